@@ -1,0 +1,124 @@
+"""The batch identity, and how a global batch is shared among workers and micro-steps.
+
+    global_batch_size = sum over workers, sum over micro-steps, of per_worker_batch_size
+
+Nothing here needs the number of workers to divide anything: shares differ by at most one sample.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+from scaler.errors import PlanError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """One optimizer step's samples: in all, the most in one forward/backward, and in how many of these."""
+
+    global_batch_size: int
+    per_worker_batch_size: int
+    grad_accum_steps: int
+
+
+def weak_batch(*, num_workers: int, per_worker_batch_size: int, grad_accum_steps: int) -> Batch:
+    """Return the batch that grows with the workers (weak scaling).
+
+    Example:
+        >>> weak_batch(num_workers=2, per_worker_batch_size=64, grad_accum_steps=2).global_batch_size
+        256
+    """
+    return Batch(
+        global_batch_size=num_workers * per_worker_batch_size * grad_accum_steps,
+        per_worker_batch_size=per_worker_batch_size,
+        grad_accum_steps=grad_accum_steps,
+    )
+
+
+def strong_batch(
+    *,
+    num_workers: int,
+    global_batch_size: int,
+    per_worker_batch_size: int | None,
+    grad_accum_steps: int | None,
+) -> Batch:
+    """Return a fixed global batch shared among the workers (strong scaling).
+
+    Args:
+        num_workers: how many share it, >= 1.
+        global_batch_size: samples per optimizer step, >= 1; need not be a multiple of anything.
+        per_worker_batch_size: the most samples in one forward/backward; None: no limit.
+        grad_accum_steps: forward/backwards per step; None: as few as ``per_worker_batch_size`` allows.
+
+    Raises:
+        PlanError: ``grad_accum_steps`` micro-steps of ``per_worker_batch_size`` cannot hold a worker's share.
+
+    Example:
+        >>> strong_batch(num_workers=3, global_batch_size=256, per_worker_batch_size=32, grad_accum_steps=None)
+        Batch(global_batch_size=256, per_worker_batch_size=29, grad_accum_steps=3)
+    """
+    share = ceil(global_batch_size / num_workers)
+    cap = share if per_worker_batch_size is None else per_worker_batch_size
+    steps = ceil(share / cap) if grad_accum_steps is None else grad_accum_steps
+    if steps * cap < share:
+        raise PlanError(
+            f"scale.global_batch_size = {global_batch_size} gives each of {num_workers} workers up to {share} "
+            f"samples, but {steps} micro-steps of at most {cap} hold {steps * cap}.",
+            f"Leave scale.grad_accum_steps out, or set it to {ceil(share / cap)} or more.",
+        )
+    return Batch(global_batch_size=global_batch_size, per_worker_batch_size=ceil(share / steps), grad_accum_steps=steps)
+
+
+def share_bounds(total: int, *, parts: int, index: int) -> tuple[int, int]:
+    """Return where part ``index`` of ``total`` things begins and ends; the first parts are the larger ones.
+
+    Args:
+        total: how many things, >= 0.
+        parts: among how many they are shared, >= 1.
+        index: which part, in [0, parts).
+
+    Returns:
+        ``(start, stop)``; ``stop - start`` differs by at most one between parts and may be 0.
+
+    Example:
+        >>> [share_bounds(10, parts=4, index=i) for i in range(4)]
+        [(0, 3), (3, 6), (6, 8), (8, 10)]
+    """
+    size, larger = divmod(total, parts)
+    start = index * size + min(index, larger)
+    return start, start + size + (index < larger)
+
+
+def step_size(samples_seen: int, *, global_batch_size: int, num_samples: int, total_samples: int) -> int:
+    """Return how many samples the step that starts after ``samples_seen`` samples takes, over all workers.
+
+    A step never reaches beyond the epoch (so the last one of an epoch may be short) nor beyond the training.
+    0 means that training is over.
+
+    Example:
+        >>> [step_size(s, global_batch_size=4, num_samples=10, total_samples=13) for s in (0, 4, 8, 10, 13)]
+        [4, 4, 2, 3, 0]
+    """
+    left_in_epoch = num_samples - samples_seen % num_samples
+    return max(0, min(global_batch_size, left_in_epoch, total_samples - samples_seen))
+
+
+def steps_in(samples: int, *, global_batch_size: int, num_samples: int) -> int:
+    """Return how many optimizer steps ``samples`` samples from the start of training take.
+
+    Example:
+        >>> [steps_in(s, global_batch_size=4, num_samples=10) for s in (0, 1, 10, 13)]
+        [0, 1, 3, 4]
+    """
+    epochs, rest = divmod(samples, num_samples)
+    return epochs * ceil(num_samples / global_batch_size) + ceil(rest / global_batch_size)
+
+
+def samples_in(steps: int, *, global_batch_size: int, num_samples: int) -> int:
+    """Return how many samples the first ``steps`` optimizer steps take; the inverse of ``steps_in``.
+
+    Example:
+        >>> [samples_in(s, global_batch_size=4, num_samples=10) for s in (0, 1, 3, 4)]
+        [0, 4, 10, 14]
+    """
+    epochs, rest = divmod(steps, ceil(num_samples / global_batch_size))
+    return epochs * num_samples + rest * global_batch_size

@@ -1,0 +1,220 @@
+"""From a YAML file to a ``Job``, with every error in the words of the file."""
+
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from scaler.errors import JobFileError
+from scaler.job.model import Job
+
+MAX_JOB_FILE_BYTES = 1_000_000
+
+
+class _JobLoader(yaml.SafeLoader):
+    """PyYAML's safe loader without duplicate keys and aliases, and with YAML 1.2's numbers and booleans."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own attribute)
+        first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":float", ":bool", ":timestamp"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is not text", problem_mark=key_node.start_mark)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f'the key "{key}" appears twice', problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+# YAML 1.1 reads 1e-3 as text and "no" as false; YAML 1.2 reads a number and text, as people mean them.
+_JobLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+_JobLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
+def load_job(path: Path, *, overrides: Sequence[str] = (), workers: int | None = None) -> Job:
+    """Read a job file.
+
+    Args:
+        path: the YAML file.
+        overrides: ``key.key=value`` texts, the value in YAML; later ones win.
+        workers: instead of ``scale.num_workers``.
+
+    Raises:
+        JobFileError: the file cannot be read, or is not a job; names the file, the key and the remedy.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_JOB_FILE_BYTES + 1)
+    except OSError as error:
+        raise JobFileError(
+            f"{path}: cannot be read: {error.strerror}.", "scaler submit takes the path of a job file."
+        ) from error
+    if len(raw) > MAX_JOB_FILE_BYTES:
+        raise JobFileError(f"{path}: larger than {MAX_JOB_FILE_BYTES:,} bytes.", "A job file is a page of YAML.")
+    if workers is not None:
+        overrides = [*overrides, f"scale.num_workers={workers}"]
+    return parse_job(apply_overrides(_read_yaml(raw, source=str(path)), overrides), source=str(path))
+
+
+def parse_job(values: Mapping[str, Any], *, source: str) -> Job:
+    """Return the job that ``values`` describe; ``source`` names them in errors."""
+    try:
+        return Job.model_validate(values)
+    except ValidationError as error:
+        texts = [_explain(details) for details in error.errors(include_url=False)]
+        if len(texts) == 1:
+            raise JobFileError(f"{source}: {texts[0][0]}", texts[0][1]) from None
+        lines = [line for text, remedy in texts for line in (text, *(f"  {row}" for row in remedy.splitlines()))]
+        raise JobFileError(f"{source}: {len(texts)} problems.", "\n".join(lines)) from None
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return ``values`` with each ``key.key=value`` put in, making sections that are not there.
+
+    Example:
+        >>> apply_overrides({"train": {"seed": 0}}, ["train.seed=1", "resources.cpus_per_worker=2"])
+        {'train': {'seed': 1}, 'resources': {'cpus_per_worker': 2}}
+    """
+    result = _copied(values)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not all(key.split(".")):
+            raise JobFileError(f"--set {override} is not KEY=VALUE.", "Such as --set train.epochs=3.")
+        *sections, last = key.split(".")
+        section = result
+        for name in sections:
+            inner = section.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise JobFileError(f"--set {override}: {name} holds {inner!r}, no keys.", "Set it as a whole.")
+            section = inner
+        section[last] = _parse(text, source=f"--set {override}")
+    return result
+
+
+def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+
+
+def _read_yaml(raw: bytes, *, source: str) -> Mapping[str, Any]:
+    values = _parse(raw, source=source)
+    if not isinstance(values, dict):
+        what = "empty" if values is None else f"a {type(values).__name__}, not keys and values"
+        raise JobFileError(f"{source}: is {what}.", "scaler init DIR writes a job file that runs as it is.")
+    return values
+
+
+def _parse(raw: bytes | str, *, source: str) -> Any:
+    try:
+        return yaml.load(raw, Loader=_JobLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
+        raise JobFileError(f"{source}:{place} {error.problem}.", "The file is YAML; indent with blanks.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise JobFileError(f"{source}: is not YAML: {' '.join(str(error).split())}.", "") from None
+    except RecursionError:
+        raise JobFileError(f"{source}: is nested too deep.", "A job file nests three levels.") from None
+
+
+def _explain(details: ErrorDetails) -> tuple[str, str]:
+    """Return one validation error as a problem and its remedy."""
+    keys = [str(part) for part in details["loc"] if not str(part).startswith("<")]
+    name, value, context = ".".join(keys), details["input"], details.get("ctx", {})
+    section = ".".join(keys[:-1])
+    match details["type"]:
+        case "scaler":
+            return f"{name} {context['problem']}".strip(), context["remedy"]
+        case "extra_forbidden":
+            known = list(_section(keys[:-1]).model_fields)
+            return _unknown_key(keys[-1], section=section, known=known)
+        case "missing":
+            return f'the key "{keys[-1]}" is missing{f" in {section}" if section else ""}.', _describe(keys)
+        case "literal_error" | "union_tag_invalid":
+            choices = _choices(keys)
+            return f"{name} = {_shown(value)} is not one of {', '.join(choices)}.", _nearest(str(value), choices) or _describe(keys)
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
+            sign, bound = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}, next(iter(context.items()))
+            return f"{name} = {_shown(value)} must be {sign[bound[0]]} {bound[1]:g}.", _describe(keys)
+        case "model_type" | "dict_type":
+            return f"{name} = {_shown(value)} must hold keys and values.", _describe(keys)
+        case kind:
+            shown = f'"{_shown(value)}"' if isinstance(value, str) else _shown(value)
+            return f"{name} = {shown} is not {_wanted(kind, details['msg'])}.", _describe(keys)
+
+
+def _wanted(kind: str, message: str) -> str:
+    """What a value should have been, from the kind of pydantic's error."""
+    kinds = {"finite": "a finite number", "int": "a whole number", "float": "a number", "bool": "true or false"}
+    kinds["string"] = "text"
+    return next((text for start, text in kinds.items() if kind.startswith(start)), f"usable: {message}")
+
+
+def _shown(value: object) -> str:
+    """A value as the file has it, cut to a width that an error line bears."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _unknown_key(key: str, *, section: str, known: Sequence[str]) -> tuple[str, str]:
+    where = f" in {section}" if section else ""
+    remedy = " ".join(filter(None, [_nearest(key, known), f"Known keys: {', '.join(known)}."]))
+    return f'unknown key "{key}"{where}.', remedy
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = get_close_matches(word, known, n=1, cutoff=0.6)
+    return f'Did you mean "{near[0]}"?' if near else ""
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that an annotation names, through unions and ``Annotated``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
+def _section(keys: Sequence[str]) -> type[BaseModel]:
+    model: type[BaseModel] = Job
+    for key in keys:
+        model = _models_in(model.model_fields[key].annotation)[0]
+    return model
+
+
+def _choices(keys: Sequence[str]) -> list[str]:
+    """The words that a key takes."""
+
+    def words(annotation: Any) -> list[str]:
+        if isinstance(annotation, str):
+            return [annotation]
+        if isinstance(annotation, type):
+            return []
+        return [word for argument in get_args(annotation) for word in words(argument)]
+
+    return words(_section(keys[:-1]).model_fields[keys[-1]].annotation)
+
+
+def _describe(keys: Sequence[str]) -> str:
+    field = _section(keys[:-1]).model_fields.get(keys[-1])
+    return f"{'.'.join(keys)}: {field.description}" if field is not None and field.description else ""

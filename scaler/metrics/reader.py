@@ -1,0 +1,25 @@
+"""A run's records as one Arrow table, and its events."""
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scaler.metrics.writer import FOLDER, SCHEMA, file_ranges
+from scaler.runs import RunFolder
+
+
+def read_records(folder: RunFolder) -> pa.Table:
+    """Return every record that has reached the folder, in the schema of ``Record``; an empty table when none has."""
+    filesystem, path = folder.filesystem(FOLDER)
+    spans = file_ranges(folder.names(FOLDER))
+    tables = [
+        pq.read_table(f"{path}/{first:08d}-{last:08d}.parquet", filesystem=filesystem, schema=SCHEMA)
+        for first, last in spans
+    ]
+    return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+
+
+def read_events(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return the run's events in the order in which they were written."""
+    return list(folder.rows("events.jsonl"))

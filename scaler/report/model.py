@@ -1,0 +1,120 @@
+"""The report of one run, as ``report.json`` has it. A metric names its population; None means not known."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Totals:
+    """The whole run."""
+
+    samples_seen: int  # samples in the final weights, over all workers
+    steps: int
+    wall_s: float | None  # from submission to the end
+    train_s: float  # sum over steps of the slowest worker's step time: without start-up, evaluation and checkpoints
+    samples_per_s: float | None  # samples_seen / train_s; None after a resume (work of other attempts) or without steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepTime:
+    """One worker's step times."""
+
+    median: float
+    p95: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerRow:
+    """One worker, over the steps that are in the final weights. Seconds are sums over its steps."""
+
+    rank: int
+    node: str | None  # where its newest life ran
+    pid: int | None
+    steps: int
+    samples: int
+    loss_mean: float | None  # over its samples of the last epoch
+    worker_samples_per_s: float | None
+    step_time_s: StepTime
+    data_wait_s: float
+    compute_s: float
+    sync_wait_s: float
+    peak_memory_gib: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Final:
+    """Where the run ended."""
+
+    train_loss_mean: float | None  # mean over ranks and over the samples of the last epoch, as it was trained
+    eval: Mapping[str, float]  # the last evaluation, over every sample of eval_data; empty without one
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttemptRow:
+    """One life of the worker group."""
+
+    attempt: int
+    world_size: int
+    global_batch_size: int
+    peak_lr: float
+    start_samples: int
+    end_samples: int  # samples in the weights when it ended; work that a later attempt did again is not counted
+    ended_by: str  # finished, stopped, failed, lost (its workers died), or running
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LrAudit:
+    """What the optimizers used against what the plan says, over every record."""
+
+    checked_steps: int
+    max_abs_error: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """Something the numbers say: a stable code, whom it concerns, the evidence, and what to do next."""
+
+    code: str
+    rank: int | None
+    message: str
+    evidence: str
+    next: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Series:
+    """Curves over ``samples_seen``, thinned for drawing: each point stands for a stretch of steps, extremes kept."""
+
+    samples_seen: tuple[int, ...]  # the first step of each stretch
+    loss_mean: tuple[float | None, ...]  # mean over ranks, weighted by samples
+    loss_min: tuple[float | None, ...]  # the least of any rank and step in the stretch
+    loss_max: tuple[float | None, ...]
+    lr: tuple[float, ...]  # as used
+    lr_planned: tuple[float, ...]
+    eval_samples_seen: tuple[int, ...]
+    evals: Mapping[str, tuple[float | None, ...]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """Everything that is said about one run."""
+
+    schema_version: int
+    run_id: str
+    state: str
+    plan: Mapping[str, Any]
+    totals: Totals
+    workers: tuple[WorkerRow, ...]
+    final: Final
+    attempts: tuple[AttemptRow, ...]
+    lr_audit: LrAudit
+    verdicts: tuple[Verdict, ...]
+    failure: str | None  # the error that ended the run, with its traceback
+    series: Series
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON has it."""
+        return asdict(self)

@@ -1,0 +1,121 @@
+"""The order of the samples, and batches of them.
+
+The order is a function of the seed and the epoch alone. The world size only cuts a step's samples into shares, so every
+sample is used exactly once an epoch on any number of workers, and a resumed run goes on in the same order.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from scaler.core.batch import share_bounds
+from scaler.plan import Plan
+from scaler.training.recipe import Recipe
+
+
+class EpochOrder:
+    """The seeded permutation of every epoch.
+
+    Args:
+        num_samples: size of the training set.
+        seed: the job's seed, in [0, 2**32).
+    """
+
+    def __init__(self, num_samples: int, *, seed: int) -> None:
+        self._num_samples = num_samples
+        self._seed = seed
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def slice(self, samples_seen: int, size: int) -> Tensor:
+        """Return the indices of the ``size`` samples after ``samples_seen``; they must lie in one epoch."""
+        epoch, position = divmod(samples_seen, self._num_samples)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed((self._seed << 32) + epoch)
+            self._order = torch.randperm(self._num_samples, generator=generator)
+            self._epoch = epoch
+        return self._order[position : position + size]
+
+
+def micro_batches(indices: Tensor, *, world_size: int, rank: int, grad_accum_steps: int) -> list[Tensor]:
+    """Return this worker's micro-batches of a step whose samples are ``indices``.
+
+    Shares differ by at most one sample, and so do the micro-batches of a share. With fewer samples than workers a share
+    may be empty: the list is then empty.
+
+    Example:
+        >>> [[m.tolist() for m in micro_batches(torch.arange(7), world_size=2, rank=r, grad_accum_steps=2)] for r in (0, 1)]
+        [[[0, 1], [2, 3]], [[4, 5], [6]]]
+    """
+    start, stop = share_bounds(len(indices), parts=world_size, index=rank)
+    share = indices[start:stop]
+    parts = min(grad_accum_steps, len(share))
+    bounds = (share_bounds(len(share), parts=parts, index=index) for index in range(parts))
+    return [share[begin:end] for begin, end in bounds]
+
+
+class StepIndices:
+    """The micro-batches of every step from a point of training on, for one worker: an iterable, made anew each time.
+
+    A worker whose share is empty still takes part in the step's all-reduce, so it gets the step's first sample to run its
+    model on; ``GradientStep`` gives it the weight 0.
+    """
+
+    def __init__(self, plan: Plan, *, seed: int, rank: int, samples_seen: int) -> None:
+        self._plan, self._seed, self._rank, self._samples_seen = plan, seed, rank, samples_seen
+
+    def __iter__(self) -> Iterator[Tensor]:
+        plan, seen = self._plan, self._samples_seen
+        order = EpochOrder(plan.num_samples, seed=self._seed)
+        while size := plan.step_size(seen):
+            indices = order.slice(seen, size)
+            yield from micro_batches(
+                indices, world_size=plan.world_size, rank=self._rank, grad_accum_steps=plan.grad_accum_steps
+            ) or [indices[:1]]
+            seen += size
+
+
+def batches(recipe: Recipe, dataset: Dataset[Any], indices: Any, *, data_workers: int, pin: bool) -> Iterator[Any]:
+    """Yield a batch for every tensor of indices in ``indices``.
+
+    Tensors in memory are indexed at once. Other datasets go through torch's ``DataLoader``, which asks for a whole batch
+    where the dataset has ``__getitems__``.
+    """
+    if isinstance(dataset, TensorDataset) and recipe.collate is None:
+        tensors = dataset.tensors
+        for index in indices:
+            yield tuple(tensor[index] for tensor in tensors)
+        return
+    yield from DataLoader(
+        dataset,
+        batch_sampler=_AsLists(indices),
+        collate_fn=recipe.collate,
+        num_workers=data_workers,
+        pin_memory=pin,
+    )
+
+
+class _AsLists:
+    """Indices as the lists that datasets expect."""
+
+    def __init__(self, indices: Any) -> None:
+        self._indices = indices
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (index.tolist() for index in self._indices)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Return the batch with every tensor in it on ``device``, through tuples, lists and dicts."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(part, device) for part in batch))
+    if isinstance(batch, tuple | list):
+        return type(batch)(to_device(part, device) for part in batch)
+    if isinstance(batch, dict):
+        return {key: to_device(part, device) for key, part in batch.items()}
+    return batch

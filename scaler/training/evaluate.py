@@ -1,0 +1,67 @@
+"""Evaluation shared among the workers, exact over shares of different sizes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from scaler.core.batch import share_bounds
+from scaler.errors import RecipeError
+from scaler.training.data import batches, to_device
+from scaler.training.recipe import Recipe
+
+
+def evaluate(
+    recipe: Recipe, model: nn.Module, *, rank: int, world_size: int, batch_size: int, device: torch.device
+) -> dict[str, float]:
+    """Return the mean of each value over every sample of ``eval_data``, on every worker the same.
+
+    Args:
+        recipe: its ``evaluate``, or its loss where there is none.
+        model: not wrapped; left in the mode it came in.
+        rank: this worker.
+        world_size: workers that share the data.
+        batch_size: samples in one forward pass.
+        device: where the model lives.
+    """
+    data = recipe.eval_data
+    assert data is not None
+    size = len(data)  # type: ignore[arg-type]
+    start, stop = share_bounds(size, parts=world_size, index=rank)
+    indices = list(torch.split(torch.arange(start, stop), batch_size)) if stop > start else [torch.zeros(1, dtype=torch.int64)]
+    sums: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for index, batch in zip(indices, batches(recipe, data, indices, data_workers=0, pin=False), strict=True):
+            counted = len(index) if stop > start else 0  # an empty share runs one sample, to learn the names
+            for name, (value, weight) in _values(recipe, model, to_device(batch, device), counted).items():
+                sums[name] = sums.get(name, 0.0) + value * weight
+                weights[name] = weights.get(name, 0.0) + weight
+    model.train(was_training)
+    names = sorted(sums)
+    both = torch.tensor([[sums[name] for name in names], [weights[name] for name in names]], dtype=torch.float64)
+    if world_size > 1:
+        both = both.to(device)
+        dist.all_reduce(both)
+    means = (both[0] / both[1]).tolist()
+    return dict(zip(names, means, strict=True))
+
+
+def _values(recipe: Recipe, model: nn.Module, batch: Any, samples: int) -> dict[str, tuple[float, float]]:
+    """The means over one batch, each with its weight."""
+    if recipe.evaluate is not None:
+        found = recipe.evaluate(model, batch)
+        if not isinstance(found, Mapping):
+            raise RecipeError(f"evaluate(model, batch) returned a {type(found).__name__}.", "Return a dict of named means.")
+        return {name: (float(value), float(samples)) for name, value in found.items()}
+    loss = recipe.loss(model, batch)
+    if isinstance(loss, tuple):
+        total, weight = loss
+        divisor = float(weight)
+        return {"loss": (float(total) / divisor if divisor else 0.0, divisor if samples else 0.0)}
+    assert isinstance(loss, Tensor)
+    return {"loss": (float(loss), float(samples))}

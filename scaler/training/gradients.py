@@ -1,0 +1,161 @@
+"""The gradient of a whole step, however its samples are shared among workers and micro-steps.
+
+Workers hold shares of different sizes, so a mean over workers is not the mean over samples. Each micro-batch's mean loss
+is weighted by its share of the step's samples and gradients are *summed* over workers:
+
+    gradient = sum over workers w and micro-batches i of  n_wi / N * grad(mean loss of micro-batch wi)
+
+which equals one worker's gradient on the whole batch to float tolerance, also in a short last batch and with empty shares.
+A loss that returns ``(sum, weight)`` is summed as it is, and the sum divided by the weight over all workers.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from scaler.errors import RecipeError
+from scaler.training.clock import Clock, Mark
+from scaler.training.data import to_device
+from scaler.training.recipe import Loss
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepMeasures:
+    """What one worker measured while it made a step's gradient."""
+
+    loss: Tensor | None  # mean over this worker's samples; None when its share was empty
+    samples: int
+    data_waits: tuple[tuple[Mark, Mark], ...]
+    ready: Mark  # this worker's last gradient was there
+    synced: Mark  # the sum over workers was there
+
+
+class GradientStep:
+    """Makes the gradient of one optimizer step, on every worker the same.
+
+    Args:
+        model: on its device. With more than one worker it is wrapped in DDP.
+        loss: the recipe's.
+        world_size: workers; with more than one, torch's default process group must be there.
+        device: where the model lives.
+        precision: ``fp32``, ``bf16`` or ``fp16``; the last two run forward under autocast.
+        scaler: the loss scaler for ``fp16``.
+        clock: marks moments on the device.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        *,
+        world_size: int,
+        device: torch.device,
+        precision: str,
+        scaler: torch.amp.GradScaler,
+        clock: Clock,
+    ) -> None:
+        self._loss, self._device, self._world_size = loss, device, world_size
+        self._scaler, self._clock = scaler, clock
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self._ready: Mark | None = None
+        self.model: nn.Module = model
+        if world_size > 1:
+            self.model = DistributedDataParallel(
+                model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+            )
+            self.model.register_comm_hook(None, self._sum_over_workers)
+
+    def __call__(self, batches: Iterator[Any], sizes: Sequence[int], *, step_samples: int) -> StepMeasures:
+        """Leave the step's gradient in the parameters' ``grad``.
+
+        Args:
+            batches: yields this worker's micro-batches; as many are taken as ``sizes`` has entries, at least one.
+            sizes: samples in each; empty when this worker's share is empty: it then takes one batch and weighs it 0.
+            step_samples: samples in the whole step, over all workers.
+        """
+        waits = []
+        total: Tensor | None = None  # sum of the loss over this worker's samples, or of its numerators
+        weight: Tensor | float = 0.0
+        weighted = False
+        steps = max(len(sizes), 1)
+        for index in range(steps):
+            asked = self._clock.mark()
+            batch = to_device(next(batches), self._device)
+            waits.append((asked, self._clock.mark()))
+            size = sizes[index] if sizes else 0
+            with self._without_sync(index < steps - 1):
+                with self._autocast():
+                    value, own_weight = self._checked(self._loss(self.model, batch))
+                weighted = own_weight is not None
+                if own_weight is None:  # a mean over the micro-batch: its share of the step's samples
+                    share, own_weight = size / step_samples, size
+                    part = value.detach() * size
+                else:  # a sum: counted whole, or not at all when the share is empty
+                    share = 1.0 if size else 0.0
+                    own_weight = own_weight * share
+                    part = value.detach() * share
+                self._scaler.scale(value if share == 1.0 else value * share).backward()  # type: ignore[no-untyped-call]
+            total = part if total is None else total + part
+            weight = weight + own_weight
+        ready = self._ready if self._ready is not None else self._clock.mark()
+        self._ready = None
+        if weighted:
+            self._divide_by_weight(weight)
+        assert total is not None
+        loss = total / weight if sizes else None
+        return StepMeasures(
+            loss=loss, samples=sum(sizes), data_waits=tuple(waits), ready=ready, synced=self._clock.mark()
+        )
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self._autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=self._autocast_dtype)
+
+    def _without_sync(self, accumulating: bool) -> AbstractContextManager[Any]:
+        """Keep DDP from reducing before the step's last micro-batch; its forward must be told as well as its backward."""
+        if accumulating and isinstance(self.model, DistributedDataParallel):
+            return self.model.no_sync()
+        return nullcontext()
+
+    def _sum_over_workers(self, _: None, bucket: Any) -> Any:
+        """Sum a bucket over workers. DDP reduces its buckets in order, so the last one is this worker's last gradient."""
+        if bucket.is_last():
+            self._ready = self._clock.mark()
+        work = dist.all_reduce(bucket.buffer(), async_op=True)
+        assert work is not None
+        return work.get_future().then(lambda future: future.value()[0])
+
+    def _divide_by_weight(self, weight: Tensor | float) -> None:
+        """Divide the summed gradient by the weight over all workers."""
+        everyone = torch.as_tensor(weight, dtype=torch.float64, device=self._device).detach().reshape(1).clone()
+        if self._world_size > 1:
+            dist.all_reduce(everyone)
+        divisor = float(everyone)
+        if divisor <= 0:
+            raise RecipeError(f"the loss's weight over the whole batch = {divisor:g}.", "(sum, weight) needs a weight above 0.")
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        torch._foreach_div_(gradients, divisor)
+
+    @staticmethod
+    def _checked(value: object) -> tuple[Tensor, Tensor | float | None]:
+        """The loss as ``(value, weight)``; the weight is None for a mean."""
+        weight: Tensor | float | None = None
+        loss = value
+        if isinstance(value, tuple) and len(value) == 2:
+            loss, weight = value
+            if isinstance(weight, Tensor):
+                weight = weight.detach()
+        if not isinstance(loss, Tensor) or loss.ndim != 0:
+            shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise RecipeError(f"loss(model, batch) returned {shape}.", "Return a scalar tensor, or (sum, weight).")
+        if not loss.requires_grad:
+            raise RecipeError("loss(model, batch) returned a tensor without a gradient.", "Compute it from the model's output.")
+        return loss, weight

@@ -1,0 +1,100 @@
+"""The recipe: what a user writes, in plain torch."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaler.errors import JobFileError, RecipeError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.utils.data import Dataset
+
+Loss = Callable[["nn.Module", Any], "Tensor | tuple[Tensor, Tensor | float]"]
+Evaluate = Callable[["nn.Module", Any], Mapping[str, "Tensor | float"]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Model, data and loss of a job.
+
+    Args:
+        model: on the CPU; scaler moves it to the worker's device.
+        train_data: a map-style dataset. A ``TensorDataset`` is indexed a batch at a time; a dataset with
+            ``__getitems__`` is asked for a batch at a time; any other, sample by sample.
+        loss: ``loss(model, batch)``: the mean over the batch's samples, or ``(sum, weight)`` for losses that weigh
+            samples differently (by token, say): the step then divides by the weight of the whole global batch.
+        eval_data: a map-style dataset; None: no evaluation.
+        evaluate: ``evaluate(model, batch)``: name -> mean over the batch's samples, from one forward pass.
+            None: the loss.
+        collate: makes a batch of a list of samples; None: torch's ``default_collate``.
+    """
+
+    model: "nn.Module"
+    train_data: "Dataset[Any]"
+    loss: Loss
+    eval_data: "Dataset[Any] | None" = None
+    evaluate: Evaluate | None = None
+    collate: Callable[[list[Any]], Any] | None = None
+
+
+def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source: str = "the job file") -> Recipe:
+    """Import ``module:function``, from ``folder`` first, and return the recipe that it builds.
+
+    Args:
+        path: ``module:function``.
+        folder: where the job file lies; goes in front of the import path and stays there.
+        arguments: keyword arguments of the function.
+        source: names the job file in errors.
+
+    Raises:
+        JobFileError: there is no such module or function, or it does not take ``arguments``.
+        RecipeError: it returned something that is not a usable recipe.
+        Exception: whatever the recipe's own code raises, with its own traceback.
+    """
+    module_name, _, function_name = path.partition(":")
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # an import inside the recipe
+        raise JobFileError(
+            f"{source}: recipe = {path}: there is no module {error.name}.",
+            f"It is looked for in {folder} and among the installed packages.",
+        ) from None
+    build = getattr(module, function_name, None)
+    if not callable(build):
+        raise JobFileError(f"{source}: recipe = {path}: {module_name} has no function {function_name}.")
+    try:
+        inspect.signature(build).bind(**arguments)
+    except TypeError as error:
+        raise JobFileError(
+            f"{source}: recipe_args do not fit {path}: {error}.", f"It is {function_name}{inspect.signature(build)}."
+        ) from None
+    return _checked(build(**arguments), path)
+
+
+def _checked(recipe: object, path: str) -> Recipe:
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(
+            f"{path} returned a {type(recipe).__name__}, not a scaler.Recipe.", "return scaler.Recipe(model=..., ...)"
+        )
+    for name, data in (("train_data", recipe.train_data), ("eval_data", recipe.eval_data)):
+        if data is None and name == "eval_data":
+            continue
+        if not isinstance(data, Sized) or not hasattr(data, "__getitem__"):
+            raise RecipeError(
+                f"{path}: {name} is a {type(data).__name__} without len() and [index].",
+                "scaler needs a map-style dataset: it orders the samples itself.",
+            )
+        if len(data) == 0:
+            raise RecipeError(f"{path}: {name} is empty.", "Leave eval_data out for no evaluation.")
+    if not any(parameter.requires_grad for parameter in recipe.model.parameters()):
+        raise RecipeError(f"{path}: the model has no parameter to train.", "At least one must require a gradient.")
+    return recipe
