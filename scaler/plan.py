@@ -222,7 +222,9 @@ def _batch(job: Job, world_size: int) -> tuple[Batch, str]:
         per_worker_batch_size=scale.per_worker_batch_size,
         grad_accum_steps=None if held else scale.grad_accum_steps,
     )
-    why = "fixed by scale.global_batch_size" if scale.global_batch_size else f"held, as on {_workers(scale.max_workers)}"
+    why = (
+        "fixed by scale.global_batch_size" if scale.global_batch_size else f"held, as on {_workers(scale.max_workers)}"
+    )
     shared = f"{_workers(world_size)}, each up to {batch.per_worker_batch_size} samples x "
     return batch, f"{why}; {shared}{_micro_steps(batch.grad_accum_steps)}"
 
@@ -233,7 +235,11 @@ def _warmup(warmup: Any, scaled: float, total_samples: int, in_samples: Any) -> 
     if not isinstance(warmup, Warmup):
         if scaled <= 1.0:
             return 0, 1.0, "auto: none, for the rate is not scaled up"
-        return round(AUTO_WARMUP * total_samples), from_base, "auto: 5/90 of the training (Goyal et al. 2017), from base_lr"
+        return (
+            round(AUTO_WARMUP * total_samples),
+            from_base,
+            "auto: 5/90 of the training (Goyal et al. 2017), from base_lr",
+        )
     start = from_base if warmup.start == "base" else float(warmup.start)
     where = "from base_lr" if warmup.start == "base" else f"from {start:g} of the peak"
     if warmup.fraction is not None:

@@ -75,7 +75,8 @@ class RunFolder:
             folder._fs.makedirs(folder._root, exist_ok=False)
         except OSError as error:
             raise RunError(
-                f"storage = {storage}: no run can be made there: {error}.", "Set storage to a folder that can be written."
+                f"storage = {storage}: no run can be made there: {error}.",
+                "Set storage to a folder that can be written.",
             ) from error
         return folder
 

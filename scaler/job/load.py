@@ -48,7 +48,9 @@ _JobLoader.add_implicit_resolver(
     re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
     list("-+0123456789."),
 )
-_JobLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_JobLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 def load_job(path: Path, *, overrides: Sequence[str] = (), workers: int | None = None) -> Job:
@@ -151,7 +153,9 @@ def _explain(details: ErrorDetails) -> tuple[str, str]:
             return f'the key "{keys[-1]}" is missing{f" in {section}" if section else ""}.', _describe(keys)
         case "literal_error" | "union_tag_invalid":
             choices = _choices(keys)
-            return f"{name} = {_shown(value)} is not one of {', '.join(choices)}.", _nearest(str(value), choices) or _describe(keys)
+            return f"{name} = {_shown(value)} is not one of {', '.join(choices)}.", _nearest(
+                str(value), choices
+            ) or _describe(keys)
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             sign, bound = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}, next(iter(context.items()))
             return f"{name} = {_shown(value)} must be {sign[bound[0]]} {bound[1]:g}.", _describe(keys)

@@ -97,7 +97,9 @@ class Optimizer(Section):
             raise problem("has the key lr.", "The rate is a key of its own: reference.lr.")
         unknown = sorted(set(self.options) - set(known)) if known is not None else []
         if unknown and known is not None:
-            raise problem(f'has the key "{unknown[0]}", which {self.name} does not take.', f"It takes {', '.join(known)}.")
+            raise problem(
+                f'has the key "{unknown[0]}", which {self.name} does not take.', f"It takes {', '.join(known)}."
+            )
         return self
 
 
@@ -133,7 +135,9 @@ class Scale(Section):
         None, ge=1, description="Samples in one forward/backward on one worker; with global_batch_size, the most."
     )
     grad_accum_steps: int | None = Field(
-        None, ge=1, description="Forward/backwards per optimizer step. Default 1; with global_batch_size, as few as fit."
+        None,
+        ge=1,
+        description="Forward/backwards per optimizer step. Default 1; with global_batch_size, as few as fit.",
     )
     global_batch_size: int | None = Field(
         None, ge=1, description="Samples per optimizer step over all workers: fixed, whatever their number."
@@ -173,7 +177,9 @@ class Schedule(Section):
     warmup: Annotated[
         Annotated[Literal["auto"], Tag("<word>")] | Annotated[Warmup, Tag("<length>")],
         Discriminator(lambda value: "<word>" if isinstance(value, str) else "<length>"),
-    ] = Field("auto", description="auto: 5/90 of the training from the reference's rate if the rate was scaled up, else none.")
+    ] = Field(
+        "auto", description="auto: 5/90 of the training from the reference's rate if the rate was scaled up, else none."
+    )
     final_fraction: float = Field(0.0, ge=0, le=1, description="Share of the peak at the end (cosine).")
 
 
@@ -183,9 +189,13 @@ class Train(Length):
     num_samples: int | None = Field(None, ge=1, description="Size of the training set; checked when the run starts.")
     seed: int = Field(0, ge=0, lt=2**32, description="Of initial weights, data order and dropout.")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Of forward and backward; weights are fp32.")
-    clip_grad_norm: float | None = Field(None, gt=0, description="The largest norm of the whole gradient; null: no clipping.")
+    clip_grad_norm: float | None = Field(
+        None, gt=0, description="The largest norm of the whole gradient; null: no clipping."
+    )
     data_workers: int = Field(
-        0, ge=0, description="Processes that load data for each worker, ahead of time; 0: the worker itself. Unused for tensors."
+        0,
+        ge=0,
+        description="Processes that load data for each worker, ahead of time; 0: the worker itself. Unused for tensors.",
     )
     eval_every: Length = Field(
         Length(epochs=1), description="How often to evaluate; always at the end. steps count as full global batches."
@@ -195,14 +205,18 @@ class Train(Length):
 class Resources(Section):
     """What each worker gets from the cluster."""
 
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs reserved, fractions allowed; also torch's threads, at least 1.")
+    cpus_per_worker: float = Field(
+        1.0, gt=0, description="CPUs reserved, fractions allowed; also torch's threads, at least 1."
+    )
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs reserved, fractions allowed; 0 trains on the CPU.")
 
 
 class Checkpoint(Section):
     """What is kept to go on from."""
 
-    every: Length = Field(Length(epochs=1), description="How often; always at the end. steps count as full global batches.")
+    every: Length = Field(
+        Length(epochs=1), description="How often; always at the end. steps count as full global batches."
+    )
     keep: int = Field(2, ge=1, description="How many of the newest are kept.")
 
 
@@ -210,7 +224,9 @@ class Failures(Section):
     """What a lost worker costs."""
 
     max_restarts: int = Field(
-        3, ge=0, description="Restarts after a lost worker or node. An error of the recipe is final: it would come again."
+        3,
+        ge=0,
+        description="Restarts after a lost worker or node. An error of the recipe is final: it would come again.",
     )
 
 
@@ -227,7 +243,9 @@ class Job(Section):
     resources: Resources = Field(default_factory=Resources, description="What each worker gets.")
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="What is kept to go on from.")
     failures: Failures = Field(default_factory=Failures, description="What a lost worker costs.")
-    storage: str = Field("runs", min_length=1, description="Where run folders go: a folder, or a URI such as s3://bucket/prefix.")
+    storage: str = Field(
+        "runs", min_length=1, description="Where run folders go: a folder, or a URI such as s3://bucket/prefix."
+    )
 
     @field_validator("name")
     @classmethod
@@ -243,5 +261,7 @@ class Job(Section):
     @classmethod
     def _recipe_is_a_path(cls, recipe: str) -> str:
         if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", recipe):
-            raise problem(f"= {recipe!r} is not module:function.", "For build() in recipe.py next to the job: recipe:build.")
+            raise problem(
+                f"= {recipe!r} is not module:function.", "For build() in recipe.py next to the job: recipe:build."
+            )
         return recipe

@@ -49,7 +49,9 @@ class Final:
     """Where the run ended."""
 
     train_loss_mean: float | None  # mean over ranks and over the samples of the last epoch, as it was trained
-    eval: Mapping[str, float]  # the last evaluation, over every sample of eval_data; empty without one
+    eval: Mapping[
+        str, float | None
+    ]  # the last evaluation, over all of eval_data; empty without one, None if not finite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -132,7 +132,9 @@ def _by_step(columns: Columns) -> Columns:
         "attempt": columns["attempt"][starts],
         "samples": samples.astype(np.int64),
         "lr": columns["lr"][starts],
-        "loss": np.divide(np.add.reduceat(weighted, starts), samples, out=np.full(len(starts), np.nan), where=samples > 0),
+        "loss": np.divide(
+            np.add.reduceat(weighted, starts), samples, out=np.full(len(starts), np.nan), where=samples > 0
+        ),
         "loss_min": np.fmin.reduceat(counted, starts),
         "loss_max": np.fmax.reduceat(counted, starts),
         "step_time_s": np.maximum.reduceat(columns["step_time_s"], starts),
@@ -141,7 +143,10 @@ def _by_step(columns: Columns) -> Columns:
 
 def _no_steps() -> Columns:
     names = ("samples_seen", "attempt", "samples", "lr", "loss", "loss_min", "loss_max", "step_time_s")
-    return {name: np.zeros(0, dtype=np.int64 if name in ("samples_seen", "attempt", "samples") else np.float64) for name in names}
+    return {
+        name: np.zeros(0, dtype=np.int64 if name in ("samples_seen", "attempt", "samples") else np.float64)
+        for name in names
+    }
 
 
 def _planned_lr(steps: Columns, attempts: Sequence[AttemptRow], job: Job, plan: Plan) -> NDArray[np.float64]:
@@ -149,7 +154,9 @@ def _planned_lr(steps: Columns, attempts: Sequence[AttemptRow], job: Job, plan: 
     planned = np.full(len(steps["samples_seen"]), np.nan)
     for row in attempts:
         mine = steps["attempt"] == row.attempt
-        own = plan if row.world_size == plan.world_size else make_plan(job, row.world_size, num_samples=plan.num_samples)
+        own = (
+            plan if row.world_size == plan.world_size else make_plan(job, row.world_size, num_samples=plan.num_samples)
+        )
         planned[mine] = [own.lr_at(int(samples)) for samples in steps["samples_seen"][mine]]
     return planned
 
@@ -159,9 +166,7 @@ def _audit(columns: Columns, steps: Columns, planned: NDArray[np.float64]) -> Lr
     if not len(planned):
         return LrAudit(checked_steps=0, max_abs_error=None)
     position = np.searchsorted(steps["samples_seen"], columns["samples_seen"])
-    return LrAudit(
-        checked_steps=len(planned), max_abs_error=float(np.abs(columns["lr"] - planned[position]).max())
-    )
+    return LrAudit(checked_steps=len(planned), max_abs_error=float(np.abs(columns["lr"] - planned[position]).max()))
 
 
 def _totals(steps: Columns, status: Mapping[str, Any]) -> Totals:
@@ -217,7 +222,7 @@ def _last_epoch_loss(columns: Columns, plan: Plan) -> float | None:
     return mean if np.isfinite(mean) else None
 
 
-def _last_eval(events: Sequence[Mapping[str, Any]]) -> Mapping[str, float]:
+def _last_eval(events: Sequence[Mapping[str, Any]]) -> Mapping[str, float | None]:
     evaluations = [event["values"] for event in events if event["kind"] == "evaluated"]
     return evaluations[-1] if evaluations else {}
 
@@ -246,9 +251,7 @@ def _series(steps: Columns, planned: NDArray[np.float64], events: Sequence[Mappi
         lr=tuple(steps["lr"][starts].tolist()),
         lr_planned=tuple(planned[starts].tolist()),
         eval_samples_seen=tuple(sorted(evaluations)),
-        evals={
-            name: _finite(np.array([evaluations[at].get(name, np.nan) for at in sorted(evaluations)])) for name in names
-        },
+        evals={name: tuple(evaluations[at].get(name) for at in sorted(evaluations)) for name in names},
     )
 
 

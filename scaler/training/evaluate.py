@@ -30,7 +30,11 @@ def evaluate(
     assert data is not None
     size = len(data)  # type: ignore[arg-type]
     start, stop = share_bounds(size, parts=world_size, index=rank)
-    indices = list(torch.split(torch.arange(start, stop), batch_size)) if stop > start else [torch.zeros(1, dtype=torch.int64)]
+    indices = (
+        list(torch.split(torch.arange(start, stop), batch_size))
+        if stop > start
+        else [torch.zeros(1, dtype=torch.int64)]
+    )
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
     was_training = model.training
@@ -56,7 +60,9 @@ def _values(recipe: Recipe, model: nn.Module, batch: Any, samples: int) -> dict[
     if recipe.evaluate is not None:
         found = recipe.evaluate(model, batch)
         if not isinstance(found, Mapping):
-            raise RecipeError(f"evaluate(model, batch) returned a {type(found).__name__}.", "Return a dict of named means.")
+            raise RecipeError(
+                f"evaluate(model, batch) returned a {type(found).__name__}.", "Return a dict of named means."
+            )
         return {name: (float(value), float(samples)) for name, value in found.items()}
     loss = recipe.loss(model, batch)
     if isinstance(loss, tuple):

@@ -125,13 +125,14 @@ class GradientStep:
             return self.model.no_sync()
         return nullcontext()
 
-    def _sum_over_workers(self, _: None, bucket: Any) -> Any:
+    def _sum_over_workers(self, _: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
         """Sum a bucket over workers. DDP reduces its buckets in order, so the last one is this worker's last gradient."""
         if bucket.is_last():
             self._ready = self._clock.mark()
         work = dist.all_reduce(bucket.buffer(), async_op=True)
         assert work is not None
-        return work.get_future().then(lambda future: future.value()[0])
+        summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
+        return summed
 
     def _divide_by_weight(self, weight: Tensor | float) -> None:
         """Divide the summed gradient by the weight over all workers."""
@@ -140,7 +141,9 @@ class GradientStep:
             dist.all_reduce(everyone)
         divisor = float(everyone)
         if divisor <= 0:
-            raise RecipeError(f"the loss's weight over the whole batch = {divisor:g}.", "(sum, weight) needs a weight above 0.")
+            raise RecipeError(
+                f"the loss's weight over the whole batch = {divisor:g}.", "(sum, weight) needs a weight above 0."
+            )
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         torch._foreach_div_(gradients, divisor)
 
@@ -157,5 +160,7 @@ class GradientStep:
             shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
             raise RecipeError(f"loss(model, batch) returned {shape}.", "Return a scalar tensor, or (sum, weight).")
         if not loss.requires_grad:
-            raise RecipeError("loss(model, batch) returned a tensor without a gradient.", "Compute it from the model's output.")
+            raise RecipeError(
+                "loss(model, batch) returned a tensor without a gradient.", "Compute it from the model's output."
+            )
         return loss, weight

@@ -4,6 +4,7 @@ Everything is a function of ``samples_seen``. Nothing here counts anything else.
 """
 
 from collections.abc import Iterator
+from math import isfinite
 from time import perf_counter, time
 from typing import Any
 
@@ -89,8 +90,13 @@ class Training:
             Whether training is over; False when it was stopped before.
         """
         plan, surroundings = self._plan, self._surroundings
-        self._event("attempt_started", start_samples=self.samples_seen, world_size=surroundings.world_size,
-                    global_batch_size=plan.global_batch_size, peak_lr=plan.peak_lr)
+        self._event(
+            "attempt_started",
+            start_samples=self.samples_seen,
+            world_size=surroundings.world_size,
+            global_batch_size=plan.global_batch_size,
+            peak_lr=plan.peak_lr,
+        )
         torch.manual_seed((self._job.train.seed << 16) + surroundings.rank)  # dropout differs between workers
         order = EpochOrder(plan.num_samples, seed=self._job.train.seed)
         source = self._batches()
@@ -185,7 +191,8 @@ class Training:
                 batch_size=plan.per_worker_batch_size,
                 device=self._device,
             )
-            self._event("evaluated", values=values, seconds=perf_counter() - began)
+            known = {name: value if isfinite(value) else None for name, value in values.items()}
+            self._event("evaluated", values=known, seconds=perf_counter() - began)
         if due(plan.checkpoint_every_samples):
             if surroundings.rank == 0:
                 began = perf_counter()

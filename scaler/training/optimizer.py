@@ -57,7 +57,11 @@ def _imported(path: str) -> type[torch.optim.Optimizer]:
     try:
         found = getattr(importlib.import_module(module_name), class_name, None)
     except ImportError as error:
-        raise JobFileError(f"reference.optimizer: {path} cannot be imported: {error}.", "Install it, or mend the name.") from None
+        raise JobFileError(
+            f"reference.optimizer: {path} cannot be imported: {error}.", "Install it, or mend the name."
+        ) from None
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
-        raise JobFileError(f"reference.optimizer: {path} is not a torch optimizer.", "Use torch.optim:NAdam or the like.")
+        raise JobFileError(
+            f"reference.optimizer: {path} is not a torch optimizer.", "Use torch.optim:NAdam or the like."
+        )
     return found

@@ -1,0 +1,40 @@
+# make demo   install, then scaler submit jobs/digits/job.yaml on two local workers
+# make test   install, then the whole test suite
+# make check  formatting, lint, types, import rules: what CI runs beside the tests
+# make lock   resolve requirements.lock anew from pyproject.toml
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check format lock
+
+demo: $(VENV)/installed
+	$(BIN)/scaler submit jobs/digits/job.yaml
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+# Other builds of torch need packages that the lock does not name, so pip may add to it; it never changes what is in it.
+$(VENV)/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# A lock names versions, not builds: "+cpu" is where it was made.
+lock: $(VENV)/installed
+	$(BIN)/pip-compile --quiet --extra dev --extra jobs --strip-extras --allow-unsafe --no-header --no-emit-index-url \
+		--no-emit-find-links --no-emit-trusted-host --no-emit-options --constraint requirements.in \
+		--output-file requirements.lock pyproject.toml
+	sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock

@@ -1,0 +1,102 @@
+"""The command line: one file a command; each parses, calls one function, prints.
+
+stdout carries the result; everything else goes to stderr. Commands are imported when they are run, so ``scaler --help``
+loads nothing heavy.
+"""
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+import scaler
+from scaler.errors import ScalerError
+
+# Shown by --help without importing any of them; a test compares them with the commands' own first lines.
+COMMANDS = {
+    "init": "Make a job folder that runs as it is.",
+    "plan": "Show every number of a job, each with its reason; no cluster needed.",
+    "submit": "Plan, run and report a job.",
+    "list": "List runs.",
+    "report": "Report on a run.",
+    "schema": "Print the JSON Schema of job files, for editors.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Finds a command in the module of its name, when it is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"scaler.cli.{cmd_name}_command")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f'Did you mean "{near[0]}"? ' if near else ""
+            ctx.fail(f'there is no command "{args[0]}".\n  {hint}Commands: {", ".join(COMMANDS)}.')
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(scaler.__version__, prog_name="scaler")
+@click.option("--debug", is_flag=True, help="Show Python's stack trace with an error.")
+def cli(debug: bool) -> None:
+    """Train a model tuned once, on one worker, on any number of workers, with the learning rate right."""
+
+
+def main() -> None:
+    """Run the command line and exit with a code of DESIGN: 0 done, 2 usage, 3 cluster, 4 job, 5 run, 130 interrupted."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; the one place that prints errors. Returns the exit code."""
+    debug = "--debug" in arguments
+    try:
+        result: Any = cli.main(args=arguments, prog_name="scaler", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.UsageError as error:
+        click.echo(f"Error: {error.format_message()}", err=True)
+        if error.ctx is not None:
+            click.echo(f"  {error.ctx.command_path} --help shows how it is used.", err=True)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        return 130
+    except ScalerError as error:
+        if debug:
+            raise
+        from scaler.report.words import printable
+
+        click.echo(f"Error: {printable(str(error))}", err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(
+            f"Error: a bug in scaler: {type(error).__name__}: {error}\n  scaler --debug before the command shows where..",
+            err=True,
+        )
+        return 1

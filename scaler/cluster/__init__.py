@@ -1,0 +1,1 @@
+"""Running a plan: on Ray Train, or on one worker in this process."""

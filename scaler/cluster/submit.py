@@ -1,0 +1,159 @@
+"""From a job to a finished run: plan, run, report."""
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from time import time
+from typing import Any
+
+import yaml
+
+from scaler.cluster.progress import Progress, ProgressTracker
+from scaler.errors import JobFileError, RecipeError, ScalerError
+from scaler.job import Job
+from scaler.metrics.record import Record
+from scaler.metrics.writer import MetricsWriter
+from scaler.plan import Plan
+from scaler.report.write import write_report
+from scaler.runs import RunFolder, RunState
+
+NO_CLUSTER = "none"
+
+OnProgress = Callable[[Progress], None]
+
+
+def submit(
+    job: Job,
+    plan: Plan,
+    *,
+    recipe_folder: Path,
+    address: str | None = None,
+    verbose: bool = False,
+    on_start: Callable[[RunFolder], None] = lambda folder: None,
+    on_progress: OnProgress = lambda progress: None,
+) -> RunFolder:
+    """Run a job to its end and write its report, also when it fails or is stopped.
+
+    Args:
+        job: what was asked for.
+        plan: its plan, for the workers that it asks for.
+        recipe_folder: where the job file lies; the recipe is looked for there first.
+        address: of a Ray cluster; None: an embedded one; ``none``: one worker in this process, without Ray.
+        verbose: show Ray's log.
+        on_start: called with the run's folder when it is there.
+        on_progress: called a few times a second.
+
+    Returns:
+        The run's folder; its state is ``succeeded``.
+
+    Raises:
+        ScalerError: what went wrong; the run's folder has the report of what there is.
+        KeyboardInterrupt: Ctrl-C; likewise, and the run is marked stopped.
+    """
+    _find_recipe(job, recipe_folder)
+    folder = RunFolder.create(job.storage, name=job.name, now=datetime.now())
+    folder.write("job.yaml", yaml.safe_dump(job.model_dump(mode="json", exclude_none=True), sort_keys=False))
+    folder.write_json("plan.json", plan.to_dict())
+    folder.set_state(RunState.STARTING, started_at=time(), recipe_folder=str(recipe_folder))
+    on_start(folder)
+
+    def seen(progress: Progress) -> None:
+        if progress.attempt is not None and folder.state() is RunState.STARTING:
+            folder.set_state(RunState.RUNNING)
+        on_progress(progress)
+
+    end, failure = RunState.FAILED, "scaler itself failed"
+    try:
+        if address == NO_CLUSTER:
+            finished = _run_here(job, plan, folder, recipe_folder=recipe_folder, on_progress=seen)
+        else:
+            finished = _run_on_ray(
+                job, plan, folder, recipe_folder=recipe_folder, address=address, verbose=verbose, on_progress=seen
+            )
+        end, failure = (RunState.SUCCEEDED if finished else RunState.STOPPED), ""
+    except KeyboardInterrupt:
+        end, failure = RunState.STOPPED, ""
+        raise
+    except ScalerError as error:
+        failure = str(error)
+        raise
+    finally:
+        folder.set_state(end, ended_at=time(), **({"failure": failure} if failure else {}))
+        write_report(folder)
+    if end is RunState.STOPPED:
+        raise KeyboardInterrupt
+    return folder
+
+
+def _find_recipe(job: Job, folder: Path) -> None:
+    """Refuse a recipe that is not there before anything is started."""
+    module = job.recipe.partition(":")[0]
+    if (folder / f"{module.replace('.', '/')}.py").exists() or (folder / module.replace(".", "/")).is_dir():
+        return
+    try:
+        found = find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise JobFileError(
+            f"recipe = {job.recipe}: there is no module {module}.",
+            f"It is looked for in {folder} and among the installed packages.",
+        )
+
+
+def _run_on_ray(
+    job: Job,
+    plan: Plan,
+    folder: RunFolder,
+    *,
+    recipe_folder: Path,
+    address: str | None,
+    verbose: bool,
+    on_progress: OnProgress,
+) -> bool:
+    from scaler.cluster.embedded import ray_cluster, require_resources
+    from scaler.cluster.ray_run import cpus_here, run_on_ray
+
+    if address is None:  # said before a cluster is started for nothing
+        require_resources(
+            workers=job.scale.min_workers,
+            cpus_per_worker=job.resources.cpus_per_worker,
+            gpus_per_worker=0.0,
+            there={"CPU": cpus_here()},
+        )
+    with ray_cluster(address, verbose=verbose):
+        return run_on_ray(job, plan, folder, recipe_folder=str(recipe_folder), on_progress=on_progress)
+
+
+def _run_here(job: Job, plan: Plan, folder: RunFolder, *, recipe_folder: Path, on_progress: OnProgress) -> bool:
+    """One worker in this process: no Ray, so a debugger works."""
+    import torch
+
+    from scaler.training.loop import Training, seed_everything
+    from scaler.training.recipe import load_recipe
+    from scaler.training.surroundings import InProcess
+
+    if plan.world_size != 1:
+        raise JobFileError(
+            f"--address none runs one worker, and the job asks for {plan.world_size}.", "Add --workers 1."
+        )
+    torch.set_num_threads(max(1, int(job.resources.cpus_per_worker)))
+    device = torch.device("cuda" if job.resources.gpus_per_worker > 0 else "cpu")
+    tracker = ProgressTracker()
+    writer = MetricsWriter(folder)
+    try:
+        seed_everything(job.train.seed)
+        recipe = load_recipe(job.recipe, folder=recipe_folder, arguments=job.recipe_args)
+
+        def seen(records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
+            tracker.add(records, events)
+            on_progress(tracker.look())
+
+        return Training(recipe, job, plan, InProcess(folder, writer, device=device, on_hand_over=seen)).run()
+    except (ScalerError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        shown = "".join(traceback.format_exception(error)).rstrip()
+        raise RecipeError(f"rank 0 failed: {type(error).__name__}: {error}", shown) from error

@@ -1,0 +1,220 @@
+"""What runs in each Ray Train worker: find one's place, join the group, train, report what fails."""
+
+import os
+import socket
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import time
+from typing import Any
+
+import ray
+
+from scaler.errors import ScalerError
+from scaler.job import Job, parse_job
+from scaler.metrics.record import Record
+from scaler.plan import Plan, make_plan
+from scaler.runs import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What the driver gives every worker.
+
+    Args:
+        job: ``Job.model_dump()``.
+        plan: ``Plan.to_dict()`` for the world size that was asked for.
+        folder: the run's folder.
+        recipe_folder: where the job file lies, as the workers see it.
+        collector: the collector's actor handle.
+    """
+
+    job: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    folder: RunFolder
+    recipe_folder: str
+    collector: Any
+
+
+class RayWorker:
+    """The surroundings of a worker on Ray Train."""
+
+    def __init__(self, assignment: Assignment, *, rank: int, world_size: int, attempt: int, device: Any) -> None:
+        self.rank, self.world_size, self.attempt, self.device = rank, world_size, attempt, device
+        self.folder = assignment.folder
+        self._collector = assignment.collector
+        self._under_way: Any = None
+        self._stop_requested = False
+
+    def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
+        """Send to the collector without waiting; read the answer to what was sent before, if it is there."""
+        self._read_answer(timeout_s=0)
+        self._under_way = self._collector.hand_over.remote(records, events)
+
+    def stop_requested(self) -> bool:
+        """Whether the collector said so, in its answer to an earlier hand-over."""
+        return self._stop_requested
+
+    def finish(self) -> None:
+        """Wait until the collector has everything that was handed over."""
+        self._read_answer(timeout_s=30)
+
+    def _read_answer(self, *, timeout_s: float) -> None:
+        if self._under_way is None:
+            return
+        ready, _ = ray.wait([self._under_way], timeout=timeout_s)
+        if ready:
+            self._stop_requested = self._stop_requested or bool(ray.get(ready[0]))
+            self._under_way = None
+
+
+def work(assignment: Assignment) -> None:
+    """Train; the function that Ray Train runs in every worker."""
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    job = parse_job(assignment.job, source="the job")
+    planned = Plan.from_dict(assignment.plan)
+    # Each attempt plans again from the reference and the world size that it really has.
+    plan = planned if planned.world_size == world_size else make_plan(job, world_size, num_samples=planned.num_samples)
+    with _Log(assignment.folder, rank=rank):
+        worker: RayWorker | None = None
+        try:
+            worker, start = _join(assignment, job, rank=rank, world_size=world_size)
+            _train(assignment, job, plan, worker, start)
+        except Exception as error:
+            traceback.print_exc()
+            ray.get(assignment.collector.hand_over.remote([], [_failure(error, rank, worker)]))
+            raise
+
+
+def _join(assignment: Assignment, job: Job, *, rank: int, world_size: int) -> tuple[RayWorker, int | None]:
+    """Agree with the other workers on attempt, checkpoint and meeting point; return this worker's surroundings."""
+    import torch
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    from scaler.training.checkpoint import latest_checkpoint
+
+    torch.set_num_threads(max(1, int(job.resources.cpus_per_worker)))
+    device = _device(job)
+    agreed: tuple[int, int | None, str, int] | None = None
+    store = None
+    if rank == 0:
+        attempt = ray.get(assignment.collector.begin_attempt.remote())
+        host, port = str(ray.util.get_node_ip_address()), 0  # type: ignore[no-untyped-call]
+        if world_size > 1:
+            store = TCPStore(host, 0, world_size, is_master=True, wait_for_workers=False)
+            port = store.port
+        agreed = (attempt, latest_checkpoint(assignment.folder), host, port)
+    if world_size > 1:
+        from ray.train.collective import broadcast_from_rank_zero
+
+        attempt, start, host, port = broadcast_from_rank_zero(agreed)
+        store = store or TCPStore(host, port, world_size, is_master=False)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    else:
+        assert agreed is not None
+        attempt, start = agreed[:2]
+    worker = RayWorker(assignment, rank=rank, world_size=world_size, attempt=attempt, device=device)
+    life = {"kind": "worker_started", "time": time(), "attempt": attempt, "rank": rank}
+    worker.hand_over([], [{**life, "node": socket.gethostname(), "pid": os.getpid()}])
+    return worker, start
+
+
+def _train(assignment: Assignment, job: Job, plan: Plan, worker: RayWorker, start: int | None) -> None:
+    import torch
+
+    from scaler.training.loop import Training, seed_everything
+    from scaler.training.recipe import load_recipe
+
+    seed_everything(job.train.seed)
+    recipe = load_recipe(job.recipe, folder=Path(assignment.recipe_folder), arguments=job.recipe_args)
+    training = Training(recipe, job, plan, worker)
+    if start is not None:
+        training.restore(start)
+    training.run()
+    worker.finish()
+    if worker.world_size > 1:
+        torch.distributed.destroy_process_group()
+
+
+def _device(job: Job) -> Any:
+    """The worker's device: the GPU that Ray gave it, or the CPU."""
+    import torch
+
+    if job.resources.gpus_per_worker <= 0:
+        return torch.device("cpu")
+    import ray.train.torch
+
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def _failure(error: Exception, rank: int, worker: RayWorker | None) -> dict[str, Any]:
+    """An exception as an event that crosses processes without being unpickled."""
+    told = isinstance(error, ScalerError)
+    return {
+        "kind": "worker_failed",
+        "time": time(),
+        "rank": rank,
+        "attempt": None if worker is None else worker.attempt,
+        "error": type(error).__name__,
+        "problem": error.problem if isinstance(error, ScalerError) else f"{type(error).__name__}: {error}",
+        "remedy": error.remedy if isinstance(error, ScalerError) else "",
+        "traceback": "" if told else "".join(traceback.format_exception(error)),
+        "by_peer": _is_by_peer(error),
+    }
+
+
+def _is_by_peer(error: Exception) -> bool:
+    """Whether an error only says that another worker is gone: that worker's death is the cause, and worth a restart.
+
+    torch raises ``DistBackendError`` and ``DistNetworkError`` for NCCL and the store; gloo's errors are plain
+    ``RuntimeError`` that name the source file they come from.
+    """
+    import torch
+
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        sign in str(error) for sign in ("gloo/", "Connection closed by peer", "Connection reset by peer")
+    )
+
+
+class _Log:
+    """Sends this process's stdout and stderr to ``logs/rank-N.log`` in the run's folder.
+
+    A folder on this machine is written as it goes; one elsewhere gets the log when the worker ends.
+    """
+
+    def __init__(self, folder: RunFolder, *, rank: int) -> None:
+        self._folder, self._name = folder, f"logs/rank-{rank}.log"
+        self._saved: list[tuple[int, int]] = []
+        self._path = Path()
+
+    def __enter__(self) -> None:
+        local = self._folder.local_path
+        self._path = local / self._name if local else Path(tempfile.mkstemp(suffix=".log")[1])
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for number in (1, 2):
+            self._saved.append((number, os.dup(number)))
+            os.dup2(file, number)
+        os.close(file)
+
+    def __exit__(self, *_: object) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for number, saved in self._saved:
+            os.dup2(saved, number)
+            os.close(saved)
+        if self._folder.local_path is None:
+            self._folder.write(self._name, self._path.read_bytes())
+            self._path.unlink()

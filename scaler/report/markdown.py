@@ -1,0 +1,71 @@
+"""A report as Markdown, for pull requests and chats."""
+
+from collections.abc import Sequence
+
+from scaler.report.model import Report
+from scaler.report.words import number, plural, printable, seconds
+
+
+def render_markdown(report: Report) -> str:
+    """Return the report; names and messages are shown as text, whatever they hold."""
+    plan, totals, final = report.plan, report.totals, report.final
+    parts = [f"# {_text(report.run_id)}: {report.state}", _verdicts(report)]
+    if report.failure:
+        parts.append("\n".join(f"    {line}" for line in printable(report.failure).splitlines()))
+    parts.append(
+        _table(
+            ("", ""),
+            [
+                ("workers", number(plan["world_size"])),
+                ("global batch", f"{number(plan['global_batch_size'])} ({_text(plan['reasons']['batch_ratio'])})"),
+                ("peak rate", f"{number(plan['peak_lr'])} ({_text(plan['rule_reason'])})"),
+                ("trained", f"{plural(totals.samples_seen, 'sample')} in {plural(totals.steps, 'step')}"),
+                ("speed", f"{number(totals.samples_per_s)} samples/s"),
+                ("wall clock", seconds(totals.wall_s)),
+                ("train loss", f"{number(final.train_loss_mean)} (mean over ranks, last epoch)"),
+                *((f"eval {_text(name)}", number(value)) for name, value in final.eval.items()),
+                ("rate used against plan", f"largest difference {number(report.lr_audit.max_abs_error)}"),
+            ],
+        )
+    )
+    parts.append(
+        _table(
+            ("rank", "samples", "samples/s", "loss", "step p50", "step p95", "data wait", "sync wait", "GiB"),
+            [
+                (
+                    str(row.rank),
+                    number(row.samples),
+                    number(row.worker_samples_per_s),
+                    number(row.loss_mean),
+                    seconds(row.step_time_s.median),
+                    seconds(row.step_time_s.p95),
+                    seconds(row.data_wait_s),
+                    seconds(row.sync_wait_s),
+                    number(row.peak_memory_gib, 3),
+                )
+                for row in report.workers
+            ],
+        )
+    )
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _verdicts(report: Report) -> str:
+    if not report.verdicts:
+        return "Nothing to report: every record is there, and every step used the planned rate."
+    return "\n".join(
+        f"- **{verdict.code}**: {_text(verdict.message)} {_text(verdict.evidence)}. {_text(verdict.next)}"
+        for verdict in report.verdicts
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _text(value: object) -> str:
+    """Text that Markdown leaves as it is, in a table too."""
+    shown = printable(str(value)).replace("\n", " ").replace("\t", " ").replace("\\", "\\\\")
+    shown = shown.replace("&", "&amp;").replace("<", "&lt;")
+    return "".join(f"\\{char}" if char in "|*_`[]#~" else char for char in shown)

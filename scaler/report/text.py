@@ -1,0 +1,160 @@
+"""A report and a plan in the terminal: they fit 80 columns, and the verdict comes first."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from scaler.plan import Plan
+from scaler.report.model import Report, Verdict
+from scaler.report.words import number, plural, printable, seconds
+
+_STATE_STYLES = {"succeeded": "bold green", "failed": "bold red", "stopped": "bold yellow"}
+
+
+def report_text(report: Report) -> RenderableType:
+    """Return a run's report for a terminal."""
+    totals, final = report.totals, report.final
+    title = Text.assemble(
+        (printable(report.run_id), "bold"), "  ", (report.state, _STATE_STYLES.get(report.state, "bold"))
+    )
+    facts = [
+        ("trained", f"{plural(totals.samples_seen, 'sample')} in {plural(totals.steps, 'step')}"),
+        ("speed", f"{number(totals.samples_per_s)} samples/s over {seconds(totals.train_s)} of training"),
+        ("wall clock", seconds(totals.wall_s)),
+        ("train loss", f"{number(final.train_loss_mean)}  (mean over ranks, last epoch)"),
+        *((f"eval {printable(name)}", number(value)) for name, value in final.eval.items()),
+        ("rate used", _audit(report)),
+    ]
+    parts: list[RenderableType] = [title, _verdicts(report.verdicts), _facts(facts), _worker_table(report)]
+    if len(report.attempts) > 1:
+        parts.append(_attempt_table(report))
+    return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
+
+
+def plan_text(plan: Plan) -> RenderableType:
+    """Return a plan for a terminal: each number with its reason."""
+    reasons = plan.reasons
+    optimizer = ", ".join(f"{key} {value}" for key, value in plan.optimizer.items() if key not in ("name", "lr"))
+    rows = [
+        ("workers", number(plan.world_size), ""),
+        ("global batch", number(plan.global_batch_size), reasons["global_batch_size"]),
+        ("batch ratio", f"{plan.batch_ratio:.4g}x", reasons["batch_ratio"]),
+        ("rate ratio", f"{plan.lr_ratio:.4g}x", plan.rule_reason),
+        ("peak rate", number(plan.peak_lr), reasons["peak_lr"]),
+        ("warmup", plural(plan.warmup_steps, "step"), reasons["warmup_samples"]),
+        ("schedule", plan.schedule, reasons["schedule"]),
+        (
+            "training",
+            plural(plan.total_steps, "step"),
+            f"{reasons['total_samples']}; {plural(plan.total_samples, 'sample')}",
+        ),
+        ("epoch", plural(plan.steps_per_epoch, "step"), reasons["steps_per_epoch"]),
+        ("optimizer", printable(str(plan.optimizer["name"])), printable(optimizer)),
+    ]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(style="dim")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    warnings = [
+        Text.assemble(("Warning ", "yellow"), (warning.code, "bold"), f": {printable(warning.message)}")
+        for warning in plan.warnings
+    ]
+    title = Text.assemble(("Plan of ", ""), (printable(plan.name), "bold"))
+    return Group(title, Padding(table, (0, 0, 1 if warnings else 0, 2)), *warnings)
+
+
+def plans_table(plans: Sequence[Plan]) -> RenderableType:
+    """Return several plans of one job, a row each."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("workers", "global batch", "micro-steps", "batch ratio", "peak rate", "warmup steps", "steps"):
+        table.add_column(name, justify="right")
+    for plan in plans:
+        table.add_row(
+            number(plan.world_size),
+            number(plan.global_batch_size),
+            f"{plan.grad_accum_steps} x {plan.per_worker_batch_size}",
+            f"{plan.batch_ratio:.4g}x",
+            number(plan.peak_lr),
+            number(plan.warmup_steps),
+            number(plan.total_steps),
+        )
+    codes: dict[str, list[int]] = {}
+    for plan in plans:
+        for warning in plan.warnings:
+            codes.setdefault(warning.code, []).append(plan.world_size)
+    title = Text.assemble("Plans of ", (printable(plans[0].name), "bold"), f"  {plans[0].rule_reason}")
+    warnings = [
+        Text.assemble(("Warning ", "yellow"), (code, "bold"), f" with {', '.join(map(str, sizes))} workers")
+        for code, sizes in codes.items()
+    ]
+    return Group(title, Padding(table, (0, 0, 1 if warnings else 0, 2)), *warnings)
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> RenderableType:
+    if not verdicts:
+        return Text("Nothing to report: every record is there, and every step used the planned rate.", style="green")
+    blocks: list[RenderableType] = []
+    for verdict in verdicts:
+        blocks.append(Text.assemble((verdict.code, "bold yellow"), f"  {printable(verdict.message)}"))
+        blocks.append(
+            Padding(Text(f"{printable(verdict.evidence)}\n{printable(verdict.next)}", style="dim"), (0, 0, 0, 2))
+        )
+    return Group(*blocks)
+
+
+def _facts(rows: Iterable[tuple[str, str]]) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for name, value in rows:
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+def _audit(report: Report) -> str:
+    audit = report.lr_audit
+    if audit.max_abs_error is None:
+        return "no step recorded"
+    return f"as planned in {plural(audit.checked_steps, 'step')}, largest difference {number(audit.max_abs_error)}"
+
+
+def _worker_table(report: Report) -> RenderableType:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("rank", "samples", "samples/s", "loss", "step p50", "p95", "data", "sync", "GiB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in report.workers:
+        busy = row.data_wait_s + row.compute_s + row.sync_wait_s
+        table.add_row(
+            str(row.rank),
+            number(row.samples),
+            number(row.worker_samples_per_s),
+            number(row.loss_mean),
+            seconds(row.step_time_s.median),
+            seconds(row.step_time_s.p95),
+            f"{row.data_wait_s / busy:.0%}" if busy else "–",
+            f"{row.sync_wait_s / busy:.0%}" if busy else "–",
+            number(row.peak_memory_gib, 3),
+        )
+    return table
+
+
+def _attempt_table(report: Report) -> RenderableType:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("attempt", "workers", "global batch", "peak rate", "from sample", "to sample", "ended by"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in report.attempts:
+        table.add_row(
+            str(row.attempt),
+            str(row.world_size),
+            number(row.global_batch_size),
+            number(row.peak_lr),
+            number(row.start_samples),
+            number(row.end_samples),
+            row.ended_by,
+        )
+    return table
