@@ -33,7 +33,8 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	touch $@
 
 # A lock names versions, not builds: "+cpu" is where it was made.
-lock: $(VENV)/installed
+lock:
+	$(BIN)/pip install --quiet pip-tools
 	$(BIN)/pip-compile --quiet --extra dev --extra jobs --strip-extras --allow-unsafe --no-header --no-emit-index-url \
 		--no-emit-find-links --no-emit-trusted-host --no-emit-options --constraint requirements.in \
 		--output-file requirements.lock pyproject.toml

@@ -1,6 +1,5 @@
 """From a job to a finished run: plan, run, report."""
 
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib.util import find_spec
@@ -11,10 +10,9 @@ from typing import Any
 import yaml
 
 from scaler.cluster.progress import Progress, ProgressTracker
-from scaler.errors import JobFileError, RecipeError, ScalerError
+from scaler.errors import JobFileError, ScalerError
 from scaler.job import Job
 from scaler.metrics.record import Record
-from scaler.metrics.writer import MetricsWriter
 from scaler.plan import Plan
 from scaler.report.write import write_report
 from scaler.runs import RunFolder, RunState
@@ -129,31 +127,16 @@ def _run_on_ray(
 
 def _run_here(job: Job, plan: Plan, folder: RunFolder, *, recipe_folder: Path, on_progress: OnProgress) -> bool:
     """One worker in this process: no Ray, so a debugger works."""
-    import torch
-
-    from scaler.training.loop import Training, seed_everything
-    from scaler.training.recipe import load_recipe
-    from scaler.training.surroundings import InProcess
+    from scaler.training.here import train_here
 
     if plan.world_size != 1:
         raise JobFileError(
             f"--address none runs one worker, and the job asks for {plan.world_size}.", "Add --workers 1."
         )
-    torch.set_num_threads(max(1, int(job.resources.cpus_per_worker)))
-    device = torch.device("cuda" if job.resources.gpus_per_worker > 0 else "cpu")
     tracker = ProgressTracker()
-    writer = MetricsWriter(folder)
-    try:
-        seed_everything(job.train.seed)
-        recipe = load_recipe(job.recipe, folder=recipe_folder, arguments=job.recipe_args)
 
-        def seen(records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
-            tracker.add(records, events)
-            on_progress(tracker.look())
+    def seen(records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
+        tracker.add(records, events)
+        on_progress(tracker.look())
 
-        return Training(recipe, job, plan, InProcess(folder, writer, device=device, on_hand_over=seen)).run()
-    except (ScalerError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        shown = "".join(traceback.format_exception(error)).rstrip()
-        raise RecipeError(f"rank 0 failed: {type(error).__name__}: {error}", shown) from error
+    return train_here(job, plan, folder, recipe_folder=recipe_folder, on_hand_over=seen)

@@ -92,32 +92,27 @@ def work(assignment: Assignment) -> None:
 
 def _join(assignment: Assignment, job: Job, *, rank: int, world_size: int) -> tuple[RayWorker, int | None]:
     """Agree with the other workers on attempt, checkpoint and meeting point; return this worker's surroundings."""
-    import torch
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
     from scaler.training.checkpoint import latest_checkpoint
+    from scaler.training.group import MeetingPoint, use_threads
 
-    torch.set_num_threads(max(1, int(job.resources.cpus_per_worker)))
+    use_threads(job.resources.cpus_per_worker)
     device = _device(job)
-    agreed: tuple[int, int | None, str, int] | None = None
-    store = None
+    meeting = None
+    agreed: tuple[int, int | None, str, int | None] | None = None
     if rank == 0:
+        host = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         attempt = ray.get(assignment.collector.begin_attempt.remote())
-        host, port = str(ray.util.get_node_ip_address()), 0  # type: ignore[no-untyped-call]
-        if world_size > 1:
-            store = TCPStore(host, 0, world_size, is_master=True, wait_for_workers=False)
-            port = store.port
-        agreed = (attempt, latest_checkpoint(assignment.folder), host, port)
+        meeting = MeetingPoint(host, port=None, world_size=world_size) if world_size > 1 else None
+        agreed = (attempt, latest_checkpoint(assignment.folder), host, meeting.port if meeting else None)
     if world_size > 1:
         from ray.train.collective import broadcast_from_rank_zero
 
-        attempt, start, host, port = broadcast_from_rank_zero(agreed)
-        store = store or TCPStore(host, port, world_size, is_master=False)
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
-    else:
+        agreed = broadcast_from_rank_zero(agreed)
         assert agreed is not None
-        attempt, start = agreed[:2]
+        meeting = meeting or MeetingPoint(agreed[2], port=agreed[3], world_size=world_size)
+        meeting.join(rank=rank, device=device)
+    assert agreed is not None
+    attempt, start = agreed[:2]
     worker = RayWorker(assignment, rank=rank, world_size=world_size, attempt=attempt, device=device)
     life = {"kind": "worker_started", "time": time(), "attempt": attempt, "rank": rank}
     worker.hand_over([], [{**life, "node": socket.gethostname(), "pid": os.getpid()}])
@@ -125,8 +120,7 @@ def _join(assignment: Assignment, job: Job, *, rank: int, world_size: int) -> tu
 
 
 def _train(assignment: Assignment, job: Job, plan: Plan, worker: RayWorker, start: int | None) -> None:
-    import torch
-
+    from scaler.training.group import leave_group
     from scaler.training.loop import Training, seed_everything
     from scaler.training.recipe import load_recipe
 
@@ -137,26 +131,24 @@ def _train(assignment: Assignment, job: Job, plan: Plan, worker: RayWorker, star
         training.restore(start)
     training.run()
     worker.finish()
-    if worker.world_size > 1:
-        torch.distributed.destroy_process_group()
+    leave_group()
 
 
 def _device(job: Job) -> Any:
     """The worker's device: the GPU that Ray gave it, or the CPU."""
-    import torch
+    from scaler.training.group import cpu
 
     if job.resources.gpus_per_worker <= 0:
-        return torch.device("cpu")
+        return cpu()
     import ray.train.torch
 
-    device = ray.train.torch.get_device()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device
+    return ray.train.torch.get_device()
 
 
 def _failure(error: Exception, rank: int, worker: RayWorker | None) -> dict[str, Any]:
     """An exception as an event that crosses processes without being unpickled."""
+    from scaler.training.group import is_lost_peer
+
     told = isinstance(error, ScalerError)
     return {
         "kind": "worker_failed",
@@ -167,23 +159,8 @@ def _failure(error: Exception, rank: int, worker: RayWorker | None) -> dict[str,
         "problem": error.problem if isinstance(error, ScalerError) else f"{type(error).__name__}: {error}",
         "remedy": error.remedy if isinstance(error, ScalerError) else "",
         "traceback": "" if told else "".join(traceback.format_exception(error)),
-        "by_peer": _is_by_peer(error),
+        "by_peer": is_lost_peer(error),
     }
-
-
-def _is_by_peer(error: Exception) -> bool:
-    """Whether an error only says that another worker is gone: that worker's death is the cause, and worth a restart.
-
-    torch raises ``DistBackendError`` and ``DistNetworkError`` for NCCL and the store; gloo's errors are plain
-    ``RuntimeError`` that name the source file they come from.
-    """
-    import torch
-
-    if isinstance(error, torch.distributed.DistError):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        sign in str(error) for sign in ("gloo/", "Connection closed by peer", "Connection reset by peer")
-    )
 
 
 class _Log:
