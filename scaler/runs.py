@@ -177,7 +177,7 @@ class RunFolder:
             return
         lines = self.read(name).split(b"\n")
         for number, line in enumerate(lines):
-            if line and not (number == len(lines) - 1):
+            if line and number != len(lines) - 1:
                 row = json.loads(line)
                 if isinstance(row, dict):
                     yield row

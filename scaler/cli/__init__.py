@@ -62,7 +62,7 @@ def cli(debug: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line and exit with a code of DESIGN: 0 done, 2 usage, 3 cluster, 4 job, 5 run, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 a bug, 2 usage, 3 cluster, 4 job, 5 run, 130 interrupted."""
     sys.exit(run(sys.argv[1:]))
 
 
@@ -96,7 +96,7 @@ def run(arguments: list[str]) -> int:
         if debug:
             raise
         click.echo(
-            f"Error: a bug in scaler: {type(error).__name__}: {error}\n  scaler --debug before the command shows where..",
+            f"Error: a bug in scaler: {type(error).__name__}: {error}\n  scaler --debug COMMAND ... shows where.",
             err=True,
         )
         return 1

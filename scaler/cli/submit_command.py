@@ -18,8 +18,8 @@ from scaler.runs import RunFolder
 @click.option(
     "--address",
     metavar="A",
-    help="A running Ray cluster (auto, host:port, ray://host:port). Default: an embedded local one. none: one worker in this "
-    "process, without Ray.",
+    help="A running Ray cluster (auto, host:port, ray://host:port). Default: an embedded local one. "
+    "none: one worker in this process, without Ray.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--quiet", is_flag=True, help="No plan and no progress.")

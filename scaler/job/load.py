@@ -127,7 +127,7 @@ def _read_yaml(raw: bytes, *, source: str) -> Mapping[str, Any]:
 
 def _parse(raw: bytes | str, *, source: str) -> Any:
     try:
-        return yaml.load(raw, Loader=_JobLoader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(raw, Loader=_JobLoader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""

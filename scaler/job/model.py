@@ -178,7 +178,8 @@ class Schedule(Section):
         Annotated[Literal["auto"], Tag("<word>")] | Annotated[Warmup, Tag("<length>")],
         Discriminator(lambda value: "<word>" if isinstance(value, str) else "<length>"),
     ] = Field(
-        "auto", description="auto: 5/90 of the training from the reference's rate if the rate was scaled up, else none."
+        "auto",
+        description="auto: 5/90 of the training, from the reference's rate, if the rate is scaled up; else none.",
     )
     final_fraction: float = Field(0.0, ge=0, le=1, description="Share of the peak at the end (cosine).")
 
@@ -195,7 +196,7 @@ class Train(Length):
     data_workers: int = Field(
         0,
         ge=0,
-        description="Processes that load data for each worker, ahead of time; 0: the worker itself. Unused for tensors.",
+        description="Processes that load data ahead for each worker; 0: the worker itself. Unused for tensors.",
     )
     eval_every: Length = Field(
         Length(epochs=1), description="How often to evaluate; always at the end. steps count as full global batches."
@@ -226,7 +227,7 @@ class Failures(Section):
     max_restarts: int = Field(
         3,
         ge=0,
-        description="Restarts after a lost worker or node. An error of the recipe is final: it would come again.",
+        description="Restarts after a lost worker. An error of the recipe is final: it would come again.",
     )
 
 

@@ -66,7 +66,7 @@ def _lr_differs(audit: LrAudit, plan: Plan) -> Verdict | None:
         code="lr_differs_from_plan",
         rank=None,
         message="The optimizer did not use the planned learning rate.",
-        evidence=f"largest difference {audit.max_abs_error:.3g} at a peak of {plan.peak_lr:g}, {audit.checked_steps} steps",
+        evidence=f"largest difference {audit.max_abs_error:.3g} at a peak of {plan.peak_lr:g}",
         next="Look for code in the recipe that writes the optimizer's lr.",
     )
 

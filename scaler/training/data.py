@@ -44,11 +44,11 @@ def micro_batches(indices: Tensor, *, world_size: int, rank: int, grad_accum_ste
     """Return this worker's micro-batches of a step whose samples are ``indices``.
 
     Shares differ by at most one sample, and so do the micro-batches of a share. With fewer samples than workers a share
-    may be empty: the list is then empty.
+    may be empty; the list is then empty.
 
     Example:
-        >>> [[m.tolist() for m in micro_batches(torch.arange(7), world_size=2, rank=r, grad_accum_steps=2)] for r in (0, 1)]
-        [[[0, 1], [2, 3]], [[4, 5], [6]]]
+        >>> [micro.tolist() for micro in micro_batches(torch.arange(7), world_size=2, rank=1, grad_accum_steps=2)]
+        [[4, 5], [6]]
     """
     start, stop = share_bounds(len(indices), parts=world_size, index=rank)
     share = indices[start:stop]
@@ -60,8 +60,8 @@ def micro_batches(indices: Tensor, *, world_size: int, rank: int, grad_accum_ste
 class StepIndices:
     """The micro-batches of every step from a point of training on, for one worker: an iterable, made anew each time.
 
-    A worker whose share is empty still takes part in the step's all-reduce, so it gets the step's first sample to run its
-    model on; ``GradientStep`` gives it the weight 0.
+    A worker whose share is empty still takes part in the step's all-reduce, so it gets the step's first sample to run
+    its model on; ``GradientStep`` gives it the weight 0.
     """
 
     def __init__(self, plan: Plan, *, seed: int, rank: int, samples_seen: int) -> None:
@@ -81,8 +81,8 @@ class StepIndices:
 def batches(recipe: Recipe, dataset: Dataset[Any], indices: Any, *, data_workers: int, pin: bool) -> Iterator[Any]:
     """Yield a batch for every tensor of indices in ``indices``.
 
-    Tensors in memory are indexed at once. Other datasets go through torch's ``DataLoader``, which asks for a whole batch
-    where the dataset has ``__getitems__``.
+    Tensors in memory are indexed at once. Other datasets go through torch's ``DataLoader``, which asks for a whole
+    batch where the dataset has ``__getitems__``.
     """
     if isinstance(dataset, TensorDataset) and recipe.collate is None:
         tensors = dataset.tensors

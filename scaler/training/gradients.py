@@ -1,11 +1,12 @@
 """The gradient of a whole step, however its samples are shared among workers and micro-steps.
 
-Workers hold shares of different sizes, so a mean over workers is not the mean over samples. Each micro-batch's mean loss
-is weighted by its share of the step's samples and gradients are *summed* over workers:
+Workers hold shares of different sizes, so a mean over workers is not the mean over samples. Each micro-batch's mean
+loss is weighted by its share of the step's samples and gradients are *summed* over workers:
 
     gradient = sum over workers w and micro-batches i of  n_wi / N * grad(mean loss of micro-batch wi)
 
-which equals one worker's gradient on the whole batch to float tolerance, also in a short last batch and with empty shares.
+which equals one worker's gradient on the whole batch to float tolerance, also in a short last batch and with empty
+shares.
 A loss that returns ``(sum, weight)`` is summed as it is, and the sum divided by the weight over all workers.
 """
 
@@ -120,13 +121,13 @@ class GradientStep:
         return torch.autocast(self._device.type, dtype=self._autocast_dtype)
 
     def _without_sync(self, accumulating: bool) -> AbstractContextManager[Any]:
-        """Keep DDP from reducing before the step's last micro-batch; its forward must be told as well as its backward."""
+        """Keep DDP from reducing before the step's last micro-batch; its forward must be told as well."""
         if accumulating and isinstance(self.model, DistributedDataParallel):
             return self.model.no_sync()
         return nullcontext()
 
     def _sum_over_workers(self, _: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-        """Sum a bucket over workers. DDP reduces its buckets in order, so the last one is this worker's last gradient."""
+        """Sum a bucket over workers. DDP reduces buckets in order: the last one is this worker's last gradient."""
         if bucket.is_last():
             self._ready = self._clock.mark()
         work = dist.all_reduce(bucket.buffer(), async_op=True)

@@ -235,6 +235,6 @@ class _Pace:
         return (perf_counter() - self._began) / max(self._steps, 1)
 
     def next_after(self, step_time_s: float) -> None:
-        """Set the next hand-over ``HAND_OVER_S`` away; at most ten times as many steps as before, for the first are slow."""
+        """Set the next hand-over ``HAND_OVER_S`` away; at most ten times as far as the last: first steps are slow."""
         self._due = max(1, min(int(HAND_OVER_S / max(step_time_s, 1e-9)), 10 * self._due))
         self._steps, self._began = 0, perf_counter()

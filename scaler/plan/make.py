@@ -1,95 +1,17 @@
-"""From a job and a world size to a plan: every number resolved, each with its reason.
+"""``make_plan``: a job and a world size in, a plan out."""
 
-``make_plan`` is pure and loads neither torch nor Ray. What ``scaler plan`` prints is what ``scaler submit`` runs.
-"""
+from collections.abc import Callable
+from dataclasses import replace
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
-
-from scaler.core.batch import Batch, samples_in, step_size, steps_in, strong_batch, weak_batch
-from scaler.core.rules import ADAPTIVE, choose_rule, lr_ratio
-from scaler.core.schedules import schedule_factor
+from scaler.core.batch import Batch, samples_in, steps_in, strong_batch, weak_batch
+from scaler.core.rules import choose_rule, lr_ratio
 from scaler.errors import PlanError
 from scaler.job.model import OPTIMIZER_OPTIONS, Job, Length, Warmup
+from scaler.plan.model import SCHEMA_VERSION, Plan
+from scaler.plan.warnings import find_warnings
 
-SCHEMA_VERSION = 1
 CURVE_POINTS = 200
 AUTO_WARMUP = 5 / 90  # Goyal et al. 2017: 5 of 90 epochs
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlanWarning:
-    """Something that a careful person would look at before the run: a stable code, and a sentence."""
-
-    code: str
-    message: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """A job with every number resolved for one world size. Units: DESIGN's words; ``reasons`` explains each by name."""
-
-    schema_version: int
-    name: str
-    world_size: int
-    global_batch_size: int
-    per_worker_batch_size: int
-    grad_accum_steps: int
-    reference_batch_size: int
-    base_lr: float
-    rule: str
-    rule_reason: str
-    batch_ratio: float
-    lr_ratio: float
-    peak_lr: float
-    optimizer: Mapping[str, Any]
-    schedule: str
-    final_fraction: float
-    warmup_start: float
-    warmup_samples: int
-    warmup_steps: int
-    num_samples: int
-    total_samples: int
-    total_steps: int
-    steps_per_epoch: int
-    eval_every_samples: int
-    checkpoint_every_samples: int
-    lr_curve: tuple[tuple[int, float], ...]
-    reasons: Mapping[str, str]
-    warnings: tuple[PlanWarning, ...]
-
-    def lr_at(self, samples_seen: int) -> float:
-        """Return the learning rate of the step that starts after ``samples_seen`` samples."""
-        return self.peak_lr * schedule_factor(
-            samples_seen,
-            name=self.schedule,
-            total_samples=self.total_samples,
-            warmup_samples=self.warmup_samples,
-            warmup_start=self.warmup_start,
-            final_fraction=self.final_fraction,
-        )
-
-    def step_size(self, samples_seen: int) -> int:
-        """Return how many samples the step that starts after ``samples_seen`` takes, over all workers; 0 at the end."""
-        return step_size(
-            samples_seen,
-            global_batch_size=self.global_batch_size,
-            num_samples=self.num_samples,
-            total_samples=self.total_samples,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON has it."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the plan that ``to_dict`` wrote, in this or a later version: unknown fields are passed over."""
-        known = {field.name: values[field.name] for field in fields(cls)}
-        known["lr_curve"] = tuple((int(samples), float(lr)) for samples, lr in values["lr_curve"])
-        known["warnings"] = tuple(PlanWarning(**warning) for warning in values["warnings"])
-        return cls(**known)
 
 
 def make_plan(job: Job, world_size: int | None = None, *, num_samples: int | None = None) -> Plan:
@@ -136,19 +58,8 @@ def make_plan(job: Job, world_size: int | None = None, *, num_samples: int | Non
     def steps(samples: int) -> int:
         return steps_in(samples, global_batch_size=batch.global_batch_size, num_samples=num_samples)
 
-    def lr_at(samples_seen: int) -> float:
-        return peak_lr * schedule_factor(
-            samples_seen,
-            name=job.schedule.name,
-            total_samples=total_samples,
-            warmup_samples=warmup_samples,
-            warmup_start=warmup_start,
-            final_fraction=job.schedule.final_fraction,
-        )
-
     options = {**OPTIMIZER_OPTIONS.get(optimizer_name, {}), **reference.optimizer.options}
-    total_steps, steps_per_epoch = steps(total_samples), steps(num_samples)
-    return Plan(
+    plan = Plan(
         schema_version=SCHEMA_VERSION,
         name=job.name,
         world_size=world_size,
@@ -170,11 +81,11 @@ def make_plan(job: Job, world_size: int | None = None, *, num_samples: int | Non
         warmup_steps=steps(warmup_samples),
         num_samples=num_samples,
         total_samples=total_samples,
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
+        total_steps=steps(total_samples),
+        steps_per_epoch=steps(num_samples),
         eval_every_samples=interval(job.train.eval_every),
         checkpoint_every_samples=interval(job.checkpoint.every),
-        lr_curve=tuple((samples, lr_at(samples)) for samples in _curve_points(total_samples, warmup_samples)),
+        lr_curve=(),
         reasons={
             "global_batch_size": batch_reason,
             "batch_ratio": f"{reference.global_batch_size} -> {batch.global_batch_size} samples, {_times(ratio)}",
@@ -187,18 +98,11 @@ def make_plan(job: Job, world_size: int | None = None, *, num_samples: int | Non
             + (f", the last of {rest}" if (rest := num_samples % batch.global_batch_size) else ""),
             "optimizer": "as in the reference; only the rate is scaled",
         },
-        warnings=_warnings(
-            rule=rule,
-            optimizer=optimizer_name,
-            ratio=ratio,
-            batch=batch,
-            num_samples=num_samples,
-            steps_per_epoch=steps_per_epoch,
-            warmup_samples=warmup_samples,
-            total_samples=total_samples,
-            world_size=world_size,
-        ),
+        warnings=(),
     )
+    points = _curve_points(total_samples, warmup_samples)
+    curve = tuple((samples, plan.lr_at(samples)) for samples in points)
+    return replace(plan, lr_curve=curve, warnings=find_warnings(plan))
 
 
 def _batch(job: Job, world_size: int) -> tuple[Batch, str]:
@@ -229,7 +133,9 @@ def _batch(job: Job, world_size: int) -> tuple[Batch, str]:
     return batch, f"{why}; {shared}{_micro_steps(batch.grad_accum_steps)}"
 
 
-def _warmup(warmup: Any, scaled: float, total_samples: int, in_samples: Any) -> tuple[int, float, str]:
+def _warmup(
+    warmup: str | Warmup, scaled: float, total_samples: int, in_samples: Callable[[Length], int]
+) -> tuple[int, float, str]:
     """The warmup's length in samples, the share of the peak it starts at, and why."""
     from_base = min(1.0, 1.0 / scaled)
     if not isinstance(warmup, Warmup):
@@ -256,55 +162,6 @@ def _curve_points(total_samples: int, warmup_samples: int) -> list[int]:
     """Where the curve is drawn: evenly, and at the corners."""
     even = {round(i * total_samples / CURVE_POINTS) for i in range(CURVE_POINTS + 1)}
     return sorted(even | ({warmup_samples} if warmup_samples <= total_samples else set()))
-
-
-def _warnings(
-    *,
-    rule: str,
-    optimizer: str,
-    ratio: float,
-    batch: Batch,
-    num_samples: int,
-    steps_per_epoch: int,
-    warmup_samples: int,
-    total_samples: int,
-    world_size: int,
-) -> tuple[PlanWarning, ...]:
-    found: list[tuple[bool, str, str]] = [
-        (
-            warmup_samples >= total_samples,
-            "warmup_exceeds_training",
-            f"The warmup takes {warmup_samples} samples and the training {total_samples}: the peak rate is never reached.",
-        ),
-        (
-            batch.global_batch_size > num_samples,
-            "batch_exceeds_data",
-            f"The global batch of {batch.global_batch_size} is larger than the {num_samples} samples there are: "
-            f"each step takes all of them, and the rate is scaled for more.",
-        ),
-        (
-            steps_per_epoch < 10,
-            "few_steps_per_epoch",
-            f"An epoch has {steps_per_epoch} steps: large-batch rules were shown to hold for many more.",
-        ),
-        (
-            ratio > 64,
-            "batch_ratio_beyond_64",
-            f"The batch is {ratio:g} times the reference's: no rule is known to hold so far out; tune once near it.",
-        ),
-        (
-            rule == "linear" and optimizer in ADAPTIVE and ratio != 1,
-            "linear_rule_with_adaptive_optimizer",
-            f"{optimizer} divides by the gradient's running size: rule: sqrt follows its batch noise (Malladi et al. 2022).",
-        ),
-        (
-            batch.global_batch_size < world_size,
-            "idle_workers",
-            f"The global batch of {batch.global_batch_size} leaves {world_size - batch.global_batch_size} "
-            f"of {world_size} workers without a sample.",
-        ),
-    ]
-    return tuple(PlanWarning(code=code, message=message) for applies, code, message in found if applies)
 
 
 def _total_reason(job: Job, epochs: float) -> str:

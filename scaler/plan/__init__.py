@@ -1,0 +1,9 @@
+"""From a job and a world size to a plan: every number resolved, each with its reason.
+
+``make_plan`` is pure and loads neither torch nor Ray. What ``scaler plan`` prints is what ``scaler submit`` runs.
+"""
+
+from scaler.plan.make import make_plan
+from scaler.plan.model import Plan, PlanWarning
+
+__all__ = ["Plan", "PlanWarning", "make_plan"]
