@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from scaler.core.batch import share_bounds
+from scaler.core.seeds import stream_seed
 from scaler.plan import Plan
 from scaler.training.recipe import Recipe
 
@@ -34,7 +35,7 @@ class EpochOrder:
         """Return the indices of the ``size`` samples after ``samples_seen``; they must lie in one epoch."""
         epoch, position = divmod(samples_seen, self._num_samples)
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed((self._seed << 32) + epoch)
+            generator = torch.Generator().manual_seed(stream_seed(self._seed, "order", epoch))
             self._order = torch.randperm(self._num_samples, generator=generator)
             self._epoch = epoch
         return self._order[position : position + size]

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from scaler.core.batch import steps_in
+from scaler.core.seeds import stream_seed
 from scaler.errors import RecipeError
 from scaler.job import Job
 from scaler.plan import Plan
@@ -97,7 +98,9 @@ class Training:
             global_batch_size=plan.global_batch_size,
             peak_lr=plan.peak_lr,
         )
-        torch.manual_seed((self._job.train.seed << 16) + surroundings.rank)  # dropout differs between workers
+        torch.manual_seed(
+            stream_seed(self._job.train.seed, "rank", surroundings.rank)
+        )  # dropout differs between workers
         order = EpochOrder(plan.num_samples, seed=self._job.train.seed)
         source = self._batches()
         try:

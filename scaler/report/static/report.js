@@ -1,0 +1,287 @@
+"use strict";
+// Draws the curves, lets tables be sorted, and reads values out. The page says the same without it.
+(() => {
+  const root = document.documentElement;
+  const data = JSON.parse(document.getElementById("report-data").textContent);
+  const PRINT_WIDTH = 660; // CSS pixels that fit on A4 and on Letter
+  const charts = [];
+  root.classList.add("scripted");
+
+  // Numbers, as the page's own text has them: 4 significant digits.
+
+  function format(value) {
+    if (value == null) return "–";
+    const size = Math.abs(value);
+    if (Number.isInteger(value) || size >= 1e4) return value.toLocaleString("en-US", { maximumFractionDigits: 0 });
+    const text = Number(value.toPrecision(4));
+    return size < 1e-4 ? text.toExponential().replace(/-(\d)$/, "-0$1") : String(text);
+  }
+
+  function tick(value) {
+    if (value == null) return "";
+    const size = Math.abs(value);
+    if (size >= 1e6) return value.toLocaleString("en-US", { notation: "compact", maximumSignificantDigits: 4 });
+    if (size !== 0 && size < 1e-3) return Number(value.toPrecision(6)).toExponential();
+    return value.toLocaleString("en-US", { maximumFractionDigits: 6 });
+  }
+
+  const plural = (number, noun) => `${format(number)} ${noun}${number === 1 ? "" : "s"}`;
+
+  // Charts
+
+  const everything = [...data.clocks.steps, ...data.clocks.evals];
+  const domain = [everything.reduce((a, b) => Math.min(a, b), Infinity), everything.reduce((a, b) => Math.max(a, b), 0)];
+  const colour = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
+
+  /** The lines of a chart over one common clock, which spans the whole run in every chart. */
+  function joined(lines) {
+    const tables = [[[...new Set(domain)]]];
+    const order = [];
+    for (const clock of ["steps", "evals"]) {
+      const mine = lines.filter((line) => line.clock === clock);
+      if (mine.length) tables.push([data.clocks[clock], ...mine.map((line) => line.values)]);
+      order.push(...mine);
+    }
+    return { order, columns: uPlot.join(tables) };
+  }
+
+  /** One significant digit, down or up: where a log axis may end. */
+  function rounded(value, round) {
+    const size = 10 ** Math.floor(Math.log10(value));
+    return round(value / size) * size;
+  }
+
+  function series(line) {
+    const hidden = { stroke: "transparent", width: 0, points: { show: false } };
+    const alone = { show: line.values.length === 1 }; // one value makes no line
+    return {
+      low: () => hidden,
+      high: () => hidden,
+      solid: () => ({ stroke: colour("line-1"), width: 2 }),
+      wide: () => ({ stroke: colour("wide"), width: 6, cap: "round", points: alone }),
+      dashed: () => ({ stroke: colour("dashed"), width: 1.5, dash: [5, 4], points: alone }),
+      dotted: () => ({
+        stroke: colour("line-2"),
+        width: 1.75,
+        points: { show: line.values.length <= 120, size: 6, width: 1.5, stroke: colour("line-2"), fill: colour("paper") },
+      }),
+    }[line.style]();
+  }
+
+  /** The nearest place that has a value: lines of different clocks stand at different places. */
+  function nearest(u, column, index, at) {
+    const xs = u.data[0], ys = u.data[column];
+    if (column === 0) return index;
+    let left = index, right = index;
+    while (left >= 0 && ys[left] == null) left--;
+    while (right < ys.length && ys[right] == null) right++;
+    if (left < 0) return right < ys.length ? right : null;
+    if (right >= ys.length) return left;
+    return at - xs[left] <= xs[right] - at ? left : right;
+  }
+
+  /** Upright lines where attempts took over. */
+  function drawMarkers(u) {
+    const { ctx, bbox } = u, ratio = devicePixelRatio, style = getComputedStyle(document.body);
+    ctx.save();
+    ctx.strokeStyle = ctx.fillStyle = colour("muted");
+    ctx.lineWidth = ratio;
+    ctx.font = `${12 * ratio}px ${style.fontFamily}`;
+    ctx.textAlign = "left";
+    ctx.textBaseline = "bottom";
+    let free = -Infinity; // labels do not run into each other
+    for (const marker of data.markers) {
+      const x = Math.round(u.valToPos(marker.samples_seen, "x", true));
+      if (x < bbox.left || x > bbox.left + bbox.width) continue;
+      ctx.setLineDash([3 * ratio, 3 * ratio]);
+      ctx.beginPath();
+      ctx.moveTo(x, bbox.top - 16 * ratio);
+      ctx.lineTo(x, bbox.top + bbox.height);
+      ctx.stroke();
+      const width = ctx.measureText(marker.label).width, gap = 5 * ratio;
+      const start = x + gap + width > bbox.left + bbox.width ? x - gap - width : x + gap;
+      if (start < free) continue;
+      ctx.fillText(marker.label, start, bbox.top - 3 * ratio);
+      free = start + width + gap;
+    }
+    ctx.restore();
+  }
+
+  class Chart {
+    constructor(spec) {
+      this.figure = document.getElementById(`chart-${spec.id}`);
+      this.plot = this.figure.querySelector(".plot");
+      this.at = this.figure.querySelector(".at");
+      this.outputs = [...this.figure.querySelectorAll(".legend b")];
+      this.lines = spec.lines;
+      this.logarithmic = false;
+      this.width = 0;
+      Object.assign(this, joined(spec.lines));
+      // The legend has one place for each line; a band's two edges share one.
+      this.shown = spec.lines.filter((line) => line.style !== "high").map((line) => (line.style === "low" ? ["low", "high"] : [line.style]));
+      this.stops = this.columns[0].map((_, i) => i).filter((i) => this.columns.slice(1).some((ys) => ys[i] != null));
+    }
+
+    draw(width) {
+      const axis = {
+        stroke: colour("muted"),
+        font: `12px ${getComputedStyle(document.body).fontFamily}`,
+        grid: { stroke: colour("grid"), width: 1 },
+        ticks: { stroke: colour("grid"), width: 1, size: 4 },
+        values: (_, splits) => splits.map(tick),
+      };
+      const band = [this.order.findIndex((line) => line.style === "high") + 1, this.order.findIndex((line) => line.style === "low") + 1];
+      const zoom = this.u && { min: this.u.scales.x.min, max: this.u.scales.x.max };
+      this.u?.destroy();
+      this.width = width;
+      this.u = new uPlot(
+        {
+          width,
+          height: parseFloat(getComputedStyle(this.plot).minHeight),
+          padding: [data.markers.length ? 22 : 8, 14, 0, 0],
+          legend: { show: false },
+          scales: {
+            x: { time: false },
+            y: { distr: this.logarithmic ? 3 : 1, range: this.logarithmic ? (_, low, high) => [rounded(low, Math.floor), rounded(high, Math.ceil)] : undefined },
+          },
+          axes: [
+            { ...axis, label: "samples seen", labelSize: 20, labelFont: axis.font, labelGap: 2, size: 32, space: 70 },
+            { ...axis, space: 36, gap: 6, size: (_, values) => 16 + 7 * Math.max(2, ...(values ?? []).map((text) => text?.length ?? 0)) },
+          ],
+          series: [{}, ...this.order.map(series)],
+          bands: band[0] && band[1] ? [{ series: band, fill: colour("band") }] : [],
+          cursor: {
+            y: false,
+            sync: { key: "samples_seen", scales: ["x", null] },
+            drag: { x: true, y: false, dist: 6 },
+            dataIdx: nearest,
+            points: { size: (_, i) => (["low", "high"].includes(this.order[i - 1].style) ? 0 : 8), fill: (u, i) => u.series[i].stroke(u, i) },
+          },
+          hooks: { draw: [drawMarkers], setCursor: [() => this.read()] },
+        },
+        this.columns,
+        this.plot,
+      );
+      if (zoom) this.u.setScale("x", zoom);
+      this.read();
+    }
+
+    /** Write the values under the cursor into the legend, or the last ones when there is none. */
+    read() {
+      const under = this.u.cursor.idx != null && this.u.cursor.left >= 0;
+      const xs = this.columns[0];
+      const here = under ? this.u.cursor.idx : xs.length - 1;
+      this.outputs.forEach((output, i) => {
+        const columns = this.shown[i].map((style) => this.order.findIndex((line) => line.style === style) + 1);
+        const index = nearest(this.u, columns[0], here, xs[here]);
+        const away = under && index != null && index !== here ? ` (at ${format(xs[index])})` : "";
+        output.textContent = columns.map((column) => format(this.columns[column][index])).join(" to ") + away;
+      });
+      this.at.textContent = under ? `at ${plural(xs[here], "sample")}` : "last values";
+    }
+
+    /** Move the cursor with a key; the other charts follow. */
+    press(event) {
+      const here = this.stops.findIndex((stop) => stop >= (this.u.cursor.idx ?? -1));
+      const first = here < 0 ? this.stops.length - 1 : here;
+      const outside = this.u.cursor.idx == null || this.u.cursor.left < 0;
+      const to = {
+        ArrowLeft: outside ? this.stops.length - 1 : Math.max(0, first - 1),
+        ArrowRight: outside ? 0 : Math.min(this.stops.length - 1, first + 1),
+        Home: 0,
+        End: this.stops.length - 1,
+      }[event.key];
+      if (event.key === "Escape") {
+        this.u.setCursor({ left: -10, top: -10 }, true, true);
+        for (const chart of charts) chart.u.setScale("x", { min: domain[0], max: domain[1] });
+      }
+      if (to === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      const left = this.u.valToPos(this.columns[0][this.stops[to]], "x");
+      this.u.setCursor({ left, top: this.u.over.clientHeight / 2 }, true, true);
+      const values = this.outputs.map((output) => output.parentElement.textContent.replace(/\s+/g, " ").trim());
+      document.getElementById("reading").textContent = `${this.at.textContent}: ${values.join("; ")}`;
+    }
+
+    /** The values as a table, made when it is first asked for. */
+    table(details) {
+      if (details.querySelector("table")) return;
+      const title = this.figure.querySelector("h3").textContent;
+      const scroll = element("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: `${title}, values` });
+      const table = element("table", {}, element("caption", { className: "spoken" }, `${title} over samples seen`));
+      const head = element("tr", {}, ...["samples seen", ...this.order.map((line) => line.label)].map((name) => element("th", { scope: "col", className: "num" }, name)));
+      const rows = this.stops.map((i) =>
+        element(
+          "tr",
+          {},
+          element("th", { scope: "row", className: "num" }, format(this.columns[0][i])),
+          ...this.columns.slice(1).map((ys) => element("td", { className: "num" }, ys[i] === undefined ? "" : format(ys[i]))),
+        ),
+      );
+      table.append(element("thead", {}, head), element("tbody", {}, ...rows));
+      scroll.append(table);
+      details.append(scroll);
+    }
+  }
+
+  function element(name, properties, ...children) {
+    const made = Object.assign(document.createElement(name), properties);
+    made.append(...children);
+    return made;
+  }
+
+  const drawAll = (width) => charts.forEach((chart) => chart.draw(width ?? chart.plot.clientWidth));
+
+  for (const spec of data.charts) {
+    const chart = new Chart(spec);
+    charts.push(chart);
+    chart.draw(chart.plot.clientWidth);
+    chart.plot.addEventListener("keydown", (event) => chart.press(event));
+    chart.plot.addEventListener("blur", () => chart.u.setCursor({ left: -10, top: -10 }, true, true));
+    const details = chart.figure.querySelector("details");
+    details.addEventListener("toggle", () => chart.table(details));
+    const log = chart.figure.querySelector(".log");
+    log?.addEventListener("click", () => {
+      chart.logarithmic = !chart.logarithmic;
+      log.setAttribute("aria-pressed", String(chart.logarithmic));
+      chart.draw(chart.width);
+    });
+  }
+
+  const resized = new ResizeObserver(() => {
+    if (root.classList.contains("print")) return;
+    for (const chart of charts) if (chart.plot.clientWidth !== chart.width) chart.draw(chart.plot.clientWidth);
+  });
+  charts.forEach((chart) => resized.observe(chart.plot));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawAll());
+  addEventListener("beforeprint", () => {
+    root.classList.add("print");
+    drawAll(PRINT_WIDTH);
+  });
+  addEventListener("afterprint", () => {
+    root.classList.remove("print");
+    drawAll();
+  });
+
+  // Sorting: what is not known stays last.
+
+  function sort(table, header, column) {
+    const direction = header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+    const sign = direction === "ascending" ? 1 : -1;
+    const key = (row) => row.cells[column].dataset.value;
+    const numeric = header.dataset.sort === "number";
+    const compare = (a, b) => (numeric ? Number(a) - Number(b) : a.localeCompare(b, "en", { numeric: true }));
+    const rows = [...table.tBodies[0].rows].sort((a, b) => (key(a) === "") - (key(b) === "") || sign * compare(key(a), key(b)));
+    for (const other of table.querySelectorAll("th[data-sort]")) other.removeAttribute("aria-sort");
+    header.setAttribute("aria-sort", direction);
+    table.tBodies[0].append(...rows);
+  }
+
+  for (const table of document.querySelectorAll("table.sortable")) {
+    for (const header of table.querySelectorAll("th[data-sort]")) {
+      const button = element("button", { type: "button" }, ...header.childNodes);
+      header.append(button);
+      button.addEventListener("click", () => sort(table, header, header.cellIndex));
+    }
+  }
+})();

@@ -1,0 +1,93 @@
+"""The order of the samples, and batches of them."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+from scaler import Recipe
+from scaler.training.data import EpochOrder, batches, to_device
+
+
+def recipe_for(data: Dataset[Any], **options: Any) -> Recipe:
+    return Recipe(
+        model=torch.nn.Linear(1, 1), train_data=data, loss=lambda model, batch: model(batch[0]).mean(), **options
+    )
+
+
+class OneByOne(Dataset[Any]):
+    """Only ``__getitem__``."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"x": torch.tensor([float(index)]), "id": index}
+
+
+class ManyAtOnce(OneByOne):
+    """Also ``__getitems__``, and no longer one by one."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[int]] = []
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        self.calls.append(indices)
+        return [OneByOne.__getitem__(self, index) for index in indices]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        raise AssertionError("asked for one sample")
+
+
+def test_an_epochs_order_depends_on_seed_and_epoch_alone() -> None:
+    first, second = EpochOrder(10, seed=5), EpochOrder(10, seed=5)
+    whole = first.slice(0, 10).tolist()
+    assert sorted(whole) == list(range(10))
+    assert second.slice(10, 10).tolist() != whole
+    assert second.slice(4, 3).tolist() == whole[4:7], "also after another epoch was looked at"
+    assert EpochOrder(10, seed=6).slice(0, 10).tolist() != whole
+
+
+def test_tensors_in_memory_are_indexed_a_batch_at_a_time() -> None:
+    data = TensorDataset(torch.arange(10), torch.arange(10) * 2)
+    data.__class__ = type("Watched", (TensorDataset,), {"__getitem__": lambda *_: pytest.fail("per sample")})
+    found = list(batches(recipe_for(data), data, [torch.tensor([3, 1])], data_workers=0, pin=False))
+    assert [[tensor.tolist() for tensor in batch] for batch in found] == [[[3, 1], [6, 2]]]
+
+
+def test_a_dataset_with_getitems_is_asked_once_a_batch() -> None:
+    data = ManyAtOnce()
+    found = list(batches(recipe_for(data), data, [torch.tensor([3, 1]), torch.tensor([0])], data_workers=0, pin=False))
+    assert data.calls == [[3, 1], [0]]
+    assert found[0]["x"].tolist() == [[3.0], [1.0]]
+
+
+@pytest.mark.parametrize("data_workers", [0, 2])
+def test_any_other_dataset_is_read_sample_by_sample_in_order(data_workers: int) -> None:
+    data = OneByOne()
+    indices = [torch.tensor([9, 0]), torch.tensor([5])]
+    found = list(batches(recipe_for(data), data, indices, data_workers=data_workers, pin=False))
+    assert [batch["id"].tolist() for batch in found] == [[9, 0], [5]]
+
+
+def test_a_recipes_own_collate_makes_the_batches() -> None:
+    data = TensorDataset(torch.arange(4))
+    recipe = recipe_for(data, collate=lambda samples: ("made", [int(sample[0]) for sample in samples]))
+    assert list(batches(recipe, data, [torch.tensor([2, 3])], data_workers=0, pin=False)) == [("made", [2, 3])]
+
+
+def test_every_tensor_of_a_nested_batch_moves() -> None:
+    batch = {"a": [torch.zeros(1), 3], "b": (torch.zeros(1),)}
+    moved = to_device(batch, torch.device("meta"))
+    assert moved["a"][0].is_meta
+    assert moved["b"][0].is_meta
+    assert moved["a"][1] == 3
+
+
+def test_neighbouring_seeds_and_epochs_share_no_order() -> None:
+    """torch keeps 32 bits of a seed: a seed packed beside an epoch in 64 was once lost without a word."""
+    orders = {
+        tuple(EpochOrder(20, seed=seed).slice(20 * epoch, 20).tolist()) for seed in range(5) for epoch in range(5)
+    }
+    assert len(orders) == 25

@@ -1,0 +1,106 @@
+"""What is said of a recipe that cannot be used."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaler.errors import JobFileError, RecipeError
+from scaler.training.recipe import Recipe, load_recipe
+
+GOOD = """
+import torch, scaler
+from torch.utils.data import TensorDataset
+
+def build(width: int = 1, *, samples: int = 4, frozen: bool = False):
+    model = torch.nn.Linear(1, width)
+    model.requires_grad_(not frozen)
+    return scaler.Recipe(model=model, train_data=TensorDataset(torch.zeros(samples, 1)), loss=lambda m, b: m(b[0]).mean())
+
+def number():
+    return 3
+
+def iterable():
+    return scaler.Recipe(model=torch.nn.Linear(1, 1), train_data=iter([1]), loss=lambda m, b: m(b[0]).mean())
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "good_recipe.py").write_text(GOOD)
+    (tmp_path / "imports_more.py").write_text("import not_there_at_all\n")
+    yield tmp_path
+    sys.path[:] = [path for path in sys.path if path != str(tmp_path)]
+    for name in ("good_recipe", "imports_more"):
+        sys.modules.pop(name, None)
+
+
+def test_a_recipe_next_to_the_job_is_built_with_its_arguments(folder: Path) -> None:
+    recipe = load_recipe("good_recipe:build", folder=folder, arguments={"width": 3})
+    assert isinstance(recipe, Recipe)
+    assert recipe.model.out_features == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments", "kind", "text"),
+    [
+        (
+            "goood_recipe:build",
+            {},
+            JobFileError,
+            "job.yaml: recipe = goood_recipe:build: there is no module goood_recipe.\n"
+            "  It is looked for in FOLDER and among the installed packages.",
+        ),
+        (
+            "good_recipe:make",
+            {},
+            JobFileError,
+            "job.yaml: recipe = good_recipe:make: good_recipe has no function make.",
+        ),
+        (
+            "good_recipe:build",
+            {"widht": 3},
+            JobFileError,
+            "job.yaml: recipe_args do not fit good_recipe:build: got an unexpected keyword argument 'widht'.\n"
+            "  It is build(width: int = 1, *, samples: int = 4, frozen: bool = False).",
+        ),
+        (
+            "good_recipe:number",
+            {},
+            RecipeError,
+            "good_recipe:number returned a int, not a scaler.Recipe.\n  return scaler.Recipe(model=..., ...)",
+        ),
+        (
+            "good_recipe:iterable",
+            {},
+            RecipeError,
+            "good_recipe:iterable: train_data is a list_iterator without len() and [index].\n"
+            "  scaler needs a map-style dataset: it orders the samples itself.",
+        ),
+        (
+            "good_recipe:build",
+            {"samples": 0},
+            RecipeError,
+            "good_recipe:build: train_data is empty.\n  Leave eval_data out for no evaluation.",
+        ),
+        (
+            "good_recipe:build",
+            {"frozen": True},
+            RecipeError,
+            "good_recipe:build: the model has no parameter to train.\n  At least one must require a gradient.",
+        ),
+    ],
+)
+def test_the_whole_text_of_each_refusal(
+    folder: Path, path: str, arguments: dict[str, Any], kind: type[Exception], text: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        load_recipe(path, folder=folder, arguments=arguments, source="job.yaml")
+    assert str(caught.value) == text.replace("FOLDER", str(folder))
+
+
+def test_a_missing_import_inside_the_recipe_is_the_recipes_own_error(folder: Path) -> None:
+    with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
+        load_recipe("imports_more:build", folder=folder, arguments={})
