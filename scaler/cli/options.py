@@ -1,12 +1,15 @@
 """Options that several commands take."""
 
+import sys
+import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import click
 
-from scaler.errors import JobFileError
+from scaler.errors import JobFileError, RecipeError, ScalerError
 from scaler.job import Job
 from scaler.plan import Plan, make_plan
 
@@ -32,7 +35,16 @@ def plan_for(job: Job, *, job_path: Path, world_size: int | None = None) -> Plan
         return make_plan(job, world_size)
     from scaler.training.recipe import load_recipe
 
-    recipe = load_recipe(job.recipe, folder=job_path.parent.absolute(), arguments=job.recipe_args, source=str(job_path))
+    try:
+        with redirect_stdout(sys.stderr):  # stdout is the result's
+            recipe = load_recipe(
+                job.recipe, folder=job_path.parent.absolute(), arguments=job.recipe_args, source=str(job_path)
+            )
+    except ScalerError:
+        raise
+    except Exception as error:
+        shown = "".join(traceback.format_exception(error)).rstrip()
+        raise RecipeError(f"{job.recipe} failed: {type(error).__name__}: {error}", shown) from error
     return make_plan(job, world_size, num_samples=len(recipe.train_data))  # type: ignore[arg-type]
 
 

@@ -3,8 +3,9 @@
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 from scaler.errors import ClusterError
 
@@ -63,7 +64,8 @@ def ray_cluster(address: str | None, *, verbose: bool) -> Iterator[None]:
                 f"no Ray cluster {where}: {_first_line(error)}",
                 "Leave --address out for an embedded cluster, or give that of a running one.",
             ) from error
-        yield
+        with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stderr if verbose else nowhere):
+            yield  # Ray prints what the raylet says to stdout, which is the result's; a report says it better
     finally:
         ray.shutdown()
         for name, value in before.items():
@@ -71,6 +73,11 @@ def ray_cluster(address: str | None, *, verbose: bool) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def cpus_here() -> float:
+    """Return how many CPUs an embedded cluster on this machine has."""
+    return float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else float(os.cpu_count() or 1)
 
 
 def require_resources(

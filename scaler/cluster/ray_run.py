@@ -1,6 +1,5 @@
 """One run on Ray Train, watched from the driver."""
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from time import monotonic
@@ -50,23 +49,24 @@ def run_on_ray(
     )
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     collector: Any = ray.remote(Collector).options(num_cpus=0, scheduling_strategy=here).remote(folder)
-    outcome: list[BaseException | None] = []
+    outcome: list[BaseException] = []
+    ended = threading.Event()  # not Thread.join, which an interrupt can leave believing that the thread has ended
 
     def fit() -> None:
         try:
             _trainer(job, plan, folder, recipe_folder, collector).fit()
-            outcome.append(None)
         except BaseException as error:  # handed to the thread that watches
             outcome.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=fit, name="ray-train-fit", daemon=True)
-    thread.start()
+    threading.Thread(target=fit, name="ray-train-fit", daemon=True).start()
     stopping_since: float | None = None
     progress = Progress()
     try:
-        while thread.is_alive():
+        while not ended.is_set():
             try:
-                thread.join(POLL_S)
+                ended.wait(POLL_S)
                 progress, failures = ray.get(collector.look.remote())
                 on_progress(progress)
                 _raise_final(failures, folder)
@@ -79,7 +79,7 @@ def run_on_ray(
                 ray.get(collector.request_stop.remote())
         progress, failures = ray.get(collector.look.remote())
         on_progress(progress)
-        if outcome[0] is not None:
+        if outcome:
             _raise_final(failures, folder)
             raise _translated(outcome[0], failures, folder)
         return stopping_since is None
@@ -174,8 +174,3 @@ def work_with(config: Mapping[str, Any]) -> None:
     from scaler.cluster.worker import work
 
     work(config["assignment"])
-
-
-def cpus_here() -> float:
-    """Return how many CPUs an embedded cluster on this machine has."""
-    return float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else float(os.cpu_count() or 1)

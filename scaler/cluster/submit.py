@@ -51,6 +51,7 @@ def submit(
         KeyboardInterrupt: Ctrl-C; likewise, and the run is marked stopped.
     """
     _find_recipe(job, recipe_folder)
+    _require_cpus(job, address)
     folder = RunFolder.create(job.storage, name=job.name, now=datetime.now())
     folder.write("job.yaml", yaml.safe_dump(job.model_dump(mode="json", exclude_none=True), sort_keys=False))
     folder.write_json("plan.json", plan.to_dict())
@@ -101,6 +102,16 @@ def _find_recipe(job: Job, folder: Path) -> None:
         )
 
 
+def _require_cpus(job: Job, address: str | None) -> None:
+    """Refuse a job that an embedded cluster cannot hold, before one is started for nothing."""
+    from scaler.cluster.embedded import cpus_here, require_resources
+
+    if address is None:
+        cpus = job.resources.cpus_per_worker
+        there = {"CPU": cpus_here()}
+        require_resources(workers=job.scale.min_workers, cpus_per_worker=cpus, gpus_per_worker=0.0, there=there)
+
+
 def _run_on_ray(
     job: Job,
     plan: Plan,
@@ -111,16 +122,9 @@ def _run_on_ray(
     verbose: bool,
     on_progress: OnProgress,
 ) -> bool:
-    from scaler.cluster.embedded import ray_cluster, require_resources
-    from scaler.cluster.ray_run import cpus_here, run_on_ray
+    from scaler.cluster.embedded import ray_cluster
+    from scaler.cluster.ray_run import run_on_ray
 
-    if address is None:  # said before a cluster is started for nothing
-        require_resources(
-            workers=job.scale.min_workers,
-            cpus_per_worker=job.resources.cpus_per_worker,
-            gpus_per_worker=0.0,
-            there={"CPU": cpus_here()},
-        )
     with ray_cluster(address, verbose=verbose):
         return run_on_ray(job, plan, folder, recipe_folder=str(recipe_folder), on_progress=on_progress)
 

@@ -19,6 +19,8 @@ from scaler.metrics.record import Record
 from scaler.plan import Plan, make_plan
 from scaler.runs import RunFolder
 
+SETTLE_S = 30.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
@@ -58,9 +60,9 @@ class RayWorker:
         """Whether the collector said so, in its answer to an earlier hand-over."""
         return self._stop_requested
 
-    def finish(self) -> None:
+    def settle(self) -> None:
         """Wait until the collector has everything that was handed over."""
-        self._read_answer(timeout_s=30)
+        self._read_answer(timeout_s=SETTLE_S)
 
     def _read_answer(self, *, timeout_s: float) -> None:
         if self._under_way is None:
@@ -130,7 +132,7 @@ def _train(assignment: Assignment, job: Job, plan: Plan, worker: RayWorker, star
     if start is not None:
         training.restore(start)
     training.run()
-    worker.finish()
+    worker.settle()
     leave_group()
 
 

@@ -6,8 +6,8 @@ from hashlib import blake2b
 def stream_seed(seed: int, stream: str, index: int) -> int:
     """Return the seed of one stream, in [0, 2**32).
 
-    torch's generator on the CPU keeps only the low 32 bits of a seed, so packing several numbers into 64 would lose some
-    of them without a word; a hash uses all of each.
+    torch's generator on the CPU keeps only the low 32 bits of a seed, so packing several numbers into 64 would lose
+    some of them without a word; a hash uses all of each.
 
     Args:
         seed: the job's.

@@ -15,7 +15,7 @@ class Totals:
     steps: int
     wall_s: float | None  # from submission to the end
     train_s: float  # sum over steps of the slowest worker's step time: without start-up, evaluation and checkpoints
-    samples_per_s: float | None  # samples_seen / train_s; None after a resume (work of other attempts) or without steps
+    samples_per_s: float | None  # recorded samples over train_s; None without steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

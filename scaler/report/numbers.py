@@ -47,7 +47,7 @@ def summarize(
     columns = _surviving(columns, attempts)
     steps = _by_step(columns)
     planned = _planned_lr(steps, attempts, job, plan)
-    totals = _totals(steps, status)
+    totals = _totals(steps, attempts, status)
     audit = _audit(columns, steps, planned)
     workers = _workers(columns, events, plan)
     return Report(
@@ -84,8 +84,8 @@ def _attempts(events: Sequence[Mapping[str, Any]], columns: Columns, state: RunS
             last = columns["samples_seen"][mine].max()
             done = int(last + columns["samples"][mine & (columns["samples_seen"] == last)].sum())
         is_last = index == len(starts) - 1
-        if not is_last:
-            done = min(done, starts[index + 1]["start_samples"])
+        if not is_last:  # what it did beyond its successor's start was done again
+            done = starts[index + 1]["start_samples"]
         rows.append(
             AttemptRow(
                 attempt=start["attempt"],
@@ -109,7 +109,7 @@ def _ended_by(state: RunState, *, is_last: bool) -> str:
 
 
 def _surviving(columns: Columns, attempts: Sequence[AttemptRow]) -> Columns:
-    """Only the work that is in the final weights: what an attempt did beyond its successor's start was done again."""
+    """Only the records of work that is in the final weights."""
     keep = np.zeros(len(columns["step"]), dtype=bool)
     for row in attempts:
         keep |= (columns["attempt"] == row.attempt) & (columns["samples_seen"] < row.end_samples)
@@ -169,16 +169,16 @@ def _audit(columns: Columns, steps: Columns, planned: NDArray[np.float64]) -> Lr
     return LrAudit(checked_steps=len(planned), max_abs_error=float(np.abs(columns["lr"] - planned[position]).max()))
 
 
-def _totals(steps: Columns, status: Mapping[str, Any]) -> Totals:
-    samples = int(steps["samples"].sum())
+def _totals(steps: Columns, attempts: Sequence[AttemptRow], status: Mapping[str, Any]) -> Totals:
+    recorded = int(steps["samples"].sum())
     train_s = float(steps["step_time_s"].sum())
     started, ended = status.get("started_at"), status.get("ended_at")
     return Totals(
-        samples_seen=samples,
+        samples_seen=attempts[-1].end_samples if attempts else 0,
         steps=len(steps["samples"]),
         wall_s=ended - started if started is not None and ended is not None else None,
         train_s=train_s,
-        samples_per_s=samples / train_s if train_s > 0 else None,
+        samples_per_s=recorded / train_s if train_s > 0 else None,
     )
 
 

@@ -28,7 +28,9 @@ def report_text(report: Report) -> RenderableType:
         *((f"eval {printable(name)}", number(value)) for name, value in final.eval.items()),
         ("rate used", _audit(report)),
     ]
-    parts: list[RenderableType] = [title, _verdicts(report.verdicts), _facts(facts), _worker_table(report)]
+    parts: list[RenderableType] = [title, _verdicts(report.verdicts)]
+    if totals.steps:
+        parts += [_facts(facts), _worker_table(report)]
     if len(report.attempts) > 1:
         parts.append(_attempt_table(report))
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))

@@ -2,8 +2,10 @@
 
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from time import time
 from typing import Any
@@ -54,6 +56,9 @@ class InProcess:
         self._writer.flush()
         self._on_hand_over(records, events)
 
+    def settle(self) -> None:
+        """Nothing is under way: handing over has written it."""
+
     def stop_requested(self) -> bool:
         """Never: Ctrl-C interrupts this process itself."""
         return False
@@ -71,9 +76,10 @@ def train_here(job: Job, plan: Plan, folder: RunFolder, *, recipe_folder: Path, 
     use_threads(job.resources.cpus_per_worker)
     device = first_gpu() if job.resources.gpus_per_worker > 0 else cpu()
     try:
-        seed_everything(job.train.seed)
-        recipe = load_recipe(job.recipe, folder=recipe_folder, arguments=job.recipe_args)
-        return Training(recipe, job, plan, InProcess(folder, device=device, on_hand_over=on_hand_over)).run()
+        with redirect_stdout(sys.stderr):  # stdout is the result's; what the recipe prints stands beside it
+            seed_everything(job.train.seed)
+            recipe = load_recipe(job.recipe, folder=recipe_folder, arguments=job.recipe_args)
+            return Training(recipe, job, plan, InProcess(folder, device=device, on_hand_over=on_hand_over)).run()
     except ScalerError:
         raise
     except Exception as error:

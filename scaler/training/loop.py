@@ -197,12 +197,14 @@ class Training:
             known = {name: value if isfinite(value) else None for name, value in values.items()}
             self._event("evaluated", values=known, seconds=perf_counter() - began)
         if due(plan.checkpoint_every_samples):
+            began = perf_counter()
+            self._hand_over()
+            surroundings.settle()
+            if surroundings.world_size > 1:
+                dist.barrier()  # every record of the work that is saved has arrived
             if surroundings.rank == 0:
-                began = perf_counter()
                 self._save()
                 self._event("checkpointed", seconds=perf_counter() - began)
-            if surroundings.world_size > 1:
-                dist.barrier()  # nobody runs ahead of a checkpoint that a restart would go back to
 
     def _save(self) -> None:
         state = {

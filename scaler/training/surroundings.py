@@ -39,5 +39,8 @@ class Surroundings(Protocol):
     def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
         """Pass records and events on, without waiting for anyone."""
 
+    def settle(self) -> None:
+        """Wait until what was handed over has arrived; called before a checkpoint, so that its work has its records."""
+
     def stop_requested(self) -> bool:
         """Whether somebody asked this run to stop, as far as this worker knows."""

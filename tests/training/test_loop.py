@@ -38,6 +38,9 @@ class Kept:
         self.records.extend(records)
         self.events.extend(events)
 
+    def settle(self) -> None:
+        """Handed over is arrived."""
+
     def stop_requested(self) -> bool:
         return self._stop_after is not None and len(self.records) >= self._stop_after
 

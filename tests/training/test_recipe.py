@@ -17,7 +17,8 @@ from torch.utils.data import TensorDataset
 def build(width: int = 1, *, samples: int = 4, frozen: bool = False):
     model = torch.nn.Linear(1, width)
     model.requires_grad_(not frozen)
-    return scaler.Recipe(model=model, train_data=TensorDataset(torch.zeros(samples, 1)), loss=lambda m, b: m(b[0]).mean())
+    data = TensorDataset(torch.zeros(samples, 1))
+    return scaler.Recipe(model=model, train_data=data, loss=lambda m, b: m(b[0]).mean())
 
 def number():
     return 3
