@@ -1,13 +1,14 @@
 # make demo   install, then scaler submit jobs/digits/job.yaml on two local workers
 # make test   install, then the whole test suite
 # make check  formatting, lint, types, import rules: what CI runs beside the tests
+# make docs   write docs/job-file.md and the README's picture anew
 # make lock   resolve requirements.lock anew from pyproject.toml
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format lock
+.PHONY: demo test check format docs lock
 
 demo: $(VENV)/installed
 	$(BIN)/scaler submit jobs/digits/job.yaml
@@ -24,6 +25,10 @@ check: $(VENV)/installed
 format: $(VENV)/installed
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+docs: $(VENV)/installed
+	$(BIN)/python docs/make_job_file_page.py
+	$(BIN)/python docs/make_first_picture.py
 
 # Other builds of torch need packages that the lock does not name, so pip may add to it; it never changes what is in it.
 $(VENV)/installed: requirements.lock pyproject.toml

@@ -162,6 +162,11 @@ class RunFolder:
         except FileNotFoundError:
             return
 
+    def remove_folder(self, name: str) -> None:
+        """Remove one of the run's folders and what is in it; one that is gone already is no error."""
+        if self.exists(name):
+            self._fs.rm(f"{self._root}/{name}", recursive=True)
+
     # Logs: whole lines, appended.
 
     def append_json(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -13,6 +13,7 @@ from scaler.plan import Plan
 from scaler.runs import RunFolder
 
 POLL_S = 0.2
+RAY_FOLDER = "ray_train"  # Ray Train wants a place of its own; nothing of ours is there
 STOP_S = 20.0  # how long workers get to stop by themselves after Ctrl-C
 
 _TOLD_BY_WORKERS: Mapping[str, type[ScalerError]] = {
@@ -85,6 +86,7 @@ def run_on_ray(
         return stopping_since is None
     finally:
         ray.get(collector.close.remote(), timeout=30)
+        folder.remove_folder(RAY_FOLDER)
 
 
 def _resources_there() -> Mapping[str, float]:
@@ -119,7 +121,7 @@ def _trainer(job: Job, plan: Plan, folder: RunFolder, recipe_folder: str, collec
             resources_per_worker=per_worker,
         ),
         run_config=ray.train.RunConfig(
-            name="ray_train",
+            name=RAY_FOLDER,
             storage_path=root.rstrip("/"),
             storage_filesystem=PyFileSystem(FSSpecHandler(filesystem)),
             failure_config=ray.train.FailureConfig(max_failures=job.failures.max_restarts),
