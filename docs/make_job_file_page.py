@@ -12,8 +12,9 @@ PAGE = Path(__file__).parent / "job-file.md"
 
 INTRO = """# The job file
 
-Made from the models in `scaler/job/model.py` by `make docs`. `scaler schema` prints the same as JSON Schema, for editors:
-`scaler schema > job.schema.json`, then a first line `# yaml-language-server: $schema=job.schema.json` in the job.
+Made from the models in `scaler/job/model.py` by `make docs`. `scaler schema` prints the same as JSON Schema, for
+editors: `scaler schema > job.schema.json`, then a first line `# yaml-language-server: $schema=job.schema.json` in the
+job.
 
 Unknown keys are refused. Lengths (`warmup`, `eval_every`, `every`) take exactly one unit, such as `{epochs: 2}`.
 """
@@ -31,7 +32,9 @@ def _sections(prefix: str, model: type[BaseModel]) -> list[str]:
     properties = model.model_json_schema()["properties"]
     inner: list[str] = []
     for name, field in model.model_fields.items():
-        rows.append(f"| `{name}` | {_cell(field.description)} | {_cell(_range(properties[name]))} | {_default(field)} |")
+        rows.append(
+            f"| `{name}` | {_cell(field.description)} | {_cell(_range(properties[name]))} | {_default(field)} |"
+        )
         for nested in _models(field.annotation):
             inner += _sections(f"{prefix}.{name}" if prefix else name, nested)
     doc = (model.__doc__ or "").strip()

@@ -42,6 +42,23 @@ def new_run_id(name: str, now: datetime) -> str:
     return f"{name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
+def _inside(base: str, name: str) -> str:
+    """Return the URI or path of something in ``base``, which may be a bare ``memory://``."""
+    return base + name if base.endswith("://") else f"{base.rstrip('/')}/{name}"
+
+
+def _reach(uri: str) -> tuple[Any, str]:
+    """Return the filesystem of a URI or path, and the path on it."""
+    try:
+        filesystem, root = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError) as error:
+        raise RunError(
+            f"{uri}: cannot be reached: {error}.",
+            "Use a folder or a URI of a kind that fsspec knows, and install what it asks for.",
+        ) from None
+    return filesystem, root
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """One run's folder.
@@ -55,7 +72,7 @@ class RunFolder:
     _root: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        filesystem, root = fsspec.core.url_to_fs(self.uri)
+        filesystem, root = _reach(self.uri)
         object.__setattr__(self, "_fs", filesystem)
         object.__setattr__(self, "_root", root.rstrip("/"))
 
@@ -70,7 +87,8 @@ class RunFolder:
             RunError: the storage cannot be written.
         """
         base = storage if "://" in storage else str(Path(storage).absolute())
-        folder = cls(f"{base.rstrip('/')}/{new_run_id(name, now)}")
+        _reach(base)
+        folder = cls(_inside(base, new_run_id(name, now)))
         try:
             folder._fs.makedirs(folder._root, exist_ok=False)
         except OSError as error:
@@ -103,11 +121,16 @@ class RunFolder:
         """Write a document beside its place, then move it there: a reader sees the old one or the new one."""
         data = content.encode() if isinstance(content, str) else content
         target = f"{self._root}/{name}"
-        beside = f"{target}.{secrets.token_hex(4)}.part"
-        self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+        parent, _, last = target.rpartition("/")
+        beside = f"{parent}/.{last}.{secrets.token_hex(4)}.part"  # hidden: readers of a whole folder pass it over
+        self._fs.makedirs(parent, exist_ok=True)
         with self._fs.open(beside, "wb") as file:
             file.write(data)
-        self._fs.mv(beside, target)
+        if self.local_path is not None:
+            self._fs.mv(beside, target)
+        else:  # fsspec's own mv reads [ and * in a path as patterns
+            self._fs.cp_file(beside, target)
+            self._fs.rm_file(beside)
 
     def read(self, name: str) -> bytes:
         """Return a document.
@@ -176,14 +199,23 @@ class RunFolder:
             with self._fs.open(f"{self._root}/{name}", "ab") as file:
                 file.write(lines.encode())
 
+    def end_line(self, name: str) -> None:
+        """End a line that a killed writer left cut off, so that the next row has a line of its own."""
+        if self.exists(name) and not self.read(name).endswith(b"\n"):
+            with self._fs.open(f"{self._root}/{name}", "ab") as file:
+                file.write(b"\n")
+
     def rows(self, name: str) -> Iterator[dict[str, Any]]:
-        """Yield the rows of a log; a last line that was cut off by a kill is passed over."""
+        """Yield the rows of a log; a line that was cut off by a kill is passed over."""
         if not self.exists(name):
             return
         lines = self.read(name).split(b"\n")
         for number, line in enumerate(lines):
             if line and number != len(lines) - 1:
-                row = json.loads(line)
+                try:
+                    row = json.loads(line)
+                except ValueError:  # cut off, and ended by a later writer
+                    continue
                 if isinstance(row, dict):
                     yield row
 
@@ -196,7 +228,13 @@ class RunFolder:
 
     def state(self) -> RunState:
         """Return the run's state as last written."""
-        return RunState(self.read_json("status.json")["state"])
+        state = self.read_json("status.json").get("state")
+        if state not in list(RunState):
+            raise RunError(
+                f"run {self.run_id}: status.json has the state {state}, not one of {', '.join(RunState)}.",
+                "The file was altered.",
+            )
+        return RunState(state)
 
     def filesystem(self, folder: str) -> tuple[Any, str]:
         """Return the fsspec filesystem and the path of one of the run's folders on it, for readers of many files."""
@@ -214,7 +252,7 @@ def find_run(run: str, *, storage: str = "runs") -> RunFolder:
         if not found:
             raise RunError(f"there are no runs in {storage}.", "scaler submit JOB makes one.")
         return found[-1]
-    for place in (run, f"{storage.rstrip('/')}/{run}"):
+    for place in (run, _inside(storage, run)):
         folder = RunFolder(place if "://" in place else str(Path(place).absolute()))
         if folder.exists("status.json"):
             return folder
@@ -228,10 +266,10 @@ def find_run(run: str, *, storage: str = "runs") -> RunFolder:
 def list_runs(storage: str = "runs") -> Sequence[RunFolder]:
     """Return the runs below ``storage``, the oldest first."""
     base = storage if "://" in storage else str(Path(storage).absolute())
-    filesystem, root = fsspec.core.url_to_fs(base)
+    filesystem, root = _reach(base)
     if not filesystem.exists(root):
         return []
     names = (path.rstrip("/").rsplit("/", 1)[-1] for path in filesystem.ls(root, detail=False))
-    folders = [RunFolder(f"{base.rstrip('/')}/{name}") for name in names]
+    folders = [RunFolder(_inside(base, name)) for name in names]
     runs = [folder for folder in folders if folder.exists("status.json")]
     return sorted(runs, key=lambda folder: folder.run_id.rsplit("-", 3)[-3:])

@@ -74,6 +74,9 @@ def run(arguments: list[str]) -> int:
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:  # click >= 8.2
+        click.echo(error.format_message(), err=True)
+        return 2
     except click.UsageError as error:
         click.echo(f"Error: {error.format_message()}", err=True)
         if error.ctx is not None:
@@ -95,8 +98,11 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        from scaler.report.words import printable
+
         click.echo(
-            f"Error: a bug in scaler: {type(error).__name__}: {error}\n  scaler --debug COMMAND ... shows where.",
+            f"Error: a bug in scaler: {type(error).__name__}: {printable(str(error))}\n"
+            "  scaler --debug COMMAND ... shows where.",
             err=True,
         )
         return 1

@@ -34,7 +34,7 @@ class Live:
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=20),
                 TaskProgressColumn(),
-                TextColumn("{task.fields[now]}"),
+                TextColumn("{task.fields[now]}", markup=False),
                 TimeRemainingColumn(),
                 console=console,
                 transient=True,

@@ -16,9 +16,9 @@ from scaler.job import load_job
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(job_path: Path, overrides: tuple[str, ...], workers: str | None, as_json: bool) -> None:
     """Show every number of a job, each with its reason; no cluster needed."""
-    sizes = numbers(workers, option="--workers") if workers else [None]
-    # Each size is planned as a submit with --workers would plan it.
-    plans = [plan_for(load_job(job_path, overrides=overrides, workers=size), job_path=job_path) for size in sizes]
+    sizes = numbers(workers, option="--workers") if workers is not None else [None]
+    job = load_job(job_path, overrides=overrides)
+    plans = [plan_for(job, job_path=job_path, world_size=size) for size in sizes]
     if as_json:
         only = plans[0].to_dict()
         click.echo(json.dumps(only if len(plans) == 1 else {"plans": [plan.to_dict() for plan in plans]}, indent=1))

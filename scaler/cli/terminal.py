@@ -24,4 +24,4 @@ def err() -> Console:
 
 def _console(stream: TextIO) -> Console:
     """A console as wide as its terminal; 100 columns in a pipe, which has no width."""
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
+    return Console(file=stream, highlight=False, markup=False, width=None if stream.isatty() else PIPE_WIDTH)

@@ -13,7 +13,7 @@ from scaler.plan import Plan
 from scaler.runs import RunFolder
 
 POLL_S = 0.2
-RAY_FOLDER = "ray_train"  # Ray Train wants a place of its own; nothing of ours is there
+RAY_TRAIN_FOLDER = "ray_train"  # Ray Train wants a place of its own; nothing of ours is there
 STOP_S = 20.0  # how long workers get to stop by themselves after Ctrl-C
 
 _TOLD_BY_WORKERS: Mapping[str, type[ScalerError]] = {
@@ -22,11 +22,25 @@ _TOLD_BY_WORKERS: Mapping[str, type[ScalerError]] = {
 
 
 def run_on_ray(
-    job: Job, plan: Plan, folder: RunFolder, *, recipe_folder: str, on_progress: Callable[[Progress], None]
+    job: Job,
+    plan: Plan,
+    folder: RunFolder,
+    *,
+    recipe_folder: str,
+    on_progress: Callable[[Progress], None],
+    embedded: bool = True,
 ) -> bool:
     """Run a plan on the connected Ray cluster.
 
     ``Trainer.fit`` waits in a thread of its own, so that this one can show progress and answer Ctrl-C.
+
+    Args:
+        job: what was asked for.
+        plan: its plan.
+        folder: the run's folder.
+        recipe_folder: where the job file lies, as the workers see it.
+        on_progress: called a few times a second.
+        embedded: whether the cluster ends with this process.
 
     Returns:
         Whether training is over; False when Ctrl-C stopped it.
@@ -55,7 +69,17 @@ def run_on_ray(
 
     def fit() -> None:
         try:
-            _trainer(job, plan, folder, recipe_folder, collector).fit()
+            from scaler.cluster.trainer import make_trainer
+            from scaler.cluster.worker import Assignment
+
+            assignment = Assignment(
+                job=job.model_dump(),
+                plan=plan.to_dict(),
+                folder=folder,
+                recipe_folder=recipe_folder,
+                collector=collector,
+            )
+            make_trainer(job, assignment, embedded=embedded).fit()
         except BaseException as error:  # handed to the thread that watches
             outcome.append(error)
         finally:
@@ -86,7 +110,7 @@ def run_on_ray(
         return stopping_since is None
     finally:
         ray.get(collector.close.remote(), timeout=30)
-        folder.remove_folder(RAY_FOLDER)
+        folder.remove_folder(RAY_TRAIN_FOLDER)
 
 
 def _resources_there() -> Mapping[str, float]:
@@ -94,39 +118,6 @@ def _resources_there() -> Mapping[str, float]:
 
     there: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return there
-
-
-def _trainer(job: Job, plan: Plan, folder: RunFolder, recipe_folder: str, collector: Any) -> Any:
-    import ray.train
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    from scaler.cluster.worker import Assignment
-
-    assignment = Assignment(
-        job=job.model_dump(), plan=plan.to_dict(), folder=folder, recipe_folder=recipe_folder, collector=collector
-    )
-    workers, resources = job.scale.num_workers, job.resources
-    per_worker = {"CPU": resources.cpus_per_worker}
-    if resources.gpus_per_worker:
-        per_worker["GPU"] = resources.gpus_per_worker
-    filesystem, root = folder.filesystem("")
-    number: Any = workers if isinstance(workers, int) else (workers.min, workers.max)  # Ray's annotation lacks the pair
-    return DataParallelTrainer(
-        work_with,
-        train_loop_config={"assignment": assignment},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=number,
-            use_gpu=resources.gpus_per_worker > 0,
-            resources_per_worker=per_worker,
-        ),
-        run_config=ray.train.RunConfig(
-            name=RAY_FOLDER,
-            storage_path=root.rstrip("/"),
-            storage_filesystem=PyFileSystem(FSSpecHandler(filesystem)),
-            failure_config=ray.train.FailureConfig(max_failures=job.failures.max_restarts),
-        ),
-    )
 
 
 def _raise_final(failures: list[Mapping[str, Any]], folder: RunFolder) -> None:
@@ -169,10 +160,3 @@ def _translated(error: BaseException, failures: list[Mapping[str, Any]], folder:
     return ClusterError(
         f"Ray Train gave up: {lines[-1] if lines else type(error).__name__}", "--verbose shows Ray's log."
     )
-
-
-def work_with(config: Mapping[str, Any]) -> None:
-    """Train with the assignment in ``config``; Ray Train wants a function of a dict."""
-    from scaler.cluster.worker import work
-
-    work(config["assignment"])

@@ -7,11 +7,9 @@ from pathlib import Path
 from time import time
 from typing import Any
 
-import yaml
-
 from scaler.cluster.progress import Progress, ProgressTracker
 from scaler.errors import JobFileError, ScalerError
-from scaler.job import Job
+from scaler.job import Job, dump_job
 from scaler.metrics.record import Record
 from scaler.plan import Plan
 from scaler.report.write import write_report
@@ -52,8 +50,12 @@ def submit(
     """
     _find_recipe(job, recipe_folder)
     _require_cpus(job, address)
+    if address == NO_CLUSTER and plan.world_size != 1:
+        raise JobFileError(
+            f"--address none runs one worker, and the job asks for {plan.world_size}.", "Add --workers 1."
+        )
     folder = RunFolder.create(job.storage, name=job.name, now=datetime.now())
-    folder.write("job.yaml", yaml.safe_dump(job.model_dump(mode="json", exclude_none=True), sort_keys=False))
+    folder.write("job.yaml", dump_job(job))
     folder.write_json("plan.json", plan.to_dict())
     folder.set_state(RunState.STARTING, started_at=time(), recipe_folder=str(recipe_folder))
     on_start(folder)
@@ -93,7 +95,7 @@ def _find_recipe(job: Job, folder: Path) -> None:
         return
     try:
         found = find_spec(module)
-    except ModuleNotFoundError:
+    except (ModuleNotFoundError, ValueError):  # ValueError: __main__ and its like
         found = None
     if found is None:
         raise JobFileError(
@@ -126,17 +128,20 @@ def _run_on_ray(
     from scaler.cluster.ray_run import run_on_ray
 
     with ray_cluster(address, verbose=verbose):
-        return run_on_ray(job, plan, folder, recipe_folder=str(recipe_folder), on_progress=on_progress)
+        return run_on_ray(
+            job,
+            plan,
+            folder,
+            recipe_folder=str(recipe_folder),
+            on_progress=on_progress,
+            embedded=address is None,
+        )
 
 
 def _run_here(job: Job, plan: Plan, folder: RunFolder, *, recipe_folder: Path, on_progress: OnProgress) -> bool:
     """One worker in this process: no Ray, so a debugger works."""
     from scaler.training.here import train_here
 
-    if plan.world_size != 1:
-        raise JobFileError(
-            f"--address none runs one worker, and the job asks for {plan.world_size}.", "Add --workers 1."
-        )
     tracker = ProgressTracker()
 
     def seen(records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:

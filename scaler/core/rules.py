@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from scaler.errors import PlanError
 
-SGD_FAMILY = ("sgd", "torch.optim:SGD", "torch.optim.ASGD")
+SGD_FAMILY = ("sgd", "torch.optim:SGD", "torch.optim:ASGD")
 ADAPTIVE = (
     "adam",
     "adamw",

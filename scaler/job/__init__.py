@@ -1,6 +1,6 @@
 """The job file: what a user writes, as frozen values."""
 
-from scaler.job.load import apply_overrides, load_job, parse_job
+from scaler.job.load import apply_overrides, dump_job, load_job, parse_job, read_job
 from scaler.job.model import Job, Workers
 
-__all__ = ["Job", "Workers", "apply_overrides", "load_job", "parse_job"]
+__all__ = ["Job", "Workers", "apply_overrides", "dump_job", "load_job", "parse_job", "read_job"]

@@ -20,7 +20,7 @@ class _JobLoader(yaml.SafeLoader):
     """PyYAML's safe loader without duplicate keys and aliases, and with YAML 1.2's numbers and booleans."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own attribute)
-        first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":float", ":bool", ":timestamp"))]
+        first: [(tag, regexp) for tag, regexp in resolvers if tag.endswith(":null")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -28,6 +28,9 @@ class _JobLoader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=mark)
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "tag", None) is not None:
+            raise yaml.MarkedYAMLError(problem="tags (!name) are not read", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -41,8 +44,15 @@ class _JobLoader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
+    def construct_int(self, node: yaml.ScalarNode) -> int:
+        return int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10)
 
-# YAML 1.1 reads 1e-3 as text and "no" as false; YAML 1.2 reads a number and text, as people mean them.
+
+# YAML 1.1 reads 1e-3 as text, 010 as 8, 1:30 as 90 and "no" as false; YAML 1.2 reads them as people mean them.
+_JobLoader.add_constructor("tag:yaml.org,2002:int", _JobLoader.construct_int)
+_JobLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+)
 _JobLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
@@ -51,6 +61,25 @@ _JobLoader.add_implicit_resolver(
 _JobLoader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
+
+
+class _JobDumper(yaml.SafeDumper):
+    """PyYAML's safe dumper; quotes text that ``_JobLoader`` would read as something else."""
+
+
+for _first, _resolvers in _JobLoader.yaml_implicit_resolvers.items():
+    for _tag, _regexp in _resolvers:
+        _JobDumper.add_implicit_resolver(_tag, _regexp, [_first])
+
+
+def dump_job(job: Job) -> str:
+    """Return a job as the YAML that ``read_job`` reads back."""
+    return yaml.dump(job.model_dump(mode="json"), Dumper=_JobDumper, sort_keys=False)
+
+
+def read_job(raw: bytes, *, source: str) -> Job:
+    """Return the job that a file's content describes; ``source`` names it in errors."""
+    return parse_job(_read_yaml(raw, source=source), source=source)
 
 
 def load_job(path: Path, *, overrides: Sequence[str] = (), workers: int | None = None) -> Job:
@@ -107,7 +136,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         for name in sections:
             inner = section.setdefault(name, {})
             if not isinstance(inner, dict):
-                raise JobFileError(f"--set {override}: {name} holds {inner!r}, no keys.", "Set it as a whole.")
+                raise JobFileError(f"--set {override}: {name} holds {_shown(inner)}, no keys.", "Set it as a whole.")
             section = inner
         section[last] = _parse(text, source=f"--set {override}")
     return result
@@ -140,7 +169,11 @@ def _parse(raw: bytes | str, *, source: str) -> Any:
 
 def _explain(details: ErrorDetails) -> tuple[str, str]:
     """Return one validation error as a problem and its remedy."""
-    keys = [str(part) for part in details["loc"] if not str(part).startswith("<")]
+    loc = [str(part) for part in details["loc"]]
+    last = len(loc) - 1 if details["type"] == "extra_forbidden" else -1  # a key of the file, however it looks
+    keys = [part for index, part in enumerate(loc) if index == last or not part.startswith("<")]
+    if keys[:1] == ["recipe_args"]:  # its keys are the user's own
+        keys = keys[:1]
     name, value, context = ".".join(keys), details["input"], details.get("ctx", {})
     section = ".".join(keys[:-1])
     match details["type"]:
@@ -149,6 +182,8 @@ def _explain(details: ErrorDetails) -> tuple[str, str]:
         case "extra_forbidden":
             known = list(_section(keys[:-1]).model_fields)
             return _unknown_key(keys[-1], section=section, known=known)
+        case "string_unicode":
+            return f"{name or 'a key'} is not text that can be written.", "Leave out \\ud800 to \\udfff."
         case "missing":
             return f'the key "{keys[-1]}" is missing{f" in {section}" if section else ""}.', _describe(keys)
         case "literal_error" | "union_tag_invalid":

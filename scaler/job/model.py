@@ -5,11 +5,15 @@
 
 import re
 from collections.abc import Mapping
+from math import isfinite
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
+
+# No training is longer or wider; beyond, arithmetic in floats would lose samples.
+MOST_EPOCHS, MOST, MOST_WORKERS = 1e6, 10**15, 10**6
 
 # Options of the optimizers that a job names in one word, with torch's own defaults (a test compares them).
 OPTIMIZER_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -36,9 +40,11 @@ class Section(BaseModel):
 class Length(Section):
     """A stretch of training, in exactly one unit."""
 
-    epochs: float | None = Field(None, gt=0, description="Passes over the training set; fractions allowed.")
-    steps: int | None = Field(None, ge=1, description="Optimizer steps at the planned global batch size.")
-    samples: int | None = Field(None, ge=1, description="Samples over all workers.")
+    epochs: float | None = Field(
+        None, gt=0, le=MOST_EPOCHS, description="Passes over the training set; fractions allowed."
+    )
+    steps: int | None = Field(None, ge=1, le=MOST, description="Optimizer steps at the planned global batch size.")
+    samples: int | None = Field(None, ge=1, le=MOST, description="Samples over all workers.")
 
     @model_validator(mode="after")
     def _exactly_one_unit(self) -> Self:
@@ -59,9 +65,11 @@ class Length(Section):
 class Warmup(Length):
     """A linear climb to the peak rate, in exactly one unit."""
 
-    epochs: float | None = Field(None, ge=0, description="Passes over the training set; 0 means no warmup.")
-    steps: int | None = Field(None, ge=0, description="Optimizer steps at the planned global batch size.")
-    samples: int | None = Field(None, ge=0, description="Samples over all workers.")
+    epochs: float | None = Field(
+        None, ge=0, le=MOST_EPOCHS, description="Passes over the training set; 0 means no warmup."
+    )
+    steps: int | None = Field(None, ge=0, le=MOST, description="Optimizer steps at the planned global batch size.")
+    samples: int | None = Field(None, ge=0, le=MOST, description="Samples over all workers.")
     fraction: float | None = Field(None, ge=0, le=1, description="Share of the whole training.")
     start: Annotated[
         Annotated[Literal["base"], Tag("<word>")] | Annotated[float, Field(ge=0, le=1), Tag("<share>")],
@@ -95,6 +103,9 @@ class Optimizer(Section):
             )
         if "lr" in self.options:
             raise problem("has the key lr.", "The rate is a key of its own: reference.lr.")
+        for key, value in self.options.items():
+            if isinstance(value, float) and not isfinite(value):
+                raise problem(f"has {key} = {value}, which is not a finite number.", "Write a number.")
         unknown = sorted(set(self.options) - set(known)) if known is not None else []
         if unknown and known is not None:
             raise problem(
@@ -106,7 +117,7 @@ class Optimizer(Section):
 class Reference(Section):
     """The batch size, rate and optimizer that are known to be good together, tuned on one worker."""
 
-    global_batch_size: int = Field(ge=1, description="Samples per optimizer step in the reference.")
+    global_batch_size: int = Field(ge=1, le=MOST, description="Samples per optimizer step in the reference.")
     lr: float = Field(gt=0, description="The reference's learning rate.")
     optimizer: Optimizer = Field(description="The optimizer that the rate was tuned with.")
 
@@ -114,8 +125,8 @@ class Reference(Section):
 class Workers(Section):
     """An elastic number of workers."""
 
-    min: int = Field(ge=1, description="The fewest workers to go on with.")
-    max: int = Field(ge=1, description="The most workers to use.")
+    min: int = Field(ge=1, le=MOST_WORKERS, description="The fewest workers to go on with.")
+    max: int = Field(ge=1, le=MOST_WORKERS, description="The most workers to use.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -128,19 +139,23 @@ class Scale(Section):
     """How many workers, what they share, and the rule that makes a rate of it."""
 
     num_workers: Annotated[
-        Annotated[int, Field(ge=1), Tag("<number>")] | Annotated[Workers, Tag("<range>")],
+        Annotated[int, Field(ge=1, le=MOST_WORKERS), Tag("<number>")] | Annotated[Workers, Tag("<range>")],
         Discriminator(lambda value: "<range>" if isinstance(value, dict | Workers) else "<number>"),
     ] = Field(1, description="Workers, >= 1; {min, max} makes the run elastic.")
     per_worker_batch_size: int | None = Field(
-        None, ge=1, description="Samples in one forward/backward on one worker; with global_batch_size, the most."
+        None,
+        ge=1,
+        le=MOST,
+        description="Samples in one forward/backward on one worker; with global_batch_size, the most.",
     )
     grad_accum_steps: int | None = Field(
         None,
         ge=1,
+        le=MOST,
         description="Forward/backwards per optimizer step. Default 1; with global_batch_size, as few as fit.",
     )
     global_batch_size: int | None = Field(
-        None, ge=1, description="Samples per optimizer step over all workers: fixed, whatever their number."
+        None, ge=1, le=MOST, description="Samples per optimizer step over all workers: fixed, whatever their number."
     )
     rule: Literal["auto", "linear", "sqrt", "none"] = Field(
         "auto", description="From the ratio of batch sizes to the ratio of rates; auto chooses by optimizer."
@@ -187,7 +202,9 @@ class Schedule(Section):
 class Train(Length):
     """How long, on what, and how."""
 
-    num_samples: int | None = Field(None, ge=1, description="Size of the training set; checked when the run starts.")
+    num_samples: int | None = Field(
+        None, ge=1, le=MOST, description="Size of the training set; checked when the run starts."
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="Of initial weights, data order and dropout.")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Of forward and backward; weights are fp32.")
     clip_grad_norm: float | None = Field(

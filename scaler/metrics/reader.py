@@ -5,6 +5,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scaler.errors import RunError
 from scaler.metrics.writer import FOLDER, SCHEMA, file_ranges
 from scaler.runs import RunFolder
 
@@ -13,10 +14,14 @@ def read_records(folder: RunFolder) -> pa.Table:
     """Return every record that has reached the folder, in the schema of ``Record``; an empty table when none has."""
     filesystem, path = folder.filesystem(FOLDER)
     spans = file_ranges(folder.names(FOLDER))
-    tables = [
-        pq.read_table(f"{path}/{first:08d}-{last:08d}.parquet", filesystem=filesystem, schema=SCHEMA)
-        for first, last in spans
-    ]
+    tables = []
+    for first, last in spans:
+        name = f"{first:08d}-{last:08d}.parquet"
+        try:
+            tables.append(pq.read_table(f"{path}/{name}", filesystem=filesystem, schema=SCHEMA))
+        except pa.ArrowInvalid as error:
+            problem = f"run {folder.run_id}: {FOLDER}/{name} holds no records: {error}."
+            raise RunError(problem, "The file was altered.") from None
     return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
 
 

@@ -17,6 +17,7 @@ from scaler.metrics.record import Record
 from scaler.runs import RunFolder
 
 FOLDER = "metrics"
+EVENTS = "events.jsonl"
 MERGE = 8
 
 SCHEMA = pa.schema(
@@ -47,9 +48,14 @@ class MetricsWriter:
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
+        folder.end_line(EVENTS)
         self._records: list[Record] = []
         self._events: list[Mapping[str, Any]] = []
-        self._files = file_ranges(folder.names(FOLDER))
+        names = folder.names(FOLDER)
+        self._files = file_ranges(names)
+        kept = {f"{first:08d}-{last:08d}.parquet" for first, last in self._files}
+        for name in (name for name in names if name.endswith((".parquet", ".part")) and name not in kept):
+            folder.remove(f"{FOLDER}/{name}")
         self._next = self._files[-1][1] + 1 if self._files else 0
 
     def add(self, records: Sequence[Record]) -> None:
@@ -63,7 +69,7 @@ class MetricsWriter:
     def flush(self) -> None:
         """Write what was taken since the last flush."""
         events, self._events = self._events, []
-        self._folder.append_json("events.jsonl", events)
+        self._folder.append_json(EVENTS, events)
         if not self._records:
             return
         records, self._records = self._records, []

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import isfinite
 
 from scaler.core.batch import Batch, samples_in, steps_in, strong_batch, weak_batch
 from scaler.core.rules import choose_rule, lr_ratio
@@ -39,6 +40,8 @@ def make_plan(job: Job, world_size: int | None = None, *, num_samples: int | Non
     rule, rule_reason = choose_rule(job.scale.rule, optimizer=optimizer_name)
     scaled = lr_ratio(rule, batch_ratio=ratio)
     peak_lr = reference.lr * scaled
+    if not isfinite(peak_lr):
+        raise PlanError(f"peak_lr = {reference.lr:g} x {scaled:g} is too large for a number.", "Lower reference.lr.")
 
     def in_samples(length: Length) -> int:
         """A length in samples; steps are walked, so that short last batches count as what they are."""
@@ -59,6 +62,7 @@ def make_plan(job: Job, world_size: int | None = None, *, num_samples: int | Non
         return steps_in(samples, global_batch_size=batch.global_batch_size, num_samples=num_samples)
 
     options = {**OPTIMIZER_OPTIONS.get(optimizer_name, {}), **reference.optimizer.options}
+    options = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}  # as JSON
     plan = Plan(
         schema_version=SCHEMA_VERSION,
         name=job.name,
@@ -147,7 +151,7 @@ def _warmup(
             "auto: 5/90 of the training (Goyal et al. 2017), from base_lr",
         )
     start = from_base if warmup.start == "base" else float(warmup.start)
-    where = "from base_lr" if warmup.start == "base" else f"from {start:g} of the peak"
+    where = "from base_lr" if warmup.start == "base" and scaled > 1.0 else f"from {start:g} of the peak"
     if warmup.fraction is not None:
         samples = round(warmup.fraction * total_samples)
     elif 0 in (warmup.epochs, warmup.steps, warmup.samples):

@@ -80,5 +80,7 @@ class Plan:
         """Return the plan that ``to_dict`` wrote, in this or a later version: unknown fields are passed over."""
         known = {field.name: values[field.name] for field in fields(cls)}
         known["lr_curve"] = tuple((int(samples), float(lr)) for samples, lr in values["lr_curve"])
-        known["warnings"] = tuple(PlanWarning(**warning) for warning in values["warnings"])
+        known["warnings"] = tuple(
+            PlanWarning(code=warning["code"], message=warning["message"]) for warning in values["warnings"]
+        )
         return cls(**known)

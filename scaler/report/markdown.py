@@ -1,5 +1,6 @@
 """A report as Markdown, for pull requests and chats."""
 
+import re
 from collections.abc import Sequence
 
 from scaler.report.model import Report
@@ -11,7 +12,7 @@ def render_markdown(report: Report) -> str:
     plan, totals, final = report.plan, report.totals, report.final
     parts = [f"# {_text(report.run_id)}: {report.state}", _verdicts(report)]
     if report.failure:
-        parts.append("\n".join(f"    {line}" for line in printable(report.failure).splitlines()))
+        parts.append(_code(printable(report.failure)))
     parts.append(
         _table(
             ("", ""),
@@ -62,6 +63,12 @@ def _verdicts(report: Report) -> str:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _code(text: str) -> str:
+    """Text in a fence that is longer than any in it; an indented block would belong to the list above it."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"
 
 
 def _text(value: object) -> str:

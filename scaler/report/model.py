@@ -72,7 +72,7 @@ class LrAudit:
     """What the optimizers used against what the plan says, over every record."""
 
     checked_steps: int
-    max_abs_error: float | None
+    max_abs_error: float | None  # None without steps, or when a rate was no number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +94,7 @@ class Series:
     loss_mean: tuple[float | None, ...]  # mean over ranks, weighted by samples
     loss_min: tuple[float | None, ...]  # the least of any rank and step in the stretch
     loss_max: tuple[float | None, ...]
-    lr: tuple[float, ...]  # as used
+    lr: tuple[float | None, ...]  # as used
     lr_planned: tuple[float, ...]
     eval_samples_seen: tuple[int, ...]
     evals: Mapping[str, tuple[float | None, ...]]

@@ -1,6 +1,6 @@
 """From a run folder to a report: pure numbers, one pass over the records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,8 @@ def summarize(
     planned = _planned_lr(steps, attempts, job, plan)
     totals = _totals(steps, attempts, status)
     audit = _audit(columns, steps, planned)
-    workers = _workers(columns, events, plan)
+    workers = _workers(columns, events, plan, recorded=set(records["rank"].to_pylist()))
+    events = _surviving_events(events, attempts)
     return Report(
         schema_version=SCHEMA_VERSION,
         run_id=str(status["run_id"]),
@@ -75,7 +76,6 @@ def _columns(records: pa.Table) -> Columns:
 def _attempts(events: Sequence[Mapping[str, Any]], columns: Columns, state: RunState) -> tuple[AttemptRow, ...]:
     """One row for each life of the worker group."""
     starts = [event for event in events if event["kind"] == "attempt_started"]
-    endings = {event["attempt"]: event["ended_by"] for event in events if event["kind"] == "attempt_ended"}
     rows = []
     for index, start in enumerate(starts):
         mine = columns["attempt"] == start["attempt"]
@@ -85,7 +85,7 @@ def _attempts(events: Sequence[Mapping[str, Any]], columns: Columns, state: RunS
             done = int(last + columns["samples"][mine & (columns["samples_seen"] == last)].sum())
         is_last = index == len(starts) - 1
         if not is_last:  # what it did beyond its successor's start was done again
-            done = starts[index + 1]["start_samples"]
+            done = min(later["start_samples"] for later in starts[index + 1 :])
         rows.append(
             AttemptRow(
                 attempt=start["attempt"],
@@ -94,14 +94,14 @@ def _attempts(events: Sequence[Mapping[str, Any]], columns: Columns, state: RunS
                 peak_lr=start["peak_lr"],
                 start_samples=start["start_samples"],
                 end_samples=done,
-                ended_by=endings.get(start["attempt"]) or _ended_by(state, is_last=is_last),
+                ended_by=_ended_by(state, is_last=is_last),
             )
         )
     return tuple(rows)
 
 
 def _ended_by(state: RunState, *, is_last: bool) -> str:
-    """What ended an attempt that could not say so itself."""
+    """What ended an attempt: another one, or what ended the run."""
     if not is_last:
         return "lost"
     ends = {RunState.SUCCEEDED: "finished", RunState.STOPPED: "stopped", RunState.FAILED: "failed"}
@@ -114,6 +114,18 @@ def _surviving(columns: Columns, attempts: Sequence[AttemptRow]) -> Columns:
     for row in attempts:
         keep |= (columns["attempt"] == row.attempt) & (columns["samples_seen"] < row.end_samples)
     return {name: column[keep] for name, column in columns.items()}
+
+
+def _surviving_events(
+    events: Sequence[Mapping[str, Any]], attempts: Sequence[AttemptRow]
+) -> Sequence[Mapping[str, Any]]:
+    """Likewise: an evaluation of weights that a restart threw away is not the run's."""
+    ends = {row.attempt: row.end_samples for row in attempts if row.ended_by == "lost"}
+    return [
+        event
+        for event in events
+        if event["kind"] != "evaluated" or event["samples_seen"] <= ends.get(event["attempt"], event["samples_seen"])
+    ]
 
 
 def _by_step(columns: Columns) -> Columns:
@@ -166,7 +178,8 @@ def _audit(columns: Columns, steps: Columns, planned: NDArray[np.float64]) -> Lr
     if not len(planned):
         return LrAudit(checked_steps=0, max_abs_error=None)
     position = np.searchsorted(steps["samples_seen"], columns["samples_seen"])
-    return LrAudit(checked_steps=len(planned), max_abs_error=float(np.abs(columns["lr"] - planned[position]).max()))
+    error = float(np.abs(columns["lr"] - planned[position]).max())
+    return LrAudit(checked_steps=len(planned), max_abs_error=error if np.isfinite(error) else None)
 
 
 def _totals(steps: Columns, attempts: Sequence[AttemptRow], status: Mapping[str, Any]) -> Totals:
@@ -182,10 +195,13 @@ def _totals(steps: Columns, attempts: Sequence[AttemptRow], status: Mapping[str,
     )
 
 
-def _workers(columns: Columns, events: Sequence[Mapping[str, Any]], plan: Plan) -> tuple[WorkerRow, ...]:
+def _workers(
+    columns: Columns, events: Sequence[Mapping[str, Any]], plan: Plan, *, recorded: Set[int]
+) -> tuple[WorkerRow, ...]:
+    """One row for each rank whose work is in the weights, and for each that started and never recorded anything."""
     lives = {event["rank"]: event for event in events if event["kind"] == "worker_started"}  # the newest wins
     rows = []
-    for rank in sorted({int(rank) for rank in columns["rank"]} | set(lives)):
+    for rank in sorted({int(rank) for rank in columns["rank"]} | (set(lives) - recorded)):
         mine = {name: column[columns["rank"] == rank] for name, column in columns.items()}
         times, busy = mine["step_time_s"], float(mine["step_time_s"].sum())
         life = lives.get(rank, {})
@@ -248,7 +264,7 @@ def _series(steps: Columns, planned: NDArray[np.float64], events: Sequence[Mappi
         loss_mean=thinned["loss"],
         loss_min=thinned["loss_min"],
         loss_max=thinned["loss_max"],
-        lr=tuple(steps["lr"][starts].tolist()),
+        lr=_finite(steps["lr"][starts]),
         lr_planned=tuple(planned[starts].tolist()),
         eval_samples_seen=tuple(sorted(evaluations)),
         evals={name: tuple(evaluations[at].get(name) for at in sorted(evaluations)) for name in names},

@@ -31,6 +31,8 @@ def report_text(report: Report) -> RenderableType:
     parts: list[RenderableType] = [title, _verdicts(report.verdicts)]
     if totals.steps:
         parts += [_facts(facts), _worker_table(report)]
+    if report.failure:
+        parts.insert(2, Text(printable(report.failure)))
     if len(report.attempts) > 1:
         parts.append(_attempt_table(report))
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
@@ -120,9 +122,11 @@ def _facts(rows: Iterable[tuple[str, str]]) -> RenderableType:
 
 def _audit(report: Report) -> str:
     audit = report.lr_audit
-    if audit.max_abs_error is None:
+    if not audit.checked_steps:
         return "no step recorded"
-    return f"as planned in {plural(audit.checked_steps, 'step')}, largest difference {number(audit.max_abs_error)}"
+    differs = any(verdict.code == "lr_differs_from_plan" for verdict in report.verdicts)
+    steps = plural(audit.checked_steps, "step")
+    return f"{'not ' if differs else ''}as planned in {steps}, largest difference {number(audit.max_abs_error)}"
 
 
 def _worker_table(report: Report) -> RenderableType:

@@ -60,13 +60,15 @@ def _without_records(workers: Sequence[WorkerRow]) -> list[Verdict]:
 
 
 def _lr_differs(audit: LrAudit, plan: Plan) -> Verdict | None:
-    if audit.max_abs_error is None or audit.max_abs_error <= LR_TOLERANCE * plan.peak_lr:
+    error = audit.max_abs_error
+    if not audit.checked_steps or (error is not None and error <= LR_TOLERANCE * plan.peak_lr):
         return None
+    difference = "a rate that is no number" if error is None else f"largest difference {error:.3g}"
     return Verdict(
         code="lr_differs_from_plan",
         rank=None,
         message="The optimizer did not use the planned learning rate.",
-        evidence=f"largest difference {audit.max_abs_error:.3g} at a peak of {plan.peak_lr:g}",
+        evidence=f"{difference} at a peak of {plan.peak_lr:g}",
         next="Look for code in the recipe that writes the optimizer's lr.",
     )
 

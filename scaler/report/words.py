@@ -10,7 +10,7 @@ def number(value: float | None, digits: int = 4) -> str:
     """
     if value is None:
         return "–"
-    if isinstance(value, int) or abs(value) >= 10**digits:
+    if isinstance(value, int) or abs(value) >= 10**digits - 0.5:  # what rounds to one digit more
         return f"{value:,.0f}"
     return f"{value:.{digits}g}"
 

@@ -2,10 +2,8 @@
 
 import json
 
-import yaml
-
-from scaler.errors import RunError
-from scaler.job import parse_job
+from scaler.errors import JobFileError, RunError
+from scaler.job import read_job
 from scaler.metrics.reader import read_events, read_records
 from scaler.plan import Plan
 from scaler.report.html import render_html
@@ -21,7 +19,10 @@ def read_report(folder: RunFolder) -> Report:
     Raises:
         RunError: the folder cannot be read as a run.
     """
-    job = parse_job(yaml.safe_load(folder.read("job.yaml")), source=folder.path("job.yaml"))
+    try:
+        job = read_job(folder.read("job.yaml"), source=folder.path("job.yaml"))
+    except JobFileError as error:
+        raise RunError(error.problem, error.remedy) from None
     try:
         plan = Plan.from_dict(folder.read_json("plan.json"))
     except (KeyError, TypeError) as error:
@@ -29,7 +30,7 @@ def read_report(folder: RunFolder) -> Report:
     return summarize(
         job=job,
         plan=plan,
-        status=folder.read_json("status.json"),
+        status={**folder.read_json("status.json"), "state": folder.state()},
         records=read_records(folder),
         events=read_events(folder),
     )

@@ -22,7 +22,7 @@ from scaler.training.clock import clock_for
 from scaler.training.data import EpochOrder, StepIndices, batches, micro_batches
 from scaler.training.evaluate import evaluate
 from scaler.training.gradients import GradientStep
-from scaler.training.optimizer import build_optimizer, get_lr, set_lr
+from scaler.training.optimizer import build_optimizer, set_lr, used_lr
 from scaler.training.recipe import Recipe
 from scaler.training.recorder import Pending, Recorder
 from scaler.training.surroundings import Surroundings
@@ -139,7 +139,6 @@ class Training:
         grad_norm = torch.nn.utils.get_total_norm(gradients)
         if self._job.train.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self._job.train.clip_grad_norm, grad_norm)
-        used_lr = get_lr(self._optimizer)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
@@ -147,7 +146,7 @@ class Training:
             Pending(
                 step=self._steps(self.samples_seen),
                 samples_seen=self.samples_seen,
-                lr=used_lr,
+                lr=used_lr(self._optimizer, planned=lr),  # after the step: a hook of the recipe's would show
                 began=began,
                 ended=self._clock.mark(),
                 measures=measures,

@@ -47,9 +47,9 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def get_lr(optimizer: torch.optim.Optimizer) -> float:
-    """Return the rate that the optimizer uses."""
-    return float(optimizer.param_groups[0]["lr"])
+def used_lr(optimizer: torch.optim.Optimizer, *, planned: float) -> float:
+    """Return the rate that the optimizer has: of its parameter groups', the one farthest from ``planned``."""
+    return max((float(group["lr"]) for group in optimizer.param_groups), key=lambda lr: abs(lr - planned))
 
 
 def _imported(path: str) -> type[torch.optim.Optimizer]:

@@ -57,8 +57,8 @@ def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source
         Exception: whatever the recipe's own code raises, with its own traceback.
     """
     module_name, _, function_name = path.partition(":")
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    sys.path[:] = [str(folder), *(path for path in sys.path if path != str(folder))]
+    _forget_namesake(module_name, folder)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -78,6 +78,17 @@ def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source
             f"{source}: recipe_args do not fit {path}: {error}.", f"It is {function_name}{inspect.signature(build)}."
         ) from None
     return _checked(build(**arguments), path)
+
+
+def _forget_namesake(module_name: str, folder: Path) -> None:
+    """Two jobs may each have a ``recipe.py``: forget the other's, or this process would train it again."""
+    first = module_name.partition(".")[0]
+    known = getattr(sys.modules.get(first), "__file__", None)
+    is_here = (folder / f"{first}.py").exists() or (folder / first).is_dir()
+    if known is not None and is_here and not Path(known).is_relative_to(folder):
+        for name in [name for name in sys.modules if name == first or name.startswith(f"{first}.")]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
 
 
 def _checked(recipe: object, path: str) -> Recipe:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scaler.errors import JobFileError
-from scaler.training.optimizer import build_optimizer, get_lr, set_lr
+from scaler.training.optimizer import build_optimizer, set_lr, used_lr
 
 
 def parameters() -> list[torch.nn.Parameter]:
@@ -38,7 +38,9 @@ def test_the_rate_is_written_into_every_group_and_read_back() -> None:
     optimizer = torch.optim.SGD([{"params": [p]} for p in parameters()], lr=0.1)
     set_lr(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
-    assert get_lr(optimizer) == 0.25
+    assert used_lr(optimizer, planned=0.25) == 0.25
+    optimizer.param_groups[1]["lr"] = 0.5
+    assert used_lr(optimizer, planned=0.25) == 0.5, "one group that differs is seen"
 
 
 @pytest.mark.parametrize(

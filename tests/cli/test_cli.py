@@ -1,0 +1,478 @@
+"""Commands as people type them: stdout, stderr and exit code whole."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jsonschema
+import pytest
+import yaml
+
+import scaler
+from scaler.cli import COMMANDS, cli, run
+from scaler.job import Job, load_job, parse_job
+from scaler.plan import make_plan
+from scaler.runs import RunFolder, RunState, find_run, list_runs
+
+Golden = Callable[[str, str], None]
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Scaler = Callable[..., Outcome]
+
+
+@pytest.fixture
+def scaler_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, digits_path: Path
+) -> Iterator[Scaler]:
+    """Run a command line in this process, at the repository's root; recipes that it imported are forgotten."""
+    monkeypatch.chdir(digits_path.parents[2])
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+
+    def command(*arguments: str | Path) -> Outcome:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        return Outcome(code, *capsys.readouterr())
+
+    yield command
+    for name in set(sys.modules) - before:
+        if name.startswith("recipe"):
+            del sys.modules[name]
+
+
+JOB = "jobs/digits/job.yaml"
+
+
+def test_help(scaler_command: Scaler, golden: Golden) -> None:
+    code, out, err = scaler_command("--help")
+    assert (code, err) == (0, "")
+    golden("help.txt", out)
+    assert scaler_command("-h") == (0, out, "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_commands_help(scaler_command: Scaler, golden: Golden, name: str) -> None:
+    code, out, err = scaler_command(name, "--help")
+    assert (code, err) == (0, "")
+    golden(f"help-{name}.txt", out)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_what_each_says_of_itself(name: str) -> None:
+    command = cli.get_command(None, name)  # type: ignore[arg-type]
+    assert command is not None
+    assert command.name == name
+    assert command.get_short_help_str(limit=200) == COMMANDS[name]
+
+
+def test_every_command_has_a_file_and_every_file_a_command() -> None:
+    files = {path.stem.removesuffix("_command") for path in Path(cli_folder()).glob("*_command.py")}
+    assert {name.replace("_", "-") for name in files} == set(COMMANDS)
+
+
+def cli_folder() -> Path:
+    return Path(scaler.__file__).parent / "cli"
+
+
+def test_the_version(scaler_command: Scaler) -> None:
+    assert scaler_command("--version") == (0, f"scaler, version {scaler.__version__}\n", "")
+
+
+def test_no_command_shows_the_help_as_an_error(scaler_command: Scaler) -> None:
+    code, out, err = scaler_command()
+    assert (code, out) == (2, "")
+    assert err == scaler_command("--help").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            ["plna", "job.yaml"],
+            f'Error: there is no command "plna".\n  Did you mean "plan"? Commands: {", ".join(COMMANDS)}.\n'
+            "  scaler --help shows how it is used.\n",
+        ),
+        (
+            ["zzz"],
+            f'Error: there is no command "zzz".\n  Commands: {", ".join(COMMANDS)}.\n'
+            "  scaler --help shows how it is used.\n",
+        ),
+        (["plan"], "Error: Missing argument 'JOB'.\n  scaler plan --help shows how it is used.\n"),
+        (
+            ["plan", JOB, "--bogus"],
+            "Error: No such option '--bogus'.\n  scaler plan --help shows how it is used.\n",
+        ),
+        (
+            ["plan", "nosuch.yaml"],
+            "Error: nosuch.yaml: cannot be read: No such file or directory.\n"
+            "  scaler submit takes the path of a job file.\n",
+        ),
+        (
+            ["plan", JOB, "--set", "schedule.warmpu=1"],
+            'Error: jobs/digits/job.yaml: unknown key "warmpu" in schedule.\n'
+            '  Did you mean "warmup"? Known keys: name, warmup, final_fraction.\n',
+        ),
+        (
+            ["plan", JOB, "--set", "train.epochs"],
+            "Error: --set train.epochs is not KEY=VALUE.\n  Such as --set train.epochs=3.\n",
+        ),
+        (
+            ["plan", JOB, "--set", "name='a\x1b[31m'"],  # shown, not obeyed
+            "Error: --set name='a\\x1b[31m': is not YAML: unacceptable character #x001b: special characters are not "
+            'allowed in "<unicode string>", position 2.\n',
+        ),
+        (
+            ["plan", JOB, "--workers", "0,2"],
+            "Error: --workers 0,2 is not a list of whole numbers above 0.\n  Such as --workers 1,2,4,8.\n",
+        ),
+        (
+            ["plan", JOB, "--workers", ""],
+            "Error: --workers  is not a list of whole numbers above 0.\n  Such as --workers 1,2,4,8.\n",
+        ),
+        (
+            ["submit", JOB, "--workers", "0"],
+            "Error: Invalid value for '--workers': 0 is not in the range x>=1.\n"
+            "  scaler submit --help shows how it is used.\n",
+        ),
+    ],
+)
+def test_what_cannot_be_used_exits_2(scaler_command: Scaler, arguments: list[str], text: str) -> None:
+    assert scaler_command(*arguments) == (2, "", text)
+
+
+def test_a_run_that_is_not_there_exits_5(scaler_command: Scaler, tmp_path: Path) -> None:
+    assert scaler_command("report", "nosuchrun", "--storage", tmp_path) == (
+        5,
+        "",
+        f"Error: there is no run nosuchrun here, nor in {tmp_path}.\n  scaler submit JOB makes one.\n",
+    )
+
+
+def test_a_bug_exits_1_and_debug_shows_where(scaler_command: Scaler, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise AssertionError("two\x1b[31m")
+
+    monkeypatch.setattr("scaler.cli.schema_command.json.dumps", broken)
+    code, out, err = scaler_command("schema")
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: a bug in scaler: AssertionError: two\\x1b[31m\n")
+    with pytest.raises(AssertionError):
+        scaler_command("--debug", "schema")
+
+
+def test_ctrl_c_exits_130(scaler_command: Scaler, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scaler.cli.schema_command.json.dumps", interrupted)
+    assert scaler_command("schema") == (130, "", "\nInterrupted.\n")  # after the ^C
+
+
+# plan
+
+
+def test_the_plan_of_the_digits_job(scaler_command: Scaler, golden: Golden) -> None:
+    code, out, err = scaler_command("plan", JOB)
+    assert (code, err) == (0, "")
+    golden("plan.txt", out)
+
+
+def test_plans_of_several_sizes_are_a_table(scaler_command: Scaler, golden: Golden) -> None:
+    code, out, err = scaler_command("plan", JOB, "--workers", "1,2,4,8,16")
+    assert (code, err) == (0, "")
+    golden("plans.txt", out)
+
+
+def test_the_plan_in_json_is_the_plan(scaler_command: Scaler) -> None:
+    code, out, err = scaler_command("plan", JOB, "--json", "--set", "train.epochs=3", "--workers", "4")
+    assert (code, err) == (0, "")
+    planned = make_plan(load_job(Path(JOB), overrides=["train.epochs=3"], workers=4))
+    assert json.loads(out) == json.loads(json.dumps(planned.to_dict()))
+
+
+def test_plans_in_json_are_a_list(scaler_command: Scaler) -> None:
+    code, out, err = scaler_command("plan", JOB, "--json", "--workers", "1, 2,4")
+    assert (code, err) == (0, "")
+    assert [plan["world_size"] for plan in json.loads(out)["plans"]] == [1, 2, 4]
+
+
+# init, schema, list
+
+
+def test_init_makes_a_job_that_plan_takes(scaler_command: Scaler, tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "mine"
+    assert scaler_command("init", folder) == (
+        0,
+        f"{folder}/job.yaml\n",
+        f"scaler submit {folder}/job.yaml runs it.\n",
+    )
+    assert sorted(path.name for path in folder.iterdir()) == ["job.yaml", "recipe.py"]
+    code, out, err = scaler_command("plan", folder / "job.yaml")
+    assert (code, err) == (0, "")
+    assert out.startswith("Plan of my-model\n")
+    assert "Warning" not in out
+
+
+@pytest.mark.parametrize("name", ["job.yaml", "recipe.py"])
+def test_init_overwrites_nothing(scaler_command: Scaler, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    assert scaler_command("init", tmp_path) == (
+        2,
+        "",
+        f"Error: {tmp_path}/{name} is there already.\n  Give a new folder; nothing was written.\n",
+    )
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_init_where_a_file_is(scaler_command: Scaler, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, out, err = scaler_command("init", tmp_path / "file" / "mine")
+    assert (code, out) == (2, "")
+    assert err == f"Error: {tmp_path}/file/mine: cannot be written: Not a directory.\n  Give a folder that can be.\n"
+
+
+def test_the_schema_takes_jobs_and_refuses_others(scaler_command: Scaler, tmp_path: Path) -> None:
+    code, out, err = scaler_command("schema")
+    assert (code, err) == (0, "")
+    schema = json.loads(out)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    jsonschema.Draft202012Validator.check_schema(schema)
+    scaler_command("init", tmp_path)
+    for path in (Path(JOB), tmp_path / "job.yaml"):
+        jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"name": "digits"}, schema)
+
+
+def made_run(storage: Path, job: Job, *, state: str = "succeeded") -> RunFolder:
+    """A run without any record."""
+    from datetime import datetime
+
+    folder = RunFolder.create(str(storage), name=job.name, now=datetime(2026, 1, 2, 12, 0, 0))
+    folder.write("job.yaml", yaml.safe_dump(job.model_dump(mode="json")))
+    folder.write_json("plan.json", make_plan(job).to_dict())
+    folder.set_state(RunState(state))
+    return folder
+
+
+def test_runs_are_listed(scaler_command: Scaler, tmp_path: Path, digits: Callable[..., Job]) -> None:
+    assert scaler_command("list", "--storage", tmp_path) == (0, "", "")
+    folder = made_run(tmp_path, digits())
+    assert scaler_command("list", "--storage", tmp_path) == (0, f"{folder.run_id}  succeeded\n", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("plan.json", "{}", "plan.json is not a plan: 'schema_version'."),
+        ("plan.json", "{", "plan.json is not JSON: "),
+        ("status.json", '{"state": "asleep"}', "status.json has the state asleep, "),
+        ("job.yaml", "a: [", "job.yaml"),
+        ("job.yaml", "a: 1", "job.yaml"),
+        ("job.yaml", "", "job.yaml"),
+        ("metrics/00000000-00000000.parquet", "not parquet", "metrics/00000000-00000000.parquet"),
+    ],
+)
+def test_a_run_that_was_altered_exits_5(
+    scaler_command: Scaler, tmp_path: Path, digits: Callable[..., Job], name: str, content: str, said: str
+) -> None:
+    folder = made_run(tmp_path, digits())
+    folder.write(name, content)
+    code, out, err = scaler_command("report", folder.run_id, "--storage", tmp_path)
+    assert (code, out) == (5, "")
+    assert err.startswith("Error: ")
+    assert said in err
+
+
+# submit, in this process
+
+
+RECIPE = """
+import torch, scaler
+from torch import nn
+from torch.utils.data import TensorDataset
+
+def build(depth=None, word="x"):
+    {first}
+    data = TensorDataset(torch.zeros(20, 2), torch.zeros(20, 1))
+    return scaler.Recipe(
+        model=nn.Linear(2, 1), train_data=data, eval_data=data,
+        loss=lambda model, batch: {loss},
+        evaluate=lambda model, batch: {{{metric!r}: torch.tensor(0.5)}},
+    )
+"""
+
+
+@pytest.fixture
+def make_job(tmp_path: Path) -> Callable[..., Path]:
+    """Write a job of 20 samples and its recipe; returns the job file."""
+
+    def make(
+        name: str, *, first: str = "pass", loss: str = "((model(batch[0]) - batch[1]) ** 2).mean()", metric: str = "mse"
+    ) -> Path:
+        (tmp_path / f"recipe_{name}.py").write_text(RECIPE.format(first=first, loss=loss, metric=metric))
+        job = {
+            "name": name,
+            "recipe": f"recipe_{name}:build",
+            "reference": {"global_batch_size": 4, "lr": 0.1, "optimizer": {"name": "sgd"}},
+            "scale": {"per_worker_batch_size": 4},
+            "train": {"epochs": 2, "num_samples": 20},
+            "storage": str(tmp_path / "runs"),
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(job))
+        return path
+
+    return make
+
+
+HERE = ("--address", "none", "--workers", "1")
+
+
+def test_a_run_from_end_to_end(scaler_command: Scaler, tmp_path: Path) -> None:
+    overrides = ["--set", "train.epochs=1", "--set", f"storage={tmp_path}"]
+    code, out, err = scaler_command("submit", JOB, *HERE, *overrides)
+    assert code == 0, err
+    (folder,) = list_runs(str(tmp_path))
+    assert out.startswith(f"{folder.run_id}  succeeded\n\nNothing to report: ")
+    assert err.startswith("Plan of digits\n")
+    assert f"\nRun {folder.run_id}\n" in err
+    assert err.endswith(f"\nReport: {tmp_path}/{folder.run_id}/report.html\n")
+    assert {"job.yaml", "plan.json", "status.json", "events.jsonl", "metrics", "report.json", "report.md"} <= set(
+        folder.names("")
+    )
+    assert folder.read("report.html").lower().startswith(b"<!doctype html>")
+    report = folder.read_json("report.json")
+    assert (report["state"], report["totals"]["samples_seen"], report["totals"]["steps"]) == ("succeeded", 1437, 12)
+    assert report["lr_audit"] == {"checked_steps": 12, "max_abs_error": 0.0}
+    assert report["final"]["eval"]["accuracy"] > 0.1
+    # What the plan command prints is what ran.
+    planned = scaler_command("plan", JOB, "--workers", "1", *overrides, "--json")
+    assert json.loads(planned.out) == folder.read_json("plan.json")
+    # The report can be made again from the folder alone.
+    again = scaler_command("report", folder.run_id, "--storage", tmp_path, "--json")
+    assert (again.code, json.loads(again.out), again.err) == (0, report, "")
+    assert scaler_command("report", "last", "--storage", tmp_path).out == out
+    markdown = scaler_command("report", folder.uri, "--markdown")
+    assert (markdown.code, markdown.out.encode()) == (0, folder.read("report.md"))
+    page = tmp_path / "page.html"
+    assert scaler_command("report", folder.uri, "--html", page) == (0, "", "")
+    assert page.read_bytes() == folder.read("report.html")
+
+
+def test_submit_json_is_the_report_and_nothing_else(scaler_command: Scaler, make_job: Callable[..., Path]) -> None:
+    code, out, err = scaler_command("submit", make_job("json"), *HERE, "--json", "--quiet")
+    assert code == 0
+    assert json.loads(out)["state"] == "succeeded"
+    assert re.fullmatch(r"Report: .*/report\.html\n", err)
+
+
+def test_the_job_in_the_folder_is_the_job_that_ran(scaler_command: Scaler, make_job: Callable[..., Path]) -> None:
+    path = make_job("same")
+    overrides = ["recipe_args={depth: null, word: '1e-3'}", "reference.optimizer.weight_decay=1e-5"]
+    options = [part for override in overrides for part in ("--set", override)]
+    code, _, err = scaler_command("submit", path, *HERE, *options)
+    assert code == 0, err
+    folder = find_run("last", storage=str(path.parent / "runs"))
+    job = load_job(path, overrides=overrides, workers=1)
+    assert parse_job(yaml.safe_load(folder.read("job.yaml")), source="job.yaml") == job
+    assert folder.local_path is not None
+    assert load_job(folder.local_path / "job.yaml") == job
+
+
+def test_a_recipe_that_raises_exits_4_with_its_own_traceback(
+    scaler_command: Scaler, make_job: Callable[..., Path]
+) -> None:
+    path = make_job("raises", first='raise KeyError("boom")')
+    code, out, err = scaler_command("submit", path, *HERE)
+    (folder,) = list_runs(str(path.parent / "runs"))
+    assert code == 4
+    assert out.startswith(f"{folder.run_id}  failed\n\nnot_finished  The run failed after 0% of the training.\n")
+    assert "\nError: rank 0 failed: KeyError: 'boom'\n  Traceback (most recent call last):\n" in err
+    assert f'    File "{path.parent}/recipe_raises.py", line 7, in build\n      raise KeyError("boom")\n' in err
+    assert err.endswith("\n  KeyError: 'boom'\n")
+    assert folder.state() is RunState.FAILED
+    assert "boom" in folder.read_json("report.json")["failure"]
+
+
+@pytest.mark.parametrize("command", ["plan", "submit"])
+def test_a_recipe_that_raises_when_its_data_is_counted_exits_4_too(
+    scaler_command: Scaler, make_job: Callable[..., Path], command: str
+) -> None:
+    path = make_job("counted", first='raise KeyError("boom")')
+    options = HERE if command == "submit" else ()
+    code, out, err = scaler_command(command, path, *options, "--set", "train.num_samples=null")
+    assert (code, out) == (4, "")
+    assert f'    File "{path.parent}/recipe_counted.py", line 7, in build\n      raise KeyError("boom")\n' in err
+    assert err.endswith("\n  KeyError: 'boom'\n")
+
+
+def test_the_samples_are_counted_where_the_job_does_not_say(
+    scaler_command: Scaler, make_job: Callable[..., Path]
+) -> None:
+    code, out, err = scaler_command("plan", make_job("count"), "--set", "train.num_samples=null", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["num_samples"] == 20
+
+
+def test_a_recipe_that_is_not_there_exits_2_and_makes_no_run(
+    scaler_command: Scaler, make_job: Callable[..., Path]
+) -> None:
+    path = make_job("gone")
+    code, out, err = scaler_command("submit", path, *HERE, "--quiet", "--set", "recipe=recipe_nosuch:build")
+    assert (code, out, err) == (
+        2,
+        "",
+        "Error: recipe = recipe_nosuch:build: there is no module recipe_nosuch.\n"
+        f"  It is looked for in {path.parent} and among the installed packages.\n",
+    )
+    assert list_runs(str(path.parent / "runs")) == []
+
+
+def test_two_workers_without_ray_exit_2_and_make_no_run(scaler_command: Scaler, make_job: Callable[..., Path]) -> None:
+    path = make_job("two")
+    outcome = scaler_command("submit", path, "--address", "none", "--workers", "2", "--quiet")
+    assert outcome == (2, "", "Error: --address none runs one worker, and the job asks for 2.\n  Add --workers 1.\n")
+    assert list_runs(str(path.parent / "runs")) == []
+
+
+@pytest.mark.parametrize("metric", ["a\x1b[31mb", "acc[top]", "acc[/x]", "[bold]", "a\nb"])
+def test_a_metrics_name_is_shown_and_not_obeyed(
+    scaler_command: Scaler, make_job: Callable[..., Path], metric: str
+) -> None:
+    code, out, err = scaler_command("submit", make_job("named", metric=metric), *HERE)
+    assert code == 0, err
+    shown = metric.replace("\x1b", "\\x1b").splitlines()[0]
+    assert f"eval {shown}" in out
+    assert f"  {shown}" in err
+    assert "\x1b" not in out + err
+
+
+def test_a_storage_with_brackets_is_named_as_it_is(
+    scaler_command: Scaler, make_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    code, _, err = scaler_command("submit", make_job("where"), *HERE, "--quiet", "--set", f"storage={tmp_path}/a[b]c")
+    (folder,) = list_runs(f"{tmp_path}/a[b]c")
+    assert (code, err) == (0, f"Report: {tmp_path}/a[b]c/{folder.run_id}/report.html\n")
+
+
+def test_a_loss_that_becomes_no_number_is_reported(scaler_command: Scaler, make_job: Callable[..., Path]) -> None:
+    path = make_job("nan", loss="(model(batch[0]) * float('nan')).mean()")
+    code, out, err = scaler_command("submit", path, *HERE, "--quiet", "--json")
+    assert code == 0, err
+    values: dict[str, Any] = json.loads(out)
+    assert values["final"]["train_loss_mean"] is None
+    assert [verdict["code"] for verdict in values["verdicts"]] == ["loss_not_finite"]

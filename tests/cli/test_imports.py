@@ -1,0 +1,43 @@
+"""What commands load. It is held by reading ``sys.modules`` of a process of its own, not by good will."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ["torch", "ray", "pydantic", "numpy", "pandas", "pyarrow", "fsspec", "yaml", "jinja2"]
+
+SHOW = """
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
+with redirect_stdout(StringIO()):
+    {use}
+print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
+"""
+
+
+def loaded_by(use: str) -> set[str]:
+    done = subprocess.run([sys.executable, "-c", SHOW.format(use=use)], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "use", ["import scaler", "import scaler.cli", 'from scaler.cli import run; assert run(["--help"]) == 0']
+)
+def test_help_loads_nothing_heavy(use: str) -> None:
+    modules = loaded_by(use)
+    assert "scaler" in modules
+    assert sorted(modules & set(HEAVY)) == []
+
+
+def test_a_plan_loads_neither_torch_nor_ray(digits_path: Path) -> None:
+    modules = loaded_by(f'from scaler.cli import run; assert run(["plan", {str(digits_path)!r}, "--json"]) == 0')
+    assert "pydantic" in modules
+    assert sorted(modules & {"torch", "ray", "pandas", "pyarrow"}) == []
+
+
+def test_listing_runs_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
+    modules = loaded_by(f'from scaler.cli import run; assert run(["list", "--storage", {str(tmp_path)!r}]) == 0')
+    assert sorted(modules & {"torch", "ray", "pandas"}) == []

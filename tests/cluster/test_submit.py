@@ -1,0 +1,83 @@
+"""``scaler submit`` as a person runs it: a process of its own, an embedded Ray of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+TROUBLED = Path(__file__).parent / "troubled/job.yaml"
+SCALER = str(Path(sys.executable).parent / "scaler")
+
+
+def children_of_ray() -> set[int]:
+    """Every process on this machine that is part of a Ray cluster."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes()
+        except OSError:
+            continue
+        if b"raylet" in command or b"gcs_server" in command or command.startswith(b"ray::"):
+            found.add(int(path.parent.name))
+    return found
+
+
+def test_submit_runs_the_digits_on_two_workers_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = children_of_ray()
+    done = subprocess.run(
+        [SCALER, "submit", "jobs/digits/job.yaml", "--set", f"storage={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    report = json.loads((folder / "report.json").read_text())
+    assert done.stdout.startswith(f"{folder.name}  succeeded\n")
+    assert report["state"] == "succeeded"
+    assert [worker["steps"] for worker in report["workers"]] == [90, 90]
+    assert report["lr_audit"] == {"checked_steps": 90, "max_abs_error": 0.0}
+    assert report["final"]["eval"]["accuracy"] > 0.94
+    # Nothing of Ray's: the plan, the run, its progress, the report's place.
+    lines = done.stderr.splitlines()
+    assert lines[0] == "Plan of digits"
+    assert f"Run {folder.name}" in lines
+    assert lines[-1] == f"Report: {folder}/report.html"
+    assert not [line for line in lines if "ray" in line.lower() and "Report:" not in line]
+    token = [
+        line for path in folder.rglob("*") if path.is_file() for line in [path.read_bytes()] if b"RAY_AUTH" in line
+    ]
+    assert not token
+    assert children_of_ray() <= before
+
+
+def test_ctrl_c_stops_the_run_and_reports_what_there_is(tmp_path: Path) -> None:
+    before = children_of_ray()
+    options = ["--set", "recipe_args.trouble=slow", "--set", "train.epochs=50", "--set", f"storage={tmp_path}"]
+    process = subprocess.Popen(
+        [SCALER, "submit", str(TROUBLED), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    while "%" not in process.stderr.readline():
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to every process of the group
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.endswith("Interrupted.\n")
+    (folder,) = tmp_path.iterdir()
+    report = json.loads((folder / "report.json").read_text())
+    assert out.startswith(f"{folder.name}  stopped\n")
+    assert report["state"] == "stopped"
+    assert report["attempts"][-1]["ended_by"] == "stopped"
+    assert 0 < report["totals"]["samples_seen"] < 50_000
+    assert [verdict["code"] for verdict in report["verdicts"]] == ["not_finished"]
+    assert children_of_ray() <= before

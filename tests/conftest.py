@@ -1,0 +1,63 @@
+"""What several test modules share: the digits job, a synthetic run, golden texts."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import pytest
+from synthetic import SyntheticRun
+
+from scaler.job import Job, load_job
+from scaler.plan import make_plan
+
+REPOSITORY = Path(__file__).parents[1]
+DIGITS = REPOSITORY / "jobs" / "digits" / "job.yaml"
+
+# The same examples in every run: a failure is the change's own, not the day's.
+hypothesis.settings.register_profile("scaler", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("scaler")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="Write tests/golden anew instead of comparing.")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with ``tests/golden/<name>``."""
+
+    def compare(name: str, text: str) -> None:
+        path = Path(__file__).parent / "golden" / name
+        if request.config.getoption("--update-golden"):
+            path.write_text(text)
+        assert text == path.read_text()
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def digits_path() -> Path:
+    return DIGITS
+
+
+@pytest.fixture(scope="session")
+def digits() -> Callable[..., Job]:
+    """Load jobs/digits/job.yaml with overrides."""
+
+    def load(*overrides: str, workers: int | None = None) -> Job:
+        return load_job(DIGITS, overrides=overrides, workers=workers)
+
+    return load
+
+
+@pytest.fixture
+def synthetic_run(digits: Callable[..., Job]) -> SyntheticRun:
+    """Return a run without any attempt yet."""
+    job = digits(
+        "train.num_samples=100",
+        "train.epochs=2",
+        "scale.per_worker_batch_size=8",
+        "reference.global_batch_size=4",
+        "schedule.warmup={samples: 32}",
+    )
+    return SyntheticRun(job=job, plan=make_plan(job))

@@ -1,0 +1,490 @@
+"""Every error text whole: problem = value, then what to type."""
+
+import copy
+import json
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scaler.errors import JobFileError
+from scaler.job import Job, apply_overrides, load_job, parse_job
+from scaler.job.load import MAX_JOB_FILE_BYTES
+
+VALID: dict[str, Any] = {
+    "name": "tiny",
+    "recipe": "recipe:build",
+    "reference": {"global_batch_size": 4, "lr": 0.1, "optimizer": {"name": "sgd", "momentum": 0.9}},
+    "scale": {"num_workers": 2, "per_worker_batch_size": 8, "rule": "linear"},
+    "schedule": {"name": "cosine", "warmup": {"epochs": 1}},
+    "train": {"epochs": 2, "num_samples": 100},
+}
+IS_YAML = "\n  The file is YAML; indent with blanks."
+JOB_KEYS = "name, recipe, recipe_args, reference, scale, schedule, train, resources, checkpoint, failures, storage."
+
+
+def load_bytes(folder: Path, content: str | bytes, *overrides: str) -> Job:
+    path = folder / "job.yaml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return load_job(path, overrides=overrides)
+
+
+def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
+    """The text of the error, with the file called JOB."""
+    with pytest.raises(JobFileError) as caught:
+        load_bytes(folder, content, *overrides)
+    return str(caught.value).replace(str(folder / "job.yaml"), "JOB")
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        (  # unknown key, with the nearest one
+            "schedule.warmpu=1",
+            'JOB: unknown key "warmpu" in schedule.\n'
+            '  Did you mean "warmup"? Known keys: name, warmup, final_fraction.',
+        ),
+        (  # unknown key that is near nothing
+            "failures.zzz=1",
+            'JOB: unknown key "zzz" in failures.\n  Known keys: max_restarts.',
+        ),
+        (  # unknown key at the top
+            "trian={epochs: 1}",
+            f'JOB: unknown key "trian".\n  Did you mean "train"? Known keys: {JOB_KEYS}',
+        ),
+        (  # unknown key below a choice of two kinds of value
+            "schedule.warmup.epoch=1",
+            'JOB: unknown key "epoch" in schedule.warmup.\n'
+            '  Did you mean "epochs"? Known keys: epochs, steps, samples, fraction, start.',
+        ),
+        (  # one level deeper
+            "checkpoint={every: {minutes: 1}}",
+            'JOB: unknown key "minutes" in checkpoint.every.\n  Known keys: epochs, steps, samples.',
+        ),
+        (  # a whole number where text is wanted
+            "name=3",
+            "JOB: name = 3 is not text.\n  name: Letters, digits, '.', '_', '-'; starts the run's id.",
+        ),
+        (  # text where a whole number is wanted
+            "scale.per_worker_batch_size=many",
+            'JOB: scale.per_worker_batch_size = "many" is not a whole number.\n'
+            "  scale.per_worker_batch_size: Samples in one forward/backward on one worker; "
+            "with global_batch_size, the most.",
+        ),
+        (  # a fraction is not rounded
+            "train.seed=1.5",
+            "JOB: train.seed = 1.5 is not a whole number.\n  train.seed: Of initial weights, data order and dropout.",
+        ),
+        (  # true is not 1
+            "train.seed=true",
+            "JOB: train.seed = true is not a whole number.\n  train.seed: Of initial weights, data order and dropout.",
+        ),
+        (  # YAML 1.2: yes is text
+            "reference.lr=yes",
+            'JOB: reference.lr = "yes" is not a number.\n  reference.lr: The reference\'s learning rate.',
+        ),
+        (  # nothing where a number is needed
+            "reference.lr=",
+            "JOB: reference.lr = null is not a number.\n  reference.lr: The reference's learning rate.",
+        ),
+        (
+            "reference.lr=.inf",
+            "JOB: reference.lr = inf is not a finite number.\n  reference.lr: The reference's learning rate.",
+        ),
+        (  # a number that no float can hold
+            "reference.lr=1e400",
+            "JOB: reference.lr = inf is not a finite number.\n  reference.lr: The reference's learning rate.",
+        ),
+        (  # out of range: open end
+            "reference.lr=0",
+            "JOB: reference.lr = 0 must be > 0.\n  reference.lr: The reference's learning rate.",
+        ),
+        (  # closed end
+            "scale.num_workers=0",
+            "JOB: scale.num_workers = 0 must be >= 1.\n"
+            "  scale.num_workers: Workers, >= 1; {min, max} makes the run elastic.",
+        ),
+        (  # upper end
+            "schedule.final_fraction=1.01",
+            "JOB: schedule.final_fraction = 1.01 must be <= 1.\n"
+            "  schedule.final_fraction: Share of the peak at the end (cosine).",
+        ),
+        (  # a word that is not one of the words, near one
+            "scale.rule=lineal",
+            'JOB: scale.rule = lineal is not one of auto, linear, sqrt, none.\n  Did you mean "linear"?',
+        ),
+        (  # near none
+            "train.precision=double",
+            "JOB: train.precision = double is not one of fp32, bf16, fp16.\n"
+            "  train.precision: Of forward and backward; weights are fp32.",
+        ),
+        (
+            "schedule.warmup=none",
+            "JOB: schedule.warmup = none is not one of auto.\n"
+            "  schedule.warmup: auto: 5/90 of the training, from the reference's rate, "
+            "if the rate is scaled up; else none.",
+        ),
+        (
+            "schedule.warmup={epochs: 1, start: bass}",
+            'JOB: schedule.warmup.start = bass is not one of base.\n  Did you mean "base"?',
+        ),
+        (  # a value where a section is wanted
+            "scale=3",
+            "JOB: scale = 3 must hold keys and values.\n  scale: Workers, batch and rule.",
+        ),
+        (
+            "reference.optimizer=sgd",
+            "JOB: reference.optimizer = sgd must hold keys and values.\n"
+            "  reference.optimizer: The optimizer that the rate was tuned with.",
+        ),
+        (  # a list where a section is wanted
+            "train.eval_every=[1]",
+            "JOB: train.eval_every = [1] must hold keys and values.\n"
+            "  train.eval_every: How often to evaluate; always at the end. steps count as full global batches.",
+        ),
+        (
+            "train.steps=3",
+            "JOB: train has epochs, steps: one unit is too many.\n"
+            "  Give exactly one of epochs, steps, samples, such as {epochs: 1}.",
+        ),
+        (
+            "train.eval_every={}",
+            "JOB: train.eval_every has no unit.\n  Give exactly one of epochs, steps, samples, such as {epochs: 1}.",
+        ),
+        (
+            "schedule.warmup={epochs: 1, fraction: 0.1}",
+            "JOB: schedule.warmup has epochs, fraction: one unit is too many.\n"
+            "  Give exactly one of epochs, steps, samples, fraction, such as {epochs: 1}.",
+        ),
+        (
+            "scale.per_worker_batch_size=null",
+            "JOB: scale has neither per_worker_batch_size nor global_batch_size.\n"
+            "  per_worker_batch_size lets the batch grow with the workers, global_batch_size fixes it.",
+        ),
+        (
+            "scale.num_workers={min: 3, max: 2}",
+            "JOB: scale.num_workers has min 3 above max 2.\n  Exchange them.",
+        ),
+        (
+            "scale.num_workers={min: 1}",
+            'JOB: the key "max" is missing in scale.num_workers.\n  scale.num_workers.max: The most workers to use.',
+        ),
+        (
+            "reference.optimizer.name=Adam",
+            "JOB: reference.optimizer has the name Adam, which is not an optimizer.\n"
+            "  Use sgd, adam, adamw, rmsprop, or an import path such as torch.optim:NAdam.",
+        ),
+        (
+            "reference.optimizer.lr=1",
+            "JOB: reference.optimizer has the key lr.\n  The rate is a key of its own: reference.lr.",
+        ),
+        (
+            "reference.optimizer.betas=[0.9, 0.99]",
+            'JOB: reference.optimizer has the key "betas", which sgd does not take.\n'
+            "  It takes momentum, dampening, weight_decay, nesterov.",
+        ),
+        (
+            "name=a b",
+            "JOB: name = 'a b' cannot name a run.\n"
+            "  Use 1 to 100 letters, digits, '.', '_' and '-'; a letter, digit or '_' first.",
+        ),
+        (  # would leave the storage
+            "name=../up",
+            "JOB: name = '../up' cannot name a run.\n"
+            "  Use 1 to 100 letters, digits, '.', '_' and '-'; a letter, digit or '_' first.",
+        ),
+        (
+            "reference.optimizer.momentum=.nan",
+            "JOB: reference.optimizer has momentum = nan, which is not a finite number.\n  Write a number.",
+        ),
+        (
+            "recipe=recipe.py",
+            "JOB: recipe = 'recipe.py' is not module:function.\n"
+            "  For build() in recipe.py next to the job: recipe:build.",
+        ),
+        (  # a key that looks like one of our own marks
+            "<x=1",
+            f'JOB: unknown key "<x".\n  Known keys: {JOB_KEYS}',
+        ),
+        (
+            "train.<x=1",
+            'JOB: unknown key "<x" in train.\n'
+            "  Known keys: epochs, steps, samples, num_samples, seed, precision, clip_grad_norm, data_workers, "
+            "eval_every.",
+        ),
+    ],
+)
+def test_a_job_with_one_fault(tmp_path: Path, override: str, text: str) -> None:
+    assert refusal(tmp_path, yaml.safe_dump(VALID), override) == text
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("", "JOB: is empty.\n  scaler init DIR writes a job file that runs as it is."),
+        ("# a comment\n", "JOB: is empty.\n  scaler init DIR writes a job file that runs as it is."),
+        ("[1, 2]", "JOB: is a list, not keys and values.\n  scaler init DIR writes a job file that runs as it is."),
+        ("name", "JOB: is a str, not keys and values.\n  scaler init DIR writes a job file that runs as it is."),
+        ("a: {b: [}", "JOB: line 1, column 9: expected the node content, but found '}'." + IS_YAML),
+        ("a: b: c", "JOB: line 1, column 5: mapping values are not allowed here." + IS_YAML),
+        ("a:\n\tb: 1", "JOB: line 2, column 1: found character '\\t' that cannot start any token." + IS_YAML),
+        ("name: a\ntrain: {}\nname: b", 'JOB: line 3, column 1: the key "name" appears twice.' + IS_YAML),
+        ("train: {seed: 1, seed: 2}", 'JOB: line 1, column 18: the key "seed" appears twice.' + IS_YAML),
+        ("recipe_args: [{x: 1, x: 2}]", 'JOB: line 1, column 22: the key "x" appears twice.' + IS_YAML),
+        ("1: 2", "JOB: line 1, column 1: the key 1 is not text." + IS_YAML),
+        ("? [a]\n: 2", "JOB: line 1, column 3: the key ['a'] is not text." + IS_YAML),
+        ("a: &x 1\nb: *x", "JOB: line 2, column 4: aliases (*name) are not read." + IS_YAML),
+        ("a: 1\n---\nb: 2", "JOB: line 2, column 1: but found another document." + IS_YAML),
+        ("a: !!python/object/apply:os.system [ls]", "JOB: line 1, column 4: tags (!name) are not read." + IS_YAML),
+        ("a: !!int x", "JOB: line 1, column 4: tags (!name) are not read." + IS_YAML),
+        ("!mine {a: 1}", "JOB: line 1, column 1: tags (!name) are not read." + IS_YAML),
+        ("[" * 2000, "JOB: is nested too deep.\n  A job file nests three levels."),
+        ("a: " + "{a: " * 1000, "JOB: is nested too deep.\n  A job file nests three levels."),
+        (
+            bytes(range(256)),
+            'JOB: is not YAML: unacceptable character #x0080: invalid start byte in "<byte string>", position 128.',
+        ),
+        (
+            b"\x89PNG\r\n\x1a\n",
+            'JOB: is not YAML: unacceptable character #x0089: invalid start byte in "<byte string>", position 0.',
+        ),
+        (
+            b"\x00",
+            "JOB: is not YAML: unacceptable character #x0000: special characters are not allowed "
+            'in "<byte string>", position 0.',
+        ),
+        (
+            "#" * (MAX_JOB_FILE_BYTES + 1),
+            "JOB: larger than 1,000,000 bytes.\n  A job file is a page of YAML.",
+        ),
+    ],
+    ids=lambda value: repr(value[:20]),
+)
+def test_a_file_that_holds_no_job(tmp_path: Path, content: str | bytes, text: str) -> None:
+    assert refusal(tmp_path, content) == text
+
+
+def test_a_file_as_large_as_allowed_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = yaml.safe_dump(VALID)
+    monkeypatch.setattr("scaler.job.load.MAX_JOB_FILE_BYTES", len(content))
+    assert load_bytes(tmp_path, content).name == "tiny"
+    assert refusal(tmp_path, f"{content}#").startswith("JOB: larger than ")
+
+
+def test_what_is_missing_is_said_all_at_once(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "name: a\ntrain: {epochs: 1}\nscale: {num_workers: 0}") == (
+        "JOB: 3 problems.\n"
+        '  the key "recipe" is missing.\n'
+        "    recipe: module:function that builds model and data; next to the job file, or installed.\n"
+        '  the key "reference" is missing.\n'
+        "    reference: What is known to be good together, tuned on one worker.\n"
+        "  scale.num_workers = 0 must be >= 1.\n"
+        "    scale.num_workers: Workers, >= 1; {min, max} makes the run elastic."
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda path: None, "cannot be read: No such file or directory."),
+        (lambda path: path.mkdir(), "cannot be read: Is a directory."),
+    ],
+)
+def test_a_path_that_is_no_file(tmp_path: Path, make: Callable[[Path], None], text: str) -> None:
+    path = tmp_path / "job.yaml"
+    make(path)
+    with pytest.raises(JobFileError) as caught:
+        load_job(path)
+    assert str(caught.value) == f"{path}: {text}\n  scaler submit takes the path of a job file."
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("train.epochs", "--set train.epochs is not KEY=VALUE.\n  Such as --set train.epochs=3."),
+        ("=1", "--set =1 is not KEY=VALUE.\n  Such as --set train.epochs=3."),
+        ("train..seed=1", "--set train..seed=1 is not KEY=VALUE.\n  Such as --set train.epochs=3."),
+        ("name.x=1", "--set name.x=1: name holds tiny, no keys.\n  Set it as a whole."),
+        (
+            "train={seed: 1, seed: 2}",
+            '--set train={seed: 1, seed: 2}: line 1, column 11: the key "seed" appears twice.' + IS_YAML,
+        ),
+        ("train={1: 2}", "--set train={1: 2}: line 1, column 2: the key 1 is not text." + IS_YAML),
+        ("train={", "--set train={: line 1, column 2: expected the node content, but found '<stream end>'." + IS_YAML),
+        (
+            "name=\x1b[31m",
+            "--set name=\x1b[31m: is not YAML: unacceptable character #x001b: special characters are not allowed "
+            'in "<unicode string>", position 0.',
+        ),
+    ],
+)
+def test_a_set_option_that_cannot_be_used(tmp_path: Path, override: str, text: str) -> None:
+    assert refusal(tmp_path, yaml.safe_dump(VALID), override) == text
+
+
+def test_a_section_that_was_set_to_nothing_takes_no_keys(tmp_path: Path) -> None:
+    text = "--set train.epochs=1: train holds null, no keys.\n  Set it as a whole."
+    assert refusal(tmp_path, yaml.safe_dump(VALID), "train=", "train.epochs=1") == text
+
+
+def test_the_last_of_several_overrides_wins_and_sections_are_made(tmp_path: Path) -> None:
+    job = load_bytes(tmp_path, yaml.safe_dump(VALID), "train.seed=1", "train.seed=2", "resources.cpus_per_worker=0.5")
+    assert job.train.seed == 2
+    assert job.resources.cpus_per_worker == 0.5
+
+
+def test_a_value_may_hold_an_equals_sign(tmp_path: Path) -> None:
+    assert load_bytes(tmp_path, yaml.safe_dump(VALID), "recipe_args={query: 'a=b'}").recipe_args == {"query": "a=b"}
+
+
+def test_overriding_leaves_the_values_alone() -> None:
+    values = copy.deepcopy(VALID)
+    apply_overrides(values, ["train.seed=1", "scale.rule=sqrt"])
+    assert values == VALID
+
+
+def test_a_number_of_workers_comes_after_every_override(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(VALID))
+    job = load_job(path, overrides=["scale.num_workers={min: 1, max: 9}"], workers=3)
+    assert job.scale.num_workers == 3
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("1e-3", 0.001),  # YAML 1.1 reads text
+        ("1E3", 1000.0),
+        ("-1.5e+2", -150.0),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("12", 12),
+        ("-7", -7),
+        ("+7", 7),
+        ("0", 0),
+        ("010", 10),  # YAML 1.1 reads octal: 8
+        ("0o17", 15),
+        ("0x1F", 31),
+        ("1:30", "1:30"),  # YAML 1.1 reads base 60: 90
+        ("1_000", "1_000"),  # YAML 1.1 reads 1000
+        ("0b11", "0b11"),  # YAML 1.1 reads 3
+        ("1e", "1e"),
+        ("1.2.3", "1.2.3"),
+        ("no", "no"),  # YAML 1.1 reads false
+        ("yes", "yes"),
+        ("on", "on"),
+        ("y", "y"),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("~", None),
+        ("=", "="),  # YAML 1.1 reads a default value
+        ("2020-01-01", "2020-01-01"),  # YAML 1.1 reads a date
+        ("'1'", "1"),
+    ],
+)
+def test_scalars_are_read_as_yaml_1_2_reads_them(tmp_path: Path, written: str, value: object) -> None:
+    (read,) = load_bytes(tmp_path, yaml.safe_dump(VALID), f"recipe_args={{x: {written}}}").recipe_args.values()
+    assert (type(read), read) == (type(value), value)
+
+
+def test_a_job_may_be_json(tmp_path: Path) -> None:
+    assert load_bytes(tmp_path, json.dumps(VALID, indent=2)) == parse_job(VALID, source="here")
+
+
+# Whatever the file holds, it is a job or a JobFileError.
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 300),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["auto", "base", "linear", "sgd", "a:b", "<word>", "<", "2020-01-01", "no"]),
+)
+trees = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6) | st.just("<x"), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def all_paths(values: dict[str, Any], above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for key, value in values.items():
+        found.append((*above, key))
+        if isinstance(value, dict):
+            found += all_paths(value, (*above, key))
+    return found
+
+
+FULL = parse_job(VALID, source="here").model_dump(mode="json")
+
+
+@st.composite
+def damaged_jobs(draw: st.DrawFn) -> str:
+    """A valid job with a few of its values replaced, removed or joined by others."""
+    values = copy.deepcopy(FULL)
+    for path in draw(st.lists(st.sampled_from(all_paths(FULL)), min_size=1, max_size=3)):
+        section = values
+        for key in path[:-1]:
+            section = section.get(key) if isinstance(section, dict) else None
+        if not isinstance(section, dict):
+            continue
+        match draw(st.sampled_from(["replace", "remove", "join"])):
+            case "replace":
+                section[path[-1]] = draw(trees)
+            case "remove":
+                section.pop(path[-1], None)
+            case "join":
+                section[draw(st.text(max_size=6) | st.sampled_from(["<x", "steps", "lr"]))] = draw(trees)
+    return yaml.safe_dump(values, allow_unicode=True)
+
+
+TAGS = ["!!int", "!!float", "!!bool", "!!null", "!!str", "!!seq", "!!map", "!!set", "!!omap", "!!timestamp", "!x"]
+scraps = st.lists(
+    st.sampled_from(
+        [
+            *"\n\t {}[]:,-?#&*!|>'\"%@`",
+            "a",
+            "name",
+            "train",
+            "1",
+            ": ",
+            "- ",
+            "<<",
+            "=",
+            "''",
+            "[a]",
+            "{a: b}",
+            "\\ud800",
+        ]
+        + [f"{tag} " for tag in TAGS]
+    ),
+    max_size=12,
+).map("".join)
+
+
+@given(content=damaged_jobs() | scraps | st.text(string.printable, max_size=40) | st.binary(max_size=40))
+def test_any_file_is_a_job_or_a_job_file_error(tmp_path_factory: pytest.TempPathFactory, content: str | bytes) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+    outcome: Job | str
+    try:
+        outcome = load_bytes(folder, raw)
+    except JobFileError as error:
+        outcome = str(error)
+    assert isinstance(outcome, Job) or outcome.startswith(str(folder / "job.yaml"))
+
+
+@pytest.mark.parametrize("key", ['"\\ud800"', '"\\0"', "<word>", "''"])
+def test_a_key_that_no_job_has_is_shown_and_refused(tmp_path: Path, key: str) -> None:
+    for content in (f"{key}: 1", f"train: {{{key}: 1}}", f"recipe_args: {{{key}: 1}}"):
+        with pytest.raises(JobFileError):
+            load_bytes(tmp_path, content)

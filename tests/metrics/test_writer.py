@@ -1,0 +1,254 @@
+"""Records to Parquet and back: exactly once, at any moment, whatever a kill leaves behind."""
+
+from collections.abc import Callable
+from pathlib import Path
+from secrets import token_hex
+
+import duckdb
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scaler.metrics.reader import read_events, read_records
+from scaler.metrics.record import Record
+from scaler.metrics.writer import FOLDER, MERGE, SCHEMA, MetricsWriter, file_ranges
+from scaler.runs import RunFolder
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
+    return RunFolder(str(tmp_path / "run") if request.param == "local" else f"memory://{token_hex(8)}/run")
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> RunFolder:
+    return RunFolder(str(tmp_path / "run"))
+
+
+def record(step: int, rank: int = 0, loss: float | None = 0.5) -> Record:
+    return Record(
+        attempt=0,
+        rank=rank,
+        step=step,
+        samples_seen=16 * step,
+        lr=0.1,
+        samples=16,
+        loss=loss,
+        step_time_s=0.01,
+        data_wait_s=0.001,
+        compute_s=0.006,
+        sync_wait_s=0.002,
+        grad_norm=None,
+        peak_memory_gib=0.25,
+    )
+
+
+def read(folder: RunFolder) -> list[Record]:
+    return [Record(**row) for row in read_records(folder).to_pylist()]
+
+
+def write_one_by_one(writer: MetricsWriter, steps: range) -> None:
+    for step in steps:
+        writer.add([record(step)])
+        writer.flush()
+
+
+def test_the_schema_is_the_records_fields() -> None:
+    assert tuple(SCHEMA.names) == Record._fields
+    optional = {name for name, kind in Record.__annotations__.items() if "None" in str(kind)}
+    assert {field.name for field in SCHEMA if field.nullable} == optional
+
+
+def test_records_come_back_as_they_went(folder: RunFolder) -> None:
+    writer = MetricsWriter(folder)
+    rows = [record(0), record(0, rank=1, loss=None), record(2**40, loss=float("inf")), record(1, loss=-0.0)]
+    writer.add(rows)
+    writer.flush()
+    assert read(folder) == rows
+    assert read_records(folder).schema.equals(SCHEMA)
+
+
+def test_a_loss_that_is_no_number_is_not_one_that_is_missing(folder: RunFolder) -> None:
+    writer = MetricsWriter(folder)
+    writer.add([record(0, loss=float("nan")), record(1, loss=None)])
+    writer.flush()
+    first, second = (row.loss for row in read(folder))
+    assert first != first
+    assert second is None
+
+
+def test_a_run_without_records_is_an_empty_table(folder: RunFolder) -> None:
+    table = read_records(folder)
+    assert (len(table), table.schema) == (0, SCHEMA)
+    assert read_events(folder) == []
+
+
+def test_a_flush_without_records_writes_nothing(folder: RunFolder) -> None:
+    MetricsWriter(folder).flush()
+    assert folder.names(FOLDER) == []
+
+
+def test_everything_is_readable_after_every_flush(folder: RunFolder) -> None:
+    writer = MetricsWriter(folder)
+    for step in range(MERGE + 3):
+        writer.add([record(step)])
+        writer.flush()
+        assert [row.step for row in read(folder)] == list(range(step + 1))
+
+
+def test_files_are_merged_as_a_counter_carries(local: RunFolder) -> None:
+    writer = MetricsWriter(local)
+    write_one_by_one(writer, range(MERGE - 1))
+    assert len(local.names(FOLDER)) == MERGE - 1
+    write_one_by_one(writer, range(MERGE - 1, MERGE))
+    assert local.names(FOLDER) == [f"00000000-{MERGE - 1:08d}.parquet"]
+    write_one_by_one(writer, range(MERGE, MERGE * MERGE))
+    assert local.names(FOLDER) == [f"00000000-{MERGE * MERGE - 1:08d}.parquet"]
+    assert [row.step for row in read(local)] == list(range(MERGE * MERGE))
+
+
+def test_events_keep_their_order(folder: RunFolder) -> None:
+    folder.write("status.json", "{}")
+    writer = MetricsWriter(folder)
+    writer.add_event({"kind": "a"})
+    writer.flush()
+    writer.add_event({"kind": "b"})
+    writer.add_event({"kind": "c"})
+    writer.flush()
+    writer.flush()
+    assert [event["kind"] for event in read_events(folder)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("before", [1, MERGE - 1, MERGE, MERGE + 1, 3 * MERGE])
+def test_a_second_writer_goes_on_where_the_first_ended(local: RunFolder, before: int) -> None:
+    write_one_by_one(MetricsWriter(local), range(before))
+    write_one_by_one(MetricsWriter(local), range(before, before + 2 * MERGE))
+    assert [row.step for row in read(local)] == list(range(before + 2 * MERGE))
+
+
+class Killed(BaseException):
+    """The process is gone at this point."""
+
+
+@pytest.mark.parametrize(
+    ("steps", "removals"), [(MERGE, 0), (MERGE, 1), (MERGE, MERGE - 1), (MERGE, MERGE), (MERGE * MERGE, MERGE + 3)]
+)
+def test_a_kill_between_a_merged_file_and_the_removal_of_its_parts_counts_nothing_twice(
+    local: RunFolder, monkeypatch: pytest.MonkeyPatch, removals: int, steps: int
+) -> None:
+    write_one_by_one(MetricsWriter(local), range(steps - 1))
+    left = removals
+    remove = RunFolder.remove
+
+    def die(folder: RunFolder, name: str) -> None:
+        nonlocal left
+        if left == 0:
+            raise Killed
+        left -= 1
+        remove(folder, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "remove", die)
+        writer = MetricsWriter(local)
+        writer.add([record(steps - 1)])
+        if steps == MERGE and removals == MERGE:
+            writer.flush()  # just not killed
+        else:
+            with pytest.raises(Killed):
+                writer.flush()
+    assert [row.step for row in read(local)] == list(range(steps))
+    write_one_by_one(MetricsWriter(local), range(steps, steps + MERGE + 1))
+    assert [row.step for row in read(local)] == list(range(steps + MERGE + 1))
+
+
+def dying_mv(*_: object, **__: object) -> None:
+    raise Killed
+
+
+def test_a_kill_in_the_middle_of_a_flush_loses_no_more_than_the_flush(
+    local: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_one_by_one(MetricsWriter(local), range(3))
+    with monkeypatch.context() as patched:
+        patched.setattr(type(local.filesystem("")[0]), "mv", dying_mv)
+        with pytest.raises(Killed):
+            write_one_by_one(MetricsWriter(local), range(3, 4))
+    assert [row.step for row in read(local)] == [0, 1, 2]
+    write_one_by_one(MetricsWriter(local), range(3, 5))
+    assert [row.step for row in read(local)] == [0, 1, 2, 3, 4]
+
+
+READERS: dict[str, Callable[[Path], list[int]]] = {
+    "pandas": lambda path: sorted(pd.read_parquet(path)["step"]),
+    "duckdb": lambda path: sorted(
+        row[0] for row in duckdb.sql(f"select step from read_parquet('{path}/*.parquet')").fetchall()
+    ),
+    "arrow": lambda path: sorted(pq.read_table(path)["step"].to_pylist()),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_other_tools_read_the_folder_as_it_is(local: RunFolder, reader: str) -> None:
+    write_one_by_one(MetricsWriter(local), range(MERGE + 2))
+    assert local.local_path is not None
+    assert READERS[reader](local.local_path / FOLDER) == list(range(MERGE + 2))
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_other_tools_are_not_disturbed_by_what_a_kill_left(
+    local: RunFolder, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    write_one_by_one(MetricsWriter(local), range(3))
+    with monkeypatch.context() as patched:
+        patched.setattr(type(local.filesystem("")[0]), "mv", dying_mv)
+        with pytest.raises(Killed):
+            write_one_by_one(MetricsWriter(local), range(3, 4))
+    assert local.local_path is not None
+    assert READERS[reader](local.local_path / FOLDER) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_the_next_writer_clears_away_parts_that_a_kill_left(
+    local: RunFolder, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    def die(folder: RunFolder, name: str) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "remove", die)
+        with pytest.raises(Killed):
+            write_one_by_one(MetricsWriter(local), range(MERGE))
+    write_one_by_one(MetricsWriter(local), range(MERGE, MERGE + 1))
+    assert local.local_path is not None
+    assert READERS[reader](local.local_path / FOLDER) == list(range(MERGE + 1))
+
+
+@pytest.mark.parametrize(
+    ("names", "ranges"),
+    [
+        ([], []),
+        (["00000000-00000000.parquet", "00000001-00000001.parquet"], [(0, 0), (1, 1)]),
+        (["00000001-00000001.parquet", "00000000-00000001.parquet"], [(0, 1)]),  # a part beside its whole
+        (["00000000-00000000.parquet", "00000000-00000001.parquet"], [(0, 1)]),  # the first part, likewise
+        (["00000000-00000007.parquet", "00000000-00000063.parquet", "00000064-00000064.parquet"], [(0, 63), (64, 64)]),
+        (["00000000-00000000.parquet.3f2a.part", "notes.txt", "-.parquet", "a-b.parquet"], []),  # not ours
+        (["100000000-100000000.parquet", "99999999-99999999.parquet"], [(99999999, 99999999), (10**8, 10**8)]),
+    ],
+)
+def test_which_files_hold_the_records(names: list[str], ranges: list[tuple[int, int]]) -> None:
+    assert file_ranges(names) == ranges
+
+
+@settings(max_examples=20)
+@given(sizes=st.lists(st.integers(0, 5), max_size=2 * MERGE + 2))
+def test_every_record_is_there_exactly_once_however_they_come(sizes: list[int]) -> None:
+    folder = RunFolder(f"memory://{token_hex(8)}/run")
+    writer = MetricsWriter(folder)
+    step = 0
+    for size in sizes:
+        writer.add([record(step + i) for i in range(size)])
+        writer.flush()
+        step += size
+    assert [row.step for row in read(folder)] == list(range(step))

@@ -1,0 +1,155 @@
+"""What stands in the terminal: compared whole, never wider than 80 columns, nothing raw."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.console import Console, RenderableType
+from synthetic import SyntheticRun
+
+from scaler.job import Job
+from scaler.plan import make_plan
+from scaler.report.text import plan_text, plans_table, report_text
+from scaler.report.words import number, plural, printable, seconds
+
+Golden = Callable[[str, str], None]
+HOSTILE = "a\x1b[31mb\x07[bold]\u202e"
+
+
+def rendered(what: RenderableType, *, width: int = 80) -> str:
+    console = Console(file=StringIO(), width=width, highlight=False, color_system=None)
+    with console.capture() as captured:
+        console.print(what)
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().rstrip().split("\n"))
+
+
+@pytest.fixture
+def lost_and_resumed(synthetic_run: SyntheticRun) -> SyntheticRun:
+    """A run that lost a life, whose rank 1 wrote the rate itself and then diverged."""
+    run = synthetic_run.attempt(0, stop=96).attempt(1, start=64)
+    run = run.altered(lambda record: (record.rank, record.step) == (1, 12), loss=float("nan"), lr=0.05)
+    return run.evaluated(200, loss=0.6931, accuracy=0.96111)
+
+
+def test_the_report_of_a_sound_run(synthetic_run: SyntheticRun, golden: Golden) -> None:
+    report = synthetic_run.attempt(0).evaluated(200, loss=0.6931, accuracy=0.96111).report()
+    golden("report.txt", rendered(report_text(report)))
+
+
+def test_the_report_of_a_run_with_faults(lost_and_resumed: SyntheticRun, golden: Golden) -> None:
+    golden("report-faults.txt", rendered(report_text(lost_and_resumed.report())))
+
+
+def test_the_report_of_a_run_without_anything(synthetic_run: SyntheticRun, golden: Golden) -> None:
+    golden("report-empty.txt", rendered(report_text(replace(synthetic_run, state="starting").report())))
+
+
+def test_a_rate_that_differs_is_not_called_as_planned(
+    synthetic_run: SyntheticRun, lost_and_resumed: SyntheticRun
+) -> None:
+    assert "as planned in 14 steps" in rendered(report_text(synthetic_run.attempt(0).report()))
+    assert "as planned in" not in rendered(report_text(lost_and_resumed.report())).replace("not as planned in", "")
+
+
+def test_a_report_shows_the_error_that_it_speaks_of(synthetic_run: SyntheticRun) -> None:
+    failure = "rank 1 failed: ValueError: no such thing\n  Traceback (most recent call last):\n    mine.py, line 3"
+    text = rendered(report_text(replace(synthetic_run.attempt(0, stop=48), state="failed", failure=failure).report()))
+    assert "Read the error below" in text
+    assert text.index("Read the error below") < text.index("rank 1 failed: ValueError: no such thing")
+    assert "mine.py, line 3" in text
+
+
+def test_the_plan_of_the_digits_job(digits: Callable[..., Job], golden: Golden) -> None:
+    golden("plan-80.txt", rendered(plan_text(make_plan(digits()))))
+
+
+@pytest.mark.parametrize("name", ["report", "faults", "plan", "plans"])
+def test_nothing_is_wider_than_80_columns(
+    lost_and_resumed: SyntheticRun, digits: Callable[..., Job], name: str
+) -> None:
+    large = digits("scale.num_workers=4096", "train.num_samples=1281167", "train.epochs=90")
+    plans = [make_plan(large, workers) for workers in (1, 64, 4096)]
+    what = {
+        "report": lambda: report_text(lost_and_resumed.report()),
+        "faults": lambda: report_text(replace(lost_and_resumed, state="failed", failure="x" * 300).report()),
+        "plan": lambda: plan_text(plans[-1]),
+        "plans": lambda: plans_table(plans),
+    }[name]()
+    lines = rendered(what).splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert not [line for line in lines if line.rstrip().endswith("…")], "a number was cut off"
+
+
+def test_names_from_outside_are_shown_and_not_obeyed(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0).evaluated(200, **{HOSTILE: 0.5})
+    text = rendered(report_text(run.report()))
+    assert "eval a\\x1b[31mb\\x07[bold]\\u202e" in text
+    assert not set(text) & set("\x1b\x07\u202e")
+
+
+@pytest.mark.parametrize(
+    ("value", "digits_shown", "text"),
+    [
+        (None, 4, "–"),  # not known
+        (0, 4, "0"),
+        (0.0, 4, "0"),
+        (16.0, 4, "16"),  # no digits that say nothing
+        (0.96111, 4, "0.9611"),
+        (0.0000123, 4, "1.23e-05"),
+        (-0.5, 4, "-0.5"),
+        (21555, 4, "21,555"),  # counts are whole
+        (123, 2, "123"),
+        (34911.7, 4, "34,912"),
+        (9999.4, 4, "9999"),
+        (9999.6, 4, "10,000"),  # rounds up to five digits
+        (999.7, 3, "1,000"),
+        (-9999.6, 4, "-10,000"),
+        (1e9, 4, "1,000,000,000"),
+        (float("inf"), 4, "inf"),
+        (float("nan"), 4, "nan"),
+    ],
+)
+def test_numbers_as_people_read_them(value: float | None, digits_shown: int, text: str) -> None:
+    assert number(value, digits_shown) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0.0, "0 ms"),
+        (0.00142, "1.42 ms"),
+        (0.0000123, "0.0123 ms"),
+        (0.9994, "999 ms"),
+        (0.9996, "1 s"),
+        (59.94, "59.9 s"),
+        (75.0, "1 min 15 s"),
+        (3599.9, "59 min 59 s"),
+        (3600.0, "1 h 0 min"),
+        (7384.0, "2 h 3 min"),
+        (90000.0, "25 h 0 min"),
+    ],
+)
+def test_times_in_the_unit_that_suits_them(value: float | None, text: str) -> None:
+    assert seconds(value) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps"), (21555, "21,555 steps")])
+def test_one_of_a_thing_and_many(count: int, text: str) -> None:
+    assert plural(count, "step") == text
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("plain, ünïcode – 漢字\n\tx", "plain, ünïcode – 漢字\n\tx"),
+        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),  # would set the window's title
+        ("a\rb", "a\\rb"),  # would overwrite the line
+        ("\x9b31m", "\\x9b31m"),  # one-byte CSI
+        ("\u202eabc", "\\u202eabc"),  # would turn the text around
+        ("\ud800", "\\ud800"),  # cannot be encoded
+    ],
+)
+def test_control_characters_are_shown(raw: str, shown: str) -> None:
+    assert printable(raw) == shown
