@@ -42,13 +42,13 @@ def main() -> None:
             report = submit(arguments, storage)
             series, accuracy = report["series"], report["final"]["eval"]["accuracy"]
             epochs = [seen / report["plan"]["num_samples"] for seen in series["eval_samples_seen"]]
-            axes.plot(epochs, series["evals"]["accuracy"], color=colour, marker="o", markersize=3, label=label)
-            axes.annotate(f"{accuracy:.3f}", (epochs[-1], accuracy), (6, -3), textcoords="offset points", color=colour)
+            shown = f"{accuracy:.3f}  {label}"
+            axes.plot(epochs, series["evals"]["accuracy"], color=colour, marker="o", markersize=3, label=shown)
             print(f"{accuracy:.4f}  {label}")
     axes.set(xlabel="epochs", ylabel="test accuracy", ylim=(0, 1.03))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower right", title="at the end", alignment="left")
     figure.tight_layout()
     figure.savefig(PICTURE, metadata={"Date": None}, facecolor="white")
 

@@ -64,7 +64,7 @@ def run_on_ray(
     )
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     collector: Any = ray.remote(Collector).options(num_cpus=0, scheduling_strategy=here).remote(folder)
-    outcome: list[BaseException] = []
+    outcome: list[BaseException | bool] = []
     ended = threading.Event()  # not Thread.join, which an interrupt can leave believing that the thread has ended
 
     def fit() -> None:
@@ -79,7 +79,8 @@ def run_on_ray(
                 recipe_folder=recipe_folder,
                 collector=collector,
             )
-            make_trainer(job, assignment, embedded=embedded).fit()
+            result: Any = make_trainer(job, assignment, embedded=embedded).fit()  # annotated as the old API's
+            outcome.append(bool(result.return_value))
         except BaseException as error:  # handed to the thread that watches
             outcome.append(error)
         finally:
@@ -104,10 +105,10 @@ def run_on_ray(
                 ray.get(collector.request_stop.remote())
         progress, failures = ray.get(collector.look.remote())
         on_progress(progress)
-        if outcome:
+        if isinstance(outcome[0], BaseException):
             _raise_final(failures, folder)
             raise _translated(outcome[0], failures, folder)
-        return stopping_since is None
+        return outcome[0]
     finally:
         ray.get(collector.close.remote(), timeout=30)
         folder.remove_folder(RAY_TRAIN_FOLDER)

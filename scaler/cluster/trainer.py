@@ -13,9 +13,9 @@ from scaler.job import Job
 
 # Parts of Ray Train that a run does without; each would start a process of one to two CPU seconds.
 _NEVER_USED = ("DatasetsCallback",)  # we do not use Ray Data
-# It removes the workers' placement group when the controller has died; an embedded cluster dies with its driver. Without
-# a dashboard it asks whichever Ray it finds on the machine and takes "no such actor" for a death: it was seen to end a
-# healthy run while another cluster was up.
+# It removes the workers' placement group when the controller has died; an embedded cluster dies with its driver.
+# Without a dashboard it asks whichever Ray it finds on the machine, and takes "no such actor" for a death: it was seen
+# to end a healthy run while another cluster was up.
 _NOT_WHEN_EMBEDDED = ("PlacementGroupCleanerCallback",)
 
 
@@ -63,6 +63,6 @@ def make_trainer(job: Job, assignment: Assignment, *, embedded: bool) -> DataPar
     )
 
 
-def _work(config: Mapping[str, Any]) -> None:
-    """Train; Ray Train wants a function of a dict."""
-    work(config["assignment"])
+def _work(config: Mapping[str, Any]) -> bool:
+    """Train; Ray Train wants a function of a dict. What rank 0 returns is the result's ``return_value``."""
+    return work(config["assignment"])

@@ -12,6 +12,7 @@ from time import time
 from typing import Any
 
 import ray
+import ray.train
 
 from scaler.errors import ScalerError
 from scaler.job import Job, parse_job
@@ -73,8 +74,8 @@ class RayWorker:
             self._under_way = None
 
 
-def work(assignment: Assignment) -> None:
-    """Train; the function that Ray Train runs in every worker."""
+def work(assignment: Assignment) -> bool:
+    """Train; the function that Ray Train runs in every worker. Returns whether training is over."""
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     job = parse_job(assignment.job, source="the job")
@@ -85,7 +86,7 @@ def work(assignment: Assignment) -> None:
         worker: RayWorker | None = None
         try:
             worker, start = _join(assignment, job, rank=rank, world_size=world_size)
-            _train(assignment, job, plan, worker, start)
+            return _train(assignment, job, plan, worker, start)
         except Exception as error:
             traceback.print_exc()
             ray.get(assignment.collector.hand_over.remote([], [_failure(error, rank, worker)]))
@@ -121,7 +122,7 @@ def _join(assignment: Assignment, job: Job, *, rank: int, world_size: int) -> tu
     return worker, start
 
 
-def _train(assignment: Assignment, job: Job, plan: Plan, worker: RayWorker, start: int | None) -> None:
+def _train(assignment: Assignment, job: Job, plan: Plan, worker: RayWorker, start: int | None) -> bool:
     from scaler.training.group import leave_group
     from scaler.training.loop import Training, seed_everything
     from scaler.training.recipe import load_recipe
@@ -131,9 +132,10 @@ def _train(assignment: Assignment, job: Job, plan: Plan, worker: RayWorker, star
     training = Training(recipe, job, plan, worker)
     if start is not None:
         training.restore(start)
-    training.run()
+    finished = training.run()
     worker.settle()
     leave_group()
+    return finished
 
 
 def _device(job: Job) -> Any:

@@ -88,6 +88,24 @@ def share_bounds(total: int, *, parts: int, index: int) -> tuple[int, int]:
     return start, start + size + (index < larger)
 
 
+def micro_batch_bounds(
+    step_samples: int, *, world_size: int, rank: int, grad_accum_steps: int
+) -> list[tuple[int, int]]:
+    """Return where each of a worker's micro-batches begins and ends in a step of ``step_samples`` samples.
+
+    Shares differ by at most one sample, and so do the micro-batches of a share. With fewer samples than workers a share
+    may be empty; the list is then empty.
+
+    Example:
+        >>> [micro_batch_bounds(7, world_size=2, rank=rank, grad_accum_steps=2) for rank in (0, 1)]
+        [[(0, 2), (2, 4)], [(4, 6), (6, 7)]]
+    """
+    start, stop = share_bounds(step_samples, parts=world_size, index=rank)
+    parts = min(grad_accum_steps, stop - start)
+    bounds = (share_bounds(stop - start, parts=parts, index=index) for index in range(parts))
+    return [(start + begin, start + end) for begin, end in bounds]
+
+
 def step_size(samples_seen: int, *, global_batch_size: int, num_samples: int, total_samples: int) -> int:
     """Return how many samples the step that starts after ``samples_seen`` samples takes, over all workers.
 

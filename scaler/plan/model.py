@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from scaler.core.batch import step_size
+from scaler.core.batch import micro_batch_bounds, step_size
 from scaler.core.schedules import schedule_factor
 
 SCHEMA_VERSION = 1
@@ -69,6 +69,12 @@ class Plan:
             global_batch_size=self.global_batch_size,
             num_samples=self.num_samples,
             total_samples=self.total_samples,
+        )
+
+    def micro_batch_bounds(self, step_samples: int, *, rank: int) -> list[tuple[int, int]]:
+        """Return a worker's micro-batches of a step, as bounds in the step's samples; empty for an empty share."""
+        return micro_batch_bounds(
+            step_samples, world_size=self.world_size, rank=rank, grad_accum_steps=self.grad_accum_steps
         )
 
     def to_dict(self) -> dict[str, Any]:

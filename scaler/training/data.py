@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from scaler.core.batch import share_bounds
 from scaler.core.seeds import stream_seed
 from scaler.plan import Plan
 from scaler.training.recipe import Recipe
@@ -41,23 +40,6 @@ class EpochOrder:
         return self._order[position : position + size]
 
 
-def micro_batches(indices: Tensor, *, world_size: int, rank: int, grad_accum_steps: int) -> list[Tensor]:
-    """Return this worker's micro-batches of a step whose samples are ``indices``.
-
-    Shares differ by at most one sample, and so do the micro-batches of a share. With fewer samples than workers a share
-    may be empty; the list is then empty.
-
-    Example:
-        >>> [micro.tolist() for micro in micro_batches(torch.arange(7), world_size=2, rank=1, grad_accum_steps=2)]
-        [[4, 5], [6]]
-    """
-    start, stop = share_bounds(len(indices), parts=world_size, index=rank)
-    share = indices[start:stop]
-    parts = min(grad_accum_steps, len(share))
-    bounds = (share_bounds(len(share), parts=parts, index=index) for index in range(parts))
-    return [share[begin:end] for begin, end in bounds]
-
-
 class StepIndices:
     """The micro-batches of every step from a point of training on, for one worker: an iterable, made anew each time.
 
@@ -73,9 +55,8 @@ class StepIndices:
         order = EpochOrder(plan.num_samples, seed=self._seed)
         while size := plan.step_size(seen):
             indices = order.slice(seen, size)
-            yield from micro_batches(
-                indices, world_size=plan.world_size, rank=self._rank, grad_accum_steps=plan.grad_accum_steps
-            ) or [indices[:1]]
+            bounds = plan.micro_batch_bounds(size, rank=self._rank) or [(0, 1)]
+            yield from (indices[start:stop] for start, stop in bounds)
             seen += size
 
 

@@ -19,7 +19,7 @@ from scaler.job import Job
 from scaler.plan import Plan
 from scaler.training.checkpoint import load_checkpoint, save_checkpoint
 from scaler.training.clock import clock_for
-from scaler.training.data import EpochOrder, StepIndices, batches, micro_batches
+from scaler.training.data import StepIndices, batches
 from scaler.training.evaluate import evaluate
 from scaler.training.gradients import GradientStep
 from scaler.training.optimizer import build_optimizer, set_lr, used_lr
@@ -98,14 +98,12 @@ class Training:
             global_batch_size=plan.global_batch_size,
             peak_lr=plan.peak_lr,
         )
-        torch.manual_seed(
-            stream_seed(self._job.train.seed, "rank", surroundings.rank)
-        )  # dropout differs between workers
-        order = EpochOrder(plan.num_samples, seed=self._job.train.seed)
+        # Workers built the same model from one seed; their dropout must differ.
+        torch.manual_seed(stream_seed(self._job.train.seed, "rank", surroundings.rank))
         source = self._batches()
         try:
             while size := plan.step_size(self.samples_seen):
-                self._step(source, order, size)
+                self._step(source, size)
                 ended = plan.step_size(self.samples_seen) == 0
                 stopped = self._hand_over_when_due(last=ended)
                 self._evaluate_and_save_when_due(size, last=ended or stopped)
@@ -122,18 +120,13 @@ class Training:
         pin = self._device.type == "cuda"
         return batches(recipe, recipe.train_data, indices, data_workers=train.data_workers, pin=pin)
 
-    def _step(self, source: Iterator[Any], order: EpochOrder, size: int) -> None:
-        plan, surroundings = self._plan, self._surroundings
+    def _step(self, source: Iterator[Any], size: int) -> None:
+        plan = self._plan
         began = self._clock.mark()
         lr = plan.lr_at(self.samples_seen)
         set_lr(self._optimizer, lr)
-        mine = micro_batches(
-            order.slice(self.samples_seen, size),
-            world_size=surroundings.world_size,
-            rank=surroundings.rank,
-            grad_accum_steps=plan.grad_accum_steps,
-        )
-        measures = self._gradient(source, [len(micro) for micro in mine], step_samples=size)
+        bounds = plan.micro_batch_bounds(size, rank=self._surroundings.rank)
+        measures = self._gradient(source, [stop - start for start, stop in bounds], step_samples=size)
         self._scaler.unscale_(self._optimizer)
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         grad_norm = torch.nn.utils.get_total_norm(gradients)

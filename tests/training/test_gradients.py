@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scaler.core.batch import micro_batch_bounds
 from scaler.training.clock import CpuClock
-from scaler.training.data import micro_batches
 from scaler.training.gradients import GradientStep
 from tests.training.groups import run_group
 
@@ -54,10 +54,9 @@ def step_gradient(rank: int, world_size: int, samples: int, grad_accum_steps: in
         scaler=torch.amp.GradScaler("cpu", enabled=False),
         clock=CpuClock(),
     )
-    indices = torch.arange(samples)
-    mine = micro_batches(indices, world_size=world_size, rank=rank, grad_accum_steps=grad_accum_steps)
-    batches = ((inputs[micro], labels[micro]) for micro in mine or [indices[:1]])
-    measures = gradient(batches, [len(micro) for micro in mine], step_samples=samples)
+    mine = micro_batch_bounds(samples, world_size=world_size, rank=rank, grad_accum_steps=grad_accum_steps)
+    batches = ((inputs[start:stop], labels[start:stop]) for start, stop in mine or [(0, 1)])
+    measures = gradient(batches, [stop - start for start, stop in mine], step_samples=samples)
     flat = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
     own_loss = None if measures.loss is None else float(measures.loss)
     return {"gradient": flat.tolist(), "samples": measures.samples, "loss": own_loss}

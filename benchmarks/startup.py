@@ -1,0 +1,211 @@
+"""How long one waits: seconds from the command to the first optimizer step, and to its exit.
+
+``scaler submit jobs/digits/job.yaml`` (an embedded cluster; evaluation, checkpoints, records and report as in the job)
+against ``plain.py``, a Ray Train script with Ray's default settings that trains the same model for the same epochs and
+reports its loss after each. Both are commands of their own, on two workers, and take turns, in the order A B B A.
+
+The first step is over when rank 0 asks for the second step's loss (see ``stopwatch``): the clock starts before the
+command's process does. Its exit is when the process has ended, with the cluster that it started.
+
+Run: python benchmarks/startup.py [--pairs 3] [--processes]
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from time import sleep, time
+from typing import Any
+
+import yaml
+from processes import ProcessWatch
+from stopwatch import read_notes
+from table import table
+
+HERE = Path(__file__).resolve().parent
+JOB_FILE = HERE.parent / "jobs/digits/job.yaml"
+WORKERS = 2
+MOST_TO_FIRST_STEP, MOST_TO_EXIT = 0.6, 0.5  # the goals, as ratios scaler / plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One command, in seconds since it was given."""
+
+    first_step_s: float
+    exit_s: float
+    marks: list[tuple[str, float]] = field(default_factory=list)  # scaler only: what was reached when
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=3, help="commands of each side (default 3)")
+    parser.add_argument("--processes", action="store_true", help="then one more of each, with a table of its processes")
+    arguments = parser.parse_args()
+    sides: dict[str, list[Measurement]] = {"scaler": [], "plain": []}
+    for pair in range(arguments.pairs):
+        for side in ("scaler", "plain") if pair % 2 == 0 else ("plain", "scaler"):
+            found, _ = measure(side)
+            sides[side].append(found)
+            print(
+                f"{pair + 1}/{arguments.pairs} {side:6}: first step after {found.first_step_s:.1f} s, "
+                f"exit after {found.exit_s:.1f} s",
+                file=sys.stderr,
+            )
+    print(table(compared(sides["scaler"], sides["plain"])))
+    print()
+    print(table(where_time_goes(sides["scaler"])))
+    if arguments.processes:
+        for side in sides:
+            print()
+            print(table(measure(side, watched=True)[1]))
+
+
+def measure(side: str, *, watched: bool = False) -> tuple[Measurement, list[dict[str, str]]]:
+    """Run a side's command once; return its times and, when ``watched``, the table of its processes."""
+    with tempfile.TemporaryDirectory(prefix="startup-") as name:
+        folder = Path(name)
+        notes = folder / "notes"
+        notes.mkdir()
+        command = scaler_command(folder, notes) if side == "scaler" else plain_command(folder, notes)
+        # Workers inherit it; the script's own folder is on plain's path anyway.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+        environment.pop("RAY_ADDRESS", None)
+        log = folder / "output.log"
+        with log.open("wb") as output:
+            began = time()
+            process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=folder)
+            entered: list[float] = []
+            if watched:
+                with ProcessWatch(process.pid) as watch:
+                    process.wait()
+            else:
+                wait_and_look(process, folder, entered)
+            ended = time()
+        if process.returncode:
+            raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}\n{log.read_text()[-4000:]}")
+        rank_0 = read_notes(notes)[0]
+        found = Measurement(
+            first_step_s=rank_0["times"][1] - began,
+            exit_s=ended - began,
+            marks=marks(folder, rank_0, entered, began, ended) if side == "scaler" and not watched else [],
+        )
+        return found, process_rows(side, watch, began) if watched else []
+
+
+def scaler_command(folder: Path, notes: Path) -> list[str]:
+    """Write the digits job with a stopwatch in its recipe; return ``scaler submit`` of it."""
+    values = yaml.safe_load(JOB_FILE.read_text())
+    values["recipe_args"] = stopwatch_arguments(values, notes)
+    values["recipe"] = "stopwatch:build"
+    values["storage"] = str(folder / "runs")
+    (folder / "job.yaml").write_text(yaml.safe_dump(values))
+    return [str(Path(sys.executable).with_name("scaler")), "submit", str(folder / "job.yaml")]
+
+
+def plain_command(folder: Path, notes: Path) -> list[str]:
+    """Write plain's configuration for the digits job; return its command."""
+    values = yaml.safe_load(JOB_FILE.read_text())
+    reference = values["reference"]
+    ratio = values["scale"]["per_worker_batch_size"] * WORKERS / reference["global_batch_size"]
+    config = {
+        "recipe": stopwatch_arguments(values, notes),
+        "optimizer": {**reference["optimizer"], "lr": reference["lr"] * ratio},
+        "batch_size": values["scale"]["per_worker_batch_size"],
+        "epochs": values["train"]["epochs"],
+        "threads": None,
+        "report": True,
+    }
+    settings = {"config": config, "workers": WORKERS, "storage": str(folder / "results")}
+    (folder / "plain.json").write_text(json.dumps(settings))
+    return [sys.executable, str(HERE / "plain.py"), str(folder / "plain.json")]
+
+
+def stopwatch_arguments(values: dict[str, Any], notes: Path) -> dict[str, Any]:
+    batch = values["scale"]["per_worker_batch_size"] * WORKERS
+    return {
+        "folder": str(JOB_FILE.parent),
+        "path": values["recipe"],
+        "arguments": values["recipe_args"],
+        "steps": -(-values["train"]["num_samples"] // batch) * values["train"]["epochs"],
+        "notes": str(notes),
+    }
+
+
+def wait_and_look(process: subprocess.Popen[bytes], folder: Path, entered: list[float]) -> None:
+    """Wait for the command; note when rank 0's log, the first thing that a worker does, appears."""
+    while process.poll() is None:
+        if not entered and any(folder.glob("runs/*/logs/rank-0.log")):
+            entered.append(time())
+        sleep(0.02)
+
+
+def marks(
+    folder: Path, rank_0: dict[str, Any], entered: list[float], began: float, ended: float
+) -> list[tuple[str, float]]:
+    """Return what a run of scaler had reached when, from its own folder and rank 0's stopwatch."""
+    (run,) = (folder / "runs").iterdir()
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    status = json.loads((run / "status.json").read_text())
+    first = {event["kind"]: event["time"] for event in reversed(events)}
+    reached = {
+        "plan made, run folder there": status["started_at"],
+        "training function entered": entered[0] if entered else float("nan"),
+        "torch imported, group joined": first["worker_started"],
+        "recipe asked for": rank_0["built_at"],
+        "recipe built, model wrapped": first["attempt_started"],
+        "first step begun": rank_0["times"][0],
+        "first step over": rank_0["times"][1],
+        "last step begun": rank_0["times"][-1],
+        "workers and cluster gone": status["ended_at"],
+        "report written, exit": ended,
+    }
+    return [(name, moment - began) for name, moment in reached.items()]
+
+
+def compared(scaler: list[Measurement], plain: list[Measurement]) -> list[dict[str, str]]:
+    rows = []
+    for name, key, most in (("first step", "first_step_s", MOST_TO_FIRST_STEP), ("exit", "exit_s", MOST_TO_EXIT)):
+        ours, theirs = ([getattr(one, key) for one in side] for side in (scaler, plain))
+        ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+        rows.append(
+            {
+                "from the command to": name,
+                "scaler s": f"{median(ours):.1f}",
+                "plain s": f"{median(theirs):.1f}",
+                "ratio (min-max)": f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+                "goal": f"<= {most:g} {'met' if median(ratios) <= most else 'MISSED'}",
+            }
+        )
+    return rows
+
+
+def where_time_goes(scaler: list[Measurement]) -> list[dict[str, str]]:
+    rows, before = [], 0.0
+    for number, (name, _) in enumerate(scaler[0].marks):
+        reached = median(one.marks[number][1] for one in scaler)
+        rows.append({"scaler": name, "reached after s": f"{reached:.1f}", "took s": f"{reached - before:.1f}"})
+        before = reached
+    return rows
+
+
+def process_rows(side: str, watch: ProcessWatch, began: float) -> list[dict[str, str]]:
+    return [
+        {
+            f"{side}: process": process.name,
+            "started after s": f"{process.started_at - began:.1f}",
+            "gone after s": f"{process.seen_at - began:.1f}",
+            "CPU s": f"{process.cpu_s:.2f}",
+        }
+        for process in sorted(watch.seen.values(), key=lambda process: process.started_at)
+        if process.cpu_s >= 0.02
+    ]
+
+
+if __name__ == "__main__":
+    main()
