@@ -165,8 +165,6 @@ def row(case: Case, scaler: list[Measurement], other: list[Measurement]) -> dict
     extra_mib = median(ours.peak_memory_mib - theirs.peak_memory_mib for ours, theirs in pairs)
     job = load_job(case.job_file)
     model = load_recipe(job.recipe, folder=case.job_file.parent, arguments=job.recipe_args).model
-    sys.path.remove(str(case.job_file.parent))
-    del sys.modules[job.recipe.partition(":")[0]]  # the next case's recipe has the same name
     return {
         "case": case.name,
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",

@@ -196,14 +196,20 @@ class RunFolder:
         """Append rows to a log, a line of JSON each."""
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         if lines:
-            with self._fs.open(f"{self._root}/{name}", "ab") as file:
-                file.write(lines.encode())
+            self._append(name, lines.encode())
 
     def end_line(self, name: str) -> None:
         """End a line that a killed writer left cut off, so that the next row has a line of its own."""
         if self.exists(name) and not self.read(name).endswith(b"\n"):
+            self._append(name, b"\n")
+
+    def _append(self, name: str, data: bytes) -> None:
+        """Append to a file. Object stores cannot, and some pretend to: there the whole is written anew."""
+        if self.local_path is None:
+            self.write(name, (self.read(name) if self.exists(name) else b"") + data)
+        else:
             with self._fs.open(f"{self._root}/{name}", "ab") as file:
-                file.write(b"\n")
+                file.write(data)
 
     def rows(self, name: str) -> Iterator[dict[str, Any]]:
         """Yield the rows of a log; a line that was cut off by a kill is passed over."""

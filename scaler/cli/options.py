@@ -42,7 +42,7 @@ def plan_for(job: Job, *, job_path: Path, world_size: int | None = None) -> Plan
             )
     except ScalerError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shown = "".join(traceback.format_exception(error)).rstrip()
         raise RecipeError(f"{job.recipe} failed: {type(error).__name__}: {error}", shown) from error
     return make_plan(job, world_size, num_samples=len(recipe.train_data))  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from scaler.runs import RunFolder
 @click.option(
     "--address",
     metavar="A",
-    help="A running Ray cluster (auto, host:port, ray://host:port). Default: an embedded local one. "
+    help="A running Ray cluster (auto, host:port). Default: an embedded local one. "
     "none: one worker in this process, without Ray.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -73,5 +73,5 @@ def _print_report(folder: RunFolder, *, as_json: bool) -> None:
         from scaler.report.text import report_text
         from scaler.report.write import read_report
 
-        show(report_text(read_report(folder)))
+        show(report_text(read_report(folder), with_failure=False))
     err().print(f"Report: {folder.path('report.html')}", soft_wrap=True)

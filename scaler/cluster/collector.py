@@ -1,6 +1,7 @@
 """The one process that every worker's records and events go to, and that writes them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic, time
 from typing import Any
 
@@ -10,6 +11,16 @@ from scaler.metrics.writer import MetricsWriter
 from scaler.runs import RunFolder
 
 FLUSH_S = 0.5
+STORAGE_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """What the collector knows of a run."""
+
+    progress: Progress
+    failures: Sequence[Mapping[str, Any]]  # what workers have reported
+    storage: str  # why the run's folder has not taken records for ``STORAGE_PATIENCE_S``; empty when it does
 
 
 class Collector:
@@ -26,6 +37,8 @@ class Collector:
         self._stop_requested = False
         self._failures: list[Mapping[str, Any]] = []
         self._flushed_at = monotonic()
+        self._unwritten_since: float | None = None
+        self._problem = ""
 
     def begin_attempt(self) -> int:
         """Return the number of the worker group's next life."""
@@ -52,16 +65,24 @@ class Collector:
         self._stop_requested = True
         self._writer.add_event({"kind": "stop_requested", "time": time()})
 
-    def look(self) -> tuple[Progress, list[Mapping[str, Any]]]:
-        """Return what is known of the run, and the failures that workers have reported."""
+    def look(self) -> Look:
+        """Return what is known of the run."""
         self._flush_when_due()
-        return self._tracker.look(), self._failures
+        failing = self._unwritten_since is not None and monotonic() - self._unwritten_since > STORAGE_PATIENCE_S
+        return Look(progress=self._tracker.look(), failures=self._failures, storage=self._problem if failing else "")
 
     def close(self) -> None:
         """Write everything that was handed over."""
         self._writer.flush()
 
     def _flush_when_due(self) -> None:
-        if monotonic() - self._flushed_at >= FLUSH_S:
+        """Write what is there, about twice a second. What cannot be written is kept, and tried again."""
+        if monotonic() - self._flushed_at < FLUSH_S:
+            return
+        self._flushed_at = monotonic()
+        try:
             self._writer.flush()
-            self._flushed_at = monotonic()
+            self._unwritten_since = None
+        except Exception as error:  # any filesystem's own; the driver ends the run when it lasts
+            self._unwritten_since = self._unwritten_since or monotonic()
+            self._problem = f"{type(error).__name__}: {error}"

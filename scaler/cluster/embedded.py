@@ -4,15 +4,20 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
+from math import floor
+from pathlib import Path
+from typing import Any
 
 from scaler.errors import ClusterError
 
 OBJECT_STORE_BYTES = 256 * 2**20  # records and a plan; data never goes through it
 
-# What an embedded cluster does without, or does more often: it has no dashboard and no preemption, and a poll costs it
-# nothing. docs/decisions/0004-startup.md has the measurements.
+# What an embedded cluster does without: it has no dashboard, and nobody preempts it.
+# docs/decisions/0004-a-quick-start.md has the measurements.
 _EMBEDDED_ENVIRONMENT: Mapping[str, str] = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -22,14 +27,16 @@ _EMBEDDED_ENVIRONMENT: Mapping[str, str] = {
 
 
 @contextmanager
-def ray_cluster(address: str | None, *, verbose: bool) -> Iterator[None]:
-    """Connect to Ray for the length of a ``with`` block.
+def ray_cluster(address: str | None, *, verbose: bool, ship: Sequence[Path] = ()) -> Iterator[None]:
+    """Connect to Ray for the length of a ``with`` block; meanwhile ``print`` shows nothing unless ``verbose``.
 
     Args:
-        address: of a running cluster (``auto``, ``host:port``, ``ray://...``); None: an embedded cluster with all of
-            this machine's CPUs and GPUs. Its daemons listen on all interfaces, so they take a random token that only
-            this process and its children have, in their environment.
-        verbose: show Ray's own log.
+        address: of a running cluster (``auto``, ``host:port``); None: an embedded cluster with all of this machine's
+            CPUs and GPUs. Its daemons listen on all interfaces, so they take a random token that only this process and
+            its children have, in their environment.
+        verbose: show Ray's own log, on stderr.
+        ship: folders that the nodes of a running cluster must have: the first becomes their working directory, the
+            others are importable.
 
     Raises:
         ClusterError: there is no cluster at ``address``, or none can be started.
@@ -40,39 +47,53 @@ def ray_cluster(address: str | None, *, verbose: bool) -> Iterator[None]:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ.get("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1"),
     }
     if address is None:
+        if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
+            raise ClusterError(
+                "an embedded cluster needs its token before Ray is imported, and this process has imported Ray.",
+                "Import ray later, or start a cluster yourself and give its address.",
+            )
         environment |= {**_EMBEDDED_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
-    import ray  # after the environment is set: Ray reads some of it when imported
+    # Ray prints what the raylet says to stdout, which is the result's.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stderr if verbose else nowhere):
+        import ray  # after the environment is set: Ray reads some of it when imported
 
-    level = logging.INFO if verbose else logging.ERROR
-    try:
         try:
-            if address is None:
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    log_to_driver=verbose,
-                    logging_level=level,
-                )
-            else:
-                ray.init(address=address, log_to_driver=verbose, logging_level=level)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            where = "on this machine" if address is None else f"at {address}"
-            raise ClusterError(
-                f"no Ray cluster {where}: {_first_line(error)}",
-                "Leave --address out for an embedded cluster, or give that of a running one.",
-            ) from error
-        with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stderr if verbose else nowhere):
-            yield  # Ray prints what the raylet says to stdout, which is the result's; a report says it better
-    finally:
-        ray.shutdown()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+            _connect(address, verbose=verbose, ship=ship)
+            yield
+        finally:
+            ray.shutdown()
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+def _connect(address: str | None, *, verbose: bool, ship: Sequence[Path]) -> None:
+    import ray
+
+    options: dict[str, Any] = {
+        "log_to_driver": verbose,
+        "logging_level": logging.INFO if verbose else logging.ERROR,
+    }
+    if address is None:
+        options |= {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        # A second of imports, while Ray's daemons start.
+        threading.Thread(target=import_module, args=("ray.train",), daemon=True).start()
+    else:
+        options["address"] = address
+        if ship:
+            options["runtime_env"] = {"working_dir": str(ship[0]), "py_modules": [str(folder) for folder in ship[1:]]}
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        where = "on this machine" if address is None else f"at {address}"
+        raise ClusterError(
+            f"no Ray cluster {where}: {_first_line(error)}",
+            "Leave --address out for an embedded cluster, or give that of a running one.",
+        ) from error
 
 
 def cpus_here() -> float:
@@ -81,7 +102,7 @@ def cpus_here() -> float:
 
 
 def require_resources(
-    *, workers: int, cpus_per_worker: float, gpus_per_worker: float, there: Mapping[str, float]
+    *, workers: int, cpus_per_worker: float, gpus_per_worker: float, nodes: Sequence[Mapping[str, float]]
 ) -> None:
     """Refuse a job that a cluster cannot hold.
 
@@ -89,22 +110,25 @@ def require_resources(
         workers: the fewest that the job goes on with.
         cpus_per_worker: of ``resources``.
         gpus_per_worker: of ``resources``.
-        there: what the whole cluster has, as ``ray.cluster_resources()`` gives it.
+        nodes: ``CPU`` and ``GPU`` of each node; a worker does not stretch over two.
 
     Raises:
         ClusterError: says what was asked and what there is.
     """
-    wanted = {"CPU": workers * cpus_per_worker, "GPU": workers * gpus_per_worker}
-    if all(amount <= there.get(name, 0.0) + 1e-9 for name, amount in wanted.items()):
+    need = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
+    need = {name: amount for name, amount in need.items() if amount}
+    fit = sum(min(floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in need.items()) for node in nodes)
+    if fit >= workers:
         return
-    asked = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
-    have = ", ".join(f"{there.get(name, 0.0):g} {name}" for name, amount in wanted.items() if amount)
-    per_worker = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
-    fit = min(int((there.get(name, 0.0) + 1e-9) // need) for name, need in per_worker.items() if need)
-    remedy = f"--workers {fit} fits. " if fit else ""
-    if wanted["GPU"] <= there.get("GPU", 0.0):
-        remedy += f"Workers can share CPUs: resources.cpus_per_worker={max(there.get('CPU', 0.0), 0.1) / workers:.2g}."
-    raise ClusterError(f"{workers} workers need {asked}, and the cluster has {have}.", remedy.strip())
+    there = {name: sum(node.get(name, 0.0) for node in nodes) for name in need}
+    asked = ", ".join(f"{workers * amount:g} {name}" for name, amount in need.items())
+    have = ", ".join(f"{amount:g} {name}" for name, amount in there.items())
+    where = "the cluster has" if len(nodes) == 1 else f"the {len(nodes)} nodes of the cluster have"
+    remedies = [f"--workers {fit} fits."] if fit else []
+    shared = floor(100 * there["CPU"] / workers) / 100
+    if shared > 0 and workers * gpus_per_worker <= there.get("GPU", 0.0):
+        remedies.append(f"Workers can share CPUs: --set resources.cpus_per_worker={shared:g}.")
+    raise ClusterError(f"{workers} workers need {asked}, and {where} {have}.", " ".join(remedies))
 
 
 def _first_line(error: Exception) -> str:

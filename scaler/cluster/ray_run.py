@@ -1,23 +1,25 @@
 """One run on Ray Train, watched from the driver."""
 
 import threading
-from collections.abc import Callable, Mapping
-from time import monotonic
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from time import monotonic, sleep
 from typing import Any
 
 from scaler.cluster.embedded import require_resources
 from scaler.cluster.progress import Progress
-from scaler.errors import ClusterError, JobFileError, PlanError, RecipeError, ScalerError, TrainingError
+from scaler.errors import ClusterError, JobFileError, PlanError, RecipeError, RunError, ScalerError, TrainingError
 from scaler.job import Job
 from scaler.plan import Plan
 from scaler.runs import RunFolder
 
 POLL_S = 0.2
 RAY_TRAIN_FOLDER = "ray_train"  # Ray Train wants a place of its own; nothing of ours is there
+ROOM_S = 20.0  # how long a job waits for others to leave a running cluster
 STOP_S = 20.0  # how long workers get to stop by themselves after Ctrl-C
 
 _TOLD_BY_WORKERS: Mapping[str, type[ScalerError]] = {
-    error.__name__: error for error in (JobFileError, PlanError, RecipeError, TrainingError)
+    error.__name__: error for error in (ClusterError, JobFileError, PlanError, RecipeError, TrainingError)
 }
 
 
@@ -32,8 +34,6 @@ def run_on_ray(
 ) -> bool:
     """Run a plan on the connected Ray cluster.
 
-    ``Trainer.fit`` waits in a thread of its own, so that this one can show progress and answer Ctrl-C.
-
     Args:
         job: what was asked for.
         plan: its plan.
@@ -46,8 +46,9 @@ def run_on_ray(
         Whether training is over; False when Ctrl-C stopped it.
 
     Raises:
-        ClusterError: the cluster cannot hold the job.
+        ClusterError: the cluster cannot hold the job, or went away.
         TrainingError: it failed; carries the worker's error.
+        RunError: the run's folder does not take what is written to it.
         KeyboardInterrupt: Ctrl-C before training had begun, or a second one.
     """
     import ray
@@ -55,73 +56,119 @@ def run_on_ray(
 
     from scaler.cluster.collector import Collector
 
-    resources = job.resources
-    require_resources(
-        workers=job.scale.min_workers,
-        cpus_per_worker=resources.cpus_per_worker,
-        gpus_per_worker=resources.gpus_per_worker,
-        there=_resources_there(),
-    )
+    _require_room(job, embedded=embedded)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     collector: Any = ray.remote(Collector).options(num_cpus=0, scheduling_strategy=here).remote(folder)
-    outcome: list[BaseException | bool] = []
-    ended = threading.Event()  # not Thread.join, which an interrupt can leave believing that the thread has ended
 
-    def fit() -> None:
-        try:
-            from scaler.cluster.trainer import make_trainer
-            from scaler.cluster.worker import Assignment
+    def fit() -> bool:
+        from scaler.cluster.trainer import make_trainer
+        from scaler.cluster.worker import Assignment
 
-            assignment = Assignment(
-                job=job.model_dump(),
-                plan=plan.to_dict(),
-                folder=folder,
-                recipe_folder=recipe_folder,
-                collector=collector,
-            )
-            result: Any = make_trainer(job, assignment, embedded=embedded).fit()  # annotated as the old API's
-            outcome.append(bool(result.return_value))
-        except BaseException as error:  # handed to the thread that watches
-            outcome.append(error)
-        finally:
-            ended.set()
+        assignment = Assignment(
+            job=job.model_dump(),
+            plan=plan.to_dict(),
+            folder=folder,
+            recipe_folder=recipe_folder,
+            collector=collector,
+        )
+        result: Any = make_trainer(job, assignment, embedded=embedded).fit()  # annotated as the old API's
+        return bool(result.return_value)
 
-    threading.Thread(target=fit, name="ray-train-fit", daemon=True).start()
-    stopping_since: float | None = None
-    progress = Progress()
     try:
-        while not ended.is_set():
-            try:
-                ended.wait(POLL_S)
-                progress, failures = ray.get(collector.look.remote())
-                on_progress(progress)
-                _raise_final(failures, folder)
-                if stopping_since is not None and monotonic() - stopping_since > STOP_S:
-                    raise KeyboardInterrupt
-            except KeyboardInterrupt:
-                if stopping_since is not None or progress.attempt is None:
-                    raise
-                stopping_since = monotonic()
-                ray.get(collector.request_stop.remote())
-        progress, failures = ray.get(collector.look.remote())
-        on_progress(progress)
-        if isinstance(outcome[0], BaseException):
-            _raise_final(failures, folder)
-            raise _translated(outcome[0], failures, folder)
-        return outcome[0]
+        return _watch(_InThread(fit), collector, folder, on_progress)
+    except ray.exceptions.RayError as error:
+        raise ClusterError(f"Ray lost the run: {_last_line(error)}", "--verbose shows Ray's log.") from error
     finally:
-        ray.get(collector.close.remote(), timeout=30)
-        folder.remove_folder(RAY_TRAIN_FOLDER)
+        with suppress(ray.exceptions.RayError):  # a cluster that is gone; what led here says so
+            ray.get(collector.close.remote(), timeout=30)
+            folder.remove_folder(RAY_TRAIN_FOLDER)
 
 
-def _resources_there() -> Mapping[str, float]:
+class _InThread:
+    """Calls a function in a thread of its own, so that this one can show progress and answer Ctrl-C.
+
+    Not ``Thread.join``: an interrupt can leave it believing that the thread has ended.
+    """
+
+    def __init__(self, function: Callable[[], bool]) -> None:
+        self._function = function
+        self._ended = threading.Event()
+        self._error: BaseException | None = None
+        self._value = False
+        threading.Thread(target=self._run, name="ray-train-fit", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._function()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._ended.set()
+
+    def ended(self, *, within_s: float) -> bool:
+        """Wait a little; return whether it has returned or raised."""
+        return self._ended.wait(within_s)
+
+    def outcome(self) -> bool | BaseException:
+        """Return what it returned, or what it raised."""
+        return self._error if self._error is not None else self._value
+
+
+def _watch(fit: _InThread, collector: Any, folder: RunFolder, on_progress: Callable[[Progress], None]) -> bool:
+    """Watch a run to its end. The first Ctrl-C asks the workers to stop; a second one, or their silence, ends it."""
     import ray
 
-    there: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return there
+    stopping_since: float | None = None
+    progress = Progress()
+    ended = False
+    while not ended:
+        try:
+            ended = fit.ended(within_s=POLL_S)
+            look = ray.get(collector.look.remote())
+            progress = look.progress
+            on_progress(progress)
+            _raise_final(look.failures, folder)
+            if look.storage:
+                raise RunError(
+                    f"run {folder.run_id}: its folder cannot be written: {look.storage}.",
+                    "Make room, or see to storage.",
+                )
+            if stopping_since is not None and monotonic() - stopping_since > STOP_S:
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if stopping_since is not None or progress.attempt is None:
+                raise
+            stopping_since = monotonic()
+            ray.get(collector.request_stop.remote())
+    outcome = fit.outcome()
+    if isinstance(outcome, BaseException):
+        raise _translated(outcome, look.failures, folder)
+    return outcome
 
 
-def _raise_final(failures: list[Mapping[str, Any]], folder: RunFolder) -> None:
+def _require_room(job: Job, *, embedded: bool) -> None:
+    """Refuse a job that the cluster cannot hold, now or, if others use it, within ``ROOM_S``."""
+    import ray
+
+    resources, workers = job.resources, job.scale.min_workers
+    cpus, gpus = resources.cpus_per_worker, resources.gpus_per_worker
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    require_resources(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, nodes=nodes)
+    began = monotonic()
+    while not embedded:
+        free: Mapping[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        if workers * cpus <= free.get("CPU", 0.0) + 1e-9 and workers * gpus <= free.get("GPU", 0.0) + 1e-9:
+            return
+        if monotonic() - began > ROOM_S:
+            raise ClusterError(
+                f"{workers} workers need {workers * cpus:g} CPU and {workers * gpus:g} GPU, and of the cluster's only "
+                f"{free.get('CPU', 0.0):g} CPU and {free.get('GPU', 0.0):g} GPU are free.",
+                "Submit again when others have finished, or with fewer --workers.",
+            )
+        sleep(POLL_S)
+
+
+def _raise_final(failures: Sequence[Mapping[str, Any]], folder: RunFolder) -> None:
     """Raise the first failure that a restart would meet again; a worker that only lost its peers is not one."""
     for failure in failures:
         if not failure["by_peer"]:
@@ -141,7 +188,7 @@ def _from_worker(failure: Mapping[str, Any], folder: RunFolder) -> ScalerError:
     )
 
 
-def _translated(error: BaseException, failures: list[Mapping[str, Any]], folder: RunFolder) -> ScalerError:
+def _translated(error: BaseException, failures: Sequence[Mapping[str, Any]], folder: RunFolder) -> ScalerError:
     """Ray Train's own error, in our words."""
     from ray.train.v2.api.exceptions import WorkerGroupError
 
@@ -157,7 +204,9 @@ def _translated(error: BaseException, failures: list[Mapping[str, Any]], folder:
         )
     if isinstance(error, ScalerError):
         return error
+    return ClusterError(f"Ray Train gave up: {_last_line(error)}", "--verbose shows Ray's log.")
+
+
+def _last_line(error: BaseException) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return ClusterError(
-        f"Ray Train gave up: {lines[-1] if lines else type(error).__name__}", "--verbose shows Ray's log."
-    )
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,17 +1,19 @@
 """From a job to a finished run: plan, run, report."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from time import time
 from typing import Any
 
+import scaler
 from scaler.cluster.progress import Progress, ProgressTracker
-from scaler.errors import JobFileError, ScalerError
+from scaler.errors import JobFileError, RunError, ScalerError
 from scaler.job import Job, dump_job
 from scaler.metrics.record import Record
-from scaler.plan import Plan
+from scaler.plan import Plan, make_plan
 from scaler.report.write import write_report
 from scaler.runs import RunFolder, RunState
 
@@ -50,6 +52,7 @@ def submit(
     """
     _find_recipe(job, recipe_folder)
     _require_cpus(job, address)
+    _require_every_size(job, plan)
     if address == NO_CLUSTER and plan.world_size != 1:
         raise JobFileError(
             f"--address none runs one worker, and the job asks for {plan.world_size}.", "Add --workers 1."
@@ -59,13 +62,15 @@ def submit(
     folder.write_json("plan.json", plan.to_dict())
     folder.set_state(RunState.STARTING, started_at=time(), recipe_folder=str(recipe_folder))
     on_start(folder)
+    is_running = False
 
     def seen(progress: Progress) -> None:
-        if progress.attempt is not None and folder.state() is RunState.STARTING:
+        nonlocal is_running
+        if progress.attempt is not None and not is_running:
             folder.set_state(RunState.RUNNING)
+            is_running = True
         on_progress(progress)
 
-    end, failure = RunState.FAILED, "scaler itself failed"
     try:
         if address == NO_CLUSTER:
             finished = _run_here(job, plan, folder, recipe_folder=recipe_folder, on_progress=seen)
@@ -73,19 +78,32 @@ def submit(
             finished = _run_on_ray(
                 job, plan, folder, recipe_folder=recipe_folder, address=address, verbose=verbose, on_progress=seen
             )
-        end, failure = (RunState.SUCCEEDED if finished else RunState.STOPPED), ""
-    except KeyboardInterrupt:
-        end, failure = RunState.STOPPED, ""
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        with suppress(OSError, RunError):  # storage that is gone must not hide why the run ended
+            folder.set_state(
+                RunState.STOPPED if stopped else RunState.FAILED,
+                ended_at=time(),
+                **({} if stopped else {"failure": _told(error)}),
+            )
+            write_report(folder)
         raise
-    except ScalerError as error:
-        failure = str(error)
-        raise
-    finally:
-        folder.set_state(end, ended_at=time(), **({"failure": failure} if failure else {}))
-        write_report(folder)
-    if end is RunState.STOPPED:
+    folder.set_state(RunState.SUCCEEDED if finished else RunState.STOPPED, ended_at=time())
+    write_report(folder)
+    if not finished:
         raise KeyboardInterrupt
     return folder
+
+
+def _told(error: BaseException) -> str:
+    """An error as the report says it."""
+    return str(error) if isinstance(error, ScalerError) else f"a bug in scaler: {type(error).__name__}: {error}"
+
+
+def _require_every_size(job: Job, plan: Plan) -> None:
+    """Plan an elastic job for every number of workers that it may get, so that no resize finds it impossible."""
+    for size in range(job.scale.min_workers, job.scale.max_workers):
+        make_plan(job, size, num_samples=plan.num_samples)
 
 
 def _find_recipe(job: Job, folder: Path) -> None:
@@ -110,8 +128,8 @@ def _require_cpus(job: Job, address: str | None) -> None:
 
     if address is None:
         cpus = job.resources.cpus_per_worker
-        there = {"CPU": cpus_here()}
-        require_resources(workers=job.scale.min_workers, cpus_per_worker=cpus, gpus_per_worker=0.0, there=there)
+        nodes = [{"CPU": cpus_here()}]
+        require_resources(workers=job.scale.min_workers, cpus_per_worker=cpus, gpus_per_worker=0.0, nodes=nodes)
 
 
 def _run_on_ray(
@@ -127,12 +145,14 @@ def _run_on_ray(
     from scaler.cluster.embedded import ray_cluster
     from scaler.cluster.ray_run import run_on_ray
 
-    with ray_cluster(address, verbose=verbose):
+    # The nodes of a running cluster get the job's folder, as their working directory, and this very scaler.
+    ship = [recipe_folder, Path(scaler.__file__).parent] if address is not None else []
+    with ray_cluster(address, verbose=verbose, ship=ship):
         return run_on_ray(
             job,
             plan,
             folder,
-            recipe_folder=str(recipe_folder),
+            recipe_folder="." if ship else str(recipe_folder),
             on_progress=on_progress,
             embedded=address is None,
         )

@@ -1,6 +1,7 @@
 """What runs in each Ray Train worker: find one's place, join the group, train, report what fails."""
 
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from typing import Any
 import ray
 import ray.train
 
-from scaler.errors import ScalerError
+from scaler.errors import ClusterError, ScalerError
 from scaler.job import Job, parse_job
 from scaler.metrics.record import Record
 from scaler.plan import Plan, make_plan
@@ -64,6 +65,10 @@ class RayWorker:
     def settle(self) -> None:
         """Wait until the collector has everything that was handed over."""
         self._read_answer(timeout_s=SETTLE_S)
+        if self._under_way is not None:
+            raise ClusterError(
+                f"the collector has not answered rank {self.rank} for {SETTLE_S:g} s.", "Look at the driver's node."
+            )
 
     def _read_answer(self, *, timeout_s: float) -> None:
         if self._under_way is None:
@@ -78,19 +83,35 @@ def work(assignment: Assignment) -> bool:
     """Train; the function that Ray Train runs in every worker. Returns whether training is over."""
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    job = parse_job(assignment.job, source="the job")
-    planned = Plan.from_dict(assignment.plan)
-    # Each attempt plans again from the reference and the world size that it really has.
-    plan = planned if planned.world_size == world_size else make_plan(job, world_size, num_samples=planned.num_samples)
-    with _Log(assignment.folder, rank=rank):
-        worker: RayWorker | None = None
-        try:
+    attempt: int | None = None
+    try:
+        _require_shared(assignment.folder)
+        with _Log(assignment.folder, rank=rank):
+            job = parse_job(assignment.job, source="the job")
+            plan = _plan_for(assignment, job, world_size)
             worker, start = _join(assignment, job, rank=rank, world_size=world_size)
+            attempt = worker.attempt
             return _train(assignment, job, plan, worker, start)
-        except Exception as error:
-            traceback.print_exc()
-            ray.get(assignment.collector.hand_over.remote([], [_failure(error, rank, worker)]))
-            raise
+    except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure like any other
+        ray.get(assignment.collector.hand_over.remote([], [_failure(error, rank, attempt)]))
+        if isinstance(error, SystemExit):
+            raise RuntimeError(f"the recipe called sys.exit({error.code})") from error
+        raise
+
+
+def _require_shared(folder: RunFolder) -> None:
+    """Refuse a run folder that only the submitting machine sees."""
+    if not folder.exists("job.yaml"):
+        raise ClusterError(
+            f"the run's folder {folder.uri} is not there on the node {socket.gethostname()}.",
+            "Set storage to a folder that every node shares, or to a URI such as s3://bucket/prefix.",
+        )
+
+
+def _plan_for(assignment: Assignment, job: Job, world_size: int) -> Plan:
+    """The plan of this attempt: made again from the reference when the group has another size than was asked for."""
+    planned = Plan.from_dict(assignment.plan)
+    return planned if planned.world_size == world_size else make_plan(job, world_size, num_samples=planned.num_samples)
 
 
 def _join(assignment: Assignment, job: Job, *, rank: int, world_size: int) -> tuple[RayWorker, int | None]:
@@ -100,6 +121,7 @@ def _join(assignment: Assignment, job: Job, *, rank: int, world_size: int) -> tu
 
     use_threads(job.resources.cpus_per_worker)
     device = _device(job)
+    backend = "nccl" if job.resources.gpus_per_worker >= 1 else "gloo"  # NCCL takes one worker a GPU
     meeting = None
     agreed: tuple[int, int | None, str, int | None] | None = None
     if rank == 0:
@@ -113,7 +135,7 @@ def _join(assignment: Assignment, job: Job, *, rank: int, world_size: int) -> tu
         agreed = broadcast_from_rank_zero(agreed)
         assert agreed is not None
         meeting = meeting or MeetingPoint(agreed[2], port=agreed[3], world_size=world_size)
-        meeting.join(rank=rank, device=device)
+        meeting.join(rank=rank, backend=backend)
     assert agreed is not None
     attempt, start = agreed[:2]
     worker = RayWorker(assignment, rank=rank, world_size=world_size, attempt=attempt, device=device)
@@ -128,7 +150,7 @@ def _train(assignment: Assignment, job: Job, plan: Plan, worker: RayWorker, star
     from scaler.training.recipe import load_recipe
 
     seed_everything(job.train.seed)
-    recipe = load_recipe(job.recipe, folder=Path(assignment.recipe_folder), arguments=job.recipe_args)
+    recipe = load_recipe(job.recipe, folder=Path(assignment.recipe_folder).absolute(), arguments=job.recipe_args)
     training = Training(recipe, job, plan, worker)
     if start is not None:
         training.restore(start)
@@ -140,16 +162,18 @@ def _train(assignment: Assignment, job: Job, plan: Plan, worker: RayWorker, star
 
 def _device(job: Job) -> Any:
     """The worker's device: the GPU that Ray gave it, or the CPU."""
-    from scaler.training.group import cpu
+    from scaler.training.group import cpu, use_gpu
 
     if job.resources.gpus_per_worker <= 0:
         return cpu()
     import ray.train.torch
 
-    return ray.train.torch.get_device()
+    device = ray.train.torch.get_device()
+    use_gpu(device)
+    return device
 
 
-def _failure(error: Exception, rank: int, worker: RayWorker | None) -> dict[str, Any]:
+def _failure(error: BaseException, rank: int, attempt: int | None) -> dict[str, Any]:
     """An exception as an event that crosses processes without being unpickled."""
     from scaler.training.group import is_lost_peer
 
@@ -158,7 +182,7 @@ def _failure(error: Exception, rank: int, worker: RayWorker | None) -> dict[str,
         "kind": "worker_failed",
         "time": time(),
         "rank": rank,
-        "attempt": None if worker is None else worker.attempt,
+        "attempt": attempt,
         "error": type(error).__name__,
         "problem": error.problem if isinstance(error, ScalerError) else f"{type(error).__name__}: {error}",
         "remedy": error.remedy if isinstance(error, ScalerError) else "",
@@ -180,7 +204,7 @@ class _Log:
 
     def __enter__(self) -> None:
         local = self._folder.local_path
-        self._path = local / self._name if local else Path(tempfile.mkstemp(suffix=".log")[1])
+        self._path = (local or Path(tempfile.mkdtemp())) / self._name
         self._path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for stream in (sys.stdout, sys.stderr):
@@ -190,7 +214,9 @@ class _Log:
             os.dup2(file, number)
         os.close(file)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            traceback.print_exception(error)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         for number, saved in self._saved:
@@ -198,4 +224,4 @@ class _Log:
             os.close(saved)
         if self._folder.local_path is None:
             self._folder.write(self._name, self._path.read_bytes())
-            self._path.unlink()
+            shutil.rmtree(self._path.parent.parent)

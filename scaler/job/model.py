@@ -265,6 +265,15 @@ class Job(Section):
         "runs", min_length=1, description="Where run folders go: a folder, or a URI such as s3://bucket/prefix."
     )
 
+    @model_validator(mode="after")
+    def _elastic_length_is_in_samples(self) -> Self:
+        if self.train.steps is not None and not isinstance(self.scale.num_workers, int):
+            raise problem(
+                f"train.steps = {self.train.steps} has no fixed length: steps grow and shrink with the workers.",
+                "Give train.epochs or train.samples.",
+            )
+        return self
+
     @field_validator("name")
     @classmethod
     def _name_is_a_file_name(cls, name: str) -> str:

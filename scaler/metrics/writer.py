@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
         pa.field("data_wait_s", pa.float64(), nullable=False),
         pa.field("compute_s", pa.float64(), nullable=False),
         pa.field("sync_wait_s", pa.float64(), nullable=False),
-        pa.field("grad_norm", pa.float64()),
+        pa.field("grad_norm", pa.float64(), nullable=False),
         pa.field("peak_memory_gib", pa.float64(), nullable=False),
     ]
 )
@@ -68,14 +68,15 @@ class MetricsWriter:
 
     def flush(self) -> None:
         """Write what was taken since the last flush."""
-        events, self._events = self._events, []
-        self._folder.append_json(EVENTS, events)
+        self._folder.append_json(EVENTS, self._events)
+        self._events = []  # not before: what could not be written is tried again
         if not self._records:
             return
-        records, self._records = self._records, []
+        records = self._records
         columns = list(zip(*records, strict=True))
         arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
         self._write(pa.Table.from_arrays(arrays, schema=SCHEMA), self._next, self._next)
+        self._records = []
         self._next += 1
         self._merge()
 

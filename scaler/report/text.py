@@ -14,8 +14,8 @@ from scaler.report.words import number, plural, printable, seconds
 _STATE_STYLES = {"succeeded": "bold green", "failed": "bold red", "stopped": "bold yellow"}
 
 
-def report_text(report: Report) -> RenderableType:
-    """Return a run's report for a terminal."""
+def report_text(report: Report, *, with_failure: bool = True) -> RenderableType:
+    """Return a run's report for a terminal; ``with_failure=False`` where the error is said beside it."""
     totals, final = report.totals, report.final
     title = Text.assemble(
         (printable(report.run_id), "bold"), "  ", (report.state, _STATE_STYLES.get(report.state, "bold"))
@@ -31,7 +31,7 @@ def report_text(report: Report) -> RenderableType:
     parts: list[RenderableType] = [title, _verdicts(report.verdicts)]
     if totals.steps:
         parts += [_facts(facts), _worker_table(report)]
-    if report.failure:
+    if report.failure and with_failure:
         parts.insert(2, Text(printable(report.failure)))
     if len(report.attempts) > 1:
         parts.append(_attempt_table(report))

@@ -66,7 +66,7 @@ def batches(recipe: Recipe, dataset: Dataset[Any], indices: Any, *, data_workers
     Tensors in memory are indexed at once. Other datasets go through torch's ``DataLoader``, which asks for a whole
     batch where the dataset has ``__getitems__``.
     """
-    if isinstance(dataset, TensorDataset) and recipe.collate is None:
+    if type(dataset) is TensorDataset and recipe.collate is None:  # a subclass may do more when it is indexed
         tensors = dataset.tensors
         for index in indices:
             yield tuple(tensor[index] for tensor in tensors)

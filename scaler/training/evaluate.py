@@ -47,7 +47,11 @@ def evaluate(
                 weights[name] = weights.get(name, 0.0) + weight
     model.train(was_training)
     names = sorted(sums)
-    both = torch.tensor([[sums[name] for name in names], [weights[name] for name in names]], dtype=torch.float64)
+    if world_size > 1:  # a value may be there for some batches only, so for some workers only
+        theirs: list[list[str]] = [[] for _ in range(world_size)]
+        dist.all_gather_object(theirs, names)
+        names = sorted({name for some in theirs for name in some})
+    both = torch.tensor([[part.get(name, 0.0) for name in names] for part in (sums, weights)], dtype=torch.float64)
     if world_size > 1:
         both = both.to(device)
         dist.all_reduce(both)

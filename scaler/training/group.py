@@ -15,6 +15,12 @@ def cpu() -> torch.device:
     return torch.device("cpu")
 
 
+def use_gpu(device: torch.device) -> None:
+    """Make a GPU the one that torch and NCCL use when they are not told which."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def first_gpu() -> torch.device:
     """Return the first GPU that this process sees."""
     return torch.device("cuda", 0)
@@ -35,9 +41,8 @@ class MeetingPoint:
         self._store = TCPStore(host, port or 0, world_size, is_master=is_master, wait_for_workers=False)
         self.port = int(self._store.port)
 
-    def join(self, *, rank: int, device: torch.device) -> None:
-        """Make torch's default process group, NCCL for GPUs and gloo for CPUs."""
-        backend = "nccl" if device.type == "cuda" else "gloo"
+    def join(self, *, rank: int, backend: str) -> None:
+        """Make torch's default process group, ``nccl`` or ``gloo``."""
         dist.init_process_group(backend, store=self._store, rank=rank, world_size=self._world_size)
 
 

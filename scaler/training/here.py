@@ -82,6 +82,6 @@ def train_here(job: Job, plan: Plan, folder: RunFolder, *, recipe_folder: Path, 
             return Training(recipe, job, plan, InProcess(folder, device=device, on_hand_over=on_hand_over)).run()
     except ScalerError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure like any other
         shown = "".join(traceback.format_exception(error)).rstrip()
         raise RecipeError(f"rank 0 failed: {type(error).__name__}: {error}", shown) from error

@@ -3,11 +3,13 @@
 Everything is a function of ``samples_seen``. Nothing here counts anything else.
 """
 
+import random
 from collections.abc import Iterator
 from math import isfinite
 from time import perf_counter, time
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -31,7 +33,9 @@ HAND_OVER_S = 1.0
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch, so that the recipe builds the same model on every worker; call before ``load_recipe``."""
+    """Seed torch, numpy and ``random``, so that every worker builds the same recipe; call before ``load_recipe``."""
+    random.seed(seed)
+    np.random.seed(seed)
     torch.manual_seed(seed)
 
 
@@ -74,6 +78,7 @@ class Training:
         self._recorder = Recorder(rank=surroundings.rank, attempt=surroundings.attempt, clock=self._clock)
         self._events: list[dict[str, Any]] = []
         self._pace = _Pace()
+        self._step_ended = self._clock.mark()
         self.samples_seen = 0
 
     def restore(self, samples_seen: int) -> None:
@@ -101,15 +106,15 @@ class Training:
         # Workers built the same model from one seed; their dropout must differ.
         torch.manual_seed(stream_seed(self._job.train.seed, "rank", surroundings.rank))
         source = self._batches()
+        self._step_ended = self._clock.mark()
         try:
             while size := plan.step_size(self.samples_seen):
                 self._step(source, size)
-                ended = plan.step_size(self.samples_seen) == 0
-                stopped = self._hand_over_when_due(last=ended)
-                self._evaluate_and_save_when_due(size, last=ended or stopped)
-                if stopped and not ended:
-                    return False
-            return True
+                stopped = self._hand_over_when_due()
+                self._save_and_evaluate_when_due(size, stopped=stopped)
+                if stopped:
+                    break
+            return plan.step_size(self.samples_seen) == 0
         finally:
             # Also when something raised: what was measured is worth more than ever.
             self._hand_over()
@@ -135,13 +140,15 @@ class Training:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
+        previous_end, self._step_ended = self._step_ended, self._clock.mark()
         self._recorder.add(
             Pending(
                 step=self._steps(self.samples_seen),
                 samples_seen=self.samples_seen,
                 lr=used_lr(self._optimizer, planned=lr),  # after the step: a hook of the recipe's would show
+                previous_end=previous_end,
                 began=began,
-                ended=self._clock.mark(),
+                ended=self._step_ended,
                 measures=measures,
                 grad_norm=grad_norm,
                 peak_memory_gib=self._clock.peak_memory_gib(),
@@ -152,9 +159,9 @@ class Training:
     def _steps(self, samples: int) -> int:
         return steps_in(samples, global_batch_size=self._plan.global_batch_size, num_samples=self._plan.num_samples)
 
-    def _hand_over_when_due(self, *, last: bool) -> bool:
+    def _hand_over_when_due(self) -> bool:
         """About once a second, at a step that all workers agree on: hand records over, and ask whether to stop."""
-        if not (last or self._pace.is_due()):
+        if not self._pace.is_due():
             return False
         self._hand_over()
         stop = torch.tensor([self._surroundings.stop_requested(), self._pace.step_time_s()], dtype=torch.float64)
@@ -169,43 +176,59 @@ class Training:
         events, self._events = self._events, []
         self._surroundings.hand_over(self._recorder.drain(), events)
 
-    def _evaluate_and_save_when_due(self, size: int, *, last: bool) -> None:
-        before = self.samples_seen - size
-        plan, surroundings = self._plan, self._surroundings
+    def _save_and_evaluate_when_due(self, size: int, *, stopped: bool) -> None:
+        """After a step of ``size`` samples: what falls due with it, and at the end of training both."""
+        before, ended = self.samples_seen - size, self._plan.step_size(self.samples_seen) == 0
 
         def due(every: int) -> bool:
-            return last or before // every != self.samples_seen // every
+            return ended or before // every != self.samples_seen // every
 
-        if self._recipe.eval_data is not None and due(plan.eval_every_samples):
-            began = perf_counter()
-            values = evaluate(
-                self._recipe,
-                self._module,
-                rank=surroundings.rank,
-                world_size=surroundings.world_size,
-                batch_size=plan.per_worker_batch_size,
-                device=self._device,
-            )
-            known = {name: value if isfinite(value) else None for name, value in values.items()}
-            self._event("evaluated", values=known, seconds=perf_counter() - began)
-        if due(plan.checkpoint_every_samples):
-            began = perf_counter()
-            self._hand_over()
-            surroundings.settle()
-            if surroundings.world_size > 1:
-                dist.barrier()  # every record of the work that is saved has arrived
-            if surroundings.rank == 0:
-                self._save()
-                self._event("checkpointed", seconds=perf_counter() - began)
+        save = due(self._plan.checkpoint_every_samples) or stopped
+        measure = due(self._plan.eval_every_samples) and self._recipe.eval_data is not None
+        if save or measure:
+            self._share_buffers()
+        if save:
+            self._save()
+        if measure:
+            self._evaluate()
+        if save or measure:
+            self._step_ended = self._clock.mark()  # the next step's time begins here
+
+    def _share_buffers(self) -> None:
+        """Give every worker rank 0's buffers (BatchNorm's statistics): one model is saved and evaluated."""
+        if self._surroundings.world_size > 1:
+            for buffer in self._module.buffers():
+                dist.broadcast(buffer, 0)
+
+    def _evaluate(self) -> None:
+        began, surroundings = perf_counter(), self._surroundings
+        values = evaluate(
+            self._recipe,
+            self._module,
+            rank=surroundings.rank,
+            world_size=surroundings.world_size,
+            batch_size=self._plan.per_worker_batch_size,
+            device=self._device,
+        )
+        known = {name: value if isfinite(value) else None for name, value in values.items()}
+        self._event("evaluated", values=known, seconds=perf_counter() - began)
 
     def _save(self) -> None:
-        state = {
-            "model": self._module.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
-        }
-        folder, keep = self._surroundings.folder, self._job.checkpoint.keep
-        save_checkpoint(folder, state, samples_seen=self.samples_seen, keep=keep)
+        """Write a checkpoint, once every record of the work in it has arrived."""
+        began, surroundings = perf_counter(), self._surroundings
+        self._hand_over()
+        surroundings.settle()
+        if surroundings.world_size > 1:
+            dist.barrier()
+        if surroundings.rank == 0:
+            state = {
+                "model": self._module.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "scaler": self._scaler.state_dict(),
+            }
+            keep = self._job.checkpoint.keep
+            save_checkpoint(surroundings.folder, state, samples_seen=self.samples_seen, keep=keep)
+            self._event("checkpointed", seconds=perf_counter() - began)
 
     def _event(self, kind: str, **values: Any) -> None:
         """Note something that happened to the whole group; rank 0 speaks for all."""

@@ -16,6 +16,7 @@ class Pending:
     step: int
     samples_seen: int
     lr: float
+    previous_end: Mark  # of the step before, or of what came between
     began: Mark
     ended: Mark
     measures: StepMeasures
@@ -56,7 +57,7 @@ class Recorder:
             lr=step.lr,
             samples=measures.samples,
             loss=None if measures.loss is None else float(measures.loss),
-            step_time_s=between(step.began, step.ended),
+            step_time_s=between(step.previous_end, step.ended),
             data_wait_s=data_wait,
             compute_s=between(step.began, measures.ready) - data_wait,
             sync_wait_s=between(measures.ready, measures.synced),

@@ -40,7 +40,7 @@ def record(step: int, rank: int = 0, loss: float | None = 0.5) -> Record:
         data_wait_s=0.001,
         compute_s=0.006,
         sync_wait_s=0.002,
-        grad_norm=None,
+        grad_norm=0.5,
         peak_memory_gib=0.25,
     )
 

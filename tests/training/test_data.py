@@ -49,9 +49,20 @@ def test_an_epochs_order_depends_on_seed_and_epoch_alone() -> None:
     assert EpochOrder(10, seed=6).slice(0, 10).tolist() != whole
 
 
-def test_tensors_in_memory_are_indexed_a_batch_at_a_time() -> None:
+class Negative(TensorDataset):
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        return tuple(-tensor for tensor in super().__getitem__(index))
+
+
+def test_a_tensor_dataset_that_does_more_is_asked_for_it() -> None:
+    data = Negative(torch.arange(4))
+    (batch,) = batches(recipe_for(data), data, [torch.tensor([2, 3])], data_workers=0, pin=False)
+    assert batch[0].tolist() == [-2, -3]
+
+
+def test_tensors_in_memory_are_indexed_a_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TensorDataset, "__getitem__", lambda *_: pytest.fail("per sample"))
     data = TensorDataset(torch.arange(10), torch.arange(10) * 2)
-    data.__class__ = type("Watched", (TensorDataset,), {"__getitem__": lambda *_: pytest.fail("per sample")})
     found = list(batches(recipe_for(data), data, [torch.tensor([3, 1])], data_workers=0, pin=False))
     assert [[tensor.tolist() for tensor in batch] for batch in found] == [[[3, 1], [6, 2]]]
 

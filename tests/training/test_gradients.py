@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from groups import run_group
 from torch import Tensor, nn
 
 from scaler.core.batch import micro_batch_bounds
 from scaler.training.clock import CpuClock
 from scaler.training.gradients import GradientStep
-from tests.training.groups import run_group
 
 FEATURES = 5
 

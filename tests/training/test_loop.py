@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from groups import run_group
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -17,7 +18,6 @@ from scaler.plan import make_plan
 from scaler.runs import RunFolder
 from scaler.training.checkpoint import latest_checkpoint
 from scaler.training.loop import Training, seed_everything
-from tests.training.groups import run_group
 
 SAMPLES = 250  # no multiple of any batch below
 
@@ -59,13 +59,13 @@ class Seen(Dataset[Any]):
         return self.tensors[0][index], self.tensors[1][index]
 
 
-def make_recipe(*, counted: bool = False, loss: Any = None, dropout: float = 0.0) -> Recipe:
+def make_recipe(*, counted: bool = False, loss: Any = None, norm: bool = False) -> Recipe:
     generator = torch.Generator().manual_seed(3)
     inputs = torch.randn(SAMPLES, 6, generator=generator)
     labels = (inputs.sum(1) > 0).long()
     data: Dataset[Any] = Seen((inputs, labels)) if counted else TensorDataset(inputs, labels)
     return Recipe(
-        model=nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 2)),
+        model=nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16) if norm else nn.Tanh(), nn.Linear(16, 2)),
         train_data=data,
         eval_data=TensorDataset(inputs[:101], labels[:101]),
         loss=loss or (lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1])),
@@ -88,11 +88,13 @@ def make_job(**scale: Any) -> Job:
     )
 
 
-def train(rank: int, world_size: int, folder: str, job: dict[str, Any], counted: bool = False) -> dict[str, Any]:
+def train(
+    rank: int, world_size: int, folder: str, job: dict[str, Any], counted: bool = False, norm: bool = False
+) -> dict[str, Any]:
     """Train one rank to the end; everything a test may ask about."""
     parsed = parse_job(job, source="job")
     seed_everything(parsed.train.seed)
-    recipe = make_recipe(counted=counted)
+    recipe = make_recipe(counted=counted, norm=norm)
     around = Kept(rank, world_size, folder)
     plan = make_plan(parsed, world_size)
     assert Training(recipe, parsed, plan, around).run()
@@ -101,6 +103,7 @@ def train(rank: int, world_size: int, folder: str, job: dict[str, Any], counted:
         "records": [tuple(record) for record in around.records],
         "events": around.events,
         "weights": weights.tolist(),
+        "buffers": [buffer.tolist() for buffer in recipe.model.buffers()],
         "asked": recipe.train_data.asked if isinstance(recipe.train_data, Seen) else None,
     }
 
@@ -108,7 +111,8 @@ def train(rank: int, world_size: int, folder: str, job: dict[str, Any], counted:
 def run(tmp_path: Path, world_size: int, job: Job, **options: Any) -> list[dict[str, Any]]:
     folder = tmp_path / f"w{world_size}-{len(list(tmp_path.iterdir()))}"
     folder.mkdir()
-    return run_group(train, world_size, str(folder), job.model_dump(), *options.values())
+    counted, norm = options.get("counted", False), options.get("norm", False)
+    return run_group(train, world_size, str(folder), job.model_dump(), counted, norm)
 
 
 def records_of(ranks: list[dict[str, Any]]) -> list[Record]:
@@ -144,6 +148,15 @@ def test_the_same_global_batch_gives_the_same_run_however_it_is_made(tmp_path: P
         assert step_losses(other) == pytest.approx(expected, abs=1e-4)
         assert other[0]["weights"] == pytest.approx(one[0]["weights"], abs=1e-4)
         assert accuracies(other) == pytest.approx(accuracies(one), abs=1e-6)
+
+
+def test_one_model_is_evaluated_and_saved_also_with_batch_norm(tmp_path: Path) -> None:
+    """Each rank has statistics of its own shares; rank 0's are saved, so everyone must evaluate with rank 0's."""
+    ranks = run(tmp_path, 2, make_job(num_workers=2, per_worker_batch_size=32), norm=True)
+    assert ranks[0]["buffers"] == ranks[1]["buffers"]
+    newest = sorted(tmp_path.glob("*/checkpoints/*.pt"))[-1]
+    saved = torch.load(newest, weights_only=True)["model"]
+    assert saved["1.running_mean"].tolist() == ranks[0]["buffers"][0]
 
 
 def test_every_rank_ends_with_the_same_bits(tmp_path: Path) -> None:
