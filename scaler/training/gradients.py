@@ -30,11 +30,23 @@ from scaler.training.recipe import Loss
 class StepMeasures:
     """What one worker measured while it made a step's gradient."""
 
-    loss: Tensor | None  # mean over this worker's samples; None when its share was empty
+    losses: tuple[
+        tuple[Tensor, float | Tensor], ...
+    ]  # of each micro-batch: the mean and its samples, or sum and weight
+    is_sum: bool  # which of the two
     samples: int
     data_waits: tuple[tuple[Mark, Mark], ...]
     ready: Mark  # this worker's last gradient was there
     synced: Mark  # the sum over workers was there
+
+    def loss(self) -> float | None:
+        """Return the mean over this worker's samples, or by weight; None for an empty share. Waits for the device."""
+        if self.samples == 0:
+            return None
+        weight = sum(float(weight) for _, weight in self.losses)
+        if self.is_sum:
+            return sum(float(value) for value, _ in self.losses) / weight if weight else None
+        return sum(float(value) * float(samples) for value, samples in self.losses) / weight
 
 
 class GradientStep:
@@ -68,6 +80,7 @@ class GradientStep:
         self._ready: Mark | None = None
         self.model: nn.Module = model
         if world_size > 1:
+            self._group = _default_group()
             self.model = DistributedDataParallel(
                 model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
             )
@@ -81,10 +94,8 @@ class GradientStep:
             sizes: samples in each; empty when this worker's share is empty: it then takes one batch and weighs it 0.
             step_samples: samples in the whole step, over all workers.
         """
-        waits = []
-        total: Tensor | None = None  # sum of the loss over this worker's samples, or of its numerators
-        weight: Tensor | float = 0.0
-        weighted = False
+        waits, losses = [], []
+        is_sum = False
         steps = max(len(sizes), 1)
         for index in range(steps):
             asked = self._clock.mark()
@@ -93,27 +104,29 @@ class GradientStep:
             size = sizes[index] if sizes else 0
             with self._without_sync(index < steps - 1):
                 with self._autocast():
-                    value, own_weight = self._checked(self._loss(self.model, batch))
-                weighted = own_weight is not None
-                if own_weight is None:  # a mean over the micro-batch: its share of the step's samples
-                    share, own_weight = size / step_samples, size
-                    part = value.detach() * size
-                else:  # a sum: counted whole, or not at all when the share is empty
-                    share = 1.0 if size else 0.0
-                    own_weight = own_weight * share
-                    part = value.detach() * share
-                self._scaler.scale(value if share == 1.0 else value * share).backward()  # type: ignore[no-untyped-call]
-            total = part if total is None else total + part
-            weight = weight + own_weight
+                    value, weight = self._checked(self._loss(self.model, batch))
+                is_sum = weight is not None
+                # A sum counts whole, or not at all when the share is empty; a mean, by its share of the step's samples.
+                share = float(size > 0) if is_sum else size / step_samples
+                self._backward(value, share)
+            losses.append((value.detach(), size if weight is None else weight * share))
         ready = self._ready if self._ready is not None else self._clock.mark()
         self._ready = None
-        if weighted:
-            self._divide_by_weight(weight)
-        assert total is not None
-        loss = total / weight if sizes else None
+        if is_sum:
+            self._divide_by_weight([weight for _, weight in losses])
         return StepMeasures(
-            loss=loss, samples=sum(sizes), data_waits=tuple(waits), ready=ready, synced=self._clock.mark()
+            losses=tuple(losses),
+            is_sum=is_sum,
+            samples=sum(sizes),
+            data_waits=tuple(waits),
+            ready=ready,
+            synced=self._clock.mark(),
         )
+
+    def _backward(self, value: Tensor, share: float) -> None:
+        """Add ``share`` times the gradient of ``value``; a share of 1 is torch's own backward, to the last bit."""
+        seed = None if share == 1.0 else torch.full_like(value, share)
+        self._scaler.scale(value).backward(gradient=seed)  # type: ignore[no-untyped-call]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self._autocast_dtype is None:
@@ -130,17 +143,17 @@ class GradientStep:
         """Sum a bucket over workers. DDP reduces buckets in order: the last one is this worker's last gradient."""
         if bucket.is_last():
             self._ready = self._clock.mark()
-        work = dist.all_reduce(bucket.buffer(), async_op=True)
-        assert work is not None
+        work = self._group.allreduce([bucket.buffer()])
         summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
         return summed
 
-    def _divide_by_weight(self, weight: Tensor | float) -> None:
-        """Divide the summed gradient by the weight over all workers."""
-        everyone = torch.as_tensor(weight, dtype=torch.float64, device=self._device).detach().reshape(1).clone()
+    def _divide_by_weight(self, weights: Sequence[Tensor | float]) -> None:
+        """Divide the summed gradient by the weight over all workers and micro-batches."""
+        parts = [torch.as_tensor(weight, dtype=torch.float64, device=self._device) for weight in weights]
+        total = torch.stack(parts).sum()
         if self._world_size > 1:
-            dist.all_reduce(everyone)
-        divisor = float(everyone)
+            dist.all_reduce(total)
+        divisor = float(total)
         if divisor <= 0:
             raise RecipeError(
                 f"the loss's weight over the whole batch = {divisor:g}.", "(sum, weight) needs a weight above 0."
@@ -165,3 +178,9 @@ class GradientStep:
                 "loss(model, batch) returned a tensor without a gradient.", "Compute it from the model's output."
             )
         return loss, weight
+
+
+def _default_group() -> dist.ProcessGroup:
+    group = dist.group.WORLD
+    assert group is not None
+    return group

@@ -56,7 +56,7 @@ class Recorder:
             samples_seen=step.samples_seen,
             lr=step.lr,
             samples=measures.samples,
-            loss=None if measures.loss is None else float(measures.loss),
+            loss=measures.loss(),
             step_time_s=between(step.previous_end, step.ended),
             data_wait_s=data_wait,
             compute_s=between(step.began, measures.ready) - data_wait,

@@ -58,8 +58,7 @@ def step_gradient(rank: int, world_size: int, samples: int, grad_accum_steps: in
     batches = ((inputs[start:stop], labels[start:stop]) for start, stop in mine or [(0, 1)])
     measures = gradient(batches, [stop - start for start, stop in mine], step_samples=samples)
     flat = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
-    own_loss = None if measures.loss is None else float(measures.loss)
-    return {"gradient": flat.tolist(), "samples": measures.samples, "loss": own_loss}
+    return {"gradient": flat.tolist(), "samples": measures.samples, "loss": measures.loss()}
 
 
 def whole_batch_gradient(samples: int, loss: str) -> Tensor:
