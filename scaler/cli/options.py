@@ -1,7 +1,6 @@
 """Options that several commands take."""
 
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import click
 
-from scaler.errors import JobFileError, RecipeError, ScalerError
+from scaler.errors import JobFileError, ScalerError
 from scaler.job import Job
 from scaler.plan import Plan, make_plan
 
@@ -33,7 +32,7 @@ def plan_for(job: Job, *, job_path: Path, world_size: int | None = None) -> Plan
     """Return a job's plan; builds the recipe to count its samples where the job does not give their number."""
     if job.train.num_samples is not None:
         return make_plan(job, world_size)
-    from scaler.training.recipe import load_recipe
+    from scaler.training.recipe import load_recipe, recipe_failure
 
     try:
         with redirect_stdout(sys.stderr):  # stdout is the result's
@@ -43,8 +42,7 @@ def plan_for(job: Job, *, job_path: Path, world_size: int | None = None) -> Plan
     except ScalerError:
         raise
     except (Exception, SystemExit) as error:
-        shown = "".join(traceback.format_exception(error)).rstrip()
-        raise RecipeError(f"{job.recipe} failed: {type(error).__name__}: {error}", shown) from error
+        raise recipe_failure(error, job.recipe) from error
     return make_plan(job, world_size, num_samples=len(recipe.train_data))  # type: ignore[arg-type]
 
 

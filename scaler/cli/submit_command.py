@@ -48,7 +48,8 @@ def command(
     def started(made: RunFolder) -> None:
         nonlocal folder
         folder = made
-        live.say(f"Run {made.run_id}")
+        where = {None: "starting an embedded Ray", "none": "in this process"}.get(address, f"on the Ray at {address}")
+        live.say(f"Run {made.run_id}: {where}")
 
     try:
         with live:

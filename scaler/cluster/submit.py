@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 from time import time
 from typing import Any
@@ -16,6 +15,7 @@ from scaler.metrics.record import Record
 from scaler.plan import Plan, make_plan
 from scaler.report.write import write_report
 from scaler.runs import RunFolder, RunState
+from scaler.training.recipe import require_module
 
 NO_CLUSTER = "none"
 
@@ -50,7 +50,7 @@ def submit(
         ScalerError: what went wrong; the run's folder has the report of what there is.
         KeyboardInterrupt: Ctrl-C; likewise, and the run is marked stopped.
     """
-    _find_recipe(job, recipe_folder)
+    require_module(job.recipe, folder=recipe_folder)
     _require_cpus(job, address)
     _require_every_size(job, plan)
     if address == NO_CLUSTER and plan.world_size != 1:
@@ -104,22 +104,6 @@ def _require_every_size(job: Job, plan: Plan) -> None:
     """Plan an elastic job for every number of workers that it may get, so that no resize finds it impossible."""
     for size in range(job.scale.min_workers, job.scale.max_workers):
         make_plan(job, size, num_samples=plan.num_samples)
-
-
-def _find_recipe(job: Job, folder: Path) -> None:
-    """Refuse a recipe that is not there before anything is started."""
-    module = job.recipe.partition(":")[0]
-    if (folder / f"{module.replace('.', '/')}.py").exists() or (folder / module.replace(".", "/")).is_dir():
-        return
-    try:
-        found = find_spec(module)
-    except (ModuleNotFoundError, ValueError):  # ValueError: __main__ and its like
-        found = None
-    if found is None:
-        raise JobFileError(
-            f"recipe = {job.recipe}: there is no module {module}.",
-            f"It is looked for in {folder} and among the installed packages.",
-        )
 
 
 def _require_cpus(job: Job, address: str | None) -> None:

@@ -101,7 +101,7 @@ def work(assignment: Assignment) -> bool:
 
 def _require_shared(folder: RunFolder) -> None:
     """Refuse a run folder that only the submitting machine sees."""
-    if not folder.exists("job.yaml"):
+    if not folder.exists():
         raise ClusterError(
             f"the run's folder {folder.uri} is not there on the node {socket.gethostname()}.",
             "Set storage to a folder that every node shares, or to a URI such as s3://bucket/prefix.",

@@ -1,8 +1,8 @@
 """``make_plan``: a job and a world size in, a plan out."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import isfinite
+from typing import Any
 
 from scaler.core.batch import Batch, samples_in, steps_in, strong_batch, weak_batch
 from scaler.core.rules import choose_rule, lr_ratio
@@ -35,34 +35,16 @@ def make_plan(job: Job, world_size: int | None = None, *, num_samples: int | Non
         )
     batch, batch_reason = _batch(job, world_size)
     reference = job.reference
-    optimizer_name = reference.optimizer.name
     ratio = batch.global_batch_size / reference.global_batch_size
-    rule, rule_reason = choose_rule(job.scale.rule, optimizer=optimizer_name)
+    rule, rule_reason = choose_rule(job.scale.rule, optimizer=reference.optimizer.name)
     scaled = lr_ratio(rule, batch_ratio=ratio)
     peak_lr = reference.lr * scaled
     if not isfinite(peak_lr):
         raise PlanError(f"peak_lr = {reference.lr:g} x {scaled:g} is too large for a number.", "Lower reference.lr.")
 
-    def in_samples(length: Length) -> int:
-        """A length in samples; steps are walked, so that short last batches count as what they are."""
-        if length.samples is not None:
-            return length.samples
-        if length.steps is not None:
-            return samples_in(length.steps, global_batch_size=batch.global_batch_size, num_samples=num_samples)
-        return max(1, round((length.epochs or 0.0) * num_samples))
-
-    total_samples = in_samples(job.train)
-    warmup_samples, warmup_start, warmup_reason = _warmup(job.schedule.warmup, scaled, total_samples, in_samples)
-
-    def interval(length: Length) -> int:
-        """How often something is due; a step counts as a whole global batch, so that the interval is one number."""
-        return length.steps * batch.global_batch_size if length.steps is not None else in_samples(length)
-
-    def steps(samples: int) -> int:
-        return steps_in(samples, global_batch_size=batch.global_batch_size, num_samples=num_samples)
-
-    options = {**OPTIMIZER_OPTIONS.get(optimizer_name, {}), **reference.optimizer.options}
-    options = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}  # as JSON
+    lengths = _Lengths(global_batch_size=batch.global_batch_size, num_samples=num_samples)
+    total_samples = lengths.samples(job.train)
+    warmup_samples, warmup_start, warmup_reason = _warmup(job.schedule.warmup, scaled, total_samples, lengths)
     plan = Plan(
         schema_version=SCHEMA_VERSION,
         name=job.name,
@@ -77,36 +59,80 @@ def make_plan(job: Job, world_size: int | None = None, *, num_samples: int | Non
         batch_ratio=ratio,
         lr_ratio=scaled,
         peak_lr=peak_lr,
-        optimizer={"name": optimizer_name, "lr": peak_lr, **options},
+        optimizer=_optimizer(job, peak_lr),
         schedule=job.schedule.name,
         final_fraction=job.schedule.final_fraction,
         warmup_start=warmup_start,
         warmup_samples=warmup_samples,
-        warmup_steps=steps(warmup_samples),
+        warmup_steps=lengths.steps(warmup_samples),
         num_samples=num_samples,
         total_samples=total_samples,
-        total_steps=steps(total_samples),
-        steps_per_epoch=steps(num_samples),
-        eval_every_samples=interval(job.train.eval_every),
-        checkpoint_every_samples=interval(job.checkpoint.every),
+        total_steps=lengths.steps(total_samples),
+        steps_per_epoch=lengths.steps(num_samples),
+        eval_every_samples=lengths.interval(job.train.eval_every),
+        checkpoint_every_samples=lengths.interval(job.checkpoint.every),
         lr_curve=(),
-        reasons={
-            "global_batch_size": batch_reason,
-            "batch_ratio": f"{reference.global_batch_size} -> {batch.global_batch_size} samples, {_times(ratio)}",
-            "lr_ratio": f"{_times(scaled)}: {rule_reason}",
-            "peak_lr": f"{reference.lr:g} x {scaled:g}",
-            "warmup_samples": warmup_reason,
-            "schedule": _schedule_reason(job.schedule.name, job.schedule.final_fraction),
-            "total_samples": _total_reason(job, total_samples / num_samples),
-            "steps_per_epoch": f"{num_samples} samples in steps of {batch.global_batch_size}"
-            + (f", the last of {rest}" if (rest := num_samples % batch.global_batch_size) else ""),
-            "optimizer": "as in the reference; only the rate is scaled",
-        },
+        reasons={},
         warnings=(),
     )
     points = _curve_points(total_samples, warmup_samples)
-    curve = tuple((samples, plan.lr_at(samples)) for samples in points)
-    return replace(plan, lr_curve=curve, warnings=find_warnings(plan))
+    return replace(
+        plan,
+        lr_curve=tuple((samples, plan.lr_at(samples)) for samples in points),
+        reasons={
+            "global_batch_size": batch_reason,
+            "warmup_samples": warmup_reason,
+            "total_samples": _total_reason(job, total_samples / num_samples),
+            **_reasons(plan),
+        },
+        warnings=find_warnings(plan),
+    )
+
+
+def _optimizer(job: Job, peak_lr: float) -> dict[str, Any]:
+    """The optimizer as it will be built, in the types that JSON has."""
+    optimizer = job.reference.optimizer
+    options = {**OPTIMIZER_OPTIONS.get(optimizer.name, {}), **optimizer.options}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+    return {"name": optimizer.name, "lr": peak_lr, **plain}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Lengths:
+    """Turns lengths in any unit into samples, and samples into steps."""
+
+    global_batch_size: int
+    num_samples: int
+
+    def samples(self, length: Length) -> int:
+        """A length in samples; steps are walked, so that short last batches count as what they are."""
+        if length.samples is not None:
+            return length.samples
+        if length.steps is not None:
+            return samples_in(length.steps, global_batch_size=self.global_batch_size, num_samples=self.num_samples)
+        return max(1, round((length.epochs or 0.0) * self.num_samples))
+
+    def interval(self, length: Length) -> int:
+        """How often something is due; a step counts as a whole global batch, so that the interval is one number."""
+        return length.steps * self.global_batch_size if length.steps is not None else self.samples(length)
+
+    def steps(self, samples: int) -> int:
+        """Optimizer steps from the start of training to ``samples``."""
+        return steps_in(samples, global_batch_size=self.global_batch_size, num_samples=self.num_samples)
+
+
+def _reasons(plan: Plan) -> dict[str, str]:
+    """Why the numbers are what they are, where the plan itself tells."""
+    rest = plan.num_samples % plan.global_batch_size
+    return {
+        "batch_ratio": f"{plan.reference_batch_size} -> {plan.global_batch_size} samples, {_times(plan.batch_ratio)}",
+        "lr_ratio": f"{_times(plan.lr_ratio)}: {plan.rule_reason}",
+        "peak_lr": f"{plan.base_lr:g} x {plan.lr_ratio:g}",
+        "schedule": _schedule_reason(plan.schedule, plan.final_fraction),
+        "steps_per_epoch": f"{plan.num_samples} samples in steps of {plan.global_batch_size}"
+        + (f", the last of {rest}" if rest else ""),
+        "optimizer": "as in the reference; only the rate is scaled",
+    }
 
 
 def _batch(job: Job, world_size: int) -> tuple[Batch, str]:
@@ -137,9 +163,7 @@ def _batch(job: Job, world_size: int) -> tuple[Batch, str]:
     return batch, f"{why}; {shared}{_micro_steps(batch.grad_accum_steps)}"
 
 
-def _warmup(
-    warmup: str | Warmup, scaled: float, total_samples: int, in_samples: Callable[[Length], int]
-) -> tuple[int, float, str]:
+def _warmup(warmup: str | Warmup, scaled: float, total_samples: int, lengths: _Lengths) -> tuple[int, float, str]:
     """The warmup's length in samples, the share of the peak it starts at, and why."""
     from_base = min(1.0, 1.0 / scaled)
     if not isinstance(warmup, Warmup):
@@ -157,7 +181,7 @@ def _warmup(
     elif 0 in (warmup.epochs, warmup.steps, warmup.samples):
         samples = 0
     else:
-        samples = in_samples(warmup)
+        samples = lengths.samples(warmup)
     unit = next(name for name in ("epochs", "steps", "samples", "fraction") if getattr(warmup, name) is not None)
     return samples, start, f"{unit}: {getattr(warmup, unit):g}, {where}"
 

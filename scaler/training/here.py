@@ -3,7 +3,6 @@
 import os
 import socket
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from scaler.errors import RecipeError, ScalerError
+from scaler.errors import ScalerError
 from scaler.job import Job
 from scaler.metrics.record import Record
 from scaler.metrics.writer import MetricsWriter
@@ -20,7 +19,7 @@ from scaler.plan import Plan
 from scaler.runs import RunFolder
 from scaler.training.group import cpu, first_gpu, use_threads
 from scaler.training.loop import Training, seed_everything
-from scaler.training.recipe import load_recipe
+from scaler.training.recipe import load_recipe, recipe_failure
 
 OnHandOver = Callable[[Sequence[Record], Sequence[Mapping[str, Any]]], None]
 
@@ -83,5 +82,4 @@ def train_here(job: Job, plan: Plan, folder: RunFolder, *, recipe_folder: Path, 
     except ScalerError:
         raise
     except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure like any other
-        shown = "".join(traceback.format_exception(error)).rstrip()
-        raise RecipeError(f"rank 0 failed: {type(error).__name__}: {error}", shown) from error
+        raise recipe_failure(error, "rank 0") from error

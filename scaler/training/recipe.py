@@ -3,8 +3,10 @@
 import importlib
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,27 @@ class Recipe:
     collate: Callable[[list[Any]], Any] | None = None
 
 
+def require_module(path: str, *, folder: Path, source: str = "the job file") -> None:
+    """Refuse a recipe whose module is not there, without importing anything.
+
+    Raises:
+        JobFileError: it is neither in ``folder`` nor installed.
+    """
+    first = path.partition(":")[0].partition(".")[0]
+    importlib.invalidate_caches()
+    if PathFinder.find_spec(first, [str(folder), *sys.path]) is None:
+        raise JobFileError(
+            f"{source}: recipe = {path}: there is no module {first}.",
+            f"It is looked for in {folder} and among the installed packages.",
+        )
+
+
+def recipe_failure(error: BaseException, who: str) -> RecipeError:
+    """Return an exception of the recipe's own code as an error of ours, with its traceback."""
+    shown = "".join(traceback.format_exception(error)).rstrip()
+    return RecipeError(f"{who} failed: {type(error).__name__}: {error}", shown)
+
+
 def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source: str = "the job file") -> Recipe:
     """Import ``module:function``, from ``folder`` first, and return the recipe that it builds.
 
@@ -57,17 +80,10 @@ def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source
         Exception: whatever the recipe's own code raises, with its own traceback.
     """
     module_name, _, function_name = path.partition(":")
+    require_module(path, folder=folder, source=source)
     sys.path[:] = [str(folder), *(path for path in sys.path if path != str(folder))]
     _forget_namesake(module_name, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # an import inside the recipe
-        raise JobFileError(
-            f"{source}: recipe = {path}: there is no module {error.name}.",
-            f"It is looked for in {folder} and among the installed packages.",
-        ) from None
+    module = importlib.import_module(module_name)
     build = getattr(module, function_name, None)
     if not callable(build):
         raise JobFileError(f"{source}: recipe = {path}: {module_name} has no function {function_name}.")

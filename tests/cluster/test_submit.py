@@ -46,9 +46,9 @@ def test_submit_runs_the_digits_on_two_workers_and_leaves_nothing_behind(tmp_pat
     # Nothing of Ray's: the plan, the run, its progress, the report's place.
     lines = done.stderr.splitlines()
     assert lines[0] == "Plan of digits"
-    assert f"Run {folder.name}" in lines
+    assert f"Run {folder.name}: starting an embedded Ray" in lines
     assert lines[-1] == f"Report: {folder}/report.html"
-    assert not [line for line in lines if "ray" in line.lower() and "Report:" not in line]
+    assert [line for line in lines if "ray" in line.lower()] == [f"Run {folder.name}: starting an embedded Ray"]
     token = [
         line for path in folder.rglob("*") if path.is_file() for line in [path.read_bytes()] if b"RAY_AUTH" in line
     ]
