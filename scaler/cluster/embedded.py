@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +61,8 @@ def ray_cluster(address: str | None, *, verbose: bool, ship: Sequence[Path] = ()
         import ray  # after the environment is set: Ray reads some of it when imported
 
         try:
-            _connect(address, verbose=verbose, ship=ship)
+            with _interrupts_held():
+                _connect(address, verbose=verbose, ship=ship)
             yield
         finally:
             ray.shutdown()
@@ -69,6 +71,22 @@ def ray_cluster(address: str | None, *, verbose: bool, ship: Sequence[Path] = ()
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C until the end of a ``with`` block: a cluster interrupted half-way leaves daemons behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
 
 
 def _connect(address: str | None, *, verbose: bool, ship: Sequence[Path]) -> None:

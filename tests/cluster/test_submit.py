@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -12,24 +13,36 @@ TROUBLED = Path(__file__).parent / "troubled/job.yaml"
 SCALER = str(Path(sys.executable).parent / "scaler")
 
 
-def children_of_ray() -> set[int]:
-    """Every process on this machine that is part of a Ray cluster."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+def marked(mark: str) -> dict[str, str]:
+    """An environment that every process below inherits, so that they can be told from other people's."""
+    return {**os.environ, "SCALER_TEST_MARK": mark}
+
+
+def left_behind(mark: str, *, within_s: float = 20) -> list[str]:
+    """Every process that still carries the mark; Ray's agents notice a moment later that their raylet is gone."""
+    until = time.monotonic() + within_s
+    while (found := carrying(mark)) and time.monotonic() < until:
+        time.sleep(0.2)
+    return found
+
+
+def carrying(mark: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
         try:
-            command = path.read_bytes()
+            if f"SCALER_TEST_MARK={mark}".encode() in (path / "environ").read_bytes().split(b"\0"):
+                found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
         except OSError:
             continue
-        if b"raylet" in command or b"gcs_server" in command or command.startswith(b"ray::"):
-            found.add(int(path.parent.name))
     return found
 
 
 def test_submit_runs_the_digits_on_two_workers_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    before = children_of_ray()
+    mark = tmp_path.name
     done = subprocess.run(
         [SCALER, "submit", "jobs/digits/job.yaml", "--set", f"storage={tmp_path}"],
         cwd=ROOT,
+        env=marked(mark),
         capture_output=True,
         text=True,
         timeout=300,
@@ -53,17 +66,18 @@ def test_submit_runs_the_digits_on_two_workers_and_leaves_nothing_behind(tmp_pat
         line for path in folder.rglob("*") if path.is_file() for line in [path.read_bytes()] if b"RAY_AUTH" in line
     ]
     assert not token
-    assert children_of_ray() <= before
+    assert left_behind(mark) == []
 
 
 def test_ctrl_c_stops_the_run_and_reports_what_there_is(tmp_path: Path) -> None:
-    before = children_of_ray()
+    mark = tmp_path.name
     options = ["--set", "recipe_args.trouble=slow", "--set", "train.epochs=50", "--set", f"storage={tmp_path}"]
     process = subprocess.Popen(
         [SCALER, "submit", str(TROUBLED), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=marked(mark),
         start_new_session=True,
     )
     assert process.stderr is not None
@@ -80,4 +94,25 @@ def test_ctrl_c_stops_the_run_and_reports_what_there_is(tmp_path: Path) -> None:
     assert report["attempts"][-1]["ended_by"] == "stopped"
     assert 0 < report["totals"]["samples_seen"] < 50_000
     assert [verdict["code"] for verdict in report["verdicts"]] == ["not_finished"]
-    assert children_of_ray() <= before
+    assert left_behind(mark) == []
+
+
+def test_ctrl_c_while_ray_starts_stops_at_once(tmp_path: Path) -> None:
+    mark = tmp_path.name
+    process = subprocess.Popen(
+        [SCALER, "submit", str(TROUBLED), "--set", f"storage={tmp_path}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=marked(mark),
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    while not process.stderr.readline().startswith("Run "):
+        assert process.poll() is None
+    time.sleep(3)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err.splitlines()[-1]) == (130, "Interrupted.")
+    assert "  stopped\n" in out
+    assert left_behind(mark) == []
