@@ -1,6 +1,6 @@
 """What several test modules share: the digits job, a synthetic run, golden texts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -61,3 +61,12 @@ def synthetic_run(digits: Callable[..., Job]) -> SyntheticRun:
         "schedule.warmup={samples: 32}",
     )
     return SyntheticRun(job=job, plan=make_plan(job))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """One embedded Ray for all tests that need one; they are few and real."""
+    from scaler.cluster.embedded import ray_cluster
+
+    with ray_cluster(None, verbose=False):
+        yield

@@ -44,7 +44,7 @@ class Recipe:
     collate: Callable[[list[Any]], Any] | None = None
 
 
-def require_module(path: str, *, folder: Path, source: str = "the job file") -> None:
+def require_module(path: str, *, folder: Path, source: str = "") -> None:
     """Refuse a recipe whose module is not there, without importing anything.
 
     Raises:
@@ -54,9 +54,13 @@ def require_module(path: str, *, folder: Path, source: str = "the job file") -> 
     importlib.invalidate_caches()
     if PathFinder.find_spec(first, [str(folder), *sys.path]) is None:
         raise JobFileError(
-            f"{source}: recipe = {path}: there is no module {first}.",
+            f"{_of(source)}recipe = {path}: there is no module {first}.",
             f"It is looked for in {folder} and among the installed packages.",
         )
+
+
+def _of(source: str) -> str:
+    return f"{source}: " if source else ""
 
 
 def recipe_failure(error: BaseException, who: str) -> RecipeError:
@@ -65,14 +69,14 @@ def recipe_failure(error: BaseException, who: str) -> RecipeError:
     return RecipeError(f"{who} failed: {type(error).__name__}: {error}", shown)
 
 
-def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source: str = "the job file") -> Recipe:
+def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source: str = "") -> Recipe:
     """Import ``module:function``, from ``folder`` first, and return the recipe that it builds.
 
     Args:
         path: ``module:function``.
         folder: where the job file lies; goes in front of the import path and stays there.
         arguments: keyword arguments of the function.
-        source: names the job file in errors.
+        source: the job file's path, for errors; empty where they need none.
 
     Raises:
         JobFileError: there is no such module or function, or it does not take ``arguments``.
@@ -86,12 +90,12 @@ def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source
     module = importlib.import_module(module_name)
     build = getattr(module, function_name, None)
     if not callable(build):
-        raise JobFileError(f"{source}: recipe = {path}: {module_name} has no function {function_name}.")
+        raise JobFileError(f"{_of(source)}recipe = {path}: {module_name} has no function {function_name}.")
     try:
         inspect.signature(build).bind(**arguments)
     except TypeError as error:
         raise JobFileError(
-            f"{source}: recipe_args do not fit {path}: {error}.", f"It is {function_name}{inspect.signature(build)}."
+            f"{_of(source)}recipe_args do not fit {path}: {error}.", f"It is {function_name}{inspect.signature(build)}."
         ) from None
     return _checked(build(**arguments), path)
 

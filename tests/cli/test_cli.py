@@ -349,7 +349,7 @@ def test_a_run_from_end_to_end(scaler_command: Scaler, tmp_path: Path) -> None:
     (folder,) = list_runs(str(tmp_path))
     assert out.startswith(f"{folder.run_id}  succeeded\n\nNothing to report: ")
     assert err.startswith("Plan of digits\n")
-    assert f"\nRun {folder.run_id}\n" in err
+    assert f"\nRun {folder.run_id}: in this process\n" in err
     assert err.endswith(f"\nReport: {tmp_path}/{folder.run_id}/report.html\n")
     assert {"job.yaml", "plan.json", "status.json", "events.jsonl", "metrics", "report.json", "report.md"} <= set(
         folder.names("")
