@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 from scaler.errors import ClusterError
 
+CONNECT_S = 10.0
 OBJECT_STORE_BYTES = 256 * 2**20  # records and a plan; data never goes through it
 
 # What an embedded cluster does without: it has no dashboard, and nobody preempts it.
@@ -114,6 +116,24 @@ def _connect(address: str | None, *, verbose: bool, ship: Sequence[Path]) -> Non
         ) from error
 
 
+def require_reachable(address: str) -> None:
+    """Refuse a ``host:port`` where nobody listens; Ray itself would try for minutes.
+
+    Raises:
+        ClusterError: nobody answers there.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # auto, local or a name that Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray cluster at {address}: {error.strerror or error}.",
+            "ray start --head prints the address of a cluster; --address auto finds one on this machine.",
+        ) from error
+
+
 def cpus_here() -> float:
     """Return how many CPUs an embedded cluster on this machine has."""
     return float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else float(os.cpu_count() or 1)
@@ -135,7 +155,7 @@ def require_resources(
     """
     need = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
     need = {name: amount for name, amount in need.items() if amount}
-    fit = sum(min(floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in need.items()) for node in nodes)
+    fit = _fitting(need, nodes)
     if fit >= workers:
         return
     there = {name: sum(node.get(name, 0.0) for node in nodes) for name in need}
@@ -143,10 +163,18 @@ def require_resources(
     have = ", ".join(f"{amount:g} {name}" for name, amount in there.items())
     where = "the cluster has" if len(nodes) == 1 else f"the {len(nodes)} nodes of the cluster have"
     remedies = [f"--workers {fit} fits."] if fit else []
-    shared = floor(100 * there["CPU"] / workers) / 100
-    if shared > 0 and workers * gpus_per_worker <= there.get("GPU", 0.0):
-        remedies.append(f"Workers can share CPUs: --set resources.cpus_per_worker={shared:g}.")
+    shares = sorted(
+        {floor(100 * node.get("CPU", 0.0) / count) / 100 for node in nodes for count in range(1, workers + 1)}
+    )
+    sharing = [share for share in shares if share > 0 and _fitting({**need, "CPU": share}, nodes) >= workers]
+    if sharing:
+        remedies.append(f"Workers can share CPUs: --set resources.cpus_per_worker={sharing[-1]:g}.")
     raise ClusterError(f"{workers} workers need {asked}, and {where} {have}.", " ".join(remedies))
+
+
+def _fitting(need: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many workers of that need the nodes hold."""
+    return sum(min(floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in need.items()) for node in nodes)
 
 
 def _first_line(error: Exception) -> str:

@@ -51,7 +51,7 @@ def submit(
         KeyboardInterrupt: Ctrl-C; likewise, and the run is marked stopped.
     """
     require_module(job.recipe, folder=recipe_folder)
-    _require_cpus(job, address)
+    _require_cluster(job, address)
     _require_every_size(job, plan)
     if address == NO_CLUSTER and plan.world_size != 1:
         raise JobFileError(
@@ -106,10 +106,12 @@ def _require_every_size(job: Job, plan: Plan) -> None:
         make_plan(job, size, num_samples=plan.num_samples)
 
 
-def _require_cpus(job: Job, address: str | None) -> None:
-    """Refuse a job that an embedded cluster cannot hold, before one is started for nothing."""
-    from scaler.cluster.embedded import cpus_here, require_resources
+def _require_cluster(job: Job, address: str | None) -> None:
+    """Refuse a cluster that is not there, or an embedded one that cannot hold the job, before anything is started."""
+    from scaler.cluster.embedded import cpus_here, require_reachable, require_resources
 
+    if address is not None and address != NO_CLUSTER:
+        require_reachable(address)
     if address is None:
         cpus = job.resources.cpus_per_worker
         nodes = [{"CPU": cpus_here()}]

@@ -1,0 +1,72 @@
+"""What is refused before a cluster is started or asked."""
+
+import socket
+import time
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from scaler.cluster.embedded import require_reachable, require_resources
+from scaler.errors import ClusterError
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "gpus", "nodes", "text"),
+    [
+        (
+            3,
+            1.0,
+            0.0,
+            [{"CPU": 2.0}],
+            "3 workers need 3 CPU, and the cluster has 2 CPU.\n"
+            "  --workers 2 fits. Workers can share CPUs: --set resources.cpus_per_worker=0.66.",
+        ),
+        (
+            2,
+            3.0,
+            0.0,
+            [{"CPU": 4.0}, {"CPU": 2.0}],  # enough in all, and no worker stretches over two nodes
+            "2 workers need 6 CPU, and the 2 nodes of the cluster have 6 CPU.\n"
+            "  --workers 1 fits. Workers can share CPUs: --set resources.cpus_per_worker=2.",
+        ),
+        (
+            2,
+            1.0,
+            1.0,
+            [{"CPU": 8.0}],
+            "2 workers need 2 CPU, 2 GPU, and the cluster has 8 CPU, 0 GPU.",
+        ),
+    ],
+)
+def test_a_job_that_does_not_fit_is_refused_with_what_would(
+    workers: int, cpus: float, gpus: float, nodes: Sequence[Mapping[str, float]], text: str
+) -> None:
+    with pytest.raises(ClusterError) as caught:
+        require_resources(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, nodes=nodes)
+    assert str(caught.value) == text
+
+
+def test_what_the_remedy_says_fits() -> None:
+    for workers in range(1, 40):
+        try:
+            require_resources(workers=workers, cpus_per_worker=1.0, gpus_per_worker=0.0, nodes=[{"CPU": 2.0}])
+        except ClusterError as error:
+            share = float(error.remedy.rpartition("=")[2].rstrip("."))
+            require_resources(workers=workers, cpus_per_worker=share, gpus_per_worker=0.0, nodes=[{"CPU": 2.0}])
+
+
+def test_an_address_where_nobody_listens_is_refused_in_seconds() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        began = time.monotonic()
+        with pytest.raises(ClusterError) as caught:
+            require_reachable(f"127.0.0.1:{port}")
+    assert time.monotonic() - began < 20
+    assert caught.value.problem == f"no Ray cluster at 127.0.0.1:{port}: Connection refused."
+
+
+def test_an_address_where_somebody_listens_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        require_reachable(f"127.0.0.1:{server.getsockname()[1]}")
+    require_reachable("auto")
