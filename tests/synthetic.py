@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from scaler.core.batch import share_bounds, steps_in
+from scaler.core.batch import share_bounds
 from scaler.job import Job
 from scaler.metrics.record import Record
 from scaler.metrics.writer import SCHEMA
@@ -62,7 +62,7 @@ class SyntheticRun:
                 record = Record(
                     attempt=number,
                     rank=rank,
-                    step=steps_in(seen, global_batch_size=plan.global_batch_size, num_samples=plan.num_samples),
+                    step=plan.steps(seen),
                     samples_seen=seen,
                     lr=plan.lr_at(seen),
                     samples=end - begin,
@@ -91,12 +91,14 @@ class SyntheticRun:
         changed = (record._replace(**values) if choose(record) else record for record in self.records)
         return replace(self, records=tuple(changed))
 
-    def report(self) -> Report:
+    def report(self, **changes: Any) -> Report:
+        """Summarize the run; ``changes`` are fields of the report that shall be what no run made them."""
         times = {"started_at": 1000.0, "ended_at": 1010.5}
-        return summarize(
+        report = summarize(
             job=self.job,
             plan=self.plan,
             status={"run_id": "digits-20260101-120000-7f3a", "state": self.state, "failure": self.failure, **times},
             records=records_table(self.records),
             events=self.events,
         )
+        return replace(report, **changes)

@@ -9,6 +9,7 @@ from scaler.cli.live import Live
 from scaler.cli.options import job_options, plan_for
 from scaler.cli.terminal import err, show
 from scaler.job import load_job
+from scaler.report.model import Report
 from scaler.runs import RunFolder
 
 
@@ -44,12 +45,17 @@ def command(
 
     live = Live(plan, console=err(), quiet=quiet)
     folder: RunFolder | None = None
+    report: Report | None = None
 
     def started(made: RunFolder) -> None:
         nonlocal folder
         folder = made
         where = {None: "starting an embedded Ray", "none": "in this process"}.get(address, f"on the Ray at {address}")
         live.say(f"Run {made.run_id}: {where}")
+
+    def reported(made: Report) -> None:
+        nonlocal report
+        report = made
 
     try:
         with live:
@@ -61,18 +67,18 @@ def command(
                 verbose=verbose,
                 on_start=started,
                 on_progress=live.show,
+                on_report=reported,
             )
     finally:
-        if folder is not None and folder.exists("report.json"):
-            _print_report(folder, as_json=as_json)
+        if folder is not None and report is not None:
+            _print_report(report, folder, as_json=as_json)
 
 
-def _print_report(folder: RunFolder, *, as_json: bool) -> None:
+def _print_report(report: Report, folder: RunFolder, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(folder.read("report.json").decode())
     else:
         from scaler.report.text import report_text
-        from scaler.report.write import read_report
 
-        show(report_text(read_report(folder), with_failure=False))
+        show(report_text(report, with_failure=False))
     err().print(f"Report: {folder.path('report.html')}", soft_wrap=True)

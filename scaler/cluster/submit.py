@@ -13,6 +13,7 @@ from scaler.errors import JobFileError, RunError, ScalerError
 from scaler.job import Job, dump_job
 from scaler.metrics.record import Record
 from scaler.plan import Plan, make_plan
+from scaler.report.model import Report
 from scaler.report.write import write_report
 from scaler.runs import RunFolder, RunState
 from scaler.training.recipe import require_module
@@ -31,6 +32,7 @@ def submit(
     verbose: bool = False,
     on_start: Callable[[RunFolder], None] = lambda folder: None,
     on_progress: OnProgress = lambda progress: None,
+    on_report: Callable[[Report], None] = lambda report: None,
 ) -> RunFolder:
     """Run a job to its end and write its report, also when it fails or is stopped.
 
@@ -42,6 +44,7 @@ def submit(
         verbose: show Ray's log.
         on_start: called with the run's folder when it is there.
         on_progress: called a few times a second.
+        on_report: called with the report when it is in the run's folder, also before an error is raised.
 
     Returns:
         The run's folder; its state is ``succeeded``.
@@ -86,10 +89,10 @@ def submit(
                 ended_at=time(),
                 **({} if stopped else {"failure": _told(error)}),
             )
-            write_report(folder)
+            on_report(write_report(folder))
         raise
     folder.set_state(RunState.SUCCEEDED if finished else RunState.STOPPED, ended_at=time())
-    write_report(folder)
+    on_report(write_report(folder))
     if not finished:
         raise KeyboardInterrupt
     return folder

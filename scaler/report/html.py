@@ -6,7 +6,6 @@ greatest values, so that the page says the same without its script.
 
 import base64
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -169,7 +168,7 @@ def _charts(series: Series) -> tuple[Chart, ...]:
         loss.append(Line(label="evaluation", clock="evals", style="dotted", values=series.evals["loss"]))
     rates = (
         Line(label="used", clock="steps", style="wide", values=series.lr),
-        Line(label="planned", clock="steps", style="dashed", values=_finite(series.lr_planned)),
+        Line(label="planned", clock="steps", style="dashed", values=series.lr_planned),
     )
     charts = [
         _chart("loss", "Loss", "", tuple(loss), series),
@@ -210,11 +209,6 @@ def _sentence(line: Line, samples_seen: Sequence[int]) -> str:
         f"{line.label}: from {number(first)} to {number(last)}; least {number(least[0])} at "
         f"{plural(least[1], 'sample')}, greatest {number(greatest[0])} at {plural(greatest[1], 'sample')}."
     )
-
-
-def _finite(values: Sequence[float]) -> tuple[float | None, ...]:
-    """JSON has no NaN: what is not a number is not known."""
-    return tuple(value if math.isfinite(value) else None for value in values)
 
 
 def _chart_data(report: Report, charts: Sequence[Chart]) -> dict[str, Any]:

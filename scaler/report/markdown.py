@@ -52,8 +52,8 @@ def render_markdown(report: Report) -> str:
 
 
 def _verdicts(report: Report) -> str:
-    if not report.verdicts:
-        return "Nothing to report: every record is there, and every step used the planned rate."
+    if report.all_clear is not None:
+        return report.all_clear
     return "\n".join(
         f"- **{verdict.code}**: {_text(verdict.message)} {_text(verdict.evidence)}. {_text(verdict.next)}"
         for verdict in report.verdicts

@@ -73,6 +73,7 @@ class LrAudit:
 
     checked_steps: int
     max_abs_error: float | None  # None without steps, or when a rate was no number
+    as_planned: bool | None  # every record's rate, but for a float's last digits; None without steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +117,13 @@ class Report:
     verdicts: tuple[Verdict, ...]
     failure: str | None  # the error that ended the run, with its traceback
     series: Series
+
+    @property
+    def all_clear(self) -> str | None:
+        """What is said where there is no verdict; None where there is one."""
+        if self.verdicts:
+            return None
+        return "Nothing to report: every record is there, and every step used the planned rate."
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON has it."""

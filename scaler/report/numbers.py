@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from scaler.job import Job
@@ -25,6 +26,7 @@ from scaler.report.verdicts import find_verdicts
 from scaler.runs import RunState
 
 SERIES_POINTS = 500
+LR_TOLERANCE = 1e-9  # of the peak: floats of one formula evaluated twice agree far better
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -48,8 +50,8 @@ def summarize(
     steps = _by_step(columns)
     planned = _planned_lr(steps, attempts, job, plan)
     totals = _totals(steps, attempts, status)
-    audit = _audit(columns, steps, planned)
-    workers = _workers(columns, events, plan, recorded=set(records["rank"].to_pylist()))
+    audit = _audit(columns, steps, planned, plan)
+    workers = _workers(columns, events, plan, recorded=set(pc.unique(records["rank"]).to_pylist()))
     events = _surviving_events(events, attempts)
     return Report(
         schema_version=SCHEMA_VERSION,
@@ -173,13 +175,17 @@ def _planned_lr(steps: Columns, attempts: Sequence[AttemptRow], job: Job, plan: 
     return planned
 
 
-def _audit(columns: Columns, steps: Columns, planned: NDArray[np.float64]) -> LrAudit:
+def _audit(columns: Columns, steps: Columns, planned: NDArray[np.float64], plan: Plan) -> LrAudit:
     """Compare every record, of every worker, with the plan."""
     if not len(planned):
-        return LrAudit(checked_steps=0, max_abs_error=None)
+        return LrAudit(checked_steps=0, max_abs_error=None, as_planned=None)
     position = np.searchsorted(steps["samples_seen"], columns["samples_seen"])
     error = float(np.abs(columns["lr"] - planned[position]).max())
-    return LrAudit(checked_steps=len(planned), max_abs_error=error if np.isfinite(error) else None)
+    return LrAudit(
+        checked_steps=len(planned),
+        max_abs_error=error if np.isfinite(error) else None,
+        as_planned=error <= LR_TOLERANCE * plan.peak_lr,  # not when it is no number
+    )
 
 
 def _totals(steps: Columns, attempts: Sequence[AttemptRow], status: Mapping[str, Any]) -> Totals:
@@ -201,7 +207,7 @@ def _workers(
     """One row for each rank whose work is in the weights, and for each that started and never recorded anything."""
     lives = {event["rank"]: event for event in events if event["kind"] == "worker_started"}  # the newest wins
     rows = []
-    for rank in sorted({int(rank) for rank in columns["rank"]} | (set(lives) - recorded)):
+    for rank in sorted(set(np.unique(columns["rank"]).tolist()) | (set(lives) - recorded)):
         mine = {name: column[columns["rank"] == rank] for name, column in columns.items()}
         times, busy = mine["step_time_s"], float(mine["step_time_s"].sum())
         life = lives.get(rank, {})

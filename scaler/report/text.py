@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scaler.plan import Plan
-from scaler.report.model import Report, Verdict
+from scaler.report.model import Report
 from scaler.report.words import number, plural, printable, seconds
 
 _STATE_STYLES = {"succeeded": "bold green", "failed": "bold red", "stopped": "bold yellow"}
@@ -28,7 +28,7 @@ def report_text(report: Report, *, with_failure: bool = True) -> RenderableType:
         *((f"eval {printable(name)}", number(value)) for name, value in final.eval.items()),
         ("rate used", _audit(report)),
     ]
-    parts: list[RenderableType] = [title, _verdicts(report.verdicts)]
+    parts: list[RenderableType] = [title, _verdicts(report)]
     if totals.steps:
         parts += [_facts(facts), _worker_table(report)]
     if report.failure and with_failure:
@@ -49,7 +49,7 @@ def plan_text(plan: Plan) -> RenderableType:
         ("rate ratio", f"{plan.lr_ratio:.4g}x", plan.rule_reason),
         ("peak rate", number(plan.peak_lr), reasons["peak_lr"]),
         ("warmup", plural(plan.warmup_steps, "step"), reasons["warmup_samples"]),
-        ("schedule", plan.schedule, reasons["schedule"]),
+        ("schedule", plan.schedule.shape.name, reasons["schedule"]),
         (
             "training",
             plural(plan.total_steps, "step"),
@@ -99,11 +99,11 @@ def plans_table(plans: Sequence[Plan]) -> RenderableType:
     return Group(title, Padding(table, (0, 0, 1 if warnings else 0, 2)), *warnings)
 
 
-def _verdicts(verdicts: Sequence[Verdict]) -> RenderableType:
-    if not verdicts:
-        return Text("Nothing to report: every record is there, and every step used the planned rate.", style="green")
+def _verdicts(report: Report) -> RenderableType:
+    if report.all_clear is not None:
+        return Text(report.all_clear, style="green")
     blocks: list[RenderableType] = []
-    for verdict in verdicts:
+    for verdict in report.verdicts:
         blocks.append(Text.assemble((verdict.code, "bold yellow"), f"  {printable(verdict.message)}"))
         blocks.append(
             Padding(Text(f"{printable(verdict.evidence)}\n{printable(verdict.next)}", style="dim"), (0, 0, 0, 2))
@@ -124,9 +124,8 @@ def _audit(report: Report) -> str:
     audit = report.lr_audit
     if not audit.checked_steps:
         return "no step recorded"
-    differs = any(verdict.code == "lr_differs_from_plan" for verdict in report.verdicts)
-    steps = plural(audit.checked_steps, "step")
-    return f"{'not ' if differs else ''}as planned in {steps}, largest difference {number(audit.max_abs_error)}"
+    said = "as planned" if audit.as_planned else "not as planned"
+    return f"{said} in {plural(audit.checked_steps, 'step')}, largest difference {number(audit.max_abs_error)}"
 
 
 def _worker_table(report: Report) -> RenderableType:

@@ -6,8 +6,6 @@ from scaler.plan import Plan
 from scaler.report.model import AttemptRow, LrAudit, Totals, Verdict, WorkerRow
 from scaler.runs import RunState
 
-LR_TOLERANCE = 1e-9  # of the peak: floats of one formula evaluated twice agree far better
-
 
 def find_verdicts(
     *,
@@ -60,9 +58,9 @@ def _without_records(workers: Sequence[WorkerRow]) -> list[Verdict]:
 
 
 def _lr_differs(audit: LrAudit, plan: Plan) -> Verdict | None:
-    error = audit.max_abs_error
-    if not audit.checked_steps or (error is not None and error <= LR_TOLERANCE * plan.peak_lr):
+    if audit.as_planned is not False:
         return None
+    error = audit.max_abs_error
     difference = "a rate that is no number" if error is None else f"largest difference {error:.3g}"
     return Verdict(
         code="lr_differs_from_plan",

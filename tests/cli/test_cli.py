@@ -357,7 +357,7 @@ def test_a_run_from_end_to_end(scaler_command: Scaler, tmp_path: Path) -> None:
     assert folder.read("report.html").lower().startswith(b"<!doctype html>")
     report = folder.read_json("report.json")
     assert (report["state"], report["totals"]["samples_seen"], report["totals"]["steps"]) == ("succeeded", 1437, 12)
-    assert report["lr_audit"] == {"checked_steps": 12, "max_abs_error": 0.0}
+    assert report["lr_audit"] == {"checked_steps": 12, "max_abs_error": 0.0, "as_planned": True}
     assert report["final"]["eval"]["accuracy"] > 0.1
     # What the plan command prints is what ran.
     planned = scaler_command("plan", JOB, "--workers", "1", *overrides, "--json")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -37,6 +38,31 @@ def carrying(mark: str) -> list[str]:
     return found
 
 
+def start(storage: Path, *options: str) -> subprocess.Popen[str]:
+    """Start ``scaler submit`` of a job that gets into trouble, in a process group of its own, as a terminal does."""
+    return subprocess.Popen(
+        [SCALER, "submit", str(TROUBLED), *options, "--set", f"storage={storage}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=marked(storage.name),
+        start_new_session=True,
+    )
+
+
+def wait_for(process: subprocess.Popen[str], said: Callable[[str], bool]) -> None:
+    """Read what the process says about its progress until it says this."""
+    assert process.stderr is not None
+    while not said(process.stderr.readline()):
+        assert process.poll() is None
+
+
+def press_ctrl_c(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Interrupt every process of the group, as a terminal does; returns the rest of stdout and stderr."""
+    os.killpg(process.pid, signal.SIGINT)
+    return process.communicate(timeout=60)
+
+
 def test_submit_runs_the_digits_on_two_workers_and_leaves_nothing_behind(tmp_path: Path) -> None:
     mark = tmp_path.name
     done = subprocess.run(
@@ -54,7 +80,7 @@ def test_submit_runs_the_digits_on_two_workers_and_leaves_nothing_behind(tmp_pat
     assert done.stdout.startswith(f"{folder.name}  succeeded\n")
     assert report["state"] == "succeeded"
     assert [worker["steps"] for worker in report["workers"]] == [90, 90]
-    assert report["lr_audit"] == {"checked_steps": 90, "max_abs_error": 0.0}
+    assert report["lr_audit"] == {"checked_steps": 90, "max_abs_error": 0.0, "as_planned": True}
     assert report["final"]["eval"]["accuracy"] > 0.94
     # Nothing of Ray's: the plan, the run, its progress, the report's place.
     lines = done.stderr.splitlines()
@@ -70,21 +96,9 @@ def test_submit_runs_the_digits_on_two_workers_and_leaves_nothing_behind(tmp_pat
 
 
 def test_ctrl_c_stops_the_run_and_reports_what_there_is(tmp_path: Path) -> None:
-    mark = tmp_path.name
-    options = ["--set", "recipe_args.trouble=slow", "--set", "train.epochs=50", "--set", f"storage={tmp_path}"]
-    process = subprocess.Popen(
-        [SCALER, "submit", str(TROUBLED), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=marked(mark),
-        start_new_session=True,
-    )
-    assert process.stderr is not None
-    while "%" not in process.stderr.readline():
-        assert process.poll() is None
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to every process of the group
-    out, err = process.communicate(timeout=60)
+    process = start(tmp_path, "--set", "recipe_args.trouble=slow", "--set", "train.epochs=50")
+    wait_for(process, lambda line: "%" in line)
+    out, err = press_ctrl_c(process)
     assert process.returncode == 130
     assert err.endswith("Interrupted.\n")
     (folder,) = tmp_path.iterdir()
@@ -94,25 +108,14 @@ def test_ctrl_c_stops_the_run_and_reports_what_there_is(tmp_path: Path) -> None:
     assert report["attempts"][-1]["ended_by"] == "stopped"
     assert 0 < report["totals"]["samples_seen"] < 50_000
     assert [verdict["code"] for verdict in report["verdicts"]] == ["not_finished"]
-    assert left_behind(mark) == []
+    assert left_behind(tmp_path.name) == []
 
 
 def test_ctrl_c_while_ray_starts_stops_at_once(tmp_path: Path) -> None:
-    mark = tmp_path.name
-    process = subprocess.Popen(
-        [SCALER, "submit", str(TROUBLED), "--set", f"storage={tmp_path}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=marked(mark),
-        start_new_session=True,
-    )
-    assert process.stderr is not None
-    while not process.stderr.readline().startswith("Run "):
-        assert process.poll() is None
+    process = start(tmp_path)
+    wait_for(process, lambda line: line.startswith("Run "))
     time.sleep(3)
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = press_ctrl_c(process)
     assert (process.returncode, err.splitlines()[-1]) == (130, "Interrupted.")
     assert "  stopped\n" in out
-    assert left_behind(mark) == []
+    assert left_behind(tmp_path.name) == []

@@ -23,7 +23,7 @@ FIELDS: dict[str, set[str]] = {
     "attempts": {
         "attempt", "world_size", "global_batch_size", "peak_lr", "start_samples", "end_samples", "ended_by",
     },
-    "lr_audit": {"checked_steps", "max_abs_error"},
+    "lr_audit": {"checked_steps", "max_abs_error", "as_planned"},
     "verdicts": {"code", "rank", "message", "evidence", "next"},
 }  # fmt: skip
 
@@ -228,13 +228,29 @@ def test_the_audit_bears_the_last_digit_of_a_float(synthetic_run: SyntheticRun) 
     report = replace(run, records=off).report()
     assert report.lr_audit.max_abs_error is not None
     assert 0.0 < report.lr_audit.max_abs_error < 1e-16
+    assert report.lr_audit.as_planned
     assert report.verdicts == ()
+
+
+@pytest.mark.parametrize(
+    ("error", "as_planned"), [(0.0, True), (1e-17, True), (3.8e-11, True), (4.3e-11, False), (1e-3, False)]
+)  # the bound is 1e-9 of the peak of 0.04
+def test_a_rate_is_as_planned_but_for_its_last_digits(
+    synthetic_run: SyntheticRun, error: float, as_planned: bool
+) -> None:
+    honest = synthetic_run.attempt(0)
+    run = honest.altered(lambda record: record.step == 5, lr=honest.plan.lr_at(80) + error)
+    report = run.report()
+    assert report.lr_audit.as_planned is as_planned
+    assert (codes(report) == []) is as_planned
+    assert (report.all_clear is not None) is as_planned
 
 
 def test_a_rate_that_is_no_number_differs(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0).altered(lambda record: record.step == 5, lr=float("nan"))
     report = run.report()
     as_json(report)
+    assert (report.lr_audit.max_abs_error, report.lr_audit.as_planned) == (None, False)
     assert codes(report) == [("lr_differs_from_plan", None)]
 
 
@@ -247,6 +263,7 @@ def test_a_run_without_anything(synthetic_run: SyntheticRun) -> None:
     assert (report.workers, report.attempts) == ((), ())
     assert (report.final.train_loss_mean, report.final.eval) == (None, {})
     assert (report.lr_audit.checked_steps, report.lr_audit.max_abs_error) == (0, None)
+    assert report.lr_audit.as_planned is None
     assert report.series.samples_seen == ()
     assert codes(report) == [("not_finished", None)]
     as_json(report)
