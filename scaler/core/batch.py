@@ -120,19 +120,38 @@ def step_size(samples_seen: int, *, global_batch_size: int, num_samples: int, to
     return max(0, min(global_batch_size, left_in_epoch, total_samples - samples_seen))
 
 
-def steps_in(samples: int, *, global_batch_size: int, num_samples: int) -> int:
-    """Return how many optimizer steps ``samples`` samples from the start of training take.
+def steps_between(start: int, stop: int, *, global_batch_size: int, num_samples: int) -> int:
+    """Return how many optimizer steps lead from ``start`` samples to ``stop``, the first beginning at ``start``.
 
     Example:
-        >>> [steps_in(s, global_batch_size=4, num_samples=10) for s in (0, 1, 10, 13)]
-        [0, 1, 3, 4]
+        >>> [steps_between(6, s, global_batch_size=3, num_samples=10) for s in (6, 7, 10, 13)]
+        [0, 1, 2, 3]
     """
-    epochs, rest = divmod(samples, num_samples)
-    return epochs * ceil(num_samples / global_batch_size) + ceil(rest / global_batch_size)
+    epoch_end = (start // num_samples + 1) * num_samples
+    if stop <= epoch_end:
+        return ceil((stop - start) / global_batch_size)
+    epochs, rest = divmod(stop - epoch_end, num_samples)
+    whole = epochs * ceil(num_samples / global_batch_size)
+    return ceil((epoch_end - start) / global_batch_size) + whole + ceil(rest / global_batch_size)
+
+
+def next_step_start(at: int, *, start: int, global_batch_size: int, num_samples: int) -> int:
+    """Return where the first step at or after ``at`` samples begins, when steps are taken from ``start`` on.
+
+    Example:
+        >>> [next_step_start(s, start=0, global_batch_size=4, num_samples=10) for s in (0, 1, 8, 9, 13)]
+        [0, 4, 8, 10, 14]
+    """
+    if at <= start:
+        return start
+    epoch = at // num_samples * num_samples
+    origin = max(start, epoch)  # steps of this epoch are counted from here
+    steps = ceil((at - origin) / global_batch_size)
+    return min(origin + steps * global_batch_size, epoch + num_samples)
 
 
 def samples_in(steps: int, *, global_batch_size: int, num_samples: int) -> int:
-    """Return how many samples the first ``steps`` optimizer steps take; the inverse of ``steps_in``.
+    """Return how many samples the first ``steps`` optimizer steps take; the inverse of ``steps_between`` from 0.
 
     Example:
         >>> [samples_in(s, global_batch_size=4, num_samples=10) for s in (0, 1, 3, 4)]

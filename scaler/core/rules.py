@@ -1,93 +1,368 @@
-"""From the ratio of batch sizes to the ratio of learning rates."""
+"""From the ratio of batch sizes to the learning rate and the optimizer's constants.
+
+Every rule starts from the reference and a ratio; none starts from what another ratio made. So 1 -> k -> 1 gives every
+constant back to the last bit, and calling a rule twice changes nothing.
+"""
 
 from collections.abc import Mapping
-from math import sqrt
+from dataclasses import dataclass, field
+from math import ceil, sqrt
 from types import MappingProxyType
+from typing import Any
 
+from scaler.core.noise_scale import gain
 from scaler.errors import PlanError
 
-SGD_FAMILY = ("sgd", "torch.optim:SGD", "torch.optim:ASGD")
-ADAPTIVE = (
-    "adam",
-    "adamw",
-    "rmsprop",
-    "torch.optim:Adam",
-    "torch.optim:AdamW",
-    "torch.optim:Adamax",
-    "torch.optim:NAdam",
-    "torch.optim:RAdam",
-    "torch.optim:RMSprop",
-    "torch.optim:Adagrad",
+RULES = ("auto", "linear", "sqrt", "power", "adam_sde", "gain", "adascale", "legw", "none")
+
+SGD_FAMILY = ("sgd", "schedulefree_sgd", "torch.optim:SGD", "torch.optim:ASGD")
+ADAM_FAMILY = ("adam", "adamw", "schedulefree_adamw", "torch.optim:Adam", "torch.optim:AdamW", "torch.optim:NAdam",
+               "torch.optim:RAdam", "torch.optim:Adamax")  # fmt: skip
+RMSPROP = ("rmsprop", "torch.optim:RMSprop")
+ADAPTIVE = (*ADAM_FAMILY, *RMSPROP, "torch.optim:Adagrad")
+LAYERWISE = ("lars", "lamb")
+SELF_TUNED = ("prodigy",)
+# Whose weight decay shrinks weights by lr * weight_decay a step, so that a timescale can be held.
+DECAY_BY_RATE = ("sgd", "adamw", "lion", "schedulefree_adamw", "torch.optim:SGD", "torch.optim:AdamW")
+WITH_MOMENTUM = ("sgd", "torch.optim:SGD")
+
+# What a job names in one word -> its class. Those that torch lacks are in the extra ``scaler[optimizers]``.
+OPTIMIZER_CLASSES: Mapping[str, str] = MappingProxyType(
+    {
+        "sgd": "torch.optim:SGD",
+        "adam": "torch.optim:Adam",
+        "adamw": "torch.optim:AdamW",
+        "rmsprop": "torch.optim:RMSprop",
+        "lars": "pytorch_optimizer:LARS",
+        "lamb": "pytorch_optimizer:Lamb",
+        "lion": "pytorch_optimizer:Lion",
+        "prodigy": "pytorch_optimizer:Prodigy",
+        "schedulefree_sgd": "pytorch_optimizer:ScheduleFreeSGD",
+        "schedulefree_adamw": "pytorch_optimizer:ScheduleFreeAdamW",
+    }
 )
 
 SOURCES: Mapping[str, str] = MappingProxyType(
     {
         "linear": "linear rule (Goyal et al. 2017)",
         "sqrt": "square-root rule (Krizhevsky 2014)",
+        "power": "power rule",
+        "adam_sde": "square root with betas and eps (Malladi et al. 2022)",
+        "gain": "gain at a known noise scale (McCandlish et al. 2018)",
+        "adascale": "gain measured in training (Johnson et al. 2020)",
+        "legw": "square root, warmup epochs times the ratio (You et al. 2019)",
         "none": "no rule: the reference rate at any batch",
     }
 )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """A rule and what it is asked to do beside the rate.
+
+    Args:
+        name: one of ``RULES`` but ``auto``, which ``choose_rule`` resolves.
+        exponent: ``power`` only: ``lr_ratio = batch_ratio ** exponent``.
+        noise_scale: ``gain`` only: the gradient noise scale in samples, > 0; infinite is the linear rule.
+        betas: ``adam_sde`` only: ``sde`` (the paper's ``1 - batch_ratio * (1 - beta)``) or ``power``
+            (``beta ** batch_ratio``, equal to first order and defined for every ratio).
+        scale_weight_decay: hold the timescale of weight decay in samples.
+        scale_momentum: ``none`` only: raise momentum instead of the rate.
+    """
+
+    name: str
+    exponent: float | None = None
+    noise_scale: float | None = None
+    betas: str = "sde"
+    scale_weight_decay: bool = False
+    scale_momentum: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scaled:
+    """What a rule makes of a batch: ``peak_lr = base_lr * lr_ratio``; ``constants`` go over the reference's."""
+
+    batch_ratio: float
+    lr_ratio: float
+    warmup_ratio: float = 1.0  # what the warmup's length in samples is multiplied by
+    weight_decay_ratio: float = 1.0
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)  # of each constant that the rule may change
+
+
 def choose_rule(rule: str, *, optimizer: str) -> tuple[str, str]:
     """Return the rule to use and why.
 
-    ``auto`` looks the optimizer up in a table: linear for the SGD family, whose step is proportional to the
-    gradient; square root for optimizers that divide by a running root of its square. Names are compared
-    whole: a name that is not in the table is refused, never guessed at.
+    ``auto`` looks the optimizer up in a table: linear for the SGD family, whose step is proportional to the gradient;
+    square root for optimizers that divide by a running root of its square; LEGW for LARS and LAMB; none for Prodigy,
+    which finds its own step. Names are compared whole: a name that is not in the table is refused,
+    never guessed at.
 
     Args:
-        rule: ``auto``, ``linear``, ``sqrt`` or ``none``.
+        rule: one of ``RULES``.
         optimizer: the optimizer's name in the job file, or its import path as ``module:Class``.
 
     Returns:
         ``(rule, reason)``.
 
     Raises:
-        PlanError: ``auto`` with an optimizer that is not in the table.
+        PlanError: an unknown rule; ``auto`` with an optimizer that is not in the table.
 
     Example:
         >>> choose_rule("auto", optimizer="adamw")
         ('sqrt', 'adamw: square-root rule (Krizhevsky 2014), chosen by auto for adaptive optimizers')
     """
+    if rule not in RULES:
+        raise PlanError(f"scale.rule = {rule} is not a rule.", f"Rules: {', '.join(RULES)}.")
     if rule != "auto":
         return rule, f"{optimizer}: {SOURCES[rule]}, as asked for"
-    if optimizer in SGD_FAMILY:
-        return "linear", f"{optimizer}: {SOURCES['linear']}, chosen by auto for the SGD family"
-    if optimizer in ADAPTIVE:
-        return "sqrt", f"{optimizer}: {SOURCES['sqrt']}, chosen by auto for adaptive optimizers"
+    for names, chosen, why in (
+        (SGD_FAMILY, "linear", "the SGD family"),
+        (ADAPTIVE, "sqrt", "adaptive optimizers"),
+        (LAYERWISE, "legw", "layer-wise rates"),
+        (SELF_TUNED, "none", "optimizers that find their own step"),
+    ):
+        if optimizer in names:
+            return chosen, f"{optimizer}: {SOURCES[chosen]}, chosen by auto for {why}"
     raise PlanError(
         f"scale.rule = auto does not know the optimizer {optimizer}.",
         "Say which rule it follows: rule: linear, rule: sqrt or rule: none.",
     )
 
 
-def lr_ratio(rule: str, *, batch_ratio: float) -> float:
-    """Return what the rule makes of ``batch_ratio``; ``peak_lr = base_lr * lr_ratio``.
+def lr_ratio(rule: Rule, *, batch_ratio: float, reference_batch_size: int, optimizer: str) -> float:
+    """Return what the rule makes of ``batch_ratio`` (k); ``peak_lr = base_lr * lr_ratio``.
 
-        linear: batch_ratio      sqrt: batch_ratio ** 0.5      none: 1
+        linear: k                       sqrt, adam_sde, legw: k ** 0.5          power: k ** exponent
+        none: 1                         gain: k (phi + m0) / (phi + k m0), its square root for Adam and its kin
+        adascale: 1, for the gain is measured in training and multiplies the rate there
 
-    A ratio below 1 scales down by the same formula.
+    A ratio below 1 scales down by the same formula; at 1 every rule gives 1.
 
     Args:
-        rule: ``linear``, ``sqrt`` or ``none`` (``auto`` is resolved by ``choose_rule``).
+        rule: which, with its options.
         batch_ratio: global batch size over the reference's, > 0.
+        reference_batch_size: m0, samples per step in the reference.
+        optimizer: its name; ``gain`` and ``adascale`` must know its family.
+
+    Raises:
+        PlanError: ``gain`` or ``adascale`` with an optimizer of neither family.
 
     Sources:
         linear: Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 2.1.
-        sqrt: Krizhevsky 2014, https://arxiv.org/abs/1404.5997; Malladi et al. 2022,
-        https://arxiv.org/abs/2205.10287, for Adam (who also change the betas; ``sqrt`` does not).
+        sqrt: Krizhevsky 2014, https://arxiv.org/abs/1404.5997.
+        adam_sde: Malladi et al. 2022, https://arxiv.org/abs/2205.10287.
+        gain: McCandlish et al. 2018, https://arxiv.org/abs/1812.06162; the square root for Adam is that of
+        AdaptDL's ``AdamScale``.
+        legw: You et al. 2019, https://arxiv.org/abs/1901.08256.
 
     Example:
-        >>> [lr_ratio(r, batch_ratio=16.0) for r in ("linear", "sqrt", "none")]
+        >>> [lr_ratio(Rule(name=name), batch_ratio=16.0, reference_batch_size=16, optimizer="sgd")
+        ...  for name in ("linear", "sqrt", "none")]
         [16.0, 4.0, 1.0]
+        >>> round(lr_ratio(Rule(name="gain", noise_scale=240.0), batch_ratio=16.0, reference_batch_size=16,
+        ...                optimizer="sgd"), 3)
+        8.258
     """
-    match rule:
+    match rule.name:
         case "linear":
             return batch_ratio
-        case "sqrt":
+        case "sqrt" | "adam_sde" | "legw":
             return sqrt(batch_ratio)
+        case "power":
+            assert rule.exponent is not None
+            return float(batch_ratio**rule.exponent)
+        case "gain":
+            assert rule.noise_scale is not None
+            found = gain(batch_ratio, noise_scale=rule.noise_scale, reference_batch_size=reference_batch_size)
+            return float(found ** gain_exponent(optimizer, rule=rule.name))
+        case "adascale":
+            gain_exponent(optimizer, rule=rule.name)
+            return 1.0
         case "none":
             return 1.0
-        case _:
-            raise PlanError(f"scale.rule = {rule} is not a rule.", "Rules: auto, linear, sqrt, none.")
+        case unknown:
+            raise PlanError(f"scale.rule = {unknown} is not a rule.", f"Rules: {', '.join(RULES)}.")
+
+
+def gain_exponent(optimizer: str, *, rule: str) -> float:
+    """Return what the gain is raised to: 1 for the SGD family, 0.5 for Adam and its kin.
+
+    Raises:
+        PlanError: another optimizer; nobody has said how its rate follows the gain.
+
+    Example:
+        >>> [gain_exponent(name, rule="gain") for name in ("sgd", "adamw")]
+        [1.0, 0.5]
+    """
+    if optimizer in SGD_FAMILY:
+        return 1.0
+    if optimizer in ADAPTIVE:
+        return 0.5
+    raise PlanError(
+        f"scale.rule = {rule} does not know how {optimizer} follows the gain.",
+        "It is known for sgd, adam, adamw and rmsprop; else use rule: power.",
+    )
+
+
+def scale(
+    rule: Rule, *, batch_ratio: float, reference_batch_size: int, optimizer: str, constants: Mapping[str, Any]
+) -> Scaled:
+    """Return the rate's ratio and the optimizer's constants at a batch.
+
+    Args:
+        rule: which, with its options.
+        batch_ratio: global batch size over the reference's, > 0.
+        reference_batch_size: samples per step in the reference.
+        optimizer: its name in the job file, or ``module:Class``.
+        constants: the reference's options of the optimizer (``betas``, ``eps``, ``weight_decay``, ...).
+
+    Raises:
+        PlanError: the rule does not hold for this optimizer, or not so far out; names what would.
+
+    Example:
+        >>> adam = {"betas": (0.9, 0.999), "eps": 1e-8}
+        >>> found = scale(Rule(name="adam_sde"), batch_ratio=4.0, reference_batch_size=16, optimizer="adam",
+        ...               constants=adam)
+        >>> found.lr_ratio, [round(beta, 6) for beta in found.constants["betas"]], found.constants["eps"]
+        (2.0, [0.6, 0.996], 5e-09)
+    """
+    ratio = lr_ratio(rule, batch_ratio=batch_ratio, reference_batch_size=reference_batch_size, optimizer=optimizer)
+    changed: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
+    if rule.name == "adam_sde":
+        changed |= _adam_constants(rule, batch_ratio, reference_batch_size, optimizer, constants)
+        form = f"beta ** {batch_ratio:.4g}" if rule.betas == "power" else f"1 - {batch_ratio:.4g} x (1 - beta)"
+        reasons |= {name: form for name in changed if name != "eps"}
+        reasons["eps"] = f"over the root of {batch_ratio:.4g}"
+    decay_ratio = _weight_decay_ratio(rule, batch_ratio, ratio, optimizer) if rule.scale_weight_decay else 1.0
+    if rule.scale_weight_decay:
+        given = _given(constants, "weight_decay", example="0.01", who="scale.co_scale.weight_decay")
+        changed["weight_decay"] = given * decay_ratio
+        reasons["weight_decay"] = f"x {decay_ratio:.4g}: holds its timescale (Wang and Aitchison 2024)"
+    if rule.scale_momentum:
+        changed["momentum"] = _momentum(rule, batch_ratio, reference_batch_size, optimizer, constants)
+        reasons["momentum"] = f"1 - (1 - momentum) / {batch_ratio:.4g}: instead of the rate (Smith et al. 2018)"
+    return Scaled(
+        batch_ratio=batch_ratio,
+        lr_ratio=ratio,
+        warmup_ratio=batch_ratio if rule.name == "legw" else 1.0,
+        weight_decay_ratio=decay_ratio,
+        constants=changed,
+        reasons=reasons,
+    )
+
+
+def scale_beta(beta: float, *, batch_ratio: float, form: str) -> float:
+    """Return the decay of a running average per step, so that it forgets as fast per sample as the reference's.
+
+        sde: 1 - batch_ratio * (1 - beta)         power: beta ** batch_ratio
+
+    The two agree to first order; ``power`` holds the half-life exactly and stays in (0, 1) at any ratio.
+
+    Args:
+        beta: the reference's, in [0, 1].
+        batch_ratio: global batch size over the reference's, > 0.
+        form: ``sde`` or ``power``. ``sde`` gives 0 or less when ``batch_ratio * (1 - beta) >= 1``.
+
+    Sources:
+        sde: Malladi et al. 2022, https://arxiv.org/abs/2205.10287.
+        power: Busbridge et al. 2023, https://arxiv.org/abs/2307.13813, for averages of weights;
+        Marek et al. 2025, https://arxiv.org/abs/2507.07101, for Adam's second moment.
+
+    Example:
+        >>> [round(scale_beta(0.9, batch_ratio=8.0, form=form), 6) for form in ("sde", "power")]
+        [0.2, 0.430467]
+        >>> scale_beta(0.9, batch_ratio=1.0, form="sde")
+        0.9
+    """
+    if batch_ratio == 1.0:
+        return beta  # to the last bit
+    return float(beta**batch_ratio) if form == "power" else 1.0 - batch_ratio * (1.0 - beta)
+
+
+def _adam_constants(
+    rule: Rule, batch_ratio: float, reference_batch_size: int, optimizer: str, constants: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Betas (RMSprop's alpha) and eps at a batch."""
+    who = "scale.rule = adam_sde"
+    if optimizer in ADAM_FAMILY:
+        given = _given(constants, "betas", example="[0.9, 0.999]", who=who)
+        betas = dict(zip(("beta1", "beta2"), given, strict=True))
+    elif optimizer in RMSPROP:
+        betas = {"alpha": _given(constants, "alpha", example="0.99", who=who)}
+    else:
+        raise PlanError(
+            f"scale.rule = adam_sde scales betas and eps, which {optimizer} does not have.",
+            "It is for adam, adamw and rmsprop.",
+        )
+    if rule.betas == "sde":
+        _require_memory(betas, batch_ratio, reference_batch_size)
+    scaled = [scale_beta(beta, batch_ratio=batch_ratio, form=rule.betas) for beta in betas.values()]
+    named = {"betas": tuple(scaled)} if len(scaled) == 2 else {"alpha": scaled[0]}
+    return {**named, "eps": _given(constants, "eps", example="1e-8", who=who) / sqrt(batch_ratio)}
+
+
+def _given(constants: Mapping[str, Any], name: str, *, example: str, who: str) -> Any:
+    """A constant that is to be scaled: a number, or the two of ``betas``. A default that is not ours is not known."""
+    value = constants.get(name)
+    if value is None:
+        raise PlanError(f"{who} scales {name}, and reference.optimizer does not say it.", f"Add {name}: {example}.")
+    numbers = value if name == "betas" and isinstance(value, tuple | list) else [value]
+    are_numbers = all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
+    if not are_numbers or len(numbers) != (2 if name == "betas" else 1):
+        raise PlanError(f"{who} scales reference.optimizer.{name}, and {value} cannot be.", f"Such as {name}: {example}.")
+    return value
+
+
+def _require_memory(betas: Mapping[str, float], batch_ratio: float, reference_batch_size: int) -> None:
+    """Refuse a batch that is longer than what the running averages remember."""
+    name, beta = min(betas.items(), key=lambda item: item[1])  # what forgets first decides
+    if batch_ratio == 1.0 or batch_ratio * (1.0 - beta) < 1.0:
+        return
+    largest = ceil(reference_batch_size / (1.0 - beta))
+    while largest > reference_batch_size and largest / reference_batch_size * (1.0 - beta) >= 1.0:
+        largest -= 1
+    raise PlanError(
+        f"scale.rule = adam_sde needs batch_ratio * (1 - {name}) < 1, "
+        f"but {batch_ratio:g} * (1 - {beta:g}) = {batch_ratio * (1.0 - beta):.4g}.",
+        f"Use betas: power, rule: sqrt, or a global batch of at most {largest} (reference {reference_batch_size}).",
+    )
+
+
+def _weight_decay_ratio(rule: Rule, batch_ratio: float, ratio: float, optimizer: str) -> float:
+    """What weight decay is multiplied by, so that lr * weight_decay / batch stays: its timescale in samples."""
+    if optimizer not in DECAY_BY_RATE:
+        raise PlanError(
+            f"scale.co_scale.weight_decay holds a timescale that {optimizer}'s weight decay does not have.",
+            "It is for optimizers that shrink weights by lr * weight_decay a step: adamw, lion, sgd.",
+        )
+    if rule.name == "adascale":
+        raise PlanError(
+            "scale.co_scale.weight_decay needs the rate's ratio before the run, and adascale measures it.",
+            "Leave it out, or choose another rule.",
+        )
+    return batch_ratio / ratio
+
+
+def _momentum(
+    rule: Rule, batch_ratio: float, reference_batch_size: int, optimizer: str, constants: Mapping[str, Any]
+) -> float:
+    """The momentum that holds the noise of SGD when the rate stays: batch * (1 - momentum) stays."""
+    if rule.name != "none":
+        raise PlanError(
+            f"scale.co_scale.momentum holds the noise instead of the rate, and rule: {rule.name} changes the rate.",
+            "Use it with rule: none.",
+        )
+    if optimizer not in WITH_MOMENTUM:
+        raise PlanError(f"scale.co_scale.momentum holds SGD's noise, and the optimizer is {optimizer}.", "It is for sgd.")
+    momentum = _given(constants, "momentum", example="0.9", who="scale.co_scale.momentum")
+    if batch_ratio == 1.0:
+        return float(momentum)
+    if (1.0 - momentum) / batch_ratio > 1.0:
+        smallest = ceil(reference_batch_size * (1.0 - momentum))
+        raise PlanError(
+            f"scale.co_scale.momentum: 1 - (1 - {momentum:g}) / {batch_ratio:g} is below 0.",
+            f"Use a global batch of at least {smallest} (reference {reference_batch_size}).",
+        )
+    return 1.0 - (1.0 - float(momentum)) / batch_ratio

@@ -1,96 +1,183 @@
-"""The share of ``peak_lr`` to use, as a function of the samples seen."""
+"""The share of ``peak_lr`` to use, as a function of the samples seen: a warmup, then a shape."""
 
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
 from math import cos, pi
+from types import MappingProxyType
+from typing import Any, Literal, Self, get_args
 
+from scaler.core.cycles import CosineRestarts, Cyclical, OneCycle
+from scaler.core.decays import Cosine, Linear, Polynomial, Wsd
+from scaler.core.shapes import (
+    Constant,
+    Exponential,
+    InverseSqrt,
+    MultiStep,
+    Shape,
+    Step,
+    above,
+    check_choice,
+    check_length,
+    check_share,
+)
 from scaler.errors import PlanError
 
+SHAPES: Mapping[str, type[Shape]] = MappingProxyType(
+    {
+        shape.name: shape
+        for shape in (
+            Constant,
+            Step,
+            MultiStep,
+            Exponential,
+            Linear,
+            Polynomial,
+            Cosine,
+            CosineRestarts,
+            Cyclical,
+            OneCycle,
+            Wsd,
+            InverseSqrt,
+        )
+    }
+)
 
-def warmup_factor(samples_seen: int, *, warmup_samples: int, start: float) -> float:
-    """Return the share of ``peak_lr`` to use after ``samples_seen`` samples of a linear warmup.
+WarmupShape = Literal["linear", "constant", "cosine"]
 
-        factor = start * (1 - t) + t, with t = samples_seen / warmup_samples   before the end, then 1
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Warmup:
+    """The way to the peak at the start of training. With t = samples_seen / samples:
+
+        factor = start * (1 - t) + t                           shape linear
+        factor = start                                         shape constant, then a jump
+        factor = start + (1 - start) * (1 - cos(pi * t)) / 2   shape cosine
+
+    and 1 from the end on, for each.
 
     Args:
-        samples_seen: samples that have contributed to the weights, over all workers; 0 at the first step.
-        warmup_samples: length of the climb in samples; 0 means none.
+        samples: its length; 0 means none.
         start: share of ``peak_lr`` at the first step, in [0, 1].
+        shape: ``linear``, ``constant`` or ``cosine``.
 
     Raises:
-        PlanError: ``start`` outside [0, 1] or ``warmup_samples`` negative.
+        PlanError: a setting outside its range.
 
     Sources:
-        Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 2.2 (there ``start`` is 1 / lr_ratio).
+        Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 2.2: linear ("gradual") and constant; there
+        ``start`` is 1 / lr_ratio. Cosine is the climb of torch.optim.lr_scheduler.OneCycleLR.
 
     Example:
-        >>> [warmup_factor(s, warmup_samples=400, start=0.2) for s in (0, 200, 400, 600)]
+        >>> [Warmup(samples=400, start=0.2).factor(s) for s in (0, 200, 400, 600)]
         [0.2, 0.6, 1.0, 1.0]
     """
-    if not 0.0 <= start <= 1.0:
-        raise PlanError(f"schedule.warmup.start = {start:g} is not in [0, 1].", "It is a share of peak_lr.")
-    if warmup_samples < 0:
-        raise PlanError(f"warmup_samples = {warmup_samples} is negative.", "0 means no warmup.")
-    if samples_seen >= warmup_samples:
-        return 1.0
-    done = samples_seen / warmup_samples
-    return start * (1.0 - done) + done
+
+    samples: int = 0
+    start: float = 0.0
+    shape: WarmupShape = "linear"
+
+    def __post_init__(self) -> None:
+        check_length("warmup.samples", self.samples, least=0)
+        check_share("warmup.start", self.start)
+        check_choice("warmup.shape", self.shape, get_args(WarmupShape))
+
+    def factor(self, samples_seen: float) -> float:
+        """Return the share of ``peak_lr`` after ``samples_seen`` samples, in [``start``, 1]."""
+        if samples_seen >= self.samples:
+            return 1.0
+        done = samples_seen / self.samples
+        match self.shape:
+            case "linear":
+                return self.start * (1.0 - done) + done
+            case "constant":
+                return self.start
+            case "cosine":
+                return above(self.start, (1.0 - cos(pi * done)) / 2.0)
 
 
-def cosine_factor(progress: float, *, final_fraction: float) -> float:
-    """Return half a cosine from 1 at ``progress`` 0 to ``final_fraction`` at 1.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """A warmup, then a shape: the share of ``peak_lr`` at any sample, without a counter of its own.
 
-        factor = final_fraction + (1 - final_fraction) * (1 + cos(pi * progress)) / 2
+        factor = warmup.factor(samples_seen) * shape.factor(0)   before the end of the warmup
+        factor = shape.factor(samples_seen - origin)             from there on
 
-    Args:
-        progress: share of the way from the end of warmup to the end of training; clipped to [0, 1].
-        final_fraction: share of ``peak_lr`` at the end, in [0, 1].
-
-    Sources:
-        Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, equation 5, one period.
-
-    Example:
-        >>> [round(cosine_factor(p, final_fraction=0.1), 12) for p in (0.0, 0.5, 1.0, 2.0)]
-        [1.0, 0.55, 0.1, 0.1]
-    """
-    clipped = min(max(progress, 0.0), 1.0)
-    return final_fraction + (1.0 - final_fraction) * (1.0 + cos(pi * clipped)) / 2.0
-
-
-def schedule_factor(
-    samples_seen: int,
-    *,
-    name: str,
-    total_samples: int,
-    warmup_samples: int,
-    warmup_start: float,
-    final_fraction: float,
-) -> float:
-    """Return the share of ``peak_lr`` for the step that starts after ``samples_seen`` samples.
-
-    Warmup comes first; the schedule proper runs from its end to the end of training.
+    The origin is the end of the warmup, or 0 for the shapes that count the warmup (``step``, ``multi_step``); a drop
+    of theirs that falls into the warmup takes effect at its end. A warmup ends where the shape begins:
+    at the peak, or for ``cyclical`` and ``one_cycle``, which climb by themselves, at their own start.
 
     Args:
-        samples_seen: samples that have contributed to the weights, over all workers.
-        name: ``constant`` or ``cosine``.
-        total_samples: length of the training.
-        warmup_samples: length of the warmup, 0 for none.
-        warmup_start: share of ``peak_lr`` at the first step, in [0, 1].
-        final_fraction: share of ``peak_lr`` at the end of training (``cosine``), in [0, 1].
-
-    Raises:
-        PlanError: an unknown name, or what ``warmup_factor`` refuses.
+        shape: what follows the warmup.
+        warmup: the way to the peak; none unless given.
 
     Example:
-        >>> [schedule_factor(s, name="cosine", total_samples=300, warmup_samples=100, warmup_start=0.5,
-        ...                  final_fraction=0.0) for s in (0, 50, 100, 200, 300)]
+        >>> schedule = Schedule(shape=Cosine(length=200), warmup=Warmup(samples=100, start=0.5))
+        >>> [schedule(s) for s in (0, 50, 100, 200, 300)]
         [0.5, 0.75, 1.0, 0.5, 0.0]
     """
-    if samples_seen < warmup_samples:
-        return warmup_factor(samples_seen, warmup_samples=warmup_samples, start=warmup_start)
-    match name:
-        case "constant":
-            return 1.0
-        case "cosine":
-            length = max(total_samples - warmup_samples, 1)
-            return cosine_factor((samples_seen - warmup_samples) / length, final_fraction=final_fraction)
-        case _:
-            raise PlanError(f"schedule.name = {name} is not a schedule.", "Schedules: constant, cosine.")
+
+    shape: Shape
+    warmup: Warmup = Warmup()
+
+    def factor(self, samples_seen: float) -> float:
+        """Return the share of ``peak_lr`` for the step that starts after ``samples_seen`` >= 0 samples, in [0, 1]."""
+        if samples_seen < self.warmup.samples:
+            return self.warmup.factor(samples_seen) * (1.0 if self.shape.counts_warmup else self.shape.factor(0.0))
+        return self.shape.factor(samples_seen - self._origin())
+
+    __call__ = factor
+
+    def momentum(self, samples_seen: float) -> float | None:
+        """Return the momentum for that step; None: the shape leaves momentum alone.
+
+        During the warmup it is what the shape has at its origin.
+
+        Example:
+            >>> shape = OneCycle(climb=100, length=400, low_momentum=0.75, high_momentum=1 - 1 / 16)
+            >>> schedule = Schedule(shape=shape, warmup=Warmup(samples=50))
+            >>> [schedule.momentum(s) for s in (0, 50, 150, 450)]
+            [0.9375, 0.9375, 0.75, 0.9375]
+        """
+        return self.shape.momentum(max(samples_seen - self._origin(), 0))
+
+    def _origin(self) -> int:
+        return 0 if self.shape.counts_warmup else self.warmup.samples
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the schedule in terms of JSON; ``from_dict`` is the way back.
+
+        Example:
+            >>> Schedule(shape=Step(every=100, decay=0.5)).to_dict()
+            {'name': 'step', 'every': 100, 'decay': 0.5, 'warmup': {'samples': 0, 'start': 0.0, 'shape': 'linear'}}
+        """
+        return {"name": self.shape.name, **_settings(self.shape), "warmup": _settings(self.warmup)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the schedule that ``to_dict`` wrote; settings with a default may be missing.
+
+        Raises:
+            PlanError: no known name, a setting that the shape does not have, or one that is missing or out of range.
+        """
+        settings = dict(values)
+        name = settings.pop("name", None)
+        if name not in SHAPES:
+            raise PlanError(f"schedule.name = {name} is not a schedule.", f"Schedules: {', '.join(SHAPES)}.")
+        warmup = Warmup(**_read("schedule.warmup", Warmup, settings.pop("warmup", {})))
+        return cls(shape=SHAPES[name](**_read(f"schedule {name}", SHAPES[name], settings)), warmup=warmup)
+
+
+def _settings(value: Shape | Warmup) -> dict[str, Any]:
+    settings = {field.name: getattr(value, field.name) for field in fields(value)}
+    return {name: list(setting) if isinstance(setting, tuple) else setting for name, setting in settings.items()}
+
+
+def _read(where: str, kind: type[Shape | Warmup], settings: Mapping[str, Any]) -> dict[str, Any]:
+    required = {field.name: field.default is MISSING for field in fields(kind)}
+    for name in settings:
+        if name not in required:
+            raise PlanError(f"{where} has no setting {name}.", f"Settings: {', '.join(required) or 'none'}.")
+    for name in required:
+        if required[name] and name not in settings:
+            raise PlanError(f"{where} needs {name}.", f"Settings: {', '.join(required)}.")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaler.core.batch import Batch, samples_in, share_bounds, step_size, steps_in, strong_batch, weak_batch
+from scaler.core.batch import Batch, samples_in, share_bounds, step_size, steps_between, strong_batch, weak_batch
 from scaler.errors import PlanError
 
 sizes = st.integers(1, 300)
@@ -41,12 +41,12 @@ def test_shares_by_example(total: int, parts: int, shares: list[int]) -> None:
 @given(batch=sizes, num_samples=sizes, steps=st.integers(0, 10**6))
 def test_samples_in_is_the_inverse_of_steps_in(batch: int, num_samples: int, steps: int) -> None:
     samples = samples_in(steps, global_batch_size=batch, num_samples=num_samples)
-    assert steps_in(samples, global_batch_size=batch, num_samples=num_samples) == steps
+    assert steps_between(0, samples, global_batch_size=batch, num_samples=num_samples) == steps
 
 
 @given(batch=sizes, num_samples=sizes, samples=st.integers(1, 10**6))
 def test_steps_in_is_the_fewest_steps_that_take_the_samples(batch: int, num_samples: int, samples: int) -> None:
-    steps = steps_in(samples, global_batch_size=batch, num_samples=num_samples)
+    steps = steps_between(0, samples, global_batch_size=batch, num_samples=num_samples)
     assert samples_in(steps, global_batch_size=batch, num_samples=num_samples) >= samples
     assert samples_in(steps - 1, global_batch_size=batch, num_samples=num_samples) < samples
 
@@ -63,7 +63,7 @@ def test_walking_step_by_step_uses_each_epoch_exactly_and_never_exceeds(
         seen, steps = seen + size, steps + 1
         visited.add(seen)
     assert seen == total
-    assert steps == steps_in(total, global_batch_size=batch, num_samples=num_samples)
+    assert steps == steps_between(0, total, global_batch_size=batch, num_samples=num_samples)
     assert visited.issuperset(range(0, total + 1, num_samples)), "a step reached over the end of an epoch"
 
 

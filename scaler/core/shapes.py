@@ -1,0 +1,252 @@
+"""Shapes of a schedule: the share of the peak rate against samples. Here the general case, and shapes without an end.
+
+``decays`` has those that reach an end with the training, ``cycles`` those that climb again, ``schedules`` puts a warmup
+before any of them. A shape is a value and a pure function of samples: it counts nothing and has no state.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import ClassVar
+
+from scaler.errors import PlanError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape(ABC):
+    """The share of the peak rate as a function of the samples since the shape's origin.
+
+    Attributes:
+        name: its word in the job file.
+        counts_warmup: whether the origin is the start of training; else it is the end of the warmup.
+    """
+
+    name: ClassVar[str]
+    counts_warmup: ClassVar[bool] = False
+
+    @abstractmethod
+    def factor(self, samples: float) -> float:
+        """Return the share of the peak rate, in [0, 1], ``samples`` >= 0 after the shape's origin."""
+
+    def momentum(self, samples: float) -> float | None:
+        """Return the momentum to use ``samples`` after the origin; None: the shape leaves momentum alone."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Constant(Shape):
+    """The peak rate throughout.
+
+    Example:
+        >>> Constant().factor(10**9)
+        1.0
+    """
+
+    name: ClassVar[str] = "constant"
+
+    def factor(self, samples: float) -> float:
+        """Return 1."""
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step(Shape):
+    """A drop at every multiple of ``every`` samples, counted from the start of training, warmup included.
+
+        factor = decay ** floor(samples / every)
+
+    A drop takes effect in the step that starts at the multiple or after it.
+
+    Args:
+        every: samples from one drop to the next, >= 1.
+        decay: what each drop multiplies the rate by, in (0, 1].
+
+    Raises:
+        PlanError: a setting outside its range.
+
+    Sources:
+        torch.optim.lr_scheduler.StepLR, with ``gamma`` = ``decay``,
+        https://docs.pytorch.org/docs/stable/generated/torch.optim.lr_scheduler.StepLR.html.
+
+    Example:
+        >>> [Step(every=100, decay=0.5).factor(s) for s in (0, 99, 100, 250)]
+        [1.0, 1.0, 0.5, 0.25]
+    """
+
+    name: ClassVar[str] = "step"
+    counts_warmup: ClassVar[bool] = True
+    every: int
+    decay: float
+
+    def __post_init__(self) -> None:
+        check_length("every", self.every)
+        check_decay(self.decay)
+
+    def factor(self, samples: float) -> float:
+        """Return ``decay`` to the power of the drops so far."""
+        return float(self.decay ** (samples // self.every))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MultiStep(Shape):
+    """A drop at each of the given places, counted from the start of training, warmup included.
+
+        factor = decay ** (number of places <= samples)
+
+    Args:
+        at: places in samples, ascending, each >= 1.
+        decay: what each drop multiplies the rate by, in (0, 1].
+
+    Raises:
+        PlanError: no place, places that do not ascend, or a setting outside its range.
+
+    Sources:
+        Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1 (a tenth at epochs 30, 60 and 80, of which the
+        first 5 are warmup); torch.optim.lr_scheduler.MultiStepLR with ``gamma`` = ``decay``, which takes a place
+        given twice as two drops; here that is refused.
+
+    Example:
+        >>> [MultiStep(at=(300, 600), decay=0.5).factor(s) for s in (0, 299, 300, 600, 900)]
+        [1.0, 1.0, 0.5, 0.25, 0.25]
+    """
+
+    name: ClassVar[str] = "multi_step"
+    counts_warmup: ClassVar[bool] = True
+    at: tuple[int, ...]
+    decay: float
+
+    def __post_init__(self) -> None:
+        if not self.at:
+            raise PlanError("schedule.at = [] names no drop.", "Name one, or use name: constant.")
+        for place in self.at:
+            check_length("at", place)
+        ascending = sorted(set(self.at))
+        if list(self.at) != ascending:
+            raise PlanError(f"schedule.at = {list(self.at)} samples does not ascend.", f"Did you mean {ascending}?")
+        check_decay(self.decay)
+
+    def factor(self, samples: float) -> float:
+        """Return ``decay`` to the power of the drops so far."""
+        return float(self.decay ** sum(place <= samples for place in self.at))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exponential(Shape):
+    """A smooth exponential decay from the end of the warmup.
+
+        factor = decay ** (samples / every)
+
+    Args:
+        every: samples in which the rate is multiplied by ``decay`` once, >= 1.
+        decay: in (0, 1].
+
+    Raises:
+        PlanError: a setting outside its range.
+
+    Sources:
+        torch.optim.lr_scheduler.ExponentialLR when ``every`` is one step and ``decay`` its ``gamma``,
+        https://docs.pytorch.org/docs/stable/generated/torch.optim.lr_scheduler.ExponentialLR.html.
+
+    Example:
+        >>> [Exponential(every=100, decay=0.25).factor(s) for s in (0, 50, 100, 200)]
+        [1.0, 0.5, 0.25, 0.0625]
+    """
+
+    name: ClassVar[str] = "exponential"
+    every: int
+    decay: float
+
+    def __post_init__(self) -> None:
+        check_length("every", self.every)
+        check_decay(self.decay)
+
+    def factor(self, samples: float) -> float:
+        """Return ``decay`` to the power of the lengths ``every`` so far, whole or not."""
+        return float(self.decay ** (samples / self.every))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InverseSqrt(Shape):
+    """A fall with one over the square root, from the end of the warmup, for trainings of unknown length.
+
+        factor = sqrt(timescale / (timescale + samples))
+
+    Args:
+        timescale: samples after which the factor is sqrt(1/2), >= 1. With the length of a linear warmup from 0, this is
+            the schedule of Vaswani et al.
+
+    Raises:
+        PlanError: ``timescale`` below 1.
+
+    Sources:
+        Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, equation 3. Theirs gives its first step the number 1,
+        so their rate in step n is ours after n steps.
+
+    Example:
+        >>> [InverseSqrt(timescale=100).factor(s) for s in (0, 300, 1500)]
+        [1.0, 0.5, 0.25]
+    """
+
+    name: ClassVar[str] = "inverse_sqrt"
+    timescale: int
+
+    def __post_init__(self) -> None:
+        check_length("timescale", self.timescale)
+
+    def factor(self, samples: float) -> float:
+        """Return the root of the timescale's share of all samples, the timescale's own included."""
+        return sqrt(self.timescale / (self.timescale + samples))
+
+
+def above(floor: float, height: float) -> float:
+    """Return ``floor + (1 - floor) * height``: exactly ``floor`` at height 0, exactly 1 at height 1, never more.
+
+    Example:
+        >>> [above(0.5, height) for height in (0.0, 0.5, 1.0)]
+        [0.5, 0.75, 1.0]
+    """
+    return floor + (1.0 - floor) * height
+
+
+def progress(samples: float, length: float) -> float:
+    """Return ``samples / length``, clipped to [0, 1].
+
+    Example:
+        >>> [progress(s, 200) for s in (-1, 0, 50, 200, 300)]
+        [0.0, 0.0, 0.25, 1.0, 1.0]
+    """
+    return min(max(samples / length, 0.0), 1.0)
+
+
+def check_length(field: str, samples: int, *, least: int = 1) -> None:
+    """Raise PlanError unless ``schedule.<field>`` is ``least`` samples or more."""
+    if not samples >= least:
+        raise PlanError(f"schedule.{field} = {samples} samples is below {least}.", f"The least is {least}.")
+
+
+def check_share(field: str, value: float) -> None:
+    """Raise PlanError unless ``schedule.<field>`` is in [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise PlanError(f"schedule.{field} = {value:g} is not in [0, 1].", "It is a share of peak_lr.")
+
+
+def check_decay(value: float) -> None:
+    """Raise PlanError unless ``schedule.decay`` is in (0, 1]."""
+    if not 0.0 < value <= 1.0:
+        raise PlanError(f"schedule.decay = {value:g} is not in (0, 1].", "Rates are multiplied by it: 0.1 is a tenth.")
+
+
+def check_choice(field: str, value: str, choices: Sequence[str]) -> None:
+    """Raise PlanError unless ``schedule.<field>`` is one of ``choices``."""
+    if value not in choices:
+        raise PlanError(f"schedule.{field} = {value} is not known.", f"Known: {', '.join(choices)}.")
+
+
+def check_room(field: str, samples: int, length: int) -> None:
+    """Raise PlanError unless ``schedule.<field>`` leaves at least one sample of ``schedule.length``."""
+    if not samples < length:
+        raise PlanError(
+            f"schedule.{field} = {samples} samples leaves nothing of length = {length}.",
+            f"The most is {length - 1}.",
+        )
