@@ -53,6 +53,10 @@ class RayWorker:
         self._under_way: Any = None
         self._stop_requested = False
 
+    def next_attempt(self) -> int:
+        """Have the collector count one on."""
+        return int(ray.get(self._collector.begin_attempt.remote()))
+
     def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
         """Send to the collector without waiting; read the answer to what was sent before, if it is there."""
         self._read_answer(timeout_s=0)

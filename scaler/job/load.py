@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from scaler.errors import JobFileError
@@ -170,41 +170,46 @@ def _parse(raw: bytes | str, *, source: str) -> Any:
 def _explain(details: ErrorDetails) -> tuple[str, str]:
     """Return one validation error as a problem and its remedy."""
     loc = [str(part) for part in details["loc"]]
+    if loc[:1] == ["recipe_args"]:  # its keys are the user's own
+        loc = loc[:1]
     last = len(loc) - 1 if details["type"] == "extra_forbidden" else -1  # a key of the file, however it looks
     keys = [part for index, part in enumerate(loc) if index == last or not part.startswith("<")]
-    if keys[:1] == ["recipe_args"]:  # its keys are the user's own
-        keys = keys[:1]
     name, value, context = ".".join(keys), details["input"], details.get("ctx", {})
     section = ".".join(keys[:-1])
     match details["type"]:
         case "scaler":
             return f"{name} {context['problem']}".strip(), context["remedy"]
         case "extra_forbidden":
-            known = list(_section(keys[:-1]).model_fields)
+            known = list(_section(loc[:-1]).model_fields)
             return _unknown_key(keys[-1], section=section, known=known)
         case "string_unicode":
             return f"{name or 'a key'} is not text that can be written.", "Leave out \\ud800 to \\udfff."
         case "missing":
-            return f'the key "{keys[-1]}" is missing{f" in {section}" if section else ""}.', _describe(keys)
-        case "literal_error" | "union_tag_invalid":
-            choices = _choices(keys)
-            return f"{name} = {_shown(value)} is not one of {', '.join(choices)}.", _nearest(
-                str(value), choices
-            ) or _describe(keys)
+            return f'the key "{keys[-1]}" is missing{f" in {section}" if section else ""}.', _describe(loc)
+        case "union_tag_invalid":  # a section that comes in several kinds, by its name
+            choices = [tag.strip("<>") for tag in _tags(_annotation(loc))]
+            if not isinstance(value, dict):
+                return f"{name} = {_shown(value)} must hold keys and values.", _describe(loc)
+            return _not_one_of(f"{name}.name", value.get("name"), choices, otherwise=_describe(loc))
+        case "literal_error":
+            return _not_one_of(name, value, _words(_annotation(loc)), otherwise=_describe(loc))
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             sign, bound = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}, next(iter(context.items()))
-            return f"{name} = {_shown(value)} must be {sign[bound[0]]} {bound[1]:g}.", _describe(keys)
+            return f"{name} = {_shown(value)} must be {sign[bound[0]]} {bound[1]:g}.", _describe(loc)
         case "model_type" | "dict_type":
-            return f"{name} = {_shown(value)} must hold keys and values.", _describe(keys)
+            return f"{name} = {_shown(value)} must hold keys and values.", _describe(loc)
+        case "too_short" | "string_too_short":
+            shown = _shown(value) or '""'
+            return f"{name} = {shown} is too short.", _describe(loc)
         case kind:
             shown = f'"{_shown(value)}"' if isinstance(value, str) else _shown(value)
-            return f"{name} = {shown} is not {_wanted(kind, details['msg'])}.", _describe(keys)
+            return f"{name} = {shown} is not {_wanted(kind, details['msg'])}.", _describe(loc)
 
 
 def _wanted(kind: str, message: str) -> str:
     """What a value should have been, from the kind of pydantic's error."""
     kinds = {"finite": "a finite number", "int": "a whole number", "float": "a number", "bool": "true or false"}
-    kinds["string"] = "text"
+    kinds |= {"string": "text", "tuple": "a list"}
     return next((text for start, text in kinds.items() if kind.startswith(start)), f"usable: {message}")
 
 
@@ -214,6 +219,11 @@ def _shown(value: object) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _not_one_of(name: str, value: object, choices: Sequence[str], *, otherwise: str) -> tuple[str, str]:
+    nearest = _nearest(str(value), choices)
+    return f"{name} = {_shown(value)} is not one of {', '.join(choices)}.", nearest or otherwise
 
 
 def _unknown_key(key: str, *, section: str, known: Sequence[str]) -> tuple[str, str]:
@@ -227,6 +237,24 @@ def _nearest(word: str, known: Sequence[str]) -> str:
     return f'Did you mean "{near[0]}"?' if near else ""
 
 
+# The place of an error in the models: keys, positions in lists, and the tags of sections that come in several kinds.
+
+
+def _annotation(loc: Sequence[str]) -> Any:
+    """The annotation at a place."""
+    found: Any = Job
+    for part in loc:
+        if part.startswith("<"):
+            found = _tags(found)[part]
+        elif not part.isdigit():
+            found = _models_in(found)[0].model_fields[part].annotation
+    return found
+
+
+def _section(loc: Sequence[str]) -> type[BaseModel]:
+    return _models_in(_annotation(loc))[0]
+
+
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     """The models that an annotation names, through unions and ``Annotated``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -234,26 +262,27 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
-def _section(keys: Sequence[str]) -> type[BaseModel]:
-    model: type[BaseModel] = Job
-    for key in keys:
-        model = _models_in(model.model_fields[key].annotation)[0]
-    return model
+def _tags(annotation: Any) -> dict[str, Any]:
+    """The kinds of a union, by tag."""
+    inner, *notes = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    tags = [note.tag for note in notes if isinstance(note, Tag)]
+    if tags:
+        return {tags[0]: inner}
+    return {tag: kind for part in get_args(inner) for tag, kind in _tags(part).items()}
 
 
-def _choices(keys: Sequence[str]) -> list[str]:
-    """The words that a key takes."""
-
-    def words(annotation: Any) -> list[str]:
-        if isinstance(annotation, str):
-            return [annotation]
-        if isinstance(annotation, type):
-            return []
-        return [word for argument in get_args(annotation) for word in words(argument)]
-
-    return words(_section(keys[:-1]).model_fields[keys[-1]].annotation)
+def _words(annotation: Any) -> list[str]:
+    """The words that an annotation takes."""
+    if isinstance(annotation, bool):
+        return [_shown(annotation)]
+    if isinstance(annotation, str):
+        return [annotation]
+    return [] if isinstance(annotation, type) else [word for part in get_args(annotation) for word in _words(part)]
 
 
-def _describe(keys: Sequence[str]) -> str:
-    field = _section(keys[:-1]).model_fields.get(keys[-1])
+def _describe(loc: Sequence[str]) -> str:
+    """What the key at a place is for."""
+    keys = [part for part in loc if not part.startswith("<") and not part.isdigit()]
+    last = len(loc) - 1 - loc[::-1].index(keys[-1])
+    field = _section(loc[:last]).model_fields.get(keys[-1])
     return f"{'.'.join(keys)}: {field.description}" if field is not None and field.description else ""

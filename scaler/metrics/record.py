@@ -10,7 +10,9 @@ class Record(NamedTuple):
     rank: int
     step: int  # optimizer steps that samples_seen takes at this global batch size; the first is 0
     samples_seen: int  # samples in the weights before this step, over all workers: the clock that lr was read at
+    progress: float  # where the schedule was, in samples: samples_seen, or with adascale its share that counts
     lr: float  # as the optimizer used it, read back from its parameter groups
+    lr_planned: float  # the plan's, times what the controllers make of it
     samples: int  # this worker's share of the step
     loss: float | None  # mean over this worker's samples (or by weight); None when its share was empty
     step_time_s: float  # from the end of the step before (or of the evaluation or checkpoint between) to its own
@@ -19,3 +21,6 @@ class Record(NamedTuple):
     sync_wait_s: float  # from this worker's last gradient to the end of the all-reduce; 0 with one worker
     grad_norm: float  # of the whole batch's gradient, before clipping; the same on every worker
     peak_memory_gib: float  # most memory held so far: of the device, on a CPU of the process
+    grad_signal: float | None  # this step's estimate of |G|^2, may be negative; None unless measured. On all alike
+    grad_variance: float | None  # likewise, of a sample's gradient
+    noise_scale: float | None  # running average of the second over the first, in samples: an estimate; None: unknown

@@ -26,7 +26,9 @@ SCHEMA = pa.schema(
         pa.field("rank", pa.int32(), nullable=False),
         pa.field("step", pa.int64(), nullable=False),
         pa.field("samples_seen", pa.int64(), nullable=False),
+        pa.field("progress", pa.float64(), nullable=False),
         pa.field("lr", pa.float64(), nullable=False),
+        pa.field("lr_planned", pa.float64(), nullable=False),
         pa.field("samples", pa.int64(), nullable=False),
         pa.field("loss", pa.float64()),
         pa.field("step_time_s", pa.float64(), nullable=False),
@@ -35,6 +37,9 @@ SCHEMA = pa.schema(
         pa.field("sync_wait_s", pa.float64(), nullable=False),
         pa.field("grad_norm", pa.float64(), nullable=False),
         pa.field("peak_memory_gib", pa.float64(), nullable=False),
+        pa.field("grad_signal", pa.float64()),
+        pa.field("grad_variance", pa.float64()),
+        pa.field("noise_scale", pa.float64()),
     ]
 )
 

@@ -4,6 +4,7 @@
 """
 
 from scaler.plan.make import make_plan
-from scaler.plan.model import Plan, PlanWarning
+from scaler.plan.model import Phase, Plan, PlanGroup, PlanWarning
+from scaler.plan.phases import grow
 
-__all__ = ["Plan", "PlanWarning", "make_plan"]
+__all__ = ["Phase", "Plan", "PlanGroup", "PlanWarning", "grow", "make_plan"]

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from scaler.core.batch import micro_batch_bounds, step_size
-from scaler.core.schedules import schedule_factor
+from scaler.core.batch import micro_batch_bounds, step_size, steps_between
+from scaler.core.schedules import Schedule
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,8 +19,41 @@ class PlanWarning:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """A stretch of training at one global batch, with what the rule makes of it. Most plans have one."""
+
+    start_samples: int  # where its first step begins
+    global_batch_size: int
+    per_worker_batch_size: int
+    grad_accum_steps: int
+    batch_ratio: float
+    lr_ratio: float
+    peak_lr: float
+    weight_decay_ratio: float  # of the groups' own weight decay; in ``optimizer`` it is there already
+    ema_decay: float | None  # of train.ema, per step; None without it
+    optimizer: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanGroup:
+    """Parameters that are treated alike."""
+
+    name: str  # the patterns that make it
+    lr_ratio: float  # their rate over ``Plan.lr_at``
+    peak_lr: float  # at the start's batch
+    weight_decay: float | None  # at the reference's batch; None: the optimizer's
+    frozen: bool  # at the start
+    unfreeze_at: int | None  # samples; None: never
+    num_parameters: int
+    tensors: Mapping[str, int]  # parameter name -> number of elements
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """A job with every number resolved for one world size. Units: DESIGN's words; ``reasons`` explains each by name."""
+    """A job with every number resolved for one world size. Units: DESIGN's words; ``reasons`` explains each by name.
+
+    Where the batch grows, the numbers that depend on it are those of the start; ``phases`` has them all.
+    """
 
     schema_version: int
     name: str
@@ -36,57 +69,105 @@ class Plan:
     lr_ratio: float
     peak_lr: float
     optimizer: Mapping[str, Any]
-    schedule: str
-    final_fraction: float
-    warmup_start: float
+    schedule: Schedule
     warmup_samples: int
     warmup_steps: int
     num_samples: int
-    total_samples: int
-    total_steps: int
+    total_samples: int  # with adascale, of the reference's training: progress is counted in these
+    total_steps: int  # with adascale, the fewest there can be
     steps_per_epoch: int
     eval_every_samples: int
     checkpoint_every_samples: int
+    grow_every_samples: int | None  # how often the batch may follow the noise scale; None: it does not
+    phases: tuple[Phase, ...]
+    groups: tuple[PlanGroup, ...]
+    reacts: tuple[str, ...]  # what may change the rate or the batch in training, by what it measures
     lr_curve: tuple[tuple[int, float], ...]
     reasons: Mapping[str, str]
     warnings: tuple[PlanWarning, ...]
 
-    def lr_at(self, samples_seen: int) -> float:
-        """Return the learning rate of the step that starts after ``samples_seen`` samples."""
-        return self.peak_lr * schedule_factor(
-            samples_seen,
-            name=self.schedule,
-            total_samples=self.total_samples,
-            warmup_samples=self.warmup_samples,
-            warmup_start=self.warmup_start,
-            final_fraction=self.final_fraction,
-        )
+    @property
+    def is_measured(self) -> bool:
+        """Whether progress is measured (``rule: adascale``) instead of being the samples seen."""
+        return self.rule == "adascale"
+
+    @property
+    def most_samples(self) -> int:
+        """The most samples that the training may take; ``total_samples`` unless progress is measured."""
+        if not self.is_measured:
+            return self.total_samples
+        return -int(-self.total_samples * max(1.0, self.batch_ratio) // 1)
+
+    @property
+    def parameters(self) -> Mapping[str, int]:
+        """Name -> number of elements of every parameter, as the plan was made for; empty without groups."""
+        return {name: count for group in self.groups for name, count in group.tensors.items()}
+
+    def phase_at(self, samples_seen: int) -> Phase:
+        """Return the phase of the step that starts after ``samples_seen`` samples."""
+        phases = self.phases
+        if len(phases) == 1:
+            return phases[0]
+        return next(phase for phase in reversed(phases) if phase.start_samples <= samples_seen)
+
+    def lr_at(self, samples_seen: int, *, progress: float | None = None) -> float:
+        """Return the rate of the step that starts after ``samples_seen`` samples, before anything that reacts.
+
+        Args:
+            samples_seen: samples in the weights, over all workers; they choose the phase.
+            progress: where the schedule is, in samples of the reference's training; None: ``samples_seen``.
+        """
+        factor = self.schedule.factor(samples_seen if progress is None else progress)
+        return self.phase_at(samples_seen).peak_lr * factor
+
+    def momentum_at(self, progress: float) -> float | None:
+        """Return the momentum (Adam: beta1) that the schedule asks for; None: the optimizer's own."""
+        return self.schedule.momentum(progress)
 
     def step_size(self, samples_seen: int) -> int:
         """Return how many samples the step that starts after ``samples_seen`` takes, over all workers; 0 at the end."""
         return step_size(
             samples_seen,
-            global_batch_size=self.global_batch_size,
+            global_batch_size=self.phase_at(samples_seen).global_batch_size,
             num_samples=self.num_samples,
-            total_samples=self.total_samples,
+            total_samples=self.most_samples,
         )
 
-    def micro_batch_bounds(self, step_samples: int, *, rank: int) -> list[tuple[int, int]]:
+    def steps(self, samples_seen: int) -> int:
+        """Return how many optimizer steps lead to ``samples_seen``."""
+        ends = [*(phase.start_samples for phase in self.phases[1:]), samples_seen]
+        return sum(
+            steps_between(
+                phase.start_samples,
+                min(end, samples_seen),
+                global_batch_size=phase.global_batch_size,
+                num_samples=self.num_samples,
+            )
+            for phase, end in zip(self.phases, ends, strict=True)
+            if phase.start_samples < samples_seen
+        )
+
+    def micro_batch_bounds(self, step_samples: int, *, rank: int, samples_seen: int) -> list[tuple[int, int]]:
         """Return a worker's micro-batches of a step, as bounds in the step's samples; empty for an empty share."""
         return micro_batch_bounds(
-            step_samples, world_size=self.world_size, rank=rank, grad_accum_steps=self.grad_accum_steps
+            step_samples,
+            world_size=self.world_size,
+            rank=rank,
+            grad_accum_steps=self.phase_at(samples_seen).grad_accum_steps,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON has it."""
-        return asdict(self)
+        return {**asdict(self), "schedule": self.schedule.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the plan that ``to_dict`` wrote, in this or a later version: unknown fields are passed over."""
         known = {field.name: values[field.name] for field in fields(cls)}
         known["lr_curve"] = tuple((int(samples), float(lr)) for samples, lr in values["lr_curve"])
-        known["warnings"] = tuple(
-            PlanWarning(code=warning["code"], message=warning["message"]) for warning in values["warnings"]
-        )
+        known["schedule"] = Schedule.from_dict(values["schedule"])
+        known["reacts"] = tuple(values["reacts"])
+        for name, kind in (("phases", Phase), ("groups", PlanGroup), ("warnings", PlanWarning)):
+            names = [field.name for field in fields(kind)]
+            known[name] = tuple(kind(**{key: value[key] for key in names}) for value in values[name])
         return cls(**known)

@@ -55,7 +55,7 @@ class StepIndices:
         order = EpochOrder(plan.num_samples, seed=self._seed)
         while size := plan.step_size(seen):
             indices = order.slice(seen, size)
-            bounds = plan.micro_batch_bounds(size, rank=self._rank) or [(0, 1)]
+            bounds = plan.micro_batch_bounds(size, rank=self._rank, samples_seen=seen) or [(0, 1)]
             yield from (indices[start:stop] for start, stop in bounds)
             seen += size
 

@@ -10,7 +10,7 @@ shares.
 A loss that returns ``(sum, weight)`` is summed as it is, and the sum divided by the weight over all workers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,16 @@ from scaler.training.clock import Clock, Mark
 from scaler.training.data import to_device
 from scaler.training.recipe import Loss
 
+Precondition = Callable[[Sequence[nn.Parameter], Sequence[Tensor]], Sequence[Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """The gradients that a step's gradient is the mean of: one a worker, or with one worker one a micro-batch."""
+
+    squares: tuple[float, ...]  # squared length of each, unclipped and unscaled
+    samples: tuple[float, ...]  # in each; where samples are weighted, its weight in samples
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepMeasures:
@@ -38,6 +48,7 @@ class StepMeasures:
     data_waits: tuple[tuple[Mark, Mark], ...]
     ready: Mark  # this worker's last gradient was there
     synced: Mark  # the sum over workers was there
+    parts: "Parts | None" = None  # of a step that was measured
 
     def loss(self) -> float | None:
         """Return the mean over this worker's samples, or by weight; None for an empty share. Waits for the device."""
@@ -60,6 +71,7 @@ class GradientStep:
         precision: ``fp32``, ``bf16`` or ``fp16``; the last two run forward under autocast.
         scaler: the loss scaler for ``fp16``.
         clock: marks moments on the device.
+        precondition: what is done to gradients before their length is taken (``Parts``); None: nothing.
     """
 
     def __init__(
@@ -72,9 +84,12 @@ class GradientStep:
         precision: str,
         scaler: torch.amp.GradScaler,
         clock: Clock,
+        precondition: Precondition | None = None,
     ) -> None:
         self._loss, self._device, self._world_size = loss, device, world_size
-        self._scaler, self._clock = scaler, clock
+        self._scaler, self._clock, self._precondition = scaler, clock, precondition
+        self._is_measuring = False
+        self._squares: list[Tensor] = []  # of a measured step: of each bucket, or of each micro-batch
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self._ready: Mark | None = None
@@ -86,17 +101,22 @@ class GradientStep:
             )
             self.model.register_comm_hook(None, self._sum_over_workers)
 
-    def __call__(self, batches: Iterator[Any], sizes: Sequence[int], *, step_samples: int) -> StepMeasures:
+    def __call__(
+        self, batches: Iterator[Any], sizes: Sequence[int], *, step_samples: int, measure: bool = False
+    ) -> StepMeasures:
         """Leave the step's gradient in the parameters' ``grad``.
 
         Args:
             batches: yields this worker's micro-batches; as many are taken as ``sizes`` has entries, at least one.
             sizes: samples in each; empty when this worker's share is empty: it then takes one batch and weighs it 0.
             step_samples: samples in the whole step, over all workers.
+            measure: whether to take the lengths of the gradient's parts, on every worker alike.
         """
         waits, losses = [], []
         is_sum = False
         steps = max(len(sizes), 1)
+        self._is_measuring, self._squares = measure, []
+        kept: list[Tensor | None] = []
         for index in range(steps):
             asked = self._clock.mark()
             batch = to_device(next(batches), self._device)
@@ -110,17 +130,73 @@ class GradientStep:
                 share = float(size > 0) if is_sum else size / step_samples
                 self._backward(value, share)
             losses.append((value.detach(), size if weight is None else weight * share))
+            if measure and self._world_size == 1 and steps > 1:
+                kept = self._set_aside(kept, is_last=index == steps - 1)
         ready = self._ready if self._ready is not None else self._clock.mark()
-        self._ready = None
+        self._ready, self._is_measuring = None, False
+        weights = [float(weight) for _, weight in losses] if measure else []
         if is_sum:
             self._divide_by_weight([weight for _, weight in losses])
+        synced = self._clock.mark()
         return StepMeasures(
             losses=tuple(losses),
             is_sum=is_sum,
             samples=sum(sizes),
             data_waits=tuple(waits),
             ready=ready,
-            synced=self._clock.mark(),
+            synced=synced,
+            parts=self._parts(weights, step_samples=step_samples, is_sum=is_sum) if measure else None,
+        )
+
+    def square_of(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """Return the squared length of the gradient that the parameters hold, as ``Parts`` has that of each part."""
+        present = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+        return self._square([parameter for parameter, _ in present], [gradient for _, gradient in present])
+
+    def close(self) -> None:
+        """Take the hooks off the model, so that another can be made for it."""
+        if isinstance(self.model, DistributedDataParallel):
+            self.model._remove_autograd_hooks()  # type: ignore[no-untyped-call]
+
+    def _set_aside(self, kept: list[Tensor | None], *, is_last: bool) -> list[Tensor | None]:
+        """Take the length of one micro-batch's gradient, and add it to those before it, as backward would have."""
+        fresh = [parameter.grad for parameter in self._parameters]
+        present = [
+            (parameter, grad) for parameter, grad in zip(self._parameters, fresh, strict=True) if grad is not None
+        ]
+        self._squares.append(self._square([p for p, _ in present], [grad for _, grad in present]))
+        total = [
+            grad if before is None else before if grad is None else before.add_(grad)
+            for before, grad in zip(kept or [None] * len(fresh), fresh, strict=True)
+        ]
+        for parameter, grad in zip(self._parameters, total, strict=True):
+            parameter.grad = grad if is_last else None
+        return total
+
+    def _square(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> Tensor:
+        """The squared length of a gradient, as a float64 scalar on its device."""
+        if self._precondition is not None:
+            gradients = self._precondition(parameters, gradients)
+        return torch.nn.utils.get_total_norm(gradients).double().square()
+
+    def _parts(self, weights: Sequence[float], *, step_samples: int, is_sum: bool) -> Parts:
+        """The lengths of every worker's mean gradient, from those of what each added to the sum."""
+        scale = self._scaler.get_scale() ** 2 if self._scaler.is_enabled() else 1.0
+        if self._world_size > 1:
+            mine = torch.stack([*self._squares, torch.zeros((), dtype=torch.float64, device=self._device)]).sum()
+            weight = torch.tensor(sum(weights), dtype=torch.float64, device=self._device)
+            pairs = [torch.empty(2, dtype=torch.float64, device=self._device) for _ in range(self._world_size)]
+            dist.all_gather(pairs, torch.stack([mine, weight]))
+            squares, weights = zip(*(pair.tolist() for pair in pairs), strict=True)
+        else:
+            squares = tuple(float(square) for square in self._squares)
+            weights = weights if squares else ()
+        # A mean came in with its share n_w / N, a sum whole: over these, it is the mean gradient of the part.
+        total = sum(weights)
+        shares = [weight if is_sum else weight / step_samples for weight in weights]
+        return Parts(
+            squares=tuple(s / scale / share**2 if share else 0.0 for s, share in zip(squares, shares, strict=True)),
+            samples=tuple(step_samples * weight / total for weight in weights),
         )
 
     def _backward(self, value: Tensor, share: float) -> None:
@@ -141,6 +217,8 @@ class GradientStep:
 
     def _sum_over_workers(self, _: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
         """Sum a bucket over workers. DDP reduces buckets in order: the last one is this worker's last gradient."""
+        if self._is_measuring:
+            self._squares.append(self._square(bucket.parameters(), bucket.gradients()))
         if bucket.is_last():
             self._ready = self._clock.mark()
         work = self._group.allreduce([bucket.buffer()])

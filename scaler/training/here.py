@@ -35,17 +35,21 @@ class InProcess:
 
     rank = 0
     world_size = 1
-    attempt = 0
 
     def __init__(
         self, folder: RunFolder, *, device: torch.device, on_hand_over: OnHandOver = lambda records, events: None
     ) -> None:
         self.folder = folder
+        self.attempt = 0
         self.device = device
         self._writer = MetricsWriter(folder)
         self._on_hand_over = on_hand_over
         life = {"kind": "worker_started", "time": time(), "attempt": 0, "rank": 0}
         self._writer.add_event({**life, "node": socket.gethostname(), "pid": os.getpid()})
+
+    def next_attempt(self) -> int:
+        """Count one on."""
+        return self.attempt + 1
 
     def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
         """Write at once: there is nobody to hand over to."""

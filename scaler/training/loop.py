@@ -4,7 +4,7 @@ Everything is a function of ``samples_seen``. Nothing here counts anything else.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import isfinite
 from time import perf_counter, time
 from typing import Any
@@ -12,24 +12,27 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
-from scaler.core.batch import steps_in
+from scaler.core.noise_scale import GradientSquares, estimate_squares
+from scaler.core.rules import gain_exponent
 from scaler.core.seeds import stream_seed
-from scaler.errors import RecipeError
+from scaler.errors import RecipeError, TrainingError
 from scaler.job import Job
-from scaler.plan import Plan
-from scaler.training.checkpoint import load_checkpoint, save_checkpoint
+from scaler.metrics.record import Record
+from scaler.plan import Plan, grow
+from scaler.training.average import WeightAverage
+from scaler.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from scaler.training.clock import clock_for
+from scaler.training.controllers import Controllers
 from scaler.training.data import StepIndices, batches
 from scaler.training.evaluate import evaluate
-from scaler.training.gradients import GradientStep
-from scaler.training.optimizer import build_optimizer, set_lr, used_lr
+from scaler.training.gradients import GradientStep, Parts
+from scaler.training.optimizer import Preconditioner, build_optimizer, set_constants, set_mode, set_rate, used_rate
+from scaler.training.pace import Pace
 from scaler.training.recipe import Recipe
 from scaler.training.recorder import Pending, Recorder
 from scaler.training.surroundings import Surroundings
-
-HAND_OVER_S = 1.0
 
 
 def seed_everything(seed: int) -> None:
@@ -49,75 +52,98 @@ class Training:
         surroundings: where this worker is.
 
     Raises:
-        RecipeError: the training set's size is not the plan's.
+        RecipeError: the training set's size, or the model's parameters, are not the plan's.
     """
 
     def __init__(self, recipe: Recipe, job: Job, plan: Plan, surroundings: Surroundings) -> None:
-        if (size := len(recipe.train_data)) != plan.num_samples:  # type: ignore[arg-type]
-            raise RecipeError(
-                f"train.num_samples = {plan.num_samples}, but the recipe's train_data has {size} samples.",
-                f"Set train.num_samples to {size}, or leave it out.",
-            )
+        _require_planned(recipe, job, plan)
         self._recipe, self._job, self._plan, self._surroundings = recipe, job, plan, surroundings
+        self._first_plan = plan  # before the batch grew with the noise
         self._device = surroundings.device
         self._clock = clock_for(self._device)
         self._module: nn.Module = recipe.model.to(self._device)
         self._module.train()
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=job.train.precision == "fp16")
-        self._gradient = GradientStep(
-            self._module,
-            recipe.loss,
-            world_size=surroundings.world_size,
-            device=self._device,
-            precision=job.train.precision,
-            scaler=self._scaler,
-            clock=self._clock,
-        )
-        self._optimizer = build_optimizer(self._module.parameters(), plan.optimizer)
+        named = dict(self._module.named_parameters())
+        self._freezable = [(group, [named[name] for name in group.tensors]) for group in plan.groups if group.frozen]
+        self._thaw(0)
+        self._optimizer = build_optimizer(named, plan.optimizer, groups=plan.groups)
         self._parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        self._phase = plan.phases[0]
+        set_constants(self._optimizer, self._phase, plan.groups)
+        is_preconditioned = plan.is_measured and gain_exponent(plan.optimizer["name"], rule=plan.rule) != 1.0
+        self._preconditioner = Preconditioner(self._optimizer) if is_preconditioned else None
+        self._gradient: GradientStep | None = None
+        self._make_gradient()
+        self._controllers = Controllers(job, plan, has_evaluation=recipe.eval_data is not None)
+        self._average = WeightAverage(self._module) if job.train.ema is not None else None
         self._recorder = Recorder(rank=surroundings.rank, attempt=surroundings.attempt, clock=self._clock)
         self._events: list[dict[str, Any]] = []
-        self._pace = _Pace()
+        self._pace = Pace()
+        self._unjudged: list[Record] = []  # handed over, and not yet shown to the guard of the loss
+        self._astray: str | None = None  # why the training has diverged, when it has
         self._step_ended = self._clock.mark()
         self.samples_seen = 0
+        self.progress = 0.0  # where the schedule is: samples_seen, unless the plan measures progress
 
     def restore(self, samples_seen: int) -> None:
-        """Go on from a checkpoint. The learning rate is not restored: each step writes its own."""
+        """Go on from a checkpoint. Rates and constants are not restored: they are this plan's."""
         state = load_checkpoint(self._surroundings.folder, samples_seen)
         self._module.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
-        self.samples_seen = samples_seen
+        self._controllers.load_state_dict(state["controllers"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        self.samples_seen, self.progress = samples_seen, state["progress"]
+        for at, factor in self._controllers.growth:
+            size = max(1, round(self._plan.phases[0].global_batch_size * factor))
+            self._plan = grow(self._plan, self._job, samples_seen=at, global_batch_size=size)
+        self._phase = self._plan.phase_at(samples_seen)
+        set_constants(self._optimizer, self._phase, self._plan.groups)
+        self._controllers.measured(None, batch_ratio=self._phase.batch_ratio)
+        self._optimizer.zero_grad()
+        if self._thaw(samples_seen):
+            self._make_gradient()
 
     def run(self) -> bool:
         """Train to the end, or until somebody asks to stop.
 
         Returns:
             Whether training is over; False when it was stopped before.
+
+        Raises:
+            TrainingError: the loss went astray, and the job says to stop then, or it went back often enough.
         """
-        plan, surroundings = self._plan, self._surroundings
-        self._event(
-            "attempt_started",
-            start_samples=self.samples_seen,
-            world_size=surroundings.world_size,
-            global_batch_size=plan.global_batch_size,
-            peak_lr=plan.peak_lr,
-        )
+        self._begin_attempt()
         # Workers built the same model from one seed; their dropout must differ.
-        torch.manual_seed(stream_seed(self._job.train.seed, "rank", surroundings.rank))
+        torch.manual_seed(stream_seed(self._job.train.seed, "rank", self._surroundings.rank))
+        if self.samples_seen == 0 and self._controllers.may_go_back():
+            self._save()
         source = self._batches()
         self._step_ended = self._clock.mark()
         try:
-            while size := plan.step_size(self.samples_seen):
+            while size := self._next_size():
+                if self._thaw(self.samples_seen):
+                    self._make_gradient()
                 self._step(source, size)
-                stopped = self._hand_over_when_due()
+                stopped = self._pace.is_due() and self._hand_over_together()
                 self._save_and_evaluate_when_due(size, stopped=stopped)
-                if stopped:
+                if self._astray is not None:
+                    self._go_back()
+                    source = self._batches()
+                elif stopped:
                     break
-            return plan.step_size(self.samples_seen) == 0
+                elif self._grow_when_due(size):
+                    source = self._batches()
+            return not self._next_size()
         finally:
             # Also when something raised: what was measured is worth more than ever.
             self._hand_over()
+
+    def _next_size(self) -> int:
+        """Samples in the next step; 0 at the end."""
+        return self._plan.step_size(self.samples_seen) if self.progress < self._plan.total_samples else 0
 
     def _batches(self) -> Iterator[Any]:
         recipe, train = self._recipe, self._job.train
@@ -125,45 +151,105 @@ class Training:
         pin = self._device.type == "cuda"
         return batches(recipe, recipe.train_data, indices, data_workers=train.data_workers, pin=pin)
 
+    def _make_gradient(self) -> None:
+        """Make the gradient's step anew: which parameters it reduces is fixed when it is made."""
+        if self._gradient is not None:
+            self._gradient.close()
+        self._gradient = GradientStep(
+            self._module,
+            self._recipe.loss,
+            world_size=self._surroundings.world_size,
+            device=self._device,
+            precision=self._job.train.precision,
+            scaler=self._scaler,
+            clock=self._clock,
+            precondition=self._preconditioner,
+        )
+
+    def _thaw(self, samples_seen: int) -> bool:
+        """Freeze and unfreeze what the plan says; return whether anything changed."""
+        changed = False
+        for group, parameters in self._freezable:
+            trained = group.unfreeze_at is not None and samples_seen >= group.unfreeze_at
+            for parameter in parameters:
+                changed = changed or parameter.requires_grad != trained
+                parameter.requires_grad_(trained)
+        return changed
+
     def _step(self, source: Iterator[Any], size: int) -> None:
-        plan = self._plan
+        plan, controllers = self._plan, self._controllers
         began = self._clock.mark()
-        lr = plan.lr_at(self.samples_seen)
-        set_lr(self._optimizer, lr)
-        bounds = plan.micro_batch_bounds(size, rank=self._surroundings.rank)
-        measures = self._gradient(source, [stop - start for start, stop in bounds], step_samples=size)
+        phase = plan.phase_at(self.samples_seen)
+        if phase is not self._phase:
+            self._phase = phase
+            set_constants(self._optimizer, phase, plan.groups)
+        step = plan.steps(self.samples_seen)
+        bounds = plan.micro_batch_bounds(size, rank=self._surroundings.rank, samples_seen=self.samples_seen)
+        assert self._gradient is not None
+        measures = self._gradient(
+            source, [stop - start for start, stop in bounds], step_samples=size, measure=self._is_measured(step)
+        )
         self._scaler.unscale_(self._optimizer)
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        grad_norm = torch.nn.utils.get_total_norm(gradients)
+        trained = [parameter for parameter in self._parameters if parameter.grad is not None]
+        grad_norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in trained])
+        squares = None
+        if measures.parts is not None:  # before clipping
+            squares = self._estimate(measures.parts, trained, grad_norm)
+            controllers.measured(squares, batch_ratio=phase.batch_ratio)
+        lr = plan.lr_at(self.samples_seen, progress=self.progress) * controllers.lr_factor
+        set_rate(self._optimizer, lr, momentum=plan.momentum_at(self.progress))
         if self._job.train.clip_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._parameters, self._job.train.clip_grad_norm, grad_norm)
+            torch.nn.utils.clip_grads_with_norm_(trained, self._job.train.clip_grad_norm, grad_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
+        if self._average is not None and phase.ema_decay is not None:
+            self._average.update(self._module, decay=phase.ema_decay)
         previous_end, self._step_ended = self._step_ended, self._clock.mark()
         self._recorder.add(
             Pending(
-                step=self._steps(self.samples_seen),
+                step=step,
                 samples_seen=self.samples_seen,
-                lr=used_lr(self._optimizer, planned=lr),  # after the step: a hook of the recipe's would show
+                progress=self.progress,
+                lr=used_rate(self._optimizer, planned=lr),  # after the step: a hook of the recipe's would show
+                lr_planned=lr,
                 previous_end=previous_end,
                 began=began,
                 ended=self._step_ended,
                 measures=measures,
                 grad_norm=grad_norm,
                 peak_memory_gib=self._clock.peak_memory_gib(),
+                squares=squares,
+                noise_scale=controllers.noise.noise_scale if measures.parts is not None else None,
             )
         )
         self.samples_seen += size
+        if plan.is_measured:
+            self.progress += controllers.gain * plan.reference_batch_size * (size / phase.global_batch_size)
+        else:
+            self.progress = float(self.samples_seen)
 
-    def _steps(self, samples: int) -> int:
-        return steps_in(samples, global_batch_size=self._plan.global_batch_size, num_samples=self._plan.num_samples)
-
-    def _hand_over_when_due(self) -> bool:
-        """About once a second, at a step that all workers agree on: hand records over, and ask whether to stop."""
-        if not self._pace.is_due():
+    def _is_measured(self, step: int) -> bool:
+        """Whether the noise of this step's gradient is measured: its parts are workers or micro-steps, at least two."""
+        if self._surroundings.world_size == 1 and self._phase.grad_accum_steps == 1:
             return False
+        if self._preconditioner is not None and not self._preconditioner.is_ready():
+            return False
+        every = 1 if self._plan.is_measured else self._job.train.noise_scale_every
+        return every is not None and step % every == 0
+
+    def _estimate(self, parts: Parts, trained: Sequence[nn.Parameter], grad_norm: Tensor) -> GradientSquares | None:
+        """What a step's parts and its whole gradient say of the noise."""
+        assert self._gradient is not None
+        whole = self._gradient.square_of(trained) if self._plan.is_measured else grad_norm.double().square()
+        return estimate_squares(
+            parts.squares, parts.samples, total_square=float(whole), population=self._plan.num_samples
+        )
+
+    def _hand_over_together(self) -> bool:
+        """About once a second, at a step that all workers agree on: hand records over, and ask whether to stop."""
         self._hand_over()
+        self._judge()
         stop = torch.tensor([self._surroundings.stop_requested(), self._pace.step_time_s()], dtype=torch.float64)
         if self._surroundings.world_size > 1:
             stop = stop.to(self._device)
@@ -174,25 +260,99 @@ class Training:
 
     def _hand_over(self) -> None:
         events, self._events = self._events, []
-        self._surroundings.hand_over(self._recorder.drain(), events)
+        records = self._recorder.drain()
+        self._unjudged += records
+        self._surroundings.hand_over(records, events)
+
+    def _judge(self) -> None:
+        """Show the guard the losses that were handed over since the last time, as means over all workers."""
+        records, self._unjudged = self._unjudged, []
+        sums = torch.tensor(
+            [[(record.loss or 0.0) * record.samples, record.samples] for record in records], dtype=torch.float64
+        )
+        if self._surroundings.world_size > 1 and len(records):
+            sums = sums.to(self._device)
+            dist.all_reduce(sums)
+        self._astray = self._controllers.observed([total / samples for total, samples in sums.tolist()])
+
+    def _go_back(self) -> None:
+        """Load the last checkpoint and lower the rate; or stop.
+
+        Raises:
+            TrainingError: the job says to stop, or it went back often enough.
+        """
+        reason, self._astray = self._astray, None
+        goes_back, times = self._controllers.may_go_back(), self._controllers.times_gone_back + 1
+        self._event("diverged", reason=reason, goes_back=goes_back)
+        if not goes_back:
+            again = f" again, after going back {times - 1} times" if times > 1 else ""
+            raise TrainingError(
+                f"the training diverged{again}: {reason}.",
+                "Lower reference.lr, warm up longer, set train.clip_grad_norm, or let it go back to a checkpoint with "
+                "a lower rate:\nfailures.divergence: {then: go_back}.",
+            )
+        start = torch.tensor([0, 0], dtype=torch.int64, device=self._device)
+        if self._surroundings.rank == 0:
+            found = latest_checkpoint(self._surroundings.folder)
+            assert found is not None  # one is written before the first step
+            start = torch.tensor([found, self._surroundings.next_attempt()], device=self._device)
+        if self._surroundings.world_size > 1:
+            dist.broadcast(start, 0)
+        samples_seen, attempt = start.tolist()
+        self._hand_over()
+        self._unjudged = []
+        self._plan = self._first_plan
+        self.restore(samples_seen)
+        self._controllers.went_back(times=times)
+        self._surroundings.attempt = attempt
+        self._recorder = Recorder(rank=self._surroundings.rank, attempt=attempt, clock=self._clock)
+        self._begin_attempt()
+        self._step_ended = self._clock.mark()
+
+    def _grow_when_due(self, size: int) -> bool:
+        """Where the batch follows the noise: look, and grow it from the next step on. Return whether it did."""
+        every = self._plan.grow_every_samples
+        if every is None or (self.samples_seen - size) // every == self.samples_seen // every:
+            return False
+        grown = self._controllers.next_batch(self._phase.global_batch_size)
+        if grown is None or not self._next_size():
+            return False
+        self._plan = grow(self._plan, self._job, samples_seen=self.samples_seen, global_batch_size=grown)
+        self._controllers.growth.append((self.samples_seen, grown / self._plan.phases[0].global_batch_size))
+        phase = self._plan.phase_at(self.samples_seen)
+        self._event("batch_grown", global_batch_size=grown, peak_lr=phase.peak_lr)
+        return True
+
+    def _begin_attempt(self) -> None:
+        phase = self._plan.phase_at(self.samples_seen)
+        self._event(
+            "attempt_started",
+            start_samples=self.samples_seen,
+            world_size=self._surroundings.world_size,
+            global_batch_size=phase.global_batch_size,
+            peak_lr=phase.peak_lr,
+        )
 
     def _save_and_evaluate_when_due(self, size: int, *, stopped: bool) -> None:
         """After a step of ``size`` samples: what falls due with it, and at the end of training both."""
-        before, ended = self.samples_seen - size, self._plan.step_size(self.samples_seen) == 0
+        before, ended = self.samples_seen - size, self._next_size() == 0
 
         def due(every: int) -> bool:
             return ended or before // every != self.samples_seen // every
 
         save = due(self._plan.checkpoint_every_samples) or stopped
         measure = due(self._plan.eval_every_samples) and self._recipe.eval_data is not None
-        if save or measure:
-            self._share_buffers()
-        if save:
-            self._save()
+        if not (save or measure) or self._astray is not None:
+            return
+        self._share_buffers()
+        set_mode(self._optimizer, training=False)
         if measure:
             self._evaluate()
-        if save or measure:
-            self._step_ended = self._clock.mark()  # the next step's time begins here
+        if not ended:
+            set_mode(self._optimizer, training=True)
+        if save:
+            self._save()
+        self._step_ended = self._clock.mark()  # the next step's time begins here
 
     def _share_buffers(self) -> None:
         """Give every worker rank 0's buffers (BatchNorm's statistics): one model is saved and evaluated."""
@@ -201,22 +361,35 @@ class Training:
                 dist.broadcast(buffer, 0)
 
     def _evaluate(self) -> None:
-        began, surroundings = perf_counter(), self._surroundings
-        values = evaluate(
+        began = perf_counter()
+        values = self._values_of(self._module)
+        if self._average is not None:
+            averaged = self._values_of(self._average.model)
+            values |= {f"ema_{name}": value for name, value in averaged.items()}
+        known = {name: value if isfinite(value) else None for name, value in values.items()}
+        self._event("evaluated", values=known, seconds=perf_counter() - began)
+        lowered = self._controllers.evaluated(values)
+        if lowered is not None:
+            self._event(**lowered)
+
+    def _values_of(self, model: nn.Module) -> dict[str, float]:
+        surroundings = self._surroundings
+        return evaluate(
             self._recipe,
-            self._module,
+            model,
             rank=surroundings.rank,
             world_size=surroundings.world_size,
             batch_size=self._plan.per_worker_batch_size,
             device=self._device,
         )
-        known = {name: value if isfinite(value) else None for name, value in values.items()}
-        self._event("evaluated", values=known, seconds=perf_counter() - began)
 
     def _save(self) -> None:
-        """Write a checkpoint, once every record of the work in it has arrived."""
+        """Write a checkpoint, once every record of the work in it has arrived; none of a training gone astray."""
         began, surroundings = perf_counter(), self._surroundings
         self._hand_over()
+        self._judge()
+        if self._astray is not None:
+            return
         surroundings.settle()
         if surroundings.world_size > 1:
             dist.barrier()
@@ -225,6 +398,9 @@ class Training:
                 "model": self._module.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
                 "scaler": self._scaler.state_dict(),
+                "controllers": self._controllers.state_dict(),
+                "average": self._average.state_dict() if self._average is not None else None,
+                "progress": self.progress,
             }
             keep = self._job.checkpoint.keep
             save_checkpoint(surroundings.folder, state, samples_seen=self.samples_seen, keep=keep)
@@ -237,24 +413,20 @@ class Training:
             self._events.append({"kind": kind, "time": time(), **where, **values})
 
 
-class _Pace:
-    """Decides at which steps records are handed over, in steps, so that all workers can agree on them."""
-
-    def __init__(self) -> None:
-        self._steps = 0
-        self._due = 1
-        self._began = perf_counter()
-
-    def is_due(self) -> bool:
-        """Count a step; return whether it is one of those."""
-        self._steps += 1
-        return self._steps >= self._due
-
-    def step_time_s(self) -> float:
-        """Return this worker's mean time per step since the last hand-over."""
-        return (perf_counter() - self._began) / max(self._steps, 1)
-
-    def next_after(self, step_time_s: float) -> None:
-        """Set the next hand-over ``HAND_OVER_S`` away; at most ten times as far as the last: first steps are slow."""
-        self._due = max(1, min(int(HAND_OVER_S / max(step_time_s, 1e-9)), 10 * self._due))
-        self._steps, self._began = 0, perf_counter()
+def _require_planned(recipe: Recipe, job: Job, plan: Plan) -> None:
+    """Refuse a recipe that is not what the plan was made for."""
+    if (size := len(recipe.train_data)) != plan.num_samples:  # type: ignore[arg-type]
+        raise RecipeError(
+            f"train.num_samples = {plan.num_samples}, but the recipe's train_data has {size} samples.",
+            f"Set train.num_samples to {size}, or leave it out.",
+        )
+    if recipe.groups and not job.groups:
+        raise RecipeError("the recipe gives parameter groups, and the job does not use them.", "Add groups: recipe.")
+    planned = plan.parameters
+    found = {name: parameter.numel() for name, parameter in recipe.model.named_parameters()}
+    if planned and planned != found:
+        other = next(iter(set(planned.items()) ^ set(found.items())))[0]
+        raise RecipeError(
+            f"the model's parameters are not those that the plan was made for: {other} differs.",
+            "The recipe must build the same model each time.",
+        )

@@ -4,7 +4,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -34,6 +34,8 @@ class Recipe:
         evaluate: ``evaluate(model, batch)``: name -> mean over the batch's samples, from one forward pass.
             None: the loss.
         collate: makes a batch of a list of samples; None: torch's ``default_collate``.
+        groups: parameter groups as the job file writes them (``{"match": "backbone.*", "lr_ratio": 0.1}``), for a job
+            with ``groups: recipe``.
     """
 
     model: "nn.Module"
@@ -42,6 +44,7 @@ class Recipe:
     eval_data: "Dataset[Any] | None" = None
     evaluate: Evaluate | None = None
     collate: Callable[[list[Any]], Any] | None = None
+    groups: Sequence[Mapping[str, Any]] = ()
 
 
 def require_module(path: str, *, folder: Path, source: str = "") -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from scaler.core.noise_scale import GradientSquares
 from scaler.metrics.record import Record
 from scaler.training.clock import Clock, Mark
 from scaler.training.gradients import StepMeasures
@@ -15,13 +16,17 @@ class Pending:
 
     step: int
     samples_seen: int
+    progress: float
     lr: float
+    lr_planned: float
     previous_end: Mark  # of the step before, or of what came between
     began: Mark
     ended: Mark
     measures: StepMeasures
     grad_norm: Tensor
     peak_memory_gib: float
+    squares: GradientSquares | None
+    noise_scale: float | None
 
 
 class Recorder:
@@ -54,7 +59,9 @@ class Recorder:
             rank=self._rank,
             step=step.step,
             samples_seen=step.samples_seen,
+            progress=step.progress,
             lr=step.lr,
+            lr_planned=step.lr_planned,
             samples=measures.samples,
             loss=measures.loss(),
             step_time_s=between(step.previous_end, step.ended),
@@ -63,4 +70,7 @@ class Recorder:
             sync_wait_s=between(measures.ready, measures.synced),
             grad_norm=float(step.grad_norm),
             peak_memory_gib=step.peak_memory_gib,
+            grad_signal=step.squares.signal if step.squares is not None else None,
+            grad_variance=step.squares.variance if step.squares is not None else None,
+            noise_scale=step.noise_scale,
         )

@@ -16,6 +16,9 @@ from scaler.runs import RunFolder
 class Surroundings(Protocol):
     """One worker's place in its group, and where its records, events and checkpoints go."""
 
+    attempt: int
+    """The life of the worker group inside the run; the first is 0. Going back to a checkpoint begins another."""
+
     @property
     def rank(self) -> int:
         """This worker's number in the group, in [0, world_size)."""
@@ -29,12 +32,11 @@ class Surroundings(Protocol):
         """Where this worker's model lives."""
 
     @property
-    def attempt(self) -> int:
-        """The life of the worker group inside the run; the first is 0."""
-
-    @property
     def folder(self) -> RunFolder:
         """The run's folder; training writes ``checkpoints/`` there and nothing else."""
+
+    def next_attempt(self) -> int:
+        """Begin another attempt and return its number; called on rank 0, when the group goes back to a checkpoint."""
 
     def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
         """Pass records and events on, without waiting for anyone."""

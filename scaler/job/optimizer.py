@@ -1,0 +1,116 @@
+"""The optimizer of the reference, and parameters that are treated apart."""
+
+import re
+from collections.abc import Mapping
+from math import isfinite
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+
+from scaler.job.section import Point, Section, problem
+
+# Options of the optimizers that a job names in one word, with torch's own defaults (a test compares them).
+OPTIMIZER_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "sgd": {"momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False},
+        "adam": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False},
+        "adamw": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False},
+        "rmsprop": {"alpha": 0.99, "eps": 1e-8, "weight_decay": 0, "momentum": 0, "centered": False},
+    }
+)
+
+
+def _kind(value: Any) -> str:
+    """What sort of value an option takes, in words."""
+    match value:
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a word"
+        case tuple() | list():
+            kinds = {_kind(item) for item in value}
+            return f"{len(value)} numbers" if kinds == {"a number"} else "a list"
+        case _:
+            return "null" if value is None else "keys and values"
+
+
+def _yaml(value: Any) -> str:
+    """An option's value as the job file has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+class Optimizer(Section):
+    """The reference's optimizer; every other key is passed to it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
+
+    name: str = Field(description="A name of the table below, or the import path of a torch optimizer, module:Class.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys beside ``name``."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        known = OPTIMIZER_OPTIONS.get(self.name)
+        if known is None and not re.fullmatch(r"[\w.]+:\w+", self.name):
+            raise problem(
+                f"has the name {self.name}, which is not an optimizer.",
+                f"Use {', '.join(OPTIMIZER_OPTIONS)}, or an import path such as torch.optim:NAdam.",
+            )
+        if "lr" in self.options:
+            raise problem("has the key lr.", "The rate is a key of its own: reference.lr.")
+        for key, value in self.options.items():
+            numbers = value if isinstance(value, tuple | list) else [value]
+            if any(isinstance(number, float) and not isfinite(number) for number in numbers):
+                raise problem(f"has {key} = {value}, which is not a finite number.", "Write a number.")
+        unknown = sorted(set(self.options) - set(known)) if known is not None else []
+        if unknown and known is not None:
+            raise problem(
+                f'has the key "{unknown[0]}", which {self.name} does not take.', f"It takes {', '.join(known)}."
+            )
+        for key, value in self.options.items():
+            default = known[key] if known is not None else value
+            if _kind(value) != _kind(default):
+                raise problem(f"has {key} = {value}, which is not {_kind(default)}.", f"Such as {key}: {_yaml(default)}.")
+        return self
+
+
+class ParameterGroup(Section):
+    """Parameters whose names match a pattern. Every entry that matches applies, in order; the later wins on a key."""
+
+    match: str = Field(
+        min_length=1, description='Of the parameter\'s name in the model, with * and ?, such as "backbone.*".'
+    )
+    lr_ratio: float | None = Field(None, ge=0, description="Their rate over everyone's. Default 1.")
+    weight_decay: float | None = Field(None, ge=0, description="Instead of the reference optimizer's.")
+    freeze: (
+        Annotated[
+            Annotated[Literal[True], Tag("<word>")] | Annotated[Point, Tag("<length>")],
+            Discriminator(lambda value: "<length>" if isinstance(value, dict | Point) else "<word>"),
+        ]
+        | None
+    ) = Field(None, description="true: not trained at all; a point of training such as {epochs: 2}: not until then.")
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if self.lr_ratio is None and self.weight_decay is None and self.freeze is None:
+            raise problem(f"matches {self.match} and changes nothing.", "Give lr_ratio, weight_decay or freeze.")
+        return self
+
+
+class LayerDecay(Section):
+    """A lower rate for each layer further from the output: lr_ratio = factor ** (layers behind it)."""
+
+    factor: float = Field(gt=0, le=1, description="From one layer to the one before it.")
+    layers: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        min_length=2,
+        description="Patterns of parameter names from the input to the output; {n} stands for a number and makes a "
+        'layer of each, in order: ["embed.*", "blocks.{n}.*", "head.*"]. Every parameter must be in one.',
+    )

@@ -1,0 +1,174 @@
+"""The batch over the training, and what the rule makes of each size."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from math import isfinite
+from typing import Any
+
+from scaler.core.batch import Batch, next_step_start, strong_batch, weak_batch
+from scaler.core.rules import Rule, Scaled, choose_rule, scale, scale_beta
+from scaler.errors import PlanError
+from scaler.job import Job
+from scaler.job.optimizer import OPTIMIZER_OPTIONS
+from scaler.job.scale import GrowAtPoints, GrowByDoubling
+from scaler.plan.lengths import Lengths
+from scaler.plan.model import Phase, Plan
+
+MOST_PHASES = 1000
+
+
+def first_batch(job: Job, world_size: int) -> tuple[Batch, str]:
+    """Return the batch at the start of training on ``world_size`` workers, and why it is so large."""
+    settings = job.scale
+    held = settings.on_resize == "hold_global_batch" and not isinstance(settings.num_workers, int)
+    fixed = settings.global_batch_size
+    if fixed is None and held:
+        assert settings.per_worker_batch_size is not None  # the job's own check
+        fixed = settings.max_workers * settings.per_worker_batch_size * (settings.grad_accum_steps or 1)
+    if fixed is None:
+        assert settings.per_worker_batch_size is not None  # the job's own check
+        accum = settings.grad_accum_steps or 1
+        batch = weak_batch(
+            num_workers=world_size, per_worker_batch_size=settings.per_worker_batch_size, grad_accum_steps=accum
+        )
+        return batch, f"{_workers(world_size)} x {batch.per_worker_batch_size} samples x {_micro_steps(accum)}"
+    batch = strong_batch(
+        num_workers=world_size,
+        global_batch_size=fixed,
+        per_worker_batch_size=settings.per_worker_batch_size,
+        grad_accum_steps=None if held else settings.grad_accum_steps,
+    )
+    why = (
+        "fixed by scale.global_batch_size"
+        if settings.global_batch_size
+        else f"held, as on {_workers(settings.max_workers)}"
+    )
+    shared = f"{_workers(world_size)}, each up to {batch.per_worker_batch_size} samples x "
+    return batch, f"{why}; {shared}{_micro_steps(batch.grad_accum_steps)}"
+
+
+def make_phase(job: Job, batch: Batch, *, start_samples: int) -> tuple[Phase, Scaled]:
+    """Return a phase at a batch, and what the rule made of it; always from the reference.
+
+    Raises:
+        PlanError: the rule does not hold there, or the rate is no number.
+    """
+    reference, settings = job.reference, job.scale
+    optimizer = reference.optimizer
+    name, _ = choose_rule(settings.rule, optimizer=optimizer.name)
+    rule = Rule(
+        name=name,
+        exponent=settings.exponent,
+        noise_scale=settings.noise_scale,
+        betas=settings.betas,
+        scale_weight_decay=settings.co_scale.weight_decay,
+        scale_momentum=settings.co_scale.momentum,
+    )
+    constants: Mapping[str, Any] = {**OPTIMIZER_OPTIONS.get(optimizer.name, {}), **optimizer.options}
+    ratio = batch.global_batch_size / reference.global_batch_size
+    scaled = scale(
+        rule,
+        batch_ratio=ratio,
+        reference_batch_size=reference.global_batch_size,
+        optimizer=optimizer.name,
+        constants=constants,
+    )
+    peak_lr = reference.lr * scaled.lr_ratio
+    if not isfinite(peak_lr):
+        raise PlanError(
+            f"peak_lr = {reference.lr:g} x {scaled.lr_ratio:g} is too large for a number.", "Lower reference.lr."
+        )
+    built = {**constants, **scaled.constants}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in built.items()}
+    phase = Phase(
+        start_samples=start_samples,
+        global_batch_size=batch.global_batch_size,
+        per_worker_batch_size=batch.per_worker_batch_size,
+        grad_accum_steps=batch.grad_accum_steps,
+        batch_ratio=ratio,
+        lr_ratio=scaled.lr_ratio,
+        peak_lr=peak_lr,
+        weight_decay_ratio=scaled.weight_decay_ratio,
+        ema_decay=_ema_decay(job, ratio),
+        optimizer={"name": optimizer.name, "lr": peak_lr, **plain},
+    )
+    return phase, scaled
+
+
+def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -> tuple[Phase, ...]:
+    """Return the phases that ``scale.batch_schedule`` plans after the first; none when it follows the noise.
+
+    Raises:
+        PlanError: points that do not ascend, a batch below 1, or one at which the rule does not hold.
+    """
+    assert lengths.total_samples is not None
+    phases = [first]
+    for at, size in _changes(job, first, lengths):
+        before = phases[-1]
+        start = next_step_start(
+            at,
+            start=before.start_samples,
+            global_batch_size=before.global_batch_size,
+            num_samples=lengths.num_samples,
+        )
+        if start < lengths.total_samples and size != before.global_batch_size:
+            phases.append(_grown(job, first, size, world_size=world_size, start_samples=start))
+        if len(phases) > MOST_PHASES:
+            raise PlanError(
+                f"scale.batch_schedule changes the batch more than {MOST_PHASES} times.", "Let it change less often."
+            )
+    return tuple(phases[1:])
+
+
+def grow(plan: Plan, job: Job, *, samples_seen: int, global_batch_size: int) -> Plan:
+    """Return the plan with another batch from ``samples_seen`` on: what a measured noise scale asks for."""
+    first = plan.phases[0]
+    phase = _grown(job, first, global_batch_size, world_size=plan.world_size, start_samples=samples_seen)
+    earlier = tuple(phase for phase in plan.phases if phase.start_samples < samples_seen)
+    return replace(plan, phases=(*earlier, phase))
+
+
+def _grown(job: Job, first: Phase, size: int, *, world_size: int, start_samples: int) -> Phase:
+    """A phase at another batch: more micro-steps, none of them larger than at the start."""
+    batch = strong_batch(
+        num_workers=world_size,
+        global_batch_size=size,
+        per_worker_batch_size=first.per_worker_batch_size,
+        grad_accum_steps=None,
+    )
+    return make_phase(job, batch, start_samples=start_samples)[0]
+
+
+def _changes(job: Job, first: Phase, lengths: Lengths) -> Iterator[tuple[int, int]]:
+    """When the batch changes, in samples, and to what."""
+    assert lengths.total_samples is not None
+    match job.scale.batch_schedule:
+        case GrowAtPoints(points=points):
+            places = [lengths.samples(point.at) for point in points]
+            if places != sorted(set(places)):
+                raise PlanError(
+                    f"scale.batch_schedule.points are at {', '.join(map(str, places))} samples.",
+                    "Write them in ascending order.",
+                )
+            for place, point in zip(places, points, strict=True):
+                yield place, max(1, round(first.global_batch_size * point.factor))
+        case GrowByDoubling(every=every, max_global_batch_size=most):
+            stretch, size, at = lengths.stretch(every), first.global_batch_size, 0
+            while size < most and at + stretch < lengths.total_samples:
+                at, size = at + stretch, min(2 * size, most)
+                yield at, size
+
+
+def _ema_decay(job: Job, ratio: float) -> float | None:
+    ema = job.train.ema
+    if ema is None:
+        return None
+    return scale_beta(ema.decay, batch_ratio=ratio, form="power") if job.scale.co_scale.ema else ema.decay
+
+
+def _workers(number: int) -> str:
+    return f"{number} worker{'s' if number != 1 else ''}"
+
+
+def _micro_steps(number: int) -> str:
+    return f"{number} micro-step{'s' if number != 1 else ''}"

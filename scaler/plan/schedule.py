@@ -1,0 +1,149 @@
+"""The job's schedule as a function of samples."""
+
+from dataclasses import replace
+
+from scaler.core.cycles import CosineRestarts, Cyclical, OneCycle
+from scaler.core.decays import Cosine, Linear, Polynomial, Wsd
+from scaler.core.rules import Scaled
+from scaler.core.schedules import Schedule, Warmup
+from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Shape, Step
+from scaler.errors import PlanError
+from scaler.job import schedule as asked
+from scaler.plan.lengths import Lengths, written
+
+AUTO_WARMUP = 5 / 90  # Goyal et al. 2017: 5 of 90 epochs
+
+CLIMBS_ITSELF = (asked.Cyclical, asked.OneCycle)
+
+
+def make_schedule(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths) -> tuple[Schedule, str, str]:
+    """Return the schedule in samples, why the warmup is so long, and what the shape does.
+
+    Args:
+        wanted: the job's.
+        scaled: what the rule makes of the batch at the start: where the warmup starts, and LEGW's longer warmup.
+        lengths: of the training.
+
+    Raises:
+        PlanError: lengths that do not fit together.
+    """
+    warmup, warmup_reason = _warmup(wanted, scaled, lengths)
+    shape, shape_reason = _shape(wanted, warmup, lengths)
+    return Schedule(shape=shape, warmup=warmup), warmup_reason, shape_reason
+
+
+def _warmup(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths) -> tuple[Warmup, str]:
+    assert lengths.total_samples is not None
+    from_base = min(1.0, 1.0 / scaled.lr_ratio)
+    if not isinstance(wanted.warmup, asked.Warmup):
+        if scaled.warmup_ratio != 1.0:
+            raise PlanError(
+                "scale.rule = legw multiplies the reference's warmup by batch_ratio, and schedule.warmup is auto.",
+                "Give the warmup that the reference was tuned with: schedule.warmup: {epochs: ...}.",
+            )
+        if isinstance(wanted, CLIMBS_ITSELF):
+            return Warmup(start=1.0), f"auto: none, for {wanted.name} climbs by itself"
+        if scaled.lr_ratio <= 1.0:
+            return Warmup(start=1.0), "auto: none, for the rate is not scaled up"
+        samples = round(AUTO_WARMUP * lengths.total_samples)
+        return Warmup(samples=samples, start=from_base), "auto: 5/90 of the training (Goyal et al. 2017), from base_lr"
+    warmup = wanted.warmup
+    start = from_base if warmup.start == "base" else float(warmup.start)
+    where = "from base_lr" if warmup.start == "base" and scaled.lr_ratio > 1.0 else f"from {start:g} of the peak"
+    samples = round(lengths.samples(warmup) * scaled.warmup_ratio)
+    unit = next(name for name in ("epochs", "steps", "samples", "fraction") if getattr(warmup, name) is not None)
+    times = f" x {scaled.warmup_ratio:.4g} by the rule" if scaled.warmup_ratio != 1.0 else ""
+    form = "" if warmup.shape == "linear" else f", {warmup.shape}"
+    reason = f"{unit}: {getattr(warmup, unit):g}{times}, {where}{form}"
+    return Warmup(samples=samples, start=start, shape=warmup.shape), reason
+
+
+def _shape(wanted: asked.Schedule, warmup: Warmup, lengths: Lengths) -> tuple[Shape, str]:
+    """The shape, and what it does in a line; where torch's convention is another, the line says so."""
+    assert lengths.total_samples is not None
+    length = max(lengths.total_samples - warmup.samples, 1)
+    match wanted:
+        case asked.Constant():
+            return Constant(), "the peak rate to the end"
+        case asked.Step(every=every, decay=decay):
+            text = f"x {decay:g} every {written(every)}, counted from the start of training"
+            return Step(every=lengths.stretch(every), decay=decay), text
+        case asked.MultiStep(at=at, decay=decay):
+            text = f"x {decay:g} at {', '.join(map(written, at))}, counted from the start of training"
+            return MultiStep(at=tuple(lengths.samples(point) for point in at), decay=decay), text
+        case asked.Exponential(every=every, decay=decay):
+            text = f"x {decay:g} in {written(every)}, smoothly (torch falls once a step of its scheduler)"
+            return Exponential(every=lengths.stretch(every), decay=decay), text
+        case asked.Linear(final_fraction=final):
+            return Linear(length=length, final_fraction=final), f"a line from the end of the warmup to {_share(final)}"
+        case asked.Polynomial(power=power, final_fraction=final):
+            text = f"what is left of the way to the power of {power:g}, to {_share(final)}"
+            return Polynomial(length=length, power=power, final_fraction=final), text
+        case asked.Cosine(final_fraction=final):
+            text = f"half a cosine from the end of the warmup to {_share(final)}"
+            return Cosine(length=length, final_fraction=final), text
+        case asked.CosineRestarts(first=first, growth=growth, final_fraction=final):
+            longer = f", each {growth:g} times as long" if growth != 1.0 else ""
+            text = f"half cosines to {final:g} of the peak after the warmup, the first {written(first)}{longer}"
+            return CosineRestarts(first=lengths.stretch(first), growth=growth, final_fraction=final), text
+        case asked.Cyclical():
+            return _cyclical(wanted, lengths)
+        case asked.OneCycle():
+            return _one_cycle(wanted, warmup, lengths)
+        case asked.Wsd(tail_length=tail_length, tail=tail, final_fraction=final):
+            start = max(length - lengths.samples(tail_length), 0)
+            text = f"the peak, and in the last {written(tail_length)} to {_share(final)} ({tail})"
+            return Wsd(decay_start=start, length=length, tail=tail, final_fraction=final), text
+        case asked.InverseSqrt(timescale=timescale):
+            samples = warmup.samples if timescale is None else lengths.stretch(timescale)
+            if not samples:
+                raise PlanError(
+                    "schedule.timescale is missing, and there is no warmup to take it from.",
+                    "Give schedule.timescale or schedule.warmup, such as {steps: 4000}.",
+                )
+            text = f"with the root of the samples after the warmup; 0.71 of the peak {samples} samples after it"
+            return InverseSqrt(timescale=samples), text
+
+
+def _cyclical(wanted: asked.Cyclical, lengths: Lengths) -> tuple[Shape, str]:
+    climb = lengths.stretch(wanted.climb)
+    descent = climb if wanted.descent is None else lengths.stretch(wanted.descent)
+    shape = Cyclical(
+        climb=climb,
+        descent=descent,
+        low=wanted.low,
+        mode=wanted.mode,
+        decay=wanted.decay,
+        low_momentum=wanted.low_momentum,
+        high_momentum=wanted.high_momentum,
+    )
+    fading = f", x {wanted.decay:g} in a cycle (torch's gamma is of a step)" if wanted.mode == "exp_range" else ""
+    text = f"{wanted.mode} between {wanted.low:g} of the peak and the peak, up in {written(wanted.climb)}{fading}"
+    return shape, text
+
+
+def _one_cycle(wanted: asked.OneCycle, warmup: Warmup, lengths: Lengths) -> tuple[Shape, str]:
+    """As torch counts: the peak and the end are reached by the last steps of their stretches, not after them."""
+    after_warmup = replace(lengths, total_samples=None)
+    assert lengths.total_samples is not None
+    fraction = wanted.climb.fraction
+    whole = lengths.total_samples - warmup.samples
+    climb = round(fraction * whole) if fraction is not None else after_warmup.samples(wanted.climb)
+    shape = OneCycle(
+        climb=max(climb - lengths.global_batch_size, 0),
+        length=max(lengths.last_step_start() - warmup.samples, 1),
+        start_fraction=wanted.start_fraction,
+        final_fraction=wanted.final_fraction,
+        anneal=wanted.anneal,
+        low_momentum=wanted.low_momentum,
+        high_momentum=wanted.high_momentum,
+    )
+    ends = f"from {wanted.start_fraction:.3g} to the peak in {written(wanted.climb)}"
+    return (
+        shape,
+        f"{ends}, then to {wanted.final_fraction:.3g} in the last step ({wanted.anneal}), as torch counts",
+    )
+
+
+def _share(final: float) -> str:
+    return f"{final:g} of the peak at the end"

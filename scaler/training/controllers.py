@@ -1,0 +1,154 @@
+"""What adapts in training: each controller reads measurements and says what to multiply the rate by.
+
+All of it is the same on every worker, because what is measured is agreed before it gets here. The state is plain
+values, saved in the checkpoint; each decision is an event.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import inf
+from typing import Any
+
+from scaler.core.divergence import DivergenceGuard, DivergenceState
+from scaler.core.noise_scale import GradientSquares, NoiseScaleAverage, gain
+from scaler.core.plateau import Plateau, PlateauState
+from scaler.core.rules import gain_exponent
+from scaler.errors import RecipeError
+from scaler.job import Job
+from scaler.job.scale import GrowWithNoise
+from scaler.plan import Plan
+
+Event = dict[str, Any]
+
+ADASCALE_MEMORY = 1000.0  # Johnson et al. 2020: averages forget in this many reference batches
+
+
+class Controllers:
+    """Everything in one run that reacts to what is measured.
+
+    Args:
+        job: says which controllers there are.
+        plan: of this attempt.
+
+    Raises:
+        RecipeError: the job reacts to evaluations, and the recipe has none (``has_evaluation``).
+    """
+
+    def __init__(self, job: Job, plan: Plan, *, has_evaluation: bool) -> None:
+        self._job, self._reference_batch_size = job, plan.reference_batch_size
+        wanted = job.schedule.plateau
+        if wanted is not None and not has_evaluation:
+            raise RecipeError(
+                "schedule.plateau reacts to evaluations, and the recipe has no eval_data.", "Give it one."
+            )
+        self._metric = wanted.metric if wanted is not None else ""
+        self._plateau = Plateau(**wanted.model_dump(exclude={"metric"})) if wanted is not None else None
+        self._plateau_state = PlateauState()
+        divergence = job.failures.divergence
+        self._guard = DivergenceGuard(multiple=divergence.multiple or inf) if divergence is not None else None
+        self._guard_state = DivergenceState()
+        self._guard_factor, self.times_gone_back = 1.0, 0
+        self._exponent = gain_exponent(plan.optimizer["name"], rule=plan.rule) if plan.is_measured else 0.0
+        self._gain = 1.0
+        self.noise = NoiseScaleAverage()
+        if plan.is_measured:
+            self.noise = NoiseScaleAverage(theta=max(0.0, 1.0 - plan.batch_ratio / ADASCALE_MEMORY))
+        self.growth: list[tuple[int, float]] = []  # where the batch grew, and to how many times the start's
+
+    @property
+    def gain(self) -> float:
+        """How many steps of the reference a step is worth, as measured last; 1 unless ``rule: adascale``."""
+        return self._gain
+
+    @property
+    def lr_factor(self) -> float:
+        """Return what the planned rate is multiplied by."""
+        factor = self._plateau_state.factor * self._guard_factor
+        return factor * self._gain**self._exponent if self._exponent else factor
+
+    def measured(self, squares: GradientSquares | None, *, batch_ratio: float) -> None:
+        """Take a step's estimates; with adascale the gain follows. While it is unknown, the last known one stays."""
+        self.noise = self.noise.update(squares)
+        phi = self.noise.noise_scale
+        if self._exponent and phi is not None:
+            self._gain = gain(batch_ratio, noise_scale=phi, reference_batch_size=self._reference_batch_size)
+
+    def evaluated(self, values: Mapping[str, float]) -> Event | None:
+        """Take an evaluation; return the event of a lowered rate.
+
+        Raises:
+            RecipeError: the metric that the plateau watches is not among the values.
+        """
+        if self._plateau is None:
+            return None
+        if self._metric not in values:
+            raise RecipeError(
+                f"schedule.plateau.metric = {self._metric} is not among the evaluation's values.",
+                f"They are {', '.join(values)}.",
+            )
+        before, value = self._plateau_state, values[self._metric]
+        self._plateau_state = self._plateau.step(before, value)
+        if self._plateau_state.factor == before.factor:
+            return None
+        return {
+            "kind": "rate_lowered",
+            "by": "plateau",
+            "factor": self._plateau_state.factor,
+            "reason": f"{self._metric} {value:.4g} is no better than {before.best:.4g} "
+            f"{self._plateau.patience + 1} evaluations in a row",
+        }
+
+    def observed(self, losses: Sequence[float]) -> str | None:
+        """Take the losses of steps, mean over all workers; return why the training has gone astray, if it has."""
+        if self._guard is None:
+            return None
+        for loss in losses:
+            self._guard_state, reason = self._guard.observe(self._guard_state, loss)
+            if reason is not None:
+                return reason
+        return None
+
+    def may_go_back(self) -> bool:
+        """Return whether a diverged training goes back and on, rather than stop."""
+        divergence = self._job.failures.divergence
+        return divergence is not None and divergence.then == "go_back" and self.times_gone_back < divergence.max_times
+
+    def went_back(self, *, times: int) -> None:
+        """Lower the rate, after a checkpoint was loaded, for the ``times``-th time in this run."""
+        divergence = self._job.failures.divergence
+        assert divergence is not None
+        self.times_gone_back = times
+        self._guard_factor = divergence.lr_factor**times
+        self._guard_state = DivergenceState()
+
+    def next_batch(self, global_batch_size: int) -> int | None:
+        """Return the batch to go on with, where the noise scale is surely above twice the present one; else None.
+
+        Source: Merrill et al. 2025, https://arxiv.org/abs/2505.23971, who double the batch when the critical batch size
+        is twice the batch; they measure that by branching, we take the lower end of the noise scale's 90 % interval.
+        """
+        wanted, interval = self._job.scale.batch_schedule, self.noise.interval()
+        if not isinstance(wanted, GrowWithNoise) or interval is None or interval[0] <= 2 * global_batch_size:
+            return None
+        size = min(2 * global_batch_size, wanted.max_global_batch_size)
+        return size if size > global_batch_size else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain values."""
+        return {
+            "plateau": self._plateau_state.to_dict(),
+            "guard": self._guard_state.to_dict(),
+            "guard_factor": self._guard_factor,
+            "times_gone_back": self.times_gone_back,
+            "gain": self._gain,
+            "noise": self.noise.to_dict(),
+            "growth": [list(change) for change in self.growth],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state. How fast averages forget is this plan's, not the saved one's."""
+        self._plateau_state = PlateauState.from_dict(state["plateau"])
+        self._guard_state = DivergenceState.from_dict(state["guard"])
+        self._guard_factor, self.times_gone_back = state["guard_factor"], state["times_gone_back"]
+        self._gain = state["gain"]
+        self.noise = NoiseScaleAverage.from_dict({**state["noise"], "theta": self.noise.theta})
+        self.growth = [(int(at), float(factor)) for at, factor in state["growth"]]
