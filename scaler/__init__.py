@@ -1,5 +1,8 @@
 """Take a model tuned once, on one worker, and train it on any number of workers with the learning rate right.
 
+For ``scaler submit``: ``Recipe``, ``load_job``, ``make_plan``. For one's own loop, without Ray: ``scale_lr``, ``Schedule``
+with ``Warmup`` and ``shapes``, and ``SampleScheduler``, which writes them into a torch optimizer.
+
 Importing this loads none of torch, Ray, pydantic or numpy; each public name loads what it needs when first used.
 """
 
@@ -7,17 +10,44 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "__version__", "load_job", "make_plan"]
+__all__ = [
+    "Recipe",
+    "SampleScheduler",
+    "ScaledLR",
+    "Schedule",
+    "Warmup",
+    "__version__",
+    "load_job",
+    "make_plan",
+    "scale_lr",
+    "shapes",
+]
 
 if TYPE_CHECKING:
+    from scaler import shapes
+    from scaler.core.scale_lr import ScaledLR, scale_lr
+    from scaler.core.schedules import Schedule, Warmup
     from scaler.job import load_job
     from scaler.plan import make_plan
     from scaler.training.recipe import Recipe
+    from scaler.training.scheduler import SampleScheduler
 
-_HOMES = {"Recipe": "scaler.training.recipe", "load_job": "scaler.job", "make_plan": "scaler.plan"}
+_HOMES = {
+    "Recipe": "scaler.training.recipe",
+    "SampleScheduler": "scaler.training.scheduler",
+    "ScaledLR": "scaler.core.scale_lr",
+    "Schedule": "scaler.core.schedules",
+    "Warmup": "scaler.core.schedules",
+    "load_job": "scaler.job",
+    "make_plan": "scaler.plan",
+    "scale_lr": "scaler.core.scale_lr",
+    "shapes": "scaler",
+}
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'scaler' has no attribute {name!r}")
+    if name == "shapes":
+        return import_module("scaler.shapes")
     return getattr(import_module(_HOMES[name]), name)

@@ -24,7 +24,9 @@ LAYERWISE = ("lars", "lamb")
 SELF_TUNED = ("prodigy",)
 # Whose weight decay shrinks weights by lr * weight_decay a step, so that a timescale can be held.
 DECAY_BY_RATE = ("sgd", "adamw", "lion", "schedulefree_adamw", "torch.optim:SGD", "torch.optim:AdamW")
+NO_SDE = ("schedulefree_adamw", "torch.optim:Adamax")  # of Adam's kin, with betas that mean something else
 WITH_MOMENTUM = ("sgd", "torch.optim:SGD")
+NO_MEMORY = 1.0 - 1e-9  # 10 * (1 - 0.9) is 1, and a float makes it a little less
 
 # What a job names in one word -> its class. Those that torch lacks are in the extra ``scaler[optimizers]``.
 OPTIMIZER_CLASSES: Mapping[str, str] = MappingProxyType(
@@ -286,14 +288,14 @@ def _adam_constants(
 ) -> dict[str, Any]:
     """Betas (RMSprop's alpha) and eps at a batch."""
     who = "scale.rule = adam_sde"
-    if optimizer in ADAM_FAMILY:
+    if optimizer in ADAM_FAMILY and optimizer not in NO_SDE:
         given = _given(constants, "betas", example="[0.9, 0.999]", who=who)
         betas = dict(zip(("beta1", "beta2"), given, strict=True))
     elif optimizer in RMSPROP:
         betas = {"alpha": _given(constants, "alpha", example="0.99", who=who)}
     else:
         raise PlanError(
-            f"scale.rule = adam_sde scales betas and eps, which {optimizer} does not have.",
+            f"scale.rule = adam_sde scales the averages of Adam and RMSprop, and the optimizer is {optimizer}.",
             "It is for adam, adamw and rmsprop.",
         )
     if rule.betas == "sde":
@@ -311,17 +313,19 @@ def _given(constants: Mapping[str, Any], name: str, *, example: str, who: str) -
     numbers = value if name == "betas" and isinstance(value, tuple | list) else [value]
     are_numbers = all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
     if not are_numbers or len(numbers) != (2 if name == "betas" else 1):
-        raise PlanError(f"{who} scales reference.optimizer.{name}, and {value} cannot be.", f"Such as {name}: {example}.")
+        raise PlanError(
+            f"{who} scales reference.optimizer.{name}, and {value} cannot be.", f"Such as {name}: {example}."
+        )
     return value
 
 
 def _require_memory(betas: Mapping[str, float], batch_ratio: float, reference_batch_size: int) -> None:
     """Refuse a batch that is longer than what the running averages remember."""
     name, beta = min(betas.items(), key=lambda item: item[1])  # what forgets first decides
-    if batch_ratio == 1.0 or batch_ratio * (1.0 - beta) < 1.0:
+    if batch_ratio == 1.0 or batch_ratio * (1.0 - beta) < NO_MEMORY:
         return
     largest = ceil(reference_batch_size / (1.0 - beta))
-    while largest > reference_batch_size and largest / reference_batch_size * (1.0 - beta) >= 1.0:
+    while largest > reference_batch_size and largest / reference_batch_size * (1.0 - beta) >= NO_MEMORY:
         largest -= 1
     raise PlanError(
         f"scale.rule = adam_sde needs batch_ratio * (1 - {name}) < 1, "
@@ -355,7 +359,9 @@ def _momentum(
             "Use it with rule: none.",
         )
     if optimizer not in WITH_MOMENTUM:
-        raise PlanError(f"scale.co_scale.momentum holds SGD's noise, and the optimizer is {optimizer}.", "It is for sgd.")
+        raise PlanError(
+            f"scale.co_scale.momentum holds SGD's noise, and the optimizer is {optimizer}.", "It is for sgd."
+        )
     momentum = _given(constants, "momentum", example="0.9", who="scale.co_scale.momentum")
     if batch_ratio == 1.0:
         return float(momentum)

@@ -13,6 +13,7 @@ from scaler.core.shapes import (
     Exponential,
     InverseSqrt,
     MultiStep,
+    Ramp,
     Shape,
     Step,
     above,
@@ -38,6 +39,7 @@ SHAPES: Mapping[str, type[Shape]] = MappingProxyType(
             OneCycle,
             Wsd,
             InverseSqrt,
+            Ramp,
         )
     }
 )

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from scaler.errors import PlanError
 
@@ -197,6 +197,47 @@ class InverseSqrt(Shape):
     def factor(self, samples: float) -> float:
         """Return the root of the timescale's share of all samples, the timescale's own included."""
         return sqrt(self.timescale / (self.timescale + samples))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ramp(Shape):
+    """A climb from ``low`` to the peak over ``length`` samples: the learning-rate range test.
+
+        factor = low ** (1 - p)            exponential: even in the logarithm
+        factor = low + (1 - low) * p       linear                              with p = samples / length, at most 1
+
+    Args:
+        length: samples of the climb, >= 1.
+        low: share of the peak at the origin, in (0, 1].
+        spacing: ``exponential`` or ``linear``.
+
+    Raises:
+        PlanError: a setting outside its range.
+
+    Sources:
+        Smith 2017, https://arxiv.org/abs/1506.01186, section 3.3.
+
+    Example:
+        >>> [Ramp(length=200, low=0.0625).factor(s) for s in (0, 100, 200, 300)]
+        [0.0625, 0.25, 1.0, 1.0]
+    """
+
+    name: ClassVar[str] = "ramp"
+    length: int
+    low: float
+    spacing: Literal["exponential", "linear"] = "exponential"
+
+    def __post_init__(self) -> None:
+        check_length("length", self.length)
+        check_share("low", self.low)
+        if self.low == 0.0:
+            raise PlanError("schedule.low = 0 has no logarithm.", "Give a share of the peak above 0.")
+        check_choice("spacing", self.spacing, ("exponential", "linear"))
+
+    def factor(self, samples: float) -> float:
+        """Return the climb's share of the peak."""
+        done = progress(samples, self.length)
+        return above(self.low, done) if self.spacing == "linear" else float(self.low ** (1.0 - done))
 
 
 def above(floor: float, height: float) -> float:

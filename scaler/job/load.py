@@ -112,7 +112,7 @@ def parse_job(values: Mapping[str, Any], *, source: str) -> Job:
     try:
         return Job.model_validate(values)
     except ValidationError as error:
-        texts = [_explain(details) for details in error.errors(include_url=False)]
+        texts = [_explain(details) for details in _causes(error.errors(include_url=False))]
         if len(texts) == 1:
             raise JobFileError(f"{source}: {texts[0][0]}", texts[0][1]) from None
         lines = [line for text, remedy in texts for line in (text, *(f"  {row}" for row in remedy.splitlines()))]
@@ -165,6 +165,20 @@ def _parse(raw: bytes | str, *, source: str) -> Any:
         raise JobFileError(f"{source}: is not YAML: {' '.join(str(error).split())}.", "") from None
     except RecursionError:
         raise JobFileError(f"{source}: is nested too deep.", "A job file nests three levels.") from None
+
+
+def _causes(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Errors without those that others bring about: a list is "too short" when one of its items is wrong."""
+
+    def is_inside(other: ErrorDetails, details: ErrorDetails) -> bool:
+        loc = details["loc"]
+        return len(other["loc"]) > len(loc) and other["loc"][: len(loc)] == loc
+
+    return [
+        details
+        for details in errors
+        if details["type"] != "too_short" or not any(is_inside(other, details) for other in errors)
+    ]
 
 
 def _explain(details: ErrorDetails) -> tuple[str, str]:

@@ -79,9 +79,9 @@ class Divergence(Section):
     """When the loss has gone astray, and what is done."""
 
     multiple: float | None = Field(
-        None,
+        10.0,
         gt=1,
-        description="Also when the loss exceeds the running median this many times, three steps in a row; null: only "
+        description="Also when the loss is above the running median this many times, ten steps in a row; null: only "
         "NaN and infinity.",
     )
     then: Literal["stop", "go_back"] = Field(

@@ -10,38 +10,28 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from scaler.job.section import Point, Section, problem
 
-# Options of the optimizers that a job names in one word, with torch's own defaults (a test compares them).
+# Options of the optimizers that a job names in one word, with their own defaults (a test compares them).
 OPTIMIZER_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "sgd": {"momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False},
         "adam": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False},
         "adamw": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False},
         "rmsprop": {"alpha": 0.99, "eps": 1e-8, "weight_decay": 0, "momentum": 0, "centered": False},
+        "lars": {"momentum": 0.9, "weight_decay": 0, "trust_coefficient": 1e-3, "nesterov": False},
+        # As published (You et al. 2020): moments corrected for their start, weight decay inside the trust ratio.
+        "lamb": {
+            "betas": (0.9, 0.999),
+            "eps": 1e-6,
+            "weight_decay": 0,
+            "weight_decouple": False,
+            "adam_debias": True,
+        },
+        "lion": {"betas": (0.9, 0.99), "weight_decay": 0},
+        "prodigy": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "d0": 1e-6, "d_coef": 1.0},
+        "schedulefree_sgd": {"momentum": 0.9, "weight_decay": 0},
+        "schedulefree_adamw": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0},
     }
 )
-
-
-def _kind(value: Any) -> str:
-    """What sort of value an option takes, in words."""
-    match value:
-        case bool():
-            return "true or false"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a word"
-        case tuple() | list():
-            kinds = {_kind(item) for item in value}
-            return f"{len(value)} numbers" if kinds == {"a number"} else "a list"
-        case _:
-            return "null" if value is None else "keys and values"
-
-
-def _yaml(value: Any) -> str:
-    """An option's value as the job file has it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
 class Optimizer(Section):
@@ -76,9 +66,11 @@ class Optimizer(Section):
                 f'has the key "{unknown[0]}", which {self.name} does not take.', f"It takes {', '.join(known)}."
             )
         for key, value in self.options.items():
-            default = known[key] if known is not None else value
-            if _kind(value) != _kind(default):
-                raise problem(f"has {key} = {value}, which is not {_kind(default)}.", f"Such as {key}: {_yaml(default)}.")
+            default = known[key] if known is not None else None
+            if default is not None and _kind(value) != _kind(default):
+                raise problem(
+                    f"has {key} = {value}, which is not {_kind(default)}.", f"Such as {key}: {_yaml(default)}."
+                )
         return self
 
 
@@ -114,3 +106,26 @@ class LayerDecay(Section):
         description="Patterns of parameter names from the input to the output; {n} stands for a number and makes a "
         'layer of each, in order: ["embed.*", "blocks.{n}.*", "head.*"]. Every parameter must be in one.',
     )
+
+
+def _kind(value: Any) -> str:
+    """What sort of value an option takes, in words."""
+    match value:
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a word"
+        case tuple() | list():
+            kinds = {_kind(item) for item in value}
+            return f"{len(value)} numbers" if kinds == {"a number"} else "a list"
+        case _:
+            return "null" if value is None else "keys and values"
+
+
+def _yaml(value: Any) -> str:
+    """An option's value as the job file has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple) else str(value)

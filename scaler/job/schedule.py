@@ -41,6 +41,12 @@ class Plateau(Section):
     cooldown: int = Field(0, ge=0, description="Evaluations after a change that are not counted.")
     min_factor: float = Field(0.0, ge=0, lt=1, description="The smallest product of all changes.")
 
+    @model_validator(mode="after")
+    def _improvements_are_possible(self) -> Self:
+        if self.threshold_mode == "rel" and self.threshold >= 1:
+            raise problem(f"has threshold = {self.threshold:g} of the best value.", "Give a share below 1, or abs.")
+        return self
+
 
 class _Shape(Section):
     name: str  # each kind says its own; here, so that it comes first

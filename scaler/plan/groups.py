@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+from dataclasses import replace
+from fnmatch import fnmatchcase, translate
 
 from scaler.errors import PlanError
 from scaler.job import Job
@@ -24,12 +25,14 @@ def make_groups(job: Job, parameters: Mapping[str, int], *, peak_lr: float, leng
         lengths: of the training.
 
     Raises:
-        PlanError: a pattern that matches nothing, or a parameter that is in no layer.
+        PlanError: a pattern that matches nothing, a parameter that is in no layer, or nothing left to train.
     """
     wanted = () if job.groups == "recipe" else job.groups
     if not wanted and job.layer_decay is None:
         return ()
-    _require_matches([group.match for group in wanted], parameters, key="groups", field="match")
+    for entry in wanted:
+        if not any(fnmatchcase(name, entry.match) for name in parameters):
+            raise _no_match(entry.match, parameters, key="groups", field="match")
     layers = _layer_ratios(job.layer_decay, parameters) if job.layer_decay is not None else {}
     members: dict[tuple[object, ...], list[str]] = {}
     made: dict[tuple[object, ...], PlanGroup] = {}
@@ -40,14 +43,14 @@ def make_groups(job: Job, parameters: Mapping[str, int], *, peak_lr: float, leng
         key = (group.name, group.lr_ratio, group.weight_decay, group.frozen, group.unfreeze_at)
         made[key] = group
         members.setdefault(key, []).append(name)
+    if all(group.frozen for group in made.values()):
+        raise PlanError(
+            "groups freeze every parameter at the start, and there is nothing to train.",
+            "Leave freeze out of one of them.",
+        )
     return tuple(
-        PlanGroup(
-            name=group.name,
-            lr_ratio=group.lr_ratio,
-            peak_lr=group.peak_lr,
-            weight_decay=group.weight_decay,
-            frozen=group.frozen,
-            unfreeze_at=group.unfreeze_at,
+        replace(
+            group,
             num_parameters=sum(parameters[name] for name in members[key]),
             tensors={name: parameters[name] for name in members[key]},
         )
@@ -67,8 +70,8 @@ def _merged(
     """What every matching entry says together: the later wins on a key; a layer's ratio multiplies."""
     said: dict[str, object] = {}
     for group in matching:
-        said |= {key: getattr(group, key) for key in ("lr_ratio", "weight_decay", "freeze") if
-                 getattr(group, key) is not None}  # fmt: skip
+        values = {key: getattr(group, key) for key in ("lr_ratio", "weight_decay", "freeze")}
+        said |= {key: value for key, value in values.items() if value is not None}
     ratio, decay, freeze = said.get("lr_ratio", 1.0), said.get("weight_decay"), said.get("freeze")
     assert isinstance(ratio, float)
     assert decay is None or isinstance(decay, float)
@@ -86,40 +89,47 @@ def _merged(
 
 
 def _layer_ratios(decay: LayerDecay, parameters: Mapping[str, int]) -> dict[str, tuple[str, float]]:
-    """Each parameter's layer and its ratio: 1 in the last layer, times ``factor`` for each before it."""
-    layers = [layer for pattern in decay.layers for layer in _expanded(pattern, parameters)]
-    _require_matches(layers, parameters, key="layer_decay", field="layers")
-    found: dict[str, tuple[str, float]] = {}
+    """Each parameter's layer and its ratio: 1 in the last layer, times ``factor`` for each before it.
+
+    The first pattern that matches has the parameter; each number that ``{n}`` stands for makes a layer.
+    """
+    shapes = [re.compile(translate(pattern).replace(r"\{n\}", r"(\d+)")) for pattern in decay.layers]
+    places: dict[str, tuple[int, tuple[int, ...]]] = {}
     for name in parameters:
-        mine = [index for index, layer in enumerate(layers) if fnmatchcase(name, layer)]
-        if not mine:
+        found = next(((index, match) for index, shape in enumerate(shapes) if (match := shape.match(name))), None)
+        if found is None:
             raise PlanError(
                 f"layer_decay.layers: the parameter {name} is in no layer.",
-                "Add a pattern for it, such as " + f'"{name.partition(".")[0]}.*".',
+                f'Add a pattern for it, such as "{name.partition(".")[0]}.*".',
             )
-        found[name] = (layers[mine[0]], decay.factor ** (len(layers) - 1 - mine[0]))
-    return found
-
-
-def _expanded(pattern: str, parameters: Mapping[str, int]) -> list[str]:
-    """A pattern with ``{n}`` as one pattern for each number that a parameter has there, in order."""
-    if "{n}" not in pattern:
-        return [pattern]
-    before, _, after = pattern.partition("{n}")
-    shape = re.compile(_regex(before) + r"(\d+)" + _regex(after))
-    numbers = {int(match.group(1)) for name in parameters if (match := shape.fullmatch(name))}
-    return [f"{before}{number}{after}" for number in sorted(numbers)] or [pattern]
-
-
-def _regex(glob: str) -> str:
-    return re.escape(glob).replace(r"\*", ".*").replace(r"\?", ".")
-
-
-def _require_matches(patterns: Sequence[str], parameters: Mapping[str, int], *, key: str, field: str) -> None:
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in parameters):
-            some = ", ".join(list(parameters)[:4]) + (", ..." if len(parameters) > 4 else "")
+        index, match = found
+        places[name] = (index, tuple(map(int, match.groups())))
+    for index, (pattern, shape) in enumerate(zip(decay.layers, shapes, strict=True)):
+        if not any(shape.match(name) for name in parameters):
+            raise _no_match(pattern, parameters, key="layer_decay", field="layers")
+        if all(index != place[0] for place in places.values()):
             raise PlanError(
-                f"{key}: {field} = {pattern} matches none of the model's {len(parameters)} parameters.",
-                f"They are named {some}.",
+                f"layer_decay.layers: what {pattern} matches is in layers before it already.",
+                "Leave it out, or make the patterns before it narrower.",
             )
+    layers = sorted(set(places.values()))
+    depths = {layer: len(layers) - 1 - index for index, layer in enumerate(layers)}
+    return {
+        name: (_numbered(decay.layers[place[0]], place[1]), decay.factor ** depths[place])
+        for name, place in places.items()
+    }
+
+
+def _numbered(pattern: str, numbers: Sequence[int]) -> str:
+    """A pattern with its ``{n}`` filled in."""
+    for number in numbers:
+        pattern = pattern.replace("{n}", str(number), 1)
+    return pattern
+
+
+def _no_match(pattern: str, parameters: Mapping[str, int], *, key: str, field: str) -> PlanError:
+    some = ", ".join(list(parameters)[:4]) + (", ..." if len(parameters) > 4 else "")
+    return PlanError(
+        f"{key}: {field} = {pattern} matches none of the model's {len(parameters)} parameters.",
+        f"They are named {some}.",
+    )

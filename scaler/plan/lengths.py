@@ -1,7 +1,6 @@
 """Lengths of training in any unit, as samples."""
 
 from dataclasses import dataclass
-from math import ceil
 
 from scaler.core.batch import samples_in
 from scaler.job.section import Length
@@ -37,13 +36,6 @@ class Lengths:
         """Return an interval in samples, at least 1; a step counts as a whole global batch, wherever it is taken."""
         steps = length.steps
         return max(1, steps * self.global_batch_size if steps is not None else self.samples(length))
-
-    def last_step_start(self) -> int:
-        """Return where the last step of the training begins."""
-        assert self.total_samples is not None
-        epoch = (self.total_samples - 1) // self.num_samples * self.num_samples
-        steps = ceil((self.total_samples - epoch) / self.global_batch_size)
-        return epoch + (steps - 1) * self.global_batch_size
 
 
 def written(length: Length) -> str:

@@ -11,7 +11,7 @@ from scaler.job.scale import GrowWithNoise
 from scaler.plan.groups import make_groups
 from scaler.plan.lengths import Lengths
 from scaler.plan.model import SCHEMA_VERSION, Plan
-from scaler.plan.phases import first_batch, later_phases, make_phase
+from scaler.plan.phases import first_batch, last_step_start, later_phases, make_phase
 from scaler.plan.schedule import make_schedule
 from scaler.plan.warnings import find_warnings
 
@@ -55,7 +55,10 @@ def make_plan(
     lengths = Lengths(global_batch_size=batch.global_batch_size, num_samples=num_samples)
     total_samples = lengths.samples(job.train)
     lengths = replace(lengths, total_samples=total_samples)
-    schedule, warmup_reason, schedule_reason = make_schedule(job.schedule, scaled, lengths)
+    phases = (first, *later_phases(job, first, world_size=world_size, lengths=lengths))
+    schedule, warmup_reason, schedule_reason = make_schedule(
+        job.schedule, scaled, lengths, last_step=last_step_start(phases, lengths)
+    )
     growth = job.scale.batch_schedule
     plan = Plan(
         schema_version=SCHEMA_VERSION,
@@ -82,7 +85,7 @@ def make_plan(
         eval_every_samples=lengths.stretch(job.train.eval_every),
         checkpoint_every_samples=lengths.stretch(job.checkpoint.every),
         grow_every_samples=lengths.stretch(growth.every) if isinstance(growth, GrowWithNoise) else None,
-        phases=(first, *later_phases(job, first, world_size=world_size, lengths=lengths)),
+        phases=phases,
         groups=make_groups(job, parameters or {}, peak_lr=first.peak_lr, lengths=lengths),
         reacts=_reacts(job, rule),
         lr_curve=(),
@@ -105,7 +108,7 @@ def make_plan(
             "schedule": schedule_reason,
             **_reasons(plan, scaled),
         },
-        warnings=find_warnings(plan),
+        warnings=find_warnings(plan, scaled),
     )
 
 
@@ -124,6 +127,7 @@ def _reacts(job: Job, rule: str) -> tuple[str, ...]:
 def _reasons(plan: Plan, scaled: Scaled) -> dict[str, str]:
     """Why the numbers are what they are, where the plan itself tells."""
     rest = plan.num_samples % plan.global_batch_size
+    grows_at_once = any(0 < phase.start_samples < plan.num_samples for phase in plan.phases)
     changed = "; ".join(f"{name} {reason}" for name, reason in scaled.reasons.items())
     return {
         "batch_ratio": f"{plan.reference_batch_size} -> {plan.global_batch_size} samples, {_times(plan.batch_ratio)}",
@@ -131,7 +135,7 @@ def _reasons(plan: Plan, scaled: Scaled) -> dict[str, str]:
         "peak_lr": f"{plan.base_lr:g} x {plan.lr_ratio:g}"
         + (f", times the gain of 1 to {plan.batch_ratio:.4g} that is measured" if plan.is_measured else ""),
         "steps_per_epoch": f"{plan.num_samples} samples in steps of {plan.global_batch_size}"
-        + (f", the last of {rest}" if rest and len(plan.phases) == 1 else ""),
+        + (", more on the way" if grows_at_once else f", the last of {rest}" if rest else ""),
         "optimizer": changed or "as in the reference; only the rate is scaled",
     }
 

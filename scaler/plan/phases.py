@@ -1,8 +1,8 @@
 """The batch over the training, and what the rule makes of each size."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import isfinite
+from math import ceil, isfinite
 from typing import Any
 
 from scaler.core.batch import Batch, next_step_start, strong_batch, weak_batch
@@ -111,13 +111,27 @@ def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -
             global_batch_size=before.global_batch_size,
             num_samples=lengths.num_samples,
         )
-        if start < lengths.total_samples and size != before.global_batch_size:
+        if start >= lengths.total_samples:
+            break
+        if start == before.start_samples:  # two changes in one step: the later counts
+            phases.pop()
+        if size != phases[-1].global_batch_size:
             phases.append(_grown(job, first, size, world_size=world_size, start_samples=start))
         if len(phases) > MOST_PHASES:
             raise PlanError(
                 f"scale.batch_schedule changes the batch more than {MOST_PHASES} times.", "Let it change less often."
             )
     return tuple(phases[1:])
+
+
+def last_step_start(phases: Sequence[Phase], lengths: Lengths) -> int:
+    """Return where the last step of the training begins."""
+    assert lengths.total_samples is not None
+    last = phases[-1]
+    epoch = (lengths.total_samples - 1) // lengths.num_samples * lengths.num_samples
+    origin = max(epoch, last.start_samples)  # the last epoch's steps at the last batch are counted from here
+    steps = ceil((lengths.total_samples - origin) / last.global_batch_size)
+    return origin + (steps - 1) * last.global_batch_size
 
 
 def grow(plan: Plan, job: Job, *, samples_seen: int, global_batch_size: int) -> Plan:
@@ -145,6 +159,11 @@ def _changes(job: Job, first: Phase, lengths: Lengths) -> Iterator[tuple[int, in
     match job.scale.batch_schedule:
         case GrowAtPoints(points=points):
             places = [lengths.samples(point.at) for point in points]
+            if places[0] < 1:
+                raise PlanError(
+                    "scale.batch_schedule.points begin at 0 samples, where the training begins.",
+                    "Its first batch is that of scale; let the first point come later.",
+                )
             if places != sorted(set(places)):
                 raise PlanError(
                     f"scale.batch_schedule.points are at {', '.join(map(str, places))} samples.",

@@ -16,20 +16,33 @@ AUTO_WARMUP = 5 / 90  # Goyal et al. 2017: 5 of 90 epochs
 CLIMBS_ITSELF = (asked.Cyclical, asked.OneCycle)
 
 
-def make_schedule(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths) -> tuple[Schedule, str, str]:
+def make_schedule(
+    wanted: asked.Schedule, scaled: Scaled, lengths: Lengths, *, last_step: int
+) -> tuple[Schedule, str, str]:
     """Return the schedule in samples, why the warmup is so long, and what the shape does.
 
     Args:
         wanted: the job's.
         scaled: what the rule makes of the batch at the start: where the warmup starts, and LEGW's longer warmup.
         lengths: of the training.
+        last_step: where its last step begins, in samples.
 
     Raises:
-        PlanError: lengths that do not fit together.
+        PlanError: lengths that do not fit together, or a momentum that the rule and the shape both set.
     """
+    _require_one_momentum(wanted, scaled)
     warmup, warmup_reason = _warmup(wanted, scaled, lengths)
-    shape, shape_reason = _shape(wanted, warmup, lengths)
+    shape, shape_reason = _shape(wanted, warmup, lengths, last_step)
     return Schedule(shape=shape, warmup=warmup), warmup_reason, shape_reason
+
+
+def _require_one_momentum(wanted: asked.Schedule, scaled: Scaled) -> None:
+    cycles = isinstance(wanted, CLIMBS_ITSELF) and wanted.low_momentum is not None
+    for name, who in (("betas", "scale.rule = adam_sde"), ("momentum", "scale.co_scale.momentum")):
+        if cycles and name in scaled.constants:
+            raise PlanError(
+                f"schedule.low_momentum moves what {who} scales.", f"Leave out the momentum's cycle or {who}."
+            )
 
 
 def _warmup(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths) -> tuple[Warmup, str]:
@@ -48,6 +61,12 @@ def _warmup(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths) -> tuple[W
         samples = round(AUTO_WARMUP * lengths.total_samples)
         return Warmup(samples=samples, start=from_base), "auto: 5/90 of the training (Goyal et al. 2017), from base_lr"
     warmup = wanted.warmup
+    if scaled.warmup_ratio != 1.0 and warmup.steps is not None:
+        raise PlanError(
+            "scale.rule = legw multiplies the reference's warmup by batch_ratio, and steps are those of the planned "
+            "batch, which are longer already.",
+            "Give the reference's warmup in epochs or samples.",
+        )
     start = from_base if warmup.start == "base" else float(warmup.start)
     where = "from base_lr" if warmup.start == "base" and scaled.lr_ratio > 1.0 else f"from {start:g} of the peak"
     samples = round(lengths.samples(warmup) * scaled.warmup_ratio)
@@ -58,7 +77,7 @@ def _warmup(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths) -> tuple[W
     return Warmup(samples=samples, start=start, shape=warmup.shape), reason
 
 
-def _shape(wanted: asked.Schedule, warmup: Warmup, lengths: Lengths) -> tuple[Shape, str]:
+def _shape(wanted: asked.Schedule, warmup: Warmup, lengths: Lengths, last_step: int) -> tuple[Shape, str]:
     """The shape, and what it does in a line; where torch's convention is another, the line says so."""
     assert lengths.total_samples is not None
     length = max(lengths.total_samples - warmup.samples, 1)
@@ -89,9 +108,15 @@ def _shape(wanted: asked.Schedule, warmup: Warmup, lengths: Lengths) -> tuple[Sh
         case asked.Cyclical():
             return _cyclical(wanted, lengths)
         case asked.OneCycle():
-            return _one_cycle(wanted, warmup, lengths)
+            return _one_cycle(wanted, warmup, lengths, last_step)
         case asked.Wsd(tail_length=tail_length, tail=tail, final_fraction=final):
-            start = max(length - lengths.samples(tail_length), 0)
+            start = length - max(1, lengths.samples(tail_length))
+            if start < 0:
+                raise PlanError(
+                    f"schedule.tail_length = {written(tail_length)} is {length - start} samples, and the warmup leaves "
+                    f"{length} of the training.",
+                    f"The most is {{samples: {length}}}.",
+                )
             text = f"the peak, and in the last {written(tail_length)} to {_share(final)} ({tail})"
             return Wsd(decay_start=start, length=length, tail=tail, final_fraction=final), text
         case asked.InverseSqrt(timescale=timescale):
@@ -122,16 +147,22 @@ def _cyclical(wanted: asked.Cyclical, lengths: Lengths) -> tuple[Shape, str]:
     return shape, text
 
 
-def _one_cycle(wanted: asked.OneCycle, warmup: Warmup, lengths: Lengths) -> tuple[Shape, str]:
+def _one_cycle(wanted: asked.OneCycle, warmup: Warmup, lengths: Lengths, last_step: int) -> tuple[Shape, str]:
     """As torch counts: the peak and the end are reached by the last steps of their stretches, not after them."""
     after_warmup = replace(lengths, total_samples=None)
     assert lengths.total_samples is not None
     fraction = wanted.climb.fraction
     whole = lengths.total_samples - warmup.samples
     climb = round(fraction * whole) if fraction is not None else after_warmup.samples(wanted.climb)
+    climb, length = max(climb - lengths.global_batch_size, 0), max(last_step - warmup.samples, 1)
+    if climb >= length:
+        raise PlanError(
+            f"schedule.climb = {written(wanted.climb)} leaves no step for the way down.",
+            "The peak comes before the last step: climb: {fraction: 0.3} is usual.",
+        )
     shape = OneCycle(
-        climb=max(climb - lengths.global_batch_size, 0),
-        length=max(lengths.last_step_start() - warmup.samples, 1),
+        climb=climb,
+        length=length,
         start_fraction=wanted.start_fraction,
         final_fraction=wanted.final_fraction,
         anneal=wanted.anneal,

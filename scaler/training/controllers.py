@@ -93,7 +93,7 @@ class Controllers:
             "kind": "rate_lowered",
             "by": "plateau",
             "factor": self._plateau_state.factor,
-            "reason": f"{self._metric} {value:.4g} is no better than {before.best:.4g} "
+            "reason": f"{self._metric} {value:.4g} is no better than {_shown(before.best)} "
             f"{self._plateau.patience + 1} evaluations in a row",
         }
 
@@ -152,3 +152,7 @@ class Controllers:
         self._gain = state["gain"]
         self.noise = NoiseScaleAverage.from_dict({**state["noise"], "theta": self.noise.theta})
         self.growth = [(int(at), float(factor)) for at, factor in state["growth"]]
+
+
+def _shown(value: float | None) -> str:
+    return "anything before" if value is None else f"{value:.4g}"

@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaler.core.batch import Batch, samples_in, share_bounds, step_size, steps_between, strong_batch, weak_batch
+from scaler.core.batch import (
+    Batch,
+    micro_batch_bounds,
+    next_step_start,
+    samples_in,
+    share_bounds,
+    step_size,
+    steps_between,
+    strong_batch,
+    weak_batch,
+)
 from scaler.errors import PlanError
 
 sizes = st.integers(1, 300)
@@ -39,13 +49,13 @@ def test_shares_by_example(total: int, parts: int, shares: list[int]) -> None:
 
 
 @given(batch=sizes, num_samples=sizes, steps=st.integers(0, 10**6))
-def test_samples_in_is_the_inverse_of_steps_in(batch: int, num_samples: int, steps: int) -> None:
+def test_samples_in_is_the_inverse_of_steps_from_the_start(batch: int, num_samples: int, steps: int) -> None:
     samples = samples_in(steps, global_batch_size=batch, num_samples=num_samples)
     assert steps_between(0, samples, global_batch_size=batch, num_samples=num_samples) == steps
 
 
 @given(batch=sizes, num_samples=sizes, samples=st.integers(1, 10**6))
-def test_steps_in_is_the_fewest_steps_that_take_the_samples(batch: int, num_samples: int, samples: int) -> None:
+def test_steps_are_the_fewest_that_take_the_samples(batch: int, num_samples: int, samples: int) -> None:
     steps = steps_between(0, samples, global_batch_size=batch, num_samples=num_samples)
     assert samples_in(steps, global_batch_size=batch, num_samples=num_samples) >= samples
     assert samples_in(steps - 1, global_batch_size=batch, num_samples=num_samples) < samples
@@ -65,6 +75,64 @@ def test_walking_step_by_step_uses_each_epoch_exactly_and_never_exceeds(
     assert seen == total
     assert steps == steps_between(0, total, global_batch_size=batch, num_samples=num_samples)
     assert visited.issuperset(range(0, total + 1, num_samples)), "a step reached over the end of an epoch"
+
+
+def starts_of_steps(start: int, *, batch: int, num_samples: int, end: int) -> list[int]:
+    """Where steps begin from ``start`` on, walked one by one; up to the first at or after ``end``."""
+    found = [start]
+    while found[-1] < end:
+        size = step_size(found[-1], global_batch_size=batch, num_samples=num_samples, total_samples=10**9)
+        found.append(found[-1] + size)
+    return found
+
+
+@given(batch=sizes, num_samples=sizes, start=st.integers(0, 900), more=st.integers(0, 900))
+def test_steps_from_the_middle_of_an_epoch_are_those_walked(
+    batch: int, num_samples: int, start: int, more: int
+) -> None:
+    walked = starts_of_steps(start, batch=batch, num_samples=num_samples, end=start + more)
+    for stop in range(start, start + more + 1, 7):
+        steps = steps_between(start, stop, global_batch_size=batch, num_samples=num_samples)
+        assert steps == sum(begin < stop for begin in walked)
+
+
+@given(batch=sizes, num_samples=sizes, start=st.integers(0, 900), more=st.integers(-50, 900))
+def test_the_next_start_of_a_step_is_the_first_walked_that_is_not_before(
+    batch: int, num_samples: int, start: int, more: int
+) -> None:
+    at = start + more
+    walked = starts_of_steps(start, batch=batch, num_samples=num_samples, end=at)
+    found = next_step_start(at, start=start, global_batch_size=batch, num_samples=num_samples)
+    assert found == next(begin for begin in walked if begin >= at)
+
+
+@pytest.mark.parametrize(
+    ("start", "at", "found"),
+    [
+        (0, 0, 0),  # the training itself
+        (0, 1, 4),  # one sample into a step: the next
+        (0, 8, 8),  # on time
+        (0, 9, 10),  # in an epoch's short last step
+        (0, 10, 10),  # the next epoch begins with a step
+        (0, 23, 24),  # counted from the epoch it is in
+        (6, 9, 10),  # steps of this epoch begin where the batch changed: 6, 10
+        (6, 5, 6),  # not before that
+        (6, 12, 14),  # the next epoch's begin with it
+    ],
+)
+def test_the_next_start_by_example(start: int, at: int, found: int) -> None:
+    assert next_step_start(at, start=start, global_batch_size=4, num_samples=10) == found
+
+
+@given(total=st.integers(0, 300), workers=st.integers(1, 12), accumulation=st.integers(1, 12))
+def test_micro_batches_cover_a_step_in_order_and_are_never_empty(total: int, workers: int, accumulation: int) -> None:
+    bounds = [
+        bound
+        for rank in range(workers)
+        for bound in micro_batch_bounds(total, world_size=workers, rank=rank, grad_accum_steps=accumulation)
+    ]
+    assert all(start < stop for start, stop in bounds)
+    assert [place for bound in bounds for place in range(*bound)] == list(range(total))
 
 
 @given(num_samples=sizes, total=st.integers(1, 900), batches=st.lists(sizes, min_size=1, max_size=20))

@@ -1,6 +1,5 @@
 import json
 from dataclasses import fields, replace
-from math import nextafter
 from typing import Any
 
 import pytest
@@ -9,146 +8,11 @@ from hypothesis import strategies as st
 
 from scaler.core.cycles import CosineRestarts, Cyclical, OneCycle
 from scaler.core.decays import Cosine, Linear, Polynomial, Wsd
-from scaler.core.schedules import SHAPES, Schedule, Warmup, cosine_factor, schedule_factor, warmup_factor
+from scaler.core.schedules import SHAPES, Schedule, Warmup
 from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Shape, Step
 from scaler.errors import PlanError
 
 shares = st.floats(0.0, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("samples_seen", "expected"),
-    [
-        (0, 0.25),  # the first step has the start's share exactly
-        (100, 0.4375),  # a quarter of the way
-        (200, 0.625),  # half of the way
-        (399, 0.998125),  # one sample before the end
-        (400, 1.0),  # the end has the peak exactly
-        (401, 1.0),  # and stays
-        (10**9, 1.0),
-    ],
-)
-def test_a_warmup_of_400_samples_from_a_quarter(samples_seen: int, expected: float) -> None:
-    assert warmup_factor(samples_seen, warmup_samples=400, start=0.25) == expected
-
-
-@pytest.mark.parametrize(
-    ("warmup_samples", "start", "samples_seen", "expected"),
-    [
-        (0, 0.25, 0, 1.0),  # no warmup: the peak at once
-        (400, 0.0, 0, 0.0),  # from nothing
-        (400, 1.0, 123, 1.0),  # from the peak: no climb
-        (1, 0.5, 0, 0.5),  # a warmup of one sample is one step
-    ],
-)
-def test_warmups_at_the_edges(warmup_samples: int, start: float, samples_seen: int, expected: float) -> None:
-    assert warmup_factor(samples_seen, warmup_samples=warmup_samples, start=start) == expected
-
-
-@pytest.mark.parametrize(
-    ("warmup_samples", "start", "text"),
-    [
-        (10, 1.5, "schedule.warmup.start = 1.5 is not in [0, 1].\n  It is a share of peak_lr."),
-        (10, -0.1, "schedule.warmup.start = -0.1 is not in [0, 1].\n  It is a share of peak_lr."),
-        (10, float("nan"), "schedule.warmup.start = nan is not in [0, 1].\n  It is a share of peak_lr."),
-        (-1, 0.5, "warmup_samples = -1 is negative.\n  0 means no warmup."),
-    ],
-)
-def test_a_warmup_that_cannot_be_is_refused(warmup_samples: int, start: float, text: str) -> None:
-    with pytest.raises(PlanError) as caught:
-        warmup_factor(0, warmup_samples=warmup_samples, start=start)
-    assert str(caught.value) == text
-
-
-@pytest.mark.parametrize(
-    ("progress", "expected"),
-    [
-        (-1.0, 1.0),  # clipped
-        (0.0, 1.0),  # the peak exactly
-        (1 / 3, 0.775),  # cos(60 degrees) = 1/2
-        (0.5, 0.55),  # half-way between 1 and 0.1
-        (2 / 3, 0.325),
-        (1.0, 0.1),  # the final fraction exactly
-        (7.0, 0.1),  # clipped
-    ],
-)
-def test_a_cosine_to_a_tenth(progress: float, expected: float) -> None:
-    assert cosine_factor(progress, final_fraction=0.1) == pytest.approx(expected, rel=0, abs=1e-15)
-
-
-@pytest.mark.parametrize("final_fraction", [0.0, 0.1, 0.5, 1.0])
-def test_a_cosine_meets_both_ends_exactly(final_fraction: float) -> None:
-    assert cosine_factor(0.0, final_fraction=final_fraction) == 1.0
-    assert cosine_factor(1.0, final_fraction=final_fraction) == final_fraction
-
-
-@pytest.mark.parametrize(
-    ("name", "samples_seen", "expected"),
-    [
-        ("cosine", 0, 0.5),  # the warmup's start
-        ("cosine", 50, 0.75),  # its middle
-        ("cosine", 99, 0.995),  # one sample before its end
-        ("cosine", 100, 1.0),  # the peak, exactly at its end
-        ("cosine", 150, 0.8535533905932737),  # (1 + cos(45 degrees)) / 2: progress counts from the warmup's end
-        ("cosine", 200, 0.5),
-        ("cosine", 300, 0.0),  # the end of training
-        ("cosine", 301, 0.0),  # beyond it
-        ("constant", 0, 0.5),
-        ("constant", 99, 0.995),
-        ("constant", 100, 1.0),
-        ("constant", 300, 1.0),
-    ],
-)
-def test_the_schedule_of_300_samples_with_100_of_warmup(name: str, samples_seen: int, expected: float) -> None:
-    factor = schedule_factor(
-        samples_seen, name=name, total_samples=300, warmup_samples=100, warmup_start=0.5, final_fraction=0.0
-    )
-    assert factor == pytest.approx(expected, rel=0, abs=1e-15)
-
-
-@pytest.mark.parametrize("total", [100, 50])
-def test_a_warmup_as_long_as_the_training_or_longer_only_climbs(total: int) -> None:
-    climb = [
-        schedule_factor(s, name="cosine", total_samples=total, warmup_samples=100, warmup_start=0.0, final_fraction=0.0)
-        for s in range(total)
-    ]
-    assert climb == pytest.approx([s / 100 for s in range(total)], rel=0, abs=1e-15)
-
-
-@given(
-    name=st.sampled_from(["constant", "cosine"]),
-    total=st.integers(1, 10**7),
-    warmup=st.integers(0, 10**7),
-    start=shares,
-    final=shares,
-    seen=st.integers(0, 2 * 10**7),
-)
-def test_every_factor_is_a_share_and_neighbours_are_close(
-    name: str, total: int, warmup: int, start: float, final: float, seen: int
-) -> None:
-    def factor(samples: int) -> float:
-        return schedule_factor(
-            samples, name=name, total_samples=total, warmup_samples=warmup, warmup_start=start, final_fraction=final
-        )
-
-    assert 0.0 <= factor(seen) <= nextafter(1.0, 2.0)
-    slope = max(1 / max(warmup, 1), 1.6 / max(total - warmup, 1))  # of the climb, and pi / 2 of the cosine
-    assert abs(factor(seen + 1) - factor(seen)) <= slope + 1e-12
-
-
-@given(seen=st.integers(0, 99), start=shares)
-def test_warmup_never_falls(seen: int, start: float) -> None:
-    before, after = (warmup_factor(s, warmup_samples=100, start=start) for s in (seen, seen + 1))
-    assert before <= after + 1e-15
-
-
-def test_a_word_that_is_no_schedule_is_refused() -> None:
-    with pytest.raises(PlanError) as caught:
-        schedule_factor(0, name="step", total_samples=1, warmup_samples=0, warmup_start=0.0, final_fraction=0.0)
-    assert str(caught.value) == "schedule.name = step is not a schedule.\n  Schedules: constant, cosine."
-
-
-# --- warmups and schedules as values
 
 
 @pytest.mark.parametrize(
@@ -171,14 +35,31 @@ def test_the_warmups_of_400_samples_from_a_quarter(shape: Any, samples_seen: int
     assert warmup.factor(samples_seen) == pytest.approx(expected, rel=1e-15, abs=0)
 
 
-def test_no_warmup_is_the_peak_at_once() -> None:
-    assert Warmup().factor(0) == 1.0
+@pytest.mark.parametrize(
+    ("warmup", "samples_seen", "expected"),
+    [
+        (Warmup(), 0, 1.0),  # no warmup: the peak at once
+        (Warmup(samples=0, start=0.25), 0, 1.0),  # nor does a start make one
+        (Warmup(samples=400), 0, 0.0),  # from nothing
+        (Warmup(samples=400, start=1.0), 123, 1.0),  # from the peak: no climb
+        (Warmup(samples=1, start=0.5), 0, 0.5),  # a warmup of one sample is one step
+    ],
+)
+def test_warmups_at_the_edges(warmup: Warmup, samples_seen: int, expected: float) -> None:
+    assert warmup.factor(samples_seen) == expected
+
+
+@given(seen=st.integers(0, 99), start=shares, shape=st.sampled_from(["linear", "constant", "cosine"]))
+def test_a_warmup_never_falls(seen: int, start: float, shape: Any) -> None:
+    warmup = Warmup(samples=100, start=start, shape=shape)
+    assert warmup.factor(seen) <= warmup.factor(seen + 1) + 1e-15
 
 
 @pytest.mark.parametrize(
     ("values", "text"),
     [
         ({"start": 1.5}, "schedule.warmup.start = 1.5 is not in [0, 1].\n  It is a share of peak_lr."),
+        ({"start": -0.1}, "schedule.warmup.start = -0.1 is not in [0, 1].\n  It is a share of peak_lr."),
         ({"start": float("nan")}, "schedule.warmup.start = nan is not in [0, 1].\n  It is a share of peak_lr."),
         ({"samples": -1}, "schedule.warmup.samples = -1 samples is below 0.\n  The least is 0."),
         ({"shape": "square"}, "schedule.warmup.shape = square is not known.\n  Known: linear, constant, cosine."),
@@ -209,9 +90,20 @@ def test_a_shape_after_100_samples_of_warmup_from_a_half(shape: Shape, expected:
     assert {s: schedule(s) for s in expected} == pytest.approx(expected, rel=1e-15, abs=1e-15)
 
 
-def test_a_cycle_after_a_warmup_falls_to_its_own_start() -> None:
-    schedule = Schedule(shape=Cyclical(climb=50, descent=50, low=0.25), warmup=Warmup(samples=100))
-    assert [schedule(s) for s in (0, 99, 100, 150)] == [0.0, 0.99, 0.25, 1.0]
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        # The warmup climbs to the shape's own start, a quarter of the peak, and the shape goes on from there.
+        (Cyclical(climb=50, descent=50, low=0.25), {0: 0.125, 50: 0.1875, 99: 0.24875, 100: 0.25, 150: 1.0, 200: 0.25}),
+        (
+            OneCycle(climb=50, length=150, start_fraction=0.25, final_fraction=0.0, anneal="linear"),
+            {0: 0.125, 50: 0.1875, 99: 0.24875, 100: 0.25, 150: 1.0, 200: 0.5, 250: 0.0},
+        ),
+    ],
+)
+def test_a_warmup_ends_where_a_shape_that_climbs_begins(shape: Shape, expected: dict[int, float]) -> None:
+    schedule = Schedule(shape=shape, warmup=Warmup(samples=100, start=0.5))
+    assert {s: schedule(s) for s in expected} == pytest.approx(expected, rel=1e-15, abs=1e-15)
 
 
 def test_momentum_waits_for_the_end_of_the_warmup() -> None:
@@ -380,8 +272,7 @@ def test_neighbours_are_close_at_every_joint_and_between(schedule: Schedule, any
         before, here, after = (schedule.factor(max(s, 0.0)) for s in (at - 1e-3, at, at + 1e-3))
         # A thousandth of a sample is 1e-6 of the shortest length; of square roots at their end that makes 1e-3.
         assert abs(after - here) <= 1.001e-3
-        if place > 0 or schedule.shape.factor(0) == 1.0:  # a cycle starts below the peak, where a warmup ends
-            assert abs(here - before) <= 1.001e-3
+        assert abs(here - before) <= 1.001e-3
 
 
 @given(schedule=smooth_schedule, share=shares)
@@ -403,8 +294,9 @@ def test_a_schedule_knows_shares_of_its_lengths_only(schedule: Schedule, seen: i
 @given(schedule=every_schedule)
 def test_the_ends_are_exact(schedule: Schedule) -> None:
     shape, warmup = schedule.shape, schedule.warmup
+    begins = 1.0 if shape.counts_warmup else shape.factor(0)
     if warmup.samples:
-        assert schedule.factor(0) == warmup.start
+        assert schedule.factor(0) == warmup.start * begins
     if isinstance(shape, OneCycle):
         assert shape.factor(0) == shape.start_fraction
         assert shape.factor(shape.climb) == 1.0

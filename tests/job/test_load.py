@@ -25,7 +25,14 @@ VALID: dict[str, Any] = {
     "train": {"epochs": 2, "num_samples": 100},
 }
 IS_YAML = "\n  The file is YAML; indent with blanks."
-JOB_KEYS = "name, recipe, recipe_args, reference, scale, schedule, train, resources, checkpoint, failures, storage."
+JOB_KEYS = (
+    "name, recipe, recipe_args, reference, scale, groups, layer_decay, schedule, train, resources, checkpoint, "
+    "failures, storage."
+)
+TRAIN_KEYS = (
+    "epochs, steps, samples, num_samples, seed, precision, clip_grad_norm, ema, noise_scale_every, data_workers, "
+    "eval_every."
+)
 
 
 def load_bytes(folder: Path, content: str | bytes, *overrides: str) -> Job:
@@ -47,11 +54,11 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (  # unknown key, with the nearest one
             "schedule.warmpu=1",
             'JOB: unknown key "warmpu" in schedule.\n'
-            '  Did you mean "warmup"? Known keys: name, warmup, final_fraction.',
+            '  Did you mean "warmup"? Known keys: name, warmup, plateau, final_fraction.',
         ),
         (  # unknown key that is near nothing
             "failures.zzz=1",
-            'JOB: unknown key "zzz" in failures.\n  Known keys: max_restarts.',
+            'JOB: unknown key "zzz" in failures.\n  Known keys: max_restarts, divergence.',
         ),
         (  # unknown key at the top
             "trian={epochs: 1}",
@@ -60,7 +67,7 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (  # unknown key below a choice of two kinds of value
             "schedule.warmup.epoch=1",
             'JOB: unknown key "epoch" in schedule.warmup.\n'
-            '  Did you mean "epochs"? Known keys: epochs, steps, samples, fraction, start.',
+            '  Did you mean "epochs"? Known keys: epochs, steps, samples, fraction, start, shape.',
         ),
         (  # one level deeper
             "checkpoint={every: {minutes: 1}}",
@@ -112,11 +119,12 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (  # upper end
             "schedule.final_fraction=1.01",
             "JOB: schedule.final_fraction = 1.01 must be <= 1.\n"
-            "  schedule.final_fraction: Share of the peak at the end (cosine).",
+            "  schedule.final_fraction: Share of the peak at the end.",
         ),
         (  # a word that is not one of the words, near one
             "scale.rule=lineal",
-            'JOB: scale.rule = lineal is not one of auto, linear, sqrt, none.\n  Did you mean "linear"?',
+            "JOB: scale.rule = lineal is not one of auto, linear, sqrt, power, adam_sde, gain, adascale, legw, none.\n"
+            '  Did you mean "linear"?',
         ),
         (  # near none
             "train.precision=double",
@@ -127,7 +135,7 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
             "schedule.warmup=none",
             "JOB: schedule.warmup = none is not one of auto.\n"
             "  schedule.warmup: auto: 5/90 of the training, from the reference's rate, "
-            "if the rate is scaled up; else none.",
+            "if the rate is scaled up and the shape does not climb by itself; else none.",
         ),
         (
             "schedule.warmup={epochs: 1, start: bass}",
@@ -177,7 +185,8 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (
             "reference.optimizer.name=Adam",
             "JOB: reference.optimizer has the name Adam, which is not an optimizer.\n"
-            "  Use sgd, adam, adamw, rmsprop, or an import path such as torch.optim:NAdam.",
+            "  Use sgd, adam, adamw, rmsprop, lars, lamb, lion, prodigy, schedulefree_sgd, schedulefree_adamw, "
+            "or an import path such as torch.optim:NAdam.",
         ),
         (
             "reference.optimizer.lr=1",
@@ -213,14 +222,249 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (
             "train.<x=1",
-            'JOB: unknown key "<x" in train.\n'
-            "  Known keys: epochs, steps, samples, num_samples, seed, precision, clip_grad_norm, data_workers, "
-            "eval_every.",
+            f'JOB: unknown key "<x" in train.\n  Known keys: {TRAIN_KEYS}',
+        ),
+        (  # schedules: a section that comes in kinds, by its name
+            "schedule.name=cosin",
+            "JOB: schedule.name = cosin is not one of constant, step, multi_step, exponential, linear, polynomial, "
+            'cosine, cosine_restarts, cyclical, one_cycle, wsd, inverse_sqrt.\n  Did you mean "cosine"?',
+        ),
+        (
+            "schedule.name=[cosine]",
+            "JOB: schedule.name = ['cosine'] is not one of constant, step, multi_step, exponential, linear, "
+            "polynomial, cosine, cosine_restarts, cyclical, one_cycle, wsd, inverse_sqrt.\n"
+            '  Did you mean "cosine"?',
+        ),
+        (
+            "schedule=cosine",
+            "JOB: schedule = cosine must hold keys and values.\n  schedule: Shape of the rate over the training.",
+        ),
+        (
+            "schedule=null",
+            "JOB: schedule = null must hold keys and values.\n  schedule: Shape of the rate over the training.",
+        ),
+        (  # a key of another kind
+            "schedule={name: constant, final_fraction: 0.1}",
+            'JOB: unknown key "final_fraction" in schedule.\n  Known keys: name, warmup, plateau.',
+        ),
+        (  # what a kind needs
+            "schedule={name: step}",
+            'JOB: the key "every" is missing in schedule.\n  schedule.every: How often it falls.',
+        ),
+        (
+            "schedule={name: exponential}",
+            'JOB: the key "decay" is missing in schedule.\n  schedule.decay: What an interval multiplies the rate by.',
+        ),
+        (  # a list of sections
+            "schedule={name: multi_step, at: []}",
+            "JOB: schedule.at = [] is too short.\n  schedule.at: In ascending order.",
+        ),
+        (
+            "schedule={name: multi_step, at: {epochs: 30}}",
+            "JOB: schedule.at = {'epochs': 30} is not a list.\n  schedule.at: In ascending order.",
+        ),
+        (
+            "schedule={name: multi_step, at: [{epochs: 30}, 60]}",
+            "JOB: schedule.at.1 = 60 must hold keys and values.\n  schedule.at: In ascending order.",
+        ),
+        (
+            "schedule={name: multi_step, at: [{epochs: 30}, {epoch: 60}]}",
+            'JOB: unknown key "epoch" in schedule.at.1.\n'
+            '  Did you mean "epochs"? Known keys: epochs, steps, samples, fraction.',
+        ),
+        (
+            "schedule={name: multi_step, at: [{epochs: 30, steps: 1}]}",
+            "JOB: schedule.at.0 has epochs, steps: one unit is too many.\n"
+            "  Give exactly one of epochs, steps, samples, fraction, such as {epochs: 1}.",
+        ),
+        (
+            "schedule={name: step, every: {fraction: 0}}",
+            "JOB: schedule.every.fraction = 0 must be > 0.\n  schedule.every.fraction: Share of the whole training.",
+        ),
+        (
+            "schedule={name: one_cycle, low_momentum: 0.85}",
+            "JOB: schedule has one end of the momentum's cycle.\n  Give low_momentum and high_momentum, or neither.",
+        ),
+        (
+            "schedule={name: cyclical, climb: {epochs: 1}, low: 0.1, mode: triangle}",
+            "JOB: schedule.mode = triangle is not one of triangular, triangular2, exp_range.\n"
+            '  Did you mean "triangular"?',
+        ),
+        (
+            "schedule.plateau={metric: ''}",
+            'JOB: schedule.plateau.metric = "" is too short.\n'
+            "  schedule.plateau.metric: Which value of the evaluation.",
+        ),
+        (
+            "schedule.plateau={patiences: 3}",
+            'JOB: unknown key "patiences" in schedule.plateau.\n  Did you mean "patience"? Known keys: metric, mode, '
+            "factor, patience, threshold, threshold_mode, cooldown, min_factor.",
+        ),
+        (
+            "schedule.warmup.shape=sine",
+            'JOB: schedule.warmup.shape = sine is not one of linear, constant, cosine.\n  Did you mean "cosine"?',
+        ),
+        (  # the rule's own keys
+            "scale.rule=power",
+            "JOB: scale has rule: power and no exponent.\n"
+            "  Give exponent: power only: lr_ratio = batch_ratio ** exponent.",
+        ),
+        (
+            "scale.exponent=0.5",
+            "JOB: scale has exponent = 0.5, which rule: linear does not take.\n  Use rule: power.",
+        ),
+        (
+            "scale.rule=gain",
+            "JOB: scale has rule: gain and no noise_scale.\n"
+            "  Give noise_scale: gain only: the gradient noise scale, in samples.",
+        ),
+        (
+            "scale.noise_scale=100",
+            "JOB: scale has noise_scale = 100, which rule: linear does not take.\n  Use rule: gain.",
+        ),
+        (
+            "scale.betas=power",
+            "JOB: scale has betas: power, which rule: linear does not take.\n  Use rule: adam_sde.",
+        ),
+        (
+            "scale.co_scale={ema: true}",
+            "JOB: scale.co_scale.ema = true, and there is no average to scale.\n  Give train.ema.",
+        ),
+        (
+            "scale.co_scale={weight_decay: 1}",
+            "JOB: scale.co_scale.weight_decay = 1 is not true or false.\n  scale.co_scale.weight_decay: Hold the "
+            "timescale of weight decay in samples: x batch_ratio / lr_ratio (AdamW, SGD).",
+        ),
+        (  # a batch that grows
+            "scale.batch_schedule={every: {epochs: 1}}",
+            "JOB: scale.batch_schedule.name = null is not one of points, doubling, noise_scale.\n"
+            "  scale.batch_schedule: A global batch that grows as training goes on; the rate follows by the rule.",
+        ),
+        (
+            "scale.batch_schedule=doubling",
+            "JOB: scale.batch_schedule = doubling must hold keys and values.\n"
+            "  scale.batch_schedule: A global batch that grows as training goes on; the rate follows by the rule.",
+        ),
+        (
+            "scale.batch_schedule={name: doubling, every: {epochs: 1}}",
+            'JOB: the key "max_global_batch_size" is missing in scale.batch_schedule.\n'
+            "  scale.batch_schedule.max_global_batch_size: It stays there.",
+        ),
+        (
+            "scale.batch_schedule={name: points, points: [{at: {epochs: 1}}]}",
+            'JOB: the key "factor" is missing in scale.batch_schedule.points.0.\n'
+            "  scale.batch_schedule.points.factor: Times the batch at the start of training.",
+        ),
+        (  # groups
+            "groups=[{match: '*'}]",
+            "JOB: groups.0 matches * and changes nothing.\n  Give lr_ratio, weight_decay or freeze.",
+        ),
+        (
+            "groups=[{match: '*', freeze: true}, {match: '', freeze: true}]",
+            'JOB: groups.1.match = "" is too short.\n'
+            '  groups.match: Of the parameter\'s name in the model, with * and ?, such as "backbone.*".',
+        ),
+        (
+            "groups=[{match: '*', freeze: false}]",
+            "JOB: groups.0.freeze = false is not one of true.\n"
+            "  groups.freeze: true: not trained at all; a point of training such as {epochs: 2}: not until then.",
+        ),
+        (
+            "groups=[{match: '*', freeze: {epochs: 0}}]",
+            "JOB: groups.0.freeze.epochs = 0 must be > 0.\n"
+            "  groups.freeze.epochs: Passes over the training set; fractions allowed.",
+        ),
+        (
+            "groups=[backbone]",
+            "JOB: groups.0 = backbone must hold keys and values.\n"
+            "  groups: Parameters with a rate, weight decay or freezing of their own; "
+            "recipe: the recipe gives them.",
+        ),
+        (
+            "groups=recipes",
+            'JOB: groups = recipes is not one of recipe.\n  Did you mean "recipe"?',
+        ),
+        (
+            "groups={match: '*', freeze: true}",
+            "JOB: groups = {'match': '*', 'freeze': True} is not a list.\n"
+            "  groups: Parameters with a rate, weight decay or freezing of their own; "
+            "recipe: the recipe gives them.",
+        ),
+        (
+            "layer_decay={factor: 0.8, layers: ['*']}",
+            "JOB: layer_decay.layers = ['*'] is too short.\n"
+            "  layer_decay.layers: Patterns of parameter names from the input to the output; {n} stands for a number "
+            'and makes a layer of each, in order: ["embed.*", "blocks.{n}.*", "head.*"]. '
+            "Every parameter must be in one.",
+        ),
+        (  # options of optimizers
+            "reference.optimizer={name: adam, betas: 0.9}",
+            "JOB: reference.optimizer has betas = 0.9, which is not 2 numbers.\n  Such as betas: [0.9, 0.999].",
+        ),
+        (
+            "reference.optimizer={name: adam, betas: [0.9]}",
+            "JOB: reference.optimizer has betas = [0.9], which is not 2 numbers.\n  Such as betas: [0.9, 0.999].",
+        ),
+        (
+            "reference.optimizer={name: adam, betas: [.nan, 0.999]}",
+            "JOB: reference.optimizer has betas = [nan, 0.999], which is not a finite number.\n  Write a number.",
+        ),
+        (
+            "reference.optimizer.momentum=high",
+            "JOB: reference.optimizer has momentum = high, which is not a number.\n  Such as momentum: 0.",
+        ),
+        (
+            "reference.optimizer.nesterov=1",
+            "JOB: reference.optimizer has nesterov = 1, which is not true or false.\n  Such as nesterov: false.",
+        ),
+        (
+            "reference.optimizer.weight_decay=null",
+            "JOB: reference.optimizer has weight_decay = None, which is not a number.\n  Such as weight_decay: 0.",
+        ),
+        (
+            "train.ema={decay: 1}",
+            "JOB: train.ema.decay = 1 must be < 1.\n"
+            "  train.ema.decay: How much of the average a step of the reference keeps.",
+        ),
+        (
+            "failures.divergence={then: go_on}",
+            "JOB: failures.divergence.then = go_on is not one of stop, go_back.\n"
+            "  failures.divergence.then: stop: with a report; go_back: to the last checkpoint, with a lower rate.",
         ),
     ],
 )
 def test_a_job_with_one_fault(tmp_path: Path, override: str, text: str) -> None:
     assert refusal(tmp_path, yaml.safe_dump(VALID), override) == text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (  # steps of what length?
+            ["scale.num_workers={min: 1, max: 2}", "train={steps: 10}"],
+            "JOB: train.steps = 10 has no fixed length: steps grow and shrink with the workers.\n"
+            "  Give train.epochs or train.samples.",
+        ),
+        (
+            [
+                "scale.batch_schedule={name: doubling, every: {epochs: 1}, max_global_batch_size: 64}",
+                "train={steps: 9}",
+            ],
+            "JOB: train.steps = 9 has no fixed length: steps grow with scale.batch_schedule.\n"
+            "  Give train.epochs or train.samples.",
+        ),
+        (
+            ["scale.rule=adascale", "scale.batch_schedule={name: noise_scale, max_global_batch_size: 64}"],
+            "JOB: scale has rule: adascale and a batch_schedule.\n  Use one: both follow the noise of the gradient.",
+        ),
+        (  # adam_sde alone takes betas
+            ["scale.rule=auto", "scale.betas=power"],
+            "JOB: scale has betas: power, which rule: auto does not take.\n  Use rule: adam_sde.",
+        ),
+    ],
+)
+def test_keys_that_do_not_go_together(tmp_path: Path, overrides: list[str], text: str) -> None:
+    assert refusal(tmp_path, yaml.safe_dump(VALID), *overrides) == text
 
 
 @pytest.mark.parametrize(

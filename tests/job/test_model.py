@@ -1,44 +1,59 @@
+import importlib
 import inspect
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
 import yaml
 from pydantic import ValidationError
 
-from scaler.core.rules import ADAPTIVE, SGD_FAMILY
-from scaler.job import Job, load_job, parse_job
-from scaler.job.model import OPTIMIZER_OPTIONS
+from scaler.core.rules import ADAPTIVE, LAYERWISE, OPTIMIZER_CLASSES, RULES, SELF_TUNED, SGD_FAMILY
+from scaler.core.schedules import SHAPES
+from scaler.job import Job, dump_job, load_job, parse_job, read_job
+from scaler.job.optimizer import OPTIMIZER_OPTIONS
+from scaler.job.scale import Scale
+from scaler.job.schedule import Schedule
 
 # How a step is computed, not what it computes.
 IMPLEMENTATION = {"foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay"}
+# Where pytorch_optimizer's default is not what was published.
+AS_PUBLISHED = {("lamb", "weight_decouple"): False, ("lamb", "adam_debias"): True}
+
+
+def class_of(path: str) -> type:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 @pytest.mark.parametrize("name", OPTIMIZER_OPTIONS)
-def test_the_options_table_has_torchs_own_names_and_defaults(name: str) -> None:
-    import torch
+def test_the_options_table_has_the_optimizers_own_names_and_defaults(name: str) -> None:
+    kind = class_of(OPTIMIZER_CLASSES[name])
+    defaults = {key: parameter.default for key, parameter in inspect.signature(kind).parameters.items()}
+    expected = {key: AS_PUBLISHED.get((name, key), defaults.get(key)) for key in OPTIMIZER_OPTIONS[name]}
+    assert OPTIMIZER_OPTIONS[name] == expected
+    if OPTIMIZER_CLASSES[name].startswith("torch.optim:"):
+        assert expected.keys() == defaults.keys() - IMPLEMENTATION - {"params", "lr"}
 
-    classes = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    parameters = inspect.signature({**classes, "rmsprop": torch.optim.RMSprop}[name]).parameters
-    defaults = {key: parameter.default for key, parameter in parameters.items() if key not in ("params", "lr")}
-    ours = {key: tuple(value) if isinstance(value, list) else value for key, value in OPTIMIZER_OPTIONS[name].items()}
-    assert ours == {key: value for key, value in defaults.items() if key not in IMPLEMENTATION}
+
+def test_every_optimizer_that_a_job_names_in_one_word_has_a_class_and_options() -> None:
+    assert OPTIMIZER_OPTIONS.keys() == OPTIMIZER_CLASSES.keys()
 
 
-@pytest.mark.parametrize("name", [name for name in (*SGD_FAMILY, *ADAPTIVE) if name not in OPTIMIZER_OPTIONS])
+@pytest.mark.parametrize(
+    "name",
+    [name for name in (*SGD_FAMILY, *ADAPTIVE, *LAYERWISE, *SELF_TUNED) if name not in OPTIMIZER_OPTIONS],
+)
 def test_every_import_path_that_auto_knows_is_a_torch_optimizer(name: str) -> None:
-    import torch
-
-    module, _, kind = name.partition(":")
-    assert module == "torch.optim"
-    assert issubclass(getattr(torch.optim, kind), torch.optim.Optimizer)
+    assert name.startswith("torch.optim:")
+    assert issubclass(class_of(name), class_of("torch.optim:Optimizer"))
 
 
-def test_auto_knows_every_optimizer_that_a_job_names_in_one_word() -> None:
-    assert set(OPTIMIZER_OPTIONS) == {name for name in (*SGD_FAMILY, *ADAPTIVE) if ":" not in name}
+def test_auto_knows_every_optimizer_that_a_job_names_in_one_word_but_lion() -> None:
+    known = {name for name in (*SGD_FAMILY, *ADAPTIVE, *LAYERWISE, *SELF_TUNED) if ":" not in name}
+    assert set(OPTIMIZER_OPTIONS) - known == {"lion"}
 
 
 @pytest.mark.parametrize(
@@ -73,19 +88,26 @@ def test_the_smallest_job_has_the_documented_defaults() -> None:
             "num_workers": 1,
             "per_worker_batch_size": 4,
             "rule": "auto",
+            "betas": "sde",
+            "co_scale": {"weight_decay": False, "ema": False, "momentum": False},
             "on_resize": "scale_with_batch",
         },
-        "schedule": {"name": "constant", "warmup": "auto", "final_fraction": 0.0},
+        "groups": (),
+        "schedule": {"name": "constant", "warmup": "auto"},
         "train": {
             "epochs": 1.0,
             "seed": 0,
             "precision": "fp32",
+            "noise_scale_every": 20,
             "data_workers": 0,
             "eval_every": {"epochs": 1.0},
         },
         "resources": {"cpus_per_worker": 1.0, "gpus_per_worker": 0.0},
         "checkpoint": {"every": {"epochs": 1.0}, "keep": 2},
-        "failures": {"max_restarts": 3},
+        "failures": {
+            "max_restarts": 3,
+            "divergence": {"multiple": 10.0, "then": "stop", "lr_factor": 0.5, "max_times": 3},
+        },
         "storage": "runs",
     }
 
@@ -98,6 +120,19 @@ def test_the_smallest_job_has_the_documented_defaults() -> None:
         ["schedule.warmup=auto"],
         ["schedule.warmup={fraction: 0.1, start: 0.5}"],
         ["reference.optimizer={name: adamw, betas: [0.9, 0.95], eps: 1e-8}"],  # options
+        ["reference.optimizer={name: lamb}", "scale.rule=auto"],
+        ["scale.rule=power", "scale.exponent=0.6", "scale.co_scale={weight_decay: true}"],
+        ["scale.rule=gain", "scale.noise_scale=480"],
+        ["scale.batch_schedule={name: points, points: [{at: {epochs: 2}, factor: 2}, {at: {steps: 9}, factor: 3}]}"],
+        ["scale.batch_schedule={name: doubling, every: {epochs: 2}, max_global_batch_size: 999}"],
+        ["scale.batch_schedule={name: noise_scale, max_global_batch_size: 999}"],
+        ["schedule={name: multi_step, at: [{epochs: 3}, {samples: 9000}], plateau: {patience: 2}}"],
+        ["schedule={name: one_cycle, low_momentum: 0.85, high_momentum: 0.95}"],
+        ["schedule={name: cyclical, climb: {epochs: 1}, low: 0.1, mode: exp_range, decay: 0.9}"],
+        ["groups=[{match: '*', lr_ratio: 0.1, freeze: {epochs: 1}}, {match: 'a*', weight_decay: 0, freeze: true}]"],
+        ["groups=recipe"],
+        ["layer_decay={factor: 0.8, layers: ['a.{n}.*', 'b.*']}"],
+        ["train.ema={decay: 0.999}", "scale.co_scale.ema=true", "failures.divergence=null"],
         ["recipe_args={hidden: null, depth: [1, {a: 2}], rate: 1e-3, word: 'no'}"],  # null is a value like any other
     ],
 )
@@ -105,6 +140,7 @@ def test_a_job_survives_the_way_to_the_workers(digits: Callable[..., Job], overr
     job = digits(*overrides)
     assert parse_job(job.model_dump(), source="here") == job
     assert parse_job(json.loads(json.dumps(job.model_dump(mode="json"))), source="here") == job
+    assert read_job(dump_job(job).encode(), source="here") == job  # what the run folder keeps
 
 
 @pytest.mark.parametrize(
@@ -141,6 +177,8 @@ def test_every_key_is_described_in_the_schema() -> None:
     assert "job.$defs.Warmup.start" in found
 
     def described(field: dict[str, Any]) -> bool:  # a description that is the section's own is only there
+        if "const" in field:  # the name of a kind says it all
+            return True
         target = whole["$defs"].get(field.get("$ref", "").rpartition("/")[2], {})
         return bool(field.get("description") or target.get("description"))
 
@@ -152,9 +190,44 @@ def test_the_schema_is_one_and_takes_the_job_that_ships(digits_path: Path) -> No
     jsonschema.validate(yaml.safe_load(digits_path.read_text()), schema())
 
 
+KINDS = [
+    get_args(note.model_fields["name"].annotation)[0] for kind in get_args(Schedule) for note in get_args(kind)[:1]
+]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_schedule_of_the_job_is_one_of_the_core(digits: Callable[..., Job], name: str) -> None:
+    needed = {
+        "step": "every: {epochs: 1}",
+        "multi_step": "at: [{epochs: 1}]",
+        "exponential": "decay: 0.9",
+        "cosine_restarts": "first: {epochs: 1}",
+        "cyclical": "climb: {epochs: 1}, low: 0.1",
+    }
+    override = f"schedule={{name: {name}, {needed.get(name, 'warmup: auto')}}}"
+    job = digits(override)
+    assert job.schedule.name == name in SHAPES
+    assert next(iter(type(job.schedule).model_fields)) == "name", "it comes first in messages and files"
+    jsonschema.validate(job.model_dump(mode="json", exclude_none=True), schema())
+
+
+def test_the_rules_of_the_job_are_those_of_the_core() -> None:
+    assert get_args(Scale.model_fields["rule"].annotation) == RULES
+
+
+def test_a_schedule_without_a_name_is_constant(digits: Callable[..., Job]) -> None:
+    job = digits("schedule={warmup: {epochs: 1}}")
+    assert job.schedule.name == "constant"
+    jsonschema.validate({**job.model_dump(mode="json", exclude_none=True), "schedule": {"warmup": "auto"}}, schema())
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
+        (("schedule", "name"), "cosin"),
+        (("schedule", "decay"), 0.1),  # a key of another kind
+        (("scale", "batch_schedule"), {"name": "doubling"}),  # a missing key
+        (("scale", "co_scale"), {"weight_decay": 1}),
         (("schedule", "warmpu"), 1),  # unknown key
         (("scale", "rule"), "lineal"),  # not one of the words
         (("scale", "num_workers"), 0),  # out of range

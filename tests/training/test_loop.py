@@ -25,11 +25,10 @@ SAMPLES = 250  # no multiple of any batch below
 class Kept:
     """Surroundings that keep everything in memory."""
 
-    attempt = 0
     device = torch.device("cpu")
 
     def __init__(self, rank: int, world_size: int, folder: str, *, stop_after: int | None = None) -> None:
-        self.rank, self.world_size, self.folder = rank, world_size, RunFolder(folder)
+        self.rank, self.world_size, self.folder, self.attempt = rank, world_size, RunFolder(folder), 0
         self.records: list[Record] = []
         self.events: list[Mapping[str, Any]] = []
         self._stop_after = stop_after
@@ -37,6 +36,9 @@ class Kept:
     def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
         self.records.extend(records)
         self.events.extend(events)
+
+    def next_attempt(self) -> int:
+        return self.attempt + 1
 
     def settle(self) -> None:
         """Handed over is arrived."""

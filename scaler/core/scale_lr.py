@@ -1,0 +1,204 @@
+"""``scale_lr``: a rate and an optimizer's constants at another batch, for one's own script."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, TypedDict, Unpack
+
+from scaler.core.rules import Rule, choose_rule, scale
+from scaler.errors import PlanError
+
+
+class RuleOptions(TypedDict, total=False):
+    """What a rule may be told beside its name: the fields of ``scaler.core.rules.Rule``."""
+
+    exponent: float
+    noise_scale: float
+    betas: str
+    scale_weight_decay: bool
+    scale_momentum: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScaledLR:
+    """What ``scale_lr`` makes of a reference at a batch.
+
+    Attributes:
+        lr: the peak rate at ``global_batch_size``: the reference's times ``lr_ratio``.
+        lr_ratio: what the rule makes of ``batch_ratio``.
+        batch_ratio: ``global_batch_size / reference_batch_size``.
+        warmup_ratio: what the reference's warmup, in samples, is multiplied by; 1 except for ``legw``.
+        rule: the rule used; never ``auto``.
+        reason: why this rule.
+        constants: the optimizer's constants: those given, with the rule's over them.
+        reasons: of each constant that the rule scaled, how.
+    """
+
+    lr: float
+    lr_ratio: float
+    batch_ratio: float
+    warmup_ratio: float
+    rule: str
+    reason: str
+    constants: Mapping[str, Any]
+    reasons: Mapping[str, str]
+
+
+def scale_lr(
+    lr: float,
+    *,
+    reference_batch_size: int,
+    global_batch_size: int,
+    optimizer: str = "sgd",
+    rule: str = "auto",
+    constants: Mapping[str, Any] | None = None,
+    **options: Unpack[RuleOptions],
+) -> ScaledLR:
+    """Return the learning rate and the optimizer's constants at ``global_batch_size``, always from the reference.
+
+        lr = lr * lr_ratio(batch_ratio), with batch_ratio = global_batch_size / reference_batch_size
+
+    Args:
+        lr: the rate that is known to be good at ``reference_batch_size``, > 0.
+        reference_batch_size: samples per optimizer step of the reference, >= 1.
+        global_batch_size: samples per optimizer step now, over all workers and micro-steps, >= 1; not the number of
+            workers.
+        optimizer: ``sgd``, ``adamw`` or another name of the job file, or an import path such as ``torch.optim:NAdam``.
+        rule: ``auto``, which looks the optimizer up; ``linear``, ``sqrt``, ``power``, ``adam_sde``, ``gain``, ``legw``
+            or ``none``.
+        constants: the reference's constants of the optimizer, where the rule scales some: ``betas``, ``eps``,
+            ``weight_decay``, ``momentum``. None is assumed.
+        **options: ``exponent`` (of ``power``); ``noise_scale`` (of ``gain``, in samples); ``betas`` (of ``adam_sde``:
+            ``sde`` or ``power``); ``scale_weight_decay`` and ``scale_momentum`` (True: scale them too).
+
+    Raises:
+        PlanError: numbers out of range, an option that the rule lacks or does not take, a rule that does not hold for
+            this optimizer or so far out, or ``adascale``, which needs a loop that measures.
+
+    Sources:
+        Those of the rules, in ``scaler.core.rules.lr_ratio``.
+
+    Example:
+        >>> scaled = scale_lr(0.1, reference_batch_size=256, global_batch_size=8192)
+        >>> scaled.lr, scaled.lr_ratio, scaled.reason
+        (3.2, 32.0, 'sgd: linear rule (Goyal et al. 2017), chosen by auto for the SGD family')
+        >>> adam = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1}
+        >>> scaled = scale_lr(
+        ...     1e-3, reference_batch_size=16, global_batch_size=64, optimizer="adamw", rule="adam_sde", constants=adam
+        ... )
+        >>> scaled.lr, [round(beta, 6) for beta in scaled.constants["betas"]], scaled.constants["weight_decay"]
+        (0.002, [0.6, 0.996], 0.1)
+    """
+    if not 0.0 < lr < float("inf"):
+        raise PlanError(f"lr = {lr:g} is not in (0, inf).", "It is the rate that is good at reference_batch_size.")
+    ratio = batch_ratio(reference_batch_size=reference_batch_size, global_batch_size=global_batch_size)
+    made, reason = make_rule(rule, optimizer=optimizer, **options)
+    given = dict(constants or {})
+    scaled = scale(
+        made, batch_ratio=ratio, reference_batch_size=reference_batch_size, optimizer=optimizer, constants=given
+    )
+    return ScaledLR(
+        lr=peak_lr(lr, scaled.lr_ratio),
+        lr_ratio=scaled.lr_ratio,
+        batch_ratio=ratio,
+        warmup_ratio=scaled.warmup_ratio,
+        rule=made.name,
+        reason=reason,
+        constants={**given, **scaled.constants},
+        reasons=scaled.reasons,
+    )
+
+
+def batch_ratio(*, reference_batch_size: int, global_batch_size: int) -> float:
+    """Return ``global_batch_size / reference_batch_size``.
+
+    Raises:
+        PlanError: a batch below one sample.
+
+    Example:
+        >>> batch_ratio(reference_batch_size=16, global_batch_size=24)
+        1.5
+    """
+    for name, size in (("reference_batch_size", reference_batch_size), ("global_batch_size", global_batch_size)):
+        if not size >= 1:
+            raise PlanError(f"{name} = {size} is below 1.", "It is samples per optimizer step, over all workers.")
+    return global_batch_size / reference_batch_size
+
+
+def peak_lr(base_lr: float, lr_ratio: float) -> float:
+    """Return ``base_lr * lr_ratio``.
+
+    Raises:
+        PlanError: the product is no number.
+
+    Example:
+        >>> peak_lr(0.1, 32.0)
+        3.2
+    """
+    peak = base_lr * lr_ratio
+    if not isfinite(peak):
+        raise PlanError(f"peak_lr = {base_lr:g} x {lr_ratio:g} is too large for a number.", "Lower lr.")
+    return peak
+
+
+def make_rule(
+    rule: str,
+    *,
+    optimizer: str,
+    exponent: float | None = None,
+    noise_scale: float | None = None,
+    betas: str = "sde",
+    scale_weight_decay: bool = False,
+    scale_momentum: bool = False,
+) -> tuple[Rule, str]:
+    """Return a rule with its options, and why it is this one.
+
+    Args:
+        rule: one of ``scaler.core.rules.RULES`` but ``adascale``.
+        optimizer: its name in the job file, or ``module:Class``.
+        exponent: as in ``Rule``, in [-2, 2].
+        noise_scale: as in ``Rule``.
+        betas: as in ``Rule``.
+        scale_weight_decay: as in ``Rule``.
+        scale_momentum: as in ``Rule``.
+
+    Raises:
+        PlanError: no such rule, an option that it lacks or does not take, or one out of range.
+
+    Example:
+        >>> make_rule("power", optimizer="adamw", exponent=0.5)[1]
+        'adamw: power rule, as asked for'
+    """
+    name, reason = choose_rule(rule, optimizer=optimizer)
+    if name == "adascale":
+        raise PlanError(
+            "rule = adascale measures its gain in training, and here nothing does.",
+            "Train with scaler submit, or use rule = gain with a noise_scale.",
+        )
+    for option, value, its_rule, meaning in (
+        ("exponent", exponent, "power", "lr_ratio = batch_ratio ** exponent"),
+        ("noise_scale", noise_scale, "gain", "the gradient noise scale, in samples"),
+    ):
+        if name == its_rule and value is None:
+            raise PlanError(f"rule = {name} comes without {option}.", f"Give {option}: {meaning}.")
+        if name != its_rule and value is not None:
+            raise PlanError(f"{option} = {value:g} has no effect with rule = {name}.", f"Use rule = {its_rule}.")
+    if exponent is not None and not -2.0 <= exponent <= 2.0:
+        raise PlanError(f"exponent = {exponent:g} is not in [-2, 2].", "1 is linear, 0.5 the square root.")
+    if noise_scale is not None and not noise_scale > 0.0:
+        raise PlanError(f"noise_scale = {noise_scale:g} is not above 0.", "It is measured in samples.")
+    if betas not in ("sde", "power"):
+        raise PlanError(
+            f"betas = {betas} is not sde or power, a way to scale them.", "The optimizer's own betas go into constants."
+        )
+    if betas != "sde" and name != "adam_sde":
+        raise PlanError(f"betas = {betas} has no effect with rule = {name}.", "Use rule = adam_sde.")
+    made = Rule(
+        name=name,
+        exponent=exponent,
+        noise_scale=noise_scale,
+        betas=betas,
+        scale_weight_decay=scale_weight_decay,
+        scale_momentum=scale_momentum,
+    )
+    return made, reason
