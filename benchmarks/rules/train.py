@@ -1,0 +1,116 @@
+"""Trains one arm of the comparison with scaler's own loop, on one worker in this process."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+from typing import Any
+
+EPOCHS, SAMPLES = 20, 1280
+CHECKS = (4, 8, 12, 16, 20)  # epochs at which curves are compared
+
+Job = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One trained arm."""
+
+    log_losses: tuple[float, ...]  # at CHECKS, of the whole training set; inf where it diverged
+    average_log_loss: float | None  # at the end, of the averaged weights
+    accuracy: float  # held out, at the end
+    steps: int
+    first_gain: float
+    mean_gain: float
+
+
+def job(
+    *,
+    batch: int,
+    reference: int,
+    lr: float,
+    optimizer: Job,
+    rule: str = "none",
+    micro: int | None = None,
+    epochs: float = EPOCHS,
+    checks_every: int = 4 * SAMPLES,
+    **sections: Job,
+) -> Job:
+    """Return a job's values; ``sections`` are added to those of the same name."""
+    values: Job = {
+        "name": "rules",
+        "recipe": "recipe:build",
+        "reference": {"global_batch_size": reference, "lr": lr, "optimizer": optimizer},
+        "scale": {"global_batch_size": batch, "per_worker_batch_size": micro or batch, "rule": rule},
+        "schedule": {"name": "constant", "warmup": {"epochs": 0}},
+        "train": {"epochs": epochs, "eval_every": {"samples": checks_every}, "noise_scale_every": None},
+        "checkpoint": {"every": {"epochs": 1000}},
+        "failures": {"divergence": None},
+    }
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section}
+    return values
+
+
+def train(values: Job, seed: int, shift: float) -> Run:
+    """Train one arm. ``shift``: how many epochs later than the reference it is looked at."""
+    import torch
+    from recipe import build, held_out
+
+    from scaler.job import parse_job
+    from scaler.metrics.record import Record
+    from scaler.plan import make_plan
+    from scaler.runs import RunFolder
+    from scaler.training.loop import Training, seed_everything
+
+    class Kept:
+        """Surroundings of one worker that keep everything in memory."""
+
+        rank, world_size, attempt, device = 0, 1, 0, torch.device("cpu")
+
+        def __init__(self, folder: str) -> None:
+            self.folder, self.records, self.events = RunFolder(folder), list[Record](), list[Mapping[str, Any]]()
+
+        def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
+            self.records += records
+            self.events += events
+
+        def next_attempt(self) -> int:
+            return self.attempt + 1
+
+        def settle(self) -> None:
+            """Nothing is under way."""
+
+        def stop_requested(self) -> bool:
+            return False
+
+    torch.set_num_threads(1)
+    parsed = parse_job({**values, "train": {**values["train"], "seed": seed}}, source="benchmark")
+    seed_everything(seed)
+    recipe = build()
+    plan = make_plan(parsed, 1, num_samples=len(recipe.train_data))  # type: ignore[arg-type]
+    with TemporaryDirectory() as folder:
+        around = Kept(folder)
+        Training(recipe, parsed, plan, around).run()
+    evaluations = [event for event in around.events if event["kind"] == "evaluated"]
+    if plan.is_measured:  # looked at by progress: what adascale counts
+        done = {record.samples_seen: record.progress for record in around.records}
+        places = [done.get(event["samples_seen"], float(plan.total_samples)) for event in evaluations]
+    else:
+        places = [float(event["samples_seen"]) for event in evaluations]
+    wanted = [(epoch + shift) * SAMPLES for epoch in CHECKS]
+    nearest = [min(range(len(places)), key=lambda i: abs(places[i] - place)) for place in wanted]
+    gains = [record.lr / plan.lr_at(0) for record in around.records] if plan.is_measured else [1.0]
+    return Run(
+        log_losses=tuple(_log(evaluations[i]["values"]["loss"]) for i in nearest),
+        average_log_loss=_log(evaluations[-1]["values"].get("ema_loss")) if parsed.train.ema else None,
+        accuracy=held_out(recipe.model),
+        steps=len(around.records),
+        first_gain=statistics.fmean(gains[:20]),
+        mean_gain=statistics.fmean(gains),
+    )
+
+
+def _log(loss: float | None) -> float:
+    return math.log(loss) if loss is not None and loss > 0 else math.inf
