@@ -1,7 +1,7 @@
 """Take a model tuned once, on one worker, and train it on any number of workers with the learning rate right.
 
-For ``scaler submit``: ``Recipe``, ``load_job``, ``make_plan``. For one's own loop, without Ray: ``scale_lr``, ``Schedule``
-with ``Warmup`` and ``shapes``, and ``SampleScheduler``, which writes them into a torch optimizer.
+For ``scaler submit``: ``Recipe``, ``load_job``, ``make_plan``. For one's own loop, without Ray: ``scale_lr``,
+``Schedule`` with ``Warmup`` and ``shapes``, and ``SampleScheduler``, which writes them into a torch optimizer.
 
 Importing this loads none of torch, Ray, pydantic or numpy; each public name loads what it needs when first used.
 """
@@ -41,13 +41,12 @@ _HOMES = {
     "load_job": "scaler.job",
     "make_plan": "scaler.plan",
     "scale_lr": "scaler.core.scale_lr",
-    "shapes": "scaler",
 }
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'scaler' has no attribute {name!r}")
     if name == "shapes":
         return import_module("scaler.shapes")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'scaler' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

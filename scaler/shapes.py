@@ -10,7 +10,7 @@ Example:
 
 from scaler.core.cycles import CosineRestarts, Cyclical, OneCycle
 from scaler.core.decays import Cosine, Linear, Polynomial, Wsd
-from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Shape, Step
+from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Ramp, Shape, Step
 
 __all__ = [
     "Constant",
@@ -23,6 +23,7 @@ __all__ = [
     "MultiStep",
     "OneCycle",
     "Polynomial",
+    "Ramp",
     "Shape",
     "Step",
     "Wsd",

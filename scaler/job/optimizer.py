@@ -18,7 +18,8 @@ OPTIMIZER_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "adamw": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False},
         "rmsprop": {"alpha": 0.99, "eps": 1e-8, "weight_decay": 0, "momentum": 0, "centered": False},
         "lars": {"momentum": 0.9, "weight_decay": 0, "trust_coefficient": 1e-3, "nesterov": False},
-        # As published (You et al. 2020): moments corrected for their start, weight decay inside the trust ratio.
+        # Weight decay inside the trust ratio, as published (You et al. 2020). The library does not correct moments for
+        # their start, which the trust ratio cancels but beside weight decay; adam_debias: nor does it raise the rate.
         "lamb": {
             "betas": (0.9, 0.999),
             "eps": 1e-6,

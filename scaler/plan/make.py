@@ -10,7 +10,7 @@ from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
 from scaler.plan.groups import make_groups
 from scaler.plan.lengths import Lengths
-from scaler.plan.model import SCHEMA_VERSION, Plan
+from scaler.plan.model import SCHEMA_VERSION, Phase, Plan
 from scaler.plan.phases import first_batch, last_step_start, later_phases, make_phase
 from scaler.plan.schedule import make_schedule
 from scaler.plan.warnings import find_warnings
@@ -106,6 +106,7 @@ def make_plan(
             "warmup_samples": warmup_reason,
             "total_samples": _total_reason(job, total_samples / num_samples),
             "schedule": schedule_reason,
+            **_ema_reason(job, first),
             **_reasons(plan, scaled),
         },
         warnings=find_warnings(plan, scaled),
@@ -135,9 +136,16 @@ def _reasons(plan: Plan, scaled: Scaled) -> dict[str, str]:
         "peak_lr": f"{plan.base_lr:g} x {plan.lr_ratio:g}"
         + (f", times the gain of 1 to {plan.batch_ratio:.4g} that is measured" if plan.is_measured else ""),
         "steps_per_epoch": f"{plan.num_samples} samples in steps of {plan.global_batch_size}"
-        + (", more on the way" if grows_at_once else f", the last of {rest}" if rest else ""),
+        + (", changing on the way" if grows_at_once else f", the last of {rest}" if rest else ""),
         "optimizer": changed or "as in the reference; only the rate is scaled",
     }
+
+
+def _ema_reason(job: Job, first: Phase) -> dict[str, str]:
+    if job.train.ema is None:
+        return {}
+    held = f"{job.train.ema.decay:g} ** {first.batch_ratio:.4g}: holds its memory in samples (Busbridge et al. 2023)"
+    return {"ema_decay": held if job.scale.co_scale.ema else "as in the reference, a step"}
 
 
 def _curve_points(plan: Plan) -> list[int]:

@@ -69,6 +69,8 @@ def _warmup(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths) -> tuple[W
         )
     start = from_base if warmup.start == "base" else float(warmup.start)
     where = "from base_lr" if warmup.start == "base" and scaled.lr_ratio > 1.0 else f"from {start:g} of the peak"
+    if isinstance(wanted, CLIMBS_ITSELF):
+        where = f"from {start:g} of the rate at which {wanted.name} starts"
     samples = round(lengths.samples(warmup) * scaled.warmup_ratio)
     unit = next(name for name in ("epochs", "steps", "samples", "fraction") if getattr(warmup, name) is not None)
     times = f" x {scaled.warmup_ratio:.4g} by the rule" if scaled.warmup_ratio != 1.0 else ""

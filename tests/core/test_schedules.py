@@ -1,3 +1,5 @@
+"""Warmups and schedules: tables of values, texts of what is refused, and properties of them all."""
+
 import json
 from dataclasses import fields, replace
 from typing import Any
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from scaler.core.cycles import CosineRestarts, Cyclical, OneCycle
 from scaler.core.decays import Cosine, Linear, Polynomial, Wsd
 from scaler.core.schedules import SHAPES, Schedule, Warmup
-from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Shape, Step
+from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Ramp, Shape, Step
 from scaler.errors import PlanError
 
 shares = st.floats(0.0, 1.0)
@@ -125,7 +127,7 @@ def test_the_shapes_that_count_the_warmup() -> None:
         (
             {"name": "stairs"},
             "schedule.name = stairs is not a schedule.\n  Schedules: constant, step, multi_step, exponential, linear, "
-            "polynomial, cosine, cosine_restarts, cyclical, one_cycle, wsd, inverse_sqrt.",
+            "polynomial, cosine, cosine_restarts, cyclical, one_cycle, wsd, inverse_sqrt, ramp.",
         ),
         ({"name": "constant", "every": 3}, "schedule constant has no setting every.\n  Settings: none."),
         ({"name": "step", "evry": 3}, "schedule step has no setting evry.\n  Settings: every, decay."),
@@ -214,6 +216,9 @@ SHAPE_STRATEGIES: dict[str, st.SearchStrategy[Shape]] = {
         final_fraction=shares,
     ),
     "inverse_sqrt": st.builds(InverseSqrt, timescale=lengths),
+    "ramp": st.builds(
+        Ramp, length=lengths, low=st.floats(1e-9, 1.0), spacing=st.sampled_from(["exponential", "linear"])
+    ),
 }
 SMOOTH = [name for name in SHAPES if name not in ("step", "multi_step", "cosine_restarts")]
 
@@ -300,7 +305,7 @@ def test_the_ends_are_exact(schedule: Schedule) -> None:
     if isinstance(shape, OneCycle):
         assert shape.factor(0) == shape.start_fraction
         assert shape.factor(shape.climb) == 1.0
-    elif isinstance(shape, Cyclical):
+    elif isinstance(shape, Cyclical | Ramp):
         assert shape.factor(0) == shape.low
     else:
         assert shape.factor(0) == 1.0
@@ -309,6 +314,8 @@ def test_the_ends_are_exact(schedule: Schedule) -> None:
     if isinstance(shape, Linear | Polynomial | Cosine | Wsd | OneCycle):
         assert schedule.factor(warmup.samples + shape.length) == shape.final_fraction
         assert schedule.factor(warmup.samples + shape.length + 1) == shape.final_fraction
+    if isinstance(shape, Ramp):
+        assert schedule.factor(warmup.samples + shape.length) == 1.0
 
 
 @given(schedule=every_schedule)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from scaler.core.cycles import CosineRestarts, Cyclical, OneCycle
 from scaler.core.decays import Cosine, Linear, Polynomial, Wsd
-from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Shape, Step
+from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Ramp, Shape, Step
 from scaler.errors import PlanError
 
 LENGTH = "The least is {}."
@@ -77,6 +77,20 @@ def test_inverse_sqrt_is_half_after_three_timescales() -> None:
             9900: 0.1,  # sqrt(100 / 10000)
         },
     )
+
+
+def test_ramp_climbs_evenly_in_the_logarithm_or_in_the_rate() -> None:
+    _assert_values(
+        Ramp(length=400, low=1e-4),
+        {
+            0: 1e-4,  # the lowest rate exactly
+            100: 1e-3,  # a quarter of the way, one of four decades
+            200: 1e-2,
+            400: 1.0,  # the highest exactly
+            500: 1.0,
+        },
+    )
+    _assert_values(Ramp(length=400, low=0.2, spacing="linear"), {0: 0.2, 100: 0.4, 200: 0.6, 400: 1.0, 500: 1.0})
 
 
 def test_linear_is_a_line_and_stays() -> None:
@@ -348,6 +362,15 @@ def test_momentum_is_left_alone_unless_asked_for(shape: Shape) -> None:
         (Exponential, {"every": 0, "decay": 0.1}, "every = 0 samples is below 1.", LENGTH.format(1)),
         (Exponential, {"every": 1, "decay": -0.1}, "decay = -0.1 is not in (0, 1].", DECAY),
         (InverseSqrt, {"timescale": 0}, "timescale = 0 samples is below 1.", LENGTH.format(1)),
+        (Ramp, {"length": 0, "low": 0.1}, "length = 0 samples is below 1.", LENGTH.format(1)),
+        (Ramp, {"length": 1, "low": 2.0}, "low = 2 is not in [0, 1].", SHARE),
+        (Ramp, {"length": 1, "low": 0.0}, "low = 0 has no logarithm.", "Give a share of the peak above 0."),
+        (
+            Ramp,
+            {"length": 1, "low": 0.1, "spacing": "cubic"},
+            "spacing = cubic is not known.",
+            "Known: exponential, linear.",
+        ),
         (Linear, {"length": 0}, "length = 0 samples is below 1.", LENGTH.format(1)),
         (Linear, {"length": 1, "final_fraction": 1.5}, "final_fraction = 1.5 is not in [0, 1].", SHARE),
         (Polynomial, {"length": -3}, "length = -3 samples is below 1.", LENGTH.format(1)),

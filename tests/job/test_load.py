@@ -659,26 +659,47 @@ trees = st.recursive(
 )
 
 
-def all_paths(values: dict[str, Any], above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    found: list[tuple[str, ...]] = []
-    for key, value in values.items():
+Key = str | int
+
+
+def all_paths(values: dict[Any, Any] | list[Any], above: tuple[Key, ...] = ()) -> list[tuple[Key, ...]]:
+    found: list[tuple[Key, ...]] = []
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
         found.append((*above, key))
-        if isinstance(value, dict):
+        if isinstance(value, dict | list):
             found += all_paths(value, (*above, key))
     return found
 
 
-FULL = parse_job(VALID, source="here").model_dump(mode="json")
+RICH = VALID | {
+    "scale": {
+        **VALID["scale"],
+        "num_workers": {"min": 1, "max": 2},
+        "rule": "power",
+        "exponent": 0.6,
+        "co_scale": {"weight_decay": True, "ema": True},
+        "batch_schedule": {"name": "points", "points": [{"at": {"epochs": 1}, "factor": 2}]},
+    },
+    "groups": [{"match": "a.*", "lr_ratio": 0.1, "freeze": {"epochs": 1}}, {"match": "b", "freeze": True}],
+    "layer_decay": {"factor": 0.8, "layers": ["a.{n}.*", "b.*"]},
+    "schedule": {"name": "multi_step", "at": [{"epochs": 1}, {"fraction": 0.7}], "plateau": {"patience": 2}},
+    "train": {**VALID["train"], "ema": {"decay": 0.99}},
+}
+FULL = [parse_job(values, source="here").model_dump(mode="json") for values in (VALID, RICH)]
 
 
 @st.composite
 def damaged_jobs(draw: st.DrawFn) -> str:
     """A valid job with a few of its values replaced, removed or joined by others."""
-    values = copy.deepcopy(FULL)
-    for path in draw(st.lists(st.sampled_from(all_paths(FULL)), min_size=1, max_size=3)):
-        section = values
+    values = copy.deepcopy(draw(st.sampled_from(FULL)))
+    for path in draw(st.lists(st.sampled_from(all_paths(values)), min_size=1, max_size=3)):
+        section: Any = values
         for key in path[:-1]:
-            section = section.get(key) if isinstance(section, dict) else None
+            there = isinstance(section, dict) and key in section
+            there = there or (isinstance(section, list) and isinstance(key, int) and key < len(section))
+            section = section[key] if there else None
+        if isinstance(section, list) and path[-1] in range(len(section)):
+            section[path[-1]] = draw(trees)
         if not isinstance(section, dict):
             continue
         match draw(st.sampled_from(["replace", "remove", "join"])):

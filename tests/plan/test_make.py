@@ -1,6 +1,4 @@
-import json
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError
 
 import pytest
 from hypothesis import given
@@ -9,20 +7,10 @@ from hypothesis import strategies as st
 from scaler.core.batch import share_bounds
 from scaler.errors import PlanError
 from scaler.job import Job
-from scaler.plan import Plan, make_plan
+from scaler.job.optimizer import OPTIMIZER_OPTIONS
+from scaler.plan import make_plan
 
 Digits = Callable[..., Job]
-
-# Of `scaler plan --json`: may grow, and nothing in it is renamed.
-FIELDS = {
-    "schema_version", "name", "world_size", "global_batch_size", "per_worker_batch_size", "grad_accum_steps",
-    "reference_batch_size", "base_lr", "rule", "rule_reason", "batch_ratio", "lr_ratio", "peak_lr", "optimizer",
-    "warmup_samples", "warmup_steps", "total_samples", "total_steps", "steps_per_epoch", "lr_curve", "warnings",
-}  # fmt: skip
-
-
-def codes(plan: Plan) -> list[str]:
-    return [warning.code for warning in plan.warnings]
 
 
 def test_the_digits_job_on_two_workers(digits: Digits) -> None:
@@ -54,45 +42,6 @@ def test_the_rate_of_the_digits_job(digits: Digits) -> None:
     assert plan.lr_at(15 * 1437) == 0.0
 
 
-def test_every_documented_field_is_there_and_in_json(digits: Digits) -> None:
-    values = json.loads(json.dumps(make_plan(digits()).to_dict(), allow_nan=False))
-    assert values.keys() >= FIELDS
-    assert all(len(point) == 2 for point in values["lr_curve"])
-    assert all(warning.keys() == {"code", "message"} for warning in values["warnings"])
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        [],
-        ["reference.optimizer={name: adam}"],  # betas by default
-        ["reference.optimizer={name: adamw, betas: [0.9, 0.95]}"],
-        ["reference.optimizer={name: 'torch.optim:NAdam', momentum_decay: 0.004}"],
-        ["train.epochs=1"],  # with warnings
-    ],
-)
-def test_a_plan_survives_the_way_through_json(digits: Digits, overrides: list[str]) -> None:
-    plan = make_plan(digits(*overrides, "scale.rule=auto"))
-    copy = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
-    assert copy == plan
-    assert [copy.lr_at(s) for s in range(0, plan.total_samples + 500, 97)] == [
-        plan.lr_at(s) for s in range(0, plan.total_samples + 500, 97)
-    ]
-
-
-def test_a_plan_of_a_later_version_is_read(digits: Digits) -> None:
-    plan = make_plan(digits())
-    values = json.loads(json.dumps(plan.to_dict())) | {"invented_later": 1}
-    values["warnings"] = [{**warning, "severity": "high"} for warning in values["warnings"]]
-    assert Plan.from_dict(values) == plan
-
-
-def test_a_plan_is_frozen(digits: Digits) -> None:
-    plan = make_plan(digits())
-    with pytest.raises(FrozenInstanceError):
-        plan.peak_lr = 1.0  # type: ignore[misc]
-
-
 def test_plans_never_compound(digits: Digits) -> None:
     job = digits("scale.num_workers={min: 1, max: 4}")
     first, _, last = (make_plan(job, world_size) for world_size in (1, 4, 1))
@@ -101,20 +50,6 @@ def test_plans_never_compound(digits: Digits) -> None:
     for world_size in (1, 2, 3, 4):
         plan = make_plan(job, world_size)
         assert plan.peak_lr == 0.01 * (world_size * 128 / 16)  # from the reference, whatever came before
-
-
-@pytest.mark.parametrize(
-    "warmup", ["{epochs: 2, start: 0.25}", "{samples: 1000, start: 0.0}", "{fraction: 0.1, start: 1}"]
-)
-@pytest.mark.parametrize("name", ["cosine", "constant"])
-def test_the_schedule_over_samples_is_the_same_for_any_number_of_workers(
-    digits: Digits, warmup: str, name: str
-) -> None:
-    job = digits(f"schedule.warmup={warmup}", f"schedule.name={name}")
-    one, eight = make_plan(job, 1), make_plan(job, 8)
-    assert (one.global_batch_size, eight.global_batch_size) == (128, 1024)
-    for samples in range(0, one.total_samples + 1, 97):
-        assert one.lr_at(samples) / one.peak_lr == pytest.approx(eight.lr_at(samples) / eight.peak_lr, rel=1e-12)
 
 
 def test_the_curve_is_what_the_optimizer_gets(digits: Digits) -> None:
@@ -144,28 +79,6 @@ def test_scaling_down_needs_no_warmup(
     assert plan.peak_lr == pytest.approx(peak_lr, rel=1e-15)
     assert plan.lr_at(0) == plan.peak_lr
     assert plan.reasons["warmup_samples"] == "auto: none, for the rate is not scaled up"
-
-
-@pytest.mark.parametrize(
-    ("warmup", "samples", "steps", "first_lr"),
-    [
-        ("auto", 1198, 5, 0.01),  # 5/90 of 21555, from the reference's rate
-        ("{epochs: 0}", 0, 0, 0.16),
-        ("{steps: 0}", 0, 0, 0.16),
-        ("{samples: 0}", 0, 0, 0.16),
-        ("{fraction: 0}", 0, 0, 0.16),
-        ("{epochs: 0.5}", 718, 3, 0.01),  # fractions of an epoch, rounded to a sample
-        ("{steps: 7}", 1437 + 256, 7, 0.01),  # walked: the sixth step has 157 samples
-        ("{samples: 300, start: 0.5}", 300, 2, 0.08),
-        ("{fraction: 0.1, start: 0}", 2156, 9, 0.0),
-        ("{epochs: 1, start: 1}", 1437, 6, 0.16),
-    ],
-)
-def test_a_warmup_in_any_unit(digits: Digits, warmup: str, samples: int, steps: int, first_lr: float) -> None:
-    plan = make_plan(digits(f"schedule.warmup={warmup}"))
-    assert (plan.warmup_samples, plan.warmup_steps) == (samples, steps)
-    assert plan.lr_at(0) == pytest.approx(first_lr, rel=1e-12)
-    assert plan.lr_at(samples) == pytest.approx(0.16, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -261,76 +174,6 @@ def test_a_size_found_in_the_recipe_stands_in_for_one_that_is_missing(digits: Di
     assert make_plan(digits(), num_samples=500).num_samples == 1437
 
 
-# Each warning when it should appear, and when it nearly should.
-
-
-@pytest.mark.parametrize(
-    ("code", "shown", "nearly"),
-    [
-        (
-            "warmup_exceeds_training",
-            ["schedule.warmup={epochs: 15}"],  # the peak is never reached
-            ["schedule.warmup={samples: 21554}"],  # one sample less
-        ),
-        (
-            "batch_exceeds_data",
-            ["scale.per_worker_batch_size=719"],  # 1438
-            ["scale.per_worker_batch_size=718"],  # 1436
-        ),
-        (
-            "few_steps_per_epoch",
-            ["scale.per_worker_batch_size=80"],  # 9 steps of 160
-            ["scale.per_worker_batch_size=79"],  # 10 steps of 158
-        ),
-        (
-            "batch_ratio_beyond_64",
-            ["scale.per_worker_batch_size=513"],  # 64.125
-            ["scale.per_worker_batch_size=512"],  # 64
-        ),
-        (
-            "linear_rule_with_adaptive_optimizer",
-            ["reference.optimizer={name: adamw}"],
-            ["reference.optimizer={name: adamw}", "scale.rule=sqrt"],
-        ),
-        (
-            "linear_rule_with_adaptive_optimizer",
-            ["reference.optimizer={name: 'torch.optim:Adam'}"],
-            ["reference.optimizer={name: adam}", "scale.per_worker_batch_size=8"],  # not scaled at all
-        ),
-        (
-            "linear_rule_with_adaptive_optimizer",
-            ["reference.optimizer={name: rmsprop}"],
-            ["reference.optimizer={name: 'my_pkg:NotAdam'}"],  # nobody guesses
-        ),
-        (
-            "idle_workers",
-            ["scale.global_batch_size=2", "scale.num_workers=3"],
-            ["scale.global_batch_size=3", "scale.num_workers=3"],
-        ),
-    ],
-)
-def test_a_warning_appears_when_it_should(digits: Digits, code: str, shown: list[str], nearly: list[str]) -> None:
-    assert code in codes(make_plan(digits(*shown)))
-    assert code not in codes(make_plan(digits(*nearly)))
-
-
-def test_a_job_without_faults_has_no_warnings(digits: Digits) -> None:
-    assert make_plan(digits("scale.per_worker_batch_size=32")).warnings == ()
-
-
-def test_warnings_say_their_numbers(digits: Digits) -> None:
-    plan = make_plan(digits("train.epochs=1", "scale.per_worker_batch_size=800"))
-    assert {warning.code: warning.message for warning in plan.warnings} == {
-        "warmup_exceeds_training": "The warmup takes 2874 samples and the training 1437: "
-        "the peak rate is never reached.",
-        "batch_exceeds_data": "The global batch of 1600 is larger than the 1437 samples there are: "
-        "each step takes all of them, and the rate is scaled for more.",
-        "few_steps_per_epoch": "An epoch has 1 step: large-batch rules were shown to hold for many more.",
-        "batch_ratio_beyond_64": "The batch is 100 times the reference's: "
-        "no rule is known to hold so far out; tune once near it.",
-    }
-
-
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [
@@ -354,9 +197,127 @@ def test_warnings_say_their_numbers(digits: Digits) -> None:
             ["reference.lr=1e308"],
             "peak_lr = 1e+308 x 16 is too large for a number.\n  Lower reference.lr.",
         ),
+        (
+            ["groups=[{match: '*', lr_ratio: 2}]"],
+            "groups and layer_decay match the model's parameters, and there is no model.\n"
+            "  Pass parameters: {name: parameter.numel() for name, parameter in model.named_parameters()}.",
+        ),
+        (  # every rule's own refusal comes through
+            ["scale.rule=adam_sde", "reference.optimizer={name: adam}"],
+            "scale.rule = adam_sde needs batch_ratio * (1 - beta1) < 1, but 16 * (1 - 0.9) = 1.6.\n"
+            "  Use betas: power, rule: sqrt, or a global batch of at most 159 (reference 16).",
+        ),
     ],
 )
 def test_numbers_that_do_not_fit_together_are_refused(digits: Digits, overrides: list[str], text: str) -> None:
     with pytest.raises(PlanError) as caught:
         make_plan(digits(*overrides))
     assert str(caught.value) == text
+
+
+# Every rule, through the plan
+
+
+@pytest.mark.parametrize(
+    ("rule", "optimizer", "lr_ratio", "optimizer_reason"),
+    [
+        ("auto", "sgd", 4.0, "as in the reference; only the rate is scaled"),
+        ("auto", "adamw", 2.0, "as in the reference; only the rate is scaled"),
+        ("auto", "prodigy", 1.0, "as in the reference; only the rate is scaled"),
+        ("linear", "lion", 4.0, "as in the reference; only the rate is scaled"),
+        ("adam_sde", "adam", 2.0, "betas 1 - 4 x (1 - beta); eps over the root of 4"),
+        ("adam_sde", "rmsprop", 2.0, "alpha 1 - 4 x (1 - beta); eps over the root of 4"),
+        ("legw", "lamb", 2.0, "as in the reference; only the rate is scaled"),
+        ("none", "sgd", 1.0, "as in the reference; only the rate is scaled"),
+        ("adascale", "sgd", 1.0, "as in the reference; only the rate is scaled"),
+    ],
+)
+def test_every_rule_makes_a_plan(
+    round_job: Digits, rule: str, optimizer: str, lr_ratio: float, optimizer_reason: str
+) -> None:
+    job = round_job(f"scale.rule={rule}", f"reference.optimizer={{name: {optimizer}}}", "schedule.warmup={epochs: 1}")
+    plan = make_plan(job)
+    assert (plan.lr_ratio, plan.peak_lr) == (lr_ratio, 0.01 * lr_ratio)
+    assert plan.reasons["optimizer"] == optimizer_reason
+    assert plan.optimizer["lr"] == plan.peak_lr
+
+
+@pytest.mark.parametrize(
+    ("co_scale", "overrides", "reason"),
+    [
+        (
+            "{weight_decay: true}",
+            ["scale.rule=sqrt", "reference.optimizer={name: adamw}"],
+            "weight_decay x 2: holds its timescale (Wang and Aitchison 2024)",
+        ),
+        (
+            "{momentum: true}",
+            ["scale.rule=none"],
+            "momentum 1 - (1 - momentum) / 4: instead of the rate (Smith et al. 2018)",
+        ),
+    ],
+)
+def test_what_is_scaled_beside_the_rate_is_said(
+    round_job: Digits, co_scale: str, overrides: list[str], reason: str
+) -> None:
+    plan = make_plan(round_job(*overrides, f"scale.co_scale={co_scale}"))
+    assert plan.reasons["optimizer"] == reason
+    unasked = make_plan(round_job(*overrides))
+    assert unasked.reasons["optimizer"] == "as in the reference; only the rate is scaled"
+
+
+def test_the_average_is_scaled_only_when_asked_for_and_it_is_said(round_job: Digits) -> None:
+    held = make_plan(round_job("train.ema={decay: 0.999}", "scale.co_scale={ema: true}"))
+    assert held.phases[0].ema_decay == 0.999**4
+    assert held.reasons["ema_decay"] == "0.999 ** 4: holds its memory in samples (Busbridge et al. 2023)"
+    left = make_plan(round_job("train.ema={decay: 0.999}"))
+    assert (left.phases[0].ema_decay, left.reasons["ema_decay"]) == (0.999, "as in the reference, a step")
+    assert "ema_decay" not in make_plan(round_job()).reasons
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["scale.rule=linear"],
+        ["scale.rule=sqrt", "reference.optimizer={name: adamw}", "scale.co_scale={weight_decay: true}"],
+        ["scale.rule=adam_sde", "reference.optimizer={name: adam}"],
+        ["scale.rule=adam_sde", "scale.betas=power", "reference.optimizer={name: rmsprop}"],
+        ["scale.rule=none", "scale.co_scale={momentum: true}"],
+        ["scale.rule=power", "scale.exponent=0.7"],
+        ["scale.rule=gain", "scale.noise_scale=333", "reference.optimizer={name: adam}"],
+        ["scale.rule=legw", "reference.optimizer={name: lamb}"],
+        ["train.ema={decay: 0.999}", "scale.co_scale={ema: true}"],
+    ],
+)
+def test_on_one_worker_again_every_constant_is_the_references_to_the_last_bit(
+    round_job: Digits, overrides: list[str]
+) -> None:
+    job = round_job(
+        *overrides,
+        "scale.num_workers={min: 1, max: 9}",
+        "scale.per_worker_batch_size=25",
+        "schedule.warmup={epochs: 1}",
+    )
+    before = make_plan(job, 1)
+    assert [make_plan(job, world_size).batch_ratio for world_size in (3, 9, 2)] == [3.0, 9.0, 2.0]
+    assert repr(make_plan(job, 1)) == repr(before)
+    reference = {**OPTIMIZER_OPTIONS[job.reference.optimizer.name], **job.reference.optimizer.options}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in reference.items()}
+    assert before.optimizer == {"name": job.reference.optimizer.name, "lr": 0.01, **plain}
+    assert (before.lr_ratio, before.peak_lr, before.warmup_samples) == (1.0, 0.01, 1000)
+    assert before.phases[0].ema_decay in (None, 0.999)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ([], "1000 samples in steps of 100"),
+        (["train.num_samples=1050"], "1050 samples in steps of 100, the last of 50"),
+        (
+            ["scale.batch_schedule={name: doubling, every: {epochs: 0.5}, max_global_batch_size: 200}"],
+            "1000 samples in steps of 100, changing on the way",
+        ),
+    ],
+)
+def test_how_many_steps_an_epoch_has(round_job: Digits, overrides: list[str], reason: str) -> None:
+    assert make_plan(round_job(*overrides)).reasons["steps_per_epoch"] == reason

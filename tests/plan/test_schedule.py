@@ -1,0 +1,343 @@
+"""Every schedule of the job through ``make_plan``. The round job: 10 epochs of 1000 samples in steps of 100."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from math import sqrt
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scaler.errors import PlanError
+from scaler.job import Job
+from scaler.plan import make_plan
+
+Digits = Callable[..., Job]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors", "reason"),
+    [
+        (
+            "name: constant, warmup: {epochs: 1}",
+            {0: 0.25, 500: 0.625, 1000: 1.0, 9999: 1.0},  # from the reference's rate, a quarter of the peak
+            "the peak rate to the end",
+        ),
+        (
+            "name: step, every: {epochs: 3}, decay: 0.5, warmup: {epochs: 1}",
+            {999: 0.99925, 1000: 1.0, 2999: 1.0, 3000: 0.5, 6000: 0.25, 9000: 0.125},  # the warmup's epoch counts
+            "x 0.5 every 3 epochs, counted from the start of training",
+        ),
+        (
+            "name: step, every: {steps: 25}, warmup: {epochs: 0}",
+            {2499: 1.0, 2500: 0.1, 5000: 0.01},
+            "x 0.1 every 25 steps, counted from the start of training",
+        ),
+        (
+            "name: multi_step, at: [{epochs: 3}, {fraction: 0.6}, {steps: 75}, {samples: 9000}], warmup: {epochs: 1}",
+            {2999: 1.0, 3000: 0.1, 6000: 0.01, 7500: 1e-3, 9000: 1e-4},  # any unit
+            "x 0.1 at 3 epochs, 0.6 of the training, 75 steps, 9000 samples, counted from the start of training",
+        ),
+        (
+            "name: exponential, decay: 0.25, warmup: {epochs: 1}",
+            {1000: 1.0, 1500: 0.5, 2000: 0.25, 3000: 0.0625},  # from the end of the warmup
+            "x 0.25 in 1 epoch, smoothly (torch falls once a step of its scheduler)",
+        ),
+        (
+            "name: exponential, every: {fraction: 0.2}, decay: 0.25, warmup: {epochs: 0}",
+            {0: 1.0, 1000: 0.5, 2000: 0.25},
+            "x 0.25 in 0.2 of the training, smoothly (torch falls once a step of its scheduler)",
+        ),
+        (
+            "name: linear, final_fraction: 0.1, warmup: {epochs: 1}",
+            {1000: 1.0, 5500: 0.55, 10000: 0.1},
+            "a line from the end of the warmup to 0.1 of the peak at the end",
+        ),
+        (
+            "name: polynomial, power: 2, warmup: {epochs: 1}",
+            {1000: 1.0, 5500: 0.25, 10000: 0.0},
+            "what is left of the way to the power of 2, to 0 of the peak at the end",
+        ),
+        (
+            "name: cosine, warmup: {epochs: 1}",
+            {1000: 1.0, 5500: 0.5, 10000: 0.0},
+            "half a cosine from the end of the warmup to 0 of the peak at the end",
+        ),
+        (
+            "name: cosine_restarts, first: {epochs: 3}, growth: 2, final_fraction: 0.2, warmup: {epochs: 1}",
+            {1000: 1.0, 2500: 0.6, 4000: 1.0, 7000: 0.6},  # the second takes six epochs
+            "half cosines to 0.2 of the peak after the warmup, the first 3 epochs, each 2 times as long",
+        ),
+        (
+            "name: cosine_restarts, first: {epochs: 2}, warmup: {epochs: 0}",
+            {0: 1.0, 1000: 0.5, 2000: 1.0, 3000: 0.5},
+            "half cosines to 0 of the peak after the warmup, the first 2 epochs",
+        ),
+        (
+            "name: cyclical, climb: {epochs: 1}, low: 0.2",
+            {0: 0.2, 500: 0.6, 1000: 1.0, 2000: 0.2, 3000: 1.0},  # warmup auto: it climbs by itself
+            "triangular between 0.2 of the peak and the peak, up in 1 epoch",
+        ),
+        (
+            "name: cyclical, climb: {epochs: 1}, descent: {epochs: 3}, low: 0.2, mode: exp_range, decay: 0.5, "
+            "warmup: {epochs: 2}",
+            {  # a warmup leads to its foot
+                0: 0.25 * 0.2,
+                1000: 0.625 * 0.2,
+                2000: 0.2,
+                3000: 0.2 + 0.8 * 0.5**0.25,
+                6000: 0.2,
+                7000: 0.2 + 0.8 * 0.5**1.25,
+            },
+            "exp_range between 0.2 of the peak and the peak, up in 1 epoch, x 0.5 in a cycle "
+            "(torch's gamma is of a step)",
+        ),
+        (
+            "name: one_cycle",
+            {0: 0.04, 2900: 1.0, 9900: 4e-6},  # the thirtieth step has the peak, the last the least
+            "from 0.04 to the peak in 0.3 of the training, then to 4e-06 in the last step (cosine), as torch counts",
+        ),
+        (
+            "name: one_cycle, climb: {epochs: 2}, anneal: linear, start_fraction: 0.2, final_fraction: 0, "
+            "warmup: {epochs: 1}",
+            {0: 0.25 * 0.2, 1000: 0.2, 1950: 0.6, 2900: 1.0, 6400: 0.5, 9900: 0.0},
+            "from 0.2 to the peak in 2 epochs, then to 0 in the last step (linear), as torch counts",
+        ),
+        (
+            "name: wsd, tail_length: {fraction: 0.2}, warmup: {epochs: 1}",
+            {1000: 1.0, 8000: 1.0, 9000: 0.5, 10000: 0.0},
+            "the peak, and in the last 0.2 of the training to 0 of the peak at the end (linear)",
+        ),
+        (
+            "name: wsd, tail_length: {epochs: 4}, tail: 1-sqrt, final_fraction: 0.5, warmup: {epochs: 1}",
+            {6000: 1.0, 7000: 0.75, 10000: 0.5},
+            "the peak, and in the last 4 epochs to 0.5 of the peak at the end (1-sqrt)",
+        ),
+        (
+            "name: inverse_sqrt, warmup: {epochs: 1}",
+            {1000: 1.0, 2000: sqrt(0.5), 4000: 0.5},  # Vaswani et al. 2017: the warmup's length
+            "with the root of the samples after the warmup; 0.71 of the peak 1000 samples after it",
+        ),
+        (
+            "name: inverse_sqrt, timescale: {steps: 30}, warmup: {epochs: 0}",
+            {0: 1.0, 3000: sqrt(0.5), 9000: 0.5},
+            "with the root of the samples after the warmup; 0.71 of the peak 3000 samples after it",
+        ),
+    ],
+)
+def test_every_schedule_by_example(round_job: Digits, schedule: str, factors: dict[int, float], reason: str) -> None:
+    plan = make_plan(round_job(f"schedule={{{schedule}}}"))
+    assert plan.peak_lr == 0.04
+    found = {samples: plan.lr_at(samples) / 0.04 for samples in factors}
+    assert found == pytest.approx(factors, rel=1e-12, abs=1e-15)
+    assert plan.reasons["schedule"] == reason
+
+
+IN_EPOCHS = {
+    "constant": "",
+    "step": "every: {epochs: 2}",
+    "multi_step": "at: [{epochs: 3}, {fraction: 0.5}]",
+    "exponential": "decay: 0.7",
+    "linear": "final_fraction: 0.1",
+    "polynomial": "power: 0.9",
+    "cosine": "",
+    "cosine_restarts": "first: {epochs: 2}, growth: 1.5",
+    "cyclical": "climb: {epochs: 1.5}, low: 0.1, mode: triangular2",
+    "wsd": "tail_length: {epochs: 2}",
+    "inverse_sqrt": "timescale: {epochs: 2}",
+}
+
+
+@pytest.mark.parametrize("name", IN_EPOCHS)
+@pytest.mark.parametrize(
+    "warmup", ["{epochs: 2, start: 0.25}", "{samples: 1000, start: 0.0}", "{fraction: 0.1, start: 1}"]
+)
+def test_in_epochs_the_rate_over_samples_is_the_same_for_any_number_of_workers(
+    round_job: Digits, name: str, warmup: str
+) -> None:
+    job = round_job(f"schedule={{name: {name}, warmup: {warmup}, {IN_EPOCHS[name]}}}")
+    plans = [make_plan(job, world_size) for world_size in (1, 3, 8)]
+    assert [plan.global_batch_size for plan in plans] == [50, 150, 400]
+    for samples in range(0, 10_050, 97):
+        one, *others = (plan.lr_at(samples) / plan.peak_lr for plan in plans)
+        assert others == pytest.approx([one, one], rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+@pytest.mark.parametrize("batches", ["null", "{name: points, points: [{at: {epochs: 9.7}, factor: 3}]}"])
+def test_one_cycle_has_its_peak_and_its_end_in_steps_that_are_taken(
+    round_job: Digits, workers: int, batches: str
+) -> None:
+    plan = make_plan(round_job("schedule={name: one_cycle}", f"scale.batch_schedule={batches}"), workers)
+    seen, shares = 0, []
+    while size := plan.step_size(seen):
+        shares.append(plan.lr_at(seen) / plan.phase_at(seen).peak_lr)
+        seen += size
+    top = shares.index(max(shares))
+    assert shares[0] == pytest.approx(1 / 25)
+    assert all(before < after for before, after in pairwise(shares[: top + 1]))
+    assert all(before > after for before, after in pairwise(shares[top:]))
+    assert shares[-1] == pytest.approx(1 / 25e4)
+    if workers == 2:  # 30 whole steps: the peak itself
+        assert (top, max(shares)) == (29, 1.0)
+
+
+@pytest.mark.parametrize("name", ["one_cycle", "cyclical"])
+def test_momentum_goes_against_the_rate(round_job: Digits, name: str) -> None:
+    rest = {"one_cycle": "", "cyclical": "climb: {epochs: 1}, low: 0.1, "}[name]
+    plan = make_plan(round_job(f"schedule={{name: {name}, {rest}low_momentum: 0.85, high_momentum: 0.95}}"))
+    top = {"one_cycle": 2900, "cyclical": 1000}[name]
+    assert [plan.momentum_at(samples) for samples in (0, top)] == pytest.approx([0.95, 0.85])
+    assert make_plan(round_job()).momentum_at(0) is None
+
+
+# The warmup
+
+
+@pytest.mark.parametrize(
+    ("warmup", "samples", "steps", "first_lr"),
+    [
+        ("auto", 1198, 5, 0.01),  # 5/90 of 21555, from the reference's rate
+        ("{epochs: 0}", 0, 0, 0.16),
+        ("{steps: 0}", 0, 0, 0.16),
+        ("{samples: 0}", 0, 0, 0.16),
+        ("{fraction: 0}", 0, 0, 0.16),
+        ("{epochs: 0.5}", 718, 3, 0.01),  # fractions of an epoch, rounded to a sample
+        ("{steps: 7}", 1437 + 256, 7, 0.01),  # walked: the sixth step has 157 samples
+        ("{samples: 300, start: 0.5}", 300, 2, 0.08),
+        ("{fraction: 0.1, start: 0}", 2156, 9, 0.0),
+        ("{epochs: 1, start: 1}", 1437, 6, 0.16),
+    ],
+)
+def test_a_warmup_in_any_unit(digits: Digits, warmup: str, samples: int, steps: int, first_lr: float) -> None:
+    plan = make_plan(digits(f"schedule.warmup={warmup}"))
+    assert (plan.warmup_samples, plan.warmup_steps) == (samples, steps)
+    assert plan.lr_at(0) == pytest.approx(first_lr, rel=1e-12)
+    assert plan.lr_at(samples) == pytest.approx(0.16, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "quarter", "half"),
+    [
+        ("linear", 0.4375, 0.625),
+        ("constant", 0.25, 0.25),  # then a jump
+        ("cosine", 0.25 + 0.75 * (1 - sqrt(0.5)) / 2, 0.625),
+    ],
+)
+def test_shapes_of_the_warmup(round_job: Digits, shape: str, quarter: float, half: float) -> None:
+    plan = make_plan(round_job(f"schedule.warmup={{epochs: 2, shape: {shape}}}"))
+    found = [plan.lr_at(samples) / 0.04 for samples in (0, 500, 1000, 2000)]
+    assert found == pytest.approx([0.25, quarter, half, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "samples", "reason"),
+    [
+        ([], 556, "auto: 5/90 of the training (Goyal et al. 2017), from base_lr"),
+        (["scale.rule=none"], 0, "auto: none, for the rate is not scaled up"),
+        (["scale.rule=adascale"], 0, "auto: none, for the rate is not scaled up"),  # the gain begins at 1
+        (["schedule.name=one_cycle"], 0, "auto: none, for one_cycle climbs by itself"),
+        (["schedule={name: cyclical, climb: {epochs: 1}, low: 0}"], 0, "auto: none, for cyclical climbs by itself"),
+        (
+            ["schedule={name: one_cycle, warmup: {epochs: 2}}"],
+            2000,
+            "epochs: 2, from 0.25 of the rate at which one_cycle starts",
+        ),
+        (["schedule.warmup={epochs: 2}"], 2000, "epochs: 2, from base_lr"),
+        (["schedule.warmup={epochs: 2, start: 0.1}"], 2000, "epochs: 2, from 0.1 of the peak"),
+        (["schedule.warmup={steps: 12, shape: cosine}"], 1200, "steps: 12, from base_lr, cosine"),
+        (  # You et al. 2019: epochs times the ratio
+            ["scale.rule=legw", "schedule.warmup={epochs: 0.5}"],
+            2000,
+            "epochs: 0.5 x 4 by the rule, from base_lr",
+        ),
+        (["scale.rule=legw", "schedule.warmup={samples: 300}"], 1200, "samples: 300 x 4 by the rule, from base_lr"),
+        (  # at the reference nothing is multiplied, so its steps are its own
+            ["scale.rule=legw", "schedule.warmup={steps: 8}", "reference.global_batch_size=100"],
+            800,
+            "steps: 8, from 1 of the peak",
+        ),
+    ],
+)
+def test_how_long_the_warmup_is_and_why(round_job: Digits, overrides: list[str], samples: int, reason: str) -> None:
+    plan = make_plan(round_job(*overrides))
+    assert (plan.warmup_samples, plan.reasons["warmup_samples"]) == (samples, reason)
+
+
+@given(epochs=st.floats(0.1, 3), workers=st.integers(1, 8))
+def test_the_warmup_of_legw_takes_as_many_steps_as_the_references(
+    round_job: Digits, epochs: float, workers: int
+) -> None:
+    plan = make_plan(round_job("scale.rule=legw", f"schedule.warmup={{epochs: {epochs!r}}}"), workers)
+    of_the_reference = epochs * 1000 / 25
+    assert plan.warmup_samples / plan.global_batch_size == pytest.approx(of_the_reference, abs=0.6)
+
+
+ADAM = "reference.optimizer={name: adam}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (
+            ["scale.rule=legw"],
+            "scale.rule = legw multiplies the reference's warmup by batch_ratio, and schedule.warmup is auto.\n"
+            "  Give the warmup that the reference was tuned with: schedule.warmup: {epochs: ...}.",
+        ),
+        (
+            ["scale.rule=legw", "schedule.warmup={steps: 100}"],
+            "scale.rule = legw multiplies the reference's warmup by batch_ratio, and steps are those of the planned "
+            "batch, which are longer already.\n  Give the reference's warmup in epochs or samples.",
+        ),
+        (
+            ["schedule={name: inverse_sqrt, warmup: {epochs: 0}}"],
+            "schedule.timescale is missing, and there is no warmup to take it from.\n"
+            "  Give schedule.timescale or schedule.warmup, such as {steps: 4000}.",
+        ),
+        (
+            ["schedule={name: wsd, tail_length: {epochs: 9.5}, warmup: {epochs: 1}}"],
+            "schedule.tail_length = 9.5 epochs is 9500 samples, and the warmup leaves 9000 of the training.\n"
+            "  The most is {samples: 9000}.",
+        ),
+        (
+            ["schedule={name: one_cycle, climb: {epochs: 10}}"],
+            "schedule.climb = 10 epochs leaves no step for the way down.\n"
+            "  The peak comes before the last step: climb: {fraction: 0.3} is usual.",
+        ),
+        (
+            ["schedule={name: multi_step, at: [{epochs: 6}, {epochs: 3}, {samples: 3000}]}"],
+            "schedule.at = [6000, 3000, 3000] samples does not ascend.\n  Did you mean [3000, 6000]?",
+        ),
+        (
+            ["schedule={name: multi_step, at: [{fraction: 1e-9}]}"],
+            "schedule.at = 0 samples is below 1.\n  The least is 1.",
+        ),
+        (
+            ["schedule={name: cyclical, climb: {epochs: 1}, low: 0.1, decay: 0.9}"],
+            "schedule.decay = 0.9 has no effect in mode triangular.\n  Use mode: exp_range.",
+        ),
+        (
+            ["schedule={name: one_cycle, low_momentum: 0.95, high_momentum: 0.85}"],
+            "schedule.low_momentum = 0.95 is above high_momentum = 0.85.\n"
+            "  Did you mean low_momentum: 0.85, high_momentum: 0.95?",
+        ),
+        (  # both would set Adam's first beta
+            [ADAM, "scale.rule=adam_sde", "schedule={name: one_cycle, low_momentum: 0.85, high_momentum: 0.95}"],
+            "schedule.low_momentum moves what scale.rule = adam_sde scales.\n"
+            "  Leave out the momentum's cycle or scale.rule = adam_sde.",
+        ),
+        (
+            [
+                "scale.rule=none",
+                "scale.co_scale={momentum: true}",
+                "schedule={name: one_cycle, low_momentum: 0.85, high_momentum: 0.95}",
+            ],
+            "schedule.low_momentum moves what scale.co_scale.momentum scales.\n"
+            "  Leave out the momentum's cycle or scale.co_scale.momentum.",
+        ),
+    ],
+)
+def test_schedules_that_do_not_fit_are_refused(round_job: Digits, overrides: list[str], text: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        make_plan(round_job(*overrides))
+    assert str(caught.value) == text
