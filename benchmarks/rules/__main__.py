@@ -49,6 +49,11 @@ def measure(family: Family, *, seeds: Sequence[int], pool: ProcessPoolExecutor) 
     """Return a family's table, and the arms that did what they should not."""
     references = list(pool.map(train, [family.reference] * len(seeds), seeds, [0.0] * len(seeds)))
     arms = [(arm, pool.map(train, [arm.job] * len(seeds), seeds, [arm.shift] * len(seeds))) for arm in family.arms]
+    trained = [(arm, list(found)) for arm, found in arms]
+    margin = family.margin
+    if margin is None:
+        controls = [_curves(family, runs, references) for arm, runs in trained if arm.sets_margin]
+        margin = min(abs(statistics.fmean(curve[-1] for curve in curves)) for curves in controls) / 4
     mean = statistics.fmean(_log_losses(family, run)[-1] for run in references)
     spread = statistics.stdev(_log_losses(family, run)[-1] for run in references)
     lines = [
@@ -56,14 +61,14 @@ def measure(family: Family, *, seeds: Sequence[int], pool: ProcessPoolExecutor) 
         "",
         f"{family.text} Reference: log loss {mean:.3f} at the end, standard deviation over seeds {spread:.3f}; "
         f"accuracy {statistics.fmean(r.accuracy for r in references):.4f}; {references[0].steps} steps. "
-        f"Margin ±{family.margin:g}, {'at every check' if family.checks == 'every' else 'at the end'}.",
+        f"Margin ±{margin:.2g}, {'at every check' if family.checks == 'every' else 'at the end'}.",
         "",
         "| arm | dlog at the end (90 %) | worst check | d accuracy (90 %) | steps | gain | equivalent | as expected |",
         "|---|---|---|---|---|---|---|---|",
     ]
     wrong = []
-    for arm, found in arms:
-        line, is_expected = _row(family, arm, list(found), references)
+    for arm, runs in trained:
+        line, is_expected = _row(family, arm, runs, references, margin=margin)
         lines.append(line)
         if not is_expected:
             wrong.append(f"{family.title}: {arm.name}")
@@ -77,16 +82,22 @@ def _log_losses(family: Family, run: Run) -> tuple[float, ...]:
     return (run.average_log_loss,)
 
 
-def _row(family: Family, arm: Arm, runs: Sequence[Run], references: Sequence[Run]) -> tuple[str, bool]:
+def _curves(family: Family, runs: Sequence[Run], references: Sequence[Run]) -> list[list[float]]:
+    """``dlog`` of each seed, at each check."""
+    pairs = [(_log_losses(family, run), _log_losses(family, base)) for run, base in zip(runs, references, strict=True)]
+    return [[a - b for a, b in zip(mine, theirs, strict=True)] for mine, theirs in pairs]
+
+
+def _row(
+    family: Family, arm: Arm, runs: Sequence[Run], references: Sequence[Run], *, margin: float
+) -> tuple[str, bool]:
     pairs = list(zip(runs, references, strict=True))
-    curves = [
-        [a - b for a, b in zip(_log_losses(family, run), _log_losses(family, base), strict=True)] for run, base in pairs
-    ]
+    curves = _curves(family, runs, references)
     checks = [_interval([curve[i] for curve in curves]) for i in range(len(curves[0]))]
     judged = checks if family.checks == "every" else checks[-1:]
     steps = statistics.fmean(run.steps for run in runs)
     fewer = statistics.fmean(base.steps for base in references) / steps
-    equivalent = all(abs(mean) + half < family.margin for mean, half in judged)
+    equivalent = all(abs(mean) + half < margin for mean, half in judged)
     passes = equivalent and (not arm.holds or fewer >= family.fewest_steps_ratio)
     worst = max(range(len(checks)), key=lambda i: abs(checks[i][0]) + checks[i][1])
     accuracy = _interval([run.accuracy - base.accuracy for run, base in pairs])
@@ -99,9 +110,9 @@ def _row(family: Family, arm: Arm, runs: Sequence[Run], references: Sequence[Run
         f"{steps:.0f} ({fewer:.2g}x fewer)",
         gain if "adascale" in arm.name else "–",
         "yes" if equivalent else "no",
-        "yes" if passes == arm.holds else "**no**",
+        "–" if arm.holds is None else "yes" if passes == arm.holds else "**no**",
     )
-    return f"| {' | '.join(cells)} |", passes == arm.holds
+    return f"| {' | '.join(cells)} |", arm.holds is None or passes == arm.holds
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float]:

@@ -18,6 +18,7 @@ COMMANDS = {
     "init": "Make a job folder that runs as it is.",
     "plan": "Show every number of a job, each with its reason; no cluster needed.",
     "submit": "Plan, run and report a job.",
+    "find-lr": "Find the learning rate: a range test on the real workers at the real batch.",
     "list": "List runs.",
     "report": "Report on a run.",
     "schema": "Print the JSON Schema of job files, for editors.",
@@ -33,7 +34,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"scaler.cli.{cmd_name}_command")
+        module = import_module(f"scaler.cli.{cmd_name.replace('-', '_')}_command")
         command = module.command
         assert isinstance(command, click.Command)
         return command

@@ -67,18 +67,18 @@ class Live:
             self._bar.update(
                 self._task,
                 description="training" if progress.world_size else "starting",
-                completed=progress.samples_seen,
+                completed=min(progress.progress, self._plan.total_samples),
                 now=self._now(progress),
             )
         elif progress.samples_seen and (
             began or monotonic() - self._lined_at >= LINE_EVERY_S or self._is_over(progress)
         ):
             self._lined_at = monotonic()
-            share = progress.samples_seen / self._plan.total_samples
+            share = min(1.0, progress.progress / self._plan.total_samples)
             self._console.print(f"{share:4.0%}  {self._now(progress)}", soft_wrap=True)
 
     def _is_over(self, progress: Progress) -> bool:
-        return progress.samples_seen >= self._plan.total_samples
+        return progress.progress >= self._plan.total_samples
 
     @staticmethod
     def _now(progress: Progress) -> str:

@@ -36,9 +36,9 @@ def command(
 ) -> None:
     """Plan, run and report a job."""
     job = load_job(job_path, overrides=overrides, workers=workers)
-    plan = plan_for(job, job_path=job_path)
+    job, plan = plan_for(job, job_path=job_path)
     if not quiet:
-        from scaler.report.text import plan_text
+        from scaler.report.plan_text import plan_text
 
         show(plan_text(plan), aside=True)
     from scaler.cluster.submit import submit

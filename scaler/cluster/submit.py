@@ -106,7 +106,7 @@ def _told(error: BaseException) -> str:
 def _require_every_size(job: Job, plan: Plan) -> None:
     """Plan an elastic job for every number of workers that it may get, so that no resize finds it impossible."""
     for size in range(job.scale.min_workers, job.scale.max_workers):
-        make_plan(job, size, num_samples=plan.num_samples)
+        make_plan(job, size, num_samples=plan.num_samples, parameters=plan.parameters)
 
 
 def _require_cluster(job: Job, address: str | None) -> None:

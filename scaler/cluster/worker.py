@@ -115,7 +115,9 @@ def _require_shared(folder: RunFolder) -> None:
 def _plan_for(assignment: Assignment, job: Job, world_size: int) -> Plan:
     """The plan of this attempt: made again from the reference when the group has another size than was asked for."""
     planned = Plan.from_dict(assignment.plan)
-    return planned if planned.world_size == world_size else make_plan(job, world_size, num_samples=planned.num_samples)
+    if planned.world_size == world_size:
+        return planned
+    return make_plan(job, world_size, num_samples=planned.num_samples, parameters=planned.parameters)
 
 
 def _join(assignment: Assignment, job: Job, *, rank: int, world_size: int) -> tuple[RayWorker, int | None]:

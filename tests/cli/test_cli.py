@@ -1,7 +1,9 @@
 """Commands as people type them: stdout, stderr and exit code whole."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import yaml
 
 import scaler
 from scaler.cli import COMMANDS, cli, run
+from scaler.core.rules import RULES
 from scaler.job import Job, load_job, parse_job
 from scaler.plan import make_plan
 from scaler.runs import RunFolder, RunState, find_run, list_runs
@@ -122,7 +125,7 @@ def test_no_command_shows_the_help_as_an_error(scaler_command: Scaler) -> None:
         (
             ["plan", JOB, "--set", "schedule.warmpu=1"],
             'Error: jobs/digits/job.yaml: unknown key "warmpu" in schedule.\n'
-            '  Did you mean "warmup"? Known keys: name, warmup, final_fraction.\n',
+            '  Did you mean "warmup"? Known keys: name, warmup, plateau, final_fraction.\n',
         ),
         (
             ["plan", JOB, "--set", "train.epochs"],
@@ -140,6 +143,30 @@ def test_no_command_shows_the_help_as_an_error(scaler_command: Scaler) -> None:
         (
             ["plan", JOB, "--workers", ""],
             "Error: --workers  is not a list of whole numbers above 0.\n  Such as --workers 1,2,4,8.\n",
+        ),
+        (
+            ["plan", JOB, "--rule", "linear,sqrtt"],
+            'Error: --rule linear,sqrtt: "sqrtt" is not a rule.\n'
+            f'  Did you mean "sqrt"? Rules: {", ".join(RULES)}; such as --rule linear,sqrt.\n',
+        ),
+        (
+            ["plan", JOB, "--rule", ""],
+            f'Error: --rule : "" is not a rule.\n  Rules: {", ".join(RULES)}; such as --rule linear,sqrt.\n',
+        ),
+        (
+            ["plan", JOB, "--rule", "power"],  # one plan that is refused is an error
+            "Error: jobs/digits/job.yaml: scale has rule: power and no exponent.\n"
+            "  Give exponent: power only: lr_ratio = batch_ratio ** exponent.\n",
+        ),
+        (
+            ["plan", JOB, "--rule", "power,gain"],  # and so are several of which none is left
+            "Error: jobs/digits/job.yaml: scale has rule: power and no exponent.\n"
+            "  Give exponent: power only: lr_ratio = batch_ratio ** exponent.\n",
+        ),
+        (
+            ["plan", JOB, "--html", "nosuch/plan.html"],
+            "Error: nosuch/plan.html: cannot be written: No such file or directory.\n"
+            "  Give a file in a folder that is there.\n",
         ),
         (
             ["submit", JOB, "--workers", "0"],
@@ -206,6 +233,157 @@ def test_plans_in_json_are_a_list(scaler_command: Scaler) -> None:
     code, out, err = scaler_command("plan", JOB, "--json", "--workers", "1, 2,4")
     assert (code, err) == (0, "")
     assert [plan["world_size"] for plan in json.loads(out)["plans"]] == [1, 2, 4]
+
+
+ADAMW = ("--set", "reference.optimizer={name: adamw}")
+
+
+def test_rules_are_compared_and_a_refused_one_is_a_row(scaler_command: Scaler, golden: Golden) -> None:
+    code, out, err = scaler_command("plan", JOB, *ADAMW, "--rule", "sqrt,adam_sde,power", "--workers", "1,2")
+    assert (code, err) == (0, "")
+    golden("plans-refused.txt", out)
+
+
+def test_refused_plans_in_json_are_a_list_of_their_own(scaler_command: Scaler) -> None:
+    code, out, err = scaler_command("plan", JOB, *ADAMW, "--rule", "sqrt,adam_sde,power", "--workers", "1,2", "--json")
+    assert (code, err) == (0, "")
+    values = json.loads(out)
+    assert list(values) == ["plans", "refused"]
+    assert [(plan["rule"], plan["world_size"]) for plan in values["plans"]] == [
+        ("sqrt", 1),
+        ("sqrt", 2),
+        ("adam_sde", 1),
+    ]
+    assert [(case["rule"], case["workers"]) for case in values["refused"]] == [
+        ("adam_sde", 2),
+        ("power", 1),
+        ("power", 2),
+    ]
+    assert values["refused"][1] == {
+        "workers": 1,
+        "rule": "power",
+        "problem": "jobs/digits/job.yaml: scale has rule: power and no exponent.",
+        "remedy": "Give exponent: power only: lr_ratio = batch_ratio ** exponent.",
+    }
+
+
+def test_options_of_rules_come_from_set_and_bother_no_other_rule(scaler_command: Scaler) -> None:
+    options = ("--set", "scale.exponent=0.75", "--set", "scale.noise_scale=240")
+    code, out, err = scaler_command("plan", JOB, *options, "--rule", "linear,power,gain", "--json")
+    assert (code, err) == (0, "")
+    values = json.loads(out)
+    assert [round(plan["lr_ratio"], 3) for plan in values["plans"]] == [16.0, 8.0, 8.258]
+    assert values["refused"] == []
+
+
+def test_a_job_that_is_wrong_whatever_the_rule_is_an_error(scaler_command: Scaler) -> None:
+    outcome = scaler_command("plan", JOB, "--rule", "linear,sqrt", "--set", "schedule.warmpu=1", "--json")
+    assert outcome == scaler_command("plan", JOB, "--set", "schedule.warmpu=1")
+    assert outcome.code == 2
+
+
+def test_the_page_of_plans_is_written_and_nothing_else_said(scaler_command: Scaler, tmp_path: Path) -> None:
+    page = tmp_path / "plan.html"
+    assert scaler_command("plan", JOB, "--html", page) == (0, "", "")
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    code, out, err = scaler_command("plan", JOB, "--html", page, "--json", "--rule", "linear,power")
+    assert (code, err, len(json.loads(out)["plans"])) == (0, "", 1)
+    assert "Give exponent: power only" in page.read_text(encoding="utf-8")
+
+
+def test_a_plan_prints_where_nothing_but_ascii_can_be_written(digits_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    line = f'from scaler.cli import run; raise SystemExit(run(["plan", {str(digits_path)!r}]))'
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\n0.16 +" in done.stdout
+
+
+# The recipe gives what the plan needs of the model
+
+
+GROUPS = """[
+    {"match": "bias", "lr_ratio": 2.0},
+    {"match": "weight", "freeze": {"epochs": 1}},
+]"""
+
+
+def test_a_job_with_groups_is_planned_with_its_recipes_parameters(
+    scaler_command: Scaler, make_job: Callable[..., Path]
+) -> None:
+    path = make_job("grouped")
+    code, out, err = scaler_command("plan", path, "--set", "groups=[{match: bias, lr_ratio: 0.5}]", "--json")
+    assert (code, err) == (0, "")
+    groups = json.loads(out)["groups"]
+    assert [(group["name"], group["tensors"]) for group in groups] == [
+        ("everything else", {"weight": 2}),
+        ("bias", {"bias": 1}),
+    ]
+
+
+def test_the_groups_of_the_recipe_are_those_of_the_job_that_runs(
+    scaler_command: Scaler, make_job: Callable[..., Path]
+) -> None:
+    path = make_job("own", groups=GROUPS)
+    code, out, err = scaler_command("plan", path, "--set", "groups=recipe", "--json")
+    assert (code, err) == (0, "")
+    planned = json.loads(out)
+    assert [(group["name"], group["lr_ratio"], group["unfreeze_at"]) for group in planned["groups"]] == [
+        ("weight", 1.0, 20),
+        ("bias", 2.0, None),
+    ]
+    code, _, err = scaler_command("submit", path, *HERE, "--quiet", "--set", "groups=recipe")
+    assert code == 0, err
+    (folder,) = list_runs(str(path.parent / "runs"))
+    assert folder.read_json("plan.json") == planned
+    job = yaml.safe_load(folder.read("job.yaml"))
+    assert [(group["match"], group["lr_ratio"]) for group in job["groups"]] == [("bias", 2.0), ("weight", None)]
+
+
+def test_a_recipe_is_built_once_for_many_plans(scaler_command: Scaler, make_job: Callable[..., Path]) -> None:
+    path = make_job("once", first="print('built')")
+    code, out, err = scaler_command(
+        "plan", path, "--set", "groups=[{match: bias, lr_ratio: 0.5}]", "--workers", "1,2,4", "--rule", "linear,sqrt"
+    )
+    assert (code, err) == (0, "built\n")
+    assert out.startswith("Plans of once\n")
+
+
+@pytest.mark.parametrize(
+    ("groups", "text"),
+    [
+        (
+            '[{"match": "bias", "lr": 0.1}]',
+            'recipe_wrong:build: unknown key "lr" in groups.0.\n  Known keys: match, lr_ratio, weight_decay, freeze.\n',
+        ),
+        (
+            '["bias"]',
+            "recipe_wrong:build: groups.0 = bias must hold keys and values.\n"
+            "  groups: Parameters with a rate, weight decay or freezing of their own; recipe: the recipe gives them.\n",
+        ),
+        (
+            '{"bias": 0.1}',
+            "recipe_wrong:build: groups is a dict, not a list.\n"
+            '  Such as scaler.Recipe(groups=[{"match": "backbone.*", "lr_ratio": 0.1}], ...).\n',
+        ),
+        (
+            "()",
+            "PATH: groups = recipe, and recipe_wrong:build gives none.\n"
+            '  Return scaler.Recipe(groups=[{"match": "backbone.*", "lr_ratio": 0.1}], ...), or leave the key out.\n',
+        ),
+        (
+            '[{"match": "head.*", "lr_ratio": 0.1}]',
+            "groups: match = head.* matches none of the model's 2 parameters.\n  They are named weight, bias.\n",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "submit"])
+def test_groups_of_a_recipe_that_cannot_be_used_exit_2(
+    scaler_command: Scaler, make_job: Callable[..., Path], command: str, groups: str, text: str
+) -> None:
+    path = make_job("wrong", groups=groups)
+    outcome = scaler_command(command, path, "--set", "groups=recipe")
+    assert outcome == (2, "", f"Error: {text.replace('PATH', str(path))}")
 
 
 # init, schema, list
@@ -310,7 +488,7 @@ def build(depth=None, word="x"):
     data = TensorDataset(torch.zeros(20, 2), torch.zeros(20, 1))
     return scaler.Recipe(
         model=nn.Linear(2, 1), train_data=data, eval_data=data,
-        loss=lambda model, batch: {loss},
+        loss=lambda model, batch: {loss}, groups={groups},
         evaluate=lambda model, batch: {{{metric!r}: torch.tensor(0.5)}},
     )
 """
@@ -321,9 +499,15 @@ def make_job(tmp_path: Path) -> Callable[..., Path]:
     """Write a job of 20 samples and its recipe; returns the job file."""
 
     def make(
-        name: str, *, first: str = "pass", loss: str = "((model(batch[0]) - batch[1]) ** 2).mean()", metric: str = "mse"
+        name: str,
+        *,
+        first: str = "pass",
+        loss: str = "((model(batch[0]) - batch[1]) ** 2).mean()",
+        metric: str = "mse",
+        groups: str = "()",
     ) -> Path:
-        (tmp_path / f"recipe_{name}.py").write_text(RECIPE.format(first=first, loss=loss, metric=metric))
+        recipe = RECIPE.format(first=first, loss=loss, metric=metric, groups=groups)
+        (tmp_path / f"recipe_{name}.py").write_text(recipe)
         job = {
             "name": name,
             "recipe": f"recipe_{name}:build",

@@ -32,10 +32,13 @@ def test_help_loads_nothing_heavy(use: str) -> None:
     assert sorted(modules & set(HEAVY)) == []
 
 
-def test_a_plan_loads_neither_torch_nor_ray(digits_path: Path) -> None:
-    modules = loaded_by(f'from scaler.cli import run; assert run(["plan", {str(digits_path)!r}, "--json"]) == 0')
+@pytest.mark.parametrize("options", [["--json"], [], ["--workers", "1,2", "--rule", "linear,sqrt"]])
+def test_a_plan_loads_neither_torch_nor_ray(digits_path: Path, options: list[str]) -> None:
+    arguments = ["plan", str(digits_path), *options]
+    modules = loaded_by(f"from scaler.cli import run; assert run({arguments!r}) == 0")
     assert "pydantic" in modules
-    assert sorted(modules & {"torch", "ray", "pandas", "pyarrow"}) == []
+    assert ("plotille" in modules) == ("--json" not in options)
+    assert sorted(modules & {"torch", "ray", "numpy", "pandas", "pyarrow", "jinja2"}) == []
 
 
 def test_listing_runs_loads_neither_torch_nor_ray(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@
 
   // Charts
 
-  const everything = [...data.clocks.steps, ...data.clocks.evals];
+  const everything = Object.values(data.clocks).flat();
   const domain = [everything.reduce((a, b) => Math.min(a, b), Infinity), everything.reduce((a, b) => Math.max(a, b), 0)];
   const colour = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
 
@@ -37,7 +37,7 @@
   function joined(lines) {
     const tables = [[[...new Set(domain)]]];
     const order = [];
-    for (const clock of ["steps", "evals"]) {
+    for (const clock of Object.keys(data.clocks)) {
       const mine = lines.filter((line) => line.clock === clock);
       if (mine.length) tables.push([data.clocks[clock], ...mine.map((line) => line.values)]);
       order.push(...mine);
@@ -54,6 +54,10 @@
   function series(line) {
     const hidden = { stroke: "transparent", width: 0, points: { show: false } };
     const alone = { show: line.values.length === 1 }; // one value makes no line
+    if (line.style.startsWith("plan-")) { // several plans of one chart
+      const dash = colour(`${line.style}-dash`).split(" ").map(Number);
+      return { stroke: colour(line.style), width: 2, dash: dash[1] ? dash : [], points: alone };
+    }
     return {
       low: () => hidden,
       high: () => hidden,
@@ -80,7 +84,7 @@
     return at - xs[left] <= xs[right] - at ? left : right;
   }
 
-  /** Upright lines where attempts took over. */
+  /** Upright lines: dashed where attempts took over, dotted where something was decided. */
   function drawMarkers(u) {
     const { ctx, bbox } = u, ratio = devicePixelRatio, style = getComputedStyle(document.body);
     ctx.save();
@@ -89,19 +93,25 @@
     ctx.font = `${12 * ratio}px ${style.fontFamily}`;
     ctx.textAlign = "left";
     ctx.textBaseline = "bottom";
-    let free = -Infinity; // labels do not run into each other
-    for (const marker of data.markers) {
-      const x = Math.round(u.valToPos(marker.samples_seen, "x", true));
-      if (x < bbox.left || x > bbox.left + bbox.width) continue;
-      ctx.setLineDash([3 * ratio, 3 * ratio]);
+    const inside = data.markers
+      .map((marker) => ({ ...marker, x: Math.round(u.valToPos(marker.samples_seen, "x", true)) }))
+      .filter(({ x }) => x >= bbox.left && x <= bbox.left + bbox.width);
+    for (const { x, kind } of inside) {
+      ctx.setLineDash(kind === "attempt" ? [3 * ratio, 3 * ratio] : [ratio, 2 * ratio]);
       ctx.beginPath();
       ctx.moveTo(x, bbox.top - 16 * ratio);
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
-      const width = ctx.measureText(marker.label).width, gap = 5 * ratio;
+    }
+    let free = -Infinity; // labels do not run into each other, nor are they crossed by lines
+    for (const { x, label } of inside) {
+      const width = ctx.measureText(label).width, gap = 5 * ratio;
       const start = x + gap + width > bbox.left + bbox.width ? x - gap - width : x + gap;
       if (start < free) continue;
-      ctx.fillText(marker.label, start, bbox.top - 3 * ratio);
+      ctx.fillStyle = colour("paper");
+      ctx.fillRect(start, bbox.top - 17 * ratio, width, 15 * ratio);
+      ctx.fillStyle = colour("muted");
+      ctx.fillText(label, start, bbox.top - 3 * ratio);
       free = start + width + gap;
     }
     ctx.restore();

@@ -1,0 +1,79 @@
+"""``scaler find-lr``."""
+
+import json
+from pathlib import Path
+
+import click
+
+from scaler.cli.live import Live
+from scaler.cli.options import job_options, plan_for, recipe_facts, write_file
+from scaler.cli.terminal import err, show
+from scaler.job import load_job
+
+
+@click.command("find-lr")
+@job_options
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Workers, instead of the job's number.")
+@click.option("--min", "lowest", type=float, default=1e-5, show_default=True, help="The first rate.")
+@click.option("--max", "highest", type=float, default=10.0, show_default=True, help="The last rate.")
+@click.option("--steps", type=click.IntRange(min=20), default=100, show_default=True, help="Optimizer steps.")
+@click.option("--linear", is_flag=True, help="Climb evenly in the rate, not in its logarithm.")
+@click.option(
+    "--address",
+    metavar="A",
+    help="A running Ray cluster (auto, host:port). Default: an embedded local one. "
+    "none: one worker in this process, without Ray.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--html", "html_path", type=click.Path(path_type=Path), metavar="FILE", help="Also write HTML to FILE.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def command(
+    job_path: Path,
+    overrides: tuple[str, ...],
+    workers: int | None,
+    lowest: float,
+    highest: float,
+    steps: int,
+    linear: bool,
+    address: str | None,
+    as_json: bool,
+    html_path: Path | None,
+    quiet: bool,
+) -> None:
+    """Find the learning rate: a range test on the real workers at the real batch."""
+    from scaler.plan.range_test import range_job, range_plan
+
+    job = load_job(job_path, overrides=overrides, workers=workers)
+    facts = recipe_facts(job, job_path=job_path)
+    job, plan = plan_for(job, job_path=job_path, facts=facts)
+    tested = range_job(job, steps=steps)
+    test = range_plan(
+        tested,
+        lowest=lowest,
+        highest=highest,
+        spacing="linear" if linear else "exponential",
+        num_samples=plan.num_samples,
+        parameters=plan.parameters or None,
+    )
+    from scaler.cluster.submit import submit
+    from scaler.report.lr_range import range_text, read_range
+
+    live = Live(test, console=err(), quiet=quiet)
+    with live:
+        folder = submit(
+            tested,
+            test,
+            recipe_folder=job_path.parent.absolute(),
+            address=address,
+            on_start=lambda made: live.say(f"Run {made.run_id}: {steps} steps from {lowest:g} to {highest:g}"),
+            on_progress=live.show,
+        )
+    found = read_range(folder, test, lr_ratio=plan.lr_ratio)
+    if html_path is not None:
+        from scaler.report.lr_range_html import render_range_html
+
+        write_file(html_path, render_range_html(found))
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
+    else:
+        show(range_text(found))
