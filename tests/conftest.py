@@ -5,7 +5,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from synthetic import SyntheticRun
+from synthetic import SYNTHETIC_JOB, SyntheticRun
 
 from scaler.job import Job, load_job
 from scaler.plan import make_plan
@@ -53,13 +53,7 @@ def digits() -> Callable[..., Job]:
 @pytest.fixture
 def synthetic_run(digits: Callable[..., Job]) -> SyntheticRun:
     """Return a run without any attempt yet."""
-    job = digits(
-        "train.num_samples=100",
-        "train.epochs=2",
-        "scale.per_worker_batch_size=8",
-        "reference.global_batch_size=4",
-        "schedule.warmup={samples: 32}",
-    )
+    job = digits(*SYNTHETIC_JOB)
     return SyntheticRun(job=job, plan=make_plan(job))
 
 

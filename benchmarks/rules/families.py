@@ -38,18 +38,17 @@ def sgd() -> Family:
     def arm(rule: str, **more: Any) -> Job:
         return job(batch=64, reference=8, lr=0.05, optimizer=plain, rule=rule, **more)
 
-    warmup, deficit = 2.0, 2.0 * (1 - 1 / 8) / 2
-    climbing = arm(
-        "linear", epochs=EPOCHS + deficit, checks_every=SAMPLES // 8, schedule={"warmup": {"epochs": warmup}}
-    )
+    deficit = 1.0
+    warmup = 2 * deficit / (1 - 1 / 8)
+    climbing = arm("linear", epochs=EPOCHS + deficit, checks_every=SAMPLES, schedule={"warmup": {"epochs": warmup}})
     return Family(
         title="SGD, batch 8 to 64",
-        text="A warmup of W epochs spends W (1 - 1/k) / 2 epochs' worth of rate, here 0.875: its arm is looked at, and "
-        "ends, that much later.",
+        text="A warmup of W epochs spends W (1 - 1/k) / 2 epochs' worth of rate: its arm is looked at, and ends, that "
+        "much later. W = 16/7 makes it one epoch, so that both are looked at where an epoch ends.",
         reference=job(batch=8, reference=8, lr=0.05, optimizer=plain),
         arms=(
             Arm(name="linear", job=arm("linear"), holds=True),
-            Arm(name="linear, 2 epochs of warmup, shifted", job=climbing, holds=True, shift=deficit),
+            Arm(name="linear, 16/7 epochs of warmup, shifted", job=climbing, holds=True, shift=deficit),
             Arm(name="sqrt", job=arm("sqrt"), holds=False),
             Arm(name="none", job=arm("none"), holds=False),
         ),

@@ -6,9 +6,10 @@ from pathlib import Path
 import click
 
 from scaler.cli.live import Live
-from scaler.cli.options import job_options, plan_for, recipe_facts, write_file
+from scaler.cli.options import job_options, plan_for, write_file
 from scaler.cli.terminal import err, show
 from scaler.job import load_job
+from scaler.plan.range_test import carried_by, range_job, range_plan, require_range
 
 
 @click.command("find-lr")
@@ -27,6 +28,7 @@ from scaler.job import load_job
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--html", "html_path", type=click.Path(path_type=Path), metavar="FILE", help="Also write HTML to FILE.")
 @click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--verbose", is_flag=True, help="Show Ray's own log too.")
 def command(
     job_path: Path,
     overrides: tuple[str, ...],
@@ -39,13 +41,11 @@ def command(
     as_json: bool,
     html_path: Path | None,
     quiet: bool,
+    verbose: bool,
 ) -> None:
     """Find the learning rate: a range test on the real workers at the real batch."""
-    from scaler.plan.range_test import range_job, range_plan
-
-    job = load_job(job_path, overrides=overrides, workers=workers)
-    facts = recipe_facts(job, job_path=job_path)
-    job, plan = plan_for(job, job_path=job_path, facts=facts)
+    require_range(lowest=lowest, highest=highest)
+    job, plan = plan_for(load_job(job_path, overrides=overrides, workers=workers), job_path=job_path)
     tested = range_job(job, steps=steps)
     test = range_plan(
         tested,
@@ -56,19 +56,22 @@ def command(
         parameters=plan.parameters or None,
     )
     from scaler.cluster.submit import submit
-    from scaler.report.lr_range import range_text, read_range
+    from scaler.report.lr_range import read_range
 
     live = Live(test, console=err(), quiet=quiet)
+    where = {None: "starting an embedded Ray", "none": "in this process"}.get(address, f"on the Ray at {address}")
     with live:
         folder = submit(
             tested,
             test,
             recipe_folder=job_path.parent.absolute(),
             address=address,
-            on_start=lambda made: live.say(f"Run {made.run_id}: {steps} steps from {lowest:g} to {highest:g}"),
+            verbose=verbose,
+            on_start=lambda made: live.say(f"Run {made.run_id}: {where}"),
             on_progress=live.show,
         )
-    found = read_range(folder, test, lr_ratio=plan.lr_ratio)
+    lr_ratio, rule_reason = carried_by(plan)
+    found = read_range(folder, test, name=job.name, lr_ratio=lr_ratio, rule_reason=rule_reason)
     if html_path is not None:
         from scaler.report.lr_range_html import render_range_html
 
@@ -76,4 +79,6 @@ def command(
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
     else:
+        from scaler.report.lr_range_text import range_text
+
         show(range_text(found))

@@ -72,8 +72,8 @@ class Collector:
         return Look(progress=self._tracker.look(), failures=self._failures, storage=self._problem if failing else "")
 
     def close(self) -> None:
-        """Write everything that was handed over."""
-        self._writer.flush()
+        """Write everything that was handed over, for the last time."""
+        self._writer.close()
 
     def _flush_when_due(self) -> None:
         """Write what is there, about twice a second. What cannot be written is kept, and tried again."""

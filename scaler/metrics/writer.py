@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scaler.metrics.record import Record
+from scaler.metrics.tensorboard import TensorBoardWriter
 from scaler.runs import RunFolder
 
 FOLDER = "metrics"
@@ -45,7 +46,7 @@ SCHEMA = pa.schema(
 
 
 class MetricsWriter:
-    """The one writer of a run's records and events.
+    """The one writer of a run's records and events, and of what TensorBoard reads of them.
 
     Args:
         folder: the run's folder; files that an earlier writer left there are continued, not overwritten.
@@ -56,6 +57,7 @@ class MetricsWriter:
         folder.end_line(EVENTS)
         self._records: list[Record] = []
         self._events: list[Mapping[str, Any]] = []
+        self._tensorboard = TensorBoardWriter(folder)
         names = folder.names(FOLDER)
         self._files = file_ranges(names)
         kept = {f"{first:08d}-{last:08d}.parquet" for first, last in self._files}
@@ -66,17 +68,27 @@ class MetricsWriter:
     def add(self, records: Sequence[Record]) -> None:
         """Take records; they reach the folder with the next ``flush``."""
         self._records.extend(records)
+        self._tensorboard.add(records)
 
     def add_event(self, event: Mapping[str, Any]) -> None:
         """Take an event; it reaches the folder with the next ``flush``."""
         self._events.append(event)
+        self._tensorboard.add_event(event)
 
     def flush(self) -> None:
         """Write what was taken since the last flush."""
         self._folder.append_json(EVENTS, self._events)
         self._events = []  # not before: what could not be written is tried again
-        if not self._records:
-            return
+        if self._records:
+            self._flush_records()
+        self._tensorboard.flush()
+
+    def close(self) -> None:
+        """Write everything that was taken, for the last time."""
+        self.flush()
+        self._tensorboard.close()
+
+    def _flush_records(self) -> None:
         records = self._records
         columns = list(zip(*records, strict=True))
         arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]

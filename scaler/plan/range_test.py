@@ -2,34 +2,44 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import inf
 
 from scaler.core.batch import samples_in
+from scaler.core.rules import gain_exponent
 from scaler.core.schedules import Schedule
 from scaler.core.shapes import Ramp
 from scaler.errors import JobFileError
 from scaler.job import Job, parse_job
+from scaler.job.section import MOST
 from scaler.plan.make import make_plan
 from scaler.plan.model import Plan
 
+SUFFIX = "-find-lr"
+MOST_NAME = 100  # letters in a job's name
+
 
 def range_job(job: Job, *, steps: int) -> Job:
-    """Return the job of a range test: ``steps`` steps at one batch, nothing that reacts, no evaluation on the way.
+    """Return the job of a range test: ``steps`` steps at the batch that training starts with, and nothing that reacts.
+
+    The schedule, a plateau, a batch schedule, the guard of the loss, restarts and ``rule: adascale`` are left out, and
+    so is what only they need: no noise is measured, and there is one evaluation and one checkpoint, at the end. Groups,
+    clipping, precision and the optimizer's constants are the job's.
 
     Raises:
         JobFileError: the job is elastic: a range test is of one batch.
     """
     if not isinstance(job.scale.num_workers, int):
         raise JobFileError("find-lr tests the rate at one batch, and the job is elastic.", "Give --workers N.")
-    values = job.model_dump(exclude_none=True)
-    train = {key: value for key, value in values["train"].items() if key not in ("epochs", "samples", "steps")}
-    never = {"samples": 10**15}
-    scale = {key: value for key, value in values["scale"].items() if key != "batch_schedule"}
+    values = job.model_dump()
+    never = {"samples": MOST}
+    rule = {"rule": "none"} if job.scale.rule == "adascale" else {}
+    length = {"epochs": None, "samples": None, "steps": steps}
     return parse_job(
         {
             **values,
-            "name": f"{job.name[:90]}-find-lr",
-            "scale": {**scale, "rule": "none"} if job.scale.rule == "adascale" else scale,
-            "train": {**train, "steps": steps, "eval_every": never},
+            "name": f"{job.name[: MOST_NAME - len(SUFFIX)]}{SUFFIX}",
+            "scale": {**values["scale"], "batch_schedule": None, **rule},
+            "train": {**values["train"], **length, "eval_every": never, "noise_scale_every": None},
             "checkpoint": {"every": never},
             "failures": {"max_restarts": 0, "divergence": None},
             "schedule": {"name": "constant", "warmup": {"steps": 0}},
@@ -38,16 +48,38 @@ def range_job(job: Job, *, steps: int) -> Job:
     )
 
 
+def require_range(*, lowest: float, highest: float) -> None:
+    """Refuse rates between which nothing can climb.
+
+    Raises:
+        JobFileError: ``lowest`` is not above 0, or not below ``highest``.
+    """
+    if not 0.0 < lowest < inf:
+        raise JobFileError(f"--min {lowest:g} is not a rate above 0.", "Such as --min 1e-5.")
+    if not lowest < highest < inf:
+        raise JobFileError(
+            f"--min {lowest:g} is not below --max {highest:g}." if highest < inf else "--max inf has no end.",
+            "Such as --min 1e-5 --max 10.",
+        )
+
+
 def range_plan(
     job: Job, *, lowest: float, highest: float, spacing: str, num_samples: int, parameters: Mapping[str, int] | None
 ) -> Plan:
     """Return the plan of a range test: the rate climbs from ``lowest`` to ``highest``, both at the batch that is run.
 
+    Args:
+        job: what ``range_job`` made.
+        lowest: the rate of the first step.
+        highest: the rate of the last step.
+        spacing: ``exponential`` or ``linear``.
+        num_samples: size of the training set, where the job does not give it.
+        parameters: as ``make_plan`` takes them.
+
     Raises:
-        JobFileError: ``lowest`` is not below ``highest``.
+        JobFileError: ``lowest`` is not above 0, or not below ``highest``.
     """
-    if not 0.0 < lowest < highest:
-        raise JobFileError(f"--min {lowest:g} is not between 0 and --max {highest:g}.", "Such as --min 1e-5 --max 10.")
+    require_range(lowest=lowest, highest=highest)
     plan = make_plan(job, num_samples=num_samples, parameters=parameters)
     assert job.train.steps is not None
     last = samples_in(
@@ -69,3 +101,18 @@ def range_plan(
         warnings=(),
     )
     return replace(plan, lr_curve=tuple((samples, plan.lr_at(samples)) for samples, _ in plan.lr_curve))
+
+
+def carried_by(plan: Plan) -> tuple[float, str]:
+    """Return what a rate at the plan's batch is divided by for ``reference.lr``, and why.
+
+    With adascale no plan knows it, for the gain is measured: the most that it can be is taken, so that training never
+    goes beyond the rate that was found.
+
+    Args:
+        plan: the job's own, not the range test's.
+    """
+    if not plan.is_measured:
+        return plan.lr_ratio, plan.rule_reason
+    most = max(1.0, plan.batch_ratio) ** gain_exponent(plan.optimizer["name"], rule=plan.rule)
+    return most, f"{plan.rule_reason}, at most {most:.4g}"

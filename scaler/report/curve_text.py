@@ -94,12 +94,14 @@ class CurveChart:
         curves: one to ``MOST_CURVES``; more than one have a legend.
         rows: about how many lines the curves may take.
         low: the least number on the axis; None: what suits the curves.
+        below: places from left to right and what is written there; None: round numbers from 0.
     """
 
     title: str
     curves: Sequence[Curve]
     rows: int = 12
     low: float | None = None
+    below: Sequence[tuple[float, str]] | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Yield the chart line by line; nothing where there is no room, or nothing to see."""
@@ -127,7 +129,8 @@ class CurveChart:
             text = texts[above] if rest == 0 else ""
             tick = ("+" if ascii_only else "┤") if rest == 0 else ("|" if ascii_only else "│")
             yield Text.assemble((f"{text:>{margin}} {tick}", "dim"), _overlaid(rows, ascii_only=ascii_only))
-        yield from _bottom(end, width, indent=margin + 1, ascii_only=ascii_only)
+        below = _below(end, most=min(12, width // 8)) if self.below is None else self.below
+        yield from _bottom(below, end, width, indent=margin + 1, ascii_only=ascii_only)
 
 
 def _legend(curves: Sequence[Curve], *, width: int, ascii_only: bool) -> Iterator[Text]:
@@ -182,15 +185,20 @@ def _overlaid(rows: Sequence[Sequence[int]], *, ascii_only: bool) -> Text:
     return text
 
 
-def _bottom(end: float, width: int, *, indent: int, ascii_only: bool) -> Iterator[Text]:
-    """The line below the curves with its round numbers."""
+def _bottom(
+    below: Sequence[tuple[float, str]], end: float, width: int, *, indent: int, ascii_only: bool
+) -> Iterator[Text]:
+    """The line below the curves with its numbers; one that would touch the number before it is left out."""
     corner, line, tick = ("+", "-", "+") if ascii_only else ("└", "─", "┬")
     row, labels = [line] * width, [" "] * (indent + 1 + width)
-    for value, text in _below(end, most=min(12, width // 8)):
+    free = 0
+    for value, text in below:
         column = round(value / end * (2 * width - 1)) // 2
         row[column] = tick
-        start = min(indent + 1 + column - len(text) // 2, len(labels) - len(text))
-        labels[start : start + len(text)] = text
+        start = max(0, min(indent + 1 + column - len(text) // 2, len(labels) - len(text)))
+        if start >= free:
+            labels[start : start + len(text)] = text
+            free = start + len(text) + 1
     yield Text(" " * indent + corner + "".join(row), style="dim")
     yield Text("".join(labels).rstrip(), style="dim")
 

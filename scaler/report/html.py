@@ -4,19 +4,23 @@ No number is computed here. Charts are told twice: as curves, and as sentences w
 greatest values, so that the page says the same without its script.
 """
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any, Literal
 
-from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
-
-from scaler.report.model import AttemptRow, Report, Series
-from scaler.report.words import number, plural, printable, seconds
+from scaler.report.model import AttemptRow, Decision, Report, Series
+from scaler.report.page import render_page
+from scaler.report.words import (
+    batch_words,
+    decision_words,
+    group_words,
+    interval_words,
+    number,
+    phase_words,
+    plural,
+    samples_words,
+    seconds,
+)
 
 HEADLINE_EVALS = 2  # more would not be one sentence; all of them are listed below it
 PLAN_NUMBERS = (
@@ -39,7 +43,7 @@ class Line:
     """One curve of a chart, or one edge of a band."""
 
     label: str
-    clock: Literal["steps", "evals"]  # which samples_seen its values stand at
+    clock: Literal["steps", "evals", "noise"]  # which samples_seen its values stand at
     style: Literal["solid", "wide", "dashed", "dotted", "low", "high"]
     values: tuple[float | None, ...]
 
@@ -69,15 +73,21 @@ def render_html(report: Report) -> str:
         A whole document. A run of a few workers takes 100 to 160 KB, of which 50 KB is the chart library.
     """
     charts = _charts(report.series)
-    return _template().render(
+    return render_page(
+        "report.html.j2",
+        styles=STYLES,
+        scripts=SCRIPTS,
         report=report,
         headline=_headline(report),
-        plan_rows=[(name, _plan_value(name, report.plan), report.plan["reasons"].get(name)) for name in PLAN_NUMBERS],
+        plan_rows=_plan_rows(report.plan),
         charts=charts,
         data=_chart_data(report, charts),
-        styles=Markup("\n".join(_static(name) for name in STYLES)),
-        scripts=[Markup(_static(name)) for name in SCRIPTS],
-        script_hashes=[_hash(_static(name)) for name in SCRIPTS],
+        seconds=seconds,
+        column=_column,
+        batch_words=batch_words,
+        decision_words=decision_words,
+        interval_words=interval_words,
+        samples_words=samples_words,
     )
 
 
@@ -111,6 +121,16 @@ def _world_sizes(report: Report) -> str:
     return earlier + plural(sizes[-1], "worker")
 
 
+def _plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, str, str | None]]:
+    """The plan's numbers, each with its reason; a batch that grows and groups of parameters where there are any."""
+    rows = [(name, _plan_value(name, plan), plan["reasons"].get(name)) for name in PLAN_NUMBERS]
+    if len(plan["phases"]) > 1:
+        rows.insert(1, ("phases", phase_words(plan["phases"]), "scale.batch_schedule"))
+    if plan["groups"]:
+        rows.insert(-1, ("groups", group_words(plan["groups"]), "peak rates at the start's batch"))
+    return rows
+
+
 def _plan_value(name: str, plan: Mapping[str, Any]) -> str:
     """One of the plan's numbers with its unit."""
     value = plan[name]
@@ -124,6 +144,8 @@ def _plan_value(name: str, plan: Mapping[str, Any]) -> str:
         return plural(value, "sample")
     if name == "steps_per_epoch":
         return plural(value, "step")
+    if name == "schedule":
+        return str(value["name"])
     if name == "optimizer":
         options = (f"{key} {_option(option)}" for key, option in value.items() if key != "name")
         return ", ".join((str(value["name"]), *options))
@@ -178,8 +200,19 @@ def _charts(series: Series) -> tuple[Chart, ...]:
             if name != "loss"
         ),
         _chart("lr", "Learning rate", "", rates, series),
+        _chart("noise", "Gradient noise scale", " samples, an estimate", _noise_lines(series), series),
     ]
     return tuple(chart for chart in charts if any(value is not None for line in chart.lines for value in line.values))
+
+
+def _noise_lines(series: Series) -> tuple[Line, ...]:
+    """The noise scale, and the batch to read it against; nothing when it was not measured."""
+    if not series.noise_samples_seen:
+        return ()
+    return (
+        Line(label="noise scale, running average", clock="noise", style="solid", values=series.noise_scale),
+        Line(label="global batch", clock="steps", style="dashed", values=series.global_batch_size),
+    )
 
 
 def _chart(id: str, title: str, unit: str, lines: tuple[Line, ...], series: Series) -> Chart:
@@ -190,12 +223,13 @@ def _chart(id: str, title: str, unit: str, lines: tuple[Line, ...], series: Seri
         unit=unit,
         lines=lines,
         sentences=tuple(_sentence(line, _clock(line, series)) for line in lines if line.style not in ("low", "high")),
-        logarithmic=id == "loss" and bool(values) and min(values) > 0,
+        logarithmic=id in ("loss", "noise") and bool(values) and min(values) > 0,
     )
 
 
 def _clock(line: Line, series: Series) -> tuple[int, ...]:
-    return series.samples_seen if line.clock == "steps" else series.eval_samples_seen
+    clocks = {"steps": series.samples_seen, "evals": series.eval_samples_seen, "noise": series.noise_samples_seen}
+    return clocks[line.clock]
 
 
 def _sentence(line: Line, samples_seen: Sequence[int]) -> str:
@@ -214,8 +248,12 @@ def _sentence(line: Line, samples_seen: Sequence[int]) -> str:
 def _chart_data(report: Report, charts: Sequence[Chart]) -> dict[str, Any]:
     """What the script draws."""
     return {
-        "clocks": {"steps": report.series.samples_seen, "evals": report.series.eval_samples_seen},
-        "markers": [_marker(attempt) for attempt in report.attempts[1:]],
+        "clocks": {
+            "steps": report.series.samples_seen,
+            "evals": report.series.eval_samples_seen,
+            "noise": report.series.noise_samples_seen,
+        },
+        "markers": _markers(report),
         "charts": [
             {
                 "id": chart.id,
@@ -229,33 +267,18 @@ def _chart_data(report: Report, charts: Sequence[Chart]) -> dict[str, Any]:
     }
 
 
-def _marker(attempt: AttemptRow) -> dict[str, Any]:
+def _markers(report: Report) -> list[dict[str, Any]]:
+    """Where attempts took over and where something was decided, from left to right."""
+    marks = [_attempt_mark(attempt) for attempt in report.attempts[1:]]
+    marks += [_decision_mark(decision) for decision in report.decisions if not decision.undone]
+    return sorted(marks, key=lambda mark: mark["samples_seen"])
+
+
+def _attempt_mark(attempt: AttemptRow) -> dict[str, Any]:
     label = f"attempt {attempt.attempt}: {plural(attempt.world_size, 'worker')}"
-    return {"samples_seen": attempt.start_samples, "label": label}
+    return {"samples_seen": attempt.start_samples, "label": label, "kind": "attempt"}
 
 
-# The page
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {
-        "number": number,
-        "column": _column,
-        "seconds": seconds,
-        "plural": plural,
-        "printable": printable,
-    }
-    return environment.from_string(_static("report.html.j2"))
-
-
-@cache
-def _static(name: str) -> str:
-    return files("scaler.report").joinpath("static", name).read_text(encoding="utf-8")
-
-
-def _hash(script: str) -> str:
-    """How a content security policy names a script that may run."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+def _decision_mark(decision: Decision) -> dict[str, Any]:
+    label = {"rate_lowered": "rate lowered", "diverged": "diverged", "batch_grown": "batch grown"}[decision.kind]
+    return {"samples_seen": decision.samples_seen, "label": label, "kind": "decision"}

@@ -1,81 +1,170 @@
-"""What a learning-rate range test found, read from its run."""
+"""What a learning-rate range test found, read from its run. No number is computed elsewhere."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
-from scaler.core.lr_range import judge_range
+from scaler.core.lr_range import FEWEST_STEPS, judge_range
 from scaler.metrics.reader import read_records
 from scaler.plan import Plan
+from scaler.report.steps import by_step, to_columns
+from scaler.report.words import plural
 from scaler.runs import RunFolder
+
+SCHEMA_VERSION = 1
+NAMES: Mapping[str, str] = MappingProxyType(
+    {"steepest": "steepest", "valley": "valley", "tenth_of_divergence": "divergence / 10"}
+)
+BY_PREFERENCE = ("valley", "tenth_of_divergence")  # where there is a steepest, there is a valley
+ROOM_ABOVE = 0.5  # of the fall, that a picture of the curve has above its start
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoundRates:
     """A range test's curve and suggestions, at the batch that was run and carried back to the reference."""
 
+    schema_version: int
     run_id: str
+    name: str  # of the job that was tested
+    world_size: int
     global_batch_size: int
     reference_batch_size: int
-    lr_ratio: float  # what the rule makes of the batch: reference rates are over it
+    base_lr: float  # what the job has now
+    lr_ratio: float  # what a rate here is divided by for the reference's batch
     rule_reason: str
     lrs: tuple[float, ...]
     losses: tuple[float | None, ...]  # mean over all workers; None where it is no number
-    smoothed: tuple[float, ...]
+    smoothed: tuple[tuple[float, float], ...]  # rate and loss
     diverged_at: float | None
     suggestions: Mapping[str, float | None]  # steepest, valley, tenth_of_divergence: at the batch that was run
     reference_suggestions: Mapping[str, float | None]  # the same for reference.lr
+    chosen: str | None  # the suggestion for the job file
+    hints: tuple[str, ...]  # why something is not there, and what to type
+
+    @property
+    def reference_lr(self) -> float | None:
+        """What is suggested for ``reference.lr``."""
+        return self.reference_suggestions[self.chosen] if self.chosen is not None else None
+
+    @property
+    def ceiling(self) -> float:
+        """The greatest loss to draw: what is above says only that it diverged."""
+        start, least = self.smoothed[0][1], min(loss for _, loss in self.smoothed)
+        return start + ROOM_ABOVE * (start - least if start > least else abs(start))
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        return asdict(self)
+        return {**asdict(self), "reference_lr": self.reference_lr}
 
 
-def read_range(folder: RunFolder, plan: Plan, *, lr_ratio: float) -> FoundRates:
+def read_range(folder: RunFolder, plan: Plan, *, name: str, lr_ratio: float, rule_reason: str) -> FoundRates:
     """Return what a finished range test found.
 
     Args:
         folder: its run.
         plan: what ran.
-        lr_ratio: of the job's rule at this batch.
+        name: of the job that was tested.
+        lr_ratio: what a rate at this batch is divided by for the reference's.
+        rule_reason: why.
 
     Raises:
-        RunError: too few steps were recorded, or the loss was no number from the start.
+        RunError: too few steps were recorded.
+        TrainingError: the loss was no number from the start.
     """
-    lrs, losses = _losses(folder)
+    steps = by_step(to_columns(read_records(folder)))
+    lrs, losses = steps["lr"].tolist(), steps["loss"].tolist()
     found = judge_range(lrs, losses)
     suggestions = {
         "steepest": found.steepest,
         "valley": found.valley,
         "tenth_of_divergence": found.tenth_of_divergence,
     }
+    usable = [key for key in BY_PREFERENCE if (rate := suggestions[key]) is not None and rate >= lrs[0]]
     return FoundRates(
+        schema_version=SCHEMA_VERSION,
         run_id=folder.run_id,
+        name=name,
+        world_size=plan.world_size,
         global_batch_size=plan.global_batch_size,
         reference_batch_size=plan.reference_batch_size,
+        base_lr=plan.base_lr,
         lr_ratio=lr_ratio,
-        rule_reason=plan.rule_reason,
+        rule_reason=rule_reason,
         lrs=tuple(lrs),
         losses=tuple(loss if isfinite(loss) else None for loss in losses),
         smoothed=found.smoothed,
         diverged_at=found.diverged_at,
         suggestions=suggestions,
         reference_suggestions={
-            name: rate / lr_ratio if rate is not None else None for name, rate in suggestions.items()
+            key: rate / lr_ratio if rate is not None else None for key, rate in suggestions.items()
         },
+        chosen=usable[0] if usable else None,
+        hints=tuple(_hints(lrs, found.diverged_at, has_fall=found.valley is not None)),
     )
 
 
-def _losses(folder: RunFolder) -> tuple[list[float], list[float]]:
-    """The rate of each step and its loss, mean over the samples of all workers."""
-    records = read_records(folder).sort_by([("samples_seen", "ascending"), ("rank", "ascending")])
-    column = {name: records[name].to_numpy(zero_copy_only=False) for name in ("samples_seen", "samples", "loss", "lr")}
-    _, starts = np.unique(column["samples_seen"], return_index=True)
-    if not len(starts):
-        return [], []
-    weighted = np.where(column["samples"] > 0, column["loss"] * column["samples"], 0.0)
-    losses = np.add.reduceat(weighted, starts) / np.add.reduceat(column["samples"], starts)
-    return column["lr"][starts].tolist(), losses.tolist()
+def _hints(lrs: list[float], diverged_at: float | None, *, has_fall: bool) -> list[str]:
+    """What was not seen, and what would show it."""
+    steps = lrs.index(diverged_at) if diverged_at is not None else len(lrs)
+    if steps < FEWEST_STEPS:
+        return [f"The loss diverged after {plural(steps, 'step')}: lower --min."]
+    found = []
+    if not has_fall:
+        more = "raise --max, or " if diverged_at is None else ""
+        found.append(f"The loss does not fall by more than its noise: {more}take more --steps.")
+    if diverged_at is None:
+        found.append(f"The loss did not diverge: raise --max above {lrs[-1]:g} to see where it does.")
+    return found
+
+
+def meaning(found: FoundRates, name: str) -> str:
+    """Return what a suggestion is, or why it is not there."""
+    if found.suggestions[name] is None:
+        return "it did not diverge" if name == "tenth_of_divergence" else "no clear fall"
+    if name == "tenth_of_divergence":
+        return f"it diverged at {rate(found.diverged_at)}"
+    return {"steepest": "the loss falls fastest", "valley": "half of the fall is done"}[name]
+
+
+def rate(value: float | None) -> str:
+    """Return a suggested rate as people and every YAML reader read it: two digits, for the test knows no more.
+
+    Example:
+        >>> [rate(value) for value in (None, 0.01056, 0.5, 1.0, 12.3, 0.00001234)]
+        ['–', '0.011', '0.5', '1.0', '12.0', '1.2e-05']
+    """
+    if value is None:
+        return "–"
+    text = f"{float(f'{value:.2g}')!r}"
+    return text if "." in text else text.replace("e", ".0e")
+
+
+def paste(found: FoundRates) -> str | None:
+    """Return the lines for the job file; None: there is nothing to suggest."""
+    if found.chosen is None:
+        return None
+    return f"reference:\n  lr: {rate(found.reference_lr)}  # {NAMES[found.chosen]} of a range test; was {found.base_lr:g}"
+
+
+def headline(found: FoundRates) -> str:
+    """Return what was tested."""
+    return (
+        f"{plural(len(found.lrs), 'step')} on {plural(found.world_size, 'worker')} at batch "
+        f"{found.global_batch_size:,}, the rate from {found.lrs[0]:g} to {found.lrs[-1]:g}"
+    )
+
+
+def carried(found: FoundRates) -> str:
+    """Return how a rate is carried back."""
+    return (
+        f"A rate at batch {found.global_batch_size:,} is {found.lr_ratio:.4g} times reference.lr, at batch "
+        f"{found.reference_batch_size:,}: {found.rule_reason}."
+    )
+
+
+CAUTION = (
+    "A heuristic: one short, noisy training. A test of more steps suggests lower rates. Try a third and three times "
+    "the suggestion as well, to the end of training."
+)

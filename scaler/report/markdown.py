@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from scaler.report.model import Report
-from scaler.report.words import number, plural, printable, seconds
+from scaler.report.words import batch_words, decision_words, more_facts, number, plural, printable, seconds
 
 
 def render_markdown(report: Report) -> str:
@@ -26,6 +26,7 @@ def render_markdown(report: Report) -> str:
                 ("train loss", f"{number(final.train_loss_mean)} (mean over ranks, last epoch)"),
                 *((f"eval {_text(name)}", number(value)) for name, value in final.eval.items()),
                 ("rate used against plan", f"largest difference {number(report.lr_audit.max_abs_error)}"),
+                *((name, _text(value)) for name, value in more_facts(report)),
             ],
         )
     )
@@ -48,7 +49,35 @@ def render_markdown(report: Report) -> str:
             ],
         )
     )
+    if report.is_uneven:
+        parts.append(_attempts(report))
+    parts.append(_decisions(report))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _attempts(report: Report) -> str:
+    return _table(
+        ("attempt", "workers", "global batch", "peak rate", "from sample", "to sample", "ended by"),
+        [
+            (
+                str(row.attempt),
+                number(row.world_size),
+                batch_words(row),
+                number(row.peak_lr),
+                number(row.start_samples),
+                number(row.end_samples),
+                row.ended_by,
+            )
+            for row in report.attempts
+        ],
+    )
+
+
+def _decisions(report: Report) -> str:
+    return "\n".join(
+        f"- at {plural(decision.samples_seen, 'sample')}: {_text(decision_words(decision))}"
+        for decision in report.decisions
+    )
 
 
 def _verdicts(report: Report) -> str:

@@ -12,6 +12,7 @@ class Totals:
     """The whole run."""
 
     samples_seen: int  # samples in the final weights, over all workers
+    progress: float  # samples of the reference's training that they are worth: samples_seen, unless rule: adascale
     steps: int
     wall_s: float | None  # from submission to the end
     train_s: float  # sum over steps of the slowest worker's step time: without start-up, evaluation and checkpoints
@@ -49,9 +50,7 @@ class Final:
     """Where the run ended."""
 
     train_loss_mean: float | None  # mean over ranks and over the samples of the last epoch, as it was trained
-    eval: Mapping[
-        str, float | None
-    ]  # the last evaluation, over all of eval_data; empty without one, None if not finite
+    eval: Mapping[str, float | None]  # the last one, over all of eval_data; empty without one, None if not finite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,20 +59,55 @@ class AttemptRow:
 
     attempt: int
     world_size: int
-    global_batch_size: int
-    peak_lr: float
+    global_batch_size: int  # of its first step
+    end_global_batch_size: int  # of its last step
+    peak_lr: float  # of its first step
     start_samples: int
     end_samples: int  # samples in the weights when it ended; work that a later attempt did again is not counted
-    ended_by: str  # finished, stopped, failed, lost (its workers died), or running
+    ended_by: str  # finished, stopped, failed, lost (its workers died), diverged (it went back), or running
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LrAudit:
-    """What the optimizers used against what the plan says, over every record."""
+    """What the optimizers used against what was planned, over every record.
+
+    Planned is the plan's rate times what the controllers made of it, recorded at each step; where nothing reacts, that
+    is compared with the plan made again too.
+    """
 
     checked_steps: int
     max_abs_error: float | None  # None without steps, or when a rate was no number
     as_planned: bool | None  # every record's rate, but for a float's last digits; None without steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Noise:
+    """The gradient noise scale at the end, in samples, and a 90 % interval of it. All of it is an estimate."""
+
+    noise_scale: float | None  # None: the signal is lost in the noise
+    lower: float | None  # None: too few steps for an interval
+    upper: float | None  # None, where there is a lower end: without bound
+    measured_steps: int
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gain:
+    """What ``rule: adascale`` measured."""
+
+    mean: float  # steps of the reference that a step was worth
+    steps_saved: float  # against the reference's steps for the same progress
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """Something that a controller did while the run was training."""
+
+    samples_seen: int
+    attempt: int
+    kind: str  # rate_lowered, diverged, or batch_grown
+    message: str
+    undone: bool  # a later attempt began before it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +130,11 @@ class Series:
     loss_min: tuple[float | None, ...]  # the least of any rank and step in the stretch
     loss_max: tuple[float | None, ...]
     lr: tuple[float | None, ...]  # as used
-    lr_planned: tuple[float, ...]
+    lr_planned: tuple[float | None, ...]  # with what the controllers made of it
+    global_batch_size: tuple[int, ...]
+    progress: tuple[float, ...]
+    noise_samples_seen: tuple[int, ...]  # steps that the noise was measured in
+    noise_scale: tuple[float | None, ...]  # the running average there; None: not known
     eval_samples_seen: tuple[int, ...]
     evals: Mapping[str, tuple[float | None, ...]]
 
@@ -113,10 +151,20 @@ class Report:
     workers: tuple[WorkerRow, ...]
     final: Final
     attempts: tuple[AttemptRow, ...]
+    decisions: tuple[Decision, ...]
     lr_audit: LrAudit
+    noise: Noise | None  # None when it was not measured
+    gain: Gain | None  # None unless rule: adascale
     verdicts: tuple[Verdict, ...]
     failure: str | None  # the error that ended the run, with its traceback
     series: Series
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether the attempts tell more than the totals: there are several, or the batch changed in one."""
+        return len(self.attempts) > 1 or any(
+            row.end_global_batch_size != row.global_batch_size for row in self.attempts
+        )
 
     @property
     def all_clear(self) -> str | None:

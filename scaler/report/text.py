@@ -1,15 +1,14 @@
-"""A report and a plan in the terminal: they fit 80 columns, and the verdict comes first."""
+"""A report in the terminal: it fits 80 columns, and the verdict comes first."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from scaler.plan import Plan
 from scaler.report.model import Report
-from scaler.report.words import number, plural, printable, seconds
+from scaler.report.words import batch_words, decision_words, more_facts, number, plural, printable, seconds
 
 _STATE_STYLES = {"succeeded": "bold green", "failed": "bold red", "stopped": "bold yellow"}
 
@@ -27,76 +26,18 @@ def report_text(report: Report, *, with_failure: bool = True) -> RenderableType:
         ("train loss", f"{number(final.train_loss_mean)}  (mean over ranks, last epoch)"),
         *((f"eval {printable(name)}", number(value)) for name, value in final.eval.items()),
         ("rate used", _audit(report)),
+        *more_facts(report),
     ]
     parts: list[RenderableType] = [title, _verdicts(report)]
     if totals.steps:
         parts += [_facts(facts), _worker_table(report)]
     if report.failure and with_failure:
         parts.insert(2, Text(printable(report.failure)))
-    if len(report.attempts) > 1:
+    if report.decisions:
+        parts.append(_decision_list(report))
+    if report.is_uneven:
         parts.append(_attempt_table(report))
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
-
-
-def plan_text(plan: Plan) -> RenderableType:
-    """Return a plan for a terminal: each number with its reason."""
-    reasons = plan.reasons
-    optimizer = ", ".join(f"{key} {value}" for key, value in plan.optimizer.items() if key not in ("name", "lr"))
-    rows = [
-        ("workers", number(plan.world_size), ""),
-        ("global batch", number(plan.global_batch_size), reasons["global_batch_size"]),
-        ("batch ratio", f"{plan.batch_ratio:.4g}x", reasons["batch_ratio"]),
-        ("rate ratio", f"{plan.lr_ratio:.4g}x", plan.rule_reason),
-        ("peak rate", number(plan.peak_lr), reasons["peak_lr"]),
-        ("warmup", plural(plan.warmup_steps, "step"), reasons["warmup_samples"]),
-        ("schedule", plan.schedule.shape.name, reasons["schedule"]),
-        (
-            "training",
-            plural(plan.total_steps, "step"),
-            f"{reasons['total_samples']}; {plural(plan.total_samples, 'sample')}",
-        ),
-        ("epoch", plural(plan.steps_per_epoch, "step"), reasons["steps_per_epoch"]),
-        ("optimizer", printable(str(plan.optimizer["name"])), printable(optimizer)),
-    ]
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(style="dim")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    warnings = [
-        Text.assemble(("Warning ", "yellow"), (warning.code, "bold"), f": {printable(warning.message)}")
-        for warning in plan.warnings
-    ]
-    title = Text.assemble(("Plan of ", ""), (printable(plan.name), "bold"))
-    return Group(title, Padding(table, (0, 0, 1 if warnings else 0, 2)), *warnings)
-
-
-def plans_table(plans: Sequence[Plan]) -> RenderableType:
-    """Return several plans of one job, a row each."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("workers", "global batch", "micro-steps", "batch ratio", "peak rate", "warmup steps", "steps"):
-        table.add_column(name, justify="right")
-    for plan in plans:
-        table.add_row(
-            number(plan.world_size),
-            number(plan.global_batch_size),
-            f"{plan.grad_accum_steps} x {plan.per_worker_batch_size}",
-            f"{plan.batch_ratio:.4g}x",
-            number(plan.peak_lr),
-            number(plan.warmup_steps),
-            number(plan.total_steps),
-        )
-    codes: dict[str, list[int]] = {}
-    for plan in plans:
-        for warning in plan.warnings:
-            codes.setdefault(warning.code, []).append(plan.world_size)
-    title = Text.assemble("Plans of ", (printable(plans[0].name), "bold"), f"  {plans[0].rule_reason}")
-    warnings = [
-        Text.assemble(("Warning ", "yellow"), (code, "bold"), f" with {', '.join(map(str, sizes))} workers")
-        for code, sizes in codes.items()
-    ]
-    return Group(title, Padding(table, (0, 0, 1 if warnings else 0, 2)), *warnings)
 
 
 def _verdicts(report: Report) -> RenderableType:
@@ -128,6 +69,15 @@ def _audit(report: Report) -> str:
     return f"{said} in {plural(audit.checked_steps, 'step')}, largest difference {number(audit.max_abs_error)}"
 
 
+def _decision_list(report: Report) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", justify="right", no_wrap=True)
+    table.add_column()
+    for decision in report.decisions:
+        table.add_row(Text(f"at {plural(decision.samples_seen, 'sample')}"), Text(decision_words(decision)))
+    return Group(Text("Decisions in training", style="bold"), table)
+
+
 def _worker_table(report: Report) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("rank", "samples", "samples/s", "loss", "step p50", "p95", "data", "sync", "GiB"):
@@ -156,7 +106,7 @@ def _attempt_table(report: Report) -> RenderableType:
         table.add_row(
             str(row.attempt),
             str(row.world_size),
-            number(row.global_batch_size),
+            batch_words(row),
             number(row.peak_lr),
             number(row.start_samples),
             number(row.end_samples),

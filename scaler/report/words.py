@@ -1,5 +1,13 @@
 """Numbers as people read them; every rendering says them the same way."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scaler.report.model import AttemptRow, Decision, Gain, Noise, Report
+
+SHOWN_GROUPS = 3
+SHOWN_PHASES = 4
+
 
 def number(value: float | None, digits: int = 4) -> str:
     """Return a number with thousands separators, or with ``digits`` significant ones; a dash for None.
@@ -46,3 +54,102 @@ def printable(text: str) -> str:
         'a\\\\x1b[31mb'
     """
     return "".join(char if char in "\n\t" or char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def noise_words(noise: Noise) -> str:
+    """Return the noise scale with its interval, and that it is an estimate.
+
+    Example:
+        >>> noise_words(Noise(noise_scale=1240.3, lower=800.2, upper=None, measured_steps=12, meaning=""))
+        '1,240 samples (90% 800 or more), an estimate'
+    """
+    value = "not known" if noise.noise_scale is None else f"{samples_words(noise.noise_scale)} samples"
+    interval = f" ({interval_words(noise)})" if noise.lower is not None else ""
+    return f"{value}{interval}, an estimate"
+
+
+def interval_words(noise: Noise) -> str:
+    """Return the noise scale's 90 % interval, as it is written beside the noise scale."""
+    if noise.lower is None:
+        return "too few steps for an interval"
+    return f"90% {samples_words(noise.lower)}" + (f"-{samples_words(noise.upper)}" if noise.upper else " or more")
+
+
+def samples_words(value: float) -> str:
+    """Return a measured number of samples, without digits that nothing stands behind."""
+    return number(round(value)) if value >= 100 else number(value, 3)
+
+
+def gain_words(gain: Gain) -> str:
+    """Return what adaptive steps were worth.
+
+    Example:
+        >>> gain_words(Gain(mean=5.25, steps_saved=850.0))
+        '5.25 steps of the reference a step, mean over steps; 850 steps saved'
+    """
+    return (
+        f"{number(gain.mean)} steps of the reference a step, mean over steps; {number(round(gain.steps_saved))} "
+        f"steps saved"
+    )
+
+
+def more_facts(report: Report) -> list[tuple[str, str]]:
+    """Return name and words of what not every run has: a batch planned to grow, groups, a gain, a noise scale."""
+    plan, facts = report.plan, []
+    if len(plan["phases"]) > 1:
+        facts.append(("planned batch", phase_words(plan["phases"])))
+    if plan["groups"]:
+        facts.append(("peak rates", group_words(plan["groups"])))
+    if report.gain is not None:
+        facts.append(("adascale gain", gain_words(report.gain)))
+    if report.noise is not None:
+        facts.append(("gradient noise scale", noise_words(report.noise)))
+    return facts
+
+
+def decision_words(decision: Decision) -> str:
+    """Return what was decided, and whether it still holds."""
+    return printable(decision.message) + (" (undone: a later attempt began before it)" if decision.undone else "")
+
+
+def batch_words(attempt: AttemptRow) -> str:
+    """Return an attempt's global batch, from and to where it grew."""
+    first, last = attempt.global_batch_size, attempt.end_global_batch_size
+    return number(first) if first == last else f"{number(first)} -> {number(last)}"
+
+
+def group_words(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Return the peak rates of a plan's groups of parameters, the first few by name.
+
+    Example:
+        >>> group_words([{"name": f"block{i}.*", "peak_lr": 0.1 / 2**i, "frozen": False} for i in range(5)])
+        'block0.* 0.1, block1.* 0.05, block2.* 0.025, and 2 more groups'
+    """
+    shown = [
+        f"{printable(str(group['name']))} {'frozen' if _stays_frozen(group) else number(group['peak_lr'])}"
+        for group in groups[:SHOWN_GROUPS]
+    ]
+    return _with_rest(shown, len(groups) - len(shown), "group")
+
+
+def _stays_frozen(group: Mapping[str, Any]) -> bool:
+    return bool(group["frozen"]) and group["unfreeze_at"] is None
+
+
+def phase_words(phases: Sequence[Mapping[str, Any]]) -> str:
+    """Return how a plan's batch grows, the first few changes of it.
+
+    Example:
+        >>> phase_words([{"start_samples": 1000 * i, "global_batch_size": 64 * 2**i} for i in range(3)])
+        '64 samples, 128 from sample 1,000, 256 from sample 2,000'
+    """
+    shown = [
+        f"{number(phase['global_batch_size'])} from sample {number(phase['start_samples'])}"
+        for phase in phases[1:SHOWN_PHASES]
+    ]
+    first = f"{number(phases[0]['global_batch_size'])} samples"
+    return _with_rest([first, *shown], len(phases) - 1 - len(shown), "change")
+
+
+def _with_rest(shown: Sequence[str], left: int, noun: str) -> str:
+    return ", ".join([*shown, *([f"and {left} more {noun}{'s' if left > 1 else ''}"] if left else [])])

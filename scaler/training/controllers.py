@@ -66,11 +66,16 @@ class Controllers:
         return factor * self._gain**self._exponent if self._exponent else factor
 
     def measured(self, squares: GradientSquares | None, *, batch_ratio: float) -> None:
-        """Take a step's estimates; with adascale the gain follows. While it is unknown, the last known one stays."""
+        """Take a step's estimates; with adascale the gain follows.
+
+        While the noise scale is unknown, the last known gain stays, within what a gain can be at this ratio.
+        """
         self.noise = self.noise.update(squares)
         phi = self.noise.noise_scale
         if self._exponent and phi is not None:
             self._gain = gain(batch_ratio, noise_scale=phi, reference_batch_size=self._reference_batch_size)
+        elif self._exponent:
+            self._gain = min(max(self._gain, min(1.0, batch_ratio)), max(1.0, batch_ratio))
 
     def evaluated(self, values: Mapping[str, float]) -> Event | None:
         """Take an evaluation; return the event of a lowered rate.
@@ -106,6 +111,11 @@ class Controllers:
             if reason is not None:
                 return reason
         return None
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether a training that has gone astray is stopped."""
+        return self._guard is not None
 
     def may_go_back(self) -> bool:
         """Return whether a diverged training goes back and on, rather than stop."""

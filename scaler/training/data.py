@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from scaler.core.batch import step_size
 from scaler.core.seeds import stream_seed
 from scaler.plan import Plan
 from scaler.training.recipe import Recipe
@@ -40,8 +41,26 @@ class EpochOrder:
         return self._order[position : position + size]
 
 
+def next_step_size(plan: Plan, samples_seen: int) -> int:
+    """Return how many samples the step after ``samples_seen`` takes; 0 at the end.
+
+    Where progress is measured, progress says when training is over: after a change of the number of workers, more
+    samples may be behind it than the new batch would ever need from the start.
+    """
+    if not plan.is_measured:
+        return plan.step_size(samples_seen)
+    return step_size(
+        samples_seen,
+        global_batch_size=plan.phase_at(samples_seen).global_batch_size,
+        num_samples=plan.num_samples,
+        total_samples=samples_seen + plan.num_samples,
+    )
+
+
 class StepIndices:
     """The micro-batches of every step from a point of training on, for one worker: an iterable, made anew each time.
+
+    It has no end where progress is measured.
 
     A worker whose share is empty still takes part in the step's all-reduce, so it gets the step's first sample to run
     its model on; ``GradientStep`` gives it the weight 0.
@@ -53,7 +72,7 @@ class StepIndices:
     def __iter__(self) -> Iterator[Tensor]:
         plan, seen = self._plan, self._samples_seen
         order = EpochOrder(plan.num_samples, seed=self._seed)
-        while size := plan.step_size(seen):
+        while size := next_step_size(plan, seen):
             indices = order.slice(seen, size)
             bounds = plan.micro_batch_bounds(size, rank=self._rank, samples_seen=seen) or [(0, 1)]
             yield from (indices[start:stop] for start, stop in bounds)

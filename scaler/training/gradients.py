@@ -194,9 +194,10 @@ class GradientStep:
         # A mean came in with its share n_w / N, a sum whole: over these, it is the mean gradient of the part.
         total = sum(weights)
         shares = [weight if is_sum else weight / step_samples for weight in weights]
+        most = step_samples * (1.0 - 1e-12 if is_sum else 1.0)  # weights are rounded, and add up to no more than it
         return Parts(
             squares=tuple(s / scale / share**2 if share else 0.0 for s, share in zip(squares, shares, strict=True)),
-            samples=tuple(step_samples * weight / total for weight in weights),
+            samples=tuple(most * weight / total for weight in weights),
         )
 
     def _backward(self, value: Tensor, share: float) -> None:

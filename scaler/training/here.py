@@ -4,7 +4,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from pathlib import Path
 from time import time
 from typing import Any
@@ -66,6 +66,10 @@ class InProcess:
         """Never: Ctrl-C interrupts this process itself."""
         return False
 
+    def close(self) -> None:
+        """End what was written."""
+        self._writer.close()
+
 
 def train_here(job: Job, plan: Plan, folder: RunFolder, *, recipe_folder: Path, on_hand_over: OnHandOver) -> bool:
     """Train a plan for one worker in this process.
@@ -82,7 +86,8 @@ def train_here(job: Job, plan: Plan, folder: RunFolder, *, recipe_folder: Path, 
         with redirect_stdout(sys.stderr):  # stdout is the result's; what the recipe prints stands beside it
             seed_everything(job.train.seed)
             recipe = load_recipe(job.recipe, folder=recipe_folder, arguments=job.recipe_args)
-            return Training(recipe, job, plan, InProcess(folder, device=device, on_hand_over=on_hand_over)).run()
+            with closing(InProcess(folder, device=device, on_hand_over=on_hand_over)) as surroundings:
+                return Training(recipe, job, plan, surroundings).run()
     except ScalerError:
         raise
     except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure like any other

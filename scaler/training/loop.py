@@ -19,13 +19,14 @@ from scaler.core.rules import gain_exponent
 from scaler.core.seeds import stream_seed
 from scaler.errors import RecipeError, TrainingError
 from scaler.job import Job
+from scaler.job.scale import GrowWithNoise
 from scaler.metrics.record import Record
 from scaler.plan import Plan, grow
 from scaler.training.average import WeightAverage
 from scaler.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from scaler.training.clock import clock_for
 from scaler.training.controllers import Controllers
-from scaler.training.data import StepIndices, batches
+from scaler.training.data import StepIndices, batches, next_step_size
 from scaler.training.evaluate import evaluate
 from scaler.training.gradients import GradientStep, Parts
 from scaler.training.optimizer import Preconditioner, build_optimizer, set_constants, set_mode, set_rate, used_rate
@@ -97,12 +98,13 @@ class Training:
             self._average.load_state_dict(state["average"])
         self.samples_seen, self.progress = samples_seen, state["progress"]
         for at, factor in self._controllers.growth:
-            size = max(1, round(self._plan.phases[0].global_batch_size * factor))
-            self._plan = grow(self._plan, self._job, samples_seen=at, global_batch_size=size)
+            self._plan = grow(self._plan, self._job, samples_seen=at, global_batch_size=self._grown_size(factor))
         self._phase = self._plan.phase_at(samples_seen)
         set_constants(self._optimizer, self._phase, self._plan.groups)
         self._controllers.measured(None, batch_ratio=self._phase.batch_ratio)
         self._optimizer.zero_grad()
+        if self._next_size():  # the checkpoint of an end holds the evaluation's weights
+            set_mode(self._optimizer, training=True)
         if self._thaw(samples_seen):
             self._make_gradient()
 
@@ -128,13 +130,14 @@ class Training:
                     self._make_gradient()
                 self._step(source, size)
                 stopped = self._pace.is_due() and self._hand_over_together()
+                grown = self._astray is None and self._grow_when_due(size)  # before a checkpoint, which must know it
                 self._save_and_evaluate_when_due(size, stopped=stopped)
-                if self._astray is not None:
+                gone_back = self._astray is not None
+                if gone_back:
                     self._go_back()
-                    source = self._batches()
                 elif stopped:
                     break
-                elif self._grow_when_due(size):
+                if grown or gone_back:
                     source = self._batches()
             return not self._next_size()
         finally:
@@ -143,7 +146,8 @@ class Training:
 
     def _next_size(self) -> int:
         """Samples in the next step; 0 at the end."""
-        return self._plan.step_size(self.samples_seen) if self.progress < self._plan.total_samples else 0
+        left = self._plan.total_samples - self.progress
+        return next_step_size(self._plan, self.samples_seen) if left > 1e-6 else 0  # progress is a sum, and rounded
 
     def _batches(self) -> Iterator[Any]:
         recipe, train = self._recipe, self._job.train
@@ -267,13 +271,12 @@ class Training:
     def _judge(self) -> None:
         """Show the guard the losses that were handed over since the last time, as means over all workers."""
         records, self._unjudged = self._unjudged, []
-        sums = torch.tensor(
-            [[(record.loss or 0.0) * record.samples, record.samples] for record in records], dtype=torch.float64
-        )
+        known = [(record.loss, record.samples) if record.loss is not None else (0.0, 0) for record in records]
+        sums = torch.tensor([(loss * samples, samples) for loss, samples in known], dtype=torch.float64).reshape(-1, 2)
         if self._surroundings.world_size > 1 and len(records):
             sums = sums.to(self._device)
             dist.all_reduce(sums)
-        self._astray = self._controllers.observed([total / samples for total, samples in sums.tolist()])
+        self._astray = self._controllers.observed([total / samples for total, samples in sums.tolist() if samples])
 
     def _go_back(self) -> None:
         """Load the last checkpoint and lower the rate; or stop.
@@ -285,11 +288,13 @@ class Training:
         goes_back, times = self._controllers.may_go_back(), self._controllers.times_gone_back + 1
         self._event("diverged", reason=reason, goes_back=goes_back)
         if not goes_back:
-            again = f" again, after going back {times - 1} times" if times > 1 else ""
+            again = f" again, after going back {_times(times - 1)}" if times > 1 else ""
+            or_go_back = "let it go back to a checkpoint with a lower rate:\nfailures.divergence: {then: go_back}"
+            or_more = "let it go back more often: failures.divergence.max_times"
             raise TrainingError(
                 f"the training diverged{again}: {reason}.",
-                "Lower reference.lr, warm up longer, set train.clip_grad_norm, or let it go back to a checkpoint with "
-                "a lower rate:\nfailures.divergence: {then: go_back}.",
+                "Lower reference.lr, warm up longer, set train.clip_grad_norm, or "
+                f"{or_more if times > 1 else or_go_back}.",
             )
         start = torch.tensor([0, 0], dtype=torch.int64, device=self._device)
         if self._surroundings.rank == 0:
@@ -322,6 +327,12 @@ class Training:
         phase = self._plan.phase_at(self.samples_seen)
         self._event("batch_grown", global_batch_size=grown, peak_lr=phase.peak_lr)
         return True
+
+    def _grown_size(self, factor: float) -> int:
+        """A batch that grew to ``factor`` times the start's, at this plan's start and within the job's bound."""
+        first, wanted = self._plan.phases[0].global_batch_size, self._job.scale.batch_schedule
+        assert isinstance(wanted, GrowWithNoise)
+        return max(first, min(round(first * factor), wanted.max_global_batch_size))
 
     def _begin_attempt(self) -> None:
         phase = self._plan.phase_at(self.samples_seen)
@@ -357,7 +368,8 @@ class Training:
     def _share_buffers(self) -> None:
         """Give every worker rank 0's buffers (BatchNorm's statistics): one model is saved and evaluated."""
         if self._surroundings.world_size > 1:
-            for buffer in self._module.buffers():
+            averaged = self._average.model.buffers() if self._average is not None else ()
+            for buffer in (*self._module.buffers(), *averaged):
                 dist.broadcast(buffer, 0)
 
     def _evaluate(self) -> None:
@@ -388,6 +400,8 @@ class Training:
         began, surroundings = perf_counter(), self._surroundings
         self._hand_over()
         self._judge()
+        if self._astray is None and self._controllers.is_guarded:
+            self._astray = self._broken_weight()
         if self._astray is not None:
             return
         surroundings.settle()
@@ -406,11 +420,20 @@ class Training:
             save_checkpoint(surroundings.folder, state, samples_seen=self.samples_seen, keep=keep)
             self._event("checkpointed", seconds=perf_counter() - began)
 
+    def _broken_weight(self) -> str | None:
+        """Say which weight is not a number, if one is: the losses so far are older than the last step's weights."""
+        named = [(name, tensor) for name, tensor in self._module.named_parameters() if not tensor.isfinite().all()]
+        return f"{named[0][0]} is not finite" if named else None
+
     def _event(self, kind: str, **values: Any) -> None:
         """Note something that happened to the whole group; rank 0 speaks for all."""
         if self._surroundings.rank == 0:
             where = {"attempt": self._surroundings.attempt, "samples_seen": self.samples_seen}
             self._events.append({"kind": kind, "time": time(), **where, **values})
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def _require_planned(recipe: Recipe, job: Job, plan: Plan) -> None:
@@ -425,7 +448,7 @@ def _require_planned(recipe: Recipe, job: Job, plan: Plan) -> None:
     planned = plan.parameters
     found = {name: parameter.numel() for name, parameter in recipe.model.named_parameters()}
     if planned and planned != found:
-        other = next(iter(set(planned.items()) ^ set(found.items())))[0]
+        other = min(set(planned.items()) ^ set(found.items()))[0]
         raise RecipeError(
             f"the model's parameters are not those that the plan was made for: {other} differs.",
             "The recipe must build the same model each time.",

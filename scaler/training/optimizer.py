@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scaler.core.rules import OPTIMIZER_CLASSES
+from scaler.core.rules import OPTIMIZER_CLASSES, SELF_TUNED
 from scaler.errors import JobFileError
 from scaler.plan import Phase, PlanGroup
 
@@ -28,10 +28,17 @@ def build_optimizer(
         groups: the plan's; none: all parameters alike.
 
     Raises:
-        JobFileError: there is no such optimizer, or it does not take these keys.
+        JobFileError: there is no such optimizer, it does not take these keys, or has one rate for all groups.
     """
-    keys = _constants(options)
-    make: Any = optimizer_class(str(options["name"]))
+    name, keys = str(options["name"]), _constants(options)
+    make: Any = optimizer_class(name)
+    if name not in OPTIMIZER_CLASSES:  # of those, the job knows the keys
+        _require_named(make, ("lr", *keys), name=name)
+    if name in SELF_TUNED and any(group.lr_ratio != 1.0 for group in groups):
+        raise JobFileError(
+            f"groups and layer_decay give parameters a lr_ratio, and {name} has one rate for all.",
+            "Leave lr_ratio and layer_decay out, or use another optimizer.",
+        )
     if groups:
         trained: Any = [
             {"params": [parameters[name] for name in group.tensors], "lr_ratio": group.lr_ratio} for group in groups
@@ -44,7 +51,7 @@ def build_optimizer(
         return made
     except (TypeError, ValueError) as error:
         raise JobFileError(
-            f"reference.optimizer: {options['name']} refuses its keys: {error}.",
+            f"reference.optimizer: {name} refuses its keys: {error}.",
             f"They are {dict(lr=options['lr'], **keys)}.",
         ) from None
 
@@ -75,12 +82,20 @@ def set_rate(optimizer: Optimizer, lr: float, *, momentum: float | None = None) 
     A group's own ``lr_ratio`` multiplies the rate. ``momentum`` is Adam's first beta where there are betas.
     """
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_ratio", 1.0)
-        if momentum is not None:
-            if "betas" in group:
-                group["betas"] = (momentum, *group["betas"][1:])
-            else:
-                group["momentum"] = momentum
+        set_group_rate(group, lr * group.get("lr_ratio", 1.0), momentum=momentum)
+
+
+def set_group_rate(group: dict[str, Any], lr: float, *, momentum: float | None = None) -> None:
+    """Write a rate, and a momentum unless None, into one parameter group; a rate that is a tensor stays one."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(lr)
+    else:
+        group["lr"] = lr
+    if momentum is not None:
+        if "betas" in group:
+            group["betas"] = (momentum, *group["betas"][1:])
+        else:
+            group["momentum"] = momentum
 
 
 def used_rate(optimizer: Optimizer, *, planned: float) -> float:
@@ -96,23 +111,33 @@ def used_rate(optimizer: Optimizer, *, planned: float) -> float:
 
 
 def set_constants(optimizer: Optimizer, phase: Phase, groups: Sequence[PlanGroup]) -> None:
-    """Write a phase's constants (betas, eps, weight decay, ...) into every group, after a load or a change of batch.
+    """Write a phase's constants (betas, eps, weight decay, ...) into every group, after a load or a change of batch."""
+    constants = _constants(phase.optimizer)
+    own = [group.weight_decay for group in groups] or [None] * len(optimizer.param_groups)
+    # Schedule-free's training point lies between its two others by the first beta: move it by the old, then the new.
+    moves = any(group.get("betas") != constants.get("betas", group.get("betas")) for group in optimizer.param_groups)
+    if moves:
+        set_mode(optimizer, training=False)
+    for group, weight_decay in zip(optimizer.param_groups, own, strict=True):
+        decay = {} if weight_decay is None else {"weight_decay": weight_decay * phase.weight_decay_ratio}
+        set_group_constants(optimizer, group, {**constants, **decay})
+    if moves:
+        set_mode(optimizer, training=True)
+
+
+def set_group_constants(optimizer: Optimizer, group: dict[str, Any], constants: Mapping[str, Any]) -> None:
+    """Write constants into one parameter group.
 
     Where an average's decay changes, the optimizer's count of steps, from which Adam corrects its averages' start, is
     changed to as many steps of the new decay as forget what the old ones forgot: ``beta_new ** new = beta_old ** old``.
     """
-    constants = _constants(phase.optimizer)
-    own = [group.weight_decay for group in groups] or [None] * len(optimizer.param_groups)
-    for group, weight_decay in zip(optimizer.param_groups, own, strict=True):
-        before, after = _memory(group), _memory(constants)
-        group.update(constants)
-        if weight_decay is not None:
-            group["weight_decay"] = weight_decay * phase.weight_decay_ratio
-        if before is not None and after is not None and before != after and 0.0 < before < 1.0 and 0.0 < after < 1.0:
-            for parameter in group["params"]:
-                state = optimizer.state.get(parameter, {})
-                if "step" in state:
-                    state["step"] = state["step"] * (log(before) / log(after))
+    before, after = _memory(group), _memory(constants)
+    group.update(constants)
+    if before is not None and after is not None and before != after and 0.0 < before < 1.0 and 0.0 < after < 1.0:
+        counts = [optimizer.state.get(parameter, {}) for parameter in group["params"]]
+        for count in (*counts, group):  # schedule-free AdamW counts in the group
+            if "step" in count:
+                count["step"] = count["step"] * (log(before) / log(after))
 
 
 def set_mode(optimizer: Optimizer, *, training: bool) -> None:
@@ -125,7 +150,8 @@ def set_mode(optimizer: Optimizer, *, training: bool) -> None:
 class Preconditioner:
     """Divides gradients as Adam and RMSprop will: by the root of their running squares.
 
-    The running squares are those before the step, on every worker the same.
+    The running squares are those before the step, on every worker the same. Adam's are corrected for their start, as
+    it does itself: or the first steps, whose squares are small, would outweigh all others in an average over steps.
 
     Args:
         optimizer: keeps ``exp_avg_sq`` or ``square_avg``.
@@ -133,28 +159,47 @@ class Preconditioner:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        self._eps = {id(p): float(group["eps"]) for group in optimizer.param_groups for p in group["params"]}
+        self._groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
 
     def is_ready(self) -> bool:
         """Whether the optimizer has taken a step."""
         return len(self._optimizer.state) > 0
 
     def __call__(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return what the gradients become; the gradients stay as they are."""
+        """Return what the gradients become; the gradients stay as they are.
+
+        Those of parameters that have not taken a step yet, just unfrozen, are left out.
+        """
         return [
-            gradient / (self._squares(parameter).sqrt() + self._eps[id(parameter)])
+            gradient / (self._squares(parameter, state).sqrt() + self._groups[id(parameter)]["eps"])
             for parameter, gradient in zip(parameters, gradients, strict=True)
+            if (state := self._optimizer.state.get(parameter))
         ]
 
-    def _squares(self, parameter: nn.Parameter) -> Tensor:
-        state = self._optimizer.state[parameter]
+    def _squares(self, parameter: nn.Parameter, state: Mapping[str, Any]) -> Tensor:
+        group = self._groups[id(parameter)]
         found = state.get("exp_avg_sq", state.get("square_avg"))
         if not isinstance(found, Tensor):
             raise JobFileError(
                 f"scale.rule = adascale finds no running squares in {type(self._optimizer).__name__}.",
                 "It is for sgd, adam, adamw and rmsprop.",
             )
-        return found
+        if "exp_avg_sq" not in state:
+            return found
+        steps = float(state["step"] if "step" in state else group["step"])
+        corrected: Tensor = found / (1.0 - group["betas"][1] ** steps)
+        return corrected
+
+
+def _require_named(make: Any, keys: Sequence[str], *, name: str) -> None:
+    """Refuse keys that are not parameters of the class by name: some classes swallow all others in ``**kwargs``."""
+    parameters = list(inspect.signature(make).parameters.values())[1:]
+    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for key in keys:
+        if key not in known:
+            raise JobFileError(
+                f'reference.optimizer has the key "{key}", which {name} does not take.', f"It takes {', '.join(known)}."
+            )
 
 
 def _memory(constants: Mapping[str, Any]) -> float | None:

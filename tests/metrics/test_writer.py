@@ -33,7 +33,9 @@ def record(step: int, rank: int = 0, loss: float | None = 0.5) -> Record:
         rank=rank,
         step=step,
         samples_seen=16 * step,
+        progress=16.0 * step,
         lr=0.1,
+        lr_planned=0.1,
         samples=16,
         loss=loss,
         step_time_s=0.01,
@@ -42,6 +44,9 @@ def record(step: int, rank: int = 0, loss: float | None = 0.5) -> Record:
         sync_wait_s=0.002,
         grad_norm=0.5,
         peak_memory_gib=0.25,
+        grad_signal=None,
+        grad_variance=None,
+        noise_scale=None,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from synthetic import SyntheticRun
 
 from scaler.report.html import render_html
-from scaler.report.model import Final, Verdict
+from scaler.report.model import Decision, Final, Noise, Verdict
 
 SECTIONS = ["Verdicts", "Results", "Plan", "Curves", "Workers", "Attempts"]
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror='alert(1)'>&\"{{ 7 * 7 }}"
@@ -101,7 +101,8 @@ def test_text_from_outside_stays_text_wherever_it_stands(run: SyntheticRun) -> N
         state=HOSTILE,
         plan={
             **sound.plan,
-            "schedule": HOSTILE,
+            "schedule": {"name": HOSTILE},
+            "groups": ({"name": HOSTILE, "peak_lr": 0.1, "frozen": False, "unfreeze_at": None},),
             "optimizer": {"name": HOSTILE, HOSTILE: HOSTILE},
             "reasons": {"peak_lr": HOSTILE},
             "warnings": ({"code": HOSTILE, "message": HOSTILE},),
@@ -109,6 +110,8 @@ def test_text_from_outside_stays_text_wherever_it_stands(run: SyntheticRun) -> N
         workers=(replace(sound.workers[0], node=HOSTILE),),
         final=Final(train_loss_mean=0.1, eval={HOSTILE: 0.5}),
         verdicts=(Verdict(code=HOSTILE, rank=None, message=HOSTILE, evidence=HOSTILE, next=HOSTILE),),
+        decisions=(Decision(samples_seen=16, attempt=0, kind="diverged", message=HOSTILE, undone=False),),
+        noise=Noise(noise_scale=1.0, lower=None, upper=None, measured_steps=1, meaning=HOSTILE),
         failure=HOSTILE,
         series=replace(sound.series, evals={HOSTILE: (0.5, 0.6)}),
     )
@@ -146,7 +149,7 @@ def test_a_chart_is_told_in_words_too(run: SyntheticRun) -> None:
 
 def test_each_later_attempt_is_marked_where_it_took_over(synthetic_run: SyntheticRun) -> None:
     page = Page(render_html(synthetic_run.attempt(0, stop=96).attempt(1, start=64, world_size=4).report()))
-    assert page.data["markers"] == [{"samples_seen": 64, "label": "attempt 1: 4 workers"}]
+    assert page.data["markers"] == [{"samples_seen": 64, "label": "attempt 1: 4 workers", "kind": "attempt"}]
     assert "2, then 4 workers · " in page.text
 
 
@@ -191,3 +194,44 @@ def test_a_failed_run_shows_its_error_and_a_worker_that_recorded_nothing(run: Sy
     assert "failed" in page.text
     assert page.text.count("not known: nothing was measured") == 9
     assert len([bar for bar in page.all("div") if bar.get("class") == "bar"]) == 1
+
+
+def test_decisions_have_a_section_and_marks_in_every_chart(eventful: SyntheticRun) -> None:
+    page = Page(render_html(eventful.report()))
+    assert page.headings == [*SECTIONS[:4], "Decisions", *SECTIONS[4:]]
+    assert page.data["markers"] == [
+        {"samples_seen": 64, "label": "attempt 1: 2 workers", "kind": "attempt"},
+        {"samples_seen": 96, "label": "diverged", "kind": "decision"},
+        {"samples_seen": 100, "label": "batch grown", "kind": "decision"},
+        {"samples_seen": 164, "label": "rate lowered", "kind": "decision"},
+    ]
+    assert "96 0 The training diverged and went back to the checkpoint at 64 samples: loss is nan." in page.text
+    assert "1 2 16 -> 32 0.04 64 200 finished" in page.text
+
+
+def test_a_decision_that_was_undone_is_said_and_not_drawn(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0, stop=96).event("rate_lowered", 80, by="plateau", factor=0.5, reason="no better")
+    page = Page(render_html(run.attempt(1, start=64).report()))
+    assert [marker["samples_seen"] for marker in page.data["markers"]] == [64]
+    assert "no better. (undone: a later attempt began before it)" in page.text
+
+
+def test_the_noise_scale_is_drawn_with_the_batch_and_called_an_estimate(eventful: SyntheticRun) -> None:
+    report = eventful.report()
+    page = Page(render_html(report))
+    (chart,) = (chart for chart in page.data["charts"] if chart["id"] == "noise")
+    assert [(line["clock"], line["style"]) for line in chart["lines"]] == [("noise", "solid"), ("steps", "dashed")]
+    assert chart["lines"][0]["values"] == list(report.series.noise_scale)
+    assert len(page.data["clocks"]["noise"]) == len(report.series.noise_scale)
+    assert "samples, an estimate; 90% " in page.text
+    assert "Gradient noise scale, from 11 steps: An estimate of the batch at which" in page.text
+
+
+def test_a_run_whose_noise_was_not_measured_does_not_speak_of_it(run: SyntheticRun) -> None:
+    page = Page(render_html(run.report()))
+    assert "noise" not in page.text
+    assert "noise" not in [chart["id"] for chart in page.data["charts"]]
+
+
+def test_the_schedule_is_named(run: SyntheticRun) -> None:
+    assert "schedule cosine half a cosine" in Page(render_html(run.report())).text

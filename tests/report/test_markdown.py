@@ -15,6 +15,12 @@ def test_the_report_of_a_run_with_faults(synthetic_run: SyntheticRun, golden: Ca
     golden("report-faults.md", render_markdown(run.report()))
 
 
+def test_the_report_of_a_run_to_which_everything_happened(
+    eventful: SyntheticRun, golden: Callable[[str, str], None]
+) -> None:
+    golden("report-eventful.md", render_markdown(eventful.report()))
+
+
 def test_a_sound_run_says_so(synthetic_run: SyntheticRun) -> None:
     text = render_markdown(synthetic_run.attempt(0).report())
     assert text.startswith("# digits-20260101-120000-7f3a: succeeded\n\nNothing to report: ")

@@ -6,12 +6,14 @@ from io import StringIO
 
 import pytest
 from rich.console import Console, RenderableType
-from synthetic import SyntheticRun
+from synthetic import SYNTHETIC_JOB, SyntheticRun
 
 from scaler.job import Job
 from scaler.plan import make_plan
-from scaler.report.text import plan_text, plans_table, report_text
-from scaler.report.words import number, plural, printable, seconds
+from scaler.report.model import Noise
+from scaler.report.plan_text import plan_text, plans_table
+from scaler.report.text import report_text
+from scaler.report.words import group_words, noise_words, number, phase_words, plural, printable, seconds
 
 Golden = Callable[[str, str], None]
 HOSTILE = "a\x1b[31mb\x07[bold]\u202e"
@@ -41,6 +43,19 @@ def test_the_report_of_a_run_with_faults(lost_and_resumed: SyntheticRun, golden:
     golden("report-faults.txt", rendered(report_text(lost_and_resumed.report())))
 
 
+def test_the_report_of_a_run_to_which_everything_happened(eventful: SyntheticRun, golden: Golden) -> None:
+    golden("report-eventful.txt", rendered(report_text(eventful.report())))
+
+
+def test_the_report_of_a_run_with_adascale(
+    synthetic_run: SyntheticRun, digits: Callable[..., Job], golden: Golden
+) -> None:
+    growing = digits(*SYNTHETIC_JOB, "scale.rule=adascale")
+    run = replace(synthetic_run, job=growing, plan=make_plan(growing))
+    report = replace(run.attempt(0, stop=96, progress=lambda rank, seen: seen * 10 / 16), state="stopped").report()
+    golden("report-adascale.txt", rendered(report_text(report)))
+
+
 def test_the_report_of_a_run_without_anything(synthetic_run: SyntheticRun, golden: Golden) -> None:
     golden("report-empty.txt", rendered(report_text(replace(synthetic_run, state="starting").report())))
 
@@ -64,15 +79,18 @@ def test_the_plan_of_the_digits_job(digits: Callable[..., Job], golden: Golden) 
     golden("plan-80.txt", rendered(plan_text(make_plan(digits()))))
 
 
-@pytest.mark.parametrize("name", ["report", "faults", "plan", "plans"])
+@pytest.mark.parametrize("name", ["report", "faults", "eventful", "plan", "plans"])
 def test_nothing_is_wider_than_80_columns(
-    lost_and_resumed: SyntheticRun, digits: Callable[..., Job], name: str
+    lost_and_resumed: SyntheticRun, eventful: SyntheticRun, digits: Callable[..., Job], name: str
 ) -> None:
     large = digits("scale.num_workers=4096", "train.num_samples=1281167", "train.epochs=90")
     plans = [make_plan(large, workers) for workers in (1, 64, 4096)]
+    (*_, last) = eventful.report().attempts
+    huge = (replace(last, global_batch_size=16384, end_global_batch_size=131072, world_size=1024, peak_lr=1.234e-5),)
     what = {
         "report": lambda: report_text(lost_and_resumed.report()),
         "faults": lambda: report_text(replace(lost_and_resumed, state="failed", failure="x" * 300).report()),
+        "eventful": lambda: report_text(eventful.report(attempts=huge)),
         "plan": lambda: plan_text(plans[-1]),
         "plans": lambda: plans_table(plans),
     }[name]()
@@ -86,6 +104,38 @@ def test_names_from_outside_are_shown_and_not_obeyed(synthetic_run: SyntheticRun
     text = rendered(report_text(run.report()))
     assert "eval a\\x1b[31mb\\x07[bold]\\u202e" in text
     assert not set(text) & set("\x1b\x07\u202e")
+
+
+@pytest.mark.parametrize(
+    ("noise_scale", "lower", "upper", "text"),
+    [
+        (1240.3, 800.2, 2099.6, "1,240 samples (90% 800-2,100), an estimate"),
+        (1240.3, 800.2, None, "1,240 samples (90% 800 or more), an estimate"),
+        (1240.3, 0.0, None, "1,240 samples (90% 0 or more), an estimate"),
+        (12.345, 8.0, 20.02, "12.3 samples (90% 8-20), an estimate"),  # small ones have digits
+        (1240.3, None, None, "1,240 samples, an estimate"),  # too few steps for an interval
+        (None, 800.2, None, "not known (90% 800 or more), an estimate"),
+        (None, None, None, "not known, an estimate"),
+    ],
+)
+def test_a_noise_scale_is_called_an_estimate(
+    noise_scale: float | None, lower: float | None, upper: float | None, text: str
+) -> None:
+    assert noise_words(Noise(noise_scale=noise_scale, lower=lower, upper=upper, measured_steps=9, meaning="")) == text
+
+
+def test_only_the_first_groups_and_phases_are_named() -> None:
+    def group(name: str, **values: object) -> dict[str, object]:
+        return {"name": name, "peak_lr": 0.1, "frozen": False, "unfreeze_at": None, **values}
+
+    thawed = group("b\x1b[31m", frozen=True, unfreeze_at=10)
+    groups = [group("a.*"), thawed, group("c", frozen=True), group("d")]
+    assert group_words(groups[:1]) == "a.* 0.1"
+    assert group_words(groups) == "a.* 0.1, b\\x1b[31m 0.1, c frozen, and 1 more group"
+    phases = [{"start_samples": 1000 * i, "global_batch_size": 64 * 2**i} for i in range(6)]
+    assert phase_words(phases) == (
+        "64 samples, 128 from sample 1,000, 256 from sample 2,000, 512 from sample 3,000, and 2 more changes"
+    )
 
 
 @pytest.mark.parametrize(

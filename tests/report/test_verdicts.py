@@ -7,7 +7,7 @@ import pytest
 from synthetic import SyntheticRun
 
 from scaler.plan import Plan
-from scaler.report.model import LrAudit, Report, Verdict
+from scaler.report.model import LrAudit, Noise, Report, Verdict
 from scaler.report.verdicts import find_verdicts
 from scaler.runs import RunState
 
@@ -27,6 +27,8 @@ def find(report: Report, **changes: Any) -> tuple[Verdict, ...]:
         "workers": report.workers,
         "attempts": report.attempts,
         "audit": report.lr_audit,
+        "noise": report.noise,
+        "divergences": (),
     }
     return find_verdicts(**{**parts, **changes})
 
@@ -65,7 +67,7 @@ def test_a_sound_run_has_no_verdict(sound: Report) -> None:
     ],
 )
 def test_a_run_that_is_not_finished(sound: Report, state: RunState, samples: int, message: str, then: str) -> None:
-    (verdict,) = find(sound, state=state, totals=replace(sound.totals, samples_seen=samples))
+    (verdict,) = find(sound, state=state, totals=replace(sound.totals, samples_seen=samples, progress=float(samples)))
     assert verdict == Verdict(
         code="not_finished",
         rank=None,
@@ -165,6 +167,111 @@ def test_a_group_that_ended_otherwise_is_no_restart(sound: Report, ended_by: str
     assert find(sound, attempts=(replace(sound.attempts[0], ended_by=ended_by),)) == ()
 
 
+def gone_astray(*goes_back: bool) -> list[dict[str, Any]]:
+    return [
+        {
+            "kind": "diverged",
+            "attempt": index,
+            "samples_seen": 16 * (index + 1),
+            "reason": "loss is nan",
+            "goes_back": it,
+        }
+        for index, it in enumerate(goes_back)
+    ]
+
+
+TRY = "Lower reference.lr, warm up longer (schedule.warmup), or set train.clip_grad_norm"
+
+
+@pytest.mark.parametrize(
+    ("goes_back", "message", "evidence", "then"),
+    [
+        (
+            [False],
+            "The training diverged, and was stopped.",
+            "at 16 samples, loss is nan",
+            f"{TRY}. To go on from a checkpoint with a lower rate: failures.divergence: {{then: go_back}}.",
+        ),
+        (
+            [True],
+            "The training diverged 1 time; it went back to a checkpoint, and on with a lower rate.",
+            "at 16 samples, loss is nan",
+            f"{TRY}.",
+        ),
+        (
+            [True, True, False],
+            "The training diverged again after it had gone back 2 times, and was stopped.",
+            "at 48 samples, loss is nan",  # the last
+            f"{TRY}.",
+        ),
+        (
+            [True] * 10,
+            "The training diverged 10 times; it went back to a checkpoint, and on with a lower rate.",
+            "at 160 samples, loss is nan",
+            f"{TRY}.",
+        ),
+    ],
+)
+def test_a_training_that_went_astray(
+    sound: Report, goes_back: list[bool], message: str, evidence: str, then: str
+) -> None:
+    (verdict,) = find(sound, divergences=gone_astray(*goes_back))
+    assert verdict == Verdict(code="diverged", rank=None, message=message, evidence=evidence, next=then)
+
+
+def test_a_loss_that_stopped_the_run_is_not_said_again_of_every_rank(sound: Report) -> None:
+    lost = [replace(worker, loss_mean=None) for worker in sound.workers]
+    assert [v.code for v in find(sound, workers=lost, divergences=gone_astray(True, False))] == ["diverged"]
+    # One that it went on from is another matter.
+    codes = [verdict.code for verdict in find(sound, workers=lost, divergences=gone_astray(True))]
+    assert codes == ["diverged", "loss_not_finite", "loss_not_finite"]
+
+
+def noise(noise_scale: float | None, lower: float | None, upper: float | None) -> Noise:
+    return Noise(noise_scale=noise_scale, lower=lower, upper=upper, measured_steps=40, meaning="")
+
+
+def test_a_batch_that_is_surely_above_the_noise_scale(sound: Report) -> None:
+    (verdict,) = find(sound, noise=noise(9.0, 4.5, 15.9))  # the batch is 16
+    assert verdict == Verdict(
+        code="batch_beyond_noise_scale",
+        rank=None,
+        message="An estimate: the global batch is larger than the gradient noise scale.",
+        evidence="16 samples a step at the end; noise scale 9 samples (90% 4.5-15.9), an estimate from 40 steps",
+        next="Fewer workers or a smaller batch should reach the same loss for less (McCandlish et al. 2018, "
+        "https://arxiv.org/abs/1812.06162). Try it before you trust it: the noise scale can be far too small "
+        "(Merrill et al. 2025, https://arxiv.org/abs/2505.23971).",
+    )
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [
+        noise(9.0, 4.5, 16.0),  # the batch may be just the noise scale
+        noise(9.0, 4.5, None),  # no upper end is known
+        noise(9.0, None, None),  # too few steps to say
+        noise(None, 4.5, None),
+        None,  # nothing was measured
+    ],
+)
+def test_a_batch_that_may_be_below_the_noise_scale_is_no_verdict(sound: Report, measured: Noise | None) -> None:
+    assert find(sound, noise=measured) == ()
+
+
+def test_it_is_the_batch_at_the_end_that_is_compared(sound: Report) -> None:
+    (attempt,) = sound.attempts
+    grown = replace(attempt, global_batch_size=4, end_global_batch_size=16)
+    shrunk = replace(attempt, global_batch_size=16, end_global_batch_size=4)
+    measured = noise(9.0, 4.5, 15.9)
+    assert [verdict.code for verdict in find(sound, attempts=(grown,), noise=measured)] == ["batch_beyond_noise_scale"]
+    assert find(sound, attempts=(shrunk,), noise=measured) == ()
+
+
+def test_a_group_that_went_back_is_no_restart(sound: Report) -> None:
+    (attempt,) = sound.attempts
+    assert find(sound, attempts=(replace(attempt, ended_by="diverged"), attempt)) == ()
+
+
 def test_the_gravest_comes_first(sound: Report) -> None:
     first, second = sound.workers
     (attempt,) = sound.attempts
@@ -174,11 +281,15 @@ def test_the_gravest_comes_first(sound: Report) -> None:
         workers=(replace(first, loss_mean=None), replace(second, steps=0, samples=0, loss_mean=None)),
         attempts=(replace(attempt, ended_by="lost"), attempt),
         audit=replace(sound.lr_audit, max_abs_error=1.0, as_planned=False),
+        divergences=gone_astray(True),
+        noise=noise(9.0, 4.5, 15.9),
     )
     assert [verdict.code for verdict in found] == [
         "not_finished",
+        "diverged",
         "worker_without_records",
         "lr_differs_from_plan",
         "loss_not_finite",
         "restarts",
+        "batch_beyond_noise_scale",
     ]

@@ -1,13 +1,16 @@
 """The identities of FORMULAS section 12, items 1 to 3, 6 and 7, through the real training code."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from groups import run_group
+from small_runs import make_job, records_of, run
 from torch import Tensor, nn
 
 from scaler.core.batch import micro_batch_bounds
+from scaler.core.noise_scale import estimate_squares
 from scaler.training.clock import CpuClock
 from scaler.training.gradients import GradientStep
 
@@ -41,7 +44,15 @@ def weighted_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tenso
 LOSSES = {"mean": mean_loss, "weighted": weighted_loss}
 
 
-def step_gradient(rank: int, world_size: int, samples: int, grad_accum_steps: int, loss: str) -> dict[str, Any]:
+def step_gradient(
+    rank: int,
+    world_size: int,
+    samples: int,
+    grad_accum_steps: int,
+    loss: str,
+    measure: bool = False,
+    loss_scale: float | None = None,
+) -> dict[str, Any]:
     """The gradient of one step of ``samples`` samples, as this rank has it after the all-reduce."""
     model = make_model()
     inputs, labels = make_data(samples)
@@ -51,14 +62,20 @@ def step_gradient(rank: int, world_size: int, samples: int, grad_accum_steps: in
         world_size=world_size,
         device=torch.device("cpu"),
         precision="fp32",
-        scaler=torch.amp.GradScaler("cpu", enabled=False),
+        scaler=torch.amp.GradScaler("cpu", init_scale=loss_scale or 1.0, enabled=loss_scale is not None),
         clock=CpuClock(),
     )
     mine = micro_batch_bounds(samples, world_size=world_size, rank=rank, grad_accum_steps=grad_accum_steps)
     batches = ((inputs[start:stop], labels[start:stop]) for start, stop in mine or [(0, 1)])
-    measures = gradient(batches, [stop - start for start, stop in mine], step_samples=samples)
+    measures = gradient(batches, [stop - start for start, stop in mine], step_samples=samples, measure=measure)
     flat = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
-    return {"gradient": flat.tolist(), "samples": measures.samples, "loss": measures.loss()}
+    parts = measures.parts
+    return {
+        "gradient": flat.tolist(),
+        "samples": measures.samples,
+        "loss": measures.loss(),
+        "parts": None if parts is None else (parts.squares, parts.samples),
+    }
 
 
 def whole_batch_gradient(samples: int, loss: str) -> Tensor:
@@ -122,6 +139,130 @@ def test_one_worker_without_accumulation_is_a_bitwise_no_op() -> None:
 def test_an_empty_share_has_no_loss_and_no_samples() -> None:
     ranks = run_group(step_gradient, 3, 2, 1, "mean")
     assert (ranks[2]["samples"], ranks[2]["loss"]) == (0, None)
+
+
+def exact_parts(samples: int, parts: int, loss: str, *, of_one_worker: bool = False) -> tuple[list[float], list[float]]:
+    """The squared length of each part's mean gradient, one backward each, and what the part weighs in samples."""
+    inputs, labels = make_data(samples)
+    squares, weights = [], []
+    for index in range(parts):
+        bounds = (
+            micro_batch_bounds(samples, world_size=1, rank=0, grad_accum_steps=parts)[index : index + 1]
+            if of_one_worker
+            else micro_batch_bounds(samples, world_size=parts, rank=index, grad_accum_steps=1)
+        )
+        start, stop = bounds[0] if bounds else (0, 0)
+        model = make_model()
+        weight = float((labels[start:stop] != 2).sum()) if loss == "weighted" else float(stop - start)
+        weights.append(weight)
+        if weight == 0.0:
+            squares.append(0.0)
+            continue
+        value = LOSSES[loss](model, (inputs[start:stop], labels[start:stop]))
+        (value[0] / value[1] if isinstance(value, tuple) else value).backward()
+        squares.append(float(sum((parameter.grad**2).sum() for parameter in model.parameters())))
+    return squares, [samples * weight / sum(weights) for weight in weights]
+
+
+def assert_parts(found: tuple[Any, Any], expected: tuple[list[float], list[float]]) -> None:
+    squares, samples = found
+    assert squares == pytest.approx(expected[0], rel=1e-12)
+    assert samples == pytest.approx(expected[1], rel=2e-12)
+
+
+@pytest.mark.parametrize("loss", ["mean", "weighted"])
+@pytest.mark.parametrize(
+    ("world_size", "samples", "grad_accum_steps"),
+    [
+        (2, 16, 1),  # even shares
+        (2, 7, 2),  # shares of 4 and 3, in two micro-batches each: a part is a worker, not a micro-batch
+        (3, 20, 1),  # shares of 7, 7 and 6
+        (3, 2, 1),  # rank 2 has no sample; with weights, one of the two samples may have none either
+    ],
+)
+def test_the_parts_of_a_step_are_the_mean_gradients_of_its_workers(
+    world_size: int, samples: int, grad_accum_steps: int, loss: str
+) -> None:
+    ranks = run_group(step_gradient, world_size, samples, grad_accum_steps, loss, True)
+    assert_parts(ranks[0]["parts"], exact_parts(samples, world_size, loss))
+    assert all(rank["parts"] == ranks[0]["parts"] for rank in ranks), "every rank must hold the same bits"
+
+
+@pytest.mark.parametrize("loss", ["mean", "weighted"])
+@pytest.mark.parametrize(("samples", "grad_accum_steps"), [(8, 2), (8, 3), (5, 4)])  # also uneven micro-batches
+def test_the_parts_of_one_worker_are_its_micro_batches(samples: int, grad_accum_steps: int, loss: str) -> None:
+    found = step_gradient(0, 1, samples, grad_accum_steps, loss, True)
+    assert_parts(found["parts"], exact_parts(samples, grad_accum_steps, loss, of_one_worker=True))
+
+
+@pytest.mark.parametrize("loss", ["mean", "weighted"])
+@pytest.mark.parametrize(("world_size", "grad_accum_steps"), [(1, 3), (1, 1), (2, 2)])
+def test_measuring_changes_no_bit_of_the_gradient(world_size: int, grad_accum_steps: int, loss: str) -> None:
+    plain, measured = (
+        run_group(step_gradient, world_size, 7, grad_accum_steps, loss, measure)[0]["gradient"]
+        for measure in (False, True)
+    )
+    assert measured == plain
+
+
+@pytest.mark.parametrize(("world_size", "grad_accum_steps"), [(1, 3), (2, 2)])
+def test_a_loss_scale_is_taken_out_of_the_parts(world_size: int, grad_accum_steps: int) -> None:
+    plain, scaled = (
+        run_group(step_gradient, world_size, 7, grad_accum_steps, "mean", True, loss_scale)[0]
+        for loss_scale in (None, 1024.0)
+    )
+    assert scaled["gradient"] == [1024.0 * value for value in plain["gradient"]]
+    assert scaled["parts"] == plain["parts"]
+
+
+def test_workers_and_as_many_micro_batches_say_the_same_of_the_noise() -> None:
+    ways = [
+        run_group(step_gradient, 3, 20, 1, "mean", True)[0],
+        step_gradient(0, 1, 20, 3, "mean", True),
+    ]
+    by_workers, by_micro_batches = (
+        estimate_squares(*way["parts"], total_square=sum(value**2 for value in way["gradient"])) for way in ways
+    )
+    assert by_workers is not None
+    assert by_micro_batches is not None
+    assert by_workers.signal == pytest.approx(by_micro_batches.signal, rel=1e-12)
+    assert by_workers.variance == pytest.approx(by_micro_batches.variance, rel=1e-12)
+
+
+def test_one_worker_without_accumulation_has_no_parts() -> None:
+    assert step_gradient(0, 1, 8, 1, "mean", True)["parts"] == ((), ())
+    assert step_gradient(0, 1, 8, 3, "mean")["parts"] is None, "nor has a step that is not measured"
+
+
+def test_the_parts_of_a_weighted_step_are_never_more_than_its_samples() -> None:
+    """Their shares are rounded; of a step that takes all samples there are, more would be refused."""
+    for samples in range(3, 60):
+        found = step_gradient(0, 1, samples, 3, "weighted", True)["parts"]
+        assert sum(found[1]) <= samples
+
+
+def test_a_run_measures_every_so_many_steps_and_on_one_worker_without_accumulation_never(tmp_path: Path) -> None:
+    often = {"train": {"noise_scale_every": 3}}
+    alone = records_of(run(tmp_path, 1, make_job(per_worker_batch_size=64, **often)))
+    assert {record.grad_signal for record in alone} == {None}
+    job = make_job(per_worker_batch_size=32, grad_accum_steps=2, **often)
+    measured = records_of(run(tmp_path, 1, job))
+    assert [record.step for record in measured if record.grad_signal is not None] == [0, 3, 6, 9]
+    never = make_job(per_worker_batch_size=32, grad_accum_steps=2, train={"noise_scale_every": None})
+    assert {record.noise_scale for record in records_of(run(tmp_path, 1, never))} == {None}
+
+
+def test_clipping_does_not_change_what_is_measured(tmp_path: Path) -> None:
+    ways = []
+    for clip in (None, 1e-3):
+        train = {"clip_grad_norm": clip, "noise_scale_every": 1}
+        job = make_job(  # at this rate the weights stay where they are
+            per_worker_batch_size=32, grad_accum_steps=2, reference={"lr": 1e-30}, train=train
+        )
+        records = records_of(run(tmp_path, 1, job))
+        ways.append([(record.grad_norm, record.grad_signal, record.grad_variance) for record in records])
+    assert ways[0] == ways[1]
+    assert all(variance is not None for _, _, variance in ways[0])
 
 
 class Bad:

@@ -1,139 +1,29 @@
 """Whole runs through the real loop, in groups of real processes."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from groups import run_group
+from small_runs import (
+    SAMPLES,
+    accuracies,
+    in_this_process,
+    make_job,
+    make_recipe,
+    plan_of,
+    records_of,
+    run,
+    run_in_lives,
+    step_losses,
+    untimed,
+)
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
 
-from scaler import Recipe
 from scaler.errors import RecipeError
-from scaler.job import Job, parse_job
 from scaler.metrics.record import Record
 from scaler.plan import make_plan
-from scaler.runs import RunFolder
 from scaler.training.checkpoint import latest_checkpoint
-from scaler.training.loop import Training, seed_everything
-
-SAMPLES = 250  # no multiple of any batch below
-
-
-class Kept:
-    """Surroundings that keep everything in memory."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, rank: int, world_size: int, folder: str, *, stop_after: int | None = None) -> None:
-        self.rank, self.world_size, self.folder, self.attempt = rank, world_size, RunFolder(folder), 0
-        self.records: list[Record] = []
-        self.events: list[Mapping[str, Any]] = []
-        self._stop_after = stop_after
-
-    def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
-        self.records.extend(records)
-        self.events.extend(events)
-
-    def next_attempt(self) -> int:
-        return self.attempt + 1
-
-    def settle(self) -> None:
-        """Handed over is arrived."""
-
-    def stop_requested(self) -> bool:
-        return self._stop_after is not None and len(self.records) >= self._stop_after
-
-
-class Seen(Dataset[Any]):
-    """The same data sample by sample, noting each index that is asked for."""
-
-    def __init__(self, tensors: tuple[Tensor, Tensor]) -> None:
-        self.tensors, self.asked = tensors, []
-
-    def __len__(self) -> int:
-        return len(self.tensors[0])
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        self.asked.append(index)
-        return self.tensors[0][index], self.tensors[1][index]
-
-
-def make_recipe(*, counted: bool = False, loss: Any = None, norm: bool = False) -> Recipe:
-    generator = torch.Generator().manual_seed(3)
-    inputs = torch.randn(SAMPLES, 6, generator=generator)
-    labels = (inputs.sum(1) > 0).long()
-    data: Dataset[Any] = Seen((inputs, labels)) if counted else TensorDataset(inputs, labels)
-    return Recipe(
-        model=nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16) if norm else nn.Tanh(), nn.Linear(16, 2)),
-        train_data=data,
-        eval_data=TensorDataset(inputs[:101], labels[:101]),
-        loss=loss or (lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1])),
-        evaluate=lambda model, batch: {"accuracy": (model(batch[0]).argmax(1) == batch[1]).float().mean()},
-    )
-
-
-def make_job(**scale: Any) -> Job:
-    overrides = scale.pop("train", {})
-    return parse_job(
-        {
-            "name": "t",
-            "recipe": "r:build",
-            "reference": {"global_batch_size": 16, "lr": 0.05, "optimizer": {"name": "sgd", "momentum": 0.9}},
-            "scale": scale,
-            "schedule": {"name": "cosine", "warmup": {"epochs": 1}},
-            "train": {"epochs": 3, "num_samples": SAMPLES, **overrides},
-        },
-        source="job",
-    )
-
-
-def train(
-    rank: int, world_size: int, folder: str, job: dict[str, Any], counted: bool = False, norm: bool = False
-) -> dict[str, Any]:
-    """Train one rank to the end; everything a test may ask about."""
-    parsed = parse_job(job, source="job")
-    seed_everything(parsed.train.seed)
-    recipe = make_recipe(counted=counted, norm=norm)
-    around = Kept(rank, world_size, folder)
-    plan = make_plan(parsed, world_size)
-    assert Training(recipe, parsed, plan, around).run()
-    weights = torch.cat([parameter.detach().flatten() for parameter in recipe.model.parameters()])
-    return {
-        "records": [tuple(record) for record in around.records],
-        "events": around.events,
-        "weights": weights.tolist(),
-        "buffers": [buffer.tolist() for buffer in recipe.model.buffers()],
-        "asked": recipe.train_data.asked if isinstance(recipe.train_data, Seen) else None,
-    }
-
-
-def run(tmp_path: Path, world_size: int, job: Job, **options: Any) -> list[dict[str, Any]]:
-    folder = tmp_path / f"w{world_size}-{len(list(tmp_path.iterdir()))}"
-    folder.mkdir()
-    counted, norm = options.get("counted", False), options.get("norm", False)
-    return run_group(train, world_size, str(folder), job.model_dump(), counted, norm)
-
-
-def records_of(ranks: list[dict[str, Any]]) -> list[Record]:
-    return [Record(*record) for rank in ranks for record in rank["records"]]
-
-
-def step_losses(ranks: list[dict[str, Any]]) -> list[float]:
-    """The mean loss of each step, over ranks, weighted by samples."""
-    steps: dict[int, list[Record]] = {}
-    for record in records_of(ranks):
-        steps.setdefault(record.step, []).append(record)
-    return [
-        sum(r.loss * r.samples for r in steps[step] if r.loss is not None) / sum(r.samples for r in steps[step])
-        for step in sorted(steps)
-    ]
-
-
-def accuracies(ranks: list[dict[str, Any]]) -> list[float]:
-    return [event["values"]["accuracy"] for event in ranks[0]["events"] if event["kind"] == "evaluated"]
+from scaler.training.loop import seed_everything
 
 
 def test_the_same_global_batch_gives_the_same_run_however_it_is_made(tmp_path: Path) -> None:
@@ -217,11 +107,6 @@ def test_the_times_of_a_step_add_up_to_no_more_than_the_step(tmp_path: Path) -> 
         assert sum(parts) <= record.step_time_s
 
 
-def in_this_process(tmp_path: Path, recipe: Recipe, job: Job, **options: Any) -> tuple[Training, Kept]:
-    around = Kept(0, 1, str(tmp_path), **options)
-    return Training(recipe, job, make_plan(job, 1), around), around
-
-
 def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path: Path) -> None:
     job = make_job(num_workers=1, per_worker_batch_size=64, train={"eval_every": {"epochs": 1}})
     (tmp_path / "calm").mkdir()
@@ -244,6 +129,14 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path: Path) -> None
     assert training.run()
     for ours, theirs in zip(resumed.model.parameters(), calm.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_run_stopped_after_every_step_is_the_run_that_was_never_stopped(tmp_path: Path) -> None:
+    job = make_job(per_worker_batch_size=64)
+    calm, stopped = run(tmp_path, 1, job)[0], run_in_lives(tmp_path, job)
+    assert stopped["lives"] == plan_of(job).total_steps == 12
+    assert untimed(stopped) == untimed(calm)
+    assert stopped["weights"] == calm["weights"]
 
 
 def test_checkpoints_are_kept_as_many_as_asked_for(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""What the gradients said: the noise scale at the end of training, and with ``rule: adascale`` the gain."""
+
+import numpy as np
+
+from scaler.core.noise_scale import GradientSquares, NoiseScaleAverage
+from scaler.plan import Plan
+from scaler.report.model import Gain, Noise, Totals
+from scaler.report.steps import Columns
+
+MEMORIES = 20.0  # further back than that many times the average's memory, a step weighs below 1e-8
+
+MEANING = (
+    "An estimate of the batch at which the noise of a step's gradient is as long as the gradient itself. Read as a "
+    "critical batch size (McCandlish et al. 2018), it can be far too small (Merrill et al. 2025)."
+)
+
+
+ADASCALE_MEMORY = 1000.0  # reference batches, as training/controllers.py has it; a test holds them together
+
+
+def noise_average(plan: Plan) -> NoiseScaleAverage:
+    """Return the average that a run of this plan begins with."""
+    if plan.is_measured:
+        return NoiseScaleAverage(theta=max(0.0, 1.0 - plan.batch_ratio / ADASCALE_MEMORY))
+    return NoiseScaleAverage()
+
+
+def find_noise(steps: Columns, plan: Plan) -> Noise | None:
+    """Return the noise scale after the last measured step; None when no step was measured."""
+    average = noise_average(plan)
+    signal, variance = steps["grad_signal"].astype(np.float64), steps["grad_variance"].astype(np.float64)
+    measured = np.flatnonzero(np.isfinite(signal) & np.isfinite(variance))
+    if not len(measured):
+        return None
+    memory = MEMORIES / (1.0 - average.theta) if average.theta < 1.0 else np.inf
+    recent = measured[-int(memory) :] if memory < len(measured) else measured
+    for step in recent:
+        average = average.update(GradientSquares(signal=float(signal[step]), variance=float(variance[step])))
+    lower, upper = average.interval() or (None, None)
+    return Noise(
+        noise_scale=average.noise_scale,
+        lower=lower,
+        upper=upper,
+        measured_steps=len(measured),
+        meaning=MEANING,
+    )
+
+
+def find_gain(totals: Totals, plan: Plan) -> Gain | None:
+    """Return what adaptive steps were worth; None for other rules, and without steps."""
+    if not plan.is_measured or not totals.steps:
+        return None
+    steps_of_reference = totals.progress / plan.reference_batch_size
+    return Gain(mean=steps_of_reference / totals.steps, steps_saved=steps_of_reference - totals.steps)

@@ -1,0 +1,62 @@
+"""What is known of a run while it runs, from what its workers hand over."""
+
+from typing import Any
+
+import pytest
+from synthetic import SyntheticRun
+
+from scaler.cluster.progress import Progress, ProgressTracker
+from scaler.metrics.record import Record
+
+
+def looks(run: SyntheticRun, *, steps: int) -> Progress:
+    """Hand over the first steps of every rank, as the cluster does, and look."""
+    tracker = ProgressTracker()
+    tracker.add([], run.events)
+    for rank in (0, 1):
+        tracker.add([record for record in run.records if record.rank == rank][:steps], [])
+    return tracker.look()
+
+
+def test_nothing_is_known_before_every_worker_has_handed_over(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0)
+    tracker = ProgressTracker()
+    assert tracker.look() == Progress()
+    tracker.add([record for record in run.records if record.rank == 0], run.events)
+    assert tracker.look() == Progress(attempt=0, world_size=2)
+
+
+@pytest.mark.parametrize(("steps", "samples"), [(1, 16), (2, 32), (6, 96), (7, 100), (8, 116), (14, 200)])
+def test_progress_is_the_samples_seen_with_the_last_step(synthetic_run: SyntheticRun, steps: int, samples: int) -> None:
+    progress = looks(synthetic_run.attempt(0), steps=steps)
+    assert progress.samples_seen == progress.progress == samples
+
+
+def test_progress_that_is_measured_is_the_records(synthetic_run: SyntheticRun) -> None:
+    # The schedule is at half the samples seen; the newest step is worth as much as the one before.
+    run = synthetic_run.attempt(0, progress=lambda rank, seen: seen / 2)
+    assert [looks(run, steps=steps).progress for steps in (2, 6, 7)] == [16.0, 48.0, 50.0]
+
+
+def test_the_slowest_worker_counts(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0, lr=lambda rank, seen: float(seen))
+    tracker = ProgressTracker()
+    tracker.add([], run.events)
+    tracker.add([record for record in run.records if record.rank == 0][:6], [])
+    tracker.add([record for record in run.records if record.rank == 1][:3], [])
+    look = tracker.look()
+    assert (look.samples_seen, look.progress, look.lr) == (48, 48.0, 32.0)
+
+
+def test_a_return_to_a_checkpoint_starts_anew(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0, stop=96, loss=9.0).attempt(1, start=64, stop=96, loss=1.0)
+    tracker = ProgressTracker()
+    for attempt in (0, 1):
+        tracker.add([], [event for event in run.events if event["attempt"] == attempt])
+        for rank in (0, 1):
+            mine: list[Record] = [r for r in run.records if (r.attempt, r.rank) == (attempt, rank)]
+            tracker.add(mine, [])
+    stale: Any = run.records[0]
+    tracker.add([stale], [])  # a straggler of the life before changes nothing
+    look = tracker.look()
+    assert (look.attempt, look.progress, look.loss_mean) == (1, 96.0, 1.0)

@@ -1,0 +1,156 @@
+"""The noise scale and the gain of synthetic runs."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from synthetic import SYNTHETIC_JOB, SyntheticRun, as_json, codes
+
+from scaler.core.noise_scale import GradientSquares, NoiseScaleAverage
+from scaler.job import Job
+from scaler.plan import make_plan
+from scaler.report.noise import noise_average
+from scaler.report.series import SERIES_POINTS
+
+
+def noisy(*, every: int = 1, signal: float = 1.0, scatter: float = 0.5, variance: float = 100.0) -> dict[str, Any]:
+    """Values of records measured every so many steps of 16, the same on every rank."""
+
+    def measured(name: str, mean: float, width: float) -> Callable[[int, int], float | None]:
+        def value(rank: int, seen: int) -> float | None:
+            step = seen // 100 * 7 + seen % 100 // 16
+            return None if step % every else mean + width * random.Random(f"{name} {seen}").uniform(-1.0, 1.0)
+
+        return value
+
+    return {
+        "grad_signal": measured("signal", signal, scatter),
+        "grad_variance": measured("variance", variance, variance / 10),
+        "noise_scale": lambda rank, seen: None if measured("", 1, 0)(rank, seen) is None else 50.0,
+    }
+
+
+def test_the_noise_scale_is_what_the_runs_own_average_says(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0, **noisy())
+    average = NoiseScaleAverage()
+    for record in run.records:
+        if record.rank == 0:
+            assert record.grad_signal is not None
+            assert record.grad_variance is not None
+            average = average.update(GradientSquares(signal=record.grad_signal, variance=record.grad_variance))
+    report = run.report()
+    assert report.noise is not None
+    assert report.noise.noise_scale == average.noise_scale
+    assert (report.noise.lower, report.noise.upper) == average.interval()
+    assert report.noise.measured_steps == 14
+    assert report.noise.meaning.startswith("An estimate ")
+    as_json(report)
+
+
+def test_only_work_that_is_in_the_weights_is_measured(synthetic_run: SyntheticRun) -> None:
+    whole = synthetic_run.attempt(0, **noisy()).report().noise
+    struck = synthetic_run.attempt(0, stop=96, **noisy()).attempt(1, start=64, **noisy()).report().noise
+    assert struck == whole
+    spoilt = synthetic_run.attempt(0, stop=96, **noisy(signal=9.0)).attempt(1, start=0, **noisy()).report().noise
+    assert spoilt == whole
+
+
+def test_nothing_measured_is_no_noise_scale(synthetic_run: SyntheticRun) -> None:
+    report = synthetic_run.attempt(0).report()
+    assert report.noise is None
+    assert (report.series.noise_samples_seen, report.series.noise_scale) == ((), ())
+
+
+def test_too_few_steps_have_no_interval(synthetic_run: SyntheticRun) -> None:
+    noise = synthetic_run.attempt(0, **noisy(every=4)).report().noise  # steps 0, 4, 8 and 12
+    assert noise is not None
+    assert (noise.measured_steps, noise.lower, noise.upper) == (4, None, None)
+    assert noise.noise_scale is not None
+
+
+def test_a_signal_lost_in_its_noise_has_no_upper_end(synthetic_run: SyntheticRun) -> None:
+    noise = synthetic_run.attempt(0, **noisy(signal=0.0, scatter=2.0)).report().noise
+    assert noise is not None
+    assert noise.lower is not None
+    assert noise.upper is None
+
+
+def test_the_curve_of_the_noise_scale_has_the_measured_steps(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0, **noisy(every=7)).altered(lambda r: r.samples_seen == 100, noise_scale=None)
+    series = run.report().series
+    assert series.noise_samples_seen == (0, 100)
+    assert series.noise_scale == (50.0, None)
+
+
+def test_a_long_curve_of_the_noise_scale_is_thinned(synthetic_run: SyntheticRun) -> None:
+    job = synthetic_run.job.model_copy(update={"train": synthetic_run.job.train.model_copy(update={"epochs": 180.0})})
+    series = replace(synthetic_run, job=job).attempt(0, **noisy(scatter=0.0)).report().series
+    assert len(series.noise_scale) == SERIES_POINTS
+    assert (series.noise_samples_seen[0], series.noise_samples_seen[-1]) == (0, 17996)
+
+
+def test_a_batch_above_the_noise_scale_is_advice(synthetic_run: SyntheticRun) -> None:
+    report = synthetic_run.attempt(0, **noisy(variance=4.0)).report()
+    assert codes(report) == [("batch_beyond_noise_scale", None)]
+    assert report.all_clear is None
+    assert synthetic_run.attempt(0, **noisy(variance=16.0)).report().verdicts == ()
+
+
+# AdaScale: progress is measured.
+
+
+@pytest.fixture
+def adaptive(synthetic_run: SyntheticRun, digits: Callable[..., Job]) -> SyntheticRun:
+    """Two epochs of the reference's 4 samples a step, in steps of 16; none of them is taken yet."""
+    job = digits(*SYNTHETIC_JOB, "scale.rule=adascale")
+    return replace(synthetic_run, job=job, plan=make_plan(job))
+
+
+def test_a_run_forgets_noise_as_its_controllers_do(synthetic_run: SyntheticRun, adaptive: SyntheticRun) -> None:
+    from scaler.training.controllers import Controllers
+
+    for run in (synthetic_run, adaptive):
+        controllers = Controllers(run.job, run.plan, has_evaluation=False)
+        assert noise_average(run.plan) == controllers.noise
+    assert noise_average(adaptive.plan).theta == 1 - 4 / 1000
+
+
+def test_progress_is_the_samples_seen_unless_it_is_measured(synthetic_run: SyntheticRun) -> None:
+    report = synthetic_run.attempt(0, stop=48).report()
+    assert report.totals.progress == report.totals.samples_seen == 48
+    assert report.series.progress == (0.0, 16.0, 32.0)
+    assert report.gain is None
+
+
+def test_progress_with_adascale_is_of_the_references_training(adaptive: SyntheticRun) -> None:
+    # A step of 16 samples is worth 2.5 steps of 4: 10 samples of the reference's training.
+    half = {"progress": lambda rank, seen: seen * 10 / 16}
+    report = replace(adaptive.attempt(0, stop=96, **half), state="stopped").report()
+    assert (report.totals.samples_seen, report.totals.progress) == (96, 60.0)
+    assert report.gain is not None
+    assert (report.gain.mean, report.gain.steps_saved) == (2.5, 9.0)
+    (verdict,) = report.verdicts
+    assert verdict.message == "The run stopped after 30% of the training."
+    assert verdict.evidence == "60 of 200 samples of the reference's training, in 96 samples"
+
+
+def test_a_run_that_has_ended_came_to_its_end(adaptive: SyntheticRun) -> None:
+    # The last step was worth more than the one before it, which only the end itself tells.
+    values = {"progress": lambda rank, seen: min(seen * 10 / 16, 185.0)}
+    report = adaptive.attempt(0, stop=316, **values).report()
+    assert (report.totals.samples_seen, report.totals.progress) == (316, 200.0)
+    cut_short = replace(adaptive.attempt(0, stop=316, **values), state="failed").report()
+    assert cut_short.totals.progress < 200
+
+
+def test_one_step_of_adascale_is_counted_as_one_of_the_reference(adaptive: SyntheticRun) -> None:
+    report = replace(adaptive.attempt(0, stop=16), state="running").report()
+    assert (report.totals.samples_seen, report.totals.progress) == (16, 4.0)
+
+
+def test_no_step_of_adascale_is_no_progress(adaptive: SyntheticRun) -> None:
+    report = replace(adaptive, state="failed").report()
+    assert (report.totals.progress, report.gain) == (0.0, None)
+    as_json(report)

@@ -1,0 +1,230 @@
+"""``rule: adascale``: the gain is measured, raises the rate, and counts as progress."""
+
+import itertools
+from math import ceil
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import (
+    SAMPLES,
+    by_step,
+    checkpoint,
+    in_this_process,
+    make_job,
+    make_recipe,
+    new_folder,
+    plan_of,
+    records_of,
+    run,
+    untimed,
+)
+
+from scaler.core.noise_scale import GradientSquares, NoiseScaleAverage, gain
+from scaler.errors import JobFileError
+from scaler.job import Job
+from scaler.metrics.record import Record
+from scaler.training.controllers import Controllers
+from scaler.training.optimizer import Preconditioner
+
+ADAM = {"lr": 0.003, "optimizer": {"name": "adam"}}
+
+
+def adascale_job(workers: int = 2, size: int = 64, **others: object) -> Job:
+    return make_job(num_workers=workers, per_worker_batch_size=size // workers, rule="adascale", **others)
+
+
+def gains(records: list[Record], batch: int) -> list[float]:
+    """What each step but the last was worth, from the progress it made."""
+    return [
+        (after.progress - before.progress) / (16 * (after.samples_seen - before.samples_seen) / batch)
+        for before, after in itertools.pairwise(records)
+    ]
+
+
+def noise_so_far(records: list[Record], *, theta: float) -> NoiseScaleAverage:
+    average = NoiseScaleAverage(theta=theta)
+    for record in records:
+        if record.grad_signal is not None and record.grad_variance is not None:
+            average = average.update(GradientSquares(signal=record.grad_signal, variance=record.grad_variance))
+    return average
+
+
+@pytest.mark.parametrize("reference", [{}, ADAM], ids=["sgd", "adam"])
+def test_every_step_s_rate_and_progress_follow_its_gain(tmp_path: Path, reference: dict[str, object]) -> None:
+    job = adascale_job(reference=reference, train={"epochs": 4})
+    plan, ranks = plan_of(job, 2), run(tmp_path, 2, job)
+    records = records_of(ranks[:1])
+    found = gains(records, 64)
+    exponent = 0.5 if reference else 1.0
+    expected = 1.0  # until the noise is known
+    for index, (record, worth) in enumerate(zip(records, found, strict=False)):
+        noise = noise_so_far(records[: index + 1], theta=1.0 - 4 / 1000)
+        assert record.noise_scale in (noise.noise_scale, None)
+        expected = expected if noise.noise_scale is None else noise.gain(4.0, 16) or expected
+        assert worth == pytest.approx(expected, rel=1e-9)
+        assert 1.0 - 1e-9 <= worth <= 4.0 + 1e-9
+        schedule = plan.schedule.factor(record.progress)
+        assert record.lr == record.lr_planned == pytest.approx(plan.base_lr * expected**exponent * schedule, rel=1e-9)
+    assert max(found) > 1.5, "else this shows little"
+    assert records[0].grad_signal is not None or reference, "Adam has no running squares before its first step"
+
+
+def test_every_rank_holds_the_same_bits(tmp_path: Path) -> None:
+    ranks = run(tmp_path, 3, adascale_job(workers=3, size=63, reference=ADAM, train={"epochs": 2}))
+    assert ranks[0]["weights"] == ranks[1]["weights"] == ranks[2]["weights"]
+    for step in by_step(ranks):
+        assert len({(r.progress, r.lr, r.grad_signal, r.grad_variance, r.noise_scale) for r in step}) == 1
+
+
+def test_training_ends_when_the_reference_s_training_is_done(tmp_path: Path) -> None:
+    job = adascale_job(train={"epochs": 4})
+    plan, records = plan_of(job, 2), records_of(run(tmp_path, 2, job)[:1])
+    total = 4 * SAMPLES
+    assert plan.total_samples == total
+    last = records[-1]
+    assert last.progress < total <= last.progress + 16 * 4.0 * 1.0
+    assert plan.total_steps <= len(records) <= 4 * 4 * ceil(SAMPLES / 64)
+    assert total <= last.samples_seen + 64 <= plan.most_samples + 64
+    assert last.progress < last.samples_seen, "the batch is worth less than its samples"
+
+
+def test_the_gain_climbs_from_its_start(tmp_path: Path) -> None:
+    """AdaScale's warmup: noise is small beside the gradient at first, and so is what a large batch is worth."""
+    records = records_of(run(tmp_path, 2, adascale_job(train={"epochs": 8}))[:1])
+    found = gains(records, 64)
+    third = len(found) // 3
+    parts = [found[:third], found[third : 2 * third], found[2 * third :]]
+    means = [sum(part) / len(part) for part in parts]
+    assert means == sorted(means)
+    assert means[2] - means[0] > 0.1
+
+
+def controllers(job: Job, workers: int = 2) -> Controllers:
+    return Controllers(job, plan_of(job, workers), has_evaluation=True)
+
+
+KNOWN = GradientSquares(signal=1.0, variance=48.0)  # noise scale 48: gain 4 * (48 + 16) / (48 + 64)
+UNKNOWN = GradientSquares(signal=-9.0, variance=48.0)
+
+
+def test_while_the_noise_is_unknown_the_last_gain_stays() -> None:
+    held = controllers(adascale_job())
+    held.measured(None, batch_ratio=4.0)
+    assert held.gain == held.lr_factor == 1.0, "nothing is known at first"
+    held.measured(KNOWN, batch_ratio=4.0)
+    known = gain(4.0, noise_scale=48.0, reference_batch_size=16)
+    assert held.gain == held.lr_factor == known > 2.0
+    held.measured(UNKNOWN, batch_ratio=4.0)
+    assert held.noise.noise_scale is None
+    assert held.gain == known
+
+
+@pytest.mark.parametrize(("batch_ratio", "expected"), [(8.0, 2.2857142857142856), (2.0, 2.0), (1.0, 1.0), (0.5, 1.0)])
+def test_at_another_ratio_a_held_gain_stays_within_what_a_gain_can_be(batch_ratio: float, expected: float) -> None:
+    before = controllers(adascale_job())
+    before.measured(KNOWN, batch_ratio=4.0)
+    before.measured(UNKNOWN, batch_ratio=4.0)
+    after = controllers(adascale_job())
+    after.load_state_dict(before.state_dict())
+    after.measured(None, batch_ratio=batch_ratio)
+    assert after.gain == pytest.approx(expected)
+
+
+def test_on_another_number_of_workers_the_measured_noise_goes_on_and_the_gain_is_that_of_the_new_batch(
+    tmp_path: Path,
+) -> None:
+    folder = new_folder(tmp_path)
+    job = make_job(
+        num_workers={"min": 1, "max": 2},
+        per_worker_batch_size=16,
+        grad_accum_steps=2,
+        rule="adascale",
+        train={"epochs": 8},
+    )
+    before = records_of(run(tmp_path, 2, job, folder=folder, stop_after=11)[:1])
+    saved = checkpoint(folder)
+    assert len(before) == saved["controllers"]["noise"]["steps"] == 11
+    (alone,) = run(tmp_path, 1, job, folder=folder)
+    after = records_of([alone])
+    assert (after[0].samples_seen, after[0].progress) == (saved["samples_seen"], saved["progress"])
+    # The average forgets by this plan's ratio: 2, no longer 4.
+    noise = NoiseScaleAverage.from_dict({**saved["controllers"]["noise"], "theta": 1.0 - 2 / 1000})
+    first = after[0]
+    noise = noise.update(GradientSquares(signal=first.grad_signal, variance=first.grad_variance))
+    assert first.noise_scale == noise.noise_scale
+    worth = noise.gain(2.0, 16)
+    factor = plan_of(job, 1).schedule.factor(first.progress)
+    assert first.lr == pytest.approx(0.05 * worth * factor, rel=1e-12)
+    assert all(1.0 - 1e-9 <= worth <= 2.0 + 1e-9 for worth in gains(after, 32))
+    assert after[-1].progress + 32 >= 8 * SAMPLES
+
+
+def test_a_training_that_was_slow_on_many_workers_comes_to_its_end_on_one(tmp_path: Path) -> None:
+    """Samples of little worth count little: more than the reference's whole training may be behind it already."""
+    folder = new_folder(tmp_path)
+    job = make_job(num_workers={"min": 1, "max": 2}, per_worker_batch_size=125, rule="adascale", train={"samples": 30})
+    before = records_of(run(tmp_path, 2, job, folder=folder, stop_after=1)[:1])
+    saved = checkpoint(folder)
+    assert len(before) == 1
+    assert saved["samples_seen"] == 250 > plan_of(job, 1).most_samples
+    assert saved["progress"] < 30, "the first step was worth less than two of its 16"
+    (alone,) = run(tmp_path, 1, job, folder=folder)
+    records = records_of([alone])
+    assert records, "there is more to do"
+    assert records[-1].progress + 16 * 8 >= 30
+
+
+def test_adam_s_gradients_are_measured_as_adam_divides_them() -> None:
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.zeros(5, dtype=torch.float64))
+    optimizer = torch.optim.Adam([weight], lr=0.1, betas=(0.9, 0.99), eps=1e-3)
+    precondition = Preconditioner(optimizer)
+    assert not precondition.is_ready()
+    squares = torch.zeros(5, dtype=torch.float64)
+    for step in range(1, 4):
+        weight.grad = torch.randn(5, dtype=torch.float64)
+        squares = 0.99 * squares + 0.01 * weight.grad**2
+        optimizer.step()
+        assert precondition.is_ready()
+        gradient = torch.randn(5, dtype=torch.float64)
+        (found,) = precondition([weight], [gradient.clone()])
+        expected = gradient / ((squares / (1 - 0.99**step)).sqrt() + 1e-3)
+        assert torch.allclose(found, expected, rtol=1e-12)
+
+
+def test_rmsprop_s_squares_are_taken_as_they_are() -> None:
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.RMSprop([weight], lr=0.1, alpha=0.75)
+    weight.grad = torch.tensor([2.0, 4.0])
+    optimizer.step()
+    (found,) = Preconditioner(optimizer)([weight], [torch.tensor([1.0, 1.0])])
+    assert found.tolist() == pytest.approx([1.0, 0.5])
+
+
+def test_an_optimizer_without_running_squares_is_refused(tmp_path: Path) -> None:
+    adamax = {"lr": 0.003, "optimizer": {"name": "torch.optim:Adamax"}}
+    job = make_job(per_worker_batch_size=32, grad_accum_steps=2, rule="adascale", reference=adamax)
+    training, _ = in_this_process(tmp_path, make_recipe(), job)
+    with pytest.raises(JobFileError) as caught:
+        training.run()
+    assert str(caught.value) == (
+        "scale.rule = adascale finds no running squares in Adamax.\n  It is for sgd, adam, adamw and rmsprop."
+    )
+
+
+def test_adam_s_gain_survives_an_unfreezing(tmp_path: Path) -> None:
+    """A parameter that was just unfrozen has no running squares yet, and is left out of that step's lengths."""
+    job = adascale_job(reference=ADAM, groups=[{"match": "0.*", "freeze": {"epochs": 1}}])
+    ranks = run(tmp_path, 2, job)
+    assert ranks[0]["weights"] == ranks[1]["weights"]
+    records = records_of(ranks[:1])
+    assert [record.grad_signal is None for record in records] == [True] + [False] * (len(records) - 1)
+
+
+def test_at_the_reference_s_batch_adascale_changes_no_bit(tmp_path: Path) -> None:
+    shared = {"num_workers": 2, "per_worker_batch_size": 8, "train": {"epochs": 1, "noise_scale_every": 1}}
+    plain, adaptive = (run(tmp_path, 2, make_job(rule=rule, **shared))[0] for rule in ("none", "adascale"))
+    assert adaptive["weights"] == plain["weights"]
+    rates = [[record["lr"] for record in untimed(rank)] for rank in (plain, adaptive)]
+    assert rates[0] == rates[1]

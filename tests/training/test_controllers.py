@@ -1,0 +1,396 @@
+"""What reacts to measurements: plateau, the guard of the loss, and a batch that grows with the noise."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import (
+    SAMPLES,
+    Loss,
+    by_step,
+    checkpoint,
+    events_of,
+    in_this_process,
+    make_job,
+    make_recipe,
+    new_folder,
+    plain,
+    plan_of,
+    records_of,
+    run,
+    run_in_lives,
+    untimed,
+)
+from torch.utils.data import TensorDataset
+
+from scaler import Recipe
+from scaler.core.noise_scale import GradientSquares, NoiseScaleAverage
+from scaler.errors import RecipeError, TrainingError
+from scaler.job import Job
+
+CONSTANT = {"name": "constant", "warmup": {"epochs": 0}}
+
+
+def scripted(values: list[float]) -> Recipe:
+    """A recipe whose evaluations give these scores, one after the other."""
+    recipe, left = make_recipe(), list(values)
+    one = TensorDataset(torch.zeros(1, 6), torch.zeros(1, dtype=torch.int64))
+    return replace(recipe, eval_data=one, evaluate=lambda model, batch: {"score": left.pop(0)})
+
+
+def plateau_job(epochs: int, **plateau: Any) -> Job:
+    schedule = {"name": "cosine", "warmup": {"epochs": 1}, "plateau": {"metric": "score", **plateau}}
+    return make_job(per_worker_batch_size=64, train={"epochs": epochs}, schedule=schedule)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("values", "plateau"),
+    [
+        # torch's defaults but for patience: cuts at the fourth and the eighth
+        ([1.0, 0.5, 0.6, 0.7, 0.5, 0.4, 0.4, 0.4, 0.1], {"patience": 1}),
+        ([1.0, 0.995, 0.99, 0.985, 0.98], {"patience": 0, "threshold": 0.01}),  # each is too small an improvement
+        ([0.1, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2], {"mode": "max", "patience": 0, "cooldown": 2, "factor": 0.5}),
+        ([0.1, 0.15, 0.3, 0.34, NAN], {"mode": "max", "patience": 0, "threshold": 0.1, "threshold_mode": "abs"}),
+        ([1.0, 1.0, 1.0, 1.0, 1.0], {"patience": 0, "factor": 0.5, "min_factor": 0.25}),
+    ],
+)
+def test_the_rate_is_lowered_where_torch_s_reduce_lr_on_plateau_lowers_it(
+    tmp_path: Path, values: list[float], plateau: dict[str, Any]
+) -> None:
+    job = plateau_job(len(values), **plateau)
+    training, around = in_this_process(tmp_path, scripted(values), job)
+    training.run()
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    options = {key: value for key, value in plateau.items() if key != "min_factor"}
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, min_lr=plateau.get("min_factor", 0.0), eps=0.0, **options
+    )
+    factors = [1.0]  # after each evaluation
+    for value in values:
+        theirs.step(value)
+        factors.append(theirs.get_last_lr()[0])
+    assert factors[-1] < 1.0
+    plan = plan_of(job)
+    for record in around.records:
+        factor = factors[record.samples_seen // SAMPLES]
+        assert record.lr == record.lr_planned == pytest.approx(plan.lr_at(record.samples_seen) * factor, rel=1e-15)
+    lowered = events_of({"events": around.events}, "rate_lowered")
+    cuts = [index for index in range(1, len(factors)) if factors[index] != factors[index - 1]]
+    assert [(event["samples_seen"], event["factor"]) for event in lowered] == [
+        (index * SAMPLES, pytest.approx(factors[index])) for index in cuts
+    ]
+
+
+def test_the_event_of_a_lowered_rate_says_why(tmp_path: Path) -> None:
+    training, around = in_this_process(tmp_path, scripted([0.5, 0.75, 0.625, 0.5]), plateau_job(4, patience=1))
+    training.run()
+    assert events_of({"events": around.events}, "rate_lowered") == [
+        {
+            "kind": "rate_lowered",
+            "attempt": 0,
+            "samples_seen": 3 * SAMPLES,
+            "by": "plateau",
+            "factor": 0.1,
+            "reason": "score 0.625 is no better than 0.5 2 evaluations in a row",
+        }
+    ]
+
+
+def test_a_first_evaluation_that_is_nan_is_no_better_than_anything_before(tmp_path: Path) -> None:
+    training, around = in_this_process(tmp_path, scripted([NAN, 0.5]), plateau_job(2, patience=0))
+    training.run()
+    lowered = events_of({"events": around.events}, "rate_lowered")
+    assert [event["reason"] for event in lowered] == [
+        "score nan is no better than anything before 1 evaluations in a row"
+    ]
+
+
+def test_a_plateau_of_what_is_not_evaluated_is_refused(tmp_path: Path) -> None:
+    job = make_job(per_worker_batch_size=64, schedule={**CONSTANT, "plateau": {"metric": "f1"}})
+    training, _ = in_this_process(tmp_path, make_recipe(), job)
+    with pytest.raises(RecipeError) as caught:
+        training.run()
+    assert str(caught.value) == (
+        "schedule.plateau.metric = f1 is not among the evaluation's values.\n  They are accuracy, loss."
+    )
+    with pytest.raises(RecipeError) as caught:
+        in_this_process(tmp_path, replace(make_recipe(), eval_data=None), job)
+    assert str(caught.value) == (
+        "schedule.plateau reacts to evaluations, and the recipe has no eval_data.\n  Give it one."
+    )
+
+
+def test_every_worker_lowers_the_rate_alike(tmp_path: Path) -> None:
+    plateau = {"metric": "accuracy", "mode": "max", "patience": 0, "threshold": 0.5}
+    job = make_job(num_workers=2, per_worker_batch_size=32, schedule={**CONSTANT, "plateau": plateau})
+    ranks = run(tmp_path, 2, job)
+    rates = [[record.lr for record in records_of([rank])] for rank in ranks]
+    assert rates[0] == rates[1]
+    assert len(set(rates[0])) > 1
+    assert events_of(ranks[0], "rate_lowered")
+    assert not ranks[1]["events"], "rank 0 speaks for all"
+
+
+STOPPED = (
+    "TrainingError: the training diverged: loss is nan.\n"
+    "  Lower reference.lr, warm up longer, set train.clip_grad_norm, or let it go back to a checkpoint "
+    "with a lower rate:\n  failures.divergence: {then: go_back}."
+)
+
+
+@pytest.mark.parametrize("broken_from", [0, 7])
+def test_a_nan_on_one_worker_alone_stops_them_all(tmp_path: Path, broken_from: int) -> None:
+    job = make_job(num_workers=2, per_worker_batch_size=32)
+    broken = {"nan_from": broken_from, "nan_calls": 10**9}
+    ranks = run(tmp_path, 2, job, errors=True, broken=broken, broken_rank=1)
+    assert [rank["error"] for rank in ranks] == [STOPPED, STOPPED]
+    assert len(ranks[0]["records"]) == len(ranks[1]["records"]), "no worker was ahead"
+    diverged = events_of(ranks[0], "diverged")
+    assert [(event["reason"], event["goes_back"]) for event in diverged] == [("loss is nan", False)]
+
+
+def test_without_a_guard_it_trains_on(tmp_path: Path) -> None:
+    job = make_job(per_worker_batch_size=64, failures={"divergence": None})
+    (rank,) = run(tmp_path, 1, job, broken={"nan_from": 2, "nan_calls": 10**9})
+    assert len(rank["records"]) == plan_of(job).total_steps
+
+
+def test_a_loss_far_above_the_others_stops_it_too(tmp_path: Path) -> None:
+    job = make_job(per_worker_batch_size=16, failures={"divergence": {"multiple": 3.0}}, schedule=CONSTANT)
+    recipe = make_recipe()
+
+    class Rising(Loss):
+        def __call__(self, model: Any, batch: Any) -> Any:
+            return super().__call__(model, batch) * (100.0 if len(self.sizes) > 12 else 1.0)
+
+    training, _ = in_this_process(tmp_path, replace(recipe, loss=Rising()), job)
+    with pytest.raises(TrainingError) as caught:
+        training.run()
+    assert "3 times it" in caught.value.problem
+    assert caught.value.problem.startswith("the training diverged: loss ")
+
+
+def go_back_job(workers: int = 1, **divergence: Any) -> Job:
+    return make_job(
+        num_workers=workers,
+        per_worker_batch_size=64 // workers,
+        failures={"divergence": {"then": "go_back", **divergence}},
+        schedule=CONSTANT,
+        checkpoint={"every": {"steps": 2}},
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_it_goes_back_to_a_checkpoint_and_on_at_a_lower_rate(tmp_path: Path, workers: int) -> None:
+    folder = new_folder(tmp_path)
+    job = go_back_job(workers, lr_factor=0.25)
+    broken = {"nan_from": 6, "nan_calls": 1}
+    ranks = run(tmp_path, workers, job, folder=folder, broken=broken, broken_rank=workers - 1)
+    peak = plan_of(job, workers).peak_lr
+    for rank in ranks:
+        first, second = ([r for r in records_of([rank]) if r.attempt == attempt] for attempt in (0, 1))
+        assert {record.lr for record in first} == {peak}
+        assert {record.lr for record in second} == {0.25 * peak}
+        assert second[0].samples_seen <= first[-1].samples_seen
+        assert second[-1].samples_seen + 58 == 3 * SAMPLES, "it came to the end: 250 are 3 x 64 and 58"
+        assert all(torch.tensor(rank["weights"]).isfinite())
+    assert all(rank["weights"] == ranks[0]["weights"] for rank in ranks)
+    started = events_of(ranks[0], "attempt_started")
+    assert [event["attempt"] for event in started] == [0, 1]
+    assert started[1]["start_samples"] == min(r.samples_seen for r in records_of(ranks) if r.attempt == 1)
+    (diverged,) = events_of(ranks[0], "diverged")
+    assert (diverged["attempt"], diverged["reason"], diverged["goes_back"]) == (0, "loss is nan", True)
+    saved = checkpoint(folder)
+    assert all(tensor.isfinite().all() for tensor in saved["model"].values())
+    assert saved["controllers"]["times_gone_back"] == 1
+
+
+def test_it_goes_back_only_so_often_and_each_time_lower(tmp_path: Path) -> None:
+    (rank,) = run(tmp_path, 1, go_back_job(max_times=2), errors=True, broken={"nan_from": 5, "nan_calls": 10**9})
+    assert rank["error"] == (
+        "TrainingError: the training diverged again, after going back 2 times: loss is nan.\n"
+        "  Lower reference.lr, warm up longer, set train.clip_grad_norm, or let it go back more often: "
+        "failures.divergence.max_times."
+    )
+    peak = plan_of(go_back_job()).peak_lr
+    rates = {record.attempt: record.lr for record in records_of([rank])}
+    assert rates == {0: peak, 1: 0.5 * peak, 2: 0.25 * peak}
+    assert [event["goes_back"] for event in events_of(rank, "diverged")] == [True, True, False]
+    assert [event["attempt"] for event in events_of(rank, "attempt_started")] == [0, 1, 2]
+
+
+def blowing_up(**failures: Any) -> tuple[Job, dict[str, float]]:
+    """A first step whose loss is finite and whose weights are not."""
+    job = make_job(
+        per_worker_batch_size=64,
+        reference={"lr": 1e37, "optimizer": {"name": "sgd"}},
+        schedule=CONSTANT,
+        checkpoint={"every": {"steps": 1}},
+        **failures,
+    )
+    return job, {"factor": 1e5}
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
+    """The losses that were seen are all fine: it is the last step that broke them."""
+    job, broken = blowing_up()
+    folder = new_folder(tmp_path)
+    (rank,) = run(tmp_path, 1, job, folder=folder, errors=True, broken=broken)
+    assert rank["error"].splitlines()[0] == "TrainingError: the training diverged: 0.weight is not finite."
+    assert len(rank["records"]) == 1
+    assert not list(folder.glob("checkpoints/*"))
+
+
+def test_going_back_from_such_weights_leads_to_numbers(tmp_path: Path) -> None:
+    job, broken = blowing_up(failures={"divergence": {"then": "go_back", "lr_factor": 1e-45, "max_times": 1}})
+    folder = new_folder(tmp_path)
+    (rank,) = run(tmp_path, 1, job, folder=folder, broken=broken)
+    assert all(torch.tensor(rank["weights"]).isfinite())
+    assert all(tensor.isfinite().all() for tensor in checkpoint(folder)["model"].values())
+
+
+def test_going_back_takes_average_and_frozen_parameters_along(tmp_path: Path) -> None:
+    """What came after the checkpoint is undone: the average, the unfreezing, a grown batch."""
+    values = go_back_job().model_dump()
+    values["groups"] = [{"match": "0.*", "freeze": {"samples": 192}}]
+    values["train"]["ema"] = {"decay": 0.9}
+    values["checkpoint"] = {"every": {"epochs": 10}}  # so it goes back to the very start
+    job = Job.model_validate(values)
+    (rank,) = run(tmp_path, 1, job, broken={"nan_from": 4, "nan_calls": 1})
+    (calm,) = run(tmp_path, 1, Job.model_validate({**values, "reference": {**values["reference"], "lr": 0.025}}))
+    again = [record for record in untimed(rank) if record["step"] == 0][1]
+    assert again["samples_seen"] == 0
+    after = untimed(rank)[-len(calm["records"]) :]
+    assert [record["grad_norm"] for record in after] == [record["grad_norm"] for record in untimed(calm)]
+    assert rank["weights"] == calm["weights"], "half the rate from the start: as a run at half the rate"
+
+
+def grow_job(workers: int = 2, most: int = 64, **others: Any) -> Job:
+    return make_job(
+        num_workers=workers,
+        per_worker_batch_size=8 // workers,
+        batch_schedule={"name": "noise_scale", "max_global_batch_size": most, "every": {"samples": 100}},
+        train={"noise_scale_every": 1, "epochs": 4},
+        **others,
+    )
+
+
+def test_the_batch_doubles_where_the_noise_scale_is_surely_above_twice_it(tmp_path: Path) -> None:
+    ranks = run(tmp_path, 2, grow_job(), noisy=True)
+    grown = {event["samples_seen"]: event["global_batch_size"] for event in events_of(ranks[0], "batch_grown")}
+    assert len(grown) >= 2, "else this shows nothing"
+    average, batch, looked = NoiseScaleAverage(), 8, 0
+    for step in by_step(ranks):
+        first, size = step[0], sum(record.samples for record in step)
+        assert len({(r.samples_seen, r.lr, r.grad_signal, r.noise_scale) for r in step}) == 1, (
+            "on every worker the same"
+        )
+        assert size == batch or (first.samples_seen + size) % SAMPLES == 0
+        assert first.lr == first.lr_planned
+        if first.grad_signal is not None and first.grad_variance is not None:
+            average = average.update(GradientSquares(signal=first.grad_signal, variance=first.grad_variance))
+        assert first.noise_scale == average.noise_scale
+        ended = first.samples_seen + size
+        if ended // 100 != first.samples_seen // 100:
+            looked += 1
+            interval = average.interval()
+            is_above = interval is not None and interval[0] > 2 * batch
+            assert (ended in grown) == (is_above and batch < 64 and ended < 4 * SAMPLES)
+            batch = grown.get(ended, batch)
+    assert looked > len(grown), "sometimes it looks and does not grow"
+    assert max(max(rank["sizes"]) for rank in ranks) <= 4, "no micro-batch is larger than at the start"
+
+
+def test_the_rate_follows_a_grown_batch_by_the_rule(tmp_path: Path) -> None:
+    job = grow_job(schedule=CONSTANT)
+    ranks = run(tmp_path, 2, job, noisy=True)
+    grown = [(0, 8), *((e["samples_seen"], e["global_batch_size"]) for e in events_of(ranks[0], "batch_grown"))]
+    assert len(grown) > 1
+    for record in records_of(ranks):
+        batch = [size for at, size in grown if at <= record.samples_seen][-1]
+        assert record.lr == pytest.approx(0.05 * batch / 16)
+    for event in events_of(ranks[0], "batch_grown"):
+        assert event["peak_lr"] == pytest.approx(0.05 * event["global_batch_size"] / 16)
+
+
+def test_a_grown_batch_stays_within_the_job_s_bound_on_more_workers(tmp_path: Path) -> None:
+    """Growth is kept as a multiple of the start's batch, which grows with the workers; the bound is a number."""
+    folder = new_folder(tmp_path)
+    values = make_job(
+        num_workers={"min": 1, "max": 2},
+        per_worker_batch_size=8,
+        grad_accum_steps=2,
+        batch_schedule={"name": "noise_scale", "max_global_batch_size": 32, "every": {"samples": 100}},
+        train={"noise_scale_every": 1, "epochs": 4},
+    )
+    lives = [run(tmp_path, 1, values, folder=folder, stop_after=11, noisy=True)[0] for _ in range(2)]
+    assert [e["global_batch_size"] for life in lives for e in events_of(life, "batch_grown")] == [32]
+    ranks = run(tmp_path, 2, values, folder=folder, noisy=True)
+    assert max(sum(record.samples for record in step) for step in by_step(ranks)) == 32
+
+
+TWO_MICRO_STEPS = {"per_worker_batch_size": 16, "grad_accum_steps": 2}
+NOISY = {"noise_scale_every": 1, "epochs": 3}
+RESUMED = {
+    "plateau": make_job(
+        per_worker_batch_size=32,
+        train={"epochs": 3, "eval_every": {"samples": 100}},
+        schedule={
+            **CONSTANT,
+            "plateau": {"metric": "accuracy", "mode": "max", "patience": 1, "threshold": 0.1, "cooldown": 1},
+        },
+    ),
+    "growth": make_job(
+        per_worker_batch_size=4,
+        grad_accum_steps=2,
+        batch_schedule={"name": "noise_scale", "max_global_batch_size": 64, "every": {"samples": 100}},
+        train=NOISY,
+    ),
+    "adascale": make_job(rule="adascale", **TWO_MICRO_STEPS),
+    "adascale_adam": make_job(
+        rule="adascale", reference={"lr": 0.003, "optimizer": {"name": "adam"}}, **TWO_MICRO_STEPS
+    ),
+    "ema": make_job(per_worker_batch_size=32, co_scale={"ema": True}, train={"ema": {"decay": 0.95}}),
+    "guard": make_job(
+        per_worker_batch_size=16, failures={"divergence": {"multiple": 1.2}}, reference={"lr": 0.2}, schedule=CONSTANT
+    ),
+    "noise": make_job(train=NOISY, **TWO_MICRO_STEPS),
+    "doubling with adam_sde": make_job(
+        per_worker_batch_size=16,
+        rule="adam_sde",
+        reference={"lr": 0.003, "optimizer": {"name": "adam"}},
+        batch_schedule={"name": "doubling", "every": {"epochs": 1}, "max_global_batch_size": 64},
+    ),
+    "unfreezing": make_job(per_worker_batch_size=32, groups=[{"match": "0.*", "freeze": {"epochs": 1}}]),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_stopped_after_every_step_it_is_the_run_that_was_never_stopped(tmp_path: Path, name: str) -> None:
+    job = RESUMED[name]
+    folder = new_folder(tmp_path)
+    (calm,) = run(tmp_path, 1, job, folder=folder)
+    stopped = run_in_lives(tmp_path, job)
+    assert stopped["lives"] == len(calm["records"])
+    assert untimed(stopped) == untimed(calm)
+    assert stopped["weights"] == calm["weights"]
+    kinds = ("evaluated", "rate_lowered", "batch_grown")
+    assert events_of(stopped, *kinds) == events_of(calm, *kinds)
+    ours, theirs = checkpoint(stopped["folder"]), checkpoint(folder)
+    assert ours["controllers"] == theirs["controllers"]
+    for part in ("optimizer", "average", "progress"):
+        assert plain(ours[part]) == plain(theirs[part])
+
+
+def test_the_runs_above_do_react(tmp_path: Path) -> None:
+    """Else they would show nothing."""
+    assert events_of(run(tmp_path, 1, RESUMED["plateau"])[0], "rate_lowered")
+    assert events_of(run(tmp_path, 1, RESUMED["growth"])[0], "batch_grown")
+    gains = {record.lr for record in records_of(run(tmp_path, 1, RESUMED["adascale"]))}
+    assert len(gains) > 5
