@@ -40,7 +40,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 # A lock names versions, not builds: "+cpu" is where it was made.
 lock:
 	$(BIN)/pip install --quiet pip-tools
-	$(BIN)/pip-compile --quiet --extra dev --extra jobs --extra optimizers --strip-extras --allow-unsafe --no-header --no-emit-index-url \
-		--no-emit-find-links --no-emit-trusted-host --no-emit-options --constraint requirements.in \
+	$(BIN)/pip-compile --quiet --extra dev --extra jobs --extra optimizers --strip-extras --allow-unsafe --no-header \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options --constraint requirements.in \
 		--output-file requirements.lock pyproject.toml
 	sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock

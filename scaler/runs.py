@@ -1,6 +1,6 @@
 """The run folder, wherever it lies, and the list of runs. One class knows the names in it.
 
-    runs/<run_id>/  job.yaml  plan.json  status.json  events.jsonl  metrics/*.parquet  checkpoints/  logs/
+    runs/<run_id>/  job.yaml  plan.json  status.json  events.jsonl  metrics/*.parquet  checkpoints/  logs/  tensorboard/
                     report.json  report.html  report.md
 
 The folder may lie on any filesystem that fsspec reaches (``s3://``, ``gs://``, a plain path). Documents are written

@@ -24,7 +24,7 @@ def test_the_job_file_shown_is_the_one_that_the_demo_runs() -> None:
 
 def test_every_command_is_in_the_table_and_no_other() -> None:
     table = README.split("\n## The commands\n")[1].split("\n## ")[0]
-    assert re.findall(r"^\| `scaler (\w+)", table, flags=re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^\| `scaler ([\w-]+)", table, flags=re.MULTILINE) == list(COMMANDS)
 
 
 def test_the_tree_names_every_room() -> None:

@@ -72,13 +72,13 @@ def command(
         )
     lr_ratio, rule_reason = carried_by(plan)
     found = read_range(folder, test, name=job.name, lr_ratio=lr_ratio, rule_reason=rule_reason)
-    if html_path is not None:
-        from scaler.report.lr_range_html import render_range_html
-
-        write_file(html_path, render_range_html(found))
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
     else:
         from scaler.report.lr_range_text import range_text
 
         show(range_text(found))
+    if html_path is not None:
+        from scaler.report.lr_range_html import render_range_html
+
+        write_file(html_path, render_range_html(found))

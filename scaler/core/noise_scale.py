@@ -191,6 +191,14 @@ class NoiseScaleAverage:
         if not 0.0 <= self.theta <= 1.0:
             raise PlanError(f"theta = {self.theta:g} is not in [0, 1].", "It is the weight of the past, such as 0.99.")
 
+    @classmethod
+    def of_adascale(cls, batch_ratio: float) -> Self:
+        """Return AdaScale's average, which forgets in 1000 reference batches: theta = max(0, 1 - batch_ratio / 1000).
+
+        Source: Johnson et al. 2020, https://arxiv.org/abs/2007.05105, section 3.3.
+        """
+        return cls(theta=max(0.0, 1.0 - batch_ratio / 1000.0))
+
     def update(self, squares: GradientSquares | None) -> Self:
         """Return the averages with one more step's estimates; None (a step without any) changes nothing."""
         if squares is None:

@@ -60,6 +60,12 @@ def make_plan(
         job.schedule, scaled, lengths, last_step=last_step_start(phases, lengths)
     )
     growth = job.scale.batch_schedule
+    _require_measurable(job, rule, parts=world_size * batch.grad_accum_steps)
+    if schedule.momentum(0) is not None and first.optimizer["name"].startswith("schedulefree"):
+        raise PlanError(
+            f"schedule.low_momentum moves the momentum, and {first.optimizer['name']} averages its weights by it.",
+            "Leave out the momentum's cycle.",
+        )
     plan = Plan(
         schema_version=SCHEMA_VERSION,
         name=job.name,
@@ -111,6 +117,25 @@ def make_plan(
         },
         warnings=find_warnings(plan, scaled),
     )
+
+
+def _require_measurable(job: Job, rule: str, *, parts: int) -> None:
+    """Refuse to follow a noise scale that nothing measures.
+
+    Raises:
+        PlanError: a gradient of one part, or measuring turned off.
+    """
+    grows = isinstance(job.scale.batch_schedule, GrowWithNoise)
+    asked = "scale.rule = adascale" if rule == "adascale" else "scale.batch_schedule = noise_scale"
+    if (rule == "adascale" or grows) and parts < 2:
+        raise PlanError(
+            f"{asked} compares the gradients of workers or micro-steps, and there is one of one.",
+            "Use two workers, or scale.grad_accum_steps: 2.",
+        )
+    if grows and job.train.noise_scale_every is None:
+        raise PlanError(
+            f"{asked} follows the noise scale, and train.noise_scale_every = null measures none.", "Leave it out."
+        )
 
 
 def _reacts(job: Job, rule: str) -> tuple[str, ...]:

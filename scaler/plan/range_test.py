@@ -42,7 +42,7 @@ def range_job(job: Job, *, steps: int) -> Job:
             "train": {**values["train"], **length, "eval_every": never, "noise_scale_every": None},
             "checkpoint": {"every": never},
             "failures": {"max_restarts": 0, "divergence": None},
-            "schedule": {"name": "constant", "warmup": {"steps": 0}},
+            "schedule": {"name": "constant", "warmup": {"samples": 0}},
         },
         source="find-lr",
     )
@@ -58,7 +58,7 @@ def require_range(*, lowest: float, highest: float) -> None:
         raise JobFileError(f"--min {lowest:g} is not a rate above 0.", "Such as --min 1e-5.")
     if not lowest < highest < inf:
         raise JobFileError(
-            f"--min {lowest:g} is not below --max {highest:g}." if highest < inf else "--max inf has no end.",
+            "--max inf has no end." if highest == inf else f"--min {lowest:g} is not below --max {highest:g}.",
             "Such as --min 1e-5 --max 10.",
         )
 

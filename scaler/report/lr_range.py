@@ -1,12 +1,12 @@
 """What a learning-rate range test found, read from its run. No number is computed elsewhere."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
-from scaler.core.lr_range import FEWEST_STEPS, judge_range
+from scaler.core.lr_range import DIVERGED, FEWEST_STEPS, MEMORY, RangeTest, judge_range
 from scaler.metrics.reader import read_records
 from scaler.plan import Plan
 from scaler.report.steps import by_step, to_columns
@@ -36,7 +36,7 @@ class FoundRates:
     rule_reason: str
     lrs: tuple[float, ...]
     losses: tuple[float | None, ...]  # mean over all workers; None where it is no number
-    smoothed: tuple[tuple[float, float], ...]  # rate and loss
+    smoothed: tuple[float, ...]  # as far as the loss is a number
     diverged_at: float | None
     suggestions: Mapping[str, float | None]  # steepest, valley, tenth_of_divergence: at the batch that was run
     reference_suggestions: Mapping[str, float | None]  # the same for reference.lr
@@ -51,7 +51,7 @@ class FoundRates:
     @property
     def ceiling(self) -> float:
         """The greatest loss to draw: what is above says only that it diverged."""
-        start, least = self.smoothed[0][1], min(loss for _, loss in self.smoothed)
+        start, least = self.smoothed[0], min(self.smoothed)
         return start + ROOM_ABOVE * (start - least if start > least else abs(start))
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,26 +97,27 @@ def read_range(folder: RunFolder, plan: Plan, *, name: str, lr_ratio: float, rul
         smoothed=found.smoothed,
         diverged_at=found.diverged_at,
         suggestions=suggestions,
-        reference_suggestions={
-            key: rate / lr_ratio if rate is not None else None for key, rate in suggestions.items()
-        },
+        reference_suggestions={key: rate / lr_ratio if rate is not None else None for key, rate in suggestions.items()},
         chosen=usable[0] if usable else None,
-        hints=tuple(_hints(lrs, found.diverged_at, has_fall=found.valley is not None)),
+        hints=tuple(_hints(lrs, found)),
     )
 
 
-def _hints(lrs: list[float], diverged_at: float | None, *, has_fall: bool) -> list[str]:
+def _hints(lrs: Sequence[float], found: RangeTest) -> list[str]:
     """What was not seen, and what would show it."""
+    diverged_at = found.diverged_at
     steps = lrs.index(diverged_at) if diverged_at is not None else len(lrs)
     if steps < FEWEST_STEPS:
         return [f"The loss diverged after {plural(steps, 'step')}: lower --min."]
-    found = []
-    if not has_fall:
+    if found.valley is None:
         more = "raise --max, or " if diverged_at is None else ""
-        found.append(f"The loss does not fall by more than its noise: {more}take more --steps.")
+        return [f"The loss does not fall by more than its noise: {more}take more --steps."]
+    still_falls = found.smoothed.index(min(found.smoothed)) >= len(lrs) - 1 - len(lrs) // MEMORY
+    if diverged_at is None and still_falls:
+        return [f"The loss still falls at {lrs[-1]:g}, so what is suggested may be too low: raise --max."]
     if diverged_at is None:
-        found.append(f"The loss did not diverge: raise --max above {lrs[-1]:g} to see where it does.")
-    return found
+        return [f"The loss rises again, but not to {DIVERGED:g} times its least: it did not diverge up to {lrs[-1]:g}."]
+    return []
 
 
 def meaning(found: FoundRates, name: str) -> str:
@@ -129,15 +130,15 @@ def meaning(found: FoundRates, name: str) -> str:
 
 
 def rate(value: float | None) -> str:
-    """Return a suggested rate as people and every YAML reader read it: two digits, for the test knows no more.
+    """Return a suggested rate to two digits, for the test knows no more, as people and every YAML reader read it.
 
     Example:
         >>> [rate(value) for value in (None, 0.01056, 0.5, 1.0, 12.3, 0.00001234)]
-        ['–', '0.011', '0.5', '1.0', '12.0', '1.2e-05']
+        ['–', '0.011', '0.5', '1', '12', '1.2e-05']
     """
     if value is None:
         return "–"
-    text = f"{float(f'{value:.2g}')!r}"
+    text = repr(float(f"{value:.2g}")).removesuffix(".0")
     return text if "." in text else text.replace("e", ".0e")
 
 
@@ -145,26 +146,28 @@ def paste(found: FoundRates) -> str | None:
     """Return the lines for the job file; None: there is nothing to suggest."""
     if found.chosen is None:
         return None
-    return f"reference:\n  lr: {rate(found.reference_lr)}  # {NAMES[found.chosen]} of a range test; was {found.base_lr:g}"
+    return (
+        f"reference:\n  lr: {rate(found.reference_lr)}  # {NAMES[found.chosen]} of a range test; was {found.base_lr:g}"
+    )
 
 
 def headline(found: FoundRates) -> str:
     """Return what was tested."""
     return (
-        f"{plural(len(found.lrs), 'step')} on {plural(found.world_size, 'worker')} at batch "
-        f"{found.global_batch_size:,}, the rate from {found.lrs[0]:g} to {found.lrs[-1]:g}"
+        f"{plural(len(found.lrs), 'step')}, {plural(found.world_size, 'worker')}, batch {found.global_batch_size:,}, "
+        f"rate {found.lrs[0]:g} to {found.lrs[-1]:g}"
     )
 
 
 def carried(found: FoundRates) -> str:
     """Return how a rate is carried back."""
     return (
-        f"A rate at batch {found.global_batch_size:,} is {found.lr_ratio:.4g} times reference.lr, at batch "
-        f"{found.reference_batch_size:,}: {found.rule_reason}."
+        f"A rate at batch {found.global_batch_size:,} is {found.lr_ratio:.4g} times reference.lr, which is at batch "
+        f"{found.reference_batch_size:,} ({found.rule_reason})."
     )
 
 
 CAUTION = (
-    "A heuristic: one short, noisy training. A test of more steps suggests lower rates. Try a third and three times "
-    "the suggestion as well, to the end of training."
+    "A heuristic, from one short and noisy training: one with more steps suggests lower rates. Try a third and three "
+    "times the suggestion as well, to the end of training."
 )

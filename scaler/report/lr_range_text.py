@@ -23,8 +23,8 @@ def range_text(found: FoundRates) -> RenderableType:
     parts: list[RenderableType] = [title]
     if len(found.smoothed) > 1:
         parts.append(_chart(found))
-    parts += [Group(_table(found), Text(), Text(carried(found), style="dim"))]
-    parts += [Text(hint, style="yellow") for hint in found.hints]
+    parts += [_table(found), _narrow(Text(carried(found), style="dim"))]
+    parts += [_narrow(Text(hint, style="yellow")) for hint in found.hints]
     lines = paste(found)
     if lines is not None:
         parts += [Text(lines, style="bold"), _narrow(Text(CAUTION, style="dim"))]
@@ -43,7 +43,7 @@ def _table(found: FoundRates) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("suggestion", no_wrap=True)
     table.add_column(f"at batch {found.global_batch_size:,}", justify="right", no_wrap=True)
-    table.add_column(f"at batch {found.reference_batch_size:,}", justify="right", no_wrap=True)
+    table.add_column("reference.lr", justify="right", no_wrap=True)
     table.add_column()
     for key, name in NAMES.items():
         here, there = found.suggestions[key], found.reference_suggestions[key]
@@ -55,8 +55,9 @@ def _table(found: FoundRates) -> Table:
 
 def _chart(found: FoundRates) -> CurveChart:
     """The smoothed loss over the logarithm of the rate, and an upright line for each suggestion."""
-    lowest = found.smoothed[0][0]
-    points = cut([(log10(lr / lowest), loss) for lr, loss in found.smoothed], ceiling=found.ceiling)
+    lowest = found.lrs[0]
+    curve = [(log10(lr / lowest), loss) for lr, loss in zip(found.lrs, found.smoothed, strict=False)]
+    points = cut(curve, ceiling=found.ceiling)
     least, end = min(loss for _, loss in points), points[-1][0]
     curves = [Curve(label="smoothed loss", points=points)]
     for key, name in NAMES.items():

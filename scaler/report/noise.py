@@ -15,13 +15,10 @@ MEANING = (
 )
 
 
-ADASCALE_MEMORY = 1000.0  # reference batches, as training/controllers.py has it; a test holds them together
-
-
 def noise_average(plan: Plan) -> NoiseScaleAverage:
     """Return the average that a run of this plan begins with."""
     if plan.is_measured:
-        return NoiseScaleAverage(theta=max(0.0, 1.0 - plan.batch_ratio / ADASCALE_MEMORY))
+        return NoiseScaleAverage.of_adascale(plan.batch_ratio)
     return NoiseScaleAverage()
 
 

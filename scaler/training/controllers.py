@@ -19,8 +19,6 @@ from scaler.plan import Plan
 
 Event = dict[str, Any]
 
-ADASCALE_MEMORY = 1000.0  # Johnson et al. 2020: averages forget in this many reference batches
-
 
 class Controllers:
     """Everything in one run that reacts to what is measured.
@@ -51,7 +49,7 @@ class Controllers:
         self._gain = 1.0
         self.noise = NoiseScaleAverage()
         if plan.is_measured:
-            self.noise = NoiseScaleAverage(theta=max(0.0, 1.0 - plan.batch_ratio / ADASCALE_MEMORY))
+            self.noise = NoiseScaleAverage.of_adascale(plan.batch_ratio)
         self.growth: list[tuple[int, float]] = []  # where the batch grew, and to how many times the start's
 
     @property
@@ -121,6 +119,10 @@ class Controllers:
         """Return whether a diverged training goes back and on, rather than stop."""
         divergence = self._job.failures.divergence
         return divergence is not None and divergence.then == "go_back" and self.times_gone_back < divergence.max_times
+
+    def waits_for_a_better_loss(self) -> bool:
+        """Return whether the last loss was above the limit, and a checkpoint of it is none that one would go back to."""
+        return self._guard_state.above > 0 and self.may_go_back()
 
     def went_back(self, *, times: int) -> None:
         """Lower the rate, after a checkpoint was loaded, for the ``times``-th time in this run."""

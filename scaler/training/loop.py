@@ -402,7 +402,7 @@ class Training:
         self._judge()
         if self._astray is None and self._controllers.is_guarded:
             self._astray = self._broken_weight()
-        if self._astray is not None:
+        if self._astray is not None or (self._next_size() and self._controllers.waits_for_a_better_loss()):
             return
         surroundings.settle()
         if surroundings.world_size > 1:

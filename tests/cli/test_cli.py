@@ -655,8 +655,19 @@ def test_a_storage_with_brackets_is_named_as_it_is(
 
 def test_a_loss_that_becomes_no_number_is_reported(scaler_command: Scaler, make_job: Callable[..., Path]) -> None:
     path = make_job("nan", loss="(model(batch[0]) * float('nan')).mean()")
-    code, out, err = scaler_command("submit", path, *HERE, "--quiet", "--json")
+    unguarded = ["--set", "failures.divergence=null"]
+    code, out, err = scaler_command("submit", path, *HERE, "--quiet", "--json", *unguarded)
     assert code == 0, err
     values: dict[str, Any] = json.loads(out)
     assert values["final"]["train_loss_mean"] is None
     assert [verdict["code"] for verdict in values["verdicts"]] == ["loss_not_finite"]
+
+
+def test_a_loss_that_becomes_no_number_stops_the_run(scaler_command: Scaler, make_job: Callable[..., Path]) -> None:
+    path = make_job("nan", loss="(model(batch[0]) * float('nan')).mean()")
+    code, out, err = scaler_command("submit", path, *HERE, "--quiet", "--json")
+    assert code == 4
+    assert "Error: the training diverged: loss is nan.\n  Lower reference.lr, warm up longer" in err
+    values: dict[str, Any] = json.loads(out)
+    assert values["state"] == "failed"
+    assert [verdict["code"] for verdict in values["verdicts"]] == ["not_finished", "diverged"]

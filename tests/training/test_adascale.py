@@ -163,7 +163,13 @@ def test_on_another_number_of_workers_the_measured_noise_goes_on_and_the_gain_is
 def test_a_training_that_was_slow_on_many_workers_comes_to_its_end_on_one(tmp_path: Path) -> None:
     """Samples of little worth count little: more than the reference's whole training may be behind it already."""
     folder = new_folder(tmp_path)
-    job = make_job(num_workers={"min": 1, "max": 2}, per_worker_batch_size=125, rule="adascale", train={"samples": 30})
+    job = make_job(
+        num_workers={"min": 1, "max": 2},
+        per_worker_batch_size=63,
+        grad_accum_steps=2,
+        rule="adascale",
+        train={"samples": 30},
+    )
     before = records_of(run(tmp_path, 2, job, folder=folder, stop_after=1)[:1])
     saved = checkpoint(folder)
     assert len(before) == 1

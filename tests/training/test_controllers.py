@@ -26,6 +26,7 @@ from small_runs import (
 from torch.utils.data import TensorDataset
 
 from scaler import Recipe
+from scaler.core.divergence import DivergenceGuard, DivergenceState
 from scaler.core.noise_scale import GradientSquares, NoiseScaleAverage
 from scaler.errors import RecipeError, TrainingError
 from scaler.job import Job
@@ -209,6 +210,22 @@ def test_it_goes_back_to_a_checkpoint_and_on_at_a_lower_rate(tmp_path: Path, wor
     saved = checkpoint(folder)
     assert all(tensor.isfinite().all() for tensor in saved["model"].values())
     assert saved["controllers"]["times_gone_back"] == 1
+
+
+def test_it_goes_back_to_before_the_first_loss_that_was_too_large(tmp_path: Path) -> None:
+    """Ten losses above the limit make a divergence; no checkpoint of these ten steps is one to go on from."""
+    job = go_back_job(lr_factor=1e-30)
+    job = Job.model_validate({**job.model_dump(), "reference": {**job.reference.model_dump(), "lr": 1e30}})
+    (rank,) = run(tmp_path, 1, job)
+    guard, state, above = DivergenceGuard(), DivergenceState(), []
+    for record in records_of([rank]):
+        if record.attempt == 0:
+            state, _ = guard.observe(state, record.loss)
+            above += [record.samples_seen] if state.above else []
+    assert len(above) == 10
+    started = events_of(rank, "attempt_started")
+    assert len(started) == 2
+    assert started[1]["start_samples"] <= above[0]
 
 
 def test_it_goes_back_only_so_often_and_each_time_lower(tmp_path: Path) -> None:
