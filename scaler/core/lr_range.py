@@ -63,11 +63,11 @@ def judge_range(lrs: Sequence[float], losses: Sequence[float]) -> RangeTest:
         does, so that a lower ``lrs[0]`` makes it suggest less.
 
     Example:
-        >>> lrs = [10 ** (k / 10 - 4) for k in range(50)]
-        >>> losses = [2.0 if lr < 1e-3 else 0.5 if lr < 1.0 else 9.0 for lr in lrs]
+        >>> lrs = [10 ** (step / 20 - 4) for step in range(100)]
+        >>> losses = [2.0 - 1.0 / (1.0 + 0.01 / lr) if lr < 1.0 else 9.0 for lr in lrs]  # half-way down at 0.01
         >>> found = judge_range(lrs, losses)
-        >>> [round(rate, 4) for rate in (found.steepest, found.valley, found.diverged_at)]
-        [0.001, 0.001, 1.0]
+        >>> [round(rate, 3) for rate in (found.steepest, found.valley, found.diverged_at)]
+        [0.011, 0.01, 1.0]
     """
     if len(lrs) < FEWEST_STEPS:
         raise RunError(f"the range test has {len(lrs)} steps.", f"It takes at least {FEWEST_STEPS}.")

@@ -12,7 +12,7 @@ from scaler.core.divergence import DivergenceGuard, DivergenceState
 from scaler.core.noise_scale import GradientSquares, NoiseScaleAverage, gain
 from scaler.core.plateau import Plateau, PlateauState
 from scaler.core.rules import gain_exponent
-from scaler.errors import RecipeError
+from scaler.errors import RecipeError, TrainingError
 from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
 from scaler.plan import Plan
@@ -120,8 +120,22 @@ class Controllers:
         divergence = self._job.failures.divergence
         return divergence is not None and divergence.then == "go_back" and self.times_gone_back < divergence.max_times
 
+    def stopped_by(self, reason: str) -> TrainingError:
+        """Return the error of a training that diverged and does not go back, or not again; says what to try."""
+        gone_back = self.times_gone_back
+        again = f" again, after going back {'once' if gone_back == 1 else f'{gone_back} times'}" if gone_back else ""
+        other = (
+            "let it go back more often: failures.divergence.max_times"
+            if gone_back
+            else "let it go back to a checkpoint with a lower rate:\nfailures.divergence: {then: go_back}"
+        )
+        return TrainingError(
+            f"the training diverged{again}: {reason}.",
+            f"Lower reference.lr, warm up longer, set train.clip_grad_norm, or {other}.",
+        )
+
     def waits_for_a_better_loss(self) -> bool:
-        """Return whether the last loss was above the limit, and a checkpoint of it is none that one would go back to."""
+        """Return whether the last loss was above the limit: a checkpoint of it is none that one would go back to."""
         return self._guard_state.above > 0 and self.may_go_back()
 
     def went_back(self, *, times: int) -> None:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from scaler.core.noise_scale import GradientSquares, estimate_squares
 from scaler.core.rules import gain_exponent
 from scaler.core.seeds import stream_seed
-from scaler.errors import RecipeError, TrainingError
 from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
 from scaler.metrics.record import Record
@@ -28,10 +27,11 @@ from scaler.training.clock import clock_for
 from scaler.training.controllers import Controllers
 from scaler.training.data import StepIndices, batches, next_step_size
 from scaler.training.evaluate import evaluate
+from scaler.training.freezing import Freezing
 from scaler.training.gradients import GradientStep, Parts
 from scaler.training.optimizer import Preconditioner, build_optimizer, set_constants, set_mode, set_rate, used_rate
 from scaler.training.pace import Pace
-from scaler.training.recipe import Recipe
+from scaler.training.recipe import Recipe, require_planned
 from scaler.training.recorder import Pending, Recorder
 from scaler.training.surroundings import Surroundings
 
@@ -57,7 +57,7 @@ class Training:
     """
 
     def __init__(self, recipe: Recipe, job: Job, plan: Plan, surroundings: Surroundings) -> None:
-        _require_planned(recipe, job, plan)
+        require_planned(recipe, job, plan)
         self._recipe, self._job, self._plan, self._surroundings = recipe, job, plan, surroundings
         self._first_plan = plan  # before the batch grew with the noise
         self._device = surroundings.device
@@ -66,8 +66,8 @@ class Training:
         self._module.train()
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=job.train.precision == "fp16")
         named = dict(self._module.named_parameters())
-        self._freezable = [(group, [named[name] for name in group.tensors]) for group in plan.groups if group.frozen]
-        self._thaw(0)
+        self._freezing = Freezing(named, plan.groups)
+        self._freezing.apply(0)
         self._optimizer = build_optimizer(named, plan.optimizer, groups=plan.groups)
         self._parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         self._phase = plan.phases[0]
@@ -105,7 +105,7 @@ class Training:
         self._optimizer.zero_grad()
         if self._next_size():  # the checkpoint of an end holds the evaluation's weights
             set_mode(self._optimizer, training=True)
-        if self._thaw(samples_seen):
+        if self._freezing.apply(samples_seen):
             self._make_gradient()
 
     def run(self) -> bool:
@@ -126,7 +126,7 @@ class Training:
         self._step_ended = self._clock.mark()
         try:
             while size := self._next_size():
-                if self._thaw(self.samples_seen):
+                if self._freezing.apply(self.samples_seen):
                     self._make_gradient()
                 self._step(source, size)
                 stopped = self._pace.is_due() and self._hand_over_together()
@@ -169,16 +169,6 @@ class Training:
             clock=self._clock,
             precondition=self._preconditioner,
         )
-
-    def _thaw(self, samples_seen: int) -> bool:
-        """Freeze and unfreeze what the plan says; return whether anything changed."""
-        changed = False
-        for group, parameters in self._freezable:
-            trained = group.unfreeze_at is not None and samples_seen >= group.unfreeze_at
-            for parameter in parameters:
-                changed = changed or parameter.requires_grad != trained
-                parameter.requires_grad_(trained)
-        return changed
 
     def _step(self, source: Iterator[Any], size: int) -> None:
         plan, controllers = self._plan, self._controllers
@@ -285,17 +275,11 @@ class Training:
             TrainingError: the job says to stop, or it went back often enough.
         """
         reason, self._astray = self._astray, None
+        assert reason is not None
         goes_back, times = self._controllers.may_go_back(), self._controllers.times_gone_back + 1
         self._event("diverged", reason=reason, goes_back=goes_back)
         if not goes_back:
-            again = f" again, after going back {_times(times - 1)}" if times > 1 else ""
-            or_go_back = "let it go back to a checkpoint with a lower rate:\nfailures.divergence: {then: go_back}"
-            or_more = "let it go back more often: failures.divergence.max_times"
-            raise TrainingError(
-                f"the training diverged{again}: {reason}.",
-                "Lower reference.lr, warm up longer, set train.clip_grad_norm, or "
-                f"{or_more if times > 1 else or_go_back}.",
-            )
+            raise self._controllers.stopped_by(reason)
         start = torch.tensor([0, 0], dtype=torch.int64, device=self._device)
         if self._surroundings.rank == 0:
             found = latest_checkpoint(self._surroundings.folder)
@@ -430,26 +414,3 @@ class Training:
         if self._surroundings.rank == 0:
             where = {"attempt": self._surroundings.attempt, "samples_seen": self.samples_seen}
             self._events.append({"kind": kind, "time": time(), **where, **values})
-
-
-def _times(number: int) -> str:
-    return "once" if number == 1 else f"{number} times"
-
-
-def _require_planned(recipe: Recipe, job: Job, plan: Plan) -> None:
-    """Refuse a recipe that is not what the plan was made for."""
-    if (size := len(recipe.train_data)) != plan.num_samples:  # type: ignore[arg-type]
-        raise RecipeError(
-            f"train.num_samples = {plan.num_samples}, but the recipe's train_data has {size} samples.",
-            f"Set train.num_samples to {size}, or leave it out.",
-        )
-    if recipe.groups and not job.groups:
-        raise RecipeError("the recipe gives parameter groups, and the job does not use them.", "Add groups: recipe.")
-    planned = plan.parameters
-    found = {name: parameter.numel() for name, parameter in recipe.model.named_parameters()}
-    if planned and planned != found:
-        other = min(set(planned.items()) ^ set(found.items()))[0]
-        raise RecipeError(
-            f"the model's parameters are not those that the plan was made for: {other} differs.",
-            "The recipe must build the same model each time.",
-        )

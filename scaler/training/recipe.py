@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Dataset
 
+    from scaler.job import Job
+    from scaler.plan import Plan
+
 Loss = Callable[["nn.Module", Any], "Tensor | tuple[Tensor, Tensor | float]"]
 Evaluate = Callable[["nn.Module", Any], Mapping[str, "Tensor | float"]]
 
@@ -101,6 +104,29 @@ def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source
             f"{_of(source)}recipe_args do not fit {path}: {error}.", f"It is {function_name}{inspect.signature(build)}."
         ) from None
     return _checked(build(**arguments), path)
+
+
+def require_planned(recipe: Recipe, job: "Job", plan: "Plan") -> None:
+    """Refuse a recipe that is not what the plan was made for.
+
+    Raises:
+        RecipeError: its training set's size, its groups or its model's parameters are others.
+    """
+    if (size := len(recipe.train_data)) != plan.num_samples:  # type: ignore[arg-type]
+        raise RecipeError(
+            f"train.num_samples = {plan.num_samples}, but the recipe's train_data has {size} samples.",
+            f"Set train.num_samples to {size}, or leave it out.",
+        )
+    if recipe.groups and not job.groups:
+        raise RecipeError("the recipe gives parameter groups, and the job does not use them.", "Add groups: recipe.")
+    planned = plan.parameters
+    found = {name: parameter.numel() for name, parameter in recipe.model.named_parameters()}
+    if planned and planned != found:
+        other = min(set(planned.items()) ^ set(found.items()))[0]
+        raise RecipeError(
+            f"the model's parameters are not those that the plan was made for: {other} differs.",
+            "The recipe must build the same model each time.",
+        )
 
 
 def _forget_namesake(module_name: str, folder: Path) -> None:

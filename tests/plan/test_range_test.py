@@ -126,9 +126,7 @@ def test_a_rate_is_carried_back_by_the_rule(digits: Digits) -> None:
     assert carried_by(make_plan(digits("scale.rule=sqrt")))[0] == 4.0
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "batch", "most"), [("sgd", 128, 16.0), ("adamw", 128, 4.0), ("sgd", 4, 1.0)]
-)
+@pytest.mark.parametrize(("optimizer", "batch", "most"), [("sgd", 128, 16.0), ("adamw", 128, 4.0), ("sgd", 4, 1.0)])
 def test_with_adascale_it_is_carried_back_by_the_most_that_the_gain_can_be(
     digits: Digits, optimizer: str, batch: int, most: float
 ) -> None:
