@@ -12,10 +12,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from scaler.core.rules import OPTIMIZER_CLASSES, choose_rule
+from scaler.core.optimizers import OPTIMIZER_CLASSES, OPTIMIZER_OPTIONS
+from scaler.core.rules import choose_rule
 from scaler.errors import PlanError
 from scaler.job import Job
-from scaler.job.optimizer import OPTIMIZER_OPTIONS, Optimizer
+from scaler.job.optimizer import Optimizer
 from scaler.job.section import MOST, MOST_EPOCHS, Length, Point
 
 PAGE = Path(__file__).parent / "job-file.md"

@@ -67,7 +67,7 @@ def judge_range(lrs: Sequence[float], losses: Sequence[float]) -> RangeTest:
         >>> losses = [2.0 - 1.0 / (1.0 + 0.01 / lr) if lr < 1.0 else 9.0 for lr in lrs]  # half-way down at 0.01
         >>> found = judge_range(lrs, losses)
         >>> [round(rate, 3) for rate in (found.steepest, found.valley, found.diverged_at)]
-        [0.011, 0.01, 1.0]
+        [0.01, 0.01, 1.259]
     """
     if len(lrs) < FEWEST_STEPS:
         raise RunError(f"the range test has {len(lrs)} steps.", f"It takes at least {FEWEST_STEPS}.")

@@ -11,38 +11,22 @@ from types import MappingProxyType
 from typing import Any
 
 from scaler.core.noise_scale import gain
+from scaler.core.optimizers import (
+    ADAM_FAMILY,
+    ADAPTIVE,
+    DECAY_BY_RATE,
+    LAYERWISE,
+    NO_SDE,
+    RMSPROP,
+    SELF_TUNED,
+    SGD_FAMILY,
+    WITH_MOMENTUM,
+)
 from scaler.errors import PlanError
 
 RULES = ("auto", "linear", "sqrt", "power", "adam_sde", "gain", "adascale", "legw", "none")
 
-SGD_FAMILY = ("sgd", "schedulefree_sgd", "torch.optim:SGD", "torch.optim:ASGD")
-ADAM_FAMILY = ("adam", "adamw", "schedulefree_adamw", "torch.optim:Adam", "torch.optim:AdamW", "torch.optim:NAdam",
-               "torch.optim:RAdam", "torch.optim:Adamax")  # fmt: skip
-RMSPROP = ("rmsprop", "torch.optim:RMSprop")
-ADAPTIVE = (*ADAM_FAMILY, *RMSPROP, "torch.optim:Adagrad")
-LAYERWISE = ("lars", "lamb")
-SELF_TUNED = ("prodigy",)
-# Whose weight decay shrinks weights by lr * weight_decay a step, so that a timescale can be held.
-DECAY_BY_RATE = ("sgd", "adamw", "lion", "schedulefree_adamw", "torch.optim:SGD", "torch.optim:AdamW")
-NO_SDE = ("schedulefree_adamw", "torch.optim:Adamax")  # of Adam's kin, with betas that mean something else
-WITH_MOMENTUM = ("sgd", "torch.optim:SGD")
 NO_MEMORY = 1.0 - 1e-9  # 10 * (1 - 0.9) is 1, and a float makes it a little less
-
-# What a job names in one word -> its class. Those that torch lacks are in the extra ``scaler[optimizers]``.
-OPTIMIZER_CLASSES: Mapping[str, str] = MappingProxyType(
-    {
-        "sgd": "torch.optim:SGD",
-        "adam": "torch.optim:Adam",
-        "adamw": "torch.optim:AdamW",
-        "rmsprop": "torch.optim:RMSprop",
-        "lars": "pytorch_optimizer:LARS",
-        "lamb": "pytorch_optimizer:Lamb",
-        "lion": "pytorch_optimizer:Lion",
-        "prodigy": "pytorch_optimizer:Prodigy",
-        "schedulefree_sgd": "pytorch_optimizer:ScheduleFreeSGD",
-        "schedulefree_adamw": "pytorch_optimizer:ScheduleFreeAdamW",
-    }
-)
 
 SOURCES: Mapping[str, str] = MappingProxyType(
     {

@@ -1,38 +1,13 @@
 """The optimizer of the reference, and parameters that are treated apart."""
 
 import re
-from collections.abc import Mapping
 from math import isfinite
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
+from scaler.core.optimizers import OPTIMIZER_OPTIONS
 from scaler.job.section import Point, Section, problem
-
-# Options of the optimizers that a job names in one word, with their own defaults (a test compares them).
-OPTIMIZER_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "sgd": {"momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False},
-        "adam": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False},
-        "adamw": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False},
-        "rmsprop": {"alpha": 0.99, "eps": 1e-8, "weight_decay": 0, "momentum": 0, "centered": False},
-        "lars": {"momentum": 0.9, "weight_decay": 0, "trust_coefficient": 1e-3, "nesterov": False},
-        # Weight decay inside the trust ratio, as published (You et al. 2020). The library does not correct moments for
-        # their start, which the trust ratio cancels but beside weight decay; adam_debias: nor does it raise the rate.
-        "lamb": {
-            "betas": (0.9, 0.999),
-            "eps": 1e-6,
-            "weight_decay": 0,
-            "weight_decouple": False,
-            "adam_debias": True,
-        },
-        "lion": {"betas": (0.9, 0.99), "weight_decay": 0},
-        "prodigy": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "d0": 1e-6, "d_coef": 1.0},
-        "schedulefree_sgd": {"momentum": 0.9, "weight_decay": 0},
-        "schedulefree_adamw": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0},
-    }
-)
 
 
 class Optimizer(Section):

@@ -6,10 +6,10 @@ from math import ceil, isfinite
 from typing import Any
 
 from scaler.core.batch import Batch, next_step_start, strong_batch, weak_batch
+from scaler.core.optimizers import OPTIMIZER_OPTIONS
 from scaler.core.rules import Rule, Scaled, choose_rule, scale, scale_beta
 from scaler.errors import PlanError
 from scaler.job import Job
-from scaler.job.optimizer import OPTIMIZER_OPTIONS
 from scaler.job.scale import GrowAtPoints, GrowByDoubling
 from scaler.plan.lengths import Lengths
 from scaler.plan.model import Phase, Plan

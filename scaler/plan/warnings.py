@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from scaler.core.rules import ADAPTIVE, SGD_FAMILY, Scaled
+from scaler.core.optimizers import ADAPTIVE, SGD_FAMILY
+from scaler.core.rules import Scaled
 from scaler.core.shapes import MultiStep
 from scaler.plan.model import Plan, PlanWarning
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scaler.core.rules import OPTIMIZER_CLASSES, SELF_TUNED
+from scaler.core.optimizers import OPTIMIZER_CLASSES, SELF_TUNED
 from scaler.errors import JobFileError
 from scaler.plan import Phase, PlanGroup
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 from weakref import ref
 
-from scaler.core.rules import OPTIMIZER_CLASSES, Rule, scale
+from scaler.core.optimizers import OPTIMIZER_CLASSES
+from scaler.core.rules import Rule, scale
 from scaler.core.scale_lr import RuleOptions, batch_ratio, make_rule, peak_lr
 from scaler.core.schedules import Schedule
 from scaler.errors import PlanError, TrainingError

@@ -9,25 +9,17 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from scaler.core.rules import (
+from scaler.core.optimizers import (
     ADAM_FAMILY,
     ADAPTIVE,
     DECAY_BY_RATE,
     LAYERWISE,
     OPTIMIZER_CLASSES,
     RMSPROP,
-    RULES,
     SELF_TUNED,
     SGD_FAMILY,
-    SOURCES,
-    Rule,
-    Scaled,
-    choose_rule,
-    gain_exponent,
-    lr_ratio,
-    scale,
-    scale_beta,
 )
+from scaler.core.rules import RULES, SOURCES, Rule, Scaled, choose_rule, gain_exponent, lr_ratio, scale, scale_beta
 from scaler.errors import PlanError
 
 REFERENCE = 16

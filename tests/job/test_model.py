@@ -10,10 +10,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from scaler.core.rules import ADAPTIVE, LAYERWISE, OPTIMIZER_CLASSES, RULES, SELF_TUNED, SGD_FAMILY
+from scaler.core.optimizers import ADAPTIVE, LAYERWISE, OPTIMIZER_CLASSES, OPTIMIZER_OPTIONS, SELF_TUNED, SGD_FAMILY
+from scaler.core.rules import RULES
 from scaler.core.schedules import SHAPES
 from scaler.job import Job, dump_job, load_job, parse_job, read_job
-from scaler.job.optimizer import OPTIMIZER_OPTIONS
 from scaler.job.scale import Scale
 from scaler.job.schedule import Schedule
 

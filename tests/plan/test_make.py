@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scaler.core.batch import share_bounds
+from scaler.core.optimizers import OPTIMIZER_OPTIONS
 from scaler.errors import PlanError
 from scaler.job import Job
-from scaler.job.optimizer import OPTIMIZER_OPTIONS
 from scaler.plan import make_plan
 
 Digits = Callable[..., Job]

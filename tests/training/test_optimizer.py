@@ -26,9 +26,8 @@ from small_runs import (
 )
 from torch import nn
 
-from scaler.core.rules import OPTIMIZER_CLASSES
+from scaler.core.optimizers import OPTIMIZER_CLASSES, OPTIMIZER_OPTIONS
 from scaler.errors import JobFileError
-from scaler.job.optimizer import OPTIMIZER_OPTIONS
 from scaler.plan import Phase, PlanGroup
 from scaler.training.loop import seed_everything
 from scaler.training.optimizer import (

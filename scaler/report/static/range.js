@@ -221,6 +221,7 @@
     details.append(element("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: "Loss over the learning rate, values" }, made));
   }
 
+  button.hidden = Math.max(...everything) <= data.ceiling;
   draw(plot.clientWidth);
   plot.addEventListener("keydown", press);
   plot.addEventListener("blur", () => u.setCursor({ left: -10, top: -10 }));
