@@ -17,7 +17,7 @@ Job = dict[str, Any]
 class Run:
     """One trained arm."""
 
-    log_losses: tuple[float, ...]  # at CHECKS, of the whole training set; inf where it diverged
+    log_losses: tuple[float, ...]  # at CHECKS, of the whole training set; the last: median over the last epoch's
     average_log_loss: float | None  # at the end, of the averaged weights
     accuracy: float  # held out, at the end
     steps: int
@@ -101,9 +101,11 @@ def train(values: Job, seed: int, shift: float) -> Run:
         places = [float(event["samples_seen"]) for event in evaluations]
     wanted = [(epoch + shift) * SAMPLES for epoch in CHECKS]
     nearest = [min(range(len(places)), key=lambda i: abs(places[i] - place)) for place in wanted]
+    losses = [_log(event["values"]["loss"]) for event in evaluations]
+    last_epoch = [i for i, place in enumerate(places) if place > places[-1] - SAMPLES]
     gains = [record.lr / plan.lr_at(0) for record in around.records] if plan.is_measured else [1.0]
     return Run(
-        log_losses=tuple(_log(evaluations[i]["values"]["loss"]) for i in nearest),
+        log_losses=(*(losses[i] for i in nearest[:-1]), statistics.median(losses[i] for i in last_epoch)),
         average_log_loss=_log(evaluations[-1]["values"].get("ema_loss")) if parsed.train.ema else None,
         accuracy=held_out(recipe.model),
         steps=len(around.records),
