@@ -101,10 +101,10 @@ def adascale() -> Family:
     warmup = {"warmup": {"fraction": 0.055, "start": 0.0}}
     return Family(
         title="AdaScale, batch 8 to 256 (SGD)",
-        text="Progress is counted in the reference's samples. A run ends anywhere in an epoch and at a high rate, so all "
-        "are judged by the median of their evaluations in the last epoch; by the very last step alone, the first "
-        "measurement gave adascale +0.049 ± 0.117, too wide for the margin. LSW is the linear rule with a warmup of 5.5 % of the "
-        "steps from 0, as Johnson et al. compare with.",
+        text="Progress is counted in the reference's samples. A run ends anywhere in an epoch and at a high rate, so "
+        "all are judged by the median of their evaluations in the last epoch; by the very last step alone, the first "
+        "measurement gave adascale +0.049 ± 0.117, too wide for the margin. LSW is the linear rule with a warmup of "
+        "5.5 % of the steps from 0, as Johnson et al. compare with.",
         reference=job(batch=8, reference=8, lr=0.1, optimizer={"name": "sgd"}, checks_every=SAMPLES // 8),
         arms=(
             Arm(name="adascale", job=job(**options, rule="adascale", checks_every=256), holds=True),
