@@ -17,11 +17,12 @@ from table import table
 from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR, SequentialLR
 
 from scaler.job import load_job
-from scaler.plan import make_plan
+from scaler.plan import Plan, make_plan
 from scaler.training.optimizer import set_rate, used_rate
 
 DIGITS = Path(__file__).parents[1] / "jobs" / "digits" / "job.yaml"
 STEPS, REPEATS = 20_000, 7
+PHASES = 401
 
 
 def main() -> None:
@@ -63,6 +64,15 @@ def main() -> None:
     print(table([{"rate of a step, 2 groups": name, **_spread(us, "us", 2)} for name, us in found.items()]))
     print(f"scaler / ChainedScheduler: {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})\n")
 
+    points = ", ".join(f"{{at: {{epochs: {100 * n}}}, factor: {1 + n % 3}}}" for n in range(1, PHASES))
+    grows = f"scale.batch_schedule={{name: points, points: [{points}]}}"
+    many = make_plan(load_job(DIGITS, overrides=["train={epochs: 50000, num_samples: 1437}", grows]))
+    rows = []
+    for counted in (plan, many):
+        us = [_per_step(_answers(counted)) * 1e6 for _ in range(REPEATS)]
+        rows.append({"lr_at + steps + phase_at, phases": f"{len(counted.phases)}", **_spread(us, "us", 2)})
+    print(table(rows) + "\n")
+
     planning = []
     for _ in range(REPEATS):
         began = perf_counter()
@@ -83,6 +93,19 @@ def main() -> None:
 def _spread(values: list[float], unit: str, digits: int) -> dict[str, str]:
     shown = {f"{unit}, median": statistics.median(values), "least": min(values), "most": max(values)}
     return {name: f"{value:.{digits}f}" for name, value in shown.items()}
+
+
+def _answers(plan: Plan) -> Callable[[int], None]:
+    """What a step asks its plan, all over the training."""
+    stride = plan.total_samples // STEPS
+
+    def step(index: int) -> None:
+        samples = index * stride
+        plan.lr_at(samples)
+        plan.steps(samples)
+        plan.phase_at(samples)
+
+    return step
 
 
 def _optimizer() -> torch.optim.Optimizer:

@@ -9,18 +9,19 @@ from typing import Any
 
 import click
 
-from scaler.cli.options import RecipeFacts, job_options, numbers, plan_for, recipe_facts, write_file
+from scaler.cli.options import RecipeFacts, elastic_range, job_options, numbers, plan_for, recipe_facts, write_file
 from scaler.cli.terminal import show
 from scaler.core.rules import RULES
 from scaler.errors import JobFileError
-from scaler.job import load_job
+from scaler.job import Job, load_job
 from scaler.plan import Plan
+from scaler.plan.sizes import require_every_size
 from scaler.report.what_if import Refused
 
 
 @click.command("plan")
 @job_options
-@click.option("--workers", metavar="N[,N...]", help="For these numbers of workers, instead of the job's.")
+@click.option("--workers", metavar="N[,N...]", help="For these numbers of workers; an elastic job stays elastic.")
 @click.option("--rule", metavar="R[,R...]", help="With these rules, instead of the job's.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--html", "html_path", type=click.Path(path_type=Path), metavar="FILE", help="Write HTML to FILE.")
@@ -32,10 +33,13 @@ def command(
     as_json: bool,
     html_path: Path | None,
 ) -> None:
-    """Show every number of a job, each with its reason; no cluster needed."""
+    """Show every number of a job, each with its reason; no cluster needed.
+
+    With groups or layer_decay, or without train.num_samples, it builds the recipe's model and data.
+    """
     sizes = numbers(workers, option="--workers") if workers is not None else [None]
     rules = _rules(rule) if rule is not None else [None]
-    outcomes = _outcomes(job_path, overrides, sizes=sizes, rules=rules)
+    outcomes, job = _outcomes(job_path, overrides, sizes=sizes, rules=rules)
     if html_path is not None:
         from scaler.report.plan_html import render_plan_html
 
@@ -46,7 +50,7 @@ def command(
         from scaler.report.plan_text import plan_text, plans_table
 
         if len(outcomes) == 1 and isinstance(outcomes[0], Plan):
-            show(plan_text(outcomes[0], with_curve=True))
+            show(plan_text(outcomes[0], elastic=elastic_range(job), with_curve=True))
         else:
             show(plans_table(outcomes, with_curve=True))
 
@@ -67,29 +71,42 @@ def _rules(text: str) -> list[str]:
 
 def _outcomes(
     job_path: Path, overrides: Sequence[str], *, sizes: Sequence[int | None], rules: Sequence[str | None]
-) -> list[Plan | Refused]:
-    """A plan, or why there is none, of every rule with every number of workers.
+) -> tuple[list[Plan | Refused], Job]:
+    """A plan, or why there is none, of every rule with every number of workers, and the last job that was read.
 
     Raises:
         JobFileError: there is not one plan; the first one's reason.
     """
     outcomes: list[Plan | Refused] = []
     facts: RecipeFacts | None = None
+    job: Job | None = None
     first: JobFileError | None = None
     for rule in rules:
         for size in sizes:
             asked = None
             try:
-                job = load_job(job_path, overrides=[*overrides, *_rule_overrides(rule)], workers=size)
+                job, world_size = _job_at(size, job_path, [*overrides, *_rule_overrides(rule)])
                 asked = job.scale.max_workers
                 facts = recipe_facts(job, job_path=job_path) if facts is None else facts
-                outcomes.append(plan_for(job, job_path=job_path, facts=facts)[1])
+                whole, plan = plan_for(job, job_path=job_path, world_size=world_size, facts=facts)
+                if size is None:
+                    require_every_size(whole, plan)
+                outcomes.append(plan)
             except JobFileError as error:
                 first = first or error
                 outcomes.append(Refused(workers=size or asked, rule=rule, problem=error.problem, remedy=error.remedy))
-    if first is not None and all(isinstance(outcome, Refused) for outcome in outcomes):
+    if job is None or (first is not None and all(isinstance(outcome, Refused) for outcome in outcomes)):
+        assert first is not None  # no job is no plan
         raise first
-    return outcomes
+    return outcomes, job
+
+
+def _job_at(size: int | None, job_path: Path, overrides: Sequence[str]) -> tuple[Job, int | None]:
+    """The job, and the number of workers to plan it for: an elastic one stays elastic at every size that it may get."""
+    job = load_job(job_path, overrides=overrides)
+    if size is None or (job.scale.is_elastic and job.scale.min_workers <= size <= job.scale.max_workers):
+        return job, size
+    return load_job(job_path, overrides=overrides, workers=size), None
 
 
 def _rule_overrides(rule: str | None) -> list[str]:

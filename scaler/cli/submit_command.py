@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from scaler.cli.live import Live
-from scaler.cli.options import job_options, plan_for
+from scaler.cli.options import elastic_range, job_options, plan_for
 from scaler.cli.terminal import err, show
 from scaler.job import load_job
 from scaler.report.model import Report
@@ -40,7 +40,7 @@ def command(
     if not quiet:
         from scaler.report.plan_text import plan_text
 
-        show(plan_text(plan), aside=True)
+        show(plan_text(plan, elastic=elastic_range(job)), aside=True)
     from scaler.cluster.submit import submit
 
     live = Live(plan, console=err(), quiet=quiet)

@@ -12,7 +12,8 @@ from scaler.cluster.progress import Progress, ProgressTracker
 from scaler.errors import JobFileError, RunError, ScalerError
 from scaler.job import Job, dump_job
 from scaler.metrics.record import Record
-from scaler.plan import Plan, make_plan
+from scaler.plan import Plan
+from scaler.plan.sizes import require_every_size
 from scaler.report.model import Report
 from scaler.report.write import write_report
 from scaler.runs import RunFolder, RunState
@@ -55,7 +56,7 @@ def submit(
     """
     require_module(job.recipe, folder=recipe_folder)
     _require_cluster(job, address)
-    _require_every_size(job, plan)
+    require_every_size(job, plan)
     if address == NO_CLUSTER and plan.world_size != 1:
         raise JobFileError(
             f"--address none runs one worker, and the job asks for {plan.world_size}.", "Add --workers 1."
@@ -101,12 +102,6 @@ def submit(
 def _told(error: BaseException) -> str:
     """An error as the report says it."""
     return str(error) if isinstance(error, ScalerError) else f"a bug in scaler: {type(error).__name__}: {error}"
-
-
-def _require_every_size(job: Job, plan: Plan) -> None:
-    """Plan an elastic job for every number of workers that it may get, so that no resize finds it impossible."""
-    for size in range(job.scale.min_workers, job.scale.max_workers):
-        make_plan(job, size, num_samples=plan.num_samples, parameters=plan.parameters)
 
 
 def _require_cluster(job: Job, address: str | None) -> None:

@@ -2,10 +2,21 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from math import cos, expm1, floor, log1p, pi
+from math import ceil, cos, expm1, floor, log1p, pi
 from typing import ClassVar, Literal, get_args
 
-from scaler.core.shapes import Shape, above, check_choice, check_decay, check_length, check_room, check_share, progress
+from scaler.core.shapes import (
+    MOST_CORNERS,
+    Shape,
+    above,
+    check_choice,
+    check_decay,
+    check_length,
+    check_room,
+    check_share,
+    progress,
+    spread,
+)
 from scaler.errors import PlanError
 
 Mode = Literal["triangular", "triangular2", "exp_range"]
@@ -55,14 +66,29 @@ class CosineRestarts(Shape):
         """Return the height of the half wave of the cycle that holds ``samples``."""
         return above(self.final_fraction, (1.0 + cos(pi * self._done(samples))) / 2.0)
 
+    def corners(self, total: int) -> tuple[int, ...]:
+        """Return the restarts, each the first whole sample of its cycle."""
+        starts = (ceil(self._start(cycle) * (1.0 - 1e-12)) for cycle in spread(self._cycle(total)))
+        return tuple(dict.fromkeys(starts))
+
     def _done(self, samples: float) -> float:
         if self.growth == 1.0:
             return (samples % self.first) / self.first
+        cycle = self._cycle(samples)
+        return progress(samples - self._start(cycle), self.first * self.growth**cycle)
+
+    def _cycle(self, samples: float) -> int:
+        """The number of the cycle that holds ``samples``, from 0."""
+        if self.growth == 1.0:
+            return int(samples // self.first)
         more = self.growth - 1.0
-        cycles = log1p(samples / self.first * more) / log1p(more)
-        cycle = floor(cycles * (1.0 + 1e-12))
-        start = self.first * expm1(cycle * log1p(more)) / more
-        return progress(samples - start, self.first * self.growth**cycle)
+        return floor(log1p(samples / self.first * more) / log1p(more) * (1.0 + 1e-12))
+
+    def _start(self, cycle: int) -> float:
+        if self.growth == 1.0:
+            return cycle * self.first
+        more = self.growth - 1.0
+        return self.first * expm1(cycle * log1p(more)) / more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,6 +205,13 @@ class Cyclical(MomentumCycle):
         """Return the rise above ``low``."""
         return above(self.low, self.rise(samples))
 
+    def corners(self, total: int) -> tuple[int, ...]:
+        """Return tops and bottoms, the top and the end of a cycle together."""
+        cycle = self.climb + self.descent
+        cycles = spread(total // cycle + 1, most=MOST_CORNERS // 2)
+        places = (place for n in cycles for place in ((n - 1) * cycle + self.climb, n * cycle))
+        return tuple(place for place in places if place <= total)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OneCycle(MomentumCycle):
@@ -242,3 +275,7 @@ class OneCycle(MomentumCycle):
     def factor(self, samples: float) -> float:
         """Return the rise above the start's share, or after ``climb`` above the final one."""
         return above(self.start_fraction if samples < self.climb else self.final_fraction, self.rise(samples))
+
+    def corners(self, total: int) -> tuple[int, ...]:
+        """Return the peak and the end."""
+        return tuple(place for place in (self.climb, self.length) if place <= total)

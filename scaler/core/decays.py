@@ -173,3 +173,7 @@ class Wsd(Shape):
             case "1-sqrt":
                 height = 1.0 - sqrt(done)
         return above(self.final_fraction, height)
+
+    def corners(self, total: int) -> tuple[int, ...]:
+        """Return the tail's ends."""
+        return tuple(place for place in (self.decay_start, self.length) if place <= total)

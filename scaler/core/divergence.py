@@ -138,5 +138,5 @@ class DivergenceGuard:
         return DivergenceState(recent=(*state.recent[gone:], loss), ordered=tuple(ordered))
 
     def _reason(self, loss: float, median: float, *, steps: int, above: int) -> str:
-        reason = f"loss {loss:.3g} is {loss / median:.1f} times the running median {median:.3g} of {steps} steps"
+        reason = f"loss {loss:.3g} is {loss / median:.3g} times the running median {median:.3g} of {steps} steps"
         return reason if above == 1 else f"{reason}; {above} steps in a row are above {self.multiple:g} times it"

@@ -9,6 +9,7 @@ ADAM_FAMILY = ("adam", "adamw", "schedulefree_adamw", "torch.optim:Adam", "torch
                "torch.optim:RAdam", "torch.optim:Adamax")  # fmt: skip
 RMSPROP = ("rmsprop", "torch.optim:RMSprop")
 ADAPTIVE = (*ADAM_FAMILY, *RMSPROP, "torch.optim:Adagrad")
+WITHOUT_RUNNING_SQUARES = ("torch.optim:Adagrad", "torch.optim:Adamax")  # of the adaptive ones
 LAYERWISE = ("lars", "lamb")
 SELF_TUNED = ("prodigy",)
 # Whose weight decay shrinks weights by lr * weight_decay a step, so that a timescale can be held.

@@ -21,6 +21,7 @@ from scaler.core.optimizers import (
     SELF_TUNED,
     SGD_FAMILY,
     WITH_MOMENTUM,
+    WITHOUT_RUNNING_SQUARES,
 )
 from scaler.errors import PlanError
 
@@ -38,6 +39,15 @@ SOURCES: Mapping[str, str] = MappingProxyType(
         "adascale": "gain measured in training (Johnson et al. 2020)",
         "legw": "square root, warmup epochs times the ratio (You et al. 2019)",
         "none": "no rule: the reference rate at any batch",
+    }
+)
+
+# The gain's own papers are of SGD; its square root for optimizers that divide by a root is AdaptDL's.
+SOURCES_IF_ADAPTIVE: Mapping[str, str] = MappingProxyType(
+    {
+        "gain": "experimental: square root of the gain (AdaptDL) at a known noise scale",
+        "adascale": "experimental: square root of the gain of the preconditioned gradient (AdaptDL), measured in "
+        "training",
     }
 )
 
@@ -82,7 +92,7 @@ def choose_rule(rule: str, *, optimizer: str) -> tuple[str, str]:
     ``auto`` looks the optimizer up in a table: linear for the SGD family, whose step is proportional to the gradient;
     square root for optimizers that divide by a running root of its square; LEGW for LARS and LAMB; none for Prodigy,
     which finds its own step. Names are compared whole: a name that is not in the table is refused,
-    never guessed at.
+    never guessed at. The reason calls ``gain`` and ``adascale`` experimental for adaptive optimizers.
 
     Args:
         rule: one of ``RULES``.
@@ -101,7 +111,8 @@ def choose_rule(rule: str, *, optimizer: str) -> tuple[str, str]:
     if rule not in RULES:
         raise PlanError(f"scale.rule = {rule} is not a rule.", f"Rules: {', '.join(RULES)}.")
     if rule != "auto":
-        return rule, f"{optimizer}: {SOURCES[rule]}, as asked for"
+        source = SOURCES_IF_ADAPTIVE.get(rule, SOURCES[rule]) if optimizer in ADAPTIVE else SOURCES[rule]
+        return rule, f"{optimizer}: {source}, as asked for"
     for names, chosen, why in (
         (SGD_FAMILY, "linear", "the SGD family"),
         (ADAPTIVE, "sqrt", "adaptive optimizers"),
@@ -132,7 +143,8 @@ def lr_ratio(rule: Rule, *, batch_ratio: float, reference_batch_size: int, optim
         optimizer: its name; ``gain`` and ``adascale`` must know its family.
 
     Raises:
-        PlanError: ``gain`` or ``adascale`` with an optimizer of neither family.
+        PlanError: ``gain`` or ``adascale`` with an optimizer of neither family; ``adascale`` with an adaptive one
+            that keeps no running squares.
 
     Sources:
         linear: Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 2.1.
@@ -175,7 +187,8 @@ def gain_exponent(optimizer: str, *, rule: str) -> float:
     """Return what the gain is raised to: 1 for the SGD family, 0.5 for Adam and its kin.
 
     Raises:
-        PlanError: another optimizer; nobody has said how its rate follows the gain.
+        PlanError: another optimizer, for nobody has said how its rate follows the gain; ``adascale`` with an adaptive
+            one that keeps no running squares to measure it with.
 
     Example:
         >>> [gain_exponent(name, rule="gain") for name in ("sgd", "adamw")]
@@ -183,6 +196,11 @@ def gain_exponent(optimizer: str, *, rule: str) -> float:
     """
     if optimizer in SGD_FAMILY:
         return 1.0
+    if optimizer in WITHOUT_RUNNING_SQUARES and rule == "adascale":
+        raise PlanError(
+            f"scale.rule = adascale finds no running squares in {optimizer}.",
+            "It is for sgd, adam, adamw and rmsprop; else use rule: sqrt.",
+        )
     if optimizer in ADAPTIVE:
         return 0.5
     raise PlanError(

@@ -142,6 +142,18 @@ class Schedule:
         """
         return self.shape.momentum(max(samples_seen - self._origin(), 0))
 
+    def corners(self, total_samples: int) -> tuple[int, ...]:
+        """Return where the rate has a corner or a jump within ``total_samples``, the warmup's end among them.
+
+        Example:
+            >>> Schedule(shape=Step(every=100, decay=0.5), warmup=Warmup(samples=150)).corners(400)
+            (150, 200, 300, 400)
+        """
+        origin = self._origin()
+        places = (origin + place for place in self.shape.corners(max(total_samples - origin, 0)))
+        later = tuple(place for place in places if place > self.warmup.samples)
+        return (self.warmup.samples, *later) if self.warmup.samples <= total_samples else later
+
     def _origin(self) -> int:
         return 0 if self.shape.counts_warmup else self.warmup.samples
 

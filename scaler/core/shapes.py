@@ -7,10 +7,12 @@ before any of them. A shape is a value and a pure function of samples: it counts
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, sqrt
 from typing import ClassVar, Literal
 
 from scaler.errors import PlanError
+
+MOST_CORNERS = 400
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +34,14 @@ class Shape(ABC):
     def momentum(self, samples: float) -> float | None:
         """Return the momentum to use ``samples`` after the origin; None: the shape leaves momentum alone."""
         return None
+
+    def corners(self, total: int) -> tuple[int, ...]:
+        """Return where it has a corner or a jump within ``total`` samples after its origin, for who draws it.
+
+        Ascending, in whole samples: of a jump, the first that has the new rate. Of more than ``MOST_CORNERS`` places
+        some, evenly.
+        """
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +97,10 @@ class Step(Shape):
         """Return ``decay`` to the power of the drops so far."""
         return float(self.decay ** (samples // self.every))
 
+    def corners(self, total: int) -> tuple[int, ...]:
+        """Return the drops."""
+        return tuple(n * self.every for n in spread(total // self.every))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MultiStep(Shape):
@@ -129,6 +143,11 @@ class MultiStep(Shape):
     def factor(self, samples: float) -> float:
         """Return ``decay`` to the power of the drops so far."""
         return float(self.decay ** sum(place <= samples for place in self.at))
+
+    def corners(self, total: int) -> tuple[int, ...]:
+        """Return the drops."""
+        places = [place for place in self.at if place <= total]
+        return tuple(places[n - 1] for n in spread(len(places)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -248,6 +267,16 @@ def above(floor: float, height: float) -> float:
         [0.5, 0.75, 1.0]
     """
     return floor + (1.0 - floor) * height
+
+
+def spread(number: int, *, most: int = MOST_CORNERS) -> range:
+    """Return the numbers 1 to ``number``, or at most ``most`` of them, evenly.
+
+    Example:
+        >>> list(spread(3)), list(spread(9, most=4))
+        ([1, 2, 3], [1, 4, 7])
+    """
+    return range(1, number + 1, max(1, ceil(number / most)))
 
 
 def progress(samples: float, length: float) -> float:

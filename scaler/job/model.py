@@ -133,7 +133,7 @@ class Job(Section):
 
     @model_validator(mode="after")
     def _length_is_in_samples_where_steps_vary(self) -> Self:
-        elastic, grows = not isinstance(self.scale.num_workers, int), self.scale.batch_schedule is not None
+        elastic, grows = self.scale.is_elastic, self.scale.batch_schedule is not None
         if self.train.steps is not None and (elastic or grows):
             why = "grow and shrink with the workers" if elastic else "grow with scale.batch_schedule"
             raise problem(

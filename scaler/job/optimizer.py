@@ -9,6 +9,10 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 from scaler.core.optimizers import OPTIMIZER_OPTIONS
 from scaler.job.section import Point, Section, problem
 
+SHARES = ("betas", "momentum", "alpha")  # options that say how much of a running mean a step keeps
+AT_LEAST_0 = ("eps", "weight_decay", "trust_coefficient")
+AVERAGING = ("schedulefree_sgd", "schedulefree_adamw")
+
 
 class Optimizer(Section):
     """The reference's optimizer; every other key is passed to it."""
@@ -47,6 +51,15 @@ class Optimizer(Section):
                 raise problem(
                     f"has {key} = {value}, which is not {_kind(default)}.", f"Such as {key}: {_yaml(default)}."
                 )
+            if known is not None and (wanted := _bounds(self.name, key, value)):
+                usual = 0.9 if key == "momentum" else default
+                raise problem(f"has {key} = {value}, which must be {wanted}.", f"Such as {key}: {_yaml(usual)}.")
+        plain = not self.options.get("momentum") or self.options.get("dampening")
+        if self.name == "sgd" and self.options.get("nesterov") and plain:
+            raise problem(
+                "has nesterov = true, which needs momentum > 0 and dampening 0.",
+                "Give momentum: 0.9 without dampening, or leave nesterov out.",
+            )
         return self
 
 
@@ -82,6 +95,16 @@ class LayerDecay(Section):
         description="Patterns of parameter names from the input to the output; {n} stands for a number and makes a "
         'layer of each, in order: ["embed.*", "blocks.{n}.*", "head.*"]. Every parameter must be in one.',
     )
+
+
+def _bounds(optimizer: str, key: str, value: Any) -> str:
+    """What an option's numbers must be; empty where they are, and for options without bounds."""
+    numbers = value if isinstance(value, tuple | list) else [value]
+    if key in SHARES:
+        if optimizer in AVERAGING and numbers[0] == 0:  # its weights are read through the first one
+            return "> 0 and < 1"
+        return "" if all(0 <= number < 1 for number in numbers) else ">= 0 and < 1"
+    return ">= 0" if key in AT_LEAST_0 and value < 0 else ""
 
 
 def _kind(value: Any) -> str:

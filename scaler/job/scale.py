@@ -110,6 +110,11 @@ class Scale(Section):
     )
 
     @property
+    def is_elastic(self) -> bool:
+        """Whether the number of workers may change while it runs."""
+        return not isinstance(self.num_workers, int)
+
+    @property
     def max_workers(self) -> int:
         """The most workers the job may get."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers.max
@@ -131,9 +136,10 @@ class Scale(Section):
     @model_validator(mode="after")
     def _has_the_rule_s_options(self) -> Self:
         for key, rule in (("exponent", "power"), ("noise_scale", "gain")):
-            value, meaning = getattr(self, key), type(self).model_fields[key].description
+            value, meaning = getattr(self, key), type(self).model_fields[key].description or ""
             if self.rule == rule and value is None:
-                raise problem(f"has rule: {rule} and no {key}.", f"Give {key}: {meaning}")
+                what = meaning.removeprefix(f"{rule} only: ")
+                raise problem(f"has rule: {rule} and no {key}.", f"Give {key}: {what}")
             if self.rule != rule and value is not None:
                 raise problem(f"has {key} = {value:g}, which rule: {self.rule} does not take.", f"Use rule: {rule}.")
         if self.betas != "sde" and self.rule != "adam_sde":

@@ -48,6 +48,11 @@ def make_groups(job: Job, parameters: Mapping[str, int], *, peak_lr: float, leng
             "groups freeze every parameter at the start, and there is nothing to train.",
             "Leave freeze out of one of them.",
         )
+    if all(group.frozen or group.lr_ratio == 0.0 for group in made.values()):
+        raise PlanError(
+            "groups freeze every parameter at the start or give it lr_ratio: 0, and there is nothing to train.",
+            "Leave freeze and lr_ratio: 0 out of one of them.",
+        )
     return tuple(
         replace(
             group,

@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from scaler.core.optimizers import ADAM_FAMILY, ADAPTIVE, RMSPROP, SGD_FAMILY, WITH_MOMENTUM
 from scaler.core.rules import Scaled, choose_rule
-from scaler.core.shapes import MultiStep
+from scaler.core.schedules import Schedule
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
 from scaler.plan.groups import make_groups
 from scaler.plan.lengths import Lengths
 from scaler.plan.model import SCHEMA_VERSION, Phase, Plan
-from scaler.plan.phases import first_batch, last_step_start, later_phases, make_phase
+from scaler.plan.phases import first_batch, last_step_start, later_phases, make_phase, never_grows_at
 from scaler.plan.schedule import make_schedule
 from scaler.plan.warnings import find_warnings
 
@@ -51,21 +52,21 @@ def make_plan(
         )
     batch, batch_reason = first_batch(job, world_size)
     rule, rule_reason = choose_rule(job.scale.rule, optimizer=job.reference.optimizer.name)
-    first, scaled = make_phase(job, batch, start_samples=0)
+    first, scaled = make_phase(job, batch, start_samples=0, start_steps=0)
     lengths = Lengths(global_batch_size=batch.global_batch_size, num_samples=num_samples)
     total_samples = lengths.samples(job.train)
     lengths = replace(lengths, total_samples=total_samples)
     phases = (first, *later_phases(job, first, world_size=world_size, lengths=lengths))
     schedule, warmup_reason, schedule_reason = make_schedule(
-        job.schedule, scaled, lengths, last_step=last_step_start(phases, lengths)
+        job.schedule,
+        scaled,
+        lengths,
+        last_step=last_step_start(phases, lengths),
+        auto_for=job.reference.optimizer.name if job.scale.rule == "auto" else None,
     )
     growth = job.scale.batch_schedule
     _require_measurable(job, rule, parts=world_size * batch.grad_accum_steps)
-    if schedule.momentum(0) is not None and first.optimizer["name"].startswith("schedulefree"):
-        raise PlanError(
-            f"schedule.low_momentum moves the momentum, and {first.optimizer['name']} averages its weights by it.",
-            "Leave out the momentum's cycle.",
-        )
+    _require_momentum(schedule, first.optimizer["name"])
     plan = Plan(
         schema_version=SCHEMA_VERSION,
         name=job.name,
@@ -110,12 +111,12 @@ def make_plan(
         reasons={
             "global_batch_size": batch_reason,
             "warmup_samples": warmup_reason,
-            "total_samples": _total_reason(job, total_samples / num_samples),
+            "total_samples": _total_reason(job, plan),
             "schedule": schedule_reason,
             **_ema_reason(job, first),
             **_reasons(plan, scaled),
         },
-        warnings=find_warnings(plan, scaled),
+        warnings=find_warnings(plan, scaled, never_grows_at=never_grows_at(job, phases, lengths)),
     )
 
 
@@ -138,6 +139,25 @@ def _require_measurable(job: Job, rule: str, *, parts: int) -> None:
         )
 
 
+def _require_momentum(schedule: Schedule, optimizer: str) -> None:
+    """Refuse to cycle a momentum that is not there, or that the optimizer needs still.
+
+    Of classes that are not known by name, the one that builds the optimizer tells.
+
+    Raises:
+        PlanError: a schedule with a momentum, and an optimizer without.
+    """
+    if schedule.momentum(0) is None:
+        return
+    why = None
+    if optimizer.startswith("schedulefree"):
+        why = f"{optimizer} averages its weights by it"
+    if optimizer in (*SGD_FAMILY, *ADAPTIVE) and optimizer not in (*ADAM_FAMILY, *RMSPROP, *WITH_MOMENTUM):
+        why = why or f"{optimizer} has none"
+    if why is not None:
+        raise PlanError(f"schedule.low_momentum moves the momentum, and {why}.", "Leave out the momentum's cycle.")
+
+
 def _reacts(job: Job, rule: str) -> tuple[str, ...]:
     """What may change the planned rate or batch in training."""
     divergence = job.failures.divergence
@@ -155,6 +175,9 @@ def _reasons(plan: Plan, scaled: Scaled) -> dict[str, str]:
     rest = plan.num_samples % plan.global_batch_size
     grows_at_once = any(0 < phase.start_samples < plan.num_samples for phase in plan.phases)
     changed = "; ".join(f"{name} {reason}" for name, reason in scaled.reasons.items())
+    may_scale = plan.is_measured or ("noise_scale" in plan.reacts and plan.rule != "none")
+    scales = may_scale or any(phase.lr_ratio != 1.0 for phase in plan.phases)
+    same = "as in the reference; only the rate is scaled" if scales else "as in the reference"
     return {
         "batch_ratio": f"{plan.reference_batch_size} -> {plan.global_batch_size} samples, {_times(plan.batch_ratio)}",
         "lr_ratio": f"{_times(plan.lr_ratio)}: {plan.rule_reason}",
@@ -162,7 +185,7 @@ def _reasons(plan: Plan, scaled: Scaled) -> dict[str, str]:
         + (f", times the gain of 1 to {plan.batch_ratio:.4g} that is measured" if plan.is_measured else ""),
         "steps_per_epoch": f"{plan.num_samples} samples in steps of {plan.global_batch_size}"
         + (", changing on the way" if grows_at_once else f", the last of {rest}" if rest else ""),
-        "optimizer": changed or "as in the reference; only the rate is scaled",
+        "optimizer": changed or same,
     }
 
 
@@ -176,19 +199,19 @@ def _ema_reason(job: Job, first: Phase) -> dict[str, str]:
 def _curve_points(plan: Plan) -> list[int]:
     """Where the curve is drawn: evenly, and on both sides of its corners."""
     total = plan.total_samples
-    points = {round(i * total / CURVE_POINTS) for i in range(CURVE_POINTS + 1)} | {plan.warmup_samples}
-    jumps = {phase.start_samples for phase in plan.phases[1:]}
-    if isinstance(plan.schedule.shape, MultiStep):
-        jumps |= set(plan.schedule.shape.at)
-    return sorted(point for point in points | jumps | {jump - 1 for jump in jumps} if 0 <= point <= total)
+    points = {round(i * total / CURVE_POINTS) for i in range(CURVE_POINTS + 1)}
+    corners = {phase.start_samples for phase in plan.phases[1:]} | set(plan.schedule.corners(total))
+    return sorted(point for point in points | corners | {corner - 1 for corner in corners} if 0 <= point <= total)
 
 
-def _total_reason(job: Job, epochs: float) -> str:
+def _total_reason(job: Job, plan: Plan) -> str:
     train = job.train
     if train.epochs is not None:
-        return f"epochs: {train.epochs:g}"
-    asked = f"steps: {train.steps}" if train.steps is not None else f"samples: {train.samples}"
-    return f"{asked}, {epochs:.3g} epochs"
+        asked = f"epochs: {train.epochs:g}"
+    else:
+        asked = f"steps: {train.steps}" if train.steps is not None else f"samples: {train.samples}"
+        asked += f", {plan.total_samples / plan.num_samples:.3g} epochs"
+    return f"{asked} of the reference's samples; at most {plan.most_samples} of data" if plan.is_measured else asked
 
 
 def _times(ratio: float) -> str:

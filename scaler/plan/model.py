@@ -1,13 +1,17 @@
 """The plan: a frozen value, the same in memory, in ``plan.json`` and on every worker."""
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from operator import attrgetter
 from typing import Any, Self
 
 from scaler.core.batch import micro_batch_bounds, step_size, steps_between
 from scaler.core.schedules import Schedule
 
 SCHEMA_VERSION = 2
+
+_START = attrgetter("start_samples")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +27,7 @@ class Phase:
     """A stretch of training at one global batch, with what the rule makes of it. Most plans have one."""
 
     start_samples: int  # where its first step begins
+    start_steps: int  # optimizer steps before it
     global_batch_size: int
     per_worker_batch_size: int
     grad_accum_steps: int
@@ -108,7 +113,7 @@ class Plan:
         phases = self.phases
         if len(phases) == 1:
             return phases[0]
-        return next(phase for phase in reversed(phases) if phase.start_samples <= samples_seen)
+        return phases[bisect_right(phases, samples_seen, key=_START) - 1]
 
     def lr_at(self, samples_seen: int, *, progress: float | None = None) -> float:
         """Return the rate of the step that starts after ``samples_seen`` samples, before anything that reacts.
@@ -135,17 +140,7 @@ class Plan:
 
     def steps(self, samples_seen: int) -> int:
         """Return how many optimizer steps lead to ``samples_seen``."""
-        ends = [*(phase.start_samples for phase in self.phases[1:]), samples_seen]
-        return sum(
-            steps_between(
-                phase.start_samples,
-                min(end, samples_seen),
-                global_batch_size=phase.global_batch_size,
-                num_samples=self.num_samples,
-            )
-            for phase, end in zip(self.phases, ends, strict=True)
-            if phase.start_samples < samples_seen
-        )
+        return steps_to(samples_seen, self.phase_at(samples_seen), num_samples=self.num_samples)
 
     def micro_batch_bounds(self, step_samples: int, *, rank: int, samples_seen: int) -> list[tuple[int, int]]:
         """Return a worker's micro-batches of a step, as bounds in the step's samples; empty for an empty share."""
@@ -167,7 +162,27 @@ class Plan:
         known["lr_curve"] = tuple((int(samples), float(lr)) for samples, lr in values["lr_curve"])
         known["schedule"] = Schedule.from_dict(values["schedule"])
         known["reacts"] = tuple(values["reacts"])
-        for name, kind in (("phases", Phase), ("groups", PlanGroup), ("warnings", PlanWarning)):
+        known["phases"] = _read_phases(values["phases"], num_samples=values["num_samples"])
+        for name, kind in (("groups", PlanGroup), ("warnings", PlanWarning)):
             names = [field.name for field in fields(kind)]
             known[name] = tuple(kind(**{key: value[key] for key in names}) for value in values[name])
         return cls(**known)
+
+
+def steps_to(samples_seen: int, phase: Phase, *, num_samples: int) -> int:
+    """Return how many optimizer steps lead to ``samples_seen``, which ``phase`` holds or ends at."""
+    inside = steps_between(
+        phase.start_samples, samples_seen, global_batch_size=phase.global_batch_size, num_samples=num_samples
+    )
+    return phase.start_steps + inside
+
+
+def _read_phases(values: Sequence[Mapping[str, Any]], *, num_samples: int) -> tuple[Phase, ...]:
+    """The phases of a plan's JSON; plans of before ``start_steps`` have it counted."""
+    names = [field.name for field in fields(Phase)]
+    phases: list[Phase] = []
+    for value in values:
+        counted = steps_to(value["start_samples"], phases[-1], num_samples=num_samples) if phases else 0
+        known = {"start_steps": counted, **value}
+        phases.append(Phase(**{name: known[name] for name in names}))
+    return tuple(phases)

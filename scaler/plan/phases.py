@@ -10,9 +10,9 @@ from scaler.core.optimizers import OPTIMIZER_OPTIONS
 from scaler.core.rules import Rule, Scaled, choose_rule, scale, scale_beta
 from scaler.errors import PlanError
 from scaler.job import Job
-from scaler.job.scale import GrowAtPoints, GrowByDoubling
+from scaler.job.scale import GrowAtPoints, GrowByDoubling, GrowWithNoise
 from scaler.plan.lengths import Lengths
-from scaler.plan.model import Phase, Plan
+from scaler.plan.model import Phase, Plan, steps_to
 
 MOST_PHASES = 1000
 
@@ -47,7 +47,7 @@ def first_batch(job: Job, world_size: int) -> tuple[Batch, str]:
     return batch, f"{why}; {shared}{_micro_steps(batch.grad_accum_steps)}"
 
 
-def make_phase(job: Job, batch: Batch, *, start_samples: int) -> tuple[Phase, Scaled]:
+def make_phase(job: Job, batch: Batch, *, start_samples: int, start_steps: int) -> tuple[Phase, Scaled]:
     """Return a phase at a batch, and what the rule made of it; always from the reference.
 
     Raises:
@@ -82,6 +82,7 @@ def make_phase(job: Job, batch: Batch, *, start_samples: int) -> tuple[Phase, Sc
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in built.items()}
     phase = Phase(
         start_samples=start_samples,
+        start_steps=start_steps,
         global_batch_size=batch.global_batch_size,
         per_worker_batch_size=batch.per_worker_batch_size,
         grad_accum_steps=batch.grad_accum_steps,
@@ -99,9 +100,10 @@ def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -
     """Return the phases that ``scale.batch_schedule`` plans after the first; none when it follows the noise.
 
     Raises:
-        PlanError: points that do not ascend, a batch below 1, or one at which the rule does not hold.
+        PlanError: points that do not ascend, a most below the start's batch, or one at which the rule does not hold.
     """
     assert lengths.total_samples is not None
+    _require_room(job, first)
     phases = [first]
     for at, size in _changes(job, first, lengths):
         before = phases[-1]
@@ -113,10 +115,11 @@ def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -
         )
         if start >= lengths.total_samples:
             break
+        steps = steps_to(start, before, num_samples=lengths.num_samples)
         if start == before.start_samples:  # two changes in one step: the later counts
             phases.pop()
         if size != phases[-1].global_batch_size:
-            phases.append(_grown(job, first, size, world_size=world_size, start_samples=start))
+            phases.append(_grown(job, first, size, world_size=world_size, start=(start, steps)))
         if len(phases) > MOST_PHASES:
             raise PlanError(
                 f"scale.batch_schedule changes the batch more than {MOST_PHASES} times.", "Let it change less often."
@@ -137,20 +140,55 @@ def last_step_start(phases: Sequence[Phase], lengths: Lengths) -> int:
 def grow(plan: Plan, job: Job, *, samples_seen: int, global_batch_size: int) -> Plan:
     """Return the plan with another batch from ``samples_seen`` on: what a measured noise scale asks for."""
     first = plan.phases[0]
-    phase = _grown(job, first, global_batch_size, world_size=plan.world_size, start_samples=samples_seen)
+    start = (samples_seen, plan.steps(samples_seen))
+    phase = _grown(job, first, global_batch_size, world_size=plan.world_size, start=start)
     earlier = tuple(phase for phase in plan.phases if phase.start_samples < samples_seen)
     return replace(plan, phases=(*earlier, phase))
 
 
-def _grown(job: Job, first: Phase, size: int, *, world_size: int, start_samples: int) -> Phase:
-    """A phase at another batch: more micro-steps, none of them larger than at the start."""
+def never_grows_at(job: Job, phases: Sequence[Phase], lengths: Lengths) -> list[int]:
+    """Return the points of ``scale.batch_schedule``, in samples, after which no step of the training begins.
+
+    Of a batch that doubles or follows the noise it is the first point, if it never comes to that.
+    """
+    match job.scale.batch_schedule:
+        case GrowAtPoints(points=points):
+            places = [lengths.samples(point.at) for point in points]
+        case (
+            GrowByDoubling(every=every, max_global_batch_size=most)
+            | GrowWithNoise(every=every, max_global_batch_size=most)
+        ):
+            places = [lengths.stretch(every)] if phases[0].global_batch_size < most else []
+        case None:
+            places = []
+    end = last_step_start(phases, lengths)
+    return [place for place in places if place > end]
+
+
+def _require_room(job: Job, first: Phase) -> None:
+    """Refuse a batch that may only grow to less than it starts with."""
+    growth = job.scale.batch_schedule
+    if not isinstance(growth, GrowByDoubling | GrowWithNoise):
+        return
+    most, size = growth.max_global_batch_size, first.global_batch_size
+    if most < size:
+        raise PlanError(
+            f"scale.batch_schedule.max_global_batch_size = {most} is below the {size} samples of the batch at the "
+            "start: it would never grow.",
+            f"Set it above {size}, or leave scale.batch_schedule out.",
+        )
+
+
+def _grown(job: Job, first: Phase, size: int, *, world_size: int, start: tuple[int, int]) -> Phase:
+    """A phase at another batch, from ``start`` (samples, steps) on: more micro-steps, none larger than at first."""
     batch = strong_batch(
         num_workers=world_size,
         global_batch_size=size,
         per_worker_batch_size=first.per_worker_batch_size,
         grad_accum_steps=None,
     )
-    return make_phase(job, batch, start_samples=start_samples)[0]
+    samples, steps = start
+    return make_phase(job, batch, start_samples=samples, start_steps=steps)[0]
 
 
 def _changes(job: Job, first: Phase, lengths: Lengths) -> Iterator[tuple[int, int]]:

@@ -17,7 +17,7 @@ CLIMBS_ITSELF = (asked.Cyclical, asked.OneCycle)
 
 
 def make_schedule(
-    wanted: asked.Schedule, scaled: Scaled, lengths: Lengths, *, last_step: int
+    wanted: asked.Schedule, scaled: Scaled, lengths: Lengths, *, last_step: int, auto_for: str | None = None
 ) -> tuple[Schedule, str, str]:
     """Return the schedule in samples, why the warmup is so long, and what the shape does.
 
@@ -26,12 +26,13 @@ def make_schedule(
         scaled: what the rule makes of the batch at the start: where the warmup starts, and LEGW's longer warmup.
         lengths: of the training.
         last_step: where its last step begins, in samples.
+        auto_for: the optimizer for which ``scale.rule: auto`` chose the rule; None: the job names the rule.
 
     Raises:
         PlanError: lengths that do not fit together, or a momentum that the rule and the shape both set.
     """
     _require_one_momentum(wanted, scaled)
-    warmup, warmup_reason = _warmup(wanted, scaled, lengths)
+    warmup, warmup_reason = _warmup(wanted, scaled, lengths, auto_for)
     shape, shape_reason = _shape(wanted, warmup, lengths, last_step)
     return Schedule(shape=shape, warmup=warmup), warmup_reason, shape_reason
 
@@ -45,14 +46,16 @@ def _require_one_momentum(wanted: asked.Schedule, scaled: Scaled) -> None:
             )
 
 
-def _warmup(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths) -> tuple[Warmup, str]:
+def _warmup(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths, auto_for: str | None) -> tuple[Warmup, str]:
     assert lengths.total_samples is not None
     from_base = min(1.0, 1.0 / scaled.lr_ratio)
     if not isinstance(wanted.warmup, asked.Warmup):
         if scaled.warmup_ratio != 1.0:
+            legw = "legw multiplies" if auto_for is None else f"auto chose legw for {auto_for}, which multiplies"
             raise PlanError(
-                "scale.rule = legw multiplies the reference's warmup by batch_ratio, and schedule.warmup is auto.",
-                "Give the warmup that the reference was tuned with: schedule.warmup: {epochs: ...}.",
+                f"scale.rule = {legw} the reference's warmup by batch_ratio, and schedule.warmup is auto.",
+                "Give the warmup that the reference was tuned with: schedule.warmup: {epochs: ...}"
+                + ("." if auto_for is None else ", or scale.rule: sqrt."),
             )
         if isinstance(wanted, CLIMBS_ITSELF):
             return Warmup(start=1.0), f"auto: none, for {wanted.name} climbs by itself"

@@ -1,19 +1,31 @@
 """What a careful person would look at before the run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import ceil
 
 from scaler.core.optimizers import ADAPTIVE, SGD_FAMILY
 from scaler.core.rules import Scaled
 from scaler.core.shapes import MultiStep
-from scaler.plan.model import Plan, PlanWarning
+from scaler.plan.model import Phase, Plan, PlanWarning
 
 FEW_STEPS = 10
 FAR_RATIO = 64
 
 
-def find_warnings(plan: Plan, scaled: Scaled) -> tuple[PlanWarning, ...]:
-    """Return the warnings that apply to a plan, of which ``scaled`` is the start; their codes are stable."""
-    found = (*_of_lengths(plan), *_of_the_batch(plan), *_of_the_rule(plan, scaled))
+def find_warnings(plan: Plan, scaled: Scaled, *, never_grows_at: Sequence[int] = ()) -> tuple[PlanWarning, ...]:
+    """Return the warnings that apply to a plan; their codes are stable.
+
+    Args:
+        plan: the plan.
+        scaled: what the rule made of its start.
+        never_grows_at: points at which the batch would grow, in samples, that the training does not come to.
+    """
+    found = (
+        *_of_lengths(plan),
+        *_of_what_never_comes(plan, never_grows_at),
+        *_of_the_batch(plan),
+        *_of_the_rule(plan, scaled),
+    )
     return tuple(PlanWarning(code=code, message=message) for applies, code, message in found if applies)
 
 
@@ -40,30 +52,59 @@ def _of_lengths(plan: Plan) -> Iterator[tuple[bool, str, str]]:
     )
 
 
+def _of_what_never_comes(plan: Plan, never_grows_at: Sequence[int]) -> Iterator[tuple[bool, str, str]]:
+    total = plan.most_samples
+    unfrozen = {group.unfreeze_at for group in plan.groups if group.unfreeze_at is not None}
+    late = sorted(place for place in unfrozen if place >= total)
+    yield (
+        bool(late),
+        "unfreezes_after_end",
+        f"Parameters are unfrozen at {_samples(late)}, and the training takes {total}: they are never trained.",
+    )
+    yield (
+        bool(never_grows_at),
+        "batch_grows_after_end",
+        f"The batch would grow at {_samples(never_grows_at)}, and the training takes {total}: no step begins there.",
+    )
+
+
 def _of_the_batch(plan: Plan) -> Iterator[tuple[bool, str, str]]:
-    batch, per_epoch = plan.global_batch_size, plan.steps_per_epoch
+    """Of the largest batch that the plan comes to; what training measures is not known here."""
+    largest = max(plan.phases, key=_batch)
+    batch = largest.global_batch_size
     yield (
         batch > plan.num_samples,
         "batch_exceeds_data",
-        f"The global batch of {batch} is larger than the {plan.num_samples} samples there are: "
+        f"The global batch of {batch}{_from(largest)} is larger than the {plan.num_samples} samples there are: "
         "each step takes all of them, and the rate is scaled for more.",
     )
+    scaled = max((phase for phase in plan.phases if phase.batch_ratio != 1), key=_batch, default=None)
+    per_epoch = ceil(plan.num_samples / scaled.global_batch_size) if scaled else FEW_STEPS
+    at_batch = (
+        f" at the global batch of {_batch(scaled)}, from sample {scaled.start_samples} on"
+        if scaled and scaled.start_samples
+        else ""
+    )
     yield (
-        per_epoch < FEW_STEPS and plan.batch_ratio != 1,
+        per_epoch < FEW_STEPS,
         "few_steps_per_epoch",
-        f"An epoch has {per_epoch} step{'' if per_epoch == 1 else 's'}: "
+        f"An epoch has {per_epoch} step{'' if per_epoch == 1 else 's'}{at_batch}: "
         "large-batch rules were shown to hold for many more.",
     )
+    grown = f" of {batch}{_from(largest)}" if largest.start_samples else ""
     yield (
-        plan.batch_ratio > FAR_RATIO,
+        largest.batch_ratio > FAR_RATIO,
         "batch_ratio_beyond_64",
-        f"The batch is {plan.batch_ratio:g} times the reference's: "
+        f"The batch{grown} is {largest.batch_ratio:g} times the reference's: "
         "no rule is known to hold so far out; tune once near it.",
     )
+    smallest = min(plan.phases, key=_batch)
+    idle = plan.world_size - smallest.global_batch_size
     yield (
-        batch < plan.world_size,
+        idle > 0,
         "idle_workers",
-        f"The global batch of {batch} leaves {plan.world_size - batch} of {plan.world_size} workers idle.",
+        f"The global batch of {smallest.global_batch_size}{_from(smallest)} leaves {idle} of {plan.world_size} "
+        "workers idle.",
     )
 
 
@@ -87,5 +128,13 @@ def _of_the_rule(plan: Plan, scaled: Scaled) -> Iterator[tuple[bool, str, str]]:
     )
 
 
-def _samples(places: list[int]) -> str:
+def _batch(phase: Phase) -> int:
+    return phase.global_batch_size
+
+
+def _from(phase: Phase) -> str:
+    return f", from sample {phase.start_samples} on," if phase.start_samples else ""
+
+
+def _samples(places: Sequence[int]) -> str:
     return ", ".join(map(str, places)) + " samples"

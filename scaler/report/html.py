@@ -18,6 +18,7 @@ from scaler.report.words import (
     number,
     phase_words,
     plural,
+    preconditioned_words,
     samples_words,
     seconds,
 )
@@ -72,7 +73,8 @@ def render_html(report: Report) -> str:
     Returns:
         A whole document. A run of a few workers takes 100 to 160 KB, of which 50 KB is the chart library.
     """
-    charts = _charts(report.series)
+    noise_of = preconditioned_words(report.noise) if report.noise is not None else ""
+    charts = _charts(report.series, noise_of=noise_of)
     return render_page(
         "report.html.j2",
         styles=STYLES,
@@ -87,6 +89,7 @@ def render_html(report: Report) -> str:
         batch_words=batch_words,
         decision_words=decision_words,
         interval_words=interval_words,
+        preconditioned_words=preconditioned_words,
         samples_words=samples_words,
     )
 
@@ -176,7 +179,7 @@ def _column(value: float) -> str:
 # Charts
 
 
-def _charts(series: Series) -> tuple[Chart, ...]:
+def _charts(series: Series, *, noise_of: str) -> tuple[Chart, ...]:
     """The charts that have something to show: the loss, each other evaluation value by name, the learning rate."""
     evals = {
         name: Line(label=name, clock="evals", style="dotted", values=values) for name, values in series.evals.items()
@@ -200,7 +203,7 @@ def _charts(series: Series) -> tuple[Chart, ...]:
             if name != "loss"
         ),
         _chart("lr", "Learning rate", "", rates, series),
-        _chart("noise", "Gradient noise scale", " samples, an estimate", _noise_lines(series), series),
+        _chart("noise", "Gradient noise scale", f" samples{noise_of}, an estimate", _noise_lines(series), series),
     ]
     return tuple(chart for chart in charts if any(value is not None for line in chart.lines for value in line.values))
 

@@ -89,6 +89,7 @@ class Noise:
     upper: float | None  # None, where there is a lower end: without bound
     measured_steps: int
     meaning: str
+    is_preconditioned: bool = False  # of the gradient as Adam or RMSprop divides it: in another measure of length
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from scaler.core.noise_scale import GradientSquares, NoiseScaleAverage
+from scaler.core.rules import gain_exponent
 from scaler.plan import Plan
 from scaler.report.model import Gain, Noise, Totals
 from scaler.report.steps import Columns
@@ -12,6 +13,12 @@ MEMORIES = 20.0  # further back than that many times the average's memory, a ste
 MEANING = (
     "An estimate of the batch at which the noise of a step's gradient is as long as the gradient itself. Read as a "
     "critical batch size (McCandlish et al. 2018), it can be far too small (Merrill et al. 2025)."
+)
+
+
+OF_PRECONDITIONED = (
+    "An estimate for the gradient as the optimizer divides it, by which adascale finds the gain: the batch at which "
+    "the noise of a step's preconditioned gradient is as long as that gradient itself. It is no critical batch size."
 )
 
 
@@ -33,13 +40,15 @@ def find_noise(steps: Columns, plan: Plan) -> Noise | None:
     recent = measured[-int(memory) :] if memory < len(measured) else measured
     for step in recent:
         average = average.update(GradientSquares(signal=float(signal[step]), variance=float(variance[step])))
+    preconditioned = plan.is_measured and gain_exponent(plan.optimizer["name"], rule=plan.rule) != 1.0
     lower, upper = average.interval() or (None, None)
     return Noise(
         noise_scale=average.noise_scale,
         lower=lower,
         upper=upper,
         measured_steps=len(measured),
-        meaning=MEANING,
+        meaning=OF_PRECONDITIONED if preconditioned else MEANING,
+        is_preconditioned=preconditioned,
     )
 
 

@@ -93,8 +93,8 @@ def _headline(outcomes: Sequence[Plan | Refused], plans: Sequence[Plan]) -> str:
     plan = plans[0]
     parts = (
         plural(plan.world_size, "worker"),
-        f"{plan.batch_ratio:.4g} times the reference's batch",
-        f"{plan.lr_ratio:.4g} times its rate",
+        f"{number(plan.batch_ratio)} times the reference's batch",
+        f"{number(plan.lr_ratio)} times its rate",
         f"{plural(plan.total_steps, 'step')}{or_more(plan)}",
     )
     return " · ".join(parts)
@@ -126,9 +126,9 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
         ("grad_accum_steps", number(plan.grad_accum_steps), "forwards and backwards in an optimizer step"),
         ("reference_batch_size", plural(plan.reference_batch_size, "sample"), "what the rate was tuned with"),
         ("base_lr", number(plan.base_lr), "the rate that was tuned"),
-        ("batch_ratio", f"{plan.batch_ratio:.4g}x", reasons["batch_ratio"]),
+        ("batch_ratio", f"{number(plan.batch_ratio)}x", reasons["batch_ratio"]),
         ("rule", plan.rule, plan.rule_reason),
-        ("lr_ratio", f"{plan.lr_ratio:.4g}x", reasons["lr_ratio"]),
+        ("lr_ratio", f"{number(plan.lr_ratio)}x", reasons["lr_ratio"]),
         ("peak_lr", number(plan.peak_lr), reasons["peak_lr"]),
         ("schedule", plan.schedule.shape.name, reasons["schedule"]),
         ("warmup_samples", _samples(plan, plan.warmup_samples, plan.warmup_steps), reasons["warmup_samples"]),

@@ -25,14 +25,15 @@ CURVE_POINTS = 800  # four for each column of dots
 FEWEST_EPOCHS = 2.0  # for an axis in epochs; below, it is in samples
 
 
-def plan_text(plan: Plan, *, with_curve: bool = False) -> RenderableType:
+def plan_text(plan: Plan, *, elastic: tuple[int, int] | None = None, with_curve: bool = False) -> RenderableType:
     """Return a plan for a terminal: each number with its reason, its phases and groups, what to look at.
 
     Args:
         plan: one plan.
+        elastic: the fewest and the most workers that the run may get; None: it stays at the plan's.
         with_curve: draw the rate over the training, and the momentum where the schedule moves it.
     """
-    parts: list[RenderableType] = [_numbers(plan)]
+    parts: list[RenderableType] = [_numbers(plan, elastic)]
     if len(plan.phases) > 1:
         parts.append(_titled(f"Batch, in {len(plan.phases):,} phases", _phases(plan)))
         names = varying(plan.phases)
@@ -84,13 +85,13 @@ def plans_table(outcomes: Sequence[Plan | Refused], *, with_curve: bool = False)
 # Parts of one plan
 
 
-def _numbers(plan: Plan) -> RenderableType:
+def _numbers(plan: Plan, elastic: tuple[int, int] | None) -> RenderableType:
     reasons = plan.reasons
     rows = [
-        ("workers", number(plan.world_size), ""),
+        ("workers", number(plan.world_size), "elastic, {:,} to {:,}".format(*elastic) if elastic else ""),
         ("global batch", number(plan.global_batch_size), reasons["global_batch_size"]),
-        ("batch ratio", f"{plan.batch_ratio:.4g}x", reasons["batch_ratio"]),
-        ("rate ratio", f"{plan.lr_ratio:.4g}x", plan.rule_reason),
+        ("batch ratio", f"{number(plan.batch_ratio)}x", reasons["batch_ratio"]),
+        ("rate ratio", f"{number(plan.lr_ratio)}x", plan.rule_reason),
         ("peak rate", number(plan.peak_lr), reasons["peak_lr"]),
         ("warmup", plural(plan.warmup_steps, "step"), reasons["warmup_samples"]),
         ("schedule", plan.schedule.shape.name, reasons["schedule"]),
@@ -129,7 +130,7 @@ def _phases(plan: Plan) -> RenderableType:
             f"{phase.start_samples / plan.num_samples:.4g}",
             number(phase.global_batch_size),
             f"{phase.grad_accum_steps:,} x {phase.per_worker_batch_size:,}",
-            f"{phase.batch_ratio:.4g}x",
+            f"{number(phase.batch_ratio)}x",
             number(phase.peak_lr),
         )
     return table
@@ -152,7 +153,7 @@ def _groups(plan: Plan) -> RenderableType:
             Text(printable(group.name)),
             number(group.num_parameters),
             number(len(group.tensors)),
-            f"{group.lr_ratio:.4g}x",
+            f"{number(group.lr_ratio)}x",
             number(group.peak_lr),
             weight_decay(plan, group),
             trained_from(group),
@@ -167,7 +168,7 @@ def _row(plan: Plan) -> list[str]:
     return [
         number(plan.global_batch_size),
         f"{plan.grad_accum_steps:,} x {plan.per_worker_batch_size:,}",
-        f"{plan.batch_ratio:.4g}x",
+        f"{number(plan.batch_ratio)}x",
         number(plan.peak_lr),
         number(plan.warmup_steps),
         f"{plan.total_steps:,}{or_more(plan)}",

@@ -145,8 +145,11 @@ def _restarts(attempts: Sequence[AttemptRow]) -> Verdict | None:
 
 
 def _batch_beyond_noise_scale(attempts: Sequence[AttemptRow], noise: Noise | None) -> Verdict | None:
-    """Advice, and it says so: the batch is surely above the noise scale, as far as that is known."""
-    if not attempts or noise is None or noise.upper is None:
+    """Advice, and it says so: the batch is surely above the noise scale, as far as that is known.
+
+    A noise scale of the preconditioned gradient says nothing of the kind.
+    """
+    if not attempts or noise is None or noise.upper is None or noise.is_preconditioned:
         return None
     batch = attempts[-1].end_global_batch_size
     if batch <= noise.upper:

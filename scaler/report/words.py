@@ -65,7 +65,12 @@ def noise_words(noise: Noise) -> str:
     """
     value = "not known" if noise.noise_scale is None else f"{samples_words(noise.noise_scale)} samples"
     interval = f" ({interval_words(noise)})" if noise.lower is not None else ""
-    return f"{value}{interval}, an estimate"
+    return f"{value}{interval}{preconditioned_words(noise)}, an estimate"
+
+
+def preconditioned_words(noise: Noise) -> str:
+    """Return what a noise scale is of, where it is not of the gradient itself; else nothing."""
+    return " of the preconditioned gradient" if noise.is_preconditioned else ""
 
 
 def interval_words(noise: Noise) -> str:

@@ -4,7 +4,7 @@ All of it is the same on every worker, because what is measured is agreed before
 values, saved in the checkpoint; each decision is an event.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -75,6 +75,22 @@ class Controllers:
         elif self._exponent:
             self._gain = min(max(self._gain, min(1.0, batch_ratio)), max(1.0, batch_ratio))
 
+    def lacks_metric(self, names: Collection[str]) -> bool:
+        """Return whether a plateau watches a value that is not among an evaluation's."""
+        return self._plateau is not None and self._metric not in names
+
+    def require_metric(self, names: Collection[str]) -> None:
+        """Refuse an evaluation without the metric that the plateau watches.
+
+        Raises:
+            RecipeError: there is a plateau, and its metric is not among the names.
+        """
+        if self.lacks_metric(names):
+            raise RecipeError(
+                f"schedule.plateau.metric = {self._metric} is not among the evaluation's values.",
+                f"They are {', '.join(names)}.",
+            )
+
     def evaluated(self, values: Mapping[str, float]) -> Event | None:
         """Take an evaluation; return the event of a lowered rate.
 
@@ -83,21 +99,18 @@ class Controllers:
         """
         if self._plateau is None:
             return None
-        if self._metric not in values:
-            raise RecipeError(
-                f"schedule.plateau.metric = {self._metric} is not among the evaluation's values.",
-                f"They are {', '.join(values)}.",
-            )
+        self.require_metric(values)
         before, value = self._plateau_state, values[self._metric]
         self._plateau_state = self._plateau.step(before, value)
         if self._plateau_state.factor == before.factor:
             return None
+        bad = self._plateau.patience + 1
         return {
             "kind": "rate_lowered",
             "by": "plateau",
             "factor": self._plateau_state.factor,
-            "reason": f"{self._metric} {value:.4g} is no better than {_shown(before.best)} "
-            f"{self._plateau.patience + 1} evaluations in a row",
+            "reason": f"{self._metric} {value:.4g} is not better than {_shown(before.best)}, for "
+            f"{bad} evaluation{'' if bad == 1 else 's'}",
         }
 
     def observed(self, losses: Sequence[float]) -> str | None:
@@ -181,4 +194,4 @@ class Controllers:
 
 
 def _shown(value: float | None) -> str:
-    return "anything before" if value is None else f"{value:.4g}"
+    return "anything before" if value is None else f"{value:.4g} by more than the threshold"

@@ -14,7 +14,14 @@ from scaler.training.recipe import Recipe
 
 
 def evaluate(
-    recipe: Recipe, model: nn.Module, *, rank: int, world_size: int, batch_size: int, device: torch.device
+    recipe: Recipe,
+    model: nn.Module,
+    *,
+    rank: int,
+    world_size: int,
+    batch_size: int,
+    device: torch.device,
+    most_samples: int | None = None,
 ) -> dict[str, float]:
     """Return the mean of each value over every sample of ``eval_data``, on every worker the same.
 
@@ -25,10 +32,12 @@ def evaluate(
         world_size: workers that share the data.
         batch_size: samples in one forward pass.
         device: where the model lives.
+        most_samples: of the data, from its start; None: all of it.
     """
     data = recipe.eval_data
     assert data is not None
     size = len(data)  # type: ignore[arg-type]
+    size = size if most_samples is None else min(size, most_samples)
     start, stop = share_bounds(size, parts=world_size, index=rank)
     indices = (
         list(torch.split(torch.arange(start, stop), batch_size))

@@ -29,7 +29,16 @@ from scaler.training.data import StepIndices, batches, next_step_size
 from scaler.training.evaluate import evaluate
 from scaler.training.freezing import Freezing
 from scaler.training.gradients import GradientStep, Parts
-from scaler.training.optimizer import Preconditioner, build_optimizer, set_constants, set_mode, set_rate, used_rate
+from scaler.training.optimizer import (
+    Preconditioner,
+    build_optimizer,
+    require_momentum,
+    require_one_point,
+    set_constants,
+    set_mode,
+    set_rate,
+    used_rate,
+)
 from scaler.training.pace import Pace
 from scaler.training.recipe import Recipe, require_planned
 from scaler.training.recorder import Pending, Recorder
@@ -54,6 +63,7 @@ class Training:
 
     Raises:
         RecipeError: the training set's size, or the model's parameters, are not the plan's.
+        JobFileError: the optimizer cannot be built, or lacks what the job moves or averages.
     """
 
     def __init__(self, recipe: Recipe, job: Job, plan: Plan, surroundings: Surroundings) -> None:
@@ -69,6 +79,10 @@ class Training:
         self._freezing = Freezing(named, plan.groups)
         self._freezing.apply(0)
         self._optimizer = build_optimizer(named, plan.optimizer, groups=plan.groups)
+        if plan.schedule.momentum(0) is not None:
+            require_momentum(self._optimizer, name=plan.optimizer["name"])
+        if job.train.ema is not None:
+            require_one_point(self._optimizer, name=plan.optimizer["name"])
         self._parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         self._phase = plan.phases[0]
         set_constants(self._optimizer, self._phase, plan.groups)
@@ -115,8 +129,10 @@ class Training:
             Whether training is over; False when it was stopped before.
 
         Raises:
+            RecipeError: the metric of the job's plateau is not among the evaluation's values.
             TrainingError: the loss went astray, and the job says to stop then, or it went back often enough.
         """
+        self._require_metric()
         self._begin_attempt()
         # Workers built the same model from one seed; their dropout must differ.
         torch.manual_seed(stream_seed(self._job.train.seed, "rank", self._surroundings.rank))
@@ -358,17 +374,37 @@ class Training:
 
     def _evaluate(self) -> None:
         began = perf_counter()
-        values = self._values_of(self._module)
-        if self._average is not None:
-            averaged = self._values_of(self._average.model)
-            values |= {f"ema_{name}": value for name, value in averaged.items()}
+        values = self._values()
         known = {name: value if isfinite(value) else None for name, value in values.items()}
         self._event("evaluated", values=known, seconds=perf_counter() - began)
         lowered = self._controllers.evaluated(values)
-        if lowered is not None:
+        if lowered is not None and self._next_size():  # at the end there is no rate to lower
             self._event(**lowered)
 
-    def _values_of(self, model: nn.Module) -> dict[str, float]:
+    def _require_metric(self) -> None:
+        """Look for the plateau's metric before the first step: in a batch a worker, and only if it lacks it, in all.
+
+        torch's random numbers are seeded after it; the others' go on from where they were.
+        """
+        if not self._controllers.lacks_metric(()) or not self._next_size():
+            return
+        states = random.getstate(), np.random.get_state()
+        values = self._values(most_samples=self._plan.per_worker_batch_size * self._surroundings.world_size)
+        if self._controllers.lacks_metric(values):
+            values = self._values()
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        self._controllers.require_metric(values)
+
+    def _values(self, *, most_samples: int | None = None) -> dict[str, float]:
+        """What the evaluation says of the weights, and of their average."""
+        values = self._values_of(self._module, most_samples)
+        if self._average is not None:
+            averaged = self._values_of(self._average.model, most_samples)
+            values |= {f"ema_{name}": value for name, value in averaged.items()}
+        return values
+
+    def _values_of(self, model: nn.Module, most_samples: int | None) -> dict[str, float]:
         surroundings = self._surroundings
         return evaluate(
             self._recipe,
@@ -377,6 +413,7 @@ class Training:
             world_size=surroundings.world_size,
             batch_size=self._plan.per_worker_batch_size,
             device=self._device,
+            most_samples=most_samples,
         )
 
     def _save(self) -> None:

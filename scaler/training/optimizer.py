@@ -3,7 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from math import log
+from math import inf, log
 from typing import Any
 
 import torch
@@ -147,11 +147,42 @@ def set_mode(optimizer: Optimizer, *, training: bool) -> None:
         switch()
 
 
+def require_momentum(optimizer: Optimizer, *, name: str) -> None:
+    """Refuse a cycle of momentum where a parameter group has none.
+
+    Raises:
+        JobFileError: a group has neither ``betas`` nor ``momentum``.
+    """
+    if not all("betas" in group or "momentum" in group for group in optimizer.param_groups):
+        raise JobFileError(
+            f"schedule.low_momentum moves a momentum, and {name} has none.",
+            "Leave out low_momentum and high_momentum, or use another optimizer.",
+        )
+
+
+def require_one_point(optimizer: Optimizer, *, name: str) -> None:
+    """Refuse an average of the weights where the optimizer keeps one: what it trains at is not what it has learnt.
+
+    Raises:
+        JobFileError: the optimizer has two points (schedule-free).
+    """
+    if hasattr(optimizer, "train") and hasattr(optimizer, "eval"):
+        raise JobFileError(
+            f"train.ema averages the weights, and {name} does so itself: in training it holds another point.",
+            "Leave out train.ema; evaluations and checkpoints have the optimizer's own average.",
+        )
+
+
 class Preconditioner:
     """Divides gradients as Adam and RMSprop will: by the root of their running squares.
 
-    The running squares are those before the step, on every worker the same. Adam's are corrected for their start, as
-    it does itself: or the first steps, whose squares are small, would outweigh all others in an average over steps.
+        squares = beta2 * v + (1 - beta2) * mean(v) / (1 - beta2 ** t)     and with Adam, / (1 - beta2 ** (t + 1))
+
+    with ``v`` the running squares after ``t`` steps, and the mean over the parameter. The optimizer itself has this
+    step's squared gradient where the mean stands, which bounds what it makes of a coordinate that was dead (a ReLU's):
+    here the mean of the parameter's squares does, for one divisor must serve every part of the step and the whole, or
+    the estimates are biased. It is known before the step, and on every worker the same. Without it, one coordinate that
+    wakes outweighs all others for good; and so do the first steps, whose ``v`` is that of a gradient or two.
 
     Args:
         optimizer: keeps ``exp_avg_sq`` or ``square_avg``.
@@ -168,7 +199,8 @@ class Preconditioner:
     def __call__(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return what the gradients become; the gradients stay as they are.
 
-        Those of parameters that have not taken a step yet, just unfrozen, are left out.
+        Those of parameters that have not taken a step yet, just unfrozen, are left out; of those that had no gradient
+        but 0 so far, nothing remains.
         """
         return [
             gradient / (self._squares(parameter, state).sqrt() + self._groups[id(parameter)]["eps"])
@@ -179,16 +211,17 @@ class Preconditioner:
     def _squares(self, parameter: nn.Parameter, state: Mapping[str, Any]) -> Tensor:
         group = self._groups[id(parameter)]
         found = state.get("exp_avg_sq", state.get("square_avg"))
-        if not isinstance(found, Tensor):
+        decay = _memory(group)
+        if not isinstance(found, Tensor) or decay is None:
             raise JobFileError(
                 f"scale.rule = adascale finds no running squares in {type(self._optimizer).__name__}.",
                 "It is for sgd, adam, adamw and rmsprop.",
             )
-        if "exp_avg_sq" not in state:
-            return found
         steps = float(state["step"] if "step" in state else group["step"])
-        corrected: Tensor = found / (1.0 - group["betas"][1] ** steps)
-        return corrected
+        usual = found.mean() / (1.0 - decay**steps)
+        usual = usual.where(usual > 0.0, inf)  # of all 0, nothing can be said
+        squares: Tensor = decay * found + (1.0 - decay) * usual
+        return squares / (1.0 - decay ** (steps + 1.0)) if "exp_avg_sq" in state else squares
 
 
 def _require_named(make: Any, keys: Sequence[str], *, name: str) -> None:

@@ -70,7 +70,14 @@ def _of(source: str) -> str:
 
 
 def recipe_failure(error: BaseException, who: str) -> RecipeError:
-    """Return an exception of the recipe's own code as an error of ours, with its traceback."""
+    """Return an exception of the recipe's own code as an error of ours, with its traceback.
+
+    For a module that is not installed there is no traceback: what to install says it all.
+    """
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        if PathFinder.find_spec(package) is None:
+            return RecipeError(f"{who} needs the module {package}, which is not installed.", f"pip install {package}")
     shown = "".join(traceback.format_exception(error)).rstrip()
     return RecipeError(f"{who} failed: {type(error).__name__}: {error}", shown)
 

@@ -156,12 +156,12 @@ def test_no_command_shows_the_help_as_an_error(scaler_command: Scaler) -> None:
         (
             ["plan", JOB, "--rule", "power"],  # one plan that is refused is an error
             "Error: jobs/digits/job.yaml: scale has rule: power and no exponent.\n"
-            "  Give exponent: power only: lr_ratio = batch_ratio ** exponent.\n",
+            "  Give exponent: lr_ratio = batch_ratio ** exponent.\n",
         ),
         (
             ["plan", JOB, "--rule", "power,gain"],  # and so are several of which none is left
             "Error: jobs/digits/job.yaml: scale has rule: power and no exponent.\n"
-            "  Give exponent: power only: lr_ratio = batch_ratio ** exponent.\n",
+            "  Give exponent: lr_ratio = batch_ratio ** exponent.\n",
         ),
         (
             ["plan", JOB, "--html", "nosuch/plan.html"],
@@ -263,7 +263,7 @@ def test_refused_plans_in_json_are_a_list_of_their_own(scaler_command: Scaler) -
         "workers": 1,
         "rule": "power",
         "problem": "jobs/digits/job.yaml: scale has rule: power and no exponent.",
-        "remedy": "Give exponent: power only: lr_ratio = batch_ratio ** exponent.",
+        "remedy": "Give exponent: lr_ratio = batch_ratio ** exponent.",
     }
 
 
@@ -288,7 +288,40 @@ def test_the_page_of_plans_is_written_and_nothing_else_said(scaler_command: Scal
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     code, out, err = scaler_command("plan", JOB, "--html", page, "--json", "--rule", "linear,power")
     assert (code, err, len(json.loads(out)["plans"])) == (0, "", 1)
-    assert "Give exponent: power only" in page.read_text(encoding="utf-8")
+    assert "Give exponent: lr_ratio" in page.read_text(encoding="utf-8")
+
+
+ELASTIC = ("--set", "scale.num_workers={min: 1, max: 2}")
+
+
+def test_an_elastic_job_is_planned_as_it_will_run_at_each_size(scaler_command: Scaler) -> None:
+    held = (*ELASTIC, "--set", "scale.on_resize=hold_global_batch")
+    code, out, err = scaler_command("plan", JOB, *held, "--workers", "1,2,4", "--json")
+    assert (code, err) == (0, "")
+    found = [(plan["world_size"], plan["global_batch_size"]) for plan in json.loads(out)["plans"]]
+    assert found == [(1, 256), (2, 256), (4, 512)]  # 4 are more than it may get: another job
+    _, out, _ = scaler_command("plan", JOB, *ELASTIC, "--workers", "1,2", "--json")
+    assert [plan["global_batch_size"] for plan in json.loads(out)["plans"]] == [128, 256]
+
+
+def test_the_plan_of_an_elastic_job_says_so(scaler_command: Scaler) -> None:
+    code, out, err = scaler_command("plan", JOB, *ELASTIC)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1] == "  workers       2         elastic, 1 to 2"
+
+
+def test_an_elastic_job_that_has_no_plan_at_a_smaller_size_is_refused(scaler_command: Scaler) -> None:
+    only_large = ("--set", "scale.rule=none", "--set", "scale.co_scale.momentum=true")
+    large_reference = ("--set", "reference.global_batch_size=2560")  # 128 / 2560 is below 1 - momentum
+    arguments = ("plan", JOB, *ELASTIC, *only_large, *large_reference)
+    text = (
+        "Error: on 1 worker: scale.co_scale.momentum: 1 - (1 - 0.9) / 0.05 is below 0.\n"
+        "  Use a global batch of at least 256 (reference 2560).\n"
+    )
+    assert scaler_command(*arguments) == (2, "", text)
+    assert scaler_command("submit", *arguments[1:], "--quiet") == (2, "", text)
+    code, out, _ = scaler_command(*arguments, "--workers", "1,2", "--json")
+    assert (code, len(json.loads(out)["plans"]), len(json.loads(out)["refused"])) == (0, 1, 1)
 
 
 def test_a_plan_prints_where_nothing_but_ascii_can_be_written(digits_path: Path) -> None:
@@ -590,6 +623,23 @@ def test_a_recipe_that_raises_exits_4_with_its_own_traceback(
     assert err.endswith("\n  KeyError: 'boom'\n")
     assert folder.state() is RunState.FAILED
     assert "boom" in folder.read_json("report.json")["failure"]
+
+
+def test_a_recipe_whose_module_is_not_installed_says_what_to_install(
+    scaler_command: Scaler, make_job: Callable[..., Path]
+) -> None:
+    path = make_job("lacks", first="import nosuchvision.transforms")
+    text = " needs the module nosuchvision, which is not installed.\n  pip install nosuchvision\n"
+    outcome = scaler_command("plan", path, "--set", "train.num_samples=null")
+    assert outcome == (4, "", f"Error: recipe_lacks:build{text}")
+    code, _, err = scaler_command("submit", path, *HERE, "--quiet")
+    assert code == 4
+    assert err.startswith("Report: ")
+    assert err.partition("\n")[2] == f"Error: rank 0{text}"
+    path = make_job("partly", first="import json.nosuch")  # pip would not help
+    code, _, err = scaler_command("plan", path, "--set", "train.num_samples=null")
+    assert code == 4
+    assert err.startswith("Error: recipe_partly:build failed: ModuleNotFoundError: No module named 'json.nosuch'")
 
 
 @pytest.mark.parametrize("command", ["plan", "submit"])

@@ -31,7 +31,8 @@ def first_alarm(guard: DivergenceGuard, values: list[float | None]) -> int | Non
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ([2.0, 2.4, 12.3], "loss 12.3 is 5.6 times the running median 2.2 of 2 steps"),
+        ([2.0, 2.4, 12.3], "loss 12.3 is 5.59 times the running median 2.2 of 2 steps"),
+        ([18.4, 18.3, 9.93e24], "loss 9.93e+24 is 5.41e+23 times the running median 18.4 of 2 steps"),
         ([2.0, 2.4, 11.0], None),  # exactly 5 times: not above
         ([2.0, 100.0], None),  # the grace: one loss is no measure yet
         ([2.0, nan], "loss is nan"),  # nan needs no measure
@@ -41,9 +42,9 @@ def first_alarm(guard: DivergenceGuard, values: list[float | None]) -> int | Non
         ([2.0, 2.0, None], None),  # no loss known: nothing to judge
         (
             [1.0, 1.0, 1.0, 9.0, 9.0],  # the first 9 stays out of the window
-            "loss 9 is 9.0 times the running median 1 of 3 steps; 2 steps in a row are above 5 times it",
+            "loss 9 is 9 times the running median 1 of 3 steps; 2 steps in a row are above 5 times it",
         ),
-        ([9.0, 9.0, 9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 9.0], "loss 9 is 9.0 times the running median 1 of 5 steps"),  # fell
+        ([9.0, 9.0, 9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 9.0], "loss 9 is 9 times the running median 1 of 5 steps"),  # fell
         ([0.0, 0.0, 0.0, 1.0], None),  # a median of 0 has no multiples
         ([-2.0, -2.0, -2.0, 100.0], None),  # nor has a negative one
         ([-2.0, -2.0, nan], "loss is nan"),  # but nan is nan
@@ -62,7 +63,7 @@ def test_an_outlier_is_not_a_divergence_and_the_steps_above_must_follow_each_oth
     assert first_alarm(guard, [*quiet, 80.0, 80.0, 80.0]) == 12
     assert first_alarm(guard, [*quiet, 80.0, None, 80.0, None, 80.0]) == 14, "a step without a loss changes nothing"
     assert watch(guard, [*quiet, 80.0, 80.0, 80.0])[1][-1] == (
-        "loss 80 is 80.0 times the running median 1 of 10 steps; 3 steps in a row are above 5 times it"
+        "loss 80 is 80 times the running median 1 of 10 steps; 3 steps in a row are above 5 times it"
     )
 
 

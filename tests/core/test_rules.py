@@ -18,6 +18,7 @@ from scaler.core.optimizers import (
     RMSPROP,
     SELF_TUNED,
     SGD_FAMILY,
+    WITHOUT_RUNNING_SQUARES,
 )
 from scaler.core.rules import RULES, SOURCES, Rule, Scaled, choose_rule, gain_exponent, lr_ratio, scale, scale_beta
 from scaler.errors import PlanError
@@ -131,7 +132,40 @@ def test_the_gain_lies_between_none_and_linear(batch_ratio: float, noise_scale: 
     assert 1.0 <= found <= batch_ratio
 
 
+@pytest.mark.parametrize("optimizer", WITHOUT_RUNNING_SQUARES)
+def test_the_gain_is_not_measured_without_running_squares(optimizer: str) -> None:
+    assert refusal(Rule(name="adascale"), 32, optimizer=optimizer, constants={}) == (
+        f"scale.rule = adascale finds no running squares in {optimizer}.\n"
+        "  It is for sgd, adam, adamw and rmsprop; else use rule: sqrt."
+    )
+    assert optimizer in ADAPTIVE
+    assert gain_exponent(optimizer, rule="gain") == 0.5  # known, not measured
+
+
 # Which rule
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rule", "reason"),
+    [
+        ("sgd", "adascale", "sgd: gain measured in training (Johnson et al. 2020), as asked for"),
+        (
+            "adamw",
+            "adascale",
+            "adamw: experimental: square root of the gain of the preconditioned gradient (AdaptDL), measured in "
+            "training, as asked for",
+        ),
+        ("sgd", "gain", "sgd: gain at a known noise scale (McCandlish et al. 2018), as asked for"),
+        (
+            "rmsprop",
+            "gain",
+            "rmsprop: experimental: square root of the gain (AdaptDL) at a known noise scale, as asked for",
+        ),
+        ("adamw", "sqrt", "adamw: square-root rule (Krizhevsky 2014), as asked for"),
+    ],
+)
+def test_the_gain_of_adaptive_optimizers_is_called_experimental(optimizer: str, rule: str, reason: str) -> None:
+    assert choose_rule(rule, optimizer=optimizer) == (rule, reason)
 
 
 @pytest.mark.parametrize(

@@ -343,6 +343,51 @@ def test_momentum_is_left_alone_unless_asked_for(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize(
+    ("shape", "total", "corners"),
+    [
+        (Constant(), 1000, ()),
+        (Cosine(length=300), 1000, ()),
+        (Step(every=100, decay=0.5), 300, (100, 200, 300)),
+        (Step(every=100, decay=0.5), 99, ()),
+        (MultiStep(at=(300, 600, 800), decay=0.1), 600, (300, 600)),
+        (CosineRestarts(first=100), 250, (100, 200)),
+        (CosineRestarts(first=100, growth=2.0), 700, (100, 300, 700)),
+        (CosineRestarts(first=5, growth=1.5), 30, (5, 13, 24)),  # at 5, 12.5 and 23.75
+        (Cyclical(climb=100, descent=300, low=0.2), 900, (100, 400, 500, 800, 900)),
+        (OneCycle(climb=100, length=400), 1000, (100, 400)),
+        (OneCycle(climb=100, length=400), 399, (100,)),
+        (Wsd(decay_start=800, length=1200), 1200, (800, 1200)),
+    ],
+)
+def test_where_a_shape_has_corners(shape: Shape, total: int, corners: tuple[int, ...]) -> None:
+    assert shape.corners(total) == corners
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Step(every=1, decay=0.5),
+        MultiStep(at=tuple(range(1, 5000)), decay=0.999),
+        CosineRestarts(first=1),
+        CosineRestarts(first=1, growth=1.0 + 1e-9),
+        Cyclical(climb=1, descent=1, low=0.2),
+    ],
+)
+def test_of_many_corners_some_are_named_evenly(shape: Shape) -> None:
+    corners = shape.corners(10**6)
+    assert 300 < len(corners) <= 402
+    assert list(corners) == sorted(set(corners))
+    assert corners[-1] > 0.99 * min(10**6, 4999)
+
+
+@given(thousandths=st.integers(1000, 9999), first=st.integers(2, 10**6))
+def test_a_restart_is_named_where_the_rate_jumps(thousandths: int, first: int) -> None:
+    shape = CosineRestarts(first=first, growth=thousandths / 1000)
+    for corner in shape.corners(10 * first)[:20]:
+        assert shape.factor(corner) > shape.factor(corner - 1)
+
+
+@pytest.mark.parametrize(
     ("kind", "settings", "problem", "remedy"),
     [
         (Step, {"every": 0, "decay": 0.1}, "every = 0 samples is below 1.", LENGTH.format(1)),

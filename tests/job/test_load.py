@@ -306,8 +306,7 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (  # the rule's own keys
             "scale.rule=power",
-            "JOB: scale has rule: power and no exponent.\n"
-            "  Give exponent: power only: lr_ratio = batch_ratio ** exponent.",
+            "JOB: scale has rule: power and no exponent.\n  Give exponent: lr_ratio = batch_ratio ** exponent.",
         ),
         (
             "scale.exponent=0.5",
@@ -315,8 +314,7 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (
             "scale.rule=gain",
-            "JOB: scale has rule: gain and no noise_scale.\n"
-            "  Give noise_scale: gain only: the gradient noise scale, in samples.",
+            "JOB: scale has rule: gain and no noise_scale.\n  Give noise_scale: the gradient noise scale, in samples.",
         ),
         (
             "scale.noise_scale=100",
@@ -422,6 +420,56 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
             "JOB: reference.optimizer has weight_decay = None, which is not a number.\n  Such as weight_decay: 0.",
         ),
         (
+            "reference.optimizer={name: adam, betas: [0.9, 1]}",
+            "JOB: reference.optimizer has betas = [0.9, 1], which must be >= 0 and < 1.\n"
+            "  Such as betas: [0.9, 0.999].",
+        ),
+        (
+            "reference.optimizer={name: lion, betas: [-0.1, 0.99]}",
+            "JOB: reference.optimizer has betas = [-0.1, 0.99], which must be >= 0 and < 1.\n"
+            "  Such as betas: [0.9, 0.99].",
+        ),
+        (
+            "reference.optimizer={name: schedulefree_adamw, betas: [0, 0.99]}",
+            "JOB: reference.optimizer has betas = [0, 0.99], which must be > 0 and < 1.\n"
+            "  Such as betas: [0.9, 0.999].",
+        ),
+        (
+            "reference.optimizer={name: schedulefree_sgd, momentum: 0}",
+            "JOB: reference.optimizer has momentum = 0, which must be > 0 and < 1.\n  Such as momentum: 0.9.",
+        ),
+        (
+            "reference.optimizer={name: sgd, momentum: 1.0}",
+            "JOB: reference.optimizer has momentum = 1.0, which must be >= 0 and < 1.\n  Such as momentum: 0.9.",
+        ),
+        (
+            "reference.optimizer={name: rmsprop, alpha: 1.5}",
+            "JOB: reference.optimizer has alpha = 1.5, which must be >= 0 and < 1.\n  Such as alpha: 0.99.",
+        ),
+        (
+            "reference.optimizer={name: adamw, eps: -1.0e-8}",
+            "JOB: reference.optimizer has eps = -1e-08, which must be >= 0.\n  Such as eps: 1e-08.",
+        ),
+        (
+            "reference.optimizer={name: lamb, weight_decay: -0.1}",
+            "JOB: reference.optimizer has weight_decay = -0.1, which must be >= 0.\n  Such as weight_decay: 0.",
+        ),
+        (
+            "reference.optimizer={name: lars, trust_coefficient: -1}",
+            "JOB: reference.optimizer has trust_coefficient = -1, which must be >= 0.\n"
+            "  Such as trust_coefficient: 0.001.",
+        ),
+        (
+            "reference.optimizer={name: sgd, nesterov: true}",
+            "JOB: reference.optimizer has nesterov = true, which needs momentum > 0 and dampening 0.\n"
+            "  Give momentum: 0.9 without dampening, or leave nesterov out.",
+        ),
+        (
+            "reference.optimizer={name: sgd, nesterov: true, momentum: 0.9, dampening: 0.1}",
+            "JOB: reference.optimizer has nesterov = true, which needs momentum > 0 and dampening 0.\n"
+            "  Give momentum: 0.9 without dampening, or leave nesterov out.",
+        ),
+        (
             "train.ema={decay: 1}",
             "JOB: train.ema.decay = 1 must be < 1.\n"
             "  train.ema.decay: How much of the average a step of the reference keeps.",
@@ -435,6 +483,23 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
 )
 def test_a_job_with_one_fault(tmp_path: Path, override: str, text: str) -> None:
     assert refusal(tmp_path, yaml.safe_dump(VALID), override) == text
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        "{name: adam, betas: [0, 0], eps: 0, weight_decay: 0}",  # the bounds themselves
+        "{name: rmsprop, alpha: 0, momentum: 0}",
+        "{name: sgd, momentum: 0.9, nesterov: true}",
+        "{name: 'torch.optim:SGD', momentum: 2}",  # another's options are its own affair
+    ],
+)
+def test_options_at_their_bounds_are_taken(tmp_path: Path, optimizer: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(VALID))
+    wanted = yaml.safe_load(optimizer)
+    found = load_job(path, overrides=[f"reference.optimizer={optimizer}"]).reference.optimizer
+    assert {"name": found.name, **found.options} == wanted
 
 
 @pytest.mark.parametrize(

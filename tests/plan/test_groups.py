@@ -218,6 +218,17 @@ def test_groups_that_cannot_be_made(round_job: Digits, overrides: list[str], tex
 
 
 @pytest.mark.parametrize(
+    "entries",
+    ["[{match: '*', lr_ratio: 0}]", "[{match: '[!h]*', freeze: {epochs: 1}}, {match: 'head.*', lr_ratio: 0}]"],
+)
+def test_a_rate_of_nothing_for_everyone_is_refused_as_freezing_is(round_job: Digits, entries: str) -> None:
+    assert refusal(round_job, f"groups={entries}") == (
+        "groups freeze every parameter at the start or give it lr_ratio: 0, and there is nothing to train.\n"
+        "  Leave freeze and lr_ratio: 0 out of one of them."
+    )
+
+
+@pytest.mark.parametrize(
     "override", ["groups=[{match: '*', lr_ratio: 2}]", "layer_decay={factor: 0.5, layers: ['a', 'b']}", "groups=recipe"]
 )
 def test_groups_need_a_model(round_job: Digits, override: str) -> None:
@@ -249,7 +260,13 @@ def test_groups_part_the_model_and_are_the_same_when_planned_again(
     if layered:
         overrides.append("layer_decay={factor: 0.5, layers: ['embed.*', 'blocks.{n}.*', 'head.*']}")
     job = round_job(*overrides)
-    if all(any(fnmatchcase(name, str(entry["match"])) and "freeze" in entry for entry in entries) for name in MODEL):
+    still = 0
+    for name in MODEL:
+        said: dict[str, object] = {}
+        for entry in entries:
+            said |= entry if fnmatchcase(name, str(entry["match"])) else {}
+        still += "freeze" in said or said.get("lr_ratio") == 0.0
+    if still == len(MODEL):
         with pytest.raises(PlanError, match="nothing to train"):
             make_plan(job, parameters=MODEL)
         return

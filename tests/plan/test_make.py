@@ -202,6 +202,22 @@ def test_a_size_found_in_the_recipe_stands_in_for_one_that_is_missing(digits: Di
             "groups and layer_decay match the model's parameters, and there is no model.\n"
             "  Pass parameters: {name: parameter.numel() for name, parameter in model.named_parameters()}.",
         ),
+        (  # nothing to cycle
+            [
+                "reference.optimizer={name: 'torch.optim:Adagrad'}",
+                "schedule={name: one_cycle, low_momentum: 0.85, high_momentum: 0.95}",
+            ],
+            "schedule.low_momentum moves the momentum, and torch.optim:Adagrad has none.\n"
+            "  Leave out the momentum's cycle.",
+        ),
+        (
+            [
+                "reference.optimizer={name: 'torch.optim:ASGD'}",
+                "schedule={name: one_cycle, low_momentum: 0.85, high_momentum: 0.95}",
+            ],
+            "schedule.low_momentum moves the momentum, and torch.optim:ASGD has none.\n"
+            "  Leave out the momentum's cycle.",
+        ),
         (  # every rule's own refusal comes through
             ["scale.rule=adam_sde", "reference.optimizer={name: adam}"],
             "scale.rule = adam_sde needs batch_ratio * (1 - beta1) < 1, but 16 * (1 - 0.9) = 1.6.\n"
@@ -215,6 +231,49 @@ def test_numbers_that_do_not_fit_together_are_refused(digits: Digits, overrides:
     assert str(caught.value) == text
 
 
+@pytest.mark.parametrize("optimizer", [*OPTIMIZER_OPTIONS, "torch.optim:NAdam", "torch.optim:RMSprop", "my_pkg:Mine"])
+def test_a_momentum_may_be_cycled_where_there_is_one_or_nobody_knows(round_job: Digits, optimizer: str) -> None:
+    if optimizer.startswith("schedulefree"):
+        return
+    plan = make_plan(
+        round_job(
+            f"reference.optimizer={{name: '{optimizer}'}}",
+            "scale.rule=linear",
+            "schedule={name: one_cycle, low_momentum: 0.85, high_momentum: 0.95}",
+        )
+    )
+    assert plan.momentum_at(0) == 0.95
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("{name: step, every: {samples: 3333}, decay: 0.5, warmup: {samples: 0}}", {3332: 0.04, 3333: 0.02}),
+        (
+            "{name: multi_step, at: [{samples: 3333}], decay: 0.5, warmup: {samples: 0}}",
+            {3332: 0.04, 3333: 0.02},
+        ),
+        ("{name: cosine_restarts, first: {samples: 3333}, warmup: {samples: 0}}", {3333: 0.04}),
+        ("{name: cyclical, climb: {samples: 333}, low: 0.5, warmup: {samples: 0}}", {333: 0.04, 666: 0.02}),
+        ("{name: wsd, tail_length: {samples: 333}, warmup: {samples: 0}}", {9667: 0.04}),
+        ("{name: constant, warmup: {samples: 333, shape: constant, start: 0.5}}", {332: 0.02, 333: 0.04}),
+    ],
+)
+def test_the_curve_has_its_corners(round_job: Digits, schedule: str, expected: dict[int, float]) -> None:
+    curve = dict(make_plan(round_job(f"schedule={schedule}")).lr_curve)
+    assert {samples: curve.get(samples) for samples in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("samples", [2, 5, 20, 33])
+def test_the_curve_of_fast_cycles_shows_how_far_they_go(round_job: Digits, samples: int) -> None:
+    job = round_job(f"schedule={{name: cyclical, climb: {{samples: {samples}}}, low: 0.25, warmup: {{samples: 0}}}}")
+    curve = make_plan(job).lr_curve
+    assert len(curve) < 1100
+    for start in range(0, 10_000 - 500, 500):
+        rates = [lr for at, lr in curve if start <= at < start + 500]
+        assert (min(rates), max(rates)) == pytest.approx((0.01, 0.04))
+
+
 # Every rule, through the plan
 
 
@@ -223,12 +282,12 @@ def test_numbers_that_do_not_fit_together_are_refused(digits: Digits, overrides:
     [
         ("auto", "sgd", 4.0, "as in the reference; only the rate is scaled"),
         ("auto", "adamw", 2.0, "as in the reference; only the rate is scaled"),
-        ("auto", "prodigy", 1.0, "as in the reference; only the rate is scaled"),
+        ("auto", "prodigy", 1.0, "as in the reference"),
         ("linear", "lion", 4.0, "as in the reference; only the rate is scaled"),
         ("adam_sde", "adam", 2.0, "betas 1 - 4 x (1 - beta); eps over the root of 4"),
         ("adam_sde", "rmsprop", 2.0, "alpha 1 - 4 x (1 - beta); eps over the root of 4"),
         ("legw", "lamb", 2.0, "as in the reference; only the rate is scaled"),
-        ("none", "sgd", 1.0, "as in the reference; only the rate is scaled"),
+        ("none", "sgd", 1.0, "as in the reference"),
         ("adascale", "sgd", 1.0, "as in the reference; only the rate is scaled"),
     ],
 )
@@ -263,7 +322,44 @@ def test_what_is_scaled_beside_the_rate_is_said(
     plan = make_plan(round_job(*overrides, f"scale.co_scale={co_scale}"))
     assert plan.reasons["optimizer"] == reason
     unasked = make_plan(round_job(*overrides))
-    assert unasked.reasons["optimizer"] == "as in the reference; only the rate is scaled"
+    rate = "" if unasked.rule == "none" else "; only the rate is scaled"
+    assert unasked.reasons["optimizer"] == f"as in the reference{rate}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ([], "as in the reference"),  # at the reference's batch
+        (
+            ["scale.batch_schedule={name: points, points: [{at: {epochs: 1}, factor: 2}]}"],
+            "as in the reference; only the rate is scaled",  # later
+        ),
+        (
+            ["scale.batch_schedule={name: noise_scale, max_global_batch_size: 400}"],
+            "as in the reference; only the rate is scaled",  # perhaps
+        ),
+        (
+            ["scale.batch_schedule={name: noise_scale, max_global_batch_size: 400}", "scale.rule=none"],
+            "as in the reference",
+        ),
+    ],
+)
+def test_a_rate_that_is_not_scaled_is_not_said_to_be(round_job: Digits, overrides: list[str], reason: str) -> None:
+    plan = make_plan(round_job("reference.global_batch_size=100", *overrides))
+    assert plan.reasons["optimizer"] == reason
+
+
+@pytest.mark.parametrize(
+    ("length", "reason"),
+    [
+        ("{epochs: 5}", "epochs: 5 of the reference's samples; at most 20000 of data"),
+        ("{samples: 500}", "samples: 500, 0.5 epochs of the reference's samples; at most 2000 of data"),
+    ],
+)
+def test_with_adascale_the_length_says_what_it_counts(round_job: Digits, length: str, reason: str) -> None:
+    train = length.removesuffix("}") + ", num_samples: 1000}"
+    plan = make_plan(round_job("scale.rule=adascale", f"train={train}"))
+    assert plan.reasons["total_samples"] == reason
 
 
 def test_the_average_is_scaled_only_when_asked_for_and_it_is_said(round_job: Digits) -> None:

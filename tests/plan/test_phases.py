@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from scaler.errors import PlanError
 from scaler.job import Job, parse_job
+from scaler.job.scale import GrowByDoubling
 from scaler.plan import Plan, grow, make_plan
 
 Digits = Callable[..., Job]
@@ -37,7 +38,7 @@ def walk(plan: Plan) -> list[int]:
             "{name: doubling, every: {epochs: 2}, max_global_batch_size: 350}",
             [(0, 100), (2000, 200), (4000, 350)],
         ),
-        ("{name: doubling, every: {epochs: 2}, max_global_batch_size: 50}", [(0, 100)]),  # never lowers it
+        ("{name: doubling, every: {epochs: 2}, max_global_batch_size: 100}", [(0, 100)]),  # as large as it may be
         ("{name: doubling, every: {epochs: 10}, max_global_batch_size: 9999}", [(0, 100)]),  # the end is no place
         (  # in steps of the start's batch
             "{name: doubling, every: {steps: 50}, max_global_batch_size: 200}",
@@ -158,6 +159,9 @@ def test_nothing_but_the_rate_follows_unless_asked_for(round_job: Digits) -> Non
 def make_job(
     *, num_samples: int, total: int, micro: int, reference: int, workers: int, batch_schedule: Any, **scale: Any
 ) -> Job:
+    if batch_schedule is not None and batch_schedule["name"] == "doubling":  # a most below the start is refused
+        start = workers * micro * scale.get("grad_accum_steps", 1)
+        batch_schedule = {**batch_schedule, "max_global_batch_size": start + batch_schedule["max_global_batch_size"]}
     return parse_job(
         {
             "name": "a",
@@ -207,6 +211,7 @@ def test_walking_agrees_with_what_the_plan_counts(job: Job) -> None:
     assert walked[-1] == plan.total_samples
     assert len(walked) - 1 == plan.total_steps
     assert [plan.steps(seen) for seen in walked] == list(range(len(walked)))
+    assert [walked[phase.start_steps] for phase in plan.phases] == [phase.start_samples for phase in plan.phases]
     assert plan.steps_per_epoch == plan.steps(plan.num_samples)
     starts = [phase.start_samples for phase in plan.phases]
     assert starts[0] == 0
@@ -251,6 +256,7 @@ def test_a_plan_that_grew_on_the_way_counts_the_steps_that_were_taken(job: Job, 
     after = walk(grown)
     assert [seen for seen in after if seen <= now] == [seen for seen in walked if seen <= now]
     assert [grown.steps(seen) for seen in after] == list(range(len(after)))
+    assert [after[phase.start_steps] for phase in grown.phases] == [phase.start_samples for phase in grown.phases]
     assert after[-1] == plan.total_samples
     assert grown.phase_at(now).global_batch_size == size
     assert grown.phase_at(now).peak_lr == pytest.approx(0.1 * size / plan.reference_batch_size)
@@ -262,6 +268,8 @@ def test_a_plan_that_grew_on_the_way_counts_the_steps_that_were_taken(job: Job, 
 def test_a_fixed_batch_changes_at_the_same_samples_on_any_number_of_workers(job: Job, workers: int) -> None:
     values = job.model_dump()
     values["scale"] |= {"global_batch_size": 24, "grad_accum_steps": None}
+    growth = job.scale.batch_schedule
+    assume(not isinstance(growth, GrowByDoubling) or growth.max_global_batch_size >= 24)
     fixed = parse_job(values, source="here")
     one, other = make_plan(fixed, 1), make_plan(fixed, workers)
     assert [(p.start_samples, p.global_batch_size, p.peak_lr) for p in one.phases] == [
@@ -294,6 +302,16 @@ def test_a_fixed_batch_changes_at_the_same_samples_on_any_number_of_workers(job:
             ],
             "scale.batch_schedule changes the batch more than 1000 times.\n  Let it change less often.",
         ),
+        (
+            ["scale.batch_schedule={name: doubling, every: {epochs: 2}, max_global_batch_size: 99}"],
+            "scale.batch_schedule.max_global_batch_size = 99 is below the 100 samples of the batch at the start: "
+            "it would never grow.\n  Set it above 100, or leave scale.batch_schedule out.",
+        ),
+        (
+            ["scale.batch_schedule={name: noise_scale, max_global_batch_size: 99}"],
+            "scale.batch_schedule.max_global_batch_size = 99 is below the 100 samples of the batch at the start: "
+            "it would never grow.\n  Set it above 100, or leave scale.batch_schedule out.",
+        ),
         (  # the rule must hold at every batch there will be: 25 -> 100 does, 400 does not
             [
                 "reference.optimizer={name: adam}",
@@ -309,6 +327,28 @@ def test_changes_that_cannot_be_are_refused(round_job: Digits, overrides: list[s
     with pytest.raises(PlanError) as caught:
         make_plan(round_job(*overrides))
     assert str(caught.value) == text
+
+
+def test_a_plan_from_before_the_steps_were_kept_has_them_counted(round_job: Digits) -> None:
+    job = round_job("scale.batch_schedule={name: doubling, every: {epochs: 3}, max_global_batch_size: 400}")
+    plan = make_plan(job)
+    assert [phase.start_steps for phase in plan.phases] == [0, 30, 45]  # 3 epochs of 10 steps, 3 of 5
+    values = json.loads(json.dumps(plan.to_dict()))
+    for phase in values["phases"]:
+        del phase["start_steps"]
+    assert Plan.from_dict(values) == plan
+
+
+def test_with_many_phases_a_step_looks_at_few_of_them(round_job: Digits) -> None:
+    points = ", ".join(f"{{at: {{samples: {20 * n}}}, factor: {0.01 * (1 + n % 7)}}}" for n in range(1, 401))
+    plan = make_plan(round_job(POINTS.format(points)))
+    assert len(plan.phases) == 397  # the first points come in one step of 100
+    walked = walk(plan)
+    assert [plan.steps(seen) for seen in walked] == list(range(len(walked)))
+    for seen in walked:
+        assert plan.phase_at(seen) == max(
+            (phase for phase in plan.phases if phase.start_samples <= seen), key=lambda phase: phase.start_samples
+        )
 
 
 def test_a_measured_noise_scale_that_leads_beyond_the_rule_is_refused(round_job: Digits) -> None:

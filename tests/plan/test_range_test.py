@@ -137,10 +137,7 @@ def test_with_adascale_it_is_carried_back_by_the_most_that_the_gain_can_be(
             f"scale.per_worker_batch_size={batch}",
         )
     )
-    assert carried_by(plan) == (
-        most,
-        f"{optimizer}: gain measured in training (Johnson et al. 2020), as asked for, at most {most:g}",
-    )
+    assert carried_by(plan) == (most, f"{plan.rule_reason}, at most {most:g}")
 
 
 def test_an_elastic_job_is_refused(digits: Digits) -> None:

@@ -285,6 +285,12 @@ ADAM = "reference.optimizer={name: adam}"
             "  Give the warmup that the reference was tuned with: schedule.warmup: {epochs: ...}.",
         ),
         (
+            ["scale.rule=auto", "reference.optimizer={name: lamb}"],
+            "scale.rule = auto chose legw for lamb, which multiplies the reference's warmup by batch_ratio, and "
+            "schedule.warmup is auto.\n  Give the warmup that the reference was tuned with: schedule.warmup: "
+            "{epochs: ...}, or scale.rule: sqrt.",
+        ),
+        (
             ["scale.rule=legw", "schedule.warmup={steps: 100}"],
             "scale.rule = legw multiplies the reference's warmup by batch_ratio, and steps are those of the planned "
             "batch, which are longer already.\n  Give the reference's warmup in epochs or samples.",

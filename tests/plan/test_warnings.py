@@ -125,6 +125,104 @@ def test_warnings_say_their_numbers(digits: Digits) -> None:
     }
 
 
+POINTS = "scale.batch_schedule={{name: points, points: [{}]}}"
+
+
+@pytest.mark.parametrize(
+    ("code", "overrides", "said"),
+    [
+        (
+            "batch_exceeds_data",
+            [
+                POINTS.format(
+                    "{at: {epochs: 2}, factor: 8}, {at: {epochs: 3}, factor: 11}, {at: {epochs: 4}, factor: 2}"
+                )
+            ],
+            "The global batch of 1100, from sample 3000 on, is larger than the 1000 samples there are: "
+            "each step takes all of them, and the rate is scaled for more.",
+        ),
+        (
+            "few_steps_per_epoch",
+            [POINTS.format("{at: {epochs: 2}, factor: 1.2}")],
+            "An epoch has 9 steps at the global batch of 120, from sample 2000 on: "
+            "large-batch rules were shown to hold for many more.",
+        ),
+        (  # at the reference's batch nothing is scaled, however large it is
+            "few_steps_per_epoch",
+            ["reference.global_batch_size=200", POINTS.format("{at: {epochs: 2}, factor: 2}")],
+            "An epoch has 10 steps",
+        ),
+        (
+            "batch_ratio_beyond_64",
+            ["scale.batch_schedule={name: doubling, every: {epochs: 2}, max_global_batch_size: 1700}"],
+            "The batch of 1600, from sample 8000 on, is 64 times the reference's",
+        ),
+        (
+            "batch_ratio_beyond_64",
+            ["scale.batch_schedule={name: doubling, every: {epochs: 1}, max_global_batch_size: 1700}"],
+            "The batch of 1700, from sample 5000 on, is 68 times the reference's: "
+            "no rule is known to hold so far out; tune once near it.",
+        ),
+        (
+            "idle_workers",
+            [POINTS.format("{at: {epochs: 1}, factor: 0.01}")],
+            "The global batch of 1, from sample 1000 on, leaves 1 of 2 workers idle.",
+        ),
+    ],
+)
+def test_a_batch_that_grows_is_looked_at_where_it_is_largest(
+    round_job: Digits, code: str, overrides: list[str], said: str
+) -> None:
+    found = {warning.code: warning.message for warning in make_plan(round_job(*overrides)).warnings}
+    holds = not said.startswith(("An epoch has 10", "The batch of 1600"))  # on the limit, not beyond it
+    assert found.get(code) == (said if holds else None)
+
+
+@pytest.mark.parametrize(
+    ("shown", "nearly", "said"),
+    [
+        (
+            POINTS.format("{at: {epochs: 1}, factor: 2}, {at: {epochs: 10}, factor: 4}, {at: {epochs: 12}, factor: 8}"),
+            POINTS.format("{at: {epochs: 1}, factor: 2}, {at: {epochs: 9}, factor: 4}"),
+            "10000, 12000",
+        ),
+        (  # within the last step, which begins at 9900
+            POINTS.format("{at: {samples: 9901}, factor: 2}"),
+            POINTS.format("{at: {samples: 9900}, factor: 2}"),
+            "9901",
+        ),
+        (
+            "scale.batch_schedule={name: doubling, every: {epochs: 10}, max_global_batch_size: 400}",
+            "scale.batch_schedule={name: doubling, every: {epochs: 9}, max_global_batch_size: 400}",
+            "10000",
+        ),
+        (
+            "scale.batch_schedule={name: noise_scale, every: {epochs: 11}, max_global_batch_size: 400}",
+            "scale.batch_schedule={name: noise_scale, every: {epochs: 9}, max_global_batch_size: 400}",
+            "11000",
+        ),
+    ],
+)
+def test_a_batch_that_would_grow_after_the_end_is_said(round_job: Digits, shown: str, nearly: str, said: str) -> None:
+    assert message(make_plan(round_job(shown)), "batch_grows_after_end") == (
+        f"The batch would grow at {said} samples, and the training takes 10000: no step begins there."
+    )
+    assert "batch_grows_after_end" not in codes(make_plan(round_job(nearly)))
+
+
+def test_parameters_that_are_unfrozen_after_the_end_are_said(round_job: Digits) -> None:
+    parameters = {"a": 1, "b": 1, "c": 1}
+
+    def plan(at: str) -> Plan:
+        entries = f"{{match: a, freeze: {{epochs: 1}}}}, {{match: b, freeze: {at}}}"
+        return make_plan(round_job(f"groups=[{entries}]"), parameters=parameters)
+
+    assert message(plan("{epochs: 10}"), "unfreezes_after_end") == (
+        "Parameters are unfrozen at 10000 samples, and the training takes 10000: they are never trained."
+    )
+    assert "unfreezes_after_end" not in codes(plan("{samples: 9999}"))
+
+
 def test_a_slow_rule_says_what_it_costs(digits: Digits) -> None:
     assert message(make_plan(digits("scale.rule=sqrt")), "slow_rule_for_sgd") == (
         "rule: sqrt raises sgd's rate 4 times for 16 times the batch: it learns less in as many epochs. "

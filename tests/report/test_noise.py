@@ -3,16 +3,22 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import pytest
+from rich.console import Console
 from synthetic import SYNTHETIC_JOB, SyntheticRun, as_json, codes
 
 from scaler.core.noise_scale import GradientSquares, NoiseScaleAverage
 from scaler.job import Job
 from scaler.plan import make_plan
+from scaler.report.html import render_html
+from scaler.report.markdown import render_markdown
+from scaler.report.model import Report
 from scaler.report.noise import noise_average
 from scaler.report.series import SERIES_POINTS
+from scaler.report.text import report_text
 
 
 def noisy(*, every: int = 1, signal: float = 1.0, scatter: float = 0.5, variance: float = 100.0) -> dict[str, Any]:
@@ -154,3 +160,26 @@ def test_no_step_of_adascale_is_no_progress(adaptive: SyntheticRun) -> None:
     report = replace(adaptive, state="failed").report()
     assert (report.totals.progress, report.gain) == (0.0, None)
     as_json(report)
+
+
+@pytest.mark.parametrize(("optimizer", "rule", "says_so"), [("adam", "adascale", True), ("sgd", "adascale", False)])
+def test_every_report_says_when_the_noise_scale_is_of_the_preconditioned_gradient(
+    synthetic_run: SyntheticRun, digits: Callable[..., Job], optimizer: str, rule: str, says_so: bool
+) -> None:
+    job = digits(*SYNTHETIC_JOB, f"scale.rule={rule}", f"reference.optimizer={{name: {optimizer}}}")
+    report = replace(synthetic_run, job=job, plan=make_plan(job)).attempt(0, **noisy(variance=0.5)).report()
+    assert report.noise is not None
+    assert report.noise.is_preconditioned is says_so
+    words = "of the preconditioned gradient, an estimate"
+    assert (words in render_markdown(report)) is says_so
+    assert (words in shown(report)) is says_so
+    page = render_html(report)
+    assert page.count(f"samples {words}") == (2 if says_so else 0), "beside the number and on the chart"
+    assert ("preconditioned gradient is as long" in page) is says_so
+    assert ("batch_beyond_noise_scale" in [verdict.code for verdict in report.verdicts]) is not says_so
+
+
+def shown(report: Report) -> str:
+    console = Console(width=200, file=StringIO(), record=True)
+    console.print(report_text(report))
+    return console.export_text()

@@ -54,6 +54,18 @@ def test_a_schedule_that_moves_momentum_has_two_curves(digits: Digits, golden: G
     golden("plan-cycle.txt", rendered(plan_text(make_plan(job), with_curve=True)))
 
 
+def test_large_ratios_are_written_out(digits: Digits) -> None:
+    text = rendered(plan_text(make_plan(digits("scale.per_worker_batch_size=250000"))))
+    assert "  batch ratio   31,250x   " in text
+    assert "  rate ratio    31,250x   " in text
+
+
+def test_the_sizes_of_an_elastic_run_stand_beside_the_planned_one(digits: Digits) -> None:
+    plan = make_plan(digits())
+    assert "  workers       2         elastic, 1 to 1,000\n" in rendered(plan_text(plan, elastic=(1, 1000)))
+    assert "elastic" not in rendered(plan_text(plan))
+
+
 def test_a_growing_batch_shows_every_change(digits: Digits, golden: Golden) -> None:
     scaled = ("train.ema={decay: 0.999}", "scale.co_scale={ema: true, weight_decay: true}")
     plan = make_plan(digits(GROWING, *ADAM, *scaled))

@@ -124,6 +124,11 @@ def test_a_noise_scale_is_called_an_estimate(
     assert noise_words(Noise(noise_scale=noise_scale, lower=lower, upper=upper, measured_steps=9, meaning="")) == text
 
 
+def test_a_noise_scale_of_the_preconditioned_gradient_says_so() -> None:
+    noise = Noise(noise_scale=186.2, lower=142.0, upper=252.0, measured_steps=9, meaning="", is_preconditioned=True)
+    assert noise_words(noise) == "186 samples (90% 142-252) of the preconditioned gradient, an estimate"
+
+
 def test_only_the_first_groups_and_phases_are_named() -> None:
     def group(name: str, **values: object) -> dict[str, object]:
         return {"name": name, "peak_lr": 0.1, "frozen": False, "unfreeze_at": None, **values}

@@ -251,6 +251,7 @@ def test_a_batch_that_is_surely_above_the_noise_scale(sound: Report) -> None:
         noise(9.0, 4.5, None),  # no upper end is known
         noise(9.0, None, None),  # too few steps to say
         noise(None, 4.5, None),
+        replace(noise(9.0, 4.5, 15.9), is_preconditioned=True),  # of another gradient than McCandlish's
         None,  # nothing was measured
     ],
 )

@@ -1,6 +1,7 @@
 """``rule: adascale``: the gain is measured, raises the rate, and counts as progress."""
 
 import itertools
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
@@ -195,25 +196,86 @@ def test_adam_s_gradients_are_measured_as_adam_divides_them() -> None:
         assert precondition.is_ready()
         gradient = torch.randn(5, dtype=torch.float64)
         (found,) = precondition([weight], [gradient.clone()])
-        expected = gradient / ((squares / (1 - 0.99**step)).sqrt() + 1e-3)
+        # as if this gradient's squares were the parameter's mean
+        usual = 0.99 * squares + 0.01 * (squares / (1 - 0.99**step)).mean()
+        expected = gradient / ((usual / (1 - 0.99 ** (step + 1))).sqrt() + 1e-3)
         assert torch.allclose(found, expected, rtol=1e-12)
 
 
-def test_rmsprop_s_squares_are_taken_as_they_are() -> None:
+def test_rmsprop_s_squares_are_not_corrected_for_their_start() -> None:
     weight = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.RMSprop([weight], lr=0.1, alpha=0.75)
     weight.grad = torch.tensor([2.0, 4.0])
     optimizer.step()
     (found,) = Preconditioner(optimizer)([weight], [torch.tensor([1.0, 1.0])])
-    assert found.tolist() == pytest.approx([1.0, 0.5])
+    # squares 1 and 4 after one step, of gradients of 4 and 16: 10 on average
+    assert found.tolist() == pytest.approx([(0.75 * 1 + 0.25 * 10) ** -0.5, (0.75 * 4 + 0.25 * 10) ** -0.5])
 
 
-def test_an_optimizer_without_running_squares_is_refused(tmp_path: Path) -> None:
-    adamax = {"lr": 0.003, "optimizer": {"name": "torch.optim:Adamax"}}
-    job = make_job(per_worker_batch_size=32, grad_accum_steps=2, rule="adascale", reference=adamax)
-    training, _ = in_this_process(tmp_path, make_recipe(), job)
+@pytest.mark.parametrize("steps", [1, 2, 5, 1000])
+def test_no_coordinate_that_wakes_is_longer_than_adam_would_have_made_a_usual_one(steps: int) -> None:
+    """A coordinate whose gradients were 0, and then as large as the others."""
+    weight = torch.nn.Parameter(torch.zeros(100, dtype=torch.float64))
+    optimizer = torch.optim.Adam([weight], lr=0.1)
+    for _ in range(steps):
+        weight.grad = torch.ones(100, dtype=torch.float64)
+        weight.grad[0] = 0.0
+        optimizer.step()
+    (found,) = Preconditioner(optimizer)([weight], [torch.ones(100, dtype=torch.float64)])
+    share = (1 - 0.999) / (1 - 0.999 ** (steps + 1))
+    assert found[0] == pytest.approx((share * 0.99) ** -0.5, rel=1e-6)
+    assert found[1:].tolist() == pytest.approx([1.0] * 99, rel=0.01)
+
+
+def test_a_parameter_whose_gradients_were_all_0_is_left_out_of_the_length() -> None:
+    """Behind a layer that begins at 0 no gradient arrives in the first step."""
+    weight = torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1)
+    weight.grad = torch.zeros(3)
+    optimizer.step()
+    (found,) = Preconditioner(optimizer)([weight], [torch.ones(3)])
+    assert found.tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["adamw", "rmsprop"])
+def test_a_dead_relu_that_wakes_does_not_take_over_the_noise_scale(tmp_path: Path, name: str) -> None:
+    recipe = make_recipe(noisy=True)
+    hidden, wakes_at = torch.nn.Linear(6, 16), 8
+    model = torch.nn.Sequential(hidden, torch.nn.ReLU(), torch.nn.Linear(16, 2))
+    with torch.no_grad():
+        hidden.bias[:3] = -100.0  # no sample of the data reaches these
+    steps: list[int] = []
+
+    def loss(model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        steps.append(len(steps))
+        if len(steps) == 2 * wakes_at + 1:  # two micro-batches a step
+            with torch.no_grad():
+                hidden.bias[:3] = 0.1
+        return torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    job = make_job(
+        per_worker_batch_size=32,
+        grad_accum_steps=2,
+        rule="adascale",
+        reference={"lr": 0.003, "optimizer": {"name": name}},
+        train={"epochs": 8},
+    )
+    training, around = in_this_process(tmp_path, replace(recipe, model=model, loss=loss), job)
+    training.run()
+    before, after = (
+        [record.grad_signal + record.grad_variance for record in some if record.grad_signal is not None]
+        for some in (around.records[:wakes_at], around.records[wakes_at : wakes_at + 8])
+    )
+    assert max(after) < 20 * max(before)
+
+
+def test_an_optimizer_without_running_squares_is_refused() -> None:
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.Adamax([weight], lr=0.1)
+    weight.grad = torch.ones(2)
+    optimizer.step()
     with pytest.raises(JobFileError) as caught:
-        training.run()
+        Preconditioner(optimizer)([weight], [torch.ones(2)])
     assert str(caught.value) == (
         "scale.rule = adascale finds no running squares in Adamax.\n  It is for sgd, adam, adamw and rmsprop."
     )

@@ -1,9 +1,11 @@
 """What reacts to measurements: plateau, the guard of the loss, and a batch that grows with the noise."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_runs import (
@@ -36,7 +38,7 @@ CONSTANT = {"name": "constant", "warmup": {"epochs": 0}}
 
 def scripted(values: list[float]) -> Recipe:
     """A recipe whose evaluations give these scores, one after the other."""
-    recipe, left = make_recipe(), list(values)
+    recipe, left = make_recipe(), [values[0], *values]  # the first is asked for before the first step, for its name
     one = TensorDataset(torch.zeros(1, 6), torch.zeros(1, dtype=torch.int64))
     return replace(recipe, eval_data=one, evaluate=lambda model, batch: {"score": left.pop(0)})
 
@@ -84,7 +86,9 @@ def test_the_rate_is_lowered_where_torch_s_reduce_lr_on_plateau_lowers_it(
     lowered = events_of({"events": around.events}, "rate_lowered")
     cuts = [index for index in range(1, len(factors)) if factors[index] != factors[index - 1]]
     assert [(event["samples_seen"], event["factor"]) for event in lowered] == [
-        (index * SAMPLES, pytest.approx(factors[index])) for index in cuts
+        (index * SAMPLES, pytest.approx(factors[index]))
+        for index in cuts
+        if index < len(values)  # at the end no step follows
     ]
 
 
@@ -98,7 +102,7 @@ def test_the_event_of_a_lowered_rate_says_why(tmp_path: Path) -> None:
             "samples_seen": 3 * SAMPLES,
             "by": "plateau",
             "factor": 0.1,
-            "reason": "score 0.625 is no better than 0.5 2 evaluations in a row",
+            "reason": "score 0.625 is not better than 0.5 by more than the threshold, for 2 evaluations",
         }
     ]
 
@@ -107,24 +111,78 @@ def test_a_first_evaluation_that_is_nan_is_no_better_than_anything_before(tmp_pa
     training, around = in_this_process(tmp_path, scripted([NAN, 0.5]), plateau_job(2, patience=0))
     training.run()
     lowered = events_of({"events": around.events}, "rate_lowered")
+    assert [event["reason"] for event in lowered] == ["score nan is not better than anything before, for 1 evaluation"]
+
+
+def test_a_step_up_within_the_threshold_is_said_to_be_no_improvement(tmp_path: Path) -> None:
+    job = plateau_job(3, mode="max", patience=0, threshold=0.01)
+    training, around = in_this_process(tmp_path, scripted([0.9617, 0.9667, 0.9667]), job)
+    training.run()
+    lowered = events_of({"events": around.events}, "rate_lowered")
     assert [event["reason"] for event in lowered] == [
-        "score nan is no better than anything before 1 evaluations in a row"
-    ]
+        "score 0.9667 is not better than 0.9617 by more than the threshold, for 1 evaluation"
+    ], "and at the end, where no step follows, there is no event"
 
 
 def test_a_plateau_of_what_is_not_evaluated_is_refused(tmp_path: Path) -> None:
     job = make_job(per_worker_batch_size=64, schedule={**CONSTANT, "plateau": {"metric": "f1"}})
-    training, _ = in_this_process(tmp_path, make_recipe(), job)
+    training, around = in_this_process(tmp_path, make_recipe(), job)
     with pytest.raises(RecipeError) as caught:
         training.run()
     assert str(caught.value) == (
         "schedule.plateau.metric = f1 is not among the evaluation's values.\n  They are accuracy, loss."
     )
+    assert not around.records, "it is found before the first step"
     with pytest.raises(RecipeError) as caught:
         in_this_process(tmp_path, replace(make_recipe(), eval_data=None), job)
     assert str(caught.value) == (
         "schedule.plateau reacts to evaluations, and the recipe has no eval_data.\n  Give it one."
     )
+
+
+def test_a_metric_of_some_batches_only_is_found(tmp_path: Path) -> None:
+    """The first batch may lack it; all the data do not."""
+    calls: list[int] = []
+
+    def seldom(model: Any, batch: Any) -> dict[str, float]:
+        calls.append(len(batch[1]))
+        return {"score": 1.0} if len(batch[1]) < 64 else {}  # 101 samples: 64 and 37
+
+    recipe = replace(make_recipe(), evaluate=seldom)
+    training, _ = in_this_process(tmp_path, recipe, plateau_job(1))
+    training.run()
+    assert calls == [64, 64, 37, 64, 37]
+
+
+def test_looking_for_the_metric_changes_no_bit_of_the_training(tmp_path: Path) -> None:
+    """Neither weights nor BatchNorm's statistics, nor anybody's random numbers."""
+    drawn, weights = [], []
+    for plateau in (None, {"metric": "ema_noise", "patience": 100}):
+        torch.manual_seed(0)
+        recipe = make_recipe(norm=True)
+        losses = recipe.loss
+
+        def loss(model: Any, batch: Any, plain_loss: Any = losses) -> Any:
+            drawn[-1].append((random.random(), float(np.random.rand()), float(torch.rand(()))))
+            return plain_loss(model, batch)
+
+        def noise(model: Any, batch: Any) -> dict[str, float]:
+            return {"noise": random.random() + float(np.random.rand()) + float(torch.rand(()))}
+
+        job = make_job(
+            per_worker_batch_size=64,
+            schedule={**CONSTANT, "plateau": plateau},
+            train={"ema": {"decay": 0.9}, "epochs": 1},
+            co_scale={"ema": True},
+        )
+        training, _ = in_this_process(tmp_path, replace(recipe, loss=loss, evaluate=noise), job)
+        drawn.append([])
+        random.seed(1)
+        np.random.seed(1)
+        training.run()
+        weights.append(plain(training._module.state_dict()))
+    assert drawn[0] == drawn[1] != []
+    assert weights[0] == weights[1]
 
 
 def test_every_worker_lowers_the_rate_alike(tmp_path: Path) -> None:

@@ -332,6 +332,42 @@ def test_schedule_free_is_evaluated_and_saved_at_its_average_and_trains_elsewher
 
 
 @pytest.mark.parametrize("name", SCHEDULE_FREE)
+def test_an_average_of_schedule_free_s_training_point_is_refused(tmp_path: Path, name: str) -> None:
+    job = library_job(name, train={"epochs": 2, "ema": {"decay": 0.9}})
+    with pytest.raises(JobFileError) as caught:
+        in_this_process(tmp_path, make_recipe(), job)
+    assert str(caught.value) == (
+        f"train.ema averages the weights, and {name} does so itself: in training it holds another point.\n"
+        "  Leave out train.ema; evaluations and checkpoints have the optimizer's own average."
+    )
+
+
+def test_a_cycle_of_a_momentum_that_the_optimizer_lacks_is_refused(tmp_path: Path) -> None:
+    schedule = {"name": "one_cycle", "low_momentum": 0.85, "high_momentum": 0.95}
+    job = make_job(
+        per_worker_batch_size=16,
+        schedule=schedule,
+        reference={"lr": 0.01, "optimizer": {"name": "torch.optim:Rprop"}},
+        rule="sqrt",
+    )
+    with pytest.raises(JobFileError) as caught:
+        in_this_process(tmp_path, make_recipe(), job)
+    assert str(caught.value) == (
+        "schedule.low_momentum moves a momentum, and torch.optim:Rprop has none.\n"
+        "  Leave out low_momentum and high_momentum, or use another optimizer."
+    )
+    has_one = make_job(
+        per_worker_batch_size=16,
+        schedule=schedule,
+        reference={"lr": 0.01, "optimizer": {"name": "torch.optim:NAdam"}},
+        rule="sqrt",
+        train={"epochs": 1},
+    )
+    training, _ = in_this_process(tmp_path, make_recipe(), has_one)
+    assert training.run()
+
+
+@pytest.mark.parametrize("name", SCHEDULE_FREE)
 def test_a_longer_training_goes_on_from_schedule_free_s_end(tmp_path: Path, name: str) -> None:
     """The end's checkpoint holds x; training goes on where gradients are taken."""
     run(tmp_path, 1, library_job(name, train={"epochs": 1}), folder=tmp_path)
