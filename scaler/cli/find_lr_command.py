@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from scaler.cli.live import Live
-from scaler.cli.options import job_options, plan_for, write_file
+from scaler.cli.options import address_option, job_options, plan_for, where_it_runs, write_file
 from scaler.cli.terminal import err, show
 from scaler.job import load_job
 from scaler.plan.range_test import carried_by, range_job, range_plan, require_range
@@ -19,12 +19,7 @@ from scaler.plan.range_test import carried_by, range_job, range_plan, require_ra
 @click.option("--max", "highest", type=float, default=10.0, show_default=True, help="The last rate.")
 @click.option("--steps", type=click.IntRange(min=20), default=100, show_default=True, help="Optimizer steps.")
 @click.option("--linear", is_flag=True, help="Climb evenly in the rate, not in its logarithm.")
-@click.option(
-    "--address",
-    metavar="A",
-    help="A running Ray cluster (auto, host:port). Default: an embedded local one. "
-    "none: one worker in this process, without Ray.",
-)
+@address_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--html", "html_path", type=click.Path(path_type=Path), metavar="FILE", help="Also write HTML to FILE.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -59,7 +54,6 @@ def command(
     from scaler.report.lr_range import read_range
 
     live = Live(test, console=err(), quiet=quiet)
-    where = {None: "starting an embedded Ray", "none": "in this process"}.get(address, f"on the Ray at {address}")
     with live:
         folder = submit(
             tested,
@@ -67,7 +61,7 @@ def command(
             recipe_folder=job_path.parent.absolute(),
             address=address,
             verbose=verbose,
-            on_start=lambda made: live.say(f"Run {made.run_id}: {where}"),
+            on_start=lambda made: live.say(f"Run {made.run_id}: {where_it_runs(address)}"),
             on_progress=live.show,
         )
     lr_ratio, rule_reason = carried_by(plan)

@@ -24,6 +24,21 @@ def job_options(command: Command) -> Command:
     return click.argument("job_path", metavar="JOB", type=click.Path(path_type=Path))(command)
 
 
+def address_option(command: Command) -> Command:
+    """``--address``."""
+    return click.option(
+        "--address",
+        metavar="A",
+        help="A running Ray cluster (auto, host:port). Default: an embedded local one. "
+        "none: one worker in this process, without Ray.",
+    )(command)
+
+
+def where_it_runs(address: str | None) -> str:
+    """Return what an ``--address`` means, in words."""
+    return {None: "starting an embedded Ray", "none": "in this process"}.get(address, f"on the Ray at {address}")
+
+
 def storage_option(command: Command) -> Command:
     """``--storage``."""
     return click.option("--storage", default="runs", show_default=True, help="Where run folders are.")(command)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from scaler.cli.live import Live
-from scaler.cli.options import elastic_range, job_options, plan_for
+from scaler.cli.options import address_option, elastic_range, job_options, plan_for, where_it_runs
 from scaler.cli.terminal import err, show
 from scaler.job import load_job
 from scaler.report.model import Report
@@ -16,12 +16,7 @@ from scaler.runs import RunFolder
 @click.command("submit")
 @job_options
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Workers, instead of the job's number.")
-@click.option(
-    "--address",
-    metavar="A",
-    help="A running Ray cluster (auto, host:port). Default: an embedded local one. "
-    "none: one worker in this process, without Ray.",
-)
+@address_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--quiet", is_flag=True, help="No plan and no progress.")
 @click.option("--verbose", is_flag=True, help="Show Ray's own log too.")
@@ -50,8 +45,7 @@ def command(
     def started(made: RunFolder) -> None:
         nonlocal folder
         folder = made
-        where = {None: "starting an embedded Ray", "none": "in this process"}.get(address, f"on the Ray at {address}")
-        live.say(f"Run {made.run_id}: {where}")
+        live.say(f"Run {made.run_id}: {where_it_runs(address)}")
 
     def reported(made: Report) -> None:
         nonlocal report

@@ -3,10 +3,13 @@
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from math import ceil
 from operator import attrgetter
 from typing import Any, Self
 
 from scaler.core.batch import micro_batch_bounds, step_size, steps_between
+from scaler.core.noise_scale import NoiseScaleAverage
+from scaler.core.rules import gain_exponent
 from scaler.core.schedules import Schedule
 
 SCHEMA_VERSION = 2
@@ -97,11 +100,20 @@ class Plan:
         return self.rule == "adascale"
 
     @property
+    def is_preconditioned(self) -> bool:
+        """Whether the noise is measured of the gradient as the optimizer divides it (``adascale`` beside Adam)."""
+        return self.is_measured and gain_exponent(self.optimizer["name"], rule=self.rule) != 1.0
+
+    def noise_average(self) -> NoiseScaleAverage:
+        """Return the average of the noise scale that a run of this plan begins with."""
+        return NoiseScaleAverage.of_adascale(self.batch_ratio) if self.is_measured else NoiseScaleAverage()
+
+    @property
     def most_samples(self) -> int:
         """The most samples that the training may take; ``total_samples`` unless progress is measured."""
         if not self.is_measured:
             return self.total_samples
-        return -int(-self.total_samples * max(1.0, self.batch_ratio) // 1)
+        return ceil(self.total_samples * max(1.0, self.batch_ratio))
 
     @property
     def parameters(self) -> Mapping[str, int]:

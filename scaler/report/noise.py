@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from scaler.core.noise_scale import GradientSquares, NoiseScaleAverage
-from scaler.core.rules import gain_exponent
+from scaler.core.noise_scale import GradientSquares
 from scaler.plan import Plan
 from scaler.report.model import Gain, Noise, Totals
 from scaler.report.steps import Columns
@@ -14,24 +13,15 @@ MEANING = (
     "An estimate of the batch at which the noise of a step's gradient is as long as the gradient itself. Read as a "
     "critical batch size (McCandlish et al. 2018), it can be far too small (Merrill et al. 2025)."
 )
-
-
 OF_PRECONDITIONED = (
     "An estimate for the gradient as the optimizer divides it, by which adascale finds the gain: the batch at which "
     "the noise of a step's preconditioned gradient is as long as that gradient itself. It is no critical batch size."
 )
 
 
-def noise_average(plan: Plan) -> NoiseScaleAverage:
-    """Return the average that a run of this plan begins with."""
-    if plan.is_measured:
-        return NoiseScaleAverage.of_adascale(plan.batch_ratio)
-    return NoiseScaleAverage()
-
-
 def find_noise(steps: Columns, plan: Plan) -> Noise | None:
     """Return the noise scale after the last measured step; None when no step was measured."""
-    average = noise_average(plan)
+    average = plan.noise_average()
     signal, variance = steps["grad_signal"].astype(np.float64), steps["grad_variance"].astype(np.float64)
     measured = np.flatnonzero(np.isfinite(signal) & np.isfinite(variance))
     if not len(measured):
@@ -40,15 +30,14 @@ def find_noise(steps: Columns, plan: Plan) -> Noise | None:
     recent = measured[-int(memory) :] if memory < len(measured) else measured
     for step in recent:
         average = average.update(GradientSquares(signal=float(signal[step]), variance=float(variance[step])))
-    preconditioned = plan.is_measured and gain_exponent(plan.optimizer["name"], rule=plan.rule) != 1.0
     lower, upper = average.interval() or (None, None)
     return Noise(
         noise_scale=average.noise_scale,
         lower=lower,
         upper=upper,
         measured_steps=len(measured),
-        meaning=OF_PRECONDITIONED if preconditioned else MEANING,
-        is_preconditioned=preconditioned,
+        meaning=OF_PRECONDITIONED if plan.is_preconditioned else MEANING,
+        is_preconditioned=plan.is_preconditioned,
     )
 
 

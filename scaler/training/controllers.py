@@ -47,9 +47,7 @@ class Controllers:
         self._guard_factor, self.times_gone_back = 1.0, 0
         self._exponent = gain_exponent(plan.optimizer["name"], rule=plan.rule) if plan.is_measured else 0.0
         self._gain = 1.0
-        self.noise = NoiseScaleAverage()
-        if plan.is_measured:
-            self.noise = NoiseScaleAverage.of_adascale(plan.batch_ratio)
+        self.noise = plan.noise_average()
         self.growth: list[tuple[int, float]] = []  # where the batch grew, and to how many times the start's
 
     @property

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from scaler.core.noise_scale import GradientSquares, estimate_squares
-from scaler.core.rules import gain_exponent
 from scaler.core.seeds import stream_seed
 from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
@@ -86,8 +85,7 @@ class Training:
         self._parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         self._phase = plan.phases[0]
         set_constants(self._optimizer, self._phase, plan.groups)
-        is_preconditioned = plan.is_measured and gain_exponent(plan.optimizer["name"], rule=plan.rule) != 1.0
-        self._preconditioner = Preconditioner(self._optimizer) if is_preconditioned else None
+        self._preconditioner = Preconditioner(self._optimizer) if plan.is_preconditioned else None
         self._gradient: GradientStep | None = None
         self._make_gradient()
         self._controllers = Controllers(job, plan, has_evaluation=recipe.eval_data is not None)

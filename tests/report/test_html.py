@@ -1,11 +1,9 @@
 """The page: one file, every text escaped, every section there whatever the run left behind."""
 
-import json
 from dataclasses import replace
-from html.parser import HTMLParser
-from typing import Any
 
 import pytest
+from pages import Page
 from synthetic import SyntheticRun
 
 from scaler.report.html import render_html
@@ -13,39 +11,6 @@ from scaler.report.model import Decision, Final, Noise, Verdict
 
 SECTIONS = ["Verdicts", "Results", "Plan", "Curves", "Workers", "Attempts"]
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror='alert(1)'>&\"{{ 7 * 7 }}"
-
-
-class Page(HTMLParser):
-    """What a browser would make of the page: its elements, its text outside style and script, and its scripts."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.headings: list[str] = []
-        self.data: Any = None
-        self._open = ""
-        self._open_attributes: dict[str, str | None] = {}
-        self.feed(source)
-        self.text = " ".join(" ".join(self.texts).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._open, self._open_attributes = tag, dict(attrs)
-
-    def handle_endtag(self, tag: str) -> None:
-        self._open = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._open == "script" and self._open_attributes.get("id") == "report-data":
-            self.data = json.loads(data)
-        elif self._open not in ("script", "style"):
-            self.texts.append(data)
-            if self._open == "h2":
-                self.headings.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 @pytest.fixture

@@ -4,15 +4,14 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from importlib.resources import files
 from io import StringIO
 from math import exp, nan
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from pages import Page
 from rich.console import Console
 
 from scaler.errors import RunError, TrainingError
@@ -214,35 +213,6 @@ def test_it_is_never_wider_than_the_terminal(find: Find, loss: Callable[[float],
 
 
 # The page
-
-
-class Page(HTMLParser):
-    """What a browser would make of the page: its elements, its text outside style and script, and its data."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.data: Any = None
-        self._texts: list[str] = []
-        self._open, self._is_data = "", False
-        self.feed(source)
-        self.text = " ".join(" ".join(self._texts).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._open, self._is_data = tag, dict(attrs).get("id") == "report-data"
-
-    def handle_endtag(self, tag: str) -> None:
-        self._open = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._is_data and self._open == "script":
-            self.data = json.loads(data)
-        elif self._open not in ("script", "style"):
-            self._texts.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def test_the_page_is_one_file_that_loads_nothing(find: Find) -> None:

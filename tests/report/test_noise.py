@@ -16,7 +16,6 @@ from scaler.plan import make_plan
 from scaler.report.html import render_html
 from scaler.report.markdown import render_markdown
 from scaler.report.model import Report
-from scaler.report.noise import noise_average
 from scaler.report.series import SERIES_POINTS
 from scaler.report.text import report_text
 
@@ -119,8 +118,8 @@ def test_a_run_forgets_noise_as_its_controllers_do(synthetic_run: SyntheticRun, 
 
     for run in (synthetic_run, adaptive):
         controllers = Controllers(run.job, run.plan, has_evaluation=False)
-        assert noise_average(run.plan) == controllers.noise
-    assert noise_average(adaptive.plan).theta == 1 - 4 / 1000
+        assert run.plan.noise_average() == controllers.noise
+    assert adaptive.plan.noise_average().theta == 1 - 4 / 1000
 
 
 def test_progress_is_the_samples_seen_unless_it_is_measured(synthetic_run: SyntheticRun) -> None:

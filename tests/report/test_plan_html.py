@@ -1,14 +1,12 @@
 """The page of plans: one file, every text escaped, every number with its reason."""
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from importlib.resources import files
-from typing import Any
 
 import pytest
+from pages import Page
 
 from scaler.job import Job
 from scaler.plan import Plan, PlanWarning, make_plan
@@ -21,38 +19,6 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror='alert(1)'>&\"{{
 GROWING = "scale.batch_schedule={name: doubling, every: {epochs: 4}, max_global_batch_size: 1024}"
 GROUPS = "groups=[{match: '*.bias', weight_decay: 0}, {match: 'embed.*', freeze: {epochs: 2}}]"
 PARAMETERS = {"embed.weight": 1000, "head.weight": 2000, "head.bias": 20}
-
-
-class Page(HTMLParser):
-    """What a browser would make of the page: its elements, its text outside style and script, and its data."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.headings: list[str] = []
-        self.data: Any = None
-        self._open, self._is_data = "", False
-        self.feed(source)
-        self.text = " ".join(" ".join(self.texts).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._open, self._is_data = tag, dict(attrs).get("id") == "report-data"
-
-    def handle_endtag(self, tag: str) -> None:
-        self._open = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._is_data and self._open == "script":
-            self.data = json.loads(data)
-        elif self._open not in ("script", "style"):
-            self.texts.append(data)
-            if self._open == "h2":
-                self.headings.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def full(digits: Digits) -> Plan:
