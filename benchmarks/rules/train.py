@@ -62,7 +62,9 @@ def train(values: Job, seed: int, shift: float) -> Run:
     from scaler.metrics.record import Record
     from scaler.plan import make_plan
     from scaler.runs import RunFolder
-    from scaler.training.loop import Training, seed_everything
+    from scaler.training.loop import Training
+    from scaler.training.randomness import seed_everything
+    from scaler.training.surroundings import Leave
 
     class Kept:
         """Surroundings of one worker that keep everything in memory."""
@@ -72,18 +74,20 @@ def train(values: Job, seed: int, shift: float) -> Run:
         def __init__(self, folder: str) -> None:
             self.folder, self.records, self.events = RunFolder(folder), list[Record](), list[Mapping[str, Any]]()
 
-        def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
+        def hand_over(
+            self, records: Sequence[Record], events: Sequence[Mapping[str, Any]], *, samples_seen: int
+        ) -> None:
             self.records += records
             self.events += events
 
         def next_attempt(self) -> int:
             return self.attempt + 1
 
-        def settle(self) -> None:
+        def secure(self, samples_seen: int) -> None:
             """Nothing is under way."""
 
-        def stop_requested(self) -> bool:
-            return False
+        def leave_requested(self) -> Leave:
+            return Leave.NOT
 
     torch.set_num_threads(1)
     parsed = parse_job({**values, "train": {**values["train"], "seed": seed}}, source="benchmark")

@@ -1,7 +1,9 @@
 """From a YAML file to a ``Job``, with every error in the words of the file."""
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -12,8 +14,16 @@ from pydantic_core import ErrorDetails
 
 from scaler.errors import JobFileError
 from scaler.job.model import Job
+from scaler.masking import MASK, mask_text, mask_values
 
-MAX_JOB_FILE_BYTES = 1_000_000
+MAX_JOB_FILE_BYTES = 100_000
+MOST_LEVELS = 30
+MOST_DIGITS = 100
+MOST_PROBLEMS = 10  # said at once; who has more has another file than a job
+TOO_DEEP = "A job file nests three levels."
+
+
+_NESTED = "this is nested too deep"
 
 
 class _JobLoader(yaml.SafeLoader):
@@ -24,6 +34,8 @@ class _JobLoader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    _level = 0
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
@@ -31,20 +43,34 @@ class _JobLoader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) is not None:
             raise yaml.MarkedYAMLError(problem="tags (!name) are not read", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
+        if self._level > MOST_LEVELS:
+            raise yaml.MarkedYAMLError(problem=_NESTED, problem_mark=event.start_mark)
+        self._level += 1
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is not text", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {_shown(key)} is not text", problem_mark=key_node.start_mark
+                )
             if key in seen:
-                raise yaml.MarkedYAMLError(problem=f'the key "{key}" appears twice', problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f'the key "{_shown(key)}" appears twice', problem_mark=key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
     def construct_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > MOST_DIGITS:
+            raise yaml.MarkedYAMLError(
+                problem=f"{_shown(node.value)} has {len(node.value):,} digits, and {MOST_DIGITS} are read",
+                problem_mark=node.start_mark,
+            )
         return int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10)
 
 
@@ -73,12 +99,42 @@ for _first, _resolvers in _JobLoader.yaml_implicit_resolvers.items():
 
 
 def dump_job(job: Job) -> str:
-    """Return a job as the YAML that ``read_job`` reads back."""
-    return yaml.dump(job.model_dump(mode="json"), Dumper=_JobDumper, sort_keys=False)
+    """Return a job as the YAML that ``read_job`` reads back; secrets in it are ``***`` (``scaler.masking``)."""
+    values = job.model_dump(mode="json")
+    values |= {"recipe_args": mask_values(values["recipe_args"]), "storage": mask_text(values["storage"])}
+    return yaml.dump(values, Dumper=_JobDumper, sort_keys=False)
+
+
+def masked_keys(job: Job) -> list[str]:
+    """Return the keys of ``recipe_args`` whose secrets ``dump_job`` left out: they must be given again to run the job.
+
+    Example: ``["recipe_args.api_key"]``.
+    """
+
+    def found(value: object, key: str) -> Iterator[str]:
+        if isinstance(value, Mapping):
+            for name, part in value.items():
+                yield from found(part, f"{key}.{name}")
+        elif isinstance(value, str | list) and any(MASK in text for text in _texts_in(value)):
+            yield key  # --set takes a list as a whole
+
+    return list(found(job.recipe_args, "recipe_args"))
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts_in(part)
 
 
 def read_job(raw: bytes, *, source: str) -> Job:
-    """Return the job that a file's content describes; ``source`` names it in errors."""
+    """Return the job that a file's content describes; ``source`` names it in errors.
+
+    Raises:
+        JobFileError: it is not a job; names the key and the remedy.
+    """
     return parse_job(_read_yaml(raw, source=source), source=source)
 
 
@@ -91,20 +147,33 @@ def load_job(path: Path, *, overrides: Sequence[str] = (), workers: int | None =
         workers: instead of ``scale.num_workers``.
 
     Raises:
-        JobFileError: the file cannot be read, or is not a job; names the file, the key and the remedy.
+        JobFileError: the file cannot be read, is not a job, or is a run's copy of one with its secrets left out; names
+            the file, the key and the remedy.
     """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_JOB_FILE_BYTES + 1)
-    except OSError as error:
-        raise JobFileError(
-            f"{path}: cannot be read: {error.strerror}.", "scaler submit takes the path of a job file."
-        ) from error
-    if len(raw) > MAX_JOB_FILE_BYTES:
-        raise JobFileError(f"{path}: larger than {MAX_JOB_FILE_BYTES:,} bytes.", "A job file is a page of YAML.")
     if workers is not None:
         overrides = [*overrides, f"scale.num_workers={workers}"]
-    return parse_job(apply_overrides(_read_yaml(raw, source=str(path)), overrides), source=str(path))
+    values = _read_yaml(_content(path), source=str(path))
+    job = parse_job(apply_overrides(values, overrides), source=str(path))
+    masked = [*masked_keys(job), *(["storage"] if MASK in job.storage else [])]
+    if masked:
+        raise JobFileError(
+            f"{path}: {', '.join(masked)} {'is' if len(masked) == 1 else 'are'} masked.",
+            f"A run's copy of its job has {MASK} for secrets; give them again: --set {masked[0]}=...",
+        )
+    return job
+
+
+def _content(path: Path) -> bytes:
+    """What a file holds, up to a byte more than is read; a pipe or a device is not waited for."""
+    remedy = "scaler submit takes the path of a job file."
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with open(number, "rb") as file:
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                raise JobFileError(f"{path}: is no file, but a pipe or a device.", remedy)
+            return file.read(MAX_JOB_FILE_BYTES + 1)
+    except OSError as error:
+        raise JobFileError(f"{path}: cannot be read: {error.strerror}.", remedy) from error
 
 
 def parse_job(values: Mapping[str, Any], *, source: str) -> Job:
@@ -115,8 +184,10 @@ def parse_job(values: Mapping[str, Any], *, source: str) -> Job:
         texts = [_explain(details) for details in _causes(error.errors(include_url=False))]
         if len(texts) == 1:
             raise JobFileError(f"{source}: {texts[0][0]}", texts[0][1]) from None
-        lines = [line for text, remedy in texts for line in (text, *(f"  {row}" for row in remedy.splitlines()))]
-        raise JobFileError(f"{source}: {len(texts)} problems.", "\n".join(lines)) from None
+        shown = texts[:MOST_PROBLEMS]
+        lines = [line for text, remedy in shown for line in (text, *(f"  {row}" for row in remedy.splitlines()))]
+        lines += [f"and {len(texts) - len(shown):,} more."] if len(texts) > len(shown) else []
+        raise JobFileError(f"{source}: {len(texts):,} problems.", "\n".join(lines)) from None
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -129,16 +200,19 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     result = _copied(values)
     for override in overrides:
         key, equals, text = override.partition("=")
+        shown = f"--set {_shown(override)}"
         if not equals or not all(key.split(".")):
-            raise JobFileError(f"--set {override} is not KEY=VALUE.", "Such as --set train.epochs=3.")
+            raise JobFileError(f"{shown} is not KEY=VALUE.", "Such as --set train.epochs=3.")
+        if key.count(".") >= MOST_LEVELS:
+            raise JobFileError(f"{shown}: is nested too deep.", TOO_DEEP)
         *sections, last = key.split(".")
         section = result
         for name in sections:
             inner = section.setdefault(name, {})
             if not isinstance(inner, dict):
-                raise JobFileError(f"--set {override}: {name} holds {_shown(inner)}, no keys.", "Set it as a whole.")
+                raise JobFileError(f"{shown}: {name} holds {_shown(inner)}, no keys.", "Set it as a whole.")
             section = inner
-        section[last] = _parse(text, source=f"--set {override}")
+        section[last] = _parse(text, source=shown)
     return result
 
 
@@ -147,6 +221,8 @@ def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_yaml(raw: bytes, *, source: str) -> Mapping[str, Any]:
+    if len(raw) > MAX_JOB_FILE_BYTES:
+        raise JobFileError(f"{source}: larger than {MAX_JOB_FILE_BYTES:,} bytes.", "A job file is a page of YAML.")
     values = _parse(raw, source=source)
     if not isinstance(values, dict):
         what = "empty" if values is None else f"a {type(values).__name__}, not keys and values"
@@ -158,13 +234,13 @@ def _parse(raw: bytes | str, *, source: str) -> Any:
     try:
         return yaml.load(raw, Loader=_JobLoader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
+        if error.problem is _NESTED:
+            raise JobFileError(f"{source}: is nested too deep.", TOO_DEEP) from None
         mark = error.problem_mark
         place = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
         raise JobFileError(f"{source}:{place} {error.problem}.", "The file is YAML; indent with blanks.") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise JobFileError(f"{source}: is not YAML: {' '.join(str(error).split())}.", "") from None
-    except RecursionError:
-        raise JobFileError(f"{source}: is nested too deep.", "A job file nests three levels.") from None
 
 
 def _causes(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
@@ -206,7 +282,10 @@ def _explain(details: ErrorDetails) -> tuple[str, str]:
                 return f"{name} = {_shown(value)} must hold keys and values.", _describe(loc)
             return _not_one_of(f"{name}.name", value.get("name"), choices, otherwise=_describe(loc))
         case "literal_error":
-            return _not_one_of(name, value, _words(_annotation(loc)), otherwise=_describe(loc))
+            words = _words(_annotation(loc))
+            if loc[-1] == "<word>" and "<number>" in _tags(_annotation(loc[:-1])):
+                return f"{name} = {_shown(value)} is neither a whole number nor {', '.join(words)}.", _describe(loc)
+            return _not_one_of(name, value, words, otherwise=_describe(loc))
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             sign, bound = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}, next(iter(context.items()))
             return f"{name} = {_shown(value)} must be {sign[bound[0]]} {bound[1]:g}.", _describe(loc)
@@ -243,11 +322,11 @@ def _not_one_of(name: str, value: object, choices: Sequence[str], *, otherwise: 
 def _unknown_key(key: str, *, section: str, known: Sequence[str]) -> tuple[str, str]:
     where = f" in {section}" if section else ""
     remedy = " ".join(filter(None, [_nearest(key, known), f"Known keys: {', '.join(known)}."]))
-    return f'unknown key "{key}"{where}.', remedy
+    return f'unknown key "{_shown(key)}"{where}.', remedy
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
-    near = get_close_matches(word, known, n=1, cutoff=0.6)
+    near = get_close_matches(word[:60], known, n=1, cutoff=0.6)
     return f'Did you mean "{near[0]}"?' if near else ""
 
 

@@ -66,13 +66,33 @@ class Resources(Section):
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs reserved, fractions allowed; 0 trains on the CPU.")
 
 
+class Cadence(Length):
+    """How often, in exactly one unit."""
+
+    seconds: float | None = Field(None, gt=0, le=MOST, description="Time, as the worker of rank 0 measures it.")
+
+    @classmethod
+    def _units(cls) -> tuple[str, ...]:
+        return ("epochs", "steps", "samples", "seconds")
+
+
+class Best(Section):
+    """The evaluation's value that makes a checkpoint the best."""
+
+    metric: str = Field(description="Of the values that an evaluation gives, such as loss or accuracy.")
+    mode: Literal["min", "max"] = Field("min", description="Whether a smaller or a larger value is better.")
+
+
 class Checkpoint(Section):
     """What is kept to go on from."""
 
-    every: Length = Field(
-        Length(epochs=1), description="How often; always at the end. steps count as full global batches."
+    every: Cadence = Field(
+        Cadence(epochs=1), description="How often; always at the end. steps count as full global batches."
     )
     keep: int = Field(2, ge=1, description="How many of the newest are kept.")
+    best: Best | None = Field(
+        None, description="Also keep the best by an evaluation's value, whenever it was; null: only the newest."
+    )
 
 
 class Divergence(Section):
@@ -98,6 +118,13 @@ class Failures(Section):
         3,
         ge=0,
         description="Restarts after a lost worker. An error of the recipe is final: it would come again.",
+    )
+    hang_timeout_s: float | None = Field(
+        600.0,
+        gt=0,
+        le=MOST,
+        description="A worker that does one thing for this many seconds hangs: it is named, and restarted; null: wait. "
+        "Longer than the slowest step, evaluation batch or building of the recipe.",
     )
     divergence: Divergence | None = Field(
         Divergence(), description="The guard of the loss; null: train on, whatever it is."

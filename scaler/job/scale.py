@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from scaler.job.section import MOST, MOST_WORKERS, Point, Section, name_tag, problem
+from scaler.job.section import MOST, MOST_WORKERS, Length, Point, Section, name_tag, problem
 
 
 class Workers(Section):
@@ -64,6 +64,12 @@ class GrowWithNoise(Section):
     max_global_batch_size: int = Field(ge=1, le=MOST, description="It stays there.")
 
 
+class Rewarmup(Length):
+    """A climb from the old rate to the new one after a resize, in exactly one unit."""
+
+    above: float = Field(1.5, ge=1, description="Only when the resize multiplies the rate by more than this.")
+
+
 class Scale(Section):
     """How many workers, what they share, and the rule that makes a rate of it."""
 
@@ -71,11 +77,16 @@ class Scale(Section):
         Annotated[int, Field(ge=1, le=MOST_WORKERS), Tag("<number>")] | Annotated[Workers, Tag("<range>")],
         Discriminator(lambda value: "<range>" if isinstance(value, dict | Workers) else "<number>"),
     ] = Field(1, description="Workers, >= 1; {min, max} makes the run elastic.")
-    per_worker_batch_size: int | None = Field(
+    per_worker_batch_size: (
+        Annotated[
+            Annotated[int, Field(ge=1, le=MOST), Tag("<number>")] | Annotated[Literal["auto"], Tag("<word>")],
+            Discriminator(lambda value: "<word>" if isinstance(value, str) else "<number>"),
+        ]
+        | None
+    ) = Field(
         None,
-        ge=1,
-        le=MOST,
-        description="Samples in one forward/backward on one worker; with global_batch_size, the most.",
+        description="Samples in one forward/backward on one worker; with global_batch_size, the most. auto (with "
+        "global_batch_size): a worker's whole share, and half of it whenever memory does not suffice.",
     )
     grad_accum_steps: int | None = Field(
         None,
@@ -108,6 +119,9 @@ class Scale(Section):
         "scale_with_batch",
         description="When an elastic run changes size: plan batch and rate anew, or hold those of the most workers.",
     )
+    rewarmup: Rewarmup | None = Field(
+        Rewarmup(steps=50), description="The climb after a resize that raises the rate; null: it jumps."
+    )
 
     @property
     def is_elastic(self) -> bool:
@@ -131,7 +145,22 @@ class Scale(Section):
                 "has neither per_worker_batch_size nor global_batch_size.",
                 "per_worker_batch_size lets the batch grow with the workers, global_batch_size fixes it.",
             )
+        if self.per_worker_batch_size == "auto" and self.global_batch_size is None:
+            raise problem(
+                "has per_worker_batch_size: auto and no global_batch_size.",
+                "auto divides a fixed batch: give global_batch_size.",
+            )
+        if self.per_worker_batch_size == "auto" and self.grad_accum_steps is not None:
+            raise problem(
+                f"has per_worker_batch_size: auto and grad_accum_steps: {self.grad_accum_steps}.",
+                "Leave grad_accum_steps out: auto finds it.",
+            )
         return self
+
+    @property
+    def most_per_worker(self) -> int | None:
+        """The most samples in one forward/backward that the file gives; None: no limit."""
+        return self.per_worker_batch_size if isinstance(self.per_worker_batch_size, int) else None
 
     @model_validator(mode="after")
     def _has_the_rule_s_options(self) -> Self:

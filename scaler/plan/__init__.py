@@ -4,7 +4,8 @@
 """
 
 from scaler.plan.make import make_plan
+from scaler.plan.micro import limit_micro_batches
 from scaler.plan.model import Phase, Plan, PlanGroup, PlanWarning
 from scaler.plan.phases import grow
 
-__all__ = ["Phase", "Plan", "PlanGroup", "PlanWarning", "grow", "make_plan"]
+__all__ = ["Phase", "Plan", "PlanGroup", "PlanWarning", "grow", "limit_micro_batches", "make_plan"]

@@ -64,7 +64,7 @@ def make_plan(
         last_step=last_step_start(phases, lengths),
         auto_for=job.reference.optimizer.name if job.scale.rule == "auto" else None,
     )
-    growth = job.scale.batch_schedule
+    growth, cadence, rewarmup = job.scale.batch_schedule, job.checkpoint.every, job.scale.rewarmup
     _require_measurable(job, rule, parts=world_size * batch.grad_accum_steps)
     _require_momentum(schedule, first.optimizer["name"])
     plan = Plan(
@@ -90,7 +90,9 @@ def make_plan(
         total_steps=0,
         steps_per_epoch=0,
         eval_every_samples=lengths.stretch(job.train.eval_every),
-        checkpoint_every_samples=lengths.stretch(job.checkpoint.every),
+        checkpoint_every_samples=lengths.stretch(cadence) if cadence.seconds is None else None,
+        checkpoint_every_s=cadence.seconds,
+        rewarmup_samples=lengths.stretch(rewarmup) if rewarmup is not None else 0,
         grow_every_samples=lengths.stretch(growth.every) if isinstance(growth, GrowWithNoise) else None,
         phases=phases,
         groups=make_groups(job, parameters or {}, peak_lr=first.peak_lr, lengths=lengths),

@@ -85,7 +85,9 @@ class Plan:
     total_steps: int  # with adascale, the fewest there can be
     steps_per_epoch: int
     eval_every_samples: int
-    checkpoint_every_samples: int
+    checkpoint_every_samples: int | None  # None: by time
+    checkpoint_every_s: float | None
+    rewarmup_samples: int  # the climb after a resize that raises the rate; 0: none
     grow_every_samples: int | None  # how often the batch may follow the noise scale; None: it does not
     phases: tuple[Phase, ...]
     groups: tuple[PlanGroup, ...]
@@ -170,6 +172,7 @@ class Plan:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the plan that ``to_dict`` wrote, in this or a later version: unknown fields are passed over."""
+        values = {"checkpoint_every_s": None, "rewarmup_samples": 0, **values}  # plans of before lack them
         known = {field.name: values[field.name] for field in fields(cls)}
         known["lr_curve"] = tuple((int(samples), float(lr)) for samples, lr in values["lr_curve"])
         known["schedule"] = Schedule.from_dict(values["schedule"])

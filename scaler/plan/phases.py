@@ -23,19 +23,19 @@ def first_batch(job: Job, world_size: int) -> tuple[Batch, str]:
     held = settings.on_resize == "hold_global_batch" and not isinstance(settings.num_workers, int)
     fixed = settings.global_batch_size
     if fixed is None and held:
-        assert settings.per_worker_batch_size is not None  # the job's own check
-        fixed = settings.max_workers * settings.per_worker_batch_size * (settings.grad_accum_steps or 1)
+        assert settings.most_per_worker is not None  # the job's own check
+        fixed = settings.max_workers * settings.most_per_worker * (settings.grad_accum_steps or 1)
     if fixed is None:
-        assert settings.per_worker_batch_size is not None  # the job's own check
+        assert settings.most_per_worker is not None  # the job's own check
         accum = settings.grad_accum_steps or 1
         batch = weak_batch(
-            num_workers=world_size, per_worker_batch_size=settings.per_worker_batch_size, grad_accum_steps=accum
+            num_workers=world_size, per_worker_batch_size=settings.most_per_worker, grad_accum_steps=accum
         )
         return batch, f"{_workers(world_size)} x {batch.per_worker_batch_size} samples x {_micro_steps(accum)}"
     batch = strong_batch(
         num_workers=world_size,
         global_batch_size=fixed,
-        per_worker_batch_size=settings.per_worker_batch_size,
+        per_worker_batch_size=settings.most_per_worker,
         grad_accum_steps=None if held else settings.grad_accum_steps,
     )
     why = (

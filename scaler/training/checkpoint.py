@@ -1,42 +1,162 @@
 """Checkpoints in the run's folder: what a restarted worker group goes on from.
 
+    checkpoints/<samples_seen>.pt    the state: tensors and plain values, written by torch.save
+    checkpoints/<samples_seen>.json  what it is, with its length and SHA-256; written last, so that it makes it count
+
 They do not go through ``ray.train.report`` (see ``docs/decisions/0003-checkpoints.md``): the same files serve every
-surroundings, and nobody waits for a controller.
+surroundings, and nobody waits for a controller. States are read with ``weights_only``: a checkpoint cannot run code.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
+from hashlib import sha256
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from scaler.errors import RunError
 from scaler.runs import RunFolder
 
 FOLDER = "checkpoints"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
-def save_checkpoint(folder: RunFolder, state: Mapping[str, Any], *, samples_seen: int, keep: int) -> None:
-    """Write a checkpoint, then remove all but the newest ``keep``."""
+class PassedOver(NamedTuple):
+    """A checkpoint that cannot be used; its files are set aside."""
+
+    samples_seen: int
+    reason: str
+
+
+def copied(value: Any, known: dict[Any, Tensor] | None = None) -> Any:
+    """Return a state with its tensors copied to the CPU, so that training can go on while it is written.
+
+    Tensors that share memory share it in the copy too.
+    """
+    known = {} if known is None else known
+    if isinstance(value, Tensor):
+        key = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+        if key not in known or not value.numel():
+            known[key] = value.detach().to("cpu", copy=True)
+        return known[key]
+    if isinstance(value, Mapping):
+        return {key: copied(item, known) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(copied(item, known) for item in value)
+    return value
+
+
+def write_checkpoint(folder: RunFolder, state: Mapping[str, Any], about: Mapping[str, Any]) -> int:
+    """Write a checkpoint, its manifest last.
+
+    Args:
+        folder: the run's.
+        state: what ``torch.load(weights_only=True)`` reads back.
+        about: plain values for the manifest; its ``samples_seen`` names the files.
+
+    Returns:
+        Its size in bytes.
+    """
     buffer = BytesIO()
-    torch.save({"schema_version": SCHEMA_VERSION, "samples_seen": samples_seen, **state}, buffer)
-    folder.write(f"{FOLDER}/{samples_seen:015d}.pt", buffer.getvalue())
-    for samples in sorted(_saved(folder))[:-keep]:
-        folder.remove(f"{FOLDER}/{samples:015d}.pt")
+    torch.save(dict(state), buffer)
+    data = buffer.getvalue()
+    name = _name(about["samples_seen"])
+    folder.remove(f"{name}.json")  # while both are replaced, neither counts
+    folder.write(f"{name}.pt", data)
+    sums = {"bytes": len(data), "sha256": sha256(data).hexdigest()}
+    folder.write_json(f"{name}.json", {"schema_version": SCHEMA_VERSION, **about, **sums})
+    return len(data)
 
 
-def latest_checkpoint(folder: RunFolder) -> int | None:
-    """Return the ``samples_seen`` of the newest checkpoint, or None when there is none."""
-    return max(_saved(folder), default=None)
+def find_checkpoint(folder: RunFolder) -> tuple[int | None, list[PassedOver]]:
+    """Return the newest checkpoint whose checksum is right, by its ``samples_seen``, and those that were passed over.
+
+    Those are set aside: no later life meets them again, and none of them counts among the newest.
+    """
+    passed_over = []
+    for samples_seen in sorted(_all(folder), reverse=True):
+        try:
+            _checked(folder, samples_seen)
+        except RunError as error:
+            passed_over.append(PassedOver(samples_seen, error.problem))
+            _set_aside(folder, samples_seen)
+            continue
+        return samples_seen, passed_over
+    return None, passed_over
 
 
 def load_checkpoint(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
-    """Return a checkpoint's state, tensors on the CPU. It is read with ``weights_only``: it cannot run code."""
-    raw = BytesIO(folder.read(f"{FOLDER}/{samples_seen:015d}.pt"))
-    state: dict[str, Any] = torch.load(raw, map_location="cpu", weights_only=True)
+    """Return a checkpoint's state, tensors on the CPU.
+
+    Raises:
+        RunError: it is torn, altered, or of another version of scaler.
+    """
+    data = _checked(folder, samples_seen)
+    try:
+        state: dict[str, Any] = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch's reader says of a file that somebody made to look right
+        raise RunError(
+            f"run {folder.run_id}: checkpoint {samples_seen} cannot be read: {type(error).__name__}.",
+            "Remove it to go on from the one before.",
+        ) from error
     return state
 
 
-def _saved(folder: RunFolder) -> list[int]:
-    stems = (name.removesuffix(".pt") for name in folder.names(FOLDER) if name.endswith(".pt"))
-    return [int(stem) for stem in stems if stem.isdigit()]
+def read_manifest(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
+    """Return what a checkpoint says of itself."""
+    return folder.read_json(f"{_name(samples_seen)}.json")
+
+
+def committed(folder: RunFolder) -> list[int]:
+    """Return the ``samples_seen`` of every checkpoint that counts, ascending."""
+    return sorted(_numbers(folder, ".json"))
+
+
+def remove_checkpoint(folder: RunFolder, samples_seen: int) -> None:
+    """Remove a checkpoint, its manifest first."""
+    folder.remove(f"{_name(samples_seen)}.json")
+    folder.remove(f"{_name(samples_seen)}.pt")
+
+
+def _checked(folder: RunFolder, samples_seen: int) -> bytes:
+    """The bytes of a checkpoint that is as it was written."""
+    where = f"run {folder.run_id}: checkpoint {samples_seen}"
+    names, name = folder.names(FOLDER), f"{samples_seen:015d}"
+    if f"{name}.json" not in names:
+        raise RunError(f"{where} is torn: its manifest was not written.")
+    if f"{name}.pt" not in names:
+        raise RunError(f"{where} is torn: its state is missing.")
+    about = read_manifest(folder, samples_seen)
+    if about.get("schema_version") != SCHEMA_VERSION:
+        raise RunError(f"{where} has schema version {about.get('schema_version')}, not {SCHEMA_VERSION}.")
+    data = folder.read(f"{_name(samples_seen)}.pt")
+    if len(data) != about.get("bytes"):
+        raise RunError(f"{where} is torn: {len(data):,} bytes of {about.get('bytes')}.")
+    if sha256(data).hexdigest() != about.get("sha256"):
+        raise RunError(f"{where} was altered: its checksum is another.")
+    return data
+
+
+def _set_aside(folder: RunFolder, samples_seen: int) -> None:
+    """Rename a checkpoint's files, so that a person can look at them and nobody else does."""
+    filesystem, root = folder.filesystem(FOLDER)
+    for ending in ("json", "pt"):
+        path = f"{root}/{samples_seen:015d}.{ending}"
+        with suppress(FileNotFoundError):
+            filesystem.cp_file(path, f"{path}.bad")
+            filesystem.rm_file(path)
+
+
+def _all(folder: RunFolder) -> set[int]:
+    return _numbers(folder, ".json") | _numbers(folder, ".pt")
+
+
+def _numbers(folder: RunFolder, ending: str) -> set[int]:
+    stems = (name.removesuffix(ending) for name in folder.names(FOLDER) if name.endswith(ending))
+    return {int(stem) for stem in stems if stem.isdigit()}
+
+
+def _name(samples_seen: int) -> str:
+    return f"{FOLDER}/{samples_seen:015d}"

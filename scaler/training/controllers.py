@@ -4,7 +4,7 @@ All of it is the same on every worker, because what is measured is agreed before
 values, saved in the checkpoint; each decision is an event.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -12,7 +12,7 @@ from scaler.core.divergence import DivergenceGuard, DivergenceState
 from scaler.core.noise_scale import GradientSquares, NoiseScaleAverage, gain
 from scaler.core.plateau import Plateau, PlateauState
 from scaler.core.rules import gain_exponent
-from scaler.errors import RecipeError, TrainingError
+from scaler.errors import TrainingError
 from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
 from scaler.plan import Plan
@@ -26,18 +26,11 @@ class Controllers:
     Args:
         job: says which controllers there are.
         plan: of this attempt.
-
-    Raises:
-        RecipeError: the job reacts to evaluations, and the recipe has none (``has_evaluation``).
     """
 
-    def __init__(self, job: Job, plan: Plan, *, has_evaluation: bool) -> None:
+    def __init__(self, job: Job, plan: Plan) -> None:
         self._job, self._reference_batch_size = job, plan.reference_batch_size
         wanted = job.schedule.plateau
-        if wanted is not None and not has_evaluation:
-            raise RecipeError(
-                "schedule.plateau reacts to evaluations, and the recipe has no eval_data.", "Give it one."
-            )
         self._metric = wanted.metric if wanted is not None else ""
         self._plateau = Plateau(**wanted.model_dump(exclude={"metric"})) if wanted is not None else None
         self._plateau_state = PlateauState()
@@ -73,31 +66,10 @@ class Controllers:
         elif self._exponent:
             self._gain = min(max(self._gain, min(1.0, batch_ratio)), max(1.0, batch_ratio))
 
-    def lacks_metric(self, names: Collection[str]) -> bool:
-        """Return whether a plateau watches a value that is not among an evaluation's."""
-        return self._plateau is not None and self._metric not in names
-
-    def require_metric(self, names: Collection[str]) -> None:
-        """Refuse an evaluation without the metric that the plateau watches.
-
-        Raises:
-            RecipeError: there is a plateau, and its metric is not among the names.
-        """
-        if self.lacks_metric(names):
-            raise RecipeError(
-                f"schedule.plateau.metric = {self._metric} is not among the evaluation's values.",
-                f"They are {', '.join(names)}.",
-            )
-
     def evaluated(self, values: Mapping[str, float]) -> Event | None:
-        """Take an evaluation; return the event of a lowered rate.
-
-        Raises:
-            RecipeError: the metric that the plateau watches is not among the values.
-        """
+        """Take an evaluation, which has the metric that the plateau watches; return the event of a lowered rate."""
         if self._plateau is None:
             return None
-        self.require_metric(values)
         before, value = self._plateau_state, values[self._metric]
         self._plateau_state = self._plateau.step(before, value)
         if self._plateau_state.factor == before.factor:

@@ -4,9 +4,11 @@ The order is a function of the seed and the epoch alone. The world size only cut
 sample is used exactly once an epoch on any number of workers, and a resumed run goes on in the same order.
 """
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -79,11 +81,29 @@ class StepIndices:
             seen += size
 
 
-def batches(recipe: Recipe, dataset: Dataset[Any], indices: Any, *, data_workers: int, pin: bool) -> Iterator[Any]:
+def batches(
+    recipe: Recipe,
+    dataset: Dataset[Any],
+    indices: Any,
+    *,
+    data_workers: int,
+    pin: bool,
+    stream: tuple[int, int] = (0, 0),
+) -> Iterator[Any]:
     """Yield a batch for every tensor of indices in ``indices``.
 
     Tensors in memory are indexed at once. Other datasets go through torch's ``DataLoader``, which asks for a whole
     batch where the dataset has ``__getitems__``.
+
+    Args:
+        recipe: its ``collate``.
+        dataset: of the recipe.
+        indices: an iterable of tensors.
+        data_workers: processes that load ahead.
+        pin: whether batches are copied to memory that a GPU can read.
+        stream: seed and rank. The random numbers of loading processes (augmentation) are a function of these and of
+            the batch's indices, so that a resumed run draws the same. Without such processes loading draws from this
+            process's own, which a checkpoint holds.
     """
     if type(dataset) is TensorDataset and recipe.collate is None:  # a subclass may do more when it is indexed
         tensors = dataset.tensors
@@ -91,12 +111,32 @@ def batches(recipe: Recipe, dataset: Dataset[Any], indices: Any, *, data_workers
             yield tuple(tensor[index] for tensor in tensors)
         return
     yield from DataLoader(
-        dataset,
+        _Seeded(dataset, stream) if data_workers else dataset,
         batch_sampler=_AsLists(indices),
         collate_fn=recipe.collate,
         num_workers=data_workers,
         pin_memory=pin,
+        generator=torch.Generator(),  # of its own: making a loader draws a number
     )
+
+
+class _Seeded(Dataset[Any]):
+    """A dataset that seeds a loading process's random numbers for each batch."""
+
+    def __init__(self, dataset: Dataset[Any], stream: tuple[int, int]) -> None:
+        self._dataset, self._stream = dataset, stream
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
+        seed, rank = self._stream
+        drawn = stream_seed(seed, f"data {rank} {' '.join(map(str, indices))}", 0)
+        random.seed(drawn)
+        np.random.seed(drawn)
+        torch.manual_seed(drawn)
+        whole = getattr(self._dataset, "__getitems__", None)
+        if callable(whole):
+            items: Sequence[Any] = whole(indices)
+            return items
+        return [self._dataset[index] for index in indices]
 
 
 class _AsLists:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from scaler.core.batch import share_bounds
 from scaler.errors import RecipeError
 from scaler.training.data import batches, to_device
-from scaler.training.recipe import Recipe
+from scaler.training.recipe import Recipe, kind
 
 
 def evaluate(
@@ -73,14 +73,47 @@ def _values(recipe: Recipe, model: nn.Module, batch: Any, samples: int) -> dict[
     if recipe.evaluate is not None:
         found = recipe.evaluate(model, batch)
         if not isinstance(found, Mapping):
-            raise RecipeError(
-                f"evaluate(model, batch) returned a {type(found).__name__}.", "Return a dict of named means."
-            )
-        return {name: (float(value), float(samples)) for name, value in found.items()}
+            raise RecipeError(f"evaluate(model, batch) returned {described(found)}.", "Return a dict of named means.")
+        return {_name(name): (_number(name, value), float(samples)) for name, value in found.items()}
     loss = recipe.loss(model, batch)
-    if isinstance(loss, tuple):
+    if isinstance(loss, tuple) and len(loss) == 2:
         total, weight = loss
         divisor = float(weight)
         return {"loss": (float(total) / divisor if divisor else 0.0, divisor if samples else 0.0)}
-    assert isinstance(loss, Tensor)
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise RecipeError(
+            f"loss(model, batch) returned {described(loss)} in the evaluation.",
+            "Return a scalar tensor, or (sum, weight).",
+        )
     return {"loss": (float(loss), float(samples))}
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str):
+        raise RecipeError(f"evaluate(model, batch) named a value {name!r}.", "Names are texts, such as accuracy.")
+    return name
+
+
+def _number(name: str, value: object) -> float:
+    """One of the evaluation's values; a tensor must hold one number."""
+    try:
+        if not isinstance(value, str):  # "0.9" is a number to float, and a mistake here
+            return float(value)  # type: ignore[arg-type]
+        raise TypeError(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise RecipeError(
+            f"evaluate(model, batch) returned {name} = {described(value)}, not a number.",
+            "Return the mean over the batch's samples: a float, or a tensor of one number.",
+        ) from None
+
+
+def described(value: object) -> str:
+    """Return what a recipe returned, in a few words.
+
+    Example:
+        >>> [described(value) for value in (torch.zeros(2, 3), None, "high", 3)]
+        ['a tensor of shape (2, 3)', 'None', "'high'", '3']
+    """
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return repr(value) if isinstance(value, str | int | float | None) else kind(value)

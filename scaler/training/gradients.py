@@ -24,6 +24,7 @@ from scaler.errors import RecipeError
 from scaler.training.clock import Clock, Mark
 from scaler.training.data import to_device
 from scaler.training.recipe import Loss
+from scaler.training.watch import COMPUTING, LOADING, WAITING, Watch
 
 Precondition = Callable[[Sequence[nn.Parameter], Sequence[Tensor]], Sequence[Tensor]]
 
@@ -71,6 +72,7 @@ class GradientStep:
         precision: ``fp32``, ``bf16`` or ``fp16``; the last two run forward under autocast.
         scaler: the loss scaler for ``fp16``.
         clock: marks moments on the device.
+        watch: told what is being done.
         precondition: what is done to gradients before their length is taken (``Parts``); None: nothing.
     """
 
@@ -84,13 +86,15 @@ class GradientStep:
         precision: str,
         scaler: torch.amp.GradScaler,
         clock: Clock,
+        watch: Watch,
         precondition: Precondition | None = None,
     ) -> None:
-        self._loss, self._device, self._world_size = loss, device, world_size
+        self._loss, self._device, self._world_size, self._watch = loss, device, world_size, watch
         self._scaler, self._clock, self._precondition = scaler, clock, precondition
         self._is_measuring = False
         self._squares: list[Tensor] = []  # of a measured step: of each bucket, or of each micro-batch
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self._parameters = [parameter for _, parameter in self._named]
         self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self._ready: Mark | None = None
         self.model: nn.Module = model
@@ -119,7 +123,9 @@ class GradientStep:
         kept: list[Tensor | None] = []
         for index in range(steps):
             asked = self._clock.mark()
+            self._watch.now(LOADING)
             batch = to_device(next(batches), self._device)
+            self._watch.now(COMPUTING)
             waits.append((asked, self._clock.mark()))
             size = sizes[index] if sizes else 0
             with self._without_sync(index < steps - 1):
@@ -132,6 +138,9 @@ class GradientStep:
             losses.append((value.detach(), size if weight is None else weight * share))
             if measure and self._world_size == 1 and steps > 1:
                 kept = self._set_aside(kept, is_last=index == steps - 1)
+        if self._world_size > 1 and self._ready is None:
+            raise self._without_gradient()
+        self._watch.now(COMPUTING)
         ready = self._ready if self._ready is not None else self._clock.mark()
         self._ready, self._is_measuring = None, False
         weights = [float(weight) for _, weight in losses] if measure else []
@@ -157,6 +166,18 @@ class GradientStep:
         """Take the hooks off the model, so that another can be made for it."""
         if isinstance(self.model, DistributedDataParallel):
             self.model._remove_autograd_hooks()  # type: ignore[no-untyped-call]
+
+    def _without_gradient(self) -> RecipeError:
+        """What to say when the sum over workers did not begin here: a parameter was left out, and the others wait."""
+        names = {id(parameter): name for name, parameter in self._named}
+        left_out = [names[id(parameter)] for parameter in self._parameters if parameter.grad is None]
+        more = f" (and {len(left_out) - 1} more)" if len(left_out) > 1 else ""
+        which = f"{left_out[0]}{more}" if left_out else "a parameter"
+        return RecipeError(
+            f"{which} got no gradient: it took no part in the loss of the step's last micro-batch.",
+            "On several workers every parameter that requires a gradient must take part in each loss; add 0 times it, "
+            "or freeze it (groups: freeze).",
+        )
 
     def _set_aside(self, kept: list[Tensor | None], *, is_last: bool) -> list[Tensor | None]:
         """Take the length of one micro-batch's gradient, and add it to those before it, as backward would have."""
@@ -222,6 +243,7 @@ class GradientStep:
             self._squares.append(self._square(bucket.parameters(), bucket.gradients()))
         if bucket.is_last():
             self._ready = self._clock.mark()
+            self._watch.now(WAITING)
         work = self._group.allreduce([bucket.buffer()])
         summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
         return summed
@@ -263,3 +285,10 @@ def _default_group() -> dist.ProcessGroup:
     group = dist.group.WORLD
     assert group is not None
     return group
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or torch's allocator on the CPU, has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)

@@ -1,10 +1,12 @@
 """One worker in this process, without Ray: for a debugger, and for the smallest jobs."""
 
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, redirect_stdout
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, redirect_stdout
 from pathlib import Path
 from time import time
 from typing import Any
@@ -13,13 +15,17 @@ import torch
 
 from scaler.errors import ScalerError
 from scaler.job import Job
+from scaler.metrics.reader import read_events
 from scaler.metrics.record import Record
 from scaler.metrics.writer import MetricsWriter
 from scaler.plan import Plan
 from scaler.runs import RunFolder
+from scaler.training.checkpoint import PassedOver, find_checkpoint
 from scaler.training.group import cpu, first_gpu, use_threads
-from scaler.training.loop import Training, seed_everything
+from scaler.training.loop import Training
+from scaler.training.randomness import seed_everything
 from scaler.training.recipe import load_recipe, recipe_failure
+from scaler.training.surroundings import Ending, Leave
 
 OnHandOver = Callable[[Sequence[Record], Sequence[Mapping[str, Any]]], None]
 
@@ -40,18 +46,24 @@ class InProcess:
         self, folder: RunFolder, *, device: torch.device, on_hand_over: OnHandOver = lambda records, events: None
     ) -> None:
         self.folder = folder
-        self.attempt = 0
+        begun = [event["attempt"] for event in read_events(folder) if event["kind"] == "worker_started"]
+        self.attempt = max(begun, default=-1) + 1
         self.device = device
         self._writer = MetricsWriter(folder)
         self._on_hand_over = on_hand_over
-        life = {"kind": "worker_started", "time": time(), "attempt": 0, "rank": 0}
-        self._writer.add_event({**life, "node": socket.gethostname(), "pid": os.getpid()})
+        self._leave = Leave.NOT
+        life = {"kind": "worker_started", "time": time(), "attempt": self.attempt, "rank": 0}
+        self.note({**life, "node": socket.gethostname(), "pid": os.getpid()})
+
+    def note(self, event: Mapping[str, Any]) -> None:
+        """Take an event that is not the training's."""
+        self._writer.add_event(event)
 
     def next_attempt(self) -> int:
         """Count one on."""
         return self.attempt + 1
 
-    def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
+    def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]], *, samples_seen: int) -> None:
         """Write at once: there is nobody to hand over to."""
         self._writer.add(records)
         for event in events:
@@ -59,23 +71,45 @@ class InProcess:
         self._writer.flush()
         self._on_hand_over(records, events)
 
-    def settle(self) -> None:
+    def secure(self, samples_seen: int) -> None:
         """Nothing is under way: handing over has written it."""
 
-    def stop_requested(self) -> bool:
-        """Never: Ctrl-C interrupts this process itself."""
-        return False
+    def ask_to_stop(self) -> None:
+        """Have the training save, and stop."""
+        self._leave = Leave.STOP
+
+    def leave_requested(self) -> Leave:
+        """Whether ``ask_to_stop`` was called."""
+        return self._leave
 
     def close(self) -> None:
         """End what was written."""
         self._writer.close()
 
 
-def train_here(job: Job, plan: Plan, folder: RunFolder, *, recipe_folder: Path, on_hand_over: OnHandOver) -> bool:
-    """Train a plan for one worker in this process.
+def train_here(
+    job: Job,
+    plan: Plan,
+    folder: RunFolder,
+    *,
+    recipe_folder: Path,
+    on_hand_over: OnHandOver,
+    resumed: Mapping[str, Any] | None = None,
+) -> bool:
+    """Train a plan for one worker in this process, from the newest checkpoint if there is one.
+
+    The first Ctrl-C (or SIGTERM) has it save and stop; a second one interrupts it at once.
+
+    Args:
+        job: what was asked for.
+        plan: its plan, for one worker.
+        folder: the run's.
+        recipe_folder: where the job file lies.
+        on_hand_over: told of records and events.
+        resumed: the event of a run that goes on.
 
     Returns:
-        Whether training is over.
+        Whether training is over; False when it was stopped.
 
     Raises:
         ScalerError: what went wrong; an exception of the recipe is a ``RecipeError`` with its traceback.
@@ -87,8 +121,51 @@ def train_here(job: Job, plan: Plan, folder: RunFolder, *, recipe_folder: Path, 
             seed_everything(job.train.seed)
             recipe = load_recipe(job.recipe, folder=recipe_folder, arguments=job.recipe_args)
             with closing(InProcess(folder, device=device, on_hand_over=on_hand_over)) as surroundings:
-                return Training(recipe, job, plan, surroundings).run()
+                if resumed is not None:
+                    surroundings.note(resumed)
+                start, passed_over = find_checkpoint(folder)
+                for event in passed_over_events(passed_over, attempt=surroundings.attempt):
+                    surroundings.note(event)
+                training = Training(recipe, job, plan, surroundings)
+                if start is not None:
+                    training.restore(start)
+                with _interrupts_ask(surroundings):
+                    return training.run() is Ending.FINISHED
     except ScalerError:
         raise
     except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure like any other
         raise recipe_failure(error, "rank 0") from error
+
+
+def passed_over_events(passed_over: Sequence[PassedOver], *, attempt: int) -> list[dict[str, Any]]:
+    """Return checkpoints that were passed over at the start of an attempt as events."""
+    return [
+        {
+            "kind": "checkpoint_passed_over",
+            "time": time(),
+            "attempt": attempt,
+            "samples_seen": one.samples_seen,
+            "reason": one.reason,
+        }
+        for one in passed_over
+    ]
+
+
+@contextmanager
+def _interrupts_ask(surroundings: InProcess) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM ask the training to stop, for the length of a ``with`` block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if surroundings.leave_requested() is Leave.STOP:
+            raise KeyboardInterrupt
+        surroundings.ask_to_stop()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -3,31 +3,32 @@
 Everything is a function of ``samples_seen``. Nothing here counts anything else.
 """
 
-import random
 from collections.abc import Iterator, Sequence
 from math import isfinite
 from time import perf_counter, time
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from scaler.core.noise_scale import GradientSquares, estimate_squares
-from scaler.core.seeds import stream_seed
+from scaler.core.ramp import Ramp
+from scaler.errors import TrainingError
 from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
 from scaler.metrics.record import Record
-from scaler.plan import Plan, grow
+from scaler.plan import Plan, grow, limit_micro_batches
 from scaler.training.average import WeightAverage
-from scaler.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from scaler.training.checkpoint import find_checkpoint, load_checkpoint
+from scaler.training.checkpoints import Checkpoints
 from scaler.training.clock import clock_for
 from scaler.training.controllers import Controllers
 from scaler.training.data import StepIndices, batches, next_step_size
-from scaler.training.evaluate import evaluate
+from scaler.training.evaluation import Evaluation
 from scaler.training.freezing import Freezing
-from scaler.training.gradients import GradientStep, Parts
+from scaler.training.gradients import GradientStep, Parts, StepMeasures, is_out_of_memory
+from scaler.training.group import require_same_model
 from scaler.training.optimizer import (
     Preconditioner,
     build_optimizer,
@@ -39,16 +40,11 @@ from scaler.training.optimizer import (
     used_rate,
 )
 from scaler.training.pace import Pace
+from scaler.training.randomness import gather_random_states, seed_worker, set_random_state
 from scaler.training.recipe import Recipe, require_planned
 from scaler.training.recorder import Pending, Recorder
-from scaler.training.surroundings import Surroundings
-
-
-def seed_everything(seed: int) -> None:
-    """Seed torch, numpy and ``random``, so that every worker builds the same recipe; call before ``load_recipe``."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+from scaler.training.surroundings import Ending, Leave, Surroundings
+from scaler.training.watch import EVALUATING, SAVING, WAITING, Watch
 
 
 class Training:
@@ -61,16 +57,19 @@ class Training:
         surroundings: where this worker is.
 
     Raises:
-        RecipeError: the training set's size, or the model's parameters, are not the plan's.
+        RecipeError: the training set's size, or the model's parameters, are not the plan's, or the model differs
+            between workers.
         JobFileError: the optimizer cannot be built, or lacks what the job moves or averages.
     """
 
     def __init__(self, recipe: Recipe, job: Job, plan: Plan, surroundings: Surroundings) -> None:
         require_planned(recipe, job, plan)
+        require_same_model(recipe.model, world_size=surroundings.world_size)
         self._recipe, self._job, self._plan, self._surroundings = recipe, job, plan, surroundings
         self._first_plan = plan  # before the batch grew with the noise
         self._device = surroundings.device
         self._clock = clock_for(self._device)
+        self.watch = Watch()
         self._module: nn.Module = recipe.model.to(self._device)
         self._module.train()
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=job.train.precision == "fp16")
@@ -88,10 +87,14 @@ class Training:
         self._preconditioner = Preconditioner(self._optimizer) if plan.is_preconditioned else None
         self._gradient: GradientStep | None = None
         self._make_gradient()
-        self._controllers = Controllers(job, plan, has_evaluation=recipe.eval_data is not None)
+        self._controllers = Controllers(job, plan)
         self._average = WeightAverage(self._module) if job.train.ema is not None else None
+        self._evaluation = Evaluation(recipe, surroundings, self._module, self._average)
         self._recorder = Recorder(rank=surroundings.rank, attempt=surroundings.attempt, clock=self._clock)
         self._events: list[dict[str, Any]] = []
+        self._checkpoints = Checkpoints(job, surroundings)
+        self._ramp: Ramp | None = None  # after a resize that raised the rate
+        self._random: Tensor | None = None  # what a checkpoint says of this worker's random numbers
         self._pace = Pace()
         self._unjudged: list[Record] = []  # handed over, and not yet shown to the guard of the loss
         self._astray: str | None = None  # why the training has diverged, when it has
@@ -101,7 +104,8 @@ class Training:
 
     def restore(self, samples_seen: int) -> None:
         """Go on from a checkpoint. Rates and constants are not restored: they are this plan's."""
-        state = load_checkpoint(self._surroundings.folder, samples_seen)
+        surroundings = self._surroundings
+        state = load_checkpoint(surroundings.folder, samples_seen)
         self._module.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
@@ -119,21 +123,23 @@ class Training:
             set_mode(self._optimizer, training=True)
         if self._freezing.apply(samples_seen):
             self._make_gradient()
+        self._checkpoints.best = state["best"]
+        self._ramp = self._ramp_after(state)
+        rows = state["random"]
+        self._random = rows[surroundings.rank] if len(rows) == surroundings.world_size else None
 
-    def run(self) -> bool:
-        """Train to the end, or until somebody asks to stop.
-
-        Returns:
-            Whether training is over; False when it was stopped before.
+    def run(self) -> Ending:
+        """Train to the end, or until somebody asks this worker to leave; then a checkpoint is there.
 
         Raises:
-            RecipeError: the metric of the job's plateau is not among the evaluation's values.
+            RecipeError: a metric that the job reacts to is not among the evaluation's values.
             TrainingError: the loss went astray, and the job says to stop then, or it went back often enough.
+            RunError: the last checkpoint cannot be written.
         """
-        self._require_metric()
+        if self._next_size():
+            self._evaluation.require_metrics(self._job, self._plan)
         self._begin_attempt()
-        # Workers built the same model from one seed; their dropout must differ.
-        torch.manual_seed(stream_seed(self._job.train.seed, "rank", self._surroundings.rank))
+        self._seed()
         if self.samples_seen == 0 and self._controllers.may_go_back():
             self._save()
         source = self._batches()
@@ -142,18 +148,22 @@ class Training:
             while size := self._next_size():
                 if self._freezing.apply(self.samples_seen):
                     self._make_gradient()
-                self._step(source, size)
-                stopped = self._pace.is_due() and self._hand_over_together()
+                if not self._step(source, size):
+                    source = self._batches()
+                    continue
+                leave, is_time = self._hand_over_together() if self._pace.is_due() else (Leave.NOT, False)
                 grown = self._astray is None and self._grow_when_due(size)  # before a checkpoint, which must know it
-                self._save_and_evaluate_when_due(size, stopped=stopped)
+                self._save_and_evaluate_when_due(size, now=is_time or leave is not Leave.NOT)
                 gone_back = self._astray is not None
                 if gone_back:
                     self._go_back()
-                elif stopped:
-                    break
+                elif leave is not Leave.NOT and self._next_size():
+                    self._end_saving()
+                    return Ending.STOPPED if leave is Leave.STOP else Ending.YIELDED
                 if grown or gone_back:
                     source = self._batches()
-            return not self._next_size()
+            self._end_saving()
+            return Ending.FINISHED
         finally:
             # Also when something raised: what was measured is worth more than ever.
             self._hand_over()
@@ -164,10 +174,22 @@ class Training:
         return next_step_size(self._plan, self.samples_seen) if left > 1e-6 else 0  # progress is a sum, and rounded
 
     def _batches(self) -> Iterator[Any]:
-        recipe, train = self._recipe, self._job.train
-        indices = StepIndices(self._plan, seed=train.seed, rank=self._surroundings.rank, samples_seen=self.samples_seen)
-        pin = self._device.type == "cuda"
-        return batches(recipe, recipe.train_data, indices, data_workers=train.data_workers, pin=pin)
+        recipe, train, rank = self._recipe, self._job.train, self._surroundings.rank
+        return batches(
+            recipe,
+            recipe.train_data,
+            StepIndices(self._plan, seed=train.seed, rank=rank, samples_seen=self.samples_seen),
+            data_workers=train.data_workers,
+            pin=self._device.type == "cuda",
+            stream=(train.seed, rank),
+        )
+
+    def _seed(self) -> None:
+        """Let random numbers go on where the checkpoint left them; without one, each worker has its own."""
+        if self._random is not None:
+            set_random_state(self._random, self._device)
+        else:  # workers built the same model from one seed; their dropout must differ
+            seed_worker(self._job.train.seed, rank=self._surroundings.rank, samples_seen=self.samples_seen)
 
     def _make_gradient(self) -> None:
         """Make the gradient's step anew: which parameters it reduces is fixed when it is made."""
@@ -181,10 +203,12 @@ class Training:
             precision=self._job.train.precision,
             scaler=self._scaler,
             clock=self._clock,
+            watch=self.watch,
             precondition=self._preconditioner,
         )
 
-    def _step(self, source: Iterator[Any], size: int) -> None:
+    def _step(self, source: Iterator[Any], size: int) -> bool:
+        """Take a step of ``size`` samples; return False when it must be tried again in smaller micro-batches."""
         plan, controllers = self._plan, self._controllers
         began = self._clock.mark()
         phase = plan.phase_at(self.samples_seen)
@@ -192,11 +216,9 @@ class Training:
             self._phase = phase
             set_constants(self._optimizer, phase, plan.groups)
         step = plan.steps(self.samples_seen)
-        bounds = plan.micro_batch_bounds(size, rank=self._surroundings.rank, samples_seen=self.samples_seen)
-        assert self._gradient is not None
-        measures = self._gradient(
-            source, [stop - start for start, stop in bounds], step_samples=size, measure=self._is_measured(step)
-        )
+        measures = self._measures(source, size, measure=self._is_measured(step))
+        if measures is None:
+            return False
         self._scaler.unscale_(self._optimizer)
         trained = [parameter for parameter in self._parameters if parameter.grad is not None]
         grad_norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in trained])
@@ -204,7 +226,7 @@ class Training:
         if measures.parts is not None:  # before clipping
             squares = self._estimate(measures.parts, trained, grad_norm)
             controllers.measured(squares, batch_ratio=phase.batch_ratio)
-        lr = plan.lr_at(self.samples_seen, progress=self.progress) * controllers.lr_factor
+        lr = self._planned_lr() * self._ramp_factor()
         set_rate(self._optimizer, lr, momentum=plan.momentum_at(self.progress))
         if self._job.train.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(trained, self._job.train.clip_grad_norm, grad_norm)
@@ -236,6 +258,56 @@ class Training:
             self.progress += controllers.gain * plan.reference_batch_size * (size / phase.global_batch_size)
         else:
             self.progress = float(self.samples_seen)
+        return True
+
+    def _planned_lr(self) -> float:
+        """The rate of the next step, without a ramp."""
+        return self._plan.lr_at(self.samples_seen, progress=self.progress) * self._controllers.lr_factor
+
+    def _ramp_factor(self) -> float:
+        return self._ramp.at(self.samples_seen) if self._ramp is not None else 1.0
+
+    def _ramp_after(self, state: dict[str, Any]) -> Ramp | None:
+        """The ramp to go on with: the checkpoint's, or a new one when another batch raises the rate by much."""
+        rewarmup = self._job.scale.rewarmup
+        if state["global_batch_size"] == self._phase.global_batch_size:
+            return Ramp.from_dict(state["ramp"])
+        before, now = state["lr"], self._planned_lr()
+        if rewarmup is None or not 0.0 < before * rewarmup.above < now:
+            return None
+        stop = self.samples_seen + self._plan.rewarmup_samples
+        return Ramp(start=self.samples_seen, stop=stop, factor=before / now)
+
+    def _measures(self, source: Iterator[Any], size: int, *, measure: bool) -> StepMeasures | None:
+        """Make the step's gradient; None when memory did not suffice, and the micro-batch was halved."""
+        assert self._gradient is not None
+        bounds = self._plan.micro_batch_bounds(size, rank=self._surroundings.rank, samples_seen=self.samples_seen)
+        sizes = [stop - start for start, stop in bounds]
+        try:
+            return self._gradient(source, sizes, step_samples=size, measure=measure)
+        except Exception as error:
+            # In a group the others wait in the middle of a sum: all of it starts again with smaller micro-batches.
+            is_alone = self._surroundings.world_size == 1
+            if not (is_alone and self._job.scale.per_worker_batch_size == "auto" and is_out_of_memory(error)):
+                raise
+            most = self._phase.per_worker_batch_size
+            if most == 1:
+                raise TrainingError(
+                    "out of memory with one sample in a forward/backward.", "Use a smaller model, or larger workers."
+                ) from error
+        self._halve_micro_batches(most)
+        return None
+
+    def _halve_micro_batches(self, most: int) -> None:
+        half = (most + 1) // 2
+        self._optimizer.zero_grad()
+        self._make_gradient()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._plan = limit_micro_batches(self._plan, half)
+        self._first_plan = limit_micro_batches(self._first_plan, half)
+        self._phase = self._plan.phase_at(self.samples_seen)
+        self._event("micro_batch_halved", per_worker_batch_size=half)
 
     def _is_measured(self, step: int) -> bool:
         """Whether the noise of this step's gradient is measured: its parts are workers or micro-steps, at least two."""
@@ -254,23 +326,30 @@ class Training:
             parts.squares, parts.samples, total_square=float(whole), population=self._plan.num_samples
         )
 
-    def _hand_over_together(self) -> bool:
-        """About once a second, at a step that all workers agree on: hand records over, and ask whether to stop."""
+    def _hand_over_together(self) -> tuple[Leave, bool]:
+        """About once a second, at a step that all workers agree on: hand records over, and ask what to do.
+
+        Returns:
+            Whether to leave, and whether it is time for a checkpoint by the clock.
+        """
         self._hand_over()
         self._judge()
-        stop = torch.tensor([self._surroundings.stop_requested(), self._pace.step_time_s()], dtype=torch.float64)
+        mine = [self._surroundings.leave_requested(), self._checkpoints.is_time(), self._pace.step_time_s()]
+        asked = torch.tensor(mine, dtype=torch.float64)
         if self._surroundings.world_size > 1:
-            stop = stop.to(self._device)
-            dist.all_reduce(stop, op=dist.ReduceOp.MAX)
-        asked, step_time_s = stop.tolist()
+            self.watch.now(WAITING)
+            asked = asked.to(self._device)
+            dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+        leave, save, step_time_s = asked.tolist()
         self._pace.next_after(step_time_s)
-        return bool(asked)
+        return Leave(int(leave)), bool(save)
 
     def _hand_over(self) -> None:
+        self._events += self._checkpoints.events()
         events, self._events = self._events, []
         records = self._recorder.drain()
         self._unjudged += records
-        self._surroundings.hand_over(records, events)
+        self._surroundings.hand_over(records, events, samples_seen=self.samples_seen)
 
     def _judge(self) -> None:
         """Show the guard the losses that were handed over since the last time, as means over all workers."""
@@ -296,8 +375,12 @@ class Training:
             raise self._controllers.stopped_by(reason)
         start = torch.tensor([0, 0], dtype=torch.int64, device=self._device)
         if self._surroundings.rank == 0:
-            found = latest_checkpoint(self._surroundings.folder)
-            assert found is not None  # one is written before the first step
+            self._checkpoints.wait()
+            found, passed_over = find_checkpoint(self._surroundings.folder)
+            for samples, why in passed_over:
+                self._event("checkpoint_passed_over", samples_seen=samples, reason=why)
+            if found is None:
+                raise TrainingError(f"{reason}, and no checkpoint to go back to can be read.", "Submit the job again.")
             start = torch.tensor([found, self._surroundings.next_attempt()], device=self._device)
         if self._surroundings.world_size > 1:
             dist.broadcast(start, 0)
@@ -309,6 +392,7 @@ class Training:
         self._controllers.went_back(times=times)
         self._surroundings.attempt = attempt
         self._recorder = Recorder(rank=self._surroundings.rank, attempt=attempt, clock=self._clock)
+        self._seed()
         self._begin_attempt()
         self._step_ended = self._clock.mark()
 
@@ -339,28 +423,30 @@ class Training:
             start_samples=self.samples_seen,
             world_size=self._surroundings.world_size,
             global_batch_size=phase.global_batch_size,
+            per_worker_batch_size=phase.per_worker_batch_size,
             peak_lr=phase.peak_lr,
+            ramp=self._ramp.to_dict() if self._ramp is not None else None,
         )
 
-    def _save_and_evaluate_when_due(self, size: int, *, stopped: bool) -> None:
-        """After a step of ``size`` samples: what falls due with it, and at the end of training both."""
+    def _save_and_evaluate_when_due(self, size: int, *, now: bool) -> None:
+        """After a step of ``size`` samples: what falls due with it, at the end of training both, a save ``now``."""
         before, ended = self.samples_seen - size, self._next_size() == 0
 
-        def due(every: int) -> bool:
-            return ended or before // every != self.samples_seen // every
+        def due(every: int | None) -> bool:
+            return ended or (every is not None and before // every != self.samples_seen // every)
 
-        save = due(self._plan.checkpoint_every_samples) or stopped
-        measure = due(self._plan.eval_every_samples) and self._recipe.eval_data is not None
+        save = due(self._plan.checkpoint_every_samples) or now
+        measure = due(self._plan.eval_every_samples) and self._evaluation.is_there
         if not (save or measure) or self._astray is not None:
             return
         self._share_buffers()
         set_mode(self._optimizer, training=False)
-        if measure:
-            self._evaluate()
+        values = self._evaluate() if measure else None
+        is_best = values is not None and self._checkpoints.is_best(values)
         if not ended:
             set_mode(self._optimizer, training=True)
-        if save:
-            self._save()
+        if save or is_best:
+            self._save(values, is_best=is_best)
         self._step_ended = self._clock.mark()  # the next step's time begins here
 
     def _share_buffers(self) -> None:
@@ -370,52 +456,24 @@ class Training:
             for buffer in (*self._module.buffers(), *averaged):
                 dist.broadcast(buffer, 0)
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> dict[str, float]:
+        self.watch.now(EVALUATING)
         began = perf_counter()
-        values = self._values()
+        values = self._evaluation.values(self._plan)
         known = {name: value if isfinite(value) else None for name, value in values.items()}
         self._event("evaluated", values=known, seconds=perf_counter() - began)
         lowered = self._controllers.evaluated(values)
         if lowered is not None and self._next_size():  # at the end there is no rate to lower
             self._event(**lowered)
-
-    def _require_metric(self) -> None:
-        """Look for the plateau's metric before the first step: in a batch a worker, and only if it lacks it, in all.
-
-        torch's random numbers are seeded after it; the others' go on from where they were.
-        """
-        if not self._controllers.lacks_metric(()) or not self._next_size():
-            return
-        states = random.getstate(), np.random.get_state()
-        values = self._values(most_samples=self._plan.per_worker_batch_size * self._surroundings.world_size)
-        if self._controllers.lacks_metric(values):
-            values = self._values()
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        self._controllers.require_metric(values)
-
-    def _values(self, *, most_samples: int | None = None) -> dict[str, float]:
-        """What the evaluation says of the weights, and of their average."""
-        values = self._values_of(self._module, most_samples)
-        if self._average is not None:
-            averaged = self._values_of(self._average.model, most_samples)
-            values |= {f"ema_{name}": value for name, value in averaged.items()}
         return values
 
-    def _values_of(self, model: nn.Module, most_samples: int | None) -> dict[str, float]:
-        surroundings = self._surroundings
-        return evaluate(
-            self._recipe,
-            model,
-            rank=surroundings.rank,
-            world_size=surroundings.world_size,
-            batch_size=self._plan.per_worker_batch_size,
-            device=self._device,
-            most_samples=most_samples,
-        )
+    def _save(self, values: dict[str, float] | None = None, *, is_best: bool = False) -> None:
+        """Have a checkpoint written; none of a training gone astray. Training stands still for a copy in memory.
 
-    def _save(self) -> None:
-        """Write a checkpoint, once every record of the work in it has arrived; none of a training gone astray."""
+        Args:
+            values: of an evaluation of just these weights; None: there was none.
+            is_best: whether these are the best so far.
+        """
         began, surroundings = perf_counter(), self._surroundings
         self._hand_over()
         self._judge()
@@ -423,21 +481,36 @@ class Training:
             self._astray = self._broken_weight()
         if self._astray is not None or (self._next_size() and self._controllers.waits_for_a_better_loss()):
             return
-        surroundings.settle()
-        if surroundings.world_size > 1:
-            dist.barrier()
+        self.watch.now(SAVING)
+        states = gather_random_states(self._device, world_size=surroundings.world_size)
         if surroundings.rank == 0:
-            state = {
-                "model": self._module.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
-                "scaler": self._scaler.state_dict(),
-                "controllers": self._controllers.state_dict(),
-                "average": self._average.state_dict() if self._average is not None else None,
-                "progress": self.progress,
-            }
-            keep = self._job.checkpoint.keep
-            save_checkpoint(surroundings.folder, state, samples_seen=self.samples_seen, keep=keep)
-            self._event("checkpointed", seconds=perf_counter() - began)
+            state = {**self._state(), "random": states}
+            self._checkpoints.save(state, self._plan, values=values, is_best=is_best, began=began)
+
+    def _state(self) -> dict[str, Any]:
+        """Everything that another life needs to go on as if nothing had happened; its plan it makes itself."""
+        return {
+            "model": self._module.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "controllers": self._controllers.state_dict(),
+            "average": self._average.state_dict() if self._average is not None else None,
+            "samples_seen": self.samples_seen,
+            "progress": self.progress,
+            "best": self._checkpoints.best,
+            "global_batch_size": self._plan.phase_at(self.samples_seen).global_batch_size,
+            "lr": self._planned_lr() * self._ramp_factor(),  # of the next step
+            "ramp": self._ramp.to_dict() if self._ramp is not None else None,
+        }
+
+    def _end_saving(self) -> None:
+        """Wait until the last checkpoint counts, on every worker: who leaves earlier may end rank 0 with it."""
+        self.watch.now(SAVING)
+        if self._surroundings.rank == 0:
+            self._checkpoints.finish()
+        if self._surroundings.world_size > 1:
+            self.watch.now(WAITING)
+            dist.barrier()
 
     def _broken_weight(self) -> str | None:
         """Say which weight is not a number, if one is: the losses so far are older than the last step's weights."""

@@ -2,12 +2,16 @@
 
 import importlib
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.machinery import PathFinder
+from itertools import dropwhile
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from scaler.errors import JobFileError, RecipeError
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
 
     from scaler.job import Job
     from scaler.plan import Plan
+
+SHOWN_FUNCTIONS = 8
+_NOT_THE_RECIPE = (str(Path(__file__).parents[1]) + os.sep, "<frozen importlib", importlib.__file__)
 
 Loss = Callable[["nn.Module", Any], "Tensor | tuple[Tensor, Tensor | float]"]
 Evaluate = Callable[["nn.Module", Any], Mapping[str, "Tensor | float"]]
@@ -78,8 +85,38 @@ def recipe_failure(error: BaseException, who: str) -> RecipeError:
         package = error.name.partition(".")[0]
         if PathFinder.find_spec(package) is None:
             return RecipeError(f"{who} needs the module {package}, which is not installed.", f"pip install {package}")
-    shown = "".join(traceback.format_exception(error)).rstrip()
-    return RecipeError(f"{who} failed: {type(error).__name__}: {error}", shown)
+    return RecipeError(f"{who} failed: {said(error)}", recipe_traceback(error))
+
+
+def recipe_traceback(error: BaseException) -> str:
+    """Return an exception's traceback from the first line that is not scaler's or the import machinery's."""
+    trace = traceback.TracebackException.from_exception(error)
+    inner = list(dropwhile(lambda frame: frame.filename.startswith(_NOT_THE_RECIPE), trace.stack))
+    if inner or isinstance(error, SyntaxError):  # which names its own place
+        trace.stack[:] = inner
+    return "".join(trace.format()).rstrip()
+
+
+def said(error: BaseException) -> str:
+    """Return an exception's type and the first line of its text; an exit as the call that it was."""
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({'' if error.code is None else repr(error.code)})"
+    try:
+        first, *more = str(error).splitlines() or [""]
+    except Exception:  # its text is the recipe's code, too
+        first, more = "its text cannot be made", []
+    return f"{type(error).__name__}{f': {first}' if first else ''}{' ...' if more else ''}"
+
+
+def kind(value: object) -> str:
+    """Return what a value is, in a few words.
+
+    Example:
+        >>> [kind(value) for value in (None, 3, {})]
+        ['None', 'an int', 'a dict']
+    """
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
 
 
 def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source: str = "") -> Recipe:
@@ -100,17 +137,44 @@ def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source
     require_module(path, folder=folder, source=source)
     sys.path[:] = [str(folder), *(path for path in sys.path if path != str(folder))]
     _forget_namesake(module_name, folder)
-    module = importlib.import_module(module_name)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise JobFileError(
+            f"{_of(source)}recipe = {path}: there is no module {error.name}.", "Its package is there without it."
+        ) from None
     build = getattr(module, function_name, None)
     if not callable(build):
-        raise JobFileError(f"{_of(source)}recipe = {path}: {module_name} has no function {function_name}.")
+        raise JobFileError(
+            f"{_of(source)}recipe = {path}: {module_name} has no function {function_name}.",
+            _functions_of(module, function_name),
+        )
+    _require_arguments(build, arguments, path=path, source=source)
+    return _checked(build(**arguments), path)
+
+
+def _functions_of(module: ModuleType, wanted: str) -> str:
+    """What a module has instead of a function that it lacks."""
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    functions = sorted(name for name in own if inspect.isfunction(vars(module)[name]) and not name.startswith("_"))
+    near = get_close_matches(wanted, functions, n=1)
+    hint = f'Did you mean "{near[0]}"? ' if near else ""
+    return f"{hint}Functions there: {', '.join(functions[:SHOWN_FUNCTIONS])}." if functions else "It defines none."
+
+
+def _require_arguments(build: Callable[..., Any], arguments: Mapping[str, Any], *, path: str, source: str) -> None:
     try:
-        inspect.signature(build).bind(**arguments)
+        signature = inspect.signature(build)
+    except ValueError:  # of code that is not Python's
+        return
+    try:
+        signature.bind(**arguments)
     except TypeError as error:
         raise JobFileError(
-            f"{_of(source)}recipe_args do not fit {path}: {error}.", f"It is {function_name}{inspect.signature(build)}."
+            f"{_of(source)}recipe_args do not fit {path}: {error}.", f"It is {path.partition(':')[2]}{signature}."
         ) from None
-    return _checked(build(**arguments), path)
 
 
 def require_planned(recipe: Recipe, job: "Job", plan: "Plan") -> None:
@@ -150,18 +214,30 @@ def _forget_namesake(module_name: str, folder: Path) -> None:
 def _checked(recipe: object, path: str) -> Recipe:
     if not isinstance(recipe, Recipe):
         raise RecipeError(
-            f"{path} returned a {type(recipe).__name__}, not a scaler.Recipe.", "return scaler.Recipe(model=..., ...)"
+            f"{path} returned {kind(recipe)}, not a scaler.Recipe.", "return scaler.Recipe(model=..., ...)"
         )
+    if not hasattr(recipe.model, "named_parameters"):  # the room's one file that is imported without torch
+        raise RecipeError(f"{path}: model is {kind(recipe.model)}.", "It must be a torch.nn.Module.")
+    for name, part in (("loss", recipe.loss), ("evaluate", recipe.evaluate), ("collate", recipe.collate)):
+        if not callable(part) and (part is not None or name == "loss"):
+            raise RecipeError(f"{path}: {name} is {kind(part)}.", f"{name} must be a function.")
     for name, data in (("train_data", recipe.train_data), ("eval_data", recipe.eval_data)):
         if data is None and name == "eval_data":
             continue
         if not isinstance(data, Sized) or not hasattr(data, "__getitem__"):
             raise RecipeError(
-                f"{path}: {name} is a {type(data).__name__} without len() and [index].",
+                f"{path}: {name} is {kind(data)} without len() and [index].",
                 "scaler needs a map-style dataset: it orders the samples itself.",
             )
-        if len(data) == 0:
-            raise RecipeError(f"{path}: {name} is empty.", "Leave eval_data out for no evaluation.")
+        try:
+            size = len(data)
+        except Exception as error:
+            raise RecipeError(f"{path}: len({name}) failed: {said(error)}", recipe_traceback(error)) from error
+        if size == 0:
+            remedy = (
+                "Leave eval_data out for no evaluation." if name == "eval_data" else "There is nothing to train on."
+            )
+            raise RecipeError(f"{path}: {name} is empty.", remedy)
     if not any(parameter.requires_grad for parameter in recipe.model.parameters()):
         raise RecipeError(f"{path}: the model has no parameter to train.", "At least one must require a gradient.")
     return recipe

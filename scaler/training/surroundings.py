@@ -5,12 +5,31 @@ debugger and the loop is tested in milliseconds.
 """
 
 from collections.abc import Mapping, Sequence
+from enum import IntEnum, StrEnum
 from typing import Any, Protocol
 
 import torch
 
 from scaler.metrics.record import Record
 from scaler.runs import RunFolder
+
+
+class Leave(IntEnum):
+    """What a worker was asked; where workers were asked different things, the highest counts for all."""
+
+    NOT = 0
+    YIELD = 1
+    """Save, and make room: the group will be started again from there, of the same or of another size."""
+    STOP = 2
+    """Save, and stop: somebody wants the run to end here."""
+
+
+class Ending(StrEnum):
+    """How a call of ``Training.run`` ended."""
+
+    FINISHED = "finished"
+    YIELDED = "yielded"
+    STOPPED = "stopped"
 
 
 class Surroundings(Protocol):
@@ -38,11 +57,17 @@ class Surroundings(Protocol):
     def next_attempt(self) -> int:
         """Begin another attempt and return its number; called on rank 0, when the group goes back to a checkpoint."""
 
-    def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
-        """Pass records and events on, without waiting for anyone."""
+    def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]], *, samples_seen: int) -> None:
+        """Pass records and events on, without waiting for anyone; they are all there are up to ``samples_seen``."""
 
-    def settle(self) -> None:
-        """Wait until what was handed over has arrived; called before a checkpoint, so that its work has its records."""
+    def secure(self, samples_seen: int) -> None:
+        """Wait until every worker's records up to ``samples_seen`` are in the run's folder.
 
-    def stop_requested(self) -> bool:
-        """Whether somebody asked this run to stop, as far as this worker knows."""
+        Called on rank 0, in a thread of its own, before a checkpoint counts: its work has its records, whoever dies.
+
+        Raises:
+            ClusterError: they do not arrive.
+        """
+
+    def leave_requested(self) -> Leave:
+        """Whether somebody asked this worker to leave, as far as it knows."""

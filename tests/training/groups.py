@@ -41,7 +41,7 @@ def _member(rank: int, world_size: int, port: int, results: Any, function: Calla
             store = dist.TCPStore("127.0.0.1", port, world_size, False)
             dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
         results.put((rank, (True, function(rank, world_size, *args))))
-        if world_size > 1:
+        if dist.is_initialized():
             dist.barrier()
             dist.destroy_process_group()
     except Exception:

@@ -15,12 +15,24 @@ from scaler.job import Job, parse_job
 from scaler.metrics.record import Record
 from scaler.plan import Plan, make_plan
 from scaler.runs import RunFolder
-from scaler.training.checkpoint import latest_checkpoint
-from scaler.training.loop import Training, seed_everything
+from scaler.training.checkpoint import find_checkpoint
+from scaler.training.group import is_lost_peer
+from scaler.training.loop import Training
+from scaler.training.pace import Pace
+from scaler.training.randomness import seed_everything
+from scaler.training.surroundings import Ending, Leave
 
 SAMPLES = 250  # no multiple of any batch
 TIMES = ("attempt", "step_time_s", "data_wait_s", "compute_s", "sync_wait_s", "peak_memory_gib")
 NEVER_STOP = 10**9
+
+
+class EveryStep(Pace):
+    """Hands over at every step, so that a test says where a life ends."""
+
+    def next_after(self, step_time_s: float) -> None:
+        super().next_after(step_time_s)
+        self._due = 1
 
 
 class Kept:
@@ -34,18 +46,18 @@ class Kept:
         self.events: list[Mapping[str, Any]] = []
         self._stop_after = stop_after
 
-    def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
+    def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]], *, samples_seen: int) -> None:
         self.records.extend(records)
         self.events.extend(events)
 
     def next_attempt(self) -> int:
         return self.attempt + 1
 
-    def settle(self) -> None:
+    def secure(self, samples_seen: int) -> None:
         """Handed over is arrived."""
 
-    def stop_requested(self) -> bool:
-        return len(self.records) >= self._stop_after
+    def leave_requested(self) -> Leave:
+        return Leave.STOP if len(self.records) >= self._stop_after else Leave.NOT
 
 
 class Seen(Dataset[Any]):
@@ -161,14 +173,20 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], optio
     recipe = make_recipe(loss=loss, **options)
     around = Kept(rank, world_size, folder, stop_after=stop_after)
     training = Training(recipe, job, make_plan(job, world_size, parameters=shapes_of(recipe)), around)
-    saved = latest_checkpoint(around.folder)
+    if stop_after != NEVER_STOP:
+        training._pace = EveryStep()
+    saved, _ = find_checkpoint(around.folder)
     if saved is not None:
         training.restore(saved)
     error, finished = None, False
     try:
-        finished = training.run()
+        finished = training.run() is Ending.FINISHED
     except ScalerError as raised:
         error = f"{type(raised).__name__}: {raised}"
+    except RuntimeError as raised:
+        if not is_lost_peer(raised):
+            raise
+        error = "a peer was lost"
     return {
         "finished": finished,
         "error": error,

@@ -102,7 +102,7 @@ def test_the_gain_climbs_from_its_start(tmp_path: Path) -> None:
 
 
 def controllers(job: Job, workers: int = 2) -> Controllers:
-    return Controllers(job, plan_of(job, workers), has_evaluation=True)
+    return Controllers(job, plan_of(job, workers))
 
 
 KNOWN = GradientSquares(signal=1.0, variance=48.0)  # noise scale 48: gain 4 * (48 + 16) / (48 + 64)

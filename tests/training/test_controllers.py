@@ -134,7 +134,7 @@ def test_a_plateau_of_what_is_not_evaluated_is_refused(tmp_path: Path) -> None:
     )
     assert not around.records, "it is found before the first step"
     with pytest.raises(RecipeError) as caught:
-        in_this_process(tmp_path, replace(make_recipe(), eval_data=None), job)
+        in_this_process(tmp_path, replace(make_recipe(), eval_data=None), job)[0].run()
     assert str(caught.value) == (
         "schedule.plateau reacts to evaluations, and the recipe has no eval_data.\n  Give it one."
     )

@@ -5,14 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from groups import run_group
 from small_runs import make_job, records_of, run
 from torch import Tensor, nn
 
 from scaler.core.batch import micro_batch_bounds
 from scaler.core.noise_scale import estimate_squares
+from scaler.errors import RecipeError
 from scaler.training.clock import CpuClock
 from scaler.training.gradients import GradientStep
+from scaler.training.group import is_lost_peer
+from scaler.training.watch import Watch
 
 FEATURES = 5
 
@@ -64,6 +68,7 @@ def step_gradient(
         precision="fp32",
         scaler=torch.amp.GradScaler("cpu", init_scale=loss_scale or 1.0, enabled=loss_scale is not None),
         clock=CpuClock(),
+        watch=Watch(),
     )
     mine = micro_batch_bounds(samples, world_size=world_size, rank=rank, grad_accum_steps=grad_accum_steps)
     batches = ((inputs[start:stop], labels[start:stop]) for start, stop in mine or [(0, 1)])
@@ -288,7 +293,54 @@ def test_a_loss_that_no_step_can_use_is_refused(loss: Any, problem: str) -> None
         precision="fp32",
         scaler=torch.amp.GradScaler("cpu", enabled=False),
         clock=CpuClock(),
+        watch=Watch(),
     )
     with pytest.raises(RecipeError) as caught:
         gradient(iter([(inputs, labels)]), [4], step_samples=4)
     assert caught.value.problem == problem
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 1), nn.Linear(3, 1)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.one(inputs), self.two(inputs)
+
+
+def leave_out(rank: int, world_size: int) -> str:
+    """Let rank 1 use one head only; what each rank says."""
+
+    def loss(model: nn.Module, inputs: Tensor) -> Tensor:
+        one, two = model(inputs)
+        return one.mean() if rank == 1 else (one + two).mean()
+
+    step = GradientStep(
+        TwoHeads(),
+        loss,
+        world_size=world_size,
+        device=torch.device("cpu"),
+        precision="fp32",
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+        clock=CpuClock(),
+        watch=Watch(),
+    )
+    try:
+        step(iter([torch.ones(2, 3)]), [2], step_samples=4)
+    except RecipeError as error:
+        dist.destroy_process_group()  # as the end of its process does
+        return str(error)
+    except RuntimeError as error:
+        dist.destroy_process_group()
+        return "a peer was lost" if is_lost_peer(error) else str(error)
+    return "it went well"
+
+
+def test_a_parameter_that_one_worker_leaves_out_is_named_there() -> None:
+    assert run_group(leave_out, 2) == [
+        "a peer was lost",
+        "two.weight (and 1 more) got no gradient: it took no part in the loss of the step's last micro-batch.\n"
+        "  On several workers every parameter that requires a gradient must take part in each loss; add 0 times it, or "
+        "freeze it (groups: freeze).",
+    ]

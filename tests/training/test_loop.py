@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from scaler.errors import RecipeError
 from scaler.metrics.record import Record
 from scaler.plan import make_plan
-from scaler.training.checkpoint import latest_checkpoint
-from scaler.training.loop import seed_everything
+from scaler.training.checkpoint import find_checkpoint
+from scaler.training.randomness import seed_everything
+from scaler.training.surroundings import Ending
 
 
 def test_the_same_global_batch_gives_the_same_run_however_it_is_made(tmp_path: Path) -> None:
@@ -113,20 +114,20 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path: Path) -> None
     (tmp_path / "stopped").mkdir()
     seed_everything(0)
     calm = make_recipe()
-    assert in_this_process(tmp_path / "calm", calm, job)[0].run()
+    assert in_this_process(tmp_path / "calm", calm, job)[0].run() is Ending.FINISHED
 
     seed_everything(0)
     training, around = in_this_process(tmp_path / "stopped", make_recipe(), job, stop_after=5)
-    assert not training.run()
+    assert training.run() is Ending.STOPPED
     stopped_at = training.samples_seen
     assert 0 < stopped_at < 3 * SAMPLES
-    assert latest_checkpoint(around.folder) == stopped_at
+    assert find_checkpoint(around.folder) == (stopped_at, [])
 
     seed_everything(99)  # what the recipe builds now is overwritten by the checkpoint
     resumed = make_recipe()
     training, _ = in_this_process(tmp_path / "stopped", resumed, job)
     training.restore(stopped_at)
-    assert training.run()
+    assert training.run() is Ending.FINISHED
     for ours, theirs in zip(resumed.model.parameters(), calm.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -143,7 +144,9 @@ def test_checkpoints_are_kept_as_many_as_asked_for(tmp_path: Path) -> None:
     job = make_job(num_workers=1, per_worker_batch_size=64)
     training, around = in_this_process(tmp_path, make_recipe(), job)
     training.run()
-    assert around.folder.names("checkpoints") == [f"{samples:015d}.pt" for samples in (500, 750)]
+    assert around.folder.names("checkpoints") == [
+        f"{samples:015d}.{ending}" for samples in (500, 750) for ending in ("json", "pt")
+    ]
 
 
 def test_a_wrong_number_of_samples_is_refused_with_the_right_one(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ from torch import nn
 from scaler.core.optimizers import OPTIMIZER_CLASSES, OPTIMIZER_OPTIONS
 from scaler.errors import JobFileError
 from scaler.plan import Phase, PlanGroup
-from scaler.training.loop import seed_everything
 from scaler.training.optimizer import (
     build_optimizer,
     optimizer_class,
@@ -38,6 +37,8 @@ from scaler.training.optimizer import (
     set_rate,
     used_rate,
 )
+from scaler.training.randomness import seed_everything
+from scaler.training.surroundings import Ending
 
 FROM_PACKAGE = ("lars", "lamb", "lion", "prodigy", "schedulefree_sgd", "schedulefree_adamw")
 SCHEDULE_FREE = ("schedulefree_sgd", "schedulefree_adamw")
@@ -293,7 +294,7 @@ def test_its_state_comes_back_from_a_checkpoint_to_the_last_bit(tmp_path: Path, 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path, name: str) -> None:
     job = library_job(name, train={"epochs": 2}, checkpoint={"every": {"samples": 40}, "keep": 99})
     seed_everything(0)
-    assert in_this_process(tmp_path, make_recipe(), job)[0].run()
+    assert in_this_process(tmp_path, make_recipe(), job)[0].run() is Ending.FINISHED
     for path in sorted((tmp_path / "checkpoints").glob("*.pt"))[:3]:
         saved = torch.load(path, weights_only=True)
         recipe = make_recipe()
@@ -364,7 +365,7 @@ def test_a_cycle_of_a_momentum_that_the_optimizer_lacks_is_refused(tmp_path: Pat
         train={"epochs": 1},
     )
     training, _ = in_this_process(tmp_path, make_recipe(), has_one)
-    assert training.run()
+    assert training.run() is Ending.FINISHED
 
 
 @pytest.mark.parametrize("name", SCHEDULE_FREE)
@@ -379,7 +380,7 @@ def test_a_longer_training_goes_on_from_schedule_free_s_end(tmp_path: Path, name
     z = torch.cat([state["z"].flatten() for state in saved["optimizer"]["state"].values()])
     assert torch.allclose(torch.tensor(weights_of(recipe.model)), 0.9 * x + 0.1 * z, atol=1e-6)
     assert not torch.allclose(x, z, atol=1e-3)
-    assert training.run()
+    assert training.run() is Ending.FINISHED
 
 
 def schedule_free_average(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> torch.Tensor:

@@ -24,7 +24,8 @@ from scaler import Recipe
 from scaler.errors import RecipeError
 from scaler.job import Job
 from scaler.plan import make_plan
-from scaler.training.loop import Training, seed_everything
+from scaler.training.loop import Training
+from scaler.training.randomness import seed_everything
 
 FIRST = slice(0, 6 * 16 + 16)  # of all weights in one row: layer 0's
 

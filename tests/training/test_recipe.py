@@ -58,7 +58,8 @@ def test_a_recipe_next_to_the_job_is_built_with_its_arguments(folder: Path) -> N
             "good_recipe:make",
             {},
             JobFileError,
-            "job.yaml: recipe = good_recipe:make: good_recipe has no function make.",
+            "job.yaml: recipe = good_recipe:make: good_recipe has no function make.\n"
+            "  Functions there: build, iterable, number.",
         ),
         (
             "good_recipe:build",
@@ -71,7 +72,7 @@ def test_a_recipe_next_to_the_job_is_built_with_its_arguments(folder: Path) -> N
             "good_recipe:number",
             {},
             RecipeError,
-            "good_recipe:number returned a int, not a scaler.Recipe.\n  return scaler.Recipe(model=..., ...)",
+            "good_recipe:number returned an int, not a scaler.Recipe.\n  return scaler.Recipe(model=..., ...)",
         ),
         (
             "good_recipe:iterable",
@@ -84,7 +85,7 @@ def test_a_recipe_next_to_the_job_is_built_with_its_arguments(folder: Path) -> N
             "good_recipe:build",
             {"samples": 0},
             RecipeError,
-            "good_recipe:build: train_data is empty.\n  Leave eval_data out for no evaluation.",
+            "good_recipe:build: train_data is empty.\n  There is nothing to train on.",
         ),
         (
             "good_recipe:build",

@@ -1,0 +1,59 @@
+"""A short climb after a resize: from the rate that the optimizer had to the one that is planned now."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from scaler.errors import PlanError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ramp:
+    """What the planned rate is multiplied by after a resize that raised it at once.
+
+        factor + (1 - factor) * (samples_seen - start) / (stop - start)    from start to stop; 1 outside
+
+    The idea is that of Lin et al. 2019, "Dynamic Mini-batch SGD for Elastic Distributed Training",
+    https://arxiv.org/abs/1904.12043, who let the rate grow linearly when the batch does.
+
+    Args:
+        start: samples seen at the resize.
+        stop: samples seen where the planned rate is reached; above ``start``.
+        factor: the old rate over the new one, in (0, 1).
+
+    Raises:
+        PlanError: numbers out of range.
+
+    Example:
+        >>> ramp = Ramp(start=1000, stop=1200, factor=0.5)
+        >>> [ramp.at(samples) for samples in (999, 1000, 1100, 1200)]
+        [1.0, 0.5, 0.75, 1.0]
+    """
+
+    start: int
+    stop: int
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.start < self.stop and 0.0 < self.factor < 1.0):
+            raise PlanError(
+                f"a ramp from {self.start} to {self.stop} samples by {self.factor:g} is none.",
+                "It needs 0 <= start < stop and a factor between 0 and 1.",
+            )
+
+    def at(self, samples_seen: int) -> float:
+        """Return the factor of the step that starts after ``samples_seen`` samples."""
+        if not self.start <= samples_seen < self.stop:
+            return 1.0
+        return self.factor + (1.0 - self.factor) * ((samples_seen - self.start) / (self.stop - self.start))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the ramp as JSON has it."""
+        return {"start": self.start, "stop": self.stop, "factor": self.factor}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any] | None) -> Self | None:
+        """Return the ramp that ``to_dict`` wrote; None for none."""
+        if values is None:
+            return None
+        return cls(start=int(values["start"]), stop=int(values["stop"]), factor=float(values["factor"]))

@@ -1,0 +1,91 @@
+"""What a run's evaluations say, on every worker the same."""
+
+import random
+
+import numpy as np
+from torch import nn
+
+from scaler.errors import RecipeError
+from scaler.job import Job
+from scaler.plan import Plan
+from scaler.training.average import WeightAverage
+from scaler.training.evaluate import evaluate
+from scaler.training.recipe import Recipe
+from scaler.training.surroundings import Surroundings
+
+
+class Evaluation:
+    """Evaluates a model, and the average of its weights where there is one.
+
+    Args:
+        recipe: has ``eval_data``, or there is nothing to evaluate.
+        surroundings: where this worker is.
+        module: not wrapped.
+        average: of its weights; None: there is none.
+    """
+
+    def __init__(
+        self, recipe: Recipe, surroundings: Surroundings, module: nn.Module, average: WeightAverage | None
+    ) -> None:
+        self._recipe, self._surroundings, self._module, self._average = recipe, surroundings, module, average
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the recipe has anything to evaluate on."""
+        return self._recipe.eval_data is not None
+
+    def values(self, plan: Plan, *, most_samples: int | None = None) -> dict[str, float]:
+        """Return what the data says of the weights, and of their average as ``ema_...``.
+
+        Args:
+            plan: gives the samples of a forward pass.
+            most_samples: of the data, from its start; None: all of it.
+        """
+        values = self._values_of(self._module, plan, most_samples)
+        if self._average is not None:
+            averaged = self._values_of(self._average.model, plan, most_samples)
+            values |= {f"ema_{name}": value for name, value in averaged.items()}
+        return values
+
+    def require_metrics(self, job: Job, plan: Plan) -> None:
+        """Refuse a recipe whose evaluation lacks a value that the job reacts to, before the first step.
+
+        Python's and numpy's random numbers go on from where they were; torch's do not.
+
+        Raises:
+            RecipeError: there is no evaluation, or it has no such value; names those that it has.
+        """
+        plateau, best = job.schedule.plateau, job.checkpoint.best
+        wanted = {} if plateau is None else {"schedule.plateau.metric": plateau.metric}
+        wanted |= {} if best is None else {"checkpoint.best.metric": best.metric}
+        if wanted and self._recipe.eval_data is None:
+            key = next(iter(wanted)).removesuffix(".metric")
+            raise RecipeError(f"{key} reacts to evaluations, and the recipe has no eval_data.", "Give it one.")
+        for key, metric in wanted.items():
+            names = self._names(plan, wanted=metric)
+            if metric not in names:
+                raise RecipeError(
+                    f"{key} = {metric} is not among the evaluation's values.", f"They are {', '.join(names)}."
+                )
+
+    def _names(self, plan: Plan, *, wanted: str) -> list[str]:
+        """The names of the values: of a batch a worker, and only if that lacks ``wanted``, of all the data."""
+        states = random.getstate(), np.random.get_state()
+        values = self.values(plan, most_samples=plan.per_worker_batch_size * self._surroundings.world_size)
+        if wanted not in values:
+            values = self.values(plan)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        return list(values)
+
+    def _values_of(self, model: nn.Module, plan: Plan, most_samples: int | None) -> dict[str, float]:
+        surroundings = self._surroundings
+        return evaluate(
+            self._recipe,
+            model,
+            rank=surroundings.rank,
+            world_size=surroundings.world_size,
+            batch_size=plan.per_worker_batch_size,
+            device=surroundings.device,
+            most_samples=most_samples,
+        )

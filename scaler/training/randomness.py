@@ -1,0 +1,69 @@
+"""Where the random numbers of a worker are: torch's, its GPU's, numpy's and Python's own."""
+
+import random
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from scaler.core.seeds import stream_seed
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch, numpy and ``random``, so that every worker builds the same recipe; call before ``load_recipe``."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def seed_worker(seed: int, *, rank: int, samples_seen: int) -> None:
+    """Seed a worker that goes on from a point of training with nobody's state: its dropout differs from the others'."""
+    torch.manual_seed(stream_seed(seed, f"rank {samples_seen}" if samples_seen else "rank", rank))
+
+
+def random_state(device: torch.device) -> Tensor:
+    """Return everything that says which random numbers come next, as bytes."""
+    version, words, gauss = random.getstate()
+    assert version == 3
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
+    generator = numpy_state["state"]
+    whole = [*words, *generator["key"].tolist(), generator["pos"], numpy_state["has_gauss"], gauss is not None]
+    parts = [
+        torch.tensor(whole, dtype=torch.int64),
+        torch.tensor([numpy_state["gauss"], gauss or 0.0], dtype=torch.float64),
+        torch.get_rng_state(),
+    ]
+    if device.type == "cuda":
+        parts.append(torch.cuda.get_rng_state(device))
+    return torch.cat([part.view(torch.uint8) for part in parts])
+
+
+def set_random_state(state: Tensor, device: torch.device) -> None:
+    """Go on from where ``random_state`` was called; torch's GPU only if it was there then."""
+    whole = state[: 8 * _WORDS].clone().view(torch.int64).tolist()
+    rest = state[8 * _WORDS :]
+    numpy_gauss, gauss = rest[:16].clone().view(torch.float64).tolist()
+    ours, theirs = whole[:_PYTHON_WORDS], whole[_PYTHON_WORDS:]
+    random.setstate((3, tuple(ours), gauss if theirs[-1] else None))
+    key = np.array(theirs[:_NUMPY_WORDS], dtype=np.uint32)
+    np.random.set_state(("MT19937", key, theirs[_NUMPY_WORDS], theirs[_NUMPY_WORDS + 1], numpy_gauss))
+    size = torch.get_rng_state().numel()
+    torch.set_rng_state(rest[16 : 16 + size].clone())
+    if device.type == "cuda" and rest.numel() > 16 + size:
+        torch.cuda.set_rng_state(rest[16 + size :].clone(), device)
+
+
+_PYTHON_WORDS, _NUMPY_WORDS = 625, 624
+_WORDS = _PYTHON_WORDS + _NUMPY_WORDS + 3
+
+
+def gather_random_states(device: torch.device, *, world_size: int) -> Tensor:
+    """Return every worker's state, a row each; a collective where there are several."""
+    mine = random_state(device)
+    if world_size == 1:
+        return mine.unsqueeze(0)
+    rows = [torch.empty_like(mine, device=device) for _ in range(world_size)]
+    dist.all_gather(rows, mine.to(device))
+    return torch.stack(rows).cpu()

@@ -1,0 +1,228 @@
+"""Checkpoints: what is kept, what counts, what is passed over, and that nobody waits for them."""
+
+import json
+import pickle
+import re
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+import pytest
+import torch
+from small_runs import EveryStep, events_of, in_this_process, make_job, make_recipe, new_folder, run
+
+from scaler.errors import ClusterError, RunError
+from scaler.runs import RunFolder
+from scaler.training import checkpoints
+from scaler.training.checkpoint import (
+    SCHEMA_VERSION,
+    committed,
+    copied,
+    find_checkpoint,
+    load_checkpoint,
+    read_manifest,
+    write_checkpoint,
+)
+
+STATE = {"samples_seen": 0, "weights": torch.arange(4.0)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """Return a run's folder with checkpoints at 100, 200 and 300 samples."""
+    made = RunFolder(str(tmp_path / "run"))
+    for samples in (100, 200, 300):
+        write_checkpoint(made, {**STATE, "samples_seen": samples}, {"samples_seen": samples})
+    return made
+
+
+def files(folder: RunFolder) -> Path:
+    return Path(folder.uri) / "checkpoints"
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def alter(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def test_the_newest_checkpoint_is_found_and_read(folder: RunFolder) -> None:
+    assert find_checkpoint(folder) == (300, [])
+    assert torch.equal(load_checkpoint(folder, 300)["weights"], torch.arange(4.0))
+    assert committed(folder) == [100, 200, 300]
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "reason"),
+    [
+        ("{}.pt", cut_short, r"checkpoint 300 is torn: [\d,]+ bytes of \d+\."),
+        ("{}.pt", alter, r"checkpoint 300 was altered: its checksum is another\."),
+        ("{}.pt", Path.unlink, r"checkpoint 300 is torn: its state is missing\."),
+        ("{}.json", Path.unlink, r"checkpoint 300 is torn: its manifest was not written\."),
+        ("{}.json", cut_short, r"json is not JSON"),
+        ("{}.json", lambda path: path.write_text("{}"), r"checkpoint 300 has schema version None, not \d\."),
+    ],
+)
+def test_a_torn_or_altered_checkpoint_is_passed_over_for_the_one_before(
+    folder: RunFolder, name: str, harm: Callable[[Path], Any], reason: str
+) -> None:
+    harm(files(folder) / name.format(f"{300:015d}"))
+    found, ((samples, why),) = find_checkpoint(folder)
+    assert (found, samples) == (200, 300)
+    assert re.search(reason, why)
+    assert find_checkpoint(folder) == (200, []), "it was set aside, and is not met again"
+    assert any(path.name.endswith(".bad") for path in files(folder).iterdir()), "a person can look at it"
+
+
+def test_with_no_checkpoint_left_training_begins_anew(folder: RunFolder) -> None:
+    for path in files(folder).glob("*.pt"):
+        alter(path)
+    found, passed_over = find_checkpoint(folder)
+    assert found is None
+    assert [samples for samples, _ in passed_over] == [300, 200, 100]
+
+
+def test_a_checkpoint_that_was_made_to_run_code_does_not(folder: RunFolder, tmp_path: Path) -> None:
+    marker = tmp_path / "it ran"
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return Path.touch, (marker,)
+
+    for data in (pickle.dumps(Evil()), _saved_by_torch(Evil(), tmp_path)):
+        files(folder).joinpath(f"{300:015d}.pt").write_bytes(data)
+        about = {"schema_version": SCHEMA_VERSION, "bytes": len(data), "sha256": sha256(data).hexdigest()}
+        files(folder).joinpath(f"{300:015d}.json").write_text(json.dumps(about))
+        with pytest.raises(RunError, match=r"checkpoint 300 cannot be read"):
+            load_checkpoint(folder, 300)
+    assert not marker.exists()
+
+
+def _saved_by_torch(value: object, tmp_path: Path) -> bytes:
+    torch.save(value, tmp_path / "evil.pt")
+    return (tmp_path / "evil.pt").read_bytes()
+
+
+def test_a_copy_shares_nothing_with_training_and_what_training_shares() -> None:
+    weight = torch.ones(3)
+    state = {"tied": [weight, weight.detach()], "plain": (1, "two", None), "empty": torch.empty(0)}
+    copy = copied(state)
+    weight += 1
+    assert copy["tied"][0].tolist() == [1, 1, 1]
+    assert copy["tied"][0] is copy["tied"][1]
+    assert copy["plain"] == (1, "two", None)
+
+
+def test_a_manifest_says_what_the_checkpoint_is(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path)
+    run(tmp_path, 1, make_job(per_worker_batch_size=64), folder=folder)
+    about = read_manifest(RunFolder(str(folder)), 750)
+    assert (about["samples_seen"], about["epoch"], about["epoch_samples"]) == (750, 3, 0)
+    assert about["reference"]["global_batch_size"] == 16
+    assert about["plan"]["global_batch_size"] == 64
+    assert about["world_size"] == 1
+    assert set(about["values"]) == {"accuracy", "loss"}
+    data = (folder / "checkpoints" / f"{750:015d}.pt").read_bytes()
+    assert (about["bytes"], about["sha256"]) == (len(data), sha256(data).hexdigest())
+    state = torch.load(folder / "checkpoints" / f"{750:015d}.pt", weights_only=True)
+    kept = {"model", "optimizer", "scaler", "controllers", "average", "progress", "samples_seen", "random"}
+    assert kept <= set(state)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_best_is_kept_beside_the_newest(tmp_path: Path, mode: str) -> None:
+    values = iter([0.5, 0.9, 0.1, 0.4, 0.6, 0.7])
+    recipe = make_recipe()
+    object.__setattr__(recipe, "evaluate", lambda model, batch: {"score": current})
+    job = make_job(
+        per_worker_batch_size=125,
+        train={"epochs": 3, "eval_every": {"samples": 125}},
+        checkpoint={"every": {"epochs": 3}, "keep": 1, "best": {"metric": "score", "mode": mode}},
+    )
+    training, around = in_this_process(tmp_path, recipe, job)
+    evaluate = training._evaluation.values
+
+    def each_time(*args: Any, **options: Any) -> dict[str, float]:
+        nonlocal current
+        current = next(values)
+        return evaluate(*args, **options)
+
+    current = 0.5
+    training._evaluation.values = each_time  # type: ignore[method-assign]
+    training._evaluation.require_metrics = lambda job, plan: None  # type: ignore[method-assign]
+    training.run()
+    best = 375 if mode == "min" else 250
+    assert committed(around.folder) == [best, 750]
+    assert read_manifest(around.folder, best)["best_by"] == pytest.approx(0.1 if mode == "min" else 0.9)
+
+
+def test_a_metric_that_is_not_evaluated_makes_no_best(tmp_path: Path) -> None:
+    job = make_job(per_worker_batch_size=64, checkpoint={"best": {"metric": "f1"}})
+    with pytest.raises(Exception, match=r"checkpoint\.best\.metric = f1 is not among the evaluation's values\."):
+        in_this_process(tmp_path, make_recipe(), job)[0].run()
+
+
+def test_time_is_a_cadence_too(tmp_path: Path) -> None:
+    recipe = make_recipe(loss=_slow)
+    job = make_job(per_worker_batch_size=10, train={"epochs": 6}, checkpoint={"every": {"seconds": 0.05}, "keep": 100})
+    training, around = in_this_process(tmp_path, recipe, job)
+    training._pace = EveryStep()
+    training.run()
+    assert len(committed(around.folder)) > 3
+
+
+def _slow(model: Any, batch: Any) -> Any:
+    sleep(0.01)
+    return torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def test_training_does_not_stand_still_for_the_storage(tmp_path: Path) -> None:
+    """Measured: the copy of a small model in well under a millisecond, however slow the storage."""
+    job = make_job(per_worker_batch_size=64)
+    training, around = in_this_process(tmp_path, make_recipe(), job)
+    around.secure = lambda samples_seen: sleep(0.5)  # type: ignore[method-assign]
+    training.run()
+    events = [event for event in around.events if event["kind"] == "checkpointed"]
+    first, last = events[0], events[-1]
+    assert first["samples_seen"] == 250
+    assert first["seconds"] >= 0.5
+    assert first["stall_s"] < 0.4
+    assert last["samples_seen"] == 750, "the last one is waited for"
+
+
+def test_a_checkpoint_counts_only_when_its_records_are_there(tmp_path: Path) -> None:
+    def never(samples_seen: int) -> None:
+        raise ClusterError("the collector has not answered.")
+
+    training, around = in_this_process(tmp_path, make_recipe(), make_job(per_worker_batch_size=64))
+    around.secure = never  # type: ignore[method-assign]
+    with pytest.raises(RunError) as caught:
+        training.run()
+    assert str(caught.value) == (
+        f"run {around.folder.run_id}: its last checkpoint cannot be written: the collector has not answered.\n"
+        "  Make room, or see to storage; scaler resume goes on from the one before."
+    )
+    assert committed(around.folder) == []
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_event_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: RunFolder, state: Any, about: Any) -> int:
+        if about["samples_seen"] < 750:
+            raise OSError(28, "No space left on device")
+        return write_checkpoint(folder, state, about)
+
+    monkeypatch.setattr(checkpoints, "write_checkpoint", full)
+    training, around = in_this_process(tmp_path, make_recipe(), make_job(per_worker_batch_size=64))
+    training.run()
+    failed = events_of({"events": around.events}, "checkpoint_failed")
+    assert [event["samples_seen"] for event in failed] == [250, 500]
+    assert failed[0]["reason"] == "OSError: [Errno 28] No space left on device"
+    assert committed(around.folder) == [750]

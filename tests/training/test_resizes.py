@@ -1,0 +1,142 @@
+"""Lives of different sizes: what follows the batch, what is held, and that nothing compounds."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import SAMPLES, checkpoint, events_of, make_job, new_folder, records_of, run, step_losses
+
+from scaler.core.ramp import Ramp
+from scaler.job import Job
+from scaler.metrics.record import Record
+from scaler.plan import make_plan
+
+ELASTIC = {"num_workers": {"min": 1, "max": 3}, "per_worker_batch_size": 16}
+SGD, ADAM = {"name": "sgd", "momentum": 0.9}, {"name": "adamw"}
+
+
+def lives(tmp_path: Path, job: Job, sizes: list[int], *, steps: int = 3) -> tuple[list[list[dict[str, Any]]], Path]:
+    """Train in lives of so many workers and ``steps`` steps each, the last one to the end."""
+    folder = new_folder(tmp_path)
+    stops = [steps] * (len(sizes) - 1) + [10**9]
+    found = [run(tmp_path, size, job, folder=folder, stop_after=stop) for size, stop in zip(sizes, stops, strict=True)]
+    return found, folder
+
+
+def planned(job: Job, size: int, record: Record, ramp: Ramp | None) -> float:
+    factor = ramp.at(record.samples_seen) if ramp is not None else 1.0
+    return make_plan(job, size).lr_at(record.samples_seen) * factor
+
+
+def ramp_of(life: list[dict[str, Any]]) -> Ramp | None:
+    (started,) = events_of(life[0], "attempt_started")
+    return Ramp.from_dict(started["ramp"])
+
+
+def used_once(found: list[list[dict[str, Any]]]) -> bool:
+    """Whether the records of all lives cover every epoch exactly once, without a gap or an overlap."""
+    records = sorted(
+        {(r.samples_seen, r.rank, r.samples) for r in records_of([rank for life in found for rank in life])}
+    )
+    steps: dict[int, int] = {}
+    for seen, _, samples in records:
+        steps[seen] = steps.get(seen, 0) + samples
+    ends = [seen + size for seen, size in sorted(steps.items())]
+    return all(end == begin for end, begin in zip(ends, sorted(steps)[1:], strict=False)) and ends[-1] == 3 * SAMPLES
+
+
+@pytest.mark.parametrize(
+    ("rule", "optimizer", "schedule"),
+    [
+        ("linear", SGD, {"name": "cosine", "warmup": {"epochs": 1}}),
+        ("sqrt", SGD, {"name": "multi_step", "at": [{"epochs": 1}, {"epochs": 2}], "decay": 0.1}),
+        ("adam_sde", ADAM, {"name": "wsd", "warmup": {"samples": 100}}),
+        ("legw", SGD, {"name": "polynomial", "warmup": {"samples": 20}}),
+    ],
+)
+def test_the_rate_is_that_of_the_size_whatever_sizes_there_were_before(
+    tmp_path: Path, rule: str, optimizer: dict[str, Any], schedule: dict[str, Any]
+) -> None:
+    job = make_job(
+        **ELASTIC,
+        rule=rule,
+        rewarmup=None,
+        schedule=schedule,
+        reference={"global_batch_size": 48, "optimizer": optimizer},
+    )
+    sizes = [1, 3, 1, 2]
+    found, folder = lives(tmp_path, job, sizes, steps=2)
+    for size, life in zip(sizes, found, strict=True):
+        for record in records_of(life):
+            assert record.lr == planned(job, size, record, None), "to the last bit"
+        group = life[0]["events"][0]
+        assert group["global_batch_size"] == 16 * size
+    assert used_once(found)
+    constants = checkpoint(folder)["optimizer"]["param_groups"][0]
+    expected = make_plan(job, 2).optimizer
+    for name in {"betas", "eps", "weight_decay", "momentum"} & set(expected):
+        assert constants[name] == pytest.approx(tuple(expected[name]) if name == "betas" else expected[name], rel=0)
+
+
+@pytest.mark.parametrize("rule", ["linear", "none"])
+def test_a_held_batch_keeps_the_rate_and_the_run_whatever_the_size(tmp_path: Path, rule: str) -> None:
+    job = make_job(**ELASTIC, rule=rule, on_resize="hold_global_batch")
+    calm = run(tmp_path, 3, job)
+    found, _ = lives(tmp_path, job, [1, 3, 2])
+    rates = {record.samples_seen: record.lr for record in records_of(calm)}
+    resized = [record for life in found for record in records_of(life)]
+    assert {record.samples_seen: record.lr for record in resized} == rates, "to the last bit"
+    assert used_once(found)
+    losses = [loss for life in found for loss in step_losses(life)]
+    assert losses == pytest.approx(step_losses(calm), abs=1e-4)
+    accum = [life[0]["events"][0]["per_worker_batch_size"] for life in found]
+    assert accum == [16, 16, 12], "48 samples: 3 x 16, 1 x 16 a worker, 2 x 12"
+
+
+def test_a_jump_is_climbed_and_a_fall_is_not(tmp_path: Path) -> None:
+    job = make_job(**ELASTIC, rule="linear", schedule={"name": "constant"}, rewarmup={"samples": 200, "above": 1.5})
+    (one, three, two), folder = lives(tmp_path, job, [1, 3, 2])
+    assert ramp_of(one) is None
+    ramp = ramp_of(three)
+    assert ramp is not None
+    assert (ramp.start, ramp.stop, ramp.factor) == (48, 248, pytest.approx(1 / 3))
+    assert [record.lr for record in records_of(three)] == [planned(job, 3, r, ramp) for r in records_of(three)]
+    rates = [record.lr for record in records_of(three[:1])]
+    assert rates[0] == pytest.approx(records_of(one)[-1].lr), "it begins where the smaller group was"
+    assert rates == sorted(rates)
+    assert rates[-1] < make_plan(job, 3).peak_lr
+    # The third life begins on the ramp, at less than 1.5 times its own rate: no ramp, and the planned rate at once.
+    assert ramp_of(two) is None
+    assert {record.lr for record in records_of(two)} == {make_plan(job, 2).peak_lr}
+    assert checkpoint(folder)["ramp"] is None
+
+
+def test_a_crash_on_the_ramp_goes_on_climbing(tmp_path: Path) -> None:
+    job = make_job(**ELASTIC, rule="linear", schedule={"name": "constant"}, rewarmup={"samples": 200, "above": 1.5})
+    (_, before, after), _ = lives(tmp_path, job, [1, 3, 3])
+    assert ramp_of(before) == ramp_of(after) is not None
+    rates = [record.lr for life in (before, after) for record in records_of(life[:1])]
+    climb = [rate for rate in rates if rate < make_plan(job, 3).peak_lr]
+    assert all(later > earlier for earlier, later in pairwise(climb))
+    assert rates[len(climb) :] == [make_plan(job, 3).peak_lr] * (len(rates) - len(climb))
+
+
+def test_many_resizes_end_where_one_does(tmp_path: Path) -> None:
+    """After the ramp nothing remembers the sizes between."""
+    job = make_job(**ELASTIC, rule="linear", rewarmup={"steps": 2})
+    many, _ = lives(tmp_path, job, [1, 2, 1, 3], steps=1)
+    one, _ = lives(tmp_path, job, [1, 3], steps=1)
+    last = [{r.samples_seen: r.lr for r in records_of(found[-1][:1]) if r.samples_seen > 250} for found in (many, one)]
+    shared = set(last[0]) & set(last[1])
+    assert shared
+    assert all(last[0][seen] == last[1][seen] for seen in shared)
+
+
+def test_adascale_goes_on_at_another_size_with_its_progress(tmp_path: Path) -> None:
+    job = make_job(
+        num_workers={"min": 2, "max": 3}, per_worker_batch_size=16, rule="adascale", schedule={"name": "constant"}
+    )
+    (two, three), _ = lives(tmp_path, job, [2, 3], steps=4)
+    assert records_of(three)[0].progress > records_of(two)[-1].progress
+    assert events_of(three[0], "attempt_started")[0]["start_samples"] == 128
