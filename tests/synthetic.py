@@ -2,18 +2,22 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
 from scaler.core.batch import share_bounds
+from scaler.core.ramp import Ramp
 from scaler.job import Job
+from scaler.metrics.reader import mark_lost
 from scaler.metrics.record import Record
 from scaler.metrics.writer import SCHEMA
 from scaler.plan import Plan, grow, make_plan
-from scaler.report.model import Report
+from scaler.report.model import Report, Verdict
 from scaler.report.numbers import summarize
+from scaler.report.verdicts import find_verdicts
+from scaler.runs import RunState
 
 SYNTHETIC_JOB = (  # what makes jobs/digits/job.yaml a job whose numbers can be worked out by hand
     "train.num_samples=100",
@@ -35,6 +39,22 @@ def codes(report: Report) -> list[tuple[str, int | None]]:
     return [(verdict.code, verdict.rank) for verdict in report.verdicts]
 
 
+def find_again(report: Report, **changes: Any) -> tuple[Verdict, ...]:
+    """Look for verdicts on a report's numbers, but for the parts that are given."""
+    parts: dict[str, Any] = {
+        "state": RunState(report.state),
+        "plan": Plan.from_dict(report.plan),
+        "totals": report.totals,
+        "workers": report.workers,
+        "attempts": report.attempts,
+        "audit": report.lr_audit,
+        "noise": report.noise,
+        "events": (),
+        "run_id": "digits-1",
+    }
+    return find_verdicts(**{**parts, **changes})
+
+
 def records_table(records: Iterable[Record]) -> pa.Table:
     rows = list(records)
     return pa.Table.from_pylist([row._asdict() for row in rows], schema=SCHEMA) if rows else SCHEMA.empty_table()
@@ -50,6 +70,8 @@ class SyntheticRun:
     events: tuple[Mapping[str, Any], ...] = ()
     state: str = "succeeded"
     failure: str | None = None
+    later_jobs: Mapping[int, Job] = field(default_factory=dict)
+    clock: float = 1000.0  # when the next event happens, in epoch seconds; a step takes an eighth of one
 
     def attempt(
         self,
@@ -59,41 +81,59 @@ class SyntheticRun:
         stop: int | None = None,
         world_size: int = 2,
         grown: Mapping[int, int] | None = None,
+        ramp: Ramp | None = None,
+        job: Job | None = None,
         **values: Any,
     ) -> "SyntheticRun":
         """Add a life of the worker group that took the steps from ``start`` up to ``stop`` samples.
 
-        ``grown`` says at which sample the batch grew with the noise, and to what. ``values`` are fields of every
+        ``grown`` says at which sample the batch grew with the noise, and to what; ``ramp`` is what the rate is
+        multiplied by; ``job`` is the job from here on, of a resume that changed it. ``values`` are fields of every
         record; a callable gets the rank and the samples seen.
         """
-        plan = make_plan(self.job, world_size, parameters=self.plan.parameters)
+        later_jobs = {**self.later_jobs, **({number: job} if job is not None else {})}
+        job = job or ([self.job, *later_jobs.values()])[-1]
+        plan = make_plan(job, world_size, parameters=self.plan.parameters)
+        newest = make_plan(job, self.plan.world_size, parameters=self.plan.parameters) if later_jobs else self.plan
         growth = []
         for at, size in (grown or {}).items():
-            plan = grow(plan, self.job, samples_seen=at, global_batch_size=size)
+            plan = grow(plan, job, samples_seen=at, global_batch_size=size)
             if at > start:
-                peak_lr = plan.phase_at(at).peak_lr
-                growth.append({"kind": "batch_grown", "attempt": number, "samples_seen": at, "peak_lr": peak_lr,
-                               "global_batch_size": size})  # fmt: skip
+                growth.append(
+                    {
+                        "kind": "batch_grown",
+                        "time": self.clock,
+                        "attempt": number,
+                        "samples_seen": at,
+                        "peak_lr": plan.phase_at(at).peak_lr,
+                        "global_batch_size": size,
+                    }
+                )
         first = plan.phase_at(start)
         records, events = [], [
             {
                 "kind": "attempt_started",
+                "time": self.clock,
                 "attempt": number,
                 "samples_seen": start,
                 "start_samples": start,
                 "world_size": world_size,
                 "global_batch_size": first.global_batch_size,
+                "per_worker_batch_size": first.per_worker_batch_size,
                 "peak_lr": first.peak_lr,
+                "ramp": ramp.to_dict() if ramp is not None else None,
             },
             *growth,
             *(
-                {"kind": "worker_started", "attempt": number, "rank": rank, "node": f"node-{rank}", "pid": 100 + rank}
+                {"kind": "worker_started", "time": self.clock, "attempt": number, "rank": rank,
+                 "node": f"node-{rank}", "pid": 100 + rank}
                 for rank in range(world_size)
             ),
         ]  # fmt: skip
-        seen = start
+        seen, clock = start, self.clock
         while seen < (plan.most_samples if stop is None else stop):
             size = plan.step_size(seen)
+            lr = plan.lr_at(seen) * (1.0 * (ramp.at(seen) if ramp is not None else 1.0))
             for rank in range(world_size):
                 begin, end = share_bounds(size, parts=world_size, index=rank)
                 record = Record(
@@ -102,8 +142,8 @@ class SyntheticRun:
                     step=plan.steps(seen),
                     samples_seen=seen,
                     progress=float(seen),
-                    lr=plan.lr_at(seen),
-                    lr_planned=plan.lr_at(seen),
+                    lr=lr,
+                    lr_planned=lr,
                     samples=end - begin,
                     loss=2.0 if end > begin else None,
                     step_time_s=0.125,
@@ -118,14 +158,63 @@ class SyntheticRun:
                 )
                 mine = {name: value(rank, seen) if callable(value) else value for name, value in values.items()}
                 records.append(record._replace(**mine))
-            seen += size
-        return replace(self, records=(*self.records, *records), events=(*self.events, *events))
+            seen, clock = seen + size, clock + 0.125
+        return replace(
+            self,
+            plan=newest,
+            records=(*self.records, *records),
+            events=(*self.events, *events),
+            later_jobs=later_jobs,
+            clock=clock,
+        )
 
     def event(self, kind: str, samples_seen: int, **values: Any) -> "SyntheticRun":
         """Add something that happened to the newest life."""
-        newest = max(event["attempt"] for event in self.events)
-        event = {"kind": kind, "attempt": newest, "samples_seen": samples_seen, **values}
-        return replace(self, events=(*self.events, event))
+        newest = max(event["attempt"] for event in self.events if event.get("attempt") is not None)
+        return self.happened(kind, attempt=newest, samples_seen=samples_seen, **values)
+
+    def happened(self, kind: str, **values: Any) -> "SyntheticRun":
+        """Add an event as it is; without an attempt, one of the driver, the collector or the controller."""
+        return replace(self, events=(*self.events, {"kind": kind, "time": self.clock, **values}))
+
+    def later(self, seconds: float) -> "SyntheticRun":
+        """Let time pass."""
+        return replace(self, clock=self.clock + seconds)
+
+    def worker_event(self, kind: str, rank: int, **values: Any) -> "SyntheticRun":
+        """Add what a worker of the newest life said, or what was said of it."""
+        newest = max(event["attempt"] for event in self.events if event["kind"] == "attempt_started")
+        return self.happened(kind, attempt=newest, rank=rank, **values)
+
+    def died(self, *ranks: int) -> "SyntheticRun":
+        """The controller noticed that workers died."""
+        return self.happened(
+            "group_ended", cause="lost", ranks=list(ranks), message="its process was killed, or crashed"
+        )
+
+    def hung(
+        self, rank: int, *, seconds: float = 600.0, doing: str = "computing", where: str = "recipe.py:30 in loss"
+    ) -> "SyntheticRun":
+        """The watch found that a worker hangs."""
+        return self.worker_event("worker_hung", rank, seconds=seconds, doing=doing, where=where)
+
+    def failed(self, rank: int, problem: str, *, by_peer: bool = False) -> "SyntheticRun":
+        """A worker raised an error, of its own or because a peer was gone."""
+        error, _, _ = problem.partition(":")
+        told = {"error": error, "problem": problem, "remedy": "", "traceback": ""}
+        return self.worker_event("worker_failed", rank, **told, by_peer=by_peer)
+
+    def left(self, why: str, detail: str = "") -> "SyntheticRun":
+        """The group was asked to leave, and did."""
+        return self.happened("leave_requested", why=why, detail=detail)
+
+    def resumed(
+        self, from_samples: int | None, *, idle_s: float = 0.0, changes: Iterable[Iterable[str]] = ()
+    ) -> "SyntheticRun":
+        """Somebody had the run go on, ``idle_s`` after the last sign of life."""
+        later = self.later(idle_s)
+        changed = [list(change) for change in changes]
+        return later.happened("resumed", from_samples=from_samples, workers=2, changes=changed, idle_s=idle_s)
 
     def evaluated(self, samples_seen: int, **values: float | None) -> "SyntheticRun":
         """Add an evaluation to the newest life."""
@@ -144,7 +233,8 @@ class SyntheticRun:
             job=self.job,
             plan=self.plan,
             status={"run_id": "digits-20260101-120000-7f3a", "state": self.state, "failure": self.failure, **times},
-            records=records_table(self.records),
+            records=mark_lost(records_table(self.records), self.events),
             events=self.events,
+            later_jobs=self.later_jobs,
         )
         return replace(report, **changes)

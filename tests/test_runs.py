@@ -2,6 +2,8 @@
 
 import pickle
 import re
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 from secrets import token_hex
@@ -296,3 +298,233 @@ def test_a_storage_that_nothing_here_can_reach_is_an_error(use: Any) -> None:
         "nosuch://bucket/runs: cannot be reached: Protocol not known: nosuch.\n"
         "  Use a folder or a URI of a kind that fsspec knows, and install what it asks for."
     )
+
+
+# Names, and what a person types.
+
+
+@pytest.mark.parametrize(
+    "name", ["../other/status.json", "metrics/../../x", "/etc/passwd", "..", "\\x", "a\\..\\b", "a\0b"]
+)
+def test_a_name_never_leads_out_of_the_folder(folder: RunFolder, name: str) -> None:
+    uses: list[Any] = [
+        lambda: folder.write(name, "x"),
+        lambda: folder.read(name),
+        lambda: folder.exists(name),
+        lambda: folder.names(name),
+        lambda: folder.remove(name),
+        lambda: folder.remove_folder(name),
+        lambda: folder.append_json(name, [{"n": 1}]),
+        lambda: folder.filesystem(name),
+    ]
+    for use in uses:
+        with pytest.raises(ValueError, match="is no name in a run's folder"):
+            use()
+    assert folder.names("") == []
+
+
+def test_the_folder_itself_is_not_removed(folder: RunFolder) -> None:
+    with pytest.raises(ValueError, match="not removed whole"):
+        folder.remove_folder("")
+    assert folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("run", "named"),
+    [
+        ("", "''"),
+        (" ", "' '"),
+        ("a b", "'a b'"),
+        ("it's", '"it\'s"'),
+        ("a\nb", "'a\\nb'"),
+        ("a\x1b[31mb", "'a\\x1b[31mb'"),
+        ("a\0b", "'a\\x00b'"),
+        ("../neighbour", "../neighbour"),
+        ("..", ".."),
+        (".", "."),
+        ("/", "/"),
+        ("-rf", "-rf"),
+        ("a::b", "a::b"),
+        ("~", "~"),
+        ("x" * 5000, "x" * 5000),
+    ],
+)
+def test_a_hostile_run_is_only_one_that_is_not_there(
+    storage: str, run: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    RunFolder(f"{storage.removesuffix('/runs')}/neighbour").write_json("status.json", {"state": "succeeded"})
+    make_run(storage)  # there is a runs/, beside its neighbour
+    if run == "../neighbour" and "://" not in storage:
+        monkeypatch.chdir(tmp_path / "runs" / list_runs(storage)[0].run_id)  # where it is no path either
+    with pytest.raises(RunError) as caught:
+        find_run(run, storage=storage)
+    assert caught.value.problem == f"there is no run {named} here, nor in {storage}."
+
+
+def test_a_path_that_a_person_gives_may_go_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(str(tmp_path / "runs"))
+    (tmp_path / "jobs").mkdir()
+    monkeypatch.chdir(tmp_path / "jobs")
+    assert find_run(f"../runs/{run.run_id}").state() is RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize("storage", ["it's", "a\nb", "a::b", "x" * 200])
+def test_a_hostile_storage_is_only_a_folder(tmp_path: Path, storage: str) -> None:
+    run = make_run(str(tmp_path / storage))
+    assert find_run("last", storage=str(tmp_path / storage)) == run
+
+
+def test_a_password_in_a_uri_is_not_shown() -> None:
+    folder = RunFolder(f"memory://me:hunter2@{token_hex(8)}/runs/a")
+    assert "hunter2" not in folder.path("report.html")
+    assert folder.path("report.html").startswith("memory://me:***@")
+    with pytest.raises(RunError) as caught:
+        find_run("nosuch", storage=folder.uri)
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(RunError) as caught:
+        RunFolder("nosuch://me:hunter2@host/a")
+    assert "hunter2" not in str(caught.value)
+
+
+# Storage that does not do what it should.
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, folder: RunFolder, call: str, error: OSError) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise error
+
+    filesystem, _ = folder.filesystem("")
+    monkeypatch.setattr(type(filesystem), call, refused)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError(30, "Read-only file system"), "Read-only file system"),
+        (PermissionError("Access Denied for me:hunter2@host"), "Access Denied for me:hunter2@host"),
+        (PermissionError("s3://me:hunter2@host\nsaid no"), "s3://me:***@host said no"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_a_document_that_the_storage_refuses_is_an_error(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, error: OSError, reason: str
+) -> None:
+    folder.write("plan.json", "old")
+    with monkeypatch.context() as patched:
+        refuse(patched, folder, "open", error)
+        with pytest.raises(RunError) as caught:
+            folder.write("plan.json", "new")
+    assert str(caught.value) == (
+        f"run {folder.run_id}: plan.json cannot be written in {folder.path('')}: {reason}.\n"
+        "  Make room there, or see to the storage."
+    )
+    assert folder.read("plan.json") == b"old"
+    assert folder.names("") == ["plan.json"]
+
+
+def test_a_document_that_the_storage_does_not_give_is_an_error(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write("plan.json", "x")
+    refuse(monkeypatch, folder, "open", OSError(5, "Input/output error"))
+    with pytest.raises(RunError) as caught:
+        folder.read("plan.json")
+    assert str(caught.value) == (
+        f"run {folder.run_id}: plan.json cannot be read in {folder.path('')}: Input/output error.\n"
+        "  See to the storage."
+    )
+
+
+def test_half_a_row_on_a_full_disk_is_taken_back(tmp_path: Path) -> None:
+    """A disk of 64 bytes, as the process sees it: the limit of a file's size."""
+    code = """
+import resource, signal, sys
+from scaler.errors import RunError
+from scaler.runs import RunFolder
+folder = RunFolder(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+folder.append_json("events.jsonl", [{"n": 1}])
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+try:
+    folder.append_json("events.jsonl", [{"n": 2, "text": "x" * 100}])
+except RunError as error:
+    print(error.problem)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+folder.append_json("events.jsonl", [{"n": 2}])
+"""
+    folder = make_run(str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code, folder.uri], capture_output=True, text=True, check=True)
+    assert done.stdout == (f"run {folder.run_id}: events.jsonl cannot be written in {folder.uri}: File too large.\n")
+    assert folder.read("events.jsonl") == b'{"n": 1}\n{"n": 2}\n'
+
+
+def test_a_storage_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(RunError) as caught:
+        find_run("last", storage=f"{tmp_path}/runs/below")
+    assert str(caught.value) == f"there are no runs in {tmp_path}/runs/below.\n  scaler submit JOB makes one."
+
+
+def test_a_new_run_never_takes_the_folder_of_another(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
+    monkeypatch.setattr(
+        "scaler.runs.folder.secrets.token_hex", lambda size: next(drawn) if size == 2 else token_hex(size)
+    )
+    first = RunFolder.create(storage, name="digits", now=NOON)
+    first.write("job.yaml", "")
+    second = RunFolder.create(storage, name="digits", now=NOON)
+    assert (first.run_id[-4:], second.run_id[-4:]) == ("aaaa", "bbbb")
+
+
+def test_a_second_that_is_full_of_runs_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaler.runs.folder.secrets.token_hex", lambda size: "aaaa")
+    RunFolder.create(str(tmp_path), name="digits", now=NOON)
+    with pytest.raises(RunError) as caught:
+        RunFolder.create(str(tmp_path), name="digits", now=NOON)
+    assert str(caught.value) == (
+        f"storage = {tmp_path}: no run can be made there: 100 runs of this second are there already.\n"
+        "  Set storage to a folder that can be written."
+    )
+
+
+# A run that goes on.
+
+
+def test_a_value_of_none_takes_it_out_of_the_status(folder: RunFolder) -> None:
+    folder.set_state(RunState.FAILED, failure="boom", ended_at=2.0, started_at=1.0)
+    folder.set_state(RunState.STARTING, failure=None, ended_at=None)
+    assert set(folder.read_json("status.json")) == {"schema_version", "run_id", "started_at", "state"}
+
+
+def test_the_jobs_of_a_run_by_the_attempt_that_each_holds_from(folder: RunFolder) -> None:
+    for name in ("job-10.yaml", "job.yaml", "job-2.yaml", "job-x.yaml", "job-3.yaml.bad", "other-4.yaml"):
+        folder.write(name, "")
+    assert list(folder.job_names().items()) == [(0, "job.yaml"), (2, "job-2.yaml"), (10, "job-10.yaml")]
+
+
+def test_attempts_are_counted_on_from_the_highest_there_was(folder: RunFolder) -> None:
+    assert folder.next_attempt() == 0
+    rows = [{"attempt": 0}, {"attempt": 3}, {"attempt": None}, {"kind": "resumed"}, {"attempt": "9"}, {"attempt": 2}]
+    folder.append_json("events.jsonl", rows)
+    assert folder.next_attempt() == 4
+
+
+def test_a_link_in_the_folder_that_leads_elsewhere_is_followed_by_nobody(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path / "run"))
+    folder.write("status.json", "{}")
+    (tmp_path / "run-other").mkdir()
+    (tmp_path / "run-other" / "secret").write_text("mine")
+    (tmp_path / "run" / "events.jsonl").symlink_to(tmp_path / "run-other" / "secret")
+    (tmp_path / "run" / "metrics").symlink_to(tmp_path / "run-other")
+    for attempt in (
+        lambda: folder.read("events.jsonl"),
+        lambda: folder.append_json("events.jsonl", [{"a": 1}]),
+        lambda: folder.write("metrics/a.parquet", b""),
+        lambda: folder.remove("metrics/secret"),
+    ):
+        with pytest.raises(RunError, match=r"is a link that leads out of the run's folder\."):
+            attempt()
+    assert (tmp_path / "run-other" / "secret").read_text() == "mine"

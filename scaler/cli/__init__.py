@@ -18,6 +18,7 @@ COMMANDS = {
     "init": "Make a job folder that runs as it is.",
     "plan": "Show every number of a job, each with its reason; no cluster needed.",
     "submit": "Plan, run and report a job.",
+    "resume": "Go on with a run that was stopped, failed, or lost its driver.",
     "find-lr": "Find the learning rate: a range test on the real workers at the real batch.",
     "list": "List runs.",
     "report": "Report on a run.",
@@ -89,9 +90,10 @@ def run(arguments: list[str]) -> int:
     except ScalerError as error:
         if debug:
             raise
+        from scaler.masking import mask_text
         from scaler.report.words import printable
 
-        click.echo(f"Error: {printable(str(error))}", err=True)
+        click.echo(f"Error: {printable(mask_text(str(error)))}", err=True)
         return error.exit_code
     except BrokenPipeError:
         sys.stderr.close()
@@ -99,10 +101,11 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        from scaler.masking import mask_text
         from scaler.report.words import printable
 
         click.echo(
-            f"Error: a bug in scaler: {type(error).__name__}: {printable(str(error))}\n"
+            f"Error: a bug in scaler: {type(error).__name__}: {printable(mask_text(str(error)))}\n"
             "  scaler --debug COMMAND ... shows where.",
             err=True,
         )

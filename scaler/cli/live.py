@@ -57,6 +57,11 @@ class Live:
         if not self._quiet:
             self._console.print(printable(line), soft_wrap=True)
 
+    def begin_at(self, samples_seen: int) -> None:
+        """Start from where a run goes on, so that its speed is that of what it does now."""
+        if self._bar is not None and not self._plan.is_measured:
+            self._bar.reset(self._task, completed=min(samples_seen, self._plan.total_samples))
+
     def show(self, progress: Progress) -> None:
         """Show where the run is."""
         if self._quiet or progress == self._shown:

@@ -34,6 +34,17 @@ def address_option(command: Command) -> Command:
     )(command)
 
 
+def output_options(command: Command) -> Command:
+    """``--json``, ``--quiet`` and ``--verbose`` of the commands that run a job."""
+    for option in (
+        click.option("--verbose", is_flag=True, help="Show Ray's own log too."),
+        click.option("--quiet", is_flag=True, help="No plan and no progress."),
+        click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
+    ):
+        command = option(command)
+    return command
+
+
 def where_it_runs(address: str | None) -> str:
     """Return what an ``--address`` means, in words."""
     return {None: "starting an embedded Ray", "none": "in this process"}.get(address, f"on the Ray at {address}")
@@ -53,8 +64,13 @@ class RecipeFacts:
     groups: object = ()  # as the recipe gives them: not checked yet
 
 
-def recipe_facts(job: Job, *, job_path: Path) -> RecipeFacts:
+def recipe_facts(job: Job, *, job_path: Path, recipe_folder: Path | None = None) -> RecipeFacts:
     """Return what the plans of a job take from its recipe; builds it only where they take anything.
+
+    Args:
+        job: as its file says.
+        job_path: of the file.
+        recipe_folder: where the recipe is looked for; None: next to the file.
 
     Raises:
         ScalerError: the recipe cannot be built.
@@ -67,7 +83,10 @@ def recipe_facts(job: Job, *, job_path: Path) -> RecipeFacts:
     try:
         with redirect_stdout(sys.stderr):  # stdout is the result's
             recipe = load_recipe(
-                job.recipe, folder=job_path.parent.absolute(), arguments=job.recipe_args, source=str(job_path)
+                job.recipe,
+                folder=recipe_folder or job_path.parent.absolute(),
+                arguments=job.recipe_args,
+                source=str(job_path),
             )
             return RecipeFacts(
                 num_samples=len(recipe.train_data),  # type: ignore[arg-type]
@@ -81,20 +100,27 @@ def recipe_facts(job: Job, *, job_path: Path) -> RecipeFacts:
 
 
 def plan_for(
-    job: Job, *, job_path: Path, world_size: int | None = None, facts: RecipeFacts | None = None
+    job: Job,
+    *,
+    job_path: Path,
+    recipe_folder: Path | None = None,
+    world_size: int | None = None,
+    facts: RecipeFacts | None = None,
 ) -> tuple[Job, Plan]:
     """Return a job whose groups are its own, not its recipe's, and its plan.
 
     Args:
         job: as its file says.
-        job_path: of the file; the recipe is looked for next to it.
+        job_path: of the file.
+        recipe_folder: where the recipe is looked for; None: next to the file.
         world_size: workers to plan for; None: as many as the job asks for.
         facts: what ``recipe_facts`` found, where several plans are made; None: it is asked now.
 
     Raises:
         JobFileError: a number that does not fit, or a group of the recipe that cannot be used.
     """
-    facts = recipe_facts(job, job_path=job_path) if facts is None else facts
+    if facts is None:
+        facts = recipe_facts(job, job_path=job_path, recipe_folder=recipe_folder)
     if job.groups == "recipe":
         job = _with_groups(job, facts.groups, job_path=job_path)
     return job, make_plan(job, world_size, num_samples=facts.num_samples, parameters=facts.parameters)

@@ -1,17 +1,23 @@
-"""The one process that every worker's records and events go to, and that writes them."""
+"""The one process that every worker's records and events go to, and that writes them.
 
-from collections.abc import Mapping, Sequence
+It may die: Ray starts it again, and it goes on from the run's folder. Workers keep what they handed over until it is in
+the folder and send it again to a collector that does not have it (``mailbox.py``); what arrives twice is written once.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic, time
-from typing import Any
 
+from scaler.cluster.messages import Answer, Batch, Beginning, Event, Parcel, Why
 from scaler.cluster.progress import Progress, ProgressTracker
-from scaler.metrics.record import Record
+from scaler.cluster.recall import Recall, limit_after
 from scaler.metrics.writer import MetricsWriter
 from scaler.runs import RunFolder
 
 FLUSH_S = 0.5
 STORAGE_PATIENCE_S = 30.0
+TROUBLES = ("worker_failed", "worker_hung", "group_ended")
+MOST_TROUBLES = 50  # a look is sent several times a second; the newest tell why a run ended
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +25,7 @@ class Look:
     """What the collector knows of a run."""
 
     progress: Progress
-    failures: Sequence[Mapping[str, Any]]  # what workers have reported
+    troubles: Sequence[Event]  # the newest events of ``TROUBLES``
     storage: str  # why the run's folder has not taken records for ``STORAGE_PATIENCE_S``; empty when it does
 
 
@@ -28,61 +34,137 @@ class Collector:
 
     Args:
         folder: the run's folder; this is the one writer of its ``metrics/`` and ``events.jsonl``.
+        opening: events to begin with, such as that the run was resumed.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, opening: Sequence[Event] = ()) -> None:
+        self._recall = Recall(folder)
         self._writer = MetricsWriter(folder)
         self._tracker = ProgressTracker()
-        self._attempts = 0
-        self._stop_requested = False
-        self._failures: list[Mapping[str, Any]] = []
+        self._attempts = self._recall.attempts
+        self._micro_batch_limit = self._recall.micro_batch_limit
+        self._leave: Why | None = None
+        self._troubles: list[Event] = []
+        self._wishes: set[tuple[int | None, str, str]] = set()
+        self._taken: dict[str, int] = {}
+        self._written: dict[str, int] = {}
+        self._reached: dict[tuple[int | None, int], int] = {}
+        self._secured: dict[tuple[int | None, int], int] = {}
         self._flushed_at = monotonic()
         self._unwritten_since: float | None = None
         self._problem = ""
+        began_before = all(self._recall.has(event) for event in opening)
+        for event in opening:
+            self._take_event(event)
+        if began_before:  # a collector that died: what it knew of this submission or resume counts still
+            self._leave = self._recall.leave
+            self._troubles = list(self._recall.of_kinds(TROUBLES))[-MOST_TROUBLES:]
+            self._tracker.add([], self._recall.of_newest_attempt)
+        self._flush()
 
-    def begin_attempt(self) -> int:
-        """Return the number of the worker group's next life."""
-        self._attempts += 1
-        return self._attempts - 1
+    def begin_attempt(self, *, is_new_group: bool = True) -> Beginning:
+        """Count the worker group's lives on.
 
-    def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> bool:
-        """Take one worker's records and events.
-
-        Returns:
-            Whether somebody asked the run to stop: the worker reads it at its next hand-over.
+        Args:
+            is_new_group: False when the same workers go back to a checkpoint: then what they were asked to leave for
+                counts still.
         """
-        self._tracker.add(records, events)
-        self._writer.add(records)
-        for event in events:
-            self._writer.add_event(event)
-            if event["kind"] == "worker_failed":
-                self._failures.append(event)
-        self._flush_when_due()
-        return self._stop_requested
+        if is_new_group and self._leave != "stop":
+            self._leave = None
+        self._attempts += 1
+        return Beginning(attempt=self._attempts - 1, micro_batch_limit=self._micro_batch_limit)
 
-    def request_stop(self) -> None:
-        """Ask the workers to stop at a step that they agree on."""
-        self._stop_requested = True
-        self._writer.add_event({"kind": "stop_requested", "time": time()})
+    def hand_over(self, parcel: Parcel) -> Answer:
+        """Take one worker's records and events; what is here already is passed over."""
+        sender = parcel.sender
+        taken = max(self._taken.get(sender, 0), parcel.written)
+        self._written[sender] = max(self._written.get(sender, 0), parcel.written)
+        attempt, samples_seen = parcel.written_to
+        self._secured[attempt, parcel.rank] = max(self._secured.get((attempt, parcel.rank), 0), samples_seen)
+        for batch in parcel.batches:
+            if batch.number == taken + 1:  # one beyond a gap is asked for again
+                self._take(batch, parcel.rank)
+                taken = batch.number
+        self._taken[sender] = taken
+        self._flush_when_due()
+        return Answer(taken=taken, written=self._written[sender], leave=self._leave)
+
+    def is_secured(self, attempt: int, *, world_size: int, samples_seen: int) -> bool:
+        """Whether all records of an attempt's workers up to ``samples_seen`` are in the folder."""
+        workers = [(attempt, rank) for rank in range(world_size)]
+        are_here = all(max(self._reached.get(who, 0), self._secured.get(who, 0)) >= samples_seen for who in workers)
+        if are_here and not all(self._secured.get(who, 0) >= samples_seen for who in workers):
+            self._flush()
+        return all(self._secured.get(who, 0) >= samples_seen for who in workers)
+
+    def request_leave(self, why: Why, detail: str) -> None:
+        """Ask the workers to save and leave, at a step that they agree on."""
+        if self._leave != "stop":
+            self._leave = why
+        self.note({"kind": "leave_requested", "time": time(), "why": why, "detail": detail})
+
+    def note(self, event: Event) -> None:
+        """Take an event of the driver or of Ray Train's controller, which do not count attempts."""
+        noted = {**event, "attempt": self._attempts - 1 if self._attempts else None}
+        witnesses = noted.pop("witnesses", [])
+        if witnesses:  # who lost a peer; the others are those who are gone
+            everybody = range(self._tracker.look().world_size or 0)
+            noted["ranks"] = [rank for rank in everybody if rank not in witnesses] or witnesses
+        self._take_event(noted)
+        self._flush_when_due()
 
     def look(self) -> Look:
         """Return what is known of the run."""
         self._flush_when_due()
         failing = self._unwritten_since is not None and monotonic() - self._unwritten_since > STORAGE_PATIENCE_S
-        return Look(progress=self._tracker.look(), failures=self._failures, storage=self._problem if failing else "")
+        return Look(progress=self._tracker.look(), troubles=self._troubles, storage=self._problem if failing else "")
 
     def close(self) -> None:
         """Write everything that was handed over, for the last time."""
         self._writer.close()
 
-    def _flush_when_due(self) -> None:
-        """Write what is there, about twice a second. What cannot be written is kept, and tried again."""
-        if monotonic() - self._flushed_at < FLUSH_S:
+    def _take(self, batch: Batch, rank: int) -> None:
+        for event in batch.events:  # first, for an attempt begins with one
+            self._take_event(event)
+        records = self._recall.new_records(batch.records)
+        self._tracker.add(records, [])
+        self._writer.add(records)
+        self._reached[batch.attempt, rank] = batch.samples_seen
+
+    def _take_event(self, event: Event) -> None:
+        if self._recall.has(event) or self._is_known_wish(event):
             return
+        if event.get("attempt") is not None:
+            self._attempts = max(self._attempts, event["attempt"] + 1)
+        if event["kind"] in TROUBLES:
+            self._troubles = [*self._troubles, event][-MOST_TROUBLES:]
+        self._micro_batch_limit = limit_after(self._micro_batch_limit, event)
+        self._tracker.add([], [event])
+        self._writer.add_event(event)
+
+    def _is_known_wish(self, event: Event) -> bool:
+        """Whether a worker tells what another has told: all of a group notice that a node is about to go."""
+        if event["kind"] != "leave_requested":
+            return False
+        wish = (event["attempt"], event["why"], event["detail"])
+        if wish in self._wishes:
+            return True
+        self._wishes.add(wish)
+        return False
+
+    def _flush_when_due(self) -> None:
+        if monotonic() - self._flushed_at >= FLUSH_S:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write what is there. What cannot be written is kept, and tried again."""
         self._flushed_at = monotonic()
+        taken, reached = dict(self._taken), dict(self._reached)
         try:
             self._writer.flush()
             self._unwritten_since = None
+            self._written |= taken
+            self._secured |= reached
         except Exception as error:  # any filesystem's own; the driver ends the run when it lasts
             self._unwritten_since = self._unwritten_since or monotonic()
             self._problem = f"{type(error).__name__}: {error}"

@@ -3,9 +3,11 @@
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -26,6 +28,7 @@ _EMBEDDED_ENVIRONMENT: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_enable_metrics_collection": "0",  # served to whoever asks, without the token
 }
 
 
@@ -36,8 +39,9 @@ def ray_cluster(address: str | None, *, verbose: bool, ship: Sequence[Path] = ()
     Args:
         address: of a running cluster (``auto``, ``host:port``); None: an embedded cluster with all of this machine's
             CPUs and GPUs. Its daemons listen on all interfaces, so they take a random token that only this process and
-            its children have, in their environment.
-        verbose: show Ray's own log, on stderr.
+            its children have, in their environment. Ray's files, which it lets everybody read and write, lie in a
+            folder that only this user can enter; it goes with the cluster.
+        verbose: show Ray's own log, on stderr, and leave its files where they are.
         ship: folders that the nodes of a running cluster must have: the first becomes their working directory, the
             others are importable.
 
@@ -57,6 +61,7 @@ def ray_cluster(address: str | None, *, verbose: bool, ship: Sequence[Path] = ()
             )
         environment |= {**_EMBEDDED_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     before = {name: os.environ.get(name) for name in environment}
+    files = _private_folder() if address is None else None
     os.environ.update(environment)
     # Ray prints what the raylet says to stdout, which is the result's.
     with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stderr if verbose else nowhere):
@@ -64,10 +69,12 @@ def ray_cluster(address: str | None, *, verbose: bool, ship: Sequence[Path] = ()
 
         try:
             with _interrupts_held():
-                _connect(address, verbose=verbose, ship=ship)
+                _connect(address, verbose=verbose, ship=ship, files=files)
             yield
         finally:
             ray.shutdown()
+            if files is not None and not verbose:
+                shutil.rmtree(files, ignore_errors=True)
             for name, value in before.items():
                 if value is None:
                     os.environ.pop(name, None)
@@ -91,7 +98,23 @@ def _interrupts_held() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _connect(address: str | None, *, verbose: bool, ship: Sequence[Path]) -> None:
+def _private_folder() -> str:
+    """A new folder for Ray's files, where Ray's own would be: its sockets' paths must be short, as TMPDIR's may not be.
+
+    Raises:
+        ClusterError: it cannot be made.
+    """
+    place = os.environ.get("RAY_TMPDIR", "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir())
+    try:
+        return tempfile.mkdtemp(prefix="ray-", dir=place)  # mode 0700
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray cluster on this machine: no folder can be made in {place}: {error.strerror}.",
+            "RAY_TMPDIR names another place for Ray's files, with a short path.",
+        ) from error
+
+
+def _connect(address: str | None, *, verbose: bool, ship: Sequence[Path], files: str | None) -> None:
     import ray
 
     options: dict[str, Any] = {
@@ -100,6 +123,7 @@ def _connect(address: str | None, *, verbose: bool, ship: Sequence[Path]) -> Non
     }
     if address is None:
         options |= {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        options["_temp_dir"] = f"{files}/ray"  # Ray opens it to everybody; nobody comes that far
         # A second of imports, while Ray's daemons start.
         threading.Thread(target=import_module, args=("ray.train",), daemon=True).start()
     else:

@@ -7,11 +7,13 @@ from time import monotonic, sleep
 from typing import Any
 
 from scaler.cluster.embedded import require_resources
+from scaler.cluster.messages import Event
 from scaler.cluster.progress import Progress
 from scaler.errors import ClusterError, JobFileError, PlanError, RecipeError, RunError, ScalerError, TrainingError
 from scaler.job import Job
 from scaler.plan import Plan
 from scaler.runs import RunFolder
+from scaler.training.watch import WAITING
 
 POLL_S = 0.2
 RAY_TRAIN_FOLDER = "ray_train"  # Ray Train wants a place of its own; nothing of ours is there
@@ -19,7 +21,7 @@ ROOM_S = 20.0  # how long a job waits for others to leave a running cluster
 STOP_S = 20.0  # how long workers get to stop by themselves after Ctrl-C
 
 _TOLD_BY_WORKERS: Mapping[str, type[ScalerError]] = {
-    error.__name__: error for error in (ClusterError, JobFileError, PlanError, RecipeError, TrainingError)
+    error.__name__: error for error in (ClusterError, JobFileError, PlanError, RecipeError, RunError, TrainingError)
 }
 
 
@@ -31,8 +33,9 @@ def run_on_ray(
     recipe_folder: str,
     on_progress: Callable[[Progress], None],
     embedded: bool = True,
+    resumed: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Run a plan on the connected Ray cluster.
+    """Run a plan on the connected Ray cluster, from the newest checkpoint if there is one.
 
     Args:
         job: what was asked for.
@@ -41,6 +44,7 @@ def run_on_ray(
         recipe_folder: where the job file lies, as the workers see it.
         on_progress: called a few times a second.
         embedded: whether the cluster ends with this process.
+        resumed: the event of a run that goes on.
 
     Returns:
         Whether training is over; False when Ctrl-C stopped it.
@@ -58,7 +62,10 @@ def run_on_ray(
 
     _require_room(job, embedded=embedded)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    collector: Any = ray.remote(Collector).options(num_cpus=0, scheduling_strategy=here).remote(folder)
+    # Should its process die, Ray starts it again and repeats the calls that were not answered.
+    lasting = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+    opening = [resumed] if resumed is not None else []
+    collector: Any = ray.remote(Collector).options(**lasting).remote(folder, opening)
 
     def fit() -> bool:
         from scaler.cluster.trainer import make_trainer
@@ -75,7 +82,7 @@ def run_on_ray(
         return bool(result.return_value)
 
     try:
-        return _watch(_InThread(fit), collector, folder, on_progress)
+        return _watch(_InThread(fit), collector, job, folder, on_progress)
     except ray.exceptions.RayError as error:
         raise ClusterError(f"Ray lost the run: {_last_line(error)}", "--verbose shows Ray's log.") from error
     finally:
@@ -114,7 +121,9 @@ class _InThread:
         return self._error if self._error is not None else self._value
 
 
-def _watch(fit: _InThread, collector: Any, folder: RunFolder, on_progress: Callable[[Progress], None]) -> bool:
+def _watch(
+    fit: _InThread, collector: Any, job: Job, folder: RunFolder, on_progress: Callable[[Progress], None]
+) -> bool:
     """Watch a run to its end. The first Ctrl-C asks the workers to stop; a second one, or their silence, ends it."""
     import ray
 
@@ -127,7 +136,7 @@ def _watch(fit: _InThread, collector: Any, folder: RunFolder, on_progress: Calla
             look = ray.get(collector.look.remote())
             progress = look.progress
             on_progress(progress)
-            _raise_final(look.failures, folder)
+            _raise_final(look.troubles, folder)
             if look.storage:
                 raise RunError(
                     f"run {folder.run_id}: its folder cannot be written: {look.storage}.",
@@ -139,10 +148,10 @@ def _watch(fit: _InThread, collector: Any, folder: RunFolder, on_progress: Calla
             if stopping_since is not None or progress.attempt is None:
                 raise
             stopping_since = monotonic()
-            ray.get(collector.request_stop.remote())
+            ray.get(collector.request_leave.remote("stop", "Ctrl-C"))
     outcome = fit.outcome()
     if isinstance(outcome, BaseException):
-        raise _translated(outcome, look.failures, folder)
+        raise _translated(outcome, look.troubles, job, folder)
     return outcome
 
 
@@ -168,14 +177,14 @@ def _require_room(job: Job, *, embedded: bool) -> None:
         sleep(POLL_S)
 
 
-def _raise_final(failures: Sequence[Mapping[str, Any]], folder: RunFolder) -> None:
+def _raise_final(troubles: Sequence[Event], folder: RunFolder) -> None:
     """Raise the first failure that a restart would meet again; a worker that only lost its peers is not one."""
-    for failure in failures:
-        if not failure["by_peer"]:
-            raise _from_worker(failure, folder)
+    for trouble in troubles:
+        if trouble["kind"] == "worker_failed" and not trouble["by_peer"]:
+            raise _from_worker(trouble, folder)
 
 
-def _from_worker(failure: Mapping[str, Any], folder: RunFolder) -> ScalerError:
+def _from_worker(failure: Event, folder: RunFolder) -> ScalerError:
     """A worker's failure as an exception of this process, with the worker's traceback."""
     log = folder.path(f"logs/rank-{failure['rank']}.log")
     told = _TOLD_BY_WORKERS.get(failure["error"])
@@ -188,23 +197,51 @@ def _from_worker(failure: Mapping[str, Any], folder: RunFolder) -> ScalerError:
     )
 
 
-def _translated(error: BaseException, failures: Sequence[Mapping[str, Any]], folder: RunFolder) -> ScalerError:
+def _translated(error: BaseException, troubles: Sequence[Event], job: Job, folder: RunFolder) -> ScalerError:
     """Ray Train's own error, in our words."""
-    from ray.train.v2.api.exceptions import WorkerGroupError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    from scaler.cluster.endings import NoRoomError
 
     if isinstance(error, WorkerGroupError):
-        ranks = sorted(error.worker_failures)
-        lost = [rank for rank in ranks if rank not in {failure["rank"] for failure in failures}] or ranks
-        names = ", ".join(str(rank) for rank in lost)
-        logs = "\n".join(f"Log: {folder.path(f'logs/rank-{rank}.log')}" for rank in lost)
-        first = str(next(iter(error.worker_failures.values()))).strip().splitlines()[0]
-        return TrainingError(
-            f"rank{'s' if len(lost) > 1 else ''} {names} died, more often than failures.max_restarts allows.",
-            f"Ray says: {first}\n{logs}",
-        )
+        return _lost(error.worker_failures, troubles, job, folder)
+    if isinstance(error, ControllerError):
+        cause = error.controller_failure
+        if isinstance(cause, (NoRoomError, WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError)):
+            workers = job.scale.min_workers
+            return ClusterError(
+                f"the cluster had no room for {'a worker' if workers == 1 else f'{workers} workers'} for too long.",
+                f"scaler resume {folder.run_id} goes on when it has; SCALER_WAIT_FOR_NODES_S is how long to wait.",
+            )
     if isinstance(error, ScalerError):
         return error
     return ClusterError(f"Ray Train gave up: {_last_line(error)}", "--verbose shows Ray's log.")
+
+
+def _lost(failures: Mapping[int, Exception], troubles: Sequence[Event], job: Job, folder: RunFolder) -> TrainingError:
+    """Workers were lost once too often: who, and of what."""
+    allowed = f"more often than failures.max_restarts = {job.failures.max_restarts} allows"
+    newest = max((trouble["attempt"] for trouble in troubles if trouble["attempt"] is not None), default=None)
+    last = [trouble for trouble in troubles if trouble["attempt"] == newest]
+    hung = [trouble for trouble in last if trouble["kind"] == "worker_hung"]
+    hung.sort(key=lambda trouble: trouble["doing"] == WAITING)  # who waits for a hung one is not the cause
+    if hung:
+        rank, where, doing = hung[0]["rank"], hung[0]["where"], hung[0]["doing"]
+        return TrainingError(
+            f"rank {rank} hung ({doing} for {hung[0]['seconds']:.0f} s, {where}), {allowed}.",
+            f"If that may take longer, raise failures.hang_timeout_s.\nLog: {folder.path(f'logs/rank-{rank}.log')}",
+        )
+    ended = [trouble for trouble in last if trouble["kind"] == "group_ended"]
+    told = {trouble["rank"] for trouble in last if trouble["kind"] == "worker_failed"}
+    ranks = ended[-1]["ranks"] if ended else [rank for rank in sorted(failures) if rank not in told] or sorted(failures)
+    names = ", ".join(map(str, ranks))
+    why = f" ({ended[-1]['message']})" if ended else ""
+    logs = "\n".join(f"Log: {folder.path(f'logs/rank-{rank}.log')}" for rank in ranks)
+    first = str(next(iter(failures.values()))).strip().splitlines()[0]
+    return TrainingError(
+        f"rank{'s' if len(ranks) > 1 else ''} {names} died{why}, {allowed}.", f"Ray says: {first}\n{logs}"
+    )
 
 
 def _last_line(error: BaseException) -> str:

@@ -1,14 +1,19 @@
 """The Ray Train trainer of a run. Importing this loads Ray Train, which takes a second."""
 
-from collections.abc import Mapping
-from typing import Any
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
 
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from scaler.cluster.elastic_policy import ElasticPolicy
+from scaler.cluster.failure_policy import FailurePolicy
 from scaler.cluster.fixed_policy import FixedWithoutAutoscaler
 from scaler.cluster.ray_run import RAY_TRAIN_FOLDER
+from scaler.cluster.termination import NoteTermination
 from scaler.cluster.worker import Assignment, work
 from scaler.job import Job
 
@@ -21,24 +26,75 @@ _NEVER_USED = ("DatasetsCallback", "WorkingDirectorySetupCallback")
 _NOT_WHEN_EMBEDDED = ("PlacementGroupCleanerCallback",)
 
 
-class _Trainer(DataParallelTrainer):
-    """Ray Train's trainer without the parts named here. Should Ray rename a hook, its part merely comes back."""
+RESIZE_CHECK_S = ("SCALER_RESIZE_CHECK_S", 10.0)
+"""How long another size must have been possible before an elastic group is resized to it, and how long the group is
+left alone after a start. Lower: nodes are used sooner, and each node that comes and goes interrupts training."""
+WAIT_FOR_NODES_S = ("SCALER_WAIT_FOR_NODES_S", 600.0)
+"""How long a run waits for nodes in place of lost ones before it ends as a cluster too small for it."""
+ELASTIC_START_S = 15.0  # an elastic group whose room is not there by then is counted again
+NEVER_S = 1e9
 
-    def __init__(self, *args: Any, embedded: bool, **options: Any) -> None:
-        super().__init__(*args, **options)
+
+class _Trainer(DataParallelTrainer):
+    """Ray Train's trainer with our policies, without the parts named above. Should Ray rename a hook, those come back.
+
+    Args:
+        job: gives restarts and the time after which a worker hangs.
+        collector: the collector's actor handle.
+        embedded: whether the cluster ends with this process.
+        options: Ray Train's own.
+    """
+
+    def __init__(self, *, job: Job, collector: Any, embedded: bool, **options: Any) -> None:
+        super().__init__(_work, **options)
+        self._hang_timeout_s, self._collector, self._embedded = job.failures.hang_timeout_s, collector, embedded
         self._without = _NEVER_USED + (_NOT_WHEN_EMBEDDED if embedded else ())
-        config: Any = self.scaling_config  # annotated as the old API's
-        self._config = config
-        self._never_asks = embedded and not config.elasticity_enabled
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if type(callback).__name__ not in self._without]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
-        if self._never_asks:
-            options["scaling_policy"] = FixedWithoutAutoscaler(self._config)
-        return super()._initialize_and_run_controller(**options)
+        patience_s, config = _seconds(WAIT_FOR_NODES_S), cast(Any, self.scaling_config)  # annotated as the old API's
+        options["failure_policy"] = FailurePolicy(
+            self.run_config.failure_config,
+            collector=self._collector,
+            patience_s=patience_s,
+            hang_timeout_s=self._hang_timeout_s,
+        )
+        # A frozen process, or one whose thread keeps Python's lock, has no watchdog; Ray Train asks each now and then.
+        environment = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(self._hang_timeout_s or NEVER_S)}
+        if config.elasticity_enabled:
+            options["scaling_policy"] = ElasticPolicy(
+                config,
+                collector=self._collector,
+                steady_s=_seconds(RESIZE_CHECK_S),
+                patience_s=patience_s,
+                asks_for_nodes=not self._embedded,
+            )
+            environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(ELASTIC_START_S)
+        elif self._embedded:
+            options["scaling_policy"] = FixedWithoutAutoscaler(config)
+        with _environment(environment):
+            return super()._initialize_and_run_controller(**options)
+
+
+def _seconds(variable: tuple[str, float]) -> float:
+    """An environment variable of the driver, or its default."""
+    name, default = variable
+    return float(os.environ.get(name, default))
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables that are not set, for the length of a ``with`` block; Ray Train passes them on."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def make_trainer(job: Job, assignment: Assignment, *, embedded: bool) -> DataParallelTrainer:
@@ -57,8 +113,11 @@ def make_trainer(job: Job, assignment: Assignment, *, embedded: bool) -> DataPar
     if resources.gpus_per_worker:
         per_worker["GPU"] = resources.gpus_per_worker
     filesystem, root = assignment.folder.filesystem("")
+    callbacks: list[Any] = [NoteTermination()]
     return _Trainer(
-        _work,
+        job=job,
+        collector=assignment.collector,
+        embedded=embedded,
         train_loop_config={"assignment": assignment},
         scaling_config=ScalingConfig(
             num_workers=number, use_gpu=resources.gpus_per_worker > 0, resources_per_worker=per_worker
@@ -67,11 +126,9 @@ def make_trainer(job: Job, assignment: Assignment, *, embedded: bool) -> DataPar
             name=RAY_TRAIN_FOLDER,
             storage_path=root.rstrip("/"),
             storage_filesystem=PyFileSystem(FSSpecHandler(filesystem)),
-            failure_config=FailureConfig(
-                max_failures=job.failures.max_restarts, controller_failure_limit=job.failures.max_restarts
-            ),
+            failure_config=FailureConfig(max_failures=job.failures.max_restarts),
+            callbacks=callbacks,
         ),
-        embedded=embedded,
     )
 
 

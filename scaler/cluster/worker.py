@@ -1,27 +1,37 @@
 """What runs in each Ray Train worker: find one's place, join the group, train, report what fails."""
 
 import os
-import shutil
 import socket
-import sys
-import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import time
-from typing import Any
+from time import monotonic, sleep, time
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
+import ray.train.collective
+from ray.train.v2._internal.execution.context import get_train_context
 
-from scaler.errors import ClusterError, ScalerError
+from scaler.cluster.endings import OutOfMemory, Restart, Yielded
+from scaler.cluster.mailbox import Mailbox
+from scaler.cluster.messages import Beginning
+from scaler.cluster.termination import has_been_terminated
+from scaler.cluster.watchdog import REPORT_S, Watchdog
+from scaler.cluster.worker_log import WorkerLog
+from scaler.errors import ClusterError, ScalerError, TrainingError
 from scaler.job import Job, parse_job
 from scaler.metrics.record import Record
-from scaler.plan import Plan, make_plan
+from scaler.plan import Plan, limit_micro_batches, make_plan
 from scaler.runs import RunFolder
+from scaler.training.watch import WAITING
+
+if TYPE_CHECKING:
+    from scaler.training.surroundings import Leave
 
 SETTLE_S = 30.0
+SECURE_POLL_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,61 +56,209 @@ class Assignment:
 class RayWorker:
     """The surroundings of a worker on Ray Train."""
 
-    def __init__(self, assignment: Assignment, *, rank: int, world_size: int, attempt: int, device: Any) -> None:
+    def __init__(
+        self, assignment: Assignment, mailbox: Mailbox, *, rank: int, world_size: int, attempt: int, device: Any
+    ) -> None:
         self.rank, self.world_size, self.attempt, self.device = rank, world_size, attempt, device
         self.folder = assignment.folder
-        self._collector = assignment.collector
-        self._under_way: Any = None
-        self._stop_requested = False
+        self._collector, self._mailbox = assignment.collector, mailbox
+        self._noticed: set[str] = set()
 
     def next_attempt(self) -> int:
         """Have the collector count one on."""
-        return int(ray.get(self._collector.begin_attempt.remote()))
+        beginning: Beginning = ray.get(self._collector.begin_attempt.remote(is_new_group=False))
+        return beginning.attempt
 
-    def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
-        """Send to the collector without waiting; read the answer to what was sent before, if it is there."""
-        self._read_answer(timeout_s=0)
-        self._under_way = self._collector.hand_over.remote(records, events)
+    def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]], *, samples_seen: int) -> None:
+        """Leave it to the mailbox."""
+        self._mailbox.put(records, events, attempt=self.attempt, samples_seen=samples_seen)
 
-    def stop_requested(self) -> bool:
-        """Whether the collector said so, in its answer to an earlier hand-over."""
-        return self._stop_requested
+    def secure(self, samples_seen: int) -> None:
+        """Ask the collector until it has written what every worker measured up to there."""
+        began = monotonic()
+        ask = self._collector.is_secured
+        while not ray.get(ask.remote(self.attempt, world_size=self.world_size, samples_seen=samples_seen)):
+            if monotonic() - began > SETTLE_S:
+                raise ClusterError(
+                    f"records up to {samples_seen} samples are not in the run's folder after {SETTLE_S:g} s.",
+                    "Look at the driver's node and at storage.",
+                )
+            sleep(SECURE_POLL_S)
 
-    def settle(self) -> None:
-        """Wait until the collector has everything that was handed over."""
-        self._read_answer(timeout_s=SETTLE_S)
-        if self._under_way is not None:
-            raise ClusterError(
-                f"the collector has not answered rank {self.rank} for {SETTLE_S:g} s.", "Look at the driver's node."
-            )
+    def leave_requested(self) -> "Leave":
+        """Whether the collector asked, this process was sent SIGTERM, or one of the group's nodes is about to go."""
+        from scaler.training.surroundings import Leave
 
-    def _read_answer(self, *, timeout_s: float) -> None:
-        if self._under_way is None:
-            return
-        ready, _ = ray.wait([self._under_way], timeout=timeout_s)
-        if ready:
-            self._stop_requested = self._stop_requested or bool(ray.get(ready[0]))
-            self._under_way = None
+        asked = self._mailbox.leave
+        if asked == "stop":
+            return Leave.STOP
+        if has_been_terminated():
+            self._notice("sigterm", f"rank {self.rank}")
+        preempted = get_train_context().preemption_context.preemption_info  # set on every worker of the group
+        if preempted is not None:
+            ranks = ", ".join(map(str, preempted.preempted_ranks))
+            self._notice("preemption", f"the node of rank {ranks}")
+        return Leave.YIELD if asked or self._noticed else Leave.NOT
+
+    def _notice(self, why: str, detail: str) -> None:
+        if why not in self._noticed:
+            self._noticed.add(why)
+            told = {"kind": "leave_requested", "time": time(), "attempt": self.attempt, "why": why, "detail": detail}
+            self._mailbox.put([], [told], attempt=None)
 
 
 def work(assignment: Assignment) -> bool:
-    """Train; the function that Ray Train runs in every worker. Returns whether training is over."""
+    """Train; the function that Ray Train runs in every worker.
+
+    Returns:
+        Whether training is over; False when it was stopped.
+
+    Raises:
+        Restart: the group is to be started again, from the checkpoint that is there.
+    """
     context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    attempt: int | None = None
+    rank = context.get_world_rank()
+    mailbox = Mailbox(assignment.collector, rank=rank)
+    life = _Life(assignment, mailbox, rank=rank, world_size=context.get_world_size())
     try:
         _require_shared(assignment.folder)
-        with _Log(assignment.folder, rank=rank):
-            job = parse_job(assignment.job, source="the job")
-            plan = _plan_for(assignment, job, world_size)
-            worker, start = _join(assignment, job, rank=rank, world_size=world_size)
-            attempt = worker.attempt
-            return _train(assignment, job, plan, worker, start)
+        with WorkerLog(assignment.folder, rank=rank):
+            ending = life.train()
+            _require_written(mailbox, rank)
+        if ending == "yielded":
+            life.watchdog.now(WAITING)
+            ray.train.collective.barrier()  # Ray Train ends the others at the first who raises
+            raise Yielded(f"all {context.get_world_size()} workers saved and made room")
+        return ending == "finished"
     except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure like any other
-        ray.get(assignment.collector.hand_over.remote([], [_failure(error, rank, attempt)]))
+        if not isinstance(error, Restart):
+            mailbox.put([], [_failure(error, rank, life.attempt)], attempt=None)
+        mailbox.wait_taken(within_s=SETTLE_S)
         if isinstance(error, SystemExit):
             raise RuntimeError(f"the recipe called sys.exit({error.code})") from error
         raise
+    finally:
+        life.watchdog.stop()
+        mailbox.close()
+
+
+class _Life:
+    """One worker's life: it joins its group, builds the recipe and trains."""
+
+    def __init__(self, assignment: Assignment, mailbox: Mailbox, *, rank: int, world_size: int) -> None:
+        self._assignment, self._mailbox, self._rank, self._world_size = assignment, mailbox, rank, world_size
+        self._job = parse_job(assignment.job, source="the job")
+        self.attempt: int | None = None
+        self.watchdog = Watchdog(self._job.failures.hang_timeout_s, on_hang=self._tell_hang)
+
+    def train(self) -> str:
+        """Train to one of the words of ``Ending``."""
+        from scaler.training.gradients import is_out_of_memory
+        from scaler.training.group import leave_group
+        from scaler.training.loop import Training
+        from scaler.training.randomness import seed_everything
+        from scaler.training.recipe import load_recipe
+
+        worker, start, limit = self._join()
+        job, plan = self._job, _plan_for(self._assignment, self._job, self._world_size)
+        if limit is not None and job.scale.per_worker_batch_size == "auto":
+            plan = limit_micro_batches(plan, limit)
+        self.watchdog.now("building the recipe")
+        seed_everything(job.train.seed)
+        folder = Path(self._assignment.recipe_folder).absolute()
+        recipe = load_recipe(job.recipe, folder=folder, arguments=job.recipe_args)
+        training = Training(recipe, job, plan, worker)
+        self.watchdog.follow(training.watch)
+        if start is not None:
+            training.restore(start)
+        try:
+            ending = training.run()
+        except Exception as error:
+            if job.scale.per_worker_batch_size == "auto" and is_out_of_memory(error):
+                self._run_out_of_memory(error, plan.phase_at(training.samples_seen).per_worker_batch_size)
+            raise
+        self.watchdog.now("leaving its group")
+        leave_group()
+        return str(ending)
+
+    def _join(self) -> tuple[RayWorker, int | None, int | None]:
+        """Agree with the other workers on attempt, checkpoint and meeting point.
+
+        Returns:
+            This worker's surroundings, the checkpoint to go on from, and the most samples in one forward/backward.
+        """
+        from scaler.training.checkpoint import find_checkpoint
+        from scaler.training.group import MeetingPoint, use_threads
+        from scaler.training.here import passed_over_events
+
+        assignment, rank, world_size, watchdog = self._assignment, self._rank, self._world_size, self.watchdog
+        use_threads(self._job.resources.cpus_per_worker)
+        device = _device(self._job)
+        backend = "nccl" if self._job.resources.gpus_per_worker >= 1 else "gloo"  # NCCL takes one worker a GPU
+        meeting = None
+        agreed: tuple[Beginning, int | None, str, int | None] | None = None
+        events: list[dict[str, Any]] = []
+        if rank == 0:
+            host = _host(world_size)
+            watchdog.now("asking the collector for its attempt")
+            beginning: Beginning = ray.get(assignment.collector.begin_attempt.remote())
+            watchdog.now("looking for a checkpoint")
+            start, passed_over = find_checkpoint(assignment.folder)
+            events += passed_over_events(passed_over, attempt=beginning.attempt)
+            meeting = MeetingPoint(host, port=None, world_size=world_size) if world_size > 1 else None
+            agreed = (beginning, start, host, meeting.port if meeting else None)
+        if world_size > 1:
+            watchdog.now(WAITING)
+            agreed = ray.train.collective.broadcast_from_rank_zero(agreed)
+            assert agreed is not None
+            meeting = meeting or MeetingPoint(agreed[2], port=agreed[3], world_size=world_size)
+            meeting.join(rank=rank, backend=backend)
+        assert agreed is not None
+        beginning, start = agreed[:2]
+        self.attempt = beginning.attempt
+        worker = RayWorker(
+            assignment, self._mailbox, rank=rank, world_size=world_size, attempt=self.attempt, device=device
+        )
+        life = {"kind": "worker_started", "time": time(), "attempt": self.attempt, "rank": rank}
+        worker.hand_over([], [{**life, "node": socket.gethostname(), "pid": os.getpid()}, *events], samples_seen=0)
+        return worker, start, beginning.micro_batch_limit
+
+    def _run_out_of_memory(self, error: Exception, size: int) -> None:
+        """Have the group start again with half the micro-batch; what holds of one sample is the job's own error."""
+        if size == 1:
+            raise TrainingError(
+                f"rank {self._rank} has no memory for a micro-batch of 1 sample: {_first_line(error)}.",
+                "A smaller model or sample, precision bf16, or a worker with more memory.",
+            ) from error
+        told = {"kind": "out_of_memory", "time": time(), "attempt": self.attempt, "rank": self._rank}
+        self._mailbox.put([], [{**told, "per_worker_batch_size": size}], attempt=None)
+        raise OutOfMemory(f"rank {self._rank} has no memory for a micro-batch of {size} samples") from error
+
+    def _tell_hang(self, event: dict[str, Any]) -> None:
+        """The watchdog's event, sent while there is time."""
+        self._mailbox.put([], [{**event, "attempt": self.attempt, "rank": self._rank}], attempt=None)
+        self._mailbox.wait_taken(within_s=REPORT_S)
+
+
+def _host(world_size: int) -> str:
+    """Where the others reach rank 0: on the loopback when all are on this node."""
+    if ray.train.get_context().get_local_world_size() == world_size:
+        return "127.0.0.1"
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+
+
+def _require_written(mailbox: Mailbox, rank: int) -> None:
+    """Refuse to end before everything that was handed over is in the folder."""
+    if not mailbox.wait_written(within_s=SETTLE_S):
+        raise ClusterError(
+            f"what rank {rank} handed over is not in the run's folder after {SETTLE_S:g} s.",
+            "Look at the driver's node and at storage.",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _require_shared(folder: RunFolder) -> None:
@@ -118,52 +276,6 @@ def _plan_for(assignment: Assignment, job: Job, world_size: int) -> Plan:
     if planned.world_size == world_size:
         return planned
     return make_plan(job, world_size, num_samples=planned.num_samples, parameters=planned.parameters)
-
-
-def _join(assignment: Assignment, job: Job, *, rank: int, world_size: int) -> tuple[RayWorker, int | None]:
-    """Agree with the other workers on attempt, checkpoint and meeting point; return this worker's surroundings."""
-    from scaler.training.checkpoint import latest_checkpoint
-    from scaler.training.group import MeetingPoint, use_threads
-
-    use_threads(job.resources.cpus_per_worker)
-    device = _device(job)
-    backend = "nccl" if job.resources.gpus_per_worker >= 1 else "gloo"  # NCCL takes one worker a GPU
-    meeting = None
-    agreed: tuple[int, int | None, str, int | None] | None = None
-    if rank == 0:
-        host = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
-        attempt = ray.get(assignment.collector.begin_attempt.remote())
-        meeting = MeetingPoint(host, port=None, world_size=world_size) if world_size > 1 else None
-        agreed = (attempt, latest_checkpoint(assignment.folder), host, meeting.port if meeting else None)
-    if world_size > 1:
-        from ray.train.collective import broadcast_from_rank_zero
-
-        agreed = broadcast_from_rank_zero(agreed)
-        assert agreed is not None
-        meeting = meeting or MeetingPoint(agreed[2], port=agreed[3], world_size=world_size)
-        meeting.join(rank=rank, backend=backend)
-    assert agreed is not None
-    attempt, start = agreed[:2]
-    worker = RayWorker(assignment, rank=rank, world_size=world_size, attempt=attempt, device=device)
-    life = {"kind": "worker_started", "time": time(), "attempt": attempt, "rank": rank}
-    worker.hand_over([], [{**life, "node": socket.gethostname(), "pid": os.getpid()}])
-    return worker, start
-
-
-def _train(assignment: Assignment, job: Job, plan: Plan, worker: RayWorker, start: int | None) -> bool:
-    from scaler.training.group import leave_group
-    from scaler.training.loop import Training, seed_everything
-    from scaler.training.recipe import load_recipe
-
-    seed_everything(job.train.seed)
-    recipe = load_recipe(job.recipe, folder=Path(assignment.recipe_folder).absolute(), arguments=job.recipe_args)
-    training = Training(recipe, job, plan, worker)
-    if start is not None:
-        training.restore(start)
-    finished = training.run()
-    worker.settle()
-    leave_group()
-    return finished
 
 
 def _device(job: Job) -> Any:
@@ -195,39 +307,3 @@ def _failure(error: BaseException, rank: int, attempt: int | None) -> dict[str, 
         "traceback": "" if told else "".join(traceback.format_exception(error)),
         "by_peer": is_lost_peer(error),
     }
-
-
-class _Log:
-    """Sends this process's stdout and stderr to ``logs/rank-N.log`` in the run's folder.
-
-    A folder on this machine is written as it goes; one elsewhere gets the log when the worker ends.
-    """
-
-    def __init__(self, folder: RunFolder, *, rank: int) -> None:
-        self._folder, self._name = folder, f"logs/rank-{rank}.log"
-        self._saved: list[tuple[int, int]] = []
-        self._path = Path()
-
-    def __enter__(self) -> None:
-        local = self._folder.local_path
-        self._path = (local or Path(tempfile.mkdtemp())) / self._name
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        for number in (1, 2):
-            self._saved.append((number, os.dup(number)))
-            os.dup2(file, number)
-        os.close(file)
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is not None:
-            traceback.print_exception(error)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        for number, saved in self._saved:
-            os.dup2(saved, number)
-            os.close(saved)
-        if self._folder.local_path is None:
-            self._folder.write(self._name, self._path.read_bytes())
-            shutil.rmtree(self._path.parent.parent)

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scaler.masking import mask_text
 from scaler.metrics.record import Record
 from scaler.metrics.tensorboard import TensorBoardWriter
 from scaler.runs import RunFolder
@@ -71,7 +72,8 @@ class MetricsWriter:
         self._tensorboard.add(records)
 
     def add_event(self, event: Mapping[str, Any]) -> None:
-        """Take an event; it reaches the folder with the next ``flush``."""
+        """Take an event; it reaches the folder with the next ``flush``, without secrets in its texts."""
+        event = {key: mask_text(value) if isinstance(value, str) else value for key, value in event.items()}
         self._events.append(event)
         self._tensorboard.add_event(event)
 
@@ -85,8 +87,10 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Write everything that was taken, for the last time."""
-        self.flush()
-        self._tensorboard.close()
+        try:
+            self.flush()
+        finally:
+            self._tensorboard.close()
 
     def _flush_records(self) -> None:
         records = self._records
@@ -115,6 +119,18 @@ class MetricsWriter:
             self._write(table, tail[0][0], tail[-1][1])
             for name in names:
                 self._folder.remove(name)
+
+
+def newest_samples(folder: RunFolder) -> dict[tuple[int, int], int]:
+    """Return the ``samples_seen`` of the newest record that is in the folder, by attempt and rank."""
+    newest: dict[tuple[int, int], int] = {}
+    for first, last in file_ranges(folder.names(FOLDER)):
+        raw = BytesIO(folder.read(f"{FOLDER}/{first:08d}-{last:08d}.parquet"))
+        table = pq.read_table(raw, columns=["attempt", "rank", "samples_seen"])
+        for row in table.group_by(["attempt", "rank"]).aggregate([("samples_seen", "max")]).to_pylist():
+            key = (row["attempt"], row["rank"])
+            newest[key] = max(newest.get(key, -1), row["samples_seen_max"])
+    return newest
 
 
 def file_ranges(names: Iterable[str]) -> list[tuple[int, int]]:

@@ -6,27 +6,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scaler.core.ramp import Ramp
 from scaler.job import Job
 from scaler.plan import Plan, make_plan
+from scaler.report.endings import Ending, Event, events_of_lives, find_ending
 from scaler.report.model import AttemptRow, Decision
-from scaler.report.steps import Columns
+from scaler.report.steps import Columns, by_step, chosen, has_ended
 from scaler.report.words import number, plural
 from scaler.runs import RunState
 
-Event = Mapping[str, Any]
 
+def plans_of_attempts(events: Sequence[Event], jobs: Mapping[int, Job], plan: Plan) -> dict[int, Plan]:
+    """Return the plan of each attempt: that of its number of workers, by the job that was in force.
 
-def plans_of_attempts(events: Sequence[Event], job: Job, plan: Plan) -> dict[int, Plan]:
-    """Return the plan of each attempt: made again from the reference when it had another number of workers."""
-    plans = {plan.world_size: plan}
+    Args:
+        events: of the run.
+        jobs: each with the attempt from which on it was in force; the first from 0.
+        plan: of the newest job and its number of workers. Others are made again from the reference, without groups of
+            parameters, whose names only the newest plan knows: they change no rate of the plan itself.
+    """
+    plans = {(max(jobs), plan.world_size): plan}
     found = {}
     for event in events:
         if event["kind"] == "attempt_started":
-            size = event["world_size"]
-            if size not in plans:
-                plans[size] = make_plan(job, size, num_samples=plan.num_samples, parameters=plan.parameters)
-            found[event["attempt"]] = plans[size]
+            since = max(first for first in jobs if first <= event["attempt"])
+            key = (since, event["world_size"])
+            if key not in plans:
+                job = jobs[since].model_copy(update={"groups": (), "layer_decay": None})
+                plans[key] = make_plan(job, key[1], num_samples=plan.num_samples)
+            found[event["attempt"]] = plans[key]
     return found
+
+
+def ramps_of_attempts(events: Sequence[Event]) -> dict[int, Ramp]:
+    """Return the climb that an attempt began with, of those that did."""
+    starts = [event for event in events if event["kind"] == "attempt_started"]
+    ramps = {event["attempt"]: Ramp.from_dict(event.get("ramp")) for event in starts}
+    return {attempt: ramp for attempt, ramp in ramps.items() if ramp is not None}
 
 
 def find_attempts(
@@ -34,41 +50,68 @@ def find_attempts(
 ) -> tuple[AttemptRow, ...]:
     """Return one row for each life of the worker group, and for each return to a checkpoint within one."""
     starts = [event for event in events if event["kind"] == "attempt_started"]
-    went_back = {event["attempt"] for event in events if event["kind"] == "diverged" and event["goes_back"]}
+    lives = events_of_lives(events)
     rows = []
     for index, start in enumerate(starts):
-        attempt, begin = start["attempt"], start["start_samples"]
-        mine = columns["attempt"] == attempt
-        done = begin
-        if mine.any():
-            last = columns["samples_seen"][mine].max()
-            done = int(last + columns["samples"][mine & (columns["samples_seen"] == last)].sum())
-        is_last = index == len(starts) - 1
-        if not is_last:  # what it did beyond its successor's start was done again
-            done = min(later["start_samples"] for later in starts[index + 1 :])
-        kept = columns["samples_seen"][mine & (columns["samples_seen"] < done)]
+        attempt, begin, plan = start["attempt"], start["start_samples"], plans[start["attempt"]]
+        mine = chosen(columns, columns["attempt"] == attempt)
+        lost = by_step(chosen(mine, mine["lost"]))
+        reached = _reached(mine, begin)
+        successor = starts[index + 1] if index + 1 < len(starts) else None
+        # What it did beyond a successor's start was done again.
+        done = min((later["start_samples"] for later in starts[index + 1 :]), default=reached)
+        kept = mine["samples_seen"][mine["samples_seen"] < done]
         ends = np.array([kept.max() if len(kept) else begin])
+        ending = find_ending(lives[attempt], finished=has_ended(by_step(mine), plan, reached))
+        ended_by, cause = _how_it_ended(ending, state, is_last=successor is None)
         rows.append(
             AttemptRow(
                 attempt=attempt,
                 world_size=start["world_size"],
                 global_batch_size=start["global_batch_size"],
-                end_global_batch_size=int(_batch_sizes(ends, start, events, plans[attempt])[0]),
+                end_global_batch_size=int(_batch_sizes(ends, start, events, plan)[0]),
                 peak_lr=start["peak_lr"],
                 start_samples=begin,
                 end_samples=done,
-                ended_by="diverged" if attempt in went_back else _ended_by(state, is_last=is_last),
+                ended_by=ended_by,
+                cause=cause,
+                per_worker_batch_size=start.get("per_worker_batch_size"),
+                redone_samples=int(lost["samples"].sum()),
+                redone_s=float(lost["step_time_s"].sum()),
+                restart_s=_restart_s(lives[attempt], ending, successor),
             )
         )
     return tuple(rows)
 
 
-def _ended_by(state: RunState, *, is_last: bool) -> str:
-    """What ended an attempt: another one, or what ended the run."""
-    if not is_last:
-        return "lost"
-    ends = {RunState.SUCCEEDED: "finished", RunState.STOPPED: "stopped", RunState.FAILED: "failed"}
-    return ends.get(state, "running")
+def _reached(mine: Columns, begin: int) -> int:
+    """The samples in the weights after an attempt's last step."""
+    if not len(mine["samples_seen"]):
+        return int(begin)
+    last = mine["samples_seen"].max()
+    return int(last + mine["samples"][mine["samples_seen"] == last].sum())
+
+
+def _how_it_ended(ending: Ending | None, state: RunState, *, is_last: bool) -> tuple[str, str | None]:
+    """What ended an attempt and why: what its events tell, and for the last one what became of the run."""
+    cause = ending.cause if ending is not None else None
+    if is_last and state.is_end and (ending is None or ending.ended_by != "diverged"):
+        ended_by = {RunState.SUCCEEDED: "finished", RunState.STOPPED: "stopped"}.get(state, "failed")
+        tells = ending is not None and (ended_by == "failed" or ending.ended_by == ended_by)
+        return ended_by, cause if tells else None
+    if ending is None:
+        return "running" if is_last else "lost", None
+    return ending.ended_by, cause
+
+
+def _restart_s(events: Sequence[Event], ending: Ending | None, successor: Event | None) -> float | None:
+    """Seconds from an attempt's end, or its last event when none tells, to the next one's start; without idle ones."""
+    if successor is None or "time" not in successor:
+        return None
+    at = ending.at if ending is not None else max((event["time"] for event in events if "time" in event), default=None)
+    if at is None:
+        return None
+    return max(0.0, float(successor["time"] - at - (ending.idle_s if ending is not None else 0.0)))
 
 
 def batch_sizes(steps: Columns, events: Sequence[Event], plans: Mapping[int, Plan]) -> NDArray[np.int64]:
@@ -110,7 +153,7 @@ def find_decisions(events: Sequence[Event], attempts: Sequence[AttemptRow]) -> t
     found = []
     for event in events:
         kind = event["kind"]
-        if kind not in ("rate_lowered", "diverged", "batch_grown"):
+        if kind not in ("rate_lowered", "diverged", "batch_grown", "micro_batch_halved"):
             continue
         at, end = event["samples_seen"], ends.get(event["attempt"])
         found.append(
@@ -119,7 +162,8 @@ def find_decisions(events: Sequence[Event], attempts: Sequence[AttemptRow]) -> t
                 attempt=event["attempt"],
                 kind=kind,
                 message=_message(event, starts.get(event["attempt"] + 1)),
-                undone=kind != "diverged" and end is not None and at > end,  # a checkpoint knows what was decided there
+                # A checkpoint knows what was decided where it stands; these two hold whatever is gone back to.
+                undone=kind not in ("diverged", "micro_batch_halved") and end is not None and at > end,
             )
         )
     return tuple(found)
@@ -133,6 +177,9 @@ def _message(event: Event, next_start: int | None) -> str:
         case "batch_grown":
             rate = number(event["peak_lr"])
             return f"The global batch grew to {plural(event['global_batch_size'], 'sample')}, the peak rate to {rate}."
+        case "micro_batch_halved":
+            size = plural(event["per_worker_batch_size"], "sample")
+            return f"Memory did not suffice: at most {size} in one forward/backward from here on."
         case _ if not event["goes_back"]:
             return f"The training diverged and was stopped: {event['reason']}."
         case _:

@@ -13,6 +13,7 @@ from scaler.report.page import render_page
 from scaler.report.words import (
     batch_words,
     decision_words,
+    ended_words,
     group_words,
     interval_words,
     number,
@@ -88,6 +89,7 @@ def render_html(report: Report) -> str:
         column=_column,
         batch_words=batch_words,
         decision_words=decision_words,
+        ended_words=ended_words,
         interval_words=interval_words,
         preconditioned_words=preconditioned_words,
         samples_words=samples_words,
@@ -283,5 +285,4 @@ def _attempt_mark(attempt: AttemptRow) -> dict[str, Any]:
 
 
 def _decision_mark(decision: Decision) -> dict[str, Any]:
-    label = {"rate_lowered": "rate lowered", "diverged": "diverged", "batch_grown": "batch grown"}[decision.kind]
-    return {"samples_seen": decision.samples_seen, "label": label, "kind": "decision"}
+    return {"samples_seen": decision.samples_seen, "label": decision.kind.replace("_", " "), "kind": "decision"}

@@ -4,7 +4,16 @@ import re
 from collections.abc import Sequence
 
 from scaler.report.model import Report
-from scaler.report.words import batch_words, decision_words, more_facts, number, plural, printable, seconds
+from scaler.report.words import (
+    batch_words,
+    decision_words,
+    ended_words,
+    more_facts,
+    number,
+    plural,
+    printable,
+    seconds,
+)
 
 
 def render_markdown(report: Report) -> str:
@@ -57,7 +66,10 @@ def render_markdown(report: Report) -> str:
 
 def _attempts(report: Report) -> str:
     return _table(
-        ("attempt", "workers", "global batch", "peak rate", "from sample", "to sample", "ended by"),
+        (
+            *("attempt", "workers", "global batch", "peak rate", "from sample", "to sample", "ended by", "why"),
+            *("done again", "restart"),
+        ),
         [
             (
                 str(row.attempt),
@@ -66,7 +78,10 @@ def _attempts(report: Report) -> str:
                 number(row.peak_lr),
                 number(row.start_samples),
                 number(row.end_samples),
-                row.ended_by,
+                ended_words(row),
+                _text(row.cause or ""),
+                number(row.redone_samples),
+                seconds(row.restart_s),
             )
             for row in report.attempts
         ],

@@ -6,6 +6,21 @@ from typing import Any
 
 SCHEMA_VERSION = 1
 
+ENDED_BY = (
+    "finished",
+    "stopped",
+    "failed",
+    "running",
+    "diverged",  # it went back to a checkpoint
+    "lost",  # a worker died
+    "hung",
+    "out_of_memory",
+    "killed",  # the driver was gone, and somebody resumed the run
+    "preempted",
+    "terminated",  # a worker got SIGTERM
+    "resized",
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Totals:
@@ -14,9 +29,12 @@ class Totals:
     samples_seen: int  # samples in the final weights, over all workers
     progress: float  # samples of the reference's training that they are worth: samples_seen, unless rule: adascale
     steps: int
-    wall_s: float | None  # from submission to the end
+    wall_s: float | None  # from submission to the end, without the time before a resume when nobody drove the run
     train_s: float  # sum over steps of the slowest worker's step time: without start-up, evaluation and checkpoints
     samples_per_s: float | None  # recorded samples over train_s; None without steps
+    redone_samples: int  # recorded in work that a later attempt did again: in none of the other numbers
+    redone_s: float  # its step time, likewise
+    restart_s: float  # from an attempt's end to the next one's start, the sum of what is known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +82,12 @@ class AttemptRow:
     peak_lr: float  # of its first step
     start_samples: int
     end_samples: int  # samples in the weights when it ended; work that a later attempt did again is not counted
-    ended_by: str  # finished, stopped, failed, lost (its workers died), diverged (it went back), or running
+    ended_by: str  # one of ENDED_BY
+    cause: str | None  # one sentence, with the rank; None: nothing to say, or no event tells
+    per_worker_batch_size: int | None  # of its first step; None: runs of before did not say
+    redone_samples: int  # recorded by it, and done again by a later attempt
+    redone_s: float  # the step time of that, of the slowest worker
+    restart_s: float | None  # from its end to the next one's start; None: none followed, or the times are not known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +129,7 @@ class Decision:
 
     samples_seen: int
     attempt: int
-    kind: str  # rate_lowered, diverged, or batch_grown
+    kind: str  # rate_lowered, diverged, batch_grown, or micro_batch_halved
     message: str
     undone: bool  # a later attempt began before it
 

@@ -9,37 +9,51 @@ import pyarrow.compute as pc
 
 from scaler.job import Job
 from scaler.plan import Plan
-from scaler.report.attempts import batch_sizes, find_attempts, find_decisions, plans_of_attempts, surviving_events
+from scaler.report.attempts import (
+    batch_sizes,
+    find_attempts,
+    find_decisions,
+    plans_of_attempts,
+    ramps_of_attempts,
+    surviving_events,
+)
 from scaler.report.model import SCHEMA_VERSION, AttemptRow, Final, Report, StepTime, Totals, WorkerRow
 from scaler.report.noise import find_gain, find_noise
 from scaler.report.rates import audit_rates
 from scaler.report.series import make_series
-from scaler.report.steps import Columns, by_step, surviving, to_columns
+from scaler.report.steps import Columns, by_step, progress_after, surviving, to_columns
 from scaler.report.verdicts import find_verdicts
 from scaler.runs import RunState
 
 
 def summarize(
-    *, job: Job, plan: Plan, status: Mapping[str, Any], records: pa.Table, events: Sequence[Mapping[str, Any]]
+    *,
+    job: Job,
+    plan: Plan,
+    status: Mapping[str, Any],
+    records: pa.Table,
+    events: Sequence[Mapping[str, Any]],
+    later_jobs: Mapping[int, Job] | None = None,
 ) -> Report:
     """Return the report of one run.
 
     Args:
         job: ``job.yaml``.
-        plan: ``plan.json``.
+        plan: ``plan.json``, of the newest job.
         status: ``status.json``.
-        records: every record that reached the folder, in any order.
+        records: every record that reached the folder, in any order, with the column ``lost``.
         events: the rows of ``events.jsonl``.
+        later_jobs: ``job-<attempt>.yaml`` by attempt: the job from there on, where a resume changed it.
     """
     state = RunState(status["state"])
-    plans = plans_of_attempts(events, job, plan)
+    plans = plans_of_attempts(events, {0: job, **(later_jobs or {})}, plan)
     columns = to_columns(records)
     attempts = find_attempts(events, columns, plans, state)
     columns = surviving(columns, attempts)
     steps = by_step(columns)
     batches = batch_sizes(steps, events, plans)
     totals = _totals(steps, attempts, status, plan)
-    audit = audit_rates(columns, steps, plans, plan)
+    audit = audit_rates(columns, steps, plans, ramps_of_attempts(events), plan)
     workers = _workers(columns, events, plan, recorded=set(pc.unique(records["rank"]).to_pylist()))
     noise = find_noise(steps, plan)
     kept_events = surviving_events(events, attempts)
@@ -57,6 +71,7 @@ def summarize(
         noise=noise,
         gain=find_gain(totals, plan),
         verdicts=find_verdicts(
+            run_id=str(status["run_id"]),
             state=state,
             plan=plan,
             totals=totals,
@@ -64,7 +79,7 @@ def summarize(
             attempts=attempts,
             audit=audit,
             noise=noise,
-            divergences=[event for event in events if event["kind"] == "diverged"],
+            events=events,
         ),
         failure=status.get("failure"),
         series=make_series(steps, batches, kept_events),
@@ -80,24 +95,20 @@ def _totals(steps: Columns, attempts: Sequence[AttemptRow], status: Mapping[str,
         samples_seen=samples_seen,
         progress=_progress(steps, plan, samples_seen, is_over=status["state"] == RunState.SUCCEEDED),
         steps=len(steps["samples"]),
-        wall_s=ended - started if started is not None and ended is not None else None,
+        wall_s=ended - started - status.get("idle_s", 0.0) if started is not None and ended is not None else None,
         train_s=train_s,
         samples_per_s=recorded / train_s if train_s > 0 else None,
+        redone_samples=sum(row.redone_samples for row in attempts),
+        redone_s=sum(row.redone_s for row in attempts),
+        restart_s=sum(row.restart_s for row in attempts if row.restart_s is not None),
     )
 
 
 def _progress(steps: Columns, plan: Plan, samples_seen: int, *, is_over: bool) -> float:
-    """How far the run came, in samples of the reference's training.
-
-    Records say where each step began; where the last one ended is put on as if it were worth what the one before was.
-    """
-    if not plan.is_measured or not len(steps["progress"]):
-        return float(samples_seen)
-    seen, progress = steps["samples_seen"][-2:], steps["progress"][-2:]
-    worth = (progress[1] - progress[0]) / (seen[1] - seen[0]) if len(seen) == 2 else 1.0 / plan.batch_ratio
-    done = float(progress[-1] + worth * steps["samples"][-1])
-    if is_over and samples_seen < plan.most_samples:  # only its own length can have ended it
-        return max(done, float(plan.total_samples))
+    """How far the run came, in samples of the reference's training."""
+    done = progress_after(steps, plan, samples_seen)
+    if is_over and plan.is_measured and len(steps["progress"]) and samples_seen < plan.most_samples:
+        return max(done, float(plan.total_samples))  # only its own length can have ended it
     return done
 
 

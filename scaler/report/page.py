@@ -36,10 +36,17 @@ def render_page(template: str, *, styles: Sequence[str], scripts: Sequence[str],
 
 @cache
 def _template(name: str) -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_without_controls
+    )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters |= {"number": number, "plural": plural, "printable": printable}
     return environment.from_string(_static(name))
+
+
+def _without_controls(value: object) -> object:
+    """Text as ``printable`` shows it, wherever a template says it: none turns what follows it around."""
+    return printable(value) if type(value) is str else value  # Markup is the page's own
 
 
 @cache

@@ -20,7 +20,7 @@ from scaler.report.plan_words import (
     weight_decay,
 )
 from scaler.report.what_if import Refused, among, curve_places, labels
-from scaler.report.words import number, plural
+from scaler.report.words import number, plural, seconds
 
 STYLES = ("uPlot.min.css", "report.css", "plan.css")
 SCRIPTS = ("uPlot.iife.min.js", "report.js")
@@ -136,11 +136,18 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
         ("total_samples", _samples(plan, plan.total_samples, plan.total_steps), reasons["total_samples"]),
         ("steps_per_epoch", plural(plan.steps_per_epoch, "step"), reasons["steps_per_epoch"]),
         ("eval_every_samples", plural(plan.eval_every_samples, "sample"), "how often it is evaluated"),
-        ("checkpoint_every_samples", plural(plan.checkpoint_every_samples, "sample"), "how often it is kept"),
+        _cadence(plan),
         *([("ema_decay", number(average, 6), average_reason(plan))] if average is not None else []),
         *(("reacts", name, reason) for name, reason in reactions(plan)),
         ("optimizer", f"{plan.optimizer['name']}, {options}", reasons["optimizer"]),
     ]
+
+
+def _cadence(plan: Plan) -> tuple[str, str, str]:
+    """How often a checkpoint is written: by samples, or by time."""
+    if plan.checkpoint_every_samples is None:
+        return "checkpoint_every_s", seconds(plan.checkpoint_every_s), "how often it is kept"
+    return "checkpoint_every_samples", plural(plan.checkpoint_every_samples, "sample"), "how often it is kept"
 
 
 def _samples(plan: Plan, samples: int, steps: int) -> str:

@@ -8,6 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scaler.metrics.record import Record
+from scaler.plan import Plan
 from scaler.report.model import AttemptRow
 
 Columns = Mapping[str, NDArray[Any]]
@@ -16,16 +17,21 @@ _OF_ALL = ("samples_seen", "attempt", "progress", "lr", "lr_planned", "grad_sign
 
 
 def to_columns(records: pa.Table) -> Columns:
-    """Return the records as arrays, ordered by step and rank; a missing value is NaN."""
+    """Return the records of ``read_records`` as arrays, ordered by step and rank; a missing value is NaN."""
     ordered = records.sort_by([("attempt", "ascending"), ("samples_seen", "ascending"), ("rank", "ascending")])
-    return {name: ordered[name].to_numpy(zero_copy_only=False) for name in Record._fields}
+    return {name: ordered[name].to_numpy(zero_copy_only=False) for name in (*Record._fields, "lost")}
 
 
 def surviving(columns: Columns, attempts: Sequence[AttemptRow]) -> Columns:
     """Return only the records of work that is in the final weights."""
-    keep = np.zeros(len(columns["step"]), dtype=bool)
-    for row in attempts:
-        keep |= (columns["attempt"] == row.attempt) & (columns["samples_seen"] < row.end_samples)
+    if not attempts:
+        return chosen(columns, np.zeros(len(columns["step"]), dtype=bool))
+    known = np.isin(columns["attempt"], [row.attempt for row in attempts])  # others' start was not said yet
+    return chosen(columns, known & ~columns["lost"] & (columns["samples_seen"] < attempts[-1].end_samples))
+
+
+def chosen(columns: Columns, keep: NDArray[np.bool_]) -> Columns:
+    """Return the entries that ``keep`` says."""
     return {name: column[keep] for name, column in columns.items()}
 
 
@@ -53,3 +59,20 @@ def by_step(columns: Columns) -> Columns:
         "loss_max": np.fmax.reduceat(counted, starts),
         "step_time_s": np.maximum.reduceat(columns["step_time_s"], starts),
     }
+
+
+def progress_after(steps: Columns, plan: Plan, samples_seen: int) -> float:
+    """Return how far training came with ``steps``, in samples of the reference's training.
+
+    Records say where each step began; where the last one ended is put on as if it were worth what the one before was.
+    """
+    if not plan.is_measured or not len(steps["progress"]):
+        return float(samples_seen)
+    seen, progress = steps["samples_seen"][-2:], steps["progress"][-2:]
+    worth = (progress[1] - progress[0]) / (seen[1] - seen[0]) if len(seen) == 2 else 1.0 / plan.batch_ratio
+    return float(progress[-1] + worth * steps["samples"][-1])
+
+
+def has_ended(steps: Columns, plan: Plan, samples_seen: int) -> bool:
+    """Return whether an attempt of these steps trained to the end of its plan."""
+    return samples_seen >= plan.most_samples or progress_after(steps, plan, samples_seen) >= plan.total_samples

@@ -8,7 +8,17 @@ from rich.table import Table
 from rich.text import Text
 
 from scaler.report.model import Report
-from scaler.report.words import batch_words, decision_words, more_facts, number, plural, printable, seconds
+from scaler.report.words import (
+    batch_words,
+    decision_words,
+    ended_words,
+    loss_words,
+    more_facts,
+    number,
+    plural,
+    printable,
+    seconds,
+)
 
 _STATE_STYLES = {"succeeded": "bold green", "failed": "bold red", "stopped": "bold yellow"}
 
@@ -37,6 +47,8 @@ def report_text(report: Report, *, with_failure: bool = True) -> RenderableType:
         parts.append(_decision_list(report))
     if report.is_uneven:
         parts.append(_attempt_table(report))
+        if any(loss_words(row) for row in report.attempts):
+            parts.append(_ending_list(report))
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
 
 
@@ -72,7 +84,7 @@ def _audit(report: Report) -> str:
 def _decision_list(report: Report) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", justify="right", no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")
     for decision in report.decisions:
         table.add_row(Text(f"at {plural(decision.samples_seen, 'sample')}"), Text(decision_words(decision)))
     return Group(Text("Decisions in training", style="bold"), table)
@@ -101,7 +113,7 @@ def _worker_table(report: Report) -> RenderableType:
 def _attempt_table(report: Report) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("attempt", "workers", "global batch", "peak rate", "from sample", "to sample", "ended by"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=name not in ("global batch", "ended by"))
     for row in report.attempts:
         table.add_row(
             str(row.attempt),
@@ -110,6 +122,16 @@ def _attempt_table(report: Report) -> RenderableType:
             number(row.peak_lr),
             number(row.start_samples),
             number(row.end_samples),
-            row.ended_by,
+            ended_words(row),
         )
     return table
+
+
+def _ending_list(report: Report) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in report.attempts:
+        if said := loss_words(row):
+            table.add_row(Text(f"attempt {row.attempt}"), Text(said))
+    return Group(Text("Why attempts ended, and what that cost", style="bold"), table)

@@ -6,12 +6,15 @@ from typing import Any
 from scaler.plan import Plan
 from scaler.report.model import AttemptRow, LrAudit, Noise, Totals, Verdict, WorkerRow
 from scaler.report.rates import highest_peak
-from scaler.report.words import noise_words, number, plural
+from scaler.report.words import noise_words, number, one_line, plural, seconds
 from scaler.runs import RunState
+
+SHOWN_ENDS = 3
 
 
 def find_verdicts(
     *,
+    run_id: str,
     state: RunState,
     plan: Plan,
     totals: Totals,
@@ -19,11 +22,12 @@ def find_verdicts(
     attempts: Sequence[AttemptRow],
     audit: LrAudit,
     noise: Noise | None,
-    divergences: Sequence[Mapping[str, Any]],
+    events: Sequence[Mapping[str, Any]],
 ) -> tuple[Verdict, ...]:
     """Return what is worth saying about a run, the gravest first; nothing is a good answer.
 
     Args:
+        run_id: of the run.
         state: of the run.
         plan: of the run.
         totals: of the run.
@@ -31,22 +35,25 @@ def find_verdicts(
         attempts: its lives.
         audit: of the rate.
         noise: of the gradient, when it was measured.
-        divergences: the events of the guard of the loss.
+        events: of the run, in order.
     """
+    divergences = [event for event in events if event["kind"] == "diverged"]
     is_stopped = bool(divergences) and not divergences[-1]["goes_back"]
     found = [
-        _not_finished(state, plan, totals),
+        _not_finished(run_id, state, plan, totals),
         _diverged(divergences),
         *_without_records(workers),
         _lr_differs(audit, plan),
         *(_no_loss(workers) if not is_stopped else ()),  # said already, and of every rank
         _restarts(attempts),
+        _checkpoint_passed_over(events),
+        _checkpoint_failed(events),
         _batch_beyond_noise_scale(attempts, noise),
     ]
     return tuple(verdict for verdict in found if verdict is not None)
 
 
-def _not_finished(state: RunState, plan: Plan, totals: Totals) -> Verdict | None:
+def _not_finished(run_id: str, state: RunState, plan: Plan, totals: Totals) -> Verdict | None:
     if state is RunState.SUCCEEDED:
         return None
     share = min(1.0, totals.progress / plan.total_samples)
@@ -60,8 +67,8 @@ def _not_finished(state: RunState, plan: Plan, totals: Totals) -> Verdict | None
         message=f"The run {'is ' if not state.is_end else ''}{state.value} after {share:.0%} of the training.",
         evidence=done,
         next={
-            RunState.FAILED: "Read the error below, mend its cause, submit again.",
-            RunState.STOPPED: "Submit again to train from the start.",
+            RunState.FAILED: f"Read the error below, mend its cause, and go on: scaler resume {run_id}.",
+            RunState.STOPPED: f"Go on from its newest checkpoint: scaler resume {run_id}.",
         }.get(state, "Report again when it has ended."),
     )
 
@@ -71,7 +78,7 @@ def _diverged(divergences: Sequence[Mapping[str, Any]]) -> Verdict | None:
     if not divergences:
         return None
     times = sum(event["goes_back"] for event in divergences)
-    back = f"{times} time{'s' if times > 1 else ''}"
+    back = _times(times)
     if divergences[-1]["goes_back"]:
         message = f"The training diverged {back}; it went back to a checkpoint, and on with a lower rate."
     elif times:
@@ -132,16 +139,111 @@ def _no_loss(workers: Sequence[WorkerRow]) -> list[Verdict]:
 
 
 def _restarts(attempts: Sequence[AttemptRow]) -> Verdict | None:
-    lost = [attempt for attempt in attempts if attempt.ended_by == "lost"]
+    """Lives that ended by a fault and were followed; a resize, a preemption or a stop is none."""
+    lost = [attempt for attempt in attempts[:-1] if attempt.ended_by in _FAULTS]
     if not lost:
         return None
+    counts = {ended_by: sum(row.ended_by == ended_by for row in lost) for ended_by in _FAULTS}
+    kinds = {ended_by: count for ended_by, count in counts.items() if count}
+    whys = ", ".join(
+        f"{count} {_FAULTS[ended_by]}" if len(lost) > 1 else _FAULTS[ended_by] for ended_by, count in kinds.items()
+    )
+    ends = [
+        f"attempt {row.attempt} ended at {plural(row.end_samples + row.redone_samples, 'sample')}{_why(row)}"
+        for row in lost[:SHOWN_ENDS]
+    ]
+    rest = [f"{len(lost) - SHOWN_ENDS} more"] if len(lost) > SHOWN_ENDS else []
     return Verdict(
         code="restarts",
         rank=None,
-        message=f"The worker group was restarted {len(lost)} time{'s' if len(lost) > 1 else ''}.",
-        evidence=", ".join(f"attempt {row.attempt} ended at {row.end_samples} samples" for row in lost),
-        next="Look at the cluster's nodes and at the workers' memory; no sample was lost or counted twice.",
+        message=f"The worker group was restarted {_times(len(lost))}{':' if len(lost) > 1 else ''} {whys}.",
+        evidence="; ".join([*ends, *rest, _cost(lost)]),
+        next=" ".join(_restart_advice(ended_by, attempts) for ended_by in kinds)
+        + " No sample in the weights was lost or counted twice.",
     )
+
+
+_FAULTS = {
+    "hung": "after a hang",
+    "out_of_memory": "for want of memory",
+    "lost": "after the loss of a worker",
+    "failed": "after an error",
+    "killed": "after the loss of the driver",
+}
+
+
+def _why(row: AttemptRow) -> str:
+    return f": {row.cause}" if row.cause is not None else ""
+
+
+def _cost(rows: Sequence[AttemptRow]) -> str:
+    """What restarts took, in all."""
+    again = sum(row.redone_samples for row in rows)
+    took = [row.restart_s for row in rows if row.restart_s is not None]
+    cost = [f"{plural(again, 'sample')} done again in {seconds(sum(row.redone_s for row in rows))}"] if again else []
+    cost += [f"restarting took {seconds(sum(took))}"] if took else []
+    return ", ".join(cost) or "no recorded work was done again"
+
+
+def _restart_advice(ended_by: str, attempts: Sequence[AttemptRow]) -> str:
+    """What to do about one kind of fault."""
+    match ended_by:
+        case "hung":
+            return "Read the log of the rank that hung, logs/rank-N.log in the run's folder: it holds the stack."
+        case "out_of_memory":
+            fits = attempts[-1].per_worker_batch_size
+            fitted = f": {fits} fitted at the end" if fits is not None else ""
+            return f"Begin with a smaller scale.per_worker_batch_size{fitted}."
+        case "failed":
+            return "Read the log of the rank that failed, logs/rank-N.log in the run's folder."
+        case "killed":
+            return "See why the process that drove the run went: its machine, or its terminal."
+        case _:
+            return "Look at the cluster's nodes and at the workers' memory."
+
+
+def _checkpoint_passed_over(events: Sequence[Mapping[str, Any]]) -> Verdict | None:
+    """A checkpoint that could not be gone on from, and what was gone on from instead."""
+    bad = [(index, event) for index, event in enumerate(events) if event["kind"] == "checkpoint_passed_over"]
+    if not bad:
+        return None
+    shown = [
+        f"at {plural(event['samples_seen'], 'sample')}: {one_line(event['reason'])}" for _, event in bad[-SHOWN_ENDS:]
+    ]
+    starts = [event["start_samples"] for event in events[bad[-1][0] :] if event["kind"] == "attempt_started"]
+    were = "was" if len(bad) == 1 else "were"
+    went_on = []
+    if starts:
+        at = f"the checkpoint at {plural(starts[0], 'sample')}" if starts[0] else "the start of training"
+        went_on = [f"went on from {at}"]
+    return Verdict(
+        code="checkpoint_passed_over",
+        rank=None,
+        message=f"{plural(len(bad), 'checkpoint')} could not be read, and {were} passed over.",
+        evidence="; ".join([*shown, *went_on]),
+        next="See what the storage did to it: it is still there, renamed *.bad. The work since the one before was done "
+        "again.",
+    )
+
+
+def _checkpoint_failed(events: Sequence[Mapping[str, Any]]) -> Verdict | None:
+    """Checkpoints that could not be written; the training went on."""
+    failed = [event for event in events if event["kind"] == "checkpoint_failed"]
+    if not failed:
+        return None
+    last = failed[-1]
+    return Verdict(
+        code="checkpoint_failed",
+        rank=None,
+        message=f"{plural(len(failed), 'checkpoint')} could not be written; the training went on.",
+        evidence=f"the last at {plural(last['samples_seen'], 'sample')}: {one_line(last['reason'])}",
+        next="Make room where the run lies, or see that its storage can be written: a restart goes on from the newest "
+        "checkpoint that was.",
+    )
+
+
+def _times(count: int) -> str:
+    return f"{count} time{'s' if count > 1 else ''}"
 
 
 def _batch_beyond_noise_scale(attempts: Sequence[AttemptRow], noise: Noise | None) -> Verdict | None:

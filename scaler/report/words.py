@@ -46,6 +46,17 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def one_line(text: str, most: int = 160) -> str:
+    """Return text from outside as one line of at most ``most`` characters.
+
+    Example:
+        >>> one_line("no such\\n  file"), one_line("a b c d e f", most=8)
+        ('no such file', 'a b c...')
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 3].rstrip() + "..."
+
+
 def printable(text: str) -> str:
     """Return text that cannot move a terminal's cursor or change its colours: control characters are shown.
 
@@ -99,8 +110,13 @@ def gain_words(gain: Gain) -> str:
 
 
 def more_facts(report: Report) -> list[tuple[str, str]]:
-    """Return name and words of what not every run has: a batch planned to grow, groups, a gain, a noise scale."""
-    plan, facts = report.plan, []
+    """Return name and words of what not every run has: lost work, a growing batch, groups, a gain, a noise scale."""
+    plan, totals, facts = report.plan, report.totals, []
+    if totals.redone_samples:
+        again = f"{plural(totals.redone_samples, 'sample')} in {seconds(totals.redone_s)}, after restarts"
+        facts.append(("done again", again))
+    if totals.restart_s:
+        facts.append(("restarting", f"{seconds(totals.restart_s)} between attempts"))
     if len(plan["phases"]) > 1:
         facts.append(("planned batch", phase_words(plan["phases"])))
     if plan["groups"]:
@@ -115,6 +131,26 @@ def more_facts(report: Report) -> list[tuple[str, str]]:
 def decision_words(decision: Decision) -> str:
     """Return what was decided, and whether it still holds."""
     return printable(decision.message) + (" (undone: a later attempt began before it)" if decision.undone else "")
+
+
+def ended_words(attempt: AttemptRow) -> str:
+    """Return what ended an attempt, as people write it."""
+    return attempt.ended_by.replace("_", " ")
+
+
+def loss_words(attempt: AttemptRow) -> str:
+    """Return why an attempt ended and what that cost, as sentences; nothing where nothing is to say."""
+    said = []
+    if attempt.cause is not None:
+        said.append(f"{attempt.cause[:1].upper()}{attempt.cause[1:].rstrip('.')}.")
+    cost = []
+    if attempt.redone_samples:
+        cost.append(f"{plural(attempt.redone_samples, 'sample')} done again ({seconds(attempt.redone_s)})")
+    if attempt.restart_s:
+        cost.append(f"{seconds(attempt.restart_s)} to restart")
+    if cost:
+        said.append(f"{', '.join(cost)}.")
+    return printable(" ".join(said))
 
 
 def batch_words(attempt: AttemptRow) -> str:

@@ -1,9 +1,10 @@
 """A run's report, read from its folder alone and written back into it."""
 
 import json
+import re
 
 from scaler.errors import JobFileError, RunError
-from scaler.job import read_job
+from scaler.job import Job, read_job
 from scaler.metrics.reader import read_events, read_records
 from scaler.plan import Plan
 from scaler.report.html import render_html
@@ -12,6 +13,8 @@ from scaler.report.model import Report
 from scaler.report.numbers import summarize
 from scaler.runs import RunFolder
 
+_LATER_JOB = re.compile(r"job-(\d+)\.yaml")  # the job from that attempt on
+
 
 def read_report(folder: RunFolder) -> Report:
     """Return the report of what is in the folder now, whether the run has ended or not.
@@ -19,21 +22,28 @@ def read_report(folder: RunFolder) -> Report:
     Raises:
         RunError: the folder cannot be read as a run.
     """
-    try:
-        job = read_job(folder.read("job.yaml"), source=folder.path("job.yaml"))
-    except JobFileError as error:
-        raise RunError(error.problem, error.remedy) from None
+    job = _read_job(folder, "job.yaml")
+    later = {int(found[1]): name for name in folder.names("") if (found := _LATER_JOB.fullmatch(name))}
     try:
         plan = Plan.from_dict(folder.read_json("plan.json"))
     except (KeyError, TypeError) as error:
         raise RunError(f"run {folder.run_id}: plan.json is not a plan: {error}.", "The file was altered.") from None
+    events = read_events(folder)
     return summarize(
         job=job,
+        later_jobs={attempt: _read_job(folder, name) for attempt, name in sorted(later.items())},
         plan=plan,
         status={**folder.read_json("status.json"), "state": folder.state()},
-        records=read_records(folder),
-        events=read_events(folder),
+        records=read_records(folder, events=events),
+        events=events,
     )
+
+
+def _read_job(folder: RunFolder, name: str) -> Job:
+    try:
+        return read_job(folder.read(name), source=folder.path(name))
+    except JobFileError as error:
+        raise RunError(error.problem, error.remedy) from None
 
 
 def write_report(folder: RunFolder) -> Report:

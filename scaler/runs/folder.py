@@ -1,25 +1,29 @@
-"""The run folder, wherever it lies, and the list of runs. One class knows the names in it.
+"""The run folder, wherever it lies. One class knows the names in it.
 
-    runs/<run_id>/  job.yaml  plan.json  status.json  events.jsonl  metrics/*.parquet  checkpoints/  logs/  tensorboard/
-                    report.json  report.html  report.md
+    runs/<run_id>/  job.yaml  job-<attempt>.yaml  plan.json  status.json  driver.json  events.jsonl  metrics/*.parquet
+                    checkpoints/  logs/  tensorboard/  report.json  report.html  report.md
 
 The folder may lie on any filesystem that fsspec reaches (``s3://``, ``gs://``, a plain path). Documents are written
 beside and moved; logs append whole lines; every file has one writer.
 """
 
 import json
+import os
+import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from scaler.errors import RunError
+from scaler.masking import mask_text
+from scaler.runs.places import inside, not_made, reach, reason
 
 
 class RunState(StrEnum):
@@ -37,26 +41,12 @@ class RunState(StrEnum):
         return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.STOPPED)
 
 
+IDS = 100  # how many ids are tried for a new run
+
+
 def new_run_id(name: str, now: datetime) -> str:
     """Return ``<name>-<YYYYmmdd-HHMMSS>-<4 hex>``."""
     return f"{name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
-def _inside(base: str, name: str) -> str:
-    """Return the URI or path of something in ``base``, which may be a bare ``memory://``."""
-    return base + name if base.endswith("://") else f"{base.rstrip('/')}/{name}"
-
-
-def _reach(uri: str) -> tuple[Any, str]:
-    """Return the filesystem of a URI or path, and the path on it."""
-    try:
-        filesystem, root = fsspec.core.url_to_fs(uri)
-    except (ValueError, ImportError) as error:
-        raise RunError(
-            f"{uri}: cannot be reached: {error}.",
-            "Use a folder or a URI of a kind that fsspec knows, and install what it asks for.",
-        ) from None
-    return filesystem, root
 
 
 @dataclass(frozen=True)
@@ -72,7 +62,7 @@ class RunFolder:
     _root: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        filesystem, root = _reach(self.uri)
+        filesystem, root = reach(self.uri)
         object.__setattr__(self, "_fs", filesystem)
         object.__setattr__(self, "_root", root.rstrip("/"))
 
@@ -87,16 +77,19 @@ class RunFolder:
             RunError: the storage cannot be written.
         """
         base = storage if "://" in storage else str(Path(storage).absolute())
-        _reach(base)
-        folder = cls(_inside(base, new_run_id(name, now)))
-        try:
-            folder._fs.makedirs(folder._root, exist_ok=False)
-        except OSError as error:
-            raise RunError(
-                f"storage = {storage}: no run can be made there: {error}.",
-                "Set storage to a folder that can be written.",
-            ) from error
-        return folder
+        reach(base)
+        for _ in range(IDS):  # two runs of one name in one second may draw the same four digits
+            folder = cls(inside(base, new_run_id(name, now)))
+            if folder.exists():
+                continue
+            try:
+                folder._fs.makedirs(folder._root, exist_ok=False)
+            except FileExistsError:
+                continue
+            except Exception as error:  # any filesystem's own
+                raise not_made(storage, reason(error)) from error
+            return folder
+        raise not_made(storage, f"{IDS} runs of this second are there already")
 
     @property
     def run_id(self) -> str:
@@ -109,37 +102,47 @@ class RunFolder:
         return Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
 
     def path(self, name: str) -> str:
-        """What a person can open: a path relative to here where there is one, else a URI."""
+        """What a person can open: a path relative to here where there is one, else a URI, without its password."""
         if self.local_path is None:
-            return f"{self.uri.rstrip('/')}/{name}" if name else self.uri
+            return mask_text(f"{self.uri.rstrip('/')}/{name}" if name else self.uri)
         full = self.local_path / name if name else self.local_path
         return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else str(full)
 
     # Documents: whole, replaced at once.
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Write a document beside its place, then move it there: a reader sees the old one or the new one."""
+        """Write a document beside its place, then move it there: a reader sees the old one or the new one.
+
+        Raises:
+            RunError: the storage does not take it; the old one is still there.
+        """
         data = content.encode() if isinstance(content, str) else content
-        target = f"{self._root}/{name}"
+        target = self._at(name)
         parent, _, last = target.rpartition("/")
         beside = f"{parent}/.{last}.{secrets.token_hex(4)}.part"  # hidden: readers of a whole folder pass it over
-        self._fs.makedirs(parent, exist_ok=True)
-        with self._fs.open(beside, "wb") as file:
-            file.write(data)
-        if self.local_path is not None:
-            self._fs.mv(beside, target)
-        else:  # fsspec's own mv reads [ and * in a path as patterns
-            self._fs.cp_file(beside, target)
-            self._fs.rm_file(beside)
+        with self._told(name, "written"):
+            try:
+                self._fs.makedirs(parent, exist_ok=True)
+                with self._fs.open(beside, "wb") as file:
+                    file.write(data)
+                if self.local_path is not None:
+                    self._fs.mv(beside, target)
+                else:  # fsspec's own mv reads [ and * in a path as patterns
+                    self._fs.cp_file(beside, target)
+                    self._fs.rm_file(beside)
+            except OSError:
+                with suppress(OSError):  # on a full disk its place is needed
+                    self._fs.rm_file(beside)
+                raise
 
     def read(self, name: str) -> bytes:
         """Return a document.
 
         Raises:
-            RunError: there is none.
+            RunError: there is none, or it cannot be read.
         """
         try:
-            with self._fs.open(f"{self._root}/{name}", "rb") as file:
+            with self._told(name, "read"), self._fs.open(self._at(name), "rb") as file:
                 data: bytes = file.read()
                 return data
         except FileNotFoundError:
@@ -147,6 +150,41 @@ class RunFolder:
                 f"run {self.run_id} has no {name} in {self.path('')}.",
                 "It is written when the run starts; scaler list shows the runs that there are.",
             ) from None
+
+    @contextmanager
+    def _told(self, name: str, doing: str) -> Iterator[None]:
+        """Say what the storage refused; that a file is not there is for the caller to tell."""
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and doing == "read":
+                raise
+            raise RunError(
+                f"run {self.run_id}: {name} cannot be {doing} in {self.path('')}: {reason(error)}.",
+                "Make room there, or see to the storage." if doing == "written" else "See to the storage.",
+            ) from error
+
+    def _at(self, name: str) -> str:
+        """The path of something in the folder, and never of anything outside.
+
+        Raises:
+            ValueError: the name is absolute, or has ``..`` in it.
+            RunError: a link in the folder leads elsewhere.
+        """
+        if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or "\0" in name:
+            raise ValueError(f"{name!r} is no name in a run's folder")
+        path = f"{self._root}/{name}" if name else self._root
+        if self.local_path is not None and "\0" not in path and self._leads_out(path):
+            raise RunError(
+                f"run {self.run_id}: {name} is a link that leads out of the run's folder.",
+                "Who made this folder may want something else to be read or written; look at it.",
+            )
+        return path
+
+    def _leads_out(self, path: str) -> bool:
+        """Whether a local path leads out of the folder, by a link in it."""
+        real, root = os.path.realpath(path), os.path.realpath(self._root or "/")
+        return real != root and not real.startswith(f"{root.rstrip('/')}/")
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Write a JSON document."""
@@ -168,12 +206,13 @@ class RunFolder:
 
     def exists(self, name: str = "") -> bool:
         """Whether there is such a file, or the folder itself."""
-        return bool(self._fs.exists(f"{self._root}/{name}" if name else self._root))
+        return bool(self._fs.exists(self._at(name)))
 
     def names(self, folder: str) -> list[str]:
         """Return the names in one of the run's folders, sorted; none when it is not there."""
         try:
-            found = self._fs.ls(f"{self._root}/{folder}" if folder else self._root, detail=False)
+            with self._told(folder or "the folder", "read"):
+                found = self._fs.ls(self._at(folder), detail=False)
         except FileNotFoundError:
             return []
         return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
@@ -181,19 +220,25 @@ class RunFolder:
     def remove(self, name: str) -> None:
         """Remove a file; one that is gone already is no error."""
         try:
-            self._fs.rm_file(f"{self._root}/{name}")
+            self._fs.rm_file(self._at(name))
         except FileNotFoundError:
             return
 
     def remove_folder(self, name: str) -> None:
         """Remove one of the run's folders and what is in it; one that is gone already is no error."""
+        if not name:
+            raise ValueError("a run's folder is not removed whole")
         if self.exists(name):
-            self._fs.rm(f"{self._root}/{name}", recursive=True)
+            self._fs.rm(self._at(name), recursive=True)
 
     # Logs: whole lines, appended.
 
     def append_json(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows to a log, a line of JSON each."""
+        """Append rows to a log, a line of JSON each.
+
+        Raises:
+            RunError: the storage does not take them.
+        """
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         if lines:
             self._append(name, lines.encode())
@@ -207,9 +252,19 @@ class RunFolder:
         """Append to a file. Object stores cannot, and some pretend to: there the whole is written anew."""
         if self.local_path is None:
             self.write(name, (self.read(name) if self.exists(name) else b"") + data)
-        else:
-            with self._fs.open(f"{self._root}/{name}", "ab") as file:
-                file.write(data)
+            return
+        path = Path(self._at(name))
+        with self._told(name, "written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab", buffering=0) as file:
+                end = file.tell()
+                try:
+                    while data:
+                        data = data[file.write(data) :]
+                except OSError:  # half a row, and then the same row again, would both be lost
+                    with suppress(OSError):
+                        file.truncate(end)
+                    raise
 
     def rows(self, name: str) -> Iterator[dict[str, Any]]:
         """Yield the rows of a log; a line that was cut off by a kill is passed over."""
@@ -228,9 +283,10 @@ class RunFolder:
     # Names that more than one room uses.
 
     def set_state(self, state: RunState, **values: Any) -> None:
-        """Write the run's status; ``values`` replace or join those already there."""
+        """Write the run's status; ``values`` replace or join those already there, and None takes one away."""
         before = self.read_json("status.json") if self.exists("status.json") else {}
-        self.write_json("status.json", {"schema_version": 1, "run_id": self.run_id, **before, **values, "state": state})
+        status = {"schema_version": 1, "run_id": self.run_id, **before, **values, "state": state}
+        self.write_json("status.json", {key: value for key, value in status.items() if value is not None})
 
     def state(self) -> RunState:
         """Return the run's state as last written."""
@@ -242,40 +298,19 @@ class RunFolder:
             )
         return RunState(state)
 
+    def job_names(self) -> dict[int, str]:
+        """Return the run's job files by the attempt that each holds from, ascending; ``job.yaml`` holds from 0."""
+        found = {0: "job.yaml"}
+        for name in self.names(""):
+            if match := re.fullmatch(r"job-(\d+)\.yaml", name):
+                found[int(match[1])] = name
+        return dict(sorted(found.items()))
+
+    def next_attempt(self) -> int:
+        """Return the number of the worker group's next life: one above the highest in ``events.jsonl``, first 0."""
+        attempts = [row["attempt"] for row in self.rows("events.jsonl") if isinstance(row.get("attempt"), int)]
+        return max(attempts, default=-1) + 1
+
     def filesystem(self, folder: str) -> tuple[Any, str]:
         """Return the fsspec filesystem and the path of one of the run's folders on it, for readers of many files."""
-        return self._fs, f"{self._root}/{folder}"
-
-
-def find_run(run: str, *, storage: str = "runs") -> RunFolder:
-    """Return the run that a person names: a folder or URI, a run id below ``storage``, or ``last``.
-
-    Raises:
-        RunError: there is no such run; names those that there are.
-    """
-    if run == "last":
-        found = list_runs(storage)
-        if not found:
-            raise RunError(f"there are no runs in {storage}.", "scaler submit JOB makes one.")
-        return found[-1]
-    for place in (run, _inside(storage, run)):
-        folder = RunFolder(place if "://" in place else str(Path(place).absolute()))
-        if folder.exists("status.json"):
-            return folder
-    near = [folder.run_id for folder in list_runs(storage)[-3:]]
-    raise RunError(
-        f"there is no run {run} here, nor in {storage}.",
-        f"The newest there: {', '.join(reversed(near))}." if near else "scaler submit JOB makes one.",
-    )
-
-
-def list_runs(storage: str = "runs") -> Sequence[RunFolder]:
-    """Return the runs below ``storage``, the oldest first."""
-    base = storage if "://" in storage else str(Path(storage).absolute())
-    filesystem, root = _reach(base)
-    if not filesystem.exists(root):
-        return []
-    names = (path.rstrip("/").rsplit("/", 1)[-1] for path in filesystem.ls(root, detail=False))
-    folders = [RunFolder(_inside(base, name)) for name in names]
-    runs = [folder for folder in folders if folder.exists("status.json")]
-    return sorted(runs, key=lambda folder: folder.run_id.rsplit("-", 3)[-3:])
+        return self._fs, self._at(folder)

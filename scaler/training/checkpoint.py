@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from scaler.errors import RunError
+from scaler.errors import RecipeError, RunError
 from scaler.runs import RunFolder
 
 FOLDER = "checkpoints"
@@ -102,6 +102,26 @@ def load_checkpoint(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
             "Remove it to go on from the one before.",
         ) from error
     return state
+
+
+def require_same_shapes(saved: Mapping[str, Tensor], built: Mapping[str, Tensor], *, samples_seen: int) -> None:
+    """Refuse a checkpoint of another model, before torch says it in its own words.
+
+    Args:
+        saved: the checkpoint's parameters and buffers.
+        built: those of the model that the recipe builds.
+        samples_seen: names the checkpoint.
+
+    Raises:
+        RecipeError: names the first that differs.
+    """
+    for name in dict.fromkeys([*built, *saved]):
+        there, here = (str(tuple(side[name].shape)) if name in side else "missing" for side in (saved, built))
+        if there != here:
+            raise RecipeError(
+                f"checkpoint {samples_seen} holds another model: {name} is {there} there and {here} here.",
+                "Go on with the recipe and recipe_args that the run began with.",
+            )
 
 
 def read_manifest(folder: RunFolder, samples_seen: int) -> dict[str, Any]:

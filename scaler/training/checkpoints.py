@@ -9,9 +9,11 @@ from typing import Any
 
 from scaler.errors import RunError, ScalerError
 from scaler.job import Job
+from scaler.masking import mask_text
 from scaler.plan import Plan
 from scaler.runs import RunFolder
 from scaler.training.checkpoint import committed, copied, read_manifest, remove_checkpoint, write_checkpoint
+from scaler.training.recipe import said
 from scaler.training.surroundings import Surroundings
 
 Event = dict[str, Any]
@@ -135,11 +137,8 @@ class Checkpoints:
             size = write_checkpoint(folder, state, about)
             self._prune(folder, samples_seen)
         except Exception as error:  # any filesystem's own; training goes on, and the report says it
-            self._failure = (
-                error.problem.removesuffix(".")
-                if isinstance(error, ScalerError)
-                else f"{type(error).__name__}: {error}"
-            )
+            told = error.problem.removesuffix(".") if isinstance(error, ScalerError) else said(error)
+            self._failure = mask_text(told)
             failed = {"kind": "checkpoint_failed", "time": time(), **where, "reason": self._failure}
             self._events.put(failed)
             return

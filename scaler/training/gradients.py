@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from scaler.errors import RecipeError
 from scaler.training.clock import Clock, Mark
 from scaler.training.data import to_device
-from scaler.training.recipe import Loss
+from scaler.training.recipe import Loss, kind
 from scaler.training.watch import COMPUTING, LOADING, WAITING, Watch
 
 Precondition = Callable[[Sequence[nn.Parameter], Sequence[Tensor]], Sequence[Tensor]]
@@ -272,7 +272,7 @@ class GradientStep:
             if isinstance(weight, Tensor):
                 weight = weight.detach()
         if not isinstance(loss, Tensor) or loss.ndim != 0:
-            shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else kind(loss)
             raise RecipeError(f"loss(model, batch) returned {shape}.", "Return a scalar tensor, or (sum, weight).")
         if not loss.requires_grad:
             raise RecipeError(

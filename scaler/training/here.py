@@ -15,7 +15,6 @@ import torch
 
 from scaler.errors import ScalerError
 from scaler.job import Job
-from scaler.metrics.reader import read_events
 from scaler.metrics.record import Record
 from scaler.metrics.writer import MetricsWriter
 from scaler.plan import Plan
@@ -46,8 +45,7 @@ class InProcess:
         self, folder: RunFolder, *, device: torch.device, on_hand_over: OnHandOver = lambda records, events: None
     ) -> None:
         self.folder = folder
-        begun = [event["attempt"] for event in read_events(folder) if event["kind"] == "worker_started"]
-        self.attempt = max(begun, default=-1) + 1
+        self.attempt = folder.next_attempt()
         self.device = device
         self._writer = MetricsWriter(folder)
         self._on_hand_over = on_hand_over
@@ -130,7 +128,10 @@ def train_here(
                 if start is not None:
                     training.restore(start)
                 with _interrupts_ask(surroundings):
-                    return training.run() is Ending.FINISHED
+                    ending = training.run()
+                if ending is Ending.STOPPED:
+                    surroundings.note({"kind": "leave_requested", "time": time(), "why": "stop", "detail": ""})
+                return ending is Ending.FINISHED
     except ScalerError:
         raise
     except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure like any other

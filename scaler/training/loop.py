@@ -20,7 +20,7 @@ from scaler.job.scale import GrowWithNoise
 from scaler.metrics.record import Record
 from scaler.plan import Plan, grow, limit_micro_batches
 from scaler.training.average import WeightAverage
-from scaler.training.checkpoint import find_checkpoint, load_checkpoint
+from scaler.training.checkpoint import find_checkpoint, load_checkpoint, require_same_shapes
 from scaler.training.checkpoints import Checkpoints
 from scaler.training.clock import clock_for
 from scaler.training.controllers import Controllers
@@ -63,8 +63,8 @@ class Training:
     """
 
     def __init__(self, recipe: Recipe, job: Job, plan: Plan, surroundings: Surroundings) -> None:
-        require_planned(recipe, job, plan)
         require_same_model(recipe.model, world_size=surroundings.world_size)
+        require_planned(recipe, job, plan)
         self._recipe, self._job, self._plan, self._surroundings = recipe, job, plan, surroundings
         self._first_plan = plan  # before the batch grew with the noise
         self._device = surroundings.device
@@ -103,12 +103,19 @@ class Training:
         self.progress = 0.0  # where the schedule is: samples_seen, unless the plan measures progress
 
     def restore(self, samples_seen: int) -> None:
-        """Go on from a checkpoint. Rates and constants are not restored: they are this plan's."""
+        """Go on from a checkpoint. Rates and constants are not restored: they are this plan's.
+
+        Raises:
+            RunError: the checkpoint is torn or altered.
+            RecipeError: it holds another model than the recipe builds.
+        """
         surroundings = self._surroundings
         state = load_checkpoint(surroundings.folder, samples_seen)
+        require_same_shapes(state["model"], self._module.state_dict(), samples_seen=samples_seen)
         self._module.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty unless it was fp16 then
+            self._scaler.load_state_dict(state["scaler"])
         self._controllers.load_state_dict(state["controllers"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])

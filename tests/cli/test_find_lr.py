@@ -216,7 +216,7 @@ def test_a_loss_that_no_rate_moves_suggests_nothing(find_lr: FindLr, make_job: C
 def test_ctrl_c_exits_130_and_the_run_is_stopped(
     find_lr: FindLr, make_job: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    path = make_job("stop", "__import__('signal').raise_signal(2)")
+    path = make_job("stop", "[__import__('signal').raise_signal(2) for time in range(2)]")  # a second one does not wait
     code, out, err = find_lr(path, *HERE)
     assert (code, out) == (130, "")
     assert err.endswith("Interrupted.\n")

@@ -38,3 +38,14 @@ def test_the_bar_is_of_progress_and_never_beyond_its_end(synthetic_run: Syntheti
         for done, shown in ((60.0, 60.0), (203.7, 200)):
             live.show(replace(AT_WORK, progress=done))
             assert (live._bar.tasks[0].completed, live._bar.tasks[0].total) == (shown, 200)
+
+
+def test_a_run_that_goes_on_begins_its_bar_where_it_is(synthetic_run: SyntheticRun) -> None:
+    console = Console(file=StringIO(), width=120, force_terminal=True, color_system=None, legacy_windows=False)
+    with Live(synthetic_run.plan, console=console, quiet=False) as live:
+        assert live._bar is not None
+        live.begin_at(120)
+        assert live._bar.tasks[0].completed == 120
+        assert live._bar.tasks[0].speed is None  # what was done before says nothing of how fast this is
+        live.show(replace(AT_WORK, progress=136.0))
+        assert live._bar.tasks[0].completed == 136.0

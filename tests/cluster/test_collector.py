@@ -1,15 +1,21 @@
-"""The collector as a plain object: what it takes it writes, and nobody waits for it or fails with it."""
+"""The collector as a plain object: what it takes it writes once, and nobody waits for it or fails with it."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import pytest
 from synthetic import SyntheticRun
 
 from scaler.cluster import collector as collector_module
 from scaler.cluster.collector import STORAGE_PATIENCE_S, Collector
+from scaler.cluster.messages import Answer, Batch, Parcel
 from scaler.metrics.reader import read_events, read_records
+from scaler.metrics.record import Record
 from scaler.runs import RunFolder
+
+Event = Mapping[str, Any]
 
 
 @pytest.fixture
@@ -19,10 +25,19 @@ def folder(tmp_path: Path) -> RunFolder:
     return made
 
 
+def batch(number: int, records: Sequence[Record] = (), events: Sequence[Event] = (), *, reached: int = 0) -> Batch:
+    return Batch(number=number, attempt=0, samples_seen=reached, records=records, events=events)
+
+
+def send(collector: Collector, *batches: Batch, rank: int = 0, written: int = 0, reached: int = 0) -> Answer:
+    parcel = Parcel(sender=f"rank {rank}", rank=rank, written=written, written_to=(0, reached), batches=batches)
+    return collector.hand_over(parcel)
+
+
 def hand_over(collector: Collector, run: SyntheticRun) -> None:
     for rank in (0, 1):
-        events = [event for event in run.events if rank == 0]
-        collector.hand_over([record for record in run.records if record.rank == rank], events)
+        records = [record for record in run.records if record.rank == rank]
+        send(collector, batch(1, records, run.events if rank == 0 else ()), rank=rank)
 
 
 def test_what_is_handed_over_is_written_for_every_reader(folder: RunFolder, synthetic_run: SyntheticRun) -> None:
@@ -54,6 +69,100 @@ def test_a_folder_that_takes_nothing_fails_no_worker(
     assert collector.look().storage == ""
     collector.close()
     assert len(folder.names("tensorboard")) == 1, "what could not be written was kept"
+
+
+def test_a_collector_that_died_goes_on_from_the_folder_and_writes_nothing_twice(
+    folder: RunFolder, synthetic_run: SyntheticRun
+) -> None:
+    """The worker did not hear that its first two batches were written, and sends them again with the third."""
+    run = synthetic_run.attempt(0)
+    records = [record for record in run.records if record.rank == 0]
+    resumed = {"kind": "resumed", "time": 1.0, "from_samples": None, "workers": 2, "changes": [], "idle_s": 9.0}
+    batches = [batch(1, records[:4], run.events[:1]), batch(2, records[4:9]), batch(3, records[9:], run.events[1:])]
+    dead = Collector(folder, [resumed])
+    assert dead.begin_attempt().attempt == 0
+    send(dead, *batches[:2])
+    dead._flush()
+    born = Collector(folder, [resumed])
+    assert send(born, batches[2], written=0).taken == 0, "there is a gap: it is asked for from the start"
+    assert send(born, *batches).taken == 3
+    born.close()
+    assert read_records(folder).column("samples_seen").to_pylist() == [record.samples_seen for record in records]
+    assert read_events(folder) == [resumed, *run.events]
+    assert born.begin_attempt().attempt == 1
+    assert born.look().progress.world_size == 2, "what it saw before it died is seen again"
+
+
+def test_what_a_dead_collector_had_taken_and_not_written_is_asked_for_again(
+    folder: RunFolder, synthetic_run: SyntheticRun
+) -> None:
+    records = [record for record in synthetic_run.attempt(0).records if record.rank == 0]
+    dead = Collector(folder)
+    send(dead, batch(1, records[:4]))
+    dead._flush()
+    assert send(dead, batch(2, records[4:8])) == Answer(taken=2, written=1, leave=None)
+    born = Collector(folder)  # what was taken died with the other one
+    answer = send(born, batch(3, records[8:]), written=1)
+    assert answer.taken == 1
+    send(born, batch(2, records[4:8]), batch(3, records[8:]), written=1)
+    born.close()
+    assert read_records(folder).num_rows == len(records)
+
+
+def test_a_checkpoint_is_secure_when_every_worker_s_records_are_written(folder: RunFolder) -> None:
+    collector = Collector(folder)
+    send(collector, batch(1, reached=96), rank=0)
+    assert not collector.is_secured(0, world_size=2, samples_seen=96), "rank 1 is behind"
+    send(collector, batch(1, reached=96), rank=1)
+    assert collector.is_secured(0, world_size=2, samples_seen=96)
+    assert not collector.is_secured(0, world_size=2, samples_seen=97)
+    born = Collector(folder)
+    assert not born.is_secured(0, world_size=2, samples_seen=96)
+    for rank in (0, 1):  # nothing to send, and what was written is told
+        send(born, rank=rank, written=1, reached=96)
+    assert born.is_secured(0, world_size=2, samples_seen=96)
+
+
+def test_what_ran_out_of_memory_is_remembered_until_the_job_changes(folder: RunFolder) -> None:
+    struck = {"kind": "out_of_memory", "time": 1.0, "attempt": 0, "rank": 1, "per_worker_batch_size": 12}
+    collector = Collector(folder)
+    assert collector.begin_attempt().micro_batch_limit is None
+    send(collector, batch(1, [], [struck]))
+    assert collector.begin_attempt().micro_batch_limit == 6
+    collector.close()
+    same = {"kind": "resumed", "time": 2.0, "from_samples": 0, "workers": 2, "changes": [], "idle_s": 1.0}
+    assert Collector(folder, [same]).begin_attempt().micro_batch_limit == 6
+    other = {**same, "time": 3.0, "changes": [["recipe_args.width", "512", "64"]]}
+    assert Collector(folder, [other]).begin_attempt().micro_batch_limit is None
+
+
+def test_a_wish_to_leave_lasts_until_the_group_has_left(folder: RunFolder) -> None:
+    collector = Collector(folder)
+    collector.begin_attempt()
+    collector.request_leave("resize", "2 -> 3 workers")
+    assert send(collector).leave == "resize"
+    collector.begin_attempt(is_new_group=False)
+    assert send(collector).leave == "resize", "the same workers went back to a checkpoint"
+    collector.begin_attempt()
+    assert send(collector).leave is None
+    collector.request_leave("stop", "Ctrl-C")
+    collector.begin_attempt()
+    assert send(collector).leave == "stop", "the run is to end, whoever runs it"
+    collector.close()
+    told = [(event["why"], event["detail"]) for event in read_events(folder)]
+    assert told == [("resize", "2 -> 3 workers"), ("stop", "Ctrl-C")]
+    assert send(Collector(folder)).leave == "stop", "a collector that died asks again"
+
+
+def test_failures_before_a_resume_are_not_those_of_the_run_that_goes_on(folder: RunFolder) -> None:
+    failed = {"kind": "worker_failed", "time": 1.0, "attempt": 0, "rank": 0, "by_peer": False}
+    resumed = {"kind": "resumed", "time": 2.0, "from_samples": 0, "workers": 2, "changes": [], "idle_s": 1.0}
+    first = Collector(folder)
+    send(first, batch(1, [], [failed]))
+    first.close()
+    assert [trouble["kind"] for trouble in Collector(folder).look().troubles] == ["worker_failed"]
+    assert Collector(folder, [resumed]).look().troubles == []
+    assert Collector(folder, [resumed]).look().troubles == [], "nor after it died and came back"
 
 
 def test_taking_records_costs_a_worker_next_to_nothing(folder: RunFolder, synthetic_run: SyntheticRun) -> None:

@@ -1,12 +1,15 @@
 """What is refused before a cluster is started or asked."""
 
+import os
 import socket
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
-from scaler.cluster.embedded import require_reachable, require_resources
+from scaler.cluster.embedded import ray_cluster, require_reachable, require_resources
 from scaler.errors import ClusterError
 
 
@@ -70,3 +73,18 @@ def test_an_address_where_somebody_listens_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         require_reachable(f"127.0.0.1:{server.getsockname()[1]}")
     require_reachable("auto")
+
+
+def test_a_place_for_rays_files_that_is_not_there_is_refused_and_leaves_no_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "gone"))
+    monkeypatch.delitem(sys.modules, "ray", raising=False)  # as in a process that is about to start its first cluster
+    before = dict(os.environ)
+    with pytest.raises(ClusterError) as caught, ray_cluster(None, verbose=False):
+        pass
+    assert str(caught.value) == (
+        f"no Ray cluster on this machine: no folder can be made in {tmp_path}/gone: No such file or directory.\n"
+        "  RAY_TMPDIR names another place for Ray's files, with a short path."
+    )
+    assert dict(os.environ) == before

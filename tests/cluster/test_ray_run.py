@@ -1,6 +1,8 @@
 """Runs on real Ray Train workers."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -13,11 +15,11 @@ import yaml
 
 from scaler.cluster.progress import Progress
 from scaler.cluster.ray_run import run_on_ray
-from scaler.errors import ClusterError, RecipeError
+from scaler.errors import ClusterError, RecipeError, TrainingError
 from scaler.job import Job, load_job
 from scaler.metrics.reader import read_events, read_records
 from scaler.plan import make_plan
-from scaler.report.write import read_report
+from scaler.report.write import read_report, write_report
 from scaler.runs import RunFolder, RunState
 
 # Ray's own, of its own parts; ours are errors.
@@ -44,9 +46,9 @@ def run(tmp_path: Path, folder: Path, *overrides: str, on_progress: Any = lambda
 
 
 def weights(folder: RunFolder) -> dict[str, Any]:
-    from scaler.training.checkpoint import latest_checkpoint, load_checkpoint
+    from scaler.training.checkpoint import find_checkpoint, load_checkpoint
 
-    newest = latest_checkpoint(folder)
+    newest, _ = find_checkpoint(folder)
     assert newest is not None
     return load_checkpoint(folder, newest)["model"]
 
@@ -90,31 +92,142 @@ def test_an_error_of_the_recipe_ends_the_run_with_its_traceback(tmp_path: Path) 
     assert read_records(folder).num_rows > 0, "what was measured before is there"
 
 
-@pytest.mark.usefixtures("cluster")
-def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path) -> None:
-    calm = run(tmp_path, TROUBLED)
-    struck = run(
-        tmp_path,
-        TROUBLED,
-        "recipe_args.trouble=kill",
-        "recipe_args.at_call=75",
-        f"recipe_args.marker={tmp_path}/struck",
-    )
+def strike(tmp_path: Path, trouble: str, *overrides: str, **options: Any) -> RunFolder:
+    """Run with a trouble that strikes rank 1 once."""
+    what = [f"recipe_args.trouble={trouble}", "recipe_args.at_call=75", f"recipe_args.marker={tmp_path}/struck"]
+    return run(tmp_path, TROUBLED, *what, *overrides, **options)
+
+
+def of_kind(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
+    return [event for event in read_events(folder) if event["kind"] == kind]
+
+
+def assert_same_training(folder: RunFolder, calm: RunFolder) -> None:
+    """The same weights to the last bit, and each step in the records once."""
+    theirs = weights(folder)
+    assert all(tensor.equal(theirs[name]) for name, tensor in weights(calm).items())
+    report = write_report(folder)
+    assert report.totals.steps == write_report(calm).totals.steps
+    assert report.totals.samples_seen == 3000
+    assert report.lr_audit.max_abs_error == 0
+
+
+@pytest.fixture(scope="session")
+def calm(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> RunFolder:
+    return run(tmp_path_factory.mktemp("calm"), TROUBLED)
+
+
+def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path, calm: RunFolder) -> None:
+    folder = strike(tmp_path, "kill")
     assert (tmp_path / "struck").exists()
-    report = read_report(struck)
+    report = write_report(folder)
     assert [(row.attempt, row.ended_by) for row in report.attempts] == [(0, "lost"), (1, "finished")]
     assert report.attempts[0].end_samples == report.attempts[1].start_samples == 600
-    assert report.totals.samples_seen == 3000
     assert report.totals.steps == 300, "every step of the final weights has its records, and none has them twice"
-    assert report.lr_audit.max_abs_error == 0
-    theirs = weights(struck)
-    assert all(tensor.equal(theirs[name]) for name, tensor in weights(calm).items())
+    assert_same_training(folder, calm)
+
+
+def test_a_worker_that_hangs_is_named_and_replaced(tmp_path: Path, calm: RunFolder) -> None:
+    folder = strike(tmp_path, "hang", "failures.hang_timeout_s=20")
+    (hung,) = of_kind(folder, "worker_hung")
+    assert (hung["attempt"], hung["rank"], hung["doing"]) == (0, 1, "computing")
+    assert hung["where"].startswith("troubled_recipe.py:")
+    assert hung["where"].endswith(" in strike")
+    assert hung["seconds"] > 20
+    assert "time.sleep" not in hung["where"]
+    log = (Path(folder.uri) / "logs/rank-1.log").read_text()
+    assert "all threads:" in log
+    assert 'troubled_recipe.py", line' in log
+    assert_same_training(folder, calm)
+
+
+def test_a_worker_that_is_frozen_is_found_by_ray_train(tmp_path: Path, calm: RunFolder) -> None:
+    folder = strike(tmp_path, "freeze", "failures.hang_timeout_s=20")
+    hung = of_kind(folder, "worker_hung")
+    assert [(event["attempt"], event["rank"], event["doing"]) for event in hung] == [(0, 1, "not answering Ray Train")]
+    ended = of_kind(folder, "group_ended")
+    assert [(event["ranks"], event["message"]) for event in ended] == [([1], "did not answer Ray Train")]
+    assert_same_training(folder, calm)
+
+
+def test_sigterm_to_a_worker_saves_and_costs_no_restart(tmp_path: Path, calm: RunFolder) -> None:
+    folder = strike(tmp_path, "terminate", "recipe_args.sleep_s=0.02", "failures.max_restarts=0")
+    asked = of_kind(folder, "leave_requested")
+    assert [(event["attempt"], event["why"], event["detail"]) for event in asked] == [(0, "sigterm", "rank 1")]
+    assert [event["cause"] for event in of_kind(folder, "group_ended")] == ["yielded"]
+    newest = max(row["samples_seen"] for row in read_records(folder).to_pylist() if row["attempt"] == 0)
+    starts = of_kind(folder, "attempt_started")
+    assert [start["start_samples"] for start in starts] == [0, newest + 10], "no step is done again"
+    assert_same_training(folder, calm)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_does_not_fit_into_memory_is_halved_until_it_does(tmp_path: Path) -> None:
+    fixed = ["scale.per_worker_batch_size=auto", "scale.global_batch_size=40", "scale.rule=none"]
+    roomy = run(tmp_path, TROUBLED, *fixed)
+    folder = strike(tmp_path, "out_of_memory", *fixed, "recipe_args.most_samples=6", "failures.max_restarts=0")
+    sizes = [event["per_worker_batch_size"] for event in of_kind(folder, "out_of_memory")]
+    assert sorted(set(sizes), reverse=True) == [20, 10]
+    starts = of_kind(folder, "attempt_started")
+    assert [start["per_worker_batch_size"] for start in starts] == [20, 10, 5]
+    assert {(start["global_batch_size"], start["peak_lr"]) for start in starts} == {(40, starts[0]["peak_lr"])}
+    assert write_report(folder).totals.samples_seen == 3000
+    theirs = weights(folder)
+    assert all(tensor.allclose(theirs[name], atol=1e-5) for name, tensor in weights(roomy).items())
+
+
+def test_a_killed_collector_loses_nothing(tmp_path: Path, calm: RunFolder) -> None:
+    killed: list[int] = []
+
+    def kill_once(progress: Progress) -> None:
+        if progress.samples_seen > 600 and not killed:
+            killed.append(collector_pid())
+            os.kill(killed[0], signal.SIGKILL)
+
+    folder = run(tmp_path, TROUBLED, "recipe_args.sleep_s=0.02", on_progress=kill_once)
+    assert killed
+    assert [event["attempt"] for event in of_kind(folder, "attempt_started")] == [0], "the workers went on"
+    table = read_records(folder).to_pylist()
+    steps = sorted((row["rank"], row["samples_seen"]) for row in table)
+    assert steps == [(rank, at) for rank in (0, 1) for at in range(0, 3000, 10)], "every step once, of each worker"
+    assert_same_training(folder, calm)
+
+
+def collector_pid() -> int:
+    """The newest process whose title is the collector's, as Ray names it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            title = (entry / "cmdline").read_text() if entry.name.isdigit() else ""
+        except OSError:
+            continue
+        if title.startswith("ray::Collector"):
+            found.append(int(entry.name))
+    return max(found, key=lambda pid: (Path("/proc") / str(pid)).stat().st_mtime)
+
+
+def test_a_worker_that_hangs_too_often_ends_the_run_with_its_name(tmp_path: Path, cluster: None) -> None:
+    job, folder = start(
+        tmp_path,
+        TROUBLED,
+        "recipe_args.trouble=hang",
+        "recipe_args.at_call=75",
+        f"recipe_args.marker={tmp_path}/struck",
+        "failures.max_restarts=0",
+        "failures.hang_timeout_s=20",
+    )
+    with pytest.raises(TrainingError) as caught:
+        run_on_ray(job, make_plan(job), folder, recipe_folder=str(TROUBLED), on_progress=lambda progress: None)
+    problem = caught.value.problem
+    assert re.match(r"rank 1 hung \(computing for 2\d s, troubled_recipe\.py:\d+ in strike\), ", problem)
+    assert problem.endswith("), more often than failures.max_restarts = 0 allows.")
+    assert caught.value.remedy.splitlines()[0] == "If that may take longer, raise failures.hang_timeout_s."
 
 
 @pytest.mark.usefixtures("cluster")
 def test_progress_is_seen_while_it_runs(tmp_path: Path) -> None:
     seen: list[Progress] = []
-    run(tmp_path, TROUBLED, "recipe_args.trouble=slow", "train.epochs=2", on_progress=seen.append)
+    run(tmp_path, TROUBLED, "recipe_args.sleep_s=0.02", "train.epochs=2", on_progress=seen.append)
     counts = [progress.samples_seen for progress in seen]
     assert counts == sorted(counts)
     assert len({count for count in counts if 0 < count < 2000}) >= 2

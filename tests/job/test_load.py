@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scaler.errors import JobFileError
-from scaler.job import Job, apply_overrides, load_job, parse_job
-from scaler.job.load import MAX_JOB_FILE_BYTES
+from scaler.job import Job, apply_overrides, dump_job, load_job, parse_job, read_job
+from scaler.job.load import MAX_JOB_FILE_BYTES, masked_keys
 
 VALID: dict[str, Any] = {
     "name": "tiny",
@@ -58,7 +58,7 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (  # unknown key that is near nothing
             "failures.zzz=1",
-            'JOB: unknown key "zzz" in failures.\n  Known keys: max_restarts, divergence.',
+            'JOB: unknown key "zzz" in failures.\n  Known keys: max_restarts, hang_timeout_s, divergence.',
         ),
         (  # unknown key at the top
             "trian={epochs: 1}",
@@ -71,7 +71,7 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (  # one level deeper
             "checkpoint={every: {minutes: 1}}",
-            'JOB: unknown key "minutes" in checkpoint.every.\n  Known keys: epochs, steps, samples.',
+            'JOB: unknown key "minutes" in checkpoint.every.\n  Known keys: epochs, steps, samples, seconds.',
         ),
         (  # a whole number where text is wanted
             "name=3",
@@ -79,9 +79,10 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (  # text where a whole number is wanted
             "scale.per_worker_batch_size=many",
-            'JOB: scale.per_worker_batch_size = "many" is not a whole number.\n'
-            "  scale.per_worker_batch_size: Samples in one forward/backward on one worker; "
-            "with global_batch_size, the most.",
+            "JOB: scale.per_worker_batch_size = many is neither a whole number nor auto.\n"
+            "  scale.per_worker_batch_size: Samples in one forward/backward on one worker; with global_batch_size, the "
+            "most. auto (with global_batch_size): a worker's whole share, and half of it whenever memory does not "
+            "suffice.",
         ),
         (  # a fraction is not rounded
             "train.seed=1.5",
@@ -569,7 +570,7 @@ def test_keys_that_do_not_go_together(tmp_path: Path, overrides: list[str], text
         ),
         (
             "#" * (MAX_JOB_FILE_BYTES + 1),
-            "JOB: larger than 1,000,000 bytes.\n  A job file is a page of YAML.",
+            "JOB: larger than 100,000 bytes.\n  A job file is a page of YAML.",
         ),
     ],
     ids=lambda value: repr(value[:20]),
@@ -818,3 +819,43 @@ def test_a_key_that_no_job_has_is_shown_and_refused(tmp_path: Path, key: str) ->
     for content in (f"{key}: 1", f"train: {{{key}: 1}}", f"recipe_args: {{{key}: 1}}"):
         with pytest.raises(JobFileError):
             load_bytes(tmp_path, content)
+
+
+# Secrets do not go into a run's folder.
+
+
+def test_secrets_are_left_out_of_a_runs_copy_and_asked_for_again(tmp_path: Path) -> None:
+    arguments = {
+        "hidden": 128,
+        "tokenizer": "bert",
+        "max_tokens": 512,
+        "api_key": "sk-12345",
+        "store": {"url": "s3://me:hunter2@host/x", "password": 1234, "retries": [1, 2]},
+        "mirrors": ["https://a/x", "https://u:pw@b/x"],
+    }
+    job = parse_job({**VALID, "recipe_args": arguments, "storage": "ftp://me:hunter2@host/runs"}, source="here")
+    written = dump_job(job)
+    for secret in ("sk-12345", "hunter2", "1234", "u:pw"):
+        assert secret not in written
+    again = read_job(written.encode(), source="here")  # a report reads it
+    assert again.recipe_args == {
+        **arguments,
+        "api_key": "***",
+        "store": {"url": "s3://me:***@host/x", "password": "***", "retries": [1, 2]},
+        "mirrors": ["https://a/x", "https://u:***@b/x"],
+    }
+    assert again.storage == "ftp://me:***@host/runs"
+    asked = [f"recipe_args.{key}" for key in ("api_key", "store.url", "store.password", "mirrors")]
+    assert masked_keys(again) == asked
+    assert masked_keys(job) == []
+    assert refusal(tmp_path, written) == (
+        f"JOB: {', '.join(asked)}, storage are masked.\n"
+        "  A run's copy of its job has *** for secrets; give them again: --set recipe_args.api_key=..."
+    )
+    given = [f"recipe_args.{key}=x" for key in ("api_key", "store.url", "store.password", "mirrors")]
+    assert load_bytes(tmp_path, written, *given, "storage=runs").recipe_args["api_key"] == "x"
+
+
+def test_a_job_without_secrets_is_written_whole() -> None:
+    job = parse_job({**VALID, "recipe_args": {"x": [{"y": None}, 1e-3, "no", True]}}, source="here")
+    assert read_job(dump_job(job).encode(), source="here") == job

@@ -91,6 +91,7 @@ def test_the_smallest_job_has_the_documented_defaults() -> None:
             "betas": "sde",
             "co_scale": {"weight_decay": False, "ema": False, "momentum": False},
             "on_resize": "scale_with_batch",
+            "rewarmup": {"above": 1.5, "steps": 50},
         },
         "groups": (),
         "schedule": {"name": "constant", "warmup": "auto"},
@@ -106,6 +107,7 @@ def test_the_smallest_job_has_the_documented_defaults() -> None:
         "checkpoint": {"every": {"epochs": 1.0}, "keep": 2},
         "failures": {
             "max_restarts": 3,
+            "hang_timeout_s": 600.0,
             "divergence": {"multiple": 10.0, "then": "stop", "lr_factor": 0.5, "max_times": 3},
         },
         "storage": "runs",
@@ -132,6 +134,8 @@ def test_the_smallest_job_has_the_documented_defaults() -> None:
         ["groups=[{match: '*', lr_ratio: 0.1, freeze: {epochs: 1}}, {match: 'a*', weight_decay: 0, freeze: true}]"],
         ["groups=recipe"],
         ["layer_decay={factor: 0.8, layers: ['a.{n}.*', 'b.*']}"],
+        ["scale={global_batch_size: 64, per_worker_batch_size: auto, rewarmup: {above: 2, epochs: 1}}"],
+        ["checkpoint={every: {seconds: 60}, best: {metric: accuracy, mode: max}}", "failures.hang_timeout_s=null"],
         ["train.ema={decay: 0.999}", "scale.co_scale.ema=true", "failures.divergence=null"],
         ["recipe_args={hidden: null, depth: [1, {a: 2}], rate: 1e-3, word: 'no'}"],  # null is a value like any other
     ],

@@ -1,4 +1,4 @@
-"""A run to which everything happened that a controller can do."""
+"""Runs to which much happened: what a controller can do, and what can end a life of the worker group."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ from synthetic import SYNTHETIC_JOB, SyntheticRun
 
 from scaler.job import Job
 from scaler.plan import make_plan
+from scaler.report.model import Report
 
 
 @pytest.fixture
@@ -28,3 +29,22 @@ def eventful(digits: Callable[..., Job]) -> SyntheticRun:
     run = run.attempt(0, stop=96, **noise).event("diverged", 96, reason="loss is nan", goes_back=True)
     run = run.attempt(1, start=64, grown={100: 32}, **noise)
     return run.event("rate_lowered", 164, by="plateau", factor=0.5, reason="loss 2 is no better than 1")
+
+
+@pytest.fixture
+def many_lives(synthetic_run: SyntheticRun) -> SyntheticRun:
+    """It hung, ran out of memory, was resized, preempted and killed, and a checkpoint of it was torn."""
+    run = synthetic_run.attempt(0, stop=48).event("checkpoint_failed", 48, reason="No space left on device")
+    run = run.hung(1, where="recipe.py:30 in loss").later(3.2)
+    run = run.attempt(1, stop=64).worker_event("out_of_memory", 0, per_worker_batch_size=8).later(2.5)
+    run = run.attempt(2, start=32, stop=80).left("resize", "2 -> 3 workers").later(2.0)
+    run = run.attempt(3, start=80, stop=96, world_size=3).left("preemption", "node-0").died(0, 1, 2).later(4.0)
+    run = run.event("checkpoint_passed_over", 96, reason="its sha256 is not the one in its manifest")
+    run = run.attempt(4, start=80, stop=132).resumed(100, idle_s=7200.0, changes=[("train.seed", "0", "1")]).later(5.0)
+    return run.attempt(5, start=100)
+
+
+@pytest.fixture
+def sound(synthetic_run: SyntheticRun) -> Report:
+    """The report of a run without faults: 200 samples in 14 steps of two workers."""
+    return synthetic_run.attempt(0).report()

@@ -75,6 +75,7 @@ def test_text_from_outside_stays_text_wherever_it_stands(run: SyntheticRun) -> N
         workers=(replace(sound.workers[0], node=HOSTILE),),
         final=Final(train_loss_mean=0.1, eval={HOSTILE: 0.5}),
         verdicts=(Verdict(code=HOSTILE, rank=None, message=HOSTILE, evidence=HOSTILE, next=HOSTILE),),
+        attempts=(replace(sound.attempts[0], ended_by=HOSTILE, cause=f"{HOSTILE}\x1b[31m"), sound.attempts[0]),
         decisions=(Decision(samples_seen=16, attempt=0, kind="diverged", message=HOSTILE, undone=False),),
         noise=Noise(noise_scale=1.0, lower=None, upper=None, measured_steps=1, meaning=HOSTILE),
         failure=HOSTILE,
@@ -86,6 +87,31 @@ def test_text_from_outside_stays_text_wherever_it_stands(run: SyntheticRun) -> N
     assert not [attributes for _, attributes in page.elements if "onerror" in attributes]
     assert any(line["label"] == HOSTILE for chart in page.data["charts"] for line in chart["lines"])
     assert page.text.count("{{ 7 * 7 }}") > 10
+    assert "{{ 7 * 7 }}\\x1b[31m" in page.text
+
+
+def test_causes_of_events_stay_text_and_show_their_control_characters(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0, stop=96).hung(1, where=f"\x1b[31m{HOSTILE}")
+    run = run.event("checkpoint_failed", 96, reason=f"\x1b[31m{HOSTILE}").attempt(1, start=64)
+    source = render_html(run.report())
+    page = Page(source)
+    assert not page.all("img")
+    assert "\x1b" not in source
+    said = f"\\x1b[31m{HOSTILE}"
+    assert page.text.count(said) == 3, "in the attempts and in two verdicts"
+    assert f"lost {said}" not in page.text
+    assert f"hung rank 1 hung for 600 s: computing, {said} 32" in page.text
+
+
+def test_what_restarts_cost_is_among_the_results(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0, stop=96).left("resize", "2 -> 1 workers").later(3.2)
+    page = Page(render_html(run.attempt(1, start=64, world_size=1).report()))
+    assert "done again 32 samples, 250 ms, after restarts" in page.text
+    assert "restarting 3.2 s between attempts" in page.text
+    assert "resized resized: 2 -> 1 workers 32 3.2 s" in page.text
+    assert "Nothing to report" in page.text
+    calm = Page(render_html(synthetic_run.attempt(0).report()))
+    assert "restarting" not in calm.text
 
 
 def test_the_data_block_is_json_that_every_browser_reads(run: SyntheticRun) -> None:
@@ -171,7 +197,7 @@ def test_decisions_have_a_section_and_marks_in_every_chart(eventful: SyntheticRu
         {"samples_seen": 164, "label": "rate lowered", "kind": "decision"},
     ]
     assert "96 0 The training diverged and went back to the checkpoint at 64 samples: loss is nan." in page.text
-    assert "1 2 16 -> 32 0.04 64 200 finished" in page.text
+    assert "1 2 16 -> 32 0.04 64 200 finished 0 –" in page.text
 
 
 def test_a_decision_that_was_undone_is_said_and_not_drawn(synthetic_run: SyntheticRun) -> None:

@@ -11,7 +11,8 @@ HOSTILE = "a|b*c*_d_`e`[f](g)<img src=x>&amp;#~~h~~\\|\x1b[31m\nnew"
 
 
 def test_the_report_of_a_run_with_faults(synthetic_run: SyntheticRun, golden: Callable[[str, str], None]) -> None:
-    run = synthetic_run.attempt(0, stop=96).attempt(1, start=64).evaluated(200, loss=0.6931, accuracy=0.96111)
+    run = synthetic_run.attempt(0, stop=96).died(1).later(3.2).attempt(1, start=64)
+    run = run.evaluated(200, loss=0.6931, accuracy=0.96111)
     golden("report-faults.md", render_markdown(run.report()))
 
 
@@ -19,6 +20,10 @@ def test_the_report_of_a_run_to_which_everything_happened(
     eventful: SyntheticRun, golden: Callable[[str, str], None]
 ) -> None:
     golden("report-eventful.md", render_markdown(eventful.report()))
+
+
+def test_the_report_of_a_run_with_many_lives(many_lives: SyntheticRun, golden: Callable[[str, str], None]) -> None:
+    golden("report-lives.md", render_markdown(many_lives.report()))
 
 
 def test_a_sound_run_says_so(synthetic_run: SyntheticRun) -> None:
@@ -52,6 +57,20 @@ def test_a_metrics_name_is_text_in_a_table_whatever_it_holds(synthetic_run: Synt
     assert {len(row) for row in facts} == {2}
     assert {len(row) for row in workers} == {9}
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("where", [HOSTILE, "x |", "\\", "`", "**bold**", "<script>alert(1)</script>", "\n# x\n- y"])
+def test_a_cause_is_text_in_a_table_whatever_it_holds(synthetic_run: SyntheticRun, where: str) -> None:
+    run = synthetic_run.attempt(0, stop=96).hung(1, where=where).event("checkpoint_failed", 96, reason=where)
+    text = render_markdown(run.attempt(1, start=64).report())
+    attempts = parsed_tables(text)[2]
+    shown = " ".join(where.split()).replace("\x1b", "\\x1b")
+    assert [row[7].rstrip() for row in attempts] == ["why", f"rank 1 hung for 600 s: computing, {shown}", ""]
+    assert {len(row) for row in attempts} == {10}
+    assert "\x1b" not in text
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(text)
+    assert [token.tag for token in tokens if token.type == "heading_open"] == ["h1"]
+    assert sum(token.type == "list_item_open" for token in tokens) == 2, "a verdict each"
 
 
 @pytest.mark.parametrize(

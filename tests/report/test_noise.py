@@ -117,7 +117,7 @@ def test_a_run_forgets_noise_as_its_controllers_do(synthetic_run: SyntheticRun, 
     from scaler.training.controllers import Controllers
 
     for run in (synthetic_run, adaptive):
-        controllers = Controllers(run.job, run.plan, has_evaluation=False)
+        controllers = Controllers(run.job, run.plan)
         assert run.plan.noise_average() == controllers.noise
     assert adaptive.plan.noise_average().theta == 1 - 4 / 1000
 

@@ -12,7 +12,8 @@ FIELDS: dict[str, set[str]] = {
         "schema_version", "run_id", "state", "plan", "totals", "workers", "final", "attempts", "decisions", "lr_audit",
         "noise", "gain", "verdicts", "failure", "series",
     },
-    "totals": {"samples_seen", "progress", "steps", "wall_s", "train_s", "samples_per_s"},
+    "totals": {"samples_seen", "progress", "steps", "wall_s", "train_s", "samples_per_s", "redone_samples", "redone_s",
+               "restart_s"},
     "workers": {
         "rank", "node", "pid", "steps", "samples", "loss_mean", "worker_samples_per_s", "step_time_s", "data_wait_s",
         "sync_wait_s", "peak_memory_gib",
@@ -20,7 +21,7 @@ FIELDS: dict[str, set[str]] = {
     "final": {"train_loss_mean", "eval"},
     "attempts": {
         "attempt", "world_size", "global_batch_size", "end_global_batch_size", "peak_lr", "start_samples",
-        "end_samples", "ended_by",
+        "end_samples", "ended_by", "cause", "per_worker_batch_size", "redone_samples", "redone_s", "restart_s",
     },
     "lr_audit": {"checked_steps", "max_abs_error", "as_planned"},
     "verdicts": {"code", "rank", "message", "evidence", "next"},

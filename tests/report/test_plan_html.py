@@ -167,3 +167,9 @@ def test_the_script_and_the_styles_know_every_curve_of_a_chart() -> None:
     assert sorted(colours) == sorted(2 * [str(index) for index in range(MOST_LINES)])  # light and dark
     assert re.findall(r"--plan-(\d)-dash:", styles) == [str(index) for index in range(MOST_LINES)]
     assert re.findall(r"\.key-plan-(\d) line", styles) == [str(index) for index in range(MOST_LINES)]
+
+
+def test_checkpoints_by_time_are_said_in_seconds(digits: Digits) -> None:
+    text = Page(render_plan_html([make_plan(digits("checkpoint.every={seconds: 90}"))])).text
+    assert "checkpoint_every_s 1 min 30 s how often it is kept" in text
+    assert "checkpoint_every_samples" not in text

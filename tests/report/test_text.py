@@ -29,7 +29,7 @@ def rendered(what: RenderableType, *, width: int = 80) -> str:
 @pytest.fixture
 def lost_and_resumed(synthetic_run: SyntheticRun) -> SyntheticRun:
     """A run that lost a life, whose rank 1 wrote the rate itself and then diverged."""
-    run = synthetic_run.attempt(0, stop=96).attempt(1, start=64)
+    run = synthetic_run.attempt(0, stop=96).died(1).later(3.2).attempt(1, start=64)
     run = run.altered(lambda record: (record.rank, record.step) == (1, 12), loss=float("nan"), lr=0.05)
     return run.evaluated(200, loss=0.6931, accuracy=0.96111)
 
@@ -45,6 +45,10 @@ def test_the_report_of_a_run_with_faults(lost_and_resumed: SyntheticRun, golden:
 
 def test_the_report_of_a_run_to_which_everything_happened(eventful: SyntheticRun, golden: Golden) -> None:
     golden("report-eventful.txt", rendered(report_text(eventful.report())))
+
+
+def test_the_report_of_a_run_with_many_lives(many_lives: SyntheticRun, golden: Golden) -> None:
+    golden("report-lives.txt", rendered(report_text(many_lives.report())))
 
 
 def test_the_report_of_a_run_with_adascale(
@@ -79,18 +83,25 @@ def test_the_plan_of_the_digits_job(digits: Callable[..., Job], golden: Golden) 
     golden("plan-80.txt", rendered(plan_text(make_plan(digits()))))
 
 
-@pytest.mark.parametrize("name", ["report", "faults", "eventful", "plan", "plans"])
+@pytest.mark.parametrize("name", ["report", "faults", "eventful", "lives", "plan", "plans"])
 def test_nothing_is_wider_than_80_columns(
-    lost_and_resumed: SyntheticRun, eventful: SyntheticRun, digits: Callable[..., Job], name: str
+    lost_and_resumed: SyntheticRun,
+    eventful: SyntheticRun,
+    many_lives: SyntheticRun,
+    digits: Callable[..., Job],
+    name: str,
 ) -> None:
     large = digits("scale.num_workers=4096", "train.num_samples=1281167", "train.epochs=90")
     plans = [make_plan(large, workers) for workers in (1, 64, 4096)]
     (*_, last) = eventful.report().attempts
-    huge = (replace(last, global_batch_size=16384, end_global_batch_size=131072, world_size=1024, peak_lr=1.234e-5),)
+    huge = replace(last, global_batch_size=16384, end_global_batch_size=131072, world_size=1024, peak_lr=1.234e-5)
+    far = {"attempt": 1000, "start_samples": 115_305_030, "end_samples": 1_153_050_300, "ended_by": "out_of_memory"}
+    costly = {"cause": "x" * 160, "redone_samples": 10**9, "redone_s": 1e6, "restart_s": 1e6}
     what = {
         "report": lambda: report_text(lost_and_resumed.report()),
         "faults": lambda: report_text(replace(lost_and_resumed, state="failed", failure="x" * 300).report()),
-        "eventful": lambda: report_text(eventful.report(attempts=huge)),
+        "eventful": lambda: report_text(eventful.report(attempts=(huge,))),
+        "lives": lambda: report_text(many_lives.report(attempts=(replace(huge, **far, **costly),))),
         "plan": lambda: plan_text(plans[-1]),
         "plans": lambda: plans_table(plans),
     }[name]()
@@ -103,6 +114,15 @@ def test_names_from_outside_are_shown_and_not_obeyed(synthetic_run: SyntheticRun
     run = synthetic_run.attempt(0).evaluated(200, **{HOSTILE: 0.5})
     text = rendered(report_text(run.report()))
     assert "eval a\\x1b[31mb\\x07[bold]\\u202e" in text
+    assert not set(text) & set("\x1b\x07\u202e")
+
+
+def test_a_cause_from_outside_is_shown_and_not_obeyed(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0, stop=96).hung(1, where=HOSTILE).event("checkpoint_failed", 96, reason=HOSTILE)
+    text = rendered(report_text(run.attempt(1, start=64).report()))
+    shown = "a\\x1b[31mb\\x07[bold]\\u202e"
+    assert f"Rank 1 hung for 600 s: computing, {shown}." in text
+    assert text.count(shown) == 3, "in the list of attempts and in two verdicts"
     assert not set(text) & set("\x1b\x07\u202e")
 
 

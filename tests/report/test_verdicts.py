@@ -4,33 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from synthetic import SyntheticRun
+from synthetic import find_again as find
 
-from scaler.plan import Plan
 from scaler.report.model import LrAudit, Noise, Report, Verdict
-from scaler.report.verdicts import find_verdicts
 from scaler.runs import RunState
-
-
-@pytest.fixture
-def sound(synthetic_run: SyntheticRun) -> Report:
-    """The report of a run without faults: 200 samples in 14 steps of two workers."""
-    return synthetic_run.attempt(0).report()
-
-
-def find(report: Report, **changes: Any) -> tuple[Verdict, ...]:
-    """Look for verdicts on a report's numbers, but for the parts that are given."""
-    parts: dict[str, Any] = {
-        "state": RunState(report.state),
-        "plan": Plan.from_dict(report.plan),
-        "totals": report.totals,
-        "workers": report.workers,
-        "attempts": report.attempts,
-        "audit": report.lr_audit,
-        "noise": report.noise,
-        "divergences": (),
-    }
-    return find_verdicts(**{**parts, **changes})
 
 
 def test_a_sound_run_has_no_verdict(sound: Report) -> None:
@@ -44,13 +21,13 @@ def test_a_sound_run_has_no_verdict(sound: Report) -> None:
             RunState.FAILED,
             92,
             "The run failed after 46% of the training.",
-            "Read the error below, mend its cause, submit again.",
+            "Read the error below, mend its cause, and go on: scaler resume digits-1.",
         ),
         (
             RunState.STOPPED,
             199,
             "The run stopped after 100% of the training.",
-            "Submit again to train from the start.",
+            "Go on from its newest checkpoint: scaler resume digits-1.",
         ),
         (
             RunState.RUNNING,
@@ -132,36 +109,6 @@ def test_a_worker_without_samples_needs_no_loss(sound: Report) -> None:
     assert find(sound, workers=(first, replace(second, samples=0, loss_mean=None))) == ()
 
 
-@pytest.mark.parametrize(
-    ("endings", "message", "evidence"),
-    [
-        (
-            ["lost", "finished"],
-            "The worker group was restarted 1 time.",
-            "attempt 0 ended at 100 samples",
-        ),
-        (
-            ["lost", "lost", "finished"],
-            "The worker group was restarted 2 times.",
-            "attempt 0 ended at 100 samples, attempt 1 ended at 200 samples",
-        ),
-    ],
-)
-def test_a_group_that_was_restarted(sound: Report, endings: list[str], message: str, evidence: str) -> None:
-    attempts = [
-        replace(sound.attempts[0], attempt=index, end_samples=100 * (index + 1), ended_by=ended_by)
-        for index, ended_by in enumerate(endings)
-    ]
-    (verdict,) = find(sound, attempts=attempts)
-    assert verdict == Verdict(
-        code="restarts",
-        rank=None,
-        message=message,
-        evidence=evidence,
-        next="Look at the cluster's nodes and at the workers' memory; no sample was lost or counted twice.",
-    )
-
-
 @pytest.mark.parametrize("ended_by", ["finished", "stopped", "failed", "running"])
 def test_a_group_that_ended_otherwise_is_no_restart(sound: Report, ended_by: str) -> None:
     assert find(sound, attempts=(replace(sound.attempts[0], ended_by=ended_by),)) == ()
@@ -215,15 +162,15 @@ TRY = "Lower reference.lr, warm up longer (schedule.warmup), or set train.clip_g
 def test_a_training_that_went_astray(
     sound: Report, goes_back: list[bool], message: str, evidence: str, then: str
 ) -> None:
-    (verdict,) = find(sound, divergences=gone_astray(*goes_back))
+    (verdict,) = find(sound, events=gone_astray(*goes_back))
     assert verdict == Verdict(code="diverged", rank=None, message=message, evidence=evidence, next=then)
 
 
 def test_a_loss_that_stopped_the_run_is_not_said_again_of_every_rank(sound: Report) -> None:
     lost = [replace(worker, loss_mean=None) for worker in sound.workers]
-    assert [v.code for v in find(sound, workers=lost, divergences=gone_astray(True, False))] == ["diverged"]
+    assert [v.code for v in find(sound, workers=lost, events=gone_astray(True, False))] == ["diverged"]
     # One that it went on from is another matter.
-    codes = [verdict.code for verdict in find(sound, workers=lost, divergences=gone_astray(True))]
+    codes = [verdict.code for verdict in find(sound, workers=lost, events=gone_astray(True))]
     assert codes == ["diverged", "loss_not_finite", "loss_not_finite"]
 
 
@@ -282,7 +229,7 @@ def test_the_gravest_comes_first(sound: Report) -> None:
         workers=(replace(first, loss_mean=None), replace(second, steps=0, samples=0, loss_mean=None)),
         attempts=(replace(attempt, ended_by="lost"), attempt),
         audit=replace(sound.lr_audit, max_abs_error=1.0, as_planned=False),
-        divergences=gone_astray(True),
+        events=gone_astray(True),
         noise=noise(9.0, 4.5, 15.9),
     )
     assert [verdict.code for verdict in found] == [

@@ -1,6 +1,7 @@
 """A run that was stopped and resumed is the run that never was, to the last bit, with all that is random in it."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from small_runs import (
     Kept,
     checkpoint,
     events_of,
+    in_this_process,
     make_job,
+    make_recipe,
     new_folder,
     records_of,
     run,
@@ -25,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from scaler import Recipe
+from scaler.errors import RecipeError
 from scaler.job import Job, parse_job
 from scaler.plan import make_plan
 from scaler.training.checkpoint import find_checkpoint
@@ -160,3 +164,25 @@ def test_records_and_rates_of_a_stopped_run_are_those_of_the_calm_one(tmp_path: 
         records += untimed(life)
     assert records == untimed(calm)
     assert life["weights"] == calm["weights"]
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
+    training, _ = in_this_process(tmp_path, make_recipe(), make_job(per_worker_batch_size=64))
+    training.run()
+    other = replace(make_recipe(), model=nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2)))
+    training, _ = in_this_process(tmp_path, other, make_job(per_worker_batch_size=64))
+    with pytest.raises(RecipeError) as caught:
+        training.restore(750)
+    assert str(caught.value) == (
+        "checkpoint 750 holds another model: 0.weight is (16, 6) there and (8, 6) here.\n"
+        "  Go on with the recipe and recipe_args that the run began with."
+    )
+
+
+def test_a_run_may_go_on_in_another_precision(tmp_path: Path) -> None:
+    training, _ = in_this_process(tmp_path, make_recipe(), make_job(per_worker_batch_size=64, train={"epochs": 1}))
+    training.run()
+    for precision in ("fp16", "bf16", "fp32"):
+        job = make_job(per_worker_batch_size=64, train={"epochs": 1, "precision": precision})
+        training, _ = in_this_process(tmp_path, make_recipe(), job)
+        training.restore(250)

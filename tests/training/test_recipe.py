@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from scaler.errors import JobFileError, RecipeError
-from scaler.training.recipe import Recipe, load_recipe
+from scaler.training.recipe import Recipe, load_recipe, recipe_failure
 
 GOOD = """
 import torch, scaler
@@ -62,6 +62,26 @@ def test_a_recipe_next_to_the_job_is_built_with_its_arguments(folder: Path) -> N
             "  Functions there: build, iterable, number.",
         ),
         (
+            "good_recipe:bulid",
+            {},
+            JobFileError,
+            "job.yaml: recipe = good_recipe:bulid: good_recipe has no function bulid.\n"
+            '  Did you mean "build"? Functions there: build, iterable, number.',
+        ),
+        (
+            "good_recipe.part:build",  # good_recipe is a file, no package
+            {},
+            JobFileError,
+            "job.yaml: recipe = good_recipe.part:build: there is no module good_recipe.part.\n"
+            "  Its package is there without it.",
+        ),
+        (
+            "datetime:timedelta",  # takes what it takes: its signature is not known
+            {},
+            RecipeError,
+            "datetime:timedelta returned a timedelta, not a scaler.Recipe.\n  return scaler.Recipe(model=..., ...)",
+        ),
+        (
             "good_recipe:build",
             {"widht": 3},
             JobFileError,
@@ -106,3 +126,18 @@ def test_the_whole_text_of_each_refusal(
 def test_a_missing_import_inside_the_recipe_is_the_recipes_own_error(folder: Path) -> None:
     with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
         load_recipe("imports_more:build", folder=folder, arguments={})
+
+
+def test_a_traceback_begins_where_the_recipe_does(folder: Path) -> None:
+    (folder / "imports_more.py").write_text("def build():\n    return 1 / 0\n")
+    with pytest.raises(ZeroDivisionError) as caught:
+        load_recipe("imports_more:build", folder=folder, arguments={})
+    error = recipe_failure(caught.value.with_traceback(caught.tb.tb_next), "rank 0")  # without this test's own line
+    assert str(error) == (
+        "rank 0 failed: ZeroDivisionError: division by zero\n"
+        "  Traceback (most recent call last):\n"
+        f'    File "{folder}/imports_more.py", line 2, in build\n'
+        "      return 1 / 0\n"
+        "             ~~^~~\n"
+        "  ZeroDivisionError: division by zero"
+    )

@@ -13,9 +13,17 @@ from torch.utils.data import TensorDataset
 
 import scaler
 
+SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP, "terminate": signal.SIGTERM}
 
-def build(trouble: str = "none", at_call: int = 60, marker: str = "") -> scaler.Recipe:
-    """``trouble`` strikes rank 1 at its ``at_call``-th loss; with a ``marker`` file, only once."""
+
+def build(
+    trouble: str = "none", at_call: int = 60, marker: str = "", most_samples: int = 0, sleep_s: float = 0.0
+) -> scaler.Recipe:
+    """``trouble`` strikes rank 1 at its ``at_call``-th loss; with a ``marker`` file, only once.
+
+    A training step takes ``sleep_s`` longer.
+    ``out_of_memory`` strikes all ranks whenever a micro-batch has more than ``most_samples``.
+    """
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(1000, 4, generator=generator)
     labels = (inputs.sum(1) > 0).long()
@@ -24,10 +32,11 @@ def build(trouble: str = "none", at_call: int = 60, marker: str = "") -> scaler.
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         nonlocal calls
         calls += 1
-        if trouble == "slow":
-            time.sleep(0.02)
-        elif calls == at_call and dist.is_initialized() and dist.get_rank() == 1:
-            strike(trouble, marker)
+        time.sleep(sleep_s if model.training else 0)
+        if trouble == "out_of_memory" and model.training and len(batch[0]) > most_samples:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        if calls == at_call and dist.is_initialized() and dist.get_rank() == 1:
+            strike(trouble, Path(marker))
         return cross_entropy(model(batch[0]), batch[1])
 
     print("the recipe was built")
@@ -35,9 +44,12 @@ def build(trouble: str = "none", at_call: int = 60, marker: str = "") -> scaler.
     return scaler.Recipe(model=nn.Linear(4, 2), train_data=data, eval_data=data, loss=loss)
 
 
-def strike(trouble: str, marker: str) -> None:
+def strike(trouble: str, marker: Path) -> None:
     if trouble == "raise":
         raise KeyError("no such column")
-    if trouble == "kill" and not Path(marker).exists():
-        Path(marker).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+    if trouble not in ("hang", *SIGNALS) or marker.exists():
+        return
+    marker.touch()
+    if trouble == "hang":
+        time.sleep(1e6)
+    os.kill(os.getpid(), SIGNALS[trouble])

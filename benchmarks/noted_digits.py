@@ -1,0 +1,63 @@
+"""The digits, with a note of every batch that a worker asks for: what a run really trained on, and when."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from scaler.training.recipe import Recipe, load_recipe
+
+DIGITS = Path(__file__).resolve().parents[1] / "jobs/digits"
+
+
+class Noted(Dataset[Any]):
+    """A ``TensorDataset`` that notes each batch of indices in ``<pid>.jsonl``, so that a kill loses no note.
+
+    Args:
+        data: what it is asked for.
+        notes: the folder of the notes.
+    """
+
+    def __init__(self, data: TensorDataset, notes: Path) -> None:
+        self._tensors, self._notes = data.tensors, notes
+        self._file: int | None = None
+
+    def __len__(self) -> int:
+        return len(self._tensors[0])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(tensor[index] for tensor in self._tensors)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, ...]]:
+        if self._file is None:
+            path = self._notes / f"{os.getpid()}.jsonl"
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.write(self._file, json.dumps([time.time(), list(indices)]).encode() + b"\n")
+        return [self[index] for index in indices]
+
+
+def build(notes: str, hidden: int = 128) -> Recipe:
+    """Return the digits' recipe with noted training data."""
+    recipe = load_recipe("recipe:build", folder=DIGITS, arguments={"hidden": hidden})
+    assert isinstance(recipe.train_data, TensorDataset)
+    return replace(recipe, train_data=Noted(recipe.train_data, Path(notes)), collate=together)
+
+
+def together(samples: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Return samples as one batch."""
+    return tuple(torch.stack(parts) for parts in zip(*samples, strict=True))
+
+
+def read_notes(notes: Path) -> dict[int, list[tuple[float, list[int]]]]:
+    """Return, by pid, when each batch was asked for, and which samples it had."""
+    return {
+        int(path.stem): [(moment, indices) for moment, indices in map(json.loads, path.read_text().splitlines())]
+        for path in notes.glob("*.jsonl")
+    }

@@ -1,0 +1,211 @@
+"""One stay at the wheel of a run: from a claimed folder to the end of training and its report."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import time
+from typing import Any
+
+import scaler
+from scaler.cluster.progress import Progress, ProgressTracker
+from scaler.errors import JobFileError, RunError, ScalerError
+from scaler.job import Job
+from scaler.masking import mask_text
+from scaler.metrics.record import Record
+from scaler.plan import Plan
+from scaler.plan.sizes import require_every_size
+from scaler.report.model import Report
+from scaler.report.write import write_report
+from scaler.runs import RunFolder, RunState
+from scaler.runs.lease import Lease
+from scaler.training.recipe import require_module
+
+NO_CLUSTER = "none"
+
+OnProgress = Callable[[Progress], None]
+OnReport = Callable[[Report], None]
+
+
+def require_runnable(job: Job, plan: Plan, *, recipe_folder: Path, address: str | None) -> None:
+    """Refuse what cannot run, before anything is started or written.
+
+    Raises:
+        JobFileError: there is no such recipe, a size without a plan, or more than one worker without Ray.
+        ClusterError: nobody listens at the address, or this machine is too small for the job.
+    """
+    require_module(job.recipe, folder=recipe_folder)
+    _require_cluster(job, address)
+    require_every_size(job, plan)
+    if address == NO_CLUSTER and plan.world_size != 1:
+        raise JobFileError(
+            f"--address none runs one worker, and the job asks for {plan.world_size}.", "Add --workers 1."
+        )
+
+
+def drive(
+    job: Job,
+    plan: Plan,
+    folder: RunFolder,
+    lease: Lease,
+    *,
+    recipe_folder: Path,
+    address: str | None,
+    verbose: bool,
+    resumed: Mapping[str, Any] | None = None,
+    on_progress: OnProgress,
+    on_report: OnReport,
+) -> None:
+    """Train, from the newest checkpoint where there is one, and write the report, whatever the end.
+
+    Args:
+        job: what was asked for.
+        plan: its plan.
+        folder: the run's folder, with job, plan and status.
+        lease: of the run; kept up to here, and looked at whenever there is progress.
+        recipe_folder: where the job file lies.
+        address: of a Ray cluster; None: an embedded one; ``none``: one worker in this process, without Ray.
+        verbose: show Ray's log.
+        resumed: the event of a run that goes on.
+        on_progress: called a few times a second.
+        on_report: called with the report when it is in the run's folder, also before an error is raised.
+
+    Raises:
+        ScalerError: what went wrong; the run's folder has the report of what there is.
+        RunError: likewise; or another process took the run over, and nothing was written any more.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; likewise, and the run is marked stopped.
+    """
+    is_running = False
+
+    def seen(progress: Progress) -> None:
+        nonlocal is_running
+        lease.require_held()
+        if progress.attempt is not None and not is_running:
+            folder.set_state(RunState.RUNNING)
+            is_running = True
+        on_progress(progress)
+
+    try:
+        if address == NO_CLUSTER:
+            finished = _run_here(job, plan, folder, recipe_folder=recipe_folder, resumed=resumed, on_progress=seen)
+        else:
+            finished = _run_on_ray(
+                job,
+                plan,
+                folder,
+                recipe_folder=recipe_folder,
+                address=address,
+                verbose=verbose,
+                resumed=resumed,
+                on_progress=seen,
+            )
+        lease.beat()
+        lease.require_held()
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # Ray answers a SIGTERM while it starts by exiting
+        if not lease.is_lost:
+            with suppress(OSError, RunError):  # storage that is gone must not hide why the run ended
+                folder.set_state(
+                    RunState.STOPPED if stopped else RunState.FAILED,
+                    ended_at=time(),
+                    failure=None if stopped else _told(error),
+                )
+                on_report(write_report(folder))
+        if isinstance(error, SystemExit):
+            raise KeyboardInterrupt from error
+        raise
+    folder.set_state(RunState.SUCCEEDED if finished else RunState.STOPPED, ended_at=time())
+    on_report(write_report(folder))
+    if not finished:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def sigterm_like_ctrl_c() -> Iterator[None]:
+    """Have SIGTERM do whatever Ctrl-C does, for the length of a ``with`` block.
+
+    Ray takes SIGTERM for itself when it starts, so this is entered again after that.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        if not callable(handler):  # a shell's background job ignores Ctrl-C, and not SIGTERM
+            raise KeyboardInterrupt
+        handler(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def _told(error: BaseException) -> str:
+    """An error as the report says it."""
+    told = str(error) if isinstance(error, ScalerError) else f"a bug in scaler: {type(error).__name__}: {error}"
+    return mask_text(told)
+
+
+def _require_cluster(job: Job, address: str | None) -> None:
+    """Refuse a cluster that is not there, or an embedded one that cannot hold the job, before anything is started."""
+    from scaler.cluster.embedded import cpus_here, require_reachable, require_resources
+
+    if address is not None and address != NO_CLUSTER:
+        require_reachable(address)
+    if address is None:
+        cpus = job.resources.cpus_per_worker
+        nodes = [{"CPU": cpus_here()}]
+        require_resources(workers=job.scale.min_workers, cpus_per_worker=cpus, gpus_per_worker=0.0, nodes=nodes)
+
+
+def _run_on_ray(
+    job: Job,
+    plan: Plan,
+    folder: RunFolder,
+    *,
+    recipe_folder: Path,
+    address: str | None,
+    verbose: bool,
+    resumed: Mapping[str, Any] | None,
+    on_progress: OnProgress,
+) -> bool:
+    from scaler.cluster.embedded import ray_cluster
+    from scaler.cluster.ray_run import run_on_ray
+
+    # The nodes of a running cluster get the job's folder, as their working directory, and this very scaler.
+    ship = [recipe_folder, Path(scaler.__file__).parent] if address is not None else []
+    with ray_cluster(address, verbose=verbose, ship=ship), sigterm_like_ctrl_c():
+        return run_on_ray(
+            job,
+            plan,
+            folder,
+            recipe_folder="." if ship else str(recipe_folder),
+            on_progress=on_progress,
+            embedded=address is None,
+            resumed=resumed,
+        )
+
+
+def _run_here(
+    job: Job,
+    plan: Plan,
+    folder: RunFolder,
+    *,
+    recipe_folder: Path,
+    resumed: Mapping[str, Any] | None,
+    on_progress: OnProgress,
+) -> bool:
+    """One worker in this process: no Ray, so a debugger works."""
+    from scaler.training.here import train_here
+
+    tracker = ProgressTracker()
+
+    def seen(records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
+        tracker.add(records, events)
+        on_progress(tracker.look())
+
+    return train_here(job, plan, folder, recipe_folder=recipe_folder, on_hand_over=seen, resumed=resumed)

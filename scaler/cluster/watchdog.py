@@ -1,0 +1,96 @@
+"""Watches what a worker does, and ends the worker when it has done one thing for too long.
+
+A hung worker makes all others wait for it, and nothing fails. Ray Train's own health check asks a thread beside the
+training, so it sees a frozen process and not a loss that never returns. This looks at the training itself.
+"""
+
+import faulthandler
+import os
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable
+from time import monotonic, time
+from types import FrameType
+from typing import Any
+
+from scaler.training.watch import WAITING, Watch
+
+EXIT_CODE = 70  # of the process; the event says why
+PATIENCE_FOR_OTHERS = 2.0  # who waits for a hung worker gives it the time to be found first
+REPORT_S = 5.0
+MOST_CHECK_S = 5.0
+
+OnHang = Callable[[dict[str, Any]], None]
+
+
+class Watchdog:
+    """Watches the calling thread from a thread of its own.
+
+    Args:
+        timeout_s: the most seconds for one thing; waiting for other workers may take twice as long. None: no watching.
+        on_hang: told of the hang, as the event ``worker_hung`` without rank and attempt; it has ``REPORT_S`` to return.
+        end: ends the process.
+    """
+
+    def __init__(self, timeout_s: float | None, *, on_hang: OnHang, end: Callable[[int], Any] = os._exit) -> None:
+        self._timeout_s, self._on_hang, self._end = timeout_s, on_hang, end
+        self._watched = threading.get_ident()
+        self._watch = Watch()
+        self._stopped = threading.Event()
+        if timeout_s is not None:
+            threading.Thread(target=self._run, args=(timeout_s,), name="scaler-watchdog", daemon=True).start()
+
+    def now(self, doing: str) -> None:
+        """Note that the watched thread begins something else; for what comes before there is a ``Training``."""
+        self._watch.now(doing)
+
+    def follow(self, watch: Watch) -> None:
+        """Read a training's watch from now on."""
+        self._watch = watch
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._stopped.set()
+
+    def _run(self, timeout_s: float) -> None:
+        while not self._stopped.wait(min(MOST_CHECK_S, timeout_s / 10)):
+            doing, since = self._watch.doing, self._watch.since
+            seconds = monotonic() - since
+            if seconds > timeout_s * (PATIENCE_FOR_OTHERS if doing == WAITING else 1.0):
+                self._hung(doing, seconds)
+                return
+
+    def _hung(self, doing: str, seconds: float) -> None:
+        where = innermost_place(sys._current_frames().get(self._watched))
+        print(f"scaler: {doing} for {seconds:.1f} s in {where}; all threads:", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback(2, all_threads=True)  # where stderr's descriptor leads: the worker's log
+        event = {"kind": "worker_hung", "time": time(), "seconds": seconds, "doing": doing, "where": where}
+        teller = threading.Thread(target=self._on_hang, args=(event,), daemon=True)
+        teller.start()
+        teller.join(REPORT_S)
+        if not self._stopped.is_set():
+            self._end(EXIT_CODE)
+
+
+def innermost_place(frame: FrameType | None) -> str:
+    """Return where a stack is, as ``file:line in function``.
+
+    That is its innermost frame that is neither Python's, nor an installed library's, nor scaler's; if there is none,
+    its innermost one.
+    """
+    if frame is None:
+        return "a thread that has ended"
+    frames: list[FrameType] = []
+    at: FrameType | None = frame
+    while at is not None:
+        frames.append(at)
+        at = at.f_back
+    place = next((inner for inner in frames if not _is_library(inner)), frame)
+    return f"{os.path.basename(place.f_code.co_filename)}:{place.f_lineno} in {place.f_code.co_name}"
+
+
+def _is_library(frame: FrameType) -> bool:
+    folders = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    ours = str(frame.f_globals.get("__name__", "")).startswith("scaler.")
+    return ours or frame.f_code.co_filename.startswith((*folders, "<"))

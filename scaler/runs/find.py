@@ -1,0 +1,64 @@
+"""The list of runs below a storage, and the run that a person names."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from scaler.errors import RunError
+from scaler.masking import mask_text
+from scaler.runs.folder import RunFolder
+from scaler.runs.places import inside, reach, reason
+
+_RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+def find_run(run: str, *, storage: str = "runs") -> RunFolder:
+    """Return the run that a person names: a folder or URI, a run id below ``storage``, or ``last``.
+
+    Only what can be a run's id is looked for below ``storage``, so that ``..`` leads nowhere from there.
+
+    Raises:
+        RunError: there is no such run; names those that there are.
+    """
+    shown = mask_text(storage)
+    if run == "last":
+        found = list_runs(storage)
+        if not found:
+            raise RunError(f"there are no runs in {shown}.", "scaler submit JOB makes one.")
+        return found[-1]
+    places = [run] if run.strip() else []
+    if _RUN_ID.fullmatch(run):
+        places.append(inside(storage, run))
+    for place in places:
+        folder = RunFolder(place if "://" in place else str(Path(place).absolute()))
+        if folder.exists("status.json"):
+            return folder
+    near = [folder.run_id for folder in list_runs(storage)[-3:]]
+    named = mask_text(run if re.fullmatch(r"[\w./:@%+=~,*-]+", run, re.ASCII) else repr(run))
+    raise RunError(
+        f"there is no run {named} here, nor in {shown}.",
+        f"The newest there: {', '.join(reversed(near))}." if near else "scaler submit JOB makes one.",
+    )
+
+
+def list_runs(storage: str = "runs") -> Sequence[RunFolder]:
+    """Return the runs below ``storage``, the oldest first.
+
+    Raises:
+        RunError: the storage cannot be read.
+    """
+    base = storage if "://" in storage else str(Path(storage).absolute())
+    filesystem, root = reach(base)
+    if not filesystem.exists(root):
+        return []
+    try:
+        paths = filesystem.ls(root, detail=False)
+    except OSError as error:
+        raise RunError(
+            f"storage = {mask_text(storage)}: cannot be listed: {reason(error)}.",
+            "Give the folder that holds the runs.",
+        ) from error
+    names = (path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
+    folders = [RunFolder(inside(base, name)) for name in names]
+    runs = [folder for folder in folders if folder.exists("status.json")]
+    return sorted(runs, key=lambda folder: folder.run_id.rsplit("-", 3)[-3:])

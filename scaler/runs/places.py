@@ -1,0 +1,42 @@
+"""Filesystems: how a place is reached, and what one says when it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from scaler.errors import RunError
+from scaler.masking import mask_text
+
+
+def inside(base: str, name: str) -> str:
+    """Return the URI or path of something in ``base``, which may be a bare ``memory://``."""
+    return base + name if base.endswith("://") else f"{base.rstrip('/')}/{name}"
+
+
+def reach(uri: str) -> tuple[Any, str]:
+    """Return the filesystem of a URI or path, and the path on it."""
+    if "://" not in uri:  # not for fsspec to read: a "::" in a path would be a chain of filesystems
+        return LocalFileSystem(), str(Path(uri).absolute())
+    try:
+        filesystem, root = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError) as error:
+        raise RunError(
+            f"{mask_text(uri)}: cannot be reached: {mask_text(str(error))}.",
+            "Use a folder or a URI of a kind that fsspec knows, and install what it asks for.",
+        ) from None
+    return filesystem, root
+
+
+def reason(error: BaseException) -> str:
+    """Why a filesystem refused, without the path, which the message names itself."""
+    return getattr(error, "strerror", None) or mask_text(" ".join(str(error).split())) or type(error).__name__
+
+
+def not_made(storage: str, reason: str) -> RunError:
+    """Return the error of a storage that takes no runs."""
+    return RunError(
+        f"storage = {mask_text(storage)}: no run can be made there: {reason}.",
+        "Set storage to a folder that can be written.",
+    )

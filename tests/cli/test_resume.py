@@ -1,0 +1,628 @@
+"""``scaler resume`` as people type it, one worker in this process: stdout, stderr and exit code whole."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import yaml
+
+from scaler.cli import run
+from scaler.metrics.reader import read_events, read_records
+from scaler.runs import RunFolder, list_runs
+from scaler.runs.lease import FILE
+from scaler.training.checkpoint import committed, load_checkpoint
+
+HERE = ("--address", "none")
+SCALER = str(Path(sys.executable).parent / "scaler")
+
+RECIPE = """
+import os, signal, time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
+
+import scaler
+
+
+def build(trouble="none", at_call=60, marker="", samples=1000, api_key=""):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(samples, 4, generator=generator)
+    data = TensorDataset(inputs, (inputs.sum(1) > 0).long())
+    calls = 0
+    struck = False
+
+    def loss(model, batch):
+        nonlocal calls, struck
+        calls += 1
+        if struck:
+            time.sleep(0.01)  # until somebody asks
+        if calls == at_call and trouble != "none" and not Path(marker).exists():
+            Path(marker).touch()
+            struck = True
+            strike(trouble)
+        return cross_entropy(model(batch[0]), batch[1])
+
+    return scaler.Recipe(
+        model=nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 2)),
+        train_data=data,
+        eval_data=data,
+        loss=loss,
+    )
+
+
+def strike(trouble):
+    if trouble == "ctrl_c":
+        signal.raise_signal(signal.SIGINT)
+    elif trouble == "ctrl_c twice":
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    elif trouble == "sigterm":
+        signal.raise_signal(signal.SIGTERM)
+    elif trouble == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif trouble == "raise":
+        raise KeyError("boom")
+    elif trouble == "wait":
+        time.sleep(600)
+"""
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Scaler = Callable[..., Outcome]
+
+
+@pytest.fixture
+def scaler_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Scaler]:
+    """Run a command line in this process, in the test's own folder; recipes that it imported are forgotten."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+
+    def command(*arguments: str | Path) -> Outcome:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        return Outcome(code, *capsys.readouterr())
+
+    yield command
+    for name in set(sys.modules) - before:
+        if name.startswith("recipe"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """A job of 300 steps in jobs/, a checkpoint every 30; its runs go to runs/."""
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    (folder / "recipe_resume.py").write_text(RECIPE)
+    path = folder / "job.yaml"
+    values = {
+        "name": "going",
+        "recipe": "recipe_resume:build",
+        "recipe_args": {"marker": str(tmp_path / "marker")},
+        "reference": {"global_batch_size": 10, "lr": 0.05, "optimizer": {"name": "sgd", "momentum": 0.9}},
+        "scale": {"per_worker_batch_size": 10},
+        "schedule": {"name": "cosine", "warmup": {"steps": 20, "start": 0.1}},
+        "train": {"epochs": 3, "num_samples": 1000},
+        "checkpoint": {"every": {"samples": 300}, "keep": 100},
+        "failures": {"divergence": None},
+    }
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def options(*overrides: str) -> list[str]:
+    return [part for override in overrides for part in ("--set", override)]
+
+
+def newest_run() -> RunFolder:
+    return list_runs("runs")[-1]
+
+
+def weights(folder: RunFolder) -> dict[str, Any]:
+    values: dict[str, Any] = load_checkpoint(folder, committed(folder)[-1])["model"]
+    return values
+
+
+def rates(folder: RunFolder) -> list[tuple[int, float]]:
+    """The rate of every step whose work is in the weights."""
+    records = read_records(folder).to_pylist()
+    return sorted((record["samples_seen"], record["lr"]) for record in records if not record["lost"])
+
+
+def assert_the_same_training(resumed: RunFolder, calm: RunFolder) -> None:
+    assert committed(resumed)[-1] == committed(calm)[-1]
+    ours, theirs = weights(resumed), weights(calm)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert rates(resumed) == rates(calm)
+
+
+@pytest.fixture
+def calm(scaler_command: Scaler, job: Path) -> RunFolder:
+    """The same training without any trouble, in a storage of its own."""
+    code, _, err = scaler_command("submit", job, *HERE, "--quiet", "--set", "storage=calm")
+    assert code == 0, err
+    (folder,) = list_runs("calm")
+    return folder
+
+
+@pytest.mark.parametrize("trouble", ["ctrl_c", "sigterm"])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
+    scaler_command: Scaler, job: Path, calm: RunFolder, trouble: str
+) -> None:
+    code, out, err = scaler_command("submit", job, *HERE, *options(f"recipe_args.trouble={trouble}"))
+    folder = newest_run()
+    assert code == 130
+    assert out.startswith(f"{folder.run_id}  stopped\n")
+    assert err.endswith(
+        f"\nReport: runs/{folder.run_id}/report.html\nGo on with: scaler resume {folder.run_id}\n\nInterrupted.\n"
+    )
+    assert folder.state().value == "stopped"
+    assert not folder.exists(FILE)
+    reached = committed(folder)[-1]
+    assert 600 <= reached < 3000
+    started = folder.read_json("status.json")["started_at"]
+    plan = folder.read("plan.json")
+
+    code, out, err = scaler_command("resume", "last", *HERE)
+    assert code == 0, err
+    assert out.startswith(f"{folder.run_id}  succeeded\n")
+    assert err.startswith("Plan of going\n")
+    assert f"\nRun {folder.run_id}: going on at {reached:,} of 3,000 samples\n" in err
+    assert_the_same_training(folder, calm)
+    assert folder.names("") == sorted({*calm.names("")})  # no job-1.yaml, no driver.json
+    assert folder.read("plan.json") == plan
+    status = folder.read_json("status.json")
+    assert status["started_at"] == started
+    assert 0 < status["idle_s"] < 60
+    (resumed,) = [event for event in read_events(folder) if event["kind"] == "resumed"]
+    assert {**resumed, "time": 0.0} == {
+        "kind": "resumed",
+        "time": 0.0,
+        "from_samples": reached,
+        "workers": 1,
+        "changes": [],
+        "idle_s": status["idle_s"],
+    }
+    report = folder.read_json("report.json")
+    assert report["lr_audit"] == {"checked_steps": 300, "max_abs_error": 0.0, "as_planned": True}
+    assert [(row["attempt"], row["start_samples"], row["end_samples"]) for row in report["attempts"]] == [
+        (0, 0, reached),
+        (1, reached, 3000),
+    ]
+    assert report["attempts"][0]["ended_by"] == "stopped"
+    assert report["totals"]["wall_s"] == pytest.approx(
+        status["ended_at"] - status["started_at"] - status["idle_s"], abs=1e-6
+    )
+
+
+def test_a_driver_that_was_killed_is_followed_at_once(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
+    command = [
+        SCALER,
+        "submit",
+        str(job),
+        *HERE,
+        "--quiet",
+        *options("recipe_args.trouble=kill", "recipe_args.at_call=130"),
+    ]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    folder = newest_run()
+    assert folder.state().value == "running"
+    assert folder.exists(FILE)
+    code, _, err = scaler_command("resume", folder.run_id, *HERE, "--quiet")
+    assert (code, err) == (0, f"Report: runs/{folder.run_id}/report.html\n")
+    assert_the_same_training(folder, calm)
+    report = folder.read_json("report.json")
+    assert report["state"] == "succeeded"
+    assert report["attempts"][0]["ended_by"] == "killed"
+    assert not folder.exists(FILE)
+
+
+def test_a_second_interrupt_ends_it_at_once_and_it_goes_on_from_before(
+    scaler_command: Scaler, job: Path, calm: RunFolder
+) -> None:
+    code, _, _ = scaler_command("submit", job, *HERE, "--quiet", *options("recipe_args.trouble=ctrl_c twice"))
+    folder = newest_run()
+    assert (code, folder.state().value) == (130, "stopped")
+    assert committed(folder) == [300]  # at its 60th step
+    assert scaler_command("resume", folder.uri, *HERE, "--quiet").code == 0
+    assert_the_same_training(folder, calm)
+
+
+def test_a_run_that_failed_goes_on_when_its_cause_is_mended(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
+    code, _, err = scaler_command("submit", job, *HERE, "--quiet", *options("recipe_args.trouble=raise"))
+    folder = newest_run()
+    assert (code, folder.state().value) == (4, "failed")
+    assert "failure" in folder.read_json("status.json")
+    code, out, err = scaler_command("resume", "last", *HERE, "--quiet", "--json")
+    assert (code, err) == (0, f"Report: runs/{folder.run_id}/report.html\n")
+    assert json.loads(out) == folder.read_json("report.json")
+    assert "failure" not in folder.read_json("status.json")
+    assert_the_same_training(folder, calm)
+
+
+def test_a_run_without_a_checkpoint_goes_on_from_the_start(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
+    early = options("recipe_args.trouble=raise", "recipe_args.at_call=5")
+    assert scaler_command("submit", job, *HERE, "--quiet", *early).code == 4
+    code, _, err = scaler_command("resume", "last", *HERE)
+    folder = newest_run()
+    assert code == 0
+    assert f"\nRun {folder.run_id}: there is no checkpoint, going on from the start\n" in err
+    assert_the_same_training(folder, calm)
+
+
+def stopped_run(scaler_command: Scaler, job: Path, *overrides: str) -> RunFolder:
+    """A run that ended at its 60th step, with a checkpoint at 300 samples."""
+    trouble = options("recipe_args.trouble=ctrl_c twice", *overrides)
+    assert scaler_command("submit", job, *HERE, "--quiet", *trouble).code == 130
+    return newest_run()
+
+
+def test_an_edited_job_is_shown_kept_and_used(scaler_command: Scaler, job: Path) -> None:
+    folder = stopped_run(scaler_command, job)
+    submitted = folder.read("job.yaml")
+    edit = options("reference.lr=0.02", "train.epochs=4", "schedule.final_fraction=0.1")
+    code, _, err = scaler_command("resume", "last", *HERE, *edit)
+    assert code == 0, err
+    assert err.startswith(
+        f"Changes of {folder.run_id}\n"
+        "  reference.lr: 0.05 -> 0.02\n"
+        "  schedule.final_fraction: 0 -> 0.1\n"
+        "  train.epochs: 3 -> 4\n"
+        "\n"
+        "Plan of going\n"
+    )
+    assert f"\nRun {folder.run_id}: going on at 300 of 4,000 samples\n" in err
+    assert folder.read("job.yaml") == submitted
+    edited = yaml.safe_load(folder.read("job-1.yaml"))
+    assert (edited["reference"]["lr"], edited["train"]["epochs"]) == (0.02, 4.0)
+    assert folder.read_json("plan.json")["base_lr"] == 0.02
+    (resumed,) = [event for event in read_events(folder) if event["kind"] == "resumed"]
+    assert resumed["changes"] == [
+        ["reference.lr", "0.05", "0.02"],
+        ["schedule.final_fraction", "0", "0.1"],
+        ["train.epochs", "3", "4"],
+    ]
+    report = folder.read_json("report.json")
+    assert report["totals"]["samples_seen"] == 4000
+    assert report["lr_audit"] == {"checked_steps": 400, "max_abs_error": 0.0, "as_planned": True}
+    assert [row["peak_lr"] for row in report["attempts"]] == [0.05, 0.02]
+    # The newest job is what the next resume starts from.
+    code, _, err = scaler_command("resume", "last", *HERE, *options("train.epochs=5"))
+    assert code == 0
+    assert err.startswith(f"Changes of {folder.run_id}\n  train.epochs: 4 -> 5\n\nPlan of going\n")
+    assert list(folder.job_names()) == [0, 1, 2]
+    assert folder.read_json("report.json")["totals"]["samples_seen"] == 5000
+
+
+def test_an_edited_job_file_is_taken_too(scaler_command: Scaler, job: Path) -> None:
+    folder = stopped_run(scaler_command, job)
+    job.write_text(job.read_text().replace("epochs: 3", "epochs: 2"))
+    code, _, err = scaler_command("resume", "last", "--job", job, *HERE)
+    assert code == 0, err
+    assert err.startswith(
+        f"Changes of {folder.run_id}\n  recipe_args.trouble: ctrl_c twice -> null\n  train.epochs: 3 -> 2\n\nPlan"
+    )
+    assert folder.read_json("report.json")["totals"]["samples_seen"] == 2000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (
+            options("train.seed=1", "name=other", "train.epochs=9"),
+            2,
+            "a run that goes on cannot change name, train.seed.\n"
+            "  name: going -> other: the run has its name from it.\n"
+            "  train.seed: 0 -> 1: the order of the data follows from it: samples would be used twice in an epoch, or "
+            "never.\n"
+            "  Set back: --set name=going --set train.seed=0\n"
+            "  Or begin a new run: scaler submit JOB.\n",
+        ),
+        (
+            options("train.epochs=0.2"),
+            2,
+            "the job ends at 200 samples, and the run is at 300.\n"
+            "  Give a longer training: train.epochs, samples or steps.\n",
+        ),
+        (
+            options("train.num_samples=null", "recipe_args.samples=900"),
+            2,
+            "the training set has 900 samples now, and had 1,000 in this run.\n"
+            "  samples_seen counts passes over it: go on with the same, or begin a new run: scaler submit JOB.\n",
+        ),
+        (["--workers", "2"], 2, "--address none runs one worker, and the job asks for 2.\n  Add --workers 1.\n"),
+        (
+            ["--job", "nosuch.yaml"],
+            2,
+            "nosuch.yaml: cannot be read: No such file or directory.\n  scaler submit takes the path of a job file.\n",
+        ),
+        (options("train.epochs"), 2, "--set train.epochs is not KEY=VALUE.\n  Such as --set train.epochs=3.\n"),
+    ],
+)
+def test_what_the_run_cannot_bear_is_refused_and_nothing_is_written(
+    scaler_command: Scaler, job: Path, arguments: list[str], code: int, text: str
+) -> None:
+    folder = stopped_run(scaler_command, job)
+    before = {name: folder.read(name) for name in folder.names("") if "." in name}
+    outcome = scaler_command("resume", "last", *HERE, "--quiet", *arguments)
+    assert outcome == (code, "", f"Error: {text}")
+    assert {name: folder.read(name) for name in folder.names("") if "." in name} == before
+
+
+def test_a_run_that_has_finished_has_nothing_left_but_a_longer_training(
+    scaler_command: Scaler, calm: RunFolder
+) -> None:
+    before = calm.read("status.json")
+    code, out, err = scaler_command("resume", calm.uri, *HERE)
+    assert (code, err) == (
+        0,
+        f"Run {calm.run_id} has finished; a longer training goes on: --set train.epochs=...\n"
+        f"Report: calm/{calm.run_id}/report.html\n",
+    )
+    assert out == scaler_command("report", calm.uri).out
+    assert json.loads(scaler_command("resume", calm.uri, *HERE, "--json").out) == calm.read_json("report.json")
+    assert calm.read("status.json") == before
+    code, _, err = scaler_command("resume", calm.run_id, "--storage", "calm", *HERE, *options("train.epochs=4"))
+    assert code == 0
+    assert f"\nRun {calm.run_id}: going on at 3,000 of 4,000 samples\n" in err
+    assert calm.read_json("report.json")["totals"]["samples_seen"] == 4000
+
+
+def test_a_run_that_is_driven_is_left_alone(scaler_command: Scaler, job: Path) -> None:
+    folder = stopped_run(scaler_command, job)
+    beat = time.time() - 12
+    folder.write_json(FILE, {"token": "t", "host": "elsewhere", "pid": 77, "beat": beat})
+    code, out, err = scaler_command("resume", "last", *HERE)
+    assert (code, out) == (5, "")
+    assert err == (
+        f"Error: run {folder.run_id} is being driven by process 77 on elsewhere, seen 12 s ago.\n"
+        "  Stop it first (Ctrl-C there), or wait 60 s after it is gone.\n"
+    )
+    assert folder.read_json(FILE)["beat"] == beat
+
+
+def test_two_who_resume_at_one_moment_do_not_both_train(scaler_command: Scaler, job: Path) -> None:
+    folder = stopped_run(scaler_command, job)
+    command = [SCALER, "resume", "last", *HERE, "--quiet"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outcomes = [(*process.communicate(), process.returncode) for process in both]
+    codes = sorted(code for _, _, code in outcomes)
+    assert codes in ([0, 5], [0, 0])  # the second one may come when the first has finished
+    assert len([event for event in read_events(folder) if event["kind"] == "resumed"]) == 1
+
+
+def test_a_run_that_is_taken_over_ends_and_writes_nothing_more(
+    scaler_command: Scaler, job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaler.runs.lease.BEAT_S", 0.05)
+    recipe = job.parent / "recipe_resume.py"
+    takes = f"""
+    if trouble == "taken":
+        import json, glob
+        (status,) = glob.glob("runs/*/status.json")
+        other = {{"token": "theirs", "host": "elsewhere", "pid": 77, "beat": time.time()}}
+        Path(status).with_name("{FILE}").write_text(json.dumps(other))
+        Path(status).write_text(json.dumps({{**json.loads(Path(status).read_text()), "note": "theirs"}}))
+"""
+    recipe.write_text(recipe.read_text() + takes)
+    long = options("recipe_args.trouble=taken", "train.epochs=50")
+    code, out, err = scaler_command("submit", job, *HERE, "--quiet", *long)
+    folder = newest_run()
+    assert (code, out, err) == (
+        5,
+        "",
+        f"Error: run {folder.run_id} was taken over by process 77 on elsewhere.\n"
+        "  It goes on there; this process has let go of it.\n",
+    )
+    status = folder.read_json("status.json")
+    assert (status["state"], status["note"]) == ("running", "theirs")
+    assert folder.read_json(FILE)["token"] == "theirs"
+    assert not folder.exists("report.json")
+
+
+def test_a_folder_that_was_copied_elsewhere_is_reported_and_goes_on_there(
+    scaler_command: Scaler, job: Path, calm: RunFolder, tmp_path: Path
+) -> None:
+    folder = stopped_run(scaler_command, job)
+    folder.write_json(FILE, {"token": "t", "host": "elsewhere", "pid": 77, "beat": time.time() - 3600})
+    shutil.copytree(folder.uri, tmp_path / "copies" / "a copy")
+    shutil.rmtree(folder.uri)
+    assert scaler_command("report", "copies/a copy").out.startswith(f"{folder.run_id}  stopped\n")
+    code, _, err = scaler_command("resume", "copies/a copy", *HERE, "--quiet")
+    assert (code, err) == (0, "Report: copies/a copy/report.html\n")
+    assert_the_same_training(RunFolder(str(tmp_path / "copies" / "a copy")), calm)
+    assert not Path(folder.uri).exists()
+
+
+def test_a_recipe_that_is_not_there_any_more_is_asked_for(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
+    folder = stopped_run(scaler_command, job)
+    moved = job.parent.rename(job.parent.with_name("moved"))
+    assert scaler_command("resume", "last", *HERE) == (
+        2,
+        "",
+        f"Error: run {folder.run_id} has its recipe in {job.parent}, which is not on this machine.\n"
+        f"  Give the job file that lies beside it: scaler resume {folder.run_id} --job JOB\n",
+    )
+    trouble = options("recipe_args.trouble=ctrl_c twice")
+    assert scaler_command("resume", "last", "--job", moved / "job.yaml", *HERE, "--quiet", *trouble).code == 0
+    assert folder.read_json("status.json")["recipe_folder"] == str(moved)
+    assert_the_same_training(folder, calm)
+
+
+def test_a_secret_is_to_be_given_again(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
+    folder = stopped_run(scaler_command, job, "recipe_args.api_key=opensesame")
+    assert scaler_command("resume", "last", *HERE) == (
+        2,
+        "",
+        "Error: recipe_args.api_key is masked in the run's folder.\n  Give it again: --set recipe_args.api_key=...\n",
+    )
+    again = options("recipe_args.api_key=opensesame")
+    assert scaler_command("resume", "last", *HERE, "--quiet", *again).code == 0
+    assert list(folder.job_names()) == [0]
+    assert_the_same_training(folder, calm)
+    assert folder.local_path is not None
+    kept = [path for path in folder.local_path.rglob("*") if path.is_file() and b"opensesame" in path.read_bytes()]
+    assert kept == []
+
+
+def test_a_range_test_does_not_go_on(scaler_command: Scaler, job: Path) -> None:
+    assert scaler_command("find-lr", job, *HERE, "--steps", "20", "--quiet").code == 0
+    folder = newest_run()
+    assert scaler_command("resume", "last", *HERE) == (
+        5,
+        "",
+        f"Error: run {folder.run_id} is a range test, which does not go on.\n  scaler find-lr JOB makes another.\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("status.json", "{", "status.json is not JSON: "),
+        ("plan.json", "{}", "plan.json is not a plan: "),
+        ("job.yaml", "name: [", "job.yaml: line 1"),
+    ],
+)
+def test_a_run_that_was_altered_does_not_go_on(
+    scaler_command: Scaler, job: Path, name: str, content: str, text: str
+) -> None:
+    folder = stopped_run(scaler_command, job)
+    folder.write(name, content)
+    code, out, err = scaler_command("resume", folder.uri, *HERE)
+    assert (code, out) == (5, "")
+    assert text in err
+    assert "bug" not in err
+
+
+def test_a_run_that_is_not_there_exits_5(scaler_command: Scaler) -> None:
+    assert scaler_command("resume", "nosuch") == (
+        5,
+        "",
+        "Error: there is no run nosuch here, nor in runs.\n  scaler submit JOB makes one.\n",
+    )
+
+
+# Storage and signals of the driver.
+
+
+def test_storage_that_fills_up_ends_the_run_with_its_reason(
+    scaler_command: Scaler, job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = RunFolder._append
+    appended: list[str] = []
+
+    def full(folder: RunFolder, name: str, data: bytes) -> None:
+        appended.append(name)
+        if len(appended) > 1:
+            with folder._told(name, "written"):
+                raise OSError(28, "No space left on device")
+        append(folder, name, data)
+
+    monkeypatch.setattr(RunFolder, "_append", full)
+    code, _, err = scaler_command("submit", job, *HERE, "--quiet")
+    folder = newest_run()
+    assert (code, err.splitlines()[-2:]) == (
+        5,
+        [
+            f"Error: run {folder.run_id}: events.jsonl cannot be written in runs/{folder.run_id}: No space left on "
+            "device.",
+            "  Make room there, or see to the storage.",
+        ],
+    )
+    assert folder.state().value == "failed"
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize(("storage", "reason"), [("file", "Not a directory"), ("file/below", "Not a directory")])
+def test_storage_where_no_run_can_be_made_exits_5(
+    scaler_command: Scaler, job: Path, tmp_path: Path, storage: str, reason: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert scaler_command("submit", job, *HERE, "--quiet", *options(f"storage={storage}")) == (
+        5,
+        "",
+        f"Error: storage = {storage}: no run can be made there: {reason}.\n"
+        "  Set storage to a folder that can be written.\n",
+    )
+
+
+def test_storage_that_is_read_only_exits_5(scaler_command: Scaler, job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fsspec.implementations.local.LocalFileSystem.makedirs", refused)
+        assert scaler_command("submit", job, *HERE, "--quiet") == (
+            5,
+            "",
+            "Error: storage = runs: no run can be made there: Read-only file system.\n"
+            "  Set storage to a folder that can be written.\n",
+        )
+
+
+def test_sigterm_stops_a_run_that_a_shell_started_in_the_background(job: Path, tmp_path: Path) -> None:
+    """There Ctrl-C is ignored. The first SIGTERM asks; a recipe that hangs in a step hears the second."""
+    waits = options("recipe_args.trouble=wait")
+    process = subprocess.Popen(
+        [SCALER, "submit", str(job), *HERE, "--quiet", *waits],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    until = time.monotonic() + 60
+    while not (tmp_path / "marker").exists():
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(0.5)
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+    _, err = process.communicate(timeout=60)
+    (folder,) = list_runs(str(tmp_path / "runs"))
+    assert (process.returncode, err.splitlines()[-1]) == (130, "Interrupted.")
+    assert folder.state().value == "stopped"
+    assert not folder.exists(FILE)
+
+
+def test_the_lease_names_this_process_while_it_runs(scaler_command: Scaler, job: Path) -> None:
+    recipe = job.parent / "recipe_resume.py"
+    recipe.write_text(
+        recipe.read_text()
+        + f"""
+    if trouble == "look":
+        import glob, shutil
+        (lease,) = glob.glob("runs/*/{FILE}")
+        shutil.copy(lease, "seen.json")
+"""
+    )
+    assert scaler_command("submit", job, *HERE, "--quiet", *options("recipe_args.trouble=look")).code == 0
+    seen = json.loads(Path("seen.json").read_text())
+    assert (seen["pid"], seen["host"]) == (os.getpid(), socket.gethostname())

@@ -1,0 +1,100 @@
+"""An elastic run on a cluster whose nodes come and go; the cluster is another process's, for a process has one Ray."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaler.cluster.room import Node, count_workers
+
+SCRIPT = Path(__file__).parent / "elastic_cluster.py"
+
+
+@pytest.mark.parametrize(
+    ("free", "held", "workers", "why"),
+    [
+        ([1.0, 1.0], {}, 2, "one on each"),
+        ([1.5, 0.5], {}, 1, "a worker does not stretch over two nodes"),
+        ([0.0, 1.0], {"node-0": 1}, 2, "what the group has, and what is free"),
+        ([0.0], {"node-0": 1, "gone": 1}, 1, "a worker of a node that is gone is gone"),
+        ([8.0], {}, 3, "no more than are wanted"),
+        ([], {}, 0, "no nodes"),
+    ],
+)
+def test_workers_are_counted_by_what_each_node_has_free(
+    free: list[float], held: dict[str, int], workers: int, why: str
+) -> None:
+    nodes = [Node(node_id=f"node-{i}", host="", port=0, free={"CPU": cpus}) for i, cpus in enumerate(free)]
+    assert count_workers(nodes, {"CPU": 1.0, "GPU": 0.0}, held=held, most=3) == workers, why
+
+
+def test_a_third_of_a_cpu_fits_three_times() -> None:
+    nodes = [Node(node_id="a", host="", port=0, free={"CPU": 1.0})]
+    assert count_workers(nodes, {"CPU": 1 / 3}, held={}, most=9) == 3
+
+
+def script(tmp_path: Path, scenario: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path), scenario],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+
+
+def elastic_run(tmp_path: Path, scenario: str) -> dict[str, Any]:
+    done = script(tmp_path, scenario)
+    assert done.returncode == 0, done.stderr[-4000:]
+    values: dict[str, Any] = json.loads(done.stdout)
+    return values
+
+
+@pytest.mark.parametrize(
+    ("on_resize", "batch_sizes"),
+    [("scale_with_batch", {1: 5, 2: 10, 3: 15}), ("hold_global_batch", {1: 15, 2: 15, 3: 15})],
+)
+def test_nodes_join_and_die_and_every_sample_counts_once(
+    tmp_path: Path, on_resize: str, batch_sizes: dict[int, int]
+) -> None:
+    """1 -> 3 -> 2 workers. Nodes that join may be used one by one; the node that dies costs what was not saved."""
+    told = elastic_run(tmp_path, on_resize)
+    sizes, lost = told["sizes"], told["lost_samples"]
+    assert sizes[0] == 1
+    assert sizes[-2:] == [3, 2]
+    assert told["global_batch_sizes"] == [batch_sizes[size] for size in sizes]
+    assert lost[: sizes.index(3)] == [0] * sizes.index(3), "who makes room saves first"
+    assert max(lost) <= 300, "a killed node costs no more than the way from the last checkpoint"
+    asked = [event for event in told["events"] if event["kind"] == "leave_requested"]
+    assert {event["why"] for event in asked} == {"resize"}
+    ended = [event["cause"] for event in told["events"] if event["kind"] == "group_ended"]
+    assert ended == [*["yielded"] * len(asked), "lost"]
+    assert told["every_sample_once"]
+    assert told["samples"] == told["totals"]["samples_seen"] == 8000
+    assert told["lr_audit"]["max_abs_error"] == 0
+
+
+def test_a_node_that_will_be_taken_away_is_left_at_once_and_costs_no_restart(tmp_path: Path) -> None:
+    told = elastic_run(tmp_path, "preemption")
+    assert told["sizes"] == [2, 1]
+    assert told["lost_samples"] == [0, 0]
+    asked = [(event["why"], event["detail"]) for event in told["events"] if event["kind"] == "leave_requested"]
+    assert [why for why, _ in asked] == ["preemption"]
+    assert asked[0][1] in ("the node of rank 0", "the node of rank 1")
+    starts = [event["time"] for event in told["events"] if event["kind"] == "attempt_started"]
+    assert starts[1] - starts[0] < 300, "and not when the ten minutes are over"
+    assert told["every_sample_once"]
+
+
+def test_a_cluster_that_stays_too_small_ends_the_run_in_the_end(tmp_path: Path) -> None:
+    done = script(tmp_path, "no_room")
+    assert done.returncode != 0
+    assert "ClusterError: " in done.stderr
+    assert "the cluster had no room for a worker for too long." in done.stderr
+    assert "scaler resume troubled-" in done.stderr

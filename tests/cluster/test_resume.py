@@ -1,0 +1,105 @@
+"""``scaler resume`` on Ray, as a person types it: after a driver that was killed, and with other workers."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from test_submit import SCALER, left_behind, marked, start, wait_for
+
+from scaler.metrics.reader import read_records
+from scaler.runs import RunFolder, list_runs
+from scaler.training.checkpoint import committed, load_checkpoint
+
+SLOW = ("--set", "recipe_args.trouble=slow", "--set", "train.epochs=5")
+
+
+def resume(storage: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SCALER, "resume", "last", "--storage", str(storage), *options],
+        env=marked(storage.name),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def weights(folder: RunFolder) -> dict[str, Any]:
+    values: dict[str, Any] = load_checkpoint(folder, committed(folder)[-1])["model"]
+    return values
+
+
+def steps(folder: RunFolder) -> list[tuple[int, int, float, int]]:
+    """Of every step whose work is in the weights, by each rank: where it began, its rate, its samples."""
+    records = [record for record in read_records(folder).to_pylist() if not record["lost"]]
+    return sorted((record["samples_seen"], record["rank"], record["lr"], record["samples"]) for record in records)
+
+
+def test_a_run_whose_driver_was_killed_ends_as_a_calm_one(tmp_path: Path) -> None:
+    storage = tmp_path / f"{tmp_path.name}-killed"
+    process = start(storage, *SLOW)
+    while not ((runs := list_runs(str(storage))) and len(committed(runs[0])) == 2):  # as many as are kept
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    (folder,) = runs
+    assert left_behind(storage.name, within_s=60) == []
+    assert folder.state().value == "running"
+    assert 0 < committed(folder)[-1] < 5000
+
+    done = resume(storage)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{folder.run_id}  succeeded\n")
+    reached = json.loads(folder.read("report.json"))["attempts"][1]["start_samples"]
+    assert f"\nRun {folder.run_id}: going on at {reached:,} of 5,000 samples\n" in done.stderr
+    assert left_behind(storage.name) == []
+
+    calm = tmp_path / f"{tmp_path.name}-calm"
+    undisturbed = start(calm, *SLOW)
+    _, err = undisturbed.communicate(timeout=300)
+    assert undisturbed.returncode == 0, err
+    (expected,) = list_runs(str(calm))
+    ours, theirs = weights(folder), weights(expected)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert steps(folder) == steps(expected)
+    report = json.loads(folder.read("report.json"))
+    assert [row["ended_by"] for row in report["attempts"]] == ["killed", "finished"]
+    assert report["lr_audit"]["as_planned"]
+    assert report["totals"]["samples_seen"] == 5000
+
+
+def test_sigterm_stops_a_run_and_it_goes_on_with_another_number_of_workers(tmp_path: Path) -> None:
+    process = start(tmp_path, *SLOW)
+    wait_for(process, lambda line: "%" in line)
+    os.kill(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    (folder,) = list_runs(str(tmp_path))
+    assert (process.returncode, err.splitlines()[-1]) == (130, "Interrupted.")
+    assert f"\nGo on with: scaler resume {folder.uri}\n" in err
+    assert out.startswith(f"{folder.run_id}  stopped\n")
+    assert left_behind(tmp_path.name) == []
+    reached = committed(folder)[-1]
+    assert json.loads(folder.read("report.json"))["totals"]["samples_seen"] == reached  # nothing is done again
+
+    done = resume(tmp_path, "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"Changes of {folder.run_id}\n  scale.num_workers: 2 -> 1\n\nPlan of troubled\n")
+    assert f"\nRun {folder.run_id}: going on at {reached:,} of 5,000 samples\n" in done.stderr
+    assert left_behind(tmp_path.name) == []
+    report = json.loads(folder.read("report.json"))
+    rows = [(row["world_size"], row["global_batch_size"], row["peak_lr"]) for row in report["attempts"]]
+    assert rows == [(2, 10, 0.01), (1, 5, 0.005)]
+    assert report["lr_audit"] == {
+        "checked_steps": reached // 10 + (5000 - reached) // 5,
+        "max_abs_error": 0.0,
+        "as_planned": True,
+    }
+    assert [row["ended_by"] for row in report["attempts"]] == ["stopped", "finished"]
+    assert sum(samples for _, _, _, samples in steps(folder)) == 5000
+    assert list(folder.job_names()) == [0, 1]

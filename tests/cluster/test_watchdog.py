@@ -1,0 +1,97 @@
+"""The watchdog on threads of this process; that it saves a run is told in test_troubles.py."""
+
+import threading
+import time
+from collections.abc import Iterator
+from queue import Queue
+from typing import Any
+
+import pytest
+
+from scaler.cluster.watchdog import EXIT_CODE, Watchdog, innermost_place
+from scaler.training.watch import COMPUTING, WAITING, Watch
+
+TIMEOUT_S = 0.2
+
+
+@pytest.fixture
+def told() -> Queue[Any]:
+    return Queue()
+
+
+@pytest.fixture
+def watchdog(told: Queue[Any], capfd: pytest.CaptureFixture[str]) -> Iterator[Watchdog]:
+    made = Watchdog(TIMEOUT_S, on_hang=told.put, end=told.put)
+    yield made
+    made.stop()
+
+
+def test_a_worker_that_does_one_thing_for_too_long_is_named_and_ended(
+    watchdog: Watchdog, told: Queue[Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    watchdog.now("building the recipe")
+    time.sleep(2 * TIMEOUT_S)
+    event = told.get(timeout=5)
+    assert (event["kind"], event["doing"]) == ("worker_hung", "building the recipe")
+    assert event["seconds"] > TIMEOUT_S
+    assert event["where"].startswith("test_watchdog.py:")
+    assert event["where"].endswith(" in test_a_worker_that_does_one_thing_for_too_long_is_named_and_ended")
+    assert told.get(timeout=5) == EXIT_CODE
+    log = capfd.readouterr().err
+    assert "scaler: building the recipe for 0." in log
+    assert "test_watchdog.py" in log, "the stacks of all threads"
+
+
+def test_a_worker_that_goes_on_is_left_alone(watchdog: Watchdog, told: Queue[Any]) -> None:
+    watch = Watch()
+    watchdog.follow(watch)
+    for _ in range(12):
+        watch.now(COMPUTING)
+        time.sleep(TIMEOUT_S / 4)
+    assert told.empty()
+
+
+def test_who_waits_for_the_others_gives_them_the_time_to_be_found_first(watchdog: Watchdog, told: Queue[Any]) -> None:
+    watchdog.now(WAITING)
+    time.sleep(1.5 * TIMEOUT_S)
+    assert told.empty()
+    assert told.get(timeout=5)["doing"] == WAITING
+
+
+def test_no_timeout_is_no_watching(told: Queue[Any]) -> None:
+    threads = threading.active_count()
+    Watchdog(None, on_hang=told.put, end=told.put).now("building the recipe")
+    assert threading.active_count() == threads
+
+
+def test_a_worker_that_does_not_come_to_tell_is_ended_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaler.cluster.watchdog.REPORT_S", 0.1)
+    ended: Queue[int] = Queue()
+    made = Watchdog(0.05, on_hang=lambda event: time.sleep(30), end=ended.put)
+    assert ended.get(timeout=5) == EXIT_CODE
+    made.stop()
+
+
+def test_the_place_is_the_user_s_own_and_not_a_library_s() -> None:
+    frames: list[Any] = []
+
+    class Key:
+        def __lt__(self, other: object) -> bool:
+            import sys
+
+            frames.append(sys._getframe())
+            return False
+
+    import heapq
+
+    heapq.heapify([Key(), Key()])
+    assert innermost_place(frames[0]).endswith(" in __lt__")
+    event = threading.Event()
+    waiting = threading.Thread(target=event.wait)
+    waiting.start()
+    import sys
+
+    assert innermost_place(sys._current_frames()[waiting.ident or 0]).startswith("threading.py:")
+    event.set()
+    waiting.join()
+    assert innermost_place(None) == "a thread that has ended"

@@ -1,0 +1,225 @@
+"""What differs between two jobs, and what of it a run that goes on can bear."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from scaler.errors import JobFileError
+from scaler.job import Job, apply_overrides, parse_job
+from scaler.job.changes import FIXED, Change, job_changes, require_resumable
+
+Digits = Callable[..., Job]
+
+
+def edited(job: Job, *overrides: str) -> Job:
+    return parse_job(apply_overrides(job.model_dump(), overrides), source="edited")
+
+
+def texts(old: Job, new: Job) -> list[str]:
+    return [str(change) for change in job_changes(old, new)]
+
+
+def test_the_same_job_has_no_changes(digits: Digits) -> None:
+    assert job_changes(digits(), digits()) == []
+    assert job_changes(digits(), edited(digits())) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["train.epochs=30"], ["train.epochs: 15 -> 30"]),
+        (["train.epochs=null", "train.samples=500"], ["train.epochs: 15 -> null", "train.samples: null -> 500"]),
+        (["scale.num_workers={min: 1, max: 4}"], ["scale.num_workers: 2 -> {min: 1, max: 4}"]),
+        (["reference.lr=1e-4", "train.seed=1"], ["reference.lr: 0.01 -> 0.0001", "train.seed: 0 -> 1"]),
+        (
+            ["schedule={name: constant}"],
+            [
+                "schedule.name: cosine -> constant",
+                "schedule.warmup: {epochs: 2, start: base, shape: linear} -> auto",
+                "schedule.final_fraction: 0 -> null",
+            ],
+        ),
+        (
+            ["recipe_args.hidden=64", "recipe_args.deep={a: 1}"],
+            ["recipe_args.hidden: 128 -> 64", "recipe_args.deep: null -> {a: 1}"],
+        ),
+        (["train.ema={decay: 0.9}"], ["train.ema: null -> {decay: 0.9}"]),
+        (["resources.gpus_per_worker=0.0"], []),
+        (["reference.optimizer.nesterov=false"], []),  # what it is anyway
+        (
+            ['groups=[{match: "*.bias", weight_decay: 0}]'],
+            ['groups: [] -> [{match: "*.bias", weight_decay: 0}]'],
+        ),
+    ],
+)
+def test_a_change_is_a_dotted_key_with_both_values(digits: Digits, overrides: list[str], expected: list[str]) -> None:
+    assert texts(digits(), edited(digits(), *overrides)) == expected
+
+
+def test_a_change_as_an_event_has_it() -> None:
+    assert Change(key="train.epochs", old=3.0, new=None).texts() == ("train.epochs", "3", "null")
+
+
+def test_a_secret_is_neither_compared_nor_shown(digits: Digits) -> None:
+    masked = edited(digits(), 'recipe_args.api_key="***"')
+    given = edited(digits(), "recipe_args.api_key=opensesame")
+    assert texts(masked, given) == []
+    assert texts(digits(), given) == ["recipe_args.api_key: null -> ***"]
+
+
+REFUSED = [
+    ("name=other", "name: digits -> other: the run has its name from it."),
+    ("recipe=other:build", "recipe: recipe:build -> other:build: the weights that are saved are those of its model."),
+    ("storage=elsewhere", "storage: runs -> elsewhere: the run's folder stays where it is."),
+    (
+        "train.num_samples=1000",
+        "train.num_samples: 1437 -> 1000: samples_seen counts passes over that many; null, once and now, is compared "
+        "later.",
+    ),
+    (
+        "train.seed=1",
+        "train.seed: 0 -> 1: the order of the data follows from it: samples would be used twice in an epoch, or never.",
+    ),
+    (
+        "train.ema={decay: 0.9}",
+        "train.ema: null -> {decay: 0.9}: the average begins with the training, and is in every checkpoint or in none.",
+    ),
+    (
+        "reference.optimizer={name: sgd}",
+        "reference.optimizer.momentum: 0.9 -> 0: the running mean is in every checkpoint or in none.",
+    ),
+    ("scale.rule=adascale", "scale.rule: linear -> adascale: with adascale, progress is measured in other samples."),
+    (
+        "scale.batch_schedule={name: noise_scale, max_global_batch_size: 512}",
+        "scale.batch_schedule: null -> {name: noise_scale, every: {epochs: 1}, "
+        "max_global_batch_size: 512}: how far the batch has grown is measured, and saved.",
+    ),
+    (
+        'groups=[{match: "*", lr_ratio: 2}]',
+        'groups: [] -> [{match: "*", lr_ratio: 2}]: the optimizer\'s state is saved by groups.',
+    ),
+    (
+        'layer_decay={factor: 0.5, layers: ["0.*", "2.*"]}',
+        'layer_decay: null -> {factor: 0.5, layers: ["0.*", "2.*"]}: the optimizer\'s state is saved by groups.',
+    ),
+]
+
+
+@pytest.mark.parametrize(("override", "line"), REFUSED, ids=[override.partition("=")[0] for override, _ in REFUSED])
+def test_what_a_checkpoint_or_the_folder_holds_cannot_change(digits: Digits, override: str, line: str) -> None:
+    for old, new in ((digits(), edited(digits(), override)), (edited(digits(), override), digits())):
+        with pytest.raises(JobFileError) as caught:
+            require_resumable(job_changes(old, new))
+        if old == digits():
+            key = line.partition(":")[0]
+            assert caught.value.problem == f"a run that goes on cannot change {key}."
+            assert caught.value.remedy.splitlines()[0] == line
+            assert caught.value.remedy.splitlines()[-1] == "Or begin a new run: scaler submit JOB."
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["reference.optimizer={name: adam}"], ["reference.optimizer={name: adam, amsgrad: true}"]),
+        (["reference.optimizer={name: adam}"], ["reference.optimizer={name: adamw}"]),
+        (
+            ["reference.optimizer={name: 'torch.optim:NAdam', momentum_decay: 0.1}"],
+            ["reference.optimizer={name: 'torch.optim:NAdam'}"],
+        ),
+        (
+            ["scale.batch_schedule={name: noise_scale, max_global_batch_size: 512}"],
+            ["scale.batch_schedule={name: doubling, every: {epochs: 1}, max_global_batch_size: 512}"],
+        ),
+        (
+            ['layer_decay={factor: 0.5, layers: ["0.*", "2.*"]}'],
+            ['layer_decay={factor: 0.6, layers: ["0.*", "2.*"]}'],
+        ),
+    ],
+)
+def test_and_within_what_is_there_already(digits: Digits, old: list[str], new: list[str]) -> None:
+    with pytest.raises(JobFileError, match="a run that goes on cannot change"):
+        require_resumable(job_changes(edited(digits(), *old), edited(digits(), *new)))
+
+
+MAY_CHANGE = [
+    "recipe_args.hidden=64",
+    "reference.lr=0.1",
+    "reference.global_batch_size=32",
+    "reference.optimizer={name: sgd, momentum: 0.8, nesterov: true, weight_decay: 0.1}",
+    "scale.num_workers=4",
+    "scale.num_workers={min: 1, max: 4}",
+    "scale.per_worker_batch_size=64",
+    "scale.grad_accum_steps=2",
+    "scale={num_workers: 2, global_batch_size: 64}",
+    "scale.rule=sqrt",
+    "scale.on_resize=hold_global_batch",
+    "scale.rewarmup=null",
+    "scale.batch_schedule={name: doubling, every: {epochs: 1}, max_global_batch_size: 512}",
+    "schedule={name: constant}",
+    "schedule.plateau={metric: loss}",
+    "train.epochs=30",
+    "train.precision=bf16",
+    "train.clip_grad_norm=1.0",
+    "train.noise_scale_every=null",
+    "train.data_workers=2",
+    "train.eval_every={samples: 100}",
+    "train.num_samples=null",  # compared by what the recipe has
+    "resources={cpus_per_worker: 0.5, gpus_per_worker: 0}",
+    "checkpoint={every: {seconds: 60}, keep: 3}",
+    "failures={max_restarts: 0, hang_timeout_s: null, divergence: null}",
+]
+
+
+@pytest.mark.parametrize("override", MAY_CHANGE)
+def test_everything_else_may_change(digits: Digits, override: str) -> None:
+    changes = job_changes(digits(), edited(digits(), override))
+    assert changes
+    require_resumable(changes)
+
+
+def test_every_key_of_the_job_is_decided_one_way_or_the_other(digits: Digits) -> None:
+    """A key that is added to the job must be thought about here."""
+    decided = {override.partition("=")[0] for override in (*MAY_CHANGE, *(line for line, _ in REFUSED))}
+
+    def keys(values: dict[str, Any], inside: str = "") -> list[str]:
+        found = []
+        for key, value in values.items():
+            name = f"{inside}{key}"
+            nested = isinstance(value, dict) and name in ("reference", "scale", "train", "schedule")
+            found += keys(value, f"{name}.") if nested else [name]
+        return found
+
+    known = {
+        "train.steps": "train.epochs",
+        "train.samples": "train.epochs",
+        "schedule.name": "schedule",
+        "schedule.warmup": "schedule",
+        "schedule.final_fraction": "schedule",
+        "scale.exponent": "scale.rule",
+        "scale.noise_scale": "scale.rule",
+        "scale.betas": "scale.rule",
+        "scale.co_scale": "scale.rule",  # constants are written anew
+        "scale.global_batch_size": "scale",
+        "recipe_args": "recipe_args.hidden",
+    }
+    undecided = [key for key in keys(digits().model_dump()) if known.get(key, key) not in decided]
+    assert undecided == []
+    assert all(key.partition(".")[0] in Job.model_fields for key in FIXED)
+
+
+def test_all_that_is_refused_is_said_at_once_with_what_sets_it_back(digits: Digits) -> None:
+    new = edited(
+        digits(), "name=other", "train.seed=7", "train.epochs=30", "recipe=other things:build".replace(" ", "_")
+    )
+    with pytest.raises(JobFileError) as caught:
+        require_resumable(job_changes(digits(), new))
+    assert str(caught.value) == (
+        "a run that goes on cannot change name, recipe, train.seed.\n"
+        "  name: digits -> other: the run has its name from it.\n"
+        "  recipe: recipe:build -> other_things:build: the weights that are saved are those of its model.\n"
+        "  train.seed: 0 -> 7: the order of the data follows from it: samples would be used twice in an epoch, or "
+        "never.\n"
+        "  Set back: --set name=digits --set recipe=recipe:build --set train.seed=0\n"
+        "  Or begin a new run: scaler submit JOB."
+    )

@@ -1,0 +1,85 @@
+"""What a reader has of a run's records: all of them, and which of them a later attempt did again."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic import SyntheticRun
+
+from scaler.metrics.reader import mark_lost, read_events, read_records
+from scaler.metrics.writer import SCHEMA, MetricsWriter
+from scaler.runs import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    (tmp_path / "run").mkdir()
+    return RunFolder(str(tmp_path / "run"))
+
+
+def started(*starts: tuple[int, int]) -> list[dict[str, Any]]:
+    return [{"kind": "attempt_started", "attempt": attempt, "start_samples": at} for attempt, at in starts]
+
+
+def table(*steps: tuple[int, int]) -> pa.Table:
+    """Records of (attempt, samples seen)."""
+    return pa.table(
+        {
+            "attempt": pa.array([attempt for attempt, _ in steps], type=pa.int32()),
+            "samples_seen": pa.array([seen for _, seen in steps], type=pa.int64()),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("starts", "steps", "lost"),
+    [
+        ([], [(0, 0), (0, 16)], [False, False]),  # no start was said yet
+        ([(0, 0)], [(0, 0), (0, 16)], [False, False]),
+        ([(0, 0), (1, 16)], [(0, 0), (0, 16), (0, 32), (1, 16)], [False, True, True, False]),
+        ([(0, 0), (1, 0)], [(0, 0), (1, 0)], [True, False]),  # it died before any checkpoint
+        ([(0, 0), (1, 32), (2, 32)], [(0, 16), (0, 32), (2, 32)], [False, True, False]),  # the second did nothing
+        ([(0, 0), (1, 32), (2, 16)], [(0, 0), (0, 16), (1, 32), (2, 16)], [False, True, True, False]),  # further back
+        ([(0, 0), (2, 16)], [(1, 0), (1, 16)], [False, True]),  # of a life that never said that it began
+        ([(1, 16), (0, 0)], [(0, 16), (1, 16)], [True, False]),  # in whatever order the events came
+    ],
+)
+def test_a_record_is_lost_when_a_later_attempt_began_at_or_before_it(
+    starts: list[tuple[int, int]], steps: list[tuple[int, int]], lost: list[bool]
+) -> None:
+    assert mark_lost(table(*steps), started(*starts))["lost"].to_pylist() == lost
+
+
+@given(lives=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=6))
+def test_of_several_lives_each_step_survives_at_most_once(lives: list[tuple[int, int]]) -> None:
+    """Each life is where it began, never beyond where one before had come, and how many steps it took."""
+    reached, starts, steps = 0, [], []
+    for attempt, (wanted, count) in enumerate(lives):
+        begin = min(wanted, reached)
+        starts.append((attempt, begin))
+        steps += [(attempt, begin + step) for step in range(count)]
+        reached = begin + count
+    marked = mark_lost(table(*steps), started(*starts))
+    kept = [row["samples_seen"] for row in marked.to_pylist() if not row["lost"]]
+    assert sorted(kept) == list(range(reached)), "all that the last life's weights hold, each once"
+
+
+def test_a_run_without_records_has_the_column(folder: RunFolder) -> None:
+    records = read_records(folder)
+    assert (len(records), records.schema) == (0, SCHEMA.append(pa.field("lost", pa.bool_(), nullable=False)))
+
+
+def test_records_are_read_with_what_was_lost(folder: RunFolder, synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0, stop=96).died(1).attempt(1, start=64)
+    writer = MetricsWriter(folder)
+    writer.add(run.records)
+    for event in run.events:
+        writer.add_event(event)
+    writer.close()
+    records = read_records(folder)
+    assert sum(records["lost"].to_pylist()) == 2 * 2  # two steps of two workers
+    assert read_records(folder, events=read_events(folder)).equals(records)
+    assert not any(read_records(folder, events=[])["lost"].to_pylist())

@@ -1,0 +1,242 @@
+"""The lease of a run, on a local disk and on an object store: fsspec's ``memory://``."""
+
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import pytest
+
+from scaler.errors import RunError
+from scaler.runs import RunFolder, RunState, lease
+from scaler.runs.lease import FILE, Lease, read_lease, require_free
+
+NOON = datetime(2026, 1, 2, 12, 0, 5)
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    monkeypatch.setattr(lease, "SETTLE_S", 0.05)
+    storage = str(tmp_path) if request.param == "local" else f"memory://{token_hex(8)}/runs"
+    return RunFolder.create(storage, name="digits", now=NOON)
+
+
+def leave(folder: RunFolder, **values: Any) -> None:
+    """What a driver that is gone, or elsewhere, has left."""
+    here = {"host": socket.gethostname(), "namespace": lease._namespace()}
+    folder.write_json(FILE, {"token": "0123", **here, "pid": 4242, "beat": time.time(), **values})
+
+
+def gone() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_claim_says_who_drives_and_is_given_back(folder: RunFolder) -> None:
+    with Lease.claim(folder) as held:
+        found = read_lease(folder)
+        assert found is not None
+        assert (found["host"], found["pid"]) == (socket.gethostname(), os.getpid())
+        assert abs(found["beat"] - time.time()) < 5
+        held.require_held()
+    assert not folder.exists(FILE)
+    assert folder.names("") == []
+
+
+def test_it_is_given_back_in_an_error_too(folder: RunFolder) -> None:
+    with pytest.raises(ZeroDivisionError), Lease.claim(folder):
+        raise ZeroDivisionError
+    assert not folder.exists(FILE)
+
+
+def test_a_run_that_is_driven_is_not_claimed(folder: RunFolder) -> None:
+    with Lease.claim(folder):
+        with pytest.raises(RunError) as caught:
+            Lease.claim(folder)
+        assert str(caught.value) == (
+            f"run {folder.run_id} is being driven by process {os.getpid()} on {socket.gethostname()}, seen 0 s ago.\n"
+            "  Stop it first (Ctrl-C there), or wait 60 s after it is gone."
+        )
+    Lease.claim(folder).release()
+
+
+def test_a_driver_elsewhere_counts_for_a_minute(folder: RunFolder) -> None:
+    leave(folder, host="elsewhere", beat=time.time() - 40)
+    with pytest.raises(RunError) as caught:
+        require_free(folder)
+    assert caught.value.problem == (f"run {folder.run_id} is being driven by process 4242 on elsewhere, seen 40 s ago.")
+    leave(folder, host="elsewhere", beat=time.time() - 61)
+    with Lease.claim(folder) as held:
+        assert held.before is not None
+        assert held.before["host"] == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("values", "free"),
+    [
+        ({}, True),  # this machine, and its process is gone
+        ({"host": "elsewhere"}, False),
+        ({"namespace": "pid:[1]"}, False),  # another container of this host name
+        ({"pid": 1}, False),  # another user's, or ours
+    ],
+)
+def test_on_this_machine_a_process_that_is_gone_is_known_at_once(
+    folder: RunFolder, values: dict[str, Any], free: bool
+) -> None:
+    leave(folder, **{"pid": gone(), **values})
+    if free:
+        require_free(folder)
+    else:
+        with pytest.raises(RunError, match="is being driven by process"):
+            require_free(folder)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"token": 1}', '{"token": "a", "host": "b", "pid": "7", "beat": 0}']
+)
+def test_a_lease_that_makes_no_sense_keeps_nobody_out(folder: RunFolder, content: str) -> None:
+    folder.write(FILE, content)
+    with Lease.claim(folder) as held:
+        held.require_held()
+
+
+def test_a_clock_that_is_hours_ahead_keeps_nobody_out(folder: RunFolder) -> None:
+    leave(folder, host="elsewhere", beat=time.time() + 7200)
+    Lease.claim(folder).release()
+
+
+def test_a_beat_says_that_it_is_still_there(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 0.05)
+    with Lease.claim(folder):
+        first = folder.read_json(FILE)["beat"]
+        until = time.monotonic() + 10
+        while folder.read_json(FILE)["beat"] == first:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+
+def test_a_run_that_was_taken_over_is_noticed_and_left_alone(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 0.05)
+    with Lease.claim(folder) as held:
+        leave(folder, host="elsewhere")
+        until = time.monotonic() + 10
+        while not held.is_lost:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        with pytest.raises(RunError) as caught:
+            held.require_held()
+    assert str(caught.value) == (
+        f"run {folder.run_id} was taken over by process 4242 on elsewhere.\n"
+        "  It goes on there; this process has let go of it."
+    )
+    assert folder.read_json(FILE)["token"] == "0123"
+
+
+def test_a_lease_that_somebody_removed_is_written_again(folder: RunFolder) -> None:
+    folder.set_state(RunState.RUNNING)
+    held = Lease.claim(folder)
+    folder.remove(FILE)
+    held.beat()
+    held.require_held()
+    assert folder.exists(FILE)
+
+
+def test_a_folder_that_is_gone_is_noticed_and_not_made_again(folder: RunFolder) -> None:
+    held = Lease.claim(folder)
+    filesystem, root = folder.filesystem("")
+    filesystem.rm(root, recursive=True)
+    held.beat()
+    with pytest.raises(RunError) as caught:
+        held.require_held()
+    assert str(caught.value) == (f"run {folder.run_id} has lost its folder.\n  Something removed {folder.path('')}.")
+    assert not folder.exists()
+
+
+def test_storage_that_fails_for_a_while_costs_no_run(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 0.02)
+    with Lease.claim(folder) as held:
+        with monkeypatch.context() as patched:
+            patched.setattr(RunFolder, "write", lambda *_: (_ for _ in ()).throw(RunError("full")))
+            time.sleep(0.2)
+        time.sleep(0.2)
+        held.require_held()
+        assert time.time() - folder.read_json(FILE)["beat"] < 0.2
+
+
+def claim_once(uri: str, begin: Any, results: Any) -> None:
+    begin.wait()
+    try:
+        Lease.claim(RunFolder(uri))
+        results.put(os.getpid())
+        time.sleep(2)  # a driver that is gone could be followed
+    except RunError:
+        results.put(None)
+
+
+def test_of_many_processes_at_one_moment_one_wins(tmp_path: Path) -> None:
+    """On a local disk exactly one, however they fall together."""
+    context = multiprocessing.get_context("forkserver")
+    for _ in range(3):
+        folder = RunFolder.create(str(tmp_path), name="contested", now=NOON)
+        begin, results = context.Event(), context.Queue()
+        claimers = [context.Process(target=claim_once, args=(folder.uri, begin, results)) for _ in range(6)]
+        for claimer in claimers:
+            claimer.start()
+        begin.set()
+        found = [results.get(timeout=60) for _ in claimers]
+        for claimer in claimers:
+            claimer.join()
+        (winner,) = [pid for pid in found if pid is not None]
+        assert json.loads(folder.read(FILE))["pid"] == winner
+
+
+def test_of_two_that_write_at_one_moment_the_last_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing locks: both find the run free, both write, and each looks again."""
+    monkeypatch.setattr(lease, "SETTLE_S", 0.3)
+    folder = RunFolder.create(f"memory://{token_hex(8)}/runs", name="contested", now=NOON)
+    both_looked = threading.Barrier(2)
+    looked = require_free
+
+    def look_together(folder: RunFolder) -> None:
+        looked(folder)
+        both_looked.wait(timeout=10)
+
+    monkeypatch.setattr(lease, "require_free", look_together)
+    outcomes: list[object] = []
+
+    def claim() -> None:
+        try:
+            outcomes.append(Lease.claim(folder)._token)
+        except RunError as error:
+            outcomes.append(error)
+
+    claimers = [threading.Thread(target=claim) for _ in range(2)]
+    for claimer in claimers:
+        claimer.start()
+    for claimer in claimers:
+        claimer.join()
+    (winner,) = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    (loser,) = [outcome for outcome in outcomes if isinstance(outcome, RunError)]
+    assert folder.read_json(FILE)["token"] == winner
+    assert loser.problem.startswith(f"run {folder.run_id} is being driven by process {os.getpid()} on ")
+
+
+def test_a_folder_that_was_copied_while_it_ran_is_free_when_the_lease_is_stale(folder: RunFolder) -> None:
+    with Lease.claim(folder):
+        copied = json.loads(folder.read(FILE))
+    copy = RunFolder(f"{folder.uri}-copy")
+    copy.write_json(FILE, {**copied, "host": "elsewhere", "beat": time.time() - 3600})
+    with Lease.claim(copy) as held:
+        held.require_held()
