@@ -19,11 +19,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import mean, median, stdev
 from time import sleep, time
 from typing import Any
 
+from nodes import Step, cluster_of, run_through, runs_with, told
 from noted_digits import read_notes
 from strike import HERE, Outcome, environment_of_workers, is_whole, run, samples_lost_and_repeated, write_job
 from table import table
@@ -38,8 +40,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
     parser.add_argument("--epochs", type=int, default=90, help="of 45 steps each (default 90)")
     parser.add_argument("--seeds", type=int, default=5, help="calm runs that the resized one is compared with")
+    parser.add_argument("--nodes-for", nargs=2, metavar=("FOLDER", "ON_RESIZE"), help=argparse.SUPPRESS)
     parser.add_argument("--only", choices=("faults", "resizes"), help="half of it")
     arguments = parser.parse_args()
+    if arguments.nodes_for is not None:
+        resize(Path(arguments.nodes_for[0]), arguments.nodes_for[1])
+        return
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         folder, good = Path(name), True
         if arguments.only != "resizes":
@@ -164,20 +170,21 @@ def resizes(folder: Path, arguments: argparse.Namespace) -> bool:
     low, high = mean(losses) - 3 * stdev(losses), mean(losses) + 3 * stdev(losses)
     rows, good = [], True
     for on_resize in ("scale_with_batch", "hold_global_batch"):
-        told = resized(folder / on_resize, on_resize, epochs=arguments.epochs // 2)
-        loss = told["final"]["train_loss_mean"]
-        is_good = told["sizes"] == [1, 3, 2] and told["every_sample_once"] and told["lr_audit"]["max_abs_error"] == 0.0
+        found = resized(folder / on_resize, on_resize, epochs=arguments.epochs // 2)
+        loss = found["final"]["train_loss_mean"]
+        is_good = found["sizes"][0] == 1 and found["sizes"][-2:] == [3, 2]  # nodes may come one by one
+        is_good = is_good and found["every_sample_once"] and found["lr_audit"]["max_abs_error"] == 0.0
         is_good = is_good and loss <= high
         good = good and is_good
         rows.append(
             {
                 "": on_resize,
-                "sizes": " -> ".join(map(str, told["sizes"])),
-                "every sample once": "yes" if told["every_sample_once"] else "NO",
-                "LR audit error": f"{told['lr_audit']['max_abs_error']:g}",
-                "samples done again": ", ".join(str(row["redone_samples"]) for row in told["attempts"]),
+                "sizes": " -> ".join(map(str, found["sizes"])),
+                "every sample once": "yes" if found["every_sample_once"] else "NO",
+                "LR audit error": f"{found['lr_audit']['max_abs_error']:g}",
+                "samples done again": ", ".join(str(row["redone_samples"]) for row in found["attempts"]),
                 "seconds without training": ", ".join(
-                    f"{row['restart_s']:.1f}" for row in told["attempts"] if row["restart_s"] is not None
+                    f"{row['restart_s']:.1f}" for row in found["attempts"] if row["restart_s"] is not None
                 ),
                 "train loss": f"{loss:.4g}",
                 f"calm, {len(losses)} seeds, ± 3 sd": f"{max(low, 0.0):.4g} to {high:.4g}",
@@ -188,13 +195,27 @@ def resizes(folder: Path, arguments: argparse.Namespace) -> bool:
 
 
 def resized(folder: Path, on_resize: str, *, epochs: int) -> Mapping[str, Any]:
-    """Run 1 -> 3 -> 2 workers in a process of its own, for a process has one Ray."""
-    overrides = ["scale.num_workers={min: 1, max: 3}", f"scale.on_resize={on_resize}", "recipe_args.sleep_s=0.01"]
+    """Run 1 -> 3 -> 2 workers in a process of its own, for a process has one Ray; return what became of it."""
     job = write_job(folder, epochs=epochs, overrides={})
-    command = [sys.executable, str(HERE / "nodes.py"), str(job.parent), *overrides]
-    done = subprocess.run(command, env=environment_of_workers(), stdout=subprocess.PIPE, check=True)
-    told: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    command = [sys.executable, __file__, "--nodes-for", str(job.parent), on_resize]
+    done = subprocess.run(command, env=environment_of_workers(), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr[-4000:])
+    found: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def resize(folder: Path, on_resize: str) -> None:
+    """Let two nodes join a run of one worker, and kill one of the three; print what became of it as JSON."""
+    overrides = ["scale.num_workers={min: 1, max: 3}", f"scale.on_resize={on_resize}", "recipe_args.sleep_s=0.01"]
+    steps: list[Step] = [
+        (runs_with(1), lambda nodes: nodes.join(2)),
+        (runs_with(3), lambda nodes: nodes.kill()),
+        (runs_with(2), lambda nodes: None),
+    ]
+    with redirect_stdout(sys.stderr), cluster_of(1) as nodes:  # Ray tells of dead nodes on stdout
+        run_folder = run_through(nodes, folder / "runs", overrides, steps, job_folder=folder)
+    print(json.dumps(told(run_folder)))
 
 
 def final_loss(report: Mapping[str, Any]) -> float:

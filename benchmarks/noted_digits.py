@@ -23,10 +23,11 @@ class Noted(Dataset[Any]):
     Args:
         data: what it is asked for.
         notes: the folder of the notes.
+        sleep_s: what a batch takes beside, so that a run lasts.
     """
 
-    def __init__(self, data: TensorDataset, notes: Path) -> None:
-        self._tensors, self._notes = data.tensors, notes
+    def __init__(self, data: TensorDataset, notes: Path, *, sleep_s: float) -> None:
+        self._tensors, self._notes, self._sleep_s = data.tensors, notes, sleep_s
         self._file: int | None = None
 
     def __len__(self) -> int:
@@ -40,14 +41,15 @@ class Noted(Dataset[Any]):
             path = self._notes / f"{os.getpid()}.jsonl"
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.write(self._file, json.dumps([time.time(), list(indices)]).encode() + b"\n")
+        time.sleep(self._sleep_s)
         return [self[index] for index in indices]
 
 
-def build(notes: str, hidden: int = 128) -> Recipe:
+def build(notes: str, hidden: int = 128, sleep_s: float = 0.0) -> Recipe:
     """Return the digits' recipe with noted training data."""
     recipe = load_recipe("recipe:build", folder=DIGITS, arguments={"hidden": hidden})
     assert isinstance(recipe.train_data, TensorDataset)
-    return replace(recipe, train_data=Noted(recipe.train_data, Path(notes)), collate=together)
+    return replace(recipe, train_data=Noted(recipe.train_data, Path(notes), sleep_s=sleep_s), collate=together)
 
 
 def together(samples: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

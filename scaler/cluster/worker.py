@@ -2,7 +2,6 @@
 
 import os
 import socket
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,7 +219,13 @@ class _Life:
             assignment, self._mailbox, rank=rank, world_size=world_size, attempt=self.attempt, device=device
         )
         life = {"kind": "worker_started", "time": time(), "attempt": self.attempt, "rank": rank}
-        worker.hand_over([], [{**life, "node": socket.gethostname(), "pid": os.getpid()}, *events], samples_seen=0)
+        life |= {
+            "node": socket.gethostname(),
+            "pid": os.getpid(),
+            "world_size": world_size,
+            "start_samples": start or 0,
+        }
+        worker.hand_over([], [life, *events], samples_seen=0)
         return worker, start, beginning.micro_batch_limit
 
     def _run_out_of_memory(self, error: Exception, size: int) -> None:
@@ -265,7 +270,7 @@ def _require_shared(folder: RunFolder) -> None:
     """Refuse a run folder that only the submitting machine sees."""
     if not folder.exists():
         raise ClusterError(
-            f"the run's folder {folder.uri} is not there on the node {socket.gethostname()}.",
+            f"the run's folder {folder.path('')} is not there on the node {socket.gethostname()}.",
             "Set storage to a folder that every node shares, or to a URI such as s3://bucket/prefix.",
         )
 
@@ -294,6 +299,7 @@ def _device(job: Job) -> Any:
 def _failure(error: BaseException, rank: int, attempt: int | None) -> dict[str, Any]:
     """An exception as an event that crosses processes without being unpickled."""
     from scaler.training.group import is_lost_peer
+    from scaler.training.recipe import recipe_traceback, said
 
     told = isinstance(error, ScalerError)
     return {
@@ -302,8 +308,8 @@ def _failure(error: BaseException, rank: int, attempt: int | None) -> dict[str, 
         "rank": rank,
         "attempt": attempt,
         "error": type(error).__name__,
-        "problem": error.problem if isinstance(error, ScalerError) else f"{type(error).__name__}: {error}",
+        "problem": error.problem if isinstance(error, ScalerError) else said(error),
         "remedy": error.remedy if isinstance(error, ScalerError) else "",
-        "traceback": "" if told else "".join(traceback.format_exception(error)),
+        "traceback": "" if told else recipe_traceback(error),
         "by_peer": is_lost_peer(error),
     }

@@ -38,6 +38,40 @@ def plans_of_attempts(events: Sequence[Event], jobs: Mapping[int, Job], plan: Pl
     return found
 
 
+def with_short_lives(events: Sequence[Event]) -> list[Event]:
+    """Return the events with a start for each life whose workers came up and which ended before it trained.
+
+    Such a start stands after the life's last ``worker_started`` and lacks what only a plan knows: see ``completed``.
+    """
+    begun = {event["attempt"] for event in events if event["kind"] == "attempt_started"}
+    workers = [
+        (index, event)
+        for index, event in enumerate(events)
+        if event["kind"] == "worker_started" and "world_size" in event and event["attempt"] not in begun
+    ]
+    last = {event["attempt"]: (index, event) for index, event in workers}
+    starts = {
+        index: {
+            "kind": "attempt_started",
+            "time": event["time"],
+            **{key: event[key] for key in ("attempt", "start_samples", "world_size")},
+        }
+        for index, event in last.values()
+    }
+    return [one for index, event in enumerate(events) for one in (event, starts.get(index)) if one is not None]
+
+
+def completed(events: Sequence[Event], plans: Mapping[int, Plan]) -> list[Event]:
+    """Return the events of ``with_short_lives`` with the batch and the rate that each such life was to begin with."""
+    found: list[Event] = []
+    for event in events:
+        if event["kind"] == "attempt_started" and "global_batch_size" not in event:
+            phase = plans[event["attempt"]].phase_at(event["start_samples"])
+            event = {**event, "global_batch_size": phase.global_batch_size, "peak_lr": phase.peak_lr}
+        found.append(event)
+    return found
+
+
 def ramps_of_attempts(events: Sequence[Event]) -> dict[int, Ramp]:
     """Return the climb that an attempt began with, of those that did."""
     starts = [event for event in events if event["kind"] == "attempt_started"]

@@ -11,11 +11,13 @@ from scaler.job import Job
 from scaler.plan import Plan
 from scaler.report.attempts import (
     batch_sizes,
+    completed,
     find_attempts,
     find_decisions,
     plans_of_attempts,
     ramps_of_attempts,
     surviving_events,
+    with_short_lives,
 )
 from scaler.report.model import SCHEMA_VERSION, AttemptRow, Final, Report, StepTime, Totals, WorkerRow
 from scaler.report.noise import find_gain, find_noise
@@ -46,7 +48,9 @@ def summarize(
         later_jobs: ``job-<attempt>.yaml`` by attempt: the job from there on, where a resume changed it.
     """
     state = RunState(status["state"])
+    events = with_short_lives(events)
     plans = plans_of_attempts(events, {0: job, **(later_jobs or {})}, plan)
+    events = completed(events, plans)
     columns = to_columns(records)
     attempts = find_attempts(events, columns, plans, state)
     columns = surviving(columns, attempts)

@@ -39,6 +39,7 @@ def test_a_third_of_a_cpu_fits_three_times() -> None:
 
 def script(tmp_path: Path, scenario: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["PYTHONPATH"] = str(SCRIPT.parents[2] / "benchmarks")
     return subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path), scenario],
         env=environment,

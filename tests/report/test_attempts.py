@@ -51,6 +51,36 @@ def test_a_life_that_went_back_further_than_the_one_before_is_counted_once(synth
     assert list(report.series.samples_seen) == sorted(set(report.series.samples_seen))
 
 
+def test_a_life_that_died_before_it_trained_has_a_row_too(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0, stop=96)
+    started = [
+        {
+            "kind": "worker_started",
+            "time": run.clock,
+            "attempt": 1,
+            "rank": rank,
+            "node": "n",
+            "pid": 7,
+            "world_size": 2,
+            "start_samples": 64,
+        }
+        for rank in (0, 1)
+    ]
+    ended = {"kind": "group_ended", "time": run.clock + 2, "cause": "lost", "ranks": [1], "message": "was killed"}
+    run = replace(run, events=(*run.events, *started, {**ended, "attempt": 1}), clock=run.clock + 5).attempt(
+        2, start=64
+    )
+    report = run.report()
+    rows = [(row.attempt, row.start_samples, row.end_samples, row.ended_by) for row in report.attempts]
+    assert rows == [(0, 0, 64, "lost"), (1, 64, 64, "lost"), (2, 64, 200, "finished")]
+    short = report.attempts[1]
+    assert (short.world_size, short.redone_samples, short.restart_s) == (2, 0, 3.0)
+    assert short.global_batch_size == report.attempts[0].global_batch_size
+    assert short.cause == "rank 1 died (was killed)"
+    assert report.totals.samples_seen == 200
+    assert report.lr_audit.max_abs_error == 0.0
+
+
 def test_a_rank_that_only_a_lost_life_had_did_record(synthetic_run: SyntheticRun) -> None:
     report = synthetic_run.attempt(0, stop=48).attempt(1, start=0, world_size=1).report()
     assert ("worker_without_records", 1) not in codes(report)
