@@ -7,6 +7,8 @@ They do not go through ``ray.train.report`` (see ``docs/decisions/0003-checkpoin
 surroundings, and nobody waits for a controller. States are read with ``weights_only``: a checkpoint cannot run code.
 """
 
+import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import sha256
@@ -21,6 +23,10 @@ from scaler.runs import RunFolder
 
 FOLDER = "checkpoints"
 SCHEMA_VERSION = 2
+
+
+class UnusableError(RunError):
+    """A checkpoint that is torn, altered, or of another version; not storage that cannot be read just now."""
 
 
 class PassedOver(NamedTuple):
@@ -42,9 +48,14 @@ def copied(value: Any, known: dict[Any, Tensor] | None = None) -> Any:
             known[key] = value.detach().to("cpu", copy=True)
         return known[key]
     if isinstance(value, Mapping):
-        return {key: copied(item, known) for key, item in value.items()}
+        made: dict[Any, Any] = OrderedDict() if isinstance(value, OrderedDict) else {}
+        made.update((key, copied(item, known)) for key, item in value.items())
+        if hasattr(value, "_metadata"):  # torch's, of a module's state: the versions of its parts
+            made._metadata = value._metadata  # type: ignore[attr-defined]
+        return made
     if isinstance(value, list | tuple):
-        return type(value)(copied(item, known) for item in value)
+        items = [copied(item, known) for item in value]
+        return items if isinstance(value, list) else tuple(items)
     return value
 
 
@@ -74,12 +85,15 @@ def find_checkpoint(folder: RunFolder) -> tuple[int | None, list[PassedOver]]:
     """Return the newest checkpoint whose checksum is right, by its ``samples_seen``, and those that were passed over.
 
     Those are set aside: no later life meets them again, and none of them counts among the newest.
+
+    Raises:
+        RunError: the storage cannot be read; then nothing is set aside.
     """
     passed_over = []
     for samples_seen in sorted(_all(folder), reverse=True):
         try:
             _checked(folder, samples_seen)
-        except RunError as error:
+        except UnusableError as error:
             passed_over.append(PassedOver(samples_seen, error.problem))
             _set_aside(folder, samples_seen)
             continue
@@ -145,17 +159,22 @@ def _checked(folder: RunFolder, samples_seen: int) -> bytes:
     where = f"run {folder.run_id}: checkpoint {samples_seen}"
     names, name = folder.names(FOLDER), f"{samples_seen:015d}"
     if f"{name}.json" not in names:
-        raise RunError(f"{where} is torn: its manifest was not written.")
+        raise UnusableError(f"{where} is torn: its manifest was not written.")
     if f"{name}.pt" not in names:
-        raise RunError(f"{where} is torn: its state is missing.")
-    about = read_manifest(folder, samples_seen)
+        raise UnusableError(f"{where} is torn: its state is missing.")
+    try:
+        about = json.loads(folder.read(f"{_name(samples_seen)}.json"))
+    except ValueError:
+        raise UnusableError(f"{where} is torn: its manifest is not JSON.") from None
+    if not isinstance(about, dict):
+        raise UnusableError(f"{where} was altered: its manifest holds no keys and values.")
     if about.get("schema_version") != SCHEMA_VERSION:
-        raise RunError(f"{where} has schema version {about.get('schema_version')}, not {SCHEMA_VERSION}.")
+        raise UnusableError(f"{where} has schema version {about.get('schema_version')}, not {SCHEMA_VERSION}.")
     data = folder.read(f"{_name(samples_seen)}.pt")
     if len(data) != about.get("bytes"):
-        raise RunError(f"{where} is torn: {len(data):,} bytes of {about.get('bytes')}.")
+        raise UnusableError(f"{where} is torn: {len(data):,} bytes of {about.get('bytes')}.")
     if sha256(data).hexdigest() != about.get("sha256"):
-        raise RunError(f"{where} was altered: its checksum is another.")
+        raise UnusableError(f"{where} was altered: its checksum is another.")
     return data
 
 

@@ -11,6 +11,7 @@ from scaler.core.batch import share_bounds
 from scaler.errors import RecipeError
 from scaler.training.data import batches, to_device
 from scaler.training.recipe import Recipe, kind
+from scaler.training.watch import EVALUATING, WAITING, Watch
 
 
 def evaluate(
@@ -21,6 +22,7 @@ def evaluate(
     world_size: int,
     batch_size: int,
     device: torch.device,
+    watch: Watch,
     most_samples: int | None = None,
 ) -> dict[str, float]:
     """Return the mean of each value over every sample of ``eval_data``, on every worker the same.
@@ -32,6 +34,7 @@ def evaluate(
         world_size: workers that share the data.
         batch_size: samples in one forward pass.
         device: where the model lives.
+        watch: told of each batch, for a long evaluation is no hang.
         most_samples: of the data, from its start; None: all of it.
     """
     data = recipe.eval_data
@@ -50,11 +53,13 @@ def evaluate(
     model.eval()
     with torch.no_grad():
         for index, batch in zip(indices, batches(recipe, data, indices, data_workers=0, pin=False), strict=True):
+            watch.now(EVALUATING)
             counted = len(index) if stop > start else 0  # an empty share runs one sample, to learn the names
             for name, (value, weight) in _values(recipe, model, to_device(batch, device), counted).items():
                 sums[name] = sums.get(name, 0.0) + value * weight
                 weights[name] = weights.get(name, 0.0) + weight
     model.train(was_training)
+    watch.now(WAITING)
     names = sorted(sums)
     if world_size > 1:  # a value may be there for some batches only, so for some workers only
         theirs: list[list[str]] = [[] for _ in range(world_size)]

@@ -12,6 +12,7 @@ from scaler.training.average import WeightAverage
 from scaler.training.evaluate import evaluate
 from scaler.training.recipe import Recipe
 from scaler.training.surroundings import Surroundings
+from scaler.training.watch import Watch
 
 
 class Evaluation:
@@ -22,12 +23,19 @@ class Evaluation:
         surroundings: where this worker is.
         module: not wrapped.
         average: of its weights; None: there is none.
+        watch: told of each batch.
     """
 
     def __init__(
-        self, recipe: Recipe, surroundings: Surroundings, module: nn.Module, average: WeightAverage | None
+        self,
+        recipe: Recipe,
+        surroundings: Surroundings,
+        module: nn.Module,
+        average: WeightAverage | None,
+        watch: Watch,
     ) -> None:
         self._recipe, self._surroundings, self._module, self._average = recipe, surroundings, module, average
+        self._watch = watch
 
     @property
     def is_there(self) -> bool:
@@ -87,5 +95,6 @@ class Evaluation:
             world_size=surroundings.world_size,
             batch_size=plan.per_worker_batch_size,
             device=surroundings.device,
+            watch=self._watch,
             most_samples=most_samples,
         )

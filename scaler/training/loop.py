@@ -3,48 +3,35 @@
 Everything is a function of ``samples_seen``. Nothing here counts anything else.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import isfinite
-from time import perf_counter, time
+from time import perf_counter
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from scaler.core.noise_scale import GradientSquares, estimate_squares
 from scaler.core.ramp import Ramp
 from scaler.errors import TrainingError
 from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
-from scaler.metrics.record import Record
 from scaler.plan import Plan, grow, limit_micro_batches
-from scaler.training.average import WeightAverage
-from scaler.training.checkpoint import find_checkpoint, load_checkpoint, require_same_shapes
+from scaler.training.checkpoint import find_checkpoint, load_checkpoint
 from scaler.training.checkpoints import Checkpoints
 from scaler.training.clock import clock_for
 from scaler.training.controllers import Controllers
 from scaler.training.data import StepIndices, batches, next_step_size
 from scaler.training.evaluation import Evaluation
-from scaler.training.freezing import Freezing
-from scaler.training.gradients import GradientStep, Parts, StepMeasures, is_out_of_memory
+from scaler.training.gradients import is_out_of_memory
 from scaler.training.group import require_same_model
-from scaler.training.optimizer import (
-    Preconditioner,
-    build_optimizer,
-    require_momentum,
-    require_one_point,
-    set_constants,
-    set_mode,
-    set_rate,
-    used_rate,
-)
 from scaler.training.pace import Pace
 from scaler.training.randomness import gather_random_states, seed_worker, set_random_state
 from scaler.training.recipe import Recipe, require_planned
 from scaler.training.recorder import Pending, Recorder
+from scaler.training.stepper import Stepper, WholeGradient
 from scaler.training.surroundings import Ending, Leave, Surroundings
-from scaler.training.watch import EVALUATING, SAVING, WAITING, Watch
+from scaler.training.watch import SAVING, WAITING, Watch
 
 
 class Training:
@@ -70,33 +57,16 @@ class Training:
         self._device = surroundings.device
         self._clock = clock_for(self._device)
         self.watch = Watch()
-        self._module: nn.Module = recipe.model.to(self._device)
-        self._module.train()
-        self._scaler = torch.amp.GradScaler(self._device.type, enabled=job.train.precision == "fp16")
-        named = dict(self._module.named_parameters())
-        self._freezing = Freezing(named, plan.groups)
-        self._freezing.apply(0)
-        self._optimizer = build_optimizer(named, plan.optimizer, groups=plan.groups)
-        if plan.schedule.momentum(0) is not None:
-            require_momentum(self._optimizer, name=plan.optimizer["name"])
-        if job.train.ema is not None:
-            require_one_point(self._optimizer, name=plan.optimizer["name"])
-        self._parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        self._stepper = Stepper(recipe, job, plan, surroundings, clock=self._clock, watch=self.watch)
         self._phase = plan.phases[0]
-        set_constants(self._optimizer, self._phase, plan.groups)
-        self._preconditioner = Preconditioner(self._optimizer) if plan.is_preconditioned else None
-        self._gradient: GradientStep | None = None
-        self._make_gradient()
         self._controllers = Controllers(job, plan)
-        self._average = WeightAverage(self._module) if job.train.ema is not None else None
-        self._evaluation = Evaluation(recipe, surroundings, self._module, self._average)
-        self._recorder = Recorder(rank=surroundings.rank, attempt=surroundings.attempt, clock=self._clock)
-        self._events: list[dict[str, Any]] = []
+        stepper = self._stepper
+        self._evaluation = Evaluation(recipe, surroundings, stepper.module, stepper.average, self.watch)
+        self._recorder = Recorder(surroundings, self._clock)
         self._checkpoints = Checkpoints(job, surroundings)
         self._ramp: Ramp | None = None  # after a resize that raised the rate
         self._random: Tensor | None = None  # what a checkpoint says of this worker's random numbers
         self._pace = Pace()
-        self._unjudged: list[Record] = []  # handed over, and not yet shown to the guard of the loss
         self._astray: str | None = None  # why the training has diverged, when it has
         self._step_ended = self._clock.mark()
         self.samples_seen = 0
@@ -111,25 +81,15 @@ class Training:
         """
         surroundings = self._surroundings
         state = load_checkpoint(surroundings.folder, samples_seen)
-        require_same_shapes(state["model"], self._module.state_dict(), samples_seen=samples_seen)
-        self._module.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:  # empty unless it was fp16 then
-            self._scaler.load_state_dict(state["scaler"])
         self._controllers.load_state_dict(state["controllers"])
-        if self._average is not None:
-            self._average.load_state_dict(state["average"])
         self.samples_seen, self.progress = samples_seen, state["progress"]
         for at, factor in self._controllers.growth:
             self._plan = grow(self._plan, self._job, samples_seen=at, global_batch_size=self._grown_size(factor))
         self._phase = self._plan.phase_at(samples_seen)
-        set_constants(self._optimizer, self._phase, self._plan.groups)
+        self._stepper.load_state_dict(state, self._phase, samples_seen=samples_seen)
         self._controllers.measured(None, batch_ratio=self._phase.batch_ratio)
-        self._optimizer.zero_grad()
         if self._next_size():  # the checkpoint of an end holds the evaluation's weights
-            set_mode(self._optimizer, training=True)
-        if self._freezing.apply(samples_seen):
-            self._make_gradient()
+            self._stepper.set_mode(training=True)
         self._checkpoints.best = state["best"]
         self._ramp = self._ramp_after(state)
         rows = state["random"]
@@ -153,8 +113,7 @@ class Training:
         self._step_ended = self._clock.mark()
         try:
             while size := self._next_size():
-                if self._freezing.apply(self.samples_seen):
-                    self._make_gradient()
+                self._stepper.freeze(self.samples_seen)
                 if not self._step(source, size):
                     source = self._batches()
                     continue
@@ -198,66 +157,37 @@ class Training:
         else:  # workers built the same model from one seed; their dropout must differ
             seed_worker(self._job.train.seed, rank=self._surroundings.rank, samples_seen=self.samples_seen)
 
-    def _make_gradient(self) -> None:
-        """Make the gradient's step anew: which parameters it reduces is fixed when it is made."""
-        if self._gradient is not None:
-            self._gradient.close()
-        self._gradient = GradientStep(
-            self._module,
-            self._recipe.loss,
-            world_size=self._surroundings.world_size,
-            device=self._device,
-            precision=self._job.train.precision,
-            scaler=self._scaler,
-            clock=self._clock,
-            watch=self.watch,
-            precondition=self._preconditioner,
-        )
-
     def _step(self, source: Iterator[Any], size: int) -> bool:
         """Take a step of ``size`` samples; return False when it must be tried again in smaller micro-batches."""
         plan, controllers = self._plan, self._controllers
         began = self._clock.mark()
-        phase = plan.phase_at(self.samples_seen)
-        if phase is not self._phase:
-            self._phase = phase
-            set_constants(self._optimizer, phase, plan.groups)
+        self._phase = phase = plan.phase_at(self.samples_seen)
+        self._stepper.enter(phase)
         step = plan.steps(self.samples_seen)
-        measures = self._measures(source, size, measure=self._is_measured(step))
-        if measures is None:
+        gradient = self._gradient(source, size, measure=self._is_measured(step))
+        if gradient is None:
             return False
-        self._scaler.unscale_(self._optimizer)
-        trained = [parameter for parameter in self._parameters if parameter.grad is not None]
-        grad_norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in trained])
-        squares = None
-        if measures.parts is not None:  # before clipping
-            squares = self._estimate(measures.parts, trained, grad_norm)
-            controllers.measured(squares, batch_ratio=phase.batch_ratio)
+        is_measured = gradient.measures.parts is not None
+        if is_measured:
+            controllers.measured(gradient.squares, batch_ratio=phase.batch_ratio)
         lr = self._planned_lr() * self._ramp_factor()
-        set_rate(self._optimizer, lr, momentum=plan.momentum_at(self.progress))
-        if self._job.train.clip_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(trained, self._job.train.clip_grad_norm, grad_norm)
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._optimizer.zero_grad()
-        if self._average is not None and phase.ema_decay is not None:
-            self._average.update(self._module, decay=phase.ema_decay)
+        used = self._stepper.update(gradient, lr=lr, momentum=plan.momentum_at(self.progress))
         previous_end, self._step_ended = self._step_ended, self._clock.mark()
         self._recorder.add(
             Pending(
                 step=step,
                 samples_seen=self.samples_seen,
                 progress=self.progress,
-                lr=used_rate(self._optimizer, planned=lr),  # after the step: a hook of the recipe's would show
+                lr=used,
                 lr_planned=lr,
                 previous_end=previous_end,
                 began=began,
                 ended=self._step_ended,
-                measures=measures,
-                grad_norm=grad_norm,
+                measures=gradient.measures,
+                grad_norm=gradient.norm,
                 peak_memory_gib=self._clock.peak_memory_gib(),
-                squares=squares,
-                noise_scale=controllers.noise.noise_scale if measures.parts is not None else None,
+                squares=gradient.squares,
+                noise_scale=controllers.noise.noise_scale if is_measured else None,
             )
         )
         self.samples_seen += size
@@ -285,13 +215,17 @@ class Training:
         stop = self.samples_seen + self._plan.rewarmup_samples
         return Ramp(start=self.samples_seen, stop=stop, factor=before / now)
 
-    def _measures(self, source: Iterator[Any], size: int, *, measure: bool) -> StepMeasures | None:
+    def _is_measured(self, step: int) -> bool:
+        """Whether the noise of this step's gradient is measured."""
+        every = 1 if self._plan.is_measured else self._job.train.noise_scale_every
+        return every is not None and step % every == 0 and self._stepper.can_measure_noise()
+
+    def _gradient(self, source: Iterator[Any], size: int, *, measure: bool) -> WholeGradient | None:
         """Make the step's gradient; None when memory did not suffice, and the micro-batch was halved."""
-        assert self._gradient is not None
         bounds = self._plan.micro_batch_bounds(size, rank=self._surroundings.rank, samples_seen=self.samples_seen)
         sizes = [stop - start for start, stop in bounds]
         try:
-            return self._gradient(source, sizes, step_samples=size, measure=measure)
+            return self._stepper.gradient(source, sizes, self._plan, step_samples=size, measure=measure)
         except Exception as error:
             # In a group the others wait in the middle of a sum: all of it starts again with smaller micro-batches.
             is_alone = self._surroundings.world_size == 1
@@ -306,32 +240,13 @@ class Training:
         return None
 
     def _halve_micro_batches(self, most: int) -> None:
-        half = (most + 1) // 2
-        self._optimizer.zero_grad()
-        self._make_gradient()
+        self._stepper.renew()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+        half = most // 2
         self._plan = limit_micro_batches(self._plan, half)
         self._first_plan = limit_micro_batches(self._first_plan, half)
-        self._phase = self._plan.phase_at(self.samples_seen)
         self._event("micro_batch_halved", per_worker_batch_size=half)
-
-    def _is_measured(self, step: int) -> bool:
-        """Whether the noise of this step's gradient is measured: its parts are workers or micro-steps, at least two."""
-        if self._surroundings.world_size == 1 and self._phase.grad_accum_steps == 1:
-            return False
-        if self._preconditioner is not None and not self._preconditioner.is_ready():
-            return False
-        every = 1 if self._plan.is_measured else self._job.train.noise_scale_every
-        return every is not None and step % every == 0
-
-    def _estimate(self, parts: Parts, trained: Sequence[nn.Parameter], grad_norm: Tensor) -> GradientSquares | None:
-        """What a step's parts and its whole gradient say of the noise."""
-        assert self._gradient is not None
-        whole = self._gradient.square_of(trained) if self._plan.is_measured else grad_norm.double().square()
-        return estimate_squares(
-            parts.squares, parts.samples, total_square=float(whole), population=self._plan.num_samples
-        )
 
     def _hand_over_together(self) -> tuple[Leave, bool]:
         """About once a second, at a step that all workers agree on: hand records over, and ask what to do.
@@ -352,15 +267,11 @@ class Training:
         return Leave(int(leave)), bool(save)
 
     def _hand_over(self) -> None:
-        self._events += self._checkpoints.events()
-        events, self._events = self._events, []
-        records = self._recorder.drain()
-        self._unjudged += records
-        self._surroundings.hand_over(records, events, samples_seen=self.samples_seen)
+        self._recorder.hand_over(samples_seen=self.samples_seen, events=self._checkpoints.events())
 
     def _judge(self) -> None:
         """Show the guard the losses that were handed over since the last time, as means over all workers."""
-        records, self._unjudged = self._unjudged, []
+        records = self._recorder.unjudged()
         known = [(record.loss, record.samples) if record.loss is not None else (0.0, 0) for record in records]
         sums = torch.tensor([(loss * samples, samples) for loss, samples in known], dtype=torch.float64).reshape(-1, 2)
         if self._surroundings.world_size > 1 and len(records):
@@ -393,12 +304,11 @@ class Training:
             dist.broadcast(start, 0)
         samples_seen, attempt = start.tolist()
         self._hand_over()
-        self._unjudged = []
+        self._recorder.unjudged()  # of what is thrown away
         self._plan = self._first_plan
         self.restore(samples_seen)
         self._controllers.went_back(times=times)
         self._surroundings.attempt = attempt
-        self._recorder = Recorder(rank=self._surroundings.rank, attempt=attempt, clock=self._clock)
         self._seed()
         self._begin_attempt()
         self._step_ended = self._clock.mark()
@@ -446,25 +356,17 @@ class Training:
         measure = due(self._plan.eval_every_samples) and self._evaluation.is_there
         if not (save or measure) or self._astray is not None:
             return
-        self._share_buffers()
-        set_mode(self._optimizer, training=False)
+        self._stepper.share_buffers()
+        self._stepper.set_mode(training=False)
         values = self._evaluate() if measure else None
         is_best = values is not None and self._checkpoints.is_best(values)
         if not ended:
-            set_mode(self._optimizer, training=True)
+            self._stepper.set_mode(training=True)
         if save or is_best:
             self._save(values, is_best=is_best)
         self._step_ended = self._clock.mark()  # the next step's time begins here
 
-    def _share_buffers(self) -> None:
-        """Give every worker rank 0's buffers (BatchNorm's statistics): one model is saved and evaluated."""
-        if self._surroundings.world_size > 1:
-            averaged = self._average.model.buffers() if self._average is not None else ()
-            for buffer in (*self._module.buffers(), *averaged):
-                dist.broadcast(buffer, 0)
-
     def _evaluate(self) -> dict[str, float]:
-        self.watch.now(EVALUATING)
         began = perf_counter()
         values = self._evaluation.values(self._plan)
         known = {name: value if isfinite(value) else None for name, value in values.items()}
@@ -485,7 +387,7 @@ class Training:
         self._hand_over()
         self._judge()
         if self._astray is None and self._controllers.is_guarded:
-            self._astray = self._broken_weight()
+            self._astray = self._stepper.broken_weight()
         if self._astray is not None or (self._next_size() and self._controllers.waits_for_a_better_loss()):
             return
         self.watch.now(SAVING)
@@ -497,11 +399,8 @@ class Training:
     def _state(self) -> dict[str, Any]:
         """Everything that another life needs to go on as if nothing had happened; its plan it makes itself."""
         return {
-            "model": self._module.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
+            **self._stepper.state_dict(),
             "controllers": self._controllers.state_dict(),
-            "average": self._average.state_dict() if self._average is not None else None,
             "samples_seen": self.samples_seen,
             "progress": self.progress,
             "best": self._checkpoints.best,
@@ -519,13 +418,5 @@ class Training:
             self.watch.now(WAITING)
             dist.barrier()
 
-    def _broken_weight(self) -> str | None:
-        """Say which weight is not a number, if one is: the losses so far are older than the last step's weights."""
-        named = [(name, tensor) for name, tensor in self._module.named_parameters() if not tensor.isfinite().all()]
-        return f"{named[0][0]} is not finite" if named else None
-
     def _event(self, kind: str, **values: Any) -> None:
-        """Note something that happened to the whole group; rank 0 speaks for all."""
-        if self._surroundings.rank == 0:
-            where = {"attempt": self._surroundings.attempt, "samples_seen": self.samples_seen}
-            self._events.append({"kind": kind, "time": time(), **where, **values})
+        self._recorder.event(kind, **{"samples_seen": self.samples_seen, **values})

@@ -6,12 +6,13 @@ debugger and the loop is tested in milliseconds.
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum, StrEnum
-from typing import Any, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from scaler.metrics.record import Record
 from scaler.runs import RunFolder
+
+if TYPE_CHECKING:
+    import torch  # who only asks a group to leave, as the cluster does, need not load it
 
 
 class Leave(IntEnum):
@@ -47,7 +48,7 @@ class Surroundings(Protocol):
         """Workers in the group; with more than one, torch's default process group is there."""
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> "torch.device":
         """Where this worker's model lives."""
 
     @property

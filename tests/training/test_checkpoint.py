@@ -65,7 +65,8 @@ def test_the_newest_checkpoint_is_found_and_read(folder: RunFolder) -> None:
         ("{}.pt", alter, r"checkpoint 300 was altered: its checksum is another\."),
         ("{}.pt", Path.unlink, r"checkpoint 300 is torn: its state is missing\."),
         ("{}.json", Path.unlink, r"checkpoint 300 is torn: its manifest was not written\."),
-        ("{}.json", cut_short, r"json is not JSON"),
+        ("{}.json", cut_short, r"checkpoint 300 is torn: its manifest is not JSON\."),
+        ("{}.json", lambda path: path.write_text("[1]"), r"was altered: its manifest holds no keys and values\."),
         ("{}.json", lambda path: path.write_text("{}"), r"checkpoint 300 has schema version None, not \d\."),
     ],
 )
@@ -78,6 +79,19 @@ def test_a_torn_or_altered_checkpoint_is_passed_over_for_the_one_before(
     assert re.search(reason, why)
     assert find_checkpoint(folder) == (200, []), "it was set aside, and is not met again"
     assert any(path.name.endswith(".bad") for path in files(folder).iterdir()), "a person can look at it"
+
+
+def test_storage_that_cannot_be_read_just_now_sets_nothing_aside(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(self: RunFolder, name: str) -> bytes:
+        raise RunError("the network is down.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "read", unreachable)
+        with pytest.raises(RunError, match="the network is down"):
+            find_checkpoint(folder)
+    assert find_checkpoint(folder) == (300, [])
 
 
 def test_with_no_checkpoint_left_training_begins_anew(folder: RunFolder) -> None:

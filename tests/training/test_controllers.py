@@ -180,7 +180,7 @@ def test_looking_for_the_metric_changes_no_bit_of_the_training(tmp_path: Path) -
         random.seed(1)
         np.random.seed(1)
         training.run()
-        weights.append(plain(training._module.state_dict()))
+        weights.append(plain(training._stepper.module.state_dict()))
     assert drawn[0] == drawn[1] != []
     assert weights[0] == weights[1]
 

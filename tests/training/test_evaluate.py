@@ -10,6 +10,7 @@ from torch.utils.data import TensorDataset
 
 from scaler import Recipe
 from scaler.training.evaluate import evaluate
+from scaler.training.watch import Watch
 
 SAMPLES = 11
 
@@ -37,7 +38,7 @@ def recipe(kind: str) -> Recipe:
 def on_rank(rank: int, world_size: int, kind: str) -> dict[str, float]:
     made = recipe(kind)
     device = torch.device("cpu")
-    return evaluate(made, made.model, rank=rank, world_size=world_size, batch_size=3, device=device)
+    return evaluate(made, made.model, rank=rank, world_size=world_size, batch_size=3, device=device, watch=Watch())
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

@@ -1,0 +1,202 @@
+"""Optimizer steps: what one worker does with its part of a step, from the samples to the new weights."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from scaler.core.noise_scale import GradientSquares, estimate_squares
+from scaler.job import Job
+from scaler.plan import Phase, Plan
+from scaler.training.average import WeightAverage
+from scaler.training.checkpoint import require_same_shapes
+from scaler.training.clock import Clock
+from scaler.training.freezing import Freezing
+from scaler.training.gradients import GradientStep, Parts, StepMeasures
+from scaler.training.optimizer import (
+    Preconditioner,
+    build_optimizer,
+    require_momentum,
+    require_one_point,
+    set_constants,
+    set_mode,
+    set_rate,
+    used_rate,
+)
+from scaler.training.recipe import Recipe
+from scaler.training.surroundings import Surroundings
+from scaler.training.watch import Watch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WholeGradient:
+    """A step's gradient, over all workers, in the parameters' ``grad``; not clipped."""
+
+    measures: StepMeasures
+    trained: Sequence[nn.Parameter]  # those that have one
+    norm: Tensor
+    squares: GradientSquares | None  # None unless its noise was measured, and said anything
+
+
+class Stepper:
+    """Model, optimizer, loss scale and average of one worker.
+
+    Args:
+        recipe: model and loss.
+        job: precision, clipping, average.
+        plan: of this attempt; its groups and optimizer.
+        surroundings: where this worker is.
+        clock: the device's.
+        watch: told what is being done.
+
+    Attributes:
+        module: the model, not wrapped, on its device.
+        average: of its weights; None without ``train.ema``.
+
+    Raises:
+        JobFileError: the optimizer cannot be built, or lacks what the job moves or averages.
+    """
+
+    def __init__(
+        self, recipe: Recipe, job: Job, plan: Plan, surroundings: Surroundings, *, clock: Clock, watch: Watch
+    ) -> None:
+        self._recipe, self._job, self._groups = recipe, job, plan.groups
+        self._clock, self._watch = clock, watch
+        self._device, self._world_size = surroundings.device, surroundings.world_size
+        self.module: nn.Module = recipe.model.to(self._device)
+        self.module.train()
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=job.train.precision == "fp16")
+        named = dict(self.module.named_parameters())
+        self._freezing = Freezing(named, plan.groups)
+        self._freezing.apply(0)
+        self._optimizer = build_optimizer(named, plan.optimizer, groups=plan.groups)
+        if plan.schedule.momentum(0) is not None:
+            require_momentum(self._optimizer, name=plan.optimizer["name"])
+        if job.train.ema is not None:
+            require_one_point(self._optimizer, name=plan.optimizer["name"])
+        self._parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        self._preconditioner = Preconditioner(self._optimizer) if plan.is_preconditioned else None
+        self.average = WeightAverage(self.module) if job.train.ema is not None else None
+        self._phase = plan.phases[0]
+        set_constants(self._optimizer, self._phase, self._groups)
+        self._gradient = self._make_gradient()
+
+    def enter(self, phase: Phase) -> None:
+        """Give the optimizer a phase's constants."""
+        if phase is not self._phase:
+            self._phase = phase
+            set_constants(self._optimizer, phase, self._groups)
+
+    def freeze(self, samples_seen: int) -> None:
+        """Freeze and unfreeze what the plan's groups say at a point of training."""
+        if self._freezing.apply(samples_seen):
+            self.renew()
+
+    def renew(self) -> None:
+        """Make the gradient's step anew: which parameters it reduces is fixed when it is made."""
+        self._optimizer.zero_grad()
+        self._gradient.close()
+        self._gradient = self._make_gradient()
+
+    def can_measure_noise(self) -> bool:
+        """Whether a step's gradient has parts, workers or micro-steps, at least two, that can be compared."""
+        if self._world_size == 1 and self._phase.grad_accum_steps == 1:
+            return False
+        return self._preconditioner is None or self._preconditioner.is_ready()
+
+    def gradient(
+        self, source: Iterator[Any], sizes: Sequence[int], plan: Plan, *, step_samples: int, measure: bool
+    ) -> WholeGradient:
+        """Make the gradient of a step, on every worker the same.
+
+        Args:
+            source: yields this worker's micro-batches.
+            sizes: samples in each.
+            plan: of this attempt.
+            step_samples: samples in the whole step, over all workers.
+            measure: whether to measure its noise.
+        """
+        measures = self._gradient(source, sizes, step_samples=step_samples, measure=measure)
+        self._scaler.unscale_(self._optimizer)
+        trained = [parameter for parameter in self._parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in trained])
+        squares = self._estimate(measures.parts, trained, norm, plan) if measures.parts is not None else None
+        return WholeGradient(measures=measures, trained=trained, norm=norm, squares=squares)
+
+    def update(self, gradient: WholeGradient, *, lr: float, momentum: float | None) -> float:
+        """Step, with a rate; return the rate that the optimizer used, as it says itself."""
+        set_rate(self._optimizer, lr, momentum=momentum)
+        if self._job.train.clip_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(gradient.trained, self._job.train.clip_grad_norm, gradient.norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
+        if self.average is not None and self._phase.ema_decay is not None:
+            self.average.update(self.module, decay=self._phase.ema_decay)
+        return used_rate(self._optimizer, planned=lr)  # after the step: a hook of the recipe's would show
+
+    def set_mode(self, *, training: bool) -> None:
+        """Let an optimizer that trains at other weights than it is evaluated at go from the one to the other."""
+        set_mode(self._optimizer, training=training)
+
+    def share_buffers(self) -> None:
+        """Give every worker rank 0's buffers (BatchNorm's statistics): one model is saved and evaluated."""
+        if self._world_size > 1:
+            averaged = self.average.model.buffers() if self.average is not None else ()
+            for buffer in (*self.module.buffers(), *averaged):
+                dist.broadcast(buffer, 0)
+
+    def broken_weight(self) -> str | None:
+        """Say which weight is not a number, if one is: the losses so far are older than the last step's weights."""
+        named = [(name, tensor) for name, tensor in self.module.named_parameters() if not tensor.isfinite().all()]
+        return f"{named[0][0]} is not finite" if named else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint."""
+        return {
+            "model": self.module.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], phase: Phase, *, samples_seen: int) -> None:
+        """Go on from a checkpoint. The optimizer's constants are not restored: they are this phase's.
+
+        Raises:
+            RecipeError: the checkpoint holds another model.
+        """
+        require_same_shapes(state["model"], self.module.state_dict(), samples_seen=samples_seen)
+        self.module.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:  # empty unless it was fp16 then
+            self._scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self._phase = phase
+        set_constants(self._optimizer, phase, self._groups)
+        self._optimizer.zero_grad()
+        self.freeze(samples_seen)
+
+    def _make_gradient(self) -> GradientStep:
+        return GradientStep(
+            self.module,
+            self._recipe.loss,
+            world_size=self._world_size,
+            device=self._device,
+            precision=self._job.train.precision,
+            scaler=self._scaler,
+            clock=self._clock,
+            watch=self._watch,
+            precondition=self._preconditioner,
+        )
+
+    def _estimate(
+        self, parts: Parts, trained: Sequence[nn.Parameter], norm: Tensor, plan: Plan
+    ) -> GradientSquares | None:
+        """What a step's parts and its whole gradient say of the noise."""
+        whole = self._gradient.square_of(trained) if plan.is_measured else norm.double().square()
+        return estimate_squares(parts.squares, parts.samples, total_square=float(whole), population=plan.num_samples)
