@@ -126,11 +126,6 @@ def plan_for(
     return job, make_plan(job, world_size, num_samples=facts.num_samples, parameters=facts.parameters)
 
 
-def elastic_range(job: Job) -> tuple[int, int] | None:
-    """Return the fewest and the most workers of an elastic job; None for another."""
-    return (job.scale.min_workers, job.scale.max_workers) if job.scale.is_elastic else None
-
-
 def _with_groups(job: Job, groups: object, *, job_path: Path) -> Job:
     """The job with the groups that its recipe gives, checked as if they stood in the file."""
     if not isinstance(groups, list | tuple):

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from scaler.cli.options import RecipeFacts, elastic_range, job_options, numbers, plan_for, recipe_facts, write_file
+from scaler.cli.options import RecipeFacts, job_options, numbers, plan_for, recipe_facts, write_file
 from scaler.cli.terminal import show
 from scaler.core.rules import RULES
 from scaler.errors import JobFileError
@@ -43,14 +43,14 @@ def command(
     if html_path is not None:
         from scaler.report.plan_html import render_plan_html
 
-        write_file(html_path, render_plan_html(outcomes))
+        write_file(html_path, render_plan_html(outcomes, job=job))
     if as_json:
         click.echo(json.dumps(_as_json(outcomes), indent=1, allow_nan=False))
     elif html_path is None:
         from scaler.report.plan_text import plan_text, plans_table
 
         if len(outcomes) == 1 and isinstance(outcomes[0], Plan):
-            show(plan_text(outcomes[0], elastic=elastic_range(job), with_curve=True))
+            show(plan_text(outcomes[0], job=job, with_curve=True))
         else:
             show(plans_table(outcomes, with_curve=True))
 

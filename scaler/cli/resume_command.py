@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scaler.cli.options import address_option, elastic_range, output_options, plan_for, storage_option
+from scaler.cli.options import address_option, output_options, plan_for, storage_option
 from scaler.cli.terminal import err, show
 from scaler.errors import JobFileError
 from scaler.job import Job, apply_overrides, load_job, parse_job
@@ -62,7 +62,7 @@ def command(
 
         if changes:
             err().print("\n".join([f"Changes of {folder.run_id}", *(f"  {change}" for change in changes), ""]))
-        show(plan_text(plan, elastic=elastic_range(job)), aside=True)
+        show(plan_text(plan, job=job), aside=True)
     from scaler.cli.follow import follow
 
     def began(folder: RunFolder, from_samples: int | None) -> str:

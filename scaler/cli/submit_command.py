@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from scaler.cli.options import address_option, elastic_range, job_options, output_options, plan_for, where_it_runs
+from scaler.cli.options import address_option, job_options, output_options, plan_for, where_it_runs
 from scaler.cli.terminal import show
 from scaler.job import load_job
 
@@ -30,7 +30,7 @@ def command(
     if not quiet:
         from scaler.report.plan_text import plan_text
 
-        show(plan_text(plan, elastic=elastic_range(job)), aside=True)
+        show(plan_text(plan, job=job), aside=True)
     from scaler.cli.follow import follow
     from scaler.cluster.submit import submit
 

@@ -7,14 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scaler.job import Job
 from scaler.plan import Plan, PlanGroup
 from scaler.report.page import render_page
 from scaler.report.plan_words import (
     average_reason,
     built_with,
+    can_resize,
     constants,
+    kept,
     or_more,
     reactions,
+    resizes,
+    rewarmup,
     trained_from,
     varying,
     weight_decay,
@@ -61,11 +66,12 @@ class PlanSection:
     groups: tuple[tuple[PlanGroup, str, str], ...]  # with its weight decay and the sample that it is trained from
 
 
-def render_plan_html(outcomes: Sequence[Plan | Refused]) -> str:
+def render_plan_html(outcomes: Sequence[Plan | Refused], *, job: Job | None = None) -> str:
     """Return plans as one HTML document, readable offline, on paper and without its script.
 
     Args:
         outcomes: plans of one job, at least one, and combinations that were refused.
+        job: with it, the page says what is kept to go on from, and what a resize does.
     """
     plans = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
     clock = sorted({at for plan in plans for at in curve_places(plan, CURVE_POINTS // len(plans))})
@@ -77,7 +83,7 @@ def render_plan_html(outcomes: Sequence[Plan | Refused]) -> str:
         outcomes=[(outcome, outcome if isinstance(outcome, Plan) else None) for outcome in outcomes],
         headline=_headline(outcomes, plans),
         rules={plan.rule: plan.rule_reason for plan in plans},
-        sections=[_section(plan, name) for plan, name in zip(plans, labels(plans), strict=True)],
+        sections=[_section(plan, name, job) for plan, name in zip(plans, labels(plans), strict=True)],
         charts=charts,
         data=_data(plans, charts, clock),
         or_more=or_more,
@@ -103,24 +109,24 @@ def _headline(outcomes: Sequence[Plan | Refused], plans: Sequence[Plan]) -> str:
 # One plan
 
 
-def _section(plan: Plan, label: str) -> PlanSection:
+def _section(plan: Plan, label: str, job: Job | None) -> PlanSection:
     return PlanSection(
         label=label,
         plan=plan,
-        rows=tuple(_rows(plan)),
+        rows=tuple(_rows(plan, job)),
         varying=tuple(varying(plan.phases)),
         constants=tuple(constants(phase) for phase in plan.phases),
         groups=tuple((group, weight_decay(plan, group), trained_from(group)) for group in plan.groups),
     )
 
 
-def _rows(plan: Plan) -> list[tuple[str, str, str]]:
+def _rows(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
     """Every number, in the words of ``plan --json``, and why; the optimizer, which is long, comes last."""
     reasons = plan.reasons
     average = plan.phases[0].ema_decay
     options = ", ".join(f"{name} {text}" for name, text in built_with(plan.optimizer).items())
     return [
-        ("world_size", plural(plan.world_size, "worker"), "as asked for"),
+        ("world_size", plural(plan.world_size, "worker"), _sizes(plan, job)),
         ("global_batch_size", plural(plan.global_batch_size, "sample"), reasons["global_batch_size"]),
         ("per_worker_batch_size", plural(plan.per_worker_batch_size, "sample"), "in one forward and backward, at most"),
         ("grad_accum_steps", number(plan.grad_accum_steps), "forwards and backwards in an optimizer step"),
@@ -136,18 +142,30 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
         ("total_samples", _samples(plan, plan.total_samples, plan.total_steps), reasons["total_samples"]),
         ("steps_per_epoch", plural(plan.steps_per_epoch, "step"), reasons["steps_per_epoch"]),
         ("eval_every_samples", plural(plan.eval_every_samples, "sample"), "how often it is evaluated"),
-        _cadence(plan),
+        _cadence(plan, job),
+        *_rewarmup(plan, job),
         *([("ema_decay", number(average, 6), average_reason(plan))] if average is not None else []),
         *(("reacts", name, reason) for name, reason in reactions(plan)),
         ("optimizer", f"{plan.optimizer['name']}, {options}", reasons["optimizer"]),
     ]
 
 
-def _cadence(plan: Plan) -> tuple[str, str, str]:
-    """How often a checkpoint is written: by samples, or by time."""
+def _sizes(plan: Plan, job: Job | None) -> str:
+    return resizes(job) if job is not None and can_resize(plan, job) else "as asked for"
+
+
+def _cadence(plan: Plan, job: Job | None) -> tuple[str, str, str]:
+    """How often a checkpoint is written, by samples or by time, and which are kept."""
+    which = kept(job)[1] if job is not None else "how often it is kept"
     if plan.checkpoint_every_samples is None:
-        return "checkpoint_every_s", seconds(plan.checkpoint_every_s), "how often it is kept"
-    return "checkpoint_every_samples", plural(plan.checkpoint_every_samples, "sample"), "how often it is kept"
+        return "checkpoint_every_s", seconds(plan.checkpoint_every_s), which
+    return "checkpoint_every_samples", plural(plan.checkpoint_every_samples, "sample"), which
+
+
+def _rewarmup(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
+    """The climb after a resize, where one can raise the rate."""
+    climb = rewarmup(plan, job) if job is not None else None
+    return [("rewarmup_samples", plural(plan.rewarmup_samples, "sample"), climb[1])] if climb is not None else []
 
 
 def _samples(plan: Plan, samples: int, steps: int) -> str:

@@ -7,13 +7,18 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from scaler.job import Job
 from scaler.plan import Phase, Plan
 from scaler.report.plan_words import (
     average_reason,
     built_with,
+    can_resize,
     constants,
+    kept,
     or_more,
     reactions,
+    resizes,
+    rewarmup,
     trained_from,
     varying,
     weight_decay,
@@ -25,15 +30,15 @@ CURVE_POINTS = 800  # four for each column of dots
 FEWEST_EPOCHS = 2.0  # for an axis in epochs; below, it is in samples
 
 
-def plan_text(plan: Plan, *, elastic: tuple[int, int] | None = None, with_curve: bool = False) -> RenderableType:
+def plan_text(plan: Plan, *, job: Job | None = None, with_curve: bool = False) -> RenderableType:
     """Return a plan for a terminal: each number with its reason, its phases and groups, what to look at.
 
     Args:
         plan: one plan.
-        elastic: the fewest and the most workers that the run may get; None: it stays at the plan's.
+        job: that it is a plan of; with it, the text says what is kept to go on from, and what a resize does.
         with_curve: draw the rate over the training, and the momentum where the schedule moves it.
     """
-    parts: list[RenderableType] = [_numbers(plan, elastic)]
+    parts: list[RenderableType] = [_numbers(plan, job)]
     if len(plan.phases) > 1:
         parts.append(_titled(f"Batch, in {len(plan.phases):,} phases", _phases(plan)))
         names = varying(plan.phases)
@@ -85,10 +90,11 @@ def plans_table(outcomes: Sequence[Plan | Refused], *, with_curve: bool = False)
 # Parts of one plan
 
 
-def _numbers(plan: Plan, elastic: tuple[int, int] | None) -> RenderableType:
+def _numbers(plan: Plan, job: Job | None) -> RenderableType:
     reasons = plan.reasons
+    sizes = resizes(job) if job is not None and can_resize(plan, job) else ""
     rows = [
-        ("workers", number(plan.world_size), "elastic, {:,} to {:,}".format(*elastic) if elastic else ""),
+        ("workers", number(plan.world_size), sizes),
         ("global batch", number(plan.global_batch_size), reasons["global_batch_size"]),
         ("batch ratio", f"{number(plan.batch_ratio)}x", reasons["batch_ratio"]),
         ("rate ratio", f"{number(plan.lr_ratio)}x", plan.rule_reason),
@@ -107,6 +113,11 @@ def _numbers(plan: Plan, elastic: tuple[int, int] | None) -> RenderableType:
     if average is not None:
         rows.append(("average", number(average, 6), average_reason(plan)))
     rows += [("reacts to", name, reason) for name, reason in reactions(plan)]
+    if job is not None:
+        climb = rewarmup(plan, job)
+        rows += [("rewarmup", *climb)] if climb is not None else []
+        often, which = kept(job)
+        rows.append(("checkpoint", often, printable(which)))
     return Padding(_grid(rows), (0, 0, 0, 2))
 
 
@@ -230,7 +241,7 @@ def _grid(rows: Iterable[Sequence[str]]) -> Table:
         if index == 0:
             for place in range(1, len(row)):
                 last = place == len(row) - 1
-                table.add_column(style="dim" if last else None, no_wrap=not last)
+                table.add_column(style="dim" if last else None, no_wrap=not last, overflow="fold")
         table.add_row(*(Text(cell) for cell in row))
     return table
 

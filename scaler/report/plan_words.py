@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from scaler.job import Job
+from scaler.job.section import Length
 from scaler.plan import Phase, Plan, PlanGroup
-from scaler.report.words import number, plural
+from scaler.report.words import number, plural, seconds
 
 REACTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -59,6 +61,64 @@ def reactions(plan: Plan) -> list[tuple[str, str]]:
     """Return what may change the rate or the batch in training, and how."""
     every = f", looked at every {plural(plan.grow_every_samples, 'sample')}" if plan.grow_every_samples else ""
     return [(name, REACTIONS.get(name, "") + (every if name == "noise_scale" else "")) for name in plan.reacts]
+
+
+def kept(job: Job) -> tuple[str, str]:
+    """Return how often a checkpoint is written, and which are kept.
+
+    Example:
+        >>> from scaler.job import parse_job
+        >>> reference = {"global_batch_size": 16, "lr": 0.1, "optimizer": {"name": "sgd"}}
+        >>> values = {"name": "a", "recipe": "a:b", "reference": reference, "train": {"epochs": 1}}
+        >>> kept(parse_job({**values, "scale": {"per_worker_batch_size": 16}}, source=""))
+        ('1 epoch', 'how often, and at the end; the newest 2 are kept')
+    """
+    every, best = job.checkpoint.every, job.checkpoint.best
+    often = seconds(every.seconds) if every.seconds is not None else _length(every)
+    count = job.checkpoint.keep
+    newest = "the newest is kept" if count == 1 else f"the newest {count:,} are kept"
+    also = f", and the one with the {_extreme(best.mode)} {best.metric}" if best is not None else ""
+    return often, f"how often, and at the end; {newest}{also}"
+
+
+def can_resize(plan: Plan, job: Job) -> bool:
+    """Return whether a run of this plan may get another number of workers while it runs."""
+    scale = job.scale
+    return scale.is_elastic and scale.min_workers <= plan.world_size <= scale.max_workers
+
+
+def resizes(job: Job) -> str:
+    """Return what a resize of an elastic run does to batch and rate."""
+    scale = job.scale
+    workers = f"elastic, {scale.min_workers:,} to {scale.max_workers:,}"
+    if scale.global_batch_size is not None:
+        return f"{workers}; global_batch_size is fixed, and so is the rate"
+    if scale.on_resize == "hold_global_batch":
+        return f"{workers}; {scale.on_resize}: batch and rate are those of {scale.max_workers:,}"
+    return f"{workers}; {scale.on_resize}: batch and rate are planned anew"
+
+
+def rewarmup(plan: Plan, job: Job) -> tuple[str, str] | None:
+    """Return the climb after a resize, and when there is one; None where no resize can raise the rate."""
+    scale = job.scale
+    is_held = scale.global_batch_size is not None or scale.on_resize == "hold_global_batch"
+    if not can_resize(plan, job) or is_held or plan.rule == "none":
+        return None
+    if scale.rewarmup is None:
+        return "none", "a resize that raises the rate raises it at once"
+    when = f"after a resize that raises the rate more than {scale.rewarmup.above:g}x"
+    return _length(scale.rewarmup), f"from the old rate to the new, {when}"
+
+
+def _length(length: Length) -> str:
+    """A length in the unit that the job file gives."""
+    if length.epochs is not None:
+        return f"{number(length.epochs)} {'epoch' if length.epochs == 1 else 'epochs'}"
+    return plural(length.steps, "step") if length.steps is not None else plural(length.samples or 0, "sample")
+
+
+def _extreme(mode: str) -> str:
+    return {"min": "least", "max": "greatest"}[mode]
 
 
 def or_more(plan: Plan) -> str:

@@ -307,7 +307,10 @@ def test_an_elastic_job_is_planned_as_it_will_run_at_each_size(scaler_command: S
 def test_the_plan_of_an_elastic_job_says_so(scaler_command: Scaler) -> None:
     code, out, err = scaler_command("plan", JOB, *ELASTIC)
     assert (code, err) == (0, "")
-    assert out.splitlines()[1] == "  workers       2         elastic, 1 to 2"
+    assert (
+        out.splitlines()[1]
+        == "  workers       2         elastic, 1 to 2; scale_with_batch: batch and rate are planned anew"
+    )
 
 
 def test_an_elastic_job_that_has_no_plan_at_a_smaller_size_is_refused(scaler_command: Scaler) -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from scaler.errors import JobFileError
 from scaler.job import Job, apply_overrides, dump_job, load_job, parse_job, read_job
-from scaler.job.load import MAX_JOB_FILE_BYTES, masked_keys
+from scaler.job.load import masked_keys
+from scaler.job.reading import MAX_JOB_FILE_BYTES
 
 VALID: dict[str, Any] = {
     "name": "tiny",
@@ -581,7 +582,7 @@ def test_a_file_that_holds_no_job(tmp_path: Path, content: str | bytes, text: st
 
 def test_a_file_as_large_as_allowed_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = yaml.safe_dump(VALID)
-    monkeypatch.setattr("scaler.job.load.MAX_JOB_FILE_BYTES", len(content))
+    monkeypatch.setattr("scaler.job.reading.MAX_JOB_FILE_BYTES", len(content))
     assert load_bytes(tmp_path, content).name == "tiny"
     assert refusal(tmp_path, f"{content}#").startswith("JOB: larger than ")
 

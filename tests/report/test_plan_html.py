@@ -1,5 +1,6 @@
 """The page of plans: one file, every text escaped, every number with its reason."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -173,3 +174,26 @@ def test_checkpoints_by_time_are_said_in_seconds(digits: Digits) -> None:
     text = Page(render_plan_html([make_plan(digits("checkpoint.every={seconds: 90}"))])).text
     assert "checkpoint_every_s 1 min 30 s how often it is kept" in text
     assert "checkpoint_every_samples" not in text
+
+
+def test_what_is_kept_and_what_a_resize_does_stand_among_the_numbers(digits: Digits) -> None:
+    job = digits("scale.num_workers={min: 1, max: 4}", "checkpoint.best={metric: accuracy, mode: max}")
+    text = Page(render_plan_html([make_plan(job)], job=job)).text
+    assert "world_size 4 workers elastic, 1 to 4; scale_with_batch: batch and rate are planned anew" in text
+    climb = "from the old rate to the new, after a resize that raises the rate more than 1.5x"
+    assert f"rewarmup_samples 25,600 samples {climb}" in text
+    kept = "how often, and at the end; the newest 2 are kept, and the one with the greatest accuracy"
+    assert f"checkpoint_every_samples 7,185 samples {kept}" in text
+
+
+def test_a_page_of_a_plan_alone_leaves_the_job_s_own_out(digits: Digits) -> None:
+    text = Page(render_plan_html([make_plan(digits("scale.num_workers={min: 1, max: 4}"))])).text
+    assert "world_size 4 workers as asked for" in text
+    assert "rewarmup_samples" not in text
+
+
+def test_a_metric_s_name_stays_text(digits: Digits) -> None:
+    job = digits(f"checkpoint={{best: {{metric: {json.dumps(HOSTILE)}}}}}")
+    page = Page(render_plan_html([make_plan(job)], job=job))
+    assert len(page.all("script")) == 3
+    assert "{{ 7 * 7 }}" in page.text

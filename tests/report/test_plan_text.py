@@ -60,10 +60,54 @@ def test_large_ratios_are_written_out(digits: Digits) -> None:
     assert "  rate ratio    31,250x   " in text
 
 
-def test_the_sizes_of_an_elastic_run_stand_beside_the_planned_one(digits: Digits) -> None:
-    plan = make_plan(digits())
-    assert "  workers       2         elastic, 1 to 1,000\n" in rendered(plan_text(plan, elastic=(1, 1000)))
-    assert "elastic" not in rendered(plan_text(plan))
+ELASTIC = "scale.num_workers={min: 1, max: 4}"
+BEST = "checkpoint.best={metric: accuracy, mode: max}"
+
+
+def test_an_elastic_job_says_what_a_resize_does_and_what_is_kept(digits: Digits, golden: Golden) -> None:
+    job = digits(ELASTIC, BEST)
+    golden("plan-elastic.txt", rendered(plan_text(make_plan(job), job=job)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "workers", "sizes", "climb"),
+    [
+        ([], 4, "elastic, 1 to 4; scale_with_batch: batch and rate are planned anew", "50 steps"),
+        (["scale.rewarmup={above: 2, epochs: 1}"], 4, "elastic, 1 to 4; scale_with_batch: batch and ", "1 epoch"),
+        (["scale.rewarmup=null"], 4, "elastic, 1 to 4; scale_with_batch: batch and rate are planned anew", "none"),
+        (["scale.rule=none"], 4, "elastic, 1 to 4; scale_with_batch: batch and rate are planned anew", None),
+        (["scale.on_resize=hold_global_batch"], 4, "hold_global_batch: batch and rate are those of 4", None),
+        (["scale.global_batch_size=64"], 4, "elastic, 1 to 4; global_batch_size is fixed, and so is the rate", None),
+        ([], 8, "", None),  # a size that this run does not get
+    ],
+)
+def test_a_climb_is_told_where_a_resize_can_raise_the_rate(
+    digits: Digits, overrides: list[str], workers: int, sizes: str, climb: str | None
+) -> None:
+    job = digits(ELASTIC, "schedule.warmup={samples: 0}", *overrides)
+    text = rendered(plan_text(make_plan(job, workers), job=job), width=160)
+    assert sizes in text
+    assert ("elastic" in text) == bool(sizes)
+    assert (f"  rewarmup      {climb} " in text) if climb is not None else ("rewarmup" not in text)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "often", "which"),
+    [
+        ("{every: {epochs: 1}, keep: 1}", "1 epoch", "the newest is kept"),
+        ("{every: {epochs: 0.5}}", "0.5 epochs", "the newest 2 are kept"),
+        ("{every: {steps: 1000}, keep: 1000}", "1,000 steps", "the newest 1,000 are kept"),
+        ("{every: {samples: 100000}}", "100,000 samples", "the newest 2 are kept"),
+        ("{every: {seconds: 90}}", "1 min 30 s", "the newest 2 are kept"),
+        ("{best: {metric: loss}}", "1 epoch", "the newest 2 are kept, and the one with the least loss"),
+    ],
+)
+def test_what_is_kept_to_go_on_from_is_a_line(digits: Digits, checkpoint: str, often: str, which: str) -> None:
+    job = digits(f"checkpoint={checkpoint}")
+    lines = rendered(plan_text(make_plan(job), job=job), width=160).splitlines()
+    (line,) = [line for line in lines if line.startswith("  checkpoint ")]
+    assert line.split(maxsplit=1)[1].split("  ", 1)[0] == often
+    assert line.endswith(f"how often, and at the end; {which}")
 
 
 def test_a_growing_batch_shows_every_change(digits: Digits, golden: Golden) -> None:
@@ -106,10 +150,12 @@ def test_an_optimizer_with_a_path_is_named_by_its_class(digits: Digits) -> None:
     assert "  optimizer     NAdam     torch.optim:NAdam\n" in text
 
 
-@pytest.mark.parametrize("what", ["plan", "groups", "phases", "plans", "rules"])
+@pytest.mark.parametrize("what", ["plan", "elastic", "groups", "phases", "plans", "rules"])
 def test_nothing_is_wider_than_80_columns(digits: Digits, what: str) -> None:
     huge = ("scale.num_workers=4096", "train.num_samples=1281167", "train.epochs=90")
     large = digits(*huge)
+    many = ("scale.num_workers={min: 1000, max: 4096}", "checkpoint={every: {samples: 1000000000000}, keep: 1000000}")
+    elastic = digits(*huge[1:], *many, f"checkpoint.best={{metric: {'m' * 100}}}")
     scaled = ("train.ema={decay: 0.9999}", "scale.co_scale={ema: true, weight_decay: true}")
     doubling = "scale.batch_schedule={name: doubling, every: {epochs: 5}, max_global_batch_size: 33554432}"
     plans = [make_plan(large, workers) for workers in (1, 64, 4096)]
@@ -119,6 +165,7 @@ def test_nothing_is_wider_than_80_columns(digits: Digits, what: str) -> None:
     )
     shown = {
         "plan": lambda: plan_text(plans[-1], with_curve=True),
+        "elastic": lambda: plan_text(make_plan(elastic), job=elastic),
         "groups": lambda: plan_text(grouped(digits, *huge[:1]), with_curve=True),
         "phases": lambda: plan_text(make_plan(digits(*huge, doubling, *ADAM, *scaled)), with_curve=True),
         "plans": lambda: plans_table(plans, with_curve=True),

@@ -1,0 +1,163 @@
+"""YAML as job files have it: from a file or a text to plain values, and from values to text.
+
+What a person means is read, what nobody writes by hand is refused: no tags, no aliases, no key twice, and bounds on
+size and depth. ``load.py`` makes a job of the values.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scaler.errors import JobFileError
+
+MAX_JOB_FILE_BYTES = 100_000
+MOST_LEVELS = 30
+MOST_DIGITS = 100
+TOO_DEEP = "A job file nests three levels."
+
+_NESTED = "this is nested too deep"
+
+
+def read_file(path: Path) -> bytes:
+    """Return what a file holds, up to a byte more than ``read_values`` takes; a pipe or a device is not waited for.
+
+    Raises:
+        JobFileError: it cannot be read.
+    """
+    remedy = "scaler submit takes the path of a job file."
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with open(number, "rb") as file:
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                raise JobFileError(f"{path}: is no file, but a pipe or a device.", remedy)
+            return file.read(MAX_JOB_FILE_BYTES + 1)
+    except OSError as error:
+        raise JobFileError(f"{path}: cannot be read: {error.strerror}.", remedy) from error
+
+
+def read_values(raw: bytes, *, source: str) -> Mapping[str, Any]:
+    """Return the keys and values of a file's content; ``source`` names it in errors.
+
+    Raises:
+        JobFileError: it is too large, not YAML, or holds something else than keys and values.
+    """
+    if len(raw) > MAX_JOB_FILE_BYTES:
+        raise JobFileError(f"{source}: larger than {MAX_JOB_FILE_BYTES:,} bytes.", "A job file is a page of YAML.")
+    values = parse_yaml(raw, source=source)
+    if not isinstance(values, dict):
+        what = "empty" if values is None else f"a {type(values).__name__}, not keys and values"
+        raise JobFileError(f"{source}: is {what}.", "scaler init DIR writes a job file that runs as it is.")
+    return values
+
+
+def parse_yaml(raw: bytes | str, *, source: str) -> Any:
+    """Return the one value that a text in YAML describes.
+
+    Raises:
+        JobFileError: it is not YAML as job files have it; names line and column.
+    """
+    try:
+        return yaml.load(raw, Loader=_JobLoader)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        if error.problem is _NESTED:
+            raise JobFileError(f"{source}: is nested too deep.", TOO_DEEP) from None
+        mark = error.problem_mark
+        place = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
+        raise JobFileError(f"{source}:{place} {error.problem}.", "The file is YAML; indent with blanks.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise JobFileError(f"{source}: is not YAML: {' '.join(str(error).split())}.", "") from None
+
+
+def dump_yaml(values: Mapping[str, Any]) -> str:
+    """Return values as YAML that ``read_values`` reads back."""
+    return yaml.dump(values, Dumper=_JobDumper, sort_keys=False)
+
+
+def shortened(value: object) -> str:
+    """Return a value as the file has it, cut to a width that an error line bears.
+
+    Example:
+        >>> [shortened(value) for value in (None, True, 0.5, "cosine")]
+        ['null', 'true', '0.5', 'cosine']
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+class _JobLoader(yaml.SafeLoader):
+    """PyYAML's safe loader without duplicate keys and aliases, and with YAML 1.2's numbers and booleans."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own attribute)
+        first: [(tag, regexp) for tag, regexp in resolvers if tag.endswith(":null")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    _level = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=mark)
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "tag", None) is not None:
+            raise yaml.MarkedYAMLError(problem="tags (!name) are not read", problem_mark=event.start_mark)
+        if self._level > MOST_LEVELS:
+            raise yaml.MarkedYAMLError(problem=_NESTED, problem_mark=event.start_mark)
+        self._level += 1
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {shortened(key)} is not text", problem_mark=key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f'the key "{shortened(key)}" appears twice', problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+    def construct_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > MOST_DIGITS:
+            raise yaml.MarkedYAMLError(
+                problem=f"{shortened(node.value)} has {len(node.value):,} digits, and {MOST_DIGITS} are read",
+                problem_mark=node.start_mark,
+            )
+        return int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10)
+
+
+# YAML 1.1 reads 1e-3 as text, 010 as 8, 1:30 as 90 and "no" as false; YAML 1.2 reads them as people mean them.
+_JobLoader.add_constructor("tag:yaml.org,2002:int", _JobLoader.construct_int)
+_JobLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+)
+_JobLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+_JobLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
+class _JobDumper(yaml.SafeDumper):
+    """PyYAML's safe dumper; quotes text that ``_JobLoader`` would read as something else."""
+
+
+for _first, _resolvers in _JobLoader.yaml_implicit_resolvers.items():
+    for _tag, _regexp in _resolvers:
+        _JobDumper.add_implicit_resolver(_tag, _regexp, [_first])
