@@ -26,7 +26,16 @@ SCHEMA_VERSION = 2
 
 
 class UnusableError(RunError):
-    """A checkpoint that is torn, altered, or of another version; not storage that cannot be read just now."""
+    """A checkpoint that is torn or altered; not storage that cannot be read just now.
+
+    Args:
+        problem: says which, and why.
+        counted: whether it was whole once: it has a manifest.
+    """
+
+    def __init__(self, problem: str, *, counted: bool = True) -> None:
+        super().__init__(problem)
+        self.counted = counted
 
 
 class PassedOver(NamedTuple):
@@ -84,21 +93,31 @@ def write_checkpoint(folder: RunFolder, state: Mapping[str, Any], about: Mapping
 def find_checkpoint(folder: RunFolder) -> tuple[int | None, list[PassedOver]]:
     """Return the newest checkpoint whose checksum is right, by its ``samples_seen``, and those that were passed over.
 
-    Those are set aside: no later life meets them again, and none of them counts among the newest.
+    Those are set aside: no later life meets them again, and none of them counts among the newest. Nothing is set aside
+    when this raises.
 
     Raises:
-        RunError: the storage cannot be read; then nothing is set aside.
+        RunError: the storage cannot be read or does not let them be set aside, a checkpoint is of another version of
+            scaler, or there were some and none is left: training does not begin anew behind anybody's back.
     """
-    passed_over = []
+    unusable: list[tuple[int, UnusableError]] = []
+    found = None
     for samples_seen in sorted(_all(folder), reverse=True):
         try:
             _checked(folder, samples_seen)
         except UnusableError as error:
-            passed_over.append(PassedOver(samples_seen, error.problem))
-            _set_aside(folder, samples_seen)
+            unusable.append((samples_seen, error))
             continue
-        return samples_seen, passed_over
-    return None, passed_over
+        found = samples_seen
+        break
+    if found is None and any(error.counted for _, error in unusable):
+        raise RunError(
+            f"run {folder.run_id}: none of its checkpoints can be used. {unusable[0][1].problem}",
+            "Bring one back from a copy, or submit the job again; scaler does not begin anew by itself.",
+        )
+    for samples_seen, _ in unusable:
+        _set_aside(folder, samples_seen)
+    return found, [PassedOver(samples_seen, error.problem.removesuffix(".")) for samples_seen, error in unusable]
 
 
 def load_checkpoint(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
@@ -156,10 +175,10 @@ def remove_checkpoint(folder: RunFolder, samples_seen: int) -> None:
 
 def _checked(folder: RunFolder, samples_seen: int) -> bytes:
     """The bytes of a checkpoint that is as it was written."""
-    where = f"run {folder.run_id}: checkpoint {samples_seen}"
+    where = f"checkpoint {samples_seen}"
     names, name = folder.names(FOLDER), f"{samples_seen:015d}"
     if f"{name}.json" not in names:
-        raise UnusableError(f"{where} is torn: its manifest was not written.")
+        raise UnusableError(f"{where} is torn: its manifest was not written.", counted=False)
     if f"{name}.pt" not in names:
         raise UnusableError(f"{where} is torn: its state is missing.")
     try:
@@ -169,7 +188,10 @@ def _checked(folder: RunFolder, samples_seen: int) -> bytes:
     if not isinstance(about, dict):
         raise UnusableError(f"{where} was altered: its manifest holds no keys and values.")
     if about.get("schema_version") != SCHEMA_VERSION:
-        raise UnusableError(f"{where} has schema version {about.get('schema_version')}, not {SCHEMA_VERSION}.")
+        raise RunError(
+            f"run {folder.run_id}: {where} has schema version {about.get('schema_version')}, and this scaler reads {SCHEMA_VERSION}.",
+            "Go on with the version of scaler that wrote it.",
+        )
     data = folder.read(f"{_name(samples_seen)}.pt")
     if len(data) != about.get("bytes"):
         raise UnusableError(f"{where} is torn: {len(data):,} bytes of {about.get('bytes')}.")
@@ -183,9 +205,16 @@ def _set_aside(folder: RunFolder, samples_seen: int) -> None:
     filesystem, root = folder.filesystem(FOLDER)
     for ending in ("json", "pt"):
         path = f"{root}/{samples_seen:015d}.{ending}"
-        with suppress(FileNotFoundError):
-            filesystem.cp_file(path, f"{path}.bad")
-            filesystem.rm_file(path)
+        try:
+            with suppress(FileNotFoundError):
+                filesystem.cp_file(path, f"{path}.bad")
+                filesystem.rm_file(path)
+        except OSError as error:
+            raise RunError(
+                f"run {folder.run_id}: checkpoint {samples_seen} cannot be used, nor be set aside: "
+                f"{error.strerror or type(error).__name__}.",
+                f"Rename {folder.path(_name(samples_seen))}.json and .pt yourself, or see to the storage.",
+            ) from error
 
 
 def _all(folder: RunFolder) -> set[int]:

@@ -52,10 +52,24 @@ class Checkpoints:
         if wanted is None or not isfinite(value := values[wanted.metric]):
             return False
         sign = 1.0 if wanted.mode == "max" else -1.0
-        if self.best is not None and sign * value <= sign * self.best:
-            return False
-        self.best = value
-        return True
+        return self.best is None or sign * value > sign * self.best
+
+    def keep_as_best(self, values: Mapping[str, float]) -> None:
+        """Remember an evaluation as the best, when its checkpoint is saved."""
+        assert self._wanted.best is not None
+        self.best = values[self._wanted.best.metric]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is remembered, as plain values."""
+        return {"best": self.best, "best_of": self._best_of()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state; what was the best by another metric is none."""
+        self.best = state["best"] if state["best_of"] == self._best_of() else None
+
+    def _best_of(self) -> list[str] | None:
+        best = self._wanted.best
+        return [best.metric, best.mode] if best is not None else None
 
     def save(
         self,
@@ -124,6 +138,7 @@ class Checkpoints:
             "world_size": self._surroundings.world_size,
             "values": known,
             "best_by": known[best.metric] if best is not None and known is not None else None,
+            "best_of": self._best_of(),
             "is_best": is_best,
             "reference": self._job.reference.model_dump(mode="json"),
             "plan": plan.to_dict(),
@@ -152,10 +167,19 @@ class Checkpoints:
         there = [samples for samples in committed(folder) if samples <= newest]
         spared = set(there[-self._wanted.keep :])
         if self._wanted.best is not None:
-            values = {samples: read_manifest(folder, samples).get("best_by") for samples in there}
+            values = {samples: self._value_of(folder, samples) for samples in there}
             known = {samples: value for samples, value in values.items() if value is not None}
             if known:
                 choose = min if self._wanted.best.mode == "min" else max
                 spared.add(choose(known, key=lambda samples: known[samples]))
         for samples in set(there) - spared:
             remove_checkpoint(folder, samples)
+
+    def _value_of(self, folder: RunFolder, samples_seen: int) -> float | None:
+        """The value that a checkpoint was evaluated to; None without, by another metric, or if nobody can read it."""
+        try:
+            about = read_manifest(folder, samples_seen)
+        except RunError:
+            return None
+        value = about.get("best_by") if about.get("best_of") == self._best_of() else None
+        return float(value) if isinstance(value, int | float) else None

@@ -141,10 +141,16 @@ class Controllers:
         size = min(2 * global_batch_size, wanted.max_global_batch_size)
         return size if size > global_batch_size else None
 
+    def _plateau_of(self) -> list[str] | None:
+        """What the plateau's memory is of."""
+        wanted = self._job.schedule.plateau
+        return [wanted.metric, wanted.mode] if wanted is not None else None
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain values."""
         return {
             "plateau": self._plateau_state.to_dict(),
+            "plateau_of": self._plateau_of(),
             "guard": self._guard_state.to_dict(),
             "guard_factor": self._guard_factor,
             "times_gone_back": self.times_gone_back,
@@ -156,6 +162,8 @@ class Controllers:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state. How fast averages forget is this plan's, not the saved one's."""
         self._plateau_state = PlateauState.from_dict(state["plateau"])
+        if state["plateau_of"] != self._plateau_of():  # another metric now: its values do not compare
+            self._plateau_state = PlateauState(factor=self._plateau_state.factor)
         self._guard_state = DivergenceState.from_dict(state["guard"])
         self._guard_factor, self.times_gone_back = state["guard_factor"], state["times_gone_back"]
         self._gain = state["gain"]

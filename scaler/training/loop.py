@@ -64,6 +64,7 @@ class Training:
         self._evaluation = Evaluation(recipe, surroundings, stepper.module, stepper.average, self.watch)
         self._recorder = Recorder(surroundings, self._clock)
         self._checkpoints = Checkpoints(job, surroundings)
+        self._is_complete = False  # a checkpoint holds the end already, evaluated
         self._ramp: Ramp | None = None  # after a resize that raised the rate
         self._random: Tensor | None = None  # what a checkpoint says of this worker's random numbers
         self._pace = Pace()
@@ -90,7 +91,8 @@ class Training:
         self._controllers.measured(None, batch_ratio=self._phase.batch_ratio)
         if self._next_size():  # the checkpoint of an end holds the evaluation's weights
             self._stepper.set_mode(training=True)
-        self._checkpoints.best = state["best"]
+        self._checkpoints.load_state_dict(state["checkpoints"])
+        self._is_complete = state["is_end"] and not self._next_size()
         self._ramp = self._ramp_after(state)
         rows = state["random"]
         self._random = rows[surroundings.rank] if len(rows) == surroundings.world_size else None
@@ -128,6 +130,8 @@ class Training:
                     return Ending.STOPPED if leave is Leave.STOP else Ending.YIELDED
                 if grown or gone_back:
                     source = self._batches()
+            if not self._is_complete:
+                self._save_and_evaluate_when_due(0, now=False)
             self._end_saving()
             return Ending.FINISHED
         finally:
@@ -357,13 +361,16 @@ class Training:
         if not (save or measure) or self._astray is not None:
             return
         self._stepper.share_buffers()
-        self._stepper.set_mode(training=False)
+        if measure or ended:
+            self._stepper.set_mode(training=False)
         values = self._evaluate() if measure else None
         is_best = values is not None and self._checkpoints.is_best(values)
-        if not ended:
+        if measure and not ended:
             self._stepper.set_mode(training=True)
         if save or is_best:
             self._save(values, is_best=is_best)
+        self._is_complete = ended
+        self._pace.after_a_break()
         self._step_ended = self._clock.mark()  # the next step's time begins here
 
     def _evaluate(self) -> dict[str, float]:
@@ -390,6 +397,8 @@ class Training:
             self._astray = self._stepper.broken_weight()
         if self._astray is not None or (self._next_size() and self._controllers.waits_for_a_better_loss()):
             return
+        if is_best and values is not None:
+            self._checkpoints.keep_as_best(values)
         self.watch.now(SAVING)
         states = gather_random_states(self._device, world_size=surroundings.world_size)
         if surroundings.rank == 0:
@@ -403,7 +412,8 @@ class Training:
             "controllers": self._controllers.state_dict(),
             "samples_seen": self.samples_seen,
             "progress": self.progress,
-            "best": self._checkpoints.best,
+            "checkpoints": self._checkpoints.state_dict(),
+            "is_end": not self._next_size(),
             "global_batch_size": self._plan.phase_at(self.samples_seen).global_batch_size,
             "lr": self._planned_lr() * self._ramp_factor(),  # of the next step
             "ramp": self._ramp.to_dict() if self._ramp is not None else None,

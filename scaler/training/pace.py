@@ -10,7 +10,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._steps = 0
-        self._due = 1
+        self._due = self._window = 1
         self._began = perf_counter()
 
     def is_due(self) -> bool:
@@ -24,5 +24,10 @@ class Pace:
 
     def next_after(self, step_time_s: float) -> None:
         """Set the next hand-over ``HAND_OVER_S`` away; at most ten times as far as the last: first steps are slow."""
-        self._due = max(1, min(int(HAND_OVER_S / max(step_time_s, 1e-9)), 10 * self._due))
+        self._window = max(1, min(int(HAND_OVER_S / max(step_time_s, 1e-9)), 10 * self._window))
+        self._due = self._window
         self._steps, self._began = 0, perf_counter()
+
+    def after_a_break(self) -> None:
+        """Hand over at the next step: an evaluation took its time, and somebody may have asked for something."""
+        self._due = 1

@@ -18,8 +18,11 @@ def seed_everything(seed: int) -> None:
 
 
 def seed_worker(seed: int, *, rank: int, samples_seen: int) -> None:
-    """Seed a worker that goes on from a point of training with nobody's state: its dropout differs from the others'."""
-    torch.manual_seed(stream_seed(seed, f"rank {samples_seen}" if samples_seen else "rank", rank))
+    """Seed a worker that goes on from a point of training with nobody's state.
+
+    Its dropout and augmentation differ from the others', and from those of any life before.
+    """
+    seed_everything(stream_seed(seed, f"rank {samples_seen}" if samples_seen else "rank", rank))
 
 
 def random_state(device: torch.device) -> Tensor:

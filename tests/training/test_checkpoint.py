@@ -61,13 +61,12 @@ def test_the_newest_checkpoint_is_found_and_read(folder: RunFolder) -> None:
 @pytest.mark.parametrize(
     ("name", "harm", "reason"),
     [
-        ("{}.pt", cut_short, r"checkpoint 300 is torn: [\d,]+ bytes of \d+\."),
-        ("{}.pt", alter, r"checkpoint 300 was altered: its checksum is another\."),
-        ("{}.pt", Path.unlink, r"checkpoint 300 is torn: its state is missing\."),
-        ("{}.json", Path.unlink, r"checkpoint 300 is torn: its manifest was not written\."),
-        ("{}.json", cut_short, r"checkpoint 300 is torn: its manifest is not JSON\."),
-        ("{}.json", lambda path: path.write_text("[1]"), r"was altered: its manifest holds no keys and values\."),
-        ("{}.json", lambda path: path.write_text("{}"), r"checkpoint 300 has schema version None, not \d\."),
+        ("{}.pt", cut_short, r"checkpoint 300 is torn: [\d,]+ bytes of \d+$"),
+        ("{}.pt", alter, r"checkpoint 300 was altered: its checksum is another$"),
+        ("{}.pt", Path.unlink, r"checkpoint 300 is torn: its state is missing$"),
+        ("{}.json", Path.unlink, r"checkpoint 300 is torn: its manifest was not written$"),
+        ("{}.json", cut_short, r"checkpoint 300 is torn: its manifest is not JSON$"),
+        ("{}.json", lambda path: path.write_text("[1]"), r"was altered: its manifest holds no keys and values$"),
     ],
 )
 def test_a_torn_or_altered_checkpoint_is_passed_over_for_the_one_before(
@@ -94,12 +93,46 @@ def test_storage_that_cannot_be_read_just_now_sets_nothing_aside(
     assert find_checkpoint(folder) == (300, [])
 
 
-def test_with_no_checkpoint_left_training_begins_anew(folder: RunFolder) -> None:
+def test_with_no_checkpoint_left_nothing_begins_anew_by_itself(folder: RunFolder) -> None:
     for path in files(folder).glob("*.pt"):
         alter(path)
-    found, passed_over = find_checkpoint(folder)
-    assert found is None
-    assert [samples for samples, _ in passed_over] == [300, 200, 100]
+    with pytest.raises(RunError) as caught:
+        find_checkpoint(folder)
+    assert str(caught.value) == (
+        "run run: none of its checkpoints can be used. checkpoint 300 was altered: its checksum is another.\n"
+        "  Bring one back from a copy, or submit the job again; scaler does not begin anew by itself."
+    )
+    assert not list(files(folder).glob("*.bad"))
+
+
+def test_a_first_checkpoint_that_was_cut_off_by_a_kill_is_none(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path / "run"))
+    folder.write("checkpoints/000000000000100.pt", b"half of i")
+    assert find_checkpoint(folder) == (None, [(100, "checkpoint 100 is torn: its manifest was not written")])
+    assert find_checkpoint(folder) == (None, [])
+
+
+def test_a_checkpoint_of_another_version_is_refused_and_left_alone(folder: RunFolder) -> None:
+    path = files(folder) / f"{300:015d}.json"
+    path.write_text(path.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 1'))
+    with pytest.raises(RunError) as caught:
+        find_checkpoint(folder)
+    assert str(caught.value) == (
+        f"run run: checkpoint 300 has schema version 1, and this scaler reads {SCHEMA_VERSION}.\n"
+        "  Go on with the version of scaler that wrote it."
+    )
+    assert committed(folder) == [100, 200, 300]
+
+
+def test_storage_that_refuses_to_set_one_aside_is_told(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    alter(files(folder) / f"{300:015d}.pt")
+
+    def refuse(*args: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(folder.filesystem("")[0], "cp_file", refuse)
+    with pytest.raises(RunError, match=r"checkpoint 300 cannot be used, nor be set aside: Permission denied\."):
+        find_checkpoint(folder)
 
 
 def test_a_checkpoint_that_was_made_to_run_code_does_not(folder: RunFolder, tmp_path: Path) -> None:
@@ -240,3 +273,38 @@ def test_a_checkpoint_that_cannot_be_written_is_an_event_and_training_goes_on(
     assert [event["samples_seen"] for event in failed] == [250, 500]
     assert failed[0]["reason"] == "OSError: [Errno 28] No space left on device"
     assert committed(around.folder) == [750]
+
+
+def test_the_best_by_another_metric_is_not_the_best_any_more(tmp_path: Path) -> None:
+    def job(metric: str, mode: str, epochs: int) -> Any:
+        best = {"every": {"epochs": 1}, "keep": 1, "best": {"metric": metric, "mode": mode}}
+        return make_job(per_worker_batch_size=125, train={"epochs": epochs}, checkpoint=best)
+
+    training, _ = in_this_process(tmp_path, make_recipe(), job("loss", "min", 2))
+    training.run()
+    training, around = in_this_process(tmp_path, make_recipe(), job("accuracy", "max", 3))
+    training.restore(500)
+    training.run()
+    assert committed(around.folder) == [750]
+    assert read_manifest(around.folder, 750)["best_of"] == ["accuracy", "max"]
+
+
+def test_a_run_that_goes_on_only_to_end_where_it_is_is_evaluated_there(tmp_path: Path) -> None:
+    def job(epochs: int) -> Any:
+        return make_job(
+            per_worker_batch_size=125, train={"epochs": epochs, "eval_every": {"epochs": 5}}, checkpoint={"keep": 9}
+        )
+
+    training, _ = in_this_process(tmp_path, make_recipe(), job(3))
+    training.run()
+    for path in (tmp_path / "checkpoints").glob("*750.*"):
+        path.unlink()
+    training, around = in_this_process(tmp_path, make_recipe(), job(2))
+    training.restore(500)
+    training.run()
+    assert [event["samples_seen"] for event in around.events if event["kind"] == "evaluated"] == [500]
+    assert read_manifest(around.folder, 500)["values"] is not None
+    training, around = in_this_process(tmp_path, make_recipe(), job(2))
+    training.restore(500)
+    training.run()
+    assert not [event for event in around.events if event["kind"] == "evaluated"], "it is there already"

@@ -32,6 +32,7 @@ from scaler.core.divergence import DivergenceGuard, DivergenceState
 from scaler.core.noise_scale import GradientSquares, NoiseScaleAverage
 from scaler.errors import RecipeError, TrainingError
 from scaler.job import Job
+from scaler.training.controllers import Controllers
 
 CONSTANT = {"name": "constant", "warmup": {"epochs": 0}}
 
@@ -469,3 +470,21 @@ def test_the_runs_above_do_react(tmp_path: Path) -> None:
     assert events_of(run(tmp_path, 1, RESUMED["growth"])[0], "batch_grown")
     gains = {record.lr for record in records_of(run(tmp_path, 1, RESUMED["adascale"]))}
     assert len(gains) > 5
+
+
+def test_a_plateau_of_another_metric_keeps_the_rate_and_forgets_the_values(tmp_path: Path) -> None:
+    def job(metric: str, mode: str) -> Any:
+        plateau = {"metric": metric, "mode": mode, "patience": 0}
+        return make_job(per_worker_batch_size=64, schedule={**CONSTANT, "plateau": plateau})
+
+    before = Controllers(job("accuracy", "max"), plan_of(job("accuracy", "max")))
+    for accuracy in (0.9, 0.9, 0.9):
+        before.evaluated({"accuracy": accuracy, "loss": 2.0})
+    lowered = before.lr_factor
+    assert lowered < 1.0
+    after = Controllers(job("loss", "min"), plan_of(job("loss", "min")))
+    after.load_state_dict(before.state_dict())
+    assert after.lr_factor == lowered
+    assert after.evaluated({"accuracy": 0.9, "loss": 2.0}) is None, (
+        "2.0 is the first loss, not one that is worse than 0.9"
+    )

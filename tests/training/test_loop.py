@@ -24,7 +24,7 @@ from scaler.metrics.record import Record
 from scaler.plan import make_plan
 from scaler.training.checkpoint import find_checkpoint
 from scaler.training.randomness import seed_everything
-from scaler.training.surroundings import Ending
+from scaler.training.surroundings import Ending, Leave
 
 
 def test_the_same_global_batch_gives_the_same_run_however_it_is_made(tmp_path: Path) -> None:
@@ -130,6 +130,15 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path: Path) -> None
     assert training.run() is Ending.FINISHED
     for ours, theirs in zip(resumed.model.parameters(), calm.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_after_an_evaluation_nobody_waits_long_for_an_answer(tmp_path: Path) -> None:
+    """Hand-overs are counted in steps, and the second would come after ten; an evaluation may have taken minutes."""
+    job = make_job(per_worker_batch_size=64, train={"eval_every": {"samples": 192}})
+    training, around = in_this_process(tmp_path, make_recipe(), job)
+    around.leave_requested = lambda: Leave.STOP if around.events[-1]["kind"] == "evaluated" else Leave.NOT
+    assert training.run() is Ending.STOPPED
+    assert training.samples_seen == 250, "the step after the evaluation at 192"
 
 
 def test_a_run_stopped_after_every_step_is_the_run_that_was_never_stopped(tmp_path: Path) -> None:
