@@ -82,14 +82,16 @@ class SyntheticRun:
         world_size: int = 2,
         grown: Mapping[int, int] | None = None,
         ramp: Ramp | None = None,
+        factors: Mapping[int, float] | None = None,
         job: Job | None = None,
         **values: Any,
     ) -> "SyntheticRun":
         """Add a life of the worker group that took the steps from ``start`` up to ``stop`` samples.
 
         ``grown`` says at which sample the batch grew with the noise, and to what; ``ramp`` is what the rate is
-        multiplied by; ``job`` is the job from here on, of a resume that changed it. ``values`` are fields of every
-        record; a callable gets the rank and the samples seen.
+        multiplied by, and ``factors`` what controllers made of it, by the sample from which on; ``job`` is the job
+        from here on, of a resume that changed it. ``values`` are fields of every record; a callable gets the rank and
+        the samples seen.
         """
         later_jobs = {**self.later_jobs, **({number: job} if job is not None else {})}
         job = job or ([self.job, *later_jobs.values()])[-1]
@@ -127,13 +129,14 @@ class SyntheticRun:
             *(
                 {"kind": "worker_started", "time": self.clock, "attempt": number, "rank": rank,
                  "node": f"node-{rank}", "pid": 100 + rank}
-                for rank in range(world_size)
+                for rank in range(0 if self._goes_back() else world_size)
             ),
         ]  # fmt: skip
         seen, clock = start, self.clock
         while seen < (plan.most_samples if stop is None else stop):
             size = plan.step_size(seen)
-            lr = plan.lr_at(seen) * (1.0 * (ramp.at(seen) if ramp is not None else 1.0))
+            factor = ([1.0] + [value for at, value in (factors or {}).items() if at <= seen])[-1]
+            lr = plan.lr_at(seen) * factor * (ramp.at(seen) if ramp is not None else 1.0)
             for rank in range(world_size):
                 begin, end = share_bounds(size, parts=world_size, index=rank)
                 record = Record(
@@ -167,6 +170,10 @@ class SyntheticRun:
             later_jobs=later_jobs,
             clock=clock,
         )
+
+    def _goes_back(self) -> bool:
+        """Whether the newest life diverged: the next is of the same workers, which are not started again."""
+        return bool(self.events) and self.events[-1]["kind"] == "diverged" and self.events[-1]["goes_back"]
 
     def event(self, kind: str, samples_seen: int, **values: Any) -> "SyntheticRun":
         """Add something that happened to the newest life."""

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -102,7 +103,16 @@ def test_on_this_machine_a_process_that_is_gone_is_known_at_once(
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"token": 1}', '{"token": "a", "host": "b", "pid": "7", "beat": 0}']
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"token": 1}',
+        '{"token": "a", "host": "b", "pid": "7", "beat": 0}',
+        '{"token": "a", "host": "b", "pid": -1, "beat": 4e9}',
+    ],
 )
 def test_a_lease_that_makes_no_sense_keeps_nobody_out(folder: RunFolder, content: str) -> None:
     folder.write(FILE, content)
@@ -144,13 +154,158 @@ def test_a_run_that_was_taken_over_is_noticed_and_left_alone(
     assert folder.read_json(FILE)["token"] == "0123"
 
 
-def test_a_lease_that_somebody_removed_is_written_again(folder: RunFolder) -> None:
-    folder.set_state(RunState.RUNNING)
+GONE = "was taken over: its driver.json is gone."
+ANOTHER = "was taken over: its driver.json is another."
+
+
+@pytest.mark.parametrize(("content", "problem"), [(None, GONE), ("{", ANOTHER), ("{}", ANOTHER)])
+def test_a_lease_that_is_not_there_any_more_is_lost_for_good(
+    folder: RunFolder, content: str | None, problem: str
+) -> None:
+    """Whoever took the run over may have finished it, and given it back."""
+    folder.set_state(RunState.SUCCEEDED)
     held = Lease.claim(folder)
     folder.remove(FILE)
+    if content is not None:
+        folder.write(FILE, content)
+    for _ in range(2):
+        held.beat()
+        with pytest.raises(RunError) as caught:
+            held.require_held()
+    assert str(caught.value) == (
+        f"run {folder.run_id} {problem}\n"
+        "  Another process went on with it, or somebody changed that file; this process has let go of it."
+    )
+    assert not held.look()
+    held.release()
+    assert folder.exists(FILE) is (content is not None)
+
+
+class Clocks:
+    """Both clocks of the lease, in a test's hand."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    made = Clocks()
+    monkeypatch.setattr(lease, "time", made)
+    monkeypatch.setattr(lease, "monotonic", made)
+    return made
+
+
+def test_a_driver_that_was_stopped_writes_nothing_when_its_successor_has_finished(
+    folder: RunFolder, clocks: Clocks
+) -> None:
+    held = Lease.claim(folder)
+    writes = held.held_folder()
+    writes.append_json("events.jsonl", [{"n": 1}])
+    writes.write("plan.json", "old")
+    clocks.now += 62  # stopped, here, and taken over from elsewhere
+    leave(folder, host="elsewhere", beat=clocks.now)
+    folder.write("plan.json", "new")
+    folder.remove(FILE)
+    for write in (
+        lambda: writes.append_json("events.jsonl", [{"n": 2}]),
+        lambda: writes.write("plan.json", "old"),
+        lambda: writes.write_json("plan.json", {}),
+        lambda: writes.remove("plan.json"),
+        lambda: writes.remove_folder("checkpoints"),
+        lambda: writes.set_state(RunState.FAILED),
+        held.require_held,
+    ):
+        with pytest.raises(RunError, match=r"was taken over: its driver\.json is gone\."):
+            write()
+    assert list(folder.rows("events.jsonl")) == [{"n": 1}]
+    assert folder.names("") == ["events.jsonl", "plan.json"]
+    assert folder.read("plan.json") == b"new"
+
+
+def test_a_driver_that_was_stopped_and_that_nobody_followed_goes_on(folder: RunFolder, clocks: Clocks) -> None:
+    held = Lease.claim(folder)
+    clocks.now += 3600
+    held.held_folder().write("plan.json", "x")
+    assert folder.read_json(FILE)["beat"] == clocks.now
+    held.require_held()
+
+
+def test_looking_costs_nothing_while_the_lease_beats(
+    folder: RunFolder, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Lease.claim(folder)
+    looked: list[float] = []
+    monkeypatch.setattr(held, "look", lambda: looked.append(clocks.now))
+    clocks.now += 29
+    held.require_held()
+    assert looked == []
+    clocks.now += 2
+    held.require_held()
+    assert looked == [clocks.now]
+
+
+def test_storage_that_cannot_be_read_loses_no_lease(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Lease.claim(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "read_if_there", lambda *_: (_ for _ in ()).throw(RunError("stale handle")))
+        assert held.look()
     held.beat()
     held.require_held()
-    assert folder.exists(FILE)
+
+
+def test_the_folder_that_a_holder_writes_to_crosses_processes_as_a_plain_one(folder: RunFolder) -> None:
+    assert pickle.loads(pickle.dumps(Lease.claim(folder).held_folder())) == folder
+
+
+def test_a_process_of_this_machine_that_is_there_holds_its_run_however_long_it_is_silent(
+    folder: RunFolder, clocks: Clocks
+) -> None:
+    Lease.claim(folder)
+    clocks.now += 7200
+    with pytest.raises(RunError) as caught:
+        Lease.claim(folder)
+    assert str(caught.value) == (
+        f"run {folder.run_id} is held by process {os.getpid()} on {socket.gethostname()}, which has been silent for "
+        "7200 s and still exists.\n"
+        f"  End it first: kill -9 {os.getpid()}\n"
+        f"  Should that be no scaler, remove {folder.path(FILE)}."
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"born": "another start of this machine 17"},  # its number went to a later process
+        {"place": "/where/the/original/is"},  # a copy: whoever drives the original does not drive this
+        {"host": "elsewhere"},
+        {"namespace": "pid:[1]"},
+        {"pid": 2**70},
+    ],
+)
+def test_a_silent_lease_that_is_not_of_a_process_here_keeps_nobody_out(
+    folder: RunFolder, values: dict[str, Any]
+) -> None:
+    leave(folder, **{"pid": os.getpid(), "place": folder.place, "beat": time.time() - 3600, **values})
+    Lease.claim(folder).release()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="nothing tells a process from its remains")
+def test_a_driver_that_was_killed_and_that_nobody_buried_is_gone(folder: RunFolder) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.read()
+    until = time.monotonic() + 10
+    while lease._born(process.pid) != "gone":
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    leave(folder, pid=process.pid, born="a b")
+    require_free(folder)
+    process.wait()
+    process.stdout.close()
 
 
 def test_a_folder_that_is_gone_is_noticed_and_not_made_again(folder: RunFolder) -> None:

@@ -5,10 +5,13 @@ import re
 import subprocess
 import sys
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from scaler.errors import RunError
@@ -510,6 +513,60 @@ def test_attempts_are_counted_on_from_the_highest_there_was(folder: RunFolder) -
     rows = [{"attempt": 0}, {"attempt": 3}, {"attempt": None}, {"kind": "resumed"}, {"attempt": "9"}, {"attempt": 2}]
     folder.append_json("events.jsonl", rows)
     assert folder.next_attempt() == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "attempt"),
+    [
+        ("checkpoints/000000000000300.json", '{"attempt": 3}', 4),
+        ("checkpoints/000000000000300.json", '{"attempt": ', 0),
+        ("checkpoints/000000000000300.json.bad", '{"attempt": 3}', 0),
+        ("job-3.yaml", "", 3),  # it holds from there on: nothing of that life is here
+        ("events.jsonl", '{"kind": "checkpoint_passed_over", "attempt": 3}\n', 0),  # the life that is to begin
+    ],
+)
+def test_attempts_are_counted_on_from_whatever_one_has_left(
+    folder: RunFolder, name: str, content: str, attempt: int
+) -> None:
+    folder.write(name, content)
+    assert folder.next_attempt() == attempt
+
+
+def test_attempts_are_counted_on_from_the_records(folder: RunFolder) -> None:
+    for number, attempts in enumerate([[0, 2], [1, 1], []]):
+        buffer = BytesIO()
+        pq.write_table(pa.table({"step": attempts, "attempt": pa.array(attempts, type=pa.int32())}), buffer)
+        folder.write(f"metrics/{number:08d}-{number:08d}.parquet", buffer.getvalue())
+    assert folder.next_attempt() == 3
+    folder.write("metrics/00000003-00000003.parquet", "PAR1")
+    with pytest.raises(RunError) as caught:
+        folder.next_attempt()
+    assert caught.value.problem.startswith(f"run {folder.run_id}: metrics/00000003-00000003.parquet holds no records: ")
+    assert caught.value.remedy == (
+        f"Move {folder.path('metrics/00000003-00000003.parquet')} out of that folder to do without its records."
+    )
+
+
+def test_a_copy_has_its_own_name_and_place(folder: RunFolder) -> None:
+    folder.set_state(RunState.STOPPED, place=folder.place)
+    copy = RunFolder(f"{folder.uri}-copy")
+    copy.write("status.json", folder.read("status.json"))
+    assert copy.read_json("status.json")["place"] != copy.place
+    copy.set_state(RunState.RUNNING)
+    assert copy.read_json("status.json")["run_id"] == copy.run_id == f"{folder.run_id}-copy"
+
+
+def test_a_place_is_the_same_through_links_and_shows_no_password(tmp_path: Path) -> None:
+    folder = make_run(str(tmp_path / "runs"))
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    assert RunFolder(str(tmp_path / "link" / folder.run_id)).place == folder.place
+    assert "hunter2" not in RunFolder(f"memory://me:hunter2@{token_hex(8)}/runs/a").place
+
+
+def test_a_document_that_is_not_there_is_none_where_that_may_be(folder: RunFolder) -> None:
+    assert folder.read_if_there("driver.json") is None
+    folder.write("driver.json", "{}")
+    assert folder.read_if_there("driver.json") == b"{}"
 
 
 def test_a_link_in_the_folder_that_leads_elsewhere_is_followed_by_nobody(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """A run as the command line follows it: where it goes on, how far it is, its report, and what to type next."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from shlex import quote
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
@@ -12,7 +12,11 @@ from scaler.cli.terminal import err, show
 from scaler.cluster.progress import Progress
 from scaler.plan import Plan
 from scaler.report.model import Report
+from scaler.report.words import printable
 from scaler.runs import RunFolder, RunState
+
+if TYPE_CHECKING:
+    from scaler.training.checkpoint import PassedOver
 
 
 class Run(Protocol):
@@ -32,7 +36,8 @@ def follow(run: Run, plan: Plan, *, began: Callable[[RunFolder, int | None], str
     """Run, show progress on stderr, and print the report on stdout, whatever the end.
 
     Args:
-        run: calls back with the folder (and the samples that it goes on from), with progress, and with the report.
+        run: calls back with the folder (and the samples that it goes on from, and newer checkpoints that are of no
+            use), with progress, and with the report.
         plan: says how long the run is.
         began: what to say when the run's folder is there.
         as_json: print the report as JSON.
@@ -42,9 +47,11 @@ def follow(run: Run, plan: Plan, *, began: Callable[[RunFolder, int | None], str
     folder: RunFolder | None = None
     report: Report | None = None
 
-    def started(made: RunFolder, from_samples: int | None = None) -> None:
+    def started(made: RunFolder, from_samples: int | None = None, passed_over: Sequence["PassedOver"] = ()) -> None:
         nonlocal folder
         folder = made
+        for checkpoint in passed_over:
+            err().print(printable(f"Passed over: {checkpoint.reason}"), soft_wrap=True)
         live.say(began(made, from_samples))
         if from_samples is not None:
             live.begin_at(from_samples)
@@ -60,7 +67,7 @@ def follow(run: Run, plan: Plan, *, began: Callable[[RunFolder, int | None], str
         if folder is not None and report is not None:
             print_report(report, folder, as_json=as_json)
             if report.state == RunState.STOPPED:
-                err().print(f"Go on with: scaler resume {quote(_name(folder))}", soft_wrap=True)
+                err().print(f"Go on with: scaler resume {quote(typed_name(folder))}", soft_wrap=True)
 
 
 def print_report(report: Report, folder: RunFolder, *, as_json: bool) -> None:
@@ -74,7 +81,7 @@ def print_report(report: Report, folder: RunFolder, *, as_json: bool) -> None:
     err().print(f"Report: {folder.path('report.html')}", soft_wrap=True)
 
 
-def _name(folder: RunFolder) -> str:
-    """What a person types to name a run from here: its id where that suffices, else its place."""
+def typed_name(folder: RunFolder) -> str:
+    """Return what a person types to name a run from here: its id where that suffices, else its place."""
     place = folder.path("")
     return folder.run_id if place == f"runs/{folder.run_id}" else place

@@ -1,7 +1,9 @@
 """``scaler resume``."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -9,12 +11,13 @@ import click
 from scaler.cli.options import address_option, output_options, plan_for, storage_option
 from scaler.cli.terminal import err, show
 from scaler.errors import JobFileError
-from scaler.job import Job, apply_overrides, load_job, parse_job
-from scaler.job.load import masked_keys
+from scaler.job import Job, load_job
+from scaler.job.load import edit_job, masked_keys
 from scaler.runs import RunFolder, find_run
 
 if TYPE_CHECKING:
     from scaler.cluster.resume import Stored
+    from scaler.job.changes import Change
 
 
 @click.command("resume")
@@ -55,6 +58,7 @@ def command(
     require_resumable(changes)
     require_same_data(stored, plan)
     if stored.has_finished(plan):
+        _require_no_changes(folder, changes)
         _print_finished(folder, as_json=as_json)
         return
     if not quiet:
@@ -94,9 +98,7 @@ def _asked_for(
     """The job to go on with: an edited file's, or the run's own, with what the options say."""
     if job_path is not None:
         return load_job(job_path, overrides=overrides, workers=workers)
-    if workers is not None:
-        overrides = (*overrides, f"scale.num_workers={workers}")
-    job = parse_job(apply_overrides(stored.job.model_dump(), overrides), source=stored.source)
+    job = edit_job(stored.job.model_dump(), overrides=overrides, workers=workers, source=stored.source)
     masked = masked_keys(job)
     if masked:
         raise JobFileError(
@@ -110,14 +112,38 @@ def _recipe_folder(folder: RunFolder, stored: "Stored") -> Path:
     """Where the recipe lay when the run was begun.
 
     Raises:
-        JobFileError: it is not there.
+        JobFileError: it is not there, or the run's folder may have been made by somebody else.
     """
+    from scaler.cli.follow import typed_name
+
+    name = quote(typed_name(folder))
+    if stored.doubt:
+        raise JobFileError(
+            f"run {folder.run_id} {stored.doubt}: the recipe that it names is not run.",
+            f"Give a job file that lies beside a recipe of yours: scaler resume {name} --job JOB",
+        )
     if not stored.recipe_folder.is_dir():
         raise JobFileError(
             f"run {folder.run_id} has its recipe in {stored.recipe_folder}, which is not on this machine.",
-            f"Give the job file that lies beside it: scaler resume {folder.run_id} --job JOB",
+            f"Give the job file that lies beside it: scaler resume {name} --job JOB",
         )
     return stored.recipe_folder
+
+
+def _require_no_changes(folder: RunFolder, changes: "Sequence[Change]") -> None:
+    """Refuse changes of a training that is over: it would not be done again.
+
+    Raises:
+        JobFileError: lists them.
+    """
+    from scaler.job.changes import shown
+
+    if changes:
+        told = ", ".join(f"{change.key} = {shown(change.new)}" for change in changes)
+        raise JobFileError(
+            f"run {folder.run_id} has finished its training; {told} would change nothing.",
+            "Give a longer training: --set train.epochs=...",
+        )
 
 
 def _print_finished(folder: RunFolder, *, as_json: bool) -> None:

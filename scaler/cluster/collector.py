@@ -11,8 +11,10 @@ from time import monotonic, time
 from scaler.cluster.messages import Answer, Batch, Beginning, Event, Parcel, Why
 from scaler.cluster.progress import Progress, ProgressTracker
 from scaler.cluster.recall import Recall, limit_after
+from scaler.errors import ScalerError
 from scaler.metrics.writer import MetricsWriter
 from scaler.runs import RunFolder
+from scaler.runs.places import reason
 
 FLUSH_S = 0.5
 STORAGE_PATIENCE_S = 30.0
@@ -167,4 +169,7 @@ class Collector:
             self._secured |= reached
         except Exception as error:  # any filesystem's own; the driver ends the run when it lasts
             self._unwritten_since = self._unwritten_since or monotonic()
-            self._problem = f"{type(error).__name__}: {error}"
+            if isinstance(error, ScalerError):
+                self._problem = error.problem.rstrip(".")
+            else:
+                self._problem = f"{type(error).__name__}: {reason(error)}"

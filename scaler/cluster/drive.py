@@ -63,7 +63,8 @@ def drive(
         job: what was asked for.
         plan: its plan.
         folder: the run's folder, with job, plan and status.
-        lease: of the run; kept up to here, and looked at whenever there is progress.
+        lease: of the run; kept up to here, and looked at whenever there is progress, before the end is written, and,
+            without Ray, before each write.
         recipe_folder: where the job file lies.
         address: of a Ray cluster; None: an embedded one; ``none``: one worker in this process, without Ray.
         verbose: show Ray's log.
@@ -88,7 +89,8 @@ def drive(
 
     try:
         if address == NO_CLUSTER:
-            finished = _run_here(job, plan, folder, recipe_folder=recipe_folder, resumed=resumed, on_progress=seen)
+            held = lease.held_folder()
+            finished = _run_here(job, plan, held, recipe_folder=recipe_folder, resumed=resumed, on_progress=seen)
         else:
             finished = _run_on_ray(
                 job,
@@ -100,11 +102,11 @@ def drive(
                 resumed=resumed,
                 on_progress=seen,
             )
-        lease.beat()
+        lease.look()
         lease.require_held()
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # Ray answers a SIGTERM while it starts by exiting
-        if not lease.is_lost:
+        if lease.look():
             with suppress(OSError, RunError):  # storage that is gone must not hide why the run ended
                 folder.set_state(
                     RunState.STOPPED if stopped else RunState.FAILED,

@@ -17,8 +17,11 @@ class Recall:
     Args:
         folder: the run's folder.
 
+    Raises:
+        RunError: a file of records holds none.
+
     Attributes:
-        attempts: lives of the worker group so far.
+        attempts: lives of the worker group so far, or the next one's number where some have left nothing.
         micro_batch_limit: samples in one forward/backward, when a larger micro-batch ran out of memory.
         leave: what the newest attempt was asked to leave for, and has not.
     """
@@ -29,7 +32,7 @@ class Recall:
         self._known = {_key(event) for event in events}
         resumed = [index for index, event in enumerate(events) if event["kind"] == "resumed"]
         self._here: Sequence[Event] = events[resumed[-1] :] if resumed else events  # since the newest submit or resume
-        self.attempts = 1 + max((e["attempt"] for e in events if e.get("attempt") is not None), default=-1)
+        self.attempts = folder.next_attempt()
         self.micro_batch_limit: int | None = None
         self.leave: Why | None = None
         for event in events:

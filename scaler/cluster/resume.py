@@ -2,17 +2,23 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 from time import sleep, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaler.cluster.drive import OnProgress, OnReport, drive, require_runnable, sigterm_like_ctrl_c
 from scaler.errors import JobFileError, RunError
 from scaler.job import Job, dump_job, read_job
 from scaler.job.changes import Change, require_resumable
+from scaler.masking import mask_text
+from scaler.metrics.writer import EVENTS, require_readable
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
 from scaler.runs.lease import BEAT_S, Lease, require_free
+
+if TYPE_CHECKING:
+    from scaler.training.checkpoint import PassedOver
 
 ORPHANS_S = 5.0  # how long workers outlive a driver that was killed; measured on an embedded Ray: 3 s
 
@@ -25,7 +31,8 @@ class Stored:
     source: str  # its file, for errors
     plan: Plan
     state: RunState
-    recipe_folder: Path
+    recipe_folder: Path  # only to be used where ``doubt`` is empty
+    doubt: str  # why what the folder says of its recipe is not to be run; empty where it is
 
     def has_finished(self, plan: Plan) -> bool:
         """Whether the run succeeded, and a plan is no longer than the one that it followed."""
@@ -36,15 +43,16 @@ def read_stored(folder: RunFolder) -> Stored:
     """Return what a run goes on from.
 
     Raises:
-        RunError: somebody drives the run, it is none that can go on, or its folder was altered.
+        RunError: somebody drives the run, it is none that can go on, or its folder was altered: a job, the plan, or
+            records, which the report at the end needs.
     """
     require_free(folder)
     state, status = folder.state(), folder.read_json("status.json")
-    source = list(folder.job_names().values())[-1]
     try:
-        job = read_job(folder.read(source), source=folder.path(source))
+        jobs = [read_job(folder.read(name), source=folder.path(name)) for name in folder.job_names().values()]
     except JobFileError as error:
         raise RunError(error.problem, error.remedy) from None
+    source = list(folder.job_names().values())[-1]
     try:
         plan = Plan.from_dict(folder.read_json("plan.json"))
     except (KeyError, TypeError, ValueError) as error:
@@ -53,8 +61,29 @@ def read_stored(folder: RunFolder) -> Stored:
         raise RunError(
             f"run {folder.run_id} is a range test, which does not go on.", "scaler find-lr JOB makes another."
         )
-    recipe_folder = Path(status.get("recipe_folder", "."))
-    return Stored(job=job, source=folder.path(source), plan=plan, state=state, recipe_folder=recipe_folder)
+    require_readable(folder)
+    recipe_folder = Path(str(status.get("recipe_folder", ".")))
+    return Stored(
+        job=jobs[-1],
+        source=folder.path(source),
+        plan=plan,
+        state=state,
+        recipe_folder=recipe_folder,
+        doubt=_doubt(folder, status.get("place"), recipe_folder),
+    )
+
+
+def _doubt(folder: RunFolder, made_in: object, recipe_folder: Path) -> str:
+    """Why what a folder says of its recipe is not to be run: it may have been made by somebody else, for that."""
+    if made_in is None:
+        return "does not say where it was made"
+    if made_in != folder.place:
+        return f"was made in {mask_text(str(made_in))}, and not where it lies now"
+    if not recipe_folder.is_absolute():
+        return f"has its recipe in {recipe_folder}, which may be anywhere"
+    if folder.local_path is not None and Path(realpath(recipe_folder)).is_relative_to(folder.place):
+        return "has its recipe in its own folder"
+    return ""
 
 
 def require_same_data(stored: Stored, plan: Plan) -> None:
@@ -79,7 +108,7 @@ def resume(
     recipe_folder: Path,
     address: str | None = None,
     verbose: bool = False,
-    on_start: Callable[[RunFolder, int | None], None] = lambda folder, samples_seen: None,
+    on_start: Callable[[RunFolder, int | None, Sequence["PassedOver"]], None] = lambda folder, samples_seen, bad: None,
     on_progress: OnProgress = lambda progress: None,
     on_report: OnReport = lambda report: None,
 ) -> RunFolder:
@@ -93,7 +122,8 @@ def resume(
         recipe_folder: where the recipe is looked for first.
         address: as ``submit`` takes it.
         verbose: show Ray's log.
-        on_start: called with the folder, and the samples of the newest checkpoint or None, when the run is claimed.
+        on_start: called when the run is claimed: with the folder, the samples of the newest good checkpoint or None,
+            and newer ones that cannot be used.
         on_progress: called a few times a second.
         on_report: called with the report when it is in the run's folder, also before an error is raised.
 
@@ -102,32 +132,39 @@ def resume(
 
     Raises:
         JobFileError: a change that the run cannot bear, or a job that ends before where the run is.
-        RunError: somebody drives the run.
+        RunError: somebody drives the run, or its storage cannot be read.
         ScalerError: what went wrong; the run's folder has the report of what there is.
         KeyboardInterrupt: Ctrl-C or SIGTERM; likewise, and the run is marked stopped.
     """
-    from scaler.training.checkpoint import committed
+    from scaler.training.checkpoint import find_checkpoint
+    from scaler.training.here import passed_over_events
 
     require_resumable(changes)
     require_runnable(job, plan, recipe_folder=recipe_folder, address=address)
     with sigterm_like_ctrl_c(), Lease.claim(folder) as lease:
         _outlive_workers_of(lease.before)
         status = folder.read_json("status.json")
-        from_samples = max(committed(folder), default=None)
-        _require_beyond(plan, from_samples)
+        attempt = folder.next_attempt()
+        from_samples, passed_over = find_checkpoint(folder)
         now = time()
         idle_s = max(0.0, now - _last_sign_of_life(folder, status, lease.before))
+        if passed_over:  # at once: they are set aside, and nobody meets them again
+            events = passed_over_events(passed_over, attempt=attempt)
+            folder.end_line(EVENTS)
+            folder.append_json(EVENTS, [{**event, "reason": mask_text(event["reason"])} for event in events])
+        _require_beyond(plan, from_samples)
         if changes:
-            folder.write(f"job-{folder.next_attempt()}.yaml", dump_job(job))
+            folder.write(f"job-{attempt}.yaml", dump_job(job))
         folder.write_json("plan.json", plan.to_dict())
         folder.set_state(
             RunState.STARTING,
+            place=folder.place,
             recipe_folder=str(recipe_folder),
             idle_s=status.get("idle_s", 0.0) + idle_s,
             ended_at=None,
             failure=None,
         )
-        on_start(folder, from_samples)
+        on_start(folder, from_samples, passed_over)
         drive(
             job,
             plan,

@@ -47,7 +47,7 @@ def submit(
     with sigterm_like_ctrl_c(), Lease.claim(folder) as lease:
         folder.write("job.yaml", dump_job(job))
         folder.write_json("plan.json", plan.to_dict())
-        folder.set_state(RunState.STARTING, started_at=time(), recipe_folder=str(recipe_folder))
+        folder.set_state(RunState.STARTING, started_at=time(), place=folder.place, recipe_folder=str(recipe_folder))
         on_start(folder)
         drive(
             job,

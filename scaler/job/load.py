@@ -62,16 +62,14 @@ def load_job(path: Path, *, overrides: Sequence[str] = (), workers: int | None =
     Args:
         path: the YAML file.
         overrides: ``key.key=value`` texts, the value in YAML; later ones win.
-        workers: instead of ``scale.num_workers``.
+        workers: as ``edit_job`` takes them.
 
     Raises:
         JobFileError: the file cannot be read, is not a job, or is a run's copy of one with its secrets left out; names
             the file, the key and the remedy.
     """
-    if workers is not None:
-        overrides = [*overrides, f"scale.num_workers={workers}"]
     values = read_values(read_file(path), source=str(path))
-    job = parse_job(apply_overrides(values, overrides), source=str(path))
+    job = edit_job(values, overrides=overrides, workers=workers, source=str(path))
     masked = [*masked_keys(job), *(["storage"] if MASK in job.storage else [])]
     if masked:
         raise JobFileError(
@@ -79,6 +77,36 @@ def load_job(path: Path, *, overrides: Sequence[str] = (), workers: int | None =
             f"A run's copy of its job has {MASK} for secrets; give them again: --set {masked[0]}=...",
         )
     return job
+
+
+def edit_job(
+    values: Mapping[str, Any], *, overrides: Sequence[str] = (), workers: int | None = None, source: str
+) -> Job:
+    """Return the job that ``values`` describe, as ``--set`` and ``--workers`` change it.
+
+    Args:
+        values: a job file's, or a job's.
+        overrides: ``key.key=value`` texts, the value in YAML; later ones win.
+        workers: instead of ``scale.num_workers``, whatever the overrides say. An elastic job that holds its batch holds
+            it still: the batch of its most workers becomes ``scale.global_batch_size``, in as many micro-steps as that
+            needs. An override of ``scale.num_workers`` does no such thing: it is another job.
+        source: names the job in errors.
+
+    Raises:
+        JobFileError: that is no job; names the key and the remedy.
+    """
+    edited = apply_overrides(values, overrides)
+    if workers is None:
+        return parse_job(edited, source=source)
+    scale = parse_job(edited, source=source).scale
+    changes = [f"scale.num_workers={workers}"]
+    if scale.is_elastic and scale.on_resize == "hold_global_batch":
+        if scale.global_batch_size is None:
+            assert scale.most_per_worker is not None  # the job's own check
+            held = scale.max_workers * scale.most_per_worker * (scale.grad_accum_steps or 1)
+            changes.append(f"scale.global_batch_size={held}")
+        changes += ["scale.grad_accum_steps=null"] if scale.grad_accum_steps is not None else []
+    return parse_job(apply_overrides(edited, changes), source=source)
 
 
 def parse_job(values: Mapping[str, Any], *, source: str) -> Job:

@@ -1,6 +1,8 @@
 """A run's records as one Arrow table, and its events."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,33 @@ import pyarrow.parquet as pq
 from scaler.errors import RunError
 from scaler.metrics.writer import EVENTS, FOLDER, SCHEMA, file_ranges
 from scaler.runs import RunFolder
+from scaler.runs.places import reason
 
 ATTEMPTS = 5
 
 _NEVER = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunMetrics:
+    """What a run measured and told, as far as it can be read."""
+
+    records: pa.Table  # with the column ``lost``: see ``read_records``
+    events: list[dict[str, Any]]
+    unreadable: tuple[str, ...]  # damaged files, each with what is wrong
+
+
+def read_run(folder: RunFolder) -> RunMetrics:
+    """Return a run's records and events; damaged files of records are passed over and named.
+
+    The events are read last: of a run that goes on, they tell why each record that was read is as it is.
+
+    Raises:
+        RunError: the storage does not let them be read.
+    """
+    records, unreadable = _read_all(folder)
+    events = read_events(folder)
+    return RunMetrics(records=mark_lost(records, events), events=events, unreadable=tuple(unreadable))
 
 
 def read_records(folder: RunFolder, *, events: Sequence[Mapping[str, Any]] | None = None) -> pa.Table:
@@ -28,9 +53,12 @@ def read_records(folder: RunFolder, *, events: Sequence[Mapping[str, Any]] | Non
         is not lost is in the weights, each sample once.
 
     Raises:
-        RunError: a file holds no records.
+        RunError: a file holds no records, or the storage does not let it be read.
     """
-    return mark_lost(_read_all(folder), read_events(folder) if events is None else events)
+    records, unreadable = _read_all(folder)
+    if unreadable:
+        raise RunError(f"run {folder.run_id}: {unreadable[0]}.", "The file was altered.")
+    return mark_lost(records, read_events(folder) if events is None else events)
 
 
 def mark_lost(records: pa.Table, events: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -54,7 +82,7 @@ def read_events(folder: RunFolder) -> list[dict[str, Any]]:
     return list(folder.rows(EVENTS))
 
 
-def _read_all(folder: RunFolder) -> pa.Table:
+def _read_all(folder: RunFolder) -> tuple[pa.Table, list[str]]:
     for _ in range(ATTEMPTS):
         try:
             return _read(folder)
@@ -63,14 +91,36 @@ def _read_all(folder: RunFolder) -> pa.Table:
     return _read(folder)
 
 
-def _read(folder: RunFolder) -> pa.Table:
-    filesystem, path = folder.filesystem(FOLDER)
-    tables = []
+def _read(folder: RunFolder) -> tuple[pa.Table, list[str]]:
+    """Every record that can be read, and of each damaged file what is wrong."""
+    tables, unreadable = [], []
     for first, last in file_ranges(folder.names(FOLDER)):
-        name = f"{first:08d}-{last:08d}.parquet"
+        name = f"{FOLDER}/{first:08d}-{last:08d}.parquet"
+        raw = _bytes(folder, name)
         try:
-            tables.append(pq.read_table(f"{path}/{name}", filesystem=filesystem, schema=SCHEMA))
-        except pa.ArrowInvalid as error:
-            problem = f"run {folder.run_id}: {FOLDER}/{name} holds no records: {error}."
-            raise RunError(problem, "The file was altered.") from None
-    return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+            tables.append(_parse(raw))
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:  # of bytes that are here: damage
+            unreadable.append(f"{name} holds no records: {' '.join(str(error).split()).rstrip('.')}")
+    return pa.concat_tables(tables) if tables else SCHEMA.empty_table(), unreadable
+
+
+def _bytes(folder: RunFolder, name: str) -> bytes:
+    """A file's content; FileNotFoundError when it is gone."""
+    filesystem, path = folder.filesystem(name)
+    try:
+        with filesystem.open(path, "rb") as file:
+            data: bytes = file.read()
+            return data
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        problem = f"run {folder.run_id}: {name} cannot be read in {folder.path('')}: {reason(error)}."
+        raise RunError(problem, "See to the storage.") from error
+
+
+def _parse(raw: bytes) -> pa.Table:
+    table = pq.read_table(BytesIO(raw), schema=SCHEMA)
+    empty = [field.name for field in SCHEMA if not field.nullable and table[field.name].null_count]
+    if empty:
+        raise ValueError(f"it lacks {', '.join(empty)}")
+    return table

@@ -114,7 +114,7 @@ class MetricsWriter:
             if len({last - first for first, last in tail}) != 1:
                 return
             names = [f"{FOLDER}/{first:08d}-{last:08d}.parquet" for first, last in tail]
-            table = pa.concat_tables([pq.read_table(BytesIO(self._folder.read(name))) for name in names])
+            table = pa.concat_tables([_read(self._folder, name) for name in names])
             del self._files[-MERGE:]
             self._write(table, tail[0][0], tail[-1][1])
             for name in names:
@@ -122,15 +122,40 @@ class MetricsWriter:
 
 
 def newest_samples(folder: RunFolder) -> dict[tuple[int, int], int]:
-    """Return the ``samples_seen`` of the newest record that is in the folder, by attempt and rank."""
+    """Return the ``samples_seen`` of the newest record that is in the folder, by attempt and rank.
+
+    Raises:
+        RunError: a file holds no records.
+    """
     newest: dict[tuple[int, int], int] = {}
     for first, last in file_ranges(folder.names(FOLDER)):
-        raw = BytesIO(folder.read(f"{FOLDER}/{first:08d}-{last:08d}.parquet"))
-        table = pq.read_table(raw, columns=["attempt", "rank", "samples_seen"])
+        table = _read(folder, f"{FOLDER}/{first:08d}-{last:08d}.parquet", ["attempt", "rank", "samples_seen"])
         for row in table.group_by(["attempt", "rank"]).aggregate([("samples_seen", "max")]).to_pylist():
             key = (row["attempt"], row["rank"])
             newest[key] = max(newest.get(key, -1), row["samples_seen_max"])
     return newest
+
+
+def require_readable(folder: RunFolder) -> None:
+    """Do nothing when every file of records can be read.
+
+    Raises:
+        RunError: one holds no records; names it, and what to do.
+    """
+    for first, last in file_ranges(folder.names(FOLDER)):
+        _read(folder, f"{FOLDER}/{first:08d}-{last:08d}.parquet")
+
+
+def _read(folder: RunFolder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The records of one file, with the schema of ``Record``."""
+    schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(column) for column in columns])
+    try:
+        table = pq.read_table(BytesIO(folder.read(name)), schema=schema)
+        if lacking := [field.name for field in schema if not field.nullable and table[field.name].null_count]:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        raise folder.damaged(name, error) from None
+    return table
 
 
 def file_ranges(names: Iterable[str]) -> list[tuple[int, int]]:

@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scaler.core.ramp import Ramp
 from scaler.job import Job
 from scaler.plan import Plan, make_plan
 from scaler.report.endings import Ending, Event, events_of_lives, find_ending
 from scaler.report.model import AttemptRow, Decision
 from scaler.report.steps import Columns, by_step, chosen, has_ended
-from scaler.report.words import number, plural
+from scaler.report.words import ended, number, plural
 from scaler.runs import RunState
 
 
@@ -72,13 +71,6 @@ def completed(events: Sequence[Event], plans: Mapping[int, Plan]) -> list[Event]
     return found
 
 
-def ramps_of_attempts(events: Sequence[Event]) -> dict[int, Ramp]:
-    """Return the climb that an attempt began with, of those that did."""
-    starts = [event for event in events if event["kind"] == "attempt_started"]
-    ramps = {event["attempt"]: Ramp.from_dict(event.get("ramp")) for event in starts}
-    return {attempt: ramp for attempt, ramp in ramps.items() if ramp is not None}
-
-
 def find_attempts(
     events: Sequence[Event], columns: Columns, plans: Mapping[int, Plan], state: RunState
 ) -> tuple[AttemptRow, ...]:
@@ -106,7 +98,7 @@ def find_attempts(
                 end_global_batch_size=int(_batch_sizes(ends, start, events, plan)[0]),
                 peak_lr=start["peak_lr"],
                 start_samples=begin,
-                end_samples=done,
+                end_samples=max(begin, done),
                 ended_by=ended_by,
                 cause=cause,
                 per_worker_batch_size=start.get("per_worker_batch_size"),
@@ -207,7 +199,7 @@ def _message(event: Event, next_start: int | None) -> str:
     """A decision as a sentence."""
     match event["kind"]:
         case "rate_lowered":
-            return f"The rate went down to {number(event['factor'])} of the planned one: {event['reason']}."
+            return f"The rate went down to {number(event['factor'])} of the planned one: {ended(event['reason'])}"
         case "batch_grown":
             rate = number(event["peak_lr"])
             return f"The global batch grew to {plural(event['global_batch_size'], 'sample')}, the peak rate to {rate}."
@@ -215,7 +207,7 @@ def _message(event: Event, next_start: int | None) -> str:
             size = plural(event["per_worker_batch_size"], "sample")
             return f"Memory did not suffice: at most {size} in one forward/backward from here on."
         case _ if not event["goes_back"]:
-            return f"The training diverged and was stopped: {event['reason']}."
+            return f"The training diverged and was stopped: {ended(event['reason'])}"
         case _:
             where = f" at {plural(next_start, 'sample')}" if next_start is not None else ""
-            return f"The training diverged and went back to the checkpoint{where}: {event['reason']}."
+            return f"The training diverged and went back to the checkpoint{where}: {ended(event['reason'])}"

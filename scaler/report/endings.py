@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scaler.report.words import number, one_line
+from scaler.report.words import joined, number, one_line
 
 Event = Mapping[str, Any]
 
@@ -69,7 +69,7 @@ def find_ending(events: Sequence[Event], *, finished: bool = False) -> Ending | 
     ended_by, cause = _cause(others, events) or (("finished", "trained to its end") if finished else _DRIVER_GONE)
     if ended_by == "lost" and resumes and any(_is_own_error(event) for event in others):
         ended_by = "failed"  # an error of its own is final: it ended the run, not only the life
-    return Ending(ended_by=ended_by, cause=one_line(cause + _resumed(resumes)), at=first, idle_s=idle_s)
+    return Ending(ended_by=ended_by, cause=one_line(joined(cause, *_resumed(resumes))), at=first, idle_s=idle_s)
 
 
 _DRIVER_GONE = ("killed", "the driver was gone")
@@ -169,11 +169,11 @@ def _ranks(ranks: Sequence[int]) -> str:
     return f"ranks {', '.join(str(rank) for rank in ranks[:-1])} and {ranks[-1]}"
 
 
-def _resumed(resumes: Sequence[Event]) -> str:
+def _resumed(resumes: Sequence[Event]) -> list[str]:
     """That somebody had the run go on, and what of the job changed with that."""
     if not resumes:
-        return ""
+        return []
     changes = [change for event in resumes for change in event.get("changes") or ()]
     shown = ", ".join(f"{key} {old} -> {new}" for key, old, new in changes[:SHOWN_CHANGES])
     rest = f" and {len(changes) - SHOWN_CHANGES} more" if len(changes) > SHOWN_CHANGES else ""
-    return f"; resumed{f' with {shown}{rest}' if shown else ''}"
+    return [f"resumed{f' with {shown}{rest}' if shown else ''}"]

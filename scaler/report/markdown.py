@@ -7,6 +7,7 @@ from scaler.report.model import Report
 from scaler.report.words import (
     batch_words,
     decision_words,
+    ended,
     ended_words,
     more_facts,
     number,
@@ -99,7 +100,7 @@ def _verdicts(report: Report) -> str:
     if report.all_clear is not None:
         return report.all_clear
     return "\n".join(
-        f"- **{verdict.code}**: {_text(verdict.message)} {_text(verdict.evidence)}. {_text(verdict.next)}"
+        f"- **{verdict.code}**: {_text(verdict.message)} {_text(ended(verdict.evidence))} {_text(verdict.next)}"
         for verdict in report.verdicts
     )
 

@@ -81,7 +81,7 @@ class AttemptRow:
     end_global_batch_size: int  # of its last step
     peak_lr: float  # of its first step
     start_samples: int
-    end_samples: int  # samples in the weights when it ended; work that a later attempt did again is not counted
+    end_samples: int  # where its work in the weights ends; start_samples, where all of it was done again
     ended_by: str  # one of ENDED_BY
     cause: str | None  # one sentence, with the rank; None: nothing to say, or no event tells
     per_worker_batch_size: int | None  # of its first step; None: runs of before did not say
@@ -89,13 +89,19 @@ class AttemptRow:
     redone_s: float  # the step time of that, of the slowest worker
     restart_s: float | None  # from its end to the next one's start; None: none followed, or the times are not known
 
+    @property
+    def is_undone(self) -> bool:
+        """Whether it recorded work, and all of it was done again."""
+        return self.end_samples == self.start_samples and self.redone_samples > 0
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LrAudit:
     """What the optimizers used against what was planned, over every record.
 
-    Planned is the plan's rate times what the controllers made of it, recorded at each step; where nothing reacts, that
-    is compared with the plan made again too.
+    Planned is the plan's rate times what the controllers made of it, recorded at each step; that is compared with the
+    rate made again from the job and the events too: see ``audit_rates``. Attempts whose plan is not known for want of
+    events are left out.
     """
 
     checked_steps: int

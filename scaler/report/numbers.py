@@ -15,13 +15,13 @@ from scaler.report.attempts import (
     find_attempts,
     find_decisions,
     plans_of_attempts,
-    ramps_of_attempts,
     surviving_events,
     with_short_lives,
 )
 from scaler.report.model import SCHEMA_VERSION, AttemptRow, Final, Report, StepTime, Totals, WorkerRow
 from scaler.report.noise import find_gain, find_noise
 from scaler.report.rates import audit_rates
+from scaler.report.replay import replay
 from scaler.report.series import make_series
 from scaler.report.steps import Columns, by_step, progress_after, surviving, to_columns
 from scaler.report.verdicts import find_verdicts
@@ -36,6 +36,7 @@ def summarize(
     records: pa.Table,
     events: Sequence[Mapping[str, Any]],
     later_jobs: Mapping[int, Job] | None = None,
+    unreadable: Sequence[str] = (),
 ) -> Report:
     """Return the report of one run.
 
@@ -46,10 +47,12 @@ def summarize(
         records: every record that reached the folder, in any order, with the column ``lost``.
         events: the rows of ``events.jsonl``.
         later_jobs: ``job-<attempt>.yaml`` by attempt: the job from there on, where a resume changed it.
+        unreadable: files of records that are damaged.
     """
     state = RunState(status["state"])
     events = with_short_lives(events)
-    plans = plans_of_attempts(events, {0: job, **(later_jobs or {})}, plan)
+    jobs = {0: job, **(later_jobs or {})}
+    plans = plans_of_attempts(events, jobs, plan)
     events = completed(events, plans)
     columns = to_columns(records)
     attempts = find_attempts(events, columns, plans, state)
@@ -57,7 +60,8 @@ def summarize(
     steps = by_step(columns)
     batches = batch_sizes(steps, events, plans)
     totals = _totals(steps, attempts, status, plan)
-    audit = audit_rates(columns, steps, plans, ramps_of_attempts(events), plan)
+    recorded = pc.unique(records["attempt"]).to_pylist()
+    rates = audit_rates(columns, steps, replay(events, jobs, plans, recorded=recorded), plan)
     workers = _workers(columns, events, plan, recorded=set(pc.unique(records["rank"]).to_pylist()))
     noise = find_noise(steps, plan)
     kept_events = surviving_events(events, attempts)
@@ -71,7 +75,7 @@ def summarize(
         final=Final(train_loss_mean=_last_epoch_loss(columns, plan), eval=_last_eval(kept_events)),
         attempts=attempts,
         decisions=find_decisions(events, attempts),
-        lr_audit=audit,
+        lr_audit=rates.audit,
         noise=noise,
         gain=find_gain(totals, plan),
         verdicts=find_verdicts(
@@ -81,9 +85,13 @@ def summarize(
             totals=totals,
             workers=workers,
             attempts=attempts,
-            audit=audit,
+            audit=rates.audit,
             noise=noise,
             events=events,
+            is_followed=rates.is_followed,
+            unplanned=rates.unplanned,
+            recorded=recorded,
+            unreadable=unreadable,
         ),
         failure=status.get("failure"),
         series=make_series(steps, batches, kept_events),

@@ -1,54 +1,85 @@
-"""The audit of the learning rate: what the optimizers used, what the loop planned, what the plan says."""
+"""The audit of the learning rate: what the optimizers used, what the loop planned, what the plan and the events say."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from scaler.core.ramp import Ramp
 from scaler.plan import Plan
 from scaler.report.model import LrAudit
-from scaler.report.steps import Columns
+from scaler.report.replay import Life
+from scaler.report.steps import Columns, chosen
 
 LR_TOLERANCE = 1e-9  # of the peak: floats of one formula evaluated twice agree far better
 
 
-def audit_rates(
-    columns: Columns, steps: Columns, plans: Mapping[int, Plan], ramps: Mapping[int, Ramp], plan: Plan
-) -> LrAudit:
-    """Compare every record of every worker with the rate planned at its step, and that with the plan made again.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RateAudit:
+    """The audit, and what a verdict needs beside it."""
 
-    The second only where nothing reacts to measurements: elsewhere no plan knows the rate beforehand.
+    audit: LrAudit
+    is_followed: bool  # every optimizer used what its loop planned: a difference is between loop and plan
+    unplanned: tuple[int, ...]  # attempts whose plan is not known for want of events
+
+
+def audit_rates(columns: Columns, steps: Columns, lives: Mapping[int, Life], plan: Plan) -> RateAudit:
+    """Compare every record of every worker with the rate planned at its step, and that with the rate made again.
+
+    Made again: the rate of the attempt's plan, times the factors of plateau and divergence, times the ramp after a
+    resize. The plan is made from the job, the factors are replayed from evaluations and events, and the ramp by its
+    rule from the life before; a ramp or a factor that an event tells otherwise is an error of the rates that it makes.
+
+    Two things have no other evidence than the training's own. With ``rule: adascale`` no event tells the gain: there
+    the used rate is compared with the recorded plan alone, and of a ramp everything but its factor with the rule. And
+    where the batch follows the noise, that it grew is taken from the event; its rate is made again.
 
     Args:
         columns: the records of work that is in the weights.
         steps: the same, by step.
-        plans: of each attempt.
-        ramps: of each attempt that began with one.
+        lives: of the run, by attempt.
         plan: of the run.
     """
+    attempts = np.unique(columns["attempt"]).tolist()
+    unplanned = tuple(attempt for attempt in attempts if not lives[attempt].is_known)
+    columns = chosen(columns, ~np.isin(columns["attempt"], unplanned))
+    steps = chosen(steps, ~np.isin(steps["attempt"], unplanned))
     if not len(steps["samples_seen"]):
-        return LrAudit(checked_steps=0, max_abs_error=None, as_planned=None)
-    errors = [np.abs(columns["lr"] - columns["lr_planned"]).max()]
-    for attempt in np.unique(columns["attempt"]).tolist():
-        if plans[attempt].reacts:
-            continue
-        seen = steps["samples_seen"][steps["attempt"] == attempt]
-        by_plan = np.array([_planned(samples, plans[attempt], ramps.get(attempt)) for samples in seen.tolist()])
-        theirs = columns["attempt"] == attempt
-        position = np.searchsorted(seen, columns["samples_seen"][theirs])
-        errors.append(np.abs(columns["lr_planned"][theirs] - by_plan[position]).max())
-    error = float(np.max(errors))  # no number, when one is none
-    return LrAudit(
-        checked_steps=len(steps["samples_seen"]),
-        max_abs_error=error if np.isfinite(error) else None,
-        as_planned=error <= LR_TOLERANCE * highest_peak(plan),
+        audit = LrAudit(checked_steps=0, max_abs_error=None, as_planned=None)
+        return RateAudit(audit=audit, is_followed=True, unplanned=unplanned)
+    used = [np.abs(columns["lr"] - columns["lr_planned"]).max()]
+    errors = [_plan_error(columns, steps, lives[attempt]) for attempt in attempts if attempt not in unplanned]
+    error, bound = float(np.max(used + errors)), LR_TOLERANCE * highest_peak(plan)  # no number, when one is none
+    return RateAudit(
+        audit=LrAudit(
+            checked_steps=len(steps["samples_seen"]),
+            max_abs_error=error if np.isfinite(error) else None,
+            as_planned=error <= bound,
+        ),
+        is_followed=bool(used[0] <= bound),
+        unplanned=unplanned,
     )
 
 
-def _planned(samples_seen: int, plan: Plan, ramp: Ramp | None) -> float:
-    """The rate of a step where nothing reacts, by the loop's order of operations: equal to the last digit."""
-    rate = plan.lr_at(samples_seen)
-    return rate * ramp.at(samples_seen) if ramp is not None else rate
+def _plan_error(columns: Columns, steps: Columns, life: Life) -> float:
+    """The largest difference of a life's planned rates from those made again."""
+    seen = steps["samples_seen"][steps["attempt"] == life.attempt]
+    right_ramp = life.told_ramp is life.ramp
+    if life.plan.is_measured:
+        if right_ramp:
+            return 0.0
+        ramps = [
+            np.array([ramp.at(at) if ramp is not None else 1.0 for at in seen.tolist()])
+            for ramp in (life.ramp, life.told_ramp)
+        ]
+        return float((np.abs(ramps[0] - ramps[1]) * steps["lr_planned"][steps["attempt"] == life.attempt]).max())
+    rates = np.array([life.rate(at, life.ramp) for at in seen.tolist()])
+    theirs = columns["attempt"] == life.attempt
+    position = np.searchsorted(seen, columns["samples_seen"][theirs])
+    errors = [np.abs(columns["lr_planned"][theirs] - rates[position]).max(), life.contradiction]
+    if not right_ramp:
+        told = np.array([life.rate(at, life.told_ramp) for at in seen.tolist()])
+        errors.append(np.abs(told - rates).max())
+    return float(np.max(errors))
 
 
 def highest_peak(plan: Plan) -> float:

@@ -17,6 +17,7 @@ from scaler.report.words import (
     number,
     plural,
     printable,
+    reached_words,
     seconds,
 )
 
@@ -121,7 +122,7 @@ def _attempt_table(report: Report) -> RenderableType:
             batch_words(row),
             number(row.peak_lr),
             number(row.start_samples),
-            number(row.end_samples),
+            reached_words(row),
             ended_words(row),
         )
     return table

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaler.plan import Plan
+from scaler.report.gaps import find_missing_events, find_unreadable
 from scaler.report.model import AttemptRow, LrAudit, Noise, Totals, Verdict, WorkerRow
 from scaler.report.rates import highest_peak
-from scaler.report.words import noise_words, number, one_line, plural, seconds
+from scaler.report.words import joined, noise_words, number, one_line, plural, seconds
 from scaler.runs import RunState
 
 SHOWN_ENDS = 3
@@ -23,6 +24,10 @@ def find_verdicts(
     audit: LrAudit,
     noise: Noise | None,
     events: Sequence[Mapping[str, Any]],
+    is_followed: bool = False,
+    unplanned: Sequence[int] = (),
+    recorded: Sequence[int] = (),
+    unreadable: Sequence[str] = (),
 ) -> tuple[Verdict, ...]:
     """Return what is worth saying about a run, the gravest first; nothing is a good answer.
 
@@ -36,14 +41,20 @@ def find_verdicts(
         audit: of the rate.
         noise: of the gradient, when it was measured.
         events: of the run, in order.
+        is_followed: every optimizer used what its loop planned.
+        unplanned: attempts that the audit leaves out.
+        recorded: attempts that have records.
+        unreadable: files of records that are damaged.
     """
     divergences = [event for event in events if event["kind"] == "diverged"]
     is_stopped = bool(divergences) and not divergences[-1]["goes_back"]
     found = [
+        find_missing_events(state, attempts, recorded=recorded, unplanned=unplanned),
+        find_unreadable(unreadable),
         _not_finished(run_id, state, plan, totals),
         _diverged(divergences),
         *_without_records(workers),
-        _lr_differs(audit, plan),
+        _lr_differs(audit, plan, is_followed=is_followed),
         *(_no_loss(workers) if not is_stopped else ()),  # said already, and of every rank
         _restarts(attempts),
         _checkpoint_passed_over(events),
@@ -110,7 +121,8 @@ def _without_records(workers: Sequence[WorkerRow]) -> list[Verdict]:
     ]
 
 
-def _lr_differs(audit: LrAudit, plan: Plan) -> Verdict | None:
+def _lr_differs(audit: LrAudit, plan: Plan, *, is_followed: bool) -> Verdict | None:
+    """A fault of the recipe where the optimizer did not follow its loop; else of the loop, or of altered files."""
     if audit.as_planned is not False:
         return None
     error = audit.max_abs_error
@@ -118,9 +130,13 @@ def _lr_differs(audit: LrAudit, plan: Plan) -> Verdict | None:
     return Verdict(
         code="lr_differs_from_plan",
         rank=None,
-        message="The optimizer did not use the planned learning rate.",
+        message="The rate that the training planned is not the one that the job and the events give."
+        if is_followed
+        else "The optimizer did not use the planned learning rate.",
         evidence=f"{difference} at a peak of {highest_peak(plan):g}",
-        next="Look for code in the recipe that writes the optimizer's lr.",
+        next="See whether the run's job, plan.json or events.jsonl were altered; if not, it is a fault of scaler."
+        if is_followed
+        else "Look for code in the recipe that writes the optimizer's lr.",
     )
 
 
@@ -157,7 +173,7 @@ def _restarts(attempts: Sequence[AttemptRow]) -> Verdict | None:
         code="restarts",
         rank=None,
         message=f"The worker group was restarted {_times(len(lost))}{':' if len(lost) > 1 else ''} {whys}.",
-        evidence="; ".join([*ends, *rest, _cost(lost)]),
+        evidence=joined(*ends, *rest, _cost(lost)),
         next=" ".join(_restart_advice(ended_by, attempts) for ended_by in kinds)
         + " No sample in the weights was lost or counted twice.",
     )
@@ -220,7 +236,7 @@ def _checkpoint_passed_over(events: Sequence[Mapping[str, Any]]) -> Verdict | No
         code="checkpoint_passed_over",
         rank=None,
         message=f"{plural(len(bad), 'checkpoint')} could not be read, and {were} passed over.",
-        evidence="; ".join([*shown, *went_on]),
+        evidence=joined(*shown, *went_on),
         next="See what the storage did to it: it is still there, renamed *.bad. The work since the one before was done "
         "again.",
     )

@@ -46,6 +46,26 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def ended(text: str) -> str:
+    """Return text from outside as a sentence's end, with one full stop.
+
+    Example:
+        >>> ended("it is torn"), ended("it is torn.")
+        ('it is torn.', 'it is torn.')
+    """
+    return text if text.endswith("...") else f"{text.rstrip(' .')}."
+
+
+def joined(*parts: str) -> str:
+    """Return parts beside each other; none of them keeps a full stop at its end, as those from outside may have.
+
+    Example:
+        >>> joined("its checksum is another.", "went on from the start")
+        'its checksum is another; went on from the start'
+    """
+    return "; ".join(part if part.endswith("...") else part.rstrip(" .") for part in parts)
+
+
 def one_line(text: str, most: int = 160) -> str:
     """Return text from outside as one line of at most ``most`` characters.
 
@@ -138,11 +158,17 @@ def ended_words(attempt: AttemptRow) -> str:
     return attempt.ended_by.replace("_", " ")
 
 
+def reached_words(attempt: AttemptRow) -> str:
+    """Return where an attempt's work in the weights ends; where nothing of it is there, how much was done again."""
+    end = number(attempt.end_samples)
+    return f"{end}, redone {number(attempt.redone_samples)}" if attempt.is_undone else end
+
+
 def loss_words(attempt: AttemptRow) -> str:
     """Return why an attempt ended and what that cost, as sentences; nothing where nothing is to say."""
     said = []
     if attempt.cause is not None:
-        said.append(f"{attempt.cause[:1].upper()}{attempt.cause[1:].rstrip('.')}.")
+        said.append(f"{attempt.cause[:1].upper()}{ended(attempt.cause[1:])}")
     cost = []
     if attempt.redone_samples:
         cost.append(f"{plural(attempt.redone_samples, 'sample')} done again ({seconds(attempt.redone_s)})")

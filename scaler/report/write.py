@@ -5,7 +5,7 @@ import re
 
 from scaler.errors import JobFileError, RunError
 from scaler.job import Job, read_job
-from scaler.metrics.reader import read_events, read_records
+from scaler.metrics.reader import read_run
 from scaler.plan import Plan
 from scaler.report.html import render_html
 from scaler.report.markdown import render_markdown
@@ -28,14 +28,16 @@ def read_report(folder: RunFolder) -> Report:
         plan = Plan.from_dict(folder.read_json("plan.json"))
     except (KeyError, TypeError) as error:
         raise RunError(f"run {folder.run_id}: plan.json is not a plan: {error}.", "The file was altered.") from None
-    events = read_events(folder)
+    metrics = read_run(folder)
     return summarize(
         job=job,
         later_jobs={attempt: _read_job(folder, name) for attempt, name in sorted(later.items())},
         plan=plan,
-        status={**folder.read_json("status.json"), "state": folder.state()},
-        records=read_records(folder, events=events),
-        events=events,
+        # The folder may be a renamed copy: what it is called now is what one can type.
+        status={**folder.read_json("status.json"), "state": folder.state(), "run_id": folder.run_id},
+        records=metrics.records,
+        events=metrics.events,
+        unreadable=metrics.unreadable,
     )
 
 

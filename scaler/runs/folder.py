@@ -43,6 +43,8 @@ class RunState(StrEnum):
 
 IDS = 100  # how many ids are tried for a new run
 
+_RECORDS = re.compile(r"\d+-\d+\.parquet")
+
 
 def new_run_id(name: str, now: datetime) -> str:
     """Return ``<name>-<YYYYmmdd-HHMMSS>-<4 hex>``."""
@@ -101,6 +103,11 @@ class RunFolder:
         """The folder on this machine, or None when it lies elsewhere."""
         return Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
 
+    @property
+    def place(self) -> str:
+        """Where the folder lies, the same from wherever one looks: a path without links, or a URI without password."""
+        return mask_text(self.uri.rstrip("/")) if self.local_path is None else os.path.realpath(self.local_path)
+
     def path(self, name: str) -> str:
         """What a person can open: a path relative to here where there is one, else a URI, without its password."""
         if self.local_path is None:
@@ -141,15 +148,26 @@ class RunFolder:
         Raises:
             RunError: there is none, or it cannot be read.
         """
+        data = self.read_if_there(name)
+        if data is None:
+            raise RunError(
+                f"run {self.run_id} has no {name} in {self.path('')}.",
+                "It is written when the run starts; scaler list shows the runs that there are.",
+            )
+        return data
+
+    def read_if_there(self, name: str) -> bytes | None:
+        """Return a document; None when there is none.
+
+        Raises:
+            RunError: it cannot be read; whether it is there is then not known.
+        """
         try:
             with self._told(name, "read"), self._fs.open(self._at(name), "rb") as file:
                 data: bytes = file.read()
                 return data
         except FileNotFoundError:
-            raise RunError(
-                f"run {self.run_id} has no {name} in {self.path('')}.",
-                "It is written when the run starts; scaler list shows the runs that there are.",
-            ) from None
+            return None
 
     @contextmanager
     def _told(self, name: str, doing: str) -> Iterator[None]:
@@ -283,9 +301,13 @@ class RunFolder:
     # Names that more than one room uses.
 
     def set_state(self, state: RunState, **values: Any) -> None:
-        """Write the run's status; ``values`` replace or join those already there, and None takes one away."""
+        """Write the run's status; ``values`` replace or join those already there, and None takes one away.
+
+        ``run_id`` is always the folder's name, also of a copy that has another than its original.
+        """
         before = self.read_json("status.json") if self.exists("status.json") else {}
-        status = {"schema_version": 1, "run_id": self.run_id, **before, **values, "state": state}
+        mine = {"run_id": self.run_id, "state": state}
+        status = {"schema_version": 1, **mine, **before, **values, **mine}
         self.write_json("status.json", {key: value for key, value in status.items() if value is not None})
 
     def state(self) -> RunState:
@@ -307,9 +329,50 @@ class RunFolder:
         return dict(sorted(found.items()))
 
     def next_attempt(self) -> int:
-        """Return the number of the worker group's next life: one above the highest in ``events.jsonl``, first 0."""
-        attempts = [row["attempt"] for row in self.rows("events.jsonl") if isinstance(row.get("attempt"), int)]
-        return max(attempts, default=-1) + 1
+        """Return the number of the worker group's next life: above any that has left something here; the first is 0.
+
+        That is in ``events.jsonl``, among the records, in a checkpoint's manifest; a changed job holds from its number
+        on. A checkpoint that was passed over belongs to a life that is still to begin.
+
+        Raises:
+            RunError: a file of records holds none.
+        """
+        events = [row for row in self.rows("events.jsonl") if row.get("kind") != "checkpoint_passed_over"]
+        manifests = [self._manifest(name) for name in self.names("checkpoints") if name.endswith(".json")]
+        lives = [row["attempt"] for row in (*events, *manifests) if isinstance(row.get("attempt"), int)]
+        lives += [self._newest_attempt(f"metrics/{name}") for name in self.names("metrics") if _RECORDS.fullmatch(name)]
+        return max(max(lives, default=-1) + 1, *self.job_names(), 0)
+
+    def _manifest(self, name: str) -> dict[str, Any]:
+        """A checkpoint's manifest; empty where it is torn."""
+        try:
+            values = json.loads(self.read_if_there(f"checkpoints/{name}") or b"{}")
+        except ValueError:
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    def _newest_attempt(self, name: str) -> int:
+        """The highest attempt of a file of records, from its footer alone; -1 when it says none."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with self._fs.open(self._at(name), "rb") as file:
+                about = pq.read_metadata(file)
+            column = about.schema.names.index("attempt")
+            groups = [about.row_group(number).column(column).statistics for number in range(about.num_row_groups)]
+        except FileNotFoundError:  # merged into a larger one this moment
+            return -1
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self.damaged(name, error) from None
+        return max((group.max for group in groups if group is not None and group.has_min_max), default=-1)
+
+    def damaged(self, name: str, error: BaseException) -> RunError:
+        """Return the error of a file of records that cannot be read as one."""
+        return RunError(
+            f"run {self.run_id}: {name} holds no records: {reason(error)}.",
+            f"Move {self.path(name)} out of that folder to do without its records.",
+        )
 
     def filesystem(self, folder: str) -> tuple[Any, str]:
         """Return the fsspec filesystem and the path of one of the run's folders on it, for readers of many files."""

@@ -23,15 +23,21 @@ def reach(uri: str) -> tuple[Any, str]:
         filesystem, root = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
         raise RunError(
-            f"{mask_text(uri)}: cannot be reached: {mask_text(str(error))}.",
+            f"{mask_text(uri)}: cannot be reached: {reason(error)}.",
             "Use a folder or a URI of a kind that fsspec knows, and install what it asks for.",
         ) from None
     return filesystem, root
 
 
 def reason(error: BaseException) -> str:
-    """Why a filesystem refused, without the path, which the message names itself."""
-    return getattr(error, "strerror", None) or mask_text(" ".join(str(error).split())) or type(error).__name__
+    """Why a filesystem or a reader refused, without the path, which the message names itself, or a full stop.
+
+    Example:
+        >>> reason(ValueError("this is no  parquet file."))
+        'this is no parquet file'
+    """
+    told = getattr(error, "strerror", None) or mask_text(" ".join(str(error).split()))
+    return told.rstrip(".") or type(error).__name__
 
 
 def not_made(storage: str, reason: str) -> RunError:

@@ -452,11 +452,157 @@ def test_a_folder_that_was_copied_elsewhere_is_reported_and_goes_on_there(
     folder.write_json(FILE, {"token": "t", "host": "elsewhere", "pid": 77, "beat": time.time() - 3600})
     shutil.copytree(folder.uri, tmp_path / "copies" / "a copy")
     shutil.rmtree(folder.uri)
-    assert scaler_command("report", "copies/a copy").out.startswith(f"{folder.run_id}  stopped\n")
-    code, _, err = scaler_command("resume", "copies/a copy", *HERE, "--quiet")
-    assert (code, err) == (0, "Report: copies/a copy/report.html\n")
-    assert_the_same_training(RunFolder(str(tmp_path / "copies" / "a copy")), calm)
+    assert scaler_command("report", "copies/a copy").out.startswith("a copy  stopped\n")
+    assert scaler_command("resume", "copies/a copy", *HERE, "--quiet") == (
+        2,
+        "",
+        f"Error: run a copy was made in {folder.uri}, and not where it lies now: the recipe that it names is not run.\n"
+        "  Give a job file that lies beside a recipe of yours: scaler resume 'copies/a copy' --job JOB\n",
+    )
+    trouble = options("recipe_args.trouble=ctrl_c twice")
+    for _ in range(2):  # the second time it lies where it went on
+        code, _, err = scaler_command("resume", "copies/a copy", "--job", job, *HERE, "--quiet", *trouble)
+        assert (code, err.splitlines()[-1]) == (0, "Report: copies/a copy/report.html")
+        trouble = []
+        job = Path("copies/a copy/job.yaml")
+        shutil.copy(tmp_path / "jobs" / "recipe_resume.py", "copies/a copy")
+    copy = RunFolder(str(tmp_path / "copies" / "a copy"))
+    assert_the_same_training(copy, calm)
+    assert copy.read_json("status.json")["run_id"] == "a copy"
     assert not Path(folder.uri).exists()
+
+
+@pytest.mark.parametrize(
+    ("edit", "doubt"),
+    [
+        ({"place": None}, "does not say where it was made"),
+        ({"recipe_folder": "recipes"}, "has its recipe in recipes, which may be anywhere"),
+        ({"recipe_folder": "{folder}/code"}, "has its recipe in its own folder"),
+        ({"recipe_folder": "{folder}/../../code"}, "has its recipe in its own folder"),  # a link, into it
+    ],
+)
+def test_code_that_came_with_a_run_is_not_run(
+    scaler_command: Scaler, job: Path, tmp_path: Path, edit: dict[str, str | None], doubt: str
+) -> None:
+    folder = stopped_run(scaler_command, job)
+    code = Path(folder.uri) / "code"
+    code.mkdir()
+    (code / "recipe_resume.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n" + RECIPE)
+    (tmp_path / "code").symlink_to(code)
+    told = {key: value and value.format(folder=folder.uri) for key, value in edit.items()}
+    status = {**folder.read_json("status.json"), **told}
+    folder.write_json("status.json", {key: value for key, value in status.items() if value is not None})
+    assert scaler_command("resume", "last", *HERE, "--quiet") == (
+        2,
+        "",
+        f"Error: run {folder.run_id} {doubt}: the recipe that it names is not run.\n"
+        f"  Give a job file that lies beside a recipe of yours: scaler resume {folder.run_id} --job JOB\n",
+    )
+    assert not (tmp_path / "ran").exists()
+
+
+def test_damaged_records_are_found_before_anything_is_trained(scaler_command: Scaler, job: Path) -> None:
+    folder = stopped_run(scaler_command, job)
+    name = f"metrics/{folder.names('metrics')[0]}"
+    whole = folder.read(name)
+    folder.write(name, whole[: len(whole) // 2])
+    before = {name: folder.read(name) for name in folder.names("") if "." in name}
+    code, out, err = scaler_command("resume", "last", *HERE)
+    assert (code, out) == (5, "")
+    assert err == (
+        f"Error: run {folder.run_id}: {name} holds no records: Could not open Parquet input source '<Buffer>': Parquet "
+        "magic bytes not found in footer. Either the file is corrupted or this is not a parquet file.\n"
+        f"  Move runs/{folder.run_id}/{name} out of that folder to do without its records.\n"
+    )
+    assert {name: folder.read(name) for name in folder.names("") if "." in name} == before
+    shutil.move(Path(folder.uri) / name, Path(folder.uri).parent)
+    assert scaler_command("resume", "last", *HERE, "--quiet").code == 0
+
+
+def test_a_job_that_the_report_needs_is_missed_before_anything_is_trained(scaler_command: Scaler, job: Path) -> None:
+    folder = stopped_run(scaler_command, job)
+    folder.write("job-1.yaml", folder.read("job.yaml"))
+    folder.remove("job.yaml")
+    assert scaler_command("resume", "last", *HERE) == (
+        5,
+        "",
+        f"Error: run {folder.run_id} has no job.yaml in runs/{folder.run_id}.\n"
+        "  It is written when the run starts; scaler list shows the runs that there are.\n",
+    )
+
+
+def test_a_checkpoint_that_is_damaged_is_told_and_passed_over(scaler_command: Scaler, job: Path) -> None:
+    folder = stopped_run(scaler_command, job, "recipe_args.at_call=100")
+    assert committed(folder) == [300, 600, 900]
+    folder.write("checkpoints/000000000000900.pt", b"torn")
+    code, _, err = scaler_command("resume", "last", *HERE)
+    assert code == 0, err
+    reason = next(line for line in err.splitlines() if line.startswith("Passed over: ")).removeprefix("Passed over: ")
+    assert "checkpoint 900 is torn: 4 bytes of " in reason
+    assert f"\nRun {folder.run_id}: going on at 600 of 3,000 samples\n" in err
+    events = read_events(folder)
+    (passed,) = [event for event in events if event["kind"] == "checkpoint_passed_over"]
+    assert (passed["attempt"], passed["samples_seen"], passed["reason"]) == (1, 900, reason)
+    (resumed,) = [event for event in events if event["kind"] == "resumed"]
+    assert resumed["from_samples"] == 600
+    rows = [(row["attempt"], row["start_samples"]) for row in folder.read_json("report.json")["attempts"]]
+    assert rows == [(0, 0), (1, 600)]
+
+
+def test_attempts_are_not_counted_anew_where_the_events_are_lost(scaler_command: Scaler, job: Path) -> None:
+    folder = stopped_run(scaler_command, job)
+    folder.write("events.jsonl", "")
+    code, _, err = scaler_command("resume", "last", *HERE, "--quiet")
+    assert code == 0, err
+    assert {event["attempt"] for event in read_events(folder) if event["kind"] == "attempt_started"} == {1}
+    assert set(read_records(folder)["attempt"].to_pylist()) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["reference.lr=0.5"], "reference.lr = 0.5"),
+        (["train.epochs=2", "schedule.final_fraction=0.1"], "schedule.final_fraction = 0.1, train.epochs = 2"),
+    ],
+)
+def test_changes_of_a_training_that_is_over_are_not_ignored(
+    scaler_command: Scaler, calm: RunFolder, overrides: list[str], told: str
+) -> None:
+    assert scaler_command("resume", calm.uri, *HERE, *options(*overrides)) == (
+        2,
+        "",
+        f"Error: run {calm.run_id} has finished its training; {told} would change nothing.\n"
+        "  Give a longer training: --set train.epochs=...\n",
+    )
+
+
+def test_a_driver_that_was_stopped_while_another_finished_its_run_writes_nothing(
+    scaler_command: Scaler, job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaler.runs.lease.UNSURE_S", 0.3)  # no beat within the test: a process that was stopped
+    recipe = job.parent / "recipe_resume.py"
+    finishes = f"""
+    if trouble == "finished":
+        import json, glob
+        (status,) = glob.glob("runs/*/status.json")
+        Path(status).write_text(json.dumps({{**json.loads(Path(status).read_text()), "state": "succeeded"}}))
+        Path(status).with_name("{FILE}").unlink()
+        time.sleep(0.5)
+"""
+    recipe.write_text(recipe.read_text() + finishes)
+    code, out, err = scaler_command("submit", job, *HERE, "--quiet", *options("recipe_args.trouble=finished"))
+    folder = newest_run()
+    assert (code, out, err) == (
+        5,
+        "",
+        f"Error: run {folder.run_id} was taken over: its {FILE} is gone.\n"
+        "  Another process went on with it, or somebody changed that file; this process has let go of it.\n",
+    )
+    assert folder.state().value == "succeeded"
+    assert {event["samples_seen"] for event in read_events(folder) if "samples_seen" in event} <= set(range(600))
+    assert committed(folder)[-1:] in ([300], [])
+    assert not folder.exists(FILE)
+    assert not folder.exists("report.json")
 
 
 def test_a_recipe_that_is_not_there_any_more_is_asked_for(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:

@@ -11,6 +11,7 @@ from synthetic import SyntheticRun
 from scaler.cluster import collector as collector_module
 from scaler.cluster.collector import STORAGE_PATIENCE_S, Collector
 from scaler.cluster.messages import Answer, Batch, Parcel
+from scaler.errors import RunError
 from scaler.metrics.reader import read_events, read_records
 from scaler.metrics.record import Record
 from scaler.runs import RunFolder
@@ -69,6 +70,35 @@ def test_a_folder_that_takes_nothing_fails_no_worker(
     assert collector.look().storage == ""
     collector.close()
     assert len(folder.names("tensorboard")) == 1, "what could not be written was kept"
+
+
+def test_what_scaler_itself_says_of_the_storage_is_told_without_its_remedy_and_two_full_stops(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(collector_module, "monotonic", lambda: now)
+    collector = Collector(folder)
+
+    def full(*_: object) -> None:
+        raise RunError("events.jsonl cannot be written.", "Make room.")
+
+    monkeypatch.setattr(RunFolder, "append_json", full)
+    for _ in range(2):
+        now += STORAGE_PATIENCE_S
+        collector.look()
+    now += 1.0
+    assert collector.look().storage == "events.jsonl cannot be written"
+    monkeypatch.undo()
+
+
+def test_attempts_go_on_from_the_records_where_the_events_are_lost(
+    folder: RunFolder, synthetic_run: SyntheticRun
+) -> None:
+    collector = Collector(folder)
+    hand_over(collector, synthetic_run.attempt(0))
+    collector.close()
+    folder.write("events.jsonl", "")
+    assert Collector(folder).begin_attempt().attempt == 1
 
 
 def test_a_collector_that_died_goes_on_from_the_folder_and_writes_nothing_twice(

@@ -8,6 +8,8 @@ import pytest
 from scaler.errors import JobFileError
 from scaler.job import Job, apply_overrides, parse_job
 from scaler.job.changes import FIXED, Change, job_changes, require_resumable
+from scaler.job.load import edit_job
+from scaler.plan import make_plan
 
 Digits = Callable[..., Job]
 
@@ -176,6 +178,81 @@ def test_everything_else_may_change(digits: Digits, override: str) -> None:
     changes = job_changes(digits(), edited(digits(), override))
     assert changes
     require_resumable(changes)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            ["schedule.plateau={metric: loss, mode: min}"],
+            ["schedule.plateau={metric: accuracy, mode: max}"],
+            ["schedule.plateau.metric: loss -> accuracy", "schedule.plateau.mode: min -> max"],
+        ),
+        (
+            ["checkpoint.best={metric: loss, mode: min}"],
+            ["checkpoint.best={metric: accuracy, mode: max}"],
+            ["checkpoint.best.metric: loss -> accuracy", "checkpoint.best.mode: min -> max"],
+        ),
+    ],
+)
+def test_what_is_watched_may_change(digits: Digits, old: list[str], new: list[str], expected: list[str]) -> None:
+    """What the training remembers of the one metric it forgets: that is its own affair."""
+    changes = job_changes(edited(digits(), *old), edited(digits(), *new))
+    assert [str(change) for change in changes] == expected
+    require_resumable(changes)
+
+
+HELD = [
+    "scale.num_workers={min: 1, max: 4}",
+    "scale.per_worker_batch_size=64",
+    "scale.grad_accum_steps=2",
+    "scale.on_resize=hold_global_batch",
+]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "workers", "expected"),
+    [
+        (
+            HELD,
+            1,
+            [
+                "scale.num_workers: {min: 1, max: 4} -> 1",
+                "scale.grad_accum_steps: 2 -> null",
+                "scale.global_batch_size: null -> 512",
+            ],
+        ),
+        (
+            [HELD[0], "scale.global_batch_size=96", HELD[3]],
+            3,  # it is fixed already; micro-steps were found for each size, and are now
+            ["scale.num_workers: {min: 1, max: 4} -> 3", "scale.grad_accum_steps: 1 -> null"],
+        ),
+        (HELD[:3], 1, ["scale.num_workers: {min: 1, max: 4} -> 1"]),  # it scales with the batch
+        (["scale.num_workers=4", *HELD[1:]], 1, ["scale.num_workers: 4 -> 1"]),  # nothing was held
+        ([*HELD, "scale.num_workers=4"], 1, ["scale.num_workers: 4 -> 1"]),  # nor here: --set makes another job
+    ],
+)
+def test_fewer_workers_hold_the_batch_that_an_elastic_job_holds(
+    digits: Digits, overrides: list[str], workers: int, expected: list[str]
+) -> None:
+    before = digits(*overrides)
+    for after in (
+        digits(*overrides, workers=workers),
+        edit_job(before.model_dump(), workers=workers, source="stored"),
+    ):
+        assert texts(before, after) == expected
+        assert isinstance(after.scale.num_workers, int)
+
+
+def test_the_held_batch_and_its_rate_are_those_of_the_elastic_plan(digits: Digits) -> None:
+    for workers in (1, 2, 3, 4):
+        elastic, fixed = make_plan(digits(*HELD), workers), make_plan(digits(*HELD, workers=workers))
+        assert fixed.phases == elastic.phases
+        assert fixed.phases[0].global_batch_size == 512
+
+
+def test_a_number_of_workers_that_is_set_is_another_job(digits: Digits) -> None:
+    assert texts(digits(*HELD), digits(*HELD, "scale.num_workers=1")) == ["scale.num_workers: {min: 1, max: 4} -> 1"]
 
 
 def test_every_key_of_the_job_is_decided_one_way_or_the_other(digits: Digits) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import SyntheticRun
 
-from scaler.metrics.reader import mark_lost, read_events, read_records
+from scaler.errors import RunError
+from scaler.metrics.reader import mark_lost, read_events, read_records, read_run
 from scaler.metrics.writer import SCHEMA, MetricsWriter
 from scaler.runs import RunFolder
 
@@ -83,3 +84,10 @@ def test_records_are_read_with_what_was_lost(folder: RunFolder, synthetic_run: S
     assert sum(records["lost"].to_pylist()) == 2 * 2  # two steps of two workers
     assert read_records(folder, events=read_events(folder)).equals(records)
     assert not any(read_records(folder, events=[])["lost"].to_pylist())
+
+
+def test_a_storage_that_does_not_let_records_be_read_is_no_damage(folder: RunFolder) -> None:
+    assert folder.local_path is not None
+    (folder.local_path / "metrics" / "00000000-00000000.parquet").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"00000000-00000000.parquet cannot be read in .*: Is a directory\.\n  See to"):
+        read_run(folder)

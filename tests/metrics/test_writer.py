@@ -1,19 +1,30 @@
 """Records to Parquet and back: exactly once, at any moment, whatever a kill leaves behind."""
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from secrets import token_hex
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scaler.errors import RunError
 from scaler.metrics.reader import read_events, read_records
 from scaler.metrics.record import Record
-from scaler.metrics.writer import FOLDER, MERGE, SCHEMA, MetricsWriter, file_ranges
+from scaler.metrics.writer import (
+    FOLDER,
+    MERGE,
+    SCHEMA,
+    MetricsWriter,
+    file_ranges,
+    newest_samples,
+    require_readable,
+)
 from scaler.runs import RunFolder
 
 
@@ -183,6 +194,51 @@ def test_a_kill_in_the_middle_of_a_flush_loses_no_more_than_the_flush(
     assert [row.step for row in read(local)] == [0, 1, 2]
     write_one_by_one(MetricsWriter(local), range(3, 5))
     assert [row.step for row in read(local)] == [0, 1, 2, 3, 4]
+
+
+def cut(folder: RunFolder, number: int) -> str:
+    name = f"{FOLDER}/{number:08d}-{number:08d}.parquet"
+    folder.write(name, folder.read(name)[:-40])
+    return name
+
+
+def test_a_file_that_is_cut_off_is_an_error_that_names_it(folder: RunFolder) -> None:
+    write_one_by_one(MetricsWriter(folder), range(3))
+    require_readable(folder)
+    name = cut(folder, 1)
+    for use in (require_readable, newest_samples):
+        with pytest.raises(RunError) as caught:
+            use(folder)
+        assert caught.value.problem == (
+            f"run {folder.run_id}: {name} holds no records: Could not open Parquet input source '<Buffer>': Parquet "
+            "magic bytes not found in footer. Either the file is corrupted or this is not a parquet file."
+        )
+        assert caught.value.remedy == f"Move {folder.path(name)} out of that folder to do without its records."
+
+
+def test_a_file_whose_middle_is_damaged_is_found_too(local: RunFolder) -> None:
+    write_one_by_one(MetricsWriter(local), range(1))
+    name = f"{FOLDER}/00000000-00000000.parquet"
+    data = bytearray(local.read(name))
+    data[4:60] = bytes(56)
+    local.write(name, bytes(data))
+    with pytest.raises(RunError, match="holds no records"):
+        require_readable(local)
+
+
+@pytest.mark.parametrize("columns", [{"attempt": ["a"]}, {"attempt": [1]}, {"other": [1]}])
+def test_a_file_of_something_else_is_found_too(local: RunFolder, columns: dict[str, list[object]]) -> None:
+    pq.write_table(pa.table(columns), buffer := BytesIO())
+    local.write(f"{FOLDER}/00000000-00000000.parquet", buffer.getvalue())
+    with pytest.raises(RunError, match="holds no records"):
+        require_readable(local)
+
+
+def test_a_merge_that_meets_a_damaged_file_says_which(local: RunFolder) -> None:
+    write_one_by_one(MetricsWriter(local), range(MERGE - 1))
+    name = cut(local, 2)
+    with pytest.raises(RunError, match=f"{name} holds no records"):
+        write_one_by_one(MetricsWriter(local), range(MERGE - 1, MERGE))
 
 
 READERS: dict[str, Callable[[Path], list[int]]] = {

@@ -9,6 +9,7 @@ from synthetic import SYNTHETIC_JOB, SyntheticRun, as_json, codes
 
 from scaler.job import Job
 from scaler.plan import make_plan
+from scaler.report.words import reached_words
 
 RATES = ("lr", "lr_planned")
 
@@ -27,6 +28,18 @@ def test_work_that_was_done_again_is_counted_once(synthetic_run: SyntheticRun) -
     assert list(report.series.samples_seen) == sorted(set(report.series.samples_seen))
     assert report.series.loss_mean[:5] == (9.0, 9.0, 9.0, 9.0, 1.0)
     assert ("restarts", None) in codes(report)
+
+
+def test_an_attempt_of_which_nothing_was_kept_ends_where_it_began(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0, stop=96).died(0).attempt(1, start=64, stop=80).died(0).attempt(2, start=32)
+    report = run.report()
+    assert [(row.start_samples, row.end_samples, row.is_undone) for row in report.attempts] == [
+        (0, 32, False),
+        (64, 64, True),
+        (32, 200, False),
+    ]
+    assert [reached_words(row) for row in report.attempts] == ["32", "64, redone 16", "200"]
+    assert "attempt 1 ended at 80 samples" in report.verdicts[0].evidence
 
 
 def test_an_attempt_that_died_before_any_checkpoint_leaves_nothing(synthetic_run: SyntheticRun) -> None:
@@ -207,5 +220,7 @@ def test_a_rate_that_was_lowered_is_in_the_checkpoint_of_its_place(
 
 
 def test_a_run_in_which_a_rate_was_lowered_is_all_clear(synthetic_run: SyntheticRun) -> None:
-    run = synthetic_run.attempt(0).event("rate_lowered", 100, by="plateau", factor=0.5, reason="loss 2 is no better")
+    run = synthetic_run.attempt(0, factors={100: 0.5}).event(
+        "rate_lowered", 100, by="plateau", factor=0.5, reason="loss 2 is no better"
+    )
     assert run.report().all_clear is not None

@@ -173,10 +173,10 @@ def test_a_smaller_micro_batch_is_a_decision_that_stays(synthetic_run: Synthetic
 def test_a_job_that_changed_leaves_the_audit_of_earlier_lives_exact(
     synthetic_run: SyntheticRun, digits: Digits
 ) -> None:
-    changed = digits(*SYNTHETIC_JOB, "reference.lr=0.02", "schedule.warmup={samples: 64}", "train.epochs=3")
-    run = (
-        synthetic_run.attempt(0, stop=96).left("resize", "2 -> 1 workers").attempt(1, start=96, stop=132, world_size=1)
-    )
+    jumps = (*SYNTHETIC_JOB, "scale.rewarmup=null")
+    changed = digits(*jumps, "reference.lr=0.02", "schedule.warmup={samples: 64}", "train.epochs=3")
+    run = replace(synthetic_run, job=digits(*jumps)).attempt(0, stop=96).left("resize", "2 -> 1 workers")
+    run = run.attempt(1, start=96, stop=132, world_size=1)
     run = run.resumed(100, changes=[("reference.lr", "0.01", "0.02")]).attempt(2, start=100, stop=148, job=changed)
     run = run.died(0).attempt(3, start=132, world_size=1)  # by the newest job, too
     report = run.report()
@@ -217,15 +217,63 @@ def test_a_micro_batch_that_was_halved_changes_no_rate(synthetic_run: SyntheticR
     assert (report.lr_audit.max_abs_error, report.attempts[0].ended_by) == (0.0, "out_of_memory")
 
 
-@pytest.mark.parametrize("factor", [0.5, 1 / 3, 0.1])
-def test_a_ramp_is_planned(synthetic_run: SyntheticRun, factor: float) -> None:
-    ramp = Ramp(start=96, stop=150, factor=factor)
-    run = synthetic_run.attempt(0, stop=96, world_size=1).left("resize", "1 -> 2 workers")
-    report = run.attempt(1, start=96, ramp=ramp).report()
+@pytest.fixture
+def smaller(synthetic_run: SyntheticRun, digits: Digits) -> SyntheticRun:
+    """It began on one worker, at half the rate of two; a climb after a resize takes 54 samples."""
+    job = digits(*SYNTHETIC_JOB, "scale.rewarmup={samples: 54}")
+    run = replace(synthetic_run, job=job, plan=make_plan(job))
+    return run.attempt(0, stop=96, world_size=1).left("resize", "1 -> 2 workers")
+
+
+RIGHT = Ramp(start=96, stop=150, factor=0.5)
+
+
+def test_a_ramp_is_planned(smaller: SyntheticRun) -> None:
+    run = smaller.attempt(1, start=96, ramp=RIGHT)
+    report = run.report()
     assert (report.lr_audit.max_abs_error, report.lr_audit.as_planned) == (0.0, True)
-    assert report.series.lr_planned[12] == synthetic_run.plan.lr_at(96) * factor
-    without = tuple({**event, "ramp": None} for event in run.attempt(1, start=96, ramp=ramp).events)
-    assert not replace(run.attempt(1, start=96, ramp=ramp), events=without).report().lr_audit.as_planned
+    assert report.series.lr_planned[12] == smaller.plan.lr_at(96) * 0.5
+    unsaid = tuple({**event, "ramp": None} for event in run.events)
+    assert not replace(run, events=unsaid).report().lr_audit.as_planned
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,  # it jumps
+        Ramp(start=96, stop=150, factor=0.5 + 1e-6),
+        Ramp(start=96, stop=150, factor=1 / 3),
+        Ramp(start=96, stop=151, factor=0.5),
+        Ramp(start=80, stop=150, factor=0.5),
+    ],
+)
+def test_a_ramp_that_the_rule_does_not_give_is_found_though_all_of_the_run_agrees(
+    smaller: SyntheticRun, wrong: Ramp | None
+) -> None:
+    report = smaller.attempt(1, start=96, ramp=wrong).report()
+    assert not report.lr_audit.as_planned
+    (verdict,) = report.verdicts
+    assert verdict.code == "lr_differs_from_plan"
+    assert verdict.message == "The rate that the training planned is not the one that the job and the events give."
+    assert "recipe" not in verdict.next
+
+
+def test_a_ramp_goes_on_at_the_same_batch_and_a_second_one_begins_where_it_was(smaller: SyntheticRun) -> None:
+    run = smaller.attempt(1, start=96, stop=116, ramp=RIGHT).died(0)
+    assert run.attempt(2, start=116, ramp=RIGHT).report().lr_audit.max_abs_error == 0.0
+    assert not run.attempt(2, start=116).report().lr_audit.as_planned, "it forgot the ramp"
+    plan = run.plan
+    before = plan.lr_at(116) * RIGHT.at(116)
+    again = make_plan(run.job, 4)
+    ramp = Ramp(start=116, stop=116 + 54, factor=before / again.lr_at(116))
+    assert run.attempt(2, start=116, world_size=4, ramp=ramp).report().lr_audit.max_abs_error == 0.0
+
+
+def test_a_small_rise_is_not_climbed(smaller: SyntheticRun, digits: Digits) -> None:
+    job = digits(*SYNTHETIC_JOB, "scale.rewarmup={samples: 54, above: 2}")
+    run = replace(smaller, job=job)
+    assert run.attempt(1, start=96).report().lr_audit.max_abs_error == 0.0
+    assert not run.attempt(1, start=96, ramp=RIGHT).report().lr_audit.as_planned
 
 
 def test_a_loop_that_left_its_ramp_out_is_found(synthetic_run: SyntheticRun) -> None:
@@ -249,13 +297,14 @@ def test_the_jobs_of_a_run_are_read_from_its_folder(
     folder.write("job-12.yaml", dump_job(changed))
     folder.write("job-old.yaml", "not one of them")
     folder.write_json("plan.json", run.plan.to_dict())
-    folder.write("status.json", json.dumps({"schema_version": 1, "run_id": "run", "state": "succeeded"}))
+    folder.write("status.json", json.dumps({"schema_version": 1, "run_id": "another", "state": "succeeded"}))
     writer = MetricsWriter(folder)
     writer.add(run.records)
     for event in run.events:
         writer.add_event(event)
     writer.close()
     report = read_report(folder)
+    assert report.run_id == "run", "the folder's name: status.json may be of the one that it was copied from"
     assert [row.peak_lr for row in report.attempts] == [0.04, 0.08]
     assert (report.lr_audit.max_abs_error, report.totals.samples_seen) == (0.0, 200)
     folder.remove("job-12.yaml")

@@ -61,13 +61,47 @@ def test_what_the_controllers_made_of_the_plan_is_planned(
     run = replace(synthetic_run, job=job, plan=make_plan(job))
     assert run.plan.reacts == ("plateau",)
     halved = {name: lambda rank, seen: run.plan.lr_at(seen) * (0.5 if seen >= 100 else 1.0) for name in RATES}
-    report = run.attempt(0, **halved).report()
+    cut = {"by": "plateau", "reason": "loss 2 is no better"}
+    report = run.attempt(0, **halved).event("rate_lowered", 100, factor=0.5, **cut).report()
     assert (report.lr_audit.max_abs_error, report.lr_audit.as_planned) == (0.0, True)
     assert report.series.lr_planned[-1] == report.series.lr[-1] == run.plan.lr_at(196) * 0.5
     # One that the optimizer did not follow is still found.
-    stubborn = run.attempt(0, lr_planned=halved["lr_planned"]).report()
+    stubborn = run.attempt(0, lr_planned=halved["lr_planned"]).event("rate_lowered", 100, factor=0.5, **cut).report()
     assert stubborn.lr_audit.max_abs_error == pytest.approx(run.plan.lr_at(100) * 0.5)
     assert codes(stubborn) == [("lr_differs_from_plan", None)]
+    # And so is a loop that lowered its rate by another factor than it told, or without a word.
+    for told in (run.attempt(0, **halved).event("rate_lowered", 100, factor=0.25, **cut), run.attempt(0, **halved)):
+        assert codes(told.report()) == [("lr_differs_from_plan", None)]
+
+
+@pytest.mark.parametrize(("factor", "as_planned"), [(0.5, True), (0.25, False)])
+def test_a_plateau_is_made_again_from_its_evaluations(
+    synthetic_run: SyntheticRun, digits: Callable[..., Job], factor: float, as_planned: bool
+) -> None:
+    job = digits(*SYNTHETIC_JOB, "schedule.plateau={metric: loss, factor: 0.5, patience: 0}")
+    run = replace(synthetic_run, job=job, plan=make_plan(job)).attempt(0, factors={100: factor})
+    run = run.evaluated(48, loss=1.0).evaluated(100, loss=2.0)
+    run = run.event("rate_lowered", 100, by="plateau", factor=factor, reason="loss 2 is no better")
+    assert run.report().lr_audit.as_planned is as_planned, "though event and records agree"
+
+
+@pytest.mark.parametrize(("factor", "as_planned"), [(0.5, True), (0.4, False), (1.0, False)])
+def test_what_going_back_makes_of_the_rate_is_the_jobs(
+    synthetic_run: SyntheticRun, factor: float, as_planned: bool
+) -> None:
+    run = synthetic_run.attempt(0, stop=96).event("diverged", 96, reason="loss is nan", goes_back=True)
+    assert run.attempt(1, start=64, factors={0: factor}).report().lr_audit.as_planned is as_planned
+    # New workers know of it by a checkpoint of the life that went back, and not by the one that it went back to.
+    again = run.attempt(1, start=64, stop=96, factors={0: 0.5}).died(0)
+    assert again.attempt(2, start=80, factors={0: factor}).report().lr_audit.as_planned is as_planned
+    assert again.attempt(2, start=64).report().lr_audit.as_planned
+
+
+def test_a_batch_that_grew_has_the_rates_of_its_size(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0, stop=132, grown={64: 32}).died(0).attempt(1, start=100, grown={64: 32, 164: 64})
+    assert run.report().lr_audit.max_abs_error == 0.0
+    silent = tuple(event for event in run.events if event["kind"] != "batch_grown")
+    assert not replace(run, events=silent).report().lr_audit.as_planned
 
 
 def test_a_rate_that_the_loop_planned_and_the_plan_does_not_know_differs(synthetic_run: SyntheticRun) -> None:

@@ -129,3 +129,10 @@ def test_a_checkpoint_that_was_passed_over(
         next="See what the storage did to it: it is still there, renamed *.bad. The work since the one before was done "
         "again.",
     )
+
+
+def test_texts_from_outside_are_joined_without_their_full_stops(sound: Report) -> None:
+    before = {"kind": "attempt_started", "attempt": 0, "start_samples": 0}
+    bad = {**passed_over(96), "reason": "its checksum is another."}
+    (verdict,) = find(sound, events=[before, bad, {**before, "attempt": 1}])
+    assert verdict.evidence == "at 96 samples: its checksum is another; went on from the start of training"
