@@ -23,7 +23,7 @@ def main(storage: Path, scenario: str) -> None:
     print(json.dumps(told(folder)))
 
 
-def resizes(storage: Path, on_resize: str = "scale_with_batch") -> Any:
+def resizes(storage: Path) -> Any:
     """1 -> 3 -> 2 workers: two nodes join a cluster of one, and one of three is killed."""
     overrides = ["train.epochs=8", "scale.num_workers={min: 1, max: 3}", "recipe_args.sleep_s=0.02"]
     steps: list[Step] = [
@@ -32,7 +32,7 @@ def resizes(storage: Path, on_resize: str = "scale_with_batch") -> Any:
         (runs_with(2), lambda nodes: None),
     ]
     with cluster_of(1) as nodes:
-        return run_through(nodes, storage, [*overrides, f"scale.on_resize={on_resize}"], steps, job_folder=TROUBLED)
+        return run_through(nodes, storage, overrides, steps, job_folder=TROUBLED)
 
 
 def preemption(storage: Path) -> Any:
@@ -57,7 +57,6 @@ def no_room(storage: Path) -> Any:
 
 SCENARIOS: Mapping[str, Callable[[Path], Any]] = {
     "scale_with_batch": resizes,
-    "hold_global_batch": lambda storage: resizes(storage, "hold_global_batch"),
     "preemption": preemption,
     "no_room": no_room,
 }
