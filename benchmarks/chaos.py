@@ -3,7 +3,8 @@
 Runs of the digits (2 workers x 16 samples, some thousand steps, a checkpoint every 100 steps) are struck at random
 moments of their lives: while the model is built, while it trains, while a checkpoint is written. Each must finish, with
 weights bitwise those of the run that nobody disturbed. What was trained on is taken from the batches that workers asked
-for. A plain Ray Train loop with checkpoints is struck the same way, to compare the seconds until training goes on.
+for. A plain Ray Train loop with checkpoints is struck while it trains, to compare the seconds until training goes on;
+faults after which another came before the next step have no such seconds.
 
 Then a cluster of one-CPU nodes grows and shrinks under an elastic run: 1 -> 3 -> 2 workers.
 

@@ -10,8 +10,8 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from time import sleep, time
 from typing import Any
@@ -31,7 +31,7 @@ class Fault:
     at: float  # epoch seconds
     attempt: int
     rank: int
-    seconds_to_next_step: float | None = None  # None: no step followed
+    seconds_to_next_step: float | None = None  # None: no step followed before the next fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,10 @@ def run(job: Path, *, faults: int = 0, rng: random.Random | None = None, horizon
     return Outcome(
         folder=run_folder,
         exit_code=exit_code,
-        faults=tuple(_with_next_step(fault, starts) for fault in struck),
+        faults=tuple(
+            _with_next_step(fault, starts, next_at=later.at if later is not None else None)
+            for fault, later in zip_longest(struck, struck[1:])
+        ),
         report=report,
     )
 
@@ -146,15 +149,10 @@ def workers_of(folder: Path, attempt: int) -> dict[int, int]:
     return found
 
 
-def _with_next_step(fault: Fault, starts: Sequence[float]) -> Fault:
-    """A fault, with the seconds to the first batch that a worker of the next life asked for."""
-    later = [start for start in starts if start > fault.at]
-    return Fault(
-        at=fault.at,
-        attempt=fault.attempt,
-        rank=fault.rank,
-        seconds_to_next_step=later[0] - fault.at if later else None,
-    )
+def _with_next_step(fault: Fault, starts: Sequence[float], *, next_at: float | None) -> Fault:
+    """A fault, with the seconds to the first batch that a worker of the next life asked for, if it came to that."""
+    later = [start for start in starts if fault.at < start < (next_at or float("inf"))]
+    return replace(fault, seconds_to_next_step=later[0] - fault.at if later else None)
 
 
 def samples_lost_and_repeated(outcome: Outcome) -> tuple[int, int]:

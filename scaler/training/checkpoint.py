@@ -189,7 +189,8 @@ def _checked(folder: RunFolder, samples_seen: int) -> bytes:
         raise UnusableError(f"{where} was altered: its manifest holds no keys and values.")
     if about.get("schema_version") != SCHEMA_VERSION:
         raise RunError(
-            f"run {folder.run_id}: {where} has schema version {about.get('schema_version')}, and this scaler reads {SCHEMA_VERSION}.",
+            f"run {folder.run_id}: {where} has schema version {about.get('schema_version')}, "
+            f"and this scaler reads {SCHEMA_VERSION}.",
             "Go on with the version of scaler that wrote it.",
         )
     data = folder.read(f"{_name(samples_seen)}.pt")
