@@ -1,5 +1,6 @@
 """What several test modules share: the digits job, a synthetic run, golden texts."""
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,10 @@ DIGITS = REPOSITORY / "jobs" / "digits" / "job.yaml"
 # The same examples in every run: a failure is the change's own, not the day's.
 hypothesis.settings.register_profile("scaler", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("scaler")
+
+# A process has one fork server, started by whichever test is first; with torch in it, a member of a group starts in
+# milliseconds.
+multiprocessing.set_forkserver_preload(["torch", "torch._dynamo", "scaler.training.loop"])
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

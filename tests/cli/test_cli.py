@@ -7,14 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from in_process import Scaler, command_line
 
 import scaler
-from scaler.cli import COMMANDS, cli, run
+from scaler.cli import COMMANDS, cli
 from scaler.core.rules import RULES
 from scaler.job import Job, load_job, parse_job
 from scaler.plan import make_plan
@@ -23,36 +24,14 @@ from scaler.runs import RunFolder, RunState, find_run, list_runs
 Golden = Callable[[str, str], None]
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Scaler = Callable[..., Outcome]
-
-
 @pytest.fixture
 def scaler_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, digits_path: Path
 ) -> Iterator[Scaler]:
-    """Run a command line in this process, at the repository's root; recipes that it imported are forgotten."""
-    monkeypatch.chdir(digits_path.parents[2])
+    """Run a command line at the repository's root, 80 columns wide."""
     monkeypatch.setenv("COLUMNS", "80")
-    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
-
-    def command(*arguments: str | Path) -> Outcome:
-        capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
-        return Outcome(code, *capsys.readouterr())
-
-    yield command
-    for name in set(sys.modules) - before:
-        if name.startswith("recipe"):
-            del sys.modules[name]
+    with command_line(capsys, monkeypatch, digits_path.parents[2]) as command:
+        yield command
 
 
 JOB = "jobs/digits/job.yaml"

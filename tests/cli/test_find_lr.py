@@ -2,25 +2,17 @@
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import yaml
+from in_process import Outcome, command_line
 
-from scaler.cli import run
 from scaler.runs import RunFolder, list_runs
 
 JOB = "jobs/digits/job.yaml"
 HERE = ("--address", "none", "--workers", "1")
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 FindLr = Callable[..., Outcome]
@@ -30,22 +22,9 @@ FindLr = Callable[..., Outcome]
 def find_lr(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, digits_path: Path, tmp_path: Path
 ) -> Iterator[FindLr]:
-    """Run the command in this process, at the repository's root; recipes that it imported are forgotten."""
-    monkeypatch.chdir(digits_path.parents[2])
-    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
-
-    def command(*arguments: str | Path) -> Outcome:
-        capsys.readouterr()
-        code = run(["find-lr", *map(str, arguments), "--set", f"storage={tmp_path}/runs"])
-        return Outcome(code, *capsys.readouterr())
-
-    yield command
-    for name in set(sys.modules) - before:
-        if name.startswith("recipe"):
-            del sys.modules[name]
+    """Run the command at the repository's root; its runs go to the test's own folder."""
+    with command_line(capsys, monkeypatch, digits_path.parents[2]) as command:
+        yield lambda *arguments: command("find-lr", *arguments, "--set", f"storage={tmp_path}/runs")
 
 
 def only_run(tmp_path: Path) -> RunFolder:

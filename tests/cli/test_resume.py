@@ -8,19 +8,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from in_process import Scaler, command_line
 
-from scaler.cli import run
 from scaler.metrics.reader import read_events, read_records
 from scaler.runs import RunFolder, list_runs
 from scaler.runs.lease import FILE
-from scaler.training.checkpoint import committed, load_checkpoint
+from scaler.training.checkpoint import load_checkpoint
+from scaler.training.checkpoint_files import committed
 
 HERE = ("--address", "none")
 SCALER = str(Path(sys.executable).parent / "scaler")
@@ -80,35 +81,13 @@ def strike(trouble):
 """
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Scaler = Callable[..., Outcome]
-
-
 @pytest.fixture
 def scaler_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Scaler]:
-    """Run a command line in this process, in the test's own folder; recipes that it imported are forgotten."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
-
-    def command(*arguments: str | Path) -> Outcome:
-        capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
-        return Outcome(code, *capsys.readouterr())
-
-    yield command
-    for name in set(sys.modules) - before:
-        if name.startswith("recipe"):
-            del sys.modules[name]
+    """Run a command line in the test's own folder."""
+    with command_line(capsys, monkeypatch, tmp_path) as command:
+        yield command
 
 
 @pytest.fixture

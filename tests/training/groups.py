@@ -13,8 +13,7 @@ TIMEOUT_S = 120
 
 def run_group(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     """Return what ``function(rank, world_size, *args)`` returned on each rank; raise if one raised."""
-    context = mp.get_context("forkserver")  # its server has torch already, so that a member starts in milliseconds
-    context.set_forkserver_preload(["torch", "torch._dynamo", "scaler.training.loop"])
+    context = mp.get_context("forkserver")  # conftest.py: its server has torch already
     store = dist.TCPStore("127.0.0.1", 0, world_size, True, wait_for_workers=False)
     results = context.Queue()
     processes = [
