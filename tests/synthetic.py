@@ -10,9 +10,9 @@ import pyarrow as pa
 from scaler.core.batch import share_bounds
 from scaler.core.ramp import Ramp
 from scaler.job import Job
+from scaler.metrics.files import SCHEMA
 from scaler.metrics.reader import mark_lost
 from scaler.metrics.record import Record
-from scaler.metrics.writer import SCHEMA
 from scaler.plan import Plan, grow, make_plan
 from scaler.report.model import Report, Verdict
 from scaler.report.numbers import summarize

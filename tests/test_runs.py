@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from scaler.errors import RunError
+from scaler.metrics.attempts import next_attempt
 from scaler.runs import RunFolder, RunState, find_run, list_runs, new_run_id
 
 NOON = datetime(2026, 1, 2, 12, 0, 5)
@@ -446,6 +447,7 @@ def test_half_a_row_on_a_full_disk_is_taken_back(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys
 from scaler.errors import RunError
+from scaler.metrics.attempts import next_attempt
 from scaler.runs import RunFolder
 folder = RunFolder(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -509,10 +511,10 @@ def test_the_jobs_of_a_run_by_the_attempt_that_each_holds_from(folder: RunFolder
 
 
 def test_attempts_are_counted_on_from_the_highest_there_was(folder: RunFolder) -> None:
-    assert folder.next_attempt() == 0
+    assert next_attempt(folder) == 0
     rows = [{"attempt": 0}, {"attempt": 3}, {"attempt": None}, {"kind": "resumed"}, {"attempt": "9"}, {"attempt": 2}]
     folder.append_json("events.jsonl", rows)
-    assert folder.next_attempt() == 4
+    assert next_attempt(folder) == 4
 
 
 @pytest.mark.parametrize(
@@ -529,7 +531,7 @@ def test_attempts_are_counted_on_from_whatever_one_has_left(
     folder: RunFolder, name: str, content: str, attempt: int
 ) -> None:
     folder.write(name, content)
-    assert folder.next_attempt() == attempt
+    assert next_attempt(folder) == attempt
 
 
 def test_attempts_are_counted_on_from_the_records(folder: RunFolder) -> None:
@@ -537,10 +539,10 @@ def test_attempts_are_counted_on_from_the_records(folder: RunFolder) -> None:
         buffer = BytesIO()
         pq.write_table(pa.table({"step": attempts, "attempt": pa.array(attempts, type=pa.int32())}), buffer)
         folder.write(f"metrics/{number:08d}-{number:08d}.parquet", buffer.getvalue())
-    assert folder.next_attempt() == 3
+    assert next_attempt(folder) == 3
     folder.write("metrics/00000003-00000003.parquet", "PAR1")
     with pytest.raises(RunError) as caught:
-        folder.next_attempt()
+        next_attempt(folder)
     assert caught.value.problem.startswith(f"run {folder.run_id}: metrics/00000003-00000003.parquet holds no records: ")
     assert caught.value.remedy == (
         f"Move {folder.path('metrics/00000003-00000003.parquet')} out of that folder to do without its records."

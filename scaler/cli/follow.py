@@ -16,7 +16,7 @@ from scaler.report.words import printable
 from scaler.runs import RunFolder, RunState
 
 if TYPE_CHECKING:
-    from scaler.training.checkpoint import PassedOver
+    from scaler.training.checkpoint_files import PassedOver
 
 
 class Run(Protocol):

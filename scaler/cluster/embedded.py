@@ -16,6 +16,8 @@ from math import floor
 from pathlib import Path
 from typing import Any
 
+from scaler.cluster.endings import first_line
+from scaler.cluster.room import workers_in
 from scaler.errors import ClusterError
 
 CONNECT_S = 10.0
@@ -63,11 +65,13 @@ def ray_cluster(address: str | None, *, verbose: bool, ship: Sequence[Path] = ()
                 "Import ray later, or start a cluster yourself and give its address.",
             )
         environment |= {**_EMBEDDED_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    before = {name: os.environ.get(name) for name in environment}
     files = _private_folder() if address is None else None
-    os.environ.update(environment)
     # Ray prints what the raylet says to stdout, which is the result's.
-    with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stderr if verbose else nowhere):
+    with (
+        set_environment(environment),
+        open(os.devnull, "w") as nowhere,
+        redirect_stdout(sys.stderr if verbose else nowhere),
+    ):
         import ray  # after the environment is set: Ray reads some of it when imported
 
         try:
@@ -78,11 +82,21 @@ def ray_cluster(address: str | None, *, verbose: bool, ship: Sequence[Path] = ()
             ray.shutdown()
             if files is not None and not verbose:
                 shutil.rmtree(files, ignore_errors=True)
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+
+
+@contextmanager
+def set_environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the length of a ``with`` block; then they are as before."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -138,7 +152,7 @@ def _connect(address: str | None, *, verbose: bool, ship: Sequence[Path], files:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         where = "on this machine" if address is None else f"at {address}"
         raise ClusterError(
-            f"no Ray cluster {where}: {_first_line(error)}",
+            f"no Ray cluster {where}: {first_line(error)}",
             "Leave --address out for an embedded cluster, or give that of a running one.",
         ) from error
 
@@ -201,9 +215,4 @@ def require_resources(
 
 def _fitting(need: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
     """How many workers of that need the nodes hold."""
-    return sum(min(floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in need.items()) for node in nodes)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return sum(workers_in(node, need) for node in nodes)

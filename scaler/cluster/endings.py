@@ -4,6 +4,17 @@ They are unpickled in Ray Train's controller, so this module imports nothing.
 """
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type where it has none.
+
+    Example:
+        >>> [first_line(ValueError(text)) for text in ("one\\ntwo", "")]
+        ['one', 'ValueError']
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class Restart(Exception):  # noqa: N818, for it is none
     """The group is to be started again, at no cost of ``failures.max_restarts``."""
 

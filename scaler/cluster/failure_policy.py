@@ -14,7 +14,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, Work
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 
-from scaler.cluster.endings import Restart
+from scaler.cluster.endings import Restart, first_line
 
 _DEATHS = (WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
 
@@ -93,10 +93,5 @@ def told_death(failure: Exception) -> str:
             if "node" in str(death) and "died" in str(death).split("node", 1)[1][:40]:
                 return "its node died"
             return "its process was killed, or crashed"
-        return _first_line(death)
-    return _first_line(failure)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+        return first_line(death)
+    return first_line(failure)

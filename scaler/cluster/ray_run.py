@@ -7,6 +7,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from scaler.cluster.embedded import require_resources
+from scaler.cluster.endings import NoRoomError, first_line
 from scaler.cluster.messages import Event
 from scaler.cluster.progress import Progress
 from scaler.errors import ClusterError, JobFileError, PlanError, RecipeError, RunError, ScalerError, TrainingError
@@ -202,8 +203,6 @@ def _translated(error: BaseException, troubles: Sequence[Event], job: Job, folde
     from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-    from scaler.cluster.endings import NoRoomError
-
     if isinstance(error, WorkerGroupError):
         return _lost(error.worker_failures, troubles, job, folder)
     if isinstance(error, ControllerError):
@@ -238,7 +237,7 @@ def _lost(failures: Mapping[int, Exception], troubles: Sequence[Event], job: Job
     names = ", ".join(map(str, ranks))
     why = f" ({ended[-1]['message']})" if ended else ""
     logs = "\n".join(f"Log: {folder.path(f'logs/rank-{rank}.log')}" for rank in ranks)
-    first = str(next(iter(failures.values()))).strip().splitlines()[0]
+    first = first_line(next(iter(failures.values())))
     return TrainingError(
         f"rank{'s' if len(ranks) > 1 else ''} {names} died{why}, {allowed}.", f"Ray says: {first}\n{logs}"
     )

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from scaler.cluster.messages import Event, Why
-from scaler.metrics.reader import read_events
+from scaler.metrics.attempts import next_attempt
+from scaler.metrics.reader import newest_samples, read_events
 from scaler.metrics.record import Record
-from scaler.metrics.writer import newest_samples
 from scaler.runs import RunFolder
 
 
@@ -32,7 +32,7 @@ class Recall:
         self._known = {_key(event) for event in events}
         resumed = [index for index, event in enumerate(events) if event["kind"] == "resumed"]
         self._here: Sequence[Event] = events[resumed[-1] :] if resumed else events  # since the newest submit or resume
-        self.attempts = folder.next_attempt()
+        self.attempts = next_attempt(folder)
         self.micro_batch_limit: int | None = None
         self.leave: Why | None = None
         for event in events:

@@ -5,20 +5,20 @@ from dataclasses import dataclass
 from os.path import realpath
 from pathlib import Path
 from time import sleep, time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scaler.cluster.drive import OnProgress, OnReport, drive, require_runnable, sigterm_like_ctrl_c
 from scaler.errors import JobFileError, RunError
 from scaler.job import Job, dump_job, read_job
 from scaler.job.changes import Change, require_resumable
 from scaler.masking import mask_text
-from scaler.metrics.writer import EVENTS, require_readable
+from scaler.metrics.attempts import next_attempt
+from scaler.metrics.files import EVENTS
+from scaler.metrics.reader import require_readable
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
 from scaler.runs.lease import BEAT_S, Lease, require_free
-
-if TYPE_CHECKING:
-    from scaler.training.checkpoint import PassedOver
+from scaler.training.checkpoint_files import PassedOver, find_checkpoint, passed_over_events
 
 ORPHANS_S = 5.0  # how long workers outlive a driver that was killed; measured on an embedded Ray: 3 s
 
@@ -108,7 +108,7 @@ def resume(
     recipe_folder: Path,
     address: str | None = None,
     verbose: bool = False,
-    on_start: Callable[[RunFolder, int | None, Sequence["PassedOver"]], None] = lambda folder, samples_seen, bad: None,
+    on_start: Callable[[RunFolder, int | None, Sequence[PassedOver]], None] = lambda folder, samples_seen, bad: None,
     on_progress: OnProgress = lambda progress: None,
     on_report: OnReport = lambda report: None,
 ) -> RunFolder:
@@ -136,15 +136,12 @@ def resume(
         ScalerError: what went wrong; the run's folder has the report of what there is.
         KeyboardInterrupt: Ctrl-C or SIGTERM; likewise, and the run is marked stopped.
     """
-    from scaler.training.checkpoint import find_checkpoint
-    from scaler.training.here import passed_over_events
-
     require_resumable(changes)
     require_runnable(job, plan, recipe_folder=recipe_folder, address=address)
     with sigterm_like_ctrl_c(), Lease.claim(folder) as lease:
         _outlive_workers_of(lease.before)
         status = folder.read_json("status.json")
-        attempt = folder.next_attempt()
+        attempt = next_attempt(folder)
         from_samples, passed_over = find_checkpoint(folder)
         now = time()
         idle_s = max(0.0, now - _last_sign_of_life(folder, status, lease.before))
@@ -208,6 +205,6 @@ def _outlive_workers_of(driver: Mapping[str, Any] | None) -> None:
 
 def _last_sign_of_life(folder: RunFolder, status: Mapping[str, Any], lease: Mapping[str, Any] | None) -> float:
     """When the run was last known to be at work, in epoch seconds."""
-    events = [row["time"] for row in folder.rows("events.jsonl") if isinstance(row.get("time"), int | float)]
+    events = [row["time"] for row in folder.rows(EVENTS) if isinstance(row.get("time"), int | float)]
     signs = [status.get("started_at"), status.get("ended_at"), lease["beat"] if lease is not None else None]
     return float(max([sign for sign in signs if sign is not None] + events, default=time()))

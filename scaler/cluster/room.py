@@ -73,9 +73,14 @@ def count_workers(nodes: list[Node], need: Mapping[str, float], *, held: Mapping
     need = {name: amount for name, amount in need.items() if amount}
     if not need:
         return most
-    found = sum(
-        held.get(node.node_id, 0)
-        + min(floor(node.free.get(name, 0.0) / amount + 1e-9) for name, amount in need.items())
-        for node in nodes
-    )
-    return min(found, most)
+    return min(sum(held.get(node.node_id, 0) + workers_in(node.free, need) for node in nodes), most)
+
+
+def workers_in(free: Mapping[str, float], need: Mapping[str, float]) -> int:
+    """Return how many workers fit into what a node has free.
+
+    Args:
+        free: by resource.
+        need: what a worker takes of each, above 0; of one resource at least.
+    """
+    return min(floor(free.get(name, 0.0) / amount + 1e-9) for name, amount in need.items())

@@ -1,8 +1,7 @@
 """The Ray Train trainer of a run. Importing this loads Ray Train, which takes a second."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, cast
 
 from pyarrow.fs import FSSpecHandler, PyFileSystem
@@ -10,6 +9,7 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from scaler.cluster.elastic_policy import ElasticPolicy
+from scaler.cluster.embedded import set_environment
 from scaler.cluster.failure_policy import FailurePolicy
 from scaler.cluster.fixed_policy import FixedWithoutAutoscaler
 from scaler.cluster.ray_run import RAY_TRAIN_FOLDER
@@ -75,7 +75,8 @@ class _Trainer(DataParallelTrainer):
             environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(ELASTIC_START_S)
         elif self._embedded:
             options["scaling_policy"] = FixedWithoutAutoscaler(config)
-        with _environment(environment):
+        # What the user has set stays; Ray Train passes it on.
+        with set_environment({name: value for name, value in environment.items() if name not in os.environ}):
             return super()._initialize_and_run_controller(**options)
 
 
@@ -83,18 +84,6 @@ def _seconds(variable: tuple[str, float]) -> float:
     """An environment variable of the driver, or its default."""
     name, default = variable
     return float(os.environ.get(name, default))
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables that are not set, for the length of a ``with`` block; Ray Train passes them on."""
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 def make_trainer(job: Job, assignment: Assignment, *, embedded: bool) -> DataParallelTrainer:

@@ -34,7 +34,7 @@ class Watchdog:
     """
 
     def __init__(self, timeout_s: float | None, *, on_hang: OnHang, end: Callable[[int], Any] = os._exit) -> None:
-        self._timeout_s, self._on_hang, self._end = timeout_s, on_hang, end
+        self._on_hang, self._end = on_hang, end
         self._watched = threading.get_ident()
         self._watch = Watch()
         self._stopped = threading.Event()

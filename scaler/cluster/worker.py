@@ -13,7 +13,7 @@ import ray.train
 import ray.train.collective
 from ray.train.v2._internal.execution.context import get_train_context
 
-from scaler.cluster.endings import OutOfMemory, Restart, Yielded
+from scaler.cluster.endings import OutOfMemory, Restart, Yielded, first_line
 from scaler.cluster.mailbox import Mailbox
 from scaler.cluster.messages import Beginning
 from scaler.cluster.termination import has_been_terminated
@@ -186,9 +186,8 @@ class _Life:
         Returns:
             This worker's surroundings, the checkpoint to go on from, and the most samples in one forward/backward.
         """
-        from scaler.training.checkpoint import find_checkpoint
+        from scaler.training.checkpoint_files import find_checkpoint, passed_over_events
         from scaler.training.group import MeetingPoint, use_threads
-        from scaler.training.here import passed_over_events
 
         assignment, rank, world_size, watchdog = self._assignment, self._rank, self._world_size, self.watchdog
         use_threads(self._job.resources.cpus_per_worker)
@@ -232,7 +231,7 @@ class _Life:
         """Have the group start again with half the micro-batch; what holds of one sample is the job's own error."""
         if size == 1:
             raise TrainingError(
-                f"rank {self._rank} has no memory for a micro-batch of 1 sample: {_first_line(error)}.",
+                f"rank {self._rank} has no memory for a micro-batch of 1 sample: {first_line(error).rstrip('.')}.",
                 "A smaller model or sample, precision bf16, or a worker with more memory.",
             ) from error
         told = {"kind": "out_of_memory", "time": time(), "attempt": self.attempt, "rank": self._rank}
@@ -259,11 +258,6 @@ def _require_written(mailbox: Mailbox, rank: int) -> None:
             f"what rank {rank} handed over is not in the run's folder after {SETTLE_S:g} s.",
             "Look at the driver's node and at storage.",
         )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _require_shared(folder: RunFolder) -> None:

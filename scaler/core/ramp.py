@@ -57,3 +57,24 @@ class Ramp:
         if values is None:
             return None
         return cls(start=int(values["start"]), stop=int(values["stop"]), factor=float(values["factor"]))
+
+
+def ramp_after(before: float, now: float, *, above: float, start: int, length: int) -> Ramp | None:
+    """Return the ramp after a resize; None where the rate does not jump.
+
+    Args:
+        before: the rate that the next step would have had, >= 0.
+        now: the rate that is planned for it at the new batch, without a ramp.
+        above: only when ``now`` is more than this many times ``before``.
+        start: samples seen at the resize.
+        length: samples of the climb, >= 1.
+
+    Example:
+        >>> ramp_after(0.1, 0.3, above=1.5, start=1000, length=200)
+        Ramp(start=1000, stop=1200, factor=0.33333333333333337)
+        >>> [ramp_after(before, 0.3, above=1.5, start=1000, length=200) for before in (0.0, 0.2, 0.4)]
+        [None, None, None]
+    """
+    if not 0.0 < before * above < now:
+        return None
+    return Ramp(start=start, stop=start + length, factor=before / now)

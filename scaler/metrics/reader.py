@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from scaler.errors import RunError
-from scaler.metrics.writer import EVENTS, FOLDER, SCHEMA, file_ranges
+from scaler.metrics.files import EVENTS, FOLDER, SCHEMA, file_name, file_ranges, parse_records, read_file
 from scaler.runs import RunFolder
-from scaler.runs.places import reason
 
 ATTEMPTS = 5
 
@@ -82,6 +79,31 @@ def read_events(folder: RunFolder) -> list[dict[str, Any]]:
     return list(folder.rows(EVENTS))
 
 
+def newest_samples(folder: RunFolder) -> dict[tuple[int, int], int]:
+    """Return the ``samples_seen`` of the newest record that is in the folder, by attempt and rank.
+
+    Raises:
+        RunError: a file holds no records.
+    """
+    newest: dict[tuple[int, int], int] = {}
+    for first, last in file_ranges(folder.names(FOLDER)):
+        table = read_file(folder, file_name(first, last), ["attempt", "rank", "samples_seen"])
+        for row in table.group_by(["attempt", "rank"]).aggregate([("samples_seen", "max")]).to_pylist():
+            key = (row["attempt"], row["rank"])
+            newest[key] = max(newest.get(key, -1), row["samples_seen_max"])
+    return newest
+
+
+def require_readable(folder: RunFolder) -> None:
+    """Do nothing when every file of records can be read.
+
+    Raises:
+        RunError: one holds no records; names it, and what to do.
+    """
+    for first, last in file_ranges(folder.names(FOLDER)):
+        read_file(folder, file_name(first, last))
+
+
 def _read_all(folder: RunFolder) -> tuple[pa.Table, list[str]]:
     for _ in range(ATTEMPTS):
         try:
@@ -94,33 +116,12 @@ def _read_all(folder: RunFolder) -> tuple[pa.Table, list[str]]:
 def _read(folder: RunFolder) -> tuple[pa.Table, list[str]]:
     """Every record that can be read, and of each damaged file what is wrong."""
     tables, unreadable = [], []
-    for first, last in file_ranges(folder.names(FOLDER)):
-        name = f"{FOLDER}/{first:08d}-{last:08d}.parquet"
-        raw = _bytes(folder, name)
+    for name in (file_name(first, last) for first, last in file_ranges(folder.names(FOLDER))):
+        raw = folder.read_if_there(name)
+        if raw is None:
+            raise FileNotFoundError(name)
         try:
-            tables.append(_parse(raw))
-        except (pa.ArrowException, OSError, ValueError, TypeError) as error:  # of bytes that are here: damage
-            unreadable.append(f"{name} holds no records: {' '.join(str(error).split()).rstrip('.')}")
+            tables.append(parse_records(raw))
+        except ValueError as error:
+            unreadable.append(f"{name} holds no records: {error}")
     return pa.concat_tables(tables) if tables else SCHEMA.empty_table(), unreadable
-
-
-def _bytes(folder: RunFolder, name: str) -> bytes:
-    """A file's content; FileNotFoundError when it is gone."""
-    filesystem, path = folder.filesystem(name)
-    try:
-        with filesystem.open(path, "rb") as file:
-            data: bytes = file.read()
-            return data
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        problem = f"run {folder.run_id}: {name} cannot be read in {folder.path('')}: {reason(error)}."
-        raise RunError(problem, "See to the storage.") from error
-
-
-def _parse(raw: bytes) -> pa.Table:
-    table = pq.read_table(BytesIO(raw), schema=SCHEMA)
-    empty = [field.name for field in SCHEMA if not field.nullable and table[field.name].null_count]
-    if empty:
-        raise ValueError(f"it lacks {', '.join(empty)}")
-    return table

@@ -6,7 +6,7 @@ name says which flushes it holds, ``<first>-<last>.parquet``: a reader that meet
 a kill between the two, knows to pass the parts over.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -14,36 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scaler.masking import mask_text
+from scaler.metrics.files import EVENTS, FOLDER, SCHEMA, file_name, file_ranges, read_file
 from scaler.metrics.record import Record
 from scaler.metrics.tensorboard import TensorBoardWriter
 from scaler.runs import RunFolder
 
-FOLDER = "metrics"
-EVENTS = "events.jsonl"
 MERGE = 8
-
-SCHEMA = pa.schema(
-    [
-        pa.field("attempt", pa.int32(), nullable=False),
-        pa.field("rank", pa.int32(), nullable=False),
-        pa.field("step", pa.int64(), nullable=False),
-        pa.field("samples_seen", pa.int64(), nullable=False),
-        pa.field("progress", pa.float64(), nullable=False),
-        pa.field("lr", pa.float64(), nullable=False),
-        pa.field("lr_planned", pa.float64(), nullable=False),
-        pa.field("samples", pa.int64(), nullable=False),
-        pa.field("loss", pa.float64()),
-        pa.field("step_time_s", pa.float64(), nullable=False),
-        pa.field("data_wait_s", pa.float64(), nullable=False),
-        pa.field("compute_s", pa.float64(), nullable=False),
-        pa.field("sync_wait_s", pa.float64(), nullable=False),
-        pa.field("grad_norm", pa.float64(), nullable=False),
-        pa.field("peak_memory_gib", pa.float64(), nullable=False),
-        pa.field("grad_signal", pa.float64()),
-        pa.field("grad_variance", pa.float64()),
-        pa.field("noise_scale", pa.float64()),
-    ]
-)
 
 
 class MetricsWriter:
@@ -61,9 +37,10 @@ class MetricsWriter:
         self._tensorboard = TensorBoardWriter(folder)
         names = folder.names(FOLDER)
         self._files = file_ranges(names)
-        kept = {f"{first:08d}-{last:08d}.parquet" for first, last in self._files}
-        for name in (name for name in names if name.endswith((".parquet", ".part")) and name not in kept):
-            folder.remove(f"{FOLDER}/{name}")
+        kept = {file_name(first, last) for first, last in self._files}
+        for name in (f"{FOLDER}/{name}" for name in names if name.endswith((".parquet", ".part"))):
+            if name not in kept:
+                folder.remove(name)
         self._next = self._files[-1][1] + 1 if self._files else 0
 
     def add(self, records: Sequence[Record]) -> None:
@@ -104,7 +81,7 @@ class MetricsWriter:
     def _write(self, table: pa.Table, first: int, last: int) -> None:
         buffer = BytesIO()
         pq.write_table(table, buffer, compression="zstd")
-        self._folder.write(f"{FOLDER}/{first:08d}-{last:08d}.parquet", buffer.getvalue())
+        self._folder.write(file_name(first, last), buffer.getvalue())
         self._files.append((first, last))
 
     def _merge(self) -> None:
@@ -113,65 +90,9 @@ class MetricsWriter:
             tail = self._files[-MERGE:]
             if len({last - first for first, last in tail}) != 1:
                 return
-            names = [f"{FOLDER}/{first:08d}-{last:08d}.parquet" for first, last in tail]
-            table = pa.concat_tables([_read(self._folder, name) for name in names])
+            names = [file_name(first, last) for first, last in tail]
+            table = pa.concat_tables([read_file(self._folder, name) for name in names])
             del self._files[-MERGE:]
             self._write(table, tail[0][0], tail[-1][1])
             for name in names:
                 self._folder.remove(name)
-
-
-def newest_samples(folder: RunFolder) -> dict[tuple[int, int], int]:
-    """Return the ``samples_seen`` of the newest record that is in the folder, by attempt and rank.
-
-    Raises:
-        RunError: a file holds no records.
-    """
-    newest: dict[tuple[int, int], int] = {}
-    for first, last in file_ranges(folder.names(FOLDER)):
-        table = _read(folder, f"{FOLDER}/{first:08d}-{last:08d}.parquet", ["attempt", "rank", "samples_seen"])
-        for row in table.group_by(["attempt", "rank"]).aggregate([("samples_seen", "max")]).to_pylist():
-            key = (row["attempt"], row["rank"])
-            newest[key] = max(newest.get(key, -1), row["samples_seen_max"])
-    return newest
-
-
-def require_readable(folder: RunFolder) -> None:
-    """Do nothing when every file of records can be read.
-
-    Raises:
-        RunError: one holds no records; names it, and what to do.
-    """
-    for first, last in file_ranges(folder.names(FOLDER)):
-        _read(folder, f"{FOLDER}/{first:08d}-{last:08d}.parquet")
-
-
-def _read(folder: RunFolder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The records of one file, with the schema of ``Record``."""
-    schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(column) for column in columns])
-    try:
-        table = pq.read_table(BytesIO(folder.read(name)), schema=schema)
-        if lacking := [field.name for field in schema if not field.nullable and table[field.name].null_count]:
-            raise ValueError(f"it lacks {', '.join(lacking)}")
-    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-        raise folder.damaged(name, error) from None
-    return table
-
-
-def file_ranges(names: Iterable[str]) -> list[tuple[int, int]]:
-    """Return the flushes that each file holds, in order, without files whose flushes a larger file holds too.
-
-    Example:
-        >>> file_ranges(["00000000-00000007.parquet", "00000003-00000003.parquet", "00000008-00000008.parquet"])
-        [(0, 7), (8, 8)]
-    """
-    found = []
-    for name in names:
-        first, _, last = name.removesuffix(".parquet").partition("-")
-        if name.endswith(".parquet") and first.isdigit() and last.isdigit():
-            found.append((int(first), int(last)))
-    kept: list[tuple[int, int]] = []
-    for span in sorted(found, key=lambda span: (span[0], -span[1])):
-        if not kept or span[1] > kept[-1][1]:
-            kept.append(span)
-    return kept

@@ -1,6 +1,6 @@
 """The batch over the training, and what the rule makes of each size."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, isfinite
 from typing import Any
@@ -177,6 +177,22 @@ def _require_room(job: Job, first: Phase) -> None:
             "start: it would never grow.",
             f"Set it above {size}, or leave scale.batch_schedule out.",
         )
+
+
+def regrow(plan: Plan, job: Job, growth: Iterable[tuple[int, float]]) -> Plan:
+    """Return the plan with a batch that grew with the noise before, within the job's bound.
+
+    Args:
+        plan: of any number of workers.
+        job: follows the noise scale.
+        growth: samples seen where it grew, and to how many times the start's.
+    """
+    wanted, first = job.scale.batch_schedule, plan.phases[0].global_batch_size
+    for at, factor in growth:
+        size = round(first * factor)
+        size = max(first, min(size, wanted.max_global_batch_size) if isinstance(wanted, GrowWithNoise) else size)
+        plan = grow(plan, job, samples_seen=at, global_batch_size=size)
+    return plan
 
 
 def _grown(job: Job, first: Phase, size: int, *, world_size: int, start: tuple[int, int]) -> Phase:

@@ -12,11 +12,10 @@ from operator import itemgetter
 from typing import Any
 
 from scaler.core.plateau import Plateau, PlateauState
-from scaler.core.ramp import Ramp
+from scaler.core.ramp import Ramp, ramp_after
 from scaler.errors import PlanError
 from scaler.job import Job
-from scaler.job.scale import GrowWithNoise
-from scaler.plan import Plan, grow
+from scaler.plan import Plan, grow, regrow
 
 RAMP_TOLERANCE = 1e-9  # relative, of a ramp's factor
 
@@ -91,8 +90,7 @@ def replay(
             and (begin == 0 or (source is not None and source.is_known)),
         )
         decided = source.at(begin) if source is not None else Decided()
-        for at, factor in decided.growth:
-            life.plan = grow(life.plan, life.job, samples_seen=at, global_batch_size=_grown_size(life, factor))
+        life.plan = regrow(life.plan, life.job, decided.growth)
         life.decided = [(begin, decided)]
         _set_ramp(life, start, source, lives)
         if lives and _went_back(lives[-1], events, attempt):
@@ -100,13 +98,6 @@ def replay(
         _decide(life, [event for event in events if event.get("attempt") == attempt])
         lives.append(life)
     return {life.attempt: life for life in lives}
-
-
-def _grown_size(life: Life, factor: float) -> int:
-    """A batch that grew to ``factor`` times the start's, at this plan's start and within the job's bound."""
-    first, wanted = life.plan.phases[0].global_batch_size, life.job.scale.batch_schedule
-    size = round(first * factor)
-    return max(first, min(size, wanted.max_global_batch_size) if isinstance(wanted, GrowWithNoise) else size)
 
 
 def _went_back(before: Life, events: Sequence[Event], attempt: int) -> bool:
@@ -174,7 +165,7 @@ def _set_ramp(life: Life, start: Event, source: Life | None, lives: Sequence[Lif
 
 
 def _ramp_after(source: Life, life: Life, told: Ramp | None) -> Ramp | None:
-    """The ramp that a life begins with after a checkpoint of another: see ``Training``, which has the same rule.
+    """The ramp that a life begins with after a checkpoint of another: by the training's rule, from the other's rates.
 
     Where progress is measured the gain is in both rates, and no event tells it: there the told factor is believed.
     """
@@ -183,13 +174,11 @@ def _ramp_after(source: Life, life: Life, told: Ramp | None) -> Ramp | None:
         return source.ramp
     if rewarmup is None:
         return None
-    stop = at + plan.rewarmup_samples
+    length = plan.rewarmup_samples
     if plan.is_measured or source.plan.is_measured:
-        return Ramp(start=at, stop=stop, factor=told.factor) if told is not None else None
+        return Ramp(start=at, stop=at + length, factor=told.factor) if told is not None else None
     before, now = source.rate(at, source.ramp), life.rate(at, None)
-    if not 0.0 < before * rewarmup.above < now:
-        return None
-    return Ramp(start=at, stop=stop, factor=before / now)
+    return ramp_after(before, now, above=rewarmup.above, start=at, length=length)
 
 
 def _is_same(told: Ramp | None, right: Ramp | None) -> bool:

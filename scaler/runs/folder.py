@@ -43,8 +43,6 @@ class RunState(StrEnum):
 
 IDS = 100  # how many ids are tried for a new run
 
-_RECORDS = re.compile(r"\d+-\d+\.parquet")
-
 
 def new_run_id(name: str, now: datetime) -> str:
     """Return ``<name>-<YYYYmmdd-HHMMSS>-<4 hex>``."""
@@ -327,52 +325,6 @@ class RunFolder:
             if match := re.fullmatch(r"job-(\d+)\.yaml", name):
                 found[int(match[1])] = name
         return dict(sorted(found.items()))
-
-    def next_attempt(self) -> int:
-        """Return the number of the worker group's next life: above any that has left something here; the first is 0.
-
-        That is in ``events.jsonl``, among the records, in a checkpoint's manifest; a changed job holds from its number
-        on. A checkpoint that was passed over belongs to a life that is still to begin.
-
-        Raises:
-            RunError: a file of records holds none.
-        """
-        events = [row for row in self.rows("events.jsonl") if row.get("kind") != "checkpoint_passed_over"]
-        manifests = [self._manifest(name) for name in self.names("checkpoints") if name.endswith(".json")]
-        lives = [row["attempt"] for row in (*events, *manifests) if isinstance(row.get("attempt"), int)]
-        lives += [self._newest_attempt(f"metrics/{name}") for name in self.names("metrics") if _RECORDS.fullmatch(name)]
-        return max(max(lives, default=-1) + 1, *self.job_names(), 0)
-
-    def _manifest(self, name: str) -> dict[str, Any]:
-        """A checkpoint's manifest; empty where it is torn."""
-        try:
-            values = json.loads(self.read_if_there(f"checkpoints/{name}") or b"{}")
-        except ValueError:
-            return {}
-        return values if isinstance(values, dict) else {}
-
-    def _newest_attempt(self, name: str) -> int:
-        """The highest attempt of a file of records, from its footer alone; -1 when it says none."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            with self._fs.open(self._at(name), "rb") as file:
-                about = pq.read_metadata(file)
-            column = about.schema.names.index("attempt")
-            groups = [about.row_group(number).column(column).statistics for number in range(about.num_row_groups)]
-        except FileNotFoundError:  # merged into a larger one this moment
-            return -1
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise self.damaged(name, error) from None
-        return max((group.max for group in groups if group is not None and group.has_min_max), default=-1)
-
-    def damaged(self, name: str, error: BaseException) -> RunError:
-        """Return the error of a file of records that cannot be read as one."""
-        return RunError(
-            f"run {self.run_id}: {name} holds no records: {reason(error)}.",
-            f"Move {self.path(name)} out of that folder to do without its records.",
-        )
 
     def filesystem(self, folder: str) -> tuple[Any, str]:
         """Return the fsspec filesystem and the path of one of the run's folders on it, for readers of many files."""

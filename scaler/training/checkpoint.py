@@ -1,48 +1,20 @@
-"""Checkpoints in the run's folder: what a restarted worker group goes on from.
-
-    checkpoints/<samples_seen>.pt    the state: tensors and plain values, written by torch.save
-    checkpoints/<samples_seen>.json  what it is, with its length and SHA-256; written last, so that it makes it count
+"""Checkpoints: the state that a restarted worker group goes on from.
 
 They do not go through ``ray.train.report`` (see ``docs/decisions/0003-checkpoints.md``): the same files serve every
 surroundings, and nobody waits for a controller. States are read with ``weights_only``: a checkpoint cannot run code.
 """
 
-import json
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import suppress
-from hashlib import sha256
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scaler.errors import RecipeError, RunError
 from scaler.runs import RunFolder
-
-FOLDER = "checkpoints"
-SCHEMA_VERSION = 2
-
-
-class UnusableError(RunError):
-    """A checkpoint that is torn or altered; not storage that cannot be read just now.
-
-    Args:
-        problem: says which, and why.
-        counted: whether it was whole once: it has a manifest.
-    """
-
-    def __init__(self, problem: str, *, counted: bool = True) -> None:
-        super().__init__(problem)
-        self.counted = counted
-
-
-class PassedOver(NamedTuple):
-    """A checkpoint that cannot be used; its files are set aside."""
-
-    samples_seen: int
-    reason: str
+from scaler.training.checkpoint_files import read_files, write_files
 
 
 def copied(value: Any, known: dict[Any, Tensor] | None = None) -> Any:
@@ -82,42 +54,8 @@ def write_checkpoint(folder: RunFolder, state: Mapping[str, Any], about: Mapping
     buffer = BytesIO()
     torch.save(dict(state), buffer)
     data = buffer.getvalue()
-    name = _name(about["samples_seen"])
-    folder.remove(f"{name}.json")  # while both are replaced, neither counts
-    folder.write(f"{name}.pt", data)
-    sums = {"bytes": len(data), "sha256": sha256(data).hexdigest()}
-    folder.write_json(f"{name}.json", {"schema_version": SCHEMA_VERSION, **about, **sums})
+    write_files(folder, data, about)
     return len(data)
-
-
-def find_checkpoint(folder: RunFolder) -> tuple[int | None, list[PassedOver]]:
-    """Return the newest checkpoint whose checksum is right, by its ``samples_seen``, and those that were passed over.
-
-    Those are set aside: no later life meets them again, and none of them counts among the newest. Nothing is set aside
-    when this raises.
-
-    Raises:
-        RunError: the storage cannot be read or does not let them be set aside, a checkpoint is of another version of
-            scaler, or there were some and none is left: training does not begin anew behind anybody's back.
-    """
-    unusable: list[tuple[int, UnusableError]] = []
-    found = None
-    for samples_seen in sorted(_all(folder), reverse=True):
-        try:
-            _checked(folder, samples_seen)
-        except UnusableError as error:
-            unusable.append((samples_seen, error))
-            continue
-        found = samples_seen
-        break
-    if found is None and any(error.counted for _, error in unusable):
-        raise RunError(
-            f"run {folder.run_id}: none of its checkpoints can be used. {unusable[0][1].problem}",
-            "Bring one back from a copy, or submit the job again; scaler does not begin anew by itself.",
-        )
-    for samples_seen, _ in unusable:
-        _set_aside(folder, samples_seen)
-    return found, [PassedOver(samples_seen, error.problem.removesuffix(".")) for samples_seen, error in unusable]
 
 
 def load_checkpoint(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
@@ -126,7 +64,7 @@ def load_checkpoint(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
     Raises:
         RunError: it is torn, altered, or of another version of scaler.
     """
-    data = _checked(folder, samples_seen)
+    data = read_files(folder, samples_seen)
     try:
         state: dict[str, Any] = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch's reader says of a file that somebody made to look right
@@ -155,77 +93,3 @@ def require_same_shapes(saved: Mapping[str, Tensor], built: Mapping[str, Tensor]
                 f"checkpoint {samples_seen} holds another model: {name} is {there} there and {here} here.",
                 "Go on with the recipe and recipe_args that the run began with.",
             )
-
-
-def read_manifest(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
-    """Return what a checkpoint says of itself."""
-    return folder.read_json(f"{_name(samples_seen)}.json")
-
-
-def committed(folder: RunFolder) -> list[int]:
-    """Return the ``samples_seen`` of every checkpoint that counts, ascending."""
-    return sorted(_numbers(folder, ".json"))
-
-
-def remove_checkpoint(folder: RunFolder, samples_seen: int) -> None:
-    """Remove a checkpoint, its manifest first."""
-    folder.remove(f"{_name(samples_seen)}.json")
-    folder.remove(f"{_name(samples_seen)}.pt")
-
-
-def _checked(folder: RunFolder, samples_seen: int) -> bytes:
-    """The bytes of a checkpoint that is as it was written."""
-    where = f"checkpoint {samples_seen}"
-    names, name = folder.names(FOLDER), f"{samples_seen:015d}"
-    if f"{name}.json" not in names:
-        raise UnusableError(f"{where} is torn: its manifest was not written.", counted=False)
-    if f"{name}.pt" not in names:
-        raise UnusableError(f"{where} is torn: its state is missing.")
-    try:
-        about = json.loads(folder.read(f"{_name(samples_seen)}.json"))
-    except ValueError:
-        raise UnusableError(f"{where} is torn: its manifest is not JSON.") from None
-    if not isinstance(about, dict):
-        raise UnusableError(f"{where} was altered: its manifest holds no keys and values.")
-    if about.get("schema_version") != SCHEMA_VERSION:
-        raise RunError(
-            f"run {folder.run_id}: {where} has schema version {about.get('schema_version')}, "
-            f"and this scaler reads {SCHEMA_VERSION}.",
-            "Go on with the version of scaler that wrote it.",
-        )
-    data = folder.read(f"{_name(samples_seen)}.pt")
-    if len(data) != about.get("bytes"):
-        raise UnusableError(f"{where} is torn: {len(data):,} bytes of {about.get('bytes')}.")
-    if sha256(data).hexdigest() != about.get("sha256"):
-        raise UnusableError(f"{where} was altered: its checksum is another.")
-    return data
-
-
-def _set_aside(folder: RunFolder, samples_seen: int) -> None:
-    """Rename a checkpoint's files, so that a person can look at them and nobody else does."""
-    filesystem, root = folder.filesystem(FOLDER)
-    for ending in ("json", "pt"):
-        path = f"{root}/{samples_seen:015d}.{ending}"
-        try:
-            with suppress(FileNotFoundError):
-                filesystem.cp_file(path, f"{path}.bad")
-                filesystem.rm_file(path)
-        except OSError as error:
-            raise RunError(
-                f"run {folder.run_id}: checkpoint {samples_seen} cannot be used, nor be set aside: "
-                f"{error.strerror or type(error).__name__}.",
-                f"Rename {folder.path(_name(samples_seen))}.json and .pt yourself, or see to the storage.",
-            ) from error
-
-
-def _all(folder: RunFolder) -> set[int]:
-    return _numbers(folder, ".json") | _numbers(folder, ".pt")
-
-
-def _numbers(folder: RunFolder, ending: str) -> set[int]:
-    stems = (name.removesuffix(ending) for name in folder.names(FOLDER) if name.endswith(ending))
-    return {int(stem) for stem in stems if stem.isdigit()}
-
-
-def _name(samples_seen: int) -> str:
-    return f"{FOLDER}/{samples_seen:015d}"

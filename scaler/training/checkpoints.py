@@ -12,7 +12,8 @@ from scaler.job import Job
 from scaler.masking import mask_text
 from scaler.plan import Plan
 from scaler.runs import RunFolder
-from scaler.training.checkpoint import committed, copied, read_manifest, remove_checkpoint, write_checkpoint
+from scaler.training.checkpoint import copied, write_checkpoint
+from scaler.training.checkpoint_files import committed, read_manifest, remove_checkpoint
 from scaler.training.recipe import said
 from scaler.training.surroundings import Surroundings
 

@@ -15,11 +15,12 @@ import torch
 
 from scaler.errors import ScalerError
 from scaler.job import Job
+from scaler.metrics.attempts import next_attempt
 from scaler.metrics.record import Record
 from scaler.metrics.writer import MetricsWriter
 from scaler.plan import Plan
 from scaler.runs import RunFolder
-from scaler.training.checkpoint import PassedOver, find_checkpoint
+from scaler.training.checkpoint_files import find_checkpoint, passed_over_events
 from scaler.training.group import cpu, first_gpu, use_threads
 from scaler.training.loop import Training
 from scaler.training.randomness import seed_everything
@@ -45,7 +46,7 @@ class InProcess:
         self, folder: RunFolder, *, device: torch.device, on_hand_over: OnHandOver = lambda records, events: None
     ) -> None:
         self.folder = folder
-        self.attempt = folder.next_attempt()
+        self.attempt = next_attempt(folder)
         self.device = device
         self._writer = MetricsWriter(folder)
         self._on_hand_over = on_hand_over
@@ -136,20 +137,6 @@ def train_here(
         raise
     except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure like any other
         raise recipe_failure(error, "rank 0") from error
-
-
-def passed_over_events(passed_over: Sequence[PassedOver], *, attempt: int) -> list[dict[str, Any]]:
-    """Return checkpoints that were passed over at the start of an attempt as events."""
-    return [
-        {
-            "kind": "checkpoint_passed_over",
-            "time": time(),
-            "attempt": attempt,
-            "samples_seen": one.samples_seen,
-            "reason": one.reason,
-        }
-        for one in passed_over
-    ]
 
 
 @contextmanager

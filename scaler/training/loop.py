@@ -12,12 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from scaler.core.ramp import Ramp
+from scaler.core.ramp import Ramp, ramp_after
 from scaler.errors import TrainingError
 from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
-from scaler.plan import Plan, grow, limit_micro_batches
-from scaler.training.checkpoint import find_checkpoint, load_checkpoint
+from scaler.plan import Plan, grow, limit_micro_batches, regrow
+from scaler.training.checkpoint import load_checkpoint
+from scaler.training.checkpoint_files import find_checkpoint
 from scaler.training.checkpoints import Checkpoints
 from scaler.training.clock import clock_for
 from scaler.training.controllers import Controllers
@@ -84,8 +85,9 @@ class Training:
         state = load_checkpoint(surroundings.folder, samples_seen)
         self._controllers.load_state_dict(state["controllers"])
         self.samples_seen, self.progress = samples_seen, state["progress"]
-        for at, factor in self._controllers.growth:
-            self._plan = grow(self._plan, self._job, samples_seen=at, global_batch_size=self._grown_size(factor))
+        growth = self._controllers.growth
+        assert not growth or isinstance(self._job.scale.batch_schedule, GrowWithNoise)
+        self._plan = regrow(self._plan, self._job, growth)
         self._phase = self._plan.phase_at(samples_seen)
         self._stepper.load_state_dict(state, self._phase, samples_seen=samples_seen)
         self._controllers.measured(None, batch_ratio=self._phase.batch_ratio)
@@ -213,11 +215,10 @@ class Training:
         rewarmup = self._job.scale.rewarmup
         if state["global_batch_size"] == self._phase.global_batch_size:
             return Ramp.from_dict(state["ramp"])
-        before, now = state["lr"], self._planned_lr()
-        if rewarmup is None or not 0.0 < before * rewarmup.above < now:
+        if rewarmup is None:
             return None
-        stop = self.samples_seen + self._plan.rewarmup_samples
-        return Ramp(start=self.samples_seen, stop=stop, factor=before / now)
+        before, now, length = state["lr"], self._planned_lr(), self._plan.rewarmup_samples
+        return ramp_after(before, now, above=rewarmup.above, start=self.samples_seen, length=length)
 
     def _is_measured(self, step: int) -> bool:
         """Whether the noise of this step's gradient is measured."""
@@ -330,12 +331,6 @@ class Training:
         phase = self._plan.phase_at(self.samples_seen)
         self._event("batch_grown", global_batch_size=grown, peak_lr=phase.peak_lr)
         return True
-
-    def _grown_size(self, factor: float) -> int:
-        """A batch that grew to ``factor`` times the start's, at this plan's start and within the job's bound."""
-        first, wanted = self._plan.phases[0].global_batch_size, self._job.scale.batch_schedule
-        assert isinstance(wanted, GrowWithNoise)
-        return max(first, min(round(first * factor), wanted.max_global_batch_size))
 
     def _begin_attempt(self) -> None:
         phase = self._plan.phase_at(self.samples_seen)

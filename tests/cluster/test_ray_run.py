@@ -46,7 +46,8 @@ def run(tmp_path: Path, folder: Path, *overrides: str, on_progress: Any = lambda
 
 
 def weights(folder: RunFolder) -> dict[str, Any]:
-    from scaler.training.checkpoint import find_checkpoint, load_checkpoint
+    from scaler.training.checkpoint import load_checkpoint
+    from scaler.training.checkpoint_files import find_checkpoint
 
     newest, _ = find_checkpoint(folder)
     assert newest is not None

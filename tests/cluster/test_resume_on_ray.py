@@ -13,7 +13,8 @@ from test_submit import SCALER, carrying, left_behind, marked, start, wait_for
 
 from scaler.metrics.reader import read_records
 from scaler.runs import RunFolder, list_runs
-from scaler.training.checkpoint import committed, load_checkpoint
+from scaler.training.checkpoint import load_checkpoint
+from scaler.training.checkpoint_files import committed
 
 SLOW = ("--set", "recipe_args.trouble=slow", "--set", "train.epochs=5")
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from synthetic import SyntheticRun
 
 from scaler.errors import RunError
+from scaler.metrics.files import SCHEMA
 from scaler.metrics.reader import mark_lost, read_events, read_records, read_run
-from scaler.metrics.writer import SCHEMA, MetricsWriter
+from scaler.metrics.writer import MetricsWriter
 from scaler.runs import RunFolder
 
 

@@ -14,17 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaler.errors import RunError
-from scaler.metrics.reader import read_events, read_records
+from scaler.metrics.files import FOLDER, SCHEMA, file_ranges
+from scaler.metrics.reader import newest_samples, read_events, read_records, require_readable
 from scaler.metrics.record import Record
-from scaler.metrics.writer import (
-    FOLDER,
-    MERGE,
-    SCHEMA,
-    MetricsWriter,
-    file_ranges,
-    newest_samples,
-    require_readable,
-)
+from scaler.metrics.writer import MERGE, MetricsWriter
 from scaler.runs import RunFolder
 
 

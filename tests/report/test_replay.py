@@ -11,13 +11,14 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from scaler.job import Job, dump_job
+from scaler.metrics.attempts import next_attempt
 from scaler.metrics.reader import read_run
 from scaler.plan import make_plan
 from scaler.report.model import Report
 from scaler.report.numbers import summarize
 from scaler.report.write import read_report
 from scaler.runs import RunFolder, RunState
-from scaler.training.checkpoint import find_checkpoint
+from scaler.training.checkpoint_files import find_checkpoint
 from scaler.training.here import InProcess
 from scaler.training.loop import Training
 from scaler.training.recipe import Recipe
@@ -74,7 +75,7 @@ def trained(tmp_path: Path, digits: Callable[..., Job]) -> tuple[RunFolder, Job,
     first = digits(*SETTINGS, "scale.per_worker_batch_size=4", "train.epochs=2", workers=1)
     longer = digits(*SETTINGS, "scale.per_worker_batch_size=16", "train.epochs=4", workers=1)
     train(first, folder, goes_astray_at=30)
-    attempt = folder.next_attempt()
+    attempt = next_attempt(folder)
     train(longer, folder)
     folder.write("job.yaml", dump_job(first))
     folder.write(f"job-{attempt}.yaml", dump_job(longer))

@@ -15,7 +15,7 @@ from scaler.job import Job, parse_job
 from scaler.metrics.record import Record
 from scaler.plan import Plan, make_plan
 from scaler.runs import RunFolder
-from scaler.training.checkpoint import find_checkpoint
+from scaler.training.checkpoint_files import find_checkpoint
 from scaler.training.group import is_lost_peer
 from scaler.training.loop import Training
 from scaler.training.pace import Pace

@@ -16,15 +16,8 @@ from small_runs import EveryStep, events_of, in_this_process, make_job, make_rec
 from scaler.errors import ClusterError, RunError
 from scaler.runs import RunFolder
 from scaler.training import checkpoints
-from scaler.training.checkpoint import (
-    SCHEMA_VERSION,
-    committed,
-    copied,
-    find_checkpoint,
-    load_checkpoint,
-    read_manifest,
-    write_checkpoint,
-)
+from scaler.training.checkpoint import copied, load_checkpoint, write_checkpoint
+from scaler.training.checkpoint_files import SCHEMA_VERSION, committed, find_checkpoint, read_manifest
 
 STATE = {"samples_seen": 0, "weights": torch.arange(4.0)}
 
