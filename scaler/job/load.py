@@ -101,10 +101,7 @@ def edit_job(
     scale = parse_job(edited, source=source).scale
     changes = [f"scale.num_workers={workers}"]
     if scale.is_elastic and scale.on_resize == "hold_global_batch":
-        if scale.global_batch_size is None:
-            assert scale.most_per_worker is not None  # the job's own check
-            held = scale.max_workers * scale.most_per_worker * (scale.grad_accum_steps or 1)
-            changes.append(f"scale.global_batch_size={held}")
+        changes.append(f"scale.global_batch_size={scale.held_batch}")
         changes += ["scale.grad_accum_steps=null"] if scale.grad_accum_steps is not None else []
     return parse_job(apply_overrides(edited, changes), source=source)
 

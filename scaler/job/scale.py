@@ -158,6 +158,14 @@ class Scale(Section):
         return self
 
     @property
+    def held_batch(self) -> int:
+        """The global batch of the most workers: what ``on_resize: hold_global_batch`` holds."""
+        if self.global_batch_size is not None:
+            return self.global_batch_size
+        assert self.most_per_worker is not None  # checked above
+        return self.max_workers * self.most_per_worker * (self.grad_accum_steps or 1)
+
+    @property
     def most_per_worker(self) -> int | None:
         """The most samples in one forward/backward that the file gives; None: no limit."""
         return self.per_worker_batch_size if isinstance(self.per_worker_batch_size, int) else None

@@ -21,10 +21,7 @@ def first_batch(job: Job, world_size: int) -> tuple[Batch, str]:
     """Return the batch at the start of training on ``world_size`` workers, and why it is so large."""
     settings = job.scale
     held = settings.on_resize == "hold_global_batch" and not isinstance(settings.num_workers, int)
-    fixed = settings.global_batch_size
-    if fixed is None and held:
-        assert settings.most_per_worker is not None  # the job's own check
-        fixed = settings.max_workers * settings.most_per_worker * (settings.grad_accum_steps or 1)
+    fixed = settings.held_batch if held else settings.global_batch_size
     if fixed is None:
         assert settings.most_per_worker is not None  # the job's own check
         accum = settings.grad_accum_steps or 1
