@@ -1,7 +1,7 @@
 # make demo   install, then scaler submit jobs/digits/job.yaml on two local workers
 # make test   install, then the whole test suite
 # make check  formatting, lint, types, import rules: what CI runs beside the tests
-# make docs   write docs/job-file.md and the README's picture anew
+# make docs   write docs/job-file.md and the README's pictures anew
 # make lock   resolve requirements.lock anew from pyproject.toml
 
 PYTHON ?= python3
@@ -29,6 +29,7 @@ format: $(VENV)/installed
 docs: $(VENV)/installed
 	$(BIN)/python docs/make_job_file_page.py
 	$(BIN)/python docs/make_first_picture.py
+	$(BIN)/python docs/make_report_picture.py
 
 # Other builds of torch need packages that the lock does not name, so pip may add to it; it never changes what is in it.
 $(VENV)/installed: requirements.lock pyproject.toml
@@ -40,7 +41,8 @@ $(VENV)/installed: requirements.lock pyproject.toml
 # A lock names versions, not builds: "+cpu" is where it was made.
 lock:
 	$(BIN)/pip install --quiet pip-tools
-	$(BIN)/pip-compile --quiet --extra dev --extra jobs --extra optimizers --strip-extras --allow-unsafe --no-header \
+	$(BIN)/pip-compile --quiet --extra dev --extra jobs --extra mlflow --extra optimizers --extra s3 --extra wandb \
+		--strip-extras --allow-unsafe --no-header \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options --constraint requirements.in \
 		--output-file requirements.lock pyproject.toml
 	sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock

@@ -1,9 +1,11 @@
 """Take a model tuned once, on one worker, and train it on any number of workers with the learning rate right.
 
 For ``scaler submit``: ``Recipe``, ``load_job``, ``make_plan``. For one's own loop, without Ray: ``scale_lr``,
-``Schedule`` with ``Warmup`` and ``shapes``, and ``SampleScheduler``, which writes them into a torch optimizer.
+``Schedule`` with ``Warmup`` and ``shapes``, and ``SampleScheduler``, which writes them into a torch optimizer. In a
+notebook: ``read_run`` and ``read_runs``, for runs as pandas frames.
 
-Importing this loads none of torch, Ray, pydantic or numpy; each public name loads what it needs when first used.
+Importing this loads none of torch, Ray, pydantic, numpy or pandas; each public name loads what it needs when it is
+first used.
 """
 
 from importlib import import_module
@@ -19,6 +21,8 @@ __all__ = [
     "__version__",
     "load_job",
     "make_plan",
+    "read_run",
+    "read_runs",
     "scale_lr",
     "shapes",
 ]
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from scaler.core.scale_lr import ScaledLR, scale_lr
     from scaler.core.schedules import Schedule, Warmup
     from scaler.job import load_job
+    from scaler.notebook import read_run, read_runs
     from scaler.plan import make_plan
     from scaler.training.recipe import Recipe
     from scaler.training.scheduler import SampleScheduler
@@ -40,6 +45,8 @@ _HOMES = {
     "Warmup": "scaler.core.schedules",
     "load_job": "scaler.job",
     "make_plan": "scaler.plan",
+    "read_run": "scaler.notebook",
+    "read_runs": "scaler.notebook",
     "scale_lr": "scaler.core.scale_lr",
 }
 

@@ -1,23 +1,29 @@
 """Runs that nobody trained, with numbers that can be worked out by hand."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from scaler.core.batch import share_bounds
 from scaler.core.ramp import Ramp
-from scaler.job import Job
+from scaler.job import Job, load_job
 from scaler.metrics.files import SCHEMA
-from scaler.metrics.reader import mark_lost
 from scaler.metrics.record import Record
 from scaler.plan import Plan, grow, make_plan
+from scaler.report.grid import Grid, make_grid
 from scaler.report.model import Report, Verdict
 from scaler.report.numbers import summarize
 from scaler.report.verdicts import find_verdicts
+from scaler.report.verdicts.evidence import Evidence
 from scaler.runs import RunState
+
+DIGITS = Path(__file__).parents[1] / "jobs" / "digits" / "job.yaml"
+
+SUBMITTED = 1000.0  # in epoch seconds
 
 SYNTHETIC_JOB = (  # what makes jobs/digits/job.yaml a job whose numbers can be worked out by hand
     "train.num_samples=100",
@@ -39,23 +45,49 @@ def codes(report: Report) -> list[tuple[str, int | None]]:
     return [(verdict.code, verdict.rank) for verdict in report.verdicts]
 
 
-def find_again(report: Report, **changes: Any) -> tuple[Verdict, ...]:
-    """Look for verdicts on a report's numbers, but for the parts that are given."""
+def evidence_of(report: Report, **changes: Any) -> Evidence:
+    """Return a report's numbers as evidence, without steps and events, but for the parts that are given."""
     parts: dict[str, Any] = {
+        "run_id": "digits-1",
         "state": RunState(report.state),
+        "job": load_job(DIGITS, overrides=SYNTHETIC_JOB),
         "plan": Plan.from_dict(report.plan),
         "totals": report.totals,
         "workers": report.workers,
+        "budget": report.budget,
+        "scaling": report.scaling,
         "attempts": report.attempts,
         "audit": report.lr_audit,
         "noise": report.noise,
+        "grid": make_grid(Tables(), ()),
         "events": (),
-        "run_id": "digits-1",
+        "is_followed": False,
+        "unplanned": (),
+        "unreadable": (),
     }
-    return find_verdicts(**{**parts, **changes})
+    return Evidence(**{**parts, **changes})
+
+
+def find_again(report: Report, **changes: Any) -> tuple[Verdict, ...]:
+    """Look for verdicts on a report's numbers, but for the parts that are given."""
+    return find_verdicts(evidence_of(report, **changes))
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Records as ``RecordFiles`` gives them."""
+
+    of_files: tuple[pa.Table, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the records, or some columns of them."""
+        for table in self.of_files:
+            yield table if columns is None else table.select(list(columns))
 
 
 def records_table(records: Iterable[Record]) -> pa.Table:
+    """Return records as a file has them."""
     rows = list(records)
     return pa.Table.from_pylist([row._asdict() for row in rows], schema=SCHEMA) if rows else SCHEMA.empty_table()
 
@@ -71,7 +103,10 @@ class SyntheticRun:
     state: str = "succeeded"
     failure: str | None = None
     later_jobs: Mapping[int, Job] = field(default_factory=dict)
-    clock: float = 1000.0  # when the next event happens, in epoch seconds; a step takes an eighth of one
+    wall_s: float | None = 10.5  # from submission to the end, idle or not; None: it has not ended
+    clock: float = (
+        SUBMITTED  # when the next event happens; a step takes an eighth of a second, if no record says otherwise
+    )
 
     def attempt(
         self,
@@ -161,7 +196,8 @@ class SyntheticRun:
                 )
                 mine = {name: value(rank, seen) if callable(value) else value for name, value in values.items()}
                 records.append(record._replace(**mine))
-            seen, clock = seen + size, clock + 0.125
+            took = [row.step_time_s + row.evaluation_s + row.checkpoint_s for row in records[-world_size:]]
+            seen, clock = seen + size, clock + sum(took) / world_size
         return replace(
             self,
             plan=newest,
@@ -233,15 +269,32 @@ class SyntheticRun:
         changed = (record._replace(**values) if choose(record) else record for record in self.records)
         return replace(self, records=tuple(changed))
 
-    def report(self, **changes: Any) -> Report:
+    def tables(self) -> Tables:
+        """Return the records, those of each attempt as a file of their own."""
+        attempts = sorted({record.attempt for record in self.records})
+        of_each = ([record for record in self.records if record.attempt == attempt] for attempt in attempts)
+        return Tables(tuple(records_table(records) for records in of_each))
+
+    def grid(self) -> Grid:
+        """Return the steps and what each worker recorded in them."""
+        return make_grid(self.tables(), self.events)
+
+    def report(self, *, one_worker: tuple[float, str] | None = None, **changes: Any) -> Report:
         """Summarize the run; ``changes`` are fields of the report that shall be what no run made them."""
-        times = {"started_at": 1000.0, "ended_at": 1010.5}
         report = summarize(
             job=self.job,
             plan=self.plan,
-            status={"run_id": "digits-20260101-120000-7f3a", "state": self.state, "failure": self.failure, **times},
-            records=mark_lost(records_table(self.records), self.events),
+            status={
+                "run_id": "digits-20260101-120000-7f3a",
+                "state": self.state,
+                "failure": self.failure,
+                "started_at": SUBMITTED,
+                "ended_at": SUBMITTED + self.wall_s if self.wall_s is not None else None,
+                "idle_s": sum(event.get("idle_s") or 0.0 for event in self.events),
+            },
+            records=self.tables(),
             events=self.events,
             later_jobs=self.later_jobs,
+            one_worker=one_worker,
         )
         return replace(report, **changes)

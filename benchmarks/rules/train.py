@@ -83,6 +83,9 @@ def train(values: Job, seed: int, shift: float) -> Run:
         def next_attempt(self) -> int:
             return self.attempt + 1
 
+        def wanted_steps(self, steps: int) -> int:
+            return steps
+
         def secure(self, samples_seen: int) -> None:
             """Nothing is under way."""
 

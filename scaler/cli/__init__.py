@@ -22,6 +22,8 @@ COMMANDS = {
     "find-lr": "Find the learning rate: a range test on the real workers at the real batch.",
     "list": "List runs.",
     "report": "Report on a run.",
+    "compare": "Compare runs: what differs, which numbers moved, and beyond noise or not.",
+    "check": "Hold a run against limits; a gate for CI.",
     "schema": "Print the JSON Schema of job files, for editors.",
 }
 

@@ -1,12 +1,14 @@
 """``scaler report``."""
 
 import json
+import tempfile
+import webbrowser
 from pathlib import Path
 
 import click
 
 from scaler.cli.options import storage_option
-from scaler.cli.terminal import show
+from scaler.cli.terminal import err, show
 from scaler.runs import find_run
 
 
@@ -16,7 +18,8 @@ from scaler.runs import find_run
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
 @click.option("--html", "html_path", type=click.Path(path_type=Path), metavar="FILE", help="Write HTML to FILE.")
-def command(run: str, storage: str, as_json: bool, as_markdown: bool, html_path: Path | None) -> None:
+@click.option("--open", "in_browser", is_flag=True, help="Open the page: --html's FILE, or a temporary copy.")
+def command(run: str, storage: str, as_json: bool, as_markdown: bool, html_path: Path | None, in_browser: bool) -> None:
     """Report on a run.
 
     RUN is a run's id, its folder or URI, or: last.
@@ -24,10 +27,14 @@ def command(run: str, storage: str, as_json: bool, as_markdown: bool, html_path:
     from scaler.report.write import read_report
 
     report = read_report(find_run(run, storage=storage))
+    if in_browser and html_path is None:
+        html_path = Path(tempfile.mkdtemp(prefix="scaler-")) / "report.html"
     if html_path is not None:
         from scaler.report.html import render_html
 
-        html_path.write_text(render_html(report))
+        html_path.write_text(render_html(report), encoding="utf-8")
+    if in_browser and html_path is not None:
+        _open(html_path.resolve())
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=1, allow_nan=False))
     elif as_markdown:
@@ -38,3 +45,9 @@ def command(run: str, storage: str, as_json: bool, as_markdown: bool, html_path:
         from scaler.report.text import report_text
 
         show(report_text(report))
+
+
+def _open(page: Path) -> None:
+    """Show a page in the browser that the desktop, or ``BROWSER``, names."""
+    said = "Opened" if webbrowser.open(page.as_uri()) else "There is no browser here. The page is"
+    err().print(f"{said}: {page}", soft_wrap=True)

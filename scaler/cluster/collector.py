@@ -12,11 +12,15 @@ from scaler.cluster.messages import Answer, Batch, Beginning, Event, Parcel, Why
 from scaler.cluster.progress import Progress, ProgressTracker
 from scaler.cluster.recall import Recall, limit_after
 from scaler.errors import ScalerError
+from scaler.job.tracking import Tracking
 from scaler.metrics.writer import MetricsWriter
-from scaler.runs import RunFolder
+from scaler.runs import RunFolder, RunState
 from scaler.runs.places import reason
 
 FLUSH_S = 0.5
+PARCELS_PER_S = 200  # that are asked for; of a thousand workers, each then sends every 5 s
+HEARD_S = 30.0  # who sent something within it is counted among the workers
+FORGET_S = 600.0  # after this, what a life of a worker handed over is not asked for again
 STORAGE_PATIENCE_S = 30.0
 TROUBLES = ("worker_failed", "worker_hung", "group_ended")
 MOST_TROUBLES = 50  # a look is sent several times a second; the newest tell why a run ended
@@ -31,25 +35,35 @@ class Look:
     storage: str  # why the run's folder has not taken records for ``STORAGE_PATIENCE_S``; empty when it does
 
 
+@dataclass(kw_only=True, slots=True)
+class _Sender:
+    """What is known of one life of one worker."""
+
+    taken: int = 0  # its newest batch that is here
+    written: int = 0  # its newest batch that is in the folder
+    heard_at: float = 0.0
+
+
 class Collector:
     """Takes what workers hand over, without making them wait; a Ray actor, or a plain object in tests.
 
     Args:
         folder: the run's folder; this is the one writer of its ``metrics/`` and ``events.jsonl``.
         opening: events to begin with, such as that the run was resumed.
+        tracking: the job's trackers.
     """
 
-    def __init__(self, folder: RunFolder, opening: Sequence[Event] = ()) -> None:
+    def __init__(self, folder: RunFolder, opening: Sequence[Event] = (), tracking: Tracking | None = None) -> None:
         self._recall = Recall(folder)
-        self._writer = MetricsWriter(folder)
+        self._writer = MetricsWriter(folder, tracking)
         self._tracker = ProgressTracker()
         self._attempts = self._recall.attempts
         self._micro_batch_limit = self._recall.micro_batch_limit
         self._leave: Why | None = None
         self._troubles: list[Event] = []
         self._wishes: set[tuple[int | None, str, str]] = set()
-        self._taken: dict[str, int] = {}
-        self._written: dict[str, int] = {}
+        self._senders: dict[str, _Sender] = {}
+        self._rest_s = 0.0
         self._reached: dict[tuple[int | None, int], int] = {}
         self._secured: dict[tuple[int | None, int], int] = {}
         self._flushed_at = monotonic()
@@ -74,22 +88,22 @@ class Collector:
         if is_new_group and self._leave != "stop":
             self._leave = None
         self._attempts += 1
+        self._forget()
         return Beginning(attempt=self._attempts - 1, micro_batch_limit=self._micro_batch_limit)
 
     def hand_over(self, parcel: Parcel) -> Answer:
         """Take one worker's records and events; what is here already is passed over."""
-        sender = parcel.sender
-        taken = max(self._taken.get(sender, 0), parcel.written)
-        self._written[sender] = max(self._written.get(sender, 0), parcel.written)
+        sender = self._senders.setdefault(parcel.sender, _Sender())
+        sender.heard_at = monotonic()
+        sender.taken, sender.written = max(sender.taken, parcel.written), max(sender.written, parcel.written)
         attempt, samples_seen = parcel.written_to
         self._secured[attempt, parcel.rank] = max(self._secured.get((attempt, parcel.rank), 0), samples_seen)
         for batch in parcel.batches:
-            if batch.number == taken + 1:  # one beyond a gap is asked for again
+            if batch.number == sender.taken + 1:  # one beyond a gap is asked for again
                 self._take(batch, parcel.rank)
-                taken = batch.number
-        self._taken[sender] = taken
+                sender.taken = batch.number
         self._flush_when_due()
-        return Answer(taken=taken, written=self._written[sender], leave=self._leave)
+        return Answer(taken=sender.taken, written=sender.written, leave=self._leave, rest_s=self._rest_s)
 
     def is_secured(self, attempt: int, *, world_size: int, samples_seen: int) -> bool:
         """Whether all records of an attempt's workers up to ``samples_seen`` are in the folder."""
@@ -121,9 +135,9 @@ class Collector:
         failing = self._unwritten_since is not None and monotonic() - self._unwritten_since > STORAGE_PATIENCE_S
         return Look(progress=self._tracker.look(), troubles=self._troubles, storage=self._problem if failing else "")
 
-    def close(self) -> None:
-        """Write everything that was handed over, for the last time."""
-        self._writer.close()
+    def close(self, state: RunState | None = None) -> None:
+        """Write everything that was handed over, for the last time; ``state`` is how the run ended."""
+        self._writer.close(state)
 
     def _take(self, batch: Batch, rank: int) -> None:
         for event in batch.events:  # first, for an attempt begins with one
@@ -154,6 +168,15 @@ class Collector:
         self._wishes.add(wish)
         return False
 
+    def _forget(self) -> None:
+        """Let go of workers and attempts that are long gone, when another attempt begins."""
+        now = monotonic()
+        self._senders = {name: who for name, who in self._senders.items() if now - who.heard_at < FORGET_S}
+        for marks in (self._reached, self._secured):
+            for attempt, rank in list(marks):
+                if attempt is not None and attempt < self._attempts - 2:
+                    del marks[attempt, rank]
+
     def _flush_when_due(self) -> None:
         if monotonic() - self._flushed_at >= FLUSH_S:
             self._flush()
@@ -161,11 +184,15 @@ class Collector:
     def _flush(self) -> None:
         """Write what is there. What cannot be written is kept, and tried again."""
         self._flushed_at = monotonic()
-        taken, reached = dict(self._taken), dict(self._reached)
+        heard = sum(self._flushed_at - sender.heard_at < HEARD_S for sender in self._senders.values())
+        self._rest_s = heard / PARCELS_PER_S
+        taken = [(sender, sender.taken) for sender in self._senders.values()]
+        reached = dict(self._reached)
         try:
             self._writer.flush()
             self._unwritten_since = None
-            self._written |= taken
+            for sender, newest in taken:
+                sender.written = newest
             self._secured |= reached
         except Exception as error:  # any filesystem's own; the driver ends the run when it lasts
             self._unwritten_since = self._unwritten_since or monotonic()

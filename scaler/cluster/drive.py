@@ -14,6 +14,7 @@ from scaler.errors import JobFileError, RunError, ScalerError
 from scaler.job import Job
 from scaler.masking import mask_text
 from scaler.metrics.record import Record
+from scaler.metrics.trackers import require_installed
 from scaler.plan import Plan
 from scaler.plan.sizes import require_every_size
 from scaler.report.model import Report
@@ -32,10 +33,12 @@ def require_runnable(job: Job, plan: Plan, *, recipe_folder: Path, address: str 
     """Refuse what cannot run, before anything is started or written.
 
     Raises:
-        JobFileError: there is no such recipe, a size without a plan, or more than one worker without Ray.
+        JobFileError: there is no such recipe, a tracker that is not installed, a size without a plan, or more than
+            one worker without Ray.
         ClusterError: nobody listens at the address, or this machine is too small for the job.
     """
     require_module(job.recipe, folder=recipe_folder)
+    require_installed(job.tracking)
     _require_cluster(job, address)
     require_every_size(job, plan)
     if address == NO_CLUSTER and plan.world_size != 1:

@@ -1,12 +1,15 @@
 """A worker's side of handing over: what was handed over is kept until it is in the run's folder.
 
 A thread of its own sends and waits, so that training never does. When the collector dies, Ray starts another, and the
-thread sends again what that one does not have.
+thread sends again what that one does not have. When the collector is there and falls behind, the mailbox asks for
+records that stand for more steps (``wanted_steps``): what waits here is then a few seconds' worth, at whatever rate.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from secrets import token_hex
+from time import monotonic
 from typing import Any
 
 import ray
@@ -14,8 +17,13 @@ import ray
 from scaler.cluster.messages import Answer, Batch, Event, Parcel, Why
 from scaler.metrics.record import Record
 
-ASK_S = 0.5  # how often the collector is asked how things stand while nothing new is handed over
+ASK_S = 2.0  # how often the collector is asked how things stand while nothing new is handed over; a call costs 1 ms
+AWAITED_S = 0.05  # the same, while somebody waits for an answer
 RETRY_S = 0.5
+LATE_S = 10.0  # what is taken later than this after it was handed over is late
+LATE_TIMES = 2  # in a row, before records are thinned: a collector that was started again is late once, and catches up
+THIN_EVERY_S = 10.0  # time for the collector to catch up before records are thinned again
+MOST_WAITING = 50_000  # records that are not taken, about 40 MB: above, records are thinned whatever the reason
 
 
 class Mailbox:
@@ -29,12 +37,17 @@ class Mailbox:
     def __init__(self, collector: Any, *, rank: int) -> None:
         self._collector, self._rank, self._sender = collector, rank, token_hex(8)
         self._changed = threading.Condition()
-        self._kept: list[Batch] = []
+        self._kept: list[tuple[float, Batch]] = []  # since when, by ``monotonic``
         self._newest = 0  # number of the newest batch
         self._taken = 0
         self._written = 0
         self._written_to: tuple[int | None, int] = (None, 0)
         self._leave: Why | None = None
+        self._rest_s = 0.0
+        self._awaited = 0  # how many wait for what was handed over to arrive
+        self._times_late = 0  # in a row, at the end of the answers so far
+        self._waiting_records = 0
+        self._steps, self._thinned_at = 1, float("-inf")
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="scaler-mailbox", daemon=True)
         self._thread.start()
@@ -52,18 +65,31 @@ class Mailbox:
             self._newest += 1
             number = self._newest
             batch = Batch(number=number, attempt=attempt, samples_seen=samples_seen, records=records, events=events)
-            self._kept.append(batch)
+            self._kept.append((monotonic(), batch))
+            self._waiting_records += len(records)
             self._changed.notify_all()
+
+    def wanted_steps(self, steps: int) -> int:
+        """Return how many steps a record should stand for, where it stands for ``steps`` now.
+
+        Twice as many where the collector is late again and again, or too much waits for it; then, and when the group
+        has changed them for another's sake, no more for ``THIN_EVERY_S``.
+        """
+        with self._changed:
+            if steps != self._steps:
+                self._steps, self._thinned_at = steps, monotonic()
+            is_behind = self._times_late >= LATE_TIMES or self._waiting_records > MOST_WAITING
+            return 2 * steps if is_behind and monotonic() - self._thinned_at >= THIN_EVERY_S else steps
 
     def wait_written(self, *, within_s: float) -> bool:
         """Wait until everything is in the run's folder; return whether it is."""
-        with self._changed:
+        with self._changed, self._awaiting():
             number = self._newest
             return self._changed.wait_for(lambda: self._written >= number, within_s)
 
     def wait_taken(self, *, within_s: float) -> bool:
         """Wait until the collector has everything; return whether it has."""
-        with self._changed:
+        with self._changed, self._awaiting():
             number = self._newest
             return self._changed.wait_for(lambda: self._taken >= number, within_s)
 
@@ -73,18 +99,29 @@ class Mailbox:
             self._closed = True
             self._changed.notify_all()
 
+    @contextmanager
+    def _awaiting(self) -> Iterator[None]:
+        """Let the thread not rest for the length of a ``with`` block."""
+        self._awaited += 1
+        self._changed.notify_all()
+        try:
+            yield
+        finally:
+            self._awaited -= 1
+
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._newest > self._taken, ASK_S)
+                self._rest()
                 if self._closed:
                     return
+                untaken = [(since, batch) for since, batch in self._kept if batch.number > self._taken]
                 parcel = Parcel(
                     sender=self._sender,
                     rank=self._rank,
                     written=self._written,
                     written_to=self._written_to,
-                    batches=[batch for batch in self._kept if batch.number > self._taken],
+                    batches=[batch for _, batch in untaken],
                 )
             try:
                 answer: Answer = ray.get(self._collector.hand_over.remote(parcel))
@@ -93,14 +130,32 @@ class Mailbox:
                     self._changed.wait_for(lambda: self._closed, RETRY_S)
                 continue
             with self._changed:
+                if untaken and answer.taken >= untaken[0][1].number:
+                    is_late = monotonic() - untaken[0][0] > LATE_S + self._rest_s
+                    self._times_late = self._times_late + 1 if is_late else 0
                 self._hear(answer)
+
+    def _rest(self) -> None:
+        """Wait for something to send, or until it is time to ask; at least as long as the collector said."""
+        since = monotonic()
+        while not self._closed:
+            left_s = since + self._pause_s() - monotonic()
+            if left_s <= 0:
+                return
+            self._changed.wait(left_s)
+
+    def _pause_s(self) -> float:
+        if self._awaited:
+            return max(AWAITED_S, self._rest_s / 10)
+        return self._rest_s if self._newest > self._taken else max(ASK_S, self._rest_s)
 
     def _hear(self, answer: Answer) -> None:
         """Forget what is in the folder; what a new collector does not have will be sent again."""
-        for batch in self._kept:
+        for _, batch in self._kept:
             if batch.number <= answer.written:
                 self._written_to = (batch.attempt, batch.samples_seen)
-        self._kept = [batch for batch in self._kept if batch.number > answer.written]
+        self._kept = [(since, batch) for since, batch in self._kept if batch.number > answer.written]
         self._taken, self._written = answer.taken, max(self._written, answer.written)
-        self._leave = answer.leave
+        self._waiting_records = sum(len(batch.records) for _, batch in self._kept if batch.number > self._taken)
+        self._leave, self._rest_s = answer.leave, answer.rest_s
         self._changed.notify_all()

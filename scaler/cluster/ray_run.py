@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
@@ -13,7 +14,7 @@ from scaler.cluster.progress import Progress
 from scaler.errors import ClusterError, JobFileError, PlanError, RecipeError, RunError, ScalerError, TrainingError
 from scaler.job import Job
 from scaler.plan import Plan
-from scaler.runs import RunFolder
+from scaler.runs import RunFolder, RunState
 from scaler.training.watch import WAITING
 
 POLL_S = 0.2
@@ -66,7 +67,8 @@ def run_on_ray(
     # Should its process die, Ray starts it again and repeats the calls that were not answered.
     lasting = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
     opening = [resumed] if resumed is not None else []
-    collector: Any = ray.remote(Collector).options(**lasting).remote(folder, opening)
+    tracking = job.tracking.seen_from(Path.cwd())
+    collector: Any = ray.remote(Collector).options(**lasting).remote(folder, opening, tracking)
 
     def fit() -> bool:
         from scaler.cluster.trainer import make_trainer
@@ -82,13 +84,19 @@ def run_on_ray(
         result: Any = make_trainer(job, assignment, embedded=embedded).fit()  # annotated as the old API's
         return bool(result.return_value)
 
+    state = RunState.FAILED
     try:
-        return _watch(_InThread(fit), collector, job, folder, on_progress)
+        finished = _watch(_InThread(fit), collector, job, folder, on_progress)
+        state = RunState.SUCCEEDED if finished else RunState.STOPPED
+        return finished
+    except KeyboardInterrupt:
+        state = RunState.STOPPED
+        raise
     except ray.exceptions.RayError as error:
         raise ClusterError(f"Ray lost the run: {_last_line(error)}", "--verbose shows Ray's log.") from error
     finally:
         with suppress(ray.exceptions.RayError):  # a cluster that is gone; what led here says so
-            ray.get(collector.close.remote(), timeout=30)
+            ray.get(collector.close.remote(state), timeout=30)
             folder.remove_folder(RAY_TRAIN_FOLDER)
 
 

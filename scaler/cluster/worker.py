@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from scaler.training.surroundings import Leave
 
 SETTLE_S = 30.0
-SECURE_POLL_S = 0.05
+SECURE_POLL_S, MOST_SECURE_POLL_S = 0.05, 0.5  # of many workers, some rest before they send
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +72,13 @@ class RayWorker:
         """Leave it to the mailbox."""
         self._mailbox.put(records, events, attempt=self.attempt, samples_seen=samples_seen)
 
+    def wanted_steps(self, steps: int) -> int:
+        """As the mailbox sees the collector."""
+        return self._mailbox.wanted_steps(steps)
+
     def secure(self, samples_seen: int) -> None:
-        """Ask the collector until it has written what every worker measured up to there."""
-        began = monotonic()
+        """Ask the collector, ever less often, until it has written what every worker measured up to there."""
+        began, pause_s = monotonic(), SECURE_POLL_S
         ask = self._collector.is_secured
         while not ray.get(ask.remote(self.attempt, world_size=self.world_size, samples_seen=samples_seen)):
             if monotonic() - began > SETTLE_S:
@@ -82,7 +86,8 @@ class RayWorker:
                     f"records up to {samples_seen} samples are not in the run's folder after {SETTLE_S:g} s.",
                     "Look at the driver's node and at storage.",
                 )
-            sleep(SECURE_POLL_S)
+            sleep(pause_s)
+            pause_s = min(2 * pause_s, MOST_SECURE_POLL_S)
 
     def leave_requested(self) -> "Leave":
         """Whether the collector asked, this process was sent SIGTERM, or one of the group's nodes is about to go."""
@@ -187,6 +192,7 @@ class _Life:
             This worker's surroundings, the checkpoint to go on from, and the most samples in one forward/backward.
         """
         from scaler.training.checkpoint_files import find_checkpoint, passed_over_events
+        from scaler.training.device import describe_device
         from scaler.training.group import MeetingPoint, use_threads
 
         assignment, rank, world_size, watchdog = self._assignment, self._rank, self._world_size, self.watchdog
@@ -223,6 +229,7 @@ class _Life:
             "pid": os.getpid(),
             "world_size": world_size,
             "start_samples": start or 0,
+            **describe_device(device),
         }
         worker.hand_over([], [life, *events], samples_seen=0)
         return worker, start, beginning.micro_batch_limit

@@ -115,7 +115,7 @@ def _to_or_from(word: str) -> Callable[[Change], bool]:
 #   schedule               a function of samples_seen; a plateau that is new begins with no memory
 #   train.epochs|...       the end of the run; the schedule is stretched with it
 #   train.ema.decay, clip_grad_norm, precision, noise_scale_every, data_workers, eval_every    of each step by itself
-#   resources, checkpoint, failures    of the surroundings
+#   resources, checkpoint, failures, tracking    of the surroundings
 FIXED: Mapping[str, tuple[Callable[[Change], bool], str]] = {
     "name": (_always, "the run has its name from it"),
     "recipe": (_always, "the weights that are saved are those of its model"),

@@ -12,6 +12,7 @@ from scaler.job.optimizer import LayerDecay, Optimizer, ParameterGroup
 from scaler.job.scale import Scale
 from scaler.job.schedule import Constant, Schedule, schedule_tag
 from scaler.job.section import MOST, Length, Section, problem
+from scaler.job.tracking import Tracking
 
 
 class Reference(Section):
@@ -20,6 +21,9 @@ class Reference(Section):
     global_batch_size: int = Field(ge=1, le=MOST, description="Samples per optimizer step in the reference.")
     lr: float = Field(gt=0, description="The reference's learning rate.")
     optimizer: Optimizer = Field(description="The optimizer that the rate was tuned with.")
+    samples_per_s: float | None = Field(
+        None, gt=0, description="What one worker trained at, measured alone; the report's efficiency is against it."
+    )
 
 
 class Ema(Section):
@@ -64,6 +68,12 @@ class Resources(Section):
         1.0, gt=0, description="CPUs reserved, fractions allowed; also torch's threads, at least 1."
     )
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs reserved, fractions allowed; 0 trains on the CPU.")
+    price_per_worker_hour: float | None = Field(
+        None, ge=0, description="What a worker costs an hour, in any currency; the report says what the run cost."
+    )
+    peak_tflops_per_worker: float | None = Field(
+        None, gt=0, description="The device's peak at train.precision, in 10**12 FLOPs a second; for the report's MFU."
+    )
 
 
 class Cadence(Length):
@@ -154,6 +164,7 @@ class Job(Section):
     resources: Resources = Field(default_factory=Resources, description="What each worker gets.")
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="What is kept to go on from.")
     failures: Failures = Field(default_factory=Failures, description="What is done when something fails.")
+    tracking: Tracking = Field(default_factory=Tracking, description="Where the curves go too, as the run goes by.")
     storage: str = Field(
         "runs", min_length=1, description="Where run folders go: a folder, or a URI such as s3://bucket/prefix."
     )

@@ -1,9 +1,10 @@
 """The files of a run's records: their names, their schema, their reading, and what is said of one that is damaged."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scaler.errors import RunError
@@ -12,6 +13,8 @@ from scaler.runs.places import reason
 
 FOLDER = "metrics"
 EVENTS = "events.jsonl"
+
+PIECE = 2**17  # records: some 25 MB
 
 SCHEMA = pa.schema(
     [
@@ -33,8 +36,17 @@ SCHEMA = pa.schema(
         pa.field("grad_signal", pa.float64()),
         pa.field("grad_variance", pa.float64()),
         pa.field("noise_scale", pa.float64()),
+        # Records of before these were measured are read, too: see ``parse_records``.
+        pa.field("evaluation_s", pa.float64()),
+        pa.field("checkpoint_s", pa.float64()),
+        pa.field("cpu_s", pa.float64()),
+        pa.field("gpu_pct", pa.float64()),
+        pa.field("steps", pa.int32()),
     ]
 )
+
+
+_DEFAULTS = {"evaluation_s": 0.0, "checkpoint_s": 0.0, "steps": 1}
 
 
 def file_name(first: int, last: int) -> str:
@@ -67,14 +79,45 @@ def parse_records(raw: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
         ValueError: there are none; says why.
     """
-    schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(column) for column in columns])
+    return pa.concat_tables([_schema(columns).empty_table(), *parse_pieces(raw, columns)])
+
+
+def parse_pieces(raw: bytes, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the same a piece at a time, of at most ``PIECE`` records: decoded, they take far more room than a file.
+
+    Raises:
+        ValueError: there are none, or what follows is damaged; says why.
+    """
+    schema = _schema(columns)
     try:
-        table = pq.read_table(BytesIO(raw), schema=schema)
+        file = pq.ParquetFile(BytesIO(raw))
+        there = [name for name in schema.names if name in file.schema_arrow.names]
+        for batch in file.iter_batches(PIECE, columns=there):
+            yield _completed(batch, schema)
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:  # of bytes that are here: damage
         raise ValueError(reason(error)) from None
-    if lacking := [field.name for field in schema if not field.nullable and table[field.name].null_count]:
+
+
+def _schema(columns: Sequence[str] | None) -> pa.Schema:
+    return SCHEMA if columns is None else pa.schema([SCHEMA.field(column) for column in columns])
+
+
+def _completed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
+    """Records with the columns of a schema; those that were not measured when they were written are filled in."""
+    arrays = []
+    for field in schema:
+        is_there = field.name in batch.schema.names
+        array = batch[field.name].cast(field.type) if is_there else pa.nulls(batch.num_rows, field.type)
+        if array.null_count and field.name in _DEFAULTS:
+            array = pc.fill_null(array, pa.scalar(_DEFAULTS[field.name], field.type))
+        arrays.append(array)
+    if lacking := [field.name for field, array in zip(schema, arrays, strict=True) if _lacks(field, array)]:
         raise ValueError(f"it lacks {', '.join(lacking)}")
-    return table
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _lacks(field: pa.Field, array: pa.Array) -> bool:
+    return not field.nullable and array.null_count > 0
 
 
 def read_file(folder: RunFolder, name: str, columns: Sequence[str] | None = None) -> pa.Table:

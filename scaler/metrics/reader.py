@@ -1,45 +1,125 @@
-"""A run's records as one Arrow table, and its events."""
+"""A run's records, a piece at a time or as one Arrow table, and its events."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from scaler.errors import RunError
-from scaler.metrics.files import EVENTS, FOLDER, SCHEMA, file_name, file_ranges, parse_records, read_file
+from scaler.metrics.files import EVENTS, FOLDER, SCHEMA, file_name, file_ranges, parse_pieces, read_file
 from scaler.runs import RunFolder
 
 ATTEMPTS = 5
+KEPT_FILES = 24  # the newest may be gone at the second reading: their bytes are kept, of those up to
+KEPT_BYTES = 2**22  # each; larger ones are merged so seldom that beginning again costs less
+
+T = TypeVar("T")
 
 _NEVER = np.iinfo(np.int64).max
+
+
+class RecordsChanged(Exception):  # noqa: N818 (it tells of a change, and reaches nobody)
+    """A file of records went, or turned out damaged, after some of it had been given out: read all of them again."""
+
+
+class RecordFiles:
+    """The records in a run's folder, a piece at a time, so that nobody has to hold all of them.
+
+    Args:
+        folder: the run's. What is listed now is what is read: a file that comes later is not.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._small: dict[str, bytes] = {}
+        self._given: set[str] = set()
+        self._damaged: dict[str, str] = {}
+        self._names = self._listed()
+
+    def _listed(self) -> list[str]:
+        return [file_name(first, last) for first, last in file_ranges(self._folder.names(FOLDER))]
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """The damaged files that were met so far, each with what is wrong. They are passed over."""
+        return tuple(f"{name} holds no records: {why}" for name, why in self._damaged.items() if name in self._names)
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the records, or some columns of them: the same rows in the same order each time.
+
+        Raises:
+            RecordsChanged: begin again, with what is there by then.
+            RunError: the storage does not let a file be read.
+        """
+        for name in self._names:
+            if name in self._damaged:
+                continue
+            try:
+                for table in parse_pieces(self._raw(name), columns):
+                    self._given.add(name)
+                    yield table
+            except ValueError as error:
+                self._damaged[name] = str(error)
+                if name in self._given:
+                    self._begin_again()
+
+    def _raw(self, name: str) -> bytes:
+        """A file's bytes. New and small ones are kept: the writer of a run that goes on merges them."""
+        raw = self._small.get(name) or self._folder.read_if_there(name)
+        if raw is None:
+            self._begin_again()
+        if len(raw) <= KEPT_BYTES and name in self._names[-KEPT_FILES:]:
+            self._small[name] = raw
+        return raw
+
+    def _begin_again(self) -> NoReturn:
+        self._names, self._small, self._given = self._listed(), {}, set()
+        raise RecordsChanged
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunMetrics:
     """What a run measured and told, as far as it can be read."""
 
-    records: pa.Table  # with the column ``lost``: see ``read_records``
+    records: RecordFiles
     events: list[dict[str, Any]]
-    unreadable: tuple[str, ...]  # damaged files, each with what is wrong
 
 
 def read_run(folder: RunFolder) -> RunMetrics:
-    """Return a run's records and events; damaged files of records are passed over and named.
+    """Return a run's records, which are read when their tables are asked for, and its events.
 
-    The events are read last: of a run that goes on, they tell why each record that was read is as it is.
+    The events are read last: of a run that goes on, they tell why each record is as it is.
 
     Raises:
         RunError: the storage does not let them be read.
     """
-    records, unreadable = _read_all(folder)
-    events = read_events(folder)
-    return RunMetrics(records=mark_lost(records, events), events=events, unreadable=tuple(unreadable))
+    records = RecordFiles(folder)
+    return RunMetrics(records=records, events=read_events(folder))
+
+
+def with_records(folder: RunFolder, use: Callable[[RunMetrics], T]) -> T:
+    """Return what ``use`` makes of a run's records and events, begun again whenever the records change meanwhile.
+
+    Raises:
+        RunError: they changed each time, or the storage does not let them be read.
+    """
+    metrics = read_run(folder)
+    for _ in range(ATTEMPTS):
+        try:
+            return use(metrics)
+        except RecordsChanged:
+            metrics = RunMetrics(records=metrics.records, events=read_events(folder))
+    raise RunError(
+        f"run {folder.run_id}: files of records went while they were read, {ATTEMPTS} times.",
+        "The run goes on and its writer merges them; try again.",
+    )
 
 
 def read_records(folder: RunFolder, *, events: Sequence[Mapping[str, Any]] | None = None) -> pa.Table:
-    """Return every record that has reached the folder; an empty table when none has.
+    """Return every record that has reached the folder in one table; an empty one when none has.
 
     Args:
         folder: the run's.
@@ -52,10 +132,15 @@ def read_records(folder: RunFolder, *, events: Sequence[Mapping[str, Any]] | Non
     Raises:
         RunError: a file holds no records, or the storage does not let it be read.
     """
-    records, unreadable = _read_all(folder)
-    if unreadable:
-        raise RunError(f"run {folder.run_id}: {unreadable[0]}.", "The file was altered.")
-    return mark_lost(records, read_events(folder) if events is None else events)
+
+    def whole(metrics: RunMetrics) -> pa.Table:
+        tables = list(metrics.records.tables())
+        if metrics.records.unreadable:
+            raise RunError(f"run {folder.run_id}: {metrics.records.unreadable[0]}.", "The file was altered.")
+        records = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+        return mark_lost(records, metrics.events if events is None else events)
+
+    return with_records(folder, whole)
 
 
 def mark_lost(records: pa.Table, events: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -67,11 +152,23 @@ def mark_lost(records: pa.Table, events: Sequence[Mapping[str, Any]]) -> pa.Tabl
         >>> mark_lost(records, events)["lost"].to_pylist()
         [False, True, False]
     """
-    starts = [(event["attempt"], event["start_samples"]) for event in events if event["kind"] == "attempt_started"]
     attempts, of_record = np.unique(records["attempt"].to_numpy(), return_inverse=True)
-    taken_over = [min((at for later, at in starts if later > attempt), default=_NEVER) for attempt in attempts]
-    lost = records["samples_seen"].to_numpy() >= np.array(taken_over, dtype=np.int64)[of_record]
+    lost = records["samples_seen"].to_numpy() >= lost_from(attempts, events)[of_record]
     return records.append_column(pa.field("lost", pa.bool_(), nullable=False), pa.array(lost, type=pa.bool_()))
+
+
+def lost_from(attempts: NDArray[Any], events: Sequence[Mapping[str, Any]]) -> NDArray[np.int64]:
+    """Return from which ``samples_seen`` on each attempt's work was done again: where a later attempt first began.
+
+    Example:
+        >>> events = [{"kind": "attempt_started", "attempt": a, "start_samples": s} for a, s in ((0, 0), (1, 64))]
+        >>> lost_from(np.array([0, 1]), events).tolist() == [64, np.iinfo(np.int64).max]
+        True
+    """
+    starts = [(event["attempt"], event["start_samples"]) for event in events if event["kind"] == "attempt_started"]
+    known, of_entry = np.unique(attempts, return_inverse=True)
+    ends = [min((at for later, at in starts if later > attempt), default=_NEVER) for attempt in known.tolist()]
+    return np.array(ends, dtype=np.int64)[of_entry]
 
 
 def read_events(folder: RunFolder) -> list[dict[str, Any]]:
@@ -102,26 +199,3 @@ def require_readable(folder: RunFolder) -> None:
     """
     for first, last in file_ranges(folder.names(FOLDER)):
         read_file(folder, file_name(first, last))
-
-
-def _read_all(folder: RunFolder) -> tuple[pa.Table, list[str]]:
-    for _ in range(ATTEMPTS):
-        try:
-            return _read(folder)
-        except FileNotFoundError:  # the run is going on, and its writer merged this file into a larger one
-            continue
-    return _read(folder)
-
-
-def _read(folder: RunFolder) -> tuple[pa.Table, list[str]]:
-    """Every record that can be read, and of each damaged file what is wrong."""
-    tables, unreadable = [], []
-    for name in (file_name(first, last) for first, last in file_ranges(folder.names(FOLDER))):
-        raw = folder.read_if_there(name)
-        if raw is None:
-            raise FileNotFoundError(name)
-        try:
-            tables.append(parse_records(raw))
-        except ValueError as error:
-            unreadable.append(f"{name} holds no records: {error}")
-    return pa.concat_tables(tables) if tables else SCHEMA.empty_table(), unreadable

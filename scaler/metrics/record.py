@@ -4,7 +4,11 @@ from typing import NamedTuple
 
 
 class Record(NamedTuple):
-    """One worker, one optimizer step. Population: this worker, unless the name or the text says otherwise."""
+    """One worker, one optimizer step. Population: this worker, unless the name or the text says otherwise.
+
+    Where ``steps`` is above 1, samples and times are sums over that many steps, the loss is their mean by samples, the
+    memory their largest, the noise of the first that was measured, and everything else of the first of them.
+    """
 
     attempt: int  # the life of the worker group it was measured in; the first is 0
     rank: int
@@ -20,7 +24,12 @@ class Record(NamedTuple):
     compute_s: float  # forward and backward before the all-reduce
     sync_wait_s: float  # from this worker's last gradient to the end of the all-reduce; 0 with one worker
     grad_norm: float  # of the whole batch's gradient, before clipping; the same on every worker
-    peak_memory_gib: float  # most memory held so far: of the device, on a CPU of the process
+    peak_memory_gib: float  # most memory held until records were handed over: of the device, on a CPU of the process
     grad_signal: float | None  # this step's estimate of |G|^2, may be negative; None unless measured. On all alike
     grad_variance: float | None  # likewise, of a sample's gradient
     noise_scale: float | None  # running average of the second over the first, in samples: an estimate; None: unknown
+    evaluation_s: float = 0.0  # in evaluations, between the record before and this one; not in step_time_s
+    checkpoint_s: float = 0.0  # standing still for checkpoints, likewise
+    cpu_s: float | None = None  # CPU time of this worker's process within step_time_s; above it with several threads
+    gpu_pct: float | None = None  # the device's utilisation when records were handed over; None: no GPU, or unknown
+    steps: int = 1  # optimizer steps that this record stands for: above 1 where the collector could not keep up

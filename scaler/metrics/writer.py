@@ -1,40 +1,47 @@
 """Records to Parquet, readable at any moment.
 
 Every flush is a whole Parquet file, written beside and moved, so that a kill loses at most what was not flushed. Many
-small files would be slow to read, so runs of ``MERGE`` files of one size are merged into the next larger size. A file's
-name says which flushes it holds, ``<first>-<last>.parquet``: a reader that meets a merged file beside its parts, after
-a kill between the two, knows to pass the parts over.
+small files would be slow to read, so runs of ``MERGE`` files of one size are merged into the next larger size, up to
+``MOST_RECORDS``: a reader takes a file at a time, and the writer is never long at merging. A file's name says which
+flushes it holds, ``<first>-<last>.parquet``: a reader that meets a merged file beside its parts, after a kill between
+the two, knows to pass the parts over.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scaler.job.tracking import Tracking
 from scaler.masking import mask_text
+from scaler.metrics.curves import Curves
 from scaler.metrics.files import EVENTS, FOLDER, SCHEMA, file_name, file_ranges, read_file
 from scaler.metrics.record import Record
 from scaler.metrics.tensorboard import TensorBoardWriter
-from scaler.runs import RunFolder
+from scaler.metrics.trackers import Trackers
+from scaler.runs import RunFolder, RunState
 
 MERGE = 8
+MOST_RECORDS = 1_000_000  # in a merged file; about 80 MB
 
 
 class MetricsWriter:
-    """The one writer of a run's records and events, and of what TensorBoard reads of them.
+    """The one writer of a run's records and events, and of the curves that TensorBoard and trackers get of them.
 
     Args:
         folder: the run's folder; files that an earlier writer left there are continued, not overwritten.
+        tracking: the job's trackers.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, tracking: Tracking | None = None) -> None:
         self._folder = folder
         folder.end_line(EVENTS)
         self._records: list[Record] = []
         self._events: list[Mapping[str, Any]] = []
-        self._tensorboard = TensorBoardWriter(folder)
+        self._curves, self._tensorboard = Curves(), TensorBoardWriter(folder)
+        self._trackers = Trackers(tracking or Tracking(), folder)
         names = folder.names(FOLDER)
         self._files = file_ranges(names)
         kept = {file_name(first, last) for first, last in self._files}
@@ -42,57 +49,82 @@ class MetricsWriter:
             if name not in kept:
                 folder.remove(name)
         self._next = self._files[-1][1] + 1 if self._files else 0
+        self._sizes: dict[tuple[int, int], int] = {}  # records in a file, where they were counted
 
     def add(self, records: Sequence[Record]) -> None:
         """Take records; they reach the folder with the next ``flush``."""
         self._records.extend(records)
-        self._tensorboard.add(records)
+        self._curves.add(records)
 
     def add_event(self, event: Mapping[str, Any]) -> None:
         """Take an event; it reaches the folder with the next ``flush``, without secrets in its texts."""
         event = {key: mask_text(value) if isinstance(value, str) else value for key, value in event.items()}
         self._events.append(event)
-        self._tensorboard.add_event(event)
+        self._curves.add_event(event)
 
     def flush(self) -> None:
         """Write what was taken since the last flush."""
+        self._flush(to_the_end=False)
+
+    def close(self, state: RunState | None = None) -> None:
+        """Write everything that was taken, for the last time; the trackers are told how the run ended."""
+        try:
+            self._flush(to_the_end=True)
+        finally:
+            self._tensorboard.close()
+            self._trackers.close(state)
+        self._note_failures()
+        self._folder.append_json(EVENTS, self._events)
+        self._events = []
+
+    def _flush(self, *, to_the_end: bool) -> None:
+        self._note_failures()
         self._folder.append_json(EVENTS, self._events)
         self._events = []  # not before: what could not be written is tried again
         if self._records:
             self._flush_records()
-        self._tensorboard.flush()
+        points = self._curves.take(to_the_end=to_the_end)
+        self._trackers.put(points)
+        self._tensorboard.write(points)
 
-    def close(self) -> None:
-        """Write everything that was taken, for the last time."""
-        try:
-            self.flush()
-        finally:
-            self._tensorboard.close()
+    def _note_failures(self) -> None:
+        for event in self._trackers.failures():
+            self.add_event({**event, "attempt": self._curves.attempt})
 
     def _flush_records(self) -> None:
-        records = self._records
-        columns = list(zip(*records, strict=True))
+        columns = list(zip(*self._records, strict=True))
         arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-        self._write(pa.Table.from_arrays(arrays, schema=SCHEMA), self._next, self._next)
+        self._write([pa.Table.from_arrays(arrays, schema=SCHEMA)], self._next, self._next)
         self._records = []
         self._next += 1
         self._merge()
 
-    def _write(self, table: pa.Table, first: int, last: int) -> None:
-        buffer = BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
+    def _write(self, tables: Iterable[pa.Table], first: int, last: int) -> None:
+        """Write a file of some tables, of which one at a time is in memory."""
+        buffer, count = BytesIO(), 0
+        with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as file:
+            for table in tables:
+                file.write_table(table)
+                count += table.num_rows
         self._folder.write(file_name(first, last), buffer.getvalue())
         self._files.append((first, last))
+        self._sizes[first, last] = count
 
     def _merge(self) -> None:
         """Merge the newest files while there are ``MERGE`` of one size, as a counter carries."""
         while len(self._files) >= MERGE:
             tail = self._files[-MERGE:]
-            if len({last - first for first, last in tail}) != 1:
+            if len({last - first for first, last in tail}) != 1 or sum(map(self._size, tail)) > MOST_RECORDS:
                 return
             names = [file_name(first, last) for first, last in tail]
-            table = pa.concat_tables([read_file(self._folder, name) for name in names])
             del self._files[-MERGE:]
-            self._write(table, tail[0][0], tail[-1][1])
-            for name in names:
+            self._write((read_file(self._folder, name) for name in names), tail[0][0], tail[-1][1])
+            for name, span in zip(names, tail, strict=True):
                 self._folder.remove(name)
+                del self._sizes[span]
+
+    def _size(self, span: tuple[int, int]) -> int:
+        """The records in a file."""
+        if span not in self._sizes:  # an earlier writer's
+            self._sizes[span] = read_file(self._folder, file_name(*span), ["step"]).num_rows
+        return self._sizes[span]

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from scaler.job import Job
 from scaler.plan import Plan, make_plan
+from scaler.report.elapsed import Elapsed, find_starts
 from scaler.report.endings import Ending, Event, events_of_lives, find_ending
+from scaler.report.grid import Columns, chosen
 from scaler.report.model import AttemptRow, Decision
-from scaler.report.steps import Columns, by_step, chosen, has_ended
 from scaler.report.words import ended, number, plural
 from scaler.runs import RunState
 
@@ -72,23 +73,32 @@ def completed(events: Sequence[Event], plans: Mapping[int, Plan]) -> list[Event]
 
 
 def find_attempts(
-    events: Sequence[Event], columns: Columns, plans: Mapping[int, Plan], state: RunState
+    events: Sequence[Event], steps: Columns, plans: Mapping[int, Plan], state: RunState, started_at: float | None
 ) -> tuple[AttemptRow, ...]:
-    """Return one row for each life of the worker group, and for each return to a checkpoint within one."""
+    """Return one row for each life of the worker group, and for each return to a checkpoint within one.
+
+    Args:
+        events: of the run, with the starts of short lives.
+        steps: of the run, lost work too: see ``Grid.steps``.
+        plans: of each attempt.
+        state: of the run.
+        started_at: when it was submitted, in epoch seconds.
+    """
+    times = find_starts(events, started_at)
     starts = [event for event in events if event["kind"] == "attempt_started"]
     lives = events_of_lives(events)
     rows = []
     for index, start in enumerate(starts):
         attempt, begin, plan = start["attempt"], start["start_samples"], plans[start["attempt"]]
-        mine = chosen(columns, columns["attempt"] == attempt)
-        lost = by_step(chosen(mine, mine["lost"]))
+        mine = chosen(steps, steps["attempt"] == attempt)
+        lost = mine["lost"]
         reached = _reached(mine, begin)
         successor = starts[index + 1] if index + 1 < len(starts) else None
         # What it did beyond a successor's start was done again.
         done = min((later["start_samples"] for later in starts[index + 1 :]), default=reached)
         kept = mine["samples_seen"][mine["samples_seen"] < done]
         ends = np.array([kept.max() if len(kept) else begin])
-        ending = find_ending(lives[attempt], finished=has_ended(by_step(mine), plan, reached))
+        ending = find_ending(lives[attempt], finished=has_ended(mine, plan, reached))
         ended_by, cause = _how_it_ended(ending, state, is_last=successor is None)
         rows.append(
             AttemptRow(
@@ -102,9 +112,10 @@ def find_attempts(
                 ended_by=ended_by,
                 cause=cause,
                 per_worker_batch_size=start.get("per_worker_batch_size"),
-                redone_samples=int(lost["samples"].sum()),
-                redone_s=float(lost["step_time_s"].sum()),
+                redone_samples=int(mine["samples"][lost].sum()),
+                redone_s=float(mine["step_time_s"][lost].sum()),
                 restart_s=_restart_s(lives[attempt], ending, successor),
+                elapsed_s=times[attempt],
             )
         )
     return tuple(rows)
@@ -114,8 +125,24 @@ def _reached(mine: Columns, begin: int) -> int:
     """The samples in the weights after an attempt's last step."""
     if not len(mine["samples_seen"]):
         return int(begin)
-    last = mine["samples_seen"].max()
-    return int(last + mine["samples"][mine["samples_seen"] == last].sum())
+    return int(mine["samples_seen"][-1] + mine["samples"][-1])
+
+
+def progress_after(steps: Columns, plan: Plan, samples_seen: int) -> float:
+    """Return how far training came with ``steps``, in samples of the reference's training.
+
+    Records say where each step began; where the last one ended is put on as if it were worth what the one before was.
+    """
+    if not plan.is_measured or not len(steps["progress"]):
+        return float(samples_seen)
+    seen, progress = steps["samples_seen"][-2:], steps["progress"][-2:]
+    worth = (progress[1] - progress[0]) / (seen[1] - seen[0]) if len(seen) == 2 else 1.0 / plan.batch_ratio
+    return float(progress[-1] + worth * steps["samples"][-1])
+
+
+def has_ended(steps: Columns, plan: Plan, samples_seen: int) -> bool:
+    """Return whether an attempt of these steps trained to the end of its plan."""
+    return samples_seen >= plan.most_samples or progress_after(steps, plan, samples_seen) >= plan.total_samples
 
 
 def _how_it_ended(ending: Ending | None, state: RunState, *, is_last: bool) -> tuple[str, str | None]:
@@ -172,7 +199,7 @@ def surviving_events(events: Sequence[Event], attempts: Sequence[AttemptRow]) ->
     ]
 
 
-def find_decisions(events: Sequence[Event], attempts: Sequence[AttemptRow]) -> tuple[Decision, ...]:
+def find_decisions(events: Sequence[Event], attempts: Sequence[AttemptRow], elapsed: Elapsed) -> tuple[Decision, ...]:
     """Return what the controllers decided, in the order in which they did."""
     ends = {row.attempt: row.end_samples for row in attempts[:-1]}
     starts = {row.attempt: row.start_samples for row in attempts}
@@ -185,6 +212,7 @@ def find_decisions(events: Sequence[Event], attempts: Sequence[AttemptRow]) -> t
         found.append(
             Decision(
                 samples_seen=at,
+                elapsed_s=elapsed.at(event["attempt"], at),
                 attempt=event["attempt"],
                 kind=kind,
                 message=_message(event, starts.get(event["attempt"] + 1)),

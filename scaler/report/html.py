@@ -1,15 +1,15 @@
 """The report as one HTML file that needs nothing else: styles, script, chart library and data are inside.
 
-No number is computed here. Charts are told twice: as curves, and as sentences with their first, last, least and
-greatest values, so that the page says the same without its script.
+No number is computed here; what the charts show is in ``charts``.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from scaler.report.model import AttemptRow, Decision, Report, Series
+from scaler.report.charts import chart_data, has_times, make_charts
+from scaler.report.model import Report, WorkerRow
 from scaler.report.page import render_page
+from scaler.report.spent_words import budget_parts, money, percent, slowest_first, step_parts
 from scaler.report.words import (
     batch_words,
     decision_words,
@@ -25,6 +25,7 @@ from scaler.report.words import (
 )
 
 HEADLINE_EVALS = 2  # more would not be one sentence; all of them are listed below it
+PRINTED_WORKERS = 64  # paper holds the slowest; the page holds all of them
 PLAN_NUMBERS = (
     "global_batch_size",
     "batch_ratio",
@@ -40,28 +41,6 @@ STYLES = ("uPlot.min.css", "report.css")
 SCRIPTS = ("uPlot.iife.min.js", "report.js")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
-    """One curve of a chart, or one edge of a band."""
-
-    label: str
-    clock: Literal["steps", "evals", "noise"]  # which samples_seen its values stand at
-    style: Literal["solid", "wide", "dashed", "dotted", "low", "high"]
-    values: tuple[float | None, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chart:
-    """Curves over samples_seen that share one axis, and what they say in words."""
-
-    id: str
-    title: str
-    unit: str
-    lines: tuple[Line, ...]
-    sentences: tuple[str, ...]
-    logarithmic: bool  # whether a log scale may be asked for: every value is above 0
-
-
 def render_html(report: Report) -> str:
     """Return the report as one HTML document, readable offline, on paper and without its script.
 
@@ -72,10 +51,10 @@ def render_html(report: Report) -> str:
         report: the report of one run.
 
     Returns:
-        A whole document. A run of a few workers takes 100 to 160 KB, of which 50 KB is the chart library.
+        A whole document: 70 KB, of which 50 KB is the chart library, 0.3 KB for each place of the curves (at most
+        500 of them), and 2 KB for each worker.
     """
-    noise_of = preconditioned_words(report.noise) if report.noise is not None else ""
-    charts = _charts(report.series, noise_of=noise_of)
+    charts = make_charts(report)
     return render_page(
         "report.html.j2",
         styles=STYLES,
@@ -83,20 +62,43 @@ def render_html(report: Report) -> str:
         report=report,
         headline=_headline(report),
         plan_rows=_plan_rows(report.plan),
+        budget=budget_parts(report.budget) if report.budget is not None and (report.totals.wall_s or 0) > 0 else (),
         charts=charts,
-        data=_chart_data(report, charts),
+        data=chart_data(report, charts),
+        has_times=has_times(report.series),
+        marked=_marked(report),
+        printed={worker.rank for worker in slowest_first(report.workers)[:PRINTED_WORKERS]},
+        node_words=_node_words,
         seconds=seconds,
         column=_column,
         batch_words=batch_words,
         decision_words=decision_words,
         ended_words=ended_words,
         interval_words=interval_words,
+        money=money,
+        percent=percent,
         preconditioned_words=preconditioned_words,
         samples_words=samples_words,
+        step_parts=step_parts,
     )
 
 
 # Words
+
+
+def _marked(report: Report) -> dict[int, str]:
+    """The ranks that verdicts are about, with the verdicts' codes."""
+    marks: dict[int, list[str]] = {}
+    for verdict in report.verdicts:
+        if verdict.rank is not None:
+            marks.setdefault(verdict.rank, []).append(verdict.code)
+    return {rank: ", ".join(codes) for rank, codes in marks.items()}
+
+
+def _node_words(worker: WorkerRow) -> str:
+    """What stands below a worker's node: its process and its device, as far as they are known."""
+    known = [f"pid {worker.pid}" if worker.pid is not None else None, worker.device]
+    return ", ".join(part for part in known if part)
 
 
 def _headline(report: Report) -> str:
@@ -176,113 +178,3 @@ def _column(value: float) -> str:
         ['0.6200', '10.00', '12.30', '34,912', '0', '2.000e-05']
     """
     return number(value) if value == 0 or abs(value) >= 1e4 else f"{value:#.4g}".rstrip(".")
-
-
-# Charts
-
-
-def _charts(series: Series, *, noise_of: str) -> tuple[Chart, ...]:
-    """The charts that have something to show: the loss, each other evaluation value by name, the learning rate."""
-    evals = {
-        name: Line(label=name, clock="evals", style="dotted", values=values) for name, values in series.evals.items()
-    }
-    loss = [
-        Line(label="training, mean over ranks", clock="steps", style="solid", values=series.loss_mean),
-        Line(label="training, least of ranks and steps", clock="steps", style="low", values=series.loss_min),
-        Line(label="training, greatest of ranks and steps", clock="steps", style="high", values=series.loss_max),
-    ]
-    if "loss" in evals:
-        loss.append(Line(label="evaluation", clock="evals", style="dotted", values=series.evals["loss"]))
-    rates = (
-        Line(label="used", clock="steps", style="wide", values=series.lr),
-        Line(label="planned", clock="steps", style="dashed", values=series.lr_planned),
-    )
-    charts = [
-        _chart("loss", "Loss", "", tuple(loss), series),
-        *(
-            _chart(f"eval-{index}", name, " on the evaluation data", (line,), series)
-            for index, (name, line) in enumerate(evals.items())
-            if name != "loss"
-        ),
-        _chart("lr", "Learning rate", "", rates, series),
-        _chart("noise", "Gradient noise scale", f" samples{noise_of}, an estimate", _noise_lines(series), series),
-    ]
-    return tuple(chart for chart in charts if any(value is not None for line in chart.lines for value in line.values))
-
-
-def _noise_lines(series: Series) -> tuple[Line, ...]:
-    """The noise scale, and the batch to read it against; nothing when it was not measured."""
-    if not series.noise_samples_seen:
-        return ()
-    return (
-        Line(label="noise scale, running average", clock="noise", style="solid", values=series.noise_scale),
-        Line(label="global batch", clock="steps", style="dashed", values=series.global_batch_size),
-    )
-
-
-def _chart(id: str, title: str, unit: str, lines: tuple[Line, ...], series: Series) -> Chart:
-    values = [value for line in lines for value in line.values if value is not None]
-    return Chart(
-        id=id,
-        title=title,
-        unit=unit,
-        lines=lines,
-        sentences=tuple(_sentence(line, _clock(line, series)) for line in lines if line.style not in ("low", "high")),
-        logarithmic=id in ("loss", "noise") and bool(values) and min(values) > 0,
-    )
-
-
-def _clock(line: Line, series: Series) -> tuple[int, ...]:
-    clocks = {"steps": series.samples_seen, "evals": series.eval_samples_seen, "noise": series.noise_samples_seen}
-    return clocks[line.clock]
-
-
-def _sentence(line: Line, samples_seen: Sequence[int]) -> str:
-    """A curve in words."""
-    points = [(value, at) for at, value in zip(samples_seen, line.values, strict=True) if value is not None]
-    if not points:
-        return f"{line.label}: no value."
-    (first, _), (last, _) = points[0], points[-1]
-    least, greatest = min(points), max(points)
-    return (
-        f"{line.label}: from {number(first)} to {number(last)}; least {number(least[0])} at "
-        f"{plural(least[1], 'sample')}, greatest {number(greatest[0])} at {plural(greatest[1], 'sample')}."
-    )
-
-
-def _chart_data(report: Report, charts: Sequence[Chart]) -> dict[str, Any]:
-    """What the script draws."""
-    return {
-        "clocks": {
-            "steps": report.series.samples_seen,
-            "evals": report.series.eval_samples_seen,
-            "noise": report.series.noise_samples_seen,
-        },
-        "markers": _markers(report),
-        "charts": [
-            {
-                "id": chart.id,
-                "lines": [
-                    {"label": line.label, "clock": line.clock, "style": line.style, "values": line.values}
-                    for line in chart.lines
-                ],
-            }
-            for chart in charts
-        ],
-    }
-
-
-def _markers(report: Report) -> list[dict[str, Any]]:
-    """Where attempts took over and where something was decided, from left to right."""
-    marks = [_attempt_mark(attempt) for attempt in report.attempts[1:]]
-    marks += [_decision_mark(decision) for decision in report.decisions if not decision.undone]
-    return sorted(marks, key=lambda mark: mark["samples_seen"])
-
-
-def _attempt_mark(attempt: AttemptRow) -> dict[str, Any]:
-    label = f"attempt {attempt.attempt}: {plural(attempt.world_size, 'worker')}"
-    return {"samples_seen": attempt.start_samples, "label": label, "kind": "attempt"}
-
-
-def _decision_mark(decision: Decision) -> dict[str, Any]:
-    return {"samples_seen": decision.samples_seen, "label": decision.kind.replace("_", " "), "kind": "decision"}

@@ -7,9 +7,10 @@ from types import MappingProxyType
 from typing import Any
 
 from scaler.core.lr_range import DIVERGED, FEWEST_STEPS, MEMORY, RangeTest, judge_range
-from scaler.metrics.reader import read_records
+from scaler.errors import RunError
+from scaler.metrics.reader import RunMetrics, with_records
 from scaler.plan import Plan
-from scaler.report.steps import by_step, to_columns
+from scaler.report.grid import Columns, chosen, make_grid
 from scaler.report.words import plural
 from scaler.runs import RunFolder
 
@@ -73,7 +74,7 @@ def read_range(folder: RunFolder, plan: Plan, *, name: str, lr_ratio: float, rul
         RunError: too few steps were recorded.
         TrainingError: the loss was no number from the start.
     """
-    steps = by_step(to_columns(read_records(folder)))
+    steps = with_records(folder, _steps)
     lrs, losses = steps["lr"].tolist(), steps["loss"].tolist()
     found = judge_range(lrs, losses)
     suggestions = {
@@ -101,6 +102,14 @@ def read_range(folder: RunFolder, plan: Plan, *, name: str, lr_ratio: float, rul
         chosen=usable[0] if usable else None,
         hints=tuple(_hints(lrs, found)),
     )
+
+
+def _steps(metrics: RunMetrics) -> Columns:
+    """The steps of the test, without those that were done again."""
+    steps = make_grid(metrics.records, metrics.events).steps
+    if metrics.records.unreadable:
+        raise RunError(f"{metrics.records.unreadable[0]}.", "The file was altered: test the range again.")
+    return chosen(steps, ~steps["lost"])
 
 
 def _hints(lrs: Sequence[float], found: RangeTest) -> list[str]:

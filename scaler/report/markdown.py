@@ -1,9 +1,9 @@
 """A report as Markdown, for pull requests and chats."""
 
-import re
-from collections.abc import Sequence
-
+from scaler.report.markdown_parts import as_code, as_table, as_text
 from scaler.report.model import Report
+from scaler.report.sparkline import sparkline
+from scaler.report.spent_words import budget_parts, budget_words, cost_words, flops_words, scaling_words, slowest_first
 from scaler.report.words import (
     batch_words,
     decision_words,
@@ -16,32 +16,37 @@ from scaler.report.words import (
     seconds,
 )
 
+MOST_WORKERS = 32  # of more, the slowest are shown
+
 
 def render_markdown(report: Report) -> str:
     """Return the report; names and messages are shown as text, whatever they hold."""
     plan, totals, final = report.plan, report.totals, report.final
-    parts = [f"# {_text(report.run_id)}: {report.state}", _verdicts(report)]
+    parts = [f"# {as_text(report.run_id)}: {report.state}", _verdicts(report)]
     if report.failure:
-        parts.append(_code(printable(report.failure)))
+        parts.append(as_code(printable(report.failure)))
     parts.append(
-        _table(
+        as_table(
             ("", ""),
             [
                 ("workers", number(plan["world_size"])),
-                ("global batch", f"{number(plan['global_batch_size'])} ({_text(plan['reasons']['batch_ratio'])})"),
-                ("peak rate", f"{number(plan['peak_lr'])} ({_text(plan['rule_reason'])})"),
+                ("global batch", f"{number(plan['global_batch_size'])} ({as_text(plan['reasons']['batch_ratio'])})"),
+                ("peak rate", f"{number(plan['peak_lr'])} ({as_text(plan['rule_reason'])})"),
                 ("trained", f"{plural(totals.samples_seen, 'sample')} in {plural(totals.steps, 'step')}"),
                 ("speed", f"{number(totals.samples_per_s)} samples/s"),
                 ("wall clock", seconds(totals.wall_s)),
                 ("train loss", f"{number(final.train_loss_mean)} (mean over ranks, last epoch)"),
-                *((f"eval {_text(name)}", number(value)) for name, value in final.eval.items()),
+                *((f"eval {as_text(name)}", number(value)) for name, value in final.eval.items()),
                 ("rate used against plan", f"largest difference {number(report.lr_audit.max_abs_error)}"),
-                *((name, _text(value)) for name, value in more_facts(report)),
+                *((name, as_text(value)) for name, value in _spent(report)),
+                *((name, as_text(value)) for name, value in more_facts(report)),
             ],
         )
     )
+    parts.append(_curves(report))
+    shown = report.workers if len(report.workers) <= MOST_WORKERS else slowest_first(report.workers)[:MOST_WORKERS]
     parts.append(
-        _table(
+        as_table(
             ("rank", "samples", "samples/s", "loss", "step p50", "step p95", "data wait", "sync wait", "GiB"),
             [
                 (
@@ -55,18 +60,52 @@ def render_markdown(report: Report) -> str:
                     seconds(row.sync_wait_s),
                     number(row.peak_memory_gib, 3),
                 )
-                for row in report.workers
+                for row in shown
             ],
         )
     )
+    if left := len(report.workers) - len(shown):
+        parts.append(f"And {plural(left, 'more worker')}; these have the most time of their own a step.")
     if report.is_uneven:
         parts.append(_attempts(report))
     parts.append(_decisions(report))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _spent(report: Report) -> list[tuple[str, str]]:
+    """What its workers bought and cost, and where the time went, as far as it is known."""
+    scaling = scaling_words(report.scaling) if report.scaling is not None else None
+    facts = [("efficiency", scaling)] if scaling is not None else []
+    if report.flops is not None:
+        facts.append(("computing", flops_words(report.flops)))
+    if report.cost is not None:
+        facts.append(("cost", cost_words(report.cost)))
+    wall_s = report.totals.wall_s
+    if report.budget is not None and wall_s is not None and wall_s > 0:
+        facts.append(("time", budget_words(budget_parts(report.budget), wall_s)))
+    return facts
+
+
+def _curves(report: Report) -> str:
+    """Small charts over the samples, each with the values that it begins and ends with, its least and its greatest."""
+    series = report.series
+    curves = (
+        ("training loss", series.loss_mean, max),  # a spike is never left out
+        *((f"eval {name}", values, max) for name, values in series.evals.items()),
+        ("learning rate", series.lr, max),
+        ("samples/s", series.samples_per_s, min),  # nor is a dip
+    )
+    rows = []
+    for name, values, keep in curves:
+        known = [value for value in values if value is not None]
+        if known:
+            ends = (known[0], known[-1], min(known), max(known))
+            rows.append((as_text(name), f"`{sparkline(values, keep=keep)}`", *(number(value) for value in ends)))
+    return as_table(("over samples", "curve", "first", "last", "least", "greatest"), rows) if rows else ""
+
+
 def _attempts(report: Report) -> str:
-    return _table(
+    return as_table(
         (
             *("attempt", "workers", "global batch", "peak rate", "from sample", "to sample", "ended by", "why"),
             *("done again", "restart"),
@@ -80,7 +119,7 @@ def _attempts(report: Report) -> str:
                 number(row.start_samples),
                 number(row.end_samples),
                 ended_words(row),
-                _text(row.cause or ""),
+                as_text(row.cause or ""),
                 number(row.redone_samples),
                 seconds(row.restart_s),
             )
@@ -91,7 +130,7 @@ def _attempts(report: Report) -> str:
 
 def _decisions(report: Report) -> str:
     return "\n".join(
-        f"- at {plural(decision.samples_seen, 'sample')}: {_text(decision_words(decision))}"
+        f"- at {plural(decision.samples_seen, 'sample')}: {as_text(decision_words(decision))}"
         for decision in report.decisions
     )
 
@@ -100,24 +139,6 @@ def _verdicts(report: Report) -> str:
     if report.all_clear is not None:
         return report.all_clear
     return "\n".join(
-        f"- **{verdict.code}**: {_text(verdict.message)} {_text(ended(verdict.evidence))} {_text(verdict.next)}"
+        f"- **{verdict.code}**: {as_text(verdict.message)} {as_text(ended(verdict.evidence))} {as_text(verdict.next)}"
         for verdict in report.verdicts
     )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _code(text: str) -> str:
-    """Text in a fence that is longer than any in it; an indented block would belong to the list above it."""
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{fence}\n{text}\n{fence}"
-
-
-def _text(value: object) -> str:
-    """Text that Markdown leaves as it is, in a table too."""
-    shown = printable(str(value)).replace("\n", " ").replace("\t", " ").replace("\\", "\\\\")
-    shown = shown.replace("&", "&amp;").replace("<", "&lt;")
-    return "".join(f"\\{char}" if char in "|*_`[]#~" else char for char in shown)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 ENDED_BY = (
     "finished",
@@ -39,10 +39,12 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepTime:
-    """One worker's step times."""
+    """One worker's times of an optimizer step."""
 
     median: float
     p95: float
+    worst: float
+    worst_step: int | None  # the step that took it; None without steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +62,68 @@ class WorkerRow:
     data_wait_s: float
     compute_s: float
     sync_wait_s: float
+    update_s: float  # the rest of its step times: the optimizer, and what stands around it
+    evaluation_s: float
+    checkpoint_s: float  # standing still for checkpoints; writing them goes on beside training
     peak_memory_gib: float
+    memory_limit_gib: float | None  # of the device; on a CPU of the machine, which its workers share
+    device: str | None  # cpu, or what torch calls the GPU
+    cpu_pct: float | None  # CPU time of its process over its step times; above 100 with several threads
+    gpu_pct: float | None  # mean utilisation of the device; None: no GPU, or unknown
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """Where the wall clock went, in seconds that add up to ``wall_s``. Of steps: means over ranks, summed over steps.
+
+    Only ``other_s`` is not measured but what is left: ending, and what nobody claims. It can be below 0 only where the
+    clocks of nodes differ.
+    """
+
+    startup_s: float  # from submission to the first attempt's first step
+    compute_s: float
+    data_wait_s: float
+    sync_wait_s: float
+    update_s: float
+    evaluation_s: float
+    checkpoint_s: float  # training stood still
+    redone_s: float  # steps, evaluations and checkpoints that a later attempt did again
+    restart_s: float
+    other_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What the run cost, in the currency of ``resources.price_per_worker_hour``."""
+
+    price_per_worker_hour: float
+    worker_hours: float  # each attempt's workers, over its time; start-up and restarts by the attempt that they led to
+    total: float
+    per_million_samples: float | None  # of samples in the weights; None without any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scaling:
+    """What more workers bought: training speed a worker, against one worker alone. Start-up and evaluation are outside.
+
+    ``efficiency = worker_samples_per_s / one_worker_samples_per_s`` (weak or strong, as the job's batch is).
+    """
+
+    world_size: int  # of the attempt that is judged: the last with steps
+    worker_samples_per_s: float  # of that attempt, mean over ranks
+    one_worker_samples_per_s: float | None  # None: nobody measured it
+    efficiency: float | None
+    source: str | None  # where one worker's speed is known from: reference.samples_per_s, attempt N, or run ID
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flops:
+    """What the recipe's FLOPs make of the speed, in 10**12 FLOPs a second and worker."""
+
+    flops_per_sample: float
+    worker_tflops: float  # achieved, over training's steps
+    peak_tflops: float | None  # resources.peak_tflops_per_worker
+    mfu: float | None  # achieved over peak
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +151,7 @@ class AttemptRow:
     redone_samples: int  # recorded by it, and done again by a later attempt
     redone_s: float  # the step time of that, of the slowest worker
     restart_s: float | None  # from its end to the next one's start; None: none followed, or the times are not known
+    elapsed_s: float | None  # from submission to its start, as the run's clock goes; None: the times are not known
 
     @property
     def is_undone(self) -> bool:
@@ -134,6 +198,7 @@ class Decision:
     """Something that a controller did while the run was training."""
 
     samples_seen: int
+    elapsed_s: float | None  # since submission; None: not known
     attempt: int
     kind: str  # rate_lowered, diverged, batch_grown, or micro_batch_halved
     message: str
@@ -156,6 +221,7 @@ class Series:
     """Curves over ``samples_seen``, thinned for drawing: each point stands for a stretch of steps, extremes kept."""
 
     samples_seen: tuple[int, ...]  # the first step of each stretch
+    elapsed_s: tuple[float | None, ...]  # when that step began, since submission; idle time before a resume left out
     loss_mean: tuple[float | None, ...]  # mean over ranks, weighted by samples
     loss_min: tuple[float | None, ...]  # the least of any rank and step in the stretch
     loss_max: tuple[float | None, ...]
@@ -163,9 +229,24 @@ class Series:
     lr_planned: tuple[float | None, ...]  # with what the controllers made of it
     global_batch_size: tuple[int, ...]
     progress: tuple[float, ...]
+    world_size: tuple[int, ...]
+    samples_per_s: tuple[float | None, ...]  # over all workers: samples of the stretch over the slowest ranks' times
+    samples_per_s_min: tuple[float | None, ...]  # of the slowest step
+    samples_per_s_max: tuple[float | None, ...]
+    step_time_s_max: tuple[float, ...]  # the slowest rank in the slowest step
+    compute_s: tuple[float, ...]  # of a step: mean over ranks and steps; these four are its whole time
+    data_wait_s: tuple[float, ...]
+    sync_wait_s: tuple[float, ...]
+    update_s: tuple[float, ...]
+    memory_gib_mean: tuple[float | None, ...]  # mean over ranks of the most memory held so far
+    memory_gib_max: tuple[float | None, ...]  # of the rank with the most
+    grad_norm_mean: tuple[float | None, ...]
+    grad_norm_max: tuple[float | None, ...]
     noise_samples_seen: tuple[int, ...]  # steps that the noise was measured in
+    noise_elapsed_s: tuple[float | None, ...]
     noise_scale: tuple[float | None, ...]  # the running average there; None: not known
     eval_samples_seen: tuple[int, ...]
+    eval_elapsed_s: tuple[float | None, ...]
     evals: Mapping[str, tuple[float | None, ...]]
 
 
@@ -179,6 +260,10 @@ class Report:
     plan: Mapping[str, Any]
     totals: Totals
     workers: tuple[WorkerRow, ...]
+    budget: Budget | None  # None until the run has ended, or when its times are not known
+    cost: Cost | None  # None without a price, until the run has ended, or when its times are not known
+    scaling: Scaling | None  # None without steps
+    flops: Flops | None  # None unless the recipe gives flops_per_sample
     final: Final
     attempts: tuple[AttemptRow, ...]
     decisions: tuple[Decision, ...]

@@ -4,8 +4,8 @@ import numpy as np
 
 from scaler.core.noise_scale import GradientSquares
 from scaler.plan import Plan
+from scaler.report.grid import Columns
 from scaler.report.model import Gain, Noise, Totals
-from scaler.report.steps import Columns
 
 MEMORIES = 20.0  # further back than that many times the average's memory, a step weighs below 1e-8
 
@@ -22,7 +22,7 @@ OF_PRECONDITIONED = (
 def find_noise(steps: Columns, plan: Plan) -> Noise | None:
     """Return the noise scale after the last measured step; None when no step was measured."""
     average = plan.noise_average()
-    signal, variance = steps["grad_signal"].astype(np.float64), steps["grad_variance"].astype(np.float64)
+    signal, variance = steps["grad_signal"], steps["grad_variance"]
     measured = np.flatnonzero(np.isfinite(signal) & np.isfinite(variance))
     if not len(measured):
         return None

@@ -1,11 +1,7 @@
-"""From a run folder to a report: pure numbers, one pass over the records."""
+"""From a run's records and events to its report: pure numbers."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from scaler.job import Job
 from scaler.plan import Plan
@@ -15,16 +11,21 @@ from scaler.report.attempts import (
     find_attempts,
     find_decisions,
     plans_of_attempts,
+    progress_after,
     surviving_events,
     with_short_lives,
 )
-from scaler.report.model import SCHEMA_VERSION, AttemptRow, Final, Report, StepTime, Totals, WorkerRow
+from scaler.report.budget import after_last_step, find_budget, find_cost, find_flops, find_scaling
+from scaler.report.elapsed import Elapsed
+from scaler.report.grid import Columns, Records, make_grid
+from scaler.report.model import SCHEMA_VERSION, AttemptRow, Final, Report, Totals
 from scaler.report.noise import find_gain, find_noise
 from scaler.report.rates import audit_rates
 from scaler.report.replay import replay
 from scaler.report.series import make_series
-from scaler.report.steps import Columns, by_step, progress_after, surviving, to_columns
 from scaler.report.verdicts import find_verdicts
+from scaler.report.verdicts.evidence import Evidence
+from scaler.report.workers import find_workers, last_epoch_loss
 from scaler.runs import RunState
 
 
@@ -33,10 +34,10 @@ def summarize(
     job: Job,
     plan: Plan,
     status: Mapping[str, Any],
-    records: pa.Table,
+    records: Records,
     events: Sequence[Mapping[str, Any]],
     later_jobs: Mapping[int, Job] | None = None,
-    unreadable: Sequence[str] = (),
+    one_worker: tuple[float, str] | None = None,
 ) -> Report:
     """Return the report of one run.
 
@@ -44,57 +45,70 @@ def summarize(
         job: ``job.yaml``.
         plan: ``plan.json``, of the newest job.
         status: ``status.json``.
-        records: every record that reached the folder, in any order, with the column ``lost``.
+        records: every record that reached the folder, in any order.
         events: the rows of ``events.jsonl``.
         later_jobs: ``job-<attempt>.yaml`` by attempt: the job from there on, where a resume changed it.
-        unreadable: files of records that are damaged.
+        one_worker: the samples/s of another run's one worker, and whose they are.
     """
-    state = RunState(status["state"])
+    state, run_id = RunState(status["state"]), str(status["run_id"])
     events = with_short_lives(events)
     jobs = {0: job, **(later_jobs or {})}
+    newest = jobs[max(jobs)]
     plans = plans_of_attempts(events, jobs, plan)
     events = completed(events, plans)
-    columns = to_columns(records)
-    attempts = find_attempts(events, columns, plans, state)
-    columns = surviving(columns, attempts)
-    steps = by_step(columns)
-    batches = batch_sizes(steps, events, plans)
-    totals = _totals(steps, attempts, status, plan)
-    recorded = pc.unique(records["attempt"]).to_pylist()
-    rates = audit_rates(columns, steps, replay(events, jobs, plans, recorded=recorded), plan)
-    workers = _workers(columns, events, plan, recorded=set(pc.unique(records["rank"]).to_pylist()))
-    noise = find_noise(steps, plan)
+    grid = make_grid(records, events)
+    attempts = find_attempts(events, grid.steps, plans, state, status.get("started_at"))
+    after = after_last_step(events)
+    elapsed = Elapsed(grid.steps, attempts, {attempt: sum(parts.values()) for attempt, parts in after.items()})
+    totals = _totals(grid.kept, attempts, status, plan)
+    workers = find_workers(grid, events, attempts, plan)
+    budget = find_budget(grid, attempts, after, totals)
+    scaling = find_scaling(
+        grid, attempts, one_worker=one_worker, reference_samples_per_s=newest.reference.samples_per_s
+    )
+    lives = replay(events, jobs, plans, recorded=grid.attempts.tolist())
+    rates = audit_rates(grid.kept, lives, plan)
+    noise = find_noise(grid.kept, plan)
     kept_events = surviving_events(events, attempts)
+    evidence = Evidence(
+        run_id=run_id,
+        state=state,
+        job=newest,
+        plan=plan,
+        totals=totals,
+        workers=workers,
+        budget=budget,
+        scaling=scaling,
+        attempts=attempts,
+        audit=rates.audit,
+        noise=noise,
+        grid=grid,
+        events=events,
+        is_followed=rates.is_followed,
+        unplanned=rates.unplanned,
+        unreadable=records.unreadable,
+    )
+    loss = last_epoch_loss(grid.kept["samples_seen"], grid.kept["samples"], grid.kept["loss"], plan)
     return Report(
         schema_version=SCHEMA_VERSION,
-        run_id=str(status["run_id"]),
+        run_id=run_id,
         state=state.value,
         plan=plan.to_dict(),
         totals=totals,
         workers=workers,
-        final=Final(train_loss_mean=_last_epoch_loss(columns, plan), eval=_last_eval(kept_events)),
+        budget=budget,
+        cost=find_cost(newest.resources.price_per_worker_hour, attempts, totals),
+        scaling=scaling,
+        flops=find_flops(scaling, events, newest.resources.peak_tflops_per_worker),
+        final=Final(train_loss_mean=loss, eval=_last_eval(kept_events)),
         attempts=attempts,
-        decisions=find_decisions(events, attempts),
+        decisions=find_decisions(events, attempts, elapsed),
         lr_audit=rates.audit,
         noise=noise,
         gain=find_gain(totals, plan),
-        verdicts=find_verdicts(
-            run_id=str(status["run_id"]),
-            state=state,
-            plan=plan,
-            totals=totals,
-            workers=workers,
-            attempts=attempts,
-            audit=rates.audit,
-            noise=noise,
-            events=events,
-            is_followed=rates.is_followed,
-            unplanned=rates.unplanned,
-            recorded=recorded,
-            unreadable=unreadable,
-        ),
+        verdicts=find_verdicts(evidence),
         failure=status.get("failure"),
-        series=make_series(steps, batches, kept_events),
+        series=make_series(grid, batch_sizes(grid.kept, events, plans), kept_events, attempts, elapsed),
     )
 
 
@@ -106,7 +120,7 @@ def _totals(steps: Columns, attempts: Sequence[AttemptRow], status: Mapping[str,
     return Totals(
         samples_seen=samples_seen,
         progress=_progress(steps, plan, samples_seen, is_over=status["state"] == RunState.SUCCEEDED),
-        steps=len(steps["samples"]),
+        steps=int(steps["steps"].sum()),
         wall_s=ended - started - status.get("idle_s", 0.0) if started is not None and ended is not None else None,
         train_s=train_s,
         samples_per_s=recorded / train_s if train_s > 0 else None,
@@ -122,49 +136,6 @@ def _progress(steps: Columns, plan: Plan, samples_seen: int, *, is_over: bool) -
     if is_over and plan.is_measured and len(steps["progress"]) and samples_seen < plan.most_samples:
         return max(done, float(plan.total_samples))  # only its own length can have ended it
     return done
-
-
-def _workers(
-    columns: Columns, events: Sequence[Mapping[str, Any]], plan: Plan, *, recorded: Set[int]
-) -> tuple[WorkerRow, ...]:
-    """One row for each rank whose work is in the weights, and for each that started and never recorded anything."""
-    lives = {event["rank"]: event for event in events if event["kind"] == "worker_started"}  # the newest wins
-    rows = []
-    for rank in sorted(set(np.unique(columns["rank"]).tolist()) | (set(lives) - recorded)):
-        mine = {name: column[columns["rank"] == rank] for name, column in columns.items()}
-        times, busy = mine["step_time_s"], float(mine["step_time_s"].sum())
-        life = lives.get(rank, {})
-        rows.append(
-            WorkerRow(
-                rank=rank,
-                node=life.get("node"),
-                pid=life.get("pid"),
-                steps=len(times),
-                samples=int(mine["samples"].sum()),
-                loss_mean=_last_epoch_loss(mine, plan),
-                worker_samples_per_s=float(mine["samples"].sum()) / busy if busy > 0 else None,
-                step_time_s=StepTime(
-                    median=float(np.median(times)) if len(times) else 0.0,
-                    p95=float(np.quantile(times, 0.95)) if len(times) else 0.0,
-                ),
-                data_wait_s=float(mine["data_wait_s"].sum()),
-                compute_s=float(mine["compute_s"].sum()),
-                sync_wait_s=float(mine["sync_wait_s"].sum()),
-                peak_memory_gib=float(mine["peak_memory_gib"].max()) if len(times) else 0.0,
-            )
-        )
-    return tuple(rows)
-
-
-def _last_epoch_loss(columns: Columns, plan: Plan) -> float | None:
-    """The mean loss over the samples of the last epoch (or of all that there is), as it was trained."""
-    seen = columns["samples_seen"]
-    if not len(seen):
-        return None
-    last = (seen >= seen.max() - seen.max() % plan.num_samples) & (columns["samples"] > 0)
-    weight = columns["samples"][last]
-    mean = float((columns["loss"][last] * weight).sum() / weight.sum()) if weight.sum() else float("nan")
-    return mean if np.isfinite(mean) else None
 
 
 def _last_eval(events: Sequence[Mapping[str, Any]]) -> Mapping[str, float | None]:

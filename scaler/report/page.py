@@ -34,6 +34,11 @@ def render_page(template: str, *, styles: Sequence[str], scripts: Sequence[str],
     )
 
 
+def render_part(template: str, **values: Any) -> str:
+    """Return a template of ``static/`` as a part of somebody else's page, escaped as a page of its own is."""
+    return _template(template).render(**values)
+
+
 @cache
 def _template(name: str) -> Template:
     environment = Environment(

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaler.plan import Plan
+from scaler.report.grid import Columns, chosen
 from scaler.report.model import LrAudit
 from scaler.report.replay import Life
-from scaler.report.steps import Columns, chosen
 
 LR_TOLERANCE = 1e-9  # of the peak: floats of one formula evaluated twice agree far better
 
@@ -22,7 +22,7 @@ class RateAudit:
     unplanned: tuple[int, ...]  # attempts whose plan is not known for want of events
 
 
-def audit_rates(columns: Columns, steps: Columns, lives: Mapping[int, Life], plan: Plan) -> RateAudit:
+def audit_rates(steps: Columns, lives: Mapping[int, Life], plan: Plan) -> RateAudit:
     """Compare every record of every worker with the rate planned at its step, and that with the rate made again.
 
     Made again: the rate of the attempt's plan, times the factors of plateau and divergence, times the ramp after a
@@ -34,20 +34,18 @@ def audit_rates(columns: Columns, steps: Columns, lives: Mapping[int, Life], pla
     where the batch follows the noise, that it grew is taken from the event; its rate is made again.
 
     Args:
-        columns: the records of work that is in the weights.
-        steps: the same, by step.
+        steps: those in the weights, each with the extremes of what its workers recorded: see ``Grid.kept``.
         lives: of the run, by attempt.
         plan: of the run.
     """
-    attempts = np.unique(columns["attempt"]).tolist()
+    attempts = np.unique(steps["attempt"]).tolist()
     unplanned = tuple(attempt for attempt in attempts if not lives[attempt].is_known)
-    columns = chosen(columns, ~np.isin(columns["attempt"], unplanned))
     steps = chosen(steps, ~np.isin(steps["attempt"], unplanned))
     if not len(steps["samples_seen"]):
         audit = LrAudit(checked_steps=0, max_abs_error=None, as_planned=None)
         return RateAudit(audit=audit, is_followed=True, unplanned=unplanned)
-    used = [np.abs(columns["lr"] - columns["lr_planned"]).max()]
-    errors = [_plan_error(columns, steps, lives[attempt]) for attempt in attempts if attempt not in unplanned]
+    used = [steps["lr_error"].max()]
+    errors = [_plan_error(steps, lives[attempt]) for attempt in attempts if attempt not in unplanned]
     error, bound = float(np.max(used + errors)), LR_TOLERANCE * highest_peak(plan)  # no number, when one is none
     return RateAudit(
         audit=LrAudit(
@@ -60,9 +58,10 @@ def audit_rates(columns: Columns, steps: Columns, lives: Mapping[int, Life], pla
     )
 
 
-def _plan_error(columns: Columns, steps: Columns, life: Life) -> float:
+def _plan_error(steps: Columns, life: Life) -> float:
     """The largest difference of a life's planned rates from those made again."""
-    seen = steps["samples_seen"][steps["attempt"] == life.attempt]
+    theirs = chosen(steps, steps["attempt"] == life.attempt)
+    seen = theirs["samples_seen"]
     right_ramp = life.told_ramp is life.ramp
     if life.plan.is_measured:
         if right_ramp:
@@ -71,11 +70,10 @@ def _plan_error(columns: Columns, steps: Columns, life: Life) -> float:
             np.array([ramp.at(at) if ramp is not None else 1.0 for at in seen.tolist()])
             for ramp in (life.ramp, life.told_ramp)
         ]
-        return float((np.abs(ramps[0] - ramps[1]) * steps["lr_planned"][steps["attempt"] == life.attempt]).max())
+        return float((np.abs(ramps[0] - ramps[1]) * theirs["lr_planned"]).max())
     rates = np.array([life.rate(at, life.ramp) for at in seen.tolist()])
-    theirs = columns["attempt"] == life.attempt
-    position = np.searchsorted(seen, columns["samples_seen"][theirs])
-    errors = [np.abs(columns["lr_planned"][theirs] - rates[position]).max(), life.contradiction]
+    errors = [np.abs(theirs[name] - rates).max() for name in ("lr_planned_min", "lr_planned_max")]
+    errors.append(life.contradiction)
     if not right_ramp:
         told = np.array([life.rate(at, life.told_ramp) for at in seen.tolist()])
         errors.append(np.abs(told - rates).max())

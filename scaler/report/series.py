@@ -6,54 +6,115 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scaler.report.model import Series
-from scaler.report.steps import Columns
+from scaler.report.elapsed import Elapsed
+from scaler.report.grid import Columns, Grid
+from scaler.report.model import AttemptRow, Series
 
 SERIES_POINTS = 500
 
+Event = Mapping[str, Any]
 
-def make_series(steps: Columns, batches: NDArray[np.int64], events: Sequence[Mapping[str, Any]]) -> Series:
+
+def make_series(
+    grid: Grid, batches: NDArray[np.int64], events: Sequence[Event], attempts: Sequence[AttemptRow], elapsed: Elapsed
+) -> Series:
     """Return the curves of at most ``SERIES_POINTS`` stretches of steps.
 
     Args:
-        steps: the run's, in order.
-        batches: the global batch size of each.
+        grid: of the run.
+        batches: the global batch size of each step in the weights.
         events: those of work that is in the weights.
+        attempts: of the run.
+        elapsed: when each step began.
     """
-    count = len(steps["samples_seen"])
-    starts = np.unique(np.linspace(0, count, num=min(count, SERIES_POINTS), endpoint=False).astype(np.int64))
-    evaluations = {event["samples_seen"]: event["values"] for event in events if event["kind"] == "evaluated"}
-    names = sorted({name for values in evaluations.values() for name in values})
-    if not count:
-        thinned: dict[str, tuple[float | None, ...]] = {"loss": (), "loss_min": (), "loss_max": ()}
-    else:
-        samples = steps["samples"].astype(np.float64)
-        mean = np.add.reduceat(steps["loss"] * samples, starts) / np.add.reduceat(samples, starts)
-        thinned = {
-            "loss": _finite(mean),
-            "loss_min": _finite(np.fmin.reduceat(steps["loss_min"], starts)),
-            "loss_max": _finite(np.fmax.reduceat(steps["loss_max"], starts)),
-        }
+    steps = grid.kept
+    stretches = _Stretches(len(steps["samples_seen"]))
+    starts = stretches.starts
+    began = elapsed.of_steps(grid.steps["is_kept"])
+    sizes = {row.attempt: row.world_size for row in attempts}
+    parts, speeds = _parts(grid), _divided(steps["samples"].astype(np.float64), steps["step_time_s"])
     noise = _noise_points(steps)
+    evaluations = {event["samples_seen"]: event for event in events if event["kind"] == "evaluated"}
+    places = sorted(evaluations)
+    names = sorted({name for event in evaluations.values() for name in event["values"]})
     return Series(
         samples_seen=tuple(steps["samples_seen"][starts].tolist()),
-        loss_mean=thinned["loss"],
-        loss_min=thinned["loss_min"],
-        loss_max=thinned["loss_max"],
+        elapsed_s=_finite(began[starts]),
+        loss_mean=_finite(stretches.over(steps["loss"] * steps["samples"], steps["samples"])),
+        loss_min=_finite(stretches.least(steps["loss_min"])),
+        loss_max=_finite(stretches.most(steps["loss_max"])),
         lr=_finite(steps["lr"][starts]),
         lr_planned=_finite(steps["lr_planned"][starts]),
         global_batch_size=tuple(batches[starts].tolist()),
         progress=tuple(steps["progress"][starts].tolist()),
+        world_size=tuple(sizes[attempt] for attempt in steps["attempt"][starts].tolist()),
+        samples_per_s=_finite(stretches.over(steps["samples"], steps["step_time_s"])),
+        samples_per_s_min=_finite(stretches.least(speeds)),
+        samples_per_s_max=_finite(stretches.most(speeds)),
+        step_time_s_max=tuple(stretches.most(steps["step_time_s"] / steps["steps"]).tolist()),
+        compute_s=tuple(stretches.over(parts["compute_s"], steps["steps"]).tolist()),
+        data_wait_s=tuple(stretches.over(parts["data_wait_s"], steps["steps"]).tolist()),
+        sync_wait_s=tuple(stretches.over(parts["sync_wait_s"], steps["steps"]).tolist()),
+        update_s=tuple(stretches.over(parts["update_s"], steps["steps"]).tolist()),
+        memory_gib_mean=_finite(stretches.mean(grid.over_ranks("peak_memory_gib"))),
+        memory_gib_max=_finite(stretches.most(_most_of_ranks(grid, "peak_memory_gib"))),
+        grad_norm_mean=_finite(stretches.mean(steps["grad_norm"])),
+        grad_norm_max=_finite(stretches.most(steps["grad_norm"])),
         noise_samples_seen=tuple(steps["samples_seen"][noise].tolist()),
-        noise_scale=_finite(steps["noise_scale"][noise].astype(np.float64)),
-        eval_samples_seen=tuple(sorted(evaluations)),
-        evals={name: tuple(evaluations[at].get(name) for at in sorted(evaluations)) for name in names},
+        noise_elapsed_s=_finite(began[noise]),
+        noise_scale=_finite(steps["noise_scale"][noise]),
+        eval_samples_seen=tuple(places),
+        eval_elapsed_s=tuple(elapsed.at(evaluations[at]["attempt"], at) for at in places),
+        evals={name: tuple(evaluations[at]["values"].get(name) for at in places) for name in names},
     )
+
+
+class _Stretches:
+    """Steps in stretches of about equal length; where there are no steps, there is no stretch."""
+
+    def __init__(self, count: int) -> None:
+        points = np.linspace(0, count, num=min(count, SERIES_POINTS), endpoint=False)
+        self.starts = np.unique(points.astype(np.int64))
+        self._lengths = np.diff(np.r_[self.starts, count])
+
+    def _reduce(self, how: np.ufunc, values: NDArray[Any]) -> NDArray[np.float64]:
+        values = values.astype(np.float64)
+        return np.asarray(how.reduceat(values, self.starts)) if len(self.starts) else np.zeros(0)
+
+    def least(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """The least of each stretch that is a number."""
+        return self._reduce(np.fmin, values)
+
+    def most(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """The greatest of each stretch that is a number."""
+        return self._reduce(np.fmax, values)
+
+    def over(self, values: NDArray[Any], by: NDArray[Any]) -> NDArray[np.float64]:
+        """The sum of each stretch over another's sum; NaN where that is 0."""
+        return _divided(self._reduce(np.add, values), self._reduce(np.add, by))
+
+    def mean(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """The mean of each stretch."""
+        return np.asarray(self._reduce(np.add, values) / self._lengths)
+
+
+def _divided(values: NDArray[np.float64], by: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.divide(values, by, out=np.full(len(by), np.nan), where=by > 0))
+
+
+def _parts(grid: Grid) -> dict[str, NDArray[np.float64]]:
+    """What each step took, by what it went into: means over ranks."""
+    parts = {name: grid.over_ranks(name) for name in ("compute_s", "data_wait_s", "sync_wait_s")}
+    return {**parts, "update_s": grid.kept["own_s"] - sum(parts.values())}
+
+
+def _most_of_ranks(grid: Grid, name: str) -> NDArray[Any]:
+    return np.fmax.reduce(grid.cells[name], axis=1) if len(grid.ranks) else np.zeros(0)
 
 
 def _noise_points(steps: Columns) -> NDArray[np.int64]:
     """Which of the measured steps are drawn: evenly, the first and the last among them. They are averages already."""
-    measured = np.flatnonzero(np.isfinite(steps["grad_signal"].astype(np.float64)))
+    measured = np.flatnonzero(np.isfinite(steps["grad_signal"]))
     chosen = np.linspace(0, len(measured) - 1, num=min(len(measured), SERIES_POINTS)).round().astype(np.int64)
     return measured[chosen]
 

@@ -1,13 +1,23 @@
 """A report in the terminal: it fits 80 columns, and the verdict comes first."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from scaler.report.model import Report
+from scaler.report.model import Report, WorkerRow
+from scaler.report.spent_words import (
+    Part,
+    budget_parts,
+    cost_words,
+    flops_words,
+    percent,
+    scaling_words,
+    slowest_first,
+)
 from scaler.report.words import (
     batch_words,
     decision_words,
@@ -21,6 +31,21 @@ from scaler.report.words import (
     seconds,
 )
 
+MOST_WORKERS = 16  # of more, the slowest are shown
+BAR_WIDTH = 78
+MARK = "<"  # beside a rank that a verdict is about
+_BAR_STYLES = {
+    "startup": "bright_black",
+    "compute": "blue",
+    "data": "yellow",
+    "sync": "magenta",
+    "update": "cyan",
+    "evaluation": "green",
+    "checkpoint": "bright_yellow",
+    "redone": "red",
+    "restart": "bright_red",
+    "other": "white",
+}
 _STATE_STYLES = {"succeeded": "bold green", "failed": "bold red", "stopped": "bold yellow"}
 
 
@@ -37,11 +62,12 @@ def report_text(report: Report, *, with_failure: bool = True) -> RenderableType:
         ("train loss", f"{number(final.train_loss_mean)}  (mean over ranks, last epoch)"),
         *((f"eval {printable(name)}", number(value)) for name, value in final.eval.items()),
         ("rate used", _audit(report)),
+        *_spent(report),
         *more_facts(report),
     ]
     parts: list[RenderableType] = [title, _verdicts(report)]
     if totals.steps:
-        parts += [_facts(facts), _worker_table(report)]
+        parts += [_facts(facts), *_budget(report), _worker_table(report)]
     if report.failure and with_failure:
         parts.insert(2, Text(printable(report.failure)))
     if report.decisions:
@@ -74,6 +100,47 @@ def _facts(rows: Iterable[tuple[str, str]]) -> RenderableType:
     return table
 
 
+def _spent(report: Report) -> list[tuple[str, str]]:
+    """What its workers bought and cost, as far as it is known."""
+    scaling = scaling_words(report.scaling) if report.scaling is not None else None
+    return [
+        *([("efficiency", scaling)] if scaling is not None else []),
+        *([("computing", flops_words(report.flops))] if report.flops is not None else []),
+        *([("cost", cost_words(report.cost))] if report.cost is not None else []),
+    ]
+
+
+def _budget(report: Report) -> list[RenderableType]:
+    """Where the wall clock went: one bar of letters, and what each letter stands for."""
+    wall_s = report.totals.wall_s
+    if report.budget is None or wall_s is None or wall_s <= 0:
+        return []
+    parts = budget_parts(report.budget)
+    bar, lines = Text(), [Text()]
+    for part, letter, width in zip(parts, _letters(parts), _widths(parts), strict=True):
+        style = _BAR_STYLES[part.key]
+        bar.append(letter * width, style=f"{style} reverse")
+        said = Text.assemble((letter, f"{style} reverse"), f" {part.name} {percent(part.seconds / wall_s)}  ")
+        if len(lines[-1]) + len(said) > BAR_WIDTH:
+            lines.append(Text())
+        lines[-1].append(said)
+    return [Group(Text(f"Where the {seconds(wall_s)} went", style="bold"), bar, *lines)] if parts else []
+
+
+def _letters(parts: Iterable[Part]) -> list[str]:
+    letters = {"startup": "^", "evaluation": "e", "checkpoint": "k", "redone": "a", "restart": "r", "other": "."}
+    return [letters.get(part.key, part.key[0]) for part in parts]
+
+
+def _widths(parts: Sequence[Part]) -> list[int]:
+    """Columns for each part; those that would have less than half a one have none, but the words name them."""
+    edges, at, whole = [0], 0.0, sum(part.seconds for part in parts)
+    for part in parts:
+        at += part.seconds
+        edges.append(round(at / whole * BAR_WIDTH))
+    return [end - start for start, end in pairwise(edges)]
+
+
 def _audit(report: Report) -> str:
     audit = report.lr_audit
     if not audit.checked_steps:
@@ -93,22 +160,34 @@ def _decision_list(report: Report) -> RenderableType:
 
 def _worker_table(report: Report) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("rank", "samples", "samples/s", "loss", "step p50", "p95", "data", "sync", "GiB"):
+    names = ("rank", "samples", "samples/s", "loss", "step p50", "p95", "data", "sync", "GiB")
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    for row in report.workers:
-        busy = row.data_wait_s + row.compute_s + row.sync_wait_s
-        table.add_row(
-            str(row.rank),
-            number(row.samples),
-            number(row.worker_samples_per_s),
-            number(row.loss_mean),
-            seconds(row.step_time_s.median),
-            seconds(row.step_time_s.p95),
-            f"{row.data_wait_s / busy:.0%}" if busy else "–",
-            f"{row.sync_wait_s / busy:.0%}" if busy else "–",
-            number(row.peak_memory_gib, 3),
-        )
-    return table
+    about = {verdict.rank for verdict in report.verdicts}
+    shown = report.workers if len(report.workers) <= MOST_WORKERS else slowest_first(report.workers)[:MOST_WORKERS]
+    for row in shown:
+        is_marked = row.rank in about
+        table.add_row(*_worker_cells(row, is_marked=is_marked), style="bold yellow" if is_marked else "")
+    left = len(report.workers) - len(shown)
+    if not left:
+        return table
+    rest = f"and {plural(left, 'more worker')}; these have the most time of their own a step, data wait and compute"
+    return Group(table, Text(rest, style="dim"))
+
+
+def _worker_cells(row: WorkerRow, *, is_marked: bool) -> tuple[str, ...]:
+    busy = row.data_wait_s + row.compute_s + row.sync_wait_s + row.update_s
+    return (
+        f"{row.rank}{MARK if is_marked else ''}",
+        number(row.samples),
+        number(row.worker_samples_per_s),
+        number(row.loss_mean),
+        seconds(row.step_time_s.median) if row.steps else "–",
+        seconds(row.step_time_s.p95) if row.steps else "–",
+        percent(row.data_wait_s / busy) if busy else "–",
+        percent(row.sync_wait_s / busy) if busy else "–",
+        number(row.peak_memory_gib, 3) if row.steps else "–",
+    )
 
 
 def _attempt_table(report: Report) -> RenderableType:

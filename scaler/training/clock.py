@@ -13,6 +13,9 @@ Mark = float | torch.cuda.Event
 class Clock(Protocol):
     """Marks moments in the work that was given to a device, without waiting for it."""
 
+    is_behind: bool
+    """Whether the device may be working on what was marked, so that asking for the time between marks may wait."""
+
     def mark(self) -> Mark:
         """Return this moment in the device's work."""
 
@@ -22,9 +25,14 @@ class Clock(Protocol):
     def peak_memory_gib(self) -> float:
         """Return the most memory held so far, in 2**30 bytes."""
 
+    def utilization_pct(self) -> float | None:
+        """Return how busy the device is, in [0, 100]; None: it is no GPU, or nobody says."""
+
 
 class CpuClock:
     """Wall clock; memory of the whole process."""
+
+    is_behind = False
 
     def mark(self) -> float:
         """Return the wall clock."""
@@ -41,12 +49,18 @@ class CpuClock:
         unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
+    def utilization_pct(self) -> None:
+        """Return None: how busy the process is, its CPU time says."""
+
 
 class CudaClock:
     """CUDA events on the current stream; memory that torch has allocated on the device."""
 
+    is_behind = True
+
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._is_watched = True
 
     def mark(self) -> torch.cuda.Event:
         """Record an event."""
@@ -64,6 +78,15 @@ class CudaClock:
     def peak_memory_gib(self) -> float:
         """Return torch's largest allocation on the device."""
         return torch.cuda.max_memory_allocated(self._device) / 2**30
+
+    def utilization_pct(self) -> float | None:
+        """Return what NVML says; after a failure it is not asked again."""
+        if self._is_watched:
+            try:
+                return float(torch.cuda.utilization(self._device))
+            except Exception:  # its Python package is not installed, or the driver does not say it of this device
+                self._is_watched = False
+        return None
 
 
 def clock_for(device: torch.device) -> Clock:

@@ -55,6 +55,8 @@ class StepMeasures:
         """Return the mean over this worker's samples, or by weight; None for an empty share. Waits for the device."""
         if self.samples == 0:
             return None
+        if len(self.losses) == 1 and not self.is_sum:
+            return float(self.losses[0][0])
         weight = sum(float(weight) for _, weight in self.losses)
         if self.is_sum:
             return sum(float(value) for value, _ in self.losses) / weight if weight else None

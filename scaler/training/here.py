@@ -15,12 +15,14 @@ import torch
 
 from scaler.errors import ScalerError
 from scaler.job import Job
+from scaler.job.tracking import Tracking
 from scaler.metrics.attempts import next_attempt
 from scaler.metrics.record import Record
 from scaler.metrics.writer import MetricsWriter
 from scaler.plan import Plan
-from scaler.runs import RunFolder
+from scaler.runs import RunFolder, RunState
 from scaler.training.checkpoint_files import find_checkpoint, passed_over_events
+from scaler.training.device import describe_device
 from scaler.training.group import cpu, first_gpu, use_threads
 from scaler.training.loop import Training
 from scaler.training.randomness import seed_everything
@@ -36,23 +38,33 @@ class InProcess:
     Args:
         folder: the run's folder; this process is the one writer of its records and events.
         device: where the model lives.
+        tracking: the job's trackers.
         on_hand_over: also told of what is handed over.
+
+    Attributes:
+        ended: how the training ended, for the trackers; whoever ran it says so before ``close``.
     """
 
     rank = 0
     world_size = 1
 
     def __init__(
-        self, folder: RunFolder, *, device: torch.device, on_hand_over: OnHandOver = lambda records, events: None
+        self,
+        folder: RunFolder,
+        *,
+        device: torch.device,
+        tracking: Tracking | None = None,
+        on_hand_over: OnHandOver = lambda records, events: None,
     ) -> None:
         self.folder = folder
         self.attempt = next_attempt(folder)
         self.device = device
-        self._writer = MetricsWriter(folder)
+        self._writer = MetricsWriter(folder, tracking)
+        self.ended = RunState.FAILED
         self._on_hand_over = on_hand_over
         self._leave = Leave.NOT
         life = {"kind": "worker_started", "time": time(), "attempt": self.attempt, "rank": 0}
-        self.note({**life, "node": socket.gethostname(), "pid": os.getpid()})
+        self.note({**life, "node": socket.gethostname(), "pid": os.getpid(), **describe_device(device)})
 
     def note(self, event: Mapping[str, Any]) -> None:
         """Take an event that is not the training's."""
@@ -70,6 +82,10 @@ class InProcess:
         self._writer.flush()
         self._on_hand_over(records, events)
 
+    def wanted_steps(self, steps: int) -> int:
+        """As many as there are: handing over has written them."""
+        return steps
+
     def secure(self, samples_seen: int) -> None:
         """Nothing is under way: handing over has written it."""
 
@@ -83,7 +99,7 @@ class InProcess:
 
     def close(self) -> None:
         """End what was written."""
-        self._writer.close()
+        self._writer.close(self.ended)
 
 
 def train_here(
@@ -119,7 +135,9 @@ def train_here(
         with redirect_stdout(sys.stderr):  # stdout is the result's; what the recipe prints stands beside it
             seed_everything(job.train.seed)
             recipe = load_recipe(job.recipe, folder=recipe_folder, arguments=job.recipe_args)
-            with closing(InProcess(folder, device=device, on_hand_over=on_hand_over)) as surroundings:
+            with closing(
+                InProcess(folder, device=device, tracking=job.tracking, on_hand_over=on_hand_over)
+            ) as surroundings:
                 if resumed is not None:
                     surroundings.note(resumed)
                 start, passed_over = find_checkpoint(folder)
@@ -130,6 +148,7 @@ def train_here(
                     training.restore(start)
                 with _interrupts_ask(surroundings):
                     ending = training.run()
+                surroundings.ended = RunState.SUCCEEDED if ending is Ending.FINISHED else RunState.STOPPED
                 if ending is Ending.STOPPED:
                     surroundings.note({"kind": "leave_requested", "time": time(), "why": "stop", "detail": ""})
                 return ending is Ending.FINISHED

@@ -29,7 +29,7 @@ from scaler.training.group import require_same_model
 from scaler.training.pace import Pace
 from scaler.training.randomness import gather_random_states, seed_worker, set_random_state
 from scaler.training.recipe import Recipe, require_planned
-from scaler.training.recorder import Pending, Recorder
+from scaler.training.recorder import Recorder, Step
 from scaler.training.stepper import Stepper, WholeGradient
 from scaler.training.surroundings import Ending, Leave, Surroundings
 from scaler.training.watch import SAVING, WAITING, Watch
@@ -70,7 +70,6 @@ class Training:
         self._random: Tensor | None = None  # what a checkpoint says of this worker's random numbers
         self._pace = Pace()
         self._astray: str | None = None  # why the training has diverged, when it has
-        self._step_ended = self._clock.mark()
         self.samples_seen = 0
         self.progress = 0.0  # where the schedule is: samples_seen, unless the plan measures progress
 
@@ -111,10 +110,12 @@ class Training:
             self._evaluation.require_metrics(self._job, self._plan)
         self._begin_attempt()
         self._seed()
+        self._recorder.begin()
         if self.samples_seen == 0 and self._controllers.may_go_back():
             self._save()
+            self._recorder.stood_still("checkpoint_s")
         source = self._batches()
-        self._step_ended = self._clock.mark()
+        self._recorder.begin()
         try:
             while size := self._next_size():
                 self._stepper.freeze(self.samples_seen)
@@ -138,6 +139,7 @@ class Training:
             return Ending.FINISHED
         finally:
             # Also when something raised: what was measured is worth more than ever.
+            self._recorder.end_attempt()
             self._hand_over()
 
     def _next_size(self) -> int:
@@ -178,20 +180,16 @@ class Training:
             controllers.measured(gradient.squares, batch_ratio=phase.batch_ratio)
         lr = self._planned_lr() * self._ramp_factor()
         used = self._stepper.update(gradient, lr=lr, momentum=plan.momentum_at(self.progress))
-        previous_end, self._step_ended = self._step_ended, self._clock.mark()
         self._recorder.add(
-            Pending(
+            Step(
                 step=step,
                 samples_seen=self.samples_seen,
                 progress=self.progress,
                 lr=used,
                 lr_planned=lr,
-                previous_end=previous_end,
                 began=began,
-                ended=self._step_ended,
                 measures=gradient.measures,
                 grad_norm=gradient.norm,
-                peak_memory_gib=self._clock.peak_memory_gib(),
                 squares=gradient.squares,
                 noise_scale=controllers.noise.noise_scale if is_measured else None,
             )
@@ -261,15 +259,24 @@ class Training:
         """
         self._hand_over()
         self._judge()
-        mine = [self._surroundings.leave_requested(), self._checkpoints.is_time(), self._pace.step_time_s()]
+        wanted = self._surroundings.wanted_steps(self._recorder.steps_per_record)
+        mine = [self._surroundings.leave_requested(), self._checkpoints.is_time(), self._pace.step_time_s(), wanted]
         asked = torch.tensor(mine, dtype=torch.float64)
         if self._surroundings.world_size > 1:
             self.watch.now(WAITING)
             asked = asked.to(self._device)
             dist.all_reduce(asked, op=dist.ReduceOp.MAX)
-        leave, save, step_time_s = asked.tolist()
+        leave, save, step_time_s, wanted = asked.tolist()
         self._pace.next_after(step_time_s)
+        self._thin(int(wanted))
         return Leave(int(leave)), bool(save)
+
+    def _thin(self, steps: int) -> None:
+        """Let records stand for more steps from here on; for no more than are handed over together."""
+        steps = min(steps, self._pace.window)
+        if steps > self._recorder.steps_per_record:
+            self._recorder.steps_per_record = steps
+            self._event("records_thinned", steps=steps, reason="the collector cannot keep up")
 
     def _hand_over(self) -> None:
         self._recorder.hand_over(samples_seen=self.samples_seen, events=self._checkpoints.events())
@@ -308,6 +315,7 @@ class Training:
         if self._surroundings.world_size > 1:
             dist.broadcast(start, 0)
         samples_seen, attempt = start.tolist()
+        self._recorder.end_attempt()
         self._hand_over()
         self._recorder.unjudged()  # of what is thrown away
         self._plan = self._first_plan
@@ -316,7 +324,7 @@ class Training:
         self._surroundings.attempt = attempt
         self._seed()
         self._begin_attempt()
-        self._step_ended = self._clock.mark()
+        self._recorder.begin()
 
     def _grow_when_due(self, size: int) -> bool:
         """Where the batch follows the noise: look, and grow it from the next step on. Return whether it did."""
@@ -342,6 +350,7 @@ class Training:
             per_worker_batch_size=phase.per_worker_batch_size,
             peak_lr=phase.peak_lr,
             ramp=self._ramp.to_dict() if self._ramp is not None else None,
+            flops_per_sample=self._recipe.flops_per_sample,
         )
 
     def _save_and_evaluate_when_due(self, size: int, *, now: bool) -> None:
@@ -362,11 +371,13 @@ class Training:
         is_best = values is not None and self._checkpoints.is_best(values)
         if measure and not ended:
             self._stepper.set_mode(training=True)
+        if measure:
+            self._recorder.stood_still("evaluation_s")
         if save or is_best:
             self._save(values, is_best=is_best)
+            self._recorder.stood_still("checkpoint_s")
         self._is_complete = ended
         self._pace.after_a_break()
-        self._step_ended = self._clock.mark()  # the next step's time begins here
 
     def _evaluate(self) -> dict[str, float]:
         began = perf_counter()
@@ -422,6 +433,7 @@ class Training:
         if self._surroundings.world_size > 1:
             self.watch.now(WAITING)
             dist.barrier()
+        self._recorder.stood_still("checkpoint_s")
 
     def _event(self, kind: str, **values: Any) -> None:
         self._recorder.event(kind, **{"samples_seen": self.samples_seen, **values})

@@ -6,11 +6,15 @@ HAND_OVER_S = 1.0
 
 
 class Pace:
-    """Decides at which steps records are handed over."""
+    """Decides at which steps records are handed over.
+
+    Attributes:
+        window: steps from one hand-over to the next, when nothing comes between; on all workers the same.
+    """
 
     def __init__(self) -> None:
         self._steps = 0
-        self._due = self._window = 1
+        self._due = self.window = 1
         self._began = perf_counter()
 
     def is_due(self) -> bool:
@@ -24,8 +28,8 @@ class Pace:
 
     def next_after(self, step_time_s: float) -> None:
         """Set the next hand-over ``HAND_OVER_S`` away; at most ten times as far as the last: first steps are slow."""
-        self._window = max(1, min(int(HAND_OVER_S / max(step_time_s, 1e-9)), 10 * self._window))
-        self._due = self._window
+        self.window = max(1, min(int(HAND_OVER_S / max(step_time_s, 1e-9)), 10 * self.window))
+        self._due = self.window
         self._steps, self._began = 0, perf_counter()
 
     def after_a_break(self) -> None:

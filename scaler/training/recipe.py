@@ -46,6 +46,8 @@ class Recipe:
         collate: makes a batch of a list of samples; None: torch's ``default_collate``.
         groups: parameter groups as the job file writes them (``{"match": "backbone.*", "lr_ratio": 0.1}``), for a job
             with ``groups: recipe``.
+        flops_per_sample: floating-point operations of one sample's forward and backward pass; for a transformer about
+            6 x parameters x tokens. The report makes the achieved FLOPs of it, and MFU.
     """
 
     model: "nn.Module"
@@ -55,6 +57,7 @@ class Recipe:
     evaluate: Evaluate | None = None
     collate: Callable[[list[Any]], Any] | None = None
     groups: Sequence[Mapping[str, Any]] = ()
+    flops_per_sample: float | None = None
 
 
 def require_module(path: str, *, folder: Path, source: str = "") -> None:

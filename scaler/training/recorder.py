@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from time import time
-from typing import Any
+from time import process_time, time
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -13,24 +13,35 @@ from scaler.training.clock import Clock, Mark
 from scaler.training.gradients import StepMeasures
 from scaler.training.surroundings import Surroundings
 
+CHUNK = 64  # steps that are resolved together on a CPU: what is kept for longer, the garbage collector walks again
+StandsStill = Literal["evaluation_s", "checkpoint_s"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pending:
-    """One step, with times and losses that the device may still be working on."""
+class Step:
+    """What the loop says of a step, with losses that the device may still be working on."""
 
     step: int
     samples_seen: int
     progress: float
     lr: float
     lr_planned: float
-    previous_end: Mark  # of the step before, or of what came between
     began: Mark
-    ended: Mark
     measures: StepMeasures
     grad_norm: Tensor
-    peak_memory_gib: float
     squares: GradientSquares | None
     noise_scale: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A step and its times."""
+
+    step: Step
+    since: Mark  # the end of the step before, or of what came between
+    ended: Mark
+    cpu_s: float
+    stood: Sequence[tuple[StandsStill, Mark, Mark]]  # before it
 
 
 class Recorder:
@@ -39,17 +50,38 @@ class Recorder:
     Args:
         surroundings: where they go.
         clock: the device's.
+
+    Attributes:
+        steps_per_record: consecutive steps that are handed over as one record, as far as they are handed over together.
     """
 
     def __init__(self, surroundings: Surroundings, clock: Clock) -> None:
         self._surroundings, self._clock = surroundings, clock
-        self._pending: list[Pending] = []
+        self._pending: list[_Pending] = []
+        self._records: list[Record] = []
+        self._stood: tuple[tuple[StandsStill, Mark, Mark], ...] = ()
         self._events: list[dict[str, Any]] = []
         self._unjudged: list[Record] = []
+        self.steps_per_record = 1
+        self.begin()
 
-    def add(self, pending: Pending) -> None:
-        """Keep a step."""
-        self._pending.append(pending)
+    def begin(self) -> None:
+        """Let the next step's time begin here."""
+        self._since, self._cpu_s = self._clock.mark(), process_time()
+
+    def add(self, step: Step) -> None:
+        """Keep a step that ends here; the next one's time begins."""
+        ended, cpu_s = self._clock.mark(), process_time()
+        self._pending.append(_Pending(step, self._since, ended, cpu_s - self._cpu_s, self._stood))
+        self._since, self._cpu_s, self._stood = ended, cpu_s, ()
+        if len(self._pending) >= CHUNK and not self._clock.is_behind:
+            self._resolve_pending()
+
+    def stood_still(self, what: StandsStill) -> None:
+        """Say what training stood still for since the last step or call; the next step's time begins here."""
+        before = self._since
+        self.begin()
+        self._stood = (*self._stood, (what, before, self._since))
 
     def event(self, kind: str, *, samples_seen: int, **values: Any) -> None:
         """Keep something that happened to the whole group; rank 0 speaks for all."""
@@ -57,22 +89,38 @@ class Recorder:
             where = {"attempt": self._surroundings.attempt, "samples_seen": samples_seen}
             self._events.append({"kind": kind, "time": time(), **where, **values})
 
+    def end_attempt(self) -> None:
+        """Keep what this worker stood still for after its last record: no other will tell it."""
+        evaluation_s, checkpoint_s = self._standing(self._stood)
+        told = {"kind": "worker_ended", "time": time(), "attempt": self._surroundings.attempt}
+        told |= {"rank": self._surroundings.rank, "evaluation_s": evaluation_s, "checkpoint_s": checkpoint_s}
+        self._events.append(told)
+        self._stood = ()
+
     def hand_over(self, *, samples_seen: int, events: Sequence[dict[str, Any]] = ()) -> None:
         """Hand everything over that is kept, and ``events`` beside; it is all there is up to ``samples_seen``."""
-        pending, self._pending = self._pending, []
+        self._resolve_pending()
+        records, self._records = self._records, []
         told, self._events = [*self._events, *events], []
-        records = [self._resolve(step) for step in pending]
         self._unjudged += records
-        self._surroundings.hand_over(records, told, samples_seen=samples_seen)
+        self._surroundings.hand_over(merge_steps(records, self.steps_per_record), told, samples_seen=samples_seen)
 
     def unjudged(self) -> list[Record]:
-        """Return what was handed over since the last call: the guard of the loss has not seen it."""
+        """Return every step that was handed over since the last call: the guard of the loss has not seen it."""
         records, self._unjudged = self._unjudged, []
         return records
 
-    def _resolve(self, step: Pending) -> Record:
-        between, measures = self._clock.between, step.measures
-        data_wait = sum(between(asked, got) for asked, got in measures.data_waits)
+    def _resolve_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        memory_gib, gpu_pct = self._clock.peak_memory_gib(), self._clock.utilization_pct()
+        self._records += [self._resolve(step, memory_gib, gpu_pct) for step in pending]
+
+    def _resolve(self, pending: _Pending, memory_gib: float, gpu_pct: float | None) -> Record:
+        between, step, measures = self._clock.between, pending.step, pending.step.measures
+        data_wait_s = 0.0
+        for asked, got in measures.data_waits:
+            data_wait_s += between(asked, got)
+        evaluation_s, checkpoint_s = self._standing(pending.stood)
         return Record(
             attempt=self._surroundings.attempt,
             rank=self._surroundings.rank,
@@ -83,13 +131,62 @@ class Recorder:
             lr_planned=step.lr_planned,
             samples=measures.samples,
             loss=measures.loss(),
-            step_time_s=between(step.previous_end, step.ended),
-            data_wait_s=data_wait,
-            compute_s=between(step.began, measures.ready) - data_wait,
+            step_time_s=between(pending.since, pending.ended),
+            data_wait_s=data_wait_s,
+            compute_s=between(step.began, measures.ready) - data_wait_s,
             sync_wait_s=between(measures.ready, measures.synced),
             grad_norm=float(step.grad_norm),
-            peak_memory_gib=step.peak_memory_gib,
+            peak_memory_gib=memory_gib,
             grad_signal=step.squares.signal if step.squares is not None else None,
             grad_variance=step.squares.variance if step.squares is not None else None,
             noise_scale=step.noise_scale,
+            evaluation_s=evaluation_s,
+            checkpoint_s=checkpoint_s,
+            cpu_s=pending.cpu_s,
+            gpu_pct=gpu_pct,
         )
+
+    def _standing(self, stood: Sequence[tuple[StandsStill, Mark, Mark]]) -> tuple[float, float]:
+        """The seconds of evaluations and of checkpoints."""
+        if not stood:
+            return 0.0, 0.0
+        seconds: dict[StandsStill, float] = {"evaluation_s": 0.0, "checkpoint_s": 0.0}
+        for what, start, end in stood:
+            seconds[what] += self._clock.between(start, end)
+        return seconds["evaluation_s"], seconds["checkpoint_s"]
+
+
+def merge_steps(records: Sequence[Record], steps: int) -> Sequence[Record]:
+    """Return one worker's records with ``steps`` consecutive ones as one; the last may stand for fewer.
+
+    Args:
+        records: in the order of their steps.
+        steps: at least 1.
+    """
+    if steps == 1:
+        return records
+    return [_merged(records[start : start + steps]) for start in range(0, len(records), steps)]
+
+
+def _is_measured(record: Record) -> bool:
+    return record.grad_signal is not None or record.noise_scale is not None
+
+
+_SUMS = ("step_time_s", "data_wait_s", "compute_s", "sync_wait_s", "evaluation_s", "checkpoint_s", "samples", "steps")
+
+
+def _merged(records: Sequence[Record]) -> Record:
+    first = records[0]
+    losses = [(record.loss, record.samples) for record in records if record.loss is not None]
+    counted = sum(samples for _, samples in losses)
+    noise = next((record for record in records if _is_measured(record)), first)
+    cpu_s = [record.cpu_s for record in records if record.cpu_s is not None]
+    return first._replace(
+        loss=sum(loss * samples for loss, samples in losses) / counted if counted else None,
+        peak_memory_gib=max(record.peak_memory_gib for record in records),
+        grad_signal=noise.grad_signal,
+        grad_variance=noise.grad_variance,
+        noise_scale=noise.noise_scale,
+        cpu_s=sum(cpu_s) if cpu_s else None,
+        **{name: sum(getattr(record, name) for record in records) for name in _SUMS},
+    )

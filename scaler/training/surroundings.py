@@ -61,6 +61,13 @@ class Surroundings(Protocol):
     def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]], *, samples_seen: int) -> None:
         """Pass records and events on, without waiting for anyone; they are all there are up to ``samples_seen``."""
 
+    def wanted_steps(self, steps: int) -> int:
+        """How many steps a record should stand for, where it stands for ``steps`` now.
+
+        More than ``steps`` when what was handed over does not arrive fast enough. Training never waits for it: all
+        workers agree on the greatest wish, and merge as many steps into a record from then on.
+        """
+
     def secure(self, samples_seen: int) -> None:
         """Wait until every worker's records up to ``samples_seen`` are in the run's folder.
 

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from run_folders import write_run
+from synthetic import SyntheticRun
 
 HEAVY = ["torch", "ray", "pydantic", "numpy", "pandas", "pyarrow", "fsspec", "yaml", "jinja2"]
 
@@ -44,3 +46,15 @@ def test_a_plan_loads_neither_torch_nor_ray(digits_path: Path, options: list[str
 def test_listing_runs_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
     modules = loaded_by(f'from scaler.cli import run; assert run(["list", "--storage", {str(tmp_path)!r}]) == 0')
     assert sorted(modules & {"torch", "ray", "pandas"}) == []
+
+
+@pytest.mark.parametrize("options", [["compare", "one", "other"], ["check", "one", "--max-loss", "9"]])
+def test_reading_runs_loads_neither_torch_nor_ray(
+    tmp_path: Path, synthetic_run: SyntheticRun, options: list[str]
+) -> None:
+    for run_id in ("one", "other"):
+        write_run(str(tmp_path), run_id, synthetic_run.attempt(0))
+    arguments = [*options, "--storage", str(tmp_path)]
+    modules = loaded_by(f"from scaler.cli import run; assert run({arguments!r}) == 0")
+    assert "pyarrow" in modules
+    assert sorted(modules & {"torch", "ray"}) == []

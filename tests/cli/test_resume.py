@@ -489,7 +489,7 @@ def test_damaged_records_are_found_before_anything_is_trained(scaler_command: Sc
     code, out, err = scaler_command("resume", "last", *HERE)
     assert (code, out) == (5, "")
     assert err == (
-        f"Error: run {folder.run_id}: {name} holds no records: Could not open Parquet input source '<Buffer>': Parquet "
+        f"Error: run {folder.run_id}: {name} holds no records: Parquet "
         "magic bytes not found in footer. Either the file is corrupted or this is not a parquet file.\n"
         f"  Move runs/{folder.run_id}/{name} out of that folder to do without its records.\n"
     )

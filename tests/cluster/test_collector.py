@@ -9,7 +9,7 @@ import pytest
 from synthetic import SyntheticRun
 
 from scaler.cluster import collector as collector_module
-from scaler.cluster.collector import STORAGE_PATIENCE_S, Collector
+from scaler.cluster.collector import PARCELS_PER_S, STORAGE_PATIENCE_S, Collector
 from scaler.cluster.messages import Answer, Batch, Parcel
 from scaler.errors import RunError
 from scaler.metrics.reader import read_events, read_records
@@ -130,7 +130,7 @@ def test_what_a_dead_collector_had_taken_and_not_written_is_asked_for_again(
     dead = Collector(folder)
     send(dead, batch(1, records[:4]))
     dead._flush()
-    assert send(dead, batch(2, records[4:8])) == Answer(taken=2, written=1, leave=None)
+    assert send(dead, batch(2, records[4:8])) == Answer(taken=2, written=1, leave=None, rest_s=1 / PARCELS_PER_S)
     born = Collector(folder)  # what was taken died with the other one
     answer = send(born, batch(3, records[8:]), written=1)
     assert answer.taken == 1

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from synthetic import SyntheticRun
 
-from scaler.cluster.progress import Progress, ProgressTracker
+from scaler.cluster.progress import MOST_WORKERS, Progress, ProgressTracker, WorkerLook, find_straggler
 from scaler.metrics.record import Record
 
 
@@ -60,3 +60,49 @@ def test_a_return_to_a_checkpoint_starts_anew(synthetic_run: SyntheticRun) -> No
     tracker.add([stale], [])  # a straggler of the life before changes nothing
     look = tracker.look()
     assert (look.attempt, look.progress, look.loss_mean) == (1, 96.0, 1.0)
+
+
+def test_the_speed_is_that_of_the_last_seconds(synthetic_run: SyntheticRun) -> None:
+    # A step takes an eighth of a second; the first ten took a minute.
+    run = synthetic_run.attempt(0).altered(lambda r: r.step < 10, step_time_s=6.0)
+    assert looks(run, steps=10).samples_per_s == pytest.approx(2.67, rel=0.3)
+    tracker = ProgressTracker()
+    tracker.add([], run.events)
+    for rank in (0, 1):
+        mine = [record for record in run.records if record.rank == rank]
+        tracker.add([*mine, *(mine[-2]._replace(samples_seen=200 + at) for at in range(100))], [])
+    assert tracker.look().samples_per_s == pytest.approx(128.0)
+
+
+@pytest.mark.parametrize(
+    ("own_s", "stands_out"),
+    [([0.1, 0.1, 0.126], True), ([0.1, 0.1, 0.124], False), ([0.01, 0.01, 0.02], False), ([0.0, 0.0, 0.0], False)],
+)
+def test_who_stands_out_is_well_above_the_others_and_costs_the_group_time(
+    synthetic_run: SyntheticRun, own_s: list[float], stands_out: bool
+) -> None:
+    looks = [
+        WorkerLook(
+            rank=rank, samples_per_s=64.0, loss=2.0, step_time_s=0.2, data_wait_s=0.0, compute_s=own, sync_wait_s=0.0,
+            peak_memory_gib=0.4,
+        )
+        for rank, own in enumerate(own_s)
+    ]  # fmt: skip
+    looks.sort(key=lambda look: -look.own_s)
+    found = find_straggler(looks)
+    assert (found is not None) == stands_out
+    if found is not None:
+        assert (found.rank, found.own_s, found.others_s, found.waits_for_data) == (2, 0.126, 0.1, False)
+
+
+def test_a_look_carries_the_slowest_of_many_workers(synthetic_run: SyntheticRun) -> None:
+    tracker = ProgressTracker()
+    tracker.add([], [{"kind": "attempt_started", "attempt": 0, "world_size": 1000}])
+    one = synthetic_run.attempt(0).records[0]
+    for rank in range(1000):
+        tracker.add([one._replace(rank=rank, data_wait_s=0.1 if rank == 700 else 0.0, compute_s=0.01)], [])
+    look = tracker.look()
+    assert len(look.workers) == MOST_WORKERS
+    assert look.workers[0].rank == 700
+    assert look.straggler is not None
+    assert (look.straggler.rank, look.straggler.waits_for_data) == (700, True)

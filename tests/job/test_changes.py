@@ -170,6 +170,8 @@ MAY_CHANGE = [
     "resources={cpus_per_worker: 0.5, gpus_per_worker: 0}",
     "checkpoint={every: {seconds: 60}, keep: 3}",
     "failures={max_restarts: 0, hang_timeout_s: null, divergence: null}",
+    "reference.samples_per_s=1000",
+    'tracking={mlflow: {uri: "sqlite:///m.db"}, wandb: {project: digits}}',
 ]
 
 

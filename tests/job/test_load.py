@@ -28,7 +28,7 @@ VALID: dict[str, Any] = {
 IS_YAML = "\n  The file is YAML; indent with blanks."
 JOB_KEYS = (
     "name, recipe, recipe_args, reference, scale, groups, layer_decay, schedule, train, resources, checkpoint, "
-    "failures, storage."
+    "failures, tracking, storage."
 )
 TRAIN_KEYS = (
     "epochs, steps, samples, num_samples, seed, precision, clip_grad_norm, ema, noise_scale_every, data_workers, "
@@ -475,6 +475,16 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
             "train.ema={decay: 1}",
             "JOB: train.ema.decay = 1 must be < 1.\n"
             "  train.ema.decay: How much of the average a step of the reference keeps.",
+        ),
+        (
+            "tracking.mlflow={uri: mlruns}",
+            "JOB: tracking.mlflow.uri = mlruns is neither a server nor a database; MLflow keeps no runs in folders any "
+            "more.\n  Use http://host:5000, or sqlite:///mlflow.db for a file.",
+        ),
+        (
+            'tracking.mlflow={uri: "http://me:hunter2@host:5000"}',
+            "JOB: tracking.mlflow.uri has a password in it, which would be written into the run's folder.\n"
+            "  Leave it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
         ),
         (
             "failures.divergence={then: go_on}",

@@ -16,6 +16,7 @@ from scaler.core.schedules import SHAPES
 from scaler.job import Job, dump_job, load_job, parse_job, read_job
 from scaler.job.scale import Scale
 from scaler.job.schedule import Schedule
+from scaler.job.tracking import Mlflow, Tracking
 
 # How a step is computed, not what it computes.
 IMPLEMENTATION = {"foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay"}
@@ -110,6 +111,7 @@ def test_the_smallest_job_has_the_documented_defaults() -> None:
             "hang_timeout_s": 600.0,
             "divergence": {"multiple": 10.0, "then": "stop", "lr_factor": 0.5, "max_times": 3},
         },
+        "tracking": {},
         "storage": "runs",
     }
 
@@ -248,3 +250,20 @@ def test_the_schema_refuses_what_scaler_refuses(digits_path: Path, path: tuple[s
 def test_every_job_that_ships_loads(digits_path: Path) -> None:
     jobs = sorted(digits_path.parents[1].glob("*/job.yaml"))
     assert [load_job(path).name for path in jobs]
+
+
+@pytest.mark.parametrize(
+    ("uri", "seen"),
+    [
+        ("sqlite:///m.db", "sqlite:////here/m.db"),
+        ("sqlite:///a/m.db?timeout=5", "sqlite:////here/a/m.db?timeout=5"),
+        ("sqlite:////there/m.db", "sqlite:////there/m.db"),
+        ("http://host:5000", "http://host:5000"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_a_database_in_a_file_is_found_from_anywhere(uri: str, seen: str) -> None:
+    tracking = Tracking(mlflow=Mlflow(uri=uri)).seen_from(Path("/here"))
+    assert tracking.mlflow is not None
+    assert tracking.mlflow.uri == seen
+    assert Tracking().seen_from(Path("/here")) == Tracking()

@@ -1,17 +1,20 @@
 """What a reader has of a run's records: all of them, and which of them a later attempt did again."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import SyntheticRun
 
 from scaler.errors import RunError
-from scaler.metrics.files import SCHEMA
-from scaler.metrics.reader import mark_lost, read_events, read_records, read_run
+from scaler.metrics import reader
+from scaler.metrics.files import SCHEMA, file_name, parse_records
+from scaler.metrics.reader import RunMetrics, mark_lost, read_events, read_records, read_run, with_records
 from scaler.metrics.writer import MetricsWriter
 from scaler.runs import RunFolder
 
@@ -91,4 +94,89 @@ def test_a_storage_that_does_not_let_records_be_read_is_no_damage(folder: RunFol
     assert folder.local_path is not None
     (folder.local_path / "metrics" / "00000000-00000000.parquet").mkdir(parents=True)
     with pytest.raises(RunError, match=r"00000000-00000000.parquet cannot be read in .*: Is a directory\.\n  See to"):
-        read_run(folder)
+        list(read_run(folder).records.tables())
+
+
+# A file at a time, from a folder that changes.
+
+
+@pytest.fixture
+def written(folder: RunFolder, synthetic_run: SyntheticRun) -> RunFolder:
+    """Three files of records."""
+    writer = MetricsWriter(folder)
+    for attempt in range(3):
+        writer.add(synthetic_run.attempt(attempt).records)
+        writer.flush()
+    writer.close()
+    return folder
+
+
+def merge(folder: RunFolder, first: int, last: int) -> None:
+    """Merge files as a writer does that flushes meanwhile."""
+    names = [file_name(at, at) for at in range(first, last + 1)]
+    buffer = BytesIO()
+    pq.write_table(pa.concat_tables([parse_records(folder.read(name)) for name in names]), buffer)
+    folder.write(file_name(first, last), buffer.getvalue())
+    for name in names:
+        folder.remove(name)
+
+
+def test_both_readings_give_the_same_rows(written: RunFolder) -> None:
+    records = read_run(written).records
+    first = [table["attempt"].to_pylist() for table in records.tables(["attempt"])]
+    again = [table["attempt"].to_pylist() for table in records.tables()]
+    assert [set(attempts) for attempts in first] == [{0}, {1}, {2}]
+    assert again == first
+
+
+def test_small_files_that_were_merged_between_two_readings_are_still_known(written: RunFolder) -> None:
+    records = read_run(written).records
+    before = list(records.tables())
+    merge(written, 0, 1)
+    assert list(records.tables()) == before
+
+
+def test_a_large_file_that_went_between_two_readings_begins_them_again(
+    written: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "KEPT_BYTES", 0)
+    readings = []
+
+    def read_twice(metrics: RunMetrics) -> list[int]:
+        readings.append(len(list(metrics.records.tables(["attempt"]))))
+        if len(readings) == 1:
+            merge(written, 0, 1)
+        return [table.num_rows for table in metrics.records.tables()]
+
+    assert with_records(written, read_twice) == [2 * 28, 28]
+    assert readings == [3, 2]
+
+
+def test_records_that_always_go_are_an_error(written: RunFolder) -> None:
+    def read(metrics: RunMetrics) -> None:
+        raise reader.RecordsChanged
+
+    with pytest.raises(
+        RunError, match=r"^run run: files of records went while they were read, 5 times\.\n  .*try again"
+    ):
+        with_records(written, read)
+
+
+def test_damage_that_only_the_second_reading_meets_begins_them_again(written: RunFolder) -> None:
+    name = file_name(1, 1)
+    table = parse_records(written.read(name))
+    at = table.schema.get_field_index("lr")  # which the first reading does not look at
+    buffer = BytesIO()
+    pq.write_table(table.set_column(at, "lr", pa.array([None] * len(table), type=pa.float64())), buffer)
+    written.write(name, buffer.getvalue())
+    readings = []
+
+    def read_twice(metrics: RunMetrics) -> int:
+        readings.append(len(list(metrics.records.tables(["attempt"]))))
+        return sum(table.num_rows for table in metrics.records.tables())
+
+    metrics = read_run(written)
+    assert with_records(written, read_twice) == 2 * 28
+    assert readings == [3, 2]
+    list(metrics.records.tables())
+    assert metrics.records.unreadable == (f"{name} holds no records: it lacks lr",)

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import pytest
 from synthetic import SyntheticRun
 
-from scaler.metrics import tensorboard
+from scaler.metrics import curves, tensorboard
+from scaler.metrics.curves import STRETCH_POINTS
 from scaler.metrics.record import Record
-from scaler.metrics.tensorboard import FOLDER, STRETCH_POINTS, TensorBoardWriter
+from scaler.metrics.tensorboard import FOLDER
 from scaler.metrics.writer import MetricsWriter
 from scaler.runs import RunFolder
 
@@ -69,7 +70,7 @@ def curve(folder: RunFolder, tag: str) -> list[tuple[int, float]]:
     return [(point.at, pytest.approx(point.value)) for point in points(folder) if point.tag == tag]
 
 
-def take(writer: TensorBoardWriter | MetricsWriter, run: SyntheticRun, *, attempt: int = 0) -> None:
+def take(writer: MetricsWriter, run: SyntheticRun, *, attempt: int = 0) -> None:
     """Hand over what rank 1 has, then rank 0's records, then its events: the worst order."""
     for rank in (1, 0):
         writer.add([record for record in run.records if (record.attempt, record.rank) == (attempt, rank)])
@@ -94,15 +95,18 @@ def test_every_step_of_a_short_run_is_a_point(folder: RunFolder, synthetic_run: 
     assert curve(folder, "train/noise_scale") == [(0, 50.0), (100, 50.0)]
     assert curve(folder, "eval/loss") == [(100, 0.5), (200, 0.25)]
     assert curve(folder, "eval/accuracy") == [(100, 0.25)]
+    assert curve(folder, "train/step_time_s") == [(at, 0.125) for at in seen]
+    assert curve(folder, "train/samples_per_s")[:7] == [*((at, 16 / 0.125) for at in seen[:6]), (96, 4 / 0.125)]
     assert {point.tag for point in points(folder)} == {
-        "train/loss_mean", "train/lr", "train/noise_scale", "eval/loss", "eval/accuracy",
+        "train/loss_mean", "train/lr", "train/noise_scale", "train/samples_per_s", "train/step_time_s", "eval/loss",
+        "eval/accuracy",
     }  # fmt: skip
 
 
 def test_the_mean_is_over_ranks_and_weighted_by_samples(local: RunFolder, synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=16).altered(lambda r: r.rank == 0, loss=1.0, samples=12)
     run = run.altered(lambda r: r.rank == 1, loss=3.0, samples=4)
-    writer = TensorBoardWriter(local)
+    writer = MetricsWriter(local)
     take(writer, run)
     writer.close()
     assert curve(local, "train/loss_mean") == [(0, 1.5)]
@@ -110,7 +114,7 @@ def test_the_mean_is_over_ranks_and_weighted_by_samples(local: RunFolder, synthe
 
 def test_a_worker_with_nothing_to_do_has_no_part_in_the_mean(local: RunFolder, synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=16).altered(lambda r: r.rank == 1, loss=None, samples=0)
-    writer = TensorBoardWriter(local)
+    writer = MetricsWriter(local)
     take(writer, run)
     writer.close()
     assert curve(local, "train/loss_mean") == [(0, 2.0)]
@@ -118,7 +122,7 @@ def test_a_worker_with_nothing_to_do_has_no_part_in_the_mean(local: RunFolder, s
 
 def test_a_step_waits_for_its_last_worker(local: RunFolder, synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96)
-    writer = TensorBoardWriter(local)
+    writer = MetricsWriter(local)
     for event in run.events:
         writer.add_event(event)
     writer.add([record for record in run.records if record.rank == 0])
@@ -148,7 +152,7 @@ def test_a_folder_elsewhere_gets_the_file_every_few_seconds(
     monkeypatch.setattr(tensorboard, "monotonic", lambda: now)
     folder = RunFolder(f"memory://{token_hex(8)}/run")
     run = synthetic_run.attempt(0)
-    writer = TensorBoardWriter(folder)
+    writer = MetricsWriter(folder)
     for event in run.events:
         writer.add_event(event)
 
@@ -163,7 +167,7 @@ def test_a_folder_elsewhere_gets_the_file_every_few_seconds(
     now += tensorboard.UPLOAD_S
     assert flushed(3, 4) == 4
     assert flushed(4, 5) == 4
-    (place,) = [writer._file._place.parent] if writer._file is not None else []
+    (place,) = [file._place.parent] if (file := writer._tensorboard._file) is not None else []
     writer.close()
     assert len(curve(folder, "train/lr")) == 5
     assert len(folder.names(FOLDER)) == 1
@@ -174,7 +178,7 @@ def test_work_that_is_done_again_replaces_what_was_drawn(local: RunFolder, synth
     # The first life reached 96; its evaluation at 64 is of the very weights that the second goes on from.
     first = synthetic_run.attempt(0, stop=96, loss=9.0).evaluated(64, loss=8.0).evaluated(96, loss=9.0)
     run = first.attempt(1, start=64, stop=132, loss=1.0).evaluated(100, loss=2.0)
-    writer = TensorBoardWriter(local)
+    writer = MetricsWriter(local)
     take(writer, run, attempt=0)
     take(writer, run, attempt=1)
     writer.close()
@@ -188,7 +192,7 @@ def test_what_a_lost_life_had_not_finished_is_not_mixed_into_the_next(
     local: RunFolder, synthetic_run: SyntheticRun
 ) -> None:
     run = synthetic_run.attempt(0, stop=32, loss=9.0).attempt(1, start=0, stop=16, loss=1.0)
-    writer = TensorBoardWriter(local)
+    writer = MetricsWriter(local)
     for event in run.events:
         if event["attempt"] == 0:
             writer.add_event(event)
@@ -209,7 +213,7 @@ def record(step: int, loss: float) -> Record:
 
 
 def test_a_long_run_is_thinned_to_means_of_ever_more_steps(local: RunFolder) -> None:
-    writer = TensorBoardWriter(local)
+    writer = MetricsWriter(local)
     writer.add_event({"kind": "attempt_started", "attempt": 0, "world_size": 1, "start_samples": 0})
     writer.add([record(step, float(step)) for step in range(3 * STRETCH_POINTS + 4)])
     writer.close()
@@ -222,13 +226,13 @@ def test_a_long_run_is_thinned_to_means_of_ever_more_steps(local: RunFolder) -> 
 
 def test_a_point_does_not_wait_long_for_its_stretch(local: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(tensorboard, "monotonic", lambda: now)
-    writer = TensorBoardWriter(local)
+    monkeypatch.setattr(curves, "monotonic", lambda: now)
+    writer = MetricsWriter(local)
     writer.add_event({"kind": "attempt_started", "attempt": 0, "world_size": 1, "start_samples": 0})
     writer.add([record(step, 1.0) for step in range(STRETCH_POINTS + 1)])
     writer.flush()
     assert len(curve(local, "train/lr")) == STRETCH_POINTS, "the last is half a stretch"
-    now += tensorboard.STRETCH_S
+    now += curves.STRETCH_S
     writer.flush()
     assert len(curve(local, "train/lr")) == STRETCH_POINTS + 1
     writer.close()
@@ -238,7 +242,7 @@ def test_values_that_are_no_numbers_are_drawn_as_such_and_evaluations_left_out(
     local: RunFolder, synthetic_run: SyntheticRun
 ) -> None:
     run = synthetic_run.attempt(0, stop=16, loss=float("nan")).evaluated(16, loss=None)
-    writer = TensorBoardWriter(local)
+    writer = MetricsWriter(local)
     take(writer, run)
     writer.close()
     ((_, _, loss),) = [point for point in points(local) if point.tag == "train/loss_mean"]
@@ -248,7 +252,7 @@ def test_values_that_are_no_numbers_are_drawn_as_such_and_evaluations_left_out(
 
 def test_any_name_of_a_metric_can_be_written(local: RunFolder, synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=16).evaluated(16, **{"f1/macro ü": 0.5, "bad\ud800": 0.25})
-    writer = TensorBoardWriter(local)
+    writer = MetricsWriter(local)
     take(writer, run)
     writer.close()
     tags = {point.tag for point in points(local) if point.tag.startswith("eval/")}
@@ -257,7 +261,7 @@ def test_any_name_of_a_metric_can_be_written(local: RunFolder, synthetic_run: Sy
 
 def test_an_event_stands_at_its_own_time(local: RunFolder, synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=16).event("evaluated", 16, values={"loss": 1.0}, time=1234.5)
-    writer = TensorBoardWriter(local)
+    writer = MetricsWriter(local)
     take(writer, run)
     writer.close()
     (evaluated,) = [event for event in events(local) if any(v.tag == "eval/loss" for v in event.summary.value)]
@@ -300,11 +304,11 @@ def test_a_full_disk_costs_points_and_not_the_file_after_it(
 def test_writing_does_not_load_torch() -> None:
     code = """
 import sys, tempfile
-from scaler.metrics.tensorboard import TensorBoardWriter
+from scaler.metrics.writer import MetricsWriter
 from scaler.runs import RunFolder
 assert "tensorboardX" not in sys.modules
 with tempfile.TemporaryDirectory() as place:
-    writer = TensorBoardWriter(RunFolder(place))
+    writer = MetricsWriter(RunFolder(place))
     writer.add_event({"kind": "evaluated", "samples_seen": 1, "values": {"loss": 1.0}})
     writer.close()
 assert "tensorboardX" in sys.modules

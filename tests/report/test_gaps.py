@@ -18,12 +18,12 @@ from scaler.runs import RunFolder
 
 
 @pytest.fixture
-def stored(tmp_path: Path) -> Callable[[SyntheticRun], RunFolder]:
+def stored(tmp_path: Path) -> Callable[..., RunFolder]:
     """Write a run to a folder, the records of each attempt in a file of their own."""
 
-    def write(run: SyntheticRun) -> RunFolder:
-        (tmp_path / "run").mkdir()
-        folder = RunFolder(str(tmp_path / "run"))
+    def write(run: SyntheticRun, *, name: str = "run") -> RunFolder:
+        (tmp_path / name).mkdir()
+        folder = RunFolder(str(tmp_path / name))
         folder.write("job.yaml", dump_job(run.job))
         folder.write_json("plan.json", run.plan.to_dict())
         folder.write_json("status.json", {"schema_version": 1, "run_id": "run", "state": run.state})
@@ -42,7 +42,7 @@ def stored(tmp_path: Path) -> Callable[[SyntheticRun], RunFolder]:
 @pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: raw[:-4] + b"nope"])
 def test_a_damaged_file_of_records_is_passed_over_and_said(
     synthetic_run: SyntheticRun,
-    stored: Callable[[SyntheticRun], RunFolder],
+    stored: Callable[..., RunFolder],
     damage: Callable[[bytes], bytes],
 ) -> None:
     folder = stored(synthetic_run.attempt(0, stop=96).left("resize").attempt(1, start=96))
@@ -59,7 +59,7 @@ def test_a_damaged_file_of_records_is_passed_over_and_said(
 
 
 def test_records_alone_are_not_read_of_a_damaged_file(
-    synthetic_run: SyntheticRun, stored: Callable[[SyntheticRun], RunFolder]
+    synthetic_run: SyntheticRun, stored: Callable[..., RunFolder]
 ) -> None:
     folder = stored(synthetic_run.attempt(0))
     folder.write("metrics/00000000-00000000.parquet", b"")
@@ -68,9 +68,7 @@ def test_records_alone_are_not_read_of_a_damaged_file(
     assert raised.value.remedy == "The file was altered."
 
 
-def test_events_that_were_emptied_come_first(
-    synthetic_run: SyntheticRun, stored: Callable[[SyntheticRun], RunFolder]
-) -> None:
+def test_events_that_were_emptied_come_first(synthetic_run: SyntheticRun, stored: Callable[..., RunFolder]) -> None:
     folder = stored(synthetic_run.attempt(0, stop=96).left("resize").attempt(1, start=96))
     folder.write("events.jsonl", "")
     report = read_report(folder)
@@ -98,3 +96,39 @@ def test_a_start_that_is_on_its_way_is_not_missing(synthetic_run: SyntheticRun) 
     run = replace(synthetic_run.attempt(0, stop=96).left("resize").attempt(1, start=96, stop=132), state="running")
     early = replace(run, events=tuple(event for event in run.events if event.get("attempt") != 1))
     assert codes(early.report()) == [("not_finished", None)]
+
+
+# Against another run.
+
+
+def test_efficiency_is_against_a_baseline_of_one_worker(
+    synthetic_run: SyntheticRun, stored: Callable[..., RunFolder]
+) -> None:
+    alone = stored(synthetic_run.attempt(0, world_size=1, step_time_s=0.0625), name="alone")
+    report = read_report(stored(synthetic_run.attempt(0)), baseline=alone)
+    assert report.scaling is not None
+    assert report.scaling.source == "run alone"
+    one_worker = 200 / (26 * 0.0625)  # steps of 8, or 4 at the end of an epoch
+    assert report.scaling.efficiency == report.scaling.worker_samples_per_s / one_worker
+
+
+@pytest.mark.parametrize(
+    ("make", "did"),
+    [
+        (lambda run: run.attempt(0), "trained with 2 workers"),
+        (lambda run: replace(run.attempt(0, stop=0), state="failed"), "recorded no step"),
+    ],
+)
+def test_a_baseline_that_is_none_is_refused(
+    synthetic_run: SyntheticRun,
+    stored: Callable[..., RunFolder],
+    make: Callable[[SyntheticRun], SyntheticRun],
+    did: str,
+) -> None:
+    other = stored(make(synthetic_run), name="other")
+    with pytest.raises(RunError) as error:
+        read_report(stored(synthetic_run.attempt(0)), baseline=other)
+    assert str(error.value) == (
+        f"baseline = other {did}, and efficiency is against one worker alone.\n"
+        "  Give a run of one worker: scaler submit JOB --workers 1."
+    )

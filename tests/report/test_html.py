@@ -7,9 +7,10 @@ from pages import Page
 from synthetic import SyntheticRun
 
 from scaler.report.html import render_html
-from scaler.report.model import Decision, Final, Noise, Verdict
+from scaler.report.model import Cost, Decision, Final, Flops, Noise, Scaling, Verdict
 
-SECTIONS = ["Verdicts", "Results", "Plan", "Curves", "Workers", "Attempts"]
+SECTIONS = ["Verdicts", "Results", "Curves", "Workers", "Attempts", "Plan"]
+MEASURED = ["speed", "step", "memory", "gradient"]  # charts of what every record holds
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror='alert(1)'>&\"{{ 7 * 7 }}"
 
 
@@ -72,14 +73,19 @@ def test_text_from_outside_stays_text_wherever_it_stands(run: SyntheticRun) -> N
             "reasons": {"peak_lr": HOSTILE},
             "warnings": ({"code": HOSTILE, "message": HOSTILE},),
         },
-        workers=(replace(sound.workers[0], node=HOSTILE),),
+        workers=(replace(sound.workers[0], node=HOSTILE, device=HOSTILE),),
         final=Final(train_loss_mean=0.1, eval={HOSTILE: 0.5}),
         verdicts=(Verdict(code=HOSTILE, rank=None, message=HOSTILE, evidence=HOSTILE, next=HOSTILE),),
         attempts=(replace(sound.attempts[0], ended_by=HOSTILE, cause=f"{HOSTILE}\x1b[31m"), sound.attempts[0]),
-        decisions=(Decision(samples_seen=16, attempt=0, kind="diverged", message=HOSTILE, undone=False),),
+        decisions=(
+            Decision(samples_seen=16, elapsed_s=None, attempt=0, kind="diverged", message=HOSTILE, undone=False),
+        ),
         noise=Noise(noise_scale=1.0, lower=None, upper=None, measured_steps=1, meaning=HOSTILE),
         failure=HOSTILE,
         series=replace(sound.series, evals={HOSTILE: (0.5, 0.6)}),
+        scaling=Scaling(
+            world_size=2, worker_samples_per_s=1.0, one_worker_samples_per_s=2.0, efficiency=0.5, source=HOSTILE
+        ),
     )
     page, clean = Page(render_html(hostile)), Page(render_html(sound))
     assert len(page.all("script")) == len(clean.all("script"))
@@ -117,7 +123,7 @@ def test_what_restarts_cost_is_among_the_results(synthetic_run: SyntheticRun) ->
 def test_the_data_block_is_json_that_every_browser_reads(run: SyntheticRun) -> None:
     diverged = run.altered(lambda record: (record.rank, record.step) == (0, 2), lr=float("nan"), loss=float("nan"))
     data = Page(render_html(diverged.report())).data
-    assert [chart["id"] for chart in data["charts"]] == ["loss", "eval-0", "lr"]
+    assert [chart["id"] for chart in data["charts"]] == ["loss", "eval-0", "lr", *MEASURED]
     loss, rate = ({line["label"]: line["values"] for line in data["charts"][index]["lines"]} for index in (0, 2))
     assert loss["training, mean over ranks"][:4] == [2.5, 2.5, None, 2.5]
     assert rate["used"][2] is None
@@ -134,19 +140,21 @@ def test_a_chart_is_told_in_words_too(run: SyntheticRun) -> None:
         for attributes in page.all("div")
         if attributes.get("class", "") == "plot with-script"
     ]
-    assert len(labels) == 3
+    assert len(labels) == len(page.data["charts"])
     assert any(said in label for label in labels)
 
 
 def test_each_later_attempt_is_marked_where_it_took_over(synthetic_run: SyntheticRun) -> None:
     page = Page(render_html(synthetic_run.attempt(0, stop=96).attempt(1, start=64, world_size=4).report()))
-    assert page.data["markers"] == [{"samples_seen": 64, "label": "attempt 1: 4 workers", "kind": "attempt"}]
+    assert page.data["markers"] == [
+        {"samples_seen": 64, "elapsed_s": 0.75, "label": "attempt 1: 4 workers", "kind": "attempt"}
+    ]
     assert "2, then 4 workers · " in page.text
 
 
 def test_a_run_without_evaluation_has_no_chart_of_one(synthetic_run: SyntheticRun) -> None:
     page = Page(render_html(synthetic_run.attempt(0).report()))
-    assert [chart["id"] for chart in page.data["charts"]] == ["loss", "lr"]
+    assert [chart["id"] for chart in page.data["charts"]] == ["loss", "lr", *MEASURED]
     assert "114.3 samples/s · training loss 2" in page.text
 
 
@@ -183,14 +191,19 @@ def test_a_failed_run_shows_its_error_and_a_worker_that_recorded_nothing(run: Sy
     page = Page(render_html(replace(silent, workers=(first, replace(second, node=None, pid=None)))))
     assert 'File "recipe.py", line 3 ValueError: \\x1b[31m1 < 2' in page.text
     assert "failed" in page.text
-    assert page.text.count("not known: nothing was measured") == 9
-    assert len([bar for bar in page.all("div") if bar.get("class") == "bar"]) == 1
+    assert page.text.count("not known: nothing was measured") == 16  # 14 of rank 1, and both ranks' use of devices
+    assert len([bar for bar in page.all("div") if bar.get("class") == "bar" and bar.get("role") == "img"]) == 1
 
 
 def test_decisions_have_a_section_and_marks_in_every_chart(eventful: SyntheticRun) -> None:
-    page = Page(render_html(eventful.report()))
-    assert page.headings == [*SECTIONS[:4], "Decisions", *SECTIONS[4:]]
-    assert page.data["markers"] == [
+    report = eventful.report()
+    page = Page(render_html(report))
+    assert page.headings == [*SECTIONS[:5], "Decisions", SECTIONS[5]]
+    markers = [{name: value for name, value in mark.items() if name != "elapsed_s"} for mark in page.data["markers"]]
+    assert [mark["elapsed_s"] for mark in page.data["markers"]] == sorted(
+        [report.attempts[1].elapsed_s, *(decision.elapsed_s for decision in report.decisions)]
+    )
+    assert markers == [
         {"samples_seen": 64, "label": "attempt 1: 2 workers", "kind": "attempt"},
         {"samples_seen": 96, "label": "diverged", "kind": "decision"},
         {"samples_seen": 100, "label": "batch grown", "kind": "decision"},
@@ -226,3 +239,50 @@ def test_a_run_whose_noise_was_not_measured_does_not_speak_of_it(run: SyntheticR
 
 def test_the_schedule_is_named(run: SyntheticRun) -> None:
     assert "schedule cosine half a cosine" in Page(render_html(run.report())).text
+
+
+def test_the_wall_clock_is_told_by_its_parts(run: SyntheticRun) -> None:
+    report = run.report()
+    page = Page(render_html(report))
+    assert report.budget is not None
+    assert "Where the 10.5 s went" in page.text
+    assert "compute 875 ms 8%" in page.text
+    running = Page(render_html(run.report(budget=None)))
+    assert "Where the" not in running.text
+
+
+def test_what_workers_bought_and_cost_is_among_the_results(run: SyntheticRun) -> None:
+    scaling = Scaling(
+        world_size=2, worker_samples_per_s=90.0, one_worker_samples_per_s=100.0, efficiency=0.9, source="attempt 0"
+    )
+    cost = Cost(price_per_worker_hour=2.5, worker_hours=8.0, total=20.0, per_million_samples=0.5)
+    flops = Flops(flops_per_sample=1e9, worker_tflops=40.0, peak_tflops=100.0, mfu=0.4)
+    text = Page(render_html(run.report(scaling=scaling, cost=cost, flops=flops))).text
+    assert "efficiency 90% 90 samples/s a worker, against 100 of one alone (attempt 0)" in text
+    assert "cost 20.00 8 worker-hours at 2.50 each; 0.50 a million samples" in text
+    assert "model FLOPs utilisation 40% 40 of 100 TFLOPS a worker" in text
+    unknown = replace(scaling, one_worker_samples_per_s=None, efficiency=None, source=None)
+    assert "reference.samples_per_s would tell of one alone" in Page(render_html(run.report(scaling=unknown))).text
+
+
+def test_a_run_whose_times_are_not_all_known_is_shown_over_samples_alone(run: SyntheticRun) -> None:
+    series = run.report().series
+    page = Page(render_html(run.report(series=replace(series, elapsed_s=(None, *series.elapsed_s[1:])))))
+    assert "times" not in page.data
+    assert not [field for field in page.all("input") if field.get("name") == "axis"]
+    assert Page(render_html(run.report())).data["times"]["steps"] == list(series.elapsed_s)
+
+
+def test_a_rank_that_a_verdict_is_about_is_marked_in_the_table(run: SyntheticRun) -> None:
+    verdict = Verdict(code="straggler", rank=1, message="m", evidence="e", next="n")
+    page = Page(render_html(run.report(verdicts=(verdict,))))
+    assert [row.get("class") for row in page.all("tr")].count("marked") == 1
+
+
+def test_paper_gets_the_slowest_of_very_many_workers(run: SyntheticRun) -> None:
+    (first, *_) = run.report().workers
+    workers = tuple(replace(first, rank=rank, compute_s=float(rank)) for rank in range(100))
+    page = Page(render_html(run.report(workers=workers)))
+    rest = [row.get("class") for row in page.all("tr")].count("rest")
+    assert rest == 36
+    assert "On paper: the 64 workers with the most time of their own a step, of 100." in page.text

@@ -9,19 +9,26 @@ from synthetic import SyntheticRun, as_json, codes
 # Of report.json: may grow, and nothing in it is renamed.
 FIELDS: dict[str, set[str]] = {
     "": {
-        "schema_version", "run_id", "state", "plan", "totals", "workers", "final", "attempts", "decisions", "lr_audit",
-        "noise", "gain", "verdicts", "failure", "series",
+        "schema_version", "run_id", "state", "plan", "totals", "workers", "budget", "cost", "scaling", "flops", "final",
+        "attempts", "decisions", "lr_audit", "noise", "gain", "verdicts", "failure", "series",
     },
     "totals": {"samples_seen", "progress", "steps", "wall_s", "train_s", "samples_per_s", "redone_samples", "redone_s",
                "restart_s"},
     "workers": {
         "rank", "node", "pid", "steps", "samples", "loss_mean", "worker_samples_per_s", "step_time_s", "data_wait_s",
-        "sync_wait_s", "peak_memory_gib",
+        "compute_s", "sync_wait_s", "update_s", "evaluation_s", "checkpoint_s", "peak_memory_gib", "memory_limit_gib",
+        "device", "cpu_pct", "gpu_pct",
     },
+    "budget": {
+        "startup_s", "compute_s", "data_wait_s", "sync_wait_s", "update_s", "evaluation_s", "checkpoint_s", "redone_s",
+        "restart_s", "other_s",
+    },
+    "scaling": {"world_size", "worker_samples_per_s", "one_worker_samples_per_s", "efficiency", "source"},
     "final": {"train_loss_mean", "eval"},
     "attempts": {
         "attempt", "world_size", "global_batch_size", "end_global_batch_size", "peak_lr", "start_samples",
         "end_samples", "ended_by", "cause", "per_worker_batch_size", "redone_samples", "redone_s", "restart_s",
+        "elapsed_s",
     },
     "lr_audit": {"checked_steps", "max_abs_error", "as_planned"},
     "verdicts": {"code", "rank", "message", "evidence", "next"},
@@ -35,7 +42,7 @@ def test_every_documented_field_is_there(synthetic_run: SyntheticRun) -> None:
         rows = part if isinstance(part, list) else [part]
         assert rows
         assert all(row.keys() >= names for row in rows)
-    assert values["workers"][0]["step_time_s"].keys() == {"median", "p95"}
+    assert values["workers"][0]["step_time_s"].keys() == {"median", "p95", "worst", "worst_step"}
 
 
 def test_a_run_of_two_epochs_on_two_workers(synthetic_run: SyntheticRun) -> None:
@@ -99,6 +106,80 @@ def test_quantiles_are_of_one_workers_steps(synthetic_run: SyntheticRun) -> None
     assert (first.step_time_s.median, first.step_time_s.p95) == (0.125, 0.125)
     assert second.step_time_s.median == 0.125
     assert 0.125 < second.step_time_s.p95 < 10.0
+    assert (second.step_time_s.worst, second.step_time_s.worst_step) == (10.0, 3)
+
+
+def test_what_of_a_workers_time_is_neither_data_nor_compute_nor_sync_is_update(synthetic_run: SyntheticRun) -> None:
+    for worker in synthetic_run.attempt(0).report().workers:
+        assert worker.update_s == 14 / 8 - worker.data_wait_s - worker.compute_s - worker.sync_wait_s == 14 / 64
+
+
+def test_cpu_and_gpu_of_a_worker(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0, cpu_s=lambda rank, seen: 0.25 if rank else None, gpu_pct=50.0)
+    run = run.altered(lambda record: (record.rank, record.step) == (1, 0), gpu_pct=None)
+    first, second = run.altered(lambda record: (record.rank, record.step) == (1, 1), gpu_pct=63.0).report().workers
+    assert (first.cpu_pct, second.cpu_pct) == (None, 200.0)  # two threads; of a worker that does not say, nothing
+    assert (first.gpu_pct, second.gpu_pct) == (50.0, 51.0)  # over the 13 records that have it
+    assert synthetic_run.attempt(0).report().workers[0].gpu_pct is None
+
+
+def test_cpu_time_is_over_the_steps_that_have_it(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0, cpu_s=0.125).altered(lambda record: record.step == 3, cpu_s=None)
+    assert run.report().workers[0].cpu_pct == 100.0
+
+
+def test_a_workers_device_is_of_its_newest_life(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0, stop=96).died(1)
+    run = run.attempt(1, start=96).worker_event("worker_started", 1, node="new", pid=7, device="A", memory_limit_gib=80)
+    first, second = run.report().workers
+    assert (second.node, second.device, second.memory_limit_gib) == ("new", "A", 80)
+    assert (first.device, first.memory_limit_gib) == (None, None)
+
+
+def test_evaluations_and_checkpoints_of_a_worker(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0, evaluation_s=lambda rank, seen: 1.0 + rank if seen == 100 else 0.0)
+    run = run.altered(lambda record: record.samples_seen == 100, checkpoint_s=0.25)
+    run = run.worker_event("worker_ended", 1, evaluation_s=4.0, checkpoint_s=0.5)
+    first, second = run.report().workers
+    assert (first.evaluation_s, first.checkpoint_s) == (1.0, 0.25)
+    assert (second.evaluation_s, second.checkpoint_s) == (6.0, 0.75)
+
+
+def test_what_came_after_steps_that_were_done_again_is_not_counted(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0, stop=96).worker_event("worker_ended", 0, evaluation_s=4.0, checkpoint_s=0.5)
+    report = run.died(1).attempt(1, start=64).report()
+    assert (report.workers[0].evaluation_s, report.workers[0].checkpoint_s) == (0.0, 0.0)
+
+
+# Records that stand for several steps.
+
+
+def test_records_of_several_steps_count_as_that_many(synthetic_run: SyntheticRun) -> None:
+    whole = synthetic_run.attempt(0)
+    every = whole.report()
+    merged = thinned(whole, 2).report()
+    assert merged.totals == every.totals
+    assert [row.steps for row in merged.workers] == [14, 14]
+    assert [row.step_time_s.median for row in merged.workers] == [0.125, 0.125]
+    assert merged.workers[0].data_wait_s == every.workers[0].data_wait_s
+    assert merged.budget == every.budget
+    assert merged.scaling == every.scaling
+    assert merged.lr_audit.max_abs_error == 0.0
+    assert set(merged.series.step_time_s_max) == {0.125}
+    assert set(merged.series.compute_s) == {0.0625}
+    assert merged.series.samples_seen == (0, 32, 64, 96, 116, 148, 180)
+
+
+def thinned(run: SyntheticRun, steps: int) -> SyntheticRun:
+    """Merge each worker's records by so many, as a worker does that the collector does not keep up with."""
+    merged = []
+    for rank in sorted({record.rank for record in run.records}):
+        mine = [record for record in run.records if record.rank == rank]
+        for group in (mine[at : at + steps] for at in range(0, len(mine), steps)):
+            names = ("samples", "step_time_s", "data_wait_s", "compute_s", "sync_wait_s", "steps")
+            sums = {name: sum(getattr(record, name) for record in group) for name in names}
+            merged.append(group[0]._replace(**sums))
+    return replace(run, records=tuple(merged))
 
 
 def test_memory_is_the_most_that_was_held(synthetic_run: SyntheticRun) -> None:

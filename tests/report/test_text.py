@@ -10,7 +10,7 @@ from synthetic import SYNTHETIC_JOB, SyntheticRun
 
 from scaler.job import Job
 from scaler.plan import make_plan
-from scaler.report.model import Noise
+from scaler.report.model import Cost, Flops, Noise, Scaling, Verdict
 from scaler.report.plan_text import plan_text, plans_table
 from scaler.report.text import report_text
 from scaler.report.words import group_words, noise_words, number, phase_words, plural, printable, seconds
@@ -108,6 +108,50 @@ def test_nothing_is_wider_than_80_columns(
     lines = rendered(what).splitlines()
     assert max(len(line) for line in lines) <= 80
     assert not [line for line in lines if line.rstrip().endswith("…")], "a number was cut off"
+
+
+def test_of_very_many_workers_the_slowest_are_shown_and_the_rest_counted(synthetic_run: SyntheticRun) -> None:
+    report = synthetic_run.attempt(0).report()
+    workers = tuple(replace(report.workers[0], rank=rank, compute_s=1.0 + rank / 1e6) for rank in range(1000))
+    verdict = Verdict(code="straggler", rank=999, message="Rank 999 is slow.", evidence="e", next="n")
+    text = rendered(report_text(replace(report, workers=workers, verdicts=(verdict,))))
+    rows = text[text.index("rank  samples") :].splitlines()
+    assert [row.split()[0] for row in rows[1:17]] == ["999<", *(str(rank) for rank in range(998, 983, -1))]
+    assert rows[17].startswith("and 984 more workers;")
+    assert len(text.splitlines()) <= 48
+
+
+def test_the_bar_of_the_time_has_a_column_for_each_share_and_words_for_all(synthetic_run: SyntheticRun) -> None:
+    report = synthetic_run.attempt(0).report()
+    assert report.budget is not None
+    nothing = dict.fromkeys(report.budget.__dataclass_fields__, 0.0)
+    budget = replace(report.budget, **{**nothing, "startup_s": 7.8, "compute_s": 70.0, "data_wait_s": 0.2})
+    text = rendered(report_text(replace(report, budget=budget, totals=replace(report.totals, wall_s=78.0))))
+    bar, words = text[text.index("Where the 1 min 18 s went") :].splitlines()[1:3]
+    assert bar == "^" * 8 + "c" * 70
+    assert words == "^ start-up 10%  c compute 90%  d data wait <1%"
+    assert "Where the" not in rendered(report_text(replace(report, budget=None)))
+
+
+def test_what_workers_bought_and_cost_is_said_where_it_is_known(synthetic_run: SyntheticRun) -> None:
+    report = synthetic_run.attempt(0).report()
+    scaling = Scaling(
+        world_size=2, worker_samples_per_s=90.0, one_worker_samples_per_s=100.0, efficiency=0.9, source=HOSTILE
+    )
+    known = replace(
+        report,
+        scaling=scaling,
+        cost=Cost(price_per_worker_hour=2.5, worker_hours=8e9, total=2e10, per_million_samples=0.001),
+        flops=Flops(flops_per_sample=1e9, worker_tflops=40.0, peak_tflops=100.0, mfu=0.4),
+    )
+    text = rendered(report_text(known))
+    assert max(len(line) for line in text.splitlines()) <= 80
+    said = " ".join(text.split())
+    assert "efficiency 90%: 90 samples/s a worker, against 100 of one alone (a\\x1b[31mb" in said
+    assert "computing 40%: 40 of 100 TFLOPS a worker" in said
+    assert "cost 20,000,000,000.00 for 8,000,000,000 worker-hours at 2.50 each; 0.001 a million samples" in said
+    unknown = replace(scaling, one_worker_samples_per_s=None, efficiency=None, source=None)
+    assert "efficiency" not in rendered(report_text(replace(known, scaling=unknown)))
 
 
 def test_names_from_outside_are_shown_and_not_obeyed(synthetic_run: SyntheticRun) -> None:

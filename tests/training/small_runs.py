@@ -23,7 +23,10 @@ from scaler.training.randomness import seed_everything
 from scaler.training.surroundings import Ending, Leave
 
 SAMPLES = 250  # no multiple of any batch
-TIMES = ("attempt", "step_time_s", "data_wait_s", "compute_s", "sync_wait_s", "peak_memory_gib")
+TIMES = (
+    "attempt", "step_time_s", "data_wait_s", "compute_s", "sync_wait_s", "evaluation_s", "checkpoint_s", "cpu_s",
+    "peak_memory_gib",
+)  # fmt: skip
 NEVER_STOP = 10**9
 
 
@@ -52,6 +55,9 @@ class Kept:
 
     def next_attempt(self) -> int:
         return self.attempt + 1
+
+    def wanted_steps(self, steps: int) -> int:
+        return steps
 
     def secure(self, samples_seen: int) -> None:
         """Handed over is arrived."""
@@ -162,16 +168,17 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], optio
     """Train one rank; everything a test may ask about. Goes on from the newest checkpoint, if there is one.
 
     Options, beside those of ``make_recipe``: ``stop_after`` (records), ``broken`` (of ``Loss``), ``broken_rank`` (the
-    only one where it is).
+    only one where it is), ``surroundings`` (a class instead of ``Kept``).
     """
     torch.set_num_threads(1)
     job = parse_job(values, source="job")
     seed_everything(job.train.seed)
     options = dict(options)
     stop_after, broken = options.pop("stop_after", NEVER_STOP), options.pop("broken", {})
+    kind = options.pop("surroundings", Kept)
     loss = Loss(**broken) if rank == options.pop("broken_rank", rank) else Loss()
     recipe = make_recipe(loss=loss, **options)
-    around = Kept(rank, world_size, folder, stop_after=stop_after)
+    around = kind(rank, world_size, folder, stop_after=stop_after)
     training = Training(recipe, job, make_plan(job, world_size, parameters=shapes_of(recipe)), around)
     if stop_after != NEVER_STOP:
         training._pace = EveryStep()

@@ -25,13 +25,40 @@
     return value.toLocaleString("en-US", { maximumFractionDigits: 6 });
   }
 
+  /** A time in the unit that suits it. */
+  function seconds(value) {
+    if (value == null) return "–";
+    if (value < 0.9995) return `${Number((value * 1000).toPrecision(3))} ms`;
+    if (value < 60) return `${Number(value.toPrecision(3))} s`;
+    const whole = Math.floor(value), rest = whole % 60;
+    if (whole < 3600) return `${Math.floor(whole / 60)} min${rest ? ` ${rest} s` : ""}`;
+    return `${Math.floor(whole / 3600)} h${whole % 3600 >= 60 ? ` ${Math.floor((whole % 3600) / 60)} min` : ""}`;
+  }
+
+  const TIMES = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400, 172800, 432000, 864000];
+  const TIME_STEPS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, ...TIMES]; // where a time axis may have its ticks
+
   const plural = (number, noun) => `${format(number)} ${noun}${number === 1 ? "" : "s"}`;
 
   // Charts
 
-  const everything = Object.values(data.clocks).flat();
-  const domain = [everything.reduce((a, b) => Math.min(a, b), Infinity), everything.reduce((a, b) => Math.max(a, b), 0)];
+  const LAYERS = ["compute", "data", "sync", "update"];
   const colour = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
+
+  // What the charts stand over: samples seen, or where the page has them the times at which they were seen.
+  const AXES = {
+    clocks: { label: "samples seen", at: (x) => `at ${plural(x, "sample")}`, place: "samples_seen", tick, steps: undefined },
+    times: { label: "time since submission", at: (x) => `after ${seconds(x)}`, place: "elapsed_s", tick: seconds, steps: TIME_STEPS },
+  };
+  let axisName = "clocks";
+  let domain = [];
+
+  function setAxis(name) {
+    axisName = name;
+    const places = Object.values(data[name]).flat();
+    const least = places.reduce((a, b) => Math.min(a, b), Infinity), greatest = places.reduce((a, b) => Math.max(a, b), 0);
+    domain = [Math.min(least, greatest), greatest];
+  }
 
   /** The lines of a chart over one common clock, which spans the whole run in every chart. */
   function joined(lines) {
@@ -39,10 +66,18 @@
     const order = [];
     for (const clock of Object.keys(data.clocks)) {
       const mine = lines.filter((line) => line.clock === clock);
-      if (mine.length) tables.push([data.clocks[clock], ...mine.map((line) => line.values)]);
+      const places = data[axisName][clock];
+      const sorted = places.map((_, i) => i).sort((a, b) => places[a] - places[b]); // clocks of machines may step back
+      if (mine.length) tables.push([sorted.map((i) => places[i]), ...mine.map((line) => sorted.map((i) => line.values[i]))]);
       order.push(...mine);
     }
     return { order, columns: uPlot.join(tables) };
+  }
+
+  /** Each layer on the ones before it. */
+  function stacked(columns) {
+    const heights = columns[0].map(() => 0);
+    return [columns[0], ...columns.slice(1).map((layer) => layer.map((value, i) => (value == null ? value : (heights[i] += value))))];
   }
 
   /** One significant digit, down or up: where a log axis may end. */
@@ -58,6 +93,7 @@
       const dash = colour(`${line.style}-dash`).split(" ").map(Number);
       return { stroke: colour(line.style), width: 2, dash: dash[1] ? dash : [], points: alone };
     }
+    if (LAYERS.includes(line.style)) return { stroke: colour(line.style), width: 1, points: alone };
     return {
       low: () => hidden,
       high: () => hidden,
@@ -94,7 +130,8 @@
     ctx.textAlign = "left";
     ctx.textBaseline = "bottom";
     const inside = data.markers
-      .map((marker) => ({ ...marker, x: Math.round(u.valToPos(marker.samples_seen, "x", true)) }))
+      .filter((marker) => marker[AXES[axisName].place] != null)
+      .map((marker) => ({ ...marker, x: Math.round(u.valToPos(marker[AXES[axisName].place], "x", true)) }))
       .filter(({ x }) => x >= bbox.left && x <= bbox.left + bbox.width);
     for (const { x, kind } of inside) {
       ctx.setLineDash(kind === "attempt" ? [3 * ratio, 3 * ratio] : [ratio, 2 * ratio]);
@@ -124,11 +161,20 @@
       this.at = this.figure.querySelector(".at");
       this.outputs = [...this.figure.querySelectorAll(".legend b")];
       this.lines = spec.lines;
+      this.format = spec.quantity === "seconds" ? seconds : format;
+      this.tick = spec.quantity === "seconds" ? seconds : tick;
+      this.isStacked = spec.stacked;
       this.logarithmic = false;
       this.width = 0;
-      Object.assign(this, joined(spec.lines));
       // The legend has one place for each line; a band's two edges share one.
       this.shown = spec.lines.filter((line) => line.style !== "high").map((line) => (line.style === "low" ? ["low", "high"] : [line.style]));
+      this.place();
+    }
+
+    /** Put the lines over the axis that is chosen. */
+    place() {
+      Object.assign(this, joined(this.lines));
+      this.drawn = this.isStacked ? stacked(this.columns) : this.columns;
       this.stops = this.columns[0].map((_, i) => i).filter((i) => this.columns.slice(1).some((ys) => ys[i] != null));
     }
 
@@ -140,8 +186,11 @@
         ticks: { stroke: colour("grid"), width: 1, size: 4 },
         values: (_, splits) => splits.map(tick),
       };
+      const layers = this.isStacked ? this.order.map((line, i) => ({ series: [i + 1, i], fill: colour(line.style) })) : [];
+      const across = AXES[axisName];
       const band = [this.order.findIndex((line) => line.style === "high") + 1, this.order.findIndex((line) => line.style === "low") + 1];
-      const zoom = this.u && { min: this.u.scales.x.min, max: this.u.scales.x.max };
+      const zoom = this.u && this.axisName === axisName && { min: this.u.scales.x.min, max: this.u.scales.x.max };
+      this.axisName = axisName;
       this.u?.destroy();
       this.width = width;
       this.u = new uPlot(
@@ -152,28 +201,34 @@
           legend: { show: false },
           scales: {
             x: { time: false },
-            y: { distr: this.logarithmic ? 3 : 1, range: this.logarithmic ? (_, low, high) => [rounded(low, Math.floor), rounded(high, Math.ceil)] : undefined },
+            y: { distr: this.logarithmic ? 3 : 1, range: this.range() },
           },
           axes: [
-            { ...axis, label: "samples seen", labelSize: 20, labelFont: axis.font, labelGap: 2, size: 32, space: 70 },
-            { ...axis, space: 36, gap: 6, size: (_, values) => 16 + 7 * Math.max(2, ...(values ?? []).map((text) => text?.length ?? 0)) },
+            { ...axis, label: across.label, values: (_, splits) => splits.map(across.tick), incrs: across.steps, labelSize: 20, labelFont: axis.font, labelGap: 2, size: 32, space: 70 },
+            { ...axis, values: (_, splits) => splits.map(this.tick), space: 36, gap: 6, size: (_, values) => 16 + 7 * Math.max(2, ...(values ?? []).map((text) => text?.length ?? 0)) },
           ],
-          series: [{}, ...this.order.map(series)],
-          bands: band[0] && band[1] ? [{ series: band, fill: colour("band") }] : [],
+          series: [{}, ...this.order.map((line, i) => (this.isStacked && i === 0 ? { ...series(line), fill: colour(line.style) } : series(line)))],
+          bands: band[0] && band[1] ? [{ series: band, fill: colour("band") }] : layers.slice(1),
           cursor: {
             y: false,
-            sync: { key: "samples_seen", scales: ["x", null] },
+            sync: { key: "run", scales: ["x", null] },
             drag: { x: true, y: false, dist: 6 },
             dataIdx: nearest,
             points: { size: (_, i) => (["low", "high"].includes(this.order[i - 1].style) ? 0 : 8), fill: (u, i) => u.series[i].stroke(u, i) },
           },
           hooks: { draw: [drawMarkers], setCursor: [() => this.read()] },
         },
-        this.columns,
+        this.drawn,
         this.plot,
       );
       if (zoom) this.u.setScale("x", zoom);
       this.read();
+    }
+
+    /** A log axis ends at round values, and a stack stands on 0. */
+    range() {
+      if (this.logarithmic) return (_, low, high) => [rounded(low, Math.floor), rounded(high, Math.ceil)];
+      return this.isStacked ? (_, low, high) => [0, high > 0 ? high * 1.05 : 1] : undefined;
     }
 
     /** Write the values under the cursor into the legend, or the last ones when there is none. */
@@ -184,10 +239,10 @@
       this.outputs.forEach((output, i) => {
         const columns = this.shown[i].map((style) => this.order.findIndex((line) => line.style === style) + 1);
         const index = nearest(this.u, columns[0], here, xs[here]);
-        const away = under && index != null && index !== here ? ` (at ${format(xs[index])})` : "";
-        output.textContent = columns.map((column) => format(this.columns[column][index])).join(" to ") + away;
+        const away = under && index != null && index !== here ? ` (${AXES[axisName].at(xs[index])})` : "";
+        output.textContent = columns.map((column) => (index == null ? "–" : this.format(this.columns[column][index]))).join(" to ") + away;
       });
-      this.at.textContent = under ? `at ${plural(xs[here], "sample")}` : "last values";
+      this.at.textContent = under ? AXES[axisName].at(xs[here]) : "last values";
     }
 
     /** Move the cursor with a key; the other charts follow. */
@@ -215,17 +270,18 @@
 
     /** The values as a table, made when it is first asked for. */
     table(details) {
-      if (details.querySelector("table")) return;
+      if (!details.open) return;
+      details.querySelector(".scroll")?.remove();
       const title = this.figure.querySelector("h3").textContent;
       const scroll = element("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: `${title}, values` });
-      const table = element("table", {}, element("caption", { className: "spoken" }, `${title} over samples seen`));
-      const head = element("tr", {}, ...["samples seen", ...this.order.map((line) => line.label)].map((name) => element("th", { scope: "col", className: "num" }, name)));
+      const table = element("table", {}, element("caption", { className: "spoken" }, `${title} over ${AXES[axisName].label}`));
+      const head = element("tr", {}, ...[AXES[axisName].label, ...this.order.map((line) => line.label)].map((name) => element("th", { scope: "col", className: "num" }, name)));
       const rows = this.stops.map((i) =>
         element(
           "tr",
           {},
-          element("th", { scope: "row", className: "num" }, format(this.columns[0][i])),
-          ...this.columns.slice(1).map((ys) => element("td", { className: "num" }, ys[i] === undefined ? "" : format(ys[i]))),
+          element("th", { scope: "row", className: "num" }, axisName === "times" ? seconds(this.columns[0][i]) : format(this.columns[0][i])),
+          ...this.columns.slice(1).map((ys) => element("td", { className: "num" }, ys[i] === undefined ? "" : this.format(ys[i]))),
         ),
       );
       table.append(element("thead", {}, head), element("tbody", {}, ...rows));
@@ -242,6 +298,7 @@
 
   const drawAll = (width) => charts.forEach((chart) => chart.draw(width ?? chart.plot.clientWidth));
 
+  setAxis("clocks");
   for (const spec of data.charts) {
     const chart = new Chart(spec);
     charts.push(chart);
@@ -255,6 +312,17 @@
       chart.logarithmic = !chart.logarithmic;
       log.setAttribute("aria-pressed", String(chart.logarithmic));
       chart.draw(chart.width);
+    });
+  }
+
+  for (const choice of document.querySelectorAll("input[name=axis]")) {
+    choice.addEventListener("change", () => {
+      setAxis(choice.value);
+      for (const chart of charts) {
+        chart.place();
+        chart.draw(chart.width);
+        chart.table(chart.figure.querySelector("details"));
+      }
     });
   }
 

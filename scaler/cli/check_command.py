@@ -1,0 +1,101 @@
+"""``scaler check``."""
+
+import json
+from collections.abc import Sequence
+
+import click
+
+from scaler.cli.options import storage_option
+from scaler.cli.terminal import show
+from scaler.errors import JobFileError, TrainingError
+from scaler.runs import find_run
+
+
+@click.command("check")
+@click.argument("run", metavar="RUN")
+@storage_option
+@click.option("--min-efficiency", type=float, metavar="X", help="Speed a worker over one worker's alone; 0.8: 80 %.")
+@click.option("--baseline", metavar="RUN", help="The run with one worker that efficiency is against.")
+@click.option("--max-loss", type=float, metavar="X", help="Of the last evaluation; of training where it gives none.")
+@click.option("--min-accuracy", type=float, metavar="X", help="The same as: --min-eval accuracy=X.")
+@click.option("--min-eval", "min_evals", multiple=True, metavar="NAME=X", help="Least value of the last evaluation.")
+@click.option("--max-eval", "max_evals", multiple=True, metavar="NAME=X", help="Greatest value of it.")
+@click.option("--min-samples-per-s", type=float, metavar="X", help="Training speed of all workers.")
+@click.option("--max-wall-s", type=float, metavar="X", help="Seconds from submission to the end.")
+@click.option("--max-cost", type=float, metavar="X", help="By resources.price_per_worker_hour.")
+@click.option("--no-verdict", "no_verdicts", multiple=True, metavar="CODE", help="A verdict that may not be; or: any.")
+@click.option("--allow-unfinished", is_flag=True, help="Also judge a run that has not succeeded.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    run: str,
+    storage: str,
+    min_efficiency: float | None,
+    baseline: str | None,
+    max_loss: float | None,
+    min_accuracy: float | None,
+    min_evals: tuple[str, ...],
+    max_evals: tuple[str, ...],
+    min_samples_per_s: float | None,
+    max_wall_s: float | None,
+    max_cost: float | None,
+    no_verdicts: tuple[str, ...],
+    allow_unfinished: bool,
+    as_json: bool,
+) -> int:
+    """Hold a run against limits; a gate for CI.
+
+    RUN is a run's id, its folder or URI, or: last. Exit codes: 0 every limit is kept, 4 one is not, or the run has not
+    succeeded; 2 a limit that cannot be judged, 5 a run that cannot be read.
+    """
+    from scaler.report.checks import Limits, check_report
+    from scaler.report.checks_text import checks_text
+    from scaler.report.write import read_report
+
+    least = _limits(min_evals, option="--min-eval")
+    if min_accuracy is not None:
+        least["accuracy"] = max(min_accuracy, least.get("accuracy", min_accuracy))
+    limits = Limits(
+        min_efficiency=min_efficiency,
+        max_loss=max_loss,
+        min_evals=least,
+        max_evals=_limits(max_evals, option="--max-eval"),
+        min_samples_per_s=min_samples_per_s,
+        max_wall_s=max_wall_s,
+        max_cost=max_cost,
+        no_verdicts=no_verdicts,
+        allow_unfinished=allow_unfinished,
+    )
+    if not limits.asks_something:
+        raise JobFileError(f"scaler check {run} is given nothing to check.", f"Give one or more of {_OPTIONS}.")
+    if baseline is not None and min_efficiency is None:
+        raise JobFileError(f"--baseline {baseline} is for efficiency alone.", "Give --min-efficiency X with it.")
+    one_worker = find_run(baseline, storage=storage) if baseline is not None else None
+    checks = check_report(read_report(find_run(run, storage=storage), baseline=one_worker), limits)
+    if as_json:
+        click.echo(json.dumps(checks.to_dict(), indent=1, allow_nan=False))
+    else:
+        show(checks_text(checks))
+    return 0 if checks.is_ok else TrainingError.exit_code
+
+
+_OPTIONS = (
+    "--min-efficiency, --max-loss, --min-accuracy, --min-eval, --max-eval, --min-samples-per-s, --max-wall-s, "
+    "--max-cost, --no-verdict"
+)
+
+
+def _limits(texts: Sequence[str], *, option: str) -> dict[str, float]:
+    """The limits of ``NAME=X``; a name holds what it likes, also ``=``."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, equals, value = text.rpartition("=")
+        try:
+            limit = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise JobFileError(f"{option} {text} is not NAME=X with a number X.", f"Such as {option} accuracy=0.95.")
+        if name in found:
+            raise JobFileError(f"{option} {name} is given twice.", "Give each name once.")
+        found[name] = limit
+    return found

@@ -1,0 +1,42 @@
+"""``scaler compare``."""
+
+import json
+from pathlib import Path
+
+import click
+
+from scaler.cli.options import storage_option, write_file
+from scaler.cli.terminal import show
+from scaler.runs import find_run
+
+
+@click.command("compare")
+@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True)
+@storage_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
+@click.option("--html", "html_path", type=click.Path(path_type=Path), metavar="FILE", help="Write HTML to FILE.")
+def command(runs: tuple[str, ...], storage: str, as_json: bool, as_markdown: bool, html_path: Path | None) -> None:
+    """Compare runs: what differs, which numbers moved, and beyond noise or not.
+
+    Each RUN is a run's id, its folder or URI, or: last. Runs whose jobs are equal but for seed, name, storage and
+    tracking are repeats of one arm; the first run's arm is the base. Repeats make the noise known: scaler submit JOB
+    --set train.seed=1.
+    """
+    from scaler.report.compare.read import read_comparison
+
+    comparison = read_comparison([find_run(run, storage=storage) for run in runs])
+    if html_path is not None:
+        from scaler.report.compare.html import render_comparison_html
+
+        write_file(html_path, render_comparison_html(comparison))
+    if as_json:
+        click.echo(json.dumps(comparison.to_dict(), indent=1, allow_nan=False))
+    elif as_markdown:
+        from scaler.report.compare.markdown import render_comparison_markdown
+
+        click.echo(render_comparison_markdown(comparison), nl=False)
+    elif html_path is None:
+        from scaler.report.compare.text import comparison_text
+
+        show(comparison_text(comparison))

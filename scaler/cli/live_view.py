@@ -1,0 +1,160 @@
+"""What a terminal is shown of a running job, for whatever room it has."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from scaler.cluster.progress import Progress, Straggler, WorkerLook
+from scaler.report.words import number, plural, printable, seconds
+
+# Columns of a worker: heading, and from which width on it is shown. All fit 80; the first three fit any terminal.
+COLUMNS = (
+    ("rank", 0),
+    ("samples/s", 0),
+    ("step", 0),
+    ("data", 44),
+    ("compute", 54),
+    ("sync", 64),
+    ("loss", 70),
+    ("memory", 78),
+)
+FEWEST_ROWS = 1
+SHORTEST_BAR, LONGEST_BAR = 6, 30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """The panel; rich draws it anew a few times a second, for the terminal's size at that moment.
+
+    Args:
+        total: the plan's length, in samples of the reference's training.
+        done: of them.
+        left_s: what is left, in seconds; None: not known.
+        restarts: attempts that this process has seen end.
+        progress: the newest look.
+    """
+
+    total: float
+    done: float = 0.0
+    left_s: float | None = None
+    restarts: int = 0
+    progress: Progress = field(default_factory=Progress)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it no higher than the terminal, with a line to spare."""
+        width, progress = options.max_width, self.progress
+        parts: list[Text | Table] = [_head(self, width)]
+        if progress.samples_seen:
+            parts.append(_line(numbers_line(progress)))
+        if progress.straggler is not None:
+            said = f"{straggler_words(progress.straggler)}."
+            short = f"rank {progress.straggler.rank} is waited for"
+            parts.append(_line(said if len(said) <= width else short, style="yellow"))
+        room = console.size.height - 1 - len(parts) - 1  # and the heading of the table
+        if progress.workers and room >= FEWEST_ROWS and (progress.world_size or 0) > 1:
+            parts += _workers(progress, room=room, width=width)
+        yield Group(*parts)
+
+
+def numbers_line(progress: Progress) -> str:
+    """Return loss, rate, speed and evaluations of a look in one line."""
+    parts = [
+        f"loss {number(progress.loss_mean)}",
+        f"lr {number(progress.lr, 3)}",
+        f"{number(progress.samples_per_s, 3)} samples/s",
+        *(f"{printable(name)} {number(value)}" for name, value in progress.evals.items() if name != "loss"),
+    ]
+    return "  ".join(parts)
+
+
+def straggler_words(straggler: Straggler) -> str:
+    """Return who makes the others wait, and of what.
+
+    Example:
+        >>> straggler_words(Straggler(rank=3, own_s=0.31, others_s=0.1, waits_for_data=False))
+        'rank 3 makes the others wait: compute, 310 ms a step against 100 ms'
+    """
+    what = "data" if straggler.waits_for_data else "compute"
+    return (
+        f"rank {straggler.rank} makes the others wait: {what}, {seconds(straggler.own_s)} a step against "
+        f"{seconds(straggler.others_s)}"
+    )
+
+
+def eta_s(pace: Sequence[tuple[float, float]], *, total: float) -> float | None:
+    """Return the seconds that are left at a pace: moments in seconds, and how far the run was at each.
+
+    Example:
+        >>> eta_s([(10.0, 100.0), (20.0, 150.0)], total=200), eta_s([(10.0, 100.0)], total=200)
+        (10.0, None)
+    """
+    (first_at, first), (last_at, last) = pace[0], pace[-1]
+    return (total - last) * (last_at - first_at) / (last - first) if last > first else None
+
+
+def _head(view: View, width: int) -> Table:
+    """What it does, a bar, the share, the time left, and restarts; the bar and words give way in a narrow terminal."""
+    progress = view.progress
+    share, left = f"{view.done / view.total:.0%}", f"{seconds(view.left_s)} left"
+    restarts = [plural(view.restarts, "restart")] if view.restarts else []
+    if not progress.samples_seen:
+        doing = ["starting"]
+    else:
+        doing = [f"training on {plural(progress.world_size or 0, 'worker')}", "training", ""]
+    told = [share, left, *restarts]
+    for words in doing:  # the longest that leaves room for a bar
+        bar_width = width - len(" ".join([words, *told])) - 1
+        if bar_width >= SHORTEST_BAR:
+            break
+    else:
+        while len(told) > 1 and len(" ".join(told)) > width - 1:
+            told.pop()
+    row: list[Text | ProgressBar] = [_line(words)] if words else []
+    if bar_width >= SHORTEST_BAR:
+        row.append(ProgressBar(total=view.total, completed=view.done, width=min(LONGEST_BAR, bar_width)))
+    row += map(_line, told)
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    for _ in row:
+        grid.add_column(no_wrap=True)
+    grid.add_row(*row)
+    return grid
+
+
+def _workers(progress: Progress, *, room: int, width: int) -> list[Text | Table]:
+    """A row a worker, by rank; where there is no room for all, the slowest and how many more there are."""
+    workers, world_size = progress.workers, progress.world_size or 0
+    shown = workers[:room] if world_size <= room else workers[: max(room - 1, 0)]
+    names = [name for name, from_width in COLUMNS if width >= from_width]
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("", width=1)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    worst = progress.straggler.rank if progress.straggler is not None else None
+    for worker in sorted(shown, key=lambda worker: worker.rank):
+        cells = _cells(worker)
+        is_worst = worker.rank == worst
+        row = [">" if is_worst else "", *(cells[name] for name in names)]
+        table.add_row(*row, style="bold yellow" if is_worst else "")
+    rest = world_size - len(shown)
+    return [table, *([_line(f"and {rest:,} more, faster ones", style="dim")] if rest else [])]
+
+
+def _cells(worker: WorkerLook) -> dict[str, str]:
+    return {
+        "rank": str(worker.rank),
+        "samples/s": number(worker.samples_per_s, 3),
+        "step": seconds(worker.step_time_s),
+        "data": seconds(worker.data_wait_s),
+        "compute": seconds(worker.compute_s),
+        "sync": seconds(worker.sync_wait_s),
+        "loss": number(worker.loss),
+        "memory": f"{worker.peak_memory_gib:.2f} GiB",
+    }
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")

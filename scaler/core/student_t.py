@@ -1,0 +1,157 @@
+"""Student's t: how far the mean of a few repeats may lie from the truth, and how far two means from each other."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scaler.errors import PlanError
+
+_HALVINGS = 200  # of the interval that holds the quantile: beyond the last digit of a float
+_TERMS = 10_000  # of the continued fraction: some sqrt(freedom) are taken
+_TINY = 1e-300
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeanDifference:
+    """A difference of two means, and how far the true one may lie from it on either side."""
+
+    difference: float  # the second mean minus the first
+    margin: float  # half the interval's length
+    freedom: float  # degrees of freedom
+
+    @property
+    def is_beyond_noise(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return abs(self.difference) > self.margin
+
+
+def compare_means(first: Sequence[float], second: Sequence[float], *, level: float) -> MeanDifference | None:
+    """Return the difference of two groups' means with its interval; None where no group says how its values spread.
+
+        margin = q sqrt(v1 + v2),  v = s^2 / n,  freedom = (v1 + v2)^2 / (v1^2 / (n1 - 1) + v2^2 / (n2 - 1))
+
+    with s the standard deviation, n the number of values of a group, and q Student's two-sided quantile (Welch): the
+    two may spread differently. A group of one value says nothing of its spread: then it is taken to spread as the
+    other does, ``margin = q s sqrt(1 / n1 + 1 / n2)`` with ``n - 1`` degrees of freedom of the other. Values are
+    assumed independent and, with so few of them, about normal.
+
+    Args:
+        first: one value for each repeat, at least one.
+        second: likewise.
+        level: of the interval, in (0, 1).
+
+    Returns:
+        None without two values in any group, and where no value differs from another in its group: equal repeats of
+        what is counted in coarse steps show no spread, which is not none.
+
+    Sources:
+        Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28; Satterthwaite 1946, https://doi.org/10.2307/3002019.
+
+    Example:
+        >>> found = compare_means([1.0, 2.0, 3.0], [5.0, 6.0, 7.0], level=0.95)
+        >>> found.difference, round(found.margin, 3), found.freedom, found.is_beyond_noise
+        (4.0, 2.267, 4.0, True)
+    """
+    variances = [_variance(values) for values in (first, second)]
+    known = [variance for variance in variances if variance is not None]
+    if not known or not any(known):
+        return None
+    difference = math.fsum(second) / len(second) - math.fsum(first) / len(first)
+    if len(known) == 1:
+        freedom = float(max(len(first), len(second)) - 1)
+        error = math.sqrt(known[0] * (1 / len(first) + 1 / len(second)))
+    else:
+        parts = [known[0] / len(first), known[1] / len(second)]
+        error = math.sqrt(sum(parts))
+        shares = [part / sum(parts) for part in parts]
+        freedom = 1 / (shares[0] ** 2 / (len(first) - 1) + shares[1] ** 2 / (len(second) - 1))
+    margin = two_sided_quantile(level, freedom=freedom) * error
+    return MeanDifference(difference=difference, margin=margin, freedom=freedom)
+
+
+def _variance(values: Sequence[float]) -> float | None:
+    """The unbiased variance; None of a single value."""
+    if len(values) < 2:
+        return None
+    mean = math.fsum(values) / len(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
+def two_sided_quantile(level: float, *, freedom: float) -> float:
+    """Return t with ``P(-t < T < t) = level`` for Student's T.
+
+        P(|T| > t) = I_x(freedom / 2, 1 / 2)  at  x = freedom / (freedom + t^2)
+
+    with I the regularised incomplete beta function, which is inverted by halving intervals.
+
+    Args:
+        level: in (0, 1).
+        freedom: degrees of freedom, at least 1; whole or not.
+
+    Raises:
+        PlanError: a value outside its range.
+
+    Sources:
+        https://dlmf.nist.gov/8.17 (8.17.22, the continued fraction).
+
+    Example:
+        >>> [round(two_sided_quantile(0.95, freedom=n), 3) for n in (1, 2, 10, 1e6)]
+        [12.706, 4.303, 2.228, 1.96]
+    """
+    if not 0 < level < 1:
+        raise PlanError(f"level = {level:g} is not in (0, 1).", "Such as 0.95.")
+    if not 1 <= freedom < math.inf:
+        raise PlanError(f"freedom = {freedom:g} is below 1, or no number.", "It takes two values or more.")
+    low, high = 0.0, 1.0
+    while two_sided_chance(high, freedom) > 1 - level:
+        low, high = high, 2 * high
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        if two_sided_chance(middle, freedom) > 1 - level:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def two_sided_chance(t: float, freedom: float) -> float:
+    """Return ``P(|T| > |t|)`` for Student's T: how likely chance alone lies as far from 0 as ``t``.
+
+    Args:
+        t: finite.
+        freedom: degrees of freedom, at least 1; whole or not.
+
+    Example:
+        >>> [round(two_sided_chance(t, 8), 4) for t in (0.0, 2.306, -5.041)]
+        [1.0, 0.05, 0.001]
+    """
+    y = t * t / (freedom + t * t)
+    x = freedom / (freedom + t * t)
+    a, b = freedom / 2, 0.5
+    if not y:
+        return 1.0
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(y))
+    if x < (a + 1) / (a + b + 2):  # where the fraction converges fast
+        return front * _fraction(a, b, x) / a
+    return 1 - front * _fraction(b, a, y) / b
+
+
+def _fraction(a: float, b: float, x: float) -> float:
+    """The continued fraction of the incomplete beta function, by Lentz's method."""
+    c, d = 1.0, 1 / _not_zero(1 - (a + b) * x / (a + 1))
+    value = d
+    for m in range(1, _TERMS):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for term in (even, odd):
+            d, c = 1 / _not_zero(1 + term * d), _not_zero(1 + term / c)
+            value *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return value
+
+
+def _not_zero(value: float) -> float:
+    return value if abs(value) > _TINY else _TINY

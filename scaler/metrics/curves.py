@@ -1,0 +1,158 @@
+"""The run's curves, as they are drawn while it runs: points that TensorBoard, MLflow and W&B get alike.
+
+    train/loss_mean      mean over ranks, weighted by samples
+    train/lr             as rank 0's optimizer used it
+    train/noise_scale    running average, in samples: an estimate; only where it is measured
+    train/samples_per_s  over all workers, in the slowest worker's time
+    train/step_time_s    of an optimizer step, the slowest worker's
+    eval/<name>          over all of eval_data
+
+A point stands at ``samples_seen``. Every step is a point until there are ``STRETCH_POINTS`` of them; from then on a
+point stands for 2 steps, then for 4 and so on, so that a long run's curves stay small.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic, time
+from typing import Any
+
+from scaler.metrics.record import Record
+
+STRETCH_POINTS = 1000
+STRETCH_S = 5.0  # a point waits no longer for its stretch to be full
+OPEN_STEPS = 10_000  # that lack a worker's record; beyond, the oldest are not drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What is to be drawn: values by name, or that everything from here on is to be forgotten."""
+
+    samples_seen: int
+    wall_time: float
+    values: Mapping[str, float] = field(default_factory=dict)
+    forget: bool = False
+    attempt: int = 0
+
+
+@dataclass(slots=True)
+class _Step:
+    """One optimizer step, as far as its workers have told of it; or a stretch of whole ones."""
+
+    samples_seen: int
+    count: int = 0  # workers that told; of a stretch, its steps
+    steps: int = 1  # optimizer steps in it
+    samples: int = 0
+    counted: int = 0  # samples that the loss is of
+    loss_sum: float = 0.0
+    time_s: float = 0.0  # the slowest worker's
+    lr: float | None = None
+    noise_scale: float | None = None
+
+
+class Curves:
+    """Makes points of records and events.
+
+    A step is drawn once every worker has told of it. Work that is done again, after a crash or a return to a
+    checkpoint, is preceded by a point with ``forget``.
+    """
+
+    def __init__(self) -> None:
+        self._attempt: int | None = None
+        self._world_size = 0
+        self._steps: dict[tuple[int, int], _Step] = {}  # by attempt and samples_seen
+        self._stretch: _Step | None = None
+        self._stretch_began = 0.0
+        self._drawn = 0
+        self._points: list[Point] = []
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that is drawn; 0 before the first."""
+        return self._attempt or 0
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Take records of one worker, in the order of its steps."""
+        for record in records:
+            if self._attempt is not None and record.attempt < self._attempt:
+                continue
+            key = (record.attempt, record.samples_seen)
+            step = self._steps.get(key)
+            if step is None:
+                step = self._steps[key] = _Step(record.samples_seen, steps=record.steps)
+                if len(self._steps) > OPEN_STEPS:
+                    del self._steps[next(iter(self._steps))]
+            step.count += 1
+            step.samples += record.samples
+            step.time_s = max(step.time_s, record.step_time_s)
+            if record.loss is not None:
+                step.counted += record.samples
+                step.loss_sum += record.loss * record.samples
+            if record.rank == 0:
+                step.lr, step.noise_scale = record.lr, record.noise_scale
+            if step.count == self._world_size and record.attempt == self._attempt:
+                self._extend(self._steps.pop(key))
+
+    def add_event(self, event: Mapping[str, Any]) -> None:
+        """Take an event: attempts and evaluations are of use here."""
+        if event["kind"] == "attempt_started":
+            self._begin(event)
+        elif event["kind"] == "evaluated":
+            values = {f"eval/{name}": value for name, value in event["values"].items() if value is not None}
+            at = event.get("time", time())
+            self._points.append(Point(event["samples_seen"], at, values, attempt=self.attempt))
+
+    def take(self, *, to_the_end: bool = False) -> list[Point]:
+        """Return the points that were made since the last time; ``to_the_end``: also of a stretch that is not full."""
+        if self._stretch is not None and (to_the_end or monotonic() - self._stretch_began >= STRETCH_S):
+            self._end_stretch()
+        points, self._points = self._points, []
+        return points
+
+    def _begin(self, event: Mapping[str, Any]) -> None:
+        self._end_stretch()
+        self._attempt, self._world_size = event["attempt"], event["world_size"]
+        if event["attempt"] > 0:
+            # Not from the start itself: an evaluation may stand there, of the very weights that are gone on from.
+            at = event.get("time", time())
+            self._points.append(Point(event["start_samples"] + 1, at, forget=True, attempt=self.attempt))
+        early, self._steps = self._steps, {}
+        for (attempt, samples_seen), step in early.items():  # other workers' came before rank 0 said that it began
+            if attempt < event["attempt"]:
+                continue
+            if attempt == event["attempt"] and step.count == self._world_size:
+                self._extend(step)
+            else:
+                self._steps[attempt, samples_seen] = step
+
+    def _extend(self, step: _Step) -> None:
+        """Put a whole step into the stretch, and end that when it is full."""
+        stretch = self._stretch
+        if stretch is None:
+            stretch = self._stretch = _Step(step.samples_seen, lr=step.lr)
+            self._stretch_began = monotonic()
+        stretch.count += step.steps
+        stretch.samples += step.samples
+        stretch.counted += step.counted
+        stretch.loss_sum += step.loss_sum
+        stretch.time_s += step.time_s
+        if step.noise_scale is not None:
+            stretch.noise_scale = step.noise_scale
+        if stretch.count >= 2 ** (self._drawn // STRETCH_POINTS):
+            self._end_stretch()
+
+    def _end_stretch(self) -> None:
+        stretch, self._stretch = self._stretch, None
+        if stretch is None:
+            return
+        values = {
+            "train/lr": stretch.lr,
+            "train/noise_scale": stretch.noise_scale,
+            "train/step_time_s": stretch.time_s / stretch.count,
+        }
+        if stretch.counted:
+            values["train/loss_mean"] = stretch.loss_sum / stretch.counted
+        if stretch.time_s > 0:
+            values["train/samples_per_s"] = stretch.samples / stretch.time_s
+        self._drawn += 1
+        known = {name: value for name, value in values.items() if value is not None}
+        self._points.append(Point(stretch.samples_seen, time(), known, attempt=self.attempt))

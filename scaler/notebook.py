@@ -1,0 +1,213 @@
+"""Runs in a notebook: ``scaler.read_run("last")`` has everything of a run as pandas frames, and shows itself.
+
+Only here is pandas imported.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from scaler.metrics.reader import read_events, read_records
+from scaler.plan import Plan
+from scaler.report.model import Report
+from scaler.report.page import render_part
+from scaler.report.words import number, plural, seconds
+from scaler.report.write import read_report
+from scaler.runs import RunFolder, find_run, list_runs
+
+SPARK_WIDTH, SPARK_HEIGHT = 320, 80  # CSS pixels of the small curve
+
+
+class Run:
+    """One run, as it was when each part of it was first asked for.
+
+    Args:
+        folder: of the run.
+
+    Example:
+        run = scaler.read_run("last")
+        run                                     # in a notebook: state, verdicts, numbers, the loss
+        run.steps.plot(y="loss_mean")
+        run.records.groupby("rank").step_time_s.median()
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self.report: Report = read_report(folder)
+
+    @property
+    def run_id(self) -> str:
+        """The run's name."""
+        return self.report.run_id
+
+    @property
+    def plan(self) -> Plan:
+        """What the job came to at the start of the run."""
+        return Plan.from_dict(self.report.plan)
+
+    @cached_property
+    def records(self) -> pd.DataFrame:
+        """A row for each worker and step, as measured; ``lost``: a later attempt did that work again.
+
+        The columns are those of ``scaler.metrics.record.Record``, with their units. A run of many millions of records
+        wants as much memory as they take: about 150 bytes each.
+        """
+        frame: pd.DataFrame = read_records(self._folder).to_pandas()
+        return frame.sort_values(["attempt", "samples_seen", "rank"], ignore_index=True)
+
+    @cached_property
+    def steps(self) -> pd.DataFrame:
+        """A row for each step that is in the final weights, by ``samples_seen``.
+
+        ``loss_mean`` is over ranks and weighted by samples; ``loss_min`` and ``loss_max`` are of any rank;
+        ``step_time_s`` is the slowest rank's, ``compute_s``, ``data_wait_s`` and ``sync_wait_s`` are means over ranks;
+        ``samples`` and ``samples_per_s`` are of all workers.
+        """
+        kept = self.records[~self.records["lost"]]
+        weighted = kept.assign(
+            _sum=kept["loss"] * kept["samples"], _counted=kept["samples"].where(kept["loss"].notna())
+        )
+        by_step = weighted.groupby(["attempt", "samples_seen"], sort=True)
+        frame = by_step.agg(
+            step=("step", "first"),
+            world_size=("rank", "nunique"),
+            samples=("samples", "sum"),
+            _sum=("_sum", "sum"),
+            _counted=("_counted", "sum"),
+            loss_min=("loss", "min"),
+            loss_max=("loss", "max"),
+            lr=("lr", "first"),
+            lr_planned=("lr_planned", "first"),
+            step_time_s=("step_time_s", "max"),
+            compute_s=("compute_s", "mean"),
+            data_wait_s=("data_wait_s", "mean"),
+            sync_wait_s=("sync_wait_s", "mean"),
+            grad_norm=("grad_norm", "first"),
+            noise_scale=("noise_scale", "first"),
+            peak_memory_gib=("peak_memory_gib", "max"),
+            steps=("steps", "first"),
+        ).reset_index()
+        frame.insert(5, "loss_mean", frame.pop("_sum") / frame.pop("_counted"))
+        frame["samples_per_s"] = frame["samples"] / frame["step_time_s"]
+        return frame
+
+    @cached_property
+    def events(self) -> pd.DataFrame:
+        """A row for each thing that happened, in the order in which they were written; ``time`` is in UTC."""
+        frame = pd.DataFrame(read_events(self._folder))
+        if "time" in frame:
+            frame["time"] = pd.to_datetime(frame["time"], unit="s", utc=True)
+        return frame
+
+    @property
+    def workers(self) -> pd.DataFrame:
+        """A row for each worker, as the report has it."""
+        return pd.json_normalize([dict(row) for row in self.report.to_dict()["workers"]])
+
+    @property
+    def attempts(self) -> pd.DataFrame:
+        """A row for each life of the worker group, as the report has it."""
+        return pd.DataFrame(self.report.to_dict()["attempts"])
+
+    @property
+    def evals(self) -> pd.DataFrame:
+        """A row for each evaluation, by ``samples_seen``."""
+        series = self.report.series
+        places = {"samples_seen": series.eval_samples_seen, "elapsed_s": series.eval_elapsed_s}
+        return pd.DataFrame({**places, **{f"eval.{name}": values for name, values in series.evals.items()}})
+
+    def __repr__(self) -> str:
+        """Return the run's name, state and length on one line."""
+        totals = self.report.totals
+        trained = f"{plural(totals.samples_seen, 'sample')} in {plural(totals.steps, 'step')}"
+        return f"<Run {self.run_id}: {self.report.state}, {trained}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: a table that needs nothing else, with every text escaped."""
+        report = self.report
+        return render_part(
+            "run.html.j2",
+            report=report,
+            facts=_facts(report),
+            curve=_curve(report),
+            width=SPARK_WIDTH,
+            height=SPARK_HEIGHT,
+        )
+
+
+def read_run(run: str, *, storage: str = "runs") -> Run:
+    """Return a run for a notebook or a script.
+
+    Args:
+        run: its folder or URI, its id below ``storage``, or ``last``.
+        storage: the folder or URI that holds runs.
+
+    Raises:
+        RunError: there is no such run, or it cannot be read.
+    """
+    return Run(find_run(str(run), storage=str(storage)))
+
+
+def read_runs(storage: str = "runs") -> pd.DataFrame:
+    """Return a row for each run below a storage, the oldest first: ``run_id``, ``state``, and when it began and ended.
+
+    Only each run's status is read, so that it is quick with many of them.
+
+    Raises:
+        RunError: the storage, or a run's status, cannot be read.
+    """
+    rows: list[Mapping[str, Any]] = []
+    for folder in list_runs(str(storage)):
+        status = folder.read_json("status.json")
+        rows.append(
+            {
+                "run_id": folder.run_id,
+                "state": folder.state().value,
+                "started_at": status.get("started_at"),
+                "ended_at": status.get("ended_at"),
+                "uri": folder.place,
+            }
+        )
+    frame = pd.DataFrame(rows, columns=["run_id", "state", "started_at", "ended_at", "uri"])
+    for name in ("started_at", "ended_at"):
+        frame[name] = pd.to_datetime(frame[name].astype("float64"), unit="s", utc=True)
+    return frame
+
+
+def _facts(report: Report) -> list[tuple[str, str]]:
+    """The numbers of the small table, with their units."""
+    totals, final, scaling = report.totals, report.final, report.scaling
+    facts = [
+        ("workers", number(report.plan["world_size"])),
+        ("trained", f"{plural(totals.samples_seen, 'sample')} in {plural(totals.steps, 'step')}"),
+        ("speed", f"{number(totals.samples_per_s)} samples/s"),
+        ("wall clock", seconds(totals.wall_s)),
+        ("train loss", f"{number(final.train_loss_mean)} (mean over ranks, last epoch)"),
+    ]
+    facts += [(f"eval {name}", number(value)) for name, value in final.eval.items()]
+    if scaling is not None and scaling.efficiency is not None:
+        facts.append(
+            ("efficiency", f"{scaling.efficiency:.0%} of {number(scaling.one_worker_samples_per_s)} samples/s")
+        )
+    if report.cost is not None:
+        facts.append(("cost", number(report.cost.total)))
+    if len(report.attempts) > 1:
+        facts.append(("attempts", number(len(report.attempts))))
+    return facts
+
+
+def _curve(report: Report) -> str:
+    """The training loss as an SVG path, from the least to the greatest value; empty with fewer than two points."""
+    series = report.series
+    points = [(x, y) for x, y in zip(series.samples_seen, series.loss_mean, strict=True) if y is not None]
+    if len(points) < 2:
+        return ""
+    last_x = max(x for x, _ in points) or 1
+    least, greatest = min(y for _, y in points), max(y for _, y in points)
+    height = (greatest - least) or 1.0
+    places = (
+        f"{x / last_x * SPARK_WIDTH:.1f},{(greatest - y) / height * (SPARK_HEIGHT - 4) + 2:.1f}" for x, y in points
+    )
+    return "M" + " L".join(places)

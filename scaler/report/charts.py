@@ -1,0 +1,254 @@
+"""Which charts a report's page has, and what each of them says in words.
+
+No number is computed here. A chart is told twice: as curves, and as sentences with their first, last, least and
+greatest values, so that the page says the same without its script.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from scaler.report.model import AttemptRow, Decision, Report, Series
+from scaler.report.words import number, plural, preconditioned_words, seconds
+
+Clock = Literal["steps", "evals", "noise"]
+Style = Literal["solid", "wide", "dashed", "dotted", "low", "high", "compute", "data", "sync", "update"]
+Values = Sequence[float | None]
+EDGES = ("low", "high")  # of a band: they are drawn as one, and told as one
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One curve of a chart, one edge of a band, or one layer of a stack."""
+
+    label: str
+    clock: Clock  # where its values stand
+    style: Style
+    values: Values
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """Curves over the run that share one axis, and what they say in words."""
+
+    id: str
+    title: str
+    unit: str
+    lines: tuple[Line, ...]
+    sentences: tuple[str, ...]
+    band: str = ""  # what lies between its edges
+    is_wide: bool = False
+    is_stacked: bool = False  # each line stands on the one before it
+    is_logarithmic: bool = False  # whether a log scale may be asked for: every value is above 0
+    quantity: Literal["number", "seconds"] = "number"
+
+
+def make_charts(report: Report) -> tuple[Chart, ...]:
+    """Return the charts that have something to show, in the order of the page."""
+    series = report.series
+    noise_of = preconditioned_words(report.noise) if report.noise is not None else ""
+    evals = [
+        _chart(series, f"eval-{index}", name, (Line(label=name, clock="evals", style="dotted", values=values),))
+        for index, (name, values) in enumerate(series.evals.items())
+        if name != "loss"
+    ]
+    charts = (
+        _chart(
+            series,
+            "loss",
+            "Loss",
+            _loss_lines(series),
+            band="training, range over ranks and steps",
+            is_wide=True,
+            may_be_logarithmic=True,
+        ),
+        *evals,
+        _chart(
+            series,
+            "lr",
+            "Learning rate",
+            (
+                _line(series.lr, "used", "wide"),
+                _line(series.lr_planned, "planned", "dashed"),
+            ),
+        ),
+        _chart(
+            series,
+            "speed",
+            "Throughput",
+            (
+                _line(series.samples_per_s, "all workers", "solid"),
+                _line(series.samples_per_s_min, "slowest step", "low"),
+                _line(series.samples_per_s_max, "fastest step", "high"),
+            ),
+            unit="samples/s",
+            band="slowest to fastest step",
+        ),
+        _chart(
+            series,
+            "step",
+            "Time of a step",
+            (
+                _line(series.compute_s, "compute", "compute"),
+                _line(series.data_wait_s, "data wait", "data"),
+                _line(series.sync_wait_s, "sync wait", "sync"),
+                _line(series.update_s, "update", "update"),
+            ),
+            unit="mean over ranks, stacked",
+            is_stacked=True,
+            quantity="seconds",
+        ),
+        _chart(
+            series,
+            "memory",
+            "Peak memory of a worker",
+            (
+                _line(series.memory_gib_mean, "mean over ranks", "solid"),
+                _line(series.memory_gib_max, "the rank with the most", "dashed"),
+            ),
+            unit="GiB",
+        ),
+        _chart(
+            series,
+            "gradient",
+            "Gradient norm",
+            (
+                _line(series.grad_norm_mean, "mean over steps", "solid"),
+                _line(series.grad_norm_max, "greatest step", "dashed"),
+            ),
+            may_be_logarithmic=True,
+        ),
+        _chart(
+            series,
+            "noise",
+            "Gradient noise scale",
+            _noise_lines(series),
+            unit=f"samples{noise_of}, an estimate",
+            may_be_logarithmic=True,
+        ),
+    )
+    return tuple(chart for chart in charts if any(value is not None for line in chart.lines for value in line.values))
+
+
+def chart_data(report: Report, charts: Sequence[Chart]) -> dict[str, Any]:
+    """Return what the script draws. ``times`` is left out unless every place has one."""
+    series = report.series
+    times = {"steps": series.elapsed_s, "evals": series.eval_elapsed_s, "noise": series.noise_elapsed_s}
+    data = {
+        "clocks": {
+            "steps": series.samples_seen,
+            "evals": series.eval_samples_seen,
+            "noise": series.noise_samples_seen,
+        },
+        "markers": _markers(report),
+        "charts": [
+            {
+                "id": chart.id,
+                "stacked": chart.is_stacked,
+                "quantity": chart.quantity,
+                "lines": [
+                    {"label": line.label, "clock": line.clock, "style": line.style, "values": line.values}
+                    for line in chart.lines
+                ],
+            }
+            for chart in charts
+        ],
+    }
+    if has_times(series):
+        data["times"] = times
+    return data
+
+
+def has_times(series: Series) -> bool:
+    """Return whether every place of every curve has a time."""
+    times = (*series.elapsed_s, *series.eval_elapsed_s, *series.noise_elapsed_s)
+    return bool(times) and None not in times
+
+
+# Lines
+
+
+def _line(values: Values, label: str, style: Style) -> Line:
+    return Line(label=label, clock="steps", style=style, values=values)
+
+
+def _loss_lines(series: Series) -> tuple[Line, ...]:
+    training = (
+        _line(series.loss_mean, "training, mean over ranks", "solid"),
+        _line(series.loss_min, "training, least of ranks and steps", "low"),
+        _line(series.loss_max, "training, greatest of ranks and steps", "high"),
+    )
+    if "loss" not in series.evals:
+        return training
+    return (*training, Line(label="evaluation", clock="evals", style="dotted", values=series.evals["loss"]))
+
+
+def _noise_lines(series: Series) -> tuple[Line, ...]:
+    """The noise scale, and the batch to read it against; nothing when it was not measured."""
+    if not series.noise_samples_seen:
+        return ()
+    return (
+        Line(label="noise scale, running average", clock="noise", style="solid", values=series.noise_scale),
+        _line(series.global_batch_size, "global batch", "dashed"),
+    )
+
+
+def _chart(
+    series: Series, id: str, title: str, lines: tuple[Line, ...], *, may_be_logarithmic: bool = False, **options: Any
+) -> Chart:
+    values = [value for line in lines for value in line.values if value is not None]
+    clocks: Mapping[Clock, Sequence[int]] = {
+        "steps": series.samples_seen,
+        "evals": series.eval_samples_seen,
+        "noise": series.noise_samples_seen,
+    }
+    say = seconds if options.get("quantity") == "seconds" else number
+    return Chart(
+        id=id,
+        title=title,
+        lines=lines,
+        sentences=tuple(_sentence(line, clocks[line.clock], say) for line in lines if line.style not in EDGES),
+        is_logarithmic=may_be_logarithmic and bool(values) and min(values) > 0,
+        **{"unit": "", **options},
+    )
+
+
+def _sentence(line: Line, samples_seen: Sequence[int], say: Callable[[float | None], str]) -> str:
+    """A curve in words."""
+    points = [(value, at) for at, value in zip(samples_seen, line.values, strict=True) if value is not None]
+    if not points:
+        return f"{line.label}: no value."
+    (first, _), (last, _) = points[0], points[-1]
+    least, greatest = min(points), max(points)
+    return (
+        f"{line.label}: from {say(first)} to {say(last)}; least {say(least[0])} at "
+        f"{plural(least[1], 'sample')}, greatest {say(greatest[0])} at {plural(greatest[1], 'sample')}."
+    )
+
+
+# Marks
+
+
+def _markers(report: Report) -> list[dict[str, Any]]:
+    """Where attempts took over and where something was decided, from left to right."""
+    marks = [_attempt_mark(attempt) for attempt in report.attempts[1:]]
+    marks += [_decision_mark(decision) for decision in report.decisions if not decision.undone]
+    return sorted(marks, key=lambda mark: mark["samples_seen"])
+
+
+def _attempt_mark(attempt: AttemptRow) -> dict[str, Any]:
+    return {
+        "samples_seen": attempt.start_samples,
+        "elapsed_s": attempt.elapsed_s,
+        "label": f"attempt {attempt.attempt}: {plural(attempt.world_size, 'worker')}",
+        "kind": "attempt",
+    }
+
+
+def _decision_mark(decision: Decision) -> dict[str, Any]:
+    return {
+        "samples_seen": decision.samples_seen,
+        "elapsed_s": decision.elapsed_s,
+        "label": decision.kind.replace("_", " "),
+        "kind": "decision",
+    }

@@ -1,0 +1,149 @@
+"""One run's curves on both clocks: their values at any place, and where they first come down to a value."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaler.report.model import Report
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunClock:
+    """When a run had trained how many samples; between known places, as if at an even speed."""
+
+    samples_seen: Floats  # ascending
+    elapsed_s: Floats  # since submission, ascending; empty: not known
+
+    @classmethod
+    def of(cls, report: Report) -> Self:
+        """Return the clock of a run, up to the end of its last step where its speed is known."""
+        series = report.series
+        samples, elapsed = _floats(series.samples_seen), _floats(series.elapsed_s)
+        known = np.isfinite(elapsed)
+        if known.any() and known[-1] and (speed := series.samples_per_s[-1]):
+            end = float(report.totals.samples_seen)
+            samples = np.append(samples, end)
+            elapsed = np.append(elapsed, elapsed[-1] + (end - samples[-2]) / speed)
+            known = np.append(known, True)
+        # A node's clock may be behind another's: time does not run back.
+        return cls(samples_seen=samples[known], elapsed_s=np.maximum.accumulate(elapsed[known]))
+
+    @property
+    def start_s(self) -> float | None:
+        """When the first known step began; None: no times are known."""
+        return float(self.elapsed_s[0]) if len(self.elapsed_s) else None
+
+    @property
+    def end_s(self) -> float | None:
+        """When the last known step ended; None: no times are known."""
+        return float(self.elapsed_s[-1]) if len(self.elapsed_s) else None
+
+    def elapsed_at(self, samples: float) -> float | None:
+        """Return when a run had trained that many samples; None where that is not known."""
+        return _between(samples, self.samples_seen, self.elapsed_s)
+
+    def samples_at(self, elapsed_s: float) -> float | None:
+        """Return how many samples a run had trained by then; None before its first step and after its end."""
+        return _between(elapsed_s, self.elapsed_s, self.samples_seen)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainLoss:
+    """The training loss as a mean over the last ``window`` samples: single steps say little.
+
+    Each stretch of the series counts by its length; stretches without a finite loss are left out.
+    """
+
+    window: int
+    starts: Floats  # of stretches of steps, in samples, and the end of the last
+    sums: Floats  # integral of the loss up to each of them, over samples with a finite one
+    counts: Floats  # those samples
+
+    @classmethod
+    def of(cls, report: Report, *, window: int) -> Self:
+        """Return a run's training loss."""
+        starts = np.append(_floats(report.series.samples_seen), float(report.totals.samples_seen))
+        loss = _floats(report.series.loss_mean)
+        known = np.isfinite(loss)
+        lengths = np.where(known, np.diff(starts), 0.0)
+        sums = np.cumsum(np.where(known, loss, 0.0) * lengths)
+        return cls(window=window, starts=starts, sums=np.append(0.0, sums), counts=np.append(0.0, np.cumsum(lengths)))
+
+    def at(self, samples: float) -> float | None:
+        """Return the mean loss of the window that ends there; None outside the run, or where nothing was finite."""
+        if not self.starts[0] < samples <= self.starts[-1]:
+            return None
+        ends = [max(float(self.starts[0]), samples - self.window), samples]
+        count = float(np.diff(np.interp(ends, self.starts, self.counts))[0])
+        return float(np.diff(np.interp(ends, self.starts, self.sums))[0]) / count if count > 0 else None
+
+    def points(self) -> tuple[list[float], list[float | None]]:
+        """Return places and values: the end of each stretch from the first whole window on."""
+        first = self.starts[0] + self.window
+        places = [float(place) for place in self.starts[1:] if place >= first]
+        return places, [self.at(place) for place in places]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalCurve:
+    """One value of the evaluations."""
+
+    samples_seen: Floats
+    values: Floats
+
+    @classmethod
+    def of(cls, report: Report, name: str) -> Self:
+        """Return a run's evaluations; none where it has none of that name, or none with a finite value."""
+        values = _floats(report.series.evals.get(name, ()))
+        known = np.isfinite(values)
+        samples = _floats(report.series.eval_samples_seen)
+        return cls(samples_seen=samples[known] if len(values) else values, values=values[known])
+
+    def at(self, samples: float) -> float | None:
+        """Return the value there, on the line between two evaluations; None before the first and after the last."""
+        return _between(samples, self.samples_seen, self.values)
+
+    def points(self) -> tuple[list[float], list[float | None]]:
+        """Return places and values."""
+        return self.samples_seen.tolist(), self.values.tolist()
+
+
+def first_reached(
+    places: Sequence[float], values: Sequence[float | None], target: float, *, is_line: bool
+) -> float | None:
+    """Return where values first come down to a target; None where they never do.
+
+    Args:
+        places: ascending.
+        values: one for each; None is passed over.
+        target: the value to reach.
+        is_line: whether the way from one value to the next is a line, or what lies between is not known.
+
+    Example:
+        >>> [first_reached([10, 20, 30], [3.0, 1.0, 2.0], 2.0, is_line=is_line) for is_line in (True, False)]
+        [15.0, 20.0]
+    """
+    before: tuple[float, float] | None = None
+    for place, value in zip(places, values, strict=True):
+        if value is None:
+            continue
+        if value <= target:
+            if not is_line or before is None:
+                return float(place)
+            place_before, value_before = before
+            return place_before + (place - place_before) * (value_before - target) / (value_before - value)
+        before = (place, value)
+    return None
+
+
+def _between(x: float, xs: Floats, ys: Floats) -> float | None:
+    return float(np.interp(x, xs, ys)) if len(xs) and xs[0] <= x <= xs[-1] else None
+
+
+def _floats(values: Sequence[float | None] | Sequence[int]) -> Floats:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)

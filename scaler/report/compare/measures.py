@@ -1,0 +1,204 @@
+"""The numbers that are compared: of each run's end, of its speed, and at places that all of them have reached."""
+
+from collections.abc import Callable, Sequence
+
+from scaler.core.student_t import compare_means
+from scaler.report.compare.arms import Group, Member
+from scaler.report.compare.model import LEVEL, ArmValues, Difference, Kind, Measure, NotJudged
+from scaler.report.model import Report
+
+Read = Callable[[Report], float | None]
+
+WHOLE_RUN = ("train_s", "wall_s", "cost", "lives")
+"""They grow with the length of a run."""
+
+
+def end_measures(groups: Sequence[Group], *, is_one_length: bool) -> list[Measure]:
+    """Return losses and evaluations where runs ended; judged only where all trained for as many samples."""
+    names = eval_names([member.report for group in groups for member in group.members])
+    reads: list[tuple[str, Read]] = [("train_loss", lambda report: report.final.train_loss_mean)]
+    reads += [(f"eval.{name}", _final_eval(name)) for name in names]
+    return [
+        make_measure(groups, name, read, kind="end", follows_seed=True, is_comparable=is_one_length)
+        for name, read in reads
+    ]
+
+
+def _final_eval(name: str) -> Read:
+    return lambda report: report.final.eval.get(name)
+
+
+def speed_measures(groups: Sequence[Group], *, is_one_length: bool) -> list[Measure]:
+    """Return speeds, shares, memory and cost; those that at least one run has."""
+    found = [
+        make_measure(
+            groups,
+            name,
+            read,
+            kind="speed",
+            unit=unit,
+            follows_seed=False,
+            is_comparable=is_one_length or name not in WHOLE_RUN,
+        )
+        for name, unit, read in _SPEEDS
+    ]
+    return [measure for measure in found if any(arm.mean is not None for arm in measure.arms)]
+
+
+def eval_names(reports: Sequence[Report]) -> list[str]:
+    """Return the names of evaluation values that every run has, in alphabetical order."""
+    shared = set.intersection(*({*report.series.evals, *report.final.eval} for report in reports))
+    return sorted(shared)
+
+
+def make_measure(
+    groups: Sequence[Group],
+    name: str,
+    read: Read,
+    *,
+    kind: Kind,
+    at: float | None = None,
+    unit: str = "",
+    follows_seed: bool,
+    is_comparable: bool = True,
+) -> Measure:
+    """Return one number of every run, and how far each arm's lies from the base's.
+
+    Args:
+        groups: the runs by arm; the first is the base.
+        name: of the number.
+        read: what a run has of it.
+        kind: see ``Measure``.
+        at: likewise.
+        unit: likewise.
+        follows_seed: whether two runs of one seed would have the same value but for rounding: then only runs of
+            different seeds are repeats, and the runs of one seed count as their mean.
+        is_comparable: whether a difference means anything.
+    """
+    columns = [[(member, read(member.report)) for member in group.members] for group in groups]
+    repeats = [_repeats(column, follows_seed=follows_seed) for column in columns]
+    arms = [
+        _arm_values(group.arm.label, [value for _, value in column], mine)
+        for group, column, mine in zip(groups, columns, repeats, strict=True)
+    ]
+    differences = [
+        _difference(group.arm.label, repeats[0], mine, is_percent=unit == "%", is_comparable=is_comparable)
+        for group, mine in zip(groups[1:], repeats[1:], strict=True)
+    ]
+    return Measure(name=name, kind=kind, at=at, unit=unit, arms=tuple(arms), differences=tuple(differences))
+
+
+def _repeats(column: Sequence[tuple[Member, float | None]], *, follows_seed: bool) -> list[float]:
+    """The values that count as repeats."""
+    if not follows_seed:
+        return [value for _, value in column if value is not None]
+    by_seed: dict[int, list[float]] = {}
+    for member, value in column:
+        if value is not None:
+            by_seed.setdefault(member.seed, []).append(value)
+    return [sum(values) / len(values) for values in by_seed.values()]
+
+
+def _arm_values(label: str, values: Sequence[float | None], repeats: Sequence[float]) -> ArmValues:
+    mean = sum(repeats) / len(repeats) if repeats else None
+    spread = None
+    if mean is not None and len(repeats) > 1:
+        spread = (sum((value - mean) ** 2 for value in repeats) / (len(repeats) - 1)) ** 0.5
+    return ArmValues(arm=label, values=tuple(values), mean=mean, spread=spread, repeats=len(repeats))
+
+
+def _difference(
+    label: str, base: Sequence[float], mine: Sequence[float], *, is_percent: bool, is_comparable: bool
+) -> Difference:
+    if not base or not mine:
+        return Difference(
+            arm=label,
+            change=None,
+            change_pct=None,
+            margin=None,
+            margin_pct=None,
+            is_beyond_noise=None,
+            not_judged="not_known",
+        )
+    base_mean = sum(base) / len(base)
+    change = sum(mine) / len(mine) - base_mean
+    found = compare_means(base, mine, level=LEVEL) if is_comparable else None
+    per_cent = 100 / abs(base_mean) if base_mean and not is_percent else None
+    return Difference(
+        arm=label,
+        change=change,
+        change_pct=change * per_cent if per_cent is not None else None,
+        margin=found.margin if found else None,
+        margin_pct=found.margin * per_cent if found and per_cent is not None else None,
+        is_beyond_noise=found.is_beyond_noise if found else None,
+        not_judged=None if found else _why_not(base, mine, is_comparable=is_comparable),
+    )
+
+
+def _why_not(base: Sequence[float], mine: Sequence[float], *, is_comparable: bool) -> NotJudged:
+    if not is_comparable:
+        return "different_lengths"
+    return "no_repeats" if max(len(base), len(mine)) < 2 else "no_spread"
+
+
+# What a run's speed is told by: name, unit, and where it is read.
+
+
+def total_speed(report: Report) -> float | None:
+    """Return the samples a second of all workers, in the last attempt with steps."""
+    scaling = report.scaling
+    return None if scaling is None else scaling.worker_samples_per_s * scaling.world_size
+
+
+def world_size(report: Report) -> int | None:
+    """Return how many workers the last attempt with steps had."""
+    return None if report.scaling is None else report.scaling.world_size
+
+
+def _worker_speed(report: Report) -> float | None:
+    return None if report.scaling is None else report.scaling.worker_samples_per_s
+
+
+def _efficiency(report: Report) -> float | None:
+    known = report.scaling is not None and report.scaling.efficiency is not None
+    return 100 * report.scaling.efficiency if known else None  # type: ignore[union-attr, operator]
+
+
+def _mfu(report: Report) -> float | None:
+    return None if report.flops is None or report.flops.mfu is None else 100 * report.flops.mfu
+
+
+def _step_time(report: Report) -> float | None:
+    """The greatest of the workers' medians."""
+    return max((row.step_time_s.median for row in report.workers if row.steps), default=None)
+
+
+def _share(part: str) -> Read:
+    """A part of the workers' step times, over all of them."""
+
+    def read(report: Report) -> float | None:
+        times = [(row.compute_s, row.data_wait_s, row.sync_wait_s, row.update_s) for row in report.workers]
+        whole = sum(map(sum, times))
+        return 100 * sum(getattr(row, part) for row in report.workers) / whole if whole else None
+
+    return read
+
+
+def _memory(report: Report) -> float | None:
+    return max((row.peak_memory_gib for row in report.workers if row.steps), default=None)
+
+
+_SPEEDS: tuple[tuple[str, str, Read], ...] = (
+    ("samples_per_s", "samples/s", total_speed),
+    ("worker_samples_per_s", "samples/s", _worker_speed),
+    ("efficiency", "%", _efficiency),
+    ("mfu", "%", _mfu),
+    ("step_time", "s", _step_time),
+    ("data_wait", "%", _share("data_wait_s")),
+    ("sync_wait", "%", _share("sync_wait_s")),
+    ("peak_memory", "GiB", _memory),
+    ("train_s", "s", lambda report: report.totals.train_s if report.totals.steps else None),
+    ("wall_s", "s", lambda report: report.totals.wall_s),
+    ("cost", "", lambda report: report.cost.total if report.cost else None),
+    ("lives", "", lambda report: float(len(report.attempts))),
+)

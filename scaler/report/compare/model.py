@@ -1,0 +1,142 @@
+"""What several runs say together, as ``scaler compare --json`` has it. None means not known."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+LEVEL = 0.95
+"""Of the intervals: where nothing differs, one difference in twenty is called beyond the noise."""
+
+Kind = Literal["end", "speed", "at_samples", "at_time", "reached"]
+NotJudged = Literal["no_repeats", "no_spread", "different_lengths", "not_known"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRow:
+    """One run that is compared."""
+
+    run_id: str
+    arm: str  # the label of its arm
+    state: str
+    seed: int  # train.seed
+    world_size: int | None  # of its last attempt with steps; None without steps
+    samples_seen: int
+    verdicts: tuple[str, ...]  # codes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobChange:
+    """One key of the job that an arm has otherwise than the base; values as ``--set`` takes them."""
+
+    key: str
+    base: str
+    value: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """Runs whose jobs are equal but for seed, name, and where they are stored and tracked: repeats of each other."""
+
+    label: str  # A is the base
+    run_ids: tuple[str, ...]
+    changes: tuple[JobChange, ...]  # against the base; empty for the base itself
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArmValues:
+    """One arm's values of a number."""
+
+    arm: str
+    values: tuple[float | None, ...]  # one for each of its runs
+    mean: float | None  # over repeats
+    spread: float | None  # standard deviation of a single repeat; None with fewer than two
+    repeats: int  # values that count: of what follows from the seed, one for each seed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """How far an arm's mean lies from the base's."""
+
+    arm: str
+    change: float | None  # this arm's mean minus the base's
+    change_pct: float | None  # of the base's; None where that is 0, and of what is in percent itself
+    margin: float | None  # the true difference is within that of ``change``, with probability LEVEL
+    margin_pct: float | None  # likewise, as change_pct
+    is_beyond_noise: bool | None  # None: not judged
+    not_judged: NotJudged | None  # why not; None: it is judged
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """One number of every run: at a run's end, at a place that all runs have reached, or how far it was to a value."""
+
+    name: str  # train_loss, eval.<name>, samples_per_s, ...
+    kind: Kind
+    at: float | None  # at_samples: samples; at_time: seconds since submission; reached: the value; else None
+    unit: str  # s, samples, samples/s, GiB, %, or nothing
+    arms: tuple[ArmValues, ...]  # in the order of the arms
+    differences: tuple[Difference, ...]  # one for each arm but the base
+
+    def of(self, arm: str) -> ArmValues:
+        """Return an arm's values."""
+        return next(values for values in self.arms if values.arm == arm)
+
+    def difference(self, arm: str) -> Difference:
+        """Return an arm's difference from the base."""
+        return next(difference for difference in self.differences if difference.arm == arm)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speedup:
+    """What other numbers of workers bought, against the base; means over the repeats of each."""
+
+    arm: str
+    world_size: int
+    samples_per_s: float  # of all workers, in the last attempt
+    speedup: float  # over the base
+    efficiency: float  # speedup over the ratio of the world sizes
+    time_speedup: float | None  # base's time over this one's, to the training loss that all reached
+    samples_ratio: float | None  # this one's samples over the base's, to the same
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """One run's curve, on both clocks."""
+
+    name: str  # train_loss or eval.<name>
+    run_id: str
+    arm: str
+    samples_seen: tuple[int, ...]
+    elapsed_s: tuple[float | None, ...]  # since submission
+    values: tuple[float | None, ...]  # train_loss: the mean over the samples of a window that ends there
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Note:
+    """Something to know before the numbers are believed, and what to do about it."""
+
+    code: str
+    message: str
+    next: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Everything that is said about several runs. The first run's arm is the base."""
+
+    schema_version: int
+    level: float  # of the intervals
+    runs: tuple[RunRow, ...]  # as they were given
+    arms: tuple[Arm, ...]
+    common_samples: int  # that every run has trained
+    common_elapsed_s: float | None  # that every run has trained for; None where a run's times are not known
+    window_samples: int  # that a training loss in a curve is the mean of
+    measures: tuple[Measure, ...]
+    speedups: tuple[Speedup, ...]  # empty where all arms have as many workers
+    curves: tuple[Curve, ...]
+    notes: tuple[Note, ...]
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Return the comparison as JSON has it."""
+        return asdict(self)

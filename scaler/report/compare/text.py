@@ -1,0 +1,99 @@
+"""A comparison in the terminal: it fits 80 columns, and what moved comes first."""
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from scaler.report.compare.model import Arm, Comparison, Note
+from scaler.report.compare.words import (
+    arm_words,
+    by_kind,
+    change_words,
+    headline,
+    judged_words,
+    mean_words,
+    measure_words,
+    run_words,
+    shown_measures,
+    speedup_words,
+    spread_words,
+)
+from scaler.report.words import printable
+
+SHOWN_RUNS = 8  # of an arm
+SHOWN_CHANGES = 12
+
+
+def comparison_text(comparison: Comparison) -> RenderableType:
+    """Return a comparison for a terminal: arms, what moved, what to know, and a table for each arm but the base."""
+    parts: list[RenderableType] = [_arm(comparison, arm) for arm in comparison.arms]
+    for speedup in comparison.speedups:
+        parts.append(Text(f"{speedup.arm}  {speedup_words(speedup, comparison.arms[0].label)}"))
+    parts += [_note(note) for note in comparison.notes]
+    others = comparison.arms[1:]
+    parts += [_table(comparison, arm) for arm in others] if others else [_own_table(comparison)]
+    return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
+
+
+def _arm(comparison: Comparison, arm: Arm) -> RenderableType:
+    runs = [run for run in comparison.runs if run.arm == arm.label]
+    lines: list[RenderableType] = [Text.assemble((f"arm {arm.label}", "bold"), f"  {arm_words(arm)}")]
+    for run in runs[:SHOWN_RUNS]:
+        lines.append(Padding(Text(f"{printable(run.run_id)}: {printable(run_words(run))}"), (0, 0, 0, 2)))
+    if len(runs) > SHOWN_RUNS:
+        lines.append(Text(f"  and {len(runs) - SHOWN_RUNS} more"))
+    lines += [
+        Padding(Text(printable(f"{change.key}: {change.base} -> {change.value}"), style="cyan"), (0, 0, 0, 2))
+        for change in arm.changes[:SHOWN_CHANGES]
+    ]
+    if len(arm.changes) > SHOWN_CHANGES:
+        lines.append(Text(f"  and {len(arm.changes) - SHOWN_CHANGES} keys more; --json has all"))
+    if arm.label != comparison.arms[0].label:
+        lines.append(Padding(Text(headline(comparison, arm), style="bold"), (0, 0, 0, 2)))
+    return Group(*lines)
+
+
+def _note(note: Note) -> RenderableType:
+    said = Text.assemble((note.code, "bold yellow"), f"  {printable(note.message)}")
+    return Group(said, Padding(Text(printable(note.next), style="dim"), (0, 0, 0, 2)))
+
+
+def _table(comparison: Comparison, arm: Arm) -> RenderableType:
+    base = comparison.arms[0].label
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(f"{base} against {arm.label}", overflow="fold")
+    for name in (base, arm.label, "change"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("noise", no_wrap=True)
+    for title, measures in by_kind(shown_measures(comparison)):
+        table.add_row(Text(title, style="bold"))
+        for measure in measures:
+            difference = measure.difference(arm.label)
+            table.add_row(
+                Text(f"  {measure_words(measure)}"),
+                mean_words(measure.of(base), measure.unit),
+                mean_words(measure.of(arm.label), measure.unit),
+                change_words(difference, measure.unit),
+                Text(judged_words(difference), style="bold" if difference.is_beyond_noise else "dim"),
+            )
+    return table
+
+
+def _own_table(comparison: Comparison) -> RenderableType:
+    """Repeats of one arm: their mean, and how far a single one spreads."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("", overflow="fold")
+    for name in ("mean", "spread of a repeat", "repeats"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for title, measures in by_kind(shown_measures(comparison)):
+        table.add_row(Text(title, style="bold"))
+        for measure in measures:
+            values = measure.arms[0]
+            table.add_row(
+                Text(f"  {measure_words(measure)}"),
+                mean_words(values, measure.unit),
+                spread_words(values, measure.unit),
+                str(values.repeats),
+            )
+    return table

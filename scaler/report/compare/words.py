@@ -1,0 +1,183 @@
+"""A comparison as people read it; every rendering says it the same way."""
+
+from collections.abc import Sequence
+
+from scaler.report.compare.model import Arm, ArmValues, Comparison, Difference, Measure, RunRow, Speedup
+from scaler.report.words import number, plural, printable, seconds
+
+_NAMES = {
+    "train_loss": "train loss",
+    "samples_per_s": "speed",
+    "worker_samples_per_s": "speed of a worker",
+    "efficiency": "efficiency",
+    "mfu": "MFU",
+    "step_time": "time of a step",
+    "data_wait": "data wait",
+    "sync_wait": "sync wait",
+    "peak_memory": "peak memory",
+    "train_s": "time in steps",
+    "wall_s": "wall clock",
+    "cost": "cost",
+    "lives": "attempts",
+}
+_NOT_JUDGED = {
+    "no_repeats": "no repeats",
+    "no_spread": "repeats alike",
+    "different_lengths": "other lengths",
+    "not_known": "not known",
+}
+HEADLINE_NUMBERS = 6  # more would not be one sentence; the table has all
+TITLES = {
+    "end": "At the end",
+    "reached": "To a common loss",
+    "at_samples": "After as many samples",
+    "at_time": "After as much time",
+    "speed": "Speed and cost",
+}
+"""The kinds of measures, in the order in which they are shown."""
+
+
+def curve_words(name: str) -> str:
+    """Return what a curve is of.
+
+    Example:
+        >>> curve_words("train_loss"), curve_words("eval.accuracy")
+        ('train loss', 'eval accuracy')
+    """
+    return printable(_NAMES.get(name) or name.replace("eval.", "eval ", 1))
+
+
+def measure_words(measure: Measure) -> str:
+    """Return what a number is, with its place."""
+    what = curve_words(measure.name)
+    match measure.kind:
+        case "at_samples":
+            return f"{what} after {number(round(measure.at or 0))} samples"
+        case "at_time":
+            return f"{what} after {seconds(measure.at)}"
+        case "reached":
+            return f"{'time' if measure.unit == 's' else 'samples'} to {what} {number(measure.at)}"
+        case _:
+            return what
+
+
+def value_words(value: float | None, unit: str) -> str:
+    """Return a value with its unit.
+
+    Example:
+        >>> [value_words(value, unit) for value, unit in ((None, "s"), (75.0, "s"), (12.3456, "%"), (0.25, ""))]
+        ['–', '1 min 15 s', '12.35 %', '0.25']
+    """
+    if value is None:
+        return "–"
+    if unit == "s":
+        return seconds(value)
+    if unit == "samples":
+        return number(round(value))
+    if unit in ("%", "GiB"):
+        return f"{number(value)} {unit}"
+    return f"{number(value)}/s" if unit == "samples/s" else number(value)
+
+
+def mean_words(values: ArmValues, unit: str) -> str:
+    """Return an arm's mean."""
+    return value_words(values.mean, unit)
+
+
+def spread_words(values: ArmValues, unit: str) -> str:
+    """Return the standard deviation of a single repeat; a dash where there are none."""
+    return value_words(values.spread, unit)
+
+
+def change_words(difference: Difference, unit: str) -> str:
+    """Return how far an arm lies from the base, in per cent of it where that can be, and how far that is certain.
+
+    Example:
+        >>> known = {"arm": "B", "is_beyond_noise": True, "not_judged": None}
+        >>> change_words(Difference(change=2.0, change_pct=25.0, margin=0.8, margin_pct=10.0, **known), "s")
+        '+25 % ± 10'
+        >>> change_words(Difference(change=-2.0, change_pct=None, margin=None, margin_pct=None, **known), "%")
+        '-2 points'
+    """
+    if difference.change is None:
+        return "–"
+    if difference.change_pct is not None:
+        return f"{_signed(difference.change_pct)} %{_margin(difference.margin_pct)}"
+    return f"{_signed(difference.change)}{' points' if unit == '%' else ''}{_margin(difference.margin)}"
+
+
+def _signed(value: float) -> str:
+    return "0" if not value else f"{'+' if value > 0 else '-'}{number(abs(value), 3)}"
+
+
+def _margin(value: float | None) -> str:
+    return "" if value is None else f" ± {number(value, 2)}"
+
+
+def judged_words(difference: Difference) -> str:
+    """Return whether a difference is more than chance, or why nobody says."""
+    if difference.not_judged is not None:
+        return _NOT_JUDGED[difference.not_judged]
+    return "beyond noise" if difference.is_beyond_noise else "within noise"
+
+
+def headline(comparison: Comparison, arm: Arm) -> str:
+    """Return what moved between the base and an arm, as one sentence."""
+    measures = shown_measures(comparison)
+    differences = [(measure, measure.difference(arm.label)) for measure in measures]
+    judged = [(measure, difference) for measure, difference in differences if difference.is_beyond_noise is not None]
+    if not judged:
+        return "Not judged: nothing says which differences are more than chance."
+    moved = [f"{measure_words(m)} {change_words(d, m.unit)}" for m, d in judged if d.is_beyond_noise]
+    if not moved:
+        return f"Nothing moved beyond the noise, of {plural(len(judged), 'number')} that could be judged."
+    rest = len(moved) - HEADLINE_NUMBERS
+    return f"Beyond the noise: {'; '.join(moved[:HEADLINE_NUMBERS])}{f'; and {rest} more' if rest > 0 else ''}."
+
+
+def shown_measures(comparison: Comparison) -> list[Measure]:
+    """Return the numbers for a small table: of places that all have reached, only the last one.
+
+    Where all runs are of one length that is their end, of which there are numbers already.
+    """
+    is_one_length = len({run.samples_seen for run in comparison.runs}) == 1
+    last = {(m.kind, m.name): m.at for m in comparison.measures}
+    return [
+        measure
+        for _, measures in by_kind(comparison.measures)
+        for measure in measures
+        if not (is_one_length and measure.kind == "at_samples")
+        and (measure.kind not in ("at_samples", "at_time") or measure.at == last[measure.kind, measure.name])
+    ]
+
+
+def by_kind(measures: Sequence[Measure]) -> list[tuple[str, list[Measure]]]:
+    """Return numbers below the titles of their kinds, without the kinds that have none."""
+    found = [(title, [measure for measure in measures if measure.kind == kind]) for kind, title in TITLES.items()]
+    return [(title, mine) for title, mine in found if mine]
+
+
+def run_words(run: RunRow) -> str:
+    """Return a run's state, workers, seed, length and verdicts."""
+    parts = [run.state, plural(run.world_size, "worker") if run.world_size is not None else "no step"]
+    parts += [f"seed {run.seed}", plural(run.samples_seen, "sample")]
+    return ", ".join([*parts, *run.verdicts])
+
+
+def arm_words(arm: Arm) -> str:
+    """Return what an arm is."""
+    runs = plural(len(arm.run_ids), "run")
+    return f"the base, {runs}" if arm.label == "A" else runs
+
+
+def speedup_words(speedup: Speedup, base: str) -> str:
+    """Return what an arm's workers bought, as sentences."""
+    said = (
+        f"{plural(speedup.world_size, 'worker')}: {number(speedup.speedup, 3)} times the speed of arm {base}, an "
+        f"efficiency of {speedup.efficiency:.0%} against it."
+    )
+    if speedup.time_speedup is None:
+        return said
+    return f"{said} The common train loss came {number(speedup.time_speedup, 3)} times as fast, " + (
+        f"in {number(speedup.samples_ratio, 3)} times the samples."
+    )

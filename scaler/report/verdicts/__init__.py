@@ -1,0 +1,113 @@
+"""What the numbers say: each verdict with its evidence and the next thing to do. ``docs/verdicts.md`` lists them."""
+
+from scaler.report.gaps import find_missing_events, find_unreadable
+from scaler.report.model import Verdict
+from scaler.report.verdicts.batch import batch_beyond_noise_scale
+from scaler.report.verdicts.curve import Curve
+from scaler.report.verdicts.data import uneven_data
+from scaler.report.verdicts.ending import diverged, not_finished, without_records
+from scaler.report.verdicts.evidence import Evidence
+from scaler.report.verdicts.lives import checkpoint_failed, checkpoint_passed_over, restarts
+from scaler.report.verdicts.loss import no_loss, overfitting, plateaued, spiked, still_falling
+from scaler.report.verdicts.memory import memory_near_limit
+from scaler.report.verdicts.rate import lr_differs, lr_maybe_too_low, rate_trouble
+from scaler.report.verdicts.recording import records_thinned, tracking_failed
+from scaler.report.verdicts.stragglers import find_stragglers, slow_steps, straggler_verdicts
+from scaler.report.verdicts.waiting import input_bound, low_efficiency, slow_startup, sync_bound
+
+GRAVEST_FIRST = (
+    "events_missing",
+    "records_unreadable",
+    "not_finished",
+    "diverged",
+    "worker_without_records",
+    "lr_differs_from_plan",
+    "loss_not_finite",
+    "uneven_data",
+    "lr_too_high",
+    "warmup_too_short",
+    "loss_spiked",
+    "loss_plateaued",
+    "overfitting",
+    "restarts",
+    "checkpoint_passed_over",
+    "checkpoint_failed",
+    "memory_near_limit",
+    "slow_node",
+    "straggler",
+    "slow_steps",
+    "input_bound",
+    "sync_bound",
+    "low_efficiency",
+    "slow_startup",
+    "tracking_failed",
+    "records_thinned",
+    "loss_still_falling",
+    "lr_maybe_too_low",
+    "batch_beyond_noise_scale",
+)
+"""Every code there is."""
+
+
+def find_verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
+    """Return what is worth saying about a run, the gravest first; nothing is a good answer."""
+    found = [
+        *_of_the_run(evidence),
+        *_of_the_loss(evidence),
+        *_of_the_time(evidence),
+    ]
+    verdicts = [verdict for verdict in found if verdict is not None]
+    return tuple(sorted(verdicts, key=lambda verdict: GRAVEST_FIRST.index(verdict.code)))
+
+
+def _of_the_run(evidence: Evidence) -> list[Verdict | None]:
+    """How it went, and what is missing."""
+    events, attempts = evidence.events, evidence.attempts
+    recorded = evidence.grid.attempts.tolist()
+    return [
+        find_missing_events(evidence.state, attempts, recorded=recorded, unplanned=evidence.unplanned),
+        find_unreadable(evidence.unreadable),
+        not_finished(evidence),
+        diverged(evidence.of_kind("diverged")),
+        *without_records(evidence.workers),
+        restarts(attempts),
+        checkpoint_passed_over(events),
+        checkpoint_failed(events),
+        memory_near_limit(evidence),
+        tracking_failed(events),
+        records_thinned(events),
+    ]
+
+
+def _of_the_loss(evidence: Evidence) -> list[Verdict | None]:
+    """What was learned, and whether rate, warmup, batch and data were right for it."""
+    curve = Curve.of(evidence.grid)
+    jumps = curve.jumps()
+    trouble = rate_trouble(evidence, curve, jumps)
+    overfit = overfitting(evidence, curve)
+    too_low = lr_maybe_too_low(curve, jumps) if trouble.verdict is None else None
+    return [
+        lr_differs(evidence.audit, evidence.plan, is_followed=evidence.is_followed),
+        *no_loss(evidence),
+        trouble.verdict,
+        spiked(curve, trouble.jumps),
+        plateaued(evidence, curve),
+        overfit,
+        still_falling(evidence, curve, overfit),
+        too_low,
+        uneven_data(evidence.grid),
+        batch_beyond_noise_scale(evidence.attempts, evidence.noise),
+    ]
+
+
+def _of_the_time(evidence: Evidence) -> list[Verdict | None]:
+    """Who waited for whom, and for what."""
+    stragglers = find_stragglers(evidence.grid)
+    return [
+        *straggler_verdicts(evidence, stragglers),
+        slow_steps(evidence.grid),
+        input_bound(evidence),
+        sync_bound(evidence, stragglers),
+        low_efficiency(evidence.scaling, evidence.totals),
+        slow_startup(evidence.budget, evidence.totals),
+    ]

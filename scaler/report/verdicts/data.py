@@ -1,0 +1,75 @@
+"""Whether all ranks see the same kind of samples."""
+
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaler.core.student_t import two_sided_chance
+from scaler.report.grid import Grid
+from scaler.report.model import Verdict
+from scaler.report.verdicts.curve import RARE
+from scaler.report.words import number
+
+STRETCHES = 20  # that a rank's difference is averaged in, so that it is near normal: 19 degrees of freedom
+FEWEST_STEPS = 100  # 5 a stretch
+UNEVEN_SHARE = 0.05  # of the mean loss: a smaller difference is nothing to act on
+SHOWN_RANKS = 3
+
+
+def uneven_data(grid: Grid) -> Verdict | None:
+    """The losses of some ranks differ from the mean over all by more than chance.
+
+    All ranks take their samples from one permutation, so a rank's difference from a step's mean has mean 0, however
+    noisy the losses are. Its means over ``STRETCHES`` parts of the run are judged by Student's t, and the chance of the
+    most different rank is multiplied by the number of ranks (Bonferroni). Only attempts of one set of ranks are
+    compared: the newest one with enough steps.
+    """
+    kept, rows = grid.kept, np.zeros(0, dtype=np.int64)
+    for attempt in reversed(grid.attempts.tolist()):
+        rows = np.flatnonzero((kept["attempt"] == attempt) & np.isfinite(kept["loss"]))
+        if len(rows) >= FEWEST_STEPS:
+            break
+    else:
+        return None
+    there = np.flatnonzero(grid.is_there[rows].all(axis=0))
+    if len(there) < 2:
+        return None
+    differences, loss = _differences(grid, rows, there), float(kept["loss"][rows].mean())
+    means = differences.mean(axis=0)
+    apart = np.abs(means - np.median(means))  # one rank that is far off moves the mean away from all the others
+    errors = differences.std(axis=0, ddof=1) / sqrt(STRETCHES)
+    uneven = []
+    for index in np.argsort(-apart).tolist():
+        mean, error = float(means[index]), float(errors[index])
+        if apart[index] < UNEVEN_SHARE * abs(loss) or mean == 0.0:
+            break
+        if error == 0.0 or two_sided_chance(mean / error, STRETCHES - 1) * len(there) < RARE:
+            uneven.append((int(grid.ranks[there[index]]), mean, error))
+    return _verdict(uneven, loss, len(there)) if uneven else None
+
+
+def _differences(grid: Grid, rows: NDArray[np.int64], ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """STRETCHES x R means of a rank's loss less the mean over ranks of the same step; empty shares left out."""
+    found = []
+    for stretch in np.array_split(rows, STRETCHES):
+        part = np.ix_(stretch, ranks)
+        losses = grid.cells["loss"][part] - grid.kept["loss"][stretch][:, None]
+        counted = (grid.cells["samples"][part] > 0) & np.isfinite(losses)
+        found.append(np.where(counted, losses, 0.0).sum(axis=0) / np.maximum(counted.sum(axis=0), 1))
+    return np.array(found)
+
+
+def _verdict(uneven: list[tuple[int, float, float]], loss: float, ranks: int) -> Verdict:
+    said = [f"rank {rank} by {mean:+.3g} ± {error:.2g}" for rank, mean, error in uneven[:SHOWN_RANKS]]
+    rest = [f"and {len(uneven) - SHOWN_RANKS} more"] if len(uneven) > SHOWN_RANKS else []
+    first = uneven[0][0]
+    who = f"The loss of rank {first} differs from the others'" if ranks > 2 else "The losses of the two ranks differ"
+    return Verdict(
+        code="uneven_data",
+        rank=first if ranks > 2 else None,  # of two, nothing says which is the odd one
+        message=f"{who} beyond chance.",
+        evidence=f"from a mean of {number(loss)} over {ranks} ranks: {', '.join([*said, *rest])}",
+        next="All ranks draw from one shuffled order, so look at what is not the same there: the copy of the data on "
+        "its node, a transform that depends on the rank, the device itself.",
+    )

@@ -1,0 +1,120 @@
+"""What each worker did."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaler.plan import Plan
+from scaler.report.grid import BETWEEN, Grid
+from scaler.report.model import AttemptRow, StepTime, WorkerRow
+
+Event = Mapping[str, Any]
+
+SUMS = ("step_time_s", "data_wait_s", "compute_s", "sync_wait_s")
+
+
+def find_workers(
+    grid: Grid, events: Sequence[Event], attempts: Sequence[AttemptRow], plan: Plan
+) -> tuple[WorkerRow, ...]:
+    """Return a row for each rank whose work is in the weights, and for each that started and never recorded anything.
+
+    Args:
+        grid: of the run.
+        events: of the run, in order.
+        attempts: of the run.
+        plan: of the run.
+    """
+    lives = {event["rank"]: event for event in events if event["kind"] == "worker_started"}  # the newest wins
+    after = _after_last_step(events, attempts)
+    has_work = np.asarray(grid.is_there.any(axis=0))
+    ranks = [(int(rank), index) for index, rank in enumerate(grid.ranks) if has_work[index]]
+    idle = [(rank, None) for rank in sorted(set(lives) - set(grid.ranks.tolist()))]
+    return tuple(
+        _row(grid, index, rank, lives.get(rank, {}), after.get(rank, dict.fromkeys(BETWEEN, 0.0)), plan)
+        for rank, index in sorted([*ranks, *idle])
+    )
+
+
+def _row(grid: Grid, index: int | None, rank: int, life: Event, after: Mapping[str, float], plan: Plan) -> WorkerRow:
+    steps = np.flatnonzero(grid.is_there[:, index]) if index is not None else np.zeros(0, dtype=np.int64)
+    mine = {name: cells[steps, index] if index is not None else np.zeros(0) for name, cells in grid.cells.items()}
+    sums = {name: float(mine[name].sum(dtype=np.float64)) for name in SUMS}
+    between = {name: (float(grid.rank_between[name][index]) if index is not None else 0.0) for name in BETWEEN}
+    samples, busy = int(mine["samples"].sum(dtype=np.int64)), sums["step_time_s"]
+    gpu_pct = float(grid.gpu_pct[index]) if index is not None else np.nan
+    return WorkerRow(
+        rank=rank,
+        node=life.get("node"),
+        pid=life.get("pid"),
+        steps=int(grid.kept["steps"][steps].sum()),
+        samples=samples,
+        loss_mean=last_epoch_loss(grid.kept["samples_seen"][steps], mine["samples"], mine["loss"], plan),
+        worker_samples_per_s=samples / busy if busy > 0 else None,
+        step_time_s=_step_time(grid, steps, mine["step_time_s"]),
+        data_wait_s=sums["data_wait_s"],
+        compute_s=sums["compute_s"],
+        sync_wait_s=sums["sync_wait_s"],
+        update_s=busy - sums["data_wait_s"] - sums["compute_s"] - sums["sync_wait_s"],
+        evaluation_s=between["evaluation_s"] + after["evaluation_s"],
+        checkpoint_s=between["checkpoint_s"] + after["checkpoint_s"],
+        peak_memory_gib=float(mine["peak_memory_gib"].max()) if len(steps) else 0.0,
+        memory_limit_gib=life.get("memory_limit_gib"),
+        device=life.get("device"),
+        cpu_pct=_cpu_pct(mine["cpu_s"], mine["step_time_s"]),
+        gpu_pct=gpu_pct if np.isfinite(gpu_pct) else None,
+    )
+
+
+def _step_time(grid: Grid, steps: NDArray[np.int64], times_s: NDArray[Any]) -> StepTime:
+    """Of one worker's optimizer steps; a record of several counts as one, of their mean."""
+    if not len(steps):
+        return StepTime(median=0.0, p95=0.0, worst=0.0, worst_step=None)
+    each = times_s / grid.kept["steps"][steps]
+    worst = int(np.argmax(each))
+    median, p95 = np.quantile(each, [0.5, 0.95])
+    return StepTime(
+        median=float(median),
+        p95=float(p95),
+        worst=float(each[worst]),
+        worst_step=int(grid.kept["step"][steps[worst]]),
+    )
+
+
+def _cpu_pct(cpu_s: NDArray[Any], times_s: NDArray[Any]) -> float | None:
+    """CPU time over step time, of the records that have it; None where none has."""
+    known = np.isfinite(cpu_s)
+    busy = float(times_s[known].sum(dtype=np.float64))
+    return float(cpu_s[known].sum(dtype=np.float64)) / busy * 100.0 if busy > 0 else None
+
+
+def last_epoch_loss(
+    seen: NDArray[np.int64], samples: NDArray[Any], losses: NDArray[np.float64], plan: Plan
+) -> float | None:
+    """Return the mean loss over the samples of the last epoch (or of all that there is), as it was trained.
+
+    Args:
+        seen: at the start of each step.
+        samples: of each step.
+        losses: of each step, means over its samples.
+        plan: of the run.
+    """
+    if not len(seen):
+        return None
+    last = (seen >= seen[-1] - seen[-1] % plan.num_samples) & (samples > 0)
+    weight = samples[last].sum()
+    mean = float((losses[last] * samples[last]).sum() / weight) if weight else float("nan")
+    return mean if np.isfinite(mean) else None
+
+
+def _after_last_step(events: Sequence[Event], attempts: Sequence[AttemptRow]) -> dict[int, dict[str, float]]:
+    """What stood after each rank's last records, by name in ``BETWEEN``, where a later attempt did not do it again."""
+    kept = {row.attempt for row in attempts if not row.redone_samples}
+    found: dict[int, dict[str, float]] = {}
+    for event in events:
+        if event["kind"] == "worker_ended" and event["attempt"] in kept:
+            sums = found.setdefault(event["rank"], dict.fromkeys(BETWEEN, 0.0))
+            for name in BETWEEN:
+                sums[name] += event.get(name) or 0.0
+    return found

@@ -1,0 +1,196 @@
+"""``scaler check``: each limit on both sides, and what cannot be judged."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from in_process import Scaler, command_line
+from run_folders import write_run
+from synthetic import SYNTHETIC_JOB, SyntheticRun
+
+from scaler.job import Job
+from scaler.plan import make_plan
+from scaler.report.checks import ANY
+from scaler.report.verdicts import GRAVEST_FIRST
+
+RUN = "digits-20260101-120000-7f3a"
+
+
+@pytest.fixture
+def scaler_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Scaler]:
+    monkeypatch.setenv("COLUMNS", "80")
+    with command_line(capsys, monkeypatch, tmp_path) as command:
+        yield command
+
+
+@pytest.fixture
+def made(tmp_path: Path, digits: Callable[..., Job]) -> Callable[..., SyntheticRun]:
+    """Write a run of 2 workers, 200 samples in 14 steps of 0.125 s, and return it."""
+
+    def make(*overrides: str, run_id: str = RUN, workers: int = 2, state: str = "succeeded") -> SyntheticRun:
+        job = digits(*SYNTHETIC_JOB, *overrides, workers=workers)
+        run = SyntheticRun(job=job, plan=make_plan(job, workers), state=state).attempt(0, world_size=workers)
+        run = run.evaluated(200, loss=0.5, accuracy=0.96, **{"a=b": 3.0})
+        write_run(str(tmp_path / "runs"), run_id, run)
+        return run
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kept", "broken"),
+    [
+        ("--max-loss 0.5", "--max-loss 0.49"),
+        ("--min-accuracy 0.96", "--min-accuracy 0.97"),
+        ("--min-eval a=b=3", "--min-eval a=b=3.1"),
+        ("--max-eval a=b=3", "--max-eval a=b=2.9"),
+        ("--min-samples-per-s 114", "--min-samples-per-s 115"),  # 200 / (14 x 0.125) = 114.3
+        ("--max-wall-s 10.5", "--max-wall-s 10.4"),
+        ("--max-cost 0.1", "--max-cost 0.0001"),
+        ("--min-efficiency 0.57", "--min-efficiency 0.58"),  # 114.3 / 2 of 100
+    ],
+)
+def test_each_limit_holds_on_one_side_and_not_on_the_other(
+    scaler_command: Scaler, made: Callable[..., SyntheticRun], kept: str, broken: str
+) -> None:
+    made("reference.samples_per_s=100", "resources.price_per_worker_hour=10")
+    code, out, err = scaler_command("check", RUN, *kept.split())
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{RUN}  every check passed\n")
+    code, out, err = scaler_command("check", RUN, *broken.split())
+    assert (code, err) == (4, "")
+    assert out.startswith(f"{RUN}  1 of 2 checks failed\n")
+
+
+def test_a_verdict_that_is_there_fails(
+    scaler_command: Scaler, made: Callable[..., SyntheticRun], tmp_path: Path
+) -> None:
+    run = made()
+    changed = run.altered(lambda record: record.rank == 1 and record.step == 3, lr=0.5)
+    write_run(str(tmp_path / "runs"), "changed", changed)
+    for code in ("lr_differs_from_plan", ANY):
+        outcome = scaler_command("check", "changed", "--no-verdict", code, "--json")
+        (state, verdict) = json.loads(outcome.out)["checks"]
+        assert (outcome.code, state["is_ok"], verdict["is_ok"]) == (4, True, False)
+    assert scaler_command("check", "changed", "--no-verdict", "diverged").code == 0
+
+
+def test_the_table(scaler_command: Scaler, made: Callable[..., SyntheticRun]) -> None:
+    made()
+    code, out, err = scaler_command("check", RUN, "--max-loss", "0.4", "--min-accuracy", "0.9", "--max-wall-s", "60")
+    assert (code, err) == (4, "")
+    assert out == (
+        f"{RUN}  1 of 4 checks failed\n"
+        "\n"
+        "check          wanted             is         ok\n"
+        "state          is succeeded       succeeded  ok\n"
+        "eval loss      at most 0.4        0.5        failed\n"
+        "eval accuracy  at least 0.9       0.96       ok\n"
+        "wall clock     at most 1 min 0 s  10.5 s     ok\n"
+    )
+
+
+def test_efficiency_is_against_the_baseline(scaler_command: Scaler, made: Callable[..., SyntheticRun]) -> None:
+    made()
+    made(run_id="alone", workers=1)  # 200 samples in 26 steps: 61.5 a second
+    code, out, _ = scaler_command("check", RUN, "--min-efficiency", "0.9", "--baseline", "alone", "--json")
+    (_, check) = json.loads(out)["checks"]
+    assert code == 0
+    assert check["value"] == pytest.approx(200 / (14 * 0.125) / 2 / (200 / (26 * 0.125)), rel=1e-6)
+    assert scaler_command("check", RUN, "--min-efficiency", "0.95", "--baseline", "alone").code == 4
+    code, out, err = scaler_command("check", RUN, "--min-efficiency", "0.9", "--baseline", RUN)
+    assert (code, out) == (5, "")
+    assert err.startswith(f"Error: baseline = {RUN} trained with 2 workers")
+
+
+def test_a_run_that_has_not_succeeded_fails_unless_it_may(
+    scaler_command: Scaler, made: Callable[..., SyntheticRun], tmp_path: Path
+) -> None:
+    made(state="stopped")
+    assert scaler_command("check", RUN, "--max-loss", "1").code == 4
+    assert scaler_command("check", RUN, "--max-loss", "1", "--allow-unfinished").code == 0
+    job = made(run_id="other").job
+    failed = SyntheticRun(job=job, plan=make_plan(job), state="failed").attempt(0, stop=0)
+    write_run(str(tmp_path / "runs"), "failed", failed)
+    code, out, err = scaler_command("check", "failed", "--max-loss", "1", "--min-accuracy", "0.5")
+    assert (code, err) == (4, "")  # it has no loss, and fails for that too
+    assert out.startswith("failed  3 of 3 checks failed\n")
+
+
+def test_a_loss_that_is_no_number_keeps_no_limit(
+    scaler_command: Scaler, digits: Callable[..., Job], tmp_path: Path
+) -> None:
+    job = digits(*SYNTHETIC_JOB)
+    run = SyntheticRun(job=job, plan=make_plan(job)).attempt(0).evaluated(200, loss=None)
+    write_run(str(tmp_path / "runs"), RUN, run)
+    assert scaler_command("check", RUN, "--max-loss", "1e30").code == 4
+
+
+def test_without_an_evaluation_the_loss_is_that_of_training(
+    scaler_command: Scaler, digits: Callable[..., Job], tmp_path: Path
+) -> None:
+    job = digits(*SYNTHETIC_JOB)
+    write_run(str(tmp_path / "runs"), RUN, SyntheticRun(job=job, plan=make_plan(job)).attempt(0))
+    code, out, _ = scaler_command("check", RUN, "--max-loss", "2")
+    assert code == 0
+    assert "train loss  at most 2" in out
+
+
+REFUSED = [
+    (
+        [],
+        f"scaler check {RUN} is given nothing to check.\n"
+        "  Give one or more of --min-efficiency, --max-loss, --min-accuracy, --min-eval, --max-eval, "
+        "--min-samples-per-s, --max-wall-s, --max-cost, --no-verdict.",
+    ),
+    (
+        ["--min-efficiency", "0.8"],
+        f"run {RUN}: efficiency cannot be judged: nobody measured one worker alone.\n"
+        "  Give --baseline RUN, a run of the same job with one worker: scaler submit JOB --workers 1. Or set "
+        "reference.samples_per_s in the job of later runs.",
+    ),
+    (["--min-efficiency", "80"], "--min-efficiency 80 is not in (0, 10].\n  It is a share: 0.8 is 80 %."),
+    (["--max-loss", "nan"], "--max-loss: nan and inf are no limits.\n  Give a number."),
+    (["--min-eval", "x=inf"], "--min-eval: nan and inf are no limits.\n  Give a number."),
+    (
+        ["--min-eval", "acuracy=0.9"],
+        f"run {RUN}: eval acuracy cannot be judged: no evaluation gave it.\n  Values that it has: a=b, accuracy, loss.",
+    ),
+    (
+        ["--min-eval", "accuracy"],
+        "--min-eval accuracy is not NAME=X with a number X.\n  Such as --min-eval accuracy=0.95.",
+    ),
+    (
+        ["--max-eval", "x=1", "--max-eval", "x=2"],
+        "--max-eval x is given twice.\n  Give each name once.",
+    ),
+    (
+        ["--max-cost", "5"],
+        f"run {RUN}: cost cannot be judged: its job has no price.\n"
+        "  Set resources.price_per_worker_hour in the job of later runs.",
+    ),
+    (
+        ["--no-verdict", "straggle"],
+        "--no-verdict straggle is no verdict's code.\n"
+        f"  Did you mean straggler? Codes: any, {', '.join(GRAVEST_FIRST)}.",
+    ),
+    (
+        ["--baseline", RUN, "--max-loss", "1"],
+        f"--baseline {RUN} is for efficiency alone.\n  Give --min-efficiency X with it.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), REFUSED, ids=lambda part: " ".join(part) if type(part) is list else "")
+def test_what_cannot_be_judged_is_a_usage_error(
+    scaler_command: Scaler, made: Callable[..., SyntheticRun], options: list[str], text: str
+) -> None:
+    made()
+    assert scaler_command("check", RUN, *options) == (2, "", f"Error: {text}\n")
+
+
+def test_a_run_that_is_not_there(scaler_command: Scaler) -> None:
+    assert scaler_command("check", "nothing", "--max-loss", "1").code == 5

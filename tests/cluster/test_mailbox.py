@@ -1,0 +1,189 @@
+"""The mailbox against a collector whose answers a test says: what is kept, when records are thinned, when it rests."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event, Thread
+from time import monotonic, sleep
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray.cloudpickle
+from synthetic import SyntheticRun
+
+from scaler.cluster import collector as collector_module
+from scaler.cluster import mailbox as mailbox_module
+from scaler.cluster.collector import FORGET_S, PARCELS_PER_S, Collector
+from scaler.cluster.mailbox import LATE_TIMES, MOST_WAITING, THIN_EVERY_S, Mailbox
+from scaler.cluster.messages import Answer, Batch, Parcel
+from scaler.runs import RunFolder
+
+
+class Slow:
+    """A collector in this process that takes everything, and answers when it is let."""
+
+    def __init__(self) -> None:
+        self.parcels: list[tuple[float, Parcel]] = []
+        self.rest_s = 0.0
+        self.may_answer = Event()
+        self.may_answer.set()
+
+    @property
+    def hand_over(self) -> Any:
+        return SimpleNamespace(remote=self._answer)
+
+    def _answer(self, parcel: Parcel) -> Answer:
+        self.parcels.append((monotonic(), parcel))
+        self.may_answer.wait()
+        newest = max([batch.number for batch in parcel.batches], default=parcel.written)
+        return Answer(taken=newest, written=newest, leave=None, rest_s=self.rest_s)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
+    monkeypatch.setattr(mailbox_module.ray, "get", lambda answer: answer)
+    return Slow()
+
+
+@pytest.fixture
+def mailbox(slow: Slow) -> Iterator[Mailbox]:
+    made = Mailbox(slow, rank=0)
+    yield made
+    slow.may_answer.set()
+    made.close()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    began = monotonic()
+    while not holds():
+        assert monotonic() - began < 10, "it never happens"
+        sleep(0.005)
+
+
+def be_late(mailbox: Mailbox, slow: Slow) -> None:
+    """Have the collector take a batch longer after it was handed over than is in time."""
+    slow.may_answer.clear()
+    seen = len(slow.parcels)
+    mailbox.put([], [])
+    until(lambda: any(parcel.batches for _, parcel in slow.parcels[seen:]))
+    sleep(2 * mailbox_module.LATE_S)
+    slow.may_answer.set()
+    assert mailbox.wait_taken(within_s=10)
+
+
+def test_a_collector_in_time_leaves_records_as_they_are(mailbox: Mailbox) -> None:
+    for _ in range(4):
+        mailbox.put([], [])
+        assert mailbox.wait_written(within_s=10)
+    assert mailbox.wanted_steps(1) == 1
+    assert mailbox._kept == []
+
+
+def test_records_are_thinned_when_the_collector_is_late_again_and_again(
+    mailbox: Mailbox, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailbox_module, "LATE_S", 0.3)
+    for _ in range(LATE_TIMES - 1):
+        be_late(mailbox, slow)
+    assert mailbox.wanted_steps(1) == 1, "one that was started again is late once"
+    be_late(mailbox, slow)
+    assert mailbox.wanted_steps(1) == 2
+    assert mailbox.wanted_steps(1) == 2, "until the group agrees"
+    assert mailbox.wanted_steps(2) == 2, "it gets time to catch up"
+    with monkeypatch.context() as later:
+        later.setattr(mailbox_module, "monotonic", lambda: monotonic() + THIN_EVERY_S)
+        assert mailbox.wanted_steps(2) == 4
+    mailbox.put([], [])
+    assert mailbox.wait_taken(within_s=10)
+    assert mailbox._times_late == 0, "in time again"
+
+
+def test_a_collector_that_was_started_again_is_late_once(
+    mailbox: Mailbox, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailbox_module, "LATE_S", 0.3)
+    for _ in range(3):
+        be_late(mailbox, slow)
+        mailbox.put([], [])
+        assert mailbox.wait_taken(within_s=10)
+    assert mailbox.wanted_steps(1) == 1
+
+
+def test_records_are_thinned_when_too_many_wait_whatever_the_reason(
+    mailbox: Mailbox, slow: Slow, synthetic_run: SyntheticRun
+) -> None:
+    one = synthetic_run.attempt(0).records[:1]
+    slow.may_answer.clear()
+    mailbox.put(one * MOST_WAITING, [])
+    assert mailbox.wanted_steps(1) == 1
+    mailbox.put(one, [])
+    assert mailbox.wanted_steps(1) == 2
+    slow.may_answer.set()
+    assert mailbox.wait_written(within_s=10)
+    assert mailbox.wanted_steps(1) == 1
+
+
+def test_a_mailbox_rests_as_long_as_the_collector_says_unless_somebody_waits(mailbox: Mailbox, slow: Slow) -> None:
+    slow.rest_s = 0.4
+    mailbox.put([], [])
+    until(lambda: any(parcel.batches for _, parcel in slow.parcels))
+    until(lambda: mailbox._rest_s == slow.rest_s)
+    count = len(slow.parcels)
+    for _ in range(4):
+        mailbox.put([], [])
+        sleep(0.02)
+    assert len(slow.parcels) == count, "they wait for each other"
+    until(lambda: len(slow.parcels) > count)
+    assert len(slow.parcels[-1][1].batches) == 4
+    assert slow.parcels[-1][0] - slow.parcels[-2][0] >= slow.rest_s
+    mailbox.put([], [])
+    waiting = Thread(target=mailbox.wait_taken, kwargs={"within_s": 10})
+    began = monotonic()
+    waiting.start()
+    waiting.join()
+    assert monotonic() - began < slow.rest_s
+
+
+def test_who_has_nothing_to_send_asks_no_more_often_than_the_collector_wants(
+    mailbox: Mailbox, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailbox_module, "ASK_S", 0.1)
+    slow.rest_s = 1.0
+    until(lambda: mailbox._rest_s == slow.rest_s)
+    count = len(slow.parcels)
+    sleep(0.5)
+    assert len(slow.parcels) == count
+
+
+def test_a_batch_comes_out_of_its_columns_as_it_went_in(synthetic_run: SyntheticRun) -> None:
+    run = synthetic_run.attempt(0)
+    for records in (run.records, ()):
+        batch = Batch(number=3, attempt=1, samples_seen=64, records=list(records), events=list(run.events))
+        assert ray.cloudpickle.loads(ray.cloudpickle.dumps(batch)) == batch
+
+
+def test_a_thousand_workers_are_asked_for_as_many_parcels_as_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(collector_module, "monotonic", lambda: now)
+    collector = Collector(RunFolder(str(tmp_path / "run")))
+
+    def send(rank: int, life: int = 0) -> Answer:
+        return collector.hand_over(
+            Parcel(sender=f"{life} of {rank}", rank=rank, written=0, written_to=(life, 16), batches=[])
+        )
+
+    for rank in range(1000):
+        send(rank)
+    now += 1
+    assert send(0).rest_s == 1000 / PARCELS_PER_S
+    collector.begin_attempt()
+    assert len(collector._senders) == 1000
+    for life in (1, 2, 3):  # 600 s each; of the lives before, nothing is kept
+        now += FORGET_S
+        send(0, life)
+        collector.begin_attempt()
+        assert len(collector._senders) == 1
+    assert send(0, 3).rest_s == 1 / PARCELS_PER_S
+    assert {attempt for attempt, _ in collector._secured} == {2, 3}

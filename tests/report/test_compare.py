@@ -1,0 +1,315 @@
+"""Comparisons of runs whose numbers can be worked out by hand."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
+from typing import Any
+
+import pytest
+from pages import Page
+from rich.console import Console
+from synthetic import SYNTHETIC_JOB, SyntheticRun
+
+from scaler.job import Job
+from scaler.plan import make_plan
+from scaler.report.compare.arms import Member
+from scaler.report.compare.curves import TrainLoss, first_reached
+from scaler.report.compare.html import render_comparison_html
+from scaler.report.compare.markdown import render_comparison_markdown
+from scaler.report.compare.model import Comparison, Measure
+from scaler.report.compare.numbers import compare_runs
+from scaler.report.compare.text import comparison_text
+
+Golden = Callable[[str, str], None]
+Make = Callable[..., Member]
+
+
+@pytest.fixture
+def make(digits: Callable[..., Job]) -> Make:
+    """Make one run; ``values`` are fields of its records."""
+
+    def member(
+        run_id: str,
+        *overrides: str,
+        seed: int = 0,
+        workers: int = 2,
+        stop: int | None = None,
+        eval_loss: float = 0.5,
+        state: str = "succeeded",
+        **values: Any,
+    ) -> Member:
+        job = digits(*SYNTHETIC_JOB, f"train.seed={seed}", *overrides, workers=workers)
+        run = SyntheticRun(job=job, plan=make_plan(job, workers), state=state)
+        run = run.attempt(0, world_size=workers, stop=stop, **values)
+        if stop is None:
+            run = run.evaluated(100, loss=2 * eval_loss).evaluated(200, loss=eval_loss)
+        return Member(jobs=(job,), report=replace(run.report(), run_id=run_id))
+
+    return member
+
+
+def measure(comparison: Comparison, name: str, kind: str, **wanted: Any) -> Measure:
+    """The only such number."""
+    found = [m for m in comparison.measures if (m.name, m.kind) == (name, kind)]
+    (only,) = [m for m in found if all(getattr(m, key) == value for key, value in wanted.items())]
+    return only
+
+
+def codes(comparison: Comparison) -> list[str]:
+    return [note.code for note in comparison.notes]
+
+
+def rendered(comparison: Comparison, *, width: int = 80) -> str:
+    console = Console(file=StringIO(), width=width, highlight=False, markup=False, color_system=None)
+    with console.capture() as captured:
+        console.print(comparison_text(comparison))
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().rstrip().split("\n"))
+
+
+# Arms
+
+
+def test_runs_that_differ_in_seed_name_and_place_alone_are_repeats(make: Make) -> None:
+    found = compare_runs(
+        [
+            make("r0"),
+            make("r1", "reference.lr=0.02"),
+            make("r2", "storage=elsewhere", "name=other", seed=1),
+            make("r3", "reference.lr=0.02", seed=7),
+        ]
+    )
+    assert [(arm.label, arm.run_ids) for arm in found.arms] == [("A", ("r0", "r2")), ("B", ("r1", "r3"))]
+    assert [(change.key, change.base, change.value) for change in found.arms[1].changes] == [
+        ("reference.lr", "0.01", "0.02")
+    ]
+    assert [(run.run_id, run.arm, run.seed) for run in found.runs] == [
+        ("r0", "A", 0),
+        ("r1", "B", 0),
+        ("r2", "A", 1),
+        ("r3", "B", 7),
+    ]
+
+
+def test_a_run_that_went_on_with_another_job_is_no_repeat_of_one_that_did_not(make: Make) -> None:
+    kept, changed = make("r0"), make("r1")
+    lower = make("r2", "reference.lr=0.005").jobs[0]
+    found = compare_runs([kept, replace(changed, jobs=(*changed.jobs, lower))])
+    assert [arm.run_ids for arm in found.arms] == [("r0",), ("r1",)]
+    assert [change.key for change in found.arms[1].changes] == ["reference.lr"]
+
+
+def test_repeats_alone_are_one_arm_and_nothing_is_judged(make: Make) -> None:
+    found = compare_runs([make("r0", loss=1.0), make("r1", seed=1, loss=3.0)])
+    loss = measure(found, "train_loss", "end")
+    assert (loss.arms[0].mean, loss.arms[0].repeats, loss.differences) == (2.0, 2, ())
+    assert loss.arms[0].spread == pytest.approx(2**0.5)
+    assert codes(found) == ["one_arm"]
+
+
+# Noise
+
+
+def test_a_difference_is_judged_by_the_spread_of_repeats(make: Make) -> None:
+    def losses(arm: str, *values: float) -> list[Member]:
+        overrides = () if arm == "a" else ("reference.lr=0.02",)
+        return [make(f"{arm}{seed}", *overrides, seed=seed, loss=value) for seed, value in enumerate(values)]
+
+    # Three each with a variance of 0.01: margin 2.776 x sqrt(0.02 / 3) = 0.2267, on either side of it.
+    for gap, is_beyond in ((0.22, False), (0.24, True)):
+        found = compare_runs([*losses("a", 0.9, 1.0, 1.1), *losses("b", 0.9 + gap, 1.0 + gap, 1.1 + gap)])
+        change = measure(found, "train_loss", "end").difference("B")
+        assert change.change == pytest.approx(gap)
+        assert change.change_pct == pytest.approx(100 * gap)
+        assert change.margin == pytest.approx(0.2267, abs=1e-4)
+        assert (change.is_beyond_noise, change.not_judged) == (is_beyond, None)
+
+
+def test_without_repeats_it_says_so_and_what_to_type(make: Make) -> None:
+    found = compare_runs([make("r0", seed=3, loss=1.0), make("r1", "reference.lr=0.02", loss=2.0)])
+    change = measure(found, "train_loss", "end").difference("B")
+    assert (change.change, change.margin, change.is_beyond_noise) == (1.0, None, None)
+    assert change.not_judged == "no_repeats"
+    (note,) = found.notes
+    assert note.code == "no_repeats"
+    assert "scaler submit JOB --set train.seed=4" in note.next
+
+
+def test_repeats_of_one_seed_are_repeats_of_the_speed_alone(make: Make) -> None:
+    slow = {"step_time_s": 0.25}
+    found = compare_runs(
+        [
+            make("a0", loss=1.0),
+            make("a1", loss=1.0001, step_time_s=0.126),
+            make("b0", "reference.lr=0.02", loss=1.01, **slow),
+        ]
+    )
+    loss, time = measure(found, "train_loss", "end"), measure(found, "step_time", "speed")
+    assert (loss.arms[0].repeats, loss.difference("B").not_judged) == (1, "no_repeats")
+    assert (time.arms[0].repeats, time.difference("B").is_beyond_noise) == (2, True)
+    assert "one_seed" in codes(found)
+
+
+def test_repeats_that_agree_to_the_last_digit_show_no_spread(make: Make) -> None:
+    found = compare_runs([make("a0"), make("a1", seed=1), make("b0", "reference.lr=0.02", loss=3.0)])
+    assert measure(found, "train_loss", "end").difference("B").not_judged == "no_spread"
+
+
+# Places
+
+
+def test_runs_of_different_lengths_are_compared_where_all_have_been_and_it_is_said(make: Make) -> None:
+    def falling(rank: int, seen: int) -> float:
+        return 4.0 - seen / 100
+
+    runs = [make("a0", loss=falling), make("a1", seed=1, loss=lambda r, s: falling(r, s) + 0.1)]
+    runs.append(make("b0", "reference.lr=0.02", stop=96, state="stopped", loss=lambda r, s: falling(r, s) + 0.5))
+    found = compare_runs(runs)
+    assert found.common_samples == 96
+    end = measure(found, "train_loss", "end").difference("B")
+    assert (end.is_beyond_noise, end.not_judged) == (None, "different_lengths")
+    assert measure(found, "train_s", "speed").difference("B").not_judged == "different_lengths"
+    there = measure(found, "train_loss", "at_samples", at=96.0)
+    # The window is 5 of 96 samples, in the step of 16 from 80 on: 4 - 0.8.
+    assert there.arms[0].values == pytest.approx((3.2, 3.3))
+    assert there.difference("B").change == pytest.approx(3.7 - 3.25)
+    assert there.difference("B").not_judged is None
+    assert codes(found)[:2] == ["not_succeeded", "different_lengths"]
+    assert "b0 was stopped" in found.notes[0].message
+
+
+def test_how_far_it_was_to_a_common_loss(make: Make) -> None:
+    def loss(speed: float) -> Callable[[int, int], float]:
+        return lambda rank, seen: 3.0 - speed * seen / 100
+
+    found = compare_runs([make("a0", loss=loss(1.0)), make("b0", "reference.lr=0.02", loss=loss(2.0))])
+    samples = measure(found, "train_loss", "reached", unit="samples")
+    time = measure(found, "train_loss", "reached", unit="s")
+    # The slower run's least is that of its last 10 samples, 4 of them at 1.04 and 6 at 1.2: 1.136, rounded up.
+    assert samples.at == time.at == pytest.approx(1.2)
+    slow, fast = samples.arms[0].mean, samples.arms[1].mean
+    assert slow is not None
+    assert fast is not None
+    assert 180 <= slow <= 200
+    assert 90 <= fast <= 112
+    assert time.arms[0].mean == pytest.approx(slow / 16 * 0.125, rel=0.1)
+
+
+def test_a_training_loss_is_the_mean_over_the_window_that_ends_there(make: Make) -> None:
+    report = make("r0", loss=lambda rank, seen: float(seen)).report
+    line = TrainLoss.of(report, window=24)
+    # Up to 32: all of the step at 16, and 8 of the 16 samples of the step at 0.
+    assert line.at(32.0) == pytest.approx((16 * 16 + 8 * 0) / 24)
+    assert line.at(8.0) == 0.0
+    assert (line.at(0.0), line.at(201.0)) == (None, None)
+
+
+def test_where_values_come_down_to_a_target() -> None:
+    values = [3.0, None, 1.0]
+    assert first_reached([10, 20, 30], values, 2.0, is_line=True) == 20.0
+    assert first_reached([10, 20, 30], values, 2.0, is_line=False) == 30.0
+    assert first_reached([10, 20, 30], values, 0.5, is_line=True) is None
+    assert first_reached([10, 20, 30], values, 3.0, is_line=True) == 10.0
+
+
+def test_what_more_workers_bought(make: Make) -> None:
+    # 16 a step in 0.125 s against 32 in 0.16 s; each epoch's last step is short in both.
+    found = compare_runs([make("a0", workers=2), make("b0", workers=4, step_time_s=0.16)])
+    (speedup,) = found.speedups
+    speeds = [200 / (14 * 0.125), 200 / (8 * 0.16)]
+    assert speedup.world_size == 4
+    assert speedup.speedup == pytest.approx(speeds[1] / speeds[0], rel=1e-6)
+    assert speedup.efficiency == pytest.approx(speedup.speedup / 2)
+    assert compare_runs([make("a0"), make("b0", "reference.lr=0.02")]).speedups == ()
+
+
+def test_a_run_without_a_step_is_named_and_leaves_no_common_place(make: Make) -> None:
+    found = compare_runs([make("a0"), make("b0", "reference.lr=0.02", stop=0, state="failed")])
+    assert codes(found)[:2] == ["without_steps", "not_succeeded"]
+    assert {m.kind for m in found.measures} == {"end", "speed"}
+    assert measure(found, "train_loss", "end").difference("B").not_judged == "not_known"
+    rendered(found)
+    render_comparison_html(found)
+
+
+# Renderings
+
+
+@pytest.fixture
+def compared(make: Make) -> Comparison:
+    def loss(speed: float, offset: float) -> Callable[[int, int], float]:
+        return lambda rank, seen: 2.0 / (1 + speed * seen / 100) + offset
+
+    runs = [
+        make(
+            f"digits-20260101-12000{seed}-aaaa",
+            seed=seed,
+            loss=loss(1.0, at),
+            step_time_s=0.125 + at,
+            eval_loss=0.5 + at,
+        )
+        for seed, at in enumerate((0.0, 0.01, 0.02))
+    ]
+    runs += [
+        make(
+            f"digits-20260101-12010{seed}-bbbb",
+            "reference.lr=0.02",
+            seed=seed,
+            workers=4,
+            loss=loss(2.0, at),
+            step_time_s=0.13 + at,
+            eval_loss=0.4 + at,
+        )
+        for seed, at in enumerate((0.0, 0.01))
+    ]
+    return compare_runs(runs)
+
+
+def test_the_comparison_in_the_terminal(compared: Comparison, golden: Golden) -> None:
+    golden("compare.txt", rendered(compared))
+
+
+def test_the_comparison_in_markdown(compared: Comparison, golden: Golden) -> None:
+    golden("compare.md", render_comparison_markdown(compared))
+
+
+def test_no_line_is_wider_than_80_columns(make: Make) -> None:
+    hostile = "x" * 90
+    found = compare_runs(
+        [
+            make(f"{hostile}-1", f"recipe_args={{note: {hostile}}}", loss=1e-12, step_time_s=12345.678),
+            make(f"{hostile}-2", loss=123456789.123, step_time_s=1e-5, seed=4294967295),
+            make(f"{hostile}-3", loss=987654321.987, step_time_s=2e-5, seed=1),
+        ]
+    )
+    assert max(map(len, rendered(found).splitlines())) <= 80
+
+
+def test_the_page_has_the_numbers_and_a_line_for_each_run(compared: Comparison) -> None:
+    page = Page(render_comparison_html(compared))
+    assert page.headings == ["What moved", "Arms", "Curves", "Numbers"]
+    assert [chart["title"] for chart in page.data["charts"]] == ["train loss", "eval loss"]
+    assert [len(chart["lines"]) for chart in page.data["charts"]] == [5, 5]
+    assert {line["style"] for line in page.data["charts"][0]["lines"]} == {"plan-0", "plan-1"}
+    assert "Beyond the noise:" in page.text
+    assert "elapsed time" in page.text
+    assert not [element for element in page.elements if {"src", "srcset"} & set(element[1])]
+    assert [link["href"] for link in page.all("link")] == ["data:,"]
+
+
+def test_names_that_hold_markup_are_text(make: Make) -> None:
+    name = "<script>alert(1)</script>\u202e|*x*"
+    found = compare_runs([make(name), make("other", f"recipe_args={{note: {json.dumps(name)}}}")])
+    page = Page(render_comparison_html(found))
+    assert len(page.all("script")) == 3  # the data and the page's own two
+    assert "<script>alert(1)</script>\\u202e" in page.text
+    assert "<script" not in render_comparison_markdown(found)
+    assert "\u202e" not in rendered(found) + render_comparison_markdown(found) + render_comparison_html(found).replace(
+        "\\u202e", ""
+    )
+
+
+def test_json_has_it_all(compared: Comparison) -> None:
+    values = json.loads(json.dumps(compared.to_dict(), allow_nan=False))
+    assert values["schema_version"] == 1
+    assert {"runs", "arms", "measures", "speedups", "curves", "notes", "common_samples", "level"} < set(values)

@@ -1,0 +1,69 @@
+"""What is said of memory near its limit, of merged records, and of trackers that were not reached."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from synthetic import find_again as find
+
+from scaler.report.model import Report, Verdict, WorkerRow
+
+
+def workers(sound: Report, device: str, *peaks: float, limit: float | None = 16.0, node: str = "a") -> list[WorkerRow]:
+    row = sound.workers[0]
+    values = {"device": device, "memory_limit_gib": limit, "node": node}
+    return [replace(row, rank=rank, peak_memory_gib=peak, **values) for rank, peak in enumerate(peaks)]
+
+
+def test_a_gpu_that_was_nearly_full(sound: Report) -> None:
+    (verdict,) = find(sound, workers=workers(sound, "NVIDIA L4", 14.39, 14.5))
+    assert verdict == Verdict(
+        code="memory_near_limit",
+        rank=1,
+        message="The GPU of rank 1 was near the end of its memory.",
+        evidence="14.5 of 16 GiB (91%); 1 of 2 are above 90%",
+        next="Lower scale.per_worker_batch_size and raise scale.grad_accum_steps: the global batch and the rate stay.",
+    )
+    assert find(sound, workers=workers(sound, "NVIDIA L4", 14.39, 14.39)) == ()
+
+
+def test_a_machine_is_filled_by_all_of_its_workers(sound: Report) -> None:
+    (verdict,) = find(sound, workers=workers(sound, "cpu", 7.2, 7.3))
+    assert (verdict.code, verdict.rank) == ("memory_near_limit", None)
+    assert verdict.message == "The machine a was near the end of its memory."
+    assert verdict.evidence == "its 2 workers held at most 14.5 of 16 GiB (91%), the sum of their peaks"
+    assert find(sound, workers=workers(sound, "cpu", 7.2, 7.1)) == ()
+    apart = [replace(row, node=f"node-{row.rank}") for row in workers(sound, "cpu", 7.2, 7.3)]
+    assert find(sound, workers=apart) == ()
+
+
+def test_memory_of_unknown_limits_and_of_workers_that_are_gone_says_nothing(sound: Report) -> None:
+    assert find(sound, workers=workers(sound, "cpu", 7.2, 7.3, limit=None)) == ()
+    assert find(sound, workers=workers(sound, "cpu", 7.0, 7.0, 7.0)) == ()  # the attempt has two workers
+
+
+def thinned(steps: int) -> dict[str, Any]:
+    return {"kind": "records_thinned", "attempt": 0, "samples_seen": 48, "steps": steps, "reason": "12 s behind"}
+
+
+def test_records_that_stand_for_several_steps(sound: Report) -> None:
+    (verdict,) = find(sound, events=[thinned(2), {**thinned(4), "samples_seen": 96}])
+    assert (verdict.code, verdict.rank) == ("records_thinned", None)
+    assert verdict.message == "A record stands for up to 4 steps: they came faster than they could be written."
+    assert verdict.evidence == "from 48 samples of attempt 0 on: 12 s behind"
+
+
+def failed(sink: str, reason: str = "connection refused") -> dict[str, Any]:
+    return {"kind": "tracking_failed", "sink": sink, "reason": reason}
+
+
+def test_trackers_that_were_not_reached(sound: Report) -> None:
+    (verdict,) = find(sound, events=[failed("mlflow", "first"), failed("wandb"), failed("mlflow")])
+    assert (verdict.code, verdict.rank) == ("tracking_failed", None)
+    assert verdict.message == "2 trackers did not get every curve; the training did not wait for them."
+    assert verdict.evidence == "mlflow: connection refused; wandb: connection refused"
+
+
+@pytest.mark.parametrize("kind", ["evaluated", "checkpointed"])
+def test_other_events_are_no_trouble(sound: Report, kind: str) -> None:
+    assert find(sound, events=[{"kind": kind, "attempt": 0, "samples_seen": 48, "values": {}, "sink": "mlflow"}]) == ()
