@@ -33,10 +33,7 @@ class CpuClock:
     """Wall clock; memory of the whole process."""
 
     is_behind = False
-
-    def mark(self) -> float:
-        """Return the wall clock."""
-        return perf_counter()
+    mark = staticmethod(perf_counter)
 
     def between(self, start: Mark, end: Mark) -> float:
         """Return the difference."""

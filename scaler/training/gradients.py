@@ -13,7 +13,7 @@ A loss that returns ``(sum, weight)`` is summed as it is, and the sum divided by
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -37,8 +37,7 @@ class Parts:
     samples: tuple[float, ...]  # in each; where samples are weighted, its weight in samples
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepMeasures:
+class StepMeasures(NamedTuple):
     """What one worker measured while it made a step's gradient."""
 
     losses: tuple[
