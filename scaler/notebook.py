@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from scaler.metrics.reader import read_events, read_records
+from scaler.metrics.reader import read_events, read_records, with_records
 from scaler.plan import Plan
+from scaler.report.grid import make_grid
 from scaler.report.model import Report
 from scaler.report.page import render_part
 from scaler.report.words import number, plural, seconds
@@ -59,39 +61,31 @@ class Run:
 
     @cached_property
     def steps(self) -> pd.DataFrame:
-        """A row for each step that is in the final weights, by ``samples_seen``.
+        """A row for each step that is in the final weights, by ``samples_seen``: what the report is made of.
 
-        ``loss_mean`` is over ranks and weighted by samples; ``loss_min`` and ``loss_max`` are of any rank;
+        ``loss_mean`` is over ranks and weighted by samples, NaN where any rank's loss was no number; ``loss_min`` and
+        ``loss_max`` are of any rank whose loss was one;
         ``step_time_s`` is the slowest rank's, ``compute_s``, ``data_wait_s`` and ``sync_wait_s`` are means over ranks;
         ``samples`` and ``samples_per_s`` are of all workers.
         """
-        kept = self.records[~self.records["lost"]]
-        weighted = kept.assign(
-            _sum=kept["loss"] * kept["samples"], _counted=kept["samples"].where(kept["loss"].notna())
+        grid = with_records(self._folder, lambda metrics: make_grid(metrics.records, metrics.events))
+        kept, memory = grid.kept, grid.cells["peak_memory_gib"]
+        return pd.DataFrame(
+            {
+                "attempt": kept["attempt"],
+                "samples_seen": kept["samples_seen"],
+                "step": kept["step"],
+                "world_size": kept["workers"],
+                "samples": kept["samples"],
+                "loss_mean": kept["loss"],
+                **{name: kept[name] for name in ("loss_min", "loss_max", "lr", "lr_planned", "step_time_s")},
+                **{name: grid.over_ranks(name) for name in ("compute_s", "data_wait_s", "sync_wait_s")},
+                **{name: kept[name] for name in ("grad_norm", "noise_scale")},
+                "peak_memory_gib": np.fmax.reduce(memory, axis=1, initial=np.nan),
+                "steps": kept["steps"],
+                "samples_per_s": kept["samples"] / kept["step_time_s"],
+            }
         )
-        by_step = weighted.groupby(["attempt", "samples_seen"], sort=True)
-        frame = by_step.agg(
-            step=("step", "first"),
-            world_size=("rank", "nunique"),
-            samples=("samples", "sum"),
-            _sum=("_sum", "sum"),
-            _counted=("_counted", "sum"),
-            loss_min=("loss", "min"),
-            loss_max=("loss", "max"),
-            lr=("lr", "first"),
-            lr_planned=("lr_planned", "first"),
-            step_time_s=("step_time_s", "max"),
-            compute_s=("compute_s", "mean"),
-            data_wait_s=("data_wait_s", "mean"),
-            sync_wait_s=("sync_wait_s", "mean"),
-            grad_norm=("grad_norm", "first"),
-            noise_scale=("noise_scale", "first"),
-            peak_memory_gib=("peak_memory_gib", "max"),
-            steps=("steps", "first"),
-        ).reset_index()
-        frame.insert(5, "loss_mean", frame.pop("_sum") / frame.pop("_counted"))
-        frame["samples_per_s"] = frame["samples"] / frame["step_time_s"]
-        return frame
 
     @cached_property
     def events(self) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -60,6 +61,18 @@ def synthetic_run(digits: Callable[..., Job]) -> SyntheticRun:
     """Return a run without any attempt yet."""
     job = digits(*SYNTHETIC_JOB)
     return SyntheticRun(job=job, plan=make_plan(job))
+
+
+@pytest.fixture
+def scaler_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Callable[..., Any]]:
+    """Run a command line in the test's own folder, 80 columns wide; for the modules in tests/cli."""
+    from in_process import command_line
+
+    monkeypatch.setenv("COLUMNS", "80")
+    with command_line(capsys, monkeypatch, tmp_path) as command:
+        yield command
 
 
 @pytest.fixture(scope="session")

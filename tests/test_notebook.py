@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from run_folders import write_run
 from synthetic import SYNTHETIC_JOB, SyntheticRun
@@ -61,6 +62,20 @@ def test_a_step_is_weighted_by_samples_and_an_empty_share_is_no_loss(
     means = scaler.read_run(str(tmp_path / RUN)).steps["loss_mean"]
     assert means.iloc[0] == pytest.approx((16 * 1 + 8 * 2) / 24)
     assert means.iloc[1] == 1.0
+
+
+def test_steps_are_those_of_the_report(tmp_path: Path, digits: Callable[..., Job]) -> None:
+    job = digits(*SYNTHETIC_JOB)
+    run = SyntheticRun(job=job, plan=make_plan(job)).attempt(0, loss=lambda rank, seen: 1.0 + rank)
+    run = run.altered(lambda record: record.samples_seen == 16 and record.rank == 1, loss=float("nan"))
+    write_run(str(tmp_path), RUN, run)
+    found = scaler.read_run(str(tmp_path / RUN))
+    steps, grid = found.steps, run.grid()
+    assert np.isnan(steps["loss_mean"].iloc[1]), "a mean over some ranks is no mean over ranks"
+    assert (steps["loss_min"].iloc[1], steps["loss_max"].iloc[1]) == (1.0, 1.0)
+    assert np.array_equal(steps["loss_mean"], grid.kept["loss"], equal_nan=True)
+    assert [None if np.isnan(loss) else loss for loss in steps["loss_mean"]] == list(found.report.series.loss_mean)
+    assert steps["compute_s"].tolist() == list(found.report.series.compute_s)
 
 
 def test_it_shows_itself_with_everything_escaped(storage: str) -> None:

@@ -8,6 +8,7 @@ from synthetic import SyntheticRun
 from scaler.job import dump_job
 from scaler.metrics.reader import read_events, read_records
 from scaler.metrics.writer import MetricsWriter
+from scaler.report.compare.read import read_comparison
 from scaler.report.write import write_report
 from scaler.runs import RunFolder, RunState
 from scaler.runs.find import find_run, list_runs
@@ -75,3 +76,6 @@ def test_a_run_there_is_written_found_read_and_reported_as_any_other(storage: st
     assert len(folder.names("tensorboard")) == 1
     assert len(folder.names("metrics")) < len(run.records) / 3, "merged"
     assert not [name for name in folder.names("metrics") if name.endswith(".part")]
+    found = read_comparison(list_runs(storage))
+    assert [arm.run_ids for arm in found.arms] == [tuple(names)]
+    assert found.measures[0].arms[0].values == (2.0, 2.0)

@@ -15,7 +15,7 @@ from scaler.runs import find_run
 @click.argument("run", metavar="RUN")
 @storage_option
 @click.option("--min-efficiency", type=float, metavar="X", help="Speed a worker over one worker's alone; 0.8: 80 %.")
-@click.option("--baseline", metavar="RUN", help="The run with one worker that efficiency is against.")
+@click.option("--baseline", metavar="RUN", help="The run of this job with one worker, to measure efficiency by.")
 @click.option("--max-loss", type=float, metavar="X", help="Of the last evaluation; of training where it gives none.")
 @click.option("--min-accuracy", type=float, metavar="X", help="The same as: --min-eval accuracy=X.")
 @click.option("--min-eval", "min_evals", multiple=True, metavar="NAME=X", help="Least value of the last evaluation.")
@@ -25,6 +25,7 @@ from scaler.runs import find_run
 @click.option("--max-cost", type=float, metavar="X", help="By resources.price_per_worker_hour.")
 @click.option("--no-verdict", "no_verdicts", multiple=True, metavar="CODE", help="A verdict that may not be; or: any.")
 @click.option("--allow-unfinished", is_flag=True, help="Also judge a run that has not succeeded.")
+@click.option("--allow-damaged", is_flag=True, help="Also judge a run by the part of its files that can be read.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     run: str,
@@ -40,12 +41,13 @@ def command(
     max_cost: float | None,
     no_verdicts: tuple[str, ...],
     allow_unfinished: bool,
+    allow_damaged: bool,
     as_json: bool,
 ) -> int:
     """Hold a run against limits; a gate for CI.
 
-    RUN is a run's id, its folder or URI, or: last. Exit codes: 0 every limit is kept, 4 one is not, or the run has not
-    succeeded; 2 a limit that cannot be judged, 5 a run that cannot be read.
+    RUN is a run's id, its folder or URI, or: last. Exit codes: 0 every limit is kept, 4 one is not, the run has not
+    succeeded, or some of its files are damaged; 2 a limit that cannot be judged, 5 a run that cannot be read.
     """
     from scaler.report.checks import Limits, check_report
     from scaler.report.checks_text import checks_text
@@ -64,6 +66,7 @@ def command(
         max_cost=max_cost,
         no_verdicts=no_verdicts,
         allow_unfinished=allow_unfinished,
+        allow_damaged=allow_damaged,
     )
     if not limits.asks_something:
         raise JobFileError(f"scaler check {run} is given nothing to check.", f"Give one or more of {_OPTIONS}.")

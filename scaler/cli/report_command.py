@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from scaler.cli.options import storage_option
+from scaler.cli.options import storage_option, write_file
 from scaler.cli.terminal import err, show
 from scaler.runs import find_run
 
@@ -32,7 +32,7 @@ def command(run: str, storage: str, as_json: bool, as_markdown: bool, html_path:
     if html_path is not None:
         from scaler.report.html import render_html
 
-        html_path.write_text(render_html(report), encoding="utf-8")
+        write_file(html_path, render_html(report))
     if in_browser and html_path is not None:
         _open(html_path.resolve())
     if as_json:

@@ -39,6 +39,7 @@ class Chart:
     band: str = ""  # what lies between its edges
     is_wide: bool = False
     is_stacked: bool = False  # each line stands on the one before it
+    untimed: str = ""  # what is not drawn over time
     is_logarithmic: bool = False  # whether a log scale may be asked for: every value is above 0
     quantity: Literal["number", "seconds"] = "number"
 
@@ -131,9 +132,9 @@ def make_charts(report: Report) -> tuple[Chart, ...]:
 
 
 def chart_data(report: Report, charts: Sequence[Chart]) -> dict[str, Any]:
-    """Return what the script draws. ``times`` is left out unless every place has one."""
+    """Return what the script draws. ``times`` is left out where no place has one."""
     series = report.series
-    times = {"steps": series.elapsed_s, "evals": series.eval_elapsed_s, "noise": series.noise_elapsed_s}
+    times = _times(series)
     data = {
         "clocks": {
             "steps": series.samples_seen,
@@ -154,15 +155,32 @@ def chart_data(report: Report, charts: Sequence[Chart]) -> dict[str, Any]:
             for chart in charts
         ],
     }
-    if has_times(series):
+    if any(at is not None for places in times.values() for at in places):
         data["times"] = times
     return data
 
 
-def has_times(series: Series) -> bool:
-    """Return whether every place of every curve has a time."""
-    times = (*series.elapsed_s, *series.eval_elapsed_s, *series.noise_elapsed_s)
-    return bool(times) and None not in times
+def untimed_words(times: Sequence[float | None]) -> str:
+    """Return what a chart over time says of places whose times are not known; nothing where all of them are.
+
+    Args:
+        times: those of the places of the chart's lines.
+
+    Example:
+        >>> [untimed_words(times) for times in ((1.0, 2.0), (None, 2.0), (None, None))]
+        ['', 'Over time 1 of 2 places is left out: when it was is not known.', 'Over samples: no time is known.']
+    """
+    unknown = sum(at is None for at in times)
+    if not unknown:
+        return ""
+    if unknown == len(times):
+        return "Over samples: no time is known."
+    left_out = "is left out: when it was is not known" if unknown == 1 else "are left out: when they were is not known"
+    return f"Over time {number(unknown)} of {plural(len(times), 'place')} {left_out}."
+
+
+def _times(series: Series) -> dict[Clock, Sequence[float | None]]:
+    return {"steps": series.elapsed_s, "evals": series.eval_elapsed_s, "noise": series.noise_elapsed_s}
 
 
 # Lines
@@ -202,12 +220,14 @@ def _chart(
         "evals": series.eval_samples_seen,
         "noise": series.noise_samples_seen,
     }
+    times = _times(series)
     say = seconds if options.get("quantity") == "seconds" else number
     return Chart(
         id=id,
         title=title,
         lines=lines,
         sentences=tuple(_sentence(line, clocks[line.clock], say) for line in lines if line.style not in EDGES),
+        untimed=untimed_words([at for clock in {line.clock: None for line in lines} for at in times[clock]]),
         is_logarithmic=may_be_logarithmic and bool(values) and min(values) > 0,
         **{"unit": "", **options},
     )

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from scaler.errors import JobFileError
+from scaler.report.gaps import find_gaps
 from scaler.report.model import Report
 from scaler.report.verdicts import GRAVEST_FIRST as CODES
 from scaler.runs import RunState
@@ -28,11 +29,12 @@ class Limits:
     max_cost: float | None = None
     no_verdicts: tuple[str, ...] = ()  # codes; ANY stands for all
     allow_unfinished: bool = False  # a run that runs still, failed or was stopped is judged by the other limits alone
+    allow_damaged: bool = False  # a run whose records or events are damaged is judged by what can be read
 
     @property
     def asks_something(self) -> bool:
         """Whether any limit is given."""
-        return any(value not in (None, {}, (), False) for name, value in _items(self) if name != "allow_unfinished")
+        return any(value not in (None, {}, (), False) for name, value in _items(self) if not name.startswith("allow_"))
 
 
 ANY = "any"
@@ -67,7 +69,8 @@ class Checks:
 def check_report(report: Report, limits: Limits) -> Checks:
     """Return how a run stands to limits.
 
-    A run that did not succeed, and may not do that, keeps no limit of which it has no value.
+    A run that did not succeed or is damaged, and may not be that, keeps no limit of which it has no value. Damage is
+    told as a verdict that is not absent.
 
     Args:
         report: of the run.
@@ -89,7 +92,9 @@ def check_report(report: Report, limits: Limits) -> Checks:
 
 
 def _checks(report: Report, limits: Limits) -> Iterator[Check]:
-    judge = _Judge(report=report, may_be_unknown=not limits.allow_unfinished and report.state != RunState.SUCCEEDED)
+    damage = () if limits.allow_damaged else tuple(verdict.code for verdict in find_gaps(report))
+    is_refused = bool(damage) or (not limits.allow_unfinished and report.state != RunState.SUCCEEDED)
+    judge = _Judge(report=report, may_be_unknown=is_refused)
     if not limits.allow_unfinished:
         ok = report.state == RunState.SUCCEEDED
         yield Check(name="state", bound="is", limit=RunState.SUCCEEDED, value=report.state, unit="", is_ok=ok)
@@ -110,7 +115,7 @@ def _checks(report: Report, limits: Limits) -> Iterator[Check]:
     if limits.max_cost is not None:
         cost = report.cost.total if report.cost is not None else None
         yield judge.limit("cost", "at most", limits.max_cost, cost, _cost_remedy(report))
-    for code in limits.no_verdicts:
+    for code in dict.fromkeys((*damage, *limits.no_verdicts)):
         found = next((verdict for verdict in report.verdicts if code in (verdict.code, ANY)), None)
         said = None if found is None else found.message if code != ANY else f"{found.code}: {found.message}"
         yield Check(name="verdict", bound="absent", limit=code, value=said, unit="", is_ok=found is None)

@@ -2,11 +2,17 @@
 
 from collections.abc import Sequence
 
-from scaler.report.model import AttemptRow, Verdict
+from scaler.report.model import AttemptRow, Report, Verdict
 from scaler.report.words import joined, one_line, plural
 from scaler.runs import RunState
 
 SHOWN = 3
+CODES = ("events_missing", "records_unreadable")
+
+
+def find_gaps(report: Report) -> tuple[Verdict, ...]:
+    """Return what a report says is missing of its run's files; where there is anything, its numbers are of a part."""
+    return tuple(verdict for verdict in report.verdicts if verdict.code in CODES)
 
 
 def find_missing_events(

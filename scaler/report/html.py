@@ -6,9 +6,9 @@ No number is computed here; what the charts show is in ``charts``.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scaler.report.charts import chart_data, has_times, make_charts
+from scaler.report.charts import chart_data, make_charts
 from scaler.report.model import Report, WorkerRow
-from scaler.report.page import render_page
+from scaler.report.page import CURVE_SCRIPTS, PAGE_STYLES, render_page
 from scaler.report.spent_words import budget_parts, money, percent, slowest_first, step_parts
 from scaler.report.words import (
     batch_words,
@@ -37,8 +37,8 @@ PLAN_NUMBERS = (
     "steps_per_epoch",
     "optimizer",
 )
-STYLES = ("uPlot.min.css", "report.css")
-SCRIPTS = ("uPlot.iife.min.js", "report.js")
+STYLES = (*PAGE_STYLES, "report.css")
+SCRIPTS = (*CURVE_SCRIPTS, "sorting.js")
 
 
 def render_html(report: Report) -> str:
@@ -55,6 +55,7 @@ def render_html(report: Report) -> str:
         500 of them), and 2 KB for each worker.
     """
     charts = make_charts(report)
+    data = chart_data(report, charts)
     return render_page(
         "report.html.j2",
         styles=STYLES,
@@ -64,8 +65,8 @@ def render_html(report: Report) -> str:
         plan_rows=_plan_rows(report.plan),
         budget=budget_parts(report.budget) if report.budget is not None and (report.totals.wall_s or 0) > 0 else (),
         charts=charts,
-        data=chart_data(report, charts),
-        has_times=has_times(report.series),
+        data=data,
+        has_times="times" in data,
         marked=_marked(report),
         printed={worker.rank for worker in slowest_first(report.workers)[:PRINTED_WORKERS]},
         node_words=_node_words,

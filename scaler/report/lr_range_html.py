@@ -6,11 +6,11 @@ No number is computed here. The curve is told twice: as a curve, and as a senten
 from typing import Any
 
 from scaler.report.lr_range import CAUTION, NAMES, FoundRates, carried, headline, meaning, paste, rate
-from scaler.report.page import render_page
+from scaler.report.page import CHART_LIBRARY, PAGE_STYLES, render_page
 from scaler.report.words import number
 
-STYLES = ("uPlot.min.css", "report.css", "plan.css", "range.css")
-SCRIPTS = ("uPlot.iife.min.js", "range.js")
+STYLES = (*PAGE_STYLES, "plan.css", "range.css")
+SCRIPTS = (CHART_LIBRARY, "numbers.js", "drawing.js", "range.js")
 
 
 def render_range_html(found: FoundRates) -> str:

@@ -11,17 +11,23 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from scaler.report.words import number, plural, printable
+
+CHART_LIBRARY = "uPlot.iife.min.js"
+PAGE_STYLES = ("uPlot.min.css", "page.css")
+CURVE_SCRIPTS = (CHART_LIBRARY, "numbers.js", "drawing.js", "chart.js", "curves.js")
+"""What draws the curves of ``charts.html.j2``, in the order in which they build on each other."""
 
 
 def render_page(template: str, *, styles: Sequence[str], scripts: Sequence[str], **values: Any) -> str:
     """Return a template of ``static/`` as a document.
 
     Args:
-        template: the file's name; it has ``number``, ``plural`` and ``printable`` as filters.
+        template: the file's name, one that extends ``page.html.j2``; it has ``number``, ``plural`` and ``printable``
+            as filters.
         styles: names of files that go into it.
         scripts: likewise; the template allows them by ``script_hashes``.
         values: what the template says.
@@ -42,11 +48,16 @@ def render_part(template: str, **values: Any) -> str:
 @cache
 def _template(name: str) -> Template:
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_without_controls
+        loader=FunctionLoader(_static),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_without_controls,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters |= {"number": number, "plural": plural, "printable": printable}
-    return environment.from_string(_static(name))
+    return environment.get_template(name)
 
 
 def _without_controls(value: object) -> object:

@@ -9,7 +9,7 @@ from typing import Any
 
 from scaler.job import Job
 from scaler.plan import Plan, PlanGroup
-from scaler.report.page import render_page
+from scaler.report.page import CURVE_SCRIPTS, PAGE_STYLES, render_page
 from scaler.report.plan_words import (
     average_reason,
     built_with,
@@ -27,8 +27,8 @@ from scaler.report.plan_words import (
 from scaler.report.what_if import Refused, among, curve_places, labels
 from scaler.report.words import number, plural, seconds
 
-STYLES = ("uPlot.min.css", "report.css", "plan.css")
-SCRIPTS = ("uPlot.iife.min.js", "report.js")
+STYLES = (*PAGE_STYLES, "plan.css")
+SCRIPTS = CURVE_SCRIPTS
 MOST_LINES = 6  # of one chart; plan.css has a colour for each
 CURVE_POINTS = 800  # shared among the curves of a page
 
@@ -40,7 +40,7 @@ class PlanCurve:
     """One plan's curve in a chart."""
 
     label: str
-    style: str  # plan-0 to plan-5: what report.js and plan.css draw it with
+    style: str  # plan-0 to plan-5: what chart.js and plan.css draw it with
     values: tuple[float | None, ...]  # one for each place of the clock; None after the plan's end
     sentence: str
 
@@ -216,7 +216,7 @@ def _sentence(label: str, clock: Sequence[int], values: Sequence[float | None]) 
 
 
 def _data(plans: Sequence[Plan], charts: Sequence[PlanChart], clock: Sequence[int]) -> dict[str, Any]:
-    """What report.js draws; where the batch of a single plan changes there is a mark."""
+    """What chart.js draws; where the batch of a single plan changes there is a mark."""
     phases = plans[0].phases[1:] if len(plans) == 1 else ()
     return {
         "clocks": {"steps": clock, "evals": []},

@@ -1,19 +1,17 @@
 """A run's report, read from its folder alone and written back into it."""
 
 import json
-import re
 
 from scaler.errors import JobFileError, RunError
 from scaler.job import Job, read_job
 from scaler.metrics.reader import RunMetrics, with_records
 from scaler.plan import Plan
+from scaler.report.baseline import one_worker_speed
 from scaler.report.html import render_html
 from scaler.report.markdown import render_markdown
 from scaler.report.model import Report
 from scaler.report.numbers import summarize
 from scaler.runs import RunFolder
-
-_LATER_JOB = re.compile(r"job-(\d+)\.yaml")  # the job from that attempt on
 
 
 def read_report(folder: RunFolder, *, baseline: RunFolder | None = None) -> Report:
@@ -24,18 +22,22 @@ def read_report(folder: RunFolder, *, baseline: RunFolder | None = None) -> Repo
         baseline: another run, of one worker, against whose speed the efficiency of this one is.
 
     Raises:
-        RunError: a folder cannot be read as a run, or the baseline did not train with one worker.
+        RunError: a folder cannot be read as a run, the baseline did not train with one worker, or is damaged.
+        JobFileError: the baseline is of another job.
     """
-    job = _read_job(folder, "job.yaml")
-    later = {int(found[1]): name for name in folder.names("") if (found := _LATER_JOB.fullmatch(name))}
+    jobs = read_jobs(folder)
+    job, *_ = jobs.values()
     try:
         plan = Plan.from_dict(folder.read_json("plan.json"))
     except (KeyError, TypeError) as error:
         raise RunError(f"run {folder.run_id}: plan.json is not a plan: {error}.", "The file was altered.") from None
     # The folder may be a renamed copy: what it is called now is what one can type.
     status = {**folder.read_json("status.json"), "state": folder.state(), "run_id": folder.run_id}
-    later_jobs = {attempt: _read_job(folder, name) for attempt, name in sorted(later.items())}
-    one_worker = _one_worker(baseline) if baseline is not None else None
+    later_jobs = {attempt: later for attempt, later in jobs.items() if attempt}
+    one_worker = None
+    if baseline is not None:
+        newest, baseline_job = (list(found.values())[-1] for found in (jobs, read_jobs(baseline)))
+        one_worker = one_worker_speed(read_report(baseline), job=newest, baseline_job=baseline_job)
 
     def report(metrics: RunMetrics) -> Report:
         return summarize(
@@ -51,16 +53,13 @@ def read_report(folder: RunFolder, *, baseline: RunFolder | None = None) -> Repo
     return with_records(folder, report)
 
 
-def _one_worker(baseline: RunFolder) -> tuple[float, str]:
-    """The samples/s of a run's one worker, and whose they are."""
-    scaling = read_report(baseline).scaling
-    if scaling is None or scaling.world_size != 1:
-        did = f"trained with {scaling.world_size} workers" if scaling is not None else "recorded no step"
-        raise RunError(
-            f"baseline = {baseline.run_id} {did}, and efficiency is against one worker alone.",
-            "Give a run of one worker: scaler submit JOB --workers 1.",
-        )
-    return scaling.worker_samples_per_s, f"run {baseline.run_id}"
+def read_jobs(folder: RunFolder) -> dict[int, Job]:
+    """Return a run's jobs by the attempt that each holds from, ascending; the first holds from 0.
+
+    Raises:
+        RunError: one of them is not there, or cannot be read.
+    """
+    return {attempt: _read_job(folder, name) for attempt, name in folder.job_names().items()}
 
 
 def _read_job(folder: RunFolder, name: str) -> Job:

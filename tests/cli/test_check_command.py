@@ -1,29 +1,23 @@
 """``scaler check``: each limit on both sides, and what cannot be judged."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from in_process import Scaler, command_line
+from in_process import Scaler
 from run_folders import write_run
 from synthetic import SYNTHETIC_JOB, SyntheticRun
 
 from scaler.job import Job
+from scaler.metrics.files import EVENTS, file_name
 from scaler.plan import make_plan
 from scaler.report.checks import ANY
 from scaler.report.verdicts import GRAVEST_FIRST
 
 RUN = "digits-20260101-120000-7f3a"
-
-
-@pytest.fixture
-def scaler_command(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Scaler]:
-    monkeypatch.setenv("COLUMNS", "80")
-    with command_line(capsys, monkeypatch, tmp_path) as command:
-        yield command
+FIXED_BATCH = ["scale.per_worker_batch_size=null", "scale.grad_accum_steps=null", "scale.global_batch_size=16"]
 
 
 @pytest.fixture
@@ -137,6 +131,88 @@ def test_without_an_evaluation_the_loss_is_that_of_training(
     code, out, _ = scaler_command("check", RUN, "--max-loss", "2")
     assert code == 0
     assert "train loss  at most 2" in out
+
+
+def damaged(storage: Path, run: SyntheticRun, *, junk: bool = True, events: bool = True) -> None:
+    """Write a run of which half the records are junk, or whose events were emptied."""
+    half = replace(run, records=run.records[: len(run.records) // 2]) if junk else run
+    folder = write_run(str(storage), RUN, half)
+    if junk:
+        folder.write(file_name(1, 1), b"junk")
+    if not events:
+        folder.write(EVENTS, "")
+
+
+def test_a_run_whose_files_are_damaged_fails_unless_it_may(
+    scaler_command: Scaler, made: Callable[..., SyntheticRun], tmp_path: Path
+) -> None:
+    run = made()
+    assert scaler_command("check", RUN, "--min-samples-per-s", "100").code == 0
+    damaged(tmp_path / "runs", run)
+    code, out, err = scaler_command("check", RUN, "--min-samples-per-s", "100", "--json")
+    (state, speed, verdict) = json.loads(out)["checks"]
+    assert (code, err) == (4, "")
+    assert (state["is_ok"], speed["is_ok"], verdict["is_ok"]) == (True, True, False)
+    assert (verdict["bound"], verdict["limit"]) == ("absent", "records_unreadable")
+    assert verdict["value"] == "1 file of records cannot be read, and was passed over."
+    assert scaler_command("check", RUN, "--min-samples-per-s", "100", "--allow-damaged").code == 0
+    assert scaler_command("check", RUN, "--min-samples-per-s", "200", "--allow-damaged").code == 4
+
+
+def test_a_run_without_its_events_fails_and_not_for_want_of_a_value(
+    scaler_command: Scaler, made: Callable[..., SyntheticRun], tmp_path: Path
+) -> None:
+    damaged(tmp_path / "runs", made(), junk=False, events=False)
+    code, out, err = scaler_command("check", RUN, "--min-samples-per-s", "100")
+    assert (code, err) == (4, "")
+    assert "absent events_missing" in out
+    assert scaler_command("check", RUN, "--min-samples-per-s", "100", "--allow-damaged").code == 2
+
+
+def test_a_damaged_baseline_is_refused(
+    scaler_command: Scaler, made: Callable[..., SyntheticRun], tmp_path: Path
+) -> None:
+    damaged(tmp_path / "runs", made(workers=1))
+    made(run_id="two")
+    code, out, err = scaler_command("check", "two", "--min-efficiency", "0.1", "--baseline", RUN)
+    assert (code, out) == (5, "")
+    assert err == (
+        f"Error: baseline = {RUN}: 1 file of records cannot be read, and was passed over.\n"
+        "  Bring the file back from a copy, or give another run.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "alone", "told"),
+    [
+        ([], ["scale.per_worker_batch_size=4"], "scale.per_worker_batch_size is 4 there and 8 here"),
+        ([], ["reference.lr=0.5"], "reference.lr is 0.5 there and 0.01 here"),
+        (
+            ["train.clip_grad_norm=1"],
+            ["train.precision=bf16"],
+            "train.precision is bf16 there and fp32 here; train.clip_grad_norm is null there and 1 here",
+        ),
+        (FIXED_BATCH, [*FIXED_BATCH, "scale.global_batch_size=32"], "scale.global_batch_size is 32 there and 16 here"),
+        # What one worker may have otherwise: seed, length, surroundings; of a fixed batch how it is split.
+        ([], ["train.seed=3", "train.epochs=1", "name=alone", "resources.cpus_per_worker=2", "failures.max_restarts=7"],
+         None),
+        (FIXED_BATCH, [*FIXED_BATCH, "scale.per_worker_batch_size=4"], None),
+    ],
+)  # fmt: skip
+def test_a_baseline_is_of_the_same_job(
+    scaler_command: Scaler, made: Callable[..., SyntheticRun], job: list[str], alone: list[str], told: str | None
+) -> None:
+    made(*job)
+    made(*alone, run_id="alone", workers=1)
+    code, out, err = scaler_command("check", RUN, "--min-efficiency", "0.01", "--baseline", "alone")
+    if told is None:
+        assert (code, err) == (0, "")
+        return
+    assert (code, out) == (2, "")
+    assert err == (
+        f"Error: baseline = alone is a run of another job: {told}.\n"
+        "  Give a run of the same job with one worker: scaler submit JOB --workers 1.\n"
+    )
 
 
 REFUSED = [

@@ -1,26 +1,19 @@
 """``scaler compare`` on folders of runs."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from in_process import Scaler, command_line
+from in_process import Scaler
 from run_folders import write_run
 from synthetic import SYNTHETIC_JOB, SyntheticRun
 
 from scaler.job import Job
+from scaler.metrics.files import file_name
 from scaler.plan import make_plan
-
-
-@pytest.fixture
-def scaler_command(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Scaler]:
-    monkeypatch.setenv("COLUMNS", "80")
-    with command_line(capsys, monkeypatch, tmp_path) as command:
-        yield command
+from scaler.runs import RunFolder
 
 
 @pytest.fixture
@@ -82,6 +75,36 @@ def test_one_run_and_a_run_twice_are_refused(scaler_command: Scaler, storage: Pa
     assert err == (
         f"Error: run {RUNS[0]} is given twice.\n  Give each run once; a copy of a run has to have a name of its own.\n"
     )
+
+
+def test_runs_with_damaged_records_are_named_and_their_numbers_are_not_known(
+    scaler_command: Scaler, storage: Path
+) -> None:
+    before = json.loads(scaler_command("compare", RUNS[0], RUNS[2], "--json").out)
+    metrics = RunFolder(str(storage / RUNS[1]))
+    metrics.write(file_name(0, 0), b"junk")
+    code, out, err = scaler_command("compare", *RUNS, "--json")
+    values = json.loads(out)
+    assert (code, err, values["notes"][0]["code"]) == (0, "", "records_missing")
+    assert RUNS[1] in values["notes"][0]["message"]
+    for key in ("common_samples", "common_elapsed_s", "speedups"):
+        assert values[key] == before[key]
+    losses = [next(m for m in each["measures"] if m["name"] == "train_loss") for each in (before, values)]
+    assert losses[0]["arms"][0]["mean"] == losses[1]["arms"][0]["mean"]
+    assert losses[1]["arms"][0]["values"] == [2.0, None]
+
+
+def test_runs_on_another_filesystem(
+    scaler_command: Scaler, digits: Callable[..., Job], request: pytest.FixtureRequest
+) -> None:
+    place = f"memory://{request.node.name}"
+    for index in range(2):
+        job = digits(*SYNTHETIC_JOB, f"train.seed={index}")
+        write_run(place, f"r{index}", SyntheticRun(job=job, plan=make_plan(job)).attempt(0, loss=2.0 + index))
+    code, out, err = scaler_command("compare", f"{place}/r0", "r1", "--storage", place, "--json")
+    values = json.loads(out)
+    assert (code, err) == (0, "")
+    assert values["measures"][0]["arms"][0]["values"] == [2.0, 3.0]
 
 
 def test_a_damaged_run_is_named(scaler_command: Scaler, storage: Path) -> None:

@@ -1,25 +1,15 @@
 """``scaler report RUN --open``: in the browser that BROWSER names, and what is said where there is none."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from in_process import Scaler, command_line
+from in_process import Scaler
 from run_folders import write_run
 from synthetic import SyntheticRun
 
 from scaler.runs import RunFolder
 
 RUN = "digits-20260101-120000-7f3a"
-
-
-@pytest.fixture
-def scaler_command(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Scaler]:
-    monkeypatch.setenv("COLUMNS", "80")
-    with command_line(capsys, monkeypatch, tmp_path) as command:
-        yield command
 
 
 @pytest.fixture
@@ -67,3 +57,12 @@ def test_where_there_is_no_browser_the_page_is_named(
     code, out, err = scaler_command("report", folder.uri, "--open", "--html", page)
     assert (code, out, err) == (0, "", f"There is no browser here. The page is: {page}\n")
     assert page.exists()
+
+
+def test_a_page_that_cannot_be_written_is_a_usage_error(
+    scaler_command: Scaler, tmp_path: Path, folder: RunFolder
+) -> None:
+    for page, why in ((tmp_path / "nowhere" / "x.html", "No such file or directory"), (tmp_path, "Is a directory")):
+        code, out, err = scaler_command("report", folder.uri, "--html", page)
+        assert (code, out) == (2, "")
+        assert err == f"Error: {page}: cannot be written: {why}.\n  Give a file in a folder that is there.\n"

@@ -1,7 +1,7 @@
 """Comparisons of runs whose numbers can be worked out by hand."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import StringIO
 from typing import Any
@@ -15,11 +15,12 @@ from scaler.job import Job
 from scaler.plan import make_plan
 from scaler.report.compare.arms import Member
 from scaler.report.compare.curves import TrainLoss, first_reached
-from scaler.report.compare.html import render_comparison_html
+from scaler.report.compare.html import SCRIPTS, render_comparison_html
 from scaler.report.compare.markdown import render_comparison_markdown
 from scaler.report.compare.model import Comparison, Measure
 from scaler.report.compare.numbers import compare_runs
 from scaler.report.compare.text import comparison_text
+from scaler.report.model import Verdict
 
 Golden = Callable[[str, str], None]
 Make = Callable[..., Member]
@@ -37,13 +38,18 @@ def make(digits: Callable[..., Job]) -> Make:
         stop: int | None = None,
         eval_loss: float = 0.5,
         state: str = "succeeded",
+        evals: Sequence[str] = ("loss",),
+        startup_s: float = 0.0,
         **values: Any,
     ) -> Member:
         job = digits(*SYNTHETIC_JOB, f"train.seed={seed}", *overrides, workers=workers)
-        run = SyntheticRun(job=job, plan=make_plan(job, workers), state=state)
+        run = SyntheticRun(job=job, plan=make_plan(job, workers), state=state).later(startup_s)
         run = run.attempt(0, world_size=workers, stop=stop, **values)
         if stop is None:
-            run = run.evaluated(100, loss=2 * eval_loss).evaluated(200, loss=eval_loss)
+            for at, value in ((100, 2 * eval_loss), (200, eval_loss)):
+                run = run.evaluated(at, **dict.fromkeys(evals, value))
+        if state == "running":
+            run = replace(run, wall_s=None)
         return Member(jobs=(job,), report=replace(run.report(), run_id=run_id))
 
     return member
@@ -99,12 +105,29 @@ def test_a_run_that_went_on_with_another_job_is_no_repeat_of_one_that_did_not(ma
     assert [change.key for change in found.arms[1].changes] == ["reference.lr"]
 
 
+def test_a_repeat_that_was_resumed_is_a_repeat(make: Make) -> None:
+    kept, resumed = make("r0"), make("r1", seed=1)
+    again = make("r2", "tracking.mlflow={uri: 'http://host:5000'}", seed=1).jobs[0]
+    for jobs in ((*resumed.jobs, *resumed.jobs), (*resumed.jobs, again)):
+        found = compare_runs([kept, replace(resumed, jobs=jobs)])
+        assert [arm.run_ids for arm in found.arms] == [("r0", "r1")]
+
+
+def test_a_run_that_was_changed_and_set_back_shows_what_was_changed(make: Make) -> None:
+    plain, back = make("r0"), make("r1", seed=1)
+    lower = make("r2", "reference.lr=0.005", seed=1).jobs[0]
+    back = replace(back, jobs=(*back.jobs, lower, *back.jobs))
+    for pair in ((plain, back), (back, plain)):
+        _, other = compare_runs(pair).arms
+        assert [change.key for change in other.changes] == ["reference.lr"]
+
+
 def test_repeats_alone_are_one_arm_and_nothing_is_judged(make: Make) -> None:
     found = compare_runs([make("r0", loss=1.0), make("r1", seed=1, loss=3.0)])
     loss = measure(found, "train_loss", "end")
     assert (loss.arms[0].mean, loss.arms[0].repeats, loss.differences) == (2.0, 2, ())
     assert loss.arms[0].spread == pytest.approx(2**0.5)
-    assert codes(found) == ["one_arm"]
+    assert codes(found) == ["one_arm", "no_common_loss"]  # of a loss that never falls
 
 
 # Noise
@@ -130,7 +153,7 @@ def test_without_repeats_it_says_so_and_what_to_type(make: Make) -> None:
     change = measure(found, "train_loss", "end").difference("B")
     assert (change.change, change.margin, change.is_beyond_noise) == (1.0, None, None)
     assert change.not_judged == "no_repeats"
-    (note,) = found.notes
+    note = found.notes[0]
     assert note.code == "no_repeats"
     assert "scaler submit JOB --set train.seed=4" in note.next
 
@@ -176,6 +199,79 @@ def test_runs_of_different_lengths_are_compared_where_all_have_been_and_it_is_sa
     assert there.difference("B").not_judged is None
     assert codes(found)[:2] == ["not_succeeded", "different_lengths"]
     assert "b0 was stopped" in found.notes[0].message
+
+
+def test_arms_of_one_length_are_judged_beside_one_of_another(make: Make) -> None:
+    def runs(arm: str, *overrides: str) -> list[Member]:
+        return [make(f"{arm}{seed}", *overrides, seed=seed, loss=2.0 + 0.1 * seed, step_time_s=0.125 + 0.01 * seed)
+                for seed in range(2)]  # fmt: skip
+
+    long = runs("b", "train.epochs=4")
+    found = compare_runs([*runs("a"), *long, *runs("c", "reference.lr=0.02")])
+    assert [run.samples_seen for run in found.runs] == [200, 200, 400, 400, 200, 200]
+    for name, kind in (("train_loss", "end"), ("train_s", "speed")):
+        both = measure(found, name, kind)
+        assert both.difference("B").not_judged == "different_lengths"
+        assert both.difference("C").is_beyond_noise is False
+    assert "judged between arms of one length alone" in next(n.message for n in found.notes if "length" in n.code)
+
+
+def test_a_start_that_took_longer_moves_no_number_but_its_own(make: Make) -> None:
+    def loss(rank: int, seen: int) -> float:
+        return 3.0 - seen / 100
+
+    found = compare_runs([make("a0", loss=loss), make("b0", "reference.lr=0.02", loss=loss, startup_s=2.5)])
+    timed = [m for m in found.measures if m.kind == "at_time" or (m.kind, m.unit) == ("reached", "s")]
+    assert len(timed) == 10
+    assert [m.name for m in timed if m.differences[0].change not in (None, pytest.approx(0.0, abs=1e-9))] == []
+    startup = measure(found, "startup", "speed")
+    assert [values.mean for values in startup.arms] == [0.0, 2.5]
+    assert found.common_elapsed_s == pytest.approx(14 * 0.125, rel=0.1)
+    for text in (rendered(found), render_comparison_markdown(found), Page(render_comparison_html(found)).text):
+        assert "from the first step on" in text
+
+
+def test_a_run_that_never_learned_sets_no_target(make: Make) -> None:
+    def falling(rank: int, seen: int) -> float:
+        return 2.0 - seen / 200
+
+    sizes: dict[str, Any] = {"workers": 4}
+    runs = [make("a0", loss=falling), make("b0", "reference.lr=0.02", loss=falling, **sizes)]
+    assert compare_runs(runs).speedups[0].time_speedup is not None
+    bad = make("c0", "reference.lr=9", loss=lambda rank, seen: 3.0 + seen / 100, workers=4)
+    found = compare_runs([*runs, bad])
+    assert [m for m in found.measures if m.kind == "reached" and m.name == "train_loss"] == []
+    assert [(s.time_speedup, s.samples_ratio) for s in found.speedups] == [(None, None)] * 2
+    note = next(note for note in found.notes if note.code == "no_common_loss")
+    assert note.message == (
+        "The lowest train loss of run c0 is 3, and runs a0, b0, c0 began at or below that: how far training was to a "
+        "common loss is not told."
+    )
+    assert note.next == "Compare the others without run c0."
+
+
+def test_an_evaluation_that_a_run_lacks_is_named(make: Make) -> None:
+    found = compare_runs([make("a0", evals=("loss", "f1")), make("b0", "reference.lr=0.02", evals=("loss", "auc"))])
+    assert {m.name for m in found.measures if m.kind == "end"} == {"train_loss", "eval.loss"}
+    note = next(note for note in found.notes if note.code == "evals_not_shared")
+    assert note.message == (
+        "Values that not every run has are not compared: eval auc (not in run a0); eval f1 (not in run b0)."
+    )
+
+
+def test_a_run_that_goes_on_is_compared_up_to_where_it_is(make: Make) -> None:
+    def loss(rank: int, seen: int) -> float:
+        return 3.0 - seen / 100
+
+    on = make("b0", "reference.lr=0.02", loss=loss, stop=96, state="running")
+    found = compare_runs([make("a0", loss=loss), on])
+    assert found.common_samples == 96
+    assert measure(found, "train_loss", "at_samples", at=96.0).difference("B").change == pytest.approx(0.0)
+    assert found.common_elapsed_s == pytest.approx(6 * 0.125)
+    assert measure(found, "wall_s", "speed").difference("B").not_judged == "not_known"
+    assert "b0 is running: the numbers are of what was trained." in [note.message for note in found.notes]
+    rendered(found)
+    render_comparison_html(found)
 
 
 def test_how_far_it_was_to_a_common_loss(make: Make) -> None:
@@ -228,6 +324,62 @@ def test_a_run_without_a_step_is_named_and_leaves_no_common_place(make: Make) ->
     assert codes(found)[:2] == ["without_steps", "not_succeeded"]
     assert {m.kind for m in found.measures} == {"end", "speed"}
     assert measure(found, "train_loss", "end").difference("B").not_judged == "not_known"
+    rendered(found)
+    render_comparison_html(found)
+
+
+# Damage
+
+
+def damaged(member: Member, code: str) -> Member:
+    """A run of whose records, or events, some are missing: its report is of the rest."""
+    said = Verdict(code=code, rank=None, message="Some of it cannot be read.", evidence="", next="")
+    return replace(member, report=replace(member.report, verdicts=(said, *member.report.verdicts)))
+
+
+def test_what_damaged_records_would_say_is_not_known(make: Make) -> None:
+    def runs(*more: Member) -> Comparison:
+        return compare_runs([make("a0", loss=1.0), *more, make("b0", "reference.lr=0.02", loss=1.5)])
+
+    alone = runs()
+    # Half of its records are gone: what is left says another loss, another length and another speed.
+    half = damaged(make("a1", seed=1, loss=9.0, step_time_s=2.0, stop=96), "records_unreadable")
+    found = runs(half)
+    assert found.arms[0].run_ids == ("a0", "a1")
+    assert (found.common_samples, found.common_elapsed_s) == (alone.common_samples, alone.common_elapsed_s)
+    before = {(m.name, m.kind, m.at, m.unit): m for m in alone.measures}
+    for now in found.measures:
+        was = before[now.name, now.kind, now.at, now.unit]
+        if now.name in ("wall_s", "lives", "startup"):
+            assert None not in now.arms[0].values
+        else:
+            assert (now.arms[0].values, now.arms[0].mean) == ((was.arms[0].mean, None), was.arms[0].mean)
+            assert (now.arms[0].repeats, now.differences[0].margin) == (was.arms[0].repeats, None)
+    note = found.notes[0]
+    assert note.code == "records_missing"
+    assert note.message == (
+        "Files are damaged: of run a1, Some of it cannot be read. What its records would say is not known here."
+    )
+    assert "different_lengths" not in codes(found)
+    assert found.runs[1].samples_seen == 96
+    assert "a1: succeeded, 2 workers, seed 1, 96 samples, records_unreadable" in rendered(found)
+    render_comparison_html(found)
+
+
+def test_evaluations_outlive_the_records_and_not_the_events(make: Make) -> None:
+    for code, values in (("records_unreadable", (0.5, 0.25)), ("events_missing", (0.5, None))):
+        runs = [make("a0"), damaged(make("a1", seed=1, eval_loss=0.25), code), make("b0", "reference.lr=0.02")]
+        found = compare_runs(runs)
+        assert measure(found, "eval.loss", "end").arms[0].values == values
+        assert measure(found, "wall_s", "speed").arms[0].values == (10.5, 10.5)
+        assert measure(found, "lives", "speed").arms[0].values == (1.0, 1.0 if code == "records_unreadable" else None)
+
+
+def test_runs_of_which_nothing_is_whole_are_compared_all_the_same(make: Make) -> None:
+    runs = [damaged(make(name, f"reference.lr={lr}"), "events_missing") for name, lr in (("a0", 0.1), ("b0", 0.2))]
+    found = compare_runs(runs)
+    assert (found.common_samples, found.common_elapsed_s, found.speedups) == (0, None, ())
+    assert {m.difference("B").not_judged for m in found.measures} == {"not_known", "no_repeats"}
     rendered(found)
     render_comparison_html(found)
 
@@ -285,10 +437,27 @@ def test_no_line_is_wider_than_80_columns(make: Make) -> None:
     assert max(map(len, rendered(found).splitlines())) <= 80
 
 
+def test_titles_are_whole_and_a_name_goes_on_indented(make: Make) -> None:
+    found = compare_runs(
+        [
+            make("a0", loss=lambda rank, seen: 2e9 - 4e6 * seen),
+            make("a1", seed=1, loss=lambda rank, seen: 2e9 - 5e6 * seen),
+            make("b0", "reference.lr=0.02", loss=lambda rank, seen: 1.9e9 - 4e6 * seen),
+        ]
+    )
+    lines = rendered(found).splitlines()
+    for title in ("At the end", "To a common loss, from the first step on", "Speed and cost"):
+        assert title in lines
+    at = next(place for place, line in enumerate(lines) if line.startswith("  samples to train"))
+    assert lines[at + 1].startswith("    ")
+    assert not lines[at + 1].startswith("     ")
+
+
 def test_the_page_has_the_numbers_and_a_line_for_each_run(compared: Comparison) -> None:
     page = Page(render_comparison_html(compared))
     assert page.headings == ["What moved", "Arms", "Curves", "Numbers"]
-    assert [chart["title"] for chart in page.data["charts"]] == ["train loss", "eval loss"]
+    assert [figure["aria-labelledby"] for figure in page.all("figure")] == ["chart-0-title", "chart-1-title"]
+    assert page.text.index("train loss mean over the last") < page.text.index("eval loss Log scale")
     assert [len(chart["lines"]) for chart in page.data["charts"]] == [5, 5]
     assert {line["style"] for line in page.data["charts"][0]["lines"]} == {"plan-0", "plan-1"}
     assert "Beyond the noise:" in page.text
@@ -301,7 +470,7 @@ def test_names_that_hold_markup_are_text(make: Make) -> None:
     name = "<script>alert(1)</script>\u202e|*x*"
     found = compare_runs([make(name), make("other", f"recipe_args={{note: {json.dumps(name)}}}")])
     page = Page(render_comparison_html(found))
-    assert len(page.all("script")) == 3  # the data and the page's own two
+    assert len(page.all("script")) == 1 + len(SCRIPTS)  # the data and the page's own
     assert "<script>alert(1)</script>\\u202e" in page.text
     assert "<script" not in render_comparison_markdown(found)
     assert "\u202e" not in rendered(found) + render_comparison_markdown(found) + render_comparison_html(found).replace(

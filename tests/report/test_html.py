@@ -265,12 +265,22 @@ def test_what_workers_bought_and_cost_is_among_the_results(run: SyntheticRun) ->
     assert "reference.samples_per_s would tell of one alone" in Page(render_html(run.report(scaling=unknown))).text
 
 
-def test_a_run_whose_times_are_not_all_known_is_shown_over_samples_alone(run: SyntheticRun) -> None:
+def test_a_time_that_is_not_known_takes_its_own_place_off_the_axis_alone(run: SyntheticRun) -> None:
     series = run.report().series
     page = Page(render_html(run.report(series=replace(series, elapsed_s=(None, *series.elapsed_s[1:])))))
+    assert page.data["times"]["steps"] == [None, *series.elapsed_s[1:]]
+    assert len([field for field in page.all("input") if field.get("name") == "axis"]) == 2
+    assert page.text.count("Over time 1 of 14 places is left out: when it was is not known.") == len(MEASURED) + 1
+    assert "Over time 1 of 16 places is left out" in page.text, "the loss, with its two evaluations"
+    assert "left out" not in Page(render_html(run.report())).text
+
+
+def test_a_run_of_which_no_time_is_known_is_shown_over_samples_alone(run: SyntheticRun) -> None:
+    series = run.report().series
+    unknown = {name: (None,) * len(getattr(series, name)) for name in ("elapsed_s", "eval_elapsed_s")}
+    page = Page(render_html(run.report(series=replace(series, **unknown))))
     assert "times" not in page.data
     assert not [field for field in page.all("input") if field.get("name") == "axis"]
-    assert Page(render_html(run.report())).data["times"]["steps"] == list(series.elapsed_s)
 
 
 def test_a_rank_that_a_verdict_is_about_is_marked_in_the_table(run: SyntheticRun) -> None:

@@ -11,7 +11,7 @@ from pages import Page
 
 from scaler.job import Job
 from scaler.plan import Plan, PlanWarning, make_plan
-from scaler.report.plan_html import MOST_LINES, render_plan_html
+from scaler.report.plan_html import MOST_LINES, SCRIPTS, render_plan_html
 from scaler.report.what_if import Refused
 
 Digits = Callable[..., Job]
@@ -148,7 +148,7 @@ def test_text_from_outside_stays_text_wherever_it_stands(digits: Digits) -> None
     refused = Refused(workers=1, rule=HOSTILE, problem=HOSTILE, remedy=HOSTILE)
     for outcomes in ([hostile], [hostile, sound, refused]):
         page = Page(render_plan_html(outcomes))
-        assert len(page.all("script")) == 3
+        assert len(page.all("script")) == 1 + len(SCRIPTS)
         assert not page.all("img")
         assert not [attributes for _, attributes in page.elements if "onerror" in attributes]
         assert page.text.count("{{ 7 * 7 }}") > 10
@@ -162,7 +162,7 @@ def test_control_characters_are_shown(digits: Digits) -> None:
 
 def test_the_script_and_the_styles_know_every_curve_of_a_chart() -> None:
     static = files("scaler.report").joinpath("static")
-    assert 'line.style.startsWith("plan-")' in static.joinpath("report.js").read_text()
+    assert 'line.style.startsWith("plan-")' in static.joinpath("chart.js").read_text()
     styles = static.joinpath("plan.css").read_text()
     colours = re.findall(r"--plan-(\d): #", styles)
     assert sorted(colours) == sorted(2 * [str(index) for index in range(MOST_LINES)])  # light and dark
@@ -195,5 +195,5 @@ def test_a_page_of_a_plan_alone_leaves_the_job_s_own_out(digits: Digits) -> None
 def test_a_metric_s_name_stays_text(digits: Digits) -> None:
     job = digits(f"checkpoint={{best: {{metric: {json.dumps(HOSTILE)}}}}}")
     page = Page(render_plan_html([make_plan(job)], job=job))
-    assert len(page.all("script")) == 3
+    assert len(page.all("script")) == 1 + len(SCRIPTS)
     assert "{{ 7 * 7 }}" in page.text

@@ -10,7 +10,7 @@ from synthetic import evidence_of
 
 from scaler.report.model import Budget, Report, Scaling, Verdict
 from scaler.report.verdicts import find_verdicts
-from scaler.report.verdicts.pace import FEWEST_STEPS, SETTLING_STEPS
+from scaler.report.verdicts.pace import FEWEST_STEPS, MOST_STEPS, SETTLING_STEPS
 
 STEPS = 200
 
@@ -165,6 +165,37 @@ def test_a_step_that_took_very_long(sound: Report, part: str, rank: int | None, 
     assert verdict.evidence.startswith("3.9 s more in all, 15% of the training time") or part != "compute_s"
     assert verdict.evidence.endswith(f", {what}")
     assert "the longest, step 120 of attempt 0, took 4" in verdict.evidence
+
+
+def test_slow_steps_of_merged_records_cost_what_all_their_steps_did(sound: Report) -> None:
+    times = np.full((STEPS, 4), 0.1)
+    times[120, 3] = 2.1  # of each of the 8 steps of that record: 2 s more
+    (verdict,) = found(sound, steps_of(STEPS, 4, compute_s=times, merged=8))
+    assert verdict.message == "8 steps, on average of records of up to 8, took more than 5 times the median of 112 ms."
+    assert verdict.evidence == (
+        "16 s more in all, 8% of the training time; the longest, 8 steps from 120 of attempt 0, took each 2.11 s, most "
+        "of it with rank 3 computing"
+    )
+
+
+LONG = 3 * MOST_STEPS  # of 0.6 ms: a third of them is less than is worth it, all are more
+
+
+@pytest.mark.parametrize(
+    ("ranks", "part", "code"),
+    [
+        (1, {"compute_s": 4e-4, "data_s": 2e-4}, "input_bound"),
+        (4, {"compute_s": slower(2, 6e-4, steps=LONG, usual=4e-4)}, "straggler"),
+        (4, {"compute_s": 3e-4, "network_s": 3e-4}, "sync_bound"),
+    ],
+)
+def test_what_is_worth_saving_is_that_of_the_whole_run(
+    sound: Report, ranks: int, part: dict[str, Any], code: str
+) -> None:
+    usual: dict[str, Any] = {"data_s": 0.0, "update_s": 0.0, "network_s": 0.0}
+    table = steps_of(LONG, ranks, **{**usual, **part})
+    assert code in [verdict.code for verdict in found(sound, table)]
+    assert found(sound, table[: MOST_STEPS * ranks]) == ()
 
 
 @pytest.mark.parametrize(("seconds", "is_said"), [(1.1, False), (1.4, True)])

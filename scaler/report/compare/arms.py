@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise, product
 
 from scaler.job import Job
 from scaler.job.changes import Change, job_changes
@@ -37,8 +38,9 @@ def find_groups(members: Sequence[Member]) -> tuple[Group, ...]:
     """Return runs by arm, in the order in which the arms are first met.
 
     Runs are repeats when all their jobs are, those of resumes too, but for ``name``, ``storage``, ``train.seed`` and
-    ``tracking``: nothing of these makes training another but for chance. What an arm changes is told of the newest
-    jobs of its first run and of the base's.
+    ``tracking``: nothing of these makes training another but for chance. A resume that changed nothing else is no job
+    of its own. What an arm changes is told of the newest jobs of its first run and of the base's; where these are
+    alike, of those before.
 
     Args:
         members: at least one; the first one's arm is the base.
@@ -56,7 +58,7 @@ def find_groups(members: Sequence[Member]) -> tuple[Group, ...]:
             arm=Arm(
                 label=arm_label(index),
                 run_ids=tuple(member.report.run_id for member in group),
-                changes=tuple(_changes(base, group[0])),
+                changes=tuple(_changes(base, group[0])) if index else (),
             ),
             members=tuple(group),
         )
@@ -76,9 +78,14 @@ def arm_label(index: int) -> str:
 
 
 def _are_repeats(one: Member, other: Member) -> bool:
-    return len(one.jobs) == len(other.jobs) and not any(
-        _differences(first, second) for first, second in zip(one.jobs, other.jobs, strict=True)
-    )
+    mine, theirs = _distinct(one.jobs), _distinct(other.jobs)
+    return len(mine) == len(theirs) and not any(map(_differences, mine, theirs))
+
+
+def _distinct(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs that a run went through, without those that are as the one before."""
+    later = (job for before, job in pairwise(jobs) if _differences(before, job))
+    return [jobs[0], *later]
 
 
 def _differences(first: Job, second: Job) -> list[Change]:
@@ -90,5 +97,8 @@ def _differences(first: Job, second: Job) -> list[Change]:
 
 
 def _changes(base: Member, member: Member) -> list[JobChange]:
-    texts = (change.texts() for change in _differences(base.jobs[-1], member.jobs[-1]))
+    """What a run has otherwise than the base: of the newest jobs of both, or of the newest pair that differs."""
+    pairs = product(reversed(base.jobs), reversed(member.jobs))
+    changes = next((found for first, second in pairs if (found := _differences(first, second))), [])
+    texts = (change.texts() for change in changes)
     return [JobChange(key=key, base=old, value=new) for key, old, new in texts]

@@ -17,13 +17,16 @@ class RunClock:
     """When a run had trained how many samples; between known places, as if at an even speed."""
 
     samples_seen: Floats  # ascending
-    elapsed_s: Floats  # since submission, ascending; empty: not known
+    elapsed_s: Floats  # since the run's first step, ascending; empty: not known
 
     @classmethod
     def of(cls, report: Report) -> Self:
-        """Return the clock of a run, up to the end of its last step where its speed is known."""
+        """Return the clock of a run, up to the end of its last step where its speed is known.
+
+        It begins with the run's first step: how long workers take to start is a number of its own.
+        """
         series = report.series
-        samples, elapsed = _floats(series.samples_seen), _floats(series.elapsed_s)
+        samples, elapsed = _floats(series.samples_seen), _floats(series.elapsed_s) - _floats([startup_s(report)])
         known = np.isfinite(elapsed)
         if known.any() and known[-1] and (speed := series.samples_per_s[-1]):
             end = float(report.totals.samples_seen)
@@ -35,7 +38,7 @@ class RunClock:
 
     @property
     def start_s(self) -> float | None:
-        """When the first known step began; None: no times are known."""
+        """When the first known step began: above 0 where those before it were done again. None: no times are known."""
         return float(self.elapsed_s[0]) if len(self.elapsed_s) else None
 
     @property
@@ -111,6 +114,11 @@ class EvalCurve:
     def points(self) -> tuple[list[float], list[float | None]]:
         """Return places and values."""
         return self.samples_seen.tolist(), self.values.tolist()
+
+
+def startup_s(report: Report) -> float | None:
+    """Return the seconds from submission to the first attempt's first step; None where that is not known."""
+    return report.attempts[0].elapsed_s if report.attempts else None
 
 
 def first_reached(

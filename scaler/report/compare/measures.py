@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 from scaler.core.student_t import compare_means
 from scaler.report.compare.arms import Group, Member
+from scaler.report.compare.curves import startup_s
+from scaler.report.compare.known import is_whole
 from scaler.report.compare.model import LEVEL, ArmValues, Difference, Kind, Measure, NotJudged
 from scaler.report.model import Report
 
@@ -13,14 +15,12 @@ WHOLE_RUN = ("train_s", "wall_s", "cost", "lives")
 """They grow with the length of a run."""
 
 
-def end_measures(groups: Sequence[Group], *, is_one_length: bool) -> list[Measure]:
-    """Return losses and evaluations where runs ended; judged only where all trained for as many samples."""
-    names = eval_names([member.report for group in groups for member in group.members])
+def end_measures(groups: Sequence[Group], *, evals: Sequence[str]) -> list[Measure]:
+    """Return losses and evaluations where runs ended; judged only between arms that trained for as many samples."""
     reads: list[tuple[str, Read]] = [("train_loss", lambda report: report.final.train_loss_mean)]
-    reads += [(f"eval.{name}", _final_eval(name)) for name in names]
+    reads += [(f"eval.{name}", _final_eval(name)) for name in evals]
     return [
-        make_measure(groups, name, read, kind="end", follows_seed=True, is_comparable=is_one_length)
-        for name, read in reads
+        make_measure(groups, name, read, kind="end", follows_seed=True, grows_with_length=True) for name, read in reads
     ]
 
 
@@ -28,7 +28,7 @@ def _final_eval(name: str) -> Read:
     return lambda report: report.final.eval.get(name)
 
 
-def speed_measures(groups: Sequence[Group], *, is_one_length: bool) -> list[Measure]:
+def speed_measures(groups: Sequence[Group]) -> list[Measure]:
     """Return speeds, shares, memory and cost; those that at least one run has."""
     found = [
         make_measure(
@@ -38,7 +38,7 @@ def speed_measures(groups: Sequence[Group], *, is_one_length: bool) -> list[Meas
             kind="speed",
             unit=unit,
             follows_seed=False,
-            is_comparable=is_one_length or name not in WHOLE_RUN,
+            grows_with_length=name in WHOLE_RUN,
         )
         for name, unit, read in _SPEEDS
     ]
@@ -46,9 +46,14 @@ def speed_measures(groups: Sequence[Group], *, is_one_length: bool) -> list[Meas
 
 
 def eval_names(reports: Sequence[Report]) -> list[str]:
-    """Return the names of evaluation values that every run has, in alphabetical order."""
-    shared = set.intersection(*({*report.series.evals, *report.final.eval} for report in reports))
-    return sorted(shared)
+    """Return the names of evaluation values that every run has, in alphabetical order; none of no run."""
+    names = [evals_of(report) for report in reports]
+    return sorted(set.intersection(*names)) if names else []
+
+
+def evals_of(report: Report) -> set[str]:
+    """Return the names of the values that a run's evaluations gave."""
+    return {*report.series.evals, *report.final.eval}
 
 
 def make_measure(
@@ -60,7 +65,7 @@ def make_measure(
     at: float | None = None,
     unit: str = "",
     follows_seed: bool,
-    is_comparable: bool = True,
+    grows_with_length: bool = False,
 ) -> Measure:
     """Return one number of every run, and how far each arm's lies from the base's.
 
@@ -73,7 +78,8 @@ def make_measure(
         unit: likewise.
         follows_seed: whether two runs of one seed would have the same value but for rounding: then only runs of
             different seeds are repeats, and the runs of one seed count as their mean.
-        is_comparable: whether a difference means anything.
+        grows_with_length: whether a difference means something only between arms whose runs all trained for as many
+            samples.
     """
     columns = [[(member, read(member.report)) for member in group.members] for group in groups]
     repeats = [_repeats(column, follows_seed=follows_seed) for column in columns]
@@ -82,10 +88,20 @@ def make_measure(
         for group, column, mine in zip(groups, columns, repeats, strict=True)
     ]
     differences = [
-        _difference(group.arm.label, repeats[0], mine, is_percent=unit == "%", is_comparable=is_comparable)
+        _difference(
+            group.arm.label,
+            repeats[0],
+            mine,
+            is_percent=unit == "%",
+            is_comparable=not grows_with_length or _is_one_length(groups[0], group),
+        )
         for group, mine in zip(groups[1:], repeats[1:], strict=True)
     ]
     return Measure(name=name, kind=kind, at=at, unit=unit, arms=tuple(arms), differences=tuple(differences))
+
+
+def _is_one_length(base: Group, other: Group) -> bool:
+    return len({member.report.totals.samples_seen for member in (*base.members, *other.members)}) == 1
 
 
 def _repeats(column: Sequence[tuple[Member, float | None]], *, follows_seed: bool) -> list[float]:
@@ -197,8 +213,9 @@ _SPEEDS: tuple[tuple[str, str, Read], ...] = (
     ("data_wait", "%", _share("data_wait_s")),
     ("sync_wait", "%", _share("sync_wait_s")),
     ("peak_memory", "GiB", _memory),
+    ("startup", "s", startup_s),
     ("train_s", "s", lambda report: report.totals.train_s if report.totals.steps else None),
     ("wall_s", "s", lambda report: report.totals.wall_s),
     ("cost", "", lambda report: report.cost.total if report.cost else None),
-    ("lives", "", lambda report: float(len(report.attempts))),
+    ("lives", "", lambda report: float(len(report.attempts)) if is_whole(report) or report.attempts else None),
 )

@@ -73,7 +73,7 @@ class Measure:
 
     name: str  # train_loss, eval.<name>, samples_per_s, ...
     kind: Kind
-    at: float | None  # at_samples: samples; at_time: seconds since submission; reached: the value; else None
+    at: float | None  # at_samples: samples; at_time: seconds since each run's first step; reached: the value; else None
     unit: str  # s, samples, samples/s, GiB, %, or nothing
     arms: tuple[ArmValues, ...]  # in the order of the arms
     differences: tuple[Difference, ...]  # one for each arm but the base
@@ -96,7 +96,7 @@ class Speedup:
     samples_per_s: float  # of all workers, in the last attempt
     speedup: float  # over the base
     efficiency: float  # speedup over the ratio of the world sizes
-    time_speedup: float | None  # base's time over this one's, to the training loss that all reached
+    time_speedup: float | None  # base's time over this one's, from the first step to the loss that all reached
     samples_ratio: float | None  # this one's samples over the base's, to the same
 
 
@@ -108,7 +108,7 @@ class Curve:
     run_id: str
     arm: str
     samples_seen: tuple[int, ...]
-    elapsed_s: tuple[float | None, ...]  # since submission
+    elapsed_s: tuple[float | None, ...]  # since the run's first step
     values: tuple[float | None, ...]  # train_loss: the mean over the samples of a window that ends there
 
 
@@ -129,8 +129,8 @@ class Comparison:
     level: float  # of the intervals
     runs: tuple[RunRow, ...]  # as they were given
     arms: tuple[Arm, ...]
-    common_samples: int  # that every run has trained
-    common_elapsed_s: float | None  # that every run has trained for; None where a run's times are not known
+    common_samples: int  # that every run has trained; runs whose records are damaged are left out
+    common_elapsed_s: float | None  # since the first step, likewise; None where a run's times are not known
     window_samples: int  # that a training loss in a curve is the mean of
     measures: tuple[Measure, ...]
     speedups: tuple[Speedup, ...]  # empty where all arms have as many workers

@@ -1,24 +1,44 @@
 """What to know before the numbers of a comparison are believed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from scaler.report.compare.arms import Group
+from scaler.report.compare.known import is_whole
+from scaler.report.compare.measures import evals_of
 from scaler.report.compare.model import LEVEL, Measure, Note
+from scaler.report.compare.words import curve_words
+from scaler.report.gaps import find_gaps
+from scaler.report.model import Report
 from scaler.report.words import number, plural
 from scaler.runs import RunState
 
 SHOWN = 3  # runs that a note names
 
 
-def find_notes(groups: Sequence[Group], measures: Sequence[Measure], *, has_times: bool) -> tuple[Note, ...]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unreached:
+    """A loss of which nobody can say how far it was: some runs began at or below what others came down to."""
+
+    name: str
+    target: float  # the lowest that every run came down to
+    of: str  # the run that came no lower
+    already: tuple[str, ...]  # runs that began there or below
+
+
+def find_notes(
+    groups: Sequence[Group], measures: Sequence[Measure], unreached: Sequence[Unreached], *, has_times: bool
+) -> tuple[Note, ...]:
     """Return what is to be known, the gravest first; nothing is a good answer.
 
     Args:
         groups: the runs by arm.
         measures: of them.
+        unreached: losses that are left out of "how far to a common loss".
         has_times: whether it is known of every run when it had trained how much.
     """
     found = [
+        _records_missing(groups),
         _without_steps(groups),
         _unfinished(groups),
         _lengths(groups),
@@ -26,19 +46,34 @@ def find_notes(groups: Sequence[Group], measures: Sequence[Measure], *, has_time
         _without_repeats(groups),
         _one_seed(groups),
         _sizes(groups),
+        _evals_not_shared(groups),
+        *map(_no_common_loss, unreached),
         None if has_times else _without_times(),
         _chance(measures),
     ]
     return tuple(note for note in found if note is not None)
 
 
+def _records_missing(groups: Sequence[Group]) -> Note | None:
+    gaps = {report.run_id: find_gaps(report) for report in _reports(groups) if not is_whole(report)}
+    if not gaps:
+        return None
+    told = [f"of run {run_id}, {' '.join(gap.message for gap in mine)}" for run_id, mine in gaps.items()]
+    its = "its" if len(gaps) == 1 else "their"
+    return Note(
+        code="records_missing",
+        message=f"Files are damaged: {_listed(told)} What {its} records would say is not known here.",
+        next="Bring the files back from a copy, and compare again; scaler report names each of them.",
+    )
+
+
 def _without_steps(groups: Sequence[Group]) -> Note | None:
-    without = [report.run_id for report in _reports(groups) if not report.totals.steps]
+    without = [report.run_id for report in _reports(groups) if is_whole(report) and not report.totals.steps]
     if not without:
         return None
     return Note(
         code="without_steps",
-        message=f"{_named(without)} trained no step, so no place is common to all runs.",
+        message=f"No place is common to all runs: {_named(without)} trained no step.",
         next="Compare the others without it; scaler report tells what ended it.",
     )
 
@@ -57,13 +92,13 @@ def _unfinished(groups: Sequence[Group]) -> Note | None:
 
 
 def _lengths(groups: Sequence[Group]) -> Note | None:
-    ends = sorted({report.totals.samples_seen for report in _reports(groups)})
-    if len(ends) == 1:
+    ends = sorted({report.totals.samples_seen for report in _reports(groups) if is_whole(report)})
+    if len(ends) < 2:
         return None
     return Note(
         code="different_lengths",
         message=f"The runs trained for different numbers of samples, from {number(ends[0])} to {number(ends[-1])}: "
-        f"what stands at their ends, and what grows with the length, is not judged.",
+        f"what stands at their ends, and what grows with the length, is judged between arms of one length alone.",
         next=f"Read the losses at the {number(ends[0])} samples that all have trained.",
     )
 
@@ -124,6 +159,32 @@ def _sizes(groups: Sequence[Group]) -> Note | None:
     return None
 
 
+def _evals_not_shared(groups: Sequence[Group]) -> Note | None:
+    evals = {report.run_id: evals_of(report) for report in _reports(groups) if is_whole(report)}
+    lacking = {
+        name: without
+        for name in sorted(set().union(*evals.values()))
+        if (without := [run_id for run_id, names in evals.items() if name not in names])
+    }
+    if not lacking:
+        return None
+    told = [f"{curve_words(f'eval.{name}')} (not in {_named(run_ids)})" for name, run_ids in lacking.items()]
+    return Note(
+        code="evals_not_shared",
+        message=f"Values that not every run has are not compared: {_listed(told, '; ')}.",
+        next="Compare runs whose recipes evaluate the same; scaler report shows each run's own values.",
+    )
+
+
+def _no_common_loss(loss: Unreached) -> Note:
+    return Note(
+        code="no_common_loss",
+        message=f"The lowest {curve_words(loss.name)} of run {loss.of} is {number(loss.target)}, and "
+        f"{_named(loss.already)} began at or below that: how far training was to a common loss is not told.",
+        next=f"Compare the others without run {loss.of}.",
+    )
+
+
 def _without_times() -> Note:
     return Note(
         code="no_times",
@@ -144,14 +205,14 @@ def _chance(measures: Sequence[Measure]) -> Note | None:
     )
 
 
-def _reports(groups: Sequence[Group]) -> Iterator:  # type: ignore[type-arg]
-    return (member.report for group in groups for member in group.members)
+def _reports(groups: Sequence[Group]) -> list[Report]:
+    return [member.report for group in groups for member in group.members]
 
 
 def _named(run_ids: Sequence[str]) -> str:
-    return f"Run {run_ids[0]}" if len(run_ids) == 1 else f"Runs {_listed(run_ids)}"
+    return f"{'run' if len(run_ids) == 1 else 'runs'} {_listed(run_ids)}"
 
 
-def _listed(parts: Sequence[str]) -> str:
+def _listed(parts: Sequence[str], separator: str = ", ") -> str:
     rest = len(parts) - SHOWN
-    return ", ".join(parts[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    return separator.join(parts[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")

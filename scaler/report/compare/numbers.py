@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from scaler.report.compare.arms import Group, Member, find_groups
 from scaler.report.compare.curves import EvalCurve, RunClock, TrainLoss, first_reached
+from scaler.report.compare.known import is_whole, known_part
 from scaler.report.compare.measures import (
     end_measures,
     eval_names,
@@ -14,7 +16,7 @@ from scaler.report.compare.measures import (
     world_size,
 )
 from scaler.report.compare.model import LEVEL, SCHEMA_VERSION, Comparison, Curve, Measure, RunRow, Speedup
-from scaler.report.compare.notes import find_notes
+from scaler.report.compare.notes import Unreached, find_notes
 from scaler.report.model import Report
 
 PLACES = (0.25, 0.5, 0.75, 1.0)  # of what all runs have trained
@@ -27,22 +29,21 @@ def compare_runs(members: Sequence[Member]) -> Comparison:
 
     Losses are compared at numbers of samples and at times that every run has reached. How far training was to a loss
     is told of the lowest that every run came down to. What a loss is, also by time, follows from the seed: runs of one
-    seed count as one.
+    seed count as one. Of a run whose records are damaged, what they would say is not known, and no place is common to
+    it.
 
     Args:
         members: at least two runs, in the order in which they are to be shown; the first one's arm is the base.
     """
-    groups = find_groups(members)
-    reports = [member.report for member in members]
-    ends = [report.totals.samples_seen for report in reports]
-    lines = _Lines(reports, window=max(1, round(WINDOW * min(ends))))
-    is_one_length = len(set(ends)) == 1
+    groups = find_groups([replace(member, report=known_part(member.report)) for member in members])
+    common = min((member.report.totals.samples_seen for member in members if is_whole(member.report)), default=0)
+    lines = _Lines(_reports(groups), window=max(1, round(WINDOW * common)))
     common_s = lines.common_elapsed_s
-    reached = _reached_measures(groups, lines)
+    reached, unreached = _reached_measures(groups, lines)
     measures = (
-        *end_measures(groups, is_one_length=is_one_length),
-        *speed_measures(groups, is_one_length=is_one_length),
-        *_at_common_samples(groups, lines, common=min(ends)),
+        *end_measures(groups, evals=lines.evals),
+        *speed_measures(groups),
+        *_at_common_samples(groups, lines, common=common),
         *_at_common_times(groups, lines),
         *reached,
     )
@@ -51,13 +52,13 @@ def compare_runs(members: Sequence[Member]) -> Comparison:
         level=LEVEL,
         runs=tuple(_run_row(groups, member) for member in members),
         arms=tuple(group.arm for group in groups),
-        common_samples=min(ends),
+        common_samples=common,
         common_elapsed_s=common_s,
         window_samples=lines.window,
         measures=measures,
         speedups=_speedups(groups, reached),
         curves=tuple(_curves(groups, lines)),
-        notes=find_notes(groups, measures, has_times=common_s is not None),
+        notes=find_notes(groups, measures, unreached, has_times=common_s is not None),
     )
 
 
@@ -66,7 +67,8 @@ class _Lines:
 
     def __init__(self, reports: Sequence[Report], *, window: int) -> None:
         self.window = window
-        self.evals = eval_names(reports)
+        self._whole = [report.run_id for report in reports if is_whole(report)]
+        self.evals = eval_names([report for report in reports if is_whole(report)])
         self.names = ("train_loss", *(f"eval.{name}" for name in self.evals))
         self._clocks = {report.run_id: RunClock.of(report) for report in reports}
         self._curves: dict[tuple[str, str], TrainLoss | EvalCurve] = {}
@@ -77,15 +79,15 @@ class _Lines:
 
     @property
     def common_start_s(self) -> float | None:
-        """When every run had begun to train; None where a run's times are not known."""
-        starts = [clock.start_s for clock in self._clocks.values()]
-        return None if None in starts else max(start for start in starts if start is not None)
+        """When every whole run had begun to train; None where a run's times are not known."""
+        starts = [self._clocks[run_id].start_s for run_id in self._whole]
+        return None if None in starts else max((start for start in starts if start is not None), default=None)
 
     @property
     def common_elapsed_s(self) -> float | None:
-        """How long every run has gone on; None where a run's times are not known."""
-        ends = [clock.end_s for clock in self._clocks.values()]
-        return None if None in ends else min(end for end in ends if end is not None)
+        """How long every whole run has trained; None where a run's times are not known."""
+        ends = [self._clocks[run_id].end_s for run_id in self._whole]
+        return None if None in ends else min((end for end in ends if end is not None), default=None)
 
     def value(self, report: Report, name: str, samples: float | None) -> float | None:
         return None if samples is None else self._curves[report.run_id, name].at(samples)
@@ -127,16 +129,22 @@ def _at_time(lines: _Lines, name: str, moment: float) -> Callable[[Report], floa
     return lambda report: lines.value(report, name, lines.clock(report).samples_at(moment))
 
 
-def _reached_measures(groups: Sequence[Group], lines: _Lines) -> list[Measure]:
-    """Samples and seconds to the lowest loss that all runs came down to."""
-    reports = [member.report for group in groups for member in group.members]
-    found = []
+def _reached_measures(groups: Sequence[Group], lines: _Lines) -> tuple[list[Measure], list[Unreached]]:
+    """Samples and seconds to the lowest loss that all runs came down to, and the losses that have no such place."""
+    reports = _reports(groups)
+    found, unreached = [], []
     for name in (name for name in lines.names if name in FALLING):
         points = {report.run_id: lines.points(report, name) for report in reports}
-        known = [[value for value in values if value is not None] for _, values in points.values()]
-        if not all(known):
+        ways = {report.run_id: _known(points[report.run_id][1]) for report in reports if is_whole(report)}
+        if not ways or not all(len(values) > 1 for values in ways.values()):
+            continue  # a single value is no way
+        lowest = {run_id: min(values) for run_id, values in ways.items()}
+        last = max(lowest, key=lambda run_id: lowest[run_id])
+        target = lowest[last]
+        if below := [run_id for run_id, values in ways.items() if values[0] <= target]:
+            unreached.append(Unreached(name=name, target=target, of=last, already=tuple(below)))
             continue
-        target = _common_target([min(values) for values in known], [values[0] for values in known])
+        target = _rounded_up(target, below=min(values[0] for values in ways.values()))
         samples = {
             run_id: first_reached(places, values, target, is_line=name == "train_loss")
             for run_id, (places, values) in points.items()
@@ -148,7 +156,15 @@ def _reached_measures(groups: Sequence[Group], lines: _Lines) -> list[Measure]:
         }
         if any(value is not None for value in seconds.values()):
             found.append(_reached(groups, name, target, "s", seconds))
-    return found
+    return found, unreached
+
+
+def _reports(groups: Sequence[Group]) -> list[Report]:
+    return [member.report for group in groups for member in group.members]
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def _reached(groups: Sequence[Group], name: str, target: float, unit: str, values: dict[str, float | None]) -> Measure:
@@ -163,14 +179,13 @@ def _reached(groups: Sequence[Group], name: str, target: float, unit: str, value
     )
 
 
-def _common_target(lowest: Sequence[float], first: Sequence[float]) -> float:
-    """The lowest value that all came down to, rounded up to two digits unless a run began below that."""
-    target = max(lowest)
+def _rounded_up(target: float, *, below: float) -> float:
+    """A value rounded up to two digits, where that is still below another one."""
     if not target:
         return target
     size = 10.0 ** (math.floor(math.log10(abs(target))) - 1)
     rounded = float(f"{math.ceil(target / size) * size:.2g}")
-    return rounded if target <= rounded < min(first) else target
+    return rounded if target <= rounded < below else target
 
 
 def _speedups(groups: Sequence[Group], reached: Sequence[Measure]) -> tuple[Speedup, ...]:
@@ -200,7 +215,7 @@ def _speedups(groups: Sequence[Group], reached: Sequence[Measure]) -> tuple[Spee
 
 def _world_size(group: Group) -> int | None:
     """How many workers an arm's runs ended with; None where that is not one number."""
-    sizes = {world_size(member.report) for member in group.members}
+    sizes = {world_size(member.report) for member in group.members if is_whole(member.report)}
     return sizes.pop() if len(sizes) == 1 else None
 
 
@@ -213,7 +228,7 @@ def _ratio(measure: Measure | None, arm: str) -> float | None:
 
 
 def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
+    known = _known(values)
     return sum(known) / len(known)
 
 
@@ -221,7 +236,7 @@ def _run_row(groups: Sequence[Group], member: Member) -> RunRow:
     report = member.report
     return RunRow(
         run_id=report.run_id,
-        arm=next(group.arm.label for group in groups if member in group.members),
+        arm=next(group.arm.label for group in groups if report.run_id in group.arm.run_ids),
         state=report.state,
         seed=member.seed,
         world_size=world_size(report),

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 from scaler.errors import JobFileError, RunError
-from scaler.job import Job, read_job
 from scaler.report.compare.arms import Member
 from scaler.report.compare.model import Comparison
 from scaler.report.compare.numbers import compare_runs
-from scaler.report.write import read_report
+from scaler.report.write import read_jobs, read_report
 from scaler.runs import RunFolder
 
 
@@ -36,16 +35,8 @@ def read_comparison(folders: Sequence[RunFolder]) -> Comparison:
 
 def _read_member(folder: RunFolder) -> Member:
     try:
-        jobs = tuple(_read_job(folder, name) for name in folder.job_names().values())
-        return Member(jobs=jobs, report=read_report(folder))
+        return Member(jobs=tuple(read_jobs(folder).values()), report=read_report(folder))
     except RunError as error:
         if folder.run_id in error.problem:
             raise
         raise RunError(f"run {folder.run_id}: {error.problem}", error.remedy) from error
-
-
-def _read_job(folder: RunFolder, name: str) -> Job:
-    try:
-        return read_job(folder.read(name), source=folder.path(name))
-    except JobFileError as error:
-        raise RunError(error.problem, error.remedy) from None

@@ -2,10 +2,10 @@
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from scaler.report.compare.model import Arm, Comparison, Note
+from scaler.report.compare.number_table import NumberTable, Row
 from scaler.report.compare.words import (
     arm_words,
     by_kind,
@@ -60,40 +60,34 @@ def _note(note: Note) -> RenderableType:
 
 
 def _table(comparison: Comparison, arm: Arm) -> RenderableType:
+    """How far an arm lies from the base."""
     base = comparison.arms[0].label
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(f"{base} against {arm.label}", overflow="fold")
-    for name in (base, arm.label, "change"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("noise", no_wrap=True)
+    head = (f"{base} against {arm.label}", base, arm.label, "change", "noise")
+    sections = []
     for title, measures in by_kind(shown_measures(comparison)):
-        table.add_row(Text(title, style="bold"))
+        rows = []
         for measure in measures:
             difference = measure.difference(arm.label)
-            table.add_row(
-                Text(f"  {measure_words(measure)}"),
+            cells = (
+                measure_words(measure),
                 mean_words(measure.of(base), measure.unit),
                 mean_words(measure.of(arm.label), measure.unit),
                 change_words(difference, measure.unit),
-                Text(judged_words(difference), style="bold" if difference.is_beyond_noise else "dim"),
+                judged_words(difference),
             )
-    return table
+            rows.append(Row(cells=cells, last_style="bold" if difference.is_beyond_noise else "dim"))
+        sections.append((title, tuple(rows)))
+    return NumberTable(head=head, sections=tuple(sections), is_last_left=True)
 
 
 def _own_table(comparison: Comparison) -> RenderableType:
     """Repeats of one arm: their mean, and how far a single one spreads."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("", overflow="fold")
-    for name in ("mean", "spread of a repeat", "repeats"):
-        table.add_column(name, justify="right", no_wrap=True)
+    sections = []
     for title, measures in by_kind(shown_measures(comparison)):
-        table.add_row(Text(title, style="bold"))
+        rows = []
         for measure in measures:
-            values = measure.arms[0]
-            table.add_row(
-                Text(f"  {measure_words(measure)}"),
-                mean_words(values, measure.unit),
-                spread_words(values, measure.unit),
-                str(values.repeats),
-            )
-    return table
+            values, unit = measure.arms[0], measure.unit
+            cells = (measure_words(measure), mean_words(values, unit), spread_words(values, unit), str(values.repeats))
+            rows.append(Row(cells=cells))
+        sections.append((title, tuple(rows)))
+    return NumberTable(head=("", "mean", "spread of a repeat", "repeats"), sections=tuple(sections))

@@ -1,5 +1,6 @@
 """A comparison as people read it; every rendering says it the same way."""
 
+import math
 from collections.abc import Sequence
 
 from scaler.report.compare.model import Arm, ArmValues, Comparison, Difference, Measure, RunRow, Speedup
@@ -15,6 +16,7 @@ _NAMES = {
     "data_wait": "data wait",
     "sync_wait": "sync wait",
     "peak_memory": "peak memory",
+    "startup": "start-up",
     "train_s": "time in steps",
     "wall_s": "wall clock",
     "cost": "cost",
@@ -29,9 +31,9 @@ _NOT_JUDGED = {
 HEADLINE_NUMBERS = 6  # more would not be one sentence; the table has all
 TITLES = {
     "end": "At the end",
-    "reached": "To a common loss",
+    "reached": "To a common loss, from the first step on",
     "at_samples": "After as many samples",
-    "at_time": "After as much time",
+    "at_time": "After as much time, from the first step on",
     "speed": "Speed and cost",
 }
 """The kinds of measures, in the order in which they are shown."""
@@ -92,21 +94,28 @@ def spread_words(values: ArmValues, unit: str) -> str:
 def change_words(difference: Difference, unit: str) -> str:
     """Return how far an arm lies from the base, in per cent of it where that can be, and how far that is certain.
 
+    What is certain has two digits, and the change none that is smaller than these.
+
     Example:
         >>> known = {"arm": "B", "is_beyond_noise": True, "not_judged": None}
         >>> change_words(Difference(change=2.0, change_pct=25.0, margin=0.8, margin_pct=10.0, **known), "s")
         '+25 % ± 10'
         >>> change_words(Difference(change=-2.0, change_pct=None, margin=None, margin_pct=None, **known), "%")
         '-2 points'
+        >>> change_words(Difference(change=-1e-8, change_pct=-1.84e-6, margin=0.1, margin_pct=18.0, **known), "s")
+        '0 % ± 18'
     """
     if difference.change is None:
         return "–"
     if difference.change_pct is not None:
-        return f"{_signed(difference.change_pct)} %{_margin(difference.margin_pct)}"
-    return f"{_signed(difference.change)}{' points' if unit == '%' else ''}{_margin(difference.margin)}"
+        return f"{_signed(difference.change_pct, difference.margin_pct)} %{_margin(difference.margin_pct)}"
+    points = " points" if unit == "%" else ""
+    return f"{_signed(difference.change, difference.margin)}{points}{_margin(difference.margin)}"
 
 
-def _signed(value: float) -> str:
+def _signed(value: float, margin: float | None) -> str:
+    if margin:
+        value = round(value, 1 - math.floor(math.log10(margin)))
     return "0" if not value else f"{'+' if value > 0 else '-'}{number(abs(value), 3)}"
 
 
@@ -178,6 +187,6 @@ def speedup_words(speedup: Speedup, base: str) -> str:
     )
     if speedup.time_speedup is None:
         return said
-    return f"{said} The common train loss came {number(speedup.time_speedup, 3)} times as fast, " + (
-        f"in {number(speedup.samples_ratio, 3)} times the samples."
+    return f"{said} From the first step on, the common train loss came {number(speedup.time_speedup, 3)} times as " + (
+        f"fast, in {number(speedup.samples_ratio, 3)} times the samples."
     )

@@ -1,12 +1,8 @@
 "use strict";
 // Draws the range test's curve and reads its values out. The page says the same without it.
 (() => {
-  const root = document.documentElement;
-  const data = JSON.parse(document.getElementById("report-data").textContent);
-  const PRINT_WIDTH = 660; // CSS pixels that fit on A4 and on Letter
   const DASHES = { steepest: [6, 3], valley: [], tenth_of_divergence: [2, 3], diverged: [1, 2] };
   const ROW = 16; // height of a line of labels
-  root.classList.add("scripted");
 
   const figure = document.getElementById("chart-range");
   const plot = figure.querySelector(".plot");
@@ -20,26 +16,8 @@
   const least = Math.min(...everything);
   const positive = least > 0;
   let showsAll = false;
-  let width = 0;
+  const chart = { plot, width: 0, draw };
   let u;
-
-  function format(value) {
-    if (value == null) return "–";
-    const size = Math.abs(value);
-    if (size >= 1e6) return value.toExponential(3);
-    if (size >= 1e4) return value.toLocaleString("en-US", { maximumFractionDigits: 0 });
-    const text = Number(value.toPrecision(4));
-    return size !== 0 && size < 1e-4 ? text.toExponential().replace(/-(\d)$/, "-0$1") : String(text);
-  }
-
-  function tick(value) {
-    if (value == null) return "";
-    const size = Math.abs(value);
-    if (size !== 0 && (size < 1e-3 || size >= 1e5)) return Number(value.toPrecision(6)).toExponential().replace("e+", "e");
-    return value.toLocaleString("en-US", { maximumFractionDigits: 6 });
-  }
-
-  const colour = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
 
   /** Round rates: powers of ten, with 2 and 5 between them where there is room. */
   function rates(_, __, low, high) {
@@ -113,13 +91,13 @@
 
   /** How many rows the labels take, at a width; as drawMarks places them. */
   function rows(plotWidth) {
-    const font = document.createElement("canvas").getContext("2d");
-    font.font = `12px ${getComputedStyle(document.body).fontFamily}`;
+    const pen = document.createElement("canvas").getContext("2d");
+    pen.font = font();
     const span = Math.log(domain[1] / domain[0]), inner = plotWidth - 70;
     const free = data.marks.map(() => -Infinity);
     let most = 1;
     for (const mark of [...data.marks].sort((a, b) => a.lr - b.lr)) {
-      const size = font.measureText(mark.label).width;
+      const size = pen.measureText(mark.label).width;
       const x = (Math.log(mark.lr / domain[0]) / span) * inner;
       const start = Math.max(0, Math.min(x - size / 2, inner - size));
       const row = free.findIndex((end) => start >= end);
@@ -129,18 +107,11 @@
     return most;
   }
 
-  function draw(to) {
-    const axis = {
-      stroke: colour("muted"),
-      font: `12px ${getComputedStyle(document.body).fontFamily}`,
-      grid: { stroke: colour("grid"), width: 1 },
-      ticks: { stroke: colour("grid"), width: 1, size: 4 },
-      values: (_, splits) => splits.map(tick),
-      filter: (_, splits) => splits,
-    };
+  function draw(width) {
+    chart.width = width;
+    const axis = { ...axisStyle(), values: (_, splits) => splits.map(tick), filter: (_, splits) => splits };
     const zoom = u && { min: u.scales.x.min, max: u.scales.x.max };
     u?.destroy();
-    width = to;
     u = new uPlot(
       {
         width,
@@ -152,8 +123,8 @@
           y: { distr: showsAll && positive ? 3 : 1, range: heights },
         },
         axes: [
-          { ...axis, splits: rates, label: "learning rate", labelSize: 20, labelFont: axis.font, labelGap: 2, size: 32, space: 50 },
-          { ...axis, ...(showsAll && positive ? { splits: rates } : {}), space: 36, gap: 6, size: (_, values) => 16 + 7 * Math.max(2, ...(values ?? []).map((text) => text?.length ?? 0)) },
+          { ...axis, splits: rates, label: "learning rate", size: 32, space: 50 },
+          { ...axis, ...(showsAll && positive ? { splits: rates } : {}), space: 36, gap: 6, size: heightSize },
         ],
         series: [
           {},
@@ -185,24 +156,16 @@
 
   function press(event) {
     if (event.key === "Escape") {
-      u.setCursor({ left: -10, top: -10 });
+      u.setCursor(OUTSIDE);
       u.setScale("x", { min: domain[0], max: domain[1] });
     }
     const outside = u.cursor.idx == null || u.cursor.left < 0;
-    const here = outside ? -1 : u.cursor.idx;
-    const last = lrs.length - 1;
-    const to = { ArrowLeft: outside ? last : Math.max(0, here - 1), ArrowRight: Math.min(last, here + 1), Home: 0, End: last }[event.key];
-    if (to === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
+    const to = stepped(event, outside ? null : u.cursor.idx, lrs.length - 1);
+    if (to === undefined) return;
     event.preventDefault();
     u.setCursor({ left: u.valToPos(lrs[to], "x"), top: u.over.clientHeight / 2 });
     const [mean, step] = outputs.map((output) => output.textContent);
     document.getElementById("reading").textContent = `${at.textContent}: smoothed ${mean}; each step ${step}`;
-  }
-
-  function element(name, properties, ...children) {
-    const made = Object.assign(document.createElement(name), properties);
-    made.append(...children);
-    return made;
   }
 
   /** The values as a table, made when it is first asked for. */
@@ -222,26 +185,14 @@
   }
 
   button.hidden = Math.max(...everything) <= data.ceiling;
-  draw(plot.clientWidth);
+  keepDrawn([chart]);
   plot.addEventListener("keydown", press);
-  plot.addEventListener("blur", () => u.setCursor({ left: -10, top: -10 }));
+  plot.addEventListener("blur", () => u.setCursor(OUTSIDE));
   const details = figure.querySelector("details");
   details.addEventListener("toggle", () => table(details));
   button.addEventListener("click", () => {
     showsAll = !showsAll;
     button.setAttribute("aria-pressed", String(showsAll));
-    draw(width);
-  });
-  new ResizeObserver(() => {
-    if (!root.classList.contains("print") && plot.clientWidth !== width) draw(plot.clientWidth);
-  }).observe(plot);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(width));
-  addEventListener("beforeprint", () => {
-    root.classList.add("print");
-    draw(PRINT_WIDTH);
-  });
-  addEventListener("afterprint", () => {
-    root.classList.remove("print");
-    draw(plot.clientWidth);
+    draw(chart.width);
   });
 })();

@@ -85,15 +85,16 @@ def _of_the_loss(evidence: Evidence) -> list[Verdict | None]:
     jumps = curve.jumps()
     trouble = rate_trouble(evidence, curve, jumps)
     overfit = overfitting(evidence, curve)
+    plateau = plateaued(evidence, curve, trouble.verdict)
     too_low = lr_maybe_too_low(curve, jumps) if trouble.verdict is None else None
     return [
         lr_differs(evidence.audit, evidence.plan, is_followed=evidence.is_followed),
         *no_loss(evidence),
         trouble.verdict,
         spiked(curve, trouble.jumps),
-        plateaued(evidence, curve),
+        plateau,
         overfit,
-        still_falling(evidence, curve, overfit),
+        still_falling(evidence, curve, [trouble.verdict, plateau, overfit]),
         too_low,
         uneven_data(evidence.grid),
         batch_beyond_noise_scale(evidence.attempts, evidence.noise),

@@ -6,7 +6,7 @@ from statistics import median
 import numpy as np
 
 from scaler.report.model import Verdict, WorkerRow
-from scaler.report.verdicts.curve import BLOCKS, RARE, Curve, Jump
+from scaler.report.verdicts.curve import BLOCKS, FELL_SHARE, RARE, Curve, Jump
 from scaler.report.verdicts.evidence import Evidence
 from scaler.report.words import joined, number, plural
 from scaler.runs import RunState
@@ -50,13 +50,18 @@ def jump_words(curve: Curve, jumps: Sequence[Jump]) -> str:
     """Return where the loss jumped, how far, and at what rate, the first few."""
     said = []
     for jump in jumps[:SHOWN_JUMPS]:
-        back = f"back after {plural(jump.back - jump.at, 'step')}" if jump.back is not None else "not back at the end"
+        back = (
+            f"back after {plural(jump.back - jump.at, 'step')}"
+            if jump.back is not None
+            else f"not back at the end ({number(curve.end)})"
+        )
         said.append(
             f"at {plural(int(curve.samples_seen[jump.at]), 'sample')} from {number(jump.before)} to "
             f"{number(jump.height)}, {back}, at a rate of {number(float(curve.lr[jump.at]))}"
         )
     rest = [f"{len(jumps) - SHOWN_JUMPS} more"] if len(jumps) > SHOWN_JUMPS else []
-    return joined(*said, *rest)
+    end = [] if curve.ended_lower else [f"{number(curve.start)} at the start and {number(curve.end)} at the end"]
+    return joined(*said, *rest, *end)
 
 
 def spiked(curve: Curve, jumps: Sequence[Jump]) -> Verdict | None:
@@ -77,47 +82,60 @@ def spiked(curve: Curve, jumps: Sequence[Jump]) -> Verdict | None:
     )
 
 
-def plateaued(evidence: Evidence, curve: Curve) -> Verdict | None:
-    """The last half of the steps brought nothing, at a rate that should bring something."""
+def plateaued(evidence: Evidence, curve: Curve, trouble: Verdict | None) -> Verdict | None:
+    """The loss hardly fell at all; or the last half of the steps brought nothing, at a rate that should bring some.
+
+    That it hardly fell is left to ``trouble`` with the rate, where there is any.
+    """
     if evidence.state is not RunState.SUCCEEDED or not (curve.is_whole and curve.tells):
         return None
-    start = curve.steps - int(PLATEAU_PART * curve.steps)
-    rate = float(curve.lr[start:].mean())
-    trend = curve.trend(start, curve.steps)
-    is_progress = trend.falls and trend.chance < LIKELY
-    if is_progress or rate < PLATEAU_RATE * curve.top_lr:
-        return None
+    half = curve.steps - int(PLATEAU_PART * curve.steps)
+    trend, last = curve.trend(half, curve.steps), curve.mean(half, curve.steps)
     most = -trend.change + SURE_OF_NONE * trend.error  # the largest fall that the losses allow
-    first, last = curve.mean(0, curve.start_steps), curve.mean(start, curve.steps)
-    noise = np.hypot(curve.error(0, curve.start_steps), curve.error(start, curve.steps))
-    fell = first - last > SURE_OF_NONE * noise
-    if most >= PLATEAU_SHARE * (first - last if fell else abs(last)):
-        return None
-    if not fell and first - last + SURE_OF_NONE * noise >= PLATEAU_SHARE * abs(last):
-        return None  # too noisy to say that it never fell
-    message = f"The loss made no progress over the last {PLATEAU_PART:.0%} of the steps, although the rate was not low."
+    error = float(np.hypot(curve.error(0, curve.start_steps), curve.error(half, curve.steps)))
+    fell, noise = curve.start - last, SURE_OF_NONE * error
+    if fell > max(noise, FELL_SHARE * abs(curve.start)):
+        rate = float(curve.lr[half:].mean())
+        is_progress = most >= PLATEAU_SHARE * fell or (trend.falls and trend.chance < LIKELY)
+        return None if is_progress or rate < PLATEAU_RATE * curve.top_lr else _stood_still(curve, last, rate)
+    if trouble is not None or max(fell + noise, most) >= FELL_SHARE * abs(curve.start):
+        return None  # too noisy to say that it hardly fell, or falling at last
+    return _hardly_fell(curve, last, by_chance=fell <= noise)
+
+
+def _stood_still(curve: Curve, last: float, rate: float) -> Verdict:
     return Verdict(
         code="loss_plateaued",
         rank=None,
-        message=message if fell else "The loss did not fall.",
-        evidence=f"from {number(first)} at the start to {number(last)} over the last {PLATEAU_PART:.0%} of the steps, "
-        f"at a mean rate there of {number(rate)}",
+        message=f"The loss made no progress over the last {PLATEAU_PART:.0%} of the steps, although the rate was not "
+        "low.",
+        evidence=f"from {number(curve.start)} at the start to {number(last)} over the last {PLATEAU_PART:.0%} of the "
+        f"steps, at a mean rate there of {number(rate)}",
         next="Let the rate fall there (schedule.name: cosine, or schedule.plateau), try a lower reference.lr, or train "
-        "for less."
-        if fell
-        else "See whether the loss depends on the parameters that are trained (frozen groups, labels, the recipe's "
-        "loss), then try rates: scaler find-lr.",
+        "for less.",
     )
 
 
-def still_falling(evidence: Evidence, curve: Curve, overfit: Verdict | None) -> Verdict | None:
-    """The loss was falling to the end, by an amount that counts."""
-    if evidence.state is not RunState.SUCCEEDED or not (curve.is_whole and curve.tells) or overfit is not None:
+def _hardly_fell(curve: Curve, last: float, *, by_chance: bool) -> Verdict:
+    return Verdict(
+        code="loss_plateaued",
+        rank=None,
+        message="The loss did not fall." if by_chance else "The loss hardly fell.",
+        evidence=f"from {number(curve.start)} at the start to {number(last)} over the last {PLATEAU_PART:.0%} of the "
+        f"steps, at rates of up to {number(curve.top_lr)}",
+        next="Try rates: scaler find-lr. If none does better, see whether the loss depends on the parameters that are "
+        "trained (frozen groups, labels, the recipe's loss), or began where it can fall no further.",
+    )
+
+
+def still_falling(evidence: Evidence, curve: Curve, others: Sequence[Verdict | None]) -> Verdict | None:
+    """The loss was falling to the end, by an amount that counts, and below where it began; silent beside ``others``."""
+    if evidence.state is not RunState.SUCCEEDED or not (curve.is_whole and curve.tells) or any(others):
         return None
     start, last_half = (curve.steps - int(part * curve.steps) for part in (FALLING_PART, FALLING_PART / 2))
     trend, end = curve.trend(start, curve.steps), curve.blocks(last_half, curve.steps, BLOCKS // 2)
     share = -trend.change / curve.fall if curve.fall > 0.0 else 0.0
-    if share < FALLING_SHARE or trend.chance >= RARE or end[-1] >= end[0]:
+    if not FALLING_SHARE <= share <= 1.0 or trend.chance >= RARE or end[-1] >= min(end[0], curve.start):
         return None
     rates = curve.lr[start], curve.lr[-1]
     return Verdict(

@@ -32,6 +32,7 @@ class Pace:
     samples_seen: NDArray[np.int64]  # K
     step: NDArray[np.int64]  # K
     step_s: Floats  # K: of the slowest rank
+    all_s: float  # of training that these steps stand for: those of the attempt that they were chosen from, too
     samples: NDArray[np.int64]  # K x R
     data_s: NDArray[np.float32]  # K x R
     compute_s: NDArray[np.float32]
@@ -40,8 +41,12 @@ class Pace:
 
     @property
     def train_s(self) -> float:
-        """The time of these steps, of the slowest rank."""
+        """The time of these steps, of the slowest rank: what shares are of."""
         return float(self.step_s.sum())
+
+    def is_worth(self, share: float) -> bool:
+        """Whether a share of the attempt's training time is worth saving."""
+        return share * self.all_s >= WORTH_S
 
     @property
     def update_s(self) -> NDArray[np.float32]:
@@ -71,6 +76,7 @@ def pace_of(grid: Grid, attempt: int) -> Pace | None:
     slow = times > SLOW_STEP * np.median(times)
     if slow.mean() <= SELDOM:
         rows = rows[~slow]
+    all_s = float(grid.kept["step_time_s"][rows].sum())
     if len(rows) > MOST_STEPS:
         rows = rows[np.linspace(0, len(rows) - 1, MOST_STEPS).astype(np.int64)]
     there = np.flatnonzero(grid.is_there[rows].all(axis=0))
@@ -87,6 +93,7 @@ def pace_of(grid: Grid, attempt: int) -> Pace | None:
         samples_seen=grid.kept["samples_seen"][rows],
         step=grid.kept["step"][rows],
         step_s=grid.kept["step_time_s"][rows] / steps,
+        all_s=all_s,
         samples=grid.cells["samples"][part],
         data_s=each["data_wait_s"],
         compute_s=each["compute_s"],

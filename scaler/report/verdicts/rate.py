@@ -14,7 +14,7 @@ from scaler.report.verdicts.evidence import Evidence
 from scaler.report.verdicts.loss import jump_words
 from scaler.report.words import number, plural
 
-HIGH_RATE = 0.5  # of the highest: a jump there is the rate's
+HIGH_RATE = 0.5  # of the highest until then: a jump there is the rate's
 TOP_RATE = 0.8  # of the highest: where the loss rises although it should fall, and where it must be back if it can live
 FEWEST_JUMPS = 2  # at a high rate; a single one that came back says little
 RISE_SHARE = 0.1  # of the whole fall: what the loss rises by at the highest rates
@@ -57,7 +57,7 @@ def rate_trouble(evidence: Evidence, curve: Curve, jumps: Sequence[Jump]) -> Rat
     A jump near the warmup's end that is back while the rate is still high shows that the rate can be lived with, and
     only its start was too abrupt. Jumps at a high rate that do not end there, or come again, show that it cannot.
     """
-    high = [jump for jump in jumps if curve.lr[jump.at] >= HIGH_RATE * curve.top_lr]
+    high = [jump for jump in jumps if _is_high(curve, jump)]
     early = [jump for jump in high if _is_early(evidence.plan, curve, jump)]
     late = [jump for jump in high if jump not in early]
     lasting = [jump for jump in high if not _is_survived(curve, jump)]
@@ -69,22 +69,33 @@ def rate_trouble(evidence: Evidence, curve: Curve, jumps: Sequence[Jump]) -> Rat
     return RateTrouble(verdict=_too_high_by_trend(curve), jumps=jumps)
 
 
+def _is_high(curve: Curve, jump: Jump) -> bool:
+    """Whether the rate at a jump was near the highest one until then: in a climb that blows up, that is all of it."""
+    return bool(curve.lr[jump.at] >= HIGH_RATE * curve.lr[: jump.at + 1].max())
+
+
 def _is_early(plan: Plan, curve: Curve, jump: Jump) -> bool:
     """Whether a jump began in the warmup or within ``EARLY`` of the training after it."""
     return bool(curve.samples_seen[jump.at] <= plan.warmup_samples + EARLY * plan.total_samples)
 
 
 def _is_survived(curve: Curve, jump: Jump) -> bool:
-    """Whether the loss came back at a rate that was still near what it jumped at."""
-    return jump.back is not None and bool(curve.lr[jump.back] >= TOP_RATE * curve.lr[jump.at])
+    """Whether the loss came back at a rate that was still near what it jumped at, and something was learned."""
+    is_back = jump.back is not None and bool(curve.lr[jump.back] >= TOP_RATE * curve.lr[jump.at])
+    return is_back and curve.ended_lower
 
 
 def _too_high_by_jumps(curve: Curve, jumps: Sequence[Jump]) -> Verdict:
+    is_near_top = all(curve.lr[jump.at] >= HIGH_RATE * curve.top_lr for jump in jumps)
+    where = "near its highest rates" if is_near_top else "while the rate climbed"
+    if not curve.ended_lower:
+        end = ", and ended no lower than it began"
+    else:
+        end = ", and did not come back" if jumps[-1].back is None else ""
     return Verdict(
         code="lr_too_high",
         rank=None,
-        message=f"The learning rate is probably too high: the loss jumped {plural(len(jumps), 'time')} near its "
-        "highest rates.",
+        message=f"The learning rate is probably too high: the loss jumped {plural(len(jumps), 'time')} {where}{end}.",
         evidence=jump_words(curve, sorted(jumps, key=lambda jump: jump.at)),
         next=_LOWER,
     )
@@ -92,14 +103,14 @@ def _too_high_by_jumps(curve: Curve, jumps: Sequence[Jump]) -> Verdict:
 
 def _too_high_by_trend(curve: Curve) -> Verdict | None:
     """The loss rises all along the steps at the highest rates."""
-    if not curve.tells or curve.fall <= 0.0:
+    if not curve.tells:
         return None
     top = np.flatnonzero(curve.lr >= TOP_RATE * curve.top_lr)
     first, last = int(top[0]), int(top[-1]) + 1
     if last - first < BLOCKS or len(top) < last - first:  # not one stretch, as with cycles
         return None
     trend = curve.trend(first, last)
-    if trend.falls or trend.chance >= RARE or trend.change < RISE_SHARE * curve.fall:
+    if trend.falls or trend.chance >= RARE or trend.change < RISE_SHARE * curve.scale:
         return None
     ends = curve.blocks(first, last)
     return Verdict(
@@ -141,8 +152,7 @@ def lr_maybe_too_low(curve: Curve, jumps: Sequence[Jump]) -> Verdict | None:
     halves = means[: BLOCKS // 2], means[BLOCKS // 2 :]
     falls = [line(half) for half in halves]
     first, second = (-fall.change for fall in falls)
-    start = curve.mean(0, curve.start_steps)
-    is_little = curve.fall < LOW_SHARE * abs(start)
+    is_little = curve.fall < LOW_SHARE * abs(curve.start)
     is_steady = first > 0.0 and second >= STEADY * first
     trend = line(means)
     is_sure = trend.falls and trend.chance < RARE and means[-1] == min(means)
@@ -153,7 +163,7 @@ def lr_maybe_too_low(curve: Curve, jumps: Sequence[Jump]) -> Verdict | None:
         rank=None,
         message="The learning rate may be too low, or the training far too short: the loss fell little, and as steeply "
         "at the end as at the start.",
-        evidence=f"from {number(start)} to {number(means[-1])}; over the summed rates, the second half brought "
+        evidence=f"from {number(curve.start)} to {number(means[-1])}; over the summed rates, the second half brought "
         f"{number(second / first, 2)} times the fall of the first",
         next="Try higher rates for a few steps: scaler find-lr. If it suggests no higher one, train for longer.",
     )

@@ -96,7 +96,7 @@ def stragglers_of(pace: Pace) -> Stragglers:
             cost=float(cost),
         )
         for rank, ratio, cost in zip(out.tolist(), medians, costs, strict=True)
-        if cost >= COSTS and cost * pace.train_s >= WORTH_S
+        if cost >= COSTS and pace.is_worth(cost)
     ]
     return Stragglers(
         attempt=pace.attempt if found else None,
@@ -165,9 +165,13 @@ def _slow_node(evidence: Evidence, stragglers: Stragglers) -> Verdict | None:
 
 
 def slow_steps(grid: Grid) -> Verdict | None:
-    """A few steps took many times the median, and together a share of the training time that counts."""
+    """A few steps took many times the median, and together a share of the training time that counts.
+
+    Of records that stand for several steps, a slow one is as many slow steps, of its mean time.
+    """
     kept = grid.kept
-    each = kept["step_time_s"] / kept["steps"]
+    steps = kept["steps"]
+    each = kept["step_time_s"] / steps
     slow, beyond, usual, counted = [], 0.0, np.zeros(len(each)), 0
     for attempt in grid.attempts.tolist():
         rows = whole_steps(grid, attempt)
@@ -176,22 +180,27 @@ def slow_steps(grid: Grid) -> Verdict | None:
         usual[rows] = np.median(each[rows])
         mine = rows[each[rows] > SLOW_STEP * usual[rows]]
         slow += mine.tolist()
-        beyond += float((each[mine] - usual[mine]).sum())
-        counted += len(rows)
-    train_s = float(each.sum())
-    if not slow or len(slow) > SELDOM * counted or beyond < max(SLOW_COSTS * train_s, WORTH_S):
+        beyond += float(((each[mine] - usual[mine]) * steps[mine]).sum())
+        counted += int(steps[rows].sum())
+    train_s, count = float(kept["step_time_s"].sum()), int(steps[slow].sum())
+    if not slow or count > SELDOM * counted or beyond < max(SLOW_COSTS * train_s, WORTH_S):
         return None
     worst = max(slow, key=lambda row: float(each[row]))
     rank, what, then = _who(grid, worst)
-    many = (
-        f"{plural(len(slow), 'step')} took more than {SLOW_STEP:g} times the median of {seconds(float(usual[worst]))}"
-    )
+    merged = int(steps[worst])
+    mean = f", on average of records of up to {int(steps[slow].max())}," if int(steps[slow].max()) > 1 else ""
+    many = f"{plural(count, 'step')}{mean} took more than {SLOW_STEP:g} times the median of "
+    longest = f"the longest, step {kept['step'][worst]} of attempt {kept['attempt'][worst]}, took"
+    if merged > 1:
+        longest = (
+            f"the longest, {merged} steps from {kept['step'][worst]} of attempt {kept['attempt'][worst]}, took each"
+        )
     return Verdict(
         code="slow_steps",
         rank=rank,
-        message=f"{many}.",
-        evidence=f"{seconds(beyond)} more in all, {beyond / train_s:.0%} of the training time; the longest, step "
-        f"{kept['step'][worst]} of attempt {kept['attempt'][worst]}, took {seconds(float(each[worst]))}, {what}",
+        message=f"{many}{seconds(float(usual[worst]))}.",
+        evidence=f"{seconds(beyond)} more in all, {beyond / train_s:.0%} of the training time; "
+        f"{longest} {seconds(float(each[worst]))}, {what}",
         next=then,
     )
 

@@ -23,7 +23,7 @@ def input_bound(evidence: Evidence) -> Verdict | None:
     waits = pace.data_s.mean(axis=0, dtype=np.float64) * len(pace.step_s)  # R
     share = float(waits.mean()) / pace.train_s
     least = float(waits.min()) / pace.train_s
-    if least < INPUT_BOUND or share * pace.train_s < WORTH_S:
+    if least < INPUT_BOUND or not pace.is_worth(share):
         return None
     return Verdict(
         code="input_bound",
@@ -50,7 +50,7 @@ def sync_bound(evidence: Evidence, stragglers: Stragglers) -> Verdict | None:
     chronic = stragglers.cost if stragglers.attempt == pace.attempt else 0.0
     others = max(sync - network - chronic * (1.0 - len(stragglers.found) / len(pace.ranks)), 0.0)
     share = network + others
-    if share < SYNC_BOUND or share * pace.train_s < WORTH_S:
+    if share < SYNC_BOUND or not pace.is_worth(share):
         return None
     is_network = network >= others
     return Verdict(
