@@ -47,9 +47,9 @@ class Workers:
     """The mailboxes of some workers; an actor."""
 
     def __init__(self, collector: Any, first: int, count: int) -> None:
-        from scaler.cluster.mailbox import Mailbox
+        from scaler.cluster.mailbox import Mailbox, deliver_to
 
-        self._mailboxes = [Mailbox(collector, rank=rank) for rank in range(first, first + count)]
+        self._mailboxes = [Mailbox(deliver_to(collector), rank=rank) for rank in range(first, first + count)]
         self._first, self._step = first, 0
 
     def hand_over(self, steps: int, per_record: int, events: list[dict[str, Any]]) -> tuple[int, int, float]:

@@ -135,13 +135,13 @@ def main() -> None:
         import ray
 
         from scaler.cluster.collector import Collector
-        from scaler.cluster.mailbox import Mailbox
+        from scaler.cluster.mailbox import Mailbox, deliver_to
 
         folder = RunFolder(str(Path(place) / "run"))
         collector: Any = ray.remote(Collector).options(num_cpus=0).remote(folder)
 
         def cpu_s(rate: int, *, recorded: bool) -> tuple[float, float]:
-            mailbox = Mailbox(collector, rank=0)
+            mailbox = Mailbox(deliver_to(collector), rank=0)
             if not recorded:
                 mailbox.close()
             found = Steps(Surroundings(folder, mailbox)).cpu_s(rate, seconds=seconds, recorded=recorded)

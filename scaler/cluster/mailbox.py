@@ -6,13 +6,11 @@ records that stand for more steps (``wanted_steps``): what waits here is then a 
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from secrets import token_hex
 from time import monotonic
 from typing import Any
-
-import ray
 
 from scaler.cluster.messages import Answer, Batch, Event, Parcel, Why
 from scaler.metrics.record import Record
@@ -25,17 +23,34 @@ LATE_TIMES = 2  # in a row, before records are thinned: a collector that was sta
 THIN_EVERY_S = 10.0  # time for the collector to catch up before records are thinned again
 MOST_WAITING = 50_000  # records that are not taken, about 40 MB: above, records are thinned whatever the reason
 
+Deliver = Callable[[Parcel], Answer | None]
+"""Takes a parcel to the collector and waits for its answer; None: it is not there now."""
+
+
+def deliver_to(collector: Any) -> Deliver:
+    """Return the way to a collector that is a Ray actor."""
+    import ray
+
+    def deliver(parcel: Parcel) -> Answer | None:
+        try:
+            answer: Answer = ray.get(collector.hand_over.remote(parcel))
+        except ray.exceptions.RayError:  # it is being started again, or the cluster is going
+            return None
+        return answer
+
+    return deliver
+
 
 class Mailbox:
     """Takes what one worker hands over, and delivers it.
 
     Args:
-        collector: the collector's actor handle.
+        deliver: the way to the collector.
         rank: the worker's.
     """
 
-    def __init__(self, collector: Any, *, rank: int) -> None:
-        self._collector, self._rank, self._sender = collector, rank, token_hex(8)
+    def __init__(self, deliver: Deliver, *, rank: int) -> None:
+        self._deliver, self._rank, self._sender = deliver, rank, token_hex(8)
         self._changed = threading.Condition()
         self._kept: list[tuple[float, Batch]] = []  # since when, by ``monotonic``
         self._newest = 0  # number of the newest batch
@@ -123,13 +138,11 @@ class Mailbox:
                     written_to=self._written_to,
                     batches=[batch for _, batch in untaken],
                 )
-            try:
-                answer: Answer = ray.get(self._collector.hand_over.remote(parcel))
-            except ray.exceptions.RayError:  # it is being started again, or the cluster is going
-                with self._changed:
-                    self._changed.wait_for(lambda: self._closed, RETRY_S)
-                continue
+            answer = self._deliver(parcel)
             with self._changed:
+                if answer is None:
+                    self._changed.wait_for(lambda: self._closed, RETRY_S)
+                    continue
                 if untaken and answer.taken >= untaken[0][1].number:
                     is_late = monotonic() - untaken[0][0] > LATE_S + self._rest_s
                     self._times_late = self._times_late + 1 if is_late else 0

@@ -14,7 +14,7 @@ import ray.train.collective
 from ray.train.v2._internal.execution.context import get_train_context
 
 from scaler.cluster.endings import OutOfMemory, Restart, Yielded, first_line
-from scaler.cluster.mailbox import Mailbox
+from scaler.cluster.mailbox import Mailbox, deliver_to
 from scaler.cluster.messages import Beginning
 from scaler.cluster.termination import has_been_terminated
 from scaler.cluster.watchdog import REPORT_S, Watchdog
@@ -122,7 +122,7 @@ def work(assignment: Assignment) -> bool:
     """
     context = ray.train.get_context()
     rank = context.get_world_rank()
-    mailbox = Mailbox(assignment.collector, rank=rank)
+    mailbox = Mailbox(deliver_to(assignment.collector), rank=rank)
     life = _Life(assignment, mailbox, rank=rank, world_size=context.get_world_size())
     try:
         _require_shared(assignment.folder)

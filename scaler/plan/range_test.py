@@ -103,6 +103,11 @@ def range_plan(
     return replace(plan, lr_curve=tuple((samples, plan.lr_at(samples)) for samples, _ in plan.lr_curve))
 
 
+def is_range_test(plan: Plan) -> bool:
+    """Return whether a plan is a range test's: its rate climbs all the way, which no job file can ask for."""
+    return isinstance(plan.schedule.shape, Ramp)
+
+
 def carried_by(plan: Plan) -> tuple[float, str]:
     """Return what a rate at the plan's batch is divided by for ``reference.lr``, and why.
 

@@ -1,14 +1,12 @@
 """The mailbox against a collector whose answers a test says: what is kept, when records are thinned, when it rests."""
 
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic, sleep
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import ray.cloudpickle
 from synthetic import SyntheticRun
 
 from scaler.cluster import collector as collector_module
@@ -28,11 +26,7 @@ class Slow:
         self.may_answer = Event()
         self.may_answer.set()
 
-    @property
-    def hand_over(self) -> Any:
-        return SimpleNamespace(remote=self._answer)
-
-    def _answer(self, parcel: Parcel) -> Answer:
+    def hand_over(self, parcel: Parcel) -> Answer:
         self.parcels.append((monotonic(), parcel))
         self.may_answer.wait()
         newest = max([batch.number for batch in parcel.batches], default=parcel.written)
@@ -40,14 +34,13 @@ class Slow:
 
 
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
-    monkeypatch.setattr(mailbox_module.ray, "get", lambda answer: answer)
+def slow() -> Slow:
     return Slow()
 
 
 @pytest.fixture
 def mailbox(slow: Slow) -> Iterator[Mailbox]:
-    made = Mailbox(slow, rank=0)
+    made = Mailbox(slow.hand_over, rank=0)
     yield made
     slow.may_answer.set()
     made.close()
@@ -159,7 +152,7 @@ def test_a_batch_comes_out_of_its_columns_as_it_went_in(synthetic_run: Synthetic
     run = synthetic_run.attempt(0)
     for records in (run.records, ()):
         batch = Batch(number=3, attempt=1, samples_seen=64, records=list(records), events=list(run.events))
-        assert ray.cloudpickle.loads(ray.cloudpickle.dumps(batch)) == batch
+        assert pickle.loads(pickle.dumps(batch)) == batch
 
 
 def test_a_thousand_workers_are_asked_for_as_many_parcels_as_two(

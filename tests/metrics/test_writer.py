@@ -142,7 +142,7 @@ def test_merged_files_stop_growing(local: RunFolder, monkeypatch: pytest.MonkeyP
 
 
 def test_merging_holds_one_part_in_memory_at_a_time(local: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measured in bytes that Arrow holds: reading 8 parts of 20,000 records at once would take 28 MB, one by one 11 MB."""
+    """Measured in bytes that Arrow holds: 8 parts of 20,000 records at once take 28 MB, one by one 11 MB."""
     writer = MetricsWriter(local)
     most = 0
 

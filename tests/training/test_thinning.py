@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter, sleep
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,9 +26,8 @@ class SlowCollector:
 
     def __init__(self, folder: RunFolder) -> None:
         self.collector = Collector(folder)
-        self.hand_over = SimpleNamespace(remote=self._hand_over)
 
-    def _hand_over(self, parcel: Parcel) -> Answer:
+    def hand_over(self, parcel: Parcel) -> Answer:
         sleep(DELAY_S)
         return self.collector.hand_over(parcel)
 
@@ -52,14 +50,13 @@ class Mailed(Kept):
 def test_a_collector_that_is_too_slow_gets_fewer_records_and_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mailbox_module.ray, "get", lambda answer: answer)
     monkeypatch.setattr(mailbox_module, "LATE_S", DELAY_S / 3)
     monkeypatch.setattr(mailbox_module, "THIN_EVERY_S", 600.0)  # once is enough here, however slow this machine is
     monkeypatch.setattr(pace, "HAND_OVER_S", 0.05)
     job = make_job(per_worker_batch_size=16, train={"epochs": 250, "eval_every": {"epochs": 250}})
     folder = RunFolder(str(tmp_path))
     slow = SlowCollector(folder)
-    mailbox = Mailbox(slow, rank=0)
+    mailbox = Mailbox(slow.hand_over, rank=0)
     training = Training(make_recipe(), job, plan_of(job), Mailed(folder.uri, mailbox))
     put, longest_s = mailbox.put, 0.0
 

@@ -1,5 +1,6 @@
 """What the numbers say: each verdict with its evidence and the next thing to do. ``docs/verdicts.md`` lists them."""
 
+from scaler.plan.range_test import is_range_test
 from scaler.report.gaps import find_missing_events, find_unreadable
 from scaler.report.model import Verdict
 from scaler.report.verdicts.batch import batch_beyond_noise_scale
@@ -80,7 +81,13 @@ def _of_the_run(evidence: Evidence) -> list[Verdict | None]:
 
 
 def _of_the_loss(evidence: Evidence) -> list[Verdict | None]:
-    """What was learned, and whether rate, warmup, batch and data were right for it."""
+    """What was learned, and whether rate, warmup, batch and data were right for it.
+
+    A range test climbs until the loss goes astray: what its loss does is its result, and no verdict.
+    """
+    audited = [lr_differs(evidence.audit, evidence.plan, is_followed=evidence.is_followed), *no_loss(evidence)]
+    if is_range_test(evidence.plan):
+        return audited
     curve = Curve.of(evidence.grid)
     jumps = curve.jumps()
     trouble = rate_trouble(evidence, curve, jumps)
@@ -88,8 +95,7 @@ def _of_the_loss(evidence: Evidence) -> list[Verdict | None]:
     plateau = plateaued(evidence, curve, trouble.verdict)
     too_low = lr_maybe_too_low(curve, jumps) if trouble.verdict is None else None
     return [
-        lr_differs(evidence.audit, evidence.plan, is_followed=evidence.is_followed),
-        *no_loss(evidence),
+        *audited,
         trouble.verdict,
         spiked(curve, trouble.jumps),
         plateau,
