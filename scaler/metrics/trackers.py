@@ -7,12 +7,13 @@ go. The first failure of each becomes an event, ``tracking_failed``.
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from time import monotonic, time
 from typing import Any, Protocol
 
 from scaler.errors import JobFileError
-from scaler.job.tracking import Mlflow, Tracking
+from scaler.job.tracking import Mlflow, Tracking, Wandb
 from scaler.metrics.curves import Point
 from scaler.runs import RunFolder, RunState
 from scaler.runs.places import reason
@@ -66,17 +67,9 @@ class Trackers:
     def __init__(self, tracking: Tracking, folder: RunFolder) -> None:
         self._trackers: list[Tracker] = []
         if tracking.mlflow is not None:
-            mlflow = tracking.mlflow
-            self._trackers.append(Tracker("mlflow", lambda: _mlflow(mlflow, folder)))
+            self._trackers.append(Tracker("mlflow", partial(_mlflow, tracking.mlflow, folder)))
         if tracking.wandb is not None:
-            wandb = tracking.wandb
-
-            def make() -> Sink:
-                from scaler.metrics.wandb import WandbSink
-
-                return WandbSink(wandb, folder)
-
-            self._trackers.append(Tracker("wandb", make))
+            self._trackers.append(Tracker("wandb", partial(_wandb, tracking.wandb, folder)))
 
     def put(self, points: Sequence[Point]) -> None:
         """Take points, without waiting."""
@@ -100,6 +93,12 @@ def _mlflow(mlflow: Mlflow, folder: RunFolder) -> Sink:
     from scaler.metrics.mlflow import MlflowSink
 
     return MlflowSink(mlflow, folder)
+
+
+def _wandb(wandb: Wandb, folder: RunFolder) -> Sink:
+    from scaler.metrics.wandb import WandbSink
+
+    return WandbSink(wandb, folder)
 
 
 class Tracker:

@@ -42,7 +42,7 @@ def find_budget(
     startup_s = attempts[0].elapsed_s if attempts else totals.wall_s
     if startup_s is None:
         return None
-    undone = [row.attempt for row in attempts if _loses_its_end(row)]
+    undone = [row.attempt for row in attempts if row.loses_its_end]
     workers = np.maximum(grid.kept["workers"], 1)
     between = {
         name: float((grid.between[name] / workers).sum())
@@ -61,11 +61,6 @@ def find_budget(
         "restart_s": totals.restart_s,
     }
     return Budget(**spent, other_s=totals.wall_s - sum(spent.values()))
-
-
-def _loses_its_end(row: AttemptRow) -> bool:
-    """Whether a later attempt did the last of this one's steps again, and with them what stood after."""
-    return row.redone_samples > 0
 
 
 def find_cost(price: float | None, attempts: Sequence[AttemptRow], totals: Totals) -> Cost | None:

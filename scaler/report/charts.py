@@ -4,44 +4,14 @@ No number is computed here. A chart is told twice: as curves, and as sentences w
 greatest values, so that the page says the same without its script.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from scaler.report.chart import Chart, Line, Values, are_positive, drawn, untimed_words
 from scaler.report.model import AttemptRow, Decision, Report, Series
 from scaler.report.words import number, plural, preconditioned_words, seconds
 
-Clock = Literal["steps", "evals", "noise"]
-Style = Literal["solid", "wide", "dashed", "dotted", "low", "high", "compute", "data", "sync", "update"]
-Values = Sequence[float | None]
 EDGES = ("low", "high")  # of a band: they are drawn as one, and told as one
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
-    """One curve of a chart, one edge of a band, or one layer of a stack."""
-
-    label: str
-    clock: Clock  # where its values stand
-    style: Style
-    values: Values
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chart:
-    """Curves over the run that share one axis, and what they say in words."""
-
-    id: str
-    title: str
-    unit: str
-    lines: tuple[Line, ...]
-    sentences: tuple[str, ...]
-    band: str = ""  # what lies between its edges
-    is_wide: bool = False
-    is_stacked: bool = False  # each line stands on the one before it
-    untimed: str = ""  # what is not drawn over time
-    is_logarithmic: bool = False  # whether a log scale may be asked for: every value is above 0
-    quantity: Literal["number", "seconds"] = "number"
 
 
 def make_charts(report: Report) -> tuple[Chart, ...]:
@@ -132,61 +102,27 @@ def make_charts(report: Report) -> tuple[Chart, ...]:
 
 
 def chart_data(report: Report, charts: Sequence[Chart]) -> dict[str, Any]:
-    """Return what the script draws. ``times`` is left out where no place has one."""
+    """Return what the script draws."""
     series = report.series
-    times = _times(series)
-    data = {
-        "clocks": {
-            "steps": series.samples_seen,
-            "evals": series.eval_samples_seen,
-            "noise": series.noise_samples_seen,
-        },
-        "markers": _markers(report),
-        "charts": [
-            {
-                "id": chart.id,
-                "stacked": chart.is_stacked,
-                "quantity": chart.quantity,
-                "lines": [
-                    {"label": line.label, "clock": line.clock, "style": line.style, "values": line.values}
-                    for line in chart.lines
-                ],
-            }
-            for chart in charts
-        ],
+    return drawn(charts, clocks=_clocks(series), times=_times(series), markers=_markers(report))
+
+
+def _clocks(series: Series) -> dict[str, Sequence[int]]:
+    return {
+        "steps": series.samples_seen,
+        "evals": series.eval_samples_seen,
+        "noise": series.noise_samples_seen,
     }
-    if any(at is not None for places in times.values() for at in places):
-        data["times"] = times
-    return data
 
 
-def untimed_words(times: Sequence[float | None]) -> str:
-    """Return what a chart over time says of places whose times are not known; nothing where all of them are.
-
-    Args:
-        times: those of the places of the chart's lines.
-
-    Example:
-        >>> [untimed_words(times) for times in ((1.0, 2.0), (None, 2.0), (None, None))]
-        ['', 'Over time 1 of 2 places is left out: when it was is not known.', 'Over samples: no time is known.']
-    """
-    unknown = sum(at is None for at in times)
-    if not unknown:
-        return ""
-    if unknown == len(times):
-        return "Over samples: no time is known."
-    left_out = "is left out: when it was is not known" if unknown == 1 else "are left out: when they were is not known"
-    return f"Over time {number(unknown)} of {plural(len(times), 'place')} {left_out}."
-
-
-def _times(series: Series) -> dict[Clock, Sequence[float | None]]:
+def _times(series: Series) -> dict[str, Values]:
     return {"steps": series.elapsed_s, "evals": series.eval_elapsed_s, "noise": series.noise_elapsed_s}
 
 
 # Lines
 
 
-def _line(values: Values, label: str, style: Style) -> Line:
+def _line(values: Values, label: str, style: str) -> Line:
     return Line(label=label, clock="steps", style=style, values=values)
 
 
@@ -214,13 +150,7 @@ def _noise_lines(series: Series) -> tuple[Line, ...]:
 def _chart(
     series: Series, id: str, title: str, lines: tuple[Line, ...], *, may_be_logarithmic: bool = False, **options: Any
 ) -> Chart:
-    values = [value for line in lines for value in line.values if value is not None]
-    clocks: Mapping[Clock, Sequence[int]] = {
-        "steps": series.samples_seen,
-        "evals": series.eval_samples_seen,
-        "noise": series.noise_samples_seen,
-    }
-    times = _times(series)
+    clocks, times = _clocks(series), _times(series)
     say = seconds if options.get("quantity") == "seconds" else number
     return Chart(
         id=id,
@@ -228,7 +158,7 @@ def _chart(
         lines=lines,
         sentences=tuple(_sentence(line, clocks[line.clock], say) for line in lines if line.style not in EDGES),
         untimed=untimed_words([at for clock in {line.clock: None for line in lines} for at in times[clock]]),
-        is_logarithmic=may_be_logarithmic and bool(values) and min(values) > 0,
+        is_logarithmic=may_be_logarithmic and are_positive(lines),
         **{"unit": "", **options},
     )
 

@@ -158,6 +158,11 @@ class AttemptRow:
         """Whether it recorded work, and all of it was done again."""
         return self.end_samples == self.start_samples and self.redone_samples > 0
 
+    @property
+    def loses_its_end(self) -> bool:
+        """Whether a later attempt did the last of its steps again, and with them what stood after."""
+        return self.redone_samples > 0
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LrAudit:

@@ -110,7 +110,7 @@ def last_epoch_loss(
 
 def _after_last_step(events: Sequence[Event], attempts: Sequence[AttemptRow]) -> dict[int, dict[str, float]]:
     """What stood after each rank's last records, by name in ``BETWEEN``, where a later attempt did not do it again."""
-    kept = {row.attempt for row in attempts if not row.redone_samples}
+    kept = {row.attempt for row in attempts if not row.loses_its_end}
     found: dict[int, dict[str, float]] = {}
     for event in events:
         if event["kind"] == "worker_ended" and event["attempt"] in kept:

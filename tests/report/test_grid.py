@@ -1,15 +1,18 @@
 """The arrays made of records, whatever order and tables they come in."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import SyntheticRun, Tables, records_table
+from synthetic import SYNTHETIC_JOB, SyntheticRun, Tables, records_table
 
+from scaler.job import Job
 from scaler.metrics.record import Record
+from scaler.plan import make_plan
 from scaler.report.grid import Grid, make_grid
 
 
@@ -108,11 +111,7 @@ def test_order_and_tables_do_not_matter(order: list[int], tables: int, synthetic
 
 
 @pytest.fixture(scope="session")
-def synthetic(digits) -> SyntheticRun:  # type: ignore[no-untyped-def]
-    from synthetic import SYNTHETIC_JOB
-
-    from scaler.plan import make_plan
-
+def synthetic(digits: Callable[..., Job]) -> SyntheticRun:
     job = digits(*SYNTHETIC_JOB)
     run = SyntheticRun(job=job, plan=make_plan(job))
     return run.attempt(0, loss=lambda rank, seen: 1.0 + rank + seen / 7, evaluation_s=lambda rank, seen: seen / 3)

@@ -176,8 +176,7 @@ def _worker_speed(report: Report) -> float | None:
 
 
 def _efficiency(report: Report) -> float | None:
-    known = report.scaling is not None and report.scaling.efficiency is not None
-    return 100 * report.scaling.efficiency if known else None  # type: ignore[union-attr, operator]
+    return None if report.scaling is None or report.scaling.efficiency is None else 100 * report.scaling.efficiency
 
 
 def _mfu(report: Report) -> float | None:
