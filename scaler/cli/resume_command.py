@@ -46,6 +46,7 @@ def command(
     """
     from scaler.cluster.resume import read_stored, require_same_data, resume
     from scaler.job.changes import job_changes, require_resumable
+    from scaler.plan.kept_lengths import require_same_lengths
 
     folder = find_run(run, storage=storage)
     stored = read_stored(folder)
@@ -57,6 +58,7 @@ def command(
     changes = job_changes(stored.job, job)
     require_resumable(changes)
     require_same_data(stored, plan)
+    require_same_lengths(stored.job, stored.plan, job, plan)
     if stored.has_finished(plan):
         _require_no_changes(folder, changes)
         _print_finished(folder, as_json=as_json)

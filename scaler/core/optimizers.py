@@ -17,6 +17,16 @@ DECAY_BY_RATE = ("sgd", "adamw", "lion", "schedulefree_adamw", "torch.optim:SGD"
 NO_SDE = ("schedulefree_adamw", "torch.optim:Adamax")  # of Adam's kin, with betas that mean something else
 WITH_MOMENTUM = ("sgd", "torch.optim:SGD")
 
+# Constants that are decays of running averages, which weigh a gradient by 1 - decay. Not here: schedule-free, whose
+# first beta places a point between two others, and prodigy, whose averages find its learning rate.
+AVERAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {name: ("betas",) for name in (*ADAM_FAMILY, "lamb", "lion") if not name.startswith("schedulefree")}
+    | dict.fromkeys(RMSPROP, ("alpha",))
+    | {"torch.optim:Adadelta": ("rho",), "torch.optim:Muon": ("momentum",)}
+)
+# Whose momentum adds gradients up, each with the weight 1, in the state ``momentum_buffer``.
+SUMS_GRADIENTS = ("sgd", "lars", "torch.optim:SGD", *RMSPROP)
+
 # What a job names in one word -> its class. Those that torch lacks are in the extra ``scaler[optimizers]``.
 OPTIMIZER_CLASSES: Mapping[str, str] = MappingProxyType(
     {

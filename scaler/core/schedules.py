@@ -99,32 +99,45 @@ class Warmup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """A warmup, then a shape: the share of ``peak_lr`` at any sample, without a counter of its own.
+    """Warmups, then a shape: the share of ``peak_lr`` at any sample, without a counter of its own.
 
-        factor = warmup.factor(samples_seen) * shape.factor(0)   before the end of the warmup
-        factor = shape.factor(samples_seen - origin)             from there on
+        factor = warmup.factor(samples_seen) * reference_warmup.factor(samples_seen) * shape.factor(0)   in the warmup
+        factor = shape.factor(samples_seen - origin)                                                     after it
 
-    The origin is the end of the warmup, or 0 for the shapes that count the warmup (``step``, ``multi_step``); a drop
-    of theirs that falls into the warmup takes effect at its end. A warmup ends where the shape begins:
-    at the peak, or for ``cyclical`` and ``one_cycle``, which climb by themselves, at their own start.
+    The warmup lasts as long as the longer of the two. The origin is its end, or 0 for the shapes that count the warmup
+    (``step``, ``multi_step``); a drop of theirs that falls into the warmup takes effect at its end. A warmup ends where
+    the shape begins: at the peak, or for ``cyclical`` and ``one_cycle``, which climb by themselves, at their own start.
 
     Args:
         shape: what follows the warmup.
-        warmup: the way to the peak; none unless given.
+        warmup: from the reference's learning rate to the peak; none unless given.
+        reference_warmup: the warmup that the reference was tuned with; none unless given. At the reference's batch,
+            where ``warmup`` does nothing, the schedule is the reference's own.
 
     Example:
         >>> schedule = Schedule(shape=Cosine(length=200), warmup=Warmup(samples=100, start=0.5))
         >>> [schedule(s) for s in (0, 50, 100, 200, 300)]
         [0.5, 0.75, 1.0, 0.5, 0.0]
+        >>> schedule = Schedule(shape=Constant(), warmup=Warmup(samples=100, start=0.5),
+        ...                     reference_warmup=Warmup(samples=200, start=0.0))
+        >>> [schedule(s) for s in (0, 50, 100, 200)]
+        [0.0, 0.1875, 0.5, 1.0]
     """
 
     shape: Shape
     warmup: Warmup = Warmup()
+    reference_warmup: Warmup = Warmup()
+
+    @property
+    def warmup_samples(self) -> int:
+        """How long the warmup takes: the longer of the two."""
+        return max(self.warmup.samples, self.reference_warmup.samples)
 
     def factor(self, samples_seen: float) -> float:
         """Return the share of ``peak_lr`` for the step that starts after ``samples_seen`` >= 0 samples, in [0, 1]."""
-        if samples_seen < self.warmup.samples:
-            return self.warmup.factor(samples_seen) * (1.0 if self.shape.counts_warmup else self.shape.factor(0.0))
+        if samples_seen < self.warmup_samples:
+            climb = self.warmup.factor(samples_seen) * self.reference_warmup.factor(samples_seen)
+            return climb * (1.0 if self.shape.counts_warmup else self.shape.factor(0.0))
         return self.shape.factor(samples_seen - self._origin())
 
     __call__ = factor
@@ -151,11 +164,23 @@ class Schedule:
         """
         origin = self._origin()
         places = (origin + place for place in self.shape.corners(max(total_samples - origin, 0)))
-        later = tuple(place for place in places if place > self.warmup.samples)
-        return (self.warmup.samples, *later) if self.warmup.samples <= total_samples else later
+        ends = {self.warmup.samples, self.reference_warmup.samples} - {0} or {0}
+        later = {place for place in places if place > self.warmup_samples}
+        return tuple(sorted(later | {end for end in ends if end <= total_samples}))
+
+    @property
+    def end(self) -> int | None:
+        """Where the shape ends, in samples; None: it has no end, as ``constant`` and ``step`` do.
+
+        Example:
+            >>> Schedule(shape=Cosine(length=200), warmup=Warmup(samples=100)).end
+            300
+        """
+        length = getattr(self.shape, "length", None)
+        return None if length is None else self._origin() + int(length)
 
     def _origin(self) -> int:
-        return 0 if self.shape.counts_warmup else self.warmup.samples
+        return 0 if self.shape.counts_warmup else self.warmup_samples
 
     def to_dict(self) -> dict[str, Any]:
         """Return the schedule in terms of JSON; ``from_dict`` is the way back.
@@ -164,7 +189,10 @@ class Schedule:
             >>> Schedule(shape=Step(every=100, decay=0.5)).to_dict()
             {'name': 'step', 'every': 100, 'decay': 0.5, 'warmup': {'samples': 0, 'start': 0.0, 'shape': 'linear'}}
         """
-        return {"name": self.shape.name, **_settings(self.shape), "warmup": _settings(self.warmup)}
+        made = {"name": self.shape.name, **_settings(self.shape), "warmup": _settings(self.warmup)}
+        if self.reference_warmup.samples:
+            made["reference_warmup"] = _settings(self.reference_warmup)
+        return made
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -177,8 +205,11 @@ class Schedule:
         name = settings.pop("name", None)
         if name not in SHAPES:
             raise PlanError(f"schedule.name = {name} is not a schedule.", f"Schedules: {', '.join(SHAPES)}.")
-        warmup = Warmup(**_read("schedule.warmup", Warmup, settings.pop("warmup", {})))
-        return cls(shape=SHAPES[name](**_read(f"schedule {name}", SHAPES[name], settings)), warmup=warmup)
+        warmups = {
+            key: Warmup(**_read(f"schedule.{key}", Warmup, settings.pop(key, {})))
+            for key in ("warmup", "reference_warmup")
+        }
+        return cls(shape=SHAPES[name](**_read(f"schedule {name}", SHAPES[name], settings)), **warmups)
 
 
 def _settings(value: Shape | Warmup) -> dict[str, Any]:

@@ -114,6 +114,7 @@ def _to_or_from(word: str) -> Callable[[Change], bool]:
 #   reference, scale       rate, batch and rule are functions of the job and samples_seen; constants are written anew
 #   schedule               a function of samples_seen; a plateau that is new begins with no memory
 #   train.epochs|...       the end of the run; the schedule is stretched with it
+#   train.last_batch       of each step by itself: the order of the samples does not follow from it
 #   train.ema.decay, clip_grad_norm, precision, noise_scale_every, data_workers, eval_every    of each step by itself
 #   resources, checkpoint, failures, tracking    of the surroundings
 FIXED: Mapping[str, tuple[Callable[[Change], bool], str]] = {

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from scaler.job.optimizer import LayerDecay, Optimizer, ParameterGroup
 from scaler.job.scale import Scale
-from scaler.job.schedule import Constant, Schedule, schedule_tag
+from scaler.job.schedule import Constant, ReferenceWarmup, Schedule, schedule_tag
 from scaler.job.section import MOST, Length, Section, problem
 from scaler.job.tracking import Tracking
 
@@ -21,6 +21,11 @@ class Reference(Section):
     global_batch_size: int = Field(ge=1, le=MOST, description="Samples per optimizer step in the reference.")
     lr: float = Field(gt=0, description="The reference's learning rate.")
     optimizer: Optimizer = Field(description="The optimizer that the rate was tuned with.")
+    warmup: ReferenceWarmup | None = Field(
+        None,
+        description="The warmup that the learning rate was tuned with; it is part of every plan, and what scaling adds "
+        "is schedule.warmup. legw makes it batch_ratio times as long. null: none.",
+    )
     samples_per_s: float | None = Field(
         None, gt=0, description="What one worker trained at, measured alone; the report's efficiency is against it."
     )
@@ -37,6 +42,11 @@ class Train(Length):
 
     num_samples: int | None = Field(
         None, ge=1, le=MOST, description="Size of the training set; checked when the run starts."
+    )
+    last_batch: Literal["scale", "drop", "carry"] = Field(
+        "scale",
+        description="What becomes of the rest of an epoch that is smaller than the global batch. scale: a step at the "
+        "learning rate of its own size; drop: it is left out; carry: it joins the next epoch's first samples.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Of initial weights, data order and dropout.")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Of forward and backward; weights are fp32.")

@@ -6,6 +6,23 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from scaler.job.section import MOST, MOST_EPOCHS, Length, Point, Section, name_tag, problem
 
+STEPS = "Optimizer steps at the planned global batch size; of an elastic job, steps of the reference."
+
+
+class ReferenceWarmup(Length):
+    """The warmup that the reference was tuned with, in exactly one unit."""
+
+    steps: int | None = Field(None, ge=1, le=MOST, description="Optimizer steps of the reference.")
+    fraction: float | None = Field(None, gt=0, le=1, description="Share of the whole training.")
+    start: float = Field(0.0, ge=0, le=1, description="Where the climb starts, as a share of reference.lr.")
+    shape: Literal["linear", "constant", "cosine"] = Field(
+        "linear", description="linear; constant: the start's learning rate, then a jump; cosine: half a wave."
+    )
+
+    @classmethod
+    def _units(cls) -> tuple[str, ...]:
+        return ("epochs", "steps", "samples", "fraction")
+
 
 class Warmup(Length):
     """A climb to the peak rate, in exactly one unit."""
@@ -13,7 +30,7 @@ class Warmup(Length):
     epochs: float | None = Field(
         None, ge=0, le=MOST_EPOCHS, description="Passes over the training set; 0 means no warmup."
     )
-    steps: int | None = Field(None, ge=0, le=MOST, description="Optimizer steps at the planned global batch size.")
+    steps: int | None = Field(None, ge=0, le=MOST, description=STEPS)
     samples: int | None = Field(None, ge=0, le=MOST, description="Samples over all workers.")
     fraction: float | None = Field(None, ge=0, le=1, description="Share of the whole training.")
     start: Annotated[
@@ -55,8 +72,9 @@ class _Shape(Section):
         Discriminator(lambda value: "<word>" if isinstance(value, str) else "<length>"),
     ] = Field(
         "auto",
-        description="auto: 5/90 of the training, from the reference's rate, if the rate is scaled up and the shape "
-        "does not climb by itself; else none.",
+        description="The climb from the reference's learning rate to the peak; the reference's own warmup is "
+        "reference.warmup. auto: 5/90 of the training if the learning rate is scaled up (at any number of workers, in "
+        "an elastic job) and the shape does not climb by itself; else none.",
     )
     plateau: Plateau | None = Field(None, description="Lower the rate when an evaluation stops getting better.")
 

@@ -54,6 +54,12 @@ class Length(Section):
 class Point(Length):
     """A point of training, or a stretch of it, in exactly one unit."""
 
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=MOST,
+        description="Optimizer steps at the planned global batch size; of an elastic job, steps of the reference.",
+    )
     fraction: float | None = Field(None, gt=0, le=1, description="Share of the whole training.")
 
     @classmethod

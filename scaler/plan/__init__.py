@@ -5,7 +5,8 @@
 
 from scaler.plan.make import make_plan
 from scaler.plan.micro import limit_micro_batches
-from scaler.plan.model import Phase, Plan, PlanGroup, PlanWarning
+from scaler.plan.model import Plan, PlanGroup, PlanWarning
+from scaler.plan.phase import Phase
 from scaler.plan.phases import grow, regrow
 
 __all__ = ["Phase", "Plan", "PlanGroup", "PlanWarning", "grow", "limit_micro_batches", "make_plan", "regrow"]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from scaler.core.batch import samples_in
+from scaler.core.steps import LastBatch, samples_in
 from scaler.job.section import Length
 
 
@@ -10,14 +10,23 @@ from scaler.job.section import Length
 class Lengths:
     """Turns lengths into samples.
 
+    A length in steps means steps of the planned global batch, unless the job is elastic: there it means steps of the
+    reference, so that it is the same number of samples at every number of workers.
+
     Args:
-        global_batch_size: of the start of training; what a step counts as.
+        global_batch_size: of the start of training.
+        reference_batch_size: of the reference.
+        is_elastic: whether the number of workers may change.
         num_samples: size of the training set; what an epoch counts as.
+        last_batch: what becomes of the rest of an epoch.
         total_samples: length of the training; what a fraction is of. None where it is not known yet.
     """
 
     global_batch_size: int
+    reference_batch_size: int
+    is_elastic: bool
     num_samples: int
+    last_batch: LastBatch
     total_samples: int | None = None
 
     def samples(self, length: Length) -> int:
@@ -25,7 +34,14 @@ class Lengths:
         if length.samples is not None:
             return length.samples
         if length.steps is not None:
-            return samples_in(length.steps, global_batch_size=self.global_batch_size, num_samples=self.num_samples)
+            if self.is_elastic:
+                return length.steps * self.reference_batch_size
+            return samples_in(
+                length.steps,
+                global_batch_size=self.global_batch_size,
+                num_samples=self.num_samples,
+                last_batch=self.last_batch,
+            )
         fraction = getattr(length, "fraction", None)
         if fraction is not None:
             assert self.total_samples is not None
@@ -33,9 +49,43 @@ class Lengths:
         return max(1, round(length.epochs * self.num_samples)) if length.epochs else 0
 
     def stretch(self, length: Length) -> int:
-        """Return an interval in samples, at least 1; a step counts as a whole global batch, wherever it is taken."""
+        """Return an interval in samples, at least 1; a step counts as a whole batch, wherever it is taken."""
         steps = length.steps
-        return max(1, steps * self.global_batch_size if steps is not None else self.samples(length))
+        return max(1, steps * self._step_samples() if steps is not None else self.samples(length))
+
+    def of_reference(self, length: Length) -> int:
+        """Return a length of the reference in samples, at least 1: its steps have its batch."""
+        steps = length.steps
+        return max(1, steps * self.reference_batch_size if steps is not None else self.samples(length))
+
+    def cadence(self, length: Length) -> int:
+        """Return how often something happens that does not change the training, in samples: steps are those taken."""
+        steps = length.steps
+        return max(1, steps * self.global_batch_size) if steps is not None else self.stretch(length)
+
+    def shown(self, length: Length) -> str:
+        """Return a length as people say it, and in samples where its steps may be read in two ways.
+
+        Example:
+            >>> lengths = Lengths(global_batch_size=256, reference_batch_size=16, is_elastic=False, num_samples=10**6,
+            ...                   last_batch="scale")
+            >>> lengths.shown(Length(steps=500))
+            '500 steps (steps of 256: 128,000 samples; of the reference: 8,000)'
+        """
+        return f"{written(length)}{self.both_readings(length)}"
+
+    def both_readings(self, length: Length) -> str:
+        """Return both readings of a length in steps, in parentheses; nothing where they are the same."""
+        steps = length.steps
+        if steps is None or self.global_batch_size == self.reference_batch_size:
+            return ""
+        planned, reference = steps * self.global_batch_size, steps * self.reference_batch_size
+        if self.is_elastic:
+            return f" (steps of the reference: {reference:,} samples; of {self.global_batch_size:,}: {planned:,})"
+        return f" (steps of {self.global_batch_size:,}: {planned:,} samples; of the reference: {reference:,})"
+
+    def _step_samples(self) -> int:
+        return self.reference_batch_size if self.is_elastic else self.global_batch_size
 
 
 def written(length: Length) -> str:

@@ -1,18 +1,21 @@
 """``make_plan``: a job and a world size in, a plan out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 
 from scaler.core.optimizers import ADAM_FAMILY, ADAPTIVE, RMSPROP, SGD_FAMILY, WITH_MOMENTUM
 from scaler.core.rules import Scaled, choose_rule
 from scaler.core.schedules import Schedule
+from scaler.core.steps import last_step_start
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
 from scaler.plan.groups import make_groups
 from scaler.plan.lengths import Lengths
-from scaler.plan.model import SCHEMA_VERSION, Phase, Plan
-from scaler.plan.phases import first_batch, last_step_start, later_phases, make_phase, never_grows_at
+from scaler.plan.model import SCHEMA_VERSION, Plan
+from scaler.plan.phase import Phase
+from scaler.plan.phases import first_batch, last_start, later_phases, make_phase, make_scaling, never_grows_at
 from scaler.plan.schedule import make_schedule
 from scaler.plan.warnings import find_warnings
 
@@ -53,20 +56,23 @@ def make_plan(
     batch, batch_reason = first_batch(job, world_size)
     rule, rule_reason = choose_rule(job.scale.rule, optimizer=job.reference.optimizer.name)
     first, scaled = make_phase(job, batch, start_samples=0, start_steps=0)
-    lengths = Lengths(global_batch_size=batch.global_batch_size, num_samples=num_samples)
+    lengths = Lengths(
+        global_batch_size=batch.global_batch_size,
+        reference_batch_size=job.reference.global_batch_size,
+        is_elastic=job.scale.is_elastic,
+        num_samples=num_samples,
+        last_batch=job.train.last_batch,
+    )
     total_samples = lengths.samples(job.train)
     lengths = replace(lengths, total_samples=total_samples)
     phases = (first, *later_phases(job, first, world_size=world_size, lengths=lengths))
     schedule, warmup_reason, schedule_reason = make_schedule(
-        job.schedule,
-        scaled,
-        lengths,
-        last_step=last_step_start(phases, lengths),
-        auto_for=job.reference.optimizer.name if job.scale.rule == "auto" else None,
+        job, scaled, lengths, last_step=last_start(phases, lengths), rises=_rises(job, scaled)
     )
     growth, cadence, rewarmup = job.scale.batch_schedule, job.checkpoint.every, job.scale.rewarmup
     _require_measurable(job, rule, parts=world_size * batch.grad_accum_steps)
     _require_momentum(schedule, first.optimizer["name"])
+    _require_a_step(job, phases, num_samples)
     plan = Plan(
         schema_version=SCHEMA_VERSION,
         name=job.name,
@@ -82,17 +88,19 @@ def make_plan(
         lr_ratio=first.lr_ratio,
         peak_lr=first.peak_lr,
         optimizer=first.optimizer,
+        scaling=make_scaling(job),
         schedule=schedule,
-        warmup_samples=schedule.warmup.samples,
+        warmup_samples=schedule.warmup_samples,
         warmup_steps=0,
         num_samples=num_samples,
+        last_batch=job.train.last_batch,
         total_samples=total_samples,
         total_steps=0,
         steps_per_epoch=0,
-        eval_every_samples=lengths.stretch(job.train.eval_every),
-        checkpoint_every_samples=lengths.stretch(cadence) if cadence.seconds is None else None,
+        eval_every_samples=lengths.cadence(job.train.eval_every),
+        checkpoint_every_samples=lengths.cadence(cadence) if cadence.seconds is None else None,
         checkpoint_every_s=cadence.seconds,
-        rewarmup_samples=lengths.stretch(rewarmup) if rewarmup is not None else 0,
+        rewarmup_samples=lengths.cadence(rewarmup) if rewarmup is not None else 0,
         grow_every_samples=lengths.stretch(growth.every) if isinstance(growth, GrowWithNoise) else None,
         phases=phases,
         groups=make_groups(job, parameters or {}, peak_lr=first.peak_lr, lengths=lengths),
@@ -104,12 +112,12 @@ def make_plan(
     plan = replace(
         plan,
         warmup_steps=plan.steps(plan.warmup_samples),
-        total_steps=plan.steps(total_samples),
+        total_steps=plan.steps(last_start(phases, lengths)) + 1,
         steps_per_epoch=plan.steps(num_samples),
     )
     return replace(
         plan,
-        lr_curve=tuple((samples, plan.lr_at(samples)) for samples in _curve_points(plan)),
+        lr_curve=tuple(_curve(plan)),
         reasons={
             "global_batch_size": batch_reason,
             "warmup_samples": warmup_reason,
@@ -120,6 +128,39 @@ def make_plan(
         },
         warnings=find_warnings(plan, scaled, never_grows_at=never_grows_at(job, phases, lengths)),
     )
+
+
+def _rises(job: Job, scaled: Scaled) -> bool:
+    """Whether the learning rate is scaled up, at any number of workers that the job may get.
+
+    All of them must have one warmup: it says where the schedule's shape begins.
+    """
+    ratios = [scaled.lr_ratio]
+    if job.scale.is_elastic:
+        for size in (job.scale.min_workers, job.scale.max_workers):
+            try:
+                ratios.append(make_phase(job, first_batch(job, size)[0], start_samples=0, start_steps=0)[1].lr_ratio)
+            except PlanError:
+                continue  # ``require_every_size`` refuses the job, and names the number of workers
+    return max(ratios) > 1.0
+
+
+def _require_a_step(job: Job, phases: Sequence[Phase], num_samples: int) -> None:
+    """Refuse to drop every sample.
+
+    Raises:
+        PlanError: a batch, now or where it may grow to, is larger than the training set.
+    """
+    growth = job.scale.batch_schedule
+    largest = max(phase.global_batch_size for phase in phases)
+    if isinstance(growth, GrowWithNoise):
+        largest = max(largest, growth.max_global_batch_size)
+    if job.train.last_batch == "drop" and largest > num_samples:
+        raise PlanError(
+            f"train.last_batch = drop leaves nothing of an epoch: it has {num_samples} samples, and the global batch "
+            f"{largest}.",
+            "Use train.last_batch: carry, or a smaller batch.",
+        )
 
 
 def _require_measurable(job: Job, rule: str, *, parts: int) -> None:
@@ -174,7 +215,6 @@ def _reacts(job: Job, rule: str) -> tuple[str, ...]:
 
 def _reasons(plan: Plan, scaled: Scaled) -> dict[str, str]:
     """Why the numbers are what they are, where the plan itself tells."""
-    rest = plan.num_samples % plan.global_batch_size
     grows_at_once = any(0 < phase.start_samples < plan.num_samples for phase in plan.phases)
     changed = "; ".join(f"{name} {reason}" for name, reason in scaled.reasons.items())
     may_scale = plan.is_measured or ("noise_scale" in plan.reacts and plan.rule != "none")
@@ -186,9 +226,20 @@ def _reasons(plan: Plan, scaled: Scaled) -> dict[str, str]:
         "peak_lr": f"{plan.base_lr:g} x {plan.lr_ratio:g}"
         + (f", times the gain of 1 to {plan.batch_ratio:.4g} that is measured" if plan.is_measured else ""),
         "steps_per_epoch": f"{plan.num_samples} samples in steps of {plan.global_batch_size}"
-        + (", changing on the way" if grows_at_once else f", the last of {rest}" if rest else ""),
+        + (", changing on the way" if grows_at_once else _rest_reason(plan)),
         "optimizer": changed or same,
     }
+
+
+def _rest_reason(plan: Plan) -> str:
+    """What becomes of the samples that are left at the end of an epoch."""
+    rest = plan.num_samples % plan.global_batch_size
+    if not rest:
+        return ""
+    if plan.last_batch == "scale":
+        own = plan.scaling.short_step(plan.phases[0], rest) if plan.scaling is not None else plan.phases[0]
+        return f", the last of {rest} at peak_lr {own.peak_lr:.4g}"
+    return f"; {rest} left out" if plan.last_batch == "drop" else f"; {rest} carried into the next epoch"
 
 
 def _ema_reason(job: Job, first: Phase) -> dict[str, str]:
@@ -198,12 +249,34 @@ def _ema_reason(job: Job, first: Phase) -> dict[str, str]:
     return {"ema_decay": held if job.scale.co_scale.ema else "as in the reference, a step"}
 
 
-def _curve_points(plan: Plan) -> list[int]:
-    """Where the curve is drawn: evenly, and on both sides of its corners."""
+def _curve(plan: Plan) -> Iterator[tuple[int, float]]:
+    """The learning rate of whole steps, evenly and on both sides of its corners; and that of each short step."""
     total = plan.total_samples
     points = {round(i * total / CURVE_POINTS) for i in range(CURVE_POINTS + 1)}
     corners = {phase.start_samples for phase in plan.phases[1:]} | set(plan.schedule.corners(total))
-    return sorted(point for point in points | corners | {corner - 1 for corner in corners} if 0 <= point <= total)
+    points |= corners | {corner - 1 for corner in corners}
+    curve = {point: plan.whole_step_lr_at(point) for point in points if 0 <= point <= total}
+    curve |= {point: plan.lr_at(point) for point in _short_steps(plan)}
+    yield from sorted(curve.items())
+
+
+def _short_steps(plan: Plan) -> Iterator[int]:
+    """Where short steps begin: all of them, or of many epochs some that are evenly spread, and the last."""
+    ends = [plan.total_samples]
+    if plan.last_batch == "scale":
+        epochs = ceil(plan.total_samples / plan.num_samples)
+        ends = [min(epoch * plan.num_samples, ends[0]) for epoch in range(epochs, 0, -ceil(epochs / CURVE_POINTS))]
+    for end in ends:
+        phase = plan.phase_at(end - 1)
+        start = last_step_start(
+            end,
+            start=phase.start_samples,
+            global_batch_size=phase.global_batch_size,
+            num_samples=plan.num_samples,
+            last_batch=plan.last_batch,
+        )
+        if 0 < plan.step_size(start) < plan.phase_at(start).global_batch_size:
+            yield start
 
 
 def _total_reason(job: Job, plan: Plan) -> str:

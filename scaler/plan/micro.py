@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from scaler.core.batch import strong_batch
-from scaler.plan.model import Phase, Plan
+from scaler.plan.model import Plan
+from scaler.plan.phase import Phase
 
 
 def limit_micro_batches(plan: Plan, most: int) -> Plan:

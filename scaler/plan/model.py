@@ -1,18 +1,22 @@
 """The plan: a frozen value, the same in memory, in ``plan.json`` and on every worker."""
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from math import ceil
 from operator import attrgetter
 from typing import Any, Self
 
-from scaler.core.batch import micro_batch_bounds, step_size, steps_between
+from scaler.core.batch import micro_batch_bounds
 from scaler.core.noise_scale import NoiseScaleAverage
 from scaler.core.rules import gain_exponent
 from scaler.core.schedules import Schedule
+from scaler.core.short_step import short_step_momentum
+from scaler.core.steps import LastBatch, next_step, step_size
+from scaler.plan.phase import Phase, read_phases, steps_to
+from scaler.plan.scaling import Scaling
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _START = attrgetter("start_samples")
 
@@ -23,23 +27,6 @@ class PlanWarning:
 
     code: str
     message: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Phase:
-    """A stretch of training at one global batch, with what the rule makes of it. Most plans have one."""
-
-    start_samples: int  # where its first step begins
-    start_steps: int  # optimizer steps before it
-    global_batch_size: int
-    per_worker_batch_size: int
-    grad_accum_steps: int
-    batch_ratio: float
-    lr_ratio: float
-    peak_lr: float
-    weight_decay_ratio: float  # of the groups' own weight decay; in ``optimizer`` it is there already
-    ema_decay: float | None  # of train.ema, per step; None without it
-    optimizer: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,10 +64,12 @@ class Plan:
     lr_ratio: float
     peak_lr: float
     optimizer: Mapping[str, Any]
+    scaling: Scaling | None  # from any batch size to its numbers; None in a plan written before schema version 3
     schedule: Schedule
     warmup_samples: int
     warmup_steps: int
     num_samples: int
+    last_batch: LastBatch  # what becomes of the rest of an epoch that is smaller than the batch
     total_samples: int  # with adascale, of the reference's training: progress is counted in these
     total_steps: int  # with adascale, the fewest there can be
     steps_per_epoch: int
@@ -129,32 +118,80 @@ class Plan:
             return phases[0]
         return phases[bisect_right(phases, samples_seen, key=_START) - 1]
 
+    def step_phase(self, samples_seen: int) -> Phase:
+        """Return the phase of the step that starts after ``samples_seen`` samples, at the samples that the step has.
+
+        A step of a whole batch has its phase's numbers. A shorter one is a batch of its own size: see
+        ``Scaling.short_step``.
+        """
+        phase, size = self.phase_at(samples_seen), self.step_size(samples_seen)
+        if self.scaling is None or size in (0, phase.global_batch_size):
+            return phase
+        return self.scaling.short_step(phase, size)
+
     def lr_at(self, samples_seen: int, *, progress: float | None = None) -> float:
-        """Return the rate of the step that starts after ``samples_seen`` samples, before anything that reacts.
+        """Return the learning rate of the step that starts after ``samples_seen`` samples, before anything that reacts.
+
+        A short step, the last of an epoch or of the training, has the learning rate of its own size.
 
         Args:
-            samples_seen: samples in the weights, over all workers; they choose the phase.
+            samples_seen: samples in the weights, over all workers; they choose the phase and the step's size.
             progress: where the schedule is, in samples of the reference's training; None: ``samples_seen``.
         """
-        factor = self.schedule.factor(samples_seen if progress is None else progress)
-        return self.phase_at(samples_seen).peak_lr * factor
+        return self.step_phase(samples_seen).peak_lr * self._factor(samples_seen, progress)
+
+    def whole_step_lr_at(self, samples_seen: int, *, progress: float | None = None) -> float:
+        """Return what ``lr_at`` would be if a whole global batch began at ``samples_seen``: the curve between steps."""
+        return self.phase_at(samples_seen).peak_lr * self._factor(samples_seen, progress)
+
+    def _factor(self, samples_seen: int, progress: float | None) -> float:
+        return self.schedule.factor(samples_seen if progress is None else progress)
 
     def momentum_at(self, progress: float) -> float | None:
-        """Return the momentum (Adam: beta1) that the schedule asks for; None: the optimizer's own."""
+        """Return the momentum (Adam: beta1) that the schedule asks of a whole step; None: the optimizer's own."""
         return self.schedule.momentum(progress)
 
+    def step_momentum(self, samples_seen: int, *, progress: float) -> float | None:
+        """Return ``momentum_at(progress)`` for the step that starts after ``samples_seen``, at its own size."""
+        momentum, whole = self.momentum_at(progress), self.phase_at(samples_seen).global_batch_size
+        size = self.step_size(samples_seen)
+        if momentum is None or size in (0, whole):
+            return momentum
+        return short_step_momentum(momentum, optimizer=self.optimizer["name"], share=size / whole)
+
     def step_size(self, samples_seen: int) -> int:
-        """Return how many samples the step that starts after ``samples_seen`` takes, over all workers; 0 at the end."""
+        """Return how many samples the step that starts after ``samples_seen`` takes, over all workers; 0 at the end.
+
+        Where progress is measured it decides when training is over, and no step is cut by a number of samples.
+        """
         return step_size(
             samples_seen,
             global_batch_size=self.phase_at(samples_seen).global_batch_size,
             num_samples=self.num_samples,
-            total_samples=self.most_samples,
+            total_samples=self._end(samples_seen),
+            last_batch=self.last_batch,
         )
+
+    def next_step(self, samples_seen: int) -> int:
+        """Return where the next step begins: ``samples_seen``, or after a rest that ``last_batch: drop`` leaves out."""
+        return next_step(
+            samples_seen,
+            global_batch_size=self.phase_at(samples_seen).global_batch_size,
+            num_samples=self.num_samples,
+            total_samples=self._end(samples_seen),
+            last_batch=self.last_batch,
+        )
+
+    def _end(self, samples_seen: int) -> int:
+        if not self.is_measured:
+            return self.total_samples
+        longest = max(self.num_samples, self.phase_at(samples_seen).global_batch_size)
+        return samples_seen + 2 * longest  # further than any step
 
     def steps(self, samples_seen: int) -> int:
         """Return how many optimizer steps lead to ``samples_seen``."""
-        return steps_to(samples_seen, self.phase_at(samples_seen), num_samples=self.num_samples)
+        phase = self.phase_at(samples_seen)
+        return steps_to(samples_seen, phase, num_samples=self.num_samples, last_batch=self.last_batch)
 
     def micro_batch_bounds(self, step_samples: int, *, rank: int, samples_seen: int) -> list[tuple[int, int]]:
         """Return a worker's micro-batches of a step, as bounds in the step's samples; empty for an empty share."""
@@ -172,32 +209,15 @@ class Plan:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the plan that ``to_dict`` wrote, in this or a later version: unknown fields are passed over."""
-        values = {"checkpoint_every_s": None, "rewarmup_samples": 0, **values}  # plans of before lack them
+        missing = {"checkpoint_every_s": None, "rewarmup_samples": 0, "last_batch": "scale", "scaling": None}
+        values = {**missing, **values}  # an older plan lacks them
         known = {field.name: values[field.name] for field in fields(cls)}
         known["lr_curve"] = tuple((int(samples), float(lr)) for samples, lr in values["lr_curve"])
         known["schedule"] = Schedule.from_dict(values["schedule"])
         known["reacts"] = tuple(values["reacts"])
-        known["phases"] = _read_phases(values["phases"], num_samples=values["num_samples"])
+        known["scaling"] = Scaling.from_dict(values["scaling"]) if values["scaling"] is not None else None
+        known["phases"] = read_phases(values["phases"], num_samples=values["num_samples"])
         for name, kind in (("groups", PlanGroup), ("warnings", PlanWarning)):
             names = [field.name for field in fields(kind)]
             known[name] = tuple(kind(**{key: value[key] for key in names}) for value in values[name])
         return cls(**known)
-
-
-def steps_to(samples_seen: int, phase: Phase, *, num_samples: int) -> int:
-    """Return how many optimizer steps lead to ``samples_seen``, which ``phase`` holds or ends at."""
-    inside = steps_between(
-        phase.start_samples, samples_seen, global_batch_size=phase.global_batch_size, num_samples=num_samples
-    )
-    return phase.start_steps + inside
-
-
-def _read_phases(values: Sequence[Mapping[str, Any]], *, num_samples: int) -> tuple[Phase, ...]:
-    """The phases of a plan's JSON; plans of before ``start_steps`` have it counted."""
-    names = [field.name for field in fields(Phase)]
-    phases: list[Phase] = []
-    for value in values:
-        counted = steps_to(value["start_samples"], phases[-1], num_samples=num_samples) if phases else 0
-        known = {"start_steps": counted, **value}
-        phases.append(Phase(**{name: known[name] for name in names}))
-    return tuple(phases)

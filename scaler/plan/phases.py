@@ -1,18 +1,20 @@
 """The batch over the training, and what the rule makes of each size."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from math import ceil, isfinite
-from typing import Any
+from math import isfinite
 
-from scaler.core.batch import Batch, next_step_start, strong_batch, weak_batch
+from scaler.core.batch import Batch, strong_batch, weak_batch
 from scaler.core.optimizers import OPTIMIZER_OPTIONS
-from scaler.core.rules import Rule, Scaled, choose_rule, scale, scale_beta
+from scaler.core.rules import Rule, Scaled, choose_rule
+from scaler.core.steps import last_step_start, next_step_start
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.job.scale import GrowAtPoints, GrowByDoubling, GrowWithNoise
 from scaler.plan.lengths import Lengths
-from scaler.plan.model import Phase, Plan, steps_to
+from scaler.plan.model import Plan
+from scaler.plan.phase import Phase, steps_to
+from scaler.plan.scaling import Scaling, plain
 
 MOST_PHASES = 1000
 
@@ -44,51 +46,54 @@ def first_batch(job: Job, world_size: int) -> tuple[Batch, str]:
     return batch, f"{why}; {shared}{_micro_steps(batch.grad_accum_steps)}"
 
 
+def make_scaling(job: Job) -> Scaling:
+    """Return the job's reference and rule, for any batch size."""
+    reference, settings, ema = job.reference, job.scale, job.train.ema
+    optimizer = reference.optimizer
+    name, _ = choose_rule(settings.rule, optimizer=optimizer.name)
+    return Scaling(
+        rule=Rule(
+            name=name,
+            exponent=settings.exponent,
+            noise_scale=settings.noise_scale,
+            betas=settings.betas,
+            scale_weight_decay=settings.co_scale.weight_decay,
+            scale_momentum=settings.co_scale.momentum,
+        ),
+        reference_batch_size=reference.global_batch_size,
+        base_lr=reference.lr,
+        optimizer=optimizer.name,
+        constants=plain({**OPTIMIZER_OPTIONS.get(optimizer.name, {}), **optimizer.options}),
+        ema_decay=ema.decay if ema is not None else None,
+        scale_ema=settings.co_scale.ema,
+    )
+
+
 def make_phase(job: Job, batch: Batch, *, start_samples: int, start_steps: int) -> tuple[Phase, Scaled]:
     """Return a phase at a batch, and what the rule made of it; always from the reference.
 
     Raises:
-        PlanError: the rule does not hold there, or the rate is no number.
+        PlanError: the rule does not hold there, or the learning rate is not a finite number.
     """
-    reference, settings = job.reference, job.scale
-    optimizer = reference.optimizer
-    name, _ = choose_rule(settings.rule, optimizer=optimizer.name)
-    rule = Rule(
-        name=name,
-        exponent=settings.exponent,
-        noise_scale=settings.noise_scale,
-        betas=settings.betas,
-        scale_weight_decay=settings.co_scale.weight_decay,
-        scale_momentum=settings.co_scale.momentum,
-    )
-    constants: Mapping[str, Any] = {**OPTIMIZER_OPTIONS.get(optimizer.name, {}), **optimizer.options}
-    ratio = batch.global_batch_size / reference.global_batch_size
-    scaled = scale(
-        rule,
-        batch_ratio=ratio,
-        reference_batch_size=reference.global_batch_size,
-        optimizer=optimizer.name,
-        constants=constants,
-    )
-    peak_lr = reference.lr * scaled.lr_ratio
+    scaling = make_scaling(job)
+    scaled = scaling.at(batch.global_batch_size)
+    peak_lr = scaling.base_lr * scaled.lr_ratio
     if not isfinite(peak_lr):
         raise PlanError(
-            f"peak_lr = {reference.lr:g} x {scaled.lr_ratio:g} is too large for a number.", "Lower reference.lr."
+            f"peak_lr = {scaling.base_lr:g} x {scaled.lr_ratio:g} is too large for a number.", "Lower reference.lr."
         )
-    built = {**constants, **scaled.constants}
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in built.items()}
     phase = Phase(
         start_samples=start_samples,
         start_steps=start_steps,
         global_batch_size=batch.global_batch_size,
         per_worker_batch_size=batch.per_worker_batch_size,
         grad_accum_steps=batch.grad_accum_steps,
-        batch_ratio=ratio,
+        batch_ratio=scaled.batch_ratio,
         lr_ratio=scaled.lr_ratio,
         peak_lr=peak_lr,
         weight_decay_ratio=scaled.weight_decay_ratio,
-        ema_decay=_ema_decay(job, ratio),
-        optimizer={"name": optimizer.name, "lr": peak_lr, **plain},
+        ema_decay=scaling.ema_at(batch.global_batch_size),
+        optimizer={"name": scaling.optimizer, "lr": peak_lr, **scaling.constants, **plain(scaled.constants)},
     )
     return phase, scaled
 
@@ -109,10 +114,11 @@ def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -
             start=before.start_samples,
             global_batch_size=before.global_batch_size,
             num_samples=lengths.num_samples,
+            last_batch=lengths.last_batch,
         )
         if start >= lengths.total_samples:
             break
-        steps = steps_to(start, before, num_samples=lengths.num_samples)
+        steps = steps_to(start, before, num_samples=lengths.num_samples, last_batch=lengths.last_batch)
         if start == before.start_samples:  # two changes in one step: the later counts
             phases.pop()
         if size != phases[-1].global_batch_size:
@@ -124,14 +130,16 @@ def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -
     return tuple(phases[1:])
 
 
-def last_step_start(phases: Sequence[Phase], lengths: Lengths) -> int:
+def last_start(phases: Sequence[Phase], lengths: Lengths) -> int:
     """Return where the last step of the training begins."""
     assert lengths.total_samples is not None
-    last = phases[-1]
-    epoch = (lengths.total_samples - 1) // lengths.num_samples * lengths.num_samples
-    origin = max(epoch, last.start_samples)  # the last epoch's steps at the last batch are counted from here
-    steps = ceil((lengths.total_samples - origin) / last.global_batch_size)
-    return origin + (steps - 1) * last.global_batch_size
+    return last_step_start(
+        lengths.total_samples,
+        start=phases[-1].start_samples,
+        global_batch_size=phases[-1].global_batch_size,
+        num_samples=lengths.num_samples,
+        last_batch=lengths.last_batch,
+    )
 
 
 def grow(plan: Plan, job: Job, *, samples_seen: int, global_batch_size: int) -> Plan:
@@ -158,7 +166,7 @@ def never_grows_at(job: Job, phases: Sequence[Phase], lengths: Lengths) -> list[
             places = [lengths.stretch(every)] if phases[0].global_batch_size < most else []
         case None:
             places = []
-    end = last_step_start(phases, lengths)
+    end = last_start(phases, lengths)
     return [place for place in places if place > end]
 
 
@@ -227,13 +235,6 @@ def _changes(job: Job, first: Phase, lengths: Lengths) -> Iterator[tuple[int, in
             while size < most and at + stretch < lengths.total_samples:
                 at, size = at + stretch, min(2 * size, most)
                 yield at, size
-
-
-def _ema_decay(job: Job, ratio: float) -> float | None:
-    ema = job.train.ema
-    if ema is None:
-        return None
-    return scale_beta(ema.decay, batch_ratio=ratio, form="power") if job.scale.co_scale.ema else ema.decay
 
 
 def _workers(number: int) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
 
-from scaler.core.batch import samples_in
 from scaler.core.rules import gain_exponent
 from scaler.core.schedules import Schedule
 from scaler.core.shapes import Ramp
+from scaler.core.steps import samples_in
 from scaler.errors import JobFileError
 from scaler.job import Job, parse_job
 from scaler.job.section import MOST
@@ -22,8 +22,9 @@ def range_job(job: Job, *, steps: int) -> Job:
     """Return the job of a range test: ``steps`` steps at the batch that training starts with, and nothing that reacts.
 
     The schedule, a plateau, a batch schedule, the guard of the loss, restarts and ``rule: adascale`` are left out, and
-    so is what only they need: no noise is measured, and there is one evaluation and one checkpoint, at the end. Groups,
-    clipping, precision and the optimizer's constants are the job's.
+    so is what only they need: no noise is measured, and there is one evaluation and one checkpoint, at the end. Every
+    step has a whole batch: the rest of an epoch is carried into the next. Groups, clipping, precision and the
+    optimizer's constants are the job's.
 
     Raises:
         JobFileError: the job is elastic: a range test is of one batch.
@@ -39,7 +40,13 @@ def range_job(job: Job, *, steps: int) -> Job:
             **values,
             "name": f"{job.name[: MOST_NAME - len(SUFFIX)]}{SUFFIX}",
             "scale": {**values["scale"], "batch_schedule": None, **rule},
-            "train": {**values["train"], **length, "eval_every": never, "noise_scale_every": None},
+            "train": {
+                **values["train"],
+                **length,
+                "eval_every": never,
+                "noise_scale_every": None,
+                "last_batch": "carry",
+            },
             "checkpoint": {"every": never},
             "failures": {"max_restarts": 0, "divergence": None},
             "schedule": {"name": "constant", "warmup": {"samples": 0}},
@@ -83,7 +90,10 @@ def range_plan(
     plan = make_plan(job, num_samples=num_samples, parameters=parameters)
     assert job.train.steps is not None
     last = samples_in(
-        max(job.train.steps - 1, 1), global_batch_size=plan.global_batch_size, num_samples=plan.num_samples
+        max(job.train.steps - 1, 1),
+        global_batch_size=plan.global_batch_size,
+        num_samples=plan.num_samples,
+        last_batch=plan.last_batch,
     )
     shape = Ramp(length=last, low=lowest / highest, spacing="linear" if spacing == "linear" else "exponential")
     plan = replace(
@@ -100,7 +110,7 @@ def range_plan(
         },
         warnings=(),
     )
-    return replace(plan, lr_curve=tuple((samples, plan.lr_at(samples)) for samples, _ in plan.lr_curve))
+    return replace(plan, lr_curve=tuple((samples, plan.whole_step_lr_at(samples)) for samples, _ in plan.lr_curve))
 
 
 def is_range_test(plan: Plan) -> bool:

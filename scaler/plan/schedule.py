@@ -4,10 +4,11 @@ from dataclasses import replace
 
 from scaler.core.cycles import CosineRestarts, Cyclical, OneCycle
 from scaler.core.decays import Cosine, Linear, Polynomial, Wsd
-from scaler.core.rules import Scaled
+from scaler.core.rules import Scaled, choose_rule
 from scaler.core.schedules import Schedule, Warmup
 from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Shape, Step
 from scaler.errors import PlanError
+from scaler.job import Job
 from scaler.job import schedule as asked
 from scaler.plan.lengths import Lengths, written
 
@@ -17,24 +18,63 @@ CLIMBS_ITSELF = (asked.Cyclical, asked.OneCycle)
 
 
 def make_schedule(
-    wanted: asked.Schedule, scaled: Scaled, lengths: Lengths, *, last_step: int, auto_for: str | None = None
+    job: Job, scaled: Scaled, lengths: Lengths, *, last_step: int, rises: bool
 ) -> tuple[Schedule, str, str]:
     """Return the schedule in samples, why the warmup is so long, and what the shape does.
 
     Args:
-        wanted: the job's.
+        job: with the schedule and the reference's warmup.
         scaled: what the rule makes of the batch at the start: where the warmup starts, and LEGW's longer warmup.
         lengths: of the training.
         last_step: where its last step begins, in samples.
-        auto_for: the optimizer for which ``scale.rule: auto`` chose the rule; None: the job names the rule.
+        rises: whether the learning rate is scaled up, at any number of workers that the job may get.
 
     Raises:
         PlanError: lengths that do not fit together, or a momentum that the rule and the shape both set.
     """
+    wanted = job.schedule
     _require_one_momentum(wanted, scaled)
-    warmup, warmup_reason = _warmup(wanted, scaled, lengths, auto_for)
-    shape, shape_reason = _shape(wanted, warmup, lengths, last_step)
-    return Schedule(shape=shape, warmup=warmup), warmup_reason, shape_reason
+    tuned, tuned_reason = _reference_warmup(job, scaled, lengths)
+    warmup, own_reason = _warmup(wanted, scaled, lengths, rises=rises)
+    both = Schedule(shape=Constant(), warmup=warmup, reference_warmup=tuned)
+    shape, shape_reason = _shape(wanted, both.warmup_samples, lengths, last_step)
+    reason = "; ".join(filter(None, [tuned_reason, own_reason]))
+    return replace(both, shape=shape), reason, shape_reason
+
+
+def _reference_warmup(job: Job, scaled: Scaled, lengths: Lengths) -> tuple[Warmup, str]:
+    """The warmup that the reference was tuned with, as long as the rule makes it."""
+    tuned = job.reference.warmup
+    if job.scale.rule == "auto":
+        name = job.reference.optimizer.name
+        legw = f"scale.rule = auto chose legw for {name}, which multiplies the reference's warmup by batch_ratio"
+        other = ", or scale.rule: sqrt."
+    else:
+        legw, other = "scale.rule = legw multiplies the reference's warmup by batch_ratio", "."
+    legw_applies = choose_rule(job.scale.rule, optimizer=job.reference.optimizer.name)[0] == "legw"
+    if scaled.warmup_ratio != 1.0 and tuned is None:
+        raise PlanError(
+            f"{legw}, and reference.warmup is missing.",
+            f"Give the warmup that the reference was tuned with: reference.warmup: {{epochs: ...}}{other}",
+        )
+    follows_workers = job.scale.is_elastic and job.scale.global_batch_size is None
+    if legw_applies and follows_workers and job.scale.on_resize == "scale_with_batch":
+        raise PlanError(
+            f"{legw}, which changes with the number of workers: where the schedule begins would move at a resize.",
+            "Use scale.on_resize: hold_global_batch, or scale.rule: sqrt.",
+        )
+    own = job.schedule.warmup
+    if scaled.warmup_ratio != 1.0 and isinstance(own, asked.Warmup) and any((own.epochs, own.steps, own.samples)):
+        raise PlanError(
+            f"{legw}, and schedule.warmup adds another.", "Give the warmup of the reference alone: reference.warmup."
+        )
+    if tuned is None:
+        return Warmup(), ""
+    samples = round(lengths.of_reference(tuned) * scaled.warmup_ratio)
+    times = f" x {scaled.warmup_ratio:.4g} by the rule" if scaled.warmup_ratio != 1.0 else ""
+    form = "" if tuned.shape == "linear" else f", {tuned.shape}"
+    text = f"the reference's {written(tuned)}{times}, from {tuned.start:g} of its learning rate{form}"
+    return Warmup(samples=samples, start=tuned.start, shape=tuned.shape), text
 
 
 def _require_one_momentum(wanted: asked.Schedule, scaled: Scaled) -> None:
@@ -46,57 +86,49 @@ def _require_one_momentum(wanted: asked.Schedule, scaled: Scaled) -> None:
             )
 
 
-def _warmup(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths, auto_for: str | None) -> tuple[Warmup, str]:
+def _warmup(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths, *, rises: bool) -> tuple[Warmup, str]:
+    """What scaling adds: the climb from the reference's learning rate to the peak."""
     assert lengths.total_samples is not None
     from_base = min(1.0, 1.0 / scaled.lr_ratio)
     if not isinstance(wanted.warmup, asked.Warmup):
         if scaled.warmup_ratio != 1.0:
-            legw = "legw multiplies" if auto_for is None else f"auto chose legw for {auto_for}, which multiplies"
-            raise PlanError(
-                f"scale.rule = {legw} the reference's warmup by batch_ratio, and schedule.warmup is auto.",
-                "Give the warmup that the reference was tuned with: schedule.warmup: {epochs: ...}"
-                + ("." if auto_for is None else ", or scale.rule: sqrt."),
-            )
+            return Warmup(start=1.0), ""  # of the reference's alone
         if isinstance(wanted, CLIMBS_ITSELF):
             return Warmup(start=1.0), f"auto: none, for {wanted.name} climbs by itself"
-        if scaled.lr_ratio <= 1.0:
+        if not rises:
             return Warmup(start=1.0), "auto: none, for the rate is not scaled up"
         samples = round(AUTO_WARMUP * lengths.total_samples)
         return Warmup(samples=samples, start=from_base), "auto: 5/90 of the training (Goyal et al. 2017), from base_lr"
     warmup = wanted.warmup
-    if scaled.warmup_ratio != 1.0 and warmup.steps is not None:
-        raise PlanError(
-            "scale.rule = legw multiplies the reference's warmup by batch_ratio, and steps are those of the planned "
-            "batch, which are longer already.",
-            "Give the reference's warmup in epochs or samples.",
-        )
     start = from_base if warmup.start == "base" else float(warmup.start)
-    where = "from base_lr" if warmup.start == "base" and scaled.lr_ratio > 1.0 else f"from {start:g} of the peak"
-    if isinstance(wanted, CLIMBS_ITSELF):
+    if start == 1.0:
+        where = "no effect: it starts at base_lr, which is the peak"
+    elif isinstance(wanted, CLIMBS_ITSELF):
         where = f"from {start:g} of the rate at which {wanted.name} starts"
-    samples = round(lengths.samples(warmup) * scaled.warmup_ratio)
+    else:
+        where = "from base_lr" if warmup.start == "base" else f"from {start:g} of the peak"
+    samples = lengths.samples(warmup)
     unit = next(name for name in ("epochs", "steps", "samples", "fraction") if getattr(warmup, name) is not None)
-    times = f" x {scaled.warmup_ratio:.4g} by the rule" if scaled.warmup_ratio != 1.0 else ""
     form = "" if warmup.shape == "linear" else f", {warmup.shape}"
-    reason = f"{unit}: {getattr(warmup, unit):g}{times}, {where}{form}"
+    reason = f"{unit}: {getattr(warmup, unit):g}{lengths.both_readings(warmup)}, {where}{form}"
     return Warmup(samples=samples, start=start, shape=warmup.shape), reason
 
 
-def _shape(wanted: asked.Schedule, warmup: Warmup, lengths: Lengths, last_step: int) -> tuple[Shape, str]:
+def _shape(wanted: asked.Schedule, warmup_samples: int, lengths: Lengths, last_step: int) -> tuple[Shape, str]:
     """The shape, and what it does in a line; where torch's convention is another, the line says so."""
     assert lengths.total_samples is not None
-    length = max(lengths.total_samples - warmup.samples, 1)
+    length = max(lengths.total_samples - warmup_samples, 1)
     match wanted:
         case asked.Constant():
             return Constant(), "the peak rate to the end"
         case asked.Step(every=every, decay=decay):
-            text = f"x {decay:g} every {written(every)}, counted from the start of training"
+            text = f"x {decay:g} every {lengths.shown(every)}, counted from the start of training"
             return Step(every=lengths.stretch(every), decay=decay), text
         case asked.MultiStep(at=at, decay=decay):
-            text = f"x {decay:g} at {', '.join(map(written, at))}, counted from the start of training"
+            text = f"x {decay:g} at {', '.join(map(lengths.shown, at))}, counted from the start of training"
             return MultiStep(at=tuple(lengths.samples(point) for point in at), decay=decay), text
         case asked.Exponential(every=every, decay=decay):
-            text = f"x {decay:g} in {written(every)}, smoothly (torch falls once a step of its scheduler)"
+            text = f"x {decay:g} in {lengths.shown(every)}, smoothly (torch falls once a step of its scheduler)"
             return Exponential(every=lengths.stretch(every), decay=decay), text
         case asked.Linear(final_fraction=final):
             return Linear(length=length, final_fraction=final), f"a line from the end of the warmup to {_share(final)}"
@@ -108,12 +140,12 @@ def _shape(wanted: asked.Schedule, warmup: Warmup, lengths: Lengths, last_step: 
             return Cosine(length=length, final_fraction=final), text
         case asked.CosineRestarts(first=first, growth=growth, final_fraction=final):
             longer = f", each {growth:g} times as long" if growth != 1.0 else ""
-            text = f"half cosines to {final:g} of the peak after the warmup, the first {written(first)}{longer}"
+            text = f"half cosines to {final:g} of the peak after the warmup, the first {lengths.shown(first)}{longer}"
             return CosineRestarts(first=lengths.stretch(first), growth=growth, final_fraction=final), text
         case asked.Cyclical():
             return _cyclical(wanted, lengths)
         case asked.OneCycle():
-            return _one_cycle(wanted, warmup, lengths, last_step)
+            return _one_cycle(wanted, warmup_samples, lengths, last_step)
         case asked.Wsd(tail_length=tail_length, tail=tail, final_fraction=final):
             start = length - max(1, lengths.samples(tail_length))
             if start < 0:
@@ -122,16 +154,17 @@ def _shape(wanted: asked.Schedule, warmup: Warmup, lengths: Lengths, last_step: 
                     f"{length} of the training.",
                     f"The most is {{samples: {length}}}.",
                 )
-            text = f"the peak, and in the last {written(tail_length)} to {_share(final)} ({tail})"
+            text = f"the peak, and in the last {lengths.shown(tail_length)} to {_share(final)} ({tail})"
             return Wsd(decay_start=start, length=length, tail=tail, final_fraction=final), text
         case asked.InverseSqrt(timescale=timescale):
-            samples = warmup.samples if timescale is None else lengths.stretch(timescale)
+            samples = warmup_samples if timescale is None else lengths.stretch(timescale)
             if not samples:
                 raise PlanError(
                     "schedule.timescale is missing, and there is no warmup to take it from.",
                     "Give schedule.timescale or schedule.warmup, such as {steps: 4000}.",
                 )
-            text = f"with the root of the samples after the warmup; 0.71 of the peak {samples} samples after it"
+            after = f"{samples} samples" if timescale is None else lengths.shown(timescale)
+            text = f"with the root of the samples after the warmup; 0.71 of the peak {after} after it"
             return InverseSqrt(timescale=samples), text
 
 
@@ -148,18 +181,22 @@ def _cyclical(wanted: asked.Cyclical, lengths: Lengths) -> tuple[Shape, str]:
         high_momentum=wanted.high_momentum,
     )
     fading = f", x {wanted.decay:g} in a cycle (torch's gamma is of a step)" if wanted.mode == "exp_range" else ""
-    text = f"{wanted.mode} between {wanted.low:g} of the peak and the peak, up in {written(wanted.climb)}{fading}"
+    text = f"{wanted.mode} between {wanted.low:g} of the peak and the peak, up in {lengths.shown(wanted.climb)}{fading}"
     return shape, text
 
 
-def _one_cycle(wanted: asked.OneCycle, warmup: Warmup, lengths: Lengths, last_step: int) -> tuple[Shape, str]:
+def _one_cycle(wanted: asked.OneCycle, warmup_samples: int, lengths: Lengths, last_step: int) -> tuple[Shape, str]:
     """As torch counts: the peak and the end are reached by the last steps of their stretches, not after them."""
-    after_warmup = replace(lengths, total_samples=None)
     assert lengths.total_samples is not None
     fraction = wanted.climb.fraction
-    whole = lengths.total_samples - warmup.samples
-    climb = round(fraction * whole) if fraction is not None else after_warmup.samples(wanted.climb)
-    climb, length = max(climb - lengths.global_batch_size, 0), max(last_step - warmup.samples, 1)
+    whole = lengths.total_samples - warmup_samples
+    climb = (
+        round(fraction * whole) if fraction is not None else replace(lengths, total_samples=None).samples(wanted.climb)
+    )
+    if lengths.is_elastic:  # the last steps are others at each number of workers, and the schedule must not be
+        length = whole
+    else:
+        climb, length = max(climb - lengths.global_batch_size, 0), max(last_step - warmup_samples, 1)
     if climb >= length:
         raise PlanError(
             f"schedule.climb = {written(wanted.climb)} leaves no step for the way down.",
@@ -174,7 +211,7 @@ def _one_cycle(wanted: asked.OneCycle, warmup: Warmup, lengths: Lengths, last_st
         low_momentum=wanted.low_momentum,
         high_momentum=wanted.high_momentum,
     )
-    ends = f"from {wanted.start_fraction:.3g} to the peak in {written(wanted.climb)}"
+    ends = f"from {wanted.start_fraction:.3g} to the peak in {lengths.shown(wanted.climb)}"
     return (
         shape,
         f"{ends}, then to {wanted.final_fraction:.3g} in the last step ({wanted.anneal}), as torch counts",

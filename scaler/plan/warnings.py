@@ -6,7 +6,8 @@ from math import ceil
 from scaler.core.optimizers import ADAPTIVE, SGD_FAMILY
 from scaler.core.rules import Scaled
 from scaler.core.shapes import MultiStep
-from scaler.plan.model import Phase, Plan, PlanWarning
+from scaler.plan.model import Plan, PlanWarning
+from scaler.plan.phase import Phase
 
 FEW_STEPS = 10
 FAR_RATIO = 64

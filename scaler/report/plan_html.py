@@ -186,7 +186,7 @@ def _charts(plans: Sequence[Plan], clock: Sequence[int]) -> tuple[PlanChart, ...
         for start in range(0, len(mine), MOST_LINES)
     ]
     found = []
-    for id, title, read in (("lr", "Learning rate", Plan.lr_at), ("momentum", "Momentum", Plan.momentum_at)):
+    for id, title, read in (("lr", "Learning rate", Plan.whole_step_lr_at), ("momentum", "Momentum", Plan.momentum_at)):
         for index, (rule, part) in enumerate(parts):
             names = labels(part) if len(plans) > 1 else [title.lower()]
             values = [_values(plan, read, clock) for plan in part]

@@ -221,7 +221,7 @@ def _curves(plans: Sequence[Plan], names: Sequence[str]) -> list[RenderableType]
     for plan, name in zip(plans, names, strict=True):
         unit = plan.num_samples if in_epochs else 1
         places = curve_places(plan, CURVE_POINTS)
-        rates.append(Curve(label=name, points=[(at / unit, plan.lr_at(at)) for at in places]))
+        rates.append(Curve(label=name, points=[(at / unit, plan.whole_step_lr_at(at)) for at in places]))
         momentum = [(at / unit, plan.momentum_at(at)) for at in places]
         momenta.append(Curve(label=name, points=[(at, value) for at, value in momentum if value is not None]))
     charts: list[RenderableType] = [CurveChart(title=f"Learning rate, over {over}", curves=rates, low=0.0)]

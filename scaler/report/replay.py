@@ -60,7 +60,14 @@ class Life:
 
     def rate(self, samples_seen: int, ramp: Ramp | None) -> float:
         """Return the rate of a step, by the loop's order of operations: equal to the last digit."""
-        rate = self.plan.lr_at(samples_seen) * self.at(samples_seen).factor
+        return self._with(self.plan.lr_at(samples_seen), samples_seen, ramp)
+
+    def whole_step_rate(self, samples_seen: int, ramp: Ramp | None) -> float:
+        """Return the rate that a whole batch from ``samples_seen`` on would have."""
+        return self._with(self.plan.whole_step_lr_at(samples_seen), samples_seen, ramp)
+
+    def _with(self, planned: float, samples_seen: int, ramp: Ramp | None) -> float:
+        rate = planned * self.at(samples_seen).factor
         return rate * ramp.at(samples_seen) if ramp is not None else rate
 
 
@@ -177,7 +184,7 @@ def _ramp_after(source: Life, life: Life, told: Ramp | None) -> Ramp | None:
     length = plan.rewarmup_samples
     if plan.is_measured or source.plan.is_measured:
         return Ramp(start=at, stop=at + length, factor=told.factor) if told is not None else None
-    before, now = source.rate(at, source.ramp), life.rate(at, None)
+    before, now = source.whole_step_rate(at, source.ramp), life.whole_step_rate(at, None)
     return ramp_after(before, now, above=rewarmup.above, start=at, length=length)
 
 

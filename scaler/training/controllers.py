@@ -39,32 +39,41 @@ class Controllers:
         self._guard_state = DivergenceState()
         self._guard_factor, self.times_gone_back = 1.0, 0
         self._exponent = gain_exponent(plan.optimizer["name"], rule=plan.rule) if plan.is_measured else 0.0
-        self._gain = 1.0
+        self._gain = (1.0, 1.0)  # measured last, and at which batch_ratio
         self.noise = plan.noise_average()
         self.growth: list[tuple[int, float]] = []  # where the batch grew, and to how many times the start's
 
-    @property
-    def gain(self) -> float:
-        """How many steps of the reference a step is worth, as measured last; 1 unless ``rule: adascale``."""
-        return self._gain
+    def gain(self, batch_ratio: float) -> float:
+        """Return how many steps of the reference a step at a batch is worth; 1 unless ``rule: adascale``.
 
-    @property
-    def lr_factor(self) -> float:
-        """Return what the planned rate is multiplied by."""
+        While the noise scale is unknown, the gain measured last stays, within what a gain can be at this ratio; a short
+        step has its share of it.
+
+        Args:
+            batch_ratio: of the step, which may be shorter than its phase's batch.
+        """
+        if not self._exponent:
+            return 1.0
+        phi = self.noise.noise_scale
+        if phi is not None:
+            return gain(batch_ratio, noise_scale=phi, reference_batch_size=self._reference_batch_size)
+        last, ratio = self._gain
+        return _possible_gain(last * min(1.0, batch_ratio / ratio), batch_ratio)
+
+    def lr_factor(self, batch_ratio: float) -> float:
+        """Return what the planned learning rate of a step at a batch is multiplied by."""
         factor = self._plateau_state.factor * self._guard_factor
-        return factor * self._gain**self._exponent if self._exponent else factor
+        return factor * self.gain(batch_ratio) ** self._exponent if self._exponent else factor
 
     def measured(self, squares: GradientSquares | None, *, batch_ratio: float) -> None:
-        """Take a step's estimates; with adascale the gain follows.
-
-        While the noise scale is unknown, the last known gain stays, within what a gain can be at this ratio.
-        """
+        """Take a step's estimates, at the batch of its phase; with adascale the gain follows."""
         self.noise = self.noise.update(squares)
-        phi = self.noise.noise_scale
-        if self._exponent and phi is not None:
-            self._gain = gain(batch_ratio, noise_scale=phi, reference_batch_size=self._reference_batch_size)
-        elif self._exponent:
-            self._gain = min(max(self._gain, min(1.0, batch_ratio)), max(1.0, batch_ratio))
+        if self._exponent:
+            is_known = self.noise.noise_scale is not None
+            self._gain = (
+                self.gain(batch_ratio) if is_known else _possible_gain(self._gain[0], batch_ratio),
+                batch_ratio,
+            )
 
     def evaluated(self, values: Mapping[str, float]) -> Event | None:
         """Take an evaluation, which has the metric that the plateau watches; return the event of a lowered rate."""
@@ -154,7 +163,7 @@ class Controllers:
             "guard": self._guard_state.to_dict(),
             "guard_factor": self._guard_factor,
             "times_gone_back": self.times_gone_back,
-            "gain": self._gain,
+            "gain": list(self._gain),
             "noise": self.noise.to_dict(),
             "growth": [list(change) for change in self.growth],
         }
@@ -166,9 +175,14 @@ class Controllers:
             self._plateau_state = PlateauState(factor=self._plateau_state.factor)
         self._guard_state = DivergenceState.from_dict(state["guard"])
         self._guard_factor, self.times_gone_back = state["guard_factor"], state["times_gone_back"]
-        self._gain = state["gain"]
+        self._gain = (state["gain"][0], state["gain"][1])
         self.noise = NoiseScaleAverage.from_dict({**state["noise"], "theta": self.noise.theta})
         self.growth = [(int(at), float(factor)) for at, factor in state["growth"]]
+
+
+def _possible_gain(gain: float, batch_ratio: float) -> float:
+    """The nearest value that a gain can have at a ratio: between 1 and the ratio."""
+    return min(max(gain, min(1.0, batch_ratio)), max(1.0, batch_ratio))
 
 
 def _shown(value: float | None) -> str:

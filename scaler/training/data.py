@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from scaler.core.batch import step_size
 from scaler.core.seeds import stream_seed
 from scaler.plan import Plan
 from scaler.training.recipe import Recipe
@@ -34,29 +33,18 @@ class EpochOrder:
         self._order = torch.empty(0, dtype=torch.int64)
 
     def slice(self, samples_seen: int, size: int) -> Tensor:
-        """Return the indices of the ``size`` samples after ``samples_seen``; they must lie in one epoch."""
+        """Return the indices of the ``size`` samples after ``samples_seen``, also beyond the end of their epoch."""
         epoch, position = divmod(samples_seen, self._num_samples)
+        here = min(size, self._num_samples - position)
+        found = self._in_epoch(epoch, position, here)
+        return found if here == size else torch.cat([found, self.slice(samples_seen + here, size - here)])
+
+    def _in_epoch(self, epoch: int, position: int, size: int) -> Tensor:
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(stream_seed(self._seed, "order", epoch))
             self._order = torch.randperm(self._num_samples, generator=generator)
             self._epoch = epoch
         return self._order[position : position + size]
-
-
-def next_step_size(plan: Plan, samples_seen: int) -> int:
-    """Return how many samples the step after ``samples_seen`` takes; 0 at the end.
-
-    Where progress is measured, progress says when training is over: after a change of the number of workers, more
-    samples may be behind it than the new batch would ever need from the start.
-    """
-    if not plan.is_measured:
-        return plan.step_size(samples_seen)
-    return step_size(
-        samples_seen,
-        global_batch_size=plan.phase_at(samples_seen).global_batch_size,
-        num_samples=plan.num_samples,
-        total_samples=samples_seen + plan.num_samples,
-    )
 
 
 class StepIndices:
@@ -74,11 +62,11 @@ class StepIndices:
     def __iter__(self) -> Iterator[Tensor]:
         plan, seen = self._plan, self._samples_seen
         order = EpochOrder(plan.num_samples, seed=self._seed)
-        while size := next_step_size(plan, seen):
+        while size := plan.step_size(seen):
             indices = order.slice(seen, size)
             bounds = plan.micro_batch_bounds(size, rank=self._rank, samples_seen=seen) or [(0, 1)]
             yield from (indices[start:stop] for start, stop in bounds)
-            seen += size
+            seen = plan.next_step(seen + size)
 
 
 def batches(

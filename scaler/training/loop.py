@@ -22,7 +22,7 @@ from scaler.training.checkpoint_files import find_checkpoint
 from scaler.training.checkpoints import Checkpoints
 from scaler.training.clock import clock_for
 from scaler.training.controllers import Controllers
-from scaler.training.data import StepIndices, batches, next_step_size
+from scaler.training.data import StepIndices, batches
 from scaler.training.evaluation import Evaluation
 from scaler.training.gradients import is_out_of_memory
 from scaler.training.group import require_same_model
@@ -95,6 +95,7 @@ class Training:
         self._checkpoints.load_state_dict(state["checkpoints"])
         self._is_complete = state["is_end"] and not self._next_size()
         self._ramp = self._ramp_after(state)
+        self.samples_seen = self._plan.next_step(samples_seen)  # the batch may be another now, and the rest too small
         rows = state["random"]
         self._random = rows[surroundings.rank] if len(rows) == surroundings.world_size else None
 
@@ -118,13 +119,14 @@ class Training:
         self._recorder.begin()
         try:
             while size := self._next_size():
+                start = self.samples_seen
                 self._stepper.freeze(self.samples_seen)
                 if not self._step(source, size):
                     source = self._batches()
                     continue
                 leave, is_time = self._hand_over_together() if self._pace.is_due() else (Leave.NOT, False)
-                grown = self._astray is None and self._grow_when_due(size)  # before a checkpoint, which must know it
-                self._save_and_evaluate_when_due(size, now=is_time or leave is not Leave.NOT)
+                grown = self._astray is None and self._grow_when_due(start)  # before a checkpoint, which must know it
+                self._save_and_evaluate_when_due(start, now=is_time or leave is not Leave.NOT)
                 gone_back = self._astray is not None
                 if gone_back:
                     self._go_back()
@@ -134,7 +136,7 @@ class Training:
                 if grown or gone_back:
                     source = self._batches()
             if not self._is_complete:
-                self._save_and_evaluate_when_due(0, now=False)
+                self._save_and_evaluate_when_due(self.samples_seen, now=False)
             self._end_saving()
             return Ending.FINISHED
         finally:
@@ -145,7 +147,7 @@ class Training:
     def _next_size(self) -> int:
         """Samples in the next step; 0 at the end."""
         left = self._plan.total_samples - self.progress
-        return next_step_size(self._plan, self.samples_seen) if left > 1e-6 else 0  # progress is a sum, and rounded
+        return self._plan.step_size(self.samples_seen) if left > 1e-6 else 0  # progress is a sum, and rounded
 
     def _batches(self) -> Iterator[Any]:
         recipe, train, rank = self._recipe, self._job.train, self._surroundings.rank
@@ -178,8 +180,11 @@ class Training:
         is_measured = gradient.measures.parts is not None
         if is_measured:
             controllers.measured(gradient.squares, batch_ratio=phase.batch_ratio)
-        lr = self._planned_lr() * self._ramp_factor()
-        used = self._stepper.update(gradient, lr=lr, momentum=plan.momentum_at(self.progress))
+        own = plan.step_phase(self.samples_seen)
+        lr = plan.lr_at(self.samples_seen, progress=self.progress) * controllers.lr_factor(own.batch_ratio)
+        lr *= self._ramp_factor()
+        momentum = plan.step_momentum(self.samples_seen, progress=self.progress)
+        used = self._stepper.update(gradient, own, lr=lr, momentum=momentum)
         self._recorder.add(
             Step(
                 step=step,
@@ -194,16 +199,17 @@ class Training:
                 noise_scale=controllers.noise.noise_scale if is_measured else None,
             )
         )
-        self.samples_seen += size
+        self.samples_seen = plan.next_step(self.samples_seen + size)
         if plan.is_measured:
-            self.progress += controllers.gain * plan.reference_batch_size * (size / phase.global_batch_size)
+            self.progress += controllers.gain(own.batch_ratio) * plan.reference_batch_size
         else:
             self.progress = float(self.samples_seen)
         return True
 
-    def _planned_lr(self) -> float:
-        """The rate of the next step, without a ramp."""
-        return self._plan.lr_at(self.samples_seen, progress=self.progress) * self._controllers.lr_factor
+    def _whole_step_lr(self) -> float:
+        """The learning rate of a whole batch from here on, without a ramp."""
+        lr = self._plan.whole_step_lr_at(self.samples_seen, progress=self.progress)
+        return lr * self._controllers.lr_factor(self._plan.phase_at(self.samples_seen).batch_ratio)
 
     def _ramp_factor(self) -> float:
         return self._ramp.at(self.samples_seen) if self._ramp is not None else 1.0
@@ -215,7 +221,7 @@ class Training:
             return Ramp.from_dict(state["ramp"])
         if rewarmup is None:
             return None
-        before, now, length = state["lr"], self._planned_lr(), self._plan.rewarmup_samples
+        before, now, length = state["lr"], self._whole_step_lr(), self._plan.rewarmup_samples
         return ramp_after(before, now, above=rewarmup.above, start=self.samples_seen, length=length)
 
     def _is_measured(self, step: int) -> bool:
@@ -326,10 +332,10 @@ class Training:
         self._begin_attempt()
         self._recorder.begin()
 
-    def _grow_when_due(self, size: int) -> bool:
+    def _grow_when_due(self, start: int) -> bool:
         """Where the batch follows the noise: look, and grow it from the next step on. Return whether it did."""
         every = self._plan.grow_every_samples
-        if every is None or (self.samples_seen - size) // every == self.samples_seen // every:
+        if every is None or start // every == self.samples_seen // every:
             return False
         grown = self._controllers.next_batch(self._phase.global_batch_size)
         if grown is None or not self._next_size():
@@ -338,6 +344,7 @@ class Training:
         self._controllers.growth.append((self.samples_seen, grown / self._plan.phases[0].global_batch_size))
         phase = self._plan.phase_at(self.samples_seen)
         self._event("batch_grown", global_batch_size=grown, peak_lr=phase.peak_lr)
+        self.samples_seen = self._plan.next_step(self.samples_seen)
         return True
 
     def _begin_attempt(self) -> None:
@@ -353,12 +360,12 @@ class Training:
             flops_per_sample=self._recipe.flops_per_sample,
         )
 
-    def _save_and_evaluate_when_due(self, size: int, *, now: bool) -> None:
-        """After a step of ``size`` samples: what falls due with it, at the end of training both, a save ``now``."""
-        before, ended = self.samples_seen - size, self._next_size() == 0
+    def _save_and_evaluate_when_due(self, start: int, *, now: bool) -> None:
+        """After the step that began at ``start``: what is due with it; at the end of training both; a save ``now``."""
+        ended = self._next_size() == 0
 
         def due(every: int | None) -> bool:
-            return ended or (every is not None and before // every != self.samples_seen // every)
+            return ended or (every is not None and start // every != self.samples_seen // every)
 
         save = due(self._plan.checkpoint_every_samples) or now
         measure = due(self._plan.eval_every_samples) and self._evaluation.is_there
@@ -421,7 +428,7 @@ class Training:
             "checkpoints": self._checkpoints.state_dict(),
             "is_end": not self._next_size(),
             "global_batch_size": self._plan.phase_at(self.samples_seen).global_batch_size,
-            "lr": self._planned_lr() * self._ramp_factor(),  # of the next step
+            "lr": self._whole_step_lr() * self._ramp_factor(),  # of a whole batch from here on
             "ramp": self._ramp.to_dict() if self._ramp is not None else None,
         }
 

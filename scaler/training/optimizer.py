@@ -2,14 +2,15 @@
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import inf, log
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from scaler.core.optimizers import OPTIMIZER_CLASSES, SELF_TUNED
+from scaler.core.optimizers import OPTIMIZER_CLASSES, SELF_TUNED, SUMS_GRADIENTS
 from scaler.errors import JobFileError
 from scaler.plan import Phase, PlanGroup
 
@@ -138,6 +139,34 @@ def set_group_constants(optimizer: Optimizer, group: dict[str, Any], constants: 
         for count in (*counts, group):  # schedule-free AdamW counts in the group
             if "step" in count:
                 count["step"] = count["step"] * (log(before) / log(after))
+
+
+@contextmanager
+def step_of(optimizer: Optimizer, step: Phase, phase: Phase, groups: Sequence[PlanGroup]) -> Iterator[None]:
+    """Let the optimizer take one step with the constants of ``step``, and give it those of its phase back.
+
+    A step of a whole batch is its phase, and nothing is done. In a short one, a gradient that is added to a sum (SGD's
+    momentum) must weigh by the learning rate of its own step, later too: the sum is written in units of this step's
+    learning rate, and written back after it.
+    """
+    if step is phase:
+        yield
+        return
+    ratio = phase.lr_ratio / step.lr_ratio if phase.optimizer["name"] in SUMS_GRADIENTS else 1.0
+    set_constants(optimizer, step, groups)
+    multiply_sums(optimizer, ratio)
+    yield
+    multiply_sums(optimizer, 1.0 / ratio)
+    set_constants(optimizer, phase, groups)
+
+
+@torch.no_grad()
+def multiply_sums(optimizer: Optimizer, factor: float) -> None:
+    """Multiply every momentum that adds gradients up."""
+    found = [state.get("momentum_buffer") for state in optimizer.state.values()]
+    sums = [buffer for buffer in found if isinstance(buffer, Tensor)]
+    if sums and factor != 1.0:
+        torch._foreach_mul_(sums, factor)
 
 
 def set_mode(optimizer: Optimizer, *, training: bool) -> None:

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 from weakref import ref
 
-from scaler.core.optimizers import OPTIMIZER_CLASSES
-from scaler.core.rules import Rule, scale
+from scaler.core.optimizers import OPTIMIZER_CLASSES, SUMS_GRADIENTS
+from scaler.core.rules import scale
 from scaler.core.scale_lr import RuleOptions, batch_ratio, make_rule, peak_lr
 from scaler.core.schedules import Schedule
+from scaler.core.short_step import scale_short_step, short_step_momentum
 from scaler.errors import PlanError, TrainingError
-from scaler.training.optimizer import Optimizer, set_group_constants, set_group_rate
+from scaler.training.optimizer import Optimizer, multiply_sums, set_group_constants, set_group_rate
+
+WRITTEN = "sample_scheduler_lr"
+"""The key of a parameter group under which a scheduler notes the learning rate that it wrote last."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,8 +23,18 @@ class _Group:
     """A parameter group: what it has at the reference's batch, and what the rule makes of it."""
 
     reference: Mapping[str, Any]  # lr, and the constants that the rule scales
+    all_constants: Mapping[str, Any]  # of the reference
     peak_lr: float
     constants: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ShortStep:
+    """The next step, which has fewer samples than a global batch."""
+
+    samples: int
+    lr_ratio: float
+    constants: tuple[Mapping[str, Any], ...]  # of each group
 
 
 class SampleScheduler:
@@ -28,17 +42,19 @@ class SampleScheduler:
 
         lr = base_lr * lr_ratio(global_batch_size / reference_batch_size) * schedule(samples_seen)
 
-    ``base_lr`` is the rate that a parameter group has when the scheduler is made. Every group keeps its own, as it does
-    each constant that the rule scales (betas, eps, weight decay, momentum). They stay in the group, as ``initial_lr``,
-    ``initial_betas``, ..., which torch saves with the optimizer, and a group that has them already is taken at their
-    word. So nothing compounds: not in a scheduler made anew, nor with an optimizer that was loaded before.
+    ``base_lr`` is the learning rate that a parameter group has when the scheduler is made. Every group keeps its own,
+    as it does each constant that the rule scales (betas, eps, weight decay, momentum). They stay in the group, as
+    ``initial_lr``, ``initial_betas``, ..., which torch saves with the optimizer. A scheduler that is made again takes
+    them from there, so nothing compounds: not in a scheduler made anew, nor with an optimizer that was loaded before.
 
-    Call ``step`` after every optimizer step, on every rank, with the samples of all steps so far; not after
-    micro-batches that only accumulate. A step that a ``GradScaler`` skips counts too: its samples are spent.
+    Call ``step`` once per optimizer step, on every rank, with the samples before the step and the samples in it; not
+    for micro-batches that only accumulate. A step that has fewer samples than ``global_batch_size``, the last of an
+    epoch, gets the learning rate and constants of its own size. A step that a ``GradScaler`` skips counts too: its
+    samples are spent.
 
     To resume, make it as for a new training, at today's ``global_batch_size`` and with its schedule, and load its state
-    and the optimizer's in either order: rates and constants are derived anew after each load, by a hook of the
-    optimizer's. A scheduler stops writing when it is dropped.
+    and the optimizer's in either order: learning rates and constants are derived anew after each load, by a hook of the
+    optimizer. A scheduler stops writing when it is dropped.
 
     It is not one of torch's ``LRScheduler``: their ``step`` takes no samples, their state holds rates, and accelerate
     steps them once per process. With accelerate, make it before ``prepare`` and pass it to
@@ -62,7 +78,8 @@ class SampleScheduler:
 
     Raises:
         PlanError: numbers out of range, a rule that does not hold for this optimizer or so far out, a momentum that the
-            optimizer lacks or that rule and schedule both set, or an optimizer that wraps another.
+            optimizer lacks or that rule and schedule both set, an optimizer that wraps another, or a group whose
+            learning rate was set after an earlier scheduler remembered another one.
 
     Example:
         >>> import scaler, torch
@@ -72,16 +89,16 @@ class SampleScheduler:
         >>> scheduler = scaler.SampleScheduler(
         ...     optimizer, reference_batch_size=16, global_batch_size=64, schedule=schedule
         ... )
-        >>> for step in range(4):
-        ...     model(torch.zeros(64, 2)).sum().backward()
+        >>> for samples_seen, samples in ((0, 64), (64, 64), (128, 16), (144, 64)):
+        ...     scheduler.step(samples_seen=samples_seen, samples=samples)
+        ...     model(torch.zeros(samples, 2)).mean().backward()
         ...     optimizer.step()
         ...     optimizer.zero_grad()
-        ...     scheduler.step(samples_seen=64 * (step + 1))
-        ...     print(scheduler.get_last_lr())
-        [0.4]
-        [0.30000000000000004]
-        [0.2]
-        [0.1]
+        ...     print(round(scheduler.get_last_lr()[0], 6))
+        0.4
+        0.3
+        0.05
+        0.175
     """
 
     def __init__(
@@ -104,47 +121,82 @@ class SampleScheduler:
             raise PlanError(f"samples_seen = {samples_seen} is below 0.", "A training starts at 0.")
         ratio = batch_ratio(reference_batch_size=reference_batch_size, global_batch_size=global_batch_size)
         name = _name_of(type(optimizer))
-        made, self.reason = make_rule(rule, optimizer=name, **options)
+        self._rule, self.reason = make_rule(rule, optimizer=name, **options)
+        self._optimizer_name = name
         self.optimizer = optimizer
         self.reference_batch_size, self.global_batch_size = reference_batch_size, global_batch_size
         self.schedule = schedule
-        self.rule = made.name
+        self.rule = self._rule.name
         self.samples_seen = samples_seen
         self._used: list[float] | None = None  # rates of the optimizer's last step
+        self._short: _ShortStep | None = None  # the next step, when it is short
+        self._announced = False  # ``step`` was called for the next optimizer step
+        self._stepped = False  # the optimizer stepped since
         self._written: list[float] = []  # as they read back
         self._groups: list[_Group] = []
         self.lr_ratio = 1.0
         for group in optimizer.param_groups:
-            self._add(group, made, ratio, name)
+            self._add(group, ratio)
         self._write()
         self._listen()
 
-    def step(self, *, samples_seen: int) -> None:
-        """Write the rate of the next step.
+    def step(self, *, samples_seen: int, samples: int | None = None) -> None:
+        """Write the learning rate and constants of the next optimizer step.
+
+        Call it before the optimizer step, or right after the one before it: what counts is that ``samples_seen`` and
+        ``samples`` are those of the step that comes.
 
         Args:
-            samples_seen: samples of all steps so far, the last one included, over all workers.
+            samples_seen: samples of all steps before it, over all workers.
+            samples: samples in it, over all workers and micro-steps; None: a whole global batch.
 
         Raises:
-            TrainingError: stepped twice for the same samples, by more than a global batch, or the rate in the optimizer
+            TrainingError: called twice for one step, for more than a global batch, for a step beyond the end of the
+                schedule, or without ``samples`` for a step that turned out short; or the learning rate in the optimizer
                 is not the one that was written.
         """
         self._require_own_rates()
+        self._require_next(samples_seen, samples)
+        samples = self.global_batch_size if samples is None else samples
+        self.samples_seen = samples_seen
+        self._short = self._short_step(samples) if samples < self.global_batch_size else None
+        self._announced, self._stepped = True, False
+        self._write_rates()
+
+    def _require_next(self, samples_seen: int, samples: int | None) -> None:
+        """Refuse a step that does not follow from the last one."""
         taken = samples_seen - self.samples_seen
-        if taken <= 0:
+        if taken < 0 or (taken == 0 and self._announced):
             twice = "stepped twice for the same samples" if taken == 0 else "stepped back"
             raise TrainingError(
                 f"samples_seen = {samples_seen}, and the scheduler is at {self.samples_seen}: it is {twice}.",
-                "Step it once after each optimizer step, with the samples of all steps so far, over all workers.",
+                "Step it once for each optimizer step, with the samples of all steps before it, over all workers.",
             )
         if taken > self.global_batch_size:
             raise TrainingError(
                 f"samples_seen = {samples_seen} is {taken} samples after the last step, "
                 f"and global_batch_size = {self.global_batch_size}.",
-                "Count all workers and micro-steps in global_batch_size, and step after every optimizer step.",
+                "Count all workers and micro-steps in global_batch_size, and step for every optimizer step.",
             )
-        self.samples_seen = samples_seen
-        self._write_rates()
+        written_for = self._short.samples if self._short is not None else self.global_batch_size
+        if 0 < taken < written_for and self._stepped:
+            raise TrainingError(
+                f"the last step had {taken} samples, and its learning rate was that of {written_for}.",
+                f"Say so before it: scheduler.step(samples_seen={self.samples_seen}, samples={taken}).",
+            )
+        if samples is not None and not 1 <= samples <= self.global_batch_size:
+            raise TrainingError(
+                f"samples = {samples} is not in [1, global_batch_size = {self.global_batch_size}].",
+                "It is the samples of one optimizer step, over all workers and micro-steps.",
+            )
+        end = self.schedule.end
+        is_over = samples is not None and samples_seen == end and self.schedule.factor(samples_seen) == 0.0
+        if end is not None and (samples_seen > end or is_over):
+            raise TrainingError(
+                f"samples_seen = {samples_seen} is beyond the schedule, which ends at {end} samples.",
+                "Count the samples that each step has, a short last batch too; or make the schedule as long as the "
+                "training.",
+            )
 
     def get_last_lr(self) -> list[float]:
         """Return the rates that the optimizer used in its last step, per group; before its first, those it will use."""
@@ -186,55 +238,126 @@ class SampleScheduler:
         self._used = None
         self._write()
 
-    def _add(self, group: dict[str, Any], rule: Rule, ratio: float, optimizer: str) -> None:
+    def _add(self, group: dict[str, Any], ratio: float) -> None:
         constants = {key: group.get(f"initial_{key}", value) for key, value in group.items() if key != "params"}
         scaled = scale(
-            rule,
+            self._rule,
             batch_ratio=ratio,
             reference_batch_size=self.reference_batch_size,
-            optimizer=optimizer,
+            optimizer=self._optimizer_name,
             constants=constants,
         )
         if self.schedule.momentum(0) is not None:
-            _require_free_momentum(group, scaled.constants, optimizer)
-        self.lr_ratio = scaled.lr_ratio
+            _require_free_momentum(group, scaled.constants, self._optimizer_name)
         base_lr = float(constants["lr"])
+        peak = peak_lr(base_lr, scaled.lr_ratio)
+        self._require_remembered(group, base_lr, peak)
+        self.lr_ratio = scaled.lr_ratio
         self._groups.append(
             _Group(
                 reference={"lr": base_lr, **{key: constants[key] for key in scaled.constants}},
-                peak_lr=peak_lr(base_lr, scaled.lr_ratio),
+                all_constants=constants,
+                peak_lr=peak,
                 constants=scaled.constants,
             )
+        )
+
+    def _require_remembered(self, group: Mapping[str, Any], base_lr: float, peak: float) -> None:
+        """Refuse a group whose learning rate is neither remembered, nor written by a scheduler like this one."""
+        now, own = float(group["lr"]), peak * self.schedule.factor(self.samples_seen)
+        if "initial_lr" in group and now not in (base_lr, own, group.get(WRITTEN)):
+            raise PlanError(
+                f"lr of group {len(self._groups)} is {now:g}, and an earlier scheduler left initial_lr = {base_lr:g} "
+                "in it.",
+                f'To start from {now:g}: del group["initial_lr"] for each group of optimizer.param_groups. '
+                f'To start from {base_lr:g}: group["lr"] = {base_lr:g}.',
+            )
+
+    def _short_step(self, samples: int) -> _ShortStep:
+        found = [
+            scale_short_step(
+                self._rule,
+                samples=samples,
+                global_batch_size=self.global_batch_size,
+                reference_batch_size=self.reference_batch_size,
+                optimizer=self._optimizer_name,
+                constants=group.all_constants,
+            )
+            for group in self._groups
+        ]
+        return _ShortStep(
+            samples=samples, lr_ratio=found[0].lr_ratio, constants=tuple(scaled.constants for scaled in found)
         )
 
     def _listen(self) -> None:
         """Have the optimizer say what it used, and when it was loaded; without keeping this scheduler alive."""
         me = ref(self)
 
+        def begins(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if (scheduler := me()) is not None:
+                scheduler._enter_short_step()
+
         def stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             if (scheduler := me()) is not None:
                 scheduler._used = [float(group["lr"]) for group in optimizer.param_groups]
+                scheduler._stepped = True
+                scheduler._leave_short_step()
 
         def loaded(optimizer: Optimizer) -> None:
             if (scheduler := me()) is not None:
                 scheduler._used = None
                 scheduler._write()
 
+        self.optimizer.register_step_pre_hook(begins)
         self.optimizer.register_step_post_hook(stepped)
         self.optimizer.register_load_state_dict_post_hook(loaded)
 
+    def _enter_short_step(self) -> None:
+        """Give the optimizer the constants of a short step, only while it steps: see ``training.optimizer.step_of``."""
+        if self._short is not None:
+            moves = self._momentum() is not None
+            for group, constants in zip(self.optimizer.param_groups, self._short.constants, strict=True):
+                set_group_constants(self.optimizer, group, _without_momentum(constants, group) if moves else constants)
+            multiply_sums(self.optimizer, self._sum_ratio())
+
+    def _leave_short_step(self) -> None:
+        if self._short is not None:
+            multiply_sums(self.optimizer, 1.0 / self._sum_ratio())
+            for group, planned, short in zip(
+                self.optimizer.param_groups, self._groups, self._short.constants, strict=True
+            ):
+                whole = {**planned.all_constants, **planned.constants}
+                set_group_constants(self.optimizer, group, {key: whole[key] for key in short})
+
+    def _sum_ratio(self) -> float:
+        assert self._short is not None
+        return self.lr_ratio / self._short.lr_ratio if self._optimizer_name in SUMS_GRADIENTS else 1.0
+
     def _write(self) -> None:
-        """Write everything: what a load may have replaced."""
+        """Write everything: what a load may have replaced. The next step is taken for a whole one."""
+        self._short, self._announced, self._stepped = None, False, False
         for group, planned in zip(self.optimizer.param_groups, self._groups, strict=True):
             group.update({f"initial_{key}": value for key, value in planned.reference.items()})
             set_group_constants(self.optimizer, group, planned.constants)
         self._write_rates()
 
+    def _momentum(self) -> float | None:
+        momentum = self.schedule.momentum(self.samples_seen)
+        if momentum is None or self._short is None:
+            return momentum
+        share = self._short.samples / self.global_batch_size
+        return short_step_momentum(momentum, optimizer=self._optimizer_name, share=share)
+
     def _write_rates(self) -> None:
-        factor, momentum = self.schedule.factor(self.samples_seen), self.schedule.momentum(self.samples_seen)
+        factor, momentum = self.schedule.factor(self.samples_seen), self._momentum()
         for group, planned in zip(self.optimizer.param_groups, self._groups, strict=True):
-            set_group_rate(group, planned.peak_lr * factor, momentum=momentum)
+            peak = planned.peak_lr
+            if self._short is not None:
+                peak = peak_lr(float(planned.reference["lr"]), self._short.lr_ratio)
+            set_group_rate(group, peak * factor, momentum=momentum)
         self._written = [float(group["lr"]) for group in self.optimizer.param_groups]
+        for group, written in zip(self.optimizer.param_groups, self._written, strict=True):
+            group[WRITTEN] = written
 
     def _require_own_rates(self) -> None:
         """Refuse to go on when somebody else wrote a rate, or added a group."""
@@ -252,6 +375,12 @@ class SampleScheduler:
                     "something else writes it.",
                     "Remove the other scheduler, or put what it does into schedule.",
                 )
+
+
+def _without_momentum(constants: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
+    """The constants, with the momentum (Adam: beta1) that is in the group already."""
+    held = {name: value for name, value in constants.items() if name != "momentum"}
+    return {**held, "betas": (group["betas"][0], *held["betas"][1:])} if "betas" in held else held
 
 
 def _require_free_momentum(group: Mapping[str, Any], scaled: Mapping[str, Any], optimizer: str) -> None:

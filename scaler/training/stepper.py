@@ -24,6 +24,7 @@ from scaler.training.optimizer import (
     set_constants,
     set_mode,
     set_rate,
+    step_of,
     used_rate,
 )
 from scaler.training.recipe import Recipe
@@ -126,16 +127,24 @@ class Stepper:
         squares = self._estimate(measures.parts, trained, norm, plan) if measures.parts is not None else None
         return WholeGradient(measures=measures, trained=trained, norm=norm, squares=squares)
 
-    def update(self, gradient: WholeGradient, *, lr: float, momentum: float | None) -> float:
-        """Step, with a rate; return the rate that the optimizer used, as it says itself."""
-        set_rate(self._optimizer, lr, momentum=momentum)
+    def update(self, gradient: WholeGradient, step: Phase, *, lr: float, momentum: float | None) -> float:
+        """Take a step; return the learning rate that the optimizer used, as it says itself.
+
+        Args:
+            gradient: of the step.
+            step: the phase, with the constants of this step's own size (``Plan.step_phase``).
+            lr: the learning rate to use.
+            momentum: where the schedule moves it; None: the optimizer's own.
+        """
         if self._job.train.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(gradient.trained, self._job.train.clip_grad_norm, gradient.norm)
-        self._scaler.step(self._optimizer)
+        with step_of(self._optimizer, step, self._phase, self._groups):
+            set_rate(self._optimizer, lr, momentum=momentum)
+            self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
-        if self.average is not None and self._phase.ema_decay is not None:
-            self.average.update(self.module, decay=self._phase.ema_decay)
+        if self.average is not None and step.ema_decay is not None:
+            self.average.update(self.module, decay=step.ema_decay)
         return used_rate(self._optimizer, planned=lr)  # after the step: a hook of the recipe's would show
 
     def set_mode(self, *, training: bool) -> None:

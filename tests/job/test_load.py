@@ -31,8 +31,8 @@ JOB_KEYS = (
     "failures, tracking, storage."
 )
 TRAIN_KEYS = (
-    "epochs, steps, samples, num_samples, seed, precision, clip_grad_norm, ema, noise_scale_every, data_workers, "
-    "eval_every."
+    "epochs, steps, samples, num_samples, last_batch, seed, precision, clip_grad_norm, ema, noise_scale_every, "
+    "data_workers, eval_every."
 )
 
 

@@ -28,12 +28,15 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 
 def plans(rule: str, schedule: dict[str, Any], **scale: Any) -> list[Plan]:
     optimizer = {"name": "adamw"} if rule in ADAM_ONLY else {"name": "sgd", "momentum": 0.9}
+    tuned = {"warmup": {"epochs": 0.5}} if rule == "legw" else {}
+    if rule == "legw":
+        schedule = {name: value for name, value in schedule.items() if name != "warmup"}
     options = {"power": {"exponent": 0.7}, "gain": {"noise_scale": 100.0}}.get(rule, {})
     job = parse_job(
         {
             "name": "t",
             "recipe": "r:build",
-            "reference": {"global_batch_size": 32, "lr": 0.1, "optimizer": optimizer},
+            "reference": {"global_batch_size": 32, "lr": 0.1, "optimizer": optimizer, **tuned},
             "scale": {
                 "num_workers": {"min": 1, "max": 4},
                 "per_worker_batch_size": 16,

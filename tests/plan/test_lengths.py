@@ -3,7 +3,14 @@ import pytest
 from scaler.job.section import Length, Point
 from scaler.plan.lengths import Lengths, written
 
-LENGTHS = Lengths(global_batch_size=4, num_samples=10, total_samples=25)
+LENGTHS = Lengths(
+    global_batch_size=4,
+    reference_batch_size=2,
+    is_elastic=False,
+    num_samples=10,
+    last_batch="scale",
+    total_samples=25,
+)
 
 
 @pytest.mark.parametrize(

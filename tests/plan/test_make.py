@@ -30,16 +30,16 @@ def test_the_digits_job_on_two_workers(digits: Digits) -> None:
     assert (plan.total_samples, plan.total_steps, plan.steps_per_epoch) == (15 * 1437, 90, 6)
     assert plan.rule_reason == "sgd: linear rule (Goyal et al. 2017), as asked for"
     assert plan.reasons["global_batch_size"] == "2 workers x 128 samples x 1 micro-step"
-    assert plan.reasons["steps_per_epoch"] == "1437 samples in steps of 256, the last of 157"
+    assert plan.reasons["steps_per_epoch"] == "1437 samples in steps of 256, the last of 157 at peak_lr 0.09813"
 
 
 def test_the_rate_of_the_digits_job(digits: Digits) -> None:
     plan = make_plan(digits())
-    assert plan.lr_at(0) == pytest.approx(0.01)  # the warmup starts at the reference's rate
-    assert plan.lr_at(1437) == pytest.approx((0.01 + 0.16) / 2)  # half of the climb
-    assert plan.lr_at(2 * 1437) == 0.16  # its end
-    assert plan.lr_at((2 * 1437 + 15 * 1437) // 2) == pytest.approx(0.08, rel=1e-3)  # half of the cosine
-    assert plan.lr_at(15 * 1437) == 0.0
+    assert plan.whole_step_lr_at(0) == pytest.approx(0.01)  # the warmup starts at the reference's rate
+    assert plan.whole_step_lr_at(1437) == pytest.approx((0.01 + 0.16) / 2)  # half of the climb
+    assert plan.whole_step_lr_at(2 * 1437) == 0.16  # its end
+    assert plan.whole_step_lr_at((2 * 1437 + 15 * 1437) // 2) == pytest.approx(0.08, rel=1e-3)  # half of the cosine
+    assert plan.whole_step_lr_at(15 * 1437) == 0.0
 
 
 def test_plans_never_compound(digits: Digits) -> None:
@@ -59,7 +59,13 @@ def test_the_curve_is_what_the_optimizer_gets(digits: Digits) -> None:
     assert samples[-1] == plan.total_samples
     assert plan.warmup_samples in samples  # the corner
     assert samples == sorted(set(samples))
-    assert [lr for _, lr in plan.lr_curve] == [plan.lr_at(s) for s in samples]
+    curve, seen, short = dict(plan.lr_curve), 0, 0
+    while size := plan.step_size(seen):
+        short += size < 256
+        assert curve.get(seen, plan.lr_at(seen)) == plan.lr_at(seen)
+        assert size == 256 or seen in curve
+        seen += size
+    assert short == 15, "the last step of each epoch"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +83,7 @@ def test_scaling_down_needs_no_warmup(
     plan = make_plan(digits(*overrides, "schedule.warmup=auto"))
     assert (plan.batch_ratio, plan.warmup_samples) == (batch_ratio, warmup_samples)
     assert plan.peak_lr == pytest.approx(peak_lr, rel=1e-15)
-    assert plan.lr_at(0) == plan.peak_lr
+    assert plan.whole_step_lr_at(0) == plan.peak_lr
     assert plan.reasons["warmup_samples"] == "auto: none, for the rate is not scaled up"
 
 
@@ -270,7 +276,7 @@ def test_the_curve_of_fast_cycles_shows_how_far_they_go(round_job: Digits, sampl
     curve = make_plan(job).lr_curve
     assert len(curve) < 1100
     for start in range(0, 10_000 - 500, 500):
-        rates = [lr for at, lr in curve if start <= at < start + 500]
+        rates = [lr for at, lr in curve if start <= at < start + 500]  # 10 whole steps an epoch
         assert (min(rates), max(rates)) == pytest.approx((0.01, 0.04))
 
 
@@ -294,7 +300,8 @@ def test_the_curve_of_fast_cycles_shows_how_far_they_go(round_job: Digits, sampl
 def test_every_rule_makes_a_plan(
     round_job: Digits, rule: str, optimizer: str, lr_ratio: float, optimizer_reason: str
 ) -> None:
-    job = round_job(f"scale.rule={rule}", f"reference.optimizer={{name: {optimizer}}}", "schedule.warmup={epochs: 1}")
+    warmup = "reference.warmup={epochs: 1}" if rule == "legw" else "schedule.warmup={epochs: 1}"
+    job = round_job(f"scale.rule={rule}", f"reference.optimizer={{name: {optimizer}}}", warmup)
     plan = make_plan(job)
     assert (plan.lr_ratio, plan.peak_lr) == (lr_ratio, 0.01 * lr_ratio)
     assert plan.reasons["optimizer"] == optimizer_reason
@@ -381,7 +388,7 @@ def test_the_average_is_scaled_only_when_asked_for_and_it_is_said(round_job: Dig
         ["scale.rule=none", "scale.co_scale={momentum: true}"],
         ["scale.rule=power", "scale.exponent=0.7"],
         ["scale.rule=gain", "scale.noise_scale=333", "reference.optimizer={name: adam}"],
-        ["scale.rule=legw", "reference.optimizer={name: lamb}"],
+        ["scale.rule=legw", "reference.optimizer={name: lamb}", "reference.warmup={epochs: 1}", "schedule.warmup=auto"],
         ["train.ema={decay: 0.999}", "scale.co_scale={ema: true}"],
     ],
 )
@@ -389,10 +396,10 @@ def test_on_one_worker_again_every_constant_is_the_references_to_the_last_bit(
     round_job: Digits, overrides: list[str]
 ) -> None:
     job = round_job(
-        *overrides,
-        "scale.num_workers={min: 1, max: 9}",
-        "scale.per_worker_batch_size=25",
         "schedule.warmup={epochs: 1}",
+        *overrides,
+        "scale.num_workers=9",
+        "scale.per_worker_batch_size=25",
     )
     before = make_plan(job, 1)
     assert [make_plan(job, world_size).batch_ratio for world_size in (3, 9, 2)] == [3.0, 9.0, 2.0]
@@ -408,7 +415,7 @@ def test_on_one_worker_again_every_constant_is_the_references_to_the_last_bit(
     ("overrides", "reason"),
     [
         ([], "1000 samples in steps of 100"),
-        (["train.num_samples=1050"], "1050 samples in steps of 100, the last of 50"),
+        (["train.num_samples=1050"], "1050 samples in steps of 100, the last of 50 at peak_lr 0.02"),
         (
             ["scale.batch_schedule={name: doubling, every: {epochs: 0.5}, max_global_batch_size: 200}"],
             "1000 samples in steps of 100, changing on the way",

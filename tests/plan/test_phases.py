@@ -92,7 +92,7 @@ def test_the_rate_follows_the_batch_by_the_rule_always_from_the_reference(round_
     assert [phase.batch_ratio for phase in plan.phases] == [4.0, 8.0, 16.0]
     assert [phase.peak_lr for phase in plan.phases] == [0.01 * 4, 0.01 * 8, 0.01 * 16]
     assert [phase.optimizer["lr"] for phase in plan.phases] == [0.04, 0.08, 0.16]
-    assert [plan.lr_at(samples) for samples in (2999, 3000, 6000)] == [0.04, 0.08, 0.16]
+    assert [plan.whole_step_lr_at(samples) for samples in (2999, 3000, 6000)] == [0.04, 0.08, 0.16]
     assert (2999, 0.04) in plan.lr_curve
     assert (3000, 0.08) in plan.lr_curve
     assert (plan.batch_ratio, plan.lr_ratio, plan.peak_lr) == (4.0, 4.0, 0.04)  # the start's

@@ -77,8 +77,8 @@ def test_with_adascale_progress_is_measured(digits: Digits) -> None:
     assert plan.lr_at(half) == plan.lr_at(0, progress=half)  # without a measurement, the samples
     assert plan.most_samples == 16 * plan.total_samples  # a gain of 1 throughout
     assert plan.total_steps == 90  # a gain of 16 throughout
-    assert plan.step_size(plan.total_samples) == 256  # the samples alone do not end it
-    assert plan.step_size(plan.most_samples) == 0
+    assert plan.step_size(plan.total_samples) == 256  # the samples do not end it: progress does
+    assert plan.step_size(plan.most_samples) == 256
 
 
 def test_adascale_below_the_reference_takes_no_more_samples(digits: Digits) -> None:

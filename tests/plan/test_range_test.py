@@ -106,7 +106,7 @@ def test_groups_climb_with_their_own_ratio(digits: Digits) -> None:
     "overrides",
     [
         ("scale.rule=adascale",),
-        ("scale.rule=legw", "schedule.warmup={epochs: 1}"),
+        ("scale.rule=legw", "reference.warmup={epochs: 1}", "schedule.warmup=auto"),
         ("scale.rule=power", "scale.exponent=0.75"),
         ("scale.rule=gain", "scale.noise_scale=240"),
         ("scale.rule=adam_sde", "scale.betas=power", "reference.optimizer={name: adamw}"),

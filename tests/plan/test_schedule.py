@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scaler.errors import PlanError
 from scaler.job import Job
-from scaler.plan import make_plan
+from scaler.plan import Plan, make_plan
 
 Digits = Callable[..., Job]
 
@@ -128,7 +128,7 @@ Digits = Callable[..., Job]
 def test_every_schedule_by_example(round_job: Digits, schedule: str, factors: dict[int, float], reason: str) -> None:
     plan = make_plan(round_job(f"schedule={{{schedule}}}"))
     assert plan.peak_lr == 0.04
-    found = {samples: plan.lr_at(samples) / 0.04 for samples in factors}
+    found = {samples: plan.whole_step_lr_at(samples) / 0.04 for samples in factors}
     assert found == pytest.approx(factors, rel=1e-12, abs=1e-15)
     assert plan.reasons["schedule"] == reason
 
@@ -159,7 +159,7 @@ def test_in_epochs_the_rate_over_samples_is_the_same_for_any_number_of_workers(
     plans = [make_plan(job, world_size) for world_size in (1, 3, 8)]
     assert [plan.global_batch_size for plan in plans] == [50, 150, 400]
     for samples in range(0, 10_050, 97):
-        one, *others = (plan.lr_at(samples) / plan.peak_lr for plan in plans)
+        one, *others = (plan.whole_step_lr_at(samples) / plan.peak_lr for plan in plans)
         assert others == pytest.approx([one, one], rel=1e-12, abs=1e-15)
 
 
@@ -171,7 +171,7 @@ def test_one_cycle_has_its_peak_and_its_end_in_steps_that_are_taken(
     plan = make_plan(round_job("schedule={name: one_cycle}", f"scale.batch_schedule={batches}"), workers)
     seen, shares = 0, []
     while size := plan.step_size(seen):
-        shares.append(plan.lr_at(seen) / plan.phase_at(seen).peak_lr)
+        shares.append(plan.whole_step_lr_at(seen) / plan.phase_at(seen).peak_lr)
         seen += size
     top = shares.index(max(shares))
     assert shares[0] == pytest.approx(1 / 25)
@@ -212,8 +212,8 @@ def test_momentum_goes_against_the_rate(round_job: Digits, name: str) -> None:
 def test_a_warmup_in_any_unit(digits: Digits, warmup: str, samples: int, steps: int, first_lr: float) -> None:
     plan = make_plan(digits(f"schedule.warmup={warmup}"))
     assert (plan.warmup_samples, plan.warmup_steps) == (samples, steps)
-    assert plan.lr_at(0) == pytest.approx(first_lr, rel=1e-12)
-    assert plan.lr_at(samples) == pytest.approx(0.16, rel=1e-12)
+    assert plan.whole_step_lr_at(0) == pytest.approx(first_lr, rel=1e-12)
+    assert plan.whole_step_lr_at(samples) == pytest.approx(0.16, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_warmup_in_any_unit(digits: Digits, warmup: str, samples: int, steps: 
 )
 def test_shapes_of_the_warmup(round_job: Digits, shape: str, quarter: float, half: float) -> None:
     plan = make_plan(round_job(f"schedule.warmup={{epochs: 2, shape: {shape}}}"))
-    found = [plan.lr_at(samples) / 0.04 for samples in (0, 500, 1000, 2000)]
+    found = [plan.whole_step_lr_at(samples) / 0.04 for samples in (0, 500, 1000, 2000)]
     assert found == pytest.approx([0.25, quarter, half, 1.0])
 
 
@@ -245,17 +245,36 @@ def test_shapes_of_the_warmup(round_job: Digits, shape: str, quarter: float, hal
         ),
         (["schedule.warmup={epochs: 2}"], 2000, "epochs: 2, from base_lr"),
         (["schedule.warmup={epochs: 2, start: 0.1}"], 2000, "epochs: 2, from 0.1 of the peak"),
-        (["schedule.warmup={steps: 12, shape: cosine}"], 1200, "steps: 12, from base_lr, cosine"),
-        (  # You et al. 2019: epochs times the ratio
-            ["scale.rule=legw", "schedule.warmup={epochs: 0.5}"],
-            2000,
-            "epochs: 0.5 x 4 by the rule, from base_lr",
+        (
+            ["schedule.warmup={steps: 12, shape: cosine}"],
+            1200,
+            "steps: 12 (steps of 100: 1,200 samples; of the reference: 300), from base_lr, cosine",
         ),
-        (["scale.rule=legw", "schedule.warmup={samples: 300}"], 1200, "samples: 300 x 4 by the rule, from base_lr"),
-        (  # at the reference nothing is multiplied, so its steps are its own
-            ["scale.rule=legw", "schedule.warmup={steps: 8}", "reference.global_batch_size=100"],
+        (  # You et al. 2019: epochs times the ratio
+            ["scale.rule=legw", "reference.warmup={epochs: 0.5}"],
+            2000,
+            "the reference's 0.5 epochs x 4 by the rule, from 0 of its learning rate",
+        ),
+        (  # steps of the reference, which are of 25 samples
+            ["scale.rule=legw", "reference.warmup={steps: 12, start: 0.1, shape: cosine}"],
+            1200,
+            "the reference's 12 steps x 4 by the rule, from 0.1 of its learning rate, cosine",
+        ),
+        (  # the reference's and what scaling adds
+            ["reference.warmup={steps: 8}", "schedule.warmup={epochs: 1}"],
+            1000,
+            "the reference's 8 steps, from 0 of its learning rate; epochs: 1, from base_lr",
+        ),
+        (
+            ["reference.warmup={steps: 80}"],
+            2000,
+            "the reference's 80 steps, from 0 of its learning rate; "
+            "auto: 5/90 of the training (Goyal et al. 2017), from base_lr",
+        ),
+        (
+            ["schedule.warmup={steps: 8}", "reference.global_batch_size=100"],
             800,
-            "steps: 8, from 1 of the peak",
+            "steps: 8, no effect: it starts at base_lr, which is the peak",
         ),
     ],
 )
@@ -268,7 +287,7 @@ def test_how_long_the_warmup_is_and_why(round_job: Digits, overrides: list[str],
 def test_the_warmup_of_legw_takes_as_many_steps_as_the_references(
     round_job: Digits, epochs: float, workers: int
 ) -> None:
-    plan = make_plan(round_job("scale.rule=legw", f"schedule.warmup={{epochs: {epochs!r}}}"), workers)
+    plan = make_plan(round_job("scale.rule=legw", f"reference.warmup={{epochs: {epochs!r}}}"), workers)
     of_the_reference = epochs * 1000 / 25
     assert plan.warmup_samples / plan.global_batch_size == pytest.approx(of_the_reference, abs=0.6)
 
@@ -281,19 +300,25 @@ ADAM = "reference.optimizer={name: adam}"
     [
         (
             ["scale.rule=legw"],
-            "scale.rule = legw multiplies the reference's warmup by batch_ratio, and schedule.warmup is auto.\n"
-            "  Give the warmup that the reference was tuned with: schedule.warmup: {epochs: ...}.",
+            "scale.rule = legw multiplies the reference's warmup by batch_ratio, and reference.warmup is missing.\n"
+            "  Give the warmup that the reference was tuned with: reference.warmup: {epochs: ...}.",
         ),
         (
             ["scale.rule=auto", "reference.optimizer={name: lamb}"],
             "scale.rule = auto chose legw for lamb, which multiplies the reference's warmup by batch_ratio, and "
-            "schedule.warmup is auto.\n  Give the warmup that the reference was tuned with: schedule.warmup: "
+            "reference.warmup is missing.\n  Give the warmup that the reference was tuned with: reference.warmup: "
             "{epochs: ...}, or scale.rule: sqrt.",
         ),
         (
-            ["scale.rule=legw", "schedule.warmup={steps: 100}"],
-            "scale.rule = legw multiplies the reference's warmup by batch_ratio, and steps are those of the planned "
-            "batch, which are longer already.\n  Give the reference's warmup in epochs or samples.",
+            ["scale.rule=legw", "reference.warmup={epochs: 1}", "schedule.warmup={steps: 100}"],
+            "scale.rule = legw multiplies the reference's warmup by batch_ratio, and schedule.warmup adds another.\n"
+            "  Give the warmup of the reference alone: reference.warmup.",
+        ),
+        (
+            ["scale.rule=legw", "reference.warmup={epochs: 1}", "scale.num_workers={min: 1, max: 2}"],
+            "scale.rule = legw multiplies the reference's warmup by batch_ratio, which changes with the number of "
+            "workers: where the schedule begins would move at a resize.\n"
+            "  Use scale.on_resize: hold_global_batch, or scale.rule: sqrt.",
         ),
         (
             ["schedule={name: inverse_sqrt, warmup: {epochs: 0}}"],
@@ -347,3 +372,89 @@ def test_schedules_that_do_not_fit_are_refused(round_job: Digits, overrides: lis
     with pytest.raises(PlanError) as caught:
         make_plan(round_job(*overrides))
     assert str(caught.value) == text
+
+
+# Lengths in steps
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "{name: multi_step, at: [{steps: 100}]}",
+        "{name: step, every: {steps: 100}}",
+        "{name: exponential, every: {steps: 100}, decay: 0.5}",
+        "{name: wsd, tail_length: {steps: 20}}",
+        "{name: cosine_restarts, first: {steps: 100}}",
+        "{name: cyclical, climb: {steps: 100}, low: 0.1}",
+        "{name: one_cycle, climb: {steps: 20}}",
+        "{name: inverse_sqrt, timescale: {steps: 100}}",
+        "{name: cosine, warmup: {steps: 100}}",
+        "{name: cosine}",
+        "{name: polynomial}",
+    ],
+)
+@pytest.mark.parametrize("rule", ["linear", "sqrt", "none", "power"])
+def test_an_elastic_job_has_one_schedule_over_samples_at_every_number_of_workers(
+    round_job: Digits, schedule: str, rule: str
+) -> None:
+    """From ratio 0.5, where nothing is scaled up, to 4: what the schedule does, it does at the same samples."""
+    elastic = (
+        "scale.num_workers={min: 1, max: 8}",
+        "scale.per_worker_batch_size=50",
+        "reference.global_batch_size=100",
+    )
+    options = ["scale.exponent=0.7"] if rule == "power" else []
+    job = round_job(*elastic, f"schedule={schedule}", f"scale.rule={rule}", *options)
+    plans = [make_plan(job, size) for size in (1, 2, 8)]
+    assert len({plan.warmup_samples for plan in plans}) == 1
+    assert len({repr(plan.schedule.shape) for plan in plans}) == 1
+    climb = plans[0].warmup_samples
+    for samples in range(climb, 10_000, 500):
+        one, *others = (plan.whole_step_lr_at(samples) / plan.peak_lr for plan in plans)
+        assert others == pytest.approx([one] * 2, rel=1e-12, abs=1e-12)
+    assert "steps" not in schedule or "steps of the reference" in "".join(plans[-1].reasons.values())
+
+
+def test_where_the_two_readings_of_a_length_in_steps_differ_both_are_said(round_job: Digits) -> None:
+    at = "schedule={name: multi_step, at: [{steps: 10}]}"
+    fixed = make_plan(round_job(at))
+    assert fixed.schedule.shape.corners(10_000) == (1000,)
+    assert fixed.reasons["schedule"] == (
+        "x 0.1 at 10 steps (steps of 100: 1,000 samples; of the reference: 250), counted from the start of training"
+    )
+    elastic = make_plan(round_job(at, "scale.num_workers={min: 1, max: 2}"))
+    assert elastic.schedule.shape.corners(10_000) == (250,)
+    assert elastic.reasons["schedule"] == (
+        "x 0.1 at 10 steps (steps of the reference: 250 samples; of 100: 1,000), counted from the start of training"
+    )
+
+
+# The warmup of the reference
+
+
+def test_at_the_reference_s_batch_its_own_warmup_is_reproduced(round_job: Digits) -> None:
+    """torch: LinearLR from 0.001 over 40 steps, then CosineAnnealingLR from there to the end."""
+    job = round_job(
+        "reference.warmup={steps: 40, start: 0.001}",
+        "reference.optimizer={name: adamw}",
+        "schedule={name: cosine}",
+        "scale.rule=auto",
+        "scale.per_worker_batch_size=25",
+        "scale.num_workers=1",
+    )
+    plan = make_plan(job)
+    assert (plan.lr_ratio, plan.warmup_samples) == (1.0, 1000)
+    rates = [plan.lr_at(25 * step) for step in (0, 10, 20, 40, 220)]
+    climb = [0.01 * (0.001 + 0.999 * step / 40) for step in (0, 10, 20)]
+    assert rates == pytest.approx([*climb, 0.01, 0.005], rel=1e-12)
+
+
+def test_scaling_adds_its_own_warmup_to_that_of_the_reference(round_job: Digits) -> None:
+    plan = make_plan(
+        round_job("reference.warmup={steps: 40}", "schedule={name: linear, warmup: {samples: 500, start: base}}")
+    )
+    assert plan.lr_ratio == 4.0
+    rates = [plan.whole_step_lr_at(samples) for samples in (0, 250, 500, 1000, 5500)]
+    expected = [0.0, 0.01 * 0.25 * 2.5, 0.04 * 0.5, 0.04, 0.02]  # the reference's climb x the way from 1 to 4
+    assert rates == pytest.approx(expected, rel=1e-12)
+    assert Plan.from_dict(plan.to_dict()) == plan

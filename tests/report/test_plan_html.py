@@ -76,7 +76,7 @@ def test_the_curve_is_the_plans_rate(digits: Digits) -> None:
     assert (chart["id"], [line["label"] for line in chart["lines"]]) == ("lr-0", ["learning rate"])
     clock = data["clocks"]["steps"]
     assert {samples for samples, _ in plan.lr_curve} <= set(clock)
-    assert chart["lines"][0]["values"] == pytest.approx([plan.lr_at(at) for at in clock], rel=1e-5)
+    assert chart["lines"][0]["values"] == pytest.approx([plan.whole_step_lr_at(at) for at in clock], rel=1e-5)
     assert [(mark["samples_seen"], mark["label"]) for mark in data["markers"]] == [
         (5748, "batch 512"),
         (11496, "batch 1,024"),

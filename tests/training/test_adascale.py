@@ -37,9 +37,11 @@ def adascale_job(workers: int = 2, size: int = 64, **others: object) -> Job:
 
 def gains(records: list[Record], batch: int) -> list[float]:
     """What each step but the last was worth, from the progress it made."""
+    """What each step was worth in steps of the reference; of whole steps only."""
     return [
-        (after.progress - before.progress) / (16 * (after.samples_seen - before.samples_seen) / batch)
+        (after.progress - before.progress) / 16
         for before, after in itertools.pairwise(records)
+        if after.samples_seen - before.samples_seen == batch
     ]
 
 
@@ -59,12 +61,15 @@ def test_every_step_s_rate_and_progress_follow_its_gain(tmp_path: Path, referenc
     found = gains(records, 64)
     exponent = 0.5 if reference else 1.0
     expected = 1.0  # until the noise is known
-    for index, (record, worth) in enumerate(zip(records, found, strict=False)):
+    for index, (record, after) in enumerate(itertools.pairwise(records)):
         noise = noise_so_far(records[: index + 1], theta=1.0 - 4 / 1000)
         assert record.noise_scale in (noise.noise_scale, None)
-        expected = expected if noise.noise_scale is None else noise.gain(4.0, 16) or expected
-        assert worth == pytest.approx(expected, rel=1e-9)
-        assert 1.0 - 1e-9 <= worth <= 4.0 + 1e-9
+        size = after.samples_seen - record.samples_seen
+        if noise.noise_scale is not None:
+            expected = gain(size / 16, noise_scale=noise.noise_scale, reference_batch_size=16)
+        worth = (after.progress - record.progress) / 16
+        assert worth == pytest.approx(expected, rel=1e-9), "a short step is worth the gain of its own size"
+        assert 1.0 - 1e-9 <= worth <= size / 16 + 1e-9
         schedule = plan.schedule.factor(record.progress)
         assert record.lr == record.lr_planned == pytest.approx(plan.base_lr * expected**exponent * schedule, rel=1e-9)
     assert max(found) > 1.5, "else this shows little"
@@ -112,13 +117,14 @@ UNKNOWN = GradientSquares(signal=-9.0, variance=48.0)
 def test_while_the_noise_is_unknown_the_last_gain_stays() -> None:
     held = controllers(adascale_job())
     held.measured(None, batch_ratio=4.0)
-    assert held.gain == held.lr_factor == 1.0, "nothing is known at first"
+    assert held.gain(4.0) == held.lr_factor(4.0) == 1.0, "nothing is known at first"
     held.measured(KNOWN, batch_ratio=4.0)
     known = gain(4.0, noise_scale=48.0, reference_batch_size=16)
-    assert held.gain == held.lr_factor == known > 2.0
+    assert held.gain(4.0) == held.lr_factor(4.0) == known > 2.0
     held.measured(UNKNOWN, batch_ratio=4.0)
     assert held.noise.noise_scale is None
-    assert held.gain == known
+    assert held.gain(4.0) == known
+    assert held.gain(2.0) == known / 2, "a short step has its share"
 
 
 @pytest.mark.parametrize(("batch_ratio", "expected"), [(8.0, 2.2857142857142856), (2.0, 2.0), (1.0, 1.0), (0.5, 1.0)])
@@ -129,7 +135,7 @@ def test_at_another_ratio_a_held_gain_stays_within_what_a_gain_can_be(batch_rati
     after = controllers(adascale_job())
     after.load_state_dict(before.state_dict())
     after.measured(None, batch_ratio=batch_ratio)
-    assert after.gain == pytest.approx(expected)
+    assert after.gain(batch_ratio) == pytest.approx(expected)
 
 
 def test_on_another_number_of_workers_the_measured_noise_goes_on_and_the_gain_is_that_of_the_new_batch(
@@ -291,7 +297,11 @@ def test_adam_s_gain_survives_an_unfreezing(tmp_path: Path) -> None:
 
 
 def test_at_the_reference_s_batch_adascale_changes_no_bit(tmp_path: Path) -> None:
-    shared = {"num_workers": 2, "per_worker_batch_size": 8, "train": {"epochs": 1, "noise_scale_every": 1}}
+    shared = {
+        "num_workers": 2,
+        "per_worker_batch_size": 8,
+        "train": {"epochs": None, "samples": 240, "noise_scale_every": 1},
+    }
     plain, adaptive = (run(tmp_path, 2, make_job(rule=rule, **shared))[0] for rule in ("none", "adascale"))
     assert adaptive["weights"] == plain["weights"]
     rates = [[record["lr"] for record in untimed(rank)] for rank in (plain, adaptive)]

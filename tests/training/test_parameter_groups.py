@@ -46,7 +46,7 @@ def test_each_group_has_its_own_rate_and_weight_decay(tmp_path: Path) -> None:
         {"match": "*.bias", "weight_decay": 0.0},
         reference={"optimizer": optimizer},
         schedule={"name": "constant", "warmup": {"epochs": 0}},
-        train={"epochs": 1},
+        train={"steps": 3},
     )
     folder = new_folder(tmp_path)
     (rank,) = run(tmp_path, 1, job, folder=folder)

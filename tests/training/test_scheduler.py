@@ -52,14 +52,19 @@ def watched(optimizer: Optimizer) -> list[dict[str, Any]]:
     return used
 
 
-def take(optimizer: Optimizer, scheduler: SampleScheduler, steps: int, samples: int | None = None) -> None:
-    """Take steps of ``samples`` samples each, with a gradient that depends on the weights."""
+def grow_and_step(optimizer: Optimizer) -> None:
+    """Step with a gradient that depends on the weights."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            weight.grad = torch.sin(3 * weight.detach())
+    optimizer.step()
+
+
+def take(optimizer: Optimizer, scheduler: SampleScheduler, steps: int) -> None:
+    """Take steps of whole batches."""
     for _ in range(steps):
-        for group in optimizer.param_groups:
-            for weight in group["params"]:
-                weight.grad = torch.sin(3 * weight.detach())
-        optimizer.step()
-        scheduler.step(samples_seen=scheduler.samples_seen + (samples or scheduler.global_batch_size))
+        grow_and_step(optimizer)
+        scheduler.step(samples_seen=scheduler.samples_seen + scheduler.global_batch_size)
 
 
 def saved(value: Any) -> Any:
@@ -121,19 +126,21 @@ def test_every_step_is_that_of_the_plan(
     options = {key: value for key, value in scale.items() if key != "co_scale"}
     options |= {f"scale_{key}": value for key, value in scale.get("co_scale", {}).items()}
     tuned = make([parameter()], lr=0.01, **{key: value for key, value in optimizer.items() if key != "name"})
-    used = watched(tuned)
     scheduler = made(tuned, 48, plan.schedule, **options)
-    while size := plan.step_size(scheduler.samples_seen):
-        seen = scheduler.samples_seen
-        take(tuned, scheduler, 1, size)
+    used = watched(tuned)  # after the scheduler's own hook
+    seen = 0
+    while size := plan.step_size(seen):
+        scheduler.step(samples_seen=seen, samples=size)
+        grow_and_step(tuned)
         assert used[-1]["lr"] == plan.lr_at(seen)  # to the last bit
         assert scheduler.get_last_lr() == [used[-1]["lr"]]
-        momentum = plan.momentum_at(seen)
-        for key, value in plan.optimizer.items():
+        momentum = plan.step_momentum(seen, progress=seen)
+        for key, value in plan.step_phase(seen).optimizer.items():
             if key in ("betas", "momentum") and momentum is not None:
                 value = momentum if key == "momentum" else [momentum, value[1]]
             if key not in ("name", "lr"):
                 assert used[-1][key] == (tuple(value) if isinstance(value, list) else value), key
+        seen += size
     assert len(used) == 33
     assert (scheduler.rule, scheduler.lr_ratio) == (plan.rule, plan.lr_ratio)
 
@@ -144,7 +151,7 @@ def test_at_the_reference_the_optimizer_is_as_without_a_scheduler(options: dict[
     before = {**scheduled.param_groups[0], "params": None}
     scheduler = made(scheduled, 16, **options)
     after = {**scheduled.param_groups[0], "params": None}
-    assert {key: value for key, value in after.items() if not key.startswith("initial_")} == before
+    assert {key: value for key, value in after.items() if not key.startswith(("initial_", "sample_"))} == before
     take(scheduled, scheduler, 20)
     for _ in range(20):
         (weight,) = bare.param_groups[0]["params"]
@@ -179,7 +186,7 @@ def refusal(scheduler: SampleScheduler, samples_seen: int) -> str:
     return str(caught.value)
 
 
-ONCE = "  Step it once after each optimizer step, with the samples of all steps so far, over all workers."
+ONCE = "  Step it once for each optimizer step, with the samples of all steps before it, over all workers."
 
 
 @pytest.mark.parametrize(
@@ -192,7 +199,7 @@ ONCE = "  Step it once after each optimizer step, with the samples of all steps 
         (
             384,
             "samples_seen = 384 is 256 samples after the last step, and global_batch_size = 64.\n"
-            "  Count all workers and micro-steps in global_batch_size, and step after every optimizer step.",
+            "  Count all workers and micro-steps in global_batch_size, and step for every optimizer step.",
         ),
     ],
 )
@@ -215,6 +222,104 @@ def test_steps_after_micro_batches_arrive_at_the_same_rate() -> None:
     assert parts.param_groups[0]["lr"] == whole.param_groups[0]["lr"]
 
 
+def test_a_short_step_that_was_not_announced_is_refused() -> None:
+    optimizer = sgd()
+    scheduler = made(optimizer)
+    grow_and_step(optimizer)
+    assert refusal(scheduler, 20) == (
+        "the last step had 20 samples, and its learning rate was that of 64.\n"
+        "  Say so before it: scheduler.step(samples_seen=0, samples=20)."
+    )
+
+
+def test_a_count_beyond_the_schedule_is_refused() -> None:
+    optimizer = sgd()
+    scheduler = made(optimizer, schedule=LINE)
+    text = (
+        "samples_seen = {} is beyond the schedule, which ends at 256 samples.\n"
+        "  Count the samples that each step has, a short last batch too; or make the schedule as long as the training."
+    )
+    take(optimizer, scheduler, 4)  # the last call is at the end: no step follows
+    with pytest.raises(TrainingError, match="stepped twice"):
+        scheduler.step(samples_seen=256, samples=64)
+    grow_and_step(optimizer)
+    assert refusal(scheduler, 320) == text.format(320)
+    late = made(sgd(), schedule=LINE, samples_seen=192)
+    with pytest.raises(TrainingError) as caught:
+        late.step(samples_seen=256, samples=64)
+    assert str(caught.value) == text.format(256)
+
+
+@pytest.mark.parametrize("samples", [0, 65])
+def test_the_samples_of_a_step_are_within_the_batch(samples: int) -> None:
+    with pytest.raises(TrainingError) as caught:
+        made(sgd()).step(samples_seen=0, samples=samples)
+    assert str(caught.value) == (
+        f"samples = {samples} is not in [1, global_batch_size = 64].\n"
+        "  It is the samples of one optimizer step, over all workers and micro-steps."
+    )
+
+
+@pytest.mark.parametrize("make", [lambda: sgd(momentum=0.9), lambda: adam(), lambda: RMSprop([parameter()], lr=0.01)])
+def test_after_a_short_step_the_constants_are_those_of_whole_steps(make: Callable[[], Optimizer]) -> None:
+    optimizer = make()
+    scheduler = made(optimizer)
+    take(optimizer, scheduler, 1)
+    before = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+    other = make()
+    again = made(other)
+    again.step(samples_seen=0, samples=1)
+    grow_and_step(other)
+    again.step(samples_seen=1)
+    after = {key: value for key, value in other.param_groups[0].items() if key != "params"}
+    assert after == before
+
+
+def test_a_gradient_of_few_samples_weighs_by_its_own_learning_rate_in_later_steps_too() -> None:
+    """SGD's momentum: the whole way of one gradient is lr / (1 - momentum) times it, with the lr of its own step."""
+    weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = SGD([weight], lr=0.1, momentum=0.5)
+    scheduler = made(optimizer)
+    scheduler.step(samples_seen=0, samples=4)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    for step in range(60):
+        scheduler.step(samples_seen=4 + 64 * step)
+        weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+    assert weight.item() == pytest.approx(-0.1 * (4 / 16) / (1 - 0.5), rel=1e-12)
+
+
+def test_adam_s_averages_take_a_short_step_for_its_share() -> None:
+    """After equal gradients the corrected averages are that gradient, whatever the sizes of the steps."""
+    weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = Adam([weight], lr=0.01, betas=(0.9, 0.99), eps=0.0)
+    scheduler = made(optimizer)
+    seen = 0
+    for samples in (64, 64, 8, 64, 1, 64):
+        before = weight.item()
+        scheduler.step(samples_seen=seen, samples=samples)
+        weight.grad = torch.full_like(weight, 3.0)
+        optimizer.step()
+        assert before - weight.item() == pytest.approx(scheduler.get_last_lr()[0], rel=1e-6)
+        seen += samples
+    state = optimizer.state[weight]
+    assert float(state["step"]) == pytest.approx(seen / 64, rel=1e-5), "counted in whole steps"
+
+
+@pytest.mark.parametrize("remembers", [{"initial_lr": 0.1}, {"initial_lr": 0.1, "sample_scheduler_lr": 0.4}])
+def test_a_rate_that_was_set_after_an_earlier_scheduler_is_refused(remembers: dict[str, float]) -> None:
+    optimizer = sgd()
+    optimizer.param_groups[0].update(remembers, lr=0.001)
+    with pytest.raises(PlanError) as caught:
+        made(optimizer)
+    assert str(caught.value) == (
+        "lr of group 0 is 0.001, and an earlier scheduler left initial_lr = 0.1 in it.\n"
+        '  To start from 0.001: del group["initial_lr"] for each group of optimizer.param_groups. '
+        'To start from 0.1: group["lr"] = 0.1.'
+    )
+
+
 def test_frameworks_that_step_schedulers_once_per_process_leave_it_alone() -> None:
     scheduler = made(sgd())
     assert not isinstance(scheduler, LRScheduler)  # which is what accelerate asks before it wraps one
@@ -227,10 +332,10 @@ def test_the_last_rate_is_the_one_that_was_used() -> None:
     used = watched(optimizer)
     scheduler = made(optimizer, schedule=LINE)
     assert scheduler.get_last_lr() == [0.4], "before the first step: what it will use"
-    for _ in range(5):
+    for _ in range(4):
         take(optimizer, scheduler, 1)
         assert scheduler.get_last_lr() == [used[-1]["lr"]]
-    assert [step["lr"] for step in used] == pytest.approx([0.4, 0.3, 0.2, 0.1, 0.0], abs=1e-15)
+    assert [step["lr"] for step in used] == pytest.approx([0.4, 0.3, 0.2, 0.1], abs=1e-15)
 
 
 def test_another_scheduler_is_noticed() -> None:
