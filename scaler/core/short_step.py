@@ -50,7 +50,11 @@ def scale_short_step(
         >>> found.lr_ratio, [round(beta, 6) for beta in found.constants["betas"]]
         (1.0, [0.974004, 0.99975])
     """
-    given = {"reference_batch_size": reference_batch_size, "optimizer": optimizer, "constants": constants}
+    given: dict[str, Any] = {
+        "reference_batch_size": reference_batch_size,
+        "optimizer": optimizer,
+        "constants": constants,
+    }
     whole = scale(rule, batch_ratio=global_batch_size / reference_batch_size, **given)
     share, ratio = samples / global_batch_size, samples / reference_batch_size
     if rule.scale_momentum:

@@ -37,10 +37,10 @@ def require_same_lengths(before: Job, old: Plan, now: Job, new: Plan) -> None:
         f"{key} = {shown(_plain(value))}: {_said(was)} so far, {_said(is_now)} now."
         for key, value, was, is_now in moved
     ]
-    keep = [f"--set {quote(f'{key}={shown(_kept(value, was))}')}" for key, value, was, _ in moved]
+    keep = [_keeping(key, value, was) for key, value, was, _ in moved]
     old_warmup, new_warmup = old.schedule.warmup_samples, new.schedule.warmup_samples
     is_auto = now.schedule.warmup == before.schedule.warmup == "auto"
-    is_unedited = now.reference.warmup == before.reference.warmup and now.train == before.train
+    is_unedited = now.reference.warmup == before.reference.warmup and old.total_samples == new.total_samples
     if is_auto and is_unedited and old_warmup != new_warmup:
         lines.append(f"schedule.warmup = auto: {old_warmup:,} samples so far, {new_warmup:,} now.")
         keep.append(f"--set {quote(f'schedule.warmup={{samples: {old.schedule.warmup.samples}}}')}")
@@ -90,6 +90,13 @@ def _samples(value: Any, job: Job, plan: Plan) -> list[int]:
     return [lengths.samples(length) for length in found]
 
 
+def _keeping(key: str, value: Any, samples: list[int]) -> str:
+    """What to type for a key to be as many samples as it was."""
+    if key == "train.steps":
+        return f"--set train.steps=null --set train.samples={samples[0]}"
+    return f"--set {quote(f'{key}={shown(_kept(value, samples))}')}"
+
+
 def _said(samples: list[int]) -> str:
     return f"{', '.join(f'{count:,}' for count in samples)} samples"
 
@@ -117,4 +124,4 @@ def _kept(value: Any, samples: list[int]) -> Any:
             return {**_plain(part), "freeze": kept(part.freeze)}
         return _plain(part)
 
-    return samples[0] if isinstance(value, int) else kept(value)
+    return kept(value)

@@ -63,7 +63,7 @@ class Lengths:
         steps = length.steps
         return max(1, steps * self.global_batch_size) if steps is not None else self.stretch(length)
 
-    def shown(self, length: Length) -> str:
+    def shown(self, length: Length, *, is_stretch: bool = False) -> str:
         """Return a length as people say it, and in samples where its steps may be read in two ways.
 
         Example:
@@ -72,14 +72,20 @@ class Lengths:
             >>> lengths.shown(Length(steps=500))
             '500 steps (steps of 256: 128,000 samples; of the reference: 8,000)'
         """
-        return f"{written(length)}{self.both_readings(length)}"
+        return f"{written(length)}{self.both_readings(length, is_stretch=is_stretch)}"
 
-    def both_readings(self, length: Length) -> str:
-        """Return both readings of a length in steps, in parentheses; nothing where they are the same."""
+    def both_readings(self, length: Length, *, is_stretch: bool = False) -> str:
+        """Return both readings of a length in steps, in parentheses; nothing where they are the same.
+
+        Args:
+            length: of the job.
+            is_stretch: whether it is taken as ``stretch`` takes it.
+        """
         steps = length.steps
         if steps is None or self.global_batch_size == self.reference_batch_size:
             return ""
-        planned, reference = steps * self.global_batch_size, steps * self.reference_batch_size
+        planned = steps * self.global_batch_size if is_stretch or self.is_elastic else self.samples(length)
+        reference = steps * self.reference_batch_size
         if self.is_elastic:
             return f" (steps of the reference: {reference:,} samples; of {self.global_batch_size:,}: {planned:,})"
         return f" (steps of {self.global_batch_size:,}: {planned:,} samples; of the reference: {reference:,})"

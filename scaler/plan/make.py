@@ -121,7 +121,7 @@ def make_plan(
         reasons={
             "global_batch_size": batch_reason,
             "warmup_samples": warmup_reason,
-            "total_samples": _total_reason(job, plan),
+            "total_samples": _total_reason(job, plan, lengths),
             "schedule": schedule_reason,
             **_ema_reason(job, first),
             **_reasons(plan, scaled),
@@ -279,12 +279,16 @@ def _short_steps(plan: Plan) -> Iterator[int]:
             yield start
 
 
-def _total_reason(job: Job, plan: Plan) -> str:
+def _total_reason(job: Job, plan: Plan, lengths: Lengths) -> str:
     train = job.train
     if train.epochs is not None:
         asked = f"epochs: {train.epochs:g}"
     else:
-        asked = f"steps: {train.steps}" if train.steps is not None else f"samples: {train.samples}"
+        asked = (
+            f"steps: {train.steps}{lengths.both_readings(train)}"
+            if train.steps is not None
+            else f"samples: {train.samples}"
+        )
         asked += f", {plan.total_samples / plan.num_samples:.3g} epochs"
     return f"{asked} of the reference's samples; at most {plan.most_samples} of data" if plan.is_measured else asked
 

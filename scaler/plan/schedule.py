@@ -122,13 +122,14 @@ def _shape(wanted: asked.Schedule, warmup_samples: int, lengths: Lengths, last_s
         case asked.Constant():
             return Constant(), "the peak rate to the end"
         case asked.Step(every=every, decay=decay):
-            text = f"x {decay:g} every {lengths.shown(every)}, counted from the start of training"
+            text = f"x {decay:g} every {lengths.shown(every, is_stretch=True)}, counted from the start of training"
             return Step(every=lengths.stretch(every), decay=decay), text
         case asked.MultiStep(at=at, decay=decay):
             text = f"x {decay:g} at {', '.join(map(lengths.shown, at))}, counted from the start of training"
             return MultiStep(at=tuple(lengths.samples(point) for point in at), decay=decay), text
         case asked.Exponential(every=every, decay=decay):
-            text = f"x {decay:g} in {lengths.shown(every)}, smoothly (torch falls once a step of its scheduler)"
+            interval = lengths.shown(every, is_stretch=True)
+            text = f"x {decay:g} in {interval}, smoothly (torch falls once a step of its scheduler)"
             return Exponential(every=lengths.stretch(every), decay=decay), text
         case asked.Linear(final_fraction=final):
             return Linear(length=length, final_fraction=final), f"a line from the end of the warmup to {_share(final)}"
@@ -139,8 +140,9 @@ def _shape(wanted: asked.Schedule, warmup_samples: int, lengths: Lengths, last_s
             text = f"half a cosine from the end of the warmup to {_share(final)}"
             return Cosine(length=length, final_fraction=final), text
         case asked.CosineRestarts(first=first, growth=growth, final_fraction=final):
+            period = lengths.shown(first, is_stretch=True)
             longer = f", each {growth:g} times as long" if growth != 1.0 else ""
-            text = f"half cosines to {final:g} of the peak after the warmup, the first {lengths.shown(first)}{longer}"
+            text = f"half cosines to {final:g} of the peak after the warmup, the first {period}{longer}"
             return CosineRestarts(first=lengths.stretch(first), growth=growth, final_fraction=final), text
         case asked.Cyclical():
             return _cyclical(wanted, lengths)
@@ -163,7 +165,7 @@ def _shape(wanted: asked.Schedule, warmup_samples: int, lengths: Lengths, last_s
                     "schedule.timescale is missing, and there is no warmup to take it from.",
                     "Give schedule.timescale or schedule.warmup, such as {steps: 4000}.",
                 )
-            after = f"{samples} samples" if timescale is None else lengths.shown(timescale)
+            after = f"{samples} samples" if timescale is None else lengths.shown(timescale, is_stretch=True)
             text = f"with the root of the samples after the warmup; 0.71 of the peak {after} after it"
             return InverseSqrt(timescale=samples), text
 
@@ -180,8 +182,9 @@ def _cyclical(wanted: asked.Cyclical, lengths: Lengths) -> tuple[Shape, str]:
         low_momentum=wanted.low_momentum,
         high_momentum=wanted.high_momentum,
     )
+    climbs = lengths.shown(wanted.climb, is_stretch=True)
     fading = f", x {wanted.decay:g} in a cycle (torch's gamma is of a step)" if wanted.mode == "exp_range" else ""
-    text = f"{wanted.mode} between {wanted.low:g} of the peak and the peak, up in {lengths.shown(wanted.climb)}{fading}"
+    text = f"{wanted.mode} between {wanted.low:g} of the peak and the peak, up in {climbs}{fading}"
     return shape, text
 
 

@@ -93,7 +93,12 @@ def test_scaling_down_needs_no_warmup(
         ("{epochs: 15}", 21555, 90, "epochs: 15"),
         ("{epochs: 0.5}", 718, 3, "epochs: 0.5"),  # 718.5, rounded to even
         ("{epochs: 0.000001}", 1, 1, "epochs: 1e-06"),  # at least one sample
-        ("{steps: 8}", 1437 + 512, 8, "steps: 8, 1.36 epochs"),  # a short step counts as what it is
+        (
+            "{steps: 8}",
+            1437 + 512,
+            8,
+            "steps: 8 (steps of 256: 1,949 samples; of the reference: 128), 1.36 epochs",
+        ),  # a short step counts as what it is
         ("{samples: 1000}", 1000, 4, "samples: 1000, 0.696 epochs"),
     ],
 )

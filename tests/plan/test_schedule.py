@@ -31,12 +31,15 @@ Digits = Callable[..., Job]
         (
             "name: step, every: {steps: 25}, warmup: {epochs: 0}",
             {2499: 1.0, 2500: 0.1, 5000: 0.01},
-            "x 0.1 every 25 steps, counted from the start of training",
+            "x 0.1 every 25 steps (steps of 100: 2,500 samples; of the reference: 625), "
+            "counted from the start of training",
         ),
         (
             "name: multi_step, at: [{epochs: 3}, {fraction: 0.6}, {steps: 75}, {samples: 9000}], warmup: {epochs: 1}",
             {2999: 1.0, 3000: 0.1, 6000: 0.01, 7500: 1e-3, 9000: 1e-4},  # any unit
-            "x 0.1 at 3 epochs, 0.6 of the training, 75 steps, 9000 samples, counted from the start of training",
+            "x 0.1 at 3 epochs, 0.6 of the training, 75 steps "
+            "(steps of 100: 7,500 samples; of the reference: 1,875), "
+            "9000 samples, counted from the start of training",
         ),
         (
             "name: exponential, decay: 0.25, warmup: {epochs: 1}",
@@ -121,7 +124,8 @@ Digits = Callable[..., Job]
         (
             "name: inverse_sqrt, timescale: {steps: 30}, warmup: {epochs: 0}",
             {0: 1.0, 3000: sqrt(0.5), 9000: 0.5},
-            "with the root of the samples after the warmup; 0.71 of the peak 3000 samples after it",
+            "with the root of the samples after the warmup; 0.71 of the peak 30 steps "
+            "(steps of 100: 3,000 samples; of the reference: 750) after it",
         ),
     ],
 )
