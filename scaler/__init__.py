@@ -9,7 +9,6 @@ first used.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,6 +26,7 @@ __all__ = [
     "shapes",
 ]
 
+TYPE_CHECKING = False  # typing's own takes milliseconds to import, in which Ctrl-C would show a traceback
 if TYPE_CHECKING:
     from scaler import shapes
     from scaler.core.scale_lr import ScaledLR, scale_lr

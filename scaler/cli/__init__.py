@@ -1,114 +1,76 @@
 """The command line: one file a command; each parses, calls one function, prints.
 
-stdout carries the result; everything else goes to stderr. Commands are imported when they are run, so ``scaler --help``
-loads nothing heavy.
+stdout carries the result; everything else goes to stderr. Importing this package loads almost nothing, so that Ctrl-C
+is handled before the first import that takes time. The commands are in ``group``.
 """
 
+import os
+import signal
 import sys
 from importlib import import_module
-from typing import Any
 
-import click
+TYPE_CHECKING = False  # typing's own takes milliseconds to import
+if TYPE_CHECKING:
+    from scaler.cli.group import COMMANDS, cli
 
-import scaler
-from scaler.errors import ScalerError
+__all__ = ["COMMANDS", "cli", "main", "run"]
 
-# Shown by --help without importing any of them; a test compares them with the commands' own first lines.
-COMMANDS = {
-    "init": "Make a job folder that runs as it is.",
-    "plan": "Show every number of a job, each with its reason; no cluster needed.",
-    "submit": "Plan, run and report a job.",
-    "resume": "Go on with a run that was stopped, failed, or lost its driver.",
-    "find-lr": "Find the learning rate: a range test on the real workers at the real batch.",
-    "list": "List runs.",
-    "report": "Report on a run.",
-    "compare": "Compare runs: what differs, which numbers moved, and beyond noise or not.",
-    "check": "Hold a run against limits; a gate for CI.",
-    "schema": "Print the JSON Schema of job files, for editors.",
-}
+INTERRUPTED = 130
 
 
-class _LazyGroup(click.Group):
-    """Finds a command in the module of its name, when it is needed."""
+class ExitAtOnce:
+    """A signal handler that ends this process without a traceback, while there is nothing to clean up.
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+    Args:
+        code: the exit code.
+        message: for stderr.
+    """
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module = import_module(f"scaler.cli.{cmd_name.replace('-', '_')}_command")
-        command = module.command
-        assert isinstance(command, click.Command)
-        return command
+    def __init__(self, code: int, message: bytes = b"") -> None:
+        self._code, self._message = code, message
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], COMMANDS, n=1)
-            hint = f'Did you mean "{near[0]}"? ' if near else ""
-            ctx.fail(f'there is no command "{args[0]}".\n  {hint}Commands: {", ".join(COMMANDS)}.')
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(scaler.__version__, prog_name="scaler")
-@click.option("--debug", is_flag=True, help="Show Python's stack trace with an error.")
-def cli(debug: bool) -> None:
-    """Train a model tuned once, on one worker, on any number of workers, with the learning rate right."""
+    def __call__(self, number: int, frame: object) -> None:
+        """End the process."""
+        try:
+            os.write(2, self._message)
+        finally:  # also where there is no stderr
+            os._exit(self._code)
 
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 a bug, 2 usage, 3 cluster, 4 job, 5 run, 130 interrupted."""
-    sys.exit(run(sys.argv[1:]))
+    ctrl_c = signal.getsignal(signal.SIGINT)
+    is_handled = ctrl_c is signal.default_int_handler  # else it is ignored, as in a shell's background job
+    if is_handled:
+        signal.signal(signal.SIGINT, ExitAtOnce(INTERRUPTED, b"\nInterrupted.\n"))
+    from scaler.cli.group import run
+    from scaler.cli.streams import exit_code, guard_streams
+
+    arguments = sys.argv[1:]
+    guard_streams()
+    try:
+        code = exit_code(run(arguments), arguments)
+    except KeyboardInterrupt:  # a second one, while the first was reported
+        code = INTERRUPTED
+    if is_handled:  # what is left is the interpreter's own end
+        signal.signal(signal.SIGINT, ExitAtOnce(code))
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line; the one place that prints errors. Returns the exit code."""
-    debug = "--debug" in arguments
-    try:
-        result: Any = cli.main(args=arguments, prog_name="scaler", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as exit_:
-        return exit_.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:  # click >= 8.2
-        click.echo(error.format_message(), err=True)
-        return 2
-    except click.UsageError as error:
-        click.echo(f"Error: {error.format_message()}", err=True)
-        if error.ctx is not None:
-            click.echo(f"  {error.ctx.command_path} --help shows how it is used.", err=True)
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted.", err=True)
-        return 130
-    except ScalerError as error:
-        if debug:
-            raise
-        from scaler.masking import mask_text
-        from scaler.report.words import printable
+    """Run the command line in this process; return the exit code."""
+    from scaler.cli.group import run
 
-        click.echo(f"Error: {printable(mask_text(str(error)))}", err=True)
-        return error.exit_code
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
-    except Exception as error:
-        if debug:
-            raise
-        from scaler.masking import mask_text
-        from scaler.report.words import printable
+    return run(arguments)
 
-        click.echo(
-            f"Error: a bug in scaler: {type(error).__name__}: {printable(mask_text(str(error)))}\n"
-            "  scaler --debug COMMAND ... shows where.",
-            err=True,
-        )
-        return 1
+
+def raise_on_ctrl_c() -> None:
+    """Have Ctrl-C raise ``KeyboardInterrupt`` again, if ``main`` had it end the process: now a command begins."""
+    if isinstance(signal.getsignal(signal.SIGINT), ExitAtOnce):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def __getattr__(name: str) -> object:
+    if name in ("COMMANDS", "cli"):
+        return getattr(import_module("scaler.cli.group"), name)
+    raise AttributeError(f"module 'scaler.cli' has no attribute {name!r}")

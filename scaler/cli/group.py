@@ -1,0 +1,111 @@
+"""The group of all commands, and the one place that prints errors.
+
+Commands are imported when they are run, so ``scaler --help`` loads nothing heavy.
+"""
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+import scaler
+from scaler.cli import INTERRUPTED, raise_on_ctrl_c
+from scaler.cli.streams import open_streams
+from scaler.errors import ScalerError
+
+# Shown by --help without importing any of them; a test compares them with the commands' own first lines.
+COMMANDS = {
+    "init": "Make a job folder that runs as it is.",
+    "plan": "Show every number of a job, each with its reason; no cluster needed.",
+    "submit": "Plan, run and report a job.",
+    "resume": "Go on with a run that was stopped, failed, or lost its driver.",
+    "find-lr": "Find the learning rate: a range test on the real workers at the real batch.",
+    "list": "List runs.",
+    "report": "Report on a run.",
+    "compare": "Compare runs: what differs, which numbers moved, and beyond noise or not.",
+    "check": "Hold a run against limits; a gate for CI.",
+    "schema": "Print the JSON Schema of job files, for editors.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Finds a command in the module of its name, when it is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"scaler.cli.{cmd_name.replace('-', '_')}_command")
+        command = module.command
+        assert isinstance(command, click.Command)
+        raise_on_ctrl_c()
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from scaler.core.nearest import did_you_mean
+
+            hint = did_you_mean(args[0], COMMANDS)
+            ctx.fail(f'there is no command "{args[0]}".\n  {hint}Commands: {", ".join(COMMANDS)}.')
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(scaler.__version__, prog_name="scaler")
+@click.option("--debug", is_flag=True, help="Show Python's stack trace with an error.")
+def cli(debug: bool) -> None:
+    """Train a model tuned once, on one worker, on any number of workers, with the learning rate right."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; the one place that prints errors. Returns the exit code."""
+    with open_streams():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    debug = "--debug" in arguments
+    try:
+        result: Any = cli.main(args=arguments, prog_name="scaler", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:  # click >= 8.2
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.UsageError as error:
+        click.echo(f"Error: {error.format_message()}", err=True)
+        if error.ctx is not None:
+            click.echo(f"  {error.ctx.command_path} --help shows how it is used.", err=True)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        return INTERRUPTED
+    except ScalerError as error:
+        if debug:
+            raise
+        from scaler.masking import mask_text
+        from scaler.report.words import printable
+
+        click.echo(f"Error: {printable(mask_text(str(error)))}", err=True)
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            raise
+        from scaler.masking import mask_text
+        from scaler.report.words import printable
+
+        click.echo(
+            f"Error: a bug in scaler: {type(error).__name__}: {printable(mask_text(str(error)))}\n"
+            "  scaler --debug COMMAND ... shows where.",
+            err=True,
+        )
+        return 1
