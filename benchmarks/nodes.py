@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def run_through(
 
     job = load_job(job_folder / "job.yaml", overrides=[*overrides, f"storage={storage}"])
     plan = make_plan(job)
-    folder = RunFolder.create(str(storage), name=job.name, now=datetime.now())
+    folder = RunFolder.create(str(storage), name=job.name, now=datetime.now(UTC))
     folder.write("job.yaml", json.dumps(job.model_dump(mode="json", exclude_none=True)))
     folder.write_json("plan.json", plan.to_dict())
     folder.set_state(RunState.RUNNING, started_at=time.time())

@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -127,7 +127,7 @@ def prepared(case: Case, *, notes: Path, storage: str) -> tuple[Job, Plan, dict[
 
 
 def with_scaler(job: Job, plan: Plan, arguments: dict[str, Any]) -> None:
-    run = RunFolder.create(job.storage, name=job.name, now=datetime.now())
+    run = RunFolder.create(job.storage, name=job.name, now=datetime.now(UTC))
     run_on_ray(job, plan, run, recipe_folder=str(HERE), on_progress=lambda progress: None)
 
 

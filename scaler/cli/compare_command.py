@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from scaler.cli.options import storage_option, write_file
+from scaler.cli.paths import UserPath
 from scaler.cli.terminal import show
 from scaler.runs import find_run
 
@@ -15,7 +16,7 @@ from scaler.runs import find_run
 @storage_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
-@click.option("--html", "html_path", type=click.Path(path_type=Path), metavar="FILE", help="Write HTML to FILE.")
+@click.option("--html", "html_path", type=UserPath(), metavar="FILE", help="Write HTML to FILE.")
 def command(runs: tuple[str, ...], storage: str, as_json: bool, as_markdown: bool, html_path: Path | None) -> None:
     """Compare runs: what differs, which numbers moved, and beyond noise or not.
 

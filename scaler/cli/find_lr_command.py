@@ -7,6 +7,7 @@ import click
 
 from scaler.cli.live import Live
 from scaler.cli.options import address_option, job_options, plan_for, where_it_runs, write_file
+from scaler.cli.paths import UserPath
 from scaler.cli.terminal import err, show
 from scaler.job import load_job
 from scaler.plan.range_test import carried_by, range_job, range_plan, require_range
@@ -21,7 +22,7 @@ from scaler.plan.range_test import carried_by, range_job, range_plan, require_ra
 @click.option("--linear", is_flag=True, help="Climb evenly in the rate, not in its logarithm.")
 @address_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--html", "html_path", type=click.Path(path_type=Path), metavar="FILE", help="Also write HTML to FILE.")
+@click.option("--html", "html_path", type=UserPath(), metavar="FILE", help="Also write HTML to FILE.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--verbose", is_flag=True, help="Show Ray's own log too.")
 def command(

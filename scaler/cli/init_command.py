@@ -5,11 +5,12 @@ from pathlib import Path
 
 import click
 
+from scaler.cli.paths import UserPath
 from scaler.errors import JobFileError
 
 
 @click.command("init")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=UserPath())
 def command(folder: Path) -> None:
     """Make a job folder that runs as it is."""
     templates = files("scaler.cli") / "template"

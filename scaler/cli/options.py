@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from scaler.cli.paths import JobPath
 from scaler.errors import JobFileError, ScalerError
 from scaler.job import Job, parse_job
 from scaler.plan import Plan, make_plan
@@ -21,7 +22,7 @@ def job_options(command: Command) -> Command:
     command = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the job.")(
         command
     )
-    return click.argument("job_path", metavar="JOB", type=click.Path(path_type=Path))(command)
+    return click.argument("job_path", metavar="JOB", type=JobPath())(command)
 
 
 def address_option(command: Command) -> Command:

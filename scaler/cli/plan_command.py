@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from scaler.cli.options import RecipeFacts, job_options, numbers, plan_for, recipe_facts, write_file
+from scaler.cli.paths import UserPath
 from scaler.cli.terminal import show
 from scaler.core.rules import RULES
 from scaler.errors import JobFileError
@@ -24,7 +25,7 @@ from scaler.report.what_if import Refused
 @click.option("--workers", metavar="N[,N...]", help="For these numbers of workers; an elastic job stays elastic.")
 @click.option("--rule", metavar="R[,R...]", help="With these rules, instead of the job's.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--html", "html_path", type=click.Path(path_type=Path), metavar="FILE", help="Write HTML to FILE.")
+@click.option("--html", "html_path", type=UserPath(), metavar="FILE", help="Write HTML to FILE.")
 def command(
     job_path: Path,
     overrides: tuple[str, ...],

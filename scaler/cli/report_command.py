@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from scaler.cli.options import storage_option, write_file
+from scaler.cli.paths import UserPath
 from scaler.cli.terminal import err, show
 from scaler.runs import find_run
 
@@ -17,7 +18,7 @@ from scaler.runs import find_run
 @storage_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
-@click.option("--html", "html_path", type=click.Path(path_type=Path), metavar="FILE", help="Write HTML to FILE.")
+@click.option("--html", "html_path", type=UserPath(), metavar="FILE", help="Write HTML to FILE.")
 @click.option("--open", "in_browser", is_flag=True, help="Open the page: --html's FILE, or a temporary copy.")
 def command(run: str, storage: str, as_json: bool, as_markdown: bool, html_path: Path | None, in_browser: bool) -> None:
     """Report on a run.

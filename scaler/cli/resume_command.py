@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from scaler.cli.options import address_option, output_options, plan_for, storage_option
+from scaler.cli.paths import JobPath
 from scaler.cli.terminal import err, show
 from scaler.errors import JobFileError
 from scaler.job import Job, load_job
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command("resume")
 @click.argument("run", metavar="RUN")
-@click.option("--job", "job_path", type=click.Path(path_type=Path), metavar="JOB", help="An edited job file.")
+@click.option("--job", "job_path", type=JobPath(), metavar="JOB", help="An edited job file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the job.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Workers, instead of the job's number.")
 @address_option

@@ -1,7 +1,7 @@
 """From a job to a finished run: plan, run, report."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from time import time
 
@@ -43,7 +43,7 @@ def submit(
         KeyboardInterrupt: Ctrl-C or SIGTERM; likewise, and the run is marked stopped.
     """
     require_runnable(job, plan, recipe_folder=recipe_folder, address=address)
-    folder = RunFolder.create(job.storage, name=job.name, now=datetime.now())
+    folder = RunFolder.create(job.storage, name=job.name, now=datetime.now(UTC))
     with sigterm_like_ctrl_c(), Lease.claim(folder) as lease:
         folder.write("job.yaml", dump_job(job))
         folder.write_json("plan.json", plan.to_dict())

@@ -1,5 +1,6 @@
 """Where a run's curves also go, beside its own folder and TensorBoard's file."""
 
+import os
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
@@ -50,9 +51,9 @@ class Tracking(Section):
     wandb: Wandb | None = Field(None, description="Needs pip install scaler[wandb]; null: none.")
 
     def seen_from(self, folder: Path) -> Self:
-        """Return the same with a relative path of a database made absolute, for processes that work elsewhere."""
+        """Return the same with a database's path made absolute, ``~`` and all, for processes that work elsewhere."""
         if self.mlflow is None or not self.mlflow.uri.startswith(_SQLITE):
             return self
         path, question, query = self.mlflow.uri.removeprefix(_SQLITE).partition("?")
-        uri = f"{_SQLITE}{folder.absolute() / path}{question}{query}"
+        uri = f"{_SQLITE}{folder.absolute() / os.path.expanduser(path)}{question}{query}"
         return self.model_copy(update={"mlflow": self.mlflow.model_copy(update={"uri": uri})})

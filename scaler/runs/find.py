@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from datetime import UTC, datetime
+from math import isfinite
 
 from scaler.errors import RunError
 from scaler.masking import mask_text
 from scaler.runs.folder import RunFolder
-from scaler.runs.places import inside, reach, reason
+from scaler.runs.places import inside, located, reach, reason
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -30,7 +31,7 @@ def find_run(run: str, *, storage: str = "runs") -> RunFolder:
     if _RUN_ID.fullmatch(run):
         places.append(inside(storage, run))
     for place in places:
-        folder = RunFolder(place if "://" in place else str(Path(place).absolute()))
+        folder = RunFolder(located(place))
         if folder.exists("status.json"):
             return folder
     near = [folder.run_id for folder in list_runs(storage)[-3:]]
@@ -42,12 +43,12 @@ def find_run(run: str, *, storage: str = "runs") -> RunFolder:
 
 
 def list_runs(storage: str = "runs") -> Sequence[RunFolder]:
-    """Return the runs below ``storage``, the oldest first.
+    """Return the runs below ``storage`` in the order in which they were made, the oldest first.
 
     Raises:
         RunError: the storage cannot be read.
     """
-    base = storage if "://" in storage else str(Path(storage).absolute())
+    base = located(storage)
     filesystem, root = reach(base)
     if not filesystem.exists(root):
         return []
@@ -61,4 +62,22 @@ def list_runs(storage: str = "runs") -> Sequence[RunFolder]:
     names = (path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
     folders = [RunFolder(inside(base, name)) for name in names]
     runs = [folder for folder in folders if folder.exists("status.json")]
-    return sorted(runs, key=lambda folder: folder.run_id.rsplit("-", 3)[-3:])
+    return sorted(runs, key=_made)
+
+
+def _made(folder: RunFolder) -> tuple[float, str]:
+    """When a run was made: what its status says. A status that says nothing usable leaves the time in the id, in UTC.
+
+    The id alone would not do: it holds whole seconds, and ids of older runs hold the local time of the submitter.
+    """
+    written = "-".join(folder.run_id.rsplit("-", 3)[-3:])
+    try:
+        started = folder.read_json("status.json").get("started_at")
+    except RunError:
+        started = None
+    if isinstance(started, int | float) and isfinite(started):
+        return float(started), written
+    try:
+        return datetime.strptime(written[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp(), written
+    except ValueError:
+        return 0.0, written

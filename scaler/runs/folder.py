@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -23,7 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from scaler.errors import RunError
 from scaler.masking import mask_text
-from scaler.runs.places import inside, not_made, reach, reason
+from scaler.runs.places import inside, located, not_made, reach, reason
 
 
 class RunState(StrEnum):
@@ -45,7 +45,9 @@ IDS = 100  # how many ids are tried for a new run
 
 
 def new_run_id(name: str, now: datetime) -> str:
-    """Return ``<name>-<YYYYmmdd-HHMMSS>-<4 hex>``."""
+    """Return ``<name>-<YYYYmmdd-HHMMSS>-<4 hex>``, in UTC; a time without a zone is taken as UTC."""
+    if now.tzinfo is not None:
+        now = now.astimezone(UTC)
     return f"{name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
@@ -76,7 +78,7 @@ class RunFolder:
         Raises:
             RunError: the storage cannot be written.
         """
-        base = storage if "://" in storage else str(Path(storage).absolute())
+        base = located(storage)
         reach(base)
         for _ in range(IDS):  # two runs of one name in one second may draw the same four digits
             folder = cls(inside(base, new_run_id(name, now)))

@@ -1,5 +1,6 @@
 """Filesystems: how a place is reached, and what one says when it refuses."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,21 @@ from scaler.masking import mask_text
 def inside(base: str, name: str) -> str:
     """Return the URI or path of something in ``base``, which may be a bare ``memory://``."""
     return base + name if base.endswith("://") else f"{base.rstrip('/')}/{name}"
+
+
+def located(place: str) -> str:
+    """Return a URI as it is, and a path absolute, its ``~`` or ``~user`` replaced by the home folder.
+
+    Raises:
+        RunError: there is no such home folder.
+    """
+    if "://" in place:
+        return place
+    path = os.path.expanduser(place)
+    if path.startswith("~"):
+        home = path.split("/", 1)[0]
+        raise RunError(f"{place}: there is no home folder {home}.", f"For a folder of that name here: ./{place}")
+    return str(Path(path).absolute())
 
 
 def reach(uri: str) -> tuple[Any, str]:

@@ -135,8 +135,9 @@ def train_here(
         with redirect_stdout(sys.stderr):  # stdout is the result's; what the recipe prints stands beside it
             seed_everything(job.train.seed)
             recipe = load_recipe(job.recipe, folder=recipe_folder, arguments=job.recipe_args)
+            tracking = job.tracking.seen_from(Path.cwd())
             with closing(
-                InProcess(folder, device=device, tracking=job.tracking, on_hand_over=on_hand_over)
+                InProcess(folder, device=device, tracking=tracking, on_hand_over=on_hand_over)
             ) as surroundings:
                 if resumed is not None:
                     surroundings.note(resumed)
