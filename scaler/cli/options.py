@@ -81,11 +81,12 @@ def recipe_facts(job: Job, *, job_path: Path, recipe_folder: Path | None = None)
         return RecipeFacts()
     from scaler.training.recipe import load_recipe, recipe_failure
 
+    folder = recipe_folder or job_path.parent.absolute()
     try:
         with redirect_stdout(sys.stderr):  # stdout is the result's
             recipe = load_recipe(
                 job.recipe,
-                folder=recipe_folder or job_path.parent.absolute(),
+                folder=folder,
                 arguments=job.recipe_args,
                 source=str(job_path),
             )
@@ -97,7 +98,7 @@ def recipe_facts(job: Job, *, job_path: Path, recipe_folder: Path | None = None)
     except ScalerError:
         raise
     except (Exception, SystemExit) as error:
-        raise recipe_failure(error, job.recipe) from error
+        raise recipe_failure(error, job.recipe, folder=folder) from error
 
 
 def plan_for(

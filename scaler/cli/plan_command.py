@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import click
 from scaler.cli.options import RecipeFacts, job_options, numbers, plan_for, recipe_facts, write_file
 from scaler.cli.paths import UserPath
 from scaler.cli.terminal import show
+from scaler.core.nearest import did_you_mean
 from scaler.core.rules import RULES
 from scaler.errors import JobFileError
 from scaler.job import Job, load_job
@@ -61,11 +61,9 @@ def _rules(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in RULES:
-            near = get_close_matches(name, RULES, n=1)
-            hint = f'Did you mean "{near[0]}"? ' if near else ""
             raise JobFileError(
                 f'--rule {text}: "{name}" is not a rule.',
-                f"{hint}Rules: {', '.join(RULES)}; such as --rule linear,sqrt.",
+                f"{did_you_mean(name, RULES)}Rules: {', '.join(RULES)}; such as --rule linear,sqrt.",
             )
     return names
 

@@ -32,7 +32,7 @@ class GuardedFile(io.FileIO):
         super().__init__(number, "w", closefd=False)
         self.refused: OSError | None = None
 
-    def write(self, data: "io.ReadableBuffer") -> int:  # type: ignore[name-defined,override]
+    def write(self, data: "io.ReadableBuffer") -> int:  # type: ignore[name-defined]
         """Write what the file takes."""
         size = memoryview(data).nbytes
         while True:
@@ -58,7 +58,7 @@ def guard_streams() -> None:
         if number == 0:
             continue
         stream: TextIO | None = getattr(sys, name)
-        buffer = io.BufferedWriter(GuardedFile(number))  # type: ignore[type-var]
+        buffer = io.BufferedWriter(GuardedFile(number))
         is_strict = stream is None or stream.errors in (None, "strict")
         guarded = io.TextIOWrapper(
             buffer,

@@ -22,6 +22,7 @@ from scaler.report.write import write_report
 from scaler.runs import RunFolder, RunState
 from scaler.runs.lease import Lease
 from scaler.training.recipe import require_module
+from scaler.training.recipe_module import shipped_recipe
 
 NO_CLUSTER = "none"
 
@@ -181,8 +182,13 @@ def _run_on_ray(
     from scaler.cluster.embedded import ray_cluster
     from scaler.cluster.ray_run import run_on_ray
 
-    # The nodes of a running cluster get the job's folder, as their working directory, and this very scaler.
-    ship = [recipe_folder, Path(scaler.__file__).parent] if address is not None else []
+    # The nodes of a running cluster get the job's folder, as their working directory, this very scaler, and the
+    # recipe's package where it lies elsewhere.
+    ship: list[Path] = []
+    if address is not None:
+        recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
+        job = job.model_copy(update={"recipe": recipe})
+        ship = [recipe_folder, Path(scaler.__file__).parent, *packages]
     with ray_cluster(address, verbose=verbose, ship=ship), sigterm_like_ctrl_c():
         return run_on_ray(
             job,

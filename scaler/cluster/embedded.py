@@ -147,6 +147,10 @@ def _connect(address: str | None, *, verbose: bool, ship: Sequence[Path], files:
         options["address"] = address
         if ship:
             options["runtime_env"] = {"working_dir": str(ship[0]), "py_modules": [str(folder) for folder in ship[1:]]}
+            if os.environ.get("PYTHONPATH"):  # folders that every node sees
+                folders = os.environ["PYTHONPATH"].split(os.pathsep)
+                python_path = os.pathsep.join(os.path.abspath(folder) for folder in folders if folder)
+                options["runtime_env"]["env_vars"] = {"PYTHONPATH": python_path}
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:

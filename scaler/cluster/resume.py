@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from os.path import realpath
+from os.path import expanduser, realpath
 from pathlib import Path
 from time import sleep, time
 from typing import Any
@@ -69,11 +69,11 @@ def read_stored(folder: RunFolder) -> Stored:
         plan=plan,
         state=state,
         recipe_folder=recipe_folder,
-        doubt=_doubt(folder, status.get("place"), recipe_folder),
+        doubt=_doubt(folder, status.get("place"), recipe_folder, jobs[-1].recipe),
     )
 
 
-def _doubt(folder: RunFolder, made_in: object, recipe_folder: Path) -> str:
+def _doubt(folder: RunFolder, made_in: object, recipe_folder: Path, recipe: str) -> str:
     """Why what a folder says of its recipe is not to be run: it may have been made by somebody else, for that."""
     if made_in is None:
         return "does not say where it was made"
@@ -81,7 +81,10 @@ def _doubt(folder: RunFolder, made_in: object, recipe_folder: Path) -> str:
         return f"was made in {mask_text(str(made_in))}, and not where it lies now"
     if not recipe_folder.is_absolute():
         return f"has its recipe in {recipe_folder}, which may be anywhere"
-    if folder.local_path is not None and Path(realpath(recipe_folder)).is_relative_to(folder.place):
+    file = recipe_folder / expanduser(recipe.rpartition(":")[0])  # a module's name leads to nothing there
+    if folder.local_path is not None and any(
+        Path(realpath(path)).is_relative_to(folder.place) for path in (recipe_folder, file)
+    ):
         return "has its recipe in its own folder"
     return ""
 

@@ -1,8 +1,11 @@
 """What is known of optimizers by name: their kin, their class, and their own defaults."""
 
 from collections.abc import Mapping
+from re import split
 from types import MappingProxyType
 from typing import Any
+
+from scaler.core.nearest import did_you_mean, nearest
 
 SGD_FAMILY = ("sgd", "schedulefree_sgd", "torch.optim:SGD", "torch.optim:ASGD")
 ADAM_FAMILY = ("adam", "adamw", "schedulefree_adamw", "torch.optim:Adam", "torch.optim:AdamW", "torch.optim:NAdam",
@@ -66,3 +69,26 @@ OPTIMIZER_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "schedulefree_adamw": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0},
     }
 )
+
+
+def optimizer_hint(name: str) -> str:
+    """Return ``Did you mean "sgd"? `` for a name that is not an optimizer's, or nothing where none is near.
+
+    Example:
+        >>> [optimizer_hint(name) for name in ("SGD", "torch.optim.NAdam", "abc")]
+        ['Did you mean "sgd"? ', 'Did you mean "torch.optim:NAdam"? ', '']
+    """
+    paths = [path for path in (*SGD_FAMILY, *ADAM_FAMILY, *RMSPROP, *ADAPTIVE) if ":" in path]
+    known = {name: name for name in OPTIMIZER_OPTIONS} | {path.rpartition(":")[2]: path for path in paths}
+    near = nearest(split("[.:]", name)[-1], known)
+    return f'Did you mean "{known[near]}"? ' if near is not None else ""
+
+
+def option_hint(option: str, *, optimizer: str) -> str:
+    """Return ``Did you mean "momentum"? `` for an option that the optimizer does not take, or nothing.
+
+    Example:
+        >>> option_hint("momentun", optimizer="sgd"), option_hint("foo", optimizer="sgd")
+        ('Did you mean "momentum"? ', '')
+    """
+    return did_you_mean(option, OPTIMIZER_OPTIONS.get(optimizer, ()))

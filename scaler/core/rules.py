@@ -10,6 +10,7 @@ from math import ceil, sqrt
 from types import MappingProxyType
 from typing import Any
 
+from scaler.core.nearest import did_you_mean
 from scaler.core.noise_scale import gain
 from scaler.core.optimizers import (
     ADAM_FAMILY,
@@ -22,6 +23,7 @@ from scaler.core.optimizers import (
     SGD_FAMILY,
     WITH_MOMENTUM,
     WITHOUT_RUNNING_SQUARES,
+    optimizer_hint,
 )
 from scaler.errors import PlanError
 
@@ -109,7 +111,7 @@ def choose_rule(rule: str, *, optimizer: str) -> tuple[str, str]:
         ('sqrt', 'adamw: square-root rule (Krizhevsky 2014), chosen by auto for adaptive optimizers')
     """
     if rule not in RULES:
-        raise PlanError(f"scale.rule = {rule} is not a rule.", f"Rules: {', '.join(RULES)}.")
+        raise PlanError(f"scale.rule = {rule} is not a rule.", f"{did_you_mean(rule, RULES)}Rules: {', '.join(RULES)}.")
     if rule != "auto":
         source = SOURCES_IF_ADAPTIVE.get(rule, SOURCES[rule]) if optimizer in ADAPTIVE else SOURCES[rule]
         return rule, f"{optimizer}: {source}, as asked for"
@@ -121,9 +123,10 @@ def choose_rule(rule: str, *, optimizer: str) -> tuple[str, str]:
     ):
         if optimizer in names:
             return chosen, f"{optimizer}: {SOURCES[chosen]}, chosen by auto for {why}"
+    hint = optimizer_hint(optimizer) if ":" not in optimizer else ""
     raise PlanError(
         f"scale.rule = auto does not know the optimizer {optimizer}.",
-        "Say which rule it follows: rule: linear, rule: sqrt or rule: none.",
+        f"{hint}Say which rule it follows: rule: linear, rule: sqrt or rule: none.",
     )
 
 

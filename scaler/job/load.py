@@ -1,15 +1,16 @@
 """From a job file to a ``Job`` and back, with every error in the words of the file."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
+from scaler.core.nearest import did_you_mean
 from scaler.errors import JobFileError
 from scaler.job.model import Job
+from scaler.job.offers import lists_for, mappings_for, number_in
 from scaler.job.reading import MOST_LEVELS, TOO_DEEP, dump_yaml, parse_yaml, read_file, read_values, shortened
 from scaler.masking import MASK, mask_text, mask_values
 
@@ -186,10 +187,14 @@ def _explain(details: ErrorDetails) -> tuple[str, str]:
         case "union_tag_invalid":  # a section that comes in several kinds, by its name
             choices = [tag.strip("<>") for tag in _tags(_annotation(loc))]
             if not isinstance(value, dict):
-                return f"{name} = {shortened(value)} must hold keys and values.", _describe(loc)
+                return _not_keys(name, loc, value)
             return _not_one_of(f"{name}.name", value.get("name"), choices, otherwise=_describe(loc))
         case "literal_error":
             words = _words(_annotation(loc))
+            if offers := mappings_for(_kinds(loc), value) if _kinds(loc) else []:
+                return f"{name} = {shortened(value)} is neither {' nor '.join(words)} nor keys and values.", _write(
+                    loc, offers
+                )
             if loc[-1] == "<word>" and "<number>" in _tags(_annotation(loc[:-1])):
                 return f"{name} = {shortened(value)} is neither a whole number nor {', '.join(words)}.", _describe(loc)
             return _not_one_of(name, value, words, otherwise=_describe(loc))
@@ -197,7 +202,15 @@ def _explain(details: ErrorDetails) -> tuple[str, str]:
             sign, bound = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}, next(iter(context.items()))
             return f"{name} = {shortened(value)} must be {sign[bound[0]]} {bound[1]:g}.", _describe(loc)
         case "model_type" | "dict_type":
-            return f"{name} = {shortened(value)} must hold keys and values.", _describe(loc)
+            return _not_keys(name, loc, value)
+        case "tuple_type":
+            offers = lists_for(_models_in(_annotation(loc)), value)
+            return f"{name} = {shortened(value)} is not a list.", _write(loc, offers) if offers else _describe(loc)
+        case "int_type" if isinstance(value, float) and value.is_integer():
+            return f"{name} = {shortened(value)} is not written as a whole number.", f"Write {int(value)}."
+        case "int_type" | "float_type" if isinstance(value, str) and number_in(value) is not None:
+            wanted = _wanted(details["type"], "")
+            return f'{name} = "{shortened(value)}" is text, not {wanted}.', f"Write {number_in(value)}, without quotes."
         case "too_short" | "string_too_short":
             shown = shortened(value) or '""'
             return f"{name} = {shown} is too short.", _describe(loc)
@@ -213,20 +226,41 @@ def _wanted(kind: str, message: str) -> str:
     return next((text for start, text in kinds.items() if kind.startswith(start)), f"usable: {message}")
 
 
+def _not_keys(name: str, loc: Sequence[str], value: object) -> tuple[str, str]:
+    """A value where a section is wanted: the section to write."""
+    models = _kinds(loc) if loc else []
+    offers = mappings_for(models, value) if models else []
+    return f"{name} = {shortened(value)} must hold keys and values.", _write(loc, offers) if offers else _describe(loc)
+
+
+def _kinds(loc: Sequence[str]) -> list[type[BaseModel]]:
+    """The models that a place may hold, whichever of them the error speaks of."""
+    return _models_in(_annotation(loc[:-1] if loc[-1].startswith("<") else loc))
+
+
+def _write(loc: Sequence[str], offers: Sequence[str]) -> str:
+    """Say what to write at a place."""
+    key = next(part for part in reversed(loc) if not part.startswith("<"))
+    either = " or ".join(filter(None, [", ".join(offers[:-1]), offers[-1]]))
+    return f"Write {either}." if key.isdigit() else f"Write {key}: {either}."
+
+
 def _not_one_of(name: str, value: object, choices: Sequence[str], *, otherwise: str) -> tuple[str, str]:
-    nearest = _nearest(str(value), choices)
-    return f"{name} = {shortened(value)} is not one of {', '.join(choices)}.", nearest or otherwise
+    hint = did_you_mean(str(value), choices).rstrip()
+    return f"{name} = {shortened(value)} is not one of {', '.join(choices)}.", hint or otherwise
 
 
 def _unknown_key(key: str, *, section: str, known: Sequence[str]) -> tuple[str, str]:
     where = f" in {section}" if section else ""
-    remedy = " ".join(filter(None, [_nearest(key, known), f"Known keys: {', '.join(known)}."]))
-    return f'unknown key "{shortened(key)}"{where}.', remedy
+    hint = did_you_mean(key, known) or _of_another_section(key)
+    return f'unknown key "{shortened(key)}"{where}.', f"{hint}Known keys: {', '.join(known)}."
 
 
-def _nearest(word: str, known: Sequence[str]) -> str:
-    near = get_close_matches(word[:60], known, n=1, cutoff=0.6)
-    return f'Did you mean "{near[0]}"?' if near else ""
+def _of_another_section(key: str) -> str:
+    """Where a key of this name belongs, if one section of the file has it."""
+    places = [f"{name}.{key}" for name, field in Job.model_fields.items() for model in _models_in(field.annotation)[:1]
+              if key in model.model_fields and key != "name"]  # fmt: skip
+    return f"It is a key of another section: {places[0]}. " if len(places) == 1 else ""
 
 
 # The place of an error in the models: keys, positions in lists, and the tags of sections that come in several kinds.

@@ -155,7 +155,10 @@ class Job(Section):
     """One job file."""
 
     name: str = Field(description="Letters, digits, '.', '_', '-'; starts the run's id.")
-    recipe: str = Field(description="module:function that builds model and data; next to the job file, or installed.")
+    recipe: str = Field(
+        description="module:function or path/file.py:function that builds model and data; the path is from the job "
+        "file's folder, a module lies next to the job file, in PYTHONPATH or among the installed packages."
+    )
     recipe_args: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the recipe's function.")
     reference: Reference = Field(description="What is known to be good together, tuned on one worker.")
     scale: Scale = Field(description="Workers, batch and rule.")
@@ -205,8 +208,11 @@ class Job(Section):
     @field_validator("recipe")
     @classmethod
     def _recipe_is_a_path(cls, recipe: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", recipe):
+        where, _, function = recipe.rpartition(":")
+        is_module = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", where)
+        if not function.isidentifier() or not (is_module or where.endswith(".py")):
             raise problem(
-                f"= {recipe!r} is not module:function.", "For build() in recipe.py next to the job: recipe:build."
+                f"= {recipe!r} is neither module:function nor file.py:function.",
+                "For build() in recipe.py next to the job: recipe:build; in another folder: src/pkg/train.py:build.",
             )
         return recipe

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from scaler.core.optimizers import OPTIMIZER_OPTIONS
+from scaler.core.nearest import nearest
+from scaler.core.optimizers import OPTIMIZER_OPTIONS, optimizer_hint, option_hint
 from scaler.job.section import Point, Section, problem
 
 SHARES = ("betas", "momentum", "alpha")  # options that say how much of a running mean a step keeps
@@ -30,12 +31,15 @@ class Optimizer(Section):
     def _known(self) -> Self:
         known = OPTIMIZER_OPTIONS.get(self.name)
         if known is None and not re.fullmatch(r"[\w.]+:\w+", self.name):
+            names = ", ".join(OPTIMIZER_OPTIONS)
             raise problem(
                 f"has the name {self.name}, which is not an optimizer.",
-                f"Use {', '.join(OPTIMIZER_OPTIONS)}, or an import path such as torch.optim:NAdam.",
+                f"{optimizer_hint(self.name)}Use {names}, or an import path such as torch.optim:NAdam.",
             )
-        if "lr" in self.options:
-            raise problem("has the key lr.", "The rate is a key of its own: reference.lr.")
+        for key in self.options:
+            if key not in (known or ()) and nearest(key, ["lr", *(known or ())]) == "lr":
+                hint = 'Did you mean "lr"? ' if key != "lr" else ""
+                raise problem(f"has the key {key}.", f"{hint}The rate is a key of its own: reference.lr.")
         for key, value in self.options.items():
             numbers = value if isinstance(value, tuple | list) else [value]
             if any(isinstance(number, float) and not isfinite(number) for number in numbers):
@@ -43,7 +47,8 @@ class Optimizer(Section):
         unknown = sorted(set(self.options) - set(known)) if known is not None else []
         if unknown and known is not None:
             raise problem(
-                f'has the key "{unknown[0]}", which {self.name} does not take.', f"It takes {', '.join(known)}."
+                f'has the key "{unknown[0]}", which {self.name} does not take.',
+                f"{option_hint(unknown[0], optimizer=self.name)}It takes {', '.join(known)}.",
             )
         for key, value in self.options.items():
             default = known[key] if known is not None else None

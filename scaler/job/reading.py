@@ -20,6 +20,8 @@ MOST_LEVELS = 30
 MOST_DIGITS = 100
 TOO_DEEP = "A job file nests three levels."
 
+STAR = 'Quote text that begins with *, such as "*.bias".'
+
 _NESTED = "this is nested too deep"
 
 
@@ -68,14 +70,39 @@ def parse_yaml(raw: bytes | str, *, source: str) -> Any:
             raise JobFileError(f"{source}: is nested too deep.", TOO_DEEP) from None
         mark = error.problem_mark
         place = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
-        raise JobFileError(f"{source}:{place} {error.problem}.", "The file is YAML; indent with blanks.") from None
+        raise JobFileError(f"{source}:{place} {error.problem}.", error.note or _remedy(error)) from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise JobFileError(f"{source}: is not YAML: {' '.join(str(error).split())}.", "") from None
+
+
+def _remedy(error: yaml.MarkedYAMLError) -> str:
+    """What to write instead of what PyYAML does not read: mostly it is text that needs quotes."""
+    problem = str(error.problem)
+    if str(error.context).endswith("an alias"):
+        return STAR
+    if problem.startswith("mapping values are not allowed"):
+        return 'Quote text that holds ": "; indent with blanks.'
+    if problem.startswith("found character") and "\\t" not in problem:
+        return "Quote text that begins with this character."
+    if problem.startswith(("expected ',' or", "did not find expected ',' or")):
+        return "Quote text that holds { } [ ] or a comma; close every bracket."
+    return "The file is YAML; indent with blanks."
 
 
 def dump_yaml(values: Mapping[str, Any]) -> str:
     """Return values as YAML that ``read_values`` reads back."""
     return yaml.dump(values, Dumper=_JobDumper, sort_keys=False)
+
+
+def flow_yaml(value: object) -> str:
+    """Return a value as YAML on one line.
+
+    Example:
+        >>> flow_yaml({"name": "step", "every": {"epochs": 1}, "tail": "1e-3"})
+        "{name: step, every: {epochs: 1}, tail: '1e-3'}"
+    """
+    text = yaml.dump(value, Dumper=_JobDumper, sort_keys=False, default_flow_style=True, width=float("inf"))
+    return text.strip()
 
 
 def shortened(value: object) -> str:
@@ -104,10 +131,18 @@ class _JobLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=mark)
+            raise yaml.MarkedYAMLError(
+                problem="aliases (*name) are not read",
+                problem_mark=mark,
+                note=STAR,
+            )
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) is not None:
-            raise yaml.MarkedYAMLError(problem="tags (!name) are not read", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem="tags (!name) are not read",
+                problem_mark=event.start_mark,
+                note="Write the value alone; quote text that begins with !.",
+            )
         if self._level > MOST_LEVELS:
             raise yaml.MarkedYAMLError(problem=_NESTED, problem_mark=event.start_mark)
         self._level += 1
@@ -121,11 +156,15 @@ class _JobLoader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {shortened(key)} is not text", problem_mark=key_node.start_mark
+                    problem=f"the key {shortened(key)} is not text",
+                    problem_mark=key_node.start_mark,
+                    note=f'Quote it: "{shortened(getattr(key_node, "value", key))}": ...',
                 )
             if key in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f'the key "{shortened(key)}" appears twice', problem_mark=key_node.start_mark
+                    problem=f'the key "{shortened(key)}" appears twice',
+                    problem_mark=key_node.start_mark,
+                    note="Remove one of the two.",
                 )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
@@ -135,6 +174,7 @@ class _JobLoader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(
                 problem=f"{shortened(node.value)} has {len(node.value):,} digits, and {MOST_DIGITS} are read",
                 problem_mark=node.start_mark,
+                note="Write a shorter number, or quote it if it is text.",
             )
         return int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10)
 

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal
 
+from scaler.core.nearest import did_you_mean
 from scaler.errors import JobFileError
 from scaler.report.gaps import find_gaps
 from scaler.report.model import Report
@@ -202,8 +202,7 @@ def _require_numbers(limits: Limits) -> None:
 def _require_codes(codes: Sequence[str]) -> None:
     unknown = next((code for code in codes if code not in (*CODES, ANY)), None)
     if unknown is not None:
-        near = get_close_matches(unknown, CODES, n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
+        hint = did_you_mean(unknown, CODES)
         raise JobFileError(f"--no-verdict {unknown} is no verdict's code.", f"{hint}Codes: {ANY}, {', '.join(CODES)}.")
 
 

@@ -156,7 +156,7 @@ def train_here(
     except ScalerError:
         raise
     except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure like any other
-        raise recipe_failure(error, "rank 0") from error
+        raise recipe_failure(error, "rank 0", folder=recipe_folder) from error
 
 
 @contextmanager

@@ -7,14 +7,16 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.machinery import PathFinder
 from itertools import dropwhile
 from pathlib import Path
+from shlex import quote
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from scaler.core.nearest import did_you_mean
 from scaler.errors import JobFileError, RecipeError
+from scaler.training.recipe_module import find_module, own_module
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,6 +26,16 @@ if TYPE_CHECKING:
     from scaler.plan import Plan
 
 SHOWN_FUNCTIONS = 8
+# Modules whose package has another name.
+DISTRIBUTIONS: Mapping[str, str] = {
+    "PIL": "pillow",
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-python",
+    "dateutil": "python-dateutil",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 _NOT_THE_RECIPE = (str(Path(__file__).parents[1]) + os.sep, "<frozen importlib", importlib.__file__)
 
 Loss = Callable[["nn.Module", Any], "Tensor | tuple[Tensor, Tensor | float]"]
@@ -64,30 +76,38 @@ def require_module(path: str, *, folder: Path, source: str = "") -> None:
     """Refuse a recipe whose module is not there, without importing anything.
 
     Raises:
-        JobFileError: it is neither in ``folder`` nor installed.
+        JobFileError: it is neither in ``folder`` nor on Python's path.
     """
-    first = path.partition(":")[0].partition(".")[0]
-    importlib.invalidate_caches()
-    if PathFinder.find_spec(first, [str(folder), *sys.path]) is None:
-        raise JobFileError(
-            f"{_of(source)}recipe = {path}: there is no module {first}.",
-            f"It is looked for in {folder} and among the installed packages.",
-        )
+    find_module(path, folder=folder, source=source)
 
 
 def _of(source: str) -> str:
     return f"{source}: " if source else ""
 
 
-def recipe_failure(error: BaseException, who: str) -> RecipeError:
+def recipe_failure(error: BaseException, who: str, *, folder: Path | None = None) -> RecipeError:
     """Return an exception of the recipe's own code as an error of ours, with its traceback.
 
-    For a module that is not installed there is no traceback: what to install says it all.
+    For a module that is not found there is no traceback: where it is, or what to install, says it all.
+
+    Args:
+        error: what it raised.
+        who: raised it, for the message.
+        folder: where the job file lies: modules of the user's own are looked for there too.
     """
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         if PathFinder.find_spec(package) is None:
-            return RecipeError(f"{who} needs the module {package}, which is not installed.", f"pip install {package}")
+            own = own_module(package, error=error, folder=folder)
+            if own is not None:
+                return RecipeError(
+                    f"{who} needs the module {package}, which is in {own}, where Python does not look.",
+                    f"export PYTHONPATH={quote(str(own))}",
+                )
+            return RecipeError(
+                f"{who} needs the module {package}, which is not installed.",
+                f"pip install {DISTRIBUTIONS.get(package, package)}",
+            )
     return RecipeError(f"{who} failed: {said(error)}", recipe_traceback(error))
 
 
@@ -123,11 +143,12 @@ def kind(value: object) -> str:
 
 
 def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source: str = "") -> Recipe:
-    """Import ``module:function``, from ``folder`` first, and return the recipe that it builds.
+    """Import a recipe's module, from ``folder`` first, and return the recipe that its function builds.
 
     Args:
-        path: ``module:function``.
-        folder: where the job file lies; goes in front of the import path and stays there.
+        path: ``module:function`` or ``path/to/file.py:function``, the path from ``folder``.
+        folder: where the job file lies; it and the folder of a file's outermost package go in front of the import path
+            and stay there.
         arguments: keyword arguments of the function.
         source: the job file's path, for errors; empty where they need none.
 
@@ -136,10 +157,11 @@ def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source
         RecipeError: it returned something that is not a usable recipe.
         Exception: whatever the recipe's own code raises, with its own traceback.
     """
-    module_name, _, function_name = path.partition(":")
-    require_module(path, folder=folder, source=source)
-    sys.path[:] = [str(folder), *(path for path in sys.path if path != str(folder))]
-    _forget_namesake(module_name, folder)
+    found = find_module(path, folder=folder, source=source)
+    module_name, function_name = found.name, found.function
+    first = dict.fromkeys((str(found.root), str(folder)))
+    sys.path[:] = [*first, *(path for path in sys.path if path not in first)]
+    _forget_namesake(module_name, found.root)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -148,6 +170,7 @@ def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source
         raise JobFileError(
             f"{_of(source)}recipe = {path}: there is no module {error.name}.", "Its package is there without it."
         ) from None
+    _require_file(module, found.file, path=path, source=source)
     build = getattr(module, function_name, None)
     if not callable(build):
         raise JobFileError(
@@ -162,9 +185,11 @@ def _functions_of(module: ModuleType, wanted: str) -> str:
     """What a module has instead of a function that it lacks."""
     own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
     functions = sorted(name for name in own if inspect.isfunction(vars(module)[name]) and not name.startswith("_"))
-    near = get_close_matches(wanted, functions, n=1)
-    hint = f'Did you mean "{near[0]}"? ' if near else ""
-    return f"{hint}Functions there: {', '.join(functions[:SHOWN_FUNCTIONS])}." if functions else "It defines none."
+    return (
+        f"{did_you_mean(wanted, functions)}Functions there: {', '.join(functions[:SHOWN_FUNCTIONS])}."
+        if functions
+        else "It defines none."
+    )
 
 
 def _require_arguments(build: Callable[..., Any], arguments: Mapping[str, Any], *, path: str, source: str) -> None:
@@ -203,15 +228,30 @@ def require_planned(recipe: Recipe, job: "Job", plan: "Plan") -> None:
         )
 
 
-def _forget_namesake(module_name: str, folder: Path) -> None:
+def _forget_namesake(module_name: str, root: Path) -> None:
     """Two jobs may each have a ``recipe.py``: forget the other's, or this process would train it again."""
     first = module_name.partition(".")[0]
-    known = getattr(sys.modules.get(first), "__file__", None)
-    is_here = (folder / f"{first}.py").exists() or (folder / first).is_dir()
-    if known is not None and is_here and not Path(known).is_relative_to(folder):
+    known = [_place(sys.modules[name]) for name in (first, module_name) if name in sys.modules]
+    is_here = (root / f"{first}.py").exists() or (root / first).is_dir()
+    if is_here and any(place is not None and not Path(place).is_relative_to(root) for place in known):
         for name in [name for name in sys.modules if name == first or name.startswith(f"{first}.")]:
             del sys.modules[name]
         importlib.invalidate_caches()
+
+
+def _place(module: ModuleType) -> str | None:
+    """A module's file, or a package's first folder."""
+    return module.__file__ or next(iter(getattr(module, "__path__", ())), None)
+
+
+def _require_file(module: ModuleType, file: Path | None, *, path: str, source: str) -> None:
+    """Refuse a module that is another than the file that the recipe names: one of its name comes before it."""
+    imported = getattr(module, "__file__", None)
+    if file is not None and imported is not None and not file.samefile(imported):
+        raise JobFileError(
+            f"{_of(source)}recipe = {path}: Python imports {module.__name__} from {imported} instead.",
+            f"Give {file.name} or its folder another name, or add {file.parent / '__init__.py'}.",
+        )
 
 
 def _checked(recipe: object, path: str) -> Recipe:
@@ -227,7 +267,7 @@ def _checked(recipe: object, path: str) -> Recipe:
     for name, data in (("train_data", recipe.train_data), ("eval_data", recipe.eval_data)):
         if data is None and name == "eval_data":
             continue
-        if not isinstance(data, Sized) or not hasattr(data, "__getitem__"):
+        if not isinstance(data, Sized) or not _has_items(data):
             raise RecipeError(
                 f"{path}: {name} is {kind(data)} without len() and [index].",
                 "scaler needs a map-style dataset: it orders the samples itself.",
@@ -244,3 +284,13 @@ def _checked(recipe: object, path: str) -> Recipe:
     if not any(parameter.requires_grad for parameter in recipe.model.parameters()):
         raise RecipeError(f"{path}: the model has no parameter to train.", "At least one must require a gradient.")
     return recipe
+
+
+def _has_items(data: object) -> bool:
+    """Whether data can be asked for a sample by its number; torch's base class has a ``__getitem__`` that only raises."""
+    from torch.utils.data import Dataset, IterableDataset
+
+    if isinstance(data, IterableDataset):
+        return False
+    own = getattr(type(data), "__getitem__", None)
+    return hasattr(data, "__getitems__") or (own is not None and own is not Dataset.__getitem__)

@@ -1,0 +1,169 @@
+"""Where a recipe's module is: a name that Python imports, or the path of a file, which may lie in a package."""
+
+import ast
+import importlib
+import os
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from scaler.core.nearest import did_you_mean
+from scaler.errors import JobFileError
+
+FOLDERS_UP = 4  # how far above a file its own packages are looked for, to name them in an error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecipeModule:
+    """A recipe's module as it is imported.
+
+    Attributes:
+        name: of the module, with the packages that it is in.
+        function: in the module.
+        root: the folder that holds the module's outermost package, or the job file's folder; first on the import path.
+        file: the module's file, where the recipe names it; None: Python finds it.
+    """
+
+    name: str
+    function: str
+    root: Path
+    file: Path | None = None
+
+
+def find_module(path: str, *, folder: Path, source: str = "") -> RecipeModule:
+    """Return where the module of a recipe is, without importing it.
+
+    A file is imported as Python would import it with ``python -m``: folders above it that have an ``__init__.py`` are
+    its packages, and so are those that its relative imports need. The job file's folder is no package unless a relative
+    import needs it: on a cluster it has another name.
+
+    Args:
+        path: ``module:function`` or ``path/to/file.py:function``, the path from the job file's folder.
+        folder: where the job file lies.
+        source: the job file's path, for errors; empty where they need none.
+
+    Raises:
+        JobFileError: there is no such file or module; names what is there.
+    """
+    where, _, function = path.rpartition(":")
+    said = f"{source}: recipe = {path}" if source else f"recipe = {path}"
+    if where.endswith(".py"):
+        file = Path(os.path.normpath(folder / os.path.expanduser(where)))
+        if not file.is_file():
+            near = did_you_mean(file.name, sorted(other.name for other in file.parent.glob("*.py")))
+            raise JobFileError(f"{said}: there is no file {file}.", f"{near}The path is from the job file's folder.")
+        return _of_file(file, function, folder=folder, said=said)
+    beside = folder / f"{where}.py"
+    if beside.is_file() and _relative_levels(beside):
+        return _of_file(beside, function, folder=folder, said=said)
+    importlib.invalidate_caches()
+    first = where.partition(".")[0]
+    if PathFinder.find_spec(first, [str(folder), *sys.path]) is None:
+        raise JobFileError(
+            f"{said}: there is no module {first}.",
+            f"{_offer(where, function, folder)}It is looked for in {folder}, in PYTHONPATH and among the installed "
+            "packages.",
+        )
+    return RecipeModule(name=where, function=function, root=folder)
+
+
+def shipped_recipe(path: str, *, folder: Path) -> tuple[str, list[Path]]:
+    """Return a recipe as the nodes of a cluster import it, and what they need for it beside the job file's folder.
+
+    Args:
+        path: as in ``find_module``.
+        folder: where the job file lies; the nodes get it as their working directory.
+
+    Returns:
+        The recipe, and the files or folders that are to be importable: its package, if it lies elsewhere on this
+        machine and is not installed.
+    """
+    module = find_module(path, folder=folder)
+    first = module.name.partition(".")[0]
+    outer = module.root / first
+    if module.file is None:
+        spec = PathFinder.find_spec(first, [str(folder), *sys.path])
+        places = [*(spec.submodule_search_locations or ()), spec.origin] if spec is not None else []
+        outer = Path(next(filter(None, places), outer))
+    elif not outer.is_dir():
+        outer = outer.with_suffix(".py")
+    if outer.is_relative_to(folder) or _is_installed(outer) or not outer.exists():
+        return path, []
+    return f"{module.name}:{module.function}", [outer]
+
+
+def own_module(name: str, *, error: BaseException, folder: Path | None) -> Path | None:
+    """Return the folder near the recipe that holds a module which Python did not find; None: it is not the user's own.
+
+    Args:
+        name: of the outermost package or module.
+        error: whose traceback says which files import it.
+        folder: where the job file lies.
+    """
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    starts = [file.parent for file in reversed(files) if file.is_file() and not _is_installed(file)]
+    starts += [place for place in (folder, Path.cwd()) if place is not None]
+    for place in _around(starts):
+        if (place / f"{name}.py").is_file() or ((place / name).is_dir() and any((place / name).glob("*.py"))):
+            return place
+    return None
+
+
+def _of_file(file: Path, function: str, *, folder: Path, said: str) -> RecipeModule:
+    """A file's module, with its packages."""
+    levels, folder = _relative_levels(file), Path(os.path.normpath(folder))
+    names, root = ([] if file.stem == "__init__" else [file.stem]), file.parent
+    while root != root.parent and (levels > 0 or ((root / "__init__.py").exists() and root != folder)):
+        names.insert(0, root.name)
+        root, levels = root.parent, levels - 1
+    dotted = next((name for name in names if "." in name), None)
+    if dotted is not None or not names:
+        raise JobFileError(
+            f"{said}: Python cannot import a module or package that is called {dotted or root.name}.",
+            "Give it a name of letters, digits and _.",
+        )
+    return RecipeModule(name=".".join(names), function=function, root=root, file=file)
+
+
+def _relative_levels(file: Path) -> int:
+    """How many packages a file's relative imports need around it; 0 where it has none, or is no Python."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, ValueError, SyntaxError):  # the import will say it
+        return 0
+    return max((node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)), default=0)
+
+
+def _offer(module: str, function: str, folder: Path) -> str:
+    """The path of a module's file somewhere near, or the module next to the job file that was probably meant."""
+    parts = module.split(".")
+    for place in _around([folder, Path.cwd(), *_children(folder)]):
+        for file in (place.joinpath(*parts).with_suffix(".py"), place.joinpath(*parts, "__init__.py")):
+            if file.is_file():
+                return f'Did you mean "{os.path.relpath(file, folder)}:{function}"? '
+    return did_you_mean(f"{module}:{function}", [f"{file.stem}:{function}" for file in sorted(folder.glob("*.py"))])
+
+
+def _around(starts: list[Path]) -> Iterator[Path]:
+    """These folders and some above them, each with its ``src``."""
+    seen = set()
+    for start in starts:
+        for place in [start, *start.parents][:FOLDERS_UP]:
+            for near in (place, place / "src"):
+                if near not in seen:
+                    seen.add(near)
+                    yield near
+
+
+def _children(folder: Path) -> list[Path]:
+    return [child for child in sorted(folder.iterdir()) if child.is_dir() and not child.name.startswith(".")]
+
+
+def _is_installed(path: Path) -> bool:
+    """Whether a file is one of Python's or of an installed package."""
+    places = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return any(path.is_relative_to(place) for place in places) or "site-packages" in path.parts
