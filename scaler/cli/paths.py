@@ -33,7 +33,7 @@ class JobPath(UserPath):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the file's path."""
         path: Path = super().convert(value, param, ctx)
-        if not path.is_dir():
+        if not os.path.isdir(path):  # also of a name that is too long
             return path
         if (path / JOB_FILE).exists():
             return path / JOB_FILE

@@ -6,7 +6,8 @@ from types import MappingProxyType
 
 LONGEST = 60  # characters of a name that are compared
 CUTOFF = 0.6  # of difflib's ratio
-SHORTEST_START = 3  # characters that a known name must have to be recognized as the start of a longer one
+SHORTEST_START = 3  # characters that a known name must have to be recognized as the start of a longer word
+SHORTEST_WORD = 2  # and a word, as the start of a longer name
 
 # What others call it, in letters and digits alone -> what it is called here. For names that look nothing alike.
 SYNONYMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -51,8 +52,8 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return the known name that ``word`` was probably meant to be; None when there is none.
 
-    Case, ``_``, ``-`` and ``.`` do not count. A name is near when it is the same, a synonym, the start of the word
-    (``CosineAnnealingLR`` is ``cosine``), or of a similar spelling.
+    Case, ``_``, ``-`` and ``.`` do not count. A name is near when it is the same, a synonym, of a similar spelling, or
+    one is the start of the other (``CosineAnnealingLR`` is ``cosine``, ``poly`` is ``polynomial``).
 
     Example:
         >>> known = ("lr", "momentum", "weight_decay", "cosine", "torch.optim:SGD")
@@ -71,7 +72,10 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     if near:
         return bare[near[0]]
     starts = [name for name in bare if len(name) >= SHORTEST_START and wanted.startswith(name)]
-    return bare[max(starts, key=len)] if starts else None
+    if starts:
+        return bare[max(starts, key=len)]
+    longer = [name for name in bare if len(wanted) >= SHORTEST_WORD and name.startswith(wanted)]
+    return bare[min(longer, key=len)] if longer else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -86,6 +86,8 @@ def _remedy(error: yaml.MarkedYAMLError) -> str:
         return "Quote text that begins with this character."
     if problem.startswith(("expected ',' or", "did not find expected ',' or")):
         return "Quote text that holds { } [ ] or a comma; close every bracket."
+    if problem == "but found another document":
+        return "A job file is one document: leave out what follows ---."
     return "The file is YAML; indent with blanks."
 
 
@@ -158,7 +160,9 @@ class _JobLoader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {shortened(key)} is not text",
                     problem_mark=key_node.start_mark,
-                    note=f'Quote it: "{shortened(getattr(key_node, "value", key))}": ...',
+                    note=f'Quote it: "{shortened(key_node.value)}": ...'
+                    if isinstance(key_node, yaml.ScalarNode)
+                    else "A key is text, such as name: value.",
                 )
             if key in seen:
                 raise yaml.MarkedYAMLError(

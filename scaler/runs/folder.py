@@ -78,8 +78,6 @@ class RunFolder:
         Raises:
             RunError: the storage cannot be written.
         """
-        if variable := re.search(r"\$\{?[A-Za-z_]\w*\}?", storage):
-            raise not_made(storage, f"{variable[0]} is a variable of the shell, and this is not read by one")
         base = located(storage)
         reach(base)
         for _ in range(IDS):  # two runs of one name in one second may draw the same four digits

@@ -287,7 +287,7 @@ def _checked(recipe: object, path: str) -> Recipe:
 
 
 def _has_items(data: object) -> bool:
-    """Whether data can be asked for a sample by its number; torch's base class has a ``__getitem__`` that only raises."""
+    """Whether data can be asked for a sample by its number; the ``__getitem__`` of torch's base class only raises."""
     from torch.utils.data import Dataset, IterableDataset
 
     if isinstance(data, IterableDataset):

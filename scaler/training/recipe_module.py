@@ -53,12 +53,12 @@ def find_module(path: str, *, folder: Path, source: str = "") -> RecipeModule:
     said = f"{source}: recipe = {path}" if source else f"recipe = {path}"
     if where.endswith(".py"):
         file = Path(os.path.normpath(folder / os.path.expanduser(where)))
-        if not file.is_file():
+        if not os.path.isfile(file):
             near = did_you_mean(file.name, sorted(other.name for other in file.parent.glob("*.py")))
             raise JobFileError(f"{said}: there is no file {file}.", f"{near}The path is from the job file's folder.")
         return _of_file(file, function, folder=folder, said=said)
     beside = folder / f"{where}.py"
-    if beside.is_file() and _relative_levels(beside):
+    if os.path.isfile(beside) and _relative_levels(beside):
         return _of_file(beside, function, folder=folder, said=said)
     importlib.invalidate_caches()
     first = where.partition(".")[0]
@@ -105,10 +105,10 @@ def own_module(name: str, *, error: BaseException, folder: Path | None) -> Path 
         folder: where the job file lies.
     """
     files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
-    starts = [file.parent for file in reversed(files) if file.is_file() and not _is_installed(file)]
+    starts = [file.parent for file in reversed(files) if os.path.isfile(file) and not _is_installed(file)]
     starts += [place for place in (folder, Path.cwd()) if place is not None]
     for place in _around(starts):
-        if (place / f"{name}.py").is_file() or ((place / name).is_dir() and any((place / name).glob("*.py"))):
+        if os.path.isfile(place / f"{name}.py") or ((place / name).is_dir() and any((place / name).glob("*.py"))):
             return place
     return None
 
@@ -143,7 +143,7 @@ def _offer(module: str, function: str, folder: Path) -> str:
     parts = module.split(".")
     for place in _around([folder, Path.cwd(), *_children(folder)]):
         for file in (place.joinpath(*parts).with_suffix(".py"), place.joinpath(*parts, "__init__.py")):
-            if file.is_file():
+            if os.path.isfile(file):
                 return f'Did you mean "{os.path.relpath(file, folder)}:{function}"? '
     return did_you_mean(f"{module}:{function}", [f"{file.stem}:{function}" for file in sorted(folder.glob("*.py"))])
 

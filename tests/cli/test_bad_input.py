@@ -45,6 +45,9 @@ GOOD = yaml.safe_dump(JOB)
 ONE_PATH = "\n  scaler submit takes the path of a job file.\n"
 IS_YAML = "\n  The file is YAML; indent with blanks.\n"
 MASKED = "\n  A run's copy of its job has *** for secrets; give them again: --set "
+DIGITS_READ = "\n  Write a shorter number, or quote it if it is text.\n"
+STAR = '\n  Quote text that begins with *, such as "*.bias".\n'
+TWICE = "\n  Remove one of the two.\n"
 NO_JOB = "\n  scaler init DIR writes a job file that runs as it is.\n"
 LEVELS = "\n  A job file nests three levels.\n"
 TOO_DEEP = f"JOB: is nested too deep.{LEVELS}"
@@ -62,11 +65,11 @@ def refused(path: Path, *overrides: str) -> str:
     [
         (
             f"{GOOD}notes: {'9' * 10**4}\n",
-            f"JOB: line 13, column 8: {'9' * 57}... has 10,000 digits, and 100 are read.{IS_YAML}",
+            f"JOB: line 13, column 8: {'9' * 57}... has 10,000 digits, and 100 are read.{DIGITS_READ}",
         ),
         (
             f"{GOOD}notes: 0x{'f' * 10**4}\n",
-            f"JOB: line 13, column 8: 0x{'f' * 55}... has 10,002 digits, and 100 are read.{IS_YAML}",
+            f"JOB: line 13, column 8: 0x{'f' * 55}... has 10,002 digits, and 100 are read.{DIGITS_READ}",
         ),
         (
             f"{GOOD}{'k' * 500}: 1\n",
@@ -75,15 +78,15 @@ def refused(path: Path, *overrides: str) -> str:
         (f"{GOOD}{'k' * 5000}: 1\n", f"JOB: line 13, column 5001: could not find expected ':'.{IS_YAML}"),
         (
             f"{GOOD}? {'k' * 5000}\n: 1\n? {'k' * 5000}\n: 1\n",
-            f'JOB: line 15, column 3: the key "{"k" * 57}..." appears twice.{IS_YAML}',
+            f'JOB: line 15, column 3: the key "{"k" * 57}..." appears twice.{TWICE}',
         ),
-        (f"{GOOD}train: {{}}\n", f'JOB: line 13, column 1: the key "train" appears twice.{IS_YAML}'),
+        (f"{GOOD}train: {{}}\n", f'JOB: line 13, column 1: the key "train" appears twice.{TWICE}'),
         # a billion laughs: nine lists of nine of the one before
         (
             "a: &a [x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
-            f"JOB: line 2, column 8: aliases (*name) are not read.{IS_YAML}",
+            f"JOB: line 2, column 8: aliases (*name) are not read.{STAR}",
         ),
-        ("a: &a {<<: *a}", f"JOB: line 1, column 12: aliases (*name) are not read.{IS_YAML}"),
+        ("a: &a {<<: *a}", f"JOB: line 1, column 12: aliases (*name) are not read.{STAR}"),
         (
             "name: a\0b",
             "JOB: is not YAML: unacceptable character #x0000: special characters are not allowed "
@@ -134,11 +137,14 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, command: 
     for path, why in {
         pipe: "is no file, but a pipe or a device.",
         Path("/dev/zero"): "is no file, but a pipe or a device.",
-        folder: "cannot be read: Is a directory.",
         dangling: "cannot be read: No such file or directory.",
         tmp_path / ("n" * 300): "cannot be read: File name too long.",
     }.items():
         assert scaler(command, path) == (2, "", f"Error: {path}: {why}{ONE_PATH}")
+    lacking = f"Error: {folder}: is a folder without a job.yaml.\n  "
+    assert scaler(command, folder) == (2, "", f"{lacking}scaler init {folder} writes a job file that runs as it is.\n")
+    (folder / "other.yaml").touch()
+    assert scaler(command, folder) == (2, "", f"{lacking}Give the job file: {folder}/other.yaml.\n")
 
 
 @pytest.mark.parametrize(
@@ -149,10 +155,10 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, command: 
         (
             f"train.seed={'9' * 500}",
             f"--set train.seed={'9' * 46}...: line 1, column 1: {'9' * 57}... has 500 digits, and 100 are read."
-            f"{IS_YAML}",
+            f"{DIGITS_READ}",
         ),
         (f"train.seed={'[' * 5000}", f"--set train.seed={'[' * 46}...: is nested too deep.{LEVELS}"),
-        ("recipe_args.key=*x", f"--set recipe_args.key=*x: line 1, column 1: aliases (*name) are not read.{IS_YAML}"),
+        ("recipe_args.key=*x", f"--set recipe_args.key=*x: line 1, column 1: aliases (*name) are not read.{STAR}"),
         ("recipe_args={api_key: '***'}", f"JOB: recipe_args.api_key is masked.{MASKED}recipe_args.api_key=...\n"),
         ("storage=s3://me:***@host/x", f"JOB: storage is masked.{MASKED}storage=...\n"),
     ],
@@ -320,7 +326,14 @@ def submit_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     [
         ({"recipe": "nosuch:build"}, 2,
          "recipe = nosuch:build: there is no module nosuch.\n"
-         "  It is looked for in HERE and among the installed packages.\n"),
+         "  It is looked for in HERE, in PYTHONPATH and among the installed packages.\n"),
+        ({"recipe": "bad_recpie:build"}, 2,
+         "recipe = bad_recpie:build: there is no module bad_recpie.\n"
+         '  Did you mean "bad_recipe:build"? '
+         "It is looked for in HERE, in PYTHONPATH and among the installed packages.\n"),
+        ({"recipe": "bad_recpie.py:build"}, 2,
+         "recipe = bad_recpie.py:build: there is no file HERE/bad_recpie.py.\n"
+         '  Did you mean "bad_recipe.py"? The path is from the job file\'s folder.\n'),
         ({"recipe": "json.nosuch:build"}, 2,
          "recipe = json.nosuch:build: there is no module json.nosuch.\n  Its package is there without it.\n"),
         ({"recipe": "bad_recipe:biuld"}, 2,

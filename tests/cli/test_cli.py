@@ -369,7 +369,8 @@ def test_a_recipe_is_built_once_for_many_plans(scaler_command: Scaler, make_job:
     [
         (
             '[{"match": "bias", "lr": 0.1}]',
-            'recipe_wrong:build: unknown key "lr" in groups.0.\n  Known keys: match, lr_ratio, weight_decay, freeze.\n',
+            'recipe_wrong:build: unknown key "lr" in groups.0.\n'
+            '  Did you mean "lr_ratio"? Known keys: match, lr_ratio, weight_decay, freeze.\n',
         ),
         (
             '["bias"]',
@@ -662,7 +663,8 @@ def test_a_recipe_that_is_not_there_exits_2_and_makes_no_run(
         2,
         "",
         "Error: recipe = recipe_nosuch:build: there is no module recipe_nosuch.\n"
-        f"  It is looked for in {path.parent} and among the installed packages.\n",
+        '  Did you mean "recipe_gone:build"? '
+        f"It is looked for in {path.parent}, in PYTHONPATH and among the installed packages.\n",
     )
     assert list_runs(str(path.parent / "runs")) == []
 

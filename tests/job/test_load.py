@@ -12,6 +12,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scaler.core.optimizers import OPTIMIZER_OPTIONS
+from scaler.core.rules import RULES
 from scaler.errors import JobFileError
 from scaler.job import Job, apply_overrides, dump_job, load_job, parse_job, read_job
 from scaler.job.load import masked_keys
@@ -26,6 +28,87 @@ VALID: dict[str, Any] = {
     "train": {"epochs": 2, "num_samples": 100},
 }
 IS_YAML = "\n  The file is YAML; indent with blanks."
+MUST, NOR = "must hold keys and values", "nor keys and values"
+TWICE = "\n  Remove one of the two."
+STAR = '\n  Quote text that begins with *, such as "*.bias".'
+TAG = "\n  Write the value alone; quote text that begins with !."
+# A name in another spelling, or that others use for it.
+MEANT = [
+    ("scale.rule=Linear", f'JOB: scale.rule = Linear is not one of {", ".join(RULES)}.\n  Did you mean "linear"?'),
+    ("train.precision=BF16", 'JOB: train.precision = BF16 is not one of fp32, bf16, fp16.\n  Did you mean "bf16"?'),
+    (
+        "schedule.name=CosineAnnealingLR",
+        "JOB: schedule.name = CosineAnnealingLR is not one of constant, step, multi_step, exponential, linear, "
+        "polynomial, cosine, cosine_restarts, cyclical, one_cycle, wsd, inverse_sqrt.\n"
+        '  Did you mean "cosine"?',
+    ),
+    (
+        "reference.optimizer={name: sgd, momentun: 0.9}",
+        'JOB: reference.optimizer has the key "momentun", which sgd does not take.\n'
+        '  Did you mean "momentum"? It takes momentum, dampening, weight_decay, nesterov.',
+    ),
+    (
+        "reference.optimizer={name: sgd, learning_rate: 0.9}",
+        "JOB: reference.optimizer has the key learning_rate.\n"
+        '  Did you mean "lr"? The rate is a key of its own: reference.lr.',
+    ),
+    (
+        "reference.learning_rate=0.1",
+        'JOB: unknown key "learning_rate" in reference.\n'
+        '  Did you mean "lr"? Known keys: global_batch_size, lr, optimizer, samples_per_s.',
+    ),
+    *(
+        (
+            f"reference.optimizer.name={written}",
+            f"JOB: reference.optimizer has the name {written}, which is not an optimizer.\n"
+            f'  Did you mean "{meant}"? Use {", ".join(OPTIMIZER_OPTIONS)}, '
+            "or an import path such as torch.optim:NAdam.",
+        )
+        for written, meant in (
+            ("SGD", "sgd"),
+            ("adamW", "adamw"),
+            ("NAdam", "torch.optim:NAdam"),
+            ("torch.optim.Adam", "adam"),
+        )
+    ),
+    ("train.num_samples=2e1", "JOB: train.num_samples = 20.0 is not written as a whole number.\n  Write 20."),
+    ("train.seed='3'", 'JOB: train.seed = "3" is text, not a whole number.\n  Write 3, without quotes.'),
+    (
+        "train.num_samples=1_000",
+        'JOB: train.num_samples = "1_000" is text, not a whole number.\n  Write 1000, without quotes.',
+    ),
+    ("reference.lr='0.1'", 'JOB: reference.lr = "0.1" is text, not a number.\n  Write 0.1, without quotes.'),
+]
+# A value where keys and values are wanted: what it may stand for is offered.
+MAPPINGS = [
+    (f"{override}={written}", f"JOB: {key or override} = {shown} {why}.\n  Write {offer}.")
+    for override, key, written, shown, why, offer in [
+        ("schedule.warmup", "", "500", "500", MUST, "warmup: {epochs: 500}, {steps: 500} or {samples: 500}"),
+        ("schedule.warmup", "", "0.05", "0.05", MUST, "warmup: {epochs: 0.05} or {fraction: 0.05}"),
+        ("schedule.warmup", "", "500 steps", "500 steps", f"is neither auto {NOR}", "warmup: {steps: 500}"),
+        ("schedule.warmup", "", "5%", "5%", f"is neither auto {NOR}", "warmup: {fraction: 0.05}"),
+        ("train.eval_every", "", "100", "100", MUST, "eval_every: {epochs: 100}, {steps: 100} or {samples: 100}"),
+        ("train", "", "15", "15", MUST, "train: {epochs: 15}, {steps: 15} or {samples: 15}"),
+        ("train.ema", "", "0.99", "0.99", MUST, "ema: {decay: 0.99}"),
+        ("checkpoint", "", "3", "3", MUST, "checkpoint: {keep: 3}"),
+        ("checkpoint.every", "", "60 s", "60 s", MUST, "every: {seconds: 60}"),
+        ("checkpoint.best", "", "accuracy", "accuracy", MUST, "best: {metric: accuracy}"),
+        ("scale.rewarmup", "", "50", "50", MUST, "rewarmup: {epochs: 50}, {steps: 50} or {samples: 50}"),
+        ("scale.co_scale", "", "true", "true", MUST, "co_scale: {weight_decay: true}, {ema: true} or {momentum: true}"),
+        ("schedule", "", "StepLR", "StepLR", MUST, "schedule: {name: step, every: ...}"),
+        ("schedule", "schedule.every", "{name: step, every: 30}", "30", MUST,
+         "every: {epochs: 30}, {steps: 30} or {samples: 30}"),
+        ("schedule", "schedule.at", "{name: multi_step, at: 30}", "30", "is not a list",
+         "at: [{epochs: 30}], [{steps: 30}] or [{samples: 30}]"),
+        ("schedule", "schedule.timescale", "{name: inverse_sqrt, timescale: 0.5}", "0.5", MUST,
+         "timescale: {epochs: 0.5} or {fraction: 0.5}"),
+        ("reference.optimizer", "", "AdamW", "AdamW", MUST, "optimizer: {name: adamw}"),
+        ("tracking.mlflow", "", "http://h:5000", "http://h:5000", MUST, "mlflow: {uri: 'http://h:5000'}"),
+        ("groups", "groups.0.freeze", "[{match: a, freeze: 2}]", "2", f"is neither true {NOR}",
+         "freeze: {epochs: 2}, {steps: 2} or {samples: 2}"),
+        ("layer_decay", "layer_decay.layers", "{factor: 0.8, layers: 'a.*'}", "a.*", "is not a list", "layers: [a.*]"),
+    ]
+]  # fmt: skip
 JOB_KEYS = (
     "name, recipe, recipe_args, reference, scale, groups, layer_decay, schedule, train, resources, checkpoint, "
     "failures, tracking, storage."
@@ -145,13 +228,15 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (  # a value where a section is wanted
             "scale=3",
-            "JOB: scale = 3 must hold keys and values.\n  scale: Workers, batch and rule.",
+            "JOB: scale = 3 must hold keys and values.\n"
+            "  Write scale: {per_worker_batch_size: 3} or {global_batch_size: 3}.",
         ),
         (
             "reference.optimizer=sgd",
-            "JOB: reference.optimizer = sgd must hold keys and values.\n"
-            "  reference.optimizer: The optimizer that the rate was tuned with.",
+            "JOB: reference.optimizer = sgd must hold keys and values.\n  Write optimizer: {name: sgd}.",
         ),
+        *MAPPINGS,
+        *MEANT,
         (  # a list where a section is wanted
             "train.eval_every=[1]",
             "JOB: train.eval_every = [1] must hold keys and values.\n"
@@ -187,7 +272,8 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (
             "reference.optimizer.name=Adam",
             "JOB: reference.optimizer has the name Adam, which is not an optimizer.\n"
-            "  Use sgd, adam, adamw, rmsprop, lars, lamb, lion, prodigy, schedulefree_sgd, schedulefree_adamw, "
+            '  Did you mean "adam"? '
+            "Use sgd, adam, adamw, rmsprop, lars, lamb, lion, prodigy, schedulefree_sgd, schedulefree_adamw, "
             "or an import path such as torch.optim:NAdam.",
         ),
         (
@@ -215,8 +301,8 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (
             "recipe=recipe.py",
-            "JOB: recipe = 'recipe.py' is not module:function.\n"
-            "  For build() in recipe.py next to the job: recipe:build.",
+            "JOB: recipe = 'recipe.py' is neither module:function nor file.py:function.\n"
+            "  For build() in recipe.py next to the job: recipe:build; in another folder: src/pkg/train.py:build.",
         ),
         (  # a key that looks like one of our own marks
             "<x=1",
@@ -239,7 +325,7 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (
             "schedule=cosine",
-            "JOB: schedule = cosine must hold keys and values.\n  schedule: Shape of the rate over the training.",
+            "JOB: schedule = cosine must hold keys and values.\n  Write schedule: {name: cosine}.",
         ),
         (
             "schedule=null",
@@ -263,11 +349,11 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (
             "schedule={name: multi_step, at: {epochs: 30}}",
-            "JOB: schedule.at = {'epochs': 30} is not a list.\n  schedule.at: In ascending order.",
+            "JOB: schedule.at = {'epochs': 30} is not a list.\n  Write at: [{epochs: 30}].",
         ),
         (
             "schedule={name: multi_step, at: [{epochs: 30}, 60]}",
-            "JOB: schedule.at.1 = 60 must hold keys and values.\n  schedule.at: In ascending order.",
+            "JOB: schedule.at.1 = 60 must hold keys and values.\n  Write {epochs: 60}, {steps: 60} or {samples: 60}.",
         ),
         (
             "schedule={name: multi_step, at: [{epochs: 30}, {epoch: 60}]}",
@@ -343,7 +429,7 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (
             "scale.batch_schedule=doubling",
             "JOB: scale.batch_schedule = doubling must hold keys and values.\n"
-            "  scale.batch_schedule: A global batch that grows as training goes on; the rate follows by the rule.",
+            "  Write batch_schedule: {name: doubling, every: ..., max_global_batch_size: ...}.",
         ),
         (
             "scale.batch_schedule={name: doubling, every: {epochs: 1}}",
@@ -387,8 +473,7 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (
             "groups={match: '*', freeze: true}",
             "JOB: groups = {'match': '*', 'freeze': True} is not a list.\n"
-            "  groups: Parameters with a rate, weight decay or freezing of their own; "
-            "recipe: the recipe gives them.",
+            "  Write groups: [{match: '*', freeze: true}].",
         ),
         (
             "layer_decay={factor: 0.8, layers: ['*']}",
@@ -552,18 +637,30 @@ def test_keys_that_do_not_go_together(tmp_path: Path, overrides: list[str], text
         ("[1, 2]", "JOB: is a list, not keys and values.\n  scaler init DIR writes a job file that runs as it is."),
         ("name", "JOB: is a str, not keys and values.\n  scaler init DIR writes a job file that runs as it is."),
         ("a: {b: [}", "JOB: line 1, column 9: expected the node content, but found '}'." + IS_YAML),
-        ("a: b: c", "JOB: line 1, column 5: mapping values are not allowed here." + IS_YAML),
+        (
+            "a: b: c",
+            "JOB: line 1, column 5: mapping values are not allowed here.\n"
+            '  Quote text that holds ": "; indent with blanks.',
+        ),
         ("a:\n\tb: 1", "JOB: line 2, column 1: found character '\\t' that cannot start any token." + IS_YAML),
-        ("name: a\ntrain: {}\nname: b", 'JOB: line 3, column 1: the key "name" appears twice.' + IS_YAML),
-        ("train: {seed: 1, seed: 2}", 'JOB: line 1, column 18: the key "seed" appears twice.' + IS_YAML),
-        ("recipe_args: [{x: 1, x: 2}]", 'JOB: line 1, column 22: the key "x" appears twice.' + IS_YAML),
-        ("1: 2", "JOB: line 1, column 1: the key 1 is not text." + IS_YAML),
-        ("? [a]\n: 2", "JOB: line 1, column 3: the key ['a'] is not text." + IS_YAML),
-        ("a: &x 1\nb: *x", "JOB: line 2, column 4: aliases (*name) are not read." + IS_YAML),
-        ("a: 1\n---\nb: 2", "JOB: line 2, column 1: but found another document." + IS_YAML),
-        ("a: !!python/object/apply:os.system [ls]", "JOB: line 1, column 4: tags (!name) are not read." + IS_YAML),
-        ("a: !!int x", "JOB: line 1, column 4: tags (!name) are not read." + IS_YAML),
-        ("!mine {a: 1}", "JOB: line 1, column 1: tags (!name) are not read." + IS_YAML),
+        ("name: a\ntrain: {}\nname: b", 'JOB: line 3, column 1: the key "name" appears twice.' + TWICE),
+        ("train: {seed: 1, seed: 2}", 'JOB: line 1, column 18: the key "seed" appears twice.' + TWICE),
+        ("recipe_args: [{x: 1, x: 2}]", 'JOB: line 1, column 22: the key "x" appears twice.' + TWICE),
+        ("1: 2", 'JOB: line 1, column 1: the key 1 is not text.\n  Quote it: "1": ...'),
+        ("? [a]\n: 2", "JOB: line 1, column 3: the key ['a'] is not text.\n  A key is text, such as name: value."),
+        ("a: &x 1\nb: *x", "JOB: line 2, column 4: aliases (*name) are not read." + STAR),
+        (
+            "groups: [{match: *.bias}]",
+            "JOB: line 1, column 19: expected alphabetic or numeric character, but found '.'." + STAR,
+        ),
+        (
+            "a: 1\n---\nb: 2",
+            "JOB: line 2, column 1: but found another document.\n"
+            "  A job file is one document: leave out what follows ---.",
+        ),
+        ("a: !!python/object/apply:os.system [ls]", "JOB: line 1, column 4: tags (!name) are not read." + TAG),
+        ("a: !!int x", "JOB: line 1, column 4: tags (!name) are not read." + TAG),
+        ("!mine {a: 1}", "JOB: line 1, column 1: tags (!name) are not read." + TAG),
         ("[" * 2000, "JOB: is nested too deep.\n  A job file nests three levels."),
         ("a: " + "{a: " * 1000, "JOB: is nested too deep.\n  A job file nests three levels."),
         (
@@ -601,7 +698,8 @@ def test_what_is_missing_is_said_all_at_once(tmp_path: Path) -> None:
     assert refusal(tmp_path, "name: a\ntrain: {epochs: 1}\nscale: {num_workers: 0}") == (
         "JOB: 3 problems.\n"
         '  the key "recipe" is missing.\n'
-        "    recipe: module:function that builds model and data; next to the job file, or installed.\n"
+        "    recipe: module:function or path/file.py:function that builds model and data; the path is from the job "
+        "file's folder, a module lies next to the job file, in PYTHONPATH or among the installed packages.\n"
         '  the key "reference" is missing.\n'
         "    reference: What is known to be good together, tuned on one worker.\n"
         "  scale.num_workers = 0 must be >= 1.\n"
@@ -633,9 +731,9 @@ def test_a_path_that_is_no_file(tmp_path: Path, make: Callable[[Path], None], te
         ("name.x=1", "--set name.x=1: name holds tiny, no keys.\n  Set it as a whole."),
         (
             "train={seed: 1, seed: 2}",
-            '--set train={seed: 1, seed: 2}: line 1, column 11: the key "seed" appears twice.' + IS_YAML,
+            '--set train={seed: 1, seed: 2}: line 1, column 11: the key "seed" appears twice.' + TWICE,
         ),
-        ("train={1: 2}", "--set train={1: 2}: line 1, column 2: the key 1 is not text." + IS_YAML),
+        ("train={1: 2}", '--set train={1: 2}: line 1, column 2: the key 1 is not text.\n  Quote it: "1": ...'),
         ("train={", "--set train={: line 1, column 2: expected the node content, but found '<stream end>'." + IS_YAML),
         (
             "name=\x1b[31m",

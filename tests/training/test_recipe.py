@@ -52,7 +52,8 @@ def test_a_recipe_next_to_the_job_is_built_with_its_arguments(folder: Path) -> N
             {},
             JobFileError,
             "job.yaml: recipe = goood_recipe:build: there is no module goood_recipe.\n"
-            "  It is looked for in FOLDER and among the installed packages.",
+            '  Did you mean "good_recipe:build"? '
+            "It is looked for in FOLDER, in PYTHONPATH and among the installed packages.",
         ),
         (
             "good_recipe:make",
