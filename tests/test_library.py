@@ -8,11 +8,18 @@ from typing import Any
 import pytest
 
 import scaler
+from scaler.core.optimizers import OPTIMIZER_OPTIONS
 from scaler.core.schedules import SHAPES
 from scaler.errors import JobFileError, PlanError
 from scaler.job import parse_job
 
 ADAM = {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
+
+OPTIMIZERS = f"Use {', '.join(OPTIMIZER_OPTIONS)}, or an import path such as torch.optim:NAdam."
+GIVE = (
+    '  Give the one that lr was tuned with: optimizer="sgd", optimizer="adamw", ...; '
+    "without one there are the rules linear, sqrt, power, legw, none."
+)
 
 
 def scaled(lr: float = 0.1, batch: int = 64, *, reference: int = 16, **options: Any) -> scaler.ScaledLR:
@@ -22,14 +29,18 @@ def scaled(lr: float = 0.1, batch: int = 64, *, reference: int = 16, **options: 
 @pytest.mark.parametrize(
     ("batch", "options", "lr"),
     [
-        (256, {}, 1.6),  # sgd is linear, by auto
-        (16, {}, 0.1),  # the reference itself
-        (8, {}, 0.05),  # and down by the same formula
+        (256, {"optimizer": "sgd"}, 1.6),  # linear, by auto
+        (16, {"optimizer": "sgd"}, 0.1),  # the reference itself
+        (8, {"rule": "linear"}, 0.05),  # and down by the same formula
         (64, {"optimizer": "adamw"}, 0.2),  # adaptive: the square root
         (64, {"optimizer": "torch.optim:NAdam"}, 0.2),  # by its import path too
         (64, {"rule": "sqrt"}, 0.2),  # as asked for
         (64, {"rule": "power", "exponent": 0.25}, 0.1 * 4**0.25),
-        (64, {"rule": "gain", "noise_scale": 16.0}, 0.1 * 4 * 32 / 80),  # k (phi + m0) / (phi + k m0)
+        (
+            64,
+            {"optimizer": "sgd", "rule": "gain", "noise_scale": 16.0},
+            0.1 * 4 * 32 / 80,
+        ),  # k (phi + m0) / (phi + k m0)
         (64, {"rule": "none"}, 0.1),
         (64, {"optimizer": "lamb"}, 0.2),  # legw
     ],
@@ -42,7 +53,7 @@ def test_the_rate_at_another_batch(batch: int, options: dict[str, Any], lr: floa
 
 def test_goyals_table() -> None:
     # 2017, section 5.1: 0.1 at 256 images, and the linear rule up to 65,536.
-    found = [scaled(0.1, 256 * k, reference=256).lr for k in (1, 2, 32, 256)]
+    found = [scaled(0.1, 256 * k, reference=256, optimizer="sgd").lr for k in (1, 2, 32, 256)]
     assert found == pytest.approx([0.1, 0.2, 3.2, 25.6], rel=1e-15)
 
 
@@ -62,7 +73,16 @@ def test_what_was_given_is_left_as_it_was() -> None:
 
 def test_legw_says_how_much_longer_the_warmup_is() -> None:
     assert scaled(optimizer="lars", batch=128).warmup_ratio == 8.0
-    assert scaled(batch=128).warmup_ratio == 1.0
+    assert scaled(batch=128, optimizer="sgd").warmup_ratio == 1.0
+
+
+def test_without_an_optimizer_the_reason_names_none() -> None:
+    assert scaled(rule="linear").reason == "linear rule (Goyal et al. 2017), as asked for"
+
+
+def test_constants_of_torch_that_no_rule_scales_are_passed_through() -> None:
+    given = {"lr": 0.1, "maximize": False, "decoupled_weight_decay": True, "foreach": None}
+    assert scaled(optimizer="adamw", constants=given).constants == given
 
 
 def test_the_result_is_a_value() -> None:
@@ -86,17 +106,40 @@ def test_the_result_is_a_value() -> None:
             "reference_batch_size = -1 is below 1.\n  It is samples per optimizer step, over all workers.",
         ),
         (
-            {"lr": 1e308},
+            {"lr": 1e308, "rule": "linear"},
             "peak_lr = 1e+308 x 4 is too large for a number.\n  Lower lr.",
         ),
         (
             {"rule": "lineal"},
             "scale.rule = lineal is not a rule.\n"
-            "  Rules: auto, linear, sqrt, power, adam_sde, gain, adascale, legw, none.",
+            '  Did you mean "linear"? '
+            "Rules: auto, linear, sqrt, power, adam_sde, gain, adascale, legw, none.",
         ),
         (
-            {"optimizer": "adagradish"},  # no substring decides
-            "scale.rule = auto does not know the optimizer adagradish.\n"
+            {"optimizer": "SGD"},
+            f'optimizer = SGD is not an optimizer.\n  Did you mean "sgd"? {OPTIMIZERS}',
+        ),
+        (
+            {"optimizer": "torch.optim.AdamW", "rule": "linear"},  # also where the rule does not look at it
+            f'optimizer = torch.optim.AdamW is not an optimizer.\n  Did you mean "adamw"? {OPTIMIZERS}',
+        ),
+        (
+            {"optimizer": "sgd", "rule": "none", "scale_momentum": True, "constants": {"momentun": 0.9}},
+            'constants has the key momentun, which no rule knows.\n  Did you mean "momentum"?',
+        ),
+        ({}, f"rule = auto depends on the optimizer, and none is given.\n{GIVE}"),
+        (
+            {"rule": "gain", "noise_scale": 16.0},
+            f"rule = gain depends on the optimizer, and none is given.\n{GIVE}",
+        ),
+        ({"rule": "adam_sde"}, f"rule = adam_sde depends on the optimizer, and none is given.\n{GIVE}"),
+        (
+            {"rule": "linear", "scale_weight_decay": True},
+            f"scale_weight_decay = True depends on the optimizer, and none is given.\n{GIVE}",
+        ),
+        (
+            {"optimizer": "my_pkg:Adagradish"},  # no substring decides
+            "scale.rule = auto does not know the optimizer my_pkg:Adagradish.\n"
             "  Say which rule it follows: rule: linear, rule: sqrt or rule: none.",
         ),
         (
@@ -112,7 +155,7 @@ def test_the_result_is_a_value() -> None:
             {"rule": "gain"},
             "rule = gain comes without noise_scale.\n  Give noise_scale: the gradient noise scale, in samples.",
         ),
-        ({"exponent": 0.7}, "exponent = 0.7 has no effect with rule = linear.\n  Use rule = power."),
+        ({"rule": "linear", "exponent": 0.7}, "exponent = 0.7 has no effect with rule = linear.\n  Use rule = power."),
         (
             {"rule": "power", "exponent": 3.0},
             "exponent = 3 is not in [-2, 2].\n  1 is linear, 0.5 the square root.",
@@ -121,7 +164,10 @@ def test_the_result_is_a_value() -> None:
             {"rule": "gain", "noise_scale": float("nan")},
             "noise_scale = nan is not above 0.\n  It is measured in samples.",
         ),
-        ({"betas": "power"}, "betas = power has no effect with rule = linear.\n  Use rule = adam_sde."),
+        (
+            {"rule": "linear", "betas": "power"},
+            "betas = power has no effect with rule = linear.\n  Use rule = adam_sde.",
+        ),
         (
             {"optimizer": "adam", "rule": "adam_sde", "betas": (0.9, 0.99)},
             "betas = (0.9, 0.99) is not sde or power, a way to scale them.\n"
@@ -157,7 +203,7 @@ def test_options_are_refused_exactly_where_the_job_file_refuses_them(rule: str, 
         "train": {"epochs": 1},
     }
     refused = []
-    for make in (lambda: scaled(rule=rule, **options), lambda: parse_job(job, source="job.yaml")):
+    for make in (lambda: scaled(rule=rule, optimizer="sgd", **options), lambda: parse_job(job, source="job.yaml")):
         try:
             make()
             refused.append(False)
@@ -180,7 +226,8 @@ def test_every_public_name_is_found_and_no_other() -> None:
     assert str(caught.value) == "module 'scaler' has no attribute 'scale_rate'"
 
 
-LIGHT = "scaler.scale_lr(0.1, reference_batch_size=16, global_batch_size=64); scaler.Warmup; scaler.shapes.Cosine"
+SCALED = "scaler.scale_lr(0.1, reference_batch_size=16, global_batch_size=64, rule='linear')"
+LIGHT = f"{SCALED}; scaler.Warmup; scaler.shapes.Cosine"
 PLANNED = "scaler.Schedule(shape=scaler.shapes.Cosine(length=9)).factor(3)"
 
 

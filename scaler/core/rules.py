@@ -23,7 +23,6 @@ from scaler.core.optimizers import (
     SGD_FAMILY,
     WITH_MOMENTUM,
     WITHOUT_RUNNING_SQUARES,
-    optimizer_hint,
 )
 from scaler.errors import PlanError
 
@@ -111,7 +110,7 @@ def choose_rule(rule: str, *, optimizer: str) -> tuple[str, str]:
         ('sqrt', 'adamw: square-root rule (Krizhevsky 2014), chosen by auto for adaptive optimizers')
     """
     if rule not in RULES:
-        raise PlanError(f"scale.rule = {rule} is not a rule.", f"{did_you_mean(rule, RULES)}Rules: {', '.join(RULES)}.")
+        raise not_a_rule(rule)
     if rule != "auto":
         source = SOURCES_IF_ADAPTIVE.get(rule, SOURCES[rule]) if optimizer in ADAPTIVE else SOURCES[rule]
         return rule, f"{optimizer}: {source}, as asked for"
@@ -123,11 +122,15 @@ def choose_rule(rule: str, *, optimizer: str) -> tuple[str, str]:
     ):
         if optimizer in names:
             return chosen, f"{optimizer}: {SOURCES[chosen]}, chosen by auto for {why}"
-    hint = optimizer_hint(optimizer) if ":" not in optimizer else ""
     raise PlanError(
         f"scale.rule = auto does not know the optimizer {optimizer}.",
-        f"{hint}Say which rule it follows: rule: linear, rule: sqrt or rule: none.",
+        "Say which rule it follows: rule: linear, rule: sqrt or rule: none.",
     )
+
+
+def not_a_rule(word: str) -> PlanError:
+    """Return the error of a rule that there is not; offers the one that was probably meant."""
+    return PlanError(f"scale.rule = {word} is not a rule.", f"{did_you_mean(word, RULES)}Rules: {', '.join(RULES)}.")
 
 
 def lr_ratio(rule: Rule, *, batch_ratio: float, reference_batch_size: int, optimizer: str) -> float:
@@ -183,7 +186,7 @@ def lr_ratio(rule: Rule, *, batch_ratio: float, reference_batch_size: int, optim
         case "none":
             return 1.0
         case unknown:
-            raise PlanError(f"scale.rule = {unknown} is not a rule.", f"Rules: {', '.join(RULES)}.")
+            raise not_a_rule(unknown)
 
 
 def gain_exponent(optimizer: str, *, rule: str) -> float:

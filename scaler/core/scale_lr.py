@@ -3,10 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
+from re import fullmatch
 from typing import Any, TypedDict, Unpack
 
-from scaler.core.rules import Rule, choose_rule, scale
+from scaler.core.nearest import nearest
+from scaler.core.optimizers import OPTIMIZER_OPTIONS, optimizer_hint
+from scaler.core.rules import RULES, SOURCES, Rule, choose_rule, not_a_rule, scale
 from scaler.errors import PlanError
+
+ANY_OPTIMIZER = ("linear", "sqrt", "power", "legw", "none")  # rules that are the same whatever the optimizer is
+SCALED = ("betas", "alpha", "eps", "weight_decay", "momentum")  # constants that a rule may change
 
 
 class RuleOptions(TypedDict, total=False):
@@ -49,7 +55,7 @@ def scale_lr(
     *,
     reference_batch_size: int,
     global_batch_size: int,
-    optimizer: str = "sgd",
+    optimizer: str | None = None,
     rule: str = "auto",
     constants: Mapping[str, Any] | None = None,
     **options: Unpack[RuleOptions],
@@ -64,6 +70,8 @@ def scale_lr(
         global_batch_size: samples per optimizer step now, over all workers and micro-steps, >= 1; not the number of
             workers.
         optimizer: ``sgd``, ``adamw`` or another name of the job file, or an import path such as ``torch.optim:NAdam``.
+            Left out, none is assumed: then the rule must be one that is the same for all (``linear``, ``sqrt``,
+            ``power``, ``legw``, ``none``), and must not scale weight decay or momentum.
         rule: ``auto``, which looks the optimizer up; ``linear``, ``sqrt``, ``power``, ``adam_sde``, ``gain``, ``legw``
             or ``none``.
         constants: the reference's constants of the optimizer, where the rule scales some: ``betas``, ``eps``,
@@ -73,13 +81,14 @@ def scale_lr(
 
     Raises:
         PlanError: numbers out of range, an option that the rule lacks or does not take, a rule that does not hold for
-            this optimizer or so far out, or ``adascale``, which needs a loop that measures.
+            this optimizer or so far out, an optimizer that is not known, or not given where the rule depends on it, or
+            ``adascale``, which needs a loop that measures.
 
     Sources:
         Those of the rules, in ``scaler.core.rules.lr_ratio``.
 
     Example:
-        >>> scaled = scale_lr(0.1, reference_batch_size=256, global_batch_size=8192)
+        >>> scaled = scale_lr(0.1, reference_batch_size=256, global_batch_size=8192, optimizer="sgd")
         >>> scaled.lr, scaled.lr_ratio, scaled.reason
         (3.2, 32.0, 'sgd: linear rule (Goyal et al. 2017), chosen by auto for the SGD family')
         >>> adam = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1}
@@ -92,10 +101,17 @@ def scale_lr(
     if not 0.0 < lr < float("inf"):
         raise PlanError(f"lr = {lr:g} is not in (0, inf).", "It is the rate that is good at reference_batch_size.")
     ratio = batch_ratio(reference_batch_size=reference_batch_size, global_batch_size=global_batch_size)
+    if optimizer is not None:
+        _require_optimizer(optimizer)
     made, reason = make_rule(rule, optimizer=optimizer, **options)
     given = dict(constants or {})
+    _require_spelling(given, optimizer)
     scaled = scale(
-        made, batch_ratio=ratio, reference_batch_size=reference_batch_size, optimizer=optimizer, constants=given
+        made,
+        batch_ratio=ratio,
+        reference_batch_size=reference_batch_size,
+        optimizer=optimizer or "",  # none is given only where none is looked at
+        constants=given,
     )
     return ScaledLR(
         lr=peak_lr(lr, scaled.lr_ratio),
@@ -144,7 +160,7 @@ def peak_lr(base_lr: float, lr_ratio: float) -> float:
 def make_rule(
     rule: str,
     *,
-    optimizer: str,
+    optimizer: str | None,
     exponent: float | None = None,
     noise_scale: float | None = None,
     betas: str = "sde",
@@ -155,7 +171,7 @@ def make_rule(
 
     Args:
         rule: one of ``scaler.core.rules.RULES`` but ``adascale``.
-        optimizer: its name in the job file, or ``module:Class``.
+        optimizer: its name in the job file, or ``module:Class``; None: not given.
         exponent: as in ``Rule``, in [-2, 2].
         noise_scale: as in ``Rule``.
         betas: as in ``Rule``.
@@ -163,13 +179,19 @@ def make_rule(
         scale_momentum: as in ``Rule``.
 
     Raises:
-        PlanError: no such rule, an option that it lacks or does not take, or one out of range.
+        PlanError: no such rule, no optimizer for a rule that depends on it, an option that the rule lacks
+            or does not take, or one out of range.
 
     Example:
         >>> make_rule("power", optimizer="adamw", exponent=0.5)[1]
         'adamw: power rule, as asked for'
     """
-    name, reason = choose_rule(rule, optimizer=optimizer)
+    if optimizer is not None:
+        name, reason = choose_rule(rule, optimizer=optimizer)
+    elif rule not in SOURCES:  # auto, or no rule at all
+        raise _needs_optimizer(f"rule = {rule}") if rule in RULES else not_a_rule(rule)
+    else:
+        name, reason = rule, f"{SOURCES[rule]}, as asked for"
     if name == "adascale":
         raise PlanError(
             "rule = adascale measures its gain in training, and here nothing does.",
@@ -193,6 +215,12 @@ def make_rule(
         )
     if betas != "sde" and name != "adam_sde":
         raise PlanError(f"betas = {betas} has no effect with rule = {name}.", "Use rule = adam_sde.")
+    if optimizer is None:
+        depends = {f"rule = {name}": name not in ANY_OPTIMIZER}
+        depends |= {"scale_weight_decay = True": scale_weight_decay, "scale_momentum = True": scale_momentum}
+        for asked, does in depends.items():
+            if does:
+                raise _needs_optimizer(asked)
     made = Rule(
         name=name,
         exponent=exponent,
@@ -202,3 +230,29 @@ def make_rule(
         scale_momentum=scale_momentum,
     )
     return made, reason
+
+
+def _require_optimizer(name: str) -> None:
+    """Refuse a name that is neither in the job file's table nor an import path."""
+    if name not in OPTIMIZER_OPTIONS and not fullmatch(r"[\w.]+:\w+", name):
+        raise PlanError(
+            f"optimizer = {name} is not an optimizer.",
+            f"{optimizer_hint(name)}Use {', '.join(OPTIMIZER_OPTIONS)}, or an import path such as torch.optim:NAdam.",
+        )
+
+
+def _needs_optimizer(asked: str) -> PlanError:
+    return PlanError(
+        f"{asked} depends on the optimizer, and none is given.",
+        'Give the one that lr was tuned with: optimizer="sgd", optimizer="adamw", ...; '
+        f"without one there are the rules {', '.join(ANY_OPTIMIZER)}.",
+    )
+
+
+def _require_spelling(constants: Mapping[str, Any], optimizer: str | None) -> None:
+    """Refuse a constant whose name is nearly that of one that rules scale: it would silently stay as it is."""
+    known = OPTIMIZER_OPTIONS.get(optimizer or "", {})
+    for name in constants:
+        meant = nearest(name, SCALED) if name not in (*known, *SCALED) else None
+        if meant is not None and abs(len(meant) - len(name)) <= 1:  # not torch's decoupled_weight_decay
+            raise PlanError(f"constants has the key {name}, which no rule knows.", f'Did you mean "{meant}"?')
