@@ -4,7 +4,7 @@ import pickle
 import re
 import subprocess
 import sys
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from io import BytesIO
 from pathlib import Path
 from secrets import token_hex
@@ -219,6 +219,48 @@ def make_run(storage: str, name: str = "digits", second: int = 0) -> RunFolder:
 def test_runs_are_listed_oldest_first_whatever_their_names(storage: str) -> None:
     made = [make_run(storage, "zeta-1", 1), make_run(storage, "alpha", 2), make_run(storage, "mid-20990101", 3)]
     assert [run.run_id for run in list_runs(storage)] == [run.run_id for run in made]
+
+
+@pytest.mark.parametrize("damage", [None, "{", "[]", '{"started_at": "soon"}', '{"started_at": NaN}'])
+def test_runs_are_in_the_order_in_which_they_were_made_whatever_their_ids_say(storage: str, damage: str | None) -> None:
+    """Ids may hold another time zone's time, the hour that comes twice in autumn, or the same second."""
+    ids = ["digits-20260102-210005-0000", "digits-20260102-120006-ffff", "digits-20260102-120006-0000"]
+    made = [RunFolder(f"{storage}/{run_id}") for run_id in ids]
+    for number, folder in enumerate(made):
+        folder.set_state(RunState.SUCCEEDED, started_at=1767355205.0 + number / 10)  # 12:00:05 in UTC
+    if damage is not None:  # the id must do, and the others are listed all the same
+        last = RunFolder(f"{storage}/digits-20260102-120007-0000")
+        last.write("status.json", damage)
+        made.append(last)
+    assert list_runs(storage) == made
+    assert find_run("last", storage=storage) == made[-1]
+
+
+def test_a_run_id_is_in_utc() -> None:
+    tokyo = datetime(2026, 1, 2, 21, 0, 5, tzinfo=timezone(timedelta(hours=9)))
+    assert new_run_id("digits", tokyo).startswith("digits-20260102-120005-")
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    run = make_run("~/runs")
+    assert run.local_path == tmp_path / "home" / "runs" / run.run_id
+    assert list_runs("~/runs") == [run]
+    assert find_run("last", storage="~/runs") == find_run(f"~/runs/{run.run_id}") == run
+    assert list((tmp_path / "here").iterdir()) == []
+    named = make_run("./~")  # a folder of that name
+    assert named.local_path == tmp_path / "here" / "~" / named.run_id
+
+
+@pytest.mark.parametrize("use", [make_run, list_runs, find_run], ids=["create", "list", "find"])
+def test_a_home_folder_that_is_not_there_is_refused(use: Any) -> None:
+    with pytest.raises(RunError) as caught:
+        use("~nosuchuser/runs")
+    assert str(caught.value) == (
+        "~nosuchuser/runs: there is no home folder ~nosuchuser.\n  For a folder of that name here: ./~nosuchuser/runs"
+    )
 
 
 def test_what_is_no_run_is_not_listed(storage: str) -> None:

@@ -195,6 +195,28 @@ def test_the_plan_of_the_digits_job(scaler_command: Scaler, golden: Golden) -> N
     golden("plan.txt", out)
 
 
+@pytest.mark.parametrize("folder", ["jobs/digits", "jobs/digits/", "./jobs/digits"])
+def test_a_jobs_folder_stands_for_its_job(scaler_command: Scaler, folder: str) -> None:
+    assert scaler_command("plan", folder) == scaler_command("plan", JOB)
+
+
+def test_a_tilde_that_the_shell_leaves_is_the_home_folder(
+    scaler_command: Scaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert scaler_command("init", "~/mine").code == 0
+    assert scaler_command("plan", "~/mine", "--html=~/plan.html") == (0, "", "")
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "plan.html"}
+    assert scaler_command("list", "--storage=~/runs") == (0, "", "")
+    assert scaler_command("plan", "~nosuchuser/job.yaml") == (
+        2,
+        "",
+        "Error: Invalid value for 'JOB': ~nosuchuser/job.yaml: there is no home folder ~nosuchuser.\n"
+        "  scaler plan --help shows how it is used.\n",
+    )
+
+
 def test_plans_of_several_sizes_are_a_table(scaler_command: Scaler, golden: Golden) -> None:
     code, out, err = scaler_command("plan", JOB, "--workers", "1,2,4,8,16")
     assert (code, err) == (0, "")

@@ -480,6 +480,21 @@ def test_code_that_came_with_a_run_is_not_run(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_a_recipe_whose_path_leads_into_the_run_is_not_run(
+    scaler_command: Scaler, job: Path, tmp_path: Path, is_relative: bool
+) -> None:
+    folder = stopped_run(scaler_command, job)
+    (Path(folder.uri) / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n" + RECIPE)
+    path = os.path.relpath(folder.uri, job.parent) if is_relative else folder.uri
+    values = yaml.safe_load(folder.read("job.yaml")) | {"recipe": f"{path}/evil.py:build"}
+    folder.write("job.yaml", yaml.safe_dump(values))
+    code, out, err = scaler_command("resume", "last", *HERE, "--quiet")
+    assert (code, out) == (2, "")
+    assert "has its recipe in its own folder: the recipe that it names is not run." in err
+    assert not (tmp_path / "ran").exists()
+
+
 def test_damaged_records_are_found_before_anything_is_trained(scaler_command: Scaler, job: Path) -> None:
     folder = stopped_run(scaler_command, job)
     name = f"metrics/{folder.names('metrics')[0]}"

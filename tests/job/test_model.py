@@ -257,12 +257,14 @@ def test_every_job_that_ships_loads(digits_path: Path) -> None:
     [
         ("sqlite:///m.db", "sqlite:////here/m.db"),
         ("sqlite:///a/m.db?timeout=5", "sqlite:////here/a/m.db?timeout=5"),
+        ("sqlite:///~/m.db", "sqlite:////home/me/m.db"),
         ("sqlite:////there/m.db", "sqlite:////there/m.db"),
         ("http://host:5000", "http://host:5000"),
         ("databricks", "databricks"),
     ],
 )
-def test_a_database_in_a_file_is_found_from_anywhere(uri: str, seen: str) -> None:
+def test_a_database_in_a_file_is_found_from_anywhere(uri: str, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
     tracking = Tracking(mlflow=Mlflow(uri=uri)).seen_from(Path("/here"))
     assert tracking.mlflow is not None
     assert tracking.mlflow.uri == seen
