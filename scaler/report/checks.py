@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from scaler.core.nearest import did_you_mean
+from scaler.core.nearest import nearest
 from scaler.errors import JobFileError
 from scaler.report.gaps import find_gaps
 from scaler.report.model import Report
@@ -202,7 +202,8 @@ def _require_numbers(limits: Limits) -> None:
 def _require_codes(codes: Sequence[str]) -> None:
     unknown = next((code for code in codes if code not in (*CODES, ANY)), None)
     if unknown is not None:
-        hint = did_you_mean(unknown, CODES)
+        near = nearest(unknown, CODES)
+        hint = f"Did you mean {near}? " if near is not None else ""
         raise JobFileError(f"--no-verdict {unknown} is no verdict's code.", f"{hint}Codes: {ANY}, {', '.join(CODES)}.")
 
 
