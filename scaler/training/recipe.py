@@ -267,9 +267,11 @@ def _checked(recipe: object, path: str) -> Recipe:
     for name, data in (("train_data", recipe.train_data), ("eval_data", recipe.eval_data)):
         if data is None and name == "eval_data":
             continue
-        if not isinstance(data, Sized) or not _has_items(data):
+        lacking = [part for part, is_there in (("len()", isinstance(data, Sized)), ("[index]", _has_items(data)))
+                   if not is_there]  # fmt: skip
+        if not isinstance(data, Sized) or lacking:
             raise RecipeError(
-                f"{path}: {name} is {kind(data)} without len() and [index].",
+                f"{path}: {name} is {kind(data)} without {' and '.join(lacking)}.",
                 "scaler needs a map-style dataset: it orders the samples itself.",
             )
         try:

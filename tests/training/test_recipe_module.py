@@ -206,6 +206,6 @@ def test_an_iterable_dataset_that_has_a_length_is_no_dataset_with_items(folder: 
         with pytest.raises(RecipeError) as caught:
             load_recipe(f"rm_stream:{function}", folder=folder, arguments={})
         assert str(caught.value) == (
-            f"rm_stream:{function}: train_data is a {kind} without len() and [index].\n"
+            f"rm_stream:{function}: train_data is a {kind} without [index].\n"
             "  scaler needs a map-style dataset: it orders the samples itself."
         )
