@@ -15,8 +15,10 @@ ADAPTIVE = (*ADAM_FAMILY, *RMSPROP, "torch.optim:Adagrad")
 WITHOUT_RUNNING_SQUARES = ("torch.optim:Adagrad", "torch.optim:Adamax")  # of the adaptive ones
 LAYERWISE = ("lars", "lamb")
 SELF_TUNED = ("prodigy",)
-# Whose weight decay shrinks weights by lr * weight_decay a step, so that a timescale can be held.
-DECAY_BY_RATE = ("sgd", "adamw", "lion", "schedulefree_adamw", "torch.optim:SGD", "torch.optim:AdamW")
+# Whose weight decay shrinks weights by lr * weight_decay a step, so that a timescale can be held (core/timescales.py).
+DECOUPLED_DECAY = ("adamw", "lion", "schedulefree_adamw", "torch.optim:AdamW", "torch.optim:Muon")
+COUPLED_DECAY = ("sgd", "torch.optim:SGD")
+DECAY_BY_RATE = (*COUPLED_DECAY, *DECOUPLED_DECAY)
 NO_SDE = ("schedulefree_adamw", "torch.optim:Adamax")  # of Adam's kin, with betas that mean something else
 WITH_MOMENTUM = ("sgd", "torch.optim:SGD")
 

@@ -6,7 +6,7 @@ constant back to the last bit, and calling a rule twice changes nothing.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import ceil, sqrt
+from math import ceil, floor, sqrt
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +15,6 @@ from scaler.core.noise_scale import gain
 from scaler.core.optimizers import (
     ADAM_FAMILY,
     ADAPTIVE,
-    DECAY_BY_RATE,
     LAYERWISE,
     NO_SDE,
     RMSPROP,
@@ -24,10 +23,12 @@ from scaler.core.optimizers import (
     WITH_MOMENTUM,
     WITHOUT_RUNNING_SQUARES,
 )
+from scaler.core.timescales import decay_form, weight_decay_timescale
 from scaler.errors import PlanError
 
 RULES = ("auto", "linear", "sqrt", "power", "adam_sde", "gain", "adascale", "legw", "none")
 
+MOST_DECAY = 0.1  # of the weights, in one step: beyond it weight decay is no longer proportional to the step's samples
 NO_MEMORY = 1.0 - 1e-9  # 10 * (1 - 0.9) is 1, and a float makes it a little less
 
 SOURCES: Mapping[str, str] = MappingProxyType(
@@ -43,9 +44,11 @@ SOURCES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# The gain's own papers are of SGD; its square root for optimizers that divide by a root is AdaptDL's.
+# The square root has a paper of its own for Adam and RMSprop. The gain's papers are of SGD; its square root for
+# optimizers that divide by a root is AdaptDL's.
 SOURCES_IF_ADAPTIVE: Mapping[str, str] = MappingProxyType(
     {
+        "sqrt": "square-root rule (Malladi et al. 2022)",
         "gain": "experimental: square root of the gain (AdaptDL) at a known noise scale",
         "adascale": "experimental: square root of the gain of the preconditioned gradient (AdaptDL), measured in "
         "training",
@@ -64,7 +67,7 @@ class Rule:
         betas: ``adam_sde`` only: ``sde`` (the paper's ``1 - batch_ratio * (1 - beta)``) or ``power``
             (``beta ** batch_ratio``, equal to first order and defined for every ratio).
         scale_weight_decay: hold the timescale of weight decay in samples.
-        scale_momentum: ``none`` only: raise momentum instead of the rate.
+        scale_momentum: ``none`` only: raise momentum instead of the rate. It holds the timescale of weight decay too.
     """
 
     name: str
@@ -107,13 +110,12 @@ def choose_rule(rule: str, *, optimizer: str) -> tuple[str, str]:
 
     Example:
         >>> choose_rule("auto", optimizer="adamw")
-        ('sqrt', 'adamw: square-root rule (Krizhevsky 2014), chosen by auto for adaptive optimizers')
+        ('sqrt', 'adamw: square-root rule (Malladi et al. 2022), chosen by auto for adaptive optimizers')
     """
     if rule not in RULES:
         raise not_a_rule(rule)
     if rule != "auto":
-        source = SOURCES_IF_ADAPTIVE.get(rule, SOURCES[rule]) if optimizer in ADAPTIVE else SOURCES[rule]
-        return rule, f"{optimizer}: {source}, as asked for"
+        return rule, f"{optimizer}: {_source(rule, optimizer)}, as asked for"
     for names, chosen, why in (
         (SGD_FAMILY, "linear", "the SGD family"),
         (ADAPTIVE, "sqrt", "adaptive optimizers"),
@@ -121,7 +123,7 @@ def choose_rule(rule: str, *, optimizer: str) -> tuple[str, str]:
         (SELF_TUNED, "none", "optimizers that find their own step"),
     ):
         if optimizer in names:
-            return chosen, f"{optimizer}: {SOURCES[chosen]}, chosen by auto for {why}"
+            return chosen, f"{optimizer}: {_source(chosen, optimizer)}, chosen by auto for {why}"
     raise PlanError(
         f"scale.rule = auto does not know the optimizer {optimizer}.",
         "Say which rule it follows: rule: linear, rule: sqrt or rule: none.",
@@ -131,6 +133,13 @@ def choose_rule(rule: str, *, optimizer: str) -> tuple[str, str]:
 def not_a_rule(word: str) -> PlanError:
     """Return the error of a rule that there is not; offers the one that was probably meant."""
     return PlanError(f"scale.rule = {word} is not a rule.", f"{did_you_mean(word, RULES)}Rules: {', '.join(RULES)}.")
+
+
+def _source(rule: str, optimizer: str) -> str:
+    """What a rule is, with the paper that gives it for this optimizer."""
+    if rule == "sqrt" and optimizer in WITHOUT_RUNNING_SQUARES:
+        return "square-root rule, by analogy with Adam (Malladi et al. 2022)"
+    return SOURCES_IF_ADAPTIVE.get(rule, SOURCES[rule]) if optimizer in ADAPTIVE else SOURCES[rule]
 
 
 def lr_ratio(rule: Rule, *, batch_ratio: float, reference_batch_size: int, optimizer: str) -> float:
@@ -154,7 +163,8 @@ def lr_ratio(rule: Rule, *, batch_ratio: float, reference_batch_size: int, optim
 
     Sources:
         linear: Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 2.1.
-        sqrt: Krizhevsky 2014, https://arxiv.org/abs/1404.5997.
+        sqrt: Krizhevsky 2014, https://arxiv.org/abs/1404.5997, for SGD; Malladi et al. 2022,
+        https://arxiv.org/abs/2205.10287, for Adam and RMSprop.
         adam_sde: Malladi et al. 2022, https://arxiv.org/abs/2205.10287.
         gain: McCandlish et al. 2018, https://arxiv.org/abs/1812.06162; the square root for Adam is that of
         AdaptDL's ``AdamScale``.
@@ -225,7 +235,8 @@ def scale(
         batch_ratio: global batch size over the reference's, > 0.
         reference_batch_size: samples per step in the reference.
         optimizer: its name in the job file, or ``module:Class``.
-        constants: the reference's options of the optimizer (``betas``, ``eps``, ``weight_decay``, ...).
+        constants: the reference's options of the optimizer (``betas``, ``eps``, ``weight_decay``, ...), and its ``lr``,
+            without which a weight decay that takes too much in one step is not noticed.
 
     Raises:
         PlanError: the rule does not hold for this optimizer, or not so far out; names what would.
@@ -245,14 +256,20 @@ def scale(
         form = f"beta ** {batch_ratio:.4g}" if rule.betas == "power" else f"1 - {batch_ratio:.4g} x (1 - beta)"
         reasons |= {name: form for name in changed if name != "eps"}
         reasons["eps"] = f"over the root of {batch_ratio:.4g}"
-    decay_ratio = _weight_decay_ratio(rule, batch_ratio, ratio, optimizer) if rule.scale_weight_decay else 1.0
-    if rule.scale_weight_decay:
-        given = _given(constants, "weight_decay", example="0.01", who="scale.co_scale.weight_decay")
-        changed["weight_decay"] = given * decay_ratio
-        reasons["weight_decay"] = f"x {decay_ratio:.4g}: holds its timescale (Wang and Aitchison 2024)"
     if rule.scale_momentum:
         changed["momentum"] = _momentum(rule, batch_ratio, reference_batch_size, optimizer, constants)
         reasons["momentum"] = f"1 - (1 - momentum) / {batch_ratio:.4g}: instead of the rate (Smith et al. 2018)"
+    decay_ratio = 1.0
+    if rule.scale_weight_decay:
+        decay_ratio = _weight_decay_ratio(rule, batch_ratio, ratio, optimizer, constants)
+        given = _given(constants, "weight_decay", example="0.01", who="scale.co_scale.weight_decay")
+        changed["weight_decay"] = given * decay_ratio
+        held = "the momentum holds" if rule.scale_momentum else "holds"
+        reasons["weight_decay"] = f"x {decay_ratio:.4g}: {held} its timescale (Wang and Aitchison 2024)"
+        if "lr" in constants and batch_ratio > 1.0:
+            built = {**constants, **changed}
+            lr = float(constants["lr"]) * ratio
+            _require_slow_decay(optimizer, built, lr=lr, batch_ratio=batch_ratio, reference=reference_batch_size)
     return Scaled(
         batch_ratio=batch_ratio,
         lr_ratio=ratio,
@@ -342,9 +359,14 @@ def _require_memory(betas: Mapping[str, float], batch_ratio: float, reference_ba
     )
 
 
-def _weight_decay_ratio(rule: Rule, batch_ratio: float, ratio: float, optimizer: str) -> float:
-    """What weight decay is multiplied by, so that lr * weight_decay / batch stays: its timescale in samples."""
-    if optimizer not in DECAY_BY_RATE:
+def _weight_decay_ratio(
+    rule: Rule, batch_ratio: float, ratio: float, optimizer: str, constants: Mapping[str, Any]
+) -> float:
+    """What weight decay is multiplied by, so that its timescale in samples stays: see ``weight_decay_timescale``.
+
+    A momentum that rises with the batch holds it already: batch * (1 - momentum) / lr stays.
+    """
+    if decay_form(optimizer, constants) is None:
         raise PlanError(
             f"scale.co_scale.weight_decay holds a timescale that {optimizer}'s weight decay does not have.",
             "It is for optimizers that shrink weights by lr * weight_decay a step: adamw, lion, sgd.",
@@ -354,7 +376,23 @@ def _weight_decay_ratio(rule: Rule, batch_ratio: float, ratio: float, optimizer:
             "scale.co_scale.weight_decay needs the rate's ratio before the run, and adascale measures it.",
             "Leave it out, or choose another rule.",
         )
-    return batch_ratio / ratio
+    return 1.0 if rule.scale_momentum else batch_ratio / ratio
+
+
+def _require_slow_decay(
+    optimizer: str, constants: Mapping[str, Any], *, lr: float, batch_ratio: float, reference: int
+) -> None:
+    """Refuse a step that is so long that its weight decay is not what its samples would bring one batch at a time."""
+    batch = batch_ratio * reference
+    timescale = weight_decay_timescale(optimizer, constants=constants, lr=lr, global_batch_size=batch)
+    if timescale is None or batch <= MOST_DECAY * timescale:
+        return
+    largest = max(floor(MOST_DECAY * timescale), reference)
+    raise PlanError(
+        f"scale.co_scale.weight_decay holds a timescale of {timescale:.4g} samples, and a step of {batch:g} would take "
+        f"{batch / timescale:.0%} of the weights.",
+        f"Lower weight_decay, or use a global batch of at most {largest} (reference {reference}).",
+    )
 
 
 def _momentum(
@@ -373,10 +411,18 @@ def _momentum(
     momentum = _given(constants, "momentum", example="0.9", who="scale.co_scale.momentum")
     if batch_ratio == 1.0:
         return float(momentum)
-    if (1.0 - momentum) / batch_ratio > 1.0:
-        smallest = ceil(reference_batch_size * (1.0 - momentum))
+    smallest = ceil(reference_batch_size * (1.0 - momentum))
+    scaled = 1.0 - (1.0 - float(momentum)) / batch_ratio
+    if scaled < 0.0:
         raise PlanError(
             f"scale.co_scale.momentum: 1 - (1 - {momentum:g}) / {batch_ratio:g} is below 0.",
             f"Use a global batch of at least {smallest} (reference {reference_batch_size}).",
         )
-    return 1.0 - (1.0 - float(momentum)) / batch_ratio
+    for option in ("dampening", "nesterov"):  # which torch ignores or refuses without momentum
+        if constants.get(option) and (momentum == 0.0 or scaled == 0.0):
+            raise PlanError(
+                f"scale.co_scale.momentum changes a momentum of {momentum:g} to {scaled:g}, and {option} = "
+                f"{str(constants[option]).lower()} has no effect without momentum: the step would change by it.",
+                f"Leave {option} out of reference.optimizer.",
+            )
+    return scaled

@@ -111,7 +111,7 @@ def scale_lr(
         batch_ratio=ratio,
         reference_batch_size=reference_batch_size,
         optimizer=optimizer or "",  # none is given only where none is looked at
-        constants=given,
+        constants={**given, "lr": lr},
     )
     return ScaledLR(
         lr=peak_lr(lr, scaled.lr_ratio),

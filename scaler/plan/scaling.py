@@ -42,7 +42,7 @@ class Scaling:
             batch_ratio=global_batch_size / self.reference_batch_size,
             reference_batch_size=self.reference_batch_size,
             optimizer=self.optimizer,
-            constants=self.constants,
+            constants={**self.constants, "lr": self.base_lr},
         )
 
     def ema_at(self, global_batch_size: int) -> float | None:
@@ -67,7 +67,7 @@ class Scaling:
             global_batch_size=phase.global_batch_size,
             reference_batch_size=self.reference_batch_size,
             optimizer=self.optimizer,
-            constants=self.constants,
+            constants={**self.constants, "lr": self.base_lr},
         )
         # A range test has learning rates of its own; the ratio between two batch sizes holds there too.
         is_the_rule_s = phase.peak_lr == self.base_lr * phase.lr_ratio

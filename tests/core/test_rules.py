@@ -161,7 +161,7 @@ def test_the_gain_is_not_measured_without_running_squares(optimizer: str) -> Non
             "gain",
             "rmsprop: experimental: square root of the gain (AdaptDL) at a known noise scale, as asked for",
         ),
-        ("adamw", "sqrt", "adamw: square-root rule (Krizhevsky 2014), as asked for"),
+        ("adamw", "sqrt", "adamw: square-root rule (Malladi et al. 2022), as asked for"),
     ],
 )
 def test_the_gain_of_adaptive_optimizers_is_called_experimental(optimizer: str, rule: str, reason: str) -> None:
@@ -172,12 +172,12 @@ def test_the_gain_of_adaptive_optimizers_is_called_experimental(optimizer: str, 
     ("optimizer", "rule", "reason"),
     [
         ("sgd", "linear", "sgd: linear rule (Goyal et al. 2017), chosen by auto for the SGD family"),
-        ("adam", "sqrt", "adam: square-root rule (Krizhevsky 2014), chosen by auto for adaptive optimizers"),
-        ("rmsprop", "sqrt", "rmsprop: square-root rule (Krizhevsky 2014), chosen by auto for adaptive optimizers"),
+        ("adam", "sqrt", "adam: square-root rule (Malladi et al. 2022), chosen by auto for adaptive optimizers"),
+        ("rmsprop", "sqrt", "rmsprop: square-root rule (Malladi et al. 2022), chosen by auto for adaptive optimizers"),
         (
             "torch.optim:NAdam",
             "sqrt",
-            "torch.optim:NAdam: square-root rule (Krizhevsky 2014), chosen by auto for adaptive optimizers",
+            "torch.optim:NAdam: square-root rule (Malladi et al. 2022), chosen by auto for adaptive optimizers",
         ),
         (
             "torch.optim:ASGD",

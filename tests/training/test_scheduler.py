@@ -669,14 +669,15 @@ def test_the_whole_text_of_each_refusal(make: Callable[[], SampleScheduler], tex
     ("optimizer", "reason"),
     [
         (sgd(), "sgd: linear rule (Goyal et al. 2017), chosen by auto for the SGD family"),
-        (adam(), "adam: square-root rule (Krizhevsky 2014), chosen by auto for adaptive optimizers"),
+        (adam(), "adam: square-root rule (Malladi et al. 2022), chosen by auto for adaptive optimizers"),
         (
             Lamb([parameter()]),
             "lamb: square root, warmup epochs times the ratio (You et al. 2019), chosen by auto for layer-wise rates",
         ),
         (
             Adagrad([parameter()]),
-            "torch.optim:Adagrad: square-root rule (Krizhevsky 2014), chosen by auto for adaptive optimizers",
+            "torch.optim:Adagrad: square-root rule, by analogy with Adam (Malladi et al. 2022), chosen by auto for "
+            "adaptive optimizers",
         ),
     ],
 )
