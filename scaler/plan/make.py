@@ -123,7 +123,7 @@ def make_plan(
             "warmup_samples": warmup_reason,
             "total_samples": _total_reason(job, plan, lengths),
             "schedule": schedule_reason,
-            **_ema_reason(job, first),
+            **_ema_reason(job, first, is_measured=plan.is_measured),
             **_reasons(plan, scaled),
         },
         warnings=find_warnings(plan, scaled, never_grows_at=never_grows_at(job, phases, lengths)),
@@ -242,11 +242,13 @@ def _rest_reason(plan: Plan) -> str:
     return f"; {rest} left out" if plan.last_batch == "drop" else f"; {rest} carried into the next epoch"
 
 
-def _ema_reason(job: Job, first: Phase) -> dict[str, str]:
+def _ema_reason(job: Job, first: Phase, *, is_measured: bool) -> dict[str, str]:
     if job.train.ema is None:
         return {}
-    held = f"{job.train.ema.decay:g} ** {first.batch_ratio:.4g}: holds its memory in samples (Busbridge et al. 2023)"
-    return {"ema_decay": held if job.scale.co_scale.ema else "as in the reference, a step"}
+    if not job.scale.co_scale.ema:
+        return {"ema_decay": "as in the reference, a step"}
+    power = "the gain that is measured" if is_measured else f"{first.batch_ratio:.4g}"
+    return {"ema_decay": f"{job.train.ema.decay:g} ** {power}: holds its memory in samples (Busbridge et al. 2023)"}
 
 
 def _curve(plan: Plan) -> Iterator[tuple[int, float]]:

@@ -20,7 +20,7 @@ class Phase:
     lr_ratio: float
     peak_lr: float
     weight_decay_ratio: float  # of the groups' own weight decay; in ``optimizer`` it is there already
-    ema_decay: float | None  # of train.ema, per step; None without it
+    ema_decay: float | None  # of train.ema, per step; with adascale and co_scale.ema, per step of the reference
     optimizer: Mapping[str, Any]
 
 

@@ -46,8 +46,11 @@ class Scaling:
         )
 
     def ema_at(self, global_batch_size: int) -> float | None:
-        """Return the share of the averaged weights that a step of this batch keeps."""
-        if self.ema_decay is None or not self.scale_ema:
+        """Return the share of the averaged weights that a step of this batch keeps.
+
+        With ``adascale``, it is of one step of the reference, of which a step is worth the gain.
+        """
+        if self.ema_decay is None or not self.scale_ema or self.rule.name == "adascale":
             return self.ema_decay
         return scale_beta(self.ema_decay, batch_ratio=global_batch_size / self.reference_batch_size, form="power")
 

@@ -183,8 +183,14 @@ class Training:
         own = plan.step_phase(self.samples_seen)
         lr = plan.lr_at(self.samples_seen, progress=self.progress) * controllers.lr_factor(own.batch_ratio)
         lr *= self._ramp_factor()
-        momentum = plan.step_momentum(self.samples_seen, progress=self.progress)
-        used = self._stepper.update(gradient, own, lr=lr, momentum=momentum)
+        worth = controllers.gain(own.batch_ratio)  # in steps of the reference, where it is measured
+        used = self._stepper.update(
+            gradient,
+            own,
+            lr=lr,
+            momentum=plan.step_momentum(self.samples_seen, progress=self.progress),
+            reference_steps=worth if plan.is_measured and self._job.scale.co_scale.ema else 1.0,
+        )
         self._recorder.add(
             Step(
                 step=step,
@@ -201,7 +207,7 @@ class Training:
         )
         self.samples_seen = plan.next_step(self.samples_seen + size)
         if plan.is_measured:
-            self.progress += controllers.gain(own.batch_ratio) * plan.reference_batch_size
+            self.progress += worth * plan.reference_batch_size
         else:
             self.progress = float(self.samples_seen)
         return True

@@ -111,8 +111,13 @@ def used_rate(optimizer: Optimizer, *, planned: float) -> float:
     return max(rates, key=lambda lr: abs(lr - planned))
 
 
-def set_constants(optimizer: Optimizer, phase: Phase, groups: Sequence[PlanGroup]) -> None:
-    """Write a phase's constants (betas, eps, weight decay, ...) into every group, after a load or a change of batch."""
+def set_constants(
+    optimizer: Optimizer, phase: Phase, groups: Sequence[PlanGroup], *, cycles_momentum: bool = False
+) -> None:
+    """Write a phase's constants (betas, eps, weight decay, ...) into every group, after a load or a change of batch.
+
+    With ``cycles_momentum``, the schedule moves the first beta: it stays, for ``set_rate`` writes it before each step.
+    """
     constants = _constants(phase.optimizer)
     own = [group.weight_decay for group in groups] or [None] * len(optimizer.param_groups)
     # Schedule-free's training point lies between its two others by the first beta: move it by the old, then the new.
@@ -121,28 +126,50 @@ def set_constants(optimizer: Optimizer, phase: Phase, groups: Sequence[PlanGroup
         set_mode(optimizer, training=False)
     for group, weight_decay in zip(optimizer.param_groups, own, strict=True):
         decay = {} if weight_decay is None else {"weight_decay": weight_decay * phase.weight_decay_ratio}
-        set_group_constants(optimizer, group, {**constants, **decay})
+        first = (
+            {"betas": (group["betas"][0], constants["betas"][1])} if cycles_momentum and "betas" in constants else {}
+        )
+        set_group_constants(optimizer, group, {**constants, **decay, **first})
     if moves:
         set_mode(optimizer, training=True)
 
 
 def set_group_constants(optimizer: Optimizer, group: dict[str, Any], constants: Mapping[str, Any]) -> None:
-    """Write constants into one parameter group.
+    """Write constants into one parameter group, and let running averages continue from what they stand for.
 
-    Where an average's decay changes, the optimizer's count of steps, from which Adam corrects its averages' start, is
-    changed to as many steps of the new decay as forget what the old ones forgot: ``beta_new ** new = beta_old ** old``.
+    Adam divides an average by ``1 - beta ** step``, the weight of all gradients in it. When betas change, one count of
+    steps cannot be right for both averages. The count is changed to as many steps of the new decay as forget what the
+    old ones forgot, ``beta2_new ** new = beta2_old ** old``, which leaves the corrected average of squares as it was.
+    The average of gradients is then multiplied by what leaves its corrected value as it was:
+
+        exp_avg <- exp_avg * (1 - beta1_new ** new) / (1 - beta1_old ** old)
+
+    So each average continues from its value, and its gradients' weights sum to 1 in every later step.
     """
-    before, after = _memory(group), _memory(constants)
+    before, after = _memory(optimizer, group), _memory(optimizer, {**group, **constants})
+    first_before, first_after = _corrected_first(optimizer, group), _corrected_first(optimizer, {**group, **constants})
     group.update(constants)
-    if before is not None and after is not None and before != after and 0.0 < before < 1.0 and 0.0 < after < 1.0:
-        counts = [optimizer.state.get(parameter, {}) for parameter in group["params"]]
-        for count in (*counts, group):  # schedule-free AdamW counts in the group
-            if "step" in count:
-                count["step"] = count["step"] * (log(before) / log(after))
+    is_recounted = before != after and all(decay is not None and 0.0 < decay < 1.0 for decay in (before, after))
+    if not is_recounted and first_before == first_after:
+        return
+    states = [optimizer.state.get(parameter, {}) for parameter in group["params"]]
+    for state in (*states, group):  # schedule-free AdamW counts in the group
+        if "step" not in state:
+            continue
+        old = float(state["step"])
+        if is_recounted:
+            assert before is not None
+            assert after is not None
+            state["step"] = state["step"] * (log(before) / log(after))
+        new = float(state["step"])
+        if first_before is not None and first_after is not None and "exp_avg" in state and old > 0.0:
+            state["exp_avg"].mul_((1.0 - first_after**new) / (1.0 - first_before**old))
 
 
 @contextmanager
-def step_of(optimizer: Optimizer, step: Phase, phase: Phase, groups: Sequence[PlanGroup]) -> Iterator[None]:
+def step_of(
+    optimizer: Optimizer, step: Phase, phase: Phase, groups: Sequence[PlanGroup], *, cycles_momentum: bool
+) -> Iterator[None]:
     """Let the optimizer take one step with the constants of ``step``, and give it those of its phase back.
 
     A step of a whole batch is its phase, and nothing is done. In a short one, a gradient that is added to a sum (SGD's
@@ -153,11 +180,11 @@ def step_of(optimizer: Optimizer, step: Phase, phase: Phase, groups: Sequence[Pl
         yield
         return
     ratio = phase.lr_ratio / step.lr_ratio if phase.optimizer["name"] in SUMS_GRADIENTS else 1.0
-    set_constants(optimizer, step, groups)
+    set_constants(optimizer, step, groups, cycles_momentum=cycles_momentum)
     multiply_sums(optimizer, ratio)
     yield
     multiply_sums(optimizer, 1.0 / ratio)
-    set_constants(optimizer, phase, groups)
+    set_constants(optimizer, phase, groups, cycles_momentum=cycles_momentum)
 
 
 @torch.no_grad()
@@ -240,7 +267,7 @@ class Preconditioner:
     def _squares(self, parameter: nn.Parameter, state: Mapping[str, Any]) -> Tensor:
         group = self._groups[id(parameter)]
         found = state.get("exp_avg_sq", state.get("square_avg"))
-        decay = _memory(group)
+        decay = _memory(self._optimizer, group)
         if not isinstance(found, Tensor) or decay is None:
             raise JobFileError(
                 f"scale.rule = adascale finds no running squares in {type(self._optimizer).__name__}.",
@@ -264,10 +291,22 @@ def _require_named(make: Any, keys: Sequence[str], *, name: str) -> None:
             )
 
 
-def _memory(constants: Mapping[str, Any]) -> float | None:
-    """The decay of the longest average: Adam's second beta, RMSprop's alpha."""
-    decay = constants["betas"][1] if "betas" in constants else constants.get("alpha")
+def _memory(optimizer: Optimizer, constants: Mapping[str, Any]) -> float | None:
+    """The decay that the count of steps belongs to: Adam's second beta, Adamax's first, RMSprop's alpha."""
+    which = 0 if isinstance(optimizer, torch.optim.Adamax) else 1  # whose second average is a maximum, not corrected
+    decay = constants["betas"][which] if "betas" in constants else constants.get("alpha")
     return None if decay is None else float(decay)
+
+
+def _corrected_first(optimizer: Optimizer, constants: Mapping[str, Any]) -> float | None:
+    """The decay of an average of gradients that the optimizer corrects by the count of steps, too; None: it has none.
+
+    NAdam corrects by a product of decays that it keeps, and the optimizers of pytorch_optimizer that a job names not
+    at all.
+    """
+    if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW | torch.optim.RAdam | torch.optim.SparseAdam):
+        return None
+    return float(constants["betas"][0])
 
 
 def _constants(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,8 @@ class Stepper:
         self._freezing = Freezing(named, plan.groups)
         self._freezing.apply(0)
         self._optimizer = build_optimizer(named, plan.optimizer, groups=plan.groups)
-        if plan.schedule.momentum(0) is not None:
+        self._cycles_momentum = plan.schedule.momentum(0) is not None
+        if self._cycles_momentum:
             require_momentum(self._optimizer, name=plan.optimizer["name"])
         if job.train.ema is not None:
             require_one_point(self._optimizer, name=plan.optimizer["name"])
@@ -82,14 +83,14 @@ class Stepper:
         self._preconditioner = Preconditioner(self._optimizer) if plan.is_preconditioned else None
         self.average = WeightAverage(self.module) if job.train.ema is not None else None
         self._phase = plan.phases[0]
-        set_constants(self._optimizer, self._phase, self._groups)
+        self._set_constants()
         self._gradient = self._make_gradient()
 
     def enter(self, phase: Phase) -> None:
         """Give the optimizer a phase's constants."""
         if phase is not self._phase:
             self._phase = phase
-            set_constants(self._optimizer, phase, self._groups)
+            self._set_constants()
 
     def freeze(self, samples_seen: int) -> None:
         """Freeze and unfreeze what the plan's groups say at a point of training."""
@@ -127,7 +128,9 @@ class Stepper:
         squares = self._estimate(measures.parts, trained, norm, plan) if measures.parts is not None else None
         return WholeGradient(measures=measures, trained=trained, norm=norm, squares=squares)
 
-    def update(self, gradient: WholeGradient, step: Phase, *, lr: float, momentum: float | None) -> float:
+    def update(
+        self, gradient: WholeGradient, step: Phase, *, lr: float, momentum: float | None, reference_steps: float = 1.0
+    ) -> float:
         """Take a step; return the learning rate that the optimizer used, as it says itself.
 
         Args:
@@ -135,16 +138,18 @@ class Stepper:
             step: the phase, with the constants of this step's own size (``Plan.step_phase``).
             lr: the learning rate to use.
             momentum: where the schedule moves it; None: the optimizer's own.
+            reference_steps: for how many steps the phase's ``ema_decay`` is applied: with ``rule: adascale`` and
+                ``co_scale.ema``, as many steps of the reference as this one is worth.
         """
         if self._job.train.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(gradient.trained, self._job.train.clip_grad_norm, gradient.norm)
-        with step_of(self._optimizer, step, self._phase, self._groups):
+        with step_of(self._optimizer, step, self._phase, self._groups, cycles_momentum=self._cycles_momentum):
             set_rate(self._optimizer, lr, momentum=momentum)
             self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
         if self.average is not None and step.ema_decay is not None:
-            self.average.update(self.module, decay=step.ema_decay)
+            self.average.update(self.module, decay=step.ema_decay**reference_steps)
         return used_rate(self._optimizer, planned=lr)  # after the step: a hook of the recipe's would show
 
     def set_mode(self, *, training: bool) -> None:
@@ -186,9 +191,12 @@ class Stepper:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self._phase = phase
-        set_constants(self._optimizer, phase, self._groups)
+        self._set_constants()
         self._optimizer.zero_grad()
         self.freeze(samples_seen)
+
+    def _set_constants(self) -> None:
+        set_constants(self._optimizer, self._phase, self._groups, cycles_momentum=self._cycles_momentum)
 
     def _make_gradient(self) -> GradientStep:
         return GradientStep(

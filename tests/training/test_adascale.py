@@ -76,6 +76,38 @@ def test_every_step_s_rate_and_progress_follow_its_gain(tmp_path: Path, referenc
     assert records[0].grad_signal is not None or reference, "Adam has no running squares before its first step"
 
 
+@pytest.mark.parametrize("is_scaled", [True, False])
+def test_an_average_of_the_weights_forgets_by_the_gain_that_a_step_is_worth(tmp_path: Path, is_scaled: bool) -> None:
+    """By hand over the checkpoints of every step: a step is worth its gain in steps of the reference, not the ratio."""
+    job = adascale_job(
+        co_scale={"ema": is_scaled},
+        train={"ema": {"decay": 0.9}, "epochs": 2},
+        checkpoint={"every": {"samples": 1}, "keep": 999},
+    )
+    folder = new_folder(tmp_path)
+    ranks = run(tmp_path, 2, job, folder=folder)
+    records = records_of(ranks[:1])
+    assert plan_of(job, 2).phases[0].ema_decay == 0.9
+    worth = [(after.progress - before.progress) / 16 for before, after in itertools.pairwise(records)]
+    paths = sorted((folder / "checkpoints").glob("*.pt"))
+    assert len(paths) == len(records)
+    expected = None
+    for path, steps in zip(paths, worth, strict=False):
+        state = torch.load(path, weights_only=True)
+        weights, decay = state["model"]["2.weight"].double(), 0.9**steps if is_scaled else 0.9
+        expected = weights if expected is None else decay * expected + (1 - decay) * weights
+        assert torch.allclose(state["average"]["module.2.weight"].double(), expected, atol=1e-6)
+    assert max(worth) > 1.2, "else this shows little"
+    assert min(worth) < 3.5, "and not the batch ratio throughout"
+
+
+def test_what_an_average_forgets_under_adascale_is_said() -> None:
+    job = adascale_job(co_scale={"ema": True}, train={"ema": {"decay": 0.9}})
+    assert plan_of(job, 2).reasons["ema_decay"] == (
+        "0.9 ** the gain that is measured: holds its memory in samples (Busbridge et al. 2023)"
+    )
+
+
 def test_every_rank_holds_the_same_bits(tmp_path: Path) -> None:
     ranks = run(tmp_path, 3, adascale_job(workers=3, size=63, reference=ADAM, train={"epochs": 2}))
     assert ranks[0]["weights"] == ranks[1]["weights"] == ranks[2]["weights"]

@@ -168,6 +168,87 @@ def test_steps_are_recounted_where_an_average_s_decay_changes_and_nowhere_else(n
     assert steps() == pytest.approx([8.0, 8.0], rel=1e-6), "there and back is where it was"
 
 
+CORRECTED = ["adam", "adamw", "torch.optim:RAdam"]  # by a count of steps; of both averages
+
+
+def corrected(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> list[torch.Tensor]:
+    """Adam's averages as it uses them: over the weight of all gradients in them."""
+    state, (first, second) = optimizer.state[weight], optimizer.param_groups[0]["betas"]
+    step = float(state["step"])
+    return [state["exp_avg"] / (1 - first**step), state["exp_avg_sq"] / (1 - second**step)]
+
+
+@pytest.mark.parametrize("name", CORRECTED)
+@pytest.mark.parametrize("steps", [1, 3, 40])
+@pytest.mark.parametrize("betas", [(0.6, 0.996), (0.9**4, 0.999**4), (0.975, 0.99975), (0.5, 0.999), (0.0, 0.9)])
+def test_a_change_of_betas_leaves_both_corrected_averages_as_they_are(
+    name: str, steps: int, betas: tuple[float, float]
+) -> None:
+    weight = nn.Parameter(torch.zeros(5, dtype=torch.float64))
+    optimizer = build_optimizer({"w": weight}, {"name": name, "lr": 0.1})
+    for _ in range(steps):
+        weight.grad = torch.randn(5, dtype=torch.float64)
+        optimizer.step()
+    before = corrected(optimizer, weight)
+    set_constants(optimizer, phase({"name": name, "lr": 0.1, "betas": list(betas)}), ())
+    for old, new in zip(before, corrected(optimizer, weight), strict=True):
+        assert torch.allclose(new, old, rtol=2e-6)  # torch counts steps in float32
+    set_constants(optimizer, phase({"name": name, "lr": 0.1, "betas": [0.9, 0.999]}), ())
+    for old, new in zip(before, corrected(optimizer, weight), strict=True):
+        assert torch.allclose(new, old, rtol=2e-6), "and back"
+
+
+@pytest.mark.parametrize("name", CORRECTED)
+def test_a_steady_gradient_is_its_own_average_before_and_after_a_change_of_betas(name: str) -> None:
+    """The weights of all gradients sum to 1 in every step: else a step after the change would be too long or short."""
+    weight = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    optimizer = build_optimizer({"w": weight}, {"name": name, "lr": 0.1})
+    gradient = torch.tensor([3.0, -0.5], dtype=torch.float64)
+    for betas in ([0.9, 0.999], [0.6, 0.996], [0.2, 0.992], [0.9, 0.999]):
+        set_constants(optimizer, phase({"name": name, "lr": 0.1, "betas": betas}), ())
+        for _ in range(2):
+            weight.grad = gradient.clone()
+            optimizer.step()
+            first, second = corrected(optimizer, weight)
+            assert torch.allclose(first, gradient, rtol=5e-6)
+            assert torch.allclose(second, gradient**2, rtol=5e-6)
+
+
+def test_adamax_counts_by_its_first_beta_which_is_the_one_it_corrects() -> None:
+    weight = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    optimizer = build_optimizer({"w": weight}, {"name": "torch.optim:Adamax", "lr": 0.1})
+    for _ in range(3):
+        weight.grad = torch.tensor([3.0, -0.5], dtype=torch.float64)
+        optimizer.step()
+    before = optimizer.state[weight]["exp_avg"] / (1 - 0.9**3)
+    set_constants(optimizer, phase({"name": "torch.optim:Adamax", "lr": 0.1, "betas": [0.6, 0.99]}), ())
+    state = optimizer.state[weight]
+    assert torch.allclose(state["exp_avg"] / (1 - 0.6 ** float(state["step"])), before, rtol=1e-6)
+
+
+def test_nadam_corrects_by_a_product_of_its_own_and_its_average_stays() -> None:
+    weight = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    optimizer = build_optimizer({"w": weight}, {"name": "torch.optim:NAdam", "lr": 0.1})
+    for _ in range(3):
+        weight.grad = torch.tensor([3.0, -0.5], dtype=torch.float64)
+        optimizer.step()
+    state = optimizer.state[weight]
+    before = {key: state[key].clone() for key in ("exp_avg", "exp_avg_sq", "mu_product")}
+    set_constants(optimizer, phase({"name": "torch.optim:NAdam", "lr": 0.1, "betas": [0.6, 0.996]}), ())
+    assert all(torch.equal(state[key], value) for key, value in before.items())
+    assert 0.996 ** float(state["step"]) == pytest.approx(0.999**3, rel=1e-6)
+
+
+def test_a_first_beta_that_the_schedule_moves_is_left_to_it() -> None:
+    optimizer = two_groups(1.0, 0.5, name="adam")
+    set_rate(optimizer, 0.25, momentum=0.85)
+    now = phase({"name": "adam", "lr": 0.1, "betas": [0.9, 0.999]})
+    set_constants(optimizer, now, (), cycles_momentum=True)
+    assert [group["betas"] for group in optimizer.param_groups] == [(0.85, 0.999)] * 2
+    set_constants(optimizer, now, ())
+    assert [group["betas"] for group in optimizer.param_groups] == [(0.9, 0.999)] * 2
+
+
 @pytest.mark.parametrize("name", OPTIMIZER_OPTIONS)
 def test_the_job_s_options_are_the_class_s_with_its_own_defaults(name: str) -> None:
     own = {"lamb": {"weight_decouple": True, "adam_debias": None}}.get(name, {})  # where we mean the paper's
