@@ -6,7 +6,7 @@ constant back to the last bit, and calling a rule twice changes nothing.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import ceil, floor, sqrt
+from math import ceil, floor, isinf, sqrt
 from types import MappingProxyType
 from typing import Any
 
@@ -385,9 +385,12 @@ def _require_slow_decay(
     """Refuse a step that is so long that its weight decay is not what its samples would bring one batch at a time."""
     batch = batch_ratio * reference
     timescale = weight_decay_timescale(optimizer, constants=constants, lr=lr, global_batch_size=batch)
-    if timescale is None or batch <= MOST_DECAY * timescale:
+    if timescale is None or isinf(timescale):
         return
-    largest = max(floor(MOST_DECAY * timescale), reference)
+    most = MOST_DECAY * timescale * (1.0 + 1e-9)  # the timescale is rounded
+    if batch <= most:
+        return
+    largest = max(floor(most), reference)
     raise PlanError(
         f"scale.co_scale.weight_decay holds a timescale of {timescale:.4g} samples, and a step of {batch:g} would take "
         f"{batch / timescale:.0%} of the weights.",

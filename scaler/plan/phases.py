@@ -102,10 +102,12 @@ def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -
     """Return the phases that ``scale.batch_schedule`` plans after the first; none when it follows the noise.
 
     Raises:
-        PlanError: points that do not ascend, a most below the start's batch, or one at which the rule does not hold.
+        PlanError: points that do not ascend, a most below the start's batch, or a batch at which the rule does not
+            hold, be it planned or one that a measured noise scale may lead to.
     """
     assert lengths.total_samples is not None
     _require_room(job, first)
+    largest_measured(job, first, world_size=world_size)
     phases = [first]
     for at, size in _changes(job, first, lengths):
         before = phases[-1]
@@ -182,6 +184,27 @@ def _require_room(job: Job, first: Phase) -> None:
             "start: it would never grow.",
             f"Set it above {size}, or leave scale.batch_schedule out.",
         )
+
+
+def largest_measured(job: Job, first: Phase, *, world_size: int) -> Phase | None:
+    """Return the phase at the largest batch that a measured noise scale may lead to; None where none is followed.
+
+    The rules' bounds are bounds of the batch, so one that holds at the start and here holds at all batches between.
+
+    Raises:
+        PlanError: the rule does not hold there.
+    """
+    growth = job.scale.batch_schedule
+    if not isinstance(growth, GrowWithNoise):
+        return None
+    most = growth.max_global_batch_size
+    try:
+        return _grown(job, first, most, world_size=world_size, start=(first.start_samples, first.start_steps))
+    except PlanError as error:
+        raise PlanError(
+            f"scale.batch_schedule.max_global_batch_size = {most}: the batch may grow to that, and {error.problem}",
+            error.remedy,
+        ) from None
 
 
 def regrow(plan: Plan, job: Job, growth: Iterable[tuple[int, float]]) -> Plan:

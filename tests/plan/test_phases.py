@@ -13,6 +13,7 @@ from scaler.errors import PlanError
 from scaler.job import Job, parse_job
 from scaler.job.scale import GrowByDoubling
 from scaler.plan import Plan, grow, make_plan
+from scaler.plan.sizes import require_every_size
 
 Digits = Callable[..., Job]
 POINTS = "scale.batch_schedule={{name: points, points: [{}]}}"
@@ -351,14 +352,66 @@ def test_with_many_phases_a_step_looks_at_few_of_them(round_job: Digits) -> None
         )
 
 
-def test_a_measured_noise_scale_that_leads_beyond_the_rule_is_refused(round_job: Digits) -> None:
-    job = round_job(
-        "reference.optimizer={name: adam}",
-        "scale.rule=adam_sde",
-        "scale.batch_schedule={name: noise_scale, max_global_batch_size: 9999}",
-    )
+NOISE = "scale.batch_schedule={{name: noise_scale, max_global_batch_size: {}}}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "most", "refused_because"),
+    [
+        (
+            ["reference.optimizer={name: adam}", "scale.rule=adam_sde"],
+            249,
+            "scale.rule = adam_sde needs batch_ratio * (1 - beta1) < 1, but 10 * (1 - 0.9) = 1.\n"
+            "  Use betas: power, rule: sqrt, or a global batch of at most 249 (reference 25).",
+        ),
+        (
+            ["reference.optimizer={name: rmsprop, alpha: 0.95}", "scale.rule=adam_sde"],
+            499,
+            "scale.rule = adam_sde needs batch_ratio * (1 - alpha) < 1, but 20 * (1 - 0.95) = 1.\n"
+            "  Use betas: power, rule: sqrt, or a global batch of at most 499 (reference 25).",
+        ),
+        (
+            [
+                "reference.lr=0.1",
+                "reference.optimizer={name: adamw, weight_decay: 0.1}",
+                "scale.rule=none",
+                "scale.co_scale={weight_decay: true}",
+            ],
+            250,
+            "scale.co_scale.weight_decay holds a timescale of 2500 samples, and a step of 251 would take 10% of the "
+            "weights.\n  Lower weight_decay, or use a global batch of at most 250 (reference 25).",
+        ),
+    ],
+)
+def test_a_batch_that_a_measured_noise_scale_may_lead_to_is_refused_when_planned_where_the_rule_does_not_hold(
+    round_job: Digits, overrides: list[str], most: int, refused_because: str
+) -> None:
+    """What a plan may become is planned: no run dies of it on the way."""
+    job = round_job(*overrides, NOISE.format(most))
     plan = make_plan(job)
     assert plan.reacts == ("noise_scale",)
-    assert grow(plan, job, samples_seen=1000, global_batch_size=249).phases[-1].global_batch_size == 249
-    with pytest.raises(PlanError, match="a global batch of at most 249"):
-        grow(plan, job, samples_seen=1000, global_batch_size=250)
+    for size in range(plan.global_batch_size, most + 1):
+        assert grow(plan, job, samples_seen=1000, global_batch_size=size).phases[-1].global_batch_size == size
+    with pytest.raises(PlanError) as caught:
+        make_plan(round_job(*overrides, NOISE.format(most + 1)))
+    assert str(caught.value) == (
+        f"scale.batch_schedule.max_global_batch_size = {most + 1}: the batch may grow to that, and {refused_because}"
+    )
+
+
+def test_a_rule_that_does_not_hold_on_some_size_of_an_elastic_job_is_refused_before_it_runs(round_job: Digits) -> None:
+    job = round_job(
+        "reference={global_batch_size: 600, lr: 0.1, optimizer: {name: sgd, momentum: 0.9}}",
+        "scale={num_workers: {min: 1, max: 4}, rule: none, co_scale: {momentum: true}}",
+    )
+    with pytest.raises(PlanError) as caught:
+        require_every_size(job, make_plan(job))
+    assert str(caught.value) == (
+        "on 1 worker: scale.co_scale.momentum: 1 - (1 - 0.9) / 0.0833333 is below 0.\n"
+        "  Use a global batch of at least 60 (reference 600)."
+    )
+    adam = ["reference.optimizer={name: adam}", "scale.rule=adam_sde", "scale.num_workers={min: 1, max: 4}"]
+    fits = round_job(*adam, NOISE.format(240))
+    require_every_size(fits, make_plan(fits))
+    with pytest.raises(PlanError, match=r"max_global_batch_size = 250: the batch may grow to that, and scale\.rule"):
+        make_plan(round_job(*adam, NOISE.format(250)), 1)
