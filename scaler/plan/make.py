@@ -15,7 +15,15 @@ from scaler.plan.groups import make_groups
 from scaler.plan.lengths import Lengths
 from scaler.plan.model import SCHEMA_VERSION, Plan
 from scaler.plan.phase import Phase
-from scaler.plan.phases import first_batch, last_start, later_phases, make_phase, make_scaling, never_grows_at
+from scaler.plan.phases import (
+    first_batch,
+    largest_measured,
+    last_start,
+    later_phases,
+    make_phase,
+    make_scaling,
+    never_grows_at,
+)
 from scaler.plan.schedule import make_schedule
 from scaler.plan.warnings import find_warnings
 
@@ -126,7 +134,12 @@ def make_plan(
             **_ema_reason(job, first, is_measured=plan.is_measured),
             **_reasons(plan, scaled),
         },
-        warnings=find_warnings(plan, scaled, never_grows_at=never_grows_at(job, phases, lengths)),
+        warnings=find_warnings(
+            plan,
+            job,
+            may_become=largest_measured(job, first, world_size=world_size),
+            never_grows_at=never_grows_at(job, phases, lengths),
+        ),
     )
 
 

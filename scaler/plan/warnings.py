@@ -3,29 +3,36 @@
 from collections.abc import Iterator, Sequence
 from math import ceil
 
-from scaler.core.optimizers import ADAPTIVE, SGD_FAMILY
-from scaler.core.rules import Scaled
 from scaler.core.shapes import MultiStep
+from scaler.job import Job
 from scaler.plan.model import Plan, PlanWarning
 from scaler.plan.phase import Phase
+from scaler.plan.reached import Reached, reached_phases
+from scaler.plan.scaling_warnings import scaling_warnings
 
 FEW_STEPS = 10
+LARGER = 1.4  # times the reference's batch: below it nothing is scaled by much
 FAR_RATIO = 64
 
 
-def find_warnings(plan: Plan, scaled: Scaled, *, never_grows_at: Sequence[int] = ()) -> tuple[PlanWarning, ...]:
+def find_warnings(
+    plan: Plan, job: Job, *, may_become: Phase | None = None, never_grows_at: Sequence[int] = ()
+) -> tuple[PlanWarning, ...]:
     """Return the warnings that apply to a plan; their codes are stable.
 
     Args:
         plan: the plan.
-        scaled: what the rule made of its start.
+        job: what it was made from.
+        may_become: its phase at the largest batch that a measured noise scale may lead to.
         never_grows_at: points at which the batch would grow, in samples, that the training does not come to.
     """
+    reached = reached_phases(plan.phases, may_become)
     found = (
         *_of_lengths(plan),
         *_of_what_never_comes(plan, never_grows_at),
         *_of_the_batch(plan),
-        *_of_the_rule(plan, scaled),
+        *_of_the_ratio(reached),
+        *((True, code, message) for code, message in scaling_warnings(plan, job, reached)),
     )
     return tuple(PlanWarning(code=code, message=message) for applies, code, message in found if applies)
 
@@ -79,7 +86,7 @@ def _of_the_batch(plan: Plan) -> Iterator[tuple[bool, str, str]]:
         f"The global batch of {batch}{_from(largest)} is larger than the {plan.num_samples} samples there are: "
         "each step takes all of them, and the rate is scaled for more.",
     )
-    scaled = max((phase for phase in plan.phases if phase.batch_ratio != 1), key=_batch, default=None)
+    scaled = max((phase for phase in plan.phases if phase.batch_ratio >= LARGER), key=_batch, default=None)
     per_epoch = ceil(plan.num_samples / scaled.global_batch_size) if scaled else FEW_STEPS
     at_batch = (
         f" at the global batch of {_batch(scaled)}, from sample {scaled.start_samples} on"
@@ -92,13 +99,6 @@ def _of_the_batch(plan: Plan) -> Iterator[tuple[bool, str, str]]:
         f"An epoch has {per_epoch} step{'' if per_epoch == 1 else 's'}{at_batch}: "
         "large-batch rules were shown to hold for many more.",
     )
-    grown = f" of {batch}{_from(largest)}" if largest.start_samples else ""
-    yield (
-        largest.batch_ratio > FAR_RATIO,
-        "batch_ratio_beyond_64",
-        f"The batch{grown} is {largest.batch_ratio:g} times the reference's: "
-        "no rule is known to hold so far out; tune once near it.",
-    )
     smallest = min(plan.phases, key=_batch)
     idle = plan.world_size - smallest.global_batch_size
     yield (
@@ -109,24 +109,19 @@ def _of_the_batch(plan: Plan) -> Iterator[tuple[bool, str, str]]:
     )
 
 
-def _of_the_rule(plan: Plan, scaled: Scaled) -> Iterator[tuple[bool, str, str]]:
-    optimizer = plan.optimizer["name"]
-    yield (
-        plan.rule == "linear" and optimizer in ADAPTIVE and plan.batch_ratio != 1,
-        "linear_rule_with_adaptive_optimizer",
-        f"{optimizer} divides by the gradient's running size: "
-        "rule: sqrt follows its batch noise (Malladi et al. 2022).",
-    )
-    yield (
-        plan.rule in ("sqrt", "none")
-        and optimizer in SGD_FAMILY
-        and plan.batch_ratio > 1
-        and "momentum" not in scaled.constants,  # which makes up for the rate
-        "slow_rule_for_sgd",
-        f"rule: {plan.rule} raises {optimizer}'s rate {plan.lr_ratio:.4g} times for {plan.batch_ratio:.4g} times the "
-        "batch: it learns less in as many epochs. At 32 times the batch ImageNet's error was 26.22% with sqrt, "
-        "41.67% with none and 23.74% with linear (Goyal et al. 2017).",
-    )
+def _of_the_ratio(reached: Sequence[Reached]) -> Iterator[tuple[bool, str, str]]:
+    largest = max(reached, key=lambda one: one.phase.batch_ratio)
+    smallest = min(reached, key=lambda one: one.phase.batch_ratio)
+    for one, is_far in (
+        (largest, largest.phase.batch_ratio > FAR_RATIO),
+        (smallest, smallest.phase.batch_ratio < 1 / FAR_RATIO),
+    ):
+        size = f" of {one.phase.global_batch_size}{one.when}" if one.when else ""
+        yield (
+            is_far,
+            "batch_ratio_beyond_64",
+            f"The batch{size} is {one.times} the reference's: no rule is known to hold so far out; tune once near it.",
+        )
 
 
 def _batch(phase: Phase) -> int:

@@ -402,7 +402,7 @@ def test_a_batch_that_a_measured_noise_scale_may_lead_to_is_refused_when_planned
 def test_a_rule_that_does_not_hold_on_some_size_of_an_elastic_job_is_refused_before_it_runs(round_job: Digits) -> None:
     job = round_job(
         "reference={global_batch_size: 600, lr: 0.1, optimizer: {name: sgd, momentum: 0.9}}",
-        "scale={num_workers: {min: 1, max: 4}, rule: none, co_scale: {momentum: true}}",
+        "scale={num_workers: {min: 1, max: 4}, per_worker_batch_size: 50, rule: none, co_scale: {momentum: true}}",
     )
     with pytest.raises(PlanError) as caught:
         require_every_size(job, make_plan(job))
@@ -410,8 +410,8 @@ def test_a_rule_that_does_not_hold_on_some_size_of_an_elastic_job_is_refused_bef
         "on 1 worker: scale.co_scale.momentum: 1 - (1 - 0.9) / 0.0833333 is below 0.\n"
         "  Use a global batch of at least 60 (reference 600)."
     )
-    adam = ["reference.optimizer={name: adam}", "scale.rule=adam_sde", "scale.num_workers={min: 1, max: 4}"]
+    adam = ["reference.optimizer={name: adam}", "scale.rule=adam_sde", "scale.num_workers={min: 2, max: 4}"]
     fits = round_job(*adam, NOISE.format(240))
     require_every_size(fits, make_plan(fits))
     with pytest.raises(PlanError, match=r"max_global_batch_size = 250: the batch may grow to that, and scale\.rule"):
-        make_plan(round_job(*adam, NOISE.format(250)), 1)
+        make_plan(round_job(*adam, NOISE.format(250)), 2)

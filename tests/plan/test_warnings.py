@@ -39,8 +39,8 @@ def message(plan: Plan, code: str) -> str:
         ),
         (
             "few_steps_per_epoch",
-            ["scale.per_worker_batch_size=80", "reference.global_batch_size=161"],
-            ["scale.per_worker_batch_size=80", "reference.global_batch_size=160"],  # nothing is scaled
+            ["scale.per_worker_batch_size=80", "reference.global_batch_size=114"],
+            ["scale.per_worker_batch_size=80", "reference.global_batch_size=115"],  # next to nothing is scaled
         ),
         (
             "batch_ratio_beyond_64",
@@ -82,9 +82,108 @@ def message(plan: Plan, code: str) -> str:
             ],  # down
         ),
         (
+            "linear_rule_with_adaptive_optimizer",
+            ["reference.optimizer={name: adam}", "scale.per_worker_batch_size=16"],
+            ["reference.optimizer={name: adam}", "scale.per_worker_batch_size=15"],
+        ),
+        (
+            "linear_rule_with_adaptive_optimizer",
+            ["reference.optimizer={name: adam}", "scale.per_worker_batch_size=4"],  # 1/2
+            ["reference.optimizer={name: adam}", "reference.global_batch_size=63", "scale.per_worker_batch_size=32"],
+        ),
+        (
+            "fast_rule_for_sgd",
+            ["scale.rule=none", "scale.per_worker_batch_size=5"],
+            ["scale.rule=none", "scale.per_worker_batch_size=6"],
+        ),
+        (
+            "fast_rule_for_sgd",
+            ["scale.rule=sqrt", "scale.per_worker_batch_size=4"],
+            ["scale.rule=linear", "scale.per_worker_batch_size=4"],  # holds it
+        ),
+        (
+            "batch_ratio_beyond_64",
+            ["reference.global_batch_size=1025", "scale.per_worker_batch_size=8"],
+            ["reference.global_batch_size=1024", "scale.per_worker_batch_size=8"],  # 1/64
+        ),
+        (
+            "ema_not_scaled",
+            ["train.ema={decay: 0.999}", "scale.per_worker_batch_size=32"],  # 4 times
+            ["train.ema={decay: 0.999}", "scale.per_worker_batch_size=31"],
+        ),
+        (
+            "ema_not_scaled",
+            ["train.ema={decay: 0.999}", "scale.per_worker_batch_size=2"],  # 1/4
+            ["train.ema={decay: 0.999}", "scale.per_worker_batch_size=32", "scale.co_scale={ema: true}"],
+        ),
+        (
+            "weight_decay_timescale_moved",
+            ["scale.rule=sqrt", "reference.optimizer={name: adamw}"],  # 16 times the batch, 4 times the rate
+            ["scale.rule=sqrt", "reference.optimizer={name: adamw}", "scale.per_worker_batch_size=127"],
+        ),
+        (
+            "weight_decay_timescale_moved",
+            ["scale.rule=sqrt", "reference.optimizer={name: adamw}"],
+            ["scale.rule=sqrt", "reference.optimizer={name: adamw}", "scale.co_scale={weight_decay: true}"],
+        ),
+        (
+            "weight_decay_timescale_moved",
+            ["scale.rule=sqrt", "reference.optimizer={name: 'torch.optim:Muon', weight_decay: 0.1}"],  # decoupled
+            ["scale.rule=sqrt", "reference.optimizer={name: 'torch.optim:Muon', weight_decay: 0.0}"],
+        ),
+        (
+            "weight_decay_timescale_moved",
+            ["scale.rule=none", "reference.optimizer={name: sgd, momentum: 0.9, weight_decay: 0.001}"],
+            [  # the momentum holds it
+                "scale.rule=none",
+                "reference.optimizer={name: sgd, momentum: 0.9, weight_decay: 0.001}",
+                "scale.co_scale={momentum: true}",
+            ],
+        ),
+        (
+            "weight_decay_timescale_moved",
+            ["scale.rule=sqrt", "reference.optimizer={name: adamw}"],
+            ["scale.rule=sqrt", "reference.optimizer={name: adam, weight_decay: 0.01}"],  # has none
+        ),
+        (
+            "clipping_with_scaled_rate",
+            ["train.clip_grad_norm=1", "scale.per_worker_batch_size=32"],
+            ["train.clip_grad_norm=1", "scale.per_worker_batch_size=31"],
+        ),
+        (
+            "clipping_with_scaled_rate",
+            ["train.clip_grad_norm=1", "scale.rule=adascale"],
+            ["train.clip_grad_norm=1", "scale.rule=none"],
+        ),
+        (
+            "averages_too_short",
+            ["reference.optimizer={name: adam}", "scale.rule=adam_sde", "scale.betas=power"],  # 0.9 ** 16
+            ["reference.optimizer={name: adam, betas: [0.99, 0.999]}", "scale.rule=adam_sde", "scale.betas=power"],
+        ),
+        (
+            "averages_too_short",
+            ["reference.optimizer={name: adam, betas: [0.99, 0.99]}", "scale.rule=adam_sde"],  # 0.84
+            ["reference.optimizer={name: adam, betas: [0.99, 0.99]}", "scale.rule=sqrt"],
+        ),
+        (
+            "averages_too_short",
+            ["reference.optimizer={name: rmsprop, alpha: 0.99}", "scale.rule=adam_sde"],
+            ["reference.optimizer={name: rmsprop, alpha: 0.999}", "scale.rule=adam_sde"],
+        ),
+        (
+            "averages_too_short",
+            ["train.ema={decay: 0.9}", "scale.co_scale={ema: true}"],
+            ["train.ema={decay: 0.99}", "scale.co_scale={ema: true}"],
+        ),
+        (
+            "momentum_remembers_long",
+            ["scale.rule=none", "scale.co_scale={momentum: true}", "scale.per_worker_batch_size=81"],
+            ["scale.rule=none", "scale.co_scale={momentum: true}", "scale.per_worker_batch_size=80"],  # 0.99
+        ),
+        (
             "slow_rule_for_sgd",
-            ["scale.rule=sqrt", "scale.per_worker_batch_size=9"],
-            ["scale.rule=sqrt", "scale.per_worker_batch_size=8"],  # the reference itself
+            ["scale.rule=sqrt", "scale.per_worker_batch_size=16"],  # 0.71 of the learning rate per sample
+            ["scale.rule=sqrt", "scale.per_worker_batch_size=15"],  # rates so close are not told apart
         ),
         (
             "milestone_in_warmup",
@@ -176,6 +275,142 @@ def test_a_batch_that_grows_is_looked_at_where_it_is_largest(
     found = {warning.code: warning.message for warning in make_plan(round_job(*overrides)).warnings}
     holds = not said.startswith(("An epoch has 10", "The batch of 1600"))  # on the limit, not beyond it
     assert found.get(code) == (said if holds else None)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["scale.rule=sqrt"],
+        ["scale.rule=none", "train.ema={decay: 0.999}", "train.clip_grad_norm=1"],
+        ["reference.optimizer={name: adamw}"],
+        ["reference.optimizer={name: adamw, weight_decay: 0.1}", "scale.rule=none"],
+        ["reference.optimizer={name: adam}", "scale.rule=adam_sde", "scale.betas=power"],
+    ],
+)
+def test_a_batch_that_is_nearly_the_references_has_no_warnings(
+    digits: Digits, overrides: list[str], workers: int
+) -> None:
+    for size in (64, 62, 63):  # ratios of 1.016, 0.984 and 1
+        batch = [
+            "reference.global_batch_size=63",
+            "scale.per_worker_batch_size=null",
+            f"scale.global_batch_size={size}",
+        ]
+        assert make_plan(digits(*batch, *overrides), workers).warnings == ()
+
+
+FAR = ["reference.global_batch_size=16", "scale.per_worker_batch_size=512"]  # 64 times
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "said"),
+    [
+        (
+            ["reference.global_batch_size=8192", "scale.per_worker_batch_size=1"],
+            "batch_ratio_beyond_64",
+            "The batch is 1/4096 of the reference's: no rule is known to hold so far out; tune once near it.",
+        ),
+        (
+            ["scale.rule=none", "scale.per_worker_batch_size=1"],
+            "fast_rule_for_sgd",
+            "At 1/8 of the reference's batch rule: none gives sgd 8 times the reference's learning rate per sample: it "
+            "may be too high. rule: linear holds it (Goyal et al. 2017).",
+        ),
+        (
+            [*FAR, "train.ema={decay: 0.999}"],
+            "ema_not_scaled",
+            "At 64 times the reference's batch train.ema remembers 64 times the samples that it does in the reference, "
+            "for it keeps 0.999 of itself in any step. scale.co_scale.ema: true holds its memory (Busbridge et al. "
+            "2023).",
+        ),
+        (
+            [*FAR, "scale.rule=auto", "reference.lr=0.001", "reference.optimizer={name: adamw, weight_decay: 0.1}"],
+            "weight_decay_timescale_moved",
+            "At 64 times the reference's batch adamw's weight decay has a timescale of 1.28e+06 samples, 8 times the "
+            "reference's. scale.co_scale.weight_decay: true holds it (Wang and Aitchison 2024).",
+        ),
+        (
+            ["train.clip_grad_norm=1", "scale.per_worker_batch_size=256"],
+            "clipping_with_scaled_rate",
+            "At 32 times the reference's batch a step that train.clip_grad_norm = 1 clips is 32 times as long, and the "
+            "gradient's norm is smaller, so that fewer steps are clipped: rule: linear holds for steps that are not. "
+            "See which norms are recorded near this batch, and tune the clipping there.",
+        ),
+        (
+            [*FAR, "scale.rule=none", "scale.co_scale={momentum: true}"],
+            "momentum_remembers_long",
+            "At 64 times the reference's batch scale.co_scale.momentum makes a momentum of 0.9984, which averages over "
+            "640 steps. Raising it with the batch lost accuracy (Smith et al. 2018): rule: linear raises the rate "
+            "instead.",
+        ),
+        (
+            [*FAR, "reference.optimizer={name: adam}", "scale.rule=adam_sde", "scale.betas=power"],
+            "averages_too_short",
+            "At 64 times the reference's batch beta1 = 0.00118 averages over 1 step and beta2 = 0.938 averages over "
+            "16 steps: too few to be an average. Use a smaller batch, or a reference nearer to it.",
+        ),
+    ],
+)
+def test_each_warning_of_a_batch_far_from_the_references_says_by_how_much(
+    digits: Digits, overrides: list[str], code: str, said: str
+) -> None:
+    assert message(make_plan(digits(*overrides)), code) == said
+
+
+GROWING = {
+    "points": (POINTS.format("{at: {epochs: 1}, factor: 16}"), "from sample 1000 on"),
+    "doubling": (
+        "scale.batch_schedule={name: doubling, every: {epochs: 1}, max_global_batch_size: 800}",
+        "from sample 4000 on",
+    ),
+    "noise_scale": (
+        "scale.batch_schedule={name: noise_scale, max_global_batch_size: 800}",
+        "if the noise scale lets it grow so far",
+    ),
+}
+
+
+@pytest.mark.parametrize("growth", GROWING)
+@pytest.mark.parametrize(
+    ("code", "overrides", "start"),
+    [
+        ("linear_rule_with_adaptive_optimizer", ["reference.optimizer={name: adamw}"], "adamw divides"),
+        ("slow_rule_for_sgd", ["scale.rule=sqrt"], "rule: sqrt raises"),
+        ("ema_not_scaled", ["train.ema={decay: 0.99}"], "At 16 times"),
+        (
+            "weight_decay_timescale_moved",
+            ["reference.optimizer={name: adamw, weight_decay: 0.1}", "scale.rule=sqrt"],
+            "At 16 times",
+        ),
+        ("clipping_with_scaled_rate", ["train.clip_grad_norm=1"], "At 16 times"),
+        (
+            "averages_too_short",
+            ["reference.optimizer={name: adam}", "scale.rule=adam_sde", "scale.betas=power"],
+            "At 16 times",
+        ),
+        ("momentum_remembers_long", ["scale.rule=none", "scale.co_scale={momentum: true}"], "At 16 times"),
+        ("batch_ratio_beyond_64", ["reference.global_batch_size=12"], "The batch of 800"),
+    ],
+)
+def test_what_only_later_batches_do_is_said_with_when(
+    round_job: Digits, growth: str, code: str, overrides: list[str], start: str
+) -> None:
+    """The start is the reference's own batch, 50, and it grows to 16 times that."""
+    schedule, when = GROWING[growth]
+    base = ["reference.global_batch_size=50", "scale.per_worker_batch_size=25", "scale.global_batch_size=50"]
+    plan = make_plan(round_job(*base, schedule, *overrides))
+    assert code not in codes(make_plan(round_job(*base, *overrides)))
+    text = message(plan, code)
+    assert text.startswith(start)
+    assert when in text
+
+
+def test_a_rate_that_stays_while_the_batch_grows_is_as_it_was_asked_for(round_job: Digits) -> None:
+    """Smith et al. 2018: a batch that grows under rule: none stands for a rate that falls."""
+    base = ["reference.global_batch_size=100", "scale.rule=none", GROWING["points"][0]]
+    sgd = "reference.optimizer={name: sgd, momentum: 0.9, weight_decay: 0.001}"
+    assert {"slow_rule_for_sgd", "weight_decay_timescale_moved"}.isdisjoint(codes(make_plan(round_job(*base, sgd))))
 
 
 @pytest.mark.parametrize(
