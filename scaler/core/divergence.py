@@ -1,12 +1,16 @@
 """Tell a training that has blown up from one that is noisy, by its losses alone."""
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, Self
 
 from scaler.errors import PlanError
+
+START_STEPS = 10  # whose median is the loss at the start
+LOST_SHARE = 0.5  # of the fall from the start to the lowest median: what a training must have undone to be lost
+LOST_TIMES = 2.0  # the lowest median: what its loss must be above, too, where it fell by little
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,33 +21,49 @@ class DivergenceState:
         recent: losses the next one is judged by, oldest first.
         ordered: the same, sorted; carried along because sorting 100 numbers every step would cost more than the rest.
         above: steps in a row whose loss was above the limit.
+        first: the losses at the start, at most ``START_STEPS``.
+        low: the lowest running median so far; None before it is one of ``START_STEPS`` losses.
+        lost: steps in a row whose loss was above what the training had left behind.
 
     Example:
-        >>> DivergenceState.from_dict({"recent": [0.5, 0.25], "above": 1})
-        DivergenceState(recent=(0.5, 0.25), ordered=(0.25, 0.5), above=1)
+        >>> DivergenceState.from_dict({"recent": [0.5, 0.25], "above": 1}).ordered
+        (0.25, 0.5)
     """
 
     recent: tuple[float, ...] = ()
     ordered: tuple[float, ...] = ()
     above: int = 0
+    first: tuple[float, ...] = ()
+    low: float | None = None
+    lost: int = 0
 
     @property
     def median(self) -> float | None:
         """The running median; None before the first loss."""
-        count = len(self.ordered)
-        if count == 0:
-            return None
-        return self.ordered[count // 2] if count % 2 else (self.ordered[count // 2 - 1] + self.ordered[count // 2]) / 2
+        return _median(self.ordered) if self.ordered else None
 
-    def to_dict(self) -> dict[str, list[float] | int]:
+    def to_dict(self) -> dict[str, list[float] | float | int | None]:
         """Return plain values for a checkpoint."""
-        return {"recent": list(self.recent), "above": self.above}
+        return {
+            "recent": list(self.recent),
+            "above": self.above,
+            "first": list(self.first),
+            "low": self.low,
+            "lost": self.lost,
+        }
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """Return the state that ``to_dict`` wrote."""
+        """Return the state that ``to_dict`` wrote, in this or an earlier version, which knew no start."""
         recent = tuple(state["recent"])
-        return cls(recent=recent, ordered=tuple(sorted(recent)), above=state["above"])
+        return cls(
+            recent=recent,
+            ordered=tuple(sorted(recent)),
+            above=state["above"],
+            first=tuple(state.get("first", ())),
+            low=state.get("low"),
+            lost=state.get("lost", 0),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +74,13 @@ class DivergenceGuard:
     losses, ``confirm`` steps in a row. Losses above that limit stay out of the window, so that a training which blows
     up is still measured by what it was before. A median of 0 or less has no multiples: such a training (a likelihood
     density, a reward) is judged by nan and inf only.
+
+    Also a loss that has undone half of its fall, ``lasting`` steps in a row: a language model that falls back to chance
+    has a loss of a few times what it had, and stays there. It is above
+
+        max(low + 0.5 * (start - low), 2 * low)
+
+    with ``start`` the median of the first 10 losses and ``low`` the lowest running median.
 
     The defaults were chosen on digits (an MLP, SGD; 48 healthy runs at batch 1 to 256, 30 that a learning rate too
     high blew up, at once or after 300 steps). What a healthy run does to single steps is the hard part: at batch 1 or
@@ -66,9 +93,9 @@ class DivergenceGuard:
               10       10     100     10     0 of 48                12 of 30
               20       10     100      2     0 of 48                15 of 30
 
-    What it does not see: a loss that grows by less than multiple ** (2 / window) a step, 4.7 %, whose median keeps up
-    until it is inf; one that blows up within ``grace`` and stays there; a model that falls back to chance, where that
-    is less than ``multiple`` times the usual loss.
+    What it does not see: a loss that blows up within ``grace`` and stays there; one that never fell; one that falls
+    back by less than half. What it takes for a divergence and is none: data that become so much harder at some point
+    that the loss is above half of its fall for ``lasting`` steps.
 
     Args:
         multiple: how many times the running median is too much, > 1.
@@ -76,6 +103,7 @@ class DivergenceGuard:
         grace: losses to have before the first is judged by the median, in [1, window]. Small on purpose: a learning
             rate that is too high shows in the first ten steps, and they must not become the measure.
         confirm: steps in a row above the limit that make it a divergence, >= 1; fewer are an outlier.
+        lasting: steps in a row that have undone half of the fall, >= 1; None: that is not looked at.
 
     Raises:
         PlanError: a setting outside its range.
@@ -92,6 +120,7 @@ class DivergenceGuard:
     window: int = 100
     grace: int = 2
     confirm: int = 10
+    lasting: int | None = 50
 
     def __post_init__(self) -> None:
         if not self.multiple > 1.0:
@@ -105,6 +134,8 @@ class DivergenceGuard:
             )
         if self.confirm < 1:
             raise PlanError(f"divergence.confirm = {self.confirm} is not a number of steps.", "1: at the first.")
+        if self.lasting is not None and self.lasting < 1:
+            raise PlanError(f"divergence.lasting = {self.lasting} is not a number of steps.", "1: at the first.")
 
     def observe(self, state: DivergenceState, loss: float | None) -> tuple[DivergenceState, str | None]:
         """Return the state after a step, and why it is a divergence; None: it is not.
@@ -121,13 +152,38 @@ class DivergenceGuard:
             return state, None
         if not isfinite(loss):
             return state, f"loss is {loss}"
+        state, lost = self._compare_with_start(state, loss)
         median = state.median
         judged = median is not None and median > 0.0 and len(state.recent) >= self.grace
         if median is not None and judged and loss > self.multiple * median:
             above = state.above + 1
             reason = None if above < self.confirm else self._reason(loss, median, steps=len(state.recent), above=above)
-            return DivergenceState(recent=state.recent, ordered=state.ordered, above=above), reason
-        return self._admit(state, loss), None
+            return replace(state, above=above), reason or lost
+        return self._admit(state, loss), lost
+
+    def _compare_with_start(self, state: DivergenceState, loss: float) -> tuple[DivergenceState, str | None]:
+        """The state with what it knows of the start and the lowest median, and why the training is lost, if it is."""
+        if self.lasting is None:
+            return state, None
+        if len(state.first) < START_STEPS:
+            return replace(state, first=(*state.first, loss)), None
+        low, median = state.low, state.median
+        if median is not None and len(state.recent) >= START_STEPS and (low is None or median < low):
+            low = median
+        if low is None or low <= 0.0:
+            return replace(state, low=low, lost=0), None
+        start = _median(sorted(state.first))
+        limit = max(low + LOST_SHARE * (start - low), LOST_TIMES * low)
+        lost = state.lost + 1 if loss > limit else 0
+        reason = (
+            f"loss {loss:.3g} was {low:.3g} before, and {start:.3g} at the start; {lost} steps in a row are above "
+            f"{limit:.3g}"
+        )
+        return replace(state, low=low, lost=lost), reason if lost >= self.lasting else None
+
+    def is_suspect(self, state: DivergenceState) -> bool:
+        """Return whether the last losses were above a limit: such weights are none to go back to."""
+        return state.above > 0 or state.lost >= self.confirm
 
     def _admit(self, state: DivergenceState, loss: float) -> DivergenceState:
         ordered = list(state.ordered)
@@ -135,8 +191,13 @@ class DivergenceGuard:
         for old in state.recent[:gone]:
             del ordered[bisect_left(ordered, old)]
         insort(ordered, loss)
-        return DivergenceState(recent=(*state.recent[gone:], loss), ordered=tuple(ordered))
+        return replace(state, recent=(*state.recent[gone:], loss), ordered=tuple(ordered), above=0)
 
     def _reason(self, loss: float, median: float, *, steps: int, above: int) -> str:
         reason = f"loss {loss:.3g} is {loss / median:.3g} times the running median {median:.3g} of {steps} steps"
         return reason if above == 1 else f"{reason}; {above} steps in a row are above {self.multiple:g} times it"
+
+
+def _median(ordered: Sequence[float]) -> float:
+    middle, is_odd = divmod(len(ordered), 2)
+    return ordered[middle] if is_odd else (ordered[middle - 1] + ordered[middle]) / 2

@@ -121,8 +121,8 @@ class Divergence(Section):
     multiple: float | None = Field(
         10.0,
         gt=1,
-        description="Also when the loss is above the running median this many times, ten steps in a row; null: only "
-        "NaN and infinity.",
+        description="Also when the loss is above the running median this many times, ten steps in a row, or has undone "
+        "half of its fall for fifty; null: only NaN and infinity.",
     )
     then: Literal["stop", "go_back"] = Field(
         "stop", description="stop: with a report; go_back: to the last checkpoint, with a lower rate."

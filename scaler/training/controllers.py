@@ -14,6 +14,7 @@ from scaler.core.plateau import Plateau, PlateauState
 from scaler.core.rules import gain_exponent
 from scaler.errors import TrainingError
 from scaler.job import Job
+from scaler.job.model import Divergence
 from scaler.job.scale import GrowWithNoise
 from scaler.plan import Plan
 
@@ -35,7 +36,7 @@ class Controllers:
         self._plateau = Plateau(**wanted.model_dump(exclude={"metric"})) if wanted is not None else None
         self._plateau_state = PlateauState()
         divergence = job.failures.divergence
-        self._guard = DivergenceGuard(multiple=divergence.multiple or inf) if divergence is not None else None
+        self._guard = _guard_of(divergence) if divergence is not None else None
         self._guard_state = DivergenceState()
         self._guard_factor, self.times_gone_back = 1.0, 0
         self._exponent = gain_exponent(plan.optimizer["name"], rule=plan.rule) if plan.is_measured else 0.0
@@ -127,8 +128,8 @@ class Controllers:
         )
 
     def waits_for_a_better_loss(self) -> bool:
-        """Return whether the last loss was above the limit: a checkpoint of it is none that one would go back to."""
-        return self._guard_state.above > 0 and self.may_go_back()
+        """Return whether the last losses were above a limit: a checkpoint of them is none that one would go back to."""
+        return self._guard is not None and self._guard.is_suspect(self._guard_state) and self.may_go_back()
 
     def went_back(self, *, times: int) -> None:
         """Lower the rate, after a checkpoint was loaded, for the ``times``-th time in this run."""
@@ -187,3 +188,10 @@ def _possible_gain(gain: float, batch_ratio: float) -> float:
 
 def _shown(value: float | None) -> str:
     return "anything before" if value is None else f"{value:.4g} by more than the threshold"
+
+
+def _guard_of(divergence: Divergence) -> DivergenceGuard:
+    """The guard that a job asks for; without a multiple it knows NaN and infinity only."""
+    if divergence.multiple is None:
+        return DivergenceGuard(multiple=inf, lasting=None)
+    return DivergenceGuard(multiple=divergence.multiple)

@@ -1,6 +1,7 @@
 import json
 import statistics
-from math import inf, nan
+from math import exp, inf, nan
+from random import Random
 from time import perf_counter
 from typing import Any
 
@@ -81,15 +82,96 @@ def test_a_divergence_goes_on_being_one() -> None:
         (1.04, False),  # 7: below the multiple of 10, as the docstring admits
     ],
 )
-def test_how_slow_a_growth_is_still_seen(growth: float, seen: bool) -> None:
-    assert (first_alarm(DivergenceGuard(), [growth**step for step in range(1000)]) is not None) == seen
+def test_how_slow_a_growth_is_still_seen_by_the_median_and_by_the_start(growth: float, seen: bool) -> None:
+    grown: list[float | None] = [growth**step for step in range(1000)]
+    assert (first_alarm(DivergenceGuard(lasting=None), grown) is not None) == seen
+    assert first_alarm(DivergenceGuard(), grown) is not None, "twice the lowest median, whatever the median does"
 
 
 def test_a_blow_up_in_the_first_steps_is_seen_with_the_default_grace_and_not_with_a_long_one() -> None:
     # Digits, batch 256, learning rate 12.8: it saturates, so it never gets to inf.
     values: list[float | None] = [2.32, 1.81, 5.54, 21.5, 35.2, 72.5, 90.0, *[200.0] * 100]
     assert first_alarm(DivergenceGuard(), values) == 14
-    assert first_alarm(DivergenceGuard(grace=20), values) is None
+    assert first_alarm(DivergenceGuard(grace=20, lasting=None), values) is None
+
+
+def fallen(*, start: float, low: float, steps: int, noise: float = 0.03, seed: int = 0) -> list[float | None]:
+    """A loss that falls from start to low, most of it in the first fifth of the steps."""
+    random = Random(seed)
+    return [(low + (start - low) * exp(-5 * step / steps)) * (1 + random.gauss(0, noise)) for step in range(steps)]
+
+
+@pytest.mark.parametrize(
+    ("start", "low", "level", "ramp"),
+    [
+        (10.8, 3.0, 10.8, 1),  # a language model of 50,000 tokens, back at chance
+        (10.8, 3.0, 10.8, 100),  # slowly
+        (10.8, 3.0, 7.2, 1),  # at the frequencies of its tokens
+        (4.17, 1.5, 4.17, 1),  # of 65 characters
+        (4.17, 1.5, 3.3, 1),
+        (2.5, 2.3, 10.8, 1),  # fine-tuning: it never was at chance
+        (2.3, 0.05, 2.3, 1),  # a classifier of ten
+    ],
+)
+def test_a_model_that_falls_back_to_chance_is_seen_though_its_loss_is_a_few_times_what_it_was(
+    start: float, low: float, level: float, ramp: int
+) -> None:
+    good = fallen(start=start, low=low, steps=500)
+    random = Random(1)
+    last = good[-1]
+    assert last is not None
+    climb = [last + (level - last) * min((step + 1) / ramp, 1.0) for step in range(300)]
+    values = [*good, *(loss * (1 + random.gauss(0, 0.01)) for loss in climb)]
+    found = first_alarm(DivergenceGuard(), values)
+    assert found is not None
+    assert 500 <= found < 500 + ramp + DivergenceGuard().confirm + 50
+    if level < 10 * low:
+        assert first_alarm(DivergenceGuard(lasting=None), values) is None
+
+
+@pytest.mark.parametrize(
+    ("what", "after"),
+    [
+        ("a spike that comes back", [10.8] * 40 + [3.0] * 200),
+        ("spikes that come back", ([10.8] * 49 + [3.0]) * 6),
+        ("a level that is a little higher for good", [5.5] * 300),
+        ("outliers", [3.0, 3.0, 3.0, 30.0] * 100),
+    ],
+)
+def test_what_comes_back_or_undoes_less_than_half_of_the_fall_is_not_lost(what: str, after: list[float]) -> None:
+    assert first_alarm(DivergenceGuard(), [*fallen(start=10.8, low=3.0, steps=500), *after]) is None, what
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.3, 1.0])
+@pytest.mark.parametrize("low", [0.001, 0.1, 1.0, 3.0])
+def test_a_healthy_training_is_not_lost_whatever_its_noise(low: float, noise: float) -> None:
+    """Gamma noise, of single samples at 1.0; and a loss that hardly falls."""
+    for seed, start in ((0, 10.8), (1, 3.0), (2, low * 1.05)):
+        random = Random(seed)
+        levels = fallen(start=start, low=low, steps=3000, noise=0.0)
+        noisy = [level * random.gammavariate(noise**-2, noise**2) for level in levels if level is not None]
+        assert all("at the start" not in (reason or "") for reason in watch(DivergenceGuard(), [*noisy])[1])
+
+
+def test_a_training_that_is_lost_says_what_its_loss_was() -> None:
+    values: list[float | None] = [*[10.0] * 10, *[2.0] * 200, *[8.0] * 50]
+    state, reasons = watch(DivergenceGuard(), values)
+    assert reasons[-1] == "loss 8 was 2 before, and 10 at the start; 50 steps in a row are above 6"
+    assert reasons[:-1] == [None] * 259
+    assert (state.low, state.lost) == (2.0, 50)
+
+
+def test_weights_of_the_first_steps_above_a_limit_are_kept_and_later_ones_are_suspect() -> None:
+    guard = DivergenceGuard()
+    good: list[float | None] = [*[10.0] * 10, *[2.0] * 200]
+    for steps, is_suspect in ((0, False), (9, False), (10, True), (40, True)):
+        assert guard.is_suspect(watch(guard, [*good, *[8.0] * steps])[0]) is is_suspect
+    assert guard.is_suspect(watch(guard, [*good, 30.0])[0]), "above the multiple: at once"
+
+
+def test_a_state_from_before_the_start_was_kept_is_read() -> None:
+    state = DivergenceState.from_dict({"recent": [0.5, 0.25], "above": 1})
+    assert state == DivergenceState(recent=(0.5, 0.25), ordered=(0.25, 0.5), above=1)
 
 
 @given(values=st.lists(losses, max_size=60), window=st.integers(1, 20))
@@ -157,6 +239,7 @@ def test_a_step_costs_microseconds() -> None:
             "  It counts losses of the window; raise divergence.window for a longer grace.",
         ),
         ({"confirm": 0}, "divergence.confirm = 0 is not a number of steps.\n  1: at the first."),
+        ({"lasting": 0}, "divergence.lasting = 0 is not a number of steps.\n  1: at the first."),
     ],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, Any], text: str) -> None:
