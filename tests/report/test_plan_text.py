@@ -156,7 +156,7 @@ def test_nothing_is_wider_than_80_columns(digits: Digits, what: str) -> None:
     large = digits(*huge)
     many = ("scale.num_workers={min: 1000, max: 4096}", "checkpoint={every: {samples: 1000000000000}, keep: 1000000}")
     elastic = digits(*huge[1:], *many, f"checkpoint.best={{metric: {'m' * 100}}}")
-    scaled = ("train.ema={decay: 0.9999}", "scale.co_scale={ema: true, weight_decay: true}")
+    scaled = ("reference.lr=1e-6", "train.ema={decay: 0.9999}", "scale.co_scale={ema: true, weight_decay: true}")
     doubling = "scale.batch_schedule={name: doubling, every: {epochs: 5}, max_global_batch_size: 33554432}"
     plans = [make_plan(large, workers) for workers in (1, 64, 4096)]
     rules = [make_plan(digits(*huge, *ADAM, f"scale.rule={rule}"), 4096) for rule in ("adam_sde",)]
