@@ -44,6 +44,18 @@ def test_a_jump_is_beyond_the_noise(sound: Report, height: float, is_one: bool) 
     assert ("loss_spiked" in codes(found(sound, loss, lr=warmup_cosine(STEPS)))) == is_one
 
 
+@pytest.mark.parametrize("level", [10.8, 7.2])  # chance among 50,000 tokens, and their frequencies
+@pytest.mark.parametrize("ramp", [1, 100])
+def test_a_language_model_that_falls_back_to_chance_is_a_verdict(sound: Report, level: float, ramp: int) -> None:
+    steps = np.arange(STEPS)
+    good = 3.0 + 7.8 * np.exp(-steps / 30)
+    share = np.clip((steps - 250) / ramp, 0.0, 1.0)
+    loss = noisy(good * (1 - share) + level * share, share=0.02)
+    assert "lr_too_high" in codes(found(sound, loss))
+    falling = 0.05 * (1 + np.cos(np.pi * steps / STEPS))
+    assert "loss_spiked" in codes(found(sound, loss, lr=falling))
+
+
 def test_jumps_near_the_highest_rate_blame_the_rate(sound: Report) -> None:
     level = healthy_loss(STEPS)
     twice = with_jump(with_jump(level, 150, height=1.0), 250, height=1.0)
