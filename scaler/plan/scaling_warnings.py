@@ -5,7 +5,7 @@ from math import sqrt
 from typing import Any
 
 from scaler.core.optimizers import ADAPTIVE, OPTIMIZER_OPTIONS, SGD_FAMILY
-from scaler.core.timescales import weight_decay_timescale
+from scaler.core.timescales import average_memory, weight_decay_timescale
 from scaler.job import Job
 from scaler.plan.model import Phase, Plan
 from scaler.plan.reached import Reached, most, times
@@ -97,7 +97,7 @@ def _of_weight_decay(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
 
 def _of_clipping(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
     clip = job.train.clip_grad_norm
-    if clip is None or plan.rule not in ("linear", "gain", "adascale") or plan.optimizer["name"] in ADAPTIVE:
+    if clip is None or plan.rule not in ("linear", "gain", "adascale") or plan.optimizer["name"] not in SGD_FAMILY:
         return
     far = most(reached, lambda phase: phase.batch_ratio if plan.is_measured else phase.lr_ratio, least=MOVED)
     if far is not None:
@@ -117,11 +117,12 @@ def _of_averages(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
     if ema is not None and not asked.ema:
         far = most(reached, lambda phase: _away(phase.batch_ratio), least=MOVED)
         if far is not None:
+            memory = average_memory(ema.decay, global_batch_size=far.phase.global_batch_size)
             yield (
                 "ema_not_scaled",
-                f"At {far.times} the reference's batch{far.when} train.ema remembers {far.times} the samples that it "
-                f"does in the reference, for it keeps {ema.decay:g} of itself in any step. scale.co_scale.ema: true "
-                "holds its memory (Busbridge et al. 2023).",
+                f"At {far.times} the reference's batch{far.when} train.ema remembers {memory:.4g} samples, {far.times} "
+                f"the reference's, for it keeps {ema.decay:g} of itself in any step. scale.co_scale.ema: true holds its "
+                "memory (Busbridge et al. 2023).",
             )
     largest = max(reached, key=lambda one: one.phase.batch_ratio)
     short = _short_averages(largest.phase, plan, job)
@@ -142,22 +143,23 @@ def _of_averages(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
 
 
 def _short_averages(phase: Phase, plan: Plan, job: Job) -> list[str]:
-    """What of a phase's averages the batch has made too short."""
-    decays: list[tuple[str, float, float]] = []
-    if plan.rule == "adam_sde" and "betas" in phase.optimizer:
-        first, second = phase.optimizer["betas"]
-        decays = [("beta1", first, SHORT_BETA1), ("beta2", second, SHORT_BETA2)]
+    """What of a phase's averages the batch has made too short, and was not so in the reference."""
+    now, before = phase.optimizer, _reference_constants(job)
+    decays: list[tuple[str, float, float, float]] = []
+    if plan.rule == "adam_sde" and "betas" in now:
+        for name, decay, given, least in zip(
+            ("beta1", "beta2"), now["betas"], before["betas"], (SHORT_BETA1, SHORT_BETA2), strict=True
+        ):
+            decays.append((name, decay, given, least))
     elif plan.rule == "adam_sde":
-        decays = [("alpha", phase.optimizer["alpha"], SHORT_BETA2)]
-    if job.scale.co_scale.ema and phase.ema_decay is not None and not plan.is_measured:
-        decays.append(("train.ema's decay", phase.ema_decay, SHORT_BETA1))
-    if phase.batch_ratio <= 1.0:
-        return []
-    steps = {name: f"{1.0 / (1.0 - decay):.2g}" for name, decay, _ in decays}
+        decays = [("alpha", now["alpha"], before["alpha"], SHORT_BETA2)]
+    if job.train.ema is not None and phase.ema_decay is not None and job.scale.co_scale.ema and not plan.is_measured:
+        decays.append(("train.ema's decay", phase.ema_decay, job.train.ema.decay, SHORT_BETA1))
+    steps = {name: f"{1.0 / (1.0 - decay):.2g}" for name, decay, *_ in decays}
     return [
         f"{name} = {decay:.3g} averages over {steps[name]} step{'' if steps[name] == '1' else 's'}"
-        for name, decay, least in decays
-        if decay < least
+        for name, decay, given, least in decays
+        if decay < least <= given
     ]
 
 

@@ -167,6 +167,15 @@ def message(plan: Plan, code: str) -> str:
         ),
         (
             "averages_too_short",
+            ["reference.optimizer={name: adam, betas: [0.99, 0.95]}", "scale.rule=adam_sde", "scale.betas=power"],
+            [  # as short in the reference, which is known good
+                "reference.optimizer={name: adam, betas: [0.0, 0.9]}",
+                "scale.rule=adam_sde",
+                "scale.betas=power",
+            ],
+        ),
+        (
+            "averages_too_short",
             ["reference.optimizer={name: rmsprop, alpha: 0.99}", "scale.rule=adam_sde"],
             ["reference.optimizer={name: rmsprop, alpha: 0.999}", "scale.rule=adam_sde"],
         ),
@@ -320,9 +329,8 @@ FAR = ["reference.global_batch_size=16", "scale.per_worker_batch_size=512"]  # 6
         (
             [*FAR, "train.ema={decay: 0.999}"],
             "ema_not_scaled",
-            "At 64 times the reference's batch train.ema remembers 64 times the samples that it does in the reference, "
-            "for it keeps 0.999 of itself in any step. scale.co_scale.ema: true holds its memory (Busbridge et al. "
-            "2023).",
+            "At 64 times the reference's batch train.ema remembers 1.023e+06 samples, 64 times the reference's, for it "
+            "keeps 0.999 of itself in any step. scale.co_scale.ema: true holds its memory (Busbridge et al. 2023).",
         ),
         (
             [*FAR, "scale.rule=auto", "reference.lr=0.001", "reference.optimizer={name: adamw, weight_decay: 0.1}"],
