@@ -121,8 +121,8 @@ def _of_averages(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
             yield (
                 "ema_not_scaled",
                 f"At {far.times} the reference's batch{far.when} train.ema remembers {memory:.4g} samples, {far.times} "
-                f"the reference's, for it keeps {ema.decay:g} of itself in any step. scale.co_scale.ema: true holds its "
-                "memory (Busbridge et al. 2023).",
+                f"the reference's, for it keeps {ema.decay:g} of itself in any step. scale.co_scale.ema: true holds "
+                "its memory (Busbridge et al. 2023).",
             )
     largest = max(reached, key=lambda one: one.phase.batch_ratio)
     short = _short_averages(largest.phase, plan, job)
