@@ -26,9 +26,14 @@ class CoScale(Section):
     weight_decay: bool = Field(
         False, description="Hold the timescale of weight decay in samples: x batch_ratio / lr_ratio (AdamW, SGD)."
     )
-    ema: bool = Field(False, description="Hold the memory of train.ema in samples: decay ** batch_ratio.")
+    ema: bool = Field(
+        False,
+        description="Hold the memory of train.ema in samples: decay ** batch_ratio; with adascale, decay ** gain.",
+    )
     momentum: bool = Field(
-        False, description="With rule: none, raise SGD's momentum instead: 1 - (1 - momentum) / batch_ratio."
+        False,
+        description="With rule: none, raise SGD's momentum instead: 1 - (1 - momentum) / batch_ratio. That holds the "
+        "timescale of weight decay too.",
     )
 
 
@@ -61,7 +66,7 @@ class GrowWithNoise(Section):
 
     name: Literal["noise_scale"] = Field(description="noise_scale")
     every: Point = Field(Point(epochs=1), description="How often it is looked at.")
-    max_global_batch_size: int = Field(ge=1, le=MOST, description="It stays there.")
+    max_global_batch_size: int = Field(ge=1, le=MOST, description="It stays there. The rule must hold up to it.")
 
 
 class Rewarmup(Length):
