@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from scaler.plan.model import Phase
+from scaler.plan.phase import Phase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,8 @@ from typing import Any
 from scaler.core.optimizers import ADAPTIVE, OPTIMIZER_OPTIONS, SGD_FAMILY
 from scaler.core.timescales import average_memory, weight_decay_timescale
 from scaler.job import Job
-from scaler.plan.model import Phase, Plan
+from scaler.plan.model import Plan
+from scaler.plan.phase import Phase
 from scaler.plan.reached import Reached, most, times
 
 RATE_OFF = 1.4  # times: usual grids of learning rates have steps of 2, and half a step is not told apart
