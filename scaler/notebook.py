@@ -63,8 +63,9 @@ class Run:
     def steps(self) -> pd.DataFrame:
         """A row for each step that is in the final weights, by ``samples_seen``: what the report is made of.
 
-        ``loss_mean`` is over ranks and weighted by samples, NaN where any rank's loss was no number; ``loss_min`` and
-        ``loss_max`` are of any rank whose loss was one;
+        ``loss_mean`` is over ranks, by the loss's weight, NaN where any rank's loss was no number; ``loss_weight`` is
+        what it is a mean over, by which means of several steps go; ``loss_min`` and ``loss_max`` are of any rank whose
+        loss was one;
         ``step_time_s`` is the slowest rank's, ``compute_s``, ``data_wait_s`` and ``sync_wait_s`` are means over ranks;
         ``samples`` and ``samples_per_s`` are of all workers.
         """
@@ -78,6 +79,7 @@ class Run:
                 "world_size": kept["workers"],
                 "samples": kept["samples"],
                 "loss_mean": kept["loss"],
+                "loss_weight": kept["weight"],
                 **{name: kept[name] for name in ("loss_min", "loss_max", "lr", "lr_planned", "step_time_s")},
                 **{name: grid.over_ranks(name) for name in ("compute_s", "data_wait_s", "sync_wait_s")},
                 **{name: kept[name] for name in ("grad_norm", "noise_scale")},

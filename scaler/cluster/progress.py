@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from scaler.metrics.means import Mean
 from scaler.metrics.record import Record
 
 WINDOW_S = 5.0  # the recent speed is of the last one to two of these, in step time
@@ -51,7 +52,7 @@ class Progress:
     samples_seen: int = 0  # as far as the slowest worker has handed over
     progress: float = 0.0  # likewise, in samples of the reference's training: samples_seen, unless rule: adascale
     lr: float | None = None
-    loss_mean: float | None = None  # mean over ranks at the newest step that every rank handed over
+    loss_mean: float | None = None  # mean over ranks of each one's newest step, by the loss's weight
     samples_per_s: float | None = None  # over all workers, in the last seconds
     evals: Mapping[str, float | None] = field(default_factory=dict)
     workers: Sequence[WorkerLook] = ()  # at most ``MOST_WORKERS``, by own time: the slowest first
@@ -141,8 +142,9 @@ class ProgressTracker:
             return Progress(attempt=attempt.get("attempt"), world_size=world_size, evals=self._evals)
         newest = [worker.newest for worker in self._workers.values()]
         last = min(self._workers.values(), key=lambda worker: worker.newest.samples_seen)
-        losses = [(record.loss, record.samples) for record in newest if record.loss is not None]
-        counted = sum(samples for _, samples in losses)
+        loss = Mean()
+        for record in newest:
+            loss.add(record.loss, record.loss_weight)
         size = sum(record.samples for record in newest)
         looks = sorted((worker.look() for worker in self._workers.values()), key=lambda look: (-look.own_s, look.rank))
         speeds = [look.samples_per_s for look in looks if look.samples_per_s is not None]
@@ -152,7 +154,7 @@ class ProgressTracker:
             samples_seen=last.newest.samples_seen + size,
             progress=last.newest.progress + last.worth * size,
             lr=last.newest.lr,
-            loss_mean=sum(loss * samples for loss, samples in losses) / counted if counted else None,
+            loss_mean=loss.value,
             samples_per_s=sum(speeds) if speeds else None,
             evals=self._evals,
             workers=tuple(looks[:MOST_WORKERS]),

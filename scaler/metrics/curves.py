@@ -1,6 +1,6 @@
 """The run's curves, as they are drawn while it runs: points that TensorBoard, MLflow and W&B get alike.
 
-    train/loss_mean      mean over ranks, weighted by samples
+    train/loss_mean      mean over ranks, by the loss's weight
     train/lr             as rank 0's optimizer used it
     train/noise_scale    running average, in samples: an estimate; only where it is measured
     train/samples_per_s  over all workers, in the slowest worker's time
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from time import monotonic, time
 from typing import Any
 
+from scaler.metrics.means import Mean
 from scaler.metrics.record import Record
 
 STRETCH_POINTS = 1000
@@ -42,8 +43,7 @@ class _Step:
     count: int = 0  # workers that told; of a stretch, its steps
     steps: int = 1  # optimizer steps in it
     samples: int = 0
-    counted: int = 0  # samples that the loss is of
-    loss_sum: float = 0.0
+    loss: Mean = field(default_factory=Mean)
     time_s: float = 0.0  # the slowest worker's
     lr: float | None = None
     noise_scale: float | None = None
@@ -84,9 +84,7 @@ class Curves:
             step.count += 1
             step.samples += record.samples
             step.time_s = max(step.time_s, record.step_time_s)
-            if record.loss is not None:
-                step.counted += record.samples
-                step.loss_sum += record.loss * record.samples
+            step.loss.add(record.loss, record.loss_weight)
             if record.rank == 0:
                 step.lr, step.noise_scale = record.lr, record.noise_scale
             if step.count == self._world_size and record.attempt == self._attempt:
@@ -132,8 +130,7 @@ class Curves:
             self._stretch_began = monotonic()
         stretch.count += step.steps
         stretch.samples += step.samples
-        stretch.counted += step.counted
-        stretch.loss_sum += step.loss_sum
+        stretch.loss.add_sum(step.loss.total, step.loss.weight)
         stretch.time_s += step.time_s
         if step.noise_scale is not None:
             stretch.noise_scale = step.noise_scale
@@ -148,9 +145,8 @@ class Curves:
             "train/lr": stretch.lr,
             "train/noise_scale": stretch.noise_scale,
             "train/step_time_s": stretch.time_s / stretch.count,
+            "train/loss_mean": stretch.loss.value,
         }
-        if stretch.counted:
-            values["train/loss_mean"] = stretch.loss_sum / stretch.counted
         if stretch.time_s > 0:
             values["train/samples_per_s"] = stretch.samples / stretch.time_s
         self._drawn += 1

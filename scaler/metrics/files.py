@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         pa.field("cpu_s", pa.float64()),
         pa.field("gpu_pct", pa.float64()),
         pa.field("steps", pa.int32()),
+        pa.field("weight", pa.float64()),
     ]
 )
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 class Record(NamedTuple):
     """One worker, one optimizer step. Population: this worker, unless the name or the text says otherwise.
 
-    Where ``steps`` is above 1, samples and times are sums over that many steps, the loss is their mean by samples, the
-    memory their largest, the noise of the first that was measured, and everything else of the first of them.
+    Where ``steps`` is above 1, samples, weight and times are sums over that many steps, the loss is their mean by
+    weight, the memory their largest, the noise of the first that was measured, and everything else of the first step.
     """
 
     attempt: int  # the life of the worker group it was measured in; the first is 0
@@ -18,7 +18,7 @@ class Record(NamedTuple):
     lr: float  # as the optimizer used it, read back from its parameter groups
     lr_planned: float  # the plan's, times what the controllers make of it
     samples: int  # this worker's share of the step
-    loss: float | None  # mean over this worker's samples (or by weight); None when its share was empty
+    loss: float | None  # mean over this worker's samples, or by weight; None where there is nothing to take it of
     step_time_s: float  # from the end of the step before (or of the evaluation or checkpoint between) to its own
     data_wait_s: float  # waiting for this worker's samples
     compute_s: float  # forward and backward before the all-reduce
@@ -33,3 +33,9 @@ class Record(NamedTuple):
     cpu_s: float | None = None  # CPU time of this worker's process within step_time_s; above it with several threads
     gpu_pct: float | None = None  # the device's utilisation when records were handed over; None: no GPU, or unknown
     steps: int = 1  # optimizer steps that this record stands for: above 1 where the collector could not keep up
+    weight: float | None = None  # what a (sum, weight) loss is divided by; None: of a mean, which has its samples
+
+    @property
+    def loss_weight(self) -> float:
+        """What the loss counts with in every mean of it."""
+        return self.samples if self.weight is None else self.weight

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from scaler.metrics.means import loss_sums, means_of
 from scaler.metrics.reader import lost_from
 
 Columns = Mapping[str, NDArray[Any]]
@@ -22,6 +24,7 @@ OF_STEP = ("step", "progress", "lr", "lr_planned", "grad_norm", "grad_signal", "
 OF_CELL = {
     "samples": np.int32,
     "loss": np.float64,
+    "weight": np.float64,
     "step_time_s": np.float32,
     "data_wait_s": np.float32,
     "compute_s": np.float32,
@@ -56,12 +59,12 @@ class Grid:
     attempts: NDArray[np.int64]  # that recorded anything, ascending
     steps: Columns  # S entries, in the order of attempt and samples_seen: OF_STEP, the keys, and what is below
     # lost: a later attempt did it again. is_kept: it is in the final weights. samples: sum over ranks. workers: how
-    # many ranks recorded it. loss: mean by samples; loss_min, loss_max: of any rank. step_time_s: of the slowest rank.
-    # own_s, between_s: means over ranks of the step time, and of evaluations and checkpoints before it. lr_error: the
-    # greatest difference of a rank's lr from its lr_planned. lr_planned_min, lr_planned_max: over ranks. Steps whose
-    # samples nobody recorded are not here.
+    # many ranks recorded it. weight: sum over ranks of what their losses count with. loss: mean over ranks, by weight;
+    # loss_min, loss_max: of any rank. step_time_s: of the slowest rank. own_s, between_s: means over ranks of the step
+    # time, and of evaluations and checkpoints before it. lr_error: the greatest difference of a rank's lr from its
+    # lr_planned. lr_planned_min, lr_planned_max: over ranks. Steps whose samples nobody recorded are not here.
     kept: Columns  # K entries, the same of the steps that are in the final weights
-    cells: Columns  # K x R each, OF_CELL: NaN (of samples: 0) where a rank did not record the step
+    cells: Columns  # K x R each, OF_CELL: NaN (of samples and weight: 0) where a rank did not record the step
     is_there: NDArray[np.bool_]  # K x R: whether the rank recorded the step
     between: Columns  # K x 2 sums over ranks, BETWEEN, by name; the mean over ranks is that over ``workers``
     rank_between: Columns  # R sums over kept steps, BETWEEN, by name
@@ -125,7 +128,7 @@ class _Filling:
             steps[name] = np.zeros(count, dtype=np.int64) if whole else np.full(count, np.nan)
         for name in ("samples", "workers"):
             steps[name] = np.zeros(count, dtype=np.int64)
-        for name in ("loss", "step_time_s", "own_s", "between_s", "lr_error"):
+        for name in ("loss", "weight", "step_time_s", "own_s", "between_s", "lr_error"):
             steps[name] = np.zeros(count)
         for name, start in (("loss_min", np.inf), ("loss_max", -np.inf)):
             steps[name] = np.full(count, start)
@@ -135,14 +138,17 @@ class _Filling:
         self._cells = {
             name: np.zeros(shape, dtype=kind) if name == "samples" else np.full(shape, np.nan, dtype=kind)
             for name, kind in OF_CELL.items()
+            if name != "weight"
         }
+        self._weights: NDArray[np.float64] | None = None  # None: every loss so far counts with its samples
         self._between = {name: np.zeros(shape[0]) for name in BETWEEN}
         self._rank_between = {name: np.zeros(shape[1]) for name in BETWEEN}
         self._gpu = np.zeros((2, shape[1]))  # sum, count
 
     def add(self, table: pa.Table) -> None:
         """Take a table of records."""
-        values = {name: _floats(table, name) for name in table.column_names}
+        values = {name: _floats(table, name) for name in table.column_names if name != "weight"}
+        values["weight"] = _weights(table)
         key = _key(table)
         at = np.searchsorted(self._keys, key)
         is_step = self._keys[np.minimum(at, len(self._keys) - 1)] == key if len(self._keys) else np.zeros(0, dtype=bool)
@@ -169,17 +175,18 @@ class _Filling:
 
     def _sum(self, values: Columns, at: NDArray[np.int64], window: slice) -> None:
         steps = {name: column[window] for name, column in self._steps.items()}
-        samples, loss = values["samples"], values["loss"]
+        loss, weight = values["loss"], values["weight"]
 
         def sums(weights: NDArray[Any] | None) -> NDArray[Any]:
             return np.bincount(at, weights=weights, minlength=window.stop - window.start)
 
-        counted = samples > 0  # an empty share has no loss
-        steps["samples"] += sums(samples).astype(np.int64)
+        counted = weight != 0  # what has no weight has no loss
+        steps["samples"] += sums(values["samples"]).astype(np.int64)
+        steps["weight"] += sums(weight)
         steps["workers"] += sums(None)
         steps["own_s"] += sums(values["step_time_s"])
         steps["between_s"] += sums(values["evaluation_s"] + values["checkpoint_s"])
-        steps["loss"] += sums(np.where(counted, loss * samples, 0.0))
+        steps["loss"] += sums(loss_sums(loss, weight))
         finite = counted & np.isfinite(loss)
         np.minimum.at(steps["loss_min"], at[finite], loss[finite])
         np.maximum.at(steps["loss_max"], at[finite], loss[finite])
@@ -192,6 +199,10 @@ class _Filling:
     def _fill(self, values: Columns, row: NDArray[np.int64]) -> None:
         column = np.searchsorted(self._ranks, values["rank"])
         self._is_there[row, column] = True
+        if self._weights is None and not np.array_equal(values["weight"], values["samples"]):  # from here on
+            self._weights = self._cells["samples"].astype(np.float64)
+        if self._weights is not None:
+            self._weights[row, column] = values["weight"]
         for name, cells in self._cells.items():
             cells[row, column] = values[name]
         for name in BETWEEN:
@@ -207,8 +218,8 @@ class _Filling:
         steps = self._steps
         workers = np.maximum(steps["workers"], 1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            steps["loss"] = np.where(steps["samples"] > 0, steps["loss"] / steps["samples"], np.nan)
             gpu = np.where(self._gpu[1] > 0, self._gpu[0] / self._gpu[1], np.nan)
+        steps["loss"] = means_of(steps["loss"], steps["weight"])
         for name in ("own_s", "between_s"):
             steps[name] = steps[name] / workers
         for name in ("loss_min", "loss_max"):
@@ -218,7 +229,7 @@ class _Filling:
             attempts=np.unique(steps["attempt"]),
             steps=steps,
             kept=chosen(steps, self._keep),
-            cells=self._cells,
+            cells={**self._cells, "weight": self._cells["samples"] if self._weights is None else self._weights},
             is_there=self._is_there,
             between=self._between,
             rank_between=self._rank_between,
@@ -230,6 +241,15 @@ def _floats(table: pa.Table, name: str) -> NDArray[Any]:
     """A column; where values may be missing, as floats with NaN."""
     values: NDArray[Any] = table[name].to_numpy(zero_copy_only=False)
     return values.astype(np.float64) if values.dtype == object else values
+
+
+def _weights(table: pa.Table) -> NDArray[Any]:
+    """What losses count with: see ``Record.loss_weight``."""
+    column, samples = table["weight"], table["samples"]
+    if column.null_count == len(column):
+        return _floats(table, "samples")
+    filled: NDArray[Any] = pc.coalesce(column, samples.cast(column.type)).to_numpy()
+    return filled
 
 
 def chosen(columns: Columns, keep: NDArray[Any]) -> dict[str, NDArray[Any]]:

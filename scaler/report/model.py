@@ -56,7 +56,7 @@ class WorkerRow:
     pid: int | None
     steps: int
     samples: int
-    loss_mean: float | None  # over its samples of the last epoch
+    loss_mean: float | None  # over its share of the last epoch, by the loss's weight
     worker_samples_per_s: float | None
     step_time_s: StepTime
     data_wait_s: float
@@ -130,7 +130,7 @@ class Flops:
 class Final:
     """Where the run ended."""
 
-    train_loss_mean: float | None  # mean over ranks and over the samples of the last epoch, as it was trained
+    train_loss_mean: float | None  # mean over ranks and steps of the last epoch, by the loss's weight
     eval: Mapping[str, float | None]  # the last one, over all of eval_data; empty without one, None if not finite
 
 
@@ -227,7 +227,8 @@ class Series:
 
     samples_seen: tuple[int, ...]  # the first step of each stretch
     elapsed_s: tuple[float | None, ...]  # when that step began, since submission; idle time before a resume left out
-    loss_mean: tuple[float | None, ...]  # mean over ranks, weighted by samples
+    loss_mean: tuple[float | None, ...]  # mean over ranks and steps, by the loss's weight
+    loss_weight: tuple[float | None, ...]  # that it is a mean over: samples, or what a (sum, weight) loss returns
     loss_min: tuple[float | None, ...]  # the least of any rank and step in the stretch
     loss_max: tuple[float | None, ...]
     lr: tuple[float | None, ...]  # as used

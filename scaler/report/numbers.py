@@ -88,7 +88,7 @@ def summarize(
         unplanned=rates.unplanned,
         unreadable=records.unreadable,
     )
-    loss = last_epoch_loss(grid.kept["samples_seen"], grid.kept["samples"], grid.kept["loss"], plan)
+    loss = last_epoch_loss(grid.kept["samples_seen"], grid.kept["loss"], grid.kept["weight"], plan)
     return Report(
         schema_version=SCHEMA_VERSION,
         run_id=run_id,

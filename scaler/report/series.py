@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scaler.metrics.means import loss_sums, means_of
 from scaler.report.elapsed import Elapsed
 from scaler.report.grid import Columns, Grid
 from scaler.report.model import AttemptRow, Series
@@ -29,7 +30,7 @@ def make_series(
     """
     steps = grid.kept
     stretches = _Stretches(len(steps["samples_seen"]))
-    starts = stretches.starts
+    starts, loss_weight = stretches.starts, stretches.sum(steps["weight"])
     began = elapsed.of_steps(grid.steps["is_kept"])
     sizes = {row.attempt: row.world_size for row in attempts}
     parts, speeds = _parts(grid), _divided(steps["samples"].astype(np.float64), steps["step_time_s"])
@@ -40,7 +41,8 @@ def make_series(
     return Series(
         samples_seen=tuple(steps["samples_seen"][starts].tolist()),
         elapsed_s=_finite(began[starts]),
-        loss_mean=_finite(stretches.over(steps["loss"] * steps["samples"], steps["samples"])),
+        loss_mean=_finite(means_of(stretches.sum(loss_sums(steps["loss"], steps["weight"])), loss_weight)),
+        loss_weight=_finite(loss_weight),
         loss_min=_finite(stretches.least(steps["loss_min"])),
         loss_max=_finite(stretches.most(steps["loss_max"])),
         lr=_finite(steps["lr"][starts]),
@@ -89,13 +91,17 @@ class _Stretches:
         """The greatest of each stretch that is a number."""
         return self._reduce(np.fmax, values)
 
+    def sum(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """The sum of each stretch."""
+        return self._reduce(np.add, values)
+
     def over(self, values: NDArray[Any], by: NDArray[Any]) -> NDArray[np.float64]:
         """The sum of each stretch over another's sum; NaN where that is 0."""
-        return _divided(self._reduce(np.add, values), self._reduce(np.add, by))
+        return _divided(self.sum(values), self.sum(by))
 
     def mean(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """The mean of each stretch."""
-        return np.asarray(self._reduce(np.add, values) / self._lengths)
+        return np.asarray(self.sum(values) / self._lengths)
 
 
 def _divided(values: NDArray[np.float64], by: NDArray[np.float64]) -> NDArray[np.float64]:

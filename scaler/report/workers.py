@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scaler.metrics.means import loss_sums, means_of
 from scaler.plan import Plan
 from scaler.report.grid import BETWEEN, Grid
 from scaler.report.model import AttemptRow, StepTime, WorkerRow
@@ -50,7 +51,7 @@ def _row(grid: Grid, index: int | None, rank: int, life: Event, after: Mapping[s
         pid=life.get("pid"),
         steps=int(grid.kept["steps"][steps].sum()),
         samples=samples,
-        loss_mean=last_epoch_loss(grid.kept["samples_seen"][steps], mine["samples"], mine["loss"], plan),
+        loss_mean=last_epoch_loss(grid.kept["samples_seen"][steps], mine["loss"], mine["weight"], plan),
         worker_samples_per_s=samples / busy if busy > 0 else None,
         step_time_s=_step_time(grid, steps, mine["step_time_s"]),
         data_wait_s=sums["data_wait_s"],
@@ -90,22 +91,24 @@ def _cpu_pct(cpu_s: NDArray[Any], times_s: NDArray[Any]) -> float | None:
 
 
 def last_epoch_loss(
-    seen: NDArray[np.int64], samples: NDArray[Any], losses: NDArray[np.float64], plan: Plan
+    seen: NDArray[np.int64], losses: NDArray[np.float64], weights: NDArray[Any], plan: Plan
 ) -> float | None:
-    """Return the mean loss over the samples of the last epoch (or of all that there is), as it was trained.
+    """Return the mean loss over the steps of the last epoch (or of all that there is), as it was trained.
 
     Args:
         seen: at the start of each step.
-        samples: of each step.
-        losses: of each step, means over its samples.
+        losses: of each step.
+        weights: that they count with.
         plan: of the run.
     """
-    if not len(seen):
-        return None
-    last = (seen >= seen[-1] - seen[-1] % plan.num_samples) & (samples > 0)
-    weight = samples[last].sum()
-    mean = float((losses[last] * samples[last]).sum() / weight) if weight else float("nan")
+    last = in_last_epoch(seen, plan)
+    mean = float(means_of(loss_sums(losses[last], weights[last]).sum(), weights[last].sum()))
     return mean if np.isfinite(mean) else None
+
+
+def in_last_epoch(seen: NDArray[np.int64], plan: Plan) -> NDArray[np.bool_]:
+    """Return which steps are of the epoch that the last one began in."""
+    return seen >= seen[-1] - seen[-1] % plan.num_samples if len(seen) else np.zeros(0, dtype=bool)
 
 
 def _after_last_step(events: Sequence[Event], attempts: Sequence[AttemptRow]) -> dict[int, dict[str, float]]:

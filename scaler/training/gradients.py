@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scaler.errors import RecipeError
+from scaler.metrics.means import Mean
 from scaler.training.clock import Clock, Mark
 from scaler.training.data import to_device
 from scaler.training.recipe import Loss, kind
@@ -50,16 +51,21 @@ class StepMeasures(NamedTuple):
     synced: Mark  # the sum over workers was there
     parts: "Parts | None" = None  # of a step that was measured
 
-    def loss(self) -> float | None:
-        """Return the mean over this worker's samples, or by weight; None for an empty share. Waits for the device."""
+    def loss(self) -> tuple[float | None, float | None]:
+        """Return the loss and the weight of a ``Record``: the mean over this worker's share. Waits for the device."""
         if self.samples == 0:
-            return None
-        if len(self.losses) == 1 and not self.is_sum:
-            return float(self.losses[0][0])
-        weight = sum(float(weight) for _, weight in self.losses)
+            return None, 0.0 if self.is_sum else None
         if self.is_sum:
-            return sum(float(value) for value, _ in self.losses) / weight if weight else None
-        return sum(float(value) * float(samples) for value, samples in self.losses) / weight
+            mean = Mean()
+            for total, weight in self.losses:
+                mean.add_sum(float(total), float(weight))
+            return mean.value, mean.weight
+        if len(self.losses) == 1:  # itself, to the last digit
+            return float(self.losses[0][0]), None
+        mean = Mean()
+        for loss, samples in self.losses:
+            mean.add(float(loss), float(samples))
+        return mean.value, None
 
 
 class GradientStep:

@@ -16,6 +16,7 @@ from scaler.core.ramp import Ramp, ramp_after
 from scaler.errors import TrainingError
 from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
+from scaler.metrics.means import Mean
 from scaler.plan import Plan, grow, limit_micro_batches, regrow
 from scaler.training.checkpoint import load_checkpoint
 from scaler.training.checkpoint_files import find_checkpoint
@@ -296,12 +297,15 @@ class Training:
     def _judge(self) -> None:
         """Show the guard the losses that were handed over since the last time, as means over all workers."""
         records = self._recorder.unjudged()
-        known = [(record.loss, record.samples) if record.loss is not None else (0.0, 0) for record in records]
-        sums = torch.tensor([(loss * samples, samples) for loss, samples in known], dtype=torch.float64).reshape(-1, 2)
+        means = [Mean() for _ in records]
+        for mean, record in zip(means, records, strict=True):
+            mean.add(record.loss, record.loss_weight)
+        sums = torch.tensor([(mean.total, mean.weight) for mean in means], dtype=torch.float64).reshape(-1, 2)
         if self._surroundings.world_size > 1 and len(records):
             sums = sums.to(self._device)
             dist.all_reduce(sums)
-        self._astray = self._controllers.observed([total / samples for total, samples in sums.tolist() if samples])
+        losses = [Mean(total, weight).value for total, weight in sums.tolist()]
+        self._astray = self._controllers.observed([loss for loss in losses if loss is not None])
 
     def _go_back(self) -> None:
         """Load the last checkpoint and lower the rate; or stop.

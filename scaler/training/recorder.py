@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from scaler.core.noise_scale import GradientSquares
+from scaler.metrics.means import Mean
 from scaler.metrics.record import Record
 from scaler.training.clock import Clock, Mark
 from scaler.training.gradients import StepMeasures
@@ -118,6 +119,7 @@ class Recorder:
         for asked, got in measures.data_waits:
             data_wait_s += between(asked, got)
         evaluation_s, checkpoint_s = self._standing(pending.stood)
+        loss, weight = measures.loss()
         return Record(
             attempt=self._surroundings.attempt,
             rank=self._surroundings.rank,
@@ -127,7 +129,7 @@ class Recorder:
             lr=step.lr,
             lr_planned=step.lr_planned,
             samples=measures.samples,
-            loss=measures.loss(),
+            loss=loss,
             step_time_s=between(pending.since, pending.ended),
             data_wait_s=data_wait_s,
             compute_s=between(step.began, measures.ready) - data_wait_s,
@@ -141,6 +143,7 @@ class Recorder:
             checkpoint_s=checkpoint_s,
             cpu_s=pending.cpu_s,
             gpu_pct=gpu_pct,
+            weight=weight,
         )
 
     def _standing(self, stood: Sequence[tuple[StandsStill, Mark, Mark]]) -> tuple[float, float]:
@@ -174,12 +177,14 @@ _SUMS = ("step_time_s", "data_wait_s", "compute_s", "sync_wait_s", "evaluation_s
 
 def _merged(records: Sequence[Record]) -> Record:
     first = records[0]
-    losses = [(record.loss, record.samples) for record in records if record.loss is not None]
-    counted = sum(samples for _, samples in losses)
+    loss = Mean()
+    for record in records:
+        loss.add(record.loss, record.loss_weight)
     noise = next((record for record in records if _is_measured(record)), first)
     cpu_s = [record.cpu_s for record in records if record.cpu_s is not None]
     return first._replace(
-        loss=sum(loss * samples for loss, samples in losses) / counted if counted else None,
+        loss=loss.value,
+        weight=loss.weight if any(record.weight is not None for record in records) else None,
         peak_memory_gib=max(record.peak_memory_gib for record in records),
         grad_signal=noise.grad_signal,
         grad_variance=noise.grad_variance,

@@ -78,7 +78,8 @@ def step_gradient(
     return {
         "gradient": flat.tolist(),
         "samples": measures.samples,
-        "loss": measures.loss(),
+        "loss": measures.loss()[0],
+        "weight": measures.loss()[1],
         "parts": None if parts is None else (parts.squares, parts.samples),
     }
 

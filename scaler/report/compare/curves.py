@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from scaler.metrics.means import loss_sums, means_of
 from scaler.report.model import Report
 
 Floats = NDArray[np.float64]
@@ -59,31 +60,31 @@ class RunClock:
 class TrainLoss:
     """The training loss as a mean over the last ``window`` samples: single steps say little.
 
-    Each stretch of the series counts by its length; stretches without a finite loss are left out.
+    Each stretch of the series counts by its loss's weight; stretches without a finite loss are left out.
     """
 
     window: int
     starts: Floats  # of stretches of steps, in samples, and the end of the last
-    sums: Floats  # integral of the loss up to each of them, over samples with a finite one
-    counts: Floats  # those samples
+    sums: Floats  # of weight * loss up to each of them, where it is finite
+    counts: Floats  # those weights
 
     @classmethod
     def of(cls, report: Report, *, window: int) -> Self:
         """Return a run's training loss."""
         starts = np.append(_floats(report.series.samples_seen), float(report.totals.samples_seen))
         loss = _floats(report.series.loss_mean)
-        known = np.isfinite(loss)
-        lengths = np.where(known, np.diff(starts), 0.0)
-        sums = np.cumsum(np.where(known, loss, 0.0) * lengths)
-        return cls(window=window, starts=starts, sums=np.append(0.0, sums), counts=np.append(0.0, np.cumsum(lengths)))
+        weights = np.where(np.isfinite(loss), _floats(report.series.loss_weight), 0.0)
+        sums, counts = (np.append(0.0, np.cumsum(each)) for each in (loss_sums(loss, weights), weights))
+        return cls(window=window, starts=starts, sums=sums, counts=counts)
 
     def at(self, samples: float) -> float | None:
         """Return the mean loss of the window that ends there; None outside the run, or where nothing was finite."""
         if not self.starts[0] < samples <= self.starts[-1]:
             return None
         ends = [max(float(self.starts[0]), samples - self.window), samples]
-        count = float(np.diff(np.interp(ends, self.starts, self.counts))[0])
-        return float(np.diff(np.interp(ends, self.starts, self.sums))[0]) / count if count > 0 else None
+        total, weight = (np.diff(np.interp(ends, self.starts, each)) for each in (self.sums, self.counts))
+        mean = float(means_of(total, weight)[0])
+        return mean if np.isfinite(mean) else None
 
     def points(self) -> tuple[list[float], list[float | None]]:
         """Return places and values: the end of each stretch from the first whole window on."""

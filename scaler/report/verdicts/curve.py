@@ -1,9 +1,10 @@
 """The loss as a curve of steps: its level, its noise, its trend, and where it jumped.
 
 What is assumed: a step's loss is a level that moves slowly plus the noise of its samples, whose variance goes with one
-over their number. Trends are judged by the means of ``BLOCKS`` stretches, so that noise which lasts for less than a
-stretch does not pass for a trend. Jumps are judged by medians, which outliers do not move, and by how far the medians
-of this run usually wander, so that noise which lasts for many steps does not pass for one either.
+over their number, or over the loss's own weight. Trends are judged by the means of ``BLOCKS`` stretches, so that noise
+which lasts for less than a stretch does not pass for a trend. Jumps are judged by medians, which outliers do not move,
+and by how far the medians of this run usually wander, so that noise which lasts for many steps does not pass for one
+either.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from scaler.core.student_t import two_sided_chance
+from scaler.metrics.means import loss_sums, means_of
 from scaler.report.grid import Grid
 
 Floats = NDArray[np.float64]
@@ -69,7 +71,7 @@ class Curve:
     """The loss of n steps, mean over ranks, up to the first that is no number."""
 
     loss: Floats
-    samples: Floats  # of each step
+    weight: Floats  # of each step's loss: its samples, or its own
     samples_seen: NDArray[np.int64]  # before each step
     lr: Floats
     is_whole: bool  # no step's loss was no number
@@ -78,13 +80,13 @@ class Curve:
     def of(cls, grid: Grid) -> Self:
         """Return the curve of the steps that are in the final weights."""
         kept = grid.kept
-        counted = kept["samples"] > 0
+        counted = kept["weight"] != 0
         loss = kept["loss"][counted]
         finite = np.isfinite(loss)
         end = len(loss) if finite.all() else int(np.argmin(finite))
         return cls(
             loss=loss[:end],
-            samples=kept["samples"][counted][:end].astype(np.float64),
+            weight=kept["weight"][counted][:end],
             samples_seen=kept["samples_seen"][counted][:end],
             lr=kept["lr"][counted][:end],
             is_whole=end == len(loss),
@@ -106,14 +108,15 @@ class Curve:
         return float(self.lr.max())
 
     def mean(self, start: int, stop: int) -> float:
-        """Return the mean by samples of some steps' losses."""
-        return float(np.average(self.loss[start:stop], weights=self.samples[start:stop]))
+        """Return the mean by weight of some steps' losses."""
+        weight = self.weight[start:stop]
+        return float(means_of(loss_sums(self.loss[start:stop], weight).sum(), weight.sum()))
 
     def error(self, start: int, stop: int) -> float:
         """Return the standard error of that mean, by how much the losses differ from one step to the next."""
-        samples = self.samples[start:stop]
-        each = np.diff(self.loss[start:stop]) ** 2 / (1.0 / samples[1:] + 1.0 / samples[:-1])
-        return sqrt(float(each.mean()) / float(samples.sum()))
+        weight = self.weight[start:stop]
+        each = np.diff(self.loss[start:stop]) ** 2 / (1.0 / weight[1:] + 1.0 / weight[:-1])
+        return sqrt(float(each.mean()) / float(weight.sum()))
 
     @property
     def start_steps(self) -> int:
@@ -200,8 +203,10 @@ class Curve:
         few = [float(np.median(medians[place - JUMP_STEPS :: -JUMP_STEPS])) for place in at[at < BEFORE_STEPS].tolist()]
         past = [medians[at[len(few) :] - back] for back in range(JUMP_STEPS, BEFORE_STEPS + 1, JUMP_STEPS)]
         before: Floats = np.concatenate((few, np.median(past, axis=0)))
-        counts = np.concatenate(([0.0], np.cumsum(self.samples)))
-        one = np.diff(self.loss) ** 2 / (1.0 / self.samples[1:] + 1.0 / self.samples[:-1])  # the variance of a sample
+        counts = np.concatenate(([0.0], np.cumsum(self.weight)))
+        one = np.diff(self.loss) ** 2 / (
+            1.0 / self.weight[1:] + 1.0 / self.weight[:-1]
+        )  # the variance of a weight of 1
         ones = np.concatenate(([0.0], np.cumsum(one)))
         first = np.maximum(at - BEFORE_STEPS, 0)
         variance = np.maximum(ones[at - 1] - ones[first], 0.0) / (at - first - 1)

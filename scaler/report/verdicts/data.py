@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaler.core.student_t import two_sided_chance
-from scaler.report.grid import Grid
+from scaler.metrics.means import loss_sums, means_of
+from scaler.report.grid import Columns, Grid
 from scaler.report.model import Verdict
 from scaler.report.verdicts.curve import RARE
 from scaler.report.words import number
@@ -35,7 +36,7 @@ def uneven_data(grid: Grid) -> Verdict | None:
     there = np.flatnonzero(grid.is_there[rows].all(axis=0))
     if len(there) < 2:
         return None
-    differences, loss = _differences(grid, rows, there), float(kept["loss"][rows].mean())
+    differences, loss = _differences(grid, rows, there), _mean_loss(kept, rows)
     means = differences.mean(axis=0)
     apart = np.abs(means - np.median(means))  # one rank that is far off moves the mean away from all the others
     errors = differences.std(axis=0, ddof=1) / sqrt(STRETCHES)
@@ -50,14 +51,24 @@ def uneven_data(grid: Grid) -> Verdict | None:
 
 
 def _differences(grid: Grid, rows: NDArray[np.int64], ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """STRETCHES x R means of a rank's loss less the mean over ranks of the same step; empty shares left out."""
+    """STRETCHES x R means by weight of a rank's loss less the mean over ranks of the same step.
+
+    A rank's sums are divided by the mean of all ranks' weights: divided by its own, or not by weight, they differ from
+    0 on every rank alike where losses depend on their weights.
+    """
     found = []
     for stretch in np.array_split(rows, STRETCHES):
         part = np.ix_(stretch, ranks)
         losses = grid.cells["loss"][part] - grid.kept["loss"][stretch][:, None]
-        counted = (grid.cells["samples"][part] > 0) & np.isfinite(losses)
-        found.append(np.where(counted, losses, 0.0).sum(axis=0) / np.maximum(counted.sum(axis=0), 1))
+        weights = np.where(np.isfinite(losses), grid.cells["weight"][part], 0.0)
+        mean_weight = np.full(len(ranks), weights.sum(axis=0).mean())
+        found.append(np.nan_to_num(means_of(loss_sums(losses, weights).sum(axis=0), mean_weight)))
     return np.array(found)
+
+
+def _mean_loss(kept: Columns, rows: NDArray[np.int64]) -> float:
+    weights = kept["weight"][rows]
+    return float(means_of(loss_sums(kept["loss"][rows], weights).sum(), weights.sum()))
 
 
 def _verdict(uneven: list[tuple[int, float, float]], loss: float, ranks: int) -> Verdict:

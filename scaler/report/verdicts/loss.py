@@ -9,6 +9,7 @@ from scaler.report.model import Verdict, WorkerRow
 from scaler.report.verdicts.curve import BLOCKS, FELL_SHARE, RARE, Curve, Jump
 from scaler.report.verdicts.evidence import Evidence
 from scaler.report.words import joined, number, plural
+from scaler.report.workers import in_last_epoch
 from scaler.runs import RunState
 
 PLATEAU_PART = 0.5  # the last part of the steps: what a plateau is looked for in
@@ -33,7 +34,16 @@ def no_loss(evidence: Evidence) -> list[Verdict]:
     divergences = evidence.of_kind("diverged")
     if divergences and not divergences[-1]["goes_back"]:
         return []
-    return [_no_loss(worker) for worker in evidence.workers if worker.samples > 0 and worker.loss_mean is None]
+    without = _without_weight(evidence)
+    rows = [row for row in evidence.workers if row.samples > 0 and row.rank not in without]
+    return [_no_loss(row) for row in rows if row.loss_mean is None]
+
+
+def _without_weight(evidence: Evidence) -> set[int]:
+    """The ranks that have no share in the loss of the last epoch: they have no loss that could be a number."""
+    grid = evidence.grid
+    weights = grid.cells["weight"][in_last_epoch(grid.kept["samples_seen"], evidence.plan)]
+    return set(grid.ranks[~(weights != 0).any(axis=0)].tolist())
 
 
 def _no_loss(worker: WorkerRow) -> Verdict:
