@@ -12,6 +12,7 @@ import pandas as pd
 
 from scaler.metrics.reader import read_events, read_records, with_records
 from scaler.plan import Plan
+from scaler.report.definitions import ATTEMPTS, COST, EFFICIENCY, SPEED, TRAIN_LOSS, WALL_S, evaluation
 from scaler.report.grid import make_grid
 from scaler.report.model import Report
 from scaler.report.page import render_part
@@ -66,8 +67,8 @@ class Run:
         ``loss_mean`` is over ranks, by the loss's weight, NaN where any rank's loss was no number; ``loss_weight`` is
         what it is a mean over, by which means of several steps go; ``loss_min`` and ``loss_max`` are of any rank whose
         loss was one;
-        ``step_time_s`` is the slowest rank's, ``compute_s``, ``data_wait_s`` and ``sync_wait_s`` are means over ranks;
-        ``samples`` and ``samples_per_s`` are of all workers.
+        ``step_time_s`` is the slowest rank's, ``step_time_mean_s``, ``compute_s``, ``data_wait_s`` and ``sync_wait_s``
+        are means over ranks; ``samples`` and ``samples_per_s``, which is over ``step_time_mean_s``, are of all workers.
         """
         grid = with_records(self._folder, lambda metrics: make_grid(metrics.records, metrics.events))
         kept, memory = grid.kept, grid.cells["peak_memory_gib"]
@@ -81,11 +82,12 @@ class Run:
                 "loss_mean": kept["loss"],
                 "loss_weight": kept["weight"],
                 **{name: kept[name] for name in ("loss_min", "loss_max", "lr", "lr_planned", "step_time_s")},
+                "step_time_mean_s": kept["own_s"],
                 **{name: grid.over_ranks(name) for name in ("compute_s", "data_wait_s", "sync_wait_s")},
                 **{name: kept[name] for name in ("grad_norm", "noise_scale")},
                 "peak_memory_gib": np.fmax.reduce(memory, axis=1, initial=np.nan),
                 "steps": kept["steps"],
-                "samples_per_s": kept["samples"] / kept["step_time_s"],
+                "samples_per_s": kept["samples"] / kept["own_s"],
             }
         )
 
@@ -174,23 +176,23 @@ def read_runs(storage: str = "runs") -> pd.DataFrame:
 
 def _facts(report: Report) -> list[tuple[str, str]]:
     """The numbers of the small table, with their units."""
-    totals, final, scaling = report.totals, report.final, report.scaling
+    totals, scaling = report.totals, report.scaling
     facts = [
         ("workers", number(report.plan["world_size"])),
         ("trained", f"{plural(totals.samples_seen, 'sample')} in {plural(totals.steps, 'step')}"),
-        ("speed", f"{number(totals.samples_per_s)} samples/s"),
-        ("wall clock", seconds(totals.wall_s)),
-        ("train loss", f"{number(final.train_loss_mean)} (mean over ranks, last epoch)"),
+        (SPEED.name, f"{number(SPEED.read(report))} {SPEED.unit}"),
+        (WALL_S.name, seconds(WALL_S.read(report))),
+        (TRAIN_LOSS.name, f"{number(TRAIN_LOSS.read(report))} ({TRAIN_LOSS.of})"),
     ]
-    facts += [(f"eval {name}", number(value)) for name, value in final.eval.items()]
+    facts += [(value.name, number(value.read(report))) for value in map(evaluation, report.final.eval)]
     if scaling is not None and scaling.efficiency is not None:
         facts.append(
-            ("efficiency", f"{scaling.efficiency:.0%} of {number(scaling.one_worker_samples_per_s)} samples/s")
+            (EFFICIENCY.name, f"{scaling.efficiency:.0%} of {number(scaling.one_worker_samples_per_s)} samples/s")
         )
     if report.cost is not None:
-        facts.append(("cost", number(report.cost.total)))
+        facts.append((COST.name, number(COST.read(report))))
     if len(report.attempts) > 1:
-        facts.append(("attempts", number(len(report.attempts))))
+        facts.append((ATTEMPTS.name, number(len(report.attempts))))
     return facts
 
 

@@ -10,6 +10,7 @@ from scaler.metrics.record import Record
 
 WINDOW_S = 5.0  # the recent speed is of the last one to two of these, in step time
 MOST_WORKERS = 32  # that a look carries: more than a screen has room for
+RECENT = ("samples", "step_time_s")  # what the speed is made of
 OWN_RATIO = 1.25  # a worker whose own time is this many times the others' median stands out ...
 OWN_SHARE = 0.1  # ... if what it takes longer is also this share of the step: else nobody waits for long
 
@@ -53,7 +54,7 @@ class Progress:
     progress: float = 0.0  # likewise, in samples of the reference's training: samples_seen, unless rule: adascale
     lr: float | None = None
     loss_mean: float | None = None  # mean over ranks of each one's newest step, by the loss's weight
-    samples_per_s: float | None = None  # over all workers, in the last seconds
+    samples_per_s: float | None = None  # of all workers, in the last seconds, over step times, mean over ranks
     evals: Mapping[str, float | None] = field(default_factory=dict)
     workers: Sequence[WorkerLook] = ()  # at most ``MOST_WORKERS``, by own time: the slowest first
     straggler: Straggler | None = None  # None: nobody stands out
@@ -94,6 +95,10 @@ class _Worker:
         sums.data_wait_s += record.data_wait_s
         sums.compute_s += record.compute_s
         sums.sync_wait_s += record.sync_wait_s
+
+    def recent(self, what: str) -> float:
+        """Return one of the sums over the last seconds."""
+        return float(getattr(self.now, what) + getattr(self.before, what))
 
     def look(self) -> WorkerLook:
         now, before = self.now, self.before
@@ -147,7 +152,7 @@ class ProgressTracker:
             loss.add(record.loss, record.loss_weight)
         size = sum(record.samples for record in newest)
         looks = sorted((worker.look() for worker in self._workers.values()), key=lambda look: (-look.own_s, look.rank))
-        speeds = [look.samples_per_s for look in looks if look.samples_per_s is not None]
+        samples, worker_s = (sum(worker.recent(what) for worker in self._workers.values()) for what in RECENT)
         return Progress(
             attempt=attempt.get("attempt"),
             world_size=world_size,
@@ -155,7 +160,7 @@ class ProgressTracker:
             progress=last.newest.progress + last.worth * size,
             lr=last.newest.lr,
             loss_mean=loss.value,
-            samples_per_s=sum(speeds) if speeds else None,
+            samples_per_s=samples / (worker_s / world_size) if worker_s > 0 else None,
             evals=self._evals,
             workers=tuple(looks[:MOST_WORKERS]),
             straggler=find_straggler(looks),

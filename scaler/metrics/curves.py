@@ -3,8 +3,8 @@
     train/loss_mean      mean over ranks, by the loss's weight
     train/lr             as rank 0's optimizer used it
     train/noise_scale    running average, in samples: an estimate; only where it is measured
-    train/samples_per_s  over all workers, in the slowest worker's time
-    train/step_time_s    of an optimizer step, the slowest worker's
+    train/samples_per_s  over all workers: samples over step times, mean over ranks
+    train/step_time_s    of an optimizer step, mean over ranks
     eval/<name>          over all of eval_data
 
 A point stands at ``samples_seen``. Every step is a point until there are ``STRETCH_POINTS`` of them; from then on a
@@ -44,7 +44,7 @@ class _Step:
     steps: int = 1  # optimizer steps in it
     samples: int = 0
     loss: Mean = field(default_factory=Mean)
-    time_s: float = 0.0  # the slowest worker's
+    time_s: float = 0.0  # sum over the workers; of a stretch, mean over ranks
     lr: float | None = None
     noise_scale: float | None = None
 
@@ -83,7 +83,7 @@ class Curves:
                     del self._steps[next(iter(self._steps))]
             step.count += 1
             step.samples += record.samples
-            step.time_s = max(step.time_s, record.step_time_s)
+            step.time_s += record.step_time_s
             step.loss.add(record.loss, record.loss_weight)
             if record.rank == 0:
                 step.lr, step.noise_scale = record.lr, record.noise_scale
@@ -131,7 +131,7 @@ class Curves:
         stretch.count += step.steps
         stretch.samples += step.samples
         stretch.loss.add_sum(step.loss.total, step.loss.weight)
-        stretch.time_s += step.time_s
+        stretch.time_s += step.time_s / step.count
         if step.noise_scale is not None:
             stretch.noise_scale = step.noise_scale
         if stretch.count >= 2 ** (self._drawn // STRETCH_POINTS):

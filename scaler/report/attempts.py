@@ -113,7 +113,7 @@ def find_attempts(
                 cause=cause,
                 per_worker_batch_size=start.get("per_worker_batch_size"),
                 redone_samples=int(mine["samples"][lost].sum()),
-                redone_s=float(mine["step_time_s"][lost].sum()),
+                redone_s=float(mine["own_s"][lost].sum()),
                 restart_s=_restart_s(lives[attempt], ending, successor),
                 elapsed_s=times[attempt],
             )

@@ -97,7 +97,7 @@ def find_scaling(
     one_worker: tuple[float, str] | None,
     reference_samples_per_s: float | None,
 ) -> Scaling | None:
-    """Return what more workers bought, in the last attempt with steps in the weights; None without any.
+    """Return what more workers bought, in the attempts with as many as the last with steps; None without any.
 
     One worker's speed is taken from the first of these that there is: ``one_worker``, the job's reference, the last
     attempt of this run that had one worker and then more.
@@ -108,10 +108,12 @@ def find_scaling(
         one_worker: another run's samples/s with one worker, and whose they are.
         reference_samples_per_s: ``reference.samples_per_s``.
     """
-    speeds = [(row, speed) for row in attempts if (speed := _worker_samples_per_s(grid, row.attempt)) is not None]
+    speeds = [(row, speed) for row in attempts if (speed := _worker_samples_per_s(grid, [row.attempt])) is not None]
     if not speeds:
         return None
-    judged, mine = speeds[-1]
+    judged, _ = speeds[-1]
+    mine = _worker_samples_per_s(grid, [row.attempt for row in attempts if row.world_size == judged.world_size])
+    assert mine is not None
     known: list[tuple[float, str]] = [] if one_worker is None else [one_worker]
     if reference_samples_per_s is not None:
         known.append((reference_samples_per_s, "reference.samples_per_s"))
@@ -127,9 +129,9 @@ def find_scaling(
     )
 
 
-def _worker_samples_per_s(grid: Grid, attempt: int) -> float | None:
-    """Samples of an attempt over the seconds that its workers took for them; None without any in the weights."""
-    mine = grid.kept["attempt"] == attempt
+def _worker_samples_per_s(grid: Grid, attempts: Sequence[int]) -> float | None:
+    """Samples of attempts over the seconds that their workers took for them; None without any in the weights."""
+    mine = np.isin(grid.kept["attempt"], attempts)
     worker_s = float((grid.kept["own_s"][mine] * grid.kept["workers"][mine]).sum())
     return float(grid.kept["samples"][mine].sum()) / worker_s if worker_s > 0 else None
 

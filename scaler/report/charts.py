@@ -46,7 +46,7 @@ def make_charts(report: Report) -> tuple[Chart, ...]:
         _chart(
             series,
             "speed",
-            "Throughput",
+            "Speed",
             (
                 _line(series.samples_per_s, "all workers", "solid"),
                 _line(series.samples_per_s_min, "slowest step", "low"),

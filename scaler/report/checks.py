@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from scaler.core.nearest import nearest
 from scaler.errors import JobFileError
+from scaler.report.definitions import COST, EFFICIENCY, SPEED, TRAIN_LOSS, WALL_S, evaluation
 from scaler.report.gaps import find_gaps
 from scaler.report.model import Report
 from scaler.report.verdicts import GRAVEST_FIRST as CODES
@@ -100,7 +101,7 @@ def _checks(report: Report, limits: Limits) -> Iterator[Check]:
         yield Check(name="state", bound="is", limit=RunState.SUCCEEDED, value=report.state, unit="", is_ok=ok)
     if limits.min_efficiency is not None:
         efficiency = report.scaling.efficiency if report.scaling is not None else None
-        yield judge.limit("efficiency", "at least", limits.min_efficiency, efficiency, _efficiency_remedy(report))
+        yield judge.limit(EFFICIENCY.name, "at least", limits.min_efficiency, efficiency, _efficiency_remedy(report))
     if limits.max_loss is not None:
         yield judge.loss(limits.max_loss)
     for name, limit in limits.min_evals.items():
@@ -108,13 +109,13 @@ def _checks(report: Report, limits: Limits) -> Iterator[Check]:
     for name, limit in limits.max_evals.items():
         yield judge.evaluation(name, "at most", limit)
     if limits.min_samples_per_s is not None:
-        speed = report.totals.samples_per_s
-        yield judge.limit("speed", "at least", limits.min_samples_per_s, speed, _NO_STEPS, unit="samples/s")
+        speed = SPEED.read(report)
+        yield judge.limit(SPEED.name, "at least", limits.min_samples_per_s, speed, _NO_STEPS, unit=SPEED.unit)
     if limits.max_wall_s is not None:
-        yield judge.limit("wall clock", "at most", limits.max_wall_s, report.totals.wall_s, _NO_END, unit="s")
+        wall_s = WALL_S.read(report)
+        yield judge.limit(WALL_S.name, "at most", limits.max_wall_s, wall_s, _NO_END, unit=WALL_S.unit)
     if limits.max_cost is not None:
-        cost = report.cost.total if report.cost is not None else None
-        yield judge.limit("cost", "at most", limits.max_cost, cost, _cost_remedy(report))
+        yield judge.limit(COST.name, "at most", limits.max_cost, COST.read(report), _cost_remedy(report))
     for code in dict.fromkeys((*damage, *limits.no_verdicts)):
         found = next((verdict for verdict in report.verdicts if code in (verdict.code, ANY)), None)
         said = None if found is None else found.message if code != ANY else f"{found.code}: {found.message}"
@@ -172,17 +173,17 @@ class _Judge:
     def evaluation(self, name: str, bound: Literal["at least", "at most"], limit: float) -> Check:
         values = self.report.final.eval
         if name in values:  # None there: it was no finite number, and keeps no limit
-            return self.told(f"eval {name}", bound, limit, values[name])
+            return self.told(evaluation(name).name, bound, limit, values[name])
         there = f"Values that it has: {', '.join(sorted(values))}." if values else "It has no evaluation."
-        return self.limit(f"eval {name}", bound, limit, None, ("no evaluation gave it", there))
+        return self.limit(evaluation(name).name, bound, limit, None, ("no evaluation gave it", there))
 
     def loss(self, limit: float) -> Check:
         if "loss" in self.report.final.eval:
             return self.evaluation("loss", "at most", limit)
-        value = self.report.final.train_loss_mean
+        value = TRAIN_LOSS.read(self.report)
         if value is None and self.report.totals.steps:  # it was no finite number
-            return self.told("train loss", "at most", limit, None)
-        return self.limit("train loss", "at most", limit, value, ("it has no steps", "Leave --max-loss out."))
+            return self.told(TRAIN_LOSS.name, "at most", limit, None)
+        return self.limit(TRAIN_LOSS.name, "at most", limit, value, ("it has no steps", "Leave --max-loss out."))
 
 
 def _require_numbers(limits: Limits) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaler.report.charts import chart_data, make_charts
+from scaler.report.definitions import NUMBERS, SPEED, TRAIN_LOSS, evaluation
 from scaler.report.model import Report, WorkerRow
 from scaler.report.page import CURVE_SCRIPTS, PAGE_STYLES, render_page
 from scaler.report.spent_words import budget_parts, money, percent, slowest_first, step_parts
@@ -62,6 +63,7 @@ def render_html(report: Report) -> str:
         scripts=SCRIPTS,
         report=report,
         headline=_headline(report),
+        numbers=NUMBERS,
         plan_rows=_plan_rows(report.plan),
         budget=budget_parts(report.budget) if report.budget is not None and (report.totals.wall_s or 0) > 0 else (),
         charts=charts,
@@ -107,14 +109,14 @@ def _headline(report: Report) -> str:
     totals, evals = report.totals, report.final.eval
     parts = [_world_sizes(report), f"{plural(totals.samples_seen, 'sample')} in {plural(totals.steps, 'step')}"]
     if totals.samples_per_s is not None:
-        parts.append(f"{number(totals.samples_per_s)} samples/s")
+        parts.append(f"{number(totals.samples_per_s)} {SPEED.unit}")
     scores = [name for name in evals if name != "loss"][:HEADLINE_EVALS]
     if scores:
         parts += [f"{name} {number(evals[name])}" for name in scores]
     elif "loss" in evals:
-        parts.append(f"evaluation loss {number(evals['loss'])}")
+        parts.append(f"{evaluation('loss').name} {number(evals['loss'])}")
     elif report.final.train_loss_mean is not None:
-        parts.append(f"training loss {number(report.final.train_loss_mean)}")
+        parts.append(f"{TRAIN_LOSS.name} {number(report.final.train_loss_mean)}")
     return " · ".join(parts)
 
 

@@ -1,10 +1,12 @@
 """A report as Markdown, for pull requests and chats."""
 
+from scaler.report.definitions import COST, EFFICIENCY, SPEED, TRAIN_LOSS, WALL_S, evaluation
 from scaler.report.markdown_parts import as_code, as_table, as_text
 from scaler.report.model import Report
 from scaler.report.sparkline import sparkline
 from scaler.report.spent_words import budget_parts, budget_words, cost_words, flops_words, scaling_words, slowest_first
 from scaler.report.words import (
+    audit_words,
     batch_words,
     decision_words,
     ended,
@@ -21,7 +23,7 @@ MOST_WORKERS = 32  # of more, the slowest are shown
 
 def render_markdown(report: Report) -> str:
     """Return the report; names and messages are shown as text, whatever they hold."""
-    plan, totals, final = report.plan, report.totals, report.final
+    plan, totals = report.plan, report.totals
     parts = [f"# {as_text(report.run_id)}: {report.state}", _verdicts(report)]
     if report.failure:
         parts.append(as_code(printable(report.failure)))
@@ -33,11 +35,11 @@ def render_markdown(report: Report) -> str:
                 ("global batch", f"{number(plan['global_batch_size'])} ({as_text(plan['reasons']['batch_ratio'])})"),
                 ("peak rate", f"{number(plan['peak_lr'])} ({as_text(plan['rule_reason'])})"),
                 ("trained", f"{plural(totals.samples_seen, 'sample')} in {plural(totals.steps, 'step')}"),
-                ("speed", f"{number(totals.samples_per_s)} samples/s"),
-                ("wall clock", seconds(totals.wall_s)),
-                ("train loss", f"{number(final.train_loss_mean)} (mean over ranks, last epoch)"),
-                *((f"eval {as_text(name)}", number(value)) for name, value in final.eval.items()),
-                ("rate used against plan", f"largest difference {number(report.lr_audit.max_abs_error)}"),
+                (SPEED.name, f"{number(SPEED.read(report))} {SPEED.unit}"),
+                (WALL_S.name, seconds(WALL_S.read(report))),
+                (TRAIN_LOSS.name, f"{number(TRAIN_LOSS.read(report))} ({TRAIN_LOSS.of})"),
+                *((as_text(value.name), number(value.read(report))) for value in map(evaluation, report.final.eval)),
+                ("rate used", audit_words(report.lr_audit)),
                 *((name, as_text(value)) for name, value in _spent(report)),
                 *((name, as_text(value)) for name, value in more_facts(report)),
             ],
@@ -75,11 +77,11 @@ def render_markdown(report: Report) -> str:
 def _spent(report: Report) -> list[tuple[str, str]]:
     """What its workers bought and cost, and where the time went, as far as it is known."""
     scaling = scaling_words(report.scaling) if report.scaling is not None else None
-    facts = [("efficiency", scaling)] if scaling is not None else []
+    facts = [(EFFICIENCY.name, scaling)] if scaling is not None else []
     if report.flops is not None:
         facts.append(("computing", flops_words(report.flops)))
     if report.cost is not None:
-        facts.append(("cost", cost_words(report.cost)))
+        facts.append((COST.name, cost_words(report.cost)))
     wall_s = report.totals.wall_s
     if report.budget is not None and wall_s is not None and wall_s > 0:
         facts.append(("time", budget_words(budget_parts(report.budget), wall_s)))
@@ -90,8 +92,8 @@ def _curves(report: Report) -> str:
     """Small charts over the samples, each with the values that it begins and ends with, its least and its greatest."""
     series = report.series
     curves = (
-        ("training loss", series.loss_mean, max),  # a spike is never left out
-        *((f"eval {name}", values, max) for name, values in series.evals.items()),
+        (TRAIN_LOSS.name, series.loss_mean, max),  # a spike is never left out
+        *((evaluation(name).name, values, max) for name, values in series.evals.items()),
         ("learning rate", series.lr, max),
         ("samples/s", series.samples_per_s, min),  # nor is a dip
     )

@@ -30,7 +30,7 @@ class Totals:
     progress: float  # samples of the reference's training that they are worth: samples_seen, unless rule: adascale
     steps: int
     wall_s: float | None  # from submission to the end, without the time before a resume when nobody drove the run
-    train_s: float  # sum over steps of the slowest worker's step time: without start-up, evaluation and checkpoints
+    train_s: float  # sum over steps of the step time, mean over ranks: without start-up, evaluation and checkpoints
     samples_per_s: float | None  # recorded samples over train_s; None without steps
     redone_samples: int  # recorded in work that a later attempt did again: in none of the other numbers
     redone_s: float  # its step time, likewise
@@ -109,8 +109,8 @@ class Scaling:
     ``efficiency = worker_samples_per_s / one_worker_samples_per_s`` (weak or strong, as the job's batch is).
     """
 
-    world_size: int  # of the attempt that is judged: the last with steps
-    worker_samples_per_s: float  # of that attempt, mean over ranks
+    world_size: int  # of the last attempt with steps
+    worker_samples_per_s: float  # samples over all workers' step times, in the attempts with that many workers
     one_worker_samples_per_s: float | None  # None: nobody measured it
     efficiency: float | None
     source: str | None  # where one worker's speed is known from: reference.samples_per_s, attempt N, or run ID
@@ -149,7 +149,7 @@ class AttemptRow:
     cause: str | None  # one sentence, with the rank; None: nothing to say, or no event tells
     per_worker_batch_size: int | None  # of its first step; None: runs of before did not say
     redone_samples: int  # recorded by it, and done again by a later attempt
-    redone_s: float  # the step time of that, of the slowest worker
+    redone_s: float  # the step time of that, mean over ranks
     restart_s: float | None  # from its end to the next one's start; None: none followed, or the times are not known
     elapsed_s: float | None  # from submission to its start, as the run's clock goes; None: the times are not known
 
@@ -236,7 +236,7 @@ class Series:
     global_batch_size: tuple[int, ...]
     progress: tuple[float, ...]
     world_size: tuple[int, ...]
-    samples_per_s: tuple[float | None, ...]  # over all workers: samples of the stretch over the slowest ranks' times
+    samples_per_s: tuple[float | None, ...]  # over all workers: samples of the stretch over step times, mean over ranks
     samples_per_s_min: tuple[float | None, ...]  # of the slowest step
     samples_per_s_max: tuple[float | None, ...]
     step_time_s_max: tuple[float, ...]  # the slowest rank in the slowest step

@@ -114,7 +114,7 @@ def summarize(
 
 def _totals(steps: Columns, attempts: Sequence[AttemptRow], status: Mapping[str, Any], plan: Plan) -> Totals:
     recorded = int(steps["samples"].sum())
-    train_s = float(steps["step_time_s"].sum())
+    train_s = float(steps["own_s"].sum())
     started, ended = status.get("started_at"), status.get("ended_at")
     samples_seen = attempts[-1].end_samples if attempts else 0
     return Totals(

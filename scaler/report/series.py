@@ -33,7 +33,7 @@ def make_series(
     starts, loss_weight = stretches.starts, stretches.sum(steps["weight"])
     began = elapsed.of_steps(grid.steps["is_kept"])
     sizes = {row.attempt: row.world_size for row in attempts}
-    parts, speeds = _parts(grid), _divided(steps["samples"].astype(np.float64), steps["step_time_s"])
+    parts, speeds = _parts(grid), _divided(steps["samples"].astype(np.float64), steps["own_s"])
     noise = _noise_points(steps)
     evaluations = {event["samples_seen"]: event for event in events if event["kind"] == "evaluated"}
     places = sorted(evaluations)
@@ -50,7 +50,7 @@ def make_series(
         global_batch_size=tuple(batches[starts].tolist()),
         progress=tuple(steps["progress"][starts].tolist()),
         world_size=tuple(sizes[attempt] for attempt in steps["attempt"][starts].tolist()),
-        samples_per_s=_finite(stretches.over(steps["samples"], steps["step_time_s"])),
+        samples_per_s=_finite(stretches.over(steps["samples"], steps["own_s"])),
         samples_per_s_min=_finite(stretches.least(speeds)),
         samples_per_s_max=_finite(stretches.most(speeds)),
         step_time_s_max=tuple(stretches.most(steps["step_time_s"] / steps["steps"]).tolist()),

@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from scaler.report.definitions import COST, EFFICIENCY, SPEED, TRAIN_LOSS, TRAIN_S, WALL_S, evaluation
 from scaler.report.model import Report, WorkerRow
 from scaler.report.spent_words import (
     Part,
@@ -19,6 +20,7 @@ from scaler.report.spent_words import (
     slowest_first,
 )
 from scaler.report.words import (
+    audit_words,
     batch_words,
     decision_words,
     ended_words,
@@ -51,17 +53,17 @@ _STATE_STYLES = {"succeeded": "bold green", "failed": "bold red", "stopped": "bo
 
 def report_text(report: Report, *, with_failure: bool = True) -> RenderableType:
     """Return a run's report for a terminal; ``with_failure=False`` where the error is said beside it."""
-    totals, final = report.totals, report.final
+    totals = report.totals
     title = Text.assemble(
         (printable(report.run_id), "bold"), "  ", (report.state, _STATE_STYLES.get(report.state, "bold"))
     )
     facts = [
         ("trained", f"{plural(totals.samples_seen, 'sample')} in {plural(totals.steps, 'step')}"),
-        ("speed", f"{number(totals.samples_per_s)} samples/s over {seconds(totals.train_s)} of training"),
-        ("wall clock", seconds(totals.wall_s)),
-        ("train loss", f"{number(final.train_loss_mean)}  (mean over ranks, last epoch)"),
-        *((f"eval {printable(name)}", number(value)) for name, value in final.eval.items()),
-        ("rate used", _audit(report)),
+        (SPEED.name, f"{number(SPEED.read(report))} {SPEED.unit} over {seconds(TRAIN_S.read(report))} of training"),
+        (WALL_S.name, seconds(WALL_S.read(report))),
+        (TRAIN_LOSS.name, f"{number(TRAIN_LOSS.read(report))}  ({TRAIN_LOSS.of})"),
+        *((printable(value.name), number(value.read(report))) for value in map(evaluation, report.final.eval)),
+        ("rate used", audit_words(report.lr_audit)),
         *_spent(report),
         *more_facts(report),
     ]
@@ -104,9 +106,9 @@ def _spent(report: Report) -> list[tuple[str, str]]:
     """What its workers bought and cost, as far as it is known."""
     scaling = scaling_words(report.scaling) if report.scaling is not None else None
     return [
-        *([("efficiency", scaling)] if scaling is not None else []),
+        *([(EFFICIENCY.name, scaling)] if scaling is not None else []),
         *([("computing", flops_words(report.flops))] if report.flops is not None else []),
-        *([("cost", cost_words(report.cost))] if report.cost is not None else []),
+        *([(COST.name, cost_words(report.cost))] if report.cost is not None else []),
     ]
 
 
@@ -139,14 +141,6 @@ def _widths(parts: Sequence[Part]) -> list[int]:
         at += part.seconds
         edges.append(round(at / whole * BAR_WIDTH))
     return [end - start for start, end in pairwise(edges)]
-
-
-def _audit(report: Report) -> str:
-    audit = report.lr_audit
-    if not audit.checked_steps:
-        return "no step recorded"
-    said = "as planned" if audit.as_planned else "not as planned"
-    return f"{said} in {plural(audit.checked_steps, 'step')}, largest difference {number(audit.max_abs_error)}"
 
 
 def _decision_list(report: Report) -> RenderableType:

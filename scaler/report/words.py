@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scaler.report.model import AttemptRow, Decision, Gain, Noise, Report
+from scaler.report.model import AttemptRow, Decision, Gain, LrAudit, Noise, Report
 
 SHOWN_GROUPS = 3
 SHOWN_PHASES = 4
@@ -85,6 +85,23 @@ def printable(text: str) -> str:
         'a\\\\x1b[31mb'
     """
     return "".join(char if char in "\n\t" or char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def audit_words(audit: LrAudit) -> str:
+    """Return whether the rate was the planned one, and how far from it; what is as planned differs by rounding alone.
+
+    Example:
+        >>> audit_words(LrAudit(checked_steps=11, max_abs_error=8.7e-19, as_planned=True))
+        'as planned in 11 steps'
+        >>> audit_words(LrAudit(checked_steps=11, max_abs_error=0.002, as_planned=False))
+        'not as planned in 11 steps, largest difference 0.002'
+    """
+    if not audit.checked_steps:
+        return "no step recorded"
+    steps = plural(audit.checked_steps, "step")
+    if audit.as_planned:
+        return f"as planned in {steps}"
+    return f"not as planned in {steps}, largest difference {number(audit.max_abs_error)}"
 
 
 def noise_words(noise: Noise) -> str:

@@ -43,7 +43,7 @@ def test_the_headline_says_the_results_in_one_sentence(run: SyntheticRun) -> Non
     page = Page(render_html(run.report()))
     assert "2 workers · 200 samples in 14 steps · 114.3 samples/s · accuracy 0.9611" in page.text
     assert "Nothing to report: every record is there" in page.text
-    assert "14 steps checked on every worker, largest difference" in page.text
+    assert "14 steps checked on every worker, all as planned" in page.text
 
 
 def test_a_verdict_has_its_code_rank_evidence_and_next_step(run: SyntheticRun) -> None:
@@ -155,7 +155,7 @@ def test_each_later_attempt_is_marked_where_it_took_over(synthetic_run: Syntheti
 def test_a_run_without_evaluation_has_no_chart_of_one(synthetic_run: SyntheticRun) -> None:
     page = Page(render_html(synthetic_run.attempt(0).report()))
     assert [chart["id"] for chart in page.data["charts"]] == ["loss", "lr", *MEASURED]
-    assert "114.3 samples/s · training loss 2" in page.text
+    assert "114.3 samples/s · train loss 2" in page.text
 
 
 @pytest.mark.parametrize("values", [{"loss": 0.1335}, {"loss": None}, {"accuracy": None}])
@@ -176,7 +176,10 @@ def test_a_run_without_steps_says_so(synthetic_run: SyntheticRun) -> None:
 
 def test_a_rate_that_is_no_number_was_checked(run: SyntheticRun) -> None:
     page = Page(render_html(run.altered(lambda record: record.step == 5, lr=float("nan")).report()))
-    assert "14 steps checked on every worker" in page.text
+    assert (
+        "14 steps checked on every worker, largest difference between the rate used and the rate planned –."
+        in page.text
+    )
 
 
 def test_a_failed_run_shows_its_error_and_a_worker_that_recorded_nothing(run: SyntheticRun) -> None:
@@ -260,7 +263,7 @@ def test_what_workers_bought_and_cost_is_among_the_results(run: SyntheticRun) ->
     text = Page(render_html(run.report(scaling=scaling, cost=cost, flops=flops))).text
     assert "efficiency 90% 90 samples/s a worker, against 100 of one alone (attempt 0)" in text
     assert "cost 20.00 8 worker-hours at 2.50 each; 0.50 a million samples" in text
-    assert "model FLOPs utilisation 40% 40 of 100 TFLOPS a worker" in text
+    assert "MFU 40% 40 of 100 TFLOPS a worker" in text
     unknown = replace(scaling, one_worker_samples_per_s=None, efficiency=None, source=None)
     assert "reference.samples_per_s would tell of one alone" in Page(render_html(run.report(scaling=unknown))).text
 

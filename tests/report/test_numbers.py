@@ -95,9 +95,13 @@ def test_the_loss_is_of_the_last_epoch(synthetic_run: SyntheticRun) -> None:
     assert nearly.report().final.train_loss_mean == 8.0
 
 
-def test_the_slowest_worker_is_the_time_of_a_step(synthetic_run: SyntheticRun) -> None:
+def test_the_time_in_steps_is_the_mean_over_ranks_however_their_steps_begin(synthetic_run: SyntheticRun) -> None:
+    """A rank that ends one step late begins the next one late: the slowest of each step would count that twice."""
     report = synthetic_run.attempt(0, step_time_s=lambda rank, seen: 0.25 if rank == seen // 16 % 2 else 0.125).report()
-    assert report.totals.train_s == 14 * 0.25
+    assert report.totals.train_s == 14 * 0.1875
+    assert report.totals.samples_per_s == 200 / (14 * 0.1875)
+    assert report.scaling is not None
+    assert report.scaling.worker_samples_per_s == 100 / (14 * 0.1875)
 
 
 def test_quantiles_are_of_one_workers_steps(synthetic_run: SyntheticRun) -> None:

@@ -38,17 +38,18 @@ def test_a_steps_time_is_split_without_a_rest(synthetic_run: SyntheticRun) -> No
     assert set(series.sync_wait_s) == {0.03125}
     assert set(series.update_s) == {0.25 - 0.0625 - 0.015625 - 0.03125}, "means over ranks"
     assert set(series.step_time_s_max) == {0.375}
-    assert series.samples_per_s == (*[16 / 0.375] * 6, 4 / 0.375, *[16 / 0.375] * 6, 4 / 0.375)
+    assert series.samples_per_s == (*[16 / 0.25] * 6, 4 / 0.25, *[16 / 0.25] * 6, 4 / 0.25)
     assert series.samples_per_s == series.samples_per_s_min == series.samples_per_s_max
 
 
 def test_the_slowest_and_the_fastest_step_of_a_stretch_stay(synthetic_run: SyntheticRun) -> None:
     run = long(synthetic_run).altered(lambda r: (r.rank, r.step) == (1, 777), step_time_s=4.0)
+    run = run.altered(lambda r: (r.rank, r.step) == (0, 777), step_time_s=2.0)
     run = run.altered(lambda r: r.step == 785, step_time_s=0.015625)
     series = run.report().series
     assert len(series.step_time_s_max) == SERIES_POINTS
     assert max(series.step_time_s_max) == 4.0
-    assert min(speed for speed in series.samples_per_s_min if speed is not None) == 16 / 4.0
+    assert min(speed for speed in series.samples_per_s_min if speed is not None) == 16 / 3.0
     assert max(speed for speed in series.samples_per_s_max if speed is not None) == 16 / 0.015625
 
 

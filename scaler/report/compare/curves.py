@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaler.metrics.means import loss_sums, means_of
+from scaler.report.definitions import STARTUP_S
 from scaler.report.model import Report
 
 Floats = NDArray[np.float64]
@@ -27,7 +28,7 @@ class RunClock:
         It begins with the run's first step: how long workers take to start is a number of its own.
         """
         series = report.series
-        samples, elapsed = _floats(series.samples_seen), _floats(series.elapsed_s) - _floats([startup_s(report)])
+        samples, elapsed = _floats(series.samples_seen), _floats(series.elapsed_s) - _floats([STARTUP_S.read(report)])
         known = np.isfinite(elapsed)
         if known.any() and known[-1] and (speed := series.samples_per_s[-1]):
             end = float(report.totals.samples_seen)
@@ -115,11 +116,6 @@ class EvalCurve:
     def points(self) -> tuple[list[float], list[float | None]]:
         """Return places and values."""
         return self.samples_seen.tolist(), self.values.tolist()
-
-
-def startup_s(report: Report) -> float | None:
-    """Return the seconds from submission to the first attempt's first step; None where that is not known."""
-    return report.attempts[0].elapsed_s if report.attempts else None
 
 
 def first_reached(

@@ -1,31 +1,23 @@
 """The numbers that are compared: of each run's end, of its speed, and at places that all of them have reached."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from scaler.core.student_t import compare_means
 from scaler.report.compare.arms import Group, Member
-from scaler.report.compare.curves import startup_s
-from scaler.report.compare.known import is_whole
 from scaler.report.compare.model import LEVEL, ArmValues, Difference, Kind, Measure, NotJudged
+from scaler.report.definitions import ATTEMPTS, COST, SPEEDS, TRAIN_LOSS, TRAIN_S, WALL_S, Read, evaluation
 from scaler.report.model import Report
 
-Read = Callable[[Report], float | None]
-
-WHOLE_RUN = ("train_s", "wall_s", "cost", "lives")
+WHOLE_RUN = (TRAIN_S, WALL_S, COST, ATTEMPTS)
 """They grow with the length of a run."""
 
 
 def end_measures(groups: Sequence[Group], *, evals: Sequence[str]) -> list[Measure]:
     """Return losses and evaluations where runs ended; judged only between arms that trained for as many samples."""
-    reads: list[tuple[str, Read]] = [("train_loss", lambda report: report.final.train_loss_mean)]
-    reads += [(f"eval.{name}", _final_eval(name)) for name in evals]
     return [
-        make_measure(groups, name, read, kind="end", follows_seed=True, grows_with_length=True) for name, read in reads
+        make_measure(groups, number.key, number.read, kind="end", follows_seed=True, grows_with_length=True)
+        for number in (TRAIN_LOSS, *map(evaluation, evals))
     ]
-
-
-def _final_eval(name: str) -> Read:
-    return lambda report: report.final.eval.get(name)
 
 
 def speed_measures(groups: Sequence[Group]) -> list[Measure]:
@@ -33,14 +25,14 @@ def speed_measures(groups: Sequence[Group]) -> list[Measure]:
     found = [
         make_measure(
             groups,
-            name,
-            read,
+            number.key,
+            number.read,
             kind="speed",
-            unit=unit,
+            unit=number.unit,
             follows_seed=False,
-            grows_with_length=name in WHOLE_RUN,
+            grows_with_length=number in WHOLE_RUN,
         )
-        for name, unit, read in _SPEEDS
+        for number in SPEEDS
     ]
     return [measure for measure in found if any(arm.mean is not None for arm in measure.arms)]
 
@@ -157,11 +149,8 @@ def _why_not(base: Sequence[float], mine: Sequence[float], *, is_comparable: boo
     return "no_repeats" if max(len(base), len(mine)) < 2 else "no_spread"
 
 
-# What a run's speed is told by: name, unit, and where it is read.
-
-
 def total_speed(report: Report) -> float | None:
-    """Return the samples a second of all workers, in the last attempt with steps."""
+    """Return the samples a second of all workers, in the attempts with the last number of them."""
     scaling = report.scaling
     return None if scaling is None else scaling.worker_samples_per_s * scaling.world_size
 
@@ -169,52 +158,3 @@ def total_speed(report: Report) -> float | None:
 def world_size(report: Report) -> int | None:
     """Return how many workers the last attempt with steps had."""
     return None if report.scaling is None else report.scaling.world_size
-
-
-def _worker_speed(report: Report) -> float | None:
-    return None if report.scaling is None else report.scaling.worker_samples_per_s
-
-
-def _efficiency(report: Report) -> float | None:
-    return None if report.scaling is None or report.scaling.efficiency is None else 100 * report.scaling.efficiency
-
-
-def _mfu(report: Report) -> float | None:
-    return None if report.flops is None or report.flops.mfu is None else 100 * report.flops.mfu
-
-
-def _step_time(report: Report) -> float | None:
-    """The greatest of the workers' medians."""
-    return max((row.step_time_s.median for row in report.workers if row.steps), default=None)
-
-
-def _share(part: str) -> Read:
-    """A part of the workers' step times, over all of them."""
-
-    def read(report: Report) -> float | None:
-        times = [(row.compute_s, row.data_wait_s, row.sync_wait_s, row.update_s) for row in report.workers]
-        whole = sum(map(sum, times))
-        return 100 * sum(getattr(row, part) for row in report.workers) / whole if whole else None
-
-    return read
-
-
-def _memory(report: Report) -> float | None:
-    return max((row.peak_memory_gib for row in report.workers if row.steps), default=None)
-
-
-_SPEEDS: tuple[tuple[str, str, Read], ...] = (
-    ("samples_per_s", "samples/s", total_speed),
-    ("worker_samples_per_s", "samples/s", _worker_speed),
-    ("efficiency", "%", _efficiency),
-    ("mfu", "%", _mfu),
-    ("step_time", "s", _step_time),
-    ("data_wait", "%", _share("data_wait_s")),
-    ("sync_wait", "%", _share("sync_wait_s")),
-    ("peak_memory", "GiB", _memory),
-    ("startup", "s", startup_s),
-    ("train_s", "s", lambda report: report.totals.train_s if report.totals.steps else None),
-    ("wall_s", "s", lambda report: report.totals.wall_s),
-    ("cost", "", lambda report: report.cost.total if report.cost else None),
-    ("lives", "", lambda report: float(len(report.attempts)) if is_whole(report) or report.attempts else None),
-)

@@ -93,7 +93,7 @@ class Speedup:
 
     arm: str
     world_size: int
-    samples_per_s: float  # of all workers, in the last attempt
+    samples_per_s: float  # of all workers, in the attempts with the last number of them
     speedup: float  # over the base
     efficiency: float  # speedup over the ratio of the world sizes
     time_speedup: float | None  # base's time over this one's, from the first step to the loss that all reached

@@ -153,7 +153,7 @@ def _sizes(groups: Sequence[Group]) -> Note | None:
             return Note(
                 code="several_world_sizes",
                 message=f"The runs of arm {group.arm.label} trained with {', '.join(map(str, sizes[:-1]))} and "
-                f"{sizes[-1]} workers: their speeds are those of their last attempts, and no even measure.",
+                f"{sizes[-1]} workers: the speed is of all of them, the speed of a worker of the last number of them.",
                 next="For a speed-up, compare runs that keep their workers: scaler submit JOB --workers N.",
             )
     return None

@@ -4,24 +4,9 @@ import math
 from collections.abc import Sequence
 
 from scaler.report.compare.model import Arm, ArmValues, Comparison, Difference, Measure, RunRow, Speedup
+from scaler.report.definitions import NUMBERS, evaluation
 from scaler.report.words import number, plural, printable, seconds
 
-_NAMES = {
-    "train_loss": "train loss",
-    "samples_per_s": "speed",
-    "worker_samples_per_s": "speed of a worker",
-    "efficiency": "efficiency",
-    "mfu": "MFU",
-    "step_time": "time of a step",
-    "data_wait": "data wait",
-    "sync_wait": "sync wait",
-    "peak_memory": "peak memory",
-    "startup": "start-up",
-    "train_s": "time in steps",
-    "wall_s": "wall clock",
-    "cost": "cost",
-    "lives": "attempts",
-}
 _NOT_JUDGED = {
     "no_repeats": "no repeats",
     "no_spread": "repeats alike",
@@ -46,7 +31,8 @@ def curve_words(name: str) -> str:
         >>> curve_words("train_loss"), curve_words("eval.accuracy")
         ('train loss', 'eval accuracy')
     """
-    return printable(_NAMES.get(name) or name.replace("eval.", "eval ", 1))
+    number = NUMBERS.get(name) or evaluation(name.removeprefix("eval."))
+    return printable(number.name)
 
 
 def measure_words(measure: Measure) -> str:

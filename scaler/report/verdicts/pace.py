@@ -31,7 +31,7 @@ class Pace:
     ranks: NDArray[np.int64]  # R
     samples_seen: NDArray[np.int64]  # K
     step: NDArray[np.int64]  # K
-    step_s: Floats  # K: of the slowest rank
+    step_s: Floats  # K: mean over ranks
     all_s: float  # of training that these steps stand for: those of the attempt that they were chosen from, too
     samples: NDArray[np.int64]  # K x R
     data_s: NDArray[np.float32]  # K x R
@@ -41,7 +41,7 @@ class Pace:
 
     @property
     def train_s(self) -> float:
-        """The time of these steps, of the slowest rank: what shares are of."""
+        """The time of these steps, mean over ranks: what shares are of."""
         return float(self.step_s.sum())
 
     def is_worth(self, share: float) -> bool:
@@ -76,7 +76,7 @@ def pace_of(grid: Grid, attempt: int) -> Pace | None:
     slow = times > SLOW_STEP * np.median(times)
     if slow.mean() <= SELDOM:
         rows = rows[~slow]
-    all_s = float(grid.kept["step_time_s"][rows].sum())
+    all_s = float(grid.kept["own_s"][rows].sum())
     if len(rows) > MOST_STEPS:
         rows = rows[np.linspace(0, len(rows) - 1, MOST_STEPS).astype(np.int64)]
     there = np.flatnonzero(grid.is_there[rows].all(axis=0))
@@ -92,7 +92,7 @@ def pace_of(grid: Grid, attempt: int) -> Pace | None:
         ranks=grid.ranks[there],
         samples_seen=grid.kept["samples_seen"][rows],
         step=grid.kept["step"][rows],
-        step_s=grid.kept["step_time_s"][rows] / steps,
+        step_s=grid.kept["own_s"][rows] / steps,
         all_s=all_s,
         samples=grid.cells["samples"][part],
         data_s=each["data_wait_s"],
