@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from scaler.errors import PlanError
 
@@ -17,12 +18,18 @@ class MeanDifference:
 
     difference: float  # the second mean minus the first
     margin: float  # half the interval's length
+    known_margin: float  # what it would be if the values' spread were the true one
     freedom: float  # degrees of freedom
 
     @property
     def is_beyond_noise(self) -> bool:
         """Whether the interval leaves 0 out."""
         return abs(self.difference) > self.margin
+
+    @property
+    def has_too_few_values(self) -> bool:
+        """Whether 0 is in the interval only because so few values leave their spread uncertain."""
+        return self.known_margin < abs(self.difference) <= self.margin
 
 
 def compare_means(first: Sequence[float], second: Sequence[float], *, level: float) -> MeanDifference | None:
@@ -65,8 +72,12 @@ def compare_means(first: Sequence[float], second: Sequence[float], *, level: flo
         error = math.sqrt(sum(parts))
         shares = [part / sum(parts) for part in parts]
         freedom = 1 / (shares[0] ** 2 / (len(first) - 1) + shares[1] ** 2 / (len(second) - 1))
-    margin = two_sided_quantile(level, freedom=freedom) * error
-    return MeanDifference(difference=difference, margin=margin, freedom=freedom)
+    return MeanDifference(
+        difference=difference,
+        margin=two_sided_quantile(level, freedom=freedom) * error,
+        known_margin=NormalDist().inv_cdf((1 + level) / 2) * error,
+        freedom=freedom,
+    )
 
 
 def _variance(values: Sequence[float]) -> float | None:

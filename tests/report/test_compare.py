@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import StringIO
+from math import exp, expm1
 from typing import Any
 
 import pytest
@@ -125,7 +126,7 @@ def test_a_run_that_was_changed_and_set_back_shows_what_was_changed(make: Make) 
 def test_repeats_alone_are_one_arm_and_nothing_is_judged(make: Make) -> None:
     found = compare_runs([make("r0", loss=1.0), make("r1", seed=1, loss=3.0)])
     loss = measure(found, "train_loss", "end")
-    assert (loss.arms[0].mean, loss.arms[0].repeats, loss.differences) == (2.0, 2, ())
+    assert (loss.arms[0].mean, loss.arms[0].repeats, loss.differences) == (pytest.approx(3**0.5), 2, ())
     assert loss.arms[0].spread == pytest.approx(2**0.5)
     assert codes(found) == ["one_arm", "no_common_loss"]  # of a loss that never falls
 
@@ -138,14 +139,71 @@ def test_a_difference_is_judged_by_the_spread_of_repeats(make: Make) -> None:
         overrides = () if arm == "a" else ("reference.lr=0.02",)
         return [make(f"{arm}{seed}", *overrides, seed=seed, loss=value) for seed, value in enumerate(values)]
 
-    # Three each with a variance of 0.01: margin 2.776 x sqrt(0.02 / 3) = 0.2267, on either side of it.
-    for gap, is_beyond in ((0.22, False), (0.24, True)):
-        found = compare_runs([*losses("a", 0.9, 1.0, 1.1), *losses("b", 0.9 + gap, 1.0 + gap, 1.1 + gap)])
-        change = measure(found, "train_loss", "end").difference("B")
-        assert change.change == pytest.approx(gap)
-        assert change.change_pct == pytest.approx(100 * gap)
-        assert change.margin == pytest.approx(0.2267, abs=1e-4)
-        assert (change.is_beyond_noise, change.not_judged) == (is_beyond, None)
+    # Three each, whose logarithms have a variance of 0.01: 2.776 x sqrt(0.02 / 3) = 0.2267, on either side of it. With
+    # the normal quantile, 1.96 x 0.0816 = 0.16, the interval would leave 0 out: what lies between has too few repeats.
+    for gap, is_beyond, why in ((0.15, False, None), (0.22, None, "too_few_repeats"), (0.24, True, None)):
+        spread = (0.9, 1.0, 1.1)
+        found = compare_runs([*losses("a", *map(exp, spread)), *losses("b", *(exp(x + gap) for x in spread))])
+        loss = measure(found, "train_loss", "end")
+        change = loss.difference("B")
+        assert (loss.scale, loss.arms[0].mean) == ("log", pytest.approx(exp(1.0)))
+        assert change.change == pytest.approx(exp(1.0) * expm1(gap))
+        assert change.change_pct == pytest.approx(100 * expm1(gap))
+        assert (change.low_pct, change.high_pct) == pytest.approx(
+            (100 * expm1(gap - 0.2267), 100 * expm1(gap + 0.2267)), rel=1e-3
+        )
+        assert (change.margin, change.margin_pct) == (None, None)
+        assert (change.is_beyond_noise, change.not_judged) == (is_beyond, why)
+
+
+def test_a_loss_that_is_eight_times_as_high_is_not_within_the_noise(make: Make) -> None:
+    """Two repeats that spread by half: +800 % ± 1,128 on a linear scale, which was called within the noise."""
+
+    def runs(arm: str, *losses: float) -> list[Member]:
+        overrides = () if arm == "a" else ("reference.lr=0.02",)
+        return [
+            make(f"{arm}{seed}", *overrides, seed=seed, loss=loss, eval_loss=loss) for seed, loss in enumerate(losses)
+        ]
+
+    found = compare_runs([*runs("a", 0.1, 0.11), *runs("b", 0.5, 1.3)])
+    change = measure(found, "eval.loss", "end").difference("B")
+    assert (change.is_beyond_noise, change.not_judged) == (None, "too_few_repeats")
+    assert found.finding.startswith(
+        "Arm B against arm A: too few repeats to tell whether the eval loss differs, 7.7 times ("
+    )
+    note = next(note for note in found.notes if note.code == "too_few_repeats")
+    assert note.message.startswith("Too few repeats to tell whether the arms differ in train loss, eval loss: ")
+    assert note.next == "Repeat both arms with new seeds: scaler submit JOB --set train.seed=2."
+    assert "too few repeats" in rendered(found)
+    assert "within noise" not in next(line for line in rendered(found).splitlines() if line.startswith("  eval loss "))
+
+    found = compare_runs([*runs("a", 0.1, 0.11), *runs("b", 0.8, 0.9)])
+    assert measure(found, "eval.loss", "end").difference("B").is_beyond_noise is True
+    assert found.finding.startswith("Arm B against arm A: the eval loss differs beyond the noise, 8.1 times (")
+
+
+def test_losses_that_are_not_all_above_0_are_judged_as_they_are(make: Make) -> None:
+    found = compare_runs(
+        [make("a0", loss=-1.0), make("a1", seed=1, loss=-1.2), make("b0", "reference.lr=0.02", loss=0.5)]
+    )
+    loss = measure(found, "train_loss", "end")
+    assert (loss.scale, loss.arms[0].mean) == ("linear", pytest.approx(-1.1))
+    change = loss.difference("B")
+    assert change.margin is not None
+    assert (change.low, change.high) == pytest.approx((1.6 - change.margin, 1.6 + change.margin))
+
+
+def test_what_differs_by_rounding_alone_is_the_same(make: Make) -> None:
+    found = compare_runs(
+        [
+            make("a0", loss=1.0),
+            make("a1", seed=1, loss=1.0 + 1e-15),
+            make("b0", "reference.lr=0.02", loss=1.0 + 4e-15),
+        ]
+    )
+    change = measure(found, "train_loss", "end").difference("B")
+    assert (change.change, change.change_pct, change.not_judged) == (0.0, 0.0, "no_spread")
+    assert "the eval loss is the same" in found.finding
 
 
 def test_without_repeats_it_says_so_and_what_to_type(make: Make) -> None:
@@ -195,8 +253,8 @@ def test_runs_of_different_lengths_are_compared_where_all_have_been_and_it_is_sa
     there = measure(found, "train_loss", "at_samples", at=96.0)
     # The window is 5 of 96 samples, in the step of 16 from 80 on: 4 - 0.8.
     assert there.arms[0].values == pytest.approx((3.2, 3.3))
-    assert there.difference("B").change == pytest.approx(3.7 - 3.25)
-    assert there.difference("B").not_judged is None
+    assert there.difference("B").change == pytest.approx(3.7 - (3.2 * 3.3) ** 0.5)
+    assert there.difference("B").not_judged == "too_few_repeats", "two of one arm say little of the spread"
     assert codes(found)[:2] == ["not_succeeded", "different_lengths"]
     assert "b0 was stopped" in found.notes[0].message
 
@@ -448,7 +506,7 @@ def test_titles_are_whole_and_a_name_goes_on_indented(make: Make) -> None:
     lines = rendered(found).splitlines()
     for title in ("At the end", "To a common loss, from the first step on", "Speed and cost"):
         assert title in lines
-    at = next(place for place, line in enumerate(lines) if line.startswith("  samples to train"))
+    at = next(place for place, line in enumerate(lines) if line.startswith("  samples to"))
     assert lines[at + 1].startswith("    ")
     assert not lines[at + 1].startswith("     ")
 

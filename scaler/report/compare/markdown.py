@@ -19,7 +19,7 @@ from scaler.report.markdown_parts import as_table, as_text
 
 def render_comparison_markdown(comparison: Comparison) -> str:
     """Return the comparison; names and values of the jobs are shown as text, whatever they hold."""
-    parts = [f"# {_title(comparison)}"]
+    parts = [f"# {_title(comparison)}", *([as_text(comparison.finding)] if comparison.finding else [])]
     parts += [_arm(comparison, arm) for arm in comparison.arms]
     base = comparison.arms[0].label
     speedups = [f"- arm {speedup.arm}, {as_text(speedup_words(speedup, base))}" for speedup in comparison.speedups]

@@ -1,13 +1,18 @@
 """The numbers that are compared: of each run's end, of its speed, and at places that all of them have reached."""
 
+import math
 from collections.abc import Sequence
+from statistics import stdev
+from typing import Any, Literal
 
-from scaler.core.student_t import compare_means
+from scaler.core.student_t import MeanDifference, compare_means
 from scaler.report.compare.arms import Group, Member
 from scaler.report.compare.model import LEVEL, ArmValues, Difference, Kind, Measure, NotJudged
 from scaler.report.definitions import ATTEMPTS, COST, SPEEDS, TRAIN_LOSS, TRAIN_S, WALL_S, Read, evaluation
 from scaler.report.model import Report
 
+ROUNDING = 1e-9  # of the greatest value: what differs by less is the same
+WIDE = 2.0  # an interval that reaches from no difference to a factor of so much tells nothing
 WHOLE_RUN = (TRAIN_S, WALL_S, COST, ATTEMPTS)
 """They grow with the length of a run."""
 
@@ -74,9 +79,11 @@ def make_measure(
             samples.
     """
     columns = [[(member, read(member.report)) for member in group.members] for group in groups]
-    repeats = [_repeats(column, follows_seed=follows_seed) for column in columns]
+    known = [value for column in columns for _, value in column if value is not None]
+    is_log = kind in ("end", "at_samples", "at_time") and is_loss(name) and all(value > 0 for value in known)
+    repeats = [_repeats(column, follows_seed=follows_seed, is_log=is_log) for column in columns]
     arms = [
-        _arm_values(group.arm.label, [value for _, value in column], mine)
+        _arm_values(group.arm.label, [value for _, value in column], mine, is_log=is_log)
         for group, column, mine in zip(groups, columns, repeats, strict=True)
     ]
     differences = [
@@ -85,18 +92,32 @@ def make_measure(
             repeats[0],
             mine,
             is_percent=unit == "%",
+            is_log=is_log,
             is_comparable=not grows_with_length or _is_one_length(groups[0], group),
         )
         for group, mine in zip(groups[1:], repeats[1:], strict=True)
     ]
-    return Measure(name=name, kind=kind, at=at, unit=unit, arms=tuple(arms), differences=tuple(differences))
+    scale: Literal["log", "linear"] = "log" if is_log else "linear"
+    return Measure(
+        name=name, kind=kind, at=at, unit=unit, scale=scale, arms=tuple(arms), differences=tuple(differences)
+    )
+
+
+def is_loss(name: str) -> bool:
+    """Return whether a number is a loss: it is above 0, and twice as much means the same at any height.
+
+    Example:
+        >>> [is_loss(name) for name in ("train_loss", "eval.loss", "eval.ema_loss", "eval.perplexity", "eval.accuracy")]
+        [True, True, True, True, False]
+    """
+    return name.endswith(("_loss", ".loss", "perplexity"))
 
 
 def _is_one_length(base: Group, other: Group) -> bool:
     return len({member.report.totals.samples_seen for member in (*base.members, *other.members)}) == 1
 
 
-def _repeats(column: Sequence[tuple[Member, float | None]], *, follows_seed: bool) -> list[float]:
+def _repeats(column: Sequence[tuple[Member, float | None]], *, follows_seed: bool, is_log: bool) -> list[float]:
     """The values that count as repeats."""
     if not follows_seed:
         return [value for _, value in column if value is not None]
@@ -104,43 +125,67 @@ def _repeats(column: Sequence[tuple[Member, float | None]], *, follows_seed: boo
     for member, value in column:
         if value is not None:
             by_seed.setdefault(member.seed, []).append(value)
-    return [sum(values) / len(values) for values in by_seed.values()]
+    return [_mean(values, is_log=is_log) for values in by_seed.values()]
 
 
-def _arm_values(label: str, values: Sequence[float | None], repeats: Sequence[float]) -> ArmValues:
-    mean = sum(repeats) / len(repeats) if repeats else None
-    spread = None
-    if mean is not None and len(repeats) > 1:
-        spread = (sum((value - mean) ** 2 for value in repeats) / (len(repeats) - 1)) ** 0.5
+def _mean(values: Sequence[float], *, is_log: bool) -> float:
+    if len(values) == 1:  # itself, to the last digit
+        return values[0]
+    return math.exp(math.fsum(map(math.log, values)) / len(values)) if is_log else sum(values) / len(values)
+
+
+def _arm_values(label: str, values: Sequence[float | None], repeats: Sequence[float], *, is_log: bool) -> ArmValues:
+    mean = _mean(repeats, is_log=is_log) if repeats else None
+    spread = stdev(repeats) if len(repeats) > 1 else None
     return ArmValues(arm=label, values=tuple(values), mean=mean, spread=spread, repeats=len(repeats))
 
 
 def _difference(
-    label: str, base: Sequence[float], mine: Sequence[float], *, is_percent: bool, is_comparable: bool
+    label: str,
+    base: Sequence[float],
+    mine: Sequence[float],
+    *,
+    is_percent: bool,
+    is_log: bool,
+    is_comparable: bool,
 ) -> Difference:
-    if not base or not mine:
-        return Difference(
-            arm=label,
-            change=None,
-            change_pct=None,
-            margin=None,
-            margin_pct=None,
-            is_beyond_noise=None,
-            not_judged="not_known",
-        )
-    base_mean = sum(base) / len(base)
-    change = sum(mine) / len(mine) - base_mean
-    found = compare_means(base, mine, level=LEVEL) if is_comparable else None
-    per_cent = 100 / abs(base_mean) if base_mean and not is_percent else None
-    return Difference(
-        arm=label,
-        change=change,
-        change_pct=change * per_cent if per_cent is not None else None,
-        margin=found.margin if found else None,
-        margin_pct=found.margin * per_cent if found and per_cent is not None else None,
-        is_beyond_noise=found.is_beyond_noise if found else None,
-        not_judged=None if found else _why_not(base, mine, is_comparable=is_comparable),
+    unknown: dict[str, Any] = dict.fromkeys(
+        ("change", "change_pct", "margin", "margin_pct", "low", "high", "low_pct", "high_pct", "is_beyond_noise")
     )
+    if not base or not mine:
+        return Difference(arm=label, **unknown, not_judged="not_known")
+    base_mean, mean = _mean(base, is_log=is_log), _mean(mine, is_log=is_log)
+    change = 0.0 if _are_alike([*base, *mine]) else mean - base_mean
+    in_pct = 100 / abs(base_mean) if base_mean and not is_percent else None
+    told = unknown | {"change": change, "change_pct": change * in_pct if in_pct is not None else None}
+    found = _judged(base, mine, is_log=is_log) if is_comparable else None
+    if found is None:
+        return Difference(arm=label, **told, not_judged=_why_not(base, mine, is_comparable=is_comparable))
+    ends = [found.difference - found.margin, found.difference + found.margin]
+    low, high = (base_mean * math.expm1(end) for end in ends) if is_log else ends
+    margin = None if is_log else found.margin
+    told |= {"low": low, "high": high, "margin": margin}
+    if in_pct is not None:
+        told |= {"low_pct": low * in_pct, "high_pct": high * in_pct}
+        told["margin_pct"] = None if margin is None else margin * in_pct
+    most = math.log(WIDE) if is_log else abs(base_mean) * (WIDE - 1)
+    is_wide = in_pct is not None and not found.is_beyond_noise and found.margin > most
+    if found.has_too_few_values or is_wide:
+        return Difference(arm=label, **told, not_judged="too_few_repeats")
+    return Difference(arm=label, **told | {"is_beyond_noise": found.is_beyond_noise}, not_judged=None)
+
+
+def _judged(base: Sequence[float], mine: Sequence[float], *, is_log: bool) -> MeanDifference | None:
+    """The difference with its interval, of logarithms on a log scale; None where no arm shows a spread."""
+    if _are_alike(base) and _are_alike(mine):
+        return None
+    first, second = ([math.log(value) for value in values] if is_log else values for values in (base, mine))
+    return compare_means(first, second, level=LEVEL)
+
+
+def _are_alike(values: Sequence[float]) -> bool:
+    """Whether values differ by rounding alone."""
+    return max(values) - min(values) <= ROUNDING * max(map(abs, values))
 
 
 def _why_not(base: Sequence[float], mine: Sequence[float], *, is_comparable: bool) -> NotJudged:

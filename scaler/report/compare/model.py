@@ -9,7 +9,7 @@ LEVEL = 0.95
 """Of the intervals: where nothing differs, one difference in twenty is called beyond the noise."""
 
 Kind = Literal["end", "speed", "at_samples", "at_time", "reached"]
-NotJudged = Literal["no_repeats", "no_spread", "different_lengths", "not_known"]
+NotJudged = Literal["no_repeats", "no_spread", "too_few_repeats", "different_lengths", "not_known"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,20 +49,29 @@ class ArmValues:
 
     arm: str
     values: tuple[float | None, ...]  # one for each of its runs
-    mean: float | None  # over repeats
+    mean: float | None  # over repeats; on a log scale the geometric one
     spread: float | None  # standard deviation of a single repeat; None with fewer than two
     repeats: int  # values that count: of what follows from the seed, one for each seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """How far an arm's mean lies from the base's."""
+    """How far an arm's mean lies from the base's.
+
+    The true change lies from ``low`` to ``high``, with probability LEVEL; on a linear scale that is ``margin`` to
+    either side of ``change``. Numbers as ``..._pct`` are in per cent of the base's mean: None where that is 0, and of
+    what is in percent itself.
+    """
 
     arm: str
     change: float | None  # this arm's mean minus the base's
-    change_pct: float | None  # of the base's; None where that is 0, and of what is in percent itself
-    margin: float | None  # the true difference is within that of ``change``, with probability LEVEL
-    margin_pct: float | None  # likewise, as change_pct
+    change_pct: float | None
+    margin: float | None  # None on a log scale
+    margin_pct: float | None
+    low: float | None
+    high: float | None
+    low_pct: float | None
+    high_pct: float | None
     is_beyond_noise: bool | None  # None: not judged
     not_judged: NotJudged | None  # why not; None: it is judged
 
@@ -75,6 +84,7 @@ class Measure:
     kind: Kind
     at: float | None  # at_samples: samples; at_time: seconds since each run's first step; reached: the value; else None
     unit: str  # s, samples, samples/s, GiB, %, or nothing
+    scale: Literal["linear", "log"]  # that means and differences are taken on: log for losses, where all are above 0
     arms: tuple[ArmValues, ...]  # in the order of the arms
     differences: tuple[Difference, ...]  # one for each arm but the base
 
@@ -126,6 +136,7 @@ class Comparison:
     """Everything that is said about several runs. The first run's arm is the base."""
 
     schema_version: int
+    finding: str  # what came out, in a sentence for each arm
     level: float  # of the intervals
     runs: tuple[RunRow, ...]  # as they were given
     arms: tuple[Arm, ...]

@@ -44,6 +44,7 @@ def find_notes(
         _lengths(groups),
         _recipes(groups),
         _without_repeats(groups),
+        _too_few_repeats(groups, measures),
         _one_seed(groups),
         _sizes(groups),
         _evals_not_shared(groups),
@@ -131,6 +132,20 @@ def _without_repeats(groups: Sequence[Group]) -> Note | None:
         code="no_repeats",
         message="No arm has a second run, so nothing says which differences are more than chance.",
         next=f"{again} Give all of them to scaler compare.",
+    )
+
+
+def _too_few_repeats(groups: Sequence[Group], measures: Sequence[Measure]) -> Note | None:
+    names = [m.name for m in measures if any(change.not_judged == "too_few_repeats" for change in m.differences)]
+    if not names:
+        return None
+    seed = 1 + max(member.seed for group in groups for member in group.members)
+    told = [curve_words(name) for name in dict.fromkeys(names)]
+    return Note(
+        code="too_few_repeats",
+        message=f"Too few repeats to tell whether the arms differ in {_listed(told)}: how far such a number spreads is "
+        f"not known well enough.",
+        next=f"Repeat both arms with new seeds: scaler submit JOB --set train.seed={seed}.",
     )
 
 

@@ -17,6 +17,7 @@ from scaler.report.compare.measures import (
 )
 from scaler.report.compare.model import LEVEL, SCHEMA_VERSION, Comparison, Curve, Measure, RunRow, Speedup
 from scaler.report.compare.notes import Unreached, find_notes
+from scaler.report.compare.words import finding_words
 from scaler.report.model import Report
 
 PLACES = (0.25, 0.5, 0.75, 1.0)  # of what all runs have trained
@@ -47,8 +48,9 @@ def compare_runs(members: Sequence[Member]) -> Comparison:
         *_at_common_times(groups, lines),
         *reached,
     )
-    return Comparison(
+    comparison = Comparison(
         schema_version=SCHEMA_VERSION,
+        finding="",
         level=LEVEL,
         runs=tuple(_run_row(groups, member) for member in members),
         arms=tuple(group.arm for group in groups),
@@ -60,6 +62,7 @@ def compare_runs(members: Sequence[Member]) -> Comparison:
         curves=tuple(_curves(groups, lines)),
         notes=find_notes(groups, measures, unreached, has_times=common_s is not None),
     )
+    return replace(comparison, finding=finding_words(comparison))
 
 
 class _Lines:

@@ -26,8 +26,9 @@ SHOWN_CHANGES = 12
 
 
 def comparison_text(comparison: Comparison) -> RenderableType:
-    """Return a comparison for a terminal: arms, what moved, what to know, and a table for each arm but the base."""
-    parts: list[RenderableType] = [_arm(comparison, arm) for arm in comparison.arms]
+    """Return a comparison for a terminal: its finding, arms, what moved, what to know, and a table for each arm."""
+    parts: list[RenderableType] = [Text(comparison.finding, style="bold")] if comparison.finding else []
+    parts += [_arm(comparison, arm) for arm in comparison.arms]
     for speedup in comparison.speedups:
         parts.append(Text(f"{speedup.arm}  {speedup_words(speedup, comparison.arms[0].label)}"))
     parts += [_note(note) for note in comparison.notes]

@@ -10,9 +10,12 @@ from scaler.report.words import number, plural, printable, seconds
 _NOT_JUDGED = {
     "no_repeats": "no repeats",
     "no_spread": "repeats alike",
+    "too_few_repeats": "too few repeats",
     "different_lengths": "other lengths",
     "not_known": "not known",
 }
+FAR = 3.0  # a change that may be by this factor or more is told as one: "8 times", not "+700 %"
+FOUND_ARMS = 3  # told of in the finding
 HEADLINE_NUMBERS = 6  # more would not be one sentence; the table has all
 TITLES = {
     "end": "At the end",
@@ -80,23 +83,41 @@ def spread_words(values: ArmValues, unit: str) -> str:
 def change_words(difference: Difference, unit: str) -> str:
     """Return how far an arm lies from the base, in per cent of it where that can be, and how far that is certain.
 
-    What is certain has two digits, and the change none that is smaller than these.
+    What is certain has two digits, and the change none that is smaller than these. What is judged on a log scale has
+    both ends of its interval, and is told as a factor where that is far from 1.
 
     Example:
-        >>> known = {"arm": "B", "is_beyond_noise": True, "not_judged": None}
+        >>> ends = dict.fromkeys(("low", "high", "low_pct", "high_pct"))
+        >>> known = {"arm": "B", "is_beyond_noise": True, "not_judged": None, **ends}
         >>> change_words(Difference(change=2.0, change_pct=25.0, margin=0.8, margin_pct=10.0, **known), "s")
         '+25 % ± 10'
         >>> change_words(Difference(change=-2.0, change_pct=None, margin=None, margin_pct=None, **known), "%")
         '-2 points'
         >>> change_words(Difference(change=-1e-8, change_pct=-1.84e-6, margin=0.1, margin_pct=18.0, **known), "s")
         '0 % ± 18'
+        >>> known |= {"margin": None, "margin_pct": None}
+        >>> change_words(Difference(change=-1.0, change_pct=-20.0, **known | {"low_pct": -24.0, "high_pct": -15.8}), "")
+        '-20 % (-24 to -16)'
+        >>> change_words(Difference(change=1.0, change_pct=700.0, **known | {"low_pct": 20.0, "high_pct": 5200.0}), "")
+        '8 times (1.2 to 53)'
     """
     if difference.change is None:
         return "–"
+    if difference.margin is None and difference.low_pct is not None and difference.high_pct is not None:
+        return _factor_words(difference.change_pct or 0.0, difference.low_pct, difference.high_pct)
     if difference.change_pct is not None:
         return f"{_signed(difference.change_pct, difference.margin_pct)} %{_margin(difference.margin_pct)}"
     points = " points" if unit == "%" else ""
     return f"{_signed(difference.change, difference.margin)}{points}{_margin(difference.margin)}"
+
+
+def _factor_words(change_pct: float, low_pct: float, high_pct: float) -> str:
+    """A change with the ends of its interval, of a digit less: in per cent, or as factors where one is far from 1."""
+    change, low, high = (1 + value / 100 for value in (change_pct, low_pct, high_pct))
+    if low > 1 / FAR and high < FAR:
+        width = (high_pct - low_pct) / 2
+        return f"{_signed(change_pct, width)} % ({_signed(low_pct, 10 * width)} to {_signed(high_pct, 10 * width)})"
+    return f"{number(change, 2)} times ({number(low, 2)} to {number(high, 2)})"
 
 
 def _signed(value: float, margin: float | None) -> str:
@@ -128,6 +149,53 @@ def headline(comparison: Comparison, arm: Arm) -> str:
         return f"Nothing moved beyond the noise, of {plural(len(judged), 'number')} that could be judged."
     rest = len(moved) - HEADLINE_NUMBERS
     return f"Beyond the noise: {'; '.join(moved[:HEADLINE_NUMBERS])}{f'; and {rest} more' if rest > 0 else ''}."
+
+
+def finding_words(comparison: Comparison) -> str:
+    """Return what came out: of each arm its loss, its score and its speed against the base, in a sentence each."""
+    base, *others = comparison.arms
+    if not others:
+        told = [
+            f"{measure_words(measure)} {mean_words(measure.arms[0], measure.unit)}"
+            for measure in _principal(comparison, None)
+        ]
+        return f"{plural(len(comparison.runs), 'repeat')} of one job: {', '.join(told)}." if told else ""
+    sentences = []
+    for arm in others[:FOUND_ARMS]:
+        told = [_found(measure, measure.difference(arm.label)) for measure in _principal(comparison, arm.label)]
+        if told:
+            sentences.append(f"Arm {arm.label} against arm {base.label}: {'; '.join(told)}.")
+    rest = len(others) - FOUND_ARMS
+    return " ".join(sentences + ([f"And {plural(rest, 'arm')} more."] if rest > 0 else []))
+
+
+def _principal(comparison: Comparison, arm: str | None) -> list[Measure]:
+    """The numbers that a finding is told of: a loss, a score of the evaluations, and the speed, as far as known."""
+    by_name = {(measure.kind, measure.name): measure for measure in comparison.measures}  # at the last place
+    losses = [(kind, name) for kind in ("end", "at_samples") for name in ("eval.loss", "train_loss")]
+    scores = [key for key in by_name if key[0] == "end" and key[1].startswith("eval.") and key[1] != "eval.loss"]
+    found = []
+    for keys in (losses, scores, [("speed", "samples_per_s")]):
+        known = [by_name[key] for key in keys if key in by_name and by_name[key].arms[0].mean is not None]
+        if arm is not None:
+            known = [measure for measure in known if measure.difference(arm).change is not None]
+            known.sort(key=lambda measure: measure.difference(arm).not_judged == "different_lengths")
+        found += known[:1]
+    return found
+
+
+def _found(measure: Measure, difference: Difference) -> str:
+    """One number's finding, as a part of a sentence."""
+    what, change = f"the {measure_words(measure)}", change_words(difference, measure.unit)
+    if difference.not_judged == "too_few_repeats":
+        return f"too few repeats to tell whether {what} differs, {change}"
+    if difference.is_beyond_noise is not None:
+        return f"{what} differs {'beyond' if difference.is_beyond_noise else 'within'} the noise, {change}"
+    if not difference.change:
+        return f"{what} is the same"
+    why = {"no_repeats": "without repeats nothing tells", "no_spread": "repeats that are all alike do not tell"}
+    said = why.get(difference.not_judged or "", "runs of other lengths do not tell")
+    return f"{what} changed by {change}, and {said} whether by chance"
 
 
 def shown_measures(comparison: Comparison) -> list[Measure]:
