@@ -49,13 +49,16 @@ def test_the_report_shown_has_the_lines_that_a_report_has() -> None:
     ]
 
 
-def test_the_page_of_the_job_file_is_fresh() -> None:
-    spec = importlib.util.spec_from_file_location("make_job_file_page", ROOT / "docs/make_job_file_page.py")
+@pytest.mark.parametrize(
+    ("script", "page"), [("make_job_file_page", "job-file.md"), ("make_numbers_page", "numbers.md")]
+)
+def test_a_page_that_is_made_is_fresh(script: str, page: str) -> None:
+    spec = importlib.util.spec_from_file_location(script, ROOT / f"docs/{script}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs/job-file.md").read_text() == module.page(), "make docs writes it anew"
+    assert (ROOT / "docs" / page).read_text() == module.page(), "make docs writes it anew"
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs/decisions").glob("*.md")), ids=lambda page: page.name)

@@ -1,11 +1,4 @@
-"""The run's curves, as they are drawn while it runs: points that TensorBoard, MLflow and W&B get alike.
-
-    train/loss_mean      mean over ranks, by the loss's weight
-    train/lr             as rank 0's optimizer used it
-    train/noise_scale    running average, in samples: an estimate; only where it is measured
-    train/samples_per_s  over all workers: samples over step times, mean over ranks
-    train/step_time_s    of an optimizer step, mean over ranks
-    eval/<name>          over all of eval_data
+"""The run's curves, as they are drawn while it runs: points that TensorBoard, MLflow and W&B get alike (``CURVES``).
 
 A point stands at ``samples_seen``. Every step is a point until there are ``STRETCH_POINTS`` of them; from then on a
 point stands for 2 steps, then for 4 and so on, so that a long run's curves stay small.
@@ -18,6 +11,16 @@ from typing import Any
 
 from scaler.metrics.means import Mean
 from scaler.metrics.record import Record
+
+CURVES = {
+    "train/loss_mean": "mean over ranks and steps, by the loss's weight",
+    "train/lr": "as rank 0's optimizer used it, in the first step",
+    "train/noise_scale": "running average, in samples: an estimate; only where it is measured",
+    "train/samples_per_s": "of all workers: samples over step times, mean over ranks",
+    "train/step_time_s": "of an optimizer step, mean over ranks and steps",
+    "eval/NAME": "over all of eval_data",
+}
+"""What is drawn, and what it is of: the steps of a point."""
 
 STRETCH_POINTS = 1000
 STRETCH_S = 5.0  # a point waits no longer for its stretch to be full

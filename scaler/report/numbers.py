@@ -1,6 +1,6 @@
 """From a run's records and events to its report: pure numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from scaler.job import Job
@@ -38,6 +38,7 @@ def summarize(
     events: Sequence[Mapping[str, Any]],
     later_jobs: Mapping[int, Job] | None = None,
     one_worker: tuple[float, str] | None = None,
+    logs: Collection[int] | None = None,
 ) -> Report:
     """Return the report of one run.
 
@@ -49,6 +50,7 @@ def summarize(
         events: the rows of ``events.jsonl``.
         later_jobs: ``job-<attempt>.yaml`` by attempt: the job from there on, where a resume changed it.
         one_worker: the samples/s of another run's one worker, and whose they are.
+        logs: ranks that have a log in the run's folder; None: not known.
     """
     state, run_id = RunState(status["state"]), str(status["run_id"])
     events = with_short_lives(events)
@@ -87,6 +89,7 @@ def summarize(
         is_followed=rates.is_followed,
         unplanned=rates.unplanned,
         unreadable=records.unreadable,
+        logs=logs,
     )
     loss = last_epoch_loss(grid.kept["samples_seen"], grid.kept["loss"], grid.kept["weight"], plan)
     return Report(

@@ -1,6 +1,7 @@
 """A run's report, read from its folder alone and written back into it."""
 
 import json
+import re
 
 from scaler.errors import JobFileError, RunError
 from scaler.job import Job, read_job
@@ -48,9 +49,16 @@ def read_report(folder: RunFolder, *, baseline: RunFolder | None = None) -> Repo
             records=metrics.records,
             events=metrics.events,
             one_worker=one_worker,
+            logs=_ranks_with_log(folder),
         )
 
     return with_records(folder, report)
+
+
+def _ranks_with_log(folder: RunFolder) -> frozenset[int]:
+    """The ranks that have a log in a run's folder; without Ray nobody writes one."""
+    found = (re.fullmatch(r"rank-(\d+)\.log", name) for name in folder.names("logs"))
+    return frozenset(int(match[1]) for match in found if match is not None)
 
 
 def read_jobs(folder: RunFolder) -> dict[int, Job]:

@@ -82,6 +82,19 @@ def test_a_rate_that_differs_from_the_plan(sound: Report) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("logs", "advice"),
+    [
+        ({0, 1}, "Read its log: logs/rank-1.log in the run's folder."),
+        ({0}, "It wrote no log; what it printed stands where the run was started."),
+    ],
+)
+def test_a_log_is_named_only_where_there_is_one(sound: Report, logs: set[int], advice: str) -> None:
+    first, second = sound.workers
+    (verdict,) = find(sound, workers=(first, replace(second, steps=0)), logs=logs)
+    assert (verdict.code, verdict.next) == ("worker_without_records", advice)
+
+
 def test_a_rate_within_the_last_digits_is_no_verdict(sound: Report) -> None:
     assert find(sound, audit=LrAudit(checked_steps=14, max_abs_error=1e-17, as_planned=True)) == ()
 

@@ -50,6 +50,11 @@ def test_a_group_that_was_restarted(sound: Report, ended_by: str, why: str) -> N
     )
 
 
+def test_a_log_that_nobody_wrote_is_not_named(sound: Report) -> None:
+    (verdict,) = find(sound, attempts=lives(sound, "failed", "finished"), logs=frozenset())
+    assert verdict.next == f"No worker wrote a log; what they printed stands where the run was started. {SAFE}"
+
+
 def test_restarts_are_counted_by_cause(sound: Report) -> None:
     endings = ["lost", "hung", "resized", "out_of_memory", "lost", "lost", "finished"]
     (verdict,) = find(sound, attempts=lives(sound, *endings, redone_samples=10, redone_s=1.0, restart_s=2.0))

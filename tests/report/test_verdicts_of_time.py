@@ -230,6 +230,7 @@ def test_training_that_waits_for_data(sound: Report, ranks: int, data_s: float, 
     assert codes(verdicts) == ([("input_bound", None)] if is_said else [])
     if is_said:
         assert verdicts[0].message == "Training waits for data: 22% of the step time, mean over ranks."
+        assert verdicts[0].next.startswith("Load samples beside the training: train.data_workers is 0, set it to 2 or")
         assert verdicts[0].evidence == (
             "30 ms of a step of 137 ms, medians over 197 steps; no rank waits less than 22%"
         )

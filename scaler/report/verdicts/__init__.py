@@ -70,8 +70,8 @@ def _of_the_run(evidence: Evidence) -> list[Verdict | None]:
         find_unreadable(evidence.unreadable),
         not_finished(evidence),
         diverged(evidence.of_kind("diverged")),
-        *without_records(evidence.workers),
-        restarts(attempts),
+        *without_records(evidence),
+        restarts(evidence),
         checkpoint_passed_over(events),
         checkpoint_failed(events),
         memory_near_limit(evidence),
@@ -116,5 +116,5 @@ def _of_the_time(evidence: Evidence) -> list[Verdict | None]:
         input_bound(evidence),
         sync_bound(evidence, stragglers),
         low_efficiency(evidence.scaling, evidence.totals),
-        slow_startup(evidence.budget, evidence.totals),
+        slow_startup(evidence),
     ]

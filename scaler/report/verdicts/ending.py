@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from scaler.report.model import Verdict, WorkerRow
+from scaler.report.model import Verdict
 from scaler.report.verdicts.evidence import Event, Evidence
 from scaler.runs import RunState
 
@@ -52,15 +52,18 @@ def diverged(divergences: Sequence[Event]) -> Verdict | None:
     )
 
 
-def without_records(workers: Sequence[WorkerRow]) -> list[Verdict]:
+def without_records(evidence: Evidence) -> list[Verdict]:
     """Workers started and recorded no step that is in the weights."""
+    workers = evidence.workers
     return [
         Verdict(
             code="worker_without_records",
             rank=worker.rank,
             message=f"Rank {worker.rank} started and recorded no step.",
             evidence=f"{sum(other.steps > 0 for other in workers)} of {len(workers)} workers have records",
-            next=f"Read its log: logs/rank-{worker.rank}.log in the run's folder.",
+            next=f"Read its log: logs/rank-{worker.rank}.log in the run's folder."
+            if evidence.has_log(worker.rank)
+            else "It wrote no log; what it printed stands where the run was started.",
         )
         for worker in workers
         if worker.steps == 0

@@ -1,6 +1,6 @@
 """What verdicts are found in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,11 @@ class Evidence:
     is_followed: bool  # every optimizer used what its loop planned
     unplanned: Sequence[int]  # attempts that the audit leaves out
     unreadable: Sequence[str]  # files of records that are damaged
+    logs: Collection[int] | None = None  # ranks that have a log in the run's folder; None: not known, as if all had
+
+    def has_log(self, rank: int | None = None) -> bool:
+        """Whether a rank has a log, or with None any rank: without Ray nobody writes one."""
+        return self.logs is None or (bool(self.logs) if rank is None else rank in self.logs)
 
     def of_kind(self, kind: str) -> list[Event]:
         """Return the events of one kind, in order."""

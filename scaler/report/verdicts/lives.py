@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 
 from scaler.report.model import AttemptRow, Verdict
-from scaler.report.verdicts.evidence import Event
+from scaler.report.verdicts.evidence import Event, Evidence
 from scaler.report.words import joined, one_line, plural, seconds
 
 SHOWN_ENDS = 3
 
 
-def restarts(attempts: Sequence[AttemptRow]) -> Verdict | None:
+def restarts(evidence: Evidence) -> Verdict | None:
     """Lives that ended by a fault and were followed; a resize, a preemption or a stop is none."""
+    attempts = evidence.attempts
     lost = [attempt for attempt in attempts[:-1] if attempt.ended_by in _FAULTS]
     if not lost:
         return None
@@ -29,7 +30,7 @@ def restarts(attempts: Sequence[AttemptRow]) -> Verdict | None:
         rank=None,
         message=f"The worker group was restarted {plural(len(lost), 'time')}{':' if len(lost) > 1 else ''} {whys}.",
         evidence=joined(*ends, *rest, _cost(lost)),
-        next=" ".join(_restart_advice(ended_by, attempts) for ended_by in kinds)
+        next=" ".join(_restart_advice(ended_by, evidence) for ended_by in kinds)
         + " No sample in the weights was lost or counted twice.",
     )
 
@@ -56,17 +57,19 @@ def _cost(rows: Sequence[AttemptRow]) -> str:
     return ", ".join(cost) or "no recorded work was done again"
 
 
-def _restart_advice(ended_by: str, attempts: Sequence[AttemptRow]) -> str:
+def _restart_advice(ended_by: str, evidence: Evidence) -> str:
     """What to do about one kind of fault."""
     match ended_by:
-        case "hung":
+        case "hung" if evidence.has_log():
             return "Read the log of the rank that hung, logs/rank-N.log in the run's folder: it holds the stack."
         case "out_of_memory":
-            fits = attempts[-1].per_worker_batch_size
+            fits = evidence.attempts[-1].per_worker_batch_size
             fitted = f": {fits} fitted at the end" if fits is not None else ""
             return f"Begin with a smaller scale.per_worker_batch_size{fitted}."
-        case "failed":
+        case "failed" if evidence.has_log():
             return "Read the log of the rank that failed, logs/rank-N.log in the run's folder."
+        case "hung" | "failed":
+            return "No worker wrote a log; what they printed stands where the run was started."
         case "killed":
             return "See why the process that drove the run went: its machine, or its terminal."
         case _:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scaler.report.model import Budget, Scaling, Totals, Verdict
+from scaler.report.model import Scaling, Totals, Verdict
 from scaler.report.verdicts.evidence import Evidence
 from scaler.report.verdicts.pace import WORTH_S, newest_pace
 from scaler.report.verdicts.stragglers import Stragglers
@@ -31,8 +31,20 @@ def input_bound(evidence: Evidence) -> Verdict | None:
         message=f"Training waits for data: {share:.0%} of the step time, mean over ranks.",
         evidence=f"{seconds(float(np.median(pace.data_s)))} of a step of {seconds(float(np.median(pace.step_s)))}, "
         f"medians over {plural(len(pace.step_s), 'step')}; no rank waits less than {least:.0%}",
-        next="Make samples cheaper to get (decode and resize them beforehand, cache them, keep them on local disks), "
-        "or give workers more CPUs: resources.cpus_per_worker.",
+        next=_load_advice(evidence.job.train.data_workers),
+    )
+
+
+def _load_advice(data_workers: int) -> str:
+    """What to do about waiting for data, given the loader processes of a worker."""
+    beside = (
+        "Load samples beside the training: train.data_workers is 0, set it to 2 or more"
+        if not data_workers
+        else f"Load samples in more processes: train.data_workers is {data_workers}"
+    )
+    return (
+        f"{beside}, with as many CPUs more (resources.cpus_per_worker); or make samples cheaper to get: decode and "
+        "resize them beforehand, cache them, keep them on local disks."
     )
 
 
@@ -86,8 +98,9 @@ def low_efficiency(scaling: Scaling | None, totals: Totals) -> Verdict | None:
     )
 
 
-def slow_startup(budget: Budget | None, totals: Totals) -> Verdict | None:
+def slow_startup(evidence: Evidence) -> Verdict | None:
     """The time before the first step is a large part of the run."""
+    budget, totals = evidence.budget, evidence.totals
     if budget is None or totals.wall_s is None or totals.wall_s <= 0.0:
         return None
     share = budget.startup_s / totals.wall_s
@@ -98,6 +111,7 @@ def slow_startup(budget: Budget | None, totals: Totals) -> Verdict | None:
         rank=None,
         message=f"The run took {seconds(budget.startup_s)} to its first step, {share:.0%} of its wall clock.",
         evidence=f"of {seconds(totals.wall_s)} from submission to the end",
-        next="See in logs/ what the workers wait for: nodes that start, packages, the recipe's build (data that is "
-        "read or downloaded there), a compilation. Every restart pays most of it again.",
+        next=f"{'See in logs/' if evidence.has_log() else 'Find out'} what the workers wait for: nodes that start, "
+        "packages, the recipe's build (data that is read or downloaded there), a compilation. Every restart pays most "
+        "of it again.",
     )
