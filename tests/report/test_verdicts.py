@@ -86,7 +86,7 @@ def test_a_rate_that_differs_from_the_plan(sound: Report) -> None:
     ("logs", "advice"),
     [
         ({0, 1}, "Read its log: logs/rank-1.log in the run's folder."),
-        ({0}, "It wrote no log; what it printed stands where the run was started."),
+        ({0}, "See what it printed where the run was started."),
     ],
 )
 def test_a_log_is_named_only_where_there_is_one(sound: Report, logs: set[int], advice: str) -> None:

@@ -52,7 +52,7 @@ def test_a_group_that_was_restarted(sound: Report, ended_by: str, why: str) -> N
 
 def test_a_log_that_nobody_wrote_is_not_named(sound: Report) -> None:
     (verdict,) = find(sound, attempts=lives(sound, "failed", "finished"), logs=frozenset())
-    assert verdict.next == f"No worker wrote a log; what they printed stands where the run was started. {SAFE}"
+    assert verdict.next == f"See what the workers printed where the run was started. {SAFE}"
 
 
 def test_restarts_are_counted_by_cause(sound: Report) -> None:

@@ -61,10 +61,16 @@ def without_records(evidence: Evidence) -> list[Verdict]:
             rank=worker.rank,
             message=f"Rank {worker.rank} started and recorded no step.",
             evidence=f"{sum(other.steps > 0 for other in workers)} of {len(workers)} workers have records",
-            next=f"Read its log: logs/rank-{worker.rank}.log in the run's folder."
-            if evidence.has_log(worker.rank)
-            else "It wrote no log; what it printed stands where the run was started.",
+            next=_where_to_read(worker.rank, evidence),
         )
         for worker in workers
         if worker.steps == 0
     ]
+
+
+def _where_to_read(rank: int, evidence: Evidence) -> str:
+    if evidence.has_log(rank):
+        return f"Read its log: logs/rank-{rank}.log in the run's folder."
+    if evidence.state is RunState.FAILED:
+        return "Read the error below."
+    return "See what it printed where the run was started."

@@ -69,7 +69,7 @@ def _restart_advice(ended_by: str, evidence: Evidence) -> str:
         case "failed" if evidence.has_log():
             return "Read the log of the rank that failed, logs/rank-N.log in the run's folder."
         case "hung" | "failed":
-            return "No worker wrote a log; what they printed stands where the run was started."
+            return "See what the workers printed where the run was started."
         case "killed":
             return "See why the process that drove the run went: its machine, or its terminal."
         case _:
