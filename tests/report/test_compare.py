@@ -7,6 +7,7 @@ from io import StringIO
 from math import exp, expm1
 from typing import Any
 
+import numpy as np
 import pytest
 from pages import Page
 from rich.console import Console
@@ -18,6 +19,7 @@ from scaler.report.compare.arms import Member
 from scaler.report.compare.curves import TrainLoss, first_reached
 from scaler.report.compare.html import SCRIPTS, render_comparison_html
 from scaler.report.compare.markdown import render_comparison_markdown
+from scaler.report.compare.measures import _difference
 from scaler.report.compare.model import Comparison, Measure
 from scaler.report.compare.numbers import compare_runs
 from scaler.report.compare.text import comparison_text
@@ -180,6 +182,16 @@ def test_a_loss_that_is_eight_times_as_high_is_not_within_the_noise(make: Make) 
     found = compare_runs([*runs("a", 0.1, 0.11), *runs("b", 0.8, 0.9)])
     assert measure(found, "eval.loss", "end").difference("B").is_beyond_noise is True
     assert found.finding.startswith("Arm B against arm A: the eval loss differs beyond the noise, 8.1 times (")
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.3, 0.6])
+def test_an_eightfold_loss_is_never_called_within_the_noise(spread: float) -> None:
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        base, other = np.exp(spread * random.standard_normal((2, 2)))
+        values = (base.tolist(), (8 * other).tolist())
+        found = _difference("B", *values, is_percent=False, is_log=True, is_comparable=True)
+        assert found.is_beyond_noise or found.not_judged == "too_few_repeats"
 
 
 def test_losses_that_are_not_all_above_0_are_judged_as_they_are(make: Make) -> None:

@@ -47,6 +47,24 @@ def test_a_step_is_over_its_ranks() -> None:
     assert (grid.between["evaluation_s"].tolist(), grid.rank_between["checkpoint_s"].tolist()) == ([2.0], [0.0, 1.0])
 
 
+def test_a_loss_of_its_own_weight_goes_by_that_and_any_other_by_samples() -> None:
+    rows = [
+        record(rank=0, loss=2.0, samples=6),
+        record(rank=1, loss=4.0, samples=2),
+        record(rank=0, seen=8, loss=100.0, weight=1.0),
+        record(rank=1, seen=8, loss=0.0, weight=99.0),
+        record(rank=0, seen=16, loss=None, weight=0.0),
+        record(rank=1, seen=16, loss=3.0, weight=0.5),
+    ]
+    for tables in (1, 2, 3):
+        grid = grid_of(*rows, tables=tables)
+        assert grid.kept["loss"].tolist() == [2.5, 1.0, 3.0], "a rank without any weight has no loss that is missing"
+        assert grid.kept["weight"].tolist() == [8.0, 100.0, 0.5]
+        assert grid.cells["weight"].tolist() == [[6.0, 2.0], [1.0, 99.0], [0.0, 0.5]]
+    grid = grid_of(*rows[:2])
+    assert grid.cells["weight"] is grid.cells["samples"], "where it is the samples, it takes no memory"
+
+
 def test_a_rank_that_did_not_record_a_step_has_a_gap_and_is_in_no_mean() -> None:
     grid = grid_of(record(rank=0), record(rank=1, step_time_s=3.0), record(rank=0, seen=16))
     assert grid.is_there.tolist() == [[True, True], [True, False]]
