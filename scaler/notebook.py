@@ -16,6 +16,7 @@ from scaler.report.definitions import ATTEMPTS, COST, EFFICIENCY, SPEED, TRAIN_L
 from scaler.report.grid import make_grid
 from scaler.report.model import Report
 from scaler.report.page import render_part
+from scaler.report.spent_words import cost_words, scaling_words
 from scaler.report.words import number, plural, seconds
 from scaler.report.write import read_report
 from scaler.runs import RunFolder, find_run, list_runs
@@ -185,12 +186,10 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         (TRAIN_LOSS.name, f"{number(TRAIN_LOSS.read(report))} ({TRAIN_LOSS.of})"),
     ]
     facts += [(value.name, number(value.read(report))) for value in map(evaluation, report.final.eval)]
-    if scaling is not None and scaling.efficiency is not None:
-        facts.append(
-            (EFFICIENCY.name, f"{scaling.efficiency:.0%} of {number(scaling.one_worker_samples_per_s)} samples/s")
-        )
+    if scaling is not None and (said := scaling_words(scaling)) is not None:
+        facts.append((EFFICIENCY.name, said))
     if report.cost is not None:
-        facts.append((COST.name, number(COST.read(report))))
+        facts.append((COST.name, cost_words(report.cost)))
     if len(report.attempts) > 1:
         facts.append((ATTEMPTS.name, number(len(report.attempts))))
     return facts

@@ -11,7 +11,7 @@ from scaler.report.compare.model import LEVEL, ArmValues, Difference, Kind, Meas
 from scaler.report.definitions import ATTEMPTS, COST, SPEEDS, TRAIN_LOSS, TRAIN_S, WALL_S, Read, evaluation
 from scaler.report.model import Report
 
-ROUNDING = 1e-9  # of the greatest value: what differs by less is the same
+ROUNDING = 1e-6  # of the greatest value: what differs by less is the same, as losses are sums of float32
 WIDE = 2.0  # an interval that reaches from no difference to a factor of so much tells nothing
 WHOLE_RUN = (TRAIN_S, WALL_S, COST, ATTEMPTS)
 """They grow with the length of a run."""
