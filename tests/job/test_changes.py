@@ -147,6 +147,8 @@ def test_and_within_what_is_there_already(digits: Digits, old: list[str], new: l
 MAY_CHANGE = [
     "recipe_args.hidden=64",
     "reference.lr=0.1",
+    "reference.warmup={epochs: 1}",
+    "train.last_batch=carry",
     "reference.global_batch_size=32",
     "reference.optimizer={name: sgd, momentum: 0.8, nesterov: true, weight_decay: 0.1}",
     "scale.num_workers=4",

@@ -55,7 +55,7 @@ MEANT = [
     (
         "reference.learning_rate=0.1",
         'JOB: unknown key "learning_rate" in reference.\n'
-        '  Did you mean "lr"? Known keys: global_batch_size, lr, optimizer, samples_per_s.',
+        '  Did you mean "lr"? Known keys: global_batch_size, lr, optimizer, warmup, samples_per_s.',
     ),
     *(
         (
@@ -219,8 +219,9 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (
             "schedule.warmup=none",
             "JOB: schedule.warmup = none is not one of auto.\n"
-            "  schedule.warmup: auto: 5/90 of the training, from the reference's rate, "
-            "if the rate is scaled up and the shape does not climb by itself; else none.",
+            "  schedule.warmup: The climb from the reference's learning rate to the peak; the reference's own warmup is "
+            "reference.warmup. auto: 5/90 of the training if the learning rate is scaled up (at any number of workers, "
+            "in an elastic job) and the shape does not climb by itself; else none.",
         ),
         (
             "schedule.warmup={epochs: 1, start: bass}",

@@ -98,6 +98,7 @@ def test_the_smallest_job_has_the_documented_defaults() -> None:
         "schedule": {"name": "constant", "warmup": "auto"},
         "train": {
             "epochs": 1.0,
+            "last_batch": "scale",
             "seed": 0,
             "precision": "fp32",
             "noise_scale_every": 20,
