@@ -79,6 +79,7 @@ def recipe_facts(job: Job, *, job_path: Path, recipe_folder: Path | None = None)
     needs_model = bool(job.groups) or job.layer_decay is not None
     if job.train.num_samples is not None and not needs_model:
         return RecipeFacts()
+    from scaler.training.names import named_parameters
     from scaler.training.recipe import load_recipe, recipe_failure
 
     folder = recipe_folder or job_path.parent.absolute()
@@ -92,7 +93,7 @@ def recipe_facts(job: Job, *, job_path: Path, recipe_folder: Path | None = None)
             )
             return RecipeFacts(
                 num_samples=len(recipe.train_data),  # type: ignore[arg-type]
-                parameters={name: parameter.numel() for name, parameter in recipe.model.named_parameters()},
+                parameters={name: parameter.numel() for name, parameter in named_parameters(recipe.model).items()},
                 groups=recipe.groups,
             )
     except ScalerError:

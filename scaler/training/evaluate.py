@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from scaler.core.batch import share_bounds
 from scaler.errors import RecipeError
 from scaler.training.data import batches, to_device
+from scaler.training.modes import evaluating
 from scaler.training.recipe import Recipe, kind
 from scaler.training.watch import EVALUATING, WAITING, Watch
 
@@ -49,16 +50,13 @@ def evaluate(
     )
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         for index, batch in zip(indices, batches(recipe, data, indices, data_workers=0, pin=False), strict=True):
             watch.now(EVALUATING)
             counted = len(index) if stop > start else 0  # an empty share runs one sample, to learn the names
             for name, (value, weight) in _values(recipe, model, to_device(batch, device), counted).items():
                 sums[name] = sums.get(name, 0.0) + value * weight
                 weights[name] = weights.get(name, 0.0) + weight
-    model.train(was_training)
     watch.now(WAITING)
     names = sorted(sums)
     if world_size > 1:  # a value may be there for some batches only, so for some workers only

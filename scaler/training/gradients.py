@@ -18,13 +18,16 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from scaler.errors import RecipeError
 from scaler.metrics.means import Mean
+from scaler.training.buffers import Buffers
 from scaler.training.clock import Clock, Mark
 from scaler.training.data import to_device
+from scaler.training.modes import norms_evaluating
+from scaler.training.names import named_parameters
 from scaler.training.recipe import Loss, kind
+from scaler.training.reduction import GradientSum, coalesced, sparse_parameters, values_of
 from scaler.training.watch import COMPUTING, LOADING, WAITING, Watch
 
 Precondition = Callable[[Sequence[nn.Parameter], Sequence[Tensor]], Sequence[Tensor]]
@@ -72,7 +75,7 @@ class GradientStep:
     """Makes the gradient of one optimizer step, on every worker the same.
 
     Args:
-        model: on its device. With more than one worker it is wrapped in DDP.
+        model: on its device, the same on every worker; the loss gets it as it is.
         loss: the recipe's.
         world_size: workers; with more than one, torch's default process group must be there.
         device: where the model lives.
@@ -98,19 +101,17 @@ class GradientStep:
     ) -> None:
         self._loss, self._device, self._world_size, self._watch = loss, device, world_size, watch
         self._scaler, self._clock, self._precondition = scaler, clock, precondition
-        self._is_measuring = False
         self._squares: list[Tensor] = []  # of a measured step: of each bucket, or of each micro-batch
-        self._named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        self._parameters = [parameter for _, parameter in self._named]
+        self._named = {name: p for name, p in named_parameters(model).items() if p.requires_grad}
+        self._parameters = list(self._named.values())
         self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        self._ready: Mark | None = None
-        self.model: nn.Module = model
+        self._known = set(named_parameters(model))
+        self._is_first = True  # the next step is
+        self._model = model
+        self._sum: GradientSum | None = None
         if world_size > 1:
-            self._group = _default_group()
-            self.model = DistributedDataParallel(
-                model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
-            )
-            self.model.register_comm_hook(None, self._sum_over_workers)
+            self._buffers = Buffers(model)
+            self._sum = GradientSum(self._named, sparse=sparse_parameters(model))
 
     def __call__(
         self, batches: Iterator[Any], sizes: Sequence[int], *, step_samples: int, measure: bool = False
@@ -126,7 +127,7 @@ class GradientStep:
         waits, losses = [], []
         is_sum = False
         steps = max(len(sizes), 1)
-        self._is_measuring, self._squares = measure, []
+        self._squares = []
         kept: list[Tensor | None] = []
         for index in range(steps):
             asked = self._clock.mark()
@@ -135,21 +136,32 @@ class GradientStep:
             self._watch.now(COMPUTING)
             waits.append((asked, self._clock.mark()))
             size = sizes[index] if sizes else 0
-            with self._without_sync(index < steps - 1):
-                with self._autocast():
-                    value, weight = self._checked(self._loss(self.model, batch))
-                is_sum = weight is not None
-                # A sum counts whole, or not at all when the share is empty; a mean, by its share of the step's samples.
-                share = float(size > 0) if is_sum else size / step_samples
-                self._backward(value, share)
-            losses.append((value.detach(), size if weight is None else weight * share))
-            if measure and self._world_size == 1 and steps > 1:
+            if self._sum is not None and index == 0:
+                self._buffers.share()
+            with self._autocast(), nullcontext() if sizes else norms_evaluating(self._model):
+                value, weight = self._checked(self._loss(self._model, batch))
+            is_sum = weight is not None
+            # A sum counts whole, or not at all when the share is empty; a mean, by its share of the step's samples.
+            share = float(size > 0) if is_sum else size / step_samples
+            if self._sum is not None and sizes and index == steps - 1:
+                self._sum.begin(self._note_part if measure else None)
+            self._backward(value, share)
+            losses.append((value.detach(), size if weight is None else weight if sizes else 0.0))
+            if measure and self._sum is None and steps > 1:
                 kept = self._set_aside(kept, is_last=index == steps - 1)
-        if self._world_size > 1 and self._ready is None:
-            raise self._without_gradient()
-        self._watch.now(COMPUTING)
-        ready = self._ready if self._ready is not None else self._clock.mark()
-        self._ready, self._is_measuring = None, False
+        if self._sum is not None:
+            self._sum.start_rest(counts=bool(sizes))
+        else:
+            for parameter in self._parameters:
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    parameter.grad = coalesced(parameter.grad)
+        ready = self._clock.mark()
+        if self._sum is not None:
+            self._watch.now(WAITING)
+            self._sum.wait()
+            self._watch.now(COMPUTING)
+        if self._is_first:
+            self._require_used()
         weights = [float(weight) for _, weight in losses] if measure else []
         if is_sum:
             self._divide_by_weight([weight for _, weight in losses])
@@ -171,20 +183,27 @@ class GradientStep:
 
     def close(self) -> None:
         """Take the hooks off the model, so that another can be made for it."""
-        if isinstance(self.model, DistributedDataParallel):
-            self.model._remove_autograd_hooks()  # type: ignore[no-untyped-call]
+        if self._sum is not None:
+            self._sum.close()
 
-    def _without_gradient(self) -> RecipeError:
-        """What to say when the sum over workers did not begin here: a parameter was left out, and the others wait."""
-        names = {id(parameter): name for name, parameter in self._named}
-        left_out = [names[id(parameter)] for parameter in self._parameters if parameter.grad is None]
-        more = f" (and {len(left_out) - 1} more)" if len(left_out) > 1 else ""
-        which = f"{left_out[0]}{more}" if left_out else "a parameter"
-        return RecipeError(
-            f"{which} got no gradient: it took no part in the loss of the step's last micro-batch.",
-            "On several workers every parameter that requires a gradient must take part in each loss; add 0 times it, "
-            "or freeze it (groups: freeze).",
-        )
+    def _require_used(self) -> None:
+        """Refuse, after the first step, a loss of other parameters than those that are trained."""
+        self._is_first = False
+        if all(parameter.grad is None for parameter in self._parameters):
+            raise RecipeError(
+                "the loss did not call the model that it was given: none of its parameters got a gradient.",
+                "Compute the loss from model(...), with the model that loss(model, batch) gets.",
+            )
+        made = [name for name in named_parameters(self._model) if name not in self._known]
+        if made:
+            raise RecipeError(
+                f"the model made the parameter {made[0]} in its first step, and the optimizer does not have it.",
+                "Make every parameter in build().",
+            )
+
+    def _note_part(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+        """Take the length of some of this worker's gradients, before they are summed over workers."""
+        self._squares.append(self._square(parameters, gradients))
 
     def _set_aside(self, kept: list[Tensor | None], *, is_last: bool) -> list[Tensor | None]:
         """Take the length of one micro-batch's gradient, and add it to those before it, as backward would have."""
@@ -194,7 +213,7 @@ class GradientStep:
         ]
         self._squares.append(self._square([p for p, _ in present], [grad for _, grad in present]))
         total = [
-            grad if before is None else before if grad is None else before.add_(grad)
+            grad if before is None else before if grad is None else _added(before, grad)
             for before, grad in zip(kept or [None] * len(fresh), fresh, strict=True)
         ]
         for parameter, grad in zip(self._parameters, total, strict=True):
@@ -205,12 +224,12 @@ class GradientStep:
         """The squared length of a gradient, as a float64 scalar on its device."""
         if self._precondition is not None:
             gradients = self._precondition(parameters, gradients)
-        return torch.nn.utils.get_total_norm(gradients).double().square()
+        return total_norm(gradients).double().square()
 
     def _parts(self, weights: Sequence[float], *, step_samples: int, is_sum: bool) -> Parts:
         """The lengths of every worker's mean gradient, from those of what each added to the sum."""
         scale = self._scaler.get_scale() ** 2 if self._scaler.is_enabled() else 1.0
-        if self._world_size > 1:
+        if self._sum is not None:
             mine = torch.stack([*self._squares, torch.zeros((), dtype=torch.float64, device=self._device)]).sum()
             weight = torch.tensor(sum(weights), dtype=torch.float64, device=self._device)
             pairs = [torch.empty(2, dtype=torch.float64, device=self._device) for _ in range(self._world_size)]
@@ -238,28 +257,11 @@ class GradientStep:
             return nullcontext()
         return torch.autocast(self._device.type, dtype=self._autocast_dtype)
 
-    def _without_sync(self, accumulating: bool) -> AbstractContextManager[Any]:
-        """Keep DDP from reducing before the step's last micro-batch; its forward must be told as well."""
-        if accumulating and isinstance(self.model, DistributedDataParallel):
-            return self.model.no_sync()
-        return nullcontext()
-
-    def _sum_over_workers(self, _: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-        """Sum a bucket over workers. DDP reduces buckets in order: the last one is this worker's last gradient."""
-        if self._is_measuring:
-            self._squares.append(self._square(bucket.parameters(), bucket.gradients()))
-        if bucket.is_last():
-            self._ready = self._clock.mark()
-            self._watch.now(WAITING)
-        work = self._group.allreduce([bucket.buffer()])
-        summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
-        return summed
-
     def _divide_by_weight(self, weights: Sequence[Tensor | float]) -> None:
         """Divide the summed gradient by the weight over all workers and micro-batches."""
         parts = [torch.as_tensor(weight, dtype=torch.float64, device=self._device) for weight in weights]
         total = torch.stack(parts).sum()
-        if self._world_size > 1:
+        if self._sum is not None:
             dist.all_reduce(total)
         divisor = float(total)
         if divisor <= 0:
@@ -267,7 +269,7 @@ class GradientStep:
                 f"the loss's weight over the whole batch = {divisor:g}.", "(sum, weight) needs a weight above 0."
             )
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        torch._foreach_div_(gradients, divisor)
+        torch._foreach_div_(values_of(gradients), divisor)
 
     @staticmethod
     def _checked(value: object) -> tuple[Tensor, Tensor | float | None]:
@@ -288,10 +290,26 @@ class GradientStep:
         return loss, weight
 
 
-def _default_group() -> dist.ProcessGroup:
-    group = dist.group.WORLD
-    assert group is not None
-    return group
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the length of a gradient, dense and sparse parameters' together."""
+    return torch.nn.utils.get_total_norm(values_of([coalesced(gradient) for gradient in gradients]))
+
+
+def clip(parameters: Sequence[nn.Parameter], norm: Tensor, *, most: float) -> None:
+    """Shorten gradients of the length ``norm`` to ``most``, in place, as ``torch.nn.utils`` does; longer ones only."""
+    torch.nn.utils.clip_grads_with_norm_([p for p in parameters if not _is_sparse(p)], most, norm)
+    rows = values_of([p.grad for p in parameters if p.grad is not None and p.grad.is_sparse])
+    if rows:
+        torch._foreach_mul_(rows, torch.clamp(most / (norm + 1e-6), max=1.0))
+
+
+def _is_sparse(parameter: nn.Parameter) -> bool:
+    return parameter.grad is not None and parameter.grad.is_sparse
+
+
+def _added(before: Tensor, grad: Tensor) -> Tensor:
+    """The sum of two gradients of one parameter; a sparse one and a dense one make a dense one."""
+    return grad.add_(before) if before.is_sparse and not grad.is_sparse else before.add_(grad)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from scaler.errors import ClusterError, RecipeError
+from scaler.training.names import named_buffers, named_parameters
 
 Described = tuple[str, tuple[int, ...], str, bool]  # name, shape, dtype, whether it is trained
 
@@ -143,7 +144,7 @@ def require_same_model(model: nn.Module, *, world_size: int) -> None:
 
 
 def _described(model: nn.Module) -> list[Described]:
-    named = [*model.named_parameters(), *model.named_buffers()]
+    named = [*named_parameters(model).items(), *named_buffers(model).items()]
     return [(name, tuple(t.shape), str(t.dtype).removeprefix("torch."), t.requires_grad) for name, t in named]
 
 

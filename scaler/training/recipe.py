@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaler.core.nearest import did_you_mean
 from scaler.errors import JobFileError, RecipeError
+from scaler.training.names import named_parameters
 from scaler.training.recipe_module import find_module, own_module
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def require_planned(recipe: Recipe, job: "Job", plan: "Plan") -> None:
     if recipe.groups and not job.groups:
         raise RecipeError("the recipe gives parameter groups, and the job does not use them.", "Add groups: recipe.")
     planned = plan.parameters
-    found = {name: parameter.numel() for name, parameter in recipe.model.named_parameters()}
+    found = {name: parameter.numel() for name, parameter in named_parameters(recipe.model).items()}
     if planned and planned != found:
         other = min(set(planned.items()) ^ set(found.items()))[0]
         raise RecipeError(

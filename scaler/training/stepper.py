@@ -5,17 +5,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from scaler.core.noise_scale import GradientSquares, estimate_squares
+from scaler.errors import RecipeError
 from scaler.job import Job
 from scaler.plan import Phase, Plan
 from scaler.training.average import WeightAverage
+from scaler.training.buffers import share_tensors
 from scaler.training.checkpoint import require_same_shapes
 from scaler.training.clock import Clock
 from scaler.training.freezing import Freezing
-from scaler.training.gradients import GradientStep, Parts, StepMeasures
+from scaler.training.gradients import GradientStep, Parts, StepMeasures, clip, total_norm
+from scaler.training.modes import start_training
+from scaler.training.names import load_model_state, model_state, named_parameters
 from scaler.training.optimizer import (
     Preconditioner,
     build_optimizer,
@@ -27,7 +30,7 @@ from scaler.training.optimizer import (
     step_of,
     used_rate,
 )
-from scaler.training.recipe import Recipe
+from scaler.training.recipe import Recipe, said
 from scaler.training.surroundings import Surroundings
 from scaler.training.watch import Watch
 
@@ -68,10 +71,12 @@ class Stepper:
         self._clock, self._watch = clock, watch
         self._device, self._world_size = surroundings.device, surroundings.world_size
         self.module: nn.Module = recipe.model.to(self._device)
-        self.module.train()
+        start_training(self.module)
+        if self._world_size > 1:
+            share_tensors([*self.module.parameters(), *self.module.buffers()])
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=job.train.precision == "fp16")
-        named = dict(self.module.named_parameters())
-        self._freezing = Freezing(named, plan.groups)
+        named = named_parameters(self.module)
+        self._freezing = Freezing(self.module, plan.groups)
         self._freezing.apply(0)
         self._optimizer = build_optimizer(named, plan.optimizer, groups=plan.groups)
         self._cycles_momentum = plan.schedule.momentum(0) is not None
@@ -123,8 +128,8 @@ class Stepper:
         """
         measures = self._gradient(source, sizes, step_samples=step_samples, measure=measure)
         self._scaler.unscale_(self._optimizer)
-        trained = [parameter for parameter in self._parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in trained])
+        present = [(parameter, grad) for parameter in self._parameters if (grad := parameter.grad) is not None]
+        trained, norm = [parameter for parameter, _ in present], total_norm([grad for _, grad in present])
         squares = self._estimate(measures.parts, trained, norm, plan) if measures.parts is not None else None
         return WholeGradient(measures=measures, trained=trained, norm=norm, squares=squares)
 
@@ -142,10 +147,10 @@ class Stepper:
                 ``co_scale.ema``, as many steps of the reference as this one is worth.
         """
         if self._job.train.clip_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(gradient.trained, self._job.train.clip_grad_norm, gradient.norm)
+            clip(gradient.trained, gradient.norm, most=self._job.train.clip_grad_norm)
         with step_of(self._optimizer, step, self._phase, self._groups, cycles_momentum=self._cycles_momentum):
             set_rate(self._optimizer, lr, momentum=momentum)
-            self._scaler.step(self._optimizer)
+            self._step(gradient.trained)
         self._scaler.update()
         self._optimizer.zero_grad()
         if self.average is not None and step.ema_decay is not None:
@@ -160,18 +165,17 @@ class Stepper:
         """Give every worker rank 0's buffers (BatchNorm's statistics): one model is saved and evaluated."""
         if self._world_size > 1:
             averaged = self.average.model.buffers() if self.average is not None else ()
-            for buffer in (*self.module.buffers(), *averaged):
-                dist.broadcast(buffer, 0)
+            share_tensors([*self.module.buffers(), *averaged])
 
     def broken_weight(self) -> str | None:
         """Say which weight is not a number, if one is: the losses so far are older than the last step's weights."""
-        named = [(name, tensor) for name, tensor in self.module.named_parameters() if not tensor.isfinite().all()]
+        named = [(name, tensor) for name, tensor in named_parameters(self.module).items() if not tensor.isfinite().all()]
         return f"{named[0][0]} is not finite" if named else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""
         return {
-            "model": self.module.state_dict(),
+            "model": model_state(self.module),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
@@ -183,8 +187,8 @@ class Stepper:
         Raises:
             RecipeError: the checkpoint holds another model.
         """
-        require_same_shapes(state["model"], self.module.state_dict(), samples_seen=samples_seen)
-        self.module.load_state_dict(state["model"])
+        require_same_shapes(state["model"], model_state(self.module), samples_seen=samples_seen)
+        load_model_state(self.module, state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:  # empty unless it was fp16 then
             self._scaler.load_state_dict(state["scaler"])
@@ -197,6 +201,20 @@ class Stepper:
 
     def _set_constants(self) -> None:
         set_constants(self._optimizer, self._phase, self._groups, cycles_momentum=self._cycles_momentum)
+
+    def _step(self, trained: Sequence[nn.Parameter]) -> None:
+        """Let the optimizer step; some torch optimizers refuse sparse gradients, in words of their own."""
+        try:
+            self._scaler.step(self._optimizer)
+        except (RuntimeError, NotImplementedError) as error:
+            names = [name for name, p in named_parameters(self.module).items() if p.grad is not None and p.grad.is_sparse]
+            if not names:
+                raise
+            raise RecipeError(
+                f"the gradient of {names[0]} is sparse, and the optimizer does not take it: {said(error)}",
+                "Use nn.Embedding(sparse=False), or an optimizer for sparse gradients: sgd without weight_decay, or "
+                "torch.optim:SparseAdam.",
+            ) from error
 
     def _make_gradient(self) -> GradientStep:
         return GradientStep(

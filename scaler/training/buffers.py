@@ -1,0 +1,60 @@
+"""A model's buffers (BatchNorm's statistics, say), kept the same on every worker."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+CHUNK_BYTES = 250 * 2**20  # DDP's, of one broadcast
+_PLAIN = {
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8, torch.uint8,
+    torch.bool,
+}  # fmt: skip
+
+
+class Buffers:
+    """Gives every worker rank 0's buffers, before each step as ``DistributedDataParallel`` does.
+
+    Buffers of kinds that collectives do not take (sparse, quantized) are passed on by ``share_all`` only.
+
+    Args:
+        model: not wrapped.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._slots = [(module._buffers, name) for module in model.modules() for name in module._buffers]
+
+    def share(self) -> None:
+        """Give every worker rank 0's dense buffers; a collective, if the model has buffers."""
+        if self._slots:
+            _broadcast([buffer for buffers, name in self._slots if (buffer := buffers.get(name)) is not None])
+
+    def share_all(self) -> None:
+        """Give every worker rank 0's buffers of all kinds."""
+        share_tensors(list(self._model.buffers()))
+
+
+@torch.no_grad()
+def share_tensors(tensors: Sequence[Tensor]) -> None:
+    """Overwrite tensors with rank 0's; a collective."""
+    _broadcast(tensors)
+    others = [tensor for tensor in tensors if not _is_plain(tensor)]
+    if not others:
+        return
+    sent = [tensor.detach().cpu() for tensor in others] if dist.get_rank() == 0 else [None] * len(others)
+    dist.broadcast_object_list(sent, 0)
+    for tensor, theirs in zip(others, sent, strict=True):
+        assert theirs is not None
+        tensor.data = theirs.to(tensor.device)
+
+
+def _broadcast(tensors: Sequence[Tensor]) -> None:
+    plain = [tensor.detach() for tensor in tensors if _is_plain(tensor)]
+    if plain:
+        dist._broadcast_coalesced(dist.group.WORLD, plain, CHUNK_BYTES, 0)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and tensor.dtype in _PLAIN and not tensor.is_quantized
