@@ -5,17 +5,20 @@ sample is used exactly once an epoch on any number of workers, and a resumed run
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from scaler.core.seeds import stream_seed
 from scaler.plan import Plan
+from scaler.training.containers import moved, to_device
 from scaler.training.recipe import Recipe
+
+__all__ = ["EpochOrder", "StepIndices", "batches", "to_device"]
 
 
 class EpochOrder:
@@ -60,12 +63,20 @@ class StepIndices:
         self._plan, self._seed, self._rank, self._samples_seen = plan, seed, rank, samples_seen
 
     def __iter__(self) -> Iterator[Tensor]:
+        return (indices for _, indices in self._micro_batches())
+
+    def seeds(self) -> Iterator[int]:
+        """Yield a seed for each micro-batch, for what its loading draws: a function of its place in the training."""
+        return (stream_seed(self._seed, "data", position) for position, _ in self._micro_batches())
+
+    def _micro_batches(self) -> Iterator[tuple[int, Tensor]]:
+        """Each micro-batch, with the samples of the whole training before it."""
         plan, seen = self._plan, self._samples_seen
         order = EpochOrder(plan.num_samples, seed=self._seed)
         while size := plan.step_size(seen):
             indices = order.slice(seen, size)
             bounds = plan.micro_batch_bounds(size, rank=self._rank, samples_seen=seen) or [(0, 1)]
-            yield from (indices[start:stop] for start, stop in bounds)
+            yield from ((seen + start, indices[start:stop]) for start, stop in bounds)
             seen = plan.next_step(seen + size)
 
 
@@ -76,7 +87,7 @@ def batches(
     *,
     data_workers: int,
     pin: bool,
-    stream: tuple[int, int] = (0, 0),
+    seeds: Iterable[int] | None = None,
 ) -> Iterator[Any]:
     """Yield a batch for every tensor of indices in ``indices``.
 
@@ -89,37 +100,39 @@ def batches(
         indices: an iterable of tensors.
         data_workers: processes that load ahead.
         pin: whether batches are copied to memory that a GPU can read.
-        stream: seed and rank. The random numbers of loading processes (augmentation) are a function of these and of
-            the batch's indices, so that a resumed run draws the same. Without such processes loading draws from this
-            process's own, which a checkpoint holds.
+        seeds: of each batch, where a process loads it: its random numbers (augmentation) begin with the seed, so that
+            they differ from epoch to epoch and a resumed run draws the same. None: they are torch's. Without such
+            processes loading draws from this process's own, which a checkpoint holds.
     """
     if type(dataset) is TensorDataset and recipe.collate is None:  # a subclass may do more when it is indexed
         tensors = dataset.tensors
         for index in indices:
             yield tuple(tensor[index] for tensor in tensors)
         return
-    yield from DataLoader(
-        _Seeded(dataset, stream) if data_workers else dataset,
-        batch_sampler=_AsLists(indices),
-        collate_fn=recipe.collate,
+    lists = (index.tolist() for index in indices)
+    loader = DataLoader(
+        _Seeded(dataset) if data_workers and seeds is not None else dataset,
+        batch_sampler=_Requests(zip(seeds, lists, strict=False) if data_workers and seeds is not None else lists),
+        collate_fn=_Wrapped(recipe.collate or default_collate) if pin else recipe.collate,
         num_workers=data_workers,
         pin_memory=pin,
         generator=torch.Generator(),  # of its own: making a loader draws a number
     )
+    for batch in loader:
+        yield batch.value if pin else batch
 
 
 class _Seeded(Dataset[Any]):
-    """A dataset that seeds a loading process's random numbers for each batch."""
+    """A dataset that seeds a loading process's random numbers for each batch; it is asked for a seed and indices."""
 
-    def __init__(self, dataset: Dataset[Any], stream: tuple[int, int]) -> None:
-        self._dataset, self._stream = dataset, stream
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self._dataset = dataset
 
-    def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
-        seed, rank = self._stream
-        drawn = stream_seed(seed, f"data {rank} {' '.join(map(str, indices))}", 0)
-        random.seed(drawn)
-        np.random.seed(drawn)
-        torch.manual_seed(drawn)
+    def __getitems__(self, request: tuple[int, Sequence[int]]) -> Sequence[Any]:
+        seed, indices = request
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
         whole = getattr(self._dataset, "__getitems__", None)
         if callable(whole):
             items: Sequence[Any] = whole(indices)
@@ -127,24 +140,36 @@ class _Seeded(Dataset[Any]):
         return [self._dataset[index] for index in indices]
 
 
-class _AsLists:
-    """Indices as the lists that datasets expect."""
+class _Requests:
+    """What a ``DataLoader`` asks a dataset for, a batch each; it is gone through once."""
 
-    def __init__(self, indices: Any) -> None:
-        self._indices = indices
+    def __init__(self, requests: Iterator[Any]) -> None:
+        self._requests = requests
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return (index.tolist() for index in self._indices)
+    def __iter__(self) -> Iterator[Any]:
+        return self._requests
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Return the batch with every tensor in it on ``device``, through tuples, lists and dicts."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(part, device) for part in batch))
-    if isinstance(batch, tuple | list):
-        return type(batch)(to_device(part, device) for part in batch)
-    if isinstance(batch, dict):
-        return {key: to_device(part, device) for key, part in batch.items()}
-    return batch
+class _Wrapped:
+    """Collates into a ``_Batch``, for a ``DataLoader`` that pins memory: it would make lists of tuples.
+
+    Args:
+        collate: of a list of samples.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self._collate = collate
+
+    def __call__(self, samples: list[Any]) -> "_Batch":
+        return _Batch(self._collate(samples))
+
+
+class _Batch:
+    """A batch that pins its own memory, with every container as it is."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def pin_memory(self) -> "_Batch":
+        """Return the batch with its tensors in pinned memory; ``DataLoader`` calls it."""
+        return _Batch(moved(self.value, lambda part: part.pin_memory(), method="pin_memory"))

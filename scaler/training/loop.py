@@ -152,13 +152,14 @@ class Training:
 
     def _batches(self) -> Iterator[Any]:
         recipe, train, rank = self._recipe, self._job.train, self._surroundings.rank
+        indices = StepIndices(self._plan, seed=train.seed, rank=rank, samples_seen=self.samples_seen)
         return batches(
             recipe,
             recipe.train_data,
-            StepIndices(self._plan, seed=train.seed, rank=rank, samples_seen=self.samples_seen),
+            indices,
             data_workers=train.data_workers,
             pin=self._device.type == "cuda",
-            stream=(train.seed, rank),
+            seeds=indices.seeds(),
         )
 
     def _seed(self) -> None:
