@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from scaler.training.names import load_model_state, model_state
+
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
@@ -36,11 +38,11 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average for a checkpoint."""
-        return self._averaged.state_dict()
+        return model_state(self._averaged)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self._averaged.load_state_dict(state)
+        load_model_state(self._averaged, state)
 
     @torch.no_grad()
     def _lerp(self, averaged: Tensors, current: Tensors, _: Tensor | int) -> None:

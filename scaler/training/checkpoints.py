@@ -7,7 +7,7 @@ from threading import Thread
 from time import perf_counter, time
 from typing import Any
 
-from scaler.errors import RunError, ScalerError
+from scaler.errors import RecipeError, RunError, ScalerError
 from scaler.job import Job
 from scaler.masking import mask_text
 from scaler.plan import Plan
@@ -40,6 +40,7 @@ class Checkpoints:
         self._thread: Thread | None = None
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._failure: str | None = None  # of the last one
+        self._unreadable: RecipeError | None = None  # that no restart could read the last one
         self.best: float | None = None
 
     def is_time(self) -> bool:
@@ -89,9 +90,13 @@ class Checkpoints:
             values: of an evaluation of just these weights; None: there was none.
             is_best: what ``is_best`` said of them.
             began: when training began to stand still for it, by ``perf_counter``.
+
+        Raises:
+            RecipeError: the one before could not be read again.
         """
         copy, about = copied(state), self._about(state, plan, values, is_best=is_best)
         self.wait()
+        self._require_readable()
         self._saved_at = perf_counter()
         self._thread = Thread(
             target=self._write, args=(copy, about, began, self._saved_at - began), name="checkpoint", daemon=True
@@ -107,8 +112,10 @@ class Checkpoints:
 
         Raises:
             RunError: it could not be written.
+            RecipeError: it could not be read again.
         """
         self.wait()
+        self._require_readable()
         if self._failure is not None:
             raise RunError(
                 f"run {self._surroundings.folder.run_id}: its last checkpoint cannot be written: {self._failure}.",
@@ -120,6 +127,10 @@ class Checkpoints:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    def _require_readable(self) -> None:
+        if self._unreadable is not None:
+            raise self._unreadable
 
     def _about(
         self, state: Mapping[str, Any], plan: Plan, values: Mapping[str, float] | None, *, is_best: bool
@@ -153,6 +164,7 @@ class Checkpoints:
             size = write_checkpoint(folder, state, about)
             self._prune(folder, samples_seen)
         except Exception as error:  # any filesystem's own; training goes on, and the report says it
+            self._unreadable = error if isinstance(error, RecipeError) else None
             told = error.problem.removesuffix(".") if isinstance(error, ScalerError) else said(error)
             self._failure = mask_text(told)
             failed = {"kind": "checkpoint_failed", "time": time(), **where, "reason": self._failure}

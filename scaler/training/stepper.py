@@ -13,7 +13,7 @@ from scaler.job import Job
 from scaler.plan import Phase, Plan
 from scaler.training.average import WeightAverage
 from scaler.training.buffers import share_tensors
-from scaler.training.checkpoint import require_same_shapes
+from scaler.training.checkpoint import require_readable, require_same_shapes
 from scaler.training.clock import Clock
 from scaler.training.freezing import Freezing
 from scaler.training.gradients import GradientStep, Parts, StepMeasures, clip, total_norm
@@ -90,6 +90,7 @@ class Stepper:
         self._phase = plan.phases[0]
         self._set_constants()
         self._gradient = self._make_gradient()
+        self._is_new = True  # no step was taken yet
 
     def enter(self, phase: Phase) -> None:
         """Give the optimizer a phase's constants."""
@@ -153,6 +154,9 @@ class Stepper:
             self._step(gradient.trained)
         self._scaler.update()
         self._optimizer.zero_grad()
+        if self._is_new:
+            self._is_new = False
+            require_readable(self.state_dict())  # an optimizer's state is there after its first step
         if self.average is not None and step.ema_decay is not None:
             self.average.update(self.module, decay=step.ema_decay**reference_steps)
         return used_rate(self._optimizer, planned=lr)  # after the step: a hook of the recipe's would show
