@@ -21,6 +21,7 @@ from scaler.cluster.room import workers_in
 from scaler.errors import ClusterError
 
 CONNECT_S = 10.0
+HASH_SEED = "PYTHONHASHSEED"
 OBJECT_STORE_BYTES = 256 * 2**20  # records and a plan; data never goes through it
 
 # What an embedded cluster does without: it has no dashboard, and nobody preempts it.
@@ -56,6 +57,8 @@ def ray_cluster(address: str | None, *, verbose: bool, ship: Sequence[Path] = ()
     environment = {
         # Our worker log has what the recipe prints; Ray's copy would go to the driver twice.
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        # A set of texts has another order in each process, unless all of them hash alike.
+        HASH_SEED: os.environ.get(HASH_SEED, "0"),
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ.get("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1"),
     }
     if address is None:
@@ -145,12 +148,14 @@ def _connect(address: str | None, *, verbose: bool, ship: Sequence[Path], files:
         threading.Thread(target=import_module, args=("ray.train",), daemon=True).start()
     else:
         options["address"] = address
+        env_vars = {HASH_SEED: os.environ[HASH_SEED]}
         if ship:
             options["runtime_env"] = {"working_dir": str(ship[0]), "py_modules": [str(folder) for folder in ship[1:]]}
             if os.environ.get("PYTHONPATH"):  # folders that every node sees
                 folders = os.environ["PYTHONPATH"].split(os.pathsep)
                 python_path = os.pathsep.join(os.path.abspath(folder) for folder in folders if folder)
-                options["runtime_env"]["env_vars"] = {"PYTHONPATH": python_path}
+                env_vars["PYTHONPATH"] = python_path
+        options["runtime_env"] = {**options.get("runtime_env", {}), "env_vars": env_vars}
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:

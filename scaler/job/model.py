@@ -66,6 +66,11 @@ class Train(Length):
         ge=0,
         description="Processes that load data ahead for each worker; 0: the worker itself. Unused for tensors.",
     )
+    check_data: bool = Field(
+        True,
+        description="Whether to compare a few samples between workers, and with those that the run began with, at the "
+        "start of every attempt; data that differ are refused.",
+    )
     eval_every: Length = Field(
         Length(epochs=1), description="How often to evaluate; always at the end. steps count as full global batches."
     )

@@ -25,12 +25,14 @@ from scaler.training.clock import clock_for
 from scaler.training.controllers import Controllers
 from scaler.training.data import StepIndices, batches
 from scaler.training.evaluation import Evaluation
+from scaler.training.fingerprint import Digests, data_digests, require_data_of_before, require_same_data
 from scaler.training.gradients import is_out_of_memory
 from scaler.training.group import require_same_model
 from scaler.training.pace import Pace
 from scaler.training.randomness import gather_random_states, seed_worker, set_random_state
 from scaler.training.recipe import Recipe, require_planned
 from scaler.training.recorder import Recorder, Step
+from scaler.training.shares import is_too_few_for_norm, require_enough_for_norms, share_of_one
 from scaler.training.stepper import Stepper, WholeGradient
 from scaler.training.surroundings import Ending, Leave, Surroundings
 from scaler.training.watch import SAVING, WAITING, Watch
@@ -70,6 +72,7 @@ class Training:
         self._ramp: Ramp | None = None  # after a resize that raised the rate
         self._random: Tensor | None = None  # what a checkpoint says of this worker's random numbers
         self._pace = Pace()
+        self._digests: Digests = {}  # of the data that a checkpoint was trained on
         self._astray: str | None = None  # why the training has diverged, when it has
         self.samples_seen = 0
         self.progress = 0.0  # where the schedule is: samples_seen, unless the plan measures progress
@@ -97,6 +100,7 @@ class Training:
         self._is_complete = state["is_end"] and not self._next_size()
         self._ramp = self._ramp_after(state)
         self.samples_seen = self._plan.next_step(samples_seen)  # the batch may be another now, and the rest too small
+        self._digests = state.get("data", {})  # checkpoints of before lack them
         rows = state["random"]
         self._random = rows[surroundings.rank] if len(rows) == surroundings.world_size else None
 
@@ -110,6 +114,7 @@ class Training:
         """
         if self._next_size():
             self._evaluation.require_metrics(self._job, self._plan)
+            self._require_sound_start()
         self._begin_attempt()
         self._seed()
         self._recorder.begin()
@@ -144,6 +149,24 @@ class Training:
             # Also when something raised: what was measured is worth more than ever.
             self._recorder.end_attempt()
             self._hand_over()
+
+    def _require_sound_start(self) -> None:
+        """Refuse, before the first step, shares that BatchNorm cannot normalize and data that are not the same."""
+        recipe, job, plan = self._recipe, self._job, self._plan
+        workers = job.train.data_workers
+        require_enough_for_norms(
+            recipe,
+            self._stepper.module,
+            plan,
+            samples_seen=self.samples_seen,
+            device=self._device,
+            data_workers=workers,
+        )
+        if job.train.check_data:
+            digests = data_digests(recipe, data_workers=workers)
+            require_same_data(recipe, digests, world_size=self._surroundings.world_size, data_workers=workers)
+            require_data_of_before(recipe, digests, self._digests, data_workers=workers)
+            self._digests = digests
 
     def _next_size(self) -> int:
         """Samples in the next step; 0 at the end."""
@@ -244,6 +267,8 @@ class Training:
         try:
             return self._stepper.gradient(source, sizes, self._plan, step_samples=size, measure=measure)
         except Exception as error:
+            if 1 in sizes and is_too_few_for_norm(error):
+                raise share_of_one(self._plan, samples_seen=self.samples_seen) from error
             # In a group the others wait in the middle of a sum: all of it starts again with smaller micro-batches.
             is_alone = self._surroundings.world_size == 1
             if not (is_alone and self._job.scale.per_worker_batch_size == "auto" and is_out_of_memory(error)):
@@ -434,6 +459,7 @@ class Training:
         return {
             **self._stepper.state_dict(),
             "controllers": self._controllers.state_dict(),
+            "data": self._digests,
             "samples_seen": self.samples_seen,
             "progress": self.progress,
             "checkpoints": self._checkpoints.state_dict(),

@@ -1,0 +1,188 @@
+"""Whether the data are the same on every worker and in every attempt: digests of a few samples, compared at the start.
+
+A training set of the right size may still be another one: classes numbered by the order of a ``set``, files in the order
+of ``os.listdir``. Each worker would then train on something else, and so would the run after a resume.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from hashlib import blake2b
+from struct import pack
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from scaler.core.seeds import stream_seed
+from scaler.errors import RecipeError
+from scaler.training.randomness import seed_everything
+from scaler.training.recipe import Recipe
+
+FEW, MANY = 4, 64  # samples that are compared: of a dataset that loads them, and of tensors in memory
+REMEDY = (
+    "Build the data alike each time, from recipe_args and the job's seed only: a set and os.listdir have no order, "
+    "sorted(...) has."
+)
+
+Digests = dict[str, dict[int, str]]
+"""Of ``train_data`` and ``eval_data``: sample -> digest."""
+
+
+def data_digests(recipe: Recipe, *, data_workers: int, only: Digests | None = None) -> Digests:
+    """Return digests of a few samples of each dataset; those that cannot be loaded or read are left out.
+
+    Random augmentation draws the same for a sample each time. The random numbers of this process are others afterwards.
+
+    Args:
+        recipe: its data.
+        data_workers: of the job; with some, one such process loads the samples, for what a dataset opens is not shared
+            with processes that are started later.
+        only: the datasets and samples to look at; None: chosen by the datasets' sizes.
+    """
+    digests: Digests = {}
+    for name, data in (("train_data", recipe.train_data), ("eval_data", recipe.eval_data)):
+        if data is None or (only is not None and name not in only):
+            continue
+        chosen = sorted(only[name]) if only is not None else _chosen(len(data), type(data) is TensorDataset)  # type: ignore[arg-type]
+        found = DataLoader(
+            _Digested(data),
+            sampler=chosen,
+            batch_size=None,
+            num_workers=1 if data_workers and type(data) is not TensorDataset else 0,
+            collate_fn=_unchanged,
+            generator=torch.Generator(),
+        )
+        digests[name] = {index: digest for index, digest in zip(chosen, found, strict=True) if digest}
+    return digests
+
+
+def require_same_data(recipe: Recipe, mine: Digests, *, world_size: int, data_workers: int) -> None:
+    """Refuse data that differ between workers; called by all of them.
+
+    A sample that is not the same twice on one worker is random by itself, and says nothing.
+
+    Raises:
+        RecipeError: names the first sample that differs, on every worker.
+    """
+    if world_size == 1:
+        return
+    all_digests = _gathered(mine, world_size)
+    differing = _differing(all_digests)
+    if not differing:
+        return
+    again = _gathered(data_digests(recipe, data_workers=data_workers, only=differing), world_size)
+    for name, samples in differing.items():
+        for sample in samples:
+            first, second = ([digests[name].get(sample) for digests in found] for found in (all_digests, again))
+            if first == second and None not in first:
+                others = [str(rank) for rank, digest in enumerate(first) if digest != first[0]]
+                ranks = f"rank{'s' if len(others) > 1 else ''} {', '.join(others)}"
+                raise RecipeError(
+                    f"{name} differs between workers: its sample {sample} is another on {ranks} than on rank 0.",
+                    f"{REMEDY} train.check_data: false trains on it anyway.",
+                )
+
+
+def require_data_of_before(recipe: Recipe, mine: Digests, before: Mapping[str, Any], *, data_workers: int) -> None:
+    """Refuse training data that are not those that the run began with.
+
+    Args:
+        recipe: its data.
+        mine: digests now.
+        before: the digests that a checkpoint holds.
+        data_workers: of the job.
+
+    Raises:
+        RecipeError: names the first sample that differs.
+    """
+    kept: Mapping[int, str] = before.get("train_data", {})
+    now = mine["train_data"]
+    differing = [sample for sample, digest in kept.items() if now.get(sample, digest) != digest]
+    if not differing:
+        return
+    again = data_digests(recipe, data_workers=data_workers, only={"train_data": dict.fromkeys(differing, "")})
+    for sample in differing:
+        if again["train_data"].get(sample) == now[sample]:
+            raise RecipeError(
+                f"train_data is not what the run began with: its sample {sample} is another one.",
+                f"{REMEDY} --set train.check_data=false trains on it anyway.",
+            )
+
+
+def _chosen(size: int, in_memory: bool) -> list[int]:
+    """Samples from the first to the last, evenly spaced."""
+    many = min(size, MANY if in_memory else FEW)
+    return sorted({round(place * (size - 1) / max(1, many - 1)) for place in range(many)})
+
+
+def _differing(found: Sequence[Digests]) -> Digests:
+    """The samples whose digests are not the same on every worker that has them."""
+    differing: Digests = {}
+    for name, samples in found[0].items():
+        for sample in samples:
+            digests = {there for digests in found if (there := digests.get(name, {}).get(sample)) is not None}
+            if len(digests) > 1:
+                differing.setdefault(name, {})[sample] = ""
+    return differing
+
+
+def _gathered(mine: Digests, world_size: int) -> list[Digests]:
+    found: list[Digests] = [{} for _ in range(world_size)]
+    dist.all_gather_object(found, mine)
+    return found
+
+
+class _Digested(Dataset[str]):
+    """A dataset's samples as digests; empty where a sample cannot be loaded: training will say why."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, index: int) -> str:
+        seed_everything(stream_seed(0, "digest", index))
+        try:
+            return digest(self._dataset[index])
+        except Exception:
+            return ""
+
+
+def digest(value: Any) -> str:
+    """Return a digest of a sample's numbers, texts and structure; of other objects, of their class alone.
+
+    Example:
+        >>> digest({"x": torch.ones(2), "label": 3}) == digest({"x": torch.ones(2), "label": 3}) != digest({"x": 3})
+        True
+    """
+    return blake2b(b"".join(_parts(value)), digest_size=16).hexdigest()
+
+
+def _parts(value: Any) -> list[bytes]:
+    """A value as bytes, the same in every process."""
+    if isinstance(value, Tensor):
+        dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
+        numbers = dense.dequantize() if dense.is_quantized else dense
+        flat = numbers.cpu().resolve_conj().contiguous().reshape(-1).view(torch.uint8)
+        return [str((numbers.dtype, tuple(value.shape))).encode(), flat.numpy().tobytes()]
+    if value is None or isinstance(value, bool | int | str | bytes):
+        return [type(value).__name__.encode(), value if isinstance(value, bytes) else str(value).encode()]
+    if isinstance(value, float):
+        return [pack("d", value)]
+    if isinstance(value, Mapping):
+        return [b"{", *(part for key in value for part in (*_parts(key), *_parts(value[key]))), b"}"]
+    if isinstance(value, list | tuple):
+        return [b"[", *(part for item in value for part in _parts(item)), b"]"]
+    if is_dataclass(value) and not isinstance(value, type):
+        return _parts({field.name: getattr(value, field.name, None) for field in fields(value)})
+    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):  # numpy's, and a picture of PIL's
+        array = np.asarray(value)
+        if array.dtype.hasobject:
+            return _parts(array.tolist())
+        return [str((array.dtype.str, array.shape)).encode(), np.ascontiguousarray(array).tobytes()]
+    return [type(value).__qualname__.encode()]
+
+
+def _unchanged(value: Any) -> Any:
+    return value
