@@ -129,6 +129,22 @@ class Collector:
         self._take_event(noted)
         self._flush_when_due()
 
+    def survivors_stood_at(self, died: Sequence[int]) -> tuple[bool, int | None]:
+        """Return where the newest attempt was when it lost workers, as far as the others have said.
+
+        A worker that loses a peer hands over all that it has: it stands before the step in which the peer died.
+
+        Args:
+            died: the ranks that are gone.
+
+        Returns:
+            Whether more may still be said, and the samples seen; None: nobody has said so.
+        """
+        attempt, failed = self._attempts - 1, [event for event in self._troubles if event["kind"] == "worker_failed"]
+        survivors = {event["rank"] for event in failed if event["attempt"] == attempt and event["by_peer"]}
+        places = [place for rank in survivors if (place := self._reached.get((attempt, rank))) is not None]
+        return len(survivors) + len(died) < (self._tracker.look().world_size or 0), max(places, default=None)
+
     def look(self) -> Look:
         """Return what is known of the run."""
         self._flush_when_due()

@@ -6,9 +6,10 @@ It is unpickled in Ray Train's controller, so this module imports little.
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from time import monotonic, time
+from time import monotonic, sleep, time
 from typing import Any
 
+import ray
 from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
@@ -16,6 +17,9 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Worker
 
 from scaler.cluster.endings import Restart, first_line
 
+SURVIVORS_S = 2.0  # within which workers that lost a peer have handed over what they have
+POLL_S = 0.05
+KILLED = "its process was killed, or crashed"
 _DEATHS = (WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
 
 logger = logging.getLogger(__name__)
@@ -23,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 class FailurePolicy(DefaultFailurePolicy):
     """As Ray Train's, except that a group that made room costs nothing, and that starting is bounded by time.
+
+    Two groups one after the other that lose a worker at the same step are the end: the step kills it, not the machine.
 
     Args:
         failure_config: Ray Train's; ``max_failures`` counts groups that were lost.
@@ -35,6 +41,7 @@ class FailurePolicy(DefaultFailurePolicy):
         super().__init__(failure_config)
         self._collector, self._patience_s, self._hang_timeout_s = collector, patience_s, hang_timeout_s
         self._not_starting_since: float | None = None
+        self._died_at: int | None = None  # where the last group was when it lost a worker, in samples
 
     def make_decision(self, training_failed_error: Any) -> FailureDecision:
         """Decide on the end of a group's life, or on a group that did not start."""
@@ -45,12 +52,18 @@ class FailurePolicy(DefaultFailurePolicy):
         if isinstance(error, WorkerGroupError):
             causes = {rank: cause for rank, cause in error.worker_failures.items() if isinstance(cause, Restart)}
             if causes:
+                self._died_at = None
                 self._tell_ended("yielded", causes)
                 logger.info("The worker group made room and is started again: %s", error)
                 return FailureDecision.RETRY
             self._tell_hung(error.worker_failures)
             died = {rank: cause for rank, cause in error.worker_failures.items() if isinstance(cause, _DEATHS)}
-            self._tell_ended("lost", died, witnesses=sorted(set(error.worker_failures) - set(died)))
+            witnesses = sorted(set(error.worker_failures) - set(died))
+            twice_at = self._died_again_at(died)
+            self._tell_ended("lost", died, witnesses=witnesses, twice_at=twice_at)
+            if twice_at is not None:
+                logger.info("Workers died twice at sample %d; the run ends.", twice_at)
+                return FailureDecision.RAISE
         elif isinstance(error, PreemptionError):
             self._tell_ended("lost", dict.fromkeys(error.preemption_info.preempted_ranks, error))
         return super().make_decision(error)
@@ -62,6 +75,22 @@ class FailurePolicy(DefaultFailurePolicy):
         is_over = now - self._not_starting_since > self._patience_s
         return FailureDecision.RAISE if is_over else super().make_decision(error)
 
+    def _died_again_at(self, died: Mapping[int, Exception]) -> int | None:
+        """Return where this group lost a worker, if the one before lost one at the same step: a third would, too.
+
+        Nodes that went away are not the step's fault, and end the comparison.
+        """
+        before, self._died_at = self._died_at, None
+        if any(told_death(failure) != KILLED for failure in died.values()):
+            return None
+        deadline, more = monotonic() + SURVIVORS_S, True
+        with suppress(Exception):  # without a collector nothing is known, and the group is started again
+            while more and monotonic() < deadline:
+                asked = self._collector.survivors_stood_at.remote(sorted(died))
+                more, self._died_at = ray.get(asked, timeout=SURVIVORS_S)
+                sleep(POLL_S if more else 0.0)
+        return self._died_at if self._died_at is not None and self._died_at == before else None
+
     def _tell_hung(self, failures: Mapping[int, Exception]) -> None:
         for rank, failure in failures.items():
             if isinstance(failure, WorkerHealthCheckTimeoutError):
@@ -69,11 +98,19 @@ class FailurePolicy(DefaultFailurePolicy):
                 seconds = self._hang_timeout_s
                 self._tell({"kind": "worker_hung", "rank": rank, "seconds": seconds, "doing": doing, "where": where})
 
-    def _tell_ended(self, cause: str, failures: Mapping[int, Exception], *, witnesses: Sequence[int] = ()) -> None:
+    def _tell_ended(
+        self,
+        cause: str,
+        failures: Mapping[int, Exception],
+        *,
+        witnesses: Sequence[int] = (),
+        twice_at: int | None = None,
+    ) -> None:
         """Tell an end; where only ``witnesses`` are known, who lost a peer, the collector works out who is missing."""
         message = "; ".join(dict.fromkeys(told_death(failure) for failure in failures.values()))
         ended = {"kind": "group_ended", "cause": cause, "ranks": sorted(failures), "message": message or "is gone"}
-        self._tell({**ended, "witnesses": [] if failures else list(witnesses)})
+        told = {} if twice_at is None else {"twice_at": twice_at}
+        self._tell({**ended, **told, "witnesses": [] if failures else list(witnesses)})
 
     def _tell(self, event: dict[str, Any]) -> None:
         """Pass an event on without waiting; the run goes on without it when the collector is gone."""
@@ -92,6 +129,6 @@ def told_death(failure: Exception) -> str:
                 return "its node was taken away"
             if "node" in str(death) and "died" in str(death).split("node", 1)[1][:40]:
                 return "its node died"
-            return "its process was killed, or crashed"
+            return KILLED
         return first_line(death)
     return first_line(failure)

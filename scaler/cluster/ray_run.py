@@ -243,6 +243,14 @@ def _lost(failures: Mapping[int, Exception], troubles: Sequence[Event], job: Job
     told = {trouble["rank"] for trouble in last if trouble["kind"] == "worker_failed"}
     ranks = ended[-1]["ranks"] if ended else [rank for rank in sorted(failures) if rank not in told] or sorted(failures)
     names = ", ".join(map(str, ranks))
+    if ended and (twice_at := ended[-1].get("twice_at")) is not None:
+        logs = "\n".join(f"Log: {folder.path(f'logs/rank-{rank}.log')}" for rank in ranks)
+        return TrainingError(
+            f"rank{'s' if len(ranks) > 1 else ''} {names} died ({ended[-1]['message']}) in the step after sample "
+            f"{twice_at:,}, as in the attempt before: another restart would die there, too.",
+            "Look at what is special about that step: memory, or collectives of the loss on shares of different sizes "
+            f"(train.last_batch: drop leaves a short step out).\n{logs}",
+        )
     why = f" ({ended[-1]['message']})" if ended else ""
     logs = "\n".join(f"Log: {folder.path(f'logs/rank-{rank}.log')}" for rank in ranks)
     first = first_line(next(iter(failures.values())))

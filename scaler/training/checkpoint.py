@@ -148,7 +148,8 @@ def load_checkpoint(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
     except Exception as error:  # whatever torch's reader says of a file that somebody made to look right
         blamed = isinstance(error, UnpicklingError) and "GLOBAL" in str(error)
         raise RunError(
-            f"run {folder.run_id}: checkpoint {samples_seen} is whole, and cannot be read: {_why_unreadable(error)}.",
+            f"run {folder.run_id}: checkpoint {samples_seen} cannot be read, though its checksum is right: "
+            f"{_why_unreadable(error)}.",
             "If you trust the file, let the recipe call torch.serialization.add_safe_globals with that class; then "
             "resume. Keep the file: the checkpoints before it may hold the same."
             if blamed

@@ -271,3 +271,19 @@ def test_a_stranger_without_the_token_cannot_connect(token: str | None) -> None:
     assert stranger.returncode != 0
     assert "connected" not in stranger.stdout
     assert "token" in stranger.stderr.lower() or "unauthenticated" in stranger.stderr.lower()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_that_dies_twice_at_one_step_is_the_end(tmp_path: Path) -> None:
+    job, folder = start(
+        tmp_path, TROUBLED, "scale.num_workers=2", "recipe_args.trouble=abort", "recipe_args.at_call=20"
+    )
+    with pytest.raises(TrainingError) as caught:
+        run_on_ray(job, make_plan(job), folder, recipe_folder=str(TROUBLED), on_progress=lambda progress: None)
+    assert re.fullmatch(
+        r"rank 1 died \(its process was killed, or crashed\) in the step after sample [\d,]+, as in the attempt before: "
+        r"another restart would die there, too\.",
+        caught.value.problem,
+    )
+    ended = [event for event in read_events(folder) if event["kind"] == "group_ended"]
+    assert [event.get("twice_at") is not None for event in ended] == [False, True]
