@@ -53,7 +53,9 @@ def share_tensors(tensors: Sequence[Tensor]) -> None:
 def _broadcast(tensors: Sequence[Tensor]) -> None:
     plain = [tensor.detach() for tensor in tensors if _is_plain(tensor)]
     if plain:
-        dist._broadcast_coalesced(dist.group.WORLD, plain, CHUNK_BYTES, 0)
+        group = dist.group.WORLD
+        assert group is not None
+        dist._broadcast_coalesced(group, plain, CHUNK_BYTES, 0)  # type: ignore[attr-defined]
 
 
 def _is_plain(tensor: Tensor) -> bool:

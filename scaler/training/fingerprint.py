@@ -1,7 +1,7 @@
 """Whether the data are the same on every worker and in every attempt: digests of a few samples, compared at the start.
 
-A training set of the right size may still be another one: classes numbered by the order of a ``set``, files in the order
-of ``os.listdir``. Each worker would then train on something else, and so would the run after a resume.
+A training set of the right size may still be another one: classes numbered by the order of a ``set``, files in the
+order of ``os.listdir``. Each worker would then train on something else, and so would the run after a resume.
 """
 
 from collections.abc import Mapping, Sequence

@@ -10,8 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 def start_training(model: nn.Module) -> None:
     """Put a model into training mode, except for the modules that the recipe's ``build`` put into evaluation mode.
 
-    ``model.train()`` alone would undo the ``.eval()`` of a BatchNorm that the recipe froze. A model of which every module
-    is in evaluation mode, as ``from_pretrained`` of transformers returns it, is put into training mode as a whole.
+    ``model.train()`` alone would undo the ``.eval()`` of a BatchNorm that the recipe froze. A model of which every
+    module is in evaluation mode, as ``from_pretrained`` of transformers returns it, is put into training mode as a
+    whole.
 
     Args:
         model: as the recipe built it, not wrapped.

@@ -284,6 +284,9 @@ def _checked(recipe: object, path: str) -> Recipe:
                 "Leave eval_data out for no evaluation." if name == "eval_data" else "There is nothing to train on."
             )
             raise RecipeError(f"{path}: {name} is empty.", remedy)
+    for parameter_name, parameter in named_parameters(recipe.model).items():
+        if unusable := _unusable(parameter):
+            raise RecipeError(f"{path}: the model's parameter {parameter_name} {unusable[0]}.", unusable[1])
     if not any(parameter.requires_grad for parameter in recipe.model.parameters()):
         raise RecipeError(f"{path}: the model has no parameter to train.", "At least one must require a gradient.")
     return recipe
@@ -297,3 +300,17 @@ def _has_items(data: object) -> bool:
         return False
     own = getattr(type(data), "__getitem__", None)
     return hasattr(data, "__getitems__") or (own is not None and own is not Dataset.__getitem__)
+
+
+def _unusable(parameter: "nn.Parameter") -> tuple[str, str] | None:
+    """Why a parameter cannot be trained by anyone, and what to do; None: it can."""
+    from torch import strided
+    from torch.nn.parameter import is_lazy
+
+    if is_lazy(parameter):
+        return "has no shape yet", "Run the model once on a sample in build(): lazy layers get their shapes then."
+    if parameter.is_meta:
+        return "is on the meta device and has no values", "Build the model on the CPU."
+    if parameter.layout != strided:
+        return f"is a sparse tensor ({str(parameter.layout).removeprefix('torch.')})", "Make it dense, or a buffer."
+    return None

@@ -50,7 +50,7 @@ class GradientSum:
         self._on_part: OnPart | None = None
         self._works: list[dist.Work] = []
         self._hooks = [
-            parameter.register_post_accumulate_grad_hook(partial(self._arrived, index))
+            parameter.register_post_accumulate_grad_hook(partial(self._arrived, index))  # type: ignore[no-untyped-call]
             for index, parameter in enumerate(self._parameters)
         ]
 
@@ -212,7 +212,9 @@ class _Bucket:
     @torch.no_grad()
     def take(self, on_part: OnPart | None) -> None:
         """Put this worker's gradients into the buffer."""
-        present = [(p, p.grad, view) for p, view in zip(self.parameters, self._views, strict=True) if p.grad is not None]
+        present = [
+            (p, p.grad, view) for p, view in zip(self.parameters, self._views, strict=True) if p.grad is not None
+        ]
         self._is_whole = len(present) == len(self.parameters)
         self._used.fill_(1.0)
         if not self._is_whole:
@@ -243,7 +245,7 @@ def coalesced(gradient: Tensor) -> Tensor:
 
 
 def values_of(gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Return the tensors that hold the gradients' numbers, not copied: of a sparse one, which is coalesced, its rows."""
+    """Return the tensors that hold the gradients' numbers, not copied: of a sparse, coalesced one its rows."""
     return [gradient.values() if gradient.is_sparse else gradient for gradient in gradients]
 
 

@@ -49,11 +49,14 @@ def first_share_of_one(plan: Plan, *, samples_seen: int) -> int | None:
     """Return where the first step begins in which a worker's forward has a single sample; None: there is none."""
     seen = samples_seen
     while size := plan.step_size(seen):
-        if any(
-            stop - start == 1
-            for rank in {0, plan.world_size - 1}  # the largest shares and the smallest
-            for start, stop in plan.micro_batch_bounds(size, rank=rank, samples_seen=seen)
-        ) or size < plan.world_size:
+        if (
+            any(
+                stop - start == 1
+                for rank in {0, plan.world_size - 1}  # the largest shares and the smallest
+                for start, stop in plan.micro_batch_bounds(size, rank=rank, samples_seen=seen)
+            )
+            or size < plan.world_size
+        ):
             return seen
         phase = plan.phase_at(seen)
         ends = [plan.most_samples, (seen // plan.num_samples + 1) * plan.num_samples]
@@ -69,8 +72,8 @@ def share_of_one(plan: Plan, *, samples_seen: int) -> RecipeError:
     if size == phase.global_batch_size:
         return RecipeError(
             f"BatchNorm needs more than one sample, and a step of {_counted(size, 'sample')} on "
-            f"{_counted(plan.world_size, 'worker')} in {_counted(phase.grad_accum_steps, 'micro-step')} gives a forward "
-            "only one.",
+            f"{_counted(plan.world_size, 'worker')} in {_counted(phase.grad_accum_steps, 'micro-step')} gives some "
+            "forward only one.",
             "Use fewer workers or micro-steps, or a larger batch: two samples in each forward at least.",
         )
     return RecipeError(

@@ -173,7 +173,9 @@ class Stepper:
 
     def broken_weight(self) -> str | None:
         """Say which weight is not a number, if one is: the losses so far are older than the last step's weights."""
-        named = [(name, tensor) for name, tensor in named_parameters(self.module).items() if not tensor.isfinite().all()]
+        named = [
+            (name, tensor) for name, tensor in named_parameters(self.module).items() if not tensor.isfinite().all()
+        ]
         return f"{named[0][0]} is not finite" if named else None
 
     def state_dict(self) -> dict[str, Any]:
@@ -211,7 +213,9 @@ class Stepper:
         try:
             self._scaler.step(self._optimizer)
         except (RuntimeError, NotImplementedError) as error:
-            names = [name for name, p in named_parameters(self.module).items() if p.grad is not None and p.grad.is_sparse]
+            names = [
+                name for name, p in named_parameters(self.module).items() if p.grad is not None and p.grad.is_sparse
+            ]
             if not names:
                 raise
             raise RecipeError(

@@ -76,7 +76,7 @@ def packed() -> PackedSequence:
     return pack_sequence([torch.ones(3), torch.ones(2)])
 
 
-Named = namedtuple("Named", ["x", "y"])  # noqa: PYI024
+Named = namedtuple("Named", ["x", "y"])
 
 
 def items() -> Items:
