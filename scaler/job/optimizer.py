@@ -82,7 +82,11 @@ class ParameterGroup(Section):
             Discriminator(lambda value: "<length>" if isinstance(value, dict | Point) else "<word>"),
         ]
         | None
-    ) = Field(None, description="true: not trained at all; a point of training such as {epochs: 2}: not until then.")
+    ) = Field(
+        None,
+        description="true: not trained at all; a point of training such as {epochs: 2}: not until then. The "
+        "statistics of their BatchNorm stay, too.",
+    )
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:

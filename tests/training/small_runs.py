@@ -18,6 +18,7 @@ from scaler.runs import RunFolder
 from scaler.training.checkpoint_files import find_checkpoint
 from scaler.training.group import is_lost_peer
 from scaler.training.loop import Training
+from scaler.training.names import named_parameters
 from scaler.training.pace import Pace
 from scaler.training.randomness import seed_everything
 from scaler.training.surroundings import Ending, Leave
@@ -146,7 +147,7 @@ def make_job(**given: Any) -> Job:
 
 
 def shapes_of(recipe: Recipe) -> dict[str, int]:
-    return {name: parameter.numel() for name, parameter in recipe.model.named_parameters()}
+    return {name: parameter.numel() for name, parameter in named_parameters(recipe.model).items()}
 
 
 def plan_of(job: Job, world_size: int = 1) -> Plan:

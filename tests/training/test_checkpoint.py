@@ -4,20 +4,31 @@ import json
 import pickle
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from time import sleep
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_runs import EveryStep, events_of, in_this_process, make_job, make_recipe, new_folder, run
+from torch import nn
 
-from scaler.errors import ClusterError, RunError
+from scaler import Recipe
+from scaler.errors import ClusterError, RecipeError, RunError
 from scaler.runs import RunFolder
 from scaler.training import checkpoints
 from scaler.training.checkpoint import copied, load_checkpoint, write_checkpoint
-from scaler.training.checkpoint_files import SCHEMA_VERSION, committed, find_checkpoint, read_manifest
+from scaler.training.checkpoint_files import (
+    SCHEMA_VERSION,
+    committed,
+    find_checkpoint,
+    read_manifest,
+    write_files,
+)
 
 STATE = {"samples_seen": 0, "weights": torch.arange(4.0)}
 
@@ -142,6 +153,110 @@ def test_a_checkpoint_that_was_made_to_run_code_does_not(folder: RunFolder, tmp_
         with pytest.raises(RunError, match=r"checkpoint 300 cannot be read"):
             load_checkpoint(folder, 300)
     assert not marker.exists()
+
+
+@dataclass
+class Plain:
+    x: int = 1
+
+
+KEPT: list[tuple[Any, str | None]] = [  # what get_extra_state returns, and what torch's reader does not take in it
+    ({"calls": 3, "of": ["a", (1, 2.0), None, b"x", {1, 2}]}, None),
+    (torch.eye(3).to_sparse(), None),
+    (np.zeros(3), "numpy._core.multiarray._reconstruct"),
+    ({"scale": [1.0, np.float64(2.0)]}, "numpy._core.multiarray.scalar"),
+    (Plain(), f"{__name__}.Plain"),
+]
+
+
+class Keeping(nn.Linear):
+    """Keeps a value beside its weights."""
+
+    kept: Any = None
+
+    def get_extra_state(self) -> Any:
+        return self.kept
+
+    def set_extra_state(self, state: Any) -> None:
+        self.kept = state
+
+
+def keeping(value: Any) -> Recipe:
+    made, model = make_recipe(), nn.Sequential(nn.Linear(6, 4), Keeping(4, 2))
+    model[1].kept = value
+    return Recipe(model=model, train_data=made.train_data, loss=made.loss)
+
+
+@pytest.mark.parametrize(("value", "blamed"), KEPT)
+def test_a_state_holds_more_than_tensors_and_what_no_restart_could_read_is_refused_at_the_first_step(
+    tmp_path: Path, value: Any, blamed: str | None
+) -> None:
+    job = make_job(per_worker_batch_size=64, train={"ema": {"decay": 0.9}})
+    training, around = in_this_process(tmp_path, keeping(value), job)
+    if blamed is not None:
+        with pytest.raises(RecipeError) as caught:
+            training.run()
+        place = "model.1._extra_state" + (".scale[1]" if isinstance(value, dict) else "")
+        kind = "float64" if isinstance(value, dict) else type(value).__name__
+        assert str(caught.value) == (
+            f"a checkpoint cannot hold {place} ({kind}): torch.load(weights_only=True) does not read {blamed}.\n"
+            "  Keep it as tensors, numbers, texts, or lists and dicts of these; or let the recipe call "
+            "torch.serialization.add_safe_globals with its class."
+        )
+        assert training.samples_seen == 0
+        assert find_checkpoint(around.folder) == (None, [])
+        return
+    training.run()
+    again, around = in_this_process(tmp_path, keeping("nothing"), job)
+    found, _ = find_checkpoint(around.folder)
+    assert found is not None
+    again.restore(found)
+    kept = again._stepper.module[1].kept
+    assert torch.equal(kept.to_dense(), torch.eye(3)) if isinstance(value, torch.Tensor) else kept == value
+
+
+def test_a_state_that_turns_unreadable_later_ends_the_training(tmp_path: Path) -> None:
+    recipe = keeping(None)
+    loss, calls = recipe.loss, []
+
+    def spoil(model: nn.Module, batch: Any) -> Any:
+        calls.append(1)
+        model[1].kept = Plain() if len(calls) == 3 else model[1].kept
+        return loss(model, batch)
+
+    recipe = Recipe(model=recipe.model, train_data=recipe.train_data, loss=spoil)
+    training, around = in_this_process(tmp_path, recipe, make_job(per_worker_batch_size=64))
+    with pytest.raises(
+        RecipeError, match=rf"^the checkpoint cannot be read again: .* does not read {__name__}.Plain\."
+    ):
+        training.run()
+    assert committed(around.folder) == []
+
+
+def test_a_checkpoint_that_torch_does_not_read_is_kept_and_nobody_is_told_to_remove_it(folder: RunFolder) -> None:
+    data = BytesIO()
+    torch.save({"x": Plain()}, data)
+    write_files(folder, data.getvalue(), {"samples_seen": 300})
+    with pytest.raises(RunError) as caught:
+        load_checkpoint(folder, 300)
+    assert str(caught.value) == (
+        "run run: checkpoint 300 cannot be read, though its checksum is right: torch.load(weights_only=True) does not "
+        f"read {__name__}.Plain.\n"
+        "  If you trust the file, let the recipe call torch.serialization.add_safe_globals with that class; then "
+        "resume. Keep the file: the checkpoints before it may hold the same."
+    )
+
+
+def test_the_copy_of_a_state_is_one_of_its_own() -> None:
+    kept = np.zeros(2)
+    state = {"a": [kept], "sparse": torch.eye(2).to_sparse(), "named": Plain(2)}
+    copy = copied(state)
+    kept += 1
+    state["sparse"].values().add_(1)
+    state["named"].x = 3
+    assert copy["a"][0].tolist() == [0.0, 0.0]
+    assert torch.equal(copy["sparse"].to_dense(), torch.eye(2))
+    assert copy["named"] == Plain(2)
 
 
 def _saved_by_torch(value: object, tmp_path: Path) -> bytes:

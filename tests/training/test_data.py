@@ -1,13 +1,16 @@
 """The order of the samples, and batches of them."""
 
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from small_runs import make_job, plan_of
 from torch.utils.data import Dataset, TensorDataset
 
 from scaler import Recipe
-from scaler.training.data import EpochOrder, batches, to_device
+from scaler.training.data import EpochOrder, StepIndices, batches, to_device
 
 
 def recipe_for(data: Dataset[Any], **options: Any) -> Recipe:
@@ -94,6 +97,38 @@ def test_every_tensor_of_a_nested_batch_moves() -> None:
     assert moved["a"][0].is_meta
     assert moved["b"][0].is_meta
     assert moved["a"][1] == 3
+
+
+class Noisy(Dataset[Any]):
+    """Each sample is handed out with a random shift, from all three streams: what augmentation does."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor([index, torch.rand(()).item(), float(np.random.rand()), random.random()]).double()
+
+
+def drawn(samples_seen: int, *, world_size: int = 1, rank: int = 0) -> list[list[float]]:
+    """What a loading process hands out from a point of training on."""
+    plan = plan_of(make_job(global_batch_size=4, train={"num_samples": 12, "epochs": 3}), world_size)
+    indices = StepIndices(plan, seed=5, rank=rank, samples_seen=samples_seen)
+    data = Noisy()
+    found = batches(recipe_for(data), data, indices, data_workers=2, pin=False, seeds=indices.seeds())
+    return [row for batch in found for row in batch.tolist()]
+
+
+def test_augmentation_in_loading_processes_differs_from_epoch_to_epoch_and_is_the_same_after_a_resume() -> None:
+    whole = drawn(0)
+    assert len({tuple(row[1:]) for row in whole}) == len(whole) == 36
+    assert sorted(row[0] for row in whole[:12]) == list(range(12))
+    for samples_seen in (4, 12, 20):
+        assert drawn(samples_seen) == whole[samples_seen:]
+
+
+def test_workers_draw_different_augmentation() -> None:
+    first, second = (drawn(0, world_size=2, rank=rank) for rank in (0, 1))
+    assert not {tuple(row[1:]) for row in first} & {tuple(row[1:]) for row in second}
 
 
 def test_neighbouring_seeds_and_epochs_share_no_order() -> None:

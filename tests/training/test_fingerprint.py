@@ -68,7 +68,10 @@ REMEDY = (
     ("kind", "said"),
     [
         ("alike", "alike"),
-        ("one sample", f"train_data differs between workers: its sample 19 is another on rank 1 than on rank 0.{REMEDY}"),
+        (
+            "one sample",
+            f"train_data differs between workers: its sample 19 is another on rank 1 than on rank 0.{REMEDY}",
+        ),
         ("tensors", f"train_data differs between workers: its sample 0 is another on rank 1 than on rank 0.{REMEDY}"),
         ("augmented", "alike"),  # each sample draws from a seed of its own
         ("random by itself", "alike"),  # nothing can be said

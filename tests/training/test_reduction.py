@@ -1,18 +1,25 @@
 """What DDP's wrapper does not do: every kind of gradient and of model, on any number of workers as on one."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from groups import run_group
+from small_runs import Kept, make_job, weights_of
 from test_gradients import make_step
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import TensorDataset
 
+from scaler import Recipe
 from scaler.core.batch import micro_batch_bounds
 from scaler.errors import RecipeError
+from scaler.plan import make_plan
+from scaler.training.buffers import share_tensors
 from scaler.training.gradients import clip, total_norm
+from scaler.training.loop import Training
 
 SAMPLES = 7
 
@@ -221,3 +228,90 @@ def test_clipping_shortens_sparse_and_dense_gradients_alike() -> None:
         found.append((norm, [p.grad.to_dense() for p in parameters]))
     torch.testing.assert_close(found[0], found[1])
     assert float(total_norm(found[1][1])) == pytest.approx(0.1, rel=1e-4)
+
+
+class Statistics(nn.Module):
+    """A dense, a sparse and a boolean buffer, one of them assigned anew in each forward."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("flags", torch.tensor([rank == 0, True]))
+        self.register_buffer("graph", (torch.eye(2) * (rank + 1)).to_sparse())
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        self.mean = x.mean().reshape(1) + self.mean
+        return self.layer(x)
+
+
+def share_statistics(rank: int, world_size: int) -> list[Any]:
+    model = Statistics(rank)
+    step = make_step(model, forward_loss, world_size)
+    for _ in range(2):
+        step(iter([torch.full((2, 4), float(rank + 1))]), [2], step_samples=4)
+    before = model.mean.tolist()
+    share_tensors(list(model.buffers()))
+    buffers = [model.count, model.mean, model.flags, model.graph.to_dense()]
+    return [before, [buffer.tolist() for buffer in buffers]]
+
+
+def test_buffers_are_rank_0s_at_each_step_and_of_every_kind_when_they_are_shared() -> None:
+    first, second = run_group(share_statistics, 2)
+    assert first[0] == [2.0]
+    assert second[0] == [3.0], "1 of rank 0's first step, and 2 of its own second"
+    assert first[1] == second[1] == [2, [2.0], [True, True], [[1.0, 0.0], [0.0, 1.0]]]
+
+
+OPTIMIZERS: list[tuple[dict[str, Any], float | None]] = [
+    ({"name": "sgd"}, None),
+    ({"name": "sgd"}, 0.01),
+    ({"name": "torch.optim:SparseAdam"}, 0.01),
+    ({"name": "torch.optim:Adagrad"}, None),
+]
+
+
+def sparse_recipe() -> Recipe:
+    generator = torch.Generator().manual_seed(0)
+    ids, labels = torch.randint(0, 50, (256, 3), generator=generator), torch.randn(256, 50, generator=generator)
+    torch.manual_seed(1)
+    model = nn.EmbeddingBag(50, 50, sparse=True)
+    data = TensorDataset(ids, labels)
+    return Recipe(model=model, train_data=data, loss=lambda m, b: (m(b[0]) - b[1]).pow(2).mean())
+
+
+def train_sparse(rank: int, world_size: int, folder: str, options: dict[str, Any], clip: float | None) -> list[float]:
+    recipe = sparse_recipe()
+    job = make_job(
+        reference={"lr": 0.1, "optimizer": options},
+        global_batch_size=32,
+        rule="none",
+        train={"num_samples": 256, "clip_grad_norm": clip},
+    )
+    around = Kept(rank, world_size, folder)
+    Training(recipe, job, make_plan(job, world_size), around).run()
+    return weights_of(recipe.model)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # torch's, of its own Adagrad
+@pytest.mark.parametrize(("options", "clip"), OPTIMIZERS)
+def test_sparse_gradients_are_trained_on_any_number_of_workers(
+    tmp_path: Path, options: dict[str, Any], clip: float | None
+) -> None:
+    alone = train_sparse(0, 1, str(tmp_path / "alone"), options, clip)
+    both = run_group(train_sparse, 2, str(tmp_path / "both"), options, clip)
+    assert both[0] == both[1]
+    torch.testing.assert_close(torch.tensor(both[0]), torch.tensor(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_an_optimizer_that_refuses_sparse_gradients_is_named_in_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        train_sparse(0, 1, str(tmp_path), {"name": "adamw"}, None)
+    assert str(caught.value) == (
+        "the gradient of weight is sparse, and the optimizer does not take it: RuntimeError: Adam does not support "
+        "sparse gradients, please consider SparseAdam instead\n"
+        "  Use nn.Embedding(sparse=False), or an optimizer for sparse gradients: sgd without weight_decay, or "
+        "torch.optim:SparseAdam."
+    )
