@@ -4,7 +4,7 @@ A training set of the right size may still be another one: classes numbered by t
 order of ``os.listdir``. Each worker would then train on something else, and so would the run after a resume.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from hashlib import blake2b
 from struct import pack
@@ -21,7 +21,7 @@ from scaler.errors import RecipeError
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe import Recipe
 
-FEW, MANY = 4, 64  # samples that are compared: of a dataset that loads them, and of tensors in memory
+FEW, MANY = 4, 16  # samples that are compared: of a dataset that loads them, and of tensors in memory
 REMEDY = (
     "Build the data alike each time, from recipe_args and the job's seed only: a set and os.listdir have no order, "
     "sorted(...) has."
@@ -46,15 +46,19 @@ def data_digests(recipe: Recipe, *, data_workers: int, only: Digests | None = No
     for name, data in (("train_data", recipe.train_data), ("eval_data", recipe.eval_data)):
         if data is None or (only is not None and name not in only):
             continue
-        chosen = sorted(only[name]) if only is not None else _chosen(len(data), type(data) is TensorDataset)  # type: ignore[arg-type]
-        found = DataLoader(
-            _Digested(data),
-            sampler=chosen,
-            batch_size=None,
-            num_workers=1 if data_workers and type(data) is not TensorDataset else 0,
-            collate_fn=_unchanged,
-            generator=torch.Generator(),
-        )
+        in_memory = type(data) is TensorDataset
+        chosen = sorted(only[name]) if only is not None else _chosen(len(data), in_memory)  # type: ignore[arg-type]
+        digested = _Digested(data)
+        found: Iterable[str] = map(digested.__getitem__, chosen)
+        if data_workers and not in_memory:
+            found = DataLoader(
+                digested,
+                sampler=chosen,
+                batch_size=None,
+                num_workers=1,
+                collate_fn=_unchanged,
+                generator=torch.Generator(),
+            )
         digests[name] = {index: digest for index, digest in zip(chosen, found, strict=True) if digest}
     return digests
 
@@ -142,7 +146,8 @@ class _Digested(Dataset[str]):
         self._dataset = dataset
 
     def __getitem__(self, index: int) -> str:
-        seed_everything(stream_seed(0, "digest", index))
+        if type(self._dataset) is not TensorDataset:
+            seed_everything(stream_seed(0, "digest", index))
         try:
             return digest(self._dataset[index])
         except Exception:

@@ -167,6 +167,7 @@ MAY_CHANGE = [
     "train.clip_grad_norm=1.0",
     "train.noise_scale_every=null",
     "train.data_workers=2",
+    "train.check_data=false",
     "train.eval_every={samples: 100}",
     "train.num_samples=null",  # compared by what the recipe has
     "resources={cpus_per_worker: 0.5, gpus_per_worker: 0}",

@@ -115,7 +115,7 @@ JOB_KEYS = (
 )
 TRAIN_KEYS = (
     "epochs, steps, samples, num_samples, last_batch, seed, precision, clip_grad_norm, ema, noise_scale_every, "
-    "data_workers, eval_every."
+    "data_workers, check_data, eval_every."
 )
 
 
@@ -454,7 +454,8 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (
             "groups=[{match: '*', freeze: false}]",
             "JOB: groups.0.freeze = false is not one of true.\n"
-            "  groups.freeze: true: not trained at all; a point of training such as {epochs: 2}: not until then.",
+            "  groups.freeze: true: not trained at all; a point of training such as {epochs: 2}: not until then. The "
+            "statistics of their BatchNorm stay, too.",
         ),
         (
             "groups=[{match: '*', freeze: {epochs: 0}}]",

@@ -103,6 +103,7 @@ def test_the_smallest_job_has_the_documented_defaults() -> None:
             "precision": "fp32",
             "noise_scale_every": 20,
             "data_workers": 0,
+            "check_data": True,
             "eval_every": {"epochs": 1.0},
         },
         "resources": {"cpus_per_worker": 1.0, "gpus_per_worker": 0.0},

@@ -172,6 +172,8 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], optio
     only one where it is), ``surroundings`` (a class instead of ``Kept``).
     """
     torch.set_num_threads(1)
+    if options.get("counted"):  # comparing the data would ask for some samples once more
+        values = {**values, "train": {**values["train"], "check_data": False}}
     job = parse_job(values, source="job")
     seed_everything(job.train.seed)
     options = dict(options)
