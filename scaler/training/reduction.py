@@ -41,6 +41,7 @@ class GradientSum:
         self._group, self._names, self._parameters = group, list(named), list(named.values())
         self._is_sparse = [any(parameter is other for other in sparse) for parameter in self._parameters]
         self._parts = [_UNKNOWN] * len(self._parameters)  # of each gradient in one backward
+        self._is_counting = True  # in this worker's first step with a share
         self._left = list(self._parts)
         self._buckets: list[_Bucket] = []  # made in the first step
         self._bucket_of: list[int] = []
@@ -81,7 +82,8 @@ class GradientSum:
         for bucket in self._buckets[self._launched :]:
             self._launch(bucket)
         self._launched = 0
-        if counts and _UNKNOWN in self._parts:
+        if counts and self._is_counting:
+            self._is_counting = False
             parts = [_UNKNOWN - left for left in self._left]
             self._parts = [_UNKNOWN if sparse else max(1, n) for n, sparse in zip(parts, self._is_sparse, strict=True)]
 

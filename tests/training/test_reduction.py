@@ -315,3 +315,24 @@ def test_an_optimizer_that_refuses_sparse_gradients_is_named_in_the_first_step(t
         "  Use nn.Embedding(sparse=False), or an optimizer for sparse gradients: sgd without weight_decay, or "
         "torch.optim:SparseAdam."
     )
+
+
+def launched_early(rank: int, world_size: int) -> list[int]:
+    """Buckets whose sum had begun when backward ended, in each step."""
+    torch.manual_seed(1)
+    step, found = make_step(Words(), forward_loss, world_size), []
+    assert step._sum is not None
+    start_rest = step._sum.start_rest
+
+    def note(*, counts: bool) -> None:
+        found.append(step._sum._launched)
+        start_rest(counts=counts)
+
+    step._sum.start_rest = note
+    for _ in range(4):
+        step(iter([torch.ones(2, 4)]), [2], step_samples=4)
+    return found
+
+
+def test_sums_begin_inside_backward_from_the_second_step_on() -> None:
+    assert run_group(launched_early, 2) == [[0, 1, 1, 1]] * 2
