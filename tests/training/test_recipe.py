@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
 
 from scaler.errors import JobFileError, RecipeError
-from scaler.training.recipe import Recipe, load_recipe, recipe_failure
+from scaler.training.recipe import Recipe, _checked, load_recipe, recipe_failure
 
 GOOD = """
 import torch, scaler
@@ -142,3 +145,20 @@ def test_a_traceback_begins_where_the_recipe_does(folder: Path) -> None:
         "             ~~^~~\n"
         "  ZeroDivisionError: division by zero"
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        (lambda: nn.LazyLinear(3), "r:build: the model's parameter weight has no shape yet."),
+        (
+            lambda: nn.Linear(2, 2, device="meta"),
+            "r:build: the model's parameter weight is on the meta device and has no values.",
+        ),
+    ],
+)
+def test_a_parameter_that_nobody_can_train_is_refused(model: Any, problem: str) -> None:
+    data = TensorDataset(torch.ones(2, 2))
+    with pytest.raises(RecipeError) as caught:
+        _checked(Recipe(model=model(), train_data=data, loss=lambda model, batch: model(batch[0]).mean()), "r:build")
+    assert caught.value.problem == problem
