@@ -4,8 +4,8 @@
 
 with G the gradient of the loss over all data, Sigma the covariance of one sample's gradient about it: the number of
 samples at which the noise of a batch's gradient is as long as the gradient itself. Two unbiased numbers a step are
-enough to measure it (``estimate_squares``), averaged apart and divided late (``NoiseScaleAverage``); ``gain`` says
-what it means for a batch.
+enough to measure it (``estimate_squares``), averaged apart and divided late (``NoiseScaleAverage``, AdaScale's, and
+``noise_history.NoiseHistory`` for that of the newest step); ``gain`` says what it means for a batch.
 
 The noise scale is often read as a critical batch size, beyond which a larger batch is wasted. That is an estimate, and
 advice: it takes the loss to be curved alike in all directions, plain SGD, and samples drawn alike on every worker.
@@ -14,12 +14,10 @@ Merrill et al. 2025 (https://arxiv.org/abs/2505.23971) find it too low by orders
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import inf, isfinite, sqrt
+from math import inf, isfinite
 from typing import Any, Self
 
 from scaler.errors import PlanError
-
-MIN_EFFECTIVE_STEPS = 4.5  # from the fifth step on; before it neither _student nor the interval means anything
 
 
 def gain(batch_ratio: float, *, noise_scale: float, reference_batch_size: float) -> float:
@@ -147,7 +145,7 @@ def estimate_squares(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NoiseScaleAverage:
-    """Running averages of both estimates, and what they say of the noise scale.
+    """AdaScale's running averages of both estimates, and the gain that they give.
 
         average <- average + a * (estimate - average),   a = max(1 / t, 1 - theta) at the t-th estimate
 
@@ -156,36 +154,30 @@ class NoiseScaleAverage:
     estimates to >= 0 before averaging, which makes ``signal`` too large and the gain too small; we look at the sign
     of the averages instead.) Neither depends on the batch size, so both outlive a resize.
 
+    It is an average over the steps that theta remembers, and lags behind a noise scale that grows; ``NoiseHistory``
+    estimates that of the newest step.
+
     Args:
-        theta: weight of the past, in [0, 1]; 1 is a plain mean for ever. The default, 0.99, averages 199 steps' worth
-            (``effective_steps``): it brings the 133 % scatter of one step's ``signal`` (measured: 8 workers of 8
-            samples, noise scale 148) to 9 %, which moves the gain by less, and lags 100 steps behind a noise scale
-            that grows over the whole training. AdaScale has max(1 - batch_ratio / 1000, 0): 1000 reference batches.
+        theta: weight of the past, in [0, 1]; 1 is a plain mean for ever.
         steps: estimates averaged so far.
         signal: average of ``GradientSquares.signal``.
         variance: average of ``GradientSquares.variance``.
-        signal_scatter, variance_scatter, joint_scatter: weighted variances of the two estimates, and their covariance.
-        weight_squares: sum of the squared weights, which add up to 1.
 
     Raises:
         PlanError: ``theta`` outside [0, 1].
 
     Example:
-        >>> average = NoiseScaleAverage()
+        >>> average = NoiseScaleAverage(theta=0.99)
         >>> for signal, variance in [(1.0, 90.0), (-0.5, 110.0), (2.5, 100.0)]:
         ...     average = average.update(GradientSquares(signal=signal, variance=variance))
         >>> average.noise_scale, average.gain(4.0, reference_batch_size=25)
         (100.0, 2.5)
     """
 
-    theta: float = 0.99
+    theta: float
     steps: int = 0
     signal: float = 0.0
     variance: float = 0.0
-    signal_scatter: float = 0.0
-    variance_scatter: float = 0.0
-    joint_scatter: float = 0.0
-    weight_squares: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.theta <= 1.0:
@@ -204,23 +196,12 @@ class NoiseScaleAverage:
         if squares is None:
             return self
         weight = max(1.0 / (self.steps + 1), 1.0 - self.theta)
-        past = 1.0 - weight
-        signal_step, variance_step = squares.signal - self.signal, squares.variance - self.variance
         return replace(
             self,
             steps=self.steps + 1,
-            signal=self.signal + weight * signal_step,
-            variance=self.variance + weight * variance_step,
-            signal_scatter=past * (self.signal_scatter + weight * signal_step * signal_step),
-            variance_scatter=past * (self.variance_scatter + weight * variance_step * variance_step),
-            joint_scatter=past * (self.joint_scatter + weight * signal_step * variance_step),
-            weight_squares=past * past * self.weight_squares + weight * weight,
+            signal=self.signal + weight * (squares.signal - self.signal),
+            variance=self.variance + weight * (squares.variance - self.variance),
         )
-
-    @property
-    def effective_steps(self) -> float:
-        """How many equally weighted steps are as precise: 0, then ``steps``, then (1 + theta) / (1 - theta)."""
-        return 1.0 / self.weight_squares if self.steps else 0.0
 
     @property
     def noise_scale(self) -> float | None:
@@ -236,83 +217,11 @@ class NoiseScaleAverage:
             return None
         return gain(batch_ratio, noise_scale=phi, reference_batch_size=reference_batch_size)
 
-    def interval(self, level: float = 0.9) -> tuple[float, float | None] | None:
-        """Return the noise scales that the measurements do not contradict (Fieller's interval of a ratio of means).
-
-        All phi >= 0 at which ``variance - phi * signal`` is not significantly different from 0:
-
-            (variance - phi * signal)^2 <= q^2 * (v_vv - 2 * phi * v_sv + phi^2 * v_ss)
-
-        with v the variances of the averages (the scatter over ``effective_steps``) and q Student's quantile.
-
-        Args:
-            level: how often such an interval covers the true noise scale, in (0, 1).
-
-        Returns:
-            ``(lower, upper)`` in samples; ``upper`` None: no bound, since ``signal`` may be 0 for all we know, also
-            where ``noise_scale`` is None. None: fewer than 4.5 effective steps, or no phi >= 0 fits.
-
-        Raises:
-            PlanError: ``level`` outside (0, 1).
-
-        Sources:
-            Fieller 1954, https://doi.org/10.1111/j.2517-6161.1954.tb00159.x. We keep to phi >= 0, and of a set in two
-            parts we return the one interval that holds both. Steps are taken as independent.
-
-        Example:
-            >>> average = NoiseScaleAverage()
-            >>> for step in range(40):
-            ...     estimate = GradientSquares(signal=1.0 + (-1) ** step, variance=100.0 + 20.0 * (-1) ** (step // 2))
-            ...     average = average.update(estimate)
-            >>> [round(bound, 1) for bound in average.interval()]
-            [78.2, 137.5]
-        """
-        if not 0.0 < level < 1.0:
-            raise PlanError(f"level = {level:g} is not in (0, 1).", "It is a probability, such as 0.9.")
-        if self.effective_steps < MIN_EFFECTIVE_STEPS:
-            return None
-        # The unbiased scatter is scatter / (1 - weight_squares); an average of it has weight_squares times that.
-        quantile = _student(level, freedom=self.effective_steps - 1.0)
-        scale = quantile**2 * self.weight_squares / (1.0 - self.weight_squares)
-        return _nonnegative_solutions(
-            self.signal * self.signal - scale * self.signal_scatter,
-            self.signal * self.variance - scale * self.joint_scatter,
-            self.variance * self.variance - scale * self.variance_scatter,
-        )
-
     def to_dict(self) -> dict[str, float]:
         """Return plain numbers for a checkpoint."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """Return the averages that ``to_dict`` wrote."""
-        return cls(**state)
-
-
-def _nonnegative_solutions(a: float, b: float, c: float) -> tuple[float, float | None] | None:
-    """Return the smallest interval that holds all x >= 0 with ``a x^2 - 2 b x + c <= 0``; None as its end: no bound.
-
-    With Fieller's coefficients there are roots wherever a > 0: the ratio of the averages lies between them.
-    """
-    inside = b * b - a * c
-    if not isfinite(inside):  # squares of a run that has blown up
-        return None
-    if a == 0.0 or (a < 0.0 and inside < 0.0):  # everywhere, or nearly
-        return 0.0, None
-    root = sqrt(max(inside, 0.0))
-    first, second = sorted(((b - root) / a, (b + root) / a))
-    if a > 0.0:  # between the roots
-        return None if second < 0.0 else (max(first, 0.0), second)
-    return (0.0 if first >= 0.0 else max(second, 0.0)), None  # outside them
-
-
-def _student(level: float, *, freedom: float) -> float:
-    """Return Student's two-sided quantile, within 1 % from 4 degrees of freedom at ``level`` 0.9.
-
-    Source: Abramowitz and Stegun 1964, 26.7.5, https://people.math.sfu.ca/~cbm/aands/page_949.htm, two terms.
-    """
-    from statistics import NormalDist  # takes 20 ms to import, and only an interval needs it
-
-    z = NormalDist().inv_cdf((1.0 + level) / 2.0)
-    return z + (z**3 + z) / (4.0 * freedom) + (5.0 * z**5 + 16.0 * z**3 + 3.0 * z) / (96.0 * freedom**2)
+    def from_dict(cls, state: Mapping[str, Any], *, theta: float) -> Self:
+        """Return the averages that ``to_dict`` wrote, in this or an earlier version, to be continued with ``theta``."""
+        return cls(theta=theta, **{name: state[name] for name in ("steps", "signal", "variance")})

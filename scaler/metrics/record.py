@@ -27,7 +27,7 @@ class Record(NamedTuple):
     peak_memory_gib: float  # most memory held until records were handed over: of the device, on a CPU of the process
     grad_signal: float | None  # this step's estimate of |G|^2, may be negative; None unless measured. On all alike
     grad_variance: float | None  # likewise, of a sample's gradient
-    noise_scale: float | None  # running average of the second over the first, in samples: an estimate; None: unknown
+    noise_scale: float | None  # in samples, an estimate from the trend of both up to here; None: unknown
     evaluation_s: float = 0.0  # in evaluations, between the record before and this one; not in step_time_s
     checkpoint_s: float = 0.0  # standing still for checkpoints, likewise
     cpu_s: float | None = None  # CPU time of this worker's process within step_time_s; above it with several threads

@@ -8,7 +8,6 @@ from operator import attrgetter
 from typing import Any, Self
 
 from scaler.core.batch import micro_batch_bounds
-from scaler.core.noise_scale import NoiseScaleAverage
 from scaler.core.rules import gain_exponent
 from scaler.core.schedules import Schedule
 from scaler.core.short_step import short_step_momentum
@@ -94,10 +93,6 @@ class Plan:
     def is_preconditioned(self) -> bool:
         """Whether the noise is measured of the gradient as the optimizer divides it (``adascale`` beside Adam)."""
         return self.is_measured and gain_exponent(self.optimizer["name"], rule=self.rule) != 1.0
-
-    def noise_average(self) -> NoiseScaleAverage:
-        """Return the average of the noise scale that a run of this plan begins with."""
-        return NoiseScaleAverage.of_adascale(self.batch_ratio) if self.is_measured else NoiseScaleAverage()
 
     @property
     def most_samples(self) -> int:

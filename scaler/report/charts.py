@@ -142,7 +142,7 @@ def _noise_lines(series: Series) -> tuple[Line, ...]:
     if not series.noise_samples_seen:
         return ()
     return (
-        Line(label="noise scale, running average", clock="noise", style="solid", values=series.noise_scale),
+        Line(label="noise scale at the step", clock="noise", style="solid", values=series.noise_scale),
         _line(series.global_batch_size, "global batch", "dashed"),
     )
 

@@ -23,6 +23,7 @@ from scaler.report.words import (
     preconditioned_words,
     samples_words,
     seconds,
+    trend_words,
 )
 
 HEADLINE_EVALS = 2  # more would not be one sentence; all of them are listed below it
@@ -82,6 +83,7 @@ def render_html(report: Report) -> str:
         percent=percent,
         preconditioned_words=preconditioned_words,
         samples_words=samples_words,
+        trend_words=trend_words,
         step_parts=step_parts,
     )
 

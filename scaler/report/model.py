@@ -180,14 +180,17 @@ class LrAudit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Noise:
-    """The gradient noise scale at the end, in samples, and a 90 % interval of it. All of it is an estimate."""
+    """The gradient noise scale at the last measured step, in samples, and a 90 % interval of it: an estimate."""
 
-    noise_scale: float | None  # None: the signal is lost in the noise
-    lower: float | None  # None: too few steps for an interval
+    noise_scale: float | None  # None: not known, or the signal is lost in the noise
+    lower: float | None  # None: not known, from too few steps or because the trend bends too fast
     upper: float | None  # None, where there is a lower end: without bound
     measured_steps: int
     meaning: str
     is_preconditioned: bool = False  # of the gradient as Adam or RMSprop divides it: in another measure of length
+    last_step: int | None = None  # the measured step that it is the noise scale of; None where it is not known
+    first_step: int | None = None  # the first of the steps whose trend gave it
+    fitted_steps: int | None = None  # how many measured steps from that one to the last
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,7 +253,7 @@ class Series:
     grad_norm_max: tuple[float | None, ...]
     noise_samples_seen: tuple[int, ...]  # steps that the noise was measured in
     noise_elapsed_s: tuple[float | None, ...]
-    noise_scale: tuple[float | None, ...]  # the running average there; None: not known
+    noise_scale: tuple[float | None, ...]  # the estimate there, from the steps up to it; None: not known
     eval_samples_seen: tuple[int, ...]
     eval_elapsed_s: tuple[float | None, ...]
     evals: Mapping[str, tuple[float | None, ...]]

@@ -2,12 +2,10 @@
 
 import numpy as np
 
-from scaler.core.noise_scale import GradientSquares
+from scaler.core.noise_history import MOST_KEPT, NoiseHistory
 from scaler.plan import Plan
 from scaler.report.grid import Columns
 from scaler.report.model import Gain, Noise, Totals
-
-MEMORIES = 20.0  # further back than that many times the average's memory, a step weighs below 1e-8
 
 MEANING = (
     "An estimate of the batch at which the noise of a step's gradient is as long as the gradient itself. Read as a "
@@ -20,24 +18,25 @@ OF_PRECONDITIONED = (
 
 
 def find_noise(steps: Columns, plan: Plan) -> Noise | None:
-    """Return the noise scale after the last measured step; None when no step was measured."""
-    average = plan.noise_average()
+    """Return the noise scale at the last measured step; None when no step was measured."""
     signal, variance = steps["grad_signal"], steps["grad_variance"]
     measured = np.flatnonzero(np.isfinite(signal) & np.isfinite(variance))
     if not len(measured):
         return None
-    memory = MEMORIES / (1.0 - average.theta) if average.theta < 1.0 else np.inf
-    recent = measured[-int(memory) :] if memory < len(measured) else measured
-    for step in recent:
-        average = average.update(GradientSquares(signal=float(signal[step]), variance=float(variance[step])))
-    lower, upper = average.interval() or (None, None)
+    recent = measured[-MOST_KEPT:]
+    history = NoiseHistory(signals=tuple(signal[recent].tolist()), variances=tuple(variance[recent].tolist()))
+    present = history.present()
+    fitted = measured[-present.fitted_steps :] if present is not None else None
     return Noise(
-        noise_scale=average.noise_scale,
-        lower=lower,
-        upper=upper,
+        noise_scale=present.noise_scale if present is not None else None,
+        lower=present.lower if present is not None else None,
+        upper=present.upper if present is not None else None,
         measured_steps=len(measured),
         meaning=OF_PRECONDITIONED if plan.is_preconditioned else MEANING,
         is_preconditioned=plan.is_preconditioned,
+        last_step=int(steps["step"][fitted[-1]]) if fitted is not None else None,
+        first_step=int(steps["step"][fitted[0]]) if fitted is not None else None,
+        fitted_steps=len(fitted) if fitted is not None else None,
     )
 
 

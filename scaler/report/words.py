@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scaler.core.noise_history import FEWEST_MEASURED
 from scaler.report.model import AttemptRow, Decision, Gain, LrAudit, Noise, Report
 
 SHOWN_GROUPS = 3
@@ -105,15 +106,26 @@ def audit_words(audit: LrAudit) -> str:
 
 
 def noise_words(noise: Noise) -> str:
-    """Return the noise scale with its interval, and that it is an estimate.
+    """Return the noise scale with its interval, what it was estimated from, and that it is an estimate.
 
     Example:
-        >>> noise_words(Noise(noise_scale=1240.3, lower=800.2, upper=None, measured_steps=12, meaning=""))
-        '1,240 samples (90% 800 or more), an estimate'
+        >>> noise_words(Noise(noise_scale=1240.3, lower=800.2, upper=None, measured_steps=50, meaning="",
+        ...                   last_step=980, first_step=500, fitted_steps=25))
+        '1,240 samples (90% 800 or more) at step 980, from the trend of 25 steps measured since step 500, an estimate'
     """
+    if noise.lower is None:
+        return f"not known: {interval_words(noise)}"
     value = "not known" if noise.noise_scale is None else f"{samples_words(noise.noise_scale)} samples"
-    interval = f" ({interval_words(noise)})" if noise.lower is not None else ""
-    return f"{value}{interval}{preconditioned_words(noise)}, an estimate"
+    return f"{value} ({interval_words(noise)}){preconditioned_words(noise)} {trend_words(noise)}, an estimate"
+
+
+def trend_words(noise: Noise) -> str:
+    """Return which step a known noise scale is of, and from which steps it was estimated."""
+    last, first, fitted = noise.last_step, noise.first_step, noise.fitted_steps
+    assert last is not None
+    assert first is not None
+    assert fitted is not None
+    return f"at step {number(last)}, from the trend of {number(fitted)} steps measured since step {number(first)}"
 
 
 def preconditioned_words(noise: Noise) -> str:
@@ -122,9 +134,11 @@ def preconditioned_words(noise: Noise) -> str:
 
 
 def interval_words(noise: Noise) -> str:
-    """Return the noise scale's 90 % interval, as it is written beside the noise scale."""
+    """Return the noise scale's 90 % interval, as it is written beside the noise scale, or why there is none."""
+    if noise.lower is None and noise.measured_steps < FEWEST_MEASURED:
+        return f"measured in {plural(noise.measured_steps, 'step')}, {FEWEST_MEASURED} are needed"
     if noise.lower is None:
-        return "too few steps for an interval"
+        return f"no steady trend within the last {FEWEST_MEASURED} of {number(noise.measured_steps)} measured steps"
     return f"90% {samples_words(noise.lower)}" + (f"-{samples_words(noise.upper)}" if noise.upper else " or more")
 
 

@@ -9,7 +9,8 @@ from math import inf
 from typing import Any
 
 from scaler.core.divergence import DivergenceGuard, DivergenceState
-from scaler.core.noise_scale import GradientSquares, NoiseScaleAverage, gain
+from scaler.core.noise_history import NoiseHistory
+from scaler.core.noise_scale import GradientSquares, NoiseScaleAverage
 from scaler.core.plateau import Plateau, PlateauState
 from scaler.core.rules import gain_exponent
 from scaler.errors import TrainingError
@@ -41,7 +42,8 @@ class Controllers:
         self._guard_factor, self.times_gone_back = 1.0, 0
         self._exponent = gain_exponent(plan.optimizer["name"], rule=plan.rule) if plan.is_measured else 0.0
         self._gain = (1.0, 1.0)  # measured last, and at which batch_ratio
-        self.noise = plan.noise_average()
+        self._average = NoiseScaleAverage.of_adascale(plan.batch_ratio) if plan.is_measured else None
+        self.noise = NoiseHistory()
         self.growth: list[tuple[int, float]] = []  # where the batch grew, and to how many times the start's
 
     def gain(self, batch_ratio: float) -> float:
@@ -53,11 +55,11 @@ class Controllers:
         Args:
             batch_ratio: of the step, which may be shorter than its phase's batch.
         """
-        if not self._exponent:
+        if self._average is None:
             return 1.0
-        phi = self.noise.noise_scale
-        if phi is not None:
-            return gain(batch_ratio, noise_scale=phi, reference_batch_size=self._reference_batch_size)
+        found = self._average.gain(batch_ratio, self._reference_batch_size)
+        if found is not None:
+            return found
         last, ratio = self._gain
         return _possible_gain(last * min(1.0, batch_ratio / ratio), batch_ratio)
 
@@ -69,12 +71,10 @@ class Controllers:
     def measured(self, squares: GradientSquares | None, *, batch_ratio: float) -> None:
         """Take a step's estimates, at the batch of its phase; with adascale the gain follows."""
         self.noise = self.noise.update(squares)
-        if self._exponent:
-            is_known = self.noise.noise_scale is not None
-            self._gain = (
-                self.gain(batch_ratio) if is_known else _possible_gain(self._gain[0], batch_ratio),
-                batch_ratio,
-            )
+        if self._average is not None:
+            self._average = self._average.update(squares)
+            found = self._average.gain(batch_ratio, self._reference_batch_size)
+            self._gain = (_possible_gain(self._gain[0], batch_ratio) if found is None else found, batch_ratio)
 
     def evaluated(self, values: Mapping[str, float]) -> Event | None:
         """Take an evaluation, which has the metric that the plateau watches; return the event of a lowered rate."""
@@ -145,8 +145,8 @@ class Controllers:
         Source: Merrill et al. 2025, https://arxiv.org/abs/2505.23971, who double the batch when the critical batch size
         is twice the batch; they measure that by branching, we take the lower end of the noise scale's 90 % interval.
         """
-        wanted, interval = self._job.scale.batch_schedule, self.noise.interval()
-        if not isinstance(wanted, GrowWithNoise) or interval is None or interval[0] <= 2 * global_batch_size:
+        wanted, present = self._job.scale.batch_schedule, self.noise.present()
+        if not isinstance(wanted, GrowWithNoise) or present is None or present.lower <= 2 * global_batch_size:
             return None
         size = min(2 * global_batch_size, wanted.max_global_batch_size)
         return size if size > global_batch_size else None
@@ -165,7 +165,8 @@ class Controllers:
             "guard_factor": self._guard_factor,
             "times_gone_back": self.times_gone_back,
             "gain": list(self._gain),
-            "noise": self.noise.to_dict(),
+            "noise": self._average.to_dict() if self._average is not None else None,
+            "noise_history": self.noise.to_dict(),
             "growth": [list(change) for change in self.growth],
         }
 
@@ -177,7 +178,10 @@ class Controllers:
         self._guard_state = DivergenceState.from_dict(state["guard"])
         self._guard_factor, self.times_gone_back = state["guard_factor"], state["times_gone_back"]
         self._gain = (state["gain"][0], state["gain"][1])
-        self.noise = NoiseScaleAverage.from_dict({**state["noise"], "theta": self.noise.theta})
+        if self._average is not None:  # a job does not change to adascale in mid-run
+            self._average = NoiseScaleAverage.from_dict(state["noise"], theta=self._average.theta)
+        history = state.get("noise_history")  # checkpoints of before have none
+        self.noise = NoiseHistory.from_dict(history) if history is not None else NoiseHistory()
         self.growth = [(int(at), float(factor)) for at, factor in state["growth"]]
 
 

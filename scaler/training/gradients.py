@@ -35,7 +35,7 @@ Precondition = Callable[[Sequence[nn.Parameter], Sequence[Tensor]], Sequence[Ten
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parts:
-    """The gradients that a step's gradient is the mean of: one a worker, or with one worker one a micro-batch."""
+    """The gradients that a step's gradient is the mean of: one of each micro-batch of each worker."""
 
     squares: tuple[float, ...]  # squared length of each, unclipped and unscaled
     samples: tuple[float, ...]  # in each; where samples are weighted, its weight in samples
@@ -101,7 +101,9 @@ class GradientStep:
     ) -> None:
         self._loss, self._device, self._world_size, self._watch = loss, device, world_size, watch
         self._scaler, self._clock, self._precondition = scaler, clock, precondition
-        self._squares: list[Tensor] = []  # of a measured step: of each bucket, or of each micro-batch
+        self._squares: list[Tensor] = []  # of a measured step: of each micro-batch, before workers are summed
+        self._bucket_squares: list[Tensor] = []  # of the last micro-batch, with several workers
+        self._before: dict[int, Tensor] = {}  # by id of the parameter: its gradient before the last micro-batch
         self._named = {name: p for name, p in named_parameters(model).items() if p.requires_grad}
         self._parameters = list(self._named.values())
         self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -114,7 +116,13 @@ class GradientStep:
             self._sum = GradientSum(self._named, sparse=sparse_parameters(model))
 
     def __call__(
-        self, batches: Iterator[Any], sizes: Sequence[int], *, step_samples: int, measure: bool = False
+        self,
+        batches: Iterator[Any],
+        sizes: Sequence[int],
+        *,
+        step_samples: int,
+        measure: bool = False,
+        micro_steps: int = 1,
     ) -> StepMeasures:
         """Leave the step's gradient in the parameters' ``grad``.
 
@@ -123,12 +131,12 @@ class GradientStep:
             sizes: samples in each; empty when this worker's share is empty: it then takes one batch and weighs it 0.
             step_samples: samples in the whole step, over all workers.
             measure: whether to take the lengths of the gradient's parts, on every worker alike.
+            micro_steps: the most micro-batches that a worker has, on every worker alike; a measured step needs it.
         """
         waits, losses = [], []
         is_sum = False
         steps = max(len(sizes), 1)
-        self._squares = []
-        kept: list[Tensor | None] = []
+        self._squares, self._bucket_squares, self._before = [], [], {}
         for index in range(steps):
             asked = self._clock.mark()
             self._watch.now(LOADING)
@@ -147,8 +155,8 @@ class GradientStep:
                 self._sum.begin(self._note_part if measure else None)
             self._backward(value, share)
             losses.append((value.detach(), size if weight is None else weight if sizes else 0.0))
-            if measure and self._sum is None and steps > 1:
-                kept = self._set_aside(kept, is_last=index == steps - 1)
+            if measure and steps > 1 and (index < steps - 1 or self._sum is None):  # else ``_note_part`` does it
+                self._take_apart(is_last=index == steps - 1)
         if self._sum is not None:
             self._sum.start_rest(counts=bool(sizes))
         else:
@@ -173,7 +181,7 @@ class GradientStep:
             data_waits=tuple(waits),
             ready=ready,
             synced=synced,
-            parts=self._parts(weights, step_samples=step_samples, is_sum=is_sum) if measure else None,
+            parts=self._parts(weights, step_samples=step_samples, is_sum=is_sum, most=micro_steps) if measure else None,
         )
 
     def square_of(self, parameters: Sequence[nn.Parameter]) -> Tensor:
@@ -202,23 +210,20 @@ class GradientStep:
             )
 
     def _note_part(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
-        """Take the length of some of this worker's gradients, before they are summed over workers."""
-        self._squares.append(self._square(parameters, gradients))
+        """Take the length of what the last micro-batch added to some gradients, before they are summed over workers."""
+        self._bucket_squares.append(self._square(parameters, self._last_added(parameters, gradients)))
 
-    def _set_aside(self, kept: list[Tensor | None], *, is_last: bool) -> list[Tensor | None]:
-        """Take the length of one micro-batch's gradient, and add it to those before it, as backward would have."""
-        fresh = [parameter.grad for parameter in self._parameters]
-        present = [
-            (parameter, grad) for parameter, grad in zip(self._parameters, fresh, strict=True) if grad is not None
-        ]
-        self._squares.append(self._square([p for p, _ in present], [grad for _, grad in present]))
-        total = [
-            grad if before is None else before if grad is None else _added(before, grad)
-            for before, grad in zip(kept or [None] * len(fresh), fresh, strict=True)
-        ]
-        for parameter, grad in zip(self._parameters, total, strict=True):
-            parameter.grad = grad if is_last else None
-        return total
+    def _take_apart(self, *, is_last: bool) -> None:
+        """Take the length of what one micro-batch added to the gradient, which stays as it is."""
+        present = [(p, p.grad) for p in self._parameters if p.grad is not None]
+        parameters, gradients = [p for p, _ in present], [gradient for _, gradient in present]
+        self._squares.append(self._square(parameters, self._last_added(parameters, gradients)))
+        self._before = {} if is_last else {id(p): gradient.clone() for p, gradient in present}
+
+    def _last_added(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> list[Tensor]:
+        """What the last micro-batch added to gradients, but for its sign; in the memory of what was there before."""
+        before = [self._before.pop(id(parameter), None) for parameter in parameters]
+        return [new if old is None else _subtracted(old, new) for old, new in zip(before, gradients, strict=True)]
 
     def _square(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> Tensor:
         """The squared length of a gradient, as a float64 scalar on its device."""
@@ -226,26 +231,36 @@ class GradientStep:
             gradients = self._precondition(parameters, gradients)
         return total_norm(gradients).double().square()
 
-    def _parts(self, weights: Sequence[float], *, step_samples: int, is_sum: bool) -> Parts:
-        """The lengths of every worker's mean gradient, from those of what each added to the sum."""
+    def _parts(self, weights: Sequence[float], *, step_samples: int, is_sum: bool, most: int) -> Parts:
+        """The lengths of every part's mean gradient, from those of what each added to the sum."""
         scale = self._scaler.get_scale() ** 2 if self._scaler.is_enabled() else 1.0
         if self._sum is not None:
-            mine = torch.stack([*self._squares, torch.zeros((), dtype=torch.float64, device=self._device)]).sum()
-            weight = torch.tensor(sum(weights), dtype=torch.float64, device=self._device)
-            pairs = [torch.empty(2, dtype=torch.float64, device=self._device) for _ in range(self._world_size)]
-            dist.all_gather(pairs, torch.stack([mine, weight]))
-            squares, weights = zip(*(pair.tolist() for pair in pairs), strict=True)
+            zero = torch.zeros((), dtype=torch.float64, device=self._device)
+            squares, weights = self._of_all_workers(
+                [*self._squares, torch.stack([*self._bucket_squares, zero]).sum()], weights, most=most
+            )
         else:
-            squares = tuple(float(square) for square in self._squares)
+            squares = [float(square) for square in self._squares]
             weights = weights if squares else ()
         # A mean came in with its share n_w / N, a sum whole: over these, it is the mean gradient of the part.
         total = sum(weights)
         shares = [weight if is_sum else weight / step_samples for weight in weights]
-        most = step_samples * (1.0 - 1e-12 if is_sum else 1.0)  # weights are rounded, and add up to no more than it
+        rounded = step_samples * (1.0 - 1e-12 if is_sum else 1.0)  # weights are rounded, and add up to no more than it
         return Parts(
             squares=tuple(s / scale / share**2 if share else 0.0 for s, share in zip(squares, shares, strict=True)),
-            samples=tuple(most * weight / total for weight in weights),
+            samples=tuple(rounded * weight / total for weight in weights),
         )
+
+    def _of_all_workers(
+        self, squares: Sequence[Tensor], weights: Sequence[float], *, most: int
+    ) -> tuple[list[float], list[float]]:
+        """Every worker's squares and weights, in the order of ranks; 0 where a worker has fewer parts than ``most``."""
+        mine = torch.zeros((2, most), dtype=torch.float64, device=self._device)
+        mine[0, : len(squares)] = torch.stack(list(squares))
+        mine[1, : len(weights)] = torch.tensor(weights, dtype=torch.float64)
+        rows = [torch.empty_like(mine) for _ in range(self._world_size)]
+        dist.all_gather(rows, mine)
+        return torch.cat([row[0] for row in rows]).tolist(), torch.cat([row[1] for row in rows]).tolist()
 
     def _backward(self, value: Tensor, share: float) -> None:
         """Add ``share`` times the gradient of ``value``; a share of 1 is torch's own backward, to the last bit."""
@@ -307,9 +322,11 @@ def _is_sparse(parameter: nn.Parameter) -> bool:
     return parameter.grad is not None and parameter.grad.is_sparse
 
 
-def _added(before: Tensor, grad: Tensor) -> Tensor:
-    """The sum of two gradients of one parameter; a sparse one and a dense one make a dense one."""
-    return grad.add_(before) if before.is_sparse and not grad.is_sparse else before.add_(grad)
+def _subtracted(before: Tensor, after: Tensor) -> Tensor:
+    """``before - after``, of one parameter; a sparse one and a dense one make a dense one."""
+    if before.is_sparse == after.is_sparse:
+        return before.sub_(after)
+    return before.to_dense() - after.to_dense()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 from synthetic import SYNTHETIC_JOB, SyntheticRun, as_json, codes
 
-from scaler.core.noise_scale import GradientSquares, NoiseScaleAverage
+from scaler.core.noise_history import NoiseHistory
+from scaler.core.noise_scale import GradientSquares
 from scaler.job import Job
 from scaler.plan import make_plan
 from scaler.report.html import render_html
@@ -37,19 +38,23 @@ def noisy(*, every: int = 1, signal: float = 1.0, scatter: float = 0.5, variance
     }
 
 
-def test_the_noise_scale_is_what_the_runs_own_average_says(synthetic_run: SyntheticRun) -> None:
+def test_the_noise_scale_is_what_the_run_itself_found_last(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, **noisy())
-    average = NoiseScaleAverage()
+    history, steps = NoiseHistory(), []
     for record in run.records:
         if record.rank == 0:
             assert record.grad_signal is not None
             assert record.grad_variance is not None
-            average = average.update(GradientSquares(signal=record.grad_signal, variance=record.grad_variance))
-    report = run.report()
+            history = history.update(GradientSquares(signal=record.grad_signal, variance=record.grad_variance))
+            steps.append(record.step)
+    report, present = run.report(), history.present()
     assert report.noise is not None
-    assert report.noise.noise_scale == average.noise_scale
-    assert (report.noise.lower, report.noise.upper) == average.interval()
+    assert present is not None
+    assert report.noise.noise_scale == present.noise_scale
+    assert (report.noise.lower, report.noise.upper) == (present.lower, present.upper)
     assert report.noise.measured_steps == 14
+    assert report.noise.fitted_steps == present.fitted_steps == 7
+    assert (report.noise.first_step, report.noise.last_step) == (steps[-7], steps[-1])
     assert report.noise.meaning.startswith("An estimate ")
     as_json(report)
 
@@ -68,11 +73,13 @@ def test_nothing_measured_is_no_noise_scale(synthetic_run: SyntheticRun) -> None
     assert (report.series.noise_samples_seen, report.series.noise_scale) == ((), ())
 
 
-def test_too_few_steps_have_no_interval(synthetic_run: SyntheticRun) -> None:
-    noise = synthetic_run.attempt(0, **noisy(every=4)).report().noise  # steps 0, 4, 8 and 12
+def test_too_few_steps_say_nothing_of_the_end(synthetic_run: SyntheticRun) -> None:
+    report = synthetic_run.attempt(0, **noisy(every=4, variance=4.0)).report()  # steps 0, 4, 8 and 12
+    noise = report.noise
     assert noise is not None
-    assert (noise.measured_steps, noise.lower, noise.upper) == (4, None, None)
-    assert noise.noise_scale is not None
+    assert (noise.measured_steps, noise.noise_scale, noise.lower, noise.upper) == (4, None, None, None)
+    assert "gradient noise scale  not known: measured in 4 steps, 10 are needed" in shown(report)
+    assert codes(report) == []
 
 
 def test_a_signal_lost_in_its_noise_has_no_upper_end(synthetic_run: SyntheticRun) -> None:
@@ -103,6 +110,27 @@ def test_a_batch_above_the_noise_scale_is_advice(synthetic_run: SyntheticRun) ->
     assert synthetic_run.attempt(0, **noisy(variance=16.0)).report().verdicts == ()
 
 
+def test_a_batch_below_the_noise_scale_of_the_end_gets_no_advice_from_the_beginning(
+    synthetic_run: SyntheticRun,
+) -> None:
+    """|G|^2 falls as 1 / t: the noise scale is 60 at the end, and 3 if all steps are averaged; the batch is 16."""
+    job = synthetic_run.job.model_copy(update={"train": synthetic_run.job.train.model_copy(update={"epochs": 180.0})})
+    values = noisy(variance=60.0 * 1 / 18000)
+
+    def signal(rank: int, seen: int) -> float:
+        return (1.0 + 0.5 * random.Random(seen).uniform(-1.0, 1.0)) / (seen + 1)
+
+    run = replace(synthetic_run, job=job).attempt(0, **{**values, "grad_signal": signal})
+    report = run.report()
+    signals = [record.grad_signal or 0.0 for record in run.records if record.rank == 0]
+    assert 60.0 / 18000 / (sum(signals) / len(signals)) < 16.0
+    assert report.noise is not None
+    assert report.noise.lower is not None
+    assert report.noise.upper is not None
+    assert 16.0 < report.noise.lower < 60.0 < report.noise.upper
+    assert ("batch_beyond_noise_scale", None) not in codes(report)
+
+
 # AdaScale: progress is measured.
 
 
@@ -111,15 +139,6 @@ def adaptive(synthetic_run: SyntheticRun, digits: Callable[..., Job]) -> Synthet
     """Two epochs of the reference's 4 samples a step, in steps of 16; none of them is taken yet."""
     job = digits(*SYNTHETIC_JOB, "scale.rule=adascale")
     return replace(synthetic_run, job=job, plan=make_plan(job))
-
-
-def test_a_run_forgets_noise_as_its_controllers_do(synthetic_run: SyntheticRun, adaptive: SyntheticRun) -> None:
-    from scaler.training.controllers import Controllers
-
-    for run in (synthetic_run, adaptive):
-        controllers = Controllers(run.job, run.plan)
-        assert run.plan.noise_average() == controllers.noise
-    assert adaptive.plan.noise_average().theta == 1 - 4 / 1000
 
 
 def test_progress_is_the_samples_seen_unless_it_is_measured(synthetic_run: SyntheticRun) -> None:
@@ -169,11 +188,11 @@ def test_every_report_says_when_the_noise_scale_is_of_the_preconditioned_gradien
     report = replace(synthetic_run, job=job, plan=make_plan(job)).attempt(0, **noisy(variance=0.5)).report()
     assert report.noise is not None
     assert report.noise.is_preconditioned is says_so
-    words = "of the preconditioned gradient, an estimate"
+    words = "of the preconditioned gradient"
     assert (words in render_markdown(report)) is says_so
     assert (words in shown(report)) is says_so
     page = render_html(report)
-    assert page.count(f"samples {words}") == (2 if says_so else 0), "beside the number and on the chart"
+    assert page.count(f"samples {words}, an estimate") == (2 if says_so else 0), "beside the number and on the chart"
     assert ("preconditioned gradient is as long" in page) is says_so
     assert ("batch_beyond_noise_scale" in [verdict.code for verdict in report.verdicts]) is not says_so
 

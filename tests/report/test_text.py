@@ -170,27 +170,45 @@ def test_a_cause_from_outside_is_shown_and_not_obeyed(synthetic_run: SyntheticRu
     assert not set(text) & set("\x1b\x07\u202e")
 
 
+TREND = {"last_step": 1980, "first_step": 1000, "fitted_steps": 50}
+FROM = "at step 1,980, from the trend of 50 steps measured since step 1,000, an estimate"
+
+
 @pytest.mark.parametrize(
     ("noise_scale", "lower", "upper", "text"),
     [
-        (1240.3, 800.2, 2099.6, "1,240 samples (90% 800-2,100), an estimate"),
-        (1240.3, 800.2, None, "1,240 samples (90% 800 or more), an estimate"),
-        (1240.3, 0.0, None, "1,240 samples (90% 0 or more), an estimate"),
-        (12.345, 8.0, 20.02, "12.3 samples (90% 8-20), an estimate"),  # small ones have digits
-        (1240.3, None, None, "1,240 samples, an estimate"),  # too few steps for an interval
-        (None, 800.2, None, "not known (90% 800 or more), an estimate"),
-        (None, None, None, "not known, an estimate"),
+        (1240.3, 800.2, 2099.6, f"1,240 samples (90% 800-2,100) {FROM}"),
+        (1240.3, 800.2, None, f"1,240 samples (90% 800 or more) {FROM}"),
+        (1240.3, 0.0, None, f"1,240 samples (90% 0 or more) {FROM}"),
+        (12.345, 8.0, 20.02, f"12.3 samples (90% 8-20) {FROM}"),  # small ones have digits
+        (None, 800.2, None, f"not known (90% 800 or more) {FROM}"),
     ],
 )
-def test_a_noise_scale_is_called_an_estimate(
+def test_a_noise_scale_is_called_an_estimate_and_says_from_which_steps(
     noise_scale: float | None, lower: float | None, upper: float | None, text: str
 ) -> None:
-    assert noise_words(Noise(noise_scale=noise_scale, lower=lower, upper=upper, measured_steps=9, meaning="")) == text
+    noise = Noise(noise_scale=noise_scale, lower=lower, upper=upper, measured_steps=100, meaning="", **TREND)
+    assert noise_words(noise) == text
+
+
+@pytest.mark.parametrize(
+    ("measured", "text"),
+    [
+        (1, "not known: measured in 1 step, 10 are needed"),
+        (9, "not known: measured in 9 steps, 10 are needed"),
+        (1000, "not known: no steady trend within the last 10 of 1,000 measured steps"),
+    ],
+)
+def test_a_noise_scale_that_is_not_known_says_why(measured: int, text: str) -> None:
+    noise = Noise(noise_scale=None, lower=None, upper=None, measured_steps=measured, meaning="")
+    assert noise_words(noise) == text
 
 
 def test_a_noise_scale_of_the_preconditioned_gradient_says_so() -> None:
-    noise = Noise(noise_scale=186.2, lower=142.0, upper=252.0, measured_steps=9, meaning="", is_preconditioned=True)
-    assert noise_words(noise) == "186 samples (90% 142-252) of the preconditioned gradient, an estimate"
+    noise = Noise(
+        noise_scale=186.2, lower=142.0, upper=252.0, measured_steps=99, meaning="", is_preconditioned=True, **TREND
+    )
+    assert noise_words(noise) == f"186 samples (90% 142-252) of the preconditioned gradient {FROM}"
 
 
 def test_only_the_first_groups_and_phases_are_named() -> None:

@@ -21,6 +21,7 @@ from small_runs import (
     untimed,
 )
 
+from scaler.core.noise_history import NoiseHistory
 from scaler.core.noise_scale import GradientSquares, NoiseScaleAverage, gain
 from scaler.errors import JobFileError
 from scaler.job import Job
@@ -53,6 +54,14 @@ def noise_so_far(records: list[Record], *, theta: float) -> NoiseScaleAverage:
     return average
 
 
+def history_so_far(records: list[Record]) -> NoiseHistory:
+    history = NoiseHistory()
+    for record in records:
+        if record.grad_signal is not None and record.grad_variance is not None:
+            history = history.update(GradientSquares(signal=record.grad_signal, variance=record.grad_variance))
+    return history
+
+
 @pytest.mark.parametrize("reference", [{}, ADAM], ids=["sgd", "adam"])
 def test_every_step_s_rate_and_progress_follow_its_gain(tmp_path: Path, reference: dict[str, object]) -> None:
     job = adascale_job(reference=reference, train={"epochs": 4})
@@ -63,7 +72,7 @@ def test_every_step_s_rate_and_progress_follow_its_gain(tmp_path: Path, referenc
     expected = 1.0  # until the noise is known
     for index, (record, after) in enumerate(itertools.pairwise(records)):
         noise = noise_so_far(records[: index + 1], theta=1.0 - 4 / 1000)
-        assert record.noise_scale in (noise.noise_scale, None)
+        assert record.noise_scale == history_so_far(records[: index + 1]).noise_scale, "not AdaScale's average"
         size = after.samples_seen - record.samples_seen
         if noise.noise_scale is not None:
             expected = gain(size / 16, noise_scale=noise.noise_scale, reference_batch_size=16)
@@ -155,7 +164,6 @@ def test_while_the_noise_is_unknown_the_last_gain_stays() -> None:
     known = gain(4.0, noise_scale=48.0, reference_batch_size=16)
     assert held.gain(4.0) == held.lr_factor(4.0) == known > 2.0
     held.measured(UNKNOWN, batch_ratio=4.0)
-    assert held.noise.noise_scale is None
     assert held.gain(4.0) == known
     assert held.gain(2.0) == known / 2, "a short step has its share"
 
@@ -189,10 +197,13 @@ def test_on_another_number_of_workers_the_measured_noise_goes_on_and_the_gain_is
     after = records_of([alone])
     assert (after[0].samples_seen, after[0].progress) == (saved["samples_seen"], saved["progress"])
     # The average forgets by this plan's ratio: 2, no longer 4.
-    noise = NoiseScaleAverage.from_dict({**saved["controllers"]["noise"], "theta": 1.0 - 2 / 1000})
+    noise = NoiseScaleAverage.from_dict(saved["controllers"]["noise"], theta=1.0 - 2 / 1000)
     first = after[0]
-    noise = noise.update(GradientSquares(signal=first.grad_signal, variance=first.grad_variance))
-    assert first.noise_scale == noise.noise_scale
+    squares = GradientSquares(signal=first.grad_signal, variance=first.grad_variance)
+    noise = noise.update(squares)
+    history = NoiseHistory.from_dict(saved["controllers"]["noise_history"])
+    assert len(history.signals) == 11
+    assert first.noise_scale == history.update(squares).noise_scale
     worth = noise.gain(2.0, 16)
     factor = plan_of(job, 1).schedule.factor(first.progress)
     assert first.lr == pytest.approx(0.05 * worth * factor, rel=1e-12)

@@ -29,7 +29,8 @@ from torch.utils.data import TensorDataset
 
 from scaler import Recipe
 from scaler.core.divergence import DivergenceGuard, DivergenceState
-from scaler.core.noise_scale import GradientSquares, NoiseScaleAverage
+from scaler.core.noise_history import NoiseHistory
+from scaler.core.noise_scale import GradientSquares
 from scaler.errors import RecipeError, TrainingError
 from scaler.job import Job
 from scaler.training.controllers import Controllers
@@ -352,7 +353,7 @@ def grow_job(workers: int = 2, most: int = 64, **others: Any) -> Job:
         num_workers=workers,
         per_worker_batch_size=8 // workers,
         batch_schedule={"name": "noise_scale", "max_global_batch_size": most, "every": {"samples": 100}},
-        train={"noise_scale_every": 1, "epochs": 4},
+        train={"noise_scale_every": 1, "epochs": 12},
         **others,
     )
 
@@ -361,7 +362,7 @@ def test_the_batch_doubles_where_the_noise_scale_is_surely_above_twice_it(tmp_pa
     ranks = run(tmp_path, 2, grow_job(), noisy=True)
     grown = {event["samples_seen"]: event["global_batch_size"] for event in events_of(ranks[0], "batch_grown")}
     assert len(grown) >= 2, "else this shows nothing"
-    average, batch, looked = NoiseScaleAverage(), 8, 0
+    history, batch, looked = NoiseHistory(), 8, 0
     for step in by_step(ranks):
         first, size = step[0], sum(record.samples for record in step)
         assert len({(r.samples_seen, r.lr, r.grad_signal, r.noise_scale) for r in step}) == 1, (
@@ -370,14 +371,14 @@ def test_the_batch_doubles_where_the_noise_scale_is_surely_above_twice_it(tmp_pa
         assert size == batch or (first.samples_seen + size) % SAMPLES == 0
         assert first.lr == first.lr_planned
         if first.grad_signal is not None and first.grad_variance is not None:
-            average = average.update(GradientSquares(signal=first.grad_signal, variance=first.grad_variance))
-        assert first.noise_scale == average.noise_scale
+            history = history.update(GradientSquares(signal=first.grad_signal, variance=first.grad_variance))
+        assert first.noise_scale == history.noise_scale
         ended = first.samples_seen + size
         if ended // 100 != first.samples_seen // 100:
             looked += 1
-            interval = average.interval()
-            is_above = interval is not None and interval[0] > 2 * batch
-            assert (ended in grown) == (is_above and batch < 64 and ended < 4 * SAMPLES)
+            present = history.present()
+            is_above = present is not None and present.lower > 2 * batch
+            assert (ended in grown) == (is_above and batch < 64 and ended < 12 * SAMPLES)
             batch = grown.get(ended, batch)
     assert looked > len(grown), "sometimes it looks and does not grow"
     assert max(max(rank["sizes"]) for rank in ranks) <= 4, "no micro-batch is larger than at the start"
@@ -402,12 +403,12 @@ def test_a_grown_batch_stays_within_the_job_s_bound_on_more_workers(tmp_path: Pa
     folder = new_folder(tmp_path)
     values = make_job(
         num_workers={"min": 1, "max": 2},
-        per_worker_batch_size=8,
-        grad_accum_steps=2,
+        per_worker_batch_size=2,
+        grad_accum_steps=8,
         batch_schedule={"name": "noise_scale", "max_global_batch_size": 32, "every": {"samples": 100}},
         train={"noise_scale_every": 1, "epochs": 4},
     )
-    lives = [run(tmp_path, 1, values, folder=folder, stop_after=11, noisy=True)[0] for _ in range(2)]
+    lives = [run(tmp_path, 1, values, folder=folder, stop_after=15, noisy=True)[0] for _ in range(2)]
     assert [e["global_batch_size"] for life in lives for e in events_of(life, "batch_grown")] == [32]
     ranks = run(tmp_path, 2, values, folder=folder, noisy=True)
     assert max(sum(record.samples for record in step) for step in by_step(ranks)) == 32
@@ -425,10 +426,11 @@ RESUMED = {
         },
     ),
     "growth": make_job(
-        per_worker_batch_size=4,
-        grad_accum_steps=2,
-        batch_schedule={"name": "noise_scale", "max_global_batch_size": 64, "every": {"samples": 100}},
-        train=NOISY,
+        per_worker_batch_size=2,
+        grad_accum_steps=4,
+        reference={"lr": 0.2},
+        batch_schedule={"name": "noise_scale", "max_global_batch_size": 64, "every": {"samples": 50}},
+        train={"noise_scale_every": 1, "epochs": 2},
     ),
     "adascale": make_job(rule="adascale", **TWO_MICRO_STEPS),
     "adascale_adam": make_job(

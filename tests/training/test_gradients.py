@@ -144,17 +144,15 @@ def test_an_empty_share_has_no_loss_and_no_samples() -> None:
     assert (ranks[2]["samples"], ranks[2]["loss"]) == (0, None)
 
 
-def exact_parts(samples: int, parts: int, loss: str, *, of_one_worker: bool = False) -> tuple[list[float], list[float]]:
+def exact_parts(samples: int, loss: str, *, world_size: int, grad_accum_steps: int) -> tuple[list[float], list[float]]:
     """The squared length of each part's mean gradient, one backward each, and what the part weighs in samples."""
     inputs, labels = make_data(samples)
     squares, weights = [], []
-    for index in range(parts):
-        bounds = (
-            micro_batch_bounds(samples, world_size=1, rank=0, grad_accum_steps=parts)[index : index + 1]
-            if of_one_worker
-            else micro_batch_bounds(samples, world_size=parts, rank=index, grad_accum_steps=1)
-        )
-        start, stop = bounds[0] if bounds else (0, 0)
+    for start, stop in (
+        bounds
+        for rank in range(world_size)
+        for bounds in micro_batch_bounds(samples, world_size=world_size, rank=rank, grad_accum_steps=grad_accum_steps)
+    ):
         model = make_model()
         weight = float((labels[start:stop] != 2).sum()) if loss == "weighted" else float(stop - start)
         weights.append(weight)
@@ -168,9 +166,10 @@ def exact_parts(samples: int, parts: int, loss: str, *, of_one_worker: bool = Fa
 
 
 def assert_parts(found: tuple[Any, Any], expected: tuple[list[float], list[float]]) -> None:
-    squares, samples = found
-    assert squares == pytest.approx(expected[0], rel=1e-12)
-    assert samples == pytest.approx(expected[1], rel=2e-12)
+    """Compare the parts that have samples, in order: places of workers with fewer micro-batches are empty."""
+    ours, theirs = ([pair for pair in zip(*parts, strict=True) if pair[1]] for parts in (found, expected))
+    assert [square for square, _ in ours] == pytest.approx([square for square, _ in theirs], rel=1e-12)
+    assert [size for _, size in ours] == pytest.approx([size for _, size in theirs], rel=2e-12)
 
 
 @pytest.mark.parametrize("loss", ["mean", "weighted"])
@@ -178,16 +177,19 @@ def assert_parts(found: tuple[Any, Any], expected: tuple[list[float], list[float
     ("world_size", "samples", "grad_accum_steps"),
     [
         (2, 16, 1),  # even shares
-        (2, 7, 2),  # shares of 4 and 3, in two micro-batches each: a part is a worker, not a micro-batch
+        (2, 7, 2),  # shares of 4 and 3, in two micro-batches each: four parts
+        (2, 40, 5),  # ten parts
+        (3, 4, 2),  # a share of 2 samples in two micro-batches, and two shares of 1 in one each
         (3, 20, 1),  # shares of 7, 7 and 6
         (3, 2, 1),  # rank 2 has no sample; with weights, one of the two samples may have none either
     ],
 )
-def test_the_parts_of_a_step_are_the_mean_gradients_of_its_workers(
+def test_the_parts_of_a_step_are_the_mean_gradients_of_every_worker_s_micro_batches(
     world_size: int, samples: int, grad_accum_steps: int, loss: str
 ) -> None:
     ranks = run_group(step_gradient, world_size, samples, grad_accum_steps, loss, True)
-    assert_parts(ranks[0]["parts"], exact_parts(samples, world_size, loss))
+    exact = exact_parts(samples, loss, world_size=world_size, grad_accum_steps=grad_accum_steps)
+    assert_parts(ranks[0]["parts"], exact)
     assert all(rank["parts"] == ranks[0]["parts"] for rank in ranks), "every rank must hold the same bits"
 
 
@@ -195,7 +197,7 @@ def test_the_parts_of_a_step_are_the_mean_gradients_of_its_workers(
 @pytest.mark.parametrize(("samples", "grad_accum_steps"), [(8, 2), (8, 3), (5, 4)])  # also uneven micro-batches
 def test_the_parts_of_one_worker_are_its_micro_batches(samples: int, grad_accum_steps: int, loss: str) -> None:
     found = step_gradient(0, 1, samples, grad_accum_steps, loss, True)
-    assert_parts(found["parts"], exact_parts(samples, grad_accum_steps, loss, of_one_worker=True))
+    assert_parts(found["parts"], exact_parts(samples, loss, world_size=1, grad_accum_steps=grad_accum_steps))
 
 
 @pytest.mark.parametrize("loss", ["mean", "weighted"])
@@ -218,18 +220,21 @@ def test_a_loss_scale_is_taken_out_of_the_parts(world_size: int, grad_accum_step
     assert scaled["parts"] == plain["parts"]
 
 
-def test_workers_and_as_many_micro_batches_say_the_same_of_the_noise() -> None:
+def test_workers_and_micro_batches_of_the_same_samples_say_the_same_of_the_noise() -> None:
     ways = [
-        run_group(step_gradient, 3, 20, 1, "mean", True)[0],
-        step_gradient(0, 1, 20, 3, "mean", True),
+        run_group(step_gradient, 4, 20, 1, "mean", True)[0],
+        step_gradient(0, 1, 20, 4, "mean", True),
+        run_group(step_gradient, 2, 20, 2, "mean", True)[0],
     ]
-    by_workers, by_micro_batches = (
+    by_workers, by_micro_batches, by_both = (
         estimate_squares(*way["parts"], total_square=sum(value**2 for value in way["gradient"])) for way in ways
     )
     assert by_workers is not None
     assert by_micro_batches is not None
-    assert by_workers.signal == pytest.approx(by_micro_batches.signal, rel=1e-12)
-    assert by_workers.variance == pytest.approx(by_micro_batches.variance, rel=1e-12)
+    assert by_both is not None
+    for other in (by_micro_batches, by_both):
+        assert by_workers.signal == pytest.approx(other.signal, rel=1e-12)
+        assert by_workers.variance == pytest.approx(other.variance, rel=1e-12)
 
 
 def test_one_worker_without_accumulation_has_no_parts() -> None:
