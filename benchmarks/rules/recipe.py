@@ -33,3 +33,17 @@ def held_out(model: nn.Module) -> float:
     with torch.no_grad():
         logits = model(torch.tensor(digits.data / 16.0, dtype=torch.float32)[order])
     return float((logits.argmax(1) == torch.tensor(digits.target)[order]).float().mean())
+
+
+def noise_scale(model: nn.Module) -> float:
+    """Return the gradient noise scale on the training data, exactly: from the gradient of every sample."""
+    images, labels = build().train_data.tensors  # type: ignore[attr-defined]
+    weights = {name: tensor.detach() for name, tensor in model.named_parameters()}
+
+    def loss(weights: dict[str, torch.Tensor], image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(torch.func.functional_call(model, weights, image[None]), label[None])
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(weights, images, labels)
+    gradients = torch.cat([gradient.flatten(1) for gradient in found.values()], dim=1).double()
+    signal = float(gradients.mean(0).square().sum())
+    return float(gradients.square().sum(1).mean() - signal) / signal

@@ -18,7 +18,9 @@ class Run:
     """One trained arm."""
 
     log_losses: tuple[float, ...]  # at CHECKS, of the whole training set; the last: median over the last epoch's
+    last_log_loss: float  # of the very last evaluation
     average_log_loss: float | None  # at the end, of the averaged weights
+    noise_scale: float  # at the end, of the whole training set
     accuracy: float  # held out, at the end
     steps: int
     first_gain: float
@@ -37,7 +39,10 @@ def job(
     checks_every: int = 4 * SAMPLES,
     **sections: Job,
 ) -> Job:
-    """Return a job's values; ``sections`` are added to those of the same name."""
+    """Return a job's values; ``sections`` are added to those of the same name.
+
+    Every batch divides the training set, so that no step is short.
+    """
     values: Job = {
         "name": "rules",
         "recipe": "recipe:build",
@@ -56,7 +61,7 @@ def job(
 def train(values: Job, seed: int, shift: float) -> Run:
     """Train one arm. ``shift``: how many epochs later than the reference it is looked at."""
     import torch
-    from recipe import build, held_out
+    from recipe import build, held_out, noise_scale
 
     from scaler.job import parse_job
     from scaler.metrics.record import Record
@@ -113,6 +118,8 @@ def train(values: Job, seed: int, shift: float) -> Run:
     gains = [record.lr / plan.lr_at(0) for record in around.records] if plan.is_measured else [1.0]
     return Run(
         log_losses=(*(losses[i] for i in nearest[:-1]), statistics.median(losses[i] for i in last_epoch)),
+        last_log_loss=losses[-1],
+        noise_scale=noise_scale(recipe.model),
         average_log_loss=_log(evaluations[-1]["values"].get("ema_loss")) if parsed.train.ema else None,
         accuracy=held_out(recipe.model),
         steps=len(around.records),
