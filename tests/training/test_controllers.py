@@ -476,6 +476,20 @@ def test_the_runs_above_do_react(tmp_path: Path) -> None:
     assert len(gains) > 5
 
 
+def test_a_checkpoint_of_before_the_history_is_continued_without_one() -> None:
+    """It held running averages for every rule, with more fields; AdaScale's goes on, the history starts anew."""
+    adaptive = make_job(rule="adascale", **TWO_MICRO_STEPS)
+    for job in (RESUMED["noise"], adaptive):
+        controllers = Controllers(job, plan_of(job))
+        state = controllers.state_dict()
+        del state["noise_history"]
+        state["noise"] = {"theta": 0.99, "steps": 3, "signal": 1.0, "variance": 48.0, "signal_scatter": 0.5}
+        controllers.load_state_dict(state)
+        assert controllers.noise == NoiseHistory()
+        controllers.measured(None, batch_ratio=2.0)
+        assert controllers.gain == pytest.approx(2.0 * 64.0 / 80.0 if job is adaptive else 1.0)
+
+
 def test_a_plateau_of_another_metric_keeps_the_rate_and_forgets_the_values(tmp_path: Path) -> None:
     def job(metric: str, mode: str) -> Any:
         plateau = {"metric": metric, "mode": mode, "patience": 0}
