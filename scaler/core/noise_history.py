@@ -147,7 +147,7 @@ class _Line(NamedTuple):
     @classmethod
     def through(cls, values: Sequence[float]) -> Self:
         count = len(values)
-        slope = sum(map(mul, values, _places(count))) * 12.0 / (count * (count * count - 1.0))
+        slope = sum(map(mul, values, _half_places(count))) * 6.0 / (count * (count * count - 1.0))
         return cls(values, sum(values) / count, slope)
 
     @property
@@ -157,8 +157,8 @@ class _Line(NamedTuple):
 
     def off(self) -> list[float]:
         """How far each value is off the line."""
-        places = _places(len(self.values))
-        return [value - self.mean - self.slope * place for value, place in zip(self.values, places, strict=True)]
+        mean, half, places = self.mean, self.slope / 2.0, _half_places(len(self.values))
+        return [value - mean - half * place for value, place in zip(self.values, places, strict=True)]
 
 
 class _Lines(NamedTuple):
@@ -219,9 +219,9 @@ class _Lines(NamedTuple):
         )
 
 
-def _places(count: int) -> list[float]:
-    """Evenly spaced places, about their mean."""
-    return [place / 2.0 for place in range(1 - count, count, 2)]
+def _half_places(count: int) -> range:
+    """Evenly spaced places about their mean, in halves of the distance between two."""
+    return range(1 - count, count, 2)
 
 
 def _nonnegative_solutions(a: float, b: float, c: float) -> tuple[float, float | None] | None:

@@ -127,7 +127,8 @@ class Stepper:
             step_samples: samples in the whole step, over all workers.
             measure: whether to measure its noise.
         """
-        measures = self._gradient(source, sizes, step_samples=step_samples, measure=measure)
+        micro_steps = self._phase.grad_accum_steps
+        measures = self._gradient(source, sizes, step_samples=step_samples, measure=measure, micro_steps=micro_steps)
         self._scaler.unscale_(self._optimizer)
         present = [(parameter, grad) for parameter in self._parameters if (grad := parameter.grad) is not None]
         trained, norm = [parameter for parameter, _ in present], total_norm([grad for _, grad in present])

@@ -69,7 +69,8 @@ def step_gradient(
     )
     mine = micro_batch_bounds(samples, world_size=world_size, rank=rank, grad_accum_steps=grad_accum_steps)
     batches = ((inputs[start:stop], labels[start:stop]) for start, stop in mine or [(0, 1)])
-    measures = gradient(batches, [stop - start for start, stop in mine], step_samples=samples, measure=measure)
+    sizes = [stop - start for start, stop in mine]
+    measures = gradient(batches, sizes, step_samples=samples, measure=measure, micro_steps=grad_accum_steps)
     flat = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
     parts = measures.parts
     return {
