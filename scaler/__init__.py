@@ -1,8 +1,8 @@
 """Take a model tuned once, on one worker, and train it on any number of workers with the learning rate right.
 
-For ``scaler submit``: ``Recipe``, ``load_job``, ``make_plan``. For one's own loop, without Ray: ``scale_lr``,
-``Schedule`` with ``Warmup`` and ``shapes``, and ``SampleScheduler``, which writes them into a torch optimizer. In a
-notebook: ``read_run`` and ``read_runs``, for runs as pandas frames.
+For ``scaler submit``: ``Recipe``, ``all_gather`` for its loss, ``load_job``, ``make_plan``. For one's own loop, without
+Ray: ``scale_lr``, ``Schedule`` with ``Warmup`` and ``shapes``, and ``SampleScheduler``, which writes them into a torch
+optimizer. In a notebook: ``read_run`` and ``read_runs``, for runs as pandas frames.
 
 Importing this loads none of torch, Ray, pydantic, numpy or pandas; each public name loads what it needs when it is
 first used.
@@ -18,6 +18,7 @@ __all__ = [
     "Schedule",
     "Warmup",
     "__version__",
+    "all_gather",
     "load_job",
     "make_plan",
     "read_run",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from scaler.job import load_job
     from scaler.notebook import read_run, read_runs
     from scaler.plan import make_plan
+    from scaler.training.gather import all_gather
     from scaler.training.recipe import Recipe
     from scaler.training.scheduler import SampleScheduler
 
@@ -43,6 +45,7 @@ _HOMES = {
     "ScaledLR": "scaler.core.scale_lr",
     "Schedule": "scaler.core.schedules",
     "Warmup": "scaler.core.schedules",
+    "all_gather": "scaler.training.gather",
     "load_job": "scaler.job",
     "make_plan": "scaler.plan",
     "read_run": "scaler.notebook",

@@ -1,17 +1,17 @@
 """What a run's evaluations say, on every worker the same."""
 
-import random
-
-import numpy as np
 from torch import nn
 
 from scaler.errors import RecipeError
 from scaler.job import Job
 from scaler.plan import Plan
 from scaler.training.average import WeightAverage
+from scaler.training.cut_check import cut_error
 from scaler.training.evaluate import evaluate
+from scaler.training.gather import agree
 from scaler.training.recipe import Recipe
 from scaler.training.surroundings import Surroundings
+from scaler.training.untouched import untouched
 from scaler.training.watch import Watch
 
 
@@ -55,36 +55,41 @@ class Evaluation:
             values |= {f"ema_{name}": value for name, value in averaged.items()}
         return values
 
-    def require_metrics(self, job: Job, plan: Plan) -> None:
-        """Refuse a recipe whose evaluation lacks a value that the job reacts to, before the first step.
+    def try_out(self, job: Job, plan: Plan, *, is_start: bool) -> None:
+        """Evaluate a batch a worker before the first step: what is wrong with the evaluation shows now.
 
-        Python's and numpy's random numbers go on from where they were; torch's do not.
+        The models and random numbers are left as they were.
+
+        Args:
+            job: names the values that it reacts to.
+            plan: gives the samples of a forward pass.
+            is_start: whether values that depend on how the data is cut are looked for.
 
         Raises:
-            RecipeError: there is no evaluation, or it has no such value; names those that it has.
+            RecipeError: a value that the job reacts to is not there; or one depends on how the data is cut.
         """
         plateau, best = job.schedule.plateau, job.checkpoint.best
         wanted = {} if plateau is None else {"schedule.plateau.metric": plateau.metric}
         wanted |= {} if best is None else {"checkpoint.best.metric": best.metric}
-        if wanted and self._recipe.eval_data is None:
-            key = next(iter(wanted)).removesuffix(".metric")
-            raise RecipeError(f"{key} reacts to evaluations, and the recipe has no eval_data.", "Give it one.")
+        if self._recipe.eval_data is None:
+            for key in wanted:
+                key = key.removesuffix(".metric")
+                raise RecipeError(f"{key} reacts to evaluations, and the recipe has no eval_data.", "Give it one.")
+            return
+        surroundings, error = self._surroundings, None
+        with untouched(self._module, surroundings.device):
+            values = self.values(plan, most_samples=plan.per_worker_batch_size * surroundings.world_size)
+            names = list(values)
+            if not set(wanted.values()) <= set(names):  # it may be there for some batches only
+                names = list(self.values(plan))
+            if is_start:
+                error = cut_error(self._recipe, self._module, job, plan, device=surroundings.device, watch=self._watch)
+        agree(error, world_size=surroundings.world_size)
         for key, metric in wanted.items():
-            names = self._names(plan, wanted=metric)
             if metric not in names:
                 raise RecipeError(
                     f"{key} = {metric} is not among the evaluation's values.", f"They are {', '.join(names)}."
                 )
-
-    def _names(self, plan: Plan, *, wanted: str) -> list[str]:
-        """The names of the values: of a batch a worker, and only if that lacks ``wanted``, of all the data."""
-        states = random.getstate(), np.random.get_state()
-        values = self.values(plan, most_samples=plan.per_worker_batch_size * self._surroundings.world_size)
-        if wanted not in values:
-            values = self.values(plan)
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        return list(values)
 
     def _values_of(self, model: nn.Module, plan: Plan, most_samples: int | None) -> dict[str, float]:
         surroundings = self._surroundings

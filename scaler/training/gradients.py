@@ -24,6 +24,7 @@ from scaler.metrics.means import Mean
 from scaler.training.buffers import Buffers
 from scaler.training.clock import Clock, Mark
 from scaler.training.data import to_device
+from scaler.training.gather import gathering
 from scaler.training.modes import norms_evaluating
 from scaler.training.names import named_parameters
 from scaler.training.recipe import Loss, kind
@@ -146,7 +147,8 @@ class GradientStep:
             size = sizes[index] if sizes else 0
             if self._sum is not None and index == 0:
                 self._buffers.share()
-            with self._autocast(), nullcontext() if sizes else norms_evaluating(self._model):
+            norms = nullcontext() if sizes else norms_evaluating(self._model)
+            with self._autocast(), norms, gathering(has_samples=bool(sizes), micro_batches=steps):
                 value, weight = self._checked(self._loss(self._model, batch))
             is_sum = weight is not None
             # A sum counts whole, or not at all when the share is empty; a mean, by its share of the step's samples.

@@ -28,6 +28,7 @@ from scaler.training.evaluation import Evaluation
 from scaler.training.fingerprint import Digests, data_digests, require_data_of_before, require_same_data
 from scaler.training.gradients import is_out_of_memory
 from scaler.training.group import require_same_model
+from scaler.training.loss_probe import probe_loss
 from scaler.training.pace import Pace
 from scaler.training.randomness import gather_random_states, seed_worker, set_random_state
 from scaler.training.recipe import Recipe, require_planned
@@ -35,7 +36,7 @@ from scaler.training.recorder import Recorder, Step
 from scaler.training.shares import is_too_few_for_norm, require_enough_for_norms, share_of_one
 from scaler.training.stepper import Stepper, WholeGradient
 from scaler.training.surroundings import Ending, Leave, Surroundings
-from scaler.training.watch import SAVING, WAITING, Watch
+from scaler.training.watch import COMPUTING, SAVING, WAITING, Watch
 
 
 class Training:
@@ -74,6 +75,7 @@ class Training:
         self._pace = Pace()
         self._digests: Digests = {}  # of the data that a checkpoint was trained on
         self._astray: str | None = None  # why the training has diverged, when it has
+        self._gathers = False  # whether the loss is over the global batch: its gradient has no parts then
         self.samples_seen = 0
         self.progress = 0.0  # where the schedule is: samples_seen, unless the plan measures progress
 
@@ -108,13 +110,13 @@ class Training:
         """Train to the end, or until somebody asks this worker to leave; then a checkpoint is there.
 
         Raises:
-            RecipeError: a metric that the job reacts to is not among the evaluation's values.
+            RecipeError: the loss is not a mean over samples, or the evaluation cannot be used.
             TrainingError: the loss went astray, and the job says to stop then, or it went back often enough.
             RunError: the last checkpoint cannot be written.
         """
         if self._next_size():
-            self._evaluation.require_metrics(self._job, self._plan)
             self._require_sound_start()
+            self._try_out()
         self._begin_attempt()
         self._seed()
         self._recorder.begin()
@@ -167,6 +169,18 @@ class Training:
             require_same_data(recipe, digests, world_size=self._surroundings.world_size, data_workers=workers)
             require_data_of_before(recipe, digests, self._digests, data_workers=workers)
             self._digests = digests
+
+    def _try_out(self) -> None:
+        """Find out before the first step what would show late, or never: what is wrong with loss and evaluation."""
+        began, is_start = perf_counter(), self.samples_seen == 0
+        self._evaluation.try_out(self._job, self._plan, is_start=is_start)
+        self.watch.now(COMPUTING)
+        found = probe_loss(
+            self._recipe, self._stepper.module, self._job, self._plan, self._surroundings, is_start=is_start
+        )
+        self._gathers = found.gathers
+        if is_start:
+            self._event("tried_out", seconds=perf_counter() - began, loss_not_checked=found.why_not)
 
     def _next_size(self) -> int:
         """Samples in the next step; 0 at the end."""
@@ -258,7 +272,7 @@ class Training:
     def _is_measured(self, step: int) -> bool:
         """Whether the noise of this step's gradient is measured."""
         every = 1 if self._plan.is_measured else self._job.train.noise_scale_every
-        return every is not None and step % every == 0 and self._stepper.can_measure_noise()
+        return every is not None and step % every == 0 and not self._gathers and self._stepper.can_measure_noise()
 
     def _gradient(self, source: Iterator[Any], size: int, *, measure: bool) -> WholeGradient | None:
         """Make the step's gradient; None when memory did not suffice, and the micro-batch was halved."""

@@ -12,7 +12,7 @@ from itertools import dropwhile
 from pathlib import Path
 from shlex import quote
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from scaler.core.nearest import did_you_mean
 from scaler.errors import JobFileError, RecipeError
@@ -40,7 +40,9 @@ DISTRIBUTIONS: Mapping[str, str] = {
 _NOT_THE_RECIPE = (str(Path(__file__).parents[1]) + os.sep, "<frozen importlib", importlib.__file__)
 
 Loss = Callable[["nn.Module", Any], "Tensor | tuple[Tensor, Tensor | float]"]
-Evaluate = Callable[["nn.Module", Any], Mapping[str, "Tensor | float"]]
+Evaluate = Callable[["nn.Module", Any], Mapping[str, Any]]
+LOSS_OVER = ("samples", "global_batch", "micro_batch")
+EVALUATE_OVER = ("samples", "batch")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,9 +55,20 @@ class Recipe:
             ``__getitems__`` is asked for a batch at a time; any other, sample by sample.
         loss: ``loss(model, batch)``: the mean over the batch's samples, or ``(sum, weight)`` for losses that weigh
             samples differently (by token, say): the step then divides by the weight of the whole global batch.
+        loss_over: ``samples``: the loss is one of the two above, which is measured before the first step.
+            ``global_batch``: it compares the samples of a step, and gathers them with ``scaler.all_gather``; a step is
+            then one forward/backward on each worker, never several micro-batches. ``micro_batch``: it depends on the
+            samples of one forward/backward; nothing is measured, and another number of workers or micro-batches
+            trains on another objective.
         eval_data: a map-style dataset; None: no evaluation.
-        evaluate: ``evaluate(model, batch)``: name -> mean over the batch's samples, from one forward pass.
-            None: the loss.
+        evaluate: ``evaluate(model, batch)``: what one forward pass says, by name. A number is a mean over the batch's
+            samples. ``(sum, weight)`` is divided over all the data. An object with torchmetrics' ``update``,
+            ``compute`` and ``reset``, made once and updated here, is computed over all the data. None: the loss.
+        metrics: a function of all the data's outputs, such as ``metrics(predictions, targets)``: returns further
+            values by name. Each parameter gets what ``evaluate`` returned under its name: of a tensor or list with one
+            row a sample the rows of all workers, in the data's order, on the CPU; of anything else its value.
+        evaluate_over: ``samples``: no value depends on how the data is cut into batches, which is measured before the
+            first step. ``batch``: they may; nothing is measured, and values are means over batches.
         collate: makes a batch of a list of samples; None: torch's ``default_collate``.
         groups: parameter groups as the job file writes them (``{"match": "backbone.*", "lr_ratio": 0.1}``), for a job
             with ``groups: recipe``.
@@ -66,8 +79,11 @@ class Recipe:
     model: "nn.Module"
     train_data: "Dataset[Any]"
     loss: Loss
+    loss_over: Literal["samples", "global_batch", "micro_batch"] = "samples"
     eval_data: "Dataset[Any] | None" = None
     evaluate: Evaluate | None = None
+    metrics: Callable[..., Mapping[str, Any]] | None = None
+    evaluate_over: Literal["samples", "batch"] = "samples"
     collate: Callable[[list[Any]], Any] | None = None
     groups: Sequence[Mapping[str, Any]] = ()
     flops_per_sample: float | None = None
@@ -262,9 +278,20 @@ def _checked(recipe: object, path: str) -> Recipe:
         )
     if not hasattr(recipe.model, "named_parameters"):  # the room's one file that is imported without torch
         raise RecipeError(f"{path}: model is {kind(recipe.model)}.", "It must be a torch.nn.Module.")
-    for name, part in (("loss", recipe.loss), ("evaluate", recipe.evaluate), ("collate", recipe.collate)):
+    functions = ("loss", recipe.loss), ("evaluate", recipe.evaluate), ("metrics", recipe.metrics)
+    for name, part in (*functions, ("collate", recipe.collate)):
         if not callable(part) and (part is not None or name == "loss"):
             raise RecipeError(f"{path}: {name} is {kind(part)}.", f"{name} must be a function.")
+    if recipe.metrics is not None and recipe.evaluate is None:
+        raise RecipeError(
+            f"{path}: metrics is given without evaluate.", "evaluate returns what metrics is a function of."
+        )
+    choices = ("loss_over", recipe.loss_over, LOSS_OVER), ("evaluate_over", recipe.evaluate_over, EVALUATE_OVER)
+    for name, choice, known in choices:
+        if choice not in known:
+            near = get_close_matches(str(choice), known, n=1)
+            hint = f'Did you mean "{near[0]}"? ' if near else ""
+            raise RecipeError(f"{path}: {name} = {choice!r} is not known.", f"{hint}Known: {', '.join(known)}.")
     for name, data in (("train_data", recipe.train_data), ("eval_data", recipe.eval_data)):
         if data is None and name == "eval_data":
             continue

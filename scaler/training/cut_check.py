@@ -1,0 +1,100 @@
+"""Find the evaluation's values that depend on how its data is cut into batches and shares.
+
+Such a value (an F1, a root, a ratio that ``evaluate`` computes of each batch) has a mean over batches that is not the
+value of the data, and differs with the number of workers. It is found by evaluating samples whole and in two halves.
+Thresholds, and what they were measured on: docs/decisions/0033-metrics.md.
+"""
+
+from collections.abc import Mapping
+from math import isfinite, isnan
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from scaler.core.seeds import stream_seed
+from scaler.errors import RecipeError
+from scaler.job import Job
+from scaler.plan import Plan
+from scaler.training.evaluate import evaluate_alone
+from scaler.training.randomness import seed_everything
+from scaler.training.recipe import Recipe
+from scaler.training.watch import Watch
+
+LEAST_SAMPLES = 8  # of the check, where there are as many and a batch has fewer
+TOLERANCE = 1e-4  # relative; 16 roundings of the weights' dtype, where that is more
+
+
+def cut_error(
+    recipe: Recipe, model: nn.Module, job: Job, plan: Plan, *, device: torch.device, watch: Watch
+) -> RecipeError | None:
+    """Return what to say of values that depend on the cut; None: there are none, or the recipe accepts it.
+
+    A batch is evaluated whole and in halves; where a value differs, once more in other halves, and with other random
+    numbers, as a random evaluation differs too.
+
+    Args:
+        recipe: its evaluation.
+        model: not wrapped. One whose layers see the batch in evaluation as well is not checked.
+        job: its seed draws the samples.
+        plan: says how many samples a batch has.
+        device: where the model lives.
+        watch: told of each batch.
+    """
+    is_accepted = recipe.evaluate_over == "batch" or (recipe.evaluate is None and recipe.loss_over == "micro_batch")
+    size = len(recipe.eval_data)  # type: ignore[arg-type]
+    sees_batch = any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
+    if is_accepted or sees_batch or size < 2:
+        return None
+    seed = stream_seed(job.train.seed, "cut check", 0)
+    drawn = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    whole = drawn[: max(2, LEAST_SAMPLES, plan.per_worker_batch_size)]
+    middle = len(whole) - len(whole) // 2
+
+    def values(*parts: Tensor, seed: int = seed) -> dict[str, float]:
+        seed_everything(seed)
+        return evaluate_alone(recipe, model, parts, device=device, watch=watch)
+
+    expected = values(whole)
+    first = values(whole[:middle], whole[middle:])
+    tolerance = max([TOLERANCE, *(16 * torch.finfo(dtype).eps for dtype in _dtypes(model))])
+    names = _differing(expected, first, list(expected), tolerance)
+    if names:
+        names = _differing(expected, values(whole[::2], whole[1::2]), names, tolerance)
+    for other in (1, 2, 3) if names else ():  # a random value tells nothing
+        again = values(whole, seed=seed + other)
+        names = [name for name in names if not _differ(expected[name], again.get(name), 1e-9)]
+    return _error(recipe, names[0], len(names), len(whole), expected, first) if names else None
+
+
+def _dtypes(model: nn.Module) -> set[torch.dtype]:
+    return {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+
+
+def _differing(
+    expected: Mapping[str, float], found: Mapping[str, float], names: list[str], tolerance: float
+) -> list[str]:
+    return [name for name in names if name in found and _differ(expected[name], found[name], tolerance)]
+
+
+def _differ(one: float, other: float | None, tolerance: float) -> bool:
+    if other is None or (isnan(one) and isnan(other)):
+        return False
+    if not (isfinite(one) and isfinite(other)):
+        return one != other
+    return abs(one - other) > tolerance * max(abs(one), abs(other))
+
+
+def _error(
+    recipe: Recipe, name: str, count: int, samples: int, whole: Mapping[str, float], halves: Mapping[str, float]
+) -> RecipeError:
+    who = f"evaluate(model, batch): {name}" if recipe.evaluate is not None else "the loss of the evaluation"
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    return RecipeError(
+        f"{who}{more} depends on how the data is cut into batches: {samples} samples give {whole[name]:.4g}, their "
+        f"halves {halves[name]:.4g}.",
+        "A mean that weighs samples or tokens: return (sum, weight).\n"
+        "A function of all predictions, such as F1: update and return an object of torchmetrics, or return the "
+        "predictions, and compute it in scaler.Recipe(metrics=...).\n"
+        'To report the mean over batches all the same: scaler.Recipe(evaluate_over="batch").',
+    )

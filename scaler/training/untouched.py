@@ -1,0 +1,73 @@
+"""Run a model before the training begins, and leave everything as it was."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scaler.training.randomness import random_state, set_random_state
+
+
+@contextmanager
+def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Put back what a ``with`` block changes of a model and of random numbers.
+
+    Put back are weights, buffers, gradients, modes and other attributes of every module, and the random numbers of
+    torch, numpy and Python. What a recipe keeps outside its model is its own.
+
+    Args:
+        model: not wrapped.
+        device: whose random numbers, beside the CPU's.
+    """
+    random_numbers = random_state(device)
+    modules = list(model.modules())
+    attributes = [_attributes(module) for module in modules]
+    tensors = [*model.parameters(), *model.buffers()]
+    held = [(tensor, tensor._version, tensor.detach().clone(), tensor.grad) for tensor in tensors]
+    gradients = [None if grad is None else grad.detach().clone() for *_, grad in held]
+    try:
+        yield
+    finally:
+        for module, before in zip(modules, attributes, strict=True):
+            _put_back(module, before)
+        with torch.no_grad():
+            for (tensor, version, value, grad), gradient in zip(held, gradients, strict=True):
+                if tensor._version != version:
+                    tensor.copy_(value)
+                tensor.grad = grad
+                if grad is not None and gradient is not None:
+                    grad.copy_(gradient)
+        set_random_state(random_numbers, device)
+
+
+def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Each attribute of a module, with a copy of what it holds where that can change in place."""
+    return {name: (value, _copied(value)) for name, value in vars(module).items()}
+
+
+def _copied(value: object) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict | list | set | deque):  # of modules the parameters, buffers and parts are in dicts
+        return value.copy()
+    return None
+
+
+def _put_back(module: nn.Module, before: Mapping[str, tuple[Any, Any]]) -> None:
+    now = vars(module)
+    for name in now.keys() - before.keys():
+        del now[name]
+    for name, (value, copy) in before.items():
+        now[name] = value
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            with torch.no_grad():
+                value.copy_(copy)
+        elif isinstance(value, dict | set):
+            value.clear()
+            value.update(copy)
+        elif isinstance(value, list | deque):
+            value.clear()
+            value.extend(copy)
