@@ -3,6 +3,7 @@
 Everything is a function of ``samples_seen``. Nothing here counts anything else.
 """
 
+import sys
 from collections.abc import Iterator
 from math import isfinite
 from time import perf_counter
@@ -114,10 +115,13 @@ class Training:
             TrainingError: the loss went astray, and the job says to stop then, or it went back often enough.
             RunError: the last checkpoint cannot be written.
         """
+        tried_out = None
         if self._next_size():
             self._require_sound_start()
-            self._try_out()
+            tried_out = self._try_out()
         self._begin_attempt()
+        if tried_out is not None:
+            self._event("tried_out", **tried_out)
         self._seed()
         self._recorder.begin()
         if self.samples_seen == 0 and self._controllers.may_go_back():
@@ -170,8 +174,12 @@ class Training:
             require_data_of_before(recipe, digests, self._digests, data_workers=workers)
             self._digests = digests
 
-    def _try_out(self) -> None:
-        """Find out before the first step what would show late, or never: what is wrong with loss and evaluation."""
+    def _try_out(self) -> dict[str, Any]:
+        """Find out before the first step what would show late, or never: what is wrong with loss and evaluation.
+
+        Returns:
+            How long it took, and why the loss could not be checked.
+        """
         began, is_start = perf_counter(), self.samples_seen == 0
         self._evaluation.try_out(self._job, self._plan, is_start=is_start)
         self.watch.now(COMPUTING)
@@ -179,8 +187,9 @@ class Training:
             self._recipe, self._stepper.module, self._job, self._plan, self._surroundings, is_start=is_start
         )
         self._gathers = found.gathers
-        if is_start:
-            self._event("tried_out", seconds=perf_counter() - began, loss_not_checked=found.why_not)
+        if found.why_not is not None and self._surroundings.rank == 0:
+            print(f"The loss was not checked to be a mean over samples: {found.why_not}", file=sys.stderr)
+        return {"seconds": perf_counter() - began, "loss_not_checked": found.why_not}
 
     def _next_size(self) -> int:
         """Samples in the next step; 0 at the end."""

@@ -92,6 +92,7 @@ class Loss:
     def __init__(self, *, nan_from: int = 10**9, nan_calls: int = 1, factor: float = 1.0) -> None:
         self.sizes: list[int] = []
         self._nan_from, self._nan_calls, self._factor = nan_from, nan_calls, factor
+        self.is_counted = nan_from < 10**9
 
     def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         call = len(self.sizes)
@@ -108,12 +109,14 @@ def make_recipe(
     labels = (inputs.sum(1) + 4 * noisy * torch.randn(SAMPLES, generator=generator) > 0).long()
     inputs = inputs.double() if double else inputs
     model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16) if norm else nn.Tanh(), nn.Linear(16, 2))
+    is_counted = counted or getattr(loss, "is_counted", False)  # what counts its calls or samples is not probed
     data: Dataset[Any] = Seen((inputs, labels)) if counted else TensorDataset(inputs, labels)
     return Recipe(
         model=model.double() if double else model,
         train_data=data,
         eval_data=TensorDataset(inputs[:101], labels[:101]),
         loss=loss or (lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1])),
+        loss_over="micro_batch" if is_counted else "samples",
         evaluate=lambda model, batch: {
             "accuracy": (model(batch[0]).argmax(1) == batch[1]).float().mean(),
             "loss": nn.functional.cross_entropy(model(batch[0]), batch[1]),
@@ -180,6 +183,7 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], optio
     stop_after, broken = options.pop("stop_after", NEVER_STOP), options.pop("broken", {})
     kind = options.pop("surroundings", Kept)
     loss = Loss(**broken) if rank == options.pop("broken_rank", rank) else Loss()
+    loss.is_counted = bool(broken)
     recipe = make_recipe(loss=loss, **options)
     around = kind(rank, world_size, folder, stop_after=stop_after)
     training = Training(recipe, job, make_plan(job, world_size, parameters=shapes_of(recipe)), around)

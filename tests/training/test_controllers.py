@@ -150,7 +150,7 @@ def test_a_metric_of_some_batches_only_is_found(tmp_path: Path) -> None:
         calls.append(len(batch[1]))
         return {"score": 1.0} if len(batch[1]) < 64 else {}  # 101 samples: 64 and 37
 
-    recipe = replace(make_recipe(), evaluate=seldom)
+    recipe = replace(make_recipe(), evaluate=seldom, evaluate_over="batch")
     training, _ = in_this_process(tmp_path, recipe, plateau_job(1))
     training.run()
     assert calls == [64, 64, 37, 64, 37]

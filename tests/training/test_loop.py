@@ -1,5 +1,6 @@
 """Whole runs through the real loop, in groups of real processes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -179,7 +180,8 @@ def test_what_was_measured_before_an_error_is_handed_over(tmp_path: Path) -> Non
         return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
     job = make_job(num_workers=1, per_worker_batch_size=64)
-    training, around = in_this_process(tmp_path, make_recipe(loss=fails_at_the_fourth), job)
+    recipe = replace(make_recipe(loss=fails_at_the_fourth), loss_over="micro_batch")  # not called before the first step
+    training, around = in_this_process(tmp_path, recipe, job)
     with pytest.raises(ZeroDivisionError):
         training.run()
     assert [record.step for record in around.records] == [0, 1, 2]
