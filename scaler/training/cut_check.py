@@ -1,7 +1,7 @@
 """Find the evaluation's values that depend on how its data is cut into batches and shares.
 
 Such a value (an F1, a root, a ratio that ``evaluate`` computes of each batch) has a mean over batches that is not the
-value of the data, and differs with the number of workers. It is found by evaluating samples whole and in two halves.
+value of the data, and differs with the number of workers. It is found by evaluating samples whole and in parts.
 Thresholds, and what they were measured on: docs/decisions/0033-metrics.md.
 """
 
@@ -21,8 +21,15 @@ from scaler.training.randomness import seed_everything
 from scaler.training.recipe import Recipe
 from scaler.training.watch import Watch
 
+PARTS = 4
 LEAST_SAMPLES = 8  # of the check, where there are as many and a batch has fewer
 TOLERANCE = 1e-4  # relative; 16 roundings of the weights' dtype, where that is more
+REMEDY = (
+    "A mean that weighs samples or tokens: return (sum, weight).\n"
+    "A function of all predictions, such as F1: update and return an object of torchmetrics, or return the "
+    "predictions, and compute it in scaler.Recipe(metrics=...).\n"
+    'To report the mean over batches all the same: scaler.Recipe(evaluate_over="batch").'
+)
 
 
 def cut_error(
@@ -30,8 +37,8 @@ def cut_error(
 ) -> RecipeError | None:
     """Return what to say of values that depend on the cut; None: there are none, or the recipe accepts it.
 
-    A batch is evaluated whole and in halves; where a value differs, once more in other halves, and with other random
-    numbers, as a random evaluation differs too.
+    A batch is evaluated whole and in parts; where a value differs, once more in other parts, as rounding may have done
+    it, and with other random numbers, as a random evaluation differs too.
 
     Args:
         recipe: its evaluation.
@@ -49,22 +56,33 @@ def cut_error(
     seed = stream_seed(job.train.seed, "cut check", 0)
     drawn = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
     whole = drawn[: max(2, LEAST_SAMPLES, plan.per_worker_batch_size)]
-    middle = len(whole) - len(whole) // 2
+    parts = max(2, min(PARTS, len(whole) // 2))
+    first_parts = torch.tensor_split(whole, parts)
+    other_parts = [whole[index::parts] for index in range(parts)]
 
     def values(*parts: Tensor, seed: int = seed) -> dict[str, float]:
         seed_everything(seed)
         return evaluate_alone(recipe, model, parts, device=device, watch=watch)
 
     expected = values(whole)
-    first = values(whole[:middle], whole[middle:])
+    first = values(*first_parts)
     tolerance = max([TOLERANCE, *(16 * torch.finfo(dtype).eps for dtype in _dtypes(model))])
     names = _differing(expected, first, list(expected), tolerance)
     if names:
-        names = _differing(expected, values(whole[::2], whole[1::2]), names, tolerance)
+        names = _differing(expected, values(*other_parts), names, tolerance)
     for other in (1, 2, 3) if names else ():  # a random value tells nothing
         again = values(whole, seed=seed + other)
         names = [name for name in names if not _differ(expected[name], again.get(name), 1e-9)]
-    return _error(recipe, names[0], len(names), len(whole), expected, first) if names else None
+    if not names:
+        return None
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    of_loss, of_function = "the loss of the evaluation", f"evaluate(model, batch): {names[0]}"
+    return RecipeError(
+        f"{of_loss if recipe.evaluate is None else of_function}{more} depends on how the data is cut into batches: "
+        f"{len(whole)} samples give {expected[names[0]]:.4g}, in parts of {len(first_parts[0])} together "
+        f"{first[names[0]]:.4g}.",
+        REMEDY,
+    )
 
 
 def _dtypes(model: nn.Module) -> set[torch.dtype]:
@@ -83,18 +101,3 @@ def _differ(one: float, other: float | None, tolerance: float) -> bool:
     if not (isfinite(one) and isfinite(other)):
         return one != other
     return abs(one - other) > tolerance * max(abs(one), abs(other))
-
-
-def _error(
-    recipe: Recipe, name: str, count: int, samples: int, whole: Mapping[str, float], halves: Mapping[str, float]
-) -> RecipeError:
-    who = f"evaluate(model, batch): {name}" if recipe.evaluate is not None else "the loss of the evaluation"
-    more = f" (and {count - 1} more)" if count > 1 else ""
-    return RecipeError(
-        f"{who}{more} depends on how the data is cut into batches: {samples} samples give {whole[name]:.4g}, their "
-        f"halves {halves[name]:.4g}.",
-        "A mean that weighs samples or tokens: return (sum, weight).\n"
-        "A function of all predictions, such as F1: update and return an object of torchmetrics, or return the "
-        "predictions, and compute it in scaler.Recipe(metrics=...).\n"
-        'To report the mean over batches all the same: scaler.Recipe(evaluate_over="batch").',
-    )

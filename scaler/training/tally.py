@@ -14,6 +14,7 @@ from scaler.training.metric_objects import MetricObject, is_metric, rows_of, val
 from scaler.training.recipe import Recipe, kind
 
 NUMBER, ROWS, OBJECT = "a number", "rows", "a metric object"
+EVALUATE_SAYS = "evaluate(model, batch) returned"
 
 
 class Tally:
@@ -198,19 +199,19 @@ def _name(name: object) -> str:
     return name
 
 
-def _number(name: object, value: object, *, says: str = "evaluate(model, batch) returned") -> float:
+def _number(name: object, value: object, *, says: str = EVALUATE_SAYS) -> float:
     """One of the evaluation's values; a tensor must hold one number."""
     try:
         if not isinstance(value, str):  # "0.9" is a number to float, and a mistake here
             return float(value)  # type: ignore[arg-type]
         raise TypeError(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
+        remedy = "Return the mean over the batch's samples: a float, or a tensor of one number; or (sum, weight)."
+        if says == EVALUATE_SAYS and rows_of(value):
+            remedy += "\nWhat has a row a sample is for scaler.Recipe(metrics=...), which takes it by its name."
         raise RecipeError(
             f"{says} {name} = {described(value)}, not a number.",
-            "Return the mean over the batch's samples, or (sum, weight): floats, or tensors of one number.\n"
-            "What metrics takes, under its parameter's name, may have a row a sample."
-            if says.startswith("evaluate")
-            else "A value is a float, or a tensor of one number.",
+            remedy if says == EVALUATE_SAYS else "A value is a float, or a tensor of one number.",
         ) from None
 
 

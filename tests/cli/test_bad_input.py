@@ -408,13 +408,14 @@ def submit_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
         ({"parts": "loss=lambda m, b: m(b[0]).mean().detach()"}, 4,
          "loss(model, batch) returned a tensor without a gradient.\n  Compute it from the model's output.\n"),
         ({"parts": "evaluate=lambda m, b: [1]"}, 4,
-         "evaluate(model, batch) returned a list.\n  Return a dict of named means.\n"),
+         "evaluate(model, batch) returned a list.\n  Return a dict of named values.\n"),
         ({"parts": "evaluate=lambda m, b: {'accuracy': '0.9'}"}, 4,
          "evaluate(model, batch) returned accuracy = '0.9', not a number.\n"
-         "  Return the mean over the batch's samples: a float, or a tensor of one number.\n"),
+         "  Return the mean over the batch's samples: a float, or a tensor of one number; or (sum, weight).\n"),
         ({"parts": "evaluate=lambda m, b: {'accuracy': torch.zeros(3)}"}, 4,
          "evaluate(model, batch) returned accuracy = a tensor of shape (3,), not a number.\n"
-         "  Return the mean over the batch's samples: a float, or a tensor of one number.\n"),
+         "  Return the mean over the batch's samples: a float, or a tensor of one number; or (sum, weight).\n"
+         "  What has a row a sample is for scaler.Recipe(metrics=...), which takes it by its name.\n"),
         ({"parts": "evaluate=lambda m, b: {1: 0.5}"}, 4,
          "evaluate(model, batch) named a value 1.\n  Names are texts, such as accuracy.\n"),
     ],

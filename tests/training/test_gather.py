@@ -190,7 +190,8 @@ def test_a_gathered_contrastive_loss_trains_the_same_on_any_number_of_workers(tm
 def test_a_loss_over_the_global_batch_is_refused_where_a_step_has_micro_batches(tmp_path: Path) -> None:
     (rank,) = contrastive(tmp_path, 1, global_batch_size=64, per_worker_batch_size=32)
     assert rank["error"] == (
-        "the loss is over the global batch, and a step has 2 micro-batches on a worker: their samples are never compared.\n"
+        "the loss is over the global batch, and a step has 2 micro-batches on a worker: their samples are never "
+        "compared.\n"
         "  Use scale.grad_accum_steps: 1 and a per_worker_batch_size that holds a worker's share of the step."
     )
 
@@ -201,6 +202,6 @@ def test_a_loss_over_the_global_batch_that_does_not_gather_is_refused_on_several
     assert errors[0] == errors[1]
     assert errors[0].startswith("the loss is over the global batch, and 8 samples give ")
     assert errors[0].endswith(
-        " on 2.\n  Gather everything that is compared with scaler.all_gather, and compute the loss from the gathered rows "
-        "alone: then every worker has the loss of all samples."
+        " on 2.\n  Gather everything that is compared with scaler.all_gather, and compute the loss from the gathered "
+        "rows alone: then every worker has the loss of all samples."
     )
