@@ -21,7 +21,7 @@ from scaler.report.model import Report
 from scaler.report.write import write_report
 from scaler.runs import RunFolder, RunState
 from scaler.runs.lease import Lease
-from scaler.training.recipe import require_module
+from scaler.training.recipe_lookup import require_function
 from scaler.training.recipe_module import shipped_recipe
 
 NO_CLUSTER = "none"
@@ -38,7 +38,7 @@ def require_runnable(job: Job, plan: Plan, *, recipe_folder: Path, address: str 
             one worker without Ray.
         ClusterError: nobody listens at the address, or this machine is too small for the job.
     """
-    require_module(job.recipe, folder=recipe_folder)
+    require_function(job.recipe, folder=recipe_folder)
     require_installed(job.tracking)
     _require_cluster(job, address)
     require_every_size(job, plan)

@@ -149,7 +149,7 @@ class GradientStep:
                 self._buffers.share()
             norms = nullcontext() if sizes else norms_evaluating(self._model)
             with self._autocast(), norms, gathering(has_samples=bool(sizes), micro_batches=steps):
-                value, weight = self._checked(self._loss(self._model, batch))
+                value, weight = self.checked(self._loss(self._model, batch))
             is_sum = weight is not None
             # A sum counts whole, or not at all when the share is empty; a mean, by its share of the step's samples.
             share = float(size > 0) if is_sum else size / step_samples
@@ -289,8 +289,12 @@ class GradientStep:
         torch._foreach_div_(values_of(gradients), divisor)
 
     @staticmethod
-    def _checked(value: object) -> tuple[Tensor, Tensor | float | None]:
-        """The loss as ``(value, weight)``; the weight is None for a mean."""
+    def checked(value: object) -> tuple[Tensor, Tensor | float | None]:
+        """Return the loss as ``(value, weight)``; the weight is None for a mean.
+
+        Raises:
+            RecipeError: it is no scalar tensor with a gradient.
+        """
         weight: Tensor | float | None = None
         loss = value
         if isinstance(value, tuple) and len(value) == 2:

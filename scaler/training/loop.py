@@ -181,12 +181,12 @@ class Training:
             How long it took, and why the loss could not be checked.
         """
         began, is_start = perf_counter(), self.samples_seen == 0
-        self._evaluation.try_out(self._job, self._plan, is_start=is_start)
         self.watch.now(COMPUTING)
         found = probe_loss(
             self._recipe, self._stepper.module, self._job, self._plan, self._surroundings, is_start=is_start
         )
         self._gathers = found.gathers
+        self._evaluation.try_out(self._job, self._plan, is_start=is_start)
         if found.why_not is not None and self._surroundings.rank == 0:
             print(f"The loss was not checked to be a mean over samples: {found.why_not}", file=sys.stderr)
         return {"seconds": perf_counter() - began, "loss_not_checked": found.why_not}

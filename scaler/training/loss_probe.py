@@ -33,7 +33,7 @@ from scaler.job.scale import GrowWithNoise
 from scaler.plan import Plan
 from scaler.training.data import EpochOrder, batches, to_device
 from scaler.training.gather import agree, gathering, several_micro_batches
-from scaler.training.gradients import is_out_of_memory
+from scaler.training.gradients import GradientStep, is_out_of_memory
 from scaler.training.loss_measure import Measured, Value, measured, refusal
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe import Recipe, said
@@ -81,7 +81,7 @@ def probe_loss(
 
     Raises:
         RecipeError: it is none, and the recipe does not say so; or it is over the global batch, and the plan divides
-            that into micro-batches, or measures its gradient's noise.
+            that into micro-batches, or measures its gradient's noise; or it is no scalar tensor with a gradient.
     """
     if recipe.loss_over == "micro_batch":
         return LossProbe()
@@ -296,12 +296,8 @@ class _Probe:
         ):
             found = self._recipe.loss(self._model, to_device(batch, self._device))
         self._gathers |= calls.were_made
-        value, weight = found if isinstance(found, tuple) else (found, None)
-        if not isinstance(value, Tensor) or value.ndim != 0:
-            raise TypeError("it is no scalar tensor")
+        value, weight = GradientStep.checked(found)
         self._allow_rounding(value)
-        if isinstance(weight, Tensor):
-            weight = weight.detach()
         return Value(float(value.detach()), None if weight is None else float(weight))
 
     def _allow_rounding(self, value: Tensor) -> None:
