@@ -49,7 +49,8 @@ def build(notes: str, hidden: int = 128, sleep_s: float = 0.0) -> Recipe:
     """Return the digits' recipe with noted training data."""
     recipe = load_recipe("recipe:build", folder=DIGITS, arguments={"hidden": hidden})
     assert isinstance(recipe.train_data, TensorDataset)
-    return replace(recipe, train_data=Noted(recipe.train_data, Path(notes), sleep_s=sleep_s), collate=together)
+    noted = Noted(recipe.train_data, Path(notes), sleep_s=sleep_s)
+    return replace(recipe, train_data=noted, collate=together, loss_over="micro_batch")  # a probe would ask for samples
 
 
 def together(samples: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

@@ -83,7 +83,8 @@ def build(folder: str, path: str, arguments: dict[str, Any], steps: int, notes: 
     """Return the recipe ``path`` of the job in ``folder``, with a stopwatch in its loss."""
     built_at = time()
     recipe = load_recipe(path, folder=Path(folder), arguments=arguments)
-    return replace(recipe, loss=Stopwatch(recipe.loss, steps=steps, notes=Path(notes), built_at=built_at))
+    stopwatch = Stopwatch(recipe.loss, steps=steps, notes=Path(notes), built_at=built_at)
+    return replace(recipe, loss=stopwatch, loss_over="micro_batch")  # not probed: what is noted are the steps' calls
 
 
 def read_notes(notes: Path) -> dict[int, dict[str, Any]]:

@@ -3,7 +3,6 @@
 Everything is a function of ``samples_seen``. Nothing here counts anything else.
 """
 
-import sys
 from collections.abc import Iterator
 from math import isfinite
 from time import perf_counter
@@ -27,6 +26,7 @@ from scaler.training.controllers import Controllers
 from scaler.training.data import StepIndices, batches
 from scaler.training.evaluation import Evaluation
 from scaler.training.fingerprint import Digests, data_digests, require_data_of_before, require_same_data
+from scaler.training.gather import several_micro_batches
 from scaler.training.gradients import is_out_of_memory
 from scaler.training.group import require_same_model
 from scaler.training.loss_probe import probe_loss
@@ -187,8 +187,6 @@ class Training:
         )
         self._gathers = found.gathers
         self._evaluation.try_out(self._job, self._plan, is_start=is_start)
-        if found.why_not is not None and self._surroundings.rank == 0:
-            print(f"The loss was not checked to be a mean over samples: {found.why_not}", file=sys.stderr)
         return {"seconds": perf_counter() - began, "loss_not_checked": found.why_not}
 
     def _next_size(self) -> int:
@@ -301,6 +299,8 @@ class Training:
                 raise TrainingError(
                     "out of memory with one sample in a forward/backward.", "Use a smaller model, or larger workers."
                 ) from error
+            if self._gathers:
+                raise several_micro_batches(2) from error
         self._halve_micro_batches(most)
         return None
 

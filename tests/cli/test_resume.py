@@ -42,7 +42,7 @@ def build(trouble="none", at_call=60, marker="", samples=1000, api_key=""):
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(samples, 4, generator=generator)
     data = TensorDataset(inputs, (inputs.sum(1) > 0).long())
-    calls = 0
+    calls = -1  # one batch is evaluated before the first step
     struck = False
 
     def loss(model, batch):
@@ -61,6 +61,7 @@ def build(trouble="none", at_call=60, marker="", samples=1000, api_key=""):
         train_data=data,
         eval_data=data,
         loss=loss,
+        loss_over="micro_batch",
     )
 
 

@@ -399,7 +399,7 @@ def test_schedule_free_is_evaluated_and_saved_at_its_average_and_trains_elsewher
     training, _ = in_this_process(tmp_path, replace(recipe, evaluate=look), job)
     training.run()
     between, end = (torch.load(path, weights_only=True) for path in sorted((tmp_path / "checkpoints").glob("*.pt")))
-    evaluations = [held[4], held[-1]]  # four batches were tried out before the first step
+    evaluations = [held[6], held[-1]]  # six batches were tried out before the first step
 
     def points(saved: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         model = torch.cat([value.flatten() for value in saved["model"].values()])

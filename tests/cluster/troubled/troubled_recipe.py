@@ -27,7 +27,7 @@ def build(
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(1000, 4, generator=generator)
     labels = (inputs.sum(1) > 0).long()
-    calls = 0
+    calls = -1  # one batch is evaluated before the first step
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         nonlocal calls
@@ -41,7 +41,7 @@ def build(
 
     print("the recipe was built")
     data = TensorDataset(inputs, labels)
-    return scaler.Recipe(model=nn.Linear(4, 2), train_data=data, eval_data=data, loss=loss)
+    return scaler.Recipe(model=nn.Linear(4, 2), train_data=data, eval_data=data, loss=loss, loss_over="micro_batch")
 
 
 def strike(trouble: str, marker: Path) -> None:
