@@ -427,3 +427,20 @@ def test_a_recipe_that_cannot_be_used(
     outcome = submit_recipe(**recipe)
     assert outcome.code == code
     assert outcome.err == f"Error: {text}"
+
+
+def test_a_wrong_function_ends_before_ray_starts_and_before_a_run_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is imported either: the module would raise."""
+    (tmp_path / "raising_recipe.py").write_text("def build(): pass\nraise SystemExit('imported')\n")
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(JOB | {"recipe": "raising_recipe:built", "storage": str(tmp_path / "runs")}))
+    monkeypatch.setattr("scaler.cluster.embedded.ray_cluster", lambda *_, **__: pytest.fail("Ray was started"))
+    assert scaler("submit", path, "--quiet") == (
+        2,
+        "",
+        "Error: recipe = raising_recipe:built: raising_recipe has no function built.\n"
+        '  Did you mean "build"? Functions there: build.\n',
+    )
+    assert not (tmp_path / "runs").exists()
