@@ -130,6 +130,7 @@ def refusal(found: Measured) -> RecipeError:
     else:
         remedy = (
             "If it weighs samples or tokens (cross_entropy with weight or ignore_index), return (sum, weight).\n"
-            f"If it compares samples, or is a root or a ratio over them, {COMPARES}"
+            f"If it compares samples, or is a root or a ratio over them, {COMPARES}\n"
+            "If collate pads samples to the longest of a batch, mask what it adds."
         )
     return RecipeError(problem, f"{remedy}\n{ACCEPT}")

@@ -211,7 +211,8 @@ class _Probe:
             min(found.difference, found.largest) / 100, 1e-6 * found.largest
         ):
             return None
-        if abs(self._value(self._whole.flip(0)).mean - whole.mean) > found.difference / ORDER_NOISE:
+        orders = [self._whole.flip(0), *(self._whole.roll(shift) for shift in range(1, len(self._whole)))]
+        if any(abs(self._value(order).mean - whole.mean) > found.difference / ORDER_NOISE for order in orders):
             return LossProbe(why_not="the order of the samples changes the loss")
         if not found.twice_differs and self._is_of_the_layers():
             return LossProbe(measured=found)

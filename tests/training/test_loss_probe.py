@@ -32,7 +32,8 @@ ACCEPT = (
 COMPARE = 'compare those of all workers: scaler.all_gather, and scaler.Recipe(loss_over="global_batch").'
 WEIGHS = (
     "\n  If it weighs samples or tokens (cross_entropy with weight or ignore_index), return (sum, weight)."
-    f"\n  If it compares samples, or is a root or a ratio over them, {COMPARE}{ACCEPT}"
+    f"\n  If it compares samples, or is a root or a ratio over them, {COMPARE}"
+    f"\n  If collate pads samples to the longest of a batch, mask what it adds.{ACCEPT}"
 )
 
 
@@ -342,6 +343,24 @@ def test_augmented_samples_in_containers_of_ones_own_are_given_twice_as_they_wer
 def broken(model: nn.Module, batch: Any) -> Tensor:
     assert len(batch[0]) == 32
     return ce(model, batch)
+
+
+class Branches(nn.Module):
+    """The batch's first sample says which part of the model takes part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(6, 2), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch: nn.Module = self.one if x[0, 0] > 0 else self.other
+        found: Tensor = branch(x)
+        return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_loss_that_depends_on_the_order_of_the_samples_is_not_refused(seed: int) -> None:
+    assert probe(recipe_of(ce, Branches), seed=seed).why_not in (None, "the order of the samples changes the loss")
 
 
 @pytest.mark.parametrize(
