@@ -89,15 +89,6 @@ class Recipe:
     flops_per_sample: float | None = None
 
 
-def require_module(path: str, *, folder: Path, source: str = "") -> None:
-    """Refuse a recipe whose module is not there, without importing anything.
-
-    Raises:
-        JobFileError: it is neither in ``folder`` nor on Python's path.
-    """
-    find_module(path, folder=folder, source=source)
-
-
 def _of(source: str) -> str:
     return f"{source}: " if source else ""
 

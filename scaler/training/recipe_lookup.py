@@ -50,7 +50,9 @@ def require_function(path: str, *, folder: Path, source: str = "") -> None:
     )
     raise JobFileError(
         f"{who}recipe = {path}: {module} has no function {function}.",
-        f"{did_you_mean(function, functions)}Functions there: {', '.join(functions[:SHOWN_FUNCTIONS])}." if functions else "It defines none.",
+        f"{did_you_mean(function, functions)}Functions there: {', '.join(functions[:SHOWN_FUNCTIONS])}."
+        if functions
+        else "It defines none.",
     )
 
 
