@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scaler.errors import RunError
 from scaler.metrics.reader import read_events, read_records, with_records
 from scaler.plan import Plan
 from scaler.report.definitions import ATTEMPTS, COST, EFFICIENCY, SPEED, TRAIN_LOSS, WALL_S, evaluation
@@ -20,6 +21,7 @@ from scaler.report.spent_words import cost_words, scaling_words
 from scaler.report.words import number, plural, seconds
 from scaler.report.write import read_report
 from scaler.runs import RunFolder, find_run, list_runs
+from scaler.runs.lease import present_state
 
 SPARK_WIDTH, SPARK_HEIGHT = 320, 80  # CSS pixels of the small curve
 
@@ -152,18 +154,22 @@ def read_run(run: str, *, storage: str = "runs") -> Run:
 def read_runs(storage: str = "runs") -> pd.DataFrame:
     """Return a row for each run below a storage, the oldest first: ``run_id``, ``state``, and when it began and ended.
 
-    Only each run's status is read, so that it is quick with many of them.
+    Only each run's status is read, so that it is quick with many of them. The state is ``lost`` where the run's driver
+    ended without an end, and ``unreadable`` where its status cannot be read.
 
     Raises:
-        RunError: the storage, or a run's status, cannot be read.
+        RunError: the storage cannot be read.
     """
     rows: list[Mapping[str, Any]] = []
     for folder in list_runs(str(storage)):
-        status = folder.read_json("status.json")
+        try:
+            status, state = folder.read_json("status.json"), present_state(folder)[0].value
+        except RunError:
+            status, state = {}, "unreadable"
         rows.append(
             {
                 "run_id": folder.run_id,
-                "state": folder.state().value,
+                "state": state,
                 "started_at": status.get("started_at"),
                 "ended_at": status.get("ended_at"),
                 "uri": folder.place,

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from scaler.errors import RunError
-from scaler.runs import RunFolder, RunState, lease
+from scaler.runs import RunFolder, RunState, lease, processes
 from scaler.runs.lease import FILE, Lease, read_lease, require_free
 
 NOON = datetime(2026, 1, 2, 12, 0, 5)
@@ -32,7 +33,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 def leave(folder: RunFolder, **values: Any) -> None:
     """What a driver that is gone, or elsewhere, has left."""
-    here = {"host": socket.gethostname(), "namespace": lease._namespace()}
+    here = {"host": socket.gethostname(), "namespace": processes._namespace()}
     folder.write_json(FILE, {"token": "0123", **here, "pid": 4242, "beat": time.time(), **values})
 
 
@@ -299,7 +300,7 @@ def test_a_driver_that_was_killed_and_that_nobody_buried_is_gone(folder: RunFold
     assert process.stdout is not None
     process.stdout.read()
     until = time.monotonic() + 10
-    while lease._born(process.pid) != "gone":
+    while processes.born(process.pid) != "gone":
         assert time.monotonic() < until
         time.sleep(0.02)
     leave(folder, pid=process.pid, born="a b")
@@ -395,3 +396,57 @@ def test_a_folder_that_was_copied_while_it_ran_is_free_when_the_lease_is_stale(f
     copy.write_json(FILE, {**copied, "host": "elsewhere", "beat": time.time() - 3600})
     with Lease.claim(copy) as held:
         held.require_held()
+
+
+def test_a_folder_that_was_removed_and_written_to_again_is_not_one_that_was_taken_over(tmp_path: Path) -> None:
+    folder = RunFolder.create(str(tmp_path), name="digits", now=datetime(2026, 1, 2, 12, 0, 5))
+    held = Lease.claim(folder)
+    shutil.rmtree(folder.uri)
+    folder.append_json("events.jsonl", [{"kind": "evaluated"}])  # a writer that has not noticed
+    held.beat()
+    with pytest.raises(RunError) as caught:
+        held.require_held()
+    assert str(caught.value) == f"run {folder.run_id} has lost its folder.\n  Something removed {folder.path('')}."
+    held.release()
+
+
+# What a reader says of a run.
+
+
+def test_a_run_that_somebody_drives_has_the_state_that_was_written(folder: RunFolder) -> None:
+    with Lease.claim(folder):
+        for state in (RunState.STARTING, RunState.RUNNING):
+            folder.set_state(state)
+            assert lease.present_state(folder) == (state, None)
+
+
+@pytest.mark.parametrize("state", [RunState.SUCCEEDED, RunState.FAILED, RunState.STOPPED])
+def test_an_end_needs_no_driver(folder: RunFolder, state: RunState) -> None:
+    folder.set_state(state)
+    assert lease.present_state(folder) == (state, None)
+
+
+def test_a_run_without_an_end_and_without_a_driver_is_lost(folder: RunFolder) -> None:
+    folder.set_state(RunState.RUNNING)
+    assert lease.present_state(folder) == (RunState.LOST, None)
+    assert folder.state() is RunState.RUNNING, "a reader writes nothing"
+
+
+@pytest.mark.parametrize(
+    ("values", "is_lost"),
+    [
+        ({"pid": 2**22 + 1}, True),  # this machine has no such process
+        ({"host": "elsewhere", "beat": time.time() - 30}, False),
+        ({"host": "elsewhere", "beat": time.time() - 300}, True),
+        ({"pid": os.getpid(), "beat": time.time() - 300}, False),  # asleep, and still there
+        ({"pid": os.getpid(), "place": "/elsewhere/run"}, True),  # a copy of a run that is driven
+    ],
+)
+def test_a_driver_is_gone_when_its_process_is_or_when_it_has_long_been_silent(
+    folder: RunFolder, values: dict[str, Any], is_lost: bool
+) -> None:
+    folder.set_state(RunState.RUNNING)
+    leave(folder, **values)
+    state, gone = lease.present_state(folder)
+    assert (state is RunState.LOST) == is_lost
+    assert (gone is not None) == is_lost

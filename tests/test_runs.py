@@ -445,27 +445,41 @@ def refuse(monkeypatch: pytest.MonkeyPatch, folder: RunFolder, call: str, error:
     monkeypatch.setattr(type(filesystem), call, refused)
 
 
+FULL = "Make room there, or see to the storage."
+NO_LOGIN = "Set its credentials to those of an account that may read and write there."
+
+
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "here", "elsewhere", "remedy_elsewhere"),
     [
-        (OSError(28, "No space left on device"), "No space left on device"),
-        (OSError(30, "Read-only file system"), "Read-only file system"),
-        (PermissionError("Access Denied for me:hunter2@host"), "Access Denied for me:hunter2@host"),
-        (PermissionError("s3://me:hunter2@host\nsaid no"), "s3://me:***@host said no"),
-        (TimeoutError(), "TimeoutError"),
+        (OSError(28, "No space left on device"), "No space left on device", "No space left on device", FULL),
+        (OSError(30, "Read-only file system"), "Read-only file system", "Read-only file system", FULL),
+        (
+            PermissionError("s3://me:hunter2@host\nsaid no"),
+            "s3://me:***@host said no",
+            "its credentials are missing or not accepted (s3://me:***@host said no)",
+            NO_LOGIN,
+        ),
+        (TimeoutError(), "TimeoutError", "it does not answer (TimeoutError)", "Check the network, then try again."),
     ],
 )
 def test_a_document_that_the_storage_refuses_is_an_error(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, error: OSError, reason: str
+    folder: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+    here: str,
+    elsewhere: str,
+    remedy_elsewhere: str,
 ) -> None:
     folder.write("plan.json", "old")
     with monkeypatch.context() as patched:
         refuse(patched, folder, "open", error)
         with pytest.raises(RunError) as caught:
             folder.write("plan.json", "new")
+    is_here = folder.local_path is not None
     assert str(caught.value) == (
-        f"run {folder.run_id}: plan.json cannot be written in {folder.path('')}: {reason}.\n"
-        "  Make room there, or see to the storage."
+        f"run {folder.run_id}: plan.json cannot be written in {folder.path('')}: {here if is_here else elsewhere}.\n"
+        f"  {FULL if is_here else remedy_elsewhere}"
     )
     assert folder.read("plan.json") == b"old"
     assert folder.names("") == ["plan.json"]
@@ -480,7 +494,7 @@ def test_a_document_that_the_storage_does_not_give_is_an_error(
         folder.read("plan.json")
     assert str(caught.value) == (
         f"run {folder.run_id}: plan.json cannot be read in {folder.path('')}: Input/output error.\n"
-        "  See to the storage."
+        "  See to the storage, then try again."
     )
 
 

@@ -3,12 +3,23 @@
 import click
 
 from scaler.cli.options import storage_option
-from scaler.runs import list_runs
+from scaler.errors import RunError
+from scaler.report.words import printable
+from scaler.runs import RunState, list_runs
+from scaler.runs.lease import present_state
 
 
 @click.command("list")
 @storage_option
 def command(storage: str) -> None:
-    """List runs."""
+    """List runs.
+
+    A run is lost when its driver ended and wrote no end: scaler resume continues it.
+    """
     for folder in list_runs(storage):
-        click.echo(f"{folder.run_id}  {folder.state()}")
+        try:
+            state, gone = present_state(folder)
+        except RunError as error:  # one run that cannot be read hides no other
+            click.echo(printable(f"{folder.run_id}  unreadable  {error.problem}"))
+            continue
+        click.echo(f"{folder.run_id}  {state}{f'  {gone}' if gone is not None and state is RunState.LOST else ''}")

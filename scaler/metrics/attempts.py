@@ -1,6 +1,6 @@
 """The number of a run's next life, from whatever the ones before have left in its folder."""
 
-import json
+from io import BytesIO
 from typing import Any
 
 import pyarrow as pa
@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 
 from scaler.metrics.files import EVENTS, FOLDER, damaged, file_ranges
 from scaler.runs import RunFolder
+from scaler.runs.folder import LOG_BYTES
+from scaler.runs.parsing import parse_json
 from scaler.runs.places import reason
 
 
@@ -30,7 +32,7 @@ def next_attempt(folder: RunFolder) -> int:
 def _manifest(folder: RunFolder, name: str) -> dict[str, Any]:
     """A checkpoint's manifest; empty where it is torn."""
     try:
-        values = json.loads(folder.read_if_there(f"checkpoints/{name}") or b"{}")
+        values = parse_json(folder.read_if_there(f"checkpoints/{name}") or b"{}")
     except ValueError:
         return {}
     return values if isinstance(values, dict) else {}
@@ -38,14 +40,13 @@ def _manifest(folder: RunFolder, name: str) -> dict[str, Any]:
 
 def _newest_attempt(folder: RunFolder, name: str) -> int:
     """The highest attempt of a file of records, from its footer alone; -1 when it says none."""
-    filesystem, root = folder.filesystem(FOLDER)
+    raw = folder.read_if_there(f"{FOLDER}/{name}", most=LOG_BYTES)
+    if raw is None:  # merged into a larger one this moment
+        return -1
     try:
-        with filesystem.open(f"{root}/{name}", "rb") as file:
-            about = pq.read_metadata(file)
+        about = pq.read_metadata(BytesIO(raw))
         column = about.schema.names.index("attempt")
         groups = [about.row_group(number).column(column).statistics for number in range(about.num_row_groups)]
-    except FileNotFoundError:  # merged into a larger one this moment
-        return -1
     except (pa.ArrowException, OSError, ValueError) as error:
         raise damaged(folder, f"{FOLDER}/{name}", reason(error)) from None
     return max((group.max for group in groups if group is not None and group.has_min_max), default=-1)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from scaler.errors import RunError
 from scaler.runs import RunFolder
+from scaler.runs.folder import LOG_BYTES
 from scaler.runs.places import reason
 
 FOLDER = "metrics"
@@ -128,7 +129,7 @@ def read_file(folder: RunFolder, name: str, columns: Sequence[str] | None = None
         RunError: it holds none, or cannot be read.
     """
     try:
-        return parse_records(folder.read(name), columns)
+        return parse_records(folder.read(name, most=LOG_BYTES), columns)
     except ValueError as error:
         raise damaged(folder, name, str(error)) from None
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scaler.errors import RunError
 from scaler.metrics.files import EVENTS, FOLDER, SCHEMA, file_name, file_ranges, parse_pieces, read_file
 from scaler.runs import RunFolder
+from scaler.runs.folder import LOG_BYTES
 
 ATTEMPTS = 5
 KEPT_FILES = 24  # the newest may be gone at the second reading: their bytes are kept, of those up to
@@ -68,7 +69,7 @@ class RecordFiles:
 
     def _raw(self, name: str) -> bytes:
         """A file's bytes. New and small ones are kept: the writer of a run that goes on merges them."""
-        raw = self._small.get(name) or self._folder.read_if_there(name)
+        raw = self._small.get(name) or self._folder.read_if_there(name, most=LOG_BYTES)
         if raw is None:
             self._begin_again()
         if len(raw) <= KEPT_BYTES and name in self._names[-KEPT_FILES:]:
@@ -173,7 +174,7 @@ def lost_from(attempts: NDArray[Any], events: Sequence[Mapping[str, Any]]) -> ND
 
 def read_events(folder: RunFolder) -> list[dict[str, Any]]:
     """Return the run's events in the order in which they were written."""
-    return list(folder.rows(EVENTS))
+    return [row for row in folder.rows(EVENTS) if isinstance(row.get("kind"), str)]
 
 
 def newest_samples(folder: RunFolder) -> dict[tuple[int, int], int]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scaler.job import Job
 from scaler.plan import Plan, make_plan
 from scaler.report.elapsed import Elapsed, find_starts
-from scaler.report.endings import Ending, Event, events_of_lives, find_ending
+from scaler.report.endings import DRIVER_GONE, Ending, Event, events_of_lives, find_ending
 from scaler.report.grid import Columns, chosen
 from scaler.report.model import AttemptRow, Decision
 from scaler.report.words import ended, number, plural
@@ -152,6 +152,8 @@ def _how_it_ended(ending: Ending | None, state: RunState, *, is_last: bool) -> t
         ended_by = {RunState.SUCCEEDED: "finished", RunState.STOPPED: "stopped"}.get(state, "failed")
         tells = ending is not None and (ended_by == "failed" or ending.ended_by == ended_by)
         return ended_by, cause if tells else None
+    if ending is None and is_last and state is RunState.LOST:
+        return DRIVER_GONE
     if ending is None:
         return "running" if is_last else "lost", None
     return ending.ended_by, cause

@@ -66,13 +66,13 @@ def find_ending(events: Sequence[Event], *, finished: bool = False) -> Ending | 
     first = min((event["time"] for event in others or resumes[:1] if "time" in event), default=None)
     if first is not None and not others:
         first -= resumes[0].get("idle_s") or 0.0  # the last sign of life
-    ended_by, cause = _cause(others, events) or (("finished", "trained to its end") if finished else _DRIVER_GONE)
+    ended_by, cause = _cause(others, events) or (("finished", "trained to its end") if finished else DRIVER_GONE)
     if ended_by == "lost" and resumes and any(_is_own_error(event) for event in others):
         ended_by = "failed"  # an error of its own is final: it ended the run, not only the life
     return Ending(ended_by=ended_by, cause=one_line(joined(cause, *_resumed(resumes))), at=first, idle_s=idle_s)
 
 
-_DRIVER_GONE = ("killed", "the driver was gone")
+DRIVER_GONE = ("killed", "the driver was gone")
 
 
 def _signs(events: Sequence[Event]) -> list[Event]:

@@ -45,7 +45,7 @@ def summarize(
     Args:
         job: ``job.yaml``.
         plan: ``plan.json``, of the newest job.
-        status: ``status.json``.
+        status: ``status.json``; with ``driver``, in words, where the run is lost and its driver is known.
         records: every record that reached the folder, in any order.
         events: the rows of ``events.jsonl``.
         later_jobs: ``job-<attempt>.yaml`` by attempt: the job from there on, where a resume changed it.
@@ -90,6 +90,7 @@ def summarize(
         unplanned=rates.unplanned,
         unreadable=records.unreadable,
         logs=logs,
+        driver=str(status.get("driver", "")),
     )
     loss = last_epoch_loss(grid.kept["samples_seen"], grid.kept["loss"], grid.kept["weight"], plan)
     return Report(

@@ -13,6 +13,7 @@ from scaler.report.markdown import render_markdown
 from scaler.report.model import Report
 from scaler.report.numbers import summarize
 from scaler.runs import RunFolder
+from scaler.runs.lease import present_state
 
 
 def read_report(folder: RunFolder, *, baseline: RunFolder | None = None) -> Report:
@@ -33,7 +34,8 @@ def read_report(folder: RunFolder, *, baseline: RunFolder | None = None) -> Repo
     except (KeyError, TypeError) as error:
         raise RunError(f"run {folder.run_id}: plan.json is not a plan: {error}.", "The file was altered.") from None
     # The folder may be a renamed copy: what it is called now is what one can type.
-    status = {**folder.read_json("status.json"), "state": folder.state(), "run_id": folder.run_id}
+    state, gone = present_state(folder)
+    status = {**folder.read_json("status.json"), "state": state, "run_id": folder.run_id, "driver": str(gone or "")}
     later_jobs = {attempt: later for attempt, later in jobs.items() if attempt}
     one_worker = None
     if baseline is not None:

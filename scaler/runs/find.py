@@ -8,7 +8,7 @@ from math import isfinite
 from scaler.errors import RunError
 from scaler.masking import mask_text
 from scaler.runs.folder import RunFolder
-from scaler.runs.places import inside, located, reach, reason
+from scaler.runs.places import inside, located, names_in
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -32,7 +32,7 @@ def find_run(run: str, *, storage: str = "runs") -> RunFolder:
         places.append(inside(storage, run))
     for place in places:
         folder = RunFolder(located(place))
-        if folder.exists("status.json"):
+        if folder.is_run():
             return folder
     near = [folder.run_id for folder in list_runs(storage)[-3:]]
     named = mask_text(run if re.fullmatch(r"[\w./:@%+=~,*-]+", run, re.ASCII) else repr(run))
@@ -49,20 +49,9 @@ def list_runs(storage: str = "runs") -> Sequence[RunFolder]:
         RunError: the storage cannot be read.
     """
     base = located(storage)
-    filesystem, root = reach(base)
-    if not filesystem.exists(root):
-        return []
-    try:
-        paths = filesystem.ls(root, detail=False)
-    except OSError as error:
-        raise RunError(
-            f"storage = {mask_text(storage)}: cannot be listed: {reason(error)}.",
-            "Give the folder that holds the runs.",
-        ) from error
-    names = (path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
+    names = names_in(base, what=f"storage = {mask_text(storage)}")
     folders = [RunFolder(inside(base, name)) for name in names]
-    runs = [folder for folder in folders if folder.exists("status.json")]
-    return sorted(runs, key=_made)
+    return sorted((folder for folder in folders if folder.is_run()), key=_made)
 
 
 def _made(folder: RunFolder) -> tuple[float, str]:

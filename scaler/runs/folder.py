@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,17 +24,31 @@ from fsspec.implementations.local import LocalFileSystem
 
 from scaler.errors import RunError
 from scaler.masking import mask_text
-from scaler.runs.places import inside, located, not_made, reach, reason
+from scaler.runs.parsing import parse_json
+from scaler.runs.places import (
+    SEE_TO_IT,
+    has_folders,
+    inside,
+    located,
+    make_folder,
+    not_made,
+    reach,
+    storage_errors,
+)
 
 
 class RunState(StrEnum):
-    """Where a run is in its life: ``STARTING -> RUNNING -> one of the ends``."""
+    """Where a run is: ``STARTING -> RUNNING -> one of the ends``.
+
+    ``LOST`` is never written: readers say it of a run without an end whose driver is gone.
+    """
 
     STARTING = "starting"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     STOPPED = "stopped"
+    LOST = "lost"
 
     @property
     def is_end(self) -> bool:
@@ -42,6 +57,8 @@ class RunState(StrEnum):
 
 
 IDS = 100  # how many ids are tried for a new run
+DOCUMENT_BYTES = 2**26  # a document of ours is far smaller; a larger file was put there to hurt
+LOG_BYTES = 2**30
 
 
 def new_run_id(name: str, now: datetime) -> str:
@@ -82,15 +99,8 @@ class RunFolder:
         reach(base)
         for _ in range(IDS):  # two runs of one name in one second may draw the same four digits
             folder = cls(inside(base, new_run_id(name, now)))
-            if folder.exists():
-                continue
-            try:
-                folder._fs.makedirs(folder._root, exist_ok=False)
-            except FileExistsError:
-                continue
-            except Exception as error:  # any filesystem's own
-                raise not_made(storage, reason(error)) from error
-            return folder
+            if make_folder(folder._fs, folder._root, storage=storage, uri=base):
+                return folder
         raise not_made(storage, f"{IDS} runs of this second are there already")
 
     @property
@@ -129,7 +139,8 @@ class RunFolder:
         beside = f"{parent}/.{last}.{secrets.token_hex(4)}.part"  # hidden: readers of a whole folder pass it over
         with self._told(name, "written"):
             try:
-                self._fs.makedirs(parent, exist_ok=True)
+                if has_folders(self._fs):
+                    self._fs.makedirs(parent, exist_ok=True)
                 with self._fs.open(beside, "wb") as file:
                     file.write(data)
                 if self.local_path is not None:
@@ -142,13 +153,17 @@ class RunFolder:
                     self._fs.rm_file(beside)
                 raise
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, most: int | None = DOCUMENT_BYTES) -> bytes:
         """Return a document.
+
+        Args:
+            name: its name.
+            most: how many bytes it may have; None: any number.
 
         Raises:
             RunError: there is none, or it cannot be read.
         """
-        data = self.read_if_there(name)
+        data = self.read_if_there(name, most=most)
         if data is None:
             raise RunError(
                 f"run {self.run_id} has no {name} in {self.path('')}.",
@@ -156,31 +171,66 @@ class RunFolder:
             )
         return data
 
-    def read_if_there(self, name: str) -> bytes | None:
+    def read_if_there(self, name: str, *, most: int | None = DOCUMENT_BYTES) -> bytes | None:
         """Return a document; None when there is none.
 
         Raises:
-            RunError: it cannot be read; whether it is there is then not known.
+            RunError: it cannot be read, is no file, or is larger than ``most`` bytes; whether it is there is then not
+                known.
         """
+        path = self._at(name)
         try:
-            with self._told(name, "read"), self._fs.open(self._at(name), "rb") as file:
-                data: bytes = file.read()
-                return data
+            with self._told(name, "read"):
+                size = self._require_file(name, path)
+                with self._fs.open(path, "rb") as file:
+                    size = getattr(file, "size", None) if size is None else size
+                    if most is not None and size is not None and size > most:
+                        raise RunError(
+                            f"run {self.run_id}: {name} has {size:,} bytes, and at most {most:,} are read.",
+                            f"Look at {self.path(name)}: scaler does not write files of that size.",
+                        )
+                    data: bytes = file.read()
+                    return data
         except FileNotFoundError:
             return None
 
+    def size(self, name: str) -> int:
+        """Return the size of a file in bytes.
+
+        Raises:
+            RunError: there is no such file, or the storage does not tell.
+        """
+        path = self._at(name)
+        try:
+            with self._told(name, "read"):
+                return int(self._fs.size(path))
+        except FileNotFoundError:
+            raise RunError(f"run {self.run_id} has no {name} in {self.path('')}.", SEE_TO_IT) from None
+
+    def _require_file(self, name: str, path: str) -> int | None:
+        """Refuse what is not a file: a pipe would be waited for for ever. Return its size; None: it is elsewhere."""
+        if self.local_path is None:
+            return None
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode):
+            raise RunError(
+                f"run {self.run_id}: {name} is not a file, but a folder, a pipe or a device.",
+                f"Look at {self.path(name)}: scaler did not put it there.",
+            )
+        return about.st_size
+
     @contextmanager
     def _told(self, name: str, doing: str) -> Iterator[None]:
-        """Say what the storage refused; that a file is not there is for the caller to tell."""
+        """Say what the storage refused; that a file is not there is for the caller of a reader to tell."""
+        what = f"run {self.run_id}: {name} cannot be {doing} in {self.path('')}"
+        remedy = "Make room there, or see to the storage." if doing == "written" else SEE_TO_IT
         try:
-            yield
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and doing == "read":
+            with storage_errors(what, uri=self.uri, remedy=remedy):
+                yield
+        except (FileNotFoundError, FileExistsError) as error:
+            if doing != "written" and isinstance(error, FileNotFoundError):
                 raise
-            raise RunError(
-                f"run {self.run_id}: {name} cannot be {doing} in {self.path('')}: {reason(error)}.",
-                "Make room there, or see to the storage." if doing == "written" else "See to the storage.",
-            ) from error
+            raise RunError(f"{what}: {error.strerror or type(error).__name__}.", remedy) from error
 
     def _at(self, name: str) -> str:
         """The path of something in the folder, and never of anything outside.
@@ -215,7 +265,7 @@ class RunFolder:
             RunError: there is none, or it is not JSON.
         """
         try:
-            values = json.loads(self.read(name))
+            values = parse_json(self.read(name))
         except ValueError as error:
             raise RunError(f"run {self.run_id}: {name} is not JSON: {error}.", "The file was altered.") from None
         if not isinstance(values, dict):
@@ -223,22 +273,51 @@ class RunFolder:
         return values
 
     def exists(self, name: str = "") -> bool:
-        """Whether there is such a file, or the folder itself."""
-        return bool(self._fs.exists(self._at(name)))
+        """Whether there is such a file, or the folder itself.
+
+        Raises:
+            RunError: the storage does not tell.
+        """
+        path = self._at(name)
+        if self.local_path is not None:
+            return os.path.exists(path)
+        try:  # fsspec's own exists() of some filesystems takes every error for a no
+            with self._told(name or "the folder", "read"):
+                self._fs.info(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def names(self, folder: str) -> list[str]:
         """Return the names in one of the run's folders, sorted; none when it is not there."""
+        path = self._at(folder)
         try:
             with self._told(folder or "the folder", "read"):
-                found = self._fs.ls(self._at(folder), detail=False)
+                found = self._fs.ls(path, detail=False)
         except FileNotFoundError:
             return []
         return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
 
+    def rename(self, name: str, to: str) -> None:
+        """Give a file another name; one that is not there is no error.
+
+        Raises:
+            RunError: the storage does not let it.
+        """
+        path, target = self._at(name), self._at(to)
+        try:
+            with self._told(name, "renamed"):
+                self._fs.cp_file(path, target)
+                self._fs.rm_file(path)
+        except FileNotFoundError:
+            return
+
     def remove(self, name: str) -> None:
         """Remove a file; one that is gone already is no error."""
+        path = self._at(name)
         try:
-            self._fs.rm_file(self._at(name))
+            with self._told(name, "removed"):
+                self._fs.rm_file(path)
         except FileNotFoundError:
             return
 
@@ -247,7 +326,8 @@ class RunFolder:
         if not name:
             raise ValueError("a run's folder is not removed whole")
         if self.exists(name):
-            self._fs.rm(self._at(name), recursive=True)
+            with self._told(name, "removed"):
+                self._fs.rm(self._at(name), recursive=True)
 
     # Logs: whole lines, appended.
 
@@ -263,17 +343,19 @@ class RunFolder:
 
     def end_line(self, name: str) -> None:
         """End a line that a killed writer left cut off, so that the next row has a line of its own."""
-        if self.exists(name) and not self.read(name).endswith(b"\n"):
+        if self.exists(name) and not self.read(name, most=LOG_BYTES).endswith(b"\n"):
             self._append(name, b"\n")
 
     def _append(self, name: str, data: bytes) -> None:
         """Append to a file. Object stores cannot, and some pretend to: there the whole is written anew."""
         if self.local_path is None:
-            self.write(name, (self.read(name) if self.exists(name) else b"") + data)
+            self.write(name, (self.read_if_there(name, most=LOG_BYTES) or b"") + data)
             return
         path = Path(self._at(name))
         with self._told(name, "written"):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                self._require_file(name, str(path))
             with path.open("ab", buffering=0) as file:
                 end = file.tell()
                 try:
@@ -286,19 +368,23 @@ class RunFolder:
 
     def rows(self, name: str) -> Iterator[dict[str, Any]]:
         """Yield the rows of a log; a line that was cut off by a kill is passed over."""
-        if not self.exists(name):
-            return
-        lines = self.read(name).split(b"\n")
+        lines = (self.read_if_there(name, most=LOG_BYTES) or b"").split(b"\n")
         for number, line in enumerate(lines):
             if line and number != len(lines) - 1:
                 try:
-                    row = json.loads(line)
+                    row = parse_json(line)
                 except ValueError:  # cut off, and ended by a later writer
                     continue
                 if isinstance(row, dict):
                     yield row
 
     # Names that more than one room uses.
+
+    def is_run(self) -> bool:
+        """Whether the folder is a run's, readable or not."""
+        if self.local_path is None:
+            return self.exists("status.json")
+        return os.path.lexists(f"{self._root}/status.json")  # also a link, which is not followed
 
     def set_state(self, state: RunState, **values: Any) -> None:
         """Write the run's status; ``values`` replace or join those already there, and None takes one away.
@@ -313,9 +399,10 @@ class RunFolder:
     def state(self) -> RunState:
         """Return the run's state as last written."""
         state = self.read_json("status.json").get("state")
-        if state not in list(RunState):
+        written = [known for known in RunState if known is not RunState.LOST]
+        if state not in written:
             raise RunError(
-                f"run {self.run_id}: status.json has the state {state}, not one of {', '.join(RunState)}.",
+                f"run {self.run_id}: status.json has the state {str(state)[:60]}, not one of {', '.join(written)}.",
                 "The file was altered.",
             )
         return RunState(state)

@@ -10,19 +10,20 @@ lease gone, or another's, has lost it for good: somebody has gone on with the ru
 machines that share runs must agree to well within ``FRESH_S``.
 """
 
-import json
 import os
 import secrets
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from threading import Event, Lock, Thread
 from time import monotonic, sleep, time
 from typing import Any, Self
 
 from scaler.errors import RunError
-from scaler.runs.folder import RunFolder
+from scaler.runs import processes
+from scaler.runs.folder import RunFolder, RunState
+from scaler.runs.parsing import parse_json
 
 FILE = "driver.json"
 BEAT_S = 10.0
@@ -44,6 +45,9 @@ class Lease:
 
     def __init__(self, folder: RunFolder, token: str) -> None:
         self._folder, self._token = folder, token
+        self._opened: int | None = None  # the folder, where it is local; while it is open, no other gets its inode
+        with suppress(OSError):
+            self._opened = os.open(folder.local_path, os.O_RDONLY) if folder.local_path is not None else None
         self.before: Mapping[str, Any] | None = None
         self._ended = Event()
         self._beating = Lock()
@@ -95,7 +99,7 @@ class Lease:
                     f"was taken over by process {now['pid']} on {now['host']}",
                     "It goes on there; this process has let go of it.",
                 )
-            elif raw is None and not self._folder.exists():
+            elif raw is None and not self._is_same_folder():
                 self._problem = "has lost its folder", f"Something removed {self._folder.path('')}."
             else:
                 self._problem = (
@@ -139,15 +143,28 @@ class Lease:
             now = read_lease(self._folder)
             if now is not None and now["token"] == self._token:
                 self._folder.remove(FILE)
+        if self._opened is not None:
+            os.close(self._opened)
+            self._opened = None
+
+    def _is_same_folder(self) -> bool:
+        """Whether the folder is there, and is not one that a writer made anew after it was removed."""
+        if not self._folder.exists():
+            return False
+        if self._opened is None or self._folder.local_path is None:
+            return True
+        with suppress(OSError):
+            return os.path.samestat(os.fstat(self._opened), os.stat(self._folder.local_path))
+        return False
 
     def _keep(self) -> None:
         while not self._ended.wait(BEAT_S) and self.look():  # storage that fails now may be back in time
             pass
 
     def _write(self) -> None:
-        who = {"token": self._token, "host": socket.gethostname(), "pid": os.getpid(), "namespace": _namespace()}
         at = monotonic(), time()
-        self._folder.write_json(FILE, {**who, "born": _born(os.getpid()), "place": self._folder.place, "beat": at[1]})
+        who = {"token": self._token, **processes.this_process()}
+        self._folder.write_json(FILE, {**who, "place": self._folder.place, "beat": at[1]})
         self._beat_at = at
 
 
@@ -191,7 +208,7 @@ def require_free(folder: RunFolder) -> None:
     now = read_lease(folder)
     if now is None:
         return
-    is_there = _is_there(now)
+    is_there = processes.is_there(now)
     ago = time() - now["beat"]
     who = f"process {now['pid']} on {now['host']}"
     if is_there is not False and abs(ago) < FRESH_S:
@@ -206,6 +223,49 @@ def require_free(folder: RunFolder) -> None:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Driver:
+    """The process that drove a run last, as its lease has it."""
+
+    host: str
+    pid: int
+    beat: float  # epoch seconds
+
+    def __str__(self) -> str:
+        """Return who it was and when it was last seen.
+
+        Example:
+            >>> print(Driver(host="node-3", pid=417, beat=1767225600.0))
+            process 417 on node-3, last seen 2026-01-01 00:00:00 UTC
+        """
+        try:
+            seen = f"{datetime.fromtimestamp(self.beat, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        except (ValueError, OverflowError, OSError):  # altered
+            seen = "at no known time"
+        return f"process {self.pid} on {self.host}, last seen {seen}"
+
+
+def present_state(folder: RunFolder) -> tuple[RunState, Driver | None]:
+    """Return the state of a run, and the driver that is gone if that is why it is lost.
+
+    The state is the one last written; ``LOST`` where that is no end and nobody drives the run any more.
+
+    Raises:
+        RunError: the run's status cannot be read.
+    """
+    state = folder.state()
+    if state.is_end:
+        return state, None
+    now = _parsed(folder.read_if_there(FILE))
+    if now is None:
+        return folder.state() if folder.state().is_end else RunState.LOST, None  # it may have ended between the two
+    there = processes.is_there(now)
+    is_of_this = now.get("place", folder.place) == folder.place  # else the folder is a copy of one that is driven
+    if is_of_this and (there or (there is None and abs(time() - now["beat"]) < FRESH_S)):
+        return state, None
+    return RunState.LOST, Driver(host=now["host"], pid=now["pid"], beat=now["beat"])
+
+
 def read_lease(folder: RunFolder) -> Mapping[str, Any] | None:
     """Return the lease that is in the folder; None where there is none, or none that makes sense."""
     with suppress(RunError):  # given back this moment, or altered
@@ -215,46 +275,12 @@ def read_lease(folder: RunFolder) -> Mapping[str, Any] | None:
 
 def _parsed(raw: bytes | None) -> Mapping[str, Any] | None:
     try:
-        found = json.loads(raw or b"{}")
+        found = parse_json(raw or b"{}")
     except ValueError:
         return None
     kinds = {"token": str, "host": str, "pid": int, "beat": int | float}
     is_lease = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
     return found if is_lease and found["pid"] > 0 else None  # kill 0 and kill -1 mean many processes
-
-
-def _is_there(lease: Mapping[str, Any]) -> bool | None:
-    """Whether the process of a lease exists; None where that cannot be told from here."""
-    if (lease["host"], lease.get("namespace")) != (socket.gethostname(), _namespace()):
-        return None
-    try:
-        os.kill(lease["pid"], 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's
-        pass
-    born, now = lease.get("born"), _born(lease["pid"])
-    return born is None or now is None or born == now
-
-
-def _born(pid: int) -> str | None:
-    """What tells a process from a later one of its number: the machine's start, and its own in ticks since then.
-
-    ``gone`` for one that has ended and that nobody has asked for its exit code; None where nothing tells.
-    """
-    with suppress(OSError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        if fields[0] in ("Z", "X"):
-            return "gone"
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {fields[19]}"
-    return None
-
-
-def _namespace() -> str | None:
-    """Where this process's number is its name: containers of one host name may each have a process 7."""
-    with suppress(OSError):
-        return os.readlink("/proc/self/ns/pid")
-    return None
 
 
 @contextmanager

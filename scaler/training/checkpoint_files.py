@@ -6,15 +6,14 @@
 Nothing here loads torch: a driver looks for the newest one before it starts anything.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from hashlib import sha256
 from time import time
 from typing import Any, NamedTuple
 
 from scaler.errors import RunError
 from scaler.runs import RunFolder
+from scaler.runs.parsing import parse_json
 
 FOLDER = "checkpoints"
 SCHEMA_VERSION = 2
@@ -129,7 +128,7 @@ def read_files(folder: RunFolder, samples_seen: int) -> bytes:
     if f"{name}.pt" not in names:
         raise UnusableError(f"{where} is torn: its state is missing.")
     try:
-        about = json.loads(folder.read(f"{_name(samples_seen)}.json"))
+        about = parse_json(folder.read(f"{_name(samples_seen)}.json"))
     except ValueError:
         raise UnusableError(f"{where} is torn: its manifest is not JSON.") from None
     if not isinstance(about, dict):
@@ -140,9 +139,10 @@ def read_files(folder: RunFolder, samples_seen: int) -> bytes:
             f"and this scaler reads {SCHEMA_VERSION}.",
             "Go on with the version of scaler that wrote it.",
         )
-    data = folder.read(f"{_name(samples_seen)}.pt")
-    if len(data) != about.get("bytes"):
-        raise UnusableError(f"{where} is torn: {len(data):,} bytes of {about.get('bytes')}.")
+    size = folder.size(f"{_name(samples_seen)}.pt")
+    if size != about.get("bytes"):
+        raise UnusableError(f"{where} is torn: {size:,} bytes of {about.get('bytes')}.")
+    data = folder.read(f"{_name(samples_seen)}.pt", most=None)
     if sha256(data).hexdigest() != about.get("sha256"):
         raise UnusableError(f"{where} was altered: its checksum is another.")
     return data
@@ -150,17 +150,13 @@ def read_files(folder: RunFolder, samples_seen: int) -> bytes:
 
 def _set_aside(folder: RunFolder, samples_seen: int) -> None:
     """Rename a checkpoint's files, so that a person can look at them and nobody else does."""
-    filesystem, root = folder.filesystem(FOLDER)
     for ending in ("json", "pt"):
-        path = f"{root}/{samples_seen:015d}.{ending}"
+        name = f"{_name(samples_seen)}.{ending}"
         try:
-            with suppress(FileNotFoundError):
-                filesystem.cp_file(path, f"{path}.bad")
-                filesystem.rm_file(path)
-        except OSError as error:
+            folder.rename(name, f"{name}.bad")
+        except RunError as error:
             raise RunError(
-                f"run {folder.run_id}: checkpoint {samples_seen} cannot be used, nor be set aside: "
-                f"{error.strerror or type(error).__name__}.",
+                f"run {folder.run_id}: checkpoint {samples_seen} cannot be used, nor be set aside. {error.problem}",
                 f"Rename {folder.path(_name(samples_seen))}.json and .pt yourself, or see to the storage.",
             ) from error
 

@@ -135,7 +135,7 @@ def test_storage_that_refuses_to_set_one_aside_is_told(folder: RunFolder, monkey
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(folder.filesystem("")[0], "cp_file", refuse)
-    with pytest.raises(RunError, match=r"checkpoint 300 cannot be used, nor be set aside: Permission denied\."):
+    with pytest.raises(RunError, match=r"checkpoint 300 cannot be used, nor be set aside\. .*: Permission denied\."):
         find_checkpoint(folder)
 
 

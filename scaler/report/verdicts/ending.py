@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from scaler.report.model import Verdict
 from scaler.report.verdicts.evidence import Event, Evidence
+from scaler.report.words import joined
 from scaler.runs import RunState
 
 
@@ -17,6 +18,14 @@ def not_finished(evidence: Evidence) -> Verdict | None:
     if plan.is_measured:
         worth = f"{totals.progress:.0f} of {plan.total_samples} samples of the reference's training"
         done = f"{worth}, in {totals.samples_seen} samples"
+    if state is RunState.LOST:
+        return Verdict(
+            code="not_finished",
+            rank=None,
+            message=f"Nobody runs this run any more: its driver ended after {share:.0%} of the training.",
+            evidence=joined(*filter(None, [done, evidence.driver])),
+            next=f"Continue from its newest checkpoint: scaler resume {evidence.run_id}.",
+        )
     return Verdict(
         code="not_finished",
         rank=None,

@@ -33,6 +33,7 @@ class Evidence:
     is_followed: bool  # every optimizer used what its loop planned
     unplanned: Sequence[int]  # attempts that the audit leaves out
     unreadable: Sequence[str]  # files of records that are damaged
+    driver: str = ""  # which driver is gone, and since when, where the run is lost and its lease tells
     logs: Collection[int] | None = None  # ranks that have a log in the run's folder; None: not known, as if all had
 
     def has_log(self, rank: int | None = None) -> bool:

@@ -1,0 +1,39 @@
+"""JSON from files that somebody else may have written, to hurt."""
+
+import json
+from typing import Any
+
+MOST_LEVELS = 100  # ours nest six; code that walks values would end in a RecursionError at some hundreds
+
+
+def parse_json(raw: bytes | str) -> Any:
+    """Return the value that a text in JSON describes.
+
+    Raises:
+        ValueError: it is not JSON, or is nested deeper than ``MOST_LEVELS``.
+
+    Example:
+        >>> parse_json('{"a": [1, 2]}')
+        {'a': [1, 2]}
+        >>> parse_json("[" * 200_000)
+        Traceback (most recent call last):
+        ValueError: it is nested too deep
+    """
+    try:
+        value = json.loads(raw)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    opened = raw.count(b"[") + raw.count(b"{") if isinstance(raw, bytes) else raw.count("[") + raw.count("{")
+    if opened > MOST_LEVELS and _levels(value) > MOST_LEVELS:
+        raise ValueError("it is nested too deep")
+    return value
+
+
+def _levels(value: Any) -> int:
+    """How deep a value is nested, up to one more than ``MOST_LEVELS``."""
+    level, here = 0, [value]
+    while here and level <= MOST_LEVELS:
+        parts = [part for part in here if isinstance(part, dict | list)]
+        here = [inner for part in parts for inner in (part.values() if isinstance(part, dict) else part)]
+        level += bool(parts)
+    return level
