@@ -1,7 +1,10 @@
 """``scaler list``."""
 
+from shlex import quote
+
 import click
 
+from scaler.cli.follow import typed_name
 from scaler.cli.options import storage_option
 from scaler.errors import RunError
 from scaler.report.words import printable
@@ -22,4 +25,5 @@ def command(storage: str) -> None:
         except RunError as error:  # one run that cannot be read hides no other
             click.echo(printable(f"{folder.run_id}  unreadable  {error.problem}"))
             continue
-        click.echo(f"{folder.run_id}  {state}{f'  {gone}' if gone is not None and state is RunState.LOST else ''}")
+        lost = f"  nobody runs it{f' ({gone})' if gone else ''}: scaler resume {quote(typed_name(folder))}"
+        click.echo(printable(f"{folder.run_id}  {state}{lost if state is RunState.LOST else ''}"))

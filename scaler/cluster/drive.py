@@ -21,6 +21,7 @@ from scaler.report.model import Report
 from scaler.report.write import write_report
 from scaler.runs import RunFolder, RunState
 from scaler.runs.lease import Lease
+from scaler.runs.processes import stop_signals
 from scaler.training.recipe_lookup import require_function
 from scaler.training.recipe_module import shipped_recipe
 
@@ -129,9 +130,9 @@ def drive(
 
 @contextmanager
 def sigterm_like_ctrl_c() -> Iterator[None]:
-    """Have SIGTERM do whatever Ctrl-C does, for the length of a ``with`` block.
+    """Have SIGTERM, and SIGHUP of a terminal that is closed, do what Ctrl-C does, for the length of a ``with`` block.
 
-    Ray takes SIGTERM for itself when it starts, so this is entered again after that.
+    Ray takes SIGTERM for itself when it starts, so this is entered again after that. Under nohup SIGHUP stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -143,11 +144,12 @@ def sigterm_like_ctrl_c() -> Iterator[None]:
             raise KeyboardInterrupt
         handler(signal.SIGINT, frame)
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in stop_signals()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _told(error: BaseException) -> str:

@@ -227,8 +227,8 @@ class RunFolder:
         try:
             with storage_errors(what, uri=self.uri, remedy=remedy):
                 yield
-        except (FileNotFoundError, FileExistsError) as error:
-            if doing != "written" and isinstance(error, FileNotFoundError):
+        except FileNotFoundError as error:
+            if doing != "written":
                 raise
             raise RunError(f"{what}: {error.strerror or type(error).__name__}.", remedy) from error
 

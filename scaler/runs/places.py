@@ -80,8 +80,7 @@ def reach(uri: str) -> tuple[Any, str]:
 def storage_errors(what: str, *, uri: str, remedy: str = SEE_TO_IT) -> Iterator[None]:
     """Turn whatever a filesystem raises in a ``with`` block into a ``RunError``.
 
-    That a file is there or is not there stays the error that it is, for the caller to tell; a bucket that is not there
-    does not.
+    That a file is not there stays a ``FileNotFoundError``, for the caller to tell; a bucket that is not there does not.
 
     Args:
         what: what was wanted, and where: the error's text begins with it.
@@ -93,7 +92,7 @@ def storage_errors(what: str, *, uri: str, remedy: str = SEE_TO_IT) -> Iterator[
     except ScalerError:
         raise
     except Exception as error:  # any filesystem's own
-        if isinstance(error, FileNotFoundError | FileExistsError) and not _is_about(error, _NO_BUCKET):
+        if isinstance(error, FileNotFoundError) and not _is_about(error, _NO_BUCKET):
             raise
         why, known = _explain(error, uri)
         raise RunError(f"{what}: {why}.", known or remedy) from error
@@ -140,12 +139,12 @@ def make_folder(filesystem: Any, root: str, *, storage: str, uri: str) -> bool:
     """
     try:
         with storage_errors(_no_run_in(storage), uri=uri, remedy="Set storage to a folder that can be written."):
-            if has_folders(filesystem):
-                filesystem.makedirs(root, exist_ok=False)
-            else:
+            if not has_folders(filesystem):
                 return not filesystem.ls(root, detail=False)
-    except FileExistsError:
-        return False
+            try:
+                filesystem.makedirs(root, exist_ok=False)
+            except FileExistsError:
+                return False
     except FileNotFoundError as error:
         if has_folders(filesystem):
             raise not_made(storage, reason(error)) from error

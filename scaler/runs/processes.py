@@ -1,6 +1,7 @@
 """Processes, told apart for good: by host, number, and what tells a process from a later one of its number."""
 
 import os
+import signal
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
@@ -30,6 +31,12 @@ def is_there(process: Mapping[str, Any]) -> bool | None:
         pass
     then, now = process.get("born"), born(process["pid"])
     return then is None or now is None or then == now
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask a process to stop, beside Ctrl-C's: SIGTERM, and SIGHUP unless nohup ignores it."""
+    hangs_up = hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return (signal.SIGTERM, signal.SIGHUP) if hangs_up else (signal.SIGTERM,)
 
 
 def born(pid: int) -> str | None:

@@ -21,6 +21,7 @@ from scaler.metrics.record import Record
 from scaler.metrics.writer import MetricsWriter
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
+from scaler.runs.processes import stop_signals
 from scaler.training.checkpoint_files import find_checkpoint, passed_over_events
 from scaler.training.device import describe_device
 from scaler.training.group import cpu, first_gpu, use_threads
@@ -113,7 +114,7 @@ def train_here(
 ) -> bool:
     """Train a plan for one worker in this process, from the newest checkpoint if there is one.
 
-    The first Ctrl-C (or SIGTERM) has it save and stop; a second one interrupts it at once.
+    The first Ctrl-C (or SIGTERM, or SIGHUP) has it save and stop; a second one interrupts it at once.
 
     Args:
         job: what was asked for.
@@ -161,7 +162,7 @@ def train_here(
 
 @contextmanager
 def _interrupts_ask(surroundings: InProcess) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM ask the training to stop, for the length of a ``with`` block."""
+    """Let the first Ctrl-C, SIGTERM or SIGHUP ask the training to stop, for the length of a ``with`` block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -171,7 +172,7 @@ def _interrupts_ask(surroundings: InProcess) -> Iterator[None]:
             raise KeyboardInterrupt
         surroundings.ask_to_stop()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, *stop_signals())}
     try:
         yield
     finally:

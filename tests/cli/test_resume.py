@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ def strike(trouble):
         signal.raise_signal(signal.SIGINT)
     elif trouble == "sigterm":
         signal.raise_signal(signal.SIGTERM)
+    elif trouble == "sighup":
+        signal.raise_signal(signal.SIGHUP)
     elif trouble == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif trouble == "raise":
@@ -149,7 +152,7 @@ def calm(scaler_command: Scaler, job: Path) -> RunFolder:
     return folder
 
 
-@pytest.mark.parametrize("trouble", ["ctrl_c", "sigterm"])
+@pytest.mark.parametrize("trouble", ["ctrl_c", "sigterm", "sighup"])
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     scaler_command: Scaler, job: Path, calm: RunFolder, trouble: str
 ) -> None:
@@ -212,7 +215,21 @@ def test_a_driver_that_was_killed_is_followed_at_once(scaler_command: Scaler, jo
     assert killed.returncode == -signal.SIGKILL
     folder = newest_run()
     assert folder.state().value == "running"
-    assert folder.exists(FILE)
+    lease = folder.read_json(FILE)
+    seen = datetime.fromtimestamp(lease["beat"], UTC)
+    gone = f"process {lease['pid']} on {lease['host']}, last seen {seen:%Y-%m-%d %H:%M:%S} UTC"
+    assert scaler_command("list", "--storage", "runs") == (
+        0,
+        f"{folder.run_id}  lost  nobody runs it ({gone}): scaler resume {folder.run_id}\n",
+        "",
+    )
+    code, out, err = scaler_command("report", folder.run_id, "--json")
+    lost = json.loads(out)
+    assert (code, err, lost["state"], lost["attempts"][-1]["ended_by"]) == (0, "", "lost", "killed")
+    (verdict,) = [verdict for verdict in lost["verdicts"] if verdict["code"] == "not_finished"]
+    assert verdict["message"].startswith("Nobody runs this run any more: its driver ended after ")
+    assert verdict["evidence"].endswith(f" of 3000 samples; {gone}")
+    assert verdict["next"] == f"Continue from its newest checkpoint: scaler resume {folder.run_id}."
     code, _, err = scaler_command("resume", folder.run_id, *HERE, "--quiet")
     assert (code, err) == (0, f"Report: runs/{folder.run_id}/report.html\n")
     assert_the_same_training(folder, calm)
