@@ -1,5 +1,6 @@
 """The run folder, on a local disk and on an object store: fsspec's ``memory://``."""
 
+import os
 import pickle
 import re
 import subprocess
@@ -520,6 +521,85 @@ folder.append_json("events.jsonl", [{"n": 2}])
     done = subprocess.run([sys.executable, "-c", code, folder.uri], capture_output=True, text=True, check=True)
     assert done.stdout == (f"run {folder.run_id}: events.jsonl cannot be written in {folder.uri}: File too large.\n")
     assert folder.read("events.jsonl") == b'{"n": 1}\n{"n": 2}\n'
+
+
+def test_a_full_disk_takes_the_end_of_a_run_over_its_old_status(tmp_path: Path) -> None:
+    """No file of more than 4 kB, and no new one: the limit of a file's size, and a folder that takes none."""
+    code = """
+import resource, signal, sys
+from scaler.runs import RunFolder, RunState
+folder = RunFolder(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+filesystem, _ = folder.filesystem("")
+def full(*_, **__):
+    raise OSError(28, "No space left on device")
+type(filesystem).open = full
+folder.set_state(RunState.FAILED, ended_at=2.0, failure=sys.argv[2])
+"""
+    for failure, kept in (("no space left", "no space left"), ("é" * 5000, "é" * 512)):
+        folder = make_run(str(tmp_path))
+        folder.set_state(RunState.RUNNING, started_at=1.0)
+        subprocess.run([sys.executable, "-c", code, folder.uri, failure], check=True)
+        status = folder.read_json("status.json")
+        assert (status["state"], status["started_at"], status["ended_at"]) == ("failed", 1.0, 2.0)
+        assert status["failure"] == kept
+        assert folder.names("") == ["status.json"]
+
+
+# Files that were made to hurt.
+
+
+NESTED = "[" * 200_000
+NESTED_OBJECT = '{"a":' * 200_000 + "1" + "}" * 200_000
+DEEP = '{"a":' + "[" * 500 + "]" * 500 + "}"  # JSON's reader takes it; code that walks values may not
+
+
+@pytest.mark.parametrize("content", [NESTED, NESTED_OBJECT, DEEP])
+def test_what_is_nested_to_hurt_is_not_read(folder: RunFolder, content: str) -> None:
+    folder.write("status.json", content)
+    with pytest.raises(RunError) as caught:
+        folder.read_json("status.json")
+    assert str(caught.value) == (
+        f"run {folder.run_id}: status.json is not JSON: it is nested too deep.\n  The file was altered."
+    )
+    folder.write("events.jsonl", f'{{"n": 1}}\n{content}\n{{"n": 2}}\n')
+    assert list(folder.rows("events.jsonl")) == [{"n": 1}, {"n": 2}]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_only_files_are_read_and_appended_to(tmp_path: Path, kind: str) -> None:
+    folder = RunFolder.create(str(tmp_path), name="digits", now=NOON)
+    for name in ("status.json", "events.jsonl", "driver.json"):
+        (os.mkfifo if kind == "pipe" else os.mkdir)(f"{folder.uri}/{name}")
+    uses: list[tuple[str, Any]] = [
+        ("status.json", lambda: folder.read("status.json")),
+        ("status.json", folder.state),
+        ("events.jsonl", lambda: list(folder.rows("events.jsonl"))),
+        ("events.jsonl", lambda: folder.append_json("events.jsonl", [{"n": 1}])),
+        ("events.jsonl", lambda: folder.end_line("events.jsonl")),
+        ("driver.json", lambda: folder.read_if_there("driver.json")),
+    ]
+    for name, use in uses:
+        with pytest.raises(RunError) as caught:
+            use()
+        assert str(caught.value) == (
+            f"run {folder.run_id}: {name} is not a file, but a folder, a pipe or a device.\n"
+            f"  Look at {folder.path(name)}: scaler did not put it there."
+        )
+
+
+def test_a_file_of_an_insane_size_is_not_read(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaler.runs.folder.LOG_BYTES", 30)
+    folder.write("plan.json", "x" * 31)
+    folder.append_json("events.jsonl", [{"text": "x" * 31}])
+    text = f" has {31} bytes, and at most 30 are read.\n  Look at {folder.path('plan.json')}: scaler does not write files of "
+    with pytest.raises(RunError) as caught:
+        folder.read("plan.json", most=30)
+    assert str(caught.value) == f"run {folder.run_id}: plan.json{text}that size."
+    with pytest.raises(RunError, match=r"events\.jsonl has 45 bytes, and at most 30 are read\."):
+        list(folder.rows("events.jsonl"))
+    assert folder.read("plan.json", most=None) == b"x" * 31
 
 
 def test_a_storage_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Runs on s3://, on a server that speaks its protocol."""
 
+import os
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from synthetic import SyntheticRun
@@ -20,6 +23,11 @@ pytestmark = pytest.mark.filterwarnings("default")  # its dependencies' deprecat
 BUCKET = "runs"
 
 
+def ask_server(url: str, what: str, data: bytes = b"") -> None:
+    headers = {"Content-Type": "text/plain"}
+    urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/{what}", data=data, headers=headers)).close()
+
+
 @pytest.fixture
 def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URI of an empty bucket."""
@@ -33,8 +41,10 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     s3fs.S3FileSystem.clear_instance_cache()
+    ask_server(f"http://{host}:{port}", "reset")  # servers of one process share what they hold
     s3fs.S3FileSystem().mkdir(BUCKET)
     yield f"s3://{BUCKET}/team"
+    ask_server(f"http://{host}:{port}", "reset-auth", b"inf")
     s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
 
@@ -79,3 +89,98 @@ def test_a_run_there_is_written_found_read_and_reported_as_any_other(storage: st
     found = read_comparison(list_runs(storage))
     assert [arm.run_ids for arm in found.arms] == [tuple(names)]
     assert found.measures[0].arms[0].values == (2.0, 2.0)
+
+
+def test_what_another_process_wrote_since_the_last_listing_is_seen(storage: str, synthetic_run: SyntheticRun) -> None:
+    """A driver lists the records before training; a collector merges and removes them; the driver reports."""
+    import s3fs
+
+    folder = written(storage, "digits-20260101-120000-aaaa", synthetic_run.attempt(0))
+    before = folder.names("metrics")
+    other = s3fs.S3FileSystem(skip_instance_cache=True)
+    root = f"{folder.uri.removeprefix('s3://')}/metrics"
+    for name in before:
+        first = int(name[:8])
+        other.copy(f"{root}/{name}", f"{root}/{first:08d}-{first + 100:08d}.parquet")
+        other.rm_file(f"{root}/{name}")
+    assert not set(folder.names("metrics")) & set(before)
+    assert read_records(folder).num_rows > 0
+    other.pipe_file(f"{folder.uri.removeprefix('s3://')}/report.html", b"x")
+    assert folder.exists("report.html")
+
+
+LOGIN = (
+    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to those of an account that may read and write "
+    "there."
+)
+COMMANDS = [["list"], ["report", "last"], ["resume", "last", "--address", "none"], ["compare", "a", "b"]]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command line that ends with 5 says."""
+    from scaler.cli import run
+
+    assert run(list(arguments)) == 5
+    said = capsys.readouterr()
+    assert said.out == ""
+    return said.err
+
+
+def commands(digits_path: Path, storage: str) -> list[list[str]]:
+    there = [[*command, "--storage", storage] for command in COMMANDS]
+    return [
+        *there,
+        ["submit", str(digits_path), "--quiet", "--workers", "1", "--address", "none", "--set", f"storage={storage}"],
+    ]
+
+
+@pytest.fixture
+def clean(storage: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """For other credentials and endpoints: no connection of before is used again."""
+    import s3fs
+
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield monkeypatch
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("fault", ["missing", "partial", "wrong", "no profile"])
+def test_credentials_that_are_not_accepted_are_one_error_everywhere(
+    clean: pytest.MonkeyPatch, storage: str, digits_path: Path, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    if fault == "wrong":  # the server asks for those of its own users from now on
+        ask_server(os.environ["AWS_ENDPOINT_URL"], "reset-auth", b"0")
+    elif fault == "no profile":
+        clean.setenv("AWS_PROFILE", "nosuch")
+    else:
+        clean.delenv("AWS_SECRET_ACCESS_KEY")
+        if fault == "missing":
+            clean.delenv("AWS_ACCESS_KEY_ID")
+    for command in commands(digits_path, storage):
+        said = refused(capsys, *command)
+        assert "its credentials are missing or not accepted (" in said, command
+        assert said.endswith(f").\n  {LOGIN}\n"), command
+        assert "a bug in scaler" not in said
+
+
+def test_a_bucket_that_is_not_there_is_said_and_not_made(
+    clean: pytest.MonkeyPatch, digits_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import s3fs
+
+    for command in commands(digits_path, "s3://typo/team"):
+        said = refused(capsys, *command)
+        assert said.endswith(": there is no such bucket.\n  Make the bucket, or correct its name.\n"), command
+    assert s3fs.S3FileSystem().ls("") == [BUCKET]
+
+
+def test_an_endpoint_that_does_not_answer_is_said(
+    clean: pytest.MonkeyPatch, storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    clean.setenv("AWS_MAX_ATTEMPTS", "1")
+    clean.setattr("s3fs.core.S3FileSystem.retries", 1)
+    said = refused(capsys, "list", "--storage", storage)
+    assert said.startswith(f"Error: storage = {storage}: cannot be listed: it does not answer (Could not connect")
+    assert said.endswith(").\n  Check the network and AWS_ENDPOINT_URL, then try again.\n")

@@ -64,6 +64,7 @@ def command(
             verbose=verbose,
             on_start=lambda made: live.say(f"Run {made.run_id}: {where_it_runs(address)}"),
             on_progress=live.show,
+            on_notice=live.say,
         )
     lr_ratio, rule_reason = carried_by(plan)
     found = read_range(folder, test, name=job.name, lr_ratio=lr_ratio, rule_reason=rule_reason)

@@ -28,6 +28,7 @@ class Run(Protocol):
         on_start: Callable[..., None],
         on_progress: Callable[[Progress], None],
         on_report: Callable[[Report], None],
+        on_notice: Callable[[str], None],
     ) -> RunFolder:
         """Run to the end."""
 
@@ -62,7 +63,7 @@ def follow(run: Run, plan: Plan, *, began: Callable[[RunFolder, int | None], str
 
     try:
         with live:
-            run(on_start=started, on_progress=live.show, on_report=reported)
+            run(on_start=started, on_progress=live.show, on_report=reported, on_notice=live.say)
     finally:
         if folder is not None and report is not None:
             print_report(report, folder, as_json=as_json)

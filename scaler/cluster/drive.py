@@ -26,9 +26,11 @@ from scaler.training.recipe_lookup import require_function
 from scaler.training.recipe_module import shipped_recipe
 
 NO_CLUSTER = "none"
+MACHINE = "this machine has"
 
 OnProgress = Callable[[Progress], None]
 OnReport = Callable[[Report], None]
+OnNotice = Callable[[str], None]
 
 
 def require_runnable(job: Job, plan: Plan, *, recipe_folder: Path, address: str | None) -> None:
@@ -61,6 +63,7 @@ def drive(
     resumed: Mapping[str, Any] | None = None,
     on_progress: OnProgress,
     on_report: OnReport,
+    on_notice: OnNotice = lambda notice: None,
 ) -> None:
     """Train, from the newest checkpoint where there is one, and write the report, whatever the end.
 
@@ -76,6 +79,7 @@ def drive(
         resumed: the event of a run that goes on.
         on_progress: called a few times a second.
         on_report: called with the report when it is in the run's folder, also before an error is raised.
+        on_notice: called with a sentence for the person who submits.
 
     Raises:
         ScalerError: what went wrong; the run's folder has the report of what there is.
@@ -92,6 +96,22 @@ def drive(
             is_running = True
         on_progress(progress)
 
+    is_written = False
+
+    def ended_by(error: BaseException) -> None:
+        """Write state and report of a run that an error ended; the first call counts."""
+        nonlocal is_written
+        if is_written:
+            return
+        is_written = True
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # Ray answers a SIGTERM while it starts by exiting
+        if lease.look():
+            failure = None if stopped else _told(error)
+            with suppress(RunError):  # storage that is gone must not hide why the run ended
+                folder.set_state(RunState.STOPPED if stopped else RunState.FAILED, ended_at=time(), failure=failure)
+            with suppress(RunError):
+                on_report(write_report(folder))
+
     try:
         if address == NO_CLUSTER:
             held = lease.held_folder()
@@ -106,19 +126,13 @@ def drive(
                 verbose=verbose,
                 resumed=resumed,
                 on_progress=seen,
+                on_notice=on_notice,
+                on_error=ended_by,
             )
         lease.look()
         lease.require_held()
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # Ray answers a SIGTERM while it starts by exiting
-        if lease.look():
-            with suppress(OSError, RunError):  # storage that is gone must not hide why the run ended
-                folder.set_state(
-                    RunState.STOPPED if stopped else RunState.FAILED,
-                    ended_at=time(),
-                    failure=None if stopped else _told(error),
-                )
-                on_report(write_report(folder))
+        ended_by(error)
         if isinstance(error, SystemExit):
             raise KeyboardInterrupt from error
         raise
@@ -164,10 +178,19 @@ def _require_cluster(job: Job, address: str | None) -> None:
 
     if address is not None and address != NO_CLUSTER:
         require_reachable(address)
-    if address is None:
-        cpus = job.resources.cpus_per_worker
-        nodes = [{"CPU": cpus_here()}]
-        require_resources(workers=job.scale.min_workers, cpus_per_worker=cpus, gpus_per_worker=0.0, nodes=nodes)
+    if address not in (None, NO_CLUSTER):
+        return  # ``_require_room`` asks the cluster
+    cpus, gpus = job.resources.cpus_per_worker, job.resources.gpus_per_worker
+    node = {"CPU": cpus_here()}
+    if gpus > 0:
+        from scaler.training.device import gpus_here  # loads torch
+
+        node["GPU"] = float(gpus_here())
+    if address is None or gpus > 0:  # one worker in this process shares its CPUs with whatever else runs here
+        cpus = cpus if address is None else 0.0
+        require_resources(
+            workers=job.scale.min_workers, cpus_per_worker=cpus, gpus_per_worker=gpus, nodes=[node], where=MACHINE
+        )
 
 
 def _run_on_ray(
@@ -180,27 +203,35 @@ def _run_on_ray(
     verbose: bool,
     resumed: Mapping[str, Any] | None,
     on_progress: OnProgress,
+    on_notice: OnNotice,
+    on_error: Callable[[BaseException], None],
 ) -> bool:
     from scaler.cluster.embedded import ray_cluster
     from scaler.cluster.ray_run import run_on_ray
+    from scaler.cluster.shipment import Shipment, left_out_text, pack
 
-    # The nodes of a running cluster get the job's folder, as their working directory, this very scaler, and the
-    # recipe's package where it lies elsewhere.
-    ship: list[Path] = []
+    shipment = Shipment(recipe_folder=str(recipe_folder))
     if address is not None:
+        # The nodes get the job's folder, this very scaler, and the recipe's package where it lies elsewhere.
         recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
         job = job.model_copy(update={"recipe": recipe})
-        ship = [recipe_folder, Path(scaler.__file__).parent, *packages]
-    with ray_cluster(address, verbose=verbose, ship=ship), sigterm_like_ctrl_c():
-        return run_on_ray(
-            job,
-            plan,
-            folder,
-            recipe_folder="." if ship else str(recipe_folder),
-            on_progress=on_progress,
-            embedded=address is None,
-            resumed=resumed,
-        )
+        shipment = pack(recipe_folder, storage=job.storage, packages=[Path(scaler.__file__).parent, *packages])
+        if shipment.left_out:
+            on_notice(left_out_text(shipment.left_out))
+    with ray_cluster(address, verbose=verbose, runtime_env=shipment.runtime_env), sigterm_like_ctrl_c():
+        try:
+            return run_on_ray(
+                job,
+                plan,
+                folder,
+                recipe_folder=shipment.recipe_folder,
+                on_progress=on_progress,
+                embedded=address is None,
+                resumed=resumed,
+            )
+        except BaseException as error:
+            on_error(error)  # before Ray is shut down: with its head gone, that takes long
+            raise
 
 
 def _run_here(

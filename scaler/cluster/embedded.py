@@ -7,21 +7,22 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from math import floor
-from pathlib import Path
 from typing import Any
 
-from scaler.cluster.endings import first_line
+from scaler.cluster.head import RAYS_PATIENCE_S
+from scaler.cluster.ray_errors import start_error
+from scaler.cluster.ray_files import private_folder
 from scaler.cluster.room import workers_in
 from scaler.errors import ClusterError
 
 CONNECT_S = 10.0
 HASH_SEED = "PYTHONHASHSEED"
+RAYS_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 OBJECT_STORE_BYTES = 256 * 2**20  # records and a plan; data never goes through it
 
 # What an embedded cluster does without: it has no dashboard, and nobody preempts it.
@@ -39,7 +40,7 @@ _EMBEDDED_ENVIRONMENT: Mapping[str, str] = {
 
 
 @contextmanager
-def ray_cluster(address: str | None, *, verbose: bool, ship: Sequence[Path] = ()) -> Iterator[None]:
+def ray_cluster(address: str | None, *, verbose: bool, runtime_env: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Connect to Ray for the length of a ``with`` block; meanwhile ``print`` shows nothing unless ``verbose``.
 
     Args:
@@ -48,8 +49,7 @@ def ray_cluster(address: str | None, *, verbose: bool, ship: Sequence[Path] = ()
             its children have, in their environment. Ray's files, which it lets everybody read and write, lie in a
             folder that only this user can enter; it goes with the cluster.
         verbose: show Ray's own log, on stderr, and leave its files where they are.
-        ship: folders that the nodes of a running cluster must have: the first becomes their working directory, the
-            others are importable.
+        runtime_env: what the nodes of a running cluster must have, in Ray's words.
 
     Raises:
         ClusterError: there is no cluster at ``address``, or none can be started.
@@ -60,6 +60,8 @@ def ray_cluster(address: str | None, *, verbose: bool, ship: Sequence[Path] = ()
         # A set of texts has another order in each process, unless all of them hash alike.
         HASH_SEED: os.environ.get(HASH_SEED, "0"),
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ.get("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1"),
+        # When the head is gone, this process ends the run itself (head.py), before Ray would end this process.
+        RAYS_PATIENCE: os.environ.get(RAYS_PATIENCE, str(RAYS_PATIENCE_S)),
     }
     if address is None:
         if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
@@ -68,7 +70,7 @@ def ray_cluster(address: str | None, *, verbose: bool, ship: Sequence[Path] = ()
                 "Import ray later, or start a cluster yourself and give its address.",
             )
         environment |= {**_EMBEDDED_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    files = _private_folder() if address is None else None
+    files = private_folder() if address is None else None
     # Ray prints what the raylet says to stdout, which is the result's.
     with (
         set_environment(environment),
@@ -79,7 +81,7 @@ def ray_cluster(address: str | None, *, verbose: bool, ship: Sequence[Path] = ()
 
         try:
             with _interrupts_held():
-                _connect(address, verbose=verbose, ship=ship, files=files)
+                _connect(address, verbose=verbose, runtime_env=runtime_env or {}, files=files)
             yield
         finally:
             ray.shutdown()
@@ -104,37 +106,28 @@ def set_environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C until the end of a ``with`` block: a cluster interrupted half-way leaves daemons behind."""
+    """Hold Ctrl-C until the end of a ``with`` block: a cluster interrupted half-way leaves daemons behind.
+
+    What is started meanwhile ignores SIGHUP: a terminal that closes sends it to every process, and the run still wants
+    to save.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     held: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, lambda number, frame: held.append(number))}
+    if hasattr(signal, "SIGHUP"):
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if held:
         raise KeyboardInterrupt
 
 
-def _private_folder() -> str:
-    """A new folder for Ray's files, where Ray's own would be: its sockets' paths must be short, as TMPDIR's may not be.
-
-    Raises:
-        ClusterError: it cannot be made.
-    """
-    place = os.environ.get("RAY_TMPDIR", "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir())
-    try:
-        return tempfile.mkdtemp(prefix="ray-", dir=place)  # mode 0700
-    except OSError as error:
-        raise ClusterError(
-            f"no Ray cluster on this machine: no folder can be made in {place}: {error.strerror}.",
-            "RAY_TMPDIR names another place for Ray's files, with a short path.",
-        ) from error
-
-
-def _connect(address: str | None, *, verbose: bool, ship: Sequence[Path], files: str | None) -> None:
+def _connect(address: str | None, *, verbose: bool, runtime_env: Mapping[str, Any], files: str | None) -> None:
     import ray
 
     options: dict[str, Any] = {
@@ -148,22 +141,12 @@ def _connect(address: str | None, *, verbose: bool, ship: Sequence[Path], files:
         threading.Thread(target=import_module, args=("ray.train",), daemon=True).start()
     else:
         options["address"] = address
-        env_vars = {HASH_SEED: os.environ[HASH_SEED]}
-        if ship:
-            options["runtime_env"] = {"working_dir": str(ship[0]), "py_modules": [str(folder) for folder in ship[1:]]}
-            if os.environ.get("PYTHONPATH"):  # folders that every node sees
-                folders = os.environ["PYTHONPATH"].split(os.pathsep)
-                python_path = os.pathsep.join(os.path.abspath(folder) for folder in folders if folder)
-                env_vars["PYTHONPATH"] = python_path
-        options["runtime_env"] = {**options.get("runtime_env", {}), "env_vars": env_vars}
+        env_vars = {**runtime_env.get("env_vars", {}), HASH_SEED: os.environ[HASH_SEED]}
+        options["runtime_env"] = {**runtime_env, "env_vars": env_vars}
     try:
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        where = "on this machine" if address is None else f"at {address}"
-        raise ClusterError(
-            f"no Ray cluster {where}: {first_line(error)}",
-            "Leave --address out for an embedded cluster, or give that of a running one.",
-        ) from error
+    except Exception as error:  # of any class: Ray raises plain Exception, too
+        raise start_error(error, address=address) from error
 
 
 def require_reachable(address: str) -> None:
@@ -190,7 +173,12 @@ def cpus_here() -> float:
 
 
 def require_resources(
-    *, workers: int, cpus_per_worker: float, gpus_per_worker: float, nodes: Sequence[Mapping[str, float]]
+    *,
+    workers: int,
+    cpus_per_worker: float,
+    gpus_per_worker: float,
+    nodes: Sequence[Mapping[str, float]],
+    where: str | None = None,
 ) -> None:
     """Refuse a job that a cluster cannot hold.
 
@@ -199,6 +187,7 @@ def require_resources(
         cpus_per_worker: of ``resources``.
         gpus_per_worker: of ``resources``.
         nodes: ``CPU`` and ``GPU`` of each node; a worker does not stretch over two.
+        where: what has them, as the error says it; None: a cluster of so many nodes.
 
     Raises:
         ClusterError: says what was asked and what there is.
@@ -211,15 +200,18 @@ def require_resources(
     there = {name: sum(node.get(name, 0.0) for node in nodes) for name in need}
     asked = ", ".join(f"{workers * amount:g} {name}" for name, amount in need.items())
     have = ", ".join(f"{amount:g} {name}" for name, amount in there.items())
-    where = "the cluster has" if len(nodes) == 1 else f"the {len(nodes)} nodes of the cluster have"
+    where = where or ("the cluster has" if len(nodes) == 1 else f"the {len(nodes)} nodes of the cluster have")
     remedies = [f"--workers {fit} fits."] if fit else []
+    if gpus_per_worker and not there.get("GPU"):
+        remedies.append("To train on CPUs: --set resources.gpus_per_worker=0.")
     shares = sorted(
         {floor(100 * node.get("CPU", 0.0) / count) / 100 for node in nodes for count in range(1, workers + 1)}
     )
     sharing = [share for share in shares if share > 0 and _fitting({**need, "CPU": share}, nodes) >= workers]
     if sharing:
         remedies.append(f"Workers can share CPUs: --set resources.cpus_per_worker={sharing[-1]:g}.")
-    raise ClusterError(f"{workers} workers need {asked}, and {where} {have}.", " ".join(remedies))
+    who = f"{workers} workers need" if workers > 1 else "1 worker needs"
+    raise ClusterError(f"{who} {asked}, and {where} {have}.", " ".join(remedies))
 
 
 def _fitting(need: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:

@@ -27,5 +27,9 @@ class OutOfMemory(Restart):
     """A micro-batch did not fit; the next one is half of it."""
 
 
+class LostDataProcess(Exception):  # noqa: N818
+    """A process that loads a worker's data was killed, or crashed: as if the worker had been. Counts as a restart."""
+
+
 class NoRoomError(Exception):
     """The cluster has been too small for the job for too long."""

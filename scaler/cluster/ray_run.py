@@ -5,22 +5,30 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaler.cluster.embedded import require_resources
 from scaler.cluster.endings import NoRoomError, first_line
+from scaler.cluster.head import EMBEDDED_PATIENCE_S, PATIENCE_S, HeadWatch
 from scaler.cluster.messages import Event
 from scaler.cluster.progress import Progress
+from scaler.cluster.ray_errors import head_lost, ray_errors, run_error
 from scaler.errors import ClusterError, JobFileError, PlanError, RecipeError, RunError, ScalerError, TrainingError
 from scaler.job import Job
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
 from scaler.training.watch import WAITING
 
+if TYPE_CHECKING:
+    from scaler.cluster.collector import Look
+
 POLL_S = 0.2
 RAY_TRAIN_FOLDER = "ray_train"  # Ray Train wants a place of its own; nothing of ours is there
 ROOM_S = 20.0  # how long a job waits for others to leave a running cluster
 STOP_S = 20.0  # how long workers get to stop by themselves after Ctrl-C
+LOOK_S = 10.0  # the collector's answers to the driver: to a look, ...
+CLOSE_S = 30.0  # when everything is to be written, ...
+LEAVE_S = 5.0  # and without a head, which it does not need
 
 _TOLD_BY_WORKERS: Mapping[str, type[ScalerError]] = {
     error.__name__: error for error in (ClusterError, JobFileError, PlanError, RecipeError, RunError, TrainingError)
@@ -58,6 +66,33 @@ def run_on_ray(
         KeyboardInterrupt: Ctrl-C before training had begun, or a second one.
     """
     import ray
+
+    head = HeadWatch(ray.get_runtime_context().gcs_address, patience_s=EMBEDDED_PATIENCE_S if embedded else PATIENCE_S)
+    with ray_errors(folder.run_id), head:
+        return _run(
+            job,
+            plan,
+            folder,
+            head,
+            recipe_folder=recipe_folder,
+            on_progress=on_progress,
+            embedded=embedded,
+            resumed=resumed,
+        )
+
+
+def _run(
+    job: Job,
+    plan: Plan,
+    folder: RunFolder,
+    head: HeadWatch,
+    *,
+    recipe_folder: str,
+    on_progress: Callable[[Progress], None],
+    embedded: bool,
+    resumed: Mapping[str, Any] | None,
+) -> bool:
+    import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from scaler.cluster.collector import Collector
@@ -86,17 +121,15 @@ def run_on_ray(
 
     state = RunState.FAILED
     try:
-        finished = _watch(_InThread(fit), collector, job, folder, on_progress)
+        finished = _watch(_InThread(fit), collector, job, folder, head, on_progress)
         state = RunState.SUCCEEDED if finished else RunState.STOPPED
         return finished
     except KeyboardInterrupt:
         state = RunState.STOPPED
         raise
-    except ray.exceptions.RayError as error:
-        raise ClusterError(f"Ray lost the run: {_last_line(error)}", "--verbose shows Ray's log.") from error
     finally:
         with suppress(ray.exceptions.RayError):  # a cluster that is gone; what led here says so
-            ray.get(collector.close.remote(state), timeout=30)
+            ray.get(collector.close.remote(state), timeout=CLOSE_S if head.silent_s is None else LEAVE_S)
             folder.remove_folder(RAY_TRAIN_FOLDER)
 
 
@@ -131,22 +164,33 @@ class _InThread:
 
 
 def _watch(
-    fit: _InThread, collector: Any, job: Job, folder: RunFolder, on_progress: Callable[[Progress], None]
+    fit: _InThread,
+    collector: Any,
+    job: Job,
+    folder: RunFolder,
+    head: HeadWatch,
+    on_progress: Callable[[Progress], None],
 ) -> bool:
     """Watch a run to its end. The first Ctrl-C asks the workers to stop; a second one, or their silence, ends it."""
     import ray
 
     stopping_since: float | None = None
     progress = Progress()
+    troubles: Sequence[Event] = ()
     ended = False
     while not ended:
         try:
             ended = fit.ended(within_s=POLL_S)
-            look = ray.get(collector.look.remote())
-            progress = look.progress
+            if head.silent_s is not None:
+                raise _without_head(fit, collector, head, folder)
+            look: Look | None = None
+            with suppress(ray.exceptions.GetTimeoutError):  # it writes to slow storage, or is being started again
+                look = ray.get(collector.look.remote(), timeout=LOOK_S)
+            if look is not None:
+                progress, troubles = look.progress, look.troubles
             on_progress(progress)
-            _raise_final(look.troubles, folder)
-            if look.storage:
+            _raise_final(troubles, folder)
+            if look is not None and look.storage:
                 raise RunError(
                     f"run {folder.run_id}: its folder cannot be written: {look.storage}.",
                     "Make room, or see to storage.",
@@ -160,8 +204,19 @@ def _watch(
             ray.get(collector.request_leave.remote("stop", "Ctrl-C"))
     outcome = fit.outcome()
     if isinstance(outcome, BaseException):
-        raise _translated(outcome, look.troubles, job, folder)
+        raise _translated(outcome, troubles, job, folder)
     return outcome
+
+
+def _without_head(fit: _InThread, collector: Any, head: HeadWatch, folder: RunFolder) -> ClusterError:
+    """Have the workers save and stop, which they can without the head; return the error that ends the run."""
+    import ray
+
+    silent_s = head.silent_s or 0.0
+    with suppress(ray.exceptions.RayError):
+        ray.get(collector.request_leave.remote("stop", "the head of the cluster is gone"), timeout=LEAVE_S)
+        fit.ended(within_s=STOP_S)
+    return head_lost(head.gcs_address, seconds=silent_s, run_id=folder.run_id)
 
 
 def _require_room(job: Job, *, embedded: bool) -> None:
@@ -223,7 +278,7 @@ def _translated(error: BaseException, troubles: Sequence[Event], job: Job, folde
             )
     if isinstance(error, ScalerError):
         return error
-    return ClusterError(f"Ray Train gave up: {_last_line(error)}", "--verbose shows Ray's log.")
+    return run_error(error, run_id=folder.run_id)
 
 
 def _lost(failures: Mapping[int, Exception], troubles: Sequence[Event], job: Job, folder: RunFolder) -> TrainingError:
@@ -257,8 +312,3 @@ def _lost(failures: Mapping[int, Exception], troubles: Sequence[Event], job: Job
     return TrainingError(
         f"rank{'s' if len(ranks) > 1 else ''} {names} died{why}, {allowed}.", f"Ray says: {first}\n{logs}"
     )
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

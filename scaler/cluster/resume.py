@@ -7,7 +7,7 @@ from pathlib import Path
 from time import sleep, time
 from typing import Any
 
-from scaler.cluster.drive import OnProgress, OnReport, drive, require_runnable, sigterm_like_ctrl_c
+from scaler.cluster.drive import OnNotice, OnProgress, OnReport, drive, require_runnable, sigterm_like_ctrl_c
 from scaler.errors import JobFileError, RunError
 from scaler.job import Job, dump_job, read_job
 from scaler.job.changes import Change, require_resumable
@@ -114,6 +114,7 @@ def resume(
     on_start: Callable[[RunFolder, int | None, Sequence[PassedOver]], None] = lambda folder, samples_seen, bad: None,
     on_progress: OnProgress = lambda progress: None,
     on_report: OnReport = lambda report: None,
+    on_notice: OnNotice = lambda notice: None,
 ) -> RunFolder:
     """Go on with a run that was stopped, failed, or whose driver is gone, and write its report as ``submit`` does.
 
@@ -129,6 +130,7 @@ def resume(
             and newer ones that cannot be used.
         on_progress: called a few times a second.
         on_report: called with the report when it is in the run's folder, also before an error is raised.
+        on_notice: called with a sentence for the person who submits.
 
     Returns:
         The run's folder; its state is ``succeeded``.
@@ -183,6 +185,7 @@ def resume(
             },
             on_progress=on_progress,
             on_report=on_report,
+            on_notice=on_notice,
         )
     return folder
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import time
 
-from scaler.cluster.drive import OnProgress, OnReport, drive, require_runnable, sigterm_like_ctrl_c
+from scaler.cluster.drive import OnNotice, OnProgress, OnReport, drive, require_runnable, sigterm_like_ctrl_c
 from scaler.job import Job, dump_job
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
@@ -22,6 +22,7 @@ def submit(
     on_start: Callable[[RunFolder], None] = lambda folder: None,
     on_progress: OnProgress = lambda progress: None,
     on_report: OnReport = lambda report: None,
+    on_notice: OnNotice = lambda notice: None,
 ) -> RunFolder:
     """Run a job to its end and write its report, also when it fails or is stopped.
 
@@ -34,6 +35,7 @@ def submit(
         on_start: called with the run's folder when it is there.
         on_progress: called a few times a second.
         on_report: called with the report when it is in the run's folder, also before an error is raised.
+        on_notice: called with a sentence for the person who submits.
 
     Returns:
         The run's folder; its state is ``succeeded``.
@@ -59,5 +61,6 @@ def submit(
             verbose=verbose,
             on_progress=on_progress,
             on_report=on_report,
+            on_notice=on_notice,
         )
     return folder

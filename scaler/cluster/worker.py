@@ -13,7 +13,7 @@ import ray.train
 import ray.train.collective
 from ray.train.v2._internal.execution.context import get_train_context
 
-from scaler.cluster.endings import OutOfMemory, Restart, Yielded, first_line
+from scaler.cluster.endings import LostDataProcess, OutOfMemory, Restart, Yielded, first_line
 from scaler.cluster.mailbox import Mailbox, deliver_to
 from scaler.cluster.messages import Beginning
 from scaler.cluster.termination import has_been_terminated
@@ -135,7 +135,7 @@ def work(assignment: Assignment) -> bool:
             raise Yielded(f"all {context.get_world_size()} workers saved and made room")
         return ending == "finished"
     except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure like any other
-        if not isinstance(error, Restart):
+        if not isinstance(error, Restart | LostDataProcess):  # of these, the failure policy tells
             mailbox.put([], [_failure(error, rank, life.attempt)], attempt=None)
         mailbox.wait_taken(within_s=SETTLE_S)
         if isinstance(error, SystemExit):
@@ -157,6 +157,7 @@ class _Life:
 
     def train(self) -> str:
         """Train to one of the words of ``Ending``."""
+        from scaler.training.data import is_lost_data_process
         from scaler.training.gradients import is_out_of_memory
         from scaler.training.group import leave_group
         from scaler.training.loop import Training
@@ -178,6 +179,8 @@ class _Life:
         try:
             ending = training.run()
         except Exception as error:
+            if is_lost_data_process(error):
+                raise LostDataProcess(f"a process that loads its data is gone: {first_line(error)}") from error
             if job.scale.per_worker_batch_size == "auto" and is_out_of_memory(error):
                 self._run_out_of_memory(error, plan.phase_at(training.samples_seen).per_worker_batch_size)
             raise

@@ -59,6 +59,7 @@ class RunState(StrEnum):
 IDS = 100  # how many ids are tried for a new run
 DOCUMENT_BYTES = 2**26  # a document of ours is far smaller; a larger file was put there to hurt
 LOG_BYTES = 2**30
+BLOCK_BYTES = 4096  # what a small file occupies
 
 
 def new_run_id(name: str, now: datetime) -> str:
@@ -394,7 +395,31 @@ class RunFolder:
         before = self.read_json("status.json") if self.exists("status.json") else {}
         mine = {"run_id": self.run_id, "state": state}
         status = {"schema_version": 1, **mine, **before, **values, **mine}
-        self.write_json("status.json", {key: value for key, value in status.items() if value is not None})
+        known = {key: value for key, value in status.items() if value is not None}
+        try:
+            self.write_json("status.json", known)
+        except RunError as error:
+            if self.local_path is None or not before or not isinstance(error.__cause__, OSError):
+                raise
+            self._overwrite_status(known)
+
+    def _overwrite_status(self, known: Mapping[str, Any]) -> None:
+        """Write the status over the old one, in the room that this has: on a full disk there is no other.
+
+        Raises:
+            RunError: it cannot be written there either.
+        """
+        path = self._at("status.json")
+        with self._told("status.json", "written"):
+            self._require_file("status.json", path)
+            with open(path, "r+b") as file:
+                room = max(len(file.read()), BLOCK_BYTES)
+                data = json.dumps(known).encode()
+                if len(data) > room and isinstance(known.get("failure"), str):
+                    data = json.dumps({**known, "failure": known["failure"][: BLOCK_BYTES // 8]}).encode()
+                file.seek(0)
+                file.write(data)
+                file.truncate()
 
     def state(self) -> RunState:
         """Return the run's state as last written."""

@@ -5,6 +5,7 @@ sample is used exactly once an epoch on any number of workers, and a resumed run
 """
 
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -120,6 +121,23 @@ def batches(
     )
     for batch in loader:
         yield batch.value if pin else batch
+
+
+_LOST = re.compile(r"DataLoader worker \(pid(\(s\))? [\d, ]+\) (exited unexpectedly|is killed by signal)")
+
+
+def is_lost_data_process(error: BaseException) -> bool:
+    """Return whether an error only says that a process that loads data was killed, or crashed.
+
+    torch's ``DataLoader`` has no class for it; the recipe's own exceptions in such a process arrive as themselves.
+
+    Example:
+        >>> is_lost_data_process(RuntimeError("DataLoader worker (pid 417) is killed by signal: Killed. "))
+        True
+        >>> is_lost_data_process(RuntimeError("no such column"))
+        False
+    """
+    return isinstance(error, RuntimeError) and _LOST.match(str(error)) is not None
 
 
 class _Seeded(Dataset[Any]):

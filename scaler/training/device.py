@@ -18,6 +18,11 @@ def describe_device(device: torch.device) -> dict[str, Any]:
     return {"device": device.type, "memory_limit_gib": memory_limit_gib()}
 
 
+def gpus_here() -> int:
+    """Return how many GPUs torch sees in this process; ``CUDA_VISIBLE_DEVICES`` counts. None of them is touched."""
+    return torch.cuda.device_count()
+
+
 def memory_limit_gib(root: Path = Path("/")) -> float:
     """Return the memory that this process can use, in 2**30 bytes: the machine's, or less where its cgroup says so.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from scaler.errors import ScalerError
+from scaler.errors import ScalerError, TrainingError
 from scaler.job import Job
 from scaler.job.tracking import Tracking
 from scaler.metrics.attempts import next_attempt
@@ -23,6 +23,7 @@ from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
 from scaler.runs.processes import stop_signals
 from scaler.training.checkpoint_files import find_checkpoint, passed_over_events
+from scaler.training.data import is_lost_data_process
 from scaler.training.device import describe_device
 from scaler.training.group import cpu, first_gpu, use_threads
 from scaler.training.loop import Training
@@ -157,6 +158,12 @@ def train_here(
     except ScalerError:
         raise
     except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure like any other
+        if is_lost_data_process(error):
+            raise TrainingError(
+                f"a process that loads data is gone: {str(error).strip().rstrip('.')}.",
+                "Where memory was short, fewer train.data_workers need less. "
+                f"Continue from the newest checkpoint: scaler resume {folder.run_id}.",
+            ) from error
         raise recipe_failure(error, "rank 0", folder=recipe_folder) from error
 
 

@@ -37,7 +37,8 @@ from scaler.errors import ClusterError
             1.0,
             1.0,
             [{"CPU": 8.0}],
-            "2 workers need 2 CPU, 2 GPU, and the cluster has 8 CPU, 0 GPU.",
+            "2 workers need 2 CPU, 2 GPU, and the cluster has 8 CPU, 0 GPU.\n"
+            "  To train on CPUs: --set resources.gpus_per_worker=0.",
         ),
     ],
 )

@@ -1,0 +1,164 @@
+"""What the nodes of a running cluster are sent: the job's folder, and this very scaler.
+
+Ray packs the folder as it is, except what ``.gitignore`` and ``.rayignore`` name. The runs below the job's folder are
+left out too: with every submit, all checkpoints of earlier runs would travel to every node.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scaler.errors import ClusterError
+from scaler.runs import list_runs
+from scaler.runs.places import located
+
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what ``ray job submit`` gives its entrypoint
+SHOWN = 3
+
+_Rule = Callable[[Path], bool]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shipment:
+    """What is sent, and what the workers find.
+
+    Args:
+        runtime_env: Ray's own words for it.
+        recipe_folder: where the job file lies, as the workers see it.
+        left_out: files and folders that are not sent because ``.gitignore`` names them, relative to the job's folder.
+    """
+
+    runtime_env: Mapping[str, Any] = field(default_factory=dict)
+    recipe_folder: str
+    left_out: Sequence[str] = ()
+
+
+def pack(recipe_folder: Path, *, storage: str, packages: Sequence[Path]) -> Shipment:
+    """Return what to send, before Ray is asked to.
+
+    Args:
+        recipe_folder: where the job file lies.
+        storage: of the job; left out where it lies below ``recipe_folder``.
+        packages: files or folders that are to be importable on the nodes: scaler's own, and the recipe's where it lies
+            elsewhere.
+
+    Raises:
+        ClusterError: the folder is larger than Ray sends, or a Ray job brings another one.
+    """
+    of_job = _runtime_env_of_ray_job()
+    modules: dict[str, Any] = {"env_vars": _python_path()}
+    if not of_job.get("py_modules"):
+        modules["py_modules"] = [str(package) for package in packages]
+    if of_job.get("working_dir"):
+        return Shipment(runtime_env=modules, recipe_folder=_within_ray_job(recipe_folder))
+    excludes = _storage_patterns(recipe_folder, storage)
+    sizes, left_out = _look(recipe_folder, excludes)
+    _require_sendable(recipe_folder, sizes)
+    working_dir: dict[str, Any] = {"working_dir": str(recipe_folder)}
+    if excludes:
+        working_dir["excludes"] = excludes
+    return Shipment(runtime_env={**working_dir, **modules}, recipe_folder=".", left_out=left_out)
+
+
+def left_out_text(left_out: Sequence[str]) -> str:
+    """Return in one sentence which files the nodes do not get.
+
+    Example:
+        >>> left_out_text(["a.txt", "b.txt", "c", "d", "e"])
+        'Not sent to the nodes, because .gitignore names them: a.txt, b.txt, c and 2 more.'
+    """
+    more = f" and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
+    return f"Not sent to the nodes, because .gitignore names them: {', '.join(left_out[:SHOWN])}{more}."
+
+
+def _runtime_env_of_ray_job() -> Mapping[str, Any]:
+    """What the Ray job that this process is the entrypoint of brings itself; empty where it is none."""
+    try:
+        found = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("runtime_env", {})
+    except (ValueError, AttributeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _python_path() -> dict[str, str]:
+    """``PYTHONPATH`` as the nodes get it: folders that every node sees."""
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    path = os.pathsep.join(os.path.abspath(folder) for folder in folders if folder)
+    return {"PYTHONPATH": path} if path else {}
+
+
+def _within_ray_job(recipe_folder: Path) -> str:
+    """The recipe's folder as workers see it, which start in the Ray job's working directory as this process did."""
+    here = Path.cwd().resolve()
+    if not recipe_folder.resolve().is_relative_to(here):
+        raise ClusterError(
+            f"this Ray job brings its own working directory, {here}, and the job file lies in {recipe_folder}.",
+            f"Submit it with that folder: ray job submit --working-dir {recipe_folder} -- scaler submit JOB",
+        )
+    return str(recipe_folder.resolve().relative_to(here))
+
+
+def _storage_patterns(recipe_folder: Path, storage: str) -> list[str]:
+    """The patterns that leave the runs out, where they lie below the job's folder, or in it."""
+    if "://" in storage:
+        return []
+    base, runs = recipe_folder.resolve(), Path(located(storage)).resolve()
+    if not runs.is_relative_to(base):
+        return []
+    names = [str(runs.relative_to(base))] if runs != base else [folder.run_id for folder in list_runs(storage)]
+    return ["/" + "".join(f"\\{sign}" if sign in "*?[]!# \\" else sign for sign in name) for name in names]
+
+
+def _look(folder: Path, excludes: Sequence[str]) -> tuple[dict[Path, int], list[str]]:
+    """Sizes of the files that Ray would send, and what only ``.gitignore`` leaves out."""
+    from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE, get_runtime_env_default_excludes
+    from ray._private.runtime_env.packaging import _get_excludes, _get_ignore_file
+
+    heeds_git = os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
+    sizes: dict[Path, int] = {}
+    left_out: list[str] = []
+
+    def walk(path: Path, always: list[_Rule], git: list[_Rule]) -> None:
+        if path.is_dir():
+            always = [*always, *filter(None, [_get_ignore_file(path, ".rayignore")])]
+            git = [*git, *filter(None, [_get_ignore_file(path, ".gitignore") if heeds_git else None])]
+        if any(rule(path) for rule in always):
+            return
+        if any(rule(path) for rule in git):
+            left_out.append(f"{path.relative_to(folder)}{'/' if path.is_dir() else ''}")
+        elif path.is_dir():
+            for inner in sorted(path.iterdir()):
+                walk(inner, always, git)
+        elif path.is_file():
+            sizes[path] = path.stat().st_size
+
+    first = _get_excludes(folder, [*get_runtime_env_default_excludes(), *excludes])
+    walk(folder.absolute(), [first], [])
+    return sizes, left_out
+
+
+def _require_sendable(folder: Path, sizes: Mapping[Path, int]) -> None:
+    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
+
+    whole = sum(sizes.values())
+    if whole < GCS_STORAGE_MAX_SIZE:
+        return
+    by_name: dict[str, int] = {}
+    for path, size in sizes.items():
+        name = path.relative_to(folder.absolute()).parts[0]
+        by_name[name] = by_name.get(name, 0) + size
+    largest = sorted(by_name, key=lambda name: -by_name[name])[:SHOWN]
+    shown = ", ".join(f"{name} ({_mib(by_name[name])})" for name in largest)
+    raise ClusterError(
+        f"the job's folder {folder} has {_mib(whole)}, and Ray sends its nodes less than {_mib(GCS_STORAGE_MAX_SIZE)}. "
+        f"The largest in it: {shown}.",
+        f"Leave out what the workers do not need: echo {largest[0]} >> {folder}/.rayignore\n"
+        "Data belongs where every node can read it.",
+    )
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.0f} MiB"

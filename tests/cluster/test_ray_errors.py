@@ -1,0 +1,185 @@
+"""Whatever Ray can raise leaves scaler as an error that says what, where, and what to type; none exits with 1."""
+
+import asyncio
+import inspect
+from typing import Any
+
+import pytest
+
+from scaler.errors import ClusterError, RunError, ScalerError
+
+# Ray's own, of its own parts; and it is imported with the token of the tests' cluster.
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.usefixtures("cluster")]
+
+BUILT_IN = (
+    Exception,
+    OSError,
+    ConnectionError,
+    ConnectionRefusedError,
+    PermissionError,
+    FileNotFoundError,
+    TimeoutError,
+    asyncio.TimeoutError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AssertionError,
+    ImportError,
+    NotImplementedError,
+    EOFError,
+    UnicodeDecodeError,
+)
+
+
+def subclasses(of: type[BaseException]) -> set[type[BaseException]]:
+    found = set(of.__subclasses__())
+    return found.union(*(subclasses(kind) for kind in found)) | {of}
+
+
+def rays_own() -> list[type[BaseException]]:
+    """Every class of the installed Ray that is an error of Ray Core, of Ray Train, or of its jobs' environments."""
+    import ray.exceptions
+    import ray.train.v2._internal.exceptions as train_internal
+    import ray.train.v2.api.exceptions as train
+
+    found = subclasses(ray.exceptions.RayError)
+    for module in (ray.exceptions, train, train_internal):
+        found |= {value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, Exception)}
+    return sorted(found, key=lambda kind: (kind.__module__, kind.__name__))
+
+
+def made(kind: type[BaseException]) -> BaseException:
+    """An exception of a class, whatever its constructor wants."""
+    for arguments in ((), ("boom",), ("boom", "boom"), ("boom", {0: RuntimeError("boom")})):
+        try:
+            return kind(*arguments)
+        except Exception:  # it wants something else
+            continue
+    return kind.__new__(kind)
+
+
+@pytest.mark.parametrize("address", [None, "127.0.0.1:6379"])
+def test_every_exception_at_the_start_of_ray_is_one_of_ours(
+    address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from scaler.cluster import embedded
+
+    kinds = [*BUILT_IN, *rays_own()]
+    assert len(kinds) > 50
+    for kind in kinds:
+        error = made(kind)
+
+        def refuse(raised: BaseException = error, **_: object) -> None:
+            raise raised
+
+        monkeypatch.setattr(ray, "init", refuse)
+        with pytest.raises(ClusterError) as caught:
+            embedded._connect(address, verbose=False, runtime_env={}, files="/tmp/nowhere")
+        where = "on this machine" if address is None else f"at {address}"
+        assert where in caught.value.problem, kind
+        assert caught.value.problem.endswith("."), kind
+        assert caught.value.remedy, kind
+        assert caught.value.exit_code == 3
+
+
+def test_every_exception_of_ray_in_a_run_is_one_of_ours() -> None:
+    from ray.exceptions import RayError
+
+    from scaler.cluster.ray_errors import ray_errors, run_error
+
+    for kind in rays_own():
+        error = made(kind)
+        ours = run_error(error, run_id="digits-1")
+        assert type(ours) is ClusterError, kind
+        assert ours.problem.endswith("."), kind
+        assert "scaler resume digits-1" in ours.remedy, kind
+        if isinstance(error, RayError):
+            with pytest.raises(ClusterError), ray_errors("digits-1"):
+                raise error
+
+
+def test_an_error_of_ours_in_another_process_stays_what_it_was() -> None:
+    """The collector's and the controller's: Ray carries them as the cause of an error of its own."""
+    import ray
+
+    from scaler.cluster.ray_errors import ray_errors
+
+    def fail() -> None:
+        raise RunError("run a: events.jsonl cannot be read.", "See to the storage.")
+
+    with pytest.raises(RunError) as caught, ray_errors("digits-1"):
+        ray.get(ray.remote(num_cpus=0)(fail).remote())
+    assert str(caught.value) == "run a: events.jsonl cannot be read.\n  See to the storage."
+
+
+def test_what_is_not_of_ray_passes() -> None:
+    from scaler.cluster.ray_errors import ray_errors
+
+    for error in (ZeroDivisionError(), KeyboardInterrupt(), RunError("a", "b")):
+        with pytest.raises(type(error)) as caught, ray_errors("digits-1"):
+            raise error
+        assert caught.value is error
+
+
+def told(error: BaseException, *, address: str | None = None, cause: BaseException | None = None) -> str:
+    from scaler.cluster.ray_errors import start_error
+
+    error.__cause__ = cause
+    ours: ScalerError = start_error(error, address=address)
+    return str(ours)
+
+
+def test_a_cluster_that_does_not_accept_the_token_is_said() -> None:
+    from ray.exceptions import AuthenticationError
+
+    text = (
+        "the Ray cluster at auto does not accept this process: its token is missing or another one.\n"
+        "  Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's token."
+    )
+    assert told(AuthenticationError("no token was found"), address="auto") == text
+    refused = RuntimeError("Failed to connect to GCS. Last connection error: ray.exceptions.AuthenticationError: ...")
+    assert told(ConnectionError("Failed to connect to Ray cluster at"), address="auto", cause=refused) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "problem", "remedy"),
+    [
+        (
+            OSError("validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /tmp/a"),
+            "validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /tmp/a.",
+            "Ray's files lie below RAY_TMPDIR, and the paths of its sockets may not be longer: set it to a short path.",
+        ),
+        (
+            Exception("The current node timed out during startup. This could happen because ..."),
+            "it did not start in time: The current node timed out during startup. This could happen because.",
+            "Try again when this machine has less to do, or run one worker without Ray: --address none --workers 1.",
+        ),
+        (
+            RuntimeError("the raylet is gone"),
+            "the raylet is gone.",
+            "--verbose shows Ray's log. One worker runs without Ray: --address none --workers 1.",
+        ),
+    ],
+)
+def test_a_cluster_that_does_not_start_is_said_with_what_to_type(error: Any, problem: str, remedy: str) -> None:
+    assert told(error) == f"no Ray cluster on this machine: {problem}\n  {remedy}"
+
+
+def test_a_head_that_is_gone_is_noticed_and_one_that_answers_is_not() -> None:
+    import socket
+    from time import monotonic, sleep
+
+    from scaler.cluster.head import HeadWatch
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with HeadWatch(address, patience_s=30.0) as watch:
+            assert watch.silent_s is None
+    with HeadWatch(address, patience_s=0.05) as watch:
+        until = monotonic() + 60
+        while watch.silent_s is None:
+            assert monotonic() < until
+            sleep(0.01)
