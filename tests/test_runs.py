@@ -531,10 +531,13 @@ from scaler.runs import RunFolder, RunState
 folder = RunFolder(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-filesystem, _ = folder.filesystem("")
-def full(*_, **__):
-    raise OSError(28, "No space left on device")
-type(filesystem).open = full
+filesystem = type(folder.filesystem("")[0])
+as_before = filesystem.open
+def full(self, path, mode, **options):
+    if mode != "rb":
+        raise OSError(28, "No space left on device")
+    return as_before(self, path, mode, **options)
+filesystem.open = full
 folder.set_state(RunState.FAILED, ended_at=2.0, failure=sys.argv[2])
 """
     for failure, kept in (("no space left", "no space left"), ("é" * 5000, "é" * 512)):
@@ -593,11 +596,13 @@ def test_a_file_of_an_insane_size_is_not_read(folder: RunFolder, monkeypatch: py
     monkeypatch.setattr("scaler.runs.folder.LOG_BYTES", 30)
     folder.write("plan.json", "x" * 31)
     folder.append_json("events.jsonl", [{"text": "x" * 31}])
-    text = f" has {31} bytes, and at most 30 are read.\n  Look at {folder.path('plan.json')}: scaler does not write files of "
+    told = (
+        f"run {folder.run_id}: plan.json has 31 bytes, and at most 30 are read.\n  Look at {folder.path('plan.json')}: "
+    )
     with pytest.raises(RunError) as caught:
         folder.read("plan.json", most=30)
-    assert str(caught.value) == f"run {folder.run_id}: plan.json{text}that size."
-    with pytest.raises(RunError, match=r"events\.jsonl has 45 bytes, and at most 30 are read\."):
+    assert str(caught.value) == f"{told}scaler does not write files of that size."
+    with pytest.raises(RunError, match=r"events\.jsonl has 44 bytes, and at most 30 are read\."):
         list(folder.rows("events.jsonl"))
     assert folder.read("plan.json", most=None) == b"x" * 31
 
