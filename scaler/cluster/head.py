@@ -13,7 +13,7 @@ from typing import Self
 LOOK_S = 2.0
 ANSWER_S = 5.0
 EMBEDDED_PATIENCE_S = 10.0  # nobody starts the head of an embedded cluster again
-PATIENCE_S = 60.0  # Ray's own default; where Ray's head is kept alive elsewhere, another takes its place within it
+PATIENCE_S = 40.0  # Ray's own is 60 s in every worker: before that they are asked to save
 RAYS_PATIENCE_S = 150  # Ray's, for this process: later than ours, with time for the report
 
 

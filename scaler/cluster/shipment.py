@@ -54,7 +54,7 @@ def pack(recipe_folder: Path, *, storage: str, packages: Sequence[Path]) -> Ship
         modules["py_modules"] = [str(package) for package in packages]
     if of_job.get("working_dir"):
         return Shipment(runtime_env=modules, recipe_folder=_within_ray_job(recipe_folder))
-    excludes = _storage_patterns(recipe_folder, storage)
+    excludes = _storage_patterns(recipe_folder, storage, package)
     sizes, left_out = _look(recipe_folder, excludes)
     _require_sendable(recipe_folder, sizes)
     working_dir: dict[str, Any] = {"working_dir": str(recipe_folder)}
@@ -101,14 +101,19 @@ def _within_ray_job(recipe_folder: Path) -> str:
     return str(recipe_folder.resolve().relative_to(here))
 
 
-def _storage_patterns(recipe_folder: Path, storage: str) -> list[str]:
+def _storage_patterns(recipe_folder: Path, storage: str, package: Path) -> list[str]:
     """The patterns that leave the runs out, where they lie below the job's folder, or in it."""
     if "://" in storage:
         return []
     base, runs = recipe_folder.resolve(), Path(located(storage)).resolve()
     if not runs.is_relative_to(base):
         return []
-    names = [str(runs.relative_to(base))] if runs != base else [folder.run_id for folder in list_runs(storage)]
+    if runs == base:
+        names = [folder.run_id for folder in list_runs(storage)]
+    else:
+        within = runs.relative_to(base)
+        names = [str(within / path.name) for path in sorted(runs.iterdir())] if runs.is_dir() else []
+    names = [name for name in names if not (package / name).exists()]  # Ray leaves them out of scaler itself, too
     return ["/" + "".join(f"\\{sign}" if sign in "*?[]!# \\" else sign for sign in name) for name in names]
 
 

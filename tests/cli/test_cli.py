@@ -13,6 +13,9 @@ import jsonschema
 import pytest
 import yaml
 from in_process import Scaler, command_line
+from real_verdicts import codes
+from run_folders import write_run
+from synthetic import SyntheticRun
 
 import scaler
 from scaler.cli import COMMANDS, cli
@@ -578,7 +581,8 @@ def test_a_run_from_end_to_end(scaler_command: Scaler, tmp_path: Path) -> None:
     code, out, err = scaler_command("submit", JOB, *HERE, *overrides)
     assert code == 0, err
     (folder,) = list_runs(str(tmp_path))
-    assert out.startswith(f"{folder.run_id}  succeeded\n\nNothing to report: ")
+    assert out.startswith(f"{folder.run_id}  succeeded\n\n")
+    assert codes(folder.read_json("report.json")) == []
     assert err.startswith("Plan of digits\n")
     assert f"\nRun {folder.run_id}: in this process\n" in err
     assert err.endswith(f"\nReport: {tmp_path}/{folder.run_id}/report.html\n")
@@ -725,7 +729,7 @@ def test_a_loss_that_becomes_no_number_is_reported(scaler_command: Scaler, make_
     assert code == 0, err
     values: dict[str, Any] = json.loads(out)
     assert values["final"]["train_loss_mean"] is None
-    assert [verdict["code"] for verdict in values["verdicts"]] == ["loss_not_finite"]
+    assert codes(values) == ["loss_not_finite"]
 
 
 def test_a_loss_that_becomes_no_number_stops_the_run(scaler_command: Scaler, make_job: Callable[..., Path]) -> None:
@@ -735,4 +739,65 @@ def test_a_loss_that_becomes_no_number_stops_the_run(scaler_command: Scaler, mak
     assert "Error: the training diverged: loss is nan.\n  Lower reference.lr, warm up longer" in err
     values: dict[str, Any] = json.loads(out)
     assert values["state"] == "failed"
-    assert [verdict["code"] for verdict in values["verdicts"]] == ["not_finished", "diverged"]
+    assert codes(values) == ["not_finished", "diverged"]
+
+
+def test_a_run_that_was_made_to_hurt_hides_no_other(scaler_command: Scaler, tmp_path: Path) -> None:
+    storage = tmp_path / "runs"
+    for name in (
+        "a-20260101-120000-aaaa",
+        "b-20260101-120001-aaaa",
+        "c-20260101-120002-aaaa",
+        "d-20260101-120003-aaaa",
+    ):
+        (storage / name).mkdir(parents=True)
+    good, nested, pipe, link = sorted(storage.iterdir())
+    (good / "status.json").write_text('{"state": "succeeded"}')
+    (nested / "status.json").write_text("[" * 200_000)
+    os.mkfifo(pipe / "status.json")
+    (link / "status.json").symlink_to("/dev/zero")
+    code, out, err = scaler_command("list", "--storage", storage)
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        f"{good.name}  succeeded",
+        f"{nested.name}  unreadable  run {nested.name}: status.json is not JSON: it is nested too deep.",
+        f"{pipe.name}  unreadable  run {pipe.name}: status.json is not a file, but a folder, a pipe or a device.",
+        f"{link.name}  unreadable  run {link.name}: status.json is a link that leads out of the run's folder.",
+    ]
+    for bad in (nested, pipe, link):
+        code, out, err = scaler_command("report", bad.name, "--storage", storage)
+        assert (code, out) == (5, "")
+        assert err.startswith("Error: run ")
+
+
+@pytest.mark.parametrize("name", ["plan.json", "status.json", "events.jsonl"])
+@pytest.mark.parametrize("kind", ["nested", "pipe"])
+def test_no_file_of_a_run_makes_its_report_hang_or_a_bug(
+    scaler_command: Scaler, tmp_path: Path, synthetic_run: SyntheticRun, name: str, kind: str
+) -> None:
+    folder = write_run(str(tmp_path / "runs"), "a-20260101-120000-aaaa", synthetic_run.attempt(0))
+    path = Path(folder.uri) / name
+    path.unlink()
+    if kind == "nested":
+        path.write_text("[" * 200_000 + "\n")
+    else:
+        os.mkfifo(path)
+    code, _, err = scaler_command("report", folder.run_id, "--storage", tmp_path / "runs")
+    assert code == (0 if (name, kind) == ("events.jsonl", "nested") else 5), err
+    assert "a bug in scaler" not in err
+
+
+def test_gpus_that_are_not_there_are_refused_before_anything_is_started(
+    scaler_command: Scaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaler.training.device.gpus_here", lambda: 0)
+    wants = ["--quiet", "--set", "resources.gpus_per_worker=1", "--set", f"storage={tmp_path}/runs", "--workers", "1"]
+    for address, needs in (
+        ([], "1 CPU, 1 GPU, and this machine has"),
+        (["--address", "none"], "1 GPU, and this machine"),
+    ):
+        code, out, err = scaler_command("submit", JOB, *wants, *address)
+        assert (code, out) == (3, "")
+        assert err.startswith(f"Error: 1 worker needs {needs}")
+        assert err.endswith("0 GPU.\n  To train on CPUs: --set resources.gpus_per_worker=0.\n")
+    assert not (tmp_path / "runs").exists()

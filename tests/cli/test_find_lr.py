@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from in_process import Outcome, command_line
+from real_verdicts import codes
 
 from scaler.runs import RunFolder, list_runs
 
@@ -49,7 +50,7 @@ def test_a_range_test_from_end_to_end(find_lr: FindLr, tmp_path: Path) -> None:
     assert plan["schedule"]["name"] == "ramp"
     report = folder.read_json("report.json")
     assert report["lr_audit"] == {"checked_steps": 100, "max_abs_error": 0.0, "as_planned": True}
-    assert [verdict["code"] for verdict in report["verdicts"]] == []
+    assert codes(report) == []
     assert report["noise"] is None
     assert report["series"]["eval_samples_seen"] == [report["totals"]["samples_seen"]]
 

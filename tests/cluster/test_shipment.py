@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+import scaler
 from scaler.cluster.shipment import JOB_CONFIG, left_out_text, pack
 from scaler.errors import ClusterError
 
 # Ray's list of what is ignored is Ray's, and is imported with the token of the tests' cluster.
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.usefixtures("cluster")]
 
-PACKAGE = Path("/somewhere/scaler")
+PACKAGE = Path(scaler.__file__).parent  # which has a folder called runs, too
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def sent(folder: Path, excludes: list[str]) -> list[str]:
     from ray._private.ray_constants import get_runtime_env_default_excludes
     from ray._private.runtime_env.packaging import create_package
 
-    package = folder.parent / "package.zip"
+    package = Path.cwd().parent / "package.zip"
     package.unlink(missing_ok=True)
     create_package(
         str(folder),
@@ -51,10 +52,12 @@ def test_the_runs_below_the_jobs_folder_stay_at_home(job: Path, runs: str) -> No
     (job / "r").rename(job / runs)
     shipment = pack(job, storage=runs, package=PACKAGE)
     assert shipment.recipe_folder == "."
-    assert shipment.left_out == () or shipment.left_out == []
+    assert list(shipment.left_out) == []
     assert shipment.runtime_env["working_dir"] == str(job)
     assert shipment.runtime_env["py_modules"] == [str(PACKAGE)]
     names = sent(job, shipment.runtime_env["excludes"])
+    whole = [name for name in sent(PACKAGE, []) if "__pycache__" not in name]
+    assert [name for name in sent(PACKAGE, shipment.runtime_env["excludes"]) if "__pycache__" not in name] == whole
     assert [name for name in names if not name.endswith("/")] == [
         "data/a.txt",
         "job.yaml",
