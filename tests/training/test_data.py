@@ -1,16 +1,18 @@
 """The order of the samples, and batches of them."""
 
+import os
 import random
+import signal
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from small_runs import make_job, plan_of
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from scaler import Recipe
-from scaler.training.data import EpochOrder, StepIndices, batches, to_device
+from scaler.training.data import EpochOrder, StepIndices, batches, is_lost_data_process, to_device
 
 
 def recipe_for(data: Dataset[Any], **options: Any) -> Recipe:
@@ -137,3 +139,26 @@ def test_neighbouring_seeds_and_epochs_share_no_order() -> None:
         tuple(EpochOrder(20, seed=seed).slice(20 * epoch, 20).tolist()) for seed in range(5) for epoch in range(5)
     }
     assert len(orders) == 25
+
+
+class _Dies(Dataset[torch.Tensor]):
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if self.how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.how == "exits":
+            os._exit(3)
+        raise KeyError("no such column")
+
+
+@pytest.mark.parametrize(("how", "is_lost"), [("killed", True), ("exits", True), ("raises", False)])
+def test_a_killed_data_process_is_told_from_an_error_of_the_recipe(how: str, is_lost: bool) -> None:
+    loader = DataLoader(_Dies(how), batch_size=2, num_workers=1)
+    with pytest.raises((RuntimeError, KeyError)) as caught:
+        next(iter(loader))
+    assert is_lost_data_process(caught.value) is is_lost
