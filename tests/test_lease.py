@@ -436,17 +436,18 @@ def test_a_run_without_an_end_and_without_a_driver_is_lost(folder: RunFolder) ->
     ("values", "is_lost"),
     [
         ({"pid": 2**22 + 1}, True),  # this machine has no such process
-        ({"host": "elsewhere", "beat": time.time() - 30}, False),
-        ({"host": "elsewhere", "beat": time.time() - 300}, True),
-        ({"pid": os.getpid(), "beat": time.time() - 300}, False),  # asleep, and still there
+        ({"host": "elsewhere", "ago": 5}, False),
+        ({"host": "elsewhere", "ago": 300}, True),
+        ({"pid": os.getpid(), "ago": 300}, False),  # asleep, and still there
         ({"pid": os.getpid(), "place": "/elsewhere/run"}, True),  # a copy of a run that is driven
     ],
 )
 def test_a_driver_is_gone_when_its_process_is_or_when_it_has_long_been_silent(
     folder: RunFolder, values: dict[str, Any], is_lost: bool
 ) -> None:
+    values = dict(values)
     folder.set_state(RunState.RUNNING)
-    leave(folder, **values)
+    leave(folder, **{"beat": time.time() - values.pop("ago", 0), **values})
     state, gone = lease.present_state(folder)
     assert (state is RunState.LOST) == is_lost
     assert (gone is not None) == is_lost
