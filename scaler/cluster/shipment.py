@@ -49,12 +49,12 @@ def pack(recipe_folder: Path, *, storage: str, packages: Sequence[Path]) -> Ship
         ClusterError: the folder is larger than Ray sends, or a Ray job brings another one.
     """
     of_job = _runtime_env_of_ray_job()
-    modules: dict[str, Any] = {"env_vars": _python_path()}
+    modules: dict[str, Any] = _python_path()
     if not of_job.get("py_modules"):
         modules["py_modules"] = [str(package) for package in packages]
     if of_job.get("working_dir"):
         return Shipment(runtime_env=modules, recipe_folder=_within_ray_job(recipe_folder))
-    excludes = _storage_patterns(recipe_folder, storage, package)
+    excludes = _storage_patterns(recipe_folder, storage, packages)
     sizes, left_out = _look(recipe_folder, excludes)
     _require_sendable(recipe_folder, sizes)
     working_dir: dict[str, Any] = {"working_dir": str(recipe_folder)}
@@ -83,11 +83,11 @@ def _runtime_env_of_ray_job() -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _python_path() -> dict[str, str]:
-    """``PYTHONPATH`` as the nodes get it: folders that every node sees."""
+def _python_path() -> dict[str, Any]:
+    """What gives the nodes this process's ``PYTHONPATH``, of folders that every node sees; nothing without one."""
     folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = os.pathsep.join(os.path.abspath(folder) for folder in folders if folder)
-    return {"PYTHONPATH": path} if path else {}
+    return {"env_vars": {"PYTHONPATH": path}} if path else {}
 
 
 def _within_ray_job(recipe_folder: Path) -> str:
@@ -101,7 +101,7 @@ def _within_ray_job(recipe_folder: Path) -> str:
     return str(recipe_folder.resolve().relative_to(here))
 
 
-def _storage_patterns(recipe_folder: Path, storage: str, package: Path) -> list[str]:
+def _storage_patterns(recipe_folder: Path, storage: str, packages: Sequence[Path]) -> list[str]:
     """The patterns that leave the runs out, where they lie below the job's folder, or in it."""
     if "://" in storage:
         return []
@@ -113,7 +113,8 @@ def _storage_patterns(recipe_folder: Path, storage: str, package: Path) -> list[
     else:
         within = runs.relative_to(base)
         names = [str(within / path.name) for path in sorted(runs.iterdir())] if runs.is_dir() else []
-    names = [name for name in names if not (package / name).exists()]  # Ray leaves them out of scaler itself, too
+    # Ray leaves them out of the packages, too.
+    names = [name for name in names if not any((package / name).exists() for package in packages)]
     return ["/" + "".join(f"\\{sign}" if sign in "*?[]!# \\" else sign for sign in name) for name in names]
 
 

@@ -280,8 +280,7 @@ def _checked(recipe: object, path: str) -> Recipe:
     choices = ("loss_over", recipe.loss_over, LOSS_OVER), ("evaluate_over", recipe.evaluate_over, EVALUATE_OVER)
     for name, choice, known in choices:
         if choice not in known:
-            near = get_close_matches(str(choice), known, n=1)
-            hint = f'Did you mean "{near[0]}"? ' if near else ""
+            hint = did_you_mean(str(choice), known)
             raise RecipeError(f"{path}: {name} = {choice!r} is not known.", f"{hint}Known: {', '.join(known)}.")
     for name, data in (("train_data", recipe.train_data), ("eval_data", recipe.eval_data)):
         if data is None and name == "eval_data":

@@ -48,11 +48,10 @@ def require_function(path: str, *, folder: Path, source: str = "") -> None:
         for node in tree.body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_")
     )
+    hint = did_you_mean(function, functions)
     raise JobFileError(
         f"{who}recipe = {path}: {module} has no function {function}.",
-        f"{did_you_mean(function, functions)}Functions there: {', '.join(functions[:SHOWN_FUNCTIONS])}."
-        if functions
-        else "It defines none.",
+        f"{hint}Functions there: {', '.join(functions[:SHOWN_FUNCTIONS])}." if functions else "It defines none.",
     )
 
 

@@ -50,7 +50,7 @@ def test_the_runs_below_the_jobs_folder_stay_at_home(job: Path, runs: str) -> No
     (job / "runs").rename(job / "r")
     (job / runs).parent.mkdir(exist_ok=True)
     (job / "r").rename(job / runs)
-    shipment = pack(job, storage=runs, package=PACKAGE)
+    shipment = pack(job, storage=runs, packages=[PACKAGE])
     assert shipment.recipe_folder == "."
     assert list(shipment.left_out) == []
     assert shipment.runtime_env["working_dir"] == str(job)
@@ -69,19 +69,19 @@ def test_the_runs_below_the_jobs_folder_stay_at_home(job: Path, runs: str) -> No
 def test_runs_beside_the_job_file_stay_at_home_one_by_one(job: Path) -> None:
     (job / "digits-20260101-120000-aaaa").mkdir()
     (job / "digits-20260101-120000-aaaa" / "status.json").write_text("{}")
-    shipment = pack(job, storage=".", package=PACKAGE)
+    shipment = pack(job, storage=".", packages=[PACKAGE])
     assert shipment.runtime_env["excludes"] == ["/digits-20260101-120000-aaaa"]
 
 
 @pytest.mark.parametrize("storage", ["s3://bucket/runs", "/elsewhere/runs", ".."])
 def test_runs_elsewhere_need_no_pattern(job: Path, storage: str) -> None:
-    assert "excludes" not in pack(job, storage=storage, package=PACKAGE).runtime_env
+    assert "excludes" not in pack(job, storage=storage, packages=[PACKAGE]).runtime_env
 
 
 def test_what_gitignore_names_is_named_and_what_rayignore_names_is_meant(job: Path) -> None:
     (job / ".gitignore").write_text("*.txt\nruns/\n")
     (job / ".rayignore").write_text("data/\n")
-    assert pack(job, storage="runs", package=PACKAGE).left_out == ["vocabulary.txt"]
+    assert pack(job, storage="runs", packages=[PACKAGE]).left_out == ["vocabulary.txt"]
     assert left_out_text(["vocabulary.txt"]) == (
         "Not sent to the nodes, because .gitignore names them: vocabulary.txt."
     )
@@ -94,7 +94,7 @@ def test_a_folder_that_is_too_large_is_refused_with_what_is_large_in_it(
     (job / "weights.bin").write_bytes(bytes(3 * 2**20))
     (job / "data/b.bin").write_bytes(bytes(2**20))
     with pytest.raises(ClusterError) as caught:
-        pack(job, storage="runs", package=PACKAGE)
+        pack(job, storage="runs", packages=[PACKAGE])
     assert str(caught.value) == (
         f"the job's folder {job} has 4 MiB, and Ray sends its nodes less than 3 MiB. "
         "The largest in it: weights.bin (3 MiB), data (1 MiB), vocabulary.txt (0 MiB).\n"
@@ -102,21 +102,21 @@ def test_a_folder_that_is_too_large_is_refused_with_what_is_large_in_it(
         "  Data belongs where every node can read it."
     )
     (job / ".rayignore").write_text("weights.bin\n")
-    pack(job, storage="runs", package=PACKAGE)
+    pack(job, storage="runs", packages=[PACKAGE])
 
 
 def test_a_ray_job_brings_its_own_folder(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(JOB_CONFIG, json.dumps({"runtime_env": {"working_dir": "gcs://_ray_pkg_1.zip"}}))
     (job / "sub").mkdir()
     for folder, seen in ((job, "."), (job / "sub", "sub")):
-        shipment = pack(folder, storage="runs", package=PACKAGE)
+        shipment = pack(folder, storage="runs", packages=[PACKAGE])
         assert (shipment.recipe_folder, shipment.runtime_env) == (seen, {"py_modules": [str(PACKAGE)]})
     monkeypatch.setenv(
         JOB_CONFIG, json.dumps({"runtime_env": {"working_dir": "gcs://_ray_pkg_1.zip", "py_modules": ["gcs://2.zip"]}})
     )
-    assert pack(job, storage="runs", package=PACKAGE).runtime_env == {}
+    assert pack(job, storage="runs", packages=[PACKAGE]).runtime_env == {}
     with pytest.raises(ClusterError) as caught:
-        pack(job.parent, storage="runs", package=PACKAGE)
+        pack(job.parent, storage="runs", packages=[PACKAGE])
     assert str(caught.value) == (
         f"this Ray job brings its own working directory, {job}, and the job file lies in {job.parent}.\n"
         f"  Submit it with that folder: ray job submit --working-dir {job.parent} -- scaler submit JOB"
@@ -126,4 +126,4 @@ def test_a_ray_job_brings_its_own_folder(job: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("config", ["", "{", "[]", '{"runtime_env": null}', '{"runtime_env": {"pip": ["x"]}}'])
 def test_a_ray_job_without_a_folder_gets_the_jobs(job: Path, monkeypatch: pytest.MonkeyPatch, config: str) -> None:
     monkeypatch.setenv(JOB_CONFIG, config)
-    assert pack(job, storage="runs", package=PACKAGE).runtime_env["working_dir"] == str(job)
+    assert pack(job, storage="runs", packages=[PACKAGE]).runtime_env["working_dir"] == str(job)

@@ -220,8 +220,8 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
             "schedule.warmup=none",
             "JOB: schedule.warmup = none is not one of auto.\n"
             "  schedule.warmup: The climb from the reference's learning rate to the peak; the reference's own warmup "
-            "is reference.warmup. auto: 5/90 of the training if the learning rate is scaled up (at any number of workers, "
-            "in an elastic job) and the shape does not climb by itself; else none.",
+            "is reference.warmup. auto: 5/90 of the training if the learning rate is scaled up (at any number of "
+            "workers, in an elastic job) and the shape does not climb by itself; else none.",
         ),
         (
             "schedule.warmup={epochs: 1, start: bass}",
