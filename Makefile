@@ -42,7 +42,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 # A lock names versions, not builds: "+cpu" is where it was made.
 lock:
 	$(BIN)/pip install --quiet pip-tools
-	$(BIN)/pip-compile --quiet --extra dev --extra jobs --extra mlflow --extra optimizers --extra s3 --extra wandb \
+	$(BIN)/pip-compile --quiet --extra dev --extra jobs --extra metrics --extra mlflow --extra optimizers --extra s3 --extra wandb \
 		--strip-extras --allow-unsafe --no-header \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options --constraint requirements.in \
 		--output-file requirements.lock pyproject.toml

@@ -25,19 +25,19 @@ from scaler.training.clock import clock_for
 from scaler.training.controllers import Controllers
 from scaler.training.data import StepIndices, batches
 from scaler.training.evaluation import Evaluation
-from scaler.training.fingerprint import Digests, data_digests, require_data_of_before, require_same_data
+from scaler.training.fingerprint import Digests
 from scaler.training.gather import several_micro_batches
 from scaler.training.gradients import is_out_of_memory
 from scaler.training.group import require_same_model
-from scaler.training.loss_probe import probe_loss
 from scaler.training.pace import Pace
 from scaler.training.randomness import gather_random_states, seed_worker, set_random_state
 from scaler.training.recipe import Recipe, require_planned
 from scaler.training.recorder import Recorder, Step
-from scaler.training.shares import is_too_few_for_norm, require_enough_for_norms, share_of_one
+from scaler.training.shares import is_too_few_for_norm, share_of_one
+from scaler.training.start import Start, check_start
 from scaler.training.stepper import Stepper, WholeGradient
 from scaler.training.surroundings import Ending, Leave, Surroundings
-from scaler.training.watch import COMPUTING, SAVING, WAITING, Watch
+from scaler.training.watch import SAVING, WAITING, Watch
 
 
 class Training:
@@ -97,12 +97,12 @@ class Training:
         self._phase = self._plan.phase_at(samples_seen)
         self._stepper.load_state_dict(state, self._phase, samples_seen=samples_seen)
         self._controllers.measured(None, batch_ratio=self._phase.batch_ratio)
+        self.samples_seen = self._plan.next_step(samples_seen)  # the batch may be another now, and the rest too small
         if self._next_size():  # the checkpoint of an end holds the evaluation's weights
             self._stepper.set_mode(training=True)
         self._checkpoints.load_state_dict(state["checkpoints"])
         self._is_complete = state["is_end"] and not self._next_size()
         self._ramp = self._ramp_after(state)
-        self.samples_seen = self._plan.next_step(samples_seen)  # the batch may be another now, and the rest too small
         self._digests = state.get("data", {})  # checkpoints of before lack them
         rows = state["random"]
         self._random = rows[surroundings.rank] if len(rows) == surroundings.world_size else None
@@ -115,13 +115,10 @@ class Training:
             TrainingError: the loss went astray, and the job says to stop then, or it went back often enough.
             RunError: the last checkpoint cannot be written.
         """
-        tried_out = None
-        if self._next_size():
-            self._require_sound_start()
-            tried_out = self._try_out()
+        start = self._check_start() if self._next_size() else None
         self._begin_attempt()
-        if tried_out is not None:
-            self._event("tried_out", **tried_out)
+        if start is not None:
+            self._event("tried_out", **start.event)
         self._seed()
         self._recorder.begin()
         if self.samples_seen == 0 and self._controllers.may_go_back():
@@ -131,14 +128,16 @@ class Training:
         self._recorder.begin()
         try:
             while size := self._next_size():
-                start = self.samples_seen
-                self._stepper.freeze(self.samples_seen)
+                began_at = self.samples_seen
+                self._stepper.freeze(began_at)
                 if not self._step(source, size):
                     source = self._batches()
                     continue
                 leave, is_time = self._hand_over_together() if self._pace.is_due() else (Leave.NOT, False)
-                grown = self._astray is None and self._grow_when_due(start)  # before a checkpoint, which must know it
-                self._save_and_evaluate_when_due(start, now=is_time or leave is not Leave.NOT)
+                grown = self._astray is None and self._grow_when_due(
+                    began_at
+                )  # before it is saved
+                self._save_and_evaluate_when_due(began_at, now=is_time or leave is not Leave.NOT)
                 gone_back = self._astray is not None
                 if gone_back:
                     self._go_back()
@@ -156,38 +155,20 @@ class Training:
             self._recorder.end_attempt()
             self._hand_over()
 
-    def _require_sound_start(self) -> None:
-        """Refuse, before the first step, shares that BatchNorm cannot normalize and data that are not the same."""
-        recipe, job, plan = self._recipe, self._job, self._plan
-        workers = job.train.data_workers
-        require_enough_for_norms(
-            recipe,
-            self._stepper.module,
-            plan,
+    def _check_start(self) -> Start:
+        start = check_start(
+            self._recipe,
+            self._job,
+            self._plan,
+            self._surroundings,
+            model=self._stepper.module,
+            evaluation=self._evaluation,
+            watch=self.watch,
             samples_seen=self.samples_seen,
-            device=self._device,
-            data_workers=workers,
+            digests=self._digests,
         )
-        if job.train.check_data:
-            digests = data_digests(recipe, data_workers=workers)
-            require_same_data(recipe, digests, world_size=self._surroundings.world_size, data_workers=workers)
-            require_data_of_before(recipe, digests, self._digests, data_workers=workers)
-            self._digests = digests
-
-    def _try_out(self) -> dict[str, Any]:
-        """Find out before the first step what would show late, or never: what is wrong with loss and evaluation.
-
-        Returns:
-            How long it took, and why the loss could not be checked.
-        """
-        began, is_start = perf_counter(), self.samples_seen == 0
-        self.watch.now(COMPUTING)
-        found = probe_loss(
-            self._recipe, self._stepper.module, self._job, self._plan, self._surroundings, is_start=is_start
-        )
-        self._gathers = found.gathers
-        self._evaluation.try_out(self._job, self._plan, is_start=is_start)
-        return {"seconds": perf_counter() - began, "loss_not_checked": found.why_not}
+        self._digests, self._gathers = start.digests, start.gathers
+        return start
 
     def _next_size(self) -> int:
         """Samples in the next step; 0 at the end."""
