@@ -29,6 +29,7 @@ format: $(VENV)/installed
 docs: $(VENV)/installed
 	$(BIN)/python docs/make_job_file_page.py
 	$(BIN)/python docs/make_numbers_page.py
+	$(BIN)/python docs/make_scaling_table.py
 	$(BIN)/python docs/make_first_picture.py
 	$(BIN)/python docs/make_report_picture.py
 

@@ -50,7 +50,12 @@ def test_the_report_shown_has_the_lines_that_a_report_has() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "page"), [("make_job_file_page", "job-file.md"), ("make_numbers_page", "numbers.md")]
+    ("script", "page"),
+    [
+        ("make_job_file_page", "job-file.md"),
+        ("make_numbers_page", "numbers.md"),
+        ("make_scaling_table", "scaling-table.md"),
+    ],
 )
 def test_a_page_that_is_made_is_fresh(script: str, page: str) -> None:
     spec = importlib.util.spec_from_file_location(script, ROOT / f"docs/{script}.py")

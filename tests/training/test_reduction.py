@@ -122,7 +122,8 @@ def gradients(rank: int, world_size: int, kind: str, grad_accum_steps: int, meas
         mine = micro_batch_bounds(samples, world_size=world_size, rank=rank, grad_accum_steps=grad_accum_steps)
         batches = (x[start:stop] for start, stop in mine or [(0, 1)])
         sizes = [stop - start for start, stop in mine]
-        squares = step(batches, sizes, step_samples=samples, measure=measure).parts
+        parts = {"measure": measure, "micro_steps": grad_accum_steps}
+        squares = step(batches, sizes, step_samples=samples, **parts).parts
         grads = [p.grad for p in model.parameters()]
         found.append([None if g is None else (g.is_sparse, g.to_dense().tolist()) for g in grads])
         found.append([None if squares is None else len(squares.squares)])
