@@ -48,7 +48,7 @@ def require_enough_for_norms(
 def first_share_of_one(plan: Plan, *, samples_seen: int) -> int | None:
     """Return where the first step begins in which a worker's forward has a single sample; None: there is none."""
     seen = samples_seen
-    while size := plan.step_size(seen):
+    while seen < plan.most_samples and (size := plan.step_size(seen)):  # where progress is measured it has no end
         if (
             any(
                 stop - start == 1
@@ -59,10 +59,12 @@ def first_share_of_one(plan: Plan, *, samples_seen: int) -> int | None:
         ):
             return seen
         phase = plan.phase_at(seen)
-        ends = [plan.most_samples, (seen // plan.num_samples + 1) * plan.num_samples]
+        ends = [plan.most_samples]
+        if plan.last_batch != "carry":
+            ends.append((seen // plan.num_samples + 1) * plan.num_samples)
         ends += [other.start_samples for other in plan.phases if other.start_samples > seen]
         alike = (min(ends) - seen) // size if size == phase.global_batch_size else 0  # full steps up to there
-        seen += max(1, alike) * size
+        seen = plan.next_step(seen + max(1, alike) * size)
     return None
 
 

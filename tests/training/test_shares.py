@@ -83,3 +83,18 @@ def test_the_first_share_of_one_is_found(scale: dict[str, int], workers: int, ex
 def test_a_model_without_norms_trains_on_shares_of_one(tmp_path: Path) -> None:
     training, _ = in_this_process(tmp_path, make_recipe(), make_job(per_worker_batch_size=83))
     training.run()
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"rule": "adascale", "num_workers": 2, "per_worker_batch_size": 32}, None),  # its length is measured
+        ({"per_worker_batch_size": 83}, 249),  # 250 samples: 3 x 83 and one
+        ({"per_worker_batch_size": 83, "train": {"last_batch": "drop"}}, None),
+        ({"per_worker_batch_size": 83, "train": {"last_batch": "carry", "epochs": 3}}, None),  # 9 x 83 and 3
+        ({"per_worker_batch_size": 107, "train": {"last_batch": "carry", "epochs": 3}}, 749),  # 7 x 107 and one
+    ],
+)
+def test_the_rest_of_an_epoch_is_found_as_it_will_be_taken(settings: dict[str, Any], found: int | None) -> None:
+    plan = plan_of(make_job(**settings), settings.get("num_workers", 1))
+    assert first_share_of_one(plan, samples_seen=0) == found
