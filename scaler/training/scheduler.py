@@ -71,7 +71,7 @@ class SampleScheduler:
         **options: as in ``scaler.scale_lr``.
 
     Attributes:
-        samples_seen: samples that have contributed to the weights, over all workers.
+        samples_seen: samples before the step that the learning rate was written for; after a load, where to continue.
         rule: the rule used, never ``auto``.
         reason: why this rule.
         lr_ratio: of the peak rate to the reference's.
@@ -163,6 +163,11 @@ class SampleScheduler:
         self._announced, self._stepped = True, False
         self._write_rates()
 
+    @property
+    def _samples(self) -> int:
+        """The samples of the step that the learning rate was written for."""
+        return self._short.samples if self._short is not None else self.global_batch_size
+
     def _require_next(self, samples_seen: int, samples: int | None) -> None:
         """Refuse a step that does not follow from the last one."""
         taken = samples_seen - self.samples_seen
@@ -178,7 +183,7 @@ class SampleScheduler:
                 f"and global_batch_size = {self.global_batch_size}.",
                 "Count all workers and micro-steps in global_batch_size, and step for every optimizer step.",
             )
-        written_for = self._short.samples if self._short is not None else self.global_batch_size
+        written_for = self._samples
         if 0 < taken < written_for and self._stepped:
             raise TrainingError(
                 f"the last step had {taken} samples, and its learning rate was that of {written_for}.",
@@ -208,7 +213,8 @@ class SampleScheduler:
             {key: list(value) if isinstance(value, tuple) else value for key, value in group.reference.items()}
             for group in self._groups
         ]
-        return {"samples_seen": self.samples_seen, "reference_batch_size": self.reference_batch_size, "groups": groups}
+        seen = self.samples_seen + (self._samples if self._stepped else 0)
+        return {"samples_seen": seen, "reference_batch_size": self.reference_batch_size, "groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from ``state_dict``, at this scheduler's batch.

@@ -426,6 +426,23 @@ def test_a_resume_at_the_same_batch_is_as_if_nothing_had_been(order: str, option
     assert torch.equal(second.param_groups[0]["params"][0], through.param_groups[0]["params"][0])
 
 
+@pytest.mark.parametrize("batch", [64, 32])
+def test_a_loop_that_steps_the_scheduler_first_continues_where_it_was_saved(batch: int) -> None:
+    """Saved after an optimizer step, before the scheduler knows of the next one."""
+    first, second = sgd(), sgd()
+    scheduler = made(first, 64, LINE)
+    for seen, samples in ((0, 64), (64, 20)):
+        scheduler.step(samples_seen=seen, samples=samples)
+        grow_and_step(first)
+    state = saved({"optimizer": first.state_dict(), "scheduler": scheduler.state_dict()})
+    again = made(second, batch, LINE)
+    second.load_state_dict(state["optimizer"])
+    again.load_state_dict(state["scheduler"])
+    assert again.samples_seen == 84
+    again.step(samples_seen=84, samples=batch)
+    assert again.get_last_lr() == [pytest.approx(0.1 * batch / 16 * (1 - 84 / 256))]
+
+
 def test_momentum_is_where_the_schedule_has_it_after_a_resume() -> None:
     shape = shapes.OneCycle(climb=64, length=256, anneal="linear", low_momentum=0.5, high_momentum=0.75)
     schedule = Schedule(shape=shape)
