@@ -1,9 +1,9 @@
 """What a careful person would look at before the run."""
 
 from collections.abc import Iterator, Sequence
-from math import ceil
 
 from scaler.core.shapes import MultiStep
+from scaler.core.steps import steps_between
 from scaler.job import Job
 from scaler.plan.model import Plan, PlanWarning
 from scaler.plan.phase import Phase
@@ -38,11 +38,18 @@ def find_warnings(
 
 
 def _of_lengths(plan: Plan) -> Iterator[tuple[bool, str, str]]:
-    total, warmup = plan.total_samples, plan.warmup_samples
+    total, warmup, schedule = plan.total_samples, plan.warmup_samples, plan.schedule
+    climbs = [part for part in (schedule.warmup, schedule.reference_warmup) if part.samples and part.start < 1.0]
     yield (
-        warmup >= total,
+        any(climb.samples >= total for climb in climbs),
         "warmup_exceeds_training",
         f"The warmup takes {warmup} samples and the training {total}: the peak rate is never reached.",
+    )
+    yield (
+        schedule.warmup.samples > 0 and schedule.warmup.start == 1.0 and plan.batch_ratio == 1.0,
+        "warmup_without_effect",
+        "schedule.warmup is the climb from the reference's learning rate to the peak, which are the same at the "
+        "reference's batch. If the reference was tuned with a warmup, give it as reference.warmup.",
     )
     places = plan.schedule.shape.at if isinstance(plan.schedule.shape, MultiStep) else ()
     early = [place for place in places if place < warmup]
@@ -84,10 +91,17 @@ def _of_the_batch(plan: Plan) -> Iterator[tuple[bool, str, str]]:
         batch > plan.num_samples,
         "batch_exceeds_data",
         f"The global batch of {batch}{_from(largest)} is larger than the {plan.num_samples} samples there are: "
-        "each step takes all of them, and the rate is scaled for more.",
+        + {
+            "scale": "each step takes all of them, at the learning rate for that many.",
+            "carry": "a step takes some of them more than once.",
+            "drop": "no step can be taken.",
+        }[plan.last_batch],
     )
     scaled = max((phase for phase in plan.phases if phase.batch_ratio >= LARGER), key=_batch, default=None)
-    per_epoch = ceil(plan.num_samples / scaled.global_batch_size) if scaled else FEW_STEPS
+    per_epoch = FEW_STEPS
+    if scaled is not None:
+        size, samples = scaled.global_batch_size, plan.num_samples
+        per_epoch = steps_between(0, samples, global_batch_size=size, num_samples=samples, last_batch=plan.last_batch)
     at_batch = (
         f" at the global batch of {_batch(scaled)}, from sample {scaled.start_samples} on"
         if scaled and scaled.start_samples

@@ -122,7 +122,7 @@ def _totals(steps: Columns, attempts: Sequence[AttemptRow], status: Mapping[str,
     started, ended = status.get("started_at"), status.get("ended_at")
     samples_seen = attempts[-1].end_samples if attempts else 0
     return Totals(
-        samples_seen=samples_seen,
+        samples_seen=recorded if plan.last_batch == "drop" else samples_seen,  # what is left out was not trained on
         progress=_progress(steps, plan, samples_seen, is_over=status["state"] == RunState.SUCCEEDED),
         steps=int(steps["steps"].sum()),
         wall_s=ended - started - status.get("idle_s", 0.0) if started is not None and ended is not None else None,

@@ -134,9 +134,7 @@ class Training:
                     source = self._batches()
                     continue
                 leave, is_time = self._hand_over_together() if self._pace.is_due() else (Leave.NOT, False)
-                grown = self._astray is None and self._grow_when_due(
-                    began_at
-                )  # before it is saved
+                grown = self._astray is None and self._grow_when_due(began_at)  # before it is saved
                 self._save_and_evaluate_when_due(began_at, now=is_time or leave is not Leave.NOT)
                 gone_back = self._astray is not None
                 if gone_back:

@@ -180,7 +180,7 @@ class _Probe:
         most = max(2, min(SAMPLES, plan.per_worker_batch_size // 2))
         if self._gathers:
             most = max(most, min(SAMPLES, 2 * self._world_size))
-        indices = EpochOrder(plan.num_samples, seed=self._seed).slice(0, most)
+        indices = EpochOrder(plan.num_samples, seed=self._seed).slice(0, min(most, plan.num_samples))
         if type(data) is TensorDataset and self._recipe.collate is None:
             return TensorDataset(*(tensor[indices] for tensor in data.tensors))
         get_all = getattr(data, "__getitems__", None)

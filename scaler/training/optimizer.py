@@ -168,32 +168,73 @@ def set_group_constants(optimizer: Optimizer, group: dict[str, Any], constants: 
 
 @contextmanager
 def step_of(
-    optimizer: Optimizer, step: Phase, phase: Phase, groups: Sequence[PlanGroup], *, cycles_momentum: bool
+    optimizer: Optimizer,
+    step: Phase,
+    phase: Phase,
+    groups: Sequence[PlanGroup],
+    *,
+    lr: float,
+    momentum: float | None,
+    cycles_momentum: bool,
 ) -> Iterator[None]:
-    """Let the optimizer take one step with the constants of ``step``, and give it those of its phase back.
+    """Let the optimizer take one step with a learning rate and the constants of ``step``.
 
-    A step of a whole batch is its phase, and nothing is done. In a short one, a gradient that is added to a sum (SGD's
-    momentum) must weigh by the learning rate of its own step, later too: the sum is written in units of this step's
-    learning rate, and written back after it.
+    A step of a whole batch has its phase's constants. Those of a short one are written before it and replaced by the
+    phase's after it, and momentum moves the weights for its share of a step: see ``short_momentum``.
     """
     if step is phase:
+        set_rate(optimizer, lr, momentum=momentum)
         yield
         return
-    ratio = phase.lr_ratio / step.lr_ratio if phase.optimizer["name"] in SUMS_GRADIENTS else 1.0
     set_constants(optimizer, step, groups, cycles_momentum=cycles_momentum)
-    multiply_sums(optimizer, ratio)
-    yield
-    multiply_sums(optimizer, 1.0 / ratio)
+    set_rate(optimizer, lr, momentum=momentum)
+    with short_momentum(
+        optimizer,
+        name=phase.optimizer["name"],
+        ratio=phase.lr_ratio / step.lr_ratio,
+        share=step.global_batch_size / phase.global_batch_size,
+    ):
+        yield
     set_constants(optimizer, phase, groups, cycles_momentum=cycles_momentum)
 
 
-@torch.no_grad()
-def multiply_sums(optimizer: Optimizer, factor: float) -> None:
-    """Multiply every momentum that adds gradients up."""
-    found = [state.get("momentum_buffer") for state in optimizer.state.values()]
-    sums = [buffer for buffer in found if isinstance(buffer, Tensor)]
-    if sums and factor != 1.0:
-        torch._foreach_mul_(sums, factor)
+@contextmanager
+def short_momentum(optimizer: Optimizer, *, name: str, ratio: float, share: float) -> Iterator[None]:
+    """Let momentum that adds gradients up (SGD's) take one step for its share of a whole one.
+
+        a whole step:            u <- m u + g                       w <- w - lr u
+        of the share s, at lr':  u <- m**s u + (lr' / lr) g         w <- w - lr m (1 - m**s) / (1 - m) u - lr' g
+
+    So every gradient moves the weights by ``lr' / (1 - m)`` times itself in all, with the learning rate of its own
+    step, and what is left of earlier ones moves them for the share of a step, not for a whole one. With ``s = 1`` both
+    are the same. Where a whole step of momentum was taken instead, training near the largest stable learning rate
+    broke (docs/decisions/0025).
+
+    Args:
+        optimizer: about to step, at the learning rate of the short step.
+        name: of the optimizer; others than ``SUMS_GRADIENTS`` are left alone.
+        ratio: of the learning rates of a whole step and of this one, ``lr / lr'``.
+        share: of the samples of a whole step, in (0, 1].
+    """
+    if name not in SUMS_GRADIENTS:
+        yield
+        return
+    before: list[tuple[Tensor, Tensor, float]] = []
+    with torch.no_grad():
+        for group in optimizer.param_groups:
+            m = float(group.get("momentum", 0.0))
+            for parameter in group["params"] if m else ():
+                buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+                if isinstance(buffer, Tensor):
+                    before.append((buffer, buffer.clone(), (m**share - m) / (1.0 - m)))
+                    buffer.mul_(ratio * (1.0 - m**share) / (1.0 - m))
+    yield
+    with torch.no_grad():
+        for state in optimizer.state.values():
+            if isinstance(buffer := state.get("momentum_buffer"), Tensor):
+                buffer.div_(ratio)
+        for buffer, old, left in before:
+            buffer.add_(old, alpha=left)
 
 
 def set_mode(optimizer: Optimizer, *, training: bool) -> None:

@@ -2,17 +2,18 @@
 
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Unpack
 from weakref import ref
 
-from scaler.core.optimizers import OPTIMIZER_CLASSES, SUMS_GRADIENTS
+from scaler.core.optimizers import OPTIMIZER_CLASSES
 from scaler.core.rules import scale
 from scaler.core.scale_lr import RuleOptions, batch_ratio, make_rule, peak_lr
 from scaler.core.schedules import Schedule
 from scaler.core.short_step import scale_short_step, short_step_momentum
 from scaler.errors import PlanError, TrainingError
-from scaler.training.optimizer import Optimizer, multiply_sums, set_group_constants, set_group_rate
+from scaler.training.optimizer import Optimizer, set_group_constants, set_group_rate, short_momentum
 
 WRITTEN = "sample_scheduler_lr"
 """The key of a parameter group under which a scheduler notes the learning rate that it wrote last."""
@@ -130,6 +131,7 @@ class SampleScheduler:
         self.samples_seen = samples_seen
         self._used: list[float] | None = None  # rates of the optimizer's last step
         self._short: _ShortStep | None = None  # the next step, when it is short
+        self._inside = ExitStack()  # of a short step of the optimizer
         self._announced = False  # ``step`` was called for the next optimizer step
         self._stepped = False  # the optimizer stepped since
         self._written: list[float] = []  # as they read back
@@ -320,24 +322,28 @@ class SampleScheduler:
 
     def _enter_short_step(self) -> None:
         """Give the optimizer the constants of a short step, only while it steps: see ``training.optimizer.step_of``."""
-        if self._short is not None:
-            moves = self._momentum() is not None
-            for group, constants in zip(self.optimizer.param_groups, self._short.constants, strict=True):
-                set_group_constants(self.optimizer, group, _without_momentum(constants, group) if moves else constants)
-            multiply_sums(self.optimizer, self._sum_ratio())
+        if self._short is None:
+            return
+        moves = self._momentum() is not None
+        for group, constants in zip(self.optimizer.param_groups, self._short.constants, strict=True):
+            set_group_constants(self.optimizer, group, _without_momentum(constants, group) if moves else constants)
+        self._inside.enter_context(
+            short_momentum(
+                self.optimizer,
+                name=self._optimizer_name,
+                ratio=self.lr_ratio / self._short.lr_ratio,
+                share=self._short.samples / self.global_batch_size,
+            )
+        )
 
     def _leave_short_step(self) -> None:
+        self._inside.close()
         if self._short is not None:
-            multiply_sums(self.optimizer, 1.0 / self._sum_ratio())
             for group, planned, short in zip(
                 self.optimizer.param_groups, self._groups, self._short.constants, strict=True
             ):
                 whole = {**planned.all_constants, **planned.constants}
                 set_group_constants(self.optimizer, group, {key: whole[key] for key in short})
-
-    def _sum_ratio(self) -> float:
-        assert self._short is not None
-        return self.lr_ratio / self._short.lr_ratio if self._optimizer_name in SUMS_GRADIENTS else 1.0
 
     def _write(self) -> None:
         """Write everything: what a load may have replaced. The next step is taken for a whole one."""

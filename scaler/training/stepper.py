@@ -26,7 +26,6 @@ from scaler.training.optimizer import (
     require_one_point,
     set_constants,
     set_mode,
-    set_rate,
     step_of,
     used_rate,
 )
@@ -150,8 +149,15 @@ class Stepper:
         """
         if self._job.train.clip_grad_norm is not None:
             clip(gradient.trained, gradient.norm, most=self._job.train.clip_grad_norm)
-        with step_of(self._optimizer, step, self._phase, self._groups, cycles_momentum=self._cycles_momentum):
-            set_rate(self._optimizer, lr, momentum=momentum)
+        with step_of(
+            self._optimizer,
+            step,
+            self._phase,
+            self._groups,
+            lr=lr,
+            momentum=momentum,
+            cycles_momentum=self._cycles_momentum,
+        ):
             self._step(gradient.trained)
         self._scaler.update()
         self._optimizer.zero_grad()

@@ -352,7 +352,11 @@ def test_an_edited_job_file_is_taken_too(scaler_command: Scaler, job: Path) -> N
             "the training set has 900 samples now, and had 1,000 in this run.\n"
             "  samples_seen counts passes over it: go on with the same, or begin a new run: scaler submit JOB.\n",
         ),
-        (["--workers", "2"], 2, "--address none runs one worker, and the job asks for 2.\n  Add --workers 1.\n"),
+        (
+            ["--workers", "2", *options("schedule.warmup={epochs: 1}")],
+            2,
+            "--address none runs one worker, and the job asks for 2.\n  Add --workers 1.\n",
+        ),
         (
             ["--job", "nosuch.yaml"],
             2,

@@ -226,7 +226,7 @@ def test_warnings_say_their_numbers(digits: Digits) -> None:
         "warmup_exceeds_training": "The warmup takes 2874 samples and the training 1437: "
         "the peak rate is never reached.",
         "batch_exceeds_data": "The global batch of 1600 is larger than the 1437 samples there are: "
-        "each step takes all of them, and the rate is scaled for more.",
+        "each step takes all of them, at the learning rate for that many.",
         "few_steps_per_epoch": "An epoch has 1 step: large-batch rules were shown to hold for many more.",
         "batch_ratio_beyond_64": "The batch is 100 times the reference's: "
         "no rule is known to hold so far out; tune once near it.",
@@ -247,7 +247,7 @@ POINTS = "scale.batch_schedule={{name: points, points: [{}]}}"
                 )
             ],
             "The global batch of 1100, from sample 3000 on, is larger than the 1000 samples there are: "
-            "each step takes all of them, and the rate is scaled for more.",
+            "each step takes all of them, at the learning rate for that many.",
         ),
         (
             "few_steps_per_epoch",

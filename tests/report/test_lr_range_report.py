@@ -146,7 +146,7 @@ def test_in_json_it_is_all_there_and_no_number_is_none(find: Find) -> None:
             ("The loss rises again, but not to 4 times its least: it did not diverge up to 10.",),
         ),
         (rises, {}, "tenth_of_divergence", ("The loss does not fall by more than its noise: take more --steps.",)),
-        (rises, {"lowest": 5.0, "highest": 1e3}, None, ("The loss diverged after 6 steps: lower --min.",)),
+        (rises, {"lowest": 5.0, "highest": 1e3}, None, ("The loss diverged after 7 steps: lower --min.",)),
     ],
 )
 def test_what_was_not_seen_is_said(

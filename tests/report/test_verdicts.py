@@ -27,7 +27,7 @@ def test_a_sound_run_has_no_verdict(sound: Report) -> None:
             RunState.STOPPED,
             199,
             "The run stopped after 100% of the training.",
-            "Go on from its newest checkpoint: scaler resume digits-1.",
+            "Continue it: scaler resume digits-1.",
         ),
         (
             RunState.RUNNING,

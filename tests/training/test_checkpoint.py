@@ -224,7 +224,7 @@ def test_a_state_that_turns_unreadable_later_ends_the_training(tmp_path: Path) -
         model[1].kept = Plain() if len(calls) == 3 else model[1].kept
         return loss(model, batch)
 
-    recipe = Recipe(model=recipe.model, train_data=recipe.train_data, loss=spoil)
+    recipe = Recipe(model=recipe.model, train_data=recipe.train_data, loss=spoil, loss_over="micro_batch")
     training, around = in_this_process(tmp_path, recipe, make_job(per_worker_batch_size=64))
     with pytest.raises(
         RecipeError, match=rf"^the checkpoint cannot be read again: .* does not read {__name__}.Plain\."

@@ -487,7 +487,7 @@ def test_a_checkpoint_of_before_the_history_is_continued_without_one() -> None:
         controllers.load_state_dict(state)
         assert controllers.noise == NoiseHistory()
         controllers.measured(None, batch_ratio=2.0)
-        assert controllers.gain == pytest.approx(2.0 * 64.0 / 80.0 if job is adaptive else 1.0)
+        assert controllers.gain(2.0) == pytest.approx(2.0 * 64.0 / 80.0 if job is adaptive else 1.0)
 
 
 def test_a_plateau_of_another_metric_keeps_the_rate_and_forgets_the_values(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Modules stay in the mode that build() gave them, and frozen ones keep their statistics."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def test_what_build_put_into_evaluation_mode_stays_there_also_after_evaluations(
     seen: list[tuple[bool, ...]] = []
     model = nn.Sequential(nn.BatchNorm1d(6).eval(), nn.Dropout(0.5), nn.BatchNorm1d(6), nn.Linear(6, 1))
     model.register_forward_hook(lambda *_: seen.append(tuple(module.training for module in model)))
-    training, _ = in_this_process(tmp_path, norm_recipe(model), make_job(**FIXED))
+    recipe = replace(norm_recipe(model), loss_over="micro_batch")  # else the loss is tried out in other modes
+    training, _ = in_this_process(tmp_path, recipe, make_job(**FIXED))
     training.run()
     assert set(seen) == {(False, True, True, True), (False, False, False, False)}
     assert seen.index((False,) * 4) < len(seen) - 1 - seen[::-1].index((False, True, True, True)), "trained afterwards"

@@ -68,7 +68,7 @@ def test_a_function_that_is_or_may_be_there_passes_and_nothing_is_imported(folde
         (
             "nowhere:build",
             "job.yaml: recipe = nowhere:build: there is no module nowhere.\n"
-            "  It is looked for in FOLDER and among the installed packages.",
+            '  Did you mean "there:build"? It is looked for in FOLDER, in PYTHONPATH and among the installed packages.',
         ),
     ],
 )

@@ -52,7 +52,6 @@ def used_once(found: list[list[dict[str, Any]]]) -> bool:
         ("linear", SGD, {"name": "cosine", "warmup": {"epochs": 1}}),
         ("sqrt", SGD, {"name": "multi_step", "at": [{"epochs": 1}, {"epochs": 2}], "decay": 0.1}),
         ("adam_sde", ADAM, {"name": "wsd", "warmup": {"samples": 100}}),
-        ("legw", SGD, {"name": "polynomial", "warmup": {"samples": 20}}),
     ],
 )
 def test_the_rate_is_that_of_the_size_whatever_sizes_there_were_before(

@@ -33,7 +33,7 @@ def not_finished(evidence: Evidence) -> Verdict | None:
         evidence=done,
         next={
             RunState.FAILED: f"Read the error below, mend its cause, and go on: scaler resume {evidence.run_id}.",
-            RunState.STOPPED: f"Go on from its newest checkpoint: scaler resume {evidence.run_id}.",
+            RunState.STOPPED: f"Continue it: scaler resume {evidence.run_id}.",
         }.get(state, "Report again when it has ended."),
     )
 
