@@ -102,7 +102,7 @@ def _warmup(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths, *, rises: 
     warmup = wanted.warmup
     start = from_base if warmup.start == "base" else float(warmup.start)
     if start == 1.0:
-        where = "no effect: it starts at base_lr, which is the peak"
+        where = "no effect: it starts at base_lr, which is the peak (the reference's own is reference.warmup)"
     elif isinstance(wanted, CLIMBS_ITSELF):
         where = f"from {start:g} of the rate at which {wanted.name} starts"
     else:

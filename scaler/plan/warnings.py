@@ -45,12 +45,6 @@ def _of_lengths(plan: Plan) -> Iterator[tuple[bool, str, str]]:
         "warmup_exceeds_training",
         f"The warmup takes {warmup} samples and the training {total}: the peak rate is never reached.",
     )
-    yield (
-        schedule.warmup.samples > 0 and schedule.warmup.start == 1.0 and plan.batch_ratio == 1.0,
-        "warmup_without_effect",
-        "schedule.warmup is the climb from the reference's learning rate to the peak, which are the same at the "
-        "reference's batch. If the reference was tuned with a warmup, give it as reference.warmup.",
-    )
     places = plan.schedule.shape.at if isinstance(plan.schedule.shape, MultiStep) else ()
     early = [place for place in places if place < warmup]
     late = [place for place in places if place >= total]

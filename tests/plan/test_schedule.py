@@ -278,7 +278,7 @@ def test_shapes_of_the_warmup(round_job: Digits, shape: str, quarter: float, hal
         (
             ["schedule.warmup={steps: 8}", "reference.global_batch_size=100"],
             800,
-            "steps: 8, no effect: it starts at base_lr, which is the peak",
+            "steps: 8, no effect: it starts at base_lr, which is the peak (the reference's own is reference.warmup)",
         ),
     ],
 )
