@@ -64,6 +64,14 @@ def test_trackers_that_were_not_reached(sound: Report) -> None:
     assert verdict.evidence == "mlflow: connection refused; wandb: connection refused"
 
 
+def test_a_loss_that_could_not_be_checked_is_said(sound: Report) -> None:
+    tried_out = {"kind": "tried_out", "attempt": 0, "samples_seen": 0, "seconds": 0.1}
+    (verdict,) = find(sound, events=[{**tried_out, "loss_not_checked": "the training set has one sample"}])
+    assert (verdict.code, verdict.rank) == ("loss_not_checked", None)
+    assert verdict.evidence == "the training set has one sample"
+    assert find(sound, events=[{**tried_out, "loss_not_checked": None}]) == ()
+
+
 @pytest.mark.parametrize("kind", ["evaluated", "checkpointed"])
 def test_other_events_are_no_trouble(sound: Report, kind: str) -> None:
     assert find(sound, events=[{"kind": kind, "attempt": 0, "samples_seen": 48, "values": {}, "sink": "mlflow"}]) == ()

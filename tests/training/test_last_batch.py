@@ -70,36 +70,43 @@ def test_at_another_size_it_continues_in_the_same_order(tmp_path: Path, way: str
 )
 def test_one_sample_too_many_trains_as_well_as_none(tmp_path: Path, optimizer: dict[str, Any]) -> None:
     """Steps of 128 at 16 times the reference's batch: 641 samples end each epoch with a step of one sample."""
-    losses = []
-    for samples in (640, 641):
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(641, 12, generator=generator)[:samples]
-        y = x[:, :1] * 2 - x[:, 1:2] + 0.1 * torch.randn(641, 1, generator=generator)[:samples]
-        torch.manual_seed(7)
-        model = nn.Sequential(nn.Linear(12, 24), nn.Tanh(), nn.Linear(24, 1))
-        data = TensorDataset(x, y)
-        recipe = Recipe(
-            model=model,
-            train_data=data,
-            loss=lambda m, b: nn.functional.mse_loss(m(b[0]), b[1]),
-            loss_over="micro_batch",
-        )
-        lr = 0.01 if optimizer["name"] == "sgd" and "momentum" not in optimizer else 0.001
-        job = parse_job(
-            {
-                "name": "t",
-                "recipe": "r:build",
-                "reference": {"global_batch_size": 8, "lr": lr, "optimizer": optimizer},
-                "scale": {"global_batch_size": 128},
-                "schedule": {"name": "constant", "warmup": {"epochs": 1}},
-                "train": {"epochs": 20, "num_samples": samples},
-            },
-            source="job",
-        )
-        training, _ = in_this_process(new_folder(tmp_path), recipe, job)
-        training.run()
-        with torch.no_grad():
-            losses.append(float(nn.functional.mse_loss(model(x), y)))
-        assert make_plan(job, 1).step_size(640) == (1 if samples == 641 else 128)
-    even, odd = losses
+    lr = 0.01 if optimizer == {"name": "sgd"} else 0.001
+    even, odd = (final_loss(tmp_path, samples, lr, optimizer, epochs=20) for samples in (640, 641))
     assert odd < 1.15 * even + 1e-3, "as good as without the sample"
+
+
+def test_near_the_largest_stable_learning_rate_one_sample_too_many_breaks_nothing(tmp_path: Path) -> None:
+    """SGD with momentum at 16 times 0.01: a whole step of momentum in each short step gave 2.5 for 0.4."""
+    even, odd = (
+        final_loss(tmp_path, samples, 0.01, {"name": "sgd", "momentum": 0.9}, epochs=5) for samples in (640, 641)
+    )
+    assert odd < 1.5 * even
+
+
+def final_loss(tmp_path: Path, samples: int, lr: float, optimizer: dict[str, Any], *, epochs: int) -> float:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(641, 12, generator=generator)[:samples]
+    y = x[:, :1] * 2 - x[:, 1:2] + 0.1 * torch.randn(641, 1, generator=generator)[:samples]
+    torch.manual_seed(7)
+    model = nn.Sequential(nn.Linear(12, 24), nn.Tanh(), nn.Linear(24, 1))
+    recipe = Recipe(
+        model=model,
+        train_data=TensorDataset(x, y),
+        loss=lambda model, batch: nn.functional.mse_loss(model(batch[0]), batch[1]),
+    )
+    job = parse_job(
+        {
+            "name": "t",
+            "recipe": "r:build",
+            "reference": {"global_batch_size": 8, "lr": lr, "optimizer": optimizer},
+            "scale": {"global_batch_size": 128},
+            "schedule": {"name": "cosine", "warmup": {"epochs": 1}},
+            "train": {"epochs": epochs, "num_samples": samples},
+        },
+        source="job",
+    )
+    assert make_plan(job, 1).step_size(640) == (1 if samples == 641 else 128)
+    training, _ = in_this_process(new_folder(tmp_path), recipe, job)
+    training.run()
+    with torch.no_grad():
+        return float(nn.functional.mse_loss(model(x), y))

@@ -5,7 +5,7 @@ from scaler.report.gaps import find_missing_events, find_unreadable
 from scaler.report.model import Verdict
 from scaler.report.verdicts.batch import batch_beyond_noise_scale
 from scaler.report.verdicts.curve import Curve
-from scaler.report.verdicts.data import uneven_data
+from scaler.report.verdicts.data import loss_not_checked, uneven_data
 from scaler.report.verdicts.ending import diverged, not_finished, without_records
 from scaler.report.verdicts.evidence import Evidence
 from scaler.report.verdicts.lives import checkpoint_failed, checkpoint_passed_over, restarts
@@ -43,6 +43,7 @@ GRAVEST_FIRST = (
     "slow_startup",
     "tracking_failed",
     "records_thinned",
+    "loss_not_checked",
     "loss_still_falling",
     "lr_maybe_too_low",
     "batch_beyond_noise_scale",
@@ -77,6 +78,7 @@ def _of_the_run(evidence: Evidence) -> list[Verdict | None]:
         memory_near_limit(evidence),
         tracking_failed(events),
         records_thinned(events),
+        loss_not_checked(events),
     ]
 
 

@@ -1,5 +1,6 @@
-"""Whether all ranks see the same kind of samples."""
+"""Whether all ranks see the same kind of samples, and whether the loss is a mean over them."""
 
+from collections.abc import Sequence
 from math import sqrt
 
 import numpy as np
@@ -10,7 +11,8 @@ from scaler.metrics.means import loss_sums, means_of
 from scaler.report.grid import Columns, Grid
 from scaler.report.model import Verdict
 from scaler.report.verdicts.curve import RARE
-from scaler.report.words import number
+from scaler.report.verdicts.evidence import Event
+from scaler.report.words import number, one_line
 
 STRETCHES = 20  # that a rank's difference is averaged in, so that it is near normal: 19 degrees of freedom
 FEWEST_STEPS = 100  # 5 a stretch
@@ -83,4 +85,19 @@ def _verdict(uneven: list[tuple[int, float, float]], loss: float, ranks: int) ->
         evidence=f"from a mean of {number(loss)} over {ranks} ranks: {', '.join([*said, *rest])}",
         next="All ranks draw from one shuffled order, so look at what is not the same there: the copy of the data on "
         "its node, a transform that depends on the rank, the device itself.",
+    )
+
+
+def loss_not_checked(events: Sequence[Event]) -> Verdict | None:
+    """Before the first step it could not be told whether the loss is a mean over samples."""
+    reason = next((event["loss_not_checked"] for event in events if event.get("loss_not_checked")), None)
+    if reason is None:
+        return None
+    return Verdict(
+        code="loss_not_checked",
+        rank=None,
+        message="Whether the loss is a mean over samples could not be checked before the first step.",
+        evidence=one_line(str(reason)),
+        next="If it is a sum, or compares samples, it trains differently on other numbers of workers: return (sum, "
+        "weight), or use scaler.all_gather. If it is right, say so in the recipe: loss_over.",
     )
