@@ -180,7 +180,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     assert folder.read("plan.json") == plan
     status = folder.read_json("status.json")
     assert status["started_at"] == started
-    assert 0 < status["idle_s"] < 60
+    assert 0 < status["idle_s"] < time.time() - started
     (resumed,) = [event for event in read_events(folder) if event["kind"] == "resumed"]
     assert {**resumed, "time": 0.0} == {
         "kind": "resumed",

@@ -66,7 +66,7 @@ def test_an_address_where_nobody_listens_is_refused_in_seconds() -> None:
         began = time.monotonic()
         with pytest.raises(ClusterError) as caught:
             require_reachable(f"127.0.0.1:{port}")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60, "Ray itself tries for minutes"
     assert caught.value.problem == f"no Ray cluster at 127.0.0.1:{port}: Connection refused."
 
 
