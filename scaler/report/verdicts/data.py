@@ -18,6 +18,7 @@ STRETCHES = 20  # that a rank's difference is averaged in, so that it is near no
 FEWEST_STEPS = 100  # 5 a stretch
 UNEVEN_SHARE = 0.05  # of the mean loss: a smaller difference is nothing to act on
 SHOWN_RANKS = 3
+NOT_FINITE = "the loss is not finite"  # as the check before the first step says it
 
 
 def uneven_data(grid: Grid) -> Verdict | None:
@@ -91,7 +92,7 @@ def _verdict(uneven: list[tuple[int, float, float]], loss: float, ranks: int) ->
 def loss_not_checked(events: Sequence[Event]) -> Verdict | None:
     """Before the first step it could not be told whether the loss is a mean over samples."""
     reason = next((event["loss_not_checked"] for event in events if event.get("loss_not_checked")), None)
-    if reason is None:
+    if reason is None or reason == NOT_FINITE:  # which has verdicts of its own
         return None
     return Verdict(
         code="loss_not_checked",
