@@ -13,13 +13,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "verdicts.md").read_text()
 MODULES = {
     module.name: import_module(f"scaler.report.verdicts.{module.name}") for module in iter_modules(verdicts.__path__)
 }
-WORDING = {
-    "lives.SHOWN_ENDS",
-    "loss.SHOWN_JUMPS",
-    "data.SHOWN_RANKS",
-    "data.NOT_FINITE",
-    "recording.SHOWN_SINKS",
-}  # how many are listed
+WORDING = {"lives.SHOWN_ENDS", "loss.SHOWN_JUMPS", "data.SHOWN_RANKS", "recording.SHOWN_SINKS"}  # how many are listed
 
 
 def assigned(source: str) -> list[str]:
