@@ -26,9 +26,9 @@ from statistics import mean, median, stdev
 from time import sleep, time
 from typing import Any
 
+from kill_workers import HERE, Outcome, environment_of_workers, is_whole, run, samples_lost_and_repeated, write_job
 from nodes import Step, cluster_of, run_through, runs_with, told
 from noted_digits import read_notes
-from strike import HERE, Outcome, environment_of_workers, is_whole, run, samples_lost_and_repeated, write_job
 from table import table
 
 PLAIN_FAULTS = 4

@@ -19,7 +19,7 @@ from scaler.plan import make_plan
 from scaler.runs import RunFolder
 from scaler.training.loop import Training
 from scaler.training.randomness import seed_everything
-from scaler.training.surroundings import Leave
+from scaler.training.worker_context import Leave
 
 SEEDS = range(5)
 OPTIMIZERS: dict[str, tuple[float, dict[str, Any]]] = {
@@ -30,7 +30,7 @@ OPTIMIZERS: dict[str, tuple[float, dict[str, Any]]] = {
 
 
 class Quiet:
-    """Surroundings of one worker that keep nothing."""
+    """WorkerContext of one worker that keep nothing."""
 
     rank, world_size, attempt, device = 0, 1, 0, torch.device("cpu")
 

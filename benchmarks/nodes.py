@@ -133,7 +133,7 @@ def runs_with(workers: int) -> Callable[[Sequence[Mapping[str, Any]], Any], bool
 def told(folder: Any) -> dict[str, Any]:
     """What became of a run: its lives, what each redid, and whether the surviving records hold each sample once."""
     from scaler.metrics.reader import read_events, read_records
-    from scaler.report.write import write_report
+    from scaler.report.run.write import write_report
 
     events, report = read_events(folder), write_report(folder)
     rows = report.to_dict()["attempts"]

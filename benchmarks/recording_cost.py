@@ -25,19 +25,19 @@ from table import table
 
 from scaler.cluster.embedded import ray_cluster
 from scaler.runs import RunFolder
+from scaler.training.activity import COMPUTING, LOADING, WAITING, Watch
 from scaler.training.clock import CpuClock
 from scaler.training.gradients import StepMeasures
-from scaler.training.pace import Pace
+from scaler.training.hand_over import Pace
 from scaler.training.recorder import Recorder, Step
-from scaler.training.surroundings import Leave
-from scaler.training.watch import COMPUTING, LOADING, WAITING, Watch
+from scaler.training.worker_context import Leave
 
 GOAL_US = 20.0
 RATES = (10, 100, 1000)  # steps a second
 TURNS = 3
 
 
-class Surroundings:
+class WorkerContext:
     """One worker whose records go through a mailbox."""
 
     rank, world_size, attempt, device = 0, 1, 0, torch.device("cpu")
@@ -64,9 +64,9 @@ class Surroundings:
 class Steps:
     """Steps that multiply matrices for as long as they last."""
 
-    def __init__(self, surroundings: Surroundings) -> None:
-        self._surroundings, self._clock, self._watch = surroundings, CpuClock(), Watch()
-        self._recorder = Recorder(surroundings, self._clock)
+    def __init__(self, context: WorkerContext) -> None:
+        self._context, self._clock, self._watch = context, CpuClock(), Watch()
+        self._recorder = Recorder(context, self._clock)
         self._loss, self._norm = torch.tensor(0.5), torch.tensor(2.0)
         self._matrix = torch.rand(64, 64)
         self._taken = 0
@@ -120,8 +120,8 @@ class Steps:
         if pace.is_due():
             self._recorder.hand_over(samples_seen=16 * self._taken)
             self._recorder.unjudged()
-            self._surroundings.leave_requested()
-            self._surroundings.wanted_steps(1)
+            self._context.leave_requested()
+            self._context.wanted_steps(1)
             pace.next_after(pace.step_time_s())
 
 
@@ -144,7 +144,7 @@ def main() -> None:
             mailbox = Mailbox(deliver_to(collector), rank=0)
             if not recorded:
                 mailbox.close()
-            found = Steps(Surroundings(folder, mailbox)).cpu_s(rate, seconds=seconds, recorded=recorded)
+            found = Steps(WorkerContext(folder, mailbox)).cpu_s(rate, seconds=seconds, recorded=recorded)
             mailbox.close()
             return found
 

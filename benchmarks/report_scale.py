@@ -116,10 +116,10 @@ def measure(folder: Path) -> dict[str, float]:
     began = perf_counter()
     from rich.console import Console
 
-    from scaler.report.html import render_html
-    from scaler.report.markdown import render_markdown
-    from scaler.report.text import report_text
-    from scaler.report.write import read_report
+    from scaler.report.run.html import render_html
+    from scaler.report.run.markdown import render_markdown
+    from scaler.report.run.text import report_text
+    from scaler.report.run.write import read_report
     from scaler.runs import RunFolder
 
     report = read_report(RunFolder(str(folder)))

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from scaler.metrics.curves import CURVES
-from scaler.report.definitions import NUMBERS, Number, evaluation
+from scaler.report.run.definitions import NUMBERS, Number, evaluation
 
 PAGE = Path(__file__).parent / "numbers.md"
 
 INTRO = """# The numbers of a run
 
-Made from `scaler/report/definitions.py` and `scaler/metrics/curves.py` by `make docs`. The report (terminal, HTML,
+Made from `scaler/report/run/definitions.py` and `scaler/metrics/curves.py` by `make docs`. The report (terminal, HTML,
 Markdown, JSON), `scaler compare`, `scaler check` and the notebook take names, units and values from one table:
 
 """

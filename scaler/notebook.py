@@ -13,13 +13,13 @@ import pandas as pd
 from scaler.errors import RunError
 from scaler.metrics.reader import read_events, read_records, with_records
 from scaler.plan import Plan
-from scaler.report.definitions import ATTEMPTS, COST, EFFICIENCY, SPEED, TRAIN_LOSS, WALL_S, evaluation
-from scaler.report.grid import make_grid
-from scaler.report.model import Report
-from scaler.report.page import render_part
-from scaler.report.spent_words import cost_words, scaling_words
-from scaler.report.words import number, plural, seconds
-from scaler.report.write import read_report
+from scaler.report.page.shell import render_part
+from scaler.report.run.cost_text import cost_words, scaling_words
+from scaler.report.run.definitions import ATTEMPTS, COST, EFFICIENCY, SPEED, TRAIN_LOSS, WALL_S, evaluation
+from scaler.report.run.model import Report
+from scaler.report.run.step_arrays import make_step_arrays
+from scaler.report.run.write import read_report
+from scaler.report.text.format import number, plural, seconds
 from scaler.runs import RunFolder, find_run, list_runs
 from scaler.runs.lease import present_state
 
@@ -73,8 +73,8 @@ class Run:
         ``step_time_s`` is the slowest rank's, ``step_time_mean_s``, ``compute_s``, ``data_wait_s`` and ``sync_wait_s``
         are means over ranks; ``samples`` and ``samples_per_s``, which is over ``step_time_mean_s``, are of all workers.
         """
-        grid = with_records(self._folder, lambda metrics: make_grid(metrics.records, metrics.events))
-        kept, memory = grid.kept, grid.cells["peak_memory_gib"]
+        arrays = with_records(self._folder, lambda metrics: make_step_arrays(metrics.records, metrics.events))
+        kept, memory = arrays.kept, arrays.cells["peak_memory_gib"]
         return pd.DataFrame(
             {
                 "attempt": kept["attempt"],
@@ -86,7 +86,7 @@ class Run:
                 "loss_weight": kept["weight"],
                 **{name: kept[name] for name in ("loss_min", "loss_max", "lr", "lr_planned", "step_time_s")},
                 "step_time_mean_s": kept["own_s"],
-                **{name: grid.over_ranks(name) for name in ("compute_s", "data_wait_s", "sync_wait_s")},
+                **{name: arrays.over_ranks(name) for name in ("compute_s", "data_wait_s", "sync_wait_s")},
                 **{name: kept[name] for name in ("grad_norm", "noise_scale")},
                 "peak_memory_gib": np.fmax.reduce(memory, axis=1, initial=np.nan),
                 "steps": kept["steps"],

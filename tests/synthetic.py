@@ -14,11 +14,11 @@ from scaler.job import Job, load_job
 from scaler.metrics.files import SCHEMA
 from scaler.metrics.record import Record
 from scaler.plan import Plan, grow, make_plan
-from scaler.report.grid import Grid, make_grid
-from scaler.report.model import Report, Verdict
-from scaler.report.numbers import summarize
-from scaler.report.verdicts import find_verdicts
-from scaler.report.verdicts.evidence import Evidence
+from scaler.report.run.model import Report, Verdict
+from scaler.report.run.step_arrays import StepArrays, make_step_arrays
+from scaler.report.run.summary import summarize
+from scaler.report.run.verdicts import find_verdicts
+from scaler.report.run.verdicts.evidence import Evidence
 from scaler.runs import RunState
 
 DIGITS = Path(__file__).parents[1] / "jobs" / "digits" / "job.yaml"
@@ -59,7 +59,7 @@ def evidence_of(report: Report, **changes: Any) -> Evidence:
         "attempts": report.attempts,
         "audit": report.lr_audit,
         "noise": report.noise,
-        "grid": make_grid(Tables(), ()),
+        "arrays": make_step_arrays(Tables(), ()),
         "events": (),
         "is_followed": False,
         "unplanned": (),
@@ -275,9 +275,9 @@ class SyntheticRun:
         of_each = ([record for record in self.records if record.attempt == attempt] for attempt in attempts)
         return Tables(tuple(records_table(records) for records in of_each))
 
-    def grid(self) -> Grid:
+    def arrays(self) -> StepArrays:
         """Return the steps and what each worker recorded in them."""
-        return make_grid(self.tables(), self.events)
+        return make_step_arrays(self.tables(), self.events)
 
     def report(self, *, one_worker: tuple[float, str] | None = None, **changes: Any) -> Report:
         """Summarize the run; ``changes`` are fields of the report that shall be what no run made them."""

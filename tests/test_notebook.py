@@ -70,10 +70,10 @@ def test_steps_are_those_of_the_report(tmp_path: Path, digits: Callable[..., Job
     run = run.altered(lambda record: record.samples_seen == 16 and record.rank == 1, loss=float("nan"))
     write_run(str(tmp_path), RUN, run)
     found = scaler.read_run(str(tmp_path / RUN))
-    steps, grid = found.steps, run.grid()
+    steps, arrays = found.steps, run.arrays()
     assert np.isnan(steps["loss_mean"].iloc[1]), "a mean over some ranks is no mean over ranks"
     assert (steps["loss_min"].iloc[1], steps["loss_max"].iloc[1]) == (1.0, 1.0)
-    assert np.array_equal(steps["loss_mean"], grid.kept["loss"], equal_nan=True)
+    assert np.array_equal(steps["loss_mean"], arrays.kept["loss"], equal_nan=True)
     assert [None if np.isnan(loss) else loss for loss in steps["loss_mean"]] == list(found.report.series.loss_mean)
     assert steps["compute_s"].tolist() == list(found.report.series.compute_s)
 

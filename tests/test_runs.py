@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from scaler.errors import RunError
-from scaler.metrics.attempts import next_attempt
+from scaler.metrics.next_attempt import next_attempt
 from scaler.runs import RunFolder, RunState, find_run, list_runs, new_run_id
 
 NOON = datetime(2026, 1, 2, 12, 0, 5)
@@ -504,7 +504,7 @@ def test_half_a_row_on_a_full_disk_is_taken_back(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys
 from scaler.errors import RunError
-from scaler.metrics.attempts import next_attempt
+from scaler.metrics.next_attempt import next_attempt
 from scaler.runs import RunFolder
 folder = RunFolder(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -12,7 +12,7 @@ from scaler.job import dump_job
 from scaler.metrics.reader import read_events, read_records
 from scaler.metrics.writer import MetricsWriter
 from scaler.report.compare.read import read_comparison
-from scaler.report.write import write_report
+from scaler.report.run.write import write_report
 from scaler.runs import RunFolder, RunState
 from scaler.runs.find import find_run, list_runs
 

@@ -11,10 +11,10 @@ import fsspec.exceptions
 import pytest
 
 from scaler.errors import RunError
-from scaler.metrics.attempts import next_attempt
+from scaler.metrics.next_attempt import next_attempt
 from scaler.runs import RunFolder, RunState, find_run, list_runs
+from scaler.runs.filesystems import storage_errors
 from scaler.runs.lease import Lease, present_state
-from scaler.runs.places import storage_errors
 
 NOON = datetime(2026, 1, 2, 12, 0, 5)
 

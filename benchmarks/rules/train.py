@@ -69,10 +69,10 @@ def train(values: Job, seed: int, shift: float) -> Run:
     from scaler.runs import RunFolder
     from scaler.training.loop import Training
     from scaler.training.randomness import seed_everything
-    from scaler.training.surroundings import Leave
+    from scaler.training.worker_context import Leave
 
     class Kept:
-        """Surroundings of one worker that keep everything in memory."""
+        """WorkerContext of one worker that keep everything in memory."""
 
         rank, world_size, attempt, device = 0, 1, 0, torch.device("cpu")
 

@@ -49,9 +49,9 @@ def command(
     RUN is a run's id, its folder or URI, or: last. Exit codes: 0 every limit is kept, 4 one is not, the run has not
     succeeded, or some of its files are damaged; 2 a limit that cannot be judged, 5 a run that cannot be read.
     """
-    from scaler.report.checks import Limits, check_report
-    from scaler.report.checks_text import checks_text
-    from scaler.report.write import read_report
+    from scaler.report.run.checks import Limits, check_report
+    from scaler.report.run.checks_text import checks_text
+    from scaler.report.run.write import read_report
 
     least = _limits(min_evals, option="--min-eval")
     if min_accuracy is not None:

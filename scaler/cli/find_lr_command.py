@@ -52,7 +52,7 @@ def command(
         parameters=plan.parameters or None,
     )
     from scaler.cluster.submit import submit
-    from scaler.report.lr_range import read_range
+    from scaler.report.find_lr.summary import read_range
 
     live = Live(test, console=err(), quiet=quiet)
     with live:
@@ -71,10 +71,10 @@ def command(
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
     else:
-        from scaler.report.lr_range_text import range_text
+        from scaler.report.find_lr.text import range_text
 
         show(range_text(found))
     if html_path is not None:
-        from scaler.report.lr_range_html import render_range_html
+        from scaler.report.find_lr.html import render_range_html
 
         write_file(html_path, render_range_html(found))

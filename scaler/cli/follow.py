@@ -11,8 +11,8 @@ from scaler.cli.live import Live
 from scaler.cli.terminal import err, show
 from scaler.cluster.progress import Progress
 from scaler.plan import Plan
-from scaler.report.model import Report
-from scaler.report.words import printable
+from scaler.report.run.model import Report
+from scaler.report.text.format import printable
 from scaler.runs import RunFolder, RunState
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def print_report(report: Report, folder: RunFolder, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=1, allow_nan=False))
     else:
-        from scaler.report.text import report_text
+        from scaler.report.run.text import report_text
 
         show(report_text(report, with_failure=False))
     err().print(f"Report: {folder.path('report.html')}", soft_wrap=True)

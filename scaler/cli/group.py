@@ -93,7 +93,7 @@ def _run(arguments: list[str]) -> int:
         if debug:
             raise
         from scaler.masking import mask_text
-        from scaler.report.words import printable
+        from scaler.report.text.format import printable
 
         click.echo(f"Error: {printable(mask_text(str(error)))}", err=True)
         return error.exit_code
@@ -101,7 +101,7 @@ def _run(arguments: list[str]) -> int:
         if debug:
             raise
         from scaler.masking import mask_text
-        from scaler.report.words import printable
+        from scaler.report.text.format import printable
 
         click.echo(
             f"Error: a bug in scaler: {type(error).__name__}: {printable(mask_text(str(error)))}\n"

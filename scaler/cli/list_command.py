@@ -7,7 +7,7 @@ import click
 from scaler.cli.follow import typed_name
 from scaler.cli.options import storage_option
 from scaler.errors import RunError
-from scaler.report.words import printable
+from scaler.report.text.format import printable
 from scaler.runs import RunState, list_runs
 from scaler.runs.lease import present_state
 

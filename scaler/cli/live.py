@@ -11,7 +11,7 @@ from rich.live import Live as Screen
 from scaler.cli.live_view import View, eta_s, numbers_line, straggler_words
 from scaler.cluster.progress import Progress
 from scaler.plan import Plan
-from scaler.report.words import printable
+from scaler.report.text.format import printable
 
 LINE_EVERY_S = 5.0
 PACE_S = 60.0  # what is left is taken to go as the last minute went, evaluations and checkpoints with it

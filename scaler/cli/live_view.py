@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scaler.cluster.progress import Progress, Straggler, WorkerLook
-from scaler.report.words import number, plural, printable, seconds
+from scaler.report.text.format import number, plural, printable, seconds
 
 # Columns of a worker: heading, and from which width on it is shown. All fit 80; the first three fit any terminal.
 COLUMNS = (

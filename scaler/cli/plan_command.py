@@ -17,7 +17,7 @@ from scaler.errors import JobFileError
 from scaler.job import Job, load_job
 from scaler.plan import Plan
 from scaler.plan.sizes import require_every_size
-from scaler.report.what_if import Refused
+from scaler.report.plan.variants import Refused
 
 
 @click.command("plan")
@@ -42,13 +42,13 @@ def command(
     rules = _rules(rule) if rule is not None else [None]
     outcomes, job = _outcomes(job_path, overrides, sizes=sizes, rules=rules)
     if html_path is not None:
-        from scaler.report.plan_html import render_plan_html
+        from scaler.report.plan.html import render_plan_html
 
         write_file(html_path, render_plan_html(outcomes, job=job))
     if as_json:
         click.echo(json.dumps(_as_json(outcomes), indent=1, allow_nan=False))
     elif html_path is None:
-        from scaler.report.plan_text import plan_text, plans_table
+        from scaler.report.plan.text import plan_text, plans_table
 
         if len(outcomes) == 1 and isinstance(outcomes[0], Plan):
             show(plan_text(outcomes[0], job=job, with_curve=True))

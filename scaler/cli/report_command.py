@@ -25,13 +25,13 @@ def command(run: str, storage: str, as_json: bool, as_markdown: bool, html_path:
 
     RUN is a run's id, its folder or URI, or: last.
     """
-    from scaler.report.write import read_report
+    from scaler.report.run.write import read_report
 
     report = read_report(find_run(run, storage=storage))
     if in_browser and html_path is None:
         html_path = Path(tempfile.mkdtemp(prefix="scaler-")) / "report.html"
     if html_path is not None:
-        from scaler.report.html import render_html
+        from scaler.report.run.html import render_html
 
         write_file(html_path, render_html(report))
     if in_browser and html_path is not None:
@@ -39,11 +39,11 @@ def command(run: str, storage: str, as_json: bool, as_markdown: bool, html_path:
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=1, allow_nan=False))
     elif as_markdown:
-        from scaler.report.markdown import render_markdown
+        from scaler.report.run.markdown import render_markdown
 
         click.echo(render_markdown(report), nl=False)
     elif html_path is None:
-        from scaler.report.text import report_text
+        from scaler.report.run.text import report_text
 
         show(report_text(report))
 

@@ -65,7 +65,7 @@ def command(
         _print_finished(folder, as_json=as_json)
         return
     if not quiet:
-        from scaler.report.plan_text import plan_text
+        from scaler.report.plan.text import plan_text
 
         if changes:
             err().print("\n".join([f"Changes of {folder.run_id}", *(f"  {change}" for change in changes), ""]))
@@ -152,7 +152,7 @@ def _require_no_changes(folder: RunFolder, changes: "Sequence[Change]") -> None:
 def _print_finished(folder: RunFolder, *, as_json: bool) -> None:
     """Say that nothing is left to train, and print the report again."""
     from scaler.cli.follow import print_report
-    from scaler.report.write import read_report
+    from scaler.report.run.write import read_report
 
     report = read_report(folder)
     err().print(f"Run {folder.run_id} has finished; a longer training goes on: --set train.epochs=...", soft_wrap=True)

@@ -28,7 +28,7 @@ def command(
     job = load_job(job_path, overrides=overrides, workers=workers)
     job, plan = plan_for(job, job_path=job_path)
     if not quiet:
-        from scaler.report.plan_text import plan_text
+        from scaler.report.plan.text import plan_text
 
         show(plan_text(plan, job=job), aside=True)
     from scaler.cli.follow import follow

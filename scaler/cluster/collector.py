@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic, time
 
-from scaler.cluster.messages import Answer, Batch, Beginning, Event, Parcel, Why
+from scaler.cluster.messages import Batch, Beginning, Event, Upload, UploadReply, Why
 from scaler.cluster.progress import Progress, ProgressTracker
-from scaler.cluster.recall import Recall, limit_after
+from scaler.cluster.recovered_state import RecoveredState, limit_after
 from scaler.errors import ScalerError
 from scaler.job.tracking import Tracking
 from scaler.metrics.writer import MetricsWriter
 from scaler.runs import RunFolder, RunState
-from scaler.runs.places import reason
+from scaler.runs.filesystems import reason
 
 FLUSH_S = 0.5
-PARCELS_PER_S = 200  # that are asked for; of a thousand workers, each then sends every 5 s
+UPLOADS_PER_S = 200  # that are asked for; of a thousand workers, each then sends every 5 s
 HEARD_S = 30.0  # who sent something within it is counted among the workers
 FORGET_S = 600.0  # after this, what a life of a worker handed over is not asked for again
 STORAGE_PATIENCE_S = 30.0
@@ -54,11 +54,11 @@ class Collector:
     """
 
     def __init__(self, folder: RunFolder, opening: Sequence[Event] = (), tracking: Tracking | None = None) -> None:
-        self._recall = Recall(folder)
+        self._recovered = RecoveredState(folder)
         self._writer = MetricsWriter(folder, tracking)
         self._tracker = ProgressTracker()
-        self._attempts = self._recall.attempts
-        self._micro_batch_limit = self._recall.micro_batch_limit
+        self._attempts = self._recovered.attempts
+        self._micro_batch_limit = self._recovered.micro_batch_limit
         self._leave: Why | None = None
         self._troubles: list[Event] = []
         self._wishes: set[tuple[int | None, str, str]] = set()
@@ -69,13 +69,13 @@ class Collector:
         self._flushed_at = monotonic()
         self._unwritten_since: float | None = None
         self._problem = ""
-        began_before = all(self._recall.has(event) for event in opening)
+        began_before = all(self._recovered.has(event) for event in opening)
         for event in opening:
             self._take_event(event)
         if began_before:  # a collector that died: what it knew of this submission or resume counts still
-            self._leave = self._recall.leave
-            self._troubles = list(self._recall.of_kinds(TROUBLES))[-MOST_TROUBLES:]
-            self._tracker.add([], self._recall.of_newest_attempt)
+            self._leave = self._recovered.leave
+            self._troubles = list(self._recovered.of_kinds(TROUBLES))[-MOST_TROUBLES:]
+            self._tracker.add([], self._recovered.of_newest_attempt)
         self._flush()
 
     def begin_attempt(self, *, is_new_group: bool = True) -> Beginning:
@@ -91,7 +91,7 @@ class Collector:
         self._forget()
         return Beginning(attempt=self._attempts - 1, micro_batch_limit=self._micro_batch_limit)
 
-    def hand_over(self, parcel: Parcel) -> Answer:
+    def hand_over(self, parcel: Upload) -> UploadReply:
         """Take one worker's records and events; what is here already is passed over."""
         sender = self._senders.setdefault(parcel.sender, _Sender())
         sender.heard_at = monotonic()
@@ -103,7 +103,7 @@ class Collector:
                 self._take(batch, parcel.rank)
                 sender.taken = batch.number
         self._flush_when_due()
-        return Answer(taken=sender.taken, written=sender.written, leave=self._leave, rest_s=self._rest_s)
+        return UploadReply(taken=sender.taken, written=sender.written, leave=self._leave, rest_s=self._rest_s)
 
     def is_secured(self, attempt: int, *, world_size: int, samples_seen: int) -> bool:
         """Whether all records of an attempt's workers up to ``samples_seen`` are in the folder."""
@@ -158,13 +158,13 @@ class Collector:
     def _take(self, batch: Batch, rank: int) -> None:
         for event in batch.events:  # first, for an attempt begins with one
             self._take_event(event)
-        records = self._recall.new_records(batch.records)
+        records = self._recovered.new_records(batch.records)
         self._tracker.add(records, [])
         self._writer.add(records)
         self._reached[batch.attempt, rank] = batch.samples_seen
 
     def _take_event(self, event: Event) -> None:
-        if self._recall.has(event) or self._is_known_wish(event):
+        if self._recovered.has(event) or self._is_known_wish(event):
             return
         if event.get("attempt") is not None:
             self._attempts = max(self._attempts, event["attempt"] + 1)
@@ -201,7 +201,7 @@ class Collector:
         """Write what is there. What cannot be written is kept, and tried again."""
         self._flushed_at = monotonic()
         heard = sum(self._flushed_at - sender.heard_at < HEARD_S for sender in self._senders.values())
-        self._rest_s = heard / PARCELS_PER_S
+        self._rest_s = heard / UPLOADS_PER_S
         taken = [(sender, sender.taken) for sender in self._senders.values()]
         reached = dict(self._reached)
         try:

@@ -12,8 +12,8 @@ from typing import Any
 import ray
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision
 
-from scaler.cluster.endings import NoRoomError
-from scaler.cluster.room import count_workers, that_answer, usable_nodes
+from scaler.cluster.capacity import count_workers, that_answer, usable_nodes
+from scaler.cluster.restart_signals import NoRoomError
 
 LOOK_S = 1.0
 YIELD_S = 60.0  # how long a group may take to save; then it is resized as Ray would, from its last checkpoint

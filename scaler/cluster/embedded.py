@@ -14,10 +14,10 @@ from importlib import import_module
 from math import floor
 from typing import Any
 
+from scaler.cluster.capacity import workers_in
 from scaler.cluster.head import RAYS_PATIENCE_S
 from scaler.cluster.ray_errors import start_error
 from scaler.cluster.ray_files import private_folder
-from scaler.cluster.room import workers_in
 from scaler.errors import ClusterError
 
 CONNECT_S = 10.0

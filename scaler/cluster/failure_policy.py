@@ -15,7 +15,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, Work
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 
-from scaler.cluster.endings import LostDataProcess, Restart, first_line
+from scaler.cluster.restart_signals import LostDataProcess, Restart, first_line
 
 SURVIVORS_S = 2.0  # within which workers that lost a peer have handed over what they have
 POLL_S = 0.05

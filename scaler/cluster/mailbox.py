@@ -12,7 +12,7 @@ from secrets import token_hex
 from time import monotonic
 from typing import Any
 
-from scaler.cluster.messages import Answer, Batch, Event, Parcel, Why
+from scaler.cluster.messages import Batch, Event, Upload, UploadReply, Why
 from scaler.metrics.record import Record
 
 ASK_S = 2.0  # how often the collector is asked how things stand while nothing new is handed over; a call costs 1 ms
@@ -23,7 +23,7 @@ LATE_TIMES = 2  # in a row, before records are thinned: a collector that was sta
 THIN_EVERY_S = 10.0  # time for the collector to catch up before records are thinned again
 MOST_WAITING = 50_000  # records that are not taken, about 40 MB: above, records are thinned whatever the reason
 
-Deliver = Callable[[Parcel], Answer | None]
+Deliver = Callable[[Upload], UploadReply | None]
 """Takes a parcel to the collector and waits for its answer; None: it is not there now."""
 
 
@@ -31,9 +31,9 @@ def deliver_to(collector: Any) -> Deliver:
     """Return the way to a collector that is a Ray actor."""
     import ray
 
-    def deliver(parcel: Parcel) -> Answer | None:
+    def deliver(parcel: Upload) -> UploadReply | None:
         try:
-            answer: Answer = ray.get(collector.hand_over.remote(parcel))
+            answer: UploadReply = ray.get(collector.hand_over.remote(parcel))
         except ray.exceptions.RayError:  # it is being started again, or the cluster is going
             return None
         return answer
@@ -131,7 +131,7 @@ class Mailbox:
                 if self._closed:
                     return
                 untaken = [(since, batch) for since, batch in self._kept if batch.number > self._taken]
-                parcel = Parcel(
+                parcel = Upload(
                     sender=self._sender,
                     rank=self._rank,
                     written=self._written,
@@ -162,7 +162,7 @@ class Mailbox:
             return max(AWAITED_S, self._rest_s / 10)
         return self._rest_s if self._newest > self._taken else max(ASK_S, self._rest_s)
 
-    def _hear(self, answer: Answer) -> None:
+    def _hear(self, answer: UploadReply) -> None:
         """Forget what is in the folder; what a new collector does not have will be sent again."""
         for _, batch in self._kept:
             if batch.number <= answer.written:

@@ -35,7 +35,7 @@ def _batch_of(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Parcel:
+class Upload:
     """What a worker sends: the batches that the collector has not taken yet; none to ask how things stand."""
 
     sender: str  # one life of one worker
@@ -46,7 +46,7 @@ class Parcel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class UploadReply:
     """What the collector says to a parcel."""
 
     taken: int  # the newest batch that it has; what follows is to be sent (again)

@@ -8,16 +8,16 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from scaler.cluster.embedded import require_resources
-from scaler.cluster.endings import NoRoomError, first_line
 from scaler.cluster.head import EMBEDDED_PATIENCE_S, PATIENCE_S, HeadWatch
 from scaler.cluster.messages import Event
 from scaler.cluster.progress import Progress
 from scaler.cluster.ray_errors import head_lost, ray_errors, run_error
+from scaler.cluster.restart_signals import NoRoomError, first_line
 from scaler.errors import ClusterError, JobFileError, PlanError, RecipeError, RunError, ScalerError, TrainingError
 from scaler.job import Job
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
-from scaler.training.watch import WAITING
+from scaler.training.activity import WAITING
 
 if TYPE_CHECKING:
     from scaler.cluster.collector import Look

@@ -7,13 +7,13 @@ from pathlib import Path
 from time import sleep, time
 from typing import Any
 
-from scaler.cluster.drive import OnNotice, OnProgress, OnReport, drive, require_runnable, sigterm_like_ctrl_c
+from scaler.cluster.run_driver import OnNotice, OnProgress, OnReport, drive, require_runnable, sigterm_like_ctrl_c
 from scaler.errors import JobFileError, RunError
 from scaler.job import Job, dump_job, read_job
 from scaler.job.changes import Change, require_resumable
 from scaler.masking import mask_text
-from scaler.metrics.attempts import next_attempt
 from scaler.metrics.files import EVENTS
+from scaler.metrics.next_attempt import next_attempt
 from scaler.metrics.reader import require_readable
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState

@@ -13,7 +13,7 @@ from typing import Any
 
 from scaler.errors import ClusterError
 from scaler.runs import list_runs
-from scaler.runs.places import located
+from scaler.runs.filesystems import located
 
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what ``ray job submit`` gives its entrypoint
 SHOWN = 3

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import time
 
-from scaler.cluster.drive import OnNotice, OnProgress, OnReport, drive, require_runnable, sigterm_like_ctrl_c
+from scaler.cluster.run_driver import OnNotice, OnProgress, OnReport, drive, require_runnable, sigterm_like_ctrl_c
 from scaler.job import Job, dump_job
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState

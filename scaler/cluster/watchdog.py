@@ -14,7 +14,7 @@ from time import monotonic, time
 from types import FrameType
 from typing import Any
 
-from scaler.training.watch import WAITING, Watch
+from scaler.training.activity import WAITING, Watch
 
 EXIT_CODE = 70  # of the process; the event says why
 PATIENCE_FOR_OTHERS = 2.0  # who waits for a hung worker gives it the time to be found first

@@ -13,9 +13,9 @@ import ray.train
 import ray.train.collective
 from ray.train.v2._internal.execution.context import get_train_context
 
-from scaler.cluster.endings import LostDataProcess, OutOfMemory, Restart, Yielded, first_line
 from scaler.cluster.mailbox import Mailbox, deliver_to
 from scaler.cluster.messages import Beginning
+from scaler.cluster.restart_signals import LostDataProcess, OutOfMemory, Restart, Yielded, first_line
 from scaler.cluster.termination import has_been_terminated
 from scaler.cluster.watchdog import REPORT_S, Watchdog
 from scaler.cluster.worker_log import WorkerLog
@@ -24,10 +24,10 @@ from scaler.job import Job, parse_job
 from scaler.metrics.record import Record
 from scaler.plan import Plan, limit_micro_batches, make_plan
 from scaler.runs import RunFolder
-from scaler.training.watch import WAITING
+from scaler.training.activity import WAITING
 
 if TYPE_CHECKING:
-    from scaler.training.surroundings import Leave
+    from scaler.training.worker_context import Leave
 
 SETTLE_S = 30.0
 SECURE_POLL_S, MOST_SECURE_POLL_S = 0.05, 0.5  # of many workers, some rest before they send
@@ -53,7 +53,7 @@ class Assignment:
 
 
 class RayWorker:
-    """The surroundings of a worker on Ray Train."""
+    """The context of a worker on Ray Train."""
 
     def __init__(
         self, assignment: Assignment, mailbox: Mailbox, *, rank: int, world_size: int, attempt: int, device: Any
@@ -91,7 +91,7 @@ class RayWorker:
 
     def leave_requested(self) -> "Leave":
         """Whether the collector asked, this process was sent SIGTERM, or one of the group's nodes is about to go."""
-        from scaler.training.surroundings import Leave
+        from scaler.training.worker_context import Leave
 
         asked = self._mailbox.leave
         if asked == "stop":
@@ -120,10 +120,10 @@ def work(assignment: Assignment) -> bool:
     Raises:
         Restart: the group is to be started again, from the checkpoint that is there.
     """
-    context = ray.train.get_context()
-    rank = context.get_world_rank()
+    ray_context = ray.train.get_context()
+    rank = ray_context.get_world_rank()
     mailbox = Mailbox(deliver_to(assignment.collector), rank=rank)
-    life = _Life(assignment, mailbox, rank=rank, world_size=context.get_world_size())
+    life = _Life(assignment, mailbox, rank=rank, world_size=ray_context.get_world_size())
     try:
         _require_shared(assignment.folder)
         with WorkerLog(assignment.folder, rank=rank):
@@ -132,7 +132,7 @@ def work(assignment: Assignment) -> bool:
         if ending == "yielded":
             life.watchdog.now(WAITING)
             ray.train.collective.barrier()  # Ray Train ends the others at the first who raises
-            raise Yielded(f"all {context.get_world_size()} workers saved and made room")
+            raise Yielded(f"all {ray_context.get_world_size()} workers saved and made room")
         return ending == "finished"
     except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure like any other
         if not isinstance(error, Restart | LostDataProcess):  # of these, the failure policy tells
@@ -192,7 +192,7 @@ class _Life:
         """Agree with the other workers on attempt, checkpoint and meeting point.
 
         Returns:
-            This worker's surroundings, the checkpoint to go on from, and the most samples in one forward/backward.
+            This worker's context, the checkpoint to go on from, and the most samples in one forward/backward.
         """
         from scaler.training.checkpoint_files import find_checkpoint, passed_over_events
         from scaler.training.device import describe_device

@@ -117,7 +117,7 @@ def _to_or_from(word: str) -> Callable[[Change], bool]:
 #   train.last_batch       of each step by itself: the order of the samples does not follow from it
 #   train.ema.decay, clip_grad_norm, precision, noise_scale_every, data_workers, eval_every    of each step by itself
 #   train.check_data       of the start of each attempt
-#   resources, checkpoint, failures, tracking    of the surroundings
+#   resources, checkpoint, failures, tracking    of the context
 FIXED: Mapping[str, tuple[Callable[[Change], bool], str]] = {
     "name": (_always, "the run has its name from it"),
     "recipe": (_always, "the weights that are saved are those of its model"),

@@ -16,7 +16,7 @@ from scaler.errors import JobFileError
 from scaler.job.tracking import Mlflow, Tracking, Wandb
 from scaler.metrics.curves import Point
 from scaler.runs import RunFolder, RunState
-from scaler.runs.places import reason
+from scaler.runs.filesystems import reason
 
 KEPT_POINTS = 10_000
 RETRY_S = 30.0

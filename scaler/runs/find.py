@@ -7,8 +7,8 @@ from math import isfinite
 
 from scaler.errors import RunError
 from scaler.masking import mask_text
+from scaler.runs.filesystems import inside, located, names_in
 from scaler.runs.folder import RunFolder
-from scaler.runs.places import inside, located, names_in
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 

@@ -24,8 +24,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from scaler.errors import RunError
 from scaler.masking import mask_text
-from scaler.runs.parsing import parse_json
-from scaler.runs.places import (
+from scaler.runs.filesystems import (
     SEE_TO_IT,
     has_folders,
     inside,
@@ -35,6 +34,7 @@ from scaler.runs.places import (
     reach,
     storage_errors,
 )
+from scaler.runs.parsing import parse_json
 
 
 class RunState(StrEnum):

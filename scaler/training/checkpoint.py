@@ -1,7 +1,7 @@
 """Checkpoints: the state that a restarted worker group goes on from.
 
 They do not go through ``ray.train.report`` (see ``docs/decisions/0003-checkpoints.md``): the same files serve every
-surroundings, and nobody waits for a controller. States are read with ``weights_only``: a checkpoint cannot run code.
+context, and nobody waits for a controller. States are read with ``weights_only``: a checkpoint cannot run code.
 """
 
 import re

@@ -15,7 +15,7 @@ from scaler.runs import RunFolder
 from scaler.training.checkpoint import copied, write_checkpoint
 from scaler.training.checkpoint_files import committed, read_manifest, remove_checkpoint
 from scaler.training.recipe import said
-from scaler.training.surroundings import Surroundings
+from scaler.training.worker_context import WorkerContext
 
 Event = dict[str, Any]
 
@@ -28,14 +28,14 @@ class Checkpoints:
 
     Args:
         job: says how often, how many and which are kept.
-        surroundings: where they go, and what secures the records.
+        context: where they go, and what secures the records.
 
     Attributes:
         best: the best value of an evaluation so far, where the job keeps the best; on every worker.
     """
 
-    def __init__(self, job: Job, surroundings: Surroundings) -> None:
-        self._job, self._wanted, self._surroundings = job, job.checkpoint, surroundings
+    def __init__(self, job: Job, context: WorkerContext) -> None:
+        self._job, self._wanted, self._context = job, job.checkpoint, context
         self._saved_at = perf_counter()
         self._thread: Thread | None = None
         self._events: SimpleQueue[Event] = SimpleQueue()
@@ -46,7 +46,7 @@ class Checkpoints:
     def is_time(self) -> bool:
         """Whether one is due by the clock; rank 0's clock speaks for all."""
         every_s = self._wanted.every.seconds
-        return self._surroundings.rank == 0 and every_s is not None and perf_counter() - self._saved_at >= every_s
+        return self._context.rank == 0 and every_s is not None and perf_counter() - self._saved_at >= every_s
 
     def is_best(self, values: Mapping[str, float]) -> bool:
         """Whether an evaluation is better than all before, where the job keeps the best; the same on every worker."""
@@ -118,7 +118,7 @@ class Checkpoints:
         self._require_readable()
         if self._failure is not None:
             raise RunError(
-                f"run {self._surroundings.folder.run_id}: its last checkpoint cannot be written: {self._failure}.",
+                f"run {self._context.folder.run_id}: its last checkpoint cannot be written: {self._failure}.",
                 "Make room, or see to storage; scaler resume goes on from the one before.",
             )
 
@@ -143,11 +143,11 @@ class Checkpoints:
             known = {name: value if isfinite(value) else None for name, value in values.items()}
         return {
             "samples_seen": samples_seen,
-            "attempt": self._surroundings.attempt,
+            "attempt": self._context.attempt,
             "progress": state["progress"],
             "epoch": epoch,
             "epoch_samples": epoch_samples,
-            "world_size": self._surroundings.world_size,
+            "world_size": self._context.world_size,
             "values": known,
             "best_by": known[best.metric] if best is not None and known is not None else None,
             "best_of": self._best_of(),
@@ -157,10 +157,10 @@ class Checkpoints:
         }
 
     def _write(self, state: Mapping[str, Any], about: Mapping[str, Any], began: float, stall_s: float) -> None:
-        folder, samples_seen = self._surroundings.folder, about["samples_seen"]
+        folder, samples_seen = self._context.folder, about["samples_seen"]
         where = {"attempt": about["attempt"], "samples_seen": samples_seen}
         try:
-            self._surroundings.secure(samples_seen)
+            self._context.secure(samples_seen)
             size = write_checkpoint(folder, state, about)
             self._prune(folder, samples_seen)
         except Exception as error:  # any filesystem's own; training goes on, and the report says it

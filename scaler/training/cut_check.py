@@ -16,10 +16,10 @@ from scaler.core.seeds import stream_seed
 from scaler.errors import RecipeError
 from scaler.job import Job
 from scaler.plan import Plan
+from scaler.training.activity import Watch
 from scaler.training.evaluate import evaluate_alone
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe import Recipe
-from scaler.training.watch import Watch
 
 PARTS = 4
 LEAST_SAMPLES = 8  # of the check, where there are as many and a batch has fewer

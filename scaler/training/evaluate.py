@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from scaler.core.batch import share_bounds
 from scaler.errors import RecipeError
+from scaler.training.activity import EVALUATING, WAITING, Watch
 from scaler.training.data import batches, to_device
 from scaler.training.gather import gathering
 from scaler.training.modes import evaluating
 from scaler.training.recipe import Recipe
 from scaler.training.tally import Tally, described
-from scaler.training.watch import EVALUATING, WAITING, Watch
 
 
 def evaluate(

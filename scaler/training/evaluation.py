@@ -5,14 +5,14 @@ from torch import nn
 from scaler.errors import RecipeError
 from scaler.job import Job
 from scaler.plan import Plan
+from scaler.training.activity import Watch
 from scaler.training.average import WeightAverage
 from scaler.training.cut_check import cut_error
 from scaler.training.evaluate import evaluate
 from scaler.training.gather import agree
 from scaler.training.recipe import Recipe
-from scaler.training.surroundings import Surroundings
 from scaler.training.untouched import untouched
-from scaler.training.watch import Watch
+from scaler.training.worker_context import WorkerContext
 
 
 class Evaluation:
@@ -20,7 +20,7 @@ class Evaluation:
 
     Args:
         recipe: has ``eval_data``, or there is nothing to evaluate.
-        surroundings: where this worker is.
+        context: where this worker is.
         module: not wrapped.
         average: of its weights; None: there is none.
         watch: told of each batch.
@@ -29,12 +29,12 @@ class Evaluation:
     def __init__(
         self,
         recipe: Recipe,
-        surroundings: Surroundings,
+        context: WorkerContext,
         module: nn.Module,
         average: WeightAverage | None,
         watch: Watch,
     ) -> None:
-        self._recipe, self._surroundings, self._module, self._average = recipe, surroundings, module, average
+        self._recipe, self._context, self._module, self._average = recipe, context, module, average
         self._watch = watch
 
     @property
@@ -76,15 +76,15 @@ class Evaluation:
                 key = key.removesuffix(".metric")
                 raise RecipeError(f"{key} reacts to evaluations, and the recipe has no eval_data.", "Give it one.")
             return
-        surroundings, error = self._surroundings, None
-        with untouched(self._module, surroundings.device):
-            values = self.values(plan, most_samples=plan.per_worker_batch_size * surroundings.world_size)
+        context, error = self._context, None
+        with untouched(self._module, context.device):
+            values = self.values(plan, most_samples=plan.per_worker_batch_size * context.world_size)
             names = list(values)
             if not set(wanted.values()) <= set(names):  # it may be there for some batches only
                 names = list(self.values(plan))
             if is_start:
-                error = cut_error(self._recipe, self._module, job, plan, device=surroundings.device, watch=self._watch)
-        agree(error, world_size=surroundings.world_size)
+                error = cut_error(self._recipe, self._module, job, plan, device=context.device, watch=self._watch)
+        agree(error, world_size=context.world_size)
         for key, metric in wanted.items():
             if metric not in names:
                 raise RecipeError(
@@ -92,14 +92,14 @@ class Evaluation:
                 )
 
     def _values_of(self, model: nn.Module, plan: Plan, most_samples: int | None) -> dict[str, float]:
-        surroundings = self._surroundings
+        context = self._context
         return evaluate(
             self._recipe,
             model,
-            rank=surroundings.rank,
-            world_size=surroundings.world_size,
+            rank=context.rank,
+            world_size=context.world_size,
             batch_size=plan.per_worker_batch_size,
-            device=surroundings.device,
+            device=context.device,
             watch=self._watch,
             most_samples=most_samples,
         )

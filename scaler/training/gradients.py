@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from scaler.errors import RecipeError
 from scaler.metrics.means import Mean
+from scaler.training.activity import COMPUTING, LOADING, WAITING, Watch
 from scaler.training.buffers import Buffers
 from scaler.training.clock import Clock, Mark
 from scaler.training.data import to_device
@@ -29,7 +30,6 @@ from scaler.training.modes import norms_evaluating
 from scaler.training.names import named_parameters
 from scaler.training.recipe import Loss, kind
 from scaler.training.reduction import GradientSum, coalesced, sparse_parameters, values_of
-from scaler.training.watch import COMPUTING, LOADING, WAITING, Watch
 
 Precondition = Callable[[Sequence[nn.Parameter], Sequence[Tensor]], Sequence[Tensor]]
 

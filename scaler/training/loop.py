@@ -18,6 +18,7 @@ from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
 from scaler.metrics.means import Mean
 from scaler.plan import Plan, grow, limit_micro_batches, regrow
+from scaler.training.activity import SAVING, WAITING, Watch
 from scaler.training.checkpoint import load_checkpoint
 from scaler.training.checkpoint_files import find_checkpoint
 from scaler.training.checkpoints import Checkpoints
@@ -29,15 +30,14 @@ from scaler.training.fingerprint import Digests
 from scaler.training.gather import several_micro_batches
 from scaler.training.gradients import is_out_of_memory
 from scaler.training.group import require_same_model
-from scaler.training.pace import Pace
+from scaler.training.hand_over import Pace
 from scaler.training.randomness import gather_random_states, seed_worker, set_random_state
 from scaler.training.recipe import Recipe, require_planned
 from scaler.training.recorder import Recorder, Step
 from scaler.training.shares import is_too_few_for_norm, share_of_one
 from scaler.training.start import Start, check_start
 from scaler.training.stepper import Stepper, WholeGradient
-from scaler.training.surroundings import Ending, Leave, Surroundings
-from scaler.training.watch import SAVING, WAITING, Watch
+from scaler.training.worker_context import Ending, Leave, WorkerContext
 
 
 class Training:
@@ -46,8 +46,8 @@ class Training:
     Args:
         recipe: model, data and loss.
         job: what was asked for.
-        plan: every number, for the surroundings' world size.
-        surroundings: where this worker is.
+        plan: every number, for the context' world size.
+        context: where this worker is.
 
     Raises:
         RecipeError: the training set's size, or the model's parameters, are not the plan's, or the model differs
@@ -55,21 +55,21 @@ class Training:
         JobFileError: the optimizer cannot be built, or lacks what the job moves or averages.
     """
 
-    def __init__(self, recipe: Recipe, job: Job, plan: Plan, surroundings: Surroundings) -> None:
-        require_same_model(recipe.model, world_size=surroundings.world_size)
+    def __init__(self, recipe: Recipe, job: Job, plan: Plan, context: WorkerContext) -> None:
+        require_same_model(recipe.model, world_size=context.world_size)
         require_planned(recipe, job, plan)
-        self._recipe, self._job, self._plan, self._surroundings = recipe, job, plan, surroundings
+        self._recipe, self._job, self._plan, self._context = recipe, job, plan, context
         self._first_plan = plan  # before the batch grew with the noise
-        self._device = surroundings.device
+        self._device = context.device
         self._clock = clock_for(self._device)
         self.watch = Watch()
-        self._stepper = Stepper(recipe, job, plan, surroundings, clock=self._clock, watch=self.watch)
+        self._stepper = Stepper(recipe, job, plan, context, clock=self._clock, watch=self.watch)
         self._phase = plan.phases[0]
         self._controllers = Controllers(job, plan)
         stepper = self._stepper
-        self._evaluation = Evaluation(recipe, surroundings, stepper.module, stepper.average, self.watch)
-        self._recorder = Recorder(surroundings, self._clock)
-        self._checkpoints = Checkpoints(job, surroundings)
+        self._evaluation = Evaluation(recipe, context, stepper.module, stepper.average, self.watch)
+        self._recorder = Recorder(context, self._clock)
+        self._checkpoints = Checkpoints(job, context)
         self._is_complete = False  # a checkpoint holds the end already, evaluated
         self._ramp: Ramp | None = None  # after a resize that raised the rate
         self._random: Tensor | None = None  # what a checkpoint says of this worker's random numbers
@@ -87,8 +87,8 @@ class Training:
             RunError: the checkpoint is torn or altered.
             RecipeError: it holds another model than the recipe builds.
         """
-        surroundings = self._surroundings
-        state = load_checkpoint(surroundings.folder, samples_seen)
+        context = self._context
+        state = load_checkpoint(context.folder, samples_seen)
         self._controllers.load_state_dict(state["controllers"])
         self.samples_seen, self.progress = samples_seen, state["progress"]
         growth = self._controllers.growth
@@ -105,7 +105,7 @@ class Training:
         self._ramp = self._ramp_after(state)
         self._digests = state.get("data", {})  # checkpoints of before lack them
         rows = state["random"]
-        self._random = rows[surroundings.rank] if len(rows) == surroundings.world_size else None
+        self._random = rows[context.rank] if len(rows) == context.world_size else None
 
     def run(self) -> Ending:
         """Train to the end, or until somebody asks this worker to leave; then a checkpoint is there.
@@ -158,7 +158,7 @@ class Training:
             self._recipe,
             self._job,
             self._plan,
-            self._surroundings,
+            self._context,
             model=self._stepper.module,
             evaluation=self._evaluation,
             watch=self.watch,
@@ -174,7 +174,7 @@ class Training:
         return self._plan.step_size(self.samples_seen) if left > 1e-6 else 0  # progress is a sum, and rounded
 
     def _batches(self) -> Iterator[Any]:
-        recipe, train, rank = self._recipe, self._job.train, self._surroundings.rank
+        recipe, train, rank = self._recipe, self._job.train, self._context.rank
         indices = StepIndices(self._plan, seed=train.seed, rank=rank, samples_seen=self.samples_seen)
         return batches(
             recipe,
@@ -190,7 +190,7 @@ class Training:
         if self._random is not None:
             set_random_state(self._random, self._device)
         else:  # workers built the same model from one seed; their dropout must differ
-            seed_worker(self._job.train.seed, rank=self._surroundings.rank, samples_seen=self.samples_seen)
+            seed_worker(self._job.train.seed, rank=self._context.rank, samples_seen=self.samples_seen)
 
     def _step(self, source: Iterator[Any], size: int) -> bool:
         """Take a step of ``size`` samples; return False when it must be tried again in smaller micro-batches."""
@@ -262,7 +262,7 @@ class Training:
 
     def _gradient(self, source: Iterator[Any], size: int, *, measure: bool) -> WholeGradient | None:
         """Make the step's gradient; None when memory did not suffice, and the micro-batch was halved."""
-        bounds = self._plan.micro_batch_bounds(size, rank=self._surroundings.rank, samples_seen=self.samples_seen)
+        bounds = self._plan.micro_batch_bounds(size, rank=self._context.rank, samples_seen=self.samples_seen)
         sizes = [stop - start for start, stop in bounds]
         try:
             return self._stepper.gradient(source, sizes, self._plan, step_samples=size, measure=measure)
@@ -270,7 +270,7 @@ class Training:
             if 1 in sizes and is_too_few_for_norm(error):
                 raise share_of_one(self._plan, samples_seen=self.samples_seen) from error
             # In a group the others wait in the middle of a sum: all of it starts again with smaller micro-batches.
-            is_alone = self._surroundings.world_size == 1
+            is_alone = self._context.world_size == 1
             if not (is_alone and self._job.scale.per_worker_batch_size == "auto" and is_out_of_memory(error)):
                 raise
             most = self._phase.per_worker_batch_size
@@ -300,10 +300,10 @@ class Training:
         """
         self._hand_over()
         self._judge()
-        wanted = self._surroundings.wanted_steps(self._recorder.steps_per_record)
-        mine = [self._surroundings.leave_requested(), self._checkpoints.is_time(), self._pace.step_time_s(), wanted]
+        wanted = self._context.wanted_steps(self._recorder.steps_per_record)
+        mine = [self._context.leave_requested(), self._checkpoints.is_time(), self._pace.step_time_s(), wanted]
         asked = torch.tensor(mine, dtype=torch.float64)
-        if self._surroundings.world_size > 1:
+        if self._context.world_size > 1:
             self.watch.now(WAITING)
             asked = asked.to(self._device)
             dist.all_reduce(asked, op=dist.ReduceOp.MAX)
@@ -329,7 +329,7 @@ class Training:
         for mean, record in zip(means, records, strict=True):
             mean.add(record.loss, record.loss_weight)
         sums = torch.tensor([(mean.total, mean.weight) for mean in means], dtype=torch.float64).reshape(-1, 2)
-        if self._surroundings.world_size > 1 and len(records):
+        if self._context.world_size > 1 and len(records):
             sums = sums.to(self._device)
             dist.all_reduce(sums)
         losses = [Mean(total, weight).value for total, weight in sums.tolist()]
@@ -348,15 +348,15 @@ class Training:
         if not goes_back:
             raise self._controllers.stopped_by(reason)
         start = torch.tensor([0, 0], dtype=torch.int64, device=self._device)
-        if self._surroundings.rank == 0:
+        if self._context.rank == 0:
             self._checkpoints.wait()
-            found, passed_over = find_checkpoint(self._surroundings.folder)
+            found, passed_over = find_checkpoint(self._context.folder)
             for samples, why in passed_over:
                 self._event("checkpoint_passed_over", samples_seen=samples, reason=why)
             if found is None:
                 raise TrainingError(f"{reason}, and no checkpoint to go back to can be read.", "Submit the job again.")
-            start = torch.tensor([found, self._surroundings.next_attempt()], device=self._device)
-        if self._surroundings.world_size > 1:
+            start = torch.tensor([found, self._context.next_attempt()], device=self._device)
+        if self._context.world_size > 1:
             dist.broadcast(start, 0)
         samples_seen, attempt = start.tolist()
         self._recorder.end_attempt()
@@ -365,7 +365,7 @@ class Training:
         self._plan = self._first_plan
         self.restore(samples_seen)
         self._controllers.went_back(times=times)
-        self._surroundings.attempt = attempt
+        self._context.attempt = attempt
         self._seed()
         self._begin_attempt()
         self._recorder.begin()
@@ -390,7 +390,7 @@ class Training:
         self._event(
             "attempt_started",
             start_samples=self.samples_seen,
-            world_size=self._surroundings.world_size,
+            world_size=self._context.world_size,
             global_batch_size=phase.global_batch_size,
             per_worker_batch_size=phase.per_worker_batch_size,
             peak_lr=phase.peak_lr,
@@ -441,7 +441,7 @@ class Training:
             values: of an evaluation of just these weights; None: there was none.
             is_best: whether these are the best so far.
         """
-        began, surroundings = perf_counter(), self._surroundings
+        began, context = perf_counter(), self._context
         self._hand_over()
         self._judge()
         if self._astray is None and self._controllers.is_guarded:
@@ -451,8 +451,8 @@ class Training:
         if is_best and values is not None:
             self._checkpoints.keep_as_best(values)
         self.watch.now(SAVING)
-        states = gather_random_states(self._device, world_size=surroundings.world_size)
-        if surroundings.rank == 0:
+        states = gather_random_states(self._device, world_size=context.world_size)
+        if context.rank == 0:
             state = {**self._state(), "random": states}
             self._checkpoints.save(state, self._plan, values=values, is_best=is_best, began=began)
 
@@ -474,9 +474,9 @@ class Training:
     def _end_saving(self) -> None:
         """Wait until the last checkpoint counts, on every worker: who leaves earlier may end rank 0 with it."""
         self.watch.now(SAVING)
-        if self._surroundings.rank == 0:
+        if self._context.rank == 0:
             self._checkpoints.finish()
-        if self._surroundings.world_size > 1:
+        if self._context.world_size > 1:
             self.watch.now(WAITING)
             dist.barrier()
         self._recorder.stood_still("checkpoint_s")

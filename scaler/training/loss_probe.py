@@ -37,8 +37,8 @@ from scaler.training.gradients import GradientStep, is_out_of_memory
 from scaler.training.loss_measure import Measured, Value, measured, refusal
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe import Recipe, said
-from scaler.training.surroundings import Surroundings
 from scaler.training.untouched import untouched
+from scaler.training.worker_context import WorkerContext
 
 SAMPLES, PART = 8, 2
 TOLERANCE = 0.002  # of a deterministic loss; 8 roundings of the coarsest dtype, where that is more
@@ -65,7 +65,7 @@ class LossProbe:
 
 
 def probe_loss(
-    recipe: Recipe, model: nn.Module, job: Job, plan: Plan, surroundings: Surroundings, *, is_start: bool
+    recipe: Recipe, model: nn.Module, job: Job, plan: Plan, context: WorkerContext, *, is_start: bool
 ) -> LossProbe:
     """Measure whether the recipe's loss is a mean over samples; called by all workers, before the first step.
 
@@ -76,7 +76,7 @@ def probe_loss(
         model: not wrapped, on the worker's device, in the mode that it is trained in.
         job: seed and precision.
         plan: of this attempt.
-        surroundings: where this worker is.
+        context: where this worker is.
         is_start: False: only find out whether the loss gathers; trained weights say less than those at the start.
 
     Raises:
@@ -86,13 +86,13 @@ def probe_loss(
     if recipe.loss_over == "micro_batch":
         return LossProbe()
     found: LossProbe | RecipeError
-    with untouched(model, surroundings.device):
+    with untouched(model, context.device):
         try:
-            found = _Probe(recipe, model, job, plan, surroundings).look(is_start=is_start)
+            found = _Probe(recipe, model, job, plan, context).look(is_start=is_start)
             _require_one_micro_batch(found, job, plan)
         except RecipeError as error:
             found = error
-    return agree(found, world_size=surroundings.world_size)
+    return agree(found, world_size=context.world_size)
 
 
 def _require_one_micro_batch(found: LossProbe, job: Job, plan: Plan) -> None:
@@ -126,9 +126,9 @@ class _Held(Dataset[Any]):
 class _Probe:
     """The probe of a loss on one worker; every worker has the same samples and random numbers."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, job: Job, plan: Plan, surroundings: Surroundings) -> None:
+    def __init__(self, recipe: Recipe, model: nn.Module, job: Job, plan: Plan, context: WorkerContext) -> None:
         self._recipe, self._model, self._plan, self._seed = recipe, model, plan, job.train.seed
-        self._device, self._rank, self._world_size = surroundings.device, surroundings.rank, surroundings.world_size
+        self._device, self._rank, self._world_size = context.device, context.rank, context.world_size
         self._gathers = recipe.loss_over == "global_batch"
         precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[job.train.precision]
         self._precision: torch.dtype | None = precision

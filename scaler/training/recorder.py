@@ -11,7 +11,7 @@ from scaler.metrics.means import Mean
 from scaler.metrics.record import Record
 from scaler.training.clock import Clock, Mark
 from scaler.training.gradients import StepMeasures
-from scaler.training.surroundings import Surroundings
+from scaler.training.worker_context import WorkerContext
 
 CHUNK = 64  # steps that are resolved together on a CPU: what is kept for longer, the garbage collector walks again
 StandsStill = Literal["evaluation_s", "checkpoint_s"]
@@ -46,15 +46,15 @@ class Recorder:
     """One worker's records and events on their way out. Adding one never waits for the device; handing over does.
 
     Args:
-        surroundings: where they go.
+        context: where they go.
         clock: the device's.
 
     Attributes:
         steps_per_record: consecutive steps that are handed over as one record, as far as they are handed over together.
     """
 
-    def __init__(self, surroundings: Surroundings, clock: Clock) -> None:
-        self._surroundings, self._clock = surroundings, clock
+    def __init__(self, context: WorkerContext, clock: Clock) -> None:
+        self._context, self._clock = context, clock
         self._pending: list[_Pending] = []
         self._records: list[Record] = []
         self._stood: tuple[tuple[StandsStill, Mark, Mark], ...] = ()
@@ -83,15 +83,15 @@ class Recorder:
 
     def event(self, kind: str, *, samples_seen: int, **values: Any) -> None:
         """Keep something that happened to the whole group; rank 0 speaks for all."""
-        if self._surroundings.rank == 0:
-            where = {"attempt": self._surroundings.attempt, "samples_seen": samples_seen}
+        if self._context.rank == 0:
+            where = {"attempt": self._context.attempt, "samples_seen": samples_seen}
             self._events.append({"kind": kind, "time": time(), **where, **values})
 
     def end_attempt(self) -> None:
         """Keep what this worker stood still for after its last record: no other will tell it."""
         evaluation_s, checkpoint_s = self._standing(self._stood)
-        told = {"kind": "worker_ended", "time": time(), "attempt": self._surroundings.attempt}
-        told |= {"rank": self._surroundings.rank, "evaluation_s": evaluation_s, "checkpoint_s": checkpoint_s}
+        told = {"kind": "worker_ended", "time": time(), "attempt": self._context.attempt}
+        told |= {"rank": self._context.rank, "evaluation_s": evaluation_s, "checkpoint_s": checkpoint_s}
         self._events.append(told)
         self._stood = ()
 
@@ -101,7 +101,7 @@ class Recorder:
         records, self._records = self._records, []
         told, self._events = [*self._events, *events], []
         self._unjudged += records
-        self._surroundings.hand_over(merge_steps(records, self.steps_per_record), told, samples_seen=samples_seen)
+        self._context.hand_over(merge_steps(records, self.steps_per_record), told, samples_seen=samples_seen)
 
     def unjudged(self) -> list[Record]:
         """Return every step that was handed over since the last call: the guard of the loss has not seen it."""
@@ -121,8 +121,8 @@ class Recorder:
         evaluation_s, checkpoint_s = self._standing(pending.stood)
         loss, weight = measures.loss()
         return Record(
-            attempt=self._surroundings.attempt,
-            rank=self._surroundings.rank,
+            attempt=self._context.attempt,
+            rank=self._context.rank,
             step=step.step,
             samples_seen=step.samples_seen,
             progress=step.progress,

@@ -8,13 +8,13 @@ from torch import nn
 
 from scaler.job import Job
 from scaler.plan import Plan
+from scaler.training.activity import COMPUTING, Watch
 from scaler.training.evaluation import Evaluation
 from scaler.training.fingerprint import Digests, data_digests, require_data_of_before, require_same_data
 from scaler.training.loss_probe import probe_loss
 from scaler.training.recipe import Recipe
 from scaler.training.shares import require_enough_for_norms
-from scaler.training.surroundings import Surroundings
-from scaler.training.watch import COMPUTING, Watch
+from scaler.training.worker_context import WorkerContext
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,7 @@ def check_start(
     recipe: Recipe,
     job: Job,
     plan: Plan,
-    surroundings: Surroundings,
+    context: WorkerContext,
     *,
     model: nn.Module,
     evaluation: Evaluation,
@@ -50,7 +50,7 @@ def check_start(
         recipe: model, data and loss.
         job: what was asked for.
         plan: of this attempt.
-        surroundings: of this worker.
+        context: of this worker.
         model: on its device.
         evaluation: of this attempt.
         watch: told what is being done.
@@ -63,16 +63,16 @@ def check_start(
     """
     workers, is_start = job.train.data_workers, samples_seen == 0
     require_enough_for_norms(
-        recipe, model, plan, samples_seen=samples_seen, device=surroundings.device, data_workers=workers
+        recipe, model, plan, samples_seen=samples_seen, device=context.device, data_workers=workers
     )
     if job.train.check_data:
         found = data_digests(recipe, data_workers=workers)
-        require_same_data(recipe, found, world_size=surroundings.world_size, data_workers=workers)
+        require_same_data(recipe, found, world_size=context.world_size, data_workers=workers)
         require_data_of_before(recipe, found, digests, data_workers=workers)
         digests = found
     began = perf_counter()
     watch.now(COMPUTING)
-    loss = probe_loss(recipe, model, job, plan, surroundings, is_start=is_start)
+    loss = probe_loss(recipe, model, job, plan, context, is_start=is_start)
     evaluation.try_out(job, plan, is_start=is_start)
     event = {"seconds": perf_counter() - began, "loss_not_checked": loss.why_not}
     return Start(digests=digests, gathers=loss.gathers, event=event)

@@ -11,6 +11,7 @@ from scaler.core.noise_scale import GradientSquares, estimate_squares
 from scaler.errors import RecipeError
 from scaler.job import Job
 from scaler.plan import Phase, Plan
+from scaler.training.activity import Watch
 from scaler.training.average import WeightAverage
 from scaler.training.buffers import share_tensors
 from scaler.training.checkpoint import require_readable, require_same_shapes
@@ -30,8 +31,7 @@ from scaler.training.optimizer import (
     used_rate,
 )
 from scaler.training.recipe import Recipe, said
-from scaler.training.surroundings import Surroundings
-from scaler.training.watch import Watch
+from scaler.training.worker_context import WorkerContext
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +51,7 @@ class Stepper:
         recipe: model and loss.
         job: precision, clipping, average.
         plan: of this attempt; its groups and optimizer.
-        surroundings: where this worker is.
+        context: where this worker is.
         clock: the device's.
         watch: told what is being done.
 
@@ -64,11 +64,11 @@ class Stepper:
     """
 
     def __init__(
-        self, recipe: Recipe, job: Job, plan: Plan, surroundings: Surroundings, *, clock: Clock, watch: Watch
+        self, recipe: Recipe, job: Job, plan: Plan, context: WorkerContext, *, clock: Clock, watch: Watch
     ) -> None:
         self._recipe, self._job, self._groups = recipe, job, plan.groups
         self._clock, self._watch = clock, watch
-        self._device, self._world_size = surroundings.device, surroundings.world_size
+        self._device, self._world_size = context.device, context.world_size
         self.module: nn.Module = recipe.model.to(self._device)
         start_training(self.module)
         if self._world_size > 1:

@@ -9,8 +9,8 @@ from synthetic import Tables
 from scaler.job import Job
 from scaler.metrics.files import SCHEMA
 from scaler.plan import Plan, make_plan
-from scaler.report.model import Report
-from scaler.report.numbers import summarize
+from scaler.report.run.model import Report
+from scaler.report.run.summary import summarize
 
 SAMPLES = 8  # of a worker and step
 STEP_S = 0.1

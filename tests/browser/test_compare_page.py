@@ -14,7 +14,7 @@ from scaler.job import Job
 from scaler.plan import make_plan
 from scaler.report.compare.arms import Member
 from scaler.report.compare.html import render_comparison_html
-from scaler.report.compare.numbers import compare_runs
+from scaler.report.compare.summary import compare_runs
 
 HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
 Open = Callable[[str], Page]

@@ -13,8 +13,8 @@ from synthetic import SYNTHETIC_JOB, SyntheticRun
 
 from scaler.job import Job
 from scaler.plan import make_plan
-from scaler.report.html import render_html
-from scaler.report.model import Report
+from scaler.report.run.html import render_html
+from scaler.report.run.model import Report
 
 HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
 MOST_MB = 6.0

@@ -13,8 +13,8 @@ from synthetic import SYNTHETIC_JOB, SyntheticRun
 from scaler.job import Job
 from scaler.metrics.files import EVENTS, file_name
 from scaler.plan import make_plan
-from scaler.report.checks import ANY
-from scaler.report.verdicts import GRAVEST_FIRST
+from scaler.report.run.checks import ANY
+from scaler.report.run.verdicts import GRAVEST_FIRST
 
 RUN = "digits-20260101-120000-7f3a"
 FIXED_BATCH = ["scale.per_worker_batch_size=null", "scale.grad_accum_steps=null", "scale.global_batch_size=16"]
@@ -193,7 +193,7 @@ def test_a_damaged_baseline_is_refused(
             "train.precision is bf16 there and fp32 here; train.clip_grad_norm is null there and 1 here",
         ),
         (FIXED_BATCH, [*FIXED_BATCH, "scale.global_batch_size=32"], "scale.global_batch_size is 32 there and 16 here"),
-        # What one worker may have otherwise: seed, length, surroundings; of a fixed batch how it is split.
+        # What one worker may have otherwise: seed, length, context; of a fixed batch how it is split.
         ([], ["train.seed=3", "train.epochs=1", "name=alone", "resources.cpus_per_worker=2", "failures.max_restarts=7"],
          None),
         (FIXED_BATCH, [*FIXED_BATCH, "scale.per_worker_batch_size=4"], None),

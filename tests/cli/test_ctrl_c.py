@@ -33,7 +33,7 @@ scaler.cli.main()
         ("scaler.cli.plan_command", ["plan", "JOB"]),
         ("pydantic", ["plan", "JOB"]),
         ("yaml", ["plan", "JOB"]),
-        ("scaler.report.plan_text", ["plan", "JOB"]),  # in the command
+        ("scaler.report.plan.text", ["plan", "JOB"]),  # in the command
         ("torch", ["plan", "JOB", "--set", "train.num_samples=null"]),
         ("scaler.masking", ["plan", "nosuch.yaml"]),
         ("scaler.cli.follow", ["submit", "JOB", "--address", "none", "--quiet"]),

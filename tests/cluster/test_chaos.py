@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 from chaos import is_well
-from strike import run, samples_lost_and_repeated, write_job
+from kill_workers import run, samples_lost_and_repeated, write_job
 
 EPOCHS = 24  # of 45 steps
 

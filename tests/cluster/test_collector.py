@@ -9,8 +9,8 @@ import pytest
 from synthetic import SyntheticRun
 
 from scaler.cluster import collector as collector_module
-from scaler.cluster.collector import PARCELS_PER_S, STORAGE_PATIENCE_S, Collector
-from scaler.cluster.messages import Answer, Batch, Parcel
+from scaler.cluster.collector import STORAGE_PATIENCE_S, UPLOADS_PER_S, Collector
+from scaler.cluster.messages import Batch, Upload, UploadReply
 from scaler.errors import RunError
 from scaler.metrics.reader import read_events, read_records
 from scaler.metrics.record import Record
@@ -30,8 +30,8 @@ def batch(number: int, records: Sequence[Record] = (), events: Sequence[Event] =
     return Batch(number=number, attempt=0, samples_seen=reached, records=records, events=events)
 
 
-def send(collector: Collector, *batches: Batch, rank: int = 0, written: int = 0, reached: int = 0) -> Answer:
-    parcel = Parcel(sender=f"rank {rank}", rank=rank, written=written, written_to=(0, reached), batches=batches)
+def send(collector: Collector, *batches: Batch, rank: int = 0, written: int = 0, reached: int = 0) -> UploadReply:
+    parcel = Upload(sender=f"rank {rank}", rank=rank, written=written, written_to=(0, reached), batches=batches)
     return collector.hand_over(parcel)
 
 
@@ -130,7 +130,7 @@ def test_what_a_dead_collector_had_taken_and_not_written_is_asked_for_again(
     dead = Collector(folder)
     send(dead, batch(1, records[:4]))
     dead._flush()
-    assert send(dead, batch(2, records[4:8])) == Answer(taken=2, written=1, leave=None, rest_s=1 / PARCELS_PER_S)
+    assert send(dead, batch(2, records[4:8])) == UploadReply(taken=2, written=1, leave=None, rest_s=1 / UPLOADS_PER_S)
     born = Collector(folder)  # what was taken died with the other one
     answer = send(born, batch(3, records[8:]), written=1)
     assert answer.taken == 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scaler.cluster.room import Node, count_workers
+from scaler.cluster.capacity import Node, count_workers
 
 SCRIPT = Path(__file__).parent / "elastic_cluster.py"
 

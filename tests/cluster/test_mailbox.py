@@ -11,9 +11,9 @@ from synthetic import SyntheticRun
 
 from scaler.cluster import collector as collector_module
 from scaler.cluster import mailbox as mailbox_module
-from scaler.cluster.collector import FORGET_S, PARCELS_PER_S, Collector
+from scaler.cluster.collector import FORGET_S, UPLOADS_PER_S, Collector
 from scaler.cluster.mailbox import LATE_TIMES, MOST_WAITING, THIN_EVERY_S, Mailbox
-from scaler.cluster.messages import Answer, Batch, Parcel
+from scaler.cluster.messages import Batch, Upload, UploadReply
 from scaler.runs import RunFolder
 
 
@@ -21,16 +21,16 @@ class Slow:
     """A collector in this process that takes everything, and answers when it is let."""
 
     def __init__(self) -> None:
-        self.parcels: list[tuple[float, Parcel]] = []
+        self.parcels: list[tuple[float, Upload]] = []
         self.rest_s = 0.0
         self.may_answer = Event()
         self.may_answer.set()
 
-    def hand_over(self, parcel: Parcel) -> Answer:
+    def hand_over(self, parcel: Upload) -> UploadReply:
         self.parcels.append((monotonic(), parcel))
         self.may_answer.wait()
         newest = max([batch.number for batch in parcel.batches], default=parcel.written)
-        return Answer(taken=newest, written=newest, leave=None, rest_s=self.rest_s)
+        return UploadReply(taken=newest, written=newest, leave=None, rest_s=self.rest_s)
 
 
 @pytest.fixture
@@ -162,15 +162,15 @@ def test_a_thousand_workers_are_asked_for_as_many_parcels_as_two(
     monkeypatch.setattr(collector_module, "monotonic", lambda: now)
     collector = Collector(RunFolder(str(tmp_path / "run")))
 
-    def send(rank: int, life: int = 0) -> Answer:
+    def send(rank: int, life: int = 0) -> UploadReply:
         return collector.hand_over(
-            Parcel(sender=f"{life} of {rank}", rank=rank, written=0, written_to=(life, 16), batches=[])
+            Upload(sender=f"{life} of {rank}", rank=rank, written=0, written_to=(life, 16), batches=[])
         )
 
     for rank in range(1000):
         send(rank)
     now += 1
-    assert send(0).rest_s == 1000 / PARCELS_PER_S
+    assert send(0).rest_s == 1000 / UPLOADS_PER_S
     collector.begin_attempt()
     assert len(collector._senders) == 1000
     for life in (1, 2, 3):  # 600 s each; of the lives before, nothing is kept
@@ -178,5 +178,5 @@ def test_a_thousand_workers_are_asked_for_as_many_parcels_as_two(
         send(0, life)
         collector.begin_attempt()
         assert len(collector._senders) == 1
-    assert send(0, 3).rest_s == 1 / PARCELS_PER_S
+    assert send(0, 3).rest_s == 1 / UPLOADS_PER_S
     assert {attempt for attempt, _ in collector._secured} == {2, 3}

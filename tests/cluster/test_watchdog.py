@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scaler.cluster.watchdog import EXIT_CODE, Watchdog, innermost_place
-from scaler.training.watch import COMPUTING, WAITING, Watch
+from scaler.training.activity import COMPUTING, WAITING, Watch
 
 TIMEOUT_S = 0.2
 

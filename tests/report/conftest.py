@@ -8,7 +8,7 @@ from synthetic import SYNTHETIC_JOB, SyntheticRun
 
 from scaler.job import Job
 from scaler.plan import make_plan
-from scaler.report.model import Report
+from scaler.report.run.model import Report
 
 
 @pytest.fixture

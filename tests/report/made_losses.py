@@ -9,8 +9,8 @@ from made_runs import SAMPLES, grid_of, steps_of, with_noise
 from numpy.typing import NDArray
 from synthetic import evidence_of
 
-from scaler.report.model import Report, Verdict
-from scaler.report.verdicts import find_verdicts
+from scaler.report.run.model import Report, Verdict
+from scaler.report.run.verdicts import find_verdicts
 
 STEPS = 400
 
@@ -28,8 +28,8 @@ def found(
         lr_ratio=lr_ratio,
     )
     attempts = [replace(sound.attempts[0], world_size=ranks, end_samples=steps * ranks * SAMPLES)]
-    grid = grid_of(steps_of(steps, ranks, loss=losses, lr=lr))
-    return find_verdicts(evidence_of(sound, grid=grid, plan=plan, attempts=attempts, **changes))
+    arrays = grid_of(steps_of(steps, ranks, loss=losses, lr=lr))
+    return find_verdicts(evidence_of(sound, arrays=arrays, plan=plan, attempts=attempts, **changes))
 
 
 def codes(verdicts: Sequence[Verdict]) -> list[str]:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from synthetic import Tables
 
 from scaler.metrics.files import SCHEMA
-from scaler.report.grid import Grid, make_grid
+from scaler.report.run.step_arrays import StepArrays, make_step_arrays
 
 SAMPLES = 16  # of a rank and step
 NETWORK_S = 0.002  # of an all-reduce, when all are there
@@ -73,7 +73,7 @@ def steps_of(
     )
 
 
-def grid_of(*tables: pa.Table) -> Grid:
+def grid_of(*tables: pa.Table) -> StepArrays:
     """Return the grid of attempts, all of which are in the final weights."""
     attempts = sorted({attempt for table in tables for attempt in table["attempt"].unique().to_pylist()})
     starts = {
@@ -81,7 +81,7 @@ def grid_of(*tables: pa.Table) -> Grid:
         for attempt in attempts
     }
     events = [{"kind": "attempt_started", "attempt": it, "start_samples": starts[it]} for it in attempts]
-    return make_grid(Tables(of_files=tables), events)
+    return make_step_arrays(Tables(of_files=tables), events)
 
 
 def _by_step(values: ArrayLike) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from synthetic import SYNTHETIC_JOB, SyntheticRun, as_json, codes
 
 from scaler.job import Job
 from scaler.plan import make_plan
-from scaler.report.words import reached_words
+from scaler.report.text.format import reached_words
 
 RATES = ("lr", "lr_planned")
 

@@ -10,7 +10,7 @@ from synthetic import SUBMITTED, SYNTHETIC_JOB, SyntheticRun
 
 from scaler.job import Job
 from scaler.plan import make_plan
-from scaler.report.model import Budget, Report
+from scaler.report.run.model import Budget, Report
 
 ENDING_S = 2.0
 

@@ -21,9 +21,9 @@ from scaler.report.compare.html import SCRIPTS, render_comparison_html
 from scaler.report.compare.markdown import render_comparison_markdown
 from scaler.report.compare.measures import _difference
 from scaler.report.compare.model import Comparison, Measure
-from scaler.report.compare.numbers import compare_runs
+from scaler.report.compare.summary import compare_runs
 from scaler.report.compare.text import comparison_text
-from scaler.report.model import Verdict
+from scaler.report.run.model import Verdict
 
 Golden = Callable[[str, str], None]
 Make = Callable[..., Member]

@@ -14,10 +14,10 @@ from synthetic import SYNTHETIC_JOB, SyntheticRun
 
 from scaler.job import Job
 from scaler.plan import make_plan
-from scaler.report.html import render_html
-from scaler.report.markdown import render_markdown
-from scaler.report.model import Report
-from scaler.report.text import report_text
+from scaler.report.run.html import render_html
+from scaler.report.run.markdown import render_markdown
+from scaler.report.run.model import Report
+from scaler.report.run.text import report_text
 
 NAMES = [
     "two words",

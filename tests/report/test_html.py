@@ -6,8 +6,8 @@ import pytest
 from pages import Page
 from synthetic import SyntheticRun
 
-from scaler.report.html import render_html
-from scaler.report.model import Cost, Decision, Final, Flops, Noise, Scaling, Verdict
+from scaler.report.run.html import render_html
+from scaler.report.run.model import Cost, Decision, Final, Flops, Noise, Scaling, Verdict
 
 SECTIONS = ["Verdicts", "Results", "Curves", "Workers", "Attempts", "Plan"]
 MEASURED = ["speed", "step", "memory", "gradient"]  # charts of what every record holds

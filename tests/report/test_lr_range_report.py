@@ -20,9 +20,9 @@ from scaler.metrics.record import Record
 from scaler.metrics.writer import MetricsWriter
 from scaler.plan import Plan
 from scaler.plan.range_test import carried_by, make_plan, range_job, range_plan
-from scaler.report.lr_range import NAMES, FoundRates, paste, rate, read_range
-from scaler.report.lr_range_html import SCRIPTS, STYLES, render_range_html
-from scaler.report.lr_range_text import range_text
+from scaler.report.find_lr.html import SCRIPTS, STYLES, render_range_html
+from scaler.report.find_lr.summary import NAMES, FoundRates, paste, rate, read_range
+from scaler.report.find_lr.text import range_text
 from scaler.runs import RunFolder
 
 Golden = Callable[[str, str], None]
@@ -269,7 +269,7 @@ def test_text_from_outside_stays_text(find: Find) -> None:
 
 
 def test_the_script_and_the_styles_know_every_mark() -> None:
-    static = files("scaler.report").joinpath("static")
+    static = files("scaler.report.page").joinpath("static")
     script, styles = static.joinpath("range.js").read_text(), static.joinpath("range.css").read_text()
     for key in (*NAMES, "diverged"):
         assert re.search(rf"\b{key}: \[", script)

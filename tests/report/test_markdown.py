@@ -5,7 +5,7 @@ import pytest
 from markdown_it import MarkdownIt
 from synthetic import SyntheticRun
 
-from scaler.report.markdown import render_markdown
+from scaler.report.run.markdown import render_markdown
 
 HOSTILE = "a|b*c*_d_`e`[f](g)<img src=x>&amp;#~~h~~\\|\x1b[31m\nnew"
 

@@ -14,11 +14,11 @@ from scaler.core.noise_history import NoiseHistory
 from scaler.core.noise_scale import GradientSquares
 from scaler.job import Job
 from scaler.plan import make_plan
-from scaler.report.html import render_html
-from scaler.report.markdown import render_markdown
-from scaler.report.model import Report
-from scaler.report.series import SERIES_POINTS
-from scaler.report.text import report_text
+from scaler.report.run.html import render_html
+from scaler.report.run.markdown import render_markdown
+from scaler.report.run.model import Report
+from scaler.report.run.series import SERIES_POINTS
+from scaler.report.run.text import report_text
 
 
 def noisy(*, every: int = 1, signal: float = 1.0, scatter: float = 0.5, variance: float = 100.0) -> dict[str, Any]:

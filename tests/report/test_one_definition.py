@@ -20,17 +20,17 @@ from scaler.job import Job
 from scaler.metrics.curves import CURVES, Curves, Point
 from scaler.notebook import Run
 from scaler.plan import make_plan
-from scaler.report.checks import Limits, check_report
 from scaler.report.compare.model import Comparison
 from scaler.report.compare.read import read_comparison
 from scaler.report.compare.text import comparison_text
-from scaler.report.definitions import NUMBERS, SPEED, TRAIN_LOSS, TRAIN_S, WALL_S, evaluation
-from scaler.report.html import render_html
-from scaler.report.markdown import render_markdown
-from scaler.report.model import Report
-from scaler.report.text import report_text
-from scaler.report.words import number, seconds
-from scaler.report.write import read_report
+from scaler.report.run.checks import Limits, check_report
+from scaler.report.run.definitions import NUMBERS, SPEED, TRAIN_LOSS, TRAIN_S, WALL_S, evaluation
+from scaler.report.run.html import render_html
+from scaler.report.run.markdown import render_markdown
+from scaler.report.run.model import Report
+from scaler.report.run.text import report_text
+from scaler.report.run.write import read_report
+from scaler.report.text.format import number, seconds
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pages import Page
 
 from scaler.job import Job
 from scaler.plan import Plan, PlanWarning, make_plan
-from scaler.report.plan_html import MOST_LINES, SCRIPTS, render_plan_html
-from scaler.report.what_if import Refused
+from scaler.report.plan.html import MOST_LINES, SCRIPTS, render_plan_html
+from scaler.report.plan.variants import Refused
 
 Digits = Callable[..., Job]
 
@@ -161,7 +161,7 @@ def test_control_characters_are_shown(digits: Digits) -> None:
 
 
 def test_the_script_and_the_styles_know_every_curve_of_a_chart() -> None:
-    static = files("scaler.report").joinpath("static")
+    static = files("scaler.report.page").joinpath("static")
     assert 'line.style.startsWith("plan-")' in static.joinpath("chart.js").read_text()
     styles = static.joinpath("plan.css").read_text()
     colours = re.findall(r"--plan-(\d): #", styles)

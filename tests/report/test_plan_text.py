@@ -10,10 +10,10 @@ from rich.console import Console, RenderableType
 
 from scaler.job import Job
 from scaler.plan import Plan, make_plan
-from scaler.report.curve_text import Axis, Curve, CurveChart, axis
-from scaler.report.plan_text import plan_text, plans_table
-from scaler.report.plan_words import option
-from scaler.report.what_if import Refused, among
+from scaler.report.plan.format import option
+from scaler.report.plan.text import plan_text, plans_table
+from scaler.report.plan.variants import Refused, among
+from scaler.report.text.curves import Axis, Curve, CurveChart, axis
 
 Golden = Callable[[str, str], None]
 Digits = Callable[..., Job]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from synthetic import SyntheticRun
 
-from scaler.report.series import SERIES_POINTS
+from scaler.report.run.series import SERIES_POINTS
 
 
 def test_the_curve_of_a_short_run_has_every_step(synthetic_run: SyntheticRun) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaler.report.sparkline import LEVELS, UNKNOWN, WIDTH, sparkline
+from scaler.report.text.sparkline import LEVELS, UNKNOWN, WIDTH, sparkline
 
 
 @pytest.mark.parametrize(

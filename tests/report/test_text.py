@@ -10,10 +10,10 @@ from synthetic import SYNTHETIC_JOB, SyntheticRun
 
 from scaler.job import Job
 from scaler.plan import make_plan
-from scaler.report.model import Cost, Flops, Noise, Scaling, Verdict
-from scaler.report.plan_text import plan_text, plans_table
-from scaler.report.text import report_text
-from scaler.report.words import group_words, noise_words, number, phase_words, plural, printable, seconds
+from scaler.report.plan.text import plan_text, plans_table
+from scaler.report.run.model import Cost, Flops, Noise, Scaling, Verdict
+from scaler.report.run.text import report_text
+from scaler.report.text.format import group_words, noise_words, number, phase_words, plural, printable, seconds
 
 Golden = Callable[[str, str], None]
 HOSTILE = "a\x1b[31mb\x07[bold]\u202e"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from synthetic import find_again as find
 
-from scaler.report.model import LrAudit, Noise, Report, Verdict
+from scaler.report.run.model import LrAudit, Noise, Report, Verdict
 from scaler.runs import RunState
 
 

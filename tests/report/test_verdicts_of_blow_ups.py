@@ -6,7 +6,7 @@ from made_losses import STEPS, codes, found, noisy, with_jump
 from made_runs import healthy_loss
 from numpy.typing import NDArray
 
-from scaler.report.model import Report
+from scaler.report.run.model import Report
 
 # Losses of jobs/digits at rates that were far too high, as they were recorded.
 # reference.lr 3: all 72 steps

@@ -11,8 +11,8 @@ from made_runs import SAMPLES, grid_of, healthy_loss, steps_of, warmup_cosine, w
 from numpy.typing import NDArray
 from synthetic import evidence_of
 
-from scaler.report.model import Report
-from scaler.report.verdicts import find_verdicts
+from scaler.report.run.model import Report
+from scaler.report.run.verdicts import find_verdicts
 
 HEALTHY_RUNS = 200
 RUNS_OF_A_KIND = 60
@@ -41,8 +41,8 @@ def test_no_false_alarm_in_healthy_runs(sound: Report) -> None:
             lr_ratio=4.0,
         )
         attempts = [replace(sound.attempts[0], world_size=ranks)]
-        grid = grid_of(steps_of(steps, ranks, loss=losses, lr=lr, **times))
-        said.update(codes(find_verdicts(evidence_of(sound, grid=grid, plan=plan, attempts=attempts))))
+        arrays = grid_of(steps_of(steps, ranks, loss=losses, lr=lr, **times))
+        said.update(codes(find_verdicts(evidence_of(sound, arrays=arrays, plan=plan, attempts=attempts))))
     print(f"\n{sum(said.values())} verdicts in {HEALTHY_RUNS} healthy runs: {dict(said)}")
     assert sum(said.values()) <= 1  # 1 when it was written
 

@@ -8,9 +8,9 @@ from made_losses import STEPS, codes, found, noisy, with_jump
 from made_runs import SAMPLES, healthy_loss, warmup_cosine, with_noise
 from numpy.typing import NDArray
 
-from scaler.report.model import Report
-from scaler.report.verdicts.curve import FEWEST_STEPS
-from scaler.report.verdicts.data import FEWEST_STEPS as FEWEST_OF_DATA
+from scaler.report.run.model import Report
+from scaler.report.run.verdicts.curve import FEWEST_STEPS
+from scaler.report.run.verdicts.data import FEWEST_STEPS as FEWEST_OF_DATA
 from scaler.runs import RunState
 
 

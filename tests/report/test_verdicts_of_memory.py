@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from synthetic import find_again as find
 
-from scaler.report.model import Report, Verdict, WorkerRow
+from scaler.report.run.model import Report, Verdict, WorkerRow
 
 
 def workers(sound: Report, device: str, *peaks: float, limit: float | None = 16.0, node: str = "a") -> list[WorkerRow]:

@@ -8,9 +8,9 @@ import pytest
 from made_runs import grid_of, healthy_loss, steps_of
 from synthetic import evidence_of
 
-from scaler.report.model import Budget, Report, Scaling, Verdict
-from scaler.report.verdicts import find_verdicts
-from scaler.report.verdicts.pace import FEWEST_STEPS, MOST_STEPS, SETTLING_STEPS
+from scaler.report.run.model import Budget, Report, Scaling, Verdict
+from scaler.report.run.verdicts import find_verdicts
+from scaler.report.run.verdicts.step_times import FEWEST_STEPS, MOST_STEPS, SETTLING_STEPS
 
 STEPS = 200
 
@@ -21,7 +21,7 @@ def found(sound: Report, *tables: Any, **changes: Any) -> tuple[Verdict, ...]:
         replace(sound.attempts[0], attempt=number, world_size=len(set(table["rank"].to_pylist())))
         for number, table in enumerate(tables)
     ]
-    return find_verdicts(evidence_of(sound, grid=grid_of(*tables), attempts=attempts, **changes))
+    return find_verdicts(evidence_of(sound, arrays=grid_of(*tables), attempts=attempts, **changes))
 
 
 def codes(verdicts: tuple[Verdict, ...]) -> list[tuple[str, int | None]]:

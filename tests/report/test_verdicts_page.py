@@ -6,14 +6,15 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
-from scaler.report import gaps, verdicts
-from scaler.report.verdicts import GRAVEST_FIRST
+from scaler.report.run import missing_data, verdicts
+from scaler.report.run.verdicts import GRAVEST_FIRST
 
 PAGE = (Path(__file__).parents[2] / "docs" / "verdicts.md").read_text()
 MODULES = {
-    module.name: import_module(f"scaler.report.verdicts.{module.name}") for module in iter_modules(verdicts.__path__)
+    module.name: import_module(f"scaler.report.run.verdicts.{module.name}")
+    for module in iter_modules(verdicts.__path__)
 }
-WORDING = {"lives.SHOWN_ENDS", "loss.SHOWN_JUMPS", "data.SHOWN_RANKS", "recording.SHOWN_SINKS"}  # how many are listed
+WORDING = {"restarts.SHOWN_ENDS", "loss.SHOWN_JUMPS", "data.SHOWN_RANKS", "recording.SHOWN_SINKS"}  # how many are listed
 
 
 def assigned(source: str) -> list[str]:
@@ -27,7 +28,7 @@ def test_the_page_has_every_code_and_no_other() -> None:
 
 
 def test_every_code_that_is_found_has_its_place() -> None:
-    sources = [Path(module.__file__ or "").read_text() for module in (*MODULES.values(), gaps)]
+    sources = [Path(module.__file__ or "").read_text() for module in (*MODULES.values(), missing_data)]
     assert {code for source in sources for code in re.findall(r'code="(\w+)"', source)} == set(GRAVEST_FIRST)
     assert len(set(GRAVEST_FIRST)) == len(GRAVEST_FIRST)
 

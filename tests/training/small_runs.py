@@ -17,11 +17,11 @@ from scaler.plan import Plan, make_plan
 from scaler.runs import RunFolder
 from scaler.training.checkpoint_files import find_checkpoint
 from scaler.training.group import is_lost_peer
+from scaler.training.hand_over import Pace
 from scaler.training.loop import Training
 from scaler.training.names import named_parameters
-from scaler.training.pace import Pace
 from scaler.training.randomness import seed_everything
-from scaler.training.surroundings import Ending, Leave
+from scaler.training.worker_context import Ending, Leave
 
 SAMPLES = 250  # no multiple of any batch
 TIMES = (
@@ -40,7 +40,7 @@ class EveryStep(Pace):
 
 
 class Kept:
-    """Surroundings that keep everything in memory."""
+    """WorkerContext that keep everything in memory."""
 
     device = torch.device("cpu")
 
@@ -172,7 +172,7 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], optio
     """Train one rank; everything a test may ask about. Goes on from the newest checkpoint, if there is one.
 
     Options, beside those of ``make_recipe``: ``stop_after`` (records), ``broken`` (of ``Loss``), ``broken_rank`` (the
-    only one where it is), ``surroundings`` (a class instead of ``Kept``).
+    only one where it is), ``context`` (a class instead of ``Kept``).
     """
     torch.set_num_threads(1)
     if options.get("counted"):  # comparing the data would ask for some samples once more
@@ -181,7 +181,7 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], optio
     seed_everything(job.train.seed)
     options = dict(options)
     stop_after, broken = options.pop("stop_after", NEVER_STOP), options.pop("broken", {})
-    kind = options.pop("surroundings", Kept)
+    kind = options.pop("context", Kept)
     loss = Loss(**broken) if rank == options.pop("broken_rank", rank) else Loss()
     loss.is_counted = bool(broken)
     recipe = make_recipe(loss=loss, **options)

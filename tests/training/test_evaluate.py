@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from scaler import Recipe
+from scaler.training.activity import Watch
 from scaler.training.evaluate import evaluate
-from scaler.training.watch import Watch
 
 SAMPLES = 11
 

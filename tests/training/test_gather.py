@@ -17,12 +17,12 @@ from scaler.core.batch import micro_batch_bounds
 from scaler.errors import RecipeError
 from scaler.job import Job, parse_job
 from scaler.plan import make_plan
+from scaler.training.activity import Watch
 from scaler.training.clock import CpuClock
 from scaler.training.gather import gathering
 from scaler.training.gradients import GradientStep
 from scaler.training.loop import Training
 from scaler.training.randomness import seed_everything
-from scaler.training.watch import Watch
 
 
 class TwoTowers(nn.Module):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from scaler.core.batch import micro_batch_bounds
 from scaler.core.noise_scale import estimate_squares
+from scaler.training.activity import Watch
 from scaler.training.clock import CpuClock
 from scaler.training.gradients import GradientStep
-from scaler.training.watch import Watch
 
 FEATURES = 5
 

@@ -25,7 +25,7 @@ from scaler.metrics.record import Record
 from scaler.plan import make_plan
 from scaler.training.checkpoint_files import find_checkpoint
 from scaler.training.randomness import seed_everything
-from scaler.training.surroundings import Ending, Leave
+from scaler.training.worker_context import Ending, Leave
 
 
 def test_the_same_global_batch_gives_the_same_run_however_it_is_made(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from torch.utils.data import TensorDataset
 from scaler import Recipe
 from scaler.errors import RecipeError
 from scaler.plan import make_plan
+from scaler.training.activity import Watch
 from scaler.training.cut_check import cut_error
 from scaler.training.evaluate import evaluate
 from scaler.training.evaluation import Evaluation
-from scaler.training.watch import Watch
 
 SAMPLES = 45
 CPU = torch.device("cpu")

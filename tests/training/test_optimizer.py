@@ -38,7 +38,7 @@ from scaler.training.optimizer import (
     used_rate,
 )
 from scaler.training.randomness import seed_everything
-from scaler.training.surroundings import Ending
+from scaler.training.worker_context import Ending
 
 FROM_PACKAGE = ("lars", "lamb", "lion", "prodigy", "schedulefree_sgd", "schedulefree_adamw")
 SCHEDULE_FREE = ("schedulefree_sgd", "schedulefree_adamw")

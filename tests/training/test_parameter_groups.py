@@ -176,7 +176,7 @@ def test_a_recipe_s_groups_are_not_passed_over(tmp_path: Path) -> None:
 
 
 class Around:
-    """Surroundings of a training that is not to start."""
+    """WorkerContext of a training that is not to start."""
 
     rank, world_size, attempt, device = 0, 1, 0, torch.device("cpu")
 

@@ -131,7 +131,7 @@ def test_cpu_time_is_that_of_the_steps(tmp_path: Path) -> None:
 
 
 class Overrun(Kept):
-    """Surroundings of which rank 1's wish for thinner records grows from its second hand-over on."""
+    """WorkerContext of which rank 1's wish for thinner records grows from its second hand-over on."""
 
     hand_overs = 0
 
@@ -142,7 +142,7 @@ class Overrun(Kept):
 
 def test_every_worker_merges_the_same_steps_when_one_of_them_wishes_it(tmp_path: Path) -> None:
     job = make_job(per_worker_batch_size=4, train={"epochs": 6, "eval_every": {"epochs": 1}})
-    ranks = run(tmp_path, 2, job, surroundings=Overrun)
+    ranks = run(tmp_path, 2, job, context=Overrun)
     first, second = ([(row.samples_seen, row.steps) for row in records_of([rank])] for rank in ranks)
     assert first == second
     thinned = events_of(ranks[0], "records_thinned")

@@ -11,11 +11,11 @@ from small_runs import Kept, make_job, make_recipe, plan_of
 from scaler.cluster import mailbox as mailbox_module
 from scaler.cluster.collector import Collector
 from scaler.cluster.mailbox import Mailbox
-from scaler.cluster.messages import Answer, Parcel
+from scaler.cluster.messages import Upload, UploadReply
 from scaler.metrics.reader import read_events, read_records
 from scaler.metrics.record import Record
 from scaler.runs import RunFolder
-from scaler.training import pace
+from scaler.training import hand_over
 from scaler.training.loop import Training
 
 DELAY_S = 0.3
@@ -27,13 +27,13 @@ class SlowCollector:
     def __init__(self, folder: RunFolder) -> None:
         self.collector = Collector(folder)
 
-    def hand_over(self, parcel: Parcel) -> Answer:
+    def hand_over(self, parcel: Upload) -> UploadReply:
         sleep(DELAY_S)
         return self.collector.hand_over(parcel)
 
 
 class Mailed(Kept):
-    """Surroundings whose way out is a mailbox."""
+    """WorkerContext whose way out is a mailbox."""
 
     def __init__(self, folder: str, mailbox: Mailbox) -> None:
         super().__init__(0, 1, folder)
@@ -52,7 +52,7 @@ def test_a_collector_that_is_too_slow_gets_fewer_records_and_holds_nobody_up(
 ) -> None:
     monkeypatch.setattr(mailbox_module, "LATE_S", DELAY_S / 3)
     monkeypatch.setattr(mailbox_module, "THIN_EVERY_S", 600.0)  # once is enough here, however slow this machine is
-    monkeypatch.setattr(pace, "HAND_OVER_S", 0.05)
+    monkeypatch.setattr(hand_over, "HAND_OVER_S", 0.05)
     job = make_job(per_worker_batch_size=16, train={"epochs": 250, "eval_every": {"epochs": 250}})
     folder = RunFolder(str(tmp_path))
     slow = SlowCollector(folder)

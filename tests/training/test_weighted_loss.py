@@ -17,8 +17,8 @@ from scaler.job import Job, parse_job
 from scaler.metrics.curves import Curves
 from scaler.metrics.record import Record
 from scaler.plan import make_plan
-from scaler.report.model import Report
-from scaler.report.numbers import summarize
+from scaler.report.run.model import Report
+from scaler.report.run.summary import summarize
 from scaler.training.loop import Training
 from scaler.training.recorder import merge_steps
 

@@ -7,7 +7,7 @@ from itertools import pairwise, product
 from scaler.job import Job
 from scaler.job.changes import Change, job_changes
 from scaler.report.compare.model import Arm, JobChange
-from scaler.report.model import Report
+from scaler.report.run.model import Report
 
 _OF_THE_RUN = ("name", "storage", "train.seed")
 _OF_THE_TRACKERS = "tracking"

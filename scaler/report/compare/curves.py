@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaler.metrics.means import loss_sums, means_of
-from scaler.report.definitions import STARTUP_S
-from scaler.report.model import Report
+from scaler.report.run.definitions import STARTUP_S
+from scaler.report.run.model import Report
 
 Floats = NDArray[np.float64]
 

@@ -3,9 +3,7 @@
 No number is computed here. Each curve is told twice: as a curve, and as a sentence.
 """
 
-from scaler.report.chart import Chart, Line, are_positive, drawn, untimed_words
-from scaler.report.compare.model import Comparison, Curve
-from scaler.report.compare.words import (
+from scaler.report.compare.format import (
     arm_words,
     by_kind,
     change_words,
@@ -18,8 +16,10 @@ from scaler.report.compare.words import (
     spread_words,
     value_words,
 )
-from scaler.report.page import CURVE_SCRIPTS, PAGE_STYLES, render_page
-from scaler.report.words import number, plural
+from scaler.report.compare.model import Comparison, Curve
+from scaler.report.page.chart import Chart, Line, are_positive, drawn, untimed_words
+from scaler.report.page.shell import CURVE_SCRIPTS, PAGE_STYLES, render_page
+from scaler.report.text.format import number, plural
 
 STYLES = (*PAGE_STYLES, "plan.css", "compare.css")
 SCRIPTS = CURVE_SCRIPTS

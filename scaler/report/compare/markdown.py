@@ -1,7 +1,6 @@
 """A comparison as Markdown, for pull requests and chats."""
 
-from scaler.report.compare.model import Arm, Comparison
-from scaler.report.compare.words import (
+from scaler.report.compare.format import (
     arm_words,
     by_kind,
     change_words,
@@ -14,7 +13,8 @@ from scaler.report.compare.words import (
     speedup_words,
     spread_words,
 )
-from scaler.report.markdown_parts import as_table, as_text
+from scaler.report.compare.model import Arm, Comparison
+from scaler.report.text.markdown import as_table, as_text
 
 
 def render_comparison_markdown(comparison: Comparison) -> str:

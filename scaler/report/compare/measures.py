@@ -8,8 +8,8 @@ from typing import Any, Literal
 from scaler.core.student_t import MeanDifference, compare_means
 from scaler.report.compare.arms import Group, Member
 from scaler.report.compare.model import LEVEL, ArmValues, Difference, Kind, Measure, NotJudged
-from scaler.report.definitions import ATTEMPTS, COST, SPEEDS, TRAIN_LOSS, TRAIN_S, WALL_S, Read, evaluation
-from scaler.report.model import Report
+from scaler.report.run.definitions import ATTEMPTS, COST, SPEEDS, TRAIN_LOSS, TRAIN_S, WALL_S, Read, evaluation
+from scaler.report.run.model import Report
 
 ROUNDING = 1e-6  # of the greatest value: what differs by less is the same, as losses are sums of float32
 WIDE = 2.0  # an interval that reaches from no difference to a factor of so much tells nothing

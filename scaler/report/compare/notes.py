@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaler.report.compare.arms import Group
-from scaler.report.compare.known import is_whole
+from scaler.report.compare.format import curve_words
 from scaler.report.compare.measures import evals_of
 from scaler.report.compare.model import LEVEL, Measure, Note
-from scaler.report.compare.words import curve_words
-from scaler.report.gaps import find_gaps
-from scaler.report.model import Report
-from scaler.report.words import number, plural
+from scaler.report.compare.partial_runs import is_whole
+from scaler.report.run.missing_data import find_gaps
+from scaler.report.run.model import Report
+from scaler.report.text.format import number, plural
 from scaler.runs import RunState
 
 SHOWN = 3  # runs that a note names

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from scaler.errors import JobFileError, RunError
 from scaler.report.compare.arms import Member
 from scaler.report.compare.model import Comparison
-from scaler.report.compare.numbers import compare_runs
-from scaler.report.write import read_jobs, read_report
+from scaler.report.compare.summary import compare_runs
+from scaler.report.run.write import read_jobs, read_report
 from scaler.runs import RunFolder
 
 

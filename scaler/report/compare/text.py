@@ -4,9 +4,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from scaler.report.compare.model import Arm, Comparison, Note
-from scaler.report.compare.number_table import NumberTable, Row
-from scaler.report.compare.words import (
+from scaler.report.compare.format import (
     arm_words,
     by_kind,
     change_words,
@@ -19,7 +17,9 @@ from scaler.report.compare.words import (
     speedup_words,
     spread_words,
 )
-from scaler.report.words import printable
+from scaler.report.compare.model import Arm, Comparison, Note
+from scaler.report.text.format import printable
+from scaler.report.text.number_table import NumberTable, Row
 
 SHOWN_RUNS = 8  # of an arm
 SHOWN_CHANGES = 12

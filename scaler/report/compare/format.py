@@ -1,0 +1,246 @@
+"""A comparison as people read it; every rendering says it the same way."""
+
+import math
+from collections.abc import Sequence
+
+from scaler.report.compare.model import Arm, ArmValues, Comparison, Difference, Measure, RunRow, Speedup
+from scaler.report.run.definitions import NUMBERS, evaluation
+from scaler.report.text.format import number, plural, printable, seconds
+
+_NOT_JUDGED = {
+    "no_repeats": "no repeats",
+    "no_spread": "repeats alike",
+    "too_few_repeats": "too few repeats",
+    "different_lengths": "other lengths",
+    "not_known": "not known",
+}
+FAR = 3.0  # a change that may be by this factor or more is told as one: "8 times", not "+700 %"
+FOUND_ARMS = 3  # told of in the finding
+HEADLINE_NUMBERS = 6  # more would not be one sentence; the table has all
+TITLES = {
+    "end": "At the end",
+    "reached": "To a common loss, from the first step on",
+    "at_samples": "After as many samples",
+    "at_time": "After as much time, from the first step on",
+    "speed": "Speed and cost",
+}
+"""The kinds of measures, in the order in which they are shown."""
+
+
+def curve_words(name: str) -> str:
+    """Return what a curve is of.
+
+    Example:
+        >>> curve_words("train_loss"), curve_words("eval.accuracy")
+        ('train loss', 'eval accuracy')
+    """
+    number = NUMBERS.get(name) or evaluation(name.removeprefix("eval."))
+    return printable(number.name)
+
+
+def measure_words(measure: Measure) -> str:
+    """Return what a number is, with its place."""
+    what = curve_words(measure.name)
+    match measure.kind:
+        case "at_samples":
+            return f"{what} after {number(round(measure.at or 0))} samples"
+        case "at_time":
+            return f"{what} after {seconds(measure.at)}"
+        case "reached":
+            return f"{'time' if measure.unit == 's' else 'samples'} to {what} {number(measure.at)}"
+        case _:
+            return what
+
+
+def value_words(value: float | None, unit: str) -> str:
+    """Return a value with its unit.
+
+    Example:
+        >>> [value_words(value, unit) for value, unit in ((None, "s"), (75.0, "s"), (12.3456, "%"), (0.25, ""))]
+        ['–', '1 min 15 s', '12.35 %', '0.25']
+    """
+    if value is None:
+        return "–"
+    if unit == "s":
+        return seconds(value)
+    if unit == "samples":
+        return number(round(value))
+    if unit in ("%", "GiB"):
+        return f"{number(value)} {unit}"
+    return f"{number(value)}/s" if unit == "samples/s" else number(value)
+
+
+def mean_words(values: ArmValues, unit: str) -> str:
+    """Return an arm's mean."""
+    return value_words(values.mean, unit)
+
+
+def spread_words(values: ArmValues, unit: str) -> str:
+    """Return the standard deviation of a single repeat; a dash where there are none."""
+    return value_words(values.spread, unit)
+
+
+def change_words(difference: Difference, unit: str) -> str:
+    """Return how far an arm lies from the base, in per cent of it where that can be, and how far that is certain.
+
+    What is certain has two digits, and the change none that is smaller than these. What is judged on a log scale has
+    both ends of its interval, and is told as a factor where that is far from 1.
+
+    Example:
+        >>> ends = dict.fromkeys(("low", "high", "low_pct", "high_pct"))
+        >>> known = {"arm": "B", "is_beyond_noise": True, "not_judged": None, **ends}
+        >>> change_words(Difference(change=2.0, change_pct=25.0, margin=0.8, margin_pct=10.0, **known), "s")
+        '+25 % ± 10'
+        >>> change_words(Difference(change=-2.0, change_pct=None, margin=None, margin_pct=None, **known), "%")
+        '-2 points'
+        >>> change_words(Difference(change=-1e-8, change_pct=-1.84e-6, margin=0.1, margin_pct=18.0, **known), "s")
+        '0 % ± 18'
+        >>> known |= {"margin": None, "margin_pct": None}
+        >>> change_words(Difference(change=-1.0, change_pct=-20.0, **known | {"low_pct": -24.0, "high_pct": -15.8}), "")
+        '-20 % (-24 to -16)'
+        >>> change_words(Difference(change=1.0, change_pct=700.0, **known | {"low_pct": 20.0, "high_pct": 5200.0}), "")
+        '8 times (1.2 to 53)'
+    """
+    if difference.change is None:
+        return "–"
+    if difference.margin is None and difference.low_pct is not None and difference.high_pct is not None:
+        return _factor_words(difference.change_pct or 0.0, difference.low_pct, difference.high_pct)
+    if difference.change_pct is not None:
+        return f"{_signed(difference.change_pct, difference.margin_pct)} %{_margin(difference.margin_pct)}"
+    points = " points" if unit == "%" else ""
+    return f"{_signed(difference.change, difference.margin)}{points}{_margin(difference.margin)}"
+
+
+def _factor_words(change_pct: float, low_pct: float, high_pct: float) -> str:
+    """A change with the ends of its interval, of a digit less: in per cent, or as factors where one is far from 1."""
+    change, low, high = (1 + value / 100 for value in (change_pct, low_pct, high_pct))
+    if low > 1 / FAR and high < FAR:
+        width = (high_pct - low_pct) / 2
+        return f"{_signed(change_pct, width)} % ({_signed(low_pct, 10 * width)} to {_signed(high_pct, 10 * width)})"
+    return f"{number(change, 2)} times ({number(low, 2)} to {number(high, 2)})"
+
+
+def _signed(value: float, margin: float | None) -> str:
+    if margin:
+        value = round(value, 1 - math.floor(math.log10(margin)))
+    return "0" if not value else f"{'+' if value > 0 else '-'}{number(abs(value), 3)}"
+
+
+def _margin(value: float | None) -> str:
+    return "" if value is None else f" ± {number(value, 2)}"
+
+
+def judged_words(difference: Difference) -> str:
+    """Return whether a difference is more than chance, or why nobody says."""
+    if difference.not_judged is not None:
+        return _NOT_JUDGED[difference.not_judged]
+    return "beyond noise" if difference.is_beyond_noise else "within noise"
+
+
+def headline(comparison: Comparison, arm: Arm) -> str:
+    """Return what moved between the base and an arm, as one sentence."""
+    measures = shown_measures(comparison)
+    differences = [(measure, measure.difference(arm.label)) for measure in measures]
+    judged = [(measure, difference) for measure, difference in differences if difference.is_beyond_noise is not None]
+    if not judged:
+        return "Not judged: nothing says which differences are more than chance."
+    moved = [f"{measure_words(m)} {change_words(d, m.unit)}" for m, d in judged if d.is_beyond_noise]
+    if not moved:
+        return f"Nothing moved beyond the noise, of {plural(len(judged), 'number')} that could be judged."
+    rest = len(moved) - HEADLINE_NUMBERS
+    return f"Beyond the noise: {'; '.join(moved[:HEADLINE_NUMBERS])}{f'; and {rest} more' if rest > 0 else ''}."
+
+
+def finding_words(comparison: Comparison) -> str:
+    """Return what came out: of each arm its loss, its score and its speed against the base, in a sentence each."""
+    base, *others = comparison.arms
+    if not others:
+        told = [
+            f"{measure_words(measure)} {mean_words(measure.arms[0], measure.unit)}"
+            for measure in _principal(comparison, None)
+        ]
+        return f"{plural(len(comparison.runs), 'repeat')} of one job: {', '.join(told)}." if told else ""
+    sentences = []
+    for arm in others[:FOUND_ARMS]:
+        told = [_found(measure, measure.difference(arm.label)) for measure in _principal(comparison, arm.label)]
+        if told:
+            sentences.append(f"Arm {arm.label} against arm {base.label}: {'; '.join(told)}.")
+    rest = len(others) - FOUND_ARMS
+    return " ".join(sentences + ([f"And {plural(rest, 'arm')} more."] if rest > 0 else []))
+
+
+def _principal(comparison: Comparison, arm: str | None) -> list[Measure]:
+    """The numbers that a finding is told of: a loss, a score of the evaluations, and the speed, as far as known."""
+    by_name = {(measure.kind, measure.name): measure for measure in comparison.measures}  # at the last place
+    losses = [(kind, name) for kind in ("end", "at_samples") for name in ("eval.loss", "train_loss")]
+    scores = [key for key in by_name if key[0] == "end" and key[1].startswith("eval.") and key[1] != "eval.loss"]
+    found = []
+    for keys in (losses, scores, [("speed", "samples_per_s")]):
+        known = [by_name[key] for key in keys if key in by_name and by_name[key].arms[0].mean is not None]
+        if arm is not None:
+            known = [measure for measure in known if measure.difference(arm).change is not None]
+            known.sort(key=lambda measure: measure.difference(arm).not_judged == "different_lengths")
+        found += known[:1]
+    return found
+
+
+def _found(measure: Measure, difference: Difference) -> str:
+    """One number's finding, as a part of a sentence."""
+    what, change = f"the {measure_words(measure)}", change_words(difference, measure.unit)
+    if difference.not_judged == "too_few_repeats":
+        return f"too few repeats to tell whether {what} differs, {change}"
+    if difference.is_beyond_noise is not None:
+        return f"{what} differs {'beyond' if difference.is_beyond_noise else 'within'} the noise, {change}"
+    if not difference.change:
+        return f"{what} is the same"
+    why = {"no_repeats": "without repeats nothing tells", "no_spread": "repeats that are all alike do not tell"}
+    said = why.get(difference.not_judged or "", "runs of other lengths do not tell")
+    return f"{what} changed by {change}, and {said} whether by chance"
+
+
+def shown_measures(comparison: Comparison) -> list[Measure]:
+    """Return the numbers for a small table: of places that all have reached, only the last one.
+
+    Where all runs are of one length that is their end, of which there are numbers already.
+    """
+    is_one_length = len({run.samples_seen for run in comparison.runs}) == 1
+    last = {(m.kind, m.name): m.at for m in comparison.measures}
+    return [
+        measure
+        for _, measures in by_kind(comparison.measures)
+        for measure in measures
+        if not (is_one_length and measure.kind == "at_samples")
+        and (measure.kind not in ("at_samples", "at_time") or measure.at == last[measure.kind, measure.name])
+    ]
+
+
+def by_kind(measures: Sequence[Measure]) -> list[tuple[str, list[Measure]]]:
+    """Return numbers below the titles of their kinds, without the kinds that have none."""
+    found = [(title, [measure for measure in measures if measure.kind == kind]) for kind, title in TITLES.items()]
+    return [(title, mine) for title, mine in found if mine]
+
+
+def run_words(run: RunRow) -> str:
+    """Return a run's state, workers, seed, length and verdicts."""
+    parts = [run.state, plural(run.world_size, "worker") if run.world_size is not None else "no step"]
+    parts += [f"seed {run.seed}", plural(run.samples_seen, "sample")]
+    return ", ".join([*parts, *run.verdicts])
+
+
+def arm_words(arm: Arm) -> str:
+    """Return what an arm is."""
+    runs = plural(len(arm.run_ids), "run")
+    return f"the base, {runs}" if arm.label == "A" else runs
+
+
+def speedup_words(speedup: Speedup, base: str) -> str:
+    """Return what an arm's workers bought, as sentences."""
+    said = (
+        f"{plural(speedup.world_size, 'worker')}: {number(speedup.speedup, 3)} times the speed of arm {base}, an "
+        f"efficiency of {speedup.efficiency:.0%} against it."
+    )
+    if speedup.time_speedup is None:
+        return said
+    return f"{said} From the first step on, the common train loss came {number(speedup.time_speedup, 3)} times as " + (
+        f"fast, in {number(speedup.samples_ratio, 3)} times the samples."
+    )

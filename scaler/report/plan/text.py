@@ -1,0 +1,268 @@
+"""A plan in the terminal, each number with its reason, and several plans as a table; both fit 80 columns."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from scaler.job import Job
+from scaler.plan import Phase, Plan
+from scaler.report.plan.format import (
+    average_reason,
+    built_with,
+    can_resize,
+    constants,
+    kept,
+    or_more,
+    reactions,
+    resizes,
+    rewarmup,
+    trained_from,
+    varying,
+    weight_decay,
+)
+from scaler.report.plan.variants import Case, Refused, among, curve_places, labels
+from scaler.report.text.format import number, plural, printable
+
+CURVE_POINTS = 800  # four for each column of dots
+FEWEST_EPOCHS = 2.0  # for an axis in epochs; below, it is in samples
+
+
+def plan_text(plan: Plan, *, job: Job | None = None, with_curve: bool = False) -> RenderableType:
+    """Return a plan for a terminal: each number with its reason, its phases and groups, what to look at.
+
+    Args:
+        plan: one plan.
+        job: that it is a plan of; with it, the text says what is kept to go on from, and what a resize does.
+        with_curve: draw the rate over the training, and the momentum where the schedule moves it.
+    """
+    parts: list[RenderableType] = [_numbers(plan, job)]
+    if len(plan.phases) > 1:
+        parts.append(_titled(f"Batch, in {len(plan.phases):,} phases", _phases(plan)))
+        names = varying(plan.phases)
+        if names:
+            parts.append(_titled("What else follows the batch", _constants(plan.phases, names)))
+    if plan.groups:
+        total = sum(group.num_parameters for group in plan.groups)
+        parts.append(_titled(f"Groups of {plural(total, 'parameter')}", _groups(plan)))
+    if with_curve:
+        parts += _curves([plan], [plan.name])
+    warnings = [_warning(warning.code, f": {printable(warning.message)}") for warning in plan.warnings]
+    title = Text.assemble(("Plan of ", ""), (printable(plan.name), "bold"))
+    return Group(title, *_spaced(parts, warnings))
+
+
+def plans_table(outcomes: Sequence[Plan | Refused], *, with_curve: bool = False) -> RenderableType:
+    """Return several plans of one job, a row each.
+
+    Args:
+        outcomes: plans, at least one, and combinations that were refused; these have a row too, and a reason below.
+        with_curve: draw the rates in one chart, where they are few enough to be told apart.
+    """
+    from scaler.report.text.curves import MOST_CURVES
+
+    plans = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
+    rules = {plan.rule: plan.rule_reason for plan in plans}
+    has_rules = len({outcome.rule for outcome in outcomes}) > 1
+    table = _table("workers", *(["rule"] if has_rules else []), "global batch", "micro-steps", "batch ratio")
+    _columns(table, "peak rate", "warmup steps", "steps")
+    for outcome in outcomes:
+        rule = [outcome.rule or ""] if has_rules else []
+        if isinstance(outcome, Plan):
+            table.add_row(number(outcome.world_size), *rule, *_row(outcome))
+        else:
+            workers = "" if outcome.workers is None else number(outcome.workers)
+            table.add_row(workers, *rule, Text("refused", style="red"))
+    parts: list[RenderableType] = [Padding(table, (0, 0, 0, 2))]
+    if len(rules) > 1:
+        parts.append(Padding(_grid(list(rules.items())), (0, 0, 0, 2)))
+    if with_curve and len(plans) <= MOST_CURVES:
+        parts += _curves(plans, labels(plans))
+    title = Text.assemble("Plans of ", (printable(plans[0].name), "bold"))
+    if len(rules) == 1:
+        title.append(f"  {plans[0].rule_reason}")
+    refusals = _refusals([outcome for outcome in outcomes if isinstance(outcome, Refused)], has_rules=has_rules)
+    return Group(title, *_spaced(parts, [*refusals, *_warnings(plans, has_rules=has_rules)]))
+
+
+# Parts of one plan
+
+
+def _numbers(plan: Plan, job: Job | None) -> RenderableType:
+    reasons = plan.reasons
+    sizes = resizes(job) if job is not None and can_resize(plan, job) else ""
+    rows = [
+        ("workers", number(plan.world_size), sizes),
+        ("global batch", number(plan.global_batch_size), reasons["global_batch_size"]),
+        ("batch ratio", f"{number(plan.batch_ratio)}x", reasons["batch_ratio"]),
+        ("rate ratio", f"{number(plan.lr_ratio)}x", plan.rule_reason),
+        ("peak rate", number(plan.peak_lr), reasons["peak_lr"]),
+        ("warmup", plural(plan.warmup_steps, "step"), reasons["warmup_samples"]),
+        ("schedule", plan.schedule.shape.name, reasons["schedule"]),
+        (
+            "training",
+            plural(plan.total_steps, "step") + or_more(plan),
+            f"{reasons['total_samples']}; {plural(plan.total_samples, 'sample')}",
+        ),
+        ("epoch", plural(plan.steps_per_epoch, "step"), reasons["steps_per_epoch"]),
+        ("optimizer", printable(_short(str(plan.optimizer["name"]))), printable(_optimizer(plan))),
+    ]
+    average = plan.phases[0].ema_decay
+    if average is not None:
+        rows.append(("average", number(average, 6), average_reason(plan)))
+    rows += [("reacts to", name, reason) for name, reason in reactions(plan)]
+    if job is not None:
+        climb = rewarmup(plan, job)
+        rows += [("rewarmup", *climb)] if climb is not None else []
+        often, which = kept(job)
+        rows.append(("checkpoint", often, printable(which)))
+    return Padding(_grid(rows), (0, 0, 0, 2))
+
+
+def _optimizer(plan: Plan) -> str:
+    """What it is built with, and below it why."""
+    said = ", ".join(f"{name} {text}" for name, text in built_with(plan.optimizer).items())
+    name = str(plan.optimizer["name"])
+    return "\n".join(filter(None, [name if name != _short(name) else "", said, plan.reasons["optimizer"]]))
+
+
+def _short(name: str) -> str:
+    """An optimizer's class, where it is named by its import path."""
+    return name.rpartition(":")[2]
+
+
+def _phases(plan: Plan) -> RenderableType:
+    table = _table("from sample", "epoch", "global batch", "micro-steps", "batch ratio", "peak rate")
+    for phase in plan.phases:
+        table.add_row(
+            number(phase.start_samples),
+            f"{phase.start_samples / plan.num_samples:.4g}",
+            number(phase.global_batch_size),
+            f"{phase.grad_accum_steps:,} x {phase.per_worker_batch_size:,}",
+            f"{number(phase.batch_ratio)}x",
+            number(phase.peak_lr),
+        )
+    return table
+
+
+def _constants(phases: Sequence[Phase], names: Sequence[str]) -> RenderableType:
+    table = _table("from sample", *names)
+    for phase in phases:
+        told = constants(phase)
+        table.add_row(number(phase.start_samples), *(told[name] for name in names))
+    return table
+
+
+def _groups(plan: Plan) -> RenderableType:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("name", overflow="fold")
+    _columns(table, "parameters", "tensors", "rate ratio", "peak rate", "weight decay", "from sample")
+    for group in plan.groups:
+        table.add_row(
+            Text(printable(group.name)),
+            number(group.num_parameters),
+            number(len(group.tensors)),
+            f"{number(group.lr_ratio)}x",
+            number(group.peak_lr),
+            weight_decay(plan, group),
+            trained_from(group),
+        )
+    return table
+
+
+# Parts of several plans
+
+
+def _row(plan: Plan) -> list[str]:
+    return [
+        number(plan.global_batch_size),
+        f"{plan.grad_accum_steps:,} x {plan.per_worker_batch_size:,}",
+        f"{number(plan.batch_ratio)}x",
+        number(plan.peak_lr),
+        number(plan.warmup_steps),
+        f"{plan.total_steps:,}{or_more(plan)}",
+    ]
+
+
+def _refusals(refused: Sequence[Refused], *, has_rules: bool) -> list[Text]:
+    """Each reason once, with all that it refuses."""
+    reasons: dict[tuple[str, str], list[Case]] = {}
+    for case in refused:
+        cases = reasons.setdefault((case.problem, case.remedy), [])
+        cases.append((case.workers, case.rule if has_rules else None))
+    return [
+        Text.assemble(("Refused ", "red"), (among(cases), "bold"), f": {printable(f'{problem} {remedy}'.rstrip())}")
+        for (problem, remedy), cases in reasons.items()
+    ]
+
+
+def _warnings(plans: Sequence[Plan], *, has_rules: bool) -> list[Text]:
+    """Each code once, with all that it warns of."""
+    codes: dict[str, list[Case]] = {}
+    for plan in plans:
+        for warning in plan.warnings:
+            codes.setdefault(warning.code, []).append((plan.world_size, plan.rule if has_rules else None))
+    return [_warning(code, f" with {among(cases)}") for code, cases in codes.items()]
+
+
+def _warning(code: str, rest: str) -> Text:
+    return Text.assemble(("Warning ", "yellow"), (code, "bold"), rest)
+
+
+def _curves(plans: Sequence[Plan], names: Sequence[str]) -> list[RenderableType]:
+    """The rates in one chart, and the momentum in another where a schedule moves it."""
+    from scaler.report.text.curves import Curve, CurveChart
+
+    in_epochs = all(plan.total_samples >= FEWEST_EPOCHS * plan.num_samples for plan in plans)
+    over = "epochs" if in_epochs else "samples"
+    rates, momenta = [], []
+    for plan, name in zip(plans, names, strict=True):
+        unit = plan.num_samples if in_epochs else 1
+        places = curve_places(plan, CURVE_POINTS)
+        rates.append(Curve(label=name, points=[(at / unit, plan.whole_step_lr_at(at)) for at in places]))
+        momentum = [(at / unit, plan.momentum_at(at)) for at in places]
+        momenta.append(Curve(label=name, points=[(at, value) for at, value in momentum if value is not None]))
+    charts: list[RenderableType] = [CurveChart(title=f"Learning rate, over {over}", curves=rates, low=0.0)]
+    if all(curve.points for curve in momenta):
+        charts.append(CurveChart(title=f"Momentum, over {over}", curves=momenta, rows=6))
+    return charts
+
+
+# Tables
+
+
+def _grid(rows: Iterable[Sequence[str]]) -> Table:
+    """Names, values and reasons, without a head."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    for index, row in enumerate(rows):
+        if index == 0:
+            for place in range(1, len(row)):
+                last = place == len(row) - 1
+                table.add_column(style="dim" if last else None, no_wrap=not last, overflow="fold")
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    _columns(table, *heads)
+    return table
+
+
+def _columns(table: Table, *heads: str) -> None:
+    """Columns of numbers; a head of two words takes two lines, for the columns to be narrow."""
+    for head in heads:
+        table.add_column(head.replace(" ", "\n"), justify="left" if head == "rule" else "right", no_wrap=True)
+
+
+def _titled(title: str, table: RenderableType) -> RenderableType:
+    return Group(Text(title, style="bold"), Padding(table, (0, 0, 0, 2)))
+
+
+def _spaced(parts: Sequence[RenderableType], lines: Sequence[RenderableType]) -> list[RenderableType]:
+    """Parts with a blank line between them, then the lines that a careful person looks at."""
+    blocks = [*parts, Group(*lines)] if lines else list(parts)
+    return [Padding(block, (0, 0, 1, 0)) for block in blocks[:-1]] + blocks[-1:]

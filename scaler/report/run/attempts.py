@@ -1,0 +1,243 @@
+"""The lives of a run, from its events: what each did, what of it is in the final weights, and what was decided."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaler.job import Job
+from scaler.plan import Plan, make_plan
+from scaler.report.run.attempt_ends import DRIVER_GONE, Ending, Event, events_of_lives, find_ending
+from scaler.report.run.elapsed import Elapsed, find_starts
+from scaler.report.run.model import AttemptRow, Decision
+from scaler.report.run.step_arrays import Columns, chosen
+from scaler.report.text.format import ended, number, plural
+from scaler.runs import RunState
+
+
+def plans_of_attempts(events: Sequence[Event], jobs: Mapping[int, Job], plan: Plan) -> dict[int, Plan]:
+    """Return the plan of each attempt: that of its number of workers, by the job that was in force.
+
+    Args:
+        events: of the run.
+        jobs: each with the attempt from which on it was in force; the first from 0.
+        plan: of the newest job and its number of workers. Others are made again from the reference, without groups of
+            parameters, whose names only the newest plan knows: they change no rate of the plan itself.
+    """
+    plans = {(max(jobs), plan.world_size): plan}
+    found = {}
+    for event in events:
+        if event["kind"] == "attempt_started":
+            since = max(first for first in jobs if first <= event["attempt"])
+            key = (since, event["world_size"])
+            if key not in plans:
+                job = jobs[since].model_copy(update={"groups": (), "layer_decay": None})
+                plans[key] = make_plan(job, key[1], num_samples=plan.num_samples)
+            found[event["attempt"]] = plans[key]
+    return found
+
+
+def with_short_lives(events: Sequence[Event]) -> list[Event]:
+    """Return the events with a start for each life whose workers came up and which ended before it trained.
+
+    Such a start stands after the life's last ``worker_started`` and lacks what only a plan knows: see ``completed``.
+    """
+    begun = {event["attempt"] for event in events if event["kind"] == "attempt_started"}
+    workers = [
+        (index, event)
+        for index, event in enumerate(events)
+        if event["kind"] == "worker_started" and "world_size" in event and event["attempt"] not in begun
+    ]
+    last = {event["attempt"]: (index, event) for index, event in workers}
+    starts = {
+        index: {
+            "kind": "attempt_started",
+            "time": event["time"],
+            **{key: event[key] for key in ("attempt", "start_samples", "world_size")},
+        }
+        for index, event in last.values()
+    }
+    return [one for index, event in enumerate(events) for one in (event, starts.get(index)) if one is not None]
+
+
+def completed(events: Sequence[Event], plans: Mapping[int, Plan]) -> list[Event]:
+    """Return the events of ``with_short_lives`` with the batch and the rate that each such life was to begin with."""
+    found: list[Event] = []
+    for event in events:
+        if event["kind"] == "attempt_started" and "global_batch_size" not in event:
+            phase = plans[event["attempt"]].phase_at(event["start_samples"])
+            event = {**event, "global_batch_size": phase.global_batch_size, "peak_lr": phase.peak_lr}
+        found.append(event)
+    return found
+
+
+def find_attempts(
+    events: Sequence[Event], steps: Columns, plans: Mapping[int, Plan], state: RunState, started_at: float | None
+) -> tuple[AttemptRow, ...]:
+    """Return one row for each life of the worker group, and for each return to a checkpoint within one.
+
+    Args:
+        events: of the run, with the starts of short lives.
+        steps: of the run, lost work too: see ``StepArrays.steps``.
+        plans: of each attempt.
+        state: of the run.
+        started_at: when it was submitted, in epoch seconds.
+    """
+    times = find_starts(events, started_at)
+    starts = [event for event in events if event["kind"] == "attempt_started"]
+    lives = events_of_lives(events)
+    rows = []
+    for index, start in enumerate(starts):
+        attempt, begin, plan = start["attempt"], start["start_samples"], plans[start["attempt"]]
+        mine = chosen(steps, steps["attempt"] == attempt)
+        lost = mine["lost"]
+        reached = _reached(mine, begin)
+        successor = starts[index + 1] if index + 1 < len(starts) else None
+        # What it did beyond a successor's start was done again.
+        done = min((later["start_samples"] for later in starts[index + 1 :]), default=reached)
+        kept = mine["samples_seen"][mine["samples_seen"] < done]
+        ends = np.array([kept.max() if len(kept) else begin])
+        ending = find_ending(lives[attempt], finished=has_ended(mine, plan, reached))
+        ended_by, cause = _how_it_ended(ending, state, is_last=successor is None)
+        rows.append(
+            AttemptRow(
+                attempt=attempt,
+                world_size=start["world_size"],
+                global_batch_size=start["global_batch_size"],
+                end_global_batch_size=int(_batch_sizes(ends, start, events, plan)[0]),
+                peak_lr=start["peak_lr"],
+                start_samples=begin,
+                end_samples=max(begin, done),
+                ended_by=ended_by,
+                cause=cause,
+                per_worker_batch_size=start.get("per_worker_batch_size"),
+                redone_samples=int(mine["samples"][lost].sum()),
+                redone_s=float(mine["own_s"][lost].sum()),
+                restart_s=_restart_s(lives[attempt], ending, successor),
+                elapsed_s=times[attempt],
+            )
+        )
+    return tuple(rows)
+
+
+def _reached(mine: Columns, begin: int) -> int:
+    """The samples in the weights after an attempt's last step."""
+    if not len(mine["samples_seen"]):
+        return int(begin)
+    return int(mine["samples_seen"][-1] + mine["samples"][-1])
+
+
+def progress_after(steps: Columns, plan: Plan, samples_seen: int) -> float:
+    """Return how far training came with ``steps``, in samples of the reference's training.
+
+    Records say where each step began; where the last one ended is put on as if it were worth what the one before was.
+    """
+    if not plan.is_measured or not len(steps["progress"]):
+        return float(samples_seen)
+    seen, progress = steps["samples_seen"][-2:], steps["progress"][-2:]
+    worth = (progress[1] - progress[0]) / (seen[1] - seen[0]) if len(seen) == 2 else 1.0 / plan.batch_ratio
+    return float(progress[-1] + worth * steps["samples"][-1])
+
+
+def has_ended(steps: Columns, plan: Plan, samples_seen: int) -> bool:
+    """Return whether an attempt of these steps trained to the end of its plan."""
+    return samples_seen >= plan.most_samples or progress_after(steps, plan, samples_seen) >= plan.total_samples
+
+
+def _how_it_ended(ending: Ending | None, state: RunState, *, is_last: bool) -> tuple[str, str | None]:
+    """What ended an attempt and why: what its events tell, and for the last one what became of the run."""
+    cause = ending.cause if ending is not None else None
+    if is_last and state.is_end and (ending is None or ending.ended_by != "diverged"):
+        ended_by = {RunState.SUCCEEDED: "finished", RunState.STOPPED: "stopped"}.get(state, "failed")
+        tells = ending is not None and (ended_by == "failed" or ending.ended_by == ended_by)
+        return ended_by, cause if tells else None
+    if ending is None and is_last and state is RunState.LOST:
+        return DRIVER_GONE
+    if ending is None:
+        return "running" if is_last else "lost", None
+    return ending.ended_by, cause
+
+
+def _restart_s(events: Sequence[Event], ending: Ending | None, successor: Event | None) -> float | None:
+    """Seconds from an attempt's end, or its last event when none tells, to the next one's start; without idle ones."""
+    if successor is None or "time" not in successor:
+        return None
+    at = ending.at if ending is not None else max((event["time"] for event in events if "time" in event), default=None)
+    if at is None:
+        return None
+    return max(0.0, float(successor["time"] - at - (ending.idle_s if ending is not None else 0.0)))
+
+
+def batch_sizes(steps: Columns, events: Sequence[Event], plans: Mapping[int, Plan]) -> NDArray[np.int64]:
+    """Return the global batch size that each step was planned with; an epoch's last step may have taken fewer."""
+    sizes = np.zeros(len(steps["samples_seen"]), dtype=np.int64)
+    for event in events:
+        if event["kind"] == "attempt_started":
+            mine = steps["attempt"] == event["attempt"]
+            sizes[mine] = _batch_sizes(steps["samples_seen"][mine], event, events, plans[event["attempt"]])
+    return sizes
+
+
+def _batch_sizes(seen: NDArray[Any], start: Event, events: Sequence[Event], plan: Plan) -> NDArray[np.int64]:
+    """The same within one attempt: as it began, as the plan's phases say, and as it grew with the noise."""
+    sizes = np.full(len(seen), start["global_batch_size"], dtype=np.int64)
+    for phase in plan.phases[1:]:
+        if phase.start_samples > start["start_samples"]:
+            sizes[seen >= phase.start_samples] = phase.global_batch_size
+    for event in events:
+        if event["kind"] == "batch_grown" and event["attempt"] == start["attempt"]:
+            sizes[seen >= event["samples_seen"]] = event["global_batch_size"]
+    return sizes
+
+
+def surviving_events(events: Sequence[Event], attempts: Sequence[AttemptRow]) -> list[Event]:
+    """Return the events without evaluations of weights that a later attempt threw away."""
+    ends = {row.attempt: row.end_samples for row in attempts[:-1]}
+    return [
+        event
+        for event in events
+        if event["kind"] != "evaluated" or event["samples_seen"] <= ends.get(event["attempt"], event["samples_seen"])
+    ]
+
+
+def find_decisions(events: Sequence[Event], attempts: Sequence[AttemptRow], elapsed: Elapsed) -> tuple[Decision, ...]:
+    """Return what the controllers decided, in the order in which they did."""
+    ends = {row.attempt: row.end_samples for row in attempts[:-1]}
+    starts = {row.attempt: row.start_samples for row in attempts}
+    found = []
+    for event in events:
+        kind = event["kind"]
+        if kind not in ("rate_lowered", "diverged", "batch_grown", "micro_batch_halved"):
+            continue
+        at, end = event["samples_seen"], ends.get(event["attempt"])
+        found.append(
+            Decision(
+                samples_seen=at,
+                elapsed_s=elapsed.at(event["attempt"], at),
+                attempt=event["attempt"],
+                kind=kind,
+                message=_message(event, starts.get(event["attempt"] + 1)),
+                # A checkpoint knows what was decided where it stands; these two hold whatever is gone back to.
+                undone=kind not in ("diverged", "micro_batch_halved") and end is not None and at > end,
+            )
+        )
+    return tuple(found)
+
+
+def _message(event: Event, next_start: int | None) -> str:
+    """A decision as a sentence."""
+    match event["kind"]:
+        case "rate_lowered":
+            return f"The rate went down to {number(event['factor'])} of the planned one: {ended(event['reason'])}"
+        case "batch_grown":
+            rate = number(event["peak_lr"])
+            return f"The global batch grew to {plural(event['global_batch_size'], 'sample')}, the peak rate to {rate}."
+        case "micro_batch_halved":
+            size = plural(event["per_worker_batch_size"], "sample")
+            return f"Memory did not suffice: at most {size} in one forward/backward from here on."
+        case _ if not event["goes_back"]:
+            return f"The training diverged and was stopped: {ended(event['reason'])}"
+        case _:
+            where = f" at {plural(next_start, 'sample')}" if next_start is not None else ""
+            return f"The training diverged and went back to the checkpoint{where}: {ended(event['reason'])}"

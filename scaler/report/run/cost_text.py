@@ -1,0 +1,128 @@
+"""What a run took and what its workers bought, in words: time, money, efficiency, FLOPs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scaler.report.run.model import Budget, Cost, Flops, Scaling, WorkerRow
+from scaler.report.text.format import number, printable, seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One part of the wall clock, or of a worker's steps."""
+
+    key: str  # what styles call it
+    name: str
+    seconds: float
+
+
+def budget_parts(budget: Budget) -> tuple[Part, ...]:
+    """Return where the wall clock went, in the order of a run, without what took no time.
+
+    Example:
+        >>> nothing = dict.fromkeys(Budget.__dataclass_fields__, 0.0)
+        >>> [part.name for part in budget_parts(Budget(**{**nothing, "startup_s": 2.0, "sync_wait_s": 1.0}))]
+        ['start-up', 'sync wait']
+    """
+    parts = (
+        Part(key="startup", name="start-up", seconds=budget.startup_s),
+        Part(key="compute", name="compute", seconds=budget.compute_s),
+        Part(key="data", name="data wait", seconds=budget.data_wait_s),
+        Part(key="sync", name="sync wait", seconds=budget.sync_wait_s),
+        Part(key="update", name="update", seconds=budget.update_s),
+        Part(key="evaluation", name="evaluation", seconds=budget.evaluation_s),
+        Part(key="checkpoint", name="checkpoints", seconds=budget.checkpoint_s),
+        Part(key="redone", name="done again", seconds=budget.redone_s),
+        Part(key="restart", name="restarts", seconds=budget.restart_s),
+        Part(key="other", name="the rest", seconds=budget.other_s),
+    )
+    return tuple(part for part in parts if part.seconds > 0)
+
+
+def step_parts(worker: WorkerRow) -> tuple[Part, ...]:
+    """Return where a worker's step times went."""
+    return (
+        Part(key="compute", name="compute", seconds=worker.compute_s),
+        Part(key="data", name="data wait", seconds=worker.data_wait_s),
+        Part(key="sync", name="sync wait", seconds=worker.sync_wait_s),
+        Part(key="update", name="update", seconds=worker.update_s),
+    )
+
+
+def percent(share: float | None) -> str:
+    """Return a share in whole percent; a dash for None, and below half a percent that it is less than one.
+
+    Example:
+        >>> [percent(share) for share in (None, 0.0, 0.003, 0.4567, 1.0)]
+        ['–', '0%', '<1%', '46%', '100%']
+    """
+    if share is None:
+        return "–"
+    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+
+
+def money(value: float) -> str:
+    """Return an amount with two decimals, or with two significant digits where it is less.
+
+    Example:
+        >>> [money(value) for value in (0.0, 0.00123, 0.1, 12.5, 1234567.8)]
+        ['0.00', '0.0012', '0.10', '12.50', '1,234,567.80']
+    """
+    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:,.2f}"
+
+
+def cost_words(cost: Cost) -> str:
+    """Return what a run cost, and for what.
+
+    Example:
+        >>> cost_words(Cost(price_per_worker_hour=2.5, worker_hours=8.0, total=20.0, per_million_samples=None))
+        '20.00 for 8 worker-hours at 2.50 each'
+    """
+    each = f"; {money(cost.per_million_samples)} a million samples" if cost.per_million_samples is not None else ""
+    hours = f"{number(cost.worker_hours, 3)} worker-hours at {money(cost.price_per_worker_hour)} each"
+    return f"{money(cost.total)} for {hours}{each}"
+
+
+def scaling_words(scaling: Scaling) -> str | None:
+    """Return what a worker's speed is of one worker's alone; None where nobody measured that.
+
+    Example:
+        >>> scaling_words(Scaling(world_size=4, worker_samples_per_s=90.0, one_worker_samples_per_s=100.0,
+        ...                       efficiency=0.9, source="reference.samples_per_s"))
+        '90%: 90 samples/s a worker, against 100 of one alone (reference.samples_per_s)'
+    """
+    if scaling.efficiency is None:
+        return None
+    alone = f"{number(scaling.one_worker_samples_per_s)} of one alone ({printable(scaling.source or 'measured')})"
+    return f"{percent(scaling.efficiency)}: {number(scaling.worker_samples_per_s)} samples/s a worker, against {alone}"
+
+
+def flops_words(flops: Flops) -> str:
+    """Return how fast a worker computed, and the share of its peak where that is known.
+
+    Example:
+        >>> flops_words(Flops(flops_per_sample=1e9, worker_tflops=1.5, peak_tflops=None, mfu=None))
+        '1.5 TFLOPS a worker'
+    """
+    if flops.mfu is None:
+        return f"{number(flops.worker_tflops, 3)} TFLOPS a worker"
+    return f"{percent(flops.mfu)}: {number(flops.worker_tflops, 3)} of {number(flops.peak_tflops, 3)} TFLOPS a worker"
+
+
+def slowest_first(workers: Sequence[WorkerRow]) -> list[WorkerRow]:
+    """Return workers by what they made the others wait for: their own time a step, data wait and compute.
+
+    Those without steps come last.
+    """
+    own = {row.rank: (row.data_wait_s + row.compute_s) / row.steps if row.steps else -1.0 for row in workers}
+    return sorted(workers, key=lambda row: (-own[row.rank], row.rank))
+
+
+def budget_words(parts: Sequence[Part], wall_s: float) -> str:
+    """Return the parts of the wall clock as one line.
+
+    Example:
+        >>> budget_words([Part(key="startup", name="start-up", seconds=2.5)], 10.0)
+        'start-up 2.5 s (25%)'
+    """
+    return ", ".join(f"{part.name} {seconds(part.seconds)} ({percent(part.seconds / wall_s)})" for part in parts)

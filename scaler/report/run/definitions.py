@@ -1,0 +1,207 @@
+"""The numbers of a run: for each its name, its unit, what it is of, and the one place where it is read.
+
+The report in all its forms, the comparison, the checks and the notebook take them from here; ``docs/numbers.md`` is
+made of them. What is told in another way of the same run has another name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from scaler.report.run.missing_data import find_gaps
+from scaler.report.run.model import Report
+
+Read = Callable[[Report], float | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Number:
+    """One number of a run.
+
+    Attributes:
+        key: in ``scaler compare --json``.
+        name: as people read it.
+        unit: ``s``, ``samples/s``, ``samples``, ``GiB``, ``%``, or nothing.
+        of: what it is of, in a few words that stand beside it.
+        definition: how it is made, in a sentence.
+        where: in ``report.json``.
+        read: its value in a run; None: not known.
+    """
+
+    key: str
+    name: str
+    unit: str
+    of: str
+    definition: str
+    where: str
+    read: Read
+
+
+TRAIN_LOSS = Number(
+    key="train_loss",
+    name="train loss",
+    unit="",
+    of="mean over ranks, last epoch",
+    definition="Sum of weight * loss over the sum of the weights, over all ranks and the steps of the last epoch, as "
+    "it was trained. A loss's weight is its samples, or the weight that it returns.",
+    where="final.train_loss_mean",
+    read=lambda report: report.final.train_loss_mean,
+)
+SPEED = Number(
+    key="samples_per_s",
+    name="speed",
+    unit="samples/s",
+    of="all workers",
+    definition="Samples of all steps that are in the final weights, over the time in steps.",
+    where="totals.samples_per_s",
+    read=lambda report: report.totals.samples_per_s,
+)
+TRAIN_S = Number(
+    key="train_s",
+    name="time in steps",
+    unit="s",
+    of="mean over ranks",
+    definition="Step times, summed over the steps that are in the final weights, mean over ranks: without start-up, "
+    "evaluations, checkpoints and what was done again.",
+    where="totals.train_s",
+    read=lambda report: report.totals.train_s if report.totals.steps else None,
+)
+WALL_S = Number(
+    key="wall_s",
+    name="wall clock",
+    unit="s",
+    of="from submission to the end",
+    definition="Seconds from submission to the end, without those before a resume in which nobody ran it.",
+    where="totals.wall_s",
+    read=lambda report: report.totals.wall_s,
+)
+WORKER_SPEED = Number(
+    key="worker_samples_per_s",
+    name="speed of a worker",
+    unit="samples/s",
+    of="the attempts with the last number of workers",
+    definition="Samples over the sum of all workers' step times. Where a run kept its number of workers, it is the "
+    "speed over that number.",
+    where="scaling.worker_samples_per_s",
+    read=lambda report: None if report.scaling is None else report.scaling.worker_samples_per_s,
+)
+
+
+def _efficiency(report: Report) -> float | None:
+    return None if report.scaling is None or report.scaling.efficiency is None else 100 * report.scaling.efficiency
+
+
+EFFICIENCY = Number(
+    key="efficiency",
+    name="efficiency",
+    unit="%",
+    of="against one worker alone",
+    definition="Speed of a worker over one worker's alone. `report.json` and `scaler check` have it as a share.",
+    where="scaling.efficiency",
+    read=_efficiency,
+)
+MFU = Number(
+    key="mfu",
+    name="MFU",
+    unit="%",
+    of="of a worker's peak",
+    definition="Speed of a worker times the recipe's FLOPs of a sample, over `resources.peak_tflops_per_worker`. "
+    "`report.json` has it as a share.",
+    where="flops.mfu",
+    read=lambda report: None if report.flops is None or report.flops.mfu is None else 100 * report.flops.mfu,
+)
+STEP_TIME = Number(
+    key="step_time",
+    name="time of a step",
+    unit="s",
+    of="the greatest of the workers' medians",
+    definition="Median of a worker's step times, of the worker with the greatest.",
+    where="workers[].step_time_s.median",
+    read=lambda report: max((row.step_time_s.median for row in report.workers if row.steps), default=None),
+)
+
+
+def _share(part: str) -> Read:
+    def read(report: Report) -> float | None:
+        times = [(row.compute_s, row.data_wait_s, row.sync_wait_s, row.update_s) for row in report.workers]
+        whole = sum(map(sum, times))
+        return 100 * sum(getattr(row, part) for row in report.workers) / whole if whole else None
+
+    return read
+
+
+DATA_WAIT = Number(
+    key="data_wait",
+    name="data wait",
+    unit="%",
+    of="of all workers' step times",
+    definition="Seconds that workers waited for their samples, over their step times, both summed over all workers.",
+    where="workers[].data_wait_s",
+    read=_share("data_wait_s"),
+)
+SYNC_WAIT = Number(
+    key="sync_wait",
+    name="sync wait",
+    unit="%",
+    of="of all workers' step times",
+    definition="Seconds from a worker's last gradient to the end of the all-reduce, over step times, both summed over "
+    "all workers.",
+    where="workers[].sync_wait_s",
+    read=_share("sync_wait_s"),
+)
+MEMORY = Number(
+    key="peak_memory",
+    name="peak memory",
+    unit="GiB",
+    of="the worker with the most",
+    definition="Most memory that a worker held: of its device, on a CPU of its process.",
+    where="workers[].peak_memory_gib",
+    read=lambda report: max((row.peak_memory_gib for row in report.workers if row.steps), default=None),
+)
+STARTUP_S = Number(
+    key="startup",
+    name="start-up",
+    unit="s",
+    of="to the first step",
+    definition="Seconds from submission to the first attempt's first step.",
+    where="attempts[0].elapsed_s",
+    read=lambda report: report.attempts[0].elapsed_s if report.attempts else None,
+)
+COST = Number(
+    key="cost",
+    name="cost",
+    unit="",
+    of="of all workers, idle or not",
+    definition="Hours of each attempt's workers times `resources.price_per_worker_hour`, in its currency.",
+    where="cost.total",
+    read=lambda report: report.cost.total if report.cost else None,
+)
+ATTEMPTS = Number(
+    key="lives",
+    name="attempts",
+    unit="",
+    of="of the worker group",
+    definition="Starts of the worker group, and returns to a checkpoint.",
+    where="attempts",
+    read=lambda report: float(len(report.attempts)) if report.attempts or not find_gaps(report) else None,
+)
+
+SPEEDS = (
+    *(SPEED, WORKER_SPEED, EFFICIENCY, MFU, STEP_TIME, DATA_WAIT, SYNC_WAIT, MEMORY, STARTUP_S, TRAIN_S, WALL_S, COST),
+    ATTEMPTS,
+)
+"""What is compared of a run's speed and cost, in that order."""
+
+NUMBERS = {number.key: number for number in (TRAIN_LOSS, *SPEEDS)}
+
+
+def evaluation(name: str) -> Number:
+    """Return one of the evaluations' values, as the last evaluation gave it."""
+    return Number(
+        key=f"eval.{name}",
+        name=f"eval {name}",
+        unit="",
+        of="last evaluation",
+        definition="What the last evaluation gave, over all of eval_data.",
+        where=f"final.eval.{name}",
+        read=lambda report: report.final.eval.get(name),
+    )

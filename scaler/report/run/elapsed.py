@@ -1,0 +1,67 @@
+"""The run's clock: seconds since submission, without the time before a resume when nobody drove the run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaler.report.run.model import AttemptRow
+from scaler.report.run.step_arrays import Columns
+
+Event = Mapping[str, Any]
+
+
+def find_starts(events: Sequence[Event], started_at: float | None) -> dict[int, float | None]:
+    """Return when each attempt began, by the run's clock; None where the times are not known.
+
+    Args:
+        events: of the run, in order.
+        started_at: when the run was submitted, in epoch seconds.
+    """
+    idle_s, found = 0.0, {}
+    for event in events:
+        if event["kind"] == "resumed":
+            idle_s += event.get("idle_s") or 0.0
+        elif event["kind"] == "attempt_started":
+            is_known = started_at is not None and "time" in event
+            found[event["attempt"]] = max(0.0, event["time"] - started_at - idle_s) if is_known else None
+    return found
+
+
+class Elapsed:
+    """When each step began, by the run's clock: its attempt's start, and the times that were recorded since.
+
+    Args:
+        steps: of the run, lost work too: see ``StepArrays.steps``.
+        attempts: of the run.
+        after: what stood after each attempt's last step, in seconds.
+    """
+
+    def __init__(self, steps: Columns, attempts: Sequence[AttemptRow], after: Mapping[int, float]) -> None:
+        self._seen = steps["samples_seen"]
+        self._rows: dict[int, slice] = {}
+        self._ends: dict[int, float] = {}
+        self._begins = np.full(len(self._seen), np.nan)
+        for row in attempts:
+            first, last = np.searchsorted(steps["attempt"], [row.attempt, row.attempt + 1])
+            mine = slice(int(first), int(last))
+            start = row.elapsed_s if row.elapsed_s is not None else np.nan
+            until = np.cumsum(steps["own_s"][mine] + steps["between_s"][mine])
+            self._rows[row.attempt] = mine
+            self._begins[mine] = start + until - steps["own_s"][mine]
+            self._ends[row.attempt] = start + (float(until[-1]) if len(until) else 0.0) + after.get(row.attempt, 0.0)
+
+    def of_steps(self, which: NDArray[Any]) -> NDArray[np.float64]:
+        """Return when the steps that ``which`` says began; NaN where it is not known."""
+        return np.asarray(self._begins[which])
+
+    def at(self, attempt: int, samples_seen: int) -> float | None:
+        """Return when an attempt was at a place: evaluations and checkpoints at that place are over by then."""
+        mine = self._rows.get(attempt)
+        if mine is None:
+            return None
+        step = int(np.searchsorted(self._seen[mine], samples_seen))
+        begins = self._begins[mine]
+        moment = begins[step] if step < len(begins) else self._ends[attempt]
+        return float(moment) if np.isfinite(moment) else None

@@ -1,0 +1,68 @@
+"""What of a run's files is damaged or missing, so that the numbers are not of the whole run."""
+
+from collections.abc import Sequence
+
+from scaler.report.run.model import AttemptRow, Report, Verdict
+from scaler.report.text.format import joined, one_line, plural
+from scaler.runs import RunState
+
+SHOWN = 3
+CODES = ("events_missing", "records_unreadable")
+
+
+def find_gaps(report: Report) -> tuple[Verdict, ...]:
+    """Return what a report says is missing of its run's files; where there is anything, its numbers are of a part."""
+    return tuple(verdict for verdict in report.verdicts if verdict.code in CODES)
+
+
+def find_missing_events(
+    state: RunState, attempts: Sequence[AttemptRow], *, recorded: Sequence[int], unplanned: Sequence[int]
+) -> Verdict | None:
+    """Return that attempts have records and no start in the events: nothing says where they began.
+
+    Args:
+        state: of the run; while it goes on, the newest attempt's start may still be on its way.
+        attempts: those that the events tell of.
+        recorded: those that have records.
+        unplanned: those whose rate is not audited, because of what is missing before them.
+    """
+    known = {row.attempt for row in attempts}
+    lost = sorted(set(recorded) - known)
+    if not state.is_end and lost and lost[-1] > max(known, default=-1):
+        lost.pop()
+    if not lost:
+        return None
+    left_out = [f"the rate of {_names(unplanned)}, which followed, is not audited"] if unplanned else []
+    its = "its" if len(lost) == 1 else "their"
+    return Verdict(
+        code="events_missing",
+        rank=None,
+        message=f"events.jsonl lacks the start of {_names(lost)}, which recorded steps.",
+        evidence=joined(f"{its} records are left out of the numbers and of the audit of the rate", *left_out),
+        next="Look at events.jsonl: it was emptied, cut off or altered. Bring it back from a copy, and report again; "
+        "until then the numbers are not of the whole run.",
+    )
+
+
+def find_unreadable(files: Sequence[str]) -> Verdict | None:
+    """Return that files of records are damaged; the rest is reported. Each is its name and what is wrong."""
+    if not files:
+        return None
+    rest = [f"{len(files) - SHOWN} more"] if len(files) > SHOWN else []
+    were = "was" if len(files) == 1 else "were"
+    return Verdict(
+        code="records_unreadable",
+        rank=None,
+        message=f"{plural(len(files), 'file')} of records cannot be read, and {were} passed over.",
+        evidence=joined(*(one_line(file) for file in files[:SHOWN]), *rest),
+        next="The steps in them are missing from the numbers here; the training and its checkpoints do not depend on "
+        "them. See what the storage did, or bring the files back from a copy, and report again.",
+    )
+
+
+def _names(attempts: Sequence[int]) -> str:
+    """Attempts by number, the first few of them."""
+    rest = [f"{len(attempts) - SHOWN} more"] if len(attempts) > SHOWN else []
+    *first, last = [*map(str, attempts[:SHOWN]), *rest]
+    listed = f"{', '.join(first)} and {last}" if first else last
+    return f"attempt{'s' if len(attempts) > 1 else ''} {listed}"

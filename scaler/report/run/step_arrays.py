@@ -1,0 +1,257 @@
+"""The records as arrays: one entry for each step, and one for each step and worker.
+
+Records come a table at a time and in any order, so that a run of ten million of them needs little more memory than the
+arrays made of them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from scaler.metrics.means import loss_sums, means_of
+from scaler.metrics.reader import lost_from
+
+Columns = Mapping[str, NDArray[Any]]
+
+OF_STEP = ("step", "progress", "lr", "lr_planned", "grad_norm", "grad_signal", "grad_variance", "noise_scale", "steps")
+"""What all workers of a step share; the lowest rank's is taken."""
+
+OF_CELL = {
+    "samples": np.int32,
+    "loss": np.float64,
+    "weight": np.float64,
+    "step_time_s": np.float32,
+    "data_wait_s": np.float32,
+    "compute_s": np.float32,
+    "sync_wait_s": np.float32,
+    "peak_memory_gib": np.float32,
+    "cpu_s": np.float32,
+}
+"""What each worker has of its own; seven digits are enough for a time that is measured once."""
+
+BETWEEN = ("evaluation_s", "checkpoint_s")
+"""What stands between steps: seldom, so that only sums are kept."""
+
+_KEYS = ("attempt", "rank", "samples_seen", "samples")
+
+
+class Records(Protocol):
+    """A run's records, a table at a time: ``RecordFiles``."""
+
+    @property
+    def unreadable(self) -> Sequence[str]:
+        """The damaged files that were met so far, each with what is wrong."""
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the records, or some columns of them; the same rows in the same order each time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepArrays:
+    """S steps, of which K are in the final weights, by R ranks. Times of a step stand for ``steps`` optimizer steps."""
+
+    ranks: NDArray[np.int64]  # R, ascending: all that recorded anything, lost work too
+    attempts: NDArray[np.int64]  # that recorded anything, ascending
+    steps: Columns  # S entries, in the order of attempt and samples_seen: OF_STEP, the keys, and what is below
+    # lost: a later attempt did it again. is_kept: it is in the final weights. samples: sum over ranks. workers: how
+    # many ranks recorded it. weight: sum over ranks of what their losses count with. loss: mean over ranks, by weight;
+    # loss_min, loss_max: of any rank. step_time_s: of the slowest rank. own_s, between_s: means over ranks of the step
+    # time, and of evaluations and checkpoints before it. lr_error: the greatest difference of a rank's lr from its
+    # lr_planned. lr_planned_min, lr_planned_max: over ranks. Steps whose samples nobody recorded are not here.
+    kept: Columns  # K entries, the same of the steps that are in the final weights
+    cells: Columns  # K x R each, OF_CELL: NaN (of samples and weight: 0) where a rank did not record the step
+    is_there: NDArray[np.bool_]  # K x R: whether the rank recorded the step
+    between: Columns  # K x 2 sums over ranks, BETWEEN, by name; the mean over ranks is that over ``workers``
+    rank_between: Columns  # R sums over kept steps, BETWEEN, by name
+    gpu_pct: NDArray[np.float64]  # R means over kept records; NaN where nothing was measured
+
+    def over_ranks(self, name: str) -> NDArray[np.float64]:
+        """Return K means of a cell over the ranks that recorded the step."""
+        sums = self.cells[name].sum(axis=1, dtype=np.float64, where=self.is_there)
+        return np.asarray(sums / np.maximum(self.kept["workers"], 1))
+
+
+def make_step_arrays(records: Records, events: Sequence[Mapping[str, Any]]) -> StepArrays:
+    """Return the arrays of a run.
+
+    Args:
+        records: every record that can be read, each once.
+        events: of the run; they tell what was lost. Attempts whose start they do not tell yet are not kept.
+    """
+    ranks, steps = _steps(records, events)
+    known = {event["attempt"] for event in events if event["kind"] == "attempt_started"}
+    keep = ~steps["lost"] & np.isin(steps["attempt"], list(known))
+    filling = _Filling({**steps, "is_kept": keep}, ranks)
+    for table in records.tables():
+        filling.add(table)
+    return filling.arrays()
+
+
+def _steps(records: Records, events: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
+    """The ranks, and every step by its keys."""
+    found: list[NDArray[np.int64]] = []
+    ranks = np.zeros(0, dtype=np.int64)
+    for table in records.tables(_KEYS):
+        ranks = np.union1d(ranks, table["rank"].to_numpy())
+        found.append(np.unique(_key(table)[table["samples"].to_numpy() > 0]))
+    keys = np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
+    attempt, seen = keys >> _SHIFT, keys & (2**_SHIFT - 1)
+    lost = seen >= lost_from(attempt, events)
+    return ranks.astype(np.int64), {"key": keys, "attempt": attempt, "samples_seen": seen, "lost": lost}
+
+
+_SHIFT = 44  # samples_seen below 2**44, attempts below 2**19: as one integer that sorts by both
+
+
+def _key(table: pa.Table) -> NDArray[np.int64]:
+    attempt: NDArray[np.int64] = table["attempt"].to_numpy().astype(np.int64)
+    seen: NDArray[np.int64] = table["samples_seen"].to_numpy()
+    return (attempt << _SHIFT) | seen
+
+
+class _Filling:
+    """A grid that is being filled."""
+
+    def __init__(self, steps: dict[str, NDArray[Any]], ranks: NDArray[np.int64]) -> None:
+        self._keys, self._keep, self._ranks = steps.pop("key"), steps["is_kept"], ranks
+        count, keep = len(self._keys), self._keep
+        self._steps = steps
+        self._row = np.cumsum(keep) - 1  # of a kept step among the kept
+        self._owner = np.full(count, np.iinfo(np.int64).max)  # the lowest rank so far
+        for name in OF_STEP:
+            whole = name in ("step", "steps")
+            steps[name] = np.zeros(count, dtype=np.int64) if whole else np.full(count, np.nan)
+        for name in ("samples", "workers"):
+            steps[name] = np.zeros(count, dtype=np.int64)
+        for name in ("loss", "weight", "step_time_s", "own_s", "between_s", "lr_error"):
+            steps[name] = np.zeros(count)
+        for name, start in (("loss_min", np.inf), ("loss_max", -np.inf)):
+            steps[name] = np.full(count, start)
+        steps["lr_planned_min"], steps["lr_planned_max"] = np.full(count, np.inf), np.full(count, -np.inf)
+        shape = (int(keep.sum()), len(ranks))
+        self._is_there = np.zeros(shape, dtype=bool)
+        self._cells = {
+            name: np.zeros(shape, dtype=kind) if name == "samples" else np.full(shape, np.nan, dtype=kind)
+            for name, kind in OF_CELL.items()
+            if name != "weight"
+        }
+        self._weights: NDArray[np.float64] | None = None  # None: every loss so far counts with its samples
+        self._between = {name: np.zeros(shape[0]) for name in BETWEEN}
+        self._rank_between = {name: np.zeros(shape[1]) for name in BETWEEN}
+        self._gpu = np.zeros((2, shape[1]))  # sum, count
+
+    def add(self, table: pa.Table) -> None:
+        """Take a table of records."""
+        values = {name: _floats(table, name) for name in table.column_names if name != "weight"}
+        values["weight"] = _weights(table)
+        key = _key(table)
+        at = np.searchsorted(self._keys, key)
+        is_step = self._keys[np.minimum(at, len(self._keys) - 1)] == key if len(self._keys) else np.zeros(0, dtype=bool)
+        if not is_step.all():
+            values, at = chosen(values, is_step), at[is_step]
+        if not len(at):
+            return
+        # A table is of a stretch of the run: what is summed is as long as that, not as the run.
+        window = slice(int(at.min()), int(at.max()) + 1)
+        self._share(values, at - window.start, window)
+        self._sum(values, at - window.start, window)
+        mine = np.flatnonzero(self._keep[at])
+        if len(mine):
+            self._fill(values if len(mine) == len(at) else chosen(values, mine), self._row[at[mine]])
+
+    def _share(self, values: Columns, at: NDArray[np.int64], window: slice) -> None:
+        """Take what is the same on all workers from the lowest rank."""
+        owner, rank = self._owner[window], values["rank"]
+        before = owner.copy()
+        np.minimum.at(owner, at, rank)
+        first = np.flatnonzero((rank == owner[at]) & (rank < before[at]))
+        for name in OF_STEP:
+            self._steps[name][window][at[first]] = values[name][first]
+
+    def _sum(self, values: Columns, at: NDArray[np.int64], window: slice) -> None:
+        steps = {name: column[window] for name, column in self._steps.items()}
+        loss, weight = values["loss"], values["weight"]
+
+        def sums(weights: NDArray[Any] | None) -> NDArray[Any]:
+            return np.bincount(at, weights=weights, minlength=window.stop - window.start)
+
+        counted = weight != 0  # what has no weight has no loss
+        steps["samples"] += sums(values["samples"]).astype(np.int64)
+        steps["weight"] += sums(weight)
+        steps["workers"] += sums(None)
+        steps["own_s"] += sums(values["step_time_s"])
+        steps["between_s"] += sums(values["evaluation_s"] + values["checkpoint_s"])
+        steps["loss"] += sums(loss_sums(loss, weight))
+        finite = counted & np.isfinite(loss)
+        np.minimum.at(steps["loss_min"], at[finite], loss[finite])
+        np.maximum.at(steps["loss_max"], at[finite], loss[finite])
+        np.maximum.at(steps["step_time_s"], at, values["step_time_s"])
+        with np.errstate(invalid="ignore"):  # a rate may be no number
+            np.maximum.at(steps["lr_error"], at, np.abs(values["lr"] - values["lr_planned"]))
+            np.minimum.at(steps["lr_planned_min"], at, values["lr_planned"])
+            np.maximum.at(steps["lr_planned_max"], at, values["lr_planned"])
+
+    def _fill(self, values: Columns, row: NDArray[np.int64]) -> None:
+        column = np.searchsorted(self._ranks, values["rank"])
+        self._is_there[row, column] = True
+        if self._weights is None and not np.array_equal(values["weight"], values["samples"]):  # from here on
+            self._weights = self._cells["samples"].astype(np.float64)
+        if self._weights is not None:
+            self._weights[row, column] = values["weight"]
+        for name, cells in self._cells.items():
+            cells[row, column] = values[name]
+        for name in BETWEEN:
+            is_any = np.flatnonzero(values[name])
+            np.add.at(self._between[name], row[is_any], values[name][is_any])
+            np.add.at(self._rank_between[name], column[is_any], values[name][is_any])
+        known = np.flatnonzero(np.isfinite(values["gpu_pct"]))
+        np.add.at(self._gpu[0], column[known], values["gpu_pct"][known])
+        np.add.at(self._gpu[1], column[known], 1)
+
+    def arrays(self) -> StepArrays:
+        """Return the arrays, full."""
+        steps = self._steps
+        workers = np.maximum(steps["workers"], 1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            gpu = np.where(self._gpu[1] > 0, self._gpu[0] / self._gpu[1], np.nan)
+        steps["loss"] = means_of(steps["loss"], steps["weight"])
+        for name in ("own_s", "between_s"):
+            steps[name] = steps[name] / workers
+        for name in ("loss_min", "loss_max"):
+            steps[name][~np.isfinite(steps[name])] = np.nan
+        return StepArrays(
+            ranks=self._ranks,
+            attempts=np.unique(steps["attempt"]),
+            steps=steps,
+            kept=chosen(steps, self._keep),
+            cells={**self._cells, "weight": self._cells["samples"] if self._weights is None else self._weights},
+            is_there=self._is_there,
+            between=self._between,
+            rank_between=self._rank_between,
+            gpu_pct=gpu,
+        )
+
+
+def _floats(table: pa.Table, name: str) -> NDArray[Any]:
+    """A column; where values may be missing, as floats with NaN."""
+    values: NDArray[Any] = table[name].to_numpy(zero_copy_only=False)
+    return values.astype(np.float64) if values.dtype == object else values
+
+
+def _weights(table: pa.Table) -> NDArray[Any]:
+    """What losses count with: see ``Record.loss_weight``."""
+    column, samples = table["weight"], table["samples"]
+    if column.null_count == len(column):
+        return _floats(table, "samples")
+    filled: NDArray[Any] = pc.coalesce(column, samples.cast(column.type)).to_numpy()
+    return filled
+
+
+def chosen(columns: Columns, keep: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Return the entries that ``keep`` says: a mask, or their places."""
+    return {name: column[keep] for name, column in columns.items()}

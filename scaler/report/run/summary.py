@@ -1,0 +1,147 @@
+"""From a run's records and events to its report: pure numbers."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from scaler.job import Job
+from scaler.plan import Plan
+from scaler.report.run.attempts import (
+    batch_sizes,
+    completed,
+    find_attempts,
+    find_decisions,
+    plans_of_attempts,
+    progress_after,
+    surviving_events,
+    with_short_lives,
+)
+from scaler.report.run.budget import after_last_step, find_budget, find_cost, find_flops, find_scaling
+from scaler.report.run.elapsed import Elapsed
+from scaler.report.run.lr_audit import audit_rates
+from scaler.report.run.lr_replay import replay
+from scaler.report.run.model import SCHEMA_VERSION, AttemptRow, Final, Report, Totals
+from scaler.report.run.noise import find_gain, find_noise
+from scaler.report.run.series import make_series
+from scaler.report.run.step_arrays import Columns, Records, make_step_arrays
+from scaler.report.run.verdicts import find_verdicts
+from scaler.report.run.verdicts.evidence import Evidence
+from scaler.report.run.workers import find_workers, last_epoch_loss
+from scaler.runs import RunState
+
+
+def summarize(
+    *,
+    job: Job,
+    plan: Plan,
+    status: Mapping[str, Any],
+    records: Records,
+    events: Sequence[Mapping[str, Any]],
+    later_jobs: Mapping[int, Job] | None = None,
+    one_worker: tuple[float, str] | None = None,
+    logs: Collection[int] | None = None,
+) -> Report:
+    """Return the report of one run.
+
+    Args:
+        job: ``job.yaml``.
+        plan: ``plan.json``, of the newest job.
+        status: ``status.json``; with ``driver``, in words, where the run is lost and its driver is known.
+        records: every record that reached the folder, in any order.
+        events: the rows of ``events.jsonl``.
+        later_jobs: ``job-<attempt>.yaml`` by attempt: the job from there on, where a resume changed it.
+        one_worker: the samples/s of another run's one worker, and whose they are.
+        logs: ranks that have a log in the run's folder; None: not known.
+    """
+    state, run_id = RunState(status["state"]), str(status["run_id"])
+    events = with_short_lives(events)
+    jobs = {0: job, **(later_jobs or {})}
+    newest = jobs[max(jobs)]
+    plans = plans_of_attempts(events, jobs, plan)
+    events = completed(events, plans)
+    arrays = make_step_arrays(records, events)
+    attempts = find_attempts(events, arrays.steps, plans, state, status.get("started_at"))
+    after = after_last_step(events)
+    elapsed = Elapsed(arrays.steps, attempts, {attempt: sum(parts.values()) for attempt, parts in after.items()})
+    totals = _totals(arrays.kept, attempts, status, plan)
+    workers = find_workers(arrays, events, attempts, plan)
+    budget = find_budget(arrays, attempts, after, totals)
+    scaling = find_scaling(
+        arrays, attempts, one_worker=one_worker, reference_samples_per_s=newest.reference.samples_per_s
+    )
+    lives = replay(events, jobs, plans, recorded=arrays.attempts.tolist())
+    rates = audit_rates(arrays.kept, lives, plan)
+    noise = find_noise(arrays.kept, plan)
+    kept_events = surviving_events(events, attempts)
+    evidence = Evidence(
+        run_id=run_id,
+        state=state,
+        job=newest,
+        plan=plan,
+        totals=totals,
+        workers=workers,
+        budget=budget,
+        scaling=scaling,
+        attempts=attempts,
+        audit=rates.audit,
+        noise=noise,
+        arrays=arrays,
+        events=events,
+        is_followed=rates.is_followed,
+        unplanned=rates.unplanned,
+        unreadable=records.unreadable,
+        logs=logs,
+        driver=str(status.get("driver", "")),
+    )
+    loss = last_epoch_loss(arrays.kept["samples_seen"], arrays.kept["loss"], arrays.kept["weight"], plan)
+    return Report(
+        schema_version=SCHEMA_VERSION,
+        run_id=run_id,
+        state=state.value,
+        plan=plan.to_dict(),
+        totals=totals,
+        workers=workers,
+        budget=budget,
+        cost=find_cost(newest.resources.price_per_worker_hour, attempts, totals),
+        scaling=scaling,
+        flops=find_flops(scaling, events, newest.resources.peak_tflops_per_worker),
+        final=Final(train_loss_mean=loss, eval=_last_eval(kept_events)),
+        attempts=attempts,
+        decisions=find_decisions(events, attempts, elapsed),
+        lr_audit=rates.audit,
+        noise=noise,
+        gain=find_gain(totals, plan),
+        verdicts=find_verdicts(evidence),
+        failure=status.get("failure"),
+        series=make_series(arrays, batch_sizes(arrays.kept, events, plans), kept_events, attempts, elapsed),
+    )
+
+
+def _totals(steps: Columns, attempts: Sequence[AttemptRow], status: Mapping[str, Any], plan: Plan) -> Totals:
+    recorded = int(steps["samples"].sum())
+    train_s = float(steps["own_s"].sum())
+    started, ended = status.get("started_at"), status.get("ended_at")
+    samples_seen = attempts[-1].end_samples if attempts else 0
+    return Totals(
+        samples_seen=recorded if plan.last_batch == "drop" else samples_seen,  # what is left out was not trained on
+        progress=_progress(steps, plan, samples_seen, is_over=status["state"] == RunState.SUCCEEDED),
+        steps=int(steps["steps"].sum()),
+        wall_s=ended - started - status.get("idle_s", 0.0) if started is not None and ended is not None else None,
+        train_s=train_s,
+        samples_per_s=recorded / train_s if train_s > 0 else None,
+        redone_samples=sum(row.redone_samples for row in attempts),
+        redone_s=sum(row.redone_s for row in attempts),
+        restart_s=sum(row.restart_s for row in attempts if row.restart_s is not None),
+    )
+
+
+def _progress(steps: Columns, plan: Plan, samples_seen: int, *, is_over: bool) -> float:
+    """How far the run came, in samples of the reference's training."""
+    done = progress_after(steps, plan, samples_seen)
+    if is_over and plan.is_measured and len(steps["progress"]) and samples_seen < plan.most_samples:
+        return max(done, float(plan.total_samples))  # only its own length can have ended it
+    return done
+
+
+def _last_eval(events: Sequence[Mapping[str, Any]]) -> Mapping[str, float | None]:
+    evaluations = [event["values"] for event in events if event["kind"] == "evaluated"]
+    return evaluations[-1] if evaluations else {}

@@ -1,0 +1,27 @@
+"""The batch against the gradient noise scale."""
+
+from collections.abc import Sequence
+
+from scaler.report.run.model import AttemptRow, Noise, Verdict
+from scaler.report.text.format import noise_words, plural
+
+
+def batch_beyond_noise_scale(attempts: Sequence[AttemptRow], noise: Noise | None) -> Verdict | None:
+    """Advice, and it says so: the batch is surely above the noise scale at the end, as far as that is known.
+
+    Silent where it is not known, or without an upper end. One of the preconditioned gradient says nothing of the kind.
+    """
+    if not attempts or noise is None or noise.upper is None or noise.is_preconditioned:
+        return None
+    batch = attempts[-1].end_global_batch_size
+    if batch <= noise.upper:
+        return None
+    return Verdict(
+        code="batch_beyond_noise_scale",
+        rank=None,
+        message="An estimate: the global batch is larger than the gradient noise scale.",
+        evidence=f"{plural(batch, 'sample')} a step at the end; noise scale {noise_words(noise)}",
+        next="Fewer workers or a smaller batch should reach the same loss for less (McCandlish et al. 2018, "
+        "https://arxiv.org/abs/1812.06162). Try it before you trust it: the noise scale can be far too small "
+        "(Merrill et al. 2025, https://arxiv.org/abs/2505.23971).",
+    )

@@ -1,0 +1,116 @@
+"""Lives of the worker group that ended by a fault, and checkpoints that could not be written or read."""
+
+from collections.abc import Sequence
+
+from scaler.report.run.model import AttemptRow, Verdict
+from scaler.report.run.verdicts.evidence import Event, Evidence
+from scaler.report.text.format import joined, one_line, plural, seconds
+
+SHOWN_ENDS = 3
+
+
+def restarts(evidence: Evidence) -> Verdict | None:
+    """Lives that ended by a fault and were followed; a resize, a preemption or a stop is none."""
+    attempts = evidence.attempts
+    lost = [attempt for attempt in attempts[:-1] if attempt.ended_by in _FAULTS]
+    if not lost:
+        return None
+    counts = {ended_by: sum(row.ended_by == ended_by for row in lost) for ended_by in _FAULTS}
+    kinds = {ended_by: count for ended_by, count in counts.items() if count}
+    whys = ", ".join(
+        f"{count} {_FAULTS[ended_by]}" if len(lost) > 1 else _FAULTS[ended_by] for ended_by, count in kinds.items()
+    )
+    ends = [
+        f"attempt {row.attempt} ended at {plural(row.end_samples + row.redone_samples, 'sample')}{_why(row)}"
+        for row in lost[:SHOWN_ENDS]
+    ]
+    rest = [f"{len(lost) - SHOWN_ENDS} more"] if len(lost) > SHOWN_ENDS else []
+    return Verdict(
+        code="restarts",
+        rank=None,
+        message=f"The worker group was restarted {plural(len(lost), 'time')}{':' if len(lost) > 1 else ''} {whys}.",
+        evidence=joined(*ends, *rest, _cost(lost)),
+        next=" ".join(_restart_advice(ended_by, evidence) for ended_by in kinds)
+        + " No sample in the weights was lost or counted twice.",
+    )
+
+
+_FAULTS = {
+    "hung": "after a hang",
+    "out_of_memory": "for want of memory",
+    "lost": "after the loss of a worker",
+    "failed": "after an error",
+    "killed": "after the loss of the driver",
+}
+
+
+def _why(row: AttemptRow) -> str:
+    return f": {row.cause}" if row.cause is not None else ""
+
+
+def _cost(rows: Sequence[AttemptRow]) -> str:
+    """What restarts took, in all."""
+    again = sum(row.redone_samples for row in rows)
+    took = [row.restart_s for row in rows if row.restart_s is not None]
+    cost = [f"{plural(again, 'sample')} done again in {seconds(sum(row.redone_s for row in rows))}"] if again else []
+    cost += [f"restarting took {seconds(sum(took))}"] if took else []
+    return ", ".join(cost) or "no recorded work was done again"
+
+
+def _restart_advice(ended_by: str, evidence: Evidence) -> str:
+    """What to do about one kind of fault."""
+    match ended_by:
+        case "hung" if evidence.has_log():
+            return "Read the log of the rank that hung, logs/rank-N.log in the run's folder: it holds the stack."
+        case "out_of_memory":
+            fits = evidence.attempts[-1].per_worker_batch_size
+            fitted = f": {fits} fitted at the end" if fits is not None else ""
+            return f"Begin with a smaller scale.per_worker_batch_size{fitted}."
+        case "failed" if evidence.has_log():
+            return "Read the log of the rank that failed, logs/rank-N.log in the run's folder."
+        case "hung" | "failed":
+            return "See what the workers printed where the run was started."
+        case "killed":
+            return "See why the process that drove the run went: its machine, or its terminal."
+        case _:
+            return "Look at the cluster's nodes and at the workers' memory."
+
+
+def checkpoint_passed_over(events: Sequence[Event]) -> Verdict | None:
+    """A checkpoint that could not be gone on from, and what was gone on from instead."""
+    bad = [(index, event) for index, event in enumerate(events) if event["kind"] == "checkpoint_passed_over"]
+    if not bad:
+        return None
+    shown = [
+        f"at {plural(event['samples_seen'], 'sample')}: {one_line(event['reason'])}" for _, event in bad[-SHOWN_ENDS:]
+    ]
+    starts = [event["start_samples"] for event in events[bad[-1][0] :] if event["kind"] == "attempt_started"]
+    were = "was" if len(bad) == 1 else "were"
+    went_on = []
+    if starts:
+        at = f"the checkpoint at {plural(starts[0], 'sample')}" if starts[0] else "the start of training"
+        went_on = [f"went on from {at}"]
+    return Verdict(
+        code="checkpoint_passed_over",
+        rank=None,
+        message=f"{plural(len(bad), 'checkpoint')} could not be read, and {were} passed over.",
+        evidence=joined(*shown, *went_on),
+        next="See what the storage did to it: it is still there, renamed *.bad. The work since the one before was done "
+        "again.",
+    )
+
+
+def checkpoint_failed(events: Sequence[Event]) -> Verdict | None:
+    """Checkpoints that could not be written; the training went on."""
+    failed = [event for event in events if event["kind"] == "checkpoint_failed"]
+    if not failed:
+        return None
+    last = failed[-1]
+    return Verdict(
+        code="checkpoint_failed",
+        rank=None,
+        message=f"{plural(len(failed), 'checkpoint')} could not be written; the training went on.",
+        evidence=f"the last at {plural(last['samples_seen'], 'sample')}: {one_line(last['reason'])}",
+        next="Make room where the run lies, or see that its storage can be written: a restart goes on from the newest "
+        "checkpoint that was.",
+    )

@@ -1,0 +1,1 @@
+"""What every text is made of: numbers, tables, curves and Markdown."""

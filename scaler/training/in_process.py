@@ -1,0 +1,185 @@
+"""One worker in this process, without Ray: for a debugger, and for the smallest jobs."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, redirect_stdout
+from pathlib import Path
+from time import time
+from typing import Any
+
+import torch
+
+from scaler.errors import ScalerError, TrainingError
+from scaler.job import Job
+from scaler.job.tracking import Tracking
+from scaler.metrics.next_attempt import next_attempt
+from scaler.metrics.record import Record
+from scaler.metrics.writer import MetricsWriter
+from scaler.plan import Plan
+from scaler.runs import RunFolder, RunState
+from scaler.runs.processes import stop_signals
+from scaler.training.checkpoint_files import find_checkpoint, passed_over_events
+from scaler.training.data import is_lost_data_process
+from scaler.training.device import describe_device
+from scaler.training.group import cpu, first_gpu, use_threads
+from scaler.training.loop import Training
+from scaler.training.randomness import seed_everything
+from scaler.training.recipe import load_recipe, recipe_failure
+from scaler.training.worker_context import Ending, Leave
+
+OnHandOver = Callable[[Sequence[Record], Sequence[Mapping[str, Any]]], None]
+
+
+class InProcess:
+    """The context of a single worker: its records go straight to the run's folder.
+
+    Args:
+        folder: the run's folder; this process is the one writer of its records and events.
+        device: where the model lives.
+        tracking: the job's trackers.
+        on_hand_over: also told of what is handed over.
+
+    Attributes:
+        ended: how the training ended, for the trackers; whoever ran it says so before ``close``.
+    """
+
+    rank = 0
+    world_size = 1
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        device: torch.device,
+        tracking: Tracking | None = None,
+        on_hand_over: OnHandOver = lambda records, events: None,
+    ) -> None:
+        self.folder = folder
+        self.attempt = next_attempt(folder)
+        self.device = device
+        self._writer = MetricsWriter(folder, tracking)
+        self.ended = RunState.FAILED
+        self._on_hand_over = on_hand_over
+        self._leave = Leave.NOT
+        life = {"kind": "worker_started", "time": time(), "attempt": self.attempt, "rank": 0}
+        self.note({**life, "node": socket.gethostname(), "pid": os.getpid(), **describe_device(device)})
+
+    def note(self, event: Mapping[str, Any]) -> None:
+        """Take an event that is not the training's."""
+        self._writer.add_event(event)
+
+    def next_attempt(self) -> int:
+        """Count one on."""
+        return self.attempt + 1
+
+    def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]], *, samples_seen: int) -> None:
+        """Write at once: there is nobody to hand over to."""
+        self._writer.add(records)
+        for event in events:
+            self._writer.add_event(event)
+        self._writer.flush()
+        self._on_hand_over(records, events)
+
+    def wanted_steps(self, steps: int) -> int:
+        """As many as there are: handing over has written them."""
+        return steps
+
+    def secure(self, samples_seen: int) -> None:
+        """Nothing is under way: handing over has written it."""
+
+    def ask_to_stop(self) -> None:
+        """Have the training save, and stop."""
+        self._leave = Leave.STOP
+
+    def leave_requested(self) -> Leave:
+        """Whether ``ask_to_stop`` was called."""
+        return self._leave
+
+    def close(self) -> None:
+        """End what was written."""
+        self._writer.close(self.ended)
+
+
+def train_here(
+    job: Job,
+    plan: Plan,
+    folder: RunFolder,
+    *,
+    recipe_folder: Path,
+    on_hand_over: OnHandOver,
+    resumed: Mapping[str, Any] | None = None,
+) -> bool:
+    """Train a plan for one worker in this process, from the newest checkpoint if there is one.
+
+    The first Ctrl-C (or SIGTERM, or SIGHUP) has it save and stop; a second one interrupts it at once.
+
+    Args:
+        job: what was asked for.
+        plan: its plan, for one worker.
+        folder: the run's.
+        recipe_folder: where the job file lies.
+        on_hand_over: told of records and events.
+        resumed: the event of a run that goes on.
+
+    Returns:
+        Whether training is over; False when it was stopped.
+
+    Raises:
+        ScalerError: what went wrong; an exception of the recipe is a ``RecipeError`` with its traceback.
+    """
+    use_threads(job.resources.cpus_per_worker)
+    device = first_gpu() if job.resources.gpus_per_worker > 0 else cpu()
+    try:
+        with redirect_stdout(sys.stderr):  # stdout is the result's; what the recipe prints stands beside it
+            seed_everything(job.train.seed)
+            recipe = load_recipe(job.recipe, folder=recipe_folder, arguments=job.recipe_args)
+            tracking = job.tracking.seen_from(Path.cwd())
+            with closing(InProcess(folder, device=device, tracking=tracking, on_hand_over=on_hand_over)) as context:
+                if resumed is not None:
+                    context.note(resumed)
+                start, passed_over = find_checkpoint(folder)
+                for event in passed_over_events(passed_over, attempt=context.attempt):
+                    context.note(event)
+                training = Training(recipe, job, plan, context)
+                if start is not None:
+                    training.restore(start)
+                with _interrupts_ask(context):
+                    ending = training.run()
+                context.ended = RunState.SUCCEEDED if ending is Ending.FINISHED else RunState.STOPPED
+                if ending is Ending.STOPPED:
+                    context.note({"kind": "leave_requested", "time": time(), "why": "stop", "detail": ""})
+                return ending is Ending.FINISHED
+    except ScalerError:
+        raise
+    except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure like any other
+        if is_lost_data_process(error):
+            raise TrainingError(
+                f"a process that loads data is gone: {str(error).strip().rstrip('.')}.",
+                "Where memory was short, fewer train.data_workers need less. "
+                f"Continue from the newest checkpoint: scaler resume {folder.run_id}.",
+            ) from error
+        raise recipe_failure(error, "rank 0", folder=recipe_folder) from error
+
+
+@contextmanager
+def _interrupts_ask(context: InProcess) -> Iterator[None]:
+    """Let the first Ctrl-C, SIGTERM or SIGHUP ask the training to stop, for the length of a ``with`` block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if context.leave_requested() is Leave.STOP:
+            raise KeyboardInterrupt
+        context.ask_to_stop()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, *stop_signals())}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

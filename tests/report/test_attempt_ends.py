@@ -1,0 +1,152 @@
+"""What ended a life of the worker group: by table, each row with the events of one life and what is made of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from scaler.report.run.attempt_ends import Ending, events_of_lives, find_ending
+
+Event = Mapping[str, Any]
+
+
+def told(kind: str, time: float = 100.0, **values: Any) -> Event:
+    return {"kind": kind, "time": time, "attempt": 0, **values}
+
+
+def hung(rank: int, doing: str = "computing", where: str | None = "recipe.py:30 in loss", **values: Any) -> Event:
+    return told("worker_hung", **{"rank": rank, "seconds": 600.0, "doing": doing, "where": where, **values})
+
+
+def failed(rank: int, problem: str = "ValueError: no", *, by_peer: bool = False, **values: Any) -> Event:
+    return told("worker_failed", rank=rank, error="ValueError", problem=problem, by_peer=by_peer, **values)
+
+
+def left(why: str, detail: str = "", **values: Any) -> Event:
+    return told("leave_requested", why=why, detail=detail, **values)
+
+
+def ended(*ranks: int, message: str = "", cause: str = "lost", **values: Any) -> Event:
+    return told("group_ended", cause=cause, ranks=list(ranks), message=message, **values)
+
+
+def resumed(*changes: list[str], **values: Any) -> Event:
+    return told("resumed", from_samples=64, workers=2, changes=list(changes), idle_s=30.0, **values)
+
+
+FULL = told("out_of_memory", rank=1, per_worker_batch_size=64)
+WAITED = "waiting for the other workers"
+STARTED = [told("worker_started", rank=rank, node=f"node-{rank % 2}", pid=rank) for rank in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("events", "ended_by", "cause"),
+    [
+        # Each kind alone.
+        ([hung(1)], "hung", "rank 1 hung for 600 s: computing, recipe.py:30 in loss"),
+        ([hung(1, where=None, seconds=2.04)], "hung", "rank 1 hung for 2.04 s: computing"),
+        ([hung(1, doing="", where="", seconds=None)], "hung", "rank 1 hung"),
+        ([FULL], "out_of_memory", "out of memory with 64 samples on rank 1"),
+        ([told("out_of_memory", rank=0)], "out_of_memory", "out of memory on rank 0"),
+        ([left("resize", "2 -> 3 workers")], "resized", "resized: 2 -> 3 workers"),
+        ([left("resize")], "resized", "resized"),
+        ([left("preemption", "the node of rank 0")], "preempted", "the node of rank 0 was preempted"),
+        ([left("preemption", "rank 0")], "preempted", "the node of rank 0 was preempted"),
+        ([left("preemption", "10.0.0.7")], "preempted", "node 10.0.0.7 was preempted"),
+        ([left("preemption")], "preempted", "a node was preempted"),
+        ([*STARTED, left("preemption", "node-1")], "preempted", "the node of rank 1 was preempted"),
+        ([*STARTED, left("preemption", "node-0")], "preempted", "the node of ranks 0 and 2 was preempted"),
+        ([left("sigterm", "rank 1")], "terminated", "rank 1 got SIGTERM"),
+        ([left("sigterm")], "terminated", "a worker got SIGTERM"),
+        ([left("stop")], "stopped", "stopped on request"),
+        ([{"kind": "stop_requested", "time": 1.0}], "stopped", "stopped on request"),  # of a run of before
+        ([failed(1, "KeyError: 'x'")], "lost", "rank 1 failed: KeyError: 'x'"),
+        ([ended(1)], "lost", "rank 1 died"),
+        ([ended(2, 0, 1, message="its node died")], "lost", "ranks 0, 1 and 2 died (its node died)"),
+        ([ended(message="its node died")], "lost", "a worker died (its node died)"),
+        ([ended()], "lost", "a worker died"),
+        ([ended(0, cause="yielded", message="made room")], "terminated", "the workers left: made room"),
+        ([failed(0, by_peer=True)], "lost", "rank 0 lost the other workers"),
+        ([resumed()], "killed", "the driver was gone; resumed"),
+        ([told("diverged", reason="loss is nan", goes_back=True)], "diverged", "loss is nan"),
+        # What names the cause is believed before what follows from it.
+        ([failed(0, by_peer=True), hung(1), ended(1)], "hung", hung(1)["where"]),
+        ([FULL, failed(0, by_peer=True), ended(1)], "out_of_memory", "out of memory with 64 samples on rank 1"),
+        ([left("resize", "3 -> 2 workers"), ended(0, cause="yielded")], "resized", "resized: 3 -> 2 workers"),
+        ([left("preemption", "rank 0"), failed(1, by_peer=True), ended(0)], "preempted", "rank 0 was preempted"),
+        ([failed(0, by_peer=True), failed(1), ended(0, 1)], "lost", "rank 1 failed: ValueError: no"),
+        ([failed(0, by_peer=True), ended(1)], "lost", "rank 1 died"),
+        ([failed(0, by_peer=True), ended(0, 1, message="a peer")], "lost", "rank 1 died"),  # the message: of rank 0
+        ([failed(0, by_peer=True), ended(0)], "lost", "rank 0 died"),
+        ([told("diverged", reason="loss is nan", goes_back=False), failed(0), failed(1)], "failed", "loss is nan"),
+        # Of several that hang, the one that the others wait for; of several wishes, the first.
+        ([hung(0, doing=WAITED), hung(2, where=None), hung(1)], "hung", "rank 2 hung for 600 s: computing"),
+        ([hung(0, doing=WAITED, where=None)], "hung", f"rank 0 hung for 600 s: {WAITED}"),
+        ([left("sigterm", "rank 1"), left("preemption", "rank 0")], "terminated", "rank 1 got SIGTERM"),
+        # Somebody had it go on; an error of a worker had ended the run.
+        ([ended(1), resumed()], "lost", "rank 1 died; resumed"),
+        ([failed(1), resumed()], "failed", "rank 1 failed: ValueError: no; resumed"),
+        ([failed(1, by_peer=True), resumed()], "lost", "rank 1 lost the other workers; resumed"),
+        ([left("stop"), resumed(["train.epochs", "2", "3"])], "stopped", "request; resumed with train.epochs 2 -> 3"),
+        ([resumed(*[[name, "1", "2"] for name in "abcde"])], "killed", "with a 1 -> 2, b 1 -> 2, c 1 -> 2 and 2 more"),
+        ([resumed(["a", "1", "2"]), resumed(["a", "2", "3"])], "killed", "resumed with a 1 -> 2, a 2 -> 3"),
+        # What came after the group's end was noticed is of a life that never began.
+        ([ended(1), hung(0, attempt=None)], "lost", "rank 1 died"),
+        ([ended(1), left("preemption", "rank 0", attempt=None)], "lost", "rank 1 died"),
+        ([resumed(), hung(0, attempt=None)], "killed", "the driver was gone; resumed"),
+        ([ended(1, cause="yielded"), left("sigterm", "rank 1")], "terminated", "rank 1 got SIGTERM"),  # told late
+        # Text from outside is one line, and not without end.
+        ([failed(1, "ValueError: a\n\n  b\tc")], "lost", "rank 1 failed: ValueError: a b c"),
+        ([failed(1, "x" * 999)], "lost", "..."),
+    ],
+)  # fmt: skip
+def test_what_ended_a_life(events: list[Event], ended_by: str, cause: str) -> None:
+    ending = find_ending(events)
+    assert ending is not None
+    assert (ending.ended_by, ending.cause[-len(cause) :]) == (ended_by, cause)
+    assert len(ending.cause) <= 160
+
+
+@pytest.mark.parametrize("events", [[], STARTED, [told("evaluated", values={}), told("checkpointed")]])
+def test_a_life_of_which_nothing_tells_has_no_ending(events: list[Event]) -> None:
+    assert find_ending(events) is None
+
+
+@pytest.mark.parametrize(
+    ("events", "at", "idle_s"),
+    [
+        ([failed(0, by_peer=True, time=99.0), hung(1, time=101.0), ended(1, time=103.0)], 99.0, 0.0),  # the earliest
+        ([ended(1, time=100.0), resumed(time=190.0)], 100.0, 30.0),
+        ([resumed(time=190.0)], 160.0, 30.0),  # the last sign of life
+        ([resumed(time=190.0), resumed(time=250.0)], 160.0, 60.0),  # the first resume came to nothing
+        ([{"kind": "leave_requested", "why": "stop"}], None, 0.0),
+        ([{"kind": "resumed"}], None, 0.0),
+    ],
+)
+def test_when_a_life_ended(events: list[Event], at: float | None, idle_s: float) -> None:
+    ending = find_ending(events)
+    assert ending is not None
+    assert (ending.at, ending.idle_s) == (at, idle_s)
+
+
+def test_a_run_that_was_trained_to_its_end_was_not_killed() -> None:
+    ending = find_ending([resumed(["train.epochs", "2", "3"])], finished=True)
+    cause = "trained to its end; resumed with train.epochs 2 -> 3"
+    assert ending == Ending(ended_by="finished", cause=cause, at=70.0, idle_s=30.0)
+    assert find_ending([], finished=True) is None
+    other = find_ending([ended(1), resumed()], finished=True)  # died in its last checkpoint
+    assert other is not None
+    assert other.ended_by == "lost"
+
+
+def test_events_go_to_the_life_that_they_name_or_came_in() -> None:
+    def start(attempt: int) -> dict[str, Any]:
+        return {"kind": "attempt_started", "attempt": attempt}
+
+    early = {"kind": "worker_failed", "attempt": None, "rank": 0}
+    unnamed = {"kind": "leave_requested", "why": "stop"}
+    late = {"kind": "worker_failed", "attempt": 0, "rank": 1}
+    unborn = {"kind": "worker_hung", "attempt": 1, "rank": 1}  # life 1 never took a step
+    again = {"kind": "resumed", "attempt": 1}
+    lives = events_of_lives([early, start(0), unnamed, unborn, again, start(2), late])
+    assert lives == {0: [start(0), unnamed, again, late], 2: [start(2)]}
