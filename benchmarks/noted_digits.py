@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from scaler.training.recipe import Recipe, load_recipe
+from scaler.training.recipe import Recipe
+from scaler.training.recipe.load import load_recipe
 
 DIGITS = Path(__file__).resolve().parents[1] / "jobs/digits"
 

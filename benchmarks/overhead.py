@@ -29,7 +29,7 @@ from scaler.cluster.ray_run import run_on_ray
 from scaler.job import Job, load_job
 from scaler.plan import Plan, make_plan
 from scaler.runs import RunFolder
-from scaler.training.recipe import load_recipe
+from scaler.training.recipe.load import load_recipe
 
 HERE = Path(__file__).resolve().parent
 WORKERS = 2

@@ -27,9 +27,8 @@ from scaler.cluster.embedded import ray_cluster
 from scaler.runs import RunFolder
 from scaler.training.activity import COMPUTING, LOADING, WAITING, Watch
 from scaler.training.clock import CpuClock
-from scaler.training.gradients import StepMeasures
-from scaler.training.hand_over import Pace
-from scaler.training.recorder import Recorder, Step
+from scaler.training.gradients.step import StepMeasures
+from scaler.training.recorder import Pace, Recorder, Step
 from scaler.training.worker_context import Leave
 
 GOAL_US = 20.0

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, Linear
 
 from scaler.job import load_job
 from scaler.plan import Plan, make_plan
-from scaler.training.optimizer import set_rate, used_rate
+from scaler.training.optimizer.settings import set_rate, used_rate
 
 DIGITS = Path(__file__).parents[1] / "jobs" / "digits" / "job.yaml"
 STEPS, REPEATS = 20_000, 7

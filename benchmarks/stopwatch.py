@@ -19,7 +19,8 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from scaler.training.recipe import Recipe, load_recipe
+from scaler.training.recipe import Recipe
+from scaler.training.recipe.load import load_recipe
 
 AFTER_LAST_STEP_S = 0.02
 

@@ -35,17 +35,17 @@ if TYPE_CHECKING:
     from scaler.job import load_job
     from scaler.notebook import read_run, read_runs
     from scaler.plan import make_plan
-    from scaler.training.gather import all_gather
+    from scaler.training.gradients.gather import all_gather
+    from scaler.training.optimizer.scheduler import SampleScheduler
     from scaler.training.recipe import Recipe
-    from scaler.training.scheduler import SampleScheduler
 
 _HOMES = {
     "Recipe": "scaler.training.recipe",
-    "SampleScheduler": "scaler.training.scheduler",
+    "SampleScheduler": "scaler.training.optimizer.scheduler",
     "ScaledLR": "scaler.core.scale_lr",
     "Schedule": "scaler.core.schedules",
     "Warmup": "scaler.core.schedules",
-    "all_gather": "scaler.training.gather",
+    "all_gather": "scaler.training.gradients.gather",
     "load_job": "scaler.job",
     "make_plan": "scaler.plan",
     "read_run": "scaler.notebook",

@@ -16,7 +16,7 @@ from scaler.report.text.format import printable
 from scaler.runs import RunFolder, RunState
 
 if TYPE_CHECKING:
-    from scaler.training.checkpoint_files import PassedOver
+    from scaler.training.checkpoints.files import PassedOver
 
 
 class Run(Protocol):

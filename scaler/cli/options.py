@@ -79,8 +79,9 @@ def recipe_facts(job: Job, *, job_path: Path, recipe_folder: Path | None = None)
     needs_model = bool(job.groups) or job.layer_decay is not None
     if job.train.num_samples is not None and not needs_model:
         return RecipeFacts()
-    from scaler.training.names import named_parameters
-    from scaler.training.recipe import load_recipe, recipe_failure
+    from scaler.training.model.names import named_parameters
+    from scaler.training.recipe.failures import recipe_failure
+    from scaler.training.recipe.load import load_recipe
 
     folder = recipe_folder or job_path.parent.absolute()
     try:

@@ -18,7 +18,7 @@ from scaler.metrics.reader import require_readable
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
 from scaler.runs.lease import BEAT_S, Lease, require_free
-from scaler.training.checkpoint_files import PassedOver, find_checkpoint, passed_over_events
+from scaler.training.checkpoints.files import PassedOver, find_checkpoint, passed_over_events
 
 ORPHANS_S = 5.0  # how long workers outlive a driver that was killed; measured on an embedded Ray: 3 s
 

@@ -22,8 +22,8 @@ from scaler.report.run.write import write_report
 from scaler.runs import RunFolder, RunState
 from scaler.runs.lease import Lease
 from scaler.runs.processes import stop_signals
-from scaler.training.recipe_lookup import require_function
-from scaler.training.recipe_module import shipped_recipe
+from scaler.training.recipe.lookup import require_function
+from scaler.training.recipe.module import shipped_recipe
 
 NO_CLUSTER = "none"
 MACHINE = "this machine has"

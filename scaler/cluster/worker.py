@@ -157,12 +157,12 @@ class _Life:
 
     def train(self) -> str:
         """Train to one of the words of ``Ending``."""
-        from scaler.training.data import is_lost_data_process
-        from scaler.training.gradients import is_out_of_memory
-        from scaler.training.group import leave_group
+        from scaler.training.data.batches import is_lost_data_process
+        from scaler.training.device import is_out_of_memory
         from scaler.training.loop import Training
+        from scaler.training.process_group import leave_group
         from scaler.training.randomness import seed_everything
-        from scaler.training.recipe import load_recipe
+        from scaler.training.recipe.load import load_recipe
 
         worker, start, limit = self._join()
         job, plan = self._job, _plan_for(self._assignment, self._job, self._world_size)
@@ -194,9 +194,9 @@ class _Life:
         Returns:
             This worker's context, the checkpoint to go on from, and the most samples in one forward/backward.
         """
-        from scaler.training.checkpoint_files import find_checkpoint, passed_over_events
-        from scaler.training.device import describe_device
-        from scaler.training.group import MeetingPoint, use_threads
+        from scaler.training.checkpoints.files import find_checkpoint, passed_over_events
+        from scaler.training.device import describe_device, use_threads
+        from scaler.training.process_group import MeetingPoint
 
         assignment, rank, world_size, watchdog = self._assignment, self._rank, self._world_size, self.watchdog
         use_threads(self._job.resources.cpus_per_worker)
@@ -289,7 +289,7 @@ def _plan_for(assignment: Assignment, job: Job, world_size: int) -> Plan:
 
 def _device(job: Job) -> Any:
     """The worker's device: the GPU that Ray gave it, or the CPU."""
-    from scaler.training.group import cpu, use_gpu
+    from scaler.training.device import cpu, use_gpu
 
     if job.resources.gpus_per_worker <= 0:
         return cpu()
@@ -302,8 +302,8 @@ def _device(job: Job) -> Any:
 
 def _failure(error: BaseException, rank: int, attempt: int | None) -> dict[str, Any]:
     """An exception as an event that crosses processes without being unpickled."""
-    from scaler.training.group import is_lost_peer
-    from scaler.training.recipe import recipe_traceback, said
+    from scaler.training.process_group import is_lost_peer
+    from scaler.training.recipe.failures import recipe_traceback, said
 
     told = isinstance(error, ScalerError)
     return {

@@ -7,6 +7,34 @@ from typing import Any
 import torch
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or torch's allocator on the CPU, has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def use_threads(cpus_per_worker: float) -> None:
+    """Give torch the worker's CPUs: as many threads, at least one."""
+    torch.set_num_threads(max(1, int(cpus_per_worker)))
+
+
+def cpu() -> torch.device:
+    """Return the CPU."""
+    return torch.device("cpu")
+
+
+def use_gpu(device: torch.device) -> None:
+    """Make a GPU the one that torch and NCCL use when they are not told which."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+def first_gpu() -> torch.device:
+    """Return the first GPU that this process sees."""
+    return torch.device("cuda", 0)
+
+
 def describe_device(device: torch.device) -> dict[str, Any]:
     """Return ``device``, ``cpu`` or what torch calls the GPU, and ``memory_limit_gib``, all the memory it has.
 

@@ -22,13 +22,13 @@ from scaler.metrics.writer import MetricsWriter
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
 from scaler.runs.processes import stop_signals
-from scaler.training.checkpoint_files import find_checkpoint, passed_over_events
-from scaler.training.data import is_lost_data_process
-from scaler.training.device import describe_device
-from scaler.training.group import cpu, first_gpu, use_threads
+from scaler.training.checkpoints.files import find_checkpoint, passed_over_events
+from scaler.training.data.batches import is_lost_data_process
+from scaler.training.device import cpu, describe_device, first_gpu, use_threads
 from scaler.training.loop import Training
 from scaler.training.randomness import seed_everything
-from scaler.training.recipe import load_recipe, recipe_failure
+from scaler.training.recipe.failures import recipe_failure
+from scaler.training.recipe.load import load_recipe
 from scaler.training.worker_context import Ending, Leave
 
 OnHandOver = Callable[[Sequence[Record], Sequence[Mapping[str, Any]]], None]

@@ -19,23 +19,24 @@ from scaler.job.scale import GrowWithNoise
 from scaler.metrics.means import Mean
 from scaler.plan import Plan, grow, limit_micro_batches, regrow
 from scaler.training.activity import SAVING, WAITING, Watch
-from scaler.training.checkpoint import load_checkpoint
-from scaler.training.checkpoint_files import find_checkpoint
-from scaler.training.checkpoints import Checkpoints
+from scaler.training.checkpoints.files import find_checkpoint
+from scaler.training.checkpoints.state import load_checkpoint
+from scaler.training.checkpoints.writer import Checkpoints
 from scaler.training.clock import clock_for
 from scaler.training.controllers import Controllers
-from scaler.training.data import StepIndices, batches
-from scaler.training.evaluation import Evaluation
-from scaler.training.fingerprint import Digests
-from scaler.training.gather import several_micro_batches
-from scaler.training.gradients import is_out_of_memory
-from scaler.training.group import require_same_model
-from scaler.training.hand_over import Pace
+from scaler.training.data.batches import batches
+from scaler.training.data.order import StepIndices
+from scaler.training.device import is_out_of_memory
+from scaler.training.evaluation.evaluator import Evaluation
+from scaler.training.gradients.gather import several_micro_batches
 from scaler.training.randomness import gather_random_states, seed_worker, set_random_state
-from scaler.training.recipe import Recipe, require_planned
-from scaler.training.recorder import Recorder, Step
-from scaler.training.shares import is_too_few_for_norm, share_of_one
-from scaler.training.start import Start, check_start
+from scaler.training.recipe import Recipe
+from scaler.training.recipe.check import require_planned
+from scaler.training.recorder import Pace, Recorder, Step
+from scaler.training.start_checks.batch_norm import is_too_few_for_norm, share_of_one
+from scaler.training.start_checks.data_digests import Digests
+from scaler.training.start_checks.same_model import require_same_model
+from scaler.training.start_checks.start import Start, check_start
 from scaler.training.stepper import Stepper, WholeGradient
 from scaler.training.worker_context import Ending, Leave, WorkerContext
 

@@ -1,7 +1,7 @@
 """Records on their way out: kept unresolved while the device works, resolved when they are handed over."""
 
 from collections.abc import Sequence
-from time import process_time, time
+from time import perf_counter, process_time, time
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -10,8 +10,43 @@ from scaler.core.noise_scale import GradientSquares
 from scaler.metrics.means import Mean
 from scaler.metrics.record import Record
 from scaler.training.clock import Clock, Mark
-from scaler.training.gradients import StepMeasures
+from scaler.training.gradients.step import StepMeasures
 from scaler.training.worker_context import WorkerContext
+
+HAND_OVER_S = 1.0
+
+
+class Pace:
+    """Decides at which steps records are handed over.
+
+    Attributes:
+        window: steps from one hand-over to the next, when nothing comes between; on all workers the same.
+    """
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._due = self.window = 1
+        self._began = perf_counter()
+
+    def is_due(self) -> bool:
+        """Count a step; return whether it is one of those."""
+        self._steps += 1
+        return self._steps >= self._due
+
+    def step_time_s(self) -> float:
+        """Return this worker's mean time per step since the last hand-over."""
+        return (perf_counter() - self._began) / max(self._steps, 1)
+
+    def next_after(self, step_time_s: float) -> None:
+        """Set the next hand-over ``HAND_OVER_S`` away; at most ten times as far as the last: first steps are slow."""
+        self.window = max(1, min(int(HAND_OVER_S / max(step_time_s, 1e-9)), 10 * self.window))
+        self._due = self.window
+        self._steps, self._began = 0, perf_counter()
+
+    def after_a_break(self) -> None:
+        """Hand over at the next step: an evaluation took its time, and somebody may have asked for something."""
+        self._due = 1
+
 
 CHUNK = 64  # steps that are resolved together on a CPU: what is kept for longer, the garbage collector walks again
 StandsStill = Literal["evaluation_s", "checkpoint_s"]

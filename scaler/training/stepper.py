@@ -12,25 +12,19 @@ from scaler.errors import RecipeError
 from scaler.job import Job
 from scaler.plan import Phase, Plan
 from scaler.training.activity import Watch
-from scaler.training.average import WeightAverage
-from scaler.training.buffers import share_tensors
-from scaler.training.checkpoint import require_readable, require_same_shapes
+from scaler.training.checkpoints.state import require_readable, require_same_shapes
 from scaler.training.clock import Clock
-from scaler.training.freezing import Freezing
-from scaler.training.gradients import GradientStep, Parts, StepMeasures, clip, total_norm
-from scaler.training.modes import start_training
-from scaler.training.names import load_model_state, model_state, named_parameters
-from scaler.training.optimizer import (
-    Preconditioner,
-    build_optimizer,
-    require_momentum,
-    require_one_point,
-    set_constants,
-    set_mode,
-    step_of,
-    used_rate,
-)
-from scaler.training.recipe import Recipe, said
+from scaler.training.gradients.norm import clip, total_norm
+from scaler.training.gradients.step import GradientStep, Parts, StepMeasures
+from scaler.training.model.average import WeightAverage
+from scaler.training.model.buffers import share_tensors
+from scaler.training.model.modes import Freezing, start_training
+from scaler.training.model.names import load_model_state, model_state, named_parameters
+from scaler.training.optimizer.build import build_optimizer, require_momentum, require_one_point
+from scaler.training.optimizer.preconditioner import Preconditioner
+from scaler.training.optimizer.settings import set_constants, set_mode, step_of, used_rate
+from scaler.training.recipe import Recipe
+from scaler.training.recipe.failures import said
 from scaler.training.worker_context import WorkerContext
 
 

@@ -21,8 +21,8 @@ from in_process import Scaler, command_line
 from scaler.metrics.reader import read_events, read_records
 from scaler.runs import RunFolder, list_runs
 from scaler.runs.lease import FILE
-from scaler.training.checkpoint import load_checkpoint
-from scaler.training.checkpoint_files import committed
+from scaler.training.checkpoints.files import committed
+from scaler.training.checkpoints.state import load_checkpoint
 
 HERE = ("--address", "none")
 SCALER = str(Path(sys.executable).parent / "scaler")

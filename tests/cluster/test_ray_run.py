@@ -46,8 +46,8 @@ def run(tmp_path: Path, folder: Path, *overrides: str, on_progress: Any = lambda
 
 
 def weights(folder: RunFolder) -> dict[str, Any]:
-    from scaler.training.checkpoint import load_checkpoint
-    from scaler.training.checkpoint_files import find_checkpoint
+    from scaler.training.checkpoints.files import find_checkpoint
+    from scaler.training.checkpoints.state import load_checkpoint
 
     newest, _ = find_checkpoint(folder)
     assert newest is not None

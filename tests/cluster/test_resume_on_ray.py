@@ -13,8 +13,8 @@ from test_submit import SCALER, carrying, left_behind, marked, start, wait_for
 
 from scaler.metrics.reader import read_records
 from scaler.runs import RunFolder, list_runs
-from scaler.training.checkpoint import load_checkpoint
-from scaler.training.checkpoint_files import committed
+from scaler.training.checkpoints.files import committed
+from scaler.training.checkpoints.state import load_checkpoint
 
 SLOW = ("--set", "recipe_args.trouble=slow", "--set", "train.epochs=5")
 LONG = (*SLOW[:2], "--set", "train.epochs=15")  # workers outlive a killed driver by some seconds, and train on

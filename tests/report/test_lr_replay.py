@@ -18,7 +18,7 @@ from scaler.report.run.model import Report
 from scaler.report.run.summary import summarize
 from scaler.report.run.write import read_report
 from scaler.runs import RunFolder, RunState
-from scaler.training.checkpoint_files import find_checkpoint
+from scaler.training.checkpoints.files import find_checkpoint
 from scaler.training.in_process import InProcess
 from scaler.training.loop import Training
 from scaler.training.recipe import Recipe

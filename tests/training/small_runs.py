@@ -15,12 +15,12 @@ from scaler.job import Job, parse_job
 from scaler.metrics.record import Record
 from scaler.plan import Plan, make_plan
 from scaler.runs import RunFolder
-from scaler.training.checkpoint_files import find_checkpoint
-from scaler.training.group import is_lost_peer
-from scaler.training.hand_over import Pace
+from scaler.training.checkpoints.files import find_checkpoint
 from scaler.training.loop import Training
-from scaler.training.names import named_parameters
+from scaler.training.model.names import named_parameters
+from scaler.training.process_group import is_lost_peer
 from scaler.training.randomness import seed_everything
+from scaler.training.recorder import Pace
 from scaler.training.worker_context import Ending, Leave
 
 SAMPLES = 250  # no multiple of any batch

@@ -27,7 +27,7 @@ from scaler.errors import JobFileError
 from scaler.job import Job
 from scaler.metrics.record import Record
 from scaler.training.controllers import Controllers
-from scaler.training.optimizer import Preconditioner
+from scaler.training.optimizer.preconditioner import Preconditioner
 
 ADAM = {"lr": 0.003, "optimizer": {"name": "adam"}}
 

@@ -7,7 +7,7 @@ import torch
 from small_runs import checkpoint, make_job, make_recipe, new_folder, plan_of, run
 from torch import nn
 
-from scaler.training.average import WeightAverage
+from scaler.training.model.average import WeightAverage
 
 
 def model_of(value: float) -> nn.Module:

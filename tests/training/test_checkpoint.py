@@ -20,15 +20,9 @@ from torch import nn
 from scaler import Recipe
 from scaler.errors import ClusterError, RecipeError, RunError
 from scaler.runs import RunFolder
-from scaler.training import checkpoints
-from scaler.training.checkpoint import copied, load_checkpoint, write_checkpoint
-from scaler.training.checkpoint_files import (
-    SCHEMA_VERSION,
-    committed,
-    find_checkpoint,
-    read_manifest,
-    write_files,
-)
+from scaler.training.checkpoints import writer
+from scaler.training.checkpoints.files import SCHEMA_VERSION, committed, find_checkpoint, read_manifest, write_files
+from scaler.training.checkpoints.state import copied, load_checkpoint, write_checkpoint
 
 STATE = {"samples_seen": 0, "weights": torch.arange(4.0)}
 
@@ -374,7 +368,7 @@ def test_a_checkpoint_that_cannot_be_written_is_an_event_and_training_goes_on(
             raise OSError(28, "No space left on device")
         return write_checkpoint(folder, state, about)
 
-    monkeypatch.setattr(checkpoints, "write_checkpoint", full)
+    monkeypatch.setattr(writer, "write_checkpoint", full)
     training, around = in_this_process(tmp_path, make_recipe(), make_job(per_worker_batch_size=64))
     training.run()
     failed = events_of({"events": around.events}, "checkpoint_failed")

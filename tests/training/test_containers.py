@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from scaler.training.containers import moved, to_device
+from scaler.training.data.containers import moved, to_device
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 

@@ -12,7 +12,8 @@ from small_runs import make_job, plan_of
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from scaler import Recipe
-from scaler.training.data import EpochOrder, StepIndices, batches, is_lost_data_process, to_device
+from scaler.training.data.batches import batches, is_lost_data_process, to_device
+from scaler.training.data.order import EpochOrder, StepIndices
 
 
 def recipe_for(data: Dataset[Any], **options: Any) -> Recipe:

@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from scaler import Recipe
 from scaler.training.activity import Watch
-from scaler.training.evaluate import evaluate
+from scaler.training.evaluation.loop import evaluate
 
 SAMPLES = 11
 

@@ -31,7 +31,7 @@ from scaler import Recipe
 from scaler.errors import RecipeError
 from scaler.job import Job, parse_job
 from scaler.plan import make_plan
-from scaler.training.checkpoint_files import find_checkpoint
+from scaler.training.checkpoints.files import find_checkpoint
 from scaler.training.loop import Training
 from scaler.training.randomness import random_state, seed_everything, set_random_state
 

@@ -15,8 +15,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 from scaler import Recipe
 from scaler.errors import RecipeError
-from scaler.training.checkpoint_files import find_checkpoint
-from scaler.training.fingerprint import data_digests, digest, require_same_data
+from scaler.training.checkpoints.files import find_checkpoint
+from scaler.training.start_checks.data_digests import data_digests, digest, require_same_data
 
 
 class Made(Dataset[Any]):

@@ -19,8 +19,8 @@ from scaler.job import Job, parse_job
 from scaler.plan import make_plan
 from scaler.training.activity import Watch
 from scaler.training.clock import CpuClock
-from scaler.training.gather import gathering
-from scaler.training.gradients import GradientStep
+from scaler.training.gradients.gather import gathering
+from scaler.training.gradients.step import GradientStep
 from scaler.training.loop import Training
 from scaler.training.randomness import seed_everything
 

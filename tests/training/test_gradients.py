@@ -13,7 +13,7 @@ from scaler.core.batch import micro_batch_bounds
 from scaler.core.noise_scale import estimate_squares
 from scaler.training.activity import Watch
 from scaler.training.clock import CpuClock
-from scaler.training.gradients import GradientStep
+from scaler.training.gradients.step import GradientStep
 
 FEATURES = 5
 

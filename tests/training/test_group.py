@@ -13,7 +13,8 @@ from groups import run_group
 from torch import nn
 
 from scaler.errors import ClusterError, RecipeError
-from scaler.training.group import MeetingPoint, leave_group, require_same_model
+from scaler.training.process_group import MeetingPoint, leave_group
+from scaler.training.start_checks.same_model import require_same_model
 
 LISTENS = "0A"  # in the column of states
 

@@ -18,7 +18,7 @@ from scaler.core.optimizers import OPTIMIZER_CLASSES, OPTIMIZER_OPTIONS
 from scaler.core.rules import RULES, Rule, Scaled, scale
 from scaler.core.timescales import decay_form, step_gain, weight_decay_timescale
 from scaler.errors import PlanError
-from scaler.training.optimizer import build_optimizer
+from scaler.training.optimizer.build import build_optimizer
 
 REFERENCE = 16
 LR = 0.01

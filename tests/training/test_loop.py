@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from scaler.errors import RecipeError
 from scaler.metrics.record import Record
 from scaler.plan import make_plan
-from scaler.training.checkpoint_files import find_checkpoint
+from scaler.training.checkpoints.files import find_checkpoint
 from scaler.training.randomness import seed_everything
 from scaler.training.worker_context import Ending, Leave
 

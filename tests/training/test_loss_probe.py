@@ -19,9 +19,9 @@ from torch.utils.data import Dataset, TensorDataset
 from scaler import Recipe
 from scaler.errors import RecipeError
 from scaler.plan import make_plan
-from scaler.training.loss_probe import LossProbe, probe_loss
+from scaler.training.model.untouched import untouched
 from scaler.training.randomness import random_state
-from scaler.training.untouched import untouched
+from scaler.training.start_checks.loss_probe import LossProbe, probe_loss
 
 SAMPLES = 250
 CPU = torch.device("cpu")

@@ -15,9 +15,9 @@ from scaler import Recipe
 from scaler.errors import RecipeError
 from scaler.plan import make_plan
 from scaler.training.activity import Watch
-from scaler.training.cut_check import cut_error
-from scaler.training.evaluate import evaluate
-from scaler.training.evaluation import Evaluation
+from scaler.training.evaluation.cut_check import cut_error
+from scaler.training.evaluation.evaluator import Evaluation
+from scaler.training.evaluation.loop import evaluate
 
 SAMPLES = 45
 CPU = torch.device("cpu")

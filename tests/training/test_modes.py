@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from scaler import Recipe
-from scaler.training.modes import evaluating, norms_evaluating, start_training
+from scaler.training.model.modes import evaluating, norms_evaluating, start_training
 
 FIXED: dict[str, Any] = {"per_worker_batch_size": 8, "train": {"num_samples": 24, "epochs": 2}}
 

@@ -9,8 +9,8 @@ from small_runs import in_this_process, make_job, make_recipe
 from torch import nn
 
 from scaler import Recipe
-from scaler.training.checkpoint_files import find_checkpoint
-from scaler.training.names import load_model_state, model_state, named_parameters
+from scaler.training.checkpoints.files import find_checkpoint
+from scaler.training.model.names import load_model_state, model_state, named_parameters
 
 
 def compiled(model: nn.Module) -> Any:

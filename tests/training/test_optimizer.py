@@ -29,14 +29,8 @@ from torch import nn
 from scaler.core.optimizers import OPTIMIZER_CLASSES, OPTIMIZER_OPTIONS
 from scaler.errors import JobFileError
 from scaler.plan import Phase, PlanGroup
-from scaler.training.optimizer import (
-    build_optimizer,
-    optimizer_class,
-    set_constants,
-    set_mode,
-    set_rate,
-    used_rate,
-)
+from scaler.training.optimizer.build import build_optimizer, optimizer_class
+from scaler.training.optimizer.settings import set_constants, set_mode, set_rate, used_rate
 from scaler.training.randomness import seed_everything
 from scaler.training.worker_context import Ending
 

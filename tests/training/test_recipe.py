@@ -11,7 +11,10 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from scaler.errors import JobFileError, RecipeError
-from scaler.training.recipe import Recipe, _checked, load_recipe, recipe_failure
+from scaler.training.recipe import Recipe
+from scaler.training.recipe.check import checked_recipe
+from scaler.training.recipe.failures import recipe_failure
+from scaler.training.recipe.load import load_recipe
 
 GOOD = """
 import torch, scaler
@@ -160,5 +163,7 @@ def test_a_traceback_begins_where_the_recipe_does(folder: Path) -> None:
 def test_a_parameter_that_nobody_can_train_is_refused(model: Any, problem: str) -> None:
     data = TensorDataset(torch.ones(2, 2))
     with pytest.raises(RecipeError) as caught:
-        _checked(Recipe(model=model(), train_data=data, loss=lambda model, batch: model(batch[0]).mean()), "r:build")
+        checked_recipe(
+            Recipe(model=model(), train_data=data, loss=lambda model, batch: model(batch[0]).mean()), "r:build"
+        )
     assert caught.value.problem == problem

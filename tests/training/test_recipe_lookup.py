@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scaler.errors import JobFileError
-from scaler.training.recipe_lookup import require_function
+from scaler.training.recipe.lookup import require_function
 
 ASSIGNED = "raise SystemExit('imported')\nif True:\n    build = lambda: 1\nelse:\n    def other(): pass\n"
 FILES = {

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from scaler.errors import JobFileError, RecipeError
-from scaler.training.recipe import load_recipe, recipe_failure
-from scaler.training.recipe_module import find_module, shipped_recipe
+from scaler.training.recipe.failures import recipe_failure
+from scaler.training.recipe.load import load_recipe
+from scaler.training.recipe.module import find_module, shipped_recipe
 
 RECIPE = """
 import torch, scaler

@@ -17,9 +17,9 @@ from scaler import Recipe
 from scaler.core.batch import micro_batch_bounds
 from scaler.errors import RecipeError
 from scaler.plan import make_plan
-from scaler.training.buffers import share_tensors
-from scaler.training.gradients import clip, total_norm
+from scaler.training.gradients.norm import clip, total_norm
 from scaler.training.loop import Training
+from scaler.training.model.buffers import share_tensors
 
 SAMPLES = 7
 

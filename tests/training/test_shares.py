@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from scaler import Recipe
 from scaler.errors import RecipeError
-from scaler.training.shares import first_share_of_one
+from scaler.training.start_checks.batch_norm import first_share_of_one
 
 
 def norm_recipe(samples: int, *, images: bool = False) -> Recipe:

@@ -1,0 +1,1 @@
+"""Checkpoints: the saved state, its files, and when it is written."""

@@ -1,0 +1,184 @@
+"""Checkpoints: the state that a restarted worker group goes on from.
+
+They do not go through ``ray.train.report`` (see ``docs/decisions/0003-checkpoints.md``): the same files serve every
+context, and nobody waits for a controller. States are read with ``weights_only``: a checkpoint cannot run code.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from io import BytesIO
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from scaler.errors import RecipeError, RunError
+from scaler.runs import RunFolder
+from scaler.training.checkpoints.files import read_files, write_files
+from scaler.training.recipe.failures import said
+
+
+def copied(value: Any, known: dict[Any, Tensor] | None = None) -> Any:
+    """Return a state with its tensors copied to the CPU, so that training can go on while it is written.
+
+    Tensors that share memory share it in the copy too. What is neither a tensor nor a plain container is copied whole.
+    """
+    known = {} if known is None else known
+    if isinstance(value, Tensor):
+        if not _is_plain(value):
+            return value.detach().clone().cpu()
+        key = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+        if key not in known or not value.numel():
+            known[key] = value.detach().to("cpu", copy=True)
+        return known[key]
+    if type(value) in (dict, OrderedDict):
+        made = type(value)((key, copied(item, known)) for key, item in value.items())
+        if hasattr(value, "_metadata"):  # torch's, of a module's state: the versions of its parts
+            made._metadata = value._metadata
+        return made
+    if type(value) in (list, tuple):
+        return type(value)(copied(item, known) for item in value)
+    return deepcopy(value)
+
+
+def require_readable(state: Mapping[str, Any]) -> None:
+    """Refuse a state that holds what no restart could read, before the first checkpoint is due.
+
+    Raises:
+        RecipeError: names the first such value.
+    """
+    for name, value in _leaves(state):
+        try:
+            _read(_written(value))
+        except Exception as error:  # whatever the value's own code, or torch's reader, says
+            raise RecipeError(
+                f"a checkpoint cannot hold {name} ({type(value).__name__}): {_why_unreadable(error)}.",
+                "Keep it as tensors, numbers, texts, or lists and dicts of these; or let the recipe call "
+                "torch.serialization.add_safe_globals with its class.",
+            ) from error
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a state that are neither plain tensors nor plain values, each with its place."""
+    if isinstance(value, Tensor) and _is_plain(value):
+        return
+    if value is None or type(value) in (bool, int, float, str):
+        return
+    if type(value) in (dict, OrderedDict):
+        for key, item in value.items():
+            yield from _leaves(key, f"{name}: its key {key!r}" if name else repr(key))
+            yield from _leaves(item, f"{name}.{key}" if name else str(key))
+    elif type(value) in (list, tuple):
+        for place, item in enumerate(value):
+            yield from _leaves(item, f"{name}[{place}]")
+    else:
+        yield name, value
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return type(tensor) in (Tensor, Parameter) and tensor.layout == torch.strided and not tensor.is_quantized
+
+
+def _written(state: Any) -> bytes:
+    buffer = BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def _read(data: bytes, device: str = "cpu") -> Any:
+    return torch.load(BytesIO(data), map_location=device, weights_only=True)
+
+
+def _why_unreadable(error: Exception) -> str:
+    """What torch's reader does not take; or why the value cannot even be written."""
+    if not isinstance(error, UnpicklingError):
+        return said(error).removesuffix(".")
+    blamed = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f"torch.load(weights_only=True) does not read {blamed[1] if blamed else 'it'}"
+
+
+def write_checkpoint(folder: RunFolder, state: Mapping[str, Any], about: Mapping[str, Any]) -> int:
+    """Write a checkpoint, its manifest last.
+
+    Args:
+        folder: the run's.
+        state: what ``torch.load(weights_only=True)`` reads back.
+        about: plain values for the manifest; its ``samples_seen`` names the files.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        RecipeError: no restart could read it; nothing is written then.
+    """
+    data = _written(dict(state))
+    _require_read_back(data)
+    write_files(folder, data, about)
+    return len(data)
+
+
+def _require_read_back(data: bytes) -> None:
+    """Refuse a state that cannot be read again, without reading its tensors' numbers where torch allows it."""
+    for device in ("meta", "cpu"):
+        try:
+            _read(data, device)
+            return
+        except NotImplementedError:  # quantized and nested tensors need their numbers
+            continue
+        except Exception as error:  # whatever torch's reader says
+            raise RecipeError(
+                f"the checkpoint cannot be read again: {_why_unreadable(error)}.",
+                "Keep the state of model and optimizer as tensors, numbers, texts, or lists and dicts of these.",
+            ) from error
+
+
+def load_checkpoint(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
+    """Return a checkpoint's state, tensors on the CPU.
+
+    Raises:
+        RunError: it is torn, altered, or of another version of scaler.
+    """
+    data = read_files(folder, samples_seen)
+    try:
+        state: dict[str, Any] = _read(data)
+    except Exception as error:  # whatever torch's reader says of a file that somebody made to look right
+        blamed = isinstance(error, UnpicklingError) and "GLOBAL" in str(error)
+        raise RunError(
+            f"run {folder.run_id}: checkpoint {samples_seen} cannot be read, though its checksum is right: "
+            f"{_why_unreadable(error)}.",
+            "If you trust the file, let the recipe call torch.serialization.add_safe_globals with that class; then "
+            "resume. Keep the file: the checkpoints before it may hold the same."
+            if blamed
+            else "Keep the file, and resume with the version of torch that wrote it.",
+        ) from error
+    return state
+
+
+def require_same_shapes(saved: Mapping[str, Any], built: Mapping[str, Any], *, samples_seen: int) -> None:
+    """Refuse a checkpoint of another model, before torch says it in its own words.
+
+    Args:
+        saved: the checkpoint's parameters, buffers, and whatever else the model keeps (``get_extra_state``).
+        built: those of the model that the recipe builds.
+        samples_seen: names the checkpoint.
+
+    Raises:
+        RecipeError: names the first that differs.
+    """
+    for name in dict.fromkeys([*built, *saved]):
+        there, here = (_shape(side[name]) if name in side else "missing" for side in (saved, built))
+        if there != here and not (name in saved and name in built and "" in (there, here)):
+            raise RecipeError(
+                f"checkpoint {samples_seen} holds another model: {name} is {there or 'kept'} there and "
+                f"{here or 'kept'} here.",
+                "Go on with the recipe and recipe_args that the run began with.",
+            )
+
+
+def _shape(value: Any) -> str:
+    """A tensor's shape; empty for what is no tensor, and may be another value each time."""
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else ""

@@ -1,0 +1,198 @@
+"""A run's checkpoints, as training sees them: when one is due, and its writing, which training does not wait for."""
+
+from collections.abc import Mapping
+from math import isfinite
+from queue import SimpleQueue
+from threading import Thread
+from time import perf_counter, time
+from typing import Any
+
+from scaler.errors import RecipeError, RunError, ScalerError
+from scaler.job import Job
+from scaler.masking import mask_text
+from scaler.plan import Plan
+from scaler.runs import RunFolder
+from scaler.training.checkpoints.files import committed, read_manifest, remove_checkpoint
+from scaler.training.checkpoints.state import copied, write_checkpoint
+from scaler.training.recipe.failures import said
+from scaler.training.worker_context import WorkerContext
+
+Event = dict[str, Any]
+
+
+class Checkpoints:
+    """One at a time, written by a thread of rank 0: training stands still for a copy in memory, not for the storage.
+
+    A checkpoint counts once every worker's records of its work are in the folder: whatever dies after it, its history
+    is whole.
+
+    Args:
+        job: says how often, how many and which are kept.
+        context: where they go, and what secures the records.
+
+    Attributes:
+        best: the best value of an evaluation so far, where the job keeps the best; on every worker.
+    """
+
+    def __init__(self, job: Job, context: WorkerContext) -> None:
+        self._job, self._wanted, self._context = job, job.checkpoint, context
+        self._saved_at = perf_counter()
+        self._thread: Thread | None = None
+        self._events: SimpleQueue[Event] = SimpleQueue()
+        self._failure: str | None = None  # of the last one
+        self._unreadable: RecipeError | None = None  # that no restart could read the last one
+        self.best: float | None = None
+
+    def is_time(self) -> bool:
+        """Whether one is due by the clock; rank 0's clock speaks for all."""
+        every_s = self._wanted.every.seconds
+        return self._context.rank == 0 and every_s is not None and perf_counter() - self._saved_at >= every_s
+
+    def is_best(self, values: Mapping[str, float]) -> bool:
+        """Whether an evaluation is better than all before, where the job keeps the best; the same on every worker."""
+        wanted = self._wanted.best
+        if wanted is None or not isfinite(value := values[wanted.metric]):
+            return False
+        sign = 1.0 if wanted.mode == "max" else -1.0
+        return self.best is None or sign * value > sign * self.best
+
+    def keep_as_best(self, values: Mapping[str, float]) -> None:
+        """Remember an evaluation as the best, when its checkpoint is saved."""
+        assert self._wanted.best is not None
+        self.best = values[self._wanted.best.metric]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is remembered, as plain values."""
+        return {"best": self.best, "best_of": self._best_of()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state; what was the best by another metric is none."""
+        self.best = state["best"] if state["best_of"] == self._best_of() else None
+
+    def _best_of(self) -> list[str] | None:
+        best = self._wanted.best
+        return [best.metric, best.mode] if best is not None else None
+
+    def save(
+        self,
+        state: Mapping[str, Any],
+        plan: Plan,
+        *,
+        values: Mapping[str, float] | None,
+        is_best: bool,
+        began: float,
+    ) -> None:
+        """Begin to write training's state; waits for the one before.
+
+        Args:
+            state: of training; it is copied, and may change then.
+            plan: of this attempt.
+            values: of an evaluation of just these weights; None: there was none.
+            is_best: what ``is_best`` said of them.
+            began: when training began to stand still for it, by ``perf_counter``.
+
+        Raises:
+            RecipeError: the one before could not be read again.
+        """
+        copy, about = copied(state), self._about(state, plan, values, is_best=is_best)
+        self.wait()
+        self._require_readable()
+        self._saved_at = perf_counter()
+        self._thread = Thread(
+            target=self._write, args=(copy, about, began, self._saved_at - began), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def events(self) -> list[Event]:
+        """Return what became of those that ended since the last call."""
+        return [self._events.get() for _ in range(self._events.qsize())]
+
+    def finish(self) -> None:
+        """Wait for the last one.
+
+        Raises:
+            RunError: it could not be written.
+            RecipeError: it could not be read again.
+        """
+        self.wait()
+        self._require_readable()
+        if self._failure is not None:
+            raise RunError(
+                f"run {self._context.folder.run_id}: its last checkpoint cannot be written: {self._failure}.",
+                "Make room, or see to storage; scaler resume goes on from the one before.",
+            )
+
+    def wait(self) -> None:
+        """Wait until nothing is being written, well or ill."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _require_readable(self) -> None:
+        if self._unreadable is not None:
+            raise self._unreadable
+
+    def _about(
+        self, state: Mapping[str, Any], plan: Plan, values: Mapping[str, float] | None, *, is_best: bool
+    ) -> dict[str, Any]:
+        """What a checkpoint's manifest says, for people and for the choice of the best."""
+        samples_seen: int = state["samples_seen"]
+        epoch, epoch_samples = divmod(samples_seen, plan.num_samples)
+        known, best = None, self._wanted.best
+        if values is not None:
+            known = {name: value if isfinite(value) else None for name, value in values.items()}
+        return {
+            "samples_seen": samples_seen,
+            "attempt": self._context.attempt,
+            "progress": state["progress"],
+            "epoch": epoch,
+            "epoch_samples": epoch_samples,
+            "world_size": self._context.world_size,
+            "values": known,
+            "best_by": known[best.metric] if best is not None and known is not None else None,
+            "best_of": self._best_of(),
+            "is_best": is_best,
+            "reference": self._job.reference.model_dump(mode="json"),
+            "plan": plan.to_dict(),
+        }
+
+    def _write(self, state: Mapping[str, Any], about: Mapping[str, Any], began: float, stall_s: float) -> None:
+        folder, samples_seen = self._context.folder, about["samples_seen"]
+        where = {"attempt": about["attempt"], "samples_seen": samples_seen}
+        try:
+            self._context.secure(samples_seen)
+            size = write_checkpoint(folder, state, about)
+            self._prune(folder, samples_seen)
+        except Exception as error:  # any filesystem's own; training goes on, and the report says it
+            self._unreadable = error if isinstance(error, RecipeError) else None
+            told = error.problem.removesuffix(".") if isinstance(error, ScalerError) else said(error)
+            self._failure = mask_text(told)
+            failed = {"kind": "checkpoint_failed", "time": time(), **where, "reason": self._failure}
+            self._events.put(failed)
+            return
+        self._failure = None
+        done = {"kind": "checkpointed", "time": time(), **where, "bytes": size, "best": about["is_best"]}
+        done |= {"seconds": perf_counter() - began, "stall_s": stall_s}
+        self._events.put(done)
+
+    def _prune(self, folder: RunFolder, newest: int) -> None:
+        """Remove all but the newest, and the best of all."""
+        there = [samples for samples in committed(folder) if samples <= newest]
+        spared = set(there[-self._wanted.keep :])
+        if self._wanted.best is not None:
+            values = {samples: self._value_of(folder, samples) for samples in there}
+            known = {samples: value for samples, value in values.items() if value is not None}
+            if known:
+                choose = min if self._wanted.best.mode == "min" else max
+                spared.add(choose(known, key=lambda samples: known[samples]))
+        for samples in set(there) - spared:
+            remove_checkpoint(folder, samples)
+
+    def _value_of(self, folder: RunFolder, samples_seen: int) -> float | None:
+        """The value that a checkpoint was evaluated to; None without, by another metric, or if nobody can read it."""
+        try:
+            about = read_manifest(folder, samples_seen)
+        except RunError:
+            return None
+        value = about.get("best_by") if about.get("best_of") == self._best_of() else None
+        return float(value) if isinstance(value, int | float) else None

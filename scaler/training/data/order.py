@@ -1,0 +1,68 @@
+"""The order of the samples, and each worker's share of every step."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from scaler.core.seeds import stream_seed
+from scaler.plan import Plan
+
+
+class EpochOrder:
+    """The seeded permutation of every epoch.
+
+    Args:
+        num_samples: size of the training set.
+        seed: the job's seed, in [0, 2**32).
+    """
+
+    def __init__(self, num_samples: int, *, seed: int) -> None:
+        self._num_samples = num_samples
+        self._seed = seed
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def slice(self, samples_seen: int, size: int) -> Tensor:
+        """Return the indices of the ``size`` samples after ``samples_seen``, also beyond the end of their epoch."""
+        epoch, position = divmod(samples_seen, self._num_samples)
+        here = min(size, self._num_samples - position)
+        found = self._in_epoch(epoch, position, here)
+        return found if here == size else torch.cat([found, self.slice(samples_seen + here, size - here)])
+
+    def _in_epoch(self, epoch: int, position: int, size: int) -> Tensor:
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(stream_seed(self._seed, "order", epoch))
+            self._order = torch.randperm(self._num_samples, generator=generator)
+            self._epoch = epoch
+        return self._order[position : position + size]
+
+
+class StepIndices:
+    """The micro-batches of every step from a point of training on, for one worker: an iterable, made anew each time.
+
+    It has no end where progress is measured.
+
+    A worker whose share is empty still takes part in the step's all-reduce, so it gets the step's first sample to run
+    its model on; ``GradientStep`` gives it the weight 0.
+    """
+
+    def __init__(self, plan: Plan, *, seed: int, rank: int, samples_seen: int) -> None:
+        self._plan, self._seed, self._rank, self._samples_seen = plan, seed, rank, samples_seen
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (indices for _, indices in self._micro_batches())
+
+    def seeds(self) -> Iterator[int]:
+        """Yield a seed for each micro-batch, for what its loading draws: a function of its place in the training."""
+        return (stream_seed(self._seed, "data", position) for position, _ in self._micro_batches())
+
+    def _micro_batches(self) -> Iterator[tuple[int, Tensor]]:
+        """Each micro-batch, with the samples of the whole training before it."""
+        plan, seen = self._plan, self._samples_seen
+        order = EpochOrder(plan.num_samples, seed=self._seed)
+        while size := plan.step_size(seen):
+            indices = order.slice(seen, size)
+            bounds = plan.micro_batch_bounds(size, rank=self._rank, samples_seen=seen) or [(0, 1)]
+            yield from ((seen + start, indices[start:stop]) for start, stop in bounds)
+            seen = plan.next_step(seen + size)

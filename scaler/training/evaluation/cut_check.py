@@ -1,0 +1,109 @@
+"""Find the evaluation's values that depend on how its data is cut into batches and shares.
+
+Such a value (an F1, a root, a ratio that ``evaluate`` computes of each batch) has a mean over batches that is not the
+value of the data, and differs with the number of workers. It is found by evaluating samples whole and in parts.
+Thresholds, and what they were measured on: docs/decisions/0033-metrics.md.
+"""
+
+from collections.abc import Mapping
+from math import isfinite, isnan
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from scaler.core.seeds import stream_seed
+from scaler.errors import RecipeError
+from scaler.job import Job
+from scaler.plan import Plan
+from scaler.training.activity import Watch
+from scaler.training.evaluation.loop import evaluate_alone
+from scaler.training.randomness import seed_everything
+from scaler.training.recipe import Recipe
+
+PARTS = 4
+LEAST_SAMPLES = 8  # of the check, where there are as many and a batch has fewer
+TOLERANCE = 1e-4  # relative; 16 roundings of the weights' dtype, where that is more
+REMEDY = (
+    "A mean that weighs samples or tokens: return (sum, weight).\n"
+    "A function of all predictions, such as F1: update and return an object of torchmetrics, or return the "
+    "predictions, and compute it in scaler.Recipe(metrics=...).\n"
+    'To report the mean over batches all the same: scaler.Recipe(evaluate_over="batch").'
+)
+
+
+def cut_error(
+    recipe: Recipe, model: nn.Module, job: Job, plan: Plan, *, device: torch.device, watch: Watch
+) -> RecipeError | None:
+    """Return what to say of values that depend on the cut; None: there are none, or the recipe accepts it.
+
+    A batch is evaluated whole and in parts; where a value differs, once more in other parts, as rounding may have done
+    it, and with other random numbers, as a random evaluation differs too.
+
+    Args:
+        recipe: its evaluation.
+        model: not wrapped. One whose layers see the batch in evaluation as well is not checked.
+        job: its seed draws the samples.
+        plan: says how many samples a batch has.
+        device: where the model lives.
+        watch: told of each batch.
+    """
+    is_accepted = recipe.evaluate_over == "batch" or (recipe.evaluate is None and recipe.loss_over == "micro_batch")
+    size = len(recipe.eval_data)  # type: ignore[arg-type]
+    sees_batch = any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
+    if is_accepted or sees_batch or size < 2:
+        return None
+    seed = stream_seed(job.train.seed, "cut check", 0)
+    drawn = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    whole = drawn[: max(2, LEAST_SAMPLES, plan.per_worker_batch_size)]
+    parts = max(2, min(PARTS, len(whole) // 2))
+    first_parts = torch.tensor_split(whole, parts)
+    other_parts = [whole[index::parts] for index in range(parts)]
+
+    def values(*parts: Tensor, seed: int = seed) -> dict[str, float]:
+        seed_everything(seed)
+        return evaluate_alone(recipe, model, parts, device=device, watch=watch)
+
+    expected = values(whole)
+    first = values(*first_parts)
+    tolerance = max([TOLERANCE, *(16 * torch.finfo(dtype).eps for dtype in _dtypes(model))])
+    names = _differing(expected, first, list(expected), tolerance)
+    if names:
+        names = _differing(expected, values(*other_parts), names, tolerance)
+    for other in (1, 2, 3) if names else ():  # a random value tells nothing
+        again = values(whole, seed=seed + other)
+        names = [name for name in names if name in again and _is_same(expected[name], again[name], first[name])]
+    if not names:
+        return None
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    of_loss, of_function = "the loss of the evaluation", f"evaluate(model, batch): {names[0]}"
+    return RecipeError(
+        f"{of_loss if recipe.evaluate is None else of_function}{more} depends on how the data is cut into batches: "
+        f"{len(whole)} samples give {expected[names[0]]:.4g}, in parts of {len(first_parts[0])} together "
+        f"{first[names[0]]:.4g}.",
+        REMEDY,
+    )
+
+
+def _dtypes(model: nn.Module) -> set[torch.dtype]:
+    return {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+
+
+def _differing(
+    expected: Mapping[str, float], found: Mapping[str, float], names: list[str], tolerance: float
+) -> list[str]:
+    return [name for name in names if name in found and _differ(expected[name], found[name], tolerance)]
+
+
+def _is_same(expected: float, again: float, found: float) -> bool:
+    """Whether other random numbers change a value by less than a hundredth of what the cut does."""
+    difference = abs(found - expected)
+    return abs(again - expected) <= (difference / 100 if isfinite(difference) else 1e-6 * abs(expected))
+
+
+def _differ(one: float, other: float, tolerance: float) -> bool:
+    if isnan(one) and isnan(other):
+        return False
+    if not (isfinite(one) and isfinite(other)):
+        return one != other
+    return abs(one - other) > tolerance * max(abs(one), abs(other))

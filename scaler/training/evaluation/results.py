@@ -1,0 +1,228 @@
+"""What an evaluation's batches say, put together over all batches and workers."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from scaler.errors import RecipeError
+from scaler.training.evaluation.metric_objects import MetricObject, is_metric, rows_of, values_of
+from scaler.training.recipe import Recipe
+from scaler.training.recipe.failures import kind
+
+NUMBER, ROWS, OBJECT = "a number", "rows", "a metric object"
+EVALUATE_SAYS = "evaluate(model, batch) returned"
+
+
+class Tally:
+    """The values of one evaluation.
+
+    Args:
+        recipe: its ``metrics``.
+        world_size: workers that share the data.
+        device: of the process group.
+        has_samples: whether this worker's share has any; if not, what it adds counts for nothing.
+    """
+
+    def __init__(self, recipe: Recipe, *, world_size: int, device: torch.device, has_samples: bool) -> None:
+        self._metrics, self._world_size, self._device = recipe.metrics, world_size, device
+        self._has_samples = has_samples
+        self._wanted, self._wants_all = _parameters(recipe)
+        self._kinds: dict[str, str] = {}
+        self._sums: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
+        self._rows: dict[str, list[Any]] = {}
+        self._objects: dict[str, MetricObject] = {}
+
+    def add(self, found: Mapping[Any, Any], *, samples: int) -> bool:
+        """Count what was found of a batch; return whether it must be found again, and nothing was counted.
+
+        That is so for the first batch where a metric object's updates must be followed, on several workers.
+        """
+        is_first = not self._kinds
+        for name, value in found.items():
+            self._note(_name(name), self._kind(name, value), value, is_first=is_first)
+        unheard = [one for one in self._objects.values() if is_first and self._world_size > 1 and not one.can_add_up]
+        if unheard:
+            for one in self._objects.values():
+                one.listen() if one in unheard else one.metric.reset()
+            return True
+        if self._has_samples:
+            for name, value in found.items():
+                self._count(name, value, samples)
+        return False
+
+    def values(self) -> dict[str, float]:
+        """Return the values over all batches of all workers, on every worker the same.
+
+        Raises:
+            RecipeError: workers found things of different kinds under one name; or ``metrics`` needs what is not there.
+        """
+        kinds = self._everyones_kinds()
+        numbers = sorted(name for name, what in kinds.items() if what == NUMBER)
+        both = torch.tensor(
+            [[part.get(name, 0.0) for name in numbers] for part in (self._sums, self._weights)], dtype=torch.float64
+        )
+        if self._world_size > 1:
+            both = both.to(self._device)
+            dist.all_reduce(both)
+        values: dict[str, Any] = dict(zip(numbers, (both[0] / both[1]).tolist(), strict=True))
+        for name in sorted(name for name, what in kinds.items() if what == OBJECT):
+            computed = self._objects[name].value(world_size=self._world_size, has_samples=self._has_samples)
+            values |= {
+                key: _number(key, value, says="its metric object computes")
+                for key, value in values_of(name, computed).items()
+            }
+        if self._metrics is not None:
+            values |= self._of_all(values, self._everyones_rows(kinds))
+        return values
+
+    def close(self) -> None:
+        """Leave the recipe's metric objects as they were given, and empty."""
+        for one in self._objects.values():
+            one.close()
+
+    def _kind(self, name: Any, value: Any) -> str:
+        if is_metric(value):
+            return OBJECT
+        return ROWS if (self._wants_all or name in self._wanted) and rows_of(value) else NUMBER
+
+    def _note(self, name: str, what: str, value: Any, *, is_first: bool) -> None:
+        before = self._kinds.setdefault(name, what)
+        if before != what:
+            raise RecipeError(
+                f"evaluate(model, batch) returned {name} as {before} for one batch, as {what} for another.",
+                "Return it as the same for every batch.",
+            )
+        if what != OBJECT or (name in self._objects and self._objects[name].metric is value):
+            return
+        if not is_first:
+            raise RecipeError(
+                f"evaluate(model, batch) returned another metric object for {name} than for the batch before.",
+                "Make the object once, outside evaluate, and update and return it for every batch.",
+            )
+        self._objects[name] = MetricObject(name, value)
+
+    def _count(self, name: str, value: Any, samples: int) -> None:
+        what = self._kinds[name]
+        if what == ROWS:
+            self._rows.setdefault(name, []).append(value.detach().cpu() if isinstance(value, Tensor) else value)
+        elif what == NUMBER:
+            if isinstance(value, tuple) and len(value) == 2:
+                total, weight = (_number(name, part) for part in value)
+            else:
+                total, weight = _number(name, value) * samples, float(samples)
+            self._sums[name] = self._sums.get(name, 0.0) + total
+            self._weights[name] = self._weights.get(name, 0.0) + weight
+
+    def _everyones_kinds(self) -> dict[str, str]:
+        """What each name stands for: some workers may have values that others have not."""
+        everyones = [self._kinds]
+        if self._world_size > 1:
+            everyones = [{} for _ in range(self._world_size)]
+            dist.all_gather_object(everyones, self._kinds)
+        kinds: dict[str, str] = {}
+        for name, what in (item for theirs in everyones for item in theirs.items()):
+            if kinds.setdefault(name, what) != what or (what == OBJECT and any(name not in some for some in everyones)):
+                raise RecipeError(
+                    f"evaluate(model, batch) does not return {name} as {what} for every batch.",
+                    "Return it as the same for every batch.",
+                )
+        return kinds
+
+    def _everyones_rows(self, kinds: Mapping[str, str]) -> dict[str, Any]:
+        """The rows of all workers, in the data's order."""
+        mine = {name: _joined(name, parts) for name, parts in self._rows.items()}
+        everyones = [mine]
+        if self._world_size > 1:
+            everyones = [{} for _ in range(self._world_size)]
+            dist.all_gather_object(everyones, mine)
+        names = [name for name, what in kinds.items() if what == ROWS]
+        return {name: _joined(name, [theirs[name] for theirs in everyones if name in theirs]) for name in names}
+
+    def _of_all(self, values: Mapping[str, float], rows: Mapping[str, Any]) -> dict[str, float]:
+        """What ``metrics`` says of all the data: what rank 0 found, as it may draw random numbers."""
+        assert self._metrics is not None
+        there = {**values, **rows}
+        missing = [name for name, is_needed in self._wanted.items() if is_needed and name not in there]
+        if missing:
+            raise RecipeError(
+                f"metrics takes {missing[0]}, which evaluate(model, batch) does not return.",
+                f"It returns {', '.join(sorted(there))}.",
+            )
+        chosen = there if self._wants_all else {name: there[name] for name in self._wanted if name in there}
+        found = self._metrics(**chosen)
+        if not isinstance(found, Mapping):
+            raise RecipeError(f"metrics returned {described(found)}.", "Return a dict of named values.")
+        numbers = {_name(name): _number(name, value, says="metrics returned") for name, value in found.items()}
+        twice = sorted(numbers.keys() & values.keys())
+        if twice:
+            raise RecipeError(f"metrics and evaluate both return {twice[0]}.", "Give one of them another name.")
+        if self._world_size > 1:
+            of_rank_0 = [numbers]
+            dist.broadcast_object_list(of_rank_0, 0)
+            numbers = of_rank_0[0]
+        return numbers
+
+
+def _parameters(recipe: Recipe) -> tuple[dict[str, bool], bool]:
+    """The names that ``metrics`` takes, each with whether it needs it, and whether it takes any."""
+    if recipe.metrics is None:
+        return {}, False
+    parameters = inspect.signature(recipe.metrics).parameters.values()
+    named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    return {one.name: one.default is one.empty for one in named}, any(one.kind is one.VAR_KEYWORD for one in parameters)
+
+
+def _joined(name: str, parts: Sequence[Any]) -> Any:
+    """Rows after rows."""
+    try:
+        if all(isinstance(part, Tensor) for part in parts):
+            return torch.cat(list(parts))
+        if all(isinstance(part, list) for part in parts):
+            return [row for part in parts for row in part]
+        return np.concatenate([np.asarray(part) for part in parts])
+    except (RuntimeError, ValueError) as error:
+        shapes = sorted({str(tuple(np.shape(part)[1:])) for part in parts if hasattr(part, "shape")})
+        raise RecipeError(
+            f"evaluate(model, batch) returned {name} with rows of shapes {', '.join(shapes)}.",
+            "Return a list with one item a sample.",
+        ) from error
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str):
+        raise RecipeError(f"evaluate(model, batch) named a value {name!r}.", "Names are texts, such as accuracy.")
+    return name
+
+
+def _number(name: object, value: object, *, says: str = EVALUATE_SAYS) -> float:
+    """One of the evaluation's values; a tensor must hold one number."""
+    try:
+        if not isinstance(value, str):  # "0.9" is a number to float, and a mistake here
+            return float(value)  # type: ignore[arg-type]
+        raise TypeError(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        remedy = "Return the mean over the batch's samples: a float, or a tensor of one number; or (sum, weight)."
+        if says == EVALUATE_SAYS and rows_of(value):
+            remedy += "\nWhat has a row a sample is for scaler.Recipe(metrics=...), which takes it by its name."
+        raise RecipeError(
+            f"{says} {name} = {described(value)}, not a number.",
+            remedy if says == EVALUATE_SAYS else "A value is a float, or a tensor of one number.",
+        ) from None
+
+
+def described(value: object) -> str:
+    """Return what a recipe returned, in a few words.
+
+    Example:
+        >>> [described(value) for value in (torch.zeros(2, 3), None, "high", 3)]
+        ['a tensor of shape (2, 3)', 'None', "'high'", '3']
+    """
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return repr(value) if isinstance(value, str | int | float | None) else kind(value)

@@ -1,0 +1,1 @@
+"""The gradient of a step over all workers and micro-steps."""

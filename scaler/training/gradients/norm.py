@@ -1,0 +1,33 @@
+"""Lengths of gradients, dense and sparse, and clipping."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the length of a gradient, dense and sparse parameters' together."""
+    return torch.nn.utils.get_total_norm(values_of([coalesced(gradient) for gradient in gradients]))
+
+
+def clip(parameters: Sequence[nn.Parameter], norm: Tensor, *, most: float) -> None:
+    """Shorten gradients of the length ``norm`` to ``most``, in place, as ``torch.nn.utils`` does; longer ones only."""
+    torch.nn.utils.clip_grads_with_norm_([p for p in parameters if not _is_sparse(p)], most, norm)
+    rows = values_of([p.grad for p in parameters if p.grad is not None and p.grad.is_sparse])
+    if rows:
+        torch._foreach_mul_(rows, torch.clamp(most / (norm + 1e-6), max=1.0))
+
+
+def _is_sparse(parameter: nn.Parameter) -> bool:
+    return parameter.grad is not None and parameter.grad.is_sparse
+
+
+def coalesced(gradient: Tensor) -> Tensor:
+    """Return a sparse gradient with each of its rows once; a dense one as it is."""
+    return gradient.coalesce() if gradient.is_sparse else gradient
+
+
+def values_of(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Return the tensors that hold the gradients' numbers, not copied: of a sparse, coalesced one its rows."""
+    return [gradient.values() if gradient.is_sparse else gradient for gradient in gradients]

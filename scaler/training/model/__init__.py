@@ -1,0 +1,1 @@
+"""What scaler reads and changes of a torch model."""

@@ -1,0 +1,49 @@
+"""A running average of the weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from scaler.training.model.names import load_model_state, model_state
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+class WeightAverage:
+    """An exponential moving average of a model, on every worker the same. Buffers are copied, not averaged.
+
+        average <- decay * average + (1 - decay) * weights        after each step; the first step copies
+
+    Args:
+        model: what is averaged, not wrapped.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._decay = 0.0
+        self._averaged = AveragedModel(model, multi_avg_fn=self._lerp)
+
+    @property
+    def model(self) -> nn.Module:
+        """The averaged model."""
+        module: nn.Module = self._averaged.module
+        return module
+
+    def update(self, model: nn.Module, *, decay: float) -> None:
+        """Take a step's weights; ``decay`` is the share of the average that is kept."""
+        self._decay = decay
+        self._averaged.update_parameters(model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average for a checkpoint."""
+        return model_state(self._averaged)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        load_model_state(self._averaged, state)
+
+    @torch.no_grad()
+    def _lerp(self, averaged: Tensors, current: Tensors, _: Tensor | int) -> None:
+        torch._foreach_lerp_(averaged, current, 1.0 - self._decay)

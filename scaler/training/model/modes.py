@@ -1,0 +1,129 @@
+"""Which modules of a model train: BatchNorm and dropout behave differently in training and in evaluation."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from scaler.plan import PlanGroup
+from scaler.training.model.names import named_parameters
+
+
+def start_training(model: nn.Module) -> None:
+    """Put a model into training mode, except for the modules that the recipe's ``build`` put into evaluation mode.
+
+    ``model.train()`` alone would undo the ``.eval()`` of a BatchNorm that the recipe froze. A model of which every
+    module is in evaluation mode, as ``from_pretrained`` of transformers returns it, is put into training mode as a
+    whole.
+
+    Args:
+        model: as the recipe built it, not wrapped.
+    """
+    modules = list(model.modules())
+    held = [module for module in modules if not module.training]
+    model.train()  # also where it is in training mode: a model's own ``train`` may do more
+    _hold(held if len(held) < len(modules) else [])
+
+
+class FrozenStatistics:
+    """Keeps the running statistics of normalization layers while their parameters are frozen.
+
+    A layer belongs to the parameters of its own, or, without any, to those of the nearest module around it that has
+    some. While all of these are frozen, it is in evaluation mode: it normalizes by the statistics that it has.
+
+    Args:
+        model: not wrapped, in training mode.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        around = {child: parent for parent in model.modules() for child in parent.children()}
+        self._norms: list[tuple[nn.Module, list[nn.Parameter]]] = []
+        for module in model.modules():
+            if not (isinstance(module, _NormBase) and module.track_running_stats and module.training):
+                continue
+            owner: nn.Module | None = module
+            while owner is not None and next(owner.parameters(), None) is None:
+                owner = around.get(owner)
+            if owner is not None:
+                self._norms.append((module, list(owner.parameters())))
+
+    def hold(self, frozen: Sequence[nn.Parameter]) -> None:
+        """Put the layers whose parameters are all among ``frozen`` into evaluation mode, the others into training."""
+        ids = {id(parameter) for parameter in frozen}
+        for module, parameters in self._norms:
+            module.training = not all(id(parameter) in ids for parameter in parameters)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for the length of a ``with`` block; then each module is as it was."""
+    held, trains = [], False
+    for module in model.modules():
+        trains = trains or module.training
+        if not module.training:
+            held.append(module)
+    model.eval()
+    try:
+        yield
+    finally:
+        if trains:
+            model.train()
+            _hold(held)
+
+
+@contextmanager
+def norms_evaluating(model: nn.Module) -> Iterator[None]:
+    """Let BatchNorm normalize by its running statistics for the length of a ``with`` block, as one sample allows.
+
+    ``SyncBatchNorm`` is left as it is: the other workers wait for its sums.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    held = [norm for norm in norms if norm.track_running_stats and not isinstance(norm, nn.SyncBatchNorm)]
+    for norm in held:
+        norm.training = False
+    try:
+        yield
+    finally:
+        for norm in held:
+            norm.training = True
+
+
+def _hold(modules: Sequence[nn.Module]) -> None:
+    """Put modules into evaluation mode, but none of those inside them that train."""
+    held = set(modules)
+    for module in modules:
+        if all(inner in held for inner in module.modules()):
+            module.eval()
+        else:
+            module.training = False
+
+
+class Freezing:
+    """Freezes and unfreezes the parameters of a plan's groups, and with them the statistics of their normalization.
+
+    Args:
+        model: not wrapped, in training mode.
+        groups: the plan's.
+    """
+
+    def __init__(self, model: nn.Module, groups: Sequence[PlanGroup]) -> None:
+        parameters = named_parameters(model)
+        self._frozen = [(group, [parameters[name] for name in group.tensors]) for group in groups if group.frozen]
+        self._statistics = FrozenStatistics(model)
+        self._is_new = True
+
+    def apply(self, samples_seen: int) -> bool:
+        """Let each parameter be as the plan says after ``samples_seen`` samples; return whether one changed."""
+        changed = False
+        frozen: list[nn.Parameter] = []
+        for group, parameters in self._frozen:
+            trained = group.unfreeze_at is not None and samples_seen >= group.unfreeze_at
+            frozen += [] if trained else parameters
+            for parameter in parameters:
+                changed = changed or parameter.requires_grad != trained
+                parameter.requires_grad_(trained)
+        if changed or self._is_new:
+            self._statistics.hold(frozen)
+            self._is_new = False
+        return changed

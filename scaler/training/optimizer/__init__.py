@@ -1,0 +1,1 @@
+"""The torch optimizer: how it is built, and what is written into it before each step."""

@@ -1,0 +1,110 @@
+"""Build the optimizer of a plan."""
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from scaler.core.optimizers import OPTIMIZER_CLASSES, SELF_TUNED
+from scaler.errors import JobFileError
+from scaler.plan import PlanGroup
+from scaler.training.optimizer.settings import Optimizer, own_constants
+
+
+def build_optimizer(
+    parameters: Mapping[str, nn.Parameter], options: Mapping[str, Any], *, groups: Sequence[PlanGroup] = ()
+) -> Optimizer:
+    """Return the optimizer of a plan.
+
+    Args:
+        parameters: name -> parameter, of the whole model. Those that do not require a gradient are left out, unless a
+            group names them: a frozen group is there for when it is unfrozen.
+        options: ``Phase.optimizer``: ``name``, ``lr`` and the optimizer's own keys.
+        groups: the plan's; none: all parameters alike.
+
+    Raises:
+        JobFileError: there is no such optimizer, it does not take these keys, or has one rate for all groups.
+    """
+    name, keys = str(options["name"]), own_constants(options)
+    make: Any = optimizer_class(name)
+    if name not in OPTIMIZER_CLASSES:  # of those, the job knows the keys
+        _require_named(make, ("lr", *keys), name=name)
+    if name in SELF_TUNED and any(group.lr_ratio != 1.0 for group in groups):
+        raise JobFileError(
+            f"groups and layer_decay give parameters a lr_ratio, and {name} has one rate for all.",
+            "Leave lr_ratio and layer_decay out, or use another optimizer.",
+        )
+    if groups:
+        trained: Any = [
+            {"params": [parameters[name] for name in group.tensors], "lr_ratio": group.lr_ratio} for group in groups
+        ]
+    else:
+        trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
+    try:
+        inspect.signature(make).bind(trained, lr=options["lr"], **keys)
+        made: Optimizer = make(trained, lr=options["lr"], **keys)
+        return made
+    except (TypeError, ValueError) as error:
+        raise JobFileError(
+            f"reference.optimizer: {name} refuses its keys: {error}.",
+            f"They are {dict(lr=options['lr'], **keys)}.",
+        ) from None
+
+
+def optimizer_class(name: str) -> type[Optimizer]:
+    """Return the class of an optimizer's name in a job, or of ``module:Class``.
+
+    Raises:
+        JobFileError: it cannot be imported, or is not a torch optimizer.
+    """
+    path = OPTIMIZER_CLASSES.get(name, name)
+    module_name, _, class_name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name, None)
+    except ImportError as error:
+        extra = "pip install scaler[optimizers]." if name in OPTIMIZER_CLASSES else "Install it, or mend the name."
+        raise JobFileError(f"reference.optimizer: {name} cannot be imported: {error}.", extra) from None
+    if not (isinstance(found, type) and issubclass(found, Optimizer)):
+        raise JobFileError(
+            f"reference.optimizer: {name} is not a torch optimizer.", "Use torch.optim:NAdam or the like."
+        )
+    return found
+
+
+def require_momentum(optimizer: Optimizer, *, name: str) -> None:
+    """Refuse a cycle of momentum where a parameter group has none.
+
+    Raises:
+        JobFileError: a group has neither ``betas`` nor ``momentum``.
+    """
+    if not all("betas" in group or "momentum" in group for group in optimizer.param_groups):
+        raise JobFileError(
+            f"schedule.low_momentum moves a momentum, and {name} has none.",
+            "Leave out low_momentum and high_momentum, or use another optimizer.",
+        )
+
+
+def require_one_point(optimizer: Optimizer, *, name: str) -> None:
+    """Refuse an average of the weights where the optimizer keeps one: what it trains at is not what it has learnt.
+
+    Raises:
+        JobFileError: the optimizer has two points (schedule-free).
+    """
+    if hasattr(optimizer, "train") and hasattr(optimizer, "eval"):
+        raise JobFileError(
+            f"train.ema averages the weights, and {name} does so itself: in training it holds another point.",
+            "Leave out train.ema; evaluations and checkpoints have the optimizer's own average.",
+        )
+
+
+def _require_named(make: Any, keys: Sequence[str], *, name: str) -> None:
+    """Refuse keys that are not parameters of the class by name: some classes swallow all others in ``**kwargs``."""
+    parameters = list(inspect.signature(make).parameters.values())[1:]
+    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for key in keys:
+        if key not in known:
+            raise JobFileError(
+                f'reference.optimizer has the key "{key}", which {name} does not take.', f"It takes {', '.join(known)}."
+            )

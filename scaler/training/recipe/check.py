@@ -1,0 +1,119 @@
+"""Check that a recipe can be trained."""
+
+from collections.abc import Sized
+from typing import TYPE_CHECKING
+
+from scaler.core.nearest import did_you_mean
+from scaler.errors import RecipeError
+from scaler.training.model.names import named_parameters
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from scaler.job import Job
+    from scaler.plan import Plan
+from scaler.training.recipe.failures import kind, recipe_traceback, said
+from scaler.training.recipe.recipe import EVALUATE_OVER, LOSS_OVER, Recipe
+
+
+def require_planned(recipe: Recipe, job: "Job", plan: "Plan") -> None:
+    """Refuse a recipe that is not what the plan was made for.
+
+    Raises:
+        RecipeError: its training set's size, its groups or its model's parameters are others.
+    """
+    if (size := len(recipe.train_data)) != plan.num_samples:  # type: ignore[arg-type]
+        raise RecipeError(
+            f"train.num_samples = {plan.num_samples}, but the recipe's train_data has {size} samples.",
+            f"Set train.num_samples to {size}, or leave it out.",
+        )
+    if recipe.groups and not job.groups:
+        raise RecipeError("the recipe gives parameter groups, and the job does not use them.", "Add groups: recipe.")
+    planned = plan.parameters
+    found = {name: parameter.numel() for name, parameter in named_parameters(recipe.model).items()}
+    if planned and planned != found:
+        other = min(set(planned.items()) ^ set(found.items()))[0]
+        raise RecipeError(
+            f"the model's parameters are not those that the plan was made for: {other} differs.",
+            "The recipe must build the same model each time.",
+        )
+
+
+def checked_recipe(recipe: object, path: str) -> Recipe:
+    """Return a recipe that can be trained.
+
+    Args:
+        recipe: what the job's function returned.
+        path: of the function, for messages.
+
+    Raises:
+        RecipeError: it is not a recipe, or a part of it cannot be used.
+    """
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(
+            f"{path} returned {kind(recipe)}, not a scaler.Recipe.", "return scaler.Recipe(model=..., ...)"
+        )
+    if not hasattr(recipe.model, "named_parameters"):  # the room's one file that is imported without torch
+        raise RecipeError(f"{path}: model is {kind(recipe.model)}.", "It must be a torch.nn.Module.")
+    functions = ("loss", recipe.loss), ("evaluate", recipe.evaluate), ("metrics", recipe.metrics)
+    for name, part in (*functions, ("collate", recipe.collate)):
+        if not callable(part) and (part is not None or name == "loss"):
+            raise RecipeError(f"{path}: {name} is {kind(part)}.", f"{name} must be a function.")
+    if recipe.metrics is not None and recipe.evaluate is None:
+        raise RecipeError(
+            f"{path}: metrics is given without evaluate.", "evaluate returns what metrics is a function of."
+        )
+    choices = ("loss_over", recipe.loss_over, LOSS_OVER), ("evaluate_over", recipe.evaluate_over, EVALUATE_OVER)
+    for name, choice, known in choices:
+        if choice not in known:
+            hint = did_you_mean(str(choice), known)
+            raise RecipeError(f"{path}: {name} = {choice!r} is not known.", f"{hint}Known: {', '.join(known)}.")
+    for name, data in (("train_data", recipe.train_data), ("eval_data", recipe.eval_data)):
+        if data is None and name == "eval_data":
+            continue
+        lacking = [part for part, is_there in (("len()", isinstance(data, Sized)), ("[index]", _has_items(data)))
+                   if not is_there]  # fmt: skip
+        if not isinstance(data, Sized) or lacking:
+            raise RecipeError(
+                f"{path}: {name} is {kind(data)} without {' and '.join(lacking)}.",
+                "scaler needs a map-style dataset: it orders the samples itself.",
+            )
+        try:
+            size = len(data)
+        except Exception as error:
+            raise RecipeError(f"{path}: len({name}) failed: {said(error)}", recipe_traceback(error)) from error
+        if size == 0:
+            remedy = (
+                "Leave eval_data out for no evaluation." if name == "eval_data" else "There is nothing to train on."
+            )
+            raise RecipeError(f"{path}: {name} is empty.", remedy)
+    for parameter_name, parameter in named_parameters(recipe.model).items():
+        if unusable := _unusable(parameter):
+            raise RecipeError(f"{path}: the model's parameter {parameter_name} {unusable[0]}.", unusable[1])
+    if not any(parameter.requires_grad for parameter in recipe.model.parameters()):
+        raise RecipeError(f"{path}: the model has no parameter to train.", "At least one must require a gradient.")
+    return recipe
+
+
+def _has_items(data: object) -> bool:
+    """Whether data can be asked for a sample by its number; the ``__getitem__`` of torch's base class only raises."""
+    from torch.utils.data import Dataset, IterableDataset
+
+    if isinstance(data, IterableDataset):
+        return False
+    own = getattr(type(data), "__getitem__", None)
+    return hasattr(data, "__getitems__") or (own is not None and own is not Dataset.__getitem__)
+
+
+def _unusable(parameter: "nn.Parameter") -> tuple[str, str] | None:
+    """Why a parameter cannot be trained by anyone, and what to do; None: it can."""
+    from torch import strided
+    from torch.nn.parameter import is_lazy
+
+    if is_lazy(parameter):
+        return "has no shape yet", "Run the model once on a sample in build(): lazy layers get their shapes then."
+    if parameter.is_meta:
+        return "is on the meta device and has no values", "Build the model on the CPU."
+    if parameter.layout != strided:
+        return f"is a sparse tensor ({str(parameter.layout).removeprefix('torch.')})", "Make it dense, or a buffer."
+    return None

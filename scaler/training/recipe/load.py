@@ -1,0 +1,113 @@
+"""Import a recipe's module and build the recipe."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from scaler.core.nearest import did_you_mean
+from scaler.errors import JobFileError
+from scaler.training.recipe.module import find_module
+
+if TYPE_CHECKING:
+    pass
+from scaler.training.recipe.check import checked_recipe
+from scaler.training.recipe.recipe import Recipe
+
+SHOWN_FUNCTIONS = 8
+
+
+def _of(source: str) -> str:
+    return f"{source}: " if source else ""
+
+
+def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source: str = "") -> Recipe:
+    """Import a recipe's module, from ``folder`` first, and return the recipe that its function builds.
+
+    Args:
+        path: ``module:function`` or ``path/to/file.py:function``, the path from ``folder``.
+        folder: where the job file lies; it and the folder of a file's outermost package go in front of the import path
+            and stay there.
+        arguments: keyword arguments of the function.
+        source: the job file's path, for errors; empty where they need none.
+
+    Raises:
+        JobFileError: there is no such module or function, or it does not take ``arguments``.
+        RecipeError: it returned something that is not a usable recipe.
+        Exception: whatever the recipe's own code raises, with its own traceback.
+    """
+    found = find_module(path, folder=folder, source=source)
+    module_name, function_name = found.name, found.function
+    first = dict.fromkeys((str(found.root), str(folder)))
+    sys.path[:] = [*first, *(path for path in sys.path if path not in first)]
+    _forget_namesake(module_name, found.root)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise JobFileError(
+            f"{_of(source)}recipe = {path}: there is no module {error.name}.", "Its package is there without it."
+        ) from None
+    _require_file(module, found.file, path=path, source=source)
+    build = getattr(module, function_name, None)
+    if not callable(build):
+        raise JobFileError(
+            f"{_of(source)}recipe = {path}: {module_name} has no function {function_name}.",
+            _functions_of(module, function_name),
+        )
+    _require_arguments(build, arguments, path=path, source=source)
+    return checked_recipe(build(**arguments), path)
+
+
+def _functions_of(module: ModuleType, wanted: str) -> str:
+    """What a module has instead of a function that it lacks."""
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    functions = sorted(name for name in own if inspect.isfunction(vars(module)[name]) and not name.startswith("_"))
+    return (
+        f"{did_you_mean(wanted, functions)}Functions there: {', '.join(functions[:SHOWN_FUNCTIONS])}."
+        if functions
+        else "It defines none."
+    )
+
+
+def _require_arguments(build: Callable[..., Any], arguments: Mapping[str, Any], *, path: str, source: str) -> None:
+    try:
+        signature = inspect.signature(build)
+    except ValueError:  # of code that is not Python's
+        return
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise JobFileError(
+            f"{_of(source)}recipe_args do not fit {path}: {error}.", f"It is {path.partition(':')[2]}{signature}."
+        ) from None
+
+
+def _forget_namesake(module_name: str, root: Path) -> None:
+    """Two jobs may each have a ``recipe.py``: forget the other's, or this process would train it again."""
+    first = module_name.partition(".")[0]
+    known = [_place(sys.modules[name]) for name in (first, module_name) if name in sys.modules]
+    is_here = (root / f"{first}.py").exists() or (root / first).is_dir()
+    if is_here and any(place is not None and not Path(place).is_relative_to(root) for place in known):
+        for name in [name for name in sys.modules if name == first or name.startswith(f"{first}.")]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+
+
+def _place(module: ModuleType) -> str | None:
+    """A module's file, or a package's first folder."""
+    return module.__file__ or next(iter(getattr(module, "__path__", ())), None)
+
+
+def _require_file(module: ModuleType, file: Path | None, *, path: str, source: str) -> None:
+    """Refuse a module that is another than the file that the recipe names: one of its name comes before it."""
+    imported = getattr(module, "__file__", None)
+    if file is not None and imported is not None and not file.samefile(imported):
+        raise JobFileError(
+            f"{_of(source)}recipe = {path}: Python imports {module.__name__} from {imported} instead.",
+            f"Give {file.name} or its folder another name, or add {file.parent / '__init__.py'}.",
+        )

@@ -1,0 +1,72 @@
+"""Check that every worker built the same model."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch.distributed as dist
+from torch import nn
+
+from scaler.errors import RecipeError
+from scaler.training.model.names import named_buffers, named_parameters
+
+Described = tuple[str, tuple[int, ...], str, bool]  # name, shape, dtype, whether it is trained
+
+
+def require_same_model(model: nn.Module, *, world_size: int) -> None:
+    """Refuse a model that is not built the same on every worker; called by all of them, before the model is shared.
+
+    Compared are name, shape, dtype and ``requires_grad`` of every parameter, in their order, and buffers likewise:
+    workers that disagree would wait for each other, or add up what does not belong together.
+
+    Args:
+        model: this worker's, not wrapped.
+        world_size: workers in torch's default process group; with 1 there is nothing to compare.
+
+    Raises:
+        RecipeError: names the first parameter that differs, on every worker.
+    """
+    if world_size == 1:
+        return
+    mine = _described(model)
+    digests: list[bytes] = [b""] * world_size
+    dist.all_gather_object(digests, hashlib.sha256(repr(mine).encode()).digest())
+    if len(set(digests)) == 1:
+        return
+    models: list[list[Described]] = [[] for _ in range(world_size)]
+    dist.all_gather_object(models, mine)
+    raise RecipeError(
+        f"the model differs between workers: {_first_difference(models)}.",
+        "The recipe must build the same model on each: from recipe_args and the job's seed only.",
+    )
+
+
+def _described(model: nn.Module) -> list[Described]:
+    named = [*named_parameters(model).items(), *named_buffers(model).items()]
+    return [(name, tuple(t.shape), str(t.dtype).removeprefix("torch."), t.requires_grad) for name, t in named]
+
+
+def _first_difference(models: Sequence[Sequence[Described]]) -> str:
+    """The first parameter that is not the same everywhere, and who has what."""
+    tables = [{described[0]: described for described in model} for model in models]
+    names = list(dict.fromkeys(described[0] for model in models for described in model))
+    for name in names:
+        found = [table.get(name) for table in tables]
+        if len(set(found)) == 1:
+            continue
+        if None in found:
+            return f"{name} is {_who(['there' if described else 'missing' for described in found])}"
+        there = [described for described in found if described is not None]
+        shapes, dtypes = [str(described[1]) for described in there], [described[2] for described in there]
+        uses = ["trained" if described[3] else "frozen" for described in there]
+        return f"{name} is {_who(next(shown for shown in (shapes, dtypes, uses) if len(set(shown)) > 1))}"
+    place = next(i for i in range(len(names)) if len({model[i][0] for model in models}) > 1)
+    return f"its parameter {place} is {_who([model[place][0] for model in models])}"
+
+
+def _who(shown: Sequence[str]) -> str:
+    """What each rank has: ``(4, 2) on ranks 0, 2 and (5, 2) on rank 1``."""
+    ranks = {what: [rank for rank, other in enumerate(shown) if other == what] for what in shown}
+    return " and ".join(
+        f"{what} on rank{'s' if len(having) > 1 else ''} {', '.join(map(str, having))}"
+        for what, having in ranks.items()
+    )

@@ -1,0 +1,78 @@
+"""What is checked before the first step of an attempt: what would otherwise show late, or never."""
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from torch import nn
+
+from scaler.job import Job
+from scaler.plan import Plan
+from scaler.training.activity import COMPUTING, Watch
+from scaler.training.evaluation.evaluator import Evaluation
+from scaler.training.recipe import Recipe
+from scaler.training.start_checks.batch_norm import require_enough_for_norms
+from scaler.training.start_checks.data_digests import Digests, data_digests, require_data_of_before, require_same_data
+from scaler.training.start_checks.loss_probe import probe_loss
+from scaler.training.worker_context import WorkerContext
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """What the checks found.
+
+    Attributes:
+        digests: of some samples of the data, for the attempts to come.
+        gathers: whether the loss is over the global batch.
+        event: of the run: how long it took, and why the loss could not be checked, if it could not.
+    """
+
+    digests: Digests
+    gathers: bool
+    event: dict[str, Any]
+
+
+def check_start(
+    recipe: Recipe,
+    job: Job,
+    plan: Plan,
+    context: WorkerContext,
+    *,
+    model: nn.Module,
+    evaluation: Evaluation,
+    watch: Watch,
+    samples_seen: int,
+    digests: Digests,
+) -> Start:
+    """Try out the data, the loss and the evaluation, and leave everything as it was.
+
+    Args:
+        recipe: model, data and loss.
+        job: what was asked for.
+        plan: of this attempt.
+        context: of this worker.
+        model: on its device.
+        evaluation: of this attempt.
+        watch: told what is being done.
+        samples_seen: where the attempt begins.
+        digests: of the data that a checkpoint was trained on; empty without one.
+
+    Raises:
+        RecipeError: a share of one sample for BatchNorm, data that differ between workers or from the run's beginning,
+            a loss that is not a mean over samples, or an evaluation that cannot be used.
+    """
+    workers, is_start = job.train.data_workers, samples_seen == 0
+    require_enough_for_norms(
+        recipe, model, plan, samples_seen=samples_seen, device=context.device, data_workers=workers
+    )
+    if job.train.check_data:
+        found = data_digests(recipe, data_workers=workers)
+        require_same_data(recipe, found, world_size=context.world_size, data_workers=workers)
+        require_data_of_before(recipe, found, digests, data_workers=workers)
+        digests = found
+    began = perf_counter()
+    watch.now(COMPUTING)
+    loss = probe_loss(recipe, model, job, plan, context, is_start=is_start)
+    evaluation.try_out(job, plan, is_start=is_start)
+    event = {"seconds": perf_counter() - began, "loss_not_checked": loss.why_not}
+    return Start(digests=digests, gathers=loss.gathers, event=event)
