@@ -25,10 +25,10 @@ from table import table
 
 from scaler.cluster.embedded import ray_cluster
 from scaler.runs import RunFolder
-from scaler.training.activity import COMPUTING, LOADING, WAITING, Watch
+from scaler.training.activity import COMPUTING, LOADING, WAITING, Activity
 from scaler.training.clock import CpuClock
 from scaler.training.gradients.step import StepMeasures
-from scaler.training.recorder import Pace, Recorder, Step
+from scaler.training.recorder import HandOverInterval, Recorder, StepMeasurement
 from scaler.training.worker_context import Leave
 
 GOAL_US = 20.0
@@ -64,7 +64,7 @@ class Steps:
     """Steps that multiply matrices for as long as they last."""
 
     def __init__(self, context: WorkerContext) -> None:
-        self._context, self._clock, self._watch = context, CpuClock(), Watch()
+        self._context, self._clock, self._activity = context, CpuClock(), Activity()
         self._recorder = Recorder(context, self._clock)
         self._loss, self._norm = torch.tensor(0.5), torch.tensor(2.0)
         self._matrix = torch.rand(64, 64)
@@ -72,27 +72,27 @@ class Steps:
 
     def cpu_s(self, rate: int, *, seconds: float, recorded: bool) -> tuple[float, float]:
         """Return CPU seconds while steps are taken, without those of the multiplying: of this thread, of all."""
-        pace, began, worked_s = Pace(), process_time(), 0.0
+        interval, began, worked_s = HandOverInterval(), process_time(), 0.0
         mine, start = thread_time(), time()
         for index in range(int(rate * seconds)):
             if recorded:
-                self._record(pace)
+                self._record(interval)
             worked_s -= thread_time()
             while time() < start + (index + 1) / rate:
                 torch.mm(self._matrix, self._matrix)
             worked_s += thread_time()
         return thread_time() - mine - worked_s, process_time() - began - worked_s
 
-    def _record(self, pace: Pace) -> None:
-        mark, now = self._clock.mark, self._watch.now
+    def _record(self, interval: HandOverInterval) -> None:
+        mark, begin = self._clock.mark, self._activity.begin
         began = mark()
-        now(LOADING)
+        begin(LOADING)
         asked = mark()
-        now(COMPUTING)
+        begin(COMPUTING)
         got = mark()
-        now(WAITING)
+        begin(WAITING)
         ready = mark()
-        now(COMPUTING)
+        begin(COMPUTING)
         measures = StepMeasures(
             losses=((self._loss, 16),),
             is_sum=False,
@@ -102,7 +102,7 @@ class Steps:
             synced=mark(),
         )
         self._recorder.add(
-            Step(
+            StepMeasurement(
                 step=self._taken,
                 samples_seen=16 * self._taken,
                 progress=16.0 * self._taken,
@@ -116,12 +116,12 @@ class Steps:
             )
         )
         self._taken += 1
-        if pace.is_due():
+        if interval.is_due():
             self._recorder.hand_over(samples_seen=16 * self._taken)
-            self._recorder.unjudged()
+            self._recorder.unchecked_records()
             self._context.leave_requested()
             self._context.wanted_steps(1)
-            pace.next_after(pace.step_time_s())
+            interval.next_after(interval.step_time_s())
 
 
 def main() -> None:

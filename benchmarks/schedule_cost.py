@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, Linear
 
 from scaler.job import load_job
 from scaler.plan import Plan, make_plan
-from scaler.training.optimizer.settings import set_rate, used_rate
+from scaler.training.optimizer.settings import set_lr, used_lr
 
 DIGITS = Path(__file__).parents[1] / "jobs" / "digits" / "job.yaml"
 STEPS, REPEATS = 20_000, 7
@@ -36,8 +36,8 @@ def main() -> None:
         def step(index: int) -> None:
             samples = index * size
             lr = plan.lr_at(samples)
-            set_rate(optimizer, lr, momentum=plan.momentum_at(samples))
-            used_rate(optimizer, planned=lr)
+            set_lr(optimizer, lr, momentum=plan.momentum_at(samples))
+            used_lr(optimizer, planned=lr)
 
         return step
 

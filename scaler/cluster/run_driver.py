@@ -244,7 +244,7 @@ def _run_here(
     on_progress: OnProgress,
 ) -> bool:
     """One worker in this process: no Ray, so a debugger works."""
-    from scaler.training.in_process import train_here
+    from scaler.training.in_process import train_in_process
 
     tracker = ProgressTracker()
 
@@ -252,4 +252,4 @@ def _run_here(
         tracker.add(records, events)
         on_progress(tracker.look())
 
-    return train_here(job, plan, folder, recipe_folder=recipe_folder, on_hand_over=seen, resumed=resumed)
+    return train_in_process(job, plan, folder, recipe_folder=recipe_folder, on_hand_over=seen, resumed=resumed)

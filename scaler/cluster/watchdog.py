@@ -14,7 +14,7 @@ from time import monotonic, time
 from types import FrameType
 from typing import Any
 
-from scaler.training.activity import WAITING, Watch
+from scaler.training.activity import WAITING, Activity
 
 EXIT_CODE = 70  # of the process; the event says why
 PATIENCE_FOR_OTHERS = 2.0  # who waits for a hung worker gives it the time to be found first
@@ -36,18 +36,18 @@ class Watchdog:
     def __init__(self, timeout_s: float | None, *, on_hang: OnHang, end: Callable[[int], Any] = os._exit) -> None:
         self._on_hang, self._end = on_hang, end
         self._watched = threading.get_ident()
-        self._watch = Watch()
+        self._activity = Activity()
         self._stopped = threading.Event()
         if timeout_s is not None:
             threading.Thread(target=self._run, args=(timeout_s,), name="scaler-watchdog", daemon=True).start()
 
     def now(self, doing: str) -> None:
         """Note that the watched thread begins something else; for what comes before there is a ``Training``."""
-        self._watch.now(doing)
+        self._activity.begin(doing)
 
-    def follow(self, watch: Watch) -> None:
+    def follow(self, activity: Activity) -> None:
         """Read a training's watch from now on."""
-        self._watch = watch
+        self._activity = activity
 
     def stop(self) -> None:
         """Stop watching."""
@@ -55,7 +55,7 @@ class Watchdog:
 
     def _run(self, timeout_s: float) -> None:
         while not self._stopped.wait(min(MOST_CHECK_S, timeout_s / 10)):
-            doing, since = self._watch.doing, self._watch.since
+            doing, since = self._activity.current, self._activity.since
             seconds = monotonic() - since
             if seconds > timeout_s * (PATIENCE_FOR_OTHERS if doing == WAITING else 1.0):
                 self._hung(doing, seconds)

@@ -156,7 +156,7 @@ class _Life:
         self.watchdog = Watchdog(self._job.failures.hang_timeout_s, on_hang=self._tell_hang)
 
     def train(self) -> str:
-        """Train to one of the words of ``Ending``."""
+        """Train to one of the values of ``AttemptEnd``."""
         from scaler.training.data.batches import is_lost_data_process
         from scaler.training.device import is_out_of_memory
         from scaler.training.loop import Training
@@ -173,7 +173,7 @@ class _Life:
         folder = Path(self._assignment.recipe_folder).absolute()
         recipe = load_recipe(job.recipe, folder=folder, arguments=job.recipe_args)
         training = Training(recipe, job, plan, worker)
-        self.watchdog.follow(training.watch)
+        self.watchdog.follow(training.activity)
         if start is not None:
             training.restore(start)
         try:
@@ -303,7 +303,7 @@ def _device(job: Job) -> Any:
 def _failure(error: BaseException, rank: int, attempt: int | None) -> dict[str, Any]:
     """An exception as an event that crosses processes without being unpickled."""
     from scaler.training.process_group import is_lost_peer
-    from scaler.training.recipe.failures import recipe_traceback, said
+    from scaler.training.recipe.failures import error_text, recipe_traceback
 
     told = isinstance(error, ScalerError)
     return {
@@ -312,7 +312,7 @@ def _failure(error: BaseException, rank: int, attempt: int | None) -> dict[str, 
         "rank": rank,
         "attempt": attempt,
         "error": type(error).__name__,
-        "problem": error.problem if isinstance(error, ScalerError) else said(error),
+        "problem": error.problem if isinstance(error, ScalerError) else error_text(error),
         "remedy": error.remedy if isinstance(error, ScalerError) else "",
         "traceback": "" if told else recipe_traceback(error),
         "by_peer": is_lost_peer(error),

@@ -1,4 +1,4 @@
-"""What a worker is doing right now, for whoever watches it from another thread."""
+"""What a worker is current right now, for whoever watches it from another thread."""
 
 from time import monotonic
 
@@ -10,19 +10,19 @@ EVALUATING = "evaluating"
 SAVING = "saving a checkpoint"
 
 
-class Watch:
+class Activity:
     """One thing at a time, and since when.
 
     Attributes:
-        doing: one of this module's words.
+        current: one of this module's words.
         since: when it began, on the clock of ``time.monotonic``.
     """
 
-    __slots__ = ("doing", "since")
+    __slots__ = ("current", "since")
 
     def __init__(self) -> None:
-        self.now(STARTING)
+        self.begin(STARTING)
 
-    def now(self, doing: str) -> None:
+    def begin(self, current: str) -> None:
         """Note that something else begins; costs less than a microsecond."""
-        self.doing, self.since = doing, monotonic()
+        self.current, self.since = current, monotonic()

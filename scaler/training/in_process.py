@@ -29,7 +29,7 @@ from scaler.training.loop import Training
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe.failures import recipe_failure
 from scaler.training.recipe.load import load_recipe
-from scaler.training.worker_context import Ending, Leave
+from scaler.training.worker_context import AttemptEnd, Leave
 
 OnHandOver = Callable[[Sequence[Record], Sequence[Mapping[str, Any]]], None]
 
@@ -104,7 +104,7 @@ class InProcess:
         self._writer.close(self.ended)
 
 
-def train_here(
+def train_in_process(
     job: Job,
     plan: Plan,
     folder: RunFolder,
@@ -149,10 +149,10 @@ def train_here(
                     training.restore(start)
                 with _interrupts_ask(context):
                     ending = training.run()
-                context.ended = RunState.SUCCEEDED if ending is Ending.FINISHED else RunState.STOPPED
-                if ending is Ending.STOPPED:
+                context.ended = RunState.SUCCEEDED if ending is AttemptEnd.FINISHED else RunState.STOPPED
+                if ending is AttemptEnd.STOPPED:
                     context.note({"kind": "leave_requested", "time": time(), "why": "stop", "detail": ""})
-                return ending is Ending.FINISHED
+                return ending is AttemptEnd.FINISHED
     except ScalerError:
         raise
     except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure like any other

@@ -18,27 +18,27 @@ from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
 from scaler.metrics.means import Mean
 from scaler.plan import Plan, grow, limit_micro_batches, regrow
-from scaler.training.activity import SAVING, WAITING, Watch
+from scaler.training.activity import SAVING, WAITING, Activity
 from scaler.training.checkpoints.files import find_checkpoint
 from scaler.training.checkpoints.state import load_checkpoint
-from scaler.training.checkpoints.writer import Checkpoints
+from scaler.training.checkpoints.writer import CheckpointWriter
 from scaler.training.clock import clock_for
 from scaler.training.controllers import Controllers
 from scaler.training.data.batches import batches
 from scaler.training.data.order import StepIndices
 from scaler.training.device import is_out_of_memory
-from scaler.training.evaluation.evaluator import Evaluation
+from scaler.training.evaluation.evaluator import Evaluator
 from scaler.training.gradients.gather import several_micro_batches
 from scaler.training.randomness import gather_random_states, seed_worker, set_random_state
 from scaler.training.recipe import Recipe
 from scaler.training.recipe.check import require_planned
-from scaler.training.recorder import Pace, Recorder, Step
-from scaler.training.start_checks.batch_norm import is_too_few_for_norm, share_of_one
+from scaler.training.recorder import HandOverInterval, Recorder, StepMeasurement
+from scaler.training.start_checks.batch_norm import is_single_sample_error, single_sample_error
 from scaler.training.start_checks.data_digests import Digests
 from scaler.training.start_checks.same_model import require_same_model
 from scaler.training.start_checks.start import Start, check_start
 from scaler.training.stepper import Stepper, WholeGradient
-from scaler.training.worker_context import Ending, Leave, WorkerContext
+from scaler.training.worker_context import AttemptEnd, Leave, WorkerContext
 
 
 class Training:
@@ -63,18 +63,18 @@ class Training:
         self._first_plan = plan  # before the batch grew with the noise
         self._device = context.device
         self._clock = clock_for(self._device)
-        self.watch = Watch()
-        self._stepper = Stepper(recipe, job, plan, context, clock=self._clock, watch=self.watch)
+        self.activity = Activity()
+        self._stepper = Stepper(recipe, job, plan, context, clock=self._clock, activity=self.activity)
         self._phase = plan.phases[0]
         self._controllers = Controllers(job, plan)
         stepper = self._stepper
-        self._evaluation = Evaluation(recipe, context, stepper.module, stepper.average, self.watch)
+        self._evaluation = Evaluator(recipe, context, stepper.module, stepper.average, self.activity)
         self._recorder = Recorder(context, self._clock)
-        self._checkpoints = Checkpoints(job, context)
+        self._checkpoints = CheckpointWriter(job, context)
         self._is_complete = False  # a checkpoint holds the end already, evaluated
         self._ramp: Ramp | None = None  # after a resize that raised the rate
         self._random: Tensor | None = None  # what a checkpoint says of this worker's random numbers
-        self._pace = Pace()
+        self._interval = HandOverInterval()
         self._digests: Digests = {}  # of the data that a checkpoint was trained on
         self._astray: str | None = None  # why the training has diverged, when it has
         self._gathers = False  # whether the loss is over the global batch: its gradient has no parts then
@@ -108,7 +108,7 @@ class Training:
         rows = state["random"]
         self._random = rows[context.rank] if len(rows) == context.world_size else None
 
-    def run(self) -> Ending:
+    def run(self) -> AttemptEnd:
         """Train to the end, or until somebody asks this worker to leave; then a checkpoint is there.
 
         Raises:
@@ -124,7 +124,7 @@ class Training:
         self._recorder.begin()
         if self.samples_seen == 0 and self._controllers.may_go_back():
             self._save()
-            self._recorder.stood_still("checkpoint_s")
+            self._recorder.add_pause("checkpoint_s")
         source = self._batches()
         self._recorder.begin()
         try:
@@ -134,7 +134,7 @@ class Training:
                 if not self._step(source, size):
                     source = self._batches()
                     continue
-                leave, is_time = self._hand_over_together() if self._pace.is_due() else (Leave.NOT, False)
+                leave, is_time = self._hand_over_together() if self._interval.is_due() else (Leave.NOT, False)
                 grown = self._astray is None and self._grow_when_due(began_at)  # before it is saved
                 self._save_and_evaluate_when_due(began_at, now=is_time or leave is not Leave.NOT)
                 gone_back = self._astray is not None
@@ -142,13 +142,13 @@ class Training:
                     self._go_back()
                 elif leave is not Leave.NOT and self._next_size():
                     self._end_saving()
-                    return Ending.STOPPED if leave is Leave.STOP else Ending.YIELDED
+                    return AttemptEnd.STOPPED if leave is Leave.STOP else AttemptEnd.YIELDED
                 if grown or gone_back:
                     source = self._batches()
             if not self._is_complete:
                 self._save_and_evaluate_when_due(self.samples_seen, now=False)
             self._end_saving()
-            return Ending.FINISHED
+            return AttemptEnd.FINISHED
         finally:
             # Also when something raised: what was measured is worth more than ever.
             self._recorder.end_attempt()
@@ -162,7 +162,7 @@ class Training:
             self._context,
             model=self._stepper.module,
             evaluation=self._evaluation,
-            watch=self.watch,
+            activity=self.activity,
             samples_seen=self.samples_seen,
             digests=self._digests,
         )
@@ -218,7 +218,7 @@ class Training:
             reference_steps=worth if plan.is_measured and self._job.scale.co_scale.ema else 1.0,
         )
         self._recorder.add(
-            Step(
+            StepMeasurement(
                 step=step,
                 samples_seen=self.samples_seen,
                 progress=self.progress,
@@ -268,8 +268,8 @@ class Training:
         try:
             return self._stepper.gradient(source, sizes, self._plan, step_samples=size, measure=measure)
         except Exception as error:
-            if 1 in sizes and is_too_few_for_norm(error):
-                raise share_of_one(self._plan, samples_seen=self.samples_seen) from error
+            if 1 in sizes and is_single_sample_error(error):
+                raise single_sample_error(self._plan, samples_seen=self.samples_seen) from error
             # In a group the others wait in the middle of a sum: all of it starts again with smaller micro-batches.
             is_alone = self._context.world_size == 1
             if not (is_alone and self._job.scale.per_worker_batch_size == "auto" and is_out_of_memory(error)):
@@ -302,20 +302,20 @@ class Training:
         self._hand_over()
         self._judge()
         wanted = self._context.wanted_steps(self._recorder.steps_per_record)
-        mine = [self._context.leave_requested(), self._checkpoints.is_time(), self._pace.step_time_s(), wanted]
+        mine = [self._context.leave_requested(), self._checkpoints.is_time(), self._interval.step_time_s(), wanted]
         asked = torch.tensor(mine, dtype=torch.float64)
         if self._context.world_size > 1:
-            self.watch.now(WAITING)
+            self.activity.begin(WAITING)
             asked = asked.to(self._device)
             dist.all_reduce(asked, op=dist.ReduceOp.MAX)
         leave, save, step_time_s, wanted = asked.tolist()
-        self._pace.next_after(step_time_s)
+        self._interval.next_after(step_time_s)
         self._thin(int(wanted))
         return Leave(int(leave)), bool(save)
 
     def _thin(self, steps: int) -> None:
         """Let records stand for more steps from here on; for no more than are handed over together."""
-        steps = min(steps, self._pace.window)
+        steps = min(steps, self._interval.window)
         if steps > self._recorder.steps_per_record:
             self._recorder.steps_per_record = steps
             self._event("records_thinned", steps=steps, reason="the collector cannot keep up")
@@ -325,7 +325,7 @@ class Training:
 
     def _judge(self) -> None:
         """Show the guard the losses that were handed over since the last time, as means over all workers."""
-        records = self._recorder.unjudged()
+        records = self._recorder.unchecked_records()
         means = [Mean() for _ in records]
         for mean, record in zip(means, records, strict=True):
             mean.add(record.loss, record.loss_weight)
@@ -362,7 +362,7 @@ class Training:
         samples_seen, attempt = start.tolist()
         self._recorder.end_attempt()
         self._hand_over()
-        self._recorder.unjudged()  # of what is thrown away
+        self._recorder.unchecked_records()  # of what is thrown away
         self._plan = self._first_plan
         self.restore(samples_seen)
         self._controllers.went_back(times=times)
@@ -410,7 +410,7 @@ class Training:
         measure = due(self._plan.eval_every_samples) and self._evaluation.is_there
         if not (save or measure) or self._astray is not None:
             return
-        self._stepper.share_buffers()
+        self._stepper.broadcast_buffers()
         if measure or ended:
             self._stepper.set_mode(training=False)
         values = self._evaluate() if measure else None
@@ -418,12 +418,12 @@ class Training:
         if measure and not ended:
             self._stepper.set_mode(training=True)
         if measure:
-            self._recorder.stood_still("evaluation_s")
+            self._recorder.add_pause("evaluation_s")
         if save or is_best:
             self._save(values, is_best=is_best)
-            self._recorder.stood_still("checkpoint_s")
+            self._recorder.add_pause("checkpoint_s")
         self._is_complete = ended
-        self._pace.after_a_break()
+        self._interval.after_a_break()
 
     def _evaluate(self) -> dict[str, float]:
         began = perf_counter()
@@ -451,7 +451,7 @@ class Training:
             return
         if is_best and values is not None:
             self._checkpoints.keep_as_best(values)
-        self.watch.now(SAVING)
+        self.activity.begin(SAVING)
         states = gather_random_states(self._device, world_size=context.world_size)
         if context.rank == 0:
             state = {**self._state(), "random": states}
@@ -474,13 +474,13 @@ class Training:
 
     def _end_saving(self) -> None:
         """Wait until the last checkpoint counts, on every worker: who leaves earlier may end rank 0 with it."""
-        self.watch.now(SAVING)
+        self.activity.begin(SAVING)
         if self._context.rank == 0:
             self._checkpoints.finish()
         if self._context.world_size > 1:
-            self.watch.now(WAITING)
+            self.activity.begin(WAITING)
             dist.barrier()
-        self._recorder.stood_still("checkpoint_s")
+        self._recorder.add_pause("checkpoint_s")
 
     def _event(self, kind: str, **values: Any) -> None:
         self._recorder.event(kind, **{"samples_seen": self.samples_seen, **values})

@@ -16,7 +16,7 @@ from scaler.training.worker_context import WorkerContext
 HAND_OVER_S = 1.0
 
 
-class Pace:
+class HandOverInterval:
     """Decides at which steps records are handed over.
 
     Attributes:
@@ -49,10 +49,10 @@ class Pace:
 
 
 CHUNK = 64  # steps that are resolved together on a CPU: what is kept for longer, the garbage collector walks again
-StandsStill = Literal["evaluation_s", "checkpoint_s"]
+PauseKind = Literal["evaluation_s", "checkpoint_s"]
 
 
-class Step(NamedTuple):  # a tuple is made in half a frozen dataclass's time
+class StepMeasurement(NamedTuple):  # a tuple is made in half a frozen dataclass's time
     """What the loop says of a step, with losses that the device may still be working on."""
 
     step: int
@@ -70,11 +70,11 @@ class Step(NamedTuple):  # a tuple is made in half a frozen dataclass's time
 class _Pending(NamedTuple):
     """A step and its times."""
 
-    step: Step
+    step: StepMeasurement
     since: Mark  # the end of the step before, or of what came between
     ended: Mark
     cpu_s: float
-    stood: Sequence[tuple[StandsStill, Mark, Mark]]  # before it
+    stood: Sequence[tuple[PauseKind, Mark, Mark]]  # before it
 
 
 class Recorder:
@@ -92,7 +92,7 @@ class Recorder:
         self._context, self._clock = context, clock
         self._pending: list[_Pending] = []
         self._records: list[Record] = []
-        self._stood: tuple[tuple[StandsStill, Mark, Mark], ...] = ()
+        self._stood: tuple[tuple[PauseKind, Mark, Mark], ...] = ()
         self._events: list[dict[str, Any]] = []
         self._unjudged: list[Record] = []
         self.steps_per_record = 1
@@ -102,7 +102,7 @@ class Recorder:
         """Let the next step's time begin here."""
         self._since, self._cpu_s = self._clock.mark(), process_time()
 
-    def add(self, step: Step) -> None:
+    def add(self, step: StepMeasurement) -> None:
         """Keep a step that ends here; the next one's time begins."""
         ended, cpu_s = self._clock.mark(), process_time()
         self._pending.append(_Pending(step, self._since, ended, cpu_s - self._cpu_s, self._stood))
@@ -110,7 +110,7 @@ class Recorder:
         if len(self._pending) >= CHUNK and not self._clock.is_behind:
             self._resolve_pending()
 
-    def stood_still(self, what: StandsStill) -> None:
+    def add_pause(self, what: PauseKind) -> None:
         """Say what training stood still for since the last step or call; the next step's time begins here."""
         before = self._since
         self.begin()
@@ -138,7 +138,7 @@ class Recorder:
         self._unjudged += records
         self._context.hand_over(merge_steps(records, self.steps_per_record), told, samples_seen=samples_seen)
 
-    def unjudged(self) -> list[Record]:
+    def unchecked_records(self) -> list[Record]:
         """Return every step that was handed over since the last call: the guard of the loss has not seen it."""
         records, self._unjudged = self._unjudged, []
         return records
@@ -181,11 +181,11 @@ class Recorder:
             weight=weight,
         )
 
-    def _standing(self, stood: Sequence[tuple[StandsStill, Mark, Mark]]) -> tuple[float, float]:
+    def _standing(self, stood: Sequence[tuple[PauseKind, Mark, Mark]]) -> tuple[float, float]:
         """The seconds of evaluations and of checkpoints."""
         if not stood:
             return 0.0, 0.0
-        seconds: dict[StandsStill, float] = {"evaluation_s": 0.0, "checkpoint_s": 0.0}
+        seconds: dict[PauseKind, float] = {"evaluation_s": 0.0, "checkpoint_s": 0.0}
         for what, start, end in stood:
             seconds[what] += self._clock.between(start, end)
         return seconds["evaluation_s"], seconds["checkpoint_s"]

@@ -11,20 +11,20 @@ from scaler.core.noise_scale import GradientSquares, estimate_squares
 from scaler.errors import RecipeError
 from scaler.job import Job
 from scaler.plan import Phase, Plan
-from scaler.training.activity import Watch
+from scaler.training.activity import Activity
 from scaler.training.checkpoints.state import require_readable, require_same_shapes
 from scaler.training.clock import Clock
 from scaler.training.gradients.norm import clip, total_norm
 from scaler.training.gradients.step import GradientStep, Parts, StepMeasures
 from scaler.training.model.average import WeightAverage
-from scaler.training.model.buffers import share_tensors
+from scaler.training.model.buffers import broadcast_tensors
 from scaler.training.model.modes import Freezing, start_training
 from scaler.training.model.names import load_model_state, model_state, named_parameters
 from scaler.training.optimizer.build import build_optimizer, require_momentum, require_one_point
 from scaler.training.optimizer.preconditioner import Preconditioner
-from scaler.training.optimizer.settings import set_constants, set_mode, step_of, used_rate
+from scaler.training.optimizer.settings import set_constants, set_mode, step_settings, used_lr
 from scaler.training.recipe import Recipe
-from scaler.training.recipe.failures import said
+from scaler.training.recipe.failures import error_text
 from scaler.training.worker_context import WorkerContext
 
 
@@ -47,7 +47,7 @@ class Stepper:
         plan: of this attempt; its groups and optimizer.
         context: where this worker is.
         clock: the device's.
-        watch: told what is being done.
+        activity: told what is being done.
 
     Attributes:
         module: the model, not wrapped, on its device.
@@ -58,15 +58,15 @@ class Stepper:
     """
 
     def __init__(
-        self, recipe: Recipe, job: Job, plan: Plan, context: WorkerContext, *, clock: Clock, watch: Watch
+        self, recipe: Recipe, job: Job, plan: Plan, context: WorkerContext, *, clock: Clock, activity: Activity
     ) -> None:
         self._recipe, self._job, self._groups = recipe, job, plan.groups
-        self._clock, self._watch = clock, watch
+        self._clock, self._activity = clock, activity
         self._device, self._world_size = context.device, context.world_size
         self.module: nn.Module = recipe.model.to(self._device)
         start_training(self.module)
         if self._world_size > 1:
-            share_tensors([*self.module.parameters(), *self.module.buffers()])
+            broadcast_tensors([*self.module.parameters(), *self.module.buffers()])
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=job.train.precision == "fp16")
         named = named_parameters(self.module)
         self._freezing = Freezing(self.module, plan.groups)
@@ -143,7 +143,7 @@ class Stepper:
         """
         if self._job.train.clip_grad_norm is not None:
             clip(gradient.trained, gradient.norm, most=self._job.train.clip_grad_norm)
-        with step_of(
+        with step_settings(
             self._optimizer,
             step,
             self._phase,
@@ -160,17 +160,17 @@ class Stepper:
             require_readable(self.state_dict())  # an optimizer's state is there after its first step
         if self.average is not None and step.ema_decay is not None:
             self.average.update(self.module, decay=step.ema_decay**reference_steps)
-        return used_rate(self._optimizer, planned=lr)  # after the step: a hook of the recipe's would show
+        return used_lr(self._optimizer, planned=lr)  # after the step: a hook of the recipe's would show
 
     def set_mode(self, *, training: bool) -> None:
         """Let an optimizer that trains at other weights than it is evaluated at go from the one to the other."""
         set_mode(self._optimizer, training=training)
 
-    def share_buffers(self) -> None:
+    def broadcast_buffers(self) -> None:
         """Give every worker rank 0's buffers (BatchNorm's statistics): one model is saved and evaluated."""
         if self._world_size > 1:
             averaged = self.average.model.buffers() if self.average is not None else ()
-            share_tensors([*self.module.buffers(), *averaged])
+            broadcast_tensors([*self.module.buffers(), *averaged])
 
     def broken_weight(self) -> str | None:
         """Say which weight is not a number, if one is: the losses so far are older than the last step's weights."""
@@ -220,7 +220,7 @@ class Stepper:
             if not names:
                 raise
             raise RecipeError(
-                f"the gradient of {names[0]} is sparse, and the optimizer does not take it: {said(error)}",
+                f"the gradient of {names[0]} is sparse, and the optimizer does not take it: {error_text(error)}",
                 "Use nn.Embedding(sparse=False), or an optimizer for sparse gradients: sgd without weight_decay, or "
                 "torch.optim:SparseAdam.",
             ) from error
@@ -234,7 +234,7 @@ class Stepper:
             precision=self._job.train.precision,
             scaler=self._scaler,
             clock=self._clock,
-            watch=self._watch,
+            activity=self._activity,
             precondition=self._preconditioner,
         )
 

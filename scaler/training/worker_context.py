@@ -25,7 +25,7 @@ class Leave(IntEnum):
     """Save, and stop: somebody wants the run to end here."""
 
 
-class Ending(StrEnum):
+class AttemptEnd(StrEnum):
     """How a call of ``Training.run`` ended."""
 
     FINISHED = "finished"

@@ -21,7 +21,7 @@ from in_process import Scaler, command_line
 from scaler.metrics.reader import read_events, read_records
 from scaler.runs import RunFolder, list_runs
 from scaler.runs.lease import FILE
-from scaler.training.checkpoints.files import committed
+from scaler.training.checkpoints.files import complete_checkpoints
 from scaler.training.checkpoints.state import load_checkpoint
 
 HERE = ("--address", "none")
@@ -125,7 +125,7 @@ def newest_run() -> RunFolder:
 
 
 def weights(folder: RunFolder) -> dict[str, Any]:
-    values: dict[str, Any] = load_checkpoint(folder, committed(folder)[-1])["model"]
+    values: dict[str, Any] = load_checkpoint(folder, complete_checkpoints(folder)[-1])["model"]
     return values
 
 
@@ -136,7 +136,7 @@ def rates(folder: RunFolder) -> list[tuple[int, float]]:
 
 
 def assert_the_same_training(resumed: RunFolder, calm: RunFolder) -> None:
-    assert committed(resumed)[-1] == committed(calm)[-1]
+    assert complete_checkpoints(resumed)[-1] == complete_checkpoints(calm)[-1]
     ours, theirs = weights(resumed), weights(calm)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -165,7 +165,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     )
     assert folder.state().value == "stopped"
     assert not folder.exists(FILE)
-    reached = committed(folder)[-1]
+    reached = complete_checkpoints(folder)[-1]
     assert 600 <= reached < 3000
     started = folder.read_json("status.json")["started_at"]
     plan = folder.read("plan.json")
@@ -245,7 +245,7 @@ def test_a_second_interrupt_ends_it_at_once_and_it_goes_on_from_before(
     code, _, _ = scaler_command("submit", job, *HERE, "--quiet", *options("recipe_args.trouble=ctrl_c twice"))
     folder = newest_run()
     assert (code, folder.state().value) == (130, "stopped")
-    assert committed(folder) == [300]  # at its 60th step
+    assert complete_checkpoints(folder) == [300]  # at its 60th step
     assert scaler_command("resume", folder.uri, *HERE, "--quiet").code == 0
     assert_the_same_training(folder, calm)
 
@@ -549,7 +549,7 @@ def test_a_job_that_the_report_needs_is_missed_before_anything_is_trained(scaler
 
 def test_a_checkpoint_that_is_damaged_is_told_and_passed_over(scaler_command: Scaler, job: Path) -> None:
     folder = stopped_run(scaler_command, job, "recipe_args.at_call=100")
-    assert committed(folder) == [300, 600, 900]
+    assert complete_checkpoints(folder) == [300, 600, 900]
     folder.write("checkpoints/000000000000900.pt", b"torn")
     code, _, err = scaler_command("resume", "last", *HERE)
     assert code == 0, err
@@ -616,7 +616,7 @@ def test_a_driver_that_was_stopped_while_another_finished_its_run_writes_nothing
     )
     assert folder.state().value == "succeeded"
     assert {event["samples_seen"] for event in read_events(folder) if "samples_seen" in event} <= set(range(600))
-    assert committed(folder)[-1:] in ([300], [])
+    assert complete_checkpoints(folder)[-1:] in ([300], [])
     assert not folder.exists(FILE)
     assert not folder.exists("report.json")
 

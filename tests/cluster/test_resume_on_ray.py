@@ -13,7 +13,7 @@ from test_submit import SCALER, carrying, left_behind, marked, start, wait_for
 
 from scaler.metrics.reader import read_records
 from scaler.runs import RunFolder, list_runs
-from scaler.training.checkpoints.files import committed
+from scaler.training.checkpoints.files import complete_checkpoints
 from scaler.training.checkpoints.state import load_checkpoint
 
 SLOW = ("--set", "recipe_args.trouble=slow", "--set", "train.epochs=5")
@@ -32,7 +32,7 @@ def resume(storage: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def weights(folder: RunFolder) -> dict[str, Any]:
-    values: dict[str, Any] = load_checkpoint(folder, committed(folder)[-1])["model"]
+    values: dict[str, Any] = load_checkpoint(folder, complete_checkpoints(folder)[-1])["model"]
     return values
 
 
@@ -53,7 +53,7 @@ def at_work(mark: str, *, within_s: float = 30) -> list[str]:
 def test_a_run_whose_driver_was_killed_ends_as_a_calm_one(tmp_path: Path) -> None:
     storage = tmp_path / f"{tmp_path.name}-killed"
     process = start(storage, *LONG)
-    while not ((runs := list_runs(str(storage))) and len(committed(runs[0])) == 2):  # as many as are kept
+    while not ((runs := list_runs(str(storage))) and len(complete_checkpoints(runs[0])) == 2):  # as many as are kept
         assert process.poll() is None
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
@@ -61,7 +61,7 @@ def test_a_run_whose_driver_was_killed_ends_as_a_calm_one(tmp_path: Path) -> Non
     (folder,) = runs
     assert at_work(storage.name) == []
     assert folder.state().value == "running"
-    assert 0 < committed(folder)[-1] < 15_000
+    assert 0 < complete_checkpoints(folder)[-1] < 15_000
 
     done = resume(storage)
     assert done.returncode == 0, done.stderr
@@ -94,7 +94,7 @@ def test_sigterm_stops_a_run_and_it_goes_on_with_another_number_of_workers(tmp_p
     assert f"\nGo on with: scaler resume {folder.uri}\n" in err
     assert out.startswith(f"{folder.run_id}  stopped\n")
     assert left_behind(tmp_path.name) == []
-    reached = committed(folder)[-1]
+    reached = complete_checkpoints(folder)[-1]
     assert json.loads(folder.read("report.json"))["totals"]["samples_seen"] == reached  # nothing is done again
 
     done = resume(tmp_path, "--workers", "1")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scaler.cluster.watchdog import EXIT_CODE, Watchdog, innermost_place
-from scaler.training.activity import COMPUTING, WAITING, Watch
+from scaler.training.activity import COMPUTING, WAITING, Activity
 
 TIMEOUT_S = 0.2
 
@@ -43,7 +43,7 @@ def test_a_worker_that_does_one_thing_for_too_long_is_named_and_ended(
 
 
 def test_a_worker_that_goes_on_is_left_alone(watchdog: Watchdog, told: Queue[Any]) -> None:
-    watch = Watch()
+    watch = Activity()
     watchdog.follow(watch)
     for _ in range(12):
         watch.now(COMPUTING)

@@ -20,8 +20,8 @@ from scaler.training.loop import Training
 from scaler.training.model.names import named_parameters
 from scaler.training.process_group import is_lost_peer
 from scaler.training.randomness import seed_everything
-from scaler.training.recorder import Pace
-from scaler.training.worker_context import Ending, Leave
+from scaler.training.recorder import HandOverInterval
+from scaler.training.worker_context import AttemptEnd, Leave
 
 SAMPLES = 250  # no multiple of any batch
 TIMES = (
@@ -31,7 +31,7 @@ TIMES = (
 NEVER_STOP = 10**9
 
 
-class EveryStep(Pace):
+class EveryStep(HandOverInterval):
     """Hands over at every step, so that a test says where a life ends."""
 
     def next_after(self, step_time_s: float) -> None:
@@ -188,13 +188,13 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], optio
     around = kind(rank, world_size, folder, stop_after=stop_after)
     training = Training(recipe, job, make_plan(job, world_size, parameters=shapes_of(recipe)), around)
     if stop_after != NEVER_STOP:
-        training._pace = EveryStep()
+        training._interval = EveryStep()
     saved, _ = find_checkpoint(around.folder)
     if saved is not None:
         training.restore(saved)
     error, finished = None, False
     try:
-        finished = training.run() is Ending.FINISHED
+        finished = training.run() is AttemptEnd.FINISHED
     except ScalerError as raised:
         error = f"{type(raised).__name__}: {raised}"
     except RuntimeError as raised:
@@ -229,17 +229,17 @@ def run(
     return ranks
 
 
-def run_in_lives(tmp_path: Path, job: Job, *, most: int = 200) -> dict[str, Any]:
+def run_in_attempts(tmp_path: Path, job: Job, *, most: int = 200) -> dict[str, Any]:
     """Train one worker that is stopped after every step, and resumed by a new one; together as one."""
-    folder, lives = new_folder(tmp_path), []
-    while not (lives and lives[-1]["finished"]):
-        lives.append(run(tmp_path, 1, job, folder=folder, stop_after=1)[0])
-        assert len(lives) < most
+    folder, attempts = new_folder(tmp_path), []
+    while not (attempts and attempts[-1]["finished"]):
+        attempts.append(run(tmp_path, 1, job, folder=folder, stop_after=1)[0])
+        assert len(attempts) < most
     return {
-        "records": [record for life in lives for record in life["records"]],
-        "events": [event for life in lives for event in life["events"]],
-        "weights": lives[-1]["weights"],
-        "lives": len(lives),
+        "records": [record for life in attempts for record in life["records"]],
+        "events": [event for life in attempts for event in life["events"]],
+        "weights": attempts[-1]["weights"],
+        "lives": len(attempts),
         "folder": folder,
     }
 

@@ -21,8 +21,14 @@ from scaler import Recipe
 from scaler.errors import ClusterError, RecipeError, RunError
 from scaler.runs import RunFolder
 from scaler.training.checkpoints import writer
-from scaler.training.checkpoints.files import SCHEMA_VERSION, committed, find_checkpoint, read_manifest, write_files
-from scaler.training.checkpoints.state import copied, load_checkpoint, write_checkpoint
+from scaler.training.checkpoints.files import (
+    SCHEMA_VERSION,
+    complete_checkpoints,
+    find_checkpoint,
+    read_manifest,
+    write_files,
+)
+from scaler.training.checkpoints.state import copy_to_cpu, load_checkpoint, write_checkpoint
 
 STATE = {"samples_seen": 0, "weights": torch.arange(4.0)}
 
@@ -53,7 +59,7 @@ def alter(path: Path) -> None:
 def test_the_newest_checkpoint_is_found_and_read(folder: RunFolder) -> None:
     assert find_checkpoint(folder) == (300, [])
     assert torch.equal(load_checkpoint(folder, 300)["weights"], torch.arange(4.0))
-    assert committed(folder) == [100, 200, 300]
+    assert complete_checkpoints(folder) == [100, 200, 300]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +125,7 @@ def test_a_checkpoint_of_another_version_is_refused_and_left_alone(folder: RunFo
         f"run run: checkpoint 300 has schema version 1, and this scaler reads {SCHEMA_VERSION}.\n"
         "  Go on with the version of scaler that wrote it."
     )
-    assert committed(folder) == [100, 200, 300]
+    assert complete_checkpoints(folder) == [100, 200, 300]
 
 
 def test_storage_that_refuses_to_set_one_aside_is_told(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +230,7 @@ def test_a_state_that_turns_unreadable_later_ends_the_training(tmp_path: Path) -
         RecipeError, match=rf"^the checkpoint cannot be read again: .* does not read {__name__}.Plain\."
     ):
         training.run()
-    assert committed(around.folder) == []
+    assert complete_checkpoints(around.folder) == []
 
 
 def test_a_checkpoint_that_torch_does_not_read_is_kept_and_nobody_is_told_to_remove_it(folder: RunFolder) -> None:
@@ -244,7 +250,7 @@ def test_a_checkpoint_that_torch_does_not_read_is_kept_and_nobody_is_told_to_rem
 def test_the_copy_of_a_state_is_one_of_its_own() -> None:
     kept = np.zeros(2)
     state = {"a": [kept], "sparse": torch.eye(2).to_sparse(), "named": Plain(2)}
-    copy = copied(state)
+    copy = copy_to_cpu(state)
     kept += 1
     state["sparse"].values().add_(1)
     state["named"].x = 3
@@ -261,7 +267,7 @@ def _saved_by_torch(value: object, tmp_path: Path) -> bytes:
 def test_a_copy_shares_nothing_with_training_and_what_training_shares() -> None:
     weight = torch.ones(3)
     state = {"tied": [weight, weight.detach()], "plain": (1, "two", None), "empty": torch.empty(0)}
-    copy = copied(state)
+    copy = copy_to_cpu(state)
     weight += 1
     assert copy["tied"][0].tolist() == [1, 1, 1]
     assert copy["tied"][0] is copy["tied"][1]
@@ -304,10 +310,10 @@ def test_the_best_is_kept_beside_the_newest(tmp_path: Path, mode: str) -> None:
 
     current = 0.5
     training._evaluation.values = each_time  # type: ignore[method-assign]
-    training._evaluation.try_out = lambda *_, **__: None  # type: ignore[method-assign]
+    training._evaluation.check = lambda *_, **__: None  # type: ignore[method-assign]
     training.run()
     best = 375 if mode == "min" else 250
-    assert committed(around.folder) == [best, 750]
+    assert complete_checkpoints(around.folder) == [best, 750]
     assert read_manifest(around.folder, best)["best_by"] == pytest.approx(0.1 if mode == "min" else 0.9)
 
 
@@ -321,9 +327,9 @@ def test_time_is_a_cadence_too(tmp_path: Path) -> None:
     recipe = make_recipe(loss=_slow)
     job = make_job(per_worker_batch_size=10, train={"epochs": 6}, checkpoint={"every": {"seconds": 0.05}, "keep": 100})
     training, around = in_this_process(tmp_path, recipe, job)
-    training._pace = EveryStep()
+    training._interval = EveryStep()
     training.run()
-    assert len(committed(around.folder)) > 3
+    assert len(complete_checkpoints(around.folder)) > 3
 
 
 def _slow(model: Any, batch: Any) -> Any:
@@ -357,7 +363,7 @@ def test_a_checkpoint_counts_only_when_its_records_are_there(tmp_path: Path) -> 
         f"run {around.folder.run_id}: its last checkpoint cannot be written: the collector has not answered.\n"
         "  Make room, or see to storage; scaler resume goes on from the one before."
     )
-    assert committed(around.folder) == []
+    assert complete_checkpoints(around.folder) == []
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_event_and_training_goes_on(
@@ -374,7 +380,7 @@ def test_a_checkpoint_that_cannot_be_written_is_an_event_and_training_goes_on(
     failed = events_of({"events": around.events}, "checkpoint_failed")
     assert [event["samples_seen"] for event in failed] == [250, 500]
     assert failed[0]["reason"] == "OSError: [Errno 28] No space left on device"
-    assert committed(around.folder) == [750]
+    assert complete_checkpoints(around.folder) == [750]
 
 
 def test_the_best_by_another_metric_is_not_the_best_any_more(tmp_path: Path) -> None:
@@ -387,7 +393,7 @@ def test_the_best_by_another_metric_is_not_the_best_any_more(tmp_path: Path) -> 
     training, around = in_this_process(tmp_path, make_recipe(), job("accuracy", "max", 3))
     training.restore(500)
     training.run()
-    assert committed(around.folder) == [750]
+    assert complete_checkpoints(around.folder) == [750]
     assert read_manifest(around.folder, 750)["best_of"] == ["accuracy", "max"]
 
 

@@ -22,7 +22,7 @@ from small_runs import (
     plan_of,
     records_of,
     run,
-    run_in_lives,
+    run_in_attempts,
     untimed,
 )
 from torch.utils.data import TensorDataset
@@ -408,8 +408,8 @@ def test_a_grown_batch_stays_within_the_job_s_bound_on_more_workers(tmp_path: Pa
         batch_schedule={"name": "noise_scale", "max_global_batch_size": 32, "every": {"samples": 100}},
         train={"noise_scale_every": 1, "epochs": 4},
     )
-    lives = [run(tmp_path, 1, values, folder=folder, stop_after=15, noisy=True)[0] for _ in range(2)]
-    assert [e["global_batch_size"] for life in lives for e in events_of(life, "batch_grown")] == [32]
+    attempts = [run(tmp_path, 1, values, folder=folder, stop_after=15, noisy=True)[0] for _ in range(2)]
+    assert [e["global_batch_size"] for life in attempts for e in events_of(life, "batch_grown")] == [32]
     ranks = run(tmp_path, 2, values, folder=folder, noisy=True)
     assert max(sum(record.samples for record in step) for step in by_step(ranks)) == 32
 
@@ -456,7 +456,7 @@ def test_stopped_after_every_step_it_is_the_run_that_was_never_stopped(tmp_path:
     job = RESUMED[name]
     folder = new_folder(tmp_path)
     (calm,) = run(tmp_path, 1, job, folder=folder)
-    stopped = run_in_lives(tmp_path, job)
+    stopped = run_in_attempts(tmp_path, job)
     assert stopped["lives"] == len(calm["records"])
     assert untimed(stopped) == untimed(calm)
     assert stopped["weights"] == calm["weights"]

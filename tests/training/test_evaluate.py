@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from scaler import Recipe
-from scaler.training.activity import Watch
+from scaler.training.activity import Activity
 from scaler.training.evaluation.loop import evaluate
 
 SAMPLES = 11
@@ -38,7 +38,9 @@ def recipe(kind: str) -> Recipe:
 def on_rank(rank: int, world_size: int, kind: str) -> dict[str, float]:
     made = recipe(kind)
     device = torch.device("cpu")
-    return evaluate(made, made.model, rank=rank, world_size=world_size, batch_size=3, device=device, watch=Watch())
+    return evaluate(
+        made, made.model, rank=rank, world_size=world_size, batch_size=3, device=device, activity=Activity()
+    )
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

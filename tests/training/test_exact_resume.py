@@ -70,7 +70,7 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], stop_
     recipe = random_recipe()
     around = Kept(rank, world_size, folder, stop_after=stop_after)
     training = Training(recipe, job, make_plan(job, world_size), around)
-    training._pace = EveryStep()
+    training._interval = EveryStep()
     saved, _ = find_checkpoint(around.folder)
     if saved is not None:
         training.restore(saved)
@@ -86,17 +86,17 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], stop_
 def train_group(tmp_path: Path, job: Job, world_size: int, *, stops: list[int]) -> list[dict[str, Any]]:
     """Train in lives that stop after so many records each, then to the end; the ranks' records are those of all."""
     folder = str(new_folder(tmp_path))
-    lives = [
+    attempts = [
         [train(0, 1, folder, job.model_dump(), stop)]
         if world_size == 1
         else run_group(train, world_size, folder, job.model_dump(), stop)
         for stop in [*stops, 10**9]
     ]
-    assert [life[0]["ending"] for life in lives] == ["stopped"] * len(stops) + ["finished"]
+    assert [life[0]["ending"] for life in attempts] == ["stopped"] * len(stops) + ["finished"]
     for rank in range(world_size):
-        lives[-1][rank]["records"] = [record for life in lives for record in life[rank]["records"]]
-        lives[-1][rank]["events"] = [event for life in lives for event in life[rank]["events"]]
-    return lives[-1]
+        attempts[-1][rank]["records"] = [record for life in attempts for record in life[rank]["records"]]
+        attempts[-1][rank]["events"] = [event for life in attempts for event in life[rank]["events"]]
+    return attempts[-1]
 
 
 @pytest.mark.parametrize(("world_size", "data_workers"), [(1, 0), (1, 2), (2, 0)])

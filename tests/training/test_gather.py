@@ -17,7 +17,7 @@ from scaler.core.batch import micro_batch_bounds
 from scaler.errors import RecipeError
 from scaler.job import Job, parse_job
 from scaler.plan import make_plan
-from scaler.training.activity import Watch
+from scaler.training.activity import Activity
 from scaler.training.clock import CpuClock
 from scaler.training.gradients.gather import gathering
 from scaler.training.gradients.step import GradientStep
@@ -63,7 +63,7 @@ def gradient_of(rank: int, world_size: int, count: int) -> tuple[list[float], fl
         precision="fp32",
         scaler=torch.amp.GradScaler("cpu", enabled=False),
         clock=CpuClock(),
-        watch=Watch(),
+        activity=Activity(),
     )
     mine = micro_batch_bounds(count, world_size=world_size, rank=rank, grad_accum_steps=1)
     source = ((samples(count)[start:stop],) for start, stop in mine or [(0, 1)])
@@ -116,7 +116,7 @@ def gathers_everything(rank: int, world_size: int) -> list[Any]:
             scaler.all_gather(wrong)
         found.append(str(caught.value))
     with gathering(is_alone=True) as calls:
-        found.append((scaler.all_gather(torch.tensor([rank])).tolist(), calls.were_made))
+        found.append((scaler.all_gather(torch.tensor([rank])).tolist(), calls.was_called))
     dist.barrier()
     return found
 

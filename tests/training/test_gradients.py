@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from scaler.core.batch import micro_batch_bounds
 from scaler.core.noise_scale import estimate_squares
-from scaler.training.activity import Watch
+from scaler.training.activity import Activity
 from scaler.training.clock import CpuClock
 from scaler.training.gradients.step import GradientStep
 
@@ -65,7 +65,7 @@ def step_gradient(
         precision="fp32",
         scaler=torch.amp.GradScaler("cpu", init_scale=loss_scale or 1.0, enabled=loss_scale is not None),
         clock=CpuClock(),
-        watch=Watch(),
+        activity=Activity(),
     )
     mine = micro_batch_bounds(samples, world_size=world_size, rank=rank, grad_accum_steps=grad_accum_steps)
     batches = ((inputs[start:stop], labels[start:stop]) for start, stop in mine or [(0, 1)])
@@ -297,7 +297,7 @@ def test_a_loss_that_no_step_can_use_is_refused(loss: Any, problem: str) -> None
         precision="fp32",
         scaler=torch.amp.GradScaler("cpu", enabled=False),
         clock=CpuClock(),
-        watch=Watch(),
+        activity=Activity(),
     )
     with pytest.raises(RecipeError) as caught:
         gradient(iter([(inputs, labels)]), [4], step_samples=4)
@@ -347,5 +347,5 @@ def make_step(model: nn.Module, loss: Any, world_size: int) -> GradientStep:
         precision="fp32",
         scaler=torch.amp.GradScaler("cpu", enabled=False),
         clock=CpuClock(),
-        watch=Watch(),
+        activity=Activity(),
     )

@@ -14,7 +14,7 @@ from small_runs import (
     plan_of,
     records_of,
     run,
-    run_in_lives,
+    run_in_attempts,
     step_losses,
     untimed,
 )
@@ -25,7 +25,7 @@ from scaler.metrics.record import Record
 from scaler.plan import make_plan
 from scaler.training.checkpoints.files import find_checkpoint
 from scaler.training.randomness import seed_everything
-from scaler.training.worker_context import Ending, Leave
+from scaler.training.worker_context import AttemptEnd, Leave
 
 
 def test_the_same_global_batch_gives_the_same_run_however_it_is_made(tmp_path: Path) -> None:
@@ -115,11 +115,11 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path: Path) -> None
     (tmp_path / "stopped").mkdir()
     seed_everything(0)
     calm = make_recipe()
-    assert in_this_process(tmp_path / "calm", calm, job)[0].run() is Ending.FINISHED
+    assert in_this_process(tmp_path / "calm", calm, job)[0].run() is AttemptEnd.FINISHED
 
     seed_everything(0)
     training, around = in_this_process(tmp_path / "stopped", make_recipe(), job, stop_after=5)
-    assert training.run() is Ending.STOPPED
+    assert training.run() is AttemptEnd.STOPPED
     stopped_at = training.samples_seen
     assert 0 < stopped_at < 3 * SAMPLES
     assert find_checkpoint(around.folder) == (stopped_at, [])
@@ -128,7 +128,7 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path: Path) -> None
     resumed = make_recipe()
     training, _ = in_this_process(tmp_path / "stopped", resumed, job)
     training.restore(stopped_at)
-    assert training.run() is Ending.FINISHED
+    assert training.run() is AttemptEnd.FINISHED
     for ours, theirs in zip(resumed.model.parameters(), calm.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -138,13 +138,13 @@ def test_after_an_evaluation_nobody_waits_long_for_an_answer(tmp_path: Path) -> 
     job = make_job(per_worker_batch_size=64, train={"eval_every": {"samples": 192}})
     training, around = in_this_process(tmp_path, make_recipe(), job)
     around.leave_requested = lambda: Leave.STOP if around.events[-1]["kind"] == "evaluated" else Leave.NOT
-    assert training.run() is Ending.STOPPED
+    assert training.run() is AttemptEnd.STOPPED
     assert training.samples_seen == 250, "the step after the evaluation at 192"
 
 
 def test_a_run_stopped_after_every_step_is_the_run_that_was_never_stopped(tmp_path: Path) -> None:
     job = make_job(per_worker_batch_size=64)
-    calm, stopped = run(tmp_path, 1, job)[0], run_in_lives(tmp_path, job)
+    calm, stopped = run(tmp_path, 1, job)[0], run_in_attempts(tmp_path, job)
     assert stopped["lives"] == plan_of(job).total_steps == 12
     assert untimed(stopped) == untimed(calm)
     assert stopped["weights"] == calm["weights"]

@@ -14,9 +14,9 @@ from torch.utils.data import TensorDataset
 from scaler import Recipe
 from scaler.errors import RecipeError
 from scaler.plan import make_plan
-from scaler.training.activity import Watch
+from scaler.training.activity import Activity
 from scaler.training.evaluation.cut_check import cut_error
-from scaler.training.evaluation.evaluator import Evaluation
+from scaler.training.evaluation.evaluator import Evaluator
 from scaler.training.evaluation.loop import evaluate
 
 SAMPLES = 45
@@ -138,7 +138,7 @@ def on_rank(rank: int, world_size: int, kind: str, batch_size: int, most: int | 
                     world_size=world_size,
                     batch_size=batch_size,
                     device=CPU,
-                    watch=Watch(),
+                    activity=Activity(),
                     most_samples=most,
                 )
             )
@@ -221,7 +221,7 @@ def test_the_whole_text_of_each_refusal(kind: str, text: str, world_size: int) -
 
 def cut(made: Recipe, *, size: int = 16, model: nn.Module | None = None) -> RecipeError | None:
     job = make_job(per_worker_batch_size=size)
-    return cut_error(made, model or made.model, job, make_plan(job, 1), device=CPU, watch=Watch())
+    return cut_error(made, model or made.model, job, make_plan(job, 1), device=CPU, activity=Activity())
 
 
 def test_a_value_that_depends_on_the_cut_is_found_and_named() -> None:
@@ -310,9 +310,9 @@ def test_an_evaluation_that_fails_shows_before_the_first_step_and_changes_nothin
     made = make_recipe()
     object.__setattr__(made, "evaluate", evaluate)
     job = make_job(per_worker_batch_size=16)
-    evaluation = Evaluation(made, Kept(0, 1, str(tmp_path)), made.model, None, Watch())
+    evaluation = Evaluator(made, Kept(0, 1, str(tmp_path)), made.model, None, Activity())
     state = torch.get_rng_state()
     with pytest.raises(KeyError):
-        evaluation.try_out(job, make_plan(job, 1), is_start=True)
+        evaluation.check(job, make_plan(job, 1), is_start=True)
     assert torch.equal(torch.get_rng_state(), state)
     assert made.model.training

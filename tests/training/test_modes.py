@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from scaler import Recipe
-from scaler.training.model.modes import evaluating, norms_evaluating, start_training
+from scaler.training.model.modes import evaluation_mode, norms_in_evaluation_mode, start_training
 
 FIXED: dict[str, Any] = {"per_worker_batch_size": 8, "train": {"num_samples": 24, "epochs": 2}}
 
@@ -50,7 +50,7 @@ def test_a_models_own_train_counts() -> None:
 
     model = Frozen(nn.BatchNorm1d(2), nn.Linear(2, 2))
     start_training(model)
-    with evaluating(model):
+    with evaluation_mode(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model] == [False, True]
 
@@ -83,7 +83,7 @@ def test_a_frozen_group_never_changes_its_statistics(tmp_path: Path) -> None:
 
 def test_a_forward_that_counts_for_nothing_touches_no_statistics() -> None:
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
-    with norms_evaluating(model):
+    with norms_in_evaluation_mode(model):
         assert isinstance(model(torch.ones(1, 2)), Tensor)
     assert model[0].num_batches_tracked == 0
     assert model[0].training

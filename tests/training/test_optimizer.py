@@ -19,7 +19,7 @@ from small_runs import (
     plan_of,
     records_of,
     run,
-    run_in_lives,
+    run_in_attempts,
     step_losses,
     untimed,
     weights_of,
@@ -30,9 +30,9 @@ from scaler.core.optimizers import OPTIMIZER_CLASSES, OPTIMIZER_OPTIONS
 from scaler.errors import JobFileError
 from scaler.plan import Phase, PlanGroup
 from scaler.training.optimizer.build import build_optimizer, optimizer_class
-from scaler.training.optimizer.settings import set_constants, set_mode, set_rate, used_rate
+from scaler.training.optimizer.settings import set_constants, set_lr, set_mode, used_lr
 from scaler.training.randomness import seed_everything
-from scaler.training.worker_context import Ending
+from scaler.training.worker_context import AttemptEnd
 
 FROM_PACKAGE = ("lars", "lamb", "lion", "prodigy", "schedulefree_sgd", "schedulefree_adamw")
 SCHEDULE_FREE = ("schedulefree_sgd", "schedulefree_adamw")
@@ -99,20 +99,20 @@ def two_groups(*ratios: float, name: str = "sgd") -> torch.optim.Optimizer:
 
 def test_the_rate_is_written_into_every_group_by_its_ratio_and_read_back() -> None:
     optimizer = two_groups(1.0, 0.5)
-    set_rate(optimizer, 0.25)
+    set_lr(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.125]
-    assert used_rate(optimizer, planned=0.25) == 0.25
+    assert used_lr(optimizer, planned=0.25) == 0.25
     optimizer.param_groups[1]["lr"] = 0.25
-    assert used_rate(optimizer, planned=0.25) == 0.5, "one group that differs is seen, as of a ratio of 1"
+    assert used_lr(optimizer, planned=0.25) == 0.5, "one group that differs is seen, as of a ratio of 1"
 
 
 def test_a_group_of_ratio_0_has_the_planned_rate_if_its_own_is_0() -> None:
     optimizer = two_groups(1.0, 0.0)
-    set_rate(optimizer, 0.25)
+    set_lr(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.0]
-    assert used_rate(optimizer, planned=0.25) == 0.25
+    assert used_lr(optimizer, planned=0.25) == 0.25
     optimizer.param_groups[1]["lr"] = 0.5
-    assert used_rate(optimizer, planned=0.25) == 0.75, "and else it is that much off"
+    assert used_lr(optimizer, planned=0.25) == 0.75, "and else it is that much off"
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ def test_a_group_of_ratio_0_has_the_planned_rate_if_its_own_is_0() -> None:
 def test_a_momentum_that_the_schedule_moves_is_adam_s_first_beta(name: str, expected: dict[str, Any]) -> None:
     optimizer = two_groups(1.0, 0.5, name=name)
     before = [{key: group[key] for key in expected} for group in optimizer.param_groups]
-    set_rate(optimizer, 0.25)
+    set_lr(optimizer, 0.25)
     assert [{key: group[key] for key in expected} for group in optimizer.param_groups] == before
-    set_rate(optimizer, 0.25, momentum=0.85)
+    set_lr(optimizer, 0.25, momentum=0.85)
     for group in optimizer.param_groups:
         assert {key: group[key] for key in expected} == expected
 
@@ -235,7 +235,7 @@ def test_nadam_corrects_by_a_product_of_its_own_and_its_average_stays() -> None:
 
 def test_a_first_beta_that_the_schedule_moves_is_left_to_it() -> None:
     optimizer = two_groups(1.0, 0.5, name="adam")
-    set_rate(optimizer, 0.25, momentum=0.85)
+    set_lr(optimizer, 0.25, momentum=0.85)
     now = phase({"name": "adam", "lr": 0.1, "betas": [0.9, 0.999]})
     set_constants(optimizer, now, (), cycles_momentum=True)
     assert [group["betas"] for group in optimizer.param_groups] == [(0.85, 0.999)] * 2
@@ -355,7 +355,7 @@ def test_its_state_comes_back_from_a_checkpoint_to_the_last_bit(tmp_path: Path, 
     job = library_job(name, train={"epochs": 1})
     folder = new_folder(tmp_path)
     (calm,) = run(tmp_path, 1, job, folder=folder)
-    stopped = run_in_lives(tmp_path, job)
+    stopped = run_in_attempts(tmp_path, job)
     if name in SCHEDULE_FREE:
         assert stopped["weights"] == pytest.approx(calm["weights"], abs=1e-5)
     else:
@@ -369,7 +369,7 @@ def test_its_state_comes_back_from_a_checkpoint_to_the_last_bit(tmp_path: Path, 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path, name: str) -> None:
     job = library_job(name, train={"epochs": 2}, checkpoint={"every": {"samples": 40}, "keep": 99})
     seed_everything(0)
-    assert in_this_process(tmp_path, make_recipe(), job)[0].run() is Ending.FINISHED
+    assert in_this_process(tmp_path, make_recipe(), job)[0].run() is AttemptEnd.FINISHED
     for path in sorted((tmp_path / "checkpoints").glob("*.pt"))[:3]:
         saved = torch.load(path, weights_only=True)
         recipe = make_recipe()
@@ -440,7 +440,7 @@ def test_a_cycle_of_a_momentum_that_the_optimizer_lacks_is_refused(tmp_path: Pat
         train={"epochs": 1},
     )
     training, _ = in_this_process(tmp_path, make_recipe(), has_one)
-    assert training.run() is Ending.FINISHED
+    assert training.run() is AttemptEnd.FINISHED
 
 
 @pytest.mark.parametrize("name", SCHEDULE_FREE)
@@ -455,7 +455,7 @@ def test_a_longer_training_goes_on_from_schedule_free_s_end(tmp_path: Path, name
     z = torch.cat([state["z"].flatten() for state in saved["optimizer"]["state"].values()])
     assert torch.allclose(torch.tensor(weights_of(recipe.model)), 0.9 * x + 0.1 * z, atol=1e-6)
     assert not torch.allclose(x, z, atol=1e-3)
-    assert training.run() is Ending.FINISHED
+    assert training.run() is AttemptEnd.FINISHED
 
 
 def schedule_free_average(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> torch.Tensor:

@@ -86,9 +86,9 @@ def test_what_stands_after_the_last_record_is_told_when_the_attempt_ends(tmp_pat
     clock, around = Ticking(), Kept(1, 2, str(tmp_path))
     recorder = Recorder(around, clock)
     clock.now = 3.0
-    recorder.stood_still("evaluation_s")
+    recorder.add_pause("evaluation_s")
     clock.now = 4.0
-    recorder.stood_still("checkpoint_s")
+    recorder.add_pause("checkpoint_s")
     clock.now = 4.5
     recorder.begin()
     recorder.end_attempt()

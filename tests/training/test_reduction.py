@@ -19,7 +19,7 @@ from scaler.errors import RecipeError
 from scaler.plan import make_plan
 from scaler.training.gradients.norm import clip, total_norm
 from scaler.training.loop import Training
-from scaler.training.model.buffers import share_tensors
+from scaler.training.model.buffers import broadcast_tensors
 
 SAMPLES = 7
 
@@ -254,7 +254,7 @@ def share_statistics(rank: int, world_size: int) -> list[Any]:
     for _ in range(2):
         step(iter([torch.full((2, 4), float(rank + 1))]), [2], step_samples=4)
     before = model.mean.tolist()
-    share_tensors(list(model.buffers()))
+    broadcast_tensors(list(model.buffers()))
     buffers = [model.count, model.mean, model.flags, model.graph.to_dense()]
     return [before, [buffer.tolist() for buffer in buffers]]
 

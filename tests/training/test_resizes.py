@@ -16,7 +16,7 @@ ELASTIC = {"num_workers": {"min": 1, "max": 3}, "per_worker_batch_size": 16}
 SGD, ADAM = {"name": "sgd", "momentum": 0.9}, {"name": "adamw"}
 
 
-def lives(tmp_path: Path, job: Job, sizes: list[int], *, steps: int = 3) -> tuple[list[list[dict[str, Any]]], Path]:
+def attempts(tmp_path: Path, job: Job, sizes: list[int], *, steps: int = 3) -> tuple[list[list[dict[str, Any]]], Path]:
     """Train in lives of so many workers and ``steps`` steps each, the last one to the end."""
     folder = new_folder(tmp_path)
     stops = [steps] * (len(sizes) - 1) + [10**9]
@@ -65,7 +65,7 @@ def test_the_rate_is_that_of_the_size_whatever_sizes_there_were_before(
         reference={"global_batch_size": 48, "optimizer": optimizer},
     )
     sizes = [1, 3, 1, 2]
-    found, folder = lives(tmp_path, job, sizes, steps=2)
+    found, folder = attempts(tmp_path, job, sizes, steps=2)
     for size, life in zip(sizes, found, strict=True):
         for record in records_of(life):
             assert record.lr == planned(job, size, record, None), "to the last bit"
@@ -82,7 +82,7 @@ def test_the_rate_is_that_of_the_size_whatever_sizes_there_were_before(
 def test_a_held_batch_keeps_the_rate_and_the_run_whatever_the_size(tmp_path: Path, rule: str) -> None:
     job = make_job(**ELASTIC, rule=rule, on_resize="hold_global_batch")
     calm = run(tmp_path, 3, job)
-    found, _ = lives(tmp_path, job, [1, 3, 2])
+    found, _ = attempts(tmp_path, job, [1, 3, 2])
     rates = {record.samples_seen: record.lr for record in records_of(calm)}
     resized = [record for life in found for record in records_of(life)]
     assert {record.samples_seen: record.lr for record in resized} == rates, "to the last bit"
@@ -95,7 +95,7 @@ def test_a_held_batch_keeps_the_rate_and_the_run_whatever_the_size(tmp_path: Pat
 
 def test_a_jump_is_climbed_and_a_fall_is_not(tmp_path: Path) -> None:
     job = make_job(**ELASTIC, rule="linear", schedule={"name": "constant"}, rewarmup={"samples": 200, "above": 1.5})
-    (one, three, two), folder = lives(tmp_path, job, [1, 3, 2])
+    (one, three, two), folder = attempts(tmp_path, job, [1, 3, 2])
     assert ramp_of(one) is None
     ramp = ramp_of(three)
     assert ramp is not None
@@ -113,7 +113,7 @@ def test_a_jump_is_climbed_and_a_fall_is_not(tmp_path: Path) -> None:
 
 def test_a_crash_on_the_ramp_goes_on_climbing(tmp_path: Path) -> None:
     job = make_job(**ELASTIC, rule="linear", schedule={"name": "constant"}, rewarmup={"samples": 200, "above": 1.5})
-    (_, before, after), _ = lives(tmp_path, job, [1, 3, 3])
+    (_, before, after), _ = attempts(tmp_path, job, [1, 3, 3])
     assert ramp_of(before) == ramp_of(after) is not None
     records = [record for life in (before, after) for record in records_of(life[:1])]
     assert all(record.lr == planned(job, 3, record, ramp_of(before)) for record in records)
@@ -124,8 +124,8 @@ def test_a_crash_on_the_ramp_goes_on_climbing(tmp_path: Path) -> None:
 def test_many_resizes_end_where_one_does(tmp_path: Path) -> None:
     """After the ramp nothing remembers the sizes between."""
     job = make_job(**ELASTIC, rule="linear", rewarmup={"steps": 2})
-    many, _ = lives(tmp_path, job, [1, 2, 1, 3], steps=1)
-    one, _ = lives(tmp_path, job, [1, 3], steps=1)
+    many, _ = attempts(tmp_path, job, [1, 2, 1, 3], steps=1)
+    one, _ = attempts(tmp_path, job, [1, 3], steps=1)
     last = [{r.samples_seen: r.lr for r in records_of(found[-1][:1]) if r.samples_seen > 250} for found in (many, one)]
     shared = set(last[0]) & set(last[1])
     assert shared
@@ -136,6 +136,6 @@ def test_adascale_goes_on_at_another_size_with_its_progress(tmp_path: Path) -> N
     job = make_job(
         num_workers={"min": 2, "max": 3}, per_worker_batch_size=16, rule="adascale", schedule={"name": "constant"}
     )
-    (two, three), _ = lives(tmp_path, job, [2, 3], steps=4)
+    (two, three), _ = attempts(tmp_path, job, [2, 3], steps=4)
     assert records_of(three)[0].progress > records_of(two)[-1].progress
     assert events_of(three[0], "attempt_started")[0]["start_samples"] == 128

@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from scaler import Recipe
 from scaler.errors import RecipeError
-from scaler.training.start_checks.batch_norm import first_share_of_one
+from scaler.training.start_checks.batch_norm import first_single_sample_step
 
 
 def norm_recipe(samples: int, *, images: bool = False) -> Recipe:
@@ -76,7 +76,7 @@ def test_a_norm_over_pixels_takes_one_sample_and_its_statistics_are_not_touched_
     ],
 )
 def test_the_first_share_of_one_is_found(scale: dict[str, int], workers: int, expected: int | None) -> None:
-    found = first_share_of_one(plan_of(make_job(**scale), workers), samples_seen=0)
+    found = first_single_sample_step(plan_of(make_job(**scale), workers), samples_seen=0)
     assert found == expected
 
 
@@ -97,4 +97,4 @@ def test_a_model_without_norms_trains_on_shares_of_one(tmp_path: Path) -> None:
 )
 def test_the_rest_of_an_epoch_is_found_as_it_will_be_taken(settings: dict[str, Any], found: int | None) -> None:
     plan = plan_of(make_job(**settings), settings.get("num_workers", 1))
-    assert first_share_of_one(plan, samples_seen=0) == found
+    assert first_single_sample_step(plan, samples_seen=0) == found

@@ -103,7 +103,7 @@ def read_manifest(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
     return folder.read_json(f"{_name(samples_seen)}.json")
 
 
-def committed(folder: RunFolder) -> list[int]:
+def complete_checkpoints(folder: RunFolder) -> list[int]:
     """Return the ``samples_seen`` of every checkpoint that counts, ascending."""
     return sorted(_numbers(folder, ".json"))
 

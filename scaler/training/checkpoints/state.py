@@ -19,10 +19,10 @@ from torch.nn import Parameter
 from scaler.errors import RecipeError, RunError
 from scaler.runs import RunFolder
 from scaler.training.checkpoints.files import read_files, write_files
-from scaler.training.recipe.failures import said
+from scaler.training.recipe.failures import error_text
 
 
-def copied(value: Any, known: dict[Any, Tensor] | None = None) -> Any:
+def copy_to_cpu(value: Any, known: dict[Any, Tensor] | None = None) -> Any:
     """Return a state with its tensors copied to the CPU, so that training can go on while it is written.
 
     Tensors that share memory share it in the copy too. What is neither a tensor nor a plain container is copied whole.
@@ -36,12 +36,12 @@ def copied(value: Any, known: dict[Any, Tensor] | None = None) -> Any:
             known[key] = value.detach().to("cpu", copy=True)
         return known[key]
     if type(value) in (dict, OrderedDict):
-        made = type(value)((key, copied(item, known)) for key, item in value.items())
+        made = type(value)((key, copy_to_cpu(item, known)) for key, item in value.items())
         if hasattr(value, "_metadata"):  # torch's, of a module's state: the versions of its parts
             made._metadata = value._metadata
         return made
     if type(value) in (list, tuple):
-        return type(value)(copied(item, known) for item in value)
+        return type(value)(copy_to_cpu(item, known) for item in value)
     return deepcopy(value)
 
 
@@ -96,7 +96,7 @@ def _read(data: bytes, device: str = "cpu") -> Any:
 def _why_unreadable(error: Exception) -> str:
     """What torch's reader does not take; or why the value cannot even be written."""
     if not isinstance(error, UnpicklingError):
-        return said(error).removesuffix(".")
+        return error_text(error).removesuffix(".")
     blamed = re.search(r"GLOBAL ([\w.]+)", str(error))
     return f"torch.load(weights_only=True) does not read {blamed[1] if blamed else 'it'}"
 

@@ -12,15 +12,15 @@ from scaler.job import Job
 from scaler.masking import mask_text
 from scaler.plan import Plan
 from scaler.runs import RunFolder
-from scaler.training.checkpoints.files import committed, read_manifest, remove_checkpoint
-from scaler.training.checkpoints.state import copied, write_checkpoint
-from scaler.training.recipe.failures import said
+from scaler.training.checkpoints.files import complete_checkpoints, read_manifest, remove_checkpoint
+from scaler.training.checkpoints.state import copy_to_cpu, write_checkpoint
+from scaler.training.recipe.failures import error_text
 from scaler.training.worker_context import WorkerContext
 
 Event = dict[str, Any]
 
 
-class Checkpoints:
+class CheckpointWriter:
     """One at a time, written by a thread of rank 0: training stands still for a copy in memory, not for the storage.
 
     A checkpoint counts once every worker's records of its work are in the folder: whatever dies after it, its history
@@ -94,7 +94,7 @@ class Checkpoints:
         Raises:
             RecipeError: the one before could not be read again.
         """
-        copy, about = copied(state), self._about(state, plan, values, is_best=is_best)
+        copy, about = copy_to_cpu(state), self._about(state, plan, values, is_best=is_best)
         self.wait()
         self._require_readable()
         self._saved_at = perf_counter()
@@ -165,7 +165,7 @@ class Checkpoints:
             self._prune(folder, samples_seen)
         except Exception as error:  # any filesystem's own; training goes on, and the report says it
             self._unreadable = error if isinstance(error, RecipeError) else None
-            told = error.problem.removesuffix(".") if isinstance(error, ScalerError) else said(error)
+            told = error.problem.removesuffix(".") if isinstance(error, ScalerError) else error_text(error)
             self._failure = mask_text(told)
             failed = {"kind": "checkpoint_failed", "time": time(), **where, "reason": self._failure}
             self._events.put(failed)
@@ -177,7 +177,7 @@ class Checkpoints:
 
     def _prune(self, folder: RunFolder, newest: int) -> None:
         """Remove all but the newest, and the best of all."""
-        there = [samples for samples in committed(folder) if samples <= newest]
+        there = [samples for samples in complete_checkpoints(folder) if samples <= newest]
         spared = set(there[-self._wanted.keep :])
         if self._wanted.best is not None:
             values = {samples: self._value_of(folder, samples) for samples in there}

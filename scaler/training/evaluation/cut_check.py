@@ -16,7 +16,7 @@ from scaler.core.seeds import stream_seed
 from scaler.errors import RecipeError
 from scaler.job import Job
 from scaler.plan import Plan
-from scaler.training.activity import Watch
+from scaler.training.activity import Activity
 from scaler.training.evaluation.loop import evaluate_alone
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe import Recipe
@@ -33,7 +33,7 @@ REMEDY = (
 
 
 def cut_error(
-    recipe: Recipe, model: nn.Module, job: Job, plan: Plan, *, device: torch.device, watch: Watch
+    recipe: Recipe, model: nn.Module, job: Job, plan: Plan, *, device: torch.device, activity: Activity
 ) -> RecipeError | None:
     """Return what to say of values that depend on the cut; None: there are none, or the recipe accepts it.
 
@@ -46,7 +46,7 @@ def cut_error(
         job: its seed draws the samples.
         plan: says how many samples a batch has.
         device: where the model lives.
-        watch: told of each batch.
+        activity: told of each batch.
     """
     is_accepted = recipe.evaluate_over == "batch" or (recipe.evaluate is None and recipe.loss_over == "micro_batch")
     size = len(recipe.eval_data)  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def cut_error(
 
     def values(*parts: Tensor, seed: int = seed) -> dict[str, float]:
         seed_everything(seed)
-        return evaluate_alone(recipe, model, parts, device=device, watch=watch)
+        return evaluate_alone(recipe, model, parts, device=device, activity=activity)
 
     expected = values(whole)
     first = values(*first_parts)

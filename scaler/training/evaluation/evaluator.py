@@ -5,7 +5,7 @@ from torch import nn
 from scaler.errors import RecipeError
 from scaler.job import Job
 from scaler.plan import Plan
-from scaler.training.activity import Watch
+from scaler.training.activity import Activity
 from scaler.training.evaluation.cut_check import cut_error
 from scaler.training.evaluation.loop import evaluate
 from scaler.training.model.average import WeightAverage
@@ -15,7 +15,7 @@ from scaler.training.recipe import Recipe
 from scaler.training.worker_context import WorkerContext
 
 
-class Evaluation:
+class Evaluator:
     """Evaluates a model, and the average of its weights where there is one.
 
     Args:
@@ -23,7 +23,7 @@ class Evaluation:
         context: where this worker is.
         module: not wrapped.
         average: of its weights; None: there is none.
-        watch: told of each batch.
+        activity: told of each batch.
     """
 
     def __init__(
@@ -32,10 +32,10 @@ class Evaluation:
         context: WorkerContext,
         module: nn.Module,
         average: WeightAverage | None,
-        watch: Watch,
+        activity: Activity,
     ) -> None:
         self._recipe, self._context, self._module, self._average = recipe, context, module, average
-        self._watch = watch
+        self._activity = activity
 
     @property
     def is_there(self) -> bool:
@@ -55,7 +55,7 @@ class Evaluation:
             values |= {f"ema_{name}": value for name, value in averaged.items()}
         return values
 
-    def try_out(self, job: Job, plan: Plan, *, is_start: bool) -> None:
+    def check(self, job: Job, plan: Plan, *, is_start: bool) -> None:
         """Evaluate a batch a worker before the first step: what is wrong with the evaluation shows now.
 
         The models and random numbers are left as they were.
@@ -83,7 +83,7 @@ class Evaluation:
             if not set(wanted.values()) <= set(names):  # it may be there for some batches only
                 names = list(self.values(plan))
             if is_start:
-                error = cut_error(self._recipe, self._module, job, plan, device=context.device, watch=self._watch)
+                error = cut_error(self._recipe, self._module, job, plan, device=context.device, activity=self._activity)
         agree(error, world_size=context.world_size)
         for key, metric in wanted.items():
             if metric not in names:
@@ -100,6 +100,6 @@ class Evaluation:
             world_size=context.world_size,
             batch_size=plan.per_worker_batch_size,
             device=context.device,
-            watch=self._watch,
+            activity=self._activity,
             most_samples=most_samples,
         )

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from scaler.core.batch import share_bounds
 from scaler.errors import RecipeError
-from scaler.training.activity import EVALUATING, WAITING, Watch
+from scaler.training.activity import EVALUATING, WAITING, Activity
 from scaler.training.data.batches import batches, to_device
-from scaler.training.evaluation.results import Tally, described
+from scaler.training.evaluation.results import EvaluationResults, describe
 from scaler.training.gradients.gather import gathering
-from scaler.training.model.modes import evaluating
+from scaler.training.model.modes import evaluation_mode
 from scaler.training.recipe import Recipe
 
 
@@ -24,7 +24,7 @@ def evaluate(
     world_size: int,
     batch_size: int,
     device: torch.device,
-    watch: Watch,
+    activity: Activity,
     most_samples: int | None = None,
 ) -> dict[str, float]:
     """Return each value over every sample of ``eval_data``, on every worker the same.
@@ -36,7 +36,7 @@ def evaluate(
         world_size: workers that share the data.
         batch_size: samples in one forward pass.
         device: where the model lives.
-        watch: told of each batch, for a long evaluation is no hang.
+        activity: told of each batch, for a long evaluation is no hang.
         most_samples: of the data, from its start; None: all of it.
     """
     size = len(recipe.eval_data)  # type: ignore[arg-type]
@@ -45,17 +45,17 @@ def evaluate(
     has_samples = stop > start
     # An empty share runs one sample, to learn the names.
     indices = torch.split(torch.arange(start, stop), batch_size) if has_samples else [torch.tensor([0])]
-    tally = Tally(recipe, world_size=world_size, device=device, has_samples=has_samples)
+    tally = EvaluationResults(recipe, world_size=world_size, device=device, has_samples=has_samples)
     try:
-        run(recipe, model, indices, tally, device=device, watch=watch)
-        watch.now(WAITING)
+        run(recipe, model, indices, tally, device=device, activity=activity)
+        activity.begin(WAITING)
         return tally.values()
     finally:
         tally.close()
 
 
 def evaluate_alone(
-    recipe: Recipe, model: nn.Module, indices: Iterable[Tensor], *, device: torch.device, watch: Watch
+    recipe: Recipe, model: nn.Module, indices: Iterable[Tensor], *, device: torch.device, activity: Activity
 ) -> dict[str, float]:
     """Return each value over some batches of ``eval_data``, on this worker alone.
 
@@ -64,26 +64,32 @@ def evaluate_alone(
         model: as above.
         indices: of the samples of each batch.
         device: where the model lives.
-        watch: told of each batch.
+        activity: told of each batch.
     """
-    tally = Tally(recipe, world_size=1, device=device, has_samples=True)
+    tally = EvaluationResults(recipe, world_size=1, device=device, has_samples=True)
     try:
-        run(recipe, model, indices, tally, device=device, watch=watch)
+        run(recipe, model, indices, tally, device=device, activity=activity)
         return tally.values()
     finally:
         tally.close()
 
 
 def run(
-    recipe: Recipe, model: nn.Module, indices: Iterable[Tensor], tally: Tally, *, device: torch.device, watch: Watch
+    recipe: Recipe,
+    model: nn.Module,
+    indices: Iterable[Tensor],
+    tally: EvaluationResults,
+    *,
+    device: torch.device,
+    activity: Activity,
 ) -> None:
     """Count what the recipe says of some batches of ``eval_data``."""
     data = recipe.eval_data
     assert data is not None
     indices = list(indices)
-    with torch.no_grad(), evaluating(model), gathering(is_alone=True):
+    with torch.no_grad(), evaluation_mode(model), gathering(is_alone=True):
         for index, batch in zip(indices, batches(recipe, data, indices, data_workers=0, pin=False), strict=True):
-            watch.now(EVALUATING)
+            activity.begin(EVALUATING)
             batch = to_device(batch, device)
             if tally.add(_found(recipe, model, batch), samples=len(index)):
                 tally.add(_found(recipe, model, batch), samples=len(index))
@@ -94,13 +100,13 @@ def _found(recipe: Recipe, model: nn.Module, batch: Any) -> Mapping[Any, Any]:
     if recipe.evaluate is not None:
         found = recipe.evaluate(model, batch)
         if not isinstance(found, Mapping):
-            raise RecipeError(f"evaluate(model, batch) returned {described(found)}.", "Return a dict of named values.")
+            raise RecipeError(f"evaluate(model, batch) returned {describe(found)}.", "Return a dict of named values.")
         return found
     loss = recipe.loss(model, batch)
     is_weighted = isinstance(loss, tuple) and len(loss) == 2
     if not is_weighted and (not isinstance(loss, Tensor) or loss.numel() != 1):
         raise RecipeError(
-            f"loss(model, batch) returned {described(loss)} in the evaluation.",
+            f"loss(model, batch) returned {describe(loss)} in the evaluation.",
             "Return a scalar tensor, or (sum, weight).",
         )
     return {"loss": loss}

@@ -12,13 +12,13 @@ from torch import Tensor
 from scaler.errors import RecipeError
 from scaler.training.evaluation.metric_objects import MetricObject, is_metric, rows_of, values_of
 from scaler.training.recipe import Recipe
-from scaler.training.recipe.failures import kind
+from scaler.training.recipe.failures import describe_type
 
 NUMBER, ROWS, OBJECT = "a number", "rows", "a metric object"
 EVALUATE_SAYS = "evaluate(model, batch) returned"
 
 
-class Tally:
+class EvaluationResults:
     """The values of one evaluation.
 
     Args:
@@ -157,7 +157,7 @@ class Tally:
         chosen = there if self._wants_all else {name: there[name] for name in self._wanted if name in there}
         found = self._metrics(**chosen)
         if not isinstance(found, Mapping):
-            raise RecipeError(f"metrics returned {described(found)}.", "Return a dict of named values.")
+            raise RecipeError(f"metrics returned {describe(found)}.", "Return a dict of named values.")
         numbers = {_name(name): _number(name, value, says="metrics returned") for name, value in found.items()}
         twice = sorted(numbers.keys() & values.keys())
         if twice:
@@ -211,18 +211,18 @@ def _number(name: object, value: object, *, says: str = EVALUATE_SAYS) -> float:
         if says == EVALUATE_SAYS and rows_of(value):
             remedy += "\nWhat has a row a sample is for scaler.Recipe(metrics=...), which takes it by its name."
         raise RecipeError(
-            f"{says} {name} = {described(value)}, not a number.",
+            f"{says} {name} = {describe(value)}, not a number.",
             remedy if says == EVALUATE_SAYS else "A value is a float, or a tensor of one number.",
         ) from None
 
 
-def described(value: object) -> str:
+def describe(value: object) -> str:
     """Return what a recipe returned, in a few words.
 
     Example:
-        >>> [described(value) for value in (torch.zeros(2, 3), None, "high", 3)]
+        >>> [describe(value) for value in (torch.zeros(2, 3), None, "high", 3)]
         ['a tensor of shape (2, 3)', 'None', "'high'", '3']
     """
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
-    return repr(value) if isinstance(value, str | int | float | None) else kind(value)
+    return repr(value) if isinstance(value, str | int | float | None) else describe_type(value)

@@ -16,16 +16,16 @@ MOST_DIMS = 8
 
 
 @dataclass(kw_only=True)
-class Calls:
+class GatherScope:
     """How ``all_gather`` behaves inside a ``with`` block, and whether it was called there."""
 
     is_alone: bool = False  # every worker keeps to its own rows
     has_samples: bool = True  # False: what this worker's model ran on stands for nothing
     micro_batches: int = 1
-    were_made: bool = False
+    was_called: bool = False
 
 
-_current: Calls | None = None
+_current: GatherScope | None = None
 
 
 def all_gather(tensor: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def all_gather(tensor: Tensor) -> Tensor:
         raise RecipeError("scaler.all_gather was given a tensor without dimensions.", "Give it one row a sample.")
     calls = _current
     if calls is not None:
-        calls.were_made = True
+        calls.was_called = True
         if calls.micro_batches > 1:
             raise several_micro_batches(calls.micro_batches)
         if calls.is_alone:
@@ -79,7 +79,7 @@ def several_micro_batches(count: int) -> RecipeError:
 
 
 @contextmanager
-def gathering(*, is_alone: bool = False, has_samples: bool = True, micro_batches: int = 1) -> Iterator[Calls]:
+def gathering(*, is_alone: bool = False, has_samples: bool = True, micro_batches: int = 1) -> Iterator[GatherScope]:
     """Say what calls of ``all_gather`` are part of, for the length of a ``with`` block.
 
     Args:
@@ -88,7 +88,7 @@ def gathering(*, is_alone: bool = False, has_samples: bool = True, micro_batches
         micro_batches: forward/backwards of the step on this worker.
     """
     global _current
-    before, _current = _current, Calls(is_alone=is_alone, has_samples=has_samples, micro_batches=micro_batches)
+    before, _current = _current, GatherScope(is_alone=is_alone, has_samples=has_samples, micro_batches=micro_batches)
     try:
         yield _current
     finally:

@@ -21,16 +21,16 @@ from torch import Tensor, nn
 
 from scaler.errors import RecipeError
 from scaler.metrics.means import Mean
-from scaler.training.activity import COMPUTING, LOADING, WAITING, Watch
+from scaler.training.activity import COMPUTING, LOADING, WAITING, Activity
 from scaler.training.clock import Clock, Mark
 from scaler.training.data.batches import to_device
 from scaler.training.gradients.gather import gathering
 from scaler.training.gradients.norm import coalesced, total_norm, values_of
 from scaler.training.gradients.reduction import GradientSum, sparse_parameters
 from scaler.training.model.buffers import Buffers
-from scaler.training.model.modes import norms_evaluating
+from scaler.training.model.modes import norms_in_evaluation_mode
 from scaler.training.model.names import named_parameters
-from scaler.training.recipe.failures import kind
+from scaler.training.recipe.failures import describe_type
 from scaler.training.recipe.recipe import Loss
 
 Precondition = Callable[[Sequence[nn.Parameter], Sequence[Tensor]], Sequence[Tensor]]
@@ -85,7 +85,7 @@ class GradientStep:
         precision: ``fp32``, ``bf16`` or ``fp16``; the last two run forward under autocast.
         scaler: the loss scaler for ``fp16``.
         clock: marks moments on the device.
-        watch: told what is being done.
+        activity: told what is being done.
         precondition: what is done to gradients before their length is taken (``Parts``); None: nothing.
     """
 
@@ -99,10 +99,10 @@ class GradientStep:
         precision: str,
         scaler: torch.amp.GradScaler,
         clock: Clock,
-        watch: Watch,
+        activity: Activity,
         precondition: Precondition | None = None,
     ) -> None:
-        self._loss, self._device, self._world_size, self._watch = loss, device, world_size, watch
+        self._loss, self._device, self._world_size, self._activity = loss, device, world_size, activity
         self._scaler, self._clock, self._precondition = scaler, clock, precondition
         self._squares: list[Tensor] = []  # of a measured step: of each micro-batch, before workers are summed
         self._bucket_squares: list[Tensor] = []  # of the last micro-batch, with several workers
@@ -142,14 +142,14 @@ class GradientStep:
         self._squares, self._bucket_squares, self._before = [], [], {}
         for index in range(steps):
             asked = self._clock.mark()
-            self._watch.now(LOADING)
+            self._activity.begin(LOADING)
             batch = to_device(next(batches), self._device)
-            self._watch.now(COMPUTING)
+            self._activity.begin(COMPUTING)
             waits.append((asked, self._clock.mark()))
             size = sizes[index] if sizes else 0
             if self._sum is not None and index == 0:
                 self._buffers.share()
-            norms = nullcontext() if sizes else norms_evaluating(self._model)
+            norms = nullcontext() if sizes else norms_in_evaluation_mode(self._model)
             with self._autocast(), norms, gathering(has_samples=bool(sizes), micro_batches=steps):
                 value, weight = self.checked(self._loss(self._model, batch))
             is_sum = weight is not None
@@ -169,9 +169,9 @@ class GradientStep:
                     parameter.grad = coalesced(parameter.grad)
         ready = self._clock.mark()
         if self._sum is not None:
-            self._watch.now(WAITING)
+            self._activity.begin(WAITING)
             self._sum.wait()
-            self._watch.now(COMPUTING)
+            self._activity.begin(COMPUTING)
         if self._is_first:
             self._require_used()
         weights = [float(weight) for _, weight in losses] if measure else []
@@ -304,7 +304,7 @@ class GradientStep:
             if isinstance(weight, Tensor):
                 weight = weight.detach()
         if not isinstance(loss, Tensor) or loss.ndim != 0:
-            shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else kind(loss)
+            shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else describe_type(loss)
             raise RecipeError(f"loss(model, batch) returned {shape}.", "Return a scalar tensor, or (sum, weight).")
         if not loss.requires_grad:
             raise RecipeError(

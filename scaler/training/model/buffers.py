@@ -33,11 +33,11 @@ class Buffers:
 
     def share_all(self) -> None:
         """Give every worker rank 0's buffers of all kinds."""
-        share_tensors(list(self._model.buffers()))
+        broadcast_tensors(list(self._model.buffers()))
 
 
 @torch.no_grad()
-def share_tensors(tensors: Sequence[Tensor]) -> None:
+def broadcast_tensors(tensors: Sequence[Tensor]) -> None:
     """Overwrite tensors with rank 0's; a collective."""
     _broadcast(tensors)
     others = [tensor for tensor in tensors if not _is_plain(tensor)]

@@ -56,7 +56,7 @@ class FrozenStatistics:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode for the length of a ``with`` block; then each module is as it was."""
     held, trains = [], False
     for module in model.modules():
@@ -73,7 +73,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def norms_evaluating(model: nn.Module) -> Iterator[None]:
+def norms_in_evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Let BatchNorm normalize by its running statistics for the length of a ``with`` block, as one sample allows.
 
     ``SyncBatchNorm`` is left as it is: the other workers wait for its sums.

@@ -13,7 +13,7 @@ from scaler.core.scale_lr import RuleOptions, batch_ratio, make_rule, peak_lr
 from scaler.core.schedules import Schedule
 from scaler.core.short_step import scale_short_step, short_step_momentum
 from scaler.errors import PlanError, TrainingError
-from scaler.training.optimizer.settings import Optimizer, set_group_constants, set_group_rate, short_momentum
+from scaler.training.optimizer.settings import Optimizer, set_group_constants, set_group_lr, short_momentum
 
 WRITTEN = "sample_scheduler_lr"
 """The key of a parameter group under which a scheduler notes the learning rate that it wrote last."""
@@ -157,13 +157,13 @@ class SampleScheduler:
                 schedule, or without ``samples`` for a step that turned out short; or the learning rate in the optimizer
                 is not the one that was written.
         """
-        self._require_own_rates()
+        self._require_own_lrs()
         self._require_next(samples_seen, samples)
         samples = self.global_batch_size if samples is None else samples
         self.samples_seen = samples_seen
         self._short = self._short_step(samples) if samples < self.global_batch_size else None
         self._announced, self._stepped = True, False
-        self._write_rates()
+        self._write_lrs()
 
     @property
     def _samples(self) -> int:
@@ -351,7 +351,7 @@ class SampleScheduler:
         for group, planned in zip(self.optimizer.param_groups, self._groups, strict=True):
             group.update({f"initial_{key}": value for key, value in planned.reference.items()})
             set_group_constants(self.optimizer, group, planned.constants)
-        self._write_rates()
+        self._write_lrs()
 
     def _momentum(self) -> float | None:
         momentum = self.schedule.momentum(self.samples_seen)
@@ -360,18 +360,18 @@ class SampleScheduler:
         share = self._short.samples / self.global_batch_size
         return short_step_momentum(momentum, optimizer=self._optimizer_name, share=share)
 
-    def _write_rates(self) -> None:
+    def _write_lrs(self) -> None:
         factor, momentum = self.schedule.factor(self.samples_seen), self._momentum()
         for group, planned in zip(self.optimizer.param_groups, self._groups, strict=True):
             peak = planned.peak_lr
             if self._short is not None:
                 peak = peak_lr(float(planned.reference["lr"]), self._short.lr_ratio)
-            set_group_rate(group, peak * factor, momentum=momentum)
+            set_group_lr(group, peak * factor, momentum=momentum)
         self._written = [float(group["lr"]) for group in self.optimizer.param_groups]
         for group, written in zip(self.optimizer.param_groups, self._written, strict=True):
             group[WRITTEN] = written
 
-    def _require_own_rates(self) -> None:
+    def _require_own_lrs(self) -> None:
         """Refuse to go on when somebody else wrote a rate, or added a group."""
         groups = self.optimizer.param_groups
         if len(groups) != len(self._groups):

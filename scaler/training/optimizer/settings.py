@@ -14,16 +14,16 @@ from scaler.plan import Phase, PlanGroup
 Optimizer = torch.optim.Optimizer
 
 
-def set_rate(optimizer: Optimizer, lr: float, *, momentum: float | None = None) -> None:
+def set_lr(optimizer: Optimizer, lr: float, *, momentum: float | None = None) -> None:
     """Write the rate of the next step into every parameter group, and the momentum where the schedule moves it.
 
     A group's own ``lr_ratio`` multiplies the rate. ``momentum`` is Adam's first beta where there are betas.
     """
     for group in optimizer.param_groups:
-        set_group_rate(group, lr * group.get("lr_ratio", 1.0), momentum=momentum)
+        set_group_lr(group, lr * group.get("lr_ratio", 1.0), momentum=momentum)
 
 
-def set_group_rate(group: dict[str, Any], lr: float, *, momentum: float | None = None) -> None:
+def set_group_lr(group: dict[str, Any], lr: float, *, momentum: float | None = None) -> None:
     """Write a rate, and a momentum unless None, into one parameter group; a rate that is a tensor stays one."""
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(lr)
@@ -36,7 +36,7 @@ def set_group_rate(group: dict[str, Any], lr: float, *, momentum: float | None =
             group["momentum"] = momentum
 
 
-def used_rate(optimizer: Optimizer, *, planned: float) -> float:
+def used_lr(optimizer: Optimizer, *, planned: float) -> float:
     """Return the rate that the optimizer has, as of a group of ratio 1: of all groups', that farthest from ``planned``.
 
     A group of ratio 0 counts as the planned rate if its rate is 0.
@@ -104,7 +104,7 @@ def set_group_constants(optimizer: Optimizer, group: dict[str, Any], constants: 
 
 
 @contextmanager
-def step_of(
+def step_settings(
     optimizer: Optimizer,
     step: Phase,
     phase: Phase,
@@ -120,11 +120,11 @@ def step_of(
     phase's after it, and momentum moves the weights for its share of a step: see ``short_momentum``.
     """
     if step is phase:
-        set_rate(optimizer, lr, momentum=momentum)
+        set_lr(optimizer, lr, momentum=momentum)
         yield
         return
     set_constants(optimizer, step, groups, cycles_momentum=cycles_momentum)
-    set_rate(optimizer, lr, momentum=momentum)
+    set_lr(optimizer, lr, momentum=momentum)
     with short_momentum(
         optimizer,
         name=phase.optimizer["name"],

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from scaler.job import Job
     from scaler.plan import Plan
-from scaler.training.recipe.failures import kind, recipe_traceback, said
+from scaler.training.recipe.failures import describe_type, error_text, recipe_traceback
 from scaler.training.recipe.recipe import EVALUATE_OVER, LOSS_OVER, Recipe
 
 
@@ -51,14 +51,14 @@ def checked_recipe(recipe: object, path: str) -> Recipe:
     """
     if not isinstance(recipe, Recipe):
         raise RecipeError(
-            f"{path} returned {kind(recipe)}, not a scaler.Recipe.", "return scaler.Recipe(model=..., ...)"
+            f"{path} returned {describe_type(recipe)}, not a scaler.Recipe.", "return scaler.Recipe(model=..., ...)"
         )
     if not hasattr(recipe.model, "named_parameters"):  # the room's one file that is imported without torch
-        raise RecipeError(f"{path}: model is {kind(recipe.model)}.", "It must be a torch.nn.Module.")
+        raise RecipeError(f"{path}: model is {describe_type(recipe.model)}.", "It must be a torch.nn.Module.")
     functions = ("loss", recipe.loss), ("evaluate", recipe.evaluate), ("metrics", recipe.metrics)
     for name, part in (*functions, ("collate", recipe.collate)):
         if not callable(part) and (part is not None or name == "loss"):
-            raise RecipeError(f"{path}: {name} is {kind(part)}.", f"{name} must be a function.")
+            raise RecipeError(f"{path}: {name} is {describe_type(part)}.", f"{name} must be a function.")
     if recipe.metrics is not None and recipe.evaluate is None:
         raise RecipeError(
             f"{path}: metrics is given without evaluate.", "evaluate returns what metrics is a function of."
@@ -75,13 +75,13 @@ def checked_recipe(recipe: object, path: str) -> Recipe:
                    if not is_there]  # fmt: skip
         if not isinstance(data, Sized) or lacking:
             raise RecipeError(
-                f"{path}: {name} is {kind(data)} without {' and '.join(lacking)}.",
+                f"{path}: {name} is {describe_type(data)} without {' and '.join(lacking)}.",
                 "scaler needs a map-style dataset: it orders the samples itself.",
             )
         try:
             size = len(data)
         except Exception as error:
-            raise RecipeError(f"{path}: len({name}) failed: {said(error)}", recipe_traceback(error)) from error
+            raise RecipeError(f"{path}: len({name}) failed: {error_text(error)}", recipe_traceback(error)) from error
         if size == 0:
             remedy = (
                 "Leave eval_data out for no evaluation." if name == "eval_data" else "There is nothing to train on."

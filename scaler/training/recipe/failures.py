@@ -52,7 +52,7 @@ def recipe_failure(error: BaseException, who: str, *, folder: Path | None = None
                 f"{who} needs the module {package}, which is not installed.",
                 f"pip install {DISTRIBUTIONS.get(package, package)}",
             )
-    return RecipeError(f"{who} failed: {said(error)}", recipe_traceback(error))
+    return RecipeError(f"{who} failed: {error_text(error)}", recipe_traceback(error))
 
 
 def recipe_traceback(error: BaseException) -> str:
@@ -64,7 +64,7 @@ def recipe_traceback(error: BaseException) -> str:
     return "".join(trace.format()).rstrip()
 
 
-def said(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return an exception's type and the first line of its text; an exit as the call that it was."""
     if isinstance(error, SystemExit):
         return f"it called sys.exit({'' if error.code is None else repr(error.code)})"
@@ -75,11 +75,11 @@ def said(error: BaseException) -> str:
     return f"{type(error).__name__}{f': {first}' if first else ''}{' ...' if more else ''}"
 
 
-def kind(value: object) -> str:
+def describe_type(value: object) -> str:
     """Return what a value is, in a few words.
 
     Example:
-        >>> [kind(value) for value in (None, 3, {})]
+        >>> [describe_type(value) for value in (None, 3, {})]
         ['None', 'an int', 'a dict']
     """
     name = type(value).__name__

@@ -50,21 +50,21 @@ def find_module(path: str, *, folder: Path, source: str = "") -> RecipeModule:
         JobFileError: there is no such file or module; names what is there.
     """
     where, _, function = path.rpartition(":")
-    said = f"{source}: recipe = {path}" if source else f"recipe = {path}"
+    key = f"{source}: recipe = {path}" if source else f"recipe = {path}"
     if where.endswith(".py"):
         file = Path(os.path.normpath(folder / os.path.expanduser(where)))
         if not os.path.isfile(file):
             near = did_you_mean(file.name, sorted(other.name for other in file.parent.glob("*.py")))
-            raise JobFileError(f"{said}: there is no file {file}.", f"{near}The path is from the job file's folder.")
-        return _of_file(file, function, folder=folder, said=said)
+            raise JobFileError(f"{key}: there is no file {file}.", f"{near}The path is from the job file's folder.")
+        return _of_file(file, function, folder=folder, key=key)
     beside = folder / f"{where}.py"
     if os.path.isfile(beside) and _relative_levels(beside):
-        return _of_file(beside, function, folder=folder, said=said)
+        return _of_file(beside, function, folder=folder, key=key)
     importlib.invalidate_caches()
     first = where.partition(".")[0]
     if PathFinder.find_spec(first, [str(folder), *sys.path]) is None:
         raise JobFileError(
-            f"{said}: there is no module {first}.",
+            f"{key}: there is no module {first}.",
             f"{_offer(where, function, folder)}It is looked for in {folder}, in PYTHONPATH and among the installed "
             "packages.",
         )
@@ -113,7 +113,7 @@ def own_module(name: str, *, error: BaseException, folder: Path | None) -> Path 
     return None
 
 
-def _of_file(file: Path, function: str, *, folder: Path, said: str) -> RecipeModule:
+def _of_file(file: Path, function: str, *, folder: Path, key: str) -> RecipeModule:
     """A file's module, with its packages."""
     levels, folder = _relative_levels(file), Path(os.path.normpath(folder))
     names, root = ([] if file.stem == "__init__" else [file.stem]), file.parent
@@ -123,7 +123,7 @@ def _of_file(file: Path, function: str, *, folder: Path, said: str) -> RecipeMod
     dotted = next((name for name in names if "." in name), None)
     if dotted is not None or not names:
         raise JobFileError(
-            f"{said}: Python cannot import a module or package that is called {dotted or root.name}.",
+            f"{key}: Python cannot import a module or package that is called {dotted or root.name}.",
             "Give it a name of letters, digits and _.",
         )
     return RecipeModule(name=".".join(names), function=function, root=root, file=file)

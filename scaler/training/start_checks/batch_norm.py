@@ -9,7 +9,7 @@ from scaler.training.data.batches import batches, to_device
 from scaler.training.recipe import Recipe
 
 
-def require_enough_for_norms(
+def require_samples_for_norms(
     recipe: Recipe, model: nn.Module, plan: Plan, *, samples_seen: int, device: torch.device, data_workers: int
 ) -> None:
     """Refuse a plan that gives a worker a single sample where the model's BatchNorm needs more.
@@ -28,7 +28,7 @@ def require_enough_for_norms(
     Raises:
         RecipeError: BatchNorm refuses one sample; names the step.
     """
-    at = first_share_of_one(plan, samples_seen=samples_seen)
+    at = first_single_sample_step(plan, samples_seen=samples_seen)
     if at is None or at == samples_seen:  # the next step would say so itself
         return
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -37,15 +37,15 @@ def require_enough_for_norms(
     try:
         recipe.loss(model, to_device(sample, device))
     except Exception as error:
-        if is_too_few_for_norm(error):
-            raise share_of_one(plan, samples_seen=at) from error
+        if is_single_sample_error(error):
+            raise single_sample_error(plan, samples_seen=at) from error
     finally:
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
 
 
-def first_share_of_one(plan: Plan, *, samples_seen: int) -> int | None:
+def first_single_sample_step(plan: Plan, *, samples_seen: int) -> int | None:
     """Return where the first step begins in which a worker's forward has a single sample; None: there is none."""
     seen = samples_seen
     while seen < plan.most_samples and (size := plan.step_size(seen)):  # where progress is measured it has no end
@@ -68,7 +68,7 @@ def first_share_of_one(plan: Plan, *, samples_seen: int) -> int | None:
     return None
 
 
-def share_of_one(plan: Plan, *, samples_seen: int) -> RecipeError:
+def single_sample_error(plan: Plan, *, samples_seen: int) -> RecipeError:
     """Return what to say of a step whose shares BatchNorm cannot normalize."""
     size, phase = plan.step_size(samples_seen), plan.phase_at(samples_seen)
     if size == phase.global_batch_size:
@@ -85,7 +85,7 @@ def share_of_one(plan: Plan, *, samples_seen: int) -> RecipeError:
     )
 
 
-def is_too_few_for_norm(error: BaseException) -> bool:
+def is_single_sample_error(error: BaseException) -> bool:
     """Whether an error says that a normalization layer got one value per channel."""
     return isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error)
 

@@ -90,7 +90,7 @@ def require_same_data(recipe: Recipe, mine: Digests, *, world_size: int, data_wo
                 )
 
 
-def require_data_of_before(recipe: Recipe, mine: Digests, before: Mapping[str, Any], *, data_workers: int) -> None:
+def require_data_of_run(recipe: Recipe, mine: Digests, before: Mapping[str, Any], *, data_workers: int) -> None:
     """Refuse training data that are not those that the run began with.
 
     Args:

@@ -40,8 +40,8 @@ from scaler.training.model.untouched import untouched
 from scaler.training.process_group import agree
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe import Recipe
-from scaler.training.recipe.failures import said
-from scaler.training.start_checks.loss_values import Measured, Value, measured, refusal
+from scaler.training.recipe.failures import error_text
+from scaler.training.start_checks.loss_values import LossComparison, Value, measured, refusal
 from scaler.training.worker_context import WorkerContext
 
 SAMPLES, PART = 8, 2
@@ -64,7 +64,7 @@ class LossProbe:
     """
 
     gathers: bool = False
-    measured: Measured | None = None
+    measured: LossComparison | None = None
     why_not: str | None = None
 
 
@@ -152,12 +152,12 @@ class _Probe:
         except Exception as error:  # if it is the loss's own, the first step shows it
             if is_out_of_memory(error) and self._device.type == "cuda":
                 torch.cuda.empty_cache()
-            found = LossProbe(gathers=self._gathers, why_not=said(error))
-        if isinstance(found, Measured):
+            found = LossProbe(gathers=self._gathers, why_not=error_text(error))
+        if isinstance(found, LossComparison):
             raise refusal(found)
         return found
 
-    def _look(self, *, is_start: bool) -> LossProbe | Measured:
+    def _look(self, *, is_start: bool) -> LossProbe | LossComparison:
         self._data = self._load()
         size = len(self._data)  # type: ignore[arg-type]
         self._whole = torch.arange(size)
@@ -201,7 +201,7 @@ class _Probe:
             self._autocast = self._precision
             return self._value(self._whole)
 
-    def _check(self, whole: Value) -> LossProbe | Measured | None:
+    def _check(self, whole: Value) -> LossProbe | LossComparison | None:
         """What is known of the loss in the model's present mode; a refusal as what was measured; None: it is random."""
         found = self._measure(whole)
         if whole.weight == 0.0:
@@ -222,7 +222,7 @@ class _Probe:
             return LossProbe(measured=found)
         return found
 
-    def _measure(self, whole: Value, *, seed: int = 0) -> Measured:
+    def _measure(self, whole: Value, *, seed: int = 0) -> LossComparison:
         twice = self._value(torch.cat([self._whole, self._whole]), seed=seed)
         parts = [(self._value(part, seed=seed + index), len(part)) for index, part in enumerate(self._parts)]
         return measured(whole, twice, parts, tolerance=self._tolerance)
@@ -237,7 +237,7 @@ class _Probe:
             except Exception:  # a model that has no loss in this mode
                 return False
 
-    def _check_evaluating(self) -> LossProbe | Measured | None:
+    def _check_evaluating(self) -> LossProbe | LossComparison | None:
         """The check in evaluation mode, without any dropout; None: it is random still."""
         with _modes(self._model, self._model.eval):
             try:
@@ -245,9 +245,9 @@ class _Probe:
             except Exception:  # a model that has no loss in this mode
                 return None
 
-    def _check_random(self, *, also_parts: bool) -> LossProbe | Measured:
+    def _check_random(self, *, also_parts: bool) -> LossProbe | LossComparison:
         """The check of a random loss: means over random numbers are compared."""
-        runs: list[Measured] = []
+        runs: list[LossComparison] = []
         while True:
             for seed in range(100 + 8 * len(runs), 100 + 8 * (len(runs) + REPEATS), 8):
                 runs.append(self._measure(self._value(self._whole, seed=seed), seed=seed + 1))
@@ -300,7 +300,7 @@ class _Probe:
             nullcontext() if half is None else torch.autocast(self._device.type, dtype=half),
         ):
             found = self._recipe.loss(self._model, to_device(batch, self._device))
-        self._gathers |= calls.were_made
+        self._gathers |= calls.was_called
         value, weight = GradientStep.checked(found)
         self._allow_rounding(value)
         return Value(float(value.detach()), None if weight is None else float(weight))
@@ -329,8 +329,8 @@ class _Probe:
             yield
 
 
-def _mean_of(runs: Sequence[Measured], *, tolerance: float) -> Measured:
-    return Measured(
+def _mean_of(runs: Sequence[LossComparison], *, tolerance: float) -> LossComparison:
+    return LossComparison(
         samples=runs[0].samples,
         whole=fmean(run.whole for run in runs),
         twice=fmean(run.twice for run in runs),
@@ -341,7 +341,7 @@ def _mean_of(runs: Sequence[Measured], *, tolerance: float) -> Measured:
     )
 
 
-def _errors(runs: Sequence[Measured], which: str) -> float:
+def _errors(runs: Sequence[LossComparison], which: str) -> float:
     """By how many standard errors the mean of one value is off the mean of the whole."""
     wholes, others = [run.whole for run in runs], [getattr(run, which) for run in runs]
     error = sqrt((variance(wholes) + variance(others)) / len(runs))

@@ -23,7 +23,7 @@ class Value(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class LossComparison:
     """The loss of a batch in three ways. ``(sum, weight)`` counts as its quotient.
 
     Args:
@@ -82,7 +82,7 @@ class Measured:
         )
 
 
-def measured(whole: Value, twice: Value, parts: Sequence[tuple[Value, int]], *, tolerance: float) -> Measured:
+def measured(whole: Value, twice: Value, parts: Sequence[tuple[Value, int]], *, tolerance: float) -> LossComparison:
     """Put the losses of a batch and its parts together.
 
     Args:
@@ -96,7 +96,7 @@ def measured(whole: Value, twice: Value, parts: Sequence[tuple[Value, int]], *, 
         together = sum(part.value * size for part, size in parts) / samples
     else:
         together = Value(sum(part.value for part, _ in parts), sum(part.weight or 0.0 for part, _ in parts)).mean
-    return Measured(
+    return LossComparison(
         samples=samples,
         whole=whole.mean,
         twice=twice.mean,
@@ -114,7 +114,7 @@ ACCEPT = (
 COMPARES = 'compare those of all workers: scaler.all_gather, and scaler.Recipe(loss_over="global_batch").'
 
 
-def refusal(found: Measured) -> RecipeError:
+def refusal(found: LossComparison) -> RecipeError:
     """Return what to say of a loss that is not a mean over samples, with what to write instead."""
     numbers = f"{found.samples} samples give {found.whole:.4g}, "
     of_parts = f"in parts of {found.part_size} together {found.parts:.4g}"

@@ -8,11 +8,11 @@ from torch import nn
 
 from scaler.job import Job
 from scaler.plan import Plan
-from scaler.training.activity import COMPUTING, Watch
-from scaler.training.evaluation.evaluator import Evaluation
+from scaler.training.activity import COMPUTING, Activity
+from scaler.training.evaluation.evaluator import Evaluator
 from scaler.training.recipe import Recipe
-from scaler.training.start_checks.batch_norm import require_enough_for_norms
-from scaler.training.start_checks.data_digests import Digests, data_digests, require_data_of_before, require_same_data
+from scaler.training.start_checks.batch_norm import require_samples_for_norms
+from scaler.training.start_checks.data_digests import Digests, data_digests, require_data_of_run, require_same_data
 from scaler.training.start_checks.loss_probe import probe_loss
 from scaler.training.worker_context import WorkerContext
 
@@ -39,8 +39,8 @@ def check_start(
     context: WorkerContext,
     *,
     model: nn.Module,
-    evaluation: Evaluation,
-    watch: Watch,
+    evaluation: Evaluator,
+    activity: Activity,
     samples_seen: int,
     digests: Digests,
 ) -> Start:
@@ -53,7 +53,7 @@ def check_start(
         context: of this worker.
         model: on its device.
         evaluation: of this attempt.
-        watch: told what is being done.
+        activity: told what is being done.
         samples_seen: where the attempt begins.
         digests: of the data that a checkpoint was trained on; empty without one.
 
@@ -62,17 +62,17 @@ def check_start(
             a loss that is not a mean over samples, or an evaluation that cannot be used.
     """
     workers, is_start = job.train.data_workers, samples_seen == 0
-    require_enough_for_norms(
+    require_samples_for_norms(
         recipe, model, plan, samples_seen=samples_seen, device=context.device, data_workers=workers
     )
     if job.train.check_data:
         found = data_digests(recipe, data_workers=workers)
         require_same_data(recipe, found, world_size=context.world_size, data_workers=workers)
-        require_data_of_before(recipe, found, digests, data_workers=workers)
+        require_data_of_run(recipe, found, digests, data_workers=workers)
         digests = found
     began = perf_counter()
-    watch.now(COMPUTING)
+    activity.begin(COMPUTING)
     loss = probe_loss(recipe, model, job, plan, context, is_start=is_start)
-    evaluation.try_out(job, plan, is_start=is_start)
+    evaluation.check(job, plan, is_start=is_start)
     event = {"seconds": perf_counter() - began, "loss_not_checked": loss.why_not}
     return Start(digests=digests, gathers=loss.gathers, event=event)
