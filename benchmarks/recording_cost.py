@@ -24,8 +24,9 @@ import torch
 from table import table
 
 from scaler.cluster.embedded import ray_cluster
+from scaler.metrics.events import COMPUTING, LOADING, WAITING
 from scaler.runs import RunFolder
-from scaler.training.activity import COMPUTING, LOADING, WAITING, Watch
+from scaler.training.activity import Watch
 from scaler.training.clock import CpuClock
 from scaler.training.gradients import StepMeasures
 from scaler.training.hand_over import Pace

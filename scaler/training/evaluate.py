@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from scaler.core.batch import share_bounds
 from scaler.errors import RecipeError
-from scaler.training.activity import EVALUATING, WAITING, Watch
+from scaler.metrics.events import EVALUATING, WAITING
+from scaler.training.activity import Watch
 from scaler.training.data import batches, to_device
 from scaler.training.gather import gathering
 from scaler.training.modes import evaluating

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from scaler.cluster.watchdog import EXIT_CODE, Watchdog, innermost_place
-from scaler.training.activity import COMPUTING, WAITING, Watch
+from scaler.metrics.events import COMPUTING, WAITING
+from scaler.training.activity import Watch
 
 TIMEOUT_S = 0.2
 
