@@ -24,8 +24,9 @@ import torch
 from table import table
 
 from scaler.cluster.embedded import ray_cluster
+from scaler.metrics.events import COMPUTING, LOADING, WAITING
 from scaler.runs import RunFolder
-from scaler.training.activity import COMPUTING, LOADING, WAITING, Activity
+from scaler.training.activity import Activity
 from scaler.training.clock import CpuClock
 from scaler.training.gradients.step import StepMeasures
 from scaler.training.recorder import HandOverInterval, Recorder, StepMeasurement

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scaler.errors import RunError
+from scaler.metrics.events import to_dict
 from scaler.metrics.reader import read_events, read_records, with_records
 from scaler.plan import Plan
 from scaler.report.page.shell import render_part
@@ -96,8 +97,12 @@ class Run:
 
     @cached_property
     def events(self) -> pd.DataFrame:
-        """A row for each thing that happened, in the order in which they were written; ``time`` is in UTC."""
-        frame = pd.DataFrame(read_events(self._folder))
+        """A row for each event, in the order in which they were written; ``time`` is in UTC.
+
+        The columns are the fields of all kinds, see ``scaler.metrics.events``; an event has NaN or None in those of
+        other kinds. Events of a kind that only a newer scaler knows are there, too.
+        """
+        frame = pd.DataFrame([to_dict(event) for event in read_events(self._folder)])
         if "time" in frame:
             frame["time"] = pd.to_datetime(frame["time"], unit="s", utc=True)
         return frame

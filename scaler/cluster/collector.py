@@ -5,14 +5,15 @@ the folder and send it again to a collector that does not have it (``mailbox.py`
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic, time
 
-from scaler.cluster.messages import Batch, Beginning, Event, Upload, UploadReply, Why
+from scaler.cluster.messages import Batch, Beginning, Trouble, Upload, UploadReply, Why
 from scaler.cluster.progress import Progress, ProgressTracker
 from scaler.cluster.recovered_state import RecoveredState, limit_after
 from scaler.errors import ScalerError
 from scaler.job.tracking import Tracking
+from scaler.metrics.events import Event, GroupEnded, LeaveRequested, WorkerFailed, WorkerHung, of_type
 from scaler.metrics.writer import MetricsWriter
 from scaler.runs import RunFolder, RunState
 from scaler.runs.filesystems import reason
@@ -22,7 +23,6 @@ UPLOADS_PER_S = 200  # that are asked for; of a thousand workers, each then send
 HEARD_S = 30.0  # who sent something within it is counted among the workers
 FORGET_S = 600.0  # after this, what a life of a worker handed over is not asked for again
 STORAGE_PATIENCE_S = 30.0
-TROUBLES = ("worker_failed", "worker_hung", "group_ended")
 MOST_TROUBLES = 50  # a look is sent several times a second; the newest tell why a run ended
 
 
@@ -31,7 +31,7 @@ class Look:
     """What the collector knows of a run."""
 
     progress: Progress
-    troubles: Sequence[Event]  # the newest events of ``TROUBLES``
+    troubles: Sequence[Trouble]  # the newest
     storage: str  # why the run's folder has not taken records for ``STORAGE_PATIENCE_S``; empty when it does
 
 
@@ -60,7 +60,7 @@ class Collector:
         self._attempts = self._recovered.attempts
         self._micro_batch_limit = self._recovered.micro_batch_limit
         self._leave: Why | None = None
-        self._troubles: list[Event] = []
+        self._troubles: list[Trouble] = []
         self._wishes: set[tuple[int | None, str, str]] = set()
         self._senders: dict[str, _Sender] = {}
         self._rest_s = 0.0
@@ -74,7 +74,7 @@ class Collector:
             self._take_event(event)
         if began_before:  # a collector that died: what it knew of this submission or resume counts still
             self._leave = self._recovered.leave
-            self._troubles = list(self._recovered.of_kinds(TROUBLES))[-MOST_TROUBLES:]
+            self._troubles = [event for event in self._recovered.events if isinstance(event, Trouble)][-MOST_TROUBLES:]
             self._tracker.add([], self._recovered.of_newest_attempt)
         self._flush()
 
@@ -117,16 +117,20 @@ class Collector:
         """Ask the workers to save and leave, at a step that they agree on."""
         if self._leave != "stop":
             self._leave = why
-        self.note({"kind": "leave_requested", "time": time(), "why": why, "detail": detail})
+        self.note(LeaveRequested(time=time(), attempt=None, why=why, detail=detail))
 
-    def note(self, event: Event) -> None:
-        """Take an event of the driver or of Ray Train's controller, which do not count attempts."""
-        noted = {**event, "attempt": self._attempts - 1 if self._attempts else None}
-        witnesses = noted.pop("witnesses", [])
-        if witnesses:  # who lost a peer; the others are those who are gone
+    def note(self, event: LeaveRequested | WorkerHung | GroupEnded, *, witnesses: Sequence[int] = ()) -> None:
+        """Take an event of the driver or of Ray Train's controller, which do not count attempts.
+
+        Args:
+            event: its attempt is set here.
+            witnesses: ranks that lost a peer, where it is not known who died: the ranks of the event are the others.
+        """
+        event = replace(event, attempt=self._attempts - 1 if self._attempts else None)
+        if witnesses and isinstance(event, GroupEnded):
             everybody = range(self._tracker.look().world_size or 0)
-            noted["ranks"] = [rank for rank in everybody if rank not in witnesses] or witnesses
-        self._take_event(noted)
+            event = replace(event, ranks=[rank for rank in everybody if rank not in witnesses] or list(witnesses))
+        self._take_event(event)
         self._flush_when_due()
 
     def survivors_stood_at(self, died: Sequence[int]) -> tuple[bool, int | None]:
@@ -140,8 +144,8 @@ class Collector:
         Returns:
             Whether more may still be said, and the samples seen; None: nobody has said so.
         """
-        attempt, failed = self._attempts - 1, [event for event in self._troubles if event["kind"] == "worker_failed"]
-        survivors = {event["rank"] for event in failed if event["attempt"] == attempt and event["by_peer"]}
+        attempt, failed = self._attempts - 1, of_type(self._troubles, WorkerFailed)
+        survivors = {event.rank for event in failed if event.attempt == attempt and event.by_peer}
         places = [place for rank in survivors if (place := self._reached.get((attempt, rank))) is not None]
         return len(survivors) + len(died) < (self._tracker.look().world_size or 0), max(places, default=None)
 
@@ -166,9 +170,9 @@ class Collector:
     def _take_event(self, event: Event) -> None:
         if self._recovered.has(event) or self._is_known_wish(event):
             return
-        if event.get("attempt") is not None:
-            self._attempts = max(self._attempts, event["attempt"] + 1)
-        if event["kind"] in TROUBLES:
+        if event.attempt is not None:
+            self._attempts = max(self._attempts, event.attempt + 1)
+        if isinstance(event, Trouble):
             self._troubles = [*self._troubles, event][-MOST_TROUBLES:]
         self._micro_batch_limit = limit_after(self._micro_batch_limit, event)
         self._tracker.add([], [event])
@@ -176,9 +180,9 @@ class Collector:
 
     def _is_known_wish(self, event: Event) -> bool:
         """Whether a worker tells what another has told: all of a group notice that a node is about to go."""
-        if event["kind"] != "leave_requested":
+        if not isinstance(event, LeaveRequested):
             return False
-        wish = (event["attempt"], event["why"], event["detail"])
+        wish = (event.attempt, event.why, event.detail)
         if wish in self._wishes:
             return True
         self._wishes.add(wish)

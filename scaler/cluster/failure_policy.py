@@ -16,6 +16,7 @@ from ray.train.v2._internal.execution.failure_handling import DefaultFailurePoli
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 
 from scaler.cluster.restart_signals import LostDataProcess, Restart, first_line
+from scaler.metrics.events import GroupEnded, WorkerHung
 
 SURVIVORS_S = 2.0  # within which workers that lost a peer have handed over what they have
 POLL_S = 0.05
@@ -96,7 +97,7 @@ class FailurePolicy(DefaultFailurePolicy):
             if isinstance(failure, WorkerHealthCheckTimeoutError):
                 doing, where = "not answering Ray Train", "a frozen process, or code that holds Python's lock"
                 seconds = self._hang_timeout_s
-                self._tell({"kind": "worker_hung", "rank": rank, "seconds": seconds, "doing": doing, "where": where})
+                self._tell(WorkerHung(time=time(), attempt=None, rank=rank, seconds=seconds, doing=doing, where=where))
 
     def _tell_ended(
         self,
@@ -108,14 +109,20 @@ class FailurePolicy(DefaultFailurePolicy):
     ) -> None:
         """Tell an end; where only ``witnesses`` are known, who lost a peer, the collector works out who is missing."""
         message = "; ".join(dict.fromkeys(told_death(failure) for failure in failures.values()))
-        ended = {"kind": "group_ended", "cause": cause, "ranks": sorted(failures), "message": message or "is gone"}
-        told = {} if twice_at is None else {"twice_at": twice_at}
-        self._tell({**ended, **told, "witnesses": [] if failures else list(witnesses)})
+        ended = GroupEnded(
+            time=time(),
+            attempt=None,
+            cause=cause,
+            ranks=sorted(failures),
+            message=message or "is gone",
+            twice_at=twice_at,
+        )
+        self._tell(ended, witnesses=[] if failures else witnesses)
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _tell(self, event: WorkerHung | GroupEnded, *, witnesses: Sequence[int] = ()) -> None:
         """Pass an event on without waiting; the run goes on without it when the collector is gone."""
         with suppress(Exception):
-            self._collector.note.remote({**event, "time": time()})
+            self._collector.note.remote(event, witnesses=list(witnesses))
 
 
 def told_death(failure: Exception) -> str:

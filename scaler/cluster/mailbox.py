@@ -12,7 +12,8 @@ from secrets import token_hex
 from time import monotonic
 from typing import Any
 
-from scaler.cluster.messages import Batch, Event, Upload, UploadReply, Why
+from scaler.cluster.messages import Batch, Upload, UploadReply, Why
+from scaler.metrics.events import Event
 from scaler.metrics.record import Record
 
 ASK_S = 2.0  # how often the collector is asked how things stand while nothing new is handed over; a call costs 1 ms

@@ -1,12 +1,15 @@
 """What a worker and the collector say to each other. Nothing here loads more than the standard library."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from scaler.metrics.events import Event, GroupEnded, WorkerFailed, WorkerHung
 from scaler.metrics.record import Record
 
-Event = Mapping[str, Any]
+Trouble = WorkerFailed | WorkerHung | GroupEnded
+"""The events that tell why a worker group ended."""
+
 Why = Literal["resize", "stop"]
 """What the collector asks a group to leave for; a worker's own reasons are its signals and Ray's notices."""
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
 
+from scaler.metrics.events import AttemptStarted, Evaluated, Event
 from scaler.metrics.means import Mean
 from scaler.metrics.record import Record
 
@@ -119,20 +119,20 @@ class ProgressTracker:
     """Keeps the newest of what passes by, so that a look costs little and memory does not grow."""
 
     def __init__(self) -> None:
-        self._attempt: Mapping[str, Any] | None = None
+        self._attempt: AttemptStarted | None = None
         self._workers: dict[int, _Worker] = {}
         self._evals: Mapping[str, float | None] = {}
 
-    def add(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
+    def add(self, records: Sequence[Record], events: Sequence[Event]) -> None:
         """Look at what one worker handed over."""
         for event in events:
-            if event["kind"] == "attempt_started":
+            if isinstance(event, AttemptStarted):
                 self._attempt = event
                 self._workers = {}
-            elif event["kind"] == "evaluated":
-                self._evals = event["values"]
+            elif isinstance(event, Evaluated):
+                self._evals = event.values
         for record in records:
-            if self._attempt is not None and record.attempt != self._attempt["attempt"]:
+            if self._attempt is not None and record.attempt != self._attempt.attempt:
                 continue
             worker = self._workers.get(record.rank)
             if worker is None:
@@ -141,10 +141,11 @@ class ProgressTracker:
 
     def look(self) -> Progress:
         """Return what is known now."""
-        attempt = self._attempt or {}
-        world_size = attempt.get("world_size")
+        if self._attempt is None:
+            return Progress(evals=self._evals)
+        attempt, world_size = self._attempt.attempt, self._attempt.world_size
         if not self._workers or len(self._workers) != world_size:
-            return Progress(attempt=attempt.get("attempt"), world_size=world_size, evals=self._evals)
+            return Progress(attempt=attempt, world_size=world_size, evals=self._evals)
         newest = [worker.newest for worker in self._workers.values()]
         last = min(self._workers.values(), key=lambda worker: worker.newest.samples_seen)
         loss = Mean()
@@ -154,7 +155,7 @@ class ProgressTracker:
         looks = sorted((worker.look() for worker in self._workers.values()), key=lambda look: (-look.own_s, look.rank))
         samples, worker_s = (sum(worker.recent(what) for worker in self._workers.values()) for what in RECENT)
         return Progress(
-            attempt=attempt.get("attempt"),
+            attempt=attempt,
             world_size=world_size,
             samples_seen=last.newest.samples_seen + size,
             progress=last.newest.progress + last.worth * size,

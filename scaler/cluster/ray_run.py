@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from scaler.cluster.embedded import require_resources
 from scaler.cluster.head import EMBEDDED_PATIENCE_S, PATIENCE_S, HeadWatch
-from scaler.cluster.messages import Event
+from scaler.cluster.messages import Trouble
 from scaler.cluster.progress import Progress
 from scaler.cluster.ray_errors import head_lost, ray_errors, run_error
 from scaler.cluster.restart_signals import NoRoomError, first_line
 from scaler.errors import ClusterError, JobFileError, PlanError, RecipeError, RunError, ScalerError, TrainingError
 from scaler.job import Job
+from scaler.metrics.events import WAITING, GroupEnded, Resumed, WorkerFailed, WorkerHung, of_type
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
-from scaler.training.activity import WAITING
 
 if TYPE_CHECKING:
     from scaler.cluster.collector import Look
@@ -43,7 +43,7 @@ def run_on_ray(
     recipe_folder: str,
     on_progress: Callable[[Progress], None],
     embedded: bool = True,
-    resumed: Mapping[str, Any] | None = None,
+    resumed: Resumed | None = None,
 ) -> bool:
     """Run a plan on the connected Ray cluster, from the newest checkpoint if there is one.
 
@@ -90,7 +90,7 @@ def _run(
     recipe_folder: str,
     on_progress: Callable[[Progress], None],
     embedded: bool,
-    resumed: Mapping[str, Any] | None,
+    resumed: Resumed | None,
 ) -> bool:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -176,7 +176,7 @@ def _watch(
 
     stopping_since: float | None = None
     progress = Progress()
-    troubles: Sequence[Event] = ()
+    troubles: Sequence[Trouble] = ()
     ended = False
     while not ended:
         try:
@@ -241,27 +241,27 @@ def _require_room(job: Job, *, embedded: bool) -> None:
         sleep(POLL_S)
 
 
-def _raise_final(troubles: Sequence[Event], folder: RunFolder) -> None:
+def _raise_final(troubles: Sequence[Trouble], folder: RunFolder) -> None:
     """Raise the first failure that a restart would meet again; a worker that only lost its peers is not one."""
     for trouble in troubles:
-        if trouble["kind"] == "worker_failed" and not trouble["by_peer"]:
+        if isinstance(trouble, WorkerFailed) and not trouble.by_peer:
             raise _from_worker(trouble, folder)
 
 
-def _from_worker(failure: Event, folder: RunFolder) -> ScalerError:
+def _from_worker(failure: WorkerFailed, folder: RunFolder) -> ScalerError:
     """A worker's failure as an exception of this process, with the worker's traceback."""
-    log = folder.path(f"logs/rank-{failure['rank']}.log")
-    told = _TOLD_BY_WORKERS.get(failure["error"])
+    log = folder.path(f"logs/rank-{failure.rank}.log")
+    told = _TOLD_BY_WORKERS.get(failure.error)
     if told is not None:
-        where = f"Rank {failure['rank']} said so; its log: {log}"
-        return told(failure["problem"], "\n".join(filter(None, [failure["remedy"], where])))
+        where = f"Rank {failure.rank} said so; its log: {log}"
+        return told(failure.problem, "\n".join(filter(None, [failure.remedy, where])))
     return RecipeError(
-        f"rank {failure['rank']} failed: {failure['problem']}",
-        f"{failure['traceback'].rstrip()}\nIts log: {log}",
+        f"rank {failure.rank} failed: {failure.problem}",
+        f"{failure.traceback.rstrip()}\nIts log: {log}",
     )
 
 
-def _translated(error: BaseException, troubles: Sequence[Event], job: Job, folder: RunFolder) -> ScalerError:
+def _translated(error: BaseException, troubles: Sequence[Trouble], job: Job, folder: RunFolder) -> ScalerError:
     """Ray Train's own error, in our words."""
     from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
@@ -281,32 +281,32 @@ def _translated(error: BaseException, troubles: Sequence[Event], job: Job, folde
     return run_error(error, run_id=folder.run_id)
 
 
-def _lost(failures: Mapping[int, Exception], troubles: Sequence[Event], job: Job, folder: RunFolder) -> TrainingError:
+def _lost(failures: Mapping[int, Exception], troubles: Sequence[Trouble], job: Job, folder: RunFolder) -> TrainingError:
     """Workers were lost once too often: who, and of what."""
     allowed = f"more often than failures.max_restarts = {job.failures.max_restarts} allows"
-    newest = max((trouble["attempt"] for trouble in troubles if trouble["attempt"] is not None), default=None)
-    last = [trouble for trouble in troubles if trouble["attempt"] == newest]
-    hung = [trouble for trouble in last if trouble["kind"] == "worker_hung"]
-    hung.sort(key=lambda trouble: trouble["doing"] == WAITING)  # who waits for a hung one is not the cause
+    newest = max((trouble.attempt for trouble in troubles if trouble.attempt is not None), default=None)
+    last = [trouble for trouble in troubles if trouble.attempt == newest]
+    hung = of_type(last, WorkerHung)
+    hung.sort(key=lambda trouble: trouble.doing == WAITING)  # who waits for a hung one is not the cause
     if hung:
-        rank, where, doing = hung[0]["rank"], hung[0]["where"], hung[0]["doing"]
+        rank, where, doing = hung[0].rank, hung[0].where, hung[0].doing
         return TrainingError(
-            f"rank {rank} hung ({doing} for {hung[0]['seconds']:.0f} s, {where}), {allowed}.",
+            f"rank {rank} hung ({doing} for {hung[0].seconds:.0f} s, {where}), {allowed}.",
             f"If that may take longer, raise failures.hang_timeout_s.\nLog: {folder.path(f'logs/rank-{rank}.log')}",
         )
-    ended = [trouble for trouble in last if trouble["kind"] == "group_ended"]
-    told = {trouble["rank"] for trouble in last if trouble["kind"] == "worker_failed"}
-    ranks = ended[-1]["ranks"] if ended else [rank for rank in sorted(failures) if rank not in told] or sorted(failures)
+    ended = of_type(last, GroupEnded)
+    told = {trouble.rank for trouble in of_type(last, WorkerFailed)}
+    ranks = ended[-1].ranks if ended else [rank for rank in sorted(failures) if rank not in told] or sorted(failures)
     names = ", ".join(map(str, ranks))
-    if ended and (twice_at := ended[-1].get("twice_at")) is not None:
+    if ended and (twice_at := ended[-1].twice_at) is not None:
         logs = "\n".join(f"Log: {folder.path(f'logs/rank-{rank}.log')}" for rank in ranks)
         return TrainingError(
-            f"rank{'s' if len(ranks) > 1 else ''} {names} died ({ended[-1]['message']}) in the step after sample "
+            f"rank{'s' if len(ranks) > 1 else ''} {names} died ({ended[-1].message}) in the step after sample "
             f"{twice_at:,}, as in the attempt before: another restart would die there, too.",
             "Look at what is special about that step: memory, or collectives of the loss on shares of different sizes "
             f"(train.last_batch: drop leaves a short step out).\n{logs}",
         )
-    why = f" ({ended[-1]['message']})" if ended else ""
+    why = f" ({ended[-1].message})" if ended else ""
     logs = "\n".join(f"Log: {folder.path(f'logs/rank-{rank}.log')}" for rank in ranks)
     first = first_line(next(iter(failures.values())))
     return TrainingError(

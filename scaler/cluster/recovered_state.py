@@ -1,10 +1,19 @@
 """What a run's folder says of its earlier life, to a collector that begins."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from scaler.cluster.messages import Event, Why
+from scaler.cluster.messages import Why
+from scaler.metrics.events import (
+    AttemptStarted,
+    Event,
+    LeaveRequested,
+    MicroBatchHalved,
+    RanOutOfMemory,
+    Resumed,
+    WorkerStarted,
+    to_dict,
+)
 from scaler.metrics.next_attempt import next_attempt
 from scaler.metrics.reader import newest_samples, read_events
 from scaler.metrics.record import Record
@@ -24,24 +33,25 @@ class RecoveredState:
         attempts: lives of the worker group so far, or the next one's number where some have left nothing.
         micro_batch_limit: samples in one forward/backward, when a larger micro-batch ran out of memory.
         leave: what the newest attempt was asked to leave for, and has not.
+        events: those since the newest submit or resume.
     """
 
     def __init__(self, folder: RunFolder) -> None:
         events = read_events(folder)
         self._newest = newest_samples(folder) if events else {}
         self._known = {_key(event) for event in events}
-        resumed = [index for index, event in enumerate(events) if event["kind"] == "resumed"]
-        self._here: Sequence[Event] = events[resumed[-1] :] if resumed else events  # since the newest submit or resume
+        resumed = [index for index, event in enumerate(events) if isinstance(event, Resumed)]
+        self.events: Sequence[Event] = events[resumed[-1] :] if resumed else events
         self.attempts = next_attempt(folder)
         self.micro_batch_limit: int | None = None
         self.leave: Why | None = None
         for event in events:
             self.micro_batch_limit = limit_after(self.micro_batch_limit, event)
-        for event in self._here:
-            if event["kind"] == "worker_started" and self.leave != "stop":
+        for event in self.events:
+            if isinstance(event, WorkerStarted) and self.leave != "stop":
                 self.leave = None
-            elif event["kind"] == "leave_requested" and event["why"] in ("resize", "stop"):
-                self.leave = event["why"]
+            elif isinstance(event, LeaveRequested) and event.why in ("resize", "stop"):
+                self.leave = "stop" if event.why == "stop" else "resize"
 
     def has(self, event: Event) -> bool:
         """Whether this very event is in the folder."""
@@ -55,31 +65,28 @@ class RecoveredState:
             record for record in records if record.samples_seen > self._newest.get((record.attempt, record.rank), -1)
         ]
 
-    def of_kinds(self, kinds: Iterable[str]) -> Iterator[Event]:
-        """Yield the events of some kinds since the newest submit or resume."""
-        return (event for event in self._here if event["kind"] in kinds)
-
     @property
     def of_newest_attempt(self) -> Sequence[Event]:
         """The events since the newest attempt began, that one's with it."""
-        starts = [index for index, event in enumerate(self._here) if event["kind"] == "attempt_started"]
-        return self._here[starts[-1] :] if starts else ()
+        starts = [index for index, event in enumerate(self.events) if isinstance(event, AttemptStarted)]
+        return self.events[starts[-1] :] if starts else ()
 
 
-def limit_after(limit: int | None, event: Mapping[str, Any]) -> int | None:
+def limit_after(limit: int | None, event: Event) -> int | None:
     """Return the most samples in one forward/backward, as an event changes it.
 
     Example:
-        >>> limit_after(None, {"kind": "out_of_memory", "per_worker_batch_size": 13})
+        >>> limit_after(None, RanOutOfMemory(time=0.0, attempt=0, rank=1, per_worker_batch_size=13))
         6
-        >>> limit_after(6, {"kind": "resumed", "changes": [["recipe_args.width", "512", "64"]]})
+        >>> changes = [["recipe_args.width", "512", "64"]]
+        >>> limit_after(6, Resumed(time=0.0, from_samples=64, workers=2, changes=changes, idle_s=0.0))
     """
-    match event["kind"]:
-        case "out_of_memory":
-            found: int = max(1, event["per_worker_batch_size"] // 2)
-        case "micro_batch_halved":
-            found = event["per_worker_batch_size"]
-        case "resumed" if event["changes"]:  # another job may need less
+    match event:
+        case RanOutOfMemory():
+            found = max(1, event.per_worker_batch_size // 2)
+        case MicroBatchHalved():
+            found = event.per_worker_batch_size
+        case Resumed() if event.changes:  # another job may need less
             return None
         case _:
             return limit
@@ -87,4 +94,4 @@ def limit_after(limit: int | None, event: Mapping[str, Any]) -> int | None:
 
 
 def _key(event: Event) -> str:
-    return json.dumps(event, sort_keys=True)
+    return json.dumps(to_dict(event), sort_keys=True)

@@ -12,9 +12,10 @@ from scaler.errors import JobFileError, RunError
 from scaler.job import Job, dump_job, read_job
 from scaler.job.changes import Change, require_resumable
 from scaler.masking import mask_text
+from scaler.metrics.events import Resumed, to_dict, with_texts
 from scaler.metrics.files import EVENTS
 from scaler.metrics.next_attempt import next_attempt
-from scaler.metrics.reader import require_readable
+from scaler.metrics.reader import read_events, require_readable
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
 from scaler.runs.lease import BEAT_S, Lease, require_free
@@ -153,7 +154,7 @@ def resume(
         if passed_over:  # at once: they are set aside, and nobody meets them again
             events = passed_over_events(passed_over, attempt=attempt)
             folder.end_line(EVENTS)
-            folder.append_json(EVENTS, [{**event, "reason": mask_text(event["reason"])} for event in events])
+            folder.append_json(EVENTS, [to_dict(with_texts(event, mask_text)) for event in events])
         _require_beyond(plan, from_samples)
         if changes:
             folder.write(f"job-{attempt}.yaml", dump_job(job))
@@ -175,14 +176,13 @@ def resume(
             recipe_folder=recipe_folder,
             address=address,
             verbose=verbose,
-            resumed={
-                "kind": "resumed",
-                "time": now,
-                "from_samples": from_samples,
-                "workers": plan.world_size,
-                "changes": [list(change.texts()) for change in changes],
-                "idle_s": idle_s,
-            },
+            resumed=Resumed(
+                time=now,
+                from_samples=from_samples,
+                workers=plan.world_size,
+                changes=[list(change.texts()) for change in changes],
+                idle_s=idle_s,
+            ),
             on_progress=on_progress,
             on_report=on_report,
             on_notice=on_notice,
@@ -211,6 +211,6 @@ def _outlive_workers_of(driver: Mapping[str, Any] | None) -> None:
 
 def _last_sign_of_life(folder: RunFolder, status: Mapping[str, Any], lease: Mapping[str, Any] | None) -> float:
     """When the run was last known to be at work, in epoch seconds."""
-    events = [row["time"] for row in folder.rows(EVENTS) if isinstance(row.get("time"), int | float)]
+    events = [event.time for event in read_events(folder) if event.time is not None]
     signs = [status.get("started_at"), status.get("ended_at"), lease["beat"] if lease is not None else None]
     return float(max([sign for sign in signs if sign is not None] + events, default=time()))

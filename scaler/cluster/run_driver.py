@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import time
@@ -13,6 +13,7 @@ from scaler.cluster.progress import Progress, ProgressTracker
 from scaler.errors import JobFileError, RunError, ScalerError
 from scaler.job import Job
 from scaler.masking import mask_text
+from scaler.metrics.events import Event, Resumed
 from scaler.metrics.record import Record
 from scaler.metrics.trackers import require_installed
 from scaler.plan import Plan
@@ -60,7 +61,7 @@ def drive(
     recipe_folder: Path,
     address: str | None,
     verbose: bool,
-    resumed: Mapping[str, Any] | None = None,
+    resumed: Resumed | None = None,
     on_progress: OnProgress,
     on_report: OnReport,
     on_notice: OnNotice = lambda notice: None,
@@ -201,7 +202,7 @@ def _run_on_ray(
     recipe_folder: Path,
     address: str | None,
     verbose: bool,
-    resumed: Mapping[str, Any] | None,
+    resumed: Resumed | None,
     on_progress: OnProgress,
     on_notice: OnNotice,
     on_error: Callable[[BaseException], None],
@@ -240,7 +241,7 @@ def _run_here(
     folder: RunFolder,
     *,
     recipe_folder: Path,
-    resumed: Mapping[str, Any] | None,
+    resumed: Resumed | None,
     on_progress: OnProgress,
 ) -> bool:
     """One worker in this process: no Ray, so a debugger works."""
@@ -248,7 +249,7 @@ def _run_here(
 
     tracker = ProgressTracker()
 
-    def seen(records: Sequence[Record], events: Sequence[Mapping[str, Any]]) -> None:
+    def seen(records: Sequence[Record], events: Sequence[Event]) -> None:
         tracker.add(records, events)
         on_progress(tracker.look())
 

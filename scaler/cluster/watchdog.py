@@ -10,18 +10,20 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Callable
-from time import monotonic, time
+from time import monotonic
 from types import FrameType
 from typing import Any
 
-from scaler.training.activity import WAITING, Activity
+from scaler.metrics.events import WAITING
+from scaler.training.activity import Activity
 
 EXIT_CODE = 70  # of the process; the event says why
 PATIENCE_FOR_OTHERS = 2.0  # who waits for a hung worker gives it the time to be found first
 REPORT_S = 5.0
 MOST_CHECK_S = 5.0
 
-OnHang = Callable[[dict[str, Any]], None]
+OnHang = Callable[[float, str, str], None]
+"""Called with the seconds, what the thread was doing and where, as in ``WorkerHung``."""
 
 
 class Watchdog:
@@ -29,7 +31,7 @@ class Watchdog:
 
     Args:
         timeout_s: the most seconds for one thing; waiting for other workers may take twice as long. None: no watching.
-        on_hang: told of the hang, as the event ``worker_hung`` without rank and attempt; it has ``REPORT_S`` to return.
+        on_hang: called when the thread hangs; it has ``REPORT_S`` to return.
         end: ends the process.
     """
 
@@ -65,8 +67,7 @@ class Watchdog:
         where = innermost_place(sys._current_frames().get(self._watched))
         print(f"scaler: {doing} for {seconds:.1f} s in {where}; all threads:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(2, all_threads=True)  # where stderr's descriptor leads: the worker's log
-        event = {"kind": "worker_hung", "time": time(), "seconds": seconds, "doing": doing, "where": where}
-        teller = threading.Thread(target=self._on_hang, args=(event,), daemon=True)
+        teller = threading.Thread(target=self._on_hang, args=(seconds, doing, where), daemon=True)
         teller.start()
         teller.join(REPORT_S)
         if not self._stopped.is_set():

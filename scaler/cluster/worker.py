@@ -21,10 +21,18 @@ from scaler.cluster.watchdog import REPORT_S, Watchdog
 from scaler.cluster.worker_log import WorkerLog
 from scaler.errors import ClusterError, ScalerError, TrainingError
 from scaler.job import Job, parse_job
+from scaler.metrics.events import (
+    WAITING,
+    Event,
+    LeaveRequested,
+    RanOutOfMemory,
+    WorkerFailed,
+    WorkerHung,
+    WorkerStarted,
+)
 from scaler.metrics.record import Record
 from scaler.plan import Plan, limit_micro_batches, make_plan
 from scaler.runs import RunFolder
-from scaler.training.activity import WAITING
 
 if TYPE_CHECKING:
     from scaler.training.worker_context import Leave
@@ -68,7 +76,7 @@ class RayWorker:
         beginning: Beginning = ray.get(self._collector.begin_attempt.remote(is_new_group=False))
         return beginning.attempt
 
-    def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]], *, samples_seen: int) -> None:
+    def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
         """Leave it to the mailbox."""
         self._mailbox.put(records, events, attempt=self.attempt, samples_seen=samples_seen)
 
@@ -107,8 +115,8 @@ class RayWorker:
     def _notice(self, why: str, detail: str) -> None:
         if why not in self._noticed:
             self._noticed.add(why)
-            told = {"kind": "leave_requested", "time": time(), "attempt": self.attempt, "why": why, "detail": detail}
-            self._mailbox.put([], [told], attempt=None)
+            event = LeaveRequested(time=time(), attempt=self.attempt, why=why, detail=detail)
+            self._mailbox.put([], [event], attempt=None)
 
 
 def work(assignment: Assignment) -> bool:
@@ -204,7 +212,7 @@ class _Life:
         backend = "nccl" if self._job.resources.gpus_per_worker >= 1 else "gloo"  # NCCL takes one worker a GPU
         meeting = None
         agreed: tuple[Beginning, int | None, str, int | None] | None = None
-        events: list[dict[str, Any]] = []
+        events: list[Event] = []
         if rank == 0:
             host = _host(world_size)
             watchdog.now("asking the collector for its attempt")
@@ -226,15 +234,17 @@ class _Life:
         worker = RayWorker(
             assignment, self._mailbox, rank=rank, world_size=world_size, attempt=self.attempt, device=device
         )
-        life = {"kind": "worker_started", "time": time(), "attempt": self.attempt, "rank": rank}
-        life |= {
-            "node": socket.gethostname(),
-            "pid": os.getpid(),
-            "world_size": world_size,
-            "start_samples": start or 0,
+        started = WorkerStarted(
+            time=time(),
+            attempt=self.attempt,
+            rank=rank,
+            node=socket.gethostname(),
+            pid=os.getpid(),
+            world_size=world_size,
+            start_samples=start or 0,
             **describe_device(device),
-        }
-        worker.hand_over([], [life, *events], samples_seen=0)
+        )
+        worker.hand_over([], [started, *events], samples_seen=0)
         return worker, start, beginning.micro_batch_limit
 
     def _run_out_of_memory(self, error: Exception, size: int) -> None:
@@ -244,13 +254,16 @@ class _Life:
                 f"rank {self._rank} has no memory for a micro-batch of 1 sample: {first_line(error).rstrip('.')}.",
                 "A smaller model or sample, precision bf16, or a worker with more memory.",
             ) from error
-        told = {"kind": "out_of_memory", "time": time(), "attempt": self.attempt, "rank": self._rank}
-        self._mailbox.put([], [{**told, "per_worker_batch_size": size}], attempt=None)
+        event = RanOutOfMemory(time=time(), attempt=self.attempt, rank=self._rank, per_worker_batch_size=size)
+        self._mailbox.put([], [event], attempt=None)
         raise OutOfMemory(f"rank {self._rank} has no memory for a micro-batch of {size} samples") from error
 
-    def _tell_hang(self, event: dict[str, Any]) -> None:
-        """The watchdog's event, sent while there is time."""
-        self._mailbox.put([], [{**event, "attempt": self.attempt, "rank": self._rank}], attempt=None)
+    def _tell_hang(self, seconds: float, doing: str, where: str) -> None:
+        """Send the event of a hang while there is time."""
+        event = WorkerHung(
+            time=time(), attempt=self.attempt, rank=self._rank, seconds=seconds, doing=doing, where=where
+        )
+        self._mailbox.put([], [event], attempt=None)
         self._mailbox.wait_taken(within_s=REPORT_S)
 
 
@@ -300,20 +313,19 @@ def _device(job: Job) -> Any:
     return device
 
 
-def _failure(error: BaseException, rank: int, attempt: int | None) -> dict[str, Any]:
-    """An exception as an event that crosses processes without being unpickled."""
+def _failure(error: BaseException, rank: int, attempt: int | None) -> WorkerFailed:
+    """Return an exception as an event: its text, because the exception may not be picklable."""
     from scaler.training.process_group import is_lost_peer
     from scaler.training.recipe.failures import error_text, recipe_traceback
 
     told = isinstance(error, ScalerError)
-    return {
-        "kind": "worker_failed",
-        "time": time(),
-        "rank": rank,
-        "attempt": attempt,
-        "error": type(error).__name__,
-        "problem": error.problem if isinstance(error, ScalerError) else error_text(error),
-        "remedy": error.remedy if isinstance(error, ScalerError) else "",
-        "traceback": "" if told else recipe_traceback(error),
-        "by_peer": is_lost_peer(error),
-    }
+    return WorkerFailed(
+        time=time(),
+        attempt=attempt,
+        rank=rank,
+        error=type(error).__name__,
+        problem=error.problem if isinstance(error, ScalerError) else error_text(error),
+        remedy=error.remedy if isinstance(error, ScalerError) else "",
+        traceback="" if told else recipe_traceback(error),
+        by_peer=is_lost_peer(error),
+    )

@@ -7,8 +7,8 @@ point stands for 2 steps, then for 4 and so on, so that a long run's curves stay
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, time
-from typing import Any
 
+from scaler.metrics.events import AttemptStarted, Evaluated, Event
 from scaler.metrics.means import Mean
 from scaler.metrics.record import Record
 
@@ -93,14 +93,13 @@ class Curves:
             if step.count == self._world_size and record.attempt == self._attempt:
                 self._extend(self._steps.pop(key))
 
-    def add_event(self, event: Mapping[str, Any]) -> None:
-        """Take an event: attempts and evaluations are of use here."""
-        if event["kind"] == "attempt_started":
+    def add_event(self, event: Event) -> None:
+        """Take an event; only starts of attempts and evaluations change the curves."""
+        if isinstance(event, AttemptStarted):
             self._begin(event)
-        elif event["kind"] == "evaluated":
-            values = {f"eval/{name}": value for name, value in event["values"].items() if value is not None}
-            at = event.get("time", time())
-            self._points.append(Point(event["samples_seen"], at, values, attempt=self.attempt))
+        elif isinstance(event, Evaluated):
+            values = {f"eval/{name}": value for name, value in event.values.items() if value is not None}
+            self._points.append(Point(event.samples_seen, event.time, values, attempt=self.attempt))
 
     def take(self, *, to_the_end: bool = False) -> list[Point]:
         """Return the points that were made since the last time; ``to_the_end``: also of a stretch that is not full."""
@@ -109,18 +108,17 @@ class Curves:
         points, self._points = self._points, []
         return points
 
-    def _begin(self, event: Mapping[str, Any]) -> None:
+    def _begin(self, event: AttemptStarted) -> None:
         self._end_stretch()
-        self._attempt, self._world_size = event["attempt"], event["world_size"]
-        if event["attempt"] > 0:
-            # Not from the start itself: an evaluation may stand there, of the very weights that are gone on from.
-            at = event.get("time", time())
-            self._points.append(Point(event["start_samples"] + 1, at, forget=True, attempt=self.attempt))
+        self._attempt, self._world_size = event.attempt, event.world_size
+        if event.attempt > 0:
+            # Not from the start itself: an evaluation of the weights that training continues from may stand there.
+            self._points.append(Point(event.start_samples + 1, event.time, forget=True, attempt=self.attempt))
         early, self._steps = self._steps, {}
         for (attempt, samples_seen), step in early.items():  # other workers' came before rank 0 said that it began
-            if attempt < event["attempt"]:
+            if attempt < event.attempt:
                 continue
-            if attempt == event["attempt"] and step.count == self._world_size:
+            if attempt == event.attempt and step.count == self._world_size:
                 self._extend(step)
             else:
                 self._steps[attempt, samples_seen] = step

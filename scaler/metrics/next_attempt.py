@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scaler.metrics.events import CheckpointPassedOver
 from scaler.metrics.files import EVENTS, FOLDER, damaged, file_ranges
 from scaler.runs import RunFolder
 from scaler.runs.filesystems import reason
@@ -22,7 +23,7 @@ def next_attempt(folder: RunFolder) -> int:
     Raises:
         RunError: a file of records holds none.
     """
-    events = [row for row in folder.rows(EVENTS) if row.get("kind") != "checkpoint_passed_over"]
+    events = [row for row in folder.rows(EVENTS) if row.get("kind") != CheckpointPassedOver.kind]
     manifests = [_manifest(folder, name) for name in folder.names("checkpoints") if name.endswith(".json")]
     lives = [row["attempt"] for row in (*events, *manifests) if isinstance(row.get("attempt"), int)]
     lives += [_newest_attempt(folder, name) for name in folder.names(FOLDER) if file_ranges([name])]

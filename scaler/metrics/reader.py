@@ -1,6 +1,7 @@
 """A run's records, a piece at a time or as one Arrow table, and its events."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scaler.errors import RunError
+from scaler.metrics.events import AttemptStarted, Event, of_type, parse_event
 from scaler.metrics.files import EVENTS, FOLDER, SCHEMA, file_name, file_ranges, parse_pieces, read_file
 from scaler.runs import RunFolder
 from scaler.runs.folder import LOG_BYTES
@@ -86,7 +88,7 @@ class RunMetrics:
     """What a run measured and told, as far as it can be read."""
 
     records: RecordFiles
-    events: list[dict[str, Any]]
+    events: list[Event]
 
 
 def read_run(folder: RunFolder) -> RunMetrics:
@@ -119,7 +121,7 @@ def with_records(folder: RunFolder, use: Callable[[RunMetrics], T]) -> T:
     )
 
 
-def read_records(folder: RunFolder, *, events: Sequence[Mapping[str, Any]] | None = None) -> pa.Table:
+def read_records(folder: RunFolder, *, events: Sequence[Event] | None = None) -> pa.Table:
     """Return every record that has reached the folder in one table; an empty one when none has.
 
     Args:
@@ -144,11 +146,14 @@ def read_records(folder: RunFolder, *, events: Sequence[Mapping[str, Any]] | Non
     return with_records(folder, whole)
 
 
-def mark_lost(records: pa.Table, events: Sequence[Mapping[str, Any]]) -> pa.Table:
+def mark_lost(records: pa.Table, events: Sequence[Event]) -> pa.Table:
     """Return records with the column ``lost``: a later attempt began at or before where the record's step began.
 
     Example:
-        >>> events = [{"kind": "attempt_started", "attempt": a, "start_samples": s} for a, s in ((0, 0), (1, 64))]
+        >>> from scaler.metrics.events import AttemptStarted
+        >>> same = dict(time=0.0, samples_seen=0, world_size=1, global_batch_size=16, per_worker_batch_size=16)
+        >>> same |= dict(peak_lr=0.1, ramp=None, flops_per_sample=None)
+        >>> events = [AttemptStarted(attempt=a, start_samples=s, **same) for a, s in ((0, 0), (1, 64))]
         >>> records = pa.table({"attempt": [0, 0, 1], "samples_seen": [48, 64, 64]})
         >>> mark_lost(records, events)["lost"].to_pylist()
         [False, True, False]
@@ -158,23 +163,27 @@ def mark_lost(records: pa.Table, events: Sequence[Mapping[str, Any]]) -> pa.Tabl
     return records.append_column(pa.field("lost", pa.bool_(), nullable=False), pa.array(lost, type=pa.bool_()))
 
 
-def lost_from(attempts: NDArray[Any], events: Sequence[Mapping[str, Any]]) -> NDArray[np.int64]:
+def lost_from(attempts: NDArray[Any], events: Sequence[Event]) -> NDArray[np.int64]:
     """Return from which ``samples_seen`` on each attempt's work was done again: where a later attempt first began.
 
-    Example:
-        >>> events = [{"kind": "attempt_started", "attempt": a, "start_samples": s} for a, s in ((0, 0), (1, 64))]
-        >>> lost_from(np.array([0, 1]), events).tolist() == [64, np.iinfo(np.int64).max]
-        True
+    An attempt whose work was not done again has the greatest int64. See ``mark_lost`` for an example.
     """
-    starts = [(event["attempt"], event["start_samples"]) for event in events if event["kind"] == "attempt_started"]
+    starts = [(start.attempt, start.start_samples) for start in of_type(events, AttemptStarted)]
     known, of_entry = np.unique(attempts, return_inverse=True)
     ends = [min((at for later, at in starts if later > attempt), default=_NEVER) for attempt in known.tolist()]
     return np.array(ends, dtype=np.int64)[of_entry]
 
 
-def read_events(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return the run's events in the order in which they were written."""
-    return [row for row in folder.rows(EVENTS) if isinstance(row.get("kind"), str)]
+def read_events(folder: RunFolder) -> list[Event]:
+    """Return the run's events in the order in which they were written.
+
+    A damaged row is left out: one that is not JSON, has no kind, or lacks a field of its kind.
+    """
+    events: list[Event] = []
+    for row in folder.rows(EVENTS):
+        with suppress(ValueError):
+            events.append(parse_event(row))
+    return events
 
 
 def newest_samples(folder: RunFolder) -> dict[tuple[int, int], int]:

@@ -6,15 +6,16 @@ go. The first failure of each becomes an event, ``tracking_failed``.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from time import monotonic, time
-from typing import Any, Protocol
+from typing import Protocol
 
 from scaler.errors import JobFileError
 from scaler.job.tracking import Mlflow, Tracking, Wandb
 from scaler.metrics.curves import Point
+from scaler.metrics.events import TrackingFailed
 from scaler.runs import RunFolder, RunState
 from scaler.runs.filesystems import reason
 
@@ -76,7 +77,7 @@ class Trackers:
         for tracker in self._trackers:
             tracker.put(points)
 
-    def failures(self) -> list[Mapping[str, Any]]:
+    def failures(self) -> list[TrackingFailed]:
         """Return the events of trackers that have failed since the last time."""
         return [event for tracker in self._trackers if (event := tracker.failure()) is not None]
 
@@ -129,13 +130,13 @@ class Tracker:
                 self._kept.extend(points)
                 self._changed.notify_all()
 
-    def failure(self) -> Mapping[str, Any] | None:
+    def failure(self) -> TrackingFailed | None:
         """Return the event of the first failure, once."""
         with self._changed:
             if self._problem is None or self._is_told:
                 return None
             self._is_told = True
-            return {"kind": "tracking_failed", "time": time(), "sink": self._name, "reason": self._problem}
+            return TrackingFailed(time=time(), attempt=None, sink=self._name, reason=self._problem)
 
     def end(self, state: RunState | None) -> None:
         """Have it write what is left, and end."""

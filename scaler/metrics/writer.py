@@ -7,9 +7,9 @@ flushes it holds, ``<first>-<last>.parquet``: a reader that meets a merged file 
 the two, knows to pass the parts over.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from io import BytesIO
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from scaler.job.tracking import Tracking
 from scaler.masking import mask_text
 from scaler.metrics.curves import Curves
+from scaler.metrics.events import Event, to_dict, with_texts
 from scaler.metrics.files import EVENTS, FOLDER, SCHEMA, file_name, file_ranges, read_file
 from scaler.metrics.record import Record
 from scaler.metrics.tensorboard import TensorBoardWriter
@@ -39,7 +40,7 @@ class MetricsWriter:
         self._folder = folder
         folder.end_line(EVENTS)
         self._records: list[Record] = []
-        self._events: list[Mapping[str, Any]] = []
+        self._events: list[Event] = []
         self._curves, self._tensorboard = Curves(), TensorBoardWriter(folder)
         self._trackers = Trackers(tracking or Tracking(), folder)
         names = folder.names(FOLDER)
@@ -56,9 +57,9 @@ class MetricsWriter:
         self._records.extend(records)
         self._curves.add(records)
 
-    def add_event(self, event: Mapping[str, Any]) -> None:
-        """Take an event; it reaches the folder with the next ``flush``, without secrets in its texts."""
-        event = {key: mask_text(value) if isinstance(value, str) else value for key, value in event.items()}
+    def add_event(self, event: Event) -> None:
+        """Take an event; it reaches the folder with the next ``flush``, with the secrets in its texts masked."""
+        event = with_texts(event, mask_text)
         self._events.append(event)
         self._curves.add_event(event)
 
@@ -74,22 +75,24 @@ class MetricsWriter:
             self._tensorboard.close()
             self._trackers.close(state)
         self._note_failures()
-        self._folder.append_json(EVENTS, self._events)
-        self._events = []
+        self._flush_events()
 
     def _flush(self, *, to_the_end: bool) -> None:
         self._note_failures()
-        self._folder.append_json(EVENTS, self._events)
-        self._events = []  # not before: what could not be written is tried again
+        self._flush_events()
         if self._records:
             self._flush_records()
         points = self._curves.take(to_the_end=to_the_end)
         self._trackers.put(points)
         self._tensorboard.write(points)
 
+    def _flush_events(self) -> None:
+        self._folder.append_json(EVENTS, map(to_dict, self._events))
+        self._events = []  # not before: what could not be written is tried again
+
     def _note_failures(self) -> None:
         for event in self._trackers.failures():
-            self.add_event({**event, "attempt": self._curves.attempt})
+            self.add_event(replace(event, attempt=self._curves.attempt))
 
     def _flush_records(self) -> None:
         columns = list(zip(*self._records, strict=True))

@@ -2,19 +2,14 @@
 
 from time import monotonic
 
-STARTING = "starting"
-LOADING = "waiting for its samples"
-COMPUTING = "computing"
-WAITING = "waiting for the other workers"
-EVALUATING = "evaluating"
-SAVING = "saving a checkpoint"
+from scaler.metrics.events import STARTING
 
 
 class Activity:
     """One thing at a time, and since when.
 
     Attributes:
-        current: one of this module's words.
+        current: such as ``scaler.metrics.events.COMPUTING``.
         since: when it began, on the clock of ``time.monotonic``.
     """
 

@@ -6,7 +6,7 @@ values, saved in the checkpoint; each decision is an event.
 
 from collections.abc import Mapping, Sequence
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from scaler.core.divergence import DivergenceGuard, DivergenceState
 from scaler.core.noise_history import NoiseHistory
@@ -19,7 +19,12 @@ from scaler.job.model import Divergence
 from scaler.job.scale import GrowWithNoise
 from scaler.plan import Plan
 
-Event = dict[str, Any]
+
+class Lowered(NamedTuple):
+    """The plateau controller lowered the learning rate."""
+
+    factor: float  # what the planned learning rate is multiplied by from here on
+    reason: str
 
 
 class Controllers:
@@ -76,8 +81,8 @@ class Controllers:
             found = self._average.gain(batch_ratio, self._reference_batch_size)
             self._gain = (_possible_gain(self._gain[0], batch_ratio) if found is None else found, batch_ratio)
 
-    def evaluated(self, values: Mapping[str, float]) -> Event | None:
-        """Take an evaluation, which has the metric that the plateau watches; return the event of a lowered rate."""
+    def evaluated(self, values: Mapping[str, float]) -> Lowered | None:
+        """Take an evaluation, which has the metric that the plateau watches; return how the plateau lowered the lr."""
         if self._plateau is None:
             return None
         before, value = self._plateau_state, values[self._metric]
@@ -85,13 +90,11 @@ class Controllers:
         if self._plateau_state.factor == before.factor:
             return None
         bad = self._plateau.patience + 1
-        return {
-            "kind": "rate_lowered",
-            "by": "plateau",
-            "factor": self._plateau_state.factor,
-            "reason": f"{self._metric} {value:.4g} is not better than {_shown(before.best)}, for "
+        return Lowered(
+            self._plateau_state.factor,
+            f"{self._metric} {value:.4g} is not better than {_shown(before.best)}, for "
             f"{bad} evaluation{'' if bad == 1 else 's'}",
-        }
+        )
 
     def observed(self, losses: Sequence[float]) -> str | None:
         """Take the losses of steps, mean over all workers; return why the training has gone astray, if it has."""

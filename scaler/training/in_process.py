@@ -5,17 +5,17 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stdout
 from pathlib import Path
 from time import time
-from typing import Any
 
 import torch
 
 from scaler.errors import ScalerError, TrainingError
 from scaler.job import Job
 from scaler.job.tracking import Tracking
+from scaler.metrics.events import Event, LeaveRequested, Resumed, WorkerStarted
 from scaler.metrics.next_attempt import next_attempt
 from scaler.metrics.record import Record
 from scaler.metrics.writer import MetricsWriter
@@ -31,7 +31,7 @@ from scaler.training.recipe.failures import recipe_failure
 from scaler.training.recipe.load import load_recipe
 from scaler.training.worker_context import AttemptEnd, Leave
 
-OnHandOver = Callable[[Sequence[Record], Sequence[Mapping[str, Any]]], None]
+OnHandOver = Callable[[Sequence[Record], Sequence[Event]], None]
 
 
 class InProcess:
@@ -65,10 +65,23 @@ class InProcess:
         self.ended = RunState.FAILED
         self._on_hand_over = on_hand_over
         self._leave = Leave.NOT
-        life = {"kind": "worker_started", "time": time(), "attempt": self.attempt, "rank": 0}
-        self.note({**life, "node": socket.gethostname(), "pid": os.getpid(), **describe_device(device)})
 
-    def note(self, event: Mapping[str, Any]) -> None:
+    def started(self, start_samples: int) -> None:
+        """Report that the worker starts at ``start_samples``: those of its checkpoint, or 0."""
+        self.note(
+            WorkerStarted(
+                time=time(),
+                attempt=self.attempt,
+                rank=0,
+                node=socket.gethostname(),
+                pid=os.getpid(),
+                world_size=1,
+                start_samples=start_samples,
+                **describe_device(self.device),
+            )
+        )
+
+    def note(self, event: Event) -> None:
         """Take an event that is not the training's."""
         self._writer.add_event(event)
 
@@ -76,7 +89,7 @@ class InProcess:
         """Count one on."""
         return self.attempt + 1
 
-    def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]], *, samples_seen: int) -> None:
+    def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
         """Write at once: there is nobody to hand over to."""
         self._writer.add(records)
         for event in events:
@@ -111,7 +124,7 @@ def train_in_process(
     *,
     recipe_folder: Path,
     on_hand_over: OnHandOver,
-    resumed: Mapping[str, Any] | None = None,
+    resumed: Resumed | None = None,
 ) -> bool:
     """Train a plan for one worker in this process, from the newest checkpoint if there is one.
 
@@ -142,6 +155,7 @@ def train_in_process(
                 if resumed is not None:
                     context.note(resumed)
                 start, passed_over = find_checkpoint(folder)
+                context.started(start or 0)
                 for event in passed_over_events(passed_over, attempt=context.attempt):
                     context.note(event)
                 training = Training(recipe, job, plan, context)
@@ -151,7 +165,7 @@ def train_in_process(
                     ending = training.run()
                 context.ended = RunState.SUCCEEDED if ending is AttemptEnd.FINISHED else RunState.STOPPED
                 if ending is AttemptEnd.STOPPED:
-                    context.note({"kind": "leave_requested", "time": time(), "why": "stop", "detail": ""})
+                    context.note(LeaveRequested(time=time(), attempt=context.attempt, why="stop", detail=""))
                 return ending is AttemptEnd.FINISHED
     except ScalerError:
         raise

@@ -3,9 +3,9 @@
 Everything is a function of ``samples_seen``. Nothing here counts anything else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import isfinite
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 import torch
@@ -16,9 +16,23 @@ from scaler.core.ramp import Ramp, ramp_after
 from scaler.errors import TrainingError
 from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
+from scaler.metrics.events import (
+    SAVING,
+    WAITING,
+    AttemptStarted,
+    BatchGrown,
+    CheckpointPassedOver,
+    Diverged,
+    Evaluated,
+    Event,
+    LrLowered,
+    MicroBatchHalved,
+    RecordsThinned,
+    TriedOut,
+)
 from scaler.metrics.means import Mean
 from scaler.plan import Plan, grow, limit_micro_batches, regrow
-from scaler.training.activity import SAVING, WAITING, Activity
+from scaler.training.activity import Activity
 from scaler.training.checkpoints.files import find_checkpoint
 from scaler.training.checkpoints.state import load_checkpoint
 from scaler.training.checkpoints.writer import CheckpointWriter
@@ -119,7 +133,7 @@ class Training:
         start = self._check_start() if self._next_size() else None
         self._begin_attempt()
         if start is not None:
-            self._event("tried_out", **start.event)
+            self._event(TriedOut, seconds=start.seconds, loss_not_checked=start.loss_not_checked)
         self._seed()
         self._recorder.begin()
         if self.samples_seen == 0 and self._controllers.may_go_back():
@@ -291,7 +305,7 @@ class Training:
         half = most // 2
         self._plan = limit_micro_batches(self._plan, half)
         self._first_plan = limit_micro_batches(self._first_plan, half)
-        self._event("micro_batch_halved", per_worker_batch_size=half)
+        self._event(MicroBatchHalved, per_worker_batch_size=half)
 
     def _hand_over_together(self) -> tuple[Leave, bool]:
         """About once a second, at a step that all workers agree on: hand records over, and ask what to do.
@@ -318,7 +332,7 @@ class Training:
         steps = min(steps, self._interval.window)
         if steps > self._recorder.steps_per_record:
             self._recorder.steps_per_record = steps
-            self._event("records_thinned", steps=steps, reason="the collector cannot keep up")
+            self._event(RecordsThinned, steps=steps, reason="the collector cannot keep up")
 
     def _hand_over(self) -> None:
         self._recorder.hand_over(samples_seen=self.samples_seen, events=self._checkpoints.events())
@@ -345,7 +359,7 @@ class Training:
         reason, self._astray = self._astray, None
         assert reason is not None
         goes_back, times = self._controllers.may_go_back(), self._controllers.times_gone_back + 1
-        self._event("diverged", reason=reason, goes_back=goes_back)
+        self._event(Diverged, reason=reason, goes_back=goes_back)
         if not goes_back:
             raise self._controllers.stopped_by(reason)
         start = torch.tensor([0, 0], dtype=torch.int64, device=self._device)
@@ -353,7 +367,7 @@ class Training:
             self._checkpoints.wait()
             found, passed_over = find_checkpoint(self._context.folder)
             for samples, why in passed_over:
-                self._event("checkpoint_passed_over", samples_seen=samples, reason=why)
+                self._event(CheckpointPassedOver, samples_seen=samples, reason=why)
             if found is None:
                 raise TrainingError(f"{reason}, and no checkpoint to go back to can be read.", "Submit the job again.")
             start = torch.tensor([found, self._context.next_attempt()], device=self._device)
@@ -382,14 +396,14 @@ class Training:
         self._plan = grow(self._plan, self._job, samples_seen=self.samples_seen, global_batch_size=grown)
         self._controllers.growth.append((self.samples_seen, grown / self._plan.phases[0].global_batch_size))
         phase = self._plan.phase_at(self.samples_seen)
-        self._event("batch_grown", global_batch_size=grown, peak_lr=phase.peak_lr)
+        self._event(BatchGrown, global_batch_size=grown, peak_lr=phase.peak_lr)
         self.samples_seen = self._plan.next_step(self.samples_seen)
         return True
 
     def _begin_attempt(self) -> None:
         phase = self._plan.phase_at(self.samples_seen)
         self._event(
-            "attempt_started",
+            AttemptStarted,
             start_samples=self.samples_seen,
             world_size=self._context.world_size,
             global_batch_size=phase.global_batch_size,
@@ -429,10 +443,10 @@ class Training:
         began = perf_counter()
         values = self._evaluation.values(self._plan)
         known = {name: value if isfinite(value) else None for name, value in values.items()}
-        self._event("evaluated", values=known, seconds=perf_counter() - began)
+        self._event(Evaluated, values=known, seconds=perf_counter() - began)
         lowered = self._controllers.evaluated(values)
         if lowered is not None and self._next_size():  # at the end there is no rate to lower
-            self._event(**lowered)
+            self._event(LrLowered, by="plateau", factor=lowered.factor, reason=lowered.reason)
         return values
 
     def _save(self, values: dict[str, float] | None = None, *, is_best: bool = False) -> None:
@@ -482,5 +496,7 @@ class Training:
             dist.barrier()
         self._recorder.add_pause("checkpoint_s")
 
-    def _event(self, kind: str, **values: Any) -> None:
-        self._recorder.event(kind, **{"samples_seen": self.samples_seen, **values})
+    def _event(self, kind: Callable[..., Event], **values: Any) -> None:
+        """Record an event of this attempt; ``values`` are the fields of its kind."""
+        where = {"time": time(), "attempt": self._context.attempt, "samples_seen": self.samples_seen}
+        self._recorder.event(kind(**{**where, **values}))

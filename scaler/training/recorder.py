@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from time import perf_counter, process_time, time
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from scaler.core.noise_scale import GradientSquares
+from scaler.metrics.events import Event, WorkerEnded
 from scaler.metrics.means import Mean
 from scaler.metrics.record import Record
 from scaler.training.clock import Clock, Mark
@@ -93,7 +94,7 @@ class Recorder:
         self._pending: list[_Pending] = []
         self._records: list[Record] = []
         self._stood: tuple[tuple[PauseKind, Mark, Mark], ...] = ()
-        self._events: list[dict[str, Any]] = []
+        self._events: list[Event] = []
         self._unjudged: list[Record] = []
         self.steps_per_record = 1
         self.begin()
@@ -116,27 +117,32 @@ class Recorder:
         self.begin()
         self._stood = (*self._stood, (what, before, self._since))
 
-    def event(self, kind: str, *, samples_seen: int, **values: Any) -> None:
-        """Keep something that happened to the whole group; rank 0 speaks for all."""
+    def event(self, event: Event) -> None:
+        """Keep an event of the whole group; only rank 0 hands it over."""
         if self._context.rank == 0:
-            where = {"attempt": self._context.attempt, "samples_seen": samples_seen}
-            self._events.append({"kind": kind, "time": time(), **where, **values})
+            self._events.append(event)
 
     def end_attempt(self) -> None:
         """Keep what this worker stood still for after its last record: no other will tell it."""
         evaluation_s, checkpoint_s = self._standing(self._stood)
-        told = {"kind": "worker_ended", "time": time(), "attempt": self._context.attempt}
-        told |= {"rank": self._context.rank, "evaluation_s": evaluation_s, "checkpoint_s": checkpoint_s}
-        self._events.append(told)
+        self._events.append(
+            WorkerEnded(
+                time=time(),
+                attempt=self._context.attempt,
+                rank=self._context.rank,
+                evaluation_s=evaluation_s,
+                checkpoint_s=checkpoint_s,
+            )
+        )
         self._stood = ()
 
-    def hand_over(self, *, samples_seen: int, events: Sequence[dict[str, Any]] = ()) -> None:
+    def hand_over(self, *, samples_seen: int, events: Sequence[Event] = ()) -> None:
         """Hand everything over that is kept, and ``events`` beside; it is all there is up to ``samples_seen``."""
         self._resolve_pending()
         records, self._records = self._records, []
-        told, self._events = [*self._events, *events], []
+        kept, self._events = [*self._events, *events], []
         self._unjudged += records
-        self._context.hand_over(merge_steps(records, self.steps_per_record), told, samples_seen=samples_seen)
+        self._context.hand_over(merge_steps(records, self.steps_per_record), kept, samples_seen=samples_seen)
 
     def unchecked_records(self) -> list[Record]:
         """Return every step that was handed over since the last call: the guard of the loss has not seen it."""

@@ -4,10 +4,11 @@
 debugger and the loop is tested in milliseconds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from scaler.metrics.events import Event
 from scaler.metrics.record import Record
 from scaler.runs import RunFolder
 
@@ -58,7 +59,7 @@ class WorkerContext(Protocol):
     def next_attempt(self) -> int:
         """Begin another attempt and return its number; called on rank 0, when the group goes back to a checkpoint."""
 
-    def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]], *, samples_seen: int) -> None:
+    def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
         """Pass records and events on, without waiting for anyone; they are all there are up to ``samples_seen``."""
 
     def wanted_steps(self, steps: int) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from scaler.cluster.watchdog import EXIT_CODE, Watchdog, innermost_place
-from scaler.training.activity import COMPUTING, WAITING, Activity
+from scaler.metrics.events import COMPUTING, WAITING
+from scaler.training.activity import Activity
 
 TIMEOUT_S = 0.2
 

@@ -7,8 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaler.job import Job
+from scaler.metrics.events import (
+    AttemptStarted,
+    BatchGrown,
+    Diverged,
+    Evaluated,
+    Event,
+    LrLowered,
+    MicroBatchHalved,
+    WorkerStarted,
+    of_type,
+)
 from scaler.plan import Plan, make_plan
-from scaler.report.run.attempt_ends import DRIVER_GONE, Ending, Event, events_of_lives, find_ending
+from scaler.report.run.attempt_ends import DRIVER_GONE, Ending, events_of_lives, find_ending
 from scaler.report.run.elapsed import Elapsed, find_starts
 from scaler.report.run.model import AttemptRow, Decision
 from scaler.report.run.step_arrays import Columns, chosen
@@ -17,7 +28,7 @@ from scaler.runs import RunState
 
 
 def plans_of_attempts(events: Sequence[Event], jobs: Mapping[int, Job], plan: Plan) -> dict[int, Plan]:
-    """Return the plan of each attempt: that of its number of workers, by the job that was in force.
+    """Return the plan of each attempt whose workers started: for its number of workers, by the job then in force.
 
     Args:
         events: of the run.
@@ -28,48 +39,54 @@ def plans_of_attempts(events: Sequence[Event], jobs: Mapping[int, Job], plan: Pl
     plans = {(max(jobs), plan.world_size): plan}
     found = {}
     for event in events:
-        if event["kind"] == "attempt_started":
-            since = max(first for first in jobs if first <= event["attempt"])
-            key = (since, event["world_size"])
+        if isinstance(event, WorkerStarted | AttemptStarted):
+            since = max(first for first in jobs if first <= event.attempt)
+            key = (since, event.world_size)
             if key not in plans:
                 job = jobs[since].model_copy(update={"groups": (), "layer_decay": None})
                 plans[key] = make_plan(job, key[1], num_samples=plan.num_samples)
-            found[event["attempt"]] = plans[key]
+            found[event.attempt] = plans[key]
     return found
 
 
-def with_short_lives(events: Sequence[Event]) -> list[Event]:
-    """Return the events with a start for each life whose workers came up and which ended before it trained.
+def with_short_attempts(events: Sequence[Event], plans: Mapping[int, Plan]) -> list[Event]:
+    """Return the events with a start for each attempt whose workers started but ended before their first step.
 
-    Such a start stands after the life's last ``worker_started`` and lacks what only a plan knows: see ``completed``.
+    Such a start stands after the attempt's last ``WorkerStarted``, with the batch and the learning rate of its plan.
+
+    Args:
+        events: of the run.
+        plans: of each attempt whose workers started.
     """
-    begun = {event["attempt"] for event in events if event["kind"] == "attempt_started"}
-    workers = [
-        (index, event)
+    begun = {start.attempt for start in of_type(events, AttemptStarted)}
+    last = {
+        event.attempt: index
         for index, event in enumerate(events)
-        if event["kind"] == "worker_started" and "world_size" in event and event["attempt"] not in begun
-    ]
-    last = {event["attempt"]: (index, event) for index, event in workers}
-    starts = {
-        index: {
-            "kind": "attempt_started",
-            "time": event["time"],
-            **{key: event[key] for key in ("attempt", "start_samples", "world_size")},
-        }
-        for index, event in last.values()
+        if isinstance(event, WorkerStarted) and event.attempt not in begun
     }
-    return [one for index, event in enumerate(events) for one in (event, starts.get(index)) if one is not None]
-
-
-def completed(events: Sequence[Event], plans: Mapping[int, Plan]) -> list[Event]:
-    """Return the events of ``with_short_lives`` with the batch and the rate that each such life was to begin with."""
     found: list[Event] = []
-    for event in events:
-        if event["kind"] == "attempt_started" and "global_batch_size" not in event:
-            phase = plans[event["attempt"]].phase_at(event["start_samples"])
-            event = {**event, "global_batch_size": phase.global_batch_size, "peak_lr": phase.peak_lr}
+    for index, event in enumerate(events):
         found.append(event)
+        if isinstance(event, WorkerStarted) and last.get(event.attempt) == index:
+            found.append(_planned_start(event, plans[event.attempt]))
     return found
+
+
+def _planned_start(worker: WorkerStarted, plan: Plan) -> AttemptStarted:
+    """The start that an attempt would have reported before its first step."""
+    phase = plan.phase_at(worker.start_samples)
+    return AttemptStarted(
+        time=worker.time,
+        attempt=worker.attempt,
+        samples_seen=worker.start_samples,
+        start_samples=worker.start_samples,
+        world_size=worker.world_size,
+        global_batch_size=phase.global_batch_size,
+        per_worker_batch_size=None,
+        peak_lr=phase.peak_lr,
+        ramp=None,
+        flops_per_sample=None,
+    )
 
 
 def find_attempts(
@@ -85,17 +102,17 @@ def find_attempts(
         started_at: when it was submitted, in epoch seconds.
     """
     times = find_starts(events, started_at)
-    starts = [event for event in events if event["kind"] == "attempt_started"]
+    starts = of_type(events, AttemptStarted)
     lives = events_of_lives(events)
     rows = []
     for index, start in enumerate(starts):
-        attempt, begin, plan = start["attempt"], start["start_samples"], plans[start["attempt"]]
+        attempt, begin, plan = start.attempt, start.start_samples, plans[start.attempt]
         mine = chosen(steps, steps["attempt"] == attempt)
         lost = mine["lost"]
         reached = _reached(mine, begin)
         successor = starts[index + 1] if index + 1 < len(starts) else None
         # What it did beyond a successor's start was done again.
-        done = min((later["start_samples"] for later in starts[index + 1 :]), default=reached)
+        done = min((later.start_samples for later in starts[index + 1 :]), default=reached)
         kept = mine["samples_seen"][mine["samples_seen"] < done]
         ends = np.array([kept.max() if len(kept) else begin])
         ending = find_ending(lives[attempt], finished=has_ended(mine, plan, reached))
@@ -103,15 +120,15 @@ def find_attempts(
         rows.append(
             AttemptRow(
                 attempt=attempt,
-                world_size=start["world_size"],
-                global_batch_size=start["global_batch_size"],
+                world_size=start.world_size,
+                global_batch_size=start.global_batch_size,
                 end_global_batch_size=int(_batch_sizes(ends, start, events, plan)[0]),
-                peak_lr=start["peak_lr"],
+                peak_lr=start.peak_lr,
                 start_samples=begin,
                 end_samples=max(begin, done),
                 ended_by=ended_by,
                 cause=cause,
-                per_worker_batch_size=start.get("per_worker_batch_size"),
+                per_worker_batch_size=start.per_worker_batch_size,
                 redone_samples=int(mine["samples"][lost].sum()),
                 redone_s=float(mine["own_s"][lost].sum()),
                 restart_s=_restart_s(lives[attempt], ending, successor),
@@ -159,35 +176,33 @@ def _how_it_ended(ending: Ending | None, state: RunState, *, is_last: bool) -> t
     return ending.ended_by, cause
 
 
-def _restart_s(events: Sequence[Event], ending: Ending | None, successor: Event | None) -> float | None:
+def _restart_s(events: Sequence[Event], ending: Ending | None, successor: AttemptStarted | None) -> float | None:
     """Seconds from an attempt's end, or its last event when none tells, to the next one's start; without idle ones."""
-    if successor is None or "time" not in successor:
+    if successor is None:
         return None
-    at = ending.at if ending is not None else max((event["time"] for event in events if "time" in event), default=None)
-    if at is None:
-        return None
-    return max(0.0, float(successor["time"] - at - (ending.idle_s if ending is not None else 0.0)))
+    if ending is not None:
+        return max(0.0, successor.time - ending.at - ending.idle_s)
+    return max(0.0, successor.time - max(event.time for event in events if event.time is not None))
 
 
 def batch_sizes(steps: Columns, events: Sequence[Event], plans: Mapping[int, Plan]) -> NDArray[np.int64]:
     """Return the global batch size that each step was planned with; an epoch's last step may have taken fewer."""
     sizes = np.zeros(len(steps["samples_seen"]), dtype=np.int64)
-    for event in events:
-        if event["kind"] == "attempt_started":
-            mine = steps["attempt"] == event["attempt"]
-            sizes[mine] = _batch_sizes(steps["samples_seen"][mine], event, events, plans[event["attempt"]])
+    for start in of_type(events, AttemptStarted):
+        mine = steps["attempt"] == start.attempt
+        sizes[mine] = _batch_sizes(steps["samples_seen"][mine], start, events, plans[start.attempt])
     return sizes
 
 
-def _batch_sizes(seen: NDArray[Any], start: Event, events: Sequence[Event], plan: Plan) -> NDArray[np.int64]:
+def _batch_sizes(seen: NDArray[Any], start: AttemptStarted, events: Sequence[Event], plan: Plan) -> NDArray[np.int64]:
     """The same within one attempt: as it began, as the plan's phases say, and as it grew with the noise."""
-    sizes = np.full(len(seen), start["global_batch_size"], dtype=np.int64)
+    sizes = np.full(len(seen), start.global_batch_size, dtype=np.int64)
     for phase in plan.phases[1:]:
-        if phase.start_samples > start["start_samples"]:
+        if phase.start_samples > start.start_samples:
             sizes[seen >= phase.start_samples] = phase.global_batch_size
-    for event in events:
-        if event["kind"] == "batch_grown" and event["attempt"] == start["attempt"]:
-            sizes[seen >= event["samples_seen"]] = event["global_batch_size"]
+    for event in of_type(events, BatchGrown):
+        if event.attempt == start.attempt:
+            sizes[seen >= event.samples_seen] = event.global_batch_size
     return sizes
 
 
@@ -197,7 +212,7 @@ def surviving_events(events: Sequence[Event], attempts: Sequence[AttemptRow]) ->
     return [
         event
         for event in events
-        if event["kind"] != "evaluated" or event["samples_seen"] <= ends.get(event["attempt"], event["samples_seen"])
+        if not isinstance(event, Evaluated) or event.samples_seen <= ends.get(event.attempt, event.samples_seen)
     ]
 
 
@@ -207,37 +222,36 @@ def find_decisions(events: Sequence[Event], attempts: Sequence[AttemptRow], elap
     starts = {row.attempt: row.start_samples for row in attempts}
     found = []
     for event in events:
-        kind = event["kind"]
-        if kind not in ("rate_lowered", "diverged", "batch_grown", "micro_batch_halved"):
+        if not isinstance(event, LrLowered | Diverged | BatchGrown | MicroBatchHalved):
             continue
-        at, end = event["samples_seen"], ends.get(event["attempt"])
+        at, end = event.samples_seen, ends.get(event.attempt)
         found.append(
             Decision(
                 samples_seen=at,
-                elapsed_s=elapsed.at(event["attempt"], at),
-                attempt=event["attempt"],
-                kind=kind,
-                message=_message(event, starts.get(event["attempt"] + 1)),
+                elapsed_s=elapsed.at(event.attempt, at),
+                attempt=event.attempt,
+                kind=event.kind,
+                message=_message(event, starts.get(event.attempt + 1)),
                 # A checkpoint knows what was decided where it stands; these two hold whatever is gone back to.
-                undone=kind not in ("diverged", "micro_batch_halved") and end is not None and at > end,
+                undone=not isinstance(event, Diverged | MicroBatchHalved) and end is not None and at > end,
             )
         )
     return tuple(found)
 
 
-def _message(event: Event, next_start: int | None) -> str:
+def _message(event: LrLowered | Diverged | BatchGrown | MicroBatchHalved, next_start: int | None) -> str:
     """A decision as a sentence."""
-    match event["kind"]:
-        case "rate_lowered":
-            return f"The rate went down to {number(event['factor'])} of the planned one: {ended(event['reason'])}"
-        case "batch_grown":
-            rate = number(event["peak_lr"])
-            return f"The global batch grew to {plural(event['global_batch_size'], 'sample')}, the peak rate to {rate}."
-        case "micro_batch_halved":
-            size = plural(event["per_worker_batch_size"], "sample")
+    match event:
+        case LrLowered():
+            return f"The rate went down to {number(event.factor)} of the planned one: {ended(event.reason)}"
+        case BatchGrown():
+            rate = number(event.peak_lr)
+            return f"The global batch grew to {plural(event.global_batch_size, 'sample')}, the peak rate to {rate}."
+        case MicroBatchHalved():
+            size = plural(event.per_worker_batch_size, "sample")
             return f"Memory did not suffice: at most {size} in one forward/backward from here on."
-        case _ if not event["goes_back"]:
-            return f"The training diverged and was stopped: {ended(event['reason'])}"
-        case _:
+        case Diverged() if not event.goes_back:
+            return f"The training diverged and was stopped: {ended(event.reason)}"
+        case Diverged():
             where = f" at {plural(next_start, 'sample')}" if next_start is not None else ""
-            return f"The training diverged and went back to the checkpoint{where}: {ended(event['reason'])}"
+            return f"The training diverged and went back to the checkpoint{where}: {ended(event.reason)}"

@@ -1,14 +1,12 @@
 """What a run's time went into, and what it cost."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from scaler.metrics.events import AttemptStarted, Event, WorkerEnded, of_type
 from scaler.report.run.model import AttemptRow, Budget, Cost, Flops, Scaling, Totals
 from scaler.report.run.step_arrays import BETWEEN, StepArrays
-
-Event = Mapping[str, Any]
 
 PARTS = ("compute_s", "data_wait_s", "sync_wait_s")
 HOUR_S = 3600.0
@@ -16,13 +14,12 @@ HOUR_S = 3600.0
 
 def after_last_step(events: Sequence[Event]) -> dict[int, dict[str, float]]:
     """Return what stood after the last record of each attempt, by name in ``BETWEEN``: means over its ranks."""
-    told: dict[int, list[Event]] = {}
-    for event in events:
-        if event["kind"] == "worker_ended":
-            told.setdefault(event["attempt"], []).append(event)
+    ends: dict[int, list[WorkerEnded]] = {}
+    for event in of_type(events, WorkerEnded):
+        ends.setdefault(event.attempt, []).append(event)
     return {
-        attempt: {name: sum(event.get(name) or 0.0 for event in mine) / len(mine) for name in BETWEEN}
-        for attempt, mine in told.items()
+        attempt: {name: sum(getattr(event, name) for event in mine) / len(mine) for name in BETWEEN}
+        for attempt, mine in ends.items()
     }
 
 
@@ -144,12 +141,13 @@ def find_flops(scaling: Scaling | None, events: Sequence[Event], peak_tflops: fl
         events: of the run; an attempt's start has the recipe's ``flops_per_sample``.
         peak_tflops: of a worker's device.
     """
-    told = [event.get("flops_per_sample") for event in events if event["kind"] == "attempt_started"]
-    if scaling is None or not told or told[-1] is None:
+    starts = of_type(events, AttemptStarted)
+    each = starts[-1].flops_per_sample if starts else None
+    if scaling is None or each is None:
         return None
-    tflops = scaling.worker_samples_per_s * told[-1] / 1e12
+    tflops = scaling.worker_samples_per_s * each / 1e12
     return Flops(
-        flops_per_sample=told[-1],
+        flops_per_sample=each,
         worker_tflops=tflops,
         peak_tflops=peak_tflops,
         mfu=tflops / peak_tflops if peak_tflops is not None else None,

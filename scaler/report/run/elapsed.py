@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scaler.metrics.events import AttemptStarted, Event, Resumed
 from scaler.report.run.model import AttemptRow
 from scaler.report.run.step_arrays import Columns
-
-Event = Mapping[str, Any]
 
 
 def find_starts(events: Sequence[Event], started_at: float | None) -> dict[int, float | None]:
@@ -19,13 +18,13 @@ def find_starts(events: Sequence[Event], started_at: float | None) -> dict[int, 
         events: of the run, in order.
         started_at: when the run was submitted, in epoch seconds.
     """
-    idle_s, found = 0.0, {}
+    idle_s = 0.0
+    found: dict[int, float | None] = {}
     for event in events:
-        if event["kind"] == "resumed":
-            idle_s += event.get("idle_s") or 0.0
-        elif event["kind"] == "attempt_started":
-            is_known = started_at is not None and "time" in event
-            found[event["attempt"]] = max(0.0, event["time"] - started_at - idle_s) if is_known else None
+        if isinstance(event, Resumed):
+            idle_s += event.idle_s
+        elif isinstance(event, AttemptStarted):
+            found[event.attempt] = max(0.0, event.time - started_at - idle_s) if started_at is not None else None
     return found
 
 

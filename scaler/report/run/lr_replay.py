@@ -9,17 +9,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isclose
 from operator import itemgetter
-from typing import Any
 
 from scaler.core.plateau import Plateau, PlateauState
 from scaler.core.ramp import Ramp, ramp_after
 from scaler.errors import PlanError
 from scaler.job import Job
+from scaler.metrics.events import (
+    AttemptStarted,
+    BatchGrown,
+    Diverged,
+    Evaluated,
+    Event,
+    LrLowered,
+    WorkerStarted,
+    of_type,
+)
 from scaler.plan import Plan, grow, regrow
 
 RAMP_TOLERANCE = 1e-9  # relative, of a ramp's factor
-
-Event = Mapping[str, Any]
 
 _PLACE = itemgetter(0)
 
@@ -82,11 +89,11 @@ def replay(
         plans: of each attempt, without what the noise made of the batch.
         recorded: the attempts that have records.
     """
-    starts = [event for event in events if event["kind"] == "attempt_started"]
-    missing = set(recorded) - {start["attempt"] for start in starts}
+    starts = of_type(events, AttemptStarted)
+    missing = set(recorded) - {start.attempt for start in starts}
     lives: list[Life] = []
     for start in starts:
-        attempt, begin = start["attempt"], start["start_samples"]
+        attempt, begin = start.attempt, start.start_samples
         source = next((life for life in reversed(lives) if life.start < begin), None)
         life = Life(
             attempt=attempt,
@@ -102,7 +109,7 @@ def replay(
         _set_ramp(life, start, source, lives)
         if lives and _went_back(lives[-1], events, attempt):
             life.decided = [(begin, _lowered(decided, lives[-1].decided[-1][1].times + 1, life.job))]
-        _decide(life, [event for event in events if event.get("attempt") == attempt])
+        _decide(life, [event for event in events if event.attempt == attempt])
         lives.append(life)
     return {life.attempt: life for life in lives}
 
@@ -112,11 +119,8 @@ def _went_back(before: Life, events: Sequence[Event], attempt: int) -> bool:
 
     New workers know only what the checkpoint says, and it says nothing of a divergence that came after it.
     """
-    diverged = any(
-        event["kind"] == "diverged" and event["goes_back"] and event.get("attempt") == before.attempt
-        for event in events
-    )
-    return diverged and not any(e["kind"] == "worker_started" and e.get("attempt") == attempt for e in events)
+    diverged = any(event.goes_back and event.attempt == before.attempt for event in of_type(events, Diverged))
+    return diverged and not any(event.attempt == attempt for event in of_type(events, WorkerStarted))
 
 
 def _lowered(decided: Decided, times: int, job: Job) -> Decided:
@@ -131,29 +135,29 @@ def _decide(life: Life, events: Sequence[Event]) -> None:
     seen_at = None
     for event in events:
         now = life.decided[-1][1]
-        match event["kind"]:
-            case "evaluated" if plateau is not None and wanted is not None and now.follows:
-                value = event["values"].get(wanted.metric)
-                seen_at = event["samples_seen"]
+        match event:
+            case Evaluated() if plateau is not None and wanted is not None and now.follows:
+                value = event.values.get(wanted.metric)
+                seen_at = event.samples_seen
                 state = plateau.step(now.plateau, value) if value is not None else now.plateau
                 life.decided.append((seen_at, replace(now, plateau=state, follows=value is not None)))
-            case "rate_lowered" if seen_at == event["samples_seen"] and now.follows:
-                wrong = abs(event["factor"] - now.plateau.factor) * max(phase.peak_lr for phase in life.plan.phases)
+            case LrLowered() if seen_at == event.samples_seen and now.follows:
+                wrong = abs(event.factor - now.plateau.factor) * max(phase.peak_lr for phase in life.plan.phases)
                 life.contradiction = max(life.contradiction, wrong)
-            case "rate_lowered":
-                state = replace(now.plateau, factor=event["factor"])
-                life.decided.append((event["samples_seen"], replace(now, plateau=state)))
-            case "batch_grown":
-                at, size = event["samples_seen"], event["global_batch_size"]
+            case LrLowered():
+                state = replace(now.plateau, factor=event.factor)
+                life.decided.append((event.samples_seen, replace(now, plateau=state)))
+            case BatchGrown():
+                at, size = event.samples_seen, event.global_batch_size
                 factor = size / life.plan.phases[0].global_batch_size
                 life.plan = grow(life.plan, life.job, samples_seen=at, global_batch_size=size)
                 life.decided.append((at, replace(now, growth=(*now.growth, (at, factor)))))
 
 
-def _set_ramp(life: Life, start: Event, source: Life | None, lives: Sequence[Life]) -> None:
+def _set_ramp(life: Life, start: AttemptStarted, source: Life | None, lives: Sequence[Life]) -> None:
     """Set the ramp that a life's event tells of, and the one that the rule gives."""
     try:
-        told = Ramp.from_dict(start.get("ramp"))
+        told = Ramp.from_dict(start.ramp)
     except (PlanError, KeyError, TypeError, ValueError):
         told = None
     # A checkpoint of the very start is there only where a training may go back to it: of whichever life was first.
@@ -164,7 +168,7 @@ def _set_ramp(life: Life, start: Event, source: Life | None, lives: Sequence[Lif
     if not life.is_known:
         right = [told]
     life.ramp = right[0]
-    life.told_ramp = told if "ramp" in start else life.ramp
+    life.told_ramp = told
     for ramp in right:
         if _is_same(life.told_ramp, ramp):
             life.ramp = life.told_ramp  # to the last digit

@@ -208,7 +208,7 @@ class Decision:
     samples_seen: int
     elapsed_s: float | None  # since submission; None: not known
     attempt: int
-    kind: str  # rate_lowered, diverged, batch_grown, or micro_batch_halved
+    kind: str  # lr_lowered, diverged, batch_grown, or micro_batch_halved
     message: str
     undone: bool  # a later attempt began before it
 

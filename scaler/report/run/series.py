@@ -1,19 +1,18 @@
 """Curves over the run, thinned for drawing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scaler.metrics.events import Evaluated, Event, of_type
 from scaler.metrics.means import loss_sums, means_of
 from scaler.report.run.elapsed import Elapsed
 from scaler.report.run.model import AttemptRow, Series
 from scaler.report.run.step_arrays import Columns, StepArrays
 
 SERIES_POINTS = 500
-
-Event = Mapping[str, Any]
 
 
 def make_series(
@@ -39,9 +38,9 @@ def make_series(
     sizes = {row.attempt: row.world_size for row in attempts}
     parts, speeds = _parts(arrays), _divided(steps["samples"].astype(np.float64), steps["own_s"])
     noise = _noise_points(steps)
-    evaluations = {event["samples_seen"]: event for event in events if event["kind"] == "evaluated"}
+    evaluations = {event.samples_seen: event for event in of_type(events, Evaluated)}
     places = sorted(evaluations)
-    names = sorted({name for event in evaluations.values() for name in event["values"]})
+    names = sorted({name for event in evaluations.values() for name in event.values})
     return Series(
         samples_seen=tuple(steps["samples_seen"][starts].tolist()),
         elapsed_s=_finite(began[starts]),
@@ -70,8 +69,8 @@ def make_series(
         noise_elapsed_s=_finite(began[noise]),
         noise_scale=_finite(steps["noise_scale"][noise]),
         eval_samples_seen=tuple(places),
-        eval_elapsed_s=tuple(elapsed.at(evaluations[at]["attempt"], at) for at in places),
-        evals={name: tuple(evaluations[at]["values"].get(name) for at in places) for name in names},
+        eval_elapsed_s=tuple(elapsed.at(evaluations[at].attempt, at) for at in places),
+        evals={name: tuple(evaluations[at].values.get(name) for at in places) for name in names},
     )
 
 

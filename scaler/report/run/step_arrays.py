@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from scaler.metrics.events import AttemptStarted, Event, of_type
 from scaler.metrics.means import loss_sums, means_of
 from scaler.metrics.reader import lost_from
 
@@ -76,7 +77,7 @@ class StepArrays:
         return np.asarray(sums / np.maximum(self.kept["workers"], 1))
 
 
-def make_step_arrays(records: Records, events: Sequence[Mapping[str, Any]]) -> StepArrays:
+def make_step_arrays(records: Records, events: Sequence[Event]) -> StepArrays:
     """Return the arrays of a run.
 
     Args:
@@ -84,7 +85,7 @@ def make_step_arrays(records: Records, events: Sequence[Mapping[str, Any]]) -> S
         events: of the run; they tell what was lost. Attempts whose start they do not tell yet are not kept.
     """
     ranks, steps = _steps(records, events)
-    known = {event["attempt"] for event in events if event["kind"] == "attempt_started"}
+    known = {start.attempt for start in of_type(events, AttemptStarted)}
     keep = ~steps["lost"] & np.isin(steps["attempt"], list(known))
     filling = _Filling({**steps, "is_kept": keep}, ranks)
     for table in records.tables():
@@ -92,7 +93,7 @@ def make_step_arrays(records: Records, events: Sequence[Mapping[str, Any]]) -> S
     return filling.arrays()
 
 
-def _steps(records: Records, events: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
+def _steps(records: Records, events: Sequence[Event]) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
     """The ranks, and every step by its keys."""
     found: list[NDArray[np.int64]] = []
     ranks = np.zeros(0, dtype=np.int64)

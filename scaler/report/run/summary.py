@@ -4,16 +4,16 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from scaler.job import Job
+from scaler.metrics.events import Evaluated, Event, of_type
 from scaler.plan import Plan
 from scaler.report.run.attempts import (
     batch_sizes,
-    completed,
     find_attempts,
     find_decisions,
     plans_of_attempts,
     progress_after,
     surviving_events,
-    with_short_lives,
+    with_short_attempts,
 )
 from scaler.report.run.budget import after_last_step, find_budget, find_cost, find_flops, find_scaling
 from scaler.report.run.elapsed import Elapsed
@@ -35,7 +35,7 @@ def summarize(
     plan: Plan,
     status: Mapping[str, Any],
     records: Records,
-    events: Sequence[Mapping[str, Any]],
+    events: Sequence[Event],
     later_jobs: Mapping[int, Job] | None = None,
     one_worker: tuple[float, str] | None = None,
     logs: Collection[int] | None = None,
@@ -47,17 +47,16 @@ def summarize(
         plan: ``plan.json``, of the newest job.
         status: ``status.json``; with ``driver``, in words, where the run is lost and its driver is known.
         records: every record that reached the folder, in any order.
-        events: the rows of ``events.jsonl``.
+        events: of the run, in order.
         later_jobs: ``job-<attempt>.yaml`` by attempt: the job from there on, where a resume changed it.
         one_worker: the samples/s of another run's one worker, and whose they are.
         logs: ranks that have a log in the run's folder; None: not known.
     """
     state, run_id = RunState(status["state"]), str(status["run_id"])
-    events = with_short_lives(events)
     jobs = {0: job, **(later_jobs or {})}
     newest = jobs[max(jobs)]
     plans = plans_of_attempts(events, jobs, plan)
-    events = completed(events, plans)
+    events = with_short_attempts(events, plans)
     arrays = make_step_arrays(records, events)
     attempts = find_attempts(events, arrays.steps, plans, state, status.get("started_at"))
     after = after_last_step(events)
@@ -142,6 +141,6 @@ def _progress(steps: Columns, plan: Plan, samples_seen: int, *, is_over: bool) -
     return done
 
 
-def _last_eval(events: Sequence[Mapping[str, Any]]) -> Mapping[str, float | None]:
-    evaluations = [event["values"] for event in events if event["kind"] == "evaluated"]
-    return evaluations[-1] if evaluations else {}
+def _last_eval(events: Sequence[Event]) -> Mapping[str, float | None]:
+    evaluations = of_type(events, Evaluated)
+    return evaluations[-1].values if evaluations else {}

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scaler.metrics.events import Event, WorkerEnded, WorkerStarted, of_type
 from scaler.metrics.means import loss_sums, means_of
 from scaler.plan import Plan
 from scaler.report.run.model import AttemptRow, StepTime, WorkerRow
 from scaler.report.run.step_arrays import BETWEEN, StepArrays
-
-Event = Mapping[str, Any]
 
 SUMS = ("step_time_s", "data_wait_s", "compute_s", "sync_wait_s")
 
@@ -27,19 +26,24 @@ def find_workers(
         attempts: of the run.
         plan: of the run.
     """
-    lives = {event["rank"]: event for event in events if event["kind"] == "worker_started"}  # the newest wins
+    started = {event.rank: event for event in of_type(events, WorkerStarted)}  # the newest of each rank
     after = _after_last_step(events, attempts)
     has_work = np.asarray(arrays.is_there.any(axis=0))
     ranks = [(int(rank), index) for index, rank in enumerate(arrays.ranks) if has_work[index]]
-    idle = [(rank, None) for rank in sorted(set(lives) - set(arrays.ranks.tolist()))]
+    idle = [(rank, None) for rank in sorted(set(started) - set(arrays.ranks.tolist()))]
     return tuple(
-        _row(arrays, index, rank, lives.get(rank, {}), after.get(rank, dict.fromkeys(BETWEEN, 0.0)), plan)
+        _row(arrays, index, rank, started.get(rank), after.get(rank, dict.fromkeys(BETWEEN, 0.0)), plan)
         for rank, index in sorted([*ranks, *idle])
     )
 
 
 def _row(
-    arrays: StepArrays, index: int | None, rank: int, life: Event, after: Mapping[str, float], plan: Plan
+    arrays: StepArrays,
+    index: int | None,
+    rank: int,
+    started: WorkerStarted | None,
+    after: Mapping[str, float],
+    plan: Plan,
 ) -> WorkerRow:
     steps = np.flatnonzero(arrays.is_there[:, index]) if index is not None else np.zeros(0, dtype=np.int64)
     mine = {name: cells[steps, index] if index is not None else np.zeros(0) for name, cells in arrays.cells.items()}
@@ -49,8 +53,8 @@ def _row(
     gpu_pct = float(arrays.gpu_pct[index]) if index is not None else np.nan
     return WorkerRow(
         rank=rank,
-        node=life.get("node"),
-        pid=life.get("pid"),
+        node=started.node if started is not None else None,
+        pid=started.pid if started is not None else None,
         steps=int(arrays.kept["steps"][steps].sum()),
         samples=samples,
         loss_mean=last_epoch_loss(arrays.kept["samples_seen"][steps], mine["loss"], mine["weight"], plan),
@@ -63,8 +67,8 @@ def _row(
         evaluation_s=between["evaluation_s"] + after["evaluation_s"],
         checkpoint_s=between["checkpoint_s"] + after["checkpoint_s"],
         peak_memory_gib=float(mine["peak_memory_gib"].max()) if len(steps) else 0.0,
-        memory_limit_gib=life.get("memory_limit_gib"),
-        device=life.get("device"),
+        memory_limit_gib=started.memory_limit_gib if started is not None else None,
+        device=started.device if started is not None else None,
         cpu_pct=_cpu_pct(mine["cpu_s"], mine["step_time_s"]),
         gpu_pct=gpu_pct if np.isfinite(gpu_pct) else None,
     )
@@ -117,9 +121,9 @@ def _after_last_step(events: Sequence[Event], attempts: Sequence[AttemptRow]) ->
     """What stood after each rank's last records, by name in ``BETWEEN``, where a later attempt did not do it again."""
     kept = {row.attempt for row in attempts if not row.loses_its_end}
     found: dict[int, dict[str, float]] = {}
-    for event in events:
-        if event["kind"] == "worker_ended" and event["attempt"] in kept:
-            sums = found.setdefault(event["rank"], dict.fromkeys(BETWEEN, 0.0))
+    for event in of_type(events, WorkerEnded):
+        if event.attempt in kept:
+            sums = found.setdefault(event.rank, dict.fromkeys(BETWEEN, 0.0))
             for name in BETWEEN:
-                sums[name] += event.get(name) or 0.0
+                sums[name] += getattr(event, name)
     return found

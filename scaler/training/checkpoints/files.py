@@ -12,6 +12,7 @@ from time import time
 from typing import Any, NamedTuple
 
 from scaler.errors import RunError
+from scaler.metrics.events import CheckpointPassedOver
 from scaler.runs import RunFolder
 from scaler.runs.parsing import parse_json
 
@@ -84,16 +85,10 @@ def find_checkpoint(folder: RunFolder) -> tuple[int | None, list[PassedOver]]:
     return found, [PassedOver(samples_seen, error.problem.removesuffix(".")) for samples_seen, error in unusable]
 
 
-def passed_over_events(passed_over: Sequence[PassedOver], *, attempt: int) -> list[dict[str, Any]]:
+def passed_over_events(passed_over: Sequence[PassedOver], *, attempt: int) -> list[CheckpointPassedOver]:
     """Return checkpoints that were passed over at the start of an attempt as events."""
     return [
-        {
-            "kind": "checkpoint_passed_over",
-            "time": time(),
-            "attempt": attempt,
-            "samples_seen": one.samples_seen,
-            "reason": one.reason,
-        }
+        CheckpointPassedOver(time=time(), attempt=attempt, samples_seen=one.samples_seen, reason=one.reason)
         for one in passed_over
     ]
 

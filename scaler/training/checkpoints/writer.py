@@ -10,14 +10,13 @@ from typing import Any
 from scaler.errors import RecipeError, RunError, ScalerError
 from scaler.job import Job
 from scaler.masking import mask_text
+from scaler.metrics.events import Checkpointed, CheckpointFailed
 from scaler.plan import Plan
 from scaler.runs import RunFolder
 from scaler.training.checkpoints.files import complete_checkpoints, read_manifest, remove_checkpoint
 from scaler.training.checkpoints.state import copy_to_cpu, write_checkpoint
 from scaler.training.recipe.failures import error_text
 from scaler.training.worker_context import WorkerContext
-
-Event = dict[str, Any]
 
 
 class CheckpointWriter:
@@ -38,7 +37,7 @@ class CheckpointWriter:
         self._job, self._wanted, self._context = job, job.checkpoint, context
         self._saved_at = perf_counter()
         self._thread: Thread | None = None
-        self._events: SimpleQueue[Event] = SimpleQueue()
+        self._events: SimpleQueue[Checkpointed | CheckpointFailed] = SimpleQueue()
         self._failure: str | None = None  # of the last one
         self._unreadable: RecipeError | None = None  # that no restart could read the last one
         self.best: float | None = None
@@ -103,7 +102,7 @@ class CheckpointWriter:
         )
         self._thread.start()
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[Checkpointed | CheckpointFailed]:
         """Return what became of those that ended since the last call."""
         return [self._events.get() for _ in range(self._events.qsize())]
 
@@ -167,13 +166,19 @@ class CheckpointWriter:
             self._unreadable = error if isinstance(error, RecipeError) else None
             told = error.problem.removesuffix(".") if isinstance(error, ScalerError) else error_text(error)
             self._failure = mask_text(told)
-            failed = {"kind": "checkpoint_failed", "time": time(), **where, "reason": self._failure}
-            self._events.put(failed)
+            self._events.put(CheckpointFailed(time=time(), **where, reason=self._failure))
             return
         self._failure = None
-        done = {"kind": "checkpointed", "time": time(), **where, "bytes": size, "best": about["is_best"]}
-        done |= {"seconds": perf_counter() - began, "stall_s": stall_s}
-        self._events.put(done)
+        self._events.put(
+            Checkpointed(
+                time=time(),
+                **where,
+                bytes=size,
+                best=about["is_best"],
+                seconds=perf_counter() - began,
+                stall_s=stall_s,
+            )
+        )
 
     def _prune(self, folder: RunFolder, newest: int) -> None:
         """Remove all but the newest, and the best of all."""

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from scaler.core.batch import share_bounds
 from scaler.errors import RecipeError
-from scaler.training.activity import EVALUATING, WAITING, Activity
+from scaler.metrics.events import EVALUATING, WAITING
+from scaler.training.activity import Activity
 from scaler.training.data.batches import batches, to_device
 from scaler.training.evaluation.results import EvaluationResults, describe
 from scaler.training.gradients.gather import gathering

@@ -20,8 +20,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from scaler.errors import RecipeError
+from scaler.metrics.events import COMPUTING, LOADING, WAITING
 from scaler.metrics.means import Mean
-from scaler.training.activity import COMPUTING, LOADING, WAITING, Activity
+from scaler.training.activity import Activity
 from scaler.training.clock import Clock, Mark
 from scaler.training.data.batches import to_device
 from scaler.training.gradients.gather import gathering

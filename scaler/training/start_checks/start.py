@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 from torch import nn
 
 from scaler.job import Job
+from scaler.metrics.events import COMPUTING
 from scaler.plan import Plan
-from scaler.training.activity import COMPUTING, Activity
+from scaler.training.activity import Activity
 from scaler.training.evaluation.evaluator import Evaluator
 from scaler.training.recipe import Recipe
 from scaler.training.start_checks.batch_norm import require_samples_for_norms
@@ -24,12 +24,14 @@ class Start:
     Attributes:
         digests: of some samples of the data, for the attempts to come.
         gathers: whether the loss is over the global batch.
-        event: of the run: how long it took, and why the loss could not be checked, if it could not.
+        seconds: that trying out the loss and the evaluation took.
+        loss_not_checked: why the loss could not be checked; None: it was checked.
     """
 
     digests: Digests
     gathers: bool
-    event: dict[str, Any]
+    seconds: float
+    loss_not_checked: str | None
 
 
 def check_start(
@@ -74,5 +76,5 @@ def check_start(
     activity.begin(COMPUTING)
     loss = probe_loss(recipe, model, job, plan, context, is_start=is_start)
     evaluation.check(job, plan, is_start=is_start)
-    event = {"seconds": perf_counter() - began, "loss_not_checked": loss.why_not}
-    return Start(digests=digests, gathers=loss.gathers, event=event)
+    seconds = perf_counter() - began
+    return Start(digests=digests, gathers=loss.gathers, seconds=seconds, loss_not_checked=loss.why_not)

@@ -1,5 +1,6 @@
 """What the numbers say: each verdict with its evidence and the next thing to do. ``docs/verdicts.md`` lists them."""
 
+from scaler.metrics.events import Diverged
 from scaler.plan.range_test import is_range_test
 from scaler.report.run.missing_data import find_missing_events, find_unreadable
 from scaler.report.run.model import Verdict
@@ -70,7 +71,7 @@ def _of_the_run(evidence: Evidence) -> list[Verdict | None]:
         find_missing_events(evidence.state, attempts, recorded=recorded, unplanned=evidence.unplanned),
         find_unreadable(evidence.unreadable),
         not_finished(evidence),
-        diverged(evidence.of_kind("diverged")),
+        diverged(evidence.of_type(Diverged)),
         *without_records(evidence),
         restarts(evidence),
         checkpoint_passed_over(events),

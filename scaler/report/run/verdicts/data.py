@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaler.core.student_t import two_sided_chance
+from scaler.metrics.events import Event, TriedOut, of_type
 from scaler.metrics.means import loss_sums, means_of
 from scaler.report.run.model import Verdict
 from scaler.report.run.step_arrays import Columns, StepArrays
 from scaler.report.run.verdicts.curve import RARE
-from scaler.report.run.verdicts.evidence import Event
 from scaler.report.text.format import number, one_line
 
 STRETCHES = 20  # that a rank's difference is averaged in, so that it is near normal: 19 degrees of freedom
@@ -91,7 +91,7 @@ def _verdict(uneven: list[tuple[int, float, float]], loss: float, ranks: int) ->
 
 def loss_not_checked(events: Sequence[Event]) -> Verdict | None:
     """Before the first step it could not be told whether the loss is a mean over samples."""
-    reason = next((event["loss_not_checked"] for event in events if event.get("loss_not_checked")), None)
+    reason = next((event.loss_not_checked for event in of_type(events, TriedOut) if event.loss_not_checked), None)
     if reason is None or reason == NOT_FINITE:  # which has verdicts of its own
         return None
     return Verdict(

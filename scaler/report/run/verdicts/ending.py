@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from scaler.metrics.events import Diverged
 from scaler.report.run.model import Verdict
-from scaler.report.run.verdicts.evidence import Event, Evidence
+from scaler.report.run.verdicts.evidence import Evidence
 from scaler.report.text.format import joined
 from scaler.runs import RunState
 
@@ -38,13 +39,13 @@ def not_finished(evidence: Evidence) -> Verdict | None:
     )
 
 
-def diverged(divergences: Sequence[Event]) -> Verdict | None:
+def diverged(divergences: Sequence[Diverged]) -> Verdict | None:
     """The guard of the loss stopped the run, or it went back to a checkpoint."""
     if not divergences:
         return None
-    times = sum(event["goes_back"] for event in divergences)
+    times = sum(event.goes_back for event in divergences)
     back = f"{times} time{'s' if times > 1 else ''}"
-    if divergences[-1]["goes_back"]:
+    if divergences[-1].goes_back:
         message = f"The training diverged {back}; it went back to a checkpoint, and on with a lower rate."
     elif times:
         message = f"The training diverged again after it had gone back {back}, and was stopped."
@@ -56,7 +57,7 @@ def diverged(divergences: Sequence[Event]) -> Verdict | None:
         code="diverged",
         rank=None,
         message=message,
-        evidence=f"at {divergences[-1]['samples_seen']} samples, {divergences[-1]['reason']}",
+        evidence=f"at {divergences[-1].samples_seen} samples, {divergences[-1].reason}",
         next=f"{advice}{more}.",
     )
 

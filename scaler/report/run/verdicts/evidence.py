@@ -1,16 +1,17 @@
 """What verdicts are found in."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from scaler.job import Job
+from scaler.metrics.events import Evaluated, Event, of_type
 from scaler.plan import Plan
 from scaler.report.run.model import AttemptRow, Budget, LrAudit, Noise, Scaling, Totals, WorkerRow
 from scaler.report.run.step_arrays import StepArrays
 from scaler.runs import RunState
 
-Event = Mapping[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,16 +41,16 @@ class Evidence:
         """Whether a rank has a log, or with None any rank: without Ray nobody writes one."""
         return self.logs is None or (bool(self.logs) if rank is None else rank in self.logs)
 
-    def of_kind(self, kind: str) -> list[Event]:
-        """Return the events of one kind, in order."""
-        return [event for event in self.events if event["kind"] == kind]
+    def of_type(self, kind: type[T]) -> list[T]:
+        """Return the events of one class, in order."""
+        return of_type(self.events, kind)
 
     @property
-    def evaluations(self) -> list[Event]:
+    def evaluations(self) -> list[Evaluated]:
         """The evaluations of weights that no later attempt threw away, in order."""
         ends = {row.attempt: row.end_samples for row in self.attempts[:-1]}
         return [
             event
-            for event in self.of_kind("evaluated")
-            if event["samples_seen"] <= ends.get(event["attempt"], event["samples_seen"])
+            for event in self.of_type(Evaluated)
+            if event.samples_seen <= ends.get(event.attempt, event.samples_seen)
         ]

@@ -5,6 +5,7 @@ from statistics import median
 
 import numpy as np
 
+from scaler.metrics.events import Diverged
 from scaler.report.run.model import Verdict, WorkerRow
 from scaler.report.run.verdicts.curve import BLOCKS, FELL_SHARE, RARE, Curve, Jump
 from scaler.report.run.verdicts.evidence import Evidence
@@ -31,8 +32,8 @@ OVERFIT_NOISE = 3.0  # and how many times the noise from one evaluation to the n
 
 def no_loss(evidence: Evidence) -> list[Verdict]:
     """The loss of a rank is not a number at the end; where that stopped the run, it is said already."""
-    divergences = evidence.of_kind("diverged")
-    if divergences and not divergences[-1]["goes_back"]:
+    divergences = evidence.of_type(Diverged)
+    if divergences and not divergences[-1].goes_back:
         return []
     without = _without_weight(evidence)
     rows = [row for row in evidence.workers if row.samples > 0 and row.rank not in without]
@@ -160,7 +161,7 @@ def still_falling(evidence: Evidence, curve: Curve, others: Sequence[Verdict | N
 
 def overfitting(evidence: Evidence, curve: Curve) -> Verdict | None:
     """The evaluations' loss rises since its best, while the training's falls."""
-    evaluations = [(event["samples_seen"], event["values"].get("loss")) for event in evidence.evaluations]
+    evaluations = [(event.samples_seen, event.values.get("loss")) for event in evidence.evaluations]
     known = [(at, value) for at, value in evaluations if value is not None]
     values = [value for _, value in known]
     if len(values) < FEWEST_EVALUATIONS or not curve.steps:

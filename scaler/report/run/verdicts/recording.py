@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from scaler.metrics.events import Event, RecordsThinned, TrackingFailed, of_type
 from scaler.report.run.model import Verdict
-from scaler.report.run.verdicts.evidence import Event
 from scaler.report.text.format import joined, one_line, plural
 
 SHOWN_SINKS = 3
@@ -11,16 +11,15 @@ SHOWN_SINKS = 3
 
 def records_thinned(events: Sequence[Event]) -> Verdict | None:
     """The collector could not keep up, and a record stands for several steps."""
-    thinned = [event for event in events if event["kind"] == "records_thinned"]
+    thinned = of_type(events, RecordsThinned)
     if not thinned:
         return None
-    first, most = thinned[0], max(event["steps"] for event in thinned)
+    first, most = thinned[0], max(event.steps for event in thinned)
     return Verdict(
         code="records_thinned",
         rank=None,
         message=f"A record stands for up to {plural(most, 'step')}: they came faster than they could be written.",
-        evidence=f"from {plural(first['samples_seen'], 'sample')} of attempt {first['attempt']} on: "
-        f"{one_line(first['reason'])}",
+        evidence=f"from {plural(first.samples_seen, 'sample')} of attempt {first.attempt} on: {one_line(first.reason)}",
         next="Nothing is lost from sums and means; a single slow step or a jump of the loss is less sharp. To have "
         "each step, let the driver's machine have more CPU, or faster storage.",
     )
@@ -28,10 +27,10 @@ def records_thinned(events: Sequence[Event]) -> Verdict | None:
 
 def tracking_failed(events: Sequence[Event]) -> Verdict | None:
     """A tracker could not be reached; the run went on without it."""
-    failed = {event["sink"]: event for event in events if event["kind"] == "tracking_failed"}  # the newest of each
+    failed = {event.sink: event for event in of_type(events, TrackingFailed)}  # the newest of each
     if not failed:
         return None
-    said = [f"{one_line(sink)}: {one_line(event['reason'])}" for sink, event in list(failed.items())[:SHOWN_SINKS]]
+    said = [f"{one_line(sink)}: {one_line(event.reason)}" for sink, event in list(failed.items())[:SHOWN_SINKS]]
     rest = [f"{len(failed) - SHOWN_SINKS} more"] if len(failed) > SHOWN_SINKS else []
     return Verdict(
         code="tracking_failed",

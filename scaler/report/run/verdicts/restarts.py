@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from scaler.metrics.events import AttemptStarted, CheckpointFailed, CheckpointPassedOver, Event, of_type
 from scaler.report.run.model import AttemptRow, Verdict
-from scaler.report.run.verdicts.evidence import Event, Evidence
+from scaler.report.run.verdicts.evidence import Evidence
 from scaler.report.text.format import joined, one_line, plural, seconds
 
 SHOWN_ENDS = 3
@@ -78,13 +79,11 @@ def _restart_advice(ended_by: str, evidence: Evidence) -> str:
 
 def checkpoint_passed_over(events: Sequence[Event]) -> Verdict | None:
     """A checkpoint that could not be gone on from, and what was gone on from instead."""
-    bad = [(index, event) for index, event in enumerate(events) if event["kind"] == "checkpoint_passed_over"]
+    bad = [(index, event) for index, event in enumerate(events) if isinstance(event, CheckpointPassedOver)]
     if not bad:
         return None
-    shown = [
-        f"at {plural(event['samples_seen'], 'sample')}: {one_line(event['reason'])}" for _, event in bad[-SHOWN_ENDS:]
-    ]
-    starts = [event["start_samples"] for event in events[bad[-1][0] :] if event["kind"] == "attempt_started"]
+    shown = [f"at {plural(event.samples_seen, 'sample')}: {one_line(event.reason)}" for _, event in bad[-SHOWN_ENDS:]]
+    starts = [start.start_samples for start in of_type(events[bad[-1][0] :], AttemptStarted)]
     were = "was" if len(bad) == 1 else "were"
     went_on = []
     if starts:
@@ -102,7 +101,7 @@ def checkpoint_passed_over(events: Sequence[Event]) -> Verdict | None:
 
 def checkpoint_failed(events: Sequence[Event]) -> Verdict | None:
     """Checkpoints that could not be written; the training went on."""
-    failed = [event for event in events if event["kind"] == "checkpoint_failed"]
+    failed = of_type(events, CheckpointFailed)
     if not failed:
         return None
     last = failed[-1]
@@ -110,7 +109,7 @@ def checkpoint_failed(events: Sequence[Event]) -> Verdict | None:
         code="checkpoint_failed",
         rank=None,
         message=f"{plural(len(failed), 'checkpoint')} could not be written; the training went on.",
-        evidence=f"the last at {plural(last['samples_seen'], 'sample')}: {one_line(last['reason'])}",
+        evidence=f"the last at {plural(last.samples_seen, 'sample')}: {one_line(last.reason)}",
         next="Make room where the run lies, or see that its storage can be written: a restart goes on from the newest "
         "checkpoint that was.",
     )
