@@ -55,12 +55,12 @@ def test_a_life_that_went_back_beyond_the_one_before_redoes_of_both(synthetic_ru
     assert [row.redone_samples for row in run.report().attempts] == [64, 16, 0]
 
 
-@given(lives=st.lists(st.tuples(st.sampled_from([0, 16, 32, 48, 64]), st.integers(0, 5)), min_size=1, max_size=5))
-def test_every_recorded_sample_is_in_the_weights_or_done_again(lives: list[tuple[int, int]]) -> None:
+@given(attempts=st.lists(st.tuples(st.sampled_from([0, 16, 32, 48, 64]), st.integers(0, 5)), min_size=1, max_size=5))
+def test_every_recorded_sample_is_in_the_weights_or_done_again(attempts: list[tuple[int, int]]) -> None:
     """Each life is where it began, never beyond where the one before had come, and how many steps it took."""
     job = load_job(Path(__file__).parents[2] / "jobs/digits/job.yaml", overrides=SYNTHETIC_JOB)
     run, reached = SyntheticRun(job=job, plan=make_plan(job), state="stopped"), 0
-    for attempt, (wanted, steps) in enumerate(lives):
+    for attempt, (wanted, steps) in enumerate(attempts):
         start = min(wanted, reached)
         reached = min(start + 16 * steps, 96)
         run = run.attempt(attempt, start=start, stop=reached).died(0)
