@@ -107,8 +107,8 @@ def test_a_run_of_before_is_reported_without_what_it_did_not_say(synthetic_run: 
 # Why lives ended.
 
 
-def test_each_life_has_its_own_cause(many_lives: SyntheticRun) -> None:
-    report = many_lives.report()
+def test_each_life_has_its_own_cause(many_attempts: SyntheticRun) -> None:
+    report = many_attempts.report()
     assert [(row.ended_by, row.cause) for row in report.attempts] == [
         ("hung", "rank 1 hung for 600 s: computing, recipe.py:30 in loss"),
         ("out_of_memory", "out of memory with 8 samples on rank 0"),
