@@ -34,8 +34,8 @@ NOT_SHOWN = """## What this does not show
 - That Adam's betas and eps matter wherever `adam_sde` is used: inside the theory's domain they end closer to the
   reference than the square root alone, and at batch 64 they do not. There both are 0.35 away, and pass because
   the margin, a quarter of the controls' distance, is wide.
-- That tracking the reference is best: for Adam the linear rule ends far below the reference's training loss, at no lower
-  accuracy.
+- That tracking the reference is best: for Adam the linear rule ends far below the reference's training loss, at no
+  lower accuracy.
 - That AdaScale equals its reference at every sample: it is compared at the end, within 0.15, by an endpoint that was
   chosen after a first measurement.
 - That a growing batch replaces a decaying learning rate because of the gradient's noise: here both depend on lr * N / B

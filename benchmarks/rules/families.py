@@ -85,8 +85,8 @@ def sgd_tuned() -> Family:
     return Family(
         title=f"SGD, batch 8 to 64, from the tuned reference (lr {lr})",
         text="The reference has the lowest training loss of the sweep, and is measured with seeds that the sweep did "
-        "not use. What holds here was not known before, so no result is judged as expected. AdaScale's arm is compared by "
-        "its progress.",
+        "not use. What holds here was not known before, so no result is judged as expected. AdaScale's arm is "
+        "compared by its progress.",
         reference=sgd_reference(lr),
         arms=(
             Arm(name="linear", job=sgd_arm("linear", lr), holds=None),
@@ -153,11 +153,12 @@ def adascale() -> Family:
     return Family(
         title="AdaScale, batch 8 to 256 (SGD)",
         text="Progress is counted in the reference's samples. A run may end anywhere in an epoch, at a high "
-        "learning rate, so all arms are judged by the median of their evaluations in the last epoch. This endpoint was chosen after "
-        "a first measurement: by the last evaluation alone, seeds 0 to 9 gave adascale +0.049 ± 0.117, too wide for "
-        "the margin. In that measurement the held-out accuracy was lower than the reference's by 0.41 ± 0.34 points, "
-        "beyond its noise. The table is measured with seeds that were not used then; the line below it has the first "
-        "endpoint. LSW is the linear rule with a warmup of 5.5 % of the steps from 0, the baseline of Johnson et al.",
+        "learning rate, so all arms are judged by the median of their evaluations in the last epoch. This endpoint was "
+        "chosen after a first measurement: by the last evaluation alone, seeds 0 to 9 gave adascale +0.049 ± 0.117, "
+        "too wide for the margin. In that measurement the held-out accuracy was lower than the reference's by "
+        "0.41 ± 0.34 points, beyond its noise. The table is measured with seeds that were not used then; the line "
+        "below it has the first endpoint. LSW is the linear rule with a warmup of 5.5 % of the steps from 0, the baseline of "
+        "Johnson et al.",
         reference=job(batch=8, reference=8, lr=0.1, optimizer={"name": "sgd"}, checks_every=SAMPLES // 8),
         arms=(
             Arm(name="adascale", job=job(**options, rule="adascale", checks_every=256), holds=True),
