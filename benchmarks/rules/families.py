@@ -157,8 +157,8 @@ def adascale() -> Family:
         "chosen after a first measurement: by the last evaluation alone, seeds 0 to 9 gave adascale +0.049 ± 0.117, "
         "too wide for the margin. In that measurement the held-out accuracy was lower than the reference's by "
         "0.41 ± 0.34 points, beyond its noise. The table is measured with seeds that were not used then; the line "
-        "below it has the first endpoint. LSW is the linear rule with a warmup of 5.5 % of the steps from 0, the baseline of "
-        "Johnson et al.",
+        "below it has the first endpoint. LSW is the linear rule with a warmup of 5.5 % of the steps from 0, the "
+        "baseline of Johnson et al.",
         reference=job(batch=8, reference=8, lr=0.1, optimizer={"name": "sgd"}, checks_every=SAMPLES // 8),
         arms=(
             Arm(name="adascale", job=job(**options, rule="adascale", checks_every=256), holds=True),

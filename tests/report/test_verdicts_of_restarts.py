@@ -8,7 +8,7 @@ from synthetic import find_again as find
 
 from scaler.report.run.model import AttemptRow, Report, Verdict
 
-SAFE = "No sample is missing from the weights or counted twice."
+SAFE = "In the final weights no sample is missing, and none is counted twice."
 BY_KIND = {
     "hung": "Read the log of the rank that hung, logs/rank-N.log in the run's folder: it has the stack trace.",
     "out_of_memory": "Start with a smaller scale.per_worker_batch_size: 8 fit at the end.",

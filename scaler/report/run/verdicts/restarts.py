@@ -31,7 +31,7 @@ def restarts(evidence: Evidence) -> Verdict | None:
         message=f"The worker group was restarted {plural(len(lost), 'time')}{':' if len(lost) > 1 else ''} {whys}.",
         evidence=joined(*ends, *rest, _cost(lost)),
         next=" ".join(_restart_advice(ended_by, evidence) for ended_by in kinds)
-        + " No sample is missing from the weights or counted twice.",
+        + " In the final weights no sample is missing, and none is counted twice.",
     )
 
 
