@@ -1,7 +1,7 @@
-"""Writes docs/scaling-table.md: what every rule, optimizer and co-scaling holds, from plans. `make docs` runs it.
+"""Write docs/scaling-table.md: what every rule, optimizer and co-scaling holds, from plans. `make docs` runs it.
 
-Each combination is planned with every schedule, and every step of each plan is compared with the rule. A combination is
-refused when it is planned, or it holds what it promises in every step: a test allows nothing else.
+Each combination is planned with every schedule, and every step of each plan is compared with the rule. A test requires
+that a combination is either refused when it is planned, or holds in every step.
 """
 
 from collections.abc import Iterator
@@ -78,7 +78,7 @@ the gain that training measures multiplies the learning rate: the plan holds the
 
 @dataclass(kw_only=True, slots=True)
 class Found:
-    """What the steps of one combination in one way have."""
+    """What the steps of one combination hold, in one of ``WAYS``."""
 
     per_sample: list[float] = field(default_factory=list)
     timescales: list[float | None] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Found:
 
     @property
     def text(self) -> str:
-        """What the page says."""
+        """The text of the table's cell."""
         if self.refusal:
             return "refused"
         if self.is_measured:
@@ -132,7 +132,7 @@ def _plans(rule: str, optimizer: str, co_scale: str, way: str, schedule: str) ->
         "schedule": {"name": schedule, **SCHEDULES[schedule]},
         "train": {"epochs": 2, "num_samples": SAMPLES},
     }
-    if rule == "adascale":  # it compares micro-steps
+    if rule == "adascale":  # it needs several micro-steps
         values["scale"] |= {"per_worker_batch_size": WAYS[way]["per_worker_batch_size"] // 2, "grad_accum_steps": 2}
     job = parse_job(values, source="job")
     for size in (1, 2, 4) if way == "elastic" else (1,):
@@ -143,7 +143,7 @@ def _look(plan: Plan, found: Found, optimizer: str, *, only_short: bool) -> None
     assert plan.scaling is not None
     found.is_measured = plan.is_measured
     seen, reference = 0, plan.scaling.constants
-    adds_up = optimizer in SUMS_GRADIENTS  # what momentum makes of a gradient over the steps that follow
+    adds_up = optimizer in SUMS_GRADIENTS  # momentum multiplies the effect of a gradient over later steps
     tuned = weight_decay_timescale(optimizer, constants=reference, lr=plan.base_lr, global_batch_size=REFERENCE)
     while (size := plan.step_size(seen)) and seen < plan.total_samples:
         step = plan.step_phase(seen)
@@ -182,8 +182,8 @@ def page() -> str:
                 refusals.setdefault(cell.refusal, []).append(f"{rule}, {optimizer}, {co_scale} (in part)")
     rest = SAMPLES % 64
     intro = INTRO.format(schedules=len(SCHEDULES), rest=rest, reference=REFERENCE)
-    told = [f"- {text} ({len(which)} combinations, such as {which[0]})" for text, which in refusals.items()]
-    return f"{intro}{chr(10).join(rows)}\n\n## Refused\n\n" + "\n".join(told) + "\n"
+    refused = [f"- {text} ({len(which)} combinations, such as {which[0]})" for text, which in refusals.items()]
+    return f"{intro}{chr(10).join(rows)}\n\n## Refused\n\n" + "\n".join(refused) + "\n"
 
 
 if __name__ == "__main__":

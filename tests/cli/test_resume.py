@@ -229,7 +229,7 @@ def test_a_driver_that_was_killed_is_followed_at_once(scaler_command: Scaler, jo
     (verdict,) = [verdict for verdict in lost["verdicts"] if verdict["code"] == "not_finished"]
     assert verdict["message"].startswith("The run is lost: its driver ended after ")
     assert verdict["evidence"].endswith(f" of 3000 samples; {gone}")
-    assert verdict["next"] == f"Continue from its newest checkpoint: scaler resume {folder.run_id}."
+    assert verdict["next"] == f"Continue it from its newest checkpoint: scaler resume {folder.run_id}."
     code, _, err = scaler_command("resume", folder.run_id, *HERE, "--quiet")
     assert (code, err) == (0, f"Report: runs/{folder.run_id}/report.html\n")
     assert_the_same_training(folder, calm)
