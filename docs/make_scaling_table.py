@@ -65,13 +65,14 @@ Made by `make docs` from plans: each rule, optimizer and co-scaling, with all {s
 reference's batch (fixed), at 4 and then 16 times (growing), on 1 to 4 workers of 2 to 8 times (elastic), and in the
 last step of an epoch, which has {rest} samples for the reference's {reference} (short last step).
 
-**In every step of every plan, the learning rate is the rule's for the samples that the step has, and the same function
-of the samples at every number of workers; with `co_scale.weight_decay` the timescale of weight decay is the
-reference's. Or the combination is refused when it is planned.** A test makes this page anew and allows nothing else.
+**In every step of every plan, the learning rate is that of the rule for the samples of the step, and the same function
+of the samples at every number of workers. With `co_scale.weight_decay` the timescale of weight decay is that of the
+reference. A combination that does not hold this is refused when it is planned.** A test makes this page again and
+compares.
 
-A cell says what a sample's step is of the reference's (learning rate over samples, with what momentum makes of it), and
-after it what becomes of the timescale of weight decay, in samples; `–`: such a decay has no timescale. Under `adascale`
-the gain that training measures multiplies the learning rate: the plan holds the reference's.
+A cell has two numbers, relative to the reference: the step per sample (learning rate over samples, times the effect of
+momentum), and the timescale of weight decay in samples. `–`: this kind of decay has no timescale. Under `adascale` the
+gain that is measured in training multiplies the learning rate; the plan has the reference's.
 
 """
 

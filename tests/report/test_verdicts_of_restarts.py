@@ -11,7 +11,7 @@ from scaler.report.run.model import AttemptRow, Report, Verdict
 SAFE = "In the final weights no sample is missing, and none is counted twice."
 BY_KIND = {
     "hung": "Read the log of the rank that hung, logs/rank-N.log in the run's folder: it has the stack trace.",
-    "out_of_memory": "Start with a smaller scale.per_worker_batch_size: 8 fit at the end.",
+    "out_of_memory": "Start with a smaller scale.per_worker_batch_size: the last attempt ran with 8.",
     "lost": "Check the cluster's nodes and the workers' memory.",
     "failed": "Read the log of the rank that failed, logs/rank-N.log in the run's folder.",
     "killed": "Find out why the driver process ended: look at its machine and its terminal.",

@@ -35,21 +35,21 @@ def uneven_data(arrays: StepArrays) -> Verdict | None:
             break
     else:
         return None
-    there = np.flatnonzero(arrays.is_there[rows].all(axis=0))
-    if len(there) < 2:
+    present = np.flatnonzero(arrays.is_there[rows].all(axis=0))
+    if len(present) < 2:
         return None
-    differences, loss = _differences(arrays, rows, there), _mean_loss(kept, rows)
+    differences, loss = _differences(arrays, rows, present), _mean_loss(kept, rows)
     means = differences.mean(axis=0)
-    apart = np.abs(means - np.median(means))  # from the median: one rank that is far off moves the mean
+    distances = np.abs(means - np.median(means))  # from the median: one rank that is far off moves the mean
     errors = differences.std(axis=0, ddof=1) / sqrt(BLOCKS)
     uneven = []
-    for index in np.argsort(-apart).tolist():
+    for index in np.argsort(-distances).tolist():
         mean, error = float(means[index]), float(errors[index])
-        if apart[index] < UNEVEN_SHARE * abs(loss) or mean == 0.0:
+        if distances[index] < UNEVEN_SHARE * abs(loss) or mean == 0.0:
             break
-        if error == 0.0 or two_sided_chance(mean / error, BLOCKS - 1) * len(there) < RARE:
-            uneven.append((int(arrays.ranks[there[index]]), mean, error))
-    return _verdict(uneven, loss, len(there)) if uneven else None
+        if error == 0.0 or two_sided_chance(mean / error, BLOCKS - 1) * len(present) < RARE:
+            uneven.append((int(arrays.ranks[present[index]]), mean, error))
+    return _verdict(uneven, loss, len(present)) if uneven else None
 
 
 def _differences(arrays: StepArrays, rows: NDArray[np.int64], ranks: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -59,9 +59,9 @@ def _differences(arrays: StepArrays, rows: NDArray[np.int64], ranks: NDArray[np.
     differ from 0 on every rank if losses depend on their weights.
     """
     found = []
-    for stretch in np.array_split(rows, BLOCKS):
-        part = np.ix_(stretch, ranks)
-        losses = arrays.cells["loss"][part] - arrays.kept["loss"][stretch][:, None]
+    for block in np.array_split(rows, BLOCKS):
+        part = np.ix_(block, ranks)
+        losses = arrays.cells["loss"][part] - arrays.kept["loss"][block][:, None]
         weights = np.where(np.isfinite(losses), arrays.cells["weight"][part], 0.0)
         mean_weight = np.full(len(ranks), weights.sum(axis=0).mean())
         found.append(np.nan_to_num(means_of(loss_sums(losses, weights).sum(axis=0), mean_weight)))

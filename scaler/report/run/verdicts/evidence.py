@@ -34,9 +34,7 @@ class Evidence:
     unplanned: Sequence[int]  # attempts whose learning rate cannot be audited
     unreadable: Sequence[str]  # damaged files of records
     driver: str = ""  # for a lost run: which driver is gone, and since when
-    logs: Collection[int] | None = (
-        None  # ranks with a log in the run's folder; None: not known, all are taken to have one
-    )
+    logs: Collection[int] | None = None  # ranks with a log in the run's folder; None: not known, all may have one
 
     def has_log(self, rank: int | None = None) -> bool:
         """Whether a rank has a log; with None, whether any rank has one. Runs without Ray have none."""

@@ -64,7 +64,7 @@ def _restart_advice(ended_by: str, evidence: Evidence) -> str:
             return "Read the log of the rank that hung, logs/rank-N.log in the run's folder: it has the stack trace."
         case "out_of_memory":
             fits = evidence.attempts[-1].per_worker_batch_size
-            fitted = f": {fits} fit at the end" if fits is not None else ""
+            fitted = f": the last attempt ran with {fits}" if fits is not None else ""
             return f"Start with a smaller scale.per_worker_batch_size{fitted}."
         case "failed" if evidence.has_log():
             return "Read the log of the rank that failed, logs/rank-N.log in the run's folder."

@@ -68,7 +68,7 @@ class StragglerFindings:
     @property
     def ranks(self) -> set[int]:
         """The ranks of the stragglers."""
-        return {one.rank for one in self.found}
+        return {finding.rank for finding in self.found}
 
 
 def find_stragglers(arrays: StepArrays) -> StragglerFindings:
@@ -108,7 +108,7 @@ def stragglers_of(times: StepTimes) -> StragglerFindings:
     ]
     return StragglerFindings(
         attempt=times.attempt if found else None,
-        found=sorted(found, key=lambda one: -one.cost),
+        found=sorted(found, key=lambda finding: -finding.cost),
         cost=float(waited.max(axis=1).sum(dtype=np.float64)) / times.train_s if found else 0.0,
     )
 
@@ -132,15 +132,15 @@ def straggler_verdicts(evidence: Evidence, stragglers: StragglerFindings) -> lis
     return [
         Verdict(
             code="straggler",
-            rank=one.rank,
-            message=f"Rank {one.rank}{_on(nodes, one.rank, evidence, stragglers)} makes the others wait: it is slow "
-            f"{PARTS[one.part][0]}.",
-            evidence=f"it takes {number(one.ratio, 3)} times the median rank's time, and at least a fifth longer in "
-            f"{one.share_of_steps:.0%} of the steps{where}; that costs {one.cost:.0%} of the training time"
+            rank=finding.rank,
+            message=f"Rank {finding.rank}{_on(nodes, finding.rank, evidence, stragglers)} makes the others wait: "
+            f"it is slow {PARTS[finding.part][0]}.",
+            evidence=f"it takes {number(finding.ratio, 3)} times the median rank's time, and at least a fifth longer in "
+            f"{finding.share_of_steps:.0%} of the steps{where}; that costs {finding.cost:.0%} of the training time"
             + (f"; {plural(rest, 'more rank')} slow in this way" if rest else ""),
-            next=PARTS[one.part][1],
+            next=PARTS[finding.part][1],
         )
-        for one in shown
+        for finding in shown
     ]
 
 
@@ -159,9 +159,9 @@ def _slow_node(evidence: Evidence, stragglers: StragglerFindings) -> Verdict | N
     if len(nodes) != 1 or None in nodes or {row.rank for row in rows if row.node in nodes} != stragglers.ranks:
         return None
     (node,) = nodes
-    parts = [one.part for one in stragglers.found]
+    parts = [finding.part for finding in stragglers.found]
     part = max(PARTS, key=parts.count)
-    ratio = float(np.median([one.ratio for one in stragglers.found]))
+    ratio = float(np.median([finding.ratio for finding in stragglers.found]))
     return Verdict(
         code="slow_node",
         rank=None,
