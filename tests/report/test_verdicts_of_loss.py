@@ -5,10 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 from made_losses import STEPS, codes, found, noisy, with_jump
-from made_runs import SAMPLES, healthy_loss, warmup_cosine, with_noise
+from made_runs import SAMPLES, healthy_loss, step_arrays_of, steps_of, warmup_cosine, with_noise
 from numpy.typing import NDArray
+from synthetic import DIGITS, SYNTHETIC_JOB, evidence_of
 
+from scaler.job import load_job
+from scaler.plan.range_test import range_job, range_plan
 from scaler.report.run.model import Report
+from scaler.report.run.verdicts import find_verdicts
 from scaler.report.run.verdicts.curve import FEWEST_STEPS
 from scaler.report.run.verdicts.data import FEWEST_STEPS as FEWEST_OF_DATA
 from scaler.runs import RunState
@@ -263,3 +267,12 @@ def test_a_loss_that_is_not_finite_ends_the_curve(sound: Report) -> None:
     loss = straight(0.5)
     loss[-1] = np.nan
     assert found(sound, loss) == ()
+
+
+def test_a_range_test_has_no_verdict_on_its_loss(sound: Report) -> None:
+    loss = with_jump(with_jump(healthy_loss(STEPS), 150, height=1.0), 250, height=1.0)
+    assert codes(found(sound, loss)) == ["lr_too_high"]
+    job = range_job(load_job(DIGITS, overrides=SYNTHETIC_JOB), steps=STEPS)
+    plan = range_plan(job, lowest=1e-5, highest=10.0, spacing="exponential", num_samples=100, parameters=None)
+    arrays = step_arrays_of(steps_of(STEPS, loss=loss[:, None]))
+    assert find_verdicts(evidence_of(sound, arrays=arrays, plan=plan)) == ()

@@ -136,7 +136,10 @@ FINDERS: Mapping[str, Finder] = {
         lambda run: batch_beyond_noise_scale(run.evidence.attempts, run.evidence.noise)
     ),
 }
-"""How each verdict is found, by code, the gravest first. A new verdict is a line here and a section of the page."""
+"""How each verdict is found, by code, the gravest first.
+
+A new verdict needs a function in one of these modules, an entry here, and a section in ``docs/verdicts.md``.
+"""
 
 GRAVEST_FIRST = tuple(FINDERS)
 """Every code, in the order in which reports list them."""

@@ -135,8 +135,8 @@ def straggler_verdicts(evidence: Evidence, stragglers: StragglerFindings) -> lis
             rank=finding.rank,
             message=f"Rank {finding.rank}{_on(nodes, finding.rank, evidence, stragglers)} makes the others wait: "
             f"it is slow {PARTS[finding.part][0]}.",
-            evidence=f"it takes {number(finding.ratio, 3)} times the median rank's time, and at least a fifth longer in "
-            f"{finding.share_of_steps:.0%} of the steps{where}; that costs {finding.cost:.0%} of the training time"
+            evidence=f"it takes {number(finding.ratio, 3)} times the median rank's time, and at least a fifth longer "
+            f"in {finding.share_of_steps:.0%} of the steps{where}; that costs {finding.cost:.0%} of the training time"
             + (f"; {plural(rest, 'more rank')} slow in this way" if rest else ""),
             next=PARTS[finding.part][1],
         )
