@@ -1,7 +1,7 @@
-"""Write docs/job-file.md from the models of the job file; a test compares the two. `make docs` runs it.
+"""Writes docs/job-file.md from the models of the job file; a test compares the two. `make docs` runs it.
 
-Each section of the job file becomes a table. A section with several kinds, selected by its ``name``, becomes a table of
-the keys that all kinds have, and a short table for each kind. Lengths (``Length``, ``Point``) are explained once.
+A section of the file is a table. One that comes in several kinds, told apart by its ``name``, is a table of what all
+kinds have and a short one for each. Lengths (``Length``, ``Point``) are explained once.
 """
 
 from collections.abc import Iterator, Mapping
@@ -53,7 +53,7 @@ def _of(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
 
 
 def _section(path: str, model: type[BaseModel]) -> Iterator[str]:
-    """Yield a section's table, then the tables of the sections inside it."""
+    """A section's table, then those of the sections in it."""
     yield _heading(path) + _doc(model) + _table(path, model, model.model_fields)
     if model is Optimizer:
         yield _optimizers()
@@ -71,7 +71,7 @@ def _inner(path: str, fields: Fields) -> Iterator[str]:
 
 
 def _kinds(path: str, kinds: list[type[BaseModel]], field: FieldInfo) -> Iterator[str]:
-    """Yield the keys that all kinds have, then each kind by its name, then the sections inside them."""
+    """What all kinds have, then each kind by its name, then the sections in them."""
     first = kinds[0]
     shared = {
         name: of_first
@@ -85,9 +85,7 @@ def _kinds(path: str, kinds: list[type[BaseModel]], field: FieldInfo) -> Iterato
     own: dict[str, FieldInfo] = {}
     for kind in kinds:
         mine = {name: value for name, value in _of(kind) if name != "name" and name not in shared}
-        of_its_own = [
-            name for name in mine if name in kind.__annotations__
-        ]  # its own keys come before those that it shares with some kinds
+        of_its_own = [name for name in mine if name in kind.__annotations__]  # before what it shares with some
         mine = {name: mine[name] for name in dict.fromkeys((*of_its_own, *mine))}
         own |= mine
         text = f"\n### `name: {_name(kind)}`\n\n{_doc(kind)}" + (_table(path, kind, mine) if mine else "")
@@ -137,14 +135,14 @@ def _auto(optimizer: str) -> str:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the models that an annotation names, each once."""
+    """The models that an annotation names, each once."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return list(dict.fromkeys(model for argument in get_args(annotation) for model in _models(argument)))
 
 
 def _takes(model: type[BaseModel], name: str, path: str) -> str:
-    """Return what values a key takes, from its JSON Schema; sections link to their tables."""
+    """What a key takes, from its JSON Schema; sections link to their tables."""
     anchor = "".join(letter for letter in f"{path}.{name}" if letter.isalnum() or letter == "_")
     return _kind_of(model.model_json_schema()["properties"][name], anchor)
 
@@ -164,14 +162,14 @@ def _kind_of(schema: Any, anchor: str) -> str:
             return "list of " + _kind_of(schema["items"], anchor).replace("[a length]", "[lengths]")
         case "integer" | "number" as kind:
             signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
-            bounds = [f"{sign} {_yaml(schema[key])}" for key, sign in signs.items() if _is_shown(schema, key)]
+            bounds = [f"{sign} {_yaml(schema[key])}" for key, sign in signs.items() if _says_something(schema, key)]
             return " ".join(["whole" if kind == "integer" else "number", " and ".join(bounds)]).strip()
         case kind:
             return {"string": "text", "boolean": "`true` or `false`", "object": "keys"}[kind]
 
 
-def _is_shown(schema: Any, bound: str) -> bool:
-    """Whether a bound of a number is worth showing: the general limits, such as 10**15 samples, are not."""
+def _says_something(schema: Any, bound: str) -> bool:
+    """Whether a number has a bound that one might meet; that there are less than 10**15 samples goes without saying."""
     return bound in schema and not (bound == "maximum" and schema[bound] in (MOST, MOST_EPOCHS))
 
 

@@ -1,7 +1,7 @@
-"""Write docs/scaling-table.md: what every rule, optimizer and co-scaling holds, from plans. `make docs` runs it.
+"""Writes docs/scaling-table.md: what every rule, optimizer and co-scaling holds, from plans. `make docs` runs it.
 
-Each combination is planned with every schedule, and every step of each plan is compared with the rule. A test requires
-that a combination is either refused when it is planned, or holds in every step.
+Each combination is planned with every schedule, and every step of each plan is compared with the rule. A combination is
+refused when it is planned, or it holds what it promises in every step: a test allows nothing else.
 """
 
 from collections.abc import Iterator
@@ -65,21 +65,20 @@ Made by `make docs` from plans: each rule, optimizer and co-scaling, with all {s
 reference's batch (fixed), at 4 and then 16 times (growing), on 1 to 4 workers of 2 to 8 times (elastic), and in the
 last step of an epoch, which has {rest} samples for the reference's {reference} (short last step).
 
-**In every step of every plan, the learning rate is that of the rule for the samples of the step, and the same function
-of the samples at every number of workers. With `co_scale.weight_decay` the timescale of weight decay is that of the
-reference. A combination that does not hold this is refused when it is planned.** A test makes this page again and
-compares.
+**In every step of every plan, the learning rate is the rule's for the samples that the step has, and the same function
+of the samples at every number of workers; with `co_scale.weight_decay` the timescale of weight decay is the
+reference's. Or the combination is refused when it is planned.** A test makes this page anew and allows nothing else.
 
-A cell has two numbers, relative to the reference: the step per sample (learning rate over samples, times the effect of
-momentum), and the timescale of weight decay in samples. `–`: this kind of decay has no timescale. Under `adascale` the
-gain that is measured in training multiplies the learning rate; the plan has the reference's.
+A cell says what a sample's step is of the reference's (learning rate over samples, with what momentum makes of it), and
+after it what becomes of the timescale of weight decay, in samples; `–`: such a decay has no timescale. Under `adascale`
+the gain that training measures multiplies the learning rate: the plan holds the reference's.
 
 """
 
 
 @dataclass(kw_only=True, slots=True)
 class Found:
-    """What the steps of one combination hold, in one of ``WAYS``."""
+    """What the steps of one combination in one way have."""
 
     per_sample: list[float] = field(default_factory=list)
     timescales: list[float | None] = field(default_factory=list)
@@ -89,7 +88,7 @@ class Found:
 
     @property
     def text(self) -> str:
-        """The text of the table's cell."""
+        """What the page says."""
         if self.refusal:
             return "refused"
         if self.is_measured:
@@ -133,7 +132,7 @@ def _plans(rule: str, optimizer: str, co_scale: str, way: str, schedule: str) ->
         "schedule": {"name": schedule, **SCHEDULES[schedule]},
         "train": {"epochs": 2, "num_samples": SAMPLES},
     }
-    if rule == "adascale":  # it needs several micro-steps
+    if rule == "adascale":  # it compares micro-steps
         values["scale"] |= {"per_worker_batch_size": WAYS[way]["per_worker_batch_size"] // 2, "grad_accum_steps": 2}
     job = parse_job(values, source="job")
     for size in (1, 2, 4) if way == "elastic" else (1,):
@@ -144,7 +143,7 @@ def _look(plan: Plan, found: Found, optimizer: str, *, only_short: bool) -> None
     assert plan.scaling is not None
     found.is_measured = plan.is_measured
     seen, reference = 0, plan.scaling.constants
-    adds_up = optimizer in SUMS_GRADIENTS  # momentum multiplies the effect of a gradient over later steps
+    adds_up = optimizer in SUMS_GRADIENTS  # what momentum makes of a gradient over the steps that follow
     tuned = weight_decay_timescale(optimizer, constants=reference, lr=plan.base_lr, global_batch_size=REFERENCE)
     while (size := plan.step_size(seen)) and seen < plan.total_samples:
         step = plan.step_phase(seen)
@@ -183,8 +182,8 @@ def page() -> str:
                 refusals.setdefault(cell.refusal, []).append(f"{rule}, {optimizer}, {co_scale} (in part)")
     rest = SAMPLES % 64
     intro = INTRO.format(schedules=len(SCHEDULES), rest=rest, reference=REFERENCE)
-    refused = [f"- {text} ({len(which)} combinations, such as {which[0]})" for text, which in refusals.items()]
-    return f"{intro}{chr(10).join(rows)}\n\n## Refused\n\n" + "\n".join(refused) + "\n"
+    told = [f"- {text} ({len(which)} combinations, such as {which[0]})" for text, which in refusals.items()]
+    return f"{intro}{chr(10).join(rows)}\n\n## Refused\n\n" + "\n".join(told) + "\n"
 
 
 if __name__ == "__main__":
