@@ -1,6 +1,7 @@
-"""Submits the digits job three times and draws the README's first picture from their reports. `make docs` runs it.
+"""Submit the digits job three times and draw the README's first picture from the reports. `make docs` runs it.
 
-The reference (1 worker x 16), two workers x 128 with the linear rule, and the same batch at the reference's rate.
+The three runs: the reference (1 worker x 16), two workers x 128 with the linear rule, and the same batch at the
+reference's learning rate.
 """
 
 import json
@@ -26,7 +27,7 @@ RUNS = (
 
 
 def submit(arguments: list[str], storage: str) -> dict[str, Any]:
-    """Return the report of one submit."""
+    """Submit the job once and return its report."""
     scaler = Path(sys.executable).parent / "scaler"
     command = [scaler, "submit", "jobs/digits/job.yaml", "--json", "--quiet", "--set", f"storage={storage}", *arguments]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""Writes docs/numbers.md from the definitions of a run's numbers; a test compares the two. `make docs` runs it."""
+"""Write docs/numbers.md from the definitions of a run's numbers; a test compares the two. `make docs` runs it."""
 
 from pathlib import Path
 
@@ -17,26 +17,23 @@ Markdown, JSON), `scaler compare`, `scaler check` and the notebook take names, u
 RULES = """
 ## Three rules
 
-- **Losses go by weight.** Every mean of losses, over ranks, micro-steps, steps and epochs, is the sum of weight *
-  loss over the sum of the weights (`scaler/metrics/means.py`). The weight is the samples; of a loss that returns
-  `(sum, weight)` it is that weight. A record's column `weight` has it where it is not the samples.
-- **A step's time is the mean over ranks.** Each rank's step lasts from the end of its step before to its own end,
-  waiting included, so their sums agree, and the mean is what the wall clock has. The slowest rank of each step is
-  not: a rank that ends one step late begins the next one late, and the sum over steps of the slowest would count that
-  twice.
-- **What is in the weights.** Numbers are of the steps that are in the final weights. Work that a later attempt did
-  again is told of as such.
+- **Losses are weighted.** Every mean of losses, over ranks, micro-steps, steps and epochs, is the sum of weight * loss
+  over the sum of the weights (`scaler/metrics/means.py`). The weight is the number of samples; for a loss that returns
+  `(sum, weight)` it is that weight. If it is not the number of samples, a record has it in the column `weight`.
+- **A step's time is the mean over ranks.** A rank's step lasts from the end of its step before to its own end, with the
+  wait for other ranks. So the sums of all ranks agree with each other and with the wall clock. The sum over the slowest
+  rank of each step does not: a rank that ends one step late begins the next one late, and that time would count twice.
+- **Only steps in the final weights count.** Work that a later attempt trained again is reported separately.
 
-## While it runs
+## While a run trains
 
-The live display, TensorBoard, MLflow and W&B show the same numbers over a shorter stretch. TensorBoard and the
-trackers:
+The live display, TensorBoard, MLflow and W&B show the same numbers over a shorter time. TensorBoard and the trackers:
 
 """
 
 LIVE = """
-The live display: `loss` is the mean over ranks of each one's newest step, by weight; `samples/s` is the speed over
-the last seconds (5 to 10 s of step time); the values beside them are the last evaluation's.
+The live display: `loss` is the weighted mean over ranks of each rank's newest step; `samples/s` is the speed over the
+last seconds (5 to 10 s of step time); the values beside them are those of the last evaluation.
 """
 
 

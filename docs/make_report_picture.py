@@ -1,6 +1,6 @@
-"""Submits the digits job and takes the picture of its report's page that the README shows. `make docs` runs it.
+"""Submit the digits job and take the README's screenshot of its report page. `make docs` runs it.
 
-It needs Debian's Chromium. The picture shows how busy the machine was: run it where nothing else runs.
+It needs Debian's Chromium. The picture shows times, so run it on an idle machine.
 """
 
 import shutil
@@ -16,12 +16,12 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs/pictures/report.png"
 WIDTH = 1120  # CSS pixels; the picture has twice as many
-COLOURS = 256  # a page of text and lines has few: less than half the bytes, and no run makes them many
+COLOURS = 256  # enough for a page of text and lines, and less than half the bytes
 MOST_BYTES = 400_000
 
 
 def submit(storage: str) -> Path:
-    """Return the page of one submit."""
+    """Submit the job once and return the path of its report page."""
     scaler = Path(sys.executable).parent / "scaler"
     command = [scaler, "submit", "jobs/digits/job.yaml", "--quiet", "--json", "--set", f"storage={storage}"]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""What the documents say is so."""
+"""The documents agree with the code: job file, commands, tree, links, paths, and pages that are made from it."""
 
 import importlib.util
 import re
@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def block_after(heading: str, fence: str) -> str:
-    """The first fenced block of a section."""
+    """Return the first fenced block of a section."""
     section = README.split(f"\n## {heading}\n")[1]
     return section.split(f"\n```{fence}\n")[1].split("\n```")[0]
 
@@ -27,13 +27,13 @@ def test_every_command_is_in_the_table_and_no_other() -> None:
     assert re.findall(r"^\| `scaler ([\w-]+)", table, flags=re.MULTILINE) == list(COMMANDS)
 
 
-def test_the_tree_names_every_room() -> None:
+def test_the_tree_names_every_package() -> None:
     tree = block_after("The tree", "")
     named = set(re.findall(r"^ *([\w.]+?)/? {2,}", tree, flags=re.MULTILINE))
-    rooms = {path.name for path in (ROOT / "scaler").iterdir() if not path.name.startswith(("_", "py.typed"))}
-    places = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))}
-    assert rooms <= named
-    assert named - rooms <= places
+    packages = {path.name for path in (ROOT / "scaler").iterdir() if not path.name.startswith(("_", "py.typed"))}
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))}
+    assert packages <= named
+    assert named - packages <= folders
     assert {"jobs", "benchmarks", "docs", "tests"} <= named
 
 
@@ -43,9 +43,9 @@ def test_the_report_shown_has_the_lines_that_a_report_has() -> None:
 
     shown = README.split("The demo prints its plan, its progress, and this:")[1].split("```")[1]
     assert labels(shown)[:6] == ["trained", "speed", "wall clock", "train loss", "eval accuracy", "eval loss"]
-    its_own = ("eval", "gradient noise scale")  # what the demo's recipe and length bring along
-    assert [label for label in labels(shown) if not label.startswith(its_own)] == [
-        label for label in labels((ROOT / "tests/golden/report.txt").read_text()) if not label.startswith(its_own)
+    own = ("eval", "gradient noise scale")  # lines that only the demo has, by its recipe and length
+    assert [label for label in labels(shown) if not label.startswith(own)] == [
+        label for label in labels((ROOT / "tests/golden/report.txt").read_text()) if not label.startswith(own)
     ]
 
 
@@ -72,9 +72,45 @@ def test_a_decision_is_numbered_as_its_name_says(page: Path) -> None:
     assert page.read_text().startswith(f"# {number}. ")
 
 
-def test_every_link_in_the_documents_leads_somewhere() -> None:
+def test_every_link_in_the_documents_has_a_target() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", page.read_text()):
             link = "".join(target)
             if "://" not in link:
                 assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+USERS_FILES = {
+    "path/file.py",
+    "src/pkg/train.py",
+    "recipe.py",
+    "pkg/train.py",
+    "types.py",
+    "datasets.py",
+}  # examples of a user's files
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
+def test_every_path_in_a_document_exists(page: Path) -> None:
+    """A path is relative to the repository or to ``scaler/``, as in ``job/changes.py``."""
+    paths = set(re.findall(r"(?<![\w/.-])((?:[\w.-]+/)*[\w-]+\.(?:py|yaml|toml|j2))(?![\w-])", page.read_text()))
+    paths |= set(re.findall(r"`((?:scaler|tests|benchmarks|docs|jobs)/[\w./-]+)`", page.read_text()))
+    missing = [
+        path
+        for path in sorted(paths - USERS_FILES)
+        if not any((folder / path).exists() for folder in (ROOT, ROOT / "scaler")) and path != "job.yaml"
+    ]
+    assert not missing, f"{page.name} names files that do not exist: {', '.join(missing)}"
+
+
+def test_every_decision_that_the_code_names_exists() -> None:
+    names = {path.name for path in (ROOT / "docs/decisions").glob("*.md")}
+    for source in [
+        *(ROOT / "scaler").rglob("*.py"),
+        *(ROOT / "tests").rglob("*.py"),
+        *(ROOT / "benchmarks").rglob("*"),
+    ]:
+        if source.suffix == ".py" and source != Path(__file__):
+            for named in re.findall(r"decisions/([\w-]+)", source.read_text()):
+                assert any(name.startswith(named) for name in names), f"{source.relative_to(ROOT)}: {named}"

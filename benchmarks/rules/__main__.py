@@ -2,7 +2,7 @@
 
     python benchmarks/rules [--seeds 10] [--only sgd,adam8] [--write]
 
-Each arm is a job's worth of settings, trained by scaler's own loop on one worker. ``dlog``
+Each arm is a job, trained by scaler's own loop on one worker. ``dlog``
 is log(train loss) minus that of the reference with the same seed. An arm is equivalent when the 90 % interval of its
 mean lies inside the margin (two one-sided tests at 5 %). ``--write`` puts the tables into docs/rules-measured.md. All
 of it takes 14 minutes of one CPU.
@@ -26,20 +26,22 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "rules-measured.md"
 
 NOT_SHOWN = """## What this does not show
 
-- That the linear rule holds from a tuned reference: it holds up to the learning rate that the sweep names, which is far
+- That the linear rule holds from a tuned reference: it holds up to the learning rate named by the sweep, which is far
   below the best one. From the best one no rule at 8 times the batch reaches the reference's training loss. AdaScale
   comes nearest, with 3 times fewer steps.
 - That a warmup helps: from the low learning rate the linear rule holds without one, and from the best one it fails
   with one.
 - That Adam's betas and eps matter wherever `adam_sde` is used: inside the theory's domain they end closer to the
-  reference than the square root alone, and at batch 64 they do not. There both miss it by 0.35, and pass because the
-  margin, a quarter of what the controls miss by, is wide.
-- That tracking is best: for Adam the linear rule ends far below the reference's training loss, at no lower accuracy.
+  reference than the square root alone, and at batch 64 they do not. There both are 0.35 away, and pass because
+  the margin, a quarter of the controls' distance, is wide.
+- That tracking the reference is best: for Adam the linear rule ends far below the reference's training loss, at no
+  lower accuracy.
 - That AdaScale equals its reference at every sample: it is compared at the end, within 0.15, by an endpoint that was
   chosen after a first measurement.
-- That a growing batch replaces a decaying learning rate because of the gradient's noise: here both follow lr * N / B.
-- LARS, LAMB, LEGW, `gain`, `power`, and the scaling of weight decay and of momentum: their formulas are tested, their
-  effect on a training is not measured. Nothing here is larger than a small MLP.
+- That a growing batch replaces a decaying learning rate because of the gradient's noise: here both depend on lr * N / B
+  only.
+- LARS, LAMB, LEGW, `gain`, `power`, and the scaling of weight decay and of momentum: their formulas are tested, but
+  their effect on a training is not measured. No model here is larger than a small MLP.
 """
 
 
@@ -67,7 +69,7 @@ def main() -> None:
 
 
 def measure(family: Family, *, count: int, pool: ProcessPoolExecutor) -> tuple[str, list[str]]:
-    """Return a family's table, and the arms that did what they should not."""
+    """Return a family's table, and the arms without the expected result."""
     seeds = range(family.first_seed, family.first_seed + count)
     early = list(pool.map(train, [_of_an_epoch(family.reference)] * len(seeds), seeds, [0.0] * len(seeds)))
     references = list(pool.map(train, [family.reference] * len(seeds), seeds, [0.0] * len(seeds)))
@@ -110,7 +112,7 @@ def _noise_scale(runs: Sequence[Run]) -> str:
 
 
 def _remarks(family: Family, trained: Mapping[str, Sequence[Run]], references: Sequence[Run]) -> list[str]:
-    """What is said below a family's table."""
+    """Return the lines below a family's table."""
     remarks = []
     if family.paired is not None:
         near, far = (_curves(family, trained[name], references) for name in family.paired)
@@ -128,8 +130,8 @@ def _remarks(family: Family, trained: Mapping[str, Sequence[Run]], references: S
             name: interval([run.last_log_loss - base.last_log_loss for run, base in zip(runs, references, strict=True)])
             for name, runs in trained.items()
         }
-        told = "; ".join(f"{name} {shown(found, 3)}" for name, found in last.items())
-        remarks.append(f"By the very last evaluation alone, the endpoint that was planned first: {told}.")
+        shown_last = "; ".join(f"{name} {shown(found, 3)}" for name, found in last.items())
+        remarks.append(f"By the last evaluation alone, the endpoint that was planned first: {shown_last}.")
     for arm in family.arms:
         pairs = list(zip(trained[arm.name], references, strict=True))
         mean, half = interval([run.accuracy - base.accuracy for run, base in pairs])
@@ -182,15 +184,15 @@ def _row(
 
 
 def _page(parts: Sequence[str], *, seeds: int, failed: Sequence[str]) -> str:
-    verdict = "Every arm did what it should." if not failed else f"Not as expected: {'; '.join(failed)}."
+    verdict = "Every arm gave the expected result." if not failed else f"Not as expected: {'; '.join(failed)}."
     return f"""# The rules, measured
 
 Handwritten digits (1,280 images), an MLP 64-32-10 with tanh, 20 epochs, {seeds} seeds that every arm shares. No step is
 shorter than the others. Written by `python benchmarks/rules --write`, which trains every arm with scaler's own loop.
 
 `dlog` is log(train loss) minus that of the reference with the same seed. An arm is *equivalent* when the 90 % interval
-of its mean lies inside the margin: two one-sided tests at 5 %, so that a noisy arm fails, not passes. The controls must
-fail the same test; a test that they pass is worth nothing. {verdict}
+of its mean lies inside the margin: two one-sided tests at 5 %, so that a noisy arm fails. The controls must fail the
+same test; a test that they pass proves nothing. {verdict}
 
 """ + "\n".join([*parts, NOT_SHOWN])
 

@@ -26,7 +26,7 @@ RAYS_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 OBJECT_STORE_BYTES = 256 * 2**20  # records and a plan; data never goes through it
 
 # What an embedded cluster does without: it has no dashboard, and nobody preempts it.
-# docs/decisions/0004-a-quick-start.md has the measurements.
+# docs/decisions/0004-start-up-time.md has the measurements.
 _EMBEDDED_ENVIRONMENT: Mapping[str, str] = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -154,7 +154,7 @@ def test_a_run_whose_files_are_damaged_fails_unless_it_may(
     assert (code, err) == (4, "")
     assert (state["is_ok"], speed["is_ok"], verdict["is_ok"]) == (True, True, False)
     assert (verdict["bound"], verdict["limit"]) == ("absent", "records_unreadable")
-    assert verdict["value"] == "1 file of records cannot be read, and was passed over."
+    assert verdict["value"] == "1 file of records cannot be read, and was skipped."
     assert scaler_command("check", RUN, "--min-samples-per-s", "100", "--allow-damaged").code == 0
     assert scaler_command("check", RUN, "--min-samples-per-s", "200", "--allow-damaged").code == 4
 
@@ -177,7 +177,7 @@ def test_a_damaged_baseline_is_refused(
     code, out, err = scaler_command("check", "two", "--min-efficiency", "0.1", "--baseline", RUN)
     assert (code, out) == (5, "")
     assert err == (
-        f"Error: baseline = {RUN}: 1 file of records cannot be read, and was passed over.\n"
+        f"Error: baseline = {RUN}: 1 file of records cannot be read, and was skipped.\n"
         "  Bring the file back from a copy, or give another run.\n"
     )
 

@@ -227,9 +227,9 @@ def test_a_driver_that_was_killed_is_followed_at_once(scaler_command: Scaler, jo
     lost = json.loads(out)
     assert (code, err, lost["state"], lost["attempts"][-1]["ended_by"]) == (0, "", "lost", "killed")
     (verdict,) = [verdict for verdict in lost["verdicts"] if verdict["code"] == "not_finished"]
-    assert verdict["message"].startswith("Nobody runs this run any more: its driver ended after ")
+    assert verdict["message"].startswith("The run is lost: its driver ended after ")
     assert verdict["evidence"].endswith(f" of 3000 samples; {gone}")
-    assert verdict["next"] == f"Continue from its newest checkpoint: scaler resume {folder.run_id}."
+    assert verdict["next"] == f"Continue it from its newest checkpoint: scaler resume {folder.run_id}."
     code, _, err = scaler_command("resume", folder.run_id, *HERE, "--quiet")
     assert (code, err) == (0, f"Report: runs/{folder.run_id}/report.html\n")
     assert_the_same_training(folder, calm)

@@ -33,7 +33,7 @@ def eventful(digits: Callable[..., Job]) -> SyntheticRun:
 
 
 @pytest.fixture
-def many_lives(synthetic_run: SyntheticRun) -> SyntheticRun:
+def many_attempts(synthetic_run: SyntheticRun) -> SyntheticRun:
     """It hung, ran out of memory, was resized, preempted and killed, and a checkpoint of it was torn."""
     run = synthetic_run.attempt(0, stop=48).event("checkpoint_failed", 48, reason="No space left on device")
     run = run.hung(1, where="recipe.py:30 in loss").later(3.2)

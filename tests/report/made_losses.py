@@ -1,11 +1,11 @@
-"""Losses that tests make, and the verdicts on them."""
+"""Make losses for tests, and find the verdicts on them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from made_runs import SAMPLES, grid_of, steps_of, with_noise
+from made_runs import SAMPLES, step_arrays_of, steps_of, with_noise
 from numpy.typing import NDArray
 from synthetic import evidence_of
 
@@ -18,7 +18,7 @@ STEPS = 400
 def found(
     sound: Report, loss: NDArray[np.float64], *, lr: Any = 0.1, warmup: int = 0, lr_ratio: float = 4.0, **changes: Any
 ) -> tuple[Verdict, ...]:
-    """Verdicts on losses of steps and ranks (or of steps, the same on two ranks); warmup in steps."""
+    """Return the verdicts on losses of steps x ranks, or of steps, the same on two ranks; ``warmup`` is in steps."""
     losses = loss[:, None] if loss.ndim == 1 else loss
     steps, ranks = len(losses), losses.shape[1] if loss.ndim > 1 else 2
     plan = replace(
@@ -28,7 +28,7 @@ def found(
         lr_ratio=lr_ratio,
     )
     attempts = [replace(sound.attempts[0], world_size=ranks, end_samples=steps * ranks * SAMPLES)]
-    arrays = grid_of(steps_of(steps, ranks, loss=losses, lr=lr))
+    arrays = step_arrays_of(steps_of(steps, ranks, loss=losses, lr=lr))
     return find_verdicts(evidence_of(sound, arrays=arrays, plan=plan, attempts=attempts, **changes))
 
 

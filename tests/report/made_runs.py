@@ -1,4 +1,4 @@
-"""Runs made of arrays: the steps of an attempt by its workers, with the losses and times that a test wants."""
+"""Make the records of an attempt from arrays of losses and times."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from synthetic import Tables
 from scaler.metrics.files import SCHEMA
 from scaler.report.run.step_arrays import StepArrays, make_step_arrays
 
-SAMPLES = 16  # of a rank and step
-NETWORK_S = 0.002  # of an all-reduce, when all are there
+SAMPLES = 16  # of a rank in a step
+NETWORK_S = 0.002  # of an all-reduce, after the last rank has come
 
 
 def steps_of(
@@ -30,10 +30,10 @@ def steps_of(
     attempt: int = 0,
     start: int = 0,
 ) -> pa.Table:
-    """Return the records of an attempt. Values are of each step and rank, or what numpy makes them of.
+    """Return the records of an attempt. Values are broadcast to steps x ranks.
 
-    Whoever has the longest own time is waited for, and the network's time is everybody's. By default the loss falls
-    as one over the root of the steps, without noise. ``merged`` is how many optimizer steps a record stands for.
+    All ranks wait for the one with the longest own time, then take ``network_s``. By default the loss falls with the
+    inverse square root of the steps, without noise. ``merged`` is how many optimizer steps a record stands for.
     """
     shape = (steps, ranks)
     if loss is None:
@@ -73,8 +73,8 @@ def steps_of(
     )
 
 
-def grid_of(*tables: pa.Table) -> StepArrays:
-    """Return the grid of attempts, all of which are in the final weights."""
+def step_arrays_of(*tables: pa.Table) -> StepArrays:
+    """Return the step arrays of attempts whose steps are all in the final weights."""
     attempts = sorted({attempt for table in tables for attempt in table["attempt"].unique().to_pylist()})
     starts = {
         attempt: min(table["samples_seen"][0].as_py() for table in tables if table["attempt"][0].as_py() == attempt)
@@ -90,21 +90,21 @@ def _by_step(values: ArrayLike) -> NDArray[np.float64]:
 
 
 def healthy_loss(steps: int, *, power: float = 0.5, start: float = 2.3, floor: float = 0.3) -> NDArray[np.float64]:
-    """Return a loss that falls as a power of the steps, as trainings do that go well."""
+    """Return a loss that falls as a power of the steps, as in a healthy training."""
     return floor + (start - floor) * (1.0 + np.arange(steps) / (steps / 50)) ** -power
 
 
 def with_noise(
     level: Sequence[float] | NDArray[np.float64], ranks: int, share: float, random: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Return the losses of ranks about a level: gamma noise, skewed as losses are, of that share of the level."""
+    """Return losses of ranks with gamma noise around ``level``, whose standard deviation is ``share`` of it."""
     shape = 1.0 / share**2
     means = np.asarray(level, dtype=np.float64)[:, None]
     return means * random.gamma(shape, 1.0 / shape, size=(len(means), ranks))
 
 
 def warmup_cosine(steps: int, *, peak: float = 0.1, warmup: float = 0.1) -> NDArray[np.float64]:
-    """Return the rates of a linear warmup and a cosine to 0."""
+    """Return the learning rates of a linear warmup and a cosine to 0."""
     place = np.arange(steps) / steps
     fall = 0.5 * (1.0 + np.cos(np.pi * (place - warmup) / (1.0 - warmup)))
     return peak * np.where(place < warmup, (place + 1.0 / steps) / warmup, fall)

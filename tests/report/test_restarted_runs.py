@@ -1,4 +1,4 @@
-"""What the lives of a run cost, why each ended, and the plan and the ramp that each was trained by."""
+"""The attempts of a run: what restarts cost, why attempts ended, and the plan and ramp of each attempt."""
 
 import json
 from collections.abc import Callable
@@ -25,10 +25,10 @@ def row(run: SyntheticRun, attempt: int = 0) -> AttemptRow:
     return run.report().attempts[attempt]
 
 
-# What was done again, and how long a restart took.
+# Work that was trained again, and how long a restart took.
 
 
-def test_what_a_successor_did_again_is_counted_and_timed(synthetic_run: SyntheticRun) -> None:
+def test_work_that_was_trained_again_is_counted_and_timed(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96, step_time_s=lambda rank, seen: 0.25 + rank).died(1).later(3.2)
     report = run.attempt(1, start=64).report()
     first, second = report.attempts
@@ -37,10 +37,10 @@ def test_what_a_successor_did_again_is_counted_and_timed(synthetic_run: Syntheti
     assert (second.redone_samples, second.redone_s, second.restart_s) == (0, 0.0, None)
     assert (report.totals.redone_samples, report.totals.redone_s) == (32, 1.5)
     assert report.totals.restart_s == pytest.approx(3.2)
-    assert report.totals.train_s == 4 * 0.75 + 10 * 0.125, "of work in the weights alone"
+    assert report.totals.train_s == 4 * 0.75 + 10 * 0.125, "only work in the final weights counts"
 
 
-def test_lives_that_began_at_the_same_checkpoint_count_once(synthetic_run: SyntheticRun) -> None:
+def test_attempts_that_began_at_the_same_checkpoint_count_once(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96).died(1).attempt(1, start=64, stop=64).died(1)
     run = run.attempt(2, start=64, stop=80).died(1).attempt(3, start=64)
     report = run.report()
@@ -50,17 +50,17 @@ def test_lives_that_began_at_the_same_checkpoint_count_once(synthetic_run: Synth
     assert report.lr_audit.checked_steps == 14
 
 
-def test_a_life_that_went_back_beyond_the_one_before_redoes_of_both(synthetic_run: SyntheticRun) -> None:
+def test_an_attempt_from_an_older_checkpoint_repeats_work_of_two_attempts(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96).died(1).attempt(1, start=64, stop=80).died(1).attempt(2, start=32)
     assert [row.redone_samples for row in run.report().attempts] == [64, 16, 0]
 
 
-@given(lives=st.lists(st.tuples(st.sampled_from([0, 16, 32, 48, 64]), st.integers(0, 5)), min_size=1, max_size=5))
-def test_every_recorded_sample_is_in_the_weights_or_done_again(lives: list[tuple[int, int]]) -> None:
-    """Each life is where it began, never beyond where the one before had come, and how many steps it took."""
+@given(attempts=st.lists(st.tuples(st.sampled_from([0, 16, 32, 48, 64]), st.integers(0, 5)), min_size=1, max_size=5))
+def test_every_recorded_sample_is_in_the_weights_or_trained_again(attempts: list[tuple[int, int]]) -> None:
+    """An attempt is its first sample, never beyond the end of the attempt before, and its number of steps."""
     job = load_job(Path(__file__).parents[2] / "jobs/digits/job.yaml", overrides=SYNTHETIC_JOB)
     run, reached = SyntheticRun(job=job, plan=make_plan(job), state="stopped"), 0
-    for attempt, (wanted, steps) in enumerate(lives):
+    for attempt, (wanted, steps) in enumerate(attempts):
         start = min(wanted, reached)
         reached = min(start + 16 * steps, 96)
         run = run.attempt(attempt, start=start, stop=reached).died(0)
@@ -71,22 +71,22 @@ def test_every_recorded_sample_is_in_the_weights_or_done_again(lives: list[tuple
     assert report.lr_audit.max_abs_error in (0.0, None)
 
 
-def test_a_restart_does_not_count_the_time_that_nobody_drove_the_run(synthetic_run: SyntheticRun) -> None:
+def test_a_restart_does_not_count_the_time_without_a_driver(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96).resumed(64, idle_s=86400.0).later(4.0).attempt(1, start=64)
     assert (row(run).ended_by, row(run).restart_s) == ("killed", pytest.approx(4.0))
     assert row(run).cause == "the driver was gone; resumed"
     stopped = synthetic_run.attempt(0, stop=96).left("stop").later(1.5).resumed(96, idle_s=86400.0).later(4.0)
     stopped = stopped.attempt(1, start=96)
     assert (row(stopped).ended_by, row(stopped).restart_s) == ("stopped", pytest.approx(5.5))
-    assert codes(stopped.report()) == [], "a person's wish is no fault"
+    assert codes(stopped.report()) == [], "a stop by the user is no fault"
 
 
-def test_without_a_sign_the_last_event_is_the_end(synthetic_run: SyntheticRun) -> None:
+def test_without_an_end_event_the_last_event_is_the_end(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96).evaluated(64, loss=1.0).later(7.0).attempt(1, start=64)
     assert (row(run).ended_by, row(run).cause, row(run).restart_s) == ("lost", None, pytest.approx(7.0))
 
 
-def test_a_clock_that_went_back_makes_no_restart_shorter_than_none(synthetic_run: SyntheticRun) -> None:
+def test_a_clock_that_went_back_gives_no_negative_restart(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96).died(1).later(-60.0).attempt(1, start=64)
     assert row(run).restart_s == 0.0
 
@@ -104,11 +104,11 @@ def test_a_run_of_before_is_reported_without_what_it_did_not_say(synthetic_run: 
     as_json(report)
 
 
-# Why lives ended.
+# Why attempts ended.
 
 
-def test_each_life_has_its_own_cause(many_lives: SyntheticRun) -> None:
-    report = many_lives.report()
+def test_each_attempt_has_its_own_cause(many_attempts: SyntheticRun) -> None:
+    report = many_attempts.report()
     assert [(row.ended_by, row.cause) for row in report.attempts] == [
         ("hung", "rank 1 hung for 600 s: computing, recipe.py:30 in loss"),
         ("out_of_memory", "out of memory with 8 samples on rank 0"),
@@ -124,13 +124,13 @@ def test_each_life_has_its_own_cause(many_lives: SyntheticRun) -> None:
 @pytest.mark.parametrize(
     ("state", "ended_by", "cause"),
     [
-        ("succeeded", "finished", None),  # a worker that died after the last checkpoint is no matter
+        ("succeeded", "finished", None),  # a worker that died after the last checkpoint does not count
         ("failed", "failed", "rank 1 hung for 600 s: computing, recipe.py:30 in loss"),
-        ("stopped", "stopped", None),  # stopped while it hung
-        ("running", "hung", "rank 1 hung for 600 s: computing, recipe.py:30 in loss"),  # the next is on its way
+        ("stopped", "stopped", None),  # stopped while a worker hung
+        ("running", "hung", "rank 1 hung for 600 s: computing, recipe.py:30 in loss"),  # the next attempt is starting
     ],
 )
-def test_the_last_life_ended_as_the_run_did(
+def test_the_last_attempt_ended_as_the_run_did(
     synthetic_run: SyntheticRun, state: str, ended_by: str, cause: str | None
 ) -> None:
     last = row(replace(synthetic_run.attempt(0, stop=96).hung(1), state=state))
@@ -142,7 +142,7 @@ def test_a_run_that_was_stopped_says_so(synthetic_run: SyntheticRun) -> None:
     assert (last.ended_by, last.cause) == ("stopped", "stopped on request")
 
 
-def test_a_finished_run_that_was_trained_on_was_not_killed(synthetic_run: SyntheticRun, digits: Digits) -> None:
+def test_a_finished_run_that_was_extended_was_not_killed(synthetic_run: SyntheticRun, digits: Digits) -> None:
     longer = digits(*SYNTHETIC_JOB, "train.epochs=3")
     run = synthetic_run.attempt(0).resumed(200, idle_s=60.0, changes=[("train.epochs", "2", "3")])
     report = run.attempt(1, start=200, job=longer).report()
@@ -167,28 +167,26 @@ def test_a_smaller_micro_batch_is_a_decision_that_stays(synthetic_run: Synthetic
     assert not decision.undone
 
 
-# The plan and the ramp of each life.
+# The plan and the ramp of each attempt.
 
 
-def test_a_job_that_changed_leaves_the_audit_of_earlier_lives_exact(
-    synthetic_run: SyntheticRun, digits: Digits
-) -> None:
+def test_a_changed_job_leaves_the_audit_of_earlier_attempts_exact(synthetic_run: SyntheticRun, digits: Digits) -> None:
     jumps = (*SYNTHETIC_JOB, "scale.rewarmup=null")
     changed = digits(*jumps, "reference.lr=0.02", "schedule.warmup={samples: 64}", "train.epochs=3")
     run = replace(synthetic_run, job=digits(*jumps)).attempt(0, stop=96).left("resize", "2 -> 1 workers")
     run = run.attempt(1, start=96, stop=132, world_size=1)
     run = run.resumed(100, changes=[("reference.lr", "0.01", "0.02")]).attempt(2, start=100, stop=148, job=changed)
-    run = run.died(0).attempt(3, start=132, world_size=1)  # by the newest job, too
+    run = run.died(0).attempt(3, start=132, world_size=1)  # planned by the newest job, too
     report = run.report()
     assert [row.peak_lr for row in report.attempts] == [0.04, 0.02, 0.08, 0.04]
     assert report.plan["peak_lr"] == 0.08
     assert (report.lr_audit.max_abs_error, report.lr_audit.as_planned) == (0.0, True)
     assert report.totals.samples_seen == 300
     forgotten = replace(run, later_jobs={}).report()
-    assert not forgotten.lr_audit.as_planned, "the job that was in force is what is needed"
+    assert not forgotten.lr_audit.as_planned, "the audit needs the job of that attempt"
 
 
-def test_what_reacts_by_the_newest_job_does_not_excuse_earlier_lives(
+def test_a_controller_of_the_newest_job_does_not_excuse_earlier_attempts(
     synthetic_run: SyntheticRun, digits: Digits
 ) -> None:
     changed = digits(*SYNTHETIC_JOB, "schedule.plateau={metric: loss}")
@@ -198,16 +196,14 @@ def test_what_reacts_by_the_newest_job_does_not_excuse_earlier_lives(
     assert not run.report().lr_audit.as_planned
 
 
-def test_a_job_with_groups_needs_no_names_of_parameters_for_its_rates(
-    synthetic_run: SyntheticRun, digits: Digits
-) -> None:
+def test_a_job_with_groups_is_audited_without_names_of_parameters(synthetic_run: SyntheticRun, digits: Digits) -> None:
     grouped = digits(*SYNTHETIC_JOB, "groups=[{match: head.*, lr_ratio: 10}]")
     run = synthetic_run.attempt(0, stop=64).resumed(64).attempt(1, start=64)
     report = replace(run, job=grouped, later_jobs={1: synthetic_run.job}).report()
     assert report.lr_audit.max_abs_error == 0.0
 
 
-def test_a_micro_batch_that_was_halved_changes_no_rate(synthetic_run: SyntheticRun, digits: Digits) -> None:
+def test_a_halved_micro_batch_changes_no_learning_rate(synthetic_run: SyntheticRun, digits: Digits) -> None:
     auto = ("scale.per_worker_batch_size=auto", "scale.grad_accum_steps=null", "scale.global_batch_size=32")
     job = digits(*SYNTHETIC_JOB, *auto)
     run = replace(synthetic_run, job=job, plan=make_plan(job))
@@ -219,7 +215,7 @@ def test_a_micro_batch_that_was_halved_changes_no_rate(synthetic_run: SyntheticR
 
 @pytest.fixture
 def smaller(synthetic_run: SyntheticRun, digits: Digits) -> SyntheticRun:
-    """It began on one worker, at half the rate of two; a climb after a resize takes 54 samples."""
+    """Return a run that began on one worker, at half the lr of two; a climb after a resize takes 54 samples."""
     job = digits(*SYNTHETIC_JOB, "scale.rewarmup={samples: 54}")
     run = replace(synthetic_run, job=job, plan=make_plan(job))
     return run.attempt(0, stop=96, world_size=1).left("resize", "1 -> 2 workers")
@@ -240,28 +236,28 @@ def test_a_ramp_is_planned(smaller: SyntheticRun) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        None,  # it jumps
+        None,  # a jump without a ramp
         Ramp(start=96, stop=150, factor=0.5 + 1e-6),
         Ramp(start=96, stop=150, factor=1 / 3),
         Ramp(start=96, stop=151, factor=0.5),
         Ramp(start=80, stop=150, factor=0.5),
     ],
 )
-def test_a_ramp_that_the_rule_does_not_give_is_found_though_all_of_the_run_agrees(
-    smaller: SyntheticRun, wrong: Ramp | None
-) -> None:
+def test_a_wrong_ramp_is_found_even_if_all_files_of_the_run_agree(smaller: SyntheticRun, wrong: Ramp | None) -> None:
     report = smaller.attempt(1, start=96, ramp=wrong).report()
     assert not report.lr_audit.as_planned
     (verdict,) = report.verdicts
     assert verdict.code == "lr_differs_from_plan"
-    assert verdict.message == "The rate that the training planned is not the one that the job and the events give."
+    assert verdict.message == (
+        "The learning rate that the training planned is not the one that the job and the events give."
+    )
     assert "recipe" not in verdict.next
 
 
-def test_a_ramp_goes_on_at_the_same_batch_and_a_second_one_begins_where_it_was(smaller: SyntheticRun) -> None:
+def test_a_ramp_continues_at_the_same_batch_and_a_second_one_begins_there(smaller: SyntheticRun) -> None:
     run = smaller.attempt(1, start=96, stop=116, ramp=RIGHT).died(0)
     assert run.attempt(2, start=116, ramp=RIGHT).report().lr_audit.max_abs_error == 0.0
-    assert not run.attempt(2, start=116).report().lr_audit.as_planned, "it forgot the ramp"
+    assert not run.attempt(2, start=116).report().lr_audit.as_planned, "the ramp is missing"
     plan = run.plan
     before = plan.lr_at(116) * RIGHT.at(116)
     again = make_plan(run.job, 4)
@@ -269,20 +265,20 @@ def test_a_ramp_goes_on_at_the_same_batch_and_a_second_one_begins_where_it_was(s
     assert run.attempt(2, start=116, world_size=4, ramp=ramp).report().lr_audit.max_abs_error == 0.0
 
 
-def test_a_small_rise_is_not_climbed(smaller: SyntheticRun, digits: Digits) -> None:
+def test_a_small_rise_has_no_ramp(smaller: SyntheticRun, digits: Digits) -> None:
     job = digits(*SYNTHETIC_JOB, "scale.rewarmup={samples: 54, above: 2}")
     run = replace(smaller, job=job)
     assert run.attempt(1, start=96).report().lr_audit.max_abs_error == 0.0
     assert not run.attempt(1, start=96, ramp=RIGHT).report().lr_audit.as_planned
 
 
-def test_a_loop_that_left_its_ramp_out_is_found(synthetic_run: SyntheticRun) -> None:
+def test_a_loop_without_its_ramp_is_found(synthetic_run: SyntheticRun) -> None:
     plain = {name: lambda rank, seen: synthetic_run.plan.lr_at(seen) for name in ("lr", "lr_planned")}
     report = synthetic_run.attempt(0, ramp=Ramp(start=0, stop=100, factor=0.5), **plain).report()
     assert ("lr_differs_from_plan", None) in codes(report)
 
 
-# From the folder.
+# Read from the run's folder.
 
 
 def test_the_jobs_of_a_run_are_read_from_its_folder(

@@ -26,7 +26,7 @@ def record(*, attempt: int = 0, rank: int = 0, seen: int = 0, samples: int = 8, 
     return whole._replace(**values)
 
 
-def grid_of(*records: Record, starts: tuple[int, ...] = (0,), tables: int = 1) -> StepArrays:
+def step_arrays_of(*records: Record, starts: tuple[int, ...] = (0,), tables: int = 1) -> StepArrays:
     events = [{"kind": "attempt_started", "attempt": a, "start_samples": start} for a, start in enumerate(starts)]
     return make_step_arrays(Tables(tuple(records_table(records[at::tables]) for at in range(tables))), events)
 
@@ -34,7 +34,7 @@ def grid_of(*records: Record, starts: tuple[int, ...] = (0,), tables: int = 1) -
 def test_a_step_is_over_its_ranks() -> None:
     first = record(rank=0, loss=1.0, samples=6, step_time_s=1.0, evaluation_s=2.0, lr=0.5, lr_planned=0.5)
     second = record(rank=3, loss=5.0, samples=2, step_time_s=3.0, checkpoint_s=1.0, lr=0.5, lr_planned=0.25)
-    arrays = grid_of(second, first)
+    arrays = step_arrays_of(second, first)
     assert arrays.ranks.tolist() == [0, 3]
     step = {name: column.item() for name, column in arrays.kept.items()}
     assert (step["samples"], step["workers"], step["loss"]) == (8, 2, 2.0)
@@ -60,16 +60,16 @@ def test_a_loss_of_its_own_weight_goes_by_that_and_any_other_by_samples() -> Non
         record(rank=1, seen=16, loss=3.0, weight=0.5),
     ]
     for tables in (1, 2, 3):
-        arrays = grid_of(*rows, tables=tables)
+        arrays = step_arrays_of(*rows, tables=tables)
         assert arrays.kept["loss"].tolist() == [2.5, 1.0, 3.0], "a rank without any weight has no loss that is missing"
         assert arrays.kept["weight"].tolist() == [8.0, 100.0, 0.5]
         assert arrays.cells["weight"].tolist() == [[6.0, 2.0], [1.0, 99.0], [0.0, 0.5]]
-    arrays = grid_of(*rows[:2])
+    arrays = step_arrays_of(*rows[:2])
     assert arrays.cells["weight"] is arrays.cells["samples"], "where it is the samples, it takes no memory"
 
 
 def test_a_rank_that_did_not_record_a_step_has_a_gap_and_is_in_no_mean() -> None:
-    arrays = grid_of(record(rank=0), record(rank=1, step_time_s=3.0), record(rank=0, seen=16))
+    arrays = step_arrays_of(record(rank=0), record(rank=1, step_time_s=3.0), record(rank=0, seen=16))
     assert arrays.is_there.tolist() == [[True, True], [True, False]]
     assert math.isnan(arrays.cells["step_time_s"][1, 1])
     assert arrays.cells["samples"].tolist() == [[8, 8], [8, 0]]
@@ -77,7 +77,7 @@ def test_a_rank_that_did_not_record_a_step_has_a_gap_and_is_in_no_mean() -> None
 
 
 def test_lost_steps_are_steps_and_not_kept() -> None:
-    arrays = grid_of(record(), record(seen=8), record(attempt=1, seen=8), starts=(0, 8))
+    arrays = step_arrays_of(record(), record(seen=8), record(attempt=1, seen=8), starts=(0, 8))
     assert arrays.steps["attempt"].tolist() == [0, 0, 1]
     assert arrays.steps["lost"].tolist() == [False, True, False]
     assert arrays.kept["samples_seen"].tolist() == [0, 8]
@@ -85,19 +85,19 @@ def test_lost_steps_are_steps_and_not_kept() -> None:
 
 
 def test_an_attempt_whose_start_is_not_told_is_not_kept() -> None:
-    arrays = grid_of(record(), record(attempt=1, seen=8))
+    arrays = step_arrays_of(record(), record(attempt=1, seen=8))
     assert (arrays.attempts.tolist(), arrays.kept["attempt"].tolist()) == ([0, 1], [0])
 
 
 def test_a_step_whose_samples_nobody_recorded_is_not_there() -> None:
-    arrays = grid_of(record(), record(seen=8, samples=0, loss=None), record(rank=1, samples=0, loss=None))
+    arrays = step_arrays_of(record(), record(seen=8, samples=0, loss=None), record(rank=1, samples=0, loss=None))
     assert arrays.steps["samples_seen"].tolist() == [0]
     assert arrays.kept["loss"].tolist() == [1.0], "an empty share has no loss"
     assert arrays.is_there.tolist() == [[True, True]]
 
 
 def test_a_loss_that_is_no_number_is_one_of_the_step_and_no_extreme() -> None:
-    arrays = grid_of(record(loss=math.nan), record(rank=1, loss=2.0), record(seen=8, loss=math.inf))
+    arrays = step_arrays_of(record(loss=math.nan), record(rank=1, loss=2.0), record(seen=8, loss=math.inf))
     assert np.isnan(arrays.kept["loss"]).tolist() == [True, False]
     assert arrays.kept["loss_max"][0] == 2.0
     assert np.isnan(arrays.kept["loss_max"][1])
@@ -105,18 +105,18 @@ def test_a_loss_that_is_no_number_is_one_of_the_step_and_no_extreme() -> None:
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 def test_a_rate_that_is_no_number_is_an_error_that_is_none(wrong: float) -> None:
-    arrays = grid_of(record(), record(rank=1, lr=wrong))
+    arrays = step_arrays_of(record(), record(rank=1, lr=wrong))
     assert not np.isfinite(arrays.kept["lr_error"][0])
 
 
 def test_without_records_everything_is_empty() -> None:
-    arrays = grid_of()
+    arrays = step_arrays_of()
     assert (len(arrays.ranks), len(arrays.kept["step"]), arrays.cells["loss"].shape) == (0, 0, (0, 0))
     assert arrays.over_ranks("compute_s").tolist() == []
 
 
 def test_utilisation_is_the_mean_of_what_was_measured() -> None:
-    arrays = grid_of(record(gpu_pct=40.0), record(seen=8), record(seen=16, gpu_pct=60.0), record(rank=1))
+    arrays = step_arrays_of(record(gpu_pct=40.0), record(seen=8), record(seen=16, gpu_pct=60.0), record(rank=1))
     assert arrays.gpu_pct[0] == 50.0
     assert np.isnan(arrays.gpu_pct[1])
 
@@ -124,7 +124,7 @@ def test_utilisation_is_the_mean_of_what_was_measured() -> None:
 @given(order=st.permutations(range(28)), tables=st.integers(1, 9))
 def test_order_and_tables_do_not_matter(order: list[int], tables: int, synthetic: SyntheticRun) -> None:
     whole, mixed = synthetic.records, [synthetic.records[at] for at in order]
-    one, other = grid_of(*whole), grid_of(*mixed, tables=tables)
+    one, other = step_arrays_of(*whole), step_arrays_of(*mixed, tables=tables)
     for name, column in one.kept.items():
         np.testing.assert_allclose(other.kept[name], column, rtol=1e-15)
     for name, cells in one.cells.items():

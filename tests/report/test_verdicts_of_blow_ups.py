@@ -1,4 +1,4 @@
-"""Runs that blew up, in their first steps or later, and such as hardly learned: what is said of them."""
+"""Verdicts on runs that blew up, in their first steps or later, and on runs that hardly learned."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from scaler.report.run.model import Report
 
-# Losses of jobs/digits at rates that were far too high, as they were recorded.
+# Recorded losses of jobs/digits at learning rates that were far too high.
 # reference.lr 3: all 72 steps
 HOT = np.fromstring(
     """
@@ -42,14 +42,14 @@ WARM = np.fromstring(
 
 
 def settled(losses: NDArray[np.float64], level: float, steps: int) -> NDArray[np.float64]:
-    """A recorded beginning, and the rest as it went on: to a level, and there."""
+    """Return recorded losses, continued by an exponential approach to ``level``."""
     rest = np.arange(steps - len(losses))
     tail = level + (np.mean(losses[-10:]) - level) * np.exp(-rest / 20.0)
     return np.concatenate((losses, noisy(tail, share=0.02)))
 
 
 def climbing(steps: int, warmup: int) -> NDArray[np.float64]:
-    """Rates from an eighth of the peak to all of it, and in a line to 0."""
+    """Return learning rates that climb from an eighth of the peak, then fall in a line to 0."""
     place = np.arange(steps)
     return np.where(place < warmup, 1.0 + 7.0 * place / warmup, 8.0 * (steps - place) / (steps - warmup))
 
@@ -58,14 +58,14 @@ def test_a_run_that_blew_up_in_its_first_steps_and_learned_nothing(sound: Report
     (verdict,) = found(sound, settled(MID, 2.305, 180), lr=climbing(180, 24), warmup=24)
     assert verdict.code == "lr_too_high"
     assert verdict.message == (
-        "The learning rate is probably too high: the loss jumped 1 time while the rate climbed, and ended no lower "
-        "than it began."
+        "The learning rate is probably too high: the loss jumped 1 time while the learning rate rose, and ended "
+        "no lower than it began."
     )
     assert verdict.evidence.startswith("at 160 samples from 2.186 to 6.288, back after ")
     assert "; 2.186 at the start and 2.3" in verdict.evidence
 
 
-def test_a_run_that_falls_from_where_it_blew_up_to_is_not_to_be_trained_for_longer(sound: Report) -> None:
+def test_a_fall_after_a_blow_up_is_not_still_falling(sound: Report) -> None:
     assert codes(found(sound, HOT, lr=climbing(72, 24), warmup=24)) == ["lr_too_high"]
 
 
@@ -78,32 +78,32 @@ def test_a_loss_that_jumps_in_its_first_steps_and_stays_there(sound: Report, at:
     assert "not back at the end (9.9" in verdict.evidence
 
 
-def test_a_jump_in_the_first_steps_that_the_run_lived_with_blames_the_warmup(sound: Report) -> None:
+def test_a_jump_in_the_first_steps_that_came_back_blames_the_warmup(sound: Report) -> None:
     loss = noisy(with_jump(healthy_loss(STEPS), 5, height=4.0), share=0.02)
     assert codes(found(sound, loss)) == ["warmup_too_short"]
     assert codes(found(sound, loss, lr_ratio=1.0)) == ["loss_spiked"]
 
 
-@pytest.mark.parametrize(("height", "is_one"), [(0.5, False), (1.3, True)])  # 0.2 and 0.6 of the first loss, at least
-def test_a_jump_in_the_first_steps_is_a_share_of_the_first_loss(sound: Report, height: float, is_one: bool) -> None:
+@pytest.mark.parametrize(("height", "is_found"), [(0.5, False), (1.3, True)])  # 0.2 and 0.6 of the first loss, at least
+def test_a_jump_in_the_first_steps_is_a_share_of_the_first_loss(sound: Report, height: float, is_found: bool) -> None:
     loss = noisy(with_jump(np.interp(np.arange(STEPS), [0, 200], [2.3, 0.5]), 5, height=height), share=0.002)
-    assert ("warmup_too_short" in codes(found(sound, loss))) == is_one
+    assert ("warmup_too_short" in codes(found(sound, loss))) == is_found
 
 
-def test_a_run_that_lost_what_it_had_learned_says_what(sound: Report) -> None:
+def test_a_run_that_lost_all_progress_names_the_losses(sound: Report) -> None:
     loss = settled(WARM, 2.303, 675)
     verdict = found(sound, loss, lr=climbing(675, 180), warmup=180)[0]
     assert verdict.code == "lr_too_high"
-    assert verdict.message.endswith("the loss jumped 1 time while the rate climbed, and ended no lower than it began.")
+    assert verdict.message.endswith("jumped 1 time while the learning rate rose, and ended no lower than it began.")
     assert "not back at the end (2.3" in verdict.evidence
     assert "at the start and 2.3" in verdict.evidence
 
 
-def test_a_late_jump_that_does_not_come_back_ends_above_what_was_reached(sound: Report) -> None:
+def test_a_late_jump_that_does_not_come_back(sound: Report) -> None:
     loss = noisy(with_jump(healthy_loss(STEPS), 300, height=0.6, steps=STEPS), share=0.02)
     verdict = found(sound, loss)[0]
     assert verdict.message == (
-        "The learning rate is probably too high: the loss jumped 1 time near its highest rates, and did not come back."
+        "The learning rate is probably too high: the loss jumped 1 time at high learning rates, and did not come back."
     )
     assert "not back at the end (1.1" in verdict.evidence
 
@@ -117,7 +117,7 @@ def test_a_late_jump_that_does_not_come_back_ends_above_what_was_reached(sound: 
         (0.06, None),
     ],
 )
-def test_a_fall_is_a_share_of_the_loss_besides_being_sure(sound: Report, fall: float, message: str | None) -> None:
+def test_a_fall_is_significant_and_a_share_of_the_loss(sound: Report, fall: float, message: str | None) -> None:
     loss = noisy(2.309 * (1.0 - fall * np.arange(STEPS) / STEPS), share=0.002)
     plateaus = [verdict for verdict in found(sound, loss) if verdict.code == "loss_plateaued"]
     assert [verdict.message for verdict in plateaus] == ([message] if message else [])

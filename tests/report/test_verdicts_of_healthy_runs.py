@@ -1,4 +1,4 @@
-"""Runs that go well, with the noise that such runs have: nothing is said of them, and true jumps are still found."""
+"""Simulated healthy runs, with realistic noise, have no verdicts; true jumps in the same noise are found."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from made_losses import codes, found, with_jump
-from made_runs import SAMPLES, grid_of, healthy_loss, steps_of, warmup_cosine, with_noise
+from made_runs import SAMPLES, healthy_loss, step_arrays_of, steps_of, warmup_cosine, with_noise
 from numpy.typing import NDArray
 from synthetic import evidence_of
 
@@ -23,7 +23,7 @@ Noise = Callable[[Floats, np.random.Generator], Floats]
 
 def test_no_false_alarm_in_healthy_runs(sound: Report) -> None:
     """Losses fall as a power of the steps, with gamma noise of 2 to 100 % a rank, 1 to 16 ranks, 30 to 3,000 steps."""
-    said: Counter[str] = Counter()
+    verdict_counts: Counter[str] = Counter()
     for seed in range(HEALTHY_RUNS):
         random = np.random.default_rng(seed)
         steps, ranks = int(np.exp(random.uniform(np.log(30), np.log(3000)))), int(random.choice([1, 2, 3, 4, 8, 16]))
@@ -41,14 +41,14 @@ def test_no_false_alarm_in_healthy_runs(sound: Report) -> None:
             lr_ratio=4.0,
         )
         attempts = [replace(sound.attempts[0], world_size=ranks)]
-        arrays = grid_of(steps_of(steps, ranks, loss=losses, lr=lr, **times))
-        said.update(codes(find_verdicts(evidence_of(sound, arrays=arrays, plan=plan, attempts=attempts))))
-    print(f"\n{sum(said.values())} verdicts in {HEALTHY_RUNS} healthy runs: {dict(said)}")
-    assert sum(said.values()) <= 1  # 1 when it was written
+        arrays = step_arrays_of(steps_of(steps, ranks, loss=losses, lr=lr, **times))
+        verdict_counts.update(codes(find_verdicts(evidence_of(sound, arrays=arrays, plan=plan, attempts=attempts))))
+    print(f"\n{sum(verdict_counts.values())} verdicts in {HEALTHY_RUNS} healthy runs: {dict(verdict_counts)}")
+    assert sum(verdict_counts.values()) <= 1  # measured: 1
 
 
 def with_outliers(share: float) -> Noise:
-    """Gamma noise of a tenth on 2 ranks; a share of the ranks' batches has 4 times the loss."""
+    """Return gamma noise of a tenth on 2 ranks, where a share of the batches has 4 times the loss."""
 
     def make(level: Floats, random: np.random.Generator) -> Floats:
         losses = with_noise(level, 2, 0.1, random)
@@ -58,7 +58,7 @@ def with_outliers(share: float) -> Noise:
 
 
 def autocorrelated(rho: float) -> Noise:
-    """Noise of a tenth of the level, of which ``rho`` goes on to the next step."""
+    """Return noise of a tenth of the level with autocorrelation ``rho``."""
 
     def make(level: Floats, random: np.random.Generator) -> Floats:
         noise = random.normal(size=len(level))
@@ -70,7 +70,7 @@ def autocorrelated(rho: float) -> Noise:
 
 
 def in_waves(level: Floats, random: np.random.Generator) -> Floats:
-    """Waves of 100 steps, as of data in a fixed order, and gamma noise of a twentieth."""
+    """Return losses with waves of 100 steps, as from data in a fixed order, and gamma noise of a twentieth."""
     phase = random.uniform(0.0, 2.0 * np.pi)
     wave = 1.0 + 0.15 * np.sin(2.0 * np.pi * np.arange(len(level)) / 100.0 + phase)
     return with_noise(level * wave, 1, 0.05, random)[:, 0]
@@ -89,12 +89,14 @@ KINDS: dict[str, tuple[int, Noise]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_false_jump_in_noise_that_is_not_independent_or_has_outliers(sound: Report, kind: str) -> None:
     steps, make = KINDS[kind]
-    said: Counter[str] = Counter()
+    verdict_counts: Counter[str] = Counter()
     for seed in range(RUNS_OF_A_KIND):
         losses = make(healthy_loss(steps), np.random.default_rng(seed))
-        said.update(codes(found(sound, losses, lr=warmup_cosine(steps) if seed % 2 else 0.1, warmup=steps // 10)))
-    print(f"\n{kind}: {dict(said)} in {RUNS_OF_A_KIND} healthy runs")
-    assert not set(said) & {"loss_spiked", "lr_too_high", "warmup_too_short"}
+        verdict_counts.update(
+            codes(found(sound, losses, lr=warmup_cosine(steps) if seed % 2 else 0.1, warmup=steps // 10))
+        )
+    print(f"\n{kind}: {dict(verdict_counts)} in {RUNS_OF_A_KIND} healthy runs")
+    assert not set(verdict_counts) & {"loss_spiked", "lr_too_high", "warmup_too_short"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

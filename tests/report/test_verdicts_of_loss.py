@@ -1,21 +1,25 @@
-"""What is said of the loss, the rate and the data: each when it should be found, nearly should, and on noise."""
+"""Verdicts on loss, learning rate and data: found above a threshold, and not below it or in noise."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 from made_losses import STEPS, codes, found, noisy, with_jump
-from made_runs import SAMPLES, healthy_loss, warmup_cosine, with_noise
+from made_runs import SAMPLES, healthy_loss, step_arrays_of, steps_of, warmup_cosine, with_noise
 from numpy.typing import NDArray
+from synthetic import DIGITS, SYNTHETIC_JOB, evidence_of
 
+from scaler.job import load_job
+from scaler.plan.range_test import range_job, range_plan
 from scaler.report.run.model import Report
+from scaler.report.run.verdicts import find_verdicts
 from scaler.report.run.verdicts.curve import FEWEST_STEPS
 from scaler.report.run.verdicts.data import FEWEST_STEPS as FEWEST_OF_DATA
 from scaler.runs import RunState
 
 
 def test_a_loss_that_jumped_and_came_back(sound: Report) -> None:
-    # Late and at a low rate: the rate is not to blame.
+    # Late and at a low learning rate, which is not to blame.
     loss = with_jump(healthy_loss(STEPS), 380, height=1.0, steps=10)
     (verdict,) = found(sound, loss, lr=warmup_cosine(STEPS))
     assert (verdict.code, verdict.message) == ("loss_spiked", "The loss jumped 1 time, and came back.")
@@ -30,18 +34,18 @@ def test_a_loss_that_has_not_come_back_says_so(sound: Report) -> None:
     assert "not back at the end" in verdict.evidence
 
 
-@pytest.mark.parametrize(("share", "is_one"), [(0.08, False), (0.13, True)])
-def test_a_jump_undoes_a_tenth_of_the_fall(sound: Report, share: float, is_one: bool) -> None:
+@pytest.mark.parametrize(("share", "is_found"), [(0.08, False), (0.13, True)])
+def test_a_jump_undoes_a_tenth_of_the_fall(sound: Report, share: float, is_found: bool) -> None:
     level = healthy_loss(STEPS)
     height = share * (level[:20].mean() - level[-20:].mean())
     loss = noisy(with_jump(level, 380, height=float(height), steps=15), share=0.002)
-    assert ("loss_spiked" in codes(found(sound, loss, lr=warmup_cosine(STEPS)))) == is_one
+    assert ("loss_spiked" in codes(found(sound, loss, lr=warmup_cosine(STEPS)))) == is_found
 
 
-@pytest.mark.parametrize(("height", "is_one"), [(0.3, False), (3.0, True)])
-def test_a_jump_is_beyond_the_noise(sound: Report, height: float, is_one: bool) -> None:
+@pytest.mark.parametrize(("height", "is_found"), [(0.3, False), (3.0, True)])
+def test_a_jump_is_beyond_the_noise(sound: Report, height: float, is_found: bool) -> None:
     loss = noisy(with_jump(healthy_loss(STEPS), 380, height=height, steps=15), share=0.5, seed=3)
-    assert ("loss_spiked" in codes(found(sound, loss, lr=warmup_cosine(STEPS)))) == is_one
+    assert ("loss_spiked" in codes(found(sound, loss, lr=warmup_cosine(STEPS)))) == is_found
 
 
 @pytest.mark.parametrize("level", [10.8, 7.2])  # chance among 50,000 tokens, and their frequencies
@@ -56,30 +60,30 @@ def test_a_language_model_that_falls_back_to_chance_is_a_verdict(sound: Report, 
     assert "loss_spiked" in codes(found(sound, loss, lr=falling))
 
 
-def test_jumps_near_the_highest_rate_blame_the_rate(sound: Report) -> None:
+def test_jumps_at_a_high_learning_rate_blame_it(sound: Report) -> None:
     level = healthy_loss(STEPS)
     twice = with_jump(with_jump(level, 150, height=1.0), 250, height=1.0)
     (verdict,) = found(sound, twice)
     assert verdict.code == "lr_too_high"
-    assert verdict.message == "The learning rate is probably too high: the loss jumped 2 times near its highest rates."
-    # A single one that came back at the same rate says less.
+    assert verdict.message == "The learning rate is probably too high: the loss jumped 2 times at high learning rates."
+    # A single jump that came back at the same learning rate is a spike.
     assert codes(found(sound, with_jump(level, 150, height=1.0))) == ["loss_spiked"]
 
 
-def test_a_jump_that_ended_when_the_rate_fell_blames_the_rate(sound: Report) -> None:
+def test_a_jump_that_ended_when_the_learning_rate_fell_blames_it(sound: Report) -> None:
     lr = np.where(np.arange(STEPS) < 170, 0.1, 0.01)
     loss = with_jump(healthy_loss(STEPS), 150, height=1.0, steps=25)
     assert codes(found(sound, loss, lr=lr)) == ["lr_too_high"]
-    later = np.where(np.arange(STEPS) < 190, 0.1, 0.01)  # it was back before
+    later = np.where(np.arange(STEPS) < 190, 0.1, 0.01)  # the loss was back before
     assert codes(found(sound, loss, lr=later)) == ["loss_spiked"]
 
 
-def test_a_loss_that_rises_at_the_highest_rate_blames_the_rate(sound: Report) -> None:
+def test_a_loss_that_rises_at_the_highest_learning_rate_blames_it(sound: Report) -> None:
     place = np.arange(STEPS)
     lr = np.where(place < 200, 0.1, 0.01)
     loss = np.where(place < 40, 2.3 - place / 40, np.where(place < 200, 1.3 + (place - 40) / 400, 0.8))
     verdicts = found(sound, noisy(loss, share=0.01), lr=lr)
-    assert "lr_too_high" not in codes(verdicts)  # it fell before it rose: over all these steps that is no trend
+    assert "lr_too_high" not in codes(verdicts)  # it fell, then rose: no trend over all these steps
     rising = np.where(place < 10, 2.3, np.where(place < 200, 1.3 + place / 400, 0.8))
     warm = np.where(place < 40, 0.05, lr)
     verdicts = found(sound, noisy(rising, share=0.01), lr=warm)
@@ -94,11 +98,11 @@ def test_a_jump_after_the_warmup_that_came_back_blames_the_warmup(sound: Report)
     (verdict,) = found(sound, loss, lr=lr, warmup=40)
     assert verdict.code == "warmup_too_short"
     assert verdict.message == (
-        "The warmup is probably too short: the loss jumped after a warmup of 1,280 samples, and came back at a rate "
-        "as high."
+        "The warmup is probably too short: the loss jumped after a warmup of 1,280 samples, and came back at the "
+        "same learning rate."
     )
-    assert verdict.evidence.endswith("the peak rate is 4 times the reference's")
-    # At the reference's own rate there is nothing to warm up to; and later it is not the warmup.
+    assert verdict.evidence.endswith("the peak learning rate is 4 times the reference's")
+    # At the reference's learning rate no warmup is needed; a later jump is not the warmup's.
     assert codes(found(sound, loss, lr=lr, warmup=40, lr_ratio=1.0)) == ["loss_spiked"]
     late = with_jump(healthy_loss(STEPS), 70, height=1.0, steps=15)
     assert codes(found(sound, late, lr=lr, warmup=40)) == ["loss_spiked"]
@@ -110,17 +114,17 @@ def flat_after(part: float, *, slope: float = 0.0, steps: int = STEPS) -> NDArra
     return 2.0 - np.minimum(place / part, 1.0) - slope * np.maximum(place - part, 0.0) / (1.0 - part)
 
 
-def test_a_loss_that_stands_still_at_a_high_rate(sound: Report) -> None:
+def test_a_loss_without_progress_at_a_high_learning_rate(sound: Report) -> None:
     (verdict,) = found(sound, noisy(flat_after(0.4), share=0.01))
     assert verdict.code == "loss_plateaued"
     assert verdict.message == (
-        "The loss made no progress over the last 50% of the steps, although the rate was not low."
+        "The loss made no progress over the last 50% of the steps, at a learning rate that was not low."
     )
     assert verdict.evidence.startswith("from 1.9")
-    assert verdict.evidence.endswith("a mean rate there of 0.1")
+    assert verdict.evidence.endswith("at a mean learning rate of 0.1")
 
 
-def test_a_loss_that_still_goes_down_a_little_is_no_plateau(sound: Report) -> None:
+def test_a_loss_that_falls_a_little_is_no_plateau(sound: Report) -> None:
     assert found(sound, noisy(flat_after(0.4, slope=0.04), share=0.01)) == ()
 
 
@@ -128,10 +132,10 @@ def test_noise_that_could_hide_progress_is_no_plateau(sound: Report) -> None:
     assert found(sound, noisy(flat_after(0.4), share=1.0)) == ()
 
 
-@pytest.mark.parametrize(("rate", "is_one"), [(0.012, True), (0.008, False)])
-def test_a_loss_may_rest_where_the_rate_is_low(sound: Report, rate: float, is_one: bool) -> None:
-    lr = np.where(np.arange(STEPS) < STEPS // 2, 0.1, rate)
-    assert codes(found(sound, noisy(flat_after(0.4), share=0.01), lr=lr)) == (["loss_plateaued"] if is_one else [])
+@pytest.mark.parametrize(("low_lr", "is_found"), [(0.012, True), (0.008, False)])
+def test_a_plateau_at_a_low_learning_rate_is_no_verdict(sound: Report, low_lr: float, is_found: bool) -> None:
+    lr = np.where(np.arange(STEPS) < STEPS // 2, 0.1, low_lr)
+    assert codes(found(sound, noisy(flat_after(0.4), share=0.01), lr=lr)) == (["loss_plateaued"] if is_found else [])
 
 
 def test_a_loss_that_never_fell(sound: Report) -> None:
@@ -139,7 +143,7 @@ def test_a_loss_that_never_fell(sound: Report) -> None:
     assert (verdict.code, verdict.message) == ("loss_plateaued", "The loss did not fall.")
 
 
-def test_a_run_that_goes_on_is_not_judged_by_its_end(sound: Report) -> None:
+def test_a_run_that_has_not_ended_is_not_judged_by_its_end(sound: Report) -> None:
     assert codes(found(sound, noisy(flat_after(0.4), share=0.01), state=RunState.RUNNING)) == ["not_finished"]
     assert codes(found(sound, straight(0.5), state=RunState.RUNNING)) == ["not_finished"]
 
@@ -152,27 +156,27 @@ def straight(fall: float, steps: int = STEPS) -> NDArray[np.float64]:
 def test_a_loss_that_was_still_falling(sound: Report) -> None:
     (verdict,) = found(sound, straight(0.5))
     assert verdict.code == "loss_still_falling"
-    assert verdict.evidence.startswith("the last 20% of the steps brought ")
+    assert verdict.evidence.startswith("in the last 20% of the steps it fell by ")
 
 
-@pytest.mark.parametrize(("end", "is_one"), [(0.03, False), (0.08, True)])
-def test_a_fall_at_the_end_counts_from_a_twentieth(sound: Report, end: float, is_one: bool) -> None:
+@pytest.mark.parametrize(("end", "is_found"), [(0.03, False), (0.08, True)])
+def test_a_fall_at_the_end_counts_from_a_twentieth(sound: Report, end: float, is_found: bool) -> None:
     place = np.arange(STEPS) / STEPS
     loss = np.interp(place, [0.0, 0.4, 0.8, 1.0], [2.0, 1.2, 1.0 + end, 1.0])
-    assert codes(found(sound, noisy(loss, share=0.002))) == (["loss_still_falling"] if is_one else [])
+    assert codes(found(sound, noisy(loss, share=0.002))) == (["loss_still_falling"] if is_found else [])
 
 
-def test_too_few_steps_say_nothing_of_the_loss(sound: Report) -> None:
+def test_too_few_steps_have_no_verdict_on_the_loss(sound: Report) -> None:
     assert found(sound, straight(0.5, FEWEST_STEPS - 1)) == ()
     assert codes(found(sound, straight(0.5, FEWEST_STEPS))) == ["loss_still_falling"]
 
 
-def test_a_straight_fall_that_brought_little_may_want_a_higher_rate(sound: Report) -> None:
+def test_a_small_steady_fall_may_need_a_higher_learning_rate(sound: Report) -> None:
     verdicts = found(sound, straight(0.15))
     assert codes(verdicts) == ["loss_still_falling", "lr_maybe_too_low"]
     assert verdicts[1].message.startswith("The learning rate may be too low, or the training far too short")
-    assert codes(found(sound, straight(0.25))) == ["loss_still_falling"]  # it brought more
-    # With a cosine, the fall is judged over the rates: the loss is flat at the end, and as steep for its rate.
+    assert codes(found(sound, straight(0.25))) == ["loss_still_falling"]  # a larger fall
+    # With a cosine the fall is judged over the summed lr: the loss is flat at the end, but steady over that sum.
     lr = warmup_cosine(STEPS)
     done = np.cumsum(lr) / lr.sum()
     assert "lr_maybe_too_low" in codes(found(sound, noisy(2.0 - 0.3 * done, share=0.002), lr=lr))
@@ -180,7 +184,7 @@ def test_a_straight_fall_that_brought_little_may_want_a_higher_rate(sound: Repor
     assert "lr_maybe_too_low" not in codes(found(sound, slowing, lr=lr))
 
 
-def test_a_rate_is_never_too_high_and_too_low(sound: Report) -> None:
+def test_a_learning_rate_is_never_too_high_and_too_low(sound: Report) -> None:
     loss = with_jump(with_jump(straight(0.15), 150, height=1.0), 250, height=1.0)
     verdicts = codes(found(sound, loss))
     assert "lr_too_high" in verdicts
@@ -202,7 +206,7 @@ def test_an_evaluation_that_gets_worse_while_the_training_gets_better(sound: Rep
     (verdict,) = found(sound, straight(0.9), events=evaluated(*OVERFIT))
     assert verdict.code == "overfitting"
     assert verdict.evidence == (
-        "evaluated 1 at 6,400 samples and 1.4 at 12,800 samples; the training loss fell from there on"
+        "evaluation loss 1 at 6,400 samples, and 1.4 at 12,800 samples; the training loss fell meanwhile"
     )
 
 
@@ -215,7 +219,7 @@ def test_an_evaluation_that_gets_worse_while_the_training_gets_better(sound: Rep
         (2.0, 1.0, 1.1, 1.2, 1.3),  # too few
     ],
 )
-def test_an_evaluation_that_nearly_gets_worse(sound: Report, values: tuple[float, ...]) -> None:
+def test_an_evaluation_that_does_not_get_worse_enough(sound: Report, values: tuple[float, ...]) -> None:
     assert "overfitting" not in codes(found(sound, straight(0.9), events=evaluated(*values)))
 
 
@@ -232,34 +236,43 @@ def uneven(*offsets: float, steps: int = STEPS, share: float = 0.3, seed: int = 
 def test_a_rank_whose_loss_differs_from_the_others(sound: Report) -> None:
     (verdict,) = found(sound, uneven(0.0, 0.0, 0.4, 0.0))
     assert (verdict.code, verdict.rank) == ("uneven_data", 2)
-    assert verdict.message == "The loss of rank 2 differs from the others' beyond chance."
+    assert verdict.message == "The loss of rank 2 differs from the others' by more than chance."
     assert "rank 2 by +" in verdict.evidence
     assert "rank 0" not in verdict.evidence
 
 
-def test_of_two_ranks_nothing_says_which_is_the_odd_one(sound: Report) -> None:
+def test_of_two_ranks_neither_is_named(sound: Report) -> None:
     (verdict,) = found(sound, uneven(0.0, 0.4))
     assert (verdict.code, verdict.rank) == ("uneven_data", None)
-    assert verdict.message == "The losses of the two ranks differ beyond chance."
+    assert verdict.message == "The losses of the two ranks differ by more than chance."
 
 
-def test_a_difference_that_is_sure_and_small_is_no_verdict(sound: Report) -> None:
+def test_a_significant_but_small_difference_is_no_verdict(sound: Report) -> None:
     assert found(sound, uneven(0.0, 0.0, 0.05, 0.0, share=0.01)) == ()
     assert codes(found(sound, uneven(0.0, 0.0, 0.08, 0.0, share=0.01))) == ["uneven_data"]
 
 
-def test_a_difference_that_chance_can_make_is_no_verdict(sound: Report) -> None:
+def test_a_difference_that_may_be_chance_is_no_verdict(sound: Report) -> None:
     assert found(sound, uneven(0.0, 0.0, 0.15, 0.0, share=1.0)) == ()
 
 
-def test_too_few_steps_say_nothing_of_the_data(sound: Report) -> None:
+def test_too_few_steps_have_no_verdict_on_the_data(sound: Report) -> None:
     few = uneven(0.0, 0.0, 0.4, 0.0, steps=FEWEST_OF_DATA - 1, share=0.05)
     assert found(sound, few) == ()
     enough = uneven(0.0, 0.0, 0.4, 0.0, steps=FEWEST_OF_DATA, share=0.05)
     assert codes(found(sound, enough)) == ["uneven_data"]
 
 
-def test_a_loss_that_is_no_number_ends_the_curve(sound: Report) -> None:
+def test_a_loss_that_is_not_finite_ends_the_curve(sound: Report) -> None:
     loss = straight(0.5)
     loss[-1] = np.nan
     assert found(sound, loss) == ()
+
+
+def test_a_range_test_has_no_verdict_on_its_loss(sound: Report) -> None:
+    loss = with_jump(with_jump(healthy_loss(STEPS), 150, height=1.0), 250, height=1.0)
+    assert codes(found(sound, loss)) == ["lr_too_high"]
+    job = range_job(load_job(DIGITS, overrides=SYNTHETIC_JOB), steps=STEPS)
+    plan = range_plan(job, lowest=1e-5, highest=10.0, spacing="exponential", num_samples=100, parameters=None)
+    arrays = step_arrays_of(steps_of(STEPS, loss=loss[:, None]))
+    assert find_verdicts(evidence_of(sound, arrays=arrays, plan=plan)) == ()

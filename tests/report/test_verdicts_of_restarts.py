@@ -1,4 +1,4 @@
-"""What is said of lives that ended by a fault, and of checkpoints that could not be written or read."""
+"""Verdicts on attempts that ended by a fault, and on checkpoints that could not be written or read."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,21 +8,21 @@ from synthetic import find_again as find
 
 from scaler.report.run.model import AttemptRow, Report, Verdict
 
-SAFE = "No sample in the weights was lost or counted twice."
+SAFE = "In the final weights no sample is missing, and none is counted twice."
 BY_KIND = {
-    "hung": "Read the log of the rank that hung, logs/rank-N.log in the run's folder: it holds the stack.",
-    "out_of_memory": "Begin with a smaller scale.per_worker_batch_size: 8 fitted at the end.",
-    "lost": "Look at the cluster's nodes and at the workers' memory.",
+    "hung": "Read the log of the rank that hung, logs/rank-N.log in the run's folder: it has the stack trace.",
+    "out_of_memory": "Start with a smaller scale.per_worker_batch_size: the last attempt ran with 8.",
+    "lost": "Check the cluster's nodes and the workers' memory.",
     "failed": "Read the log of the rank that failed, logs/rank-N.log in the run's folder.",
-    "killed": "See why the process that drove the run went: its machine, or its terminal.",
+    "killed": "Find out why the driver process ended: look at its machine and its terminal.",
 }
 
 
-def lives(sound: Report, *endings: str, **values: Any) -> list[AttemptRow]:
-    """As many attempts, each 100 samples long; the values are of those that were followed."""
+def attempts_ended_by(sound: Report, *causes: str, **values: Any) -> list[AttemptRow]:
+    """One attempt of 100 samples for each cause; all but the last have ``values``."""
     rows = [
         replace(sound.attempts[0], attempt=index, end_samples=100 * (index + 1), ended_by=ended_by)
-        for index, ended_by in enumerate(endings)
+        for index, ended_by in enumerate(causes)
     ]
     return [*(replace(row, **values) for row in rows[:-1]), rows[-1]]
 
@@ -32,54 +32,55 @@ def lives(sound: Report, *endings: str, **values: Any) -> list[AttemptRow]:
     [
         ("lost", "after the loss of a worker"),
         ("hung", "after a hang"),
-        ("out_of_memory", "for want of memory"),
+        ("out_of_memory", "after running out of memory"),
         ("failed", "after an error"),
         ("killed", "after the loss of the driver"),
     ],
 )
 def test_a_group_that_was_restarted(sound: Report, ended_by: str, why: str) -> None:
     cost = {"cause": "rank 1 did it", "redone_samples": 32, "redone_s": 0.25, "restart_s": 3.2}
-    (verdict,) = find(sound, attempts=lives(sound, ended_by, "finished", **cost))
+    (verdict,) = find(sound, attempts=attempts_ended_by(sound, ended_by, "finished", **cost))
     assert verdict == Verdict(
         code="restarts",
         rank=None,
         message=f"The worker group was restarted 1 time {why}.",
-        evidence="attempt 0 ended at 132 samples: rank 1 did it; 32 samples done again in 250 ms, restarting took "
+        evidence="attempt 0 ended at 132 samples: rank 1 did it; 32 samples trained again in 250 ms, restarting took "
         "3.2 s",
         next=f"{BY_KIND[ended_by]} {SAFE}",
     )
 
 
-def test_a_log_that_nobody_wrote_is_not_named(sound: Report) -> None:
-    (verdict,) = find(sound, attempts=lives(sound, "failed", "finished"), logs=frozenset())
-    assert verdict.next == f"See what the workers printed where the run was started. {SAFE}"
+def test_a_log_that_does_not_exist_is_not_named(sound: Report) -> None:
+    (verdict,) = find(sound, attempts=attempts_ended_by(sound, "failed", "finished"), logs=frozenset())
+    assert verdict.next == f"Read the workers' output in the terminal where the run was started. {SAFE}"
 
 
 def test_restarts_are_counted_by_cause(sound: Report) -> None:
-    endings = ["lost", "hung", "resized", "out_of_memory", "lost", "lost", "finished"]
-    (verdict,) = find(sound, attempts=lives(sound, *endings, redone_samples=10, redone_s=1.0, restart_s=2.0))
+    causes = ["lost", "hung", "resized", "out_of_memory", "lost", "lost", "finished"]
+    (verdict,) = find(sound, attempts=attempts_ended_by(sound, *causes, redone_samples=10, redone_s=1.0, restart_s=2.0))
     assert verdict.message == (
-        "The worker group was restarted 5 times: 1 after a hang, 1 for want of memory, 3 after the loss of a worker."
+        "The worker group was restarted 5 times: 1 after a hang, 1 after running out of memory, 3 after the loss of a "
+        "worker."
     )
     assert verdict.evidence == (
         "attempt 0 ended at 110 samples; attempt 1 ended at 210 samples; attempt 3 ended at 410 samples; 2 more; "
-        "50 samples done again in 5 s, restarting took 10 s"
+        "50 samples trained again in 5 s, restarting took 10 s"
     )
     assert verdict.next == f"{BY_KIND['hung']} {BY_KIND['out_of_memory']} {BY_KIND['lost']} {SAFE}"
 
 
-def test_a_restart_of_which_nothing_is_known_says_no_more(sound: Report) -> None:
-    (verdict,) = find(sound, attempts=lives(sound, "lost", "finished"))
-    assert verdict.evidence == "attempt 0 ended at 100 samples; no recorded work was done again"
+def test_a_restart_without_a_known_cost(sound: Report) -> None:
+    (verdict,) = find(sound, attempts=attempts_ended_by(sound, "lost", "finished"))
+    assert verdict.evidence == "attempt 0 ended at 100 samples; no recorded work was trained again"
 
 
 @pytest.mark.parametrize("ended_by", ["resized", "preempted", "terminated", "diverged", "stopped", "finished"])
-def test_an_end_that_is_no_fault_is_no_restart(sound: Report, ended_by: str) -> None:
-    assert find(sound, attempts=lives(sound, ended_by, "finished", redone_samples=32)) == ()
+def test_an_attempt_that_ended_without_a_fault_is_no_restart(sound: Report, ended_by: str) -> None:
+    assert find(sound, attempts=attempts_ended_by(sound, ended_by, "finished", redone_samples=32)) == ()
 
 
-def test_a_life_that_nothing_followed_is_no_restart(sound: Report) -> None:
-    assert find(sound, attempts=lives(sound, "finished", "hung")) == ()
+def test_the_last_attempt_is_no_restart(sound: Report) -> None:
+    assert find(sound, attempts=attempts_ended_by(sound, "finished", "hung")) == ()
 
 
 def test_checkpoints_that_could_not_be_written(sound: Report) -> None:
@@ -91,10 +92,10 @@ def test_checkpoints_that_could_not_be_written(sound: Report) -> None:
     assert verdict == Verdict(
         code="checkpoint_failed",
         rank=None,
-        message="2 checkpoints could not be written; the training went on.",
+        message="2 checkpoints could not be written; the training continued.",
         evidence="the last at 96 samples: No space left on device",
-        next="Make room where the run lies, or see that its storage can be written: a restart goes on from the newest "
-        "checkpoint that was.",
+        next="Free disk space in the run's storage, and check that it can be written to: a restart continues from the "
+        "newest checkpoint that was written.",
     )
 
 
@@ -108,16 +109,16 @@ def passed_over(samples_seen: int) -> dict[str, Any]:
         (
             [96],
             64,
-            "1 checkpoint could not be read, and was passed over.",
-            "at 96 samples: it is torn; went on from the checkpoint at 64 samples",
+            "1 checkpoint could not be read, and was skipped.",
+            "at 96 samples: it is torn; continued from the checkpoint at 64 samples",
         ),
         (
             [96, 64],  # none was left
             0,
-            "2 checkpoints could not be read, and were passed over.",
-            "at 96 samples: it is torn; at 64 samples: it is torn; went on from the start of training",
+            "2 checkpoints could not be read, and were skipped.",
+            "at 96 samples: it is torn; at 64 samples: it is torn; continued from the start of training",
         ),
-        ([96], None, "1 checkpoint could not be read, and was passed over.", "at 96 samples: it is torn"),
+        ([96], None, "1 checkpoint could not be read, and was skipped.", "at 96 samples: it is torn"),
     ],
 )
 def test_a_checkpoint_that_was_passed_over(
@@ -131,8 +132,8 @@ def test_a_checkpoint_that_was_passed_over(
         rank=None,
         message=message,
         evidence=evidence,
-        next="See what the storage did to it: it is still there, renamed *.bad. The work since the one before was done "
-        "again.",
+        next="Find out what the storage did to the file: it is kept, renamed to *.bad. The work since the checkpoint "
+        "before it was trained again.",
     )
 
 
@@ -140,4 +141,4 @@ def test_texts_from_outside_are_joined_without_their_full_stops(sound: Report) -
     before = {"kind": "attempt_started", "attempt": 0, "start_samples": 0}
     bad = {**passed_over(96), "reason": "its checksum is another."}
     (verdict,) = find(sound, events=[before, bad, {**before, "attempt": 1}])
-    assert verdict.evidence == "at 96 samples: its checksum is another; went on from the start of training"
+    assert verdict.evidence == "at 96 samples: its checksum is another; continued from the start of training"

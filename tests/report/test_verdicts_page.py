@@ -1,4 +1,4 @@
-"""docs/verdicts.md and the code: the same codes, the same thresholds."""
+"""docs/verdicts.md has the codes and thresholds of the code."""
 
 import ast
 import re
@@ -14,16 +14,16 @@ MODULES = {
     module.name: import_module(f"scaler.report.run.verdicts.{module.name}")
     for module in iter_modules(verdicts.__path__)
 }
-WORDING = {
+DISPLAY_LIMITS = {
     "restarts.SHOWN_ENDS",
     "loss.SHOWN_JUMPS",
     "data.SHOWN_RANKS",
     "recording.SHOWN_SINKS",
-}  # how many are listed
+}  # how many items a text lists
 
 
 def assigned(source: str) -> list[str]:
-    """The constants that a module sets itself, not those that it imports."""
+    """Return the constants that a module defines; imported ones are left out."""
     nodes = (node for node in ast.parse(source).body if isinstance(node, ast.Assign))
     return [target.id for node in nodes for target in node.targets if isinstance(target, ast.Name)]
 
@@ -32,19 +32,19 @@ def test_the_page_has_every_code_and_no_other() -> None:
     assert sorted(re.findall(r"^### (\w+)$", PAGE, re.MULTILINE)) == sorted(GRAVEST_FIRST)
 
 
-def test_every_code_that_is_found_has_its_place() -> None:
+def test_every_code_is_registered() -> None:
     sources = [Path(module.__file__ or "").read_text() for module in (*MODULES.values(), missing_data)]
     assert {code for source in sources for code in re.findall(r'code="(\w+)"', source)} == set(GRAVEST_FIRST)
     assert len(set(GRAVEST_FIRST)) == len(GRAVEST_FIRST)
 
 
 def test_the_page_has_every_threshold_with_its_value() -> None:
-    said = {name: float(value) for name, value in re.findall(r"^\| `([\w.]+)` \| ([\d.]+) \|", PAGE, re.MULTILINE)}
-    there = {
+    on_page = {name: float(value) for name, value in re.findall(r"^\| `([\w.]+)` \| ([\d.]+) \|", PAGE, re.MULTILINE)}
+    in_code = {
         f"{name}.{constant}": float(value)
         for name, module in MODULES.items()
         for constant in assigned(Path(module.__file__ or "").read_text())
         if isinstance(value := getattr(module, constant), int | float)
     }
-    assert said == {name: value for name, value in there.items() if name not in WORDING}
-    assert set(there) >= WORDING
+    assert on_page == {name: value for name, value in in_code.items() if name not in DISPLAY_LIMITS}
+    assert set(in_code) >= DISPLAY_LIMITS

@@ -1,7 +1,7 @@
-"""The numbers of a run: for each its name, its unit, what it is of, and the one place where it is read.
+"""The numbers of a run: the name, unit, population and definition of each, and the function that reads it.
 
-The report in all its forms, the comparison, the checks and the notebook take them from here; ``docs/numbers.md`` is
-made of them. What is told in another way of the same run has another name.
+The report in all its forms, the comparison, the checks and the notebook use this table; ``docs/numbers.md`` is made
+from it. A number with another definition has another name.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ class Number:
     """One number of a run.
 
     Attributes:
-        key: in ``scaler compare --json``.
-        name: as people read it.
+        key: its key in ``scaler compare --json``.
+        name: as shown to the user.
         unit: ``s``, ``samples/s``, ``samples``, ``GiB``, ``%``, or nothing.
-        of: what it is of, in a few words that stand beside it.
-        definition: how it is made, in a sentence.
-        where: in ``report.json``.
-        read: its value in a run; None: not known.
+        of: its population, in a few words that are shown beside it.
+        definition: how it is computed, in one or two sentences.
+        where: its place in ``report.json``.
+        read: returns its value in a run; None: not known.
     """
 
     key: str
@@ -41,8 +41,8 @@ TRAIN_LOSS = Number(
     name="train loss",
     unit="",
     of="mean over ranks, last epoch",
-    definition="Sum of weight * loss over the sum of the weights, over all ranks and the steps of the last epoch, as "
-    "it was trained. A loss's weight is its samples, or the weight that it returns.",
+    definition="Sum of weight * loss over the sum of the weights, over all ranks and the steps of the last epoch. The "
+    "weight of a loss is its samples, or the weight that it returns.",
     where="final.train_loss_mean",
     read=lambda report: report.final.train_loss_mean,
 )
@@ -51,7 +51,7 @@ SPEED = Number(
     name="speed",
     unit="samples/s",
     of="all workers",
-    definition="Samples of all steps that are in the final weights, over the time in steps.",
+    definition="Samples of all steps that are in the final weights, divided by the time in steps.",
     where="totals.samples_per_s",
     read=lambda report: report.totals.samples_per_s,
 )
@@ -61,7 +61,7 @@ TRAIN_S = Number(
     unit="s",
     of="mean over ranks",
     definition="Step times, summed over the steps that are in the final weights, mean over ranks: without start-up, "
-    "evaluations, checkpoints and what was done again.",
+    "evaluations, checkpoints and work that was trained again.",
     where="totals.train_s",
     read=lambda report: report.totals.train_s if report.totals.steps else None,
 )
@@ -70,7 +70,7 @@ WALL_S = Number(
     name="wall clock",
     unit="s",
     of="from submission to the end",
-    definition="Seconds from submission to the end, without those before a resume in which nobody ran it.",
+    definition="Seconds from submission to the end, without the time before a resume in which no driver ran it.",
     where="totals.wall_s",
     read=lambda report: report.totals.wall_s,
 )
@@ -79,8 +79,8 @@ WORKER_SPEED = Number(
     name="speed of a worker",
     unit="samples/s",
     of="the attempts with the last number of workers",
-    definition="Samples over the sum of all workers' step times. Where a run kept its number of workers, it is the "
-    "speed over that number.",
+    definition="Samples divided by the sum of all workers' step times. If the run kept its number of workers, it is "
+    "the speed divided by that number.",
     where="scaling.worker_samples_per_s",
     read=lambda report: None if report.scaling is None else report.scaling.worker_samples_per_s,
 )
@@ -95,7 +95,8 @@ EFFICIENCY = Number(
     name="efficiency",
     unit="%",
     of="against one worker alone",
-    definition="Speed of a worker over one worker's alone. `report.json` and `scaler check` have it as a share.",
+    definition="Speed of a worker divided by the speed of one worker alone. `report.json` and `scaler check` have it "
+    "as a share.",
     where="scaling.efficiency",
     read=_efficiency,
 )
@@ -104,7 +105,7 @@ MFU = Number(
     name="MFU",
     unit="%",
     of="of a worker's peak",
-    definition="Speed of a worker times the recipe's FLOPs of a sample, over `resources.peak_tflops_per_worker`. "
+    definition="Speed of a worker times the recipe's FLOPs of a sample, divided by `resources.peak_tflops_per_worker`. "
     "`report.json` has it as a share.",
     where="flops.mfu",
     read=lambda report: None if report.flops is None or report.flops.mfu is None else 100 * report.flops.mfu,
@@ -114,7 +115,7 @@ STEP_TIME = Number(
     name="time of a step",
     unit="s",
     of="the greatest of the workers' medians",
-    definition="Median of a worker's step times, of the worker with the greatest.",
+    definition="Median of the step times of each worker; the greatest of these medians.",
     where="workers[].step_time_s.median",
     read=lambda report: max((row.step_time_s.median for row in report.workers if row.steps), default=None),
 )
@@ -134,7 +135,8 @@ DATA_WAIT = Number(
     name="data wait",
     unit="%",
     of="of all workers' step times",
-    definition="Seconds that workers waited for their samples, over their step times, both summed over all workers.",
+    definition="Seconds that workers waited for their samples, divided by the step times, both summed over all "
+    "workers.",
     where="workers[].data_wait_s",
     read=_share("data_wait_s"),
 )
@@ -143,8 +145,8 @@ SYNC_WAIT = Number(
     name="sync wait",
     unit="%",
     of="of all workers' step times",
-    definition="Seconds from a worker's last gradient to the end of the all-reduce, over step times, both summed over "
-    "all workers.",
+    definition="Seconds from a worker's last gradient to the end of the all-reduce, divided by the step times, both "
+    "summed over all workers.",
     where="workers[].sync_wait_s",
     read=_share("sync_wait_s"),
 )
@@ -153,7 +155,7 @@ MEMORY = Number(
     name="peak memory",
     unit="GiB",
     of="the worker with the most",
-    definition="Most memory that a worker held: of its device, on a CPU of its process.",
+    definition="Peak memory of a worker: on a GPU that of the device, on a CPU that of the process.",
     where="workers[].peak_memory_gib",
     read=lambda report: max((row.peak_memory_gib for row in report.workers if row.steps), default=None),
 )
@@ -171,7 +173,7 @@ COST = Number(
     name="cost",
     unit="",
     of="of all workers, idle or not",
-    definition="Hours of each attempt's workers times `resources.price_per_worker_hour`, in its currency.",
+    definition="Worker hours of all attempts times `resources.price_per_worker_hour`, in its currency.",
     where="cost.total",
     read=lambda report: report.cost.total if report.cost else None,
 )
@@ -180,7 +182,7 @@ ATTEMPTS = Number(
     name="attempts",
     unit="",
     of="of the worker group",
-    definition="Starts of the worker group, and returns to a checkpoint.",
+    definition="Number of starts of the worker group and of returns to a checkpoint.",
     where="attempts",
     read=lambda report: float(len(report.attempts)) if report.attempts or not find_gaps(report) else None,
 )
@@ -189,19 +191,19 @@ SPEEDS = (
     *(SPEED, WORKER_SPEED, EFFICIENCY, MFU, STEP_TIME, DATA_WAIT, SYNC_WAIT, MEMORY, STARTUP_S, TRAIN_S, WALL_S, COST),
     ATTEMPTS,
 )
-"""What is compared of a run's speed and cost, in that order."""
+"""The numbers of speed and cost that a comparison shows, in this order."""
 
 NUMBERS = {number.key: number for number in (TRAIN_LOSS, *SPEEDS)}
 
 
 def evaluation(name: str) -> Number:
-    """Return one of the evaluations' values, as the last evaluation gave it."""
+    """Return the definition of one value of the last evaluation."""
     return Number(
         key=f"eval.{name}",
         name=f"eval {name}",
         unit="",
         of="last evaluation",
-        definition="What the last evaluation gave, over all of eval_data.",
+        definition="Value of the last evaluation, over all of eval_data.",
         where=f"final.eval.{name}",
         read=lambda report: report.final.eval.get(name),
     )

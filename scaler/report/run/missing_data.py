@@ -32,15 +32,15 @@ def find_missing_events(
         lost.pop()
     if not lost:
         return None
-    left_out = [f"the rate of {_names(unplanned)}, which followed, is not audited"] if unplanned else []
+    left_out = [f"the learning rate of {_names(unplanned)}, which followed, is not audited"] if unplanned else []
     its = "its" if len(lost) == 1 else "their"
     return Verdict(
         code="events_missing",
         rank=None,
         message=f"events.jsonl lacks the start of {_names(lost)}, which recorded steps.",
-        evidence=joined(f"{its} records are left out of the numbers and of the audit of the rate", *left_out),
-        next="Look at events.jsonl: it was emptied, cut off or altered. Bring it back from a copy, and report again; "
-        "until then the numbers are not of the whole run.",
+        evidence=joined(f"{its} records are left out of the numbers and of the learning rate audit", *left_out),
+        next="The file was emptied, cut off or altered. Restore it from a copy, and report again; until then the "
+        "numbers do not cover the whole run.",
     )
 
 
@@ -53,10 +53,10 @@ def find_unreadable(files: Sequence[str]) -> Verdict | None:
     return Verdict(
         code="records_unreadable",
         rank=None,
-        message=f"{plural(len(files), 'file')} of records cannot be read, and {were} passed over.",
+        message=f"{plural(len(files), 'file')} of records cannot be read, and {were} skipped.",
         evidence=joined(*(one_line(file) for file in files[:SHOWN]), *rest),
-        next="The steps in them are missing from the numbers here; the training and its checkpoints do not depend on "
-        "them. See what the storage did, or bring the files back from a copy, and report again.",
+        next="Their steps are missing from the numbers of this report; the training and its checkpoints do not depend "
+        "on them. Find out what the storage did, or restore the files from a copy, and report again.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The batch against the gradient noise scale."""
+"""The verdict on a batch that is larger than the gradient noise scale."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,10 @@ from scaler.report.text.format import noise_words, plural
 
 
 def batch_beyond_noise_scale(attempts: Sequence[AttemptRow], noise: Noise | None) -> Verdict | None:
-    """Advice, and it says so: the batch is surely above the noise scale at the end, as far as that is known.
+    """Return a verdict if the batch at the end is above the whole interval of the noise scale.
 
-    Silent where it is not known, or without an upper end. One of the preconditioned gradient says nothing of the kind.
+    None if the noise scale is not known, has no upper bound, or is that of a preconditioned gradient, which the theory
+    does not cover.
     """
     if not attempts or noise is None or noise.upper is None or noise.is_preconditioned:
         return None
@@ -21,7 +22,7 @@ def batch_beyond_noise_scale(attempts: Sequence[AttemptRow], noise: Noise | None
         rank=None,
         message="An estimate: the global batch is larger than the gradient noise scale.",
         evidence=f"{plural(batch, 'sample')} a step at the end; noise scale {noise_words(noise)}",
-        next="Fewer workers or a smaller batch should reach the same loss for less (McCandlish et al. 2018, "
-        "https://arxiv.org/abs/1812.06162). Try it before you trust it: the noise scale can be far too small "
+        next="Fewer workers or a smaller batch should reach the same loss at a lower cost (McCandlish et al. 2018, "
+        "https://arxiv.org/abs/1812.06162). Try it first: the estimate can be far too small "
         "(Merrill et al. 2025, https://arxiv.org/abs/2505.23971).",
     )

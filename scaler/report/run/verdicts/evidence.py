@@ -1,4 +1,4 @@
-"""What verdicts are found in."""
+"""What verdicts are derived from: the summary, steps and events of one run."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """A run's numbers, its steps, and its events."""
+    """The summary of a run, its steps and its events."""
 
     run_id: str
     state: RunState
-    job: Job  # the newest
+    job: Job  # of the newest attempt
     plan: Plan
     totals: Totals
     workers: Sequence[WorkerRow]
@@ -30,24 +30,24 @@ class Evidence:
     audit: LrAudit
     noise: Noise | None
     arrays: StepArrays
-    events: Sequence[Event]  # in order
-    is_followed: bool  # every optimizer used what its loop planned
-    unplanned: Sequence[int]  # attempts that the audit leaves out
-    unreadable: Sequence[str]  # files of records that are damaged
-    driver: str = ""  # which driver is gone, and since when, where the run is lost and its lease tells
-    logs: Collection[int] | None = None  # ranks that have a log in the run's folder; None: not known, as if all had
+    events: Sequence[Event]  # in order of time
+    is_followed: bool  # every optimizer used the learning rate that its loop planned
+    unplanned: Sequence[int]  # attempts whose learning rate cannot be audited
+    unreadable: Sequence[str]  # damaged files of records
+    driver: str = ""  # for a lost run: which driver is gone, and since when
+    logs: Collection[int] | None = None  # ranks with a log in the run's folder; None: not known, all may have one
 
     def has_log(self, rank: int | None = None) -> bool:
-        """Whether a rank has a log, or with None any rank: without Ray nobody writes one."""
+        """Whether a rank has a log; with None, whether any rank has one. Runs without Ray have none."""
         return self.logs is None or (bool(self.logs) if rank is None else rank in self.logs)
 
     def of_type(self, kind: type[T]) -> list[T]:
-        """Return the events of one class, in order."""
+        """Return the events of one class, in order of time."""
         return of_type(self.events, kind)
 
     @property
     def evaluations(self) -> list[Evaluated]:
-        """The evaluations of weights that no later attempt threw away, in order."""
+        """The evaluations of weights that are in the final weights' history, in order of time."""
         ends = {row.attempt: row.end_samples for row in self.attempts[:-1]}
         return [
             event

@@ -1,4 +1,4 @@
-"""What the loss did: jumped, stood still, was still falling, or fell in training only."""
+"""Verdicts on the loss: not finite, jumps, a plateau, still falling at the end, or overfitting."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -13,70 +13,74 @@ from scaler.report.run.workers import in_last_epoch
 from scaler.report.text.format import joined, number, plural
 from scaler.runs import RunState
 
-PLATEAU_PART = 0.5  # the last part of the steps: what a plateau is looked for in
-PLATEAU_SHARE = 0.02  # of the whole fall: less than that, for sure, is no progress
-PLATEAU_RATE = 0.1  # of the highest rate: below it, the loss is meant to come to rest
-SURE_OF_NONE = 2.306  # standard errors: the upper end of a 95 % interval of the change, Student's t with 8 degrees
-LIKELY = 0.01  # a fall less likely by chance than this is some progress, and no plateau
+PLATEAU_PART = 0.5  # of the steps, at the end: where a plateau is looked for
+PLATEAU_SHARE = 0.02  # of the whole fall: a smaller fall is no progress
+PLATEAU_LR = 0.1  # of the highest learning rate: below it, the loss is not expected to fall
+SURE_OF_NONE = 2.306  # standard errors: a 95 % interval of the change, Student's t with 8 degrees of freedom
+LIKELY = 0.01  # p-value below which a small fall is progress, and no plateau
 
-FALLING_PART = 0.2  # the last part of the steps: what a fall at the end is looked for in
-FALLING_SHARE = 0.05  # of the whole fall; a fall in a straight line to the end would have 0.2 there
+FALLING_PART = 0.2  # of the steps, at the end: where a fall is looked for
+FALLING_SHARE = 0.05  # of the whole fall: the least fall there; a straight line has 0.2
 
 SHOWN_JUMPS = 3
 
-EVALUATED_AFTER = 3  # evaluations in a row after the best one that are all worse
+EVALUATED_AFTER = 3  # evaluations after the best one, all of them worse
 FEWEST_EVALUATIONS = 6
-OVERFIT_SHARE = 0.1  # of what the evaluations' loss fell: how much worse the last ones are
-OVERFIT_NOISE = 3.0  # and how many times the noise from one evaluation to the next
+OVERFIT_SHARE = 0.1  # of the fall of the evaluation loss: the least by which the last evaluations are worse,
+OVERFIT_NOISE = 3.0  # and more than so many times the noise between evaluations
 
 
-def no_loss(evidence: Evidence) -> list[Verdict]:
-    """The loss of a rank is not a number at the end; where that stopped the run, it is said already."""
+def loss_not_finite(evidence: Evidence) -> list[Verdict]:
+    """Return a verdict for each rank whose loss is not finite at the end, unless the guard stopped the run for it."""
     divergences = evidence.of_type(Diverged)
     if divergences and not divergences[-1].goes_back:
         return []
     without = _without_weight(evidence)
     rows = [row for row in evidence.workers if row.samples > 0 and row.rank not in without]
-    return [_no_loss(row) for row in rows if row.loss_mean is None]
+    return [_loss_not_finite(row) for row in rows if row.loss_mean is None]
 
 
 def _without_weight(evidence: Evidence) -> set[int]:
-    """The ranks that have no share in the loss of the last epoch: they have no loss that could be a number."""
+    """Return the ranks whose loss had no weight in the last epoch, and so no mean."""
     arrays = evidence.arrays
     weights = arrays.cells["weight"][in_last_epoch(arrays.kept["samples_seen"], evidence.plan)]
     return set(arrays.ranks[~(weights != 0).any(axis=0)].tolist())
 
 
-def _no_loss(worker: WorkerRow) -> Verdict:
+def _loss_not_finite(worker: WorkerRow) -> Verdict:
     return Verdict(
         code="loss_not_finite",
         rank=worker.rank,
         message=f"The loss of rank {worker.rank} is not a finite number at the end.",
-        evidence=f"over its samples of the last epoch, of {worker.samples} in all",
+        evidence=f"mean over its samples of the last epoch; {worker.samples} samples in all epochs",
         next="Lower reference.lr, warm up longer, or set train.clip_grad_norm.",
     )
 
 
-def jump_words(curve: Curve, jumps: Sequence[Jump]) -> str:
-    """Return where the loss jumped, how far, and at what rate, the first few."""
-    said = []
+def jumps_text(curve: Curve, jumps: Sequence[Jump]) -> str:
+    """Return the first few jumps as text: where, how far, and at which learning rate."""
+    shown = []
     for jump in jumps[:SHOWN_JUMPS]:
         back = (
             f"back after {plural(jump.back - jump.at, 'step')}"
             if jump.back is not None
-            else f"not back at the end ({number(curve.end)})"
+            else f"not back at the end ({number(curve.end_loss)})"
         )
-        said.append(
+        shown.append(
             f"at {plural(int(curve.samples_seen[jump.at]), 'sample')} from {number(jump.before)} to "
-            f"{number(jump.height)}, {back}, at a rate of {number(float(curve.lr[jump.at]))}"
+            f"{number(jump.height)}, {back}, at learning rate {number(float(curve.lr[jump.at]))}"
         )
     rest = [f"{len(jumps) - SHOWN_JUMPS} more"] if len(jumps) > SHOWN_JUMPS else []
-    end = [] if curve.ended_lower else [f"{number(curve.start)} at the start and {number(curve.end)} at the end"]
-    return joined(*said, *rest, *end)
+    end = (
+        []
+        if curve.ended_lower
+        else [f"{number(curve.start_loss)} at the start and {number(curve.end_loss)} at the end"]
+    )
+    return joined(*shown, *rest, *end)
 
 
-def spiked(curve: Curve, jumps: Sequence[Jump]) -> Verdict | None:
-    """The loss jumped, and the rate is not to blame as far as is known."""
+def loss_spiked(curve: Curve, jumps: Sequence[Jump]) -> Verdict | None:
+    """Return a verdict if the loss jumped, and nothing blames the learning rate for it."""
     if not jumps:
         return None
     is_back = jumps[-1].back is not None
@@ -87,43 +91,43 @@ def spiked(curve: Curve, jumps: Sequence[Jump]) -> Verdict | None:
         message=f"The loss jumped {times}, and came back."
         if is_back
         else f"The loss jumped {times}, and had not come back at the end.",
-        evidence=jump_words(curve, jumps),
+        evidence=jumps_text(curve, jumps),
         next="Set train.clip_grad_norm, or lower reference.lr. If it comes back at the same samples with another "
         "train.seed, look at the data there.",
     )
 
 
-def plateaued(evidence: Evidence, curve: Curve, trouble: Verdict | None) -> Verdict | None:
-    """The loss hardly fell at all; or the last half of the steps brought nothing, at a rate that should bring some.
+def loss_plateaued(evidence: Evidence, curve: Curve, trouble: Verdict | None) -> Verdict | None:
+    """Return a verdict if the loss hardly fell, or did not fall in the last half of the steps at a high learning rate.
 
-    That it hardly fell is left to ``trouble`` with the rate, where there is any.
+    With ``trouble``, a verdict on the learning rate, that the loss hardly fell is not reported again.
     """
-    if evidence.state is not RunState.SUCCEEDED or not (curve.is_whole and curve.tells):
+    if evidence.state is not RunState.SUCCEEDED or not (curve.is_whole and curve.has_enough_steps):
         return None
     half = curve.steps - int(PLATEAU_PART * curve.steps)
     trend, last = curve.trend(half, curve.steps), curve.mean(half, curve.steps)
-    most = -trend.change + SURE_OF_NONE * trend.error  # the largest fall that the losses allow
+    most = -trend.change + SURE_OF_NONE * trend.error  # the largest fall within the interval
     error = float(np.hypot(curve.error(0, curve.start_steps), curve.error(half, curve.steps)))
-    fell, noise = curve.start - last, SURE_OF_NONE * error
-    if fell > max(noise, FELL_SHARE * abs(curve.start)):
-        rate = float(curve.lr[half:].mean())
+    fell, noise = curve.start_loss - last, SURE_OF_NONE * error
+    if fell > max(noise, FELL_SHARE * abs(curve.start_loss)):
+        mean_lr = float(curve.lr[half:].mean())
         is_progress = most >= PLATEAU_SHARE * fell or (trend.falls and trend.chance < LIKELY)
-        return None if is_progress or rate < PLATEAU_RATE * curve.top_lr else _stood_still(curve, last, rate)
-    if trouble is not None or max(fell + noise, most) >= FELL_SHARE * abs(curve.start):
-        return None  # too noisy to say that it hardly fell, or falling at last
+        return None if is_progress or mean_lr < PLATEAU_LR * curve.top_lr else _no_progress(curve, last, mean_lr)
+    if trouble is not None or max(fell + noise, most) >= FELL_SHARE * abs(curve.start_loss):
+        return None  # too noisy to be sure, or the loss falls at the end
     return _hardly_fell(curve, last, by_chance=fell <= noise)
 
 
-def _stood_still(curve: Curve, last: float, rate: float) -> Verdict:
+def _no_progress(curve: Curve, last: float, lr: float) -> Verdict:
     return Verdict(
         code="loss_plateaued",
         rank=None,
-        message=f"The loss made no progress over the last {PLATEAU_PART:.0%} of the steps, although the rate was not "
-        "low.",
-        evidence=f"from {number(curve.start)} at the start to {number(last)} over the last {PLATEAU_PART:.0%} of the "
-        f"steps, at a mean rate there of {number(rate)}",
-        next="Let the rate fall there (schedule.name: cosine, or schedule.plateau), try a lower reference.lr, or train "
-        "for less.",
+        message=f"The loss made no progress over the last {PLATEAU_PART:.0%} of the steps, at a learning rate that was "
+        "not low.",
+        evidence=f"from {number(curve.start_loss)} at the start to {number(last)} over the last {PLATEAU_PART:.0%} of "
+        f"the steps, at a mean learning rate of {number(lr)}",
+        next="Let the learning rate fall there (schedule.name: cosine, or schedule.plateau), try a lower "
+        "reference.lr, or train for less.",
     )
 
 
@@ -132,35 +136,35 @@ def _hardly_fell(curve: Curve, last: float, *, by_chance: bool) -> Verdict:
         code="loss_plateaued",
         rank=None,
         message="The loss did not fall." if by_chance else "The loss hardly fell.",
-        evidence=f"from {number(curve.start)} at the start to {number(last)} over the last {PLATEAU_PART:.0%} of the "
-        f"steps, at rates of up to {number(curve.top_lr)}",
-        next="Try rates: scaler find-lr. If none does better, see whether the loss depends on the parameters that are "
-        "trained (frozen groups, labels, the recipe's loss), or began where it can fall no further.",
+        evidence=f"from {number(curve.start_loss)} at the start to {number(last)} over the last {PLATEAU_PART:.0%} of "
+        f"the steps, at learning rates of up to {number(curve.top_lr)}",
+        next="Try other learning rates: scaler find-lr. If none is better, see whether the loss depends on the "
+        "trained parameters (frozen groups, labels, the recipe's loss), or was at its minimum from the start.",
     )
 
 
-def still_falling(evidence: Evidence, curve: Curve, others: Sequence[Verdict | None]) -> Verdict | None:
-    """The loss was falling to the end, by an amount that counts, and below where it began; silent beside ``others``."""
-    if evidence.state is not RunState.SUCCEEDED or not (curve.is_whole and curve.tells) or any(others):
+def loss_still_falling(evidence: Evidence, curve: Curve, others: Sequence[Verdict | None]) -> Verdict | None:
+    """Return a verdict if the loss was still falling at the end; with ``others``, verdicts that explain it, none."""
+    if evidence.state is not RunState.SUCCEEDED or not (curve.is_whole and curve.has_enough_steps) or any(others):
         return None
     start, last_half = (curve.steps - int(part * curve.steps) for part in (FALLING_PART, FALLING_PART / 2))
     trend, end = curve.trend(start, curve.steps), curve.blocks(last_half, curve.steps, BLOCKS // 2)
     share = -trend.change / curve.fall if curve.fall > 0.0 else 0.0
-    if not FALLING_SHARE <= share <= 1.0 or trend.chance >= RARE or end[-1] >= min(end[0], curve.start):
+    if not FALLING_SHARE <= share <= 1.0 or trend.chance >= RARE or end[-1] >= min(end[0], curve.start_loss):
         return None
-    rates = curve.lr[start], curve.lr[-1]
+    first_lr, last_lr = float(curve.lr[start]), float(curve.lr[-1])
     return Verdict(
         code="loss_still_falling",
         rank=None,
         message="The loss was still falling at the end: more training would probably lower it further.",
-        evidence=f"the last {FALLING_PART:.0%} of the steps brought {share:.0%} of its whole fall, to "
-        f"{number(float(end[-1]))}, while the rate went from {number(float(rates[0]))} to {number(float(rates[1]))}",
-        next="Train for longer: raise train.epochs (or steps, samples); the schedule is stretched with it.",
+        evidence=f"in the last {FALLING_PART:.0%} of the steps it fell by {share:.0%} of its whole fall, to "
+        f"{number(float(end[-1]))}, while the learning rate went from {number(first_lr)} to {number(last_lr)}",
+        next="Train for longer: raise train.epochs (or train.steps, train.samples); the schedule becomes longer, too.",
     )
 
 
 def overfitting(evidence: Evidence, curve: Curve) -> Verdict | None:
-    """The evaluations' loss rises since its best, while the training's falls."""
+    """Return a verdict if the evaluation loss rises since its best value while the training loss falls."""
     evaluations = [(event.samples_seen, event.values.get("loss")) for event in evidence.evaluations]
     known = [(at, value) for at, value in evaluations if value is not None]
     values = [value for _, value in known]
@@ -171,7 +175,7 @@ def overfitting(evidence: Evidence, curve: Curve) -> Verdict | None:
     if len(after) < EVALUATED_AFTER:
         return None
     worse = min(after[-EVALUATED_AFTER:]) - values[best]
-    # Of three evaluations in a row, what the middle one is off the line: its variance is 3/2 of one's.
+    # How far the middle of three evaluations is off the line through the others: its variance is 1.5 times that of one.
     bends = [abs(b - (a + c) / 2) for a, b, c in zip(values, values[1:], values[2:], strict=False)]
     noise = 1.4826 * median(bends) / 1.5**0.5
     if worse < OVERFIT_SHARE * (values[0] - values[best]) or worse <= OVERFIT_NOISE * noise:
@@ -183,14 +187,14 @@ def overfitting(evidence: Evidence, curve: Curve) -> Verdict | None:
         code="overfitting",
         rank=None,
         message="The loss on the evaluation data rises while the training loss falls: the model overfits.",
-        evidence=f"evaluated {number(values[best])} at {plural(known[best][0], 'sample')} and {number(values[-1])} at "
-        f"{plural(known[-1][0], 'sample')}; the training loss fell from there on",
+        evidence=f"evaluation loss {number(values[best])} at {plural(known[best][0], 'sample')}, and "
+        f"{number(values[-1])} at {plural(known[-1][0], 'sample')}; the training loss fell meanwhile",
         next="Keep the best checkpoint instead of the last, train for less, or regularise: weight decay, augmentation, "
         "dropout.",
     )
 
 
 def _fell(curve: Curve, since: int) -> bool:
-    """Whether the training loss fell from a step to the end, beyond chance."""
+    """Whether the training loss fell significantly from step ``since`` to the end."""
     trend = curve.trend(since, curve.steps)
     return trend.falls and trend.chance < RARE

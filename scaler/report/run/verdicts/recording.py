@@ -1,4 +1,4 @@
-"""What records and trackers lack although nothing is damaged: records were merged, a tracker was not reached."""
+"""Verdicts on recording: merged records, and trackers that were not reached."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ SHOWN_SINKS = 3
 
 
 def records_thinned(events: Sequence[Event]) -> Verdict | None:
-    """The collector could not keep up, and a record stands for several steps."""
+    """Return a verdict if records stand for several steps, because the collector could not keep up."""
     thinned = of_type(events, RecordsThinned)
     if not thinned:
         return None
@@ -18,26 +18,26 @@ def records_thinned(events: Sequence[Event]) -> Verdict | None:
     return Verdict(
         code="records_thinned",
         rank=None,
-        message=f"A record stands for up to {plural(most, 'step')}: they came faster than they could be written.",
+        message=f"A record stands for up to {plural(most, 'step')}: steps were faster than records could be written.",
         evidence=f"from {plural(first.samples_seen, 'sample')} of attempt {first.attempt} on: {one_line(first.reason)}",
-        next="Nothing is lost from sums and means; a single slow step or a jump of the loss is less sharp. To have "
-        "each step, let the driver's machine have more CPU, or faster storage.",
+        next="Sums and means stay right; a single slow step or a jump of the loss is less visible. For a record of "
+        "each step, give the driver's machine more CPU or faster storage.",
     )
 
 
 def tracking_failed(events: Sequence[Event]) -> Verdict | None:
-    """A tracker could not be reached; the run went on without it."""
+    """Return a verdict if a tracker could not be reached; the run continues without it."""
     failed = {event.sink: event for event in of_type(events, TrackingFailed)}  # the newest of each
     if not failed:
         return None
-    said = [f"{one_line(sink)}: {one_line(event.reason)}" for sink, event in list(failed.items())[:SHOWN_SINKS]]
+    shown = [f"{one_line(sink)}: {one_line(event.reason)}" for sink, event in list(failed.items())[:SHOWN_SINKS]]
     rest = [f"{len(failed) - SHOWN_SINKS} more"] if len(failed) > SHOWN_SINKS else []
     return Verdict(
         code="tracking_failed",
         rank=None,
-        message=f"{plural(len(failed), 'tracker')} did not get every curve; the training did not wait for "
+        message=f"{plural(len(failed), 'tracker')} did not receive all points; the training did not wait for "
         f"{'it' if len(failed) == 1 else 'them'}.",
-        evidence=joined(*said, *rest),
-        next="The run's own records are whole: the report and TensorBoard's files have the curves. See the tracker's "
-        "address and credentials (tracking in the job file).",
+        evidence=joined(*shown, *rest),
+        next="The run's own records are complete: the report and TensorBoard's files have all curves. Check the "
+        "tracker's address and credentials (tracking in the job file).",
     )

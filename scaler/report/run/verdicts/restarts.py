@@ -1,4 +1,4 @@
-"""Lives of the worker group that ended by a fault, and checkpoints that could not be written or read."""
+"""Verdicts on restarts after a fault, and on checkpoints that could not be written or read."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ SHOWN_ENDS = 3
 
 
 def restarts(evidence: Evidence) -> Verdict | None:
-    """Lives that ended by a fault and were followed; a resize, a preemption or a stop is none."""
+    """Return a verdict if a fault ended attempts that others followed; a resize, preemption or stop is no fault."""
     attempts = evidence.attempts
     lost = [attempt for attempt in attempts[:-1] if attempt.ended_by in _FAULTS]
     if not lost:
@@ -32,13 +32,13 @@ def restarts(evidence: Evidence) -> Verdict | None:
         message=f"The worker group was restarted {plural(len(lost), 'time')}{':' if len(lost) > 1 else ''} {whys}.",
         evidence=joined(*ends, *rest, _cost(lost)),
         next=" ".join(_restart_advice(ended_by, evidence) for ended_by in kinds)
-        + " No sample in the weights was lost or counted twice.",
+        + " In the final weights no sample is missing, and none is counted twice.",
     )
 
 
 _FAULTS = {
     "hung": "after a hang",
-    "out_of_memory": "for want of memory",
+    "out_of_memory": "after running out of memory",
     "lost": "after the loss of a worker",
     "failed": "after an error",
     "killed": "after the loss of the driver",
@@ -50,57 +50,57 @@ def _why(row: AttemptRow) -> str:
 
 
 def _cost(rows: Sequence[AttemptRow]) -> str:
-    """What restarts took, in all."""
+    """Return as text what restarts cost in all."""
     again = sum(row.redone_samples for row in rows)
     took = [row.restart_s for row in rows if row.restart_s is not None]
-    cost = [f"{plural(again, 'sample')} done again in {seconds(sum(row.redone_s for row in rows))}"] if again else []
+    cost = [f"{plural(again, 'sample')} trained again in {seconds(sum(row.redone_s for row in rows))}"] if again else []
     cost += [f"restarting took {seconds(sum(took))}"] if took else []
-    return ", ".join(cost) or "no recorded work was done again"
+    return ", ".join(cost) or "no recorded work was trained again"
 
 
 def _restart_advice(ended_by: str, evidence: Evidence) -> str:
-    """What to do about one kind of fault."""
+    """Return the next step for one kind of fault."""
     match ended_by:
         case "hung" if evidence.has_log():
-            return "Read the log of the rank that hung, logs/rank-N.log in the run's folder: it holds the stack."
+            return "Read the log of the rank that hung, logs/rank-N.log in the run's folder: it has the stack trace."
         case "out_of_memory":
             fits = evidence.attempts[-1].per_worker_batch_size
-            fitted = f": {fits} fitted at the end" if fits is not None else ""
-            return f"Begin with a smaller scale.per_worker_batch_size{fitted}."
+            fitted = f": the last attempt ran with {fits}" if fits is not None else ""
+            return f"Start with a smaller scale.per_worker_batch_size{fitted}."
         case "failed" if evidence.has_log():
             return "Read the log of the rank that failed, logs/rank-N.log in the run's folder."
         case "hung" | "failed":
-            return "See what the workers printed where the run was started."
+            return "Read the workers' output in the terminal where the run was started."
         case "killed":
-            return "See why the process that drove the run went: its machine, or its terminal."
+            return "Find out why the driver process ended: look at its machine and its terminal."
         case _:
-            return "Look at the cluster's nodes and at the workers' memory."
+            return "Check the cluster's nodes and the workers' memory."
 
 
 def checkpoint_passed_over(events: Sequence[Event]) -> Verdict | None:
-    """A checkpoint that could not be gone on from, and what was gone on from instead."""
+    """Return a verdict if a checkpoint could not be read, with the one that was used instead."""
     bad = [(index, event) for index, event in enumerate(events) if isinstance(event, CheckpointPassedOver)]
     if not bad:
         return None
     shown = [f"at {plural(event.samples_seen, 'sample')}: {one_line(event.reason)}" for _, event in bad[-SHOWN_ENDS:]]
     starts = [start.start_samples for start in of_type(events[bad[-1][0] :], AttemptStarted)]
     were = "was" if len(bad) == 1 else "were"
-    went_on = []
+    continued = []
     if starts:
         at = f"the checkpoint at {plural(starts[0], 'sample')}" if starts[0] else "the start of training"
-        went_on = [f"went on from {at}"]
+        continued = [f"continued from {at}"]
     return Verdict(
         code="checkpoint_passed_over",
         rank=None,
-        message=f"{plural(len(bad), 'checkpoint')} could not be read, and {were} passed over.",
-        evidence=joined(*shown, *went_on),
-        next="See what the storage did to it: it is still there, renamed *.bad. The work since the one before was done "
-        "again.",
+        message=f"{plural(len(bad), 'checkpoint')} could not be read, and {were} skipped.",
+        evidence=joined(*shown, *continued),
+        next="Find out what the storage did to the file: it is kept, renamed to *.bad. The work since the checkpoint "
+        "before it was trained again.",
     )
 
 
 def checkpoint_failed(events: Sequence[Event]) -> Verdict | None:
-    """Checkpoints that could not be written; the training went on."""
+    """Return a verdict if checkpoints could not be written; the training continues without them."""
     failed = of_type(events, CheckpointFailed)
     if not failed:
         return None
@@ -108,8 +108,8 @@ def checkpoint_failed(events: Sequence[Event]) -> Verdict | None:
     return Verdict(
         code="checkpoint_failed",
         rank=None,
-        message=f"{plural(len(failed), 'checkpoint')} could not be written; the training went on.",
+        message=f"{plural(len(failed), 'checkpoint')} could not be written; the training continued.",
         evidence=f"the last at {plural(last.samples_seen, 'sample')}: {one_line(last.reason)}",
-        next="Make room where the run lies, or see that its storage can be written: a restart goes on from the newest "
-        "checkpoint that was.",
+        next="Free disk space in the run's storage, and check that it can be written to: a restart continues from the "
+        "newest checkpoint that was written.",
     )

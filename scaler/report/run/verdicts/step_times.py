@@ -1,7 +1,7 @@
-"""The times of an attempt's steps, in the form that verdicts on time are found in.
+"""The step times of an attempt, as the verdicts on time need them.
 
-Left out: the first ``SETTLING_STEPS`` of an attempt, which compile, allocate and fill caches, short batches at the
-end of an epoch, and a few steps that took very long. Times are of one optimizer step, also where a record stands for
+Left out are the first ``SETTLING_STEPS`` of an attempt, which compile, allocate and fill caches; short batches at the
+end of an epoch; and a few steps that took very long. Times are of one optimizer step, also if a record stands for
 several.
 """
 
@@ -13,49 +13,49 @@ from numpy.typing import NDArray
 from scaler.report.run.step_arrays import StepArrays
 
 SETTLING_STEPS = 3
-WHOLE_BATCH = 0.9  # of the attempt's largest step in samples: what is less is an epoch's short last batch
-FEWEST_STEPS = 40  # of an attempt: with fewer, chance can put one of two ranks last in most of them
-MOST_STEPS = 2000  # of an attempt that are looked at rank by rank, evenly spaced: more tell nothing new
-SLOW_STEP = 5.0  # times the median step of the attempt: told of one by one, where they are few,
-SELDOM = 0.05  # of the steps at most; then what is said of the usual steps is said without them
-WORTH_S = 1.0  # of training time that could be saved: below it, a share is a share of nothing
+WHOLE_BATCH = 0.9  # of the attempt's largest batch: a smaller one is the short last batch of an epoch
+FEWEST_STEPS = 40  # of an attempt; with fewer, one of two ranks can be last in most steps by chance
+MOST_STEPS = 2000  # of an attempt that are read rank by rank, evenly spaced
+SLOW_STEP = 5.0  # times the median step time of the attempt: a slow step, reported by ``slow_steps``
+SELDOM = 0.05  # of the steps: up to this share, slow steps are left out of the other verdicts on time
+WORTH_S = 1.0  # seconds of training time that could be saved; less is not worth a verdict
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pace:
-    """The times of K steps by R ranks, all of which took part in each; seconds of one optimizer step."""
+class StepTimes:
+    """The times of K steps on R ranks that took part in all of them, in seconds of one optimizer step."""
 
     attempt: int
     ranks: NDArray[np.int64]  # R
     samples_seen: NDArray[np.int64]  # K
     step: NDArray[np.int64]  # K
     step_s: Floats  # K: mean over ranks
-    all_s: float  # of training that these steps stand for: those of the attempt that they were chosen from, too
+    all_s: float  # training time of all the steps that these were chosen from
     samples: NDArray[np.int64]  # K x R
     data_s: NDArray[np.float32]  # K x R
     compute_s: NDArray[np.float32]
     sync_s: NDArray[np.float32]
-    own_s: NDArray[np.float32]  # all of a step but the waiting for others
+    own_s: NDArray[np.float32]  # step time without the wait for other ranks
 
     @property
     def train_s(self) -> float:
-        """The time of these steps, mean over ranks: what shares are of."""
+        """The sum of these step times, mean over ranks; shares of the training time refer to it."""
         return float(self.step_s.sum())
 
     def is_worth(self, share: float) -> bool:
-        """Whether a share of the attempt's training time is worth saving."""
+        """Whether a share of the attempt's training time is at least ``WORTH_S``."""
         return share * self.all_s >= WORTH_S
 
     @property
     def update_s(self) -> NDArray[np.float32]:
-        """K x R: the rest of own times: the optimizer, and what stands around it."""
+        """K x R: own time without data wait and compute: the optimizer step and the code around it."""
         return self.own_s - self.data_s - self.compute_s
 
 
 def whole_steps(arrays: StepArrays, attempt: int) -> NDArray[np.int64]:
-    """Return which kept steps of an attempt have whole batches and come after the first ones."""
+    """Return the rows of an attempt's steps with whole batches, without the first ``SETTLING_STEPS``."""
     mine = np.flatnonzero(arrays.kept["attempt"] == attempt)[SETTLING_STEPS:]
     if not len(mine):
         return mine
@@ -64,10 +64,10 @@ def whole_steps(arrays: StepArrays, attempt: int) -> NDArray[np.int64]:
     return whole
 
 
-def pace_of(arrays: StepArrays, attempt: int) -> Pace | None:
-    """Return an attempt's times, at most ``MOST_STEPS`` of them; None with fewer than ``FEWEST_STEPS``.
+def step_times_of(arrays: StepArrays, attempt: int) -> StepTimes | None:
+    """Return the times of at most ``MOST_STEPS`` steps of an attempt; None if it has fewer than ``FEWEST_STEPS``.
 
-    Where the batch grew within the attempt, the steps of its largest batch are looked at.
+    If the batch grew within the attempt, the steps of its largest batch are used.
     """
     rows = whole_steps(arrays, attempt)
     if len(rows) < FEWEST_STEPS:
@@ -87,7 +87,7 @@ def pace_of(arrays: StepArrays, attempt: int) -> Pace | None:
         name: (arrays.cells[name][part] / steps[:, None]).astype(np.float32)
         for name in ("step_time_s", "data_wait_s", "compute_s", "sync_wait_s")
     }
-    return Pace(
+    return StepTimes(
         attempt=attempt,
         ranks=arrays.ranks[there],
         samples_seen=arrays.kept["samples_seen"][rows],
@@ -102,14 +102,14 @@ def pace_of(arrays: StepArrays, attempt: int) -> Pace | None:
     )
 
 
-def newest_pace(arrays: StepArrays) -> Pace | None:
-    """Return the times of the newest attempt that has enough steps; None: none has."""
-    paces = (pace_of(arrays, attempt) for attempt in reversed(arrays.attempts.tolist()))
-    return next((pace for pace in paces if pace is not None), None)
+def newest_step_times(arrays: StepArrays) -> StepTimes | None:
+    """Return the times of the newest attempt that has enough steps; None if no attempt has."""
+    found = (step_times_of(arrays, attempt) for attempt in reversed(arrays.attempts.tolist()))
+    return next((times for times in found if times is not None), None)
 
 
 def lower_median(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the median over ranks of each step, the lower of the two in the middle: of two ranks, the other's.
+    """Return the median over ranks of each step; of an even number of ranks, the lower middle value.
 
     Example:
         >>> lower_median(np.array([[3, 1], [1, 2]], dtype=np.float32)).tolist()

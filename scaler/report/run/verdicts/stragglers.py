@@ -1,6 +1,6 @@
-"""Ranks that make the others wait: in most steps, or in a few that took very long.
+"""Verdicts on ranks that the others wait for: in most steps, or in a few very long ones.
 
-A rank's own time is all of its step but the waiting in the all-reduce. Whoever has the longest own time is waited for.
+A rank's own time is its step time without the wait in the all-reduce. All ranks wait for the longest own time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,108 +12,116 @@ from numpy.typing import NDArray
 from scaler.report.run.model import Verdict, WorkerRow
 from scaler.report.run.step_arrays import StepArrays
 from scaler.report.run.verdicts.evidence import Evidence
-from scaler.report.run.verdicts.step_times import SELDOM, SLOW_STEP, WORTH_S, Pace, lower_median, pace_of, whole_steps
+from scaler.report.run.verdicts.step_times import (
+    SELDOM,
+    SLOW_STEP,
+    WORTH_S,
+    StepTimes,
+    lower_median,
+    step_times_of,
+    whole_steps,
+)
 from scaler.report.text.format import number, plural, seconds
 
 STANDS_OUT = 1.2  # times the median rank's own time in the same step, for as many samples
-STANDS_OUT_IN = 0.75  # of the steps: by chance once in 900 for 40 steps, were half of a rank's steps so slow
-COSTS = 0.05  # of the training time: what the group would save without it
-SHOWN_RANKS = 3  # verdicts on stragglers, the costliest; the rest is counted
+STANDS_OUT_IN = 0.75  # of the steps: by chance 1 in 900 for 40 steps, if a rank is slow in half of its steps
+COSTS = 0.05  # of the training time: what the other ranks waited for it
+SHOWN_RANKS = 3  # verdicts on the costliest stragglers; the others are counted
 
-SLOW_COSTS = 0.05  # of the training time: what the slow steps took beyond the median
+SLOW_COSTS = 0.05  # of the training time: what slow steps took beyond the median
 
 PARTS: Mapping[str, tuple[str, str]] = {
     "data": (
-        "waiting for its samples",
-        "See what else reads or decodes on its node, and whether the data is as near as on the others.",
+        "in loading data",
+        "See what else reads or decodes on its node, and whether its data is as fast to read as on the other nodes.",
     ),
     "compute": (
-        "computing",
-        "See what else runs on its node or device, its clock and temperature, and whether the node is like the others.",
+        "in forward and backward",
+        "See what else runs on its node or device, its clock and temperature, and whether its hardware is the same.",
     ),
     "update": (
-        "between its steps: the optimizer, and what stands around it",
-        "See what the recipe does on this rank alone, such as logging or saving, and what else runs on its node.",
+        "in the optimizer step or the code around it",
+        "See what the recipe does on this rank only, such as logging or saving, and what else runs on its node.",
     ),
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Straggler:
+class StragglerFinding:
     """A rank whose own time stands out in most steps of an attempt."""
 
     rank: int
-    part: str  # of PARTS: where most of its excess is
+    part: str  # key of PARTS: where it loses most of its time
     share_of_steps: float  # in which it stands out
-    ratio: float  # of its median own time over that of the median rank
-    cost: float  # of the attempt's training time: what the ranks that do not stand out waited for it
+    ratio: float  # its median own time over that of the median rank
+    cost: float  # share of the attempt's training time that the other ranks waited for it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stragglers:
-    """Those of the newest attempt that has any."""
+class StragglerFindings:
+    """The stragglers of the newest attempt that has any."""
 
     attempt: int | None
-    found: Sequence[Straggler]  # the costliest first
-    cost: float  # of all of them together, of the attempt's training time
+    found: Sequence[StragglerFinding]  # costliest first
+    cost: float  # share of the attempt's training time that all of them cost
 
     @property
     def ranks(self) -> set[int]:
-        """Who they are."""
-        return {one.rank for one in self.found}
+        """The ranks of the stragglers."""
+        return {finding.rank for finding in self.found}
 
 
-def find_stragglers(arrays: StepArrays) -> Stragglers:
+def find_stragglers(arrays: StepArrays) -> StragglerFindings:
     """Return the stragglers of the newest attempt that has any."""
     for attempt in reversed(arrays.attempts.tolist()):
-        pace = pace_of(arrays, attempt)
-        if pace is not None and len(pace.ranks) > 1:
-            found = stragglers_of(pace)
+        times = step_times_of(arrays, attempt)
+        if times is not None and len(times.ranks) > 1:
+            found = stragglers_of(times)
             if found.found:
                 return found
-    return Stragglers(attempt=None, found=(), cost=0.0)
+    return StragglerFindings(attempt=None, found=(), cost=0.0)
 
 
-def stragglers_of(pace: Pace) -> Stragglers:
-    """Return an attempt's stragglers: who stands out in most steps, and costs the others enough."""
-    usual = lower_median(pace.own_s)[:, None]
-    median_samples = lower_median(pace.samples.astype(np.float32))[:, None]
-    fair = usual * np.maximum(pace.samples / np.maximum(median_samples, 1.0), 1.0)  # more samples may take longer
-    shares = (pace.own_s > STANDS_OUT * fair).mean(axis=0)
+def stragglers_of(times: StepTimes) -> StragglerFindings:
+    """Return an attempt's stragglers: ranks that are slow in most steps and cost at least ``COSTS``."""
+    usual = lower_median(times.own_s)[:, None]
+    median_samples = lower_median(times.samples.astype(np.float32))[:, None]
+    fair = usual * np.maximum(times.samples / np.maximum(median_samples, 1.0), 1.0)  # more samples may take longer
+    shares = (times.own_s > STANDS_OUT * fair).mean(axis=0)
     out = np.flatnonzero(shares >= STANDS_OUT_IN)
     if not len(out):
-        return Stragglers(attempt=None, found=(), cost=0.0)
-    others = np.delete(pace.own_s, out, axis=1).max(axis=1)
-    waited = np.maximum(pace.own_s[:, out] - others[:, None], 0.0)
-    costs = waited.sum(axis=0, dtype=np.float64) / pace.train_s
-    medians = np.median(pace.own_s[:, out], axis=0) / np.median(usual)
+        return StragglerFindings(attempt=None, found=(), cost=0.0)
+    others = np.delete(times.own_s, out, axis=1).max(axis=1)
+    waited = np.maximum(times.own_s[:, out] - others[:, None], 0.0)
+    costs = waited.sum(axis=0, dtype=np.float64) / times.train_s
+    medians = np.median(times.own_s[:, out], axis=0) / np.median(usual)
     found = [
-        Straggler(
-            rank=int(pace.ranks[rank]),
-            part=_part(pace, int(rank)),
+        StragglerFinding(
+            rank=int(times.ranks[rank]),
+            part=_part(times, int(rank)),
             share_of_steps=float(shares[rank]),
             ratio=float(ratio),
             cost=float(cost),
         )
         for rank, ratio, cost in zip(out.tolist(), medians, costs, strict=True)
-        if cost >= COSTS and pace.is_worth(cost)
+        if cost >= COSTS and times.is_worth(cost)
     ]
-    return Stragglers(
-        attempt=pace.attempt if found else None,
-        found=sorted(found, key=lambda one: -one.cost),
-        cost=float(waited.max(axis=1).sum(dtype=np.float64)) / pace.train_s if found else 0.0,
+    return StragglerFindings(
+        attempt=times.attempt if found else None,
+        found=sorted(found, key=lambda finding: -finding.cost),
+        cost=float(waited.max(axis=1).sum(dtype=np.float64)) / times.train_s if found else 0.0,
     )
 
 
-def _part(pace: Pace, rank: int) -> str:
-    """Where a rank takes longest beyond the median rank."""
-    parts = {"data": pace.data_s, "compute": pace.compute_s, "update": pace.update_s}
+def _part(times: StepTimes, rank: int) -> str:
+    """Return the part of a step in which a rank loses most time against the median rank."""
+    parts = {"data": times.data_s, "compute": times.compute_s, "update": times.update_s}
     beyond = {name: float((values[:, rank] - lower_median(values)).sum()) for name, values in parts.items()}
     return max(beyond, key=lambda name: beyond[name])
 
 
-def straggler_verdicts(evidence: Evidence, stragglers: Stragglers) -> list[Verdict]:
-    """Say who is slow: a node whose ranks all are, or each rank."""
+def straggler_verdicts(evidence: Evidence, stragglers: StragglerFindings) -> list[Verdict]:
+    """Return one verdict on a slow node, if all ranks of a node are slow; else one for each of the costliest ranks."""
     node = _slow_node(evidence, stragglers)
     if node is not None:
         return [node]
@@ -124,26 +132,26 @@ def straggler_verdicts(evidence: Evidence, stragglers: Stragglers) -> list[Verdi
     return [
         Verdict(
             code="straggler",
-            rank=one.rank,
-            message=f"Rank {one.rank}{_on(nodes, one.rank, evidence, stragglers)} makes the others wait, "
-            f"{PARTS[one.part][0]}.",
-            evidence=f"it takes {number(one.ratio, 3)} times the median rank's time, longer by a fifth or more in "
-            f"{one.share_of_steps:.0%} of the steps{where}; that costs {one.cost:.0%} of the training time"
-            + (f"; {plural(rest, 'more rank')} like it" if rest else ""),
-            next=PARTS[one.part][1],
+            rank=finding.rank,
+            message=f"Rank {finding.rank}{_on(nodes, finding.rank, evidence, stragglers)} makes the others wait: "
+            f"it is slow {PARTS[finding.part][0]}.",
+            evidence=f"it takes {number(finding.ratio, 3)} times the median rank's time, and at least a fifth longer "
+            f"in {finding.share_of_steps:.0%} of the steps{where}; that costs {finding.cost:.0%} of the training time"
+            + (f"; {plural(rest, 'more rank')} slow in this way" if rest else ""),
+            next=PARTS[finding.part][1],
         )
-        for one in shown
+        for finding in shown
     ]
 
 
-def _on(nodes: Mapping[int, str | None], rank: int, evidence: Evidence, stragglers: Stragglers) -> str:
-    """The rank's node, where it is known: rows of workers tell that of the newest life."""
+def _on(nodes: Mapping[int, str | None], rank: int, evidence: Evidence, stragglers: StragglerFindings) -> str:
+    """Return `` on NODE``, or nothing: the rows of workers have the nodes of the newest attempt only."""
     known = nodes.get(rank) is not None and stragglers.attempt == evidence.attempts[-1].attempt
     return f" on {nodes[rank]}" if known else ""
 
 
-def _slow_node(evidence: Evidence, stragglers: Stragglers) -> Verdict | None:
-    """All stragglers are all the workers of one node of several, at least two."""
+def _slow_node(evidence: Evidence, stragglers: StragglerFindings) -> Verdict | None:
+    """Return a verdict if the stragglers are all the workers of one node, and at least two."""
     if len(stragglers.found) < 2 or stragglers.attempt != evidence.attempts[-1].attempt:
         return None
     rows: list[WorkerRow] = [row for row in evidence.workers if row.rank < evidence.attempts[-1].world_size]
@@ -151,13 +159,13 @@ def _slow_node(evidence: Evidence, stragglers: Stragglers) -> Verdict | None:
     if len(nodes) != 1 or None in nodes or {row.rank for row in rows if row.node in nodes} != stragglers.ranks:
         return None
     (node,) = nodes
-    parts = [one.part for one in stragglers.found]
+    parts = [finding.part for finding in stragglers.found]
     part = max(PARTS, key=parts.count)
-    ratio = float(np.median([one.ratio for one in stragglers.found]))
+    ratio = float(np.median([finding.ratio for finding in stragglers.found]))
     return Verdict(
         code="slow_node",
         rank=None,
-        message=f"All {len(stragglers.found)} workers on {node} make the others wait, {PARTS[part][0]}.",
+        message=f"All {len(stragglers.found)} workers on {node} make the others wait: they are slow {PARTS[part][0]}.",
         evidence=f"they take {number(ratio, 3)} times the median rank's time; that costs {stragglers.cost:.0%} of the "
         "training time",
         next=PARTS[part][1],
@@ -165,9 +173,9 @@ def _slow_node(evidence: Evidence, stragglers: Stragglers) -> Verdict | None:
 
 
 def slow_steps(arrays: StepArrays) -> Verdict | None:
-    """A few steps took many times the median, and together a share of the training time that counts.
+    """Return a verdict if a few steps took many times the median, and cost at least ``SLOW_COSTS``.
 
-    Of records that stand for several steps, a slow one is as many slow steps, of its mean time.
+    A slow record that stands for several steps counts as that many steps, each of its mean time.
     """
     kept = arrays.kept
     steps = kept["steps"]
@@ -186,27 +194,25 @@ def slow_steps(arrays: StepArrays) -> Verdict | None:
     if not slow or count > SELDOM * counted or beyond < max(SLOW_COSTS * train_s, WORTH_S):
         return None
     worst = max(slow, key=lambda row: float(each[row]))
-    rank, what, then = _who(arrays, worst)
+    rank, what, advice = _slow_part(arrays, worst)
     merged = int(steps[worst])
-    mean = f", on average of records of up to {int(steps[slow].max())}," if int(steps[slow].max()) > 1 else ""
+    most = int(steps[slow].max())
+    mean = f" (means over records of up to {most} steps)" if most > 1 else ""
     many = f"{plural(count, 'step')}{mean} took more than {SLOW_STEP:g} times the median of "
-    longest = f"the longest, step {kept['step'][worst]} of attempt {kept['attempt'][worst]}, took"
-    if merged > 1:
-        longest = (
-            f"the longest, {merged} steps from {kept['step'][worst]} of attempt {kept['attempt'][worst]}, took each"
-        )
+    first = f"step {kept['step'][worst]} of attempt {kept['attempt'][worst]}"
+    longest = f"the longest, {merged} steps from {first}, took each" if merged > 1 else f"the longest, {first}, took"
     return Verdict(
         code="slow_steps",
         rank=rank,
         message=f"{many}{seconds(float(usual[worst]))}.",
         evidence=f"{seconds(beyond)} more in all, {beyond / train_s:.0%} of the training time; "
         f"{longest} {seconds(float(each[worst]))}, {what}",
-        next=then,
+        next=advice,
     )
 
 
-def _who(arrays: StepArrays, row: int) -> tuple[int | None, str, str]:
-    """Who a step waited for and where, and what to do; nobody, where all were together in the all-reduce."""
+def _slow_part(arrays: StepArrays, row: int) -> tuple[int | None, str, str]:
+    """Return the rank that a step waited for (None: no single rank), where it was slow, and the next step."""
     there = arrays.is_there[row]
     times: dict[str, NDArray[np.float64]] = {
         name: np.where(there, arrays.cells[name][row], -np.inf)
@@ -218,8 +224,8 @@ def _who(arrays: StepArrays, row: int) -> tuple[int | None, str, str]:
     index = int(own.argmax())
     rank = int(arrays.ranks[index])
     if least_sync > float(own[index]):
-        return None, "most of it in the all-reduce, all ranks together", "Look at the network between the nodes then."
+        return None, "most of it in the all-reduce, on all ranks", "Check the network between the nodes at that time."
     parts = {"data": float(times["data_wait_s"][index]), "compute": float(times["compute_s"][index])}
     parts["update"] = float(own[index]) - sum(parts.values())
     part = max(parts, key=lambda name: parts[name])
-    return rank, f"most of it with rank {rank} {PARTS[part][0]}", PARTS[part][1]
+    return rank, f"most of it because rank {rank} was slow {PARTS[part][0]}", PARTS[part][1]

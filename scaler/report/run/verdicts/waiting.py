@@ -1,87 +1,87 @@
-"""Where the time of all ranks went: waiting for data, for each other, for the first step; what workers brought."""
+"""Verdicts on time that all ranks lose: waiting for data or for each other, low efficiency, slow start-up."""
 
 import numpy as np
 
 from scaler.report.run.model import Scaling, Totals, Verdict
 from scaler.report.run.verdicts.evidence import Evidence
-from scaler.report.run.verdicts.step_times import WORTH_S, newest_pace
-from scaler.report.run.verdicts.stragglers import Stragglers
+from scaler.report.run.verdicts.step_times import WORTH_S, newest_step_times
+from scaler.report.run.verdicts.stragglers import StragglerFindings
 from scaler.report.text.format import number, plural, seconds
 
-INPUT_BOUND = 0.2  # of the step time, mean over ranks: without the wait, training would be 1.25 times as fast
+INPUT_BOUND = 0.2  # of the step time, on the rank that waits least: without the wait, training is 1.25 times as fast
 SYNC_BOUND = 0.3  # of the step time, mean over ranks, without what stragglers cost
-LOW_EFFICIENCY = 0.7  # of one worker's speed: 3 in 10 workers are paid for nothing
+LOW_EFFICIENCY = 0.7  # of one worker's speed: below it, more than 3 of 10 workers add nothing
 SLOW_STARTUP = 0.2  # of the wall clock,
 SLOW_STARTUP_S = 60.0  # and at least so many seconds
 
 
 def input_bound(evidence: Evidence) -> Verdict | None:
-    """All ranks waited for their samples, in the newest attempt that is long enough to say."""
-    pace = newest_pace(evidence.arrays)
-    if pace is None:
+    """Return a verdict if all ranks wait for their data, in the newest attempt with enough steps."""
+    times = newest_step_times(evidence.arrays)
+    if times is None:
         return None
-    waits = pace.data_s.mean(axis=0, dtype=np.float64) * len(pace.step_s)  # R
-    share = float(waits.mean()) / pace.train_s
-    least = float(waits.min()) / pace.train_s
-    if least < INPUT_BOUND or not pace.is_worth(share):
+    waits = times.data_s.mean(axis=0, dtype=np.float64) * len(times.step_s)  # R
+    share = float(waits.mean()) / times.train_s
+    least = float(waits.min()) / times.train_s
+    if least < INPUT_BOUND or not times.is_worth(share):
         return None
     return Verdict(
         code="input_bound",
         rank=None,
-        message=f"Training waits for data: {share:.0%} of the step time, mean over ranks.",
-        evidence=f"{seconds(float(np.median(pace.data_s)))} of a step of {seconds(float(np.median(pace.step_s)))}, "
-        f"medians over {plural(len(pace.step_s), 'step')}; no rank waits less than {least:.0%}",
+        message=f"Training waits for data for {share:.0%} of the step time, mean over ranks.",
+        evidence=f"{seconds(float(np.median(times.data_s)))} of a step of {seconds(float(np.median(times.step_s)))}, "
+        f"medians over {plural(len(times.step_s), 'step')}; no rank waits less than {least:.0%}",
         next=_load_advice(evidence.job.train.data_workers),
     )
 
 
 def _load_advice(data_workers: int) -> str:
-    """What to do about waiting for data, given the loader processes of a worker."""
-    beside = (
-        "Load samples beside the training: train.data_workers is 0, set it to 2 or more"
+    """Return the next step for a wait for data, given the number of loading processes of a worker."""
+    processes = (
+        "Load samples in processes of their own: train.data_workers is 0, set it to 2 or more"
         if not data_workers
         else f"Load samples in more processes: train.data_workers is {data_workers}"
     )
     return (
-        f"{beside}, with as many CPUs more (resources.cpus_per_worker); or make samples cheaper to get: decode and "
-        "resize them beforehand, cache them, keep them on local disks."
+        f"{processes}, with as many more CPUs (resources.cpus_per_worker); or make samples faster to load: decode "
+        "and resize them beforehand, cache them, keep them on local disks."
     )
 
 
-def sync_bound(evidence: Evidence, stragglers: Stragglers) -> Verdict | None:
-    """Ranks spend their time in the all-reduce: the network, or waiting for whoever is last, a different one each time.
+def sync_bound(evidence: Evidence, stragglers: StragglerFindings) -> Verdict | None:
+    """Return a verdict if ranks lose much time in the all-reduce, to the network or to a last rank that changes.
 
-    The rank that comes last to the all-reduce waits for the network alone: the least waiting of a step is
-    communication, and the rest of the mean is waiting for the last one. What chronic stragglers cost is said of them.
+    The rank that reaches the all-reduce last waits for the network only. So the least wait of a step is communication,
+    and the rest of the mean is the wait for the last rank. What stragglers cost is in their own verdicts.
     """
-    pace = newest_pace(evidence.arrays)
-    if pace is None or len(pace.ranks) < 2:
+    times = newest_step_times(evidence.arrays)
+    if times is None or len(times.ranks) < 2:
         return None
-    sync = float(pace.sync_s.mean(axis=1, dtype=np.float64).sum()) / pace.train_s
-    network = float(pace.sync_s.min(axis=1).sum(dtype=np.float64)) / pace.train_s
-    chronic = stragglers.cost if stragglers.attempt == pace.attempt else 0.0
-    others = max(sync - network - chronic * (1.0 - len(stragglers.found) / len(pace.ranks)), 0.0)
+    sync = float(times.sync_s.mean(axis=1, dtype=np.float64).sum()) / times.train_s
+    network = float(times.sync_s.min(axis=1).sum(dtype=np.float64)) / times.train_s
+    chronic = stragglers.cost if stragglers.attempt == times.attempt else 0.0
+    others = max(sync - network - chronic * (1.0 - len(stragglers.found) / len(times.ranks)), 0.0)
     share = network + others
-    if share < SYNC_BOUND or not pace.is_worth(share):
+    if share < SYNC_BOUND or not times.is_worth(share):
         return None
     is_network = network >= others
     return Verdict(
         code="sync_bound",
         rank=None,
-        message=f"Workers wait for each other: {share:.0%} of the step time, mean over ranks, "
-        f"{'mostly for the all-reduce itself' if is_network else 'mostly for whichever rank is last'}.",
-        evidence=f"{network:.0%} in the all-reduce when all are there, {others:.0%} until the last one is, of a step "
-        f"of {seconds(float(np.median(pace.step_s)))} (median)",
-        next="Give a step more work between two all-reduces (scale.per_worker_batch_size, scale.grad_accum_steps), "
-        "use fewer workers or a faster network."
+        message=f"Workers wait for each other for {share:.0%} of the step time, mean over ranks, "
+        f"{'mostly for the all-reduce itself' if is_network else 'mostly for the last rank, which changes'}.",
+        evidence=f"{network:.0%} in the all-reduce after the last rank has come, {others:.0%} before that; median step "
+        f"{seconds(float(np.median(times.step_s)))}",
+        next="Do more work between two all-reduces (raise scale.per_worker_batch_size or scale.grad_accum_steps), "
+        "or use fewer workers or a faster network."
         if is_network
-        else "Even out what varies from step to step: the length of samples in a batch, other processes on the nodes, "
-        "more CPUs for a worker (resources.cpus_per_worker).",
+        else "Reduce what varies from step to step: the length of samples in a batch, other processes on the nodes, "
+        "too few CPUs for a worker (resources.cpus_per_worker).",
     )
 
 
 def low_efficiency(scaling: Scaling | None, totals: Totals) -> Verdict | None:
-    """Workers are much slower together than one of them alone."""
+    """Return a verdict if a worker of the group is much slower than one worker alone."""
     if scaling is None or scaling.efficiency is None or scaling.one_worker_samples_per_s is None:
         return None
     lost_s = (1.0 - scaling.efficiency) * totals.train_s
@@ -90,16 +90,16 @@ def low_efficiency(scaling: Scaling | None, totals: Totals) -> Verdict | None:
     return Verdict(
         code="low_efficiency",
         rank=None,
-        message=f"Each of {scaling.world_size} workers is {scaling.efficiency:.0%} as fast as one alone.",
+        message=f"Each of the {scaling.world_size} workers is {scaling.efficiency:.0%} as fast as one worker alone.",
         evidence=f"{number(scaling.worker_samples_per_s)} samples/s a worker against "
         f"{number(scaling.one_worker_samples_per_s)} samples/s alone, from {scaling.source}",
-        next="See where a step's time goes (data, compute, sync): more work a step "
-        "(scale.per_worker_batch_size), or fewer workers on the same machine.",
+        next="See where the time of a step goes (data, compute, sync). Do more work in a step "
+        "(scale.per_worker_batch_size), or run fewer workers on a machine.",
     )
 
 
 def slow_startup(evidence: Evidence) -> Verdict | None:
-    """The time before the first step is a large part of the run."""
+    """Return a verdict if the time before the first step is a large share of the run."""
     budget, totals = evidence.budget, evidence.totals
     if budget is None or totals.wall_s is None or totals.wall_s <= 0.0:
         return None
@@ -109,9 +109,9 @@ def slow_startup(evidence: Evidence) -> Verdict | None:
     return Verdict(
         code="slow_startup",
         rank=None,
-        message=f"The run took {seconds(budget.startup_s)} to its first step, {share:.0%} of its wall clock.",
+        message=f"The first step came after {seconds(budget.startup_s)}, {share:.0%} of the wall clock.",
         evidence=f"of {seconds(totals.wall_s)} from submission to the end",
         next=f"{'See in logs/' if evidence.has_log() else 'Find out'} what the workers wait for: nodes that start, "
-        "packages, the recipe's build (data that is read or downloaded there), a compilation. Every restart pays most "
-        "of it again.",
+        "packages, the recipe's build (data that it reads or downloads), compilation. Every restart takes most of "
+        "this time again.",
     )

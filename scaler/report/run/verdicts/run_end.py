@@ -1,4 +1,4 @@
-"""How the run ended: finished or not, diverged, and workers that recorded nothing."""
+"""Verdicts on the end of a run: not finished, diverged, workers without records."""
 
 from collections.abc import Sequence
 
@@ -10,22 +10,22 @@ from scaler.runs import RunState
 
 
 def not_finished(evidence: Evidence) -> Verdict | None:
-    """The run failed, was stopped, or goes on."""
+    """Return a verdict if the run failed, was stopped, lost its driver, or has not ended."""
     state, plan, totals = evidence.state, evidence.plan, evidence.totals
     if state is RunState.SUCCEEDED:
         return None
     share = min(1.0, totals.progress / plan.total_samples)
     done = f"{totals.samples_seen} of {plan.total_samples} samples"
     if plan.is_measured:
-        worth = f"{totals.progress:.0f} of {plan.total_samples} samples of the reference's training"
-        done = f"{worth}, in {totals.samples_seen} samples"
+        progress = f"{totals.progress:.0f} of {plan.total_samples} samples of the reference's training"
+        done = f"{progress}, in {totals.samples_seen} samples"
     if state is RunState.LOST:
         return Verdict(
             code="not_finished",
             rank=None,
-            message=f"Nobody runs this run any more: its driver ended after {share:.0%} of the training.",
+            message=f"The run is lost: its driver ended after {share:.0%} of the training.",
             evidence=joined(*filter(None, [done, evidence.driver])),
-            next=f"Continue from its newest checkpoint: scaler resume {evidence.run_id}.",
+            next=f"Continue it from its newest checkpoint: scaler resume {evidence.run_id}.",
         )
     return Verdict(
         code="not_finished",
@@ -33,26 +33,30 @@ def not_finished(evidence: Evidence) -> Verdict | None:
         message=f"The run {'is ' if not state.is_end else ''}{state.value} after {share:.0%} of the training.",
         evidence=done,
         next={
-            RunState.FAILED: f"Read the error below, mend its cause, and go on: scaler resume {evidence.run_id}.",
+            RunState.FAILED: f"Read the error below, fix its cause, and continue: scaler resume {evidence.run_id}.",
             RunState.STOPPED: f"Continue it: scaler resume {evidence.run_id}.",
         }.get(state, "Report again when it has ended."),
     )
 
 
 def diverged(divergences: Sequence[Diverged]) -> Verdict | None:
-    """The guard of the loss stopped the run, or it went back to a checkpoint."""
+    """Return a verdict if the divergence guard stopped the run, or returned it to a checkpoint."""
     if not divergences:
         return None
     times = sum(event.goes_back for event in divergences)
     back = f"{times} time{'s' if times > 1 else ''}"
     if divergences[-1].goes_back:
-        message = f"The training diverged {back}; it went back to a checkpoint, and on with a lower rate."
+        message = f"The training diverged {back}, and continued from a checkpoint with a lower learning rate."
     elif times:
-        message = f"The training diverged again after it had gone back {back}, and was stopped."
+        message = f"The training diverged again after it had returned to a checkpoint {back}, and was stopped."
     else:
         message = "The training diverged, and was stopped."
     advice = "Lower reference.lr, warm up longer (schedule.warmup), or set train.clip_grad_norm"
-    more = ". To go on from a checkpoint with a lower rate: failures.divergence: {then: go_back}" if not times else ""
+    more = (
+        ". To continue from a checkpoint with a lower learning rate: failures.divergence: {then: go_back}"
+        if not times
+        else ""
+    )
     return Verdict(
         code="diverged",
         rank=None,
@@ -62,8 +66,8 @@ def diverged(divergences: Sequence[Diverged]) -> Verdict | None:
     )
 
 
-def without_records(evidence: Evidence) -> list[Verdict]:
-    """Workers started and recorded no step that is in the weights."""
+def worker_without_records(evidence: Evidence) -> list[Verdict]:
+    """Return a verdict for each worker without a recorded step in the final weights."""
     workers = evidence.workers
     return [
         Verdict(
@@ -83,4 +87,4 @@ def _where_to_read(rank: int, evidence: Evidence) -> str:
         return f"Read its log: logs/rank-{rank}.log in the run's folder."
     if evidence.state is RunState.FAILED:
         return "Read the error below."
-    return "See what it printed where the run was started."
+    return "Read its output in the terminal where the run was started."
