@@ -1,4 +1,4 @@
-"""What a worker is current right now, for whoever watches it from another thread."""
+"""What a worker is doing now. The training thread writes it, and the watchdog reads it in another thread."""
 
 from time import monotonic
 
@@ -11,11 +11,11 @@ SAVING = "saving a checkpoint"
 
 
 class Activity:
-    """One thing at a time, and since when.
+    """The current activity of a worker, and when it began.
 
     Attributes:
-        current: one of this module's words.
-        since: when it began, on the clock of ``time.monotonic``.
+        current: one of this module's constants, or another short text.
+        since: when the activity began, in seconds of ``time.monotonic``.
     """
 
     __slots__ = ("current", "since")
@@ -24,5 +24,5 @@ class Activity:
         self.begin(STARTING)
 
     def begin(self, current: str) -> None:
-        """Note that something else begins; costs less than a microsecond."""
+        """Set the current activity; takes less than a microsecond."""
         self.current, self.since = current, monotonic()

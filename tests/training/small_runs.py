@@ -34,8 +34,8 @@ NEVER_STOP = 10**9
 class EveryStep(HandOverInterval):
     """Hands over at every step, so that a test says where a life ends."""
 
-    def next_after(self, step_time_s: float) -> None:
-        super().next_after(step_time_s)
+    def set_next(self, step_time_s: float) -> None:
+        super().set_next(step_time_s)
         self._due = 1
 
 

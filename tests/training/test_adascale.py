@@ -327,7 +327,7 @@ def test_an_optimizer_without_running_squares_is_refused() -> None:
     with pytest.raises(JobFileError) as caught:
         Preconditioner(optimizer)([weight], [torch.ones(2)])
     assert str(caught.value) == (
-        "scale.rule = adascale finds no running squares in Adamax.\n  It is for sgd, adam, adamw and rmsprop."
+        "scale.rule = adascale needs running squares, and Adamax has none.\n  Use sgd, adam, adamw or rmsprop."
     )
 
 

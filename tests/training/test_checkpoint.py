@@ -66,11 +66,11 @@ def test_the_newest_checkpoint_is_found_and_read(folder: RunFolder) -> None:
     ("name", "harm", "reason"),
     [
         ("{}.pt", cut_short, r"checkpoint 300 is torn: [\d,]+ bytes of \d+$"),
-        ("{}.pt", alter, r"checkpoint 300 was altered: its checksum is another$"),
+        ("{}.pt", alter, r"checkpoint 300 was altered: its checksum does not match$"),
         ("{}.pt", Path.unlink, r"checkpoint 300 is torn: its state is missing$"),
         ("{}.json", Path.unlink, r"checkpoint 300 is torn: its manifest was not written$"),
         ("{}.json", cut_short, r"checkpoint 300 is torn: its manifest is not JSON$"),
-        ("{}.json", lambda path: path.write_text("[1]"), r"was altered: its manifest holds no keys and values$"),
+        ("{}.json", lambda path: path.write_text("[1]"), r"was altered: its manifest is not a JSON object$"),
     ],
 )
 def test_a_torn_or_altered_checkpoint_is_passed_over_for_the_one_before(
@@ -103,8 +103,8 @@ def test_with_no_checkpoint_left_nothing_begins_anew_by_itself(folder: RunFolder
     with pytest.raises(RunError) as caught:
         find_checkpoint(folder)
     assert str(caught.value) == (
-        "run run: none of its checkpoints can be used. checkpoint 300 was altered: its checksum is another.\n"
-        "  Bring one back from a copy, or submit the job again; scaler does not begin anew by itself."
+        "run run: none of its checkpoints can be used. checkpoint 300 was altered: its checksum does not match.\n"
+        "  Restore one from a copy, or submit the job again; scaler does not restart from 0 by itself."
     )
     assert not list(files(folder).glob("*.bad"))
 
@@ -123,7 +123,7 @@ def test_a_checkpoint_of_another_version_is_refused_and_left_alone(folder: RunFo
         find_checkpoint(folder)
     assert str(caught.value) == (
         f"run run: checkpoint 300 has schema version 1, and this scaler reads {SCHEMA_VERSION}.\n"
-        "  Go on with the version of scaler that wrote it."
+        "  Resume with the version of scaler that wrote it."
     )
     assert complete_checkpoints(folder) == [100, 200, 300]
 
@@ -135,7 +135,9 @@ def test_storage_that_refuses_to_set_one_aside_is_told(folder: RunFolder, monkey
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(folder.filesystem("")[0], "cp_file", refuse)
-    with pytest.raises(RunError, match=r"checkpoint 300 cannot be used, nor be set aside\. .*: Permission denied\."):
+    with pytest.raises(
+        RunError, match=r"checkpoint 300 cannot be used, and cannot be set aside\. .*: Permission denied\."
+    ):
         find_checkpoint(folder)
 
 
@@ -361,7 +363,7 @@ def test_a_checkpoint_counts_only_when_its_records_are_there(tmp_path: Path) -> 
         training.run()
     assert str(caught.value) == (
         f"run {around.folder.run_id}: its last checkpoint cannot be written: the collector has not answered.\n"
-        "  Make room, or see to storage; scaler resume goes on from the one before."
+        "  Free some space, or repair the storage; scaler resume continues from the previous checkpoint."
     )
     assert complete_checkpoints(around.folder) == []
 

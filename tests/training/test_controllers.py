@@ -138,7 +138,7 @@ def test_a_plateau_of_what_is_not_evaluated_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         in_this_process(tmp_path, replace(make_recipe(), eval_data=None), job)[0].run()
     assert str(caught.value) == (
-        "schedule.plateau reacts to evaluations, and the recipe has no eval_data.\n  Give it one."
+        "schedule.plateau reacts to evaluations, but the recipe has no eval_data.\n  Add eval_data to it."
     )
 
 
@@ -201,7 +201,7 @@ def test_every_worker_lowers_the_rate_alike(tmp_path: Path) -> None:
 STOPPED = (
     "TrainingError: the training diverged: loss is nan.\n"
     "  Lower reference.lr, warm up longer, set train.clip_grad_norm, or let it go back to a checkpoint "
-    "with a lower rate:\n  failures.divergence: {then: go_back}."
+    "with a lower learning rate:\n  failures.divergence: {then: go_back}."
 )
 
 
@@ -474,20 +474,6 @@ def test_the_runs_above_do_react(tmp_path: Path) -> None:
     assert events_of(run(tmp_path, 1, RESUMED["growth"])[0], "batch_grown")
     gains = {record.lr for record in records_of(run(tmp_path, 1, RESUMED["adascale"]))}
     assert len(gains) > 5
-
-
-def test_a_checkpoint_of_before_the_history_is_continued_without_one() -> None:
-    """It held running averages for every rule, with more fields; AdaScale's goes on, the history starts anew."""
-    adaptive = make_job(rule="adascale", **TWO_MICRO_STEPS)
-    for job in (RESUMED["noise"], adaptive):
-        controllers = Controllers(job, plan_of(job))
-        state = controllers.state_dict()
-        del state["noise_history"]
-        state["noise"] = {"theta": 0.99, "steps": 3, "signal": 1.0, "variance": 48.0, "signal_scatter": 0.5}
-        controllers.load_state_dict(state)
-        assert controllers.noise == NoiseHistory()
-        controllers.measured(None, batch_ratio=2.0)
-        assert controllers.gain(2.0) == pytest.approx(2.0 * 64.0 / 80.0 if job is adaptive else 1.0)
 
 
 def test_a_plateau_of_another_metric_keeps_the_rate_and_forgets_the_values(tmp_path: Path) -> None:

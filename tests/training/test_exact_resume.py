@@ -177,8 +177,8 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> Non
     with pytest.raises(RecipeError) as caught:
         training.restore(750)
     assert str(caught.value) == (
-        "checkpoint 750 holds another model: 0.weight is (16, 6) there and (8, 6) here.\n"
-        "  Go on with the recipe and recipe_args that the run began with."
+        "checkpoint 750 holds another model: 0.weight is (16, 6) in it and (8, 6) in the recipe's model.\n"
+        "  Resume with the recipe and recipe_args that the run began with."
     )
 
 

@@ -59,7 +59,7 @@ def compare(rank: int, world_size: int, kind: str, data_workers: int) -> str:
 
 
 REMEDY = (
-    "\n  Build the data alike each time, from recipe_args and the job's seed only: a set and os.listdir have no order, "
+    "\n  Build the same data each time, from recipe_args and the job's seed only: a set and os.listdir have no order, "
     "sorted(...) has. train.check_data: false trains on it anyway."
 )
 
@@ -70,9 +70,9 @@ REMEDY = (
         ("alike", "alike"),
         (
             "one sample",
-            f"train_data differs between workers: its sample 19 is another on rank 1 than on rank 0.{REMEDY}",
+            f"train_data differs between workers: sample 19 on rank 1 differs from that on rank 0.{REMEDY}",
         ),
-        ("tensors", f"train_data differs between workers: its sample 0 is another on rank 1 than on rank 0.{REMEDY}"),
+        ("tensors", f"train_data differs between workers: sample 0 on rank 1 differs from that on rank 0.{REMEDY}"),
         ("augmented", "alike"),  # each sample draws from a seed of its own
         ("random by itself", "alike"),  # nothing can be said
     ],
@@ -93,7 +93,9 @@ def test_a_run_goes_on_with_the_data_that_it_began_with(tmp_path: Path, changed:
     assert found is not None
     training.restore(found)
     if changed and check:
-        with pytest.raises(RecipeError, match=r"^train_data is not what the run began with: its sample 0 is another"):
+        with pytest.raises(
+            RecipeError, match=r"^train_data differs from the data that the run began with: sample 0 is different"
+        ):
             training.run()
     else:
         training.run()

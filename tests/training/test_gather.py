@@ -192,7 +192,7 @@ def test_a_loss_over_the_global_batch_is_refused_where_a_step_has_micro_batches(
     assert rank["error"] == (
         "the loss is over the global batch, and a step has 2 micro-batches on a worker: their samples are never "
         "compared.\n"
-        "  Use scale.grad_accum_steps: 1 and a per_worker_batch_size that holds a worker's share of the step."
+        "  Use scale.grad_accum_steps: 1 and a per_worker_batch_size of at least a worker's share of the step."
     )
 
 

@@ -63,7 +63,7 @@ def test_an_address_that_the_node_does_not_have_is_refused_whole() -> None:
         MeetingPoint("198.51.100.7", port=None, world_size=2)
     assert str(caught.value) == (
         "rank 0 cannot listen on 198.51.100.7, its node's address in the cluster: Cannot assign requested address.\n"
-        "  ray start --node-ip-address sets it: one that the node has, and the others reach."
+        "  Set it with ray start --node-ip-address: an address of this node that the other nodes can reach."
     )
 
 

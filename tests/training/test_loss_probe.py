@@ -26,10 +26,10 @@ from scaler.training.start_checks.loss_probe import LossProbe, probe_loss
 SAMPLES = 250
 CPU = torch.device("cpu")
 ACCEPT = (
-    "\n  To train with it all the same, on another objective for each number of workers: "
+    "\n  To train with it anyway, on an objective that changes with the number of workers: "
     'scaler.Recipe(loss_over="micro_batch").'
 )
-COMPARE = 'compare those of all workers: scaler.all_gather, and scaler.Recipe(loss_over="global_batch").'
+COMPARE = 'gather the samples of all workers: scaler.all_gather, and scaler.Recipe(loss_over="global_batch").'
 WEIGHS = (
     "\n  If it weighs samples or tokens (cross_entropy with weight or ignore_index), return (sum, weight)."
     f"\n  If it compares samples, or is a root or a ratio over them, {COMPARE}"
@@ -334,8 +334,8 @@ class Container:
 def test_augmented_samples_in_containers_of_ones_own_are_given_twice_as_they_were_loaded() -> None:
     recipe = recipe_of(lambda m, b: ce(m, (b.x, b.y)), train_data=Augmented(), collate=Container)
     found = probe(recipe)
-    assert found.measured is not None
-    assert found.measured.twice == pytest.approx(found.measured.whole, rel=1e-6)
+    assert found.comparison is not None
+    assert found.comparison.twice == pytest.approx(found.comparison.whole, rel=1e-6)
     with pytest.raises(RecipeError):
         probe(recipe_of(lambda m, b: ce_sum(m, (b.x, b.y)), train_data=Augmented(), collate=Container))
 

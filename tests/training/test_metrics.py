@@ -210,7 +210,7 @@ def test_perplexity_is_made_of_a_mean_by_tokens() -> None:
             "rows without a name",
             "evaluate(model, batch) returned labels = a tensor of shape (7,), not a number.\n"
             "  Return the mean over the batch's samples: a float, or a tensor of one number; or (sum, weight).\n"
-            "  What has a row a sample is for scaler.Recipe(metrics=...), which takes it by its name.",
+            "  For a value with one row a sample, use scaler.Recipe(metrics=...).",
         ),
         ("twice", "metrics and evaluate both return accuracy.\n  Give one of them another name."),
     ],
@@ -229,10 +229,10 @@ def test_a_value_that_depends_on_the_cut_is_found_and_named() -> None:
     assert str(error) == (
         "evaluate(model, batch): f1 depends on how the data is cut into batches: 16 samples give 0.7692, in "
         "parts of 4 together 0.7917.\n"
-        "  A mean that weighs samples or tokens: return (sum, weight).\n"
-        "  A function of all predictions, such as F1: update and return an object of torchmetrics, or return the "
+        "  For a mean with weights of samples or tokens: return (sum, weight).\n"
+        "  For a function of all predictions, such as F1: update and return a torchmetrics object, or return the "
         "predictions, and compute it in scaler.Recipe(metrics=...).\n"
-        '  To report the mean over batches all the same: scaler.Recipe(evaluate_over="batch").'
+        '  To report the mean over batches anyway: scaler.Recipe(evaluate_over="batch").'
     )
 
 

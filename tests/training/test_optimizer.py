@@ -413,8 +413,8 @@ def test_an_average_of_schedule_free_s_training_point_is_refused(tmp_path: Path,
     with pytest.raises(JobFileError) as caught:
         in_this_process(tmp_path, make_recipe(), job)
     assert str(caught.value) == (
-        f"train.ema averages the weights, and {name} does so itself: in training it holds another point.\n"
-        "  Leave out train.ema; evaluations and checkpoints have the optimizer's own average."
+        f"train.ema averages the weights, but {name} already averages them itself.\n"
+        "  Leave out train.ema; evaluations and checkpoints use the optimizer's own average."
     )
 
 
@@ -429,7 +429,7 @@ def test_a_cycle_of_a_momentum_that_the_optimizer_lacks_is_refused(tmp_path: Pat
     with pytest.raises(JobFileError) as caught:
         in_this_process(tmp_path, make_recipe(), job)
     assert str(caught.value) == (
-        "schedule.low_momentum moves a momentum, and torch.optim:Rprop has none.\n"
+        "schedule.low_momentum moves the momentum, but torch.optim:Rprop has none.\n"
         "  Leave out low_momentum and high_momentum, or use another optimizer."
     )
     has_one = make_job(
@@ -493,7 +493,7 @@ def test_one_rate_for_all_refuses_ratios() -> None:
     with pytest.raises(JobFileError) as caught:
         two_groups(1.0, 0.5, name="prodigy")
     assert str(caught.value) == (
-        "groups and layer_decay give parameters a lr_ratio, and prodigy has one rate for all.\n"
+        "groups and layer_decay give parameters a lr_ratio, but prodigy has one learning rate for all.\n"
         "  Leave lr_ratio and layer_decay out, or use another optimizer."
     )
     assert len(two_groups(1.0, 1.0, name="prodigy").param_groups) == 2
@@ -523,11 +523,12 @@ def test_a_key_that_a_class_would_swallow_is_refused(path: str) -> None:
         (
             {"name": "no_such_package:Muon", "lr": 0.1},
             "reference.optimizer: no_such_package:Muon cannot be imported: No module named 'no_such_package'.\n"
-            "  Install it, or mend the name.",
+            "  Install it, or correct the name.",
         ),
         (
             {"name": "sgd", "lr": 0.1, "nesterov": True},
-            "reference.optimizer: sgd refuses its keys: Nesterov momentum requires a momentum and zero dampening.\n"
+            "reference.optimizer: sgd does not take its keys: Nesterov momentum requires a momentum and zero "
+            "dampening.\n"
             "  They are {'lr': 0.1, 'nesterov': True}.",
         ),
         (

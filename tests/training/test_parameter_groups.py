@@ -171,7 +171,7 @@ def test_a_recipe_s_groups_are_not_passed_over(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         in_this_process(tmp_path, recipe, make_job(per_worker_batch_size=64))
     assert str(caught.value) == (
-        "the recipe gives parameter groups, and the job does not use them.\n  Add groups: recipe."
+        "the recipe has parameter groups, but the job does not use them.\n  Add groups: recipe."
     )
 
 
@@ -198,6 +198,6 @@ def test_another_model_than_the_plan_s_is_refused(recipe: Recipe, name: str) -> 
     with pytest.raises(RecipeError) as caught:
         Training(recipe, job, make_plan(job, 1, parameters=shapes_of(make_recipe())), Around())  # type: ignore[arg-type]
     assert str(caught.value) == (
-        f"the model's parameters are not those that the plan was made for: {name} differs.\n"
+        f"the model's parameters differ from those that the plan was made for: {name} is different.\n"
         "  The recipe must build the same model each time."
     )

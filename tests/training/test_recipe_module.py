@@ -103,9 +103,9 @@ def test_two_jobs_each_have_their_own_package_of_one_name(folder: Path) -> None:
         (
             "src/rm_pkg/rm_trian.py:build",
             "there is no file FOLDER/src/rm_pkg/rm_trian.py.\n"
-            '  Did you mean "rm_train.py"? The path is from the job file\'s folder.',
+            '  Did you mean "rm_train.py"? The path is relative to the job file\'s folder.',
         ),
-        ("nosuch/x.py:build", "there is no file FOLDER/nosuch/x.py.\n  The path is from the job file's folder."),
+        ("nosuch/x.py:build", "there is no file FOLDER/nosuch/x.py.\n  The path is relative to the job file's folder."),
         ("rm_pkg.rm_train:build", 'there is no module rm_pkg.\n  Did you mean "src/rm_pkg/rm_train.py:build"? LOOKED'),
         ("rm_beseide:build", 'there is no module rm_beseide.\n  Did you mean "rm_beside:build"? LOOKED'),
         ("zzz:build", "there is no module zzz.\n  LOOKED"),
@@ -122,7 +122,7 @@ def test_what_is_said_of_a_module_that_is_not_there(folder: Path, path: str, tex
     (folder / "rm_beside.py").touch()
     with pytest.raises(JobFileError) as caught:
         find_module(path, folder=folder, source="job.yaml")
-    looked = f"It is looked for in {folder}, in PYTHONPATH and among the installed packages."
+    looked = f"Python searches {folder}, PYTHONPATH and the installed packages."
     expected = text.replace("FOLDER", str(folder)).replace("LOOKED", looked)
     assert str(caught.value) == f"job.yaml: recipe = {path}: {expected}"
 

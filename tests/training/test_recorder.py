@@ -164,7 +164,7 @@ def test_the_guard_sees_every_loss_of_merged_steps(tmp_path: Path) -> None:
     training._recorder.steps_per_record = 8
     training.run()
     assert max(row.steps for row in around.records) == 8
-    assert sum(row.steps for row in around.records) == training._plan.total_steps
+    assert sum(row.steps for row in around.records) == training.plan.total_steps
 
 
 def test_a_gpu_s_use_is_what_nvml_says_and_unknown_after_it_failed(monkeypatch: pytest.MonkeyPatch) -> None:

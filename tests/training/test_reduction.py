@@ -194,7 +194,7 @@ def ignore_the_model(rank: int, world_size: int) -> str:
 def test_a_loss_of_another_model_is_refused(world_size: int) -> None:
     ranks = run_group(ignore_the_model, world_size)
     assert set(ranks) == {
-        "the loss did not call the model that it was given: none of its parameters got a gradient.\n"
+        "none of the model's parameters got a gradient: the loss did not use the model that it was given.\n"
         "  Compute the loss from model(...), with the model that loss(model, batch) gets."
     }
 

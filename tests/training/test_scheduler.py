@@ -227,8 +227,8 @@ def test_a_short_step_that_was_not_announced_is_refused() -> None:
     scheduler = made(optimizer)
     grow_and_step(optimizer)
     assert refusal(scheduler, 20) == (
-        "the last step had 20 samples, and its learning rate was that of 64.\n"
-        "  Say so before it: scheduler.step(samples_seen=0, samples=20)."
+        "the last step had 20 samples, but its learning rate was for 64.\n"
+        "  Give its samples before it: scheduler.step(samples_seen=0, samples=20)."
     )
 
 
@@ -237,7 +237,7 @@ def test_a_count_beyond_the_schedule_is_refused() -> None:
     scheduler = made(optimizer, schedule=LINE)
     text = (
         "samples_seen = {} is beyond the schedule, which ends at 256 samples.\n"
-        "  Count the samples that each step has, a short last batch too; or make the schedule as long as the training."
+        "  Count the samples of each step, a short last batch too; or make the schedule as long as the training."
     )
     take(optimizer, scheduler, 4)  # the last call is at the end: no step follows
     with pytest.raises(TrainingError, match="stepped twice"):
@@ -347,7 +347,7 @@ def test_another_scheduler_is_noticed() -> None:
     optimizer.step()
     assert refusal(scheduler, 128) == (
         "lr of group 0 is 0.2, and the scheduler wrote 0.4: something else writes it.\n"
-        "  Remove the other scheduler, or put what it does into schedule."
+        "  Remove the other scheduler, or express its effect in schedule."
     )
 
 
@@ -357,7 +357,8 @@ def test_a_group_that_comes_later_needs_a_scheduler_made_anew() -> None:
     take(optimizer, scheduler, 1)
     optimizer.add_param_group({"params": [parameter()], "lr": 0.01})
     assert refusal(scheduler, 128) == (
-        "the optimizer has 2 parameter groups, and the scheduler was made for 1.\n  Make it anew, with samples_seen=64."
+        "the optimizer has 2 parameter groups, and the scheduler was made for 1.\n"
+        "  Make a new scheduler, with samples_seen=64."
     )
     made(optimizer, samples_seen=64)
     assert [group["lr"] for group in optimizer.param_groups] == [0.4, 0.04]
@@ -478,7 +479,8 @@ def test_the_state_holds_the_reference_and_no_rate_in_use() -> None:
 
 
 SAME_REFERENCE = (
-    "  Make the scheduler from the same reference; or, to go on from another one, with samples_seen=128 instead of "
+    "  Make the scheduler from the same reference; or, to continue with another reference, with "
+    "samples_seen=128 instead of "
     "this state."
 )
 
@@ -501,7 +503,7 @@ SAME_REFERENCE = (
         (
             {"last_epoch": 3, "_last_lr": [0.1]},
             "the state has last_epoch, _last_lr: it is not a SampleScheduler's.\n"
-            "  To go on from another scheduler, make this one with samples_seen = what the weights have seen.",
+            "  To continue after another scheduler, make this one with samples_seen = the samples trained on so far.",
         ),
     ],
 )
@@ -649,7 +651,7 @@ CYCLE = Schedule(shape=shapes.Cyclical(climb=9, descent=9, low=0.1, low_momentum
         ),
         (
             lambda: made(Wrapper(sgd())),
-            "optimizer is Wrapper, which wraps another and does not call its hooks.\n"
+            "optimizer is Wrapper, which wraps another optimizer and does not call its hooks.\n"
             "  Make the scheduler with the optimizer itself, before it is wrapped.",
         ),
         (lambda: made(sgd(), samples_seen=-1), "samples_seen = -1 is below 0.\n  A training starts at 0."),
@@ -659,15 +661,16 @@ CYCLE = Schedule(shape=shapes.Cyclical(climb=9, descent=9, low=0.1, low_momentum
         ),
         (
             lambda: made(Adagrad([parameter()]), schedule=CYCLE),
-            "schedule.low_momentum moves a momentum, and torch.optim:Adagrad has none.\n  Leave it out.",
+            "schedule.low_momentum moves the momentum, but torch.optim:Adagrad has none.\n  Leave it out.",
         ),
         (
             lambda: made(adam(), schedule=CYCLE, **SDE),
-            "schedule.low_momentum moves betas, and the rule scales it.\n  Leave one of them out.",
+            "schedule.low_momentum moves betas, but the rule scales it too.\n  Leave one of them out.",
         ),
         (
             lambda: made(ScheduleFreeAdamW([parameter()]), schedule=CYCLE),
-            "schedule.low_momentum moves betas, by which the weights of schedulefree_adamw lie between two points.\n"
+            "schedule.low_momentum moves betas, but schedulefree_adamw uses it to place its weights between two "
+            "points.\n"
             "  Leave it out.",
         ),
         (

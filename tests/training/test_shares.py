@@ -51,9 +51,9 @@ def test_a_micro_batch_of_one_sample_in_every_step_is_told_with_its_own_remedy(t
     with pytest.raises(RecipeError) as caught:
         in_this_process(tmp_path, norm_recipe(16), job)[0].run()
     assert str(caught.value) == (
-        "BatchNorm needs more than one sample, and a step of 2 samples on 1 worker in 2 micro-steps gives some forward "
-        "only one.\n"
-        "  Use fewer workers or micro-steps, or a larger batch: two samples in each forward at least."
+        "BatchNorm needs more than one sample, and a step of 2 samples on 1 worker in 2 micro-steps gives a forward "
+        "pass only one.\n"
+        "  Use fewer workers or micro-steps, or a larger batch: each forward pass needs two samples."
     )
 
 

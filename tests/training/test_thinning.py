@@ -79,5 +79,5 @@ def test_a_collector_that_is_too_slow_gets_fewer_records_and_holds_nobody_up(
     after = [row["steps"] for row in rows if row["samples_seen"] >= thinned[0]["samples_seen"]]
     assert set(before) == {1}
     assert after.count(2) > 0.5 * len(after), "some end where records are handed over"
-    assert sum(before) + sum(after) == training._plan.total_steps
-    assert sum(row["samples"] for row in rows) == training._plan.total_samples
+    assert sum(before) + sum(after) == training.plan.total_steps
+    assert sum(row["samples"] for row in rows) == training.plan.total_samples

@@ -1,4 +1,4 @@
-"""Check that every worker built the same model."""
+"""Check that every worker has built the same model."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ Described = tuple[str, tuple[int, ...], str, bool]  # name, shape, dtype, whethe
 
 
 def require_same_model(model: nn.Module, *, world_size: int) -> None:
-    """Refuse a model that is not built the same on every worker; called by all of them, before the model is shared.
+    """Raise an error if workers have built different models; called by all of them, before the model is shared.
 
-    Compared are name, shape, dtype and ``requires_grad`` of every parameter, in their order, and buffers likewise:
-    workers that disagree would wait for each other, or add up what does not belong together.
+    The check compares name, shape, dtype and ``requires_grad`` of every parameter in order, and of every buffer.
+    Different models would make workers wait for each other, or add up gradients of different parameters.
 
     Args:
         model: this worker's, not wrapped.
-        world_size: workers in torch's default process group; with 1 there is nothing to compare.
+        world_size: workers in torch's default process group; with 1 nothing is compared.
 
     Raises:
         RecipeError: names the first parameter that differs, on every worker.
@@ -46,7 +46,7 @@ def _described(model: nn.Module) -> list[Described]:
 
 
 def _first_difference(models: Sequence[Sequence[Described]]) -> str:
-    """The first parameter that is not the same everywhere, and who has what."""
+    """Return the first parameter that is not the same on all workers, with the ranks of each variant."""
     tables = [{described[0]: described for described in model} for model in models]
     names = list(dict.fromkeys(described[0] for model in models for described in model))
     for name in names:
@@ -64,7 +64,7 @@ def _first_difference(models: Sequence[Sequence[Described]]) -> str:
 
 
 def _who(shown: Sequence[str]) -> str:
-    """What each rank has: ``(4, 2) on ranks 0, 2 and (5, 2) on rank 1``."""
+    """Return which ranks have what: ``(4, 2) on ranks 0, 2 and (5, 2) on rank 1``."""
     ranks = {what: [rank for rank, other in enumerate(shown) if other == what] for what in shown}
     return " and ".join(
         f"{what} on rank{'s' if len(having) > 1 else ''} {', '.join(map(str, having))}"
