@@ -73,7 +73,7 @@ class StepMeasurement(NamedTuple):  # a NamedTuple is created in half the time o
     noise_scale: float | None
 
 
-class _Pending(NamedTuple):
+class _OpenStep(NamedTuple):
     """A step and the times around it."""
 
     step: StepMeasurement
@@ -98,7 +98,7 @@ class Recorder:
 
     def __init__(self, context: WorkerContext, clock: Clock) -> None:
         self._context, self._clock = context, clock
-        self._pending: list[_Pending] = []
+        self._pending: list[_OpenStep] = []
         self._records: list[Record] = []
         self._pauses: tuple[tuple[PauseKind, Mark, Mark], ...] = ()
         self._events: list[dict[str, Any]] = []
@@ -113,7 +113,7 @@ class Recorder:
     def add(self, step: StepMeasurement) -> None:
         """Keep a step that ends now, and start the time of the next one."""
         ended, cpu_s = self._clock.mark(), process_time()
-        self._pending.append(_Pending(step, self._since, ended, cpu_s - self._cpu_s, self._pauses))
+        self._pending.append(_OpenStep(step, self._since, ended, cpu_s - self._cpu_s, self._pauses))
         self._since, self._cpu_s, self._pauses = ended, cpu_s, ()
         if len(self._pending) >= CHUNK and not self._clock.is_behind:
             self._resolve_pending()
@@ -156,7 +156,7 @@ class Recorder:
         memory_gib, gpu_pct = self._clock.peak_memory_gib(), self._clock.utilization_pct()
         self._records += [self._resolve(step, memory_gib, gpu_pct) for step in pending]
 
-    def _resolve(self, pending: _Pending, memory_gib: float, gpu_pct: float | None) -> Record:
+    def _resolve(self, pending: _OpenStep, memory_gib: float, gpu_pct: float | None) -> Record:
         between, step, measures = self._clock.between, pending.step, pending.step.measures
         data_wait_s = 0.0
         for asked, got in measures.data_waits:

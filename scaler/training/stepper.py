@@ -133,10 +133,13 @@ class Stepper:
     ) -> float:
         """Take an optimizer step; return the learning rate that the optimizer used, read from the optimizer.
 
-        Args: gradient: of the step. step: the phase, with the constants of this step's own size (``Plan.step_phase``).
-            lr: the learning rate to use. momentum: set by the schedule; None: the optimizer keeps its own.
+        Args:
+            gradient: of the step.
+            step: the phase, with the constants of this step's own size (``Plan.step_phase``).
+            lr: the learning rate to use.
+            momentum: set by the schedule; None: the optimizer keeps its own.
             reference_steps: how often the phase's ``ema_decay`` is applied: with ``rule: adascale`` and
-            ``co_scale.ema``, the number of reference steps that this step is worth.
+                ``co_scale.ema``, the number of reference steps that this step is worth.
         """
         if self._job.train.clip_grad_norm is not None:
             clip(gradient.trained, gradient.norm, most=self._job.train.clip_grad_norm)

@@ -32,7 +32,7 @@ NEVER_STOP = 10**9
 
 
 class EveryStep(HandOverInterval):
-    """Hands over at every step, so that a test says where a life ends."""
+    """Hands over at every step, so that a test decides where an attempt ends."""
 
     def set_next(self, step_time_s: float) -> None:
         super().set_next(step_time_s)
@@ -40,7 +40,7 @@ class EveryStep(HandOverInterval):
 
 
 class Kept:
-    """WorkerContext that keep everything in memory."""
+    """A worker context that keeps everything in memory."""
 
     device = torch.device("cpu")
 
@@ -61,7 +61,7 @@ class Kept:
         return steps
 
     def secure(self, samples_seen: int) -> None:
-        """Handed over is arrived."""
+        """Everything that was handed over has arrived."""
 
     def leave_requested(self) -> Leave:
         return Leave.STOP if len(self.records) >= self._stop_after else Leave.NOT
@@ -158,7 +158,7 @@ def plan_of(job: Job, world_size: int = 1) -> Plan:
 
 
 def in_this_process(folder: Path, recipe: Recipe, job: Job, **options: Any) -> tuple[Training, Kept]:
-    """One worker, here."""
+    """One worker in this process."""
     torch.set_num_threads(1)  # small models: more threads than one only wait for each other
     around = Kept(0, 1, str(folder), **options)
     return Training(recipe, job, make_plan(job, 1, parameters=shapes_of(recipe)), around), around
@@ -169,7 +169,7 @@ def weights_of(model: nn.Module) -> list[float]:
 
 
 def train(rank: int, world_size: int, folder: str, values: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Train one rank; everything a test may ask about. Goes on from the newest checkpoint, if there is one.
+    """Train one rank; return everything that a test may check. Resumes from the newest checkpoint, if there is one.
 
     Options, beside those of ``make_recipe``: ``stop_after`` (records), ``broken`` (of ``Loss``), ``broken_rank`` (the
     only one where it is), ``context`` (a class instead of ``Kept``).
@@ -230,16 +230,16 @@ def run(
 
 
 def run_in_attempts(tmp_path: Path, job: Job, *, most: int = 200) -> dict[str, Any]:
-    """Train one worker that is stopped after every step, and resumed by a new one; together as one."""
+    """Train one worker that is stopped after every step and resumed by a new one; return all attempts as one run."""
     folder, attempts = new_folder(tmp_path), []
     while not (attempts and attempts[-1]["finished"]):
         attempts.append(run(tmp_path, 1, job, folder=folder, stop_after=1)[0])
         assert len(attempts) < most
     return {
-        "records": [record for life in attempts for record in life["records"]],
-        "events": [event for life in attempts for event in life["events"]],
+        "records": [record for attempt in attempts for record in attempt["records"]],
+        "events": [event for attempt in attempts for event in attempt["events"]],
         "weights": attempts[-1]["weights"],
-        "lives": len(attempts),
+        "attempts": len(attempts),
         "folder": folder,
     }
 

@@ -1,4 +1,4 @@
-"""``rule: adascale``: the gain is measured, raises the rate, and counts as progress."""
+"""``rule: adascale``: the gain is measured, raises the learning rate, and counts as progress."""
 
 import itertools
 from dataclasses import replace
@@ -63,7 +63,7 @@ def history_so_far(records: list[Record]) -> NoiseHistory:
 
 
 @pytest.mark.parametrize("reference", [{}, ADAM], ids=["sgd", "adam"])
-def test_every_step_s_rate_and_progress_follow_its_gain(tmp_path: Path, reference: dict[str, object]) -> None:
+def test_every_step_s_lr_and_progress_follow_its_gain(tmp_path: Path, reference: dict[str, object]) -> None:
     job = adascale_job(reference=reference, train={"epochs": 4})
     plan, ranks = plan_of(job, 2), run(tmp_path, 2, job)
     records = records_of(ranks[:1])
@@ -111,7 +111,7 @@ def test_an_average_of_the_weights_forgets_by_the_gain_that_a_step_is_worth(tmp_
     assert min(worth) < 3.5, "and not the batch ratio throughout"
 
 
-def test_what_an_average_forgets_under_adascale_is_said() -> None:
+def test_what_an_average_forgets_under_adascale_is_reported() -> None:
     job = adascale_job(co_scale={"ema": True}, train={"ema": {"decay": 0.9}})
     assert plan_of(job, 2).reasons["ema_decay"] == (
         "0.9 ** the gain that is measured: holds its memory in samples (Busbridge et al. 2023)"
@@ -348,5 +348,5 @@ def test_at_the_reference_s_batch_adascale_changes_no_bit(tmp_path: Path) -> Non
     }
     plain, adaptive = (run(tmp_path, 2, make_job(rule=rule, **shared))[0] for rule in ("none", "adascale"))
     assert adaptive["weights"] == plain["weights"]
-    rates = [[record["lr"] for record in untimed(rank)] for rank in (plain, adaptive)]
-    assert rates[0] == rates[1]
+    lrs = [[record["lr"] for record in untimed(rank)] for rank in (plain, adaptive)]
+    assert lrs[0] == lrs[1]

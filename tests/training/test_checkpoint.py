@@ -128,7 +128,7 @@ def test_a_checkpoint_of_another_version_is_refused_and_left_alone(folder: RunFo
     assert complete_checkpoints(folder) == [100, 200, 300]
 
 
-def test_storage_that_refuses_to_set_one_aside_is_told(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_that_refuses_to_set_one_aside_is_reported(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     alter(files(folder) / f"{300:015d}.pt")
 
     def refuse(*args: Any) -> None:
@@ -235,7 +235,7 @@ def test_a_state_that_turns_unreadable_later_ends_the_training(tmp_path: Path) -
     assert complete_checkpoints(around.folder) == []
 
 
-def test_a_checkpoint_that_torch_does_not_read_is_kept_and_nobody_is_told_to_remove_it(folder: RunFolder) -> None:
+def test_a_checkpoint_that_torch_does_not_read_is_kept_and_no_message_asks_to_remove_it(folder: RunFolder) -> None:
     data = BytesIO()
     torch.save({"x": Plain()}, data)
     write_files(folder, data.getvalue(), {"samples_seen": 300})

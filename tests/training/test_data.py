@@ -158,7 +158,7 @@ class _Dies(Dataset[torch.Tensor]):
 
 
 @pytest.mark.parametrize(("how", "is_lost"), [("killed", True), ("exits", True), ("raises", False)])
-def test_a_killed_data_process_is_told_from_an_error_of_the_recipe(how: str, is_lost: bool) -> None:
+def test_a_killed_data_process_is_distinguished_from_an_error_of_the_recipe(how: str, is_lost: bool) -> None:
     loader = DataLoader(_Dies(how), batch_size=2, num_workers=1)
     with pytest.raises((RuntimeError, KeyError)) as caught:
         next(iter(loader))

@@ -74,9 +74,9 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], stop_
     saved, _ = find_checkpoint(around.folder)
     if saved is not None:
         training.restore(saved)
-    ending = training.run()
+    end = training.run()
     return {
-        "ending": ending,
+        "end": end,
         "records": [tuple(record) for record in around.records],
         "events": around.events,
         "weights": weights_of(recipe.model),
@@ -84,7 +84,7 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], stop_
 
 
 def train_group(tmp_path: Path, job: Job, world_size: int, *, stops: list[int]) -> list[dict[str, Any]]:
-    """Train in lives that stop after so many records each, then to the end; the ranks' records are those of all."""
+    """Train in attempts that stop after so many records each, then to the end; return the records of all attempts."""
     folder = str(new_folder(tmp_path))
     attempts = [
         [train(0, 1, folder, job.model_dump(), stop)]
@@ -92,10 +92,10 @@ def train_group(tmp_path: Path, job: Job, world_size: int, *, stops: list[int]) 
         else run_group(train, world_size, folder, job.model_dump(), stop)
         for stop in [*stops, 10**9]
     ]
-    assert [life[0]["ending"] for life in attempts] == ["stopped"] * len(stops) + ["finished"]
+    assert [attempt[0]["end"] for attempt in attempts] == ["stopped"] * len(stops) + ["finished"]
     for rank in range(world_size):
-        attempts[-1][rank]["records"] = [record for life in attempts for record in life[rank]["records"]]
-        attempts[-1][rank]["events"] = [event for life in attempts for event in life[rank]["events"]]
+        attempts[-1][rank]["records"] = [record for attempt in attempts for record in attempt[rank]["records"]]
+        attempts[-1][rank]["events"] = [event for attempt in attempts for event in attempt[rank]["events"]]
     return attempts[-1]
 
 
@@ -152,7 +152,7 @@ def test_a_state_of_random_numbers_survives_being_bytes() -> None:
 
 
 @pytest.mark.parametrize("stops", [[1], [4, 2], [1, 1, 1]])
-def test_records_and_rates_of_a_stopped_run_are_those_of_the_calm_one(tmp_path: Path, stops: list[int]) -> None:
+def test_records_and_lrs_of_a_stopped_run_are_those_of_the_calm_one(tmp_path: Path, stops: list[int]) -> None:
     job = make_job(
         num_workers=1,
         per_worker_batch_size=32,
@@ -163,10 +163,10 @@ def test_records_and_rates_of_a_stopped_run_are_those_of_the_calm_one(tmp_path: 
     calm = run(tmp_path, 1, job)[0]
     folder, records = new_folder(tmp_path), []
     for stop in [*stops, 10**9]:
-        life = run(tmp_path, 1, job, folder=folder, stop_after=stop)[0]
-        records += untimed(life)
+        attempt = run(tmp_path, 1, job, folder=folder, stop_after=stop)[0]
+        records += untimed(attempt)
     assert records == untimed(calm)
-    assert life["weights"] == calm["weights"]
+    assert attempt["weights"] == calm["weights"]
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> None:

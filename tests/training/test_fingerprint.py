@@ -65,7 +65,7 @@ REMEDY = (
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "text"),
     [
         ("alike", "alike"),
         (
@@ -74,11 +74,11 @@ REMEDY = (
         ),
         ("tensors", f"train_data differs between workers: sample 0 on rank 1 differs from that on rank 0.{REMEDY}"),
         ("augmented", "alike"),  # each sample draws from a seed of its own
-        ("random by itself", "alike"),  # nothing can be said
+        ("random by itself", "alike"),  # it cannot be compared
     ],
 )
-def test_workers_compare_a_few_samples(kind: str, said: str) -> None:
-    assert set(run_group(compare, 2, kind, 0)) == {said}
+def test_workers_compare_a_few_samples(kind: str, text: str) -> None:
+    assert set(run_group(compare, 2, kind, 0)) == {text}
 
 
 @pytest.mark.parametrize("changed", [True, False])

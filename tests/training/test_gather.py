@@ -101,7 +101,7 @@ def test_without_gathering_the_gradient_is_another() -> None:
 
 
 def gathers_everything(rank: int, world_size: int) -> list[Any]:
-    """Rows of several dtypes, of 0, 1 and 2 rows, and what is said of shapes and dtypes that do not fit."""
+    """Rows of several dtypes, of 0, 1 and 2 rows, and the messages for shapes and dtypes that do not fit."""
     found: list[Any] = []
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.complex64, torch.int64, torch.bool, torch.uint8):
         rows = scaler.all_gather(torch.full((rank, 2), rank).to(dtype))

@@ -265,7 +265,7 @@ def test_clipping_does_not_change_what_is_measured(tmp_path: Path) -> None:
     ways = []
     for clip in (None, 1e-3):
         train = {"clip_grad_norm": clip, "noise_scale_every": 1}
-        job = make_job(  # at this rate the weights stay where they are
+        job = make_job(  # at this learning rate the weights stay where they are
             per_worker_batch_size=32, grad_accum_steps=2, reference={"lr": 1e-30}, train=train
         )
         records = records_of(run(tmp_path, 1, job))
@@ -275,7 +275,7 @@ def test_clipping_does_not_change_what_is_measured(tmp_path: Path) -> None:
 
 
 class Bad:
-    """Losses that no step can use, and what is said of each."""
+    """Losses that no step can use, and the message for each."""
 
     CASES = (
         (lambda model, batch: model(batch[0]), "loss(model, batch) returned a tensor of shape (4, 3)."),

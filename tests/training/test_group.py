@@ -140,15 +140,15 @@ def built(what: str, rank: int) -> nn.Module:
 
 
 def same(rank: int, world_size: int, whats: list[str]) -> list[str | None]:
-    """What is said of each model; None where it passes."""
-    said: list[str | None] = []
+    """The message for each model; None if it is accepted."""
+    messages: list[str | None] = []
     for what in whats:
         try:
             require_same_model(built(what, rank), world_size=world_size)
-            said.append(None)
+            messages.append(None)
         except RecipeError as error:
-            said.append(str(error))
-    return said
+            messages.append(str(error))
+    return messages
 
 
 DIFFERENCES = {
@@ -163,13 +163,13 @@ DIFFERENCES = {
 
 
 def test_models_that_differ_between_workers_are_refused_on_all_of_them() -> None:
-    said = run_group(same, 3, ["nothing", *DIFFERENCES, "nothing"])
+    messages = run_group(same, 3, ["nothing", *DIFFERENCES, "nothing"])
     expected = [
         f"the model differs between workers: {text}.\n"
         "  The recipe must build the same model on each: from recipe_args and the job's seed only."
         for text in DIFFERENCES.values()
     ]
-    assert said == [[None, *expected, None]] * 3
+    assert messages == [[None, *expected, None]] * 3
 
 
 def test_a_worker_alone_has_nobody_to_differ_from() -> None:

@@ -179,7 +179,7 @@ def test_what_is_not_co_scaled_is_what_the_reference_has(optimizer: str, constan
 def test_sgd_moves_as_far_over_the_same_samples_where_the_learning_rate_per_sample_is_held(
     optimizer: str, constants: dict[str, Any]
 ) -> None:
-    """By rule: linear, which scales the rate; and by a momentum that is raised instead."""
+    """By rule: linear, which scales the learning rate; and by a momentum that is raised instead."""
 
     def speed(lr: float, options: dict[str, Any], *, steps: int) -> float:
         _, middle, end = weights(optimizer, lr, options, gradient=1.0, steps=steps)

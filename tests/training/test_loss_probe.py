@@ -1,4 +1,4 @@
-"""Losses that are means over samples, losses that are not, and what is said of each before the first step."""
+"""Losses that are means over samples, losses that are not, and the message for each before the first step."""
 
 import copy
 import random
@@ -375,7 +375,7 @@ def test_a_loss_that_depends_on_the_order_of_the_samples_is_not_refused(seed: in
         (lambda m, b: (m(b[0]).sum() * 0, 0.0), SAMPLES, "8 samples have the weight 0"),
     ],
 )
-def test_what_cannot_be_told_is_said_and_not_refused(loss: Any, count: int, why_not: str | None) -> None:
+def test_what_cannot_be_checked_is_reported_and_not_refused(loss: Any, count: int, why_not: str | None) -> None:
     recipe = recipe_of(loss, train_data=TensorDataset(*(tensor[:count] for tensor in data().tensors)))
     found = probe(recipe)
     assert (found.why_not or "").partition(":")[0] == (why_not or "")

@@ -97,7 +97,7 @@ def two_groups(*ratios: float, name: str = "sgd") -> torch.optim.Optimizer:
     return build_optimizer(parameters(), {"name": name, "lr": 0.1}, groups=groups)
 
 
-def test_the_rate_is_written_into_every_group_by_its_ratio_and_read_back() -> None:
+def test_the_lr_is_written_into_every_group_by_its_ratio_and_read_back() -> None:
     optimizer = two_groups(1.0, 0.5)
     set_lr(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.125]
@@ -106,7 +106,7 @@ def test_the_rate_is_written_into_every_group_by_its_ratio_and_read_back() -> No
     assert used_lr(optimizer, planned=0.25) == 0.5, "one group that differs is seen, as of a ratio of 1"
 
 
-def test_a_group_of_ratio_0_has_the_planned_rate_if_its_own_is_0() -> None:
+def test_a_group_of_ratio_0_has_the_planned_lr_if_its_own_is_0() -> None:
     optimizer = two_groups(1.0, 0.0)
     set_lr(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.0]
@@ -136,7 +136,7 @@ def test_constants_are_written_into_every_group_and_a_group_s_weight_decay_is_it
     set_constants(optimizer, phase(now, weight_decay_ratio=2.0), groups)
     for made, decay in zip(optimizer.param_groups, (0.02, 1.0), strict=True):
         assert (made["betas"], made["eps"], made["weight_decay"]) == ((0.5, 0.75), 1e-3, decay)
-        assert made["lr"] == 0.1, "the rate is not a constant"
+        assert made["lr"] == 0.1, "the learning rate is not a constant"
 
 
 @pytest.mark.parametrize(("name", "key"), [("adam", "betas"), ("rmsprop", "alpha")])
@@ -323,21 +323,21 @@ def test_lars_is_the_published_formula() -> None:
     assert torch.allclose(lars_step(1.0, weight_decay=0.3, trust_coefficient=0.02), expected, rtol=1e-12)
 
 
-RATES = {"lars": 0.5, "lamb": 0.02, "lion": 0.003, "prodigy": 1.0, "schedulefree_sgd": 0.5, "schedulefree_adamw": 0.02}
+LRS = {"lars": 0.5, "lamb": 0.02, "lion": 0.003, "prodigy": 1.0, "schedulefree_sgd": 0.5, "schedulefree_adamw": 0.02}
 
 
 def library_job(name: str, **others: Any) -> Any:
     given = {"per_worker_batch_size": 32, "rule": "none", "train": {"epochs": 4}, "schedule": CONSTANT, **others}
     own = {"trust_coefficient": 0.05} if name == "lars" else {}
-    return make_job(reference={"lr": RATES[name], "optimizer": {"name": name, **own}}, **given)
+    return make_job(reference={"lr": LRS[name], "optimizer": {"name": name, **own}}, **given)
 
 
 @pytest.mark.parametrize("name", FROM_PACKAGE)
-def test_each_optimizer_of_the_package_trains_and_uses_the_planned_rate(tmp_path: Path, name: str) -> None:
+def test_each_optimizer_of_the_package_trains_and_uses_the_planned_lr(tmp_path: Path, name: str) -> None:
     ranks = run(tmp_path, 1, library_job(name))
     losses = step_losses(ranks)
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
-    assert {record.lr for record in records_of(ranks)} == {RATES[name]}
+    assert {record.lr for record in records_of(ranks)} == {LRS[name]}
 
 
 @pytest.mark.parametrize("name", FROM_PACKAGE)
@@ -400,7 +400,7 @@ def test_schedule_free_is_evaluated_and_saved_at_its_average_and_trains_elsewher
         return model, torch.cat([state["z"].flatten() for state in saved["optimizer"]["state"].values()])
 
     y, z = points(between)
-    assert torch.allclose(y, 0.9 * evaluations[0] + 0.1 * z, atol=1e-6), "between evaluations it goes on at y"
+    assert torch.allclose(y, 0.9 * evaluations[0] + 0.1 * z, atol=1e-6), "between evaluations it continues at y"
     assert not torch.allclose(y, evaluations[0], atol=1e-4)
     x, _ = points(end)
     assert torch.equal(x, evaluations[1]), "at the end it stays at x"
@@ -445,7 +445,7 @@ def test_a_cycle_of_a_momentum_that_the_optimizer_lacks_is_refused(tmp_path: Pat
 
 @pytest.mark.parametrize("name", SCHEDULE_FREE)
 def test_a_longer_training_goes_on_from_schedule_free_s_end(tmp_path: Path, name: str) -> None:
-    """The end's checkpoint holds x; training goes on where gradients are taken."""
+    """The end's checkpoint holds x; training continues at the point where gradients are computed."""
     run(tmp_path, 1, library_job(name, train={"epochs": 1}), folder=tmp_path)
     recipe = make_recipe()
     training, _ = in_this_process(tmp_path, recipe, library_job(name, train={"epochs": 2}))
@@ -489,7 +489,7 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.Mo
     )
 
 
-def test_one_rate_for_all_refuses_ratios() -> None:
+def test_one_lr_for_all_refuses_ratios() -> None:
     with pytest.raises(JobFileError) as caught:
         two_groups(1.0, 0.5, name="prodigy")
     assert str(caught.value) == (

@@ -44,7 +44,7 @@ def test_the_micro_batch_is_halved_until_it_fits_and_the_run_is_the_same(
     (by_hand,) = run(tmp_path, 1, make_job(**{**AUTO, "per_worker_batch_size": 16}))
     torch.manual_seed(0)
     ours, theirs = around.records, records_of([by_hand])
-    assert [record.lr for record in ours] == [record.lr for record in theirs], "the rate, to the last bit"
+    assert [record.lr for record in ours] == [record.lr for record in theirs], "the learning rate, to the last bit"
     assert [record.samples for record in ours] == [record.samples for record in theirs]
 
 

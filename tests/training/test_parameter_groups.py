@@ -1,4 +1,4 @@
-"""Parameters with a rate, a weight decay or freezing of their own, in whole runs."""
+"""Parameters with a learning rate, a weight decay or freezing of their own, in whole runs."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ def first_weights() -> list[float]:
     return torch.cat([parameter.detach().flatten() for parameter in make_recipe().model.parameters()]).tolist()
 
 
-def test_each_group_has_its_own_rate_and_weight_decay(tmp_path: Path) -> None:
+def test_each_group_has_its_own_lr_and_weight_decay(tmp_path: Path) -> None:
     optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.01}
     job = groups_job(
         {"match": "0.*", "lr_ratio": 0.25},
@@ -52,7 +52,7 @@ def test_each_group_has_its_own_rate_and_weight_decay(tmp_path: Path) -> None:
     (rank,) = run(tmp_path, 1, job, folder=folder)
     peak = plan_of(job).peak_lr
     assert peak == pytest.approx(0.2)
-    assert {record.lr for record in records_of([rank])} == {peak}, "the rate of a parameter without a ratio"
+    assert {record.lr for record in records_of([rank])} == {peak}, "the learning rate of a parameter without a ratio"
     names = list(shapes_of(make_recipe()))
     order = [name for group in plan_of(job).groups for name in group.tensors]
     found = {}
@@ -100,15 +100,15 @@ def test_a_group_s_weight_decay_is_scaled_with_the_batch_where_the_optimizer_s_i
     folder = new_folder(tmp_path)
     run(tmp_path, 1, job, folder=folder)
     decays = sorted(group["weight_decay"] for group in checkpoint(folder)["optimizer"]["param_groups"])
-    assert decays == pytest.approx([0.02, 0.2])  # four times the batch, twice the rate
+    assert decays == pytest.approx([0.02, 0.2])  # four times the batch, twice the learning rate
 
 
-def test_layers_further_from_the_output_train_at_lower_rates(tmp_path: Path) -> None:
+def test_layers_further_from_the_output_train_at_lower_lrs(tmp_path: Path) -> None:
     job = make_job(per_worker_batch_size=64, layer_decay={"factor": 0.5, "layers": ["0.*", "2.*"]})
     folder = new_folder(tmp_path)
     run(tmp_path, 1, job, folder=folder)
-    rates = [group["lr"] for group in checkpoint(folder)["optimizer"]["param_groups"]]
-    assert rates[0] == 0.5 * rates[1]
+    lrs = [group["lr"] for group in checkpoint(folder)["optimizer"]["param_groups"]]
+    assert lrs[0] == 0.5 * lrs[1]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -1,4 +1,4 @@
-"""What is said of a recipe that cannot be used."""
+"""Messages for recipes that cannot be used."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Where a recipe's module is found, and what is said of one that is not."""
+"""Where a recipe's module is found, and the message for one that is not found."""
 
 import sys
 from collections.abc import Iterator
@@ -115,7 +115,7 @@ def test_two_jobs_each_have_their_own_package_of_one_name(folder: Path) -> None:
         ),
     ],
 )
-def test_what_is_said_of_a_module_that_is_not_there(folder: Path, path: str, text: str) -> None:
+def test_the_message_for_a_module_that_is_not_found(folder: Path, path: str, text: str) -> None:
     write(folder / "src" / "rm_pkg")
     write(folder / "v1.2")
     (folder / "v1.2" / "train.py").touch()
@@ -142,7 +142,7 @@ def test_a_file_that_another_module_stands_before_is_not_silently_replaced(folde
 
 
 @pytest.mark.parametrize("place", [".", "..", "rm_pkg", "src", "../src"])
-def test_nobody_is_told_to_install_a_module_of_their_own(folder: Path, place: str) -> None:
+def test_no_message_asks_to_install_a_module_of_their_own(folder: Path, place: str) -> None:
     beside = (folder / place).resolve()
     (beside / "rm_own").mkdir(parents=True)
     (beside / "rm_own" / "layers.py").touch()

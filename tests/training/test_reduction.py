@@ -173,8 +173,8 @@ def grow(rank: int, world_size: int) -> str:
 
 
 def test_a_gradient_that_comes_in_more_parts_than_were_counted_is_refused() -> None:
-    (said,) = set(run_group(grow, 2))
-    assert said.endswith(
+    (message,) = set(run_group(grow, 2))
+    assert message.endswith(
         "got its gradient in more parts than in the first step, and the sum over workers had begun.\n"
         "  Give torch.utils.checkpoint.checkpoint use_reentrant=False."
     )

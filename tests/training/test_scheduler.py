@@ -160,7 +160,7 @@ def test_at_the_reference_the_optimizer_is_as_without_a_scheduler(options: dict[
     assert torch.equal(scheduled.param_groups[0]["params"][0], bare.param_groups[0]["params"][0])
 
 
-def test_every_group_keeps_its_own_rate_and_constants() -> None:
+def test_every_group_keeps_its_own_lr_and_constants() -> None:
     groups = [
         {"params": [parameter()]},
         {"params": [parameter()], "lr": 0.0025, "weight_decay": 0.0, "betas": (0.8, 0.9)},
@@ -213,7 +213,7 @@ def test_a_step_that_cannot_be_is_refused_and_changes_nothing(samples_seen: int,
     assert scheduler.get_last_lr() == [0.2]
 
 
-def test_steps_after_micro_batches_arrive_at_the_same_rate() -> None:
+def test_steps_after_micro_batches_arrive_at_the_same_lr() -> None:
     whole, parts = sgd(), sgd()
     once, often = made(whole, schedule=LINE), made(parts, schedule=LINE)
     take(whole, once, 3)
@@ -308,7 +308,7 @@ def test_adam_s_averages_take_a_short_step_for_its_share() -> None:
 
 
 @pytest.mark.parametrize("remembers", [{"initial_lr": 0.1}, {"initial_lr": 0.1, "sample_scheduler_lr": 0.4}])
-def test_a_rate_that_was_set_after_an_earlier_scheduler_is_refused(remembers: dict[str, float]) -> None:
+def test_an_lr_that_was_set_after_an_earlier_scheduler_is_refused(remembers: dict[str, float]) -> None:
     optimizer = sgd()
     optimizer.param_groups[0].update(remembers, lr=0.001)
     with pytest.raises(PlanError) as caught:
@@ -327,7 +327,7 @@ def test_frameworks_that_step_schedulers_once_per_process_leave_it_alone() -> No
         scheduler.step()  # type: ignore[call-arg]
 
 
-def test_the_last_rate_is_the_one_that_was_used() -> None:
+def test_the_last_lr_is_the_one_that_was_used() -> None:
     optimizer = sgd()
     used = watched(optimizer)
     scheduler = made(optimizer, schedule=LINE)
@@ -389,7 +389,7 @@ def state_after(optimizer: Optimizer, steps: int, batch: int, **options: Any) ->
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_the_next_step_after_a_resize_has_the_new_rate(order: str) -> None:
+def test_the_next_step_after_a_resize_has_the_new_lr(order: str) -> None:
     state = state_after(sgd(), 2, batch=64)
     optimizer = sgd()
     used = watched(optimizer)
@@ -467,7 +467,7 @@ def test_nothing_compounds_over_resizes() -> None:
     assert found[1][:1] == [0.02]
 
 
-def test_the_state_holds_the_reference_and_no_rate_in_use() -> None:
+def test_the_state_holds_the_reference_and_no_lr_in_use() -> None:
     optimizer = adam()
     scheduler = made(optimizer, 64, LINE, **SDE)
     take(optimizer, scheduler, 2)
@@ -577,17 +577,17 @@ def test_a_disabled_grad_scaler_and_closures_make_no_difference() -> None:
     assert len({tuple(scheduler.get_last_lr()) for scheduler in schedulers}) == 1
 
 
-def test_a_rate_that_is_a_tensor_stays_the_same_tensor() -> None:
-    rate = torch.tensor(0.125)
-    optimizer = Adam([parameter()], lr=rate)
+def test_an_lr_that_is_a_tensor_stays_the_same_tensor() -> None:
+    lr = torch.tensor(0.125)
+    optimizer = Adam([parameter()], lr=lr)
     scheduler = made(optimizer, 64, LINE)
     take(optimizer, scheduler, 2)
-    assert optimizer.param_groups[0]["lr"] is rate
-    assert (float(rate), scheduler.get_last_lr()) == (0.125, [0.1875])
+    assert optimizer.param_groups[0]["lr"] is lr
+    assert (float(lr), scheduler.get_last_lr()) == (0.125, [0.1875])
 
 
-def test_distributed_checkpoints_change_no_weight_and_keep_the_rate_right() -> None:
-    # It makes the optimizer's state by a step at rate 0: a rate written just before that step would decay the weights.
+def test_distributed_checkpoints_change_no_weight_and_keep_the_lr_right() -> None:
+    # torch creates the optimizer's state by a step at learning rate 0; with another one it would decay the weights.
     model, again = nn.Linear(3, 2), nn.Linear(3, 2)
     first, second = (AdamW(m.parameters(), lr=0.01, weight_decay=0.5) for m in (model, again))
     scheduler = made(first, 64, LINE)
@@ -604,8 +604,8 @@ def test_distributed_checkpoints_change_no_weight_and_keep_the_rate_right() -> N
     assert resumed.get_last_lr() == [used[-1]["lr"]]
 
 
-def _rates_of_a_rank(rank: int, world_size: int) -> tuple[list[str], list[float]]:
-    """Train with gradients that are averaged by hand, as one's own loop does; return the rates and the weights."""
+def _lrs_of_a_rank(rank: int, world_size: int) -> tuple[list[str], list[float]]:
+    """Train with gradients averaged by hand, as in one's own loop; return the learning rates and the weights."""
     optimizer = sgd(momentum=0.9)
     used = watched(optimizer)
     scheduler = made(optimizer, 32 * world_size, Schedule(shape=shapes.Cosine(length=640), warmup=Warmup(samples=100)))
@@ -618,8 +618,8 @@ def _rates_of_a_rank(rank: int, world_size: int) -> tuple[list[str], list[float]
     return [step["lr"].hex() for step in used], weight.tolist()
 
 
-def test_every_rank_has_the_same_rate_to_the_last_bit() -> None:
-    first, second = run_group(_rates_of_a_rank, 2)
+def test_every_rank_has_the_same_lr_to_the_last_bit() -> None:
+    first, second = run_group(_lrs_of_a_rank, 2)
     assert first == second
     assert len(first[0]) == 10
 

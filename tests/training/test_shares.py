@@ -46,7 +46,7 @@ def test_the_number_of_workers_makes_a_share_of_one(tmp_path: Path) -> None:
     }
 
 
-def test_a_micro_batch_of_one_sample_in_every_step_is_told_with_its_own_remedy(tmp_path: Path) -> None:
+def test_a_micro_batch_of_one_sample_in_every_step_has_its_own_remedy(tmp_path: Path) -> None:
     job = job_of(16, per_worker_batch_size=1, grad_accum_steps=2)
     with pytest.raises(RecipeError) as caught:
         in_this_process(tmp_path, norm_recipe(16), job)[0].run()

@@ -22,14 +22,14 @@ DELAY_S = 0.3
 
 
 class SlowCollector:
-    """The collector in this process, that takes its time for each parcel."""
+    """A collector in this process that is slow for each upload."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.collector = Collector(folder)
 
-    def hand_over(self, parcel: Upload) -> UploadReply:
+    def hand_over(self, upload: Upload) -> UploadReply:
         sleep(DELAY_S)
-        return self.collector.hand_over(parcel)
+        return self.collector.hand_over(upload)
 
 
 class Mailed(Kept):

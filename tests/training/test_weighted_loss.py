@@ -63,7 +63,7 @@ def make_job(micro_steps: int, world_size: int) -> Job:
 
 
 def train(rank: int, world_size: int, folder: str, micro_steps: int) -> dict[str, Any]:
-    """Train one rank at a rate of next to nothing; also what the guard of the loss was shown."""
+    """Train one rank at a learning rate of almost 0; also return the losses that the guard got."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     job, around = make_job(micro_steps, world_size), Kept(rank, world_size, folder)

@@ -151,8 +151,8 @@ def read_files(folder: RunFolder, samples_seen: int) -> bytes:
 
 def _set_aside(folder: RunFolder, samples_seen: int) -> None:
     """Rename a checkpoint's files, so that a person can inspect them and scaler ignores them."""
-    for ending in ("json", "pt"):
-        name = f"{_name(samples_seen)}.{ending}"
+    for suffix in ("json", "pt"):
+        name = f"{_name(samples_seen)}.{suffix}"
         try:
             folder.rename(name, f"{name}.bad")
         except RunError as error:
@@ -167,8 +167,8 @@ def _all(folder: RunFolder) -> set[int]:
     return _numbers(folder, ".json") | _numbers(folder, ".pt")
 
 
-def _numbers(folder: RunFolder, ending: str) -> set[int]:
-    stems = (name.removesuffix(ending) for name in folder.names(FOLDER) if name.endswith(ending))
+def _numbers(folder: RunFolder, suffix: str) -> set[int]:
+    stems = (name.removesuffix(suffix) for name in folder.names(FOLDER) if name.endswith(suffix))
     return {int(stem) for stem in stems if stem.isdigit()}
 
 

@@ -30,11 +30,15 @@ def batches(
     Tensors in memory are indexed directly. Other datasets are read through torch's ``DataLoader``, which asks a dataset
     with ``__getitems__`` for a whole batch.
 
-    Args: recipe: its ``collate`` is used. dataset: one of the recipe's. indices: an iterable of tensors. data_workers:
-        processes that load batches ahead of time. pin: whether batches are copied to pinned memory, which a GPU can
-        read. seeds: a seed for each batch that a separate process loads. Its random numbers (augmentation) start from
-        the seed, so they differ between epochs, and a resumed run draws the same ones. None: torch's seeds are used.
-        Without separate processes, loading uses the random numbers of this process, which a checkpoint contains.
+    Args:
+        recipe: its ``collate`` is used.
+        dataset: one of the recipe's.
+        indices: an iterable of tensors.
+        data_workers: processes that load batches ahead of time.
+        pin: whether batches are copied to pinned memory, which a GPU can read.
+        seeds: a seed for each batch that a separate process loads. Its random numbers (augmentation) start from the
+            seed, so they differ between epochs, and a resumed run draws the same ones. None: torch's seeds are used.
+            Without separate processes, loading uses the random numbers of this process, which a checkpoint contains.
     """
     if type(dataset) is TensorDataset and recipe.collate is None:  # a subclass may change indexing
         tensors = dataset.tensors

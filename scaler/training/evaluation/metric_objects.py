@@ -158,8 +158,8 @@ def values_of(name: str, computed: Any) -> dict[str, Any]:
     """Return a metric's values by name; if it computes several, each is called ``name_part``.
 
     Example:
-        >>> values_of("f1", 0.5), values_of("scores", {"f1": 0.5, "recall": 1.0})
-        ({'f1': 0.5}, {'scores_f1': 0.5, 'scores_recall': 1.0})
+        >>> values_of("f1", 0.5), values_of("scores", {"f1": 0.5, "precision": 1.0})
+        ({'f1': 0.5}, {'scores_f1': 0.5, 'scores_precision': 1.0})
     """
     if isinstance(computed, Mapping):
         return {f"{name}_{part}": value for part, value in computed.items()}

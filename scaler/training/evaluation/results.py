@@ -59,8 +59,9 @@ class EvaluationResults:
     def values(self) -> dict[str, float]:
         """Return the values over all batches of all workers, the same on every worker.
 
-        Raises: RecipeError: workers have values of different kinds under one name, or ``metrics`` takes a value that is
-            missing.
+        Raises:
+            RecipeError: workers have values of different kinds under one name, or ``metrics`` takes a value that is
+                missing.
         """
         kinds = self._everyones_kinds()
         numbers = sorted(name for name, what in kinds.items() if what == NUMBER)

@@ -45,8 +45,9 @@ def all_gather(tensor: Tensor) -> Tensor:
     Returns:
         ``(rows of all workers, ...)``.
 
-    Raises: RecipeError: the tensor has no dimensions; workers differ in shape or dtype; or the step has several
-        micro-batches, so that its rows are never in memory together.
+    Raises:
+        RecipeError: the tensor has no dimensions; workers differ in shape or dtype; or the step has several
+            micro-batches, so that its rows are never in memory together.
 
     Example:
         >>> all_gather(torch.tensor([1.0, 2.0]))

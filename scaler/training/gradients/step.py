@@ -126,11 +126,13 @@ class GradientStep:
     ) -> StepMeasures:
         """Compute the step's gradient into the parameters' ``grad``.
 
-        Args: batches: yields this worker's micro-batches; one is taken for each entry of ``sizes``, and at least one.
+        Args:
+            batches: yields this worker's micro-batches; one is taken for each entry of ``sizes``, and at least one.
             sizes: samples in each micro-batch; empty when this worker's share is empty: it then takes one batch with
-            weight 0. step_samples: samples in the whole step, over all workers. measure: whether to measure the lengths
-            of the gradient's parts; the same on every worker. micro_steps: the largest number of micro-batches of a
-            worker, the same on every worker; used if ``measure``.
+                weight 0.
+            step_samples: samples in the whole step, over all workers.
+            measure: whether to measure the lengths of the gradient's parts; the same on every worker.
+            micro_steps: the largest number of micro-batches of a worker, the same on every worker; used if ``measure``.
         """
         waits, losses = [], []
         is_sum = False

@@ -18,10 +18,11 @@ def build_optimizer(
 ) -> Optimizer:
     """Return the optimizer of a plan.
 
-    Args: parameters: name -> parameter, of the whole model. Parameters that do not require a gradient are left out,
-        unless a group names them: a frozen group is in the optimizer because it may be unfrozen later. options:
-        ``Phase.optimizer``: ``name``, ``lr`` and the optimizer's own keys. groups: the plan's; empty: all parameters
-        are one group.
+    Args:
+        parameters: name -> parameter, of the whole model. Parameters that do not require a gradient are left out,
+            unless a group names them: a frozen group is in the optimizer because it may be unfrozen later.
+        options: ``Phase.optimizer``: ``name``, ``lr`` and the optimizer's own keys.
+        groups: the plan's; empty: all parameters are one group.
 
     Raises:
         JobFileError: the optimizer does not exist, does not take these keys, or has one learning rate for all groups.

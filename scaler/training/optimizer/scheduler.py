@@ -67,12 +67,15 @@ class SampleScheduler:
     accelerate steps them once per process. With accelerate, make it before ``prepare`` and pass it to
     ``register_for_checkpointing``.
 
-    Args: optimizer: as it was tuned at the reference: its learning rates and constants are those of
-        ``reference_batch_size``. reference_batch_size: samples per optimizer step of the reference, >= 1.
-        global_batch_size: samples per optimizer step now, over all workers and micro-steps, >= 1. schedule: the share
-        of the peak learning rate at any sample, for this batch. A warmup from the reference's learning rate starts at
-        ``min(1, 1 / lr_ratio)``; with ``legw`` it is ``warmup_ratio`` times as long (both are fields of
-        ``scaler.scale_lr``'s result). rule: as in ``scaler.scale_lr``; ``auto`` chooses by the optimizer's class.
+    Args:
+        optimizer: as it was tuned at the reference: its learning rates and constants are those of
+            ``reference_batch_size``.
+        reference_batch_size: samples per optimizer step of the reference, >= 1.
+        global_batch_size: samples per optimizer step now, over all workers and micro-steps, >= 1.
+        schedule: the share of the peak learning rate at any sample, for this batch. A warmup from the reference's
+            learning rate starts at ``min(1, 1 / lr_ratio)``; with ``legw`` it is ``warmup_ratio`` times as long (both
+            are fields of ``scaler.scale_lr``'s result).
+        rule: as in ``scaler.scale_lr``; ``auto`` chooses by the optimizer's class.
         samples_seen: where the training starts, in samples; use it to continue without a saved state of this class.
         **options: as in ``scaler.scale_lr``.
 
@@ -82,9 +85,10 @@ class SampleScheduler:
         reason: why this rule is used.
         lr_ratio: peak learning rate over the reference's.
 
-    Raises: PlanError: a number is out of range; the rule does not hold for this optimizer or this batch; the schedule
-        moves a momentum that the optimizer lacks or the rule scales; the optimizer wraps another one; or a group's
-        learning rate was changed after an earlier scheduler had stored another ``initial_lr``.
+    Raises:
+        PlanError: a number is out of range; the rule does not hold for this optimizer or this batch; the schedule moves
+            a momentum that the optimizer lacks or the rule scales; the optimizer wraps another one; or a group's
+            learning rate was changed after an earlier scheduler had stored another ``initial_lr``.
 
     Example:
         >>> import scaler, torch
@@ -156,9 +160,10 @@ class SampleScheduler:
             samples_seen: samples of all steps before the next one, over all workers.
             samples: samples in the next step, over all workers and micro-steps; None: a whole global batch.
 
-        Raises: TrainingError: called twice for one step, for more than a global batch, for a step beyond the end of the
-            schedule, or without ``samples`` for a step that turned out short; or something else changed the learning
-            rate in the optimizer.
+        Raises:
+            TrainingError: called twice for one step, for more than a global batch, for a step beyond the end of the
+                schedule, or without ``samples`` for a step that turned out short; or something else changed the
+                learning rate in the optimizer.
         """
         require_written_lrs(self.optimizer.param_groups, self._written, samples_seen=self.samples_seen)
         require_next_step(

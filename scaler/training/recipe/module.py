@@ -80,8 +80,9 @@ def shipped_recipe(path: str, *, folder: Path) -> tuple[str, list[Path]]:
         path: as in ``find_module``.
         folder: the job file's folder; it is the working directory of the nodes.
 
-    Returns: The recipe, and the files or folders to make importable beside the job file's folder: the recipe's package,
-        if it is outside this folder and not installed.
+    Returns:
+        The recipe, and the files or folders to make importable beside the job file's folder: the recipe's package, if
+        it is outside this folder and not installed.
     """
     module = find_module(path, folder=folder)
     first = module.name.partition(".")[0]

@@ -19,28 +19,34 @@ EVALUATE_OVER = ("samples", "batch")
 class Recipe:
     """The model, data and loss of a job.
 
-    Args: model: on the CPU; scaler moves it to the worker's device. train_data: a map-style dataset. A
-        ``TensorDataset`` is indexed once for a whole batch. A dataset with ``__getitems__`` is asked for a whole batch.
-        Any other dataset is asked for one sample after the other. loss: ``loss(model, batch)``: the mean over the
-        batch's samples, or ``(sum, weight)`` for losses that give samples different weights (tokens, for example). A
-        step then divides the sum by the weight of the global batch. loss_over: ``samples``: the loss is one of the two
-        above. scaler measures this before the first step. ``global_batch``: the loss compares the samples of a step,
-        and gathers them with ``scaler.all_gather``. A step is then one forward/backward on each worker, never several
-        micro-batches. ``micro_batch``: the loss depends on the samples of one forward/backward. scaler measures
-        nothing, and the objective changes with the number of workers or micro-batches. eval_data: a map-style dataset;
-        None: no evaluation. evaluate: ``evaluate(model, batch)``: the values of one forward pass, by name. A number is
-        a mean over the batch's samples. ``(sum, weight)`` is added up and divided over all the data. A metric object
-        with torchmetrics' ``update``, ``compute`` and ``reset``, created once and updated here, is computed over all
-        the data. None: the loss is evaluated. metrics: a function of the outputs for all the data, such as
-        ``metrics(predictions, targets)``. It returns more values by name. Each parameter gets what ``evaluate``
-        returned under the parameter's name. A tensor or list with one row a sample becomes the rows of all workers, in
-        the order of the data, on the CPU. A number becomes its mean over the data. evaluate_over: ``samples``: no value
-        depends on how the data is cut into batches. scaler measures this before the first step. ``batch``: values may
-        depend on it. scaler measures nothing, and reports means over batches. collate: makes a batch from a list of
-        samples; None: torch's ``default_collate``. groups: parameter groups as the job file writes them (``{"match":
-        "backbone.*", "lr_ratio": 0.1}``), for a job with ``groups: recipe``. flops_per_sample: floating-point
-        operations of the forward and backward pass of one sample; for a transformer about 6 x parameters x tokens. The
-        report computes the achieved FLOPs and the MFU from this number.
+    Args:
+        model: on the CPU; scaler moves it to the worker's device.
+        train_data: a map-style dataset. A ``TensorDataset`` is indexed once for a whole batch. A dataset with
+            ``__getitems__`` is asked for a whole batch. Any other dataset is asked for one sample after the other.
+        loss: ``loss(model, batch)``: the mean over the batch's samples, or ``(sum, weight)`` for losses that give
+            samples different weights (tokens, for example). A step then divides the sum by the weight of the global
+            batch.
+        loss_over: ``samples``: the loss is one of the two above. scaler measures this before the first step.
+            ``global_batch``: the loss compares the samples of a step, and gathers them with ``scaler.all_gather``. A
+            step is then one forward/backward on each worker, never several micro-batches. ``micro_batch``: the loss
+            depends on the samples of one forward/backward. scaler measures nothing, and the objective changes with the
+            number of workers or micro-batches.
+        eval_data: a map-style dataset; None: no evaluation.
+        evaluate: ``evaluate(model, batch)``: the values of one forward pass, by name. A number is a mean over the
+            batch's samples. ``(sum, weight)`` is added up and divided over all the data. A metric object with
+            torchmetrics' ``update``, ``compute`` and ``reset``, created once and updated here, is computed over all the
+            data. None: the loss is evaluated.
+        metrics: a function of the outputs for all the data, such as ``metrics(predictions, targets)``. It returns more
+            values by name. Each parameter gets what ``evaluate`` returned under the parameter's name. A tensor or list
+            with one row a sample becomes the rows of all workers, in the order of the data, on the CPU. Any other
+            value becomes its value over all the data.
+        evaluate_over: ``samples``: no value depends on how the data is cut into batches. scaler measures this before
+            the first step. ``batch``: values may depend on it. scaler measures nothing, and reports means over batches.
+        collate: makes a batch from a list of samples; None: torch's ``default_collate``.
+        groups: parameter groups as the job file writes them (``{"match": "backbone.*", "lr_ratio": 0.1}``), for a job
+            with ``groups: recipe``.
+        flops_per_sample: floating-point operations of the forward and backward pass of one sample; for a transformer
+            about 6 x parameters x tokens. The report computes the achieved FLOPs and the MFU from this number.
     """
 
     model: "nn.Module"

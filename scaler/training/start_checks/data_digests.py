@@ -36,9 +36,11 @@ def data_digests(recipe: Recipe, *, data_workers: int, only: Digests | None = No
 
     Random augmentation draws the same numbers for a sample each time. The random numbers of this process change.
 
-    Args: recipe: its data. data_workers: of the job; if there are any, one such process loads the samples, because
-        files that a dataset opens here must not be shared with processes that start later. only: the datasets and
-        samples to use; None: chosen by the datasets' sizes.
+    Args:
+        recipe: its data.
+        data_workers: of the job; if there are any, one such process loads the samples, because files that a dataset
+            opens here must not be shared with processes that start later.
+        only: the datasets and samples to use; None: chosen by the datasets' sizes.
     """
     digests: Digests = {}
     for name, data in (("train_data", recipe.train_data), ("eval_data", recipe.eval_data)):

@@ -75,14 +75,19 @@ def probe_loss(
 
     Model, gradients and random numbers are restored afterwards.
 
-    Args: recipe: its loss, ``loss_over``, training set and ``collate``. model: not wrapped, on the worker's device, in
-        the mode that it is trained in. job: seed and precision. plan: of this attempt. context: this worker's rank and
-        device. is_start: False: only find out whether the loss gathers, because trained weights show less than those at
-        the start.
+    Args:
+        recipe: its loss, ``loss_over``, training set and ``collate``.
+        model: not wrapped, on the worker's device, in the mode that it is trained in.
+        job: seed and precision.
+        plan: of this attempt.
+        context: this worker's rank and device.
+        is_start: False: only find out whether the loss gathers, because trained weights show less than those at the
+            start.
 
-    Raises: RecipeError: the loss is not a mean over samples, and the recipe does not say so; it is not a scalar tensor
-        with a gradient; or it is over the global batch, and the plan has several micro-batches or measures the
-        gradient's noise.
+    Raises:
+        RecipeError: the loss is not a mean over samples, and the recipe does not say so; it is not a scalar tensor with
+            a gradient; or it is over the global batch, and the plan has several micro-batches or measures the
+            gradient's noise.
     """
     if recipe.loss_over == "micro_batch":
         return LossProbe()

@@ -57,8 +57,9 @@ def check_start(
         samples_seen: where the attempt begins.
         digests: of the data that a checkpoint was trained on; empty without one.
 
-    Raises: RecipeError: BatchNorm gets a share of one sample; the data differ between workers or from the run's first
-        attempt; the loss is not a mean over samples; or the evaluation cannot be used.
+    Raises:
+        RecipeError: BatchNorm gets a share of one sample; the data differ between workers or from the run's first
+            attempt; the loss is not a mean over samples; or the evaluation cannot be used.
     """
     workers, is_start = job.train.data_workers, samples_seen == 0
     require_samples_for_norms(
