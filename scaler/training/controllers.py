@@ -73,7 +73,7 @@ class Controllers:
         factor = self._plateau_state.factor * self._guard_factor
         return factor * self.gain(batch_ratio) ** self._exponent if self._exponent else factor
 
-    def measured(self, squares: GradientSquares | None, *, batch_ratio: float) -> None:
+    def add_measurement(self, squares: GradientSquares | None, *, batch_ratio: float) -> None:
         """Update the noise history with a step's estimates, at the batch of its phase; with adascale, also the gain."""
         self.noise = self.noise.update(squares)
         if self._average is not None:
@@ -81,7 +81,7 @@ class Controllers:
             found = self._average.gain(batch_ratio, self._reference_batch_size)
             self._gain = (_possible_gain(self._gain[0], batch_ratio) if found is None else found, batch_ratio)
 
-    def evaluated(self, values: Mapping[str, float]) -> Event | None:
+    def add_evaluation(self, values: Mapping[str, float]) -> Event | None:
         """Give an evaluation to the plateau controller; return the event if it lowered the learning rate, else None."""
         if self._plateau is None:
             return None
@@ -98,7 +98,7 @@ class Controllers:
             f"{bad} evaluation{'' if bad == 1 else 's'}",
         }
 
-    def observed(self, losses: Sequence[float]) -> str | None:
+    def add_losses(self, losses: Sequence[float]) -> str | None:
         """Give losses of steps, means over all workers, to the divergence guard; return why training diverged."""
         if self._guard is None:
             return None
@@ -118,7 +118,7 @@ class Controllers:
         divergence = self._job.failures.divergence
         return divergence is not None and divergence.then == "go_back" and self.times_gone_back < divergence.max_times
 
-    def stopped_by(self, reason: str) -> TrainingError:
+    def divergence_error(self, reason: str) -> TrainingError:
         """Return the error for a diverged training that does not go back (any more)."""
         gone_back = self.times_gone_back
         again = f" again, after going back {'once' if gone_back == 1 else f'{gone_back} times'}" if gone_back else ""
@@ -132,12 +132,12 @@ class Controllers:
             f"Lower reference.lr, warm up longer, set train.clip_grad_norm, or {or_else}.",
         )
 
-    def waits_for_a_better_loss(self) -> bool:
+    def is_suspect(self) -> bool:
         """Return whether the last losses were above the limit: training should not go back to a checkpoint of them."""
         return self._guard is not None and self._guard.is_suspect(self._guard_state) and self.may_go_back()
 
-    def went_back(self, *, times: int) -> None:
-        """Lower the learning rate after training went back for the ``times``-th time in this run."""
+    def set_times_gone_back(self, *, times: int) -> None:
+        """Set how often training has gone back in this run, after a checkpoint was loaded; each time lowers the learning rate."""
         divergence = self._job.failures.divergence
         assert divergence is not None
         self.times_gone_back = times

@@ -95,7 +95,7 @@ class Training:
         """Continue from a checkpoint. Learning rates and constants are not restored: they are this plan's.
 
         Raises:
-            RunError: the checkpoint is torn or altered.
+            RunError: the checkpoint is incomplete or altered.
             RecipeError: it holds another model than the recipe builds.
         """
         state = load_checkpoint(self._context.folder, samples_seen)
@@ -203,7 +203,7 @@ class Training:
             return False
         is_measured = gradient.measures.parts is not None
         if is_measured:
-            controllers.measured(gradient.squares, batch_ratio=phase.batch_ratio)
+            controllers.add_measurement(gradient.squares, batch_ratio=phase.batch_ratio)
         own = plan.step_phase(samples_seen)
         lr = position.lr(own)
         worth = controllers.gain(own.batch_ratio)  # in steps of the reference, where it is measured
@@ -302,7 +302,7 @@ class Training:
         sums = torch.tensor([(mean.total, mean.weight) for mean in means], dtype=torch.float64).reshape(-1, 2)
         sums = sum_over_workers(sums, world_size=self._world_size, device=self._device)
         losses = [Mean(total, weight).value for total, weight in sums.tolist()]
-        self._divergence = self._controllers.observed([loss for loss in losses if loss is not None])
+        self._divergence = self._controllers.add_losses([loss for loss in losses if loss is not None])
 
     def _go_back(self) -> None:
         """Load the last checkpoint and lower the learning rate; or stop.
@@ -315,7 +315,7 @@ class Training:
         goes_back, times = self._controllers.may_go_back(), self._controllers.times_gone_back + 1
         self._event("diverged", reason=reason, goes_back=goes_back)
         if not goes_back:
-            raise self._controllers.stopped_by(reason)
+            raise self._controllers.divergence_error(reason)
         start = [0, 0]
         if self._context.rank == 0:
             self._checkpoints.wait()
@@ -330,7 +330,7 @@ class Training:
         self._hand_over()
         self._recorder.unchecked_records()  # these steps are undone
         self.restore(samples_seen)
-        self._controllers.went_back(times=times)
+        self._controllers.set_times_gone_back(times=times)
         self._context.attempt = attempt
         self._seed()
         self._begin_attempt()
@@ -398,7 +398,7 @@ class Training:
         values = self._evaluation.values(self.plan)
         known = {name: value if isfinite(value) else None for name, value in values.items()}
         self._event("evaluated", values=known, seconds=perf_counter() - began)
-        lowered = self._controllers.evaluated(values)
+        lowered = self._controllers.add_evaluation(values)
         if lowered is not None and self._position.next_size():  # at the end there is no learning rate to lower
             self._event(**lowered)
         return values
@@ -417,7 +417,7 @@ class Training:
             self._divergence = self._stepper.broken_weight()
         if self._divergence is not None:
             return
-        if self._position.next_size() and self._controllers.waits_for_a_better_loss():
+        if self._position.next_size() and self._controllers.is_suspect():
             return
         if is_best and values is not None:
             self._checkpoints.keep_as_best(values)

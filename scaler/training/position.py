@@ -106,7 +106,7 @@ class Position:
         assert not growth or isinstance(self._job.scale.batch_schedule, GrowWithNoise)
         self.plan = regrow(self._first_plan, self._job, growth)
         self.phase = self.next_phase()
-        self._controllers.measured(None, batch_ratio=self.phase.batch_ratio)
+        self._controllers.add_measurement(None, batch_ratio=self.phase.batch_ratio)
         self.align()  # the batch may have changed
         self.ramp = self._ramp_after(state)
 

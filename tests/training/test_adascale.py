@@ -158,12 +158,12 @@ UNKNOWN = GradientSquares(signal=-9.0, variance=48.0)
 
 def test_while_the_noise_is_unknown_the_last_gain_stays() -> None:
     held = controllers(adascale_job())
-    held.measured(None, batch_ratio=4.0)
+    held.add_measurement(None, batch_ratio=4.0)
     assert held.gain(4.0) == held.lr_factor(4.0) == 1.0, "nothing is known at first"
-    held.measured(KNOWN, batch_ratio=4.0)
+    held.add_measurement(KNOWN, batch_ratio=4.0)
     known = gain(4.0, noise_scale=48.0, reference_batch_size=16)
     assert held.gain(4.0) == held.lr_factor(4.0) == known > 2.0
-    held.measured(UNKNOWN, batch_ratio=4.0)
+    held.add_measurement(UNKNOWN, batch_ratio=4.0)
     assert held.gain(4.0) == known
     assert held.gain(2.0) == known / 2, "a short step has its share"
 
@@ -171,11 +171,11 @@ def test_while_the_noise_is_unknown_the_last_gain_stays() -> None:
 @pytest.mark.parametrize(("batch_ratio", "expected"), [(8.0, 2.2857142857142856), (2.0, 2.0), (1.0, 1.0), (0.5, 1.0)])
 def test_at_another_ratio_a_held_gain_stays_within_what_a_gain_can_be(batch_ratio: float, expected: float) -> None:
     before = controllers(adascale_job())
-    before.measured(KNOWN, batch_ratio=4.0)
-    before.measured(UNKNOWN, batch_ratio=4.0)
+    before.add_measurement(KNOWN, batch_ratio=4.0)
+    before.add_measurement(UNKNOWN, batch_ratio=4.0)
     after = controllers(adascale_job())
     after.load_state_dict(before.state_dict())
-    after.measured(None, batch_ratio=batch_ratio)
+    after.add_measurement(None, batch_ratio=batch_ratio)
     assert after.gain(batch_ratio) == pytest.approx(expected)
 
 

@@ -65,15 +65,15 @@ def test_the_newest_checkpoint_is_found_and_read(folder: RunFolder) -> None:
 @pytest.mark.parametrize(
     ("name", "harm", "reason"),
     [
-        ("{}.pt", cut_short, r"checkpoint 300 is torn: [\d,]+ bytes of \d+$"),
+        ("{}.pt", cut_short, r"checkpoint 300 is incomplete: [\d,]+ bytes of \d+$"),
         ("{}.pt", alter, r"checkpoint 300 was altered: its checksum does not match$"),
-        ("{}.pt", Path.unlink, r"checkpoint 300 is torn: its state is missing$"),
-        ("{}.json", Path.unlink, r"checkpoint 300 is torn: its manifest was not written$"),
-        ("{}.json", cut_short, r"checkpoint 300 is torn: its manifest is not JSON$"),
+        ("{}.pt", Path.unlink, r"checkpoint 300 is incomplete: its state is missing$"),
+        ("{}.json", Path.unlink, r"checkpoint 300 is incomplete: its manifest was not written$"),
+        ("{}.json", cut_short, r"checkpoint 300 is incomplete: its manifest is not JSON$"),
         ("{}.json", lambda path: path.write_text("[1]"), r"was altered: its manifest is not a JSON object$"),
     ],
 )
-def test_a_torn_or_altered_checkpoint_is_passed_over_for_the_one_before(
+def test_an_incomplete_or_altered_checkpoint_is_passed_over_for_the_one_before(
     folder: RunFolder, name: str, harm: Callable[[Path], Any], reason: str
 ) -> None:
     harm(files(folder) / name.format(f"{300:015d}"))
@@ -112,7 +112,7 @@ def test_with_no_checkpoint_left_nothing_begins_anew_by_itself(folder: RunFolder
 def test_a_first_checkpoint_that_was_cut_off_by_a_kill_is_none(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path / "run"))
     folder.write("checkpoints/000000000000100.pt", b"half of i")
-    assert find_checkpoint(folder) == (None, [(100, "checkpoint 100 is torn: its manifest was not written")])
+    assert find_checkpoint(folder) == (None, [(100, "checkpoint 100 is incomplete: its manifest was not written")])
     assert find_checkpoint(folder) == (None, [])
 
 
@@ -202,7 +202,7 @@ def test_a_state_holds_more_than_tensors_and_what_no_restart_could_read_is_refus
         kind = "float64" if isinstance(value, dict) else type(value).__name__
         assert str(caught.value) == (
             f"a checkpoint cannot hold {place} ({kind}): torch.load(weights_only=True) does not read {blamed}.\n"
-            "  Keep it as tensors, numbers, texts, or lists and dicts of these; or let the recipe call "
+            "  Keep it as tensors, numbers, strings, or lists and dicts of these; or let the recipe call "
             "torch.serialization.add_safe_globals with its class."
         )
         assert training.samples_seen == 0
@@ -242,7 +242,8 @@ def test_a_checkpoint_that_torch_does_not_read_is_kept_and_no_message_asks_to_re
     with pytest.raises(RunError) as caught:
         load_checkpoint(folder, 300)
     assert str(caught.value) == (
-        "run run: checkpoint 300 cannot be read, though its checksum is right: torch.load(weights_only=True) does not "
+        "run run: checkpoint 300 cannot be read, although its checksum is correct: "
+        "torch.load(weights_only=True) does not "
         f"read {__name__}.Plain.\n"
         "  If you trust the file, let the recipe call torch.serialization.add_safe_globals with that class; then "
         "resume. Keep the file: the checkpoints before it may hold the same."

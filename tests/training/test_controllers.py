@@ -485,12 +485,12 @@ def test_a_plateau_of_another_metric_keeps_the_lr_and_forgets_the_values(tmp_pat
 
     before = Controllers(job("accuracy", "max"), plan_of(job("accuracy", "max")))
     for accuracy in (0.9, 0.9, 0.9):
-        before.evaluated({"accuracy": accuracy, "loss": 2.0})
+        before.add_evaluation({"accuracy": accuracy, "loss": 2.0})
     lowered = before.lr_factor(1.0)
     assert lowered < 1.0
     after = Controllers(job("loss", "min"), plan_of(job("loss", "min")))
     after.load_state_dict(before.state_dict())
     assert after.lr_factor(1.0) == lowered
-    assert after.evaluated({"accuracy": 0.9, "loss": 2.0}) is None, (
+    assert after.add_evaluation({"accuracy": 0.9, "loss": 2.0}) is None, (
         "2.0 is the first loss, not one that is worse than 0.9"
     )

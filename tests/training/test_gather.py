@@ -143,7 +143,7 @@ def test_on_one_worker_it_is_the_tensor_itself() -> None:
     with pytest.raises(RecipeError) as caught:
         scaler.all_gather(tensor.sum())
     assert str(caught.value) == (
-        "scaler.all_gather was given a tensor without dimensions.\n  Give it one row a sample."
+        "scaler.all_gather was given a tensor without dimensions.\n  Give it one row for each sample."
     )
 
 
@@ -191,7 +191,7 @@ def test_a_loss_over_the_global_batch_is_refused_where_a_step_has_micro_batches(
     (rank,) = contrastive(tmp_path, 1, global_batch_size=64, per_worker_batch_size=32)
     assert rank["error"] == (
         "the loss is over the global batch, and a step has 2 micro-batches on a worker: their samples are never "
-        "compared.\n"
+        "compared with each other.\n"
         "  Use scale.grad_accum_steps: 1 and a per_worker_batch_size of at least a worker's share of the step."
     )
 

@@ -175,7 +175,7 @@ def grow(rank: int, world_size: int) -> str:
 def test_a_gradient_that_comes_in_more_parts_than_were_counted_is_refused() -> None:
     (message,) = set(run_group(grow, 2))
     assert message.endswith(
-        "got its gradient in more parts than in the first step, and the sum over workers had begun.\n"
+        "got its gradient in more parts than in the first step, after the sum over workers had begun.\n"
         "  Give torch.utils.checkpoint.checkpoint use_reentrant=False."
     )
 
@@ -209,7 +209,7 @@ def test_a_parameter_that_is_made_in_the_first_step_is_refused() -> None:
             self.second = nn.Linear(1, 1)
             return self.second(self.first(x))
 
-    with pytest.raises(RecipeError, match=r"the model made the parameter second.weight in its first step"):
+    with pytest.raises(RecipeError, match=r"the model created the parameter second.weight in its first step"):
         make_step(Late(), forward_loss, 1)(iter([torch.ones(2, 4)]), [2], step_samples=2)
 
 

@@ -21,7 +21,7 @@ SCHEMA_VERSION = 2
 
 
 class UnusableError(RunError):
-    """A torn or altered checkpoint; storage that cannot be read at the moment is another error.
+    """An incomplete or altered checkpoint; storage that cannot be read at the moment is another error.
 
     Args:
         problem: says which checkpoint, and why.
@@ -119,19 +119,19 @@ def read_files(folder: RunFolder, samples_seen: int) -> bytes:
     """Return the state of a checkpoint, after checking its length and checksum.
 
     Raises:
-        UnusableError: the checkpoint is torn or altered.
+        UnusableError: the checkpoint is incomplete or altered.
         RunError: the checkpoint has an unknown schema version, or the storage cannot be read.
     """
     where = f"checkpoint {samples_seen}"
     names, name = folder.names(FOLDER), f"{samples_seen:015d}"
     if f"{name}.json" not in names:
-        raise UnusableError(f"{where} is torn: its manifest was not written.", counted=False)
+        raise UnusableError(f"{where} is incomplete: its manifest was not written.", counted=False)
     if f"{name}.pt" not in names:
-        raise UnusableError(f"{where} is torn: its state is missing.")
+        raise UnusableError(f"{where} is incomplete: its state is missing.")
     try:
         about = parse_json(folder.read(f"{_name(samples_seen)}.json"))
     except ValueError:
-        raise UnusableError(f"{where} is torn: its manifest is not JSON.") from None
+        raise UnusableError(f"{where} is incomplete: its manifest is not JSON.") from None
     if not isinstance(about, dict):
         raise UnusableError(f"{where} was altered: its manifest is not a JSON object.")
     if about.get("schema_version") != SCHEMA_VERSION:
@@ -142,7 +142,7 @@ def read_files(folder: RunFolder, samples_seen: int) -> bytes:
         )
     size = folder.size(f"{_name(samples_seen)}.pt")
     if size != about.get("bytes"):
-        raise UnusableError(f"{where} is torn: {size:,} bytes of {about.get('bytes')}.")
+        raise UnusableError(f"{where} is incomplete: {size:,} bytes of {about.get('bytes')}.")
     data = folder.read(f"{_name(samples_seen)}.pt", most=None)
     if sha256(data).hexdigest() != about.get("sha256"):
         raise UnusableError(f"{where} was altered: its checksum does not match.")

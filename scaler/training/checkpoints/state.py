@@ -59,7 +59,7 @@ def require_readable(state: Mapping[str, Any]) -> None:
         except Exception as error:  # any exception of the value's own code or of torch's reader
             raise RecipeError(
                 f"a checkpoint cannot hold {name} ({type(value).__name__}): {_why_unreadable(error)}.",
-                "Keep it as tensors, numbers, texts, or lists and dicts of these; or let the recipe call "
+                "Keep it as tensors, numbers, strings, or lists and dicts of these; or let the recipe call "
                 "torch.serialization.add_safe_globals with its class.",
             ) from error
 
@@ -134,7 +134,7 @@ def _require_read_back(data: bytes) -> None:
         except Exception as error:  # any exception of torch's reader
             raise RecipeError(
                 f"the checkpoint cannot be read again: {_why_unreadable(error)}.",
-                "Keep the state of model and optimizer as tensors, numbers, texts, or lists and dicts of these.",
+                "Keep the state of model and optimizer as tensors, numbers, strings, or lists and dicts of these.",
             ) from error
 
 
@@ -142,7 +142,7 @@ def load_checkpoint(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
     """Return a checkpoint's state, with tensors on the CPU.
 
     Raises:
-        RunError: the checkpoint is torn or altered, or has an unknown schema version.
+        RunError: the checkpoint is incomplete or altered, or has an unknown schema version.
     """
     data = read_files(folder, samples_seen)
     try:
@@ -150,7 +150,7 @@ def load_checkpoint(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
     except Exception as error:  # any exception of torch's reader
         blamed = isinstance(error, UnpicklingError) and "GLOBAL" in str(error)
         raise RunError(
-            f"run {folder.run_id}: checkpoint {samples_seen} cannot be read, though its checksum is right: "
+            f"run {folder.run_id}: checkpoint {samples_seen} cannot be read, although its checksum is correct: "
             f"{_why_unreadable(error)}.",
             "If you trust the file, let the recipe call torch.serialization.add_safe_globals with that class; then "
             "resume. Keep the file: the checkpoints before it may hold the same."

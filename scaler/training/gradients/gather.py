@@ -54,7 +54,9 @@ def all_gather(tensor: Tensor) -> Tensor:
         tensor([1., 2.])
     """
     if tensor.ndim == 0:
-        raise RecipeError("scaler.all_gather was given a tensor without dimensions.", "Give it one row a sample.")
+        raise RecipeError(
+            "scaler.all_gather was given a tensor without dimensions.", "Give it one row for each sample."
+        )
     calls = _current
     if calls is not None:
         calls.was_called = True
@@ -74,7 +76,7 @@ def several_micro_batches(count: int) -> RecipeError:
     """Return the error for a loss over the global batch whose step has several micro-batches."""
     return RecipeError(
         f"the loss is over the global batch, and a step has {count} micro-batches on a worker: their samples are never "
-        "compared.",
+        "compared with each other.",
         "Use scale.grad_accum_steps: 1 and a per_worker_batch_size of at least a worker's share of the step.",
     )
 

@@ -207,8 +207,8 @@ class GradientStep:
         made = [name for name in named_parameters(self._model) if name not in self._known]
         if made:
             raise RecipeError(
-                f"the model made the parameter {made[0]} in its first step, and the optimizer does not have it.",
-                "Make every parameter in build().",
+                f"the model created the parameter {made[0]} in its first step, so the optimizer does not have it.",
+                "Create every parameter in build().",
             )
 
     def _note_part(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:

@@ -82,7 +82,7 @@ def single_sample_error(plan: Plan, *, samples_seen: int) -> RecipeError:
         )
     return RecipeError(
         f"BatchNorm needs more than one sample, and the last step of an epoch has {_counted(size, 'sample')} for "
-        f"{_counted(plan.world_size, 'worker')}: one of them gets a single one.",
+        f"{_counted(plan.world_size, 'worker')}: one of them gets a single sample.",
         "Set train.last_batch: drop, or use another number of workers or another global batch.",
     )
 

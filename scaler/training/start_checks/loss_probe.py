@@ -110,8 +110,8 @@ def _require_one_micro_batch(found: LossProbe, job: Job, plan: Plan) -> None:
         raise several_micro_batches(most)
     if plan.is_measured or isinstance(job.scale.batch_schedule, GrowWithNoise):
         raise RecipeError(
-            "the loss is over the global batch: the workers' gradients are no samples of it, and their noise says "
-            "nothing.",
+            "the loss is over the global batch: the workers' gradients are not independent samples of it, so their "
+            "noise cannot be measured.",
             "Use a rule other than adascale, and a batch_schedule that does not follow the noise.",
         )
 
