@@ -137,7 +137,7 @@ class Controllers:
         return self._guard is not None and self._guard.is_suspect(self._guard_state) and self.may_go_back()
 
     def set_times_gone_back(self, *, times: int) -> None:
-        """Set how often training has gone back in this run, after a checkpoint was loaded; each time lowers the learning rate."""
+        """Set how often training has gone back in this run; each time lowers the learning rate."""
         divergence = self._job.failures.divergence
         assert divergence is not None
         self.times_gone_back = times

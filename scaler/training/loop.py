@@ -137,9 +137,9 @@ class Training:
                 if not self._step(source, size):
                     source = self._batches()
                     continue
-                leave, is_time = self._hand_over_together() if self._interval.is_due() else (Leave.NOT, False)
+                leave, save_now = self._hand_over_together() if self._interval.is_due() else (Leave.NOT, False)
                 grown = self._divergence is None and self._grow_when_due(began_at)  # before the checkpoint
-                self._save_and_evaluate_when_due(began_at, now=is_time or leave is not Leave.NOT)
+                self._save_and_evaluate_when_due(began_at, now=save_now or leave is not Leave.NOT)
                 gone_back = self._divergence is not None
                 if gone_back:
                     self._go_back()
@@ -275,7 +275,7 @@ class Training:
         self._hand_over()
         self._check_losses()
         wanted = self._context.wanted_steps(self._recorder.steps_per_record)
-        mine = [self._context.leave_requested(), self._checkpoints.is_time(), self._interval.step_time_s(), wanted]
+        mine = [self._context.leave_requested(), self._checkpoints.is_due(), self._interval.step_time_s(), wanted]
         if self._world_size > 1:
             self.activity.begin(WAITING)
         leave, save, step_time_s, steps = max_over_workers(mine, world_size=self._world_size, device=self._device)

@@ -26,9 +26,9 @@ def agree(found: T | RecipeError, *, world_size: int) -> T:
         world_size: workers; with 1 nothing is sent.
     """
     if world_size > 1:
-        everyones: list[T | RecipeError] = [found] * world_size
-        dist.all_gather_object(everyones, found)
-        found = next((one for one in everyones if isinstance(one, RecipeError)), everyones[0])
+        gathered: list[T | RecipeError] = [found] * world_size
+        dist.all_gather_object(gathered, found)
+        found = next((one for one in gathered if isinstance(one, RecipeError)), gathered[0])
     if isinstance(found, RecipeError):
         raise found
     return found

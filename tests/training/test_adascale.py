@@ -37,7 +37,7 @@ def adascale_job(workers: int = 2, size: int = 64, **others: object) -> Job:
 
 
 def gains(records: list[Record], batch: int) -> list[float]:
-    """What each step but the last was worth, from the progress it made."""
+    """Return what each step but the last was worth, from its progress."""
     """What each step was worth in steps of the reference; of whole steps only."""
     return [
         (after.progress - before.progress) / 16
@@ -87,7 +87,7 @@ def test_every_step_s_lr_and_progress_follow_its_gain(tmp_path: Path, reference:
 
 @pytest.mark.parametrize("is_scaled", [True, False])
 def test_an_average_of_the_weights_forgets_by_the_gain_that_a_step_is_worth(tmp_path: Path, is_scaled: bool) -> None:
-    """By hand over the checkpoints of every step: a step is worth its gain in steps of the reference, not the ratio."""
+    """Computed by hand from the checkpoints of every step: a step counts as its gain in steps of the reference."""
     job = adascale_job(
         co_scale={"ema": is_scaled},
         train={"ema": {"decay": 0.9}, "epochs": 2},
@@ -138,7 +138,7 @@ def test_training_ends_when_the_reference_s_training_is_done(tmp_path: Path) -> 
 
 
 def test_the_gain_climbs_from_its_start(tmp_path: Path) -> None:
-    """AdaScale's warmup: noise is small beside the gradient at first, and so is what a large batch is worth."""
+    """AdaScale's own warmup: at first the noise is small beside the gradient, so a large batch is worth little."""
     records = records_of(run(tmp_path, 2, adascale_job(train={"epochs": 8}))[:1])
     found = gains(records, 64)
     third = len(found) // 3
@@ -179,7 +179,7 @@ def test_at_another_ratio_a_held_gain_stays_within_what_a_gain_can_be(batch_rati
     assert after.gain(batch_ratio) == pytest.approx(expected)
 
 
-def test_on_another_number_of_workers_the_measured_noise_goes_on_and_the_gain_is_that_of_the_new_batch(
+def test_on_another_number_of_workers_the_measured_noise_continues_and_the_gain_is_that_of_the_new_batch(
     tmp_path: Path,
 ) -> None:
     folder = new_folder(tmp_path)
@@ -212,7 +212,7 @@ def test_on_another_number_of_workers_the_measured_noise_goes_on_and_the_gain_is
 
 
 def test_a_training_that_was_slow_on_many_workers_comes_to_its_end_on_one(tmp_path: Path) -> None:
-    """Samples of little worth count little: more than the reference's whole training may be behind it already."""
+    """Samples of little worth count little, so more samples than the reference's whole training may have been used."""
     folder = new_folder(tmp_path)
     job = make_job(
         num_workers={"min": 1, "max": 2},

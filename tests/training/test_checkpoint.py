@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what counts, what is passed over, and that nobody waits for them."""
+"""Checkpoints: which are kept, which are complete, which are passed over, and that training does not wait for them."""
 
 import json
 import pickle
@@ -341,7 +341,7 @@ def _slow(model: Any, batch: Any) -> Any:
 
 
 def test_training_does_not_stand_still_for_the_storage(tmp_path: Path) -> None:
-    """Measured: the copy of a small model in well under a millisecond, however slow the storage."""
+    """Training waits only for the copy of a small model (measured: well under a millisecond), for any storage."""
     job = make_job(per_worker_batch_size=64)
     training, around = in_this_process(tmp_path, make_recipe(), job)
     around.secure = lambda samples_seen: sleep(0.5)  # type: ignore[method-assign]
@@ -400,7 +400,7 @@ def test_the_best_by_another_metric_is_not_the_best_any_more(tmp_path: Path) -> 
     assert read_manifest(around.folder, 750)["best_of"] == ["accuracy", "max"]
 
 
-def test_a_run_that_goes_on_only_to_end_where_it_is_is_evaluated_there(tmp_path: Path) -> None:
+def test_a_run_that_continues_only_to_end_where_it_is_is_evaluated_there(tmp_path: Path) -> None:
     def job(epochs: int) -> Any:
         return make_job(
             per_worker_batch_size=125, train={"epochs": epochs, "eval_every": {"epochs": 5}}, checkpoint={"keep": 9}

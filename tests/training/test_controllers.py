@@ -1,4 +1,4 @@
-"""What reacts to measurements: plateau, the guard of the loss, and a batch that grows with the noise."""
+"""Controllers: plateau, divergence guard, and a batch that grows with the noise."""
 
 import random
 from dataclasses import replace
@@ -39,7 +39,7 @@ CONSTANT = {"name": "constant", "warmup": {"epochs": 0}}
 
 
 def scripted(values: list[float]) -> Recipe:
-    """A recipe whose evaluations give these scores, one after the other."""
+    """Return a recipe whose evaluations give these scores, one after the other."""
     recipe, left = make_recipe(), [values[0], *values]  # the first is asked for before the first step, for its name
     one = TensorDataset(torch.zeros(1, 6), torch.zeros(1, dtype=torch.int64))
     return replace(recipe, eval_data=one, evaluate=lambda model, batch: {"score": left.pop(0)})
@@ -143,7 +143,7 @@ def test_a_plateau_of_what_is_not_evaluated_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_metric_of_some_batches_only_is_found(tmp_path: Path) -> None:
-    """The first batch may lack it; all the data do not."""
+    """The first batch may lack the metric; all the data together have it."""
     calls: list[int] = []
 
     def seldom(model: Any, batch: Any) -> dict[str, float]:
@@ -157,7 +157,7 @@ def test_a_metric_of_some_batches_only_is_found(tmp_path: Path) -> None:
 
 
 def test_looking_for_the_metric_changes_no_bit_of_the_training(tmp_path: Path) -> None:
-    """Neither weights nor BatchNorm's statistics, nor anybody's random numbers."""
+    """Weights, BatchNorm's statistics and random numbers stay the same."""
     drawn, weights = [], []
     for plateau in (None, {"metric": "ema_noise", "patience": 100}):
         torch.manual_seed(0)
@@ -303,7 +303,7 @@ def test_it_goes_back_only_so_often_and_each_time_lower(tmp_path: Path) -> None:
 
 
 def blowing_up(**failures: Any) -> tuple[Job, dict[str, float]]:
-    """A first step whose loss is finite and whose weights are not."""
+    """Return a recipe whose first step has a finite loss and leaves weights that are not finite."""
     job = make_job(
         per_worker_batch_size=64,
         reference={"lr": 1e37, "optimizer": {"name": "sgd"}},
@@ -315,7 +315,7 @@ def blowing_up(**failures: Any) -> tuple[Job, dict[str, float]]:
 
 
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
-    """The losses that were seen are all fine: it is the last step that broke them."""
+    """All losses so far are finite: the last step broke the weights."""
     job, broken = blowing_up()
     folder = new_folder(tmp_path)
     (rank,) = run(tmp_path, 1, job, folder=folder, errors=True, broken=broken)
@@ -333,7 +333,7 @@ def test_going_back_from_such_weights_leads_to_numbers(tmp_path: Path) -> None:
 
 
 def test_going_back_takes_average_and_frozen_parameters_along(tmp_path: Path) -> None:
-    """What came after the checkpoint is undone: the average, the unfreezing, a grown batch."""
+    """Everything after the checkpoint is undone: the average, the unfreezing, a grown batch."""
     values = go_back_job().model_dump()
     values["groups"] = [{"match": "0.*", "freeze": {"samples": 192}}]
     values["train"]["ema"] = {"decay": 0.9}
@@ -401,7 +401,7 @@ def test_the_lr_follows_a_grown_batch_by_the_rule(tmp_path: Path) -> None:
 
 
 def test_a_grown_batch_stays_within_the_job_s_bound_on_more_workers(tmp_path: Path) -> None:
-    """Growth is kept as a multiple of the start's batch, which grows with the workers; the bound is a number."""
+    """Growth is a multiple of the first batch, which grows with the workers; the bound is a number of samples."""
     folder = new_folder(tmp_path)
     values = make_job(
         num_workers={"min": 1, "max": 2},
@@ -471,7 +471,7 @@ def test_stopped_after_every_step_it_is_the_run_that_was_never_stopped(tmp_path:
 
 
 def test_the_runs_above_do_react(tmp_path: Path) -> None:
-    """Else they would show nothing."""
+    """Without a reaction the tests above would prove nothing."""
     assert events_of(run(tmp_path, 1, RESUMED["plateau"])[0], "rate_lowered")
     assert events_of(run(tmp_path, 1, RESUMED["growth"])[0], "batch_grown")
     gains = {record.lr for record in records_of(run(tmp_path, 1, RESUMED["adascale"]))}

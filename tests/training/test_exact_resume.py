@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed is the run that never was, to the last bit, with all that is random in it."""
+"""A run that was stopped and resumed equals a run without a stop exactly, with all its random numbers."""
 
 import random
 from dataclasses import replace
@@ -37,7 +37,7 @@ from scaler.training.randomness import random_state, seed_everything, set_random
 
 
 class Augmented(Dataset[Any]):
-    """Inputs with noise of three kinds, as augmentation has it."""
+    """Inputs with noise of three kinds, as in augmentation."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(3)
@@ -100,7 +100,7 @@ def train_group(tmp_path: Path, job: Job, world_size: int, *, stops: list[int]) 
 
 
 @pytest.mark.parametrize(("world_size", "data_workers"), [(1, 0), (1, 2), (2, 0)])
-def test_dropout_and_augmentation_go_on_as_if_nothing_had_happened(
+def test_dropout_and_augmentation_continue_as_if_nothing_had_happened(
     tmp_path: Path, world_size: int, data_workers: int
 ) -> None:
     job = make_job(
@@ -182,7 +182,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> Non
     )
 
 
-def test_a_run_may_go_on_in_another_precision(tmp_path: Path) -> None:
+def test_a_run_may_continue_in_another_precision(tmp_path: Path) -> None:
     training, _ = in_this_process(tmp_path, make_recipe(), make_job(per_worker_batch_size=64, train={"epochs": 1}))
     training.run()
     for precision in ("fp16", "bf16", "fp32"):

@@ -26,7 +26,7 @@ from scaler.training.randomness import seed_everything
 
 
 class TwoTowers(nn.Module):
-    """Two encoders and a temperature that takes part in the loss itself, as in CLIP."""
+    """Two encoders and a temperature that is a part of the loss, as in CLIP."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def samples(count: int) -> Tensor:
 
 
 def gradient_of(rank: int, world_size: int, count: int) -> tuple[list[float], float]:
-    """One step's gradient and this rank's loss, as the training makes them."""
+    """Return one step's gradient and this rank's loss, computed as in training."""
     model = TwoTowers()
     step = GradientStep(
         model,
@@ -92,7 +92,7 @@ def test_a_gathered_loss_has_the_gradient_of_one_worker_on_the_whole_batch(world
 
 
 def test_without_gathering_the_gradient_is_another() -> None:
-    """The negative control: each worker's own samples alone are another objective."""
+    """The negative control: with only each worker's own samples, the objective is another one."""
     model = TwoTowers()
     sum(clip_loss(model, (part,), gather=False) / 2 for part in samples(8).split(4)).backward()
     parts = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
@@ -148,7 +148,7 @@ def test_on_one_worker_it_is_the_tensor_itself() -> None:
 
 
 def train_contrastive(rank: int, world_size: int, folder: str, values: dict[str, Any], how: str) -> dict[str, Any]:
-    """Train two towers on 200 samples; ``how`` says what the recipe does about its loss."""
+    """Train two towers on 200 samples; ``how`` is the recipe's declaration of its loss."""
     torch.set_num_threads(1)
     job: Job = parse_job(values, source="job")
     seed_everything(job.train.seed)

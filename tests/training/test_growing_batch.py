@@ -62,7 +62,7 @@ def test_the_lr_follows_the_batch_by_the_rule_and_the_schedule_by_the_samples(tm
 
 
 def test_adam_s_constants_and_its_count_of_steps_change_with_the_batch(tmp_path: Path) -> None:
-    """``beta_new ** new = beta_old ** old``: what the averages have forgotten of their start stays the same."""
+    """``beta_new ** new = beta_old ** old``: the averages have forgotten the same share of their start."""
     points = {"name": "points", "points": [{"at": {"epochs": 1}, "factor": 4}]}
     job = make_job(
         per_worker_batch_size=16,

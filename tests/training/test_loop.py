@@ -45,7 +45,7 @@ def test_the_same_global_batch_gives_the_same_run_however_it_is_made(tmp_path: P
 
 
 def test_one_model_is_evaluated_and_saved_also_with_batch_norm(tmp_path: Path) -> None:
-    """Each rank has statistics of its own shares; rank 0's are saved, so everyone must evaluate with rank 0's."""
+    """Each rank has statistics of its own shares; rank 0's are saved, so every rank must evaluate with them."""
     ranks = run(tmp_path, 2, make_job(num_workers=2, per_worker_batch_size=32), norm=True)
     assert ranks[0]["buffers"] == ranks[1]["buffers"]
     newest = sorted(tmp_path.glob("*/checkpoints/*.pt"))[-1]

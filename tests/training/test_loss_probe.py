@@ -43,7 +43,7 @@ def data() -> TensorDataset:
 
 
 class Dropout(nn.Module):
-    """Dropout that no module of torch's shows; ``always``: in evaluations too."""
+    """Dropout that is not a torch module; with ``always``, in evaluation mode too."""
 
     def __init__(self, *, always: bool = False) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ def simclr(model: nn.Module, batch: Any) -> Tensor:
 
 
 def two_views(model: nn.Module, batch: Any) -> Tensor:
-    """NT-Xent with augmentation inside of the loss."""
+    """NT-Xent with augmentation inside the loss."""
     x, size = batch[0], len(batch[0])
     views = F.normalize(torch.cat([model(x + 0.1 * torch.randn_like(x)) for _ in range(2)]), dim=1)
     likeness = (views @ views.T / 0.5).masked_fill(torch.eye(2 * size, dtype=torch.bool), -1e9)
@@ -255,7 +255,7 @@ def test_a_loss_that_is_no_mean_over_samples_is_refused_unless_the_recipe_says_s
     ],
 )
 def test_the_whole_text_of_each_refusal(name: str, text: str) -> None:
-    """With a model that gives one output for all inputs the numbers can be worked out."""
+    """With a model whose output is the same for all inputs, the numbers can be computed by hand."""
     loss, build = NO_MEANS[name]
     recipe = recipe_of(loss, build)
     with torch.no_grad():
@@ -274,7 +274,7 @@ def test_the_whole_text_of_each_refusal(name: str, text: str) -> None:
 
 
 class Recording(nn.Module):
-    """Everything about a module that a forward pass may change."""
+    """Everything in a module that a forward pass may change."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -316,7 +316,7 @@ def test_model_gradients_modes_and_random_numbers_are_left_as_they_were() -> Non
 
 
 class Augmented(Dataset[Any]):
-    """Another crop each time, in a sample that its collate function takes apart."""
+    """Another crop each time, in a sample that its collate function changes."""
 
     def __len__(self) -> int:
         return 50
@@ -346,7 +346,7 @@ def broken(model: nn.Module, batch: Any) -> Tensor:
 
 
 class Branches(nn.Module):
-    """The batch's first sample says which part of the model takes part."""
+    """The batch's first sample decides which part of the model is used."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -402,7 +402,7 @@ def test_a_run_that_continues_is_not_probed_again() -> None:
 
 
 def on_rank(rank: int, world_size: int, name: str) -> str:
-    """The verdict on each of several workers: one text for all, and nobody waits."""
+    """Return the result on one of several workers: the same message on all, and no worker waits."""
     torch.set_num_threads(1)
     recipe = recipe_of(*(NO_MEANS | MEANS)[name])
     job = make_job(num_workers=world_size, per_worker_batch_size=32)

@@ -1,4 +1,4 @@
-"""The optimizer as the plan says it: built, written to, saved; and those of the optional package."""
+"""The plan's optimizer: built, written to, and saved; also those of the optional package."""
 
 import importlib
 import inspect
@@ -166,7 +166,7 @@ CORRECTED = ["adam", "adamw", "torch.optim:RAdam"]  # by a count of steps; of bo
 
 
 def corrected(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> list[torch.Tensor]:
-    """Adam's averages as it uses them: over the weight of all gradients in them."""
+    """Return Adam's averages divided by the total weight of their gradients."""
     state, (first, second) = optimizer.state[weight], optimizer.param_groups[0]["betas"]
     step = float(state["step"])
     return [state["exp_avg"] / (1 - first**step), state["exp_avg_sq"] / (1 - second**step)]
@@ -194,7 +194,7 @@ def test_a_change_of_betas_leaves_both_corrected_averages_as_they_are(
 
 @pytest.mark.parametrize("name", CORRECTED)
 def test_a_steady_gradient_is_its_own_average_before_and_after_a_change_of_betas(name: str) -> None:
-    """The weights of all gradients sum to 1 in every step: else a step after the change would be too long or short."""
+    """The weights of all gradients sum to 1 in every step; otherwise a step after the change has a wrong length."""
     weight = nn.Parameter(torch.zeros(2, dtype=torch.float64))
     optimizer = build_optimizer({"w": weight}, {"name": name, "lr": 0.1})
     gradient = torch.tensor([3.0, -0.5], dtype=torch.float64)
@@ -257,7 +257,7 @@ def test_the_job_s_options_are_the_class_s_with_its_own_defaults(name: str) -> N
 
 
 def trained(name: str, steps: int, **options: Any) -> tuple[list[nn.Parameter], list[torch.Tensor]]:
-    """Weights after steps on given gradients, in float64, and the gradients."""
+    """Return the weights after steps on given gradients, in float64, and the gradients."""
     torch.manual_seed(5)
     weights = [nn.Parameter(torch.randn(3, 4).double()), nn.Parameter(torch.zeros(3).double())]
     values = {"name": name, "lr": 0.01, **OPTIMIZER_OPTIONS[name], **options}
@@ -275,7 +275,7 @@ def trained(name: str, steps: int, **options: Any) -> tuple[list[nn.Parameter], 
 def test_lamb_is_the_published_formula_but_for_the_moments_start(weight_decay: float) -> None:
     """You et al. 2020: w -= lr * |w| / |u| * u, u = m / (sqrt(v) + eps) + wd * w; the ratio is 1 if a norm is 0.
 
-    The paper divides m and v by what corrects their start; without weight decay the ratio cancels that.
+    The paper divides m and v by their bias corrections; without weight decay the ratio cancels this.
     """
     (found, bias), gradients = trained("lamb", 3, weight_decay=weight_decay)
     starts, _ = trained("lamb", 0)
@@ -381,7 +381,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULE_FREE)
 def test_schedule_free_is_evaluated_and_saved_at_its_average_and_trains_elsewhere(tmp_path: Path, name: str) -> None:
-    """x is what is evaluated, y where gradients are taken; y lies between x and z: y = b * x + (1 - b) * z."""
+    """x is evaluated, and gradients are computed at y; y lies between x and z: y = b * x + (1 - b) * z."""
     held = []
     recipe = make_recipe()
 
@@ -444,7 +444,7 @@ def test_a_cycle_of_a_momentum_that_the_optimizer_lacks_is_refused(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", SCHEDULE_FREE)
-def test_a_longer_training_goes_on_from_schedule_free_s_end(tmp_path: Path, name: str) -> None:
+def test_a_longer_training_continues_from_schedule_free_s_end(tmp_path: Path, name: str) -> None:
     """The end's checkpoint holds x; training continues at the point where gradients are computed."""
     run(tmp_path, 1, library_job(name, train={"epochs": 1}), folder=tmp_path)
     recipe = make_recipe()
@@ -466,7 +466,7 @@ def schedule_free_average(optimizer: torch.optim.Optimizer, weight: nn.Parameter
 
 
 def test_a_change_of_beta_leaves_schedule_free_s_average_where_it_is() -> None:
-    """And moves the point where gradients are taken, which lies between by the first beta."""
+    """It moves the point where gradients are computed, which the first beta places between the two others."""
     weight = nn.Parameter(torch.tensor([[1.0, -2.0]], dtype=torch.float64))
     optimizer = build_optimizer({"w": weight}, {"name": "schedulefree_adamw", "lr": 0.1})
     for _ in range(5):
@@ -501,7 +501,7 @@ def test_one_lr_for_all_refuses_ratios() -> None:
 
 @pytest.mark.parametrize("path", ["pytorch_optimizer:Lion", "pytorch_optimizer:ScheduleFreeSGD"])
 def test_a_key_that_a_class_would_swallow_is_refused(path: str) -> None:
-    """These take ``**kwargs``, and a misspelt key would do nothing."""
+    """These take ``**kwargs``, so a misspelt key would have no effect."""
     kind = getattr(importlib.import_module("pytorch_optimizer"), path.partition(":")[2])
     assert any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(kind).parameters.values())
     with pytest.raises(JobFileError) as caught:

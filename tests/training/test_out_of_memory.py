@@ -1,4 +1,4 @@
-"""``per_worker_batch_size: auto``: half of it when memory does not suffice, and nothing else changes."""
+"""``per_worker_batch_size: auto`` halves the micro-batch when memory does not suffice, and changes nothing else."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from scaler.plan import limit_micro_batches, make_plan
 
 
 class Hungry:
-    """A loss that has memory for so many samples."""
+    """A loss with memory for so many samples."""
 
     def __init__(self, most: int, *, error: type[Exception] = torch.OutOfMemoryError) -> None:
         self.most, self.error, self.sizes = most, error, list[int]()

@@ -69,7 +69,7 @@ def test_each_group_has_its_own_lr_and_weight_decay(tmp_path: Path) -> None:
 
 
 def test_groups_train_as_torch_s_own_groups_do(tmp_path: Path) -> None:
-    """One epoch by hand, with torch alone."""
+    """Compared with one epoch by hand, with torch alone."""
     schedule = {"name": "constant", "warmup": {"epochs": 0}}
     job = groups_job({"match": "0.*", "lr_ratio": 0.5, "weight_decay": 0.1}, schedule=schedule, train={"steps": 1})
     (rank,) = run(tmp_path, 1, job, counted=True)
@@ -176,7 +176,7 @@ def test_a_recipe_s_groups_are_not_passed_over(tmp_path: Path) -> None:
 
 
 class Around:
-    """WorkerContext of a training that is not to start."""
+    """The worker context of a training that must not start."""
 
     rank, world_size, attempt, device = 0, 1, 0, torch.device("cpu")
 

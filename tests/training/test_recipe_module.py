@@ -26,7 +26,7 @@ RELATIVE, SIBLING = "from .rm_model import net", "from rm_model import net"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for a job file; modules whose names begin with ``rm_`` are forgotten at the end."""
+    """Return a folder for a job file; modules whose names begin with ``rm_`` are forgotten at the end."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     folder = tmp_path / "job"
     folder.mkdir()
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def write(place: Path, imports: str = RELATIVE, *, is_package: bool = True) -> Path:
-    """A recipe and its model in a folder."""
+    """Write a recipe and its model into a folder."""
     place.mkdir(parents=True, exist_ok=True)
     (place / "rm_model.py").write_text(MODEL)
     (place / "rm_train.py").write_text(RECIPE.format(imports=imports))

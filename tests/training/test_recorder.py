@@ -1,4 +1,4 @@
-"""What a worker records of its steps, of what stands between them, and of steps that are merged."""
+"""What a worker records of its steps and of the pauses between them, and how steps are merged."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,7 +65,7 @@ def test_shares_without_samples_and_unknown_cpu_times_stay_unknown() -> None:
 
 
 class Ticking:
-    """A clock whose moments a test says."""
+    """A clock with times set by a test."""
 
     now, is_behind = 0.0, True
 
@@ -101,7 +101,7 @@ def test_pauses_after_the_last_record_are_reported_when_the_attempt_ends(tmp_pat
 
 
 def test_every_second_between_two_steps_has_an_owner(tmp_path: Path) -> None:
-    """Steps, evaluations and checkpoints together are the time that the training took, and none is counted twice."""
+    """Steps, evaluations and checkpoints add up to the time of the training, and no time is counted twice."""
     job = make_job(per_worker_batch_size=16, train={"epochs": 4, "eval_every": {"epochs": 1}})
     training, around = in_this_process(tmp_path, make_recipe(), job)
     clock = CpuClock()
@@ -131,7 +131,7 @@ def test_cpu_time_is_that_of_the_steps(tmp_path: Path) -> None:
 
 
 class Overrun(Kept):
-    """WorkerContext of which rank 1's wish for thinner records grows from its second hand-over on."""
+    """A worker context in which rank 1 wants records of more steps from its second hand-over on."""
 
     hand_overs = 0
 

@@ -1,4 +1,4 @@
-"""What DDP's wrapper does not do: every kind of gradient and of model, on any number of workers as on one."""
+"""The sum of gradients without DDP's wrapper: every kind of gradient and model, on any number of workers as on one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ SAMPLES = 7
 
 
 class Branches(nn.Module):
-    """Which branch takes part depends on the batch."""
+    """The batch decides which branch is used."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Branches(nn.Module):
 
 
 class Words(nn.Module):
-    """A sparse embedding, that of a function too, and one that is used densely as well."""
+    """A sparse embedding, a sparse embedding function, and an embedding that is used densely as well."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Methods(nn.Module):
 
 
 class Twice(nn.Module):
-    """A layer that is used twice, each time under a reentrant checkpoint: its gradient comes in two parts."""
+    """A layer that is used twice, each time under a reentrant checkpoint: its gradient arrives in two parts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
 
 
 def gradients(rank: int, world_size: int, kind: str, grad_accum_steps: int, measure: bool) -> list[Any]:
-    """The gradients of two steps, dense, and which are sparse."""
+    """Return the gradients of two steps, dense, and which of them are sparse."""
     torch.manual_seed(1)
     model, loss = MODELS[kind][0](), MODELS[kind][1]
     generator = torch.Generator().manual_seed(3)
@@ -147,7 +147,7 @@ def test_the_gradient_is_that_of_one_worker(kind: str, world_size: int, grad_acc
 
 
 class Growing(nn.Module):
-    """In later steps its layer is used more often than in the first, under a reentrant checkpoint."""
+    """A layer that is used more often in later steps than in the first, under a reentrant checkpoint."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -319,7 +319,7 @@ def test_an_optimizer_that_refuses_sparse_gradients_is_named_in_the_first_step(t
 
 
 def launched_early(rank: int, world_size: int) -> list[int]:
-    """Buckets whose sum had begun when backward ended, in each step."""
+    """Return how many buckets were being summed when backward ended, in each step."""
     torch.manual_seed(1)
     step, found = make_step(Words(), forward_loss, world_size), []
     assert step._sum is not None

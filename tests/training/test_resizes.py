@@ -122,7 +122,7 @@ def test_a_crash_on_the_ramp_continues_the_ramp(tmp_path: Path) -> None:
 
 
 def test_many_resizes_end_where_one_does(tmp_path: Path) -> None:
-    """After the ramp nothing remembers the sizes between."""
+    """After the ramp, the sizes in between have no effect."""
     job = make_job(**ELASTIC, rule="linear", rewarmup={"steps": 2})
     many, _ = attempts(tmp_path, job, [1, 2, 1, 3], steps=1)
     one, _ = attempts(tmp_path, job, [1, 3], steps=1)
@@ -132,7 +132,7 @@ def test_many_resizes_end_where_one_does(tmp_path: Path) -> None:
     assert all(last[0][seen] == last[1][seen] for seen in shared)
 
 
-def test_adascale_goes_on_at_another_size_with_its_progress(tmp_path: Path) -> None:
+def test_adascale_continues_at_another_size_with_its_progress(tmp_path: Path) -> None:
     job = make_job(
         num_workers={"min": 2, "max": 3}, per_worker_batch_size=16, rule="adascale", schedule={"name": "constant"}
     )

@@ -1,4 +1,4 @@
-"""The scheduler in plain torch loops. What the optimizer used is noted by the optimizer itself."""
+"""The scheduler in plain torch loops. The optimizer itself records what it used."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -42,7 +42,7 @@ def made(optimizer: Optimizer, batch: int = 64, schedule: Schedule = FLAT, **opt
 
 
 def watched(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """What the first group had in each step, noted just before it."""
+    """Return the values of the first group in each step, recorded just before the step."""
     used: list[dict[str, Any]] = []
 
     def note(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -68,7 +68,7 @@ def take(optimizer: Optimizer, scheduler: SampleScheduler, steps: int) -> None:
 
 
 def saved(value: Any) -> Any:
-    """What comes back from a file, read without trusting it."""
+    """Return what comes back from a file that is read with ``weights_only``."""
     file = BytesIO()
     torch.save(value, file)
     file.seek(0)
@@ -276,7 +276,7 @@ def test_after_a_short_step_the_constants_are_those_of_whole_steps(make: Callabl
 
 
 def test_a_gradient_of_few_samples_weighs_by_its_own_learning_rate_in_later_steps_too() -> None:
-    """SGD's momentum: the whole way of one gradient is lr / (1 - momentum) times it, with the lr of its own step."""
+    """With SGD's momentum, one gradient moves the weights by lr / (1 - momentum) times itself, at its step's lr."""
     weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = SGD([weight], lr=0.1, momentum=0.5)
     scheduler = made(optimizer)
@@ -628,11 +628,11 @@ def test_every_rank_has_the_same_lr_to_the_last_bit() -> None:
 
 
 class MyAdamW(AdamW):
-    """A class that the table of rules does not have, for all that its name says."""
+    """A class that the table of rules does not contain, although its name looks like one."""
 
 
 class Wrapper(SGD):
-    """As AcceleratedOptimizer: an optimizer that holds another and was not initialized itself."""
+    """Like AcceleratedOptimizer: an optimizer that contains another and was not initialized itself."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer

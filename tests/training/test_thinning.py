@@ -1,4 +1,4 @@
-"""A training whose collector is too slow: it does not wait, its records stand for more steps, and no step is lost."""
+"""With a collector that is too slow, training does not wait, its records cover more steps, and no step is lost."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ class SlowCollector:
 
 
 class Mailed(Kept):
-    """WorkerContext whose way out is a mailbox."""
+    """A worker context that hands over through a mailbox."""
 
     def __init__(self, folder: str, mailbox: Mailbox) -> None:
         super().__init__(0, 1, folder)

@@ -1,4 +1,4 @@
-"""A loss that returns ``(sum, weight)``: what is recorded, checked, drawn and reported of it goes by its weight."""
+"""A loss that returns ``(sum, weight)`` is recorded, checked, drawn and reported by its weight."""
 
 from typing import Any
 
@@ -88,7 +88,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def true_loss(samples: list[int]) -> float:
-    """Sums over weights, of rows at the weights that the model begins with, which are 0."""
+    """Return sums over weights, of rows at the initial weights, which are 0."""
     rows = [(len(inputs), level**2) for inputs, level in map(Ragged().__getitem__, samples)]
     return sum(count * square for count, square in rows) / sum(count for count, _ in rows)
 
@@ -118,7 +118,7 @@ def test_a_step_s_records_have_the_sums_over_the_weights(ranks: list[dict[str, A
 
 @pytest.mark.parametrize("merged", [1, 3])
 def test_the_report_s_loss_is_the_epoch_s_however_records_are_merged(ranks: list[dict[str, Any]], merged: int) -> None:
-    """One worker, several, micro-steps and thinned records: the same number, of all rows and not of all samples."""
+    """Workers, micro-steps and merged records do not change the number: the mean over rows, not over samples."""
     records = [
         row for rank in ranks for epoch in (0, 1) for row in merge_steps(records_of([rank])[4 * epoch :][:4], merged)
     ]

@@ -43,7 +43,7 @@ class CheckpointWriter:
         self._unreadable: RecipeError | None = None  # the error if the last checkpoint could not be read again
         self.best: float | None = None
 
-    def is_time(self) -> bool:
+    def is_due(self) -> bool:
         """Return whether a checkpoint is due by the clock; only rank 0's clock counts."""
         every_s = self._wanted.every.seconds
         return self._context.rank == 0 and every_s is not None and perf_counter() - self._saved_at >= every_s

@@ -36,11 +36,11 @@ class MetricObject:
         self._calls: list[Call] | None = None
 
     @property
-    def can_add_up(self) -> bool:
+    def can_combine(self) -> bool:
         """Whether the states of several workers can be combined, because it is a torchmetrics object."""
         return bool(_parts(self.metric))
 
-    def listen(self) -> None:
+    def record_updates(self) -> None:
         """Empty the object, and record the arguments of its ``update`` from now on.
 
         Raises:
@@ -76,24 +76,24 @@ class MetricObject:
         if world_size > 1 and self._calls is not None:
             self._replay(world_size, self._calls if has_samples else [])
         elif world_size > 1:
-            self._put_together(world_size, has_samples=has_samples)
+            self._combine(world_size, has_samples=has_samples)
         return _computed(self.metric)
 
     def _replay(self, world_size: int, calls: Sequence[Call]) -> None:
-        everyones: list[Sequence[Call]] = [[] for _ in range(world_size)]
-        dist.all_gather_object(everyones, calls)
+        gathered: list[Sequence[Call]] = [[] for _ in range(world_size)]
+        dist.all_gather_object(gathered, calls)
         del self.metric.update
         self._calls = None
         self.metric.reset()
-        for args, kwargs in (call for theirs in everyones for call in theirs):
+        for args, kwargs in (call for theirs in gathered for call in theirs):
             self.metric.update(*args, **kwargs)
 
-    def _put_together(self, world_size: int, *, has_samples: bool) -> None:
+    def _combine(self, world_size: int, *, has_samples: bool) -> None:
         parts = _parts(self.metric)
         mine = [_State(part._update_count if has_samples else 0, _state(part)) for part in parts]
-        everyones: list[list[_State]] = [[] for _ in range(world_size)]
-        dist.all_gather_object(everyones, mine)
-        for part, states in zip(parts, zip(*everyones, strict=True), strict=True):
+        gathered: list[list[_State]] = [[] for _ in range(world_size)]
+        dist.all_gather_object(gathered, mine)
+        for part, states in zip(parts, zip(*gathered, strict=True), strict=True):
             with_samples = [state for state in states if state.updates]
             part.reset()
             for name, reduction in part._reductions.items() if with_samples else ():

@@ -46,10 +46,12 @@ class EvaluationResults:
         is_first = not self._kinds
         for name, value in found.items():
             self._note(_name(name), self._kind(name, value), value, is_first=is_first)
-        unrecorded = [one for one in self._objects.values() if is_first and self._world_size > 1 and not one.can_add_up]
+        unrecorded = [
+            one for one in self._objects.values() if is_first and self._world_size > 1 and not one.can_combine
+        ]
         if unrecorded:
             for one in self._objects.values():
-                one.listen() if one in unrecorded else one.metric.reset()
+                one.record_updates() if one in unrecorded else one.metric.reset()
             return True
         if self._has_samples:
             for name, value in found.items():
@@ -63,7 +65,7 @@ class EvaluationResults:
             RecipeError: workers have values of different kinds under one name, or ``metrics`` takes a value that is
                 missing.
         """
-        kinds = self._everyones_kinds()
+        kinds = self._kinds_of_all_workers()
         numbers = sorted(name for name, what in kinds.items() if what == NUMBER)
         means = [self._means.get(name, Mean()) for name in numbers]
         both = torch.tensor([[mean.total for mean in means], [mean.weight for mean in means]], dtype=torch.float64)
@@ -79,7 +81,7 @@ class EvaluationResults:
                 for key, value in values_of(name, computed).items()
             }
         if self._metrics is not None:
-            values |= self._of_all(values, self._everyones_rows(kinds))
+            values |= self._of_all(values, self._rows_of_all_workers(kinds))
         return values
 
     def close(self) -> None:
@@ -119,30 +121,30 @@ class EvaluationResults:
             else:
                 mean.add(_number(name, value), float(samples))
 
-    def _everyones_kinds(self) -> dict[str, str]:
+    def _kinds_of_all_workers(self) -> dict[str, str]:
         """Return the kind of each name over all workers; a worker may have names that others lack."""
-        everyones = [self._kinds]
+        gathered = [self._kinds]
         if self._world_size > 1:
-            everyones = [{} for _ in range(self._world_size)]
-            dist.all_gather_object(everyones, self._kinds)
+            gathered = [{} for _ in range(self._world_size)]
+            dist.all_gather_object(gathered, self._kinds)
         kinds: dict[str, str] = {}
-        for name, what in (item for theirs in everyones for item in theirs.items()):
-            if kinds.setdefault(name, what) != what or (what == OBJECT and any(name not in some for some in everyones)):
+        for name, what in (item for theirs in gathered for item in theirs.items()):
+            if kinds.setdefault(name, what) != what or (what == OBJECT and any(name not in some for some in gathered)):
                 raise RecipeError(
                     f"evaluate(model, batch) does not return {name} as {what} for every batch.",
                     "Return the same kind of value for every batch.",
                 )
         return kinds
 
-    def _everyones_rows(self, kinds: Mapping[str, str]) -> dict[str, Any]:
+    def _rows_of_all_workers(self, kinds: Mapping[str, str]) -> dict[str, Any]:
         """Return the rows of all workers, in the order of the data."""
         mine = {name: _joined(name, parts) for name, parts in self._rows.items()}
-        everyones = [mine]
+        gathered = [mine]
         if self._world_size > 1:
-            everyones = [{} for _ in range(self._world_size)]
-            dist.all_gather_object(everyones, mine)
+            gathered = [{} for _ in range(self._world_size)]
+            dist.all_gather_object(gathered, mine)
         names = [name for name, what in kinds.items() if what == ROWS]
-        return {name: _joined(name, [theirs[name] for theirs in everyones if name in theirs]) for name in names}
+        return {name: _joined(name, [theirs[name] for theirs in gathered if name in theirs]) for name in names}
 
     def _of_all(self, values: Mapping[str, float], rows: Mapping[str, Any]) -> dict[str, float]:
         """Return the values of ``metrics`` over all the data: rank 0's, because it may draw random numbers."""

@@ -5,7 +5,8 @@ A mean over samples is the same in all three ways.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, isfinite, nan
+from math import inf, isfinite, nan, sqrt
+from statistics import fmean, variance
 from typing import NamedTuple
 
 from scaler.errors import RecipeError
@@ -112,6 +113,31 @@ def compare_losses(
         is_weighted=whole.weight is not None,
         tolerance=tolerance,
     )
+
+
+def mean_comparison(runs: Sequence[LossComparison], *, tolerance: float) -> LossComparison:
+    """Return the comparison of means over several runs with other random numbers.
+
+    Args:
+        runs: of the same samples.
+        tolerance: the relative difference that counts as equal.
+    """
+    return LossComparison(
+        samples=runs[0].samples,
+        whole=fmean(run.whole for run in runs),
+        twice=fmean(run.twice for run in runs),
+        parts=fmean(run.parts for run in runs),
+        part_size=runs[0].part_size,
+        is_weighted=runs[0].is_weighted,
+        tolerance=tolerance,
+    )
+
+
+def standard_errors(runs: Sequence[LossComparison], which: str) -> float:
+    """Return by how many standard errors the mean of one value differs from the mean of the whole."""
+    wholes, others = [run.whole for run in runs], [getattr(run, which) for run in runs]
+    error = sqrt((variance(wholes) + variance(others)) / len(runs))
+    return abs(fmean(others) - fmean(wholes)) / error if error else 0.0
 
 
 ACCEPT = (

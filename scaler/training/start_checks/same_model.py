@@ -54,16 +54,16 @@ def _first_difference(models: Sequence[Sequence[Described]]) -> str:
         if len(set(found)) == 1:
             continue
         if None in found:
-            return f"{name} is {_who(['there' if described else 'missing' for described in found])}"
+            return f"{name} is {_ranks_text(['there' if described else 'missing' for described in found])}"
         there = [described for described in found if described is not None]
         shapes, dtypes = [str(described[1]) for described in there], [described[2] for described in there]
         uses = ["trained" if described[3] else "frozen" for described in there]
-        return f"{name} is {_who(next(shown for shown in (shapes, dtypes, uses) if len(set(shown)) > 1))}"
+        return f"{name} is {_ranks_text(next(shown for shown in (shapes, dtypes, uses) if len(set(shown)) > 1))}"
     place = next(i for i in range(len(names)) if len({model[i][0] for model in models}) > 1)
-    return f"its parameter {place} is {_who([model[place][0] for model in models])}"
+    return f"its parameter {place} is {_ranks_text([model[place][0] for model in models])}"
 
 
-def _who(shown: Sequence[str]) -> str:
+def _ranks_text(shown: Sequence[str]) -> str:
     """Return which ranks have what: ``(4, 2) on ranks 0, 2 and (5, 2) on rank 1``."""
     ranks = {what: [rank for rank, other in enumerate(shown) if other == what] for what in shown}
     return " and ".join(

@@ -1,4 +1,4 @@
-"""Data that are not the same on every worker, or in every attempt, are refused at the start."""
+"""Data that differ between workers or attempts are refused at the start."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from scaler.training.start_checks.data_digests import data_digests, digest, requ
 
 
 class Made(Dataset[Any]):
-    """Each sample is what a function makes of its index."""
+    """Samples that a function makes from their index."""
 
     def __init__(self, make: Callable[[int], Any]) -> None:
         self._make = make
@@ -83,7 +83,7 @@ def test_workers_compare_a_few_samples(kind: str, text: str) -> None:
 
 @pytest.mark.parametrize("changed", [True, False])
 @pytest.mark.parametrize("check", [True, False])
-def test_a_run_goes_on_with_the_data_that_it_began_with(tmp_path: Path, changed: bool, check: bool) -> None:
+def test_a_run_continues_with_the_data_that_it_began_with(tmp_path: Path, changed: bool, check: bool) -> None:
     job = make_job(per_worker_batch_size=8, train={"num_samples": 20, "epochs": 2, "check_data": check})
     first = recipe_of(TensorDataset(torch.arange(20.0)[:, None]))
     in_this_process(tmp_path, first, make_job(per_worker_batch_size=8, train={"num_samples": 20, "epochs": 1}))[0].run()

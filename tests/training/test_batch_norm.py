@@ -1,4 +1,4 @@
-"""Shares of one sample are found at the start, from the plan's sizes, where BatchNorm cannot normalize them."""
+"""Shares of one sample, which BatchNorm cannot normalize, are found at the start from the plan's sizes."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where a group meets, and what its members must agree on."""
+"""How the workers of a group meet, and what they must agree on."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ LISTENS = "0A"  # in the column of states
 
 
 def listening() -> list[str]:
-    """The addresses that this process listens on, in the kernel's hexadecimal."""
+    """Return the addresses that this process listens on, in the kernel's hexadecimal form."""
     mine = set()
     for number in os.listdir("/proc/self/fd"):
         try:
@@ -36,7 +36,7 @@ def hexadecimal(address: str) -> str:
 
 
 def own_address() -> str:
-    """The address of this machine that others would use; the loopback's where it has no other."""
+    """Return the address of this machine that others would use; the loopback address if it has no other."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))
@@ -68,7 +68,7 @@ def test_an_address_that_the_node_does_not_have_is_refused_whole() -> None:
 
 
 def met(rank: int, world_size: int, host: str, folder: str, given: str | None) -> dict[str, Any]:
-    """Meet anew at a host, as workers do; returns who listens where."""
+    """Meet at a host, as workers do; return which process listens on which address."""
     dist.destroy_process_group()
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.pop(name, None)
@@ -118,7 +118,7 @@ def test_an_interface_that_the_user_chose_is_left_alone(tmp_path: Path) -> None:
 
 
 def built(what: str, rank: int) -> nn.Module:
-    """A model that is built otherwise on rank 1."""
+    """Return a model that differs on rank 1."""
     other = rank == 1
     model = nn.Sequential(nn.Linear(2, 5 if other and what == "shape" else 4), nn.BatchNorm1d(4))
     match what if other else "":
@@ -140,7 +140,7 @@ def built(what: str, rank: int) -> nn.Module:
 
 
 def same(rank: int, world_size: int, whats: list[str]) -> list[str | None]:
-    """The message for each model; None if it is accepted."""
+    """Return the message for each model; None if it is accepted."""
     messages: list[str | None] = []
     for what in whats:
         try:
