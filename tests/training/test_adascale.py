@@ -332,7 +332,7 @@ def test_an_optimizer_without_running_squares_is_refused() -> None:
 
 
 def test_adam_s_gain_survives_an_unfreezing(tmp_path: Path) -> None:
-    """A parameter that was just unfrozen has no running squares yet, and is left out of that step's lengths."""
+    """A parameter that was just unfrozen has no running squares yet, and is left out of that step's norms."""
     job = adascale_job(reference=ADAM, groups=[{"match": "0.*", "freeze": {"epochs": 1}}])
     ranks = run(tmp_path, 2, job)
     assert ranks[0]["weights"] == ranks[1]["weights"]

@@ -146,7 +146,7 @@ def test_an_empty_share_has_no_loss_and_no_samples() -> None:
 
 
 def exact_parts(samples: int, loss: str, *, world_size: int, grad_accum_steps: int) -> tuple[list[float], list[float]]:
-    """Return the squared length of each part's mean gradient, and the part's weight in samples."""
+    """Return the squared norm of each part's mean gradient, and the part's weight in samples."""
     inputs, labels = make_data(samples)
     squares, weights = [], []
     for start, stop in (

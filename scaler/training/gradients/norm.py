@@ -1,4 +1,4 @@
-"""Lengths of gradients, dense and sparse, and clipping."""
+"""Norms of gradients, dense and sparse, and clipping."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Return the length of a gradient over dense and sparse parameters."""
+    """Return the norm of a gradient over dense and sparse parameters."""
     return torch.nn.utils.get_total_norm(values_of([coalesced(gradient) for gradient in gradients]))
 
 
@@ -16,8 +16,8 @@ def clip(parameters: Sequence[nn.Parameter], norm: Tensor, *, most: float) -> No
 
     Args:
         parameters: whose gradients are scaled.
-        norm: the length of all their gradients together.
-        most: the maximum length.
+        norm: the norm of all their gradients together.
+        most: the maximum norm.
     """
     torch.nn.utils.clip_grads_with_norm_([p for p in parameters if not _is_sparse(p)], most, norm)
     rows = values_of([p.grad for p in parameters if p.grad is not None and p.grad.is_sparse])

@@ -39,7 +39,7 @@ Precondition = Callable[[Sequence[nn.Parameter], Sequence[Tensor]], Sequence[Ten
 class Parts:
     """The parts whose mean is a step's gradient: one gradient for each micro-batch of each worker."""
 
-    squares: tuple[float, ...]  # squared length of each part, before clipping and loss scaling
+    squares: tuple[float, ...]  # squared norm of each part, before clipping and loss scaling
     samples: tuple[float, ...]  # samples in each part; for weighted samples, its weight in samples
 
 
@@ -83,7 +83,7 @@ class GradientStep:
         scaler: the loss scaler for ``fp16``.
         clock: marks points in the device's work.
         activity: updated with what this worker is doing.
-        precondition: applied to gradients before their lengths are measured (``Parts``); None: nothing.
+        precondition: applied to gradients before their norms are measured (``Parts``); None: nothing.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class GradientStep:
             sizes: samples in each micro-batch; empty when this worker's share is empty: it then takes one batch with
                 weight 0.
             step_samples: samples in the whole step, over all workers.
-            measure: whether to measure the lengths of the gradient's parts; the same on every worker.
+            measure: whether to measure the norms of the gradient's parts; the same on every worker.
             micro_steps: the largest number of micro-batches of a worker, the same on every worker; used if ``measure``.
         """
         waits, losses = [], []
@@ -187,7 +187,7 @@ class GradientStep:
         )
 
     def square_of(self, parameters: Sequence[nn.Parameter]) -> Tensor:
-        """Return the squared length of the parameters' present gradient, as ``Parts`` contains that of each part."""
+        """Return the squared norm of the parameters' present gradient, as ``Parts`` contains that of each part."""
         present = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
         return self._square([parameter for parameter, _ in present], [gradient for _, gradient in present])
 
@@ -212,11 +212,11 @@ class GradientStep:
             )
 
     def _note_part(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
-        """Keep the length of what the last micro-batch added to some gradients, before they are summed over workers."""
+        """Keep the squared norm of what the last micro-batch added to some gradients, before they are summed over workers."""
         self._bucket_squares.append(self._square(parameters, self._last_added(parameters, gradients)))
 
     def _take_apart(self, *, is_last: bool) -> None:
-        """Keep the length of what one micro-batch added to the gradient, which does not change."""
+        """Keep the squared norm of what one micro-batch added to the gradient, which does not change."""
         present = [(p, p.grad) for p in self._parameters if p.grad is not None]
         parameters, gradients = [p for p, _ in present], [gradient for _, gradient in present]
         self._squares.append(self._square(parameters, self._last_added(parameters, gradients)))
@@ -228,13 +228,13 @@ class GradientStep:
         return [new if old is None else _subtracted(old, new) for old, new in zip(before, gradients, strict=True)]
 
     def _square(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> Tensor:
-        """Return the squared length of a gradient, as a float64 scalar on its device."""
+        """Return the squared norm of a gradient, as a float64 scalar on its device."""
         if self._precondition is not None:
             gradients = self._precondition(parameters, gradients)
         return total_norm(gradients).double().square()
 
     def _parts(self, weights: Sequence[float], *, step_samples: int, is_sum: bool, most: int) -> Parts:
-        """Return the squared length of every part's mean gradient, from what each part added to the sum."""
+        """Return the squared norm of every part's mean gradient, from what each part added to the sum."""
         scale = self._scaler.get_scale() ** 2 if self._scaler.is_enabled() else 1.0
         if self._sum is not None:
             zero = torch.zeros((), dtype=torch.float64, device=self._device)
