@@ -212,7 +212,7 @@ class GradientStep:
             )
 
     def _note_part(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
-        """Keep the squared norm of what the last micro-batch added to some gradients, before they are summed over workers."""
+        """Keep the squared norm of what the last micro-batch added to some gradients, before the sum over workers."""
         self._bucket_squares.append(self._square(parameters, self._last_added(parameters, gradients)))
 
     def _take_apart(self, *, is_last: bool) -> None:
