@@ -65,8 +65,7 @@ class WorkerContext(Protocol):
         """Return how many steps one record should cover; it covers ``steps`` now.
 
         The result is more than ``steps`` if the collector does not take records fast enough. Training never waits for
-        the
-        collector: all workers agree on the largest value, and merge that many steps into a record from then on.
+        the collector: all workers agree on the largest value, and merge that many steps into a record from then on.
         """
 
     def secure(self, samples_seen: int) -> None:
