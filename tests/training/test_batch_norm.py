@@ -31,7 +31,7 @@ def test_a_last_step_of_one_sample_is_refused_before_the_first_step(tmp_path: Pa
         training.run()
     assert str(caught.value) == (
         "BatchNorm needs more than one sample, and the last step of an epoch has 1 sample for 1 worker: one of them "
-        "gets a single one.\n"
+        "gets a single sample.\n"
         "  Set train.last_batch: drop, or use another number of workers or another global batch."
     )
     assert not around.records
@@ -41,7 +41,7 @@ def test_the_number_of_workers_makes_a_share_of_one(tmp_path: Path) -> None:
     ranks = run(tmp_path, 2, make_job(global_batch_size=124), errors=True, norm=True)  # 250 = 2 * 124 + 2
     assert {rank["error"] for rank in ranks} == {
         "RecipeError: BatchNorm needs more than one sample, and the last step of an epoch has 2 samples for 2 workers: "
-        "one of them gets a single one.\n"
+        "one of them gets a single sample.\n"
         "  Set train.last_batch: drop, or use another number of workers or another global batch."
     }
 
