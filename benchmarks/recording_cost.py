@@ -122,7 +122,7 @@ class Steps:
             self._recorder.unchecked_records()
             self._context.leave_requested()
             self._context.wanted_steps(1)
-            interval.next_after(interval.step_time_s())
+            interval.set_next(interval.step_time_s())
 
 
 def main() -> None:

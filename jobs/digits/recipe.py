@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 
 import scaler
 
-TRAIN_SIZE = 1437  # the remaining 360 are held out; the split is fixed
+TRAIN_SIZE = 1437  # the other 360 are for evaluation; the split is fixed
 
 
 def build(hidden: int = 128) -> scaler.Recipe:

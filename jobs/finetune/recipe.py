@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 import scaler
 
 OLD, NEW = (0, 1, 2, 3, 4), (5, 6, 7, 8, 9)
-TRAIN_SIZE = 100  # of the new digits; few, as it is when one fine-tunes
+TRAIN_SIZE = 100  # of the new digits; few, as is usual in fine-tuning
 PRETRAIN_EPOCHS = 30
 
 
@@ -40,7 +40,7 @@ def _backbone(hidden: int) -> nn.Module:
 
 
 def _pretrained(hidden: int) -> nn.Module:
-    """The backbone, trained on the old digits here and now: it takes a second, and a real job would load a file."""
+    """Return the backbone, trained on the old digits in a second; a real job would load a file."""
     images, labels = _digits(OLD)
     backbone = _backbone(hidden)
     model = nn.Sequential(backbone, nn.Linear(hidden, len(OLD)))
@@ -54,7 +54,7 @@ def _pretrained(hidden: int) -> nn.Module:
 
 
 def _digits(classes: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The images of some digits in a fixed order, and their labels from 0 on."""
+    """Return the images of some digits in a fixed order, and their labels, which start at 0."""
     digits = load_digits()
     images = torch.tensor(digits.data / 16.0, dtype=torch.float32)
     labels = torch.tensor(digits.target)

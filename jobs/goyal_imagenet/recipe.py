@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 import scaler
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, a colour each
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, for each colour
 NUM_CLASSES = 1000
 
 
@@ -24,10 +24,10 @@ def build(
     """Return ResNet-50 and ImageNet.
 
     Args:
-        data: folder with ``train/`` and ``val/``, a folder a class in each; not read with ``fake_data``.
-        image_size: pixels a side of what the model sees. None: 224, and 64 with ``fake_data``.
-        fake_data: train on random images with random labels: everything runs, and there is nothing to learn.
-        fake_size: how many of them, for training and again for evaluation.
+        data: folder with ``train/`` and ``val/``, each with one folder for each class; not read with ``fake_data``.
+        image_size: side length in pixels of the model's input. None: 224, or 64 with ``fake_data``.
+        fake_data: train on random images with random labels; everything runs, but there is nothing to learn.
+        fake_size: number of random images for training, and also for evaluation.
     """
     size = image_size or (64 if fake_data else 224)
     if fake_data:
@@ -54,7 +54,7 @@ def model() -> nn.Module:
 
 
 def augment(size: int) -> v2.Transform:
-    """Return the training images' transform: a random crop of 8 to 100% of the area, either way round."""
+    """Return the training images' transform: a random crop of 8 to 100% of the area, flipped at random."""
     return v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *normalised()])
 
 
@@ -68,7 +68,7 @@ def normalised() -> list[v2.Transform]:
 
 
 def evaluate(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the mean loss and the share of images whose first guess is wrong."""
+    """Return the mean loss and the share of images whose most likely class is wrong."""
     images, labels = batch
     logits = model(images)
     return {"loss": cross_entropy(logits, labels), "top1_error": (logits.argmax(1) != labels).float().mean()}

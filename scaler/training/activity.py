@@ -1,4 +1,4 @@
-"""What a worker is current right now, for whoever watches it from another thread."""
+"""What a worker is doing now. The training thread writes it, and the watchdog reads it in another thread."""
 
 from time import monotonic
 
@@ -6,11 +6,11 @@ from scaler.metrics.events import STARTING
 
 
 class Activity:
-    """One thing at a time, and since when.
+    """The current activity of a worker, and when it began.
 
     Attributes:
-        current: such as ``scaler.metrics.events.COMPUTING``.
-        since: when it began, on the clock of ``time.monotonic``.
+        current: such as ``scaler.metrics.events.COMPUTING``, or another short text.
+        since: when the activity began, in seconds of ``time.monotonic``.
     """
 
     __slots__ = ("current", "since")
@@ -19,5 +19,5 @@ class Activity:
         self.begin(STARTING)
 
     def begin(self, current: str) -> None:
-        """Note that something else begins; costs less than a microsecond."""
+        """Set the current activity; takes less than a microsecond."""
         self.current, self.since = current, monotonic()

@@ -1,4 +1,4 @@
-"""Moments and the time between them, on the CPU and on a GPU that runs behind it."""
+"""Time between points of a device's work, its memory and its utilization, on the CPU and on a GPU."""
 
 import resource
 import sys
@@ -11,53 +11,53 @@ Mark = float | torch.cuda.Event
 
 
 class Clock(Protocol):
-    """Marks moments in the work that was given to a device, without waiting for it."""
+    """Marks points in a device's work without waiting for the device."""
 
     is_behind: bool
-    """Whether the device may be working on what was marked, so that asking for the time between marks may wait."""
+    """Whether the device may still be working up to the last mark, so that ``between`` may wait."""
 
     def mark(self) -> Mark:
-        """Return this moment in the device's work."""
+        """Return a mark of this point in the device's work."""
 
     def between(self, start: Mark, end: Mark) -> float:
         """Return the seconds between two marks; waits until the device has reached the later one."""
 
     def peak_memory_gib(self) -> float:
-        """Return the most memory held so far, in 2**30 bytes."""
+        """Return the peak memory so far, in GiB (2**30 bytes)."""
 
     def utilization_pct(self) -> float | None:
-        """Return how busy the device is, in [0, 100]; None: it is no GPU, or nobody says."""
+        """Return the device's utilization in [0, 100]; None: it is not a GPU, or the driver does not report it."""
 
 
 class CpuClock:
-    """Wall clock; memory of the whole process."""
+    """Wall-clock time, and the memory of the whole process."""
 
     is_behind = False
     mark = staticmethod(perf_counter)
 
     def between(self, start: Mark, end: Mark) -> float:
-        """Return the difference."""
+        """Return the difference in seconds."""
         assert isinstance(start, float)
         assert isinstance(end, float)
         return end - start
 
     def peak_memory_gib(self) -> float:
-        """Return the process's largest resident set."""
+        """Return the process's largest resident set, in GiB."""
         unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
     def utilization_pct(self) -> None:
-        """Return None: how busy the process is, its CPU time says."""
+        """Return None: records hold the CPU time of the process instead."""
 
 
 class CudaClock:
-    """CUDA events on the current stream; memory that torch has allocated on the device."""
+    """CUDA events on the current stream, and the memory that torch has allocated on the device."""
 
     is_behind = True
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._is_watched = True
+        self._has_utilization = True
 
     def mark(self) -> torch.cuda.Event:
         """Record an event."""
@@ -66,23 +66,23 @@ class CudaClock:
         return event
 
     def between(self, start: Mark, end: Mark) -> float:
-        """Wait for ``end``, then return the seconds between."""
+        """Wait for ``end``, then return the seconds between the two events."""
         assert isinstance(start, torch.cuda.Event)
         assert isinstance(end, torch.cuda.Event)
         end.synchronize()
         return float(start.elapsed_time(end)) / 1000.0
 
     def peak_memory_gib(self) -> float:
-        """Return torch's largest allocation on the device."""
+        """Return torch's peak allocation on the device, in GiB."""
         return torch.cuda.max_memory_allocated(self._device) / 2**30
 
     def utilization_pct(self) -> float | None:
-        """Return what NVML says; after a failure it is not asked again."""
-        if self._is_watched:
+        """Return NVML's utilization; after one failure NVML is not asked again."""
+        if self._has_utilization:
             try:
                 return float(torch.cuda.utilization(self._device))
-            except Exception:  # its Python package is not installed, or the driver does not say it of this device
-                self._is_watched = False
+            except Exception:  # NVML's Python package is not installed, or the driver does not support it
+                self._has_utilization = False
         return None
 
 

@@ -1,7 +1,7 @@
-"""What adapts in training: each controller reads measurements and says what to multiply the rate by.
+"""Controllers: they react to measurements and change the learning rate or the batch.
 
-All of it is the same on every worker, because what is measured is agreed before it gets here. The state is plain
-values, saved in the checkpoint; each decision is an event.
+Their state is the same on every worker, because workers agree on the measurements before. It consists of plain values
+and is saved in the checkpoint. Each decision is an event.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,11 +28,16 @@ class Lowered(NamedTuple):
 
 
 class Controllers:
-    """Everything in one run that reacts to what is measured.
+    """All controllers of one run: plateau, divergence guard, AdaScale's gain, and growth of the batch with the noise.
 
     Args:
         job: says which controllers there are.
         plan: of this attempt.
+
+    Attributes:
+        noise: the history of the gradient noise scale.
+        growth: where the batch grew, in samples, and to which multiple of the first batch.
+        times_gone_back: how often training went back to a checkpoint in this run.
     """
 
     def __init__(self, job: Job, plan: Plan) -> None:
@@ -46,16 +51,16 @@ class Controllers:
         self._guard_state = DivergenceState()
         self._guard_factor, self.times_gone_back = 1.0, 0
         self._exponent = gain_exponent(plan.optimizer["name"], rule=plan.rule) if plan.is_measured else 0.0
-        self._gain = (1.0, 1.0)  # measured last, and at which batch_ratio
+        self._gain = (1.0, 1.0)  # the last measured gain, and its batch_ratio
         self._average = NoiseScaleAverage.of_adascale(plan.batch_ratio) if plan.is_measured else None
         self.noise = NoiseHistory()
-        self.growth: list[tuple[int, float]] = []  # where the batch grew, and to how many times the start's
+        self.growth: list[tuple[int, float]] = []  # (samples_seen, multiple of the first batch)
 
     def gain(self, batch_ratio: float) -> float:
-        """Return how many steps of the reference a step at a batch is worth; 1 unless ``rule: adascale``.
+        """Return how many steps of the reference one step at a batch is worth; 1 unless ``rule: adascale``.
 
-        While the noise scale is unknown, the gain measured last stays, within what a gain can be at this ratio; a short
-        step has its share of it.
+        While the noise scale is unknown, the last measured gain is used, within the limits of a gain at this ratio. A
+        short step gets its share of it.
 
         Args:
             batch_ratio: of the step, which may be shorter than its phase's batch.
@@ -69,20 +74,20 @@ class Controllers:
         return _possible_gain(last * min(1.0, batch_ratio / ratio), batch_ratio)
 
     def lr_factor(self, batch_ratio: float) -> float:
-        """Return what the planned learning rate of a step at a batch is multiplied by."""
+        """Return the factor for the planned learning rate of a step at a batch."""
         factor = self._plateau_state.factor * self._guard_factor
         return factor * self.gain(batch_ratio) ** self._exponent if self._exponent else factor
 
-    def measured(self, squares: GradientSquares | None, *, batch_ratio: float) -> None:
-        """Take a step's estimates, at the batch of its phase; with adascale the gain follows."""
+    def add_measurement(self, squares: GradientSquares | None, *, batch_ratio: float) -> None:
+        """Update the noise history with a step's estimates, at the batch of its phase; with adascale, also the gain."""
         self.noise = self.noise.update(squares)
         if self._average is not None:
             self._average = self._average.update(squares)
             found = self._average.gain(batch_ratio, self._reference_batch_size)
             self._gain = (_possible_gain(self._gain[0], batch_ratio) if found is None else found, batch_ratio)
 
-    def evaluated(self, values: Mapping[str, float]) -> Lowered | None:
-        """Take an evaluation, which has the metric that the plateau watches; return how the plateau lowered the lr."""
+    def add_evaluation(self, values: Mapping[str, float]) -> Lowered | None:
+        """Give an evaluation to the plateau controller; return how it lowered the learning rate, or None."""
         if self._plateau is None:
             return None
         before, value = self._plateau_state, values[self._metric]
@@ -96,8 +101,8 @@ class Controllers:
             f"{bad} evaluation{'' if bad == 1 else 's'}",
         )
 
-    def observed(self, losses: Sequence[float]) -> str | None:
-        """Take the losses of steps, mean over all workers; return why the training has gone astray, if it has."""
+    def add_losses(self, losses: Sequence[float]) -> str | None:
+        """Give losses of steps, means over all workers, to the divergence guard; return why training diverged."""
         if self._guard is None:
             return None
         for loss in losses:
@@ -108,34 +113,34 @@ class Controllers:
 
     @property
     def is_guarded(self) -> bool:
-        """Whether a training that has gone astray is stopped."""
+        """Whether the job has a divergence guard."""
         return self._guard is not None
 
     def may_go_back(self) -> bool:
-        """Return whether a diverged training goes back and on, rather than stop."""
+        """Return whether a diverged training goes back to a checkpoint instead of stopping."""
         divergence = self._job.failures.divergence
         return divergence is not None and divergence.then == "go_back" and self.times_gone_back < divergence.max_times
 
-    def stopped_by(self, reason: str) -> TrainingError:
-        """Return the error of a training that diverged and does not go back, or not again; says what to try."""
+    def divergence_error(self, reason: str) -> TrainingError:
+        """Return the error for a diverged training that does not go back (any more)."""
         gone_back = self.times_gone_back
         again = f" again, after going back {'once' if gone_back == 1 else f'{gone_back} times'}" if gone_back else ""
-        other = (
+        or_else = (
             "let it go back more often: failures.divergence.max_times"
             if gone_back
-            else "let it go back to a checkpoint with a lower rate:\nfailures.divergence: {then: go_back}"
+            else "let it go back to a checkpoint with a lower learning rate:\nfailures.divergence: {then: go_back}"
         )
         return TrainingError(
             f"the training diverged{again}: {reason}.",
-            f"Lower reference.lr, warm up longer, set train.clip_grad_norm, or {other}.",
+            f"Lower reference.lr, warm up longer, set train.clip_grad_norm, or {or_else}.",
         )
 
-    def waits_for_a_better_loss(self) -> bool:
-        """Return whether the last losses were above a limit: a checkpoint of them is none that one would go back to."""
+    def is_suspect(self) -> bool:
+        """Return whether the last losses were above the limit: training should not go back to a checkpoint of them."""
         return self._guard is not None and self._guard.is_suspect(self._guard_state) and self.may_go_back()
 
-    def went_back(self, *, times: int) -> None:
-        """Lower the rate, after a checkpoint was loaded, for the ``times``-th time in this run."""
+    def set_times_gone_back(self, *, times: int) -> None:
+        """Set how often training has gone back in this run; each time lowers the learning rate."""
         divergence = self._job.failures.divergence
         assert divergence is not None
         self.times_gone_back = times
@@ -143,10 +148,11 @@ class Controllers:
         self._guard_state = DivergenceState()
 
     def next_batch(self, global_batch_size: int) -> int | None:
-        """Return the batch to go on with, where the noise scale is surely above twice the present one; else None.
+        """Return the next global batch, if the noise scale is certainly above twice the present one; else None.
 
-        Source: Merrill et al. 2025, https://arxiv.org/abs/2505.23971, who double the batch when the critical batch size
-        is twice the batch; they measure that by branching, we take the lower end of the noise scale's 90 % interval.
+        Source: Merrill et al. 2025, https://arxiv.org/abs/2505.23971. They double the batch when the critical batch
+        size is twice the batch, and measure it by branching. scaler takes the lower end of the noise scale's 90 %
+        interval.
         """
         wanted, present = self._job.scale.batch_schedule, self.noise.present()
         if not isinstance(wanted, GrowWithNoise) or present is None or present.lower <= 2 * global_batch_size:
@@ -155,7 +161,7 @@ class Controllers:
         return size if size > global_batch_size else None
 
     def _plateau_of(self) -> list[str] | None:
-        """What the plateau's memory is of."""
+        """Return the metric and mode of the plateau's values."""
         wanted = self._job.schedule.plateau
         return [wanted.metric, wanted.mode] if wanted is not None else None
 
@@ -174,22 +180,21 @@ class Controllers:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state. How fast averages forget is this plan's, not the saved one's."""
+        """Continue from a saved state. The averages use this plan's decay, not the saved one."""
         self._plateau_state = PlateauState.from_dict(state["plateau"])
-        if state["plateau_of"] != self._plateau_of():  # another metric now: its values do not compare
+        if state["plateau_of"] != self._plateau_of():  # another metric now: the old values are no comparison
             self._plateau_state = PlateauState(factor=self._plateau_state.factor)
         self._guard_state = DivergenceState.from_dict(state["guard"])
         self._guard_factor, self.times_gone_back = state["guard_factor"], state["times_gone_back"]
         self._gain = (state["gain"][0], state["gain"][1])
-        if self._average is not None:  # a job does not change to adascale in mid-run
+        if self._average is not None:  # a job cannot change to adascale during a run
             self._average = NoiseScaleAverage.from_dict(state["noise"], theta=self._average.theta)
-        history = state.get("noise_history")  # checkpoints of before have none
-        self.noise = NoiseHistory.from_dict(history) if history is not None else NoiseHistory()
+        self.noise = NoiseHistory.from_dict(state["noise_history"])
         self.growth = [(int(at), float(factor)) for at, factor in state["growth"]]
 
 
 def _possible_gain(gain: float, batch_ratio: float) -> float:
-    """The nearest value that a gain can have at a ratio: between 1 and the ratio."""
+    """Return the nearest possible gain at a ratio: between 1 and the ratio."""
     return min(max(gain, min(1.0, batch_ratio)), max(1.0, batch_ratio))
 
 
@@ -198,7 +203,7 @@ def _shown(value: float | None) -> str:
 
 
 def _guard_of(divergence: Divergence) -> DivergenceGuard:
-    """The guard that a job asks for; without a multiple it knows NaN and infinity only."""
+    """Return the guard that a job asks for; without a multiple it reacts to NaN and infinity only."""
     if divergence.multiple is None:
         return DivergenceGuard(multiple=inf, lasting=None)
     return DivergenceGuard(multiple=divergence.multiple)

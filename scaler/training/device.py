@@ -1,4 +1,4 @@
-"""What a worker trains on, in the words of a report: its name and its memory."""
+"""The device of a worker: its name and memory, its threads, and errors when its memory is full."""
 
 import os
 from pathlib import Path, PurePosixPath
@@ -8,14 +8,14 @@ import torch
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or torch's allocator on the CPU, has no memory left."""
+    """Return whether an error says that a GPU, or torch's allocator on the CPU, is out of memory."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def use_threads(cpus_per_worker: float) -> None:
-    """Give torch the worker's CPUs: as many threads, at least one."""
+    """Set torch's number of threads to the worker's CPUs, at least one."""
     torch.set_num_threads(max(1, int(cpus_per_worker)))
 
 
@@ -25,7 +25,7 @@ def cpu() -> torch.device:
 
 
 def use_gpu(device: torch.device) -> None:
-    """Make a GPU the one that torch and NCCL use when they are not told which."""
+    """Make a GPU the default of torch and NCCL."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
@@ -36,9 +36,9 @@ def first_gpu() -> torch.device:
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:
-    """Return ``device``, ``cpu`` or what torch calls the GPU, and ``memory_limit_gib``, all the memory it has.
+    """Return ``device`` (``cpu`` or torch's name of the GPU) and ``memory_limit_gib``, all of the device's memory.
 
-    On a CPU the workers of a node share it.
+    The workers of a node share the memory of the CPU.
     """
     if device.type == "cuda":
         about = torch.cuda.get_device_properties(device)
@@ -47,25 +47,25 @@ def describe_device(device: torch.device) -> dict[str, Any]:
 
 
 def gpus_here() -> int:
-    """Return how many GPUs torch sees in this process; ``CUDA_VISIBLE_DEVICES`` counts. None of them is touched."""
+    """Return how many GPUs torch sees in this process (``CUDA_VISIBLE_DEVICES`` counts), without initializing any."""
     return torch.cuda.device_count()
 
 
 def memory_limit_gib(root: Path = Path("/")) -> float:
-    """Return the memory that this process can use, in 2**30 bytes: the machine's, or less where its cgroup says so.
+    """Return the memory that this process can use, in GiB: the machine's, or the limit of its cgroup if that is lower.
 
     Args:
-        root: where ``proc`` and ``sys`` are.
+        root: the folder that contains ``proc`` and ``sys``.
     """
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([machine, *_cgroup_limits(root)]) / 2**30
 
 
 def _cgroup_limits(root: Path) -> list[int]:
-    """The limits of this process's cgroup and of those that hold it, in both versions; none where there are none."""
+    """Return the memory limits in bytes of this process's cgroup and its parents (cgroups v1 and v2), if any."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return []
     limits = []
     for line in lines:
@@ -75,7 +75,7 @@ def _cgroup_limits(root: Path) -> list[int]:
         place = "sys/fs/cgroup/memory" if controllers else "sys/fs/cgroup"
         name = "memory.limit_in_bytes" if controllers else "memory.max"
         group = PurePosixPath(path)
-        for above in (group, *group.parents):  # a container sees its own as the root, and may not see the path's
+        for above in (group, *group.parents):  # in a container the own cgroup may be the root
             limit = _number(root / place / above.relative_to("/") / name)
             if limit is not None:
                 limits.append(limit)
@@ -83,7 +83,7 @@ def _cgroup_limits(root: Path) -> list[int]:
 
 
 def _number(file: Path) -> int | None:
-    """What a file says; None when it is not there, or says "max"."""
+    """Return the number in a file; None if the file does not exist or contains "max"."""
     try:
         text = file.read_text().strip()
     except OSError:

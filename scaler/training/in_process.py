@@ -1,4 +1,4 @@
-"""One worker in this process, without Ray: for a debugger, and for the smallest jobs."""
+"""Train with one worker in this process, without Ray: for debuggers and the smallest jobs."""
 
 import os
 import signal
@@ -35,16 +35,16 @@ OnHandOver = Callable[[Sequence[Record], Sequence[Event]], None]
 
 
 class InProcess:
-    """The context of a single worker: its records go straight to the run's folder.
+    """The context of a single worker, which writes its records directly to the run's folder.
 
     Args:
-        folder: the run's folder; this process is the one writer of its records and events.
-        device: where the model lives.
+        folder: the run's folder; no other process writes its records and events.
+        device: of the model.
         tracking: the job's trackers.
-        on_hand_over: also told of what is handed over.
+        on_hand_over: called with the records and events of each hand-over.
 
     Attributes:
-        ended: how the training ended, for the trackers; whoever ran it says so before ``close``.
+        ended: how the training ended, for the trackers; set before ``close``.
     """
 
     rank = 0
@@ -82,15 +82,15 @@ class InProcess:
         )
 
     def note(self, event: Event) -> None:
-        """Take an event that is not the training's."""
+        """Write an event that does not come from the training."""
         self._writer.add_event(event)
 
     def next_attempt(self) -> int:
-        """Count one on."""
+        """Return the next number."""
         return self.attempt + 1
 
     def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
-        """Write at once: there is nobody to hand over to."""
+        """Write records and events at once."""
         self._writer.add(records)
         for event in events:
             self._writer.add_event(event)
@@ -98,22 +98,22 @@ class InProcess:
         self._on_hand_over(records, events)
 
     def wanted_steps(self, steps: int) -> int:
-        """As many as there are: handing over has written them."""
+        """Return ``steps``: everything that was handed over is written."""
         return steps
 
     def secure(self, samples_seen: int) -> None:
-        """Nothing is under way: handing over has written it."""
+        """Return at once: everything that was handed over is written."""
 
     def ask_to_stop(self) -> None:
-        """Have the training save, and stop."""
+        """Ask the training to save and stop."""
         self._leave = Leave.STOP
 
     def leave_requested(self) -> Leave:
-        """Whether ``ask_to_stop`` was called."""
+        """Return ``Leave.STOP`` after ``ask_to_stop``."""
         return self._leave
 
     def close(self) -> None:
-        """End what was written."""
+        """Flush and close the files."""
         self._writer.close(self.ended)
 
 
@@ -128,26 +128,26 @@ def train_in_process(
 ) -> bool:
     """Train a plan for one worker in this process, from the newest checkpoint if there is one.
 
-    The first Ctrl-C (or SIGTERM, or SIGHUP) has it save and stop; a second one interrupts it at once.
+    The first Ctrl-C (or SIGTERM, or SIGHUP) asks the training to save and stop; a second one interrupts it at once.
 
     Args:
         job: what was asked for.
         plan: its plan, for one worker.
         folder: the run's.
-        recipe_folder: where the job file lies.
-        on_hand_over: told of records and events.
-        resumed: the event of a run that goes on.
+        recipe_folder: the job file's folder.
+        on_hand_over: called with the records and events of each hand-over.
+        resumed: the event of a resumed run.
 
     Returns:
-        Whether training is over; False when it was stopped.
+        True if the training is finished, False if it was stopped.
 
     Raises:
-        ScalerError: what went wrong; an exception of the recipe is a ``RecipeError`` with its traceback.
+        ScalerError: any failure; an exception of the recipe becomes a ``RecipeError`` with its traceback.
     """
     use_threads(job.resources.cpus_per_worker)
     device = first_gpu() if job.resources.gpus_per_worker > 0 else cpu()
     try:
-        with redirect_stdout(sys.stderr):  # stdout is the result's; what the recipe prints stands beside it
+        with redirect_stdout(sys.stderr):  # stdout is for the result; the recipe prints to stderr
             seed_everything(job.train.seed)
             recipe = load_recipe(job.recipe, folder=recipe_folder, arguments=job.recipe_args)
             tracking = job.tracking.seen_from(Path.cwd())
@@ -162,18 +162,18 @@ def train_in_process(
                 if start is not None:
                     training.restore(start)
                 with _interrupts_ask(context):
-                    ending = training.run()
-                context.ended = RunState.SUCCEEDED if ending is AttemptEnd.FINISHED else RunState.STOPPED
-                if ending is AttemptEnd.STOPPED:
+                    end = training.run()
+                context.ended = RunState.SUCCEEDED if end is AttemptEnd.FINISHED else RunState.STOPPED
+                if end is AttemptEnd.STOPPED:
                     context.note(LeaveRequested(time=time(), attempt=context.attempt, why="stop", detail=""))
-                return ending is AttemptEnd.FINISHED
+                return end is AttemptEnd.FINISHED
     except ScalerError:
         raise
-    except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure like any other
+    except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure too
         if is_lost_data_process(error):
             raise TrainingError(
-                f"a process that loads data is gone: {str(error).strip().rstrip('.')}.",
-                "Where memory was short, fewer train.data_workers need less. "
+                f"a data-loading process is gone: {str(error).strip().rstrip('.')}.",
+                "If memory was short, use fewer train.data_workers. "
                 f"Continue from the newest checkpoint: scaler resume {folder.run_id}.",
             ) from error
         raise recipe_failure(error, "rank 0", folder=recipe_folder) from error
@@ -181,7 +181,7 @@ def train_in_process(
 
 @contextmanager
 def _interrupts_ask(context: InProcess) -> Iterator[None]:
-    """Let the first Ctrl-C, SIGTERM or SIGHUP ask the training to stop, for the length of a ``with`` block."""
+    """Let the first Ctrl-C, SIGTERM or SIGHUP ask the training to stop, inside a ``with`` block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

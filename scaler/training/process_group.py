@@ -1,11 +1,13 @@
-"""torch's process group: how its workers meet, and what they must agree on."""
+"""torch's process group: how its workers meet, agree, and leave."""
 
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from contextlib import closing
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
@@ -15,39 +17,42 @@ T = TypeVar("T")
 
 
 def agree(found: T | RecipeError, *, world_size: int) -> T:
-    """Return what rank 0 found, or raise an error that any worker found: who raises alone leaves the others waiting.
+    """Return what rank 0 found, or raise on every worker an error that any worker found.
+
+    If only one worker raised it, the others would wait for that worker.
 
     Args:
         found: by this worker; every worker calls this.
-        world_size: workers; with 1 there is nobody to agree with.
+        world_size: workers; with 1 nothing is sent.
     """
     if world_size > 1:
-        everyones: list[T | RecipeError] = [found] * world_size
-        dist.all_gather_object(everyones, found)
-        found = next((one for one in everyones if isinstance(one, RecipeError)), everyones[0])
+        gathered: list[T | RecipeError] = [found] * world_size
+        dist.all_gather_object(gathered, found)
+        found = next((one for one in gathered if isinstance(one, RecipeError)), gathered[0])
     if isinstance(found, RecipeError):
         raise found
     return found
 
 
 class MeetingPoint:
-    """Where the workers of a group find each other: a store that rank 0 opens on a free port of its own.
+    """The store through which the workers of a group meet; rank 0 opens it on a free port.
 
-    It takes anybody's word, as gloo and NCCL do, so it listens on one address only, and they on that address's network.
+    The store accepts any client, as gloo and NCCL do. So it listens on one address only, and gloo and NCCL use the
+    network of this address.
 
     Args:
-        host: the address of rank 0's node in the cluster's network; ``127.0.0.1`` when all workers are on one node.
-        port: None on rank 0, which opens it; else what rank 0 said.
+        host: the address of rank 0's node in the cluster's network; ``127.0.0.1`` if all workers are on one node.
+        port: None on rank 0, which opens the store; otherwise rank 0's port.
         world_size: workers in the group.
 
     Raises:
-        ClusterError: rank 0's node does not have that address.
+        ClusterError: rank 0's node does not have this address.
     """
 
     def __init__(self, host: str, *, port: int | None, world_size: int) -> None:
         self._host, self._world_size = host, world_size
         opened: int | None = None
-        if port is None:  # left to itself, the store would listen on every interface
+        if port is None:  # by default the store would listen on every interface
             listening = _listen(host)
             port, opened = int(listening.getsockname()[1]), listening.detach()
         self.port = port
@@ -56,32 +61,32 @@ class MeetingPoint:
         )
 
     def join(self, *, rank: int, backend: str) -> None:
-        """Make torch's default process group, ``nccl`` or ``gloo``, on the interface that leads to rank 0.
+        """Create torch's default process group, ``nccl`` or ``gloo``, on the network interface that leads to rank 0.
 
-        ``GLOO_SOCKET_IFNAME`` and ``NCCL_SOCKET_IFNAME`` are set for this process, unless the user has set them.
+        This sets ``GLOO_SOCKET_IFNAME`` and ``NCCL_SOCKET_IFNAME`` in this process, unless the user has set them.
         """
         interface = _interface_of(_own_address(self._host))
         if interface is not None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # = is NCCL's sign for the whole name
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # with "=" NCCL compares the whole name
         dist.init_process_group(backend, store=self._store, rank=rank, world_size=self._world_size)
 
 
 def _listen(host: str) -> socket.socket:
-    """A socket that listens on one address, on a free port."""
+    """Return a socket that listens on one address, on a free port."""
     try:
         family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, 0), family=family)
     except OSError as error:
-        why = (error.strerror or str(error)).partition(" (")[0]  # Python adds the address
+        why = (error.strerror or str(error)).partition(" (")[0]  # without the address, which Python appends
         raise ClusterError(
             f"rank 0 cannot listen on {host}, its node's address in the cluster: {why}.",
-            "ray start --node-ip-address sets it: one that the node has, and the others reach.",
+            "Set it with ray start --node-ip-address: an address of this node that the other nodes can reach.",
         ) from error
 
 
 def _own_address(host: str) -> str:
-    """This machine's address on the way to a host; nothing is sent."""
+    """Return this machine's address on the route to a host; nothing is sent."""
     family, _, _, _, place = socket.getaddrinfo(host, 1, type=socket.SOCK_DGRAM)[0]
     with closing(socket.socket(family, socket.SOCK_DGRAM)) as probe:
         probe.connect(place)
@@ -89,7 +94,7 @@ def _own_address(host: str) -> str:
 
 
 def _interface_of(address: str) -> str | None:
-    """The interface that has an IPv4 address as its first; None where the system does not say (it is Linux's way)."""
+    """Return the interface whose first IPv4 address this is; None if the system cannot tell (only Linux can)."""
     try:
         import fcntl
     except ImportError:
@@ -99,7 +104,7 @@ def _interface_of(address: str) -> str | None:
         for _, name in socket.if_nameindex():
             try:
                 answer = fcntl.ioctl(probe.fileno(), get_address, struct.pack("256s", name.encode()[:15]))
-            except OSError:  # it has no address
+            except OSError:  # an interface without an address
                 continue
             if socket.inet_ntoa(answer[20:24]) == address:
                 return name
@@ -107,19 +112,46 @@ def _interface_of(address: str) -> str | None:
 
 
 def leave_group() -> None:
-    """Leave torch's default process group, if there is one."""
+    """Leave torch's default process group, if it exists."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether an error only says that another worker is gone: that worker's death is the cause, and worth a restart.
+    """Return whether an error only says that another worker is gone; the end of that worker is the cause.
 
-    torch raises ``DistBackendError`` and ``DistNetworkError`` for NCCL and the store; gloo's errors are plain
-    ``RuntimeError`` that name the source file they come from.
+    The group is then worth a restart. torch raises ``DistBackendError`` and ``DistNetworkError`` for NCCL and the
+    store. gloo's errors are plain ``RuntimeError`` that name the source file they come from.
     """
     if isinstance(error, dist.DistError):
         return True
     return isinstance(error, RuntimeError) and any(
         sign in str(error) for sign in ("gloo/", "Connection closed by peer", "Connection reset by peer")
     )
+
+
+def max_over_workers(values: Sequence[float], *, world_size: int, device: torch.device) -> list[float]:
+    """Return the largest of every worker's values, place by place; a collective if there are several workers."""
+    largest = torch.tensor(values, dtype=torch.float64)
+    if world_size > 1:
+        largest = largest.to(device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    found: list[float] = largest.tolist()
+    return found
+
+
+def sum_over_workers(values: torch.Tensor, *, world_size: int, device: torch.device) -> torch.Tensor:
+    """Return the sum of every worker's tensor; a collective unless there is one worker or the tensor is empty."""
+    if world_size > 1 and len(values):
+        values = values.to(device)
+        dist.all_reduce(values)
+    return values
+
+
+def from_rank_0(values: Sequence[int], *, world_size: int, device: torch.device) -> list[int]:
+    """Return rank 0's integers; a collective if there are several workers, which all give as many."""
+    sent = torch.tensor(values, dtype=torch.int64, device=device)
+    if world_size > 1:
+        dist.broadcast(sent, 0)
+    found: list[int] = sent.tolist()
+    return found

@@ -1,4 +1,4 @@
-"""Where the random numbers of a worker are: torch's, its GPU's, numpy's and Python's own."""
+"""Seeds and states of all random numbers of a worker: torch's, its GPU's, numpy's and Python's."""
 
 import random
 
@@ -11,22 +11,22 @@ from scaler.core.seeds import stream_seed
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch, numpy and ``random``, so that every worker builds the same recipe; call before ``load_recipe``."""
+    """Seed torch, numpy and ``random``, so that every worker builds the same recipe; call it before ``load_recipe``."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 def seed_worker(seed: int, *, rank: int, samples_seen: int) -> None:
-    """Seed a worker that goes on from a point of training with nobody's state.
+    """Seed a worker that starts without a saved random state.
 
-    Its dropout and augmentation differ from the others', and from those of any life before.
+    Its dropout and augmentation differ from those of other workers and of earlier attempts.
     """
     seed_everything(stream_seed(seed, f"rank {samples_seen}" if samples_seen else "rank", rank))
 
 
 def random_state(device: torch.device) -> Tensor:
-    """Return everything that says which random numbers come next, as bytes."""
+    """Return the state of all random number generators as bytes."""
     version, words, gauss = random.getstate()
     assert version == 3
     numpy_state = np.random.get_state(legacy=False)
@@ -44,7 +44,7 @@ def random_state(device: torch.device) -> Tensor:
 
 
 def set_random_state(state: Tensor, device: torch.device) -> None:
-    """Go on from where ``random_state`` was called; torch's GPU only if it was there then."""
+    """Restore what ``random_state`` returned; the GPU's state only if the saved one has it."""
     whole = state[: 8 * _WORDS].clone().view(torch.int64).tolist()
     rest = state[8 * _WORDS :]
     numpy_gauss, gauss = rest[:16].clone().view(torch.float64).tolist()
@@ -63,7 +63,7 @@ _WORDS = _PYTHON_WORDS + _NUMPY_WORDS + 3
 
 
 def gather_random_states(device: torch.device, *, world_size: int) -> Tensor:
-    """Return every worker's state, a row each; a collective where there are several."""
+    """Return every worker's random state, one row each; a collective if there are several workers."""
     mine = random_state(device)
     if world_size == 1:
         return mine.unsqueeze(0)

@@ -1,4 +1,4 @@
-"""Records on their way out: kept unresolved while the device works, resolved when they are handed over."""
+"""Records and events of one worker: kept until they are handed over, about once a second."""
 
 from collections.abc import Sequence
 from time import perf_counter, process_time, time
@@ -14,47 +14,53 @@ from scaler.training.clock import Clock, Mark
 from scaler.training.gradients.step import StepMeasures
 from scaler.training.worker_context import WorkerContext
 
-HAND_OVER_S = 1.0
+HAND_OVER_S = 1.0  # the time between two hand-overs
 
 
 class HandOverInterval:
-    """Decides at which steps records are handed over.
+    """Decides at which steps records are handed over; all workers agree on it.
 
     Attributes:
-        window: steps from one hand-over to the next, when nothing comes between; on all workers the same.
+        steps: steps from one hand-over to the next, unless an evaluation or a checkpoint comes between.
     """
 
     def __init__(self) -> None:
-        self._steps = 0
-        self._due = self.window = 1
+        self._taken = 0
+        self._due = self.steps = 1
         self._began = perf_counter()
 
     def is_due(self) -> bool:
-        """Count a step; return whether it is one of those."""
-        self._steps += 1
-        return self._steps >= self._due
+        """Count a step, and return whether records are handed over after it."""
+        self._taken += 1
+        return self._taken >= self._due
 
     def step_time_s(self) -> float:
-        """Return this worker's mean time per step since the last hand-over."""
-        return (perf_counter() - self._began) / max(self._steps, 1)
+        """Return this worker's mean time per step since the last hand-over, in seconds."""
+        return (perf_counter() - self._began) / max(self._taken, 1)
 
-    def next_after(self, step_time_s: float) -> None:
-        """Set the next hand-over ``HAND_OVER_S`` away; at most ten times as far as the last: first steps are slow."""
-        self.window = max(1, min(int(HAND_OVER_S / max(step_time_s, 1e-9)), 10 * self.window))
-        self._due = self.window
-        self._steps, self._began = 0, perf_counter()
+    def set_next(self, step_time_s: float) -> None:
+        """Set the next hand-over ``HAND_OVER_S`` from now.
 
-    def after_a_break(self) -> None:
-        """Hand over at the next step: an evaluation took its time, and somebody may have asked for something."""
+        The interval grows at most tenfold, because first steps are slow.
+
+        Args:
+            step_time_s: the time per step that all workers agreed on.
+        """
+        self.steps = max(1, min(int(HAND_OVER_S / max(step_time_s, 1e-9)), 10 * self.steps))
+        self._due = self.steps
+        self._taken, self._began = 0, perf_counter()
+
+    def end_at_next_step(self) -> None:
+        """Hand over after the next step: a stop may have been requested during an evaluation or a save."""
         self._due = 1
 
 
-CHUNK = 64  # steps that are resolved together on a CPU: what is kept for longer, the garbage collector walks again
+CHUNK = 64  # steps turned into records together on a CPU; keeping more of them costs time in the garbage collector
 PauseKind = Literal["evaluation_s", "checkpoint_s"]
 
 
-class StepMeasurement(NamedTuple):  # a tuple is made in half a frozen dataclass's time
-    """What the loop says of a step, with losses that the device may still be working on."""
+class StepMeasurement(NamedTuple):  # a NamedTuple is created in half the time of a frozen dataclass
+    """What the loop knows of a step; the device may still be computing the tensors."""
 
     step: int
     samples_seen: int
@@ -68,54 +74,56 @@ class StepMeasurement(NamedTuple):  # a tuple is made in half a frozen dataclass
     noise_scale: float | None
 
 
-class _Pending(NamedTuple):
-    """A step and its times."""
+class _OpenStep(NamedTuple):
+    """A step and the times around it."""
 
     step: StepMeasurement
-    since: Mark  # the end of the step before, or of what came between
+    since: Mark  # the end of the previous step or pause
     ended: Mark
     cpu_s: float
-    stood: Sequence[tuple[PauseKind, Mark, Mark]]  # before it
+    pauses: Sequence[tuple[PauseKind, Mark, Mark]]  # before the step
 
 
 class Recorder:
-    """One worker's records and events on their way out. Adding one never waits for the device; handing over does.
+    """Keeps one worker's records and events until they are handed over.
+
+    Adding a step never waits for the device; handing over does.
 
     Args:
-        context: where they go.
+        context: gets the records and events.
         clock: the device's.
 
     Attributes:
-        steps_per_record: consecutive steps that are handed over as one record, as far as they are handed over together.
+        steps_per_record: consecutive steps that one record covers; they are always handed over together.
     """
 
     def __init__(self, context: WorkerContext, clock: Clock) -> None:
         self._context, self._clock = context, clock
-        self._pending: list[_Pending] = []
+        self._pending: list[_OpenStep] = []
         self._records: list[Record] = []
-        self._stood: tuple[tuple[PauseKind, Mark, Mark], ...] = ()
+        self._pauses: tuple[tuple[PauseKind, Mark, Mark], ...] = ()
         self._events: list[Event] = []
-        self._unjudged: list[Record] = []
+        self._unchecked: list[Record] = []
         self.steps_per_record = 1
         self.begin()
 
     def begin(self) -> None:
-        """Let the next step's time begin here."""
+        """Start the time of the next step now."""
         self._since, self._cpu_s = self._clock.mark(), process_time()
 
     def add(self, step: StepMeasurement) -> None:
-        """Keep a step that ends here; the next one's time begins."""
+        """Keep a step that ends now, and start the time of the next one."""
         ended, cpu_s = self._clock.mark(), process_time()
-        self._pending.append(_Pending(step, self._since, ended, cpu_s - self._cpu_s, self._stood))
-        self._since, self._cpu_s, self._stood = ended, cpu_s, ()
+        self._pending.append(_OpenStep(step, self._since, ended, cpu_s - self._cpu_s, self._pauses))
+        self._since, self._cpu_s, self._pauses = ended, cpu_s, ()
         if len(self._pending) >= CHUNK and not self._clock.is_behind:
             self._resolve_pending()
 
     def add_pause(self, what: PauseKind) -> None:
-        """Say what training stood still for since the last step or call; the next step's time begins here."""
+        """Count the time since the last step or pause as a pause, and start the time of the next step now."""
         before = self._since
         self.begin()
-        self._stood = (*self._stood, (what, before, self._since))
+        self._pauses = (*self._pauses, (what, before, self._since))
 
     def event(self, event: Event) -> None:
         """Keep an event of the whole group; only rank 0 hands it over."""
@@ -123,8 +131,8 @@ class Recorder:
             self._events.append(event)
 
     def end_attempt(self) -> None:
-        """Keep what this worker stood still for after its last record: no other will tell it."""
-        evaluation_s, checkpoint_s = self._standing(self._stood)
+        """Keep the pauses after this worker's last record as an event; no record will contain them."""
+        evaluation_s, checkpoint_s = self._pause_times(self._pauses)
         self._events.append(
             WorkerEnded(
                 time=time(),
@@ -134,19 +142,19 @@ class Recorder:
                 checkpoint_s=checkpoint_s,
             )
         )
-        self._stood = ()
+        self._pauses = ()
 
     def hand_over(self, *, samples_seen: int, events: Sequence[Event] = ()) -> None:
-        """Hand everything over that is kept, and ``events`` beside; it is all there is up to ``samples_seen``."""
+        """Hand over everything that is kept, and ``events``; it is complete up to ``samples_seen``."""
         self._resolve_pending()
         records, self._records = self._records, []
-        kept, self._events = [*self._events, *events], []
-        self._unjudged += records
-        self._context.hand_over(merge_steps(records, self.steps_per_record), kept, samples_seen=samples_seen)
+        events, self._events = [*self._events, *events], []
+        self._unchecked += records
+        self._context.hand_over(merge_steps(records, self.steps_per_record), events, samples_seen=samples_seen)
 
     def unchecked_records(self) -> list[Record]:
-        """Return every step that was handed over since the last call: the guard of the loss has not seen it."""
-        records, self._unjudged = self._unjudged, []
+        """Return every step handed over since the last call; the divergence guard has not seen them yet."""
+        records, self._unchecked = self._unchecked, []
         return records
 
     def _resolve_pending(self) -> None:
@@ -154,12 +162,12 @@ class Recorder:
         memory_gib, gpu_pct = self._clock.peak_memory_gib(), self._clock.utilization_pct()
         self._records += [self._resolve(step, memory_gib, gpu_pct) for step in pending]
 
-    def _resolve(self, pending: _Pending, memory_gib: float, gpu_pct: float | None) -> Record:
+    def _resolve(self, pending: _OpenStep, memory_gib: float, gpu_pct: float | None) -> Record:
         between, step, measures = self._clock.between, pending.step, pending.step.measures
         data_wait_s = 0.0
         for asked, got in measures.data_waits:
             data_wait_s += between(asked, got)
-        evaluation_s, checkpoint_s = self._standing(pending.stood)
+        evaluation_s, checkpoint_s = self._pause_times(pending.pauses)
         loss, weight = measures.loss()
         return Record(
             attempt=self._context.attempt,
@@ -187,18 +195,18 @@ class Recorder:
             weight=weight,
         )
 
-    def _standing(self, stood: Sequence[tuple[PauseKind, Mark, Mark]]) -> tuple[float, float]:
-        """The seconds of evaluations and of checkpoints."""
-        if not stood:
+    def _pause_times(self, pauses: Sequence[tuple[PauseKind, Mark, Mark]]) -> tuple[float, float]:
+        """Return the seconds of evaluations and of checkpoints."""
+        if not pauses:
             return 0.0, 0.0
         seconds: dict[PauseKind, float] = {"evaluation_s": 0.0, "checkpoint_s": 0.0}
-        for what, start, end in stood:
+        for what, start, end in pauses:
             seconds[what] += self._clock.between(start, end)
         return seconds["evaluation_s"], seconds["checkpoint_s"]
 
 
 def merge_steps(records: Sequence[Record], steps: int) -> Sequence[Record]:
-    """Return one worker's records with ``steps`` consecutive ones as one; the last may stand for fewer.
+    """Return one worker's records, with each ``steps`` consecutive ones merged into one; the last may cover fewer.
 
     Args:
         records: in the order of their steps.

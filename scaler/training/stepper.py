@@ -1,4 +1,4 @@
-"""Optimizer steps: what one worker does with its part of a step, from the samples to the new weights."""
+"""One worker's part of an optimizer step, from its micro-batches to the new weights."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,31 +30,31 @@ from scaler.training.worker_context import WorkerContext
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WholeGradient:
-    """A step's gradient, over all workers, in the parameters' ``grad``; not clipped."""
+    """A step's gradient over all workers, in the parameters' ``grad``; not clipped."""
 
     measures: StepMeasures
-    trained: Sequence[nn.Parameter]  # those that have one
+    trained: Sequence[nn.Parameter]  # the parameters that have a gradient
     norm: Tensor
-    squares: GradientSquares | None  # None unless its noise was measured, and said anything
+    squares: GradientSquares | None  # None unless its noise was measured and could be estimated
 
 
 class Stepper:
-    """Model, optimizer, loss scale and average of one worker.
+    """Model, optimizer, loss scaler and weight average of one worker.
 
     Args:
         recipe: model and loss.
         job: precision, clipping, average.
-        plan: of this attempt; its groups and optimizer.
-        context: where this worker is.
+        plan: of this attempt; its groups and optimizer are used.
+        context: this worker's device and world size.
         clock: the device's.
-        activity: told what is being done.
+        activity: updated with what this worker is doing.
 
     Attributes:
         module: the model, not wrapped, on its device.
-        average: of its weights; None without ``train.ema``.
+        average: the average of its weights; None without ``train.ema``.
 
     Raises:
-        JobFileError: the optimizer cannot be built, or lacks what the job moves or averages.
+        JobFileError: the optimizer cannot be built, or lacks something that the job moves or averages.
     """
 
     def __init__(
@@ -83,27 +83,27 @@ class Stepper:
         self._phase = plan.phases[0]
         self._set_constants()
         self._gradient = self._make_gradient()
-        self._is_new = True  # no step was taken yet
+        self._is_new = True  # no step has been taken yet
 
     def enter(self, phase: Phase) -> None:
-        """Give the optimizer a phase's constants."""
+        """Write a phase's constants into the optimizer."""
         if phase is not self._phase:
             self._phase = phase
             self._set_constants()
 
     def freeze(self, samples_seen: int) -> None:
-        """Freeze and unfreeze what the plan's groups say at a point of training."""
+        """Freeze and unfreeze parameters as the plan's groups say for this point of the training."""
         if self._freezing.apply(samples_seen):
             self.renew()
 
     def renew(self) -> None:
-        """Make the gradient's step anew: which parameters it reduces is fixed when it is made."""
+        """Create the step's gradient object anew, because it fixes which parameters it reduces."""
         self._optimizer.zero_grad()
         self._gradient.close()
         self._gradient = self._make_gradient()
 
     def can_measure_noise(self) -> bool:
-        """Whether a step's gradient has parts, workers or micro-steps, at least two, that can be compared."""
+        """Return whether a step's gradient has at least two parts (workers or micro-steps) that can be compared."""
         if self._world_size == 1 and self._phase.grad_accum_steps == 1:
             return False
         return self._preconditioner is None or self._preconditioner.is_ready()
@@ -111,14 +111,14 @@ class Stepper:
     def gradient(
         self, source: Iterator[Any], sizes: Sequence[int], plan: Plan, *, step_samples: int, measure: bool
     ) -> WholeGradient:
-        """Make the gradient of a step, on every worker the same.
+        """Compute the gradient of a step, the same on every worker.
 
         Args:
             source: yields this worker's micro-batches.
-            sizes: samples in each.
+            sizes: samples in each micro-batch.
             plan: of this attempt.
             step_samples: samples in the whole step, over all workers.
-            measure: whether to measure its noise.
+            measure: whether to measure the gradient's noise.
         """
         micro_steps = self._phase.grad_accum_steps
         measures = self._gradient(source, sizes, step_samples=step_samples, measure=measure, micro_steps=micro_steps)
@@ -131,15 +131,15 @@ class Stepper:
     def update(
         self, gradient: WholeGradient, step: Phase, *, lr: float, momentum: float | None, reference_steps: float = 1.0
     ) -> float:
-        """Take a step; return the learning rate that the optimizer used, as it says itself.
+        """Take an optimizer step; return the learning rate that the optimizer used, read from the optimizer.
 
         Args:
             gradient: of the step.
             step: the phase, with the constants of this step's own size (``Plan.step_phase``).
             lr: the learning rate to use.
-            momentum: where the schedule moves it; None: the optimizer's own.
-            reference_steps: for how many steps the phase's ``ema_decay`` is applied: with ``rule: adascale`` and
-                ``co_scale.ema``, as many steps of the reference as this one is worth.
+            momentum: set by the schedule; None: the optimizer keeps its own.
+            reference_steps: how often the phase's ``ema_decay`` is applied: with ``rule: adascale`` and
+                ``co_scale.ema``, the number of reference steps that this step is worth.
         """
         if self._job.train.clip_grad_norm is not None:
             clip(gradient.trained, gradient.norm, most=self._job.train.clip_grad_norm)
@@ -157,23 +157,23 @@ class Stepper:
         self._optimizer.zero_grad()
         if self._is_new:
             self._is_new = False
-            require_readable(self.state_dict())  # an optimizer's state is there after its first step
+            require_readable(self.state_dict())  # an optimizer has its state after its first step
         if self.average is not None and step.ema_decay is not None:
             self.average.update(self.module, decay=step.ema_decay**reference_steps)
-        return used_lr(self._optimizer, planned=lr)  # after the step: a hook of the recipe's would show
+        return used_lr(self._optimizer, planned=lr)  # after the step, so that a hook of the recipe shows
 
     def set_mode(self, *, training: bool) -> None:
-        """Let an optimizer that trains at other weights than it is evaluated at go from the one to the other."""
+        """Switch an optimizer with separate weights for training and evaluation between the two."""
         set_mode(self._optimizer, training=training)
 
     def broadcast_buffers(self) -> None:
-        """Give every worker rank 0's buffers (BatchNorm's statistics): one model is saved and evaluated."""
+        """Give every worker rank 0's buffers (BatchNorm's statistics), because one model is saved and evaluated."""
         if self._world_size > 1:
             averaged = self.average.model.buffers() if self.average is not None else ()
             broadcast_tensors([*self.module.buffers(), *averaged])
 
     def broken_weight(self) -> str | None:
-        """Say which weight is not a number, if one is: the losses so far are older than the last step's weights."""
+        """Return which weight is not finite, or None. The losses so far do not show the last step's weights."""
         named = [
             (name, tensor) for name, tensor in named_parameters(self.module).items() if not tensor.isfinite().all()
         ]
@@ -189,7 +189,7 @@ class Stepper:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], phase: Phase, *, samples_seen: int) -> None:
-        """Go on from a checkpoint. The optimizer's constants are not restored: they are this phase's.
+        """Continue from a checkpoint. The optimizer's constants are not restored: they are this phase's.
 
         Raises:
             RecipeError: the checkpoint holds another model.
@@ -197,7 +197,7 @@ class Stepper:
         require_same_shapes(state["model"], model_state(self.module), samples_seen=samples_seen)
         load_model_state(self.module, state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:  # empty unless it was fp16 then
+        if state["scaler"]:  # empty unless the precision was fp16
             self._scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -210,7 +210,7 @@ class Stepper:
         set_constants(self._optimizer, self._phase, self._groups, cycles_momentum=self._cycles_momentum)
 
     def _step(self, trained: Sequence[nn.Parameter]) -> None:
-        """Let the optimizer step; some torch optimizers refuse sparse gradients, in words of their own."""
+        """Let the optimizer step; translate the error of torch optimizers that refuse sparse gradients."""
         try:
             self._scaler.step(self._optimizer)
         except (RuntimeError, NotImplementedError) as error:
@@ -241,6 +241,6 @@ class Stepper:
     def _estimate(
         self, parts: Parts, trained: Sequence[nn.Parameter], norm: Tensor, plan: Plan
     ) -> GradientSquares | None:
-        """What a step's parts and its whole gradient say of the noise."""
+        """Return the noise estimates from a step's parts and its whole gradient."""
         whole = self._gradient.square_of(trained) if plan.is_measured else norm.double().square()
         return estimate_squares(parts.squares, parts.samples, total_square=float(whole), population=plan.num_samples)

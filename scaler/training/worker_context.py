@@ -1,7 +1,7 @@
-"""What training sees of the world around it: this small protocol, and nothing else.
+"""The protocol between training and the process around it. Training uses nothing else of Ray or of the process.
 
-``cluster/worker.py`` implements it on Ray Train; ``here.py`` for one worker in this process, so that a job runs under a
-debugger and the loop is tested in milliseconds.
+``cluster/worker.py`` implements it on Ray Train. ``in_process.py`` implements it for one worker in this process, so
+that a job runs under a debugger and tests of the loop take milliseconds.
 """
 
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from scaler.metrics.record import Record
 from scaler.runs import RunFolder
 
 if TYPE_CHECKING:
-    import torch  # who only asks a group to leave, as the cluster does, need not load it
+    import torch  # the cluster imports this module without loading torch
 
 
 class Leave(IntEnum):
-    """What a worker was asked; where workers were asked different things, the highest counts for all."""
+    """What a worker was asked to do. If workers were asked different things, the highest value counts for all."""
 
     NOT = 0
     YIELD = 1
-    """Save, and make room: the group will be started again from there, of the same or of another size."""
+    """Save and exit: the group is started again from the checkpoint, with the same or another number of workers."""
     STOP = 2
-    """Save, and stop: somebody wants the run to end here."""
+    """Save and stop: the run ends here."""
 
 
 class AttemptEnd(StrEnum):
@@ -38,7 +38,7 @@ class WorkerContext(Protocol):
     """One worker's place in its group, and where its records, events and checkpoints go."""
 
     attempt: int
-    """The life of the worker group inside the run; the first is 0. Going back to a checkpoint begins another."""
+    """The attempt of the worker group in the run; the first is 0. Going back to a checkpoint begins another one."""
 
     @property
     def rank(self) -> int:
@@ -46,37 +46,38 @@ class WorkerContext(Protocol):
 
     @property
     def world_size(self) -> int:
-        """Workers in the group; with more than one, torch's default process group is there."""
+        """Workers in the group; if there are more than one, torch's default process group exists."""
 
     @property
     def device(self) -> "torch.device":
-        """Where this worker's model lives."""
+        """The device of this worker's model."""
 
     @property
     def folder(self) -> RunFolder:
-        """The run's folder; training writes ``checkpoints/`` there and nothing else."""
+        """The run's folder; training writes to its ``checkpoints/`` only."""
 
     def next_attempt(self) -> int:
-        """Begin another attempt and return its number; called on rank 0, when the group goes back to a checkpoint."""
+        """Begin another attempt and return its number. Rank 0 calls this when training goes back to a checkpoint."""
 
     def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
-        """Pass records and events on, without waiting for anyone; they are all there are up to ``samples_seen``."""
+        """Pass on records and events without waiting. They are everything up to ``samples_seen``."""
 
     def wanted_steps(self, steps: int) -> int:
-        """How many steps a record should stand for, where it stands for ``steps`` now.
+        """Return how many steps one record should cover; it covers ``steps`` now.
 
-        More than ``steps`` when what was handed over does not arrive fast enough. Training never waits for it: all
-        workers agree on the greatest wish, and merge as many steps into a record from then on.
+        The result is more than ``steps`` if the collector does not take records fast enough. Training never waits for
+        the collector: all workers agree on the largest value, and merge that many steps into a record from then on.
         """
 
     def secure(self, samples_seen: int) -> None:
         """Wait until every worker's records up to ``samples_seen`` are in the run's folder.
 
-        Called on rank 0, in a thread of its own, before a checkpoint counts: its work has its records, whoever dies.
+        Rank 0 calls this in a thread of its own before a checkpoint counts. So the records of a checkpoint's steps
+        exist, whichever process dies later.
 
         Raises:
-            ClusterError: they do not arrive.
+            ClusterError: the records do not arrive.
         """
 
     def leave_requested(self) -> Leave:
-        """Whether somebody asked this worker to leave, as far as it knows."""
+        """Return what this worker was asked to do, as far as it knows."""

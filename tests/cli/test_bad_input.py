@@ -326,16 +326,17 @@ def submit_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     [
         ({"recipe": "nosuch:build"}, 2,
          "recipe = nosuch:build: there is no module nosuch.\n"
-         "  It is looked for in HERE, in PYTHONPATH and among the installed packages.\n"),
+         "  Python searches HERE, PYTHONPATH and the installed packages.\n"),
         ({"recipe": "bad_recpie:build"}, 2,
          "recipe = bad_recpie:build: there is no module bad_recpie.\n"
          '  Did you mean "bad_recipe:build"? '
-         "It is looked for in HERE, in PYTHONPATH and among the installed packages.\n"),
+         "Python searches HERE, PYTHONPATH and the installed packages.\n"),
         ({"recipe": "bad_recpie.py:build"}, 2,
          "recipe = bad_recpie.py:build: there is no file HERE/bad_recpie.py.\n"
-         '  Did you mean "bad_recipe.py"? The path is from the job file\'s folder.\n'),
+         '  Did you mean "bad_recipe.py"? The path is relative to the job file\'s folder.\n'),
         ({"recipe": "json.nosuch:build"}, 2,
-         "recipe = json.nosuch:build: there is no module json.nosuch.\n  Its package is there without it.\n"),
+         "recipe = json.nosuch:build: there is no module json.nosuch.\n"
+         "  Its package exists, but has no such module.\n"),
         ({"recipe": "bad_recipe:biuld"}, 2,
          "recipe = bad_recipe:biuld: bad_recipe has no function biuld.\n"
          '  Did you mean "build"? Functions there: build.\n'),
@@ -371,7 +372,7 @@ def submit_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
          "          ^\n"
          "  SyntaxError: invalid syntax\n"),
         ({"top": "class Mute(Exception):\n    def __str__(self): raise ValueError", "first": "raise Mute"}, 4,
-         "rank 0 failed: Mute: its text cannot be made\n"
+         "rank 0 failed: Mute: its message cannot be read\n"
          "  Traceback (most recent call last):\n"
          '    File "HERE/bad_recipe.py", line 11, in build\n'
          "      raise Mute\n"
@@ -415,9 +416,9 @@ def submit_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
         ({"parts": "evaluate=lambda m, b: {'accuracy': torch.zeros(3)}"}, 4,
          "evaluate(model, batch) returned accuracy = a tensor of shape (3,), not a number.\n"
          "  Return the mean over the batch's samples: a float, or a tensor of one number; or (sum, weight).\n"
-         "  What has a row a sample is for scaler.Recipe(metrics=...), which takes it by its name.\n"),
+         "  For a value with one row a sample, use scaler.Recipe(metrics=...).\n"),
         ({"parts": "evaluate=lambda m, b: {1: 0.5}"}, 4,
-         "evaluate(model, batch) named a value 1.\n  Names are texts, such as accuracy.\n"),
+         "evaluate(model, batch) named a value 1.\n  Names are strings, such as accuracy.\n"),
     ],
     ids=lambda value: " ".join(value.values())[:40] if isinstance(value, dict) else None,
 )  # fmt: skip

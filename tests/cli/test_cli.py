@@ -690,7 +690,7 @@ def test_a_recipe_that_is_not_there_exits_2_and_makes_no_run(
         "",
         "Error: recipe = recipe_nosuch:build: there is no module recipe_nosuch.\n"
         '  Did you mean "recipe_gone:build"? '
-        f"It is looked for in {path.parent}, in PYTHONPATH and among the installed packages.\n",
+        f"Python searches {path.parent}, PYTHONPATH and the installed packages.\n",
     )
     assert list_runs(str(path.parent / "runs")) == []
 

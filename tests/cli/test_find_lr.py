@@ -127,8 +127,8 @@ def test_what_a_job_reacts_with_is_left_out(find_lr: FindLr, tmp_path: Path, ove
         (
             ("--set", "recipe=recipe_nosuch:build", *HERE),
             "recipe = recipe_nosuch:build: there is no module recipe_nosuch.\n"
-            f'  Did you mean "recipe:build"? It is looked for in {Path(JOB).parent.absolute()}, in PYTHONPATH and '
-            "among the installed packages.\n",
+            f'  Did you mean "recipe:build"? Python searches {Path(JOB).parent.absolute()}, PYTHONPATH and the '
+            "installed packages.\n",
         ),
     ],
 )

@@ -554,7 +554,7 @@ def test_a_checkpoint_that_is_damaged_is_told_and_passed_over(scaler_command: Sc
     code, _, err = scaler_command("resume", "last", *HERE)
     assert code == 0, err
     reason = next(line for line in err.splitlines() if line.startswith("Passed over: ")).removeprefix("Passed over: ")
-    assert "checkpoint 900 is torn: 4 bytes of " in reason
+    assert "checkpoint 900 is incomplete: 4 bytes of " in reason
     assert f"\nRun {folder.run_id}: going on at 600 of 3,000 samples\n" in err
     events = read_events(folder)
     (passed,) = [event for event in events if event["kind"] == "checkpoint_passed_over"]

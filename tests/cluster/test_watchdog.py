@@ -44,10 +44,10 @@ def test_a_worker_that_does_one_thing_for_too_long_is_named_and_ended(
 
 
 def test_a_worker_that_goes_on_is_left_alone(watchdog: Watchdog, told: Queue[Any]) -> None:
-    watch = Activity()
-    watchdog.follow(watch)
+    activity = Activity()
+    watchdog.follow(activity)
     for _ in range(12):
-        watch.now(COMPUTING)
+        activity.begin(COMPUTING)
         time.sleep(TIMEOUT_S / 4)
     assert told.empty()
 

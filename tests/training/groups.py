@@ -1,4 +1,4 @@
-"""Runs a function in every process of a small gloo group, and gives back what each returned."""
+"""Run a function in every process of a small gloo group, and return the results."""
 
 import traceback
 from collections.abc import Callable

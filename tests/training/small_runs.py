@@ -1,4 +1,4 @@
-"""Small recipes and jobs, and runs of them through the real loop, in this process or a group of real ones."""
+"""Small recipes and jobs, and trainings of them with the real loop, in this process or in several."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -32,15 +32,15 @@ NEVER_STOP = 10**9
 
 
 class EveryStep(HandOverInterval):
-    """Hands over at every step, so that a test says where a life ends."""
+    """Hands over at every step, so that a test decides where an attempt ends."""
 
-    def next_after(self, step_time_s: float) -> None:
-        super().next_after(step_time_s)
+    def set_next(self, step_time_s: float) -> None:
+        super().set_next(step_time_s)
         self._due = 1
 
 
 class Kept:
-    """WorkerContext that keep everything in memory."""
+    """A worker context that keeps everything in memory."""
 
     device = torch.device("cpu")
 
@@ -61,14 +61,14 @@ class Kept:
         return steps
 
     def secure(self, samples_seen: int) -> None:
-        """Handed over is arrived."""
+        """Everything that was handed over has arrived."""
 
     def leave_requested(self) -> Leave:
         return Leave.STOP if len(self.records) >= self._stop_after else Leave.NOT
 
 
 class Seen(Dataset[Any]):
-    """The same data sample by sample, noting each index that is asked for."""
+    """The same data one sample after the other; records each index that is read."""
 
     def __init__(self, tensors: tuple[Tensor, Tensor]) -> None:
         self.tensors, self.asked = tensors, []
@@ -82,10 +82,10 @@ class Seen(Dataset[Any]):
 
 
 class Loss:
-    """Cross entropy that notes the size of each batch.
+    """Cross entropy that records the size of each batch.
 
     Args:
-        nan_from, nan_calls: from which call on it is nan, and for how many calls.
+        nan_from, nan_calls: the first call that returns nan, and the number of such calls.
         factor: multiplies the loss.
     """
 
@@ -125,7 +125,7 @@ def make_recipe(
 
 
 def make_job(**given: Any) -> Job:
-    """A small job. Sections replace or extend those here; every other key is one of ``scale``."""
+    """Return a small job. Sections replace or extend the default ones; every other key belongs to ``scale``."""
     reference, train = given.pop("reference", {}), given.pop("train", {})
     length = {} if {"samples", "steps"} & set(train) else {"epochs": 3}
     known = ("schedule", "failures", "checkpoint", "groups", "layer_decay")
@@ -158,7 +158,7 @@ def plan_of(job: Job, world_size: int = 1) -> Plan:
 
 
 def in_this_process(folder: Path, recipe: Recipe, job: Job, **options: Any) -> tuple[Training, Kept]:
-    """One worker, here."""
+    """Return a training of one worker in this process, and its context."""
     torch.set_num_threads(1)  # small models: more threads than one only wait for each other
     around = Kept(0, 1, str(folder), **options)
     return Training(recipe, job, make_plan(job, 1, parameters=shapes_of(recipe)), around), around
@@ -169,10 +169,10 @@ def weights_of(model: nn.Module) -> list[float]:
 
 
 def train(rank: int, world_size: int, folder: str, values: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Train one rank; everything a test may ask about. Goes on from the newest checkpoint, if there is one.
+    """Train one rank; return everything that a test may check. Resumes from the newest checkpoint, if there is one.
 
     Options, beside those of ``make_recipe``: ``stop_after`` (records), ``broken`` (of ``Loss``), ``broken_rank`` (the
-    only one where it is), ``context`` (a class instead of ``Kept``).
+    only rank where the loss is broken), ``context`` (a class instead of ``Kept``).
     """
     torch.set_num_threads(1)
     if options.get("counted"):  # comparing the data would ask for some samples once more
@@ -222,7 +222,7 @@ def new_folder(tmp_path: Path) -> Path:
 def run(
     tmp_path: Path, world_size: int, job: Job, *, folder: Path | None = None, errors: bool = False, **options: Any
 ) -> list[dict[str, Any]]:
-    """Train a group, in a folder of its own unless one is given; it must not fail unless ``errors``."""
+    """Train a group, in a new folder unless one is given; it must not fail unless ``errors``."""
     arguments = (str(folder or new_folder(tmp_path)), job.model_dump(), options)
     ranks = [train(0, 1, *arguments)] if world_size == 1 else run_group(train, world_size, *arguments)
     assert errors or all(rank["finished"] or "stop_after" in options for rank in ranks), ranks[0]["error"]
@@ -230,16 +230,16 @@ def run(
 
 
 def run_in_attempts(tmp_path: Path, job: Job, *, most: int = 200) -> dict[str, Any]:
-    """Train one worker that is stopped after every step, and resumed by a new one; together as one."""
+    """Train one worker that is stopped after every step and resumed by a new one; return all attempts as one run."""
     folder, attempts = new_folder(tmp_path), []
     while not (attempts and attempts[-1]["finished"]):
         attempts.append(run(tmp_path, 1, job, folder=folder, stop_after=1)[0])
         assert len(attempts) < most
     return {
-        "records": [record for life in attempts for record in life["records"]],
-        "events": [event for life in attempts for event in life["events"]],
+        "records": [record for attempt in attempts for record in attempt["records"]],
+        "events": [event for attempt in attempts for event in attempt["events"]],
         "weights": attempts[-1]["weights"],
-        "lives": len(attempts),
+        "attempts": len(attempts),
         "folder": folder,
     }
 
@@ -249,13 +249,13 @@ def records_of(ranks: Iterable[dict[str, Any]]) -> list[Record]:
 
 
 def untimed(rank: dict[str, Any]) -> list[dict[str, Any]]:
-    """A rank's records without what no two runs share."""
+    """Return a rank's records without the columns that differ between runs."""
     records = [record._asdict() for record in records_of([rank])]
     return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
 
 
 def events_of(rank: dict[str, Any], *kinds: str) -> list[dict[str, Any]]:
-    """A rank's events of some kinds, without times."""
+    """Return a rank's events of some kinds, without times."""
     return [
         {key: value for key, value in event.items() if key not in ("time", "seconds")}
         for event in rank["events"]
@@ -264,7 +264,7 @@ def events_of(rank: dict[str, Any], *kinds: str) -> list[dict[str, Any]]:
 
 
 def by_step(ranks: Iterable[dict[str, Any]]) -> list[list[Record]]:
-    """The records of each step, over ranks."""
+    """Return the records of each step, over ranks."""
     steps: dict[tuple[int, int], list[Record]] = {}
     for record in records_of(ranks):
         steps.setdefault((record.attempt, record.step), []).append(record)
@@ -272,7 +272,7 @@ def by_step(ranks: Iterable[dict[str, Any]]) -> list[list[Record]]:
 
 
 def step_losses(ranks: Iterable[dict[str, Any]]) -> list[float]:
-    """The mean loss of each step, over ranks, weighted by samples."""
+    """Return the mean loss of each step, over ranks, weighted by samples."""
     return [
         sum(r.loss * r.samples for r in step if r.loss is not None) / sum(r.samples for r in step)
         for step in by_step(ranks)
@@ -284,7 +284,7 @@ def accuracies(ranks: Sequence[dict[str, Any]]) -> list[float]:
 
 
 def plain(value: Any) -> Any:
-    """A state with lists for tensors, to be compared bit by bit."""
+    """Return a state with lists for tensors, so that states can be compared exactly."""
     if isinstance(value, Tensor):
         return value.tolist()
     if isinstance(value, Mapping):
@@ -293,7 +293,7 @@ def plain(value: Any) -> Any:
 
 
 def checkpoint(folder: Path) -> dict[str, Any]:
-    """The newest checkpoint's state, read as a restart reads it."""
+    """Return the newest checkpoint's state, read as a restart reads it."""
     newest = max((folder / "checkpoints").glob("*.pt"))
     state: dict[str, Any] = torch.load(newest, weights_only=True)
     return state

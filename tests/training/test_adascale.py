@@ -1,4 +1,4 @@
-"""``rule: adascale``: the gain is measured, raises the rate, and counts as progress."""
+"""``rule: adascale``: the gain is measured, raises the learning rate, and counts as progress."""
 
 import itertools
 from dataclasses import replace
@@ -37,7 +37,7 @@ def adascale_job(workers: int = 2, size: int = 64, **others: object) -> Job:
 
 
 def gains(records: list[Record], batch: int) -> list[float]:
-    """What each step but the last was worth, from the progress it made."""
+    """Return what each step but the last was worth, from its progress."""
     """What each step was worth in steps of the reference; of whole steps only."""
     return [
         (after.progress - before.progress) / 16
@@ -63,7 +63,7 @@ def history_so_far(records: list[Record]) -> NoiseHistory:
 
 
 @pytest.mark.parametrize("reference", [{}, ADAM], ids=["sgd", "adam"])
-def test_every_step_s_rate_and_progress_follow_its_gain(tmp_path: Path, reference: dict[str, object]) -> None:
+def test_every_step_s_lr_and_progress_follow_its_gain(tmp_path: Path, reference: dict[str, object]) -> None:
     job = adascale_job(reference=reference, train={"epochs": 4})
     plan, ranks = plan_of(job, 2), run(tmp_path, 2, job)
     records = records_of(ranks[:1])
@@ -87,7 +87,7 @@ def test_every_step_s_rate_and_progress_follow_its_gain(tmp_path: Path, referenc
 
 @pytest.mark.parametrize("is_scaled", [True, False])
 def test_an_average_of_the_weights_forgets_by_the_gain_that_a_step_is_worth(tmp_path: Path, is_scaled: bool) -> None:
-    """By hand over the checkpoints of every step: a step is worth its gain in steps of the reference, not the ratio."""
+    """Computed by hand from the checkpoints of every step: a step counts as its gain in steps of the reference."""
     job = adascale_job(
         co_scale={"ema": is_scaled},
         train={"ema": {"decay": 0.9}, "epochs": 2},
@@ -111,7 +111,7 @@ def test_an_average_of_the_weights_forgets_by_the_gain_that_a_step_is_worth(tmp_
     assert min(worth) < 3.5, "and not the batch ratio throughout"
 
 
-def test_what_an_average_forgets_under_adascale_is_said() -> None:
+def test_what_an_average_forgets_under_adascale_is_reported() -> None:
     job = adascale_job(co_scale={"ema": True}, train={"ema": {"decay": 0.9}})
     assert plan_of(job, 2).reasons["ema_decay"] == (
         "0.9 ** the gain that is measured: holds its memory in samples (Busbridge et al. 2023)"
@@ -138,7 +138,7 @@ def test_training_ends_when_the_reference_s_training_is_done(tmp_path: Path) -> 
 
 
 def test_the_gain_climbs_from_its_start(tmp_path: Path) -> None:
-    """AdaScale's warmup: noise is small beside the gradient at first, and so is what a large batch is worth."""
+    """AdaScale's own warmup: at first the noise is small beside the gradient, so a large batch is worth little."""
     records = records_of(run(tmp_path, 2, adascale_job(train={"epochs": 8}))[:1])
     found = gains(records, 64)
     third = len(found) // 3
@@ -158,12 +158,12 @@ UNKNOWN = GradientSquares(signal=-9.0, variance=48.0)
 
 def test_while_the_noise_is_unknown_the_last_gain_stays() -> None:
     held = controllers(adascale_job())
-    held.measured(None, batch_ratio=4.0)
+    held.add_measurement(None, batch_ratio=4.0)
     assert held.gain(4.0) == held.lr_factor(4.0) == 1.0, "nothing is known at first"
-    held.measured(KNOWN, batch_ratio=4.0)
+    held.add_measurement(KNOWN, batch_ratio=4.0)
     known = gain(4.0, noise_scale=48.0, reference_batch_size=16)
     assert held.gain(4.0) == held.lr_factor(4.0) == known > 2.0
-    held.measured(UNKNOWN, batch_ratio=4.0)
+    held.add_measurement(UNKNOWN, batch_ratio=4.0)
     assert held.gain(4.0) == known
     assert held.gain(2.0) == known / 2, "a short step has its share"
 
@@ -171,15 +171,15 @@ def test_while_the_noise_is_unknown_the_last_gain_stays() -> None:
 @pytest.mark.parametrize(("batch_ratio", "expected"), [(8.0, 2.2857142857142856), (2.0, 2.0), (1.0, 1.0), (0.5, 1.0)])
 def test_at_another_ratio_a_held_gain_stays_within_what_a_gain_can_be(batch_ratio: float, expected: float) -> None:
     before = controllers(adascale_job())
-    before.measured(KNOWN, batch_ratio=4.0)
-    before.measured(UNKNOWN, batch_ratio=4.0)
+    before.add_measurement(KNOWN, batch_ratio=4.0)
+    before.add_measurement(UNKNOWN, batch_ratio=4.0)
     after = controllers(adascale_job())
     after.load_state_dict(before.state_dict())
-    after.measured(None, batch_ratio=batch_ratio)
+    after.add_measurement(None, batch_ratio=batch_ratio)
     assert after.gain(batch_ratio) == pytest.approx(expected)
 
 
-def test_on_another_number_of_workers_the_measured_noise_goes_on_and_the_gain_is_that_of_the_new_batch(
+def test_on_another_number_of_workers_the_measured_noise_continues_and_the_gain_is_that_of_the_new_batch(
     tmp_path: Path,
 ) -> None:
     folder = new_folder(tmp_path)
@@ -212,7 +212,7 @@ def test_on_another_number_of_workers_the_measured_noise_goes_on_and_the_gain_is
 
 
 def test_a_training_that_was_slow_on_many_workers_comes_to_its_end_on_one(tmp_path: Path) -> None:
-    """Samples of little worth count little: more than the reference's whole training may be behind it already."""
+    """Samples of little worth count little, so more samples than the reference's whole training may have been used."""
     folder = new_folder(tmp_path)
     job = make_job(
         num_workers={"min": 1, "max": 2},
@@ -327,12 +327,12 @@ def test_an_optimizer_without_running_squares_is_refused() -> None:
     with pytest.raises(JobFileError) as caught:
         Preconditioner(optimizer)([weight], [torch.ones(2)])
     assert str(caught.value) == (
-        "scale.rule = adascale finds no running squares in Adamax.\n  It is for sgd, adam, adamw and rmsprop."
+        "scale.rule = adascale needs running squares, and Adamax has none.\n  Use sgd, adam, adamw or rmsprop."
     )
 
 
 def test_adam_s_gain_survives_an_unfreezing(tmp_path: Path) -> None:
-    """A parameter that was just unfrozen has no running squares yet, and is left out of that step's lengths."""
+    """A parameter that was just unfrozen has no running squares yet, and is left out of that step's norms."""
     job = adascale_job(reference=ADAM, groups=[{"match": "0.*", "freeze": {"epochs": 1}}])
     ranks = run(tmp_path, 2, job)
     assert ranks[0]["weights"] == ranks[1]["weights"]
@@ -348,5 +348,5 @@ def test_at_the_reference_s_batch_adascale_changes_no_bit(tmp_path: Path) -> Non
     }
     plain, adaptive = (run(tmp_path, 2, make_job(rule=rule, **shared))[0] for rule in ("none", "adascale"))
     assert adaptive["weights"] == plain["weights"]
-    rates = [[record["lr"] for record in untimed(rank)] for rank in (plain, adaptive)]
-    assert rates[0] == rates[1]
+    lrs = [[record["lr"] for record in untimed(rank)] for rank in (plain, adaptive)]
+    assert lrs[0] == lrs[1]

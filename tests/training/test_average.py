@@ -1,4 +1,4 @@
-"""The running average of the weights."""
+"""The moving average of the weights."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def averaged(average: WeightAverage) -> list[float]:
 
 @pytest.mark.parametrize("steps", [2, 8, 32])
 def test_many_updates_are_one_with_the_power_of_the_decay_while_the_weights_stay(steps: int) -> None:
-    """What makes ``decay ** batch_ratio`` the right decay of a larger batch (Busbridge et al. 2023)."""
+    """This makes ``decay ** batch_ratio`` the right decay for a larger batch (Busbridge et al. 2023)."""
     decay = 0.9
     many, one = WeightAverage(model_of(1.0)), WeightAverage(model_of(1.0))
     for average in (many, one):
@@ -53,7 +53,7 @@ def test_decay_0_is_the_weights_themselves_and_equal_weights_do_not_move_it() ->
     assert averaged(average) == [0.7] * 8
 
 
-def test_it_goes_on_where_it_was_saved() -> None:
+def test_it_continues_where_it_was_saved() -> None:
     first = WeightAverage(model_of(1.0))
     for value in (1.0, 2.0, 4.0):
         first.update(model_of(value), decay=0.75)
@@ -65,7 +65,7 @@ def test_it_goes_on_where_it_was_saved() -> None:
 
 
 def test_a_run_s_average_follows_the_batch_and_is_evaluated_beside_the_weights(tmp_path: Path) -> None:
-    """By hand over the checkpoints of every step: decay ** 4 at four times the batch."""
+    """Computed by hand from the checkpoints of every step: decay ** 4 at four times the batch."""
     job = make_job(
         num_workers=2,
         per_worker_batch_size=32,
@@ -89,7 +89,7 @@ def test_a_run_s_average_follows_the_batch_and_is_evaluated_beside_the_weights(t
 
 
 def test_the_average_is_evaluated_with_the_buffers_that_are_saved_with_it(tmp_path: Path) -> None:
-    """Each worker has statistics of its own shares; rank 0's are saved, so everyone must evaluate with rank 0's."""
+    """Each worker has statistics of its own shares; rank 0's are saved, so every worker must evaluate with them."""
     job = make_job(num_workers=2, per_worker_batch_size=32, train={"ema": {"decay": 0.5}, "epochs": 1})
     folder = new_folder(tmp_path)
     ranks = run(tmp_path, 2, job, folder=folder, norm=True, double=True)

@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what counts, what is passed over, and that nobody waits for them."""
+"""Checkpoints: which are kept, which are complete, which are passed over, and that training does not wait for them."""
 
 import json
 import pickle
@@ -65,15 +65,15 @@ def test_the_newest_checkpoint_is_found_and_read(folder: RunFolder) -> None:
 @pytest.mark.parametrize(
     ("name", "harm", "reason"),
     [
-        ("{}.pt", cut_short, r"checkpoint 300 is torn: [\d,]+ bytes of \d+$"),
-        ("{}.pt", alter, r"checkpoint 300 was altered: its checksum is another$"),
-        ("{}.pt", Path.unlink, r"checkpoint 300 is torn: its state is missing$"),
-        ("{}.json", Path.unlink, r"checkpoint 300 is torn: its manifest was not written$"),
-        ("{}.json", cut_short, r"checkpoint 300 is torn: its manifest is not JSON$"),
-        ("{}.json", lambda path: path.write_text("[1]"), r"was altered: its manifest holds no keys and values$"),
+        ("{}.pt", cut_short, r"checkpoint 300 is incomplete: [\d,]+ bytes of \d+$"),
+        ("{}.pt", alter, r"checkpoint 300 was altered: its checksum does not match$"),
+        ("{}.pt", Path.unlink, r"checkpoint 300 is incomplete: its state is missing$"),
+        ("{}.json", Path.unlink, r"checkpoint 300 is incomplete: its manifest was not written$"),
+        ("{}.json", cut_short, r"checkpoint 300 is incomplete: its manifest is not JSON$"),
+        ("{}.json", lambda path: path.write_text("[1]"), r"was altered: its manifest is not a JSON object$"),
     ],
 )
-def test_a_torn_or_altered_checkpoint_is_passed_over_for_the_one_before(
+def test_an_incomplete_or_altered_checkpoint_is_passed_over_for_the_one_before(
     folder: RunFolder, name: str, harm: Callable[[Path], Any], reason: str
 ) -> None:
     harm(files(folder) / name.format(f"{300:015d}"))
@@ -103,8 +103,8 @@ def test_with_no_checkpoint_left_nothing_begins_anew_by_itself(folder: RunFolder
     with pytest.raises(RunError) as caught:
         find_checkpoint(folder)
     assert str(caught.value) == (
-        "run run: none of its checkpoints can be used. checkpoint 300 was altered: its checksum is another.\n"
-        "  Bring one back from a copy, or submit the job again; scaler does not begin anew by itself."
+        "run run: none of its checkpoints can be used. checkpoint 300 was altered: its checksum does not match.\n"
+        "  Restore one from a copy, or submit the job again; scaler does not restart from 0 by itself."
     )
     assert not list(files(folder).glob("*.bad"))
 
@@ -112,7 +112,7 @@ def test_with_no_checkpoint_left_nothing_begins_anew_by_itself(folder: RunFolder
 def test_a_first_checkpoint_that_was_cut_off_by_a_kill_is_none(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path / "run"))
     folder.write("checkpoints/000000000000100.pt", b"half of i")
-    assert find_checkpoint(folder) == (None, [(100, "checkpoint 100 is torn: its manifest was not written")])
+    assert find_checkpoint(folder) == (None, [(100, "checkpoint 100 is incomplete: its manifest was not written")])
     assert find_checkpoint(folder) == (None, [])
 
 
@@ -123,19 +123,21 @@ def test_a_checkpoint_of_another_version_is_refused_and_left_alone(folder: RunFo
         find_checkpoint(folder)
     assert str(caught.value) == (
         f"run run: checkpoint 300 has schema version 1, and this scaler reads {SCHEMA_VERSION}.\n"
-        "  Go on with the version of scaler that wrote it."
+        "  Resume with the version of scaler that wrote it."
     )
     assert complete_checkpoints(folder) == [100, 200, 300]
 
 
-def test_storage_that_refuses_to_set_one_aside_is_told(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_that_refuses_to_set_one_aside_is_reported(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     alter(files(folder) / f"{300:015d}.pt")
 
     def refuse(*args: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(folder.filesystem("")[0], "cp_file", refuse)
-    with pytest.raises(RunError, match=r"checkpoint 300 cannot be used, nor be set aside\. .*: Permission denied\."):
+    with pytest.raises(
+        RunError, match=r"checkpoint 300 cannot be used, and cannot be set aside\. .*: Permission denied\."
+    ):
         find_checkpoint(folder)
 
 
@@ -200,7 +202,7 @@ def test_a_state_holds_more_than_tensors_and_what_no_restart_could_read_is_refus
         kind = "float64" if isinstance(value, dict) else type(value).__name__
         assert str(caught.value) == (
             f"a checkpoint cannot hold {place} ({kind}): torch.load(weights_only=True) does not read {blamed}.\n"
-            "  Keep it as tensors, numbers, texts, or lists and dicts of these; or let the recipe call "
+            "  Keep it as tensors, numbers, strings, or lists and dicts of these; or let the recipe call "
             "torch.serialization.add_safe_globals with its class."
         )
         assert training.samples_seen == 0
@@ -233,14 +235,15 @@ def test_a_state_that_turns_unreadable_later_ends_the_training(tmp_path: Path) -
     assert complete_checkpoints(around.folder) == []
 
 
-def test_a_checkpoint_that_torch_does_not_read_is_kept_and_nobody_is_told_to_remove_it(folder: RunFolder) -> None:
+def test_a_checkpoint_that_torch_does_not_read_is_kept_and_no_message_asks_to_remove_it(folder: RunFolder) -> None:
     data = BytesIO()
     torch.save({"x": Plain()}, data)
     write_files(folder, data.getvalue(), {"samples_seen": 300})
     with pytest.raises(RunError) as caught:
         load_checkpoint(folder, 300)
     assert str(caught.value) == (
-        "run run: checkpoint 300 cannot be read, though its checksum is right: torch.load(weights_only=True) does not "
+        "run run: checkpoint 300 cannot be read, although its checksum is correct: "
+        "torch.load(weights_only=True) does not "
         f"read {__name__}.Plain.\n"
         "  If you trust the file, let the recipe call torch.serialization.add_safe_globals with that class; then "
         "resume. Keep the file: the checkpoints before it may hold the same."
@@ -338,7 +341,7 @@ def _slow(model: Any, batch: Any) -> Any:
 
 
 def test_training_does_not_stand_still_for_the_storage(tmp_path: Path) -> None:
-    """Measured: the copy of a small model in well under a millisecond, however slow the storage."""
+    """Training waits only for the copy of a small model (measured: well under a millisecond), for any storage."""
     job = make_job(per_worker_batch_size=64)
     training, around = in_this_process(tmp_path, make_recipe(), job)
     around.secure = lambda samples_seen: sleep(0.5)  # type: ignore[method-assign]
@@ -361,7 +364,7 @@ def test_a_checkpoint_counts_only_when_its_records_are_there(tmp_path: Path) -> 
         training.run()
     assert str(caught.value) == (
         f"run {around.folder.run_id}: its last checkpoint cannot be written: the collector has not answered.\n"
-        "  Make room, or see to storage; scaler resume goes on from the one before."
+        "  Free some space, or repair the storage; scaler resume continues from the previous checkpoint."
     )
     assert complete_checkpoints(around.folder) == []
 
@@ -397,7 +400,7 @@ def test_the_best_by_another_metric_is_not_the_best_any_more(tmp_path: Path) -> 
     assert read_manifest(around.folder, 750)["best_of"] == ["accuracy", "max"]
 
 
-def test_a_run_that_goes_on_only_to_end_where_it_is_is_evaluated_there(tmp_path: Path) -> None:
+def test_a_run_that_continues_only_to_end_where_it_is_is_evaluated_there(tmp_path: Path) -> None:
     def job(epochs: int) -> Any:
         return make_job(
             per_worker_batch_size=125, train={"epochs": epochs, "eval_every": {"epochs": 5}}, checkpoint={"keep": 9}

@@ -1,4 +1,4 @@
-"""Batches on the device: everything in them that can move does, and their containers stay what they are."""
+"""Batches on the device: everything in them that can move does, and containers keep their classes."""
 
 from collections import OrderedDict, UserDict, UserList, defaultdict, deque, namedtuple
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class Attributes(dict[str, Any]):
 
 
 class Encoding(UserDict[str, Any]):
-    """As transformers' BatchEncoding: no dict, and with a ``to`` of its own that takes no ``non_blocking``."""
+    """Like transformers' BatchEncoding: not a dict, with its own ``to`` that takes no ``non_blocking``."""
 
     def to(self, device: torch.device) -> "Encoding":
         self.data = {key: value.to(device) for key, value in self.data.items()}
@@ -40,7 +40,7 @@ class InPlace:
 
 
 class Items(list[Tensor]):
-    """A list that knows more than its items."""
+    """A list with attributes beside its items."""
 
     name = ""
 

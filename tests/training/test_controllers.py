@@ -1,4 +1,4 @@
-"""What reacts to measurements: plateau, the guard of the loss, and a batch that grows with the noise."""
+"""Controllers: plateau, divergence guard, and a batch that grows with the noise."""
 
 import random
 from dataclasses import replace
@@ -39,7 +39,7 @@ CONSTANT = {"name": "constant", "warmup": {"epochs": 0}}
 
 
 def scripted(values: list[float]) -> Recipe:
-    """A recipe whose evaluations give these scores, one after the other."""
+    """Return a recipe whose evaluations give these scores, one after the other."""
     recipe, left = make_recipe(), [values[0], *values]  # the first is asked for before the first step, for its name
     one = TensorDataset(torch.zeros(1, 6), torch.zeros(1, dtype=torch.int64))
     return replace(recipe, eval_data=one, evaluate=lambda model, batch: {"score": left.pop(0)})
@@ -64,7 +64,7 @@ NAN = float("nan")
         ([1.0, 1.0, 1.0, 1.0, 1.0], {"patience": 0, "factor": 0.5, "min_factor": 0.25}),
     ],
 )
-def test_the_rate_is_lowered_where_torch_s_reduce_lr_on_plateau_lowers_it(
+def test_the_lr_is_lowered_where_torch_s_reduce_lr_on_plateau_lowers_it(
     tmp_path: Path, values: list[float], plateau: dict[str, Any]
 ) -> None:
     job = plateau_job(len(values), **plateau)
@@ -94,7 +94,7 @@ def test_the_rate_is_lowered_where_torch_s_reduce_lr_on_plateau_lowers_it(
     ]
 
 
-def test_the_event_of_a_lowered_rate_says_why(tmp_path: Path) -> None:
+def test_the_event_of_a_lowered_lr_gives_the_reason(tmp_path: Path) -> None:
     training, around = in_this_process(tmp_path, scripted([0.5, 0.75, 0.625, 0.5]), plateau_job(4, patience=1))
     training.run()
     assert events_of({"events": around.events}, "rate_lowered") == [
@@ -116,7 +116,7 @@ def test_a_first_evaluation_that_is_nan_is_no_better_than_anything_before(tmp_pa
     assert [event["reason"] for event in lowered] == ["score nan is not better than anything before, for 1 evaluation"]
 
 
-def test_a_step_up_within_the_threshold_is_said_to_be_no_improvement(tmp_path: Path) -> None:
+def test_a_step_up_within_the_threshold_is_reported_as_no_improvement(tmp_path: Path) -> None:
     job = plateau_job(3, mode="max", patience=0, threshold=0.01)
     training, around = in_this_process(tmp_path, scripted([0.9617, 0.9667, 0.9667]), job)
     training.run()
@@ -138,12 +138,12 @@ def test_a_plateau_of_what_is_not_evaluated_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         in_this_process(tmp_path, replace(make_recipe(), eval_data=None), job)[0].run()
     assert str(caught.value) == (
-        "schedule.plateau reacts to evaluations, and the recipe has no eval_data.\n  Give it one."
+        "schedule.plateau reacts to evaluations, but the recipe has no eval_data.\n  Add eval_data to it."
     )
 
 
 def test_a_metric_of_some_batches_only_is_found(tmp_path: Path) -> None:
-    """The first batch may lack it; all the data do not."""
+    """The first batch may lack the metric; all the data together have it."""
     calls: list[int] = []
 
     def seldom(model: Any, batch: Any) -> dict[str, float]:
@@ -157,7 +157,7 @@ def test_a_metric_of_some_batches_only_is_found(tmp_path: Path) -> None:
 
 
 def test_looking_for_the_metric_changes_no_bit_of_the_training(tmp_path: Path) -> None:
-    """Neither weights nor BatchNorm's statistics, nor anybody's random numbers."""
+    """Weights, BatchNorm's statistics and random numbers stay the same."""
     drawn, weights = [], []
     for plateau in (None, {"metric": "ema_noise", "patience": 100}):
         torch.manual_seed(0)
@@ -187,13 +187,13 @@ def test_looking_for_the_metric_changes_no_bit_of_the_training(tmp_path: Path) -
     assert weights[0] == weights[1]
 
 
-def test_every_worker_lowers_the_rate_alike(tmp_path: Path) -> None:
+def test_every_worker_lowers_the_lr_equally(tmp_path: Path) -> None:
     plateau = {"metric": "accuracy", "mode": "max", "patience": 0, "threshold": 0.5}
     job = make_job(num_workers=2, per_worker_batch_size=32, schedule={**CONSTANT, "plateau": plateau})
     ranks = run(tmp_path, 2, job)
-    rates = [[record.lr for record in records_of([rank])] for rank in ranks]
-    assert rates[0] == rates[1]
-    assert len(set(rates[0])) > 1
+    lrs = [[record.lr for record in records_of([rank])] for rank in ranks]
+    assert lrs[0] == lrs[1]
+    assert len(set(lrs[0])) > 1
     assert events_of(ranks[0], "rate_lowered")
     assert {event["kind"] for event in ranks[1]["events"]} == {"worker_ended"}, "else rank 0 speaks for all"
 
@@ -201,7 +201,7 @@ def test_every_worker_lowers_the_rate_alike(tmp_path: Path) -> None:
 STOPPED = (
     "TrainingError: the training diverged: loss is nan.\n"
     "  Lower reference.lr, warm up longer, set train.clip_grad_norm, or let it go back to a checkpoint "
-    "with a lower rate:\n  failures.divergence: {then: go_back}."
+    "with a lower learning rate:\n  failures.divergence: {then: go_back}."
 )
 
 
@@ -248,7 +248,7 @@ def go_back_job(workers: int = 1, **divergence: Any) -> Job:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_it_goes_back_to_a_checkpoint_and_on_at_a_lower_rate(tmp_path: Path, workers: int) -> None:
+def test_it_goes_back_to_a_checkpoint_and_continues_at_a_lower_lr(tmp_path: Path, workers: int) -> None:
     folder = new_folder(tmp_path)
     job = go_back_job(workers, lr_factor=0.25)
     broken = {"nan_from": 6, "nan_calls": 1}
@@ -273,7 +273,7 @@ def test_it_goes_back_to_a_checkpoint_and_on_at_a_lower_rate(tmp_path: Path, wor
 
 
 def test_it_goes_back_to_before_the_first_loss_that_was_too_large(tmp_path: Path) -> None:
-    """Ten losses above the limit make a divergence; no checkpoint of these ten steps is one to go on from."""
+    """Ten losses above the limit make a divergence; no checkpoint of these ten steps is used to continue."""
     job = go_back_job(lr_factor=1e-30)
     job = Job.model_validate({**job.model_dump(), "reference": {**job.reference.model_dump(), "lr": 1e30}})
     (rank,) = run(tmp_path, 1, job)
@@ -296,14 +296,14 @@ def test_it_goes_back_only_so_often_and_each_time_lower(tmp_path: Path) -> None:
         "failures.divergence.max_times."
     )
     peak = plan_of(go_back_job()).peak_lr
-    rates = {record.attempt: record.lr for record in records_of([rank])}
-    assert rates == {0: peak, 1: 0.5 * peak, 2: 0.25 * peak}
+    lrs = {record.attempt: record.lr for record in records_of([rank])}
+    assert lrs == {0: peak, 1: 0.5 * peak, 2: 0.25 * peak}
     assert [event["goes_back"] for event in events_of(rank, "diverged")] == [True, True, False]
     assert [event["attempt"] for event in events_of(rank, "attempt_started")] == [0, 1, 2]
 
 
 def blowing_up(**failures: Any) -> tuple[Job, dict[str, float]]:
-    """A first step whose loss is finite and whose weights are not."""
+    """Return a recipe whose first step has a finite loss and leaves weights that are not finite."""
     job = make_job(
         per_worker_batch_size=64,
         reference={"lr": 1e37, "optimizer": {"name": "sgd"}},
@@ -315,7 +315,7 @@ def blowing_up(**failures: Any) -> tuple[Job, dict[str, float]]:
 
 
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
-    """The losses that were seen are all fine: it is the last step that broke them."""
+    """All losses so far are finite: the last step broke the weights."""
     job, broken = blowing_up()
     folder = new_folder(tmp_path)
     (rank,) = run(tmp_path, 1, job, folder=folder, errors=True, broken=broken)
@@ -333,7 +333,7 @@ def test_going_back_from_such_weights_leads_to_numbers(tmp_path: Path) -> None:
 
 
 def test_going_back_takes_average_and_frozen_parameters_along(tmp_path: Path) -> None:
-    """What came after the checkpoint is undone: the average, the unfreezing, a grown batch."""
+    """Everything after the checkpoint is undone: the average, the unfreezing, a grown batch."""
     values = go_back_job().model_dump()
     values["groups"] = [{"match": "0.*", "freeze": {"samples": 192}}]
     values["train"]["ema"] = {"decay": 0.9}
@@ -345,7 +345,9 @@ def test_going_back_takes_average_and_frozen_parameters_along(tmp_path: Path) ->
     assert again["samples_seen"] == 0
     after = untimed(rank)[-len(calm["records"]) :]
     assert [record["grad_norm"] for record in after] == [record["grad_norm"] for record in untimed(calm)]
-    assert rank["weights"] == calm["weights"], "half the rate from the start: as a run at half the rate"
+    assert rank["weights"] == calm["weights"], (
+        "half the learning rate from the start, as a run at half the learning rate"
+    )
 
 
 def grow_job(workers: int = 2, most: int = 64, **others: Any) -> Job:
@@ -384,7 +386,7 @@ def test_the_batch_doubles_where_the_noise_scale_is_surely_above_twice_it(tmp_pa
     assert max(max(rank["sizes"]) for rank in ranks) <= 4, "no micro-batch is larger than at the start"
 
 
-def test_the_rate_follows_a_grown_batch_by_the_rule(tmp_path: Path) -> None:
+def test_the_lr_follows_a_grown_batch_by_the_rule(tmp_path: Path) -> None:
     job = grow_job(schedule=CONSTANT)
     ranks = run(tmp_path, 2, job, noisy=True)
     grown = [(0, 8), *((e["samples_seen"], e["global_batch_size"]) for e in events_of(ranks[0], "batch_grown"))]
@@ -399,7 +401,7 @@ def test_the_rate_follows_a_grown_batch_by_the_rule(tmp_path: Path) -> None:
 
 
 def test_a_grown_batch_stays_within_the_job_s_bound_on_more_workers(tmp_path: Path) -> None:
-    """Growth is kept as a multiple of the start's batch, which grows with the workers; the bound is a number."""
+    """Growth is a multiple of the first batch, which grows with the workers; the bound is a number of samples."""
     folder = new_folder(tmp_path)
     values = make_job(
         num_workers={"min": 1, "max": 2},
@@ -409,7 +411,7 @@ def test_a_grown_batch_stays_within_the_job_s_bound_on_more_workers(tmp_path: Pa
         train={"noise_scale_every": 1, "epochs": 4},
     )
     attempts = [run(tmp_path, 1, values, folder=folder, stop_after=15, noisy=True)[0] for _ in range(2)]
-    assert [e["global_batch_size"] for life in attempts for e in events_of(life, "batch_grown")] == [32]
+    assert [e["global_batch_size"] for attempt in attempts for e in events_of(attempt, "batch_grown")] == [32]
     ranks = run(tmp_path, 2, values, folder=folder, noisy=True)
     assert max(sum(record.samples for record in step) for step in by_step(ranks)) == 32
 
@@ -457,7 +459,7 @@ def test_stopped_after_every_step_it_is_the_run_that_was_never_stopped(tmp_path:
     folder = new_folder(tmp_path)
     (calm,) = run(tmp_path, 1, job, folder=folder)
     stopped = run_in_attempts(tmp_path, job)
-    assert stopped["lives"] == len(calm["records"])
+    assert stopped["attempts"] == len(calm["records"])
     assert untimed(stopped) == untimed(calm)
     assert stopped["weights"] == calm["weights"]
     kinds = ("evaluated", "rate_lowered", "batch_grown")
@@ -469,40 +471,26 @@ def test_stopped_after_every_step_it_is_the_run_that_was_never_stopped(tmp_path:
 
 
 def test_the_runs_above_do_react(tmp_path: Path) -> None:
-    """Else they would show nothing."""
+    """Without a reaction the tests above would prove nothing."""
     assert events_of(run(tmp_path, 1, RESUMED["plateau"])[0], "rate_lowered")
     assert events_of(run(tmp_path, 1, RESUMED["growth"])[0], "batch_grown")
     gains = {record.lr for record in records_of(run(tmp_path, 1, RESUMED["adascale"]))}
     assert len(gains) > 5
 
 
-def test_a_checkpoint_of_before_the_history_is_continued_without_one() -> None:
-    """It held running averages for every rule, with more fields; AdaScale's goes on, the history starts anew."""
-    adaptive = make_job(rule="adascale", **TWO_MICRO_STEPS)
-    for job in (RESUMED["noise"], adaptive):
-        controllers = Controllers(job, plan_of(job))
-        state = controllers.state_dict()
-        del state["noise_history"]
-        state["noise"] = {"theta": 0.99, "steps": 3, "signal": 1.0, "variance": 48.0, "signal_scatter": 0.5}
-        controllers.load_state_dict(state)
-        assert controllers.noise == NoiseHistory()
-        controllers.measured(None, batch_ratio=2.0)
-        assert controllers.gain(2.0) == pytest.approx(2.0 * 64.0 / 80.0 if job is adaptive else 1.0)
-
-
-def test_a_plateau_of_another_metric_keeps_the_rate_and_forgets_the_values(tmp_path: Path) -> None:
+def test_a_plateau_of_another_metric_keeps_the_lr_and_forgets_the_values(tmp_path: Path) -> None:
     def job(metric: str, mode: str) -> Any:
         plateau = {"metric": metric, "mode": mode, "patience": 0}
         return make_job(per_worker_batch_size=64, schedule={**CONSTANT, "plateau": plateau})
 
     before = Controllers(job("accuracy", "max"), plan_of(job("accuracy", "max")))
     for accuracy in (0.9, 0.9, 0.9):
-        before.evaluated({"accuracy": accuracy, "loss": 2.0})
+        before.add_evaluation({"accuracy": accuracy, "loss": 2.0})
     lowered = before.lr_factor(1.0)
     assert lowered < 1.0
     after = Controllers(job("loss", "min"), plan_of(job("loss", "min")))
     after.load_state_dict(before.state_dict())
     assert after.lr_factor(1.0) == lowered
-    assert after.evaluated({"accuracy": 0.9, "loss": 2.0}) is None, (
+    assert after.add_evaluation({"accuracy": 0.9, "loss": 2.0}) is None, (
         "2.0 is the first loss, not one that is worse than 0.9"
     )

@@ -33,7 +33,7 @@ class OneByOne(Dataset[Any]):
 
 
 class ManyAtOnce(OneByOne):
-    """Also ``__getitems__``, and no longer one by one."""
+    """Has ``__getitems__`` too, and must not be read one by one."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
@@ -103,7 +103,7 @@ def test_every_tensor_of_a_nested_batch_moves() -> None:
 
 
 class Noisy(Dataset[Any]):
-    """Each sample is handed out with a random shift, from all three streams: what augmentation does."""
+    """Adds a random shift to each sample, from all three random streams, as augmentation does."""
 
     def __len__(self) -> int:
         return 12
@@ -113,7 +113,7 @@ class Noisy(Dataset[Any]):
 
 
 def drawn(samples_seen: int, *, world_size: int = 1, rank: int = 0) -> list[list[float]]:
-    """What a loading process hands out from a point of training on."""
+    """Return the batches of a data-loading process after a point of training."""
     plan = plan_of(make_job(global_batch_size=4, train={"num_samples": 12, "epochs": 3}), world_size)
     indices = StepIndices(plan, seed=5, rank=rank, samples_seen=samples_seen)
     data = Noisy()
@@ -135,7 +135,7 @@ def test_workers_draw_different_augmentation() -> None:
 
 
 def test_neighbouring_seeds_and_epochs_share_no_order() -> None:
-    """torch keeps 32 bits of a seed: a seed packed beside an epoch in 64 was once lost without a word."""
+    """torch keeps 32 bits of a seed: a seed and an epoch packed into 64 bits would silently lose the seed."""
     orders = {
         tuple(EpochOrder(20, seed=seed).slice(20 * epoch, 20).tolist()) for seed in range(5) for epoch in range(5)
     }
@@ -158,7 +158,7 @@ class _Dies(Dataset[torch.Tensor]):
 
 
 @pytest.mark.parametrize(("how", "is_lost"), [("killed", True), ("exits", True), ("raises", False)])
-def test_a_killed_data_process_is_told_from_an_error_of_the_recipe(how: str, is_lost: bool) -> None:
+def test_a_killed_data_process_is_distinguished_from_an_error_of_the_recipe(how: str, is_lost: bool) -> None:
     loader = DataLoader(_Dies(how), batch_size=2, num_workers=1)
     with pytest.raises((RuntimeError, KeyError)) as caught:
         next(iter(loader))

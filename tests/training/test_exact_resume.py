@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed is the run that never was, to the last bit, with all that is random in it."""
+"""A run that was stopped and resumed equals a run without a stop exactly, with all its random numbers."""
 
 import random
 from dataclasses import replace
@@ -37,7 +37,7 @@ from scaler.training.randomness import random_state, seed_everything, set_random
 
 
 class Augmented(Dataset[Any]):
-    """Inputs with noise of three kinds, as augmentation has it."""
+    """Inputs with noise of three kinds, as in augmentation."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(3)
@@ -74,9 +74,9 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], stop_
     saved, _ = find_checkpoint(around.folder)
     if saved is not None:
         training.restore(saved)
-    ending = training.run()
+    end = training.run()
     return {
-        "ending": ending,
+        "end": end,
         "records": [tuple(record) for record in around.records],
         "events": around.events,
         "weights": weights_of(recipe.model),
@@ -84,7 +84,7 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], stop_
 
 
 def train_group(tmp_path: Path, job: Job, world_size: int, *, stops: list[int]) -> list[dict[str, Any]]:
-    """Train in lives that stop after so many records each, then to the end; the ranks' records are those of all."""
+    """Train in attempts that stop after so many records each, then to the end; return the records of all attempts."""
     folder = str(new_folder(tmp_path))
     attempts = [
         [train(0, 1, folder, job.model_dump(), stop)]
@@ -92,15 +92,15 @@ def train_group(tmp_path: Path, job: Job, world_size: int, *, stops: list[int]) 
         else run_group(train, world_size, folder, job.model_dump(), stop)
         for stop in [*stops, 10**9]
     ]
-    assert [life[0]["ending"] for life in attempts] == ["stopped"] * len(stops) + ["finished"]
+    assert [attempt[0]["end"] for attempt in attempts] == ["stopped"] * len(stops) + ["finished"]
     for rank in range(world_size):
-        attempts[-1][rank]["records"] = [record for life in attempts for record in life[rank]["records"]]
-        attempts[-1][rank]["events"] = [event for life in attempts for event in life[rank]["events"]]
+        attempts[-1][rank]["records"] = [record for attempt in attempts for record in attempt[rank]["records"]]
+        attempts[-1][rank]["events"] = [event for attempt in attempts for event in attempt[rank]["events"]]
     return attempts[-1]
 
 
 @pytest.mark.parametrize(("world_size", "data_workers"), [(1, 0), (1, 2), (2, 0)])
-def test_dropout_and_augmentation_go_on_as_if_nothing_had_happened(
+def test_dropout_and_augmentation_continue_as_if_nothing_had_happened(
     tmp_path: Path, world_size: int, data_workers: int
 ) -> None:
     job = make_job(
@@ -152,7 +152,7 @@ def test_a_state_of_random_numbers_survives_being_bytes() -> None:
 
 
 @pytest.mark.parametrize("stops", [[1], [4, 2], [1, 1, 1]])
-def test_records_and_rates_of_a_stopped_run_are_those_of_the_calm_one(tmp_path: Path, stops: list[int]) -> None:
+def test_records_and_lrs_of_a_stopped_run_are_those_of_the_calm_one(tmp_path: Path, stops: list[int]) -> None:
     job = make_job(
         num_workers=1,
         per_worker_batch_size=32,
@@ -163,10 +163,10 @@ def test_records_and_rates_of_a_stopped_run_are_those_of_the_calm_one(tmp_path: 
     calm = run(tmp_path, 1, job)[0]
     folder, records = new_folder(tmp_path), []
     for stop in [*stops, 10**9]:
-        life = run(tmp_path, 1, job, folder=folder, stop_after=stop)[0]
-        records += untimed(life)
+        attempt = run(tmp_path, 1, job, folder=folder, stop_after=stop)[0]
+        records += untimed(attempt)
     assert records == untimed(calm)
-    assert life["weights"] == calm["weights"]
+    assert attempt["weights"] == calm["weights"]
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
@@ -177,12 +177,12 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> Non
     with pytest.raises(RecipeError) as caught:
         training.restore(750)
     assert str(caught.value) == (
-        "checkpoint 750 holds another model: 0.weight is (16, 6) there and (8, 6) here.\n"
-        "  Go on with the recipe and recipe_args that the run began with."
+        "checkpoint 750 holds another model: 0.weight is (16, 6) in it and (8, 6) in the recipe's model.\n"
+        "  Resume with the recipe and recipe_args that the run began with."
     )
 
 
-def test_a_run_may_go_on_in_another_precision(tmp_path: Path) -> None:
+def test_a_run_may_continue_in_another_precision(tmp_path: Path) -> None:
     training, _ = in_this_process(tmp_path, make_recipe(), make_job(per_worker_batch_size=64, train={"epochs": 1}))
     training.run()
     for precision in ("fp16", "bf16", "fp32"):

@@ -26,7 +26,7 @@ from scaler.training.randomness import seed_everything
 
 
 class TwoTowers(nn.Module):
-    """Two encoders and a temperature that takes part in the loss itself, as in CLIP."""
+    """Two encoders and a temperature that is a part of the loss, as in CLIP."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def samples(count: int) -> Tensor:
 
 
 def gradient_of(rank: int, world_size: int, count: int) -> tuple[list[float], float]:
-    """One step's gradient and this rank's loss, as the training makes them."""
+    """Return one step's gradient and this rank's loss, computed as in training."""
     model = TwoTowers()
     step = GradientStep(
         model,
@@ -92,7 +92,7 @@ def test_a_gathered_loss_has_the_gradient_of_one_worker_on_the_whole_batch(world
 
 
 def test_without_gathering_the_gradient_is_another() -> None:
-    """The negative control: each worker's own samples alone are another objective."""
+    """The negative control: with only each worker's own samples, the objective is another one."""
     model = TwoTowers()
     sum(clip_loss(model, (part,), gather=False) / 2 for part in samples(8).split(4)).backward()
     parts = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
@@ -101,7 +101,7 @@ def test_without_gathering_the_gradient_is_another() -> None:
 
 
 def gathers_everything(rank: int, world_size: int) -> list[Any]:
-    """Rows of several dtypes, of 0, 1 and 2 rows, and what is said of shapes and dtypes that do not fit."""
+    """Rows of several dtypes, of 0, 1 and 2 rows, and the messages for shapes and dtypes that do not fit."""
     found: list[Any] = []
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.complex64, torch.int64, torch.bool, torch.uint8):
         rows = scaler.all_gather(torch.full((rank, 2), rank).to(dtype))
@@ -143,12 +143,12 @@ def test_on_one_worker_it_is_the_tensor_itself() -> None:
     with pytest.raises(RecipeError) as caught:
         scaler.all_gather(tensor.sum())
     assert str(caught.value) == (
-        "scaler.all_gather was given a tensor without dimensions.\n  Give it one row a sample."
+        "scaler.all_gather was given a tensor without dimensions.\n  Give it one row for each sample."
     )
 
 
 def train_contrastive(rank: int, world_size: int, folder: str, values: dict[str, Any], how: str) -> dict[str, Any]:
-    """Train two towers on 200 samples; ``how`` says what the recipe does about its loss."""
+    """Train two towers on 200 samples; ``how`` is the recipe's declaration of its loss."""
     torch.set_num_threads(1)
     job: Job = parse_job(values, source="job")
     seed_everything(job.train.seed)
@@ -191,8 +191,8 @@ def test_a_loss_over_the_global_batch_is_refused_where_a_step_has_micro_batches(
     (rank,) = contrastive(tmp_path, 1, global_batch_size=64, per_worker_batch_size=32)
     assert rank["error"] == (
         "the loss is over the global batch, and a step has 2 micro-batches on a worker: their samples are never "
-        "compared.\n"
-        "  Use scale.grad_accum_steps: 1 and a per_worker_batch_size that holds a worker's share of the step."
+        "compared with each other.\n"
+        "  Use scale.grad_accum_steps: 1 and a per_worker_batch_size of at least a worker's share of the step."
     )
 
 

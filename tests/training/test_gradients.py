@@ -36,7 +36,7 @@ def mean_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def weighted_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Class 2 is padding: it has no weight, as a padded token has none."""
+    """Class 2 is padding: it has weight 0, like a padded token."""
     kept = (batch[1] != 2).double()
     losses = nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
     return (losses * kept).sum(), kept.sum()
@@ -54,7 +54,7 @@ def step_gradient(
     measure: bool = False,
     loss_scale: float | None = None,
 ) -> dict[str, Any]:
-    """The gradient of one step of ``samples`` samples, as this rank has it after the all-reduce."""
+    """Return the gradient of one step of ``samples`` samples on this rank after the all-reduce."""
     model = make_model()
     inputs, labels = make_data(samples)
     gradient = GradientStep(
@@ -83,7 +83,7 @@ def step_gradient(
 
 
 def whole_batch_gradient(samples: int, loss: str) -> Tensor:
-    """The gradient of the whole batch in one backward, by torch alone."""
+    """Return the gradient of the whole batch from one backward, by torch alone."""
     model, batch = make_model(), make_data(samples)
     value = LOSSES[loss](model, batch)
     (value[0] / value[1] if isinstance(value, tuple) else value).backward()
@@ -146,7 +146,7 @@ def test_an_empty_share_has_no_loss_and_no_samples() -> None:
 
 
 def exact_parts(samples: int, loss: str, *, world_size: int, grad_accum_steps: int) -> tuple[list[float], list[float]]:
-    """The squared length of each part's mean gradient, one backward each, and what the part weighs in samples."""
+    """Return the squared norm of each part's mean gradient, and the part's weight in samples."""
     inputs, labels = make_data(samples)
     squares, weights = [], []
     for start, stop in (
@@ -167,7 +167,7 @@ def exact_parts(samples: int, loss: str, *, world_size: int, grad_accum_steps: i
 
 
 def assert_parts(found: tuple[Any, Any], expected: tuple[list[float], list[float]]) -> None:
-    """Compare the parts that have samples, in order: places of workers with fewer micro-batches are empty."""
+    """Compare the parts that have samples, in order: workers with fewer micro-batches have empty places."""
     ours, theirs = ([pair for pair in zip(*parts, strict=True) if pair[1]] for parts in (found, expected))
     assert [square for square, _ in ours] == pytest.approx([square for square, _ in theirs], rel=1e-12)
     assert [size for _, size in ours] == pytest.approx([size for _, size in theirs], rel=2e-12)
@@ -244,7 +244,7 @@ def test_one_worker_without_accumulation_has_no_parts() -> None:
 
 
 def test_the_parts_of_a_weighted_step_are_never_more_than_its_samples() -> None:
-    """Their shares are rounded; of a step that takes all samples there are, more would be refused."""
+    """Their shares are rounded; in a step that uses all samples of the data, more would be refused."""
     for samples in range(3, 60):
         found = step_gradient(0, 1, samples, 3, "weighted", True)["parts"]
         assert sum(found[1]) <= samples
@@ -265,7 +265,7 @@ def test_clipping_does_not_change_what_is_measured(tmp_path: Path) -> None:
     ways = []
     for clip in (None, 1e-3):
         train = {"clip_grad_norm": clip, "noise_scale_every": 1}
-        job = make_job(  # at this rate the weights stay where they are
+        job = make_job(  # at this learning rate the weights stay where they are
             per_worker_batch_size=32, grad_accum_steps=2, reference={"lr": 1e-30}, train=train
         )
         records = records_of(run(tmp_path, 1, job))
@@ -275,7 +275,7 @@ def test_clipping_does_not_change_what_is_measured(tmp_path: Path) -> None:
 
 
 class Bad:
-    """Losses that no step can use, and what is said of each."""
+    """Losses that no step can use, and the message for each."""
 
     CASES = (
         (lambda model, batch: model(batch[0]), "loss(model, batch) returned a tensor of shape (4, 3)."),
@@ -314,7 +314,7 @@ class TwoHeads(nn.Module):
 
 
 def leave_out(rank: int, world_size: int) -> list[Any]:
-    """Let rank 1 use one head only, and nobody the second one in another step; the gradients of each step."""
+    """Return the gradients of two steps: rank 1 uses one head only in one, and no rank the second head in the other."""
     model = TwoHeads()
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0.5)

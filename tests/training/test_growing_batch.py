@@ -49,7 +49,7 @@ def test_each_sample_is_used_exactly_once_an_epoch_across_changes(tmp_path: Path
         assert sorted(epoch) == list(range(SAMPLES))
 
 
-def test_the_rate_follows_the_batch_by_the_rule_and_the_schedule_by_the_samples(tmp_path: Path) -> None:
+def test_the_lr_follows_the_batch_by_the_rule_and_the_schedule_by_the_samples(tmp_path: Path) -> None:
     job = doubling(2)
     plan = plan_of(job, 2)
     assert [phase.global_batch_size for phase in plan.phases] == [24, 48, 96, 192]
@@ -62,7 +62,7 @@ def test_the_rate_follows_the_batch_by_the_rule_and_the_schedule_by_the_samples(
 
 
 def test_adam_s_constants_and_its_count_of_steps_change_with_the_batch(tmp_path: Path) -> None:
-    """``beta_new ** new = beta_old ** old``: what the averages have forgotten of their start stays the same."""
+    """``beta_new ** new = beta_old ** old``: the averages have forgotten the same share of their start."""
     points = {"name": "points", "points": [{"at": {"epochs": 1}, "factor": 4}]}
     job = make_job(
         per_worker_batch_size=16,
@@ -104,7 +104,7 @@ def test_a_batch_that_shrinks_again_is_that_of_the_reference_to_the_last_bit(tmp
     }
     job = make_job(per_worker_batch_size=16, batch_schedule=points, schedule=CONSTANT, train={"epochs": 2})
     (rank,) = run(tmp_path, 1, job)
-    rates = {record.samples_seen // SAMPLES: record.lr for record in records_of([rank])}
-    assert rates[1] == 0.05 * 10 / 16, "the last step has 10 samples"
+    lrs = {record.samples_seen // SAMPLES: record.lr for record in records_of([rank])}
+    assert lrs[1] == 0.05 * 10 / 16, "the last step has 10 samples"
     assert {record.lr for record in records_of([rank]) if 250 <= record.samples_seen < 490} == {0.05}
     assert max(record.lr for record in records_of([rank])) == pytest.approx(0.2)

@@ -1,7 +1,7 @@
 """Every rule with every optimizer and every co-scaling holds what it promises, or is refused.
 
-Held means: torch's own optimizers, stepped with gradients of 0, shrink their weights as much over the same samples; and
-stepped with a steady gradient, they move as far where the rule holds the learning rate per sample.
+Held means: torch's own optimizers with gradients of 0 shrink their weights as much over the same samples; and with a
+steady gradient they move as far, if the rule holds the learning rate per sample.
 """
 
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ def asked(rule: Rule, *, weight_decay: bool, momentum: bool) -> Rule:
 
 
 def combinations(optimizer: str, constants: dict[str, Any]) -> Iterator[tuple[Rule, float, Scaled | None]]:
-    """Each rule, co-scaling and ratio with what comes out; None: refused."""
+    """Return each rule, co-scaling and ratio with the scaled values; None: refused."""
     for rule, weight_decay, momentum, ratio in product(RULES_TO_TRY, (False, True), (False, True), RATIOS):
         wanted = asked(rule, weight_decay=weight_decay, momentum=momentum)
         try:
@@ -93,7 +93,7 @@ def combinations(optimizer: str, constants: dict[str, Any]) -> Iterator[tuple[Ru
 def _weights(
     optimizer: str, lr: float, options: tuple[tuple[str, Any], ...], gradient: float, steps: int
 ) -> list[float]:
-    """One weight at the start, half way and at the end of steps under a steady gradient."""
+    """Return one weight at the start, the middle and the end of steps under a steady gradient."""
     weight = nn.Parameter(torch.ones(2, 2, dtype=torch.float64))
     made = build_optimizer({"w": weight}, {"name": optimizer, "lr": lr, **dict(options)})
     kept = [1.0]
@@ -111,9 +111,9 @@ def weights(optimizer: str, lr: float, options: dict[str, Any], *, gradient: flo
 
 
 def shrinkage(optimizer: str, lr: float, options: dict[str, Any], *, steps: int) -> float:
-    """By how much the log of a weight without gradient falls: in the second half, when momentum has built up.
+    """Return how much the log of a weight without gradient falls in the second half, when momentum has built up.
 
-    Schedule-free's weights are averages over the whole run, so the whole counts.
+    Schedule-free's weights are averages over the whole run, so the whole run counts.
     """
     start, middle, end = weights(optimizer, lr, options, gradient=0.0, steps=steps)
     return log(start / end) if optimizer.startswith("schedulefree") else log(middle / end)
@@ -179,7 +179,7 @@ def test_what_is_not_co_scaled_is_what_the_reference_has(optimizer: str, constan
 def test_sgd_moves_as_far_over_the_same_samples_where_the_learning_rate_per_sample_is_held(
     optimizer: str, constants: dict[str, Any]
 ) -> None:
-    """By rule: linear, which scales the rate; and by a momentum that is raised instead."""
+    """By the linear rule, which scales the learning rate; and by a larger momentum instead."""
 
     def speed(lr: float, options: dict[str, Any], *, steps: int) -> float:
         _, middle, end = weights(optimizer, lr, options, gradient=1.0, steps=steps)

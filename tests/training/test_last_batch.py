@@ -1,4 +1,4 @@
-"""The rest of an epoch that is smaller than the batch: a step of its own size, left out, or carried; in whole runs."""
+"""Whole runs with a rest of an epoch smaller than the batch: a step of its own size, dropped, or carried over."""
 
 from collections import Counter
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_one_sample_too_many_trains_as_well_as_none(tmp_path: Path, optimizer: d
 
 
 def test_near_the_largest_stable_learning_rate_one_sample_too_many_breaks_nothing(tmp_path: Path) -> None:
-    """SGD with momentum at 16 times 0.01: a whole step of momentum in each short step gave 2.5 for 0.4."""
+    """SGD with momentum at 16 times 0.01. A whole step of momentum in each short step gave a loss of 2.5, not 0.4."""
     even, odd = (
         final_loss(tmp_path, samples, 0.01, {"name": "sgd", "momentum": 0.9}, epochs=5) for samples in (640, 641)
     )

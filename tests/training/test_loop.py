@@ -45,7 +45,7 @@ def test_the_same_global_batch_gives_the_same_run_however_it_is_made(tmp_path: P
 
 
 def test_one_model_is_evaluated_and_saved_also_with_batch_norm(tmp_path: Path) -> None:
-    """Each rank has statistics of its own shares; rank 0's are saved, so everyone must evaluate with rank 0's."""
+    """Each rank has statistics of its own shares; rank 0's are saved, so every rank must evaluate with them."""
     ranks = run(tmp_path, 2, make_job(num_workers=2, per_worker_batch_size=32), norm=True)
     assert ranks[0]["buffers"] == ranks[1]["buffers"]
     newest = sorted(tmp_path.glob("*/checkpoints/*.pt"))[-1]
@@ -73,7 +73,7 @@ def test_each_sample_is_used_exactly_once_an_epoch(tmp_path: Path) -> None:
     assert per_epoch[0] != per_epoch[1], "each epoch has an order of its own"
 
 
-def test_the_recorded_rate_is_the_planned_one_to_the_last_bit(tmp_path: Path) -> None:
+def test_the_recorded_lr_is_the_planned_one_to_the_last_bit(tmp_path: Path) -> None:
     job = make_job(num_workers=2, per_worker_batch_size=32)
     plan = make_plan(job, 2)
     records = records_of(run(tmp_path, 2, job))
@@ -145,7 +145,7 @@ def test_after_an_evaluation_nobody_waits_long_for_an_answer(tmp_path: Path) -> 
 def test_a_run_stopped_after_every_step_is_the_run_that_was_never_stopped(tmp_path: Path) -> None:
     job = make_job(per_worker_batch_size=64)
     calm, stopped = run(tmp_path, 1, job)[0], run_in_attempts(tmp_path, job)
-    assert stopped["lives"] == plan_of(job).total_steps == 12
+    assert stopped["attempts"] == plan_of(job).total_steps == 12
     assert untimed(stopped) == untimed(calm)
     assert stopped["weights"] == calm["weights"]
 
@@ -155,7 +155,7 @@ def test_checkpoints_are_kept_as_many_as_asked_for(tmp_path: Path) -> None:
     training, around = in_this_process(tmp_path, make_recipe(), job)
     training.run()
     assert around.folder.names("checkpoints") == [
-        f"{samples:015d}.{ending}" for samples in (500, 750) for ending in ("json", "pt")
+        f"{samples:015d}.{suffix}" for samples in (500, 750) for suffix in ("json", "pt")
     ]
 
 

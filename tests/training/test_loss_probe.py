@@ -1,4 +1,4 @@
-"""Losses that are means over samples, losses that are not, and what is said of each before the first step."""
+"""Losses that are means over samples, losses that are not, and the message for each before the first step."""
 
 import copy
 import random
@@ -26,10 +26,10 @@ from scaler.training.start_checks.loss_probe import LossProbe, probe_loss
 SAMPLES = 250
 CPU = torch.device("cpu")
 ACCEPT = (
-    "\n  To train with it all the same, on another objective for each number of workers: "
+    "\n  To train with it anyway, on an objective that changes with the number of workers: "
     'scaler.Recipe(loss_over="micro_batch").'
 )
-COMPARE = 'compare those of all workers: scaler.all_gather, and scaler.Recipe(loss_over="global_batch").'
+COMPARE = 'gather the samples of all workers: scaler.all_gather, and scaler.Recipe(loss_over="global_batch").'
 WEIGHS = (
     "\n  If it weighs samples or tokens (cross_entropy with weight or ignore_index), return (sum, weight)."
     f"\n  If it compares samples, or is a root or a ratio over them, {COMPARE}"
@@ -43,7 +43,7 @@ def data() -> TensorDataset:
 
 
 class Dropout(nn.Module):
-    """Dropout that no module of torch's shows; ``always``: in evaluations too."""
+    """Dropout that is not a torch module; with ``always``, in evaluation mode too."""
 
     def __init__(self, *, always: bool = False) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ def simclr(model: nn.Module, batch: Any) -> Tensor:
 
 
 def two_views(model: nn.Module, batch: Any) -> Tensor:
-    """NT-Xent with augmentation inside of the loss."""
+    """NT-Xent with augmentation inside the loss."""
     x, size = batch[0], len(batch[0])
     views = F.normalize(torch.cat([model(x + 0.1 * torch.randn_like(x)) for _ in range(2)]), dim=1)
     likeness = (views @ views.T / 0.5).masked_fill(torch.eye(2 * size, dtype=torch.bool), -1e9)
@@ -255,7 +255,7 @@ def test_a_loss_that_is_no_mean_over_samples_is_refused_unless_the_recipe_says_s
     ],
 )
 def test_the_whole_text_of_each_refusal(name: str, text: str) -> None:
-    """With a model that gives one output for all inputs the numbers can be worked out."""
+    """With a model whose output is the same for all inputs, the numbers can be computed by hand."""
     loss, build = NO_MEANS[name]
     recipe = recipe_of(loss, build)
     with torch.no_grad():
@@ -274,7 +274,7 @@ def test_the_whole_text_of_each_refusal(name: str, text: str) -> None:
 
 
 class Recording(nn.Module):
-    """Everything about a module that a forward pass may change."""
+    """Everything in a module that a forward pass may change."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -316,7 +316,7 @@ def test_model_gradients_modes_and_random_numbers_are_left_as_they_were() -> Non
 
 
 class Augmented(Dataset[Any]):
-    """Another crop each time, in a sample that its collate function takes apart."""
+    """Another crop each time, in a sample that its collate function changes."""
 
     def __len__(self) -> int:
         return 50
@@ -334,8 +334,8 @@ class Container:
 def test_augmented_samples_in_containers_of_ones_own_are_given_twice_as_they_were_loaded() -> None:
     recipe = recipe_of(lambda m, b: ce(m, (b.x, b.y)), train_data=Augmented(), collate=Container)
     found = probe(recipe)
-    assert found.measured is not None
-    assert found.measured.twice == pytest.approx(found.measured.whole, rel=1e-6)
+    assert found.comparison is not None
+    assert found.comparison.twice == pytest.approx(found.comparison.whole, rel=1e-6)
     with pytest.raises(RecipeError):
         probe(recipe_of(lambda m, b: ce_sum(m, (b.x, b.y)), train_data=Augmented(), collate=Container))
 
@@ -346,7 +346,7 @@ def broken(model: nn.Module, batch: Any) -> Tensor:
 
 
 class Branches(nn.Module):
-    """The batch's first sample says which part of the model takes part."""
+    """The batch's first sample decides which part of the model is used."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -375,7 +375,7 @@ def test_a_loss_that_depends_on_the_order_of_the_samples_is_not_refused(seed: in
         (lambda m, b: (m(b[0]).sum() * 0, 0.0), SAMPLES, "8 samples have the weight 0"),
     ],
 )
-def test_what_cannot_be_told_is_said_and_not_refused(loss: Any, count: int, why_not: str | None) -> None:
+def test_what_cannot_be_checked_is_reported_and_not_refused(loss: Any, count: int, why_not: str | None) -> None:
     recipe = recipe_of(loss, train_data=TensorDataset(*(tensor[:count] for tensor in data().tensors)))
     found = probe(recipe)
     assert (found.why_not or "").partition(":")[0] == (why_not or "")
@@ -402,7 +402,7 @@ def test_a_run_that_continues_is_not_probed_again() -> None:
 
 
 def on_rank(rank: int, world_size: int, name: str) -> str:
-    """The verdict on each of several workers: one text for all, and nobody waits."""
+    """Return the result on one of several workers: the same message on all, and no worker waits."""
     torch.set_num_threads(1)
     recipe = recipe_of(*(NO_MEANS | MEANS)[name])
     job = make_job(num_workers=world_size, per_worker_batch_size=32)

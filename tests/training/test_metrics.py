@@ -1,4 +1,4 @@
-"""Metrics that are no means over samples: of all the data, whatever workers and batches; or found at the start."""
+"""Metrics that are not means over samples: computed over all the data of all workers, or refused at the start."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def scores() -> Tensor:
-    """Targets sorted by class, as evaluation sets often are, and scores that are right for most."""
+    """Return targets sorted by class, as evaluation sets often are, and scores that are right for most samples."""
     generator = torch.Generator().manual_seed(1)
     targets = torch.cat([torch.zeros(30), torch.ones(SAMPLES - 30)])
     return torch.stack([targets + 0.8 * torch.randn(SAMPLES, generator=generator), targets], 1)
@@ -40,7 +40,7 @@ EXPECTED = f1(scores()[:, 0] > 0.5, scores()[:, 1])
 
 
 class OwnF1:
-    """What a person writes who has no torchmetrics."""
+    """An F1 as a user without torchmetrics writes it."""
 
     def __init__(self) -> None:
         self.reset()
@@ -162,7 +162,7 @@ def test_f1_is_that_of_all_predictions_whatever_workers_and_batches(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_workers_without_samples_add_nothing(kind: str) -> None:
-    """Three workers share two samples, of the class 0."""
+    """Three workers share two samples, both of class 0."""
     found = run_group(on_rank, 3, kind, 4, 2)
     expected = f1(scores()[:2, 0] > 0.5, scores()[:2, 1])
     assert [values["f1"] for rank in found for values in rank] == [expected] * 6
@@ -210,7 +210,7 @@ def test_perplexity_is_made_of_a_mean_by_tokens() -> None:
             "rows without a name",
             "evaluate(model, batch) returned labels = a tensor of shape (7,), not a number.\n"
             "  Return the mean over the batch's samples: a float, or a tensor of one number; or (sum, weight).\n"
-            "  What has a row a sample is for scaler.Recipe(metrics=...), which takes it by its name.",
+            "  For a value with one row a sample, use scaler.Recipe(metrics=...).",
         ),
         ("twice", "metrics and evaluate both return accuracy.\n  Give one of them another name."),
     ],
@@ -229,10 +229,10 @@ def test_a_value_that_depends_on_the_cut_is_found_and_named() -> None:
     assert str(error) == (
         "evaluate(model, batch): f1 depends on how the data is cut into batches: 16 samples give 0.7692, in "
         "parts of 4 together 0.7917.\n"
-        "  A mean that weighs samples or tokens: return (sum, weight).\n"
-        "  A function of all predictions, such as F1: update and return an object of torchmetrics, or return the "
+        "  For a mean with weights of samples or tokens: return (sum, weight).\n"
+        "  For a function of all predictions, such as F1: update and return a torchmetrics object, or return the "
         "predictions, and compute it in scaler.Recipe(metrics=...).\n"
-        '  To report the mean over batches all the same: scaler.Recipe(evaluate_over="batch").'
+        '  To report the mean over batches anyway: scaler.Recipe(evaluate_over="batch").'
     )
 
 

@@ -1,4 +1,4 @@
-"""The optimizer as the plan says it: built, written to, saved; and those of the optional package."""
+"""The plan's optimizer: built, written to, and saved; also those of the optional package."""
 
 import importlib
 import inspect
@@ -97,7 +97,7 @@ def two_groups(*ratios: float, name: str = "sgd") -> torch.optim.Optimizer:
     return build_optimizer(parameters(), {"name": name, "lr": 0.1}, groups=groups)
 
 
-def test_the_rate_is_written_into_every_group_by_its_ratio_and_read_back() -> None:
+def test_the_lr_is_written_into_every_group_by_its_ratio_and_read_back() -> None:
     optimizer = two_groups(1.0, 0.5)
     set_lr(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.125]
@@ -106,7 +106,7 @@ def test_the_rate_is_written_into_every_group_by_its_ratio_and_read_back() -> No
     assert used_lr(optimizer, planned=0.25) == 0.5, "one group that differs is seen, as of a ratio of 1"
 
 
-def test_a_group_of_ratio_0_has_the_planned_rate_if_its_own_is_0() -> None:
+def test_a_group_of_ratio_0_has_the_planned_lr_if_its_own_is_0() -> None:
     optimizer = two_groups(1.0, 0.0)
     set_lr(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.0]
@@ -136,7 +136,7 @@ def test_constants_are_written_into_every_group_and_a_group_s_weight_decay_is_it
     set_constants(optimizer, phase(now, weight_decay_ratio=2.0), groups)
     for made, decay in zip(optimizer.param_groups, (0.02, 1.0), strict=True):
         assert (made["betas"], made["eps"], made["weight_decay"]) == ((0.5, 0.75), 1e-3, decay)
-        assert made["lr"] == 0.1, "the rate is not a constant"
+        assert made["lr"] == 0.1, "the learning rate is not a constant"
 
 
 @pytest.mark.parametrize(("name", "key"), [("adam", "betas"), ("rmsprop", "alpha")])
@@ -166,7 +166,7 @@ CORRECTED = ["adam", "adamw", "torch.optim:RAdam"]  # by a count of steps; of bo
 
 
 def corrected(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> list[torch.Tensor]:
-    """Adam's averages as it uses them: over the weight of all gradients in them."""
+    """Return Adam's averages divided by the total weight of their gradients."""
     state, (first, second) = optimizer.state[weight], optimizer.param_groups[0]["betas"]
     step = float(state["step"])
     return [state["exp_avg"] / (1 - first**step), state["exp_avg_sq"] / (1 - second**step)]
@@ -194,7 +194,7 @@ def test_a_change_of_betas_leaves_both_corrected_averages_as_they_are(
 
 @pytest.mark.parametrize("name", CORRECTED)
 def test_a_steady_gradient_is_its_own_average_before_and_after_a_change_of_betas(name: str) -> None:
-    """The weights of all gradients sum to 1 in every step: else a step after the change would be too long or short."""
+    """The weights of all gradients sum to 1 in every step; otherwise a step after the change has a wrong length."""
     weight = nn.Parameter(torch.zeros(2, dtype=torch.float64))
     optimizer = build_optimizer({"w": weight}, {"name": name, "lr": 0.1})
     gradient = torch.tensor([3.0, -0.5], dtype=torch.float64)
@@ -257,7 +257,7 @@ def test_the_job_s_options_are_the_class_s_with_its_own_defaults(name: str) -> N
 
 
 def trained(name: str, steps: int, **options: Any) -> tuple[list[nn.Parameter], list[torch.Tensor]]:
-    """Weights after steps on given gradients, in float64, and the gradients."""
+    """Return the weights after steps on given gradients, in float64, and the gradients."""
     torch.manual_seed(5)
     weights = [nn.Parameter(torch.randn(3, 4).double()), nn.Parameter(torch.zeros(3).double())]
     values = {"name": name, "lr": 0.01, **OPTIMIZER_OPTIONS[name], **options}
@@ -275,7 +275,7 @@ def trained(name: str, steps: int, **options: Any) -> tuple[list[nn.Parameter], 
 def test_lamb_is_the_published_formula_but_for_the_moments_start(weight_decay: float) -> None:
     """You et al. 2020: w -= lr * |w| / |u| * u, u = m / (sqrt(v) + eps) + wd * w; the ratio is 1 if a norm is 0.
 
-    The paper divides m and v by what corrects their start; without weight decay the ratio cancels that.
+    The paper divides m and v by their bias corrections; without weight decay the ratio cancels this.
     """
     (found, bias), gradients = trained("lamb", 3, weight_decay=weight_decay)
     starts, _ = trained("lamb", 0)
@@ -323,21 +323,21 @@ def test_lars_is_the_published_formula() -> None:
     assert torch.allclose(lars_step(1.0, weight_decay=0.3, trust_coefficient=0.02), expected, rtol=1e-12)
 
 
-RATES = {"lars": 0.5, "lamb": 0.02, "lion": 0.003, "prodigy": 1.0, "schedulefree_sgd": 0.5, "schedulefree_adamw": 0.02}
+LRS = {"lars": 0.5, "lamb": 0.02, "lion": 0.003, "prodigy": 1.0, "schedulefree_sgd": 0.5, "schedulefree_adamw": 0.02}
 
 
 def library_job(name: str, **others: Any) -> Any:
     given = {"per_worker_batch_size": 32, "rule": "none", "train": {"epochs": 4}, "schedule": CONSTANT, **others}
     own = {"trust_coefficient": 0.05} if name == "lars" else {}
-    return make_job(reference={"lr": RATES[name], "optimizer": {"name": name, **own}}, **given)
+    return make_job(reference={"lr": LRS[name], "optimizer": {"name": name, **own}}, **given)
 
 
 @pytest.mark.parametrize("name", FROM_PACKAGE)
-def test_each_optimizer_of_the_package_trains_and_uses_the_planned_rate(tmp_path: Path, name: str) -> None:
+def test_each_optimizer_of_the_package_trains_and_uses_the_planned_lr(tmp_path: Path, name: str) -> None:
     ranks = run(tmp_path, 1, library_job(name))
     losses = step_losses(ranks)
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
-    assert {record.lr for record in records_of(ranks)} == {RATES[name]}
+    assert {record.lr for record in records_of(ranks)} == {LRS[name]}
 
 
 @pytest.mark.parametrize("name", FROM_PACKAGE)
@@ -381,7 +381,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULE_FREE)
 def test_schedule_free_is_evaluated_and_saved_at_its_average_and_trains_elsewhere(tmp_path: Path, name: str) -> None:
-    """x is what is evaluated, y where gradients are taken; y lies between x and z: y = b * x + (1 - b) * z."""
+    """x is evaluated, and gradients are computed at y; y lies between x and z: y = b * x + (1 - b) * z."""
     held = []
     recipe = make_recipe()
 
@@ -400,7 +400,7 @@ def test_schedule_free_is_evaluated_and_saved_at_its_average_and_trains_elsewher
         return model, torch.cat([state["z"].flatten() for state in saved["optimizer"]["state"].values()])
 
     y, z = points(between)
-    assert torch.allclose(y, 0.9 * evaluations[0] + 0.1 * z, atol=1e-6), "between evaluations it goes on at y"
+    assert torch.allclose(y, 0.9 * evaluations[0] + 0.1 * z, atol=1e-6), "between evaluations it continues at y"
     assert not torch.allclose(y, evaluations[0], atol=1e-4)
     x, _ = points(end)
     assert torch.equal(x, evaluations[1]), "at the end it stays at x"
@@ -413,8 +413,8 @@ def test_an_average_of_schedule_free_s_training_point_is_refused(tmp_path: Path,
     with pytest.raises(JobFileError) as caught:
         in_this_process(tmp_path, make_recipe(), job)
     assert str(caught.value) == (
-        f"train.ema averages the weights, and {name} does so itself: in training it holds another point.\n"
-        "  Leave out train.ema; evaluations and checkpoints have the optimizer's own average."
+        f"train.ema averages the weights, but {name} already averages them itself.\n"
+        "  Leave out train.ema; evaluations and checkpoints use the optimizer's own average."
     )
 
 
@@ -429,7 +429,7 @@ def test_a_cycle_of_a_momentum_that_the_optimizer_lacks_is_refused(tmp_path: Pat
     with pytest.raises(JobFileError) as caught:
         in_this_process(tmp_path, make_recipe(), job)
     assert str(caught.value) == (
-        "schedule.low_momentum moves a momentum, and torch.optim:Rprop has none.\n"
+        "schedule.low_momentum moves the momentum, but torch.optim:Rprop has none.\n"
         "  Leave out low_momentum and high_momentum, or use another optimizer."
     )
     has_one = make_job(
@@ -444,8 +444,8 @@ def test_a_cycle_of_a_momentum_that_the_optimizer_lacks_is_refused(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", SCHEDULE_FREE)
-def test_a_longer_training_goes_on_from_schedule_free_s_end(tmp_path: Path, name: str) -> None:
-    """The end's checkpoint holds x; training goes on where gradients are taken."""
+def test_a_longer_training_continues_from_schedule_free_s_end(tmp_path: Path, name: str) -> None:
+    """The end's checkpoint holds x; training continues at the point where gradients are computed."""
     run(tmp_path, 1, library_job(name, train={"epochs": 1}), folder=tmp_path)
     recipe = make_recipe()
     training, _ = in_this_process(tmp_path, recipe, library_job(name, train={"epochs": 2}))
@@ -466,7 +466,7 @@ def schedule_free_average(optimizer: torch.optim.Optimizer, weight: nn.Parameter
 
 
 def test_a_change_of_beta_leaves_schedule_free_s_average_where_it_is() -> None:
-    """And moves the point where gradients are taken, which lies between by the first beta."""
+    """It moves the point where gradients are computed, which the first beta places between the two others."""
     weight = nn.Parameter(torch.tensor([[1.0, -2.0]], dtype=torch.float64))
     optimizer = build_optimizer({"w": weight}, {"name": "schedulefree_adamw", "lr": 0.1})
     for _ in range(5):
@@ -489,11 +489,11 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.Mo
     )
 
 
-def test_one_rate_for_all_refuses_ratios() -> None:
+def test_one_lr_for_all_refuses_ratios() -> None:
     with pytest.raises(JobFileError) as caught:
         two_groups(1.0, 0.5, name="prodigy")
     assert str(caught.value) == (
-        "groups and layer_decay give parameters a lr_ratio, and prodigy has one rate for all.\n"
+        "groups and layer_decay give parameters a lr_ratio, but prodigy has one learning rate for all.\n"
         "  Leave lr_ratio and layer_decay out, or use another optimizer."
     )
     assert len(two_groups(1.0, 1.0, name="prodigy").param_groups) == 2
@@ -501,7 +501,7 @@ def test_one_rate_for_all_refuses_ratios() -> None:
 
 @pytest.mark.parametrize("path", ["pytorch_optimizer:Lion", "pytorch_optimizer:ScheduleFreeSGD"])
 def test_a_key_that_a_class_would_swallow_is_refused(path: str) -> None:
-    """These take ``**kwargs``, and a misspelt key would do nothing."""
+    """These take ``**kwargs``, so a misspelt key would have no effect."""
     kind = getattr(importlib.import_module("pytorch_optimizer"), path.partition(":")[2])
     assert any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(kind).parameters.values())
     with pytest.raises(JobFileError) as caught:
@@ -523,11 +523,12 @@ def test_a_key_that_a_class_would_swallow_is_refused(path: str) -> None:
         (
             {"name": "no_such_package:Muon", "lr": 0.1},
             "reference.optimizer: no_such_package:Muon cannot be imported: No module named 'no_such_package'.\n"
-            "  Install it, or mend the name.",
+            "  Install it, or correct the name.",
         ),
         (
             {"name": "sgd", "lr": 0.1, "nesterov": True},
-            "reference.optimizer: sgd refuses its keys: Nesterov momentum requires a momentum and zero dampening.\n"
+            "reference.optimizer: sgd does not take its keys: Nesterov momentum requires a momentum and zero "
+            "dampening.\n"
             "  They are {'lr': 0.1, 'nesterov': True}.",
         ),
         (

@@ -1,4 +1,4 @@
-"""``per_worker_batch_size: auto``: half of it when memory does not suffice, and nothing else changes."""
+"""``per_worker_batch_size: auto`` halves the micro-batch when memory does not suffice, and changes nothing else."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from scaler.plan import limit_micro_batches, make_plan
 
 
 class Hungry:
-    """A loss that has memory for so many samples."""
+    """A loss with memory for so many samples."""
 
     def __init__(self, most: int, *, error: type[Exception] = torch.OutOfMemoryError) -> None:
         self.most, self.error, self.sizes = most, error, list[int]()
@@ -44,7 +44,7 @@ def test_the_micro_batch_is_halved_until_it_fits_and_the_run_is_the_same(
     (by_hand,) = run(tmp_path, 1, make_job(**{**AUTO, "per_worker_batch_size": 16}))
     torch.manual_seed(0)
     ours, theirs = around.records, records_of([by_hand])
-    assert [record.lr for record in ours] == [record.lr for record in theirs], "the rate, to the last bit"
+    assert [record.lr for record in ours] == [record.lr for record in theirs], "the learning rate, to the last bit"
     assert [record.samples for record in ours] == [record.samples for record in theirs]
 
 

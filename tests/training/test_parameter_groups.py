@@ -1,4 +1,4 @@
-"""Parameters with a rate, a weight decay or freezing of their own, in whole runs."""
+"""Parameters with a learning rate, a weight decay or freezing of their own, in whole runs."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ def first_weights() -> list[float]:
     return torch.cat([parameter.detach().flatten() for parameter in make_recipe().model.parameters()]).tolist()
 
 
-def test_each_group_has_its_own_rate_and_weight_decay(tmp_path: Path) -> None:
+def test_each_group_has_its_own_lr_and_weight_decay(tmp_path: Path) -> None:
     optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.01}
     job = groups_job(
         {"match": "0.*", "lr_ratio": 0.25},
@@ -52,7 +52,7 @@ def test_each_group_has_its_own_rate_and_weight_decay(tmp_path: Path) -> None:
     (rank,) = run(tmp_path, 1, job, folder=folder)
     peak = plan_of(job).peak_lr
     assert peak == pytest.approx(0.2)
-    assert {record.lr for record in records_of([rank])} == {peak}, "the rate of a parameter without a ratio"
+    assert {record.lr for record in records_of([rank])} == {peak}, "the learning rate of a parameter without a ratio"
     names = list(shapes_of(make_recipe()))
     order = [name for group in plan_of(job).groups for name in group.tensors]
     found = {}
@@ -69,7 +69,7 @@ def test_each_group_has_its_own_rate_and_weight_decay(tmp_path: Path) -> None:
 
 
 def test_groups_train_as_torch_s_own_groups_do(tmp_path: Path) -> None:
-    """One epoch by hand, with torch alone."""
+    """Compared with one epoch by hand, with torch alone."""
     schedule = {"name": "constant", "warmup": {"epochs": 0}}
     job = groups_job({"match": "0.*", "lr_ratio": 0.5, "weight_decay": 0.1}, schedule=schedule, train={"steps": 1})
     (rank,) = run(tmp_path, 1, job, counted=True)
@@ -100,15 +100,15 @@ def test_a_group_s_weight_decay_is_scaled_with_the_batch_where_the_optimizer_s_i
     folder = new_folder(tmp_path)
     run(tmp_path, 1, job, folder=folder)
     decays = sorted(group["weight_decay"] for group in checkpoint(folder)["optimizer"]["param_groups"])
-    assert decays == pytest.approx([0.02, 0.2])  # four times the batch, twice the rate
+    assert decays == pytest.approx([0.02, 0.2])  # four times the batch, twice the learning rate
 
 
-def test_layers_further_from_the_output_train_at_lower_rates(tmp_path: Path) -> None:
+def test_layers_further_from_the_output_train_at_lower_lrs(tmp_path: Path) -> None:
     job = make_job(per_worker_batch_size=64, layer_decay={"factor": 0.5, "layers": ["0.*", "2.*"]})
     folder = new_folder(tmp_path)
     run(tmp_path, 1, job, folder=folder)
-    rates = [group["lr"] for group in checkpoint(folder)["optimizer"]["param_groups"]]
-    assert rates[0] == 0.5 * rates[1]
+    lrs = [group["lr"] for group in checkpoint(folder)["optimizer"]["param_groups"]]
+    assert lrs[0] == 0.5 * lrs[1]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -171,12 +171,12 @@ def test_a_recipe_s_groups_are_not_passed_over(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         in_this_process(tmp_path, recipe, make_job(per_worker_batch_size=64))
     assert str(caught.value) == (
-        "the recipe gives parameter groups, and the job does not use them.\n  Add groups: recipe."
+        "the recipe has parameter groups, but the job does not use them.\n  Add groups: recipe."
     )
 
 
 class Around:
-    """WorkerContext of a training that is not to start."""
+    """The worker context of a training that must not start."""
 
     rank, world_size, attempt, device = 0, 1, 0, torch.device("cpu")
 
@@ -198,6 +198,6 @@ def test_another_model_than_the_plan_s_is_refused(recipe: Recipe, name: str) -> 
     with pytest.raises(RecipeError) as caught:
         Training(recipe, job, make_plan(job, 1, parameters=shapes_of(make_recipe())), Around())  # type: ignore[arg-type]
     assert str(caught.value) == (
-        f"the model's parameters are not those that the plan was made for: {name} differs.\n"
+        f"the model's parameters differ from those that the plan was made for: {name} is different.\n"
         "  The recipe must build the same model each time."
     )

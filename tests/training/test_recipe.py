@@ -1,4 +1,4 @@
-"""What is said of a recipe that cannot be used."""
+"""Messages for recipes that cannot be used."""
 
 import sys
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ def test_a_recipe_next_to_the_job_is_built_with_its_arguments(folder: Path) -> N
             JobFileError,
             "job.yaml: recipe = goood_recipe:build: there is no module goood_recipe.\n"
             '  Did you mean "good_recipe:build"? '
-            "It is looked for in FOLDER, in PYTHONPATH and among the installed packages.",
+            "Python searches FOLDER, PYTHONPATH and the installed packages.",
         ),
         (
             "good_recipe:make",
@@ -80,7 +80,7 @@ def test_a_recipe_next_to_the_job_is_built_with_its_arguments(folder: Path) -> N
             {},
             JobFileError,
             "job.yaml: recipe = good_recipe.part:build: there is no module good_recipe.part.\n"
-            "  Its package is there without it.",
+            "  Its package exists, but has no such module.",
         ),
         (
             "datetime:timedelta",  # takes what it takes: its signature is not known
@@ -93,7 +93,7 @@ def test_a_recipe_next_to_the_job_is_built_with_its_arguments(folder: Path) -> N
             {"widht": 3},
             JobFileError,
             "job.yaml: recipe_args do not fit good_recipe:build: got an unexpected keyword argument 'widht'.\n"
-            "  It is build(width: int = 1, *, samples: int = 4, frozen: bool = False).",
+            "  Its signature is build(width: int = 1, *, samples: int = 4, frozen: bool = False).",
         ),
         (
             "good_recipe:number",

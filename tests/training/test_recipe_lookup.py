@@ -56,19 +56,21 @@ def test_a_function_that_is_or_may_be_there_passes_and_nothing_is_imported(folde
             "job.yaml: recipe = there:biuld: there has no function biuld.\n"
             '  Did you mean "build"? Functions there: build, train.',
         ),
-        ("empty:build", "job.yaml: recipe = empty:build: empty has no function build.\n  It defines none."),
+        ("empty:build", "job.yaml: recipe = empty:build: empty has no function build.\n  It defines no function."),
         (
             "pkg.other:build",
-            "job.yaml: recipe = pkg.other:build: there is no module pkg.other.\n  Its package is there without it.",
+            "job.yaml: recipe = pkg.other:build: there is no module pkg.other.\n"
+            "  Its package exists, but has no such module.",
         ),
         (
             "there.part:build",
-            "job.yaml: recipe = there.part:build: there is no module there.part.\n  Its package is there without it.",
+            "job.yaml: recipe = there.part:build: there is no module there.part.\n"
+            "  Its package exists, but has no such module.",
         ),
         (
             "nowhere:build",
             "job.yaml: recipe = nowhere:build: there is no module nowhere.\n"
-            '  Did you mean "there:build"? It is looked for in FOLDER, in PYTHONPATH and among the installed packages.',
+            '  Did you mean "there:build"? Python searches FOLDER, PYTHONPATH and the installed packages.',
         ),
     ],
 )

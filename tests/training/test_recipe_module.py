@@ -1,4 +1,4 @@
-"""Where a recipe's module is found, and what is said of one that is not."""
+"""Where a recipe's module is found, and the message for one that is not found."""
 
 import sys
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ RELATIVE, SIBLING = "from .rm_model import net", "from rm_model import net"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for a job file; modules whose names begin with ``rm_`` are forgotten at the end."""
+    """Return a folder for a job file; modules whose names begin with ``rm_`` are forgotten at the end."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     folder = tmp_path / "job"
     folder.mkdir()
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def write(place: Path, imports: str = RELATIVE, *, is_package: bool = True) -> Path:
-    """A recipe and its model in a folder."""
+    """Write a recipe and its model into a folder."""
     place.mkdir(parents=True, exist_ok=True)
     (place / "rm_model.py").write_text(MODEL)
     (place / "rm_train.py").write_text(RECIPE.format(imports=imports))
@@ -103,9 +103,9 @@ def test_two_jobs_each_have_their_own_package_of_one_name(folder: Path) -> None:
         (
             "src/rm_pkg/rm_trian.py:build",
             "there is no file FOLDER/src/rm_pkg/rm_trian.py.\n"
-            '  Did you mean "rm_train.py"? The path is from the job file\'s folder.',
+            '  Did you mean "rm_train.py"? The path is relative to the job file\'s folder.',
         ),
-        ("nosuch/x.py:build", "there is no file FOLDER/nosuch/x.py.\n  The path is from the job file's folder."),
+        ("nosuch/x.py:build", "there is no file FOLDER/nosuch/x.py.\n  The path is relative to the job file's folder."),
         ("rm_pkg.rm_train:build", 'there is no module rm_pkg.\n  Did you mean "src/rm_pkg/rm_train.py:build"? LOOKED'),
         ("rm_beseide:build", 'there is no module rm_beseide.\n  Did you mean "rm_beside:build"? LOOKED'),
         ("zzz:build", "there is no module zzz.\n  LOOKED"),
@@ -115,14 +115,14 @@ def test_two_jobs_each_have_their_own_package_of_one_name(folder: Path) -> None:
         ),
     ],
 )
-def test_what_is_said_of_a_module_that_is_not_there(folder: Path, path: str, text: str) -> None:
+def test_the_message_for_a_module_that_is_not_found(folder: Path, path: str, text: str) -> None:
     write(folder / "src" / "rm_pkg")
     write(folder / "v1.2")
     (folder / "v1.2" / "train.py").touch()
     (folder / "rm_beside.py").touch()
     with pytest.raises(JobFileError) as caught:
         find_module(path, folder=folder, source="job.yaml")
-    looked = f"It is looked for in {folder}, in PYTHONPATH and among the installed packages."
+    looked = f"Python searches {folder}, PYTHONPATH and the installed packages."
     expected = text.replace("FOLDER", str(folder)).replace("LOOKED", looked)
     assert str(caught.value) == f"job.yaml: recipe = {path}: {expected}"
 
@@ -142,7 +142,7 @@ def test_a_file_that_another_module_stands_before_is_not_silently_replaced(folde
 
 
 @pytest.mark.parametrize("place", [".", "..", "rm_pkg", "src", "../src"])
-def test_nobody_is_told_to_install_a_module_of_their_own(folder: Path, place: str) -> None:
+def test_no_message_asks_to_install_a_module_of_their_own(folder: Path, place: str) -> None:
     beside = (folder / place).resolve()
     (beside / "rm_own").mkdir(parents=True)
     (beside / "rm_own" / "layers.py").touch()

@@ -1,4 +1,4 @@
-"""What a worker records of its steps, of what stands between them, and of steps that are merged."""
+"""What a worker records of its steps and of the pauses between them, and how steps are merged."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,7 +65,7 @@ def test_shares_without_samples_and_unknown_cpu_times_stay_unknown() -> None:
 
 
 class Ticking:
-    """A clock whose moments a test says."""
+    """A clock with times set by a test."""
 
     now, is_behind = 0.0, True
 
@@ -82,7 +82,7 @@ class Ticking:
         return 40.0
 
 
-def test_what_stands_after_the_last_record_is_told_when_the_attempt_ends(tmp_path: Path) -> None:
+def test_pauses_after_the_last_record_are_reported_when_the_attempt_ends(tmp_path: Path) -> None:
     clock, around = Ticking(), Kept(1, 2, str(tmp_path))
     recorder = Recorder(around, clock)
     clock.now = 3.0
@@ -93,15 +93,15 @@ def test_what_stands_after_the_last_record_is_told_when_the_attempt_ends(tmp_pat
     recorder.begin()
     recorder.end_attempt()
     recorder.hand_over(samples_seen=0)
-    (told,) = events_of({"events": around.events}, "worker_ended")
-    assert told == {"kind": "worker_ended", "attempt": 0, "rank": 1, "evaluation_s": 3.0, "checkpoint_s": 1.0}
+    (ended,) = events_of({"events": around.events}, "worker_ended")
+    assert ended == {"kind": "worker_ended", "attempt": 0, "rank": 1, "evaluation_s": 3.0, "checkpoint_s": 1.0}
     recorder.end_attempt()
     recorder.hand_over(samples_seen=0)
-    assert around.events[-1]["evaluation_s"] == 0.0, "it is told once"
+    assert around.events[-1]["evaluation_s"] == 0.0, "it is reported once"
 
 
 def test_every_second_between_two_steps_has_an_owner(tmp_path: Path) -> None:
-    """Steps, evaluations and checkpoints together are the time that the training took, and none is counted twice."""
+    """Steps, evaluations and checkpoints add up to the time of the training, and no time is counted twice."""
     job = make_job(per_worker_batch_size=16, train={"epochs": 4, "eval_every": {"epochs": 1}})
     training, around = in_this_process(tmp_path, make_recipe(), job)
     clock = CpuClock()
@@ -109,16 +109,16 @@ def test_every_second_between_two_steps_has_an_owner(tmp_path: Path) -> None:
     training.run()
     wall_s = clock.between(began, clock.mark())
     wall_s -= next(event["seconds"] for event in around.events if event["kind"] == "tried_out")  # is start-up
-    told = next(event for event in around.events if event["kind"] == "worker_ended")
-    evaluation_s = sum(row.evaluation_s for row in around.records) + told["evaluation_s"]
-    checkpoint_s = sum(row.checkpoint_s for row in around.records) + told["checkpoint_s"]
+    ended = next(event for event in around.events if event["kind"] == "worker_ended")
+    evaluation_s = sum(row.evaluation_s for row in around.records) + ended["evaluation_s"]
+    checkpoint_s = sum(row.checkpoint_s for row in around.records) + ended["checkpoint_s"]
     steps_s = sum(row.step_time_s for row in around.records)
     assert 0.9 * wall_s < steps_s + evaluation_s + checkpoint_s <= wall_s
     assert sum(row.evaluation_s > 0 for row in around.records) == 3, "the fourth is after the last record"
     evaluated_s = sum(event["seconds"] for event in around.events if event["kind"] == "evaluated")
     assert evaluated_s <= evaluation_s
-    assert told["evaluation_s"] > 0
-    assert told["checkpoint_s"] > 0
+    assert ended["evaluation_s"] > 0
+    assert ended["checkpoint_s"] > 0
 
 
 def test_cpu_time_is_that_of_the_steps(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_cpu_time_is_that_of_the_steps(tmp_path: Path) -> None:
 
 
 class Overrun(Kept):
-    """WorkerContext of which rank 1's wish for thinner records grows from its second hand-over on."""
+    """A worker context in which rank 1 wants records of more steps from its second hand-over on."""
 
     hand_overs = 0
 
@@ -164,7 +164,7 @@ def test_the_guard_sees_every_loss_of_merged_steps(tmp_path: Path) -> None:
     training._recorder.steps_per_record = 8
     training.run()
     assert max(row.steps for row in around.records) == 8
-    assert sum(row.steps for row in around.records) == training._plan.total_steps
+    assert sum(row.steps for row in around.records) == training.plan.total_steps
 
 
 def test_a_gpu_s_use_is_what_nvml_says_and_unknown_after_it_failed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,8 +186,8 @@ def test_a_gpu_s_use_is_what_nvml_says_and_unknown_after_it_failed(monkeypatch: 
 def test_a_gpu_is_described_by_its_name_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     about = SimpleNamespace(name="NVIDIA A100-SXM4-80GB", total_memory=80 * 2**30)
     monkeypatch.setattr(device_module.torch.cuda, "get_device_properties", lambda device: about)
-    said = describe_device(torch.device("cuda", 1))
-    assert said == {"device": "NVIDIA A100-SXM4-80GB", "memory_limit_gib": 80.0}
+    about = describe_device(torch.device("cuda", 1))
+    assert about == {"device": "NVIDIA A100-SXM4-80GB", "memory_limit_gib": 80.0}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What DDP's wrapper does not do: every kind of gradient and of model, on any number of workers as on one."""
+"""The sum of gradients without DDP's wrapper: every kind of gradient and model, on any number of workers as on one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ SAMPLES = 7
 
 
 class Branches(nn.Module):
-    """Which branch takes part depends on the batch."""
+    """The batch decides which branch is used."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Branches(nn.Module):
 
 
 class Words(nn.Module):
-    """A sparse embedding, that of a function too, and one that is used densely as well."""
+    """A sparse embedding, a sparse embedding function, and an embedding that is used densely as well."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Methods(nn.Module):
 
 
 class Twice(nn.Module):
-    """A layer that is used twice, each time under a reentrant checkpoint: its gradient comes in two parts."""
+    """A layer that is used twice, each time under a reentrant checkpoint: its gradient arrives in two parts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
 
 
 def gradients(rank: int, world_size: int, kind: str, grad_accum_steps: int, measure: bool) -> list[Any]:
-    """The gradients of two steps, dense, and which are sparse."""
+    """Return the gradients of two steps, dense, and which of them are sparse."""
     torch.manual_seed(1)
     model, loss = MODELS[kind][0](), MODELS[kind][1]
     generator = torch.Generator().manual_seed(3)
@@ -147,7 +147,7 @@ def test_the_gradient_is_that_of_one_worker(kind: str, world_size: int, grad_acc
 
 
 class Growing(nn.Module):
-    """In later steps its layer is used more often than in the first, under a reentrant checkpoint."""
+    """A layer that is used more often in later steps than in the first, under a reentrant checkpoint."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,9 +173,9 @@ def grow(rank: int, world_size: int) -> str:
 
 
 def test_a_gradient_that_comes_in_more_parts_than_were_counted_is_refused() -> None:
-    (said,) = set(run_group(grow, 2))
-    assert said.endswith(
-        "got its gradient in more parts than in the first step, and the sum over workers had begun.\n"
+    (message,) = set(run_group(grow, 2))
+    assert message.endswith(
+        "got its gradient in more parts than in the first step, after the sum over workers had begun.\n"
         "  Give torch.utils.checkpoint.checkpoint use_reentrant=False."
     )
 
@@ -194,7 +194,7 @@ def ignore_the_model(rank: int, world_size: int) -> str:
 def test_a_loss_of_another_model_is_refused(world_size: int) -> None:
     ranks = run_group(ignore_the_model, world_size)
     assert set(ranks) == {
-        "the loss did not call the model that it was given: none of its parameters got a gradient.\n"
+        "none of the model's parameters got a gradient: the loss did not use the model that it was given.\n"
         "  Compute the loss from model(...), with the model that loss(model, batch) gets."
     }
 
@@ -209,7 +209,7 @@ def test_a_parameter_that_is_made_in_the_first_step_is_refused() -> None:
             self.second = nn.Linear(1, 1)
             return self.second(self.first(x))
 
-    with pytest.raises(RecipeError, match=r"the model made the parameter second.weight in its first step"):
+    with pytest.raises(RecipeError, match=r"the model created the parameter second.weight in its first step"):
         make_step(Late(), forward_loss, 1)(iter([torch.ones(2, 4)]), [2], step_samples=2)
 
 
@@ -319,7 +319,7 @@ def test_an_optimizer_that_refuses_sparse_gradients_is_named_in_the_first_step(t
 
 
 def launched_early(rank: int, world_size: int) -> list[int]:
-    """Buckets whose sum had begun when backward ended, in each step."""
+    """Return how many buckets were being summed when backward ended, in each step."""
     torch.manual_seed(1)
     step, found = make_step(Words(), forward_loss, world_size), []
     assert step._sum is not None

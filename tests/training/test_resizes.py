@@ -1,4 +1,4 @@
-"""Lives of different sizes: what follows the batch, what is held, and that nothing compounds."""
+"""Attempts of different sizes: what changes with the batch, what stays, and that nothing compounds."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ SGD, ADAM = {"name": "sgd", "momentum": 0.9}, {"name": "adamw"}
 
 
 def attempts(tmp_path: Path, job: Job, sizes: list[int], *, steps: int = 3) -> tuple[list[list[dict[str, Any]]], Path]:
-    """Train in lives of so many workers and ``steps`` steps each, the last one to the end."""
+    """Train in attempts of so many workers and ``steps`` steps each, the last one to the end."""
     folder = new_folder(tmp_path)
     stops = [steps] * (len(sizes) - 1) + [10**9]
     found = [run(tmp_path, size, job, folder=folder, stop_after=stop) for size, stop in zip(sizes, stops, strict=True)]
@@ -29,15 +29,15 @@ def planned(job: Job, size: int, record: Record, ramp: Ramp | None) -> float:
     return make_plan(job, size).lr_at(record.samples_seen) * factor
 
 
-def ramp_of(life: list[dict[str, Any]]) -> Ramp | None:
-    (started,) = events_of(life[0], "attempt_started")
+def ramp_of(attempt: list[dict[str, Any]]) -> Ramp | None:
+    (started,) = events_of(attempt[0], "attempt_started")
     return Ramp.from_dict(started["ramp"])
 
 
 def used_once(found: list[list[dict[str, Any]]]) -> bool:
-    """Whether the records of all lives cover every epoch exactly once, without a gap or an overlap."""
+    """Return whether the records of all attempts cover every epoch exactly once, without a gap or an overlap."""
     records = sorted(
-        {(r.samples_seen, r.rank, r.samples) for r in records_of([rank for life in found for rank in life])}
+        {(r.samples_seen, r.rank, r.samples) for r in records_of([rank for attempt in found for rank in attempt])}
     )
     steps: dict[int, int] = {}
     for seen, _, samples in records:
@@ -54,7 +54,7 @@ def used_once(found: list[list[dict[str, Any]]]) -> bool:
         ("adam_sde", ADAM, {"name": "wsd", "warmup": {"samples": 100}}),
     ],
 )
-def test_the_rate_is_that_of_the_size_whatever_sizes_there_were_before(
+def test_the_lr_is_that_of_the_size_whatever_sizes_there_were_before(
     tmp_path: Path, rule: str, optimizer: dict[str, Any], schedule: dict[str, Any]
 ) -> None:
     job = make_job(
@@ -66,10 +66,10 @@ def test_the_rate_is_that_of_the_size_whatever_sizes_there_were_before(
     )
     sizes = [1, 3, 1, 2]
     found, folder = attempts(tmp_path, job, sizes, steps=2)
-    for size, life in zip(sizes, found, strict=True):
-        for record in records_of(life):
+    for size, attempt in zip(sizes, found, strict=True):
+        for record in records_of(attempt):
             assert record.lr == planned(job, size, record, None), "to the last bit"
-        group = life[0]["events"][0]
+        group = attempt[0]["events"][0]
         assert group["global_batch_size"] == 16 * size
     assert used_once(found)
     constants = checkpoint(folder)["optimizer"]["param_groups"][0]
@@ -79,17 +79,17 @@ def test_the_rate_is_that_of_the_size_whatever_sizes_there_were_before(
 
 
 @pytest.mark.parametrize("rule", ["linear", "none"])
-def test_a_held_batch_keeps_the_rate_and_the_run_whatever_the_size(tmp_path: Path, rule: str) -> None:
+def test_a_held_batch_keeps_the_lr_and_the_run_whatever_the_size(tmp_path: Path, rule: str) -> None:
     job = make_job(**ELASTIC, rule=rule, on_resize="hold_global_batch")
     calm = run(tmp_path, 3, job)
     found, _ = attempts(tmp_path, job, [1, 3, 2])
-    rates = {record.samples_seen: record.lr for record in records_of(calm)}
-    resized = [record for life in found for record in records_of(life)]
-    assert {record.samples_seen: record.lr for record in resized} == rates, "to the last bit"
+    lrs = {record.samples_seen: record.lr for record in records_of(calm)}
+    resized = [record for attempt in found for record in records_of(attempt)]
+    assert {record.samples_seen: record.lr for record in resized} == lrs, "to the last bit"
     assert used_once(found)
-    losses = [loss for life in found for loss in step_losses(life)]
+    losses = [loss for attempt in found for loss in step_losses(attempt)]
     assert losses == pytest.approx(step_losses(calm), abs=1e-4)
-    accum = [life[0]["events"][0]["per_worker_batch_size"] for life in found]
+    accum = [attempt[0]["events"][0]["per_worker_batch_size"] for attempt in found]
     assert accum == [16, 16, 12], "48 samples: 3 x 16, 1 x 16 a worker, 2 x 12"
 
 
@@ -101,28 +101,28 @@ def test_a_jump_is_climbed_and_a_fall_is_not(tmp_path: Path) -> None:
     assert ramp is not None
     assert (ramp.start, ramp.stop, ramp.factor) == (48, 248, pytest.approx(1 / 3))
     assert [record.lr for record in records_of(three)] == [planned(job, 3, r, ramp) for r in records_of(three)]
-    rates = [record.lr for record in records_of(three[:1])]
-    assert rates[0] == pytest.approx(records_of(one)[-1].lr), "it begins where the smaller group was"
-    assert rates == sorted(rates)
-    assert rates[-1] < make_plan(job, 3).peak_lr
-    # The third life begins on the ramp, at less than 1.5 times its own rate: no ramp, and the planned rate at once.
+    lrs = [record.lr for record in records_of(three[:1])]
+    assert lrs[0] == pytest.approx(records_of(one)[-1].lr), "it begins where the smaller group was"
+    assert lrs == sorted(lrs)
+    assert lrs[-1] < make_plan(job, 3).peak_lr
+    # The learning rate rises to less than 1.5 times that of the ramp: no new ramp, the planned learning rate at once.
     assert ramp_of(two) is None
     assert all(record.lr == planned(job, 2, record, None) for record in records_of(two))
     assert checkpoint(folder)["ramp"] is None
 
 
-def test_a_crash_on_the_ramp_goes_on_climbing(tmp_path: Path) -> None:
+def test_a_crash_on_the_ramp_continues_the_ramp(tmp_path: Path) -> None:
     job = make_job(**ELASTIC, rule="linear", schedule={"name": "constant"}, rewarmup={"samples": 200, "above": 1.5})
     (_, before, after), _ = attempts(tmp_path, job, [1, 3, 3])
     assert ramp_of(before) == ramp_of(after) is not None
-    records = [record for life in (before, after) for record in records_of(life[:1])]
+    records = [record for attempt in (before, after) for record in records_of(attempt[:1])]
     assert all(record.lr == planned(job, 3, record, ramp_of(before)) for record in records)
     climb = [record.lr for record in records if record.samples_seen < 248]
     assert all(later > earlier for earlier, later in pairwise(climb[:-1]))  # the last one is the epoch's short step
 
 
 def test_many_resizes_end_where_one_does(tmp_path: Path) -> None:
-    """After the ramp nothing remembers the sizes between."""
+    """After the ramp, the sizes in between have no effect."""
     job = make_job(**ELASTIC, rule="linear", rewarmup={"steps": 2})
     many, _ = attempts(tmp_path, job, [1, 2, 1, 3], steps=1)
     one, _ = attempts(tmp_path, job, [1, 3], steps=1)
@@ -132,7 +132,7 @@ def test_many_resizes_end_where_one_does(tmp_path: Path) -> None:
     assert all(last[0][seen] == last[1][seen] for seen in shared)
 
 
-def test_adascale_goes_on_at_another_size_with_its_progress(tmp_path: Path) -> None:
+def test_adascale_continues_at_another_size_with_its_progress(tmp_path: Path) -> None:
     job = make_job(
         num_workers={"min": 2, "max": 3}, per_worker_batch_size=16, rule="adascale", schedule={"name": "constant"}
     )

@@ -1,4 +1,4 @@
-"""The scheduler in plain torch loops. What the optimizer used is noted by the optimizer itself."""
+"""The scheduler in plain torch loops. The optimizer itself records what it used."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -42,7 +42,7 @@ def made(optimizer: Optimizer, batch: int = 64, schedule: Schedule = FLAT, **opt
 
 
 def watched(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """What the first group had in each step, noted just before it."""
+    """Return the values of the first group in each step, recorded just before the step."""
     used: list[dict[str, Any]] = []
 
     def note(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -68,7 +68,7 @@ def take(optimizer: Optimizer, scheduler: SampleScheduler, steps: int) -> None:
 
 
 def saved(value: Any) -> Any:
-    """What comes back from a file, read without trusting it."""
+    """Return what comes back from a file that is read with ``weights_only``."""
     file = BytesIO()
     torch.save(value, file)
     file.seek(0)
@@ -160,7 +160,7 @@ def test_at_the_reference_the_optimizer_is_as_without_a_scheduler(options: dict[
     assert torch.equal(scheduled.param_groups[0]["params"][0], bare.param_groups[0]["params"][0])
 
 
-def test_every_group_keeps_its_own_rate_and_constants() -> None:
+def test_every_group_keeps_its_own_lr_and_constants() -> None:
     groups = [
         {"params": [parameter()]},
         {"params": [parameter()], "lr": 0.0025, "weight_decay": 0.0, "betas": (0.8, 0.9)},
@@ -213,7 +213,7 @@ def test_a_step_that_cannot_be_is_refused_and_changes_nothing(samples_seen: int,
     assert scheduler.get_last_lr() == [0.2]
 
 
-def test_steps_after_micro_batches_arrive_at_the_same_rate() -> None:
+def test_steps_after_micro_batches_arrive_at_the_same_lr() -> None:
     whole, parts = sgd(), sgd()
     once, often = made(whole, schedule=LINE), made(parts, schedule=LINE)
     take(whole, once, 3)
@@ -227,8 +227,8 @@ def test_a_short_step_that_was_not_announced_is_refused() -> None:
     scheduler = made(optimizer)
     grow_and_step(optimizer)
     assert refusal(scheduler, 20) == (
-        "the last step had 20 samples, and its learning rate was that of 64.\n"
-        "  Say so before it: scheduler.step(samples_seen=0, samples=20)."
+        "the last step had 20 samples, but its learning rate was for 64.\n"
+        "  Give its samples before it: scheduler.step(samples_seen=0, samples=20)."
     )
 
 
@@ -237,7 +237,7 @@ def test_a_count_beyond_the_schedule_is_refused() -> None:
     scheduler = made(optimizer, schedule=LINE)
     text = (
         "samples_seen = {} is beyond the schedule, which ends at 256 samples.\n"
-        "  Count the samples that each step has, a short last batch too; or make the schedule as long as the training."
+        "  Count the samples of each step, a short last batch too; or make the schedule as long as the training."
     )
     take(optimizer, scheduler, 4)  # the last call is at the end: no step follows
     with pytest.raises(TrainingError, match="stepped twice"):
@@ -276,7 +276,7 @@ def test_after_a_short_step_the_constants_are_those_of_whole_steps(make: Callabl
 
 
 def test_a_gradient_of_few_samples_weighs_by_its_own_learning_rate_in_later_steps_too() -> None:
-    """SGD's momentum: the whole way of one gradient is lr / (1 - momentum) times it, with the lr of its own step."""
+    """With SGD's momentum, one gradient moves the weights by lr / (1 - momentum) times itself, at its step's lr."""
     weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = SGD([weight], lr=0.1, momentum=0.5)
     scheduler = made(optimizer)
@@ -308,7 +308,7 @@ def test_adam_s_averages_take_a_short_step_for_its_share() -> None:
 
 
 @pytest.mark.parametrize("remembers", [{"initial_lr": 0.1}, {"initial_lr": 0.1, "sample_scheduler_lr": 0.4}])
-def test_a_rate_that_was_set_after_an_earlier_scheduler_is_refused(remembers: dict[str, float]) -> None:
+def test_an_lr_that_was_set_after_an_earlier_scheduler_is_refused(remembers: dict[str, float]) -> None:
     optimizer = sgd()
     optimizer.param_groups[0].update(remembers, lr=0.001)
     with pytest.raises(PlanError) as caught:
@@ -327,7 +327,7 @@ def test_frameworks_that_step_schedulers_once_per_process_leave_it_alone() -> No
         scheduler.step()  # type: ignore[call-arg]
 
 
-def test_the_last_rate_is_the_one_that_was_used() -> None:
+def test_the_last_lr_is_the_one_that_was_used() -> None:
     optimizer = sgd()
     used = watched(optimizer)
     scheduler = made(optimizer, schedule=LINE)
@@ -347,7 +347,7 @@ def test_another_scheduler_is_noticed() -> None:
     optimizer.step()
     assert refusal(scheduler, 128) == (
         "lr of group 0 is 0.2, and the scheduler wrote 0.4: something else writes it.\n"
-        "  Remove the other scheduler, or put what it does into schedule."
+        "  Remove the other scheduler, or express its effect in schedule."
     )
 
 
@@ -357,7 +357,8 @@ def test_a_group_that_comes_later_needs_a_scheduler_made_anew() -> None:
     take(optimizer, scheduler, 1)
     optimizer.add_param_group({"params": [parameter()], "lr": 0.01})
     assert refusal(scheduler, 128) == (
-        "the optimizer has 2 parameter groups, and the scheduler was made for 1.\n  Make it anew, with samples_seen=64."
+        "the optimizer has 2 parameter groups, and the scheduler was made for 1.\n"
+        "  Make a new scheduler, with samples_seen=64."
     )
     made(optimizer, samples_seen=64)
     assert [group["lr"] for group in optimizer.param_groups] == [0.4, 0.04]
@@ -388,7 +389,7 @@ def state_after(optimizer: Optimizer, steps: int, batch: int, **options: Any) ->
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_the_next_step_after_a_resize_has_the_new_rate(order: str) -> None:
+def test_the_next_step_after_a_resize_has_the_new_lr(order: str) -> None:
     state = state_after(sgd(), 2, batch=64)
     optimizer = sgd()
     used = watched(optimizer)
@@ -466,7 +467,7 @@ def test_nothing_compounds_over_resizes() -> None:
     assert found[1][:1] == [0.02]
 
 
-def test_the_state_holds_the_reference_and_no_rate_in_use() -> None:
+def test_the_state_holds_the_reference_and_no_lr_in_use() -> None:
     optimizer = adam()
     scheduler = made(optimizer, 64, LINE, **SDE)
     take(optimizer, scheduler, 2)
@@ -478,7 +479,8 @@ def test_the_state_holds_the_reference_and_no_rate_in_use() -> None:
 
 
 SAME_REFERENCE = (
-    "  Make the scheduler from the same reference; or, to go on from another one, with samples_seen=128 instead of "
+    "  Make the scheduler from the same reference; or, to continue with another reference, with "
+    "samples_seen=128 instead of "
     "this state."
 )
 
@@ -501,7 +503,7 @@ SAME_REFERENCE = (
         (
             {"last_epoch": 3, "_last_lr": [0.1]},
             "the state has last_epoch, _last_lr: it is not a SampleScheduler's.\n"
-            "  To go on from another scheduler, make this one with samples_seen = what the weights have seen.",
+            "  To continue after another scheduler, make this one with samples_seen = the samples trained on so far.",
         ),
     ],
 )
@@ -575,17 +577,17 @@ def test_a_disabled_grad_scaler_and_closures_make_no_difference() -> None:
     assert len({tuple(scheduler.get_last_lr()) for scheduler in schedulers}) == 1
 
 
-def test_a_rate_that_is_a_tensor_stays_the_same_tensor() -> None:
-    rate = torch.tensor(0.125)
-    optimizer = Adam([parameter()], lr=rate)
+def test_an_lr_that_is_a_tensor_stays_the_same_tensor() -> None:
+    lr = torch.tensor(0.125)
+    optimizer = Adam([parameter()], lr=lr)
     scheduler = made(optimizer, 64, LINE)
     take(optimizer, scheduler, 2)
-    assert optimizer.param_groups[0]["lr"] is rate
-    assert (float(rate), scheduler.get_last_lr()) == (0.125, [0.1875])
+    assert optimizer.param_groups[0]["lr"] is lr
+    assert (float(lr), scheduler.get_last_lr()) == (0.125, [0.1875])
 
 
-def test_distributed_checkpoints_change_no_weight_and_keep_the_rate_right() -> None:
-    # It makes the optimizer's state by a step at rate 0: a rate written just before that step would decay the weights.
+def test_distributed_checkpoints_change_no_weight_and_keep_the_lr_right() -> None:
+    # torch creates the optimizer's state by a step at learning rate 0; with another one it would decay the weights.
     model, again = nn.Linear(3, 2), nn.Linear(3, 2)
     first, second = (AdamW(m.parameters(), lr=0.01, weight_decay=0.5) for m in (model, again))
     scheduler = made(first, 64, LINE)
@@ -602,8 +604,8 @@ def test_distributed_checkpoints_change_no_weight_and_keep_the_rate_right() -> N
     assert resumed.get_last_lr() == [used[-1]["lr"]]
 
 
-def _rates_of_a_rank(rank: int, world_size: int) -> tuple[list[str], list[float]]:
-    """Train with gradients that are averaged by hand, as one's own loop does; return the rates and the weights."""
+def _lrs_of_a_rank(rank: int, world_size: int) -> tuple[list[str], list[float]]:
+    """Train with gradients averaged by hand, as in one's own loop; return the learning rates and the weights."""
     optimizer = sgd(momentum=0.9)
     used = watched(optimizer)
     scheduler = made(optimizer, 32 * world_size, Schedule(shape=shapes.Cosine(length=640), warmup=Warmup(samples=100)))
@@ -616,8 +618,8 @@ def _rates_of_a_rank(rank: int, world_size: int) -> tuple[list[str], list[float]
     return [step["lr"].hex() for step in used], weight.tolist()
 
 
-def test_every_rank_has_the_same_rate_to_the_last_bit() -> None:
-    first, second = run_group(_rates_of_a_rank, 2)
+def test_every_rank_has_the_same_lr_to_the_last_bit() -> None:
+    first, second = run_group(_lrs_of_a_rank, 2)
     assert first == second
     assert len(first[0]) == 10
 
@@ -626,11 +628,11 @@ def test_every_rank_has_the_same_rate_to_the_last_bit() -> None:
 
 
 class MyAdamW(AdamW):
-    """A class that the table of rules does not have, for all that its name says."""
+    """A class that the table of rules does not contain, although its name looks like one."""
 
 
 class Wrapper(SGD):
-    """As AcceleratedOptimizer: an optimizer that holds another and was not initialized itself."""
+    """Like AcceleratedOptimizer: an optimizer that contains another and was not initialized itself."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
@@ -649,7 +651,7 @@ CYCLE = Schedule(shape=shapes.Cyclical(climb=9, descent=9, low=0.1, low_momentum
         ),
         (
             lambda: made(Wrapper(sgd())),
-            "optimizer is Wrapper, which wraps another and does not call its hooks.\n"
+            "optimizer is Wrapper, which wraps another optimizer and does not call its hooks.\n"
             "  Make the scheduler with the optimizer itself, before it is wrapped.",
         ),
         (lambda: made(sgd(), samples_seen=-1), "samples_seen = -1 is below 0.\n  A training starts at 0."),
@@ -659,15 +661,16 @@ CYCLE = Schedule(shape=shapes.Cyclical(climb=9, descent=9, low=0.1, low_momentum
         ),
         (
             lambda: made(Adagrad([parameter()]), schedule=CYCLE),
-            "schedule.low_momentum moves a momentum, and torch.optim:Adagrad has none.\n  Leave it out.",
+            "schedule.low_momentum moves the momentum, but torch.optim:Adagrad has none.\n  Leave it out.",
         ),
         (
             lambda: made(adam(), schedule=CYCLE, **SDE),
-            "schedule.low_momentum moves betas, and the rule scales it.\n  Leave one of them out.",
+            "schedule.low_momentum moves betas, but the rule scales it too.\n  Leave one of them out.",
         ),
         (
             lambda: made(ScheduleFreeAdamW([parameter()]), schedule=CYCLE),
-            "schedule.low_momentum moves betas, by which the weights of schedulefree_adamw lie between two points.\n"
+            "schedule.low_momentum moves betas, but schedulefree_adamw uses it to place its weights between two "
+            "points.\n"
             "  Leave it out.",
         ),
         (

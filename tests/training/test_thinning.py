@@ -1,4 +1,4 @@
-"""A training whose collector is too slow: it does not wait, its records stand for more steps, and no step is lost."""
+"""With a collector that is too slow, training does not wait, its records cover more steps, and no step is lost."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,18 +22,18 @@ DELAY_S = 0.3
 
 
 class SlowCollector:
-    """The collector in this process, that takes its time for each parcel."""
+    """A collector in this process that is slow for each upload."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.collector = Collector(folder)
 
-    def hand_over(self, parcel: Upload) -> UploadReply:
+    def hand_over(self, upload: Upload) -> UploadReply:
         sleep(DELAY_S)
-        return self.collector.hand_over(parcel)
+        return self.collector.hand_over(upload)
 
 
 class Mailed(Kept):
-    """WorkerContext whose way out is a mailbox."""
+    """A worker context that hands over through a mailbox."""
 
     def __init__(self, folder: str, mailbox: Mailbox) -> None:
         super().__init__(0, 1, folder)
@@ -79,5 +79,5 @@ def test_a_collector_that_is_too_slow_gets_fewer_records_and_holds_nobody_up(
     after = [row["steps"] for row in rows if row["samples_seen"] >= thinned[0]["samples_seen"]]
     assert set(before) == {1}
     assert after.count(2) > 0.5 * len(after), "some end where records are handed over"
-    assert sum(before) + sum(after) == training._plan.total_steps
-    assert sum(row["samples"] for row in rows) == training._plan.total_samples
+    assert sum(before) + sum(after) == training.plan.total_steps
+    assert sum(row["samples"] for row in rows) == training.plan.total_samples

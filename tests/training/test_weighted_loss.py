@@ -1,4 +1,4 @@
-"""A loss that returns ``(sum, weight)``: what is recorded, judged, drawn and reported of it goes by its weight."""
+"""A loss that returns ``(sum, weight)`` is recorded, checked, drawn and reported by its weight."""
 
 from typing import Any
 
@@ -63,7 +63,7 @@ def make_job(micro_steps: int, world_size: int) -> Job:
 
 
 def train(rank: int, world_size: int, folder: str, micro_steps: int) -> dict[str, Any]:
-    """Train one rank at a rate of next to nothing; also what the guard of the loss was shown."""
+    """Train one rank at a learning rate of almost 0; also return the losses that the guard got."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     job, around = make_job(micro_steps, world_size), Kept(rank, world_size, folder)
@@ -73,10 +73,10 @@ def train(rank: int, world_size: int, folder: str, micro_steps: int) -> dict[str
     recipe = Recipe(model=model, train_data=Ragged(), loss=squared_error, collate=list)
     shapes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     training = Training(recipe, job, make_plan(job, world_size, parameters=shapes), around)
-    observed, judged = training._controllers.observed, []
-    training._controllers.observed = lambda losses: judged.extend(losses) or observed(losses)  # type: ignore[method-assign,func-returns-value]
+    add_losses, checked = training._controllers.add_losses, []
+    training._controllers.add_losses = lambda losses: checked.extend(losses) or add_losses(losses)  # type: ignore[method-assign,func-returns-value]
     training.run()
-    return {"records": [tuple(record) for record in around.records], "events": around.events, "judged": judged}
+    return {"records": [tuple(record) for record in around.records], "events": around.events, "checked": checked}
 
 
 @pytest.fixture(scope="module", params=ENDS, ids=lambda ends: f"{ends[0]} workers, {ends[1]} micro-steps")
@@ -88,7 +88,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def true_loss(samples: list[int]) -> float:
-    """Sums over weights, of rows at the weights that the model begins with, which are 0."""
+    """Return sums over weights, of rows at the initial weights, which are 0."""
     rows = [(len(inputs), level**2) for inputs, level in map(Ragged().__getitem__, samples)]
     return sum(count * square for count, square in rows) / sum(count for count, _ in rows)
 
@@ -118,7 +118,7 @@ def test_a_step_s_records_have_the_sums_over_the_weights(ranks: list[dict[str, A
 
 @pytest.mark.parametrize("merged", [1, 3])
 def test_the_report_s_loss_is_the_epoch_s_however_records_are_merged(ranks: list[dict[str, Any]], merged: int) -> None:
-    """One worker, several, micro-steps and thinned records: the same number, of all rows and not of all samples."""
+    """Workers, micro-steps and merged records do not change the number: the mean over rows, not over samples."""
     records = [
         row for rank in ranks for epoch in (0, 1) for row in merge_steps(records_of([rank])[4 * epoch :][:4], merged)
     ]
@@ -132,9 +132,9 @@ def test_the_report_s_loss_is_the_epoch_s_however_records_are_merged(ranks: list
 def test_the_guard_the_live_display_and_the_curves_see_each_step_by_weight(ranks: list[dict[str, Any]]) -> None:
     report = report_of(records_of(ranks), ranks)
     steps = pytest.approx(report.series.loss_mean, rel=1e-6)
-    assert max(ranks[0]["judged"]) < 2000, "by samples, a single row of 100 squared counts as much as forty"
-    assert [rank["judged"] for rank in ranks] == [ranks[0]["judged"]] * len(ranks)
-    assert ranks[0]["judged"] == steps
+    assert max(ranks[0]["checked"]) < 2000, "by samples, a single row of 100 squared counts as much as forty"
+    assert [rank["checked"] for rank in ranks] == [ranks[0]["checked"]] * len(ranks)
+    assert ranks[0]["checked"] == steps
     curves, tracker = Curves(), ProgressTracker()
     for event in ranks[0]["events"]:
         curves.add_event(event)

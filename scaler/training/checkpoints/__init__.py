@@ -1,1 +1,1 @@
-"""Checkpoints: the saved state, its files, and when it is written."""
+"""Checkpoints: the saved state, its files, and the thread that writes them."""

@@ -1,9 +1,10 @@
-"""The files of a run's checkpoints: which there are, which count, and which are set aside.
+"""The files of a run's checkpoints: which exist, which are complete, and which are set aside.
 
-    checkpoints/<samples_seen>.pt    the state, as ``checkpoint.py`` writes and reads it
-    checkpoints/<samples_seen>.json  what it is, with its length and SHA-256; written last, so that it makes it count
+    checkpoints/<samples_seen>.pt    the state, as ``state.py`` writes and reads it
+    checkpoints/<samples_seen>.json  the manifest, with length and SHA-256 of the state; written last, so that it marks
+                                     a complete checkpoint
 
-Nothing here loads torch: a driver looks for the newest one before it starts anything.
+This module does not load torch, because a driver finds the newest checkpoint before it starts anything.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,11 +22,11 @@ SCHEMA_VERSION = 2
 
 
 class UnusableError(RunError):
-    """A checkpoint that is torn or altered; not storage that cannot be read just now.
+    """An incomplete or altered checkpoint; storage that cannot be read at the moment is another error.
 
     Args:
-        problem: says which, and why.
-        counted: whether it was whole once: it has a manifest.
+        problem: says which checkpoint, and why.
+        counted: whether the checkpoint was complete once: it has a manifest.
     """
 
     def __init__(self, problem: str, *, counted: bool = True) -> None:
@@ -41,7 +42,7 @@ class PassedOver(NamedTuple):
 
 
 def write_files(folder: RunFolder, data: bytes, about: Mapping[str, Any]) -> None:
-    """Write a state and its manifest, which makes it count.
+    """Write a state and then its manifest, which completes the checkpoint.
 
     Args:
         folder: the run's.
@@ -49,21 +50,21 @@ def write_files(folder: RunFolder, data: bytes, about: Mapping[str, Any]) -> Non
         about: plain values for the manifest; its ``samples_seen`` names the files.
     """
     name = _name(about["samples_seen"])
-    folder.remove(f"{name}.json")  # while both are replaced, neither counts
+    folder.remove(f"{name}.json")  # while both files are replaced, the checkpoint is not complete
     folder.write(f"{name}.pt", data)
     sums = {"bytes": len(data), "sha256": sha256(data).hexdigest()}
     folder.write_json(f"{name}.json", {"schema_version": SCHEMA_VERSION, **about, **sums})
 
 
 def find_checkpoint(folder: RunFolder) -> tuple[int | None, list[PassedOver]]:
-    """Return the newest checkpoint whose checksum is right, by its ``samples_seen``, and those that were passed over.
+    """Return the newest usable checkpoint, as its ``samples_seen``, and the newer ones that were passed over.
 
-    Those are set aside: no later life meets them again, and none of them counts among the newest. Nothing is set aside
-    when this raises.
+    Those are set aside, so that no later attempt finds them, and they do not count as one of the newest checkpoints.
+    Nothing is set aside when this function raises an error.
 
     Raises:
-        RunError: the storage cannot be read or does not let them be set aside, a checkpoint is of another version of
-            scaler, or there were some and none is left: training does not begin anew behind anybody's back.
+        RunError: the storage cannot be read or does not allow renaming; a checkpoint has an unknown schema version; or
+            there were checkpoints and none can be used: training never starts again from 0 silently.
     """
     unusable: list[tuple[int, UnusableError]] = []
     found = None
@@ -78,7 +79,7 @@ def find_checkpoint(folder: RunFolder) -> tuple[int | None, list[PassedOver]]:
     if found is None and any(error.counted for _, error in unusable):
         raise RunError(
             f"run {folder.run_id}: none of its checkpoints can be used. {unusable[0][1].problem}",
-            "Bring one back from a copy, or submit the job again; scaler does not begin anew by itself.",
+            "Restore one from a copy, or submit the job again; scaler does not restart from 0 by itself.",
         )
     for samples_seen, _ in unusable:
         _set_aside(folder, samples_seen)
@@ -86,7 +87,7 @@ def find_checkpoint(folder: RunFolder) -> tuple[int | None, list[PassedOver]]:
 
 
 def passed_over_events(passed_over: Sequence[PassedOver], *, attempt: int) -> list[CheckpointPassedOver]:
-    """Return checkpoints that were passed over at the start of an attempt as events."""
+    """Return an event for each checkpoint that was passed over at the start of an attempt."""
     return [
         CheckpointPassedOver(time=time(), attempt=attempt, samples_seen=one.samples_seen, reason=one.reason)
         for one in passed_over
@@ -94,12 +95,12 @@ def passed_over_events(passed_over: Sequence[PassedOver], *, attempt: int) -> li
 
 
 def read_manifest(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
-    """Return what a checkpoint says of itself."""
+    """Return a checkpoint's manifest."""
     return folder.read_json(f"{_name(samples_seen)}.json")
 
 
 def complete_checkpoints(folder: RunFolder) -> list[int]:
-    """Return the ``samples_seen`` of every checkpoint that counts, ascending."""
+    """Return the ``samples_seen`` of every complete checkpoint, ascending."""
     return sorted(_numbers(folder, ".json"))
 
 
@@ -110,49 +111,50 @@ def remove_checkpoint(folder: RunFolder, samples_seen: int) -> None:
 
 
 def read_files(folder: RunFolder, samples_seen: int) -> bytes:
-    """Return the state of a checkpoint that is as it was written.
+    """Return the state of a checkpoint, after checking its length and checksum.
 
     Raises:
-        UnusableError: it is torn or altered.
-        RunError: it is of another version of scaler, or the storage cannot be read.
+        UnusableError: the checkpoint is incomplete or altered.
+        RunError: the checkpoint has an unknown schema version, or the storage cannot be read.
     """
     where = f"checkpoint {samples_seen}"
     names, name = folder.names(FOLDER), f"{samples_seen:015d}"
     if f"{name}.json" not in names:
-        raise UnusableError(f"{where} is torn: its manifest was not written.", counted=False)
+        raise UnusableError(f"{where} is incomplete: its manifest was not written.", counted=False)
     if f"{name}.pt" not in names:
-        raise UnusableError(f"{where} is torn: its state is missing.")
+        raise UnusableError(f"{where} is incomplete: its state is missing.")
     try:
         about = parse_json(folder.read(f"{_name(samples_seen)}.json"))
     except ValueError:
-        raise UnusableError(f"{where} is torn: its manifest is not JSON.") from None
+        raise UnusableError(f"{where} is incomplete: its manifest is not JSON.") from None
     if not isinstance(about, dict):
-        raise UnusableError(f"{where} was altered: its manifest holds no keys and values.")
+        raise UnusableError(f"{where} was altered: its manifest is not a JSON object.")
     if about.get("schema_version") != SCHEMA_VERSION:
         raise RunError(
             f"run {folder.run_id}: {where} has schema version {about.get('schema_version')}, "
             f"and this scaler reads {SCHEMA_VERSION}.",
-            "Go on with the version of scaler that wrote it.",
+            "Resume with the version of scaler that wrote it.",
         )
     size = folder.size(f"{_name(samples_seen)}.pt")
     if size != about.get("bytes"):
-        raise UnusableError(f"{where} is torn: {size:,} bytes of {about.get('bytes')}.")
+        raise UnusableError(f"{where} is incomplete: {size:,} bytes of {about.get('bytes')}.")
     data = folder.read(f"{_name(samples_seen)}.pt", most=None)
     if sha256(data).hexdigest() != about.get("sha256"):
-        raise UnusableError(f"{where} was altered: its checksum is another.")
+        raise UnusableError(f"{where} was altered: its checksum does not match.")
     return data
 
 
 def _set_aside(folder: RunFolder, samples_seen: int) -> None:
-    """Rename a checkpoint's files, so that a person can look at them and nobody else does."""
-    for ending in ("json", "pt"):
-        name = f"{_name(samples_seen)}.{ending}"
+    """Rename a checkpoint's files, so that a person can inspect them and scaler ignores them."""
+    for suffix in ("json", "pt"):
+        name = f"{_name(samples_seen)}.{suffix}"
         try:
             folder.rename(name, f"{name}.bad")
         except RunError as error:
             raise RunError(
-                f"run {folder.run_id}: checkpoint {samples_seen} cannot be used, nor be set aside. {error.problem}",
-                f"Rename {folder.path(_name(samples_seen))}.json and .pt yourself, or see to the storage.",
+                f"run {folder.run_id}: checkpoint {samples_seen} cannot be used, and cannot be set aside. "
+                f"{error.problem}",
+                f"Rename {folder.path(_name(samples_seen))}.json and .pt, or repair the storage.",
             ) from error
 
 
@@ -160,8 +162,8 @@ def _all(folder: RunFolder) -> set[int]:
     return _numbers(folder, ".json") | _numbers(folder, ".pt")
 
 
-def _numbers(folder: RunFolder, ending: str) -> set[int]:
-    stems = (name.removesuffix(ending) for name in folder.names(FOLDER) if name.endswith(ending))
+def _numbers(folder: RunFolder, suffix: str) -> set[int]:
+    stems = (name.removesuffix(suffix) for name in folder.names(FOLDER) if name.endswith(suffix))
     return {int(stem) for stem in stems if stem.isdigit()}
 
 

@@ -1,7 +1,8 @@
-"""Checkpoints: the state that a restarted worker group goes on from.
+"""The state in a checkpoint: copied, written, checked and read.
 
-They do not go through ``ray.train.report`` (see ``docs/decisions/0003-checkpoints.md``): the same files serve every
-context, and nobody waits for a controller. States are read with ``weights_only``: a checkpoint cannot run code.
+Checkpoints do not go through ``ray.train.report`` (see ``docs/decisions/0003-checkpoints.md``): every context uses the
+same files, and training does not wait for a controller. States are read with ``weights_only``, so a checkpoint cannot
+run code.
 """
 
 import re
@@ -23,9 +24,10 @@ from scaler.training.recipe.failures import error_text
 
 
 def copy_to_cpu(value: Any, known: dict[Any, Tensor] | None = None) -> Any:
-    """Return a state with its tensors copied to the CPU, so that training can go on while it is written.
+    """Return a state with its tensors copied to the CPU, so that training can continue while the copy is written.
 
-    Tensors that share memory share it in the copy too. What is neither a tensor nor a plain container is copied whole.
+    Tensors that share memory share it in the copy too. Values other than tensors and plain containers are copied
+    deeply.
     """
     known = {} if known is None else known
     if isinstance(value, Tensor):
@@ -37,7 +39,7 @@ def copy_to_cpu(value: Any, known: dict[Any, Tensor] | None = None) -> Any:
         return known[key]
     if type(value) in (dict, OrderedDict):
         made = type(value)((key, copy_to_cpu(item, known)) for key, item in value.items())
-        if hasattr(value, "_metadata"):  # torch's, of a module's state: the versions of its parts
+        if hasattr(value, "_metadata"):  # torch's: the version of each module's state
             made._metadata = value._metadata
         return made
     if type(value) in (list, tuple):
@@ -46,7 +48,7 @@ def copy_to_cpu(value: Any, known: dict[Any, Tensor] | None = None) -> Any:
 
 
 def require_readable(state: Mapping[str, Any]) -> None:
-    """Refuse a state that holds what no restart could read, before the first checkpoint is due.
+    """Raise an error if a state contains a value that no restart could read; called before the first checkpoint is due.
 
     Raises:
         RecipeError: names the first such value.
@@ -54,16 +56,16 @@ def require_readable(state: Mapping[str, Any]) -> None:
     for name, value in _leaves(state):
         try:
             _read(_written(value))
-        except Exception as error:  # whatever the value's own code, or torch's reader, says
+        except Exception as error:  # any exception of the value's own code or of torch's reader
             raise RecipeError(
                 f"a checkpoint cannot hold {name} ({type(value).__name__}): {_why_unreadable(error)}.",
-                "Keep it as tensors, numbers, texts, or lists and dicts of these; or let the recipe call "
+                "Keep it as tensors, numbers, strings, or lists and dicts of these; or let the recipe call "
                 "torch.serialization.add_safe_globals with its class.",
             ) from error
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a state that are neither plain tensors nor plain values, each with its place."""
+    """Yield the values of a state that are neither plain tensors nor plain values, each with its path in the state."""
     if isinstance(value, Tensor) and _is_plain(value):
         return
     if value is None or type(value) in (bool, int, float, str):
@@ -94,7 +96,7 @@ def _read(data: bytes, device: str = "cpu") -> Any:
 
 
 def _why_unreadable(error: Exception) -> str:
-    """What torch's reader does not take; or why the value cannot even be written."""
+    """Return what torch's reader does not accept, or why the value cannot be written."""
     if not isinstance(error, UnpicklingError):
         return error_text(error).removesuffix(".")
     blamed = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -106,14 +108,14 @@ def write_checkpoint(folder: RunFolder, state: Mapping[str, Any], about: Mapping
 
     Args:
         folder: the run's.
-        state: what ``torch.load(weights_only=True)`` reads back.
+        state: values that ``torch.load(weights_only=True)`` can read.
         about: plain values for the manifest; its ``samples_seen`` names the files.
 
     Returns:
-        Its size in bytes.
+        The size in bytes.
 
     Raises:
-        RecipeError: no restart could read it; nothing is written then.
+        RecipeError: no restart could read the checkpoint; then nothing is written.
     """
     data = _written(dict(state))
     _require_read_back(data)
@@ -122,33 +124,33 @@ def write_checkpoint(folder: RunFolder, state: Mapping[str, Any], about: Mapping
 
 
 def _require_read_back(data: bytes) -> None:
-    """Refuse a state that cannot be read again, without reading its tensors' numbers where torch allows it."""
+    """Raise an error if a state cannot be read again; tensors are read without their numbers if torch can do it."""
     for device in ("meta", "cpu"):
         try:
             _read(data, device)
             return
-        except NotImplementedError:  # quantized and nested tensors need their numbers
+        except NotImplementedError:  # quantized and nested tensors cannot be read without numbers
             continue
-        except Exception as error:  # whatever torch's reader says
+        except Exception as error:  # any exception of torch's reader
             raise RecipeError(
                 f"the checkpoint cannot be read again: {_why_unreadable(error)}.",
-                "Keep the state of model and optimizer as tensors, numbers, texts, or lists and dicts of these.",
+                "Keep the state of model and optimizer as tensors, numbers, strings, or lists and dicts of these.",
             ) from error
 
 
 def load_checkpoint(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
-    """Return a checkpoint's state, tensors on the CPU.
+    """Return a checkpoint's state, with tensors on the CPU.
 
     Raises:
-        RunError: it is torn, altered, or of another version of scaler.
+        RunError: the checkpoint is incomplete or altered, or has an unknown schema version.
     """
     data = read_files(folder, samples_seen)
     try:
         state: dict[str, Any] = _read(data)
-    except Exception as error:  # whatever torch's reader says of a file that somebody made to look right
+    except Exception as error:  # any exception of torch's reader
         blamed = isinstance(error, UnpicklingError) and "GLOBAL" in str(error)
         raise RunError(
-            f"run {folder.run_id}: checkpoint {samples_seen} cannot be read, though its checksum is right: "
+            f"run {folder.run_id}: checkpoint {samples_seen} cannot be read, although its checksum is correct: "
             f"{_why_unreadable(error)}.",
             "If you trust the file, let the recipe call torch.serialization.add_safe_globals with that class; then "
             "resume. Keep the file: the checkpoints before it may hold the same."
@@ -159,26 +161,26 @@ def load_checkpoint(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
 
 
 def require_same_shapes(saved: Mapping[str, Any], built: Mapping[str, Any], *, samples_seen: int) -> None:
-    """Refuse a checkpoint of another model, before torch says it in its own words.
+    """Raise an error for a checkpoint of another model, before torch raises a less clear one.
 
     Args:
-        saved: the checkpoint's parameters, buffers, and whatever else the model keeps (``get_extra_state``).
+        saved: the checkpoint's parameters, buffers, and extra state (``get_extra_state``).
         built: those of the model that the recipe builds.
         samples_seen: names the checkpoint.
 
     Raises:
-        RecipeError: names the first that differs.
+        RecipeError: names the first difference.
     """
     for name in dict.fromkeys([*built, *saved]):
-        there, here = (_shape(side[name]) if name in side else "missing" for side in (saved, built))
-        if there != here and not (name in saved and name in built and "" in (there, here)):
+        saved_shape, built_shape = (_shape(side[name]) if name in side else "missing" for side in (saved, built))
+        if saved_shape != built_shape and not (name in saved and name in built and "" in (saved_shape, built_shape)):
             raise RecipeError(
-                f"checkpoint {samples_seen} holds another model: {name} is {there or 'kept'} there and "
-                f"{here or 'kept'} here.",
-                "Go on with the recipe and recipe_args that the run began with.",
+                f"checkpoint {samples_seen} holds another model: {name} is {saved_shape or 'kept'} in it and "
+                f"{built_shape or 'kept'} in the recipe's model.",
+                "Resume with the recipe and recipe_args that the run began with.",
             )
 
 
 def _shape(value: Any) -> str:
-    """A tensor's shape; empty for what is no tensor, and may be another value each time."""
+    """Return a tensor's shape; empty for other values, which may differ each time."""
     return str(tuple(value.shape)) if isinstance(value, Tensor) else ""

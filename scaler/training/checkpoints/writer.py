@@ -1,4 +1,4 @@
-"""A run's checkpoints, as training sees them: when one is due, and its writing, which training does not wait for."""
+"""When checkpoints are due, and the thread that writes them while training continues."""
 
 from collections.abc import Mapping
 from math import isfinite
@@ -20,17 +20,17 @@ from scaler.training.worker_context import WorkerContext
 
 
 class CheckpointWriter:
-    """One at a time, written by a thread of rank 0: training stands still for a copy in memory, not for the storage.
+    """Writes one checkpoint at a time in a thread of rank 0. Training waits for a copy in memory, not for the storage.
 
-    A checkpoint counts once every worker's records of its work are in the folder: whatever dies after it, its history
-    is whole.
+    A checkpoint is complete once the records of its steps are in the folder, from every worker. So the history before a
+    checkpoint is complete, whichever process dies later.
 
     Args:
-        job: says how often, how many and which are kept.
-        context: where they go, and what secures the records.
+        job: says how often checkpoints are written, and which are kept.
+        context: gives the folder, and secures the records.
 
     Attributes:
-        best: the best value of an evaluation so far, where the job keeps the best; on every worker.
+        best: the best value of an evaluation so far, on every worker; None unless the job keeps the best checkpoint.
     """
 
     def __init__(self, job: Job, context: WorkerContext) -> None:
@@ -38,17 +38,17 @@ class CheckpointWriter:
         self._saved_at = perf_counter()
         self._thread: Thread | None = None
         self._events: SimpleQueue[Checkpointed | CheckpointFailed] = SimpleQueue()
-        self._failure: str | None = None  # of the last one
-        self._unreadable: RecipeError | None = None  # that no restart could read the last one
+        self._failure: str | None = None  # why the last checkpoint could not be written
+        self._unreadable: RecipeError | None = None  # the error if the last checkpoint could not be read again
         self.best: float | None = None
 
-    def is_time(self) -> bool:
-        """Whether one is due by the clock; rank 0's clock speaks for all."""
+    def is_due(self) -> bool:
+        """Return whether a checkpoint is due by the clock; only rank 0's clock counts."""
         every_s = self._wanted.every.seconds
         return self._context.rank == 0 and every_s is not None and perf_counter() - self._saved_at >= every_s
 
     def is_best(self, values: Mapping[str, float]) -> bool:
-        """Whether an evaluation is better than all before, where the job keeps the best; the same on every worker."""
+        """Return whether the job keeps the best and this evaluation is the best so far; the same on every worker."""
         wanted = self._wanted.best
         if wanted is None or not isfinite(value := values[wanted.metric]):
             return False
@@ -56,16 +56,16 @@ class CheckpointWriter:
         return self.best is None or sign * value > sign * self.best
 
     def keep_as_best(self, values: Mapping[str, float]) -> None:
-        """Remember an evaluation as the best, when its checkpoint is saved."""
+        """Remember an evaluation as the best one; called when its checkpoint is saved."""
         assert self._wanted.best is not None
         self.best = values[self._wanted.best.metric]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is remembered, as plain values."""
+        """Return the best value as plain values."""
         return {"best": self.best, "best_of": self._best_of()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state; what was the best by another metric is none."""
+        """Continue from a saved state; a best value of another metric is forgotten."""
         self.best = state["best"] if state["best_of"] == self._best_of() else None
 
     def _best_of(self) -> list[str] | None:
@@ -81,17 +81,17 @@ class CheckpointWriter:
         is_best: bool,
         began: float,
     ) -> None:
-        """Begin to write training's state; waits for the one before.
+        """Start to write the state of training; waits until the previous checkpoint is written.
 
         Args:
-            state: of training; it is copied, and may change then.
+            state: of training; it is copied, and may change afterwards.
             plan: of this attempt.
-            values: of an evaluation of just these weights; None: there was none.
-            is_best: what ``is_best`` said of them.
-            began: when training began to stand still for it, by ``perf_counter``.
+            values: of an evaluation of these weights; None: they were not evaluated.
+            is_best: the result of ``is_best`` for these values.
+            began: when training paused for this checkpoint, by ``perf_counter``.
 
         Raises:
-            RecipeError: the one before could not be read again.
+            RecipeError: the previous checkpoint could not be read again.
         """
         copy, about = copy_to_cpu(state), self._about(state, plan, values, is_best=is_best)
         self.wait()
@@ -103,11 +103,11 @@ class CheckpointWriter:
         self._thread.start()
 
     def events(self) -> list[Checkpointed | CheckpointFailed]:
-        """Return what became of those that ended since the last call."""
+        """Return the events of checkpoints that were written or failed since the last call."""
         return [self._events.get() for _ in range(self._events.qsize())]
 
     def finish(self) -> None:
-        """Wait for the last one.
+        """Wait for the last checkpoint.
 
         Raises:
             RunError: it could not be written.
@@ -118,11 +118,11 @@ class CheckpointWriter:
         if self._failure is not None:
             raise RunError(
                 f"run {self._context.folder.run_id}: its last checkpoint cannot be written: {self._failure}.",
-                "Make room, or see to storage; scaler resume goes on from the one before.",
+                "Free some space, or repair the storage; scaler resume continues from the previous checkpoint.",
             )
 
     def wait(self) -> None:
-        """Wait until nothing is being written, well or ill."""
+        """Wait until no checkpoint is being written, whether it succeeds or fails."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -134,7 +134,7 @@ class CheckpointWriter:
     def _about(
         self, state: Mapping[str, Any], plan: Plan, values: Mapping[str, float] | None, *, is_best: bool
     ) -> dict[str, Any]:
-        """What a checkpoint's manifest says, for people and for the choice of the best."""
+        """Return the values of a checkpoint's manifest, for people and for the choice of the best."""
         samples_seen: int = state["samples_seen"]
         epoch, epoch_samples = divmod(samples_seen, plan.num_samples)
         known, best = None, self._wanted.best
@@ -162,10 +162,10 @@ class CheckpointWriter:
             self._context.secure(samples_seen)
             size = write_checkpoint(folder, state, about)
             self._prune(folder, samples_seen)
-        except Exception as error:  # any filesystem's own; training goes on, and the report says it
+        except Exception as error:  # any filesystem's exception; training continues, and the report shows it
             self._unreadable = error if isinstance(error, RecipeError) else None
-            told = error.problem.removesuffix(".") if isinstance(error, ScalerError) else error_text(error)
-            self._failure = mask_text(told)
+            reason = error.problem.removesuffix(".") if isinstance(error, ScalerError) else error_text(error)
+            self._failure = mask_text(reason)
             self._events.put(CheckpointFailed(time=time(), **where, reason=self._failure))
             return
         self._failure = None
@@ -181,7 +181,7 @@ class CheckpointWriter:
         )
 
     def _prune(self, folder: RunFolder, newest: int) -> None:
-        """Remove all but the newest, and the best of all."""
+        """Remove all checkpoints but the newest ones, and the best of all."""
         there = [samples for samples in complete_checkpoints(folder) if samples <= newest]
         spared = set(there[-self._wanted.keep :])
         if self._wanted.best is not None:
@@ -194,7 +194,7 @@ class CheckpointWriter:
             remove_checkpoint(folder, samples)
 
     def _value_of(self, folder: RunFolder, samples_seen: int) -> float | None:
-        """The value that a checkpoint was evaluated to; None without, by another metric, or if nobody can read it."""
+        """Return the evaluated value of a checkpoint; None if it has none for this metric or cannot be read."""
         try:
             about = read_manifest(folder, samples_seen)
         except RunError:

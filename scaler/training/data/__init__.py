@@ -1,1 +1,1 @@
-"""The order of the samples, and batches of them on a device."""
+"""The order of the samples, and their batches on a device."""

@@ -1,8 +1,4 @@
-"""The order of the samples, and batches of them.
-
-The order is a function of the seed and the epoch alone. The world size only cuts a step's samples into shares, so every
-sample is used exactly once an epoch on any number of workers, and a resumed run goes on in the same order.
-"""
+"""Batches of a dataset, loaded in this process or in processes of their own."""
 
 import random
 import re
@@ -31,20 +27,20 @@ def batches(
 ) -> Iterator[Any]:
     """Yield a batch for every tensor of indices in ``indices``.
 
-    Tensors in memory are indexed at once. Other datasets go through torch's ``DataLoader``, which asks for a whole
-    batch where the dataset has ``__getitems__``.
+    Tensors in memory are indexed directly. Other datasets are read through torch's ``DataLoader``, which asks a dataset
+    with ``__getitems__`` for a whole batch.
 
     Args:
-        recipe: its ``collate``.
-        dataset: of the recipe.
+        recipe: its ``collate`` is used.
+        dataset: one of the recipe's.
         indices: an iterable of tensors.
-        data_workers: processes that load ahead.
-        pin: whether batches are copied to memory that a GPU can read.
-        seeds: of each batch, where a process loads it: its random numbers (augmentation) begin with the seed, so that
-            they differ from epoch to epoch and a resumed run draws the same. None: they are torch's. Without such
-            processes loading draws from this process's own, which a checkpoint holds.
+        data_workers: processes that load batches ahead of time.
+        pin: whether batches are copied to pinned memory, which a GPU can read.
+        seeds: a seed for each batch that a separate process loads. Its random numbers (augmentation) start from the
+            seed, so they differ between epochs, and a resumed run draws the same ones. None: torch's seeds are used.
+            Without separate processes, loading uses the random numbers of this process, which a checkpoint contains.
     """
-    if type(dataset) is TensorDataset and recipe.collate is None:  # a subclass may do more when it is indexed
+    if type(dataset) is TensorDataset and recipe.collate is None:  # a subclass may change indexing
         tensors = dataset.tensors
         for index in indices:
             yield tuple(tensor[index] for tensor in tensors)
@@ -56,7 +52,7 @@ def batches(
         collate_fn=_Wrapped(recipe.collate or default_collate) if pin else recipe.collate,
         num_workers=data_workers,
         pin_memory=pin,
-        generator=torch.Generator(),  # of its own: making a loader draws a number
+        generator=torch.Generator(),  # creating a loader draws a number: not from the global generator
     )
     for batch in loader:
         yield batch.value if pin else batch
@@ -66,9 +62,9 @@ _LOST = re.compile(r"DataLoader worker \(pid(\(s\))? [\d, ]+\) (exited unexpecte
 
 
 def is_lost_data_process(error: BaseException) -> bool:
-    """Return whether an error only says that a process that loads data was killed, or crashed.
+    """Return whether an error only says that a data-loading process was killed or crashed.
 
-    torch's ``DataLoader`` has no class for it; the recipe's own exceptions in such a process arrive as themselves.
+    torch's ``DataLoader`` has no class for this error. The recipe's own exceptions in such a process keep their class.
 
     Example:
         >>> is_lost_data_process(RuntimeError("DataLoader worker (pid 417) is killed by signal: Killed. "))
@@ -80,7 +76,7 @@ def is_lost_data_process(error: BaseException) -> bool:
 
 
 class _Seeded(Dataset[Any]):
-    """A dataset that seeds a loading process's random numbers for each batch; it is asked for a seed and indices."""
+    """A dataset that seeds a data-loading process for each batch; its index is a seed and the batch's indices."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self._dataset = dataset
@@ -98,7 +94,7 @@ class _Seeded(Dataset[Any]):
 
 
 class _Requests:
-    """What a ``DataLoader`` asks a dataset for, a batch each; it is gone through once."""
+    """The batches that a ``DataLoader`` asks a dataset for; an iterable for one pass."""
 
     def __init__(self, requests: Iterator[Any]) -> None:
         self._requests = requests
@@ -108,10 +104,10 @@ class _Requests:
 
 
 class _Wrapped:
-    """Collates into a ``_Batch``, for a ``DataLoader`` that pins memory: it would make lists of tuples.
+    """Collates into a ``_Batch``, because a ``DataLoader`` that pins memory would turn tuples into lists.
 
     Args:
-        collate: of a list of samples.
+        collate: makes a batch from a list of samples.
     """
 
     def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
@@ -122,11 +118,11 @@ class _Wrapped:
 
 
 class _Batch:
-    """A batch that pins its own memory, with every container as it is."""
+    """A batch that pins its own memory and keeps the types of its containers."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
     def pin_memory(self) -> "_Batch":
-        """Return the batch with its tensors in pinned memory; ``DataLoader`` calls it."""
+        """Return the batch with its tensors in pinned memory; ``DataLoader`` calls this."""
         return _Batch(moved(self.value, lambda part: part.pin_memory(), method="pin_memory"))

@@ -1,4 +1,4 @@
-"""Batches on the device: what a recipe's ``collate`` made, with its tensors moved and its containers kept."""
+"""Move a batch's tensors to a device, in whatever containers the recipe's ``collate`` made."""
 
 from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence
 from copy import copy
@@ -11,12 +11,12 @@ from torch import Tensor
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Return the batch with everything that can move on ``device``; where nothing has to, the very batch.
+    """Return the batch with its tensors on ``device``; the same object if nothing has to move.
 
-    Tensors move, and objects with a method ``to(device)`` of their own (PackedSequence, BatchEncoding). Tuples, lists,
-    mappings, dataclasses and their subclasses are gone through, and copied with what they have beside their items.
+    Tensors move, and so do objects with a method ``to(device)`` of their own (PackedSequence, BatchEncoding). Tuples,
+    lists, mappings, dataclasses and their subclasses are searched, and copied together with their other attributes.
     """
-    if device.type == "cpu":  # where collate made it
+    if device.type == "cpu":  # collate made it there
         return batch
 
     def move(part: Any) -> Any:
@@ -29,15 +29,15 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 
 def moved(value: Any, move: Callable[[Any], Any], *, method: str) -> Any:
-    """Return a value with ``move`` done to each tensor in it, and to each object that has ``method``.
+    """Return a value with ``move`` applied to each tensor in it, and to each object that has ``method``.
 
-    A container of which no part changed is returned itself.
+    A container without a changed part is returned itself.
     """
     if isinstance(value, Tensor):
         return move(value)
     if isinstance(value, str | bytes | int | float | None | type):
         return value
-    if callable(getattr(type(value), method, None)):  # of the class: a dict may have its keys as attributes
+    if callable(getattr(type(value), method, None)):  # looked up on the class: some dicts have their keys as attributes
         made = move(value)
         return value if made is None else made  # a ``to`` that moves in place
 
@@ -80,7 +80,7 @@ def _with_parts(value: tuple[Any, ...], parts: Sequence[Any]) -> Any:
     if all(part is before for part, before in zip(parts, value, strict=True)):
         return value
     kind = type(value)
-    if hasattr(kind, "n_sequence_fields"):  # what torch.max and the like return
+    if hasattr(kind, "n_sequence_fields"):  # torch.return_types, for example of torch.max
         return kind(parts)
     made = tuple.__new__(kind, parts)
     if hasattr(value, "__dict__"):
@@ -93,12 +93,12 @@ def _with_attributes(value: Any, attributes: dict[str, Any]) -> Any:
         return value
     made = copy(value)
     for name, part in attributes.items():
-        object.__setattr__(made, name, part)  # also where it is frozen
+        object.__setattr__(made, name, part)  # works for frozen dataclasses too
     return made
 
 
 def _attributes(value: Any) -> list[str]:
-    """The attributes of a value that is a record of them: a dataclass's, one of attrs, or a namespace's."""
+    """Return the names of a record's attributes: of a dataclass, an attrs class or a namespace; else none."""
     if is_dataclass(value):
         return [field.name for field in fields(value)]
     if hasattr(type(value), "__attrs_attrs__"):

@@ -1,4 +1,8 @@
-"""The order of the samples, and each worker's share of every step."""
+"""The order of the samples, and each worker's micro-batches of every step.
+
+The order depends only on the seed and the epoch. The number of workers only decides how a step's samples are shared.
+So every sample is used exactly once an epoch on any number of workers, and a resumed run keeps the order.
+"""
 
 from collections.abc import Iterator
 
@@ -24,7 +28,7 @@ class EpochOrder:
         self._order = torch.empty(0, dtype=torch.int64)
 
     def slice(self, samples_seen: int, size: int) -> Tensor:
-        """Return the indices of the ``size`` samples after ``samples_seen``, also beyond the end of their epoch."""
+        """Return the indices of the ``size`` samples after ``samples_seen``; they may reach into the next epochs."""
         epoch, position = divmod(samples_seen, self._num_samples)
         here = min(size, self._num_samples - position)
         found = self._in_epoch(epoch, position, here)
@@ -39,12 +43,12 @@ class EpochOrder:
 
 
 class StepIndices:
-    """The micro-batches of every step from a point of training on, for one worker: an iterable, made anew each time.
+    """One worker's micro-batches of every step after ``samples_seen``, as index tensors; each iteration starts anew.
 
-    It has no end where progress is measured.
+    The iteration has no end where progress is measured.
 
-    A worker whose share is empty still takes part in the step's all-reduce, so it gets the step's first sample to run
-    its model on; ``GradientStep`` gives it the weight 0.
+    A worker with an empty share still takes part in the step's all-reduce. It gets the step's first sample to run its
+    model on, and ``GradientStep`` gives this sample the weight 0.
     """
 
     def __init__(self, plan: Plan, *, seed: int, rank: int, samples_seen: int) -> None:
@@ -54,11 +58,11 @@ class StepIndices:
         return (indices for _, indices in self._micro_batches())
 
     def seeds(self) -> Iterator[int]:
-        """Yield a seed for each micro-batch, for what its loading draws: a function of its place in the training."""
+        """Yield a seed for the loading of each micro-batch, which depends only on its place in the training."""
         return (stream_seed(self._seed, "data", position) for position, _ in self._micro_batches())
 
     def _micro_batches(self) -> Iterator[tuple[int, Tensor]]:
-        """Each micro-batch, with the samples of the whole training before it."""
+        """Yield each micro-batch with its first position: samples of the whole training before it."""
         plan, seen = self._plan, self._samples_seen
         order = EpochOrder(plan.num_samples, seed=self._seed)
         while size := plan.step_size(seen):

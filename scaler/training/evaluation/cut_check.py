@@ -1,8 +1,8 @@
-"""Find the evaluation's values that depend on how its data is cut into batches and shares.
+"""Find values of the evaluation that depend on how its data is cut into batches and shares.
 
-Such a value (an F1, a root, a ratio that ``evaluate`` computes of each batch) has a mean over batches that is not the
-value of the data, and differs with the number of workers. It is found by evaluating samples whole and in parts.
-Thresholds, and what they were measured on: docs/decisions/0033-metrics.md.
+Such a value (an F1, a root, a ratio that ``evaluate`` computes for each batch) has a mean over batches that differs
+from the value over all the data, and changes with the number of workers. The check evaluates some samples whole and in
+parts. Thresholds and their measurements: docs/decisions/0033-metrics.md.
 """
 
 from collections.abc import Mapping
@@ -22,31 +22,31 @@ from scaler.training.randomness import seed_everything
 from scaler.training.recipe import Recipe
 
 PARTS = 4
-LEAST_SAMPLES = 8  # of the check, where there are as many and a batch has fewer
-TOLERANCE = 1e-4  # relative; 16 roundings of the weights' dtype, where that is more
+LEAST_SAMPLES = 8  # samples in the check if a batch has fewer and the data has enough
+TOLERANCE = 1e-4  # relative difference; or 16 times the eps of the weights' dtype, if that is more
 REMEDY = (
-    "A mean that weighs samples or tokens: return (sum, weight).\n"
-    "A function of all predictions, such as F1: update and return an object of torchmetrics, or return the "
+    "For a mean with weights of samples or tokens: return (sum, weight).\n"
+    "For a function of all predictions, such as F1: update and return a torchmetrics object, or return the "
     "predictions, and compute it in scaler.Recipe(metrics=...).\n"
-    'To report the mean over batches all the same: scaler.Recipe(evaluate_over="batch").'
+    'To report the mean over batches anyway: scaler.Recipe(evaluate_over="batch").'
 )
 
 
 def cut_error(
     recipe: Recipe, model: nn.Module, job: Job, plan: Plan, *, device: torch.device, activity: Activity
 ) -> RecipeError | None:
-    """Return what to say of values that depend on the cut; None: there are none, or the recipe accepts it.
+    """Return the error for values that depend on the cut; None: there are none, or the recipe accepts it.
 
-    A batch is evaluated whole and in parts; where a value differs, once more in other parts, as rounding may have done
-    it, and with other random numbers, as a random evaluation differs too.
+    A batch is evaluated whole and in parts. A value that differs is evaluated again in other parts, because the
+    difference may be rounding, and with other random numbers, because random values differ too.
 
     Args:
         recipe: its evaluation.
-        model: not wrapped. One whose layers see the batch in evaluation as well is not checked.
-        job: its seed draws the samples.
-        plan: says how many samples a batch has.
-        device: where the model lives.
-        activity: told of each batch.
+        model: not wrapped. A model with layers that use the batch's statistics in evaluation mode is not checked.
+        job: its seed selects the samples.
+        plan: gives the samples of a batch.
+        device: of the model.
+        activity: updated for each batch.
     """
     is_accepted = recipe.evaluate_over == "batch" or (recipe.evaluate is None and recipe.loss_over == "micro_batch")
     size = len(recipe.eval_data)  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ def cut_error(
     names = _differing(expected, first, list(expected), tolerance)
     if names:
         names = _differing(expected, values(*other_parts), names, tolerance)
-    for other in (1, 2, 3) if names else ():  # a random value tells nothing
+    for other in (1, 2, 3) if names else ():  # a random value proves nothing
         again = values(whole, seed=seed + other)
         names = [name for name in names if name in again and _is_same(expected[name], again[name], first[name])]
     if not names:
@@ -96,7 +96,7 @@ def _differing(
 
 
 def _is_same(expected: float, again: float, found: float) -> bool:
-    """Whether other random numbers change a value by less than a hundredth of what the cut does."""
+    """Return whether other random numbers change a value by less than a hundredth of what the cut changes."""
     difference = abs(found - expected)
     return abs(again - expected) <= (difference / 100 if isfinite(difference) else 1e-6 * abs(expected))
 

@@ -1,4 +1,4 @@
-"""What a run's evaluations say, on every worker the same."""
+"""Evaluations during a run."""
 
 from torch import nn
 
@@ -16,14 +16,14 @@ from scaler.training.worker_context import WorkerContext
 
 
 class Evaluator:
-    """Evaluates a model, and the average of its weights where there is one.
+    """Evaluates a model, and the average of its weights if there is one.
 
     Args:
-        recipe: has ``eval_data``, or there is nothing to evaluate.
-        context: where this worker is.
-        module: not wrapped.
-        average: of its weights; None: there is none.
-        activity: told of each batch.
+        recipe: without ``eval_data`` there is nothing to evaluate.
+        context: this worker's rank and device.
+        module: the model, not wrapped.
+        average: the average of its weights; None: there is none.
+        activity: updated for each batch.
     """
 
     def __init__(
@@ -39,15 +39,15 @@ class Evaluator:
 
     @property
     def is_there(self) -> bool:
-        """Whether the recipe has anything to evaluate on."""
+        """Whether the recipe has data to evaluate on."""
         return self._recipe.eval_data is not None
 
     def values(self, plan: Plan, *, most_samples: int | None = None) -> dict[str, float]:
-        """Return what the data says of the weights, and of their average as ``ema_...``.
+        """Return the values of the weights, and those of their average as ``ema_...``.
 
         Args:
             plan: gives the samples of a forward pass.
-            most_samples: of the data, from its start; None: all of it.
+            most_samples: evaluate only this many samples from the start of the data; None: all.
         """
         values = self._values_of(self._module, plan, most_samples)
         if self._average is not None:
@@ -56,17 +56,17 @@ class Evaluator:
         return values
 
     def check(self, job: Job, plan: Plan, *, is_start: bool) -> None:
-        """Evaluate a batch a worker before the first step: what is wrong with the evaluation shows now.
+        """Evaluate one batch a worker before the first step, so that errors of the evaluation show early.
 
-        The models and random numbers are left as they were.
+        Models and random numbers are restored afterwards.
 
         Args:
             job: names the values that it reacts to.
             plan: gives the samples of a forward pass.
-            is_start: whether values that depend on how the data is cut are looked for.
+            is_start: whether to search for values that depend on how the data is cut into batches.
 
         Raises:
-            RecipeError: a value that the job reacts to is not there; or one depends on how the data is cut.
+            RecipeError: a value that the job reacts to does not exist, or a value depends on the cut.
         """
         plateau, best = job.schedule.plateau, job.checkpoint.best
         wanted = {} if plateau is None else {"schedule.plateau.metric": plateau.metric}
@@ -74,13 +74,15 @@ class Evaluator:
         if self._recipe.eval_data is None:
             for key in wanted:
                 key = key.removesuffix(".metric")
-                raise RecipeError(f"{key} reacts to evaluations, and the recipe has no eval_data.", "Give it one.")
+                raise RecipeError(
+                    f"{key} reacts to evaluations, but the recipe has no eval_data.", "Add eval_data to it."
+                )
             return
         context, error = self._context, None
         with untouched(self._module, context.device):
             values = self.values(plan, most_samples=plan.per_worker_batch_size * context.world_size)
             names = list(values)
-            if not set(wanted.values()) <= set(names):  # it may be there for some batches only
+            if not set(wanted.values()) <= set(names):  # some batches may lack it
                 names = list(self.values(plan))
             if is_start:
                 error = cut_error(self._recipe, self._module, job, plan, device=context.device, activity=self._activity)

@@ -1,4 +1,4 @@
-"""Evaluation shared among the workers, exact over shares of different sizes."""
+"""Evaluate a model on the data of all workers; exact for shares of different sizes."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -28,31 +28,31 @@ def evaluate(
     activity: Activity,
     most_samples: int | None = None,
 ) -> dict[str, float]:
-    """Return each value over every sample of ``eval_data``, on every worker the same.
+    """Return each value over every sample of ``eval_data``, the same on every worker.
 
     Args:
-        recipe: its ``evaluate``, or its loss where there is none; its ``metrics``.
-        model: not wrapped; left in the mode it came in.
-        rank: this worker.
+        recipe: its ``evaluate``, or its loss if it has none; its ``metrics``.
+        model: not wrapped; keeps its mode.
+        rank: of this worker.
         world_size: workers that share the data.
         batch_size: samples in one forward pass.
-        device: where the model lives.
-        activity: told of each batch, for a long evaluation is no hang.
-        most_samples: of the data, from its start; None: all of it.
+        device: of the model.
+        activity: updated for each batch, because a long evaluation is no hang.
+        most_samples: evaluate only this many samples from the start of the data; None: all.
     """
     size = len(recipe.eval_data)  # type: ignore[arg-type]
     size = size if most_samples is None else min(size, most_samples)
     start, stop = share_bounds(size, parts=world_size, index=rank)
     has_samples = stop > start
-    # An empty share runs one sample, to learn the names.
+    # A worker with an empty share runs one sample, to learn the names.
     indices = torch.split(torch.arange(start, stop), batch_size) if has_samples else [torch.tensor([0])]
-    tally = EvaluationResults(recipe, world_size=world_size, device=device, has_samples=has_samples)
+    results = EvaluationResults(recipe, world_size=world_size, device=device, has_samples=has_samples)
     try:
-        run(recipe, model, indices, tally, device=device, activity=activity)
+        add_batches(recipe, model, indices, results, device=device, activity=activity)
         activity.begin(WAITING)
-        return tally.values()
+        return results.values()
     finally:
-        tally.close()
+        results.close()
 
 
 def evaluate_alone(
@@ -61,30 +61,30 @@ def evaluate_alone(
     """Return each value over some batches of ``eval_data``, on this worker alone.
 
     Args:
-        recipe: as above.
-        model: as above.
+        recipe: as for ``evaluate``.
+        model: as for ``evaluate``.
         indices: of the samples of each batch.
-        device: where the model lives.
-        activity: told of each batch.
+        device: of the model.
+        activity: updated for each batch.
     """
-    tally = EvaluationResults(recipe, world_size=1, device=device, has_samples=True)
+    results = EvaluationResults(recipe, world_size=1, device=device, has_samples=True)
     try:
-        run(recipe, model, indices, tally, device=device, activity=activity)
-        return tally.values()
+        add_batches(recipe, model, indices, results, device=device, activity=activity)
+        return results.values()
     finally:
-        tally.close()
+        results.close()
 
 
-def run(
+def add_batches(
     recipe: Recipe,
     model: nn.Module,
     indices: Iterable[Tensor],
-    tally: EvaluationResults,
+    results: EvaluationResults,
     *,
     device: torch.device,
     activity: Activity,
 ) -> None:
-    """Count what the recipe says of some batches of ``eval_data``."""
+    """Add the recipe's values for some batches of ``eval_data`` to the results."""
     data = recipe.eval_data
     assert data is not None
     indices = list(indices)
@@ -92,12 +92,12 @@ def run(
         for index, batch in zip(indices, batches(recipe, data, indices, data_workers=0, pin=False), strict=True):
             activity.begin(EVALUATING)
             batch = to_device(batch, device)
-            if tally.add(_found(recipe, model, batch), samples=len(index)):
-                tally.add(_found(recipe, model, batch), samples=len(index))
+            if results.add(_values(recipe, model, batch), samples=len(index)):
+                results.add(_values(recipe, model, batch), samples=len(index))
 
 
-def _found(recipe: Recipe, model: nn.Module, batch: Any) -> Mapping[Any, Any]:
-    """What the recipe says of one batch, by name."""
+def _values(recipe: Recipe, model: nn.Module, batch: Any) -> Mapping[Any, Any]:
+    """Return the recipe's values for one batch, by name."""
     if recipe.evaluate is not None:
         found = recipe.evaluate(model, batch)
         if not isinstance(found, Mapping):

@@ -1,8 +1,8 @@
-"""Metrics that are objects: torchmetrics' ``update``, ``compute`` and ``reset``, over the data of all workers.
+"""Metric objects with torchmetrics' ``update``, ``compute`` and ``reset``, computed over the data of all workers.
 
-The states of torchmetrics' objects are put together, each by the reduction that it was added with, however many samples
-a worker has, also none (torchmetrics' own synchronisation needs some on each). Of any other object, what ``update`` was
-given is sent to every worker and given again there: so keep it small.
+The states of torchmetrics' objects are combined with the reduction that each state was registered with. A worker may
+have any number of samples, including none (torchmetrics' own synchronisation needs some on each worker). For any other
+object, the arguments of ``update`` are sent to every worker and applied there, so they should be small.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from scaler.errors import RecipeError
 from scaler.training.data.batches import to_device
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]  # what update was given
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # the arguments of update
 
 
 def is_metric(value: object) -> bool:
-    """Whether a value is an object with ``update``, ``compute`` and ``reset``; a dict has an ``update`` too."""
+    """Return whether a value has ``update``, ``compute`` and ``reset``; a dict has an ``update`` too."""
     return all(callable(getattr(value, name, None)) for name in ("update", "compute", "reset"))
 
 
 class MetricObject:
-    """A recipe's metric object, for the length of one evaluation.
+    """A recipe's metric object during one evaluation.
 
     Args:
         name: that ``evaluate`` gives it.
-        metric: as ``evaluate`` returned it for the first batch, which it has been updated with.
+        metric: as ``evaluate`` returned it for the first batch; it contains this batch.
     """
 
     def __init__(self, name: str, metric: Any) -> None:
@@ -36,15 +36,15 @@ class MetricObject:
         self._calls: list[Call] | None = None
 
     @property
-    def can_add_up(self) -> bool:
-        """Whether the states of several workers can be put together: whether it is torchmetrics'."""
+    def can_combine(self) -> bool:
+        """Whether the states of several workers can be combined, because it is a torchmetrics object."""
         return bool(_parts(self.metric))
 
-    def listen(self) -> None:
-        """Empty the object, and keep what ``update`` is given from here on.
+    def record_updates(self) -> None:
+        """Empty the object, and record the arguments of its ``update`` from now on.
 
         Raises:
-            RecipeError: the object takes no attribute, so that its ``update`` cannot be followed.
+            RecipeError: no attribute of the object can be set, so its ``update`` cannot be recorded.
         """
         calls: list[Call] = []
         self.metric.reset()
@@ -59,41 +59,41 @@ class MetricObject:
         except AttributeError:
             raise RecipeError(
                 f"evaluate(model, batch) returned {self._name}, a {type(self.metric).__name__} whose update cannot be "
-                "followed.",
+                "recorded.",
                 "Make it a class without __slots__, or a torchmetrics.Metric.",
             ) from None
         self._calls = calls
 
     def close(self) -> None:
-        """Empty the object, and leave it as it was given."""
+        """Empty the object, and restore its ``update``."""
         if self._calls is not None:
             del self.metric.update
             self._calls = None
         self.metric.reset()
 
     def value(self, *, world_size: int, has_samples: bool) -> Any:
-        """Return what the object computes over the data of all workers, on every worker."""
+        """Return what the object computes over the data of all workers, the same on every worker."""
         if world_size > 1 and self._calls is not None:
             self._replay(world_size, self._calls if has_samples else [])
         elif world_size > 1:
-            self._put_together(world_size, has_samples=has_samples)
+            self._combine(world_size, has_samples=has_samples)
         return _computed(self.metric)
 
     def _replay(self, world_size: int, calls: Sequence[Call]) -> None:
-        everyones: list[Sequence[Call]] = [[] for _ in range(world_size)]
-        dist.all_gather_object(everyones, calls)
+        gathered: list[Sequence[Call]] = [[] for _ in range(world_size)]
+        dist.all_gather_object(gathered, calls)
         del self.metric.update
         self._calls = None
         self.metric.reset()
-        for args, kwargs in (call for theirs in everyones for call in theirs):
+        for args, kwargs in (call for theirs in gathered for call in theirs):
             self.metric.update(*args, **kwargs)
 
-    def _put_together(self, world_size: int, *, has_samples: bool) -> None:
+    def _combine(self, world_size: int, *, has_samples: bool) -> None:
         parts = _parts(self.metric)
         mine = [_State(part._update_count if has_samples else 0, _state(part)) for part in parts]
-        everyones: list[list[_State]] = [[] for _ in range(world_size)]
-        dist.all_gather_object(everyones, mine)
-        for part, states in zip(parts, zip(*everyones, strict=True), strict=True):
+        gathered: list[list[_State]] = [[] for _ in range(world_size)]
+        dist.all_gather_object(gathered, mine)
+        for part, states in zip(parts, zip(*gathered, strict=True), strict=True):
             with_samples = [state for state in states if state.updates]
             part.reset()
             for name, reduction in part._reductions.items() if with_samples else ():
@@ -111,10 +111,10 @@ class _State(NamedTuple):
 
 
 def _parts(metric: Any) -> list[Any]:
-    """The torchmetrics objects with a state of their own in a metric: itself, a collection's, a wrapper's."""
+    """Return the torchmetrics objects with own state in a metric: itself, members of a collection, or a wrapped one."""
     if not isinstance(metric, nn.Module):
         return []
-    if isinstance(metric, nn.ModuleDict):  # a collection: listing it gives members of a group their state
+    if isinstance(metric, nn.ModuleDict):  # a collection: items() gives the members of a compute group their state
         list(metric.items())
     return [part for part in metric.modules() if hasattr(part, "_reductions") and hasattr(part, "_update_count")]
 
@@ -124,14 +124,14 @@ def _state(part: Any) -> dict[str, Any]:
 
 
 def _reduced(name: str, reduction: Any, values: Sequence[Any]) -> Any:
-    """One state of all workers, as torchmetrics reduces it."""
+    """Return the combined state of all workers, reduced as torchmetrics does it."""
     if isinstance(values[0], list):
         return [item for value in values for item in value]
     how = getattr(reduction, "__name__", "")
     if how == "dim_zero_mean" and any(not torch.equal(value, values[0]) for value in values):
         raise RecipeError(
-            f"evaluate(model, batch) returned {name}, whose state is a mean over workers, which workers with different "
-            "numbers of samples have not.",
+            f"evaluate(model, batch) returned {name}, whose state is a mean over workers. That is wrong for workers "
+            "with different numbers of samples.",
             "Return the predictions, and compute it in scaler.Recipe(metrics=...).",
         )
     if how == "dim_zero_cat":
@@ -141,7 +141,7 @@ def _reduced(name: str, reduction: Any, values: Sequence[Any]) -> Any:
 
 
 def _computed(metric: Any) -> Any:
-    """What a metric computes from the state that it has; torchmetrics' would ask the other workers once more."""
+    """Return what a metric computes from its present state, without torchmetrics' own synchronisation."""
     parts = _parts(metric)
     before = [part._to_sync for part in parts]
     for part in parts:
@@ -155,19 +155,19 @@ def _computed(metric: Any) -> Any:
 
 
 def values_of(name: str, computed: Any) -> dict[str, Any]:
-    """Return a metric's values by name; one that computes several has ``name_part`` for each.
+    """Return a metric's values by name; if it computes several, each is called ``name_part``.
 
     Example:
-        >>> values_of("f1", 0.5), values_of("scores", {"f1": 0.5, "recall": 1.0})
-        ({'f1': 0.5}, {'scores_f1': 0.5, 'scores_recall': 1.0})
+        >>> values_of("f1", 0.5), values_of("scores", {"f1": 0.5, "precision": 1.0})
+        ({'f1': 0.5}, {'scores_f1': 0.5, 'scores_precision': 1.0})
     """
     if isinstance(computed, Mapping):
         return {f"{name}_{part}": value for part, value in computed.items()}
     return {name: computed}
 
 
-def rows_of(value: object) -> bool:
-    """Whether a value has rows, one a sample: a tensor or array with dimensions, or a list."""
+def has_rows(value: object) -> bool:
+    """Return whether a value has rows, one a sample: a tensor or array with dimensions, or a list."""
     if isinstance(value, Tensor):
         return value.ndim > 0
     return isinstance(value, list) or (hasattr(value, "__array__") and getattr(value, "ndim", 0) > 0)

@@ -1,4 +1,4 @@
-"""What an evaluation's batches say, put together over all batches and workers."""
+"""Combine the values of an evaluation over all batches and workers."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scaler.errors import RecipeError
-from scaler.training.evaluation.metric_objects import MetricObject, is_metric, rows_of, values_of
+from scaler.metrics.means import Mean, means_of
+from scaler.training.evaluation.metric_objects import MetricObject, has_rows, is_metric, values_of
 from scaler.training.recipe import Recipe
 from scaler.training.recipe.failures import describe_type
 
@@ -25,7 +26,7 @@ class EvaluationResults:
         recipe: its ``metrics``.
         world_size: workers that share the data.
         device: of the process group.
-        has_samples: whether this worker's share has any; if not, what it adds counts for nothing.
+        has_samples: whether this worker's share has any samples; if not, what it adds does not count.
     """
 
     def __init__(self, recipe: Recipe, *, world_size: int, device: torch.device, has_samples: bool) -> None:
@@ -33,23 +34,24 @@ class EvaluationResults:
         self._has_samples = has_samples
         self._wanted, self._wants_all = _parameters(recipe)
         self._kinds: dict[str, str] = {}
-        self._sums: dict[str, float] = {}
-        self._weights: dict[str, float] = {}
+        self._means: dict[str, Mean] = {}
         self._rows: dict[str, list[Any]] = {}
         self._objects: dict[str, MetricObject] = {}
 
     def add(self, found: Mapping[Any, Any], *, samples: int) -> bool:
-        """Count what was found of a batch; return whether it must be found again, and nothing was counted.
+        """Add a batch's values; return True if the batch must be evaluated again, because nothing was added.
 
-        That is so for the first batch where a metric object's updates must be followed, on several workers.
+        This happens for the first batch on several workers, if updates of a metric object must be recorded.
         """
         is_first = not self._kinds
         for name, value in found.items():
             self._note(_name(name), self._kind(name, value), value, is_first=is_first)
-        unheard = [one for one in self._objects.values() if is_first and self._world_size > 1 and not one.can_add_up]
-        if unheard:
+        unrecorded = [
+            one for one in self._objects.values() if is_first and self._world_size > 1 and not one.can_combine
+        ]
+        if unrecorded:
             for one in self._objects.values():
-                one.listen() if one in unheard else one.metric.reset()
+                one.record_updates() if one in unrecorded else one.metric.reset()
             return True
         if self._has_samples:
             for name, value in found.items():
@@ -57,20 +59,21 @@ class EvaluationResults:
         return False
 
     def values(self) -> dict[str, float]:
-        """Return the values over all batches of all workers, on every worker the same.
+        """Return the values over all batches of all workers, the same on every worker.
 
         Raises:
-            RecipeError: workers found things of different kinds under one name; or ``metrics`` needs what is not there.
+            RecipeError: workers have values of different kinds under one name, or ``metrics`` takes a value that is
+                missing.
         """
-        kinds = self._everyones_kinds()
+        kinds = self._kinds_of_all_workers()
         numbers = sorted(name for name, what in kinds.items() if what == NUMBER)
-        both = torch.tensor(
-            [[part.get(name, 0.0) for name in numbers] for part in (self._sums, self._weights)], dtype=torch.float64
-        )
+        means = [self._means.get(name, Mean()) for name in numbers]
+        both = torch.tensor([[mean.total for mean in means], [mean.weight for mean in means]], dtype=torch.float64)
         if self._world_size > 1:
             both = both.to(self._device)
             dist.all_reduce(both)
-        values: dict[str, Any] = dict(zip(numbers, (both[0] / both[1]).tolist(), strict=True))
+        sums, weights = both.cpu().numpy()
+        values: dict[str, Any] = dict(zip(numbers, means_of(sums, weights).tolist(), strict=True))
         for name in sorted(name for name, what in kinds.items() if what == OBJECT):
             computed = self._objects[name].value(world_size=self._world_size, has_samples=self._has_samples)
             values |= {
@@ -78,25 +81,25 @@ class EvaluationResults:
                 for key, value in values_of(name, computed).items()
             }
         if self._metrics is not None:
-            values |= self._of_all(values, self._everyones_rows(kinds))
+            values |= self._of_all(values, self._rows_of_all_workers(kinds))
         return values
 
     def close(self) -> None:
-        """Leave the recipe's metric objects as they were given, and empty."""
+        """Restore the recipe's metric objects, and empty them."""
         for one in self._objects.values():
             one.close()
 
     def _kind(self, name: Any, value: Any) -> str:
         if is_metric(value):
             return OBJECT
-        return ROWS if (self._wants_all or name in self._wanted) and rows_of(value) else NUMBER
+        return ROWS if (self._wants_all or name in self._wanted) and has_rows(value) else NUMBER
 
     def _note(self, name: str, what: str, value: Any, *, is_first: bool) -> None:
         before = self._kinds.setdefault(name, what)
         if before != what:
             raise RecipeError(
                 f"evaluate(model, batch) returned {name} as {before} for one batch, as {what} for another.",
-                "Return it as the same for every batch.",
+                "Return the same kind of value for every batch.",
             )
         if what != OBJECT or (name in self._objects and self._objects[name].metric is value):
             return
@@ -112,40 +115,39 @@ class EvaluationResults:
         if what == ROWS:
             self._rows.setdefault(name, []).append(value.detach().cpu() if isinstance(value, Tensor) else value)
         elif what == NUMBER:
+            mean = self._means.setdefault(name, Mean())
             if isinstance(value, tuple) and len(value) == 2:
-                total, weight = (_number(name, part) for part in value)
+                mean.add_sum(_number(name, value[0]), _number(name, value[1]))
             else:
-                total, weight = _number(name, value) * samples, float(samples)
-            self._sums[name] = self._sums.get(name, 0.0) + total
-            self._weights[name] = self._weights.get(name, 0.0) + weight
+                mean.add(_number(name, value), float(samples))
 
-    def _everyones_kinds(self) -> dict[str, str]:
-        """What each name stands for: some workers may have values that others have not."""
-        everyones = [self._kinds]
+    def _kinds_of_all_workers(self) -> dict[str, str]:
+        """Return the kind of each name over all workers; a worker may have names that others lack."""
+        gathered = [self._kinds]
         if self._world_size > 1:
-            everyones = [{} for _ in range(self._world_size)]
-            dist.all_gather_object(everyones, self._kinds)
+            gathered = [{} for _ in range(self._world_size)]
+            dist.all_gather_object(gathered, self._kinds)
         kinds: dict[str, str] = {}
-        for name, what in (item for theirs in everyones for item in theirs.items()):
-            if kinds.setdefault(name, what) != what or (what == OBJECT and any(name not in some for some in everyones)):
+        for name, what in (item for theirs in gathered for item in theirs.items()):
+            if kinds.setdefault(name, what) != what or (what == OBJECT and any(name not in some for some in gathered)):
                 raise RecipeError(
                     f"evaluate(model, batch) does not return {name} as {what} for every batch.",
-                    "Return it as the same for every batch.",
+                    "Return the same kind of value for every batch.",
                 )
         return kinds
 
-    def _everyones_rows(self, kinds: Mapping[str, str]) -> dict[str, Any]:
-        """The rows of all workers, in the data's order."""
+    def _rows_of_all_workers(self, kinds: Mapping[str, str]) -> dict[str, Any]:
+        """Return the rows of all workers, in the order of the data."""
         mine = {name: _joined(name, parts) for name, parts in self._rows.items()}
-        everyones = [mine]
+        gathered = [mine]
         if self._world_size > 1:
-            everyones = [{} for _ in range(self._world_size)]
-            dist.all_gather_object(everyones, mine)
+            gathered = [{} for _ in range(self._world_size)]
+            dist.all_gather_object(gathered, mine)
         names = [name for name, what in kinds.items() if what == ROWS]
-        return {name: _joined(name, [theirs[name] for theirs in everyones if name in theirs]) for name in names}
+        return {name: _joined(name, [theirs[name] for theirs in gathered if name in theirs]) for name in names}
 
     def _of_all(self, values: Mapping[str, float], rows: Mapping[str, Any]) -> dict[str, float]:
-        """What ``metrics`` says of all the data: what rank 0 found, as it may draw random numbers."""
+        """Return the values of ``metrics`` over all the data: rank 0's, because it may draw random numbers."""
         assert self._metrics is not None
         there = {**values, **rows}
         missing = [name for name, is_needed in self._wanted.items() if is_needed and name not in there]
@@ -170,7 +172,7 @@ class EvaluationResults:
 
 
 def _parameters(recipe: Recipe) -> tuple[dict[str, bool], bool]:
-    """The names that ``metrics`` takes, each with whether it needs it, and whether it takes any."""
+    """Return the parameters of ``metrics``, each with whether it is required, and whether it takes any keyword."""
     if recipe.metrics is None:
         return {}, False
     parameters = inspect.signature(recipe.metrics).parameters.values()
@@ -179,7 +181,7 @@ def _parameters(recipe: Recipe) -> tuple[dict[str, bool], bool]:
 
 
 def _joined(name: str, parts: Sequence[Any]) -> Any:
-    """Rows after rows."""
+    """Return rows in one piece."""
     try:
         if all(isinstance(part, Tensor) for part in parts):
             return torch.cat(list(parts))
@@ -196,20 +198,20 @@ def _joined(name: str, parts: Sequence[Any]) -> Any:
 
 def _name(name: object) -> str:
     if not isinstance(name, str):
-        raise RecipeError(f"evaluate(model, batch) named a value {name!r}.", "Names are texts, such as accuracy.")
+        raise RecipeError(f"evaluate(model, batch) named a value {name!r}.", "Names are strings, such as accuracy.")
     return name
 
 
 def _number(name: object, value: object, *, says: str = EVALUATE_SAYS) -> float:
-    """One of the evaluation's values; a tensor must hold one number."""
+    """Return a value as a float; a tensor must hold one number."""
     try:
-        if not isinstance(value, str):  # "0.9" is a number to float, and a mistake here
+        if not isinstance(value, str):  # float("0.9") is a number, but a string is a mistake
             return float(value)  # type: ignore[arg-type]
         raise TypeError(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         remedy = "Return the mean over the batch's samples: a float, or a tensor of one number; or (sum, weight)."
-        if says == EVALUATE_SAYS and rows_of(value):
-            remedy += "\nWhat has a row a sample is for scaler.Recipe(metrics=...), which takes it by its name."
+        if says == EVALUATE_SAYS and has_rows(value):
+            remedy += "\nFor a value with one row a sample, use scaler.Recipe(metrics=...)."
         raise RecipeError(
             f"{says} {name} = {describe(value)}, not a number.",
             remedy if says == EVALUATE_SAYS else "A value is a float, or a tensor of one number.",
@@ -217,7 +219,7 @@ def _number(name: object, value: object, *, says: str = EVALUATE_SAYS) -> float:
 
 
 def describe(value: object) -> str:
-    """Return what a recipe returned, in a few words.
+    """Return what a recipe returned, for a message.
 
     Example:
         >>> [describe(value) for value in (torch.zeros(2, 3), None, "high", 3)]

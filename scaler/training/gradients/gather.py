@@ -1,4 +1,4 @@
-"""Rows of all workers in one tensor, with their gradients: for a loss that compares the samples of a batch."""
+"""Gather rows of all workers into one tensor, with gradients, for losses that compare the samples of a batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +19,8 @@ MOST_DIMS = 8
 class GatherScope:
     """How ``all_gather`` behaves inside a ``with`` block, and whether it was called there."""
 
-    is_alone: bool = False  # every worker keeps to its own rows
-    has_samples: bool = True  # False: what this worker's model ran on stands for nothing
+    is_alone: bool = False  # every worker uses its own rows only
+    has_samples: bool = True  # False: the sample that this worker's model ran on does not count
     micro_batches: int = 1
     was_called: bool = False
 
@@ -31,29 +31,32 @@ _current: GatherScope | None = None
 def all_gather(tensor: Tensor) -> Tensor:
     """Return the rows of every worker's ``tensor``, in the order of the ranks.
 
-    A loss that compares the samples of a batch (SimCLR, CLIP) is the loss of the whole step when it compares gathered
-    rows: compute it from them alone, the same on every worker. Then the step's gradient is that of one worker on the
-    whole batch: the gradient of a row is the sum over the workers of theirs. Call it equally often on every worker.
+    A loss that compares the samples of a batch (SimCLR, CLIP) becomes the loss of the whole step when it compares
+    gathered rows. Compute it from the gathered rows only, the same way on every worker. The step's gradient is then the
+    gradient of one worker on the whole batch: each row's gradient is summed over the workers. Call the function equally
+    often on every worker.
 
-    On one worker, and in evaluations, it returns the tensor itself. A worker whose share of a short step is empty
-    adds no rows.
+    On one worker, and in evaluations, it returns the tensor itself. A worker with an empty share of a short step adds
+    no rows.
 
     Args:
-        tensor: ``(rows, ...)``; workers may hold different numbers of rows, none as well.
+        tensor: ``(rows, ...)``; workers may have different numbers of rows, including none.
 
     Returns:
         ``(rows of all workers, ...)``.
 
     Raises:
-        RecipeError: the tensor has no rows to gather (0 dimensions); workers differ in shape or dtype; or the step has
-            several micro-batches, so that their rows are never there together.
+        RecipeError: the tensor has no dimensions; workers differ in shape or dtype; or the step has several
+            micro-batches, so that its rows are never in memory together.
 
     Example:
         >>> all_gather(torch.tensor([1.0, 2.0]))
         tensor([1., 2.])
     """
     if tensor.ndim == 0:
-        raise RecipeError("scaler.all_gather was given a tensor without dimensions.", "Give it one row a sample.")
+        raise RecipeError(
+            "scaler.all_gather was given a tensor without dimensions.", "Give it one row for each sample."
+        )
     calls = _current
     if calls is not None:
         calls.was_called = True
@@ -70,21 +73,21 @@ def all_gather(tensor: Tensor) -> Tensor:
 
 
 def several_micro_batches(count: int) -> RecipeError:
-    """Return what to say of a loss over the global batch whose step has several micro-batches."""
+    """Return the error for a loss over the global batch whose step has several micro-batches."""
     return RecipeError(
         f"the loss is over the global batch, and a step has {count} micro-batches on a worker: their samples are never "
-        "compared.",
-        "Use scale.grad_accum_steps: 1 and a per_worker_batch_size that holds a worker's share of the step.",
+        "compared with each other.",
+        "Use scale.grad_accum_steps: 1 and a per_worker_batch_size of at least a worker's share of the step.",
     )
 
 
 @contextmanager
 def gathering(*, is_alone: bool = False, has_samples: bool = True, micro_batches: int = 1) -> Iterator[GatherScope]:
-    """Say what calls of ``all_gather`` are part of, for the length of a ``with`` block.
+    """Set how ``all_gather`` behaves inside a ``with`` block.
 
     Args:
-        is_alone: every worker keeps to its own rows, and nothing is sent.
-        has_samples: whether this worker's share of the step holds any sample.
+        is_alone: every worker uses its own rows only, and nothing is sent.
+        has_samples: whether this worker's share of the step has any samples.
         micro_batches: forward/backwards of the step on this worker.
     """
     global _current
@@ -96,7 +99,7 @@ def gathering(*, is_alone: bool = False, has_samples: bool = True, micro_batches
 
 
 class _AllGather(torch.autograd.Function):
-    """Rows of all workers; backward sums the gradients that the workers have for them."""
+    """The rows of all workers; backward sums the gradients that the workers have for them."""
 
     @staticmethod
     def forward(context: Any, tensor: Tensor) -> Tensor:
@@ -107,7 +110,7 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> Tensor:
-        wide = gradient.dtype in (torch.float16, torch.bfloat16)  # sums over workers in the precision of the weights
+        wide = gradient.dtype in (torch.float16, torch.bfloat16)  # sum over workers in float32
         total = gradient.float() if wide else gradient.clone()
         total = total.contiguous()
         dist.all_reduce(torch.view_as_real(total) if total.is_complex() else total)
@@ -116,7 +119,7 @@ class _AllGather(torch.autograd.Function):
 
 
 def _rows_of_each(tensor: Tensor) -> list[int]:
-    """How many rows each worker holds; refuses what cannot be put together, on every worker."""
+    """Return how many rows each worker has; raises an error on every worker if the tensors do not fit together."""
     if tensor.ndim > MOST_DIMS:
         raise RecipeError(
             f"scaler.all_gather was given a tensor of {tensor.ndim} dimensions.", f"It takes up to {MOST_DIMS}."
@@ -139,7 +142,7 @@ def _rows_of_each(tensor: Tensor) -> list[int]:
 
 
 def _gathered(tensor: Tensor, rows: list[int]) -> list[Tensor]:
-    """Each worker's rows. They travel as bytes, padded to the most rows: every backend takes these, of any dtype."""
+    """Return each worker's rows. They are sent as bytes, padded to the most rows: every backend supports bytes."""
     most = max(rows)
     size = tensor.shape[1:].numel() * tensor.element_size()
     if most * size == 0:

@@ -1,4 +1,4 @@
-"""Lengths of gradients, dense and sparse, and clipping."""
+"""Norms of gradients, dense and sparse, and clipping."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,18 @@ from torch import Tensor, nn
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Return the length of a gradient, dense and sparse parameters' together."""
+    """Return the norm of a gradient over dense and sparse parameters."""
     return torch.nn.utils.get_total_norm(values_of([coalesced(gradient) for gradient in gradients]))
 
 
 def clip(parameters: Sequence[nn.Parameter], norm: Tensor, *, most: float) -> None:
-    """Shorten gradients of the length ``norm`` to ``most``, in place, as ``torch.nn.utils`` does; longer ones only."""
+    """Scale gradients longer than ``most`` down to it, in place, as ``torch.nn.utils`` does.
+
+    Args:
+        parameters: whose gradients are scaled.
+        norm: the norm of all their gradients together.
+        most: the maximum norm.
+    """
     torch.nn.utils.clip_grads_with_norm_([p for p in parameters if not _is_sparse(p)], most, norm)
     rows = values_of([p.grad for p in parameters if p.grad is not None and p.grad.is_sparse])
     if rows:
@@ -24,10 +30,10 @@ def _is_sparse(parameter: nn.Parameter) -> bool:
 
 
 def coalesced(gradient: Tensor) -> Tensor:
-    """Return a sparse gradient with each of its rows once; a dense one as it is."""
+    """Return a sparse gradient with each row once; a dense one unchanged."""
     return gradient.coalesce() if gradient.is_sparse else gradient
 
 
 def values_of(gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Return the tensors that hold the gradients' numbers, not copied: of a sparse, coalesced one its rows."""
+    """Return the tensors that hold the gradients' numbers, not copied; of a coalesced sparse gradient, its rows."""
     return [gradient.values() if gradient.is_sparse else gradient for gradient in gradients]

@@ -1,8 +1,8 @@
-"""The gradients of several workers, summed while backward still runs.
+"""Sum the gradients of several workers while backward is still running.
 
-This does what ``DistributedDataParallel`` does, without wrapping the model: a hook on each parameter notes that its
-gradient is complete, and a bucket of parameters is summed as soon as all of them are, in one order on every worker. See
-``docs/decisions/0030-gradients-are-summed-without-a-wrapper.md``.
+This does what ``DistributedDataParallel`` does without wrapping the model. A hook on each parameter notes that its
+gradient is complete. A bucket of parameters is summed as soon as all its gradients are complete, in the same order on
+every worker. See ``docs/decisions/0030-gradients-are-summed-without-a-wrapper.md``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from scaler.errors import RecipeError
 from scaler.training.gradients.norm import coalesced
 
-FIRST_BUCKET_BYTES, BUCKET_BYTES = 2**20, 25 * 2**20  # DDP's: the first one starts early, large ones are efficient
-_UNKNOWN = 2**62  # more parts than a gradient has
+FIRST_BUCKET_BYTES, BUCKET_BYTES = 2**20, 25 * 2**20  # as in DDP: the first sum starts early, large ones are efficient
+_UNKNOWN = 2**62  # more than any number of parts
 _NONE, _SPARSE, _DENSE = 0, 1, 2
 
 OnPart = Callable[[Sequence[nn.Parameter], Sequence[Tensor]], None]
@@ -25,15 +25,15 @@ OnPart = Callable[[Sequence[nn.Parameter], Sequence[Tensor]], None]
 class GradientSum:
     """Sums the gradients of a model's parameters over all workers.
 
-    A parameter that no worker used in a step has no gradient (None) afterwards, as on one worker; one that some workers
-    used has the sum of theirs. Sparse gradients stay sparse: their rows are gathered.
+    A parameter that no worker used in a step has no gradient (None) afterwards, as on one worker. A parameter that some
+    workers used has the sum of theirs. Sparse gradients stay sparse: their rows are gathered.
 
-    A parameter may get its gradient in several parts in one backward (a reentrant activation checkpoint of a layer that
-    is used twice). The first step sums after backward and counts the parts; later steps wait for as many.
+    A parameter may get its gradient in several parts in one backward (a reentrant activation checkpoint around a layer
+    that is used twice). The first step sums after backward and counts the parts; later steps wait for the same number.
 
     Args:
-        named: name -> parameter, of those that are trained; the same on every worker.
-        sparse: those of them whose gradients are known to be sparse; others are found in the first step.
+        named: name -> parameter, of the trained parameters; the same on every worker.
+        sparse: the parameters among them with sparse gradients, as far as known; others are found in the first step.
     """
 
     def __init__(self, named: Mapping[str, nn.Parameter], *, sparse: Sequence[nn.Parameter] = ()) -> None:
@@ -41,13 +41,13 @@ class GradientSum:
         assert group is not None
         self._group, self._names, self._parameters = group, list(named), list(named.values())
         self._is_sparse = [any(parameter is other for other in sparse) for parameter in self._parameters]
-        self._parts = [_UNKNOWN] * len(self._parameters)  # of each gradient in one backward
-        self._is_counting = True  # in this worker's first step with a share
+        self._parts = [_UNKNOWN] * len(self._parameters)  # number of parts of each gradient in one backward
+        self._is_counting = True  # True until this worker's first step with a non-empty share ends
         self._left = list(self._parts)
-        self._buckets: list[_Bucket] = []  # made in the first step
+        self._buckets: list[_Bucket] = []  # created in the first step
         self._bucket_of: list[int] = []
-        self._missing: list[int] = []  # gradients of each bucket
-        self._launched = 0  # buckets of this step
+        self._missing: list[int] = []  # gradients that each bucket still waits for
+        self._launched = 0  # buckets whose sum has started in this step
         self._is_open = False
         self._on_part: OnPart | None = None
         self._works: list[dist.Work] = []
@@ -57,7 +57,7 @@ class GradientSum:
         ]
 
     def begin(self, on_part: OnPart | None = None) -> None:
-        """Say that the next backward is the last of a step: buckets are summed as they fill.
+        """Announce the last backward of a step: buckets are summed as they become complete.
 
         Args:
             on_part: called with parameters and this worker's gradients of them, before they are summed.
@@ -68,7 +68,7 @@ class GradientSum:
         self._is_open = True
 
     def start_rest(self, *, counts: bool) -> None:
-        """Start to sum what is left after backward.
+        """Start the sum of the remaining gradients after backward.
 
         Args:
             counts: whether this worker's gradients count; False when its share of the step is empty.
@@ -89,7 +89,7 @@ class GradientSum:
             self._parts = [_UNKNOWN if sparse else max(1, n) for n, sparse in zip(parts, self._is_sparse, strict=True)]
 
     def wait(self) -> None:
-        """Wait for the sum, and leave it in the parameters' ``grad``."""
+        """Wait for the sums, and leave them in the parameters' ``grad``."""
         for work in self._works:
             work.wait()
         self._works.clear()
@@ -100,12 +100,12 @@ class GradientSum:
         self._on_part = None
 
     def close(self) -> None:
-        """Take the hooks off the parameters."""
+        """Remove the hooks from the parameters."""
         for hook in self._hooks:
             hook.remove()
 
     def _arrived(self, index: int, _: Tensor) -> None:
-        """Note a parameter's gradient, or a part of it; runs inside backward."""
+        """Note that a parameter got its gradient or a part of it; runs inside backward."""
         if not self._is_open:
             return
         left = self._left[index] = self._left[index] - 1
@@ -115,7 +115,7 @@ class GradientSum:
         if left < 0:
             if bucket < self._launched:
                 raise RecipeError(
-                    f"{self._names[index]} got its gradient in more parts than in the first step, and the sum over "
+                    f"{self._names[index]} got its gradient in more parts than in the first step, after the sum over "
                     "workers had begun.",
                     "Give torch.utils.checkpoint.checkpoint use_reentrant=False.",
                 )
@@ -157,7 +157,7 @@ class GradientSum:
         self._works.append(self._group.allreduce([bucket.summed]))
 
     def _sum_sparse(self) -> None:
-        """Sum the gradients that are sparse, on some workers at least."""
+        """Sum the gradients that are sparse on at least one worker."""
         parameters = [p for p, sparse in zip(self._parameters, self._is_sparse, strict=True) if sparse]
         gradients = [coalesced(parameter.grad) if parameter.grad is not None else None for parameter in parameters]
         if self._on_part is not None:
@@ -178,7 +178,7 @@ class GradientSum:
                 parameter.grad = None
 
     def _gather_rows(self, parameter: nn.Parameter, grad: Tensor | None, rows: Sequence[int], dims: int) -> Tensor:
-        """The sum of every worker's rows; each worker gets the same bits."""
+        """Return the sum of every worker's rows, with the same bits on each worker."""
         most = max(rows)
         indices = torch.zeros((most, dims), dtype=torch.int64, device=parameter.device)
         values = torch.zeros((most, *parameter.shape[dims:]), dtype=parameter.dtype, device=parameter.device)
@@ -193,9 +193,9 @@ class GradientSum:
 
 
 class _Bucket:
-    """Parameters whose gradients are summed together, in one buffer; the sum stays there as their ``grad``.
+    """Parameters whose gradients are summed together in one buffer; the sums stay in the buffer as their ``grad``.
 
-    Behind the gradients the buffer has a number for each parameter: how many workers used it.
+    After the gradients, the buffer has one number for each parameter: how many workers used it.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -207,14 +207,16 @@ class _Bucket:
         self._views: list[Tensor] = []
         start = 0
         for parameter in parameters:
-            strides = torch.empty_like(parameter, device="meta").stride()  # dense, in the parameter's memory format
+            strides = torch.empty_like(
+                parameter, device="meta"
+            ).stride()  # dense strides in the parameter's memory format
             self._views.append(buffer.as_strided(parameter.shape, strides, start))
             start += parameter.numel()
-        self._is_whole = False  # this worker used all of them
+        self._is_whole = False  # whether this worker used all parameters
 
     @torch.no_grad()
     def take(self, on_part: OnPart | None) -> None:
-        """Put this worker's gradients into the buffer."""
+        """Copy this worker's gradients into the buffer."""
         present = [
             (p, p.grad, view) for p, view in zip(self.parameters, self._views, strict=True) if p.grad is not None
         ]
@@ -232,7 +234,7 @@ class _Bucket:
             torch._foreach_copy_([view for _, _, view in present], gradients)
 
     def give_back(self) -> None:
-        """Give each parameter its sum; None where no worker used it."""
+        """Set each parameter's ``grad`` to its sum; None if no worker used it."""
         if self._is_whole:
             for parameter, view in zip(self.parameters, self._views, strict=True):
                 parameter.grad = view
@@ -243,13 +245,13 @@ class _Bucket:
 
 
 def sparse_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters whose layers say that their gradients are sparse (``nn.Embedding(sparse=True)``)."""
+    """Return the parameters of layers that announce sparse gradients (``nn.Embedding(sparse=True)``)."""
     weights = [getattr(module, "weight", None) for module in model.modules() if getattr(module, "sparse", None) is True]
     return [weight for weight in weights if isinstance(weight, nn.Parameter)]
 
 
 def _header(gradient: Tensor | None) -> tuple[int, int, int]:
-    """Kind, rows and sparse dimensions of a gradient."""
+    """Return kind, number of rows and sparse dimensions of a gradient."""
     if gradient is None:
         return (_NONE, 0, 0)
     return (_SPARSE, gradient._nnz(), gradient.sparse_dim()) if gradient.is_sparse else (_DENSE, 0, 0)

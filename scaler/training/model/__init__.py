@@ -1,1 +1,1 @@
-"""What scaler reads and changes of a torch model."""
+"""What scaler reads and changes in a torch model."""

@@ -1,4 +1,4 @@
-"""A running average of the weights."""
+"""An exponential moving average of the weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,12 +13,12 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class WeightAverage:
-    """An exponential moving average of a model, on every worker the same. Buffers are copied, not averaged.
+    """An exponential moving average of a model, the same on every worker. Buffers are copied, not averaged.
 
-        average <- decay * average + (1 - decay) * weights        after each step; the first step copies
+        average <- decay * average + (1 - decay) * weights        after each step; the first step copies the weights
 
     Args:
-        model: what is averaged, not wrapped.
+        model: the model to average, not wrapped.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -32,7 +32,7 @@ class WeightAverage:
         return module
 
     def update(self, model: nn.Module, *, decay: float) -> None:
-        """Take a step's weights; ``decay`` is the share of the average that is kept."""
+        """Add a step's weights; ``decay`` is the share of the average that is kept."""
         self._decay = decay
         self._averaged.update_parameters(model)
 
@@ -41,7 +41,7 @@ class WeightAverage:
         return model_state(self._averaged)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         load_model_state(self._averaged, state)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A model's buffers (BatchNorm's statistics, say), kept the same on every worker."""
+"""Keep a model's buffers (BatchNorm's statistics, for example) the same on every worker."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-CHUNK_BYTES = 250 * 2**20  # DDP's, of one broadcast
+CHUNK_BYTES = 250 * 2**20  # of one broadcast, as in DDP
 _PLAIN = {
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8, torch.uint8,
     torch.bool,
@@ -14,9 +14,9 @@ _PLAIN = {
 
 
 class Buffers:
-    """Gives every worker rank 0's buffers, before each step as ``DistributedDataParallel`` does.
+    """Gives every worker rank 0's buffers before each step, as ``DistributedDataParallel`` does.
 
-    Buffers of kinds that collectives do not take (sparse, quantized) are passed on by ``share_all`` only.
+    Collectives do not support sparse and quantized buffers; only ``broadcast_all`` sends those.
 
     Args:
         model: not wrapped.
@@ -26,12 +26,12 @@ class Buffers:
         self._model = model
         self._slots = [(module._buffers, name) for module in model.modules() for name in module._buffers]
 
-    def share(self) -> None:
-        """Give every worker rank 0's dense buffers; a collective, if the model has buffers."""
+    def broadcast(self) -> None:
+        """Give every worker rank 0's dense buffers; a collective if the model has buffers."""
         if self._slots:
             _broadcast([buffer for buffers, name in self._slots if (buffer := buffers.get(name)) is not None])
 
-    def share_all(self) -> None:
+    def broadcast_all(self) -> None:
         """Give every worker rank 0's buffers of all kinds."""
         broadcast_tensors(list(self._model.buffers()))
 

@@ -1,4 +1,4 @@
-"""Which modules of a model train: BatchNorm and dropout behave differently in training and in evaluation."""
+"""Training and evaluation mode of a model's modules, and frozen parameters."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,24 +13,23 @@ from scaler.training.model.names import named_parameters
 def start_training(model: nn.Module) -> None:
     """Put a model into training mode, except for the modules that the recipe's ``build`` put into evaluation mode.
 
-    ``model.train()`` alone would undo the ``.eval()`` of a BatchNorm that the recipe froze. A model of which every
-    module is in evaluation mode, as ``from_pretrained`` of transformers returns it, is put into training mode as a
-    whole.
+    ``model.train()`` alone would undo the ``.eval()`` of a BatchNorm that the recipe froze. If every module is in
+    evaluation mode, as in models from transformers' ``from_pretrained``, the whole model is put into training mode.
 
     Args:
         model: as the recipe built it, not wrapped.
     """
     modules = list(model.modules())
     held = [module for module in modules if not module.training]
-    model.train()  # also where it is in training mode: a model's own ``train`` may do more
+    model.train()  # in any case: a model's own ``train`` may do more
     _hold(held if len(held) < len(modules) else [])
 
 
 class FrozenStatistics:
-    """Keeps the running statistics of normalization layers while their parameters are frozen.
+    """Keeps the running statistics of normalization layers constant while their parameters are frozen.
 
-    A layer belongs to the parameters of its own, or, without any, to those of the nearest module around it that has
-    some. While all of these are frozen, it is in evaluation mode: it normalizes by the statistics that it has.
+    A layer without parameters counts as part of the nearest module around it that has some. While all these parameters
+    are frozen, the layer is in evaluation mode: it normalizes with its running statistics.
 
     Args:
         model: not wrapped, in training mode.
@@ -49,7 +48,7 @@ class FrozenStatistics:
                 self._norms.append((module, list(owner.parameters())))
 
     def hold(self, frozen: Sequence[nn.Parameter]) -> None:
-        """Put the layers whose parameters are all among ``frozen`` into evaluation mode, the others into training."""
+        """Put layers whose parameters are all ``frozen`` into evaluation mode, and the others into training mode."""
         ids = {id(parameter) for parameter in frozen}
         for module, parameters in self._norms:
             module.training = not all(id(parameter) in ids for parameter in parameters)
@@ -57,7 +56,7 @@ class FrozenStatistics:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for the length of a ``with`` block; then each module is as it was."""
+    """Put a model into evaluation mode inside a ``with`` block; afterwards each module has its earlier mode."""
     held, trains = [], False
     for module in model.modules():
         trains = trains or module.training
@@ -74,9 +73,9 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def norms_in_evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Let BatchNorm normalize by its running statistics for the length of a ``with`` block, as one sample allows.
+    """Let BatchNorm normalize with its running statistics inside a ``with`` block, because one sample has no variance.
 
-    ``SyncBatchNorm`` is left as it is: the other workers wait for its sums.
+    ``SyncBatchNorm`` is not changed: the other workers wait for its sums.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     held = [norm for norm in norms if norm.track_running_stats and not isinstance(norm, nn.SyncBatchNorm)]
@@ -90,7 +89,7 @@ def norms_in_evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _hold(modules: Sequence[nn.Module]) -> None:
-    """Put modules into evaluation mode, but none of those inside them that train."""
+    """Put modules into evaluation mode, but not the modules inside them that train."""
     held = set(modules)
     for module in modules:
         if all(inner in held for inner in module.modules()):
@@ -100,7 +99,7 @@ def _hold(modules: Sequence[nn.Module]) -> None:
 
 
 class Freezing:
-    """Freezes and unfreezes the parameters of a plan's groups, and with them the statistics of their normalization.
+    """Freezes and unfreezes the parameters of a plan's groups, with the statistics of their normalization layers.
 
     Args:
         model: not wrapped, in training mode.
@@ -114,7 +113,7 @@ class Freezing:
         self._is_new = True
 
     def apply(self, samples_seen: int) -> bool:
-        """Let each parameter be as the plan says after ``samples_seen`` samples; return whether one changed."""
+        """Freeze and unfreeze parameters as the plan says after ``samples_seen`` samples; return whether any did."""
         changed = False
         frozen: list[nn.Parameter] = []
         for group, parameters in self._frozen:

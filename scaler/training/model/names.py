@@ -1,7 +1,7 @@
-"""The names of a model's parameters and of its state, as they are without ``torch.compile``.
+"""Names of a model's parameters and state that do not depend on ``torch.compile``.
 
-``torch.compile(model)`` puts the model into another one, and ``_orig_mod.`` into every name. Groups, freezing and
-checkpoints use the names without it: a run may compile its model, a part of it or nothing, and resume either way.
+``torch.compile(model)`` wraps the model, which adds ``_orig_mod.`` to every name. Groups, freezing and checkpoints use
+the names without it. So a run may compile its model, a part of it or nothing, and resume in each case.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ def plain_name(name: str) -> str:
 
 
 def named_parameters(model: "nn.Module") -> "dict[str, nn.Parameter]":
-    """Return name -> parameter, of all of them."""
+    """Return all parameters by plain name."""
     return {plain_name(name): parameter for name, parameter in model.named_parameters()}
 
 
 def named_buffers(model: "nn.Module") -> "dict[str, Tensor]":
-    """Return name -> buffer, of all of them."""
+    """Return all buffers by plain name."""
     return {plain_name(name): buffer for name, buffer in model.named_buffers()}
 
 
@@ -46,7 +46,7 @@ def model_state(model: "nn.Module") -> dict[str, Any]:
 
 
 def load_model_state(model: "nn.Module", state: Mapping[str, Any]) -> None:
-    """Load what ``model_state`` returned; the model may be compiled, whatever it was then."""
+    """Load what ``model_state`` returned, whether or not the model is compiled now or was compiled then."""
     own = {plain_name(name): name for name in model.state_dict()}
     renamed = type(state)((own.get(plain_name(name), name), value) for name, value in state.items())  # type: ignore[call-arg]
     metadata = getattr(state, "_metadata", None)

@@ -1,4 +1,4 @@
-"""Run a model before the training begins, and leave everything as it was."""
+"""Run a model before the training begins, and restore everything afterwards."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -13,14 +13,14 @@ from scaler.training.randomness import random_state, set_random_state
 
 @contextmanager
 def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Put back what a ``with`` block changes of a model and of random numbers.
+    """Restore what a ``with`` block changes in a model and in the random numbers.
 
-    Put back are weights, buffers, gradients, modes and other attributes of every module, and the random numbers of
-    torch, numpy and Python. What a recipe keeps outside its model is its own.
+    Restored are weights, buffers, gradients, modes and other attributes of every module, and the random states of
+    torch, numpy and Python. State that a recipe keeps outside its model is not restored.
 
     Args:
         model: not wrapped.
-        device: whose random numbers, beside the CPU's.
+        device: its random state is restored too, beside the CPU's.
     """
     random_numbers = random_state(device)
     modules = list(model.modules())
@@ -44,14 +44,14 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Each attribute of a module, with a copy of what it holds where that can change in place."""
+    """Return each attribute of a module, with a copy of its value if the value can change in place."""
     return {name: (value, _copied(value)) for name, value in vars(module).items()}
 
 
 def _copied(value: object) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
-    if isinstance(value, dict | list | set | deque):  # of modules the parameters, buffers and parts are in dicts
+    if isinstance(value, dict | list | set | deque):  # a module keeps parameters, buffers and submodules in dicts
         return value.copy()
     return None
 

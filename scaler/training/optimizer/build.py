@@ -19,21 +19,21 @@ def build_optimizer(
     """Return the optimizer of a plan.
 
     Args:
-        parameters: name -> parameter, of the whole model. Those that do not require a gradient are left out, unless a
-            group names them: a frozen group is there for when it is unfrozen.
+        parameters: name -> parameter, of the whole model. Parameters that do not require a gradient are left out,
+            unless a group names them: a frozen group is in the optimizer because it may be unfrozen later.
         options: ``Phase.optimizer``: ``name``, ``lr`` and the optimizer's own keys.
-        groups: the plan's; none: all parameters alike.
+        groups: the plan's; empty: all parameters are one group.
 
     Raises:
-        JobFileError: there is no such optimizer, it does not take these keys, or has one rate for all groups.
+        JobFileError: the optimizer does not exist, does not take these keys, or has one learning rate for all groups.
     """
     name, keys = str(options["name"]), own_constants(options)
     make: Any = optimizer_class(name)
-    if name not in OPTIMIZER_CLASSES:  # of those, the job knows the keys
+    if name not in OPTIMIZER_CLASSES:  # the job file has checked the keys of the known ones
         _require_named(make, ("lr", *keys), name=name)
     if name in SELF_TUNED and any(group.lr_ratio != 1.0 for group in groups):
         raise JobFileError(
-            f"groups and layer_decay give parameters a lr_ratio, and {name} has one rate for all.",
+            f"groups and layer_decay give parameters a lr_ratio, but {name} has one learning rate for all.",
             "Leave lr_ratio and layer_decay out, or use another optimizer.",
         )
     if groups:
@@ -48,23 +48,23 @@ def build_optimizer(
         return made
     except (TypeError, ValueError) as error:
         raise JobFileError(
-            f"reference.optimizer: {name} refuses its keys: {error}.",
+            f"reference.optimizer: {name} does not take its keys: {error}.",
             f"They are {dict(lr=options['lr'], **keys)}.",
         ) from None
 
 
 def optimizer_class(name: str) -> type[Optimizer]:
-    """Return the class of an optimizer's name in a job, or of ``module:Class``.
+    """Return the class for an optimizer's name in a job, or for ``module:Class``.
 
     Raises:
-        JobFileError: it cannot be imported, or is not a torch optimizer.
+        JobFileError: the class cannot be imported, or is not a torch optimizer.
     """
     path = OPTIMIZER_CLASSES.get(name, name)
     module_name, _, class_name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name, None)
     except ImportError as error:
-        extra = "pip install scaler[optimizers]." if name in OPTIMIZER_CLASSES else "Install it, or mend the name."
+        extra = "pip install scaler[optimizers]." if name in OPTIMIZER_CLASSES else "Install it, or correct the name."
         raise JobFileError(f"reference.optimizer: {name} cannot be imported: {error}.", extra) from None
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
         raise JobFileError(
@@ -74,33 +74,35 @@ def optimizer_class(name: str) -> type[Optimizer]:
 
 
 def require_momentum(optimizer: Optimizer, *, name: str) -> None:
-    """Refuse a cycle of momentum where a parameter group has none.
+    """Raise an error if the schedule moves the momentum, but a parameter group has none.
 
     Raises:
         JobFileError: a group has neither ``betas`` nor ``momentum``.
     """
     if not all("betas" in group or "momentum" in group for group in optimizer.param_groups):
         raise JobFileError(
-            f"schedule.low_momentum moves a momentum, and {name} has none.",
+            f"schedule.low_momentum moves the momentum, but {name} has none.",
             "Leave out low_momentum and high_momentum, or use another optimizer.",
         )
 
 
 def require_one_point(optimizer: Optimizer, *, name: str) -> None:
-    """Refuse an average of the weights where the optimizer keeps one: what it trains at is not what it has learnt.
+    """Raise an error if ``train.ema`` is set, but the optimizer keeps two points (schedule-free).
+
+    Such an optimizer averages the weights itself: the weights in training are not the ones to evaluate.
 
     Raises:
-        JobFileError: the optimizer has two points (schedule-free).
+        JobFileError: the optimizer has two points.
     """
     if hasattr(optimizer, "train") and hasattr(optimizer, "eval"):
         raise JobFileError(
-            f"train.ema averages the weights, and {name} does so itself: in training it holds another point.",
-            "Leave out train.ema; evaluations and checkpoints have the optimizer's own average.",
+            f"train.ema averages the weights, but {name} already averages them itself.",
+            "Leave out train.ema; evaluations and checkpoints use the optimizer's own average.",
         )
 
 
 def _require_named(make: Any, keys: Sequence[str], *, name: str) -> None:
-    """Refuse keys that are not parameters of the class by name: some classes swallow all others in ``**kwargs``."""
+    """Raise an error for keys that are not named parameters of the class; some classes accept any ``**kwargs``."""
     parameters = list(inspect.signature(make).parameters.values())[1:]
     known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     for key in keys:

@@ -1,4 +1,4 @@
-"""Gradients as Adam and RMSprop will divide them."""
+"""Divide gradients as Adam and RMSprop will, for noise measurements."""
 
 from collections.abc import Mapping, Sequence
 from math import inf
@@ -11,18 +11,19 @@ from scaler.training.optimizer.settings import Optimizer, decay_of_steps
 
 
 class Preconditioner:
-    """Divides gradients as Adam and RMSprop will: by the root of their running squares.
+    """Divides gradients by the root of the optimizer's running squares, as Adam and RMSprop do.
 
-        squares = beta2 * v + (1 - beta2) * mean(v) / (1 - beta2 ** t)     and with Adam, / (1 - beta2 ** (t + 1))
+        squares = beta2 * v + (1 - beta2) * mean(v) / (1 - beta2 ** t)     and for Adam, / (1 - beta2 ** (t + 1))
 
-    with ``v`` the running squares after ``t`` steps, and the mean over the parameter. The optimizer itself has this
-    step's squared gradient where the mean stands, which bounds what it makes of a coordinate that was dead (a ReLU's):
-    here the mean of the parameter's squares does, for one divisor must serve every part of the step and the whole, or
-    the estimates are biased. It is known before the step, and on every worker the same. Without it, one coordinate that
-    wakes outweighs all others for good; and so do the first steps, whose ``v`` is that of a gradient or two.
+    ``v`` is the running squares after ``t`` steps, and the mean is over the parameter. The optimizer itself uses this
+    step's squared gradient in place of the mean. This bounds the update of a coordinate that was dead (of a ReLU, for
+    example). Here the mean over the parameter does it, because one divisor must serve every part of the step and the
+    whole gradient: otherwise the estimates are biased. The mean is known before the step, and is the same on every
+    worker. Without it, a coordinate that becomes active outweighs all others for good. The first steps would too: their
+    ``v`` comes from one or two gradients.
 
     Args:
-        optimizer: keeps ``exp_avg_sq`` or ``square_avg``.
+        optimizer: one that keeps ``exp_avg_sq`` or ``square_avg``.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -30,14 +31,14 @@ class Preconditioner:
         self._groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
 
     def is_ready(self) -> bool:
-        """Whether the optimizer has taken a step."""
+        """Return whether the optimizer has taken a step."""
         return len(self._optimizer.state) > 0
 
     def __call__(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return what the gradients become; the gradients stay as they are.
+        """Return the divided gradients; the given ones are not changed.
 
-        Those of parameters that have not taken a step yet, just unfrozen, are left out; of those that had no gradient
-        but 0 so far, nothing remains.
+        Gradients of parameters that have not taken a step yet (just unfrozen) are left out. A parameter whose gradients
+        were all 0 so far gives 0.
         """
         return [
             gradient / (self._squares(parameter, state).sqrt() + self._groups[id(parameter)]["eps"])
@@ -51,11 +52,11 @@ class Preconditioner:
         decay = decay_of_steps(self._optimizer, group)
         if not isinstance(found, Tensor) or decay is None:
             raise JobFileError(
-                f"scale.rule = adascale finds no running squares in {type(self._optimizer).__name__}.",
-                "It is for sgd, adam, adamw and rmsprop.",
+                f"scale.rule = adascale needs running squares, and {type(self._optimizer).__name__} has none.",
+                "Use sgd, adam, adamw or rmsprop.",
             )
         steps = float(state["step"] if "step" in state else group["step"])
         usual = found.mean() / (1.0 - decay**steps)
-        usual = usual.where(usual > 0.0, inf)  # of all 0, nothing can be said
+        usual = usual.where(usual > 0.0, inf)  # all gradients were 0: the result is 0
         squares: Tensor = decay * found + (1.0 - decay) * usual
         return squares / (1.0 - decay ** (steps + 1.0)) if "exp_avg_sq" in state else squares

@@ -1,4 +1,4 @@
-"""A learning-rate scheduler for one's own torch loop: the rate is a function of the samples seen."""
+"""A learning-rate scheduler for your own torch loop: the learning rate is a function of the samples seen."""
 
 import sys
 from collections.abc import Mapping
@@ -12,16 +12,21 @@ from scaler.core.rules import scale
 from scaler.core.scale_lr import RuleOptions, batch_ratio, make_rule, peak_lr
 from scaler.core.schedules import Schedule
 from scaler.core.short_step import scale_short_step, short_step_momentum
-from scaler.errors import PlanError, TrainingError
+from scaler.errors import PlanError
+from scaler.training.optimizer.scheduler_checks import (
+    WRITTEN,
+    require_free_momentum,
+    require_known_lr,
+    require_next_step,
+    require_same_reference,
+    require_written_lrs,
+)
 from scaler.training.optimizer.settings import Optimizer, set_group_constants, set_group_lr, short_momentum
-
-WRITTEN = "sample_scheduler_lr"
-"""The key of a parameter group under which a scheduler notes the learning rate that it wrote last."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Group:
-    """A parameter group: what it has at the reference's batch, and what the rule makes of it."""
+    """The values of a parameter group: at the reference's batch, and as the rule scales them."""
 
     reference: Mapping[str, Any]  # lr, and the constants that the rule scales
     all_constants: Mapping[str, Any]  # of the reference
@@ -31,7 +36,7 @@ class _Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _ShortStep:
-    """The next step, which has fewer samples than a global batch."""
+    """The learning rate and constants of the next step, if it has fewer samples than a global batch."""
 
     samples: int
     lr_ratio: float
@@ -39,48 +44,51 @@ class _ShortStep:
 
 
 class SampleScheduler:
-    """Writes the rate of the next step into a torch optimizer, as a function of the samples seen.
+    """Writes the learning rate of the next step into a torch optimizer, as a function of the samples seen.
 
         lr = base_lr * lr_ratio(global_batch_size / reference_batch_size) * schedule(samples_seen)
 
-    ``base_lr`` is the learning rate that a parameter group has when the scheduler is made. Every group keeps its own,
-    as it does each constant that the rule scales (betas, eps, weight decay, momentum). They stay in the group, as
-    ``initial_lr``, ``initial_betas``, ..., which torch saves with the optimizer. A scheduler that is made again takes
-    them from there, so nothing compounds: not in a scheduler made anew, nor with an optimizer that was loaded before.
+    ``base_lr`` is the learning rate that a parameter group has when the scheduler is made. Every group keeps its own
+    ``base_lr``, and its own value of each constant that the rule scales (betas, eps, weight decay, momentum). These
+    values are stored in the group as ``initial_lr``, ``initial_betas``, ..., which torch saves with the optimizer.
+    Another scheduler for the same optimizer reads them from there, so changes never compound: not with a new scheduler,
+    and not with an optimizer whose state was loaded before.
 
-    Call ``step`` once per optimizer step, on every rank, with the samples before the step and the samples in it; not
-    for micro-batches that only accumulate. A step that has fewer samples than ``global_batch_size``, the last of an
-    epoch, gets the learning rate and constants of its own size. A step that a ``GradScaler`` skips counts too: its
-    samples are spent.
+    Call ``step`` once per optimizer step on every rank, with the samples before the step and the samples in it. Do not
+    call it for micro-batches that only accumulate. A step with fewer samples than ``global_batch_size`` (the last of an
+    epoch) gets the learning rate and constants of its own size. A step that a ``GradScaler`` skips counts too: its
+    samples are used up.
 
-    To resume, make it as for a new training, at today's ``global_batch_size`` and with its schedule, and load its state
-    and the optimizer's in either order: learning rates and constants are derived anew after each load, by a hook of the
-    optimizer. A scheduler stops writing when it is dropped.
+    To resume, make the scheduler as for a new training, with the present ``global_batch_size`` and its schedule. Then
+    load the states of scheduler and optimizer in any order: a hook of the optimizer derives learning rates and
+    constants anew after each load. A scheduler stops writing when no reference to it is left.
 
-    It is not one of torch's ``LRScheduler``: their ``step`` takes no samples, their state holds rates, and accelerate
-    steps them once per process. With accelerate, make it before ``prepare`` and pass it to
+    It is not a torch ``LRScheduler``: their ``step`` takes no samples, their state contains learning rates, and
+    accelerate steps them once per process. With accelerate, make it before ``prepare`` and pass it to
     ``register_for_checkpointing``.
 
     Args:
-        optimizer: as it was tuned at the reference: rates and constants are those of ``reference_batch_size``.
+        optimizer: as it was tuned at the reference: its learning rates and constants are those of
+            ``reference_batch_size``.
         reference_batch_size: samples per optimizer step of the reference, >= 1.
         global_batch_size: samples per optimizer step now, over all workers and micro-steps, >= 1.
-        schedule: the share of the peak rate at any sample, at this batch. A warmup from the reference's rate starts at
-            ``min(1, 1 / lr_ratio)``; with ``legw`` it is ``warmup_ratio`` times as long (both of ``scaler.scale_lr``).
-        rule: as in ``scaler.scale_lr``; ``auto`` looks the optimizer's class up.
-        samples_seen: where training goes on, in samples; to start from anything else than this scheduler's state.
+        schedule: the share of the peak learning rate at any sample, for this batch. A warmup from the reference's
+            learning rate starts at ``min(1, 1 / lr_ratio)``; with ``legw`` it is ``warmup_ratio`` times as long (both
+            are fields of ``scaler.scale_lr``'s result).
+        rule: as in ``scaler.scale_lr``; ``auto`` chooses by the optimizer's class.
+        samples_seen: where the training starts, in samples; use it to continue without a saved state of this class.
         **options: as in ``scaler.scale_lr``.
 
     Attributes:
         samples_seen: samples before the step that the learning rate was written for; after a load, where to continue.
         rule: the rule used, never ``auto``.
-        reason: why this rule.
-        lr_ratio: of the peak rate to the reference's.
+        reason: why this rule is used.
+        lr_ratio: peak learning rate over the reference's.
 
     Raises:
-        PlanError: numbers out of range, a rule that does not hold for this optimizer or so far out, a momentum that the
-            optimizer lacks or that rule and schedule both set, an optimizer that wraps another, or a group whose
-            learning rate was set after an earlier scheduler remembered another one.
+        PlanError: a number is out of range; the rule does not hold for this optimizer or this batch; the schedule moves
+            a momentum that the optimizer lacks or the rule scales; the optimizer wraps another one; or a group's
+            learning rate was changed after an earlier scheduler had stored another ``initial_lr``.
 
     Example:
         >>> import scaler, torch
@@ -115,7 +123,7 @@ class SampleScheduler:
     ) -> None:
         if "_optimizer_step_post_hooks" not in vars(optimizer):
             raise PlanError(
-                f"optimizer is {type(optimizer).__name__}, which wraps another and does not call its hooks.",
+                f"optimizer is {type(optimizer).__name__}, which wraps another optimizer and does not call its hooks.",
                 "Make the scheduler with the optimizer itself, before it is wrapped.",
             )
         if samples_seen < 0:
@@ -129,12 +137,12 @@ class SampleScheduler:
         self.schedule = schedule
         self.rule = self._rule.name
         self.samples_seen = samples_seen
-        self._used: list[float] | None = None  # rates of the optimizer's last step
-        self._short: _ShortStep | None = None  # the next step, when it is short
-        self._inside = ExitStack()  # of a short step of the optimizer
+        self._used: list[float] | None = None  # learning rates of the optimizer's last step
+        self._short: _ShortStep | None = None  # the next step, if it is short
+        self._inside = ExitStack()  # what to undo after a short step
         self._announced = False  # ``step`` was called for the next optimizer step
-        self._stepped = False  # the optimizer stepped since
-        self._written: list[float] = []  # as they read back
+        self._stepped = False  # the optimizer has stepped since
+        self._written: list[float] = []  # the learning rate of each group, read back after writing
         self._groups: list[_Group] = []
         self.lr_ratio = 1.0
         for group in optimizer.param_groups:
@@ -145,20 +153,29 @@ class SampleScheduler:
     def step(self, *, samples_seen: int, samples: int | None = None) -> None:
         """Write the learning rate and constants of the next optimizer step.
 
-        Call it before the optimizer step, or right after the one before it: what counts is that ``samples_seen`` and
-        ``samples`` are those of the step that comes.
+        Call it before the optimizer step, or right after the previous one. ``samples_seen`` and ``samples`` always
+        describe the next step.
 
         Args:
-            samples_seen: samples of all steps before it, over all workers.
-            samples: samples in it, over all workers and micro-steps; None: a whole global batch.
+            samples_seen: samples of all steps before the next one, over all workers.
+            samples: samples in the next step, over all workers and micro-steps; None: a whole global batch.
 
         Raises:
             TrainingError: called twice for one step, for more than a global batch, for a step beyond the end of the
-                schedule, or without ``samples`` for a step that turned out short; or the learning rate in the optimizer
-                is not the one that was written.
+                schedule, or without ``samples`` for a step that turned out short; or something else changed the
+                learning rate in the optimizer.
         """
-        self._require_own_lrs()
-        self._require_next(samples_seen, samples)
+        require_written_lrs(self.optimizer.param_groups, self._written, samples_seen=self.samples_seen)
+        require_next_step(
+            samples_seen,
+            samples,
+            at=self.samples_seen,
+            written_for=self._samples,
+            global_batch_size=self.global_batch_size,
+            is_announced=self._announced,
+            has_stepped=self._stepped,
+            schedule=self.schedule,
+        )
         samples = self.global_batch_size if samples is None else samples
         self.samples_seen = samples_seen
         self._short = self._short_step(samples) if samples < self.global_batch_size else None
@@ -167,50 +184,15 @@ class SampleScheduler:
 
     @property
     def _samples(self) -> int:
-        """The samples of the step that the learning rate was written for."""
+        """Samples in the step that the learning rate was written for."""
         return self._short.samples if self._short is not None else self.global_batch_size
 
-    def _require_next(self, samples_seen: int, samples: int | None) -> None:
-        """Refuse a step that does not follow from the last one."""
-        taken = samples_seen - self.samples_seen
-        if taken < 0 or (taken == 0 and self._announced):
-            twice = "stepped twice for the same samples" if taken == 0 else "stepped back"
-            raise TrainingError(
-                f"samples_seen = {samples_seen}, and the scheduler is at {self.samples_seen}: it is {twice}.",
-                "Step it once for each optimizer step, with the samples of all steps before it, over all workers.",
-            )
-        if taken > self.global_batch_size:
-            raise TrainingError(
-                f"samples_seen = {samples_seen} is {taken} samples after the last step, "
-                f"and global_batch_size = {self.global_batch_size}.",
-                "Count all workers and micro-steps in global_batch_size, and step for every optimizer step.",
-            )
-        written_for = self._samples
-        if 0 < taken < written_for and self._stepped:
-            raise TrainingError(
-                f"the last step had {taken} samples, and its learning rate was that of {written_for}.",
-                f"Say so before it: scheduler.step(samples_seen={self.samples_seen}, samples={taken}).",
-            )
-        if samples is not None and not 1 <= samples <= self.global_batch_size:
-            raise TrainingError(
-                f"samples = {samples} is not in [1, global_batch_size = {self.global_batch_size}].",
-                "It is the samples of one optimizer step, over all workers and micro-steps.",
-            )
-        end = self.schedule.end
-        is_over = samples is not None and samples_seen == end and self.schedule.factor(samples_seen) == 0.0
-        if end is not None and (samples_seen > end or is_over):
-            raise TrainingError(
-                f"samples_seen = {samples_seen} is beyond the schedule, which ends at {end} samples.",
-                "Count the samples that each step has, a short last batch too; or make the schedule as long as the "
-                "training.",
-            )
-
     def get_last_lr(self) -> list[float]:
-        """Return the rates that the optimizer used in its last step, per group; before its first, those it will use."""
+        """Return each group's learning rate in the optimizer's last step; before its first step, in the next one."""
         return list(self._written if self._used is None else self._used)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the samples seen and the reference: nothing that depends on this batch, and no rate in use."""
+        """Return the samples seen and the reference; nothing that depends on the present batch."""
         groups = [
             {key: list(value) if isinstance(value, tuple) else value for key, value in group.reference.items()}
             for group in self._groups
@@ -219,29 +201,12 @@ class SampleScheduler:
         return {"samples_seen": seen, "reference_batch_size": self.reference_batch_size, "groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from ``state_dict``, at this scheduler's batch.
+        """Continue from a saved state, with this scheduler's batch.
 
         Raises:
-            PlanError: the state is another kind of scheduler's, or has another reference.
+            PlanError: it is the state of another kind of scheduler, or has another reference.
         """
-        mine = self.state_dict()
-        if state_dict.keys() != mine.keys():
-            raise PlanError(
-                f"the state has {', '.join(map(str, state_dict)) or 'nothing'}: it is not a SampleScheduler's.",
-                "To go on from another scheduler, make this one with samples_seen = what the weights have seen.",
-            )
-        saved = state_dict["groups"]
-        told = [("reference_batch_size", self.reference_batch_size, state_dict["reference_batch_size"])]
-        told += [("the number of parameter groups", len(self._groups), len(saved))]
-        for number, (own, other) in enumerate(zip(mine["groups"], saved, strict=False)):
-            told += [(f"{key} of group {number} at the reference", own[key], other[key]) for key in own if key in other]
-        for what, own, other in told:
-            if own != other:
-                raise PlanError(
-                    f"{what} = {own}, and the state's is {other}.",
-                    "Make the scheduler from the same reference; or, to go on from another one, with "
-                    f"samples_seen={state_dict['samples_seen']} instead of this state.",
-                )
+        require_same_reference(self.state_dict(), state_dict)
         self.samples_seen = state_dict["samples_seen"]
         self._used = None
         self._write()
@@ -256,10 +221,11 @@ class SampleScheduler:
             constants=constants,
         )
         if self.schedule.momentum(0) is not None:
-            _require_free_momentum(group, scaled.constants, self._optimizer_name)
+            require_free_momentum(group, scaled.constants, self._optimizer_name)
         base_lr = float(constants["lr"])
         peak = peak_lr(base_lr, scaled.lr_ratio)
-        self._require_remembered(group, base_lr, peak)
+        own_lr = peak * self.schedule.factor(self.samples_seen)
+        require_known_lr(group, len(self._groups), base_lr=base_lr, own_lr=own_lr)
         self.lr_ratio = scaled.lr_ratio
         self._groups.append(
             _Group(
@@ -269,17 +235,6 @@ class SampleScheduler:
                 constants=scaled.constants,
             )
         )
-
-    def _require_remembered(self, group: Mapping[str, Any], base_lr: float, peak: float) -> None:
-        """Refuse a group whose learning rate is neither remembered, nor written by a scheduler like this one."""
-        now, own = float(group["lr"]), peak * self.schedule.factor(self.samples_seen)
-        if "initial_lr" in group and now not in (base_lr, own, group.get(WRITTEN)):
-            raise PlanError(
-                f"lr of group {len(self._groups)} is {now:g}, and an earlier scheduler left initial_lr = {base_lr:g} "
-                "in it.",
-                f'To start from {now:g}: del group["initial_lr"] for each group of optimizer.param_groups. '
-                f'To start from {base_lr:g}: group["lr"] = {base_lr:g}.',
-            )
 
     def _short_step(self, samples: int) -> _ShortStep:
         found = [
@@ -298,7 +253,7 @@ class SampleScheduler:
         )
 
     def _listen(self) -> None:
-        """Have the optimizer say what it used, and when it was loaded; without keeping this scheduler alive."""
+        """Register hooks for the optimizer's steps and loads, with a weak reference to this scheduler."""
         me = ref(self)
 
         def begins(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -321,7 +276,7 @@ class SampleScheduler:
         self.optimizer.register_load_state_dict_post_hook(loaded)
 
     def _enter_short_step(self) -> None:
-        """Give the optimizer the constants of a short step, only while it steps: see ``training.optimizer.step_of``."""
+        """Write the constants of a short step while the optimizer takes it, as ``step_settings`` does."""
         if self._short is None:
             return
         moves = self._momentum() is not None
@@ -346,7 +301,7 @@ class SampleScheduler:
                 set_group_constants(self.optimizer, group, {key: whole[key] for key in short})
 
     def _write(self) -> None:
-        """Write everything: what a load may have replaced. The next step is taken for a whole one."""
+        """Write learning rates and constants, which a load may have replaced. The next step counts as a whole one."""
         self._short, self._announced, self._stepped = None, False, False
         for group, planned in zip(self.optimizer.param_groups, self._groups, strict=True):
             group.update({f"initial_{key}": value for key, value in planned.reference.items()})
@@ -371,46 +326,15 @@ class SampleScheduler:
         for group, written in zip(self.optimizer.param_groups, self._written, strict=True):
             group[WRITTEN] = written
 
-    def _require_own_lrs(self) -> None:
-        """Refuse to go on when somebody else wrote a rate, or added a group."""
-        groups = self.optimizer.param_groups
-        if len(groups) != len(self._groups):
-            raise TrainingError(
-                f"the optimizer has {len(groups)} parameter groups, and the scheduler was made for "
-                f"{len(self._groups)}.",
-                f"Make it anew, with samples_seen={self.samples_seen}.",
-            )
-        for number, (group, written) in enumerate(zip(groups, self._written, strict=True)):
-            if float(group["lr"]) != written:
-                raise TrainingError(
-                    f"lr of group {number} is {float(group['lr']):g}, and the scheduler wrote {written:g}: "
-                    "something else writes it.",
-                    "Remove the other scheduler, or put what it does into schedule.",
-                )
-
 
 def _without_momentum(constants: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
-    """The constants, with the momentum (Adam: beta1) that is in the group already."""
+    """Return the constants with the group's present momentum (for Adam: its beta1)."""
     held = {name: value for name, value in constants.items() if name != "momentum"}
     return {**held, "betas": (group["betas"][0], *held["betas"][1:])} if "betas" in held else held
 
 
-def _require_free_momentum(group: Mapping[str, Any], scaled: Mapping[str, Any], optimizer: str) -> None:
-    """Refuse a cycle of momentum where there is none, where the rule scales it, or where weights depend on it."""
-    moved = "betas" if "betas" in group else "momentum"
-    if moved not in group:
-        raise PlanError(f"schedule.low_momentum moves a momentum, and {optimizer} has none.", "Leave it out.")
-    if moved in scaled:
-        raise PlanError(f"schedule.low_momentum moves {moved}, and the rule scales it.", "Leave one of them out.")
-    if "train_mode" in group:
-        raise PlanError(
-            f"schedule.low_momentum moves {moved}, by which the weights of {optimizer} lie between two points.",
-            "Leave it out.",
-        )
-
-
 def _name_of(kind: type[Optimizer]) -> str:
-    """Its name in the job file, or the shortest path from which it can be imported, as ``module:Class``."""
+    """Return a class's name in the job file, or else the shortest ``module:Class`` from which it can be imported."""
     parts = kind.__module__.split(".")
     modules = [".".join(parts[: length + 1]) for length in range(len(parts))]
     home = next((name for name in modules if getattr(sys.modules.get(name), kind.__name__, None) is kind), modules[-1])

@@ -1,4 +1,4 @@
-"""The optimizer as the plan says it: built, and written to before each step."""
+"""Write learning rate, momentum and constants into a torch optimizer, for whole and for short steps."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,16 +15,17 @@ Optimizer = torch.optim.Optimizer
 
 
 def set_lr(optimizer: Optimizer, lr: float, *, momentum: float | None = None) -> None:
-    """Write the rate of the next step into every parameter group, and the momentum where the schedule moves it.
+    """Write the learning rate of the next step into every parameter group, and the momentum if the schedule moves it.
 
-    A group's own ``lr_ratio`` multiplies the rate. ``momentum`` is Adam's first beta where there are betas.
+    Each group's learning rate is ``lr`` times its own ``lr_ratio``. ``momentum`` is the first beta of Adam-like
+    optimizers.
     """
     for group in optimizer.param_groups:
         set_group_lr(group, lr * group.get("lr_ratio", 1.0), momentum=momentum)
 
 
 def set_group_lr(group: dict[str, Any], lr: float, *, momentum: float | None = None) -> None:
-    """Write a rate, and a momentum unless None, into one parameter group; a rate that is a tensor stays one."""
+    """Write a learning rate, and a momentum unless None, into one parameter group. A tensor keeps its identity."""
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(lr)
     else:
@@ -37,15 +38,15 @@ def set_group_lr(group: dict[str, Any], lr: float, *, momentum: float | None = N
 
 
 def used_lr(optimizer: Optimizer, *, planned: float) -> float:
-    """Return the rate that the optimizer has, as of a group of ratio 1: of all groups', that farthest from ``planned``.
+    """Return the optimizer's learning rate over the group's ratio: of all groups, the one farthest from ``planned``.
 
-    A group of ratio 0 counts as the planned rate if its rate is 0.
+    A group with ratio 0 counts as ``planned`` if its learning rate is 0.
     """
-    rates = [
+    found = [
         float(group["lr"]) / ratio if (ratio := group.get("lr_ratio", 1.0)) else planned + float(group["lr"])
         for group in optimizer.param_groups
     ]
-    return max(rates, key=lambda lr: abs(lr - planned))
+    return max(found, key=lambda lr: abs(lr - planned))
 
 
 def set_constants(
@@ -53,11 +54,12 @@ def set_constants(
 ) -> None:
     """Write a phase's constants (betas, eps, weight decay, ...) into every group, after a load or a change of batch.
 
-    With ``cycles_momentum``, the schedule moves the first beta: it stays, for ``set_rate`` writes it before each step.
+    With ``cycles_momentum`` the schedule moves the first beta, so it stays as it is: ``set_lr`` writes it before each
+    step.
     """
     constants = own_constants(phase.optimizer)
     own = [group.weight_decay for group in groups] or [None] * len(optimizer.param_groups)
-    # Schedule-free's training point lies between its two others by the first beta: move it by the old, then the new.
+    # The first beta places schedule-free's training point: leave it with the old beta, enter it with the new one.
     moves = any(group.get("betas") != constants.get("betas", group.get("betas")) for group in optimizer.param_groups)
     if moves:
         set_mode(optimizer, training=False)
@@ -72,16 +74,16 @@ def set_constants(
 
 
 def set_group_constants(optimizer: Optimizer, group: dict[str, Any], constants: Mapping[str, Any]) -> None:
-    """Write constants into one parameter group, and let running averages continue from what they stand for.
+    """Write constants into one parameter group, and convert the running averages to the new decays.
 
-    Adam divides an average by ``1 - beta ** step``, the weight of all gradients in it. When betas change, one count of
-    steps cannot be right for both averages. The count is changed to as many steps of the new decay as forget what the
-    old ones forgot, ``beta2_new ** new = beta2_old ** old``, which leaves the corrected average of squares as it was.
-    The average of gradients is then multiplied by what leaves its corrected value as it was:
+    Adam divides an average by ``1 - beta ** step``, the total weight of its gradients. When the betas change, one step
+    count cannot be right for both averages. The step count becomes the number of steps after which the new decay has
+    forgotten as much as the old one, ``beta2_new ** new = beta2_old ** old``. This leaves the corrected average of
+    squares unchanged. The average of gradients is then scaled so that its corrected value is unchanged too:
 
         exp_avg <- exp_avg * (1 - beta1_new ** new) / (1 - beta1_old ** old)
 
-    So each average continues from its value, and its gradients' weights sum to 1 in every later step.
+    So each average continues from its value, and the weights of its gradients sum to 1 in every later step.
     """
     before, after = decay_of_steps(optimizer, group), decay_of_steps(optimizer, {**group, **constants})
     first_before, first_after = _corrected_first(optimizer, group), _corrected_first(optimizer, {**group, **constants})
@@ -90,7 +92,7 @@ def set_group_constants(optimizer: Optimizer, group: dict[str, Any], constants: 
     if not is_recounted and first_before == first_after:
         return
     states = [optimizer.state.get(parameter, {}) for parameter in group["params"]]
-    for state in (*states, group):  # schedule-free AdamW counts in the group
+    for state in (*states, group):  # schedule-free AdamW stores its step count in the group
         if "step" not in state:
             continue
         old = float(state["step"])
@@ -114,9 +116,9 @@ def step_settings(
     momentum: float | None,
     cycles_momentum: bool,
 ) -> Iterator[None]:
-    """Let the optimizer take one step with a learning rate and the constants of ``step``.
+    """Let the optimizer take one step, inside a ``with`` block, with a learning rate and the constants of ``step``.
 
-    A step of a whole batch has its phase's constants. Those of a short one are written before it and replaced by the
+    A whole step uses its phase's constants. The constants of a short step are written before it and replaced by the
     phase's after it, and momentum moves the weights for its share of a step: see ``short_momentum``.
     """
     if step is phase:
@@ -137,21 +139,21 @@ def step_settings(
 
 @contextmanager
 def short_momentum(optimizer: Optimizer, *, name: str, ratio: float, share: float) -> Iterator[None]:
-    """Let momentum that adds gradients up (SGD's) take one step for its share of a whole one.
+    """Let SGD's momentum, a sum of gradients, take one step that counts as a share of a whole one.
 
-        a whole step:            u <- m u + g                       w <- w - lr u
-        of the share s, at lr':  u <- m**s u + (lr' / lr) g         w <- w - lr m (1 - m**s) / (1 - m) u - lr' g
+        a whole step:              u <- m u + g                       w <- w - lr u
+        with share s, at lr':      u <- m**s u + (lr' / lr) g         w <- w - lr m (1 - m**s) / (1 - m) u - lr' g
 
-    So every gradient moves the weights by ``lr' / (1 - m)`` times itself in all, with the learning rate of its own
-    step, and what is left of earlier ones moves them for the share of a step, not for a whole one. With ``s = 1`` both
-    are the same. Where a whole step of momentum was taken instead, training near the largest stable learning rate
-    broke (docs/decisions/0025).
+    So every gradient moves the weights by ``lr' / (1 - m)`` times itself in total, with the learning rate of its own
+    step. What is left of earlier gradients moves the weights for a share of a step. With ``s = 1`` both lines are the
+    same. When a short step took a whole step of momentum instead, training near the largest stable learning rate failed
+    (docs/decisions/0025).
 
     Args:
-        optimizer: about to step, at the learning rate of the short step.
-        name: of the optimizer; others than ``SUMS_GRADIENTS`` are left alone.
-        ratio: of the learning rates of a whole step and of this one, ``lr / lr'``.
-        share: of the samples of a whole step, in (0, 1].
+        optimizer: its next step has the learning rate of the short step.
+        name: of the optimizer; only those in ``SUMS_GRADIENTS`` are changed.
+        ratio: learning rate of a whole step over that of this one, ``lr / lr'``.
+        share: samples of this step over those of a whole one, in (0, 1].
     """
     if name not in SUMS_GRADIENTS:
         yield
@@ -175,24 +177,26 @@ def short_momentum(optimizer: Optimizer, *, name: str, ratio: float, share: floa
 
 
 def set_mode(optimizer: Optimizer, *, training: bool) -> None:
-    """Tell an optimizer that keeps two points (schedule-free) which one the model shall hold; others have one."""
+    """Switch an optimizer with two points (schedule-free) to its training or evaluation point; others have one."""
     switch = getattr(optimizer, "train" if training else "eval", None)
     if switch is not None:
         switch()
 
 
 def decay_of_steps(optimizer: Optimizer, constants: Mapping[str, Any]) -> float | None:
-    """The decay that the count of steps belongs to: Adam's second beta, Adamax's first, RMSprop's alpha."""
-    which = 0 if isinstance(optimizer, torch.optim.Adamax) else 1  # whose second average is a maximum, not corrected
+    """Return the decay that the step count corrects: Adam's second beta, Adamax's first, RMSprop's alpha, or None."""
+    which = (
+        0 if isinstance(optimizer, torch.optim.Adamax) else 1
+    )  # its second average is a maximum, which is not corrected
     decay = constants["betas"][which] if "betas" in constants else constants.get("alpha")
     return None if decay is None else float(decay)
 
 
 def _corrected_first(optimizer: Optimizer, constants: Mapping[str, Any]) -> float | None:
-    """The decay of an average of gradients that the optimizer corrects by the count of steps, too; None: it has none.
+    """Return the decay of the average of gradients if the optimizer corrects this average by the step count, else None.
 
-    NAdam corrects by a product of decays that it keeps, and the optimizers of pytorch_optimizer that a job names not
-    at all.
+    NAdam corrects it by a product of decays that it stores. The optimizers of pytorch_optimizer that a job can name do
+    not correct it.
     """
     if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW | torch.optim.RAdam | torch.optim.SparseAdam):
         return None
@@ -200,7 +204,7 @@ def _corrected_first(optimizer: Optimizer, constants: Mapping[str, Any]) -> floa
 
 
 def own_constants(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The optimizer's own keys; JSON and YAML have no tuples."""
+    """Return the optimizer's own keys of a job; pairs become tuples, which JSON and YAML lack."""
     keys = {key: value for key, value in options.items() if key not in ("name", "lr")}
     if isinstance(keys.get("betas"), list):
         keys["betas"] = tuple(keys["betas"])

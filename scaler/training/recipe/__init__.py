@@ -1,4 +1,4 @@
-"""The recipe: what a user writes, in plain torch."""
+"""The recipe: what it is, how it is found, imported and checked."""
 
 from scaler.training.recipe.recipe import Recipe
 

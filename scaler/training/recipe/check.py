@@ -1,4 +1,4 @@
-"""Check that a recipe can be trained."""
+"""Check that a recipe can be trained, and that the plan was made for it."""
 
 from collections.abc import Sized
 from typing import TYPE_CHECKING
@@ -17,10 +17,10 @@ from scaler.training.recipe.recipe import EVALUATE_OVER, LOSS_OVER, Recipe
 
 
 def require_planned(recipe: Recipe, job: "Job", plan: "Plan") -> None:
-    """Refuse a recipe that is not what the plan was made for.
+    """Raise an error if the plan was made for another recipe.
 
     Raises:
-        RecipeError: its training set's size, its groups or its model's parameters are others.
+        RecipeError: the training set's size, the parameter groups or the model's parameters differ from the plan's.
     """
     if (size := len(recipe.train_data)) != plan.num_samples:  # type: ignore[arg-type]
         raise RecipeError(
@@ -28,13 +28,13 @@ def require_planned(recipe: Recipe, job: "Job", plan: "Plan") -> None:
             f"Set train.num_samples to {size}, or leave it out.",
         )
     if recipe.groups and not job.groups:
-        raise RecipeError("the recipe gives parameter groups, and the job does not use them.", "Add groups: recipe.")
+        raise RecipeError("the recipe has parameter groups, but the job does not use them.", "Add groups: recipe.")
     planned = plan.parameters
     found = {name: parameter.numel() for name, parameter in named_parameters(recipe.model).items()}
     if planned and planned != found:
         other = min(set(planned.items()) ^ set(found.items()))[0]
         raise RecipeError(
-            f"the model's parameters are not those that the plan was made for: {other} differs.",
+            f"the model's parameters differ from those that the plan was made for: {other} is different.",
             "The recipe must build the same model each time.",
         )
 
@@ -53,7 +53,9 @@ def checked_recipe(recipe: object, path: str) -> Recipe:
         raise RecipeError(
             f"{path} returned {describe_type(recipe)}, not a scaler.Recipe.", "return scaler.Recipe(model=..., ...)"
         )
-    if not hasattr(recipe.model, "named_parameters"):  # the room's one file that is imported without torch
+    if not hasattr(
+        recipe.model, "named_parameters"
+    ):  # not isinstance(..., nn.Module): this file is imported without torch
         raise RecipeError(f"{path}: model is {describe_type(recipe.model)}.", "It must be a torch.nn.Module.")
     functions = ("loss", recipe.loss), ("evaluate", recipe.evaluate), ("metrics", recipe.metrics)
     for name, part in (*functions, ("collate", recipe.collate)):
@@ -61,7 +63,7 @@ def checked_recipe(recipe: object, path: str) -> Recipe:
             raise RecipeError(f"{path}: {name} is {describe_type(part)}.", f"{name} must be a function.")
     if recipe.metrics is not None and recipe.evaluate is None:
         raise RecipeError(
-            f"{path}: metrics is given without evaluate.", "evaluate returns what metrics is a function of."
+            f"{path}: metrics is given without evaluate.", "metrics gets its arguments from evaluate: add evaluate."
         )
     choices = ("loss_over", recipe.loss_over, LOSS_OVER), ("evaluate_over", recipe.evaluate_over, EVALUATE_OVER)
     for name, choice, known in choices:
@@ -96,7 +98,7 @@ def checked_recipe(recipe: object, path: str) -> Recipe:
 
 
 def _has_items(data: object) -> bool:
-    """Whether data can be asked for a sample by its number; the ``__getitem__`` of torch's base class only raises."""
+    """Return whether a sample can be read by its index; the ``__getitem__`` of torch's base class only raises."""
     from torch.utils.data import Dataset, IterableDataset
 
     if isinstance(data, IterableDataset):
@@ -106,7 +108,7 @@ def _has_items(data: object) -> bool:
 
 
 def _unusable(parameter: "nn.Parameter") -> tuple[str, str] | None:
-    """Why a parameter cannot be trained by anyone, and what to do; None: it can."""
+    """Return why no worker can train a parameter, and what to do; None: it can be trained."""
     from torch import strided
     from torch.nn.parameter import is_lazy
 

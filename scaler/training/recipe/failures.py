@@ -1,4 +1,4 @@
-"""Errors of a recipe's own code, as errors of scaler."""
+"""Turn an exception of the recipe's own code into an error of scaler."""
 
 import importlib
 import os
@@ -16,7 +16,7 @@ from scaler.training.recipe.module import own_module
 if TYPE_CHECKING:
     pass
 
-# Modules whose package has another name.
+# Module -> the package that installs it, where the names differ.
 DISTRIBUTIONS: Mapping[str, str] = {
     "PIL": "pillow",
     "bs4": "beautifulsoup4",
@@ -30,14 +30,14 @@ _NOT_THE_RECIPE = (str(Path(__file__).parents[2]) + os.sep, "<frozen importlib",
 
 
 def recipe_failure(error: BaseException, who: str, *, folder: Path | None = None) -> RecipeError:
-    """Return an exception of the recipe's own code as an error of ours, with its traceback.
+    """Return the error to raise for an exception of the recipe's own code, with its traceback.
 
-    For a module that is not found there is no traceback: where it is, or what to install, says it all.
+    A module that is not found gets no traceback: the message names its place, or the package to install.
 
     Args:
-        error: what it raised.
-        who: raised it, for the message.
-        folder: where the job file lies: modules of the user's own are looked for there too.
+        error: the exception.
+        who: names the code that raised it, for the message.
+        folder: the job file's folder; the user's own modules are searched for there too.
     """
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
@@ -56,27 +56,27 @@ def recipe_failure(error: BaseException, who: str, *, folder: Path | None = None
 
 
 def recipe_traceback(error: BaseException) -> str:
-    """Return an exception's traceback from the first line that is not scaler's or the import machinery's."""
+    """Return an exception's traceback without the first lines, which are scaler's or the import machinery's."""
     trace = traceback.TracebackException.from_exception(error)
     inner = list(dropwhile(lambda frame: frame.filename.startswith(_NOT_THE_RECIPE), trace.stack))
-    if inner or isinstance(error, SyntaxError):  # which names its own place
+    if inner or isinstance(error, SyntaxError):  # its message names the line
         trace.stack[:] = inner
     return "".join(trace.format()).rstrip()
 
 
 def error_text(error: BaseException) -> str:
-    """Return an exception's type and the first line of its text; an exit as the call that it was."""
+    """Return an exception's type and the first line of its message; for ``SystemExit``, the call of ``sys.exit``."""
     if isinstance(error, SystemExit):
         return f"it called sys.exit({'' if error.code is None else repr(error.code)})"
     try:
         first, *more = str(error).splitlines() or [""]
-    except Exception:  # its text is the recipe's code, too
-        first, more = "its text cannot be made", []
+    except Exception:  # str() of it runs the recipe's code too
+        first, more = "its message cannot be read", []
     return f"{type(error).__name__}{f': {first}' if first else ''}{' ...' if more else ''}"
 
 
 def describe_type(value: object) -> str:
-    """Return what a value is, in a few words.
+    """Return the type of a value with its article, for a message.
 
     Example:
         >>> [describe_type(value) for value in (None, 3, {})]

@@ -28,16 +28,16 @@ def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source
     """Import a recipe's module, from ``folder`` first, and return the recipe that its function builds.
 
     Args:
-        path: ``module:function`` or ``path/to/file.py:function``, the path from ``folder``.
-        folder: where the job file lies; it and the folder of a file's outermost package go in front of the import path
-            and stay there.
+        path: ``module:function`` or ``path/to/file.py:function``, the path relative to ``folder``.
+        folder: the job file's folder. It and the folder that contains the module's outermost package become the first
+            entries of the import path, and stay there.
         arguments: keyword arguments of the function.
-        source: the job file's path, for errors; empty where they need none.
+        source: the job file's path, for error messages; empty: messages do not name it.
 
     Raises:
-        JobFileError: there is no such module or function, or it does not take ``arguments``.
-        RecipeError: it returned something that is not a usable recipe.
-        Exception: whatever the recipe's own code raises, with its own traceback.
+        JobFileError: the module or function does not exist, or the function does not take ``arguments``.
+        RecipeError: the function returned something that is not a usable recipe.
+        Exception: any exception of the recipe's own code, unchanged.
     """
     found = find_module(path, folder=folder, source=source)
     module_name, function_name = found.name, found.function
@@ -50,7 +50,8 @@ def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise JobFileError(
-            f"{_of(source)}recipe = {path}: there is no module {error.name}.", "Its package is there without it."
+            f"{_of(source)}recipe = {path}: there is no module {error.name}.",
+            "Its package exists, but has no such module.",
         ) from None
     _require_file(module, found.file, path=path, source=source)
     build = getattr(module, function_name, None)
@@ -64,31 +65,35 @@ def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source
 
 
 def _functions_of(module: ModuleType, wanted: str) -> str:
-    """What a module has instead of a function that it lacks."""
+    """Return a sentence that lists the functions of a module that lacks the wanted one."""
     own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
     functions = sorted(name for name in own if inspect.isfunction(vars(module)[name]) and not name.startswith("_"))
     return (
         f"{did_you_mean(wanted, functions)}Functions there: {', '.join(functions[:SHOWN_FUNCTIONS])}."
         if functions
-        else "It defines none."
+        else "It defines no function."
     )
 
 
 def _require_arguments(build: Callable[..., Any], arguments: Mapping[str, Any], *, path: str, source: str) -> None:
     try:
         signature = inspect.signature(build)
-    except ValueError:  # of code that is not Python's
+    except ValueError:  # a function that is not written in Python
         return
     try:
         signature.bind(**arguments)
     except TypeError as error:
         raise JobFileError(
-            f"{_of(source)}recipe_args do not fit {path}: {error}.", f"It is {path.partition(':')[2]}{signature}."
+            f"{_of(source)}recipe_args do not fit {path}: {error}.",
+            f"Its signature is {path.partition(':')[2]}{signature}.",
         ) from None
 
 
 def _forget_namesake(module_name: str, root: Path) -> None:
-    """Two jobs may each have a ``recipe.py``: forget the other's, or this process would train it again."""
+    """Forget an imported module with the same name as the recipe's that comes from another folder.
+
+    Two jobs may each have a ``recipe.py``; without this, this process would train the first one again.
+    """
     first = module_name.partition(".")[0]
     known = [_place(sys.modules[name]) for name in (first, module_name) if name in sys.modules]
     is_here = (root / f"{first}.py").exists() or (root / first).is_dir()
@@ -99,12 +104,12 @@ def _forget_namesake(module_name: str, root: Path) -> None:
 
 
 def _place(module: ModuleType) -> str | None:
-    """A module's file, or a package's first folder."""
+    """Return a module's file, or a package's first folder."""
     return module.__file__ or next(iter(getattr(module, "__path__", ())), None)
 
 
 def _require_file(module: ModuleType, file: Path | None, *, path: str, source: str) -> None:
-    """Refuse a module that is another than the file that the recipe names: one of its name comes before it."""
+    """Raise an error if Python imported another file than the one that the recipe names."""
     imported = getattr(module, "__file__", None)
     if file is not None and imported is not None and not file.samefile(imported):
         raise JobFileError(

@@ -1,4 +1,4 @@
-"""Look a recipe's function up without importing anything, so that a wrong name ends a command at once."""
+"""Check that a recipe's function exists without importing its module, so that a wrong name fails at once."""
 
 import ast
 import sys
@@ -13,17 +13,17 @@ from scaler.training.recipe.module import find_module
 
 
 def require_function(path: str, *, folder: Path, source: str = "") -> None:
-    """Refuse a recipe whose module or function is not there, by its source alone.
+    """Raise an error if the source of a recipe's module shows that the module or the function does not exist.
 
-    What only importing can tell (a module without source, names that it makes as it is imported) is left to the import.
+    Cases that only an import can decide are left to the import: a module without source, names made while importing.
 
     Args:
         path: ``module:function``, or ``path/to/file.py:function``.
-        folder: where the job file lies; looked in first.
-        source: the job file's path, for errors; empty where they need none.
+        folder: the job file's folder, which is searched first.
+        source: the job file's path, for error messages; empty: messages do not name it.
 
     Raises:
-        JobFileError: there is no such module or function.
+        JobFileError: the module or function does not exist.
     """
     found = find_module(path, folder=folder, source=source)
     module, function = path.rpartition(":")[0], found.function
@@ -33,7 +33,7 @@ def require_function(path: str, *, folder: Path, source: str = "") -> None:
         spec, missing = _spec(found.name, [str(folder), *sys.path])
         if missing is not None:
             raise JobFileError(
-                f"{who}recipe = {path}: there is no module {missing}.", "Its package is there without it."
+                f"{who}recipe = {path}: there is no module {missing}.", "Its package exists, but has no such module."
             )
         file = Path(spec.origin) if spec is not None and spec.origin is not None else None
     tree = _parsed(file)
@@ -51,12 +51,12 @@ def require_function(path: str, *, folder: Path, source: str = "") -> None:
     hint = did_you_mean(function, functions)
     raise JobFileError(
         f"{who}recipe = {path}: {module} has no function {function}.",
-        f"{hint}Functions there: {', '.join(functions[:SHOWN_FUNCTIONS])}." if functions else "It defines none.",
+        f"{hint}Functions there: {', '.join(functions[:SHOWN_FUNCTIONS])}." if functions else "It defines no function.",
     )
 
 
 def _spec(module: str, places: Sequence[str]) -> tuple[ModuleSpec | None, str | None]:
-    """Where a module's source is, and the name of the first part that is not there; packages are not imported."""
+    """Return where a module's source is, and the name of the first part that does not exist; nothing is imported."""
     spec: ModuleSpec | None = None
     search: Sequence[str] | None = places
     parts = module.split(".")
@@ -66,14 +66,14 @@ def _spec(module: str, places: Sequence[str]) -> tuple[ModuleSpec | None, str | 
             return None, name
         spec = PathFinder.find_spec(name, search)
         if spec is None:
-            # Nothing is known of a package that makes its parts itself when it is imported.
+            # A package that sets __path__ when it is imported may have any submodule.
             return (None, name) if count > 1 and not _makes_its_parts(search) else (None, None)
         search = spec.submodule_search_locations
     return spec, None
 
 
 def _makes_its_parts(locations: Sequence[str]) -> bool:
-    """Whether a package's own source changes where its parts are looked for."""
+    """Return whether a package's own source changes where Python searches for its submodules."""
     sources = [Path(location, "__init__.py") for location in locations]
     return any(
         "__path__" in source.read_text(encoding="utf-8", errors="replace") for source in sources if source.exists()
@@ -81,17 +81,17 @@ def _makes_its_parts(locations: Sequence[str]) -> bool:
 
 
 def _parsed(file: Path | None) -> ast.Module | None:
-    """A module's source, parsed; None where it has none that can be."""
+    """Return a module's parsed source; None if it has no source that can be parsed."""
     if file is None or file.suffix != ".py":
         return None
     try:
         return ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError):  # importing it says what is wrong
+    except (OSError, SyntaxError, ValueError, RecursionError):  # the import raises it with its message
         return None
 
 
 def _names(body: Sequence[ast.stmt]) -> Iterator[str]:
-    """The names that statements bind in the module, in blocks as well; ``*`` for what they may bind."""
+    """Yield the names that statements bind in the module, inside blocks too; ``*`` if they may bind any name."""
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name

@@ -1,4 +1,4 @@
-"""Where a recipe's module is: a name that Python imports, or the path of a file, which may lie in a package."""
+"""Find a recipe's module: a name that Python imports, or the path of a file, which may be part of a package."""
 
 import ast
 import importlib
@@ -14,18 +14,19 @@ from pathlib import Path
 from scaler.core.nearest import did_you_mean
 from scaler.errors import JobFileError
 
-FOLDERS_UP = 4  # how far above a file its own packages are looked for, to name them in an error
+FOLDERS_UP = 4  # parent folders that are searched for the user's own packages, to name them in an error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecipeModule:
-    """A recipe's module as it is imported.
+    """A recipe's module and how to import it.
 
     Attributes:
-        name: of the module, with the packages that it is in.
-        function: in the module.
-        root: the folder that holds the module's outermost package, or the job file's folder; first on the import path.
-        file: the module's file, where the recipe names it; None: Python finds it.
+        name: dotted name of the module, with its packages.
+        function: name of the function in the module.
+        root: the first folder of the import path: the one that contains the module's outermost package, or the job
+            file's folder.
+        file: the module's file, if the recipe names a file; None: Python finds it.
     """
 
     name: str
@@ -35,19 +36,19 @@ class RecipeModule:
 
 
 def find_module(path: str, *, folder: Path, source: str = "") -> RecipeModule:
-    """Return where the module of a recipe is, without importing it.
+    """Return where a recipe's module is, without importing it.
 
-    A file is imported as Python would import it with ``python -m``: folders above it that have an ``__init__.py`` are
-    its packages, and so are those that its relative imports need. The job file's folder is no package unless a relative
-    import needs it: on a cluster it has another name.
+    A file is imported as ``python -m`` would import it. Its parent folders with an ``__init__.py`` are its packages,
+    and so are the parent folders that its relative imports need. The job file's folder is a package only if a relative
+    import needs it: on a cluster this folder has another name.
 
     Args:
-        path: ``module:function`` or ``path/to/file.py:function``, the path from the job file's folder.
-        folder: where the job file lies.
-        source: the job file's path, for errors; empty where they need none.
+        path: ``module:function`` or ``path/to/file.py:function``, the path relative to the job file's folder.
+        folder: the job file's folder.
+        source: the job file's path, for error messages; empty: messages do not name it.
 
     Raises:
-        JobFileError: there is no such file or module; names what is there.
+        JobFileError: the file or module does not exist; the message offers a similar name.
     """
     where, _, function = path.rpartition(":")
     key = f"{source}: recipe = {path}" if source else f"recipe = {path}"
@@ -55,7 +56,9 @@ def find_module(path: str, *, folder: Path, source: str = "") -> RecipeModule:
         file = Path(os.path.normpath(folder / os.path.expanduser(where)))
         if not os.path.isfile(file):
             near = did_you_mean(file.name, sorted(other.name for other in file.parent.glob("*.py")))
-            raise JobFileError(f"{key}: there is no file {file}.", f"{near}The path is from the job file's folder.")
+            raise JobFileError(
+                f"{key}: there is no file {file}.", f"{near}The path is relative to the job file's folder."
+            )
         return _of_file(file, function, folder=folder, key=key)
     beside = folder / f"{where}.py"
     if os.path.isfile(beside) and _relative_levels(beside):
@@ -65,22 +68,21 @@ def find_module(path: str, *, folder: Path, source: str = "") -> RecipeModule:
     if PathFinder.find_spec(first, [str(folder), *sys.path]) is None:
         raise JobFileError(
             f"{key}: there is no module {first}.",
-            f"{_offer(where, function, folder)}It is looked for in {folder}, in PYTHONPATH and among the installed "
-            "packages.",
+            f"{_offer(where, function, folder)}Python searches {folder}, PYTHONPATH and the installed packages.",
         )
     return RecipeModule(name=where, function=function, root=folder)
 
 
 def shipped_recipe(path: str, *, folder: Path) -> tuple[str, list[Path]]:
-    """Return a recipe as the nodes of a cluster import it, and what they need for it beside the job file's folder.
+    """Return a recipe as the nodes of a cluster import it, and the files that must be sent to them.
 
     Args:
         path: as in ``find_module``.
-        folder: where the job file lies; the nodes get it as their working directory.
+        folder: the job file's folder; it is the working directory of the nodes.
 
     Returns:
-        The recipe, and the files or folders that are to be importable: its package, if it lies elsewhere on this
-        machine and is not installed.
+        The recipe, and the files or folders to make importable beside the job file's folder: the recipe's package, if
+        it is outside this folder and not installed.
     """
     module = find_module(path, folder=folder)
     first = module.name.partition(".")[0]
@@ -97,12 +99,12 @@ def shipped_recipe(path: str, *, folder: Path) -> tuple[str, list[Path]]:
 
 
 def own_module(name: str, *, error: BaseException, folder: Path | None) -> Path | None:
-    """Return the folder near the recipe that holds a module which Python did not find; None: it is not the user's own.
+    """Return the folder near the recipe with a module that Python did not find; None: the module is not the user's own.
 
     Args:
         name: of the outermost package or module.
-        error: whose traceback says which files import it.
-        folder: where the job file lies.
+        error: the import error; its traceback names the files that import the module.
+        folder: the job file's folder.
     """
     files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
     starts = [file.parent for file in reversed(files) if os.path.isfile(file) and not _is_installed(file)]
@@ -114,7 +116,7 @@ def own_module(name: str, *, error: BaseException, folder: Path | None) -> Path 
 
 
 def _of_file(file: Path, function: str, *, folder: Path, key: str) -> RecipeModule:
-    """A file's module, with its packages."""
+    """Return the module of a file, with its packages."""
     levels, folder = _relative_levels(file), Path(os.path.normpath(folder))
     names, root = ([] if file.stem == "__init__" else [file.stem]), file.parent
     while root != root.parent and (levels > 0 or ((root / "__init__.py").exists() and root != folder)):
@@ -130,16 +132,16 @@ def _of_file(file: Path, function: str, *, folder: Path, key: str) -> RecipeModu
 
 
 def _relative_levels(file: Path) -> int:
-    """How many packages a file's relative imports need around it; 0 where it has none, or is no Python."""
+    """Return how many packages a file's relative imports need around it; 0 if there are none, or it is not Python."""
     try:
         tree = ast.parse(file.read_bytes())
-    except (OSError, ValueError, SyntaxError):  # the import will say it
+    except (OSError, ValueError, SyntaxError):  # the import raises it with its message
         return 0
     return max((node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)), default=0)
 
 
 def _offer(module: str, function: str, folder: Path) -> str:
-    """The path of a module's file somewhere near, or the module next to the job file that was probably meant."""
+    """Return a sentence with the path of a module's file near the job file, or of a module with a similar name."""
     parts = module.split(".")
     for place in _around([folder, Path.cwd(), *_children(folder)]):
         for file in (place.joinpath(*parts).with_suffix(".py"), place.joinpath(*parts, "__init__.py")):
@@ -149,7 +151,7 @@ def _offer(module: str, function: str, folder: Path) -> str:
 
 
 def _around(starts: list[Path]) -> Iterator[Path]:
-    """These folders and some above them, each with its ``src``."""
+    """Yield these folders and some of their parents, each with its ``src``."""
     seen = set()
     for start in starts:
         for place in [start, *start.parents][:FOLDERS_UP]:
@@ -164,6 +166,6 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _is_installed(path: Path) -> bool:
-    """Whether a file is one of Python's or of an installed package."""
+    """Return whether a file belongs to Python or to an installed package."""
     places = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     return any(path.is_relative_to(place) for place in places) or "site-packages" in path.parts

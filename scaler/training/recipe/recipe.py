@@ -1,4 +1,4 @@
-"""The recipe: what a user writes, in plain torch."""
+"""The recipe: the model, data and loss that a user writes in plain torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,33 +17,36 @@ EVALUATE_OVER = ("samples", "batch")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """Model, data and loss of a job.
+    """The model, data and loss of a job.
 
     Args:
         model: on the CPU; scaler moves it to the worker's device.
-        train_data: a map-style dataset. A ``TensorDataset`` is indexed a batch at a time; a dataset with
-            ``__getitems__`` is asked for a batch at a time; any other, sample by sample.
-        loss: ``loss(model, batch)``: the mean over the batch's samples, or ``(sum, weight)`` for losses that weigh
-            samples differently (by token, say): the step then divides by the weight of the whole global batch.
-        loss_over: ``samples``: the loss is one of the two above, which is measured before the first step.
-            ``global_batch``: it compares the samples of a step, and gathers them with ``scaler.all_gather``; a step is
-            then one forward/backward on each worker, never several micro-batches. ``micro_batch``: it depends on the
-            samples of one forward/backward; nothing is measured, and another number of workers or micro-batches
-            trains on another objective.
+        train_data: a map-style dataset. A ``TensorDataset`` is indexed once for a whole batch. A dataset with
+            ``__getitems__`` is asked for a whole batch. Any other dataset is asked for one sample after the other.
+        loss: ``loss(model, batch)``: the mean over the batch's samples, or ``(sum, weight)`` for losses that give
+            samples different weights (tokens, for example). A step then divides the sum by the weight of the global
+            batch.
+        loss_over: ``samples``: the loss is one of the two above. scaler measures this before the first step.
+            ``global_batch``: the loss compares the samples of a step, and gathers them with ``scaler.all_gather``. A
+            step is then one forward/backward on each worker, never several micro-batches. ``micro_batch``: the loss
+            depends on the samples of one forward/backward. scaler measures nothing, and the objective changes with the
+            number of workers or micro-batches.
         eval_data: a map-style dataset; None: no evaluation.
-        evaluate: ``evaluate(model, batch)``: what one forward pass says, by name. A number is a mean over the batch's
-            samples. ``(sum, weight)`` is divided over all the data. An object with torchmetrics' ``update``,
-            ``compute`` and ``reset``, made once and updated here, is computed over all the data. None: the loss.
-        metrics: a function of all the data's outputs, such as ``metrics(predictions, targets)``: returns further
-            values by name. Each parameter gets what ``evaluate`` returned under its name: of a tensor or list with one
-            row a sample the rows of all workers, in the data's order, on the CPU; of anything else its value.
-        evaluate_over: ``samples``: no value depends on how the data is cut into batches, which is measured before the
-            first step. ``batch``: they may; nothing is measured, and values are means over batches.
-        collate: makes a batch of a list of samples; None: torch's ``default_collate``.
+        evaluate: ``evaluate(model, batch)``: the values of one forward pass, by name. A number is a mean over the
+            batch's samples. ``(sum, weight)`` is added up and divided over all the data. A metric object with
+            torchmetrics' ``update``, ``compute`` and ``reset``, created once and updated here, is computed over all the
+            data. None: the loss is evaluated.
+        metrics: a function of the outputs for all the data, such as ``metrics(predictions, targets)``. It returns more
+            values by name. Each parameter gets what ``evaluate`` returned under the parameter's name. A tensor or list
+            with one row a sample becomes the rows of all workers, in the order of the data, on the CPU. Any other
+            value becomes its value over all the data.
+        evaluate_over: ``samples``: no value depends on how the data is cut into batches. scaler measures this before
+            the first step. ``batch``: values may depend on it. scaler measures nothing, and reports means over batches.
+        collate: makes a batch from a list of samples; None: torch's ``default_collate``.
         groups: parameter groups as the job file writes them (``{"match": "backbone.*", "lr_ratio": 0.1}``), for a job
             with ``groups: recipe``.
-        flops_per_sample: floating-point operations of one sample's forward and backward pass; for a transformer about
-            6 x parameters x tokens. The report makes the achieved FLOPs of it, and MFU.
+        flops_per_sample: floating-point operations of the forward and backward pass of one sample; for a transformer
+            about 6 x parameters x tokens. The report computes the achieved FLOPs and the MFU from this number.
     """
 
     model: "nn.Module"

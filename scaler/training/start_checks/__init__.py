@@ -1,1 +1,1 @@
-"""What is checked before the first step of an attempt."""
+"""Checks before the first step of an attempt."""

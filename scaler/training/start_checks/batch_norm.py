@@ -1,4 +1,4 @@
-"""Shares of one sample, which BatchNorm cannot normalize: found at the start, from the plan's sizes."""
+"""Find steps that give a worker a single sample, which BatchNorm cannot normalize."""
 
 import torch
 from torch import nn
@@ -12,24 +12,24 @@ from scaler.training.recipe import Recipe
 def require_samples_for_norms(
     recipe: Recipe, model: nn.Module, plan: Plan, *, samples_seen: int, device: torch.device, data_workers: int
 ) -> None:
-    """Refuse a plan that gives a worker a single sample where the model's BatchNorm needs more.
+    """Raise an error if a later step gives a worker a single sample and the model's BatchNorm needs more.
 
-    Where the plan has such a share, but not in its next step, the loss is computed on one sample; the model's buffers
-    are as they were afterwards, this process's random numbers are others.
+    If the plan has such a step after the next one, the loss is computed for one sample. The model's buffers are
+    restored; this process's random numbers are not.
 
     Args:
         recipe: its loss and data.
         model: on the device, in training mode.
         plan: of this attempt.
         samples_seen: where it starts.
-        device: where the model lives.
-        data_workers: of the job; with some, one such process loads the sample.
+        device: of the model.
+        data_workers: of the job; if there are any, one such process loads the sample.
 
     Raises:
         RecipeError: BatchNorm refuses one sample; names the step.
     """
     at = first_single_sample_step(plan, samples_seen=samples_seen)
-    if at is None or at == samples_seen:  # the next step would say so itself
+    if at is None or at == samples_seen:  # the next step raises it itself
         return
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     first, workers = [torch.zeros(1, dtype=torch.int64)], min(1, data_workers)
@@ -46,9 +46,11 @@ def require_samples_for_norms(
 
 
 def first_single_sample_step(plan: Plan, *, samples_seen: int) -> int | None:
-    """Return where the first step begins in which a worker's forward has a single sample; None: there is none."""
+    """Return where the first step begins that gives a forward pass a single sample; None: there is none."""
     seen = samples_seen
-    while seen < plan.most_samples and (size := plan.step_size(seen)):  # where progress is measured it has no end
+    while seen < plan.most_samples and (
+        size := plan.step_size(seen)
+    ):  # step sizes have no end where progress is measured
         if (
             any(
                 stop - start == 1
@@ -63,30 +65,30 @@ def first_single_sample_step(plan: Plan, *, samples_seen: int) -> int | None:
         if plan.last_batch != "carry":
             ends.append((seen // plan.num_samples + 1) * plan.num_samples)
         ends += [other.start_samples for other in plan.phases if other.start_samples > seen]
-        alike = (min(ends) - seen) // size if size == phase.global_batch_size else 0  # full steps up to there
-        seen = plan.next_step(seen + max(1, alike) * size)
+        whole_steps = (min(ends) - seen) // size if size == phase.global_batch_size else 0  # whole steps until then
+        seen = plan.next_step(seen + max(1, whole_steps) * size)
     return None
 
 
 def single_sample_error(plan: Plan, *, samples_seen: int) -> RecipeError:
-    """Return what to say of a step whose shares BatchNorm cannot normalize."""
+    """Return the error for a step whose shares BatchNorm cannot normalize."""
     size, phase = plan.step_size(samples_seen), plan.phase_at(samples_seen)
     if size == phase.global_batch_size:
         return RecipeError(
             f"BatchNorm needs more than one sample, and a step of {_counted(size, 'sample')} on "
-            f"{_counted(plan.world_size, 'worker')} in {_counted(phase.grad_accum_steps, 'micro-step')} gives some "
-            "forward only one.",
-            "Use fewer workers or micro-steps, or a larger batch: two samples in each forward at least.",
+            f"{_counted(plan.world_size, 'worker')} in {_counted(phase.grad_accum_steps, 'micro-step')} gives a "
+            "forward pass only one.",
+            "Use fewer workers or micro-steps, or a larger batch: each forward pass needs two samples.",
         )
     return RecipeError(
         f"BatchNorm needs more than one sample, and the last step of an epoch has {_counted(size, 'sample')} for "
-        f"{_counted(plan.world_size, 'worker')}: one of them gets a single one.",
+        f"{_counted(plan.world_size, 'worker')}: one of them gets a single sample.",
         "Set train.last_batch: drop, or use another number of workers or another global batch.",
     )
 
 
 def is_single_sample_error(error: BaseException) -> bool:
-    """Whether an error says that a normalization layer got one value per channel."""
+    """Return whether an error says that a normalization layer got one value per channel."""
     return isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error)
 
 

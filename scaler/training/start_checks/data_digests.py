@@ -1,7 +1,7 @@
-"""Whether the data are the same on every worker and in every attempt: digests of a few samples, compared at the start.
+"""Check that the data are the same on every worker and in every attempt, by digests of a few samples.
 
-A training set of the right size may still be another one: classes numbered by the order of a ``set``, files in the
-order of ``os.listdir``. Each worker would then train on something else, and so would the run after a resume.
+Data of the right size may still differ: classes numbered in the order of a ``set``, files in the order of
+``os.listdir``. Then each worker trains on other data, and so does a resumed run.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,26 +21,26 @@ from scaler.errors import RecipeError
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe import Recipe
 
-FEW, MANY = 4, 16  # samples that are compared: of a dataset that loads them, and of tensors in memory
+FEW, MANY = 4, 16  # samples to compare: of a dataset that loads them, and of tensors in memory
 REMEDY = (
-    "Build the data alike each time, from recipe_args and the job's seed only: a set and os.listdir have no order, "
+    "Build the same data each time, from recipe_args and the job's seed only: a set and os.listdir have no order, "
     "sorted(...) has."
 )
 
 Digests = dict[str, dict[int, str]]
-"""Of ``train_data`` and ``eval_data``: sample -> digest."""
+"""Dataset (``train_data``, ``eval_data``) -> sample -> digest."""
 
 
 def data_digests(recipe: Recipe, *, data_workers: int, only: Digests | None = None) -> Digests:
-    """Return digests of a few samples of each dataset; those that cannot be loaded or read are left out.
+    """Return digests of a few samples of each dataset, without samples that cannot be loaded or read.
 
-    Random augmentation draws the same for a sample each time. The random numbers of this process are others afterwards.
+    Random augmentation draws the same numbers for a sample each time. The random numbers of this process change.
 
     Args:
         recipe: its data.
-        data_workers: of the job; with some, one such process loads the samples, for what a dataset opens is not shared
-            with processes that are started later.
-        only: the datasets and samples to look at; None: chosen by the datasets' sizes.
+        data_workers: of the job; if there are any, one such process loads the samples, because files that a dataset
+            opens here must not be shared with processes that start later.
+        only: the datasets and samples to use; None: chosen by the datasets' sizes.
     """
     digests: Digests = {}
     for name, data in (("train_data", recipe.train_data), ("eval_data", recipe.eval_data)):
@@ -64,9 +64,9 @@ def data_digests(recipe: Recipe, *, data_workers: int, only: Digests | None = No
 
 
 def require_same_data(recipe: Recipe, mine: Digests, *, world_size: int, data_workers: int) -> None:
-    """Refuse data that differ between workers; called by all of them.
+    """Raise an error if the data differ between workers; called by all of them.
 
-    A sample that is not the same twice on one worker is random by itself, and says nothing.
+    A sample that differs between two readings on one worker is random and is not compared.
 
     Raises:
         RecipeError: names the first sample that differs, on every worker.
@@ -85,18 +85,18 @@ def require_same_data(recipe: Recipe, mine: Digests, *, world_size: int, data_wo
                 others = [str(rank) for rank, digest in enumerate(first) if digest != first[0]]
                 ranks = f"rank{'s' if len(others) > 1 else ''} {', '.join(others)}"
                 raise RecipeError(
-                    f"{name} differs between workers: its sample {sample} is another on {ranks} than on rank 0.",
+                    f"{name} differs between workers: sample {sample} on {ranks} differs from that on rank 0.",
                     f"{REMEDY} train.check_data: false trains on it anyway.",
                 )
 
 
 def require_data_of_run(recipe: Recipe, mine: Digests, before: Mapping[str, Any], *, data_workers: int) -> None:
-    """Refuse training data that are not those that the run began with.
+    """Raise an error if the training data differ from those that the run began with.
 
     Args:
         recipe: its data.
         mine: digests now.
-        before: the digests that a checkpoint holds.
+        before: the digests in a checkpoint.
         data_workers: of the job.
 
     Raises:
@@ -111,19 +111,19 @@ def require_data_of_run(recipe: Recipe, mine: Digests, before: Mapping[str, Any]
     for sample in differing:
         if again["train_data"].get(sample) == now[sample]:
             raise RecipeError(
-                f"train_data is not what the run began with: its sample {sample} is another one.",
+                f"train_data differs from the data that the run began with: sample {sample} is different.",
                 f"{REMEDY} --set train.check_data=false trains on it anyway.",
             )
 
 
 def _chosen(size: int, in_memory: bool) -> list[int]:
-    """Samples from the first to the last, evenly spaced."""
+    """Return evenly spaced samples from the first to the last."""
     many = min(size, MANY if in_memory else FEW)
     return sorted({round(place * (size - 1) / max(1, many - 1)) for place in range(many)})
 
 
 def _differing(found: Sequence[Digests]) -> Digests:
-    """The samples whose digests are not the same on every worker that has them."""
+    """Return the samples whose digests differ between workers that have them."""
     differing: Digests = {}
     for name, samples in found[0].items():
         for sample in samples:
@@ -140,7 +140,7 @@ def _gathered(mine: Digests, world_size: int) -> list[Digests]:
 
 
 class _Digested(Dataset[str]):
-    """A dataset's samples as digests; empty where a sample cannot be loaded: training will say why."""
+    """A dataset's samples as digests; empty for a sample that cannot be loaded, whose error training will show."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self._dataset = dataset
@@ -155,7 +155,7 @@ class _Digested(Dataset[str]):
 
 
 def digest(value: Any) -> str:
-    """Return a digest of a sample's numbers, texts and structure; of other objects, of their class alone.
+    """Return a digest of a sample's numbers, strings and structure; other objects count by their class only.
 
     Example:
         >>> digest({"x": torch.ones(2), "label": 3}) == digest({"x": torch.ones(2), "label": 3}) != digest({"x": 3})
@@ -165,7 +165,7 @@ def digest(value: Any) -> str:
 
 
 def _parts(value: Any) -> list[bytes]:
-    """A value as bytes, the same in every process."""
+    """Return a value as bytes, the same in every process."""
     if isinstance(value, Tensor):
         dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
         numbers = dense.dequantize() if dense.is_quantized else dense
@@ -181,7 +181,7 @@ def _parts(value: Any) -> list[bytes]:
         return [b"[", *(part for item in value for part in _parts(item)), b"]"]
     if is_dataclass(value) and not isinstance(value, type):
         return _parts({field.name: getattr(value, field.name, None) for field in fields(value)})
-    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):  # numpy's, and a picture of PIL's
+    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):  # numpy arrays and PIL images
         array = np.asarray(value)
         if array.dtype.hasobject:
             return _parts(array.tolist())

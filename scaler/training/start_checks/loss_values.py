@@ -1,39 +1,44 @@
-"""A loss of some samples, of the same given twice, and in parts: what a mean over samples does not change."""
+"""Compare the loss of some samples with those of the same samples given twice and of parts of them.
+
+A mean over samples is the same in all three ways.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf, isfinite, nan, sqrt
+from statistics import fmean, variance
 from typing import NamedTuple
 
 from scaler.errors import RecipeError
+from scaler.metrics.means import Mean
 
 
-class Value(NamedTuple):
-    """A loss of a batch: a mean, or a sum with its weight."""
+class LossValue(NamedTuple):
+    """The loss of a batch: a mean, or a sum with its weight."""
 
     value: float
     weight: float | None
 
     @property
     def mean(self) -> float:
-        """The mean; nan where the weight is 0."""
+        """The mean; nan if the weight is 0."""
         if self.weight is None:
             return self.value
-        return self.value / self.weight if self.weight else float("nan")
+        return self.value / self.weight if self.weight else nan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossComparison:
-    """The loss of a batch in three ways. ``(sum, weight)`` counts as its quotient.
+    """The loss of a batch, computed in three ways. ``(sum, weight)`` counts as its quotient.
 
     Args:
         samples: in the batch.
         whole: its loss.
         twice: the loss of the batch given twice.
-        parts: the losses of its parts, put together as a step puts together those of workers and micro-batches.
-        part_size: samples in a part, at most.
+        parts: the losses of its parts, combined as a step combines those of workers and micro-batches.
+        part_size: samples in the largest part.
         is_weighted: whether the loss returns ``(sum, weight)``.
-        tolerance: the relative difference that counts as none.
+        tolerance: the relative difference that counts as equal.
     """
 
     samples: int
@@ -46,12 +51,12 @@ class LossComparison:
 
     @property
     def largest(self) -> float:
-        """What differences are relative to."""
+        """The largest finite absolute value; differences are relative to it."""
         return max(abs(value) for value in (self.whole, self.twice, self.parts, 0.0) if isfinite(value))
 
     @property
     def difference(self) -> float:
-        """The larger difference to the whole; infinite where one is not a number."""
+        """The larger difference to the whole; infinite if one is not a number."""
         differences = [abs(self.twice - self.whole), abs(self.parts - self.whole)]
         return max(difference if isfinite(difference) else inf for difference in differences)
 
@@ -62,19 +67,19 @@ class LossComparison:
 
     @property
     def parts_differ(self) -> bool:
-        """Whether the parts of a batch give another loss than the whole."""
+        """Whether the parts of a batch have another loss than the whole."""
         return not abs(self.parts - self.whole) <= self.tolerance * self.largest
 
     @property
     def is_mean(self) -> bool:
-        """Whether it is as a mean over samples is."""
+        """Whether the loss behaves as a mean over samples."""
         return not self.twice_differs and not self.parts_differ
 
     @property
     def is_sum(self) -> bool:
-        """Whether it is as a sum over samples is: in proportion to their number."""
+        """Whether the loss behaves as a sum over samples: proportional to their number."""
         near = 0.05 * self.largest
-        share = self.part_size / self.samples  # a mean of the parts' sums
+        share = self.part_size / self.samples  # the parts are combined as a mean of their sums
         return (
             not self.is_weighted
             and abs(self.twice - 2 * self.whole) < near
@@ -82,40 +87,68 @@ class LossComparison:
         )
 
 
-def measured(whole: Value, twice: Value, parts: Sequence[tuple[Value, int]], *, tolerance: float) -> LossComparison:
-    """Put the losses of a batch and its parts together.
+def compare_losses(
+    whole: LossValue, twice: LossValue, parts: Sequence[tuple[LossValue, int]], *, tolerance: float
+) -> LossComparison:
+    """Return the comparison of a batch's losses.
 
     Args:
         whole: of the batch.
         twice: of the batch given twice.
         parts: of each part, with its samples.
-        tolerance: the relative difference that counts as none.
+        tolerance: the relative difference that counts as equal.
     """
-    samples = sum(size for _, size in parts)
-    if whole.weight is None:
-        together = sum(part.value * size for part, size in parts) / samples
-    else:
-        together = Value(sum(part.value for part, _ in parts), sum(part.weight or 0.0 for part, _ in parts)).mean
+    mean = Mean()
+    for part, size in parts:
+        if whole.weight is None:
+            mean.add(part.value, size)
+        else:
+            mean.add_sum(part.value, part.weight or 0.0)
     return LossComparison(
-        samples=samples,
+        samples=sum(size for _, size in parts),
         whole=whole.mean,
         twice=twice.mean,
-        parts=together,
+        parts=nan if mean.value is None else mean.value,
         part_size=max(size for _, size in parts),
         is_weighted=whole.weight is not None,
         tolerance=tolerance,
     )
 
 
+def mean_comparison(runs: Sequence[LossComparison], *, tolerance: float) -> LossComparison:
+    """Return the comparison of means over several runs with other random numbers.
+
+    Args:
+        runs: of the same samples.
+        tolerance: the relative difference that counts as equal.
+    """
+    return LossComparison(
+        samples=runs[0].samples,
+        whole=fmean(run.whole for run in runs),
+        twice=fmean(run.twice for run in runs),
+        parts=fmean(run.parts for run in runs),
+        part_size=runs[0].part_size,
+        is_weighted=runs[0].is_weighted,
+        tolerance=tolerance,
+    )
+
+
+def standard_errors(runs: Sequence[LossComparison], which: str) -> float:
+    """Return by how many standard errors the mean of one value differs from the mean of the whole."""
+    wholes, others = [run.whole for run in runs], [getattr(run, which) for run in runs]
+    error = sqrt((variance(wholes) + variance(others)) / len(runs))
+    return abs(fmean(others) - fmean(wholes)) / error if error else 0.0
+
+
 ACCEPT = (
-    "To train with it all the same, on another objective for each number of workers: "
+    "To train with it anyway, on an objective that changes with the number of workers: "
     'scaler.Recipe(loss_over="micro_batch").'
 )
-COMPARES = 'compare those of all workers: scaler.all_gather, and scaler.Recipe(loss_over="global_batch").'
+COMPARES = 'gather the samples of all workers: scaler.all_gather, and scaler.Recipe(loss_over="global_batch").'
 
 
-def refusal(found: LossComparison) -> RecipeError:
-    """Return what to say of a loss that is not a mean over samples, with what to write instead."""
+def not_a_mean_error(found: LossComparison) -> RecipeError:
+    """Return the error for a loss that is not a mean over samples, with what to write instead."""
     numbers = f"{found.samples} samples give {found.whole:.4g}, "
     of_parts = f"in parts of {found.part_size} together {found.parts:.4g}"
     numbers += f"the same given twice {found.twice:.4g}" if found.twice_differs else of_parts

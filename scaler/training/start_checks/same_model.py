@@ -1,4 +1,4 @@
-"""Check that every worker built the same model."""
+"""Check that every worker has built the same model."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ Described = tuple[str, tuple[int, ...], str, bool]  # name, shape, dtype, whethe
 
 
 def require_same_model(model: nn.Module, *, world_size: int) -> None:
-    """Refuse a model that is not built the same on every worker; called by all of them, before the model is shared.
+    """Raise an error if workers have built different models; called by all of them, before the model is shared.
 
-    Compared are name, shape, dtype and ``requires_grad`` of every parameter, in their order, and buffers likewise:
-    workers that disagree would wait for each other, or add up what does not belong together.
+    The check compares name, shape, dtype and ``requires_grad`` of every parameter in order, and of every buffer.
+    Different models would make workers wait for each other, or add up gradients of different parameters.
 
     Args:
         model: this worker's, not wrapped.
-        world_size: workers in torch's default process group; with 1 there is nothing to compare.
+        world_size: workers in torch's default process group; with 1 nothing is compared.
 
     Raises:
         RecipeError: names the first parameter that differs, on every worker.
@@ -46,7 +46,7 @@ def _described(model: nn.Module) -> list[Described]:
 
 
 def _first_difference(models: Sequence[Sequence[Described]]) -> str:
-    """The first parameter that is not the same everywhere, and who has what."""
+    """Return the first parameter that is not the same on all workers, with the ranks of each variant."""
     tables = [{described[0]: described for described in model} for model in models]
     names = list(dict.fromkeys(described[0] for model in models for described in model))
     for name in names:
@@ -54,17 +54,17 @@ def _first_difference(models: Sequence[Sequence[Described]]) -> str:
         if len(set(found)) == 1:
             continue
         if None in found:
-            return f"{name} is {_who(['there' if described else 'missing' for described in found])}"
+            return f"{name} is {_ranks_text(['there' if described else 'missing' for described in found])}"
         there = [described for described in found if described is not None]
         shapes, dtypes = [str(described[1]) for described in there], [described[2] for described in there]
         uses = ["trained" if described[3] else "frozen" for described in there]
-        return f"{name} is {_who(next(shown for shown in (shapes, dtypes, uses) if len(set(shown)) > 1))}"
+        return f"{name} is {_ranks_text(next(shown for shown in (shapes, dtypes, uses) if len(set(shown)) > 1))}"
     place = next(i for i in range(len(names)) if len({model[i][0] for model in models}) > 1)
-    return f"its parameter {place} is {_who([model[place][0] for model in models])}"
+    return f"its parameter {place} is {_ranks_text([model[place][0] for model in models])}"
 
 
-def _who(shown: Sequence[str]) -> str:
-    """What each rank has: ``(4, 2) on ranks 0, 2 and (5, 2) on rank 1``."""
+def _ranks_text(shown: Sequence[str]) -> str:
+    """Return which ranks have what: ``(4, 2) on ranks 0, 2 and (5, 2) on rank 1``."""
     ranks = {what: [rank for rank, other in enumerate(shown) if other == what] for what in shown}
     return " and ".join(
         f"{what} on rank{'s' if len(having) > 1 else ''} {', '.join(map(str, having))}"

@@ -1,4 +1,4 @@
-"""What is checked before the first step of an attempt: what would otherwise show late, or never."""
+"""All checks before the first step of an attempt: they find errors that would otherwise show late, or never."""
 
 from dataclasses import dataclass
 from time import perf_counter
@@ -22,10 +22,10 @@ class Start:
     """What the checks found.
 
     Attributes:
-        digests: of some samples of the data, for the attempts to come.
+        digests: of some samples of the data, for later attempts.
         gathers: whether the loss is over the global batch.
-        seconds: that trying out the loss and the evaluation took.
-        loss_not_checked: why the loss could not be checked; None: it was checked.
+        seconds: duration of the checks.
+        loss_not_checked: why the loss could not be checked; None: the loss was checked.
     """
 
     digests: Digests
@@ -46,7 +46,7 @@ def check_start(
     samples_seen: int,
     digests: Digests,
 ) -> Start:
-    """Try out the data, the loss and the evaluation, and leave everything as it was.
+    """Check the data, the loss and the evaluation, and restore everything afterwards.
 
     Args:
         recipe: model, data and loss.
@@ -55,13 +55,13 @@ def check_start(
         context: of this worker.
         model: on its device.
         evaluation: of this attempt.
-        activity: told what is being done.
+        activity: updated with what this worker is doing.
         samples_seen: where the attempt begins.
         digests: of the data that a checkpoint was trained on; empty without one.
 
     Raises:
-        RecipeError: a share of one sample for BatchNorm, data that differ between workers or from the run's beginning,
-            a loss that is not a mean over samples, or an evaluation that cannot be used.
+        RecipeError: BatchNorm gets a share of one sample; the data differ between workers or from the run's first
+            attempt; the loss is not a mean over samples; or the evaluation cannot be used.
     """
     workers, is_start = job.train.data_workers, samples_seen == 0
     require_samples_for_norms(

@@ -1,4 +1,4 @@
-"""Data that are not the same on every worker, or in every attempt, are refused at the start."""
+"""Data that differ between workers or attempts are refused at the start."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from scaler.training.start_checks.data_digests import data_digests, digest, requ
 
 
 class Made(Dataset[Any]):
-    """Each sample is what a function makes of its index."""
+    """Samples that a function makes from their index."""
 
     def __init__(self, make: Callable[[int], Any]) -> None:
         self._make = make
@@ -59,31 +59,31 @@ def compare(rank: int, world_size: int, kind: str, data_workers: int) -> str:
 
 
 REMEDY = (
-    "\n  Build the data alike each time, from recipe_args and the job's seed only: a set and os.listdir have no order, "
+    "\n  Build the same data each time, from recipe_args and the job's seed only: a set and os.listdir have no order, "
     "sorted(...) has. train.check_data: false trains on it anyway."
 )
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "text"),
     [
         ("alike", "alike"),
         (
             "one sample",
-            f"train_data differs between workers: its sample 19 is another on rank 1 than on rank 0.{REMEDY}",
+            f"train_data differs between workers: sample 19 on rank 1 differs from that on rank 0.{REMEDY}",
         ),
-        ("tensors", f"train_data differs between workers: its sample 0 is another on rank 1 than on rank 0.{REMEDY}"),
+        ("tensors", f"train_data differs between workers: sample 0 on rank 1 differs from that on rank 0.{REMEDY}"),
         ("augmented", "alike"),  # each sample draws from a seed of its own
-        ("random by itself", "alike"),  # nothing can be said
+        ("random by itself", "alike"),  # it cannot be compared
     ],
 )
-def test_workers_compare_a_few_samples(kind: str, said: str) -> None:
-    assert set(run_group(compare, 2, kind, 0)) == {said}
+def test_workers_compare_a_few_samples(kind: str, text: str) -> None:
+    assert set(run_group(compare, 2, kind, 0)) == {text}
 
 
 @pytest.mark.parametrize("changed", [True, False])
 @pytest.mark.parametrize("check", [True, False])
-def test_a_run_goes_on_with_the_data_that_it_began_with(tmp_path: Path, changed: bool, check: bool) -> None:
+def test_a_run_continues_with_the_data_that_it_began_with(tmp_path: Path, changed: bool, check: bool) -> None:
     job = make_job(per_worker_batch_size=8, train={"num_samples": 20, "epochs": 2, "check_data": check})
     first = recipe_of(TensorDataset(torch.arange(20.0)[:, None]))
     in_this_process(tmp_path, first, make_job(per_worker_batch_size=8, train={"num_samples": 20, "epochs": 1}))[0].run()
@@ -93,7 +93,9 @@ def test_a_run_goes_on_with_the_data_that_it_began_with(tmp_path: Path, changed:
     assert found is not None
     training.restore(found)
     if changed and check:
-        with pytest.raises(RecipeError, match=r"^train_data is not what the run began with: its sample 0 is another"):
+        with pytest.raises(
+            RecipeError, match=r"^train_data differs from the data that the run began with: sample 0 is different"
+        ):
             training.run()
     else:
         training.run()

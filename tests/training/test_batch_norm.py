@@ -1,4 +1,4 @@
-"""Shares of one sample are found at the start, from the plan's sizes, where BatchNorm cannot normalize them."""
+"""Shares of one sample, which BatchNorm cannot normalize, are found at the start from the plan's sizes."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def test_a_last_step_of_one_sample_is_refused_before_the_first_step(tmp_path: Pa
         training.run()
     assert str(caught.value) == (
         "BatchNorm needs more than one sample, and the last step of an epoch has 1 sample for 1 worker: one of them "
-        "gets a single one.\n"
+        "gets a single sample.\n"
         "  Set train.last_batch: drop, or use another number of workers or another global batch."
     )
     assert not around.records
@@ -41,19 +41,19 @@ def test_the_number_of_workers_makes_a_share_of_one(tmp_path: Path) -> None:
     ranks = run(tmp_path, 2, make_job(global_batch_size=124), errors=True, norm=True)  # 250 = 2 * 124 + 2
     assert {rank["error"] for rank in ranks} == {
         "RecipeError: BatchNorm needs more than one sample, and the last step of an epoch has 2 samples for 2 workers: "
-        "one of them gets a single one.\n"
+        "one of them gets a single sample.\n"
         "  Set train.last_batch: drop, or use another number of workers or another global batch."
     }
 
 
-def test_a_micro_batch_of_one_sample_in_every_step_is_told_with_its_own_remedy(tmp_path: Path) -> None:
+def test_a_micro_batch_of_one_sample_in_every_step_has_its_own_remedy(tmp_path: Path) -> None:
     job = job_of(16, per_worker_batch_size=1, grad_accum_steps=2)
     with pytest.raises(RecipeError) as caught:
         in_this_process(tmp_path, norm_recipe(16), job)[0].run()
     assert str(caught.value) == (
-        "BatchNorm needs more than one sample, and a step of 2 samples on 1 worker in 2 micro-steps gives some forward "
-        "only one.\n"
-        "  Use fewer workers or micro-steps, or a larger batch: two samples in each forward at least."
+        "BatchNorm needs more than one sample, and a step of 2 samples on 1 worker in 2 micro-steps gives a forward "
+        "pass only one.\n"
+        "  Use fewer workers or micro-steps, or a larger batch: each forward pass needs two samples."
     )
 
 

@@ -1,4 +1,4 @@
-"""Where a group meets, and what its members must agree on."""
+"""How the workers of a group meet, and what they must agree on."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ LISTENS = "0A"  # in the column of states
 
 
 def listening() -> list[str]:
-    """The addresses that this process listens on, in the kernel's hexadecimal."""
+    """Return the addresses that this process listens on, in the kernel's hexadecimal form."""
     mine = set()
     for number in os.listdir("/proc/self/fd"):
         try:
@@ -36,7 +36,7 @@ def hexadecimal(address: str) -> str:
 
 
 def own_address() -> str:
-    """The address of this machine that others would use; the loopback's where it has no other."""
+    """Return the address of this machine that others would use; the loopback address if it has no other."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))
@@ -63,12 +63,12 @@ def test_an_address_that_the_node_does_not_have_is_refused_whole() -> None:
         MeetingPoint("198.51.100.7", port=None, world_size=2)
     assert str(caught.value) == (
         "rank 0 cannot listen on 198.51.100.7, its node's address in the cluster: Cannot assign requested address.\n"
-        "  ray start --node-ip-address sets it: one that the node has, and the others reach."
+        "  Set it with ray start --node-ip-address: an address of this node that the other nodes can reach."
     )
 
 
 def met(rank: int, world_size: int, host: str, folder: str, given: str | None) -> dict[str, Any]:
-    """Meet anew at a host, as workers do; returns who listens where."""
+    """Meet at a host, as workers do; return which process listens on which address."""
     dist.destroy_process_group()
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.pop(name, None)
@@ -118,7 +118,7 @@ def test_an_interface_that_the_user_chose_is_left_alone(tmp_path: Path) -> None:
 
 
 def built(what: str, rank: int) -> nn.Module:
-    """A model that is built otherwise on rank 1."""
+    """Return a model that differs on rank 1."""
     other = rank == 1
     model = nn.Sequential(nn.Linear(2, 5 if other and what == "shape" else 4), nn.BatchNorm1d(4))
     match what if other else "":
@@ -140,15 +140,15 @@ def built(what: str, rank: int) -> nn.Module:
 
 
 def same(rank: int, world_size: int, whats: list[str]) -> list[str | None]:
-    """What is said of each model; None where it passes."""
-    said: list[str | None] = []
+    """Return the message for each model; None if it is accepted."""
+    messages: list[str | None] = []
     for what in whats:
         try:
             require_same_model(built(what, rank), world_size=world_size)
-            said.append(None)
+            messages.append(None)
         except RecipeError as error:
-            said.append(str(error))
-    return said
+            messages.append(str(error))
+    return messages
 
 
 DIFFERENCES = {
@@ -163,13 +163,13 @@ DIFFERENCES = {
 
 
 def test_models_that_differ_between_workers_are_refused_on_all_of_them() -> None:
-    said = run_group(same, 3, ["nothing", *DIFFERENCES, "nothing"])
+    messages = run_group(same, 3, ["nothing", *DIFFERENCES, "nothing"])
     expected = [
         f"the model differs between workers: {text}.\n"
         "  The recipe must build the same model on each: from recipe_args and the job's seed only."
         for text in DIFFERENCES.values()
     ]
-    assert said == [[None, *expected, None]] * 3
+    assert messages == [[None, *expected, None]] * 3
 
 
 def test_a_worker_alone_has_nobody_to_differ_from() -> None:
