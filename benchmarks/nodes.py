@@ -120,7 +120,7 @@ def runs_with(workers: int) -> Callable[[Sequence[Mapping[str, Any]], Any], bool
     """When a group of that size has trained for a while: some steps beyond where it began."""
 
     def is_so(events: Sequence[Mapping[str, Any]], progress: Any) -> bool:
-        starts = [event for event in events if event["kind"] == "attempt_started"]
+        starts = [event for event in events if event.kind == "attempt_started"]
         return (
             bool(starts)
             and starts[-1]["world_size"] == workers
@@ -151,11 +151,11 @@ def told(folder: Any) -> dict[str, Any]:
     for samples_seen, samples in sorted(by_step.items()):
         is_whole = is_whole and samples_seen == at
         at = samples_seen + samples
-    starts = [event for event in events if event["kind"] == "attempt_started"]
+    starts = [event for event in events if event.kind == "attempt_started"]
     return {
-        "sizes": [start["world_size"] for start in starts],
-        "global_batch_sizes": [start["global_batch_size"] for start in starts],
-        "starts": [start["start_samples"] for start in starts],
+        "sizes": [start.world_size for start in starts],
+        "global_batch_sizes": [start.global_batch_size for start in starts],
+        "starts": [start.start_samples for start in starts],
         "attempts": rows,
         "lost_samples": [max(0, reached.get(row["attempt"], 0) - row["end_samples"]) for row in rows],
         "samples": at,
@@ -163,5 +163,5 @@ def told(folder: Any) -> dict[str, Any]:
         "lr_audit": report.to_dict()["lr_audit"],
         "totals": report.to_dict()["totals"],
         "final": report.to_dict()["final"],
-        "events": [event for event in events if event["kind"] not in ("checkpointed", "evaluated")],
+        "events": [event for event in events if event.kind not in ("checkpointed", "evaluated")],
     }

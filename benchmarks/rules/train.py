@@ -105,15 +105,15 @@ def train(values: Job, seed: int, shift: float) -> Run:
     with TemporaryDirectory() as folder:
         around = Kept(folder)
         Training(recipe, parsed, plan, around).run()
-    evaluations = [event for event in around.events if event["kind"] == "evaluated"]
+    evaluations = [event for event in around.events if event.kind == "evaluated"]
     if plan.is_measured:  # looked at by progress: what adascale counts
         done = {record.samples_seen: record.progress for record in around.records}
-        places = [done.get(event["samples_seen"], float(plan.total_samples)) for event in evaluations]
+        places = [done.get(event.samples_seen, float(plan.total_samples)) for event in evaluations]
     else:
-        places = [float(event["samples_seen"]) for event in evaluations]
+        places = [float(event.samples_seen) for event in evaluations]
     wanted = [(epoch + shift) * SAMPLES for epoch in CHECKS]
     nearest = [min(range(len(places)), key=lambda i: abs(places[i] - place)) for place in wanted]
-    losses = [_log(event["values"]["loss"]) for event in evaluations]
+    losses = [_log(event.values["loss"]) for event in evaluations]
     last_epoch = [i for i, place in enumerate(places) if place > places[-1] - SAMPLES]
     gains = [record.lr / plan.lr_at(0) for record in around.records] if plan.is_measured else [1.0]
     return Run(

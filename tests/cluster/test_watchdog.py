@@ -33,10 +33,10 @@ def test_a_worker_that_does_one_thing_for_too_long_is_named_and_ended(
     watchdog.now("building the recipe")
     time.sleep(2 * TIMEOUT_S)
     event = told.get(timeout=5)
-    assert (event["kind"], event["doing"]) == ("worker_hung", "building the recipe")
-    assert event["seconds"] > TIMEOUT_S
-    assert event["where"].startswith("test_watchdog.py:")
-    assert event["where"].endswith(" in test_a_worker_that_does_one_thing_for_too_long_is_named_and_ended")
+    assert (event.kind, event.doing) == ("worker_hung", "building the recipe")
+    assert event.seconds > TIMEOUT_S
+    assert event.where.startswith("test_watchdog.py:")
+    assert event.where.endswith(" in test_a_worker_that_does_one_thing_for_too_long_is_named_and_ended")
     assert told.get(timeout=5) == EXIT_CODE
     log = capfd.readouterr().err
     assert "scaler: building the recipe for 0." in log

@@ -90,7 +90,7 @@ def test_a_tracker_that_hangs_holds_up_neither_the_writer_nor_the_end(
     writer.close(RunState.SUCCEEDED)
     assert monotonic() - began < 60.0, "the tracker hangs until it is released below"
     released.set()
-    (failed,) = [event for event in read_events(folder) if event["kind"] == "tracking_failed"]
+    (failed,) = [event for event in read_events(folder) if event.kind == "tracking_failed"]
     assert (failed["sink"], failed["attempt"]) == ("mlflow", 0)
     assert failed["reason"] == "it had not taken everything 0.2 s after the end"
 

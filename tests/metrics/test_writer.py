@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_events import make_event
 
 from scaler.errors import RunError
 from scaler.metrics import writer as writer_module
@@ -165,13 +166,13 @@ def test_merging_holds_one_part_in_memory_at_a_time(local: RunFolder, monkeypatc
 def test_events_keep_their_order(folder: RunFolder) -> None:
     folder.write("status.json", "{}")
     writer = MetricsWriter(folder)
-    writer.add_event({"kind": "a"})
+    writer.add_event(make_event("a"))
     writer.flush()
-    writer.add_event({"kind": "b"})
-    writer.add_event({"kind": "c"})
+    writer.add_event(make_event("b"))
+    writer.add_event(make_event("c"))
     writer.flush()
     writer.flush()
-    assert [event["kind"] for event in read_events(folder)] == ["a", "b", "c"]
+    assert [event.kind for event in read_events(folder)] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("before", [1, MERGE - 1, MERGE, MERGE + 1, 3 * MERGE])

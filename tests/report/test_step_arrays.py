@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_events import make_event
 from synthetic import SYNTHETIC_JOB, SyntheticRun, Tables, records_table
 
 from scaler.job import Job
@@ -27,7 +28,7 @@ def record(*, attempt: int = 0, rank: int = 0, seen: int = 0, samples: int = 8, 
 
 
 def grid_of(*records: Record, starts: tuple[int, ...] = (0,), tables: int = 1) -> StepArrays:
-    events = [{"kind": "attempt_started", "attempt": a, "start_samples": start} for a, start in enumerate(starts)]
+    events = [make_event("attempt_started", attempt=a, start_samples=start) for a, start in enumerate(starts)]
     return make_step_arrays(Tables(tuple(records_table(records[at::tables]) for at in range(tables))), events)
 
 
