@@ -1,6 +1,7 @@
 """The collector as a plain object: what it takes it writes once, and nobody waits for it or fails with it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -163,7 +164,7 @@ def test_what_ran_out_of_memory_is_remembered_until_the_job_changes(folder: RunF
     collector.close()
     same = make_event("resumed", time=2.0, from_samples=0, workers=2, changes=[], idle_s=1.0)
     assert Collector(folder, [same]).begin_attempt().micro_batch_limit == 6
-    other = {**same, "time": 3.0, "changes": [["recipe_args.width", "512", "64"]]}
+    other = replace(same, time=3.0, changes=[["recipe_args.width", "512", "64"]])
     assert Collector(folder, [other]).begin_attempt().micro_batch_limit is None
 
 

@@ -69,9 +69,9 @@ def test_nodes_join_and_die_and_every_sample_counts_once(tmp_path: Path) -> None
     assert told["global_batch_sizes"] == [5 * size for size in sizes]
     assert lost[: sizes.index(3)] == [0] * sizes.index(3), "who makes room saves first"
     assert max(lost) <= 300, "a killed node costs no more than the way from the last checkpoint"
-    asked = [event for event in told["events"] if event.kind == "leave_requested"]
-    assert {event.why for event in asked} == {"resize"}
-    ended = [event.cause for event in told["events"] if event.kind == "group_ended"]
+    asked = [event for event in told["events"] if event["kind"] == "leave_requested"]
+    assert {event["why"] for event in asked} == {"resize"}
+    ended = [event["cause"] for event in told["events"] if event["kind"] == "group_ended"]
     assert ended == [*["yielded"] * len(asked), "lost"]
     assert told["every_sample_once"]
     assert told["samples"] == told["totals"]["samples_seen"] == 8000
@@ -82,10 +82,10 @@ def test_a_node_that_will_be_taken_away_is_left_at_once_and_costs_no_restart(tmp
     told = elastic_run(tmp_path, "preemption")
     assert told["sizes"] == [2, 1]
     assert told["lost_samples"] == [0, 0]
-    asked = [(event.why, event.detail) for event in told["events"] if event.kind == "leave_requested"]
+    asked = [(event["why"], event["detail"]) for event in told["events"] if event["kind"] == "leave_requested"]
     assert [why for why, _ in asked] == ["preemption"]
     assert asked[0][1] in ("the node of rank 0", "the node of rank 1")
-    starts = [event.time for event in told["events"] if event.kind == "attempt_started"]
+    starts = [event["time"] for event in told["events"] if event["kind"] == "attempt_started"]
     assert starts[1] - starts[0] < 300, "and not when the ten minutes are over"
     assert told["every_sample_once"]
 

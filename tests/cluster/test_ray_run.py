@@ -131,11 +131,11 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path, calm: RunFolder)
 def test_a_worker_that_hangs_is_named_and_replaced(tmp_path: Path, calm: RunFolder) -> None:
     folder = strike(tmp_path, "hang", "failures.hang_timeout_s=20")
     (hung,) = of_kind(folder, "worker_hung")
-    assert (hung["attempt"], hung["rank"], hung["doing"]) == (0, 1, "computing")
-    assert hung["where"].startswith("troubled_recipe.py:")
-    assert hung["where"].endswith(" in strike")
-    assert hung["seconds"] > 20
-    assert "time.sleep" not in hung["where"]
+    assert (hung.attempt, hung.rank, hung.doing) == (0, 1, "computing")
+    assert hung.where.startswith("troubled_recipe.py:")
+    assert hung.where.endswith(" in strike")
+    assert hung.seconds > 20
+    assert "time.sleep" not in hung.where
     log = (Path(folder.uri) / "logs/rank-1.log").read_text()
     assert "all threads:" in log
     assert 'troubled_recipe.py", line' in log
@@ -171,7 +171,7 @@ def test_what_does_not_fit_into_memory_is_halved_until_it_does(tmp_path: Path) -
     assert sorted(set(sizes), reverse=True) == [20, 10]
     starts = of_kind(folder, "attempt_started")
     assert [start.per_worker_batch_size for start in starts] == [20, 10, 5]
-    assert {(start.global_batch_size, start.peak_lr) for start in starts} == {(40, starts[0]["peak_lr"])}
+    assert {(start.global_batch_size, start.peak_lr) for start in starts} == {(40, starts[0].peak_lr)}
     assert write_report(folder).totals.samples_seen == 3000
     theirs = weights(folder)
     assert all(tensor.allclose(theirs[name], atol=1e-5) for name, tensor in weights(roomy).items())
