@@ -118,8 +118,8 @@ def test_without_records_everything_is_empty() -> None:
 
 def test_utilisation_is_the_mean_of_what_was_measured() -> None:
     arrays = grid_of(record(gpu_pct=40.0), record(seen=8), record(seen=16, gpu_pct=60.0), record(rank=1))
-    assert arrays.gpu_pct[0] == 50.0
-    assert np.isnan(arrays.gpu_pct[1])
+    assert arrays.rank_means["gpu_pct"][0] == 50.0
+    assert np.isnan(arrays.rank_means["gpu_pct"][1])
 
 
 @given(order=st.permutations(range(28)), tables=st.integers(1, 9))
