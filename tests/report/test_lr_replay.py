@@ -131,4 +131,4 @@ def test_another_factor_of_divergence_in_the_job_is_found(trained: tuple[RunFold
     assert divergence is not None
     failures = first.failures.model_copy(update={"divergence": divergence.model_copy(update={"lr_factor": 0.31})})
     job = first.model_copy(update={"failures": failures})
-    assert not tampered(folder, job, longer, lambda event: {**event, "more": 1}).lr_audit.as_planned
+    assert not tampered(folder, job, longer, lambda event: replace(event, extra={"more": 1})).lr_audit.as_planned
