@@ -6,7 +6,7 @@ import pytest
 from made_events import make_event
 
 from scaler.metrics.events import Event
-from scaler.report.run.attempt_ends import Ending, events_of_lives, find_ending
+from scaler.report.run.attempt_ends import AttemptEnd, events_by_attempt, find_attempt_end
 
 
 def told(kind: str, time: float = 100.0, **values: Any) -> Event:
@@ -98,7 +98,7 @@ STARTED = [told("worker_started", rank=rank, node=f"node-{rank % 2}", pid=rank) 
     ],
 )  # fmt: skip
 def test_what_ended_a_life(events: list[Event], ended_by: str, cause: str) -> None:
-    ending = find_ending(events)
+    ending = find_attempt_end(events)
     assert ending is not None
     assert (ending.ended_by, ending.cause[-len(cause) :]) == (ended_by, cause)
     assert len(ending.cause) <= 160
@@ -106,7 +106,7 @@ def test_what_ended_a_life(events: list[Event], ended_by: str, cause: str) -> No
 
 @pytest.mark.parametrize("events", [[], STARTED, [told("evaluated", values={}), told("checkpointed")]])
 def test_a_life_of_which_nothing_tells_has_no_ending(events: list[Event]) -> None:
-    assert find_ending(events) is None
+    assert find_attempt_end(events) is None
 
 
 @pytest.mark.parametrize(
@@ -119,17 +119,17 @@ def test_a_life_of_which_nothing_tells_has_no_ending(events: list[Event]) -> Non
     ],
 )
 def test_when_a_life_ended(events: list[Event], at: float, idle_s: float) -> None:
-    ending = find_ending(events)
+    ending = find_attempt_end(events)
     assert ending is not None
     assert (ending.at, ending.idle_s) == (at, idle_s)
 
 
 def test_a_run_that_was_trained_to_its_end_was_not_killed() -> None:
-    ending = find_ending([resumed(["train.epochs", "2", "3"])], finished=True)
+    ending = find_attempt_end([resumed(["train.epochs", "2", "3"])], finished=True)
     cause = "trained to its end; resumed with train.epochs 2 -> 3"
-    assert ending == Ending(ended_by="finished", cause=cause, at=70.0, idle_s=30.0)
-    assert find_ending([], finished=True) is None
-    other = find_ending([ended(1), resumed()], finished=True)  # died in its last checkpoint
+    assert ending == AttemptEnd(ended_by="finished", cause=cause, at=70.0, idle_s=30.0)
+    assert find_attempt_end([], finished=True) is None
+    other = find_attempt_end([ended(1), resumed()], finished=True)  # died in its last checkpoint
     assert other is not None
     assert other.ended_by == "lost"
 
@@ -143,5 +143,5 @@ def test_events_go_to_the_life_that_they_name_or_came_in() -> None:
     late = failed(1)
     unborn = hung(1, attempt=1)  # attempt 1 never took a step
     again = resumed()
-    lives = events_of_lives([early, start(0), unnamed, unborn, again, start(2), late])
+    lives = events_by_attempt([early, start(0), unnamed, unborn, again, start(2), late])
     assert lives == {0: [start(0), unnamed, again, late], 2: [start(2)]}

@@ -7,7 +7,7 @@ made of them. What is told in another way of the same run has another name.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scaler.report.run.missing_data import find_gaps
+from scaler.report.run.missing_data import find_missing_data
 from scaler.report.run.model import Report
 
 Read = Callable[[Report], float | None]
@@ -182,7 +182,7 @@ ATTEMPTS = Number(
     of="of the worker group",
     definition="Starts of the worker group, and returns to a checkpoint.",
     where="attempts",
-    read=lambda report: float(len(report.attempts)) if report.attempts or not find_gaps(report) else None,
+    read=lambda report: float(len(report.attempts)) if report.attempts or not find_missing_data(report) else None,
 )
 
 SPEEDS = (
