@@ -1,7 +1,7 @@
 # make demo   install, then scaler submit jobs/digits/job.yaml on two local workers
 # make test   install, then the whole test suite
 # make check  formatting, lint, types, import rules: what CI runs beside the tests
-# make docs   write docs/job-file.md, docs/numbers.md and the README's pictures anew
+# make docs   write docs/job-file.md, docs/numbers.md, docs/data.md and the README's pictures anew
 # make lock   resolve requirements.lock anew from pyproject.toml
 
 PYTHON ?= python3
@@ -29,6 +29,7 @@ format: $(VENV)/installed
 docs: $(VENV)/installed
 	$(BIN)/python docs/make_job_file_page.py
 	$(BIN)/python docs/make_numbers_page.py
+	$(BIN)/python docs/make_data_page.py
 	$(BIN)/python docs/make_scaling_table.py
 	$(BIN)/python docs/make_first_picture.py
 	$(BIN)/python docs/make_report_picture.py

@@ -44,7 +44,7 @@ def measured(name: str, job: Path, overrides: list[str], options: list[str]) -> 
         scaler = str(Path(sys.executable).with_name("scaler"))
         subprocess.run([scaler, "submit", str(job), *settings, *options, "--quiet"], check=True, capture_output=True)
         folder = find_run("last", storage=storage)
-        saved = [event for event in read_events(folder) if event["kind"] == "checkpointed"][1:-1]
+        saved = [event for event in read_events(folder) if event.kind == "checkpointed"][1:-1]
         steps = np.array(read_records(folder)["step_time_s"].to_pylist())
     stalls, seconds = ([1e3 * event[key] for event in saved] for key in ("stall_s", "seconds"))
     return {

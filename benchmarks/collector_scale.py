@@ -22,6 +22,7 @@ from typing import Any
 from table import table
 
 from scaler.cluster.embedded import ray_cluster
+from scaler.metrics.events import AttemptStarted, Event
 from scaler.metrics.record import Record
 from scaler.runs import RunFolder
 
@@ -52,7 +53,7 @@ class Workers:
         self._mailboxes = [Mailbox(deliver_to(collector), rank=rank) for rank in range(first, first + count)]
         self._first, self._step = first, 0
 
-    def hand_over(self, steps: int, per_record: int, events: list[dict[str, Any]]) -> tuple[int, int, float]:
+    def hand_over(self, steps: int, per_record: int, events: list[Event]) -> tuple[int, int, float]:
         """Hand a second's steps over; return the greatest wish, the records that wait, and the longest call."""
         start, wanted, waiting, longest_s = self._step, per_record, 0, 0.0
         self._step += steps
@@ -156,9 +157,19 @@ def measured(case: Case, seconds: int, place: Path) -> dict[str, str]:
     collector_pid = ray.get(collector.__ray_call__.remote(pid))
     share, actor = WORKERS // PROCESSES, ray.remote(Workers).options(num_cpus=0)
     workers: list[Any] = [actor.remote(collector, part * share, share) for part in range(PROCESSES)]
-    start = {"kind": "attempt_started", "time": time(), "attempt": 0, "samples_seen": 0, "start_samples": 0}
-    events = [{**start, "world_size": WORKERS, "global_batch_size": SAMPLES * WORKERS, "peak_lr": 0.1}]
-    ray.get([part.hand_over.remote(case.steps_per_s, 1, events) for part in workers])
+    start = AttemptStarted(
+        time=time(),
+        attempt=0,
+        samples_seen=0,
+        start_samples=0,
+        world_size=WORKERS,
+        global_batch_size=SAMPLES * WORKERS,
+        per_worker_batch_size=SAMPLES,
+        peak_lr=0.1,
+        ramp=None,
+        flops_per_sample=None,
+    )
+    ray.get([part.hand_over.remote(case.steps_per_s, 1, [start]) for part in workers])
     watched = Watched(collector, collector_pid)
     per_record, waiting, longest_s, began = 1, [], 0.0, monotonic()
     thinned: list[str] = []

@@ -7,11 +7,13 @@ own; it ends only what it started.
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from scaler.metrics.events import AttemptStarted, Event, of_type, to_dict
 
 HEALTH_CHECKS = {  # in milliseconds; Ray's own defaults: 5000, 3000, 10000, 5 times
     "health_check_initial_delay_ms": 1000,
@@ -29,7 +31,7 @@ ENVIRONMENT = {
 }
 
 Act = Callable[["Nodes"], None]
-Step = tuple[Callable[[Sequence[Mapping[str, Any]], Any], bool], Act]
+Step = tuple[Callable[[Sequence[Event], Any], bool], Act]
 """When, by the run's events and progress, and what then."""
 
 
@@ -116,15 +118,13 @@ def run_through(
     return folder
 
 
-def runs_with(workers: int) -> Callable[[Sequence[Mapping[str, Any]], Any], bool]:
+def runs_with(workers: int) -> Callable[[Sequence[Event], Any], bool]:
     """When a group of that size has trained for a while: some steps beyond where it began."""
 
-    def is_so(events: Sequence[Mapping[str, Any]], progress: Any) -> bool:
-        starts = [event for event in events if event["kind"] == "attempt_started"]
+    def is_so(events: Sequence[Event], progress: Any) -> bool:
+        starts = of_type(events, AttemptStarted)
         return (
-            bool(starts)
-            and starts[-1]["world_size"] == workers
-            and progress.samples_seen > starts[-1]["start_samples"] + 50
+            bool(starts) and starts[-1].world_size == workers and progress.samples_seen > starts[-1].start_samples + 50
         )
 
     return is_so
@@ -151,11 +151,11 @@ def told(folder: Any) -> dict[str, Any]:
     for samples_seen, samples in sorted(by_step.items()):
         is_whole = is_whole and samples_seen == at
         at = samples_seen + samples
-    starts = [event for event in events if event["kind"] == "attempt_started"]
+    starts = of_type(events, AttemptStarted)
     return {
-        "sizes": [start["world_size"] for start in starts],
-        "global_batch_sizes": [start["global_batch_size"] for start in starts],
-        "starts": [start["start_samples"] for start in starts],
+        "sizes": [start.world_size for start in starts],
+        "global_batch_sizes": [start.global_batch_size for start in starts],
+        "starts": [start.start_samples for start in starts],
         "attempts": rows,
         "lost_samples": [max(0, reached.get(row["attempt"], 0) - row["end_samples"]) for row in rows],
         "samples": at,
@@ -163,5 +163,5 @@ def told(folder: Any) -> dict[str, Any]:
         "lr_audit": report.to_dict()["lr_audit"],
         "totals": report.to_dict()["totals"],
         "final": report.to_dict()["final"],
-        "events": [event for event in events if event["kind"] not in ("checkpointed", "evaluated")],
+        "events": [to_dict(event) for event in events if event.kind not in ("checkpointed", "evaluated")],
     }

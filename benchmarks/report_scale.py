@@ -31,6 +31,7 @@ RESUME_FROM = 0.55
 def write(folder: Path, workers: int, steps: int) -> None:
     """Write a run to which a restart happened."""
     from scaler.job import dump_job, load_job
+    from scaler.metrics.events import AttemptStarted, GroupEnded, WorkerStarted
     from scaler.metrics.writer import MetricsWriter
     from scaler.plan import make_plan
     from scaler.runs import RunFolder
@@ -55,21 +56,30 @@ def write(folder: Path, workers: int, steps: int) -> None:
     writer = MetricsWriter(run)
     lives = [(0, 0, int(steps * RESTART_AT)), (1, int(steps * RESUME_FROM), steps)]
     for attempt, first, last in lives:
-        common = {"attempt": attempt, "time": 5.0 + 0.1 * first + attempt * 5.0}
-        start = {"start_samples": first * batch, "world_size": workers, "global_batch_size": batch}
-        start |= {"peak_lr": plan.peak_lr, "per_worker_batch_size": SAMPLES, "ramp": None}
+        began, start = 5.0 + 0.1 * first + attempt * 5.0, first * batch
+        common = {"time": began, "attempt": attempt, "start_samples": start, "world_size": workers}
         for rank in range(workers):
-            told = {"rank": rank, "node": f"node-{rank // 8}", "pid": rank}
-            writer.add_event({"kind": "worker_started", **common, **told})
-        writer.add_event({"kind": "attempt_started", "samples_seen": first * batch, **common, **start})
+            node = {"node": f"node-{rank // 8}", "pid": rank, "device": "cpu", "memory_limit_gib": 64.0}
+            writer.add_event(WorkerStarted(**common, **node, rank=rank))
+        writer.add_event(
+            AttemptStarted(
+                **common,
+                samples_seen=start,
+                global_batch_size=batch,
+                per_worker_batch_size=SAMPLES,
+                peak_lr=plan.peak_lr,
+                ramp=None,
+                flops_per_sample=None,
+            )
+        )
         for step in range(first, last):
             lr = plan.lr_at(step * batch)
             writer.add(list(_records(attempt, step, workers, lr)))
             if step % STEPS_A_FLUSH == STEPS_A_FLUSH - 1:
                 writer.flush()
         if attempt == 0:
-            gone = {"kind": "group_ended", "attempt": 0, "time": 5.0 + 0.1 * last, "cause": "lost", "ranks": [1]}
-            writer.add_event({**gone, "message": "its process was killed, or crashed"})
+            message = "its process was killed, or crashed"
+            writer.add_event(GroupEnded(time=5.0 + 0.1 * last, attempt=0, cause="lost", ranks=[1], message=message))
     writer.close()
 
 

@@ -15,7 +15,7 @@ from scaler.metrics.events import to_dict
 from scaler.metrics.reader import read_events, read_records, with_records
 from scaler.plan import Plan
 from scaler.report.page.shell import render_part
-from scaler.report.run.cost_text import cost_words, scaling_words
+from scaler.report.run.cost_text import cost_text, scaling_text
 from scaler.report.run.definitions import ATTEMPTS, COST, EFFICIENCY, SPEED, TRAIN_LOSS, WALL_S, evaluation
 from scaler.report.run.model import Report
 from scaler.report.run.step_arrays import make_step_arrays
@@ -197,10 +197,10 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         (TRAIN_LOSS.name, f"{number(TRAIN_LOSS.read(report))} ({TRAIN_LOSS.of})"),
     ]
     facts += [(value.name, number(value.read(report))) for value in map(evaluation, report.final.eval)]
-    if scaling is not None and (said := scaling_words(scaling)) is not None:
+    if scaling is not None and (said := scaling_text(scaling)) is not None:
         facts.append((EFFICIENCY.name, said))
     if report.cost is not None:
-        facts.append((COST.name, cost_words(report.cost)))
+        facts.append((COST.name, cost_text(report.cost)))
     if len(report.attempts) > 1:
         facts.append((ATTEMPTS.name, number(len(report.attempts))))
     return facts

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 from synthetic import SyntheticRun, records_table
 
 from scaler.job import dump_job
+from scaler.metrics.events import to_dict
 from scaler.metrics.files import EVENTS, file_name
 from scaler.runs import RunFolder, RunState
 
@@ -17,7 +18,7 @@ def write_run(storage: str, run_id: str, run: SyntheticRun) -> RunFolder:
     for attempt, job in run.later_jobs.items():
         folder.write(f"job-{attempt}.yaml", dump_job(job))
     folder.write_json("plan.json", run.plan.to_dict())
-    folder.append_json(EVENTS, run.events)
+    folder.append_json(EVENTS, map(to_dict, run.events))
     raw = BytesIO()
     pq.write_table(records_table(run.records), raw)
     folder.write(file_name(0, 0), raw.getvalue())

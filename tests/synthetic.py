@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from made_events import make_event
 
 from scaler.core.batch import share_bounds
 from scaler.core.ramp import Ramp
 from scaler.job import Job, load_job
+from scaler.metrics.events import AttemptStarted, BatchGrown, Diverged, Event, Resumed, WorkerStarted, of_type
 from scaler.metrics.files import SCHEMA
 from scaler.metrics.record import Record
 from scaler.plan import Plan, grow, make_plan
@@ -99,10 +101,11 @@ class SyntheticRun:
     job: Job
     plan: Plan
     records: tuple[Record, ...] = ()
-    events: tuple[Mapping[str, Any], ...] = ()
+    events: tuple[Event, ...] = ()
     state: str = "succeeded"
     failure: str | None = None
     later_jobs: Mapping[int, Job] = field(default_factory=dict)
+    submitted: float | None = SUBMITTED  # None: status.json does not say
     wall_s: float | None = 10.5  # from submission to the end, idle or not; None: it has not ended
     clock: float = (
         SUBMITTED  # when the next event happens; a step takes an eighth of a second, if no record says otherwise
@@ -137,36 +140,47 @@ class SyntheticRun:
             plan = grow(plan, job, samples_seen=at, global_batch_size=size)
             if at > start:
                 growth.append(
-                    {
-                        "kind": "batch_grown",
-                        "time": self.clock,
-                        "attempt": number,
-                        "samples_seen": at,
-                        "peak_lr": plan.phase_at(at).peak_lr,
-                        "global_batch_size": size,
-                    }
+                    BatchGrown(
+                        time=self.clock,
+                        attempt=number,
+                        samples_seen=at,
+                        global_batch_size=size,
+                        peak_lr=plan.phase_at(at).peak_lr,
+                    )
                 )
         first = plan.phase_at(start)
-        records, events = [], [
-            {
-                "kind": "attempt_started",
-                "time": self.clock,
-                "attempt": number,
-                "samples_seen": start,
-                "start_samples": start,
-                "world_size": world_size,
-                "global_batch_size": first.global_batch_size,
-                "per_worker_batch_size": first.per_worker_batch_size,
-                "peak_lr": first.peak_lr,
-                "ramp": ramp.to_dict() if ramp is not None else None,
-            },
-            *growth,
-            *(
-                {"kind": "worker_started", "time": self.clock, "attempt": number, "rank": rank,
-                 "node": f"node-{rank}", "pid": 100 + rank}
-                for rank in range(0 if self._goes_back() else world_size)
-            ),
-        ]  # fmt: skip
+        records, events = (
+            [],
+            [
+                AttemptStarted(
+                    time=self.clock,
+                    attempt=number,
+                    samples_seen=start,
+                    start_samples=start,
+                    world_size=world_size,
+                    global_batch_size=first.global_batch_size,
+                    per_worker_batch_size=first.per_worker_batch_size,
+                    peak_lr=first.peak_lr,
+                    ramp=ramp.to_dict() if ramp is not None else None,
+                    flops_per_sample=None,
+                ),
+                *growth,
+                *(
+                    WorkerStarted(
+                        time=self.clock,
+                        attempt=number,
+                        rank=rank,
+                        node=f"node-{rank}",
+                        pid=100 + rank,
+                        world_size=world_size,
+                        start_samples=start,
+                        device=None,
+                        memory_limit_gib=None,
+                    )
+                    for rank in range(0 if self._goes_back() else world_size)
+                ),
+            ],
+        )
         seen, clock = start, self.clock
         while seen < (plan.most_samples if stop is None else stop):
             size = plan.step_size(seen)
@@ -209,16 +223,17 @@ class SyntheticRun:
 
     def _goes_back(self) -> bool:
         """Whether the newest life diverged: the next is of the same workers, which are not started again."""
-        return bool(self.events) and self.events[-1]["kind"] == "diverged" and self.events[-1]["goes_back"]
+        newest = self.events[-1] if self.events else None
+        return isinstance(newest, Diverged) and newest.goes_back
 
     def event(self, kind: str, samples_seen: int, **values: Any) -> "SyntheticRun":
         """Add something that happened to the newest life."""
-        newest = max(event["attempt"] for event in self.events if event.get("attempt") is not None)
+        newest = max(event.attempt for event in self.events if event.attempt is not None)
         return self.happened(kind, attempt=newest, samples_seen=samples_seen, **values)
 
     def happened(self, kind: str, **values: Any) -> "SyntheticRun":
         """Add an event as it is; without an attempt, one of the driver, the collector or the controller."""
-        return replace(self, events=(*self.events, {"kind": kind, "time": self.clock, **values}))
+        return replace(self, events=(*self.events, make_event(kind, **{"time": self.clock, **values})))
 
     def later(self, seconds: float) -> "SyntheticRun":
         """Let time pass."""
@@ -226,7 +241,7 @@ class SyntheticRun:
 
     def worker_event(self, kind: str, rank: int, **values: Any) -> "SyntheticRun":
         """Add what a worker of the newest life said, or what was said of it."""
-        newest = max(event["attempt"] for event in self.events if event["kind"] == "attempt_started")
+        newest = max(start.attempt for start in of_type(self.events, AttemptStarted))
         return self.happened(kind, attempt=newest, rank=rank, **values)
 
     def died(self, *ranks: int) -> "SyntheticRun":
@@ -288,9 +303,9 @@ class SyntheticRun:
                 "run_id": "digits-20260101-120000-7f3a",
                 "state": self.state,
                 "failure": self.failure,
-                "started_at": SUBMITTED,
+                "started_at": self.submitted,
                 "ended_at": SUBMITTED + self.wall_s if self.wall_s is not None else None,
-                "idle_s": sum(event.get("idle_s") or 0.0 for event in self.events),
+                "idle_s": sum(event.idle_s for event in of_type(self.events, Resumed)),
             },
             records=self.tables(),
             events=self.events,

@@ -54,6 +54,7 @@ def test_the_report_shown_has_the_lines_that_a_report_has() -> None:
     [
         ("make_job_file_page", "job-file.md"),
         ("make_numbers_page", "numbers.md"),
+        ("make_data_page", "data.md"),
         ("make_scaling_table", "scaling-table.md"),
     ],
 )

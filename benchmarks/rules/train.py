@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -64,6 +64,7 @@ def train(values: Job, seed: int, shift: float) -> Run:
     from recipe import build, held_out, noise_scale
 
     from scaler.job import parse_job
+    from scaler.metrics.events import Evaluated, Event, of_type
     from scaler.metrics.record import Record
     from scaler.plan import make_plan
     from scaler.runs import RunFolder
@@ -77,11 +78,9 @@ def train(values: Job, seed: int, shift: float) -> Run:
         rank, world_size, attempt, device = 0, 1, 0, torch.device("cpu")
 
         def __init__(self, folder: str) -> None:
-            self.folder, self.records, self.events = RunFolder(folder), list[Record](), list[Mapping[str, Any]]()
+            self.folder, self.records, self.events = RunFolder(folder), list[Record](), list[Event]()
 
-        def hand_over(
-            self, records: Sequence[Record], events: Sequence[Mapping[str, Any]], *, samples_seen: int
-        ) -> None:
+        def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
             self.records += records
             self.events += events
 
@@ -105,22 +104,22 @@ def train(values: Job, seed: int, shift: float) -> Run:
     with TemporaryDirectory() as folder:
         around = Kept(folder)
         Training(recipe, parsed, plan, around).run()
-    evaluations = [event for event in around.events if event["kind"] == "evaluated"]
+    evaluations = of_type(around.events, Evaluated)
     if plan.is_measured:  # looked at by progress: what adascale counts
         done = {record.samples_seen: record.progress for record in around.records}
-        places = [done.get(event["samples_seen"], float(plan.total_samples)) for event in evaluations]
+        places = [done.get(event.samples_seen, float(plan.total_samples)) for event in evaluations]
     else:
-        places = [float(event["samples_seen"]) for event in evaluations]
+        places = [float(event.samples_seen) for event in evaluations]
     wanted = [(epoch + shift) * SAMPLES for epoch in CHECKS]
     nearest = [min(range(len(places)), key=lambda i: abs(places[i] - place)) for place in wanted]
-    losses = [_log(event["values"]["loss"]) for event in evaluations]
+    losses = [_log(event.values["loss"]) for event in evaluations]
     last_epoch = [i for i, place in enumerate(places) if place > places[-1] - SAMPLES]
     gains = [record.lr / plan.lr_at(0) for record in around.records] if plan.is_measured else [1.0]
     return Run(
         log_losses=(*(losses[i] for i in nearest[:-1]), statistics.median(losses[i] for i in last_epoch)),
         last_log_loss=losses[-1],
         noise_scale=noise_scale(recipe.model),
-        average_log_loss=_log(evaluations[-1]["values"].get("ema_loss")) if parsed.train.ema else None,
+        average_log_loss=_log(evaluations[-1].values.get("ema_loss")) if parsed.train.ema else None,
         accuracy=held_out(recipe.model),
         steps=len(around.records),
         first_gain=statistics.fmean(gains[:20]),

@@ -27,9 +27,7 @@ class BaseEvent:
     kind: ClassVar[str]
 
     time: float  # when it happened: seconds since 1970-01-01 UTC, by the clock of the node that reports it
-    attempt: (
-        int | None
-    )  # the attempt it belongs to; the first is 0; None: before the first attempt, or between attempts
+    attempt: int | None  # the attempt that it belongs to; the first is 0; None: before the first, or between two
     extra: Mapping[str, Any] = field(default_factory=dict)  # fields that a newer scaler wrote; they are kept
 
 
@@ -48,13 +46,13 @@ class WorkerStarted(BaseEvent):
     kind: ClassVar[str] = "worker_started"
 
     attempt: int  # the attempt that starts; the first is 0
-    rank: int  # of the worker, in [0, world_size)
+    rank: int  # rank of the worker, in [0, world_size)
     node: str  # host name of its node
-    pid: int  # of its process, on that node
+    pid: int  # process id on that node
     world_size: int  # workers in the group
     start_samples: int  # samples in the weights at the start, over all workers: the checkpoint's; 0 without one
-    device: str | None  # "cpu", or what torch calls the GPU
-    memory_limit_gib: float | None  # memory of the device; on a CPU that of the machine, which its workers share (GiB)
+    device: str | None  # "cpu", or the name that torch has for the GPU
+    memory_limit_gib: float | None  # memory of the GPU; on a CPU of the machine, which its workers share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,8 +66,8 @@ class AttemptStarted(AttemptEvent):
     global_batch_size: int  # samples in the first step, over all workers
     per_worker_batch_size: int | None  # samples in one forward/backward of a worker, in the first step
     peak_lr: float  # peak learning rate at that global batch size
-    ramp: Mapping[str, Any] | None  # rewarmup after a resize: from start to stop (samples), lr factor at start
-    flops_per_sample: float | None  # as the recipe says: FLOPs of a sample's forward and backward
+    ramp: Mapping[str, Any] | None  # rewarmup after a resize: start and stop in samples, lr factor at start; None: none
+    flops_per_sample: float | None  # FLOPs of a sample's forward and backward; None: the recipe does not say
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +77,7 @@ class WorkerEnded(BaseEvent):
     kind: ClassVar[str] = "worker_ended"
 
     attempt: int  # the attempt that ends; the first is 0
-    rank: int  # of the worker
+    rank: int  # rank of the worker
     evaluation_s: float  # seconds in evaluations after its last record
     checkpoint_s: float  # seconds that training stood still for checkpoints after its last record
 
@@ -90,7 +88,7 @@ class TriedOut(AttemptEvent):
 
     kind: ClassVar[str] = "tried_out"
 
-    seconds: float  # that it took
+    seconds: float  # duration in seconds
     loss_not_checked: str | None  # why the loss could not be checked to be a mean over samples; None: it was checked
 
 
@@ -100,8 +98,8 @@ class Evaluated(AttemptEvent):
 
     kind: ClassVar[str] = "evaluated"
 
-    values: Mapping[str, float | None]  # by metric, mean over eval_data or as the metric defines; None: not finite
-    seconds: float  # that it took
+    values: Mapping[str, float | None]  # value of each metric, over all of eval_data; None: it was not finite
+    seconds: float  # duration in seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,8 +110,8 @@ class Checkpointed(AttemptEvent):
 
     bytes: int  # size of its file
     best: bool  # whether its evaluation is the best so far; False where the job does not keep the best
-    seconds: float  # from its start until it was written; training continues meanwhile
-    stall_s: float  # seconds of these that training stood still
+    seconds: float  # seconds from its start until it was written; training continues meanwhile
+    stall_s: float  # part of these seconds in which training stood still
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,7 +179,7 @@ class RecordsThinned(AttemptEvent):
     kind: ClassVar[str] = "records_thinned"
 
     steps: int  # optimizer steps that one record stands for from here on, at most
-    reason: str  # why
+    reason: str  # why records are thinned
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,7 +198,7 @@ class RanOutOfMemory(BaseEvent):
 
     kind: ClassVar[str] = "out_of_memory"
 
-    rank: int  # of the worker
+    rank: int  # rank of the worker
     per_worker_batch_size: int  # samples in the forward/backward that did not fit
 
 
@@ -210,7 +208,7 @@ class WorkerFailed(BaseEvent):
 
     kind: ClassVar[str] = "worker_failed"
 
-    rank: int  # of the worker
+    rank: int  # rank of the worker
     error: str  # name of the exception's class
     problem: str  # its message
     remedy: str  # what to do about it; empty for an exception that is not scaler's
@@ -224,8 +222,8 @@ class WorkerHung(BaseEvent):
 
     kind: ClassVar[str] = "worker_hung"
 
-    rank: int  # of the worker
-    seconds: float | None  # how long; None: not known
+    rank: int  # rank of the worker
+    seconds: float | None  # seconds that it did this; None: not known
     doing: str  # what it was doing, such as "computing" or "waiting for the other workers"
     where: str  # where its code was, as "file:line in function"; may be empty
 
@@ -238,8 +236,8 @@ class GroupEnded(BaseEvent):
 
     cause: str  # "lost": workers died; "yielded": they saved and left so that the group can be started again
     ranks: Sequence[int]  # the workers that died, or that left first; empty: not known
-    message: str  # what became of them
-    twice_at: int | None = None  # samples seen at which two groups in a row lost a worker, which ends the run
+    message: str  # what happened to them, such as "its node died"
+    twice_at: int | None = None  # samples seen where two groups in a row lost a worker, which ends the run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -249,9 +247,9 @@ class Resumed(BaseEvent):
     kind: ClassVar[str] = "resumed"
 
     attempt: None = None  # never set: it stands between two attempts
-    from_samples: int | None  # samples seen of the checkpoint it resumes from; None: there is none
-    workers: int  # that the resumed run starts with
-    changes: Sequence[Sequence[str]]  # what of the job changed: [key, old value, new value] each
+    from_samples: int | None  # samples seen of the checkpoint that it resumes from; None: there is no checkpoint
+    workers: int  # workers that the resumed run starts with
+    changes: Sequence[Sequence[str]]  # changes of the job: [key, old value, new value] each
     idle_s: float  # seconds since the run was last known to be at work
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scaler.errors import RunError
+from scaler.metrics.record import COLUMNS, Column
 from scaler.runs import RunFolder
 from scaler.runs.filesystems import reason
 from scaler.runs.folder import LOG_BYTES
@@ -17,38 +17,15 @@ EVENTS = "events.jsonl"
 
 PIECE = 2**17  # records: some 25 MB
 
-SCHEMA = pa.schema(
-    [
-        pa.field("attempt", pa.int32(), nullable=False),
-        pa.field("rank", pa.int32(), nullable=False),
-        pa.field("step", pa.int64(), nullable=False),
-        pa.field("samples_seen", pa.int64(), nullable=False),
-        pa.field("progress", pa.float64(), nullable=False),
-        pa.field("lr", pa.float64(), nullable=False),
-        pa.field("lr_planned", pa.float64(), nullable=False),
-        pa.field("samples", pa.int64(), nullable=False),
-        pa.field("loss", pa.float64()),
-        pa.field("step_time_s", pa.float64(), nullable=False),
-        pa.field("data_wait_s", pa.float64(), nullable=False),
-        pa.field("compute_s", pa.float64(), nullable=False),
-        pa.field("sync_wait_s", pa.float64(), nullable=False),
-        pa.field("grad_norm", pa.float64(), nullable=False),
-        pa.field("peak_memory_gib", pa.float64(), nullable=False),
-        pa.field("grad_signal", pa.float64()),
-        pa.field("grad_variance", pa.float64()),
-        pa.field("noise_scale", pa.float64()),
-        # Records of before these were measured are read, too: see ``parse_records``.
-        pa.field("evaluation_s", pa.float64()),
-        pa.field("checkpoint_s", pa.float64()),
-        pa.field("cpu_s", pa.float64()),
-        pa.field("gpu_pct", pa.float64()),
-        pa.field("steps", pa.int32()),
-        pa.field("weight", pa.float64()),
-    ]
-)
+
+def _arrow_type(column: Column) -> pa.DataType:
+    if column.type is float:
+        return pa.float64()
+    return pa.int32() if column.bits == 32 else pa.int64()
 
 
-_DEFAULTS = {"evaluation_s": 0.0, "checkpoint_s": 0.0, "steps": 1}
+SCHEMA = pa.schema([pa.field(column.name, _arrow_type(column), nullable=column.is_nullable) for column in COLUMNS])
+"""The columns of a file of records."""
 
 
 def file_name(first: int, last: int) -> str:
@@ -95,7 +72,7 @@ def parse_pieces(raw: bytes, columns: Sequence[str] | None = None) -> Iterator[p
         file = pq.ParquetFile(BytesIO(raw))
         there = [name for name in schema.names if name in file.schema_arrow.names]
         for batch in file.iter_batches(PIECE, columns=there):
-            yield _completed(batch, schema)
+            yield _typed(batch, schema)
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:  # of bytes that are here: damage
         raise ValueError(reason(error)) from None
 
@@ -104,15 +81,15 @@ def _schema(columns: Sequence[str] | None) -> pa.Schema:
     return SCHEMA if columns is None else pa.schema([SCHEMA.field(column) for column in columns])
 
 
-def _completed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
-    """Records with the columns of a schema; those that were not measured when they were written are filled in."""
-    arrays = []
-    for field in schema:
-        is_there = field.name in batch.schema.names
-        array = batch[field.name].cast(field.type) if is_there else pa.nulls(batch.num_rows, field.type)
-        if array.null_count and field.name in _DEFAULTS:
-            array = pc.fill_null(array, pa.scalar(_DEFAULTS[field.name], field.type))
-        arrays.append(array)
+def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
+    """Return records with the types of a schema.
+
+    Raises:
+        ValueError: a column is missing, or has nulls that it may not have.
+    """
+    if missing := [name for name in schema.names if name not in batch.schema.names]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    arrays = [batch[field.name].cast(field.type) for field in schema]
     if lacking := [field.name for field, array in zip(schema, arrays, strict=True) if _lacks(field, array)]:
         raise ValueError(f"it lacks {', '.join(lacking)}")
     return pa.Table.from_arrays(arrays, schema=schema)

@@ -1,41 +1,134 @@
-"""The record: what one worker measured in one optimizer step."""
+"""The record: what one worker measured in one optimizer step.
 
-from typing import NamedTuple
+``Record`` is the one table of columns. A column is one entry: its meaning and unit in the comment, its name, its type
+(``| None`` where it may be missing), how several steps of a worker merge into one record, what it is measured for, and
+its default. The Parquet schema, the merging of records, the report's step arrays and ``docs/data.md`` are derived from
+it. To add a column, add an entry here and fill it in ``scaler/training/recorder.py``.
+"""
+
+from enum import Enum
+from types import NoneType
+from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
+
+
+class Merge(Enum):
+    """How the values of consecutive steps of one worker become one value, in a record of several steps."""
+
+    FIRST = "the first step's"
+    SUM = "sum of those that are known"
+    MAX = "largest"
+    MEAN = "mean by weight"
+    WEIGHT = "sum of the weights"
+    MEASURED = "that of the first step with a noise measurement"
+
+
+class Per(Enum):
+    """What a value is measured for."""
+
+    KEY = "key"
+    """Names the record: which worker, and which step."""
+    STEP = "step"
+    """The step; the same on every worker."""
+    WORKER = "worker"
+    """The worker in this step."""
+    BETWEEN = "worker, between steps"
+    """The worker, after the record before and outside of this step's time; seldom not 0."""
+    SAMPLE = "worker, now and then"
+    """The worker at the moment when records are handed over."""
+
+
+class Bits(Enum):
+    """The size of a number in files, where it is not 64 bits."""
+
+    B32 = 32
 
 
 class Record(NamedTuple):
-    """One worker, one optimizer step. Population: this worker, unless the name or the text says otherwise.
+    """One worker, one optimizer step; or several consecutive steps, where ``steps`` is above 1."""
 
-    Where ``steps`` is above 1, samples, weight and times are sums over that many steps, the loss is their mean by
-    weight, the memory their largest, the noise of the first that was measured, and everything else of the first step.
-    """
-
-    attempt: int  # the life of the worker group it was measured in; the first is 0
-    rank: int
-    step: int  # optimizer steps that samples_seen takes at this global batch size; the first is 0
-    samples_seen: int  # samples in the weights before this step, over all workers: the clock that lr was read at
-    progress: float  # where the schedule was, in samples: samples_seen, or with adascale its share that counts
-    lr: float  # as the optimizer used it, read back from its parameter groups
-    lr_planned: float  # the plan's, times what the controllers make of it
-    samples: int  # this worker's share of the step
-    loss: float | None  # mean over this worker's samples, or by weight; None where there is nothing to take it of
-    step_time_s: float  # from the end of the step before (or of the evaluation or checkpoint between) to its own
-    data_wait_s: float  # waiting for this worker's samples
-    compute_s: float  # forward and backward before the all-reduce
-    sync_wait_s: float  # from this worker's last gradient to the end of the all-reduce; 0 with one worker
-    grad_norm: float  # of the whole batch's gradient, before clipping; the same on every worker
-    peak_memory_gib: float  # most memory held until records were handed over: of the device, on a CPU of the process
-    grad_signal: float | None  # this step's estimate of |G|^2, may be negative; None unless measured. On all alike
-    grad_variance: float | None  # likewise, of a sample's gradient
-    noise_scale: float | None  # in samples, an estimate from the trend of both up to here; None: unknown
-    evaluation_s: float = 0.0  # in evaluations, between the record before and this one; not in step_time_s
-    checkpoint_s: float = 0.0  # standing still for checkpoints, likewise
-    cpu_s: float | None = None  # CPU time of this worker's process within step_time_s; above it with several threads
-    gpu_pct: float | None = None  # the device's utilisation when records were handed over; None: no GPU, or unknown
-    steps: int = 1  # optimizer steps that this record stands for: above 1 where the collector could not keep up
-    weight: float | None = None  # what a (sum, weight) loss is divided by; None: of a mean, which has its samples
+    # The attempt that the step was measured in; the first is 0.
+    attempt: Annotated[int, Merge.FIRST, Per.KEY, Bits.B32]
+    # Rank of the worker in its group, from 0.
+    rank: Annotated[int, Merge.FIRST, Per.KEY, Bits.B32]
+    # Number of optimizer steps that samples_seen takes at this global batch size; the first step is 0.
+    step: Annotated[int, Merge.FIRST, Per.STEP]
+    # Samples in the weights before this step, over all workers. The learning rate is a function of it.
+    samples_seen: Annotated[int, Merge.FIRST, Per.KEY]
+    # Where the schedule is, in samples: samples_seen, or with adascale the part of it that counts as progress.
+    progress: Annotated[float, Merge.FIRST, Per.STEP]
+    # Learning rate that the optimizer used, read back from its parameter groups.
+    lr: Annotated[float, Merge.FIRST, Per.STEP]
+    # Learning rate of the plan, times the factors of the controllers.
+    lr_planned: Annotated[float, Merge.FIRST, Per.STEP]
+    # Samples of this step that this worker trained on.
+    samples: Annotated[int, Merge.SUM, Per.WORKER]
+    # Mean loss over this worker's samples, or by weight for a (sum, weight) loss; None without samples or weight.
+    loss: Annotated[float | None, Merge.MEAN, Per.WORKER]
+    # Seconds from the end of the step before, or of an evaluation or checkpoint in between, to the end of this step.
+    step_time_s: Annotated[float, Merge.SUM, Per.WORKER]
+    # Seconds of these that the worker waited for its samples.
+    data_wait_s: Annotated[float, Merge.SUM, Per.WORKER]
+    # Seconds of these in forward and backward, before the all-reduce.
+    compute_s: Annotated[float, Merge.SUM, Per.WORKER]
+    # Seconds of these from the worker's last gradient to the end of the all-reduce; 0 with one worker.
+    sync_wait_s: Annotated[float, Merge.SUM, Per.WORKER]
+    # Norm of the gradient of the whole global batch, before clipping.
+    grad_norm: Annotated[float, Merge.FIRST, Per.STEP]
+    # Most memory held until the record was handed over, in 2**30 bytes: of the GPU, or on a CPU of the process.
+    peak_memory_gib: Annotated[float, Merge.MAX, Per.WORKER]
+    # Estimate of |G|^2, the squared norm of the true gradient, from this step; may be negative; None: not measured.
+    grad_signal: Annotated[float | None, Merge.MEASURED, Per.STEP]
+    # Estimate of the variance of one sample's gradient, from this step; None: not measured.
+    grad_variance: Annotated[float | None, Merge.MEASURED, Per.STEP]
+    # Estimate of the gradient noise scale in samples, from the trend of the two so far; None: not known.
+    noise_scale: Annotated[float | None, Merge.MEASURED, Per.STEP]
+    # Seconds in evaluations since the record before; not part of step_time_s.
+    evaluation_s: Annotated[float, Merge.SUM, Per.BETWEEN] = 0.0
+    # Seconds that training stood still for checkpoints since the record before; not part of step_time_s.
+    checkpoint_s: Annotated[float, Merge.SUM, Per.BETWEEN] = 0.0
+    # CPU seconds of the worker's process within step_time_s; with several threads it can be above step_time_s.
+    cpu_s: Annotated[float | None, Merge.SUM, Per.WORKER] = None
+    # Utilisation of the GPU in percent when records were handed over; None: no GPU, or not known.
+    gpu_pct: Annotated[float | None, Merge.FIRST, Per.SAMPLE] = None
+    # Optimizer steps in this record; above 1 where records came faster than they could be written.
+    steps: Annotated[int, Merge.SUM, Per.STEP, Bits.B32] = 1
+    # Weight that a (sum, weight) loss returned; None for a mean loss, whose weight is its samples.
+    weight: Annotated[float | None, Merge.WEIGHT, Per.WORKER] = None
 
     @property
     def loss_weight(self) -> float:
-        """What the loss counts with in every mean of it."""
+        """The weight of the loss in every mean of it."""
         return self.samples if self.weight is None else self.weight
+
+
+class Column(NamedTuple):
+    """One column of the table."""
+
+    name: str
+    type: type[int] | type[float]
+    is_nullable: bool
+    bits: int
+    merge: Merge
+    per: Per
+
+
+def _column(name: str, hint: Any) -> Column:
+    value, *about = get_args(hint)
+    marks = {type(mark): mark for mark in about}
+    (kind,) = {*(get_args(value) or (value,))} - {NoneType}
+    bits: int = marks[Bits].value if Bits in marks else 64
+    return Column(name, kind, NoneType in get_args(value), bits, marks[Merge], marks[Per])
+
+
+COLUMNS = tuple(_column(name, hint) for name, hint in get_type_hints(Record, include_extras=True).items())
+"""The columns of ``Record``, in order."""
+
+
+def columns_per(per: Per) -> tuple[Column, ...]:
+    """Return the columns that are measured for one thing.
+
+    Example:
+        >>> [column.name for column in columns_per(Per.BETWEEN)]
+        ['evaluation_s', 'checkpoint_s']
+    """
+    return tuple(column for column in COLUMNS if column.per is per)

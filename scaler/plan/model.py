@@ -24,22 +24,22 @@ _START = attrgetter("start_samples")
 class PlanWarning:
     """Something that a careful person would look at before the run: a stable code, and a sentence."""
 
-    code: str
-    message: str
+    code: str  # stable name
+    message: str  # one sentence
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanGroup:
     """Parameters that are treated alike."""
 
-    name: str  # the patterns that make it
-    lr_ratio: float  # their rate over ``Plan.lr_at``
-    peak_lr: float  # at the start's batch
-    weight_decay: float | None  # at the reference's batch; None: the optimizer's
-    frozen: bool  # at the start
-    unfreeze_at: int | None  # samples; None: never
-    num_parameters: int
-    tensors: Mapping[str, int]  # parameter name -> number of elements
+    name: str  # patterns of parameter names that define it
+    lr_ratio: float  # its learning rate over the plan's
+    peak_lr: float  # its peak learning rate at the global batch of the start
+    weight_decay: float | None  # at the global batch of the reference; None: the optimizer's
+    frozen: bool  # whether it is frozen at the start
+    unfreeze_at: int | None  # samples seen at which it is unfrozen; None: never
+    num_parameters: int  # elements of all its tensors
+    tensors: Mapping[str, int]  # number of elements by parameter name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,40 +49,41 @@ class Plan:
     Where the batch grows, the numbers that depend on it are those of the start; ``phases`` has them all.
     """
 
-    schema_version: int
-    name: str
-    world_size: int
-    global_batch_size: int
-    per_worker_batch_size: int
-    grad_accum_steps: int
-    reference_batch_size: int
-    base_lr: float
-    rule: str
-    rule_reason: str
-    batch_ratio: float
-    lr_ratio: float
-    peak_lr: float
-    optimizer: Mapping[str, Any]
-    scaling: Scaling | None  # from any batch size to its numbers; None in a plan written before schema version 3
-    schedule: Schedule
-    warmup_samples: int
-    warmup_steps: int
-    num_samples: int
-    last_batch: LastBatch  # what becomes of the rest of an epoch that is smaller than the batch
-    total_samples: int  # with adascale, of the reference's training: progress is counted in these
-    total_steps: int  # with adascale, the fewest there can be
-    steps_per_epoch: int
-    eval_every_samples: int
-    checkpoint_every_samples: int | None  # None: by time
-    checkpoint_every_s: float | None
-    rewarmup_samples: int  # the climb after a resize that raises the rate; 0: none
-    grow_every_samples: int | None  # how often the batch may follow the noise scale; None: it does not
-    phases: tuple[Phase, ...]
-    groups: tuple[PlanGroup, ...]
-    reacts: tuple[str, ...]  # what may change the rate or the batch in training, by what it measures
-    lr_curve: tuple[tuple[int, float], ...]
-    reasons: Mapping[str, str]
-    warnings: tuple[PlanWarning, ...]
+    schema_version: int  # version of these fields: 3
+    name: str  # name of the job
+    world_size: int  # workers that the plan is for
+    global_batch_size: int  # samples per optimizer step, over all workers
+    per_worker_batch_size: int  # samples in one forward/backward on one worker
+    grad_accum_steps: int  # forward/backwards per optimizer step
+    reference_batch_size: int  # global batch size of the reference
+    base_lr: float  # learning rate of the reference
+    rule: str  # rule that scales the learning rate; never auto
+    rule_reason: str  # why this rule
+    batch_ratio: float  # global_batch_size / reference_batch_size
+    lr_ratio: float  # what the rule makes of batch_ratio
+    peak_lr: float  # base_lr * lr_ratio, the peak learning rate
+    optimizer: Mapping[str, Any]  # name and options of the optimizer, as it will be built
+    scaling: Scaling | None  # the reference and the rule, for a step of any batch size
+    schedule: Schedule  # shape (name and its lengths in samples), warmup and reference_warmup (samples, start, shape)
+    warmup_samples: int  # length of the warmup in samples; 0: none
+    warmup_steps: int  # length of the warmup in steps
+    num_samples: int  # size of the training set in samples
+    last_batch: LastBatch  # what happens to the rest of an epoch that is smaller than the batch
+    total_samples: int  # samples of the whole training; with adascale, samples of the reference's training
+    total_steps: int  # steps of the whole training; with adascale, the fewest possible
+    steps_per_epoch: int  # optimizer steps in an epoch
+    eval_every_samples: int  # samples from one evaluation to the next
+    checkpoint_every_samples: int | None  # samples from one checkpoint to the next; None: by time
+    checkpoint_every_s: float | None  # seconds from one checkpoint to the next; None: by samples
+    rewarmup_samples: int  # length of the rewarmup after a resize that raises the learning rate; 0: none
+    # samples from one check to the next whether the batch grows with the noise; None: never
+    grow_every_samples: int | None
+    phases: tuple[Phase, ...]  # stretches of training at one global batch size; most plans have one
+    groups: tuple[PlanGroup, ...]  # groups of parameters with their own learning rate or weight decay
+    reacts: tuple[str, ...]  # what can change the learning rate or the batch in training, by what it measures
+    lr_curve: tuple[tuple[int, float], ...]  # points [samples_seen, learning rate] of the schedule, for drawing
+    reasons: Mapping[str, str]  # why a number is what it is, by the number's name
+    warnings: tuple[PlanWarning, ...]  # what to look at before the run
 
     @property
     def is_measured(self) -> bool:

@@ -11,17 +11,17 @@ from scaler.core.steps import LastBatch, steps_between
 class Phase:
     """A stretch of training at one global batch, with what the rule makes of it. Most plans have one."""
 
-    start_samples: int  # where its first step begins
+    start_samples: int  # samples seen at its first step
     start_steps: int  # optimizer steps before it
-    global_batch_size: int
-    per_worker_batch_size: int
-    grad_accum_steps: int
-    batch_ratio: float
-    lr_ratio: float
-    peak_lr: float
-    weight_decay_ratio: float  # of the groups' own weight decay; in ``optimizer`` it is there already
+    global_batch_size: int  # samples per optimizer step, over all workers
+    per_worker_batch_size: int  # samples in one forward/backward on one worker
+    grad_accum_steps: int  # forward/backwards per optimizer step
+    batch_ratio: float  # global_batch_size / reference_batch_size
+    lr_ratio: float  # what the rule makes of batch_ratio
+    peak_lr: float  # peak learning rate at this global batch size
+    weight_decay_ratio: float  # factor for the weight decay of groups; ``optimizer`` has it already
     ema_decay: float | None  # of train.ema, per step; with adascale and co_scale.ema, per step of the reference
-    optimizer: Mapping[str, Any]
+    optimizer: Mapping[str, Any]  # name and options of the optimizer at this global batch size
 
 
 def steps_to(samples_seen: int, phase: Phase, *, num_samples: int, last_batch: LastBatch) -> int:

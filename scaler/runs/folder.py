@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -35,6 +35,7 @@ from scaler.runs.filesystems import (
     storage_errors,
 )
 from scaler.runs.parsing import parse_json
+from scaler.runs.status import StatusValues
 
 
 class RunState(StrEnum):
@@ -387,7 +388,7 @@ class RunFolder:
             return self.exists("status.json")
         return os.path.lexists(f"{self._root}/status.json")  # also a link, which is not followed
 
-    def set_state(self, state: RunState, **values: Any) -> None:
+    def set_state(self, state: RunState, **values: Unpack[StatusValues]) -> None:
         """Write the run's status; ``values`` replace or join those already there, and None takes one away.
 
         ``run_id`` is always the folder's name, also of a copy that has another than its original.

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from time import perf_counter, process_time, time
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
 from scaler.core.noise_scale import GradientSquares
 from scaler.metrics.events import Event, WorkerEnded
 from scaler.metrics.means import Mean
-from scaler.metrics.record import Record
+from scaler.metrics.record import COLUMNS, Merge, Record
 from scaler.training.clock import Clock, Mark
 from scaler.training.gradients.step import StepMeasures
 from scaler.training.worker_context import WorkerContext
@@ -217,27 +217,35 @@ def merge_steps(records: Sequence[Record], steps: int) -> Sequence[Record]:
     return [_merged(records[start : start + steps]) for start in range(0, len(records), steps)]
 
 
-def _is_measured(record: Record) -> bool:
-    return record.grad_signal is not None or record.noise_scale is not None
-
-
-_SUMS = ("step_time_s", "data_wait_s", "compute_s", "sync_wait_s", "evaluation_s", "checkpoint_s", "samples", "steps")
+_MERGED = tuple((column.name, column.merge) for column in COLUMNS if column.merge is not Merge.FIRST)
+_MEASURED = tuple(name for name, merge in _MERGED if merge is Merge.MEASURED)
 
 
 def _merged(records: Sequence[Record]) -> Record:
-    first = records[0]
-    loss = Mean()
+    """Return one record of consecutive steps, by the rule of each column."""
+    first, loss = records[0], Mean()
     for record in records:
         loss.add(record.loss, record.loss_weight)
-    noise = next((record for record in records if _is_measured(record)), first)
-    cpu_s = [record.cpu_s for record in records if record.cpu_s is not None]
-    return first._replace(
-        loss=loss.value,
-        weight=loss.weight if any(record.weight is not None for record in records) else None,
-        peak_memory_gib=max(record.peak_memory_gib for record in records),
-        grad_signal=noise.grad_signal,
-        grad_variance=noise.grad_variance,
-        noise_scale=noise.noise_scale,
-        cpu_s=sum(cpu_s) if cpu_s else None,
-        **{name: sum(getattr(record, name) for record in records) for name in _SUMS},
-    )
+    measured = next((record for record in records if _is_measured(record)), first)
+
+    def value(name: str, merge: Merge) -> Any:
+        known = [value for record in records if (value := getattr(record, name)) is not None]
+        match merge:
+            case Merge.MEAN:
+                return loss.value
+            case Merge.MEASURED:
+                return getattr(measured, name)
+            case _ if not known:
+                return None
+            case Merge.WEIGHT:
+                return loss.weight
+            case Merge.MAX:
+                return max(known)
+            case _:
+                return sum(known)
+
+    return first._replace(**{name: value(name, merge) for name, merge in _MERGED})
+
+
+def _is_measured(record: Record) -> bool:
+    return any(getattr(record, name) is not None for name in _MEASURED)

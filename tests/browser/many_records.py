@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
+from made_events import make_event
 from synthetic import Tables
 
 from scaler.job import Job
@@ -27,15 +28,25 @@ def report_of_many(digits: Callable[..., Job], *, workers: int, steps: int) -> R
         "schedule.warmup={fraction: 0.05}",
     )
     plan = make_plan(job)
-    start = {"kind": "attempt_started", "time": 5.0, "attempt": 0, "samples_seen": 0, "start_samples": 0}
-    group = {"world_size": workers, "global_batch_size": workers * SAMPLES, "per_worker_batch_size": SAMPLES}
+    start = make_event(
+        "attempt_started",
+        time=5.0,
+        world_size=workers,
+        global_batch_size=workers * SAMPLES,
+        per_worker_batch_size=SAMPLES,
+        peak_lr=plan.peak_lr,
+    )
     started = [
-        {"kind": "worker_started", "time": 5.0, "attempt": 0, "rank": rank, "node": f"node-{rank // 8}", "pid": rank}
+        make_event("worker_started", time=5.0, rank=rank, node=f"node-{rank // 8}", pid=rank, world_size=workers)
         for rank in range(workers)
     ]
     evaluated = [
-        {"kind": "evaluated", "time": 5.0 + at * STEP_S, "attempt": 0, "samples_seen": at * workers * SAMPLES}
-        | {"values": {"accuracy": at / steps, "loss": 2.0 / (1 + at / 1000)}}
+        make_event(
+            "evaluated",
+            time=5.0 + at * STEP_S,
+            samples_seen=at * workers * SAMPLES,
+            values={"accuracy": at / steps, "loss": 2.0 / (1 + at / 1000)},
+        )
         for at in range(steps // 20, steps + 1, steps // 20)
     ]
     return summarize(
@@ -49,7 +60,7 @@ def report_of_many(digits: Callable[..., Job], *, workers: int, steps: int) -> R
             "ended_at": 10.0 + steps * STEP_S,
         },
         records=Tables(tuple(_tables(plan, workers, steps))),
-        events=[start | group | {"peak_lr": plan.peak_lr, "ramp": None}, *started, *evaluated],
+        events=[start, *started, *evaluated],
     )
 
 

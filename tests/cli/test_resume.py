@@ -18,6 +18,7 @@ import torch
 import yaml
 from in_process import Scaler, command_line
 
+from scaler.metrics.events import Resumed
 from scaler.metrics.reader import read_events, read_records
 from scaler.runs import RunFolder, list_runs
 from scaler.runs.lease import FILE
@@ -181,15 +182,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     status = folder.read_json("status.json")
     assert status["started_at"] == started
     assert 0 < status["idle_s"] < time.time() - started
-    (resumed,) = [event for event in read_events(folder) if event["kind"] == "resumed"]
-    assert {**resumed, "time": 0.0} == {
-        "kind": "resumed",
-        "time": 0.0,
-        "from_samples": reached,
-        "workers": 1,
-        "changes": [],
-        "idle_s": status["idle_s"],
-    }
+    (resumed,) = [event for event in read_events(folder) if event.kind == "resumed"]
+    assert resumed == Resumed(time=resumed.time, from_samples=reached, workers=1, changes=[], idle_s=status["idle_s"])
     report = folder.read_json("report.json")
     assert report["lr_audit"] == {"checked_steps": 300, "max_abs_error": 0.0, "as_planned": True}
     assert [(row["attempt"], row["start_samples"], row["end_samples"]) for row in report["attempts"]] == [
@@ -298,8 +292,8 @@ def test_an_edited_job_is_shown_kept_and_used(scaler_command: Scaler, job: Path)
     edited = yaml.safe_load(folder.read("job-1.yaml"))
     assert (edited["reference"]["lr"], edited["train"]["epochs"]) == (0.02, 4.0)
     assert folder.read_json("plan.json")["base_lr"] == 0.02
-    (resumed,) = [event for event in read_events(folder) if event["kind"] == "resumed"]
-    assert resumed["changes"] == [
+    (resumed,) = [event for event in read_events(folder) if event.kind == "resumed"]
+    assert resumed.changes == [
         ["reference.lr", "0.05", "0.02"],
         ["schedule.final_fraction", "0", "0.1"],
         ["train.epochs", "3", "4"],
@@ -414,7 +408,7 @@ def test_two_who_resume_at_one_moment_do_not_both_train(scaler_command: Scaler, 
     outcomes = [(*process.communicate(), process.returncode) for process in both]
     codes = sorted(code for _, _, code in outcomes)
     assert codes in ([0, 5], [0, 0])  # the second one may come when the first has finished
-    assert len([event for event in read_events(folder) if event["kind"] == "resumed"]) == 1
+    assert len([event for event in read_events(folder) if event.kind == "resumed"]) == 1
 
 
 def test_a_run_that_is_taken_over_ends_and_writes_nothing_more(
@@ -557,10 +551,10 @@ def test_a_checkpoint_that_is_damaged_is_told_and_passed_over(scaler_command: Sc
     assert "checkpoint 900 is incomplete: 4 bytes of " in reason
     assert f"\nRun {folder.run_id}: going on at 600 of 3,000 samples\n" in err
     events = read_events(folder)
-    (passed,) = [event for event in events if event["kind"] == "checkpoint_passed_over"]
-    assert (passed["attempt"], passed["samples_seen"], passed["reason"]) == (1, 900, reason)
-    (resumed,) = [event for event in events if event["kind"] == "resumed"]
-    assert resumed["from_samples"] == 600
+    (passed,) = [event for event in events if event.kind == "checkpoint_passed_over"]
+    assert (passed.attempt, passed.samples_seen, passed.reason) == (1, 900, reason)
+    (resumed,) = [event for event in events if event.kind == "resumed"]
+    assert resumed.from_samples == 600
     rows = [(row["attempt"], row["start_samples"]) for row in folder.read_json("report.json")["attempts"]]
     assert rows == [(0, 0), (1, 600)]
 
@@ -570,7 +564,7 @@ def test_attempts_are_not_counted_anew_where_the_events_are_lost(scaler_command:
     folder.write("events.jsonl", "")
     code, _, err = scaler_command("resume", "last", *HERE, "--quiet")
     assert code == 0, err
-    assert {event["attempt"] for event in read_events(folder) if event["kind"] == "attempt_started"} == {1}
+    assert {event.attempt for event in read_events(folder) if event.kind == "attempt_started"} == {1}
     assert set(read_records(folder)["attempt"].to_pylist()) == {0, 1}
 
 
@@ -615,7 +609,7 @@ def test_a_driver_that_was_stopped_while_another_finished_its_run_writes_nothing
         "  Another process went on with it, or somebody changed that file; this process has let go of it.\n",
     )
     assert folder.state().value == "succeeded"
-    assert {event["samples_seen"] for event in read_events(folder) if "samples_seen" in event} <= set(range(600))
+    assert {event.samples_seen for event in read_events(folder) if hasattr(event, "samples_seen")} <= set(range(600))
     assert complete_checkpoints(folder)[-1:] in ([300], [])
     assert not folder.exists(FILE)
     assert not folder.exists("report.json")

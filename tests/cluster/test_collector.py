@@ -1,11 +1,13 @@
 """The collector as a plain object: what it takes it writes once, and nobody waits for it or fails with it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import pytest
+from made_events import make_event
 from synthetic import SyntheticRun
 
 from scaler.cluster import collector as collector_module
@@ -107,7 +109,7 @@ def test_a_collector_that_died_goes_on_from_the_folder_and_writes_nothing_twice(
     """The worker did not hear that its first two batches were written, and sends them again with the third."""
     run = synthetic_run.attempt(0)
     records = [record for record in run.records if record.rank == 0]
-    resumed = {"kind": "resumed", "time": 1.0, "from_samples": None, "workers": 2, "changes": [], "idle_s": 9.0}
+    resumed = make_event("resumed", time=1.0, from_samples=None, workers=2, changes=[], idle_s=9.0)
     batches = [batch(1, records[:4], run.events[:1]), batch(2, records[4:9]), batch(3, records[9:], run.events[1:])]
     dead = Collector(folder, [resumed])
     assert dead.begin_attempt().attempt == 0
@@ -154,15 +156,15 @@ def test_a_checkpoint_is_secure_when_every_worker_s_records_are_written(folder: 
 
 
 def test_what_ran_out_of_memory_is_remembered_until_the_job_changes(folder: RunFolder) -> None:
-    struck = {"kind": "out_of_memory", "time": 1.0, "attempt": 0, "rank": 1, "per_worker_batch_size": 12}
+    struck = make_event("out_of_memory", time=1.0, attempt=0, rank=1, per_worker_batch_size=12)
     collector = Collector(folder)
     assert collector.begin_attempt().micro_batch_limit is None
     send(collector, batch(1, [], [struck]))
     assert collector.begin_attempt().micro_batch_limit == 6
     collector.close()
-    same = {"kind": "resumed", "time": 2.0, "from_samples": 0, "workers": 2, "changes": [], "idle_s": 1.0}
+    same = make_event("resumed", time=2.0, from_samples=0, workers=2, changes=[], idle_s=1.0)
     assert Collector(folder, [same]).begin_attempt().micro_batch_limit == 6
-    other = {**same, "time": 3.0, "changes": [["recipe_args.width", "512", "64"]]}
+    other = replace(same, time=3.0, changes=[["recipe_args.width", "512", "64"]])
     assert Collector(folder, [other]).begin_attempt().micro_batch_limit is None
 
 
@@ -179,18 +181,18 @@ def test_a_wish_to_leave_lasts_until_the_group_has_left(folder: RunFolder) -> No
     collector.begin_attempt()
     assert send(collector).leave == "stop", "the run is to end, whoever runs it"
     collector.close()
-    told = [(event["why"], event["detail"]) for event in read_events(folder)]
+    told = [(event.why, event.detail) for event in read_events(folder)]
     assert told == [("resize", "2 -> 3 workers"), ("stop", "Ctrl-C")]
     assert send(Collector(folder)).leave == "stop", "a collector that died asks again"
 
 
 def test_failures_before_a_resume_are_not_those_of_the_run_that_goes_on(folder: RunFolder) -> None:
-    failed = {"kind": "worker_failed", "time": 1.0, "attempt": 0, "rank": 0, "by_peer": False}
-    resumed = {"kind": "resumed", "time": 2.0, "from_samples": 0, "workers": 2, "changes": [], "idle_s": 1.0}
+    failed = make_event("worker_failed", time=1.0, attempt=0, rank=0, by_peer=False)
+    resumed = make_event("resumed", time=2.0, from_samples=0, workers=2, changes=[], idle_s=1.0)
     first = Collector(folder)
     send(first, batch(1, [], [failed]))
     first.close()
-    assert [trouble["kind"] for trouble in Collector(folder).look().troubles] == ["worker_failed"]
+    assert [trouble.kind for trouble in Collector(folder).look().troubles] == ["worker_failed"]
     assert Collector(folder, [resumed]).look().troubles == []
     assert Collector(folder, [resumed]).look().troubles == [], "nor after it died and came back"
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from made_events import make_event
 from synthetic import SyntheticRun
 
 from scaler.cluster.progress import MOST_WORKERS, Progress, ProgressTracker, WorkerLook, find_straggler
@@ -52,7 +53,7 @@ def test_a_return_to_a_checkpoint_starts_anew(synthetic_run: SyntheticRun) -> No
     run = synthetic_run.attempt(0, stop=96, loss=9.0).attempt(1, start=64, stop=96, loss=1.0)
     tracker = ProgressTracker()
     for attempt in (0, 1):
-        tracker.add([], [event for event in run.events if event["attempt"] == attempt])
+        tracker.add([], [event for event in run.events if event.attempt == attempt])
         for rank in (0, 1):
             mine: list[Record] = [r for r in run.records if (r.attempt, r.rank) == (attempt, rank)]
             tracker.add(mine, [])
@@ -97,7 +98,7 @@ def test_who_stands_out_is_well_above_the_others_and_costs_the_group_time(
 
 def test_a_look_carries_the_slowest_of_many_workers(synthetic_run: SyntheticRun) -> None:
     tracker = ProgressTracker()
-    tracker.add([], [{"kind": "attempt_started", "attempt": 0, "world_size": 1000}])
+    tracker.add([], [make_event("attempt_started", attempt=0, world_size=1000)])
     one = synthetic_run.attempt(0).records[0]
     for rank in range(1000):
         tracker.add([one._replace(rank=rank, data_wait_s=0.1 if rank == 700 else 0.0, compute_s=0.01)], [])

@@ -100,7 +100,7 @@ def strike(tmp_path: Path, trouble: str, *overrides: str, **options: Any) -> Run
 
 
 def of_kind(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
-    return [event for event in read_events(folder) if event["kind"] == kind]
+    return [event for event in read_events(folder) if event.kind == kind]
 
 
 def assert_same_training(folder: RunFolder, calm: RunFolder) -> None:
@@ -131,11 +131,11 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path, calm: RunFolder)
 def test_a_worker_that_hangs_is_named_and_replaced(tmp_path: Path, calm: RunFolder) -> None:
     folder = strike(tmp_path, "hang", "failures.hang_timeout_s=20")
     (hung,) = of_kind(folder, "worker_hung")
-    assert (hung["attempt"], hung["rank"], hung["doing"]) == (0, 1, "computing")
-    assert hung["where"].startswith("troubled_recipe.py:")
-    assert hung["where"].endswith(" in strike")
-    assert hung["seconds"] > 20
-    assert "time.sleep" not in hung["where"]
+    assert (hung.attempt, hung.rank, hung.doing) == (0, 1, "computing")
+    assert hung.where.startswith("troubled_recipe.py:")
+    assert hung.where.endswith(" in strike")
+    assert hung.seconds > 20
+    assert "time.sleep" not in hung.where
     log = (Path(folder.uri) / "logs/rank-1.log").read_text()
     assert "all threads:" in log
     assert 'troubled_recipe.py", line' in log
@@ -145,20 +145,20 @@ def test_a_worker_that_hangs_is_named_and_replaced(tmp_path: Path, calm: RunFold
 def test_a_worker_that_is_frozen_is_found_by_ray_train(tmp_path: Path, calm: RunFolder) -> None:
     folder = strike(tmp_path, "freeze", "failures.hang_timeout_s=20")
     hung = of_kind(folder, "worker_hung")
-    assert [(event["attempt"], event["rank"], event["doing"]) for event in hung] == [(0, 1, "not answering Ray Train")]
+    assert [(event.attempt, event.rank, event.doing) for event in hung] == [(0, 1, "not answering Ray Train")]
     ended = of_kind(folder, "group_ended")
-    assert [(event["ranks"], event["message"]) for event in ended] == [([1], "did not answer Ray Train")]
+    assert [(event.ranks, event.message) for event in ended] == [([1], "did not answer Ray Train")]
     assert_same_training(folder, calm)
 
 
 def test_sigterm_to_a_worker_saves_and_costs_no_restart(tmp_path: Path, calm: RunFolder) -> None:
     folder = strike(tmp_path, "terminate", "recipe_args.sleep_s=0.02", "failures.max_restarts=0")
     asked = of_kind(folder, "leave_requested")
-    assert [(event["attempt"], event["why"], event["detail"]) for event in asked] == [(0, "sigterm", "rank 1")]
-    assert [event["cause"] for event in of_kind(folder, "group_ended")] == ["yielded"]
+    assert [(event.attempt, event.why, event.detail) for event in asked] == [(0, "sigterm", "rank 1")]
+    assert [event.cause for event in of_kind(folder, "group_ended")] == ["yielded"]
     newest = max(row["samples_seen"] for row in read_records(folder).to_pylist() if row["attempt"] == 0)
     starts = of_kind(folder, "attempt_started")
-    assert [start["start_samples"] for start in starts] == [0, newest + 10], "no step is done again"
+    assert [start.start_samples for start in starts] == [0, newest + 10], "no step is done again"
     assert_same_training(folder, calm)
 
 
@@ -167,11 +167,11 @@ def test_what_does_not_fit_into_memory_is_halved_until_it_does(tmp_path: Path) -
     fixed = ["scale.per_worker_batch_size=auto", "scale.global_batch_size=40", "scale.rule=none"]
     roomy = run(tmp_path, TROUBLED, *fixed)
     folder = strike(tmp_path, "out_of_memory", *fixed, "recipe_args.most_samples=6", "failures.max_restarts=0")
-    sizes = [event["per_worker_batch_size"] for event in of_kind(folder, "out_of_memory")]
+    sizes = [event.per_worker_batch_size for event in of_kind(folder, "out_of_memory")]
     assert sorted(set(sizes), reverse=True) == [20, 10]
     starts = of_kind(folder, "attempt_started")
-    assert [start["per_worker_batch_size"] for start in starts] == [20, 10, 5]
-    assert {(start["global_batch_size"], start["peak_lr"]) for start in starts} == {(40, starts[0]["peak_lr"])}
+    assert [start.per_worker_batch_size for start in starts] == [20, 10, 5]
+    assert {(start.global_batch_size, start.peak_lr) for start in starts} == {(40, starts[0].peak_lr)}
     assert write_report(folder).totals.samples_seen == 3000
     theirs = weights(folder)
     assert all(tensor.allclose(theirs[name], atol=1e-5) for name, tensor in weights(roomy).items())
@@ -187,7 +187,7 @@ def test_a_killed_collector_loses_nothing(tmp_path: Path, calm: RunFolder) -> No
 
     folder = run(tmp_path, TROUBLED, "recipe_args.sleep_s=0.02", on_progress=kill_once)
     assert killed
-    assert [event["attempt"] for event in of_kind(folder, "attempt_started")] == [0], "the workers went on"
+    assert [event.attempt for event in of_kind(folder, "attempt_started")] == [0], "the workers went on"
     table = read_records(folder).to_pylist()
     steps = sorted((row["rank"], row["samples_seen"]) for row in table)
     assert steps == [(rank, at) for rank in (0, 1) for at in range(0, 3000, 10)], "every step once, of each worker"
@@ -240,7 +240,7 @@ def test_progress_is_seen_while_it_runs(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_events_tell_the_life_of_a_run(tmp_path: Path) -> None:
     folder = run(tmp_path, TROUBLED, "train.epochs=1")
-    kinds = [event["kind"] for event in read_events(folder)]
+    kinds = [event.kind for event in read_events(folder)]
     assert sorted(kinds[:3]) == ["attempt_started", "worker_started", "worker_started"]
     assert kinds.count("checkpointed") == 4  # at 300, 600, 900 and the end
     assert kinds.count("evaluated") == 1
@@ -285,5 +285,5 @@ def test_a_worker_that_dies_twice_at_one_step_is_the_end(tmp_path: Path) -> None
         r"before: another restart would die there, too\.",
         caught.value.problem,
     )
-    ended = [event for event in read_events(folder) if event["kind"] == "group_ended"]
-    assert [event.get("twice_at") is not None for event in ended] == [False, True]
+    ended = [event for event in read_events(folder) if event.kind == "group_ended"]
+    assert [event.twice_at is not None for event in ended] == [False, True]

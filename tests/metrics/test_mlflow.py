@@ -29,7 +29,7 @@ def folder(tmp_path: Path, synthetic_run: SyntheticRun) -> RunFolder:
 def write(folder: RunFolder, tracking: Tracking, run: SyntheticRun, *, attempt: int, state: RunState) -> None:
     writer = MetricsWriter(folder, tracking)
     for event in run.events:
-        if event["attempt"] == attempt:
+        if event.attempt == attempt:
             writer.add_event(event)
     for rank in (0, 1):
         writer.add([record for record in run.records if (record.attempt, record.rank) == (attempt, rank)])

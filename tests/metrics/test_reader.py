@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_events import make_event
 from synthetic import SyntheticRun
 
 from scaler.errors import RunError
@@ -26,7 +27,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def started(*starts: tuple[int, int]) -> list[dict[str, Any]]:
-    return [{"kind": "attempt_started", "attempt": attempt, "start_samples": at} for attempt, at in starts]
+    return [make_event("attempt_started", attempt=attempt, start_samples=at) for attempt, at in starts]
 
 
 def table(*steps: tuple[int, int]) -> pa.Table:

@@ -9,6 +9,7 @@ from struct import unpack
 from typing import Any, NamedTuple
 
 import pytest
+from made_events import make_event
 from synthetic import SyntheticRun
 
 from scaler.metrics import curves, tensorboard
@@ -75,7 +76,7 @@ def take(writer: MetricsWriter, run: SyntheticRun, *, attempt: int = 0) -> None:
     for rank in (1, 0):
         writer.add([record for record in run.records if (record.attempt, record.rank) == (attempt, rank)])
     for event in run.events:
-        if event["attempt"] == attempt:
+        if event.attempt == attempt:
             writer.add_event(event)
 
 
@@ -194,7 +195,7 @@ def test_what_a_lost_life_had_not_finished_is_not_mixed_into_the_next(
     run = synthetic_run.attempt(0, stop=32, loss=9.0).attempt(1, start=0, stop=16, loss=1.0)
     writer = MetricsWriter(local)
     for event in run.events:
-        if event["attempt"] == 0:
+        if event.attempt == 0:
             writer.add_event(event)
     late = [record for record in run.records if record.attempt == 0 and record.rank == 1]
     writer.add([record for record in run.records if record.attempt == 0 and record.rank == 0])
@@ -214,7 +215,7 @@ def record(step: int, loss: float) -> Record:
 
 def test_a_long_run_is_thinned_to_means_of_ever_more_steps(local: RunFolder) -> None:
     writer = MetricsWriter(local)
-    writer.add_event({"kind": "attempt_started", "attempt": 0, "world_size": 1, "start_samples": 0})
+    writer.add_event(make_event("attempt_started", world_size=1))
     writer.add([record(step, float(step)) for step in range(3 * STRETCH_POINTS + 4)])
     writer.close()
     drawn = curve(local, "train/loss_mean")
@@ -228,7 +229,7 @@ def test_a_point_does_not_wait_long_for_its_stretch(local: RunFolder, monkeypatc
     now = 100.0
     monkeypatch.setattr(curves, "monotonic", lambda: now)
     writer = MetricsWriter(local)
-    writer.add_event({"kind": "attempt_started", "attempt": 0, "world_size": 1, "start_samples": 0})
+    writer.add_event(make_event("attempt_started", world_size=1))
     writer.add([record(step, 1.0) for step in range(STRETCH_POINTS + 1)])
     writer.flush()
     assert len(curve(local, "train/lr")) == STRETCH_POINTS, "the last is half a stretch"
@@ -304,12 +305,13 @@ def test_a_full_disk_costs_points_and_not_the_file_after_it(
 def test_writing_does_not_load_torch() -> None:
     code = """
 import sys, tempfile
+from scaler.metrics.events import Evaluated
 from scaler.metrics.writer import MetricsWriter
 from scaler.runs import RunFolder
 assert "tensorboardX" not in sys.modules
 with tempfile.TemporaryDirectory() as place:
     writer = MetricsWriter(RunFolder(place))
-    writer.add_event({"kind": "evaluated", "samples_seen": 1, "values": {"loss": 1.0}})
+    writer.add_event(Evaluated(time=0.0, attempt=0, samples_seen=1, values={"loss": 1.0}, seconds=0.0))
     writer.close()
 assert "tensorboardX" in sys.modules
 print(*sorted({"torch", "tensorflow", "matplotlib", "PIL"} & set(sys.modules)))

@@ -48,9 +48,7 @@ def test_what_a_tracker_did_not_take_is_given_again_and_told_once(monkeypatch: p
     tracker.wait(10.0)
     told = tracker.failure()
     assert told is not None
-    assert (told["kind"], told["sink"], told["reason"]) == (
-        "tracking_failed", "mlflow", "ConnectionError: nobody answers",
-    )  # fmt: skip
+    assert (told.sink, told.reason) == ("mlflow", "ConnectionError: nobody answers")
     assert tracker.failure() is None
 
 
@@ -90,9 +88,9 @@ def test_a_tracker_that_hangs_holds_up_neither_the_writer_nor_the_end(
     writer.close(RunState.SUCCEEDED)
     assert monotonic() - began < 60.0, "the tracker hangs until it is released below"
     released.set()
-    (failed,) = [event for event in read_events(folder) if event["kind"] == "tracking_failed"]
-    assert (failed["sink"], failed["attempt"]) == ("mlflow", 0)
-    assert failed["reason"] == "it had not taken everything 0.2 s after the end"
+    (failed,) = [event for event in read_events(folder) if event.kind == "tracking_failed"]
+    assert (failed.sink, failed.attempt) == ("mlflow", 0)
+    assert failed.reason == "it had not taken everything 0.2 s after the end"
 
 
 def test_what_is_kept_for_a_tracker_that_is_down_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_events import make_event
 
 from scaler.errors import RunError
 from scaler.metrics import writer as writer_module
 from scaler.metrics.files import FOLDER, SCHEMA, file_ranges, read_file
 from scaler.metrics.reader import newest_samples, read_events, read_records, require_readable
-from scaler.metrics.record import Record
+from scaler.metrics.record import COLUMNS, Record
 from scaler.metrics.writer import MERGE, MetricsWriter
 from scaler.runs import RunFolder
 
@@ -65,19 +66,20 @@ def write_one_by_one(writer: MetricsWriter, steps: range) -> None:
         writer.flush()
 
 
-def test_the_schema_is_the_records_fields() -> None:
-    assert tuple(SCHEMA.names) == Record._fields
-    optional = {name for name, kind in Record.__annotations__.items() if "None" in str(kind)}
-    later = Record._field_defaults.keys()  # files of before these were measured lack them
-    assert {field.name for field in SCHEMA if field.nullable} == optional | later
+def test_the_schema_has_the_columns_of_the_record() -> None:
+    assert tuple(SCHEMA.names) == Record._fields == tuple(column.name for column in COLUMNS)
+    assert {field.name for field in SCHEMA if field.nullable} == {
+        name for name, hint in Record.__annotations__.items() if "None" in str(hint)
+    }
+    assert {str(field.type) for field in SCHEMA} == {"int32", "int64", "double"}
 
 
-def test_files_of_before_a_field_was_measured_are_read_as_if_it_had_been_nothing(local: RunFolder) -> None:
-    lacking = sorted(Record._field_defaults)
-    table = pa.Table.from_pylist([record(0)._asdict()], schema=SCHEMA).drop_columns(lacking)
+def test_a_file_without_a_column_is_damaged(local: RunFolder) -> None:
+    table = pa.Table.from_pylist([record(0)._asdict()], schema=SCHEMA).drop_columns(["lr", "cpu_s"])
     pq.write_table(table, buffer := BytesIO())
     local.write(f"{FOLDER}/00000000-00000000.parquet", buffer.getvalue())
-    assert read(local) == [record(0)]
+    with pytest.raises(RunError, match="holds no records: it lacks lr, cpu_s"):
+        read_records(local)
 
 
 def test_records_come_back_as_they_went(folder: RunFolder) -> None:
@@ -165,13 +167,13 @@ def test_merging_holds_one_part_in_memory_at_a_time(local: RunFolder, monkeypatc
 def test_events_keep_their_order(folder: RunFolder) -> None:
     folder.write("status.json", "{}")
     writer = MetricsWriter(folder)
-    writer.add_event({"kind": "a"})
+    writer.add_event(make_event("a"))
     writer.flush()
-    writer.add_event({"kind": "b"})
-    writer.add_event({"kind": "c"})
+    writer.add_event(make_event("b"))
+    writer.add_event(make_event("c"))
     writer.flush()
     writer.flush()
-    assert [event["kind"] for event in read_events(folder)] == ["a", "b", "c"]
+    assert [event.kind for event in read_events(folder)] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("before", [1, MERGE - 1, MERGE, MERGE + 1, 3 * MERGE])

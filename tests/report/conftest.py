@@ -29,7 +29,7 @@ def eventful(digits: Callable[..., Job]) -> SyntheticRun:
     }
     run = run.attempt(0, stop=96, **noise).event("diverged", 96, reason="loss is nan", goes_back=True)
     run = run.attempt(1, start=64, grown={100: 32}, factors={64: 0.5, 164: 0.25}, **noise)
-    return run.event("rate_lowered", 164, by="plateau", factor=0.5, reason="loss 2 is no better than 1")
+    return run.event("lr_lowered", 164, by="plateau", factor=0.5, reason="loss 2 is no better than 1")
 
 
 @pytest.fixture

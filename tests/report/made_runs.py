@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from made_events import make_event
 from numpy.typing import ArrayLike, NDArray
 from synthetic import Tables
 
@@ -80,7 +81,7 @@ def step_arrays_of(*tables: pa.Table) -> StepArrays:
         attempt: min(table["samples_seen"][0].as_py() for table in tables if table["attempt"][0].as_py() == attempt)
         for attempt in attempts
     }
-    events = [{"kind": "attempt_started", "attempt": it, "start_samples": starts[it]} for it in attempts]
+    events = [make_event("attempt_started", attempt=it, start_samples=starts[it]) for it in attempts]
     return make_step_arrays(Tables(of_files=tables), events)
 
 

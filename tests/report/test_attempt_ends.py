@@ -1,20 +1,19 @@
 """What ended a life of the worker group: by table, each row with the events of one life and what is made of them."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from made_events import make_event
 
-from scaler.report.run.attempt_ends import Ending, events_of_lives, find_ending
-
-Event = Mapping[str, Any]
+from scaler.metrics.events import Event
+from scaler.report.run.attempt_ends import AttemptEnd, events_by_attempt, find_attempt_end
 
 
 def told(kind: str, time: float = 100.0, **values: Any) -> Event:
-    return {"kind": kind, "time": time, "attempt": 0, **values}
+    return make_event(kind, **{"time": time, "attempt": 0, **values})
 
 
-def hung(rank: int, doing: str = "computing", where: str | None = "recipe.py:30 in loss", **values: Any) -> Event:
+def hung(rank: int, doing: str = "computing", where: str = "recipe.py:30 in loss", **values: Any) -> Event:
     return told("worker_hung", **{"rank": rank, "seconds": 600.0, "doing": doing, "where": where, **values})
 
 
@@ -31,7 +30,7 @@ def ended(*ranks: int, message: str = "", cause: str = "lost", **values: Any) ->
 
 
 def resumed(*changes: list[str], **values: Any) -> Event:
-    return told("resumed", from_samples=64, workers=2, changes=list(changes), idle_s=30.0, **values)
+    return told("resumed", attempt=None, from_samples=64, workers=2, changes=list(changes), idle_s=30.0, **values)
 
 
 FULL = told("out_of_memory", rank=1, per_worker_batch_size=64)
@@ -43,11 +42,10 @@ STARTED = [told("worker_started", rank=rank, node=f"node-{rank % 2}", pid=rank) 
     ("events", "ended_by", "cause"),
     [
         # Each kind alone.
-        ([hung(1)], "hung", "rank 1 hung for 600 s: computing, recipe.py:30 in loss"),
-        ([hung(1, where=None, seconds=2.04)], "hung", "rank 1 hung for 2.04 s: computing"),
+        ([hung(1)], "hung", "600 s: computing, recipe.py:30 in loss"),
+        ([hung(1, where="", seconds=2.04)], "hung", "rank 1 hung for 2.04 s: computing"),
         ([hung(1, doing="", where="", seconds=None)], "hung", "rank 1 hung"),
         ([FULL], "out_of_memory", "out of memory with 64 samples on rank 1"),
-        ([told("out_of_memory", rank=0)], "out_of_memory", "out of memory on rank 0"),
         ([left("resize", "2 -> 3 workers")], "resized", "resized: 2 -> 3 workers"),
         ([left("resize")], "resized", "resized"),
         ([left("preemption", "the node of rank 0")], "preempted", "the node of rank 0 was preempted"),
@@ -59,7 +57,6 @@ STARTED = [told("worker_started", rank=rank, node=f"node-{rank % 2}", pid=rank) 
         ([left("sigterm", "rank 1")], "terminated", "rank 1 got SIGTERM"),
         ([left("sigterm")], "terminated", "a worker got SIGTERM"),
         ([left("stop")], "stopped", "stopped on request"),
-        ([{"kind": "stop_requested", "time": 1.0}], "stopped", "stopped on request"),  # of a run of before
         ([failed(1, "KeyError: 'x'")], "lost", "rank 1 failed: KeyError: 'x'"),
         ([ended(1)], "lost", "rank 1 died"),
         ([ended(2, 0, 1, message="its node died")], "lost", "ranks 0, 1 and 2 died (its node died)"),
@@ -70,7 +67,7 @@ STARTED = [told("worker_started", rank=rank, node=f"node-{rank % 2}", pid=rank) 
         ([resumed()], "killed", "the driver was gone; resumed"),
         ([told("diverged", reason="loss is nan", goes_back=True)], "diverged", "loss is nan"),
         # What names the cause is believed before what follows from it.
-        ([failed(0, by_peer=True), hung(1), ended(1)], "hung", hung(1)["where"]),
+        ([failed(0, by_peer=True), hung(1), ended(1)], "hung", "600 s: computing, recipe.py:30 in loss"),
         ([FULL, failed(0, by_peer=True), ended(1)], "out_of_memory", "out of memory with 64 samples on rank 1"),
         ([left("resize", "3 -> 2 workers"), ended(0, cause="yielded")], "resized", "resized: 3 -> 2 workers"),
         ([left("preemption", "rank 0"), failed(1, by_peer=True), ended(0)], "preempted", "rank 0 was preempted"),
@@ -80,8 +77,8 @@ STARTED = [told("worker_started", rank=rank, node=f"node-{rank % 2}", pid=rank) 
         ([failed(0, by_peer=True), ended(0)], "lost", "rank 0 died"),
         ([told("diverged", reason="loss is nan", goes_back=False), failed(0), failed(1)], "failed", "loss is nan"),
         # Of several that hang, the one that the others wait for; of several wishes, the first.
-        ([hung(0, doing=WAITED), hung(2, where=None), hung(1)], "hung", "rank 2 hung for 600 s: computing"),
-        ([hung(0, doing=WAITED, where=None)], "hung", f"rank 0 hung for 600 s: {WAITED}"),
+        ([hung(0, doing=WAITED), hung(2, where=""), hung(1)], "hung", "rank 2 hung for 600 s: computing"),
+        ([hung(0, doing=WAITED, where="")], "hung", f"rank 0 hung for 600 s: {WAITED}"),
         ([left("sigterm", "rank 1"), left("preemption", "rank 0")], "terminated", "rank 1 got SIGTERM"),
         # Somebody had it go on; an error of a worker had ended the run.
         ([ended(1), resumed()], "lost", "rank 1 died; resumed"),
@@ -101,7 +98,7 @@ STARTED = [told("worker_started", rank=rank, node=f"node-{rank % 2}", pid=rank) 
     ],
 )  # fmt: skip
 def test_what_ended_a_life(events: list[Event], ended_by: str, cause: str) -> None:
-    ending = find_ending(events)
+    ending = find_attempt_end(events)
     assert ending is not None
     assert (ending.ended_by, ending.cause[-len(cause) :]) == (ended_by, cause)
     assert len(ending.cause) <= 160
@@ -109,7 +106,7 @@ def test_what_ended_a_life(events: list[Event], ended_by: str, cause: str) -> No
 
 @pytest.mark.parametrize("events", [[], STARTED, [told("evaluated", values={}), told("checkpointed")]])
 def test_a_life_of_which_nothing_tells_has_no_ending(events: list[Event]) -> None:
-    assert find_ending(events) is None
+    assert find_attempt_end(events) is None
 
 
 @pytest.mark.parametrize(
@@ -119,34 +116,32 @@ def test_a_life_of_which_nothing_tells_has_no_ending(events: list[Event]) -> Non
         ([ended(1, time=100.0), resumed(time=190.0)], 100.0, 30.0),
         ([resumed(time=190.0)], 160.0, 30.0),  # the last sign of life
         ([resumed(time=190.0), resumed(time=250.0)], 160.0, 60.0),  # the first resume came to nothing
-        ([{"kind": "leave_requested", "why": "stop"}], None, 0.0),
-        ([{"kind": "resumed"}], None, 0.0),
     ],
 )
-def test_when_a_life_ended(events: list[Event], at: float | None, idle_s: float) -> None:
-    ending = find_ending(events)
+def test_when_a_life_ended(events: list[Event], at: float, idle_s: float) -> None:
+    ending = find_attempt_end(events)
     assert ending is not None
     assert (ending.at, ending.idle_s) == (at, idle_s)
 
 
 def test_a_run_that_was_trained_to_its_end_was_not_killed() -> None:
-    ending = find_ending([resumed(["train.epochs", "2", "3"])], finished=True)
+    ending = find_attempt_end([resumed(["train.epochs", "2", "3"])], finished=True)
     cause = "trained to its end; resumed with train.epochs 2 -> 3"
-    assert ending == Ending(ended_by="finished", cause=cause, at=70.0, idle_s=30.0)
-    assert find_ending([], finished=True) is None
-    other = find_ending([ended(1), resumed()], finished=True)  # died in its last checkpoint
+    assert ending == AttemptEnd(ended_by="finished", cause=cause, at=70.0, idle_s=30.0)
+    assert find_attempt_end([], finished=True) is None
+    other = find_attempt_end([ended(1), resumed()], finished=True)  # died in its last checkpoint
     assert other is not None
     assert other.ended_by == "lost"
 
 
 def test_events_go_to_the_life_that_they_name_or_came_in() -> None:
-    def start(attempt: int) -> dict[str, Any]:
-        return {"kind": "attempt_started", "attempt": attempt}
+    def start(attempt: int) -> Event:
+        return told("attempt_started", attempt=attempt)
 
-    early = {"kind": "worker_failed", "attempt": None, "rank": 0}
-    unnamed = {"kind": "leave_requested", "why": "stop"}
-    late = {"kind": "worker_failed", "attempt": 0, "rank": 1}
-    unborn = {"kind": "worker_hung", "attempt": 1, "rank": 1}  # life 1 never took a step
-    again = {"kind": "resumed", "attempt": 1}
-    lives = events_of_lives([early, start(0), unnamed, unborn, again, start(2), late])
+    early = failed(0, attempt=None)
+    unnamed = left("stop", attempt=None)
+    late = failed(1)
+    unborn = hung(1, attempt=1)  # attempt 1 never took a step
+    again = resumed()
+    lives = events_by_attempt([early, start(0), unnamed, unborn, again, start(2), late])
     assert lives == {0: [start(0), unnamed, again, late], 2: [start(2)]}

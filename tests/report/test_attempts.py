@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from made_events import make_event
 from synthetic import SYNTHETIC_JOB, SyntheticRun, as_json, codes
 
 from scaler.job import Job
+from scaler.metrics.events import GroupEnded
 from scaler.plan import make_plan
 from scaler.report.text.format import reached_words
 
@@ -66,23 +68,10 @@ def test_a_life_that_went_back_further_than_the_one_before_is_counted_once(synth
 
 def test_a_life_that_died_before_it_trained_has_a_row_too(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96)
-    started = [
-        {
-            "kind": "worker_started",
-            "time": run.clock,
-            "attempt": 1,
-            "rank": rank,
-            "node": "n",
-            "pid": 7,
-            "world_size": 2,
-            "start_samples": 64,
-        }
-        for rank in (0, 1)
-    ]
-    ended = {"kind": "group_ended", "time": run.clock + 2, "cause": "lost", "ranks": [1], "message": "was killed"}
-    run = replace(run, events=(*run.events, *started, {**ended, "attempt": 1}), clock=run.clock + 5).attempt(
-        2, start=64
-    )
+    common = {"attempt": 1, "world_size": 2, "start_samples": 64}
+    started = [make_event("worker_started", time=run.clock, rank=rank, **common) for rank in (0, 1)]
+    ended = GroupEnded(time=run.clock + 2, attempt=1, cause="lost", ranks=[1], message="was killed")
+    run = replace(run, events=(*run.events, *started, ended), clock=run.clock + 5).attempt(2, start=64)
     report = run.report()
     rows = [(row.attempt, row.start_samples, row.end_samples, row.ended_by) for row in report.attempts]
     assert rows == [(0, 0, 64, "lost"), (1, 64, 64, "lost"), (2, 64, 200, "finished")]
@@ -213,7 +202,7 @@ def test_a_worker_that_died_after_a_return_is_a_restart(synthetic_run: Synthetic
 def test_a_rate_that_was_lowered_is_in_the_checkpoint_of_its_place(
     synthetic_run: SyntheticRun, at: int, undone: bool
 ) -> None:
-    run = synthetic_run.attempt(0, stop=96).event("rate_lowered", at, by="plateau", factor=0.25, reason="loss 2 is bad")
+    run = synthetic_run.attempt(0, stop=96).event("lr_lowered", at, by="plateau", factor=0.25, reason="loss 2 is bad")
     (decision,) = run.attempt(1, start=64).report().decisions
     assert decision.undone is undone
     assert decision.message == "The rate went down to 0.25 of the planned one: loss 2 is bad."
@@ -221,6 +210,6 @@ def test_a_rate_that_was_lowered_is_in_the_checkpoint_of_its_place(
 
 def test_a_run_in_which_a_rate_was_lowered_is_all_clear(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, factors={100: 0.5}).event(
-        "rate_lowered", 100, by="plateau", factor=0.5, reason="loss 2 is no better"
+        "lr_lowered", 100, by="plateau", factor=0.5, reason="loss 2 is no better"
     )
     assert run.report().all_clear is not None

@@ -63,10 +63,9 @@ def report(digits: Callable[..., Job], name: str) -> Report:
     job = digits(*SYNTHETIC_JOB, "groups=[{match: '*', lr_ratio: 10}]")
     run = SyntheticRun(job=job, plan=make_plan(job, parameters={name: 64, "other": 8}), state="failed", failure=name)
     run = run.attempt(0).evaluated(200, **{name: 0.5, "loss": 1.0})
-    run = run.event("rate_lowered", 164, by="plateau", factor=0.5, reason=name)
-    for event in run.events:
-        if event["kind"] == "worker_started":
-            event["node"] = name  # type: ignore[index]
+    run = run.event("lr_lowered", 164, by="plateau", factor=0.5, reason=name)
+    events = (replace(event, node=name) if event.kind == "worker_started" else event for event in run.events)
+    run = replace(run, events=tuple(events))
     plan: dict[str, Any] = {**run.plan.to_dict(), "name": name}
     plan["groups"] = [{**group, "name": name} for group in plan["groups"]]
     return replace(run.report(), run_id=name, plan=plan)

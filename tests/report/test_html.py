@@ -210,14 +210,14 @@ def test_decisions_have_a_section_and_marks_in_every_chart(eventful: SyntheticRu
         {"samples_seen": 64, "label": "attempt 1: 2 workers", "kind": "attempt"},
         {"samples_seen": 96, "label": "diverged", "kind": "decision"},
         {"samples_seen": 100, "label": "batch grown", "kind": "decision"},
-        {"samples_seen": 164, "label": "rate lowered", "kind": "decision"},
+        {"samples_seen": 164, "label": "lr lowered", "kind": "decision"},
     ]
     assert "96 0 The training diverged and went back to the checkpoint at 64 samples: loss is nan." in page.text
     assert "1 2 16 -> 32 0.04 64 200 finished 0 –" in page.text
 
 
 def test_a_decision_that_was_undone_is_said_and_not_drawn(synthetic_run: SyntheticRun) -> None:
-    run = synthetic_run.attempt(0, stop=96).event("rate_lowered", 80, by="plateau", factor=0.5, reason="no better")
+    run = synthetic_run.attempt(0, stop=96).event("lr_lowered", 80, by="plateau", factor=0.5, reason="no better")
     page = Page(render_html(run.attempt(1, start=64).report()))
     assert [marker["samples_seen"] for marker in page.data["markers"]] == [64]
     assert "no better. (undone: a later attempt began before it)" in page.text

@@ -62,15 +62,15 @@ def test_what_the_controllers_made_of_the_plan_is_planned(
     assert run.plan.reacts == ("plateau",)
     halved = {name: lambda rank, seen: run.plan.lr_at(seen) * (0.5 if seen >= 100 else 1.0) for name in RATES}
     cut = {"by": "plateau", "reason": "loss 2 is no better"}
-    report = run.attempt(0, **halved).event("rate_lowered", 100, factor=0.5, **cut).report()
+    report = run.attempt(0, **halved).event("lr_lowered", 100, factor=0.5, **cut).report()
     assert (report.lr_audit.max_abs_error, report.lr_audit.as_planned) == (0.0, True)
     assert report.series.lr_planned[-1] == report.series.lr[-1] == run.plan.lr_at(196) * 0.5
     # One that the optimizer did not follow is still found.
-    stubborn = run.attempt(0, lr_planned=halved["lr_planned"]).event("rate_lowered", 100, factor=0.5, **cut).report()
+    stubborn = run.attempt(0, lr_planned=halved["lr_planned"]).event("lr_lowered", 100, factor=0.5, **cut).report()
     assert stubborn.lr_audit.max_abs_error == pytest.approx(run.plan.lr_at(100) * 0.5)
     assert codes(stubborn) == [("lr_differs_from_plan", None)]
     # And so is a loop that lowered its rate by another factor than it told, or without a word.
-    for told in (run.attempt(0, **halved).event("rate_lowered", 100, factor=0.25, **cut), run.attempt(0, **halved)):
+    for told in (run.attempt(0, **halved).event("lr_lowered", 100, factor=0.25, **cut), run.attempt(0, **halved)):
         assert codes(told.report()) == [("lr_differs_from_plan", None)]
 
 
@@ -81,7 +81,7 @@ def test_a_plateau_is_made_again_from_its_evaluations(
     job = digits(*SYNTHETIC_JOB, "schedule.plateau={metric: loss, factor: 0.5, patience: 0}")
     run = replace(synthetic_run, job=job, plan=make_plan(job)).attempt(0, factors={100: factor})
     run = run.evaluated(48, loss=1.0).evaluated(100, loss=2.0)
-    run = run.event("rate_lowered", 100, by="plateau", factor=factor, reason="loss 2 is no better")
+    run = run.event("lr_lowered", 100, by="plateau", factor=factor, reason="loss 2 is no better")
     assert run.report().lr_audit.as_planned is as_planned, "though event and records agree"
 
 
@@ -100,7 +100,7 @@ def test_what_going_back_makes_of_the_rate_is_the_jobs(
 def test_a_batch_that_grew_has_the_rates_of_its_size(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=132, grown={64: 32}).died(0).attempt(1, start=100, grown={64: 32, 164: 64})
     assert run.report().lr_audit.max_abs_error == 0.0
-    silent = tuple(event for event in run.events if event["kind"] != "batch_grown")
+    silent = tuple(event for event in run.events if event.kind != "batch_grown")
     assert not replace(run, events=silent).report().lr_audit.as_planned
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from scaler.job import Job, dump_job
+from scaler.metrics.events import Event
 from scaler.metrics.next_attempt import next_attempt
 from scaler.metrics.reader import read_run
 from scaler.plan import make_plan
@@ -61,6 +63,7 @@ def train(job: Job, folder: RunFolder, *, goes_astray_at: int | None = None) -> 
     with closing(InProcess(folder, device=torch.device("cpu"))) as context:
         training = Training(recipe, job, plan, context)
         start, _ = find_checkpoint(folder)
+        context.started(start or 0)
         if start is not None:
             training.restore(start)
         training.run()
@@ -86,20 +89,20 @@ def trained(tmp_path: Path, digits: Callable[..., Job]) -> tuple[RunFolder, Job,
 def test_a_training_to_which_everything_happened_has_no_error(trained: tuple[RunFolder, Job, Job]) -> None:
     folder, _, _ = trained
     events = read_run(folder).events
-    kinds = [event["kind"] for event in events]
-    assert {"diverged", "rate_lowered"} <= set(kinds)
-    assert [event["ramp"] is None for event in events if event["kind"] == "attempt_started"] == [True, True, False]
+    kinds = [event.kind for event in events]
+    assert {"diverged", "lr_lowered"} <= set(kinds)
+    assert [event.ramp is None for event in events if event.kind == "attempt_started"] == [True, True, False]
     report = read_report(folder)
     assert (report.lr_audit.max_abs_error, report.lr_audit.as_planned) == (0.0, True)
     assert report.lr_audit.checked_steps > 50
     assert "lr_differs_from_plan" not in [verdict.code for verdict in report.verdicts]
 
 
-def tampered(folder: RunFolder, first: Job, longer: Job, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Report:
+def tampered(folder: RunFolder, first: Job, longer: Job, change: Callable[[Event], Event]) -> Report:
     metrics = read_run(folder)
     events = [change(event) for event in metrics.events]
     assert events != metrics.events
-    last = max(event["attempt"] for event in events if event["kind"] == "attempt_started")
+    last = max(event.attempt for event in events if event.kind == "attempt_started")
     return summarize(
         job=first,
         later_jobs={last: longer},
@@ -110,13 +113,13 @@ def tampered(folder: RunFolder, first: Job, longer: Job, change: Callable[[dict[
     )
 
 
-@pytest.mark.parametrize("kind", ["rate_lowered", "attempt_started"])
+@pytest.mark.parametrize("kind", ["lr_lowered", "attempt_started"])
 def test_a_tampered_factor_is_found(trained: tuple[RunFolder, Job, Job], kind: str) -> None:
-    def change(event: dict[str, Any]) -> dict[str, Any]:
-        if event["kind"] == kind == "rate_lowered":
-            return {**event, "factor": event["factor"] * 1.01}
-        if event["kind"] == kind and event["ramp"] is not None:
-            return {**event, "ramp": {**event["ramp"], "factor": event["ramp"]["factor"] * 1.01}}
+    def change(event: Event) -> Event:
+        if event.kind == kind == "lr_lowered":
+            return replace(event, factor=event.factor * 1.01)
+        if event.kind == kind and event.ramp is not None:
+            return replace(event, ramp={**event.ramp, "factor": event.ramp["factor"] * 1.01})
         return event
 
     assert not tampered(*trained, change).lr_audit.as_planned
@@ -128,4 +131,4 @@ def test_another_factor_of_divergence_in_the_job_is_found(trained: tuple[RunFold
     assert divergence is not None
     failures = first.failures.model_copy(update={"divergence": divergence.model_copy(update={"lr_factor": 0.31})})
     job = first.model_copy(update={"failures": failures})
-    assert not tampered(folder, job, longer, lambda event: {**event, "more": 1}).lr_audit.as_planned
+    assert not tampered(folder, job, longer, lambda event: replace(event, extra={"more": 1})).lr_audit.as_planned

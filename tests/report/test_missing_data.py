@@ -81,10 +81,10 @@ def test_events_that_were_emptied_come_first(synthetic_run: SyntheticRun, stored
 
 def test_an_attempt_that_followed_on_one_without_events_is_not_audited(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96, factors={48: 0.5})
-    run = run.event("rate_lowered", 48, by="plateau", factor=0.5, reason="loss 2 is no better")
+    run = run.event("lr_lowered", 48, by="plateau", factor=0.5, reason="loss 2 is no better")
     run = run.left("resize").attempt(1, start=96, factors={0: 0.5})
     assert run.report().lr_audit.max_abs_error == 0.0
-    cut = replace(run, events=tuple(event for event in run.events if event.get("attempt") == 1)).report()
+    cut = replace(run, events=tuple(event for event in run.events if event.attempt == 1)).report()
     assert codes(cut) == [("events_missing", None)]
     assert cut.verdicts[0].evidence == (
         "its records are left out of the numbers and of the learning rate audit; the learning rate of attempt 1, which "
@@ -94,7 +94,7 @@ def test_an_attempt_that_followed_on_one_without_events_is_not_audited(synthetic
 
 def test_a_start_that_is_on_its_way_is_not_missing(synthetic_run: SyntheticRun) -> None:
     run = replace(synthetic_run.attempt(0, stop=96).left("resize").attempt(1, start=96, stop=132), state="running")
-    early = replace(run, events=tuple(event for event in run.events if event.get("attempt") != 1))
+    early = replace(run, events=tuple(event for event in run.events if event.attempt != 1))
     assert codes(early.report()) == [("not_finished", None)]
 
 

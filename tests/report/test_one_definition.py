@@ -72,8 +72,8 @@ def views(request: pytest.FixtureRequest, tmp_path: Path, digits: Callable[..., 
     for event in runs[0].events:
         curves.add_event(event)
         tracker.add([], [event])
-        if event["kind"] == "attempt_started":
-            records = [record for record in runs[0].records if record.attempt == event["attempt"]]
+        if event.kind == "attempt_started":
+            records = [record for record in runs[0].records if record.attempt == event.attempt]
             curves.add(records)
             tracker.add(records, [])
     points = curves.take(to_the_end=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_events import make_event
 from synthetic import SYNTHETIC_JOB, SyntheticRun, Tables, records_table
 
 from scaler.job import Job
@@ -27,7 +28,7 @@ def record(*, attempt: int = 0, rank: int = 0, seen: int = 0, samples: int = 8, 
 
 
 def step_arrays_of(*records: Record, starts: tuple[int, ...] = (0,), tables: int = 1) -> StepArrays:
-    events = [{"kind": "attempt_started", "attempt": a, "start_samples": start} for a, start in enumerate(starts)]
+    events = [make_event("attempt_started", attempt=a, start_samples=start) for a, start in enumerate(starts)]
     return make_step_arrays(Tables(tuple(records_table(records[at::tables]) for at in range(tables))), events)
 
 
@@ -117,8 +118,8 @@ def test_without_records_everything_is_empty() -> None:
 
 def test_utilisation_is_the_mean_of_what_was_measured() -> None:
     arrays = step_arrays_of(record(gpu_pct=40.0), record(seen=8), record(seen=16, gpu_pct=60.0), record(rank=1))
-    assert arrays.gpu_pct[0] == 50.0
-    assert np.isnan(arrays.gpu_pct[1])
+    assert arrays.rank_means["gpu_pct"][0] == 50.0
+    assert np.isnan(arrays.rank_means["gpu_pct"][1])
 
 
 @given(order=st.permutations(range(28)), tables=st.integers(1, 9))

@@ -1,11 +1,12 @@
 """Each verdict on the run itself: found above its threshold, and not found below it."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
+from made_events import make_event
 from synthetic import find_again as find
 
+from scaler.metrics.events import Event
 from scaler.report.run.model import LrAudit, Noise, Report, Verdict
 from scaler.runs import RunState
 
@@ -130,15 +131,9 @@ def test_an_attempt_that_ended_without_a_fault_is_no_restart(sound: Report, ende
     assert find(sound, attempts=(replace(sound.attempts[0], ended_by=ended_by),)) == ()
 
 
-def diverged_events(*goes_back: bool) -> list[dict[str, Any]]:
+def diverged_events(*goes_back: bool) -> list[Event]:
     return [
-        {
-            "kind": "diverged",
-            "attempt": index,
-            "samples_seen": 16 * (index + 1),
-            "reason": "loss is nan",
-            "goes_back": it,
-        }
+        make_event("diverged", attempt=index, samples_seen=16 * (index + 1), reason="loss is nan", goes_back=it)
         for index, it in enumerate(goes_back)
     ]
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_events import make_event
 from made_losses import STEPS, codes, found, noisy, with_jump
 from made_runs import SAMPLES, healthy_loss, step_arrays_of, steps_of, warmup_cosine, with_noise
 from numpy.typing import NDArray
@@ -194,7 +195,7 @@ def test_a_learning_rate_is_never_too_high_and_too_low(sound: Report) -> None:
 def evaluated(*values: float) -> list[dict[str, Any]]:
     every = STEPS * 2 * SAMPLES // len(values)
     return [
-        {"kind": "evaluated", "attempt": 0, "samples_seen": every * (index + 1), "values": {"loss": value}}
+        make_event("evaluated", samples_seen=every * (index + 1), values={"loss": value})
         for index, value in enumerate(values)
     ]
 

@@ -1,11 +1,12 @@
 """Verdicts on memory near its limit, merged records, trackers, and a loss that was not checked."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
+from made_events import make_event
 from synthetic import find_again as find
 
+from scaler.metrics.events import Event
 from scaler.report.run.model import Report, Verdict, WorkerRow
 
 
@@ -43,19 +44,19 @@ def test_unknown_limits_and_workers_that_are_gone_have_no_verdict(sound: Report)
     assert find(sound, workers=workers(sound, "cpu", 7.0, 7.0, 7.0)) == ()  # the attempt has two workers
 
 
-def thinned(steps: int) -> dict[str, Any]:
-    return {"kind": "records_thinned", "attempt": 0, "samples_seen": 48, "steps": steps, "reason": "12 s behind"}
+def thinned(steps: int, samples_seen: int = 48) -> Event:
+    return make_event("records_thinned", samples_seen=samples_seen, steps=steps, reason="12 s behind")
 
 
 def test_records_that_stand_for_several_steps(sound: Report) -> None:
-    (verdict,) = find(sound, events=[thinned(2), {**thinned(4), "samples_seen": 96}])
+    (verdict,) = find(sound, events=[thinned(2), thinned(4, samples_seen=96)])
     assert (verdict.code, verdict.rank) == ("records_thinned", None)
     assert verdict.message == "A record stands for up to 4 steps: steps were faster than records could be written."
     assert verdict.evidence == "from 48 samples of attempt 0 on: 12 s behind"
 
 
-def failed(sink: str, reason: str = "connection refused") -> dict[str, Any]:
-    return {"kind": "tracking_failed", "sink": sink, "reason": reason}
+def failed(sink: str, reason: str = "connection refused") -> Event:
+    return make_event("tracking_failed", sink=sink, reason=reason)
 
 
 def test_trackers_that_were_not_reached(sound: Report) -> None:
@@ -66,13 +67,12 @@ def test_trackers_that_were_not_reached(sound: Report) -> None:
 
 
 def test_a_loss_that_could_not_be_checked_is_reported(sound: Report) -> None:
-    tried_out = {"kind": "tried_out", "attempt": 0, "samples_seen": 0, "seconds": 0.1}
-    (verdict,) = find(sound, events=[{**tried_out, "loss_not_checked": "the training set has one sample"}])
+    (verdict,) = find(sound, events=[make_event("tried_out", loss_not_checked="the training set has one sample")])
     assert (verdict.code, verdict.rank) == ("loss_not_checked", None)
     assert verdict.evidence == "the training set has one sample"
-    assert find(sound, events=[{**tried_out, "loss_not_checked": None}]) == ()
+    assert find(sound, events=[make_event("tried_out", loss_not_checked=None)]) == ()
 
 
 @pytest.mark.parametrize("kind", ["evaluated", "checkpointed"])
 def test_other_events_have_no_verdict(sound: Report, kind: str) -> None:
-    assert find(sound, events=[{"kind": kind, "attempt": 0, "samples_seen": 48, "values": {}, "sink": "mlflow"}]) == ()
+    assert find(sound, events=[make_event(kind)]) == ()

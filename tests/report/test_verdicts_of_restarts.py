@@ -4,8 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from made_events import make_event
 from synthetic import find_again as find
 
+from scaler.metrics.events import Event
 from scaler.report.run.model import AttemptRow, Report, Verdict
 
 SAFE = "In the final weights no sample is missing, and none is counted twice."
@@ -85,8 +87,8 @@ def test_the_last_attempt_is_no_restart(sound: Report) -> None:
 
 def test_checkpoints_that_could_not_be_written(sound: Report) -> None:
     failed = [
-        {"kind": "checkpoint_failed", "attempt": 0, "samples_seen": 48, "reason": "Permission denied"},
-        {"kind": "checkpoint_failed", "attempt": 0, "samples_seen": 96, "reason": "No space left\n  on device"},
+        make_event("checkpoint_failed", samples_seen=48, reason="Permission denied"),
+        make_event("checkpoint_failed", samples_seen=96, reason="No space left\n  on device"),
     ]
     (verdict,) = find(sound, events=failed)
     assert verdict == Verdict(
@@ -99,8 +101,8 @@ def test_checkpoints_that_could_not_be_written(sound: Report) -> None:
     )
 
 
-def passed_over(samples_seen: int) -> dict[str, Any]:
-    return {"kind": "checkpoint_passed_over", "attempt": 1, "samples_seen": samples_seen, "reason": "it is torn"}
+def passed_over(samples_seen: int, reason: str = "it is torn") -> Event:
+    return make_event("checkpoint_passed_over", attempt=1, samples_seen=samples_seen, reason=reason)
 
 
 @pytest.mark.parametrize(
@@ -124,8 +126,8 @@ def passed_over(samples_seen: int) -> dict[str, Any]:
 def test_a_checkpoint_that_was_passed_over(
     sound: Report, bad: list[int], start: int | None, message: str, evidence: str
 ) -> None:
-    before = {"kind": "attempt_started", "attempt": 0, "start_samples": 0}
-    after = [{"kind": "attempt_started", "attempt": 1, "start_samples": start}] if start is not None else []
+    before = make_event("attempt_started")
+    after = [make_event("attempt_started", attempt=1, start_samples=start)] if start is not None else []
     (verdict,) = find(sound, events=[before, *(passed_over(samples) for samples in bad), *after])
     assert verdict == Verdict(
         code="checkpoint_passed_over",
@@ -138,7 +140,7 @@ def test_a_checkpoint_that_was_passed_over(
 
 
 def test_texts_from_outside_are_joined_without_their_full_stops(sound: Report) -> None:
-    before = {"kind": "attempt_started", "attempt": 0, "start_samples": 0}
-    bad = {**passed_over(96), "reason": "its checksum is another."}
-    (verdict,) = find(sound, events=[before, bad, {**before, "attempt": 1}])
+    before = make_event("attempt_started")
+    bad = passed_over(96, "its checksum is another.")
+    (verdict,) = find(sound, events=[before, bad, make_event("attempt_started", attempt=1)])
     assert verdict.evidence == "at 96 samples: its checksum is another; continued from the start of training"

@@ -1,6 +1,7 @@
 """Small recipes and jobs, and trainings of them with the real loop, in this process or in several."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 from scaler import Recipe
 from scaler.errors import ScalerError
 from scaler.job import Job, parse_job
+from scaler.metrics.events import Event
 from scaler.metrics.record import Record
 from scaler.plan import Plan, make_plan
 from scaler.runs import RunFolder
@@ -47,10 +49,10 @@ class Kept:
     def __init__(self, rank: int, world_size: int, folder: str, *, stop_after: int = NEVER_STOP) -> None:
         self.rank, self.world_size, self.folder, self.attempt = rank, world_size, RunFolder(folder), 0
         self.records: list[Record] = []
-        self.events: list[Mapping[str, Any]] = []
+        self.events: list[Event] = []
         self._stop_after = stop_after
 
-    def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]], *, samples_seen: int) -> None:
+    def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
         self.records.extend(records)
         self.events.extend(events)
 
@@ -254,13 +256,10 @@ def untimed(rank: dict[str, Any]) -> list[dict[str, Any]]:
     return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
 
 
-def events_of(rank: dict[str, Any], *kinds: str) -> list[dict[str, Any]]:
-    """Return a rank's events of some kinds, without times."""
-    return [
-        {key: value for key, value in event.items() if key not in ("time", "seconds")}
-        for event in rank["events"]
-        if event["kind"] in kinds
-    ]
+def events_of(rank: dict[str, Any], *kinds: str) -> list[Event]:
+    """Return a rank's events of some kinds, with ``time`` and ``seconds`` set to 0, so that runs can be compared."""
+    found = [event for event in rank["events"] if event.kind in kinds]
+    return [replace(event, **{name: 0.0 for name in ("time", "seconds") if hasattr(event, name)}) for event in found]
 
 
 def by_step(ranks: Iterable[dict[str, Any]]) -> list[list[Record]]:
@@ -280,7 +279,7 @@ def step_losses(ranks: Iterable[dict[str, Any]]) -> list[float]:
 
 
 def accuracies(ranks: Sequence[dict[str, Any]]) -> list[float]:
-    return [event["values"]["accuracy"] for event in ranks[0]["events"] if event["kind"] == "evaluated"]
+    return [event.values["accuracy"] for event in ranks[0]["events"] if event.kind == "evaluated"]
 
 
 def plain(value: Any) -> Any:

@@ -84,7 +84,7 @@ def test_a_run_s_average_follows_the_batch_and_is_evaluated_beside_the_weights(t
         expected = weights if expected is None else decay * expected + (1 - decay) * weights
         assert torch.allclose(state["average"]["module.2.weight"].double(), expected, atol=1e-6)
         assert not path.stem.endswith("250") or not torch.allclose(expected, weights, atol=1e-3)
-    evaluated = [event["values"] for event in ranks[0]["events"] if event["kind"] == "evaluated"]
+    evaluated = [event.values for event in ranks[0]["events"] if event.kind == "evaluated"]
     assert [sorted(values) for values in evaluated] == [["accuracy", "ema_accuracy", "ema_loss", "loss"]]
 
 
@@ -93,7 +93,7 @@ def test_the_average_is_evaluated_with_the_buffers_that_are_saved_with_it(tmp_pa
     job = make_job(num_workers=2, per_worker_batch_size=32, train={"ema": {"decay": 0.5}, "epochs": 1})
     folder = new_folder(tmp_path)
     ranks = run(tmp_path, 2, job, folder=folder, norm=True, double=True)
-    (found,) = [event["values"] for event in ranks[0]["events"] if event["kind"] == "evaluated"]
+    (found,) = [event.values for event in ranks[0]["events"] if event.kind == "evaluated"]
     recipe = make_recipe(norm=True, double=True)
     saved = checkpoint(folder)["average"]
     recipe.model.load_state_dict(

@@ -346,12 +346,12 @@ def test_training_does_not_stand_still_for_the_storage(tmp_path: Path) -> None:
     training, around = in_this_process(tmp_path, make_recipe(), job)
     around.secure = lambda samples_seen: sleep(0.5)  # type: ignore[method-assign]
     training.run()
-    events = [event for event in around.events if event["kind"] == "checkpointed"]
+    events = [event for event in around.events if event.kind == "checkpointed"]
     first, last = events[0], events[-1]
-    assert first["samples_seen"] == 250
-    assert first["seconds"] >= 0.5
-    assert first["stall_s"] < 0.4
-    assert last["samples_seen"] == 750, "the last one is waited for"
+    assert first.samples_seen == 250
+    assert first.seconds >= 0.5
+    assert first.stall_s < 0.4
+    assert last.samples_seen == 750, "the last one is waited for"
 
 
 def test_a_checkpoint_counts_only_when_its_records_are_there(tmp_path: Path) -> None:
@@ -381,7 +381,7 @@ def test_a_checkpoint_that_cannot_be_written_is_an_event_and_training_goes_on(
     training, around = in_this_process(tmp_path, make_recipe(), make_job(per_worker_batch_size=64))
     training.run()
     failed = events_of({"events": around.events}, "checkpoint_failed")
-    assert [event["samples_seen"] for event in failed] == [250, 500]
+    assert [event.samples_seen for event in failed] == [250, 500]
     assert failed[0]["reason"] == "OSError: [Errno 28] No space left on device"
     assert complete_checkpoints(around.folder) == [750]
 
@@ -413,9 +413,9 @@ def test_a_run_that_continues_only_to_end_where_it_is_is_evaluated_there(tmp_pat
     training, around = in_this_process(tmp_path, make_recipe(), job(2))
     training.restore(500)
     training.run()
-    assert [event["samples_seen"] for event in around.events if event["kind"] == "evaluated"] == [500]
+    assert [event.samples_seen for event in around.events if event.kind == "evaluated"] == [500]
     assert read_manifest(around.folder, 500)["values"] is not None
     training, around = in_this_process(tmp_path, make_recipe(), job(2))
     training.restore(500)
     training.run()
-    assert not [event for event in around.events if event["kind"] == "evaluated"], "it is there already"
+    assert not [event for event in around.events if event.kind == "evaluated"], "it is there already"

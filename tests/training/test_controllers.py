@@ -33,6 +33,7 @@ from scaler.core.noise_history import NoiseHistory
 from scaler.core.noise_scale import GradientSquares
 from scaler.errors import RecipeError, TrainingError
 from scaler.job import Job
+from scaler.metrics.events import LrLowered
 from scaler.training.controllers import Controllers
 
 CONSTANT = {"name": "constant", "warmup": {"epochs": 0}}
@@ -85,9 +86,9 @@ def test_the_lr_is_lowered_where_torch_s_reduce_lr_on_plateau_lowers_it(
     for record in around.records:
         factor = factors[record.samples_seen // SAMPLES]
         assert record.lr == record.lr_planned == pytest.approx(plan.lr_at(record.samples_seen) * factor, rel=1e-15)
-    lowered = events_of({"events": around.events}, "rate_lowered")
+    lowered = events_of({"events": around.events}, "lr_lowered")
     cuts = [index for index in range(1, len(factors)) if factors[index] != factors[index - 1]]
-    assert [(event["samples_seen"], event["factor"]) for event in lowered] == [
+    assert [(event.samples_seen, event.factor) for event in lowered] == [
         (index * SAMPLES, pytest.approx(factors[index]))
         for index in cuts
         if index < len(values)  # at the end no step follows
@@ -97,31 +98,31 @@ def test_the_lr_is_lowered_where_torch_s_reduce_lr_on_plateau_lowers_it(
 def test_the_event_of_a_lowered_lr_gives_the_reason(tmp_path: Path) -> None:
     training, around = in_this_process(tmp_path, scripted([0.5, 0.75, 0.625, 0.5]), plateau_job(4, patience=1))
     training.run()
-    assert events_of({"events": around.events}, "rate_lowered") == [
-        {
-            "kind": "rate_lowered",
-            "attempt": 0,
-            "samples_seen": 3 * SAMPLES,
-            "by": "plateau",
-            "factor": 0.1,
-            "reason": "score 0.625 is not better than 0.5 by more than the threshold, for 2 evaluations",
-        }
+    assert events_of({"events": around.events}, "lr_lowered") == [
+        LrLowered(
+            time=0.0,
+            attempt=0,
+            samples_seen=3 * SAMPLES,
+            by="plateau",
+            factor=0.1,
+            reason="score 0.625 is not better than 0.5 by more than the threshold, for 2 evaluations",
+        )
     ]
 
 
 def test_a_first_evaluation_that_is_nan_is_no_better_than_anything_before(tmp_path: Path) -> None:
     training, around = in_this_process(tmp_path, scripted([NAN, 0.5]), plateau_job(2, patience=0))
     training.run()
-    lowered = events_of({"events": around.events}, "rate_lowered")
-    assert [event["reason"] for event in lowered] == ["score nan is not better than anything before, for 1 evaluation"]
+    lowered = events_of({"events": around.events}, "lr_lowered")
+    assert [event.reason for event in lowered] == ["score nan is not better than anything before, for 1 evaluation"]
 
 
 def test_a_step_up_within_the_threshold_is_reported_as_no_improvement(tmp_path: Path) -> None:
     job = plateau_job(3, mode="max", patience=0, threshold=0.01)
     training, around = in_this_process(tmp_path, scripted([0.9617, 0.9667, 0.9667]), job)
     training.run()
-    lowered = events_of({"events": around.events}, "rate_lowered")
-    assert [event["reason"] for event in lowered] == [
+    lowered = events_of({"events": around.events}, "lr_lowered")
+    assert [event.reason for event in lowered] == [
         "score 0.9667 is not better than 0.9617 by more than the threshold, for 1 evaluation"
     ], "and at the end, where no step follows, there is no event"
 
@@ -194,8 +195,8 @@ def test_every_worker_lowers_the_lr_equally(tmp_path: Path) -> None:
     lrs = [[record.lr for record in records_of([rank])] for rank in ranks]
     assert lrs[0] == lrs[1]
     assert len(set(lrs[0])) > 1
-    assert events_of(ranks[0], "rate_lowered")
-    assert {event["kind"] for event in ranks[1]["events"]} == {"worker_ended"}, "else rank 0 speaks for all"
+    assert events_of(ranks[0], "lr_lowered")
+    assert {event.kind for event in ranks[1]["events"]} == {"worker_ended"}, "else rank 0 speaks for all"
 
 
 STOPPED = (
@@ -213,7 +214,7 @@ def test_a_nan_on_one_worker_alone_stops_them_all(tmp_path: Path, broken_from: i
     assert [rank["error"] for rank in ranks] == [STOPPED, STOPPED]
     assert len(ranks[0]["records"]) == len(ranks[1]["records"]), "no worker was ahead"
     diverged = events_of(ranks[0], "diverged")
-    assert [(event["reason"], event["goes_back"]) for event in diverged] == [("loss is nan", False)]
+    assert [(event.reason, event.goes_back) for event in diverged] == [("loss is nan", False)]
 
 
 def test_without_a_guard_it_trains_on(tmp_path: Path) -> None:
@@ -263,10 +264,10 @@ def test_it_goes_back_to_a_checkpoint_and_continues_at_a_lower_lr(tmp_path: Path
         assert all(torch.tensor(rank["weights"]).isfinite())
     assert all(rank["weights"] == ranks[0]["weights"] for rank in ranks)
     started = events_of(ranks[0], "attempt_started")
-    assert [event["attempt"] for event in started] == [0, 1]
-    assert started[1]["start_samples"] == min(r.samples_seen for r in records_of(ranks) if r.attempt == 1)
+    assert [event.attempt for event in started] == [0, 1]
+    assert started[1].start_samples == min(r.samples_seen for r in records_of(ranks) if r.attempt == 1)
     (diverged,) = events_of(ranks[0], "diverged")
-    assert (diverged["attempt"], diverged["reason"], diverged["goes_back"]) == (0, "loss is nan", True)
+    assert (diverged.attempt, diverged.reason, diverged.goes_back) == (0, "loss is nan", True)
     saved = checkpoint(folder)
     assert all(tensor.isfinite().all() for tensor in saved["model"].values())
     assert saved["controllers"]["times_gone_back"] == 1
@@ -285,7 +286,7 @@ def test_it_goes_back_to_before_the_first_loss_that_was_too_large(tmp_path: Path
     assert len(above) == 10
     started = events_of(rank, "attempt_started")
     assert len(started) == 2
-    assert started[1]["start_samples"] <= above[0]
+    assert started[1].start_samples <= above[0]
 
 
 def test_it_goes_back_only_so_often_and_each_time_lower(tmp_path: Path) -> None:
@@ -298,8 +299,8 @@ def test_it_goes_back_only_so_often_and_each_time_lower(tmp_path: Path) -> None:
     peak = plan_of(go_back_job()).peak_lr
     lrs = {record.attempt: record.lr for record in records_of([rank])}
     assert lrs == {0: peak, 1: 0.5 * peak, 2: 0.25 * peak}
-    assert [event["goes_back"] for event in events_of(rank, "diverged")] == [True, True, False]
-    assert [event["attempt"] for event in events_of(rank, "attempt_started")] == [0, 1, 2]
+    assert [event.goes_back for event in events_of(rank, "diverged")] == [True, True, False]
+    assert [event.attempt for event in events_of(rank, "attempt_started")] == [0, 1, 2]
 
 
 def blowing_up(**failures: Any) -> tuple[Job, dict[str, float]]:
@@ -362,7 +363,7 @@ def grow_job(workers: int = 2, most: int = 64, **others: Any) -> Job:
 
 def test_the_batch_doubles_where_the_noise_scale_is_surely_above_twice_it(tmp_path: Path) -> None:
     ranks = run(tmp_path, 2, grow_job(), noisy=True)
-    grown = {event["samples_seen"]: event["global_batch_size"] for event in events_of(ranks[0], "batch_grown")}
+    grown = {event.samples_seen: event.global_batch_size for event in events_of(ranks[0], "batch_grown")}
     assert len(grown) >= 2, "else this shows nothing"
     history, batch, looked = NoiseHistory(), 8, 0
     for step in by_step(ranks):
@@ -389,7 +390,7 @@ def test_the_batch_doubles_where_the_noise_scale_is_surely_above_twice_it(tmp_pa
 def test_the_lr_follows_a_grown_batch_by_the_rule(tmp_path: Path) -> None:
     job = grow_job(schedule=CONSTANT)
     ranks = run(tmp_path, 2, job, noisy=True)
-    grown = [(0, 8), *((e["samples_seen"], e["global_batch_size"]) for e in events_of(ranks[0], "batch_grown"))]
+    grown = [(0, 8), *((e.samples_seen, e.global_batch_size) for e in events_of(ranks[0], "batch_grown"))]
     assert len(grown) > 1
     for step in by_step(ranks):
         batch = [size for at, size in grown if at <= step[0].samples_seen][-1]
@@ -397,7 +398,7 @@ def test_the_lr_follows_a_grown_batch_by_the_rule(tmp_path: Path) -> None:
         assert samples <= batch
         assert step[0].lr == pytest.approx(0.05 * samples / 16)
     for event in events_of(ranks[0], "batch_grown"):
-        assert event["peak_lr"] == pytest.approx(0.05 * event["global_batch_size"] / 16)
+        assert event.peak_lr == pytest.approx(0.05 * event.global_batch_size / 16)
 
 
 def test_a_grown_batch_stays_within_the_job_s_bound_on_more_workers(tmp_path: Path) -> None:
@@ -411,7 +412,7 @@ def test_a_grown_batch_stays_within_the_job_s_bound_on_more_workers(tmp_path: Pa
         train={"noise_scale_every": 1, "epochs": 4},
     )
     attempts = [run(tmp_path, 1, values, folder=folder, stop_after=15, noisy=True)[0] for _ in range(2)]
-    assert [e["global_batch_size"] for attempt in attempts for e in events_of(attempt, "batch_grown")] == [32]
+    assert [e.global_batch_size for attempt in attempts for e in events_of(attempt, "batch_grown")] == [32]
     ranks = run(tmp_path, 2, values, folder=folder, noisy=True)
     assert max(sum(record.samples for record in step) for step in by_step(ranks)) == 32
 
@@ -462,7 +463,7 @@ def test_stopped_after_every_step_it_is_the_run_that_was_never_stopped(tmp_path:
     assert stopped["attempts"] == len(calm["records"])
     assert untimed(stopped) == untimed(calm)
     assert stopped["weights"] == calm["weights"]
-    kinds = ("evaluated", "rate_lowered", "batch_grown")
+    kinds = ("evaluated", "lr_lowered", "batch_grown")
     assert events_of(stopped, *kinds) == events_of(calm, *kinds)
     ours, theirs = checkpoint(stopped["folder"]), checkpoint(folder)
     assert ours["controllers"] == theirs["controllers"]
@@ -471,8 +472,8 @@ def test_stopped_after_every_step_it_is_the_run_that_was_never_stopped(tmp_path:
 
 
 def test_the_runs_above_do_react(tmp_path: Path) -> None:
-    """Without a reaction the tests above would prove nothing."""
-    assert events_of(run(tmp_path, 1, RESUMED["plateau"])[0], "rate_lowered")
+    """Else they would show nothing."""
+    assert events_of(run(tmp_path, 1, RESUMED["plateau"])[0], "lr_lowered")
     assert events_of(run(tmp_path, 1, RESUMED["growth"])[0], "batch_grown")
     gains = {record.lr for record in records_of(run(tmp_path, 1, RESUMED["adascale"]))}
     assert len(gains) > 5

@@ -114,7 +114,7 @@ def test_dropout_and_augmentation_continue_as_if_nothing_had_happened(
     for ours, theirs in zip(stopped, calm, strict=True):
         assert untimed(ours) == untimed(theirs)
         assert ours["weights"] == theirs["weights"]
-    evaluations = [[event["values"] for event in events_of(side[0], "evaluated")] for side in (calm, stopped)]
+    evaluations = [[event.values for event in events_of(side[0], "evaluated")] for side in (calm, stopped)]
     assert evaluations[0] == evaluations[1]
 
 

@@ -137,7 +137,7 @@ def test_after_an_evaluation_nobody_waits_long_for_an_answer(tmp_path: Path) -> 
     """Hand-overs are counted in steps, and the second would come after ten; an evaluation may have taken minutes."""
     job = make_job(per_worker_batch_size=64, train={"eval_every": {"samples": 192}})
     training, around = in_this_process(tmp_path, make_recipe(), job)
-    around.leave_requested = lambda: Leave.STOP if around.events[-1]["kind"] == "evaluated" else Leave.NOT
+    around.leave_requested = lambda: Leave.STOP if around.events[-1].kind == "evaluated" else Leave.NOT
     assert training.run() is AttemptEnd.STOPPED
     assert training.samples_seen == 250, "the step after the evaluation at 192"
 

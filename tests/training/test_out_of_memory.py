@@ -39,7 +39,7 @@ def test_the_micro_batch_is_halved_until_it_fits_and_the_run_is_the_same(
     training, around = in_this_process(tmp_path, recipe, make_job(**AUTO))
     training.run()
     halved = events_of({"events": around.events}, "micro_batch_halved")
-    assert [event["per_worker_batch_size"] for event in halved] == [32, 16]
+    assert [event.per_worker_batch_size for event in halved] == [32, 16]
     assert max(loss.sizes) == 16
     (by_hand,) = run(tmp_path, 1, make_job(**{**AUTO, "per_worker_batch_size": 16}))
     torch.manual_seed(0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_runs import Kept, events_of, in_this_process, make_job, make_recipe, records_of, run
 
+from scaler.metrics.events import WorkerEnded
 from scaler.metrics.record import Record
 from scaler.training import clock as clock_module
 from scaler.training import device as device_module
@@ -94,10 +95,10 @@ def test_pauses_after_the_last_record_are_reported_when_the_attempt_ends(tmp_pat
     recorder.end_attempt()
     recorder.hand_over(samples_seen=0)
     (ended,) = events_of({"events": around.events}, "worker_ended")
-    assert ended == {"kind": "worker_ended", "attempt": 0, "rank": 1, "evaluation_s": 3.0, "checkpoint_s": 1.0}
+    assert ended == WorkerEnded(time=0.0, attempt=0, rank=1, evaluation_s=3.0, checkpoint_s=1.0)
     recorder.end_attempt()
     recorder.hand_over(samples_seen=0)
-    assert around.events[-1]["evaluation_s"] == 0.0, "it is reported once"
+    assert around.events[-1].evaluation_s == 0.0, "it is reported once"
 
 
 def test_every_second_between_two_steps_has_an_owner(tmp_path: Path) -> None:
@@ -108,17 +109,17 @@ def test_every_second_between_two_steps_has_an_owner(tmp_path: Path) -> None:
     began = clock.mark()
     training.run()
     wall_s = clock.between(began, clock.mark())
-    wall_s -= next(event["seconds"] for event in around.events if event["kind"] == "tried_out")  # is start-up
-    ended = next(event for event in around.events if event["kind"] == "worker_ended")
-    evaluation_s = sum(row.evaluation_s for row in around.records) + ended["evaluation_s"]
-    checkpoint_s = sum(row.checkpoint_s for row in around.records) + ended["checkpoint_s"]
+    wall_s -= next(event.seconds for event in around.events if event.kind == "tried_out")  # is start-up
+    ended = next(event for event in around.events if event.kind == "worker_ended")
+    evaluation_s = sum(row.evaluation_s for row in around.records) + ended.evaluation_s
+    checkpoint_s = sum(row.checkpoint_s for row in around.records) + ended.checkpoint_s
     steps_s = sum(row.step_time_s for row in around.records)
     assert 0.9 * wall_s < steps_s + evaluation_s + checkpoint_s <= wall_s
     assert sum(row.evaluation_s > 0 for row in around.records) == 3, "the fourth is after the last record"
-    evaluated_s = sum(event["seconds"] for event in around.events if event["kind"] == "evaluated")
+    evaluated_s = sum(event.seconds for event in around.events if event.kind == "evaluated")
     assert evaluated_s <= evaluation_s
-    assert ended["evaluation_s"] > 0
-    assert ended["checkpoint_s"] > 0
+    assert ended.evaluation_s > 0
+    assert ended.checkpoint_s > 0
 
 
 def test_cpu_time_is_that_of_the_steps(tmp_path: Path) -> None:
@@ -147,9 +148,9 @@ def test_every_worker_merges_the_same_steps_when_one_of_them_wishes_it(tmp_path:
     assert first == second
     thinned = events_of(ranks[0], "records_thinned")
     assert thinned
-    assert thinned[0]["steps"] == 2
+    assert thinned[0].steps == 2
     assert not events_of(ranks[1], "records_thinned"), "rank 0 tells it"
-    start = thinned[0]["samples_seen"]
+    start = thinned[0].samples_seen
     assert {steps for seen, steps in first if seen < start} == {1}
     assert max(steps for seen, steps in first if seen >= start) >= 2
     everything = run(tmp_path, 2, job)

@@ -31,7 +31,7 @@ def planned(job: Job, size: int, record: Record, ramp: Ramp | None) -> float:
 
 def ramp_of(attempt: list[dict[str, Any]]) -> Ramp | None:
     (started,) = events_of(attempt[0], "attempt_started")
-    return Ramp.from_dict(started["ramp"])
+    return Ramp.from_dict(started.ramp)
 
 
 def used_once(found: list[list[dict[str, Any]]]) -> bool:
@@ -70,7 +70,7 @@ def test_the_lr_is_that_of_the_size_whatever_sizes_there_were_before(
         for record in records_of(attempt):
             assert record.lr == planned(job, size, record, None), "to the last bit"
         group = attempt[0]["events"][0]
-        assert group["global_batch_size"] == 16 * size
+        assert group.global_batch_size == 16 * size
     assert used_once(found)
     constants = checkpoint(folder)["optimizer"]["param_groups"][0]
     expected = make_plan(job, 2).optimizer
@@ -89,7 +89,7 @@ def test_a_held_batch_keeps_the_lr_and_the_run_whatever_the_size(tmp_path: Path,
     assert used_once(found)
     losses = [loss for attempt in found for loss in step_losses(attempt)]
     assert losses == pytest.approx(step_losses(calm), abs=1e-4)
-    accum = [attempt[0]["events"][0]["per_worker_batch_size"] for attempt in found]
+    accum = [attempt[0]["events"][0].per_worker_batch_size for attempt in found]
     assert accum == [16, 16, 12], "48 samples: 3 x 16, 1 x 16 a worker, 2 x 12"
 
 
@@ -138,4 +138,4 @@ def test_adascale_continues_at_another_size_with_its_progress(tmp_path: Path) ->
     )
     (two, three), _ = attempts(tmp_path, job, [2, 3], steps=4)
     assert records_of(three)[0].progress > records_of(two)[-1].progress
-    assert events_of(three[0], "attempt_started")[0]["start_samples"] == 128
+    assert events_of(three[0], "attempt_started")[0].start_samples == 128

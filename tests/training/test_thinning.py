@@ -1,6 +1,6 @@
 """With a collector that is too slow, training does not wait, its records cover more steps, and no step is lost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
@@ -12,6 +12,7 @@ from scaler.cluster import mailbox as mailbox_module
 from scaler.cluster.collector import Collector
 from scaler.cluster.mailbox import Mailbox
 from scaler.cluster.messages import Upload, UploadReply
+from scaler.metrics.events import Event
 from scaler.metrics.reader import read_events, read_records
 from scaler.metrics.record import Record
 from scaler.runs import RunFolder
@@ -39,7 +40,7 @@ class Mailed(Kept):
         super().__init__(0, 1, folder)
         self._mailbox = mailbox
 
-    def hand_over(self, records: Sequence[Record], events: Sequence[Mapping[str, Any]], *, samples_seen: int) -> None:
+    def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
         super().hand_over(records, events, samples_seen=samples_seen)
         self._mailbox.put(records, events, attempt=self.attempt, samples_seen=samples_seen)
 
@@ -72,11 +73,11 @@ def test_a_collector_that_is_too_slow_gets_fewer_records_and_holds_nobody_up(
     mailbox.close()
     slow.collector.close()
     assert longest_s < DELAY_S, "who hands over does not wait for the collector"
-    thinned = [event for event in read_events(folder) if event["kind"] == "records_thinned"]
-    assert [(event["steps"], event["reason"]) for event in thinned] == [(2, "the collector cannot keep up")]
+    thinned = [event for event in read_events(folder) if event.kind == "records_thinned"]
+    assert [(event.steps, event.reason) for event in thinned] == [(2, "the collector cannot keep up")]
     rows = read_records(folder).sort_by("samples_seen").to_pylist()
-    before = [row["steps"] for row in rows if row["samples_seen"] < thinned[0]["samples_seen"]]
-    after = [row["steps"] for row in rows if row["samples_seen"] >= thinned[0]["samples_seen"]]
+    before = [row["steps"] for row in rows if row["samples_seen"] < thinned[0].samples_seen]
+    after = [row["steps"] for row in rows if row["samples_seen"] >= thinned[0].samples_seen]
     assert set(before) == {1}
     assert after.count(2) > 0.5 * len(after), "some end where records are handed over"
     assert sum(before) + sum(after) == training.plan.total_steps

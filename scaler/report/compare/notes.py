@@ -8,7 +8,7 @@ from scaler.report.compare.format import curve_words
 from scaler.report.compare.measures import evals_of
 from scaler.report.compare.model import LEVEL, Measure, Note
 from scaler.report.compare.partial_runs import is_whole
-from scaler.report.run.missing_data import find_gaps
+from scaler.report.run.missing_data import find_missing_data
 from scaler.report.run.model import Report
 from scaler.report.text.format import number, plural
 from scaler.runs import RunState
@@ -56,7 +56,7 @@ def find_notes(
 
 
 def _records_missing(groups: Sequence[Group]) -> Note | None:
-    gaps = {report.run_id: find_gaps(report) for report in _reports(groups) if not is_whole(report)}
+    gaps = {report.run_id: find_missing_data(report) for report in _reports(groups) if not is_whole(report)}
     if not gaps:
         return None
     told = [f"of run {run_id}, {' '.join(gap.message for gap in mine)}" for run_id, mine in gaps.items()]

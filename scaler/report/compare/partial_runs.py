@@ -2,13 +2,13 @@
 
 from dataclasses import fields, replace
 
-from scaler.report.run.missing_data import find_gaps
+from scaler.report.run.missing_data import find_missing_data
 from scaler.report.run.model import Report, Series
 
 
 def is_whole(report: Report) -> bool:
     """Return whether a run's records and events are all there."""
-    return not find_gaps(report)
+    return not find_missing_data(report)
 
 
 def known_part(report: Report) -> Report:
@@ -19,7 +19,7 @@ def known_part(report: Report) -> Report:
     """
     if is_whole(report):
         return report
-    has_events = all(verdict.code != "events_missing" for verdict in find_gaps(report))
+    has_events = all(verdict.code != "events_missing" for verdict in find_missing_data(report))
     empty = Series(**{field.name: () for field in fields(Series) if field.name != "evals"}, evals={})
     places = report.series.eval_samples_seen
     if has_events:

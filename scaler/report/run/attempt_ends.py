@@ -33,7 +33,7 @@ _LEFT = {"resize": "resized", "preemption": "preempted", "stop": "stopped"}  # w
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ending:
+class AttemptEnd:
     """The end of one life."""
 
     ended_by: str  # as in ``AttemptRow``
@@ -42,7 +42,7 @@ class Ending:
     idle_s: float  # after it nobody drove the run for so long
 
 
-def events_of_lives(events: Sequence[Event]) -> dict[int, list[Event]]:
+def events_by_attempt(events: Sequence[Event]) -> dict[int, list[Event]]:
     """Return each life's events, in order: those that name it, and those without a name that came while it went on."""
     starts = [start.attempt for start in of_type(events, AttemptStarted)]
     found: dict[int, list[Event]] = {attempt: [] for attempt in starts}
@@ -56,7 +56,7 @@ def events_of_lives(events: Sequence[Event]) -> dict[int, list[Event]]:
     return found
 
 
-def find_ending(events: Sequence[Event], *, finished: bool = False) -> Ending | None:
+def find_attempt_end(events: Sequence[Event], *, finished: bool = False) -> AttemptEnd | None:
     """Return what ended a life; None when no event tells.
 
     Args:
@@ -73,7 +73,7 @@ def find_ending(events: Sequence[Event], *, finished: bool = False) -> Ending | 
     ended_by, cause = _cause(others, events) or (("finished", "trained to its end") if finished else DRIVER_GONE)
     if ended_by == "lost" and resumes and any(_is_own_error(event) for event in others):
         ended_by = "failed"  # an error of its own is final: it ended the run, not only the life
-    return Ending(ended_by=ended_by, cause=one_line(joined(cause, *_resumed(resumes))), at=first, idle_s=idle_s)
+    return AttemptEnd(ended_by=ended_by, cause=one_line(joined(cause, *_resumed(resumes))), at=first, idle_s=idle_s)
 
 
 DRIVER_GONE = ("killed", "the driver was gone")

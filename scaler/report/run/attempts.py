@@ -19,7 +19,7 @@ from scaler.metrics.events import (
     of_type,
 )
 from scaler.plan import Plan, make_plan
-from scaler.report.run.attempt_ends import DRIVER_GONE, Ending, events_of_lives, find_ending
+from scaler.report.run.attempt_ends import DRIVER_GONE, AttemptEnd, events_by_attempt, find_attempt_end
 from scaler.report.run.elapsed import Elapsed, find_starts
 from scaler.report.run.model import AttemptRow, Decision
 from scaler.report.run.step_arrays import Columns, chosen
@@ -103,7 +103,7 @@ def find_attempts(
     """
     times = find_starts(events, started_at)
     starts = of_type(events, AttemptStarted)
-    lives = events_of_lives(events)
+    lives = events_by_attempt(events)
     rows = []
     for index, start in enumerate(starts):
         attempt, begin, plan = start.attempt, start.start_samples, plans[start.attempt]
@@ -115,7 +115,7 @@ def find_attempts(
         done = min((later.start_samples for later in starts[index + 1 :]), default=reached)
         kept = mine["samples_seen"][mine["samples_seen"] < done]
         ends = np.array([kept.max() if len(kept) else begin])
-        ending = find_ending(lives[attempt], finished=has_ended(mine, plan, reached))
+        ending = find_attempt_end(lives[attempt], finished=has_ended(mine, plan, reached))
         ended_by, cause = _how_it_ended(ending, state, is_last=successor is None)
         rows.append(
             AttemptRow(
@@ -162,7 +162,7 @@ def has_ended(steps: Columns, plan: Plan, samples_seen: int) -> bool:
     return samples_seen >= plan.most_samples or progress_after(steps, plan, samples_seen) >= plan.total_samples
 
 
-def _how_it_ended(ending: Ending | None, state: RunState, *, is_last: bool) -> tuple[str, str | None]:
+def _how_it_ended(ending: AttemptEnd | None, state: RunState, *, is_last: bool) -> tuple[str, str | None]:
     """What ended an attempt and why: what its events tell, and for the last one what became of the run."""
     cause = ending.cause if ending is not None else None
     if is_last and state.is_end and (ending is None or ending.ended_by != "diverged"):
@@ -176,7 +176,7 @@ def _how_it_ended(ending: Ending | None, state: RunState, *, is_last: bool) -> t
     return ending.ended_by, cause
 
 
-def _restart_s(events: Sequence[Event], ending: Ending | None, successor: AttemptStarted | None) -> float | None:
+def _restart_s(events: Sequence[Event], ending: AttemptEnd | None, successor: AttemptStarted | None) -> float | None:
     """Seconds from an attempt's end, or its last event when none tells, to the next one's start; without idle ones."""
     if successor is None:
         return None

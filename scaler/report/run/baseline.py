@@ -3,7 +3,7 @@
 from scaler.errors import JobFileError, RunError
 from scaler.job import Job
 from scaler.job.changes import Change, job_changes
-from scaler.report.run.missing_data import find_gaps
+from scaler.report.run.missing_data import find_missing_data
 from scaler.report.run.model import Report
 
 MAY_DIFFER = (
@@ -40,7 +40,7 @@ def one_worker_speed(baseline: Report, *, job: Job, baseline_job: Job) -> tuple[
         JobFileError: its job trains something else, or another batch.
     """
     run_id, scaling = baseline.run_id, baseline.scaling
-    if gaps := find_gaps(baseline):
+    if gaps := find_missing_data(baseline):
         raise RunError(
             f"baseline = {run_id}: {gaps[0].message}", "Bring the file back from a copy, or give another run."
         )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from scaler.core.nearest import nearest
 from scaler.errors import JobFileError
 from scaler.report.run.definitions import COST, EFFICIENCY, SPEED, TRAIN_LOSS, WALL_S, evaluation
-from scaler.report.run.missing_data import find_gaps
+from scaler.report.run.missing_data import find_missing_data
 from scaler.report.run.model import Report
 from scaler.report.run.verdicts import GRAVEST_FIRST as CODES
 from scaler.runs import RunState
@@ -93,7 +93,7 @@ def check_report(report: Report, limits: Limits) -> Checks:
 
 
 def _checks(report: Report, limits: Limits) -> Iterator[Check]:
-    damage = () if limits.allow_damaged else tuple(verdict.code for verdict in find_gaps(report))
+    damage = () if limits.allow_damaged else tuple(verdict.code for verdict in find_missing_data(report))
     is_refused = bool(damage) or (not limits.allow_unfinished and report.state != RunState.SUCCEEDED)
     judge = _Judge(report=report, may_be_unknown=is_refused)
     if not limits.allow_unfinished:

@@ -71,11 +71,11 @@ def money(value: float) -> str:
     return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:,.2f}"
 
 
-def cost_words(cost: Cost) -> str:
+def cost_text(cost: Cost) -> str:
     """Return what a run cost, and for what.
 
     Example:
-        >>> cost_words(Cost(price_per_worker_hour=2.5, worker_hours=8.0, total=20.0, per_million_samples=None))
+        >>> cost_text(Cost(price_per_worker_hour=2.5, worker_hours=8.0, total=20.0, per_million_samples=None))
         '20.00 for 8 worker-hours at 2.50 each'
     """
     each = f"; {money(cost.per_million_samples)} a million samples" if cost.per_million_samples is not None else ""
@@ -83,11 +83,11 @@ def cost_words(cost: Cost) -> str:
     return f"{money(cost.total)} for {hours}{each}"
 
 
-def scaling_words(scaling: Scaling) -> str | None:
+def scaling_text(scaling: Scaling) -> str | None:
     """Return what a worker's speed is of one worker's alone; None where nobody measured that.
 
     Example:
-        >>> scaling_words(Scaling(world_size=4, worker_samples_per_s=90.0, one_worker_samples_per_s=100.0,
+        >>> scaling_text(Scaling(world_size=4, worker_samples_per_s=90.0, one_worker_samples_per_s=100.0,
         ...                       efficiency=0.9, source="reference.samples_per_s"))
         '90%: 90 samples/s a worker, against 100 of one alone (reference.samples_per_s)'
     """
@@ -97,11 +97,11 @@ def scaling_words(scaling: Scaling) -> str | None:
     return f"{percent(scaling.efficiency)}: {number(scaling.worker_samples_per_s)} samples/s a worker, against {alone}"
 
 
-def flops_words(flops: Flops) -> str:
+def flops_text(flops: Flops) -> str:
     """Return how fast a worker computed, and the share of its peak where that is known.
 
     Example:
-        >>> flops_words(Flops(flops_per_sample=1e9, worker_tflops=1.5, peak_tflops=None, mfu=None))
+        >>> flops_text(Flops(flops_per_sample=1e9, worker_tflops=1.5, peak_tflops=None, mfu=None))
         '1.5 TFLOPS a worker'
     """
     if flops.mfu is None:
@@ -118,11 +118,11 @@ def slowest_first(workers: Sequence[WorkerRow]) -> list[WorkerRow]:
     return sorted(workers, key=lambda row: (-own[row.rank], row.rank))
 
 
-def budget_words(parts: Sequence[Part], wall_s: float) -> str:
+def budget_text(parts: Sequence[Part], wall_s: float) -> str:
     """Return the parts of the wall clock as one line.
 
     Example:
-        >>> budget_words([Part(key="startup", name="start-up", seconds=2.5)], 10.0)
+        >>> budget_text([Part(key="startup", name="start-up", seconds=2.5)], 10.0)
         'start-up 2.5 s (25%)'
     """
     return ", ".join(f"{part.name} {seconds(part.seconds)} ({percent(part.seconds / wall_s)})" for part in parts)

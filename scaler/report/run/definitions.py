@@ -7,7 +7,7 @@ from it. A number with another definition has another name.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scaler.report.run.missing_data import find_gaps
+from scaler.report.run.missing_data import find_missing_data
 from scaler.report.run.model import Report
 
 Read = Callable[[Report], float | None]
@@ -184,7 +184,7 @@ ATTEMPTS = Number(
     of="of the worker group",
     definition="Number of starts of the worker group and of returns to a checkpoint.",
     where="attempts",
-    read=lambda report: float(len(report.attempts)) if report.attempts or not find_gaps(report) else None,
+    read=lambda report: float(len(report.attempts)) if report.attempts or not find_missing_data(report) else None,
 )
 
 SPEEDS = (

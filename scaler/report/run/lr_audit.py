@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaler.plan import Plan
-from scaler.report.run.lr_replay import Life
+from scaler.report.run.lr_replay import ReplayedAttempt
 from scaler.report.run.model import LrAudit
 from scaler.report.run.step_arrays import Columns, chosen
 
@@ -14,7 +14,7 @@ LR_TOLERANCE = 1e-9  # of the peak: floats of one formula evaluated twice agree 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RateAudit:
+class AuditedLrs:
     """The audit, and what a verdict needs beside it."""
 
     audit: LrAudit
@@ -22,7 +22,7 @@ class RateAudit:
     unplanned: tuple[int, ...]  # attempts whose plan is not known for want of events
 
 
-def audit_rates(steps: Columns, lives: Mapping[int, Life], plan: Plan) -> RateAudit:
+def audit_lrs(steps: Columns, lives: Mapping[int, ReplayedAttempt], plan: Plan) -> AuditedLrs:
     """Compare every record of every worker with the rate planned at its step, and that with the rate made again.
 
     Made again: the rate of the attempt's plan, times the factors of plateau and divergence, times the ramp after a
@@ -43,11 +43,11 @@ def audit_rates(steps: Columns, lives: Mapping[int, Life], plan: Plan) -> RateAu
     steps = chosen(steps, ~np.isin(steps["attempt"], unplanned))
     if not len(steps["samples_seen"]):
         audit = LrAudit(checked_steps=0, max_abs_error=None, as_planned=None)
-        return RateAudit(audit=audit, is_followed=True, unplanned=unplanned)
+        return AuditedLrs(audit=audit, is_followed=True, unplanned=unplanned)
     used = [steps["lr_error"].max()]
     errors = [_plan_error(steps, lives[attempt]) for attempt in attempts if attempt not in unplanned]
     error, bound = float(np.max(used + errors)), LR_TOLERANCE * highest_peak(plan)  # no number, when one is none
-    return RateAudit(
+    return AuditedLrs(
         audit=LrAudit(
             checked_steps=len(steps["samples_seen"]),
             max_abs_error=error if np.isfinite(error) else None,
@@ -58,24 +58,24 @@ def audit_rates(steps: Columns, lives: Mapping[int, Life], plan: Plan) -> RateAu
     )
 
 
-def _plan_error(steps: Columns, life: Life) -> float:
+def _plan_error(steps: Columns, life: ReplayedAttempt) -> float:
     """The largest difference of a life's planned rates from those made again."""
     theirs = chosen(steps, steps["attempt"] == life.attempt)
     seen = theirs["samples_seen"]
-    right_ramp = life.told_ramp is life.ramp
+    right_ramp = life.reported_ramp is life.ramp
     if life.plan.is_measured:
         if right_ramp:
             return 0.0
         ramps = [
             np.array([ramp.at(at) if ramp is not None else 1.0 for at in seen.tolist()])
-            for ramp in (life.ramp, life.told_ramp)
+            for ramp in (life.ramp, life.reported_ramp)
         ]
         return float((np.abs(ramps[0] - ramps[1]) * theirs["lr_planned"]).max())
     rates = np.array([life.rate(at, life.ramp) for at in seen.tolist()])
     errors = [np.abs(theirs[name] - rates).max() for name in ("lr_planned_min", "lr_planned_max")]
     errors.append(life.contradiction)
     if not right_ramp:
-        told = np.array([life.rate(at, life.told_ramp) for at in seen.tolist()])
+        told = np.array([life.rate(at, life.reported_ramp) for at in seen.tolist()])
         errors.append(np.abs(told - rates).max())
     return float(np.max(errors))
 

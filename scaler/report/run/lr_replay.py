@@ -48,7 +48,7 @@ class Decided:
 
 
 @dataclass(kw_only=True, slots=True)
-class Life:
+class ReplayedAttempt:
     """One life of the worker group, as it should have gone."""
 
     attempt: int
@@ -57,7 +57,7 @@ class Life:
     plan: Plan  # with the batch as it grew
     is_known: bool  # what it began with is known: no life before it lacks its events
     ramp: Ramp | None = None  # by the rule
-    told_ramp: Ramp | None = None  # as its own event has it; equal to ``ramp`` unless something is wrong
+    reported_ramp: Ramp | None = None  # as its own event has it; equal to ``ramp`` unless something is wrong
     decided: list[tuple[int, Decided]] = field(default_factory=list)  # by place, ascending
     contradiction: float = 0.0  # the most by which an event of a factor differs from what evaluations say
 
@@ -69,7 +69,7 @@ class Life:
         """Return the rate of a step, by the loop's order of operations: equal to the last digit."""
         return self._with(self.plan.lr_at(samples_seen), samples_seen, ramp)
 
-    def whole_step_rate(self, samples_seen: int, ramp: Ramp | None) -> float:
+    def whole_step_lr(self, samples_seen: int, ramp: Ramp | None) -> float:
         """Return the rate that a whole batch from ``samples_seen`` on would have."""
         return self._with(self.plan.whole_step_lr_at(samples_seen), samples_seen, ramp)
 
@@ -80,7 +80,7 @@ class Life:
 
 def replay(
     events: Sequence[Event], jobs: Mapping[int, Job], plans: Mapping[int, Plan], *, recorded: Sequence[int]
-) -> dict[int, Life]:
+) -> dict[int, ReplayedAttempt]:
     """Return each life by its attempt.
 
     Args:
@@ -91,11 +91,11 @@ def replay(
     """
     starts = of_type(events, AttemptStarted)
     missing = set(recorded) - {start.attempt for start in starts}
-    lives: list[Life] = []
+    lives: list[ReplayedAttempt] = []
     for start in starts:
         attempt, begin = start.attempt, start.start_samples
         source = next((life for life in reversed(lives) if life.start < begin), None)
-        life = Life(
+        life = ReplayedAttempt(
             attempt=attempt,
             start=begin,
             job=jobs[max(first for first in jobs if first <= attempt)],
@@ -114,7 +114,7 @@ def replay(
     return {life.attempt: life for life in lives}
 
 
-def _went_back(before: Life, events: Sequence[Event], attempt: int) -> bool:
+def _went_back(before: ReplayedAttempt, events: Sequence[Event], attempt: int) -> bool:
     """Whether a life is the one before it, gone back to a checkpoint: its workers are the same, and were not started.
 
     New workers know only what the checkpoint says, and it says nothing of a divergence that came after it.
@@ -128,7 +128,7 @@ def _lowered(decided: Decided, times: int, job: Job) -> Decided:
     return replace(decided, times=times, guard=divergence.lr_factor**times if divergence is not None else 1.0)
 
 
-def _decide(life: Life, events: Sequence[Event]) -> None:
+def _decide(life: ReplayedAttempt, events: Sequence[Event]) -> None:
     """Follow a life's events: evaluations that the plateau saw, cuts, and batches that grew."""
     wanted = life.job.schedule.plateau
     plateau = Plateau(**wanted.model_dump(exclude={"metric"})) if wanted is not None else None
@@ -154,7 +154,9 @@ def _decide(life: Life, events: Sequence[Event]) -> None:
                 life.decided.append((at, replace(now, growth=(*now.growth, (at, factor)))))
 
 
-def _set_ramp(life: Life, start: AttemptStarted, source: Life | None, lives: Sequence[Life]) -> None:
+def _set_ramp(
+    life: ReplayedAttempt, start: AttemptStarted, source: ReplayedAttempt | None, lives: Sequence[ReplayedAttempt]
+) -> None:
     """Set the ramp that a life's event tells of, and the one that the rule gives."""
     try:
         told = Ramp.from_dict(start.ramp)
@@ -168,14 +170,14 @@ def _set_ramp(life: Life, start: AttemptStarted, source: Life | None, lives: Seq
     if not life.is_known:
         right = [told]
     life.ramp = right[0]
-    life.told_ramp = told
+    life.reported_ramp = told
     for ramp in right:
-        if _is_same(life.told_ramp, ramp):
-            life.ramp = life.told_ramp  # to the last digit
+        if _is_same(life.reported_ramp, ramp):
+            life.ramp = life.reported_ramp  # to the last digit
             break
 
 
-def _ramp_after(source: Life, life: Life, told: Ramp | None) -> Ramp | None:
+def _ramp_after(source: ReplayedAttempt, life: ReplayedAttempt, told: Ramp | None) -> Ramp | None:
     """The ramp that a life begins with after a checkpoint of another: by the training's rule, from the other's rates.
 
     Where progress is measured the gain is in both rates, and no event tells it: there the told factor is believed.
@@ -188,7 +190,7 @@ def _ramp_after(source: Life, life: Life, told: Ramp | None) -> Ramp | None:
     length = plan.rewarmup_samples
     if plan.is_measured or source.plan.is_measured:
         return Ramp(start=at, stop=at + length, factor=told.factor) if told is not None else None
-    before, now = source.whole_step_rate(at, source.ramp), life.whole_step_rate(at, None)
+    before, now = source.whole_step_lr(at, source.ramp), life.whole_step_lr(at, None)
     return ramp_after(before, now, above=rewarmup.above, start=at, length=length)
 
 

@@ -2,10 +2,10 @@
 
 from scaler.report.run.cost_text import (
     budget_parts,
-    budget_words,
-    cost_words,
-    flops_words,
-    scaling_words,
+    budget_text,
+    cost_text,
+    flops_text,
+    scaling_text,
     slowest_first,
 )
 from scaler.report.run.definitions import COST, EFFICIENCY, SPEED, TRAIN_LOSS, WALL_S, evaluation
@@ -83,15 +83,15 @@ def render_markdown(report: Report) -> str:
 
 def _spent(report: Report) -> list[tuple[str, str]]:
     """What its workers bought and cost, and where the time went, as far as it is known."""
-    scaling = scaling_words(report.scaling) if report.scaling is not None else None
+    scaling = scaling_text(report.scaling) if report.scaling is not None else None
     facts = [(EFFICIENCY.name, scaling)] if scaling is not None else []
     if report.flops is not None:
-        facts.append(("computing", flops_words(report.flops)))
+        facts.append(("computing", flops_text(report.flops)))
     if report.cost is not None:
-        facts.append((COST.name, cost_words(report.cost)))
+        facts.append((COST.name, cost_text(report.cost)))
     wall_s = report.totals.wall_s
     if report.budget is not None and wall_s is not None and wall_s > 0:
-        facts.append(("time", budget_words(budget_parts(report.budget), wall_s)))
+        facts.append(("time", budget_text(budget_parts(report.budget), wall_s)))
     return facts
 
 

@@ -10,7 +10,7 @@ SHOWN = 3
 CODES = ("events_missing", "records_unreadable")
 
 
-def find_gaps(report: Report) -> tuple[Verdict, ...]:
+def find_missing_data(report: Report) -> tuple[Verdict, ...]:
     """Return what a report says is missing of its run's files; where there is anything, its numbers are of a part."""
     return tuple(verdict for verdict in report.verdicts if verdict.code in CODES)
 

@@ -1,4 +1,7 @@
-"""The report of one run, as ``report.json`` has it. A metric names its population; None means not known."""
+"""The report of one run: the contents of ``report.json``.
+
+The name of a metric says over which workers it is; None means not known.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,11 +14,11 @@ ENDED_BY = (
     "stopped",
     "failed",
     "running",
-    "diverged",  # it went back to a checkpoint
+    "diverged",  # training returned to a checkpoint
     "lost",  # a worker died
     "hung",
     "out_of_memory",
-    "killed",  # the driver was gone, and somebody resumed the run
+    "killed",  # the run driver was gone until somebody resumed the run
     "preempted",
     "terminated",  # a worker got SIGTERM
     "resized",
@@ -27,131 +30,131 @@ class Totals:
     """The whole run."""
 
     samples_seen: int  # samples in the final weights, over all workers
-    progress: float  # samples of the reference's training that they are worth: samples_seen, unless rule: adascale
-    steps: int
-    wall_s: float | None  # from submission to the end, without the time before a resume when nobody drove the run
-    train_s: float  # sum over steps of the step time, mean over ranks: without start-up, evaluation and checkpoints
+    progress: float  # training done, in samples of the reference's training: samples_seen, unless rule: adascale
+    steps: int  # optimizer steps in the final weights
+    wall_s: float | None  # from submission to the end, without the time before a resume in which nothing ran
+    train_s: float  # sum of step times, mean over ranks: without start-up, evaluations and checkpoints
     samples_per_s: float | None  # recorded samples over train_s; None without steps
-    redone_samples: int  # recorded in work that a later attempt did again: in none of the other numbers
-    redone_s: float  # its step time, likewise
-    restart_s: float  # from an attempt's end to the next one's start, the sum of what is known
+    redone_samples: int  # recorded samples that a later attempt trained on again; in no other number
+    redone_s: float  # step time of these samples, mean over ranks; in no other number
+    restart_s: float  # sum over attempts of the time from an attempt's end to the next one's start, as far as known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepTime:
-    """One worker's times of an optimizer step."""
+    """The times of one worker's optimizer steps, in seconds."""
 
-    median: float
-    p95: float
-    worst: float
-    worst_step: int | None  # the step that took it; None without steps
+    median: float  # seconds
+    p95: float  # seconds; 95 % of the steps are faster
+    worst: float  # seconds of the slowest step
+    worst_step: int | None  # number of the slowest step; None without steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerRow:
-    """One worker, over the steps that are in the final weights. Seconds are sums over its steps."""
+    """One worker, over its steps in the final weights. Seconds are sums over these steps."""
 
-    rank: int
-    node: str | None  # where its newest life ran
-    pid: int | None
-    steps: int
-    samples: int
-    loss_mean: float | None  # over its share of the last epoch, by the loss's weight
-    worker_samples_per_s: float | None
-    step_time_s: StepTime
-    data_wait_s: float
-    compute_s: float
-    sync_wait_s: float
-    update_s: float  # the rest of its step times: the optimizer, and what stands around it
-    evaluation_s: float
-    checkpoint_s: float  # standing still for checkpoints; writing them goes on beside training
-    peak_memory_gib: float
-    memory_limit_gib: float | None  # of the device; on a CPU of the machine, which its workers share
-    device: str | None  # cpu, or what torch calls the GPU
+    rank: int  # rank of the worker
+    node: str | None  # host name of the node of its newest attempt
+    pid: int | None  # process id in its newest attempt
+    steps: int  # optimizer steps that it recorded
+    samples: int  # samples that it trained on
+    loss_mean: float | None  # mean by weight over its samples of the last epoch
+    worker_samples_per_s: float | None  # samples over the sum of its step times; None without steps
+    step_time_s: StepTime  # times of its steps
+    data_wait_s: float  # waiting for its samples
+    compute_s: float  # forward and backward, before the all-reduce
+    sync_wait_s: float  # from its last gradient to the end of the all-reduce
+    update_s: float  # the rest of its step times: the optimizer and the loop
+    evaluation_s: float  # in evaluations; not part of the step times
+    checkpoint_s: float  # training stood still for checkpoints; they are written while training continues
+    peak_memory_gib: float  # most memory held: of the GPU, or on a CPU of its process
+    memory_limit_gib: float | None  # memory of the GPU; on a CPU of the machine, which its workers share
+    device: str | None  # "cpu", or what torch calls the GPU
     cpu_pct: float | None  # CPU time of its process over its step times; above 100 with several threads
-    gpu_pct: float | None  # mean utilisation of the device; None: no GPU, or unknown
+    gpu_pct: float | None  # mean utilisation of the GPU; None: no GPU, or not known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """Where the wall clock went, in seconds that add up to ``wall_s``. Of steps: means over ranks, summed over steps.
+    """Where the wall clock went: seconds that add up to ``wall_s``. Those of steps are means over ranks.
 
-    Only ``other_s`` is not measured but what is left: ending, and what nobody claims. It can be below 0 only where the
-    clocks of nodes differ.
+    All are measured but ``other_s``, which is the rest. It is negative only where the clocks of nodes differ.
     """
 
     startup_s: float  # from submission to the first attempt's first step
-    compute_s: float
-    data_wait_s: float
-    sync_wait_s: float
-    update_s: float
-    evaluation_s: float
-    checkpoint_s: float  # training stood still
+    compute_s: float  # forward and backward
+    data_wait_s: float  # waiting for samples
+    sync_wait_s: float  # waiting for the all-reduce
+    update_s: float  # the rest of the steps: the optimizer and the loop
+    evaluation_s: float  # in evaluations
+    checkpoint_s: float  # training stood still for checkpoints
     redone_s: float  # steps, evaluations and checkpoints that a later attempt did again
-    restart_s: float
-    other_s: float
+    restart_s: float  # from an attempt's end to the next one's start
+    other_s: float  # the rest: the end of the run, and what is not measured
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
     """What the run cost, in the currency of ``resources.price_per_worker_hour``."""
 
-    price_per_worker_hour: float
-    worker_hours: float  # each attempt's workers, over its time; start-up and restarts by the attempt that they led to
-    total: float
-    per_million_samples: float | None  # of samples in the weights; None without any
+    price_per_worker_hour: float  # resources.price_per_worker_hour
+    worker_hours: float  # sum over attempts of workers times hours; start-up and restarts count for the attempt after
+    total: float  # price times hours
+    per_million_samples: float | None  # total for a million samples in the final weights; None without samples
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scaling:
-    """What more workers bought: training speed a worker, against one worker alone. Start-up and evaluation are outside.
+    """The training speed of a worker against the speed of one worker alone, without start-up and evaluations.
 
-    ``efficiency = worker_samples_per_s / one_worker_samples_per_s`` (weak or strong, as the job's batch is).
+    ``efficiency = worker_samples_per_s / one_worker_samples_per_s``; it is weak or strong scaling, as the job's batch.
     """
 
-    world_size: int  # of the last attempt with steps
+    world_size: int  # workers of the last attempt with steps
     worker_samples_per_s: float  # samples over all workers' step times, in the attempts with that many workers
-    one_worker_samples_per_s: float | None  # None: nobody measured it
-    efficiency: float | None
-    source: str | None  # where one worker's speed is known from: reference.samples_per_s, attempt N, or run ID
+    one_worker_samples_per_s: float | None  # speed of one worker alone; None: not measured
+    efficiency: float | None  # share, 1 is perfect; None: one worker's speed is not known
+    source: str | None  # where one worker's speed is from: "reference.samples_per_s", "attempt N" or "run ID"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Flops:
-    """What the recipe's FLOPs make of the speed, in 10**12 FLOPs a second and worker."""
+    """The speed in floating-point operations, by the recipe's ``flops_per_sample``."""
 
-    flops_per_sample: float
-    worker_tflops: float  # achieved, over training's steps
-    peak_tflops: float | None  # resources.peak_tflops_per_worker
-    mfu: float | None  # achieved over peak
+    flops_per_sample: float  # FLOPs of a sample's forward and backward, as the recipe says
+    worker_tflops: float  # achieved in steps, in 10**12 FLOPs a second and worker
+    peak_tflops: float | None  # resources.peak_tflops_per_worker, in 10**12 FLOPs a second
+    mfu: float | None  # model FLOPs utilisation: worker_tflops over peak_tflops, as a share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Final:
-    """Where the run ended."""
+    """The result of the training."""
 
-    train_loss_mean: float | None  # mean over ranks and steps of the last epoch, by the loss's weight
-    eval: Mapping[str, float | None]  # the last one, over all of eval_data; empty without one, None if not finite
+    train_loss_mean: float | None  # mean by weight over ranks and the steps of the last epoch
+    eval: Mapping[str, float | None]  # values of the last evaluation by metric; empty without one; None: not finite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttemptRow:
-    """One life of the worker group."""
+    """One attempt of the worker group."""
 
-    attempt: int
-    world_size: int
-    global_batch_size: int  # of its first step
-    end_global_batch_size: int  # of its last step
-    peak_lr: float  # of its first step
-    start_samples: int
-    end_samples: int  # where its work in the weights ends; start_samples, where all of it was done again
-    ended_by: str  # one of ENDED_BY
-    cause: str | None  # one sentence, with the rank; None: nothing to say, or no event tells
-    per_worker_batch_size: int | None  # of its first step; None: runs of before did not say
-    redone_samples: int  # recorded by it, and done again by a later attempt
-    redone_s: float  # the step time of that, mean over ranks
-    restart_s: float | None  # from its end to the next one's start; None: none followed, or the times are not known
-    elapsed_s: float | None  # from submission to its start, as the run's clock goes; None: the times are not known
+    attempt: int  # number of the attempt; the first is 0
+    world_size: int  # workers in the group
+    global_batch_size: int  # samples in its first step, over all workers
+    end_global_batch_size: int  # samples in its last step, over all workers
+    peak_lr: float  # peak learning rate at the batch of its first step
+    start_samples: int  # samples in the weights at its start
+    end_samples: int  # where its work in the final weights ends; start_samples where all of it was done again
+    # finished, stopped, failed, running, diverged, lost, hung, out_of_memory, killed, preempted, terminated or resized
+    ended_by: str
+    cause: str | None  # why it ended, in one sentence with the rank; None: nothing to say, or not known
+    per_worker_batch_size: int | None  # most samples in one forward/backward at its start; None: it ended before
+    redone_samples: int  # recorded samples that a later attempt trained on again
+    redone_s: float  # step time of these samples, mean over ranks
+    restart_s: float | None  # from its end to the next one's start; None: no next one, or not known
+    elapsed_s: float | None  # from submission to its start, without time in which nothing ran; None: not known
 
     @property
     def is_undone(self) -> bool:
@@ -160,139 +163,143 @@ class AttemptRow:
 
     @property
     def loses_its_end(self) -> bool:
-        """Whether a later attempt did the last of its steps again, and with them what stood after."""
+        """Whether a later attempt did its last steps again, and with them the evaluations and checkpoints after."""
         return self.redone_samples > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LrAudit:
-    """What the optimizers used against what was planned, over every record.
+    """The learning rates that the optimizers used against the planned ones, over every record.
 
-    Planned is the plan's rate times what the controllers made of it, recorded at each step; that is compared with the
-    rate made again from the job and the events too: see ``audit_rates``. Attempts whose plan is not known for want of
-    events are left out.
+    The planned learning rate is the plan's times the controllers' factors, as recorded at each step. It is also
+    compared with the one that is computed again from the job and the events: see ``audit_lrs``. Attempts whose plan is
+    not known, because events are missing, are left out.
     """
 
-    checked_steps: int
-    max_abs_error: float | None  # None without steps, or when a rate was no number
-    as_planned: bool | None  # every record's rate, but for a float's last digits; None without steps
+    checked_steps: int  # optimizer steps that were compared, on every rank
+    max_abs_error: float | None  # largest difference; None without steps, or where a learning rate was not finite
+    as_planned: bool | None  # whether every difference is below 1e-9 of the peak; None without steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Noise:
-    """The gradient noise scale at the last measured step, in samples, and a 90 % interval of it: an estimate."""
+    """The estimated gradient noise scale at the last measured step, in samples, with a 90 % interval."""
 
-    noise_scale: float | None  # None: not known, or the signal is lost in the noise
-    lower: float | None  # None: not known, from too few steps or because the trend bends too fast
-    upper: float | None  # None, where there is a lower end: without bound
-    measured_steps: int
-    meaning: str
-    is_preconditioned: bool = False  # of the gradient as Adam or RMSprop divides it: in another measure of length
-    last_step: int | None = None  # the measured step that it is the noise scale of; None where it is not known
-    first_step: int | None = None  # the first of the steps whose trend gave it
-    fitted_steps: int | None = None  # how many measured steps from that one to the last
+    noise_scale: float | None  # samples; None: not known, or the signal is lost in the noise
+    lower: float | None  # samples; None: not known, because steps are too few or the trend bends too fast
+    upper: float | None  # samples; None with a lower end: there is no upper bound
+    measured_steps: int  # steps with a measurement
+    meaning: str  # what the number says, and what it does not
+    is_preconditioned: bool = False  # whether it is of the gradient as Adam or RMSprop divides it
+    last_step: int | None = None  # number of the measured step that it is for; None: not known
+    first_step: int | None = None  # number of the first step of the fitted trend; None: not known
+    fitted_steps: int | None = None  # measured steps in the fitted trend; None: not known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gain:
-    """What ``rule: adascale`` measured."""
+    """The gain that ``rule: adascale`` measured."""
 
-    mean: float  # steps of the reference that a step was worth
-    steps_saved: float  # against the reference's steps for the same progress
+    mean: float  # mean number of reference steps that one step was worth
+    steps_saved: float  # steps fewer than the reference needs for the same progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """Something that a controller did while the run was training."""
+    """A decision of a controller while the run was training."""
 
-    samples_seen: int
+    samples_seen: int  # samples in the weights when it was taken
     elapsed_s: float | None  # since submission; None: not known
-    attempt: int
-    kind: str  # lr_lowered, diverged, batch_grown, or micro_batch_halved
-    message: str
-    undone: bool  # a later attempt began before it
+    attempt: int  # attempt in which it was taken
+    kind: str  # kind of the event: lr_lowered, diverged, batch_grown or micro_batch_halved
+    message: str  # one sentence
+    undone: bool  # whether a later attempt started before it, so that it no longer holds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """Something the numbers say: a stable code, whom it concerns, the evidence, and what to do next."""
+    """A finding: what is wrong with the run, the evidence, and what to do next."""
 
-    code: str
-    rank: int | None
-    message: str
-    evidence: str
-    next: str
+    code: str  # stable name, see docs/verdicts.md
+    rank: int | None  # rank of the worker that it is about; None: it is about the whole run
+    message: str  # one sentence
+    evidence: str  # the numbers that it rests on
+    next: str  # what to do
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
-    """Curves over ``samples_seen``, thinned for drawing: each point stands for a stretch of steps, extremes kept."""
+    """Curves over ``samples_seen`` for drawing: each point stands for a stretch of steps, with its extremes.
 
-    samples_seen: tuple[int, ...]  # the first step of each stretch
-    elapsed_s: tuple[float | None, ...]  # when that step began, since submission; idle time before a resume left out
-    loss_mean: tuple[float | None, ...]  # mean over ranks and steps, by the loss's weight
-    loss_weight: tuple[float | None, ...]  # that it is a mean over: samples, or what a (sum, weight) loss returns
-    loss_min: tuple[float | None, ...]  # the least of any rank and step in the stretch
-    loss_max: tuple[float | None, ...]
-    lr: tuple[float | None, ...]  # as used
-    lr_planned: tuple[float | None, ...]  # with what the controllers made of it
-    global_batch_size: tuple[int, ...]
-    progress: tuple[float, ...]
-    world_size: tuple[int, ...]
-    samples_per_s: tuple[float | None, ...]  # over all workers: samples of the stretch over step times, mean over ranks
+    Lists whose names begin with ``noise_`` or ``eval_`` have points of their own; all others have one entry for each
+    entry of ``samples_seen``.
+    """
+
+    samples_seen: tuple[int, ...]  # samples in the weights before the first step of the stretch
+    elapsed_s: tuple[float | None, ...]  # when that step began: since submission, without time in which nothing ran
+    loss_mean: tuple[float | None, ...]  # mean by weight over ranks and steps
+    loss_weight: tuple[float | None, ...]  # sum of the weights of loss_mean: samples, unless the loss returns a weight
+    loss_min: tuple[float | None, ...]  # least loss of any rank and step
+    loss_max: tuple[float | None, ...]  # greatest loss of any rank and step
+    lr: tuple[float | None, ...]  # learning rate that the optimizer used in the first step
+    lr_planned: tuple[float | None, ...]  # planned learning rate of the first step, with the controllers' factors
+    global_batch_size: tuple[int, ...]  # samples a step
+    progress: tuple[float, ...]  # where the schedule was in the first step, in samples
+    world_size: tuple[int, ...]  # workers
+    samples_per_s: tuple[float | None, ...]  # of all workers: samples over step times, mean over ranks
     samples_per_s_min: tuple[float | None, ...]  # of the slowest step
-    samples_per_s_max: tuple[float | None, ...]
-    step_time_s_max: tuple[float, ...]  # the slowest rank in the slowest step
-    compute_s: tuple[float, ...]  # of a step: mean over ranks and steps; these four are its whole time
-    data_wait_s: tuple[float, ...]
-    sync_wait_s: tuple[float, ...]
-    update_s: tuple[float, ...]
-    memory_gib_mean: tuple[float | None, ...]  # mean over ranks of the most memory held so far
-    memory_gib_max: tuple[float | None, ...]  # of the rank with the most
-    grad_norm_mean: tuple[float | None, ...]
-    grad_norm_max: tuple[float | None, ...]
-    noise_samples_seen: tuple[int, ...]  # steps that the noise was measured in
-    noise_elapsed_s: tuple[float | None, ...]
-    noise_scale: tuple[float | None, ...]  # the estimate there, from the steps up to it; None: not known
-    eval_samples_seen: tuple[int, ...]
-    eval_elapsed_s: tuple[float | None, ...]
-    evals: Mapping[str, tuple[float | None, ...]]
+    samples_per_s_max: tuple[float | None, ...]  # of the fastest step
+    step_time_s_max: tuple[float, ...]  # of the slowest rank in the slowest step
+    compute_s: tuple[float, ...]  # of one step, mean over ranks and steps; with the next three, its whole time
+    data_wait_s: tuple[float, ...]  # of one step, mean over ranks and steps
+    sync_wait_s: tuple[float, ...]  # of one step, mean over ranks and steps
+    update_s: tuple[float, ...]  # of one step, mean over ranks and steps: the rest
+    memory_gib_mean: tuple[float | None, ...]  # most memory held so far, mean over ranks
+    memory_gib_max: tuple[float | None, ...]  # most memory held so far, of the rank with the most
+    grad_norm_mean: tuple[float | None, ...]  # norm of the gradient before clipping, mean over steps
+    grad_norm_max: tuple[float | None, ...]  # norm of the gradient before clipping, largest of the steps
+    noise_samples_seen: tuple[int, ...]  # steps in which the noise was measured
+    noise_elapsed_s: tuple[float | None, ...]  # when these steps began, since submission
+    noise_scale: tuple[float | None, ...]  # estimate from the steps up to each of them; None: not known
+    eval_samples_seen: tuple[int, ...]  # samples in the weights at each evaluation
+    eval_elapsed_s: tuple[float | None, ...]  # when it ended, since submission
+    evals: Mapping[str, tuple[float | None, ...]]  # values by metric, one for each evaluation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Everything that is said about one run."""
+    """Everything that is reported about one run."""
 
-    schema_version: int
-    run_id: str
-    state: str
-    plan: Mapping[str, Any]
-    totals: Totals
-    workers: tuple[WorkerRow, ...]
-    budget: Budget | None  # None until the run has ended, or when its times are not known
-    cost: Cost | None  # None without a price, until the run has ended, or when its times are not known
-    scaling: Scaling | None  # None without steps
+    schema_version: int  # version of these fields: 2
+    run_id: str  # name of the run's folder
+    state: str  # starting, running, succeeded, failed, stopped or lost
+    plan: Mapping[str, Any]  # plan.json
+    totals: Totals  # of the whole run
+    workers: tuple[WorkerRow, ...]  # one for each rank
+    budget: Budget | None  # where the time went; None until the run has ended, or where its times are not known
+    cost: Cost | None  # None without a price, until the run has ended, or where its times are not known
+    scaling: Scaling | None  # speed of a worker; None without steps
     flops: Flops | None  # None unless the recipe gives flops_per_sample
-    final: Final
-    attempts: tuple[AttemptRow, ...]
-    decisions: tuple[Decision, ...]
-    lr_audit: LrAudit
-    noise: Noise | None  # None when it was not measured
+    final: Final  # loss and metrics at the end
+    attempts: tuple[AttemptRow, ...]  # in order
+    decisions: tuple[Decision, ...]  # of the controllers, in order
+    lr_audit: LrAudit  # whether the planned learning rates were used
+    noise: Noise | None  # gradient noise scale; None when it was not measured
     gain: Gain | None  # None unless rule: adascale
-    verdicts: tuple[Verdict, ...]
-    failure: str | None  # the error that ended the run, with its traceback
-    series: Series
+    verdicts: tuple[Verdict, ...]  # findings, the most important first
+    failure: str | None  # the error that ended the run, with its traceback; None without one
+    series: Series  # curves
 
     @property
     def is_uneven(self) -> bool:
-        """Whether the attempts tell more than the totals: there are several, or the batch changed in one."""
+        """Whether there are several attempts, or the global batch changed within one."""
         return len(self.attempts) > 1 or any(
             row.end_global_batch_size != row.global_batch_size for row in self.attempts
         )
 
     @property
     def all_clear(self) -> str | None:
-        """What is said where there is no verdict; None where there is one."""
+        """The sentence that is shown when there is no verdict; None when there is one."""
         if self.verdicts:
             return None
         return "Nothing to report: every record is there, and every step used the planned rate."

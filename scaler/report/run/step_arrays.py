@@ -16,27 +16,31 @@ from numpy.typing import NDArray
 from scaler.metrics.events import AttemptStarted, Event, of_type
 from scaler.metrics.means import loss_sums, means_of
 from scaler.metrics.reader import lost_from
+from scaler.metrics.record import COLUMNS, Column, Merge, Per, columns_per
 
 Columns = Mapping[str, NDArray[Any]]
 
-OF_STEP = ("step", "progress", "lr", "lr_planned", "grad_norm", "grad_signal", "grad_variance", "noise_scale", "steps")
-"""What all workers of a step share; the lowest rank's is taken."""
 
-OF_CELL = {
-    "samples": np.int32,
-    "loss": np.float64,
-    "weight": np.float64,
-    "step_time_s": np.float32,
-    "data_wait_s": np.float32,
-    "compute_s": np.float32,
-    "sync_wait_s": np.float32,
-    "peak_memory_gib": np.float32,
-    "cpu_s": np.float32,
-}
-"""What each worker has of its own; seven digits are enough for a time that is measured once."""
+def _cell_type(column: Column) -> type[np.number[Any]]:
+    """Seven digits are enough for a time that is measured once; losses keep all of theirs."""
+    if column.type is int:
+        return np.int32
+    return np.float64 if column.merge is Merge.MEAN else np.float32
 
-BETWEEN = ("evaluation_s", "checkpoint_s")
-"""What stands between steps: seldom, so that only sums are kept."""
+
+OF_STEP = tuple(column.name for column in columns_per(Per.STEP))
+"""What all workers of a step share; the lowest rank's value is taken."""
+
+OF_CELL = {column.name: _cell_type(column) for column in columns_per(Per.WORKER)}
+"""What each worker has of its own, and the type of its array."""
+
+BETWEEN = tuple(column.name for column in columns_per(Per.BETWEEN))
+"""What is measured between steps; it is seldom not 0, so that only sums are kept."""
+
+SAMPLED = tuple(column.name for column in columns_per(Per.SAMPLE))
+"""What is measured now and then; only means over the run are kept."""
+
+_WHOLE = {column.name for column in COLUMNS if column.type is int}
 
 _KEYS = ("attempt", "rank", "samples_seen", "samples")
 
@@ -69,7 +73,7 @@ class StepArrays:
     is_there: NDArray[np.bool_]  # K x R: whether the rank recorded the step
     between: Columns  # K x 2 sums over ranks, BETWEEN, by name; the mean over ranks is that over ``workers``
     rank_between: Columns  # R sums over kept steps, BETWEEN, by name
-    gpu_pct: NDArray[np.float64]  # R means over kept records; NaN where nothing was measured
+    rank_means: Columns  # R means over kept records, SAMPLED, by name; NaN where nothing was measured
 
     def over_ranks(self, name: str) -> NDArray[np.float64]:
         """Return K means of a cell over the ranks that recorded the step."""
@@ -125,8 +129,7 @@ class _Filling:
         self._row = np.cumsum(keep) - 1  # of a kept step among the kept
         self._owner = np.full(count, np.iinfo(np.int64).max)  # the lowest rank so far
         for name in OF_STEP:
-            whole = name in ("step", "steps")
-            steps[name] = np.zeros(count, dtype=np.int64) if whole else np.full(count, np.nan)
+            steps[name] = np.zeros(count, dtype=np.int64) if name in _WHOLE else np.full(count, np.nan)
         for name in ("samples", "workers"):
             steps[name] = np.zeros(count, dtype=np.int64)
         for name in ("loss", "weight", "step_time_s", "own_s", "between_s", "lr_error"):
@@ -144,7 +147,7 @@ class _Filling:
         self._weights: NDArray[np.float64] | None = None  # None: every loss so far counts with its samples
         self._between = {name: np.zeros(shape[0]) for name in BETWEEN}
         self._rank_between = {name: np.zeros(shape[1]) for name in BETWEEN}
-        self._gpu = np.zeros((2, shape[1]))  # sum, count
+        self._sampled = {name: np.zeros((2, shape[1])) for name in SAMPLED}  # sum, count
 
     def add(self, table: pa.Table) -> None:
         """Take a table of records."""
@@ -186,7 +189,7 @@ class _Filling:
         steps["weight"] += sums(weight)
         steps["workers"] += sums(None)
         steps["own_s"] += sums(values["step_time_s"])
-        steps["between_s"] += sums(values["evaluation_s"] + values["checkpoint_s"])
+        steps["between_s"] += sums(np.sum([values[name] for name in BETWEEN], axis=0))
         steps["loss"] += sums(loss_sums(loss, weight))
         finite = counted & np.isfinite(loss)
         np.minimum.at(steps["loss_min"], at[finite], loss[finite])
@@ -210,16 +213,15 @@ class _Filling:
             is_any = np.flatnonzero(values[name])
             np.add.at(self._between[name], row[is_any], values[name][is_any])
             np.add.at(self._rank_between[name], column[is_any], values[name][is_any])
-        known = np.flatnonzero(np.isfinite(values["gpu_pct"]))
-        np.add.at(self._gpu[0], column[known], values["gpu_pct"][known])
-        np.add.at(self._gpu[1], column[known], 1)
+        for name, (total, count) in self._sampled.items():
+            known = np.flatnonzero(np.isfinite(values[name]))
+            np.add.at(total, column[known], values[name][known])
+            np.add.at(count, column[known], 1)
 
     def arrays(self) -> StepArrays:
         """Return the arrays, full."""
         steps = self._steps
         workers = np.maximum(steps["workers"], 1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            gpu = np.where(self._gpu[1] > 0, self._gpu[0] / self._gpu[1], np.nan)
         steps["loss"] = means_of(steps["loss"], steps["weight"])
         for name in ("own_s", "between_s"):
             steps[name] = steps[name] / workers
@@ -234,7 +236,7 @@ class _Filling:
             is_there=self._is_there,
             between=self._between,
             rank_between=self._rank_between,
-            gpu_pct=gpu,
+            rank_means={name: means_of(total, count) for name, (total, count) in self._sampled.items()},
         )
 
 

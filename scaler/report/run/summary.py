@@ -17,7 +17,7 @@ from scaler.report.run.attempts import (
 )
 from scaler.report.run.budget import after_last_step, find_budget, find_cost, find_flops, find_scaling
 from scaler.report.run.elapsed import Elapsed
-from scaler.report.run.lr_audit import audit_rates
+from scaler.report.run.lr_audit import audit_lrs
 from scaler.report.run.lr_replay import replay
 from scaler.report.run.model import SCHEMA_VERSION, AttemptRow, Final, Report, Totals
 from scaler.report.run.noise import find_gain, find_noise
@@ -68,7 +68,7 @@ def summarize(
         arrays, attempts, one_worker=one_worker, reference_samples_per_s=newest.reference.samples_per_s
     )
     lives = replay(events, jobs, plans, recorded=arrays.attempts.tolist())
-    rates = audit_rates(arrays.kept, lives, plan)
+    rates = audit_lrs(arrays.kept, lives, plan)
     noise = find_noise(arrays.kept, plan)
     kept_events = surviving_events(events, attempts)
     evidence = Evidence(

@@ -11,10 +11,10 @@ from rich.text import Text
 from scaler.report.run.cost_text import (
     Part,
     budget_parts,
-    cost_words,
-    flops_words,
+    cost_text,
+    flops_text,
     percent,
-    scaling_words,
+    scaling_text,
     slowest_first,
 )
 from scaler.report.run.definitions import COST, EFFICIENCY, SPEED, TRAIN_LOSS, TRAIN_S, WALL_S, evaluation
@@ -104,11 +104,11 @@ def _facts(rows: Iterable[tuple[str, str]]) -> RenderableType:
 
 def _spent(report: Report) -> list[tuple[str, str]]:
     """What its workers bought and cost, as far as it is known."""
-    scaling = scaling_words(report.scaling) if report.scaling is not None else None
+    scaling = scaling_text(report.scaling) if report.scaling is not None else None
     return [
         *([(EFFICIENCY.name, scaling)] if scaling is not None else []),
-        *([("computing", flops_words(report.flops))] if report.flops is not None else []),
-        *([(COST.name, cost_words(report.cost))] if report.cost is not None else []),
+        *([("computing", flops_text(report.flops))] if report.flops is not None else []),
+        *([(COST.name, cost_text(report.cost))] if report.cost is not None else []),
     ]
 
 

@@ -50,7 +50,7 @@ def _row(
     sums = {name: float(mine[name].sum(dtype=np.float64)) for name in SUMS}
     between = {name: (float(arrays.rank_between[name][index]) if index is not None else 0.0) for name in BETWEEN}
     samples, busy = int(mine["samples"].sum(dtype=np.int64)), sums["step_time_s"]
-    gpu_pct = float(arrays.gpu_pct[index]) if index is not None else np.nan
+    gpu_pct = float(arrays.rank_means["gpu_pct"][index]) if index is not None else np.nan
     return WorkerRow(
         rank=rank,
         node=started.node if started is not None else None,

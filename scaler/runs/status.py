@@ -1,0 +1,22 @@
+"""The fields of ``status.json``."""
+
+from typing import TypedDict
+
+
+class StatusKeys(TypedDict):
+    """The state of a run. Every status has these fields:"""
+
+    schema_version: int  # version of these fields: 1
+    run_id: str  # name of the run's folder
+    state: str  # starting, running, succeeded, failed or stopped; a reader calls it lost when its run driver is gone
+
+
+class StatusValues(TypedDict, total=False):
+    """The run driver adds these fields; one that is not set is not in the file."""
+
+    started_at: float | None  # moment of the submission
+    place: str | None  # absolute path or URI of the run's folder, as the run driver sees it
+    recipe_folder: str | None  # folder of the job file; the recipe is imported from there
+    idle_s: float | None  # seconds before resumes in which nothing ran, summed
+    ended_at: float | None  # moment of the end
+    failure: str | None  # the error that ended the run, with its traceback
