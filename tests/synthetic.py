@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from scaler.core.batch import share_bounds
-from scaler.core.ramp import Ramp
+from scaler.core.resize_ramp import ResizeRamp
 from scaler.job import Job, load_job
 from scaler.metrics.files import SCHEMA
 from scaler.metrics.record import Record
@@ -116,7 +116,7 @@ class SyntheticRun:
         stop: int | None = None,
         world_size: int = 2,
         grown: Mapping[int, int] | None = None,
-        ramp: Ramp | None = None,
+        ramp: ResizeRamp | None = None,
         factors: Mapping[int, float] | None = None,
         job: Job | None = None,
         **values: Any,

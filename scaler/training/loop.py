@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from scaler.core.ramp import Ramp, ramp_after
+from scaler.core.resize_ramp import ResizeRamp, ramp_after
 from scaler.errors import TrainingError
 from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
@@ -71,7 +71,7 @@ class Training:
         self._recorder = Recorder(context, self._clock)
         self._checkpoints = Checkpoints(job, context)
         self._is_complete = False  # a checkpoint holds the end already, evaluated
-        self._ramp: Ramp | None = None  # after a resize that raised the rate
+        self._ramp: ResizeRamp | None = None  # after a resize that raised the rate
         self._random: Tensor | None = None  # what a checkpoint says of this worker's random numbers
         self._pace = Pace()
         self._digests: Digests = {}  # of the data that a checkpoint was trained on
@@ -245,11 +245,11 @@ class Training:
     def _ramp_factor(self) -> float:
         return self._ramp.at(self.samples_seen) if self._ramp is not None else 1.0
 
-    def _ramp_after(self, state: dict[str, Any]) -> Ramp | None:
+    def _ramp_after(self, state: dict[str, Any]) -> ResizeRamp | None:
         """The ramp to go on with: the checkpoint's, or a new one when another batch raises the rate by much."""
         rewarmup = self._job.scale.rewarmup
         if state["global_batch_size"] == self._phase.global_batch_size:
-            return Ramp.from_dict(state["ramp"])
+            return ResizeRamp.from_dict(state["ramp"])
         if rewarmup is None:
             return None
         before, now, length = state["lr"], self._whole_step_lr(), self._plan.rewarmup_samples

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scaler.core.optimizers import OPTIMIZER_CLASSES, SELF_TUNED, SUMS_GRADIENTS
+from scaler.core.optimizers import NAMED_OPTIMIZERS, SELF_TUNED, optimizer_facts
 from scaler.errors import JobFileError
 from scaler.plan import Phase, PlanGroup
 
@@ -33,9 +33,9 @@ def build_optimizer(
     """
     name, keys = str(options["name"]), _constants(options)
     make: Any = optimizer_class(name)
-    if name not in OPTIMIZER_CLASSES:  # of those, the job knows the keys
+    if name not in NAMED_OPTIMIZERS:  # the job checks the keys of those
         _require_named(make, ("lr", *keys), name=name)
-    if name in SELF_TUNED and any(group.lr_ratio != 1.0 for group in groups):
+    if optimizer_facts(name).family is SELF_TUNED and any(group.lr_ratio != 1.0 for group in groups):
         raise JobFileError(
             f"groups and layer_decay give parameters a lr_ratio, and {name} has one rate for all.",
             "Leave lr_ratio and layer_decay out, or use another optimizer.",
@@ -63,12 +63,12 @@ def optimizer_class(name: str) -> type[Optimizer]:
     Raises:
         JobFileError: it cannot be imported, or is not a torch optimizer.
     """
-    path = OPTIMIZER_CLASSES.get(name, name)
+    path = optimizer_facts(name).path
     module_name, _, class_name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name, None)
     except ImportError as error:
-        extra = "pip install scaler[optimizers]." if name in OPTIMIZER_CLASSES else "Install it, or mend the name."
+        extra = "pip install scaler[optimizers]." if name in NAMED_OPTIMIZERS else "Install it, or mend the name."
         raise JobFileError(f"reference.optimizer: {name} cannot be imported: {error}.", extra) from None
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
         raise JobFileError(
@@ -212,11 +212,11 @@ def short_momentum(optimizer: Optimizer, *, name: str, ratio: float, share: floa
 
     Args:
         optimizer: about to step, at the learning rate of the short step.
-        name: of the optimizer; others than ``SUMS_GRADIENTS`` are left alone.
+        name: of the optimizer; one that does not sum gradients is left alone.
         ratio: of the learning rates of a whole step and of this one, ``lr / lr'``.
         share: of the samples of a whole step, in (0, 1].
     """
-    if name not in SUMS_GRADIENTS:
+    if not optimizer_facts(name).sums_gradients:
         yield
         return
     before: list[tuple[Tensor, Tensor, float]] = []

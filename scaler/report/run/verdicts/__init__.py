@@ -1,6 +1,5 @@
 """What the numbers say: each verdict with its evidence and the next thing to do. ``docs/verdicts.md`` lists them."""
 
-from scaler.plan.range_test import is_range_test
 from scaler.report.run.missing_data import find_missing_events, find_unreadable
 from scaler.report.run.model import Verdict
 from scaler.report.run.verdicts.batch import batch_beyond_noise_scale
@@ -88,7 +87,7 @@ def _of_the_loss(evidence: Evidence) -> list[Verdict | None]:
     A range test climbs until the loss goes astray: what its loss does is its result, and no verdict.
     """
     audited = [lr_differs(evidence.audit, evidence.plan, is_followed=evidence.is_followed), *no_loss(evidence)]
-    if is_range_test(evidence.plan):
+    if evidence.plan.purpose == "find_lr":
         return audited
     curve = Curve.of(evidence.arrays)
     jumps = curve.jumps()
