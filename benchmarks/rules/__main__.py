@@ -2,10 +2,9 @@
 
     python benchmarks/rules [--seeds 10] [--only sgd,adam8] [--write]
 
-Each arm is a job's worth of settings, trained by scaler's own loop on one worker. ``dlog``
-is log(train loss) minus that of the reference with the same seed. An arm is equivalent when the 90 % interval of its
-mean lies inside the margin (two one-sided tests at 5 %). ``--write`` puts the tables into docs/rules-measured.md. All
-of it takes 14 minutes of one CPU.
+Each arm is the settings of a job, trained by scaler's own loop on one worker. ``dlog`` is log(train loss) minus that of
+the reference with the same seed. An arm is equivalent if the 90 % interval of its mean is inside the margin (two
+one-sided tests at 5 %). ``--write`` writes the tables to docs/rules-measured.md. The whole takes 14 minutes of one CPU.
 """
 
 import argparse
@@ -67,7 +66,7 @@ def main() -> None:
 
 
 def measure(family: Family, *, count: int, pool: ProcessPoolExecutor) -> tuple[str, list[str]]:
-    """Return a family's table, and the arms that did what they should not."""
+    """Return a family's table, and the arms whose result is not the expected one."""
     seeds = range(family.first_seed, family.first_seed + count)
     early = list(pool.map(train, [_of_an_epoch(family.reference)] * len(seeds), seeds, [0.0] * len(seeds)))
     references = list(pool.map(train, [family.reference] * len(seeds), seeds, [0.0] * len(seeds)))
@@ -110,7 +109,7 @@ def _noise_scale(runs: Sequence[Run]) -> str:
 
 
 def _remarks(family: Family, trained: Mapping[str, Sequence[Run]], references: Sequence[Run]) -> list[str]:
-    """What is said below a family's table."""
+    """Return the remarks below a family's table."""
     remarks = []
     if family.paired is not None:
         near, far = (_curves(family, trained[name], references) for name in family.paired)
@@ -128,8 +127,8 @@ def _remarks(family: Family, trained: Mapping[str, Sequence[Run]], references: S
             name: interval([run.last_log_loss - base.last_log_loss for run, base in zip(runs, references, strict=True)])
             for name, runs in trained.items()
         }
-        told = "; ".join(f"{name} {shown(found, 3)}" for name, found in last.items())
-        remarks.append(f"By the very last evaluation alone, the endpoint that was planned first: {told}.")
+        texts = "; ".join(f"{name} {shown(found, 3)}" for name, found in last.items())
+        remarks.append(f"By the very last evaluation alone, the endpoint that was planned first: {texts}.")
     for arm in family.arms:
         pairs = list(zip(trained[arm.name], references, strict=True))
         mean, half = interval([run.accuracy - base.accuracy for run, base in pairs])
@@ -149,7 +148,7 @@ def _log_losses(family: Family, run: Run) -> tuple[float, ...]:
 
 
 def _curves(family: Family, runs: Sequence[Run], references: Sequence[Run]) -> list[list[float]]:
-    """``dlog`` of each seed, at each check."""
+    """Return ``dlog`` of each seed, at each check."""
     pairs = [(_log_losses(family, run), _log_losses(family, base)) for run, base in zip(runs, references, strict=True)]
     return [[a - b for a, b in zip(mine, theirs, strict=True)] for mine, theirs in pairs]
 

@@ -1,4 +1,4 @@
-"""What is compared with what: each family is a reference and the arms that shall, or shall not, be equivalent to it."""
+"""The comparisons: each family is a reference, and arms that must, or must not, be equivalent to it."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,18 +8,18 @@ from train import EPOCHS, SAMPLES, Job, job
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way to train, compared with the family's reference."""
+    """One set of settings that is compared with the family's reference."""
 
     name: str
     job: Job
-    holds: bool | None  # whether it must pass the family's test, or fail it; None: shown, not judged
+    holds: bool | None  # whether it must pass the family's test or fail it; None: shown, not judged
     sets_margin: bool = False  # in a family that tracks: the margin is a quarter of the least such control's dlog
-    shift: float = 0.0  # epochs later than the reference at which it is looked at
+    shift: float = 0.0  # it is compared this many epochs later than the reference
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Arms against one reference."""
+    """A reference and the arms that are compared with it."""
 
     title: str
     text: str
@@ -28,16 +28,16 @@ class Family:
     margin: float | None = 0.10  # of dlog; None: a quarter of the least dlog of the controls that set it
     checks: Literal["every", "last"] = "every"
     compares: Literal["weights", "average"] = "weights"
-    fewest_steps_ratio: float = 0.0  # how many times fewer steps an arm that holds must take
+    fewest_steps_ratio: float = 0.0  # an arm that holds must take this many times fewer steps
     first_seed: int = 0
     paired: tuple[str, str] | None = None  # two arms: does the first end closer to the reference than the second?
-    shows_last: bool = False  # say what the very last evaluation alone gives, besides the median of the last epoch's
+    shows_last: bool = False  # also show the very last evaluation, besides the median over the last epoch
 
 
 SWEEP = (0.05, 0.1, 0.14, 0.2, 0.28, 0.4, 0.57, 0.8, 1.13, 1.6)  # learning rates of the SGD reference
 TUNED = 0.8  # the best of them by the final training loss
-UNSEEN = 100  # the first of the seeds that no setting was chosen by
-WARMUP_DEFICIT = 1.0  # epochs' worth of learning rate that the warmup below spends
+UNSEEN = 100  # the first seed that was not used to choose a setting
+WARMUP_DEFICIT = 1.0  # epochs at the full learning rate that the warmup below costs
 
 
 def sgd_arm(rule: str, lr: float, **more: Any) -> Job:
@@ -151,9 +151,9 @@ def adascale() -> Family:
     warmup = {"warmup": {"fraction": 0.055, "start": 0.0}}
     return Family(
         title="AdaScale, batch 8 to 256 (SGD)",
-        text="Progress is counted in the reference's samples. A run ends anywhere in an epoch and at a high learning "
-        "rate, so all are judged by the median of their evaluations in the last epoch. This endpoint was chosen after "
-        "a first measurement: by the very last evaluation alone, seeds 0 to 9 gave adascale +0.049 ± 0.117, too wide "
+        text="Progress is counted in the reference's samples. A run ends anywhere in an epoch and at a high "
+        "learning rate, so all are judged by the median of their evaluations in the last epoch. This endpoint was "
+        "chosen after a first measurement: by the very last evaluation alone, seeds 0 to 9 gave adascale +0.049 ± 0.117, too wide "
         "for the margin. In that measurement the held-out accuracy was lower than the reference's by 0.41 ± 0.34 "
         "points, beyond its noise. The table is measured with seeds that were not looked at then; the line below it "
         "has the first endpoint. LSW is the linear rule with a warmup of 5.5 % of the steps from 0, as Johnson et al. "
