@@ -143,7 +143,7 @@ def test_the_result_is_a_value() -> None:
         ({"rule": "adam_sde"}, f"rule = adam_sde depends on the optimizer, and none is given.\n{GIVE}"),
         (
             {"rule": "linear", "co_scale": {"weight_decay": True}},
-            f"co_scale = {'weight_decay': True} depends on the optimizer, and none is given.\n{GIVE}",
+            f"co_scale = {{'weight_decay': True}} depends on the optimizer, and none is given.\n{GIVE}",
         ),
         (
             {"optimizer": "my_pkg:Adagradish"},  # no substring decides

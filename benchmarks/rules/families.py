@@ -153,8 +153,8 @@ def adascale() -> Family:
         title="AdaScale, batch 8 to 256 (SGD)",
         text="Progress is counted in the reference's samples. A run ends anywhere in an epoch and at a high "
         "learning rate, so all are judged by the median of their evaluations in the last epoch. This endpoint was "
-        "chosen after a first measurement: by the very last evaluation alone, seeds 0 to 9 gave adascale +0.049 ± 0.117, too wide "
-        "for the margin. In that measurement the held-out accuracy was lower than the reference's by 0.41 ± 0.34 "
+        "chosen after a first measurement: by the very last evaluation alone, seeds 0 to 9 gave adascale +0.049 ± 0.117, "
+        "too wide for the margin. In that measurement the held-out accuracy was lower than the reference's by 0.41 ± 0.34 "
         "points, beyond its noise. The table is measured with seeds that were not looked at then; the line below it "
         "has the first endpoint. LSW is the linear rule with a warmup of 5.5 % of the steps from 0, as Johnson et al. "
         "compare with.",

@@ -169,11 +169,6 @@ def test_weights_of_the_first_steps_above_a_limit_are_kept_and_later_ones_are_su
     assert guard.is_suspect(watch(guard, [*good, 30.0])[0]), "above the multiple: at once"
 
 
-def test_a_state_from_before_the_start_was_kept_is_read() -> None:
-    state = DivergenceState.from_dict({"recent": [0.5, 0.25], "above": 1})
-    assert state == DivergenceState(recent=(0.5, 0.25), ordered=(0.25, 0.5), above=1)
-
-
 @given(values=st.lists(losses, max_size=60), window=st.integers(1, 20))
 def test_the_window_holds_the_last_losses_and_its_median_is_the_median(values: list[float], window: int) -> None:
     guard = DivergenceGuard(window=window, grace=window, multiple=inf)

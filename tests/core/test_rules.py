@@ -430,13 +430,13 @@ def test_scaling_down_is_never_refused(betas: str) -> None:
         (
             "torch.optim:Adam",
             {"betas": [0.9], "eps": 1e-8},
-            "scale.rule = adam_sde scales reference.optimizer.betas, and [0.9] cannot be.\n"
+            "scale.rule = adam_sde scales reference.optimizer.betas, and [0.9] is not two numbers.\n"
             "  Such as betas: [0.9, 0.999].",
         ),
         (
             "torch.optim:Adam",
             {"betas": (0.9, 0.99), "eps": True},
-            "scale.rule = adam_sde scales reference.optimizer.eps, and True cannot be.\n  Such as eps: 1e-8.",
+            "scale.rule = adam_sde scales reference.optimizer.eps, and True is not a number.\n  Such as eps: 1e-8.",
         ),
     ],
 )

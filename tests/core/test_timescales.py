@@ -21,7 +21,8 @@ from scaler.errors import PlanError
         ("adamw", {}, inf),
         ("torch.optim:Muon", {"weight_decay": 0.1, "momentum": 0.95}, 16_000),  # decoupled: momentum has no part in it
         ("lion", {"weight_decay": 0.1}, 16_000),
-        ("pytorch_optimizer:Lion", {"weight_decay": 0.1}, None),  # a path that the table does not have
+        ("pytorch_optimizer:Lion", {"weight_decay": 0.1}, 16_000),  # the class of a name that the table has
+        ("my_pkg:Lion", {"weight_decay": 0.1}, None),  # a path that the table does not have
         ("lion", {"weight_decay": 0.1, "weight_decouple": False}, None),  # in the sign: no known speed
         ("lion", {"weight_decay": 0.1, "fixed_decay": True}, None),  # without lr
         ("sgd", {"weight_decay": 0.1}, 16_000),

@@ -28,7 +28,7 @@ VALID: dict[str, Any] = {
     "train": {"epochs": 2, "num_samples": 100},
 }
 IS_YAML = "\n  The file is YAML; indent with spaces."
-MUST, NOR = "must hold keys and values", "nor keys and values"
+MUST, NOR = "must be keys and values", "nor keys and values"
 TWICE = "\n  Remove one of the two."
 STAR = '\n  Quote text that begins with *, such as "*.bias".'
 TAG = "\n  Write the value alone; quote text that begins with !."
@@ -379,7 +379,7 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (  # a list of sections
             "schedule={name: multi_step, at: []}",
-            ("JOB: schedule.at = [] is too short.\n  schedule.at: Points and sizes, in ascending order."),
+            ("JOB: schedule.at = [] is too short.\n  schedule.at: Points at which it falls, in ascending order."),
         ),
         (
             "schedule={name: multi_step, at: {epochs: 30}}",

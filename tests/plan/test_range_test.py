@@ -148,7 +148,7 @@ def test_an_elastic_job_is_refused(digits: Digits) -> None:
     with pytest.raises(JobFileError) as refused:
         range_job(digits("scale.num_workers={min: 1, max: 4}"), steps=50)
     assert str(refused.value) == (
-        "find-lr tests learning lrs at one batch size, and the job is elastic.\n  Give --workers N."
+        "find-lr tests learning rates at one batch size, and the job is elastic.\n  Give --workers N."
     )
 
 
