@@ -1,10 +1,10 @@
-"""Kill workers with SIGKILL at random moments, and let nodes come and go: is anything lost, repeated, or different?
+"""Kill workers at random moments with SIGKILL, and add and remove nodes: are samples lost, or repeated?
 
-Runs of the digits (2 workers x 16 samples, some thousand steps, a checkpoint every 100 steps) are struck at random
-moments of their lives: while the model is built, while it trains, while a checkpoint is written. Each must finish, with
-weights bitwise those of the run that nobody disturbed. What was trained on is taken from the batches that workers asked
-for. A plain Ray Train loop with checkpoints is struck while it trains, to compare the seconds until training goes on;
-faults after which another came before the next step have no such seconds.
+Workers of runs of the digits (2 workers x 16 samples, some thousand steps, a checkpoint every 100 steps) are killed at
+random moments: while the model is built, while it trains, while a checkpoint is written. Each run must finish, with
+weights that are bitwise equal to those of an undisturbed run. The samples are taken from the batches that workers
+asked for. Workers of a plain Ray Train loop with checkpoints are killed while it trains, to compare the seconds until
+training continues; a fault that is followed by another before the next step has no such number.
 
 Then a cluster of one-CPU nodes grows and shrinks under an elastic run: 1 -> 3 -> 2 workers.
 
@@ -27,7 +27,7 @@ from time import sleep, time
 from typing import Any
 
 from kill_workers import HERE, Outcome, environment_of_workers, is_whole, run, samples_lost_and_repeated, write_job
-from nodes import Step, cluster_of, run_through, runs_with, told
+from nodes import Step, cluster_of, outcome_of, run_through, runs_with
 from noted_digits import read_notes
 from table import table
 
@@ -36,13 +36,13 @@ PLAIN_FAULTS = 4
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=int, default=5, help="struck runs (default 5)")
+    parser.add_argument("--runs", type=int, default=5, help="runs with faults (default 5)")
     parser.add_argument("--faults", type=int, default=4, help="faults in each (default 4)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
-    parser.add_argument("--epochs", type=int, default=90, help="of 45 steps each (default 90)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default 0)")
+    parser.add_argument("--epochs", type=int, default=90, help="epochs of 45 steps (default 90)")
     parser.add_argument("--seeds", type=int, default=5, help="calm runs that the resized one is compared with")
     parser.add_argument("--nodes-for", nargs=2, metavar=("FOLDER", "ON_RESIZE"), help=argparse.SUPPRESS)
-    parser.add_argument("--only", choices=("faults", "resizes"), help="half of it")
+    parser.add_argument("--only", choices=("faults", "resizes"), help="only one half")
     arguments = parser.parse_args()
     if arguments.nodes_for is not None:
         resize(Path(arguments.nodes_for[0]), arguments.nodes_for[1])
@@ -57,26 +57,26 @@ def main() -> None:
 
 
 def faults(folder: Path, arguments: argparse.Namespace) -> bool:
-    """Strike runs, print the table, and return whether all is well."""
+    """Kill workers of runs, print the table, and return whether every run is as it must be."""
     calm = run(write_job(folder / "calm", epochs=arguments.epochs, overrides={}))
     assert calm.exit_code == 0, (calm.folder.parents[1] / "output.log").read_text()
     say(f"calm: {calm.report['totals']['steps']} steps")
-    struck = []
+    disturbed = []
     for number in range(arguments.runs):
         rng = random.Random(f"{arguments.seed} {number}")
-        job = write_job(folder / f"struck-{number}", epochs=arguments.epochs, overrides={})
-        struck.append(run(job, faults=arguments.faults, rng=rng))
-        lives = len(struck[-1].report["attempts"])
-        say(f"struck {number + 1}/{arguments.runs}: {len(struck[-1].faults)} faults, {lives} lives")
+        job = write_job(folder / f"disturbed-{number}", epochs=arguments.epochs, overrides={})
+        disturbed.append(run(job, faults=arguments.faults, rng=rng))
+        attempts = len(disturbed[-1].report["attempts"])
+        say(f"disturbed {number + 1}/{arguments.runs}: {len(disturbed[-1].faults)} faults, {attempts} attempts")
     plain_s = plain_restarts(folder / "plain", random.Random(f"{arguments.seed} plain"), epochs=arguments.epochs)
-    rows = [described(f"run {number}", [one], calm) for number, one in enumerate(struck)]
-    print(table([*rows, described("all", struck, calm), plain_row(plain_s)]))
+    rows = [described(f"run {number}", [one], calm) for number, one in enumerate(disturbed)]
+    print(table([*rows, described("all", disturbed, calm), plain_row(plain_s)]))
     print()
-    return all(is_well(one, calm) for one in struck)
+    return all(is_well(one, calm) for one in disturbed)
 
 
 def is_well(one: Outcome, calm: Outcome) -> bool:
-    """Whether a struck run is the calm run."""
+    """Return whether a disturbed run has the same result as the undisturbed one."""
     return (
         one.exit_code == 0
         and one.weights == calm.weights
@@ -88,7 +88,7 @@ def is_well(one: Outcome, calm: Outcome) -> bool:
 
 
 def described(name: str, runs: Sequence[Outcome], calm: Outcome) -> dict[str, str]:
-    """A row of the table."""
+    """Return a row of the table."""
     seconds = [f.seconds_to_next_step for one in runs for f in one.faults if f.seconds_to_next_step is not None]
     counts = [samples_lost_and_repeated(one) for one in runs if one.exit_code == 0]
     return {
@@ -105,7 +105,7 @@ def described(name: str, runs: Sequence[Outcome], calm: Outcome) -> dict[str, st
 
 
 def plain_row(seconds: Sequence[float]) -> dict[str, str]:
-    """The row of plain Ray Train, of which only the seconds are compared."""
+    """Return the row of plain Ray Train, with its seconds only."""
     empty = dict.fromkeys(("survived", "weights as calm", "samples lost", "samples repeated", "LR audit error"), "–")
     return {
         "": "plain Ray Train",
@@ -117,12 +117,12 @@ def plain_row(seconds: Sequence[float]) -> dict[str, str]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """A median and a range."""
+    """Return a median and a range as text."""
     return f"{median(values):.1f} ({min(values):.1f}-{max(values):.1f})" if values else "–"
 
 
 def plain_restarts(folder: Path, rng: random.Random, *, epochs: int) -> list[float]:
-    """Strike the plain loop; return the seconds from each fault to the next batch that a new worker asks for."""
+    """Kill workers of the plain loop; return the seconds from each fault to the next batch of a new worker."""
     notes = folder / "notes"
     notes.mkdir(parents=True)
     settings = {"config": {"notes": str(notes), "epochs": 10 * epochs}, "storage": str(folder / "results")}
@@ -138,10 +138,10 @@ def plain_restarts(folder: Path, rng: random.Random, *, epochs: int) -> list[flo
                 sleep(rng.uniform(0.0, 4.0))
                 known |= set(fresh)
                 os.kill(rng.choice(fresh), signal.SIGKILL)
-                struck_at = time()
+                killed_at = time()
                 wait_for_workers(process, notes, known)
                 begun = min(read_notes(notes)[pid][0][0] for pid in set(read_notes(notes)) - known)
-                seconds.append(begun - struck_at)
+                seconds.append(begun - killed_at)
                 say(f"plain: {seconds[-1]:.1f} s from fault to next step")
         finally:
             process.send_signal(signal.SIGINT)
@@ -150,7 +150,7 @@ def plain_restarts(folder: Path, rng: random.Random, *, epochs: int) -> list[flo
 
 
 def wait_for_workers(process: subprocess.Popen[bytes], notes: Path, known: set[int]) -> list[int]:
-    """Wait until two workers that are not known yet have asked for a batch."""
+    """Wait until two new workers have asked for a batch."""
     while process.poll() is None:
         fresh = sorted(int(path.stem) for path in notes.glob("*.jsonl") if int(path.stem) not in known)
         if len(fresh) >= 2:
@@ -160,7 +160,7 @@ def wait_for_workers(process: subprocess.Popen[bytes], notes: Path, known: set[i
 
 
 def resizes(folder: Path, arguments: argparse.Namespace) -> bool:
-    """Let nodes come and go under an elastic run, and compare its loss with that of calm runs of several seeds."""
+    """Add and remove nodes under an elastic run, and compare its loss with undisturbed runs of several seeds."""
     folder.mkdir(parents=True)
     calm = []
     for seed in range(arguments.seeds):
@@ -173,7 +173,7 @@ def resizes(folder: Path, arguments: argparse.Namespace) -> bool:
     for on_resize in ("scale_with_batch", "hold_global_batch"):
         found = resized(folder / on_resize, on_resize, epochs=arguments.epochs // 2)
         loss = found["final"]["train_loss_mean"]
-        is_good = found["sizes"][0] == 1 and found["sizes"][-2:] == [3, 2]  # nodes may come one by one
+        is_good = found["sizes"][0] == 1 and found["sizes"][-2:] == [3, 2]  # nodes may join one by one
         is_good = is_good and found["every_sample_once"] and found["lr_audit"]["max_abs_error"] == 0.0
         is_good = is_good and loss <= high
         good = good and is_good
@@ -196,7 +196,7 @@ def resizes(folder: Path, arguments: argparse.Namespace) -> bool:
 
 
 def resized(folder: Path, on_resize: str, *, epochs: int) -> Mapping[str, Any]:
-    """Run 1 -> 3 -> 2 workers in a process of its own, for a process has one Ray; return what became of it."""
+    """Run 1 -> 3 -> 2 workers in a process of its own, because a process has one Ray; return the result."""
     job = write_job(folder, epochs=epochs, overrides={})
     command = [sys.executable, __file__, "--nodes-for", str(job.parent), on_resize]
     done = subprocess.run(command, env=environment_of_workers(), capture_output=True, text=True, check=False)
@@ -207,25 +207,25 @@ def resized(folder: Path, on_resize: str, *, epochs: int) -> Mapping[str, Any]:
 
 
 def resize(folder: Path, on_resize: str) -> None:
-    """Let two nodes join a run of one worker, and kill one of the three; print what became of it as JSON."""
+    """Let two nodes join a run of one worker, and kill one of the three; print the result as JSON."""
     overrides = ["scale.num_workers={min: 1, max: 3}", f"scale.on_resize={on_resize}", "recipe_args.sleep_s=0.01"]
     steps: list[Step] = [
         (runs_with(1), lambda nodes: nodes.join(2)),
         (runs_with(3), lambda nodes: nodes.kill()),
         (runs_with(2), lambda nodes: None),
     ]
-    with redirect_stdout(sys.stderr), cluster_of(1) as nodes:  # Ray tells of dead nodes on stdout
+    with redirect_stdout(sys.stderr), cluster_of(1) as nodes:  # Ray reports dead nodes on stdout
         run_folder = run_through(nodes, folder / "runs", overrides, steps, job_folder=folder)
-    print(json.dumps(told(run_folder)))
+    print(json.dumps(outcome_of(run_folder)))
 
 
 def final_loss(report: Mapping[str, Any]) -> float:
-    """The mean training loss over the last epoch."""
+    """Return the mean training loss over the last epoch."""
     return float(report["final"]["train_loss_mean"])
 
 
 def say(text: str) -> None:
-    """Tell who waits how far it is."""
+    """Print the progress."""
     print(text, file=sys.stderr, flush=True)
 
 

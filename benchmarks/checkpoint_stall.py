@@ -1,8 +1,8 @@
-"""How long training stands still for a checkpoint, and how long the checkpoint takes to count.
+"""How long a checkpoint stops training, and how long it takes until the checkpoint is complete.
 
-Training goes on while a checkpoint is written: it stands still for a copy in memory and for the hand-over of records.
-``stall`` is that; ``to count`` lasts until its manifest is in the folder: what a training that waits would lose.
-The second case is the digits' model made wide, of about a million parameters.
+Training continues while a checkpoint is written. It stops for a copy in memory and for the hand-over of records: this
+is ``stall``. ``to count`` ends when the manifest is in the folder; a training that waits would lose this time. The
+second case is a wide model of the digits, with about a million parameters.
 
     python benchmarks/checkpoint_stall.py [--only transformer]
 """
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def measured(name: str, job: Path, overrides: list[str], options: list[str]) -> dict[str, str]:
-    """Run a case; return its row."""
+    """Return the row of a case."""
     with tempfile.TemporaryDirectory() as storage:
         settings = [part for text in [*overrides, f"storage={storage}"] for part in ("--set", text)]
         scaler = str(Path(sys.executable).with_name("scaler"))

@@ -1,9 +1,9 @@
-"""Whether one collector takes the records of a thousand workers, and what it does when it cannot.
+"""Can one collector process the records of a thousand workers, and what happens when it cannot?
 
-A few processes hold the mailboxes of all workers, the real ones, and hand over a second's steps each second; what the
-workers of a training agree on by an all-reduce, how many steps a record stands for, this script agrees on for them.
-The collector is the real Ray actor and writes a run's folder. The second case takes more than it can: records are
-thinned until it keeps up, and nobody who hands over waits.
+A few processes have the real mailboxes of all workers, and hand over one second of steps each second. In a training the
+workers agree by an all-reduce on how many steps a record covers; here this script decides it. The collector is the real
+Ray actor and writes a run's folder. The second case is more than it can process: records are thinned until it keeps up,
+and no worker waits for it.
 
     python benchmarks/collector_scale.py [--seconds 60] [--only "10 steps"]
 """
@@ -32,7 +32,7 @@ TICKS_PER_S, PAGE_BYTES = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """How fast each worker steps."""
+    """The number of workers and their steps per second."""
 
     name: str
     steps_per_s: int
@@ -45,7 +45,7 @@ CASES = (
 
 
 class Workers:
-    """The mailboxes of some workers; an actor."""
+    """An actor with the mailboxes of some workers."""
 
     def __init__(self, collector: Any, first: int, count: int) -> None:
         from scaler.cluster.mailbox import Mailbox, deliver_to
@@ -54,7 +54,7 @@ class Workers:
         self._first, self._step = first, 0
 
     def hand_over(self, steps: int, per_record: int, events: list[Event]) -> tuple[int, int, float]:
-        """Hand a second's steps over; return the greatest wish, the records that wait, and the longest call."""
+        """Hand over one second of steps; return the largest request, the waiting records, and the longest call in s."""
         start, wanted, waiting, longest_s = self._step, per_record, 0, 0.0
         self._step += steps
         for place, mailbox in enumerate(self._mailboxes):
@@ -68,12 +68,12 @@ class Workers:
         return wanted, waiting, longest_s
 
     def arrived(self) -> bool:
-        """Wait until everything is in the folder."""
+        """Wait until all records are in the folder."""
         return all(mailbox.wait_written(within_s=300) for mailbox in self._mailboxes)
 
 
 def made(rank: int, step: int, steps: int) -> Record:
-    """A record of digits that do not repeat, as measured ones."""
+    """Return a record whose digits do not repeat, like measured numbers."""
     seen = step * SAMPLES * WORKERS
     return Record(
         attempt=0,
@@ -100,7 +100,7 @@ def made(rank: int, step: int, steps: int) -> Record:
 
 
 class Watched:
-    """The collector's process, looked at once a second: CPU, memory, and how long a question takes it."""
+    """The collector's process, sampled once a second: CPU, memory, and the time to answer a call."""
 
     def __init__(self, collector: Any, pid: int) -> None:
         self._collector, self._pid = collector, pid
@@ -175,10 +175,10 @@ def measured(case: Case, seconds: int, place: Path) -> dict[str, str]:
     thinned: list[str] = []
     for second in range(1, seconds + 1):
         sleep(max(0.0, began + second - monotonic()))
-        told = ray.get([part.hand_over.remote(case.steps_per_s, per_record, []) for part in workers])
-        wanted = min(max(wish for wish, _, _ in told), case.steps_per_s)
-        waiting.append(sum(count for _, count, _ in told))
-        longest_s = max(longest_s, *(longest for _, _, longest in told))
+        replies = ray.get([part.hand_over.remote(case.steps_per_s, per_record, []) for part in workers])
+        wanted = min(max(wish for wish, _, _ in replies), case.steps_per_s)
+        waiting.append(sum(count for _, count, _ in replies))
+        longest_s = max(longest_s, *(longest for _, _, longest in replies))
         if wanted > per_record:
             per_record = wanted
             thinned.append(f"{per_record} after {second} s")

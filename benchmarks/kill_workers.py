@@ -1,4 +1,4 @@
-"""Runs of the noted digits whose workers are killed at random moments, and what became of them."""
+"""Runs of the noted digits whose workers are killed at random moments, and their results."""
 
 import json
 import os
@@ -36,7 +36,7 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One run, calm or struck."""
+    """One run, undisturbed or disturbed."""
 
     folder: Path
     exit_code: int
@@ -74,27 +74,27 @@ def write_job(folder: Path, *, epochs: int, overrides: Mapping[str, Any]) -> Pat
 
 
 def run(job: Path, *, faults: int = 0, rng: random.Random | None = None, horizon_s: float = 4.0) -> Outcome:
-    """Submit a job, and kill a random worker ``faults`` times, each at a random moment of a new life.
+    """Submit a job, and kill a random worker ``faults`` times, each at a random moment of a new attempt.
 
     Args:
-        job: of ``write_job``.
-        faults: how many.
-        rng: says when, and whom.
-        horizon_s: the latest moment after the workers of a life are there.
+        job: from ``write_job``.
+        faults: number of kills.
+        rng: chooses the moments and the workers.
+        horizon_s: the latest moment, after the workers of an attempt have started.
     """
     folder = job.parent
     command = [str(Path(sys.executable).with_name("scaler")), "submit", str(job), "--quiet"]
     environment = environment_of_workers()
     with (folder / "output.log").open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-        struck: list[Fault] = []
+        killed: list[Fault] = []
         if faults:
             assert rng is not None
-            striker = threading.Thread(target=_strike, args=(process, folder, faults, rng, horizon_s, struck))
-            striker.start()
+            killer = threading.Thread(target=_kill, args=(process, folder, faults, rng, horizon_s, killed))
+            killer.start()
         exit_code = process.wait()
         if faults:
-            striker.join()
+            killer.join()
     (run_folder,) = (folder / "runs").iterdir()
     report = json.loads((run_folder / "report.json").read_text())
     starts = sorted(notes[0][0] for notes in read_notes(folder / "notes").values())
@@ -103,43 +103,43 @@ def run(job: Path, *, faults: int = 0, rng: random.Random | None = None, horizon
         exit_code=exit_code,
         faults=tuple(
             _with_next_step(fault, starts, next_at=later.at if later is not None else None)
-            for fault, later in zip_longest(struck, struck[1:])
+            for fault, later in zip_longest(killed, killed[1:])
         ),
         report=report,
     )
 
 
 def environment_of_workers() -> dict[str, str]:
-    """Return an environment in which workers find the noted recipe, and nobody else's Ray."""
+    """Return an environment in which workers find the noted recipe, and no other Ray cluster."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return {**plain, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
 
 
-def _strike(
+def _kill(
     process: subprocess.Popen[bytes],
     folder: Path,
     faults: int,
     rng: random.Random,
     horizon_s: float,
-    struck: list[Fault],
+    killed: list[Fault],
 ) -> None:
-    """Wait for a life, then for a random moment, kill one of its workers, and wait for the next life."""
+    """Wait for an attempt, then for a random moment; kill one of its workers, and wait for the next attempt."""
     attempt = 0
-    while len(struck) < faults and process.poll() is None:
+    while len(killed) < faults and process.poll() is None:
         pids = workers_of(folder, attempt)
         if len(pids) < 2:
             sleep(LOOK_S)
             continue
         sleep(rng.uniform(0.0, horizon_s))
         rank = rng.choice(sorted(pids))
-        with suppress(ProcessLookupError):  # the run was over before
+        with suppress(ProcessLookupError):  # the run had ended
             os.kill(pids[rank], signal.SIGKILL)
-            struck.append(Fault(at=time(), attempt=attempt, rank=rank))
+            killed.append(Fault(at=time(), attempt=attempt, rank=rank))
         attempt += 1
 
 
 def workers_of(folder: Path, attempt: int) -> dict[int, int]:
-    """Return the pids of a life's workers by rank, as far as they are known."""
+    """Return the known pids of an attempt's workers, by rank."""
     found = {}
     for path in folder.glob("runs/*/events.jsonl"):
         for line in path.read_text().splitlines():
@@ -150,16 +150,16 @@ def workers_of(folder: Path, attempt: int) -> dict[int, int]:
 
 
 def _with_next_step(fault: Fault, starts: Sequence[float], *, next_at: float | None) -> Fault:
-    """A fault, with the seconds to the first batch that a worker of the next life asked for, if it came to that."""
+    """Return a fault with the seconds to the first batch of a worker of the next attempt, if there is one."""
     later = [start for start in starts if fault.at < start < (next_at or float("inf"))]
     return replace(fault, seconds_to_next_step=later[0] - fault.at if later else None)
 
 
 def samples_lost_and_repeated(outcome: Outcome) -> tuple[int, int]:
-    """Return how many samples the weights that survive lack, and how many they have twice, over all epochs.
+    """Return how many samples the final weights lack, and how many they have twice, over all epochs.
 
-    By the batches that workers really asked for, not by any count of scaler's: of each life the steps that the report
-    says are in the weights.
+    Counted from the batches that workers asked for, not from scaler's counts: of each attempt, the steps that are in
+    the weights according to the report.
     """
     notes = read_notes(outcome.folder.parents[1] / "notes")
     rows = outcome.report["attempts"]
@@ -179,7 +179,7 @@ def samples_lost_and_repeated(outcome: Outcome) -> tuple[int, int]:
 
 
 def steps_of(run_folder: Path, attempt: int) -> list[int]:
-    """Return where each step of a life began, in samples, as recorded."""
+    """Return where each recorded step of an attempt began, in samples."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(run_folder / "metrics", columns=["attempt", "samples_seen"]).to_pylist()
@@ -187,5 +187,5 @@ def steps_of(run_folder: Path, attempt: int) -> list[int]:
 
 
 def is_whole(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether each life of a run went on where the weights of the one before ended."""
+    """Return whether each attempt started where the weights of the one before ended."""
     return all(before["end_samples"] == after["start_samples"] for before, after in pairwise(rows))

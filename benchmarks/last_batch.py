@@ -1,7 +1,8 @@
-"""What a rest of an epoch costs: the digits' MLP with and without one, for each way to treat it. Prints a table.
+"""The effect of the last, short batch of an epoch: the digits' MLP with and without one, for each ``last_batch``.
 
 Steps of 256 samples, 32 times the reference's batch of 8, 20 epochs with two of warmup and a cosine, five seeds. 1,280
-samples leave no rest; 1,281 leave one sample, 1,300 twenty. Each cell: final training loss, mean (smallest to largest).
+samples leave no short batch; 1,281 leave one sample, 1,300 leave twenty. Each cell of the table is the final training
+loss: mean (smallest to largest).
 """
 
 import statistics
@@ -30,7 +31,7 @@ OPTIMIZERS: dict[str, tuple[float, dict[str, Any]]] = {
 
 
 class Quiet:
-    """WorkerContext of one worker that keep nothing."""
+    """A worker context of one worker that keeps nothing."""
 
     rank, world_size, attempt, device = 0, 1, 0, torch.device("cpu")
 

@@ -1,7 +1,7 @@
-"""A cluster on this machine whose nodes come and go, and a run on it.
+"""A cluster on this machine whose nodes join and leave, and a run on it.
 
-All nodes have one CPU, and health checks quicker than a real cluster's. A process has one Ray, so this wants one of its
-own; it ends only what it started.
+All nodes have one CPU, and health checks are faster than on a real cluster. A process has one Ray, so this needs a
+process of its own. It ends only processes that it started.
 """
 
 import json
@@ -32,7 +32,7 @@ ENVIRONMENT = {
 
 Act = Callable[["Nodes"], None]
 Step = tuple[Callable[[Sequence[Event], Any], bool], Act]
-"""When, by the run's events and progress, and what then."""
+"""A condition on the run's events and progress, and what to do then."""
 
 
 class Nodes:
@@ -54,11 +54,11 @@ class Nodes:
         self._workers += [self._cluster.add_node(num_cpus=1) for _ in range(number)]
 
     def kill(self) -> None:
-        """Kill the newest node and all that runs on it, without a word."""
+        """Kill the newest node and everything on it, without notice."""
         self._cluster.remove_node(self._workers.pop(), allow_graceful=False)
 
     def announce_preemption(self, *, seconds: float) -> None:
-        """Have the cluster say that the newest node will be taken away."""
+        """Let the cluster announce that the newest node will be removed."""
         from ray._raylet import GcsClient
         from ray.core.generated import autoscaler_pb2
 
@@ -76,7 +76,7 @@ class Nodes:
 
 @contextmanager
 def cluster_of(number: int) -> Iterator[Nodes]:
-    """Give a cluster of one-CPU nodes, and this process as its driver."""
+    """Yield a cluster of one-CPU nodes with this process as its driver."""
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     import ray
 
@@ -93,7 +93,7 @@ def cluster_of(number: int) -> Iterator[Nodes]:
 def run_through(
     nodes: Nodes, storage: Path, overrides: Sequence[str], steps: Sequence[Step], *, job_folder: Path
 ) -> Any:
-    """Run a job, do each step when it is time for it, and return the run's folder."""
+    """Run a job, do each step when its condition holds, and return the run's folder."""
     from scaler.cluster.ray_run import run_on_ray
     from scaler.job import load_job
     from scaler.metrics.reader import read_events
@@ -108,7 +108,7 @@ def run_through(
     folder.set_state(RunState.RUNNING, started_at=time.time())
     waiting = list(steps)
 
-    def watch(progress: Any) -> None:  # on the main thread, as Ray wants it of who starts nodes; training goes on
+    def watch(progress: Any) -> None:  # on the main thread, which Ray requires for starting nodes; training continues
         if waiting and waiting[0][0](read_events(folder), progress):
             waiting.pop(0)[1](nodes)
 
@@ -119,7 +119,7 @@ def run_through(
 
 
 def runs_with(workers: int) -> Callable[[Sequence[Event], Any], bool]:
-    """When a group of that size has trained for a while: some steps beyond where it began."""
+    """Return the condition that a group of this size has trained for some steps."""
 
     def is_so(events: Sequence[Event], progress: Any) -> bool:
         starts = of_type(events, AttemptStarted)
@@ -130,8 +130,8 @@ def runs_with(workers: int) -> Callable[[Sequence[Event], Any], bool]:
     return is_so
 
 
-def told(folder: Any) -> dict[str, Any]:
-    """What became of a run: its lives, what each redid, and whether the surviving records hold each sample once."""
+def outcome_of(folder: Any) -> dict[str, Any]:
+    """Return the result of a run: its attempts, the steps that each repeated, and whether each sample counts once."""
     from scaler.metrics.reader import read_events, read_records
     from scaler.report.run.write import write_report
 

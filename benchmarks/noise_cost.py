@@ -1,4 +1,4 @@
-"""What measuring the gradient noise scale costs a step.
+"""The cost per step of measuring the gradient noise scale.
 
 Every second step of one training is measured, so that measured and unmeasured steps are paired in time. The cost at the
 default interval is the difference of their medians over that interval, as a share of an unmeasured step.

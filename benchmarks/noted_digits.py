@@ -1,4 +1,4 @@
-"""The digits, with a note of every batch that a worker asks for: what a run really trained on, and when."""
+"""The digits with a note of every batch that a worker asks for: which samples a run trained on, and when."""
 
 import json
 import os
@@ -19,12 +19,12 @@ DIGITS = Path(__file__).resolve().parents[1] / "jobs/digits"
 
 
 class Noted(Dataset[Any]):
-    """A ``TensorDataset`` that notes each batch of indices in ``<pid>.jsonl``, so that a kill loses no note.
+    """A ``TensorDataset`` that writes each batch of indices to ``<pid>.jsonl``, so that a kill loses no note.
 
     Args:
-        data: what it is asked for.
+        data: the data.
         notes: the folder of the notes.
-        sleep_s: what a batch takes beside, so that a run lasts.
+        sleep_s: time that each batch takes in addition, so that a run is long enough.
     """
 
     def __init__(self, data: TensorDataset, notes: Path, *, sleep_s: float) -> None:
@@ -60,7 +60,7 @@ def together(samples: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
 
 
 def read_notes(notes: Path) -> dict[int, list[tuple[float, list[int]]]]:
-    """Return, by pid, when each batch was asked for, and which samples it had."""
+    """Return pid -> the time and the samples of each batch that was asked for."""
     return {
         int(path.stem): [(moment, indices) for moment, indices in map(json.loads, path.read_text().splitlines())]
         for path in notes.glob("*.jsonl")

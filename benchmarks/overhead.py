@@ -1,11 +1,11 @@
-"""What training with scaler costs: samples per second and memory, against a plain Ray Train loop that records nothing.
+"""The cost of training with scaler: samples per second and memory, against a plain Ray Train loop without records.
 
 Both sides train the same model on the same samples with the same optimizer, batch and number of steps, on two workers
 of one embedded Ray cluster with one torch thread each. They take turns, in the order A B B A. Samples per second count
 everything between the start of an early step and the start of the last one (see ``stopwatch``): on scaler's side the
-records and their way out too, but neither evaluation nor checkpoints, of which the plain loop has none; both are set to
-the very end. Memory is the largest resident set of a worker, the end included. Each training gets new processes.
-Ray gives its workers a niceness of 15, so anything else on the machine comes first; here it is 0, on both sides.
+records and their upload too, but neither evaluation nor checkpoints, which the plain loop does not have; both are set
+to the very end. Memory is the largest resident set of a worker, the end included. Each training gets new processes.
+Ray gives its workers a niceness of 15, so other processes on the machine have priority; here it is 0, on both sides.
 
 Run: python benchmarks/overhead.py [--pairs 5] [--only digits]
 """
@@ -37,13 +37,13 @@ WORKERS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A job to measure, and how long."""
+    """A job to measure and its length."""
 
     name: str
     job_file: Path
     epochs: int
     warmup_steps: int
-    least_ratio: float  # the goal
+    least_ratio: float  # the goal: at least
 
 
 CASES = (
@@ -132,7 +132,7 @@ def with_scaler(job: Job, plan: Plan, arguments: dict[str, Any]) -> None:
 
 
 def plainly(job: Job, plan: Plan, arguments: dict[str, Any]) -> None:
-    from plain import fit  # it imports Ray, which an embedded cluster must be the first to do
+    from plain import fit  # it imports Ray, and an embedded cluster must be the first to import it
 
     config = {
         "recipe": arguments,

@@ -1,4 +1,4 @@
-"""The other side of the benchmarks: a Ray Train and DDP loop as Ray's and torch's own tutorials write it.
+"""The loop that the benchmarks compare with: Ray Train and DDP as in the tutorials of Ray and torch.
 
 ``python benchmarks/plain.py CONFIG.json`` runs it as a script of its own, with Ray's default settings.
 """
@@ -20,7 +20,7 @@ OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """Train a recipe's model the tutorials' way, on every worker of Ray Train.
+    """Train a recipe's model as in the tutorials, on every worker of Ray Train.
 
     Args:
         config: ``recipe`` (arguments of ``stopwatch.build``), ``optimizer``, ``batch_size`` of one worker, ``epochs``,
@@ -32,7 +32,7 @@ def train_loop(config: dict[str, Any]) -> None:
     recipe = build(**config["recipe"])
     model = ray.train.torch.prepare_model(recipe.model)
     loader = DataLoader(recipe.train_data, batch_size=config["batch_size"], shuffle=True)
-    loader = ray.train.torch.prepare_data_loader(loader)  # puts a DistributedSampler in
+    loader = ray.train.torch.prepare_data_loader(loader)  # adds a DistributedSampler
     options = dict(config["optimizer"])
     optimizer = OPTIMIZERS[options.pop("name")](model.parameters(), **options)
     for epoch in range(config["epochs"]):

@@ -1,4 +1,4 @@
-"""The other side: the same digits in a Ray Train loop as Ray's own tutorials write it, with a checkpoint each 5 epochs.
+"""The loop that chaos.py compares with: a Ray Train loop as in Ray's tutorials, with checkpoints every 5 epochs.
 
 ``python plain_restart.py CONFIG.json`` runs it with Ray's default settings; a killed worker restarts the group.
 """
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """Train the tutorials' way, from the last reported checkpoint on."""
+    """Train as in the tutorials, from the last reported checkpoint on."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     recipe = build(notes=config["notes"])

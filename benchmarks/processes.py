@@ -1,4 +1,4 @@
-"""Watches a command and every process below it, from Linux's /proc: what starts when, and what it costs."""
+"""Record a command and every process below it, from Linux's /proc: when each starts, and its CPU time."""
 
 import os
 import threading
@@ -12,7 +12,7 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """What was last seen of a process."""
+    """The last sample of a process."""
 
     name: str
     started_at: float
@@ -21,7 +21,7 @@ class Process:
 
 
 class ProcessWatch:
-    """Watches in a thread of its own, for the length of a ``with`` block.
+    """Records processes in a thread of its own, for the duration of a ``with`` block.
 
     Args:
         root: the command's process.

@@ -1,12 +1,12 @@
-"""What recording costs the training process, in CPU microseconds a step.
+"""The cost of recording for the training process, in CPU microseconds per step.
 
-A process takes steps at a given rate, multiplies matrices for as long as each lasts, marks and records them as the
-training loop does, and hands them over about once a second through a real mailbox to a real collector on an embedded
-Ray cluster. Two figures:
+A process takes a given number of steps per second. Each step multiplies matrices for its whole duration. The steps are
+marked and recorded as in the training loop, and handed over about once a second through a real mailbox to a real
+collector on an embedded Ray cluster. There are two numbers:
 
-- training's thread: what marking, keeping, making records and handing over take of it; a step lasts that much longer.
-- all threads: the whole process's CPU time, less the multiplying's, less that of the same process without records. The
-  mailbox's message of each second is in it, spread over the steps: at few steps a second it is most of the cost.
+- training thread: the time for marking, keeping, making records and handing over; a step is that much longer.
+- all threads: the CPU time of the whole process, minus that of the multiplications, minus that of the same process
+  without records. It contains the mailbox's message of each second: at few steps per second this is most of the cost.
 
     python benchmarks/recording_cost.py [--seconds 10]
 """
@@ -33,12 +33,12 @@ from scaler.training.recorder import HandOverInterval, Recorder, StepMeasurement
 from scaler.training.worker_context import Leave
 
 GOAL_US = 20.0
-RATES = (10, 100, 1000)  # steps a second
+STEPS_PER_S = (10, 100, 1000)
 TURNS = 3
 
 
 class WorkerContext:
-    """One worker whose records go through a mailbox."""
+    """A worker context whose records go through a mailbox."""
 
     rank, world_size, attempt, device = 0, 1, 0, torch.device("cpu")
 
@@ -55,14 +55,14 @@ class WorkerContext:
         return 1
 
     def secure(self, samples_seen: int) -> None:
-        """Nothing is saved."""
+        """Save nothing."""
 
     def leave_requested(self) -> Leave:
         return Leave.STOP if self._mailbox.leave else Leave.NOT
 
 
 class Steps:
-    """Steps that multiply matrices for as long as they last."""
+    """Steps that multiply matrices for their whole duration."""
 
     def __init__(self, context: WorkerContext) -> None:
         self._context, self._clock, self._activity = context, CpuClock(), Activity()
@@ -71,15 +71,15 @@ class Steps:
         self._matrix = torch.rand(64, 64)
         self._taken = 0
 
-    def cpu_s(self, rate: int, *, seconds: float, recorded: bool) -> tuple[float, float]:
-        """Return CPU seconds while steps are taken, without those of the multiplying: of this thread, of all."""
+    def cpu_s(self, steps_per_s: int, *, seconds: float, recorded: bool) -> tuple[float, float]:
+        """Return the CPU seconds of the steps without the multiplications: of this thread, and of all threads."""
         interval, began, worked_s = HandOverInterval(), process_time(), 0.0
         mine, start = thread_time(), time()
-        for index in range(int(rate * seconds)):
+        for index in range(int(steps_per_s * seconds)):
             if recorded:
                 self._record(interval)
             worked_s -= thread_time()
-            while time() < start + (index + 1) / rate:
+            while time() < start + (index + 1) / steps_per_s:
                 torch.mm(self._matrix, self._matrix)
             worked_s += thread_time()
         return thread_time() - mine - worked_s, process_time() - began - worked_s
@@ -140,32 +140,32 @@ def main() -> None:
         folder = RunFolder(str(Path(place) / "run"))
         collector: Any = ray.remote(Collector).options(num_cpus=0).remote(folder)
 
-        def cpu_s(rate: int, *, recorded: bool) -> tuple[float, float]:
+        def cpu_s(steps_per_s: int, *, recorded: bool) -> tuple[float, float]:
             mailbox = Mailbox(deliver_to(collector), rank=0)
             if not recorded:
                 mailbox.close()
-            found = Steps(WorkerContext(folder, mailbox)).cpu_s(rate, seconds=seconds, recorded=recorded)
+            found = Steps(WorkerContext(folder, mailbox)).cpu_s(steps_per_s, seconds=seconds, recorded=recorded)
             mailbox.close()
             return found
 
-        cpu_s(RATES[-1], recorded=True)  # what is slow the first time
-        rows = [measured(cpu_s, rate, seconds) for rate in RATES]
+        cpu_s(STEPS_PER_S[-1], recorded=True)  # the first call is slower
+        rows = [measured(cpu_s, steps_per_s, seconds) for steps_per_s in STEPS_PER_S]
     print(table(rows))
 
 
-def measured(cpu_s: Callable[..., tuple[float, float]], rate: int, seconds: float) -> dict[str, str]:
-    """Return the table's row of a rate."""
+def measured(cpu_s: Callable[..., tuple[float, float]], steps_per_s: int, seconds: float) -> dict[str, str]:
+    """Return the row of a number of steps per second."""
     costs: tuple[list[float], list[float]] = ([], [])
     for _ in range(TURNS):
-        without, recorded = cpu_s(rate, recorded=False), cpu_s(rate, recorded=True)
+        without, recorded = cpu_s(steps_per_s, recorded=False), cpu_s(steps_per_s, recorded=True)
         for found, less, more in zip(costs, without, recorded, strict=True):
-            found.append(1e6 * (more - less) / (rate * seconds))
+            found.append(1e6 * (more - less) / (steps_per_s * seconds))
     thread, everything = (f"{median(found):.1f} ({min(found):.1f}-{max(found):.1f})" for found in costs)
     return {
-        "steps/s": f"{rate:,}",
+        "steps/s": f"{steps_per_s:,}",
         "training's thread, us a step": thread,
         "all threads, us a step": everything,
-        "share of a core": f"{median(costs[1]) * rate / 1e6:.2%}",
+        "share of a core": f"{median(costs[1]) * steps_per_s / 1e6:.2%}",
         f"goal {GOAL_US:g} us": " / ".join("met" if median(found) <= GOAL_US else "missed" for found in costs),
     }
 

@@ -1,4 +1,4 @@
-"""What a report costs: records by the million, written by the real writer, read and rendered in a process of its own.
+"""The cost of a report of millions of records, written by the real writer, and read and rendered in a new process.
 
     python benchmarks/report_scale.py [--part 0.1]
 
@@ -24,12 +24,12 @@ REPOSITORY = Path(__file__).parents[1]
 SHAPES = ((1000, 1000), (1000, 3333), (1000, 10_000), (64, 20_000))  # workers, steps
 SAMPLES = 8  # of a worker and step
 STEPS_A_FLUSH = 20  # ten steps a second, and a flush every two
-RESTART_AT = 0.6  # of the training; the steps since RESUME_FROM were done again
+RESTART_AT = 0.6  # of the training; the steps since RESUME_FROM were repeated
 RESUME_FROM = 0.55
 
 
 def write(folder: Path, workers: int, steps: int) -> None:
-    """Write a run to which a restart happened."""
+    """Write a run with one restart."""
     from scaler.job import dump_job, load_job
     from scaler.metrics.events import AttemptStarted, GroupEnded, WorkerStarted
     from scaler.metrics.writer import MetricsWriter
@@ -54,8 +54,8 @@ def write(folder: Path, workers: int, steps: int) -> None:
     ended = steps * 0.1 + 20.0
     run.write_json("status.json", {"schema_version": 1, "state": "succeeded", "started_at": 0.0, "ended_at": ended})
     writer = MetricsWriter(run)
-    lives = [(0, 0, int(steps * RESTART_AT)), (1, int(steps * RESUME_FROM), steps)]
-    for attempt, first, last in lives:
+    attempts = [(0, 0, int(steps * RESTART_AT)), (1, int(steps * RESUME_FROM), steps)]
+    for attempt, first, last in attempts:
         began, start = 5.0 + 0.1 * first + attempt * 5.0, first * batch
         common = {"time": began, "attempt": attempt, "start_samples": start, "world_size": workers}
         for rank in range(workers):
@@ -84,7 +84,7 @@ def write(folder: Path, workers: int, steps: int) -> None:
 
 
 def _records(attempt: int, step: int, workers: int, lr: float) -> Iterator[object]:
-    """One step of all workers, with numbers that differ as they do."""
+    """Return one step of all workers, with numbers that vary like measured ones."""
     from scaler.metrics.record import Record
 
     random = np.random.default_rng((attempt, step))
@@ -148,14 +148,16 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 def row(workers: int, steps: int, folder: Path) -> dict[str, str]:
-    """Measure one run; each process is new, so that its memory is its own, and its CPU time from its first import."""
+    """Measure one run in a new process, so that its memory and its CPU time, imports included, are its own."""
     again = round(steps * RESTART_AT) - round(steps * RESUME_FROM)
     records = workers * (steps + again)
     began = perf_counter()
     subprocess.run([sys.executable, __file__, "--write", folder, str(workers), str(steps)], check=True)
     write_s = perf_counter() - began
-    told = subprocess.run([sys.executable, __file__, "--measure", folder], check=True, capture_output=True, text=True)
-    found = json.loads(told.stdout)
+    measured = subprocess.run(
+        [sys.executable, __file__, "--measure", folder], check=True, capture_output=True, text=True
+    )
+    found = json.loads(measured.stdout)
     size_mb = sum(file.stat().st_size for file in (folder / "metrics").iterdir()) / 1e6
     return {
         "workers": f"{workers:,}",

@@ -1,4 +1,4 @@
-"""What it costs to know and set the rate of a step, beside torch's own chained schedulers; and to plan a long training.
+"""The cost of computing and setting a step's learning rate, against torch's chained schedulers; and of a long plan.
 
 python benchmarks/schedule_cost.py
 """
@@ -56,12 +56,12 @@ def main() -> None:
 
     costs = {"scaler": ours, "SequentialLR": sequential, "ChainedScheduler": chained}
     found: dict[str, list[float]] = {name: [] for name in costs}
-    warnings.simplefilter("ignore")  # torch's schedulers miss an optimizer.step() before them
+    warnings.simplefilter("ignore")  # torch's schedulers warn that optimizer.step() was not called
     for _ in range(REPEATS):
         for name, make in costs.items():
             found[name].append(_per_step(make()) * 1e6)
     ratios = [mine / theirs for mine, theirs in zip(found["scaler"], found["ChainedScheduler"], strict=True)]
-    print(table([{"rate of a step, 2 groups": name, **_spread(us, "us", 2)} for name, us in found.items()]))
+    print(table([{"learning rate of a step, 2 groups": name, **_spread(us, "us", 2)} for name, us in found.items()]))
     print(f"scaler / ChainedScheduler: {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})\n")
 
     points = ", ".join(f"{{at: {{epochs: {100 * n}}}, factor: {1 + n % 3}}}" for n in range(1, PHASES))
@@ -96,7 +96,7 @@ def _spread(values: list[float], unit: str, digits: int) -> dict[str, str]:
 
 
 def _answers(plan: Plan) -> Callable[[int], None]:
-    """What a step asks its plan, all over the training."""
+    """Call what a step calls of its plan, at places over the whole training."""
     stride = plan.total_samples // STEPS
 
     def step(index: int) -> None:

@@ -1,11 +1,11 @@
-"""How long one waits: seconds from the command to the first optimizer step, and to its exit.
+"""Seconds from the command to the first optimizer step, and to its exit.
 
 ``scaler submit jobs/digits/job.yaml`` (an embedded cluster; evaluation, checkpoints, records and report as in the job)
-against ``plain.py``, a Ray Train script with Ray's default settings that trains the same model for the same epochs and
-reports its loss after each. Both are commands of their own, on two workers, and take turns, in the order A B B A.
+is compared with ``plain.py``, a Ray Train script with Ray's default settings that trains the same model for the same
+epochs and reports its loss after each. Both are commands on two workers, and take turns, in the order A B B A.
 
-The first step is over when rank 0 asks for the second step's loss (see ``stopwatch``): the clock starts before the
-command's process does. Its exit is when the process has ended, with the cluster that it started.
+The clock starts before the command's process. The first step ends when rank 0 asks for the second step's loss (see
+``stopwatch``). The exit is the end of the process and of the cluster that it started.
 
 Run: python benchmarks/startup.py [--pairs 3] [--processes]
 """
@@ -35,11 +35,11 @@ MOST_TO_FIRST_STEP, MOST_TO_EXIT = 0.6, 0.5  # the goals, as ratios scaler / pla
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One command, in seconds since it was given."""
+    """The times of one command, in seconds since its start."""
 
     first_step_s: float
     exit_s: float
-    marks: list[tuple[str, float]] = field(default_factory=list)  # scaler only: what was reached when
+    marks: list[tuple[str, float]] = field(default_factory=list)  # scaler only: events and their times
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def measure(side: str, *, watched: bool = False) -> tuple[Measurement, list[dict
         notes = folder / "notes"
         notes.mkdir()
         command = scaler_command(folder, notes) if side == "scaler" else plain_command(folder, notes)
-        # Workers inherit it; the script's own folder is on plain's path anyway.
+        # Workers inherit it; plain has the script's folder on its path.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
         environment.pop("RAY_ADDRESS", None)
         log = folder / "output.log"
@@ -138,7 +138,7 @@ def stopwatch_arguments(values: dict[str, Any], notes: Path) -> dict[str, Any]:
 
 
 def wait_and_look(process: subprocess.Popen[bytes], folder: Path, entered: list[float]) -> None:
-    """Wait for the command; note when rank 0's log, the first thing that a worker does, appears."""
+    """Wait for the command; note when rank 0's log appears, which is the first action of a worker."""
     while process.poll() is None:
         if not entered and any(folder.glob("runs/*/logs/rank-0.log")):
             entered.append(time())
@@ -148,7 +148,7 @@ def wait_and_look(process: subprocess.Popen[bytes], folder: Path, entered: list[
 def marks(
     folder: Path, rank_0: dict[str, Any], entered: list[float], began: float, ended: float
 ) -> list[tuple[str, float]]:
-    """Return what a run of scaler had reached when, from its own folder and rank 0's stopwatch."""
+    """Return the events of a run of scaler with their times, from its folder and rank 0's stopwatch."""
     (run,) = (folder / "runs").iterdir()
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     status = json.loads((run / "status.json").read_text())

@@ -1,9 +1,9 @@
-"""A recipe that notes when each of its steps begins and what memory its worker took, the same under any training loop.
+"""A recipe that notes when each step begins and how much memory its worker uses, under any training loop.
 
-``build`` wraps the loss of another recipe. A loop calls the loss once a step, so the time from one call to a later one
-holds everything that the loop does between: data, backward, all-reduce, optimizer, and what it records and hands over.
-Each worker leaves ``<rank>.json`` in the notes' folder when its last step has begun, and then goes on to note its
-largest resident set until it is ended, so that what comes after the last step counts as well.
+``build`` wraps the loss of another recipe. A loop calls the loss once per step, so the time between two calls contains
+everything that the loop does: data, backward, all-reduce, optimizer, records and their hand-over. Each worker writes
+``<rank>.json`` to the notes' folder when its last step has begun, and then notes its largest resident set until it
+ends, so that memory after the last step counts too.
 """
 
 import json
@@ -26,13 +26,13 @@ AFTER_LAST_STEP_S = 0.02
 
 
 class Stopwatch:
-    """Notes the calls of a loss.
+    """A loss that notes its calls.
 
     Args:
-        loss: of the recipe.
-        steps: how often it will be called.
+        loss: the recipe's loss.
+        steps: number of calls.
         notes: the folder to write to.
-        built_at: when the recipe was asked for.
+        built_at: time at which the recipe was requested, in epoch seconds.
     """
 
     def __init__(self, loss: Any, *, steps: int, notes: Path, built_at: float) -> None:
@@ -85,7 +85,7 @@ def build(folder: str, path: str, arguments: dict[str, Any], steps: int, notes: 
     built_at = time()
     recipe = load_recipe(path, folder=Path(folder), arguments=arguments)
     stopwatch = Stopwatch(recipe.loss, steps=steps, notes=Path(notes), built_at=built_at)
-    return replace(recipe, loss=stopwatch, loss_over="micro_batch")  # not probed: what is noted are the steps' calls
+    return replace(recipe, loss=stopwatch, loss_over="micro_batch")  # no probe: only the calls of steps are noted
 
 
 def read_notes(notes: Path) -> dict[int, dict[str, Any]]:
@@ -94,13 +94,13 @@ def read_notes(notes: Path) -> dict[int, dict[str, Any]]:
 
 
 def samples_per_s(notes: dict[int, dict[str, Any]], *, warmup_steps: int) -> float:
-    """Return the samples of all workers per second of rank 0, from the start of step ``warmup_steps`` to the last's."""
+    """Return samples of all workers per second, from the start of step ``warmup_steps`` to that of the last step."""
     times = notes[0]["times"]
     samples = sum(sum(note["samples"][warmup_steps:-1]) for note in notes.values())
     return samples / (times[-1] - times[warmup_steps])
 
 
 def cpu_s_per_step(notes: dict[int, dict[str, Any]], *, warmup_steps: int) -> float:
-    """Return the mean CPU seconds of a step over the same steps and all workers; other processes disturb it less."""
+    """Return the mean CPU seconds of a step, over the same steps and all workers; other processes change it less."""
     spans = [note["cpu_times_s"][-1] - note["cpu_times_s"][warmup_steps] for note in notes.values()]
     return sum(spans) / len(spans) / (len(notes[0]["times"]) - 1 - warmup_steps)

@@ -1,7 +1,7 @@
 """Writes docs/job-file.md from the models of the job file; a test compares the two. `make docs` runs it.
 
-A section of the file is a table. One that comes in several kinds, told apart by its ``name``, is a table of what all
-kinds have and a short one for each. Lengths (``Length``, ``Point``) are explained once.
+Each section of the file is a table. A section of several kinds, chosen by its ``name``, is a table of the keys that all
+kinds have, and a table for each kind. Lengths (``Length``, ``Point``) are explained once.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from scaler.core.optimizers import OPTIMIZER_CLASSES, OPTIMIZER_OPTIONS
+from scaler.core.optimizers import NAMED_OPTIMIZERS
 from scaler.core.rules import choose_rule
 from scaler.errors import PlanError
 from scaler.job import Job
@@ -23,18 +23,21 @@ PAGE = Path(__file__).parent / "job-file.md"
 
 INTRO = """# The job file
 
-Made from the models in `scaler/job/` by `make docs`. `scaler schema` prints the same as JSON Schema, for editors:
-`scaler schema > job.schema.json`, then a first line `# yaml-language-server: $schema=job.schema.json` in the job.
+A job file describes one training: the reference that was tuned, the number of workers, and the length. It is YAML.
 
-Unknown keys are refused, and the nearest known one is offered.
+`make docs` writes this page from the models in `scaler/job/`. `scaler schema` prints the same as JSON Schema, for
+completion in editors: `scaler schema > job.schema.json`, and `# yaml-language-server: $schema=job.schema.json` as the
+first line of the job file.
+
+An unknown key is an error that names the nearest known key.
 """
 
 LENGTHS = """
 ## Lengths
 
-A stretch or a point of training, in exactly one unit, such as `{epochs: 2}`. Everything is counted in samples: an epoch
-is the training set once, a step is the planned global batch at the start of training. `fraction` is taken where a table
-says so.
+A length or a point of training has exactly one unit, such as `{epochs: 2}`. scaler converts it to samples: an epoch is
+the training set once, a step is the global batch at the start of training. `fraction` is allowed only where a table
+lists it.
 
 """
 
@@ -53,7 +56,7 @@ def _of(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
 
 
 def _section(path: str, model: type[BaseModel]) -> Iterator[str]:
-    """A section's table, then those of the sections in it."""
+    """Yield a section's table, then the tables of the sections in it."""
     yield _heading(path) + _doc(model) + _table(path, model, model.model_fields)
     if model is Optimizer:
         yield _optimizers()
@@ -71,7 +74,7 @@ def _inner(path: str, fields: Fields) -> Iterator[str]:
 
 
 def _kinds(path: str, kinds: list[type[BaseModel]], field: FieldInfo) -> Iterator[str]:
-    """What all kinds have, then each kind by its name, then the sections in them."""
+    """Yield the keys that all kinds have, then each kind, then the sections in them."""
     first = kinds[0]
     shared = {
         name: of_first
@@ -80,7 +83,7 @@ def _kinds(path: str, kinds: list[type[BaseModel]], field: FieldInfo) -> Iterato
     }
     names = ", ".join(f"`{_name(kind)}`" for kind in kinds)
     default = "required" if field.default is None else _default(first.model_fields["name"])
-    head = [f"| `name` | Which of the kinds below. | {names} | {default} |"]
+    head = [f"| `name` | One of the kinds below. | {names} | {default} |"]
     yield _heading(path) + f"{field.description}\n\n" + _table(path, first, shared, head)
     own: dict[str, FieldInfo] = {}
     for kind in kinds:
@@ -119,30 +122,30 @@ def _table(path: str, model: type[BaseModel], fields: Fields, head: list[str] | 
 
 def _optimizers() -> str:
     rows = []
-    for name, options in OPTIMIZER_OPTIONS.items():
-        keys = ", ".join(f"`{key}: {_yaml(value)}`" for key, value in options.items())
-        rows.append(f"| `{name}` | `{OPTIMIZER_CLASSES[name]}` | {_auto(name)} | {keys} |")
+    for name, facts in NAMED_OPTIMIZERS.items():
+        keys = ", ".join(f"`{key}: {_yaml(value)}`" for key, value in facts.defaults.items())
+        rows.append(f"| `{name}` | `{facts.path}` | {_auto(name)} | {keys} |")
     table = "\n".join(["| name | class | `rule: auto` | keys and their defaults |", "|---|---|---|---|", *rows])
-    extra = "Those of `pytorch_optimizer` need `pip install scaler[optimizers]`."
-    return f"\nOptimizers that have a name of one word. {extra}\n\n{table}\n"
+    extra = "Classes of `pytorch_optimizer` need `pip install scaler[optimizers]`."
+    return f"\nOptimizers with a name of one word. {extra}\n\n{table}\n"
 
 
 def _auto(optimizer: str) -> str:
     try:
         return f"`{choose_rule('auto', optimizer=optimizer)[0]}`"
     except PlanError:
-        return "none is known: say which"
+        return "unknown: give a rule"
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The models that an annotation names, each once."""
+    """Return the models that an annotation names, each once."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return list(dict.fromkeys(model for argument in get_args(annotation) for model in _models(argument)))
 
 
 def _takes(model: type[BaseModel], name: str, path: str) -> str:
-    """What a key takes, from its JSON Schema; sections link to their tables."""
+    """Return what a key takes, from its JSON Schema; sections link to their tables."""
     anchor = "".join(letter for letter in f"{path}.{name}" if letter.isalnum() or letter == "_")
     return _kind_of(model.model_json_schema()["properties"][name], anchor)
 
@@ -162,14 +165,14 @@ def _kind_of(schema: Any, anchor: str) -> str:
             return "list of " + _kind_of(schema["items"], anchor).replace("[a length]", "[lengths]")
         case "integer" | "number" as kind:
             signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
-            bounds = [f"{sign} {_yaml(schema[key])}" for key, sign in signs.items() if _says_something(schema, key)]
+            bounds = [f"{sign} {_yaml(schema[key])}" for key, sign in signs.items() if _is_shown(schema, key)]
             return " ".join(["whole" if kind == "integer" else "number", " and ".join(bounds)]).strip()
         case kind:
             return {"string": "text", "boolean": "`true` or `false`", "object": "keys"}[kind]
 
 
-def _says_something(schema: Any, bound: str) -> bool:
-    """Whether a number has a bound that one might meet; that there are less than 10**15 samples goes without saying."""
+def _is_shown(schema: Any, bound: str) -> bool:
+    """Return whether the page shows a bound; the largest numbers of samples and epochs are left out."""
     return bound in schema and not (bound == "maximum" and schema[bound] in (MOST, MOST_EPOCHS))
 
 

@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from scaler.core.optimizers import SUMS_GRADIENTS
+from scaler.core.optimizers import optimizer_facts
 from scaler.core.rules import RULES, Rule, lr_ratio
 from scaler.core.timescales import step_gain, weight_decay_timescale
 from scaler.errors import ScalerError
@@ -140,10 +140,9 @@ def _plans(rule: str, optimizer: str, co_scale: str, way: str, schedule: str) ->
 
 
 def _look(plan: Plan, found: Found, optimizer: str, *, only_short: bool) -> None:
-    assert plan.scaling is not None
     found.is_measured = plan.is_measured
     seen, reference = 0, plan.scaling.constants
-    adds_up = optimizer in SUMS_GRADIENTS  # what momentum makes of a gradient over the steps that follow
+    sums = optimizer_facts(optimizer).sums_gradients  # momentum applies each gradient in the steps that follow too
     tuned = weight_decay_timescale(optimizer, constants=reference, lr=plan.base_lr, global_batch_size=REFERENCE)
     while (size := plan.step_size(seen)) and seen < plan.total_samples:
         step = plan.step_phase(seen)
@@ -151,11 +150,11 @@ def _look(plan: Plan, found: Found, optimizer: str, *, only_short: bool) -> None
             rule: Rule = plan.scaling.rule
             ratio = size / REFERENCE
             right = lr_ratio(rule, batch_ratio=ratio, reference_batch_size=REFERENCE, optimizer=optimizer)
-            if rule.scale_momentum:  # a short step has its share of a constant learning rate
+            if rule.co_scale.momentum:  # a short step has its share of a constant learning rate
                 right = size / plan.phase_at(seen).global_batch_size
             planned = plan.base_lr * right * plan.schedule.factor(seen)
             found.worst = max(found.worst, abs(plan.lr_at(seen) - planned) / max(abs(planned), 1e-300))
-            moved = step_gain(step.optimizer) / step_gain(reference) if adds_up else 1.0
+            moved = step_gain(step.optimizer) / step_gain(reference) if sums else 1.0
             found.per_sample.append(step.lr_ratio * moved / ratio)
             now = weight_decay_timescale(optimizer, constants=step.optimizer, lr=step.peak_lr, global_batch_size=size)
             found.timescales.append(None if now is None or tuned is None else now / tuned)

@@ -1,25 +1,25 @@
-"""The exception tree. One place in the command line prints these; everything else raises them.
+"""The exceptions of scaler, and their exit codes. The command line prints them in one place.
 
     ScalerError                 the base; never raised itself
     ├── JobFileError       2    a job file, --set or option that cannot be used
     │   └── PlanError      2    numbers that do not fit together
-    ├── ClusterError       3    no cluster, or not enough of it
+    ├── ClusterError       3    no cluster, or too few resources for the job
     ├── TrainingError      4    the job failed
     │   └── RecipeError    4    the user's recipe raised, or returned what a recipe may not return
     └── RunError           5    a run that cannot be read
 
-The number is the exit code. 1 is left for bugs in scaler, 130 for Ctrl-C.
+The number is the exit code. Exit code 1 means a bug in scaler, 130 means Ctrl-C.
 """
 
 from typing import ClassVar
 
 
 class ScalerError(Exception):
-    """A problem, and what to do about it.
+    """A problem and its remedy.
 
     Args:
-        problem: what is wrong, as ``thing = value ...``; the first line that a person reads.
-        remedy: what to type instead; printed below it, indented. May hold several lines.
+        problem: what is wrong, as ``key = value ...``; the first line of the message.
+        remedy: what to type instead; printed below the problem, indented. It may have several lines.
     """
 
     exit_code: ClassVar[int] = 1
@@ -30,7 +30,7 @@ class ScalerError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        """Return the problem, then the remedy indented by two blanks.
+        """Return the problem, then the remedy indented by two spaces.
 
         Example:
             >>> print(JobFileError("scale.rule = lineal is not a rule.", "Did you mean linear?"))
@@ -48,11 +48,11 @@ class JobFileError(ScalerError):
 
 
 class PlanError(JobFileError):
-    """Numbers that are fine one by one and do not fit together."""
+    """Numbers that are valid alone but do not fit together."""
 
 
 class ClusterError(ScalerError):
-    """No cluster, or one that cannot hold the job."""
+    """There is no cluster, or the cluster has too few resources for the job."""
 
     exit_code = 3
 

@@ -1,6 +1,6 @@
-"""Secrets, left out of what is written down: job files, events, errors, addresses.
+"""Mask secrets in everything that is written: job files, events, errors and addresses.
 
-A guard against carelessness, not against malice: what a recipe prints itself goes into its log as it is.
+This protects against mistakes, not against attacks: what a recipe prints itself is written to its log unchanged.
 """
 
 import os
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 MASK = "***"
-SHORTEST_SECRET = 8  # of the environment; shorter values are words that texts are full of
-SHORTEST_GIVEN = 4  # after "password=": here the name says what it is
+SHORTEST_SECRET = 8  # characters of a secret in the environment; shorter values occur in ordinary text
+SHORTEST_GIVEN = 4  # characters of a secret after "password="
 
 
 def _set(words: str) -> frozenset[str]:
@@ -21,14 +21,14 @@ _ALWAYS = _set(
     "password passwords passwd passphrase secret secrets credential credentials auth authorization "
     "apikey apikeys secretkey accesskey privatekey authtoken accesstoken"
 )
-# A key opens something when it says what; a token is one of text when it says which.
+# A key is a secret if one of these words is before it; a token is one of text if one of the next words is.
 _KEYS_TO = _set("api access secret private auth account encryption signing ssh master client service")
 _TOKENS_OF_TEXT = _set(
     "pad padding eos bos cls class sep unk mask special start stop end begin bot image per next first last new max "
     "min num register decoder text input output prompt target"
 )
 _PASSWORDS_OF = _set("db database user admin root proxy mail smtp ftp redis mysql postgres")
-# What describes a secret is none: auth_mode, password_file, token_count.
+# A name that ends in one of these words describes a secret and is not one: auth_mode, password_file, token_count.
 _ABOUT = _set(
     "mode type kind file files path dir folder sock socket url uri host name names env size count length len limit "
     "dim dims ttl timeout expiry index position policy provider method scheme enabled required rate weight loss"
@@ -49,7 +49,7 @@ _GIVEN = re.compile(
 
 
 def looks_secret(name: str) -> bool:
-    """Return whether a key of this name holds a secret, by the words that it is made of.
+    """Return whether the value of a key with this name is a secret, from the words in the name.
 
     Example:
         >>> [looks_secret(name) for name in ("api_key", "hfToken", "DB_PASSWORD", "auth")]
@@ -69,11 +69,13 @@ def looks_secret(name: str) -> bool:
         return _TOKENS_OF_TEXT.isdisjoint(before)
     if last == "pass":
         return not _PASSWORDS_OF.isdisjoint(before)
-    return last == "pwd" and (bool(before) or name == "pwd")  # PWD is where a shell is
+    return last == "pwd" and (bool(before) or name == "pwd")  # PWD is the shell's working folder
 
 
 def mask_text(text: str) -> str:
-    """Return text without passwords in addresses, signatures in queries, ``token=...``, and secrets of the environment.
+    """Return text with its secrets masked.
+
+    Secrets are passwords in addresses, signatures in queries, ``token=...`` and secrets of the environment.
 
     Example:
         >>> mask_text("ftp://me:hunter2@host/x failed; api_key: 'abcd1234'")
@@ -88,9 +90,9 @@ def mask_text(text: str) -> str:
 
 
 def mask_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values with those of secret-looking keys, at any depth, as ``***``; other texts go through ``mask_text``.
+    """Return values in which those of secret keys, at any depth, are ``***``; other texts are masked by ``mask_text``.
 
-    true, false, null and empty texts stay: they keep no secret.
+    true, false, null and empty texts stay, because they are not secrets.
 
     Example:
         >>> mask_values({"lr": 0.1, "api_key": "abc", "login": {"user": "me", "password": 1234}, "use_auth": True})
@@ -112,12 +114,12 @@ def _masked(value: Any, *, is_secret: bool) -> Any:
 
 
 def _words(name: str) -> list[str]:
-    """The words of ``snake_case``, ``camelCase``, ``kebab-case`` and ``NAMES_OF_THE_ENVIRONMENT``, in lower case."""
+    """Return the words of ``snake_case``, ``camelCase``, ``kebab-case`` and ``UPPER_CASE`` names, in lower case."""
     return [word.lower() for word in _WORDS.findall(name)]
 
 
 def _secrets_of_the_environment() -> list[str]:
-    """Values of variables whose names look secret, the longest first; a path of a file that is there is no secret."""
+    """Return the values of environment variables with secret names, longest first, except paths of existing files."""
     found = [
         value
         for name, value in os.environ.items()
@@ -130,7 +132,7 @@ def _secrets_of_the_environment() -> list[str]:
 
 
 def _without_value(match: re.Match[str]) -> str:
-    """``token=...`` with its value masked; what is not a secret's name, or too short for one, as it was."""
+    """Return ``token=...`` with its value masked; unchanged if the name is not a secret's or the value is too short."""
     value, quote = match["quoted"] or match["bare"], match["quote"] or ""
     kept = len(value) < SHORTEST_GIVEN or MASK in value or value.lower() in _NO_SECRETS
     if kept or not looks_secret(match["name"].rpartition(".")[2]):

@@ -1,4 +1,4 @@
-"""The shapes of a schedule, in one place for one's own script: ``scaler.Schedule(shape=scaler.shapes.Cosine(...))``.
+"""All shapes of a schedule, for a script of one's own: ``scaler.Schedule(shape=scaler.shapes.Cosine(...))``.
 
 Example:
     >>> import scaler
@@ -10,7 +10,8 @@ Example:
 
 from scaler.core.cycles import CosineRestarts, Cyclical, OneCycle
 from scaler.core.decays import Cosine, Linear, Polynomial, Wsd
-from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Ramp, Shape, Step
+from scaler.core.shape import Shape
+from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Ramp, Step
 
 __all__ = [
     "Constant",

@@ -10,7 +10,7 @@ import pyarrow as pa
 from made_events import make_event
 
 from scaler.core.batch import share_bounds
-from scaler.core.ramp import Ramp
+from scaler.core.resize_ramp import ResizeRamp
 from scaler.job import Job, load_job
 from scaler.metrics.events import AttemptStarted, BatchGrown, Diverged, Event, Resumed, WorkerStarted, of_type
 from scaler.metrics.files import SCHEMA
@@ -119,7 +119,7 @@ class SyntheticRun:
         stop: int | None = None,
         world_size: int = 2,
         grown: Mapping[int, int] | None = None,
-        ramp: Ramp | None = None,
+        ramp: ResizeRamp | None = None,
         factors: Mapping[int, float] | None = None,
         job: Job | None = None,
         **values: Any,

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 import scaler
-from scaler.core.optimizers import OPTIMIZER_OPTIONS
+from scaler.core.optimizers import NAMED_OPTIMIZERS
 from scaler.core.schedules import SHAPES
 from scaler.errors import JobFileError, PlanError
 from scaler.job import parse_job
 
 ADAM = {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
 
-OPTIMIZERS = f"Use {', '.join(OPTIMIZER_OPTIONS)}, or an import path such as torch.optim:NAdam."
+OPTIMIZERS = f"Use {', '.join(NAMED_OPTIMIZERS)}, or an import path such as torch.optim:NAdam."
 GIVE = (
-    '  Give the one that lr was tuned with: optimizer="sgd", optimizer="adamw", ...; '
-    "without one there are the rules linear, sqrt, power, legw, none."
+    '  Give the one that lr was tuned with: optimizer="sgd", optimizer="adamw", ...; without it, use one of the '
+    "rules linear, sqrt, power, legw, none."
 )
 
 
@@ -58,7 +58,9 @@ def test_goyals_table() -> None:
 
 
 def test_constants_are_those_given_with_the_rules_over_them() -> None:
-    found = scaled(optimizer="adamw", rule="adam_sde", constants={**ADAM, "amsgrad": False}, scale_weight_decay=True)
+    found = scaled(
+        optimizer="adamw", rule="adam_sde", constants={**ADAM, "amsgrad": False}, co_scale={"weight_decay": True}
+    )
     assert [*found.constants.pop("betas"), found.constants.pop("eps")] == pytest.approx([0.6, 0.96, 5e-9])  # type: ignore[attr-defined]
     assert found.constants == {"weight_decay": 0.2, "amsgrad": False}
     assert sorted(found.reasons) == ["betas", "eps", "weight_decay"]
@@ -95,8 +97,14 @@ def test_the_result_is_a_value() -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"lr": 0.0}, "lr = 0 is not in (0, inf).\n  It is the rate that is good at reference_batch_size."),
-        ({"lr": float("nan")}, "lr = nan is not in (0, inf).\n  It is the rate that is good at reference_batch_size."),
+        (
+            {"lr": 0.0},
+            ("lr = 0 is not in (0, inf).\n  It is the learning rate that was tuned at reference_batch_size."),
+        ),
+        (
+            {"lr": float("nan")},
+            ("lr = nan is not in (0, inf).\n  It is the learning rate that was tuned at reference_batch_size."),
+        ),
         (
             {"batch": 0},
             "global_batch_size = 0 is below 1.\n  It is samples per optimizer step, over all workers.",
@@ -124,8 +132,8 @@ def test_the_result_is_a_value() -> None:
             f'optimizer = torch.optim.AdamW is not an optimizer.\n  Did you mean "adamw"? {OPTIMIZERS}',
         ),
         (
-            {"optimizer": "sgd", "rule": "none", "scale_momentum": True, "constants": {"momentun": 0.9}},
-            'constants has the key momentun, which no rule knows.\n  Did you mean "momentum"?',
+            {"optimizer": "sgd", "rule": "none", "co_scale": {"momentum": True}, "constants": {"momentun": 0.9}},
+            ('constants has the key momentun, which no rule scales.\n  Did you mean "momentum"?'),
         ),
         ({}, f"rule = auto depends on the optimizer, and none is given.\n{GIVE}"),
         (
@@ -134,17 +142,17 @@ def test_the_result_is_a_value() -> None:
         ),
         ({"rule": "adam_sde"}, f"rule = adam_sde depends on the optimizer, and none is given.\n{GIVE}"),
         (
-            {"rule": "linear", "scale_weight_decay": True},
-            f"scale_weight_decay = True depends on the optimizer, and none is given.\n{GIVE}",
+            {"rule": "linear", "co_scale": {"weight_decay": True}},
+            f"co_scale = {{'weight_decay': True}} depends on the optimizer, and none is given.\n{GIVE}",
         ),
         (
             {"optimizer": "my_pkg:Adagradish"},  # no substring decides
             "scale.rule = auto does not know the optimizer my_pkg:Adagradish.\n"
-            "  Say which rule it follows: rule: linear, rule: sqrt or rule: none.",
+            "  Choose a rule for it: rule: linear, rule: sqrt or rule: none.",
         ),
         (
             {"rule": "adascale"},
-            "rule = adascale measures its gain in training, and here nothing does.\n"
+            "rule = adascale measures its gain in training, which only scaler's own loop does.\n"
             "  Train with scaler submit, or use rule = gain with a noise_scale.",
         ),
         (
@@ -175,7 +183,10 @@ def test_the_result_is_a_value() -> None:
         ),
         (
             {"optimizer": "adam", "rule": "adam_sde"},
-            "scale.rule = adam_sde scales betas, and reference.optimizer does not say it.\n  Add betas: [0.9, 0.999].",
+            (
+                "scale.rule = adam_sde scales betas, and reference.optimizer does not give it.\n"
+                "  Add betas: [0.9, 0.999]."
+            ),
         ),
         (
             {"optimizer": "adam", "rule": "adam_sde", "constants": ADAM, "batch": 160},

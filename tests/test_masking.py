@@ -114,7 +114,7 @@ def test_an_innocent_name(name: str) -> None:
         ("https://h/x?a=1&X-Amz-Signature=ab12&b=2", "https://h/x?a=1&X-Amz-Signature=***&b=2"),
         ("https://h/x?X-Amz-Credential=AKIA%2F2026&x-amz-security-token=Fwo", None),
         ("https://h.blob/x?sv=2022&sig=ab%2Bc", "https://h.blob/x?sv=2022&sig=***"),
-        # what is said beside a name
+        # words next to a name
         ("token=abcd1234", "token=***"),
         ("api_key: abcd1234, depth: 3", "api_key: ***, depth: 3"),
         ("{'password': 'ab cd', 'user': 'me'}", "{'password': '***', 'user': 'me'}"),
@@ -165,10 +165,10 @@ def test_secrets_of_the_environment_are_masked_wherever_they_stand(
         "PWD": "/not/there/any/more",
     }
     monkeypatch.setattr("os.environ", environment)
-    said = (
+    text = (
         f"0123456789abcdef, x0123456789abcdef-and-morex, word, disabled, Springfield, {tmp_path}, /not/there/any/more"
     )
-    assert mask_text(said) == f"***, x***x, word, disabled, Springfield, {tmp_path}, /not/there/any/more"
+    assert mask_text(text) == f"***, x***x, word, disabled, Springfield, {tmp_path}, /not/there/any/more"
     assert mask_values({"a": ["0123456789abcdef"]}) == {"a": [MASK]}
 
 

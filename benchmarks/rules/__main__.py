@@ -151,7 +151,7 @@ def _log_losses(family: Family, run: Run) -> tuple[float, ...]:
 
 
 def _curves(family: Family, runs: Sequence[Run], references: Sequence[Run]) -> list[list[float]]:
-    """``dlog`` of each seed, at each check."""
+    """Return ``dlog`` of each seed, at each check."""
     pairs = [(_log_losses(family, run), _log_losses(family, base)) for run, base in zip(runs, references, strict=True)]
     return [[a - b for a, b in zip(mine, theirs, strict=True)] for mine, theirs in pairs]
 

@@ -8,18 +8,18 @@ from train import EPOCHS, SAMPLES, Job, job
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way to train, compared with the family's reference."""
+    """One set of settings that is compared with the family's reference."""
 
     name: str
     job: Job
-    holds: bool | None  # whether it must pass the family's test, or fail it; None: shown, not judged
+    holds: bool | None  # whether it must pass the family's test or fail it; None: shown, not judged
     sets_margin: bool = False  # in a family that tracks: the margin is a quarter of the least such control's dlog
-    shift: float = 0.0  # epochs later than the reference at which it is looked at
+    shift: float = 0.0  # it is compared this many epochs later than the reference
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Arms against one reference."""
+    """A reference and the arms that are compared with it."""
 
     title: str
     text: str
@@ -28,10 +28,10 @@ class Family:
     margin: float | None = 0.10  # of dlog; None: a quarter of the least dlog of the controls that set it
     checks: Literal["every", "last"] = "every"
     compares: Literal["weights", "average"] = "weights"
-    fewest_steps_ratio: float = 0.0  # how many times fewer steps an arm that holds must take
+    fewest_steps_ratio: float = 0.0  # an arm that holds must take this many times fewer steps
     first_seed: int = 0
     paired: tuple[str, str] | None = None  # two arms: does the first end closer to the reference than the second?
-    shows_last: bool = False  # say what the very last evaluation alone gives, besides the median of the last epoch's
+    shows_last: bool = False  # also show the very last evaluation, besides the median over the last epoch
 
 
 SWEEP = (0.05, 0.1, 0.14, 0.2, 0.28, 0.4, 0.57, 0.8, 1.13, 1.6)  # learning rates of the SGD reference

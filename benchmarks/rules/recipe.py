@@ -1,4 +1,4 @@
-"""Handwritten digits and a small MLP with smooth units: what the rules are measured on."""
+"""The recipe of the comparison: handwritten digits and a small MLP with smooth units."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -12,7 +12,7 @@ TRAIN_SIZE = 1280  # 517 are held out; the split is fixed
 
 
 def build() -> scaler.Recipe:
-    """Return an MLP 64-32-10 with tanh; it is evaluated on its training data: the loss that rules are about."""
+    """Return an MLP 64-32-10 with tanh, evaluated on its training data: the rules are about the training loss."""
     digits = load_digits()
     order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
     images = torch.tensor(digits.data / 16.0, dtype=torch.float32)[order]

@@ -1,4 +1,4 @@
-"""The SGD reference's learning rate: which is the best, and up to which one the linear rule holds."""
+"""A sweep over the SGD reference's learning rate: the best one, and the highest at which the linear rule holds."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ DIVERGED = 0.0  # a log loss above it: the loss of guessing is log(log(10)) = 0.
 
 
 def measure_sweep(*, seeds: Sequence[int], pool: Executor) -> tuple[str, list[str]]:
-    """Return the table of learning rates, and what is not as the other families take it to be."""
+    """Return the table of learning rates, and what contradicts the assumptions of the other families."""
     found = {lr: (_train(pool, sgd_reference(lr), seeds), _train(pool, sgd_arm("linear", lr), seeds)) for lr in SWEEP}
     losses = {lr: statistics.fmean(run.log_losses[-1] for run in references) for lr, (references, _) in found.items()}
     best = min(losses, key=lambda lr: losses[lr])
@@ -51,7 +51,7 @@ def _holds(references: Sequence[Run], arms: Sequence[Run], checks: Sequence[int]
 
 
 def _highest(found: Mapping[float, tuple[Sequence[Run], Sequence[Run]]], checks: Sequence[int]) -> str:
-    """Up to which learning rate the linear rule holds without a gap below it."""
+    """Return the highest learning rate at which the linear rule holds, as at all lower ones."""
     held = list(takewhile(lambda lr: _holds(*found[lr], checks), SWEEP))
     return f"up to lr {held[-1]}" if held else "at none of these learning rates"
 

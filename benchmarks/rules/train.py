@@ -1,4 +1,4 @@
-"""Trains one arm of the comparison with scaler's own loop, on one worker in this process."""
+"""Train one arm of a comparison with scaler's own loop, on one worker in this process."""
 
 import math
 import statistics
@@ -15,7 +15,7 @@ Job = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One trained arm."""
+    """The results of one trained arm."""
 
     log_losses: tuple[float, ...]  # at CHECKS, of the whole training set; the last: median over the last epoch's
     last_log_loss: float  # of the very last evaluation
@@ -59,7 +59,7 @@ def job(
 
 
 def train(values: Job, seed: int, shift: float) -> Run:
-    """Train one arm. ``shift``: how many epochs later than the reference it is looked at."""
+    """Train one arm; it is compared ``shift`` epochs later than the reference."""
     import torch
     from recipe import build, held_out, noise_scale
 
@@ -73,7 +73,7 @@ def train(values: Job, seed: int, shift: float) -> Run:
     from scaler.training.worker_context import Leave
 
     class Kept:
-        """WorkerContext of one worker that keep everything in memory."""
+        """A worker context of one worker that keeps everything in memory."""
 
         rank, world_size, attempt, device = 0, 1, 0, torch.device("cpu")
 
@@ -91,7 +91,7 @@ def train(values: Job, seed: int, shift: float) -> Run:
             return steps
 
         def secure(self, samples_seen: int) -> None:
-            """Nothing is under way."""
+            """Return at once: nothing is pending."""
 
         def leave_requested(self) -> Leave:
             return Leave.NOT
@@ -105,7 +105,7 @@ def train(values: Job, seed: int, shift: float) -> Run:
         around = Kept(folder)
         Training(recipe, parsed, plan, around).run()
     evaluations = of_type(around.events, Evaluated)
-    if plan.is_measured:  # looked at by progress: what adascale counts
+    if plan.is_measured:  # compared at equal progress, which adascale counts
         done = {record.samples_seen: record.progress for record in around.records}
         places = [done.get(event.samples_seen, float(plan.total_samples)) for event in evaluations]
     else:

@@ -67,7 +67,7 @@ def command(
             on_notice=live.say,
         )
     lr_ratio, rule_reason = carried_by(plan)
-    found = read_range(folder, test, name=job.name, lr_ratio=lr_ratio, rule_reason=rule_reason)
+    found = read_range(folder, test, name=job.name, base_lr=plan.base_lr, lr_ratio=lr_ratio, rule_reason=rule_reason)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
     else:

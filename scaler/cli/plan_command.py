@@ -16,7 +16,7 @@ from scaler.core.rules import RULES
 from scaler.errors import JobFileError
 from scaler.job import Job, load_job
 from scaler.plan import Plan
-from scaler.plan.sizes import require_every_size
+from scaler.plan.make import require_every_size
 from scaler.report.plan.variants import Refused
 
 

@@ -58,7 +58,7 @@ def read_stored(folder: RunFolder) -> Stored:
         plan = Plan.from_dict(folder.read_json("plan.json"))
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"run {folder.run_id}: plan.json is not a plan: {error}.", "The file was altered.") from None
-    if plan.schedule.to_dict()["name"] == "ramp":
+    if plan.purpose == "find_lr":
         raise RunError(
             f"run {folder.run_id} is a range test, which does not go on.", "scaler find-lr JOB makes another."
         )

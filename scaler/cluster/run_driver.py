@@ -17,7 +17,7 @@ from scaler.metrics.events import Event, Resumed
 from scaler.metrics.record import Record
 from scaler.metrics.trackers import require_installed
 from scaler.plan import Plan
-from scaler.plan.sizes import require_every_size
+from scaler.plan.make import require_every_size
 from scaler.report.run.model import Report
 from scaler.report.run.write import write_report
 from scaler.runs import RunFolder, RunState

@@ -2,7 +2,7 @@
 
     global_batch_size = sum over workers, sum over micro-steps, of per_worker_batch_size
 
-Nothing here needs the number of workers to divide anything: shares differ by at most one sample.
+The batch need not be a multiple of the number of workers: shares differ by at most one sample.
 """
 
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from scaler.errors import PlanError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """One optimizer step's samples: in all, the most in one forward/backward, and in how many of these."""
+    """The samples of one optimizer step and how they are divided."""
 
-    global_batch_size: int
-    per_worker_batch_size: int
-    grad_accum_steps: int
+    global_batch_size: int  # samples over all workers
+    per_worker_batch_size: int  # the most samples in one forward/backward
+    grad_accum_steps: int  # forward/backwards per worker
 
 
 def weak_batch(*, num_workers: int, per_worker_batch_size: int, grad_accum_steps: int) -> Batch:
@@ -44,7 +44,7 @@ def strong_batch(
     """Return a fixed global batch shared among the workers (strong scaling).
 
     Args:
-        num_workers: how many share it, >= 1.
+        num_workers: number of workers that share it, >= 1.
         global_batch_size: samples per optimizer step, >= 1; need not be a multiple of anything.
         per_worker_batch_size: the most samples in one forward/backward; None: no limit.
         grad_accum_steps: forward/backwards per step; None: as few as ``per_worker_batch_size`` allows.
@@ -69,12 +69,12 @@ def strong_batch(
 
 
 def share_bounds(total: int, *, parts: int, index: int) -> tuple[int, int]:
-    """Return where part ``index`` of ``total`` things begins and ends; the first parts are the larger ones.
+    """Return the bounds of part ``index`` when ``total`` items are divided into ``parts``; larger parts come first.
 
     Args:
-        total: how many things, >= 0.
-        parts: among how many they are shared, >= 1.
-        index: which part, in [0, parts).
+        total: number of items, >= 0.
+        parts: number of parts, >= 1.
+        index: number of the part, in [0, parts).
 
     Returns:
         ``(start, stop)``; ``stop - start`` differs by at most one between parts and may be 0.
@@ -91,10 +91,10 @@ def share_bounds(total: int, *, parts: int, index: int) -> tuple[int, int]:
 def micro_batch_bounds(
     step_samples: int, *, world_size: int, rank: int, grad_accum_steps: int
 ) -> list[tuple[int, int]]:
-    """Return where each of a worker's micro-batches begins and ends in a step of ``step_samples`` samples.
+    """Return the bounds of each of a worker's micro-batches in a step of ``step_samples`` samples.
 
-    Shares differ by at most one sample, and so do the micro-batches of a share. With fewer samples than workers a share
-    may be empty; the list is then empty.
+    Shares differ by at most one sample, and so do the micro-batches of a share. With fewer samples than workers, some
+    workers have no samples; their list is empty.
 
     Example:
         >>> [micro_batch_bounds(7, world_size=2, rank=rank, grad_accum_steps=2) for rank in (0, 1)]

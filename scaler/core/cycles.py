@@ -1,18 +1,18 @@
-"""Shapes that climb again: warm restarts, cycles, one cycle."""
+"""Shapes that climb: cosine with restarts, cyclical and one cycle."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
 from math import ceil, cos, expm1, floor, log1p, pi
 from typing import ClassVar, Literal, get_args
 
-from scaler.core.shapes import (
+from scaler.core.shape import (
     MOST_CORNERS,
     Shape,
     above,
     check_choice,
     check_decay,
+    check_fits,
     check_length,
-    check_room,
     check_share,
     progress,
     spread,
@@ -25,17 +25,18 @@ Anneal = Literal["cosine", "linear"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CosineRestarts(Shape):
-    """Half cosines from the peak, one after another, each ``growth`` times as long as the one before.
+    """Repeated half cosines from the peak, each ``growth`` times as long as the one before.
 
         factor = f + (1 - f) * (1 + cos(pi * p)) / 2
-        cycle n starts at first * (growth ** n - 1) / (growth - 1), is first * growth ** n long, and p is its share done
+        cycle n starts at first * (growth ** n - 1) / (growth - 1) and is first * growth ** n long; p in [0, 1] is the
+        progress in it
 
-    A restart is exactly 1. Cycles have no end, and ends are not rounded to whole samples; a boundary within 1e-12 of
-    the number of cycles counts as reached.
+    At a restart the factor is exactly 1. There is no last cycle, and their starts are not rounded to whole samples. A
+    start counts as reached from a relative distance of 1e-12.
 
     Args:
         first: samples of the first cycle, from the end of the warmup, >= 1.
-        growth: length of a cycle over that of the one before, in [1, 1000], whole or not.
+        growth: length of a cycle divided by that of the one before, in [1, 1000], not necessarily whole.
         final_fraction: f, share of the peak just before a restart, in [0, 1].
 
     Raises:
@@ -43,7 +44,7 @@ class CosineRestarts(Shape):
 
     Sources:
         Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, equation 5 (SGDR; ``growth`` is their T_mult);
-        torch.optim.lr_scheduler.CosineAnnealingWarmRestarts, which takes whole ``T_mult`` only.
+        torch.optim.lr_scheduler.CosineAnnealingWarmRestarts, which allows only whole ``T_mult``.
 
     Example:
         >>> restarts = CosineRestarts(first=100, growth=2.0)
@@ -59,11 +60,13 @@ class CosineRestarts(Shape):
     def __post_init__(self) -> None:
         check_length("first", self.first)
         if not 1.0 <= self.growth <= 1000.0:
-            raise PlanError(f"schedule.growth = {self.growth:g} is not in [1, 1000].", "1 keeps cycles equally long.")
+            raise PlanError(
+                f"schedule.growth = {self.growth:g} is not in [1, 1000].", "1: all cycles have the same length."
+            )
         check_share("final_fraction", self.final_fraction)
 
     def factor(self, samples: float) -> float:
-        """Return the height of the half wave of the cycle that holds ``samples``."""
+        """Return the height of the half cosine of the cycle that ``samples`` is in."""
         return above(self.final_fraction, (1.0 + cos(pi * self._done(samples))) / 2.0)
 
     def corners(self, total: int) -> tuple[int, ...]:
@@ -78,7 +81,7 @@ class CosineRestarts(Shape):
         return progress(samples - self._start(cycle), self.first * self.growth**cycle)
 
     def _cycle(self, samples: float) -> int:
-        """The number of the cycle that holds ``samples``, from 0."""
+        """Return the number of the cycle that ``samples`` is in, from 0."""
         if self.growth == 1.0:
             return int(samples // self.first)
         more = self.growth - 1.0
@@ -93,13 +96,13 @@ class CosineRestarts(Shape):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MomentumCycle(Shape):
-    """A shape that may lower momentum as it raises the rate.
+    """A shape that can cycle the momentum in the opposite direction to the learning rate.
 
         momentum = high_momentum * (1 - rise) + low_momentum * rise
 
     Args:
-        low_momentum: momentum (of Adam: beta1) at the top of the rate, in [0, 1); None: momentum is left alone.
-        high_momentum: momentum at the bottom of the rate, in [low_momentum, 1); None as ``low_momentum``.
+        low_momentum: momentum (Adam: beta1) at the highest learning rate, in [0, 1); None: momentum is not cycled.
+        high_momentum: momentum at the lowest learning rate, in [low_momentum, 1); None: momentum is not cycled.
 
     Raises:
         PlanError: one without the other, or a setting outside its range.
@@ -115,7 +118,7 @@ class MomentumCycle(Shape):
             if value is None:
                 continue
             if not 0.0 <= value < 1.0:
-                raise PlanError(f"schedule.{field} = {value:g} is not in [0, 1).", "0.85 to 0.95 is a usual cycle.")
+                raise PlanError(f"schedule.{field} = {value:g} is not in [0, 1).", "A usual cycle is 0.85 to 0.95.")
             if given[other] is None:
                 raise PlanError(f"schedule.{field} = {value:g} comes without {other}.", "Give both, or neither.")
         if self.low_momentum is not None and self.high_momentum is not None and self.low_momentum > self.high_momentum:
@@ -126,10 +129,10 @@ class MomentumCycle(Shape):
 
     @abstractmethod
     def rise(self, samples: float) -> float:
-        """Return how far the rate is from its bottom to its top, in [0, 1]."""
+        """Return where the learning rate is between its lowest value (0) and its highest (1)."""
 
     def momentum(self, samples: float) -> float | None:
-        """Return the momentum that goes with the rate ``samples`` after the origin; None: left alone."""
+        """Return the momentum ``samples`` after the origin; None: momentum is not cycled."""
         if self.low_momentum is None or self.high_momentum is None:
             return None
         risen = self.rise(samples)
@@ -138,21 +141,22 @@ class MomentumCycle(Shape):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cyclical(MomentumCycle):
-    """Triangles between ``low`` and the peak, without end.
+    """Triangles between ``low`` and the peak, repeated without end.
 
-    With n whole cycles of ``climb + descent`` samples done and the triangle's height h in [0, 1]:
+    After n whole cycles of ``climb + descent`` samples, with h in [0, 1] the height in the triangle:
 
         factor = low + (1 - low) * h * a
         a = 1 (triangular), 0.5 ** n (triangular2) or decay ** (samples / (climb + descent)) (exp_range)
 
-    Momentum, if given, is cycled inversely, with the same a.
+    Momentum, if given, is cycled in the opposite direction, with the same a.
 
     Args:
-        climb: samples from the bottom to the top, >= 1.
-        descent: samples from the top to the bottom, >= 1.
-        low: share of the peak at the bottom, in [0, 1].
-        mode: what becomes of the amplitude: it stays, halves after each cycle, or decays smoothly.
-        decay: what one whole cycle multiplies the amplitude by, in (0, 1]; for exp_range only.
+        climb: samples from the lowest point to the highest, >= 1.
+        descent: samples from the highest point to the lowest, >= 1.
+        low: share of the peak at the lowest point, in [0, 1].
+        mode: ``triangular``: the amplitude stays; ``triangular2``: it halves after each cycle; ``exp_range``: it decays
+            smoothly.
+        decay: factor of the amplitude over one cycle, in (0, 1]; for exp_range only.
         low_momentum: as in ``MomentumCycle``.
         high_momentum: as in ``MomentumCycle``.
 
@@ -176,7 +180,7 @@ class Cyclical(MomentumCycle):
     decay: float = 1.0
 
     def __post_init__(self) -> None:
-        MomentumCycle.__post_init__(self)  # super() does not find its way in a dataclass with slots
+        MomentumCycle.__post_init__(self)  # super() does not work in a dataclass with slots
         check_length("climb", self.climb)
         check_length("descent", self.descent)
         check_share("low", self.low)
@@ -206,7 +210,7 @@ class Cyclical(MomentumCycle):
         return above(self.low, self.rise(samples))
 
     def corners(self, total: int) -> tuple[int, ...]:
-        """Return tops and bottoms, the top and the end of a cycle together."""
+        """Return the highest and lowest points; of many cycles some, each with its highest point and its end."""
         cycle = self.climb + self.descent
         cycles = spread(total // cycle + 1, most=MOST_CORNERS // 2)
         places = (place for n in cycles for place in ((n - 1) * cycle + self.climb, n * cycle))
@@ -215,21 +219,21 @@ class Cyclical(MomentumCycle):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OneCycle(MomentumCycle):
-    """One climb to the peak and one long descent far below the start.
+    """One climb to the peak, then one descent to far below the start.
 
-    With b = ``start_fraction`` before ``climb`` and ``final_fraction`` after it, and the rise r, which goes from 0 at
-    the origin to 1 at ``climb`` and to 0 at ``length``, along half a cosine or a straight line each:
+    With b = ``start_fraction`` before ``climb`` and ``final_fraction`` after it, and a rise r from 0 at the origin to 1
+    at ``climb`` and back to 0 at ``length``, each on half a cosine or a straight line:
 
         factor = b + (1 - b) * r   up to the end, then final_fraction
 
-    Momentum, if given, goes from high to low and back, along the same r.
+    Momentum, if given, changes from high to low and back, with the same r.
 
     Args:
         climb: samples from the origin to the peak, >= 0 and < ``length``; 0 starts at the peak.
         length: samples from the origin to the end of the descent.
         start_fraction: share of the peak at the origin, in [0, 1].
         final_fraction: share of the peak at the end and after it, in [0, 1].
-        anneal: the form of both ways, ``cosine`` or ``linear``.
+        anneal: form of the climb and of the descent, ``cosine`` or ``linear``.
         low_momentum: as in ``MomentumCycle``.
         high_momentum: as in ``MomentumCycle``.
 
@@ -238,9 +242,9 @@ class OneCycle(MomentumCycle):
 
     Sources:
         Smith and Topin 2017, https://arxiv.org/abs/1708.07120; torch.optim.lr_scheduler.OneCycleLR, two phases, whose
-        ``final_div_factor`` counts from the start, and which reaches the ends of its phases in steps
-        ``pct_start * total_steps - 1`` and ``total_steps - 1``, the last one taken: ``climb`` and ``length`` are one
-        step shorter than these phases seem. It refuses steps after its end; here the rate stays.
+        ``final_div_factor`` is relative to the start, and whose phases end at the steps ``pct_start * total_steps - 1``
+        and ``total_steps - 1``: ``climb`` and ``length`` are one step shorter than these phases. torch refuses steps
+        after the end; here the learning rate stays.
 
     Example:
         >>> once = OneCycle(climb=100, length=400, start_fraction=0.25, final_fraction=0.0, anneal="linear")
@@ -256,16 +260,16 @@ class OneCycle(MomentumCycle):
     anneal: Anneal = "cosine"
 
     def __post_init__(self) -> None:
-        MomentumCycle.__post_init__(self)  # super() does not find its way in a dataclass with slots
+        MomentumCycle.__post_init__(self)  # super() does not work in a dataclass with slots
         check_length("climb", self.climb, least=0)
         check_length("length", self.length)
-        check_room("climb", self.climb, self.length)
+        check_fits("climb", self.climb, self.length)
         check_share("start_fraction", self.start_fraction)
         check_share("final_fraction", self.final_fraction)
         check_choice("anneal", self.anneal, get_args(Anneal))
 
     def rise(self, samples: float) -> float:
-        """Return the way up that is done, or the way down that is left."""
+        """Return the part of the climb that is done, or of the descent that is left."""
         if samples < self.climb:
             left = 1.0 - progress(samples, self.climb)
         else:
@@ -273,7 +277,7 @@ class OneCycle(MomentumCycle):
         return (1.0 + cos(pi * left)) / 2.0 if self.anneal == "cosine" else 1.0 - left
 
     def factor(self, samples: float) -> float:
-        """Return the rise above the start's share, or after ``climb`` above the final one."""
+        """Return the rise above ``start_fraction``, or after ``climb`` above ``final_fraction``."""
         return above(self.start_fraction if samples < self.climb else self.final_fraction, self.rise(samples))
 
     def corners(self, total: int) -> tuple[int, ...]:

@@ -1,10 +1,10 @@
-"""Shapes that fall from the end of the warmup to a given end, and stay there."""
+"""Shapes that fall from the end of the warmup to a given length, and are constant after it."""
 
 from dataclasses import dataclass
 from math import cos, pi, sqrt
 from typing import ClassVar, Literal, get_args
 
-from scaler.core.shapes import Shape, above, check_choice, check_length, check_room, check_share, progress
+from scaler.core.shape import Shape, above, check_choice, check_fits, check_length, check_share, progress
 from scaler.errors import PlanError
 
 Tail = Literal["linear", "sqrt", "1-sqrt"]
@@ -47,13 +47,13 @@ class Linear(Shape):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Polynomial(Shape):
-    """A power of the way that is left.
+    """A fall with a power of (1 - progress).
 
         factor = f + (1 - f) * (1 - p) ** power, with p = samples / length   up to the end, then f
 
     Args:
         length: samples from the end of the warmup to the end of the fall, >= 1.
-        power: > 0; 1 is a straight line, more falls early, less falls late.
+        power: > 0; 1 is a straight line, above 1 falls early, below 1 falls late.
         final_fraction: f, share of the peak at the end and after it, in [0, 1].
 
     Raises:
@@ -80,7 +80,7 @@ class Polynomial(Shape):
         check_share("final_fraction", self.final_fraction)
 
     def factor(self, samples: float) -> float:
-        """Return the power of the way that is left, above the final fraction."""
+        """Return the power of (1 - progress), above the final fraction."""
         return above(self.final_fraction, (1.0 - progress(samples, self.length)) ** self.power)
 
 
@@ -91,7 +91,7 @@ class Cosine(Shape):
         factor = f + (1 - f) * (1 + cos(pi * p)) / 2, with p = samples / length   up to the end, then f
 
     Args:
-        length: samples from the end of the warmup to the end of the half wave, >= 1.
+        length: samples from the end of the warmup to the end of the half cosine, >= 1.
         final_fraction: f, share of the peak at the end and after it, in [0, 1].
 
     Raises:
@@ -100,7 +100,7 @@ class Cosine(Shape):
     Sources:
         Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, equation 5, one period;
         torch.optim.lr_scheduler.CosineAnnealingLR with ``eta_min`` = f * peak, which climbs again after ``T_max``; here
-        the rate stays at its end.
+        the learning rate stays.
 
     Example:
         >>> [round(Cosine(length=400, final_fraction=0.1).factor(s), 12) for s in (0, 200, 400, 800)]
@@ -116,13 +116,13 @@ class Cosine(Shape):
         check_share("final_fraction", self.final_fraction)
 
     def factor(self, samples: float) -> float:
-        """Return the height of the half wave."""
+        """Return the height of the half cosine."""
         return above(self.final_fraction, (1.0 + cos(pi * progress(samples, self.length))) / 2.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wsd(Shape):
-    """Warmup, stable, decay: the peak until ``decay_start``, then a short tail.
+    """Warmup-stable-decay: the peak until ``decay_start``, then a short fall (the tail).
 
     With p = (samples - decay_start) / (length - decay_start), clipped to [0, 1], and f = ``final_fraction``:
 
@@ -158,7 +158,7 @@ class Wsd(Shape):
     def __post_init__(self) -> None:
         check_length("decay_start", self.decay_start, least=0)
         check_length("length", self.length)
-        check_room("decay_start", self.decay_start, self.length)
+        check_fits("decay_start", self.decay_start, self.length)
         check_choice("tail", self.tail, get_args(Tail))
         check_share("final_fraction", self.final_fraction)
 

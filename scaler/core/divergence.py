@@ -1,4 +1,4 @@
-"""Tell a training that has blown up from one that is noisy, by its losses alone."""
+"""Detect a training that has diverged, from its losses alone, without false alarms for noisy ones."""
 
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
@@ -8,25 +8,26 @@ from typing import Any, Self
 
 from scaler.errors import PlanError
 
-START_STEPS = 10  # whose median is the loss at the start
-LOST_SHARE = 0.5  # of the fall from the start to the lowest median: what a training must have undone to be lost
-LOST_TIMES = 2.0  # the lowest median: what its loss must be above, too, where it fell by little
+START_STEPS = 10  # the loss at the start is the median of these steps
+LOST_SHARE = 0.5  # of the fall from the start to the lowest median: a training that has lost more has diverged
+LOST_TIMES = 2.0  # times the lowest median: the loss must also be above this, in case it fell by little
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DivergenceState:
-    """What is remembered between steps; never more than ``DivergenceGuard.window`` losses.
+    """The state of ``DivergenceGuard`` between steps: at most ``DivergenceGuard.window`` losses.
 
     Args:
-        recent: losses the next one is judged by, oldest first.
-        ordered: the same, sorted; carried along because sorting 100 numbers every step would cost more than the rest.
+        recent: the losses that the next one is compared with, oldest first.
+        ordered: the same, sorted; kept because sorting 100 numbers in every step would cost more than the rest.
         above: steps in a row whose loss was above the limit.
         first: the losses at the start, at most ``START_STEPS``.
         low: the lowest running median so far; None before it is one of ``START_STEPS`` losses.
-        lost: steps in a row whose loss was above what the training had left behind.
+        lost: steps in a row whose loss was above the limit by the fall since the start.
 
     Example:
-        >>> DivergenceState.from_dict({"recent": [0.5, 0.25], "above": 1}).ordered
+        >>> saved = DivergenceState(recent=(0.5, 0.25), ordered=(0.25, 0.5)).to_dict()
+        >>> DivergenceState.from_dict(saved).ordered
         (0.25, 0.5)
     """
 
@@ -54,37 +55,36 @@ class DivergenceState:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """Return the state that ``to_dict`` wrote, in this or an earlier version, which knew no start."""
+        """Return the state that ``to_dict`` wrote."""
         recent = tuple(state["recent"])
         return cls(
             recent=recent,
             ordered=tuple(sorted(recent)),
             above=state["above"],
-            first=tuple(state.get("first", ())),
-            low=state.get("low"),
-            lost=state.get("lost", 0),
+            first=tuple(state["first"]),
+            low=state["low"],
+            lost=state["lost"],
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DivergenceGuard:
-    """When a training counts as diverged.
+    """The conditions under which a training counts as diverged.
 
-    At once: a loss that is nan, inf or -inf. And a loss above ``multiple`` times the median of the last ``window``
-    losses, ``confirm`` steps in a row. Losses above that limit stay out of the window, so that a training which blows
-    up is still measured by what it was before. A median of 0 or less has no multiples: such a training (a likelihood
-    density, a reward) is judged by nan and inf only.
+    1. A loss is nan, inf or -inf: at once.
+    2. The loss is above ``multiple`` times the median of the last ``window`` losses, ``confirm`` steps in a row. Losses
+       above this limit are not added to the window, so that later losses are compared with those before the divergence.
+       A median of 0 or less has no multiples: for such a training (a log-density, a reward) only the first holds.
+    3. The loss has lost half of its fall, ``lasting`` steps in a row: the loss of a language model that falls back to
+       chance is a few times what it was, and stays there. It is then above
 
-    Also a loss that has undone half of its fall, ``lasting`` steps in a row: a language model that falls back to chance
-    has a loss of a few times what it had, and stays there. It is above
+            max(low + 0.5 * (start - low), 2 * low)
 
-        max(low + 0.5 * (start - low), 2 * low)
+       with ``start`` the median of the first 10 losses and ``low`` the lowest running median.
 
-    with ``start`` the median of the first 10 losses and ``low`` the lowest running median.
-
-    The defaults were chosen on digits (an MLP, SGD; 48 healthy runs at batch 1 to 256, 30 that a learning rate too
-    high blew up, at once or after 300 steps). What a healthy run does to single steps is the hard part: at batch 1 or
-    2, most losses late in training are near 0, and ten times their median is ordinary.
+    The defaults were chosen on the digits (an MLP, SGD; 48 healthy runs at batch 1 to 256, and 30 that diverged by a
+    learning rate that was too high, at once or after 300 steps). Single steps of healthy runs are the difficulty: at
+    batch 1 or 2, most losses late in training are near 0, and ten times their median is common.
 
         multiple  confirm  window  grace    healthy runs stopped    diverged runs found
               10        3     100      2    12 of 48                29 of 30, within 11 steps
@@ -93,17 +93,17 @@ class DivergenceGuard:
               10       10     100     10     0 of 48                12 of 30
               20       10     100      2     0 of 48                15 of 30
 
-    What it does not see: a loss that blows up within ``grace`` and stays there; one that never fell; one that falls
-    back by less than half. What it takes for a divergence and is none: data that become so much harder at some point
-    that the loss is above half of its fall for ``lasting`` steps.
+    Not detected: a loss that rises within ``grace`` steps and stays high; one that never fell; one that loses less than
+    half of its fall. A false alarm: data that become so much harder that the loss loses half of its fall for
+    ``lasting`` steps.
 
     Args:
-        multiple: how many times the running median is too much, > 1.
-        window: how many losses the median is taken over, >= 1.
-        grace: losses to have before the first is judged by the median, in [1, window]. Small on purpose: a learning
-            rate that is too high shows in the first ten steps, and they must not become the measure.
-        confirm: steps in a row above the limit that make it a divergence, >= 1; fewer are an outlier.
-        lasting: steps in a row that have undone half of the fall, >= 1; None: that is not looked at.
+        multiple: a loss above this many times the running median is too high, > 1.
+        window: number of losses that the median is taken over, >= 1.
+        grace: number of losses before the first comparison with the median, in [1, window]. It is small on purpose: a
+            learning rate that is too high shows in the first ten steps, and these must not raise the median.
+        confirm: steps in a row above the limit that count as diverged, >= 1; fewer are outliers.
+        lasting: steps in a row above the limit by the fall that count as diverged, >= 1; None: not checked.
 
     Raises:
         PlanError: a setting outside its range.
@@ -124,13 +124,15 @@ class DivergenceGuard:
 
     def __post_init__(self) -> None:
         if not self.multiple > 1.0:
-            raise PlanError(f"divergence.multiple = {self.multiple:g} is not above 1.", "It multiplies a usual loss.")
+            raise PlanError(
+                f"divergence.multiple = {self.multiple:g} is not above 1.", "It multiplies the median of the losses."
+            )
         if self.window < 1:
-            raise PlanError(f"divergence.window = {self.window} is not a number of steps.", "It is 1 or more.")
+            raise PlanError(f"divergence.window = {self.window} is not a number of steps.", "Use 1 or more.")
         if not 1 <= self.grace <= self.window:
             raise PlanError(
                 f"divergence.grace = {self.grace} is not in [1, {self.window}].",
-                "It counts losses of the window; raise divergence.window for a longer grace.",
+                "It counts losses in the window; for a longer grace, raise divergence.window.",
             )
         if self.confirm < 1:
             raise PlanError(f"divergence.confirm = {self.confirm} is not a number of steps.", "1: at the first.")
@@ -138,11 +140,11 @@ class DivergenceGuard:
             raise PlanError(f"divergence.lasting = {self.lasting} is not a number of steps.", "1: at the first.")
 
     def observe(self, state: DivergenceState, loss: float | None) -> tuple[DivergenceState, str | None]:
-        """Return the state after a step, and why it is a divergence; None: it is not.
+        """Return the state after a step, and why the training has diverged; None: it has not.
 
         Args:
-            state: what the steps before left behind.
-            loss: the step's loss, the mean over its samples; None: not known, and nothing changes.
+            state: the state after the step before.
+            loss: the step's loss, the mean over its samples; None: not known, and the state stays.
 
         Example:
             >>> DivergenceGuard().observe(DivergenceState(), float("nan"))[1]
@@ -162,7 +164,7 @@ class DivergenceGuard:
         return self._admit(state, loss), lost
 
     def _compare_with_start(self, state: DivergenceState, loss: float) -> tuple[DivergenceState, str | None]:
-        """The state with what it knows of the start and the lowest median, and why the training is lost, if it is."""
+        """Return the state with the start's losses and the lowest median, and why condition 3 holds, if it does."""
         if self.lasting is None:
             return state, None
         if len(state.first) < START_STEPS:
@@ -182,7 +184,7 @@ class DivergenceGuard:
         return replace(state, low=low, lost=lost), reason if lost >= self.lasting else None
 
     def is_suspect(self, state: DivergenceState) -> bool:
-        """Return whether the last losses were above a limit: such weights are none to go back to."""
+        """Return whether the last losses were above a limit: a run does not go back to such weights."""
         return state.above > 0 or state.lost >= self.confirm
 
     def _admit(self, state: DivergenceState, loss: float) -> DivergenceState:

@@ -1,10 +1,10 @@
-"""The learning-rate range test: what a run with a rising rate says of the rates that work.
+"""The learning-rate range test: learning rates suggested by a run whose learning rate climbs.
 
-Smith 2017, https://arxiv.org/abs/1506.01186, section 3.3: let the rate climb from one that does nothing to one that
-destroys, and look at where the loss falls. Rates are judged on their logarithm, where a climb is even.
+Smith 2017, https://arxiv.org/abs/1506.01186, section 3.3: let the learning rate climb from one that is too low to train
+to one that diverges, and look at where the loss falls. Slopes are against log(lr).
 
-It is a heuristic. A test is a short training of its own: with more steps it has learned more by the time it reaches a
-rate, so the fall, and what is suggested, lie lower.
+It is a heuristic. A test is a short training: with more steps, the model has learned more when a learning rate is
+reached, so the fall of the loss, and the suggestions, are at lower learning rates.
 """
 
 from bisect import bisect_left
@@ -16,57 +16,57 @@ from statistics import median
 
 from scaler.errors import RunError, TrainingError
 
-DIVERGED = 4.0  # times the least loss so far: where fastai's finder stops
+DIVERGED = 4.0  # times the lowest loss so far: the bound of fastai's finder
 FEWEST_STEPS = 10
-MEMORY = 20  # a share of the test: what the average remembers that tells divergence; slopes reach as far, either way
-SMOOTH = 40  # a share of the test: what a smoothed loss sees on either side
-CLEAR = 3.0  # times the median change from one step to the next: what a fall must be above
+MEMORY = 20  # 1/20 of the test: memory of the average that detects divergence, and reach of a slope on either side
+SMOOTH = 40  # 1/40 of the test: memory of the smoothed loss on either side
+CLEAR = 3.0  # times the median change between steps: a fall must be larger
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RangeTest:
-    """What the curve suggests. A suggestion is None where the curve does not have the place it is read from."""
+    """Learning rates that a range test suggests; None where the loss does not have the feature."""
 
-    smoothed: tuple[float, ...]  # loss of each step, as far as it is finite
-    diverged_at: float | None  # the first rate at which the loss is not finite, or far above its least
+    smoothed: tuple[float, ...]  # loss of each step, up to the first that is not finite
+    diverged_at: float | None  # the first learning rate with a loss that is not finite, or far above its lowest
     steepest: float | None  # where the loss falls fastest against log(lr)
-    valley: float | None  # where half of the longest fall is done
+    valley: float | None  # in the middle of the longest fall
     tenth_of_divergence: float | None
 
 
 def judge_range(lrs: Sequence[float], losses: Sequence[float]) -> RangeTest:
-    """Return what a range test suggests.
+    """Return the learning rates that a range test suggests.
 
-        diverged_at          the first rate at which an average of the losses so far, which forgets in a twentieth of
-                             the test, is ``DIVERGED`` times its least, or a loss is not finite
-        steepest             the rate with the least slope d least loss so far / d log(lr)
-        valley               the rate at which half of the longest fall (its longest falling subsequence) is done
+        diverged_at          the first learning rate at which a loss is not finite, or an exponential average of the
+                             losses so far (memory: 1/20 of the test) is ``DIVERGED`` times its lowest value
+        steepest             the learning rate with the most negative slope of the lowest loss so far, against log(lr)
+        valley               the learning rate at which half of the longest fall (of the longest falling subsequence of
+                             losses) is done
         tenth_of_divergence  diverged_at / 10
 
-    Steepest and valley are of the losses up to where that average is least, smoothed by weights that fall off on either
-    side (not later than they are, as an average of the past would have them); the least so far, because a recovery from
-    a spike is no fall. A fall that is not ``CLEAR`` times the noise of a step has neither. Losses that reach 0 or less
-    diverge only by not being finite.
+    Steepest and valley use the losses up to the lowest value of that average, smoothed over both sides, because an
+    average of the past would be late. Steepest uses the lowest loss so far, because the recovery from a spike is not a
+    fall. If the fall is not ``CLEAR`` times the noise of a step, both are None. Losses of 0 or less only diverge by not
+    being finite.
 
     Args:
-        lrs: the rate of each step, rising, > 0.
-        losses: the loss of each step, mean over all workers, of the weights before it.
+        lrs: the learning rate of each step, rising, > 0.
+        losses: the loss of each step, before its update, mean over all workers.
 
     Raises:
         RunError: fewer than ``FEWEST_STEPS`` steps.
-        TrainingError: the first loss is not finite: no rate has been used yet.
+        TrainingError: the first loss is not finite, before any learning rate was used.
 
     Sources:
         Smith 2017, https://arxiv.org/abs/1506.01186. The names and the bound of divergence are fastai's (``lr_find``),
-        with these differences: it reads everything from an average of the past, which lies later than the losses; its
-        steepest slope is one step's; its valley is the middle step of the longest fall, which begins wherever the test
-        does, so that a lower ``lrs[0]`` makes it suggest less.
+        with these differences: fastai uses an average of the past for everything, which is late; its steepest slope is
+        over one step; its valley is the middle step of the longest fall, so that a lower ``lrs[0]`` lowers it.
 
     Example:
         >>> lrs = [10 ** (step / 20 - 4) for step in range(100)]
         >>> losses = [2.0 - 1.0 / (1.0 + 0.01 / lr) if lr < 1.0 else 9.0 for lr in lrs]  # half-way down at 0.01
         >>> found = judge_range(lrs, losses)
-        >>> [round(rate, 3) for rate in (found.steepest, found.valley, found.diverged_at)]
+        >>> [round(lr, 3) for lr in (found.steepest, found.valley, found.diverged_at)]
         [0.01, 0.01, 1.259]
     """
     if len(lrs) < FEWEST_STEPS:
@@ -74,8 +74,8 @@ def judge_range(lrs: Sequence[float], losses: Sequence[float]) -> RangeTest:
     finite = next((step for step, loss in enumerate(losses) if not isfinite(loss)), len(losses))
     if finite == 0:
         raise TrainingError(
-            f"the loss of the first step is {losses[0]}, before any rate was used.",
-            "Look at the recipe's loss and data; a rate cannot help.",
+            f"the loss of the first step is {losses[0]}, before any learning rate was used.",
+            "Check the recipe's loss and data; the learning rate is not the cause.",
         )
     trail = _trail(losses[:finite], steps=len(lrs))
     end = _divergence(trail)
@@ -98,7 +98,7 @@ def judge_range(lrs: Sequence[float], losses: Sequence[float]) -> RangeTest:
 
 
 def _trail(losses: Sequence[float], *, steps: int) -> list[float]:
-    """An exponential average of the losses so far, corrected for its start."""
+    """Return an exponential average of the losses so far, corrected for its start."""
     keep = 1.0 - 1.0 / max(steps / MEMORY, 1.0)
     average, found = 0.0, []
     for step, loss in enumerate(losses, start=1):
@@ -108,7 +108,7 @@ def _trail(losses: Sequence[float], *, steps: int) -> list[float]:
 
 
 def _divergence(losses: Sequence[float]) -> int:
-    """The first step that is ``DIVERGED`` times the least before; the number of steps when none is."""
+    """Return the first step that is above ``DIVERGED`` times the lowest before it; without one, the number of steps."""
     least = inf
     for step, loss in enumerate(losses):
         if loss > DIVERGED * least and least > 0:
@@ -118,7 +118,7 @@ def _divergence(losses: Sequence[float]) -> int:
 
 
 def _smoothed(losses: Sequence[float], *, steps: int) -> list[float]:
-    """An average with weights that fall off exponentially on either side; of what there is, at both ends."""
+    """Return an average whose weights fall off exponentially on both sides."""
     keep = 1.0 - 1.0 / max(steps / SMOOTH, 2.0)
 
     def sums(values: Sequence[float]) -> list[float]:
@@ -133,13 +133,13 @@ def _smoothed(losses: Sequence[float], *, steps: int) -> list[float]:
 
 
 def _noise(losses: Sequence[float]) -> float:
-    """How much the loss changes from one step to the next, whatever the rate: the median."""
+    """Return the median change of the loss from one step to the next."""
     return median(abs(after - before) for before, after in pairwise(losses)) if losses[1:] else 0.0
 
 
 def _longest_fall(losses: Sequence[float]) -> tuple[int, int]:
-    """The first and the last step of the longest strictly falling subsequence (patience sorting)."""
-    heights: list[float] = []  # for each length, the greatest loss that such a subsequence can end with, negated
+    """Return the first and the last step of the longest strictly falling subsequence (patience sorting)."""
+    heights: list[float] = []  # for each length, the largest loss that such a subsequence can end with, negated
     ends: list[int] = []
     before = [-1] * len(losses)
     for step, loss in enumerate(losses):
@@ -154,7 +154,7 @@ def _longest_fall(losses: Sequence[float]) -> tuple[int, int]:
 
 
 def _steepest(lrs: Sequence[float], losses: Sequence[float], *, reach: int) -> float | None:
-    """The rate of the least slope, taken from ``reach`` steps before to ``reach`` after; None: there is no room."""
+    """Return the learning rate of the most negative slope, over ``reach`` steps on both sides; None without one."""
     slopes = [
         ((losses[step + reach] - losses[step - reach]) / log(lrs[step + reach] / lrs[step - reach]), lrs[step])
         for step in range(reach, len(losses) - reach)

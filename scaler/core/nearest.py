@@ -1,4 +1,4 @@
-"""The name that a person may have meant: what an error offers for one that is not known."""
+"""The known name that is nearest to an unknown one, for error messages."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -6,10 +6,10 @@ from types import MappingProxyType
 
 LONGEST = 60  # characters of a name that are compared
 CUTOFF = 0.6  # of difflib's ratio
-SHORTEST_START = 3  # characters that a known name must have to be recognized as the start of a longer word
-SHORTEST_WORD = 2  # and a word, as the start of a longer name
+SHORTEST_START = 3  # characters of a known name that is recognized as the start of a longer word
+SHORTEST_WORD = 2  # characters of a word that is recognized as the start of a longer name
 
-# What others call it, in letters and digits alone -> what it is called here. For names that look nothing alike.
+# Names of other libraries, in letters and digits only -> names of the job file. For names that are spelled differently.
 SYNONYMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "learningrate": ("lr",),
@@ -50,10 +50,10 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known name that ``word`` was probably meant to be; None when there is none.
+    """Return the known name that is nearest to ``word``; None if none is near.
 
-    Case, ``_``, ``-`` and ``.`` do not count. A name is near when it is the same, a synonym, of a similar spelling, or
-    one is the start of the other (``CosineAnnealingLR`` is ``cosine``, ``poly`` is ``polynomial``).
+    Case, ``_``, ``-`` and ``.`` are ignored. A name is near if it is equal, a synonym or spelled similarly, or if one
+    is the start of the other (``CosineAnnealingLR`` is ``cosine``, ``poly`` is ``polynomial``).
 
     Example:
         >>> known = ("lr", "momentum", "weight_decay", "cosine", "torch.optim:SGD")
@@ -79,7 +79,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``Did you mean "name"? `` with a blank after it, or nothing where no known name is near.
+    """Return ``Did you mean "name"? `` with a space after it, or nothing if no known name is near.
 
     Example:
         >>> did_you_mean("SGD", ["sgd", "adam"])
@@ -90,5 +90,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def _bare(name: str) -> str:
-    """A name's letters and digits, in lower case."""
+    """Return the letters and digits of a name, in lower case."""
     return "".join(character for character in name.lower() if character.isalnum())

@@ -1,8 +1,8 @@
-"""The gradient noise scale at the end of what was measured, while the gradient shrinks.
+"""The gradient noise scale at the newest measured step, while the gradient shrinks.
 
 ``|G|^2`` falls while a model learns, often as 1/t. An average over a run is then dominated by its beginning: after 400
-steps the noise scale was 2,856 where an average gave 165. ``NoiseHistory`` keeps the last measured steps, and reads the
-noise scale at the newest off a straight line through as many of them as lie on one.
+steps the noise scale was 2,856, and an average gave 165. ``NoiseHistory`` keeps the last measured steps and fits a
+straight line to as many of the newest as lie on one; the noise scale is the value of the line at the newest step.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +15,12 @@ from typing import Any, NamedTuple, Self
 from scaler.core.noise_scale import GradientSquares
 from scaler.errors import PlanError
 
-MOST_KEPT = 256  # measured steps; the line goes through half of them at most
-FEWEST_FITTED = 5  # measured steps: a line and its scatter take three numbers
+MOST_KEPT = 256  # measured steps; the line is fitted to at most half of them
+FEWEST_FITTED = 5  # measured steps: a line and its scatter are three numbers
 FEWEST_MEASURED = 2 * FEWEST_FITTED
-AGREEMENT = 0.95  # how often two lines through the same trend agree, each of signal and variance
-AGREEMENT_OF_FEWEST = 0.99  # of the shortest two: without them nothing is known
-ROUNDING = 1e-9  # of a level: what two lines may differ by without scatter
+AGREEMENT = 0.95  # probability that two lines through the same trend agree, for signal and variance each
+AGREEMENT_OF_FEWEST = 0.99  # the same for the two shortest lines, without which there is no estimate
+ROUNDING = 1e-9  # relative difference that two lines may have without scatter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,10 +28,10 @@ class NoiseScale:
     """The noise scale at the newest measured step, in samples, with its interval.
 
     Args:
-        noise_scale: variance over signal there; None: the signal is lost in the noise.
+        noise_scale: variance over signal; None: the signal is not above the noise.
         lower: lower end of the interval.
-        upper: upper end; None: no bound, the signal may be 0.
-        fitted_steps: how many of the newest measured steps the line goes through.
+        upper: upper end; None: no bound, because the signal may be 0.
+        fitted_steps: number of the newest measured steps that the line is fitted to.
     """
 
     noise_scale: float | None
@@ -42,21 +42,21 @@ class NoiseScale:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NoiseHistory:
-    """The last measured steps' estimates of ``|G|^2`` and ``tr(Sigma)``, and the noise scale at the newest of them.
+    """The estimates of ``|G|^2`` and ``tr(Sigma)`` of the last measured steps, and the noise scale at the newest.
 
-    Signal and variance are each fitted by a straight line (least squares) through the last n measured steps, taken as
-    evenly spaced, and read at the newest:
+    A straight line is fitted (least squares) to the signals of the last n measured steps, and another to the variances.
+    The steps are taken as evenly spaced:
 
         noise_scale = variance line / signal line, at the newest step
 
-    n is found by halving. Of all steps kept, half of them, a quarter and so on, down to 5, a line through n steps is
-    trusted when it agrees at the newest step with the line through n / 2, as far as their scatter tells, and so do all
-    shorter ones. The half of the longest trusted n is used: what a bend in the trend adds to a line through n steps,
-    and what scatter may have hidden, is a quarter there.
+    n is found by halving: all steps kept, half of them, a quarter and so on, down to 5. A line through n steps is
+    accepted if its value at the newest step differs from that of the line through n / 2 by no more than their scatter
+    explains, and if all shorter lines are accepted. Half of the largest accepted n is used: the error by a bend in the
+    trend that the scatter may have hidden is a quarter there.
 
     Args:
-        signals: ``GradientSquares.signal`` of each, oldest first; at most 256.
-        variances: ``GradientSquares.variance`` of each.
+        signals: ``GradientSquares.signal`` of each measured step, oldest first; at most 256.
+        variances: ``GradientSquares.variance`` of each measured step.
 
     Example:
         >>> history = NoiseHistory()
@@ -72,7 +72,7 @@ class NoiseHistory:
     variances: tuple[float, ...] = ()
 
     def update(self, squares: GradientSquares | None) -> Self:
-        """Return the history with one more step's estimates; None (a step without any) changes nothing."""
+        """Return the history with one more step's estimates; None (a step without estimates) changes nothing."""
         if squares is None:
             return self
         return type(self)(
@@ -81,24 +81,25 @@ class NoiseHistory:
         )
 
     def present(self, level: float = 0.9) -> NoiseScale | None:
-        """Return the noise scale at the newest measured step, with the values that the line does not contradict.
+        """Return the noise scale at the newest measured step, with its confidence interval.
 
         The interval is Fieller's of a ratio: all phi >= 0 at which ``variance - phi * signal`` is not significantly
         different from 0 at the newest step. In simulations with a ``|G|^2`` that is constant, falls as 1/t, falls
         exponentially (to 1/10 and 1/1000) or drops at once, it covered the true noise scale in 90 to 96 of 100 runs.
 
         Args:
-            level: how often such an interval should cover the true noise scale, in (0, 1).
+            level: probability that the interval covers the true noise scale, in (0, 1).
 
         Returns:
-            None, not known: fewer than 10 measured steps, a trend that bends within the last 10, or no phi >= 0 fits.
+            None if it is not known: fewer than 10 measured steps, a trend that bends within the last 10, or no phi >= 0
+            that fits.
 
         Raises:
             PlanError: ``level`` outside (0, 1).
 
         Sources:
-            Fieller 1954, https://doi.org/10.1111/j.2517-6161.1954.tb00159.x. We keep to phi >= 0, and of a set in two
-            parts we return the one interval that holds both. Steps are taken as independent.
+            Fieller 1954, https://doi.org/10.1111/j.2517-6161.1954.tb00159.x, restricted to phi >= 0; if the set has two
+            parts, the interval covers both. Steps are taken as independent.
             Lepski 1991, https://doi.org/10.1137/1135065: the longest window that agrees with all shorter ones.
         """
         if not 0.0 < level < 1.0:
@@ -117,7 +118,7 @@ class NoiseHistory:
         return present.noise_scale if present is not None else None
 
     def _lines(self) -> Iterator["_Lines"]:
-        """Lines through the newest steps: through few of them first, through twice as many, and at last through all."""
+        """Yield lines through the newest steps: through the fewest, then twice as many, and at last through all."""
         count, counts = len(self.signals), []
         while count >= FEWEST_FITTED:
             counts.append(count)
@@ -156,7 +157,7 @@ class _Line(NamedTuple):
         return self.mean + self.slope * (len(self.values) - 1.0) / 2.0
 
     def off(self) -> list[float]:
-        """How far each value is off the line."""
+        """Return the distance of each value from the line."""
         mean, half, places = self.mean, self.slope / 2.0, _half_places(len(self.values))
         return [value - mean - half * place for value, place in zip(self.values, places, strict=True)]
 
@@ -169,7 +170,7 @@ class _Lines(NamedTuple):
     steps: int
 
     def scatter(self) -> tuple[float, float, float]:
-        """Variance of one step's signal about its line, of its variance, and their covariance."""
+        """Return the scatter about the lines: of the signal, of the variance, and their covariance."""
         signal, variance = self.signal.off(), self.variance.off()
         pairs = ((signal, signal), (variance, variance), (signal, variance))
         first, second, joint = (sum(map(mul, one, other)) / (self.steps - 2.0) for one, other in pairs)
@@ -177,17 +178,17 @@ class _Lines(NamedTuple):
 
     @property
     def leverage(self) -> float:
-        """The variance of a line at its newest step, as a share of one step's scatter: near 4 / n."""
+        """The variance of a line at its newest step, divided by one step's scatter: near 4 / n."""
         return (4.0 * self.steps - 2.0) / (self.steps * (self.steps + 1.0))
 
     def agrees_with(self, longer: "_Lines") -> bool:
-        """Whether a line through more steps, these among them, says the same of the newest, as far as scatter tells."""
-        # Least squares is efficient, so what a longer line gains is the variance of the difference (Hausman 1978).
+        """Return whether a line through more steps has the same value at the newest step, within the scatter."""
+        # Least squares is efficient, so the variance that a longer line saves is that of the difference (Hausman 1978).
         signal_scatter, variance_scatter, _ = self.scatter()
         level = AGREEMENT_OF_FEWEST if self.steps < FEWEST_MEASURED else AGREEMENT
         gained = _student(level, freedom=self.steps - 2.0) * sqrt(self.leverage - longer.leverage)
         return all(
-            abs(mine - theirs) <= gained * sqrt(scatter) + ROUNDING * abs(mine)  # false for what is not a number
+            abs(mine - theirs) <= gained * sqrt(scatter) + ROUNDING * abs(mine)  # false for nan
             for mine, theirs, scatter in (
                 (self.signal.newest, longer.signal.newest, signal_scatter),
                 (self.variance.newest, longer.variance.newest, variance_scatter),
@@ -195,7 +196,7 @@ class _Lines(NamedTuple):
         )
 
     def noise_scale(self, level: float) -> NoiseScale | None:
-        """Return the ratio at the newest step and Fieller's interval of it; None where no ratio >= 0 fits.
+        """Return the ratio at the newest step and its Fieller interval; None if no ratio >= 0 fits.
 
             (variance - phi * signal)^2 <= q^2 * leverage * (s_vv - 2 * phi * s_sv + phi^2 * s_ss)
 
@@ -220,19 +221,19 @@ class _Lines(NamedTuple):
 
 
 def _half_places(count: int) -> range:
-    """Evenly spaced places about their mean, in halves of the distance between two."""
+    """Return evenly spaced places about their mean, in halves of their distance."""
     return range(1 - count, count, 2)
 
 
 def _nonnegative_solutions(a: float, b: float, c: float) -> tuple[float, float | None] | None:
-    """Return the smallest interval that holds all x >= 0 with ``a x^2 - 2 b x + c <= 0``; None as its end: no bound.
+    """Return the smallest interval of all x >= 0 with ``a x^2 - 2 b x + c <= 0``; an upper end of None: no bound.
 
-    With Fieller's coefficients there are roots wherever a > 0: the ratio of the averages lies between them.
+    With Fieller's coefficients there are roots if a > 0: the ratio of the averages is between them.
     """
     inside = b * b - a * c
-    if not isfinite(inside):  # squares of a run that has blown up
+    if not isfinite(inside):  # squares of a run that has diverged
         return None
-    if a == 0.0 or (a < 0.0 and inside < 0.0):  # everywhere, or nearly
+    if a == 0.0 or (a < 0.0 and inside < 0.0):  # for all x, or nearly
         return 0.0, None
     root = sqrt(max(inside, 0.0))
     first, second = sorted(((b - root) / a, (b + root) / a))

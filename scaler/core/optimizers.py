@@ -1,87 +1,260 @@
-"""What is known of optimizers by name: their kin, their class, and their own defaults."""
+"""What scaler knows of each optimizer: one row of one table. To add an optimizer, add a row to ``OPTIMIZERS``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from re import split
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from scaler.core.nearest import did_you_mean, nearest
 
-SGD_FAMILY = ("sgd", "schedulefree_sgd", "torch.optim:SGD", "torch.optim:ASGD")
-ADAM_FAMILY = ("adam", "adamw", "schedulefree_adamw", "torch.optim:Adam", "torch.optim:AdamW", "torch.optim:NAdam",
-               "torch.optim:RAdam", "torch.optim:Adamax")  # fmt: skip
-RMSPROP = ("rmsprop", "torch.optim:RMSprop")
-ADAPTIVE = (*ADAM_FAMILY, *RMSPROP, "torch.optim:Adagrad")
-WITHOUT_RUNNING_SQUARES = ("torch.optim:Adagrad", "torch.optim:Adamax")  # of the adaptive ones
-LAYERWISE = ("lars", "lamb")
-SELF_TUNED = ("prodigy",)
-# Whose weight decay shrinks weights by lr * weight_decay a step, so that a timescale can be held (core/timescales.py).
-DECOUPLED_DECAY = ("adamw", "lion", "schedulefree_adamw", "torch.optim:AdamW", "torch.optim:Muon")
-COUPLED_DECAY = ("sgd", "torch.optim:SGD")
-DECAY_BY_RATE = (*COUPLED_DECAY, *DECOUPLED_DECAY)
-NO_SDE = ("schedulefree_adamw", "torch.optim:Adamax")  # of Adam's kin, with betas that mean something else
-WITH_MOMENTUM = ("sgd", "torch.optim:SGD")
+_TORCH = "torch.optim:"
 
-# Constants that are decays of running averages, which weigh a gradient by 1 - decay. Not here: schedule-free, whose
-# first beta places a point between two others, and prodigy, whose averages find its learning rate.
-AVERAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {name: ("betas",) for name in (*ADAM_FAMILY, "lamb", "lion") if not name.startswith("schedulefree")}
-    | dict.fromkeys(RMSPROP, ("alpha",))
-    | {"torch.optim:Adadelta": ("rho",), "torch.optim:Muon": ("momentum",)}
-)
-# Whose momentum adds gradients up, each with the weight 1, in the state ``momentum_buffer``.
-SUMS_GRADIENTS = ("sgd", "lars", "torch.optim:SGD", *RMSPROP)
 
-# What a job names in one word -> its class. Those that torch lacks are in the extra ``scaler[optimizers]``.
-OPTIMIZER_CLASSES: Mapping[str, str] = MappingProxyType(
-    {
-        "sgd": "torch.optim:SGD",
-        "adam": "torch.optim:Adam",
-        "adamw": "torch.optim:AdamW",
-        "rmsprop": "torch.optim:RMSprop",
-        "lars": "pytorch_optimizer:LARS",
-        "lamb": "pytorch_optimizer:Lamb",
-        "lion": "pytorch_optimizer:Lion",
-        "prodigy": "pytorch_optimizer:Prodigy",
-        "schedulefree_sgd": "pytorch_optimizer:ScheduleFreeSGD",
-        "schedulefree_adamw": "pytorch_optimizer:ScheduleFreeAdamW",
-    }
-)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """Optimizers whose learning rate follows the batch size in the same way.
 
-# Options of the optimizers that a job names in one word, with their own defaults (a test compares them).
-OPTIMIZER_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "sgd": {"momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False},
-        "adam": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False},
-        "adamw": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False},
-        "rmsprop": {"alpha": 0.99, "eps": 1e-8, "weight_decay": 0, "momentum": 0, "centered": False},
-        "lars": {"momentum": 0.9, "weight_decay": 0, "trust_coefficient": 1e-3, "nesterov": False},
-        # Weight decay inside the trust ratio, as published (You et al. 2020). The library does not correct moments for
-        # their start, which the trust ratio cancels but beside weight decay; adam_debias: nor does it raise the rate.
-        "lamb": {
+    Args:
+        text: the family's name in messages.
+        auto_rule: the rule that ``scale.rule: auto`` chooses for it.
+        gain_exponent: the learning rate is multiplied by the gain to this power (rules ``gain`` and ``adascale``);
+            None: no source says how it follows the gain, and these rules are refused.
+    """
+
+    text: str
+    auto_rule: str
+    gain_exponent: float | None = None
+
+
+# The step is proportional to the gradient.
+SGD_FAMILY = Family(text="the SGD family", auto_rule="linear", gain_exponent=1.0)
+# The step is the gradient divided by the root of a running mean of its square.
+ADAPTIVE = Family(text="adaptive optimizers", auto_rule="sqrt", gain_exponent=0.5)
+# Each layer has a learning rate of its own: the ratio of the norms of its weights and of its step.
+LAYERWISE = Family(text="layer-wise learning rates", auto_rule="legw")
+# The optimizer estimates its learning rate in training.
+SELF_TUNED = Family(text="optimizers that find their own step", auto_rule="none")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerFacts:
+    """One row of the table: what scaler knows of one optimizer. The defaults are those of an unknown optimizer.
+
+    Args:
+        name: its name in the job file: one word, or ``module:Class``.
+        path: the class, as ``module:Class``.
+        options: the options that a job may give, with the optimizer's own defaults (a test compares them with the
+            class); None: scaler does not know them, and any option of the class is accepted.
+        family: how its learning rate follows the batch size; None: unknown, and ``rule: auto`` is refused.
+        weight_decay: how weight decay shrinks a weight: ``decoupled`` (``w <- w - lr * weight_decay * w``),
+            ``coupled`` (added to the gradient, and the step is proportional to it) or ``by_option`` (decoupled if the
+            option ``decoupled_weight_decay`` is set). None: ``lr`` and ``weight_decay`` alone do not tell how fast.
+        averages: options that are decays of running averages: one step of a running average weighs its gradient by
+            ``1 - decay``.
+        sde_constant: the option whose decays ``rule: adam_sde`` scales; None: the rule is refused.
+        has_running_squares: whether it keeps a running mean of squared gradients, which ``rule: adascale`` needs of an
+            adaptive optimizer.
+        sums_gradients: whether momentum adds gradients up, each with the weight 1, in the state ``momentum_buffer``.
+        scales_momentum: whether ``scale.co_scale.momentum`` holds its noise.
+        has_momentum: whether it has a momentum that a schedule can cycle; True also where only the class can tell.
+        averages_weights: whether the model is an average of the weights that it trains (schedule-free), with the
+            momentum or first beta as the share.
+    """
+
+    name: str
+    path: str
+    options: Mapping[str, Any] | None = None
+    family: Family | None = None
+    weight_decay: Literal["decoupled", "coupled", "by_option"] | None = None
+    averages: tuple[str, ...] = ()
+    sde_constant: str | None = None
+    has_running_squares: bool = False
+    sums_gradients: bool = False
+    scales_momentum: bool = False
+    has_momentum: bool = True
+    averages_weights: bool = False
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The defaults of the options that scaler knows."""
+        return self.options or {}
+
+    @property
+    def can_measure_gain(self) -> bool:
+        """Whether ``rule: adascale`` can measure the gain, of the gradient or of the preconditioned gradient."""
+        return self.family is SGD_FAMILY or self.has_running_squares
+
+
+_TABLE = (
+    OptimizerFacts(
+        name="sgd",
+        path="torch.optim:SGD",
+        options={"momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False},
+        family=SGD_FAMILY,
+        weight_decay="coupled",
+        sums_gradients=True,
+        scales_momentum=True,
+    ),
+    OptimizerFacts(
+        name="adam",
+        path="torch.optim:Adam",
+        options={"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False},
+        family=ADAPTIVE,
+        weight_decay="by_option",
+        averages=("betas",),
+        sde_constant="betas",
+        has_running_squares=True,
+    ),
+    OptimizerFacts(
+        name="adamw",
+        path="torch.optim:AdamW",
+        options={"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False},
+        family=ADAPTIVE,
+        weight_decay="decoupled",
+        averages=("betas",),
+        sde_constant="betas",
+        has_running_squares=True,
+    ),
+    OptimizerFacts(
+        name="rmsprop",
+        path="torch.optim:RMSprop",
+        options={"alpha": 0.99, "eps": 1e-8, "weight_decay": 0, "momentum": 0, "centered": False},
+        family=ADAPTIVE,
+        averages=("alpha",),
+        sde_constant="alpha",
+        has_running_squares=True,
+        sums_gradients=True,
+    ),
+    OptimizerFacts(
+        name="lars",
+        path="pytorch_optimizer:LARS",
+        options={"momentum": 0.9, "weight_decay": 0, "trust_coefficient": 1e-3, "nesterov": False},
+        family=LAYERWISE,
+        sums_gradients=True,
+    ),
+    OptimizerFacts(
+        name="lamb",
+        path="pytorch_optimizer:Lamb",
+        # As published (You et al. 2020), weight decay is inside the trust ratio. The library does not correct the
+        # moments for their start; the trust ratio cancels that, except beside weight decay. With adam_debias it does
+        # not raise the learning rate for it either.
+        options={
             "betas": (0.9, 0.999),
             "eps": 1e-6,
             "weight_decay": 0,
             "weight_decouple": False,
             "adam_debias": True,
         },
-        "lion": {"betas": (0.9, 0.99), "weight_decay": 0},
-        "prodigy": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "d0": 1e-6, "d_coef": 1.0},
-        "schedulefree_sgd": {"momentum": 0.9, "weight_decay": 0},
-        "schedulefree_adamw": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0},
-    }
+        family=LAYERWISE,
+        averages=("betas",),
+    ),
+    OptimizerFacts(
+        name="lion",
+        path="pytorch_optimizer:Lion",
+        options={"betas": (0.9, 0.99), "weight_decay": 0},
+        weight_decay="decoupled",
+        averages=("betas",),
+    ),
+    OptimizerFacts(
+        name="prodigy",  # its averages estimate its learning rate: they are not in ``averages``
+        path="pytorch_optimizer:Prodigy",
+        options={"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "d0": 1e-6, "d_coef": 1.0},
+        family=SELF_TUNED,
+    ),
+    OptimizerFacts(
+        name="schedulefree_sgd",
+        path="pytorch_optimizer:ScheduleFreeSGD",
+        options={"momentum": 0.9, "weight_decay": 0},
+        family=SGD_FAMILY,
+        averages_weights=True,
+    ),
+    OptimizerFacts(
+        name="schedulefree_adamw",  # its first beta places a point between two others: it is not in ``averages``
+        path="pytorch_optimizer:ScheduleFreeAdamW",
+        options={"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0},
+        family=ADAPTIVE,
+        weight_decay="decoupled",
+        has_running_squares=True,
+        averages_weights=True,
+    ),
+    # Optimizers that a job names by their class: any option of the class is accepted.
+    OptimizerFacts(name="torch.optim:ASGD", path="torch.optim:ASGD", family=SGD_FAMILY, has_momentum=False),
+    OptimizerFacts(
+        name="torch.optim:NAdam",
+        path="torch.optim:NAdam",
+        family=ADAPTIVE,
+        weight_decay="by_option",
+        averages=("betas",),
+        sde_constant="betas",
+        has_running_squares=True,
+    ),
+    OptimizerFacts(
+        name="torch.optim:RAdam",
+        path="torch.optim:RAdam",
+        family=ADAPTIVE,
+        weight_decay="by_option",
+        averages=("betas",),
+        sde_constant="betas",
+        has_running_squares=True,
+    ),
+    OptimizerFacts(
+        name="torch.optim:Adamax",  # its second beta is the decay of a maximum, not of a mean
+        path="torch.optim:Adamax",
+        family=ADAPTIVE,
+        weight_decay="by_option",
+        averages=("betas",),
+    ),
+    OptimizerFacts(name="torch.optim:Adagrad", path="torch.optim:Adagrad", family=ADAPTIVE, has_momentum=False),
+    OptimizerFacts(name="torch.optim:Adadelta", path="torch.optim:Adadelta", averages=("rho",)),
+    OptimizerFacts(name="torch.optim:Muon", path="torch.optim:Muon", weight_decay="decoupled", averages=("momentum",)),
 )
+
+OPTIMIZERS: Mapping[str, OptimizerFacts] = MappingProxyType({row.name: row for row in _TABLE})
+# The optimizers that a job names in one word. Those that torch lacks are in the extra ``scaler[optimizers]``.
+NAMED_OPTIMIZERS: Mapping[str, OptimizerFacts] = MappingProxyType(
+    {row.name: row for row in _TABLE if row.options is not None}
+)
+_BY_PATH = {row.path: replace(row, name=row.path, options=None) for row in _TABLE}
+
+
+def optimizer_facts(name: str) -> OptimizerFacts:
+    """Return the row of an optimizer; for one that is not in the table, a row of what holds for any optimizer.
+
+    A class has the same facts under its name of one word and under its path, except that by path any option is
+    accepted and no default is known.
+
+    Args:
+        name: its name in the job file, or ``module:Class``. Names are compared as a whole.
+
+    Example:
+        >>> [optimizer_facts(name).weight_decay for name in ("adamw", "torch.optim:AdamW", "my_pkg:Mine")]
+        ['decoupled', 'decoupled', None]
+    """
+    found = OPTIMIZERS.get(name) or _BY_PATH.get(name)
+    return found if found is not None else OptimizerFacts(name=name, path=name)
+
+
+def names_where(holds: Callable[[OptimizerFacts], bool]) -> str:
+    """Return the optimizers of one word for which something holds, as a message lists them.
+
+    Example:
+        >>> names_where(lambda facts: facts.sde_constant is not None)
+        'adam, adamw and rmsprop'
+    """
+    *others, last = [name for name, facts in NAMED_OPTIMIZERS.items() if holds(facts)]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def optimizer_hint(name: str) -> str:
-    """Return ``Did you mean "sgd"? `` for a name that is not an optimizer's, or nothing where none is near.
+    """Return ``Did you mean "sgd"? `` for a name that is not an optimizer's, or nothing if no name is near.
 
     Example:
         >>> [optimizer_hint(name) for name in ("SGD", "torch.optim.NAdam", "abc")]
         ['Did you mean "sgd"? ', 'Did you mean "torch.optim:NAdam"? ', '']
     """
-    paths = [path for path in (*SGD_FAMILY, *ADAM_FAMILY, *RMSPROP, *ADAPTIVE) if ":" in path]
-    known = {name: name for name in OPTIMIZER_OPTIONS} | {path.rpartition(":")[2]: path for path in paths}
+    torch_classes = {row.path.removeprefix(_TORCH): row.path for row in _TABLE if _TORCH in row.path}
+    known = {name: name for name in NAMED_OPTIMIZERS} | torch_classes
     near = nearest(split("[.:]", name)[-1], known)
     return f'Did you mean "{known[near]}"? ' if near is not None else ""
 
@@ -93,4 +266,4 @@ def option_hint(option: str, *, optimizer: str) -> str:
         >>> option_hint("momentun", optimizer="sgd"), option_hint("foo", optimizer="sgd")
         ('Did you mean "momentum"? ', '')
     """
-    return did_you_mean(option, OPTIMIZER_OPTIONS.get(optimizer, ()))
+    return did_you_mean(option, optimizer_facts(optimizer).defaults)

@@ -1,7 +1,7 @@
-"""Lower the learning rate when evaluations stop improving: torch's ``ReduceLROnPlateau``, as arithmetic.
+"""Lower the learning rate when evaluations stop improving: torch's ``ReduceLROnPlateau`` as a pure function.
 
-The product of the cuts is a share of the peak learning rate, so it multiplies whatever the rule and the schedule say
-and means the same after a resize, where the peak is another.
+The product of the cuts is a share of the peak learning rate. It multiplies the learning rate of the rule and the
+schedule, so it stays valid after a resize, which changes the peak.
 """
 
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from scaler.errors import PlanError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlateauState:
-    """What is remembered between evaluations.
+    """The state of ``Plateau`` between evaluations.
 
     Args:
-        best: best value so far; None until there was one.
+        best: best value so far; None before the first.
         bad: evaluations in a row that did not improve on ``best``, outside a cooldown.
-        cooldown_left: evaluations of the current cooldown still to come.
-        factor: product of all cuts, in (0, 1]: the share of the learning rate to use.
+        cooldown_left: evaluations that are left of the current cooldown.
+        factor: product of all cuts, in (0, 1]; multiplies the learning rate.
 
     Example:
         >>> PlateauState.from_dict(PlateauState(best=0.5, factor=0.1).to_dict())
@@ -54,20 +54,21 @@ class Plateau:
         max   rel             value > best * (1 + threshold)
         max   abs             value > best + threshold
 
-    The first number always does. After more than ``patience`` evaluations in a row that do not, the share is
-    multiplied by ``factor`` and the next ``cooldown`` evaluations cannot count as bad (they may still be the best).
+    The first value always improves. After more than ``patience`` evaluations in a row that do not improve, the product
+    of the cuts is multiplied by ``factor``, and the next ``cooldown`` evaluations do not count as bad (they can still
+    be the best).
 
-    Two properties come with torch's formulas. Below zero, ``rel`` asks for less than nothing: a value equal to
-    the best then improves on it; use ``abs`` for a metric that is negative. And nan never improves: it counts as bad.
+    Two properties follow from torch's formulas. For a negative best value, ``rel`` counts an equal value as an
+    improvement: use ``abs`` for such a metric. And nan never improves: it counts as bad.
 
     Args:
         mode: ``min``: lower is better; ``max``: higher is.
-        factor: what one cut multiplies by, in (0, 1).
-        patience: bad evaluations in a row that are let pass, >= 0. In evaluations, not steps.
-        threshold: least improvement that counts, >= 0; a share of the best, below 1, if ``threshold_mode`` is ``rel``.
+        factor: factor of one cut, in (0, 1).
+        patience: bad evaluations in a row before a cut, which comes with the next, >= 0. Evaluations, not steps.
+        threshold: smallest improvement that counts, >= 0; with ``threshold_mode: rel`` a share of the best, below 1.
         threshold_mode: ``rel`` or ``abs``.
-        cooldown: evaluations after a cut that cannot be bad, >= 0.
-        min_factor: least product of cuts, as a share of the peak, in [0, 1].
+        cooldown: evaluations after a cut that do not count as bad, >= 0.
+        min_factor: smallest product of the cuts, in [0, 1].
 
     Raises:
         PlanError: a setting outside its range.
@@ -75,8 +76,8 @@ class Plateau:
     Sources:
         https://docs.pytorch.org/docs/stable/generated/torch.optim.lr_scheduler.ReduceLROnPlateau.html, version 2.13:
         the factor is its ``lr / base_lr`` after every evaluation, to the last bit if base_lr is a power of 2.
-        ``min_factor`` is its ``min_lr / base_lr``. We have no ``eps``: torch ignores a cut of less than 1e-8 of
-        learning rate, which at a small rate is every cut.
+        ``min_factor`` is its ``min_lr / base_lr``. There is no ``eps``: torch ignores a cut of the learning rate by
+        less than 1e-8, which is every cut of a small learning rate.
 
     Example:
         >>> plateau, state = Plateau(factor=0.5, patience=1), PlateauState()
@@ -102,7 +103,10 @@ class Plateau:
         if self.threshold_mode not in ("rel", "abs"):
             raise PlanError(f"plateau.threshold_mode = {self.threshold_mode} is not a mode.", "Modes: rel, abs.")
         if not 0.0 < self.factor < 1.0:
-            raise PlanError(f"plateau.factor = {self.factor:g} is not in (0, 1).", "A cut multiplies by it: 0.1, say.")
+            raise PlanError(
+                f"plateau.factor = {self.factor:g} is not in (0, 1).",
+                "A cut multiplies the learning rate by it, such as 0.1.",
+            )
         if not 0.0 <= self.min_factor <= 1.0:
             raise PlanError(f"plateau.min_factor = {self.min_factor:g} is not in [0, 1].", "It is a share of peak_lr.")
         for name, count in (("patience", self.patience), ("cooldown", self.cooldown)):
@@ -129,7 +133,7 @@ class Plateau:
         bad = 0 if improved or state.cooldown_left > 0 else state.bad + 1
         best = value if improved else state.best
         if bad > self.patience:
-            # The outer min: a min_factor that was raised on resume must not raise the learning rate.
+            # The outer min: a min_factor that was raised at a resume must not raise the learning rate.
             factor = min(state.factor, max(state.factor * self.factor, self.min_factor))
             return PlateauState(best=best, bad=0, cooldown_left=self.cooldown, factor=factor)
         return PlateauState(best=best, bad=bad, cooldown_left=max(state.cooldown_left - 1, 0), factor=state.factor)

@@ -1,4 +1,4 @@
-"""``scale_lr``: a rate and an optimizer's constants at another batch, for one's own script."""
+"""``scale_lr``: the learning rate and the optimizer's constants at another batch size, for a script of one's own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,38 +6,39 @@ from math import isfinite
 from re import fullmatch
 from typing import Any, TypedDict, Unpack
 
-from scaler.core.nearest import nearest
-from scaler.core.optimizers import OPTIMIZER_OPTIONS, optimizer_hint
-from scaler.core.rules import RULES, SOURCES, Rule, choose_rule, not_a_rule, scale
+from scaler.core.nearest import did_you_mean, nearest
+from scaler.core.optimizers import NAMED_OPTIMIZERS, optimizer_facts, optimizer_hint
+from scaler.core.rules import RULES, SOURCES, CoScale, Rule, choose_rule, not_a_rule
+from scaler.core.scale import scale
 from scaler.errors import PlanError
 
-ANY_OPTIMIZER = ("linear", "sqrt", "power", "legw", "none")  # rules that are the same whatever the optimizer is
-SCALED = ("betas", "alpha", "eps", "weight_decay", "momentum")  # constants that a rule may change
+ANY_OPTIMIZER = ("linear", "sqrt", "power", "legw", "none")  # these rules are the same for every optimizer
+SCALED = ("betas", "alpha", "eps", "weight_decay", "momentum")  # the constants that a rule may change
+CO_SCALES = ("weight_decay", "momentum")  # the keys of ``co_scale`` that apply to an optimizer
 
 
 class RuleOptions(TypedDict, total=False):
-    """What a rule may be told beside its name: the fields of ``scaler.core.rules.Rule``."""
+    """The options of a rule besides its name: see ``make_rule``."""
 
     exponent: float
     noise_scale: float
     betas: str
-    scale_weight_decay: bool
-    scale_momentum: bool
+    co_scale: Mapping[str, bool]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScaledLR:
-    """What ``scale_lr`` makes of a reference at a batch.
+    """The learning rate and constants that ``scale_lr`` makes of a reference at a batch size.
 
     Attributes:
-        lr: the peak rate at ``global_batch_size``: the reference's times ``lr_ratio``.
+        lr: the peak learning rate at ``global_batch_size``: the reference's times ``lr_ratio``.
         lr_ratio: what the rule makes of ``batch_ratio``.
         batch_ratio: ``global_batch_size / reference_batch_size``.
-        warmup_ratio: what the reference's warmup, in samples, is multiplied by; 1 except for ``legw``.
+        warmup_ratio: multiplies the length of the reference's warmup in samples; 1 except for ``legw``.
         rule: the rule used; never ``auto``.
         reason: why this rule.
-        constants: the optimizer's constants: those given, with the rule's over them.
-        reasons: of each constant that the rule scaled, how.
+        constants: the optimizer's constants: those given, replaced by the rule's where it scales them.
+        reasons: constant -> how the rule scaled it.
     """
 
     lr: float
@@ -65,24 +66,25 @@ def scale_lr(
         lr = lr * lr_ratio(batch_ratio), with batch_ratio = global_batch_size / reference_batch_size
 
     Args:
-        lr: the rate that is known to be good at ``reference_batch_size``, > 0.
+        lr: the learning rate that was tuned at ``reference_batch_size``, > 0.
         reference_batch_size: samples per optimizer step of the reference, >= 1.
         global_batch_size: samples per optimizer step now, over all workers and micro-steps, >= 1; not the number of
             workers.
         optimizer: ``sgd``, ``adamw`` or another name of the job file, or an import path such as ``torch.optim:NAdam``.
-            Left out, none is assumed: then the rule must be one that is the same for all (``linear``, ``sqrt``,
-            ``power``, ``legw``, ``none``), and must not scale weight decay or momentum.
-        rule: ``auto``, which looks the optimizer up; ``linear``, ``sqrt``, ``power``, ``adam_sde``, ``gain``, ``legw``
-            or ``none``.
-        constants: the reference's constants of the optimizer, where the rule scales some: ``betas``, ``eps``,
-            ``weight_decay``, ``momentum``. None is assumed.
+            Without it, the rule must be one that is the same for every optimizer (``linear``, ``sqrt``, ``power``,
+            ``legw``, ``none``), and nothing can be co-scaled.
+        rule: ``auto``, which chooses by the optimizer; ``linear``, ``sqrt``, ``power``, ``adam_sde``, ``gain``,
+            ``legw`` or ``none``.
+        constants: the reference's constants of the optimizer: those that the rule scales are needed (``betas``,
+            ``eps``, ``weight_decay``, ``momentum``). No default is assumed.
         **options: ``exponent`` (of ``power``); ``noise_scale`` (of ``gain``, in samples); ``betas`` (of ``adam_sde``:
-            ``sde`` or ``power``); ``scale_weight_decay`` and ``scale_momentum`` (True: scale them too).
+            ``sde`` or ``power``); ``co_scale`` (as in the job file: ``{"weight_decay": True}``,
+            ``{"momentum": True}``).
 
     Raises:
-        PlanError: numbers out of range, an option that the rule lacks or does not take, a rule that does not hold for
-            this optimizer or so far out, an optimizer that is not known, or not given where the rule depends on it, or
-            ``adascale``, which needs a loop that measures.
+        PlanError: a number out of range; an option that is missing, or that the rule does not take; a rule that does
+            not hold for this optimizer or this batch size; an unknown optimizer, or none where the rule depends on it;
+            ``adascale``, which needs a loop that measures the gain.
 
     Sources:
         Those of the rules, in ``scaler.core.rules.lr_ratio``.
@@ -99,7 +101,9 @@ def scale_lr(
         (0.002, [0.6, 0.996], 0.1)
     """
     if not 0.0 < lr < float("inf"):
-        raise PlanError(f"lr = {lr:g} is not in (0, inf).", "It is the rate that is good at reference_batch_size.")
+        raise PlanError(
+            f"lr = {lr:g} is not in (0, inf).", "It is the learning rate that was tuned at reference_batch_size."
+        )
     ratio = batch_ratio(reference_batch_size=reference_batch_size, global_batch_size=global_batch_size)
     if optimizer is not None:
         _require_optimizer(optimizer)
@@ -110,7 +114,7 @@ def scale_lr(
         made,
         batch_ratio=ratio,
         reference_batch_size=reference_batch_size,
-        optimizer=optimizer or "",  # none is given only where none is looked at
+        optimizer=optimizer or "",  # without one, no rule looks at it
         constants={**given, "lr": lr},
     )
     return ScaledLR(
@@ -129,7 +133,7 @@ def batch_ratio(*, reference_batch_size: int, global_batch_size: int) -> float:
     """Return ``global_batch_size / reference_batch_size``.
 
     Raises:
-        PlanError: a batch below one sample.
+        PlanError: a batch size below 1.
 
     Example:
         >>> batch_ratio(reference_batch_size=16, global_batch_size=24)
@@ -145,7 +149,7 @@ def peak_lr(base_lr: float, lr_ratio: float) -> float:
     """Return ``base_lr * lr_ratio``.
 
     Raises:
-        PlanError: the product is no number.
+        PlanError: the product is not finite.
 
     Example:
         >>> peak_lr(0.1, 32.0)
@@ -164,23 +168,21 @@ def make_rule(
     exponent: float | None = None,
     noise_scale: float | None = None,
     betas: str = "sde",
-    scale_weight_decay: bool = False,
-    scale_momentum: bool = False,
+    co_scale: Mapping[str, bool] | None = None,
 ) -> tuple[Rule, str]:
-    """Return a rule with its options, and why it is this one.
+    """Return a rule with its options, and why this rule.
 
     Args:
-        rule: one of ``scaler.core.rules.RULES`` but ``adascale``.
+        rule: one of ``scaler.core.rules.RULES``, but not ``adascale``.
         optimizer: its name in the job file, or ``module:Class``; None: not given.
         exponent: as in ``Rule``, in [-2, 2].
         noise_scale: as in ``Rule``.
         betas: as in ``Rule``.
-        scale_weight_decay: as in ``Rule``.
-        scale_momentum: as in ``Rule``.
+        co_scale: as in the job file: ``weight_decay`` and ``momentum``, each True to scale it too.
 
     Raises:
-        PlanError: no such rule, no optimizer for a rule that depends on it, an option that the rule lacks
-            or does not take, or one out of range.
+        PlanError: an unknown rule; no optimizer for a rule that depends on it; an option that is missing, that the rule
+            does not take, or that is out of range.
 
     Example:
         >>> make_rule("power", optimizer="adamw", exponent=0.5)[1]
@@ -194,7 +196,7 @@ def make_rule(
         name, reason = rule, f"{SOURCES[rule]}, as asked for"
     if name == "adascale":
         raise PlanError(
-            "rule = adascale measures its gain in training, and here nothing does.",
+            "rule = adascale measures its gain in training, which only scaler's own loop does.",
             "Train with scaler submit, or use rule = gain with a noise_scale.",
         )
     for option, value, its_rule, meaning in (
@@ -209,6 +211,8 @@ def make_rule(
         raise PlanError(f"exponent = {exponent:g} is not in [-2, 2].", "1 is linear, 0.5 the square root.")
     if noise_scale is not None and not noise_scale > 0.0:
         raise PlanError(f"noise_scale = {noise_scale:g} is not above 0.", "It is measured in samples.")
+    asked = dict(co_scale or {})
+    _require_co_scale(asked)
     if betas not in ("sde", "power"):
         raise PlanError(
             f"betas = {betas} is not sde or power, a way to scale them.", "The optimizer's own betas go into constants."
@@ -217,42 +221,47 @@ def make_rule(
         raise PlanError(f"betas = {betas} has no effect with rule = {name}.", "Use rule = adam_sde.")
     if optimizer is None:
         depends = {f"rule = {name}": name not in ANY_OPTIMIZER}
-        depends |= {"scale_weight_decay = True": scale_weight_decay, "scale_momentum = True": scale_momentum}
-        for asked, does in depends.items():
+        depends |= {f"co_scale = {{'{key}': True}}": value for key, value in asked.items()}
+        for what, does in depends.items():
             if does:
-                raise _needs_optimizer(asked)
-    made = Rule(
-        name=name,
-        exponent=exponent,
-        noise_scale=noise_scale,
-        betas=betas,
-        scale_weight_decay=scale_weight_decay,
-        scale_momentum=scale_momentum,
-    )
+                raise _needs_optimizer(what)
+    made = Rule(name=name, exponent=exponent, noise_scale=noise_scale, betas=betas, co_scale=CoScale(**asked))
     return made, reason
 
 
+def _require_co_scale(asked: Mapping[str, bool]) -> None:
+    """Refuse a key that nothing scales here, and a value that is not true or false."""
+    for key, value in asked.items():
+        if key not in CO_SCALES:
+            raise PlanError(
+                f"co_scale has the key {key}, which is not scaled here.",
+                f"{did_you_mean(key, CO_SCALES)}Keys: {', '.join(CO_SCALES)}.",
+            )
+        if not isinstance(value, bool):
+            raise PlanError(f"co_scale has {key} = {value}, which is not True or False.", f"Give {{'{key}': True}}.")
+
+
 def _require_optimizer(name: str) -> None:
-    """Refuse a name that is neither in the job file's table nor an import path."""
-    if name not in OPTIMIZER_OPTIONS and not fullmatch(r"[\w.]+:\w+", name):
+    """Refuse a name that is neither one of the job file's nor an import path."""
+    if name not in NAMED_OPTIMIZERS and not fullmatch(r"[\w.]+:\w+", name):
         raise PlanError(
             f"optimizer = {name} is not an optimizer.",
-            f"{optimizer_hint(name)}Use {', '.join(OPTIMIZER_OPTIONS)}, or an import path such as torch.optim:NAdam.",
+            f"{optimizer_hint(name)}Use {', '.join(NAMED_OPTIMIZERS)}, or an import path such as torch.optim:NAdam.",
         )
 
 
-def _needs_optimizer(asked: str) -> PlanError:
+def _needs_optimizer(what: str) -> PlanError:
     return PlanError(
-        f"{asked} depends on the optimizer, and none is given.",
+        f"{what} depends on the optimizer, and none is given.",
         'Give the one that lr was tuned with: optimizer="sgd", optimizer="adamw", ...; '
-        f"without one there are the rules {', '.join(ANY_OPTIMIZER)}.",
+        f"without it, use one of the rules {', '.join(ANY_OPTIMIZER)}.",
     )
 
 
 def _require_spelling(constants: Mapping[str, Any], optimizer: str | None) -> None:
-    """Refuse a constant whose name is nearly that of one that rules scale: it would silently stay as it is."""
-    known = OPTIMIZER_OPTIONS.get(optimizer or "", {})
+    """Refuse a constant that looks like a misspelt name of one that rules scale: it would silently not be scaled."""
+    known = optimizer_facts(optimizer or "").defaults
     for name in constants:
         meant = nearest(name, SCALED) if name not in (*known, *SCALED) else None
         if meant is not None and abs(len(meant) - len(name)) <= 1:  # not torch's decoupled_weight_decay
-            raise PlanError(f"constants has the key {name}, which no rule knows.", f'Did you mean "{meant}"?')
+            raise PlanError(f"constants has the key {name}, which no rule scales.", f'Did you mean "{meant}"?')

@@ -1,4 +1,4 @@
-"""The share of ``peak_lr`` to use, as a function of the samples seen: a warmup, then a shape."""
+"""The learning-rate schedule as a share of ``peak_lr`` and a function of the samples seen: a warmup, then a shape."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -8,19 +8,8 @@ from typing import Any, Literal, Self, get_args
 
 from scaler.core.cycles import CosineRestarts, Cyclical, OneCycle
 from scaler.core.decays import Cosine, Linear, Polynomial, Wsd
-from scaler.core.shapes import (
-    Constant,
-    Exponential,
-    InverseSqrt,
-    MultiStep,
-    Ramp,
-    Shape,
-    Step,
-    above,
-    check_choice,
-    check_length,
-    check_share,
-)
+from scaler.core.shape import Shape, above, check_choice, check_length, check_share
+from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Ramp, Step
 from scaler.errors import PlanError
 
 SHAPES: Mapping[str, type[Shape]] = MappingProxyType(
@@ -49,16 +38,16 @@ WarmupShape = Literal["linear", "constant", "cosine"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Warmup:
-    """The way to the peak at the start of training. With t = samples_seen / samples:
+    """The climb to the peak at the start of training. With t = samples_seen / samples:
 
         factor = start * (1 - t) + t                           shape linear
         factor = start                                         shape constant, then a jump
         factor = start + (1 - start) * (1 - cos(pi * t)) / 2   shape cosine
 
-    and 1 from the end on, for each.
+    and 1 after the end, for each shape.
 
     Args:
-        samples: its length; 0 means none.
+        samples: length of the warmup; 0: no warmup.
         start: share of ``peak_lr`` at the first step, in [0, 1].
         shape: ``linear``, ``constant`` or ``cosine``.
 
@@ -104,15 +93,15 @@ class Schedule:
         factor = warmup.factor(samples_seen) * reference_warmup.factor(samples_seen) * shape.factor(0)   in the warmup
         factor = shape.factor(samples_seen - origin)                                                     after it
 
-    The warmup lasts as long as the longer of the two. The origin is its end, or 0 for the shapes that count the warmup
-    (``step``, ``multi_step``); a drop of theirs that falls into the warmup takes effect at its end. A warmup ends where
-    the shape begins: at the peak, or for ``cyclical`` and ``one_cycle``, which climb by themselves, at their own start.
+    The warmup is as long as the longer of the two. The origin is its end, or 0 for the shapes that count the warmup
+    (``step``, ``multi_step``), whose drops during the warmup take effect at its end. A warmup ends where the shape
+    begins: at the peak, or at the start of ``cyclical`` and ``one_cycle``, which climb themselves.
 
     Args:
-        shape: what follows the warmup.
-        warmup: from the reference's learning rate to the peak; none unless given.
-        reference_warmup: the warmup that the reference was tuned with; none unless given. At the reference's batch,
-            where ``warmup`` does nothing, the schedule is the reference's own.
+        shape: the shape after the warmup.
+        warmup: the climb from the reference's learning rate to the peak. Default: none.
+        reference_warmup: the warmup that the reference was tuned with. Default: none. At the reference's batch,
+            ``warmup`` has no effect, and the schedule is the reference's.
 
     Example:
         >>> schedule = Schedule(shape=Cosine(length=200), warmup=Warmup(samples=100, start=0.5))
@@ -130,7 +119,7 @@ class Schedule:
 
     @property
     def warmup_samples(self) -> int:
-        """How long the warmup takes: the longer of the two."""
+        """The length of the warmup in samples: the longer of the two."""
         return max(self.warmup.samples, self.reference_warmup.samples)
 
     def factor(self, samples_seen: float) -> float:
@@ -143,9 +132,9 @@ class Schedule:
     __call__ = factor
 
     def momentum(self, samples_seen: float) -> float | None:
-        """Return the momentum for that step; None: the shape leaves momentum alone.
+        """Return the momentum of the step that starts after ``samples_seen``; None: the shape does not cycle it.
 
-        During the warmup it is what the shape has at its origin.
+        During the warmup it is the momentum at the shape's origin.
 
         Example:
             >>> shape = OneCycle(climb=100, length=400, low_momentum=0.75, high_momentum=1 - 1 / 16)
@@ -156,7 +145,7 @@ class Schedule:
         return self.shape.momentum(max(samples_seen - self._origin(), 0))
 
     def corners(self, total_samples: int) -> tuple[int, ...]:
-        """Return where the rate has a corner or a jump within ``total_samples``, the warmup's end among them.
+        """Return the corners and jumps of the learning rate up to ``total_samples``, and the end of the warmup.
 
         Example:
             >>> Schedule(shape=Step(every=100, decay=0.5), warmup=Warmup(samples=150)).corners(400)
@@ -170,7 +159,7 @@ class Schedule:
 
     @property
     def end(self) -> int | None:
-        """Where the shape ends, in samples; None: it has no end, as ``constant`` and ``step`` do.
+        """The end of the shape, in samples; None for a shape without an end, such as ``constant`` or ``step``.
 
         Example:
             >>> Schedule(shape=Cosine(length=200), warmup=Warmup(samples=100)).end
@@ -183,7 +172,7 @@ class Schedule:
         return 0 if self.shape.counts_warmup else self.warmup_samples
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the schedule in terms of JSON; ``from_dict`` is the way back.
+        """Return the schedule as plain values for JSON; ``from_dict`` is the inverse.
 
         Example:
             >>> Schedule(shape=Step(every=100, decay=0.5)).to_dict()
@@ -199,7 +188,7 @@ class Schedule:
         """Return the schedule that ``to_dict`` wrote; settings with a default may be missing.
 
         Raises:
-            PlanError: no known name, a setting that the shape does not have, or one that is missing or out of range.
+            PlanError: an unknown name, or a setting that is unknown, missing or out of range.
         """
         settings = dict(values)
         name = settings.pop("name", None)

@@ -1,52 +1,16 @@
-"""Shapes of a schedule: the share of the peak rate against samples. Here the general case, and shapes without an end.
+"""Shapes without an end: constant, step, multi_step, exponential and inverse_sqrt; and the range test's ramp."""
 
-``decays`` has those that reach an end with the training, ``cycles`` those that climb again, ``schedules`` puts a warmup
-before any of them. A shape is a value and a pure function of samples: it counts nothing and has no state.
-"""
-
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import sqrt
 from typing import ClassVar, Literal
 
+from scaler.core.shape import Shape, above, check_choice, check_decay, check_length, check_share, progress, spread
 from scaler.errors import PlanError
-
-MOST_CORNERS = 400
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shape(ABC):
-    """The share of the peak rate as a function of the samples since the shape's origin.
-
-    Attributes:
-        name: its word in the job file.
-        counts_warmup: whether the origin is the start of training; else it is the end of the warmup.
-    """
-
-    name: ClassVar[str]
-    counts_warmup: ClassVar[bool] = False
-
-    @abstractmethod
-    def factor(self, samples: float) -> float:
-        """Return the share of the peak rate, in [0, 1], ``samples`` >= 0 after the shape's origin."""
-
-    def momentum(self, samples: float) -> float | None:
-        """Return the momentum to use ``samples`` after the origin; None: the shape leaves momentum alone."""
-        return None
-
-    def corners(self, total: int) -> tuple[int, ...]:
-        """Return where it has a corner or a jump within ``total`` samples after its origin, for who draws it.
-
-        Ascending, in whole samples: of a jump, the first that has the new rate. Of more than ``MOST_CORNERS`` places
-        some, evenly.
-        """
-        return ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Constant(Shape):
-    """The peak rate throughout.
+    """The peak learning rate throughout.
 
     Example:
         >>> Constant().factor(10**9)
@@ -70,7 +34,7 @@ class Step(Shape):
 
     Args:
         every: samples from one drop to the next, >= 1.
-        decay: what each drop multiplies the rate by, in (0, 1].
+        decay: factor of the learning rate at each drop, in (0, 1].
 
     Raises:
         PlanError: a setting outside its range.
@@ -104,21 +68,21 @@ class Step(Shape):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MultiStep(Shape):
-    """A drop at each of the given places, counted from the start of training, warmup included.
+    """A drop at each of the given points, counted from the start of training, warmup included.
 
-        factor = decay ** (number of places <= samples)
+        factor = decay ** (number of points <= samples)
 
     Args:
-        at: places in samples, ascending, each >= 1.
-        decay: what each drop multiplies the rate by, in (0, 1].
+        at: points in samples, ascending, each >= 1.
+        decay: factor of the learning rate at each drop, in (0, 1].
 
     Raises:
-        PlanError: no place, places that do not ascend, or a setting outside its range.
+        PlanError: no point, points that do not ascend, or a setting outside its range.
 
     Sources:
         Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1 (a tenth at epochs 30, 60 and 80, of which the
-        first 5 are warmup); torch.optim.lr_scheduler.MultiStepLR with ``gamma`` = ``decay``, which takes a place
-        given twice as two drops; here that is refused.
+        first 5 are warmup); torch.optim.lr_scheduler.MultiStepLR with ``gamma`` = ``decay``, which counts a point that
+        is given twice as two drops; here it is refused.
 
     Example:
         >>> [MultiStep(at=(300, 600), decay=0.5).factor(s) for s in (0, 299, 300, 600, 900)]
@@ -132,7 +96,7 @@ class MultiStep(Shape):
 
     def __post_init__(self) -> None:
         if not self.at:
-            raise PlanError("schedule.at = [] names no drop.", "Name one, or use name: constant.")
+            raise PlanError("schedule.at = [] has no point.", "Give one, or use name: constant.")
         for place in self.at:
             check_length("at", place)
         ascending = sorted(set(self.at))
@@ -157,7 +121,7 @@ class Exponential(Shape):
         factor = decay ** (samples / every)
 
     Args:
-        every: samples in which the rate is multiplied by ``decay`` once, >= 1.
+        every: samples in which the learning rate falls by the factor ``decay``, >= 1.
         decay: in (0, 1].
 
     Raises:
@@ -181,13 +145,13 @@ class Exponential(Shape):
         check_decay(self.decay)
 
     def factor(self, samples: float) -> float:
-        """Return ``decay`` to the power of the lengths ``every`` so far, whole or not."""
+        """Return ``decay`` to the power of ``samples / every``."""
         return float(self.decay ** (samples / self.every))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InverseSqrt(Shape):
-    """A fall with one over the square root, from the end of the warmup, for trainings of unknown length.
+    """A fall with one over the square root of the samples, from the end of the warmup, for any length of training.
 
         factor = sqrt(timescale / (timescale + samples))
 
@@ -200,7 +164,7 @@ class InverseSqrt(Shape):
 
     Sources:
         Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, equation 3. Theirs gives its first step the number 1,
-        so their rate in step n is ours after n steps.
+        so their learning rate in step n is the one here after n steps.
 
     Example:
         >>> [InverseSqrt(timescale=100).factor(s) for s in (0, 300, 1500)]
@@ -214,7 +178,7 @@ class InverseSqrt(Shape):
         check_length("timescale", self.timescale)
 
     def factor(self, samples: float) -> float:
-        """Return the root of the timescale's share of all samples, the timescale's own included."""
+        """Return ``sqrt(timescale / (timescale + samples))``."""
         return sqrt(self.timescale / (self.timescale + samples))
 
 
@@ -222,7 +186,7 @@ class InverseSqrt(Shape):
 class Ramp(Shape):
     """A climb from ``low`` to the peak over ``length`` samples: the learning-rate range test.
 
-        factor = low ** (1 - p)            exponential: even in the logarithm
+        factor = low ** (1 - p)            exponential: even steps in the logarithm
         factor = low + (1 - low) * p       linear                              with p = samples / length, at most 1
 
     Args:
@@ -254,69 +218,6 @@ class Ramp(Shape):
         check_choice("spacing", self.spacing, ("exponential", "linear"))
 
     def factor(self, samples: float) -> float:
-        """Return the climb's share of the peak."""
+        """Return the share of the peak on the climb."""
         done = progress(samples, self.length)
         return above(self.low, done) if self.spacing == "linear" else float(self.low ** (1.0 - done))
-
-
-def above(floor: float, height: float) -> float:
-    """Return ``floor + (1 - floor) * height``: exactly ``floor`` at height 0, exactly 1 at height 1, never more.
-
-    Example:
-        >>> [above(0.5, height) for height in (0.0, 0.5, 1.0)]
-        [0.5, 0.75, 1.0]
-    """
-    return floor + (1.0 - floor) * height
-
-
-def spread(number: int, *, most: int = MOST_CORNERS) -> range:
-    """Return the numbers 1 to ``number``, or at most ``most`` of them, evenly.
-
-    Example:
-        >>> list(spread(3)), list(spread(9, most=4))
-        ([1, 2, 3], [1, 4, 7])
-    """
-    return range(1, number + 1, max(1, ceil(number / most)))
-
-
-def progress(samples: float, length: float) -> float:
-    """Return ``samples / length``, clipped to [0, 1].
-
-    Example:
-        >>> [progress(s, 200) for s in (-1, 0, 50, 200, 300)]
-        [0.0, 0.0, 0.25, 1.0, 1.0]
-    """
-    return min(max(samples / length, 0.0), 1.0)
-
-
-def check_length(field: str, samples: int, *, least: int = 1) -> None:
-    """Raise PlanError unless ``schedule.<field>`` is ``least`` samples or more."""
-    if not samples >= least:
-        raise PlanError(f"schedule.{field} = {samples} samples is below {least}.", f"The least is {least}.")
-
-
-def check_share(field: str, value: float) -> None:
-    """Raise PlanError unless ``schedule.<field>`` is in [0, 1]."""
-    if not 0.0 <= value <= 1.0:
-        raise PlanError(f"schedule.{field} = {value:g} is not in [0, 1].", "It is a share of peak_lr.")
-
-
-def check_decay(value: float) -> None:
-    """Raise PlanError unless ``schedule.decay`` is in (0, 1]."""
-    if not 0.0 < value <= 1.0:
-        raise PlanError(f"schedule.decay = {value:g} is not in (0, 1].", "Rates are multiplied by it: 0.1 is a tenth.")
-
-
-def check_choice(field: str, value: str, choices: Sequence[str]) -> None:
-    """Raise PlanError unless ``schedule.<field>`` is one of ``choices``."""
-    if value not in choices:
-        raise PlanError(f"schedule.{field} = {value} is not known.", f"Known: {', '.join(choices)}.")
-
-
-def check_room(field: str, samples: int, length: int) -> None:
-    """Raise PlanError unless ``schedule.<field>`` leaves at least one sample of ``schedule.length``."""
-    if not samples < length:
-        raise PlanError(
-            f"schedule.{field} = {samples} samples leaves nothing of length = {length}.",
-            f"The most is {length - 1}.",
-        )

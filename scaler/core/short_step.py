@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from scaler.core.optimizers import AVERAGES
-from scaler.core.rules import Rule, Scaled, scale
+from scaler.core.optimizers import optimizer_facts
+from scaler.core.rules import Rule
+from scaler.core.scale import Scaled, scale
 
 
 def scale_short_step(
@@ -17,21 +18,21 @@ def scale_short_step(
     optimizer: str,
     constants: Mapping[str, Any],
 ) -> Scaled:
-    """Return what a rule makes of a short step: a batch of its own size among steps of ``global_batch_size``.
+    """Return what a rule makes of a short step, which is treated as a batch of its own size.
 
-    The learning rate and the constants that the rule scales are the rule's for ``samples``. Every running average of
-    the optimizer takes the step for the share ``samples / global_batch_size`` of a whole one:
+    The learning rate and the constants that the rule scales are the rule's for ``samples``. In every running average of
+    the optimizer, the step counts as the share ``samples / global_batch_size`` of a whole step:
 
         decay of the step = decay ** share
 
-    Otherwise a gradient of few samples, with its large noise, would count in Adam's averages as much as that of a whole
-    batch. Measured on the digits with 1,281 samples in steps of 256, AdamW: final training loss 0.85 without it; 0.38
-    with 1,280 samples (docs/decisions/0025).
+    Otherwise the gradient of a few samples, with its large noise, would count in Adam's averages as much as the
+    gradient of a whole batch. Measured on the digits with 1,281 samples in steps of 256, AdamW: the final training loss
+    is 0.85 without it, and 0.38 with 1,280 samples (docs/decisions/0025).
 
-    With ``scale_momentum`` the learning rate of whole steps is constant; a short step then has its share of it.
+    With ``co_scale.momentum`` the learning rate of whole steps is constant, and a short step has its share of it.
 
     Args:
-        rule: which, with its options.
+        rule: the rule with its options.
         samples: in the step, over all workers, in [1, ``global_batch_size``].
         global_batch_size: samples in a whole step.
         reference_batch_size: samples per step in the reference.
@@ -39,7 +40,7 @@ def scale_short_step(
         constants: the reference's options of the optimizer.
 
     Returns:
-        The ratios and constants of this step; constants that are not in it are those of a whole step.
+        The ratios and constants of this step. The constants that are left out are those of a whole step.
 
     Raises:
         PlanError: the rule does not hold for the whole batch.
@@ -57,26 +58,28 @@ def scale_short_step(
     }
     whole = scale(rule, batch_ratio=global_batch_size / reference_batch_size, **given)
     share, ratio = samples / global_batch_size, samples / reference_batch_size
-    if rule.scale_momentum:
+    if rule.co_scale.momentum:
         own = replace(whole, batch_ratio=ratio, lr_ratio=whole.lr_ratio * share, constants={}, reasons={})
     else:
         own = scale(rule, batch_ratio=ratio, **given)
     held = {**constants, **whole.constants}
-    kept = {name: _kept(held[name], share) for name in AVERAGES.get(optimizer, ()) if held.get(name) is not None}
+    averages = optimizer_facts(optimizer).averages
+    kept = {name: _to_the_power(held[name], share) for name in averages if held.get(name) is not None}
     return replace(own, constants={**kept, **own.constants})
 
 
 def short_step_momentum(momentum: float, *, optimizer: str, share: float) -> float:
-    """Return the momentum of a short step where the schedule moves it: the decay of an average keeps ``** share``.
+    """Return the momentum of a short step when the schedule cycles the momentum.
 
-    SGD's momentum is not the decay of an average but of a sum, which is weighed by the learning rate instead.
+    The decay of an average is raised to the power of ``share``. SGD's momentum is the decay of a sum, not of an
+    average: it stays, because the learning rate weighs the sum.
 
     Example:
         >>> [short_step_momentum(0.81, optimizer=name, share=0.5) for name in ("adamw", "sgd")]
         [0.9, 0.81]
     """
-    return momentum**share if AVERAGES.get(optimizer) else momentum
+    return momentum**share if optimizer_facts(optimizer).averages else momentum
 
 
-def _kept(decay: Any, share: float) -> Any:
-    return tuple(float(one) ** share for one in decay) if isinstance(decay, list | tuple) else float(decay) ** share
+def _to_the_power(decay: Any, share: float) -> Any:
+    return tuple(float(beta) ** share for beta in decay) if isinstance(decay, list | tuple) else float(decay) ** share

@@ -1,13 +1,13 @@
-"""Where optimizer steps begin in the order of the samples, and how many samples each takes.
+"""Where each optimizer step begins, in samples, and how many samples it takes.
 
-The data of an epoch are cut into steps of ``global_batch_size`` samples. ``last_batch`` says what becomes of a rest
-that is smaller:
+The samples of an epoch are divided into steps of ``global_batch_size``. The last ones may be fewer than a batch (the
+rest). ``last_batch`` decides how they are used:
 
-    scale   it is a step of its own, at the learning rate and constants of its own size
-    drop    it is left out; ``samples_seen`` moves over it, so that an epoch has the same length at every batch size
-    carry   it joins the first samples of the next epoch in one step
+    scale   the rest is a step of its own, with the learning rate and constants for its size
+    drop    the rest is skipped; ``samples_seen`` counts it, so that an epoch has the same length at every batch size
+    carry   the rest and the first samples of the next epoch are one step
 
-With ``scale`` and ``carry`` each sample is used exactly once an epoch.
+With ``scale`` and ``carry`` each sample is used exactly once per epoch.
 """
 
 from math import ceil
@@ -21,7 +21,7 @@ def step_size(
 ) -> int:
     """Return how many samples the step that starts after ``samples_seen`` samples takes, over all workers.
 
-    0 means that training is over. With ``drop``, ``samples_seen`` must be where a step begins (``next_step``).
+    0: training has ended. With ``drop``, ``samples_seen`` must be the beginning of a step (``next_step``).
 
     Example:
         >>> [step_size(s, global_batch_size=4, num_samples=10, total_samples=13, last_batch="scale")
@@ -40,7 +40,7 @@ def step_size(
 def next_step(
     samples_seen: int, *, global_batch_size: int, num_samples: int, total_samples: int, last_batch: LastBatch
 ) -> int:
-    """Return where the next step begins: ``samples_seen``, or with ``drop`` the end of a rest that is left out.
+    """Return where the next step begins: ``samples_seen``, or with ``drop`` the end of a rest that is skipped.
 
     Example:
         >>> [next_step(s, global_batch_size=4, num_samples=10, total_samples=13, last_batch="drop") for s in (4, 8)]
@@ -114,7 +114,7 @@ def last_step_start(total: int, *, start: int, global_batch_size: int, num_sampl
     steps = (total - origin) // global_batch_size
     if steps:
         return origin + (steps - 1) * global_batch_size
-    before = origin - num_samples  # the rest of the last epoch holds no step
+    before = origin - num_samples  # the last epoch has no step
     return max(start, before + (num_samples // global_batch_size - 1) * global_batch_size)
 
 
@@ -134,7 +134,7 @@ def samples_in(steps: int, *, global_batch_size: int, num_samples: int, last_bat
 
 
 def _fitting(start: int, global_batch_size: int, num_samples: int, last_batch: LastBatch) -> int:
-    """How many steps begin between ``start`` and the end of its epoch; not for ``carry``."""
+    """Return how many steps begin between ``start`` and the end of its epoch; not for ``carry``."""
     left = num_samples - start % num_samples
     if last_batch == "drop":
         return left // global_batch_size

@@ -1,4 +1,4 @@
-"""Student's t: how far the mean of a few repeats may lie from the truth, and how far two means from each other."""
+"""Student's t: confidence intervals of differences of means, for a few repeats."""
 
 import math
 from collections.abc import Sequence
@@ -7,49 +7,49 @@ from statistics import NormalDist
 
 from scaler.errors import PlanError
 
-_HALVINGS = 200  # of the interval that holds the quantile: beyond the last digit of a float
-_TERMS = 10_000  # of the continued fraction: some sqrt(freedom) are taken
+_HALVINGS = 200  # of the interval around the quantile: more than the digits of a float
+_TERMS = 10_000  # at most, of the continued fraction; it takes about sqrt(freedom)
 _TINY = 1e-300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeanDifference:
-    """A difference of two means, and how far the true one may lie from it on either side."""
+    """A difference of two means and its confidence interval."""
 
     difference: float  # the second mean minus the first
     margin: float  # half the interval's length
-    known_margin: float  # what it would be if the values' spread were the true one
+    known_margin: float  # the same if the standard deviations were known exactly
     freedom: float  # degrees of freedom
 
     @property
     def is_beyond_noise(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """Whether 0 is outside the interval."""
         return abs(self.difference) > self.margin
 
     @property
     def has_too_few_values(self) -> bool:
-        """Whether 0 is in the interval only because so few values leave their spread uncertain."""
+        """Whether 0 is in the interval only because the standard deviations are estimated from few values."""
         return self.known_margin < abs(self.difference) <= self.margin
 
 
 def compare_means(first: Sequence[float], second: Sequence[float], *, level: float) -> MeanDifference | None:
-    """Return the difference of two groups' means with its interval; None where no group says how its values spread.
+    """Return the difference of the means of two groups, with its interval; None if no group shows a spread.
 
         margin = q sqrt(v1 + v2),  v = s^2 / n,  freedom = (v1 + v2)^2 / (v1^2 / (n1 - 1) + v2^2 / (n2 - 1))
 
-    with s the standard deviation, n the number of values of a group, and q Student's two-sided quantile (Welch): the
-    two may spread differently. A group of one value says nothing of its spread: then it is taken to spread as the
-    other does, ``margin = q s sqrt(1 / n1 + 1 / n2)`` with ``n - 1`` degrees of freedom of the other. Values are
-    assumed independent and, with so few of them, about normal.
+    with s the standard deviation and n the number of values of a group, and q Student's two-sided quantile. The groups
+    may have different spreads (Welch). A group of one value has no estimate of its spread, and gets that of the other
+    group: ``margin = q s sqrt(1 / n1 + 1 / n2)`` with the other group's ``n - 1`` degrees of freedom. Values are taken
+    as independent and about normally distributed.
 
     Args:
-        first: one value for each repeat, at least one.
-        second: likewise.
+        first: one value for each repeat of the first group, at least one.
+        second: the same for the second group.
         level: of the interval, in (0, 1).
 
     Returns:
-        None without two values in any group, and where no value differs from another in its group: equal repeats of
-        what is counted in coarse steps show no spread, which is not none.
+        None if no group has two values, or if the values within each group are equal: equal values of a coarse measure
+        do not show that there is no spread.
 
     Sources:
         Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28; Satterthwaite 1946, https://doi.org/10.2307/3002019.
@@ -81,7 +81,7 @@ def compare_means(first: Sequence[float], second: Sequence[float], *, level: flo
 
 
 def _variance(values: Sequence[float]) -> float | None:
-    """The unbiased variance; None of a single value."""
+    """Return the unbiased variance; None for a single value."""
     if len(values) < 2:
         return None
     mean = math.fsum(values) / len(values)
@@ -93,11 +93,11 @@ def two_sided_quantile(level: float, *, freedom: float) -> float:
 
         P(|T| > t) = I_x(freedom / 2, 1 / 2)  at  x = freedom / (freedom + t^2)
 
-    with I the regularised incomplete beta function, which is inverted by halving intervals.
+    with I the regularised incomplete beta function, which is inverted by bisection.
 
     Args:
         level: in (0, 1).
-        freedom: degrees of freedom, at least 1; whole or not.
+        freedom: degrees of freedom, >= 1, not necessarily whole.
 
     Raises:
         PlanError: a value outside its range.
@@ -112,7 +112,7 @@ def two_sided_quantile(level: float, *, freedom: float) -> float:
     if not 0 < level < 1:
         raise PlanError(f"level = {level:g} is not in (0, 1).", "Such as 0.95.")
     if not 1 <= freedom < math.inf:
-        raise PlanError(f"freedom = {freedom:g} is below 1, or no number.", "It takes two values or more.")
+        raise PlanError(f"freedom = {freedom:g} is not a number of at least 1.", "Use two values or more.")
     low, high = 0.0, 1.0
     while two_sided_chance(high, freedom) > 1 - level:
         low, high = high, 2 * high
@@ -128,11 +128,11 @@ def two_sided_quantile(level: float, *, freedom: float) -> float:
 
 
 def two_sided_chance(t: float, freedom: float) -> float:
-    """Return ``P(|T| > |t|)`` for Student's T: how likely chance alone lies as far from 0 as ``t``.
+    """Return ``P(|T| > |t|)`` for Student's T: the two-sided p-value of ``t``.
 
     Args:
-        t: finite.
-        freedom: degrees of freedom, at least 1; whole or not.
+        t: a finite number.
+        freedom: degrees of freedom, >= 1, not necessarily whole.
 
     Example:
         >>> [round(two_sided_chance(t, 8), 4) for t in (0.0, 2.306, -5.041)]
@@ -144,13 +144,13 @@ def two_sided_chance(t: float, freedom: float) -> float:
     if not y:
         return 1.0
     front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(y))
-    if x < (a + 1) / (a + b + 2):  # where the fraction converges fast
+    if x < (a + 1) / (a + b + 2):  # here the fraction converges fast
         return front * _fraction(a, b, x) / a
     return 1 - front * _fraction(b, a, y) / b
 
 
 def _fraction(a: float, b: float, x: float) -> float:
-    """The continued fraction of the incomplete beta function, by Lentz's method."""
+    """Return the continued fraction of the incomplete beta function, by Lentz's method."""
     c, d = 1.0, 1 / _not_zero(1 - (a + b) * x / (a + 1))
     value = d
     for m in range(1, _TERMS):

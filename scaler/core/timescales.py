@@ -1,31 +1,32 @@
-"""How many samples an optimizer remembers: through its weight decay, its momentum and its running averages.
+"""How many samples an optimizer remembers, through its weight decay, its momentum and its running averages.
 
-A rule that holds something holds it per sample, not per step. What it holds is defined here once, for the rules that
-hold it, the plan's warnings and the tests that simulate it.
+A rule that holds a timescale holds it in samples, not in steps. The timescales are defined here once: for the rules
+that hold them, for the plan's warnings, and for the tests that simulate them.
 """
 
 from collections.abc import Mapping
 from math import inf, log
 from typing import Any, Literal
 
-from scaler.core.optimizers import ADAM_FAMILY, COUPLED_DECAY, DECOUPLED_DECAY
+from scaler.core.optimizers import optimizer_facts
 
 DecayForm = Literal["decoupled", "coupled"]
 
 
 def decay_form(optimizer: str, constants: Mapping[str, Any]) -> DecayForm | None:
-    """Return how an optimizer's weight decay shrinks a weight whose gradient is 0; None: at no set pace.
+    """Return how an optimizer's weight decay shrinks a weight whose gradient is 0; None: its speed is not known.
 
         decoupled: w <- w - lr * weight_decay * w, beside the gradient's step (AdamW, Lion, Muon)
         coupled:   the gradient is increased by weight_decay * w, and momentum averages it (SGD)
 
-    Adam, RMSprop and Adagrad divide a coupled decay by the gradient's size, LARS and LAMB by its norm, and Prodigy
-    multiplies it by a step that it finds: lr and weight_decay alone do not tell how fast their weights shrink.
+    Adam, RMSprop and Adagrad divide a coupled decay by the gradient's size, LARS and LAMB divide it by the norm, and
+    Prodigy multiplies it by a step that it estimates: for these, lr and weight_decay alone do not tell how fast weights
+    shrink.
 
     Args:
         optimizer: its name in the job file, or ``module:Class``.
-        constants: its options; ``decoupled_weight_decay`` (torch), ``weight_decouple`` and ``fixed_decay`` (Lion of
-            pytorch_optimizer) decide where they are given.
+        constants: its options. Those given of ``decoupled_weight_decay`` (torch), ``weight_decouple`` and
+            ``fixed_decay`` (Lion of pytorch_optimizer) decide.
 
     Example:
         >>> [decay_form(name, {}) for name in ("adamw", "sgd", "adam")]
@@ -33,13 +34,14 @@ def decay_form(optimizer: str, constants: Mapping[str, Any]) -> DecayForm | None
         >>> decay_form("torch.optim:NAdam", {"decoupled_weight_decay": True})
         'decoupled'
     """
-    if optimizer in COUPLED_DECAY:
-        return "coupled"
-    if optimizer in DECOUPLED_DECAY:
-        by_lr = constants.get("weight_decouple", True) and not constants.get("fixed_decay", False)
-        return "decoupled" if by_lr else None
-    if optimizer in ADAM_FAMILY and constants.get("decoupled_weight_decay", False):
-        return "decoupled"
+    match optimizer_facts(optimizer).weight_decay:
+        case "coupled":
+            return "coupled"
+        case "decoupled":
+            by_lr = constants.get("weight_decouple", True) and not constants.get("fixed_decay", False)
+            return "decoupled" if by_lr else None
+        case "by_option" if constants.get("decoupled_weight_decay", False):
+            return "decoupled"
     return None
 
 
@@ -51,12 +53,12 @@ def weight_decay_timescale(
         decoupled: batch / (lr * weight_decay)
         coupled:   batch * (1 - momentum) / (lr * weight_decay * (1 - dampening))
 
-    Both are to first order in one step's share, ``batch / timescale``, and hold once momentum has built up.
+    Both are exact to first order in ``batch / timescale``, and hold once momentum has built up.
 
     Args:
         optimizer: its name in the job file, or ``module:Class``.
-        constants: its options: ``weight_decay``; with a coupled decay also ``momentum`` and ``dampening``. What is not
-            given counts as 0.
+        constants: its options: ``weight_decay``; with a coupled decay also ``momentum`` and ``dampening``. A missing
+            option counts as 0.
         lr: the learning rate, > 0.
         global_batch_size: samples per optimizer step.
 
@@ -83,7 +85,7 @@ def weight_decay_timescale(
 
 
 def step_gain(constants: Mapping[str, Any]) -> float:
-    """Return how many times ``lr * gradient`` SGD's step is, once momentum has built up under a steady gradient.
+    """Return SGD's step over ``lr * gradient``, once momentum has built up under a constant gradient.
 
         (1 - dampening) / (1 - momentum); 1 without momentum, where torch ignores the dampening
 
@@ -96,7 +98,7 @@ def step_gain(constants: Mapping[str, Any]) -> float:
 
 
 def average_memory(beta: float, *, global_batch_size: float) -> float:
-    """Return over how many samples a running average forgets what it was to 1/e, when a step keeps ``beta`` of it.
+    """Return after how many samples 1/e of a running average is left, when each step keeps ``beta`` of it.
 
     Example:
         >>> [round(average_memory(beta, global_batch_size=64)) for beta in (0.0, 0.9, 0.999)]

@@ -1,4 +1,4 @@
-"""What differs between two jobs, and what of it a run that goes on can bear."""
+"""The differences between two jobs, and which of them a resumed run accepts."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Any
 
-from scaler.core.optimizers import OPTIMIZER_OPTIONS
 from scaler.errors import JobFileError
 from scaler.job.model import Job
 from scaler.masking import mask_values
@@ -14,14 +13,14 @@ from scaler.masking import mask_values
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """One key of the job with another value; None stands for null and for a key that is not there."""
+    """One key of the job whose value differs; None stands for null and for a missing key."""
 
     key: str
     old: Any
     new: Any
 
     def texts(self) -> tuple[str, str, str]:
-        """Return the key and both values as texts, as ``--set`` takes them."""
+        """Return the key, the old value and the new value, as texts for ``--set``."""
         return self.key, shown(self.old), shown(self.new)
 
     def __str__(self) -> str:
@@ -32,14 +31,14 @@ class Change:
 def job_changes(old: Job, new: Job) -> list[Change]:
     """Return every key whose value differs, in the order of the job file.
 
-    Lists count as one value, and so do sections that only one of the two has. Secrets are compared and shown as
-    ``***``: that one was given again is no change.
+    A list counts as one value, and so does a section that only one of the two jobs has. Secrets are compared and shown
+    as ``***``, so a secret that is given again is no change.
     """
     return list(_changes(_values(old), _values(new)))
 
 
 def shown(value: Any) -> str:
-    """Return a value as ``--set`` takes it; nulls within it are left out.
+    """Return a value as text for ``--set``; nulls inside it are left out.
 
     Example:
         >>> [shown(value) for value in (None, True, 0.5, "cosine", [1, 2], {"min": 1, "max": 4})]
@@ -64,14 +63,13 @@ def _inner(value: Any) -> str:
 
 
 def _values(job: Job) -> dict[str, Any]:
-    """The job's values, with what its optimizer takes where it is not told."""
+    """Return the job's values, with the defaults of its optimizer."""
     values = mask_values(job.model_dump(mode="json"))
-    told = values["reference"]["optimizer"]
-    defaults = {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in OPTIMIZER_OPTIONS.get(told["name"], {}).items()
+    optimizer = job.reference.optimizer
+    options = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in optimizer.with_defaults.items()
     }
-    values["reference"]["optimizer"] = {"name": told["name"], **defaults, **told}
+    values["reference"]["optimizer"] = {"name": optimizer.name, **options, **values["reference"]["optimizer"]}
     return values
 
 
@@ -93,12 +91,12 @@ def _both_known(change: Change) -> bool:
 
 
 def _switched(change: Change) -> bool:
-    """Whether something is there now and was not, or the other way round."""
+    """Return whether a value is set now and was not before, or the reverse."""
     return bool(change.old) != bool(change.new)
 
 
 def _to_or_from(word: str) -> Callable[[Change], bool]:
-    """Whether a key, or the ``name`` of a section, was or becomes this word."""
+    """Return a test of whether a key, or the ``name`` of a section, was or becomes this word."""
 
     def name(value: Any) -> Any:
         return value.get("name") if isinstance(value, Mapping) else value
@@ -106,48 +104,54 @@ def _to_or_from(word: str) -> Callable[[Change], bool]:
     return lambda change: word in (name(change.old), name(change.new))
 
 
-# Key -> when a change of it is refused, and why. Every other key may change: the plan is made anew from the job, and
-# nothing of it is in a checkpoint.
+# Key -> when a change of it is refused, and why. Every other key may change: the plan is made again from the job, and
+# no part of it is in a checkpoint.
 #
-# May change, and why that is sound:
-#   recipe_args            data, addresses, secrets; a model of another shape is found when its weights are loaded
-#   reference, scale       rate, batch and rule are functions of the job and samples_seen; constants are written anew
-#   schedule               a function of samples_seen; a plateau that is new begins with no memory
+# Keys that may change, and why this is safe:
+#   recipe_args            data, addresses, secrets; a model of another shape is detected when its weights are loaded
+#   reference, scale       learning rate and batch follow from the job and samples_seen; constants are written again
+#   schedule               a function of samples_seen; a new plateau starts with an empty state
 #   train.epochs|...       the end of the run; the schedule is stretched with it
-#   train.last_batch       of each step by itself: the order of the samples does not follow from it
-#   train.ema.decay, clip_grad_norm, precision, noise_scale_every, data_workers, eval_every    of each step by itself
-#   train.check_data       of the start of each attempt
-#   resources, checkpoint, failures, tracking    of the context
+#   train.last_batch       applies to each step alone; the order of the samples does not depend on it
+#   train.ema.decay, clip_grad_norm, precision, noise_scale_every, data_workers, eval_every    apply to each step alone
+#   train.check_data       applies to the start of each attempt
+#   resources, checkpoint, failures, tracking    do not change the training
 FIXED: Mapping[str, tuple[Callable[[Change], bool], str]] = {
-    "name": (_always, "the run has its name from it"),
-    "recipe": (_always, "the weights that are saved are those of its model"),
-    "storage": (_always, "the run's folder stays where it is"),
+    "name": (_always, "the run's id begins with it"),
+    "recipe": (_always, "the saved weights are of its model"),
+    "storage": (_always, "the run's folder cannot move"),
     "train.num_samples": (
         _both_known,
-        "samples_seen counts passes over that many; null, once and now, is compared later",
+        "samples_seen counts epochs of this many samples",
     ),
-    "train.seed": (_always, "the order of the data follows from it: samples would be used twice in an epoch, or never"),
-    "train.ema": (_switched, "the average begins with the training, and is in every checkpoint or in none"),
-    "reference.optimizer.name": (_always, "the state that is saved is this optimizer's"),
-    "reference.optimizer.momentum": (_switched, "the running mean is in every checkpoint or in none"),
-    "reference.optimizer.amsgrad": (_switched, "the largest squares are in every checkpoint or in none"),
-    "reference.optimizer.centered": (_switched, "the running mean is in every checkpoint or in none"),
-    "scale.rule": (_to_or_from("adascale"), "with adascale, progress is measured in other samples"),
-    "scale.batch_schedule": (_to_or_from("noise_scale"), "how far the batch has grown is measured, and saved"),
-    "scale.batch_schedule.name": (_to_or_from("noise_scale"), "how far the batch has grown is measured, and saved"),
+    "train.seed": (_always, "it decides the order of the data: samples would be used twice in an epoch, or never"),
+    "train.ema": (_switched, "the average starts with the training, and is in every checkpoint or in none"),
+    "reference.optimizer.name": (_always, "the saved state is of this optimizer"),
+    "reference.optimizer.momentum": (_switched, "its state is in every checkpoint or in none"),
+    "reference.optimizer.amsgrad": (_switched, "its state is in every checkpoint or in none"),
+    "reference.optimizer.centered": (_switched, "its state is in every checkpoint or in none"),
+    "scale.rule": (_to_or_from("adascale"), "with adascale, progress is counted in other samples"),
+    "scale.batch_schedule": (
+        _to_or_from("noise_scale"),
+        "the growth of the batch is measured, and saved in checkpoints",
+    ),
+    "scale.batch_schedule.name": (
+        _to_or_from("noise_scale"),
+        "the growth of the batch is measured, and saved in checkpoints",
+    ),
     "groups": (_always, "the optimizer's state is saved by groups"),
     "layer_decay": (_always, "the optimizer's state is saved by groups"),
 }
 
 
 def require_resumable(changes: Sequence[Change]) -> None:
-    """Refuse changes that a run that goes on cannot bear.
+    """Refuse changes that a resumed run cannot make.
 
     Args:
-        changes: from the job as it ran to the job that is to go on.
+        changes: from the job that ran to the job that is resumed.
 
     Raises:
-        JobFileError: lists all of them, each with its reason, and what sets them back.
+        JobFileError: lists every such change with its reason, and the options that undo them.
     """
     another = any(change.key == "reference.optimizer.name" for change in changes)
     refused = [(change, reason) for change in changes if (reason := _why_not(change, another_optimizer=another))]
@@ -156,17 +160,17 @@ def require_resumable(changes: Sequence[Change]) -> None:
     lines = [f"{change}: {reason}." for change, reason in refused]
     back = " ".join(f"--set {quote(f'{change.key}={shown(change.old)}')}" for change, _ in refused)
     raise JobFileError(
-        f"a run that goes on cannot change {', '.join(change.key for change, _ in refused)}.",
-        "\n".join([*lines, f"Set back: {back}", "Or begin a new run: scaler submit JOB."]),
+        f"a resumed run cannot change {', '.join(change.key for change, _ in refused)}.",
+        "\n".join([*lines, f"Undo: {back}", "Or start a new run: scaler submit JOB."]),
     )
 
 
 def _why_not(change: Change, *, another_optimizer: bool) -> str | None:
-    """Why a run that goes on cannot bear a change; None where it can."""
+    """Return why a resumed run cannot make a change; None if it can."""
     for key, (is_refused, reason) in FIXED.items():
         is_inside = change.key.startswith("layer_decay.") and key == "layer_decay"
         if (change.key == key or is_inside) and is_refused(change):
             return reason
     if change.key.startswith("reference.optimizer.") and change.new is None and not another_optimizer:
-        return "left out, it would stay as it was saved; give its default"  # scaler knows no default of this one
+        return "without the key, the saved value would stay; give its default"  # which scaler does not know
     return None

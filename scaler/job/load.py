@@ -1,4 +1,4 @@
-"""From a job file to a ``Job`` and back, with every error in the words of the file."""
+"""Read and write job files; every error names the key of the file and what to write."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from scaler.job.offers import lists_for, mappings_for, number_in
 from scaler.job.reading import MOST_LEVELS, TOO_DEEP, dump_yaml, parse_yaml, read_file, read_values, shortened
 from scaler.masking import MASK, mask_text, mask_values
 
-MOST_PROBLEMS = 10  # said at once; who has more has another file than a job
+MOST_PROBLEMS = 10  # in one error message
 
 
 def dump_job(job: Job) -> str:
@@ -25,7 +25,7 @@ def dump_job(job: Job) -> str:
 
 
 def masked_keys(job: Job) -> list[str]:
-    """Return the keys of ``recipe_args`` whose secrets ``dump_job`` left out: they must be given again to run the job.
+    """Return the keys of ``recipe_args`` whose secrets ``dump_job`` masked; they must be given again to run the job.
 
     Example: ``["recipe_args.api_key"]``.
     """
@@ -63,11 +63,11 @@ def load_job(path: Path, *, overrides: Sequence[str] = (), workers: int | None =
     Args:
         path: the YAML file.
         overrides: ``key.key=value`` texts, the value in YAML; later ones win.
-        workers: as ``edit_job`` takes them.
+        workers: as in ``edit_job``.
 
     Raises:
-        JobFileError: the file cannot be read, is not a job, or is a run's copy of one with its secrets left out; names
-            the file, the key and the remedy.
+        JobFileError: the file cannot be read, is not a job, or is a run's copy of a job with masked secrets; names the
+            file, the key and the remedy.
     """
     values = read_values(read_file(path), source=str(path))
     job = edit_job(values, overrides=overrides, workers=workers, source=str(path))
@@ -83,18 +83,18 @@ def load_job(path: Path, *, overrides: Sequence[str] = (), workers: int | None =
 def edit_job(
     values: Mapping[str, Any], *, overrides: Sequence[str] = (), workers: int | None = None, source: str
 ) -> Job:
-    """Return the job that ``values`` describe, as ``--set`` and ``--workers`` change it.
+    """Return the job that ``values`` describe, with the changes of ``--set`` and ``--workers``.
 
     Args:
-        values: a job file's, or a job's.
+        values: the values of a job file.
         overrides: ``key.key=value`` texts, the value in YAML; later ones win.
-        workers: instead of ``scale.num_workers``, whatever the overrides say. An elastic job that holds its batch holds
-            it still: the batch of its most workers becomes ``scale.global_batch_size``, in as many micro-steps as that
-            needs. An override of ``scale.num_workers`` does no such thing: it is another job.
+        workers: replaces ``scale.num_workers`` and any override of it. An elastic job with ``on_resize:
+            hold_global_batch`` keeps its batch: the batch of its most workers becomes ``scale.global_batch_size``, with
+            as many micro-steps as needed. An override of ``scale.num_workers`` does not keep it.
         source: names the job in errors.
 
     Raises:
-        JobFileError: that is no job; names the key and the remedy.
+        JobFileError: the result is not a job; names the key and the remedy.
     """
     edited = apply_overrides(values, overrides)
     if workers is None:
@@ -122,7 +122,7 @@ def parse_job(values: Mapping[str, Any], *, source: str) -> Job:
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return ``values`` with each ``key.key=value`` put in, making sections that are not there.
+    """Return ``values`` with each ``key.key=value`` set; missing sections are created.
 
     Example:
         >>> apply_overrides({"train": {"seed": 0}}, ["train.seed=1", "resources.cpus_per_worker=2"])
@@ -141,7 +141,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         for name in sections:
             inner = section.setdefault(name, {})
             if not isinstance(inner, dict):
-                raise JobFileError(f"{shown}: {name} holds {shortened(inner)}, no keys.", "Set it as a whole.")
+                raise JobFileError(f"{shown}: {name} is {shortened(inner)}, which has no keys.", "Set it as a whole.")
             section = inner
         section[last] = parse_yaml(text, source=shown)
     return result
@@ -152,7 +152,7 @@ def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _causes(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
-    """Errors without those that others bring about: a list is "too short" when one of its items is wrong."""
+    """Return the errors without consequences of others: a list is "too short" when one of its items is wrong."""
 
     def is_inside(other: ErrorDetails, details: ErrorDetails) -> bool:
         loc = details["loc"]
@@ -168,9 +168,11 @@ def _causes(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
 def _explain(details: ErrorDetails) -> tuple[str, str]:
     """Return one validation error as a problem and its remedy."""
     loc = [str(part) for part in details["loc"]]
-    if loc[:1] == ["recipe_args"]:  # its keys are the user's own
+    if loc[:1] == ["recipe_args"]:  # its keys are the user's
         loc = loc[:1]
-    last = len(loc) - 1 if details["type"] == "extra_forbidden" else -1  # a key of the file, however it looks
+    last = (
+        len(loc) - 1 if details["type"] == "extra_forbidden" else -1
+    )  # a key of the file, even if it looks like a tag
     keys = [part for index, part in enumerate(loc) if index == last or not part.startswith("<")]
     name, value, context = ".".join(keys), details["input"], details.get("ctx", {})
     section = ".".join(keys[:-1])
@@ -181,7 +183,7 @@ def _explain(details: ErrorDetails) -> tuple[str, str]:
             known = list(_section(loc[:-1]).model_fields)
             return _unknown_key(keys[-1], section=section, known=known)
         case "string_unicode":
-            return f"{name or 'a key'} is not text that can be written.", "Leave out \\ud800 to \\udfff."
+            return f"{name or 'a key'} has characters that UTF-8 cannot encode.", "Leave out \\ud800 to \\udfff."
         case "missing":
             return f'the key "{keys[-1]}" is missing{f" in {section}" if section else ""}.', _describe(loc)
         case "union_tag_invalid":  # a section that comes in several kinds, by its name
@@ -220,26 +222,26 @@ def _explain(details: ErrorDetails) -> tuple[str, str]:
 
 
 def _wanted(kind: str, message: str) -> str:
-    """What a value should have been, from the kind of pydantic's error."""
+    """Return what a value should be, from the kind of pydantic's error."""
     kinds = {"finite": "a finite number", "int": "a whole number", "float": "a number", "bool": "true or false"}
     kinds |= {"string": "text", "tuple": "a list"}
     return next((text for start, text in kinds.items() if kind.startswith(start)), f"usable: {message}")
 
 
 def _not_keys(name: str, loc: Sequence[str], value: object) -> tuple[str, str]:
-    """A value where a section is wanted: the section to write."""
+    """Return the problem of a value in the place of a section, and the section to write."""
     models = _kinds(loc) if loc else []
     offers = mappings_for(models, value) if models else []
-    return f"{name} = {shortened(value)} must hold keys and values.", _write(loc, offers) if offers else _describe(loc)
+    return f"{name} = {shortened(value)} must be keys and values.", _write(loc, offers) if offers else _describe(loc)
 
 
 def _kinds(loc: Sequence[str]) -> list[type[BaseModel]]:
-    """The models that a place may hold, whichever of them the error speaks of."""
+    """Return all models that are allowed at a place, also when the error is about one of them."""
     return _models_in(_annotation(loc[:-1] if loc[-1].startswith("<") else loc))
 
 
 def _write(loc: Sequence[str], offers: Sequence[str]) -> str:
-    """Say what to write at a place."""
+    """Return what to write at a place."""
     key = next(part for part in reversed(loc) if not part.startswith("<"))
     either = " or ".join(filter(None, [", ".join(offers[:-1]), offers[-1]]))
     return f"Write {either}." if key.isdigit() else f"Write {key}: {either}."
@@ -257,17 +259,17 @@ def _unknown_key(key: str, *, section: str, known: Sequence[str]) -> tuple[str, 
 
 
 def _of_another_section(key: str) -> str:
-    """Where a key of this name belongs, if one section of the file has it."""
+    """Return the place of a key with this name, if exactly one section has it."""
     places = [f"{name}.{key}" for name, field in Job.model_fields.items() for model in _models_in(field.annotation)[:1]
               if key in model.model_fields and key != "name"]  # fmt: skip
     return f"It is a key of another section: {places[0]}. " if len(places) == 1 else ""
 
 
-# The place of an error in the models: keys, positions in lists, and the tags of sections that come in several kinds.
+# The place of an error in the models: keys, positions in lists, and the tags of sections of several kinds.
 
 
 def _annotation(loc: Sequence[str]) -> Any:
-    """The annotation at a place."""
+    """Return the annotation at a place."""
     found: Any = Job
     for part in loc:
         if part.startswith("<"):
@@ -282,14 +284,14 @@ def _section(loc: Sequence[str]) -> type[BaseModel]:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models that an annotation names, through unions and ``Annotated``."""
+    """Return the models that an annotation names, through unions and ``Annotated``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
 def _tags(annotation: Any) -> dict[str, Any]:
-    """The kinds of a union, by tag."""
+    """Return the kinds of a union, by tag."""
     inner, *notes = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
     tags = [note.tag for note in notes if isinstance(note, Tag)]
     if tags:
@@ -298,7 +300,7 @@ def _tags(annotation: Any) -> dict[str, Any]:
 
 
 def _words(annotation: Any) -> list[str]:
-    """The words that an annotation takes."""
+    """Return the words that an annotation allows."""
     if isinstance(annotation, bool):
         return [shortened(annotation)]
     if isinstance(annotation, str):
@@ -307,7 +309,7 @@ def _words(annotation: Any) -> list[str]:
 
 
 def _describe(loc: Sequence[str]) -> str:
-    """What the key at a place is for."""
+    """Return the key at a place and its description."""
     keys = [part for part in loc if not part.startswith("<") and not part.isdigit()]
     last = len(loc) - 1 - loc[::-1].index(keys[-1])
     field = _section(loc[:last]).model_fields.get(keys[-1])

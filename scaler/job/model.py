@@ -1,6 +1,6 @@
-"""The job file. Every key has its meaning, unit, range and default in these models, and nowhere else.
+"""The job file: the meaning, unit, range and default of every key.
 
-``scaler schema`` prints them as JSON Schema; ``docs/job-file.md`` is made from that.
+``scaler schema`` prints these models as JSON Schema, and ``docs/job-file.md`` is made from them.
 """
 
 import re
@@ -16,85 +16,104 @@ from scaler.job.tracking import Tracking
 
 
 class Reference(Section):
-    """The batch size, rate and optimizer that are known to be good together, tuned on one worker."""
+    """The batch size, learning rate and optimizer that were tuned together, on one worker."""
 
-    global_batch_size: int = Field(ge=1, le=MOST, description="Samples per optimizer step in the reference.")
-    lr: float = Field(gt=0, description="The reference's learning rate.")
-    optimizer: Optimizer = Field(description="The optimizer that the rate was tuned with.")
+    global_batch_size: int = Field(
+        ge=1, le=MOST, description="Samples per optimizer step that the reference was tuned with."
+    )
+    lr: float = Field(gt=0, description="Learning rate that the reference was tuned with.")
+    optimizer: Optimizer = Field(description="Optimizer that the reference was tuned with.")
     warmup: ReferenceWarmup | None = Field(
         None,
-        description="The warmup that the learning rate was tuned with; it is part of every plan, and what scaling adds "
-        "is schedule.warmup. legw makes it batch_ratio times as long. null: none.",
+        description="Warmup that the reference was tuned with. It is a part of every plan; schedule.warmup is the "
+        "warmup that scaling adds. With rule: legw it is batch_ratio times as long. null: none.",
     )
     samples_per_s: float | None = Field(
-        None, gt=0, description="What one worker trained at, measured alone; the report's efficiency is against it."
+        None,
+        gt=0,
+        description="Speed of one worker that trains alone, in samples per second. The report computes the scaling "
+        "efficiency from it. null: not known.",
     )
 
 
 class Ema(Section):
-    """A running average of the weights."""
+    """An exponential moving average of the weights."""
 
-    decay: float = Field(ge=0, lt=1, description="How much of the average a step of the reference keeps.")
+    decay: float = Field(ge=0, lt=1, description="Share of the average that one step of the reference keeps.")
 
 
 class Train(Length):
-    """How long, on what, and how. With ``rule: adascale`` the length is counted in the reference's samples."""
+    """The length of the training and its settings. With `rule: adascale`, lengths are samples of the reference."""
 
     num_samples: int | None = Field(
-        None, ge=1, le=MOST, description="Size of the training set; checked when the run starts."
+        None,
+        ge=1,
+        le=MOST,
+        description="Samples in the training set; checked when the run starts. null: the length of the recipe's data.",
     )
     last_batch: Literal["scale", "drop", "carry"] = Field(
         "scale",
-        description="What becomes of the rest of an epoch that is smaller than the global batch. scale: a step at the "
-        "learning rate of its own size; drop: it is left out; carry: it joins the next epoch's first samples.",
+        description="What to do with the last samples of an epoch when they are fewer than a global batch. scale: a "
+        "step with the learning rate for its own size; drop: skip them; carry: one step with the first samples of the "
+        "next epoch.",
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="Of initial weights, data order and dropout.")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Of forward and backward; weights are fp32.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the initial weights, the data order and dropout.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="Precision of forward and backward; weights and optimizer are fp32."
+    )
     clip_grad_norm: float | None = Field(
-        None, gt=0, description="The largest norm of the whole gradient; null: no clipping."
+        None, gt=0, description="Largest norm of the gradient of all parameters; null: no clipping."
     )
-    ema: Ema | None = Field(None, description="Keep a running average of the weights; evaluated beside them.")
+    ema: Ema | None = Field(None, description="Average of the weights, evaluated in addition to them; null: none.")
     noise_scale_every: int | None = Field(
         20,
         ge=1,
         le=MOST,
-        description="Steps between measurements of the gradient noise scale; null: none. It takes two workers or "
-        "micro-steps.",
+        description="Steps between measurements of the gradient noise scale, which need two workers or two "
+        "micro-steps; null: no measurements.",
     )
     data_workers: int = Field(
         0,
         ge=0,
-        description="Processes that load data ahead for each worker; 0: the worker itself. Unused for tensors.",
+        description="Processes per worker that load data ahead; 0: the worker loads it itself. Not used for data that "
+        "are tensors.",
     )
     check_data: bool = Field(
         True,
-        description="Whether to compare a few samples between workers, and with those that the run began with, at the "
-        "start of every attempt; data that differ are refused.",
+        description="At the start of every attempt, compare a few samples between the workers and with those at the "
+        "start of the run, and refuse data that differ.",
     )
     eval_every: Length = Field(
-        Length(epochs=1), description="How often to evaluate; always at the end. steps count as full global batches."
+        Length(epochs=1),
+        description="How often to evaluate; always at the end too. A step counts as a whole global batch.",
     )
 
 
 class Resources(Section):
-    """What each worker gets from the cluster."""
+    """The resources of each worker on the cluster."""
 
     cpus_per_worker: float = Field(
-        1.0, gt=0, description="CPUs reserved, fractions allowed; also torch's threads, at least 1."
+        1.0, gt=0, description="CPUs reserved; fractions are allowed. Also the number of torch's threads, at least 1."
     )
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs reserved, fractions allowed; 0 trains on the CPU.")
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs reserved; fractions are allowed. 0: train on the CPU.")
     price_per_worker_hour: float | None = Field(
-        None, ge=0, description="What a worker costs an hour, in any currency; the report says what the run cost."
+        None,
+        ge=0,
+        description="Price of one worker for one hour, in any currency; the report has the cost of the run. null: "
+        "none.",
     )
     peak_tflops_per_worker: float | None = Field(
-        None, gt=0, description="The device's peak at train.precision, in 10**12 FLOPs a second; for the report's MFU."
+        None,
+        gt=0,
+        description="Peak speed of the device at train.precision, in 10**12 FLOPs per second; the report has the model "
+        "FLOPs utilization (MFU). null: none.",
     )
 
 
 class Cadence(Length):
-    """How often, in exactly one unit."""
+    """An interval, in exactly one unit."""
 
-    seconds: float | None = Field(None, gt=0, le=MOST, description="Time, as the worker of rank 0 measures it.")
+    seconds: float | None = Field(None, gt=0, le=MOST, description="Seconds, measured by the worker of rank 0.")
 
     @classmethod
     def _units(cls) -> tuple[str, ...]:
@@ -102,89 +121,102 @@ class Cadence(Length):
 
 
 class Best(Section):
-    """The evaluation's value that makes a checkpoint the best."""
+    """The value of an evaluation that decides which checkpoint is the best."""
 
-    metric: str = Field(description="Of the values that an evaluation gives, such as loss or accuracy.")
-    mode: Literal["min", "max"] = Field("min", description="Whether a smaller or a larger value is better.")
+    metric: str = Field(description="Name of a value that the evaluation returns, such as loss or accuracy.")
+    mode: Literal["min", "max"] = Field("min", description="min: a smaller value is better; max: a larger one.")
 
 
 class Checkpoint(Section):
-    """What is kept to go on from."""
+    """The checkpoints that a run can be resumed from."""
 
     every: Cadence = Field(
-        Cadence(epochs=1), description="How often; always at the end. steps count as full global batches."
+        Cadence(epochs=1),
+        description="How often to write one; always at the end too. A step counts as a whole global batch.",
     )
-    keep: int = Field(2, ge=1, description="How many of the newest are kept.")
+    keep: int = Field(2, ge=1, description="Number of the newest checkpoints to keep.")
     best: Best | None = Field(
-        None, description="Also keep the best by an evaluation's value, whenever it was; null: only the newest."
+        None, description="Also keep the checkpoint with the best value of an evaluation; null: only the newest."
     )
 
 
 class Divergence(Section):
-    """When the loss has gone astray, and what is done."""
+    """When the loss counts as diverged, and what happens then. A loss of NaN or infinity always counts."""
 
     multiple: float | None = Field(
         10.0,
         gt=1,
-        description="Also when the loss is above the running median this many times, ten steps in a row, or has undone "
-        "half of its fall for fifty; null: only NaN and infinity.",
+        description="A loss also counts as diverged when it is above this many times the running median in ten steps "
+        "in a row, or when it has lost half of its fall in fifty steps in a row; null: only NaN and infinity count.",
     )
     then: Literal["stop", "go_back"] = Field(
-        "stop", description="stop: with a report; go_back: to the last checkpoint, with a lower rate."
+        "stop",
+        description="stop: end the run with a report; go_back: resume from the last checkpoint with a lower "
+        "learning rate.",
     )
-    lr_factor: float = Field(0.5, gt=0, lt=1, description="go_back: what the rate is multiplied by each time.")
-    max_times: int = Field(3, ge=1, description="go_back: how often; then it stops.")
+    lr_factor: float = Field(0.5, gt=0, lt=1, description="go_back: factor of the learning rate, each time.")
+    max_times: int = Field(3, ge=1, description="go_back: how often; then the run stops.")
 
 
 class Failures(Section):
-    """What is done when something fails."""
+    """What happens when a worker fails, hangs, or diverges."""
 
     max_restarts: int = Field(
         3,
         ge=0,
-        description="Restarts after a lost worker. An error of the recipe is final: it would come again.",
+        description="Restarts after a worker is lost. An error of the recipe ends the run, because it would occur "
+        "again.",
     )
     hang_timeout_s: float | None = Field(
         600.0,
         gt=0,
         le=MOST,
-        description="A worker that does one thing for this many seconds hangs: it is named, and restarted; null: wait. "
-        "Longer than the slowest step, evaluation batch or building of the recipe.",
+        description="A worker without progress for this many seconds counts as hanging: it is reported, and the "
+        "workers are restarted. Set it longer than the slowest step, evaluation batch and building of the "
+        "recipe. null: wait for ever.",
     )
     divergence: Divergence | None = Field(
-        Divergence(), description="The guard of the loss; null: train on, whatever it is."
+        Divergence(), description="What to do when the loss diverges; null: nothing, training continues."
     )
 
 
 class Job(Section):
     """One job file."""
 
-    name: str = Field(description="Letters, digits, '.', '_', '-'; starts the run's id.")
+    name: str = Field(description="Name of the job, of letters, digits, '.', '_' and '-'. Run ids begin with it.")
     recipe: str = Field(
-        description="module:function or path/file.py:function that builds model and data; the path is from the job "
-        "file's folder, a module lies next to the job file, in PYTHONPATH or among the installed packages."
+        description="Function that builds the model and the data: module:function or path/file.py:function. A path is "
+        "relative to the job file's folder; a module is next to the job file, in PYTHONPATH or installed."
     )
-    recipe_args: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the recipe's function.")
-    reference: Reference = Field(description="What is known to be good together, tuned on one worker.")
-    scale: Scale = Field(description="Workers, batch and rule.")
+    recipe_args: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments for the recipe's function."
+    )
+    reference: Reference = Field(description="Batch size, learning rate and optimizer that were tuned together.")
+    scale: Scale = Field(description="Number of workers, batch sizes and scaling rule.")
     groups: Annotated[
         Annotated[tuple[ParameterGroup, ...], Field(strict=False), Tag("<list>")]
         | Annotated[Literal["recipe"], Tag("<word>")],
         Discriminator(lambda value: "<word>" if isinstance(value, str) else "<list>"),
     ] = Field(
-        (), description="Parameters with a rate, weight decay or freezing of their own; recipe: the recipe gives them."
+        (),
+        description="Parameters with a learning rate, weight decay or freezing of their own. recipe: the recipe has "
+        "the list.",
     )
-    layer_decay: LayerDecay | None = Field(None, description="A lower rate for each layer further from the output.")
+    layer_decay: LayerDecay | None = Field(
+        None, description="A lower learning rate for layers further from the output; null: none."
+    )
     schedule: Annotated[Schedule, Discriminator(schedule_tag)] = Field(
-        Constant(), description="Shape of the rate over the training."
+        Constant(), description="Learning rate over the training, as a share of the peak."
     )
-    train: Train = Field(description="Length and ways of the training.")
-    resources: Resources = Field(default_factory=Resources, description="What each worker gets.")
-    checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="What is kept to go on from.")
-    failures: Failures = Field(default_factory=Failures, description="What is done when something fails.")
-    tracking: Tracking = Field(default_factory=Tracking, description="Where the curves go too, as the run goes by.")
+    train: Train = Field(description="Length and settings of the training.")
+    resources: Resources = Field(default_factory=Resources, description="CPUs and GPUs of each worker.")
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="Which checkpoints to write and to keep.")
+    failures: Failures = Field(default_factory=Failures, description="What happens when something fails.")
+    tracking: Tracking = Field(default_factory=Tracking, description="Trackers that also get the run's curves.")
     storage: str = Field(
-        "runs", min_length=1, description="Where run folders go: a folder, or a URI such as s3://bucket/prefix."
+        "runs",
+        min_length=1,
+        description="Where run folders are created: a folder, or a URI such as s3://bucket/prefix.",
     )
 
     @model_validator(mode="after")
@@ -193,11 +225,11 @@ class Job(Section):
         if self.train.steps is not None and (elastic or grows):
             why = "grow and shrink with the workers" if elastic else "grow with scale.batch_schedule"
             raise problem(
-                f"train.steps = {self.train.steps} has no fixed length: steps {why}.",
+                f"train.steps = {self.train.steps} is not a fixed number of samples: steps {why}.",
                 "Give train.epochs or train.samples.",
             )
         if self.scale.co_scale.ema and self.train.ema is None:
-            raise problem("scale.co_scale.ema = true, and there is no average to scale.", "Give train.ema.")
+            raise problem("scale.co_scale.ema = true, and train.ema is missing.", "Give train.ema.")
         return self
 
     @field_validator("name")
@@ -205,7 +237,7 @@ class Job(Section):
     def _name_is_a_file_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
             raise problem(
-                f"= {name!r} cannot name a run.",
+                f"= {name!r} cannot be the name of a run.",
                 "Use 1 to 100 letters, digits, '.', '_' and '-'; a letter, digit or '_' first.",
             )
         return name

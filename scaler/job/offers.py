@@ -1,4 +1,4 @@
-"""What a value in the wrong form may stand for: the mapping or the list to write instead, as YAML."""
+"""Suggestions for a value in the wrong form: the mapping or the list to write instead, as YAML."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from scaler.core.nearest import nearest
-from scaler.core.optimizers import OPTIMIZER_OPTIONS
+from scaler.core.optimizers import NAMED_OPTIMIZERS
 from scaler.job.reading import flow_yaml, parse_yaml
 from scaler.job.section import Length
 
@@ -19,11 +19,11 @@ _AMOUNT = re.compile(r"\s*([0-9][0-9.eE+]*)\s*([a-zA-Z]+|%)?\s*")
 
 
 def mappings_for(models: Sequence[type[BaseModel]], value: object) -> list[str]:
-    """Return the mappings that ``value`` may stand for where one of these models is wanted.
+    """Return the mappings that ``value`` may stand for, in a place for one of these models.
 
     Args:
-        models: one, or several that are told apart by their ``name``.
-        value: as the file has it.
+        models: one model, or several with different ``name``.
+        value: the value in the file.
 
     Example:
         >>> from scaler.job.schedule import Cosine, Step, Warmup
@@ -39,7 +39,7 @@ def mappings_for(models: Sequence[type[BaseModel]], value: object) -> list[str]:
 
 
 def lists_for(models: Sequence[type[BaseModel]], value: object) -> list[str]:
-    """Return the lists of one item that ``value`` may stand for where a list is wanted; no models: a list of texts."""
+    """Return the lists of one item that ``value`` may stand for; without models: a list of texts."""
     if isinstance(value, dict) and len(models) == 1:
         return [f"[{flow_yaml(value)}]"] if _fits(models[0], value) else []
     if isinstance(value, str) and not models:
@@ -48,13 +48,13 @@ def lists_for(models: Sequence[type[BaseModel]], value: object) -> list[str]:
 
 
 def number_in(text: str) -> int | float | None:
-    """Return the number that a text in quotes, or with ``_`` between digits, holds; None where it holds none.
+    """Return the number in a text, also with ``_`` between its digits; None if the text is not a number.
 
     Example:
         >>> [number_in(text) for text in ("0.1", "1_000", "auto")]
         [0.1, 1000, None]
     """
-    with suppress(Exception):  # any text that is no YAML
+    with suppress(Exception):  # a text that is not YAML
         value = parse_yaml(text.strip().replace("_", ""), source="")
         if isinstance(value, int | float) and not isinstance(value, bool):
             return value
@@ -62,7 +62,7 @@ def number_in(text: str) -> int | float | None:
 
 
 def _of_kinds(models: Sequence[type[BaseModel]], value: object) -> list[dict[str, Any]]:
-    """Of the kind whose name the value is."""
+    """Return a mapping of the kind that the value names."""
     kinds: dict[str, type[BaseModel]] = {}
     for model in models:
         for name in (
@@ -74,7 +74,7 @@ def _of_kinds(models: Sequence[type[BaseModel]], value: object) -> list[dict[str
 
 
 def _of_one(model: type[BaseModel], value: object) -> list[dict[str, Any]]:
-    """Of the keys that would take the value: all that are required, else any; of a length, its units."""
+    """Return a mapping for each key that allows the value: required keys, else any key; for a length, its units."""
     if issubclass(model, Length):
         amounts = dict(_amounts(model, value))
         return [{unit: amount} for unit, amount in amounts.items() if _fits(model, {unit: amount})]
@@ -82,15 +82,15 @@ def _of_one(model: type[BaseModel], value: object) -> list[dict[str, Any]]:
     found = []
     for key in required or model.model_fields:
         taken = value
-        if key == "name" and isinstance(value, str):  # of an optimizer
-            taken = nearest(value, OPTIMIZER_OPTIONS) or value
+        if key == "name" and isinstance(value, str):  # an optimizer's name
+            taken = nearest(value, NAMED_OPTIMIZERS) or value
         if _fits(model, {key: taken}):
             found.append({key: taken, **_missing(model, key)})
     return found
 
 
 def _amounts(model: type[Length], value: object) -> Iterator[tuple[str, int | float]]:
-    """Units and amounts that the value may mean: ``500`` is any unit's, ``500 steps`` and ``10%`` are plain."""
+    """Yield units and amounts that the value may mean: ``500`` fits any unit; ``500 steps`` and ``10%`` have one."""
     unit = None
     if isinstance(value, str):
         match = _AMOUNT.fullmatch(value)
@@ -118,7 +118,7 @@ def _missing(model: type[BaseModel], given: str) -> dict[str, str]:
 
 
 def _fits(model: type[BaseModel], values: dict[str, Any]) -> bool:
-    """Whether a model takes these keys, whatever else it wants beside them."""
+    """Return whether a model allows these keys, ignoring required keys that are missing."""
     try:
         model.model_validate(values)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The optimizer of the reference, and parameters that are treated apart."""
+"""The reference's optimizer, and parameters with a learning rate, weight decay or freezing of their own."""
 
 import re
 from math import isfinite
@@ -7,31 +7,35 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from scaler.core.nearest import nearest
-from scaler.core.optimizers import OPTIMIZER_OPTIONS, optimizer_hint, option_hint
+from scaler.core.optimizers import NAMED_OPTIMIZERS, optimizer_facts, optimizer_hint, option_hint
 from scaler.job.section import Point, Section, problem
 
-SHARES = ("betas", "momentum", "alpha")  # options that say how much of a running mean a step keeps
+SHARES = ("betas", "momentum", "alpha")  # the share of an average or a sum that a step keeps
 AT_LEAST_0 = ("eps", "weight_decay", "trust_coefficient")
-AVERAGING = ("schedulefree_sgd", "schedulefree_adamw")
 
 
 class Optimizer(Section):
-    """The reference's optimizer; every other key is passed to it."""
+    """The reference's optimizer. Every key besides `name` is an option of the optimizer."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
-    name: str = Field(description="A name of the table below, or the import path of a torch optimizer, module:Class.")
+    name: str = Field(description="A name of the table below, or the import path of a torch optimizer: module:Class.")
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keys beside ``name``."""
+        """The options that the job gives: every key besides ``name``."""
         return dict(self.model_extra or {})
+
+    @property
+    def with_defaults(self) -> dict[str, Any]:
+        """The options that the job gives, and the defaults of the others where scaler knows them."""
+        return {**optimizer_facts(self.name).defaults, **self.options}
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        known = OPTIMIZER_OPTIONS.get(self.name)
+        known = optimizer_facts(self.name).options
         if known is None and not re.fullmatch(r"[\w.]+:\w+", self.name):
-            names = ", ".join(OPTIMIZER_OPTIONS)
+            names = ", ".join(NAMED_OPTIMIZERS)
             raise problem(
                 f"has the name {self.name}, which is not an optimizer.",
                 f"{optimizer_hint(self.name)}Use {names}, or an import path such as torch.optim:NAdam.",
@@ -39,7 +43,7 @@ class Optimizer(Section):
         for key in self.options:
             if key not in (known or ()) and nearest(key, ["lr", *(known or ())]) == "lr":
                 hint = 'Did you mean "lr"? ' if key != "lr" else ""
-                raise problem(f"has the key {key}.", f"{hint}The rate is a key of its own: reference.lr.")
+                raise problem(f"has the key {key}.", f"{hint}The learning rate is a key of its own: reference.lr.")
         for key, value in self.options.items():
             numbers = value if isinstance(value, tuple | list) else [value]
             if any(isinstance(number, float) and not isfinite(number) for number in numbers):
@@ -69,13 +73,17 @@ class Optimizer(Section):
 
 
 class ParameterGroup(Section):
-    """Parameters whose names match a pattern. Every entry that matches applies, in order; the later wins on a key."""
+    """Parameters whose names match a pattern. If several entries match, all apply; for each key, the last one wins."""
 
     match: str = Field(
-        min_length=1, description='Of the parameter\'s name in the model, with * and ?, such as "backbone.*".'
+        min_length=1, description='A pattern for names of parameters in the model, with * and ?, such as "backbone.*".'
     )
-    lr_ratio: float | None = Field(None, ge=0, description="Their rate over everyone's. Default 1.")
-    weight_decay: float | None = Field(None, ge=0, description="Instead of the reference optimizer's.")
+    lr_ratio: float | None = Field(
+        None, ge=0, description="Their learning rate divided by that of the other parameters; null: 1."
+    )
+    weight_decay: float | None = Field(
+        None, ge=0, description="Their weight decay at the reference's batch size; null: the reference optimizer's."
+    )
     freeze: (
         Annotated[
             Annotated[Literal[True], Tag("<word>")] | Annotated[Point, Tag("<length>")],
@@ -84,8 +92,8 @@ class ParameterGroup(Section):
         | None
     ) = Field(
         None,
-        description="true: not trained at all; a point of training such as {epochs: 2}: not until then. The "
-        "statistics of their BatchNorm stay, too.",
+        description="true: never trained; a point of training such as {epochs: 2}: not trained before it. The running "
+        "statistics of frozen BatchNorm layers do not change either. null: trained.",
     )
 
     @model_validator(mode="after")
@@ -96,28 +104,28 @@ class ParameterGroup(Section):
 
 
 class LayerDecay(Section):
-    """A lower rate for each layer further from the output: lr_ratio = factor ** (layers behind it)."""
+    """A lower learning rate for layers further from the output: lr_ratio = factor ** (number of layers after it)."""
 
-    factor: float = Field(gt=0, le=1, description="From one layer to the one before it.")
+    factor: float = Field(gt=0, le=1, description="Learning rate of a layer divided by that of the next layer.")
     layers: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         min_length=2,
-        description="Patterns of parameter names from the input to the output; {n} stands for a number and makes a "
-        'layer of each, in order: ["embed.*", "blocks.{n}.*", "head.*"]. Every parameter must be in one.',
+        description="Patterns for names of parameters, from the input to the output. {n} stands for a number, and each "
+        'number is a layer, in order: ["embed.*", "blocks.{n}.*", "head.*"]. Every parameter must match a pattern.',
     )
 
 
 def _bounds(optimizer: str, key: str, value: Any) -> str:
-    """What an option's numbers must be; empty where they are, and for options without bounds."""
+    """Return the bounds that an option's numbers violate; empty if they violate none."""
     numbers = value if isinstance(value, tuple | list) else [value]
-    if key in SHARES:
-        if optimizer in AVERAGING and numbers[0] == 0:  # its weights are read through the first one
+    if key in SHARES or key in optimizer_facts(optimizer).averages:
+        if optimizer_facts(optimizer).averages_weights and numbers[0] == 0:  # it divides by the first one
             return "> 0 and < 1"
         return "" if all(0 <= number < 1 for number in numbers) else ">= 0 and < 1"
     return ">= 0" if key in AT_LEAST_0 and value < 0 else ""
 
 
 def _kind(value: Any) -> str:
-    """What sort of value an option takes, in words."""
+    """Return the kind of a value, as an error names it."""
     match value:
         case bool():
             return "true or false"
@@ -133,7 +141,7 @@ def _kind(value: Any) -> str:
 
 
 def _yaml(value: Any) -> str:
-    """An option's value as the job file has it."""
+    """Return an option's value as YAML."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(list(value)) if isinstance(value, tuple) else str(value)

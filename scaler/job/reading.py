@@ -1,7 +1,7 @@
-"""YAML as job files have it: from a file or a text to plain values, and from values to text.
+"""Read and write the YAML of job files: from a file or a text to plain values, and from values to text.
 
-What a person means is read, what nobody writes by hand is refused: no tags, no aliases, no key twice, and bounds on
-size and depth. ``load.py`` makes a job of the values.
+Numbers and booleans are those of YAML 1.2. Tags, aliases and duplicate keys are refused, and size and depth are
+limited. ``load.py`` makes a job from the values.
 """
 
 import os
@@ -26,7 +26,7 @@ _NESTED = "this is nested too deep"
 
 
 def read_file(path: Path) -> bytes:
-    """Return what a file holds, up to a byte more than ``read_values`` takes; a pipe or a device is not waited for.
+    """Return the content of a file, at most one byte more than ``read_values`` allows; pipes and devices are refused.
 
     Raises:
         JobFileError: it cannot be read.
@@ -36,7 +36,7 @@ def read_file(path: Path) -> bytes:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         with open(number, "rb") as file:
             if not stat.S_ISREG(os.fstat(number).st_mode):
-                raise JobFileError(f"{path}: is no file, but a pipe or a device.", remedy)
+                raise JobFileError(f"{path}: is not a file, but a pipe or a device.", remedy)
             return file.read(MAX_JOB_FILE_BYTES + 1)
     except OSError as error:
         raise JobFileError(f"{path}: cannot be read: {error.strerror}.", remedy) from error
@@ -46,22 +46,22 @@ def read_values(raw: bytes, *, source: str) -> Mapping[str, Any]:
     """Return the keys and values of a file's content; ``source`` names it in errors.
 
     Raises:
-        JobFileError: it is too large, not YAML, or holds something else than keys and values.
+        JobFileError: it is too large, is not YAML, or is not keys and values.
     """
     if len(raw) > MAX_JOB_FILE_BYTES:
         raise JobFileError(f"{source}: larger than {MAX_JOB_FILE_BYTES:,} bytes.", "A job file is a page of YAML.")
     values = parse_yaml(raw, source=source)
     if not isinstance(values, dict):
         what = "empty" if values is None else f"a {type(values).__name__}, not keys and values"
-        raise JobFileError(f"{source}: is {what}.", "scaler init DIR writes a job file that runs as it is.")
+        raise JobFileError(f"{source}: is {what}.", "scaler init DIR writes a job file that is ready to run.")
     return values
 
 
 def parse_yaml(raw: bytes | str, *, source: str) -> Any:
-    """Return the one value that a text in YAML describes.
+    """Return the value that a YAML text describes.
 
     Raises:
-        JobFileError: it is not YAML as job files have it; names line and column.
+        JobFileError: it is not the YAML of job files; names line and column.
     """
     try:
         return yaml.load(raw, Loader=_JobLoader)  # a SafeLoader
@@ -76,19 +76,19 @@ def parse_yaml(raw: bytes | str, *, source: str) -> Any:
 
 
 def _remedy(error: yaml.MarkedYAMLError) -> str:
-    """What to write instead of what PyYAML does not read: mostly it is text that needs quotes."""
+    """Return what to write instead of text that PyYAML cannot read; mostly it needs quotes."""
     problem = str(error.problem)
     if str(error.context).endswith("an alias"):
         return STAR
     if problem.startswith("mapping values are not allowed"):
-        return 'Quote text that holds ": "; indent with blanks.'
+        return 'Quote text with ": " in it; indent with spaces.'
     if problem.startswith("found character") and "\\t" not in problem:
         return "Quote text that begins with this character."
     if problem.startswith(("expected ',' or", "did not find expected ',' or")):
-        return "Quote text that holds { } [ ] or a comma; close every bracket."
+        return "Quote text with { } [ ] or a comma in it; close every bracket."
     if problem == "but found another document":
-        return "A job file is one document: leave out what follows ---."
-    return "The file is YAML; indent with blanks."
+        return "A job file is one document: remove everything after ---."
+    return "The file is YAML; indent with spaces."
 
 
 def dump_yaml(values: Mapping[str, Any]) -> str:
@@ -108,7 +108,7 @@ def flow_yaml(value: object) -> str:
 
 
 def shortened(value: object) -> str:
-    """Return a value as the file has it, cut to a width that an error line bears.
+    """Return a value as YAML writes it, shortened for an error message.
 
     Example:
         >>> [shortened(value) for value in (None, True, 0.5, "cosine")]
@@ -134,14 +134,14 @@ class _JobLoader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(
-                problem="aliases (*name) are not read",
+                problem="aliases (*name) are not allowed",
                 problem_mark=mark,
                 note=STAR,
             )
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) is not None:
             raise yaml.MarkedYAMLError(
-                problem="tags (!name) are not read",
+                problem="tags (!name) are not allowed",
                 problem_mark=event.start_mark,
                 note="Write the value alone; quote text that begins with !.",
             )
@@ -176,14 +176,14 @@ class _JobLoader(yaml.SafeLoader):
     def construct_int(self, node: yaml.ScalarNode) -> int:
         if len(node.value) > MOST_DIGITS:
             raise yaml.MarkedYAMLError(
-                problem=f"{shortened(node.value)} has {len(node.value):,} digits, and {MOST_DIGITS} are read",
+                problem=f"{shortened(node.value)} has {len(node.value):,} digits; the most is {MOST_DIGITS}",
                 problem_mark=node.start_mark,
                 note="Write a shorter number, or quote it if it is text.",
             )
         return int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10)
 
 
-# YAML 1.1 reads 1e-3 as text, 010 as 8, 1:30 as 90 and "no" as false; YAML 1.2 reads them as people mean them.
+# YAML 1.1 reads 1e-3 as text, 010 as 8, 1:30 as 90 and "no" as false. YAML 1.2 reads a number, 10, text and text.
 _JobLoader.add_constructor("tag:yaml.org,2002:int", _JobLoader.construct_int)
 _JobLoader.add_implicit_resolver(
     "tag:yaml.org,2002:int", re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")

@@ -1,4 +1,4 @@
-"""Workers, batch and rule."""
+"""The ``scale`` section: number of workers, batch sizes and scaling rule."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,48 +8,53 @@ from scaler.job.section import MOST, MOST_WORKERS, Length, Point, Section, name_
 
 
 class Workers(Section):
-    """An elastic number of workers."""
+    """The smallest and the largest number of workers of an elastic job."""
 
-    min: int = Field(ge=1, le=MOST_WORKERS, description="The fewest workers to go on with.")
-    max: int = Field(ge=1, le=MOST_WORKERS, description="The most workers to use.")
+    min: int = Field(ge=1, le=MOST_WORKERS, description="Fewest workers to train with.")
+    max: int = Field(ge=1, le=MOST_WORKERS, description="Most workers to train with.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min > self.max:
-            raise problem(f"has min {self.min} above max {self.max}.", "Exchange them.")
+            raise problem(f"has min {self.min} above max {self.max}.", f"Write {{min: {self.max}, max: {self.min}}}.")
         return self
 
 
 class CoScale(Section):
-    """What is scaled beside the rate; each only when asked for."""
+    """Values that are scaled in addition to the learning rate. All are off by default."""
 
     weight_decay: bool = Field(
-        False, description="Hold the timescale of weight decay in samples: x batch_ratio / lr_ratio (AdamW, SGD)."
+        False,
+        description="Multiply weight decay by batch_ratio / lr_ratio, which holds its timescale in samples (for SGD, "
+        "AdamW and other optimizers with decoupled weight decay).",
     )
     ema: bool = Field(
         False,
-        description="Hold the memory of train.ema in samples: decay ** batch_ratio; with adascale, decay ** gain.",
+        description="Use train.ema.decay ** batch_ratio, which holds the memory of the average in samples; with rule: "
+        "adascale, decay ** gain.",
     )
     momentum: bool = Field(
         False,
-        description="With rule: none, raise SGD's momentum instead: 1 - (1 - momentum) / batch_ratio. That holds the "
-        "timescale of weight decay too.",
+        description="With rule: none, raise SGD's momentum instead of the learning rate: 1 - (1 - momentum) / "
+        "batch_ratio. This holds the timescale of weight decay too.",
     )
 
 
 class GrowthPoint(Section):
-    """From here on, another batch."""
+    """A point of training from which the global batch has another size."""
 
-    at: Point = Field(description="When; the first step that starts at or after it has the new batch.")
-    factor: float = Field(gt=0, le=MOST_WORKERS, description="Times the batch at the start of training.")
+    at: Point = Field(description="The first step that starts at this point or after it has the new batch.")
+    factor: float = Field(
+        gt=0, le=MOST_WORKERS, description="Size of the batch, divided by the one at the start of training."
+    )
 
 
 class GrowAtPoints(Section):
-    """A batch that changes at listed points of training."""
+    """A batch that changes at given points of training."""
 
     name: Literal["points"] = Field(description="points")
     points: Annotated[tuple[GrowthPoint, ...], Field(strict=False)] = Field(
-        min_length=1, description="In ascending order."
+        min_length=1, description="Points and sizes, in ascending order."
     )
 
 
@@ -57,31 +62,37 @@ class GrowByDoubling(Section):
     """A batch that doubles at regular intervals."""
 
     name: Literal["doubling"] = Field(description="doubling")
-    every: Point = Field(description="How often it doubles.")
-    max_global_batch_size: int = Field(ge=1, le=MOST, description="It stays there.")
+    every: Point = Field(description="Interval after which it doubles.")
+    max_global_batch_size: int = Field(ge=1, le=MOST, description="Size at which it stops growing, in samples.")
 
 
 class GrowWithNoise(Section):
-    """A batch that doubles when the measured gradient noise scale is surely above twice the batch."""
+    """A batch that doubles when the interval of the measured gradient noise scale is above twice the batch."""
 
     name: Literal["noise_scale"] = Field(description="noise_scale")
-    every: Point = Field(Point(epochs=1), description="How often it is looked at.")
-    max_global_batch_size: int = Field(ge=1, le=MOST, description="It stays there. The rule must hold up to it.")
+    every: Point = Field(
+        Point(epochs=1), description="Interval after which the noise scale is compared with the batch."
+    )
+    max_global_batch_size: int = Field(
+        ge=1, le=MOST, description="Size at which it stops growing, in samples. The rule must hold up to it."
+    )
 
 
 class Rewarmup(Length):
-    """A climb from the old rate to the new one after a resize, in exactly one unit."""
+    """The climb from the old learning rate to the new one after a resize, in exactly one unit."""
 
-    above: float = Field(1.5, ge=1, description="Only when the resize multiplies the rate by more than this.")
+    above: float = Field(
+        1.5, ge=1, description="There is a climb only if the new learning rate is more than this many times the old."
+    )
 
 
 class Scale(Section):
-    """How many workers, what they share, and the rule that makes a rate of it."""
+    """The number of workers, the batch sizes, and the rule that scales the learning rate with the batch."""
 
     num_workers: Annotated[
         Annotated[int, Field(ge=1, le=MOST_WORKERS), Tag("<number>")] | Annotated[Workers, Tag("<range>")],
         Discriminator(lambda value: "<range>" if isinstance(value, dict | Workers) else "<number>"),
-    ] = Field(1, description="Workers, >= 1; {min, max} makes the run elastic.")
+    ] = Field(1, description="Number of workers, >= 1; {min, max} makes the job elastic.")
     per_worker_batch_size: (
         Annotated[
             Annotated[int, Field(ge=1, le=MOST), Tag("<number>")] | Annotated[Literal["auto"], Tag("<word>")],
@@ -90,27 +101,37 @@ class Scale(Section):
         | None
     ) = Field(
         None,
-        description="Samples in one forward/backward on one worker; with global_batch_size, the most. auto (with "
-        "global_batch_size): a worker's whole share, and half of it whenever memory does not suffice.",
+        description="Samples in one forward/backward on one worker; with global_batch_size, the most. auto (only with "
+        "global_batch_size): the worker's whole share of the batch, halved when memory runs out.",
     )
     grad_accum_steps: int | None = Field(
         None,
         ge=1,
         le=MOST,
-        description="Forward/backwards per optimizer step. Default 1; with global_batch_size, as few as fit.",
+        description="Forward/backwards per optimizer step. null: 1; with global_batch_size, as few as fit.",
     )
     global_batch_size: int | None = Field(
-        None, ge=1, le=MOST, description="Samples per optimizer step over all workers: fixed, whatever their number."
+        None,
+        ge=1,
+        le=MOST,
+        description="Samples per optimizer step over all workers, the same at every number of workers. null: the batch "
+        "grows with the workers.",
     )
     rule: Literal["auto", "linear", "sqrt", "power", "adam_sde", "gain", "adascale", "legw", "none"] = Field(
-        "auto", description="From the ratio of batch sizes to the ratio of rates; auto chooses by optimizer."
+        "auto",
+        description="Rule that scales the learning rate with the batch size; auto chooses by the optimizer. See "
+        "docs/decisions/0009-rules.md.",
     )
     exponent: float | None = Field(None, ge=-2, le=2, description="power only: lr_ratio = batch_ratio ** exponent.")
     noise_scale: float | None = Field(None, gt=0, description="gain only: the gradient noise scale, in samples.")
     betas: Literal["sde", "power"] = Field(
-        "sde", description="adam_sde only: 1 - batch_ratio * (1 - beta), or beta ** batch_ratio for any ratio."
+        "sde",
+        description="adam_sde only: how betas are scaled. sde: 1 - batch_ratio * (1 - beta), which must stay above 0; "
+        "power: beta ** batch_ratio.",
     )
-    co_scale: CoScale = Field(default_factory=CoScale, description="What is scaled beside the rate.")
+    co_scale: CoScale = Field(
+        default_factory=CoScale, description="Values that are scaled in addition to the learning rate."
+    )
     batch_schedule: (
         Annotated[
             Annotated[GrowAtPoints, Tag("<points>")]
@@ -119,18 +140,24 @@ class Scale(Section):
             Discriminator(name_tag),
         ]
         | None
-    ) = Field(None, description="A global batch that grows as training goes on; the rate follows by the rule.")
+    ) = Field(
+        None,
+        description="A global batch that changes during training; the learning rate follows by the rule. null: "
+        "constant.",
+    )
     on_resize: Literal["scale_with_batch", "hold_global_batch"] = Field(
         "scale_with_batch",
-        description="When an elastic run changes size: plan batch and rate anew, or hold those of the most workers.",
+        description="When an elastic run changes size. scale_with_batch: the batch changes with the workers, and the "
+        "learning rate by the rule; hold_global_batch: keep the batch and the learning rate of the most workers.",
     )
     rewarmup: Rewarmup | None = Field(
-        Rewarmup(steps=50), description="The climb after a resize that raises the rate; null: it jumps."
+        Rewarmup(steps=50),
+        description="Climb of the learning rate after a resize that raises it; null: it jumps.",
     )
 
     @property
     def is_elastic(self) -> bool:
-        """Whether the number of workers may change while it runs."""
+        """Whether the number of workers may change during the run."""
         return not isinstance(self.num_workers, int)
 
     @property
@@ -140,7 +167,7 @@ class Scale(Section):
 
     @property
     def min_workers(self) -> int:
-        """The fewest workers the job goes on with."""
+        """The fewest workers that the job trains with."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers.min
 
     @model_validator(mode="after")
@@ -148,23 +175,24 @@ class Scale(Section):
         if self.per_worker_batch_size is None and self.global_batch_size is None:
             raise problem(
                 "has neither per_worker_batch_size nor global_batch_size.",
-                "per_worker_batch_size lets the batch grow with the workers, global_batch_size fixes it.",
+                "Give per_worker_batch_size for a batch that grows with the workers, or global_batch_size for a fixed "
+                "one.",
             )
         if self.per_worker_batch_size == "auto" and self.global_batch_size is None:
             raise problem(
                 "has per_worker_batch_size: auto and no global_batch_size.",
-                "auto divides a fixed batch: give global_batch_size.",
+                "Give global_batch_size, which auto divides among the workers.",
             )
         if self.per_worker_batch_size == "auto" and self.grad_accum_steps is not None:
             raise problem(
                 f"has per_worker_batch_size: auto and grad_accum_steps: {self.grad_accum_steps}.",
-                "Leave grad_accum_steps out: auto finds it.",
+                "Leave grad_accum_steps out: auto determines it.",
             )
         return self
 
     @property
     def held_batch(self) -> int:
-        """The global batch of the most workers: what ``on_resize: hold_global_batch`` holds."""
+        """The global batch of the most workers, which ``on_resize: hold_global_batch`` keeps."""
         if self.global_batch_size is not None:
             return self.global_batch_size
         assert self.most_per_worker is not None  # checked above
@@ -172,7 +200,7 @@ class Scale(Section):
 
     @property
     def most_per_worker(self) -> int | None:
-        """The most samples in one forward/backward that the file gives; None: no limit."""
+        """The most samples in one forward/backward by the job file; None: no limit."""
         return self.per_worker_batch_size if isinstance(self.per_worker_batch_size, int) else None
 
     @model_validator(mode="after")
@@ -187,5 +215,7 @@ class Scale(Section):
         if self.betas != "sde" and self.rule != "adam_sde":
             raise problem(f"has betas: power, which rule: {self.rule} does not take.", "Use rule: adam_sde.")
         if self.rule == "adascale" and self.batch_schedule is not None:
-            raise problem("has rule: adascale and a batch_schedule.", "Use one: both follow the noise of the gradient.")
+            raise problem(
+                "has rule: adascale and a batch_schedule.", "Leave one of them out: both follow the gradient noise."
+            )
         return self

@@ -1,39 +1,39 @@
-"""What every section of the job file is made of: strictness, lengths of training, and errors with a remedy."""
+"""The base of every section of the job file: strict keys and types, lengths of training, and errors with a remedy."""
 
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-# No training is longer or wider; beyond, arithmetic in floats would lose samples.
+# No training is longer or wider. Above these, arithmetic in floats would lose samples.
 MOST_EPOCHS, MOST, MOST_WORKERS = 1e6, 10**15, 10**6
 
 
 def problem(text: str, remedy: str) -> PydanticCustomError:
-    """Return a validation error that carries its own remedy; ``load`` turns it into a ``JobFileError``."""
+    """Return a validation error with its own remedy; ``load`` turns it into a ``JobFileError``."""
     return PydanticCustomError("scaler", "{problem}", {"problem": text, "remedy": remedy})
 
 
 def name_tag(value: Any) -> str:
-    """Return the tag of a section that comes in several kinds, by its ``name``; for pydantic's ``Discriminator``."""
+    """Return the tag of a section of several kinds, from its ``name``; for pydantic's ``Discriminator``."""
     name = value.get("name", "") if isinstance(value, dict) else getattr(value, "name", "")
     return f"<{name}>"
 
 
 class Section(BaseModel):
-    """A mapping in the job file: frozen, unknown keys refused, nothing converted from another type."""
+    """A mapping of the job file. It is frozen, refuses unknown keys, and converts no types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Length(Section):
-    """A stretch of training, in exactly one unit."""
+    """A length of training, in exactly one unit."""
 
     epochs: float | None = Field(
-        None, gt=0, le=MOST_EPOCHS, description="Passes over the training set; fractions allowed."
+        None, gt=0, le=MOST_EPOCHS, description="Passes over the training set; fractions are allowed."
     )
     steps: int | None = Field(None, ge=1, le=MOST, description="Optimizer steps at the planned global batch size.")
-    samples: int | None = Field(None, ge=1, le=MOST, description="Samples over all workers.")
+    samples: int | None = Field(None, ge=1, le=MOST, description="Training samples, over all workers.")
 
     @model_validator(mode="after")
     def _exactly_one_unit(self) -> Self:
@@ -41,7 +41,7 @@ class Length(Section):
         if len(units) != 1:
             known = ", ".join(self._units())
             raise problem(
-                f"has {', '.join(units)}: one unit is too many." if units else "has no unit.",
+                f"has {', '.join(units)}: more than one unit." if units else "has no unit.",
                 f"Give exactly one of {known}, such as {{epochs: 1}}.",
             )
         return self
@@ -52,15 +52,15 @@ class Length(Section):
 
 
 class Point(Length):
-    """A point of training, or a stretch of it, in exactly one unit."""
+    """A point or a length of training, in exactly one unit."""
 
     steps: int | None = Field(
         None,
         ge=1,
         le=MOST,
-        description="Optimizer steps at the planned global batch size; of an elastic job, steps of the reference.",
+        description="Optimizer steps at the planned global batch size; in an elastic job, at the reference's.",
     )
-    fraction: float | None = Field(None, gt=0, le=1, description="Share of the whole training.")
+    fraction: float | None = Field(None, gt=0, le=1, description="Share of the whole training, in (0, 1].")
 
     @classmethod
     def _units(cls) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Where a run's curves also go, beside its own folder and TensorBoard's file."""
+"""The ``tracking`` section: trackers that get a run's curves, in addition to its folder and TensorBoard's file."""
 
 import os
 from pathlib import Path
@@ -13,10 +13,15 @@ _SQLITE = "sqlite:///"
 
 
 class Mlflow(Section):
-    """An MLflow server or database. Its user and password are MLflow's own variables of the environment."""
+    """An MLflow server or database. MLflow reads the user and the password from its own environment variables."""
 
-    uri: str = Field(description="Such as http://host:5000 or sqlite:///mlflow.db, which lies where scaler is started.")
-    experiment: str = Field("scaler", min_length=1, description="The experiment's name; made where there is none.")
+    uri: str = Field(
+        description="Address, such as http://host:5000 or sqlite:///mlflow.db; a file is relative to the folder where "
+        "scaler is started."
+    )
+    experiment: str = Field(
+        "scaler", min_length=1, description="Name of the experiment; it is created if it does not exist."
+    )
 
     @field_validator("uri")
     @classmethod
@@ -24,7 +29,7 @@ class Mlflow(Section):
         parts = urlsplit(uri)
         if uri != "databricks" and (not parts.scheme or parts.scheme == "file" or "://" not in uri):
             raise problem(
-                f"= {uri} is neither a server nor a database; MLflow keeps no runs in folders any more.",
+                f"= {uri} is neither a server nor a database, and MLflow no longer keeps runs in folders.",
                 "Use http://host:5000, or sqlite:///mlflow.db for a file.",
             )
         if parts.password is not None:
@@ -36,22 +41,29 @@ class Mlflow(Section):
 
 
 class Wandb(Section):
-    """Weights & Biases. Its key is WANDB_API_KEY in the environment."""
+    """Weights & Biases. It reads its key from the environment variable WANDB_API_KEY."""
 
-    project: str = Field(min_length=1, description="The project's name.")
+    project: str = Field(min_length=1, description="Name of the project.")
     mode: Literal["offline", "online"] = Field(
-        "offline", description="offline: into wandb/ in the run's folder, for wandb sync; online: to its server."
+        "offline",
+        description="offline: write to wandb/ in the run's folder, for wandb sync; online: send to the server.",
     )
 
 
 class Tracking(Section):
-    """Trackers that get the run's curves as it runs. One that is slow or down is told of in the report."""
+    """Trackers that get the curves during the run. The report names a tracker that is slow or cannot be reached."""
 
-    mlflow: Mlflow | None = Field(None, description="Needs pip install scaler[mlflow]; null: none.")
-    wandb: Wandb | None = Field(None, description="Needs pip install scaler[wandb]; null: none.")
+    mlflow: Mlflow | None = Field(None, description="Send to MLflow; needs pip install scaler[mlflow]. null: do not.")
+    wandb: Wandb | None = Field(
+        None, description="Send to Weights & Biases; needs pip install scaler[wandb]. null: do not."
+    )
 
     def seen_from(self, folder: Path) -> Self:
-        """Return the same with a database's path made absolute, ``~`` and all, for processes that work elsewhere."""
+        """Return a copy in which a database's path is absolute, for processes with another working folder.
+
+        Args:
+            folder: what a relative path is relative to; ``~`` is the home folder.
+        """
         if self.mlflow is None or not self.mlflow.uri.startswith(_SQLITE):
             return self
         path, question, query = self.mlflow.uri.removeprefix(_SQLITE).partition("?")

@@ -1,12 +1,11 @@
-"""From a job and a world size to a plan: every number resolved, each with its reason.
+"""The plan: a job with every number resolved for a world size, each with its reason.
 
 ``make_plan`` is pure and loads neither torch nor Ray. What ``scaler plan`` prints is what ``scaler submit`` runs.
 """
 
 from scaler.plan.make import make_plan
-from scaler.plan.micro import limit_micro_batches
 from scaler.plan.model import Plan, PlanGroup, PlanWarning
 from scaler.plan.phase import Phase
-from scaler.plan.phases import grow, regrow
+from scaler.plan.phases import grow, limit_micro_batches, regrow
 
 __all__ = ["Phase", "Plan", "PlanGroup", "PlanWarning", "grow", "limit_micro_batches", "make_plan", "regrow"]

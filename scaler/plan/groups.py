@@ -1,4 +1,4 @@
-"""Which parameters belong together: a rate, a weight decay or freezing of their own."""
+"""The parameter groups of a plan: parameters with a learning rate, weight decay or freezing of their own."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,16 +16,16 @@ EVERYTHING_ELSE = "everything else"
 
 
 def make_groups(job: Job, parameters: Mapping[str, int], *, peak_lr: float, lengths: Lengths) -> tuple[PlanGroup, ...]:
-    """Return the groups of a job, in the order of their first parameter; none when the job asks for none.
+    """Return the groups of a job, in the order of their first parameter; empty if the job has none.
 
     Args:
         job: with ``groups`` and ``layer_decay``.
-        parameters: name -> number of elements, of every parameter of the model.
-        peak_lr: of a parameter without a ratio.
+        parameters: name -> number of elements of every parameter of the model.
+        peak_lr: the peak learning rate of parameters with ratio 1.
         lengths: of the training.
 
     Raises:
-        PlanError: a pattern that matches nothing, a parameter that is in no layer, or nothing left to train.
+        PlanError: a pattern that matches no parameter, a parameter in no layer, or no parameter left to train.
     """
     wanted = () if job.groups == "recipe" else job.groups
     if not wanted and job.layer_decay is None:
@@ -45,12 +45,12 @@ def make_groups(job: Job, parameters: Mapping[str, int], *, peak_lr: float, leng
         members.setdefault(key, []).append(name)
     if all(group.frozen for group in made.values()):
         raise PlanError(
-            "groups freeze every parameter at the start, and there is nothing to train.",
+            "groups freeze every parameter at the start, and no parameter is left to train.",
             "Leave freeze out of one of them.",
         )
     if all(group.frozen or group.lr_ratio == 0.0 for group in made.values()):
         raise PlanError(
-            "groups freeze every parameter at the start or give it lr_ratio: 0, and there is nothing to train.",
+            "groups freeze every parameter at the start or give it lr_ratio: 0, and no parameter is left to train.",
             "Leave freeze and lr_ratio: 0 out of one of them.",
         )
     return tuple(
@@ -72,12 +72,12 @@ def _merged(
     peak_lr: float,
     lengths: Lengths,
 ) -> PlanGroup:
-    """What every matching entry says together: the later wins on a key; a layer's ratio multiplies."""
-    said: dict[str, object] = {}
+    """Return the group of all matching entries: for each key the last one wins; a layer's ratio multiplies."""
+    given: dict[str, object] = {}
     for group in matching:
         values = {key: getattr(group, key) for key in ("lr_ratio", "weight_decay", "freeze")}
-        said |= {key: value for key, value in values.items() if value is not None}
-    ratio, decay, freeze = said.get("lr_ratio", 1.0), said.get("weight_decay"), said.get("freeze")
+        given |= {key: value for key, value in values.items() if value is not None}
+    ratio, decay, freeze = given.get("lr_ratio", 1.0), given.get("weight_decay"), given.get("freeze")
     assert isinstance(ratio, float)
     assert decay is None or isinstance(decay, float)
     names = [group.match for group in matching] + ([layer] if layer else [])
@@ -94,9 +94,9 @@ def _merged(
 
 
 def _layer_ratios(decay: LayerDecay, parameters: Mapping[str, int]) -> dict[str, tuple[str, float]]:
-    """Each parameter's layer and its ratio: 1 in the last layer, times ``factor`` for each before it.
+    """Return each parameter's layer and its ratio: 1 in the last layer, times ``factor`` for each layer before it.
 
-    The first pattern that matches has the parameter; each number that ``{n}`` stands for makes a layer.
+    A parameter belongs to the first pattern that it matches. Each number that ``{n}`` stands for is a layer.
     """
     shapes = [re.compile(translate(pattern).replace(r"\{n\}", r"(\d+)")) for pattern in decay.layers]
     places: dict[str, tuple[int, tuple[int, ...]]] = {}
@@ -104,7 +104,7 @@ def _layer_ratios(decay: LayerDecay, parameters: Mapping[str, int]) -> dict[str,
         found = next(((index, match) for index, shape in enumerate(shapes) if (match := shape.match(name))), None)
         if found is None:
             raise PlanError(
-                f"layer_decay.layers: the parameter {name} is in no layer.",
+                f"layer_decay.layers: the parameter {name} matches no pattern.",
                 f'Add a pattern for it, such as "{name.partition(".")[0]}.*".',
             )
         index, match = found
@@ -114,8 +114,8 @@ def _layer_ratios(decay: LayerDecay, parameters: Mapping[str, int]) -> dict[str,
             raise _no_match(pattern, parameters, key="layer_decay", field="layers")
         if all(index != place[0] for place in places.values()):
             raise PlanError(
-                f"layer_decay.layers: what {pattern} matches is in layers before it already.",
-                "Leave it out, or make the patterns before it narrower.",
+                f"layer_decay.layers: all parameters that match {pattern} match an earlier pattern too.",
+                "Leave it out, or make the earlier patterns narrower.",
             )
     layers = sorted(set(places.values()))
     depths = {layer: len(layers) - 1 - index for index, layer in enumerate(layers)}
@@ -126,7 +126,7 @@ def _layer_ratios(decay: LayerDecay, parameters: Mapping[str, int]) -> dict[str,
 
 
 def _numbered(pattern: str, numbers: Sequence[int]) -> str:
-    """A pattern with its ``{n}`` filled in."""
+    """Return a pattern with numbers in the place of ``{n}``."""
     for number in numbers:
         pattern = pattern.replace("{n}", str(number), 1)
     return pattern

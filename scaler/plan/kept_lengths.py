@@ -1,4 +1,4 @@
-"""Lengths that a resume at another batch size would move: they are refused, never moved without a word."""
+"""Refuse to resume a run at another batch size when that would silently change lengths of the schedule."""
 
 from collections.abc import Iterator
 from shlex import quote
@@ -13,12 +13,12 @@ from scaler.plan.model import Plan
 
 
 def require_same_lengths(before: Job, old: Plan, now: Job, new: Plan) -> None:
-    """Refuse to resume where a length in steps, or an automatic one, is another number of samples than before.
+    """Refuse to resume if a length in steps, or an automatic one, is a different number of samples than before.
 
     Args:
-        before: the job as it ran.
+        before: the job that ran.
         old: its plan.
-        now: the job that is to continue.
+        now: the job that is resumed.
         new: its plan.
 
     Raises:
@@ -29,12 +29,12 @@ def require_same_lengths(before: Job, old: Plan, now: Job, new: Plan) -> None:
     moved = []
     for key, value in mine.items():
         if theirs.get(key) != value:
-            continue  # edited: what is asked for now counts
+            continue  # the user changed it
         was, is_now = _samples(value, before, old), _samples(value, now, new)
         if was != is_now:
             moved.append((key, value, was, is_now))
     lines = [
-        f"{key} = {shown(_plain(value))}: {_said(was)} so far, {_said(is_now)} now."
+        f"{key} = {shown(_plain(value))}: {_samples_text(was)} so far, {_samples_text(is_now)} now."
         for key, value, was, is_now in moved
     ]
     keep = [_keeping(key, value, was) for key, value, was, _ in moved]
@@ -46,14 +46,14 @@ def require_same_lengths(before: Job, old: Plan, now: Job, new: Plan) -> None:
         keep.append(f"--set {quote(f'schedule.warmup={{samples: {old.schedule.warmup.samples}}}')}")
     if lines:
         raise JobFileError(
-            f"the global batch is {new.global_batch_size:,} samples now and was {old.global_batch_size:,}, and the "
-            "schedule would move with it.",
+            f"the global batch is {new.global_batch_size:,} samples now and was {old.global_batch_size:,}, which would "
+            "change the schedule.",
             "\n".join([*lines, f"Keep it: {' '.join(keep)}"]),
         )
 
 
 def _in_steps(job: Job) -> Iterator[tuple[str, Any]]:
-    """Every length of the job that moves the training and is written in steps, by its key."""
+    """Yield every length in steps that changes the training, with its key."""
     if job.train.steps is not None:
         yield "train.steps", job.train.steps
     for section, values in (("schedule", job.schedule), ("scale.batch_schedule", job.scale.batch_schedule)):
@@ -67,7 +67,7 @@ def _in_steps(job: Job) -> Iterator[tuple[str, Any]]:
 
 
 def _lengths(value: Any) -> list[Length]:
-    """The lengths in a value: itself, those of a list, and those in its entries."""
+    """Return the lengths in a value: itself, those of a list, or those in its entries."""
     if isinstance(value, Length):
         return [value]
     if isinstance(value, tuple):
@@ -85,19 +85,19 @@ def _samples(value: Any, job: Job, plan: Plan) -> list[int]:
         total_samples=plan.total_samples,
     )
     found = [Length(steps=value)] if isinstance(value, int) else _lengths(value)
-    if not found:  # of groups
+    if not found:  # groups
         found = [group.freeze for group in value if isinstance(group.freeze, Length)]
     return [lengths.samples(length) for length in found]
 
 
 def _keeping(key: str, value: Any, samples: list[int]) -> str:
-    """What to type for a key to be as many samples as it was."""
+    """Return the options that keep a key at its number of samples."""
     if key == "train.steps":
         return f"--set train.steps=null --set train.samples={samples[0]}"
     return f"--set {quote(f'{key}={shown(_kept(value, samples))}')}"
 
 
-def _said(samples: list[int]) -> str:
+def _samples_text(samples: list[int]) -> str:
     return f"{', '.join(f'{count:,}' for count in samples)} samples"
 
 
@@ -108,7 +108,7 @@ def _plain(value: Any) -> Any:
 
 
 def _kept(value: Any, samples: list[int]) -> Any:
-    """The value with each length as many samples as it was."""
+    """Return the value with each length in samples, as it was."""
     left = iter(samples)
 
     def kept(part: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Lengths of training in any unit, as samples."""
+"""Lengths of training: from any unit to samples."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,18 @@ from scaler.job.section import Length
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lengths:
-    """Turns lengths into samples.
+    """Converts lengths to samples.
 
-    A length in steps means steps of the planned global batch, unless the job is elastic: there it means steps of the
-    reference, so that it is the same number of samples at every number of workers.
+    A step has the planned global batch. In an elastic job a step has the reference's batch, so that a length in steps
+    is the same number of samples at every number of workers.
 
     Args:
-        global_batch_size: of the start of training.
-        reference_batch_size: of the reference.
+        global_batch_size: the global batch at the start of training.
+        reference_batch_size: the global batch of the reference.
         is_elastic: whether the number of workers may change.
-        num_samples: size of the training set; what an epoch counts as.
-        last_batch: what becomes of the rest of an epoch.
-        total_samples: length of the training; what a fraction is of. None where it is not known yet.
+        num_samples: size of the training set, which is the length of an epoch.
+        last_batch: how the last samples of an epoch are used when they are fewer than a batch.
+        total_samples: length of the training, for fractions of it; None if it is not known yet.
     """
 
     global_batch_size: int
@@ -30,7 +30,7 @@ class Lengths:
     total_samples: int | None = None
 
     def samples(self, length: Length) -> int:
-        """Return a length in samples, 0 for a length of 0; steps are walked, so that short last batches count."""
+        """Return a length in samples, 0 for a length of 0; steps are counted with their short last batches."""
         if length.samples is not None:
             return length.samples
         if length.steps is not None:
@@ -49,22 +49,22 @@ class Lengths:
         return max(1, round(length.epochs * self.num_samples)) if length.epochs else 0
 
     def stretch(self, length: Length) -> int:
-        """Return an interval in samples, at least 1; a step counts as a whole batch, wherever it is taken."""
+        """Return an interval in samples, at least 1; every step counts as a whole batch."""
         steps = length.steps
         return max(1, steps * self._step_samples() if steps is not None else self.samples(length))
 
     def of_reference(self, length: Length) -> int:
-        """Return a length of the reference in samples, at least 1: its steps have its batch."""
+        """Return a length of the reference in samples, at least 1; a step has the reference's batch."""
         steps = length.steps
         return max(1, steps * self.reference_batch_size if steps is not None else self.samples(length))
 
     def cadence(self, length: Length) -> int:
-        """Return how often something happens that does not change the training, in samples: steps are those taken."""
+        """Return the interval of an evaluation or a checkpoint in samples; a step has the planned batch."""
         steps = length.steps
         return max(1, steps * self.global_batch_size) if steps is not None else self.stretch(length)
 
     def shown(self, length: Length, *, is_stretch: bool = False) -> str:
-        """Return a length as people say it, and in samples where its steps may be read in two ways.
+        """Return a length as text, with its samples if its steps have two possible meanings.
 
         Example:
             >>> lengths = Lengths(global_batch_size=256, reference_batch_size=16, is_elastic=False, num_samples=10**6,
@@ -75,11 +75,11 @@ class Lengths:
         return f"{written(length)}{self.both_readings(length, is_stretch=is_stretch)}"
 
     def both_readings(self, length: Length, *, is_stretch: bool = False) -> str:
-        """Return both readings of a length in steps, in parentheses; nothing where they are the same.
+        """Return both meanings of a length in steps, in parentheses; empty if they are the same.
 
         Args:
-            length: of the job.
-            is_stretch: whether it is taken as ``stretch`` takes it.
+            length: a length of the job.
+            is_stretch: whether ``stretch`` converts it.
         """
         steps = length.steps
         if steps is None or self.global_batch_size == self.reference_batch_size:
@@ -95,7 +95,7 @@ class Lengths:
 
 
 def written(length: Length) -> str:
-    """Return a length as people say it.
+    """Return a length as text.
 
     Example:
         >>> from scaler.job.section import Length

@@ -1,11 +1,12 @@
-"""``make_plan``: a job and a world size in, a plan out."""
+"""``make_plan``: the plan of a job for a number of workers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 
-from scaler.core.optimizers import ADAM_FAMILY, ADAPTIVE, RMSPROP, SGD_FAMILY, WITH_MOMENTUM
-from scaler.core.rules import Scaled, choose_rule
+from scaler.core.optimizers import optimizer_facts
+from scaler.core.rules import choose_rule
+from scaler.core.scale import Scaled
 from scaler.core.schedules import Schedule
 from scaler.core.steps import last_step_start
 from scaler.errors import PlanError
@@ -24,6 +25,7 @@ from scaler.plan.phases import (
     make_scaling,
     never_grows_at,
 )
+from scaler.plan.reasons import number_reasons
 from scaler.plan.schedule import make_schedule
 from scaler.plan.warnings import find_warnings
 
@@ -41,13 +43,13 @@ def make_plan(
 
     Args:
         job: the job.
-        world_size: workers, >= 1; None: as many as the job asks for at most.
-        num_samples: size of the training set, where the job does not give it (``train.num_samples`` wins).
+        world_size: workers, >= 1; None: the most that the job asks for.
+        num_samples: size of the training set, if the job does not give it (``train.num_samples`` wins).
         parameters: name -> number of elements of every parameter of the model; a job with ``groups`` or
             ``layer_decay`` needs them.
 
     Raises:
-        PlanError: numbers that do not fit together; says which would.
+        PlanError: numbers that do not fit together; names numbers that would.
     """
     world_size = job.scale.max_workers if world_size is None else world_size
     num_samples = job.train.num_samples if job.train.num_samples is not None else num_samples
@@ -58,7 +60,7 @@ def make_plan(
         )
     if parameters is None and (job.groups or job.layer_decay is not None):
         raise PlanError(
-            "groups and layer_decay match the model's parameters, and there is no model.",
+            "groups and layer_decay match the model's parameters, and the plan is made without a model.",
             "Pass parameters: {name: parameter.numel() for name, parameter in model.named_parameters()}.",
         )
     batch, batch_reason = first_batch(job, world_size)
@@ -83,6 +85,7 @@ def make_plan(
     _require_a_step(job, phases, num_samples)
     plan = Plan(
         schema_version=SCHEMA_VERSION,
+        purpose="train",
         name=job.name,
         world_size=world_size,
         global_batch_size=first.global_batch_size,
@@ -129,10 +132,8 @@ def make_plan(
         reasons={
             "global_batch_size": batch_reason,
             "warmup_samples": warmup_reason,
-            "total_samples": _total_reason(job, plan, lengths),
             "schedule": schedule_reason,
-            **_ema_reason(job, first, is_measured=plan.is_measured),
-            **_reasons(plan, scaled),
+            **number_reasons(plan, job, scaled, lengths),
         },
         warnings=find_warnings(
             plan,
@@ -144,9 +145,9 @@ def make_plan(
 
 
 def _rises(job: Job, scaled: Scaled) -> bool:
-    """Whether the learning rate is scaled up, at any number of workers that the job may get.
+    """Return whether the learning rate is scaled up at any number of workers that the job may get.
 
-    All of them must have one warmup: it says where the schedule's shape begins.
+    The warmup must be the same at every number of workers, because the schedule's shape begins at its end.
     """
     ratios = [scaled.lr_ratio]
     if job.scale.is_elastic:
@@ -154,15 +155,15 @@ def _rises(job: Job, scaled: Scaled) -> bool:
             try:
                 ratios.append(make_phase(job, first_batch(job, size)[0], start_samples=0, start_steps=0)[1].lr_ratio)
             except PlanError:
-                continue  # ``require_every_size`` refuses the job, and names the number of workers
+                continue  # ``require_every_size`` refuses this job and names the number of workers
     return max(ratios) > 1.0
 
 
 def _require_a_step(job: Job, phases: Sequence[Phase], num_samples: int) -> None:
-    """Refuse to drop every sample.
+    """Refuse ``last_batch: drop`` when a batch, now or after it grows, is larger than the training set.
 
     Raises:
-        PlanError: a batch, now or where it may grow to, is larger than the training set.
+        PlanError: no step could be taken.
     """
     growth = job.scale.batch_schedule
     largest = max(phase.global_batch_size for phase in phases)
@@ -171,51 +172,55 @@ def _require_a_step(job: Job, phases: Sequence[Phase], num_samples: int) -> None
     if job.train.last_batch == "drop" and largest > num_samples:
         raise PlanError(
             f"train.last_batch = drop leaves nothing of an epoch: it has {num_samples} samples, and the global batch "
-            f"{largest}.",
+            f"has {largest}.",
             "Use train.last_batch: carry, or a smaller batch.",
         )
 
 
 def _require_measurable(job: Job, rule: str, *, parts: int) -> None:
-    """Refuse to follow a noise scale that nothing measures.
+    """Refuse to follow a noise scale that is not measured.
 
     Raises:
-        PlanError: a gradient of one part, or measuring turned off.
+        PlanError: one worker with one micro-step, or no measurements (``train.noise_scale_every: null``).
     """
     grows = isinstance(job.scale.batch_schedule, GrowWithNoise)
     asked = "scale.rule = adascale" if rule == "adascale" else "scale.batch_schedule = noise_scale"
     if (rule == "adascale" or grows) and parts < 2:
         raise PlanError(
-            f"{asked} compares the gradients of workers or micro-steps, and there is one of one.",
+            f"{asked} compares the gradients of workers or micro-steps, and there is one worker with one micro-step.",
             "Use two workers, or scale.grad_accum_steps: 2.",
         )
     if grows and job.train.noise_scale_every is None:
         raise PlanError(
-            f"{asked} follows the noise scale, and train.noise_scale_every = null measures none.", "Leave it out."
+            f"{asked} follows the noise scale, and train.noise_scale_every = null turns its measurement off.",
+            "Leave train.noise_scale_every out.",
         )
 
 
 def _require_momentum(schedule: Schedule, optimizer: str) -> None:
-    """Refuse to cycle a momentum that is not there, or that the optimizer needs still.
+    """Refuse to cycle a momentum that the optimizer does not have, or that must stay constant.
 
-    Of classes that are not known by name, the one that builds the optimizer tells.
+    Whether an unknown class has one is checked when the optimizer is built.
 
     Raises:
-        PlanError: a schedule with a momentum, and an optimizer without.
+        PlanError: the schedule cycles the momentum, and the optimizer does not allow it.
     """
     if schedule.momentum(0) is None:
         return
+    facts = optimizer_facts(optimizer)
     why = None
-    if optimizer.startswith("schedulefree"):
+    if facts.averages_weights:
         why = f"{optimizer} averages its weights by it"
-    if optimizer in (*SGD_FAMILY, *ADAPTIVE) and optimizer not in (*ADAM_FAMILY, *RMSPROP, *WITH_MOMENTUM):
-        why = why or f"{optimizer} has none"
+    elif not facts.has_momentum:
+        why = f"{optimizer} has none"
     if why is not None:
-        raise PlanError(f"schedule.low_momentum moves the momentum, and {why}.", "Leave out the momentum's cycle.")
+        raise PlanError(
+            f"schedule.low_momentum cycles the momentum, and {why}.", "Leave low_momentum and high_momentum out."
+        )
 
 
 def _reacts(job: Job, rule: str) -> tuple[str, ...]:
-    """What may change the planned rate or batch in training."""
+    """Return what may change the planned learning rate or batch in training."""
     divergence = job.failures.divergence
     asked = {
         "adascale": rule == "adascale",
@@ -226,46 +231,8 @@ def _reacts(job: Job, rule: str) -> tuple[str, ...]:
     return tuple(name for name, is_asked in asked.items() if is_asked)
 
 
-def _reasons(plan: Plan, scaled: Scaled) -> dict[str, str]:
-    """Why the numbers are what they are, where the plan itself tells."""
-    grows_at_once = any(0 < phase.start_samples < plan.num_samples for phase in plan.phases)
-    changed = "; ".join(f"{name} {reason}" for name, reason in scaled.reasons.items())
-    may_scale = plan.is_measured or ("noise_scale" in plan.reacts and plan.rule != "none")
-    scales = may_scale or any(phase.lr_ratio != 1.0 for phase in plan.phases)
-    same = "as in the reference; only the rate is scaled" if scales else "as in the reference"
-    return {
-        "batch_ratio": f"{plan.reference_batch_size} -> {plan.global_batch_size} samples, {_times(plan.batch_ratio)}",
-        "lr_ratio": f"{_times(plan.lr_ratio)}: {plan.rule_reason}",
-        "peak_lr": f"{plan.base_lr:g} x {plan.lr_ratio:g}"
-        + (f", times the gain of 1 to {plan.batch_ratio:.4g} that is measured" if plan.is_measured else ""),
-        "steps_per_epoch": f"{plan.num_samples} samples in steps of {plan.global_batch_size}"
-        + (", changing on the way" if grows_at_once else _rest_reason(plan)),
-        "optimizer": changed or same,
-    }
-
-
-def _rest_reason(plan: Plan) -> str:
-    """What becomes of the samples that are left at the end of an epoch."""
-    rest = plan.num_samples % plan.global_batch_size
-    if not rest:
-        return ""
-    if plan.last_batch == "scale":
-        own = plan.scaling.short_step(plan.phases[0], rest) if plan.scaling is not None else plan.phases[0]
-        return f", the last of {rest} at peak_lr {own.peak_lr:.4g}"
-    return f"; {rest} left out" if plan.last_batch == "drop" else f"; {rest} carried into the next epoch"
-
-
-def _ema_reason(job: Job, first: Phase, *, is_measured: bool) -> dict[str, str]:
-    if job.train.ema is None:
-        return {}
-    if not job.scale.co_scale.ema:
-        return {"ema_decay": "as in the reference, a step"}
-    power = "the gain that is measured" if is_measured else f"{first.batch_ratio:.4g}"
-    return {"ema_decay": f"{job.train.ema.decay:g} ** {power}: holds its memory in samples (Busbridge et al. 2023)"}
-
-
 def _curve(plan: Plan) -> Iterator[tuple[int, float]]:
-    """The learning rate of whole steps, evenly and on both sides of its corners; and that of each short step."""
+    """Yield points of the learning rate: of whole steps, evenly and on both sides of corners; and of short steps."""
     total = plan.total_samples
     points = {round(i * total / CURVE_POINTS) for i in range(CURVE_POINTS + 1)}
     corners = {phase.start_samples for phase in plan.phases[1:]} | set(plan.schedule.corners(total))
@@ -276,7 +243,7 @@ def _curve(plan: Plan) -> Iterator[tuple[int, float]]:
 
 
 def _short_steps(plan: Plan) -> Iterator[int]:
-    """Where short steps begin: all of them, or of many epochs some that are evenly spread, and the last."""
+    """Yield where short steps begin: all of them, or for many epochs an even selection with the last one."""
     ends = [plan.total_samples]
     if plan.last_batch == "scale":
         epochs = ceil(plan.total_samples / plan.num_samples)
@@ -294,19 +261,19 @@ def _short_steps(plan: Plan) -> Iterator[int]:
             yield start
 
 
-def _total_reason(job: Job, plan: Plan, lengths: Lengths) -> str:
-    train = job.train
-    if train.epochs is not None:
-        asked = f"epochs: {train.epochs:g}"
-    else:
-        asked = (
-            f"steps: {train.steps}{lengths.both_readings(train)}"
-            if train.steps is not None
-            else f"samples: {train.samples}"
-        )
-        asked += f", {plan.total_samples / plan.num_samples:.3g} epochs"
-    return f"{asked} of the reference's samples; at most {plan.most_samples} of data" if plan.is_measured else asked
+def require_every_size(job: Job, plan: Plan) -> None:
+    """Plan an elastic job for every number of workers that it may get, so that no resize fails.
 
+    Args:
+        job: any job; nothing is to be done for one that is not elastic.
+        plan: its plan for the most workers.
 
-def _times(ratio: float) -> str:
-    return f"{ratio:.4g}x"
+    Raises:
+        PlanError: there is no plan for a smaller number of workers; names the number.
+    """
+    for size in range(job.scale.min_workers, job.scale.max_workers):
+        try:
+            make_plan(job, size, num_samples=plan.num_samples, parameters=plan.parameters)
+        except PlanError as error:
+            workers = "1 worker" if size == 1 else f"{size} workers"
+            raise PlanError(f"on {workers}: {error.problem}", error.remedy) from None

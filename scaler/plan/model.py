@@ -1,28 +1,30 @@
-"""The plan: a frozen value, the same in memory, in ``plan.json`` and on every worker."""
+"""The plan: a frozen value that is the same in memory, in ``plan.json`` and on every worker."""
 
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from math import ceil
 from operator import attrgetter
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from scaler.core.batch import micro_batch_bounds
 from scaler.core.rules import gain_exponent
 from scaler.core.schedules import Schedule
 from scaler.core.short_step import short_step_momentum
 from scaler.core.steps import LastBatch, next_step, step_size
-from scaler.plan.phase import Phase, read_phases, steps_to
-from scaler.plan.scaling import Scaling
+from scaler.errors import RunError
+from scaler.plan.phase import Phase, Scaling, steps_to
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+
+Purpose = Literal["train", "find_lr"]
 
 _START = attrgetter("start_samples")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanWarning:
-    """Something that a careful person would look at before the run: a stable code, and a sentence."""
+    """Something to look at before the run: a stable code and a sentence."""
 
     code: str  # stable name
     message: str  # one sentence
@@ -30,7 +32,7 @@ class PlanWarning:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanGroup:
-    """Parameters that are treated alike."""
+    """Parameters with the same learning rate, weight decay and freezing."""
 
     name: str  # patterns of parameter names that define it
     lr_ratio: float  # its learning rate over the plan's
@@ -44,26 +46,30 @@ class PlanGroup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """A job with every number resolved for one world size. Units: DESIGN's words; ``reasons`` explains each by name.
+    """A job with every number resolved for one world size; ``reasons`` has the reason of each number, by field name.
 
-    Where the batch grows, the numbers that depend on it are those of the start; ``phases`` has them all.
+    Batch sizes and lengths are samples over all workers; fields that end in ``_s`` are seconds. If the batch changes in
+    training, the fields that depend on it are those of the start of training, and ``phases`` has all values.
+
+    ``peak_lr = base_lr * lr_ratio`` holds for every plan and every phase.
     """
 
     schema_version: int  # version of these fields: 3
+    purpose: Purpose  # train: a training; find_lr: a learning-rate range test
     name: str  # name of the job
     world_size: int  # workers that the plan is for
     global_batch_size: int  # samples per optimizer step, over all workers
     per_worker_batch_size: int  # samples in one forward/backward on one worker
     grad_accum_steps: int  # forward/backwards per optimizer step
     reference_batch_size: int  # global batch size of the reference
-    base_lr: float  # learning rate of the reference
+    base_lr: float  # learning rate of the reference; in a range test, --max at the reference's batch
     rule: str  # rule that scales the learning rate; never auto
     rule_reason: str  # why this rule
     batch_ratio: float  # global_batch_size / reference_batch_size
     lr_ratio: float  # what the rule makes of batch_ratio
     peak_lr: float  # base_lr * lr_ratio, the peak learning rate
     optimizer: Mapping[str, Any]  # name and options of the optimizer, as it will be built
-    scaling: Scaling | None  # the reference and the rule, for a step of any batch size
+    scaling: Scaling  # the reference and the rule, for a step of any batch size
     schedule: Schedule  # shape (name and its lengths in samples), warmup and reference_warmup (samples, start, shape)
     warmup_samples: int  # length of the warmup in samples; 0: none
     warmup_steps: int  # length of the warmup in steps
@@ -87,24 +93,24 @@ class Plan:
 
     @property
     def is_measured(self) -> bool:
-        """Whether progress is measured (``rule: adascale``) instead of being the samples seen."""
+        """Whether progress is measured (``rule: adascale``); otherwise it is the samples seen."""
         return self.rule == "adascale"
 
     @property
     def is_preconditioned(self) -> bool:
-        """Whether the noise is measured of the gradient as the optimizer divides it (``adascale`` beside Adam)."""
+        """Whether the noise is measured on the preconditioned gradient (``adascale`` with an adaptive optimizer)."""
         return self.is_measured and gain_exponent(self.optimizer["name"], rule=self.rule) != 1.0
 
     @property
     def most_samples(self) -> int:
-        """The most samples that the training may take; ``total_samples`` unless progress is measured."""
+        """The most samples that training may take; ``total_samples`` unless progress is measured."""
         if not self.is_measured:
             return self.total_samples
         return ceil(self.total_samples * max(1.0, self.batch_ratio))
 
     @property
     def parameters(self) -> Mapping[str, int]:
-        """Name -> number of elements of every parameter, as the plan was made for; empty without groups."""
+        """Name -> number of elements of every parameter that the plan was made for; empty without groups."""
         return {name: count for group in self.groups for name, count in group.tensors.items()}
 
     def phase_at(self, samples_seen: int) -> Phase:
@@ -115,40 +121,42 @@ class Plan:
         return phases[bisect_right(phases, samples_seen, key=_START) - 1]
 
     def step_phase(self, samples_seen: int) -> Phase:
-        """Return the phase of the step that starts after ``samples_seen`` samples, at the samples that the step has.
+        """Return the phase of the step that starts after ``samples_seen`` samples, with the numbers of that step.
 
-        A step of a whole batch has its phase's numbers. A shorter one is a batch of its own size: see
+        A step of a whole batch has its phase's numbers. A shorter step is a batch of its own size: see
         ``Scaling.short_step``.
         """
         phase, size = self.phase_at(samples_seen), self.step_size(samples_seen)
-        if self.scaling is None or size in (0, phase.global_batch_size):
+        if size in (0, phase.global_batch_size):
             return phase
         return self.scaling.short_step(phase, size)
 
     def lr_at(self, samples_seen: int, *, progress: float | None = None) -> float:
-        """Return the learning rate of the step that starts after ``samples_seen`` samples, before anything that reacts.
+        """Return the planned learning rate of the step that starts after ``samples_seen`` samples.
 
-        A short step, the last of an epoch or of the training, has the learning rate of its own size.
+        What reacts in training (``reacts``) may change it. A short step, at the end of an epoch or of the training, has
+        the learning rate of its own size.
 
         Args:
-            samples_seen: samples in the weights, over all workers; they choose the phase and the step's size.
-            progress: where the schedule is, in samples of the reference's training; None: ``samples_seen``.
+            samples_seen: samples that have contributed to the weights, over all workers; they choose the phase and the
+                step's size.
+            progress: the place in the schedule, in samples of the reference's training; None: ``samples_seen``.
         """
         return self.step_phase(samples_seen).peak_lr * self._factor(samples_seen, progress)
 
     def whole_step_lr_at(self, samples_seen: int, *, progress: float | None = None) -> float:
-        """Return what ``lr_at`` would be if a whole global batch began at ``samples_seen``: the curve between steps."""
+        """Return the learning rate that a step of a whole global batch would have if it started at ``samples_seen``."""
         return self.phase_at(samples_seen).peak_lr * self._factor(samples_seen, progress)
 
     def _factor(self, samples_seen: int, progress: float | None) -> float:
         return self.schedule.factor(samples_seen if progress is None else progress)
 
     def momentum_at(self, progress: float) -> float | None:
-        """Return the momentum (Adam: beta1) that the schedule asks of a whole step; None: the optimizer's own."""
+        """Return the momentum (Adam: beta1) of a whole step by the schedule; None: the optimizer's own."""
         return self.schedule.momentum(progress)
 
     def step_momentum(self, samples_seen: int, *, progress: float) -> float | None:
-        """Return ``momentum_at(progress)`` for the step that starts after ``samples_seen``, at its own size."""
+        """Return ``momentum_at(progress)`` of the step that starts after ``samples_seen``, at the size of that step."""
         momentum, whole = self.momentum_at(progress), self.phase_at(samples_seen).global_batch_size
         size = self.step_size(samples_seen)
         if momentum is None or size in (0, whole):
@@ -158,7 +166,7 @@ class Plan:
     def step_size(self, samples_seen: int) -> int:
         """Return how many samples the step that starts after ``samples_seen`` takes, over all workers; 0 at the end.
 
-        Where progress is measured it decides when training is over, and no step is cut by a number of samples.
+        If progress is measured, progress decides when training ends, and the last step is a whole one.
         """
         return step_size(
             samples_seen,
@@ -169,7 +177,7 @@ class Plan:
         )
 
     def next_step(self, samples_seen: int) -> int:
-        """Return where the next step begins: ``samples_seen``, or after a rest that ``last_batch: drop`` leaves out."""
+        """Return where the next step begins: ``samples_seen``, or after the samples that ``last_batch: drop`` skips."""
         return next_step(
             samples_seen,
             global_batch_size=self.phase_at(samples_seen).global_batch_size,
@@ -190,7 +198,7 @@ class Plan:
         return steps_to(samples_seen, phase, num_samples=self.num_samples, last_batch=self.last_batch)
 
     def micro_batch_bounds(self, step_samples: int, *, rank: int, samples_seen: int) -> list[tuple[int, int]]:
-        """Return a worker's micro-batches of a step, as bounds in the step's samples; empty for an empty share."""
+        """Return a worker's micro-batches of a step as bounds in the step's samples; empty if it has no samples."""
         return micro_batch_bounds(
             step_samples,
             world_size=self.world_size,
@@ -199,21 +207,28 @@ class Plan:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON has it."""
+        """Return the plan as plain values for ``plan.json``."""
         return {**asdict(self), "schedule": self.schedule.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the plan that ``to_dict`` wrote, in this or a later version: unknown fields are passed over."""
-        missing = {"checkpoint_every_s": None, "rewarmup_samples": 0, "last_batch": "scale", "scaling": None}
-        values = {**missing, **values}  # an older plan lacks them
+        """Return the plan that ``to_dict`` wrote.
+
+        Raises:
+            RunError: another version of scaler wrote it.
+        """
+        version = values["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise RunError(
+                f"plan.json has schema version {version}, and this scaler reads version {SCHEMA_VERSION}.",
+                "Use the version of scaler that wrote it, or start a new run: scaler submit JOB.",
+            )
         known = {field.name: values[field.name] for field in fields(cls)}
         known["lr_curve"] = tuple((int(samples), float(lr)) for samples, lr in values["lr_curve"])
         known["schedule"] = Schedule.from_dict(values["schedule"])
         known["reacts"] = tuple(values["reacts"])
-        known["scaling"] = Scaling.from_dict(values["scaling"]) if values["scaling"] is not None else None
-        known["phases"] = read_phases(values["phases"], num_samples=values["num_samples"])
-        for name, kind in (("groups", PlanGroup), ("warnings", PlanWarning)):
-            names = [field.name for field in fields(kind)]
-            known[name] = tuple(kind(**{key: value[key] for key in names}) for value in values[name])
+        known["scaling"] = Scaling.from_dict(values["scaling"])
+        known["phases"] = tuple(Phase(**phase) for phase in values["phases"])
+        known["groups"] = tuple(PlanGroup(**group) for group in values["groups"])
+        known["warnings"] = tuple(PlanWarning(**warning) for warning in values["warnings"])
         return cls(**known)

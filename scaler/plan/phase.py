@@ -1,15 +1,18 @@
-"""A phase: a stretch of training at one global batch."""
+"""A phase of training at one global batch, and how the reference and the rule give the numbers of any batch size."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
+from scaler.core.rules import CoScale, Rule
+from scaler.core.scale import Scaled, scale, scale_beta
+from scaler.core.short_step import scale_short_step
 from scaler.core.steps import LastBatch, steps_between
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Phase:
-    """A stretch of training at one global batch, with what the rule makes of it. Most plans have one."""
+    """A part of training at one global batch, with what the rule makes of that batch. Most plans have one phase."""
 
     start_samples: int  # samples seen at its first step
     start_steps: int  # optimizer steps before it
@@ -19,13 +22,13 @@ class Phase:
     batch_ratio: float  # global_batch_size / reference_batch_size
     lr_ratio: float  # what the rule makes of batch_ratio
     peak_lr: float  # peak learning rate at this global batch size
-    weight_decay_ratio: float  # factor for the weight decay of groups; ``optimizer`` has it already
+    weight_decay_ratio: float  # multiplies the groups' own weight decay; ``optimizer`` has it already
     ema_decay: float | None  # of train.ema, per step; with adascale and co_scale.ema, per step of the reference
     optimizer: Mapping[str, Any]  # name and options of the optimizer at this global batch size
 
 
 def steps_to(samples_seen: int, phase: Phase, *, num_samples: int, last_batch: LastBatch) -> int:
-    """Return how many optimizer steps lead to ``samples_seen``, which ``phase`` holds or ends at."""
+    """Return how many optimizer steps lead to ``samples_seen``, which is in ``phase`` or at its end."""
     inside = steps_between(
         phase.start_samples,
         samples_seen,
@@ -36,13 +39,88 @@ def steps_to(samples_seen: int, phase: Phase, *, num_samples: int, last_batch: L
     return phase.start_steps + inside
 
 
-def read_phases(values: Sequence[Mapping[str, Any]], *, num_samples: int) -> tuple[Phase, ...]:
-    """Return the phases of a plan's JSON; where ``start_steps`` is missing, it is counted."""
-    names = [field.name for field in fields(Phase)]
-    phases: list[Phase] = []
-    for value in values:
-        start = value["start_samples"]
-        counted = steps_to(start, phases[-1], num_samples=num_samples, last_batch="scale") if phases else 0
-        known = {"start_steps": counted, **value}
-        phases.append(Phase(**{name: known[name] for name in names}))
-    return tuple(phases)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scaling:
+    """The reference and the rule: they give the learning rate and the optimizer's constants of any batch size.
+
+    Args:
+        rule: the rule, never ``auto``, with its options.
+        reference_batch_size: samples per optimizer step in the reference.
+        base_lr: the reference's learning rate.
+        optimizer: its name in the job file, or ``module:Class``.
+        constants: the reference's options of the optimizer.
+        ema_decay: of ``train.ema``, per step of the reference; None without it.
+    """
+
+    rule: Rule
+    reference_batch_size: int
+    base_lr: float
+    optimizer: str
+    constants: Mapping[str, Any]
+    ema_decay: float | None
+
+    def at(self, global_batch_size: int) -> Scaled:
+        """Return what the rule makes of a batch size, from the reference.
+
+        Raises:
+            PlanError: the rule does not hold at this batch size; names the sizes that it holds at.
+        """
+        return scale(
+            self.rule,
+            batch_ratio=global_batch_size / self.reference_batch_size,
+            reference_batch_size=self.reference_batch_size,
+            optimizer=self.optimizer,
+            constants={**self.constants, "lr": self.base_lr},
+        )
+
+    def ema_at(self, global_batch_size: int) -> float | None:
+        """Return the share of the averaged weights that a step of this batch size keeps.
+
+        With ``adascale`` it is the share that a step of the reference keeps; a step is worth the gain of them.
+        """
+        if self.ema_decay is None or not self.rule.co_scale.ema or self.rule.name == "adascale":
+            return self.ema_decay
+        return scale_beta(self.ema_decay, batch_ratio=global_batch_size / self.reference_batch_size, form="power")
+
+    def short_step(self, phase: Phase, samples: int) -> Phase:
+        """Return the phase of one step that has fewer samples than its phase's batch: a batch of its own size.
+
+        See ``scale_short_step``. In the average of the weights (``train.ema``) too, it counts as its share of a step.
+
+        Args:
+            phase: the phase of the step.
+            samples: in the step, over all workers; below ``phase.global_batch_size``.
+        """
+        share = samples / phase.global_batch_size
+        scaled = scale_short_step(
+            self.rule,
+            samples=samples,
+            global_batch_size=phase.global_batch_size,
+            reference_batch_size=self.reference_batch_size,
+            optimizer=self.optimizer,
+            constants={**self.constants, "lr": self.base_lr},
+        )
+        peak_lr = self.base_lr * scaled.lr_ratio
+        is_scaled = self.rule.co_scale.ema
+        ema = self.ema_at(samples) if is_scaled else phase.ema_decay
+        return replace(
+            phase,
+            global_batch_size=samples,
+            batch_ratio=scaled.batch_ratio,
+            lr_ratio=scaled.lr_ratio,
+            peak_lr=peak_lr,
+            weight_decay_ratio=scaled.weight_decay_ratio,
+            ema_decay=ema if ema is None or is_scaled else ema**share,
+            optimizer={**phase.optimizer, **as_json(scaled.constants), "lr": peak_lr},
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the scaling that ``dataclasses.asdict`` wrote."""
+        rule = {**values["rule"], "co_scale": CoScale(**values["rule"]["co_scale"])}
+        return cls(**{**values, "rule": Rule(**rule)})
+
+
+def as_json(constants: Mapping[str, Any]) -> dict[str, Any]:
+    """Return constants as they are after a round trip through JSON: a tuple is a list."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in constants.items()}

@@ -1,26 +1,25 @@
-"""The batch over the training, and what the rule makes of each size."""
+"""The batch size over the training: the phases of a plan, planned or grown with a measured noise scale."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import isfinite
 
 from scaler.core.batch import Batch, strong_batch, weak_batch
-from scaler.core.optimizers import OPTIMIZER_OPTIONS
-from scaler.core.rules import Rule, Scaled, choose_rule
+from scaler.core.rules import CoScale, Rule, choose_rule
+from scaler.core.scale import Scaled
 from scaler.core.steps import last_step_start, next_step_start
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.job.scale import GrowAtPoints, GrowByDoubling, GrowWithNoise
 from scaler.plan.lengths import Lengths
 from scaler.plan.model import Plan
-from scaler.plan.phase import Phase, steps_to
-from scaler.plan.scaling import Scaling, plain
+from scaler.plan.phase import Phase, Scaling, as_json, steps_to
 
 MOST_PHASES = 1000
 
 
 def first_batch(job: Job, world_size: int) -> tuple[Batch, str]:
-    """Return the batch at the start of training on ``world_size`` workers, and why it is so large."""
+    """Return the batch at the start of training on ``world_size`` workers, and the reason of its size."""
     settings = job.scale
     held = settings.on_resize == "hold_global_batch" and not isinstance(settings.num_workers, int)
     fixed = settings.held_batch if held else settings.global_batch_size
@@ -57,23 +56,21 @@ def make_scaling(job: Job) -> Scaling:
             exponent=settings.exponent,
             noise_scale=settings.noise_scale,
             betas=settings.betas,
-            scale_weight_decay=settings.co_scale.weight_decay,
-            scale_momentum=settings.co_scale.momentum,
+            co_scale=CoScale(**settings.co_scale.model_dump()),
         ),
         reference_batch_size=reference.global_batch_size,
         base_lr=reference.lr,
         optimizer=optimizer.name,
-        constants=plain({**OPTIMIZER_OPTIONS.get(optimizer.name, {}), **optimizer.options}),
+        constants=as_json(optimizer.with_defaults),
         ema_decay=ema.decay if ema is not None else None,
-        scale_ema=settings.co_scale.ema,
     )
 
 
 def make_phase(job: Job, batch: Batch, *, start_samples: int, start_steps: int) -> tuple[Phase, Scaled]:
-    """Return a phase at a batch, and what the rule made of it; always from the reference.
+    """Return a phase at a batch, and what the rule makes of that batch; always from the reference.
 
     Raises:
-        PlanError: the rule does not hold there, or the learning rate is not a finite number.
+        PlanError: the rule does not hold at this batch, or the learning rate is not finite.
     """
     scaling = make_scaling(job)
     scaled = scaling.at(batch.global_batch_size)
@@ -93,20 +90,20 @@ def make_phase(job: Job, batch: Batch, *, start_samples: int, start_steps: int) 
         peak_lr=peak_lr,
         weight_decay_ratio=scaled.weight_decay_ratio,
         ema_decay=scaling.ema_at(batch.global_batch_size),
-        optimizer={"name": scaling.optimizer, "lr": peak_lr, **scaling.constants, **plain(scaled.constants)},
+        optimizer={"name": scaling.optimizer, "lr": peak_lr, **scaling.constants, **as_json(scaled.constants)},
     )
     return phase, scaled
 
 
 def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -> tuple[Phase, ...]:
-    """Return the phases that ``scale.batch_schedule`` plans after the first; none when it follows the noise.
+    """Return the phases that ``scale.batch_schedule`` plans after the first; none if it follows the noise scale.
 
     Raises:
-        PlanError: points that do not ascend, a most below the start's batch, or a batch at which the rule does not
-            hold, be it planned or one that a measured noise scale may lead to.
+        PlanError: points that do not ascend, a largest batch below the first, or a batch at which the rule does not
+            hold: a planned one, or one that a measured noise scale may lead to.
     """
     assert lengths.total_samples is not None
-    _require_room(job, first)
+    _require_growth(job, first)
     largest_measured(job, first, world_size=world_size)
     phases = [first]
     for at, size in _changes(job, first, lengths):
@@ -121,7 +118,7 @@ def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -
         if start >= lengths.total_samples:
             break
         steps = steps_to(start, before, num_samples=lengths.num_samples, last_batch=lengths.last_batch)
-        if start == before.start_samples:  # two changes in one step: the later counts
+        if start == before.start_samples:  # two changes in one step: the later one counts
             phases.pop()
         if size != phases[-1].global_batch_size:
             phases.append(_grown(job, first, size, world_size=world_size, start=(start, steps)))
@@ -145,7 +142,7 @@ def last_start(phases: Sequence[Phase], lengths: Lengths) -> int:
 
 
 def grow(plan: Plan, job: Job, *, samples_seen: int, global_batch_size: int) -> Plan:
-    """Return the plan with another batch from ``samples_seen`` on: what a measured noise scale asks for."""
+    """Return the plan with another global batch from ``samples_seen`` on, as a measured noise scale asks for."""
     first = plan.phases[0]
     start = (samples_seen, plan.steps(samples_seen))
     phase = _grown(job, first, global_batch_size, world_size=plan.world_size, start=start)
@@ -154,9 +151,9 @@ def grow(plan: Plan, job: Job, *, samples_seen: int, global_batch_size: int) -> 
 
 
 def never_grows_at(job: Job, phases: Sequence[Phase], lengths: Lengths) -> list[int]:
-    """Return the points of ``scale.batch_schedule``, in samples, after which no step of the training begins.
+    """Return the points of ``scale.batch_schedule``, in samples, that lie after the start of the last step.
 
-    Of a batch that doubles or follows the noise it is the first point, if it never comes to that.
+    For a batch that doubles or follows the noise scale, only its first point is looked at.
     """
     match job.scale.batch_schedule:
         case GrowAtPoints(points=points):
@@ -172,27 +169,27 @@ def never_grows_at(job: Job, phases: Sequence[Phase], lengths: Lengths) -> list[
     return [place for place in places if place > end]
 
 
-def _require_room(job: Job, first: Phase) -> None:
-    """Refuse a batch that may only grow to less than it starts with."""
+def _require_growth(job: Job, first: Phase) -> None:
+    """Refuse a largest batch that is below the batch at the start of training."""
     growth = job.scale.batch_schedule
     if not isinstance(growth, GrowByDoubling | GrowWithNoise):
         return
     most, size = growth.max_global_batch_size, first.global_batch_size
     if most < size:
         raise PlanError(
-            f"scale.batch_schedule.max_global_batch_size = {most} is below the {size} samples of the batch at the "
-            "start: it would never grow.",
+            f"scale.batch_schedule.max_global_batch_size = {most} is below the {size} samples of the first batch: the "
+            "batch would never grow.",
             f"Set it above {size}, or leave scale.batch_schedule out.",
         )
 
 
 def largest_measured(job: Job, first: Phase, *, world_size: int) -> Phase | None:
-    """Return the phase at the largest batch that a measured noise scale may lead to; None where none is followed.
+    """Return the phase at the largest batch that a measured noise scale may lead to; None if it follows none.
 
-    The rules' bounds are bounds of the batch, so one that holds at the start and here holds at all batches between.
+    A rule that holds at the first batch and at this one holds at all batches between them.
 
     Raises:
-        PlanError: the rule does not hold there.
+        PlanError: the rule does not hold at this batch.
     """
     growth = job.scale.batch_schedule
     if not isinstance(growth, GrowWithNoise):
@@ -202,18 +199,18 @@ def largest_measured(job: Job, first: Phase, *, world_size: int) -> Phase | None
         return _grown(job, first, most, world_size=world_size, start=(first.start_samples, first.start_steps))
     except PlanError as error:
         raise PlanError(
-            f"scale.batch_schedule.max_global_batch_size = {most}: the batch may grow to that, and {error.problem}",
+            f"scale.batch_schedule.max_global_batch_size = {most}: the batch may grow to this, and {error.problem}",
             error.remedy,
         ) from None
 
 
 def regrow(plan: Plan, job: Job, growth: Iterable[tuple[int, float]]) -> Plan:
-    """Return the plan with a batch that grew with the noise before, within the job's bound.
+    """Return the plan with the growth of the batch that was measured before, within the job's largest batch.
 
     Args:
-        plan: of any number of workers.
-        job: follows the noise scale.
-        growth: samples seen where it grew, and to how many times the start's.
+        plan: for any number of workers.
+        job: one that follows the noise scale.
+        growth: pairs of the samples seen where the batch grew, and its size over the first batch's.
     """
     wanted, first = job.scale.batch_schedule, plan.phases[0].global_batch_size
     for at, factor in growth:
@@ -223,8 +220,41 @@ def regrow(plan: Plan, job: Job, growth: Iterable[tuple[int, float]]) -> Plan:
     return plan
 
 
+def limit_micro_batches(plan: Plan, most: int) -> Plan:
+    """Return the plan with at most ``most`` samples in one forward/backward on one worker.
+
+    The global batch and the learning rate stay; only ``per_worker_batch_size`` and ``grad_accum_steps`` change.
+
+    Args:
+        plan: a plan of a job with ``per_worker_batch_size: auto``.
+        most: samples, >= 1.
+    """
+
+    def limited(phase: Phase) -> Phase:
+        batch = strong_batch(
+            num_workers=plan.world_size,
+            global_batch_size=phase.global_batch_size,
+            per_worker_batch_size=min(most, phase.per_worker_batch_size),
+            grad_accum_steps=None,
+        )
+        return replace(
+            phase, per_worker_batch_size=batch.per_worker_batch_size, grad_accum_steps=batch.grad_accum_steps
+        )
+
+    phases = tuple(limited(phase) for phase in plan.phases)
+    return replace(
+        plan,
+        phases=phases,
+        per_worker_batch_size=phases[0].per_worker_batch_size,
+        grad_accum_steps=phases[0].grad_accum_steps,
+    )
+
+
 def _grown(job: Job, first: Phase, size: int, *, world_size: int, start: tuple[int, int]) -> Phase:
-    """A phase at another batch, from ``start`` (samples, steps) on: more micro-steps, none larger than at first."""
+    """Return a phase at another batch, from ``start`` (samples, steps) on.
+
+    It has more micro-steps, and none has more samples than in the first phase.
+    """
     batch = strong_batch(
         num_workers=world_size,
         global_batch_size=size,
@@ -236,15 +266,15 @@ def _grown(job: Job, first: Phase, size: int, *, world_size: int, start: tuple[i
 
 
 def _changes(job: Job, first: Phase, lengths: Lengths) -> Iterator[tuple[int, int]]:
-    """When the batch changes, in samples, and to what."""
+    """Yield where the batch changes, in samples, and its new size."""
     assert lengths.total_samples is not None
     match job.scale.batch_schedule:
         case GrowAtPoints(points=points):
             places = [lengths.samples(point.at) for point in points]
             if places[0] < 1:
                 raise PlanError(
-                    "scale.batch_schedule.points begin at 0 samples, where the training begins.",
-                    "Its first batch is that of scale; let the first point come later.",
+                    "scale.batch_schedule.points begin at 0 samples, which is the start of training.",
+                    "The first batch is the one of scale; put the first point later.",
                 )
             if places != sorted(set(places)):
                 raise PlanError(

@@ -1,4 +1,4 @@
-"""The learning-rate range test as a job and a plan: what ``scaler find-lr`` runs."""
+"""The learning-rate range test that ``scaler find-lr`` runs, as a job and a plan."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,18 +19,20 @@ MOST_NAME = 100  # letters in a job's name
 
 
 def range_job(job: Job, *, steps: int) -> Job:
-    """Return the job of a range test: ``steps`` steps at the batch that training starts with, and nothing that reacts.
+    """Return the job of a range test: ``steps`` steps at the first batch of training, with nothing that reacts.
 
-    The schedule, a plateau, a batch schedule, the guard of the loss, restarts and ``rule: adascale`` are left out, and
-    so is what only they need: no noise is measured, and there is one evaluation and one checkpoint, at the end. Every
-    step has a whole batch: the rest of an epoch is carried into the next. Groups, clipping, precision and the
-    optimizer's constants are the job's.
+    The job's schedule, plateau, batch schedule, divergence guard, restarts and ``rule: adascale`` are left out. No
+    noise is measured, and there is one evaluation and one checkpoint, at the end. Every step has a whole batch: the
+    last samples of an epoch are carried into the next. Groups, clipping, precision and the optimizer's constants are
+    the job's.
 
     Raises:
-        JobFileError: the job is elastic: a range test is of one batch.
+        JobFileError: the job is elastic, and a range test has one batch size.
     """
     if not isinstance(job.scale.num_workers, int):
-        raise JobFileError("find-lr tests the rate at one batch, and the job is elastic.", "Give --workers N.")
+        raise JobFileError(
+            "find-lr tests learning rates at one batch size, and the job is elastic.", "Give --workers N."
+        )
     values = job.model_dump()
     never = {"samples": MOST}
     rule = {"rule": "none"} if job.scale.rule == "adascale" else {}
@@ -56,16 +58,18 @@ def range_job(job: Job, *, steps: int) -> Job:
 
 
 def require_range(*, lowest: float, highest: float) -> None:
-    """Refuse rates between which nothing can climb.
+    """Refuse a range of learning rates that does not rise.
 
     Raises:
         JobFileError: ``lowest`` is not above 0, or not below ``highest``.
     """
     if not 0.0 < lowest < inf:
-        raise JobFileError(f"--min {lowest:g} is not a rate above 0.", "Such as --min 1e-5.")
+        raise JobFileError(f"--min {lowest:g} is not a learning rate above 0.", "Such as --min 1e-5.")
     if not lowest < highest < inf:
         raise JobFileError(
-            "--max inf has no end." if highest == inf else f"--min {lowest:g} is not below --max {highest:g}.",
+            "--max inf is not a finite learning rate."
+            if highest == inf
+            else f"--min {lowest:g} is not below --max {highest:g}.",
             "Such as --min 1e-5 --max 10.",
         )
 
@@ -73,15 +77,18 @@ def require_range(*, lowest: float, highest: float) -> None:
 def range_plan(
     job: Job, *, lowest: float, highest: float, spacing: str, num_samples: int, parameters: Mapping[str, int] | None
 ) -> Plan:
-    """Return the plan of a range test: the rate climbs from ``lowest`` to ``highest``, both at the batch that is run.
+    """Return the plan of a range test, in which the learning rate climbs from ``lowest`` to ``highest``.
+
+    Both are learning rates at the batch that is run. The plan's reference has the learning rate that the rule scales to
+    ``highest``.
 
     Args:
         job: what ``range_job`` made.
-        lowest: the rate of the first step.
-        highest: the rate of the last step.
+        lowest: the learning rate of the first step.
+        highest: the learning rate of the last step.
         spacing: ``exponential`` or ``linear``.
         num_samples: size of the training set, where the job does not give it.
-        parameters: as ``make_plan`` takes them.
+        parameters: as for ``make_plan``.
 
     Raises:
         JobFileError: ``lowest`` is not above 0, or not below ``highest``.
@@ -96,33 +103,36 @@ def range_plan(
         last_batch=plan.last_batch,
     )
     shape = Ramp(length=last, low=lowest / highest, spacing="linear" if spacing == "linear" else "exponential")
+    base_lr = highest / plan.lr_ratio
+    peak_lr = base_lr * plan.lr_ratio  # highest, but for rounding
+    (phase,) = plan.phases
+    optimizer = {**plan.optimizer, "lr": peak_lr}
     plan = replace(
         plan,
-        peak_lr=highest,
-        phases=tuple(replace(phase, peak_lr=highest) for phase in plan.phases),
-        groups=tuple(replace(group, peak_lr=highest * group.lr_ratio) for group in plan.groups),
+        purpose="find_lr",
+        base_lr=base_lr,
+        peak_lr=peak_lr,
+        optimizer=optimizer,
+        scaling=replace(plan.scaling, base_lr=base_lr),
+        phases=(replace(phase, peak_lr=peak_lr, optimizer=optimizer),),
+        groups=tuple(replace(group, peak_lr=peak_lr * group.lr_ratio) for group in plan.groups),
         schedule=Schedule(shape=shape),
         reasons={
             **plan.reasons,
             "peak_lr": "--max",
             "schedule": f"{spacing} climb from {lowest:g} to {highest:g}",
-            "warmup_samples": "none: the rate climbs all the way",
+            "warmup_samples": "none: the learning rate climbs through the whole test",
         },
         warnings=(),
     )
     return replace(plan, lr_curve=tuple((samples, plan.whole_step_lr_at(samples)) for samples, _ in plan.lr_curve))
 
 
-def is_range_test(plan: Plan) -> bool:
-    """Return whether a plan is a range test's: its rate climbs all the way, which no job file can ask for."""
-    return isinstance(plan.schedule.shape, Ramp)
-
-
 def carried_by(plan: Plan) -> tuple[float, str]:
-    """Return what a rate at the plan's batch is divided by for ``reference.lr``, and why.
+    """Return the number that divides a learning rate at the plan's batch to give ``reference.lr``, and its reason.
 
-    With adascale no plan knows it, for the gain is measured: the most that it can be is taken, so that training never
-    goes beyond the rate that was found.
+    With adascale the gain is measured in training and no plan has it. Then it is the largest gain that is possible, so
+    that the learning rate in training never exceeds the one that was found.
 
     Args:
         plan: the job's own, not the range test's.

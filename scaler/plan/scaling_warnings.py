@@ -1,22 +1,70 @@
-"""Warnings of what another batch than the reference's does to the rate, to memories in samples, and to clipping."""
+"""Warnings about the effects of another batch size: on the learning rate, weight decay, averages and clipping."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from math import sqrt
-from typing import Any
 
-from scaler.core.optimizers import ADAPTIVE, OPTIMIZER_OPTIONS, SGD_FAMILY
+from scaler.core.optimizers import ADAPTIVE, SGD_FAMILY, optimizer_facts
 from scaler.core.timescales import average_memory, weight_decay_timescale
 from scaler.job import Job
 from scaler.plan.model import Plan
 from scaler.plan.phase import Phase
-from scaler.plan.reached import Reached, most, times
 
-RATE_OFF = 1.4  # times: usual grids of learning rates have steps of 2, and half a step is not told apart
-MOVED = 4.0  # times: how far a memory in samples, or a clipped step, must move to be worth a warning
-SHORT_BETA1, SHORT_BETA2 = 0.5, 0.95  # below which they average over less than 2 and 20 steps
-LONG_MOMENTUM = 0.99  # above which it averages over more than 100 steps
+LR_OFF = 1.4  # times: a usual search over learning rates has steps of 2, and does not resolve half a step
+MOVED = 4.0  # times: a memory in samples, or a clipped step, that moves by less is not worth a warning
+SHORT_BETA1, SHORT_BETA2 = 0.5, 0.95  # below these, the averages cover fewer than 2 and 20 steps
+LONG_MOMENTUM = 0.99  # above it, the average covers more than 100 steps
 
 Found = Iterator[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reached:
+    """A phase that training may reach, and when."""
+
+    phase: Phase
+    is_measured: bool  # reached only if the measured noise scale becomes so large
+
+    @property
+    def when(self) -> str:
+        """When it is reached, as a part of a sentence after the batch; empty at the start of training."""
+        if self.is_measured:
+            return ", if the noise scale lets it grow so far,"
+        return f", from sample {self.phase.start_samples} on," if self.phase.start_samples else ""
+
+    @property
+    def times(self) -> str:
+        """The batch ratio as a part of a sentence: ``4 times``."""
+        return times(self.phase.batch_ratio)
+
+
+def reached_phases(phases: Sequence[Phase], may_become: Phase | None) -> tuple[Reached, ...]:
+    """Return every phase of a plan, and ``may_become`` unless it has the first batch.
+
+    Args:
+        phases: the planned ones.
+        may_become: the phase at the largest batch that a measured noise scale may lead to.
+    """
+    planned = tuple(Reached(phase=phase, is_measured=False) for phase in phases)
+    if may_become is None or may_become.global_batch_size == phases[0].global_batch_size:
+        return planned
+    return (*planned, Reached(phase=may_become, is_measured=True))
+
+
+def most(reached: Sequence[Reached], amount: Callable[[Phase], float], *, least: float) -> Reached | None:
+    """Return the first phase with the greatest ``amount``; None if that is below ``least`` by more than rounding."""
+    found = max(reached, key=lambda one: amount(one.phase))
+    return found if amount(found.phase) >= least * (1.0 - 1e-9) else None
+
+
+def times(ratio: float) -> str:
+    """Return a ratio as a part of a sentence.
+
+    Example:
+        >>> [times(ratio) for ratio in (4.0, 1.5, 1 / 4096)]
+        ['4 times', '1.5 times', '1/4096 of']
+    """
+    return f"{ratio:.4g} times" if ratio >= 1.0 else f"1/{1.0 / ratio:.4g} of"
 
 
 def scaling_warnings(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
@@ -25,38 +73,40 @@ def scaling_warnings(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
     Args:
         plan: the plan.
         job: what it was made from.
-        reached: the batches to look at. With ``rule: none`` a batch that grows stands for a rate that falls (Smith et
-            al. 2018): what follows from the rate is judged at the start only.
+        reached: the batches to look at. With ``rule: none`` a batch that grows replaces a learning rate that falls
+            (Smith et al. 2018): the effects of the learning rate are judged at the first batch only.
     """
-    by_rate = reached[:1] if plan.rule == "none" else reached
-    yield from _of_the_rate(plan, job, by_rate)
-    yield from _of_weight_decay(plan, job, by_rate)
-    yield from _of_clipping(plan, job, by_rate)
+    by_lr = reached[:1] if plan.rule == "none" else reached
+    yield from _of_the_lr(plan, job, by_lr)
+    yield from _of_weight_decay(plan, job, by_lr)
+    yield from _of_clipping(plan, job, by_lr)
     yield from _of_averages(plan, job, reached)
 
 
-def _of_the_rate(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
+def _of_the_lr(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
     optimizer = plan.optimizer["name"]
-    if plan.rule == "linear" and optimizer in ADAPTIVE:
-        far = most(reached, lambda phase: _away(phase.lr_ratio / sqrt(phase.batch_ratio)), least=RATE_OFF)
+    family = optimizer_facts(optimizer).family
+    if plan.rule == "linear" and family is ADAPTIVE:
+        far = most(reached, lambda phase: _away(phase.lr_ratio / sqrt(phase.batch_ratio)), least=LR_OFF)
         if far is not None:
             where = f" The batch{far.when} is {far.times} the reference's." if far.when else ""
             yield (
                 "linear_rule_with_adaptive_optimizer",
-                f"{optimizer} divides by the gradient's running size: "
-                f"rule: sqrt follows its batch noise (Malladi et al. 2022).{where}",
+                f"{optimizer} divides the gradient by its running size, and rule: linear is for optimizers that do "
+                f"not: use rule: sqrt (Malladi et al. 2022).{where}",
             )
-    if plan.rule not in ("sqrt", "none") or optimizer not in SGD_FAMILY or job.scale.co_scale.momentum:
-        return  # a momentum that is scaled makes up for the rate
-    slow = most(reached, lambda phase: phase.batch_ratio / phase.lr_ratio, least=RATE_OFF)
+    if plan.rule not in ("sqrt", "none") or family is not SGD_FAMILY or job.scale.co_scale.momentum:
+        return  # a scaled momentum replaces a scaled learning rate
+    slow = most(reached, lambda phase: phase.batch_ratio / phase.lr_ratio, least=LR_OFF)
     if slow is not None:
         yield (
             "slow_rule_for_sgd",
-            f"rule: {plan.rule} raises {optimizer}'s rate {slow.phase.lr_ratio:.4g} times for {slow.times} the batch"
-            f"{slow.when.removesuffix(',')}: it learns less in as many epochs. At 32 times the batch ImageNet's error "
-            "was 26.22% with sqrt, 41.67% with none and 23.74% with linear (Goyal et al. 2017).",
+            f"rule: {plan.rule} raises {optimizer}'s learning rate {slow.phase.lr_ratio:.4g} times for {slow.times} "
+            f"the batch{slow.when.removesuffix(',')}: it learns less in the same number of epochs. At 32 times the "
+            "batch, ImageNet's error was 26.22% with sqrt, 41.67% with none and 23.74% with linear (Goyal et al. "
+            "2017).",
         )
-    fast = most(reached, lambda phase: phase.lr_ratio / phase.batch_ratio, least=RATE_OFF)
+    fast = most(reached, lambda phase: phase.lr_ratio / phase.batch_ratio, least=LR_OFF)
     if fast is not None:
         yield (
             "fast_rule_for_sgd",
@@ -68,7 +118,7 @@ def _of_the_rate(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
 
 def _of_weight_decay(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
     name = plan.optimizer["name"]
-    reference = _reference_constants(job)
+    reference = job.reference.optimizer.with_defaults
     own = [group.weight_decay for group in plan.groups if group.weight_decay]
     decay = reference.get("weight_decay") or max(own, default=0.0)
     before = weight_decay_timescale(
@@ -98,18 +148,19 @@ def _of_weight_decay(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
 
 def _of_clipping(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
     clip = job.train.clip_grad_norm
-    if clip is None or plan.rule not in ("linear", "gain", "adascale") or plan.optimizer["name"] not in SGD_FAMILY:
+    family = optimizer_facts(plan.optimizer["name"]).family
+    if clip is None or plan.rule not in ("linear", "gain", "adascale") or family is not SGD_FAMILY:
         return
     far = most(reached, lambda phase: phase.batch_ratio if plan.is_measured else phase.lr_ratio, least=MOVED)
     if far is not None:
         longer = far.phase.batch_ratio if plan.is_measured else far.phase.lr_ratio
         up_to = "up to " if plan.is_measured else ""
         yield (
-            "clipping_with_scaled_rate",
+            "clipping_with_scaled_lr",
             f"At {far.times} the reference's batch{far.when} a step that train.clip_grad_norm = {clip:g} clips is "
-            f"{up_to}{longer:.4g} times as long, and the gradient's norm is smaller, so that fewer steps are clipped: "
-            f"rule: {plan.rule} holds for steps that are not. See which norms are recorded near this batch, and tune "
-            "the clipping there.",
+            f"{up_to}{longer:.4g} times as long, and fewer steps are clipped, because the gradient's norm is smaller. "
+            f"rule: {plan.rule} holds only for steps that are not clipped. Look at the recorded gradient norms near "
+            "this batch, and tune the clipping there.",
         )
 
 
@@ -122,38 +173,39 @@ def _of_averages(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
             yield (
                 "ema_not_scaled",
                 f"At {far.times} the reference's batch{far.when} train.ema remembers {memory:.4g} samples, {far.times} "
-                f"the reference's, for it keeps {ema.decay:g} of itself in any step. scale.co_scale.ema: true holds "
-                "its memory (Busbridge et al. 2023).",
+                f"the reference's, because every step keeps {ema.decay:g} of the average. scale.co_scale.ema: true "
+                "holds its memory (Busbridge et al. 2023).",
             )
     largest = max(reached, key=lambda one: one.phase.batch_ratio)
     short = _short_averages(largest.phase, plan, job)
     if short:
         yield (
             "averages_too_short",
-            f"At {largest.times} the reference's batch{largest.when} {' and '.join(short)}: too few to be an average. "
-            "Use a smaller batch, or a reference nearer to it.",
+            f"At {largest.times} the reference's batch{largest.when} {' and '.join(short)}: too few for an average. "
+            "Use a smaller batch, or a reference with a larger one.",
         )
     momentum = float(largest.phase.optimizer["momentum"]) if asked.momentum else 0.0
     if momentum > LONG_MOMENTUM and largest.phase.batch_ratio > 1.0:
         yield (
             "momentum_remembers_long",
-            f"At {largest.times} the reference's batch{largest.when} scale.co_scale.momentum makes a momentum of "
+            f"At {largest.times} the reference's batch{largest.when} scale.co_scale.momentum gives a momentum of "
             f"{momentum:.4g}, which averages over {1.0 / (1.0 - momentum):.0f} steps. Raising it with the batch lost "
-            "accuracy (Smith et al. 2018): rule: linear raises the rate instead.",
+            "accuracy (Smith et al. 2018): rule: linear raises the learning rate instead.",
         )
 
 
 def _short_averages(phase: Phase, plan: Plan, job: Job) -> list[str]:
-    """What of a phase's averages the batch has made too short, and was not so in the reference."""
-    now, before = phase.optimizer, _reference_constants(job)
+    """Return texts of the phase's averages that are too short, and were not in the reference."""
+    now, before = phase.optimizer, job.reference.optimizer.with_defaults
     decays: list[tuple[str, float, float, float]] = []
-    if plan.rule == "adam_sde" and "betas" in now:
-        for name, decay, given, least in zip(
+    name = optimizer_facts(plan.optimizer["name"]).sde_constant
+    if plan.rule == "adam_sde" and name == "betas":
+        for beta, decay, given, least in zip(
             ("beta1", "beta2"), now["betas"], before["betas"], (SHORT_BETA1, SHORT_BETA2), strict=True
         ):
-            decays.append((name, decay, given, least))
-    elif plan.rule == "adam_sde":
-        decays = [("alpha", now["alpha"], before["alpha"], SHORT_BETA2)]
+            decays.append((beta, decay, given, least))
+    elif plan.rule == "adam_sde" and name is not None:
+        decays = [(name, now[name], before[name], SHORT_BETA2)]
     if job.train.ema is not None and phase.ema_decay is not None and job.scale.co_scale.ema and not plan.is_measured:
         decays.append(("train.ema's decay", phase.ema_decay, job.train.ema.decay, SHORT_BETA1))
     steps = {name: f"{1.0 / (1.0 - decay):.2g}" for name, decay, *_ in decays}
@@ -164,11 +216,6 @@ def _short_averages(phase: Phase, plan: Plan, job: Job) -> list[str]:
     ]
 
 
-def _reference_constants(job: Job) -> dict[str, Any]:
-    optimizer = job.reference.optimizer
-    return {**OPTIMIZER_OPTIONS.get(optimizer.name, {}), **optimizer.options}
-
-
 def _away(ratio: float) -> float:
-    """How many times a ratio is away from 1, either way."""
+    """Return the ratio or its inverse, whichever is above 1."""
     return max(ratio, 1.0 / ratio)

@@ -1,12 +1,14 @@
-"""The job's schedule as a function of samples."""
+"""From the job's schedule to a function of samples."""
 
 from dataclasses import replace
 
 from scaler.core.cycles import CosineRestarts, Cyclical, OneCycle
 from scaler.core.decays import Cosine, Linear, Polynomial, Wsd
-from scaler.core.rules import Scaled, choose_rule
+from scaler.core.rules import choose_rule
+from scaler.core.scale import Scaled
 from scaler.core.schedules import Schedule, Warmup
-from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Shape, Step
+from scaler.core.shape import Shape
+from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Step
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.job import schedule as asked
@@ -20,17 +22,17 @@ CLIMBS_ITSELF = (asked.Cyclical, asked.OneCycle)
 def make_schedule(
     job: Job, scaled: Scaled, lengths: Lengths, *, last_step: int, rises: bool
 ) -> tuple[Schedule, str, str]:
-    """Return the schedule in samples, why the warmup is so long, and what the shape does.
+    """Return the schedule in samples, the reason for the length of its warmup, and a line on its shape.
 
     Args:
         job: with the schedule and the reference's warmup.
-        scaled: what the rule makes of the batch at the start: where the warmup starts, and LEGW's longer warmup.
+        scaled: what the rule makes of the first batch: where the warmup starts, and LEGW's longer warmup.
         lengths: of the training.
-        last_step: where its last step begins, in samples.
-        rises: whether the learning rate is scaled up, at any number of workers that the job may get.
+        last_step: where the last step of the training begins, in samples.
+        rises: whether the learning rate is scaled up at any number of workers that the job may get.
 
     Raises:
-        PlanError: lengths that do not fit together, or a momentum that the rule and the shape both set.
+        PlanError: lengths that do not fit together, or a momentum that the rule and the shape both change.
     """
     wanted = job.schedule
     _require_one_momentum(wanted, scaled)
@@ -43,7 +45,7 @@ def make_schedule(
 
 
 def _reference_warmup(job: Job, scaled: Scaled, lengths: Lengths) -> tuple[Warmup, str]:
-    """The warmup that the reference was tuned with, as long as the rule makes it."""
+    """Return the reference's warmup at the length that the rule gives it, and its reason."""
     tuned = job.reference.warmup
     if job.scale.rule == "auto":
         name = job.reference.optimizer.name
@@ -60,13 +62,14 @@ def _reference_warmup(job: Job, scaled: Scaled, lengths: Lengths) -> tuple[Warmu
     follows_workers = job.scale.is_elastic and job.scale.global_batch_size is None
     if legw_applies and follows_workers and job.scale.on_resize == "scale_with_batch":
         raise PlanError(
-            f"{legw}, which changes with the number of workers: where the schedule begins would move at a resize.",
+            f"{legw}, which changes with the number of workers: a resize would move the start of the schedule.",
             "Use scale.on_resize: hold_global_batch, or scale.rule: sqrt.",
         )
     own = job.schedule.warmup
     if scaled.warmup_ratio != 1.0 and isinstance(own, asked.Warmup) and any((own.epochs, own.steps, own.samples)):
         raise PlanError(
-            f"{legw}, and schedule.warmup adds another.", "Give the warmup of the reference alone: reference.warmup."
+            f"{legw}, and schedule.warmup adds a second warmup.",
+            "Leave schedule.warmup out, and keep reference.warmup.",
         )
     if tuned is None:
         return Warmup(), ""
@@ -82,29 +85,30 @@ def _require_one_momentum(wanted: asked.Schedule, scaled: Scaled) -> None:
     for name, who in (("betas", "scale.rule = adam_sde"), ("momentum", "scale.co_scale.momentum")):
         if cycles and name in scaled.constants:
             raise PlanError(
-                f"schedule.low_momentum moves what {who} scales.", f"Leave out the momentum's cycle or {who}."
+                f"schedule.low_momentum cycles the momentum, and {who} scales it.",
+                f"Leave out low_momentum and high_momentum, or {who}.",
             )
 
 
 def _warmup(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths, *, rises: bool) -> tuple[Warmup, str]:
-    """What scaling adds: the climb from the reference's learning rate to the peak."""
+    """Return the climb from the reference's learning rate to the peak, and its reason."""
     assert lengths.total_samples is not None
     from_base = min(1.0, 1.0 / scaled.lr_ratio)
     if not isinstance(wanted.warmup, asked.Warmup):
         if scaled.warmup_ratio != 1.0:
-            return Warmup(start=1.0), ""  # of the reference's alone
+            return Warmup(start=1.0), ""  # the reference's warmup is the only one
         if isinstance(wanted, CLIMBS_ITSELF):
-            return Warmup(start=1.0), f"auto: none, for {wanted.name} climbs by itself"
+            return Warmup(start=1.0), f"auto: none, because {wanted.name} climbs itself"
         if not rises:
-            return Warmup(start=1.0), "auto: none, for the rate is not scaled up"
+            return Warmup(start=1.0), "auto: none, because the learning rate is not scaled up"
         samples = round(AUTO_WARMUP * lengths.total_samples)
         return Warmup(samples=samples, start=from_base), "auto: 5/90 of the training (Goyal et al. 2017), from base_lr"
     warmup = wanted.warmup
     start = from_base if warmup.start == "base" else float(warmup.start)
     if start == 1.0:
-        where = "no effect: it starts at base_lr, which is the peak (the reference's own is reference.warmup)"
+        where = "no effect: it starts at base_lr, which is the peak (the reference's warmup is reference.warmup)"
     elif isinstance(wanted, CLIMBS_ITSELF):
-        where = f"from {start:g} of the rate at which {wanted.name} starts"
+        where = f"from {start:g} of the learning rate at which {wanted.name} starts"
     else:
         where = "from base_lr" if warmup.start == "base" else f"from {start:g} of the peak"
     samples = lengths.samples(warmup)
@@ -115,12 +119,12 @@ def _warmup(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths, *, rises: 
 
 
 def _shape(wanted: asked.Schedule, warmup_samples: int, lengths: Lengths, last_step: int) -> tuple[Shape, str]:
-    """The shape, and what it does in a line; where torch's convention is another, the line says so."""
+    """Return the shape and a line on what it does; the line names differences from torch."""
     assert lengths.total_samples is not None
     length = max(lengths.total_samples - warmup_samples, 1)
     match wanted:
         case asked.Constant():
-            return Constant(), "the peak rate to the end"
+            return Constant(), "the peak learning rate to the end"
         case asked.Step(every=every, decay=decay):
             text = f"x {decay:g} every {lengths.shown(every, is_stretch=True)}, counted from the start of training"
             return Step(every=lengths.stretch(every), decay=decay), text
@@ -129,12 +133,12 @@ def _shape(wanted: asked.Schedule, warmup_samples: int, lengths: Lengths, last_s
             return MultiStep(at=tuple(lengths.samples(point) for point in at), decay=decay), text
         case asked.Exponential(every=every, decay=decay):
             interval = lengths.shown(every, is_stretch=True)
-            text = f"x {decay:g} in {interval}, smoothly (torch falls once a step of its scheduler)"
+            text = f"x {decay:g} in {interval}, smoothly (torch's falls in steps, once per scheduler step)"
             return Exponential(every=lengths.stretch(every), decay=decay), text
         case asked.Linear(final_fraction=final):
             return Linear(length=length, final_fraction=final), f"a line from the end of the warmup to {_share(final)}"
         case asked.Polynomial(power=power, final_fraction=final):
-            text = f"what is left of the way to the power of {power:g}, to {_share(final)}"
+            text = f"(1 - progress) to the power of {power:g}, to {_share(final)}"
             return Polynomial(length=length, power=power, final_fraction=final), text
         case asked.Cosine(final_fraction=final):
             text = f"half a cosine from the end of the warmup to {_share(final)}"
@@ -156,17 +160,17 @@ def _shape(wanted: asked.Schedule, warmup_samples: int, lengths: Lengths, last_s
                     f"{length} of the training.",
                     f"The most is {{samples: {length}}}.",
                 )
-            text = f"the peak, and in the last {lengths.shown(tail_length)} to {_share(final)} ({tail})"
+            text = f"the peak, then a fall in the last {lengths.shown(tail_length)} to {_share(final)} ({tail})"
             return Wsd(decay_start=start, length=length, tail=tail, final_fraction=final), text
         case asked.InverseSqrt(timescale=timescale):
             samples = warmup_samples if timescale is None else lengths.stretch(timescale)
             if not samples:
                 raise PlanError(
-                    "schedule.timescale is missing, and there is no warmup to take it from.",
+                    "schedule.timescale is missing, and there is no warmup whose length it could be.",
                     "Give schedule.timescale or schedule.warmup, such as {steps: 4000}.",
                 )
             after = f"{samples} samples" if timescale is None else lengths.shown(timescale, is_stretch=True)
-            text = f"with the root of the samples after the warmup; 0.71 of the peak {after} after it"
+            text = f"one over the root of the samples after the warmup; 0.71 of the peak {after} after it"
             return InverseSqrt(timescale=samples), text
 
 
@@ -189,21 +193,21 @@ def _cyclical(wanted: asked.Cyclical, lengths: Lengths) -> tuple[Shape, str]:
 
 
 def _one_cycle(wanted: asked.OneCycle, warmup_samples: int, lengths: Lengths, last_step: int) -> tuple[Shape, str]:
-    """As torch counts: the peak and the end are reached by the last steps of their stretches, not after them."""
+    """Return the shape as torch counts it: the last step of the climb is at the peak, and the last step at the end."""
     assert lengths.total_samples is not None
     fraction = wanted.climb.fraction
     whole = lengths.total_samples - warmup_samples
     climb = (
         round(fraction * whole) if fraction is not None else replace(lengths, total_samples=None).samples(wanted.climb)
     )
-    if lengths.is_elastic:  # the last steps are others at each number of workers, and the schedule must not be
+    if lengths.is_elastic:  # the last step begins elsewhere at each number of workers; the schedule must not move
         length = whole
     else:
         climb, length = max(climb - lengths.global_batch_size, 0), max(last_step - warmup_samples, 1)
     if climb >= length:
         raise PlanError(
-            f"schedule.climb = {written(wanted.climb)} leaves no step for the way down.",
-            "The peak comes before the last step: climb: {fraction: 0.3} is usual.",
+            f"schedule.climb = {written(wanted.climb)} leaves no step for the descent.",
+            "The peak must come before the last step. Usual is climb: {fraction: 0.3}.",
         )
     shape = OneCycle(
         climb=climb,

@@ -1,4 +1,4 @@
-"""What a careful person would look at before the run."""
+"""Warnings of a plan: what to look at before the run."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,11 +7,10 @@ from scaler.core.steps import steps_between
 from scaler.job import Job
 from scaler.plan.model import Plan, PlanWarning
 from scaler.plan.phase import Phase
-from scaler.plan.reached import Reached, reached_phases
-from scaler.plan.scaling_warnings import scaling_warnings
+from scaler.plan.scaling_warnings import Reached, reached_phases, scaling_warnings
 
 FEW_STEPS = 10
-LARGER = 1.4  # times the reference's batch: below it nothing is scaled by much
+LARGER = 1.4  # times the reference's batch: below it, the rule changes little
 FAR_RATIO = 64
 
 
@@ -23,13 +22,13 @@ def find_warnings(
     Args:
         plan: the plan.
         job: what it was made from.
-        may_become: its phase at the largest batch that a measured noise scale may lead to.
-        never_grows_at: points at which the batch would grow, in samples, that the training does not come to.
+        may_become: the phase at the largest batch that a measured noise scale may lead to.
+        never_grows_at: points at which the batch would grow, in samples, that training does not reach.
     """
     reached = reached_phases(plan.phases, may_become)
     found = (
         *_of_lengths(plan),
-        *_of_what_never_comes(plan, never_grows_at),
+        *_of_points_after_the_end(plan, never_grows_at),
         *_of_the_batch(plan),
         *_of_the_ratio(reached),
         *((True, code, message) for code, message in scaling_warnings(plan, job, reached)),
@@ -43,7 +42,7 @@ def _of_lengths(plan: Plan) -> Iterator[tuple[bool, str, str]]:
     yield (
         any(climb.samples >= total for climb in climbs),
         "warmup_exceeds_training",
-        f"The warmup takes {warmup} samples and the training {total}: the peak rate is never reached.",
+        f"The warmup takes {warmup} samples and the training {total}: the peak learning rate is never reached.",
     )
     places = plan.schedule.shape.at if isinstance(plan.schedule.shape, MultiStep) else ()
     early = [place for place in places if place < warmup]
@@ -52,16 +51,16 @@ def _of_lengths(plan: Plan) -> Iterator[tuple[bool, str, str]]:
         bool(early),
         "milestone_in_warmup",
         f"The schedule falls at {_samples(early)}, and the warmup takes {warmup}: "
-        "it falls at the warmup's end, and the peak rate is never reached.",
+        "it falls at the warmup's end, and the peak learning rate is never reached.",
     )
     yield (
         bool(late),
         "milestone_after_end",
-        f"The schedule falls at {_samples(late)}, and the training takes {total}: it never comes to that.",
+        f"The schedule falls at {_samples(late)}, and the training takes {total}: these falls are never reached.",
     )
 
 
-def _of_what_never_comes(plan: Plan, never_grows_at: Sequence[int]) -> Iterator[tuple[bool, str, str]]:
+def _of_points_after_the_end(plan: Plan, never_grows_at: Sequence[int]) -> Iterator[tuple[bool, str, str]]:
     total = plan.most_samples
     unfrozen = {group.unfreeze_at for group in plan.groups if group.unfreeze_at is not None}
     late = sorted(place for place in unfrozen if place >= total)
@@ -78,16 +77,16 @@ def _of_what_never_comes(plan: Plan, never_grows_at: Sequence[int]) -> Iterator[
 
 
 def _of_the_batch(plan: Plan) -> Iterator[tuple[bool, str, str]]:
-    """Of the largest batch that the plan comes to; what training measures is not known here."""
+    """Yield warnings about the largest and the smallest planned batch."""
     largest = max(plan.phases, key=_batch)
     batch = largest.global_batch_size
     yield (
         batch > plan.num_samples,
         "batch_exceeds_data",
-        f"The global batch of {batch}{_from(largest)} is larger than the {plan.num_samples} samples there are: "
+        f"The global batch of {batch}{_from(largest)} is larger than the training set of {plan.num_samples} samples: "
         + {
-            "scale": "each step takes all of them, at the learning rate for that many.",
-            "carry": "a step takes some of them more than once.",
+            "scale": "each step takes all samples, at the learning rate for that number.",
+            "carry": "a step takes some samples more than once.",
             "drop": "no step can be taken.",
         }[plan.last_batch],
     )
@@ -105,7 +104,7 @@ def _of_the_batch(plan: Plan) -> Iterator[tuple[bool, str, str]]:
         per_epoch < FEW_STEPS,
         "few_steps_per_epoch",
         f"An epoch has {per_epoch} step{'' if per_epoch == 1 else 's'}{at_batch}: "
-        "large-batch rules were shown to hold for many more.",
+        "the papers tested their rules with many more.",
     )
     smallest = min(plan.phases, key=_batch)
     idle = plan.world_size - smallest.global_batch_size
@@ -128,7 +127,8 @@ def _of_the_ratio(reached: Sequence[Reached]) -> Iterator[tuple[bool, str, str]]
         yield (
             is_far,
             "batch_ratio_beyond_64",
-            f"The batch{size} is {one.times} the reference's: no rule is known to hold so far out; tune once near it.",
+            f"The batch{size} is {one.times} the reference's: no rule is known to hold at this ratio. Tune a reference "
+            "with a batch size near it.",
         )
 
 

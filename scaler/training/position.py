@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from scaler.core.ramp import Ramp, ramp_after
+from scaler.core.resize_ramp import ResizeRamp, ramp_after
 from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
 from scaler.plan import Phase, Plan, grow, limit_micro_batches, regrow
@@ -32,7 +32,7 @@ class Position:
         self.phase = plan.phases[0]
         self.samples_seen = 0
         self.progress = 0.0
-        self.ramp: Ramp | None = None
+        self.ramp: ResizeRamp | None = None
 
     def next_size(self) -> int:
         """Return the samples in the next step; 0 at the end."""
@@ -118,11 +118,11 @@ class Position:
     def _ramp_factor(self) -> float:
         return self.ramp.at(self.samples_seen) if self.ramp is not None else 1.0
 
-    def _ramp_after(self, state: Mapping[str, Any]) -> Ramp | None:
+    def _ramp_after(self, state: Mapping[str, Any]) -> ResizeRamp | None:
         """Return the saved ramp; or a new one, if another batch size raises the learning rate by much."""
         rewarmup = self._job.scale.rewarmup
         if state["global_batch_size"] == self.phase.global_batch_size:
-            return Ramp.from_dict(state["ramp"])
+            return ResizeRamp.from_dict(state["ramp"])
         if rewarmup is None:
             return None
         before, now, length = state["lr"], self._whole_step_lr(), self.plan.rewarmup_samples

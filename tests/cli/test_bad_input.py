@@ -43,12 +43,12 @@ JOB: dict[str, Any] = {
 }
 GOOD = yaml.safe_dump(JOB)
 ONE_PATH = "\n  scaler submit takes the path of a job file.\n"
-IS_YAML = "\n  The file is YAML; indent with blanks.\n"
+IS_YAML = "\n  The file is YAML; indent with spaces.\n"
 MASKED = "\n  A run's copy of its job has *** for secrets; give them again: --set "
 DIGITS_READ = "\n  Write a shorter number, or quote it if it is text.\n"
 STAR = '\n  Quote text that begins with *, such as "*.bias".\n'
 TWICE = "\n  Remove one of the two.\n"
-NO_JOB = "\n  scaler init DIR writes a job file that runs as it is.\n"
+NO_JOB = "\n  scaler init DIR writes a job file that is ready to run.\n"
 LEVELS = "\n  A job file nests three levels.\n"
 TOO_DEEP = f"JOB: is nested too deep.{LEVELS}"
 
@@ -65,11 +65,11 @@ def refused(path: Path, *overrides: str) -> str:
     [
         (
             f"{GOOD}notes: {'9' * 10**4}\n",
-            f"JOB: line 13, column 8: {'9' * 57}... has 10,000 digits, and 100 are read.{DIGITS_READ}",
+            f"JOB: line 13, column 8: {'9' * 57}... has 10,000 digits; the most is 100.{DIGITS_READ}",
         ),
         (
             f"{GOOD}notes: 0x{'f' * 10**4}\n",
-            f"JOB: line 13, column 8: 0x{'f' * 55}... has 10,002 digits, and 100 are read.{DIGITS_READ}",
+            f"JOB: line 13, column 8: 0x{'f' * 55}... has 10,002 digits; the most is 100.{DIGITS_READ}",
         ),
         (
             f"{GOOD}{'k' * 500}: 1\n",
@@ -84,9 +84,9 @@ def refused(path: Path, *overrides: str) -> str:
         # a billion laughs: nine lists of nine of the one before
         (
             "a: &a [x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
-            f"JOB: line 2, column 8: aliases (*name) are not read.{STAR}",
+            f"JOB: line 2, column 8: aliases (*name) are not allowed.{STAR}",
         ),
-        ("a: &a {<<: *a}", f"JOB: line 1, column 12: aliases (*name) are not read.{STAR}"),
+        ("a: &a {<<: *a}", f"JOB: line 1, column 12: aliases (*name) are not allowed.{STAR}"),
         (
             "name: a\0b",
             "JOB: is not YAML: unacceptable character #x0000: special characters are not allowed "
@@ -135,8 +135,8 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, command: 
     folder.mkdir()
     dangling.symlink_to(tmp_path / "gone")
     for path, why in {
-        pipe: "is no file, but a pipe or a device.",
-        Path("/dev/zero"): "is no file, but a pipe or a device.",
+        pipe: "is not a file, but a pipe or a device.",
+        Path("/dev/zero"): "is not a file, but a pipe or a device.",
         dangling: "cannot be read: No such file or directory.",
         tmp_path / ("n" * 300): "cannot be read: File name too long.",
     }.items():
@@ -154,11 +154,11 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, command: 
         (f"{'x' * 10**5}", f"--set {'x' * 57}... is not KEY=VALUE.\n  Such as --set train.epochs=3.\n"),
         (
             f"train.seed={'9' * 500}",
-            f"--set train.seed={'9' * 46}...: line 1, column 1: {'9' * 57}... has 500 digits, and 100 are read."
-            f"{DIGITS_READ}",
+            f"--set train.seed={'9' * 46}...: line 1, column 1: {'9' * 57}... "
+            f"has 500 digits; the most is 100.{DIGITS_READ}",
         ),
         (f"train.seed={'[' * 5000}", f"--set train.seed={'[' * 46}...: is nested too deep.{LEVELS}"),
-        ("recipe_args.key=*x", f"--set recipe_args.key=*x: line 1, column 1: aliases (*name) are not read.{STAR}"),
+        ("recipe_args.key=*x", f"--set recipe_args.key=*x: line 1, column 1: aliases (*name) are not allowed.{STAR}"),
         ("recipe_args={api_key: '***'}", f"JOB: recipe_args.api_key is masked.{MASKED}recipe_args.api_key=...\n"),
         ("storage=s3://me:***@host/x", f"JOB: storage is masked.{MASKED}storage=...\n"),
     ],

@@ -399,8 +399,9 @@ def test_a_recipe_is_built_once_for_many_plans(scaler_command: Scaler, make_job:
         ),
         (
             '["bias"]',
-            "recipe_wrong:build: groups.0 = bias must hold keys and values.\n"
-            "  groups: Parameters with a rate, weight decay or freezing of their own; recipe: the recipe gives them.\n",
+            "recipe_wrong:build: groups.0 = bias must be keys and values.\n"
+            "  groups: Parameters with a learning rate, weight decay or freezing of their own. recipe: the "
+            "recipe has the list.\n",
         ),
         (
             '{"bias": 0.1}',

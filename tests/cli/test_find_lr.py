@@ -112,8 +112,8 @@ def test_what_a_job_reacts_with_is_left_out(find_lr: FindLr, tmp_path: Path, ove
     ("arguments", "text"),
     [
         (("--min", "1", "--max", "0.1"), "--min 1 is not below --max 0.1.\n  Such as --min 1e-5 --max 10.\n"),
-        (("--min", "0"), "--min 0 is not a rate above 0.\n  Such as --min 1e-5.\n"),
-        (("--max", "inf"), "--max inf has no end.\n  Such as --min 1e-5 --max 10.\n"),
+        (("--min", "0"), ("--min 0 is not a learning rate above 0.\n  Such as --min 1e-5.\n")),
+        (("--max", "inf"), ("--max inf is not a finite learning rate.\n  Such as --min 1e-5 --max 10.\n")),
         (
             ("--steps", "5"),
             "Invalid value for '--steps': 5 is not in the range x>=20.\n"
@@ -121,7 +121,7 @@ def test_what_a_job_reacts_with_is_left_out(find_lr: FindLr, tmp_path: Path, ove
         ),
         (
             ("--set", "scale.num_workers={min: 1, max: 4}"),
-            "find-lr tests the rate at one batch, and the job is elastic.\n  Give --workers N.\n",
+            ("find-lr tests learning rates at one batch size, and the job is elastic.\n  Give --workers N.\n"),
         ),
         (("--address", "none"), "--address none runs one worker, and the job asks for 2.\n  Add --workers 1.\n"),
         (
@@ -175,8 +175,8 @@ def test_a_loss_that_is_no_number_from_the_start_exits_4(find_lr: FindLr, make_j
     assert find_lr(path, *HERE, "--quiet") == (
         4,
         "",
-        "Error: the loss of the first step is nan, before any rate was used.\n"
-        "  Look at the recipe's loss and data; a rate cannot help.\n",
+        "Error: the loss of the first step is nan, before any learning rate was used.\n"
+        "  Check the recipe's loss and data; the learning rate is not the cause.\n",
     )
 
 

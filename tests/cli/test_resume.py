@@ -327,12 +327,12 @@ def test_an_edited_job_file_is_taken_too(scaler_command: Scaler, job: Path) -> N
         (
             options("train.seed=1", "name=other", "train.epochs=9"),
             2,
-            "a run that goes on cannot change name, train.seed.\n"
-            "  name: going -> other: the run has its name from it.\n"
-            "  train.seed: 0 -> 1: the order of the data follows from it: samples would be used twice in an epoch, or "
+            "a resumed run cannot change name, train.seed.\n"
+            "  name: going -> other: the run's id begins with it.\n"
+            "  train.seed: 0 -> 1: it decides the order of the data: samples would be used twice in an epoch, or "
             "never.\n"
-            "  Set back: --set name=going --set train.seed=0\n"
-            "  Or begin a new run: scaler submit JOB.\n",
+            "  Undo: --set name=going --set train.seed=0\n"
+            "  Or start a new run: scaler submit JOB.\n",
         ),
         (
             options("train.epochs=0.2"),

@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from nodes import Step, cluster_of, run_through, runs_with, told
+from nodes import Step, cluster_of, outcome_of, run_through, runs_with
 
 TROUBLED = Path(__file__).parent / "troubled"
 
@@ -20,7 +20,7 @@ def main(storage: Path, scenario: str) -> None:
     """Run a scenario and print what happened."""
     with redirect_stdout(sys.stderr):  # Ray tells of dead nodes on stdout
         folder = SCENARIOS[scenario](storage)
-    print(json.dumps(told(folder)))
+    print(json.dumps(outcome_of(folder)))
 
 
 def resizes(storage: Path) -> Any:

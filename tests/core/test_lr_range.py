@@ -36,7 +36,7 @@ def test_a_fall_is_found_where_it_is_half_done_and_steepest() -> None:
     assert found.tenth_of_divergence is None
 
 
-def test_divergence_is_the_first_rate_that_brings_the_average_above_four_times_its_least() -> None:
+def test_divergence_is_the_first_lr_that_brings_the_average_above_four_times_its_lowest() -> None:
     found = judged(diverges=0.9)
     assert found.diverged_at == next(lr for lr in climb(1e-5, 10.0) if lr >= 0.9)
     assert found.tenth_of_divergence == pytest.approx(found.diverged_at / 10)
@@ -105,7 +105,7 @@ def test_losses_below_0_do_not_diverge_by_their_ratio() -> None:
     assert found.valley == pytest.approx(0.1, rel=0.5)
 
 
-def test_a_rate_that_is_too_high_from_the_start_suggests_nothing_but_the_divergence() -> None:
+def test_an_lr_that_is_too_high_from_the_start_suggests_only_the_divergence() -> None:
     found = judge_range(climb(1.0, 100.0), [2.0, 50.0, *[1e6] * (STEPS - 2)])
     assert (found.steepest, found.valley) == (None, None)
     assert found.diverged_at == climb(1.0, 100.0)[1]
@@ -118,13 +118,13 @@ def test_too_few_steps_are_refused() -> None:
     assert str(refused.value) == "the range test has 9 steps.\n  It takes at least 10."
 
 
-def test_a_loss_that_is_no_number_before_any_rate_was_used_is_the_recipes() -> None:
+def test_a_loss_that_is_not_finite_before_any_lr_was_used_is_the_recipes_error() -> None:
     lrs = climb(1e-3, 1.0)
     with pytest.raises(TrainingError) as refused:
         judge_range(lrs, [nan, *[1.0] * (STEPS - 1)])
     assert str(refused.value) == (
-        "the loss of the first step is nan, before any rate was used.\n"
-        "  Look at the recipe's loss and data; a rate cannot help."
+        "the loss of the first step is nan, before any learning rate was used.\n"
+        "  Check the recipe's loss and data; the learning rate is not the cause."
     )
 
 
@@ -132,18 +132,18 @@ losses = st.lists(st.floats(-1e38, 1e38, allow_subnormal=False), min_size=FEWEST
 
 
 @given(losses)
-def test_whatever_the_losses_are_suggestions_are_rates_of_the_test(values: list[float]) -> None:
+def test_for_any_losses_the_suggestions_are_learning_rates_of_the_test(values: list[float]) -> None:
     lrs = climb(1e-5, 10.0, len(values))
     found = judge_range(lrs, values)
     assert len(found.smoothed) == len(values)
     margin = 1e-9 * max(map(abs, values))
     assert all(min(values) - margin <= loss <= max(values) + margin for loss in found.smoothed)
-    for rate in (found.steepest, found.valley, found.diverged_at):
-        assert rate is None or rate in lrs
+    for lr in (found.steepest, found.valley, found.diverged_at):
+        assert lr is None or lr in lrs
 
 
 @given(losses, st.floats(0.01, 100.0))
-def test_the_unit_of_the_rate_changes_nothing(values: list[float], unit: float) -> None:
+def test_the_unit_of_the_learning_rate_changes_nothing(values: list[float], unit: float) -> None:
     lrs = climb(1e-5, 10.0, len(values))
     here, there = judge_range(lrs, values), judge_range([unit * lr for lr in lrs], values)
     assert there.smoothed == here.smoothed

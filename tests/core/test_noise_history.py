@@ -110,7 +110,7 @@ def test_the_noise_scale_of_a_gradient_that_falls_as_1_over_t_is_that_of_the_end
 
 
 def test_a_noise_scale_far_above_the_batch_has_no_upper_end() -> None:
-    """The signal of a step of 64 samples is lost in noise of 30,000: at least so much, is all that can be said."""
+    """The signal of a step of 64 samples is lost in noise of 30,000: only a lower bound is known."""
     known = [present for present in intervals(TRENDS["1 / t"], end=30_000.0, batch=64) if present is not None]
     assert sum(present.upper is None for present in known) > 0.8 * len(known)
     assert np.mean([present.lower <= 30_000.0 for present in known]) > 0.9

@@ -79,8 +79,8 @@ def test_scaling_up_and_down_again_is_doing_nothing(k: float, phi: float, m0: fl
         ((0.0, 1.0, 1.0), "batch_ratio = 0 is not a number above 0.\n  It is a ratio of two batch sizes."),
         ((inf, 1.0, 1.0), "batch_ratio = inf is not a number above 0.\n  It is a ratio of two batch sizes."),
         ((nan, 1.0, 1.0), "batch_ratio = nan is not a number above 0.\n  It is a ratio of two batch sizes."),
-        ((2.0, -1.0, 1.0), "noise_scale = -1 is not a number of samples.\n  It is 0 or more; inf: all noise."),
-        ((2.0, nan, 1.0), "noise_scale = nan is not a number of samples.\n  It is 0 or more; inf: all noise."),
+        ((2.0, -1.0, 1.0), ("noise_scale = -1 is not a number of samples.\n  Use 0 or more; inf: only noise.")),
+        ((2.0, nan, 1.0), ("noise_scale = nan is not a number of samples.\n  Use 0 or more; inf: only noise.")),
         (
             (2.0, 1.0, 0.0),
             "reference_batch_size = 0 is not a number of samples above 0.\n  It is the global batch of the reference.",
@@ -244,9 +244,14 @@ def test_a_step_without_an_estimate_says_so(squares: list[float], sizes: list[in
 @pytest.mark.parametrize(
     ("squares", "sizes", "population", "text"),
     [
-        ([1.0], [1, 2], None, "1 squares and 2 sizes do not pair up.\n  Give one of each per part."),
-        ([1.0, 1.0], [1, -2], None, "sizes has -2, less than no samples.\n  A part without samples has size 0."),
-        ([1.0, 1.0], [6, 5], 10, "A step of 11 samples is more than population = 10.\n  Give the data's size."),
+        ([1.0], [1, 2], None, ("1 squares and 2 sizes are not the same number.\n  Give one of each per part.")),
+        ([1.0, 1.0], [1, -2], None, ("sizes has -2, which is negative.\n  A part without samples has size 0.")),
+        (
+            [1.0, 1.0],
+            [6, 5],
+            10,
+            ("A step of 11 samples is more than population = 10.\n  Give the size of the training set."),
+        ),
     ],
 )
 def test_parts_that_cannot_be_are_refused(

@@ -65,7 +65,7 @@ def test_at_any_base_lr_it_is_torchs_but_for_rounding(plateau: Plateau, values: 
     assert ours(plateau, values) == pytest.approx(torchs(plateau, values, base_lr=base_lr), rel=1e-12)
 
 
-def test_torchs_eps_is_where_we_differ_it_ignores_every_cut_of_a_small_rate() -> None:
+def test_torchs_eps_is_a_difference_it_ignores_every_cut_of_a_small_learning_rate() -> None:
     plateau, values = Plateau(patience=0, factor=0.5), [1.0, 1.0, 1.0]
     assert torchs(plateau, values, base_lr=1e-8, eps=1e-8) == [1.0, 1.0, 1.0]
     assert ours(plateau, values) == [1.0, 0.5, 0.25]
@@ -130,9 +130,18 @@ def test_a_state_is_plain_values() -> None:
     [
         ({"mode": "low"}, "plateau.mode = low is not a mode.\n  Modes: min, max."),
         ({"threshold_mode": "pct"}, "plateau.threshold_mode = pct is not a mode.\n  Modes: rel, abs."),
-        ({"factor": 1.0}, "plateau.factor = 1 is not in (0, 1).\n  A cut multiplies by it: 0.1, say."),
-        ({"factor": 0.0}, "plateau.factor = 0 is not in (0, 1).\n  A cut multiplies by it: 0.1, say."),
-        ({"factor": nan}, "plateau.factor = nan is not in (0, 1).\n  A cut multiplies by it: 0.1, say."),
+        (
+            {"factor": 1.0},
+            ("plateau.factor = 1 is not in (0, 1).\n  A cut multiplies the learning rate by it, such as 0.1."),
+        ),
+        (
+            {"factor": 0.0},
+            ("plateau.factor = 0 is not in (0, 1).\n  A cut multiplies the learning rate by it, such as 0.1."),
+        ),
+        (
+            {"factor": nan},
+            ("plateau.factor = nan is not in (0, 1).\n  A cut multiplies the learning rate by it, such as 0.1."),
+        ),
         ({"min_factor": 1.5}, "plateau.min_factor = 1.5 is not in [0, 1].\n  It is a share of peak_lr."),
         ({"patience": -1}, "plateau.patience = -1 is negative.\n  It counts evaluations; 0 means none."),
         ({"cooldown": -2}, "plateau.cooldown = -2 is negative.\n  It counts evaluations; 0 means none."),

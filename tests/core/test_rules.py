@@ -1,6 +1,7 @@
 """Each rule and each constant by its table of values, and the texts of what they refuse."""
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from math import exp, inf, isclose, log, sqrt
 from typing import Any
@@ -9,24 +10,23 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from scaler.core.optimizers import (
-    ADAM_FAMILY,
-    ADAPTIVE,
-    DECAY_BY_RATE,
-    LAYERWISE,
-    OPTIMIZER_CLASSES,
-    RMSPROP,
-    SELF_TUNED,
-    SGD_FAMILY,
-    WITHOUT_RUNNING_SQUARES,
-)
-from scaler.core.rules import RULES, SOURCES, Rule, Scaled, choose_rule, gain_exponent, lr_ratio, scale, scale_beta
+from scaler.core.optimizers import ADAPTIVE, NAMED_OPTIMIZERS, OPTIMIZERS, Family, OptimizerFacts, optimizer_facts
+from scaler.core.rules import RULES, SOURCES, CoScale, Rule, choose_rule, gain_exponent, lr_ratio
+from scaler.core.scale import Scaled, scale, scale_beta
 from scaler.errors import PlanError
 
 REFERENCE = 16
 ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
 SGD = {"momentum": 0.9, "weight_decay": 1e-4}
 RMS = {"alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0}
+
+
+PATHS = [facts.path for facts in OPTIMIZERS.values()]  # known by name and by path
+ALL = [optimizer_facts(name) for name in dict.fromkeys((*OPTIMIZERS, *PATHS))]
+
+
+def names(*, family: Family | None) -> list[str]:
+    return [facts.name for facts in ALL if facts.family is family]
 
 
 def ratio(rule: Rule, batch_ratio: float, *, optimizer: str = "sgd") -> float:
@@ -56,7 +56,7 @@ def refusal(rule: Rule, batch: float, **values: Any) -> str:
     return str(caught.value)
 
 
-# The rate
+# The learning rate
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,11 @@ def refusal(rule: Rule, batch: float, **values: Any) -> str:
         (Rule(name="sqrt"), 16.0, 4.0),  # Krizhevsky 2014: as its root
         (Rule(name="sqrt"), 1.0, 1.0),
         (Rule(name="sqrt"), 0.25, 0.5),  # scaling down
-        (Rule(name="none"), 16.0, 1.0),  # the reference's rate at any batch
+        (Rule(name="none"), 16.0, 1.0),  # the reference's learning rate at any batch
         (Rule(name="none"), 0.25, 1.0),
         (Rule(name="power", exponent=0.75), 16.0, 8.0),  # between sqrt and linear
         (Rule(name="power", exponent=0.0), 16.0, 1.0),  # none
-        (Rule(name="power", exponent=-1.0), 16.0, 0.0625),  # some find falling rates; it is theirs to say
+        (Rule(name="power", exponent=-1.0), 16.0, 0.0625),  # some find falling learning rates; it is allowed
         (Rule(name="power", exponent=0.75), 1.0, 1.0),
         (Rule(name="adam_sde"), 16.0, 4.0),  # Malladi et al. 2022: the root, beside betas and eps
         (Rule(name="legw"), 16.0, 4.0),  # You et al. 2019: the root, beside the warmup
@@ -90,7 +90,7 @@ def test_ratios_by_example(rule: Rule, batch_ratio: float, expected: float) -> N
     assert ratio(rule, batch_ratio) == pytest.approx(expected, rel=1e-15)
 
 
-@pytest.mark.parametrize("optimizer", ADAPTIVE)
+@pytest.mark.parametrize("optimizer", names(family=ADAPTIVE))
 def test_the_gain_of_adaptive_optimizers_is_its_root(optimizer: str) -> None:
     rule = Rule(name="gain", noise_scale=240.0)
     assert gain_exponent(optimizer, rule="gain") == 0.5
@@ -116,7 +116,7 @@ def test_scaling_twice_is_scaling_once_by_the_product(rule: Rule, a: float, b: f
     rule=st.sampled_from([Rule(name="linear"), Rule(name="sqrt"), Rule(name="gain", noise_scale=100.0)]),
     ratios=st.lists(st.floats(1e-3, 1e6), min_size=2, max_size=8),
 )
-def test_a_larger_batch_never_lowers_the_rate(rule: Rule, ratios: list[float]) -> None:
+def test_a_larger_batch_never_lowers_the_learning_rate(rule: Rule, ratios: list[float]) -> None:
     found = [ratio(rule, batch_ratio) for batch_ratio in sorted(ratios)]
     assert all(before <= after for before, after in pairwise(found))
 
@@ -132,13 +132,13 @@ def test_the_gain_lies_between_none_and_linear(batch_ratio: float, noise_scale: 
     assert 1.0 <= found <= batch_ratio
 
 
-@pytest.mark.parametrize("optimizer", WITHOUT_RUNNING_SQUARES)
+@pytest.mark.parametrize("optimizer", ["torch.optim:Adagrad", "torch.optim:Adamax"])
 def test_the_gain_is_not_measured_without_running_squares(optimizer: str) -> None:
     assert refusal(Rule(name="adascale"), 32, optimizer=optimizer, constants={}) == (
         f"scale.rule = adascale finds no running squares in {optimizer}.\n"
-        "  It is for sgd, adam, adamw and rmsprop; else use rule: sqrt."
+        "  It is for sgd, adam, adamw, rmsprop, schedulefree_sgd and schedulefree_adamw; for others use rule: sqrt."
     )
-    assert optimizer in ADAPTIVE
+    assert optimizer_facts(optimizer).family is ADAPTIVE
     assert gain_exponent(optimizer, rule="gain") == 0.5  # known, not measured
 
 
@@ -187,12 +187,18 @@ def test_the_gain_of_adaptive_optimizers_is_called_experimental(optimizer: str, 
         (
             "lamb",
             "legw",
-            "lamb: square root, warmup epochs times the ratio (You et al. 2019), chosen by auto for layer-wise rates",
+            (
+                "lamb: square root, warmup epochs times the ratio (You et al. 2019), chosen by auto for layer-wise "
+                "learning rates"
+            ),
         ),
         (
             "prodigy",
             "none",
-            "prodigy: no rule: the reference rate at any batch, chosen by auto for optimizers that find their own step",
+            (
+                "prodigy: no rule: the reference's learning rate at any batch, chosen by auto for optimizers that "
+                "find their own step"
+            ),
         ),
     ],
 )
@@ -206,7 +212,7 @@ def test_auto_looks_the_optimizer_up(optimizer: str, rule: str, reason: str) -> 
         "my_pkg:adaptive_sgd",  # has both words in it
         "my_pkg:NotAdam",  # ends like one
         "my_pkg:SGD",  # the same class name elsewhere may be anything
-        "torch.optim:Adadelta",  # its rate is not a step length
+        "torch.optim:Adadelta",  # its lr is not a step length
         "torch.optim:LBFGS",  # no stochastic step at all
         "torch.optim:adam",  # names are compared whole, and cases differ
         "lion",  # no rule of it is established
@@ -219,7 +225,7 @@ def test_auto_never_guesses(optimizer: str) -> None:
         choose_rule("auto", optimizer=optimizer)
     assert str(caught.value) == (
         f"scale.rule = auto does not know the optimizer {optimizer}.\n"
-        "  Say which rule it follows: rule: linear, rule: sqrt or rule: none."
+        "  Choose a rule for it: rule: linear, rule: sqrt or rule: none."
     )
 
 
@@ -233,14 +239,33 @@ def test_every_rule_but_auto_has_a_source() -> None:
     assert set(SOURCES) == set(RULES) - {"auto"}
 
 
-@pytest.mark.parametrize("name", [*SGD_FAMILY, *ADAPTIVE, *LAYERWISE, *SELF_TUNED, *DECAY_BY_RATE])
-def test_every_name_in_the_tables_is_a_word_of_a_job_or_a_path(name: str) -> None:
-    assert name in OPTIMIZER_CLASSES or re.fullmatch(r"torch\.optim:\w+", name)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_name_in_the_table_is_a_word_of_a_job_or_a_path(name: str) -> None:
+    assert name in NAMED_OPTIMIZERS or (re.fullmatch(r"torch\.optim:\w+", name) and OPTIMIZERS[name].path == name)
 
 
-def test_no_optimizer_is_in_two_tables() -> None:
-    every = [*SGD_FAMILY, *ADAPTIVE, *LAYERWISE, *SELF_TUNED]
-    assert len(every) == len(set(every))
+def test_no_class_is_in_two_rows() -> None:
+    assert len(PATHS) == len(set(PATHS))
+
+
+@pytest.mark.parametrize("name", NAMED_OPTIMIZERS)
+def test_a_class_has_the_same_facts_by_its_name_and_by_its_path(name: str) -> None:
+    facts = OPTIMIZERS[name]
+    assert optimizer_facts(facts.path) == replace(facts, name=facts.path, options=None)
+
+
+def test_of_an_optimizer_that_is_not_in_the_table_nothing_is_claimed() -> None:
+    assert optimizer_facts("my_pkg:SGD") == OptimizerFacts(name="my_pkg:SGD", path="my_pkg:SGD")
+    assert optimizer_facts("SGD").family is None, "names are compared as a whole"
+
+
+def test_what_a_row_says_fits_together() -> None:
+    for facts in ALL:
+        is_adaptive = facts.family is ADAPTIVE
+        assert not facts.sde_constant or (is_adaptive and facts.sde_constant in facts.averages), facts.name
+        assert set(facts.averages) <= set(facts.options or facts.averages), facts.name
+        assert not facts.has_running_squares or is_adaptive, facts.name
+        assert not facts.scales_momentum or (facts.sums_gradients and facts.weight_decay == "coupled"), facts.name
 
 
 def test_a_word_that_is_no_rule_is_refused() -> None:
@@ -278,7 +303,7 @@ def test_betas_by_example(form: str, beta: float, batch_ratio: float, expected: 
 
 @given(beta=st.floats(0.5, 0.999999), batch_ratio=st.integers(1, 64), w=st.floats(-1, 1))
 def test_k_updates_of_an_average_are_one_at_the_power(beta: float, batch_ratio: int, w: float) -> None:
-    """FORMULAS section 9: with weights that rest, k updates at rho are one at rho ** k."""
+    """With constant weights, k updates with rho are one with rho ** k (Busbridge et al. 2023)."""
     average = 1.0
     for _ in range(batch_ratio):
         average = beta * average + (1 - beta) * w
@@ -327,9 +352,9 @@ def test_the_batch_that_a_refusal_names_is_the_largest(
     rule = Rule(name="adam_sde")
     constants: dict[str, Any] = {"betas": betas, "alpha": betas[0], "eps": 1e-8}
     values: dict[str, Any] = {"reference": reference, "optimizer": optimizer, "constants": constants}
-    said = re.search(r"a global batch of at most (\d+) ", refusal(rule, 10**12, **values))
-    assert said is not None
-    largest = int(said[1])
+    found = re.search(r"a global batch of at most (\d+) ", refusal(rule, 10**12, **values))
+    assert found is not None
+    largest = int(found[1])
     assert largest >= reference
     for beta in scaled(rule, largest, **values).constants.get("betas", [0.5]):
         assert 0.0 <= beta < 1.0
@@ -387,28 +412,31 @@ def test_scaling_down_is_never_refused(betas: str) -> None:
         (  # its defaults are torch's affair, so they are not ours to scale
             "torch.optim:Adam",
             {"eps": 1e-8},
-            "scale.rule = adam_sde scales betas, and reference.optimizer does not say it.\n  Add betas: [0.9, 0.999].",
+            (
+                "scale.rule = adam_sde scales betas, and reference.optimizer does not give it.\n"
+                "  Add betas: [0.9, 0.999]."
+            ),
         ),
         (
             "torch.optim:Adam",
             {"betas": [0.9, 0.99]},
-            "scale.rule = adam_sde scales eps, and reference.optimizer does not say it.\n  Add eps: 1e-8.",
+            ("scale.rule = adam_sde scales eps, and reference.optimizer does not give it.\n  Add eps: 1e-8."),
         ),
         (
             "torch.optim:RMSprop",
             {},
-            "scale.rule = adam_sde scales alpha, and reference.optimizer does not say it.\n  Add alpha: 0.99.",
+            ("scale.rule = adam_sde scales alpha, and reference.optimizer does not give it.\n  Add alpha: 0.99."),
         ),
         (
             "torch.optim:Adam",
             {"betas": [0.9], "eps": 1e-8},
-            "scale.rule = adam_sde scales reference.optimizer.betas, and [0.9] cannot be.\n"
+            "scale.rule = adam_sde scales reference.optimizer.betas, and [0.9] is not two numbers.\n"
             "  Such as betas: [0.9, 0.999].",
         ),
         (
             "torch.optim:Adam",
             {"betas": (0.9, 0.99), "eps": True},
-            "scale.rule = adam_sde scales reference.optimizer.eps, and True cannot be.\n  Such as eps: 1e-8.",
+            "scale.rule = adam_sde scales reference.optimizer.eps, and True is not a number.\n  Such as eps: 1e-8.",
         ),
     ],
 )
@@ -419,9 +447,9 @@ def test_adam_sde_needs_constants_to_scale(optimizer: str, constants: dict[str, 
 @pytest.mark.parametrize(
     ("rule", "optimizer", "batch_ratio", "expected"),
     [
-        ("sqrt", "adamw", 16.0, 4.0),  # rate x 4, steps / 16: decay x 4
+        ("sqrt", "adamw", 16.0, 4.0),  # lr x 4, steps / 16: decay x 4
         ("sqrt", "adamw", 0.25, 0.5),  # and down again
-        ("linear", "adamw", 16.0, 1.0),  # the rate makes up for the steps already
+        ("linear", "adamw", 16.0, 1.0),  # the learning rate makes up for the fewer steps
         ("linear", "sgd", 16.0, 1.0),  # coupled decay: Goyal et al. 2017 leave it
         ("none", "adamw", 16.0, 16.0),  # nothing else makes up for the steps
         ("sqrt", "lion", 4.0, 2.0),
@@ -431,7 +459,10 @@ def test_adam_sde_needs_constants_to_scale(optimizer: str, constants: dict[str, 
 def test_weight_decay_holds_its_timescale(rule: str, optimizer: str, batch_ratio: float, expected: float) -> None:
     constants = {"weight_decay": 0.01}
     found = scaled(
-        Rule(name=rule, scale_weight_decay=True), batch_ratio * REFERENCE, optimizer=optimizer, constants=constants
+        Rule(name=rule, co_scale=CoScale(weight_decay=True)),
+        batch_ratio * REFERENCE,
+        optimizer=optimizer,
+        constants=constants,
     )
     assert found.weight_decay_ratio == expected
     assert found.constants["weight_decay"] == 0.01 * expected
@@ -447,9 +478,9 @@ def test_weight_decay_holds_its_timescale(rule: str, optimizer: str, batch_ratio
 def test_weights_without_gradient_shrink_as_much_over_the_same_samples(
     rule: Rule, lr: float, decay: float, batch_ratio: int
 ) -> None:
-    """FORMULAS section 10: (1 - lr * decay) ** steps, equal within O((lr * decay) ** 2)."""
+    """(1 - lr * decay) ** steps is the same within O((lr * decay) ** 2) (Wang and Aitchison 2024)."""
     found = scaled(
-        Rule(name=rule.name, exponent=rule.exponent, scale_weight_decay=True),
+        Rule(name=rule.name, exponent=rule.exponent, co_scale=CoScale(weight_decay=True)),
         batch_ratio * REFERENCE,
         optimizer="adamw",
         constants=ADAM | {"weight_decay": decay},
@@ -468,26 +499,28 @@ def test_weights_without_gradient_shrink_as_much_over_the_same_samples(
             "adam",
             ADAM,
             "scale.co_scale.weight_decay holds a timescale that adam's weight decay does not have.\n"
-            "  It is for optimizers that shrink weights by lr * weight_decay a step: adamw, lion, sgd.",
+            "  It is for optimizers that shrink weights by lr * weight_decay a step: sgd, adamw, lion and "
+            "schedulefree_adamw.",
         ),
         (
             "adascale",
             "sgd",
             SGD,
-            "scale.co_scale.weight_decay needs the rate's ratio before the run, and adascale measures it.\n"
+            "scale.co_scale.weight_decay needs the learning rate's ratio before the run, and adascale measures "
+            "it.\n"
             "  Leave it out, or choose another rule.",
         ),
         (  # torch has a default of its own there, and 0 would turn it off
             "sqrt",
             "torch.optim:AdamW",
             {},
-            "scale.co_scale.weight_decay scales weight_decay, and reference.optimizer does not say it.\n"
+            "scale.co_scale.weight_decay scales weight_decay, and reference.optimizer does not give it.\n"
             "  Add weight_decay: 0.01.",
         ),
     ],
 )
 def test_weight_decay_that_cannot_be_held(rule: str, optimizer: str, constants: dict[str, Any], text: str) -> None:
-    wanted = Rule(name=rule, scale_weight_decay=True)
+    wanted = Rule(name=rule, co_scale=CoScale(weight_decay=True))
     assert refusal(wanted, 32, optimizer=optimizer, constants=constants) == text
 
 
@@ -501,23 +534,23 @@ def test_weight_decay_that_cannot_be_held(rule: str, optimizer: str, constants: 
         (0.1, 0.9, 0.0),  # as far down as it goes
     ],
 )
-def test_momentum_instead_of_the_rate(batch_ratio: float, momentum: float, expected: float) -> None:
-    wanted = Rule(name="none", scale_momentum=True)
+def test_momentum_instead_of_the_learning_rate(batch_ratio: float, momentum: float, expected: float) -> None:
+    wanted = Rule(name="none", co_scale=CoScale(momentum=True))
     found = scaled(wanted, 160 * batch_ratio, reference=160, optimizer="sgd", constants={"momentum": momentum})
     assert (found.lr_ratio, found.constants["momentum"]) == (1.0, pytest.approx(expected, abs=1e-15))
-    text = f"1 - (1 - momentum) / {batch_ratio:g}: instead of the rate (Smith et al. 2018)"
+    text = f"1 - (1 - momentum) / {batch_ratio:g}: instead of the learning rate (Smith et al. 2018)"
     assert found.reasons == {"momentum": text}
 
 
 @given(reference=st.integers(1, 4096), momentum=st.sampled_from([0.0, 0.5, 0.9, 0.99]) | st.floats(0.0, 0.999))
 def test_the_batch_that_a_refusal_of_momentum_names_is_the_smallest(reference: int, momentum: float) -> None:
-    wanted = Rule(name="none", scale_momentum=True)
+    wanted = Rule(name="none", co_scale=CoScale(momentum=True))
     values: dict[str, Any] = {"reference": reference, "optimizer": "sgd", "constants": {"momentum": momentum}}
-    said = re.search(r"at least (\d+) ", refusal(wanted, 1e-9, **values))
-    assert said is not None
-    assert 0.0 <= scaled(wanted, int(said[1]), **values).constants["momentum"] < 1.0
-    if int(said[1]) > 1:
-        refusal(wanted, int(said[1]) - 1, **values)
+    found = re.search(r"at least (\d+) ", refusal(wanted, 1e-9, **values))
+    assert found is not None
+    assert 0.0 <= scaled(wanted, int(found[1]), **values).constants["momentum"] < 1.0
+    if int(found[1]) > 1:
+        refusal(wanted, int(found[1]) - 1, **values)
 
 
 @pytest.mark.parametrize(
@@ -528,7 +561,8 @@ def test_the_batch_that_a_refusal_of_momentum_names_is_the_smallest(reference: i
             "sgd",
             SGD,
             32,
-            "scale.co_scale.momentum holds the noise instead of the rate, and rule: linear changes the rate.\n"
+            "scale.co_scale.momentum changes the momentum instead of the learning rate, and rule: linear changes "
+            "the learning rate.\n"
             "  Use it with rule: none.",
         ),
         (
@@ -550,7 +584,10 @@ def test_the_batch_that_a_refusal_of_momentum_names_is_the_smallest(reference: i
             "torch.optim:SGD",
             {},
             32,
-            "scale.co_scale.momentum scales momentum, and reference.optimizer does not say it.\n  Add momentum: 0.9.",
+            (
+                "scale.co_scale.momentum scales momentum, and reference.optimizer does not give it.\n"
+                "  Add momentum: 0.9."
+            ),
         ),
         (
             "none",
@@ -565,14 +602,18 @@ def test_the_batch_that_a_refusal_of_momentum_names_is_the_smallest(reference: i
 def test_momentum_that_cannot_be_raised(
     rule: str, optimizer: str, constants: dict[str, Any], batch: int, text: str
 ) -> None:
-    assert refusal(Rule(name=rule, scale_momentum=True), batch, optimizer=optimizer, constants=constants) == text
+    assert (
+        refusal(Rule(name=rule, co_scale=CoScale(momentum=True)), batch, optimizer=optimizer, constants=constants)
+        == text
+    )
 
 
 def test_the_gain_needs_an_optimizer_that_it_is_known_for() -> None:
     for rule in (Rule(name="gain", noise_scale=100.0), Rule(name="adascale")):
         assert refusal(rule, 32, optimizer="lamb", constants={}) == (
-            f"scale.rule = {rule.name} does not know how lamb follows the gain.\n"
-            "  It is known for sgd, adam, adamw and rmsprop; else use rule: power."
+            f"scale.rule = {rule.name}: it is not known how lamb follows the gain.\n"
+            "  It is known for sgd, adam, adamw, rmsprop, schedulefree_sgd and schedulefree_adamw; for others use "
+            "rule: power."
         )
 
 
@@ -583,7 +624,7 @@ def test_legw_multiplies_the_warmup() -> None:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_nothing_beside_the_rate_is_scaled_unless_asked_for(name: str) -> None:
+def test_nothing_but_the_learning_rate_is_scaled_unless_asked_for(name: str) -> None:
     found = scaled(Rule(name=name, exponent=0.5, noise_scale=100.0), 32)
     assert found.weight_decay_ratio == 1.0
     assert found.constants.keys() == found.reasons.keys() == ({"betas", "eps"} if name == "adam_sde" else set())
@@ -600,8 +641,7 @@ rules = st.builds(
     exponent=st.floats(-2, 2),
     noise_scale=st.floats(1e-3, 1e9) | st.just(inf),
     betas=st.sampled_from(["sde", "power"]),
-    scale_weight_decay=st.booleans(),
-    scale_momentum=st.booleans(),
+    co_scale=st.builds(CoScale, weight_decay=st.booleans(), momentum=st.booleans()),
 )
 
 
@@ -638,7 +678,3 @@ def test_the_power_form_holds_the_half_life_in_samples(beta: float, k: float) ->
     power = scale_beta(beta, batch_ratio=k, form="power")
     assume(power > exp(-600))
     assert k * log(0.5) / log(power) == pytest.approx(log(0.5) / log(beta), rel=1e-6)
-
-
-def test_the_families_that_adam_sde_knows_are_adaptive() -> None:
-    assert {*ADAM_FAMILY, *RMSPROP} < set(ADAPTIVE)

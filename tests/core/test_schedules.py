@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scaler.core.cycles import CosineRestarts, Cyclical, OneCycle
 from scaler.core.decays import Cosine, Linear, Polynomial, Wsd
 from scaler.core.schedules import SHAPES, Schedule, Warmup
-from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Ramp, Shape, Step
+from scaler.core.shape import Shape
+from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Ramp, Step
 from scaler.errors import PlanError
 
 shares = st.floats(0.0, 1.0)
@@ -95,7 +96,7 @@ def test_a_shape_after_100_samples_of_warmup_from_a_half(shape: Shape, expected:
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
-        # The warmup climbs to the shape's own start, a quarter of the peak, and the shape goes on from there.
+        # The warmup climbs to the shape's own start, a quarter of the peak, and the shape continues from there.
         (Cyclical(climb=50, descent=50, low=0.25), {0: 0.125, 50: 0.1875, 99: 0.24875, 100: 0.25, 150: 1.0, 200: 0.25}),
         (
             OneCycle(climb=50, length=150, start_fraction=0.25, final_fraction=0.0, anneal="linear"),

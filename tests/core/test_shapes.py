@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from scaler.core.cycles import CosineRestarts, Cyclical, OneCycle
 from scaler.core.decays import Cosine, Linear, Polynomial, Wsd
-from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Ramp, Shape, Step
+from scaler.core.shape import Shape
+from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Ramp, Step
 from scaler.errors import PlanError
 
 LENGTH = "The least is {}."
 SHARE = "It is a share of peak_lr."
-DECAY = "Rates are multiplied by it: 0.1 is a tenth."
+DECAY = "It multiplies the learning rate: 0.1 is a tenth."
 
 
 def _assert_values(shape: Shape, expected: dict[float, float]) -> None:
@@ -79,11 +80,11 @@ def test_inverse_sqrt_is_half_after_three_timescales() -> None:
     )
 
 
-def test_ramp_climbs_evenly_in_the_logarithm_or_in_the_rate() -> None:
+def test_ramp_climbs_evenly_in_the_logarithm_or_linearly() -> None:
     _assert_values(
         Ramp(length=400, low=1e-4),
         {
-            0: 1e-4,  # the lowest rate exactly
+            0: 1e-4,  # the lowest learning rate exactly
             100: 1e-3,  # a quarter of the way, one of four decades
             200: 1e-2,
             400: 1.0,  # the highest exactly
@@ -315,7 +316,7 @@ def test_one_cycle_without_a_climb_starts_at_the_peak() -> None:
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
-        # Low at the top of the rate, high at its bottom; after the end of one cycle it stays high.
+        # Low at the highest learning rate, high at the lowest; after the end of one cycle it stays high.
         (
             OneCycle(climb=100, length=400, anneal="linear", low_momentum=0.5, high_momentum=0.75),
             {0: 0.75, 50: 0.625, 100: 0.5, 250: 0.625, 400: 0.75, 500: 0.75},
@@ -381,7 +382,7 @@ def test_of_many_corners_some_are_named_evenly(shape: Shape) -> None:
 
 
 @given(thousandths=st.integers(1000, 9999), first=st.integers(2, 10**6))
-def test_a_restart_is_named_where_the_rate_jumps(thousandths: int, first: int) -> None:
+def test_a_restart_is_listed_where_the_learning_rate_jumps(thousandths: int, first: int) -> None:
     shape = CosineRestarts(first=first, growth=thousandths / 1000)
     for corner in shape.corners(10 * first)[:20]:
         assert shape.factor(corner) > shape.factor(corner - 1)
@@ -394,7 +395,7 @@ def test_a_restart_is_named_where_the_rate_jumps(thousandths: int, first: int) -
         (Step, {"every": 1, "decay": 0.0}, "decay = 0 is not in (0, 1].", DECAY),
         (Step, {"every": 1, "decay": 1.5}, "decay = 1.5 is not in (0, 1].", DECAY),
         (Step, {"every": 1, "decay": float("nan")}, "decay = nan is not in (0, 1].", DECAY),
-        (MultiStep, {"at": (), "decay": 0.1}, "at = [] names no drop.", "Name one, or use name: constant."),
+        (MultiStep, {"at": (), "decay": 0.1}, "at = [] has no point.", "Give one, or use name: constant."),
         (MultiStep, {"at": (0, 5), "decay": 0.1}, "at = 0 samples is below 1.", LENGTH.format(1)),
         (
             MultiStep,
@@ -428,7 +429,7 @@ def test_a_restart_is_named_where_the_rate_jumps(thousandths: int, first: int) -
             CosineRestarts,
             {"first": 1, "growth": 0.5},
             "growth = 0.5 is not in [1, 1000].",
-            "1 keeps cycles equally long.",
+            "1: all cycles have the same length.",
         ),
         (CosineRestarts, {"first": 1, "final_fraction": 2.0}, "final_fraction = 2 is not in [0, 1].", SHARE),
         (Cyclical, {"climb": 0, "descent": 1, "low": 0.0}, "climb = 0 samples is below 1.", LENGTH.format(1)),
@@ -468,7 +469,7 @@ def test_a_restart_is_named_where_the_rate_jumps(thousandths: int, first: int) -
             OneCycle,
             {"climb": 1, "length": 2, "low_momentum": 0.9, "high_momentum": 1.0},
             "high_momentum = 1 is not in [0, 1).",
-            "0.85 to 0.95 is a usual cycle.",
+            "A usual cycle is 0.85 to 0.95.",
         ),
         (
             OneCycle,

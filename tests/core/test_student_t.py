@@ -40,8 +40,8 @@ def test_more_freedom_is_a_smaller_quantile_also_between_whole_numbers() -> None
     ("level", "freedom", "text"),
     [
         (1.0, 3, "level = 1 is not in (0, 1).\n  Such as 0.95."),
-        (0.95, 0.5, "freedom = 0.5 is below 1, or no number.\n  It takes two values or more."),
-        (0.95, math.nan, "freedom = nan is below 1, or no number.\n  It takes two values or more."),
+        (0.95, 0.5, ("freedom = 0.5 is not a number of at least 1.\n  Use two values or more.")),
+        (0.95, math.nan, ("freedom = nan is not a number of at least 1.\n  Use two values or more.")),
     ],
 )
 def test_what_cannot_be_is_refused(level: float, freedom: float, text: str) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from scaler import scale_lr
-from scaler.core.optimizers import DECAY_BY_RATE, OPTIMIZER_CLASSES
-from scaler.core.rules import Rule, scale
+from scaler.core.optimizers import OPTIMIZERS
+from scaler.core.rules import CoScale, Rule
+from scaler.core.scale import scale
 from scaler.core.timescales import average_memory, decay_form, step_gain, weight_decay_timescale
 from scaler.errors import PlanError
 
@@ -20,9 +21,10 @@ from scaler.errors import PlanError
         ("adamw", {}, inf),
         ("torch.optim:Muon", {"weight_decay": 0.1, "momentum": 0.95}, 16_000),  # decoupled: momentum has no part in it
         ("lion", {"weight_decay": 0.1}, 16_000),
-        ("pytorch_optimizer:Lion", {"weight_decay": 0.1}, None),  # a path that the table does not have
-        ("lion", {"weight_decay": 0.1, "weight_decouple": False}, None),  # in the sign: no pace of its own
-        ("lion", {"weight_decay": 0.1, "fixed_decay": True}, None),  # without the rate
+        ("pytorch_optimizer:Lion", {"weight_decay": 0.1}, 16_000),  # the class of a name that the table has
+        ("my_pkg:Lion", {"weight_decay": 0.1}, None),  # a path that the table does not have
+        ("lion", {"weight_decay": 0.1, "weight_decouple": False}, None),  # in the sign: no known speed
+        ("lion", {"weight_decay": 0.1, "fixed_decay": True}, None),  # without lr
         ("sgd", {"weight_decay": 0.1}, 16_000),
         ("sgd", {"weight_decay": 0.1, "momentum": 0.9}, 1600),
         ("sgd", {"weight_decay": 0.1, "momentum": 0.9, "dampening": 0.9}, 16_000),
@@ -42,9 +44,11 @@ def test_timescales_of_weight_decay_by_example(
     assert (decay_form(optimizer, constants) is None) == (expected is None)
 
 
-def test_every_optimizer_that_decays_by_its_rate_has_a_form() -> None:
-    assert all(decay_form(name, {}) is not None for name in DECAY_BY_RATE)
-    assert {name for name in OPTIMIZER_CLASSES if decay_form(name, {}) is not None} < set(DECAY_BY_RATE)
+@pytest.mark.parametrize("name", [name for name, facts in OPTIMIZERS.items() if facts.weight_decay is not None])
+def test_every_optimizer_whose_decay_follows_lr_has_a_form(name: str) -> None:
+    option = {"decoupled_weight_decay": True} if OPTIMIZERS[name].weight_decay == "by_option" else {}
+    assert decay_form(name, option) is not None
+    assert (decay_form(name, {}) is None) == bool(option)
 
 
 def test_an_average_forgets_over_its_memory_to_one_over_e() -> None:
@@ -69,7 +73,12 @@ def test_a_step_that_takes_much_of_the_weights_is_refused_with_the_largest_that_
     adamw = {"weight_decay": 0.1}
 
     def at(batch: int, **others: Any) -> Any:
-        values: dict[str, Any] = {"optimizer": "adamw", "rule": "none", "constants": adamw, "scale_weight_decay": True}
+        values: dict[str, Any] = {
+            "optimizer": "adamw",
+            "rule": "none",
+            "constants": adamw,
+            "co_scale": {"weight_decay": True},
+        }
         return scale_lr(0.1, reference_batch_size=16, global_batch_size=batch, **(values | others))
 
     assert at(160).constants["weight_decay"] == pytest.approx(1.0)
@@ -81,7 +90,7 @@ def test_a_step_that_takes_much_of_the_weights_is_refused_with_the_largest_that_
     )
     with pytest.raises(PlanError, match="would take 100% of the weights"):
         at(1600)
-    assert at(10**6, scale_weight_decay=False).constants == adamw, "what is not held is not judged"
+    assert at(10**6, co_scale={}).constants == adamw, "what is not held is not judged"
     assert at(16, constants={"weight_decay": 5.0}).constants == {"weight_decay": 5.0}, "the reference is known good"
     assert at(8, constants={"weight_decay": 5.0}).constants == {"weight_decay": 2.5}
     with pytest.raises(PlanError, match=r"a global batch of at most 16 \(reference 16\)"):
@@ -114,7 +123,7 @@ def test_a_momentum_that_comes_or_goes_beside_what_needs_one_is_refused(
 ) -> None:
     with pytest.raises(PlanError) as caught:
         scale(
-            Rule(name="none", scale_momentum=True),
+            Rule(name="none", co_scale=CoScale(momentum=True)),
             batch_ratio=batch / 16,
             reference_batch_size=16,
             optimizer="sgd",

@@ -1,10 +1,10 @@
-"""Step by step against torch.optim.lr_scheduler, over a whole run and beyond the end of the shape where torch goes on.
+"""Compared with torch.optim.lr_scheduler in every step, over a whole run and beyond the end of the shape.
 
-Most of torch's schedulers multiply the rate of the step before, so they drift. Measured over these 600 steps, as shares
-of the peak: at most 8e-15 (CosineAnnealingLR), and 4e-16 from torch's closed forms, where it has them. Relative to the
-rate itself: at most 9e-15 (LinearLR); 6e-14 in the last steps of a cosine to zero, where 1 + cos cancels (closed form
-too); and 2e-11 in the last steps of OneCycleLR's straight descent, where ``(end - start) * pct + start`` leaves
-rounding of the peak in a rate 250,000 times smaller.
+Most of torch's schedulers multiply the learning rate of the step before, so they drift. Measured over these 600 steps,
+as shares of the peak: at most 8e-15 (CosineAnnealingLR), and 4e-16 from torch's closed forms, if they exist. Relative
+to the learning rate itself: at most 9e-15 (LinearLR); 6e-14 in the last steps of a cosine to zero, where 1 + cos
+cancels (closed form too); and 2e-11 in the last steps of OneCycleLR's straight descent, where
+``(end - start) * pct + start`` leaves rounding of the peak in a learning rate that is 250,000 times smaller.
 """
 
 from collections.abc import Callable
@@ -131,7 +131,7 @@ CASES: dict[str, tuple[Build, Schedule]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_rate_is_torchs_in_every_step(name: str) -> None:
+def test_the_learning_rate_is_torchs_in_every_step(name: str) -> None:
     build, schedule = CASES[name]
     ours = [PEAK * schedule.factor(step * BATCH) for step in range(STEPS)]
     assert ours == pytest.approx([lr for lr, _ in _torch_run(build)], rel=1e-12, abs=0)

@@ -1,4 +1,4 @@
-"""What differs between two jobs, and what of it a run that goes on can bear."""
+"""The differences between two jobs, and which of them a resumed run accepts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -71,31 +71,33 @@ def test_a_secret_is_neither_compared_nor_shown(digits: Digits) -> None:
 
 
 REFUSED = [
-    ("name=other", "name: digits -> other: the run has its name from it."),
-    ("recipe=other:build", "recipe: recipe:build -> other:build: the weights that are saved are those of its model."),
-    ("storage=elsewhere", "storage: runs -> elsewhere: the run's folder stays where it is."),
+    ("name=other", "name: digits -> other: the run's id begins with it."),
+    ("recipe=other:build", "recipe: recipe:build -> other:build: the saved weights are of its model."),
+    ("storage=elsewhere", "storage: runs -> elsewhere: the run's folder cannot move."),
     (
         "train.num_samples=1000",
-        "train.num_samples: 1437 -> 1000: samples_seen counts passes over that many; null, once and now, is compared "
-        "later.",
+        "train.num_samples: 1437 -> 1000: samples_seen counts epochs of this many samples.",
     ),
     (
         "train.seed=1",
-        "train.seed: 0 -> 1: the order of the data follows from it: samples would be used twice in an epoch, or never.",
+        "train.seed: 0 -> 1: it decides the order of the data: samples would be used twice in an epoch, or never.",
     ),
     (
         "train.ema={decay: 0.9}",
-        "train.ema: null -> {decay: 0.9}: the average begins with the training, and is in every checkpoint or in none.",
+        (
+            "train.ema: null -> {decay: 0.9}: the average starts with the training, and is in every checkpoint or in "
+            "none."
+        ),
     ),
     (
         "reference.optimizer={name: sgd}",
-        "reference.optimizer.momentum: 0.9 -> 0: the running mean is in every checkpoint or in none.",
+        "reference.optimizer.momentum: 0.9 -> 0: its state is in every checkpoint or in none.",
     ),
-    ("scale.rule=adascale", "scale.rule: linear -> adascale: with adascale, progress is measured in other samples."),
+    ("scale.rule=adascale", "scale.rule: linear -> adascale: with adascale, progress is counted in other samples."),
     (
         "scale.batch_schedule={name: noise_scale, max_global_batch_size: 512}",
-        "scale.batch_schedule: null -> {name: noise_scale, every: {epochs: 1}, "
-        "max_global_batch_size: 512}: how far the batch has grown is measured, and saved.",
+        "scale.batch_schedule: null -> {name: noise_scale, every: {epochs: 1}, max_global_batch_size: 512}: the "
+        "growth of the batch is measured, and saved in checkpoints.",
     ),
     (
         'groups=[{match: "*", lr_ratio: 2}]',
@@ -115,9 +117,9 @@ def test_what_a_checkpoint_or_the_folder_holds_cannot_change(digits: Digits, ove
             require_resumable(job_changes(old, new))
         if old == digits():
             key = line.partition(":")[0]
-            assert caught.value.problem == f"a run that goes on cannot change {key}."
+            assert caught.value.problem == f"a resumed run cannot change {key}."
             assert caught.value.remedy.splitlines()[0] == line
-            assert caught.value.remedy.splitlines()[-1] == "Or begin a new run: scaler submit JOB."
+            assert caught.value.remedy.splitlines()[-1] == "Or start a new run: scaler submit JOB."
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_what_a_checkpoint_or_the_folder_holds_cannot_change(digits: Digits, ove
     ],
 )
 def test_and_within_what_is_there_already(digits: Digits, old: list[str], new: list[str]) -> None:
-    with pytest.raises(JobFileError, match="a run that goes on cannot change"):
+    with pytest.raises(JobFileError, match="a resumed run cannot change"):
         require_resumable(job_changes(edited(digits(), *old), edited(digits(), *new)))
 
 
@@ -249,7 +251,7 @@ def test_fewer_workers_hold_the_batch_that_an_elastic_job_holds(
         assert isinstance(after.scale.num_workers, int)
 
 
-def test_the_held_batch_and_its_rate_are_those_of_the_elastic_plan(digits: Digits) -> None:
+def test_the_held_batch_and_its_learning_rate_are_those_of_the_elastic_plan(digits: Digits) -> None:
     for workers in (1, 2, 3, 4):
         elastic, fixed = make_plan(digits(*HELD), workers), make_plan(digits(*HELD, workers=workers))
         assert fixed.phases == elastic.phases
@@ -290,18 +292,18 @@ def test_every_key_of_the_job_is_decided_one_way_or_the_other(digits: Digits) ->
     assert all(key.partition(".")[0] in Job.model_fields for key in FIXED)
 
 
-def test_all_that_is_refused_is_said_at_once_with_what_sets_it_back(digits: Digits) -> None:
+def test_all_refused_changes_are_listed_at_once_with_the_options_that_undo_them(digits: Digits) -> None:
     new = edited(
         digits(), "name=other", "train.seed=7", "train.epochs=30", "recipe=other things:build".replace(" ", "_")
     )
     with pytest.raises(JobFileError) as caught:
         require_resumable(job_changes(digits(), new))
     assert str(caught.value) == (
-        "a run that goes on cannot change name, recipe, train.seed.\n"
-        "  name: digits -> other: the run has its name from it.\n"
-        "  recipe: recipe:build -> other_things:build: the weights that are saved are those of its model.\n"
-        "  train.seed: 0 -> 7: the order of the data follows from it: samples would be used twice in an epoch, or "
+        "a resumed run cannot change name, recipe, train.seed.\n"
+        "  name: digits -> other: the run's id begins with it.\n"
+        "  recipe: recipe:build -> other_things:build: the saved weights are of its model.\n"
+        "  train.seed: 0 -> 7: it decides the order of the data: samples would be used twice in an epoch, or "
         "never.\n"
-        "  Set back: --set name=digits --set recipe=recipe:build --set train.seed=0\n"
-        "  Or begin a new run: scaler submit JOB."
+        "  Undo: --set name=digits --set recipe=recipe:build --set train.seed=0\n"
+        "  Or start a new run: scaler submit JOB."
     )

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaler.core.optimizers import OPTIMIZER_OPTIONS
+from scaler.core.optimizers import NAMED_OPTIMIZERS
 from scaler.core.rules import RULES
 from scaler.errors import JobFileError
 from scaler.job import Job, apply_overrides, dump_job, load_job, parse_job, read_job
@@ -27,8 +27,8 @@ VALID: dict[str, Any] = {
     "schedule": {"name": "cosine", "warmup": {"epochs": 1}},
     "train": {"epochs": 2, "num_samples": 100},
 }
-IS_YAML = "\n  The file is YAML; indent with blanks."
-MUST, NOR = "must hold keys and values", "nor keys and values"
+IS_YAML = "\n  The file is YAML; indent with spaces."
+MUST, NOR = "must be keys and values", "nor keys and values"
 TWICE = "\n  Remove one of the two."
 STAR = '\n  Quote text that begins with *, such as "*.bias".'
 TAG = "\n  Write the value alone; quote text that begins with !."
@@ -50,7 +50,7 @@ MEANT = [
     (
         "reference.optimizer={name: sgd, learning_rate: 0.9}",
         "JOB: reference.optimizer has the key learning_rate.\n"
-        '  Did you mean "lr"? The rate is a key of its own: reference.lr.',
+        '  Did you mean "lr"? The learning rate is a key of its own: reference.lr.',
     ),
     (
         "reference.learning_rate=0.1",
@@ -61,7 +61,7 @@ MEANT = [
         (
             f"reference.optimizer.name={written}",
             f"JOB: reference.optimizer has the name {written}, which is not an optimizer.\n"
-            f'  Did you mean "{meant}"? Use {", ".join(OPTIMIZER_OPTIONS)}, '
+            f'  Did you mean "{meant}"? Use {", ".join(NAMED_OPTIMIZERS)}, '
             "or an import path such as torch.optim:NAdam.",
         )
         for written, meant in (
@@ -159,52 +159,73 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (  # a whole number where text is wanted
             "name=3",
-            "JOB: name = 3 is not text.\n  name: Letters, digits, '.', '_', '-'; starts the run's id.",
+            (
+                "JOB: name = 3 is not text.\n"
+                "  name: Name of the job, of letters, digits, '.', '_' and '-'. Run ids begin with it."
+            ),
         ),
         (  # text where a whole number is wanted
             "scale.per_worker_batch_size=many",
             "JOB: scale.per_worker_batch_size = many is neither a whole number nor auto.\n"
-            "  scale.per_worker_batch_size: Samples in one forward/backward on one worker; with global_batch_size, the "
-            "most. auto (with global_batch_size): a worker's whole share, and half of it whenever memory does not "
-            "suffice.",
+            "  scale.per_worker_batch_size: Samples in one forward/backward on one worker; with "
+            "global_batch_size, the most. auto (only with global_batch_size): the worker's whole share of the "
+            "batch, halved when memory runs out.",
         ),
         (  # a fraction is not rounded
             "train.seed=1.5",
-            "JOB: train.seed = 1.5 is not a whole number.\n  train.seed: Of initial weights, data order and dropout.",
+            (
+                "JOB: train.seed = 1.5 is not a whole number.\n"
+                "  train.seed: Seed of the initial weights, the data order and dropout."
+            ),
         ),
         (  # true is not 1
             "train.seed=true",
-            "JOB: train.seed = true is not a whole number.\n  train.seed: Of initial weights, data order and dropout.",
+            (
+                "JOB: train.seed = true is not a whole number.\n"
+                "  train.seed: Seed of the initial weights, the data order and dropout."
+            ),
         ),
         (  # YAML 1.2: yes is text
             "reference.lr=yes",
-            'JOB: reference.lr = "yes" is not a number.\n  reference.lr: The reference\'s learning rate.',
+            (
+                'JOB: reference.lr = "yes" is not a number.\n'
+                "  reference.lr: Learning rate that the reference was tuned with."
+            ),
         ),
         (  # nothing where a number is needed
             "reference.lr=",
-            "JOB: reference.lr = null is not a number.\n  reference.lr: The reference's learning rate.",
+            (
+                "JOB: reference.lr = null is not a number.\n"
+                "  reference.lr: Learning rate that the reference was tuned with."
+            ),
         ),
         (
             "reference.lr=.inf",
-            "JOB: reference.lr = inf is not a finite number.\n  reference.lr: The reference's learning rate.",
+            (
+                "JOB: reference.lr = inf is not a finite number.\n"
+                "  reference.lr: Learning rate that the reference was tuned with."
+            ),
         ),
         (  # a number that no float can hold
             "reference.lr=1e400",
-            "JOB: reference.lr = inf is not a finite number.\n  reference.lr: The reference's learning rate.",
+            (
+                "JOB: reference.lr = inf is not a finite number.\n"
+                "  reference.lr: Learning rate that the reference was tuned with."
+            ),
         ),
         (  # out of range: open end
             "reference.lr=0",
-            "JOB: reference.lr = 0 must be > 0.\n  reference.lr: The reference's learning rate.",
+            ("JOB: reference.lr = 0 must be > 0.\n  reference.lr: Learning rate that the reference was tuned with."),
         ),
         (  # closed end
             "scale.num_workers=0",
             "JOB: scale.num_workers = 0 must be >= 1.\n"
-            "  scale.num_workers: Workers, >= 1; {min, max} makes the run elastic.",
+            "  scale.num_workers: Number of workers, >= 1; {min, max} makes the job elastic.",
         ),
         (  # upper end
             "schedule.final_fraction=1.01",
             "JOB: schedule.final_fraction = 1.01 must be <= 1.\n"
-            "  schedule.final_fraction: Share of the peak at the end.",
+            "  schedule.final_fraction: Share of the peak at the end of training.",
         ),
         (  # a word that is not one of the words, near one
             "scale.rule=lineal",
@@ -214,14 +235,15 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (  # near none
             "train.precision=double",
             "JOB: train.precision = double is not one of fp32, bf16, fp16.\n"
-            "  train.precision: Of forward and backward; weights are fp32.",
+            "  train.precision: Precision of forward and backward; weights and optimizer are fp32.",
         ),
         (
             "schedule.warmup=none",
             "JOB: schedule.warmup = none is not one of auto.\n"
-            "  schedule.warmup: The climb from the reference's learning rate to the peak; the reference's own warmup "
-            "is reference.warmup. auto: 5/90 of the training if the learning rate is scaled up (at any number of "
-            "workers, in an elastic job) and the shape does not climb by itself; else none.",
+            "  schedule.warmup: Climb from the reference's learning rate to the peak. The warmup that the "
+            "reference was tuned with is reference.warmup. auto: 5/90 of the training if the learning rate is "
+            "scaled up (in an elastic job, at any number of workers) and the shape does not climb itself; "
+            "otherwise none.",
         ),
         (
             "schedule.warmup={epochs: 1, start: bass}",
@@ -229,23 +251,24 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (  # a value where a section is wanted
             "scale=3",
-            "JOB: scale = 3 must hold keys and values.\n"
+            "JOB: scale = 3 must be keys and values.\n"
             "  Write scale: {per_worker_batch_size: 3} or {global_batch_size: 3}.",
         ),
         (
             "reference.optimizer=sgd",
-            "JOB: reference.optimizer = sgd must hold keys and values.\n  Write optimizer: {name: sgd}.",
+            ("JOB: reference.optimizer = sgd must be keys and values.\n  Write optimizer: {name: sgd}."),
         ),
         *MAPPINGS,
         *MEANT,
         (  # a list where a section is wanted
             "train.eval_every=[1]",
-            "JOB: train.eval_every = [1] must hold keys and values.\n"
-            "  train.eval_every: How often to evaluate; always at the end. steps count as full global batches.",
+            "JOB: train.eval_every = [1] must be keys and values.\n"
+            "  train.eval_every: How often to evaluate; always at the end too. A step counts as a whole global "
+            "batch.",
         ),
         (
             "train.steps=3",
-            "JOB: train has epochs, steps: one unit is too many.\n"
+            "JOB: train has epochs, steps: more than one unit.\n"
             "  Give exactly one of epochs, steps, samples, such as {epochs: 1}.",
         ),
         (
@@ -254,21 +277,25 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (
             "schedule.warmup={epochs: 1, fraction: 0.1}",
-            "JOB: schedule.warmup has epochs, fraction: one unit is too many.\n"
+            "JOB: schedule.warmup has epochs, fraction: more than one unit.\n"
             "  Give exactly one of epochs, steps, samples, fraction, such as {epochs: 1}.",
         ),
         (
             "scale.per_worker_batch_size=null",
             "JOB: scale has neither per_worker_batch_size nor global_batch_size.\n"
-            "  per_worker_batch_size lets the batch grow with the workers, global_batch_size fixes it.",
+            "  Give per_worker_batch_size for a batch that grows with the workers, or global_batch_size for a "
+            "fixed one.",
         ),
         (
             "scale.num_workers={min: 3, max: 2}",
-            "JOB: scale.num_workers has min 3 above max 2.\n  Exchange them.",
+            ("JOB: scale.num_workers has min 3 above max 2.\n  Write {min: 2, max: 3}."),
         ),
         (
             "scale.num_workers={min: 1}",
-            'JOB: the key "max" is missing in scale.num_workers.\n  scale.num_workers.max: The most workers to use.',
+            (
+                'JOB: the key "max" is missing in scale.num_workers.\n'
+                "  scale.num_workers.max: Most workers to train with."
+            ),
         ),
         (
             "reference.optimizer.name=Adam",
@@ -279,7 +306,7 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (
             "reference.optimizer.lr=1",
-            "JOB: reference.optimizer has the key lr.\n  The rate is a key of its own: reference.lr.",
+            ("JOB: reference.optimizer has the key lr.\n  The learning rate is a key of its own: reference.lr."),
         ),
         (
             "reference.optimizer.betas=[0.9, 0.99]",
@@ -288,12 +315,12 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (
             "name=a b",
-            "JOB: name = 'a b' cannot name a run.\n"
+            "JOB: name = 'a b' cannot be the name of a run.\n"
             "  Use 1 to 100 letters, digits, '.', '_' and '-'; a letter, digit or '_' first.",
         ),
         (  # would leave the storage
             "name=../up",
-            "JOB: name = '../up' cannot name a run.\n"
+            "JOB: name = '../up' cannot be the name of a run.\n"
             "  Use 1 to 100 letters, digits, '.', '_' and '-'; a letter, digit or '_' first.",
         ),
         (
@@ -326,11 +353,14 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (
             "schedule=cosine",
-            "JOB: schedule = cosine must hold keys and values.\n  Write schedule: {name: cosine}.",
+            ("JOB: schedule = cosine must be keys and values.\n  Write schedule: {name: cosine}."),
         ),
         (
             "schedule=null",
-            "JOB: schedule = null must hold keys and values.\n  schedule: Shape of the rate over the training.",
+            (
+                "JOB: schedule = null must be keys and values.\n"
+                "  schedule: Learning rate over the training, as a share of the peak."
+            ),
         ),
         (  # a key of another kind
             "schedule={name: constant, final_fraction: 0.1}",
@@ -338,15 +368,18 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (  # what a kind needs
             "schedule={name: step}",
-            'JOB: the key "every" is missing in schedule.\n  schedule.every: How often it falls.',
+            ('JOB: the key "every" is missing in schedule.\n  schedule.every: Interval between falls.'),
         ),
         (
             "schedule={name: exponential}",
-            'JOB: the key "decay" is missing in schedule.\n  schedule.decay: What an interval multiplies the rate by.',
+            (
+                'JOB: the key "decay" is missing in schedule.\n'
+                "  schedule.decay: Factor of the learning rate, over each interval."
+            ),
         ),
         (  # a list of sections
             "schedule={name: multi_step, at: []}",
-            "JOB: schedule.at = [] is too short.\n  schedule.at: In ascending order.",
+            ("JOB: schedule.at = [] is too short.\n  schedule.at: Points at which it falls, in ascending order."),
         ),
         (
             "schedule={name: multi_step, at: {epochs: 30}}",
@@ -354,7 +387,7 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (
             "schedule={name: multi_step, at: [{epochs: 30}, 60]}",
-            "JOB: schedule.at.1 = 60 must hold keys and values.\n  Write {epochs: 60}, {steps: 60} or {samples: 60}.",
+            ("JOB: schedule.at.1 = 60 must be keys and values.\n  Write {epochs: 60}, {steps: 60} or {samples: 60}."),
         ),
         (
             "schedule={name: multi_step, at: [{epochs: 30}, {epoch: 60}]}",
@@ -363,16 +396,22 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (
             "schedule={name: multi_step, at: [{epochs: 30, steps: 1}]}",
-            "JOB: schedule.at.0 has epochs, steps: one unit is too many.\n"
+            "JOB: schedule.at.0 has epochs, steps: more than one unit.\n"
             "  Give exactly one of epochs, steps, samples, fraction, such as {epochs: 1}.",
         ),
         (
             "schedule={name: step, every: {fraction: 0}}",
-            "JOB: schedule.every.fraction = 0 must be > 0.\n  schedule.every.fraction: Share of the whole training.",
+            (
+                "JOB: schedule.every.fraction = 0 must be > 0.\n"
+                "  schedule.every.fraction: Share of the whole training, in (0, 1]."
+            ),
         ),
         (
             "schedule={name: one_cycle, low_momentum: 0.85}",
-            "JOB: schedule has one end of the momentum's cycle.\n  Give low_momentum and high_momentum, or neither.",
+            (
+                "JOB: schedule has only one of low_momentum and high_momentum.\n"
+                "  Give low_momentum and high_momentum, or neither."
+            ),
         ),
         (
             "schedule={name: cyclical, climb: {epochs: 1}, low: 0.1, mode: triangle}",
@@ -382,7 +421,7 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (
             "schedule.plateau={metric: ''}",
             'JOB: schedule.plateau.metric = "" is too short.\n'
-            "  schedule.plateau.metric: Which value of the evaluation.",
+            "  schedule.plateau.metric: Name of a value that the evaluation returns.",
         ),
         (
             "schedule.plateau={patiences: 3}",
@@ -415,32 +454,35 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (
             "scale.co_scale={ema: true}",
-            "JOB: scale.co_scale.ema = true, and there is no average to scale.\n  Give train.ema.",
+            ("JOB: scale.co_scale.ema = true, and train.ema is missing.\n  Give train.ema."),
         ),
         (
             "scale.co_scale={weight_decay: 1}",
-            "JOB: scale.co_scale.weight_decay = 1 is not true or false.\n  scale.co_scale.weight_decay: Hold the "
-            "timescale of weight decay in samples: x batch_ratio / lr_ratio (AdamW, SGD).",
+            "JOB: scale.co_scale.weight_decay = 1 is not true or false.\n"
+            "  scale.co_scale.weight_decay: Multiply weight decay by batch_ratio / lr_ratio, which holds its "
+            "timescale in samples (for SGD, AdamW and other optimizers with decoupled weight decay).",
         ),
         (  # a batch that grows
             "scale.batch_schedule={every: {epochs: 1}}",
             "JOB: scale.batch_schedule.name = null is not one of points, doubling, noise_scale.\n"
-            "  scale.batch_schedule: A global batch that grows as training goes on; the rate follows by the rule.",
+            "  scale.batch_schedule: A global batch that changes during training; the learning rate follows by "
+            "the rule. null: constant.",
         ),
         (
             "scale.batch_schedule=doubling",
-            "JOB: scale.batch_schedule = doubling must hold keys and values.\n"
+            "JOB: scale.batch_schedule = doubling must be keys and values.\n"
             "  Write batch_schedule: {name: doubling, every: ..., max_global_batch_size: ...}.",
         ),
         (
             "scale.batch_schedule={name: doubling, every: {epochs: 1}}",
             'JOB: the key "max_global_batch_size" is missing in scale.batch_schedule.\n'
-            "  scale.batch_schedule.max_global_batch_size: It stays there.",
+            "  scale.batch_schedule.max_global_batch_size: Size at which it stops growing, in samples.",
         ),
         (
             "scale.batch_schedule={name: points, points: [{at: {epochs: 1}}]}",
             'JOB: the key "factor" is missing in scale.batch_schedule.points.0.\n'
-            "  scale.batch_schedule.points.factor: Times the batch at the start of training.",
+            "  scale.batch_schedule.points.factor: Size of the batch, divided by the one at the start of "
+            "training.",
         ),
         (  # groups
             "groups=[{match: '*'}]",
@@ -449,24 +491,24 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (
             "groups=[{match: '*', freeze: true}, {match: '', freeze: true}]",
             'JOB: groups.1.match = "" is too short.\n'
-            '  groups.match: Of the parameter\'s name in the model, with * and ?, such as "backbone.*".',
+            '  groups.match: A pattern for names of parameters in the model, with * and ?, such as "backbone.*".',
         ),
         (
             "groups=[{match: '*', freeze: false}]",
             "JOB: groups.0.freeze = false is not one of true.\n"
-            "  groups.freeze: true: not trained at all; a point of training such as {epochs: 2}: not until then. The "
-            "statistics of their BatchNorm stay, too.",
+            "  groups.freeze: true: never trained; a point of training such as {epochs: 2}: not trained before "
+            "it. The running statistics of frozen BatchNorm layers do not change either. null: trained.",
         ),
         (
             "groups=[{match: '*', freeze: {epochs: 0}}]",
             "JOB: groups.0.freeze.epochs = 0 must be > 0.\n"
-            "  groups.freeze.epochs: Passes over the training set; fractions allowed.",
+            "  groups.freeze.epochs: Passes over the training set; fractions are allowed.",
         ),
         (
             "groups=[backbone]",
-            "JOB: groups.0 = backbone must hold keys and values.\n"
-            "  groups: Parameters with a rate, weight decay or freezing of their own; "
-            "recipe: the recipe gives them.",
+            "JOB: groups.0 = backbone must be keys and values.\n"
+            "  groups: Parameters with a learning rate, weight decay or freezing of their own. recipe: the "
+            "recipe has the list.",
         ),
         (
             "groups=recipes",
@@ -480,9 +522,9 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (
             "layer_decay={factor: 0.8, layers: ['*']}",
             "JOB: layer_decay.layers = ['*'] is too short.\n"
-            "  layer_decay.layers: Patterns of parameter names from the input to the output; {n} stands for a number "
-            'and makes a layer of each, in order: ["embed.*", "blocks.{n}.*", "head.*"]. '
-            "Every parameter must be in one.",
+            "  layer_decay.layers: Patterns for names of parameters, from the input to the output. {n} stands "
+            'for a number, and each number is a layer, in order: ["embed.*", "blocks.{n}.*", "head.*"]. Every '
+            "parameter must match a pattern.",
         ),
         (  # options of optimizers
             "reference.optimizer={name: adam, betas: 0.9}",
@@ -561,12 +603,13 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (
             "train.ema={decay: 1}",
             "JOB: train.ema.decay = 1 must be < 1.\n"
-            "  train.ema.decay: How much of the average a step of the reference keeps.",
+            "  train.ema.decay: Share of the average that one step of the reference keeps.",
         ),
         (
             "tracking.mlflow={uri: mlruns}",
-            "JOB: tracking.mlflow.uri = mlruns is neither a server nor a database; MLflow keeps no runs in folders any "
-            "more.\n  Use http://host:5000, or sqlite:///mlflow.db for a file.",
+            "JOB: tracking.mlflow.uri = mlruns is neither a server nor a database, and MLflow no longer keeps "
+            "runs in folders.\n"
+            "  Use http://host:5000, or sqlite:///mlflow.db for a file.",
         ),
         (
             'tracking.mlflow={uri: "http://me:hunter2@host:5000"}',
@@ -576,7 +619,8 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (
             "failures.divergence={then: go_on}",
             "JOB: failures.divergence.then = go_on is not one of stop, go_back.\n"
-            "  failures.divergence.then: stop: with a report; go_back: to the last checkpoint, with a lower rate.",
+            "  failures.divergence.then: stop: end the run with a report; go_back: resume from the last "
+            "checkpoint with a lower learning rate.",
         ),
     ],
 )
@@ -606,7 +650,7 @@ def test_options_at_their_bounds_are_taken(tmp_path: Path, optimizer: str) -> No
     [
         (  # steps of what length?
             ["scale.num_workers={min: 1, max: 2}", "train={steps: 10}"],
-            "JOB: train.steps = 10 has no fixed length: steps grow and shrink with the workers.\n"
+            "JOB: train.steps = 10 is not a fixed number of samples: steps grow and shrink with the workers.\n"
             "  Give train.epochs or train.samples.",
         ),
         (
@@ -614,12 +658,15 @@ def test_options_at_their_bounds_are_taken(tmp_path: Path, optimizer: str) -> No
                 "scale.batch_schedule={name: doubling, every: {epochs: 1}, max_global_batch_size: 64}",
                 "train={steps: 9}",
             ],
-            "JOB: train.steps = 9 has no fixed length: steps grow with scale.batch_schedule.\n"
+            "JOB: train.steps = 9 is not a fixed number of samples: steps grow with scale.batch_schedule.\n"
             "  Give train.epochs or train.samples.",
         ),
         (
             ["scale.rule=adascale", "scale.batch_schedule={name: noise_scale, max_global_batch_size: 64}"],
-            "JOB: scale has rule: adascale and a batch_schedule.\n  Use one: both follow the noise of the gradient.",
+            (
+                "JOB: scale has rule: adascale and a batch_schedule.\n"
+                "  Leave one of them out: both follow the gradient noise."
+            ),
         ),
         (  # adam_sde alone takes betas
             ["scale.rule=auto", "scale.betas=power"],
@@ -634,15 +681,15 @@ def test_keys_that_do_not_go_together(tmp_path: Path, overrides: list[str], text
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("", "JOB: is empty.\n  scaler init DIR writes a job file that runs as it is."),
-        ("# a comment\n", "JOB: is empty.\n  scaler init DIR writes a job file that runs as it is."),
-        ("[1, 2]", "JOB: is a list, not keys and values.\n  scaler init DIR writes a job file that runs as it is."),
-        ("name", "JOB: is a str, not keys and values.\n  scaler init DIR writes a job file that runs as it is."),
+        ("", ("JOB: is empty.\n  scaler init DIR writes a job file that is ready to run.")),
+        ("# a comment\n", ("JOB: is empty.\n  scaler init DIR writes a job file that is ready to run.")),
+        ("[1, 2]", ("JOB: is a list, not keys and values.\n  scaler init DIR writes a job file that is ready to run.")),
+        ("name", ("JOB: is a str, not keys and values.\n  scaler init DIR writes a job file that is ready to run.")),
         ("a: {b: [}", "JOB: line 1, column 9: expected the node content, but found '}'." + IS_YAML),
         (
             "a: b: c",
             "JOB: line 1, column 5: mapping values are not allowed here.\n"
-            '  Quote text that holds ": "; indent with blanks.',
+            '  Quote text with ": " in it; indent with spaces.',
         ),
         ("a:\n\tb: 1", "JOB: line 2, column 1: found character '\\t' that cannot start any token." + IS_YAML),
         ("name: a\ntrain: {}\nname: b", 'JOB: line 3, column 1: the key "name" appears twice.' + TWICE),
@@ -650,7 +697,7 @@ def test_keys_that_do_not_go_together(tmp_path: Path, overrides: list[str], text
         ("recipe_args: [{x: 1, x: 2}]", 'JOB: line 1, column 22: the key "x" appears twice.' + TWICE),
         ("1: 2", 'JOB: line 1, column 1: the key 1 is not text.\n  Quote it: "1": ...'),
         ("? [a]\n: 2", "JOB: line 1, column 3: the key ['a'] is not text.\n  A key is text, such as name: value."),
-        ("a: &x 1\nb: *x", "JOB: line 2, column 4: aliases (*name) are not read." + STAR),
+        ("a: &x 1\nb: *x", "JOB: line 2, column 4: aliases (*name) are not allowed." + STAR),
         (
             "groups: [{match: *.bias}]",
             "JOB: line 1, column 19: expected alphabetic or numeric character, but found '.'." + STAR,
@@ -658,11 +705,11 @@ def test_keys_that_do_not_go_together(tmp_path: Path, overrides: list[str], text
         (
             "a: 1\n---\nb: 2",
             "JOB: line 2, column 1: but found another document.\n"
-            "  A job file is one document: leave out what follows ---.",
+            "  A job file is one document: remove everything after ---.",
         ),
-        ("a: !!python/object/apply:os.system [ls]", "JOB: line 1, column 4: tags (!name) are not read." + TAG),
-        ("a: !!int x", "JOB: line 1, column 4: tags (!name) are not read." + TAG),
-        ("!mine {a: 1}", "JOB: line 1, column 1: tags (!name) are not read." + TAG),
+        ("a: !!python/object/apply:os.system [ls]", "JOB: line 1, column 4: tags (!name) are not allowed." + TAG),
+        ("a: !!int x", "JOB: line 1, column 4: tags (!name) are not allowed." + TAG),
+        ("!mine {a: 1}", "JOB: line 1, column 1: tags (!name) are not allowed." + TAG),
         ("[" * 2000, "JOB: is nested too deep.\n  A job file nests three levels."),
         ("a: " + "{a: " * 1000, "JOB: is nested too deep.\n  A job file nests three levels."),
         (
@@ -696,16 +743,17 @@ def test_a_file_as_large_as_allowed_is_read(tmp_path: Path, monkeypatch: pytest.
     assert refusal(tmp_path, f"{content}#").startswith("JOB: larger than ")
 
 
-def test_what_is_missing_is_said_all_at_once(tmp_path: Path) -> None:
+def test_all_missing_keys_are_listed_at_once(tmp_path: Path) -> None:
     assert refusal(tmp_path, "name: a\ntrain: {epochs: 1}\nscale: {num_workers: 0}") == (
         "JOB: 3 problems.\n"
         '  the key "recipe" is missing.\n'
-        "    recipe: module:function or path/file.py:function that builds model and data; the path is from the job "
-        "file's folder, a module lies next to the job file, in PYTHONPATH or among the installed packages.\n"
+        "    recipe: Function that builds the model and the data: module:function or path/file.py:function. A "
+        "path is relative to the job file's folder; a module is next to the job file, in PYTHONPATH or "
+        "installed.\n"
         '  the key "reference" is missing.\n'
-        "    reference: What is known to be good together, tuned on one worker.\n"
+        "    reference: Batch size, learning rate and optimizer that were tuned together.\n"
         "  scale.num_workers = 0 must be >= 1.\n"
-        "    scale.num_workers: Workers, >= 1; {min, max} makes the run elastic."
+        "    scale.num_workers: Number of workers, >= 1; {min, max} makes the job elastic."
     )
 
 
@@ -730,7 +778,7 @@ def test_a_path_that_is_no_file(tmp_path: Path, make: Callable[[Path], None], te
         ("train.epochs", "--set train.epochs is not KEY=VALUE.\n  Such as --set train.epochs=3."),
         ("=1", "--set =1 is not KEY=VALUE.\n  Such as --set train.epochs=3."),
         ("train..seed=1", "--set train..seed=1 is not KEY=VALUE.\n  Such as --set train.epochs=3."),
-        ("name.x=1", "--set name.x=1: name holds tiny, no keys.\n  Set it as a whole."),
+        ("name.x=1", "--set name.x=1: name is tiny, which has no keys.\n  Set it as a whole."),
         (
             "train={seed: 1, seed: 2}",
             '--set train={seed: 1, seed: 2}: line 1, column 11: the key "seed" appears twice.' + TWICE,
@@ -749,7 +797,7 @@ def test_a_set_option_that_cannot_be_used(tmp_path: Path, override: str, text: s
 
 
 def test_a_section_that_was_set_to_nothing_takes_no_keys(tmp_path: Path) -> None:
-    text = "--set train.epochs=1: train holds null, no keys.\n  Set it as a whole."
+    text = "--set train.epochs=1: train is null, which has no keys.\n  Set it as a whole."
     assert refusal(tmp_path, yaml.safe_dump(VALID), "train=", "train.epochs=1") == text
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from scaler.core.optimizers import ADAPTIVE, LAYERWISE, OPTIMIZER_CLASSES, OPTIMIZER_OPTIONS, SELF_TUNED, SGD_FAMILY
+from scaler.core.optimizers import NAMED_OPTIMIZERS, OPTIMIZERS
 from scaler.core.rules import RULES
 from scaler.core.schedules import SHAPES
 from scaler.job import Job, dump_job, load_job, parse_job, read_job
@@ -29,32 +29,25 @@ def class_of(path: str) -> type:
     return getattr(importlib.import_module(module), name)
 
 
-@pytest.mark.parametrize("name", OPTIMIZER_OPTIONS)
+@pytest.mark.parametrize("name", NAMED_OPTIMIZERS)
 def test_the_options_table_has_the_optimizers_own_names_and_defaults(name: str) -> None:
-    kind = class_of(OPTIMIZER_CLASSES[name])
+    facts = NAMED_OPTIMIZERS[name]
+    kind = class_of(facts.path)
     defaults = {key: parameter.default for key, parameter in inspect.signature(kind).parameters.items()}
-    expected = {key: AS_PUBLISHED.get((name, key), defaults.get(key)) for key in OPTIMIZER_OPTIONS[name]}
-    assert OPTIMIZER_OPTIONS[name] == expected
-    if OPTIMIZER_CLASSES[name].startswith("torch.optim:"):
+    expected = {key: AS_PUBLISHED.get((name, key), defaults.get(key)) for key in facts.defaults}
+    assert facts.defaults == expected
+    if facts.path.startswith("torch.optim:"):
         assert expected.keys() == defaults.keys() - IMPLEMENTATION - {"params", "lr"}
 
 
-def test_every_optimizer_that_a_job_names_in_one_word_has_a_class_and_options() -> None:
-    assert OPTIMIZER_OPTIONS.keys() == OPTIMIZER_CLASSES.keys()
-
-
-@pytest.mark.parametrize(
-    "name",
-    [name for name in (*SGD_FAMILY, *ADAPTIVE, *LAYERWISE, *SELF_TUNED) if name not in OPTIMIZER_OPTIONS],
-)
-def test_every_import_path_that_auto_knows_is_a_torch_optimizer(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in NAMED_OPTIMIZERS])
+def test_every_import_path_in_the_table_is_a_torch_optimizer(name: str) -> None:
     assert name.startswith("torch.optim:")
     assert issubclass(class_of(name), class_of("torch.optim:Optimizer"))
 
 
 def test_auto_knows_every_optimizer_that_a_job_names_in_one_word_but_lion() -> None:
-    known = {name for name in (*SGD_FAMILY, *ADAPTIVE, *LAYERWISE, *SELF_TUNED) if ":" not in name}
-    assert set(OPTIMIZER_OPTIONS) - known == {"lion"}
+    assert [name for name, facts in NAMED_OPTIMIZERS.items() if facts.family is None] == ["lion"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ SOME = {"conv1.weight": 9408, "bn1.weight": 64, "layer1.0.downsample.1.weight": 
 @pytest.mark.parametrize(
     ("epoch", "lr"),
     [
-        (0, 0.1),  # the climb starts at the reference's rate, not at 0
+        (0, 0.1),  # the climb starts at the reference's learning rate, not at 0
         (2.5, 1.65),  # half of the climb: (0.1 + 3.2) / 2
         (5, 3.2),  # 0.1 x 8192 / 256
         (29.9, 3.2),
@@ -26,7 +26,7 @@ SOME = {"conv1.weight": 9408, "bn1.weight": 64, "layer1.0.downsample.1.weight": 
         (90, 0.0032),
     ],
 )
-def test_the_rate_of_the_paper_at_each_of_its_corners(epoch: float, lr: float) -> None:
+def test_the_learning_rate_of_the_paper_at_each_of_its_corners(epoch: float, lr: float) -> None:
     plan = make_plan(load_job(JOB), parameters=SOME)
     assert plan.global_batch_size == 8192
     assert plan.lr_at(round(epoch * IMAGES)) == pytest.approx(lr, rel=1e-6)

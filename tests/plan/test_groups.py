@@ -1,4 +1,4 @@
-"""Parameter groups. The round job: 10 epochs of 1000 samples, a peak rate of 0.04."""
+"""Parameter groups. The round job: 10 epochs of 1000 samples, a peak learning rate of 0.04."""
 
 import json
 from collections.abc import Callable
@@ -193,22 +193,22 @@ def test_how_layers_are_counted(round_job: Digits, layers: list[str], names: lis
         ),
         (
             ["layer_decay={factor: 0.5, layers: ['blocks.{n}.*', 'head.*']}"],
-            "layer_decay.layers: the parameter embed.weight is in no layer.\n"
+            "layer_decay.layers: the parameter embed.weight matches no pattern.\n"
             '  Add a pattern for it, such as "embed.*".',
         ),
         (
             ["layer_decay={factor: 0.5, layers: ['embed.*', 'blocks.*', '*', 'head.*']}"],
-            "layer_decay.layers: what head.* matches is in layers before it already.\n"
-            "  Leave it out, or make the patterns before it narrower.",
+            "layer_decay.layers: all parameters that match head.* match an earlier pattern too.\n"
+            "  Leave it out, or make the earlier patterns narrower.",
         ),
         (
             ["groups=[{match: '*', freeze: true}]"],
-            "groups freeze every parameter at the start, and there is nothing to train.\n"
+            "groups freeze every parameter at the start, and no parameter is left to train.\n"
             "  Leave freeze out of one of them.",
         ),
         (  # thawed one by one, but none to begin with
             ["groups=[{match: '*', freeze: {epochs: 3}}, {match: 'head.*', freeze: {epochs: 1}}]"],
-            "groups freeze every parameter at the start, and there is nothing to train.\n"
+            "groups freeze every parameter at the start, and no parameter is left to train.\n"
             "  Leave freeze out of one of them.",
         ),
     ],
@@ -221,9 +221,9 @@ def test_groups_that_cannot_be_made(round_job: Digits, overrides: list[str], tex
     "entries",
     ["[{match: '*', lr_ratio: 0}]", "[{match: '[!h]*', freeze: {epochs: 1}}, {match: 'head.*', lr_ratio: 0}]"],
 )
-def test_a_rate_of_nothing_for_everyone_is_refused_as_freezing_is(round_job: Digits, entries: str) -> None:
+def test_an_lr_ratio_of_0_for_all_parameters_is_refused_like_freezing(round_job: Digits, entries: str) -> None:
     assert refusal(round_job, f"groups={entries}") == (
-        "groups freeze every parameter at the start or give it lr_ratio: 0, and there is nothing to train.\n"
+        "groups freeze every parameter at the start or give it lr_ratio: 0, and no parameter is left to train.\n"
         "  Leave freeze and lr_ratio: 0 out of one of them."
     )
 
@@ -233,7 +233,7 @@ def test_a_rate_of_nothing_for_everyone_is_refused_as_freezing_is(round_job: Dig
 )
 def test_groups_need_a_model(round_job: Digits, override: str) -> None:
     assert refusal(round_job, override, model=None) == (
-        "groups and layer_decay match the model's parameters, and there is no model.\n"
+        "groups and layer_decay match the model's parameters, and the plan is made without a model.\n"
         "  Pass parameters: {name: parameter.numel() for name, parameter in model.named_parameters()}."
     )
 
@@ -262,12 +262,12 @@ def test_groups_part_the_model_and_are_the_same_when_planned_again(
     job = round_job(*overrides)
     still = 0
     for name in MODEL:
-        said: dict[str, object] = {}
+        text: dict[str, object] = {}
         for entry in entries:
-            said |= entry if fnmatchcase(name, str(entry["match"])) else {}
-        still += "freeze" in said or said.get("lr_ratio") == 0.0
+            text |= entry if fnmatchcase(name, str(entry["match"])) else {}
+        still += "freeze" in text or text.get("lr_ratio") == 0.0
     if still == len(MODEL):
-        with pytest.raises(PlanError, match="nothing to train"):
+        with pytest.raises(PlanError, match="no parameter is left to train"):
             make_plan(job, parameters=MODEL)
         return
     plan = make_plan(job, parameters=MODEL)
@@ -279,10 +279,10 @@ def test_groups_part_the_model_and_are_the_same_when_planned_again(
     known = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
     again = make_plan(job, workers, num_samples=known.num_samples, parameters=known.parameters)
 
-    def without_rate(group: PlanGroup) -> tuple[object, ...]:
+    def without_lr(group: PlanGroup) -> tuple[object, ...]:
         return (group.name, group.lr_ratio, group.weight_decay, group.frozen, group.unfreeze_at, dict(group.tensors))
 
-    assert {without_rate(group)[0]: without_rate(group) for group in again.groups} == {
-        without_rate(group)[0]: without_rate(group) for group in plan.groups
+    assert {without_lr(group)[0]: without_lr(group) for group in again.groups} == {
+        without_lr(group)[0]: without_lr(group) for group in plan.groups
     }
     assert [list(group.tensors) for group in again.groups] == [list(group.tensors) for group in plan.groups]

@@ -54,7 +54,7 @@ def plans(rule: str, schedule: dict[str, Any], **scale: Any) -> list[Plan]:
 
 
 def sequence(plan: Plan) -> list[tuple[int, float]]:
-    """Every step's first sample and rate."""
+    """Every step's first sample and learning rate."""
     steps, seen = [], 0
     while size := plan.step_size(seen):
         steps.append((seen, plan.lr_at(seen)))
@@ -64,7 +64,7 @@ def sequence(plan: Plan) -> list[tuple[int, float]]:
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in ("auto", "adascale")])
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_held_batch_has_the_same_steps_and_rates_on_any_number_of_workers(rule: str, name: str) -> None:
+def test_a_held_batch_has_the_same_steps_and_learning_rates_on_any_number_of_workers(rule: str, name: str) -> None:
     schedule = {"name": name, **SCHEDULES[name], "warmup": {"epochs": 1}}
     held = plans(rule, schedule, on_resize="hold_global_batch")
     assert {plan.global_batch_size for plan in held} == {128}

@@ -22,11 +22,11 @@ def resumed(round_job: Digits, *overrides: str, now: tuple[str, ...] = (), worke
     return None
 
 
-HEAD = "the global batch is 200 samples now and was 100, and the schedule would move with it.\n"
+HEAD = "the global batch is 200 samples now and was 100, which would change the schedule.\n"
 
 
 @pytest.mark.parametrize(
-    ("override", "said", "keep"),
+    ("override", "text", "keep"),
     [
         (
             "schedule={name: multi_step, at: [{steps: 30}, {epochs: 8}]}",
@@ -56,9 +56,9 @@ HEAD = "the global batch is 200 samples now and was 100, and the schedule would 
     ],
 )
 def test_a_length_in_steps_that_would_move_is_refused_with_what_keeps_it(
-    round_job: Digits, override: str, said: str, keep: str
+    round_job: Digits, override: str, text: str, keep: str
 ) -> None:
-    assert resumed(round_job, override) == f"{HEAD}  {said}\n  Keep it: {keep}"
+    assert resumed(round_job, override) == f"{HEAD}  {text}\n  Keep it: {keep}"
 
 
 def test_an_automatic_warmup_that_would_come_or_go_is_refused(round_job: Digits) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scaler.core.batch import share_bounds
-from scaler.core.optimizers import OPTIMIZER_OPTIONS
+from scaler.core.optimizers import NAMED_OPTIMIZERS
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.plan import make_plan
@@ -33,9 +33,9 @@ def test_the_digits_job_on_two_workers(digits: Digits) -> None:
     assert plan.reasons["steps_per_epoch"] == "1437 samples in steps of 256, the last of 157 at peak_lr 0.09813"
 
 
-def test_the_rate_of_the_digits_job(digits: Digits) -> None:
+def test_the_learning_rate_of_the_digits_job(digits: Digits) -> None:
     plan = make_plan(digits())
-    assert plan.whole_step_lr_at(0) == pytest.approx(0.01)  # the warmup starts at the reference's rate
+    assert plan.whole_step_lr_at(0) == pytest.approx(0.01)  # the warmup starts at the reference's learning rate
     assert plan.whole_step_lr_at(1437) == pytest.approx((0.01 + 0.16) / 2)  # half of the climb
     assert plan.whole_step_lr_at(2 * 1437) == 0.16  # its end
     assert plan.whole_step_lr_at((2 * 1437 + 15 * 1437) // 2) == pytest.approx(0.08, rel=1e-3)  # half of the cosine
@@ -84,7 +84,7 @@ def test_scaling_down_needs_no_warmup(
     assert (plan.batch_ratio, plan.warmup_samples) == (batch_ratio, warmup_samples)
     assert plan.peak_lr == pytest.approx(peak_lr, rel=1e-15)
     assert plan.whole_step_lr_at(0) == plan.peak_lr
-    assert plan.reasons["warmup_samples"] == "auto: none, for the rate is not scaled up"
+    assert plan.reasons["warmup_samples"] == "auto: none, because the learning rate is not scaled up"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ STRONG = ["scale.global_batch_size=256", "scale.grad_accum_steps=null"]
         (3, "85", 43, 2),  # just does not
     ],
 )
-def test_strong_scaling_keeps_batch_and_rate(
+def test_strong_scaling_keeps_batch_and_learning_rate(
     digits: Digits, workers: int, cap: str, micro_batch: int, accumulation: int
 ) -> None:
     plan = make_plan(digits(*STRONG, f"scale.per_worker_batch_size={cap}", workers=workers))
@@ -196,7 +196,7 @@ def test_a_size_found_in_the_recipe_stands_in_for_one_that_is_missing(digits: Di
         (
             ["scale.rule=auto", "reference.optimizer={name: 'my_pkg:adaptive_sgd'}"],
             "scale.rule = auto does not know the optimizer my_pkg:adaptive_sgd.\n"
-            "  Say which rule it follows: rule: linear, rule: sqrt or rule: none.",
+            "  Choose a rule for it: rule: linear, rule: sqrt or rule: none.",
         ),
         (
             ["scale.global_batch_size=256", "scale.per_worker_batch_size=32", "scale.grad_accum_steps=2"],
@@ -210,7 +210,7 @@ def test_a_size_found_in_the_recipe_stands_in_for_one_that_is_missing(digits: Di
         ),
         (
             ["groups=[{match: '*', lr_ratio: 2}]"],
-            "groups and layer_decay match the model's parameters, and there is no model.\n"
+            "groups and layer_decay match the model's parameters, and the plan is made without a model.\n"
             "  Pass parameters: {name: parameter.numel() for name, parameter in model.named_parameters()}.",
         ),
         (  # nothing to cycle
@@ -218,16 +218,16 @@ def test_a_size_found_in_the_recipe_stands_in_for_one_that_is_missing(digits: Di
                 "reference.optimizer={name: 'torch.optim:Adagrad'}",
                 "schedule={name: one_cycle, low_momentum: 0.85, high_momentum: 0.95}",
             ],
-            "schedule.low_momentum moves the momentum, and torch.optim:Adagrad has none.\n"
-            "  Leave out the momentum's cycle.",
+            "schedule.low_momentum cycles the momentum, and torch.optim:Adagrad has none.\n"
+            "  Leave low_momentum and high_momentum out.",
         ),
         (
             [
                 "reference.optimizer={name: 'torch.optim:ASGD'}",
                 "schedule={name: one_cycle, low_momentum: 0.85, high_momentum: 0.95}",
             ],
-            "schedule.low_momentum moves the momentum, and torch.optim:ASGD has none.\n"
-            "  Leave out the momentum's cycle.",
+            "schedule.low_momentum cycles the momentum, and torch.optim:ASGD has none.\n"
+            "  Leave low_momentum and high_momentum out.",
         ),
         (  # every rule's own refusal comes through
             ["scale.rule=adam_sde", "reference.optimizer={name: adam}"],
@@ -242,7 +242,7 @@ def test_numbers_that_do_not_fit_together_are_refused(digits: Digits, overrides:
     assert str(caught.value) == text
 
 
-@pytest.mark.parametrize("optimizer", [*OPTIMIZER_OPTIONS, "torch.optim:NAdam", "torch.optim:RMSprop", "my_pkg:Mine"])
+@pytest.mark.parametrize("optimizer", [*NAMED_OPTIMIZERS, "torch.optim:NAdam", "torch.optim:RMSprop", "my_pkg:Mine"])
 def test_a_momentum_may_be_cycled_where_there_is_one_or_nobody_knows(round_job: Digits, optimizer: str) -> None:
     if optimizer.startswith("schedulefree"):
         return
@@ -281,8 +281,8 @@ def test_the_curve_of_fast_cycles_shows_how_far_they_go(round_job: Digits, sampl
     curve = make_plan(job).lr_curve
     assert len(curve) < 1100
     for start in range(0, 10_000 - 500, 500):
-        rates = [lr for at, lr in curve if start <= at < start + 500]  # 10 whole steps an epoch
-        assert (min(rates), max(rates)) == pytest.approx((0.01, 0.04))
+        lrs = [lr for at, lr in curve if start <= at < start + 500]  # 10 whole steps an epoch
+        assert (min(lrs), max(lrs)) == pytest.approx((0.01, 0.04))
 
 
 # Every rule, through the plan
@@ -291,15 +291,15 @@ def test_the_curve_of_fast_cycles_shows_how_far_they_go(round_job: Digits, sampl
 @pytest.mark.parametrize(
     ("rule", "optimizer", "lr_ratio", "optimizer_reason"),
     [
-        ("auto", "sgd", 4.0, "as in the reference; only the rate is scaled"),
-        ("auto", "adamw", 2.0, "as in the reference; only the rate is scaled"),
+        ("auto", "sgd", 4.0, "as in the reference; only the learning rate is scaled"),
+        ("auto", "adamw", 2.0, "as in the reference; only the learning rate is scaled"),
         ("auto", "prodigy", 1.0, "as in the reference"),
-        ("linear", "lion", 4.0, "as in the reference; only the rate is scaled"),
+        ("linear", "lion", 4.0, "as in the reference; only the learning rate is scaled"),
         ("adam_sde", "adam", 2.0, "betas 1 - 4 x (1 - beta); eps over the root of 4"),
         ("adam_sde", "rmsprop", 2.0, "alpha 1 - 4 x (1 - beta); eps over the root of 4"),
-        ("legw", "lamb", 2.0, "as in the reference; only the rate is scaled"),
+        ("legw", "lamb", 2.0, "as in the reference; only the learning rate is scaled"),
         ("none", "sgd", 1.0, "as in the reference"),
-        ("adascale", "sgd", 1.0, "as in the reference; only the rate is scaled"),
+        ("adascale", "sgd", 1.0, "as in the reference; only the learning rate is scaled"),
     ],
 )
 def test_every_rule_makes_a_plan(
@@ -324,18 +324,18 @@ def test_every_rule_makes_a_plan(
         (
             "{momentum: true}",
             ["scale.rule=none"],
-            "momentum 1 - (1 - momentum) / 4: instead of the rate (Smith et al. 2018)",
+            "momentum 1 - (1 - momentum) / 4: instead of the learning rate (Smith et al. 2018)",
         ),
     ],
 )
-def test_what_is_scaled_beside_the_rate_is_said(
+def test_what_else_is_scaled_is_in_the_reason(
     round_job: Digits, co_scale: str, overrides: list[str], reason: str
 ) -> None:
     plan = make_plan(round_job(*overrides, f"scale.co_scale={co_scale}"))
     assert plan.reasons["optimizer"] == reason
     unasked = make_plan(round_job(*overrides))
-    rate = "" if unasked.rule == "none" else "; only the rate is scaled"
-    assert unasked.reasons["optimizer"] == f"as in the reference{rate}"
+    scaled = "" if unasked.rule == "none" else "; only the learning rate is scaled"
+    assert unasked.reasons["optimizer"] == f"as in the reference{scaled}"
 
 
 @pytest.mark.parametrize(
@@ -344,11 +344,11 @@ def test_what_is_scaled_beside_the_rate_is_said(
         ([], "as in the reference"),  # at the reference's batch
         (
             ["scale.batch_schedule={name: points, points: [{at: {epochs: 1}, factor: 2}]}"],
-            "as in the reference; only the rate is scaled",  # later
+            "as in the reference; only the learning rate is scaled",  # later
         ),
         (
             ["scale.batch_schedule={name: noise_scale, max_global_batch_size: 400}"],
-            "as in the reference; only the rate is scaled",  # perhaps
+            "as in the reference; only the learning rate is scaled",  # perhaps
         ),
         (
             ["scale.batch_schedule={name: noise_scale, max_global_batch_size: 400}", "scale.rule=none"],
@@ -356,7 +356,9 @@ def test_what_is_scaled_beside_the_rate_is_said(
         ),
     ],
 )
-def test_a_rate_that_is_not_scaled_is_not_said_to_be(round_job: Digits, overrides: list[str], reason: str) -> None:
+def test_a_learning_rate_that_is_not_scaled_has_no_such_reason(
+    round_job: Digits, overrides: list[str], reason: str
+) -> None:
     plan = make_plan(round_job("reference.global_batch_size=100", *overrides))
     assert plan.reasons["optimizer"] == reason
 
@@ -374,12 +376,12 @@ def test_with_adascale_the_length_says_what_it_counts(round_job: Digits, length:
     assert plan.reasons["total_samples"] == reason
 
 
-def test_the_average_is_scaled_only_when_asked_for_and_it_is_said(round_job: Digits) -> None:
+def test_the_average_is_scaled_only_when_asked_for_with_a_reason(round_job: Digits) -> None:
     held = make_plan(round_job("train.ema={decay: 0.999}", "scale.co_scale={ema: true}"))
     assert held.phases[0].ema_decay == 0.999**4
     assert held.reasons["ema_decay"] == "0.999 ** 4: holds its memory in samples (Busbridge et al. 2023)"
     left = make_plan(round_job("train.ema={decay: 0.999}"))
-    assert (left.phases[0].ema_decay, left.reasons["ema_decay"]) == (0.999, "as in the reference, a step")
+    assert (left.phases[0].ema_decay, left.reasons["ema_decay"]) == (0.999, "as in the reference, per step")
     assert "ema_decay" not in make_plan(round_job()).reasons
 
 
@@ -409,7 +411,7 @@ def test_on_one_worker_again_every_constant_is_the_references_to_the_last_bit(
     before = make_plan(job, 1)
     assert [make_plan(job, world_size).batch_ratio for world_size in (3, 9, 2)] == [3.0, 9.0, 2.0]
     assert repr(make_plan(job, 1)) == repr(before)
-    reference = {**OPTIMIZER_OPTIONS[job.reference.optimizer.name], **job.reference.optimizer.options}
+    reference = {**NAMED_OPTIMIZERS[job.reference.optimizer.name].defaults, **job.reference.optimizer.options}
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in reference.items()}
     assert before.optimizer == {"name": job.reference.optimizer.name, "lr": 0.01, **plain}
     assert (before.lr_ratio, before.peak_lr, before.warmup_samples) == (1.0, 0.01, 1000)
@@ -423,7 +425,7 @@ def test_on_one_worker_again_every_constant_is_the_references_to_the_last_bit(
         (["train.num_samples=1050"], "1050 samples in steps of 100, the last of 50 at peak_lr 0.02"),
         (
             ["scale.batch_schedule={name: doubling, every: {epochs: 0.5}, max_global_batch_size: 200}"],
-            "1000 samples in steps of 100, changing on the way",
+            "1000 samples in steps of 100, changing within the epoch",
         ),
     ],
 )

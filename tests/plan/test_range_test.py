@@ -1,4 +1,4 @@
-"""The range test as a job and a plan: what is left out of the job, and where the rate climbs."""
+"""The range test as a job and a plan: what is left out of the job, and where the learning rate climbs."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,7 +11,7 @@ from scaler.plan.range_test import carried_by, range_job, range_plan
 
 Digits = Callable[..., Job]
 
-# Everything that reacts to measurements, or that moves rate or batch.
+# Everything that reacts to measurements, or that changes the learning rate or the batch.
 BUSY = (
     "schedule={name: one_cycle, low_momentum: 0.85, high_momentum: 0.95, plateau: {metric: loss}}",
     "scale.batch_schedule={name: noise_scale, max_global_batch_size: 1024}",
@@ -64,7 +64,7 @@ def test_the_rest_is_the_jobs(digits: Digits) -> None:
     assert (tested.reference, tested.resources, tested.storage) == (job.reference, job.resources, job.storage)
     plan = planned(tested)
     assert plan.global_batch_size == make_plan(job).global_batch_size
-    assert plan.optimizer == make_plan(job).optimizer
+    assert plan.optimizer == {**make_plan(job).optimizer, "lr": plan.peak_lr}
 
 
 def test_the_name_says_what_it_is_and_is_short_enough(digits: Digits) -> None:
@@ -72,18 +72,18 @@ def test_the_name_says_what_it_is_and_is_short_enough(digits: Digits) -> None:
     assert len(range_job(digits(f"name={'x' * 100}"), steps=20).name) == 100
 
 
-def test_the_first_step_has_the_least_rate_and_the_last_the_greatest(digits: Digits) -> None:
+def test_the_first_step_has_the_lowest_lr_and_the_last_the_highest(digits: Digits) -> None:
     plan = planned(range_job(digits(), steps=50))
-    rates = [plan.lr_at(seen) for seen in starts(plan)]
-    assert len(rates) == 50
-    assert rates[0] == pytest.approx(1e-5)
-    assert rates[-1] == pytest.approx(10.0)
-    assert rates == sorted(rates)
-    assert rates[25] == pytest.approx(0.01, rel=0.2)  # half of the way in the logarithm
-    assert plan.lr_curve[0] == (0, rates[0])
+    lrs = [plan.lr_at(seen) for seen in starts(plan)]
+    assert len(lrs) == 50
+    assert lrs[0] == pytest.approx(1e-5)
+    assert lrs[-1] == pytest.approx(10.0)
+    assert lrs == sorted(lrs)
+    assert lrs[25] == pytest.approx(0.01, rel=0.2)  # half of the way in the logarithm
+    assert plan.lr_curve[0] == (0, lrs[0])
 
 
-def test_a_linear_climb_is_even_in_the_rate(digits: Digits) -> None:
+def test_a_linear_climb_is_even_in_the_learning_rate(digits: Digits) -> None:
     plan = planned(range_job(digits(), steps=50), lowest=0.1, highest=1.1, spacing="linear")
     seen = starts(plan)
     assert plan.lr_at(seen[0]) == pytest.approx(0.1)
@@ -118,10 +118,14 @@ def test_every_rule_has_a_range_test(digits: Digits, overrides: tuple[str, ...])
     job = digits(*overrides)
     plan = planned(range_job(job, steps=20))
     assert plan.lr_at(0) == pytest.approx(1e-5)
-    assert plan.optimizer == make_plan(job).optimizer
+    assert plan.optimizer == {**make_plan(job).optimizer, "lr": plan.peak_lr}
+    assert (plan.purpose, make_plan(job).purpose) == ("find_lr", "train")
+    assert plan.peak_lr == pytest.approx(10.0)
+    for part in (plan, *plan.phases):
+        assert part.peak_lr == plan.base_lr * part.lr_ratio == plan.scaling.base_lr * part.lr_ratio
 
 
-def test_a_rate_is_carried_back_by_the_rule(digits: Digits) -> None:
+def test_a_learning_rate_is_carried_back_by_the_rule(digits: Digits) -> None:
     assert carried_by(make_plan(digits())) == (16.0, "sgd: linear rule (Goyal et al. 2017), as asked for")
     assert carried_by(make_plan(digits("scale.rule=sqrt")))[0] == 4.0
 
@@ -143,7 +147,9 @@ def test_with_adascale_it_is_carried_back_by_the_most_that_the_gain_can_be(
 def test_an_elastic_job_is_refused(digits: Digits) -> None:
     with pytest.raises(JobFileError) as refused:
         range_job(digits("scale.num_workers={min: 1, max: 4}"), steps=50)
-    assert str(refused.value) == "find-lr tests the rate at one batch, and the job is elastic.\n  Give --workers N."
+    assert str(refused.value) == (
+        "find-lr tests learning rates at one batch size, and the job is elastic.\n  Give --workers N."
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,14 +158,12 @@ def test_an_elastic_job_is_refused(digits: Digits) -> None:
         (1.0, 0.1, "--min 1 is not below --max 0.1.\n  Such as --min 1e-5 --max 10."),
         (0.1, 0.1, "--min 0.1 is not below --max 0.1.\n  Such as --min 1e-5 --max 10."),
         (0.1, float("nan"), "--min 0.1 is not below --max nan.\n  Such as --min 1e-5 --max 10."),
-        (0.1, float("inf"), "--max inf has no end.\n  Such as --min 1e-5 --max 10."),
-        (0.0, 1.0, "--min 0 is not a rate above 0.\n  Such as --min 1e-5."),
-        (float("nan"), 1.0, "--min nan is not a rate above 0.\n  Such as --min 1e-5."),
+        (0.1, float("inf"), ("--max inf is not a finite learning rate.\n  Such as --min 1e-5 --max 10.")),
+        (0.0, 1.0, ("--min 0 is not a learning rate above 0.\n  Such as --min 1e-5.")),
+        (float("nan"), 1.0, ("--min nan is not a learning rate above 0.\n  Such as --min 1e-5.")),
     ],
 )
-def test_rates_between_which_nothing_climbs_are_refused(
-    digits: Digits, lowest: float, highest: float, text: str
-) -> None:
+def test_a_range_that_does_not_rise_is_refused(digits: Digits, lowest: float, highest: float, text: str) -> None:
     with pytest.raises(JobFileError) as refused:
         planned(range_job(digits(), steps=50), lowest=lowest, highest=highest)
     assert str(refused.value) == text

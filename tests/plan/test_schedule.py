@@ -20,8 +20,8 @@ Digits = Callable[..., Job]
     [
         (
             "name: constant, warmup: {epochs: 1}",
-            {0: 0.25, 500: 0.625, 1000: 1.0, 9999: 1.0},  # from the reference's rate, a quarter of the peak
-            "the peak rate to the end",
+            {0: 0.25, 500: 0.625, 1000: 1.0, 9999: 1.0},  # from the reference's learning rate, a quarter of the peak
+            "the peak learning rate to the end",
         ),
         (
             "name: step, every: {epochs: 3}, decay: 0.5, warmup: {epochs: 1}",
@@ -44,12 +44,12 @@ Digits = Callable[..., Job]
         (
             "name: exponential, decay: 0.25, warmup: {epochs: 1}",
             {1000: 1.0, 1500: 0.5, 2000: 0.25, 3000: 0.0625},  # from the end of the warmup
-            "x 0.25 in 1 epoch, smoothly (torch falls once a step of its scheduler)",
+            "x 0.25 in 1 epoch, smoothly (torch's falls in steps, once per scheduler step)",
         ),
         (
             "name: exponential, every: {fraction: 0.2}, decay: 0.25, warmup: {epochs: 0}",
             {0: 1.0, 1000: 0.5, 2000: 0.25},
-            "x 0.25 in 0.2 of the training, smoothly (torch falls once a step of its scheduler)",
+            "x 0.25 in 0.2 of the training, smoothly (torch's falls in steps, once per scheduler step)",
         ),
         (
             "name: linear, final_fraction: 0.1, warmup: {epochs: 1}",
@@ -59,7 +59,7 @@ Digits = Callable[..., Job]
         (
             "name: polynomial, power: 2, warmup: {epochs: 1}",
             {1000: 1.0, 5500: 0.25, 10000: 0.0},
-            "what is left of the way to the power of 2, to 0 of the peak at the end",
+            "(1 - progress) to the power of 2, to 0 of the peak at the end",
         ),
         (
             "name: cosine, warmup: {epochs: 1}",
@@ -109,23 +109,23 @@ Digits = Callable[..., Job]
         (
             "name: wsd, tail_length: {fraction: 0.2}, warmup: {epochs: 1}",
             {1000: 1.0, 8000: 1.0, 9000: 0.5, 10000: 0.0},
-            "the peak, and in the last 0.2 of the training to 0 of the peak at the end (linear)",
+            "the peak, then a fall in the last 0.2 of the training to 0 of the peak at the end (linear)",
         ),
         (
             "name: wsd, tail_length: {epochs: 4}, tail: 1-sqrt, final_fraction: 0.5, warmup: {epochs: 1}",
             {6000: 1.0, 7000: 0.75, 10000: 0.5},
-            "the peak, and in the last 4 epochs to 0.5 of the peak at the end (1-sqrt)",
+            "the peak, then a fall in the last 4 epochs to 0.5 of the peak at the end (1-sqrt)",
         ),
         (
             "name: inverse_sqrt, warmup: {epochs: 1}",
             {1000: 1.0, 2000: sqrt(0.5), 4000: 0.5},  # Vaswani et al. 2017: the warmup's length
-            "with the root of the samples after the warmup; 0.71 of the peak 1000 samples after it",
+            "one over the root of the samples after the warmup; 0.71 of the peak 1000 samples after it",
         ),
         (
             "name: inverse_sqrt, timescale: {steps: 30}, warmup: {epochs: 0}",
             {0: 1.0, 3000: sqrt(0.5), 9000: 0.5},
-            "with the root of the samples after the warmup; 0.71 of the peak 30 steps "
-            "(steps of 100: 3,000 samples; of the reference: 750) after it",
+            "one over the root of the samples after the warmup; 0.71 of the peak 30 steps (steps of 100: 3,000 "
+            "samples; of the reference: 750) after it",
         ),
     ],
 )
@@ -156,7 +156,7 @@ IN_EPOCHS = {
 @pytest.mark.parametrize(
     "warmup", ["{epochs: 2, start: 0.25}", "{samples: 1000, start: 0.0}", "{fraction: 0.1, start: 1}"]
 )
-def test_in_epochs_the_rate_over_samples_is_the_same_for_any_number_of_workers(
+def test_in_epochs_the_learning_rate_over_samples_is_the_same_for_any_number_of_workers(
     round_job: Digits, name: str, warmup: str
 ) -> None:
     job = round_job(f"schedule={{name: {name}, warmup: {warmup}, {IN_EPOCHS[name]}}}")
@@ -187,7 +187,7 @@ def test_one_cycle_has_its_peak_and_its_end_in_steps_that_are_taken(
 
 
 @pytest.mark.parametrize("name", ["one_cycle", "cyclical"])
-def test_momentum_goes_against_the_rate(round_job: Digits, name: str) -> None:
+def test_momentum_moves_against_the_learning_rate(round_job: Digits, name: str) -> None:
     rest = {"one_cycle": "", "cyclical": "climb: {epochs: 1}, low: 0.1, "}[name]
     plan = make_plan(round_job(f"schedule={{name: {name}, {rest}low_momentum: 0.85, high_momentum: 0.95}}"))
     top = {"one_cycle": 2900, "cyclical": 1000}[name]
@@ -201,7 +201,7 @@ def test_momentum_goes_against_the_rate(round_job: Digits, name: str) -> None:
 @pytest.mark.parametrize(
     ("warmup", "samples", "steps", "first_lr"),
     [
-        ("auto", 1198, 5, 0.01),  # 5/90 of 21555, from the reference's rate
+        ("auto", 1198, 5, 0.01),  # 5/90 of 21555, from the reference's learning rate
         ("{epochs: 0}", 0, 0, 0.16),
         ("{steps: 0}", 0, 0, 0.16),
         ("{samples: 0}", 0, 0, 0.16),
@@ -238,14 +238,14 @@ def test_shapes_of_the_warmup(round_job: Digits, shape: str, quarter: float, hal
     ("overrides", "samples", "reason"),
     [
         ([], 556, "auto: 5/90 of the training (Goyal et al. 2017), from base_lr"),
-        (["scale.rule=none"], 0, "auto: none, for the rate is not scaled up"),
-        (["scale.rule=adascale"], 0, "auto: none, for the rate is not scaled up"),  # the gain begins at 1
-        (["schedule.name=one_cycle"], 0, "auto: none, for one_cycle climbs by itself"),
-        (["schedule={name: cyclical, climb: {epochs: 1}, low: 0}"], 0, "auto: none, for cyclical climbs by itself"),
+        (["scale.rule=none"], 0, "auto: none, because the learning rate is not scaled up"),
+        (["scale.rule=adascale"], 0, "auto: none, because the learning rate is not scaled up"),  # the gain begins at 1
+        (["schedule.name=one_cycle"], 0, "auto: none, because one_cycle climbs itself"),
+        (["schedule={name: cyclical, climb: {epochs: 1}, low: 0}"], 0, "auto: none, because cyclical climbs itself"),
         (
             ["schedule={name: one_cycle, warmup: {epochs: 2}}"],
             2000,
-            "epochs: 2, from 0.25 of the rate at which one_cycle starts",
+            "epochs: 2, from 0.25 of the learning rate at which one_cycle starts",
         ),
         (["schedule.warmup={epochs: 2}"], 2000, "epochs: 2, from base_lr"),
         (["schedule.warmup={epochs: 2, start: 0.1}"], 2000, "epochs: 2, from 0.1 of the peak"),
@@ -278,7 +278,10 @@ def test_shapes_of_the_warmup(round_job: Digits, shape: str, quarter: float, hal
         (
             ["schedule.warmup={steps: 8}", "reference.global_batch_size=100"],
             800,
-            "steps: 8, no effect: it starts at base_lr, which is the peak (the reference's own is reference.warmup)",
+            (
+                "steps: 8, no effect: it starts at base_lr, which is the peak (the reference's warmup is "
+                "reference.warmup)"
+            ),
         ),
     ],
 )
@@ -315,18 +318,19 @@ ADAM = "reference.optimizer={name: adam}"
         ),
         (
             ["scale.rule=legw", "reference.warmup={epochs: 1}", "schedule.warmup={steps: 100}"],
-            "scale.rule = legw multiplies the reference's warmup by batch_ratio, and schedule.warmup adds another.\n"
-            "  Give the warmup of the reference alone: reference.warmup.",
+            "scale.rule = legw multiplies the reference's warmup by batch_ratio, and schedule.warmup adds a "
+            "second warmup.\n"
+            "  Leave schedule.warmup out, and keep reference.warmup.",
         ),
         (
             ["scale.rule=legw", "reference.warmup={epochs: 1}", "scale.num_workers={min: 1, max: 2}"],
-            "scale.rule = legw multiplies the reference's warmup by batch_ratio, which changes with the number of "
-            "workers: where the schedule begins would move at a resize.\n"
+            "scale.rule = legw multiplies the reference's warmup by batch_ratio, which changes with the number "
+            "of workers: a resize would move the start of the schedule.\n"
             "  Use scale.on_resize: hold_global_batch, or scale.rule: sqrt.",
         ),
         (
             ["schedule={name: inverse_sqrt, warmup: {epochs: 0}}"],
-            "schedule.timescale is missing, and there is no warmup to take it from.\n"
+            "schedule.timescale is missing, and there is no warmup whose length it could be.\n"
             "  Give schedule.timescale or schedule.warmup, such as {steps: 4000}.",
         ),
         (
@@ -336,8 +340,8 @@ ADAM = "reference.optimizer={name: adam}"
         ),
         (
             ["schedule={name: one_cycle, climb: {epochs: 10}}"],
-            "schedule.climb = 10 epochs leaves no step for the way down.\n"
-            "  The peak comes before the last step: climb: {fraction: 0.3} is usual.",
+            "schedule.climb = 10 epochs leaves no step for the descent.\n"
+            "  The peak must come before the last step. Usual is climb: {fraction: 0.3}.",
         ),
         (
             ["schedule={name: multi_step, at: [{epochs: 6}, {epochs: 3}, {samples: 3000}]}"],
@@ -358,8 +362,8 @@ ADAM = "reference.optimizer={name: adam}"
         ),
         (  # both would set Adam's first beta
             [ADAM, "scale.rule=adam_sde", "schedule={name: one_cycle, low_momentum: 0.85, high_momentum: 0.95}"],
-            "schedule.low_momentum moves what scale.rule = adam_sde scales.\n"
-            "  Leave out the momentum's cycle or scale.rule = adam_sde.",
+            "schedule.low_momentum cycles the momentum, and scale.rule = adam_sde scales it.\n"
+            "  Leave out low_momentum and high_momentum, or scale.rule = adam_sde.",
         ),
         (
             [
@@ -367,8 +371,8 @@ ADAM = "reference.optimizer={name: adam}"
                 "scale.co_scale={momentum: true}",
                 "schedule={name: one_cycle, low_momentum: 0.85, high_momentum: 0.95}",
             ],
-            "schedule.low_momentum moves what scale.co_scale.momentum scales.\n"
-            "  Leave out the momentum's cycle or scale.co_scale.momentum.",
+            "schedule.low_momentum cycles the momentum, and scale.co_scale.momentum scales it.\n"
+            "  Leave out low_momentum and high_momentum, or scale.co_scale.momentum.",
         ),
     ],
 )
@@ -419,7 +423,7 @@ def test_an_elastic_job_has_one_schedule_over_samples_at_every_number_of_workers
     assert "steps" not in schedule or "steps of the reference" in "".join(plans[-1].reasons.values())
 
 
-def test_where_the_two_readings_of_a_length_in_steps_differ_both_are_said(round_job: Digits) -> None:
+def test_where_the_two_readings_of_a_length_in_steps_differ_both_are_in_the_reason(round_job: Digits) -> None:
     at = "schedule={name: multi_step, at: [{steps: 10}]}"
     fixed = make_plan(round_job(at))
     assert fixed.schedule.shape.corners(10_000) == (1000,)
@@ -448,9 +452,9 @@ def test_at_the_reference_s_batch_its_own_warmup_is_reproduced(round_job: Digits
     )
     plan = make_plan(job)
     assert (plan.lr_ratio, plan.warmup_samples) == (1.0, 1000)
-    rates = [plan.lr_at(25 * step) for step in (0, 10, 20, 40, 220)]
+    lrs = [plan.lr_at(25 * step) for step in (0, 10, 20, 40, 220)]
     climb = [0.01 * (0.001 + 0.999 * step / 40) for step in (0, 10, 20)]
-    assert rates == pytest.approx([*climb, 0.01, 0.005], rel=1e-12)
+    assert lrs == pytest.approx([*climb, 0.01, 0.005], rel=1e-12)
 
 
 def test_scaling_adds_its_own_warmup_to_that_of_the_reference(round_job: Digits) -> None:
@@ -458,7 +462,7 @@ def test_scaling_adds_its_own_warmup_to_that_of_the_reference(round_job: Digits)
         round_job("reference.warmup={steps: 40}", "schedule={name: linear, warmup: {samples: 500, start: base}}")
     )
     assert plan.lr_ratio == 4.0
-    rates = [plan.whole_step_lr_at(samples) for samples in (0, 250, 500, 1000, 5500)]
+    lrs = [plan.whole_step_lr_at(samples) for samples in (0, 250, 500, 1000, 5500)]
     expected = [0.0, 0.01 * 0.25 * 2.5, 0.04 * 0.5, 0.04, 0.02]  # the reference's climb x the way from 1 to 4
-    assert rates == pytest.approx(expected, rel=1e-12)
+    assert lrs == pytest.approx(expected, rel=1e-12)
     assert Plan.from_dict(plan.to_dict()) == plan

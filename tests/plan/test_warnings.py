@@ -70,7 +70,7 @@ def message(plan: Plan, code: str) -> str:
         (
             "slow_rule_for_sgd",
             ["scale.rule=none"],
-            ["scale.rule=none", "scale.co_scale={momentum: true}"],  # momentum makes up for the rate
+            ["scale.rule=none", "scale.co_scale={momentum: true}"],  # momentum replaces the learning rate
         ),
         (
             "slow_rule_for_sgd",
@@ -118,7 +118,7 @@ def message(plan: Plan, code: str) -> str:
         ),
         (
             "weight_decay_timescale_moved",
-            ["scale.rule=sqrt", "reference.optimizer={name: adamw}"],  # 16 times the batch, 4 times the rate
+            ["scale.rule=sqrt", "reference.optimizer={name: adamw}"],  # 16 times the batch, 4 times the learning rate
             ["scale.rule=sqrt", "reference.optimizer={name: adamw}", "scale.per_worker_batch_size=127"],
         ),
         (
@@ -146,12 +146,12 @@ def message(plan: Plan, code: str) -> str:
             ["scale.rule=sqrt", "reference.optimizer={name: adam, weight_decay: 0.01}"],  # has none
         ),
         (
-            "clipping_with_scaled_rate",
+            "clipping_with_scaled_lr",
             ["train.clip_grad_norm=1", "scale.per_worker_batch_size=32"],
             ["train.clip_grad_norm=1", "scale.per_worker_batch_size=31"],
         ),
         (
-            "clipping_with_scaled_rate",
+            "clipping_with_scaled_lr",
             ["train.clip_grad_norm=1", "scale.rule=adascale"],
             ["train.clip_grad_norm=1", "scale.rule=none"],
         ),
@@ -192,7 +192,7 @@ def message(plan: Plan, code: str) -> str:
         (
             "slow_rule_for_sgd",
             ["scale.rule=sqrt", "scale.per_worker_batch_size=16"],  # 0.71 of the learning rate per sample
-            ["scale.rule=sqrt", "scale.per_worker_batch_size=15"],  # rates so close are not told apart
+            ["scale.rule=sqrt", "scale.per_worker_batch_size=15"],  # learning rates so close are not distinguished
         ),
         (
             "milestone_in_warmup",
@@ -223,13 +223,13 @@ def test_a_job_without_faults_has_no_warnings(digits: Digits) -> None:
 def test_warnings_say_their_numbers(digits: Digits) -> None:
     plan = make_plan(digits("train.epochs=1", "scale.per_worker_batch_size=800"))
     assert {warning.code: warning.message for warning in plan.warnings} == {
-        "warmup_exceeds_training": "The warmup takes 2874 samples and the training 1437: "
-        "the peak rate is never reached.",
-        "batch_exceeds_data": "The global batch of 1600 is larger than the 1437 samples there are: "
-        "each step takes all of them, at the learning rate for that many.",
-        "few_steps_per_epoch": "An epoch has 1 step: large-batch rules were shown to hold for many more.",
-        "batch_ratio_beyond_64": "The batch is 100 times the reference's: "
-        "no rule is known to hold so far out; tune once near it.",
+        "warmup_exceeds_training": "The warmup takes 2874 samples and the training 1437: the peak learning rate "
+        "is never reached.",
+        "batch_exceeds_data": "The global batch of 1600 is larger than the training set of 1437 samples: each "
+        "step takes all samples, at the learning rate for that number.",
+        "few_steps_per_epoch": "An epoch has 1 step: the papers tested their rules with many more.",
+        "batch_ratio_beyond_64": "The batch is 100 times the reference's: no rule is known to hold at this "
+        "ratio. Tune a reference with a batch size near it.",
     }
 
 
@@ -237,7 +237,7 @@ POINTS = "scale.batch_schedule={{name: points, points: [{}]}}"
 
 
 @pytest.mark.parametrize(
-    ("code", "overrides", "said"),
+    ("code", "overrides", "text"),
     [
         (
             "batch_exceeds_data",
@@ -246,14 +246,14 @@ POINTS = "scale.batch_schedule={{name: points, points: [{}]}}"
                     "{at: {epochs: 2}, factor: 8}, {at: {epochs: 3}, factor: 11}, {at: {epochs: 4}, factor: 2}"
                 )
             ],
-            "The global batch of 1100, from sample 3000 on, is larger than the 1000 samples there are: "
-            "each step takes all of them, at the learning rate for that many.",
+            "The global batch of 1100, from sample 3000 on, is larger than the training set of 1000 samples: "
+            "each step takes all samples, at the learning rate for that number.",
         ),
         (
             "few_steps_per_epoch",
             [POINTS.format("{at: {epochs: 2}, factor: 1.2}")],
-            "An epoch has 9 steps at the global batch of 120, from sample 2000 on: "
-            "large-batch rules were shown to hold for many more.",
+            "An epoch has 9 steps at the global batch of 120, from sample 2000 on: the papers tested their rules "
+            "with many more.",
         ),
         (  # at the reference's batch nothing is scaled, however large it is
             "few_steps_per_epoch",
@@ -268,8 +268,8 @@ POINTS = "scale.batch_schedule={{name: points, points: [{}]}}"
         (
             "batch_ratio_beyond_64",
             ["scale.batch_schedule={name: doubling, every: {epochs: 1}, max_global_batch_size: 1700}"],
-            "The batch of 1700, from sample 5000 on, is 68 times the reference's: "
-            "no rule is known to hold so far out; tune once near it.",
+            "The batch of 1700, from sample 5000 on, is 68 times the reference's: no rule is known to hold at "
+            "this ratio. Tune a reference with a batch size near it.",
         ),
         (
             "idle_workers",
@@ -279,11 +279,11 @@ POINTS = "scale.batch_schedule={{name: points, points: [{}]}}"
     ],
 )
 def test_a_batch_that_grows_is_looked_at_where_it_is_largest(
-    round_job: Digits, code: str, overrides: list[str], said: str
+    round_job: Digits, code: str, overrides: list[str], text: str
 ) -> None:
     found = {warning.code: warning.message for warning in make_plan(round_job(*overrides)).warnings}
-    holds = not said.startswith(("An epoch has 10", "The batch of 1600"))  # on the limit, not beyond it
-    assert found.get(code) == (said if holds else None)
+    holds = not text.startswith(("An epoch has 10", "The batch of 1600"))  # on the limit, not beyond it
+    assert found.get(code) == (text if holds else None)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -313,12 +313,15 @@ FAR = ["reference.global_batch_size=16", "scale.per_worker_batch_size=512"]  # 6
 
 
 @pytest.mark.parametrize(
-    ("overrides", "code", "said"),
+    ("overrides", "code", "text"),
     [
         (
             ["reference.global_batch_size=8192", "scale.per_worker_batch_size=1"],
             "batch_ratio_beyond_64",
-            "The batch is 1/4096 of the reference's: no rule is known to hold so far out; tune once near it.",
+            (
+                "The batch is 1/4096 of the reference's: no rule is known to hold at this ratio. Tune a reference "
+                "with a batch size near it."
+            ),
         ),
         (
             ["scale.rule=none", "scale.per_worker_batch_size=1"],
@@ -329,8 +332,9 @@ FAR = ["reference.global_batch_size=16", "scale.per_worker_batch_size=512"]  # 6
         (
             [*FAR, "train.ema={decay: 0.999}"],
             "ema_not_scaled",
-            "At 64 times the reference's batch train.ema remembers 1.023e+06 samples, 64 times the reference's, for it "
-            "keeps 0.999 of itself in any step. scale.co_scale.ema: true holds its memory (Busbridge et al. 2023).",
+            "At 64 times the reference's batch train.ema remembers 1.023e+06 samples, 64 times the reference's, "
+            "because every step keeps 0.999 of the average. scale.co_scale.ema: true holds its memory (Busbridge "
+            "et al. 2023).",
         ),
         (
             [*FAR, "scale.rule=auto", "reference.lr=0.001", "reference.optimizer={name: adamw, weight_decay: 0.1}"],
@@ -340,30 +344,31 @@ FAR = ["reference.global_batch_size=16", "scale.per_worker_batch_size=512"]  # 6
         ),
         (
             ["train.clip_grad_norm=1", "scale.per_worker_batch_size=256"],
-            "clipping_with_scaled_rate",
-            "At 32 times the reference's batch a step that train.clip_grad_norm = 1 clips is 32 times as long, and the "
-            "gradient's norm is smaller, so that fewer steps are clipped: rule: linear holds for steps that are not. "
-            "See which norms are recorded near this batch, and tune the clipping there.",
+            "clipping_with_scaled_lr",
+            "At 32 times the reference's batch a step that train.clip_grad_norm = 1 clips is 32 times as long, "
+            "and fewer steps are clipped, because the gradient's norm is smaller. rule: linear holds only for "
+            "steps that are not clipped. Look at the recorded gradient norms near this batch, and tune the "
+            "clipping there.",
         ),
         (
             [*FAR, "scale.rule=none", "scale.co_scale={momentum: true}"],
             "momentum_remembers_long",
-            "At 64 times the reference's batch scale.co_scale.momentum makes a momentum of 0.9984, which averages over "
-            "640 steps. Raising it with the batch lost accuracy (Smith et al. 2018): rule: linear raises the rate "
-            "instead.",
+            "At 64 times the reference's batch scale.co_scale.momentum gives a momentum of 0.9984, which "
+            "averages over 640 steps. Raising it with the batch lost accuracy (Smith et al. 2018): rule: linear "
+            "raises the learning rate instead.",
         ),
         (
             [*FAR, "reference.optimizer={name: adam}", "scale.rule=adam_sde", "scale.betas=power"],
             "averages_too_short",
-            "At 64 times the reference's batch beta1 = 0.00118 averages over 1 step and beta2 = 0.938 averages over "
-            "16 steps: too few to be an average. Use a smaller batch, or a reference nearer to it.",
+            "At 64 times the reference's batch beta1 = 0.00118 averages over 1 step and beta2 = 0.938 averages "
+            "over 16 steps: too few for an average. Use a smaller batch, or a reference with a larger one.",
         ),
     ],
 )
 def test_each_warning_of_a_batch_far_from_the_references_says_by_how_much(
-    digits: Digits, overrides: list[str], code: str, said: str
+    digits: Digits, overrides: list[str], code: str, text: str
 ) -> None:
-    assert message(make_plan(digits(*overrides)), code) == said
+    assert message(make_plan(digits(*overrides)), code) == text
 
 
 GROWING = {
@@ -391,7 +396,7 @@ GROWING = {
             ["reference.optimizer={name: adamw, weight_decay: 0.1}", "scale.rule=sqrt"],
             "At 16 times",
         ),
-        ("clipping_with_scaled_rate", ["train.clip_grad_norm=1"], "At 16 times"),
+        ("clipping_with_scaled_lr", ["train.clip_grad_norm=1"], "At 16 times"),
         (
             "averages_too_short",
             ["reference.optimizer={name: adam}", "scale.rule=adam_sde", "scale.betas=power"],
@@ -401,7 +406,7 @@ GROWING = {
         ("batch_ratio_beyond_64", ["reference.global_batch_size=12"], "The batch of 800"),
     ],
 )
-def test_what_only_later_batches_do_is_said_with_when(
+def test_effects_of_later_batches_are_reported_with_their_start(
     round_job: Digits, growth: str, code: str, overrides: list[str], start: str
 ) -> None:
     """The start is the reference's own batch, 50, and it grows to 16 times that."""
@@ -414,15 +419,15 @@ def test_what_only_later_batches_do_is_said_with_when(
     assert when in text
 
 
-def test_a_rate_that_stays_while_the_batch_grows_is_as_it_was_asked_for(round_job: Digits) -> None:
-    """Smith et al. 2018: a batch that grows under rule: none stands for a rate that falls."""
+def test_a_constant_lr_while_the_batch_grows_is_no_warning(round_job: Digits) -> None:
+    """Smith et al. 2018: a batch that grows under rule: none replaces a learning rate that falls."""
     base = ["reference.global_batch_size=100", "scale.rule=none", GROWING["points"][0]]
     sgd = "reference.optimizer={name: sgd, momentum: 0.9, weight_decay: 0.001}"
     assert {"slow_rule_for_sgd", "weight_decay_timescale_moved"}.isdisjoint(codes(make_plan(round_job(*base, sgd))))
 
 
 @pytest.mark.parametrize(
-    ("shown", "nearly", "said"),
+    ("shown", "nearly", "text"),
     [
         (
             POINTS.format("{at: {epochs: 1}, factor: 2}, {at: {epochs: 10}, factor: 4}, {at: {epochs: 12}, factor: 8}"),
@@ -446,14 +451,16 @@ def test_a_rate_that_stays_while_the_batch_grows_is_as_it_was_asked_for(round_jo
         ),
     ],
 )
-def test_a_batch_that_would_grow_after_the_end_is_said(round_job: Digits, shown: str, nearly: str, said: str) -> None:
+def test_a_batch_that_would_grow_after_the_end_is_a_warning(
+    round_job: Digits, shown: str, nearly: str, text: str
+) -> None:
     assert message(make_plan(round_job(shown)), "batch_grows_after_end") == (
-        f"The batch would grow at {said} samples, and the training takes 10000: no step begins there."
+        f"The batch would grow at {text} samples, and the training takes 10000: no step begins there."
     )
     assert "batch_grows_after_end" not in codes(make_plan(round_job(nearly)))
 
 
-def test_parameters_that_are_unfrozen_after_the_end_are_said(round_job: Digits) -> None:
+def test_parameters_that_are_unfrozen_after_the_end_are_a_warning(round_job: Digits) -> None:
     parameters = {"a": 1, "b": 1, "c": 1}
 
     def plan(at: str) -> Plan:
@@ -468,9 +475,9 @@ def test_parameters_that_are_unfrozen_after_the_end_are_said(round_job: Digits) 
 
 def test_a_slow_rule_says_what_it_costs(digits: Digits) -> None:
     assert message(make_plan(digits("scale.rule=sqrt")), "slow_rule_for_sgd") == (
-        "rule: sqrt raises sgd's rate 4 times for 16 times the batch: it learns less in as many epochs. "
-        "At 32 times the batch ImageNet's error was 26.22% with sqrt, 41.67% with none and 23.74% with linear "
-        "(Goyal et al. 2017)."
+        "rule: sqrt raises sgd's learning rate 4 times for 16 times the batch: it learns less in the same number "
+        "of epochs. At 32 times the batch, ImageNet's error was 26.22% with sqrt, 41.67% with none and 23.74% "
+        "with linear (Goyal et al. 2017)."
     )
 
 
@@ -478,18 +485,19 @@ def test_milestones_are_named_in_samples(digits: Digits) -> None:
     at = "[{epochs: 0.5}, {epochs: 1}, {epochs: 8}, {epochs: 30}, {epochs: 60}]"
     plan = make_plan(digits(f"schedule={{name: multi_step, at: {at}, warmup: {{epochs: 2}}}}"))
     assert message(plan, "milestone_in_warmup") == (
-        "The schedule falls at 718, 1437 samples, and the warmup takes 2874: "
-        "it falls at the warmup's end, and the peak rate is never reached."
+        "The schedule falls at 718, 1437 samples, and the warmup takes 2874: it falls at the warmup's end, and "
+        "the peak learning rate is never reached."
     )
     assert message(plan, "milestone_after_end") == (
-        "The schedule falls at 43110, 86220 samples, and the training takes 21555: it never comes to that."
+        "The schedule falls at 43110, 86220 samples, and the training takes 21555: these falls are never reached."
     )
 
 
 def test_what_divides_is_named_with_its_remedy(digits: Digits) -> None:
     plan = make_plan(digits("reference.optimizer={name: adamw}"))
     assert message(plan, "linear_rule_with_adaptive_optimizer") == (
-        "adamw divides by the gradient's running size: rule: sqrt follows its batch noise (Malladi et al. 2022)."
+        "adamw divides the gradient by its running size, and rule: linear is for optimizers that do not: use "
+        "rule: sqrt (Malladi et al. 2022)."
     )
     plan = make_plan(digits("scale.global_batch_size=2", "scale.num_workers=3"))
     assert message(plan, "idle_workers") == "The global batch of 2 leaves 1 of 3 workers idle."

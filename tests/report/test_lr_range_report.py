@@ -67,7 +67,7 @@ def find(digits: Digits, tmp_path: Path) -> Find:
         writer.add(records(plan, loss)[: None if recorded is None else 2 * recorded])
         writer.flush()
         ratio, reason = carried_by(make_plan(job))
-        return read_range(folder, plan, name=job.name, lr_ratio=ratio, rule_reason=reason)
+        return read_range(folder, plan, name=job.name, base_lr=job.reference.lr, lr_ratio=ratio, rule_reason=reason)
 
     return found
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import SYNTHETIC_JOB, SyntheticRun, codes
 
-from scaler.core.ramp import Ramp
+from scaler.core.resize_ramp import ResizeRamp
 from scaler.job import Job, dump_job, load_job
 from scaler.metrics.writer import MetricsWriter
 from scaler.plan import make_plan
@@ -208,7 +208,7 @@ def smaller(synthetic_run: SyntheticRun, digits: Digits) -> SyntheticRun:
     return run.attempt(0, stop=96, world_size=1).left("resize", "1 -> 2 workers")
 
 
-RIGHT = Ramp(start=96, stop=150, factor=0.5)
+RIGHT = ResizeRamp(start=96, stop=150, factor=0.5)
 
 
 def test_a_ramp_is_planned(smaller: SyntheticRun) -> None:
@@ -224,13 +224,15 @@ def test_a_ramp_is_planned(smaller: SyntheticRun) -> None:
     "wrong",
     [
         None,  # a jump without a ramp
-        Ramp(start=96, stop=150, factor=0.5 + 1e-6),
-        Ramp(start=96, stop=150, factor=1 / 3),
-        Ramp(start=96, stop=151, factor=0.5),
-        Ramp(start=80, stop=150, factor=0.5),
+        ResizeRamp(start=96, stop=150, factor=0.5 + 1e-6),
+        ResizeRamp(start=96, stop=150, factor=1 / 3),
+        ResizeRamp(start=96, stop=151, factor=0.5),
+        ResizeRamp(start=80, stop=150, factor=0.5),
     ],
 )
-def test_a_wrong_ramp_is_found_even_if_all_files_of_the_run_agree(smaller: SyntheticRun, wrong: Ramp | None) -> None:
+def test_a_wrong_ramp_is_found_even_if_all_files_of_the_run_agree(
+    smaller: SyntheticRun, wrong: ResizeRamp | None
+) -> None:
     report = smaller.attempt(1, start=96, ramp=wrong).report()
     assert not report.lr_audit.as_planned
     (verdict,) = report.verdicts
@@ -248,7 +250,7 @@ def test_a_ramp_continues_at_the_same_batch_and_a_second_one_begins_there(smalle
     plan = run.plan
     before = plan.lr_at(116) * RIGHT.at(116)
     again = make_plan(run.job, 4)
-    ramp = Ramp(start=116, stop=116 + 54, factor=before / again.lr_at(116))
+    ramp = ResizeRamp(start=116, stop=116 + 54, factor=before / again.lr_at(116))
     assert run.attempt(2, start=116, world_size=4, ramp=ramp).report().lr_audit.max_abs_error == 0.0
 
 
@@ -261,7 +263,7 @@ def test_a_small_rise_has_no_ramp(smaller: SyntheticRun, digits: Digits) -> None
 
 def test_a_loop_without_its_ramp_is_found(synthetic_run: SyntheticRun) -> None:
     plain = {name: lambda rank, seen: synthetic_run.plan.lr_at(seen) for name in ("lr", "lr_planned")}
-    report = synthetic_run.attempt(0, ramp=Ramp(start=0, stop=100, factor=0.5), **plain).report()
+    report = synthetic_run.attempt(0, ramp=ResizeRamp(start=0, stop=100, factor=0.5), **plain).report()
     assert ("lr_differs_from_plan", None) in codes(report)
 
 

@@ -114,7 +114,7 @@ def test_an_average_of_the_weights_forgets_by_the_gain_that_a_step_is_worth(tmp_
 def test_what_an_average_forgets_under_adascale_is_reported() -> None:
     job = adascale_job(co_scale={"ema": True}, train={"ema": {"decay": 0.9}})
     assert plan_of(job, 2).reasons["ema_decay"] == (
-        "0.9 ** the gain that is measured: holds its memory in samples (Busbridge et al. 2023)"
+        "0.9 ** the measured gain: holds its memory in samples (Busbridge et al. 2023)"
     )
 
 

@@ -1,4 +1,4 @@
-"""The identities of FORMULAS section 12, items 1 to 3, 6 and 7, through the real training code."""
+"""Gradients of one step are the same for every division of the batch, through the real training code."""
 
 from pathlib import Path
 from typing import Any

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from scaler.core.optimizers import OPTIMIZER_CLASSES, OPTIMIZER_OPTIONS
-from scaler.core.rules import RULES, Rule, Scaled, scale
+from scaler.core.optimizers import NAMED_OPTIMIZERS
+from scaler.core.rules import RULES, CoScale, Rule
+from scaler.core.scale import Scaled, scale
 from scaler.core.timescales import decay_form, step_gain, weight_decay_timescale
 from scaler.errors import PlanError
 from scaler.training.optimizer.build import build_optimizer
@@ -48,7 +49,7 @@ PATHS: list[tuple[str, dict[str, Any]]] = [
     ("pytorch_optimizer:Lion", {}),
 ]
 OPTIMIZERS = [
-    *((name, dict(options)) for name, options in OPTIMIZER_OPTIONS.items()),
+    *((name, dict(facts.defaults)) for name, facts in NAMED_OPTIMIZERS.items()),
     ("sgd", {"momentum": 0.9}),
     ("sgd", {"momentum": 0.9, "nesterov": True}),
     *PATHS,
@@ -67,8 +68,7 @@ def asked(rule: Rule, *, weight_decay: bool, momentum: bool) -> Rule:
         exponent=rule.exponent,
         noise_scale=rule.noise_scale,
         betas=rule.betas,
-        scale_weight_decay=weight_decay,
-        scale_momentum=momentum,
+        co_scale=CoScale(weight_decay=weight_decay, momentum=momentum),
     )
 
 
@@ -136,7 +136,7 @@ def test_weight_decay_that_is_co_scaled_shrinks_weights_as_much_over_the_same_sa
     if form is None:
         with pytest.raises(PlanError):
             scale(
-                Rule(name="sqrt", scale_weight_decay=True),
+                Rule(name="sqrt", co_scale=CoScale(weight_decay=True)),
                 batch_ratio=2.0,
                 reference_batch_size=REFERENCE,
                 optimizer=optimizer,
@@ -147,7 +147,7 @@ def test_weight_decay_that_is_co_scaled_shrinks_weights_as_much_over_the_same_sa
     reference = shrinkage(optimizer, LR, decays, steps=steps_at(1.0))
     checked = 0
     for rule, ratio, found in combinations(optimizer, decays):
-        if found is None or not rule.scale_weight_decay:
+        if found is None or not rule.co_scale.weight_decay:
             continue
         built, lr = {**decays, **found.constants}, LR * found.lr_ratio
         after = weight_decay_timescale(optimizer, constants=built, lr=lr, global_batch_size=REFERENCE * ratio)
@@ -164,11 +164,11 @@ def test_what_is_not_co_scaled_is_what_the_reference_has(optimizer: str, constan
     for rule, _, found in combinations(optimizer, decays):
         if found is None:
             continue
-        allowed = {"weight_decay"} if rule.scale_weight_decay else set()
-        allowed |= {"momentum"} if rule.scale_momentum else set()
+        allowed = {"weight_decay"} if rule.co_scale.weight_decay else set()
+        allowed |= {"momentum"} if rule.co_scale.momentum else set()
         allowed |= {"betas", "alpha", "eps"} if rule.name == "adam_sde" else set()
         assert found.constants.keys() <= allowed
-        assert found.weight_decay_ratio == 1.0 or rule.scale_weight_decay
+        assert found.weight_decay_ratio == 1.0 or rule.co_scale.weight_decay
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_sgd_moves_as_far_over_the_same_samples_where_the_learning_rate_per_samp
     reference = speed(LR, constants, steps=steps_at(1.0))
     held = 0
     for rule, ratio, found in combinations(optimizer, constants):
-        if found is None or not (rule.name == "linear" or rule.scale_momentum) or rule.scale_weight_decay:
+        if found is None or not (rule.name == "linear" or rule.co_scale.momentum) or rule.co_scale.weight_decay:
             continue
         built, lr = {**constants, **found.constants}, LR * found.lr_ratio
         if not optimizer.startswith("schedulefree"):  # its momentum is a place between two points, not an average
@@ -204,7 +204,7 @@ def test_sgd_moves_as_far_over_the_same_samples_where_the_learning_rate_per_samp
 def test_momentum_and_weight_decay_together_do_not_count_the_ratio_twice() -> None:
     sgd = {"momentum": 0.9, "weight_decay": 1e-3}
     found = scale(
-        Rule(name="none", scale_weight_decay=True, scale_momentum=True),
+        Rule(name="none", co_scale=CoScale(weight_decay=True, momentum=True)),
         batch_ratio=4.0,
         reference_batch_size=REFERENCE,
         optimizer="sgd",
@@ -216,4 +216,4 @@ def test_momentum_and_weight_decay_together_do_not_count_the_ratio_twice() -> No
 
 
 def test_every_optimizer_of_a_job_is_tried() -> None:
-    assert {name for name, _ in OPTIMIZERS} >= set(OPTIMIZER_CLASSES)
+    assert {name for name, _ in OPTIMIZERS} >= set(NAMED_OPTIMIZERS)

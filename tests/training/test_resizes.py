@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from small_runs import SAMPLES, checkpoint, events_of, make_job, new_folder, records_of, run, step_losses
 
-from scaler.core.ramp import Ramp
+from scaler.core.resize_ramp import ResizeRamp
 from scaler.job import Job
 from scaler.metrics.record import Record
 from scaler.plan import make_plan
@@ -24,14 +24,14 @@ def attempts(tmp_path: Path, job: Job, sizes: list[int], *, steps: int = 3) -> t
     return found, folder
 
 
-def planned(job: Job, size: int, record: Record, ramp: Ramp | None) -> float:
+def planned(job: Job, size: int, record: Record, ramp: ResizeRamp | None) -> float:
     factor = ramp.at(record.samples_seen) if ramp is not None else 1.0
     return make_plan(job, size).lr_at(record.samples_seen) * factor
 
 
-def ramp_of(attempt: list[dict[str, Any]]) -> Ramp | None:
+def ramp_of(attempt: list[dict[str, Any]]) -> ResizeRamp | None:
     (started,) = events_of(attempt[0], "attempt_started")
-    return Ramp.from_dict(started.ramp)
+    return ResizeRamp.from_dict(started.ramp)
 
 
 def used_once(found: list[list[dict[str, Any]]]) -> bool:

@@ -145,7 +145,7 @@ def test_every_step_is_that_of_the_plan(
     assert (scheduler.rule, scheduler.lr_ratio) == (plan.rule, plan.lr_ratio)
 
 
-@pytest.mark.parametrize("options", [{}, {"rule": "adam_sde", "scale_weight_decay": True}])
+@pytest.mark.parametrize("options", [{}, {"rule": "adam_sde", "co_scale": {"weight_decay": True}}])
 def test_at_the_reference_the_optimizer_is_as_without_a_scheduler(options: dict[str, Any]) -> None:
     bare, scheduled = (AdamW([parameter()], lr=0.01, betas=(0.9, 0.99), weight_decay=0.1) for _ in range(2))
     before = {**scheduled.param_groups[0], "params": None}
@@ -167,7 +167,7 @@ def test_every_group_keeps_its_own_lr_and_constants() -> None:
         {"params": [parameter()], "lr": 0.0},
     ]
     optimizer = AdamW(groups, lr=0.01, weight_decay=0.1, betas=(0.9, 0.99))
-    scheduler = made(optimizer, 32, LINE, rule="adam_sde", scale_weight_decay=True)
+    scheduler = made(optimizer, 32, LINE, rule="adam_sde", co_scale={"weight_decay": True})
     root = 2**0.5
     found = [(group["lr"], group["weight_decay"], group["betas"]) for group in optimizer.param_groups]
     assert [lr for lr, _, _ in found] == [0.01 * root, 0.0025 * root, 0.0]
@@ -460,7 +460,7 @@ def test_nothing_compounds_over_resizes() -> None:
     optimizer = AdamW([parameter()], lr=0.01, betas=(0.9, 0.99), weight_decay=0.1)
     found = []
     for batch in (16, 64, 32, 64, 64, 16):
-        made(optimizer, batch, rule="adam_sde", scale_weight_decay=True)
+        made(optimizer, batch, rule="adam_sde", co_scale={"weight_decay": True})
         found.append([optimizer.param_groups[0][key] for key in ("lr", "betas", "eps", "weight_decay")])
     assert found[0] == found[5] == [0.01, (0.9, 0.99), 1e-8, 0.1]
     assert found[1] == found[3] == found[4]
@@ -647,7 +647,7 @@ CYCLE = Schedule(shape=shapes.Cyclical(climb=9, descent=9, low=0.1, low_momentum
         (
             lambda: made(MyAdamW([parameter()])),
             "scale.rule = auto does not know the optimizer test_scheduler:MyAdamW.\n"
-            "  Say which rule it follows: rule: linear, rule: sqrt or rule: none.",
+            "  Choose a rule for it: rule: linear, rule: sqrt or rule: none.",
         ),
         (
             lambda: made(Wrapper(sgd())),
@@ -692,7 +692,10 @@ def test_the_whole_text_of_each_refusal(make: Callable[[], SampleScheduler], tex
         (adam(), "adam: square-root rule (Malladi et al. 2022), chosen by auto for adaptive optimizers"),
         (
             Lamb([parameter()]),
-            "lamb: square root, warmup epochs times the ratio (You et al. 2019), chosen by auto for layer-wise rates",
+            (
+                "lamb: square root, warmup epochs times the ratio (You et al. 2019), chosen by auto for layer-wise "
+                "learning rates"
+            ),
         ),
         (
             Adagrad([parameter()]),

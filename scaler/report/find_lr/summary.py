@@ -60,13 +60,16 @@ class FoundRates:
         return {**asdict(self), "reference_lr": self.reference_lr}
 
 
-def read_range(folder: RunFolder, plan: Plan, *, name: str, lr_ratio: float, rule_reason: str) -> FoundRates:
+def read_range(
+    folder: RunFolder, plan: Plan, *, name: str, base_lr: float, lr_ratio: float, rule_reason: str
+) -> FoundRates:
     """Return what a finished range test found.
 
     Args:
         folder: its run.
         plan: what ran.
         name: of the job that was tested.
+        base_lr: the learning rate that this job has at the reference.
         lr_ratio: what a rate at this batch is divided by for the reference's.
         rule_reason: why.
 
@@ -90,7 +93,7 @@ def read_range(folder: RunFolder, plan: Plan, *, name: str, lr_ratio: float, rul
         world_size=plan.world_size,
         global_batch_size=plan.global_batch_size,
         reference_batch_size=plan.reference_batch_size,
-        base_lr=plan.base_lr,
+        base_lr=base_lr,
         lr_ratio=lr_ratio,
         rule_reason=rule_reason,
         lrs=tuple(lrs),

@@ -11,7 +11,7 @@ from math import isclose
 from operator import itemgetter
 
 from scaler.core.plateau import Plateau, PlateauState
-from scaler.core.ramp import Ramp, ramp_after
+from scaler.core.resize_ramp import ResizeRamp, ramp_after
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.metrics.events import (
@@ -56,8 +56,8 @@ class ReplayedAttempt:
     job: Job
     plan: Plan  # with the batch as it grew
     is_known: bool  # what it began with is known: no life before it lacks its events
-    ramp: Ramp | None = None  # by the rule
-    reported_ramp: Ramp | None = None  # as its own event has it; equal to ``ramp`` unless something is wrong
+    ramp: ResizeRamp | None = None  # by the rule
+    reported_ramp: ResizeRamp | None = None  # as its own event has it; equal to ``ramp`` unless something is wrong
     decided: list[tuple[int, Decided]] = field(default_factory=list)  # by place, ascending
     contradiction: float = 0.0  # the most by which an event of a factor differs from what evaluations say
 
@@ -65,15 +65,15 @@ class ReplayedAttempt:
         """Return what was decided before the step that starts after ``samples_seen`` samples."""
         return self.decided[bisect_right(self.decided, samples_seen, key=_PLACE) - 1][1]
 
-    def rate(self, samples_seen: int, ramp: Ramp | None) -> float:
+    def rate(self, samples_seen: int, ramp: ResizeRamp | None) -> float:
         """Return the rate of a step, by the loop's order of operations: equal to the last digit."""
         return self._with(self.plan.lr_at(samples_seen), samples_seen, ramp)
 
-    def whole_step_lr(self, samples_seen: int, ramp: Ramp | None) -> float:
+    def whole_step_lr(self, samples_seen: int, ramp: ResizeRamp | None) -> float:
         """Return the rate that a whole batch from ``samples_seen`` on would have."""
         return self._with(self.plan.whole_step_lr_at(samples_seen), samples_seen, ramp)
 
-    def _with(self, planned: float, samples_seen: int, ramp: Ramp | None) -> float:
+    def _with(self, planned: float, samples_seen: int, ramp: ResizeRamp | None) -> float:
         rate = planned * self.at(samples_seen).factor
         return rate * ramp.at(samples_seen) if ramp is not None else rate
 
@@ -159,7 +159,7 @@ def _set_ramp(
 ) -> None:
     """Set the ramp that a life's event tells of, and the one that the rule gives."""
     try:
-        told = Ramp.from_dict(start.ramp)
+        told = ResizeRamp.from_dict(start.ramp)
     except (PlanError, KeyError, TypeError, ValueError):
         told = None
     # A checkpoint of the very start is there only where a training may go back to it: of whichever life was first.
@@ -177,7 +177,7 @@ def _set_ramp(
             break
 
 
-def _ramp_after(source: ReplayedAttempt, life: ReplayedAttempt, told: Ramp | None) -> Ramp | None:
+def _ramp_after(source: ReplayedAttempt, life: ReplayedAttempt, told: ResizeRamp | None) -> ResizeRamp | None:
     """The ramp that a life begins with after a checkpoint of another: by the training's rule, from the other's rates.
 
     Where progress is measured the gain is in both rates, and no event tells it: there the told factor is believed.
@@ -189,12 +189,12 @@ def _ramp_after(source: ReplayedAttempt, life: ReplayedAttempt, told: Ramp | Non
         return None
     length = plan.rewarmup_samples
     if plan.is_measured or source.plan.is_measured:
-        return Ramp(start=at, stop=at + length, factor=told.factor) if told is not None else None
+        return ResizeRamp(start=at, stop=at + length, factor=told.factor) if told is not None else None
     before, now = source.whole_step_lr(at, source.ramp), life.whole_step_lr(at, None)
     return ramp_after(before, now, above=rewarmup.above, start=at, length=length)
 
 
-def _is_same(told: Ramp | None, right: Ramp | None) -> bool:
+def _is_same(told: ResizeRamp | None, right: ResizeRamp | None) -> bool:
     if told is None or right is None:
         return told is right
     places = (told.start, told.stop) == (right.start, right.stop)

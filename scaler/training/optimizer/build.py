@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from scaler.core.optimizers import OPTIMIZER_CLASSES, SELF_TUNED
+from scaler.core.optimizers import NAMED_OPTIMIZERS, SELF_TUNED, optimizer_facts
 from scaler.errors import JobFileError
 from scaler.plan import PlanGroup
 from scaler.training.optimizer.settings import Optimizer, own_constants
@@ -29,9 +29,9 @@ def build_optimizer(
     """
     name, keys = str(options["name"]), own_constants(options)
     make: Any = optimizer_class(name)
-    if name not in OPTIMIZER_CLASSES:  # the job file has checked the keys of the known ones
+    if name not in NAMED_OPTIMIZERS:  # the job file has checked the keys of the known ones
         _require_named(make, ("lr", *keys), name=name)
-    if name in SELF_TUNED and any(group.lr_ratio != 1.0 for group in groups):
+    if optimizer_facts(name).family is SELF_TUNED and any(group.lr_ratio != 1.0 for group in groups):
         raise JobFileError(
             f"groups and layer_decay give parameters a lr_ratio, but {name} has one learning rate for all.",
             "Leave lr_ratio and layer_decay out, or use another optimizer.",
@@ -59,12 +59,12 @@ def optimizer_class(name: str) -> type[Optimizer]:
     Raises:
         JobFileError: the class cannot be imported, or is not a torch optimizer.
     """
-    path = OPTIMIZER_CLASSES.get(name, name)
+    path = optimizer_facts(name).path
     module_name, _, class_name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name, None)
     except ImportError as error:
-        extra = "pip install scaler[optimizers]." if name in OPTIMIZER_CLASSES else "Install it, or correct the name."
+        extra = "pip install scaler[optimizers]." if name in NAMED_OPTIMIZERS else "Install it, or correct the name."
         raise JobFileError(f"reference.optimizer: {name} cannot be imported: {error}.", extra) from None
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
         raise JobFileError(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 from weakref import ref
 
-from scaler.core.optimizers import OPTIMIZER_CLASSES
-from scaler.core.rules import scale
+from scaler.core.optimizers import NAMED_OPTIMIZERS
+from scaler.core.scale import scale
 from scaler.core.scale_lr import RuleOptions, batch_ratio, make_rule, peak_lr
 from scaler.core.schedules import Schedule
 from scaler.core.short_step import scale_short_step, short_step_momentum
@@ -339,4 +339,4 @@ def _name_of(kind: type[Optimizer]) -> str:
     modules = [".".join(parts[: length + 1]) for length in range(len(parts))]
     home = next((name for name in modules if getattr(sys.modules.get(name), kind.__name__, None) is kind), modules[-1])
     path = f"{home}:{kind.__name__}"
-    return next((name for name, known in OPTIMIZER_CLASSES.items() if known == path), path)
+    return next((name for name, facts in NAMED_OPTIMIZERS.items() if facts.path == path), path)

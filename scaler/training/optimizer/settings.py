@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scaler.core.optimizers import SUMS_GRADIENTS
+from scaler.core.optimizers import optimizer_facts
 from scaler.plan import Phase, PlanGroup
 
 Optimizer = torch.optim.Optimizer
@@ -151,11 +151,11 @@ def short_momentum(optimizer: Optimizer, *, name: str, ratio: float, share: floa
 
     Args:
         optimizer: its next step has the learning rate of the short step.
-        name: of the optimizer; only those in ``SUMS_GRADIENTS`` are changed.
+        name: of the optimizer; only one that sums gradients is changed.
         ratio: learning rate of a whole step over that of this one, ``lr / lr'``.
         share: samples of this step over those of a whole one, in (0, 1].
     """
-    if name not in SUMS_GRADIENTS:
+    if not optimizer_facts(name).sums_gradients:
         yield
         return
     before: list[tuple[Tensor, Tensor, float]] = []

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from scaler.metrics.events import Diverged
-from scaler.plan.range_test import is_range_test
 from scaler.report.run.missing_data import find_missing_events, find_unreadable
 from scaler.report.run.model import Verdict
 from scaler.report.run.verdicts.batch import batch_beyond_noise_scale
@@ -85,7 +84,7 @@ Finder = Callable[[Judgement], Found]
 
 def _not_in_range_test(find: Finder) -> Finder:
     """Return a finder that finds nothing in a range test, which raises the learning rate until the loss diverges."""
-    return lambda run: None if is_range_test(run.evidence.plan) else find(run)
+    return lambda run: None if run.evidence.plan.purpose == "find_lr" else find(run)
 
 
 FINDERS: Mapping[str, Finder] = {

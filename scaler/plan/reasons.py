@@ -1,0 +1,70 @@
+"""Why the numbers of a plan are what they are: the sentences of ``Plan.reasons``."""
+
+from scaler.core.scale import Scaled
+from scaler.job import Job
+from scaler.plan.lengths import Lengths
+from scaler.plan.model import Plan
+
+
+def number_reasons(plan: Plan, job: Job, scaled: Scaled, lengths: Lengths) -> dict[str, str]:
+    """Return field name -> reason, of the fields that follow from the plan itself.
+
+    Args:
+        plan: the plan, complete but for its reasons and warnings.
+        job: what it is made from.
+        scaled: what the rule makes of the batch at the start of training.
+        lengths: of the training.
+    """
+    grows_at_once = any(0 < phase.start_samples < plan.num_samples for phase in plan.phases)
+    changed = "; ".join(f"{name} {reason}" for name, reason in scaled.reasons.items())
+    may_scale = plan.is_measured or ("noise_scale" in plan.reacts and plan.rule != "none")
+    scales = may_scale or any(phase.lr_ratio != 1.0 for phase in plan.phases)
+    same = "as in the reference; only the learning rate is scaled" if scales else "as in the reference"
+    return {
+        "total_samples": _total_reason(plan, job, lengths),
+        **_ema_reason(plan, job),
+        "batch_ratio": f"{plan.reference_batch_size} -> {plan.global_batch_size} samples, {_times(plan.batch_ratio)}",
+        "lr_ratio": f"{_times(plan.lr_ratio)}: {plan.rule_reason}",
+        "peak_lr": f"{plan.base_lr:g} x {plan.lr_ratio:g}"
+        + (f", times the measured gain of 1 to {plan.batch_ratio:.4g}" if plan.is_measured else ""),
+        "steps_per_epoch": f"{plan.num_samples} samples in steps of {plan.global_batch_size}"
+        + (", changing within the epoch" if grows_at_once else _rest_reason(plan)),
+        "optimizer": changed or same,
+    }
+
+
+def _rest_reason(plan: Plan) -> str:
+    """Return how the last samples of an epoch are used when they are fewer than a batch."""
+    rest = plan.num_samples % plan.global_batch_size
+    if not rest:
+        return ""
+    if plan.last_batch == "scale":
+        return f", the last of {rest} at peak_lr {plan.scaling.short_step(plan.phases[0], rest).peak_lr:.4g}"
+    return f"; {rest} left out" if plan.last_batch == "drop" else f"; {rest} carried into the next epoch"
+
+
+def _ema_reason(plan: Plan, job: Job) -> dict[str, str]:
+    if job.train.ema is None:
+        return {}
+    if not job.scale.co_scale.ema:
+        return {"ema_decay": "as in the reference, per step"}
+    power = "the measured gain" if plan.is_measured else f"{plan.batch_ratio:.4g}"
+    return {"ema_decay": f"{job.train.ema.decay:g} ** {power}: holds its memory in samples (Busbridge et al. 2023)"}
+
+
+def _total_reason(plan: Plan, job: Job, lengths: Lengths) -> str:
+    train = job.train
+    if train.epochs is not None:
+        asked = f"epochs: {train.epochs:g}"
+    else:
+        asked = (
+            f"steps: {train.steps}{lengths.both_readings(train)}"
+            if train.steps is not None
+            else f"samples: {train.samples}"
+        )
+        asked += f", {plan.total_samples / plan.num_samples:.3g} epochs"
+    return f"{asked} of the reference's samples; at most {plan.most_samples} of data" if plan.is_measured else asked
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.4g}x"
