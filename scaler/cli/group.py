@@ -18,7 +18,7 @@ COMMANDS = {
     "init": "Make a job folder that runs as it is.",
     "plan": "Show every number of a job, each with its reason; no cluster needed.",
     "submit": "Plan, run and report a job.",
-    "resume": "Go on with a run that was stopped, failed, or lost its driver.",
+    "resume": "Continue a run that was stopped, failed, or lost its driver.",
     "find-lr": "Find the learning rate: a range test on the real workers at the real batch.",
     "list": "List runs.",
     "report": "Report on a run.",

@@ -4,11 +4,11 @@ from shlex import quote
 
 import click
 
-from scaler.cli.follow import typed_name
 from scaler.cli.options import storage_option
 from scaler.errors import RunError
 from scaler.report.text.format import printable
 from scaler.runs import RunState, list_runs
+from scaler.runs.find import typed_name
 from scaler.runs.lease import present_state
 
 

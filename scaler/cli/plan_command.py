@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from scaler.cli.options import RecipeFacts, job_options, numbers, plan_for, recipe_facts, write_file
+from scaler.cli.options import job_options, numbers, write_file
 from scaler.cli.paths import UserPath
 from scaler.cli.terminal import show
 from scaler.core.nearest import did_you_mean
@@ -18,6 +18,7 @@ from scaler.job import Job, load_job
 from scaler.plan import Plan
 from scaler.plan.sizes import require_every_size
 from scaler.report.plan.variants import Refused
+from scaler.training.plan_job import RecipeFacts, plan_with_recipe, recipe_facts
 
 
 @click.command("plan")
@@ -76,6 +77,7 @@ def _outcomes(
     Raises:
         JobFileError: there is not one plan; the first one's reason.
     """
+    source, folder = str(job_path), job_path.parent.absolute()
     outcomes: list[Plan | Refused] = []
     facts: RecipeFacts | None = None
     job: Job | None = None
@@ -86,8 +88,10 @@ def _outcomes(
             try:
                 job, world_size = _job_at(size, job_path, [*overrides, *_rule_overrides(rule)])
                 asked = job.scale.max_workers
-                facts = recipe_facts(job, job_path=job_path) if facts is None else facts
-                whole, plan = plan_for(job, job_path=job_path, world_size=world_size, facts=facts)
+                facts = recipe_facts(job, source=source, recipe_folder=folder) if facts is None else facts
+                whole, plan = plan_with_recipe(
+                    job, source=source, recipe_folder=folder, world_size=world_size, facts=facts
+                )
                 if size is None:
                     require_every_size(whole, plan)
                 outcomes.append(plan)

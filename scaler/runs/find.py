@@ -70,3 +70,9 @@ def _made(folder: RunFolder) -> tuple[float, str]:
         return datetime.strptime(written[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp(), written
     except ValueError:
         return 0.0, written
+
+
+def typed_name(folder: RunFolder) -> str:
+    """Return what a person types to name a run: its id where it is in ``./runs``, else its path or URI."""
+    path = folder.path("")
+    return folder.run_id if path == f"runs/{folder.run_id}" else path

@@ -148,7 +148,7 @@ def test_no_command_shows_the_help_as_an_error(scaler_command: Scaler) -> None:
         (
             ["plan", JOB, "--html", "nosuch/plan.html"],
             "Error: nosuch/plan.html: cannot be written: No such file or directory.\n"
-            "  Give a file in a folder that is there.\n",
+            "  Give a file in a folder that exists.\n",
         ),
         (
             ["submit", JOB, "--workers", "0"],

@@ -81,7 +81,7 @@ def test_a_page_that_cannot_be_written_does_not_lose_the_result(find_lr: FindLr,
     assert code == 2
     assert err == (
         f"Error: {tmp_path}/no/range.html: cannot be written: No such file or directory.\n"
-        "  Give a file in a folder that is there.\n"
+        "  Give a file in a folder that exists.\n"
     )
     assert out.startswith("Range test of digits: 20 steps")
 

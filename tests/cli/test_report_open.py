@@ -65,4 +65,4 @@ def test_a_page_that_cannot_be_written_is_a_usage_error(
     for page, why in ((tmp_path / "nowhere" / "x.html", "No such file or directory"), (tmp_path, "Is a directory")):
         code, out, err = scaler_command("report", folder.uri, "--html", page)
         assert (code, out) == (2, "")
-        assert err == f"Error: {page}: cannot be written: {why}.\n  Give a file in a folder that is there.\n"
+        assert err == f"Error: {page}: cannot be written: {why}.\n  Give a file in a folder that exists.\n"

@@ -161,7 +161,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     assert code == 130
     assert out.startswith(f"{folder.run_id}  stopped\n")
     assert err.endswith(
-        f"\nReport: runs/{folder.run_id}/report.html\nGo on with: scaler resume {folder.run_id}\n\nInterrupted.\n"
+        f"\nReport: runs/{folder.run_id}/report.html\nContinue with: scaler resume {folder.run_id}\n\nInterrupted.\n"
     )
     assert folder.state().value == "stopped"
     assert not folder.exists(FILE)
@@ -174,7 +174,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     assert code == 0, err
     assert out.startswith(f"{folder.run_id}  succeeded\n")
     assert err.startswith("Plan of going\n")
-    assert f"\nRun {folder.run_id}: going on at {reached:,} of 3,000 samples\n" in err
+    assert f"\nRun {folder.run_id}: resuming at {reached:,} of 3,000 samples\n" in err
     assert_the_same_training(folder, calm)
     assert folder.names("") == sorted({*calm.names("")})  # no job-1.yaml, no driver.json
     assert folder.read("plan.json") == plan
@@ -268,7 +268,7 @@ def test_a_run_without_a_checkpoint_goes_on_from_the_start(scaler_command: Scale
     code, _, err = scaler_command("resume", "last", *HERE)
     folder = newest_run()
     assert code == 0
-    assert f"\nRun {folder.run_id}: there is no checkpoint, going on from the start\n" in err
+    assert f"\nRun {folder.run_id}: there is no checkpoint, starting at the first sample\n" in err
     assert_the_same_training(folder, calm)
 
 
@@ -293,7 +293,7 @@ def test_an_edited_job_is_shown_kept_and_used(scaler_command: Scaler, job: Path)
         "\n"
         "Plan of going\n"
     )
-    assert f"\nRun {folder.run_id}: going on at 300 of 4,000 samples\n" in err
+    assert f"\nRun {folder.run_id}: resuming at 300 of 4,000 samples\n" in err
     assert folder.read("job.yaml") == submitted
     edited = yaml.safe_load(folder.read("job-1.yaml"))
     assert (edited["reference"]["lr"], edited["train"]["epochs"]) == (0.02, 4.0)
@@ -382,7 +382,7 @@ def test_a_run_that_has_finished_has_nothing_left_but_a_longer_training(
     code, out, err = scaler_command("resume", calm.uri, *HERE)
     assert (code, err) == (
         0,
-        f"Run {calm.run_id} has finished; a longer training goes on: --set train.epochs=...\n"
+        f"Run {calm.run_id} has finished; to train longer: --set train.epochs=...\n"
         f"Report: calm/{calm.run_id}/report.html\n",
     )
     assert out == scaler_command("report", calm.uri).out
@@ -390,7 +390,7 @@ def test_a_run_that_has_finished_has_nothing_left_but_a_longer_training(
     assert calm.read("status.json") == before
     code, _, err = scaler_command("resume", calm.run_id, "--storage", "calm", *HERE, *options("train.epochs=4"))
     assert code == 0
-    assert f"\nRun {calm.run_id}: going on at 3,000 of 4,000 samples\n" in err
+    assert f"\nRun {calm.run_id}: resuming at 3,000 of 4,000 samples\n" in err
     assert calm.read_json("report.json")["totals"]["samples_seen"] == 4000
 
 
@@ -555,7 +555,7 @@ def test_a_checkpoint_that_is_damaged_is_told_and_passed_over(scaler_command: Sc
     assert code == 0, err
     reason = next(line for line in err.splitlines() if line.startswith("Passed over: ")).removeprefix("Passed over: ")
     assert "checkpoint 900 is torn: 4 bytes of " in reason
-    assert f"\nRun {folder.run_id}: going on at 600 of 3,000 samples\n" in err
+    assert f"\nRun {folder.run_id}: resuming at 600 of 3,000 samples\n" in err
     events = read_events(folder)
     (passed,) = [event for event in events if event["kind"] == "checkpoint_passed_over"]
     assert (passed["attempt"], passed["samples_seen"], passed["reason"]) == (1, 900, reason)

@@ -14,7 +14,12 @@ MODULES = {
     module.name: import_module(f"scaler.report.run.verdicts.{module.name}")
     for module in iter_modules(verdicts.__path__)
 }
-WORDING = {"restarts.SHOWN_ENDS", "loss.SHOWN_JUMPS", "data.SHOWN_RANKS", "recording.SHOWN_SINKS"}  # how many are listed
+WORDING = {
+    "restarts.SHOWN_ENDS",
+    "loss.SHOWN_JUMPS",
+    "data.SHOWN_RANKS",
+    "recording.SHOWN_SINKS",
+}  # how many are listed
 
 
 def assigned(source: str) -> list[str]:
