@@ -105,7 +105,7 @@ def test_a_document_that_is_not_there_is_an_error(folder: RunFolder) -> None:
         folder.read("plan.json")
     assert str(caught.value) == (
         f"run {folder.run_id} has no plan.json in {folder.path('')}.\n"
-        "  It is written when the run starts; scaler list shows the runs that there are."
+        "  It is written when the run starts; scaler list shows the existing runs."
     )
 
 
@@ -343,7 +343,7 @@ def test_a_storage_that_nothing_here_can_reach_is_an_error(use: Any) -> None:
         use("nosuch://bucket/runs")
     assert str(caught.value) == (
         "nosuch://bucket/runs: cannot be reached: Protocol not known: nosuch.\n"
-        "  Use a folder or a URI of a kind that fsspec knows, and install what it asks for."
+        "  Use a folder or a URI that fsspec knows, and install the package that it asks for."
     )
 
 
@@ -446,7 +446,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, folder: RunFolder, call: str, error:
     monkeypatch.setattr(type(filesystem), call, refused)
 
 
-FULL = "Make room there, or see to the storage."
+FULL = "Free space there, or check the storage."
 NO_LOGIN = "Set its credentials to those of an account that may read and write there."
 
 
@@ -495,7 +495,7 @@ def test_a_document_that_the_storage_does_not_give_is_an_error(
         folder.read("plan.json")
     assert str(caught.value) == (
         f"run {folder.run_id}: plan.json cannot be read in {folder.path('')}: Input/output error.\n"
-        "  See to the storage, then try again."
+        "  Check the storage, then try again."
     )
 
 
@@ -593,7 +593,7 @@ def test_only_files_are_read_and_appended_to(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_file_of_an_insane_size_is_not_read(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scaler.runs.folder.LOG_BYTES", 30)
+    monkeypatch.setattr("scaler.runs.files.LOG_BYTES", 30)
     folder.write("plan.json", "x" * 31)
     folder.append_json("events.jsonl", [{"text": "x" * 31}])
     told = (
@@ -631,7 +631,7 @@ def test_a_second_that_is_full_of_runs_is_an_error(tmp_path: Path, monkeypatch: 
     with pytest.raises(RunError) as caught:
         RunFolder.create(str(tmp_path), name="digits", now=NOON)
     assert str(caught.value) == (
-        f"storage = {tmp_path}: no run can be made there: 100 runs of this second are there already.\n"
+        f"storage = {tmp_path}: no run can be made there: 100 runs of this second exist already.\n"
         "  Set storage to a folder that can be written."
     )
 

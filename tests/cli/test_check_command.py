@@ -218,7 +218,7 @@ def test_a_baseline_is_of_the_same_job(
 REFUSED = [
     (
         [],
-        f"scaler check {RUN} is given nothing to check.\n"
+        f"scaler check {RUN} has no limit to check.\n"
         "  Give one or more of --min-efficiency, --max-loss, --min-accuracy, --min-eval, --max-eval, "
         "--min-samples-per-s, --max-wall-s, --max-cost, --no-verdict.",
     ),
@@ -255,7 +255,7 @@ REFUSED = [
     ),
     (
         ["--baseline", RUN, "--max-loss", "1"],
-        f"--baseline {RUN} is for efficiency alone.\n  Give --min-efficiency X with it.",
+        f"--baseline {RUN} is used by --min-efficiency only.\n  Give --min-efficiency X with it.",
     ),
 ]
 

@@ -450,7 +450,7 @@ def test_init_overwrites_nothing(scaler_command: Scaler, tmp_path: Path, name: s
     assert scaler_command("init", tmp_path) == (
         2,
         "",
-        f"Error: {tmp_path}/{name} is there already.\n  Give a new folder; nothing was written.\n",
+        f"Error: {tmp_path}/{name} exists already.\n  Give a new folder; nothing was written.\n",
     )
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"
@@ -460,7 +460,10 @@ def test_init_where_a_file_is(scaler_command: Scaler, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code, out, err = scaler_command("init", tmp_path / "file" / "mine")
     assert (code, out) == (2, "")
-    assert err == f"Error: {tmp_path}/file/mine: cannot be written: Not a directory.\n  Give a folder that can be.\n"
+    assert (
+        err
+        == f"Error: {tmp_path}/file/mine: cannot be written: Not a directory.\n  Give a folder that can be written.\n"
+    )
 
 
 def test_the_schema_takes_jobs_and_refuses_others(scaler_command: Scaler, tmp_path: Path) -> None:

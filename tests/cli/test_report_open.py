@@ -55,7 +55,7 @@ def test_where_there_is_no_browser_the_page_is_named(
     monkeypatch.setattr("webbrowser._tryorder", [])
     page = tmp_path / "page.html"
     code, out, err = scaler_command("report", folder.uri, "--open", "--html", page)
-    assert (code, out, err) == (0, "", f"There is no browser here. The page is: {page}\n")
+    assert (code, out, err) == (0, "", f"No browser was found. The page is: {page}\n")
     assert page.exists()
 
 

@@ -220,7 +220,7 @@ def test_a_driver_that_was_killed_is_followed_at_once(scaler_command: Scaler, jo
     gone = f"process {lease['pid']} on {lease['host']}, last seen {seen:%Y-%m-%d %H:%M:%S} UTC"
     assert scaler_command("list", "--storage", "runs") == (
         0,
-        f"{folder.run_id}  lost  nobody runs it ({gone}): scaler resume {folder.run_id}\n",
+        f"{folder.run_id}  lost  no process runs it ({gone}): scaler resume {folder.run_id}\n",
         "",
     )
     code, out, err = scaler_command("report", folder.run_id, "--json")
@@ -401,8 +401,8 @@ def test_a_run_that_is_driven_is_left_alone(scaler_command: Scaler, job: Path) -
     code, out, err = scaler_command("resume", "last", *HERE)
     assert (code, out) == (5, "")
     assert err == (
-        f"Error: run {folder.run_id} is being driven by process 77 on elsewhere, seen 12 s ago.\n"
-        "  Stop it first (Ctrl-C there), or wait 60 s after it is gone.\n"
+        f"Error: run {folder.run_id} is being run by process 77 on elsewhere, seen 12 s ago.\n"
+        "  Stop it first (Ctrl-C there), or wait 60 s after it has ended.\n"
     )
     assert folder.read_json(FILE)["beat"] == beat
 
@@ -438,7 +438,7 @@ def test_a_run_that_is_taken_over_ends_and_writes_nothing_more(
         5,
         "",
         f"Error: run {folder.run_id} was taken over by process 77 on elsewhere.\n"
-        "  It goes on there; this process has let go of it.\n",
+        "  The run continues there; this process writes nothing more to it.\n",
     )
     status = folder.read_json("status.json")
     assert (status["state"], status["note"]) == ("running", "theirs")
@@ -543,7 +543,7 @@ def test_a_job_that_the_report_needs_is_missed_before_anything_is_trained(scaler
         5,
         "",
         f"Error: run {folder.run_id} has no job.yaml in runs/{folder.run_id}.\n"
-        "  It is written when the run starts; scaler list shows the runs that there are.\n",
+        "  It is written when the run starts; scaler list shows the existing runs.\n",
     )
 
 
@@ -612,7 +612,7 @@ def test_a_driver_that_was_stopped_while_another_finished_its_run_writes_nothing
         5,
         "",
         f"Error: run {folder.run_id} was taken over: its {FILE} is gone.\n"
-        "  Another process went on with it, or somebody changed that file; this process has let go of it.\n",
+        "  Another process resumed the run, or the file was changed; this process writes nothing more to it.\n",
     )
     assert folder.state().value == "succeeded"
     assert {event["samples_seen"] for event in read_events(folder) if "samples_seen" in event} <= set(range(600))
@@ -701,7 +701,7 @@ def test_storage_that_fills_up_ends_the_run_with_its_reason(
     def full(folder: RunFolder, name: str, data: bytes) -> None:
         appended.append(name)
         if len(appended) > 1:
-            with folder._told(name, "written"):
+            with folder._errors(name, "written"):
                 raise OSError(28, "No space left on device")
         append(folder, name, data)
 
@@ -713,7 +713,7 @@ def test_storage_that_fills_up_ends_the_run_with_its_reason(
         [
             f"Error: run {folder.run_id}: events.jsonl cannot be written in runs/{folder.run_id}: No space left on "
             "device.",
-            "  Make room there, or see to the storage.",
+            "  Free space there, or check the storage.",
         ],
     )
     assert folder.state().value == "failed"
