@@ -44,7 +44,7 @@ def gone() -> int:
     return process.pid
 
 
-def test_a_claim_says_who_drives_and_is_given_back(folder: RunFolder) -> None:
+def test_a_claim_names_the_driver_and_is_released(folder: RunFolder) -> None:
     with Lease.claim(folder) as held:
         found = read_lease(folder)
         assert found is not None
@@ -61,7 +61,7 @@ def test_it_is_given_back_in_an_error_too(folder: RunFolder) -> None:
     assert not folder.exists(FILE)
 
 
-def test_a_run_that_is_driven_is_not_claimed(folder: RunFolder) -> None:
+def test_a_run_that_another_process_runs_is_not_claimed(folder: RunFolder) -> None:
     with Lease.claim(folder):
         with pytest.raises(RunError) as caught:
             Lease.claim(folder)
@@ -281,7 +281,7 @@ def test_a_process_of_this_machine_that_is_there_holds_its_run_however_long_it_i
     "values",
     [
         {"born": "another start of this machine 17"},  # its number went to a later process
-        {"place": "/where/the/original/is"},  # a copy: whoever drives the original does not drive this
+        {"place": "/where/the/original/is"},  # a copy: the driver of the original does not run this one
         {"host": "elsewhere"},
         {"namespace": "pid:[1]"},
         {"pid": 2**70},
@@ -415,7 +415,7 @@ def test_a_folder_that_was_removed_and_written_to_again_is_not_one_that_was_take
 # What a reader says of a run.
 
 
-def test_a_run_that_somebody_drives_has_the_state_that_was_written(folder: RunFolder) -> None:
+def test_a_run_with_a_driver_has_the_state_that_was_written(folder: RunFolder) -> None:
     with Lease.claim(folder):
         for state in (RunState.STARTING, RunState.RUNNING):
             folder.set_state(state)
@@ -441,7 +441,7 @@ def test_a_run_without_an_end_and_without_a_driver_is_lost(folder: RunFolder) ->
         ({"host": "elsewhere", "ago": 5}, False),
         ({"host": "elsewhere", "ago": 300}, True),
         ({"pid": os.getpid(), "ago": 300}, False),  # asleep, and still there
-        ({"pid": os.getpid(), "place": "/elsewhere/run"}, True),  # a copy of a run that is driven
+        ({"pid": os.getpid(), "place": "/elsewhere/run"}, True),  # a copy of a run that has a driver
     ],
 )
 def test_a_driver_is_gone_when_its_process_is_or_when_it_has_long_been_silent(

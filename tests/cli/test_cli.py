@@ -286,7 +286,7 @@ def test_a_job_that_is_wrong_whatever_the_rule_is_an_error(scaler_command: Scale
     assert outcome.code == 2
 
 
-def test_the_page_of_plans_is_written_and_nothing_else_said(scaler_command: Scaler, tmp_path: Path) -> None:
+def test_the_page_of_plans_is_written_and_nothing_is_printed(scaler_command: Scaler, tmp_path: Path) -> None:
     page = tmp_path / "plan.html"
     assert scaler_command("plan", JOB, "--html", page) == (0, "", "")
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
@@ -497,7 +497,7 @@ def test_runs_are_listed(scaler_command: Scaler, tmp_path: Path, digits: Callabl
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "text"),
     [
         ("plan.json", "{}", "plan.json is not a plan: 'schema_version'."),
         ("plan.json", "{", "plan.json is not JSON: "),
@@ -508,14 +508,14 @@ def test_runs_are_listed(scaler_command: Scaler, tmp_path: Path, digits: Callabl
     ],
 )
 def test_a_run_that_was_altered_exits_5(
-    scaler_command: Scaler, tmp_path: Path, digits: Callable[..., Job], name: str, content: str, said: str
+    scaler_command: Scaler, tmp_path: Path, digits: Callable[..., Job], name: str, content: str, text: str
 ) -> None:
     folder = made_run(tmp_path, digits())
     folder.write(name, content)
     code, out, err = scaler_command("report", folder.run_id, "--storage", tmp_path)
     assert (code, out) == (5, "")
     assert err.startswith("Error: ")
-    assert said in err
+    assert text in err
 
 
 def test_a_run_of_which_some_records_cannot_be_read_is_reported_without_them(

@@ -1,4 +1,4 @@
-"""``scaler report RUN --open``: in the browser that BROWSER names, and what is said where there is none."""
+"""``scaler report RUN --open``: in the browser that BROWSER names, and the message where there is none."""
 
 from pathlib import Path
 

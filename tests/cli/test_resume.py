@@ -1,4 +1,4 @@
-"""``scaler resume`` as people type it, one worker in this process: stdout, stderr and exit code whole."""
+"""``scaler resume`` with one worker in this process: the whole stdout, stderr and exit code."""
 
 import json
 import os
@@ -44,17 +44,17 @@ def build(trouble="none", at_call=60, marker="", samples=1000, api_key=""):
     inputs = torch.randn(samples, 4, generator=generator)
     data = TensorDataset(inputs, (inputs.sum(1) > 0).long())
     calls = -1  # one batch is evaluated before the first step
-    struck = False
+    is_triggered = False
 
     def loss(model, batch):
-        nonlocal calls, struck
+        nonlocal calls, is_triggered
         calls += 1
-        if struck:
-            time.sleep(0.01)  # until somebody asks
+        if is_triggered:
+            time.sleep(0.01)  # until the run is asked to stop
         if calls == at_call and trouble != "none" and not Path(marker).exists():
             Path(marker).touch()
-            struck = True
-            strike(trouble)
+            is_triggered = True
+            make_trouble(trouble)
         return cross_entropy(model(batch[0]), batch[1])
 
     return scaler.Recipe(
@@ -66,7 +66,7 @@ def build(trouble="none", at_call=60, marker="", samples=1000, api_key=""):
     )
 
 
-def strike(trouble):
+def make_trouble(trouble):
     if trouble == "ctrl_c":
         signal.raise_signal(signal.SIGINT)
     elif trouble == "ctrl_c twice":
@@ -129,8 +129,8 @@ def weights(folder: RunFolder) -> dict[str, Any]:
     return values
 
 
-def rates(folder: RunFolder) -> list[tuple[int, float]]:
-    """The rate of every step whose work is in the weights."""
+def lrs(folder: RunFolder) -> list[tuple[int, float]]:
+    """``samples_seen`` and learning rate of every step that is in the weights."""
     records = read_records(folder).to_pylist()
     return sorted((record["samples_seen"], record["lr"]) for record in records if not record["lost"])
 
@@ -140,12 +140,12 @@ def assert_the_same_training(resumed: RunFolder, calm: RunFolder) -> None:
     ours, theirs = weights(resumed), weights(calm)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert rates(resumed) == rates(calm)
+    assert lrs(resumed) == lrs(calm)
 
 
 @pytest.fixture
 def calm(scaler_command: Scaler, job: Path) -> RunFolder:
-    """The same training without any trouble, in a storage of its own."""
+    """The same training without trouble, in a storage of its own."""
     code, _, err = scaler_command("submit", job, *HERE, "--quiet", "--set", "storage=calm")
     assert code == 0, err
     (folder,) = list_runs("calm")
@@ -153,7 +153,7 @@ def calm(scaler_command: Scaler, job: Path) -> RunFolder:
 
 
 @pytest.mark.parametrize("trouble", ["ctrl_c", "sigterm", "sighup"])
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
+def test_a_stopped_run_resumes_and_ends_with_the_same_weights(
     scaler_command: Scaler, job: Path, calm: RunFolder, trouble: str
 ) -> None:
     code, out, err = scaler_command("submit", job, *HERE, *options(f"recipe_args.trouble={trouble}"))
@@ -202,7 +202,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     )
 
 
-def test_a_driver_that_was_killed_is_followed_at_once(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
+def test_a_run_whose_driver_was_killed_resumes_at_once(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
     command = [
         SCALER,
         "submit",
@@ -239,7 +239,7 @@ def test_a_driver_that_was_killed_is_followed_at_once(scaler_command: Scaler, jo
     assert not folder.exists(FILE)
 
 
-def test_a_second_interrupt_ends_it_at_once_and_it_goes_on_from_before(
+def test_a_second_interrupt_ends_a_run_at_once_and_it_resumes_from_its_checkpoint(
     scaler_command: Scaler, job: Path, calm: RunFolder
 ) -> None:
     code, _, _ = scaler_command("submit", job, *HERE, "--quiet", *options("recipe_args.trouble=ctrl_c twice"))
@@ -250,7 +250,7 @@ def test_a_second_interrupt_ends_it_at_once_and_it_goes_on_from_before(
     assert_the_same_training(folder, calm)
 
 
-def test_a_run_that_failed_goes_on_when_its_cause_is_mended(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
+def test_a_failed_run_resumes_when_the_cause_is_fixed(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
     code, _, err = scaler_command("submit", job, *HERE, "--quiet", *options("recipe_args.trouble=raise"))
     folder = newest_run()
     assert (code, folder.state().value) == (4, "failed")
@@ -262,7 +262,7 @@ def test_a_run_that_failed_goes_on_when_its_cause_is_mended(scaler_command: Scal
     assert_the_same_training(folder, calm)
 
 
-def test_a_run_without_a_checkpoint_goes_on_from_the_start(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
+def test_a_run_without_a_checkpoint_starts_again(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
     early = options("recipe_args.trouble=raise", "recipe_args.at_call=5")
     assert scaler_command("submit", job, *HERE, "--quiet", *early).code == 4
     code, _, err = scaler_command("resume", "last", *HERE)
@@ -279,7 +279,7 @@ def stopped_run(scaler_command: Scaler, job: Path, *overrides: str) -> RunFolder
     return newest_run()
 
 
-def test_an_edited_job_is_shown_kept_and_used(scaler_command: Scaler, job: Path) -> None:
+def test_changes_of_the_job_are_shown_saved_and_used(scaler_command: Scaler, job: Path) -> None:
     folder = stopped_run(scaler_command, job)
     submitted = folder.read("job.yaml")
     edit = options("reference.lr=0.02", "train.epochs=4", "schedule.final_fraction=0.1")
@@ -316,7 +316,7 @@ def test_an_edited_job_is_shown_kept_and_used(scaler_command: Scaler, job: Path)
     assert folder.read_json("report.json")["totals"]["samples_seen"] == 5000
 
 
-def test_an_edited_job_file_is_taken_too(scaler_command: Scaler, job: Path) -> None:
+def test_an_edited_job_file_is_used(scaler_command: Scaler, job: Path) -> None:
     folder = stopped_run(scaler_command, job)
     job.write_text(job.read_text().replace("epochs: 3", "epochs: 2"))
     code, _, err = scaler_command("resume", "last", "--job", job, *HERE)
@@ -365,7 +365,7 @@ def test_an_edited_job_file_is_taken_too(scaler_command: Scaler, job: Path) -> N
         (options("train.epochs"), 2, "--set train.epochs is not KEY=VALUE.\n  Such as --set train.epochs=3.\n"),
     ],
 )
-def test_what_the_run_cannot_bear_is_refused_and_nothing_is_written(
+def test_a_change_that_the_run_cannot_take_is_refused_and_nothing_is_written(
     scaler_command: Scaler, job: Path, arguments: list[str], code: int, text: str
 ) -> None:
     folder = stopped_run(scaler_command, job)
@@ -375,9 +375,7 @@ def test_what_the_run_cannot_bear_is_refused_and_nothing_is_written(
     assert {name: folder.read(name) for name in folder.names("") if "." in name} == before
 
 
-def test_a_run_that_has_finished_has_nothing_left_but_a_longer_training(
-    scaler_command: Scaler, calm: RunFolder
-) -> None:
+def test_a_finished_run_can_only_be_trained_longer(scaler_command: Scaler, calm: RunFolder) -> None:
     before = calm.read("status.json")
     code, out, err = scaler_command("resume", calm.uri, *HERE)
     assert (code, err) == (
@@ -394,7 +392,7 @@ def test_a_run_that_has_finished_has_nothing_left_but_a_longer_training(
     assert calm.read_json("report.json")["totals"]["samples_seen"] == 4000
 
 
-def test_a_run_that_is_driven_is_left_alone(scaler_command: Scaler, job: Path) -> None:
+def test_a_run_that_another_process_runs_is_not_touched(scaler_command: Scaler, job: Path) -> None:
     folder = stopped_run(scaler_command, job)
     beat = time.time() - 12
     folder.write_json(FILE, {"token": "t", "host": "elsewhere", "pid": 77, "beat": beat})
@@ -407,7 +405,7 @@ def test_a_run_that_is_driven_is_left_alone(scaler_command: Scaler, job: Path) -
     assert folder.read_json(FILE)["beat"] == beat
 
 
-def test_two_who_resume_at_one_moment_do_not_both_train(scaler_command: Scaler, job: Path) -> None:
+def test_of_two_processes_that_resume_at_once_one_trains(scaler_command: Scaler, job: Path) -> None:
     folder = stopped_run(scaler_command, job)
     command = [SCALER, "resume", "last", *HERE, "--quiet"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -417,7 +415,7 @@ def test_two_who_resume_at_one_moment_do_not_both_train(scaler_command: Scaler, 
     assert len([event for event in read_events(folder) if event["kind"] == "resumed"]) == 1
 
 
-def test_a_run_that_is_taken_over_ends_and_writes_nothing_more(
+def test_a_process_that_lost_its_run_ends_and_writes_nothing_more(
     scaler_command: Scaler, job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scaler.runs.lease.BEAT_S", 0.05)
@@ -461,7 +459,7 @@ def test_a_folder_that_was_copied_elsewhere_is_reported_and_goes_on_there(
         "  Give a job file that lies beside a recipe of yours: scaler resume 'copies/a copy' --job JOB\n",
     )
     trouble = options("recipe_args.trouble=ctrl_c twice")
-    for _ in range(2):  # the second time it lies where it went on
+    for _ in range(2):  # the second time the folder is where the run resumed
         code, _, err = scaler_command("resume", "copies/a copy", "--job", job, *HERE, "--quiet", *trouble)
         assert (code, err.splitlines()[-1]) == (0, "Report: copies/a copy/report.html")
         trouble = []
@@ -490,8 +488,8 @@ def test_code_that_came_with_a_run_is_not_run(
     code.mkdir()
     (code / "recipe_resume.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n" + RECIPE)
     (tmp_path / "code").symlink_to(code)
-    told = {key: value and value.format(folder=folder.uri) for key, value in edit.items()}
-    status = {**folder.read_json("status.json"), **told}
+    changed = {key: value and value.format(folder=folder.uri) for key, value in edit.items()}
+    status = {**folder.read_json("status.json"), **changed}
     folder.write_json("status.json", {key: value for key, value in status.items() if value is not None})
     assert scaler_command("resume", "last", *HERE, "--quiet") == (
         2,
@@ -547,7 +545,7 @@ def test_a_job_that_the_report_needs_is_missed_before_anything_is_trained(scaler
     )
 
 
-def test_a_checkpoint_that_is_damaged_is_told_and_passed_over(scaler_command: Scaler, job: Path) -> None:
+def test_a_damaged_checkpoint_is_reported_and_skipped(scaler_command: Scaler, job: Path) -> None:
     folder = stopped_run(scaler_command, job, "recipe_args.at_call=100")
     assert committed(folder) == [300, 600, 900]
     folder.write("checkpoints/000000000000900.pt", b"torn")
@@ -575,19 +573,19 @@ def test_attempts_are_not_counted_anew_where_the_events_are_lost(scaler_command:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "change"),
     [
         (["reference.lr=0.5"], "reference.lr = 0.5"),
         (["train.epochs=2", "schedule.final_fraction=0.1"], "schedule.final_fraction = 0.1, train.epochs = 2"),
     ],
 )
 def test_changes_of_a_training_that_is_over_are_not_ignored(
-    scaler_command: Scaler, calm: RunFolder, overrides: list[str], told: str
+    scaler_command: Scaler, calm: RunFolder, overrides: list[str], change: str
 ) -> None:
     assert scaler_command("resume", calm.uri, *HERE, *options(*overrides)) == (
         2,
         "",
-        f"Error: run {calm.run_id} has finished its training; {told} would change nothing.\n"
+        f"Error: run {calm.run_id} has finished its training; {change} would change nothing.\n"
         "  Give a longer training: --set train.epochs=...\n",
     )
 
