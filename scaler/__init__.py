@@ -1,8 +1,10 @@
 """Take a model tuned once, on one worker, and train it on any number of workers with the learning rate right.
 
-For ``scaler submit``: ``Recipe``, ``all_gather`` for its loss, ``load_job``, ``make_plan``. For one's own loop, without
-Ray: ``scale_lr``, ``Schedule`` with ``Warmup`` and ``shapes``, and ``SampleScheduler``, which writes them into a torch
-optimizer. In a notebook: ``read_run`` and ``read_runs``, for runs as pandas frames.
+Run jobs, as the command line does: ``submit``, ``resume``, ``find_lr``, and ``plan_job`` for the plan alone. Read runs:
+``read_run`` and ``read_runs`` (pandas frames), ``compare``. Write a job: ``Recipe``, ``all_gather`` for its loss,
+``load_job``, ``Job``, ``make_plan``, ``Plan``. Write your own training loop, without Ray: ``scale_lr``, ``Schedule``
+with ``Warmup`` and ``shapes``, and ``SampleScheduler``, which writes them into a torch optimizer. Every error is a
+``ScalerError``.
 
 Importing this loads none of torch, Ray, pydantic, numpy or pandas; each public name loads what it needs when it is
 first used.
@@ -12,51 +14,98 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 __all__ = [
+    "ClusterError",
+    "Job",
+    "JobFileError",
+    "Plan",
+    "PlanError",
     "Recipe",
+    "RecipeError",
+    "Run",
+    "RunError",
     "SampleScheduler",
     "ScaledLR",
+    "ScalerError",
     "Schedule",
+    "TrainingError",
     "Warmup",
     "__version__",
     "all_gather",
+    "compare",
+    "find_lr",
     "load_job",
     "make_plan",
+    "plan_job",
     "read_run",
     "read_runs",
+    "resume",
     "scale_lr",
     "shapes",
+    "submit",
 ]
 
 TYPE_CHECKING = False  # typing's own takes milliseconds to import, in which Ctrl-C would show a traceback
 if TYPE_CHECKING:
     from scaler import shapes
+    from scaler.api.compare import compare
+    from scaler.api.find_lr import find_lr
+    from scaler.api.resume import resume
+    from scaler.api.submit import submit
     from scaler.core.scale_lr import ScaledLR, scale_lr
     from scaler.core.schedules import Schedule, Warmup
-    from scaler.job import load_job
-    from scaler.notebook import read_run, read_runs
-    from scaler.plan import make_plan
+    from scaler.errors import (
+        ClusterError,
+        JobFileError,
+        PlanError,
+        RecipeError,
+        RunError,
+        ScalerError,
+        TrainingError,
+    )
+    from scaler.job import Job, load_job
+    from scaler.notebook import Run, read_run, read_runs
+    from scaler.plan import Plan, make_plan
     from scaler.training.gradients.gather import all_gather
-    from scaler.training.optimizer.scheduler import SampleScheduler
+    from scaler.training.plan_job import plan_job
     from scaler.training.recipe import Recipe
 
-_HOMES = {
+_MODULES = {
+    "ClusterError": "scaler.errors",
+    "Job": "scaler.job",
+    "JobFileError": "scaler.errors",
+    "Plan": "scaler.plan",
+    "PlanError": "scaler.errors",
     "Recipe": "scaler.training.recipe",
+    "RecipeError": "scaler.errors",
+    "Run": "scaler.notebook",
+    "RunError": "scaler.errors",
     "SampleScheduler": "scaler.training.optimizer.scheduler",
     "ScaledLR": "scaler.core.scale_lr",
+    "ScalerError": "scaler.errors",
     "Schedule": "scaler.core.schedules",
+    "TrainingError": "scaler.errors",
     "Warmup": "scaler.core.schedules",
     "all_gather": "scaler.training.gradients.gather",
+    "compare": "scaler.api.compare",
+    "find_lr": "scaler.api.find_lr",
     "load_job": "scaler.job",
     "make_plan": "scaler.plan",
+    "plan_job": "scaler.training.plan_job",
     "read_run": "scaler.notebook",
     "read_runs": "scaler.notebook",
+    "resume": "scaler.api.resume",
     "scale_lr": "scaler.core.scale_lr",
+    "submit": "scaler.api.submit",
 }
 
 
 def __getattr__(name: str) -> object:
     if name == "shapes":
         return import_module("scaler.shapes")
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'scaler' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

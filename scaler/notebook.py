@@ -1,14 +1,12 @@
 """Runs in a notebook: ``scaler.read_run("last")`` has everything of a run as pandas frames, and shows itself.
 
-Only here is pandas imported.
+Only this module uses pandas, which it loads when the first frame is asked for.
 """
 
+import os
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from scaler.errors import RunError
 from scaler.metrics.events import to_dict
@@ -24,6 +22,9 @@ from scaler.report.text.format import number, plural, seconds
 from scaler.runs import RunFolder, find_run, list_runs
 from scaler.runs.lease import present_state
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SPARK_WIDTH, SPARK_HEIGHT = 320, 80  # CSS pixels of the small curve
 
 
@@ -31,7 +32,8 @@ class Run:
     """One run, as it was when each part of it was first asked for.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
+        report: the run's report; None: it is made from what is in the folder now.
 
     Example:
         run = scaler.read_run("last")
@@ -40,9 +42,9 @@ class Run:
         run.records.groupby("rank").step_time_s.median()
     """
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
-        self.report: Report = read_report(folder)
+    def __init__(self, folder: RunFolder, *, report: Report | None = None) -> None:
+        self.folder = folder
+        self.report: Report = read_report(folder) if report is None else report
 
     @property
     def run_id(self) -> str:
@@ -55,17 +57,17 @@ class Run:
         return Plan.from_dict(self.report.plan)
 
     @cached_property
-    def records(self) -> pd.DataFrame:
+    def records(self) -> "pd.DataFrame":
         """A row for each worker and step, as measured; ``lost``: a later attempt did that work again.
 
         The columns are those of ``scaler.metrics.record.Record``, with their units. A run of many millions of records
         wants as much memory as they take: about 150 bytes each.
         """
-        frame: pd.DataFrame = read_records(self._folder).to_pandas()
+        frame: pd.DataFrame = read_records(self.folder).to_pandas()
         return frame.sort_values(["attempt", "samples_seen", "rank"], ignore_index=True)
 
     @cached_property
-    def steps(self) -> pd.DataFrame:
+    def steps(self) -> "pd.DataFrame":
         """A row for each step that is in the final weights, by ``samples_seen``: what the report is made of.
 
         ``loss_mean`` is over ranks, by the loss's weight, NaN where any rank's loss was no number; ``loss_weight`` is
@@ -74,7 +76,10 @@ class Run:
         ``step_time_s`` is the slowest rank's, ``step_time_mean_s``, ``compute_s``, ``data_wait_s`` and ``sync_wait_s``
         are means over ranks; ``samples`` and ``samples_per_s``, which is over ``step_time_mean_s``, are of all workers.
         """
-        arrays = with_records(self._folder, lambda metrics: make_step_arrays(metrics.records, metrics.events))
+        import numpy as np
+        import pandas as pd
+
+        arrays = with_records(self.folder, lambda metrics: make_step_arrays(metrics.records, metrics.events))
         kept, memory = arrays.kept, arrays.cells["peak_memory_gib"]
         return pd.DataFrame(
             {
@@ -96,30 +101,38 @@ class Run:
         )
 
     @cached_property
-    def events(self) -> pd.DataFrame:
+    def events(self) -> "pd.DataFrame":
         """A row for each event, in the order in which they were written; ``time`` is in UTC.
 
         The columns are the fields of all kinds, see ``scaler.metrics.events``; an event has NaN or None in those of
         other kinds. Events of a kind that only a newer scaler knows are there, too.
         """
-        frame = pd.DataFrame([to_dict(event) for event in read_events(self._folder)])
+        import pandas as pd
+
+        frame = pd.DataFrame([to_dict(event) for event in read_events(self.folder)])
         if "time" in frame:
             frame["time"] = pd.to_datetime(frame["time"], unit="s", utc=True)
         return frame
 
     @property
-    def workers(self) -> pd.DataFrame:
+    def workers(self) -> "pd.DataFrame":
         """A row for each worker, as the report has it."""
+        import pandas as pd
+
         return pd.json_normalize([dict(row) for row in self.report.to_dict()["workers"]])
 
     @property
-    def attempts(self) -> pd.DataFrame:
-        """A row for each life of the worker group, as the report has it."""
+    def attempts(self) -> "pd.DataFrame":
+        """A row for each attempt, as the report has it."""
+        import pandas as pd
+
         return pd.DataFrame(self.report.to_dict()["attempts"])
 
     @property
-    def evals(self) -> pd.DataFrame:
+    def evals(self) -> "pd.DataFrame":
         """A row for each evaluation, by ``samples_seen``."""
+        import pandas as pd
+
         series = self.report.series
         places = {"samples_seen": series.eval_samples_seen, "elapsed_s": series.eval_elapsed_s}
         return pd.DataFrame({**places, **{f"eval.{name}": values for name, values in series.evals.items()}})
@@ -143,30 +156,43 @@ class Run:
         )
 
 
-def read_run(run: str, *, storage: str = "runs") -> Run:
-    """Return a run for a notebook or a script.
+RunLike = str | os.PathLike[str] | Run
+
+
+def read_run(run: RunLike, *, storage: str | os.PathLike[str] = "runs") -> Run:
+    """Return a run, for a notebook or a script, with its report as it is now.
 
     Args:
-        run: its folder or URI, its id below ``storage``, or ``last``.
+        run: its id below ``storage``, its folder or URI, ``last``, or a ``Run``, which is read again.
         storage: the folder or URI that holds runs.
 
     Raises:
         RunError: there is no such run, or it cannot be read.
     """
-    return Run(find_run(str(run), storage=str(storage)))
+    return Run(run_folder(run, storage=storage))
 
 
-def read_runs(storage: str = "runs") -> pd.DataFrame:
+def run_folder(run: RunLike, *, storage: str | os.PathLike[str]) -> RunFolder:
+    """Return the folder of a run that a caller names; arguments and errors as ``read_run`` has them."""
+    return run.folder if isinstance(run, Run) else find_run(os.fspath(run), storage=os.fspath(storage))
+
+
+def read_runs(storage: str | os.PathLike[str] = "runs") -> "pd.DataFrame":
     """Return a row for each run below a storage, the oldest first: ``run_id``, ``state``, and when it began and ended.
 
-    Only each run's status is read, so that it is quick with many of them. The state is ``lost`` where the run's driver
-    ended without an end, and ``unreadable`` where its status cannot be read.
+    Only the status of each run is read, so this is fast for many runs. The state is ``lost`` where the run's driver is
+    gone and wrote no final state, and ``unreadable`` where the status cannot be read. Times are in UTC.
+
+    Args:
+        storage: the folder or URI that holds runs.
 
     Raises:
         RunError: the storage cannot be read.
     """
+    import pandas as pd
+
     rows: list[Mapping[str, Any]] = []
-    for folder in list_runs(str(storage)):
+    for folder in list_runs(os.fspath(storage)):
         try:
             status, state = folder.read_json("status.json"), present_state(folder)[0].value
         except RunError:

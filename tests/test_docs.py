@@ -2,9 +2,11 @@
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+from test_language import RETIRED
 
 from scaler.cli import COMMANDS
 
@@ -37,7 +39,76 @@ def test_the_tree_names_every_package() -> None:
     assert {"jobs", "benchmarks", "docs", "tests"} <= named
 
 
-def test_the_report_shown_has_the_lines_that_a_report_has() -> None:
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+ENVIRONMENT = (ROOT / "docs/environment.md").read_text()
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_every_file_that_a_page_names_exists(page: str) -> None:
+    named = re.findall(r"`((?:scaler|tests|docs|jobs|benchmarks)/[\w./]+)`", (ROOT / page).read_text())
+    assert len(named) > 3
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def packages() -> list[str]:
+    return sorted(path.parent.name for path in (ROOT / "scaler").glob("*/__init__.py"))
+
+
+def test_every_package_is_in_the_map_and_in_the_layers() -> None:
+    table = CONTRIBUTING.split("\n## The packages\n")[1].split("\n## ")[0]
+    assert sorted(re.findall(r"^\| `scaler/(\w+)/`", table, flags=re.MULTILINE)) == packages()
+    drawn = ARCHITECTURE.split("\n## The packages\n")[1].split("```")[1]
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    assert re.findall(r"scaler\.\w+", drawn) == [name for layer in rules for name in layer.split(" | ")]
+
+
+def test_what_can_be_added_is_in_the_map() -> None:
+    table = CONTRIBUTING.split("\n## To add something, touch these files\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (an? [^|]+?) \| ", table, flags=re.MULTILINE)
+    assert {
+        "an optimizer",
+        "a rule",
+        "a schedule shape",
+        "a verdict",
+        "a record column",
+        "an event",
+        "a command",
+        "a page",
+        "a key of the job file",
+    } <= set(rows)
+
+
+PROGRAMS = "RAY|SCALER|AWS|AZURE|GOOGLE|WANDB|MLFLOW|OMP|MKL|NCCL|GLOO|CUDA|TORCH|AUTOSCALER|DASHBOARD"
+VARIABLE = re.compile(rf"""["']((?:{PROGRAMS})_\w+|PYTHON[A-Z]+)["']""")
+READ = re.compile(r"""(?:environ(?:\.get\(|\.setdefault\(|\.pop\(|\[)|getenv\()\s*["'](\w+)["']""")
+
+
+def variables(text: str) -> set[str]:
+    """The environment variables that a source names: by the prefix of a known program, or as it reads them."""
+    return {*VARIABLE.findall(text), *READ.findall(text)}
+
+
+def test_every_environment_variable_is_on_its_page() -> None:
+    found = {name for path in (ROOT / "scaler").rglob("*.py") for name in variables(path.read_text())}
+    assert {"RAY_TMPDIR", "PYTHONHASHSEED", "SCALER_WAIT_FOR_NODES_S", "WANDB_API_KEY", "GLOO_SOCKET_IFNAME"} <= found
+    assert "RAY_gcs_rpc_server_reconnect_timeout_s" in found
+    assert sorted(found - set(re.findall(r"`(\w+)`", ENVIRONMENT))) == []
+
+
+def test_a_variable_that_scaler_has_of_its_own_is_still_in_the_code() -> None:
+    ours = set(re.findall(r"`(SCALER_\w+)`", ENVIRONMENT))
+    code = "".join(path.read_text() for folder in ("scaler", "tests") for path in (ROOT / folder).rglob("*.py"))
+    assert sorted(name for name in ours if f'"{name}"' not in code) == []
+
+
+def test_the_table_of_words_has_every_word_that_the_test_of_the_language_finds() -> None:
+    rows = CONTRIBUTING.split("| not | but |")[1].split("\n\n")[0].splitlines()
+    words = "\n".join(row.split(" | ")[0] for row in rows)
+    assert [pattern for pattern in RETIRED if not re.search(pattern, words)] == []
+
+
+def test_the_report_in_the_readme_has_the_lines_of_a_report() -> None:
     def labels(text: str) -> list[str]:
         return [line.split("  ")[0] for line in text.splitlines() if re.match(r"[a-z ]+  ", line)]
 
@@ -58,13 +129,13 @@ def test_the_report_shown_has_the_lines_that_a_report_has() -> None:
         ("make_scaling_table", "scaling-table.md"),
     ],
 )
-def test_a_page_that_is_made_is_fresh(script: str, page: str) -> None:
+def test_a_generated_page_is_fresh(script: str, page: str) -> None:
     spec = importlib.util.spec_from_file_location(script, ROOT / f"docs/{script}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs" / page).read_text() == module.page(), "make docs writes it anew"
+    assert (ROOT / "docs" / page).read_text() == module.page(), "make docs writes it again"
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs/decisions").glob("*.md")), ids=lambda page: page.name)
@@ -74,7 +145,7 @@ def test_a_decision_is_numbered_as_its_name_says(page: Path) -> None:
 
 
 def test_every_link_in_the_documents_has_a_target() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", page.read_text()):
             link = "".join(target)
             if "://" not in link:

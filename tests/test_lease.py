@@ -44,7 +44,7 @@ def gone() -> int:
     return process.pid
 
 
-def test_a_claim_says_who_drives_and_is_given_back(folder: RunFolder) -> None:
+def test_a_claim_names_the_driver_and_is_released(folder: RunFolder) -> None:
     with Lease.claim(folder) as held:
         found = read_lease(folder)
         assert found is not None
@@ -61,13 +61,13 @@ def test_it_is_given_back_in_an_error_too(folder: RunFolder) -> None:
     assert not folder.exists(FILE)
 
 
-def test_a_run_that_is_driven_is_not_claimed(folder: RunFolder) -> None:
+def test_a_run_that_another_process_runs_is_not_claimed(folder: RunFolder) -> None:
     with Lease.claim(folder):
         with pytest.raises(RunError) as caught:
             Lease.claim(folder)
         assert str(caught.value) == (
-            f"run {folder.run_id} is being driven by process {os.getpid()} on {socket.gethostname()}, seen 0 s ago.\n"
-            "  Stop it first (Ctrl-C there), or wait 60 s after it is gone."
+            f"run {folder.run_id} is being run by process {os.getpid()} on {socket.gethostname()}, seen 0 s ago.\n"
+            "  Stop it first (Ctrl-C there), or wait 60 s after it has ended."
         )
     Lease.claim(folder).release()
 
@@ -76,7 +76,7 @@ def test_a_driver_elsewhere_counts_for_a_minute(folder: RunFolder) -> None:
     leave(folder, host="elsewhere", beat=time.time() - 40)
     with pytest.raises(RunError) as caught:
         require_free(folder)
-    assert caught.value.problem == (f"run {folder.run_id} is being driven by process 4242 on elsewhere, seen 40 s ago.")
+    assert caught.value.problem == (f"run {folder.run_id} is being run by process 4242 on elsewhere, seen 40 s ago.")
     leave(folder, host="elsewhere", beat=time.time() - 61)
     with Lease.claim(folder) as held:
         assert held.before is not None
@@ -99,7 +99,7 @@ def test_on_this_machine_a_process_that_is_gone_is_known_at_once(
     if free:
         require_free(folder)
     else:
-        with pytest.raises(RunError, match="is being driven by process"):
+        with pytest.raises(RunError, match="is being run by process"):
             require_free(folder)
 
 
@@ -150,7 +150,7 @@ def test_a_run_that_was_taken_over_is_noticed_and_left_alone(
             held.require_held()
     assert str(caught.value) == (
         f"run {folder.run_id} was taken over by process 4242 on elsewhere.\n"
-        "  It goes on there; this process has let go of it."
+        "  The run continues there; this process writes nothing more to it."
     )
     assert folder.read_json(FILE)["token"] == "0123"
 
@@ -175,7 +175,7 @@ def test_a_lease_that_is_not_there_any_more_is_lost_for_good(
             held.require_held()
     assert str(caught.value) == (
         f"run {folder.run_id} {problem}\n"
-        "  Another process went on with it, or somebody changed that file; this process has let go of it."
+        "  Another process resumed the run, or the file was changed; this process writes nothing more to it."
     )
     assert not held.look()
     held.release()
@@ -273,7 +273,7 @@ def test_a_process_of_this_machine_that_is_there_holds_its_run_however_long_it_i
         f"run {folder.run_id} is held by process {os.getpid()} on {socket.gethostname()}, which has been silent for "
         "7200 s and still exists.\n"
         f"  End it first: kill -9 {os.getpid()}\n"
-        f"  Should that be no scaler, remove {folder.path(FILE)}."
+        f"  If that process is not scaler, remove {folder.path(FILE)}."
     )
 
 
@@ -281,7 +281,7 @@ def test_a_process_of_this_machine_that_is_there_holds_its_run_however_long_it_i
     "values",
     [
         {"born": "another start of this machine 17"},  # its number went to a later process
-        {"place": "/where/the/original/is"},  # a copy: whoever drives the original does not drive this
+        {"place": "/where/the/original/is"},  # a copy: the driver of the original does not run this one
         {"host": "elsewhere"},
         {"namespace": "pid:[1]"},
         {"pid": 2**70},
@@ -388,7 +388,7 @@ def test_of_two_that_write_at_one_moment_the_last_wins(monkeypatch: pytest.Monke
     (winner,) = [outcome for outcome in outcomes if isinstance(outcome, str)]
     (loser,) = [outcome for outcome in outcomes if isinstance(outcome, RunError)]
     assert folder.read_json(FILE)["token"] == winner
-    assert loser.problem.startswith(f"run {folder.run_id} is being driven by process {os.getpid()} on ")
+    assert loser.problem.startswith(f"run {folder.run_id} is being run by process {os.getpid()} on ")
 
 
 def test_a_folder_that_was_copied_while_it_ran_is_free_when_the_lease_is_stale(folder: RunFolder) -> None:
@@ -415,7 +415,7 @@ def test_a_folder_that_was_removed_and_written_to_again_is_not_one_that_was_take
 # What a reader says of a run.
 
 
-def test_a_run_that_somebody_drives_has_the_state_that_was_written(folder: RunFolder) -> None:
+def test_a_run_with_a_driver_has_the_state_that_was_written(folder: RunFolder) -> None:
     with Lease.claim(folder):
         for state in (RunState.STARTING, RunState.RUNNING):
             folder.set_state(state)
@@ -441,7 +441,7 @@ def test_a_run_without_an_end_and_without_a_driver_is_lost(folder: RunFolder) ->
         ({"host": "elsewhere", "ago": 5}, False),
         ({"host": "elsewhere", "ago": 300}, True),
         ({"pid": os.getpid(), "ago": 300}, False),  # asleep, and still there
-        ({"pid": os.getpid(), "place": "/elsewhere/run"}, True),  # a copy of a run that is driven
+        ({"pid": os.getpid(), "place": "/elsewhere/run"}, True),  # a copy of a run that has a driver
     ],
 )
 def test_a_driver_is_gone_when_its_process_is_or_when_it_has_long_been_silent(

@@ -45,7 +45,7 @@ def scaled(lr: float = 0.1, batch: int = 64, *, reference: int = 16, **options: 
         (64, {"optimizer": "lamb"}, 0.2),  # legw
     ],
 )
-def test_the_rate_at_another_batch(batch: int, options: dict[str, Any], lr: float) -> None:
+def test_the_learning_rate_at_another_batch_size(batch: int, options: dict[str, Any], lr: float) -> None:
     found = scaled(batch=batch, **options)
     assert found.lr == pytest.approx(lr, rel=1e-15)
     assert (found.batch_ratio, found.lr) == (batch / 16, 0.1 * found.lr_ratio)
@@ -233,8 +233,8 @@ def test_every_public_name_is_found_and_no_other() -> None:
     for name in scaler.__all__:
         assert getattr(scaler, name) is not None
     with pytest.raises(AttributeError) as caught:
-        scaler.scale_rate  # noqa: B018
-    assert str(caught.value) == "module 'scaler' has no attribute 'scale_rate'"
+        scaler.scale_lrs  # noqa: B018
+    assert str(caught.value) == "module 'scaler' has no attribute 'scale_lrs'"
 
 
 SCALED = "scaler.scale_lr(0.1, reference_batch_size=16, global_batch_size=64, rule='linear')"

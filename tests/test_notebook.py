@@ -112,8 +112,13 @@ def test_the_list_of_runs(storage: str, tmp_path: Path, digits: Callable[..., Jo
         scaler.read_run("nothing", storage=storage)
 
 
-def test_pandas_is_loaded_for_frames_alone() -> None:
-    show = "import sys, scaler; scaler.{}; print('pandas' in sys.modules, 'torch' in sys.modules, 'ray' in sys.modules)"
-    for use, loaded in (("load_job", "False False False"), ("read_run", "True False False")):
+def test_pandas_is_loaded_for_frames_alone(storage: str) -> None:
+    show = "import sys, scaler; {}; print('pandas' in sys.modules, 'torch' in sys.modules, 'ray' in sys.modules)"
+    read = f"run = scaler.read_run('last', storage={storage!r})"
+    for use, loaded in (
+        ("scaler.load_job", "False False False"),
+        ("scaler.read_run, scaler.submit, scaler.resume, scaler.compare", "False True False"),
+        (f"{read}; run.steps", "True False False"),
+    ):
         done = subprocess.run([sys.executable, "-c", show.format(use)], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == loaded

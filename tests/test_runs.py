@@ -105,7 +105,7 @@ def test_a_document_that_is_not_there_is_an_error(folder: RunFolder) -> None:
         folder.read("plan.json")
     assert str(caught.value) == (
         f"run {folder.run_id} has no plan.json in {folder.path('')}.\n"
-        "  It is written when the run starts; scaler list shows the runs that there are."
+        "  It is written when the run starts; scaler list shows the existing runs."
     )
 
 
@@ -343,7 +343,7 @@ def test_a_storage_that_nothing_here_can_reach_is_an_error(use: Any) -> None:
         use("nosuch://bucket/runs")
     assert str(caught.value) == (
         "nosuch://bucket/runs: cannot be reached: Protocol not known: nosuch.\n"
-        "  Use a folder or a URI of a kind that fsspec knows, and install what it asks for."
+        "  Use a folder or a URI that fsspec knows, and install the package that it asks for."
     )
 
 
@@ -446,7 +446,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, folder: RunFolder, call: str, error:
     monkeypatch.setattr(type(filesystem), call, refused)
 
 
-FULL = "Make room there, or see to the storage."
+FULL = "Free space there, or check the storage."
 NO_LOGIN = "Set its credentials to those of an account that may read and write there."
 
 
@@ -457,8 +457,8 @@ NO_LOGIN = "Set its credentials to those of an account that may read and write t
         (OSError(30, "Read-only file system"), "Read-only file system", "Read-only file system", FULL),
         (
             PermissionError("s3://me:hunter2@host\nsaid no"),
-            "s3://me:***@host said no",
-            "its credentials are missing or not accepted (s3://me:***@host said no)",
+            "s3://me:***@host: no",
+            "its credentials are missing or not accepted (s3://me:***@host: no)",
             NO_LOGIN,
         ),
         (TimeoutError(), "TimeoutError", "it does not answer (TimeoutError)", "Check the network, then try again."),
@@ -495,7 +495,7 @@ def test_a_document_that_the_storage_does_not_give_is_an_error(
         folder.read("plan.json")
     assert str(caught.value) == (
         f"run {folder.run_id}: plan.json cannot be read in {folder.path('')}: Input/output error.\n"
-        "  See to the storage, then try again."
+        "  Check the storage, then try again."
     )
 
 
@@ -593,15 +593,15 @@ def test_only_files_are_read_and_appended_to(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_file_of_an_insane_size_is_not_read(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scaler.runs.folder.LOG_BYTES", 30)
+    monkeypatch.setattr("scaler.runs.files.LOG_BYTES", 30)
     folder.write("plan.json", "x" * 31)
     folder.append_json("events.jsonl", [{"text": "x" * 31}])
-    told = (
+    text = (
         f"run {folder.run_id}: plan.json has 31 bytes, and at most 30 are read.\n  Look at {folder.path('plan.json')}: "
     )
     with pytest.raises(RunError) as caught:
         folder.read("plan.json", most=30)
-    assert str(caught.value) == f"{told}scaler does not write files of that size."
+    assert str(caught.value) == f"{text}scaler does not write files of that size."
     with pytest.raises(RunError, match=r"events\.jsonl has 44 bytes, and at most 30 are read\."):
         list(folder.rows("events.jsonl"))
     assert folder.read("plan.json", most=None) == b"x" * 31
@@ -631,12 +631,12 @@ def test_a_second_that_is_full_of_runs_is_an_error(tmp_path: Path, monkeypatch: 
     with pytest.raises(RunError) as caught:
         RunFolder.create(str(tmp_path), name="digits", now=NOON)
     assert str(caught.value) == (
-        f"storage = {tmp_path}: no run can be made there: 100 runs of this second are there already.\n"
+        f"storage = {tmp_path}: no run can be made there: 100 runs of this second exist already.\n"
         "  Set storage to a folder that can be written."
     )
 
 
-# A run that goes on.
+# A run that resumes.
 
 
 def test_a_value_of_none_takes_it_out_of_the_status(folder: RunFolder) -> None:
@@ -664,8 +664,8 @@ def test_attempts_are_counted_on_from_the_highest_there_was(folder: RunFolder) -
         ("checkpoints/000000000000300.json", '{"attempt": 3}', 4),
         ("checkpoints/000000000000300.json", '{"attempt": ', 0),
         ("checkpoints/000000000000300.json.bad", '{"attempt": 3}', 0),
-        ("job-3.yaml", "", 3),  # it holds from there on: nothing of that life is here
-        ("events.jsonl", '{"kind": "checkpoint_passed_over", "attempt": 3}\n', 0),  # the life that is to begin
+        ("job-3.yaml", "", 3),  # a job for attempts from 3 on, which left nothing else
+        ("events.jsonl", '{"kind": "checkpoint_passed_over", "attempt": 3}\n', 0),  # of the attempt that will start
     ],
 )
 def test_attempts_are_counted_on_from_whatever_one_has_left(

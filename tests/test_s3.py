@@ -121,9 +121,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     from scaler.cli import run
 
     assert run(list(arguments)) == 5
-    said = capsys.readouterr()
-    assert said.out == ""
-    return said.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
 
 
 def commands(digits_path: Path, storage: str) -> list[list[str]]:
@@ -158,29 +158,29 @@ def test_credentials_that_are_not_accepted_are_one_error_everywhere(
         if fault == "missing":
             clean.delenv("AWS_ACCESS_KEY_ID")
     for command in commands(digits_path, storage):
-        said = refused(capsys, *command)
-        assert "its credentials are missing or not accepted (" in said, command
-        assert said.endswith(f").\n  {LOGIN}\n"), command
-        assert "a bug in scaler" not in said
+        text = refused(capsys, *command)
+        assert "its credentials are missing or not accepted (" in text, command
+        assert text.endswith(f").\n  {LOGIN}\n"), command
+        assert "a bug in scaler" not in text
 
 
-def test_a_bucket_that_is_not_there_is_said_and_not_made(
+def test_a_missing_bucket_is_an_error_and_is_not_made(
     clean: pytest.MonkeyPatch, digits_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import s3fs
 
     for command in commands(digits_path, "s3://typo/team"):
-        said = refused(capsys, *command)
-        assert said.endswith(": there is no such bucket.\n  Make the bucket, or correct its name.\n"), command
+        text = refused(capsys, *command)
+        assert text.endswith(": there is no such bucket.\n  Make the bucket, or correct its name.\n"), command
     assert s3fs.S3FileSystem().ls("") == [BUCKET]
 
 
-def test_an_endpoint_that_does_not_answer_is_said(
+def test_an_endpoint_that_does_not_answer_is_an_error(
     clean: pytest.MonkeyPatch, storage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clean.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     clean.setenv("AWS_MAX_ATTEMPTS", "1")
     clean.setattr("s3fs.core.S3FileSystem.retries", 1)
-    said = refused(capsys, "list", "--storage", storage)
-    assert said.startswith(f"Error: storage = {storage}: cannot be listed: it does not answer (Could not connect")
-    assert said.endswith(").\n  Check the network and AWS_ENDPOINT_URL, then try again.\n")
+    text = refused(capsys, "list", "--storage", storage)
+    assert text.startswith(f"Error: storage = {storage}: cannot be listed: it does not answer (Could not connect")
+    assert text.endswith(").\n  Check the network and AWS_ENDPOINT_URL, then try again.\n")

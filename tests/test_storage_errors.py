@@ -107,7 +107,7 @@ LOGIN = (
 )
 
 
-def told(error: Exception, *, cause: Exception | None = None, uri: str = S3) -> str:
+def text_of(error: Exception, *, cause: Exception | None = None, uri: str = S3) -> str:
     with pytest.raises(RunError) as caught, storage_errors("storage = s3://runs/team: cannot be listed", uri=uri):
         raise error from cause
     return str(caught.value).removeprefix("storage = s3://runs/team: cannot be listed: ")
@@ -127,17 +127,17 @@ def test_credentials_that_are_missing_wrong_or_revoked_have_one_text() -> None:
         (denied, "An error occurred (ExpiredToken) when calling the ListObjectsV2 operation: expired"),
         (OSError(errno.EINVAL, "The provided token is malformed (InvalidToken)"), None),
     ):
-        said = told(error)
-        assert said.startswith("its credentials are missing or not accepted (")
-        assert said.endswith(f").\n  {LOGIN}")
-        assert why is None or f"({why})" in said
+        text = text_of(error)
+        assert text.startswith("its credentials are missing or not accepted (")
+        assert text.endswith(f").\n  {LOGIN}")
+        assert why is None or f"({why})" in text
 
 
-def test_a_bucket_that_is_not_there_is_told_from_a_file_that_is_not() -> None:
+def test_a_missing_bucket_and_a_missing_file_are_different_errors() -> None:
     exceptions = pytest.importorskip("botocore.exceptions")
     cause = exceptions.ClientError({"Error": {"Code": "NoSuchBucket", "Message": "none"}}, "ListObjectsV2")
     missing = FileNotFoundError("The specified bucket does not exist")
-    assert told(missing, cause=cause) == "there is no such bucket.\n  Make the bucket, or correct its name."
+    assert text_of(missing, cause=cause) == "there is no such bucket.\n  Make the bucket, or correct its name."
     with pytest.raises(FileNotFoundError), storage_errors("x", uri=S3):
         raise FileNotFoundError("runs/team/status.json")
 
@@ -145,22 +145,22 @@ def test_a_bucket_that_is_not_there_is_told_from_a_file_that_is_not() -> None:
 def test_an_endpoint_that_does_not_answer_is_named_with_what_to_check() -> None:
     exceptions = pytest.importorskip("botocore.exceptions")
     error = exceptions.EndpointConnectionError(endpoint_url="http://127.0.0.1:9/")
-    assert told(error) == (
+    assert text_of(error) == (
         'it does not answer (Could not connect to the endpoint URL: "http://127.0.0.1:9/").\n'
         "  Check the network and AWS_ENDPOINT_URL, then try again."
     )
     assert (
-        told(TimeoutError(), uri="gs://runs")
+        text_of(TimeoutError(), uri="gs://runs")
         == "it does not answer (TimeoutError).\n  Check the network, then try again."
     )
 
 
 def test_each_kind_of_storage_has_the_credentials_that_it_takes() -> None:
-    said = {
-        uri: told(PermissionError("Forbidden"), uri=uri).splitlines()[1].split(" to those")[0]
+    remedies = {
+        uri: text_of(PermissionError("Forbidden"), uri=uri).splitlines()[1].split(" to those")[0]
         for uri in ("gs://b/x", "gcs://b/x", "abfs://b/x", "s3a://b/x", "ftp://host/x")
     }
-    assert said == {
+    assert remedies == {
         "gs://b/x": "  Set GOOGLE_APPLICATION_CREDENTIALS",
         "gcs://b/x": "  Set GOOGLE_APPLICATION_CREDENTIALS",
         "abfs://b/x": "  Set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",

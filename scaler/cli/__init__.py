@@ -1,7 +1,7 @@
-"""The command line: one file a command; each parses, calls one function, prints.
+"""The command line. Each command has a file: it parses its options, calls one function and prints.
 
-stdout carries the result; everything else goes to stderr. Importing this package loads almost nothing, so that Ctrl-C
-is handled before the first import that takes time. The commands are in ``group``.
+stdout gets the result; everything else goes to stderr. Importing this package loads almost nothing, so that Ctrl-C is
+handled before the first import that takes time. The commands are listed in ``group``.
 """
 
 import os
@@ -19,11 +19,11 @@ INTERRUPTED = 130
 
 
 class ExitAtOnce:
-    """A signal handler that ends this process without a traceback, while there is nothing to clean up.
+    """A signal handler that ends this process without a traceback, for times when there is nothing to clean up.
 
     Args:
         code: the exit code.
-        message: for stderr.
+        message: printed to stderr.
     """
 
     def __init__(self, code: int, message: bytes = b"") -> None:
@@ -33,14 +33,14 @@ class ExitAtOnce:
         """End the process."""
         try:
             os.write(2, self._message)
-        finally:  # also where there is no stderr
+        finally:  # also without a stderr
             os._exit(self._code)
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 a bug, 2 usage, 3 cluster, 4 job, 5 run, 130 interrupted."""
+    """Run the command line and exit with its code: 0 done, 1 bug, 2 usage, 3 cluster, 4 job, 5 run, 130 interrupted."""
     ctrl_c = signal.getsignal(signal.SIGINT)
-    is_handled = ctrl_c is signal.default_int_handler  # else it is ignored, as in a shell's background job
+    is_handled = ctrl_c is signal.default_int_handler  # else SIGINT is ignored, as in a background job of a shell
     if is_handled:
         signal.signal(signal.SIGINT, ExitAtOnce(INTERRUPTED, b"\nInterrupted.\n"))
     from scaler.cli.group import run
@@ -50,22 +50,22 @@ def main() -> None:
     guard_streams()
     try:
         code = exit_code(run(arguments), arguments)
-    except KeyboardInterrupt:  # a second one, while the first was reported
+    except KeyboardInterrupt:  # a second Ctrl-C, while the first was being reported
         code = INTERRUPTED
-    if is_handled:  # what is left is the interpreter's own end
+    if is_handled:  # only the interpreter's exit is left
         signal.signal(signal.SIGINT, ExitAtOnce(code))
     sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line in this process; return the exit code."""
+    """Run the command line in this process, and return its exit code."""
     from scaler.cli.group import run
 
     return run(arguments)
 
 
 def raise_on_ctrl_c() -> None:
-    """Have Ctrl-C raise ``KeyboardInterrupt`` again, if ``main`` had it end the process: now a command begins."""
+    """Make Ctrl-C raise ``KeyboardInterrupt`` again, where ``main`` made it end the process: a command begins."""
     if isinstance(signal.getsignal(signal.SIGINT), ExitAtOnce):
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

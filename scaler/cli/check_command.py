@@ -14,18 +14,30 @@ from scaler.runs import find_run
 @click.command("check")
 @click.argument("run", metavar="RUN")
 @storage_option
-@click.option("--min-efficiency", type=float, metavar="X", help="Speed a worker over one worker's alone; 0.8: 80 %.")
-@click.option("--baseline", metavar="RUN", help="The run of this job with one worker, to measure efficiency by.")
-@click.option("--max-loss", type=float, metavar="X", help="Of the last evaluation; of training where it gives none.")
+@click.option(
+    "--min-efficiency",
+    type=float,
+    metavar="X",
+    help="Smallest speed per worker over that of one worker.",
+)
+@click.option("--baseline", metavar="RUN", help="A run of this job with one worker, for --min-efficiency.")
+@click.option(
+    "--max-loss",
+    type=float,
+    metavar="X",
+    help="Largest loss of the last evaluation, else of training.",
+)
 @click.option("--min-accuracy", type=float, metavar="X", help="The same as: --min-eval accuracy=X.")
-@click.option("--min-eval", "min_evals", multiple=True, metavar="NAME=X", help="Least value of the last evaluation.")
-@click.option("--max-eval", "max_evals", multiple=True, metavar="NAME=X", help="Greatest value of it.")
-@click.option("--min-samples-per-s", type=float, metavar="X", help="Training speed of all workers.")
-@click.option("--max-wall-s", type=float, metavar="X", help="Seconds from submission to the end.")
-@click.option("--max-cost", type=float, metavar="X", help="By resources.price_per_worker_hour.")
-@click.option("--no-verdict", "no_verdicts", multiple=True, metavar="CODE", help="A verdict that may not be; or: any.")
-@click.option("--allow-unfinished", is_flag=True, help="Also judge a run that has not succeeded.")
-@click.option("--allow-damaged", is_flag=True, help="Also judge a run by the part of its files that can be read.")
+@click.option("--min-eval", "min_evals", multiple=True, metavar="NAME=X", help="Smallest NAME of the last evaluation.")
+@click.option("--max-eval", "max_evals", multiple=True, metavar="NAME=X", help="Largest NAME of the last evaluation.")
+@click.option("--min-samples-per-s", type=float, metavar="X", help="Smallest training speed of all workers together.")
+@click.option("--max-wall-s", type=float, metavar="X", help="Most seconds from submission to the end.")
+@click.option("--max-cost", type=float, metavar="X", help="Largest cost, by resources.price_per_worker_hour.")
+@click.option(
+    "--no-verdict", "no_verdicts", multiple=True, metavar="CODE", help="A verdict that must not be there; or: any."
+)
+@click.option("--allow-unfinished", is_flag=True, help="Check a run that has not succeeded too.")
+@click.option("--allow-damaged", is_flag=True, help="Check a run by those of its files that can be read.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     run: str,
@@ -44,10 +56,10 @@ def command(
     allow_damaged: bool,
     as_json: bool,
 ) -> int:
-    """Hold a run against limits; a gate for CI.
+    """Check a run against limits; a gate for CI.
 
-    RUN is a run's id, its folder or URI, or: last. Exit codes: 0 every limit is kept, 4 one is not, the run has not
-    succeeded, or some of its files are damaged; 2 a limit that cannot be judged, 5 a run that cannot be read.
+    RUN is a run's id, its folder or URI, or: last. Exit codes: 0 the run keeps every limit; 4 it does not, it has not
+    succeeded, or some of its files are damaged; 2 a limit cannot be checked; 5 the run cannot be read.
     """
     from scaler.report.run.checks import Limits, check_report
     from scaler.report.run.checks_text import checks_text
@@ -69,9 +81,11 @@ def command(
         allow_damaged=allow_damaged,
     )
     if not limits.asks_something:
-        raise JobFileError(f"scaler check {run} is given nothing to check.", f"Give one or more of {_OPTIONS}.")
+        raise JobFileError(f"scaler check {run} has no limit to check.", f"Give one or more of {_OPTIONS}.")
     if baseline is not None and min_efficiency is None:
-        raise JobFileError(f"--baseline {baseline} is for efficiency alone.", "Give --min-efficiency X with it.")
+        raise JobFileError(
+            f"--baseline {baseline} is used by --min-efficiency only.", "Give --min-efficiency X with it."
+        )
     one_worker = find_run(baseline, storage=storage) if baseline is not None else None
     checks = check_report(read_report(find_run(run, storage=storage), baseline=one_worker), limits)
     if as_json:
@@ -88,7 +102,7 @@ _OPTIONS = (
 
 
 def _limits(texts: Sequence[str], *, option: str) -> dict[str, float]:
-    """The limits of ``NAME=X``; a name holds what it likes, also ``=``."""
+    """The limits of ``NAME=X`` by name; a name may contain ``=``."""
     found: dict[str, float] = {}
     for text in texts:
         name, equals, value = text.rpartition("=")

@@ -8,7 +8,6 @@ import click
 from scaler.cli.options import storage_option, write_file
 from scaler.cli.paths import UserPath
 from scaler.cli.terminal import show
-from scaler.runs import find_run
 
 
 @click.command("compare")
@@ -18,15 +17,15 @@ from scaler.runs import find_run
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
 @click.option("--html", "html_path", type=UserPath(), metavar="FILE", help="Write HTML to FILE.")
 def command(runs: tuple[str, ...], storage: str, as_json: bool, as_markdown: bool, html_path: Path | None) -> None:
-    """Compare runs: what differs, which numbers moved, and beyond noise or not.
+    """Compare runs: what differs, which numbers changed, and whether by more than noise.
 
     Each RUN is a run's id, its folder or URI, or: last. Runs whose jobs are equal but for seed, name, storage and
-    tracking are repeats of one arm; the first run's arm is the base. Repeats make the noise known: scaler submit JOB
+    tracking are repeats of one arm; the first run's arm is the base. Repeats measure the noise: scaler submit JOB
     --set train.seed=1.
     """
-    from scaler.report.compare.read import read_comparison
+    from scaler.api.compare import compare
 
-    comparison = read_comparison([find_run(run, storage=storage) for run in runs])
+    comparison = compare(*runs, storage=storage)
     if html_path is not None:
         from scaler.report.compare.html import render_comparison_html
 

@@ -1,78 +1,112 @@
-"""A run as the command line follows it: where it goes on, how far it is, its report, and what to type next."""
+"""Show a run from its plan to its report: plan and progress on stderr, the report on stdout, then what to type next."""
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from shlex import quote
-from typing import TYPE_CHECKING, Protocol
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import click
 
 from scaler.cli.live import Live
 from scaler.cli.terminal import err, show
-from scaler.cluster.progress import Progress
+from scaler.job import Job
+from scaler.job.changes import Change
 from scaler.plan import Plan
-from scaler.report.run.model import Report
 from scaler.report.text.format import printable
 from scaler.runs import RunFolder, RunState
+from scaler.runs.find import typed_name
 
 if TYPE_CHECKING:
+    from scaler.cluster.progress import Progress
+    from scaler.report.run.model import Report
     from scaler.training.checkpoints.files import PassedOver
 
 
-class Run(Protocol):
-    """``submit`` or ``resume``, with everything given but what is called back."""
-
-    def __call__(
-        self,
-        *,
-        on_start: Callable[..., None],
-        on_progress: Callable[[Progress], None],
-        on_report: Callable[[Report], None],
-        on_notice: Callable[[str], None],
-    ) -> RunFolder:
-        """Run to the end."""
-
-
-def follow(run: Run, plan: Plan, *, began: Callable[[RunFolder, int | None], str], as_json: bool, quiet: bool) -> None:
-    """Run, show progress on stderr, and print the report on stdout, whatever the end.
+class Follower:
+    """The callbacks of ``submit``, ``resume`` and ``find_lr``. As a context manager it prints the report at the end.
 
     Args:
-        run: calls back with the folder (and the samples that it goes on from, and newer checkpoints that are of no
-            use), with progress, and with the report.
-        plan: says how long the run is.
-        began: what to say when the run's folder is there.
+        started: returns the line to print when the run's folder is there, from the folder, the plan, and the
+            ``samples_seen`` that the run resumes from or None.
+        shows_plan: print the plan.
         as_json: print the report as JSON.
-        quiet: show no progress.
-    """
-    live = Live(plan, console=err(), quiet=quiet)
-    folder: RunFolder | None = None
-    report: Report | None = None
+        quiet: print no plan and no progress.
 
-    def started(made: RunFolder, from_samples: int | None = None, passed_over: Sequence["PassedOver"] = ()) -> None:
-        nonlocal folder
-        folder = made
+    Attributes:
+        folder: the run's folder; None: the run has not started.
+    """
+
+    def __init__(
+        self,
+        started: Callable[[RunFolder, Plan, int | None], str],
+        *,
+        shows_plan: bool = True,
+        as_json: bool = False,
+        quiet: bool,
+    ) -> None:
+        self._started, self._shows_plan, self._as_json, self._quiet = started, shows_plan, as_json, quiet
+        self._on_exit = ExitStack()
+        self._live: Live | None = None
+        self._plan: Plan | None = None
+        self._report: Report | None = None
+        self.folder: RunFolder | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._on_exit.close()
+        if self.folder is None or self._report is None:
+            return
+        print_report(self._report, self.folder, as_json=self._as_json)
+        if self._report.state == RunState.STOPPED:
+            err().print(f"Continue with: scaler resume {quote(typed_name(self.folder))}", soft_wrap=True)
+
+    def on_plan(self, job: Job, plan: Plan, changes: Sequence[Change] = (), folder: RunFolder | None = None) -> None:
+        """Print the plan, and what a resume changes."""
+        if self._shows_plan and not self._quiet:
+            from scaler.report.plan.text import plan_text
+
+            if changes and folder is not None:
+                err().print("\n".join([f"Changes of {folder.run_id}", *(f"  {change}" for change in changes), ""]))
+            show(plan_text(plan, job=job), aside=True)
+        self._plan = plan
+        self._live = self._on_exit.enter_context(Live(plan, console=err(), quiet=self._quiet))
+
+    def on_start(
+        self, folder: RunFolder, from_samples: int | None = None, passed_over: Sequence["PassedOver"] = ()
+    ) -> None:
+        """Print where the run is, and which checkpoints it cannot use."""
+        assert self._live is not None
+        assert self._plan is not None
+        self.folder = folder
         for checkpoint in passed_over:
             err().print(printable(f"Passed over: {checkpoint.reason}"), soft_wrap=True)
-        live.say(began(made, from_samples))
+        self._live.say(self._started(folder, self._plan, from_samples))
         if from_samples is not None:
-            live.begin_at(from_samples)
+            self._live.begin_at(from_samples)
 
-    def reported(made: Report) -> None:
-        nonlocal report
-        report = made
+    def on_progress(self, progress: "Progress") -> None:
+        """Show how far the run is."""
+        assert self._live is not None
+        self._live.show(progress)
 
-    try:
-        with live:
-            run(on_start=started, on_progress=live.show, on_report=reported, on_notice=live.say)
-    finally:
-        if folder is not None and report is not None:
-            print_report(report, folder, as_json=as_json)
-            if report.state == RunState.STOPPED:
-                err().print(f"Go on with: scaler resume {quote(typed_name(folder))}", soft_wrap=True)
+    def on_notice(self, notice: str) -> None:
+        """Print a sentence that stays."""
+        assert self._live is not None
+        self._live.say(notice)
+
+    def on_report(self, report: "Report") -> None:
+        """Keep the report, to be printed at the end."""
+        self._report = report
 
 
-def print_report(report: Report, folder: RunFolder, *, as_json: bool) -> None:
-    """Print a run's report, and where its page is."""
+def print_report(report: "Report", folder: RunFolder, *, as_json: bool) -> None:
+    """Print a run's report on stdout, and the path of its page on stderr."""
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=1, allow_nan=False))
     else:
@@ -80,9 +114,3 @@ def print_report(report: Report, folder: RunFolder, *, as_json: bool) -> None:
 
         show(report_text(report, with_failure=False))
     err().print(f"Report: {folder.path('report.html')}", soft_wrap=True)
-
-
-def typed_name(folder: RunFolder) -> str:
-    """Return what a person types to name a run from here: its id where that suffices, else its place."""
-    place = folder.path("")
-    return folder.run_id if place == f"runs/{folder.run_id}" else place

@@ -1,6 +1,6 @@
-"""The group of all commands, and the one place that prints errors.
+"""The group of all commands, and the only code that prints errors.
 
-Commands are imported when they are run, so ``scaler --help`` loads nothing heavy.
+A command's module is imported when the command is run, so ``scaler --help`` loads nothing heavy.
 """
 
 from importlib import import_module
@@ -13,23 +13,23 @@ from scaler.cli import INTERRUPTED, raise_on_ctrl_c
 from scaler.cli.streams import open_streams
 from scaler.errors import ScalerError
 
-# Shown by --help without importing any of them; a test compares them with the commands' own first lines.
+# --help shows these lines without importing the commands; a test compares them with the commands' docstrings.
 COMMANDS = {
-    "init": "Make a job folder that runs as it is.",
+    "init": "Make a folder with a job file and a recipe that run.",
     "plan": "Show every number of a job, each with its reason; no cluster needed.",
     "submit": "Plan, run and report a job.",
-    "resume": "Go on with a run that was stopped, failed, or lost its driver.",
+    "resume": "Continue a run that was stopped, failed, or lost its driver.",
     "find-lr": "Find the learning rate: a range test on the real workers at the real batch.",
-    "list": "List runs.",
-    "report": "Report on a run.",
-    "compare": "Compare runs: what differs, which numbers moved, and beyond noise or not.",
-    "check": "Hold a run against limits; a gate for CI.",
+    "list": "List runs and their states.",
+    "report": "Show the report of a run.",
+    "compare": "Compare runs: what differs, which numbers changed, and whether by more than noise.",
+    "check": "Check a run against limits; a gate for CI.",
     "schema": "Print the JSON Schema of job files, for editors.",
 }
 
 
 class _LazyGroup(click.Group):
-    """Finds a command in the module of its name, when it is needed."""
+    """A group that imports the module of a command when the command is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -66,7 +66,7 @@ def cli(debug: bool) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line; the one place that prints errors. Returns the exit code."""
+    """Run the command line, print its error if it has one, and return its exit code."""
     with open_streams():
         return _run(arguments)
 

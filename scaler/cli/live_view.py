@@ -1,4 +1,4 @@
-"""What a terminal is shown of a running job, for whatever room it has."""
+"""Draw the progress of a run as a panel that fits the terminal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from rich.text import Text
 from scaler.cluster.progress import Progress, Straggler, WorkerLook
 from scaler.report.text.format import number, plural, printable, seconds
 
-# Columns of a worker: heading, and from which width on it is shown. All fit 80; the first three fit any terminal.
+# Columns of the workers' table: heading, and the width of the terminal from which on it is shown. All fit into 80.
 COLUMNS = (
     ("rank", 0),
     ("samples/s", 0),
@@ -28,14 +28,14 @@ SHORTEST_BAR, LONGEST_BAR = 6, 30
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """The panel; rich draws it anew a few times a second, for the terminal's size at that moment.
+    """The panel of a run's progress; rich draws it a few times a second, for the terminal's size at that moment.
 
     Args:
         total: the plan's length, in samples of the reference's training.
-        done: of them.
-        left_s: what is left, in seconds; None: not known.
-        restarts: attempts that this process has seen end.
-        progress: the newest look.
+        done: how many of them are done.
+        left_s: estimated time left, in seconds; None: not known.
+        restarts: number of attempts that ended since this process runs the run.
+        progress: the newest progress.
     """
 
     total: float
@@ -45,23 +45,23 @@ class View:
     progress: Progress = field(default_factory=Progress)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw it no higher than the terminal, with a line to spare."""
+        """Yield the panel, at least one line lower than the terminal."""
         width, progress = options.max_width, self.progress
         parts: list[Text | Table] = [_head(self, width)]
         if progress.samples_seen:
             parts.append(_line(numbers_line(progress)))
         if progress.straggler is not None:
-            said = f"{straggler_words(progress.straggler)}."
-            short = f"rank {progress.straggler.rank} is waited for"
-            parts.append(_line(said if len(said) <= width else short, style="yellow"))
-        room = console.size.height - 1 - len(parts) - 1  # and the heading of the table
-        if progress.workers and room >= FEWEST_ROWS and (progress.world_size or 0) > 1:
-            parts += _workers(progress, room=room, width=width)
+            text = f"{straggler_text(progress.straggler)}."
+            short = f"others wait for rank {progress.straggler.rank}"
+            parts.append(_line(text if len(text) <= width else short, style="yellow"))
+        rows = console.size.height - 1 - len(parts) - 1  # 1 for the heading of the table
+        if progress.workers and rows >= FEWEST_ROWS and (progress.world_size or 0) > 1:
+            parts += _workers(progress, max_rows=rows, width=width)
         yield Group(*parts)
 
 
 def numbers_line(progress: Progress) -> str:
-    """Return loss, rate, speed and evaluations of a look in one line."""
+    """Return one line with the loss, learning rate, speed and evaluations of some progress."""
     parts = [
         f"loss {number(progress.loss_mean)}",
         f"lr {number(progress.lr, 3)}",
@@ -71,11 +71,11 @@ def numbers_line(progress: Progress) -> str:
     return "  ".join(parts)
 
 
-def straggler_words(straggler: Straggler) -> str:
-    """Return who makes the others wait, and of what.
+def straggler_text(straggler: Straggler) -> str:
+    """Return a sentence about the worker that the others wait for.
 
     Example:
-        >>> straggler_words(Straggler(rank=3, own_s=0.31, others_s=0.1, waits_for_data=False))
+        >>> straggler_text(Straggler(rank=3, own_s=0.31, others_s=0.1, waits_for_data=False))
         'rank 3 makes the others wait: compute, 310 ms a step against 100 ms'
     """
     what = "data" if straggler.waits_for_data else "compute"
@@ -85,19 +85,26 @@ def straggler_words(straggler: Straggler) -> str:
     )
 
 
-def eta_s(pace: Sequence[tuple[float, float]], *, total: float) -> float | None:
-    """Return the seconds that are left at a pace: moments in seconds, and how far the run was at each.
+def eta_s(reached: Sequence[tuple[float, float]], *, total: float) -> float | None:
+    """Return the estimated time left in seconds; None where the run does not advance.
+
+    Args:
+        reached: pairs of a time in seconds and how far the run was then, the oldest first.
+        total: the length of the run, in the unit of the pairs.
 
     Example:
         >>> eta_s([(10.0, 100.0), (20.0, 150.0)], total=200), eta_s([(10.0, 100.0)], total=200)
         (10.0, None)
     """
-    (first_at, first), (last_at, last) = pace[0], pace[-1]
+    (first_at, first), (last_at, last) = reached[0], reached[-1]
     return (total - last) * (last_at - first_at) / (last - first) if last > first else None
 
 
 def _head(view: View, width: int) -> Table:
-    """What it does, a bar, the share, the time left, and restarts; the bar and words give way in a narrow terminal."""
+    """The first line: what the run does, a bar, the share done, the time left, and restarts.
+
+    In a narrow terminal the text becomes shorter, then the bar is left out, then numbers from the right.
+    """
     progress = view.progress
     share, left = f"{view.done / view.total:.0%}", f"{seconds(view.left_s)} left"
     restarts = [plural(view.restarts, "restart")] if view.restarts else []
@@ -105,18 +112,18 @@ def _head(view: View, width: int) -> Table:
         doing = ["starting"]
     else:
         doing = [f"training on {plural(progress.world_size or 0, 'worker')}", "training", ""]
-    told = [share, left, *restarts]
-    for words in doing:  # the longest that leaves room for a bar
-        bar_width = width - len(" ".join([words, *told])) - 1
+    numbers = [share, left, *restarts]
+    for text in doing:  # the longest that leaves space for a bar
+        bar_width = width - len(" ".join([text, *numbers])) - 1
         if bar_width >= SHORTEST_BAR:
             break
     else:
-        while len(told) > 1 and len(" ".join(told)) > width - 1:
-            told.pop()
-    row: list[Text | ProgressBar] = [_line(words)] if words else []
+        while len(numbers) > 1 and len(" ".join(numbers)) > width - 1:
+            numbers.pop()
+    row: list[Text | ProgressBar] = [_line(text)] if text else []
     if bar_width >= SHORTEST_BAR:
         row.append(ProgressBar(total=view.total, completed=view.done, width=min(LONGEST_BAR, bar_width)))
-    row += map(_line, told)
+    row += map(_line, numbers)
     grid = Table.grid(padding=(0, 1, 0, 0))
     for _ in row:
         grid.add_column(no_wrap=True)
@@ -124,10 +131,10 @@ def _head(view: View, width: int) -> Table:
     return grid
 
 
-def _workers(progress: Progress, *, room: int, width: int) -> list[Text | Table]:
-    """A row a worker, by rank; where there is no room for all, the slowest and how many more there are."""
+def _workers(progress: Progress, *, max_rows: int, width: int) -> list[Text | Table]:
+    """A table with a row for each worker, by rank; if not all fit, the slowest ones and how many more there are."""
     workers, world_size = progress.workers, progress.world_size or 0
-    shown = workers[:room] if world_size <= room else workers[: max(room - 1, 0)]
+    shown = workers[:max_rows] if world_size <= max_rows else workers[: max(max_rows - 1, 0)]
     names = [name for name, from_width in COLUMNS if width >= from_width]
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("", width=1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from scaler.cli.options import RecipeFacts, job_options, numbers, plan_for, recipe_facts, write_file
+from scaler.cli.options import job_options, numbers, write_file
 from scaler.cli.paths import UserPath
 from scaler.cli.terminal import show
 from scaler.core.nearest import did_you_mean
@@ -18,12 +18,13 @@ from scaler.job import Job, load_job
 from scaler.plan import Plan
 from scaler.plan.make import require_every_size
 from scaler.report.plan.variants import Refused
+from scaler.training.plan_job import RecipeFacts, plan_with_recipe, recipe_facts
 
 
 @click.command("plan")
 @job_options
-@click.option("--workers", metavar="N[,N...]", help="For these numbers of workers; an elastic job stays elastic.")
-@click.option("--rule", metavar="R[,R...]", help="With these rules, instead of the job's.")
+@click.option("--workers", metavar="N[,N...]", help="Plan for these numbers of workers; an elastic job stays elastic.")
+@click.option("--rule", metavar="R[,R...]", help="Plan with these rules, instead of the job's.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--html", "html_path", type=UserPath(), metavar="FILE", help="Write HTML to FILE.")
 def command(
@@ -36,7 +37,7 @@ def command(
 ) -> None:
     """Show every number of a job, each with its reason; no cluster needed.
 
-    With groups or layer_decay, or without train.num_samples, it builds the recipe's model and data.
+    The recipe's model and data are built only for jobs with groups or layer_decay, or without train.num_samples.
     """
     sizes = numbers(workers, option="--workers") if workers is not None else [None]
     rules = _rules(rule) if rule is not None else [None]
@@ -71,23 +72,26 @@ def _rules(text: str) -> list[str]:
 def _outcomes(
     job_path: Path, overrides: Sequence[str], *, sizes: Sequence[int | None], rules: Sequence[str | None]
 ) -> tuple[list[Plan | Refused], Job]:
-    """A plan, or why there is none, of every rule with every number of workers, and the last job that was read.
+    """The plan of every rule with every number of workers, or why it is refused; and the last job that was read.
 
     Raises:
-        JobFileError: there is not one plan; the first one's reason.
+        JobFileError: all are refused; the reason of the first.
     """
+    source, folder = str(job_path), job_path.parent.absolute()
     outcomes: list[Plan | Refused] = []
     facts: RecipeFacts | None = None
     job: Job | None = None
     first: JobFileError | None = None
     for rule in rules:
         for size in sizes:
-            asked = None
+            asked = None  # the job's number of workers, for the error
             try:
                 job, world_size = _job_at(size, job_path, [*overrides, *_rule_overrides(rule)])
                 asked = job.scale.max_workers
-                facts = recipe_facts(job, job_path=job_path) if facts is None else facts
-                whole, plan = plan_for(job, job_path=job_path, world_size=world_size, facts=facts)
+                facts = recipe_facts(job, source=source, recipe_folder=folder) if facts is None else facts
+                whole, plan = plan_with_recipe(
+                    job, source=source, recipe_folder=folder, world_size=world_size, facts=facts
+                )
                 if size is None:
                     require_every_size(whole, plan)
                 outcomes.append(plan)
@@ -95,13 +99,13 @@ def _outcomes(
                 first = first or error
                 outcomes.append(Refused(workers=size or asked, rule=rule, problem=error.problem, remedy=error.remedy))
     if job is None or (first is not None and all(isinstance(outcome, Refused) for outcome in outcomes)):
-        assert first is not None  # no job is no plan
+        assert first is not None  # without a job there was an error
         raise first
     return outcomes, job
 
 
 def _job_at(size: int | None, job_path: Path, overrides: Sequence[str]) -> tuple[Job, int | None]:
-    """The job, and the number of workers to plan it for: an elastic one stays elastic at every size that it may get."""
+    """The job, and the number of workers to plan for: an elastic job stays elastic at each size in its range."""
     job = load_job(job_path, overrides=overrides)
     if size is None or (job.scale.is_elastic and job.scale.min_workers <= size <= job.scale.max_workers):
         return job, size
@@ -109,15 +113,15 @@ def _job_at(size: int | None, job_path: Path, overrides: Sequence[str]) -> tuple
 
 
 def _rule_overrides(rule: str | None) -> list[str]:
-    """A rule in place of the job's; what only another rule takes is left out."""
+    """The overrides that replace the job's rule, and remove the options that only other rules take."""
     if rule is None:
         return []
-    options = {"power": "scale.exponent=null", "gain": "scale.noise_scale=null", "adam_sde": "scale.betas=sde"}
-    return [f"scale.rule={rule}", *(nothing for taker, nothing in options.items() if taker != rule)]
+    resets = {"power": "scale.exponent=null", "gain": "scale.noise_scale=null", "adam_sde": "scale.betas=sde"}
+    return [f"scale.rule={rule}", *(reset for taker, reset in resets.items() if taker != rule)]
 
 
 def _as_json(outcomes: Sequence[Plan | Refused]) -> dict[str, Any]:
-    """One plan as it is, several as a list with those that were refused."""
+    """The values of one plan; of several, a list of plans and a list of refusals."""
     plans = [outcome.to_dict() for outcome in outcomes if isinstance(outcome, Plan)]
     if len(outcomes) == 1:
         return plans[0]

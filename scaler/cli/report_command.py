@@ -21,7 +21,7 @@ from scaler.runs import find_run
 @click.option("--html", "html_path", type=UserPath(), metavar="FILE", help="Write HTML to FILE.")
 @click.option("--open", "in_browser", is_flag=True, help="Open the page: --html's FILE, or a temporary copy.")
 def command(run: str, storage: str, as_json: bool, as_markdown: bool, html_path: Path | None, in_browser: bool) -> None:
-    """Report on a run.
+    """Show the report of a run.
 
     RUN is a run's id, its folder or URI, or: last.
     """
@@ -49,6 +49,6 @@ def command(run: str, storage: str, as_json: bool, as_markdown: bool, html_path:
 
 
 def _open(page: Path) -> None:
-    """Show a page in the browser that the desktop, or ``BROWSER``, names."""
-    said = "Opened" if webbrowser.open(page.as_uri()) else "There is no browser here. The page is"
-    err().print(f"{said}: {page}", soft_wrap=True)
+    """Open a page in the default browser, or in the one that ``BROWSER`` names."""
+    text = "Opened" if webbrowser.open(page.as_uri()) else "No browser was found. The page is"
+    err().print(f"{text}: {page}", soft_wrap=True)

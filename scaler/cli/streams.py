@@ -1,7 +1,7 @@
-"""stdout and stderr that cannot fail: a display that is gone or full does not end a run.
+"""Make stdout and stderr accept every write, so that an output that cannot be written does not end a run.
 
-A stream may be closed (``>&-``, a daemon), full (``/dev/full``, a log on a full disk), or gone (a pipe whose reader has
-left, a terminal that was closed). The run goes on, and its exit code says how it ended.
+A stream may be closed (``>&-``, a daemon), full (``/dev/full``, a log on a full disk), or broken (a pipe whose reader
+has exited, a terminal that was closed). The run continues, and its exit code reports how it ended.
 """
 
 import errno
@@ -16,16 +16,16 @@ from typing import TextIO
 from scaler.errors import JobFileError
 
 NAMES = ("stdin", "stdout", "stderr")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # may pass: later text is tried again
-# Commands whose exit code says how a run ended, or that it keeps its limits; what they print can be had again.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # may be temporary: later writes are tried again
+# The exit code of these commands reports on a run, and their output can be printed again.
 ABOUT_RUNS = ("submit", "resume", "check")
 
 
 class GuardedFile(io.FileIO):
-    """A file descriptor that takes every write, and remembers the first that was refused.
+    """A file that accepts every write, and keeps the first error.
 
     Attributes:
-        refused: why; None: everything was written.
+        refused: the error of the first write that failed; None: every write succeeded.
     """
 
     def __init__(self, number: int) -> None:
@@ -33,28 +33,28 @@ class GuardedFile(io.FileIO):
         self.refused: OSError | None = None
 
     def write(self, data: "io.ReadableBuffer") -> int:  # type: ignore[name-defined]
-        """Write what the file takes."""
+        """Write, and return the number of bytes that the file took, or all of them where it failed."""
         size = memoryview(data).nbytes
         while True:
             try:
                 written: int | None = super().write(data)
             except OSError as error:
                 self.refused = self.refused or error
-                if error.errno not in FULL:  # it is gone for good, also for child processes and C code
-                    _lead_nowhere(self.fileno())
+                if error.errno not in FULL:  # broken for good: replace it for child processes and C code too
+                    _to_devnull(self.fileno())
                 return size
             if written is not None:
                 return written
-            select.select([], [self], [])  # a pipe that does not block, and is full now
+            select.select([], [self], [])  # a non-blocking pipe that is full now
 
 
 def guard_streams() -> None:
-    """Have this process's stdin, stdout and stderr be open, and stdout and stderr take every write."""
+    """Open stdin, stdout and stderr where they are closed, and make stdout and stderr accept every write."""
     for number, name in enumerate(NAMES):
         try:
             os.fstat(number)
-        except OSError:  # else the next file that is opened would get this number, and what C code prints
-            _lead_nowhere(number)
+        except OSError:  # else the next file that is opened would get this number, and the output of C code
+            _to_devnull(number)
         if number == 0:
             continue
         stream: TextIO | None = getattr(sys, name)
@@ -72,16 +72,16 @@ def guard_streams() -> None:
 
 
 def exit_code(code: int, arguments: Sequence[str]) -> int:
-    """Return the exit code of a command, after what was refused of its result was reported on stderr.
+    """Report on stderr if the result could not be written to stdout, and return the exit code of the process.
 
     Args:
-        code: the command's own.
+        code: the command's exit code.
         arguments: of the command line.
     """
     sys.stdout.flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     refused = raw.refused if isinstance(raw, GuardedFile) else None
-    if refused is None or refused.errno == errno.EPIPE or code != 0:  # EPIPE: the reader has what it wanted, as head
+    if refused is None or refused.errno == errno.EPIPE or code != 0:  # EPIPE: the reader has read enough, as head does
         return code
     print(f"Error: stdout cannot be written: {refused.strerror}.", file=sys.stderr)
     if next((word for word in arguments if not word.startswith("-")), "") in ABOUT_RUNS:
@@ -93,7 +93,7 @@ def exit_code(code: int, arguments: Sequence[str]) -> int:
 
 @contextmanager
 def open_streams() -> Iterator[None]:
-    """Replace a stdout or stderr that is None or closed by one that leads nowhere, for the length of a block."""
+    """Replace a stdout or stderr that is None or closed by ``/dev/null``, for the length of a ``with`` block."""
     before = {name: getattr(sys, name) for name in NAMES[1:]}
     missing = [name for name, stream in before.items() if stream is None or stream.closed]
     if not missing:
@@ -109,8 +109,8 @@ def open_streams() -> Iterator[None]:
                 setattr(sys, name, before[name])
 
 
-def _lead_nowhere(number: int) -> None:
-    """Make a file descriptor one of ``/dev/null``."""
+def _to_devnull(number: int) -> None:
+    """Make a file descriptor refer to ``/dev/null``."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     if nowhere != number:
         os.dup2(nowhere, number)

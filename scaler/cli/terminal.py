@@ -1,4 +1,4 @@
-"""Where things are printed: results to stdout, everything else to stderr."""
+"""Print results to stdout, and everything else to stderr."""
 
 import sys
 from typing import TextIO
@@ -9,7 +9,7 @@ PIPE_WIDTH = 100
 
 
 def show(renderable: RenderableType, *, aside: bool = False) -> None:
-    """Print a result to stdout, or what stands beside it to stderr, without blanks at the ends of lines."""
+    """Print without blanks at the ends of lines: a result to stdout, or with ``aside`` another text to stderr."""
     stream = sys.stderr if aside else sys.stdout
     console = _console(stream)
     with console.capture() as captured:
@@ -18,10 +18,10 @@ def show(renderable: RenderableType, *, aside: bool = False) -> None:
 
 
 def err() -> Console:
-    """Return the console of everything that is not the result."""
+    """Return the console on stderr, for everything that is not the result."""
     return _console(sys.stderr)
 
 
 def _console(stream: TextIO) -> Console:
-    """A console as wide as its terminal; 100 columns in a pipe, which has no width."""
+    """A console as wide as its terminal; 100 columns wide in a pipe."""
     return Console(file=stream, highlight=False, markup=False, width=None if stream.isatty() else PIPE_WIDTH)

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import cache
 from importlib import import_module
 from math import floor
 from typing import Any
@@ -64,12 +65,13 @@ def ray_cluster(address: str | None, *, verbose: bool, runtime_env: Mapping[str,
         RAYS_PATIENCE: os.environ.get(RAYS_PATIENCE, str(RAYS_PATIENCE_S)),
     }
     if address is None:
-        if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
+        is_first = not process_token.cache_info().currsize
+        if is_first and "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
             raise ClusterError(
                 "an embedded cluster needs its token before Ray is imported, and this process has imported Ray.",
                 "Import ray later, or start a cluster yourself and give its address.",
             )
-        environment |= {**_EMBEDDED_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        environment |= {**_EMBEDDED_ENVIRONMENT, "RAY_AUTH_TOKEN": process_token()}
     files = private_folder() if address is None else None
     # Ray prints what the raylet says to stdout, which is the result's.
     with (
@@ -87,6 +89,12 @@ def ray_cluster(address: str | None, *, verbose: bool, runtime_env: Mapping[str,
             ray.shutdown()
             if files is not None and not verbose:
                 shutil.rmtree(files, ignore_errors=True)
+
+
+@cache
+def process_token() -> str:
+    """Return the random token of this process's embedded clusters: Ray keeps the first one that it reads."""
+    return secrets.token_hex(32)
 
 
 @contextmanager

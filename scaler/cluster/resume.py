@@ -103,7 +103,7 @@ def require_same_data(stored: Stored, plan: Plan) -> None:
         )
 
 
-def resume(
+def resume_plan(
     folder: RunFolder,
     job: Job,
     plan: Plan,

@@ -12,7 +12,7 @@ from scaler.runs import RunFolder, RunState
 from scaler.runs.lease import Lease
 
 
-def submit(
+def submit_plan(
     job: Job,
     plan: Plan,
     *,

@@ -57,7 +57,7 @@ def read_job(raw: bytes, *, source: str) -> Job:
     return parse_job(read_values(raw, source=source), source=source)
 
 
-def load_job(path: Path, *, overrides: Sequence[str] = (), workers: int | None = None) -> Job:
+def load_job(path: str | Path, *, overrides: Sequence[str] = (), workers: int | None = None) -> Job:
     """Read a job file.
 
     Args:
@@ -69,7 +69,7 @@ def load_job(path: Path, *, overrides: Sequence[str] = (), workers: int | None =
         JobFileError: the file cannot be read, is not a job, or is a run's copy of a job with masked secrets; names the
             file, the key and the remedy.
     """
-    values = read_values(read_file(path), source=str(path))
+    values = read_values(read_file(Path(path)), source=str(path))
     job = edit_job(values, overrides=overrides, workers=workers, source=str(path))
     masked = [*masked_keys(job), *(["storage"] if MASK in job.storage else [])]
     if masked:

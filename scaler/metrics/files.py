@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 from scaler.errors import RunError
 from scaler.metrics.record import COLUMNS, Column
 from scaler.runs import RunFolder
+from scaler.runs.files import LOG_BYTES
 from scaler.runs.filesystems import reason
-from scaler.runs.folder import LOG_BYTES
 
 FOLDER = "metrics"
 EVENTS = "events.jsonl"

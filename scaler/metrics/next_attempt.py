@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 from scaler.metrics.events import CheckpointPassedOver
 from scaler.metrics.files import EVENTS, FOLDER, damaged, file_ranges
 from scaler.runs import RunFolder
+from scaler.runs.files import LOG_BYTES
 from scaler.runs.filesystems import reason
-from scaler.runs.folder import LOG_BYTES
 from scaler.runs.parsing import parse_json
 
 

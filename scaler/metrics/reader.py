@@ -13,7 +13,7 @@ from scaler.errors import RunError
 from scaler.metrics.events import AttemptStarted, Event, of_type, parse_event
 from scaler.metrics.files import EVENTS, FOLDER, SCHEMA, file_name, file_ranges, parse_pieces, read_file
 from scaler.runs import RunFolder
-from scaler.runs.folder import LOG_BYTES
+from scaler.runs.files import LOG_BYTES
 
 ATTEMPTS = 5
 KEPT_FILES = 24  # the newest may be gone at the second reading: their bytes are kept, of those up to

@@ -1,7 +1,7 @@
-"""The one door to storage: how a place is reached, and what any filesystem's error is in our words.
+"""Reach a filesystem by its path or URI, and turn the errors of any filesystem into ``RunError``.
 
-Nothing else in scaler knows what s3fs, botocore or another filesystem raises: every call of one stands in a ``with
-storage_errors(...)`` block, which leaves as a ``RunError`` that says what was wanted, where, why not, and what to type.
+Every call of fsspec is inside a ``with storage_errors(...)`` block. Its ``RunError`` says what was asked for, where,
+why it failed, and what to type. No other module knows the errors of s3fs, botocore or another filesystem.
 """
 
 import os
@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from scaler.errors import RunError, ScalerError
 from scaler.masking import mask_text
 
-# Kinds of errors by name, because their libraries need not be installed; a subclass counts as its base.
+# Exceptions by name, because their libraries need not be installed; the base classes of an exception count too.
 _CREDENTIALS = re.compile(
     "NoCredentials|PartialCredentials|CredentialRetrieval|TokenRetrieval|NoAuthToken|SSO|Login|ProfileNotFound|"
     "RefreshWithMFA|Metadata(Retrieval|Unsupported)|Unauthorized|DefaultCredentials|^RefreshError|ClientAuthentication"
@@ -39,59 +39,59 @@ _LOGINS = {
 }
 _SAME_AS = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "adl": "az"}
 _BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "obs", "r2"})
-SEE_TO_IT = "See to the storage, then try again."
+CHECK_STORAGE = "Check the storage, then try again."
 
 
 def inside(base: str, name: str) -> str:
-    """Return the URI or path of something in ``base``, which may be a bare ``memory://``."""
+    """Return the URI or path of a name in the folder ``base``, which may be a bare ``memory://``."""
     return base + name if base.endswith("://") else f"{base.rstrip('/')}/{name}"
 
 
-def located(place: str) -> str:
-    """Return a URI as it is, and a path absolute, its ``~`` or ``~user`` replaced by the home folder.
+def located(uri: str) -> str:
+    """Return an absolute path, with ``~`` or ``~user`` replaced by the home folder; a URI is returned unchanged.
 
     Raises:
         RunError: there is no such home folder.
     """
-    if "://" in place:
-        return place
-    path = os.path.expanduser(place)
+    if "://" in uri:
+        return uri
+    path = os.path.expanduser(uri)
     if path.startswith("~"):
         home = path.split("/", 1)[0]
-        raise RunError(f"{place}: there is no home folder {home}.", f"For a folder of that name here: ./{place}")
+        raise RunError(f"{uri}: there is no home folder {home}.", f"For a folder of that name here: ./{uri}")
     return str(Path(path).absolute())
 
 
 def reach(uri: str) -> tuple[Any, str]:
-    """Return the filesystem of a URI or path, and the path on it. Another process may write there: listings are new.
+    """Return the filesystem of a URI or path, and the path on it. Listings are not cached: other processes write too.
 
     Raises:
-        RunError: nothing here can reach it.
+        RunError: fsspec does not know the kind of URI, or lacks the package for it.
     """
-    if "://" not in uri:  # not for fsspec to read: a "::" in a path would be a chain of filesystems
+    if "://" not in uri:  # not through fsspec, which takes a "::" in a path for a chain of filesystems
         return LocalFileSystem(), str(Path(uri).absolute())
-    remedy = "Use a folder or a URI of a kind that fsspec knows, and install what it asks for."
+    remedy = "Use a folder or a URI that fsspec knows, and install the package that it asks for."
     with storage_errors(f"{mask_text(uri)}: cannot be reached", uri=uri, remedy=remedy):
         filesystem, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
     return filesystem, root
 
 
 @contextmanager
-def storage_errors(what: str, *, uri: str, remedy: str = SEE_TO_IT) -> Iterator[None]:
-    """Turn whatever a filesystem raises in a ``with`` block into a ``RunError``.
+def storage_errors(what: str, *, uri: str, remedy: str = CHECK_STORAGE) -> Iterator[None]:
+    """Turn every error that a filesystem raises in a ``with`` block into a ``RunError``.
 
-    That a file is not there stays a ``FileNotFoundError``, for the caller to tell; a bucket that is not there does not.
+    A missing file stays a ``FileNotFoundError``, which the caller handles; a missing bucket becomes a ``RunError``.
 
     Args:
-        what: what was wanted, and where: the error's text begins with it.
-        uri: of the place; says whose credentials it takes.
-        remedy: what to type where the error is of no known kind.
+        what: what was asked for, and where; the start of the error's text.
+        uri: of the storage; its scheme tells which credentials it needs.
+        remedy: what to type, for errors of an unknown kind.
     """
     try:
         yield
     except ScalerError:
         raise
-    except Exception as error:  # any filesystem's own
+    except Exception as error:  # filesystems raise exceptions of their own
         if isinstance(error, FileNotFoundError) and not _is_about(error, _NO_BUCKET):
             raise
         why, known = _explain(error, uri)
@@ -99,21 +99,21 @@ def storage_errors(what: str, *, uri: str, remedy: str = SEE_TO_IT) -> Iterator[
 
 
 def reason(error: BaseException) -> str:
-    """Why a filesystem or a reader refused, without the path, which the message names itself, or a full stop.
+    """Return the reason of an error, without the path, which the message has already, and without a full stop.
 
     Example:
         >>> reason(ValueError("this is no  parquet file."))
         'this is no parquet file'
     """
-    told = getattr(error, "strerror", None) or mask_text(" ".join(_text(error).split()))
-    return str(told).rstrip(".") or type(error).__name__
+    text = getattr(error, "strerror", None) or mask_text(" ".join(_text(error).split()))
+    return str(text).rstrip(".") or type(error).__name__
 
 
 def names_in(uri: str, *, what: str) -> list[str]:
-    """Return the names in a folder, sorted; none when it is not there.
+    """Return the names in a folder, sorted; an empty list where there is no such folder.
 
     Raises:
-        RunError: it cannot be listed, or its bucket is not there.
+        RunError: it cannot be listed, or there is no such bucket.
     """
     filesystem, root = reach(uri)
     if isinstance(filesystem, LocalFileSystem) and not Path(root).exists():
@@ -127,7 +127,7 @@ def names_in(uri: str, *, what: str) -> list[str]:
 
 
 def not_made(storage: str, reason: str) -> RunError:
-    """Return the error of a storage that takes no runs."""
+    """Return the error of a storage in which no run can be made."""
     return RunError(f"{_no_run_in(storage)}: {reason}.", "Set storage to a folder that can be written.")
 
 
@@ -135,7 +135,7 @@ def make_folder(filesystem: Any, root: str, *, storage: str, uri: str) -> bool:
     """Make a new run's folder; return whether it is new.
 
     Raises:
-        RunError: it cannot be made. A bucket that is not there is never made: its name may be a typing error.
+        RunError: it cannot be made. A missing bucket is never made, because its name may be a typing error.
     """
     try:
         with storage_errors(_no_run_in(storage), uri=uri, remedy="Set storage to a folder that can be written."):
@@ -152,7 +152,7 @@ def make_folder(filesystem: Any, root: str, *, storage: str, uri: str) -> bool:
 
 
 def has_folders(filesystem: Any) -> bool:
-    """Whether folders must be made; in an object store they would be buckets."""
+    """Return whether folders must be made before files; an object store would make buckets of them."""
     protocol = filesystem.protocol
     return _BUCKETS.isdisjoint([protocol] if isinstance(protocol, str) else protocol)
 
@@ -162,7 +162,7 @@ def _no_run_in(storage: str) -> str:
 
 
 def _explain(error: Exception, uri: str) -> tuple[str, str]:
-    """Why storage refused, and what to type; the latter is empty where the error is of no known kind."""
+    """The reason of an error and what to type; the second is empty for an error of an unknown kind."""
     kinds = [kind.__name__ for link in _chain(error) for kind in type(link).__mro__]
     scheme = uri.partition("://")[0] if "://" in uri else ""
     if _is_about(error, _NO_BUCKET):
@@ -181,7 +181,7 @@ def _explain(error: Exception, uri: str) -> tuple[str, str]:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what led to it, as Python prints them."""
+    """An error and its causes, in the order of ``__cause__``."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -195,7 +195,7 @@ def _is_about(error: BaseException, sign: re.Pattern[str]) -> bool:
 
 
 def _text(error: BaseException) -> str:
-    """An error's text; some libraries' errors cannot be printed when they lack an argument."""
+    """An error's text; empty where the library's error cannot be printed because it lacks an argument."""
     try:
         return str(error)
     except Exception:

@@ -1,4 +1,4 @@
-"""The list of runs below a storage, and the run that a person names."""
+"""List the runs below a storage, and find the run that a person names."""
 
 import re
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 def find_run(run: str, *, storage: str = "runs") -> RunFolder:
     """Return the run that a person names: a folder or URI, a run id below ``storage``, or ``last``.
 
-    Only what can be a run's id is looked for below ``storage``, so that ``..`` leads nowhere from there.
+    Only a valid run id is looked for below ``storage``, so ``..`` cannot lead out of it.
 
     Raises:
-        RunError: there is no such run; names those that there are.
+        RunError: there is no such run; names the newest ones.
     """
     shown = mask_text(storage)
     if run == "last":
@@ -27,11 +27,11 @@ def find_run(run: str, *, storage: str = "runs") -> RunFolder:
         if not found:
             raise RunError(f"there are no runs in {shown}.", "scaler submit JOB makes one.")
         return found[-1]
-    places = [run] if run.strip() else []
+    uris = [run] if run.strip() else []
     if _RUN_ID.fullmatch(run):
-        places.append(inside(storage, run))
-    for place in places:
-        folder = RunFolder(located(place))
+        uris.append(inside(storage, run))
+    for uri in uris:
+        folder = RunFolder(located(uri))
         if folder.is_run():
             return folder
     near = [folder.run_id for folder in list_runs(storage)[-3:]]
@@ -43,7 +43,7 @@ def find_run(run: str, *, storage: str = "runs") -> RunFolder:
 
 
 def list_runs(storage: str = "runs") -> Sequence[RunFolder]:
-    """Return the runs below ``storage`` in the order in which they were made, the oldest first.
+    """Return the runs below ``storage``, the oldest first.
 
     Raises:
         RunError: the storage cannot be read.
@@ -55,9 +55,9 @@ def list_runs(storage: str = "runs") -> Sequence[RunFolder]:
 
 
 def _made(folder: RunFolder) -> tuple[float, str]:
-    """When a run was made: what its status says. A status that says nothing usable leaves the time in the id, in UTC.
+    """The time at which a run was made, and the end of its id, to sort by.
 
-    The id alone would not do: it holds whole seconds, and ids of older runs hold the local time of the submitter.
+    The time is that of the status, or the one in the id where the status has none: the id has whole seconds only.
     """
     written = "-".join(folder.run_id.rsplit("-", 3)[-3:])
     try:
@@ -70,3 +70,9 @@ def _made(folder: RunFolder) -> tuple[float, str]:
         return datetime.strptime(written[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp(), written
     except ValueError:
         return 0.0, written
+
+
+def typed_name(folder: RunFolder) -> str:
+    """Return what a person types to name a run: its id where it is in ``./runs``, else its path or URI."""
+    path = folder.path("")
+    return folder.run_id if path == f"runs/{folder.run_id}" else path

@@ -1,13 +1,14 @@
-"""The lease of a run: at any moment one process drives it, and the others can tell.
+"""The lease of a run: a file that ensures that one process at a time runs it, the run driver.
 
-    driver.json  {token, host, pid, namespace, born, place, beat}: who drives the run, and when it last said so (epoch
-                 seconds); ``born`` tells a process from a later one of its number, ``place`` a copy from its original
+    driver.json  {token, host, pid, namespace, born, place, beat}: the run driver, and the time of its last heartbeat
+                 (epoch seconds); ``born`` differs from that of a later process with the same pid, ``place`` from that
+                 of a copy of the folder
 
-Whoever begins to drive a run claims it, says every ``BEAT_S`` that it is still there, and gives it back at the end. A
-driver that was killed gives nothing back: its lease is stale after ``FRESH_S``, or at once on the machine where its
-process is gone; a process that is there, stopped or asleep, holds its run there for as long. A driver that finds its
-lease gone, or another's, has lost it for good: somebody has gone on with the run, and may have finished it. Clocks of
-machines that share runs must agree to well within ``FRESH_S``.
+A run driver claims the run, writes a heartbeat every ``BEAT_S``, and releases the run at the end. A driver that was
+killed releases nothing: its lease is stale after ``FRESH_S``, or at once on the machine where its process no longer
+exists. A process that exists but is stopped or suspended keeps the lease on that machine. A driver that finds its lease
+missing, or another driver's, has lost it for good, because that driver may have finished the run. Clocks of machines
+that share runs must agree to well within ``FRESH_S``.
 """
 
 import os
@@ -28,48 +29,48 @@ from scaler.runs.parsing import parse_json
 FILE = "driver.json"
 BEAT_S = 10.0
 FRESH_S = 60.0
-UNSURE_S = 30.0  # after so long without a beat, the lease is looked at before anything is written
-SETTLE_S = 1.0  # where no lock can be had: how long a claimer waits for another one's write
+UNSURE_S = 30.0  # this long after the last heartbeat, the lease is checked before anything is written
+SETTLE_S = 1.0  # how long a claim waits for the write of another one, on storage without locks
 
 
 class Lease:
-    """A claimed run; made by ``claim``. As a context manager it beats, and gives the run back at the end.
+    """A claimed run; made by ``claim``. As a context manager it writes heartbeats, and releases the run at the end.
 
     Args:
         folder: the run's folder.
-        token: what only this claim has.
+        token: identifies this claim.
 
     Attributes:
-        before: the lease of a driver that gave nothing back, if the run had one.
+        before: the lease of an earlier driver that did not release the run; None: there was none.
     """
 
     def __init__(self, folder: RunFolder, token: str) -> None:
         self._folder, self._token = folder, token
-        self._opened: int | None = None  # the folder, where it is local; while it is open, no other gets its inode
+        self._opened: int | None = None  # a local folder; while it is open, no other folder gets its inode
         with suppress(OSError):
             self._opened = os.open(folder.local_path, os.O_RDONLY) if folder.local_path is not None else None
         self.before: Mapping[str, Any] | None = None
         self._ended = Event()
         self._beating = Lock()
-        self._beat_at = (0.0, 0.0)  # by the clock that never jumps, and by the one that goes on while a machine sleeps
-        self._problem: tuple[str, str] | None = None  # and its remedy
+        self._beat_at = (0.0, 0.0)  # by the monotonic clock, and by the wall clock, which counts while a machine sleeps
+        self._problem: tuple[str, str] | None = None  # a problem and its remedy
 
     @classmethod
     def claim(cls, folder: RunFolder) -> Self:
-        """Take a run that nobody drives. Of several who try at one moment, one gets it.
+        """Return the lease of a run that no process runs. Of several processes that claim a run at once, one gets it.
 
         Raises:
-            RunError: somebody drives it.
+            RunError: another process runs it.
         """
         lease = cls(folder, secrets.token_hex(8))
-        with _alone(folder) as is_alone:
+        with _locked(folder) as is_locked:
             require_free(folder)
             lease.before = read_lease(folder)
             lease._write()
-        if not is_alone:
+        if not is_locked:
             sleep(SETTLE_S)
             now = read_lease(folder)
-            if now is not None and now["token"] != lease._token:  # another wrote after this one
+            if now is not None and now["token"] != lease._token:  # another claim wrote after this one
                 require_free(folder)
                 return cls.claim(folder)
         return lease
@@ -82,12 +83,12 @@ class Lease:
         self.release()
 
     def beat(self) -> None:
-        """Say that this process is still there; or notice that the run is another's now, or gone.
+        """Write a heartbeat, or find out that another process runs the run now, or that its folder was removed.
 
         Raises:
-            RunError: the storage cannot be read or written just now; nothing is known of the lease then.
+            RunError: the storage cannot be read or written now, so it is unknown who holds the lease.
         """
-        with self._beating, _alone(self._folder):
+        with self._beating, _locked(self._folder):
             if self._ended.is_set() or self._problem is not None:
                 return
             raw = self._folder.read_if_there(FILE)
@@ -97,29 +98,31 @@ class Lease:
             elif now is not None:
                 self._problem = (
                     f"was taken over by process {now['pid']} on {now['host']}",
-                    "It goes on there; this process has let go of it.",
+                    "The run continues there; this process writes nothing more to it.",
                 )
             elif raw is None and not self._is_same_folder():
                 self._problem = "has lost its folder", f"Something removed {self._folder.path('')}."
             else:
                 self._problem = (
                     f"was taken over: its {FILE} is {'gone' if raw is None else 'another'}",
-                    "Another process went on with it, or somebody changed that file; this process has let go of it.",
+                    "Another process resumed the run, or the file was changed; this process writes nothing more to it.",
                 )
 
     def look(self) -> bool:
-        """Beat, and return whether the run is still this process's, as far as the storage tells."""
-        with suppress(Exception):  # any filesystem's own; what cannot be read now cannot be written either
+        """Write a heartbeat, and return whether this process still holds the run, as far as the storage can be read."""
+        with suppress(
+            Exception
+        ):  # filesystems raise errors of their own; what cannot be read now cannot be written either
             self.beat()
         return not self.is_lost
 
     def require_held(self) -> None:
-        """Do nothing while the run is this process's. Costs nothing while the lease beats.
+        """Raise unless this process holds the run. Free of I/O while heartbeats are written.
 
-        A process that was stopped, or whose machine slept, looks before it goes on.
+        A process that was stopped, or whose machine slept, reads the lease first.
 
         Raises:
-            RunError: it was taken over, or its folder is gone.
+            RunError: the run was taken over, or its folder was removed.
         """
         steady, wall = self._beat_at
         if max(monotonic() - steady, abs(time() - wall)) > UNSURE_S:
@@ -129,17 +132,17 @@ class Lease:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the run is another's now, or gone: then nothing may be written to its folder any more."""
+        """Whether the run was taken over or removed; then this process must not write to its folder."""
         return self._problem is not None
 
     def held_folder(self) -> RunFolder:
-        """Return the run's folder for whoever writes in this process: it takes nothing once the lease is lost."""
+        """Return the run's folder for writers in this process: writes raise once the lease is lost."""
         return _HeldFolder(self._folder, self)
 
     def release(self) -> None:
-        """Give the run back, if it is still this process's."""
+        """Release the run, if this process still holds it."""
         self._ended.set()
-        with suppress(OSError, RunError), self._beating, _alone(self._folder):
+        with suppress(OSError, RunError), self._beating, _locked(self._folder):
             now = read_lease(self._folder)
             if now is not None and now["token"] == self._token:
                 self._folder.remove(FILE)
@@ -148,7 +151,7 @@ class Lease:
             self._opened = None
 
     def _is_same_folder(self) -> bool:
-        """Whether the folder is there, and is not one that a writer made anew after it was removed."""
+        """Whether the folder exists, and is the claimed one: a writer may have made a removed folder again."""
         if not self._folder.exists():
             return False
         if self._opened is None or self._folder.local_path is None:
@@ -158,7 +161,9 @@ class Lease:
         return False
 
     def _keep(self) -> None:
-        while not self._ended.wait(BEAT_S) and self.look():  # storage that fails now may be back in time
+        while (
+            not self._ended.wait(BEAT_S) and self.look()
+        ):  # storage that fails now may work again before the lease is stale
             pass
 
     def _write(self) -> None:
@@ -169,7 +174,7 @@ class Lease:
 
 
 class _HeldFolder(RunFolder):
-    """A run's folder that looks at the lease before every write."""
+    """A run's folder that checks the lease before every write."""
 
     def __init__(self, folder: RunFolder, lease: Lease) -> None:
         super().__init__(folder.uri)
@@ -200,10 +205,10 @@ class _HeldFolder(RunFolder):
 
 
 def require_free(folder: RunFolder) -> None:
-    """Do nothing when nobody drives the run.
+    """Raise if a process runs the run.
 
     Raises:
-        RunError: somebody does, or a process of this machine still could.
+        RunError: a process runs it, or a silent process of this machine still holds it.
     """
     now = read_lease(folder)
     if now is None:
@@ -213,26 +218,26 @@ def require_free(folder: RunFolder) -> None:
     who = f"process {now['pid']} on {now['host']}"
     if is_there is not False and abs(ago) < FRESH_S:
         raise RunError(
-            f"run {folder.run_id} is being driven by {who}, seen {max(0, round(ago))} s ago.",
-            f"Stop it first (Ctrl-C there), or wait {FRESH_S:.0f} s after it is gone.",
+            f"run {folder.run_id} is being run by {who}, seen {max(0, round(ago))} s ago.",
+            f"Stop it first (Ctrl-C there), or wait {FRESH_S:.0f} s after it has ended.",
         )
     if is_there and now.get("place", folder.place) == folder.place:
         raise RunError(
             f"run {folder.run_id} is held by {who}, which has been silent for {max(0, round(ago))} s and still exists.",
-            f"End it first: kill -9 {now['pid']}\nShould that be no scaler, remove {folder.path(FILE)}.",
+            f"End it first: kill -9 {now['pid']}\nIf that process is not scaler, remove {folder.path(FILE)}.",
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Driver:
-    """The process that drove a run last, as its lease has it."""
+    """The process that ran a run last, from the run's lease."""
 
     host: str
     pid: int
-    beat: float  # epoch seconds
+    beat: float  # the last heartbeat, in epoch seconds
 
     def __str__(self) -> str:
-        """Return who it was and when it was last seen.
+        """Return the process and the time of its last heartbeat.
 
         Example:
             >>> print(Driver(host="node-3", pid=417, beat=1767225600.0))
@@ -240,15 +245,15 @@ class Driver:
         """
         try:
             seen = f"{datetime.fromtimestamp(self.beat, UTC):%Y-%m-%d %H:%M:%S} UTC"
-        except (ValueError, OverflowError, OSError):  # altered
+        except (ValueError, OverflowError, OSError):  # the file was altered
             seen = "at no known time"
         return f"process {self.pid} on {self.host}, last seen {seen}"
 
 
 def present_state(folder: RunFolder) -> tuple[RunState, Driver | None]:
-    """Return the state of a run, and the driver that is gone if that is why it is lost.
+    """Return the state of a run, and for a lost run its last driver, if that is known.
 
-    The state is the one last written; ``LOST`` where that is no end and nobody drives the run any more.
+    The state is the one that was last written; ``LOST`` where that state is not final and no process runs the run.
 
     Raises:
         RunError: the run's status cannot be read.
@@ -258,17 +263,22 @@ def present_state(folder: RunFolder) -> tuple[RunState, Driver | None]:
         return state, None
     now = _parsed(folder.read_if_there(FILE))
     if now is None:
-        return folder.state() if folder.state().is_end else RunState.LOST, None  # it may have ended between the two
+        return (
+            folder.state() if folder.state().is_end else RunState.LOST,
+            None,
+        )  # it may have ended between the two reads
     there = processes.is_there(now)
-    is_of_this = now.get("place", folder.place) == folder.place  # else the folder is a copy of one that is driven
+    is_of_this = (
+        now.get("place", folder.place) == folder.place
+    )  # else the folder is a copy of one that another process runs
     if is_of_this and (there or (there is None and abs(time() - now["beat"]) < FRESH_S)):
         return state, None
     return RunState.LOST, Driver(host=now["host"], pid=now["pid"], beat=now["beat"])
 
 
 def read_lease(folder: RunFolder) -> Mapping[str, Any] | None:
-    """Return the lease that is in the folder; None where there is none, or none that makes sense."""
-    with suppress(RunError):  # given back this moment, or altered
+    """Return the lease in the folder; None where there is none, or where its file does not hold a lease."""
+    with suppress(RunError):  # released at this moment, or altered
         return _parsed(folder.read_if_there(FILE))
     return None
 
@@ -280,19 +290,19 @@ def _parsed(raw: bytes | None) -> Mapping[str, Any] | None:
         return None
     kinds = {"token": str, "host": str, "pid": int, "beat": int | float}
     is_lease = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
-    return found if is_lease and found["pid"] > 0 else None  # kill 0 and kill -1 mean many processes
+    return found if is_lease and found["pid"] > 0 else None  # pids 0 and -1 stand for groups of processes
 
 
 @contextmanager
-def _alone(folder: RunFolder) -> Iterator[bool]:
-    """Keep others on this machine from looking at a lease while it changes; yields whether that could be had."""
-    place = folder.local_path
+def _locked(folder: RunFolder) -> Iterator[bool]:
+    """Lock a lease against other processes of this machine; yields whether the storage has locks."""
+    path = folder.local_path
     descriptor = None
-    if place is not None and os.name == "posix":
+    if path is not None and os.name == "posix":
         from fcntl import LOCK_EX, flock
 
-        with suppress(OSError):  # some network filesystems lock no folders
-            descriptor = os.open(place, os.O_RDONLY)
+        with suppress(OSError):  # some network filesystems cannot lock folders
+            descriptor = os.open(path, os.O_RDONLY)
             try:
                 flock(descriptor, LOCK_EX)
             except OSError:

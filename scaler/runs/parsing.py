@@ -1,16 +1,16 @@
-"""JSON from files that somebody else may have written, to hurt."""
+"""Read JSON from files that an attacker may have written."""
 
 import json
 from typing import Any
 
-MOST_LEVELS = 100  # ours nest six; code that walks values would end in a RecursionError at some hundreds
+MOST_LEVELS = 100  # scaler writes six at most; recursive readers fail with a RecursionError at some hundreds
 
 
 def parse_json(raw: bytes | str) -> Any:
-    """Return the value that a text in JSON describes.
+    """Return the value of a JSON text.
 
     Raises:
-        ValueError: it is not JSON, or is nested deeper than ``MOST_LEVELS``.
+        ValueError: the text is not JSON, or is nested deeper than ``MOST_LEVELS``.
 
     Example:
         >>> parse_json('{"a": [1, 2]}')
@@ -30,7 +30,7 @@ def parse_json(raw: bytes | str) -> Any:
 
 
 def _levels(value: Any) -> int:
-    """How deep a value is nested, up to one more than ``MOST_LEVELS``."""
+    """The number of levels of a value, counted up to ``MOST_LEVELS + 1``."""
     level, here = 0, [value]
     while here and level <= MOST_LEVELS:
         parts = [part for part in here if isinstance(part, dict | list)]

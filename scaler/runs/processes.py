@@ -1,4 +1,4 @@
-"""Processes, told apart for good: by host, number, and what tells a process from a later one of its number."""
+"""Identify processes across machines and restarts: by host, process id, PID namespace and start time."""
 
 import os
 import signal
@@ -10,16 +10,16 @@ from typing import Any
 
 
 def this_process() -> dict[str, Any]:
-    """Return ``{host, pid, namespace, born}`` of this process, as plain values."""
+    """Return ``{host, pid, namespace, born}`` of this process: ``born`` as ``born`` returns it."""
     pid = os.getpid()
     return {"host": socket.gethostname(), "pid": pid, "namespace": _namespace(), "born": born(pid)}
 
 
 def is_there(process: Mapping[str, Any]) -> bool | None:
-    """Return whether a process exists; None where that cannot be told from here.
+    """Return whether a process exists; None for a process of another host or PID namespace.
 
     Args:
-        process: what ``this_process`` returned in it.
+        process: what ``this_process`` returned in that process.
     """
     if (process["host"], process.get("namespace")) != (socket.gethostname(), _namespace()):
         return None
@@ -27,22 +27,23 @@ def is_there(process: Mapping[str, Any]) -> bool | None:
         os.kill(process["pid"], 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # it exists and is another user's
         pass
     then, now = process.get("born"), born(process["pid"])
     return then is None or now is None or then == now
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that ask a process to stop, beside Ctrl-C's: SIGTERM, and SIGHUP unless nohup ignores it."""
+    """Return the signals other than SIGINT that ask a process to stop: SIGTERM, and SIGHUP unless nohup ignores it."""
     hangs_up = hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
     return (signal.SIGTERM, signal.SIGHUP) if hangs_up else (signal.SIGTERM,)
 
 
 def born(pid: int) -> str | None:
-    """Return what tells a process from a later one of its number: the machine's start, and its own in ticks since then.
+    """Return the boot id of this machine and the start time of a process in clock ticks since the boot.
 
-    ``gone`` for one that has ended and that nobody has asked for its exit code; None where nothing tells.
+    The pair differs from that of any other process that had or will have the same process id. ``gone`` for a zombie;
+    None where ``/proc`` does not have it.
     """
     with suppress(OSError, IndexError):
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
@@ -53,7 +54,7 @@ def born(pid: int) -> str | None:
 
 
 def _namespace() -> str | None:
-    """Where this process's number is its name: containers of one host name may each have a process 7."""
+    """The PID namespace of this process: two containers with one host name may each have a process 7."""
     with suppress(OSError):
         return os.readlink("/proc/self/ns/pid")
     return None

@@ -1,4 +1,4 @@
-"""The command line in this process, as several test modules run it."""
+"""Run the command line in this process; for several test modules."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ Scaler = Callable[..., Outcome]
 
 @contextmanager
 def command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Scaler]:
-    """Give a function that runs a command line in a folder; recipes that it imported are forgotten at the end."""
+    """Yield a function that runs a command in a folder; at the end, the recipes that it imported are unloaded."""
     monkeypatch.chdir(folder)
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)

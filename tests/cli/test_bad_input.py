@@ -1,4 +1,4 @@
-"""Job files and recipes that cannot be used, as people meet them: stdout, stderr and exit code whole."""
+"""Job files and recipes that cannot be used: the whole stdout, stderr and exit code of a command."""
 
 import copy
 import os
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scaler.cli import run
 from scaler.job import Job
 
-ANY_SEED = os.environ.get("SCALER_FUZZ_EXAMPLES")  # so many examples, other ones each time: a search, not a test
+ANY_SEED = os.environ.get("SCALER_FUZZ_EXAMPLES")  # number of examples, new ones in each run
 
 
 class Outcome(NamedTuple):
@@ -54,7 +54,7 @@ TOO_DEEP = f"JOB: is nested too deep.{LEVELS}"
 
 
 def refused(path: Path, *overrides: str) -> str:
-    """What ``scaler plan`` says of a job that it refuses, with the file called JOB."""
+    """The error of ``scaler plan`` for a job that it refuses, with JOB for the file's path."""
     code, out, err = scaler("plan", path, *(part for override in overrides for part in ("--set", override)))
     assert (code, out) == (2, "")
     return err.removeprefix("Error: ").replace(str(path), "JOB")
@@ -104,13 +104,13 @@ def refused(path: Path, *overrides: str) -> str:
     ],
     ids=lambda value: repr(value[:16]),
 )
-def test_a_file_that_is_made_to_hurt_is_refused_in_a_few_words(tmp_path: Path, content: str, text: str) -> None:
+def test_a_hostile_file_is_refused_with_a_short_message(tmp_path: Path, content: str, text: str) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(content)
     assert refused(path) == text
 
 
-def test_many_faults_are_counted_and_the_first_of_them_said(tmp_path: Path) -> None:
+def test_many_problems_are_counted_and_the_first_ten_are_named(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(GOOD + "".join(f"key{index}: 1\n" for index in range(2000)))
     lines = refused(path).splitlines()
@@ -129,7 +129,7 @@ def test_a_file_with_a_byte_order_mark_or_of_windows_is_read(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("command", ["plan", "submit", "find-lr"])
-def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, command: str) -> None:
+def test_a_pipe_a_device_or_a_folder_is_refused_and_not_read(tmp_path: Path, command: str) -> None:
     pipe, folder, dangling = tmp_path / "pipe", tmp_path / "folder", tmp_path / "dangling"
     os.mkfifo(pipe)
     folder.mkdir()
@@ -164,7 +164,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, command: 
     ],
     ids=lambda value: repr(value[:24]),
 )
-def test_a_set_that_is_made_to_hurt_is_refused_in_a_few_words(tmp_path: Path, override: str, text: str) -> None:
+def test_a_hostile_override_is_refused_with_a_short_message(tmp_path: Path, override: str, text: str) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(GOOD)
     assert refused(path, override) == text

@@ -183,7 +183,7 @@ def test_a_damaged_baseline_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("job", "alone", "told"),
+    ("job", "alone", "change"),
     [
         ([], ["scale.per_worker_batch_size=4"], "scale.per_worker_batch_size is 4 there and 8 here"),
         ([], ["reference.lr=0.5"], "reference.lr is 0.5 there and 0.01 here"),
@@ -200,17 +200,17 @@ def test_a_damaged_baseline_is_refused(
     ],
 )  # fmt: skip
 def test_a_baseline_is_of_the_same_job(
-    scaler_command: Scaler, made: Callable[..., SyntheticRun], job: list[str], alone: list[str], told: str | None
+    scaler_command: Scaler, made: Callable[..., SyntheticRun], job: list[str], alone: list[str], change: str | None
 ) -> None:
     made(*job)
     made(*alone, run_id="alone", workers=1)
     code, out, err = scaler_command("check", RUN, "--min-efficiency", "0.01", "--baseline", "alone")
-    if told is None:
+    if change is None:
         assert (code, err) == (0, "")
         return
     assert (code, out) == (2, "")
     assert err == (
-        f"Error: baseline = alone is a run of another job: {told}.\n"
+        f"Error: baseline = alone is a run of another job: {change}.\n"
         "  Give a run of the same job with one worker: scaler submit JOB --workers 1.\n"
     )
 
@@ -218,7 +218,7 @@ def test_a_baseline_is_of_the_same_job(
 REFUSED = [
     (
         [],
-        f"scaler check {RUN} is given nothing to check.\n"
+        f"scaler check {RUN} has no limit to check.\n"
         "  Give one or more of --min-efficiency, --max-loss, --min-accuracy, --min-eval, --max-eval, "
         "--min-samples-per-s, --max-wall-s, --max-cost, --no-verdict.",
     ),
@@ -255,7 +255,7 @@ REFUSED = [
     ),
     (
         ["--baseline", RUN, "--max-loss", "1"],
-        f"--baseline {RUN} is for efficiency alone.\n  Give --min-efficiency X with it.",
+        f"--baseline {RUN} is used by --min-efficiency only.\n  Give --min-efficiency X with it.",
     ),
 ]
 

@@ -148,7 +148,7 @@ def test_no_command_shows_the_help_as_an_error(scaler_command: Scaler) -> None:
         (
             ["plan", JOB, "--html", "nosuch/plan.html"],
             "Error: nosuch/plan.html: cannot be written: No such file or directory.\n"
-            "  Give a file in a folder that is there.\n",
+            "  Give a file in a folder that exists.\n",
         ),
         (
             ["submit", JOB, "--workers", "0"],
@@ -286,7 +286,7 @@ def test_a_job_that_is_wrong_whatever_the_rule_is_an_error(scaler_command: Scale
     assert outcome.code == 2
 
 
-def test_the_page_of_plans_is_written_and_nothing_else_said(scaler_command: Scaler, tmp_path: Path) -> None:
+def test_the_page_of_plans_is_written_and_nothing_is_printed(scaler_command: Scaler, tmp_path: Path) -> None:
     page = tmp_path / "plan.html"
     assert scaler_command("plan", JOB, "--html", page) == (0, "", "")
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
@@ -451,7 +451,7 @@ def test_init_overwrites_nothing(scaler_command: Scaler, tmp_path: Path, name: s
     assert scaler_command("init", tmp_path) == (
         2,
         "",
-        f"Error: {tmp_path}/{name} is there already.\n  Give a new folder; nothing was written.\n",
+        f"Error: {tmp_path}/{name} exists already.\n  Give a new folder; nothing was written.\n",
     )
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"
@@ -461,7 +461,10 @@ def test_init_where_a_file_is(scaler_command: Scaler, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code, out, err = scaler_command("init", tmp_path / "file" / "mine")
     assert (code, out) == (2, "")
-    assert err == f"Error: {tmp_path}/file/mine: cannot be written: Not a directory.\n  Give a folder that can be.\n"
+    assert (
+        err
+        == f"Error: {tmp_path}/file/mine: cannot be written: Not a directory.\n  Give a folder that can be written.\n"
+    )
 
 
 def test_the_schema_takes_jobs_and_refuses_others(scaler_command: Scaler, tmp_path: Path) -> None:
@@ -495,7 +498,7 @@ def test_runs_are_listed(scaler_command: Scaler, tmp_path: Path, digits: Callabl
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "text"),
     [
         ("plan.json", "{}", "plan.json is not a plan: 'schema_version'."),
         ("plan.json", "{", "plan.json is not JSON: "),
@@ -506,14 +509,14 @@ def test_runs_are_listed(scaler_command: Scaler, tmp_path: Path, digits: Callabl
     ],
 )
 def test_a_run_that_was_altered_exits_5(
-    scaler_command: Scaler, tmp_path: Path, digits: Callable[..., Job], name: str, content: str, said: str
+    scaler_command: Scaler, tmp_path: Path, digits: Callable[..., Job], name: str, content: str, text: str
 ) -> None:
     folder = made_run(tmp_path, digits())
     folder.write(name, content)
     code, out, err = scaler_command("report", folder.run_id, "--storage", tmp_path)
     assert (code, out) == (5, "")
     assert err.startswith("Error: ")
-    assert said in err
+    assert text in err
 
 
 def test_a_run_of_which_some_records_cannot_be_read_is_reported_without_them(

@@ -50,7 +50,7 @@ def test_runs_may_lie_elsewhere(scaler_command: Scaler, storage: Path) -> None:
     assert [run["run_id"] for run in json.loads(out)["runs"]] == RUNS
 
 
-def test_runs_that_a_resume_changed_are_told_by_their_newest_job(
+def test_runs_that_a_resume_changed_are_compared_by_their_newest_job(
     scaler_command: Scaler, storage: Path, digits: Callable[..., Job]
 ) -> None:
     job, later = digits(*SYNTHETIC_JOB), digits(*SYNTHETIC_JOB, "reference.lr=0.005")

@@ -45,7 +45,7 @@ def test_a_range_test_from_end_to_end(find_lr: FindLr, tmp_path: Path) -> None:
     assert re.search(r"^valley +0\.\d+ +0\.0\d+  half of the fall is done$", out, re.MULTILINE)
     assert re.search(r"^reference:\n  lr: 0\.0\d+  # valley of a range test; was 0.01$", out, re.MULTILINE)
     assert err.startswith(f"Run {folder.run_id}: in this process\n")
-    # The rate that was run is the rate that was planned, and the run's report knows.
+    # The learning rate in use is the planned one, and the run's report shows it.
     plan = folder.read_json("plan.json")
     assert plan["schedule"]["name"] == "ramp"
     report = folder.read_json("report.json")
@@ -55,17 +55,17 @@ def test_a_range_test_from_end_to_end(find_lr: FindLr, tmp_path: Path) -> None:
     assert report["series"]["eval_samples_seen"] == [report["totals"]["samples_seen"]]
 
 
-def test_the_digits_known_rate_is_found_to_a_factor_of_three(find_lr: FindLr) -> None:
+def test_the_known_learning_rate_of_the_digits_is_found_to_a_factor_of_three(find_lr: FindLr) -> None:
     code, out, err = find_lr(JOB, *HERE, "--json", "--quiet", "--set", "scale.per_worker_batch_size=256")
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert (found["global_batch_size"], found["lr_ratio"], found["base_lr"]) == (256, 16.0, 0.01)
     assert found["chosen"] == "valley"
     assert found["reference_lr"] == pytest.approx(found["suggestions"]["valley"] / 16.0)
-    rates = [rate for rate in found["reference_suggestions"].values() if rate is not None]
-    assert len(rates) >= 2, "this loss rises, and may not rise far enough to count as diverged"
-    for rate in rates:
-        assert 0.01 / 3 < rate < 0.01 * 3
+    lrs = [lr for lr in found["reference_suggestions"].values() if lr is not None]
+    assert len(lrs) >= 2, "this loss rises, and may not rise far enough to count as diverged"
+    for lr in lrs:
+        assert 0.01 / 3 < lr < 0.01 * 3
 
 
 def test_the_page_is_written_beside_the_text(find_lr: FindLr, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_page_that_cannot_be_written_does_not_lose_the_result(find_lr: FindLr,
     assert code == 2
     assert err == (
         f"Error: {tmp_path}/no/range.html: cannot be written: No such file or directory.\n"
-        "  Give a file in a folder that is there.\n"
+        "  Give a file in a folder that exists.\n"
     )
     assert out.startswith("Range test of digits: 20 steps")
 
@@ -188,7 +188,7 @@ def test_a_recipe_that_raises_exits_4_with_its_own_traceback(
     assert err.startswith("Error: rank 0 failed: KeyError: 'boom'\n")
 
 
-def test_a_loss_that_no_rate_moves_suggests_nothing(find_lr: FindLr, make_job: Callable[[str, str], Path]) -> None:
+def test_a_loss_that_does_not_change_suggests_nothing(find_lr: FindLr, make_job: Callable[[str, str], Path]) -> None:
     path = make_job("flat", "(model(batch[0]) * 0.0).sum() + 2.0")
     code, out, err = find_lr(path, *HERE, "--quiet")
     assert (code, err) == (0, "")

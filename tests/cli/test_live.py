@@ -122,7 +122,7 @@ def test_of_a_thousand_workers_the_slowest_are_shown_and_the_others_counted() ->
     assert len([line for line in lines if line.startswith(">  777")]) == 1
 
 
-def test_a_pipe_is_told_who_is_waited_for(synthetic_run: SyntheticRun) -> None:
+def test_a_pipe_shows_the_worker_that_the_others_wait_for(synthetic_run: SyntheticRun) -> None:
     console = Console(file=StringIO(), width=100, color_system=None)
     with Live(synthetic_run.plan, console=console, quiet=False) as live, console.capture() as captured:
         live.show(workers(2, slow=1))
@@ -132,7 +132,7 @@ def test_a_pipe_is_told_who_is_waited_for(synthetic_run: SyntheticRun) -> None:
 
 
 @pytest.mark.parametrize("ends", [None, KeyboardInterrupt])
-def test_nothing_of_it_stays_when_the_run_ends_but_lines_that_were_said(
+def test_only_the_printed_lines_stay_when_the_run_ends(
     synthetic_run: SyntheticRun, ends: type[BaseException] | None
 ) -> None:
     """As a terminal shows it: pyte reads what was written."""

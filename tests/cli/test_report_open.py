@@ -1,4 +1,4 @@
-"""``scaler report RUN --open``: in the browser that BROWSER names, and what is said where there is none."""
+"""``scaler report RUN --open``: in the browser that BROWSER names, and the message where there is none."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_where_there_is_no_browser_the_page_is_named(
     monkeypatch.setattr("webbrowser._tryorder", [])
     page = tmp_path / "page.html"
     code, out, err = scaler_command("report", folder.uri, "--open", "--html", page)
-    assert (code, out, err) == (0, "", f"There is no browser here. The page is: {page}\n")
+    assert (code, out, err) == (0, "", f"No browser was found. The page is: {page}\n")
     assert page.exists()
 
 
@@ -65,4 +65,4 @@ def test_a_page_that_cannot_be_written_is_a_usage_error(
     for page, why in ((tmp_path / "nowhere" / "x.html", "No such file or directory"), (tmp_path, "Is a directory")):
         code, out, err = scaler_command("report", folder.uri, "--html", page)
         assert (code, out) == (2, "")
-        assert err == f"Error: {page}: cannot be written: {why}.\n  Give a file in a folder that is there.\n"
+        assert err == f"Error: {page}: cannot be written: {why}.\n  Give a file in a folder that exists.\n"

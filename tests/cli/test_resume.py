@@ -1,4 +1,4 @@
-"""``scaler resume`` as people type it, one worker in this process: stdout, stderr and exit code whole."""
+"""``scaler resume`` with one worker in this process: the whole stdout, stderr and exit code."""
 
 import json
 import os
@@ -45,17 +45,17 @@ def build(trouble="none", at_call=60, marker="", samples=1000, api_key=""):
     inputs = torch.randn(samples, 4, generator=generator)
     data = TensorDataset(inputs, (inputs.sum(1) > 0).long())
     calls = -1  # one batch is evaluated before the first step
-    struck = False
+    is_triggered = False
 
     def loss(model, batch):
-        nonlocal calls, struck
+        nonlocal calls, is_triggered
         calls += 1
-        if struck:
-            time.sleep(0.01)  # until somebody asks
+        if is_triggered:
+            time.sleep(0.01)  # until the run is asked to stop
         if calls == at_call and trouble != "none" and not Path(marker).exists():
             Path(marker).touch()
-            struck = True
-            strike(trouble)
+            is_triggered = True
+            make_trouble(trouble)
         return cross_entropy(model(batch[0]), batch[1])
 
     return scaler.Recipe(
@@ -67,7 +67,7 @@ def build(trouble="none", at_call=60, marker="", samples=1000, api_key=""):
     )
 
 
-def strike(trouble):
+def make_trouble(trouble):
     if trouble == "ctrl_c":
         signal.raise_signal(signal.SIGINT)
     elif trouble == "ctrl_c twice":
@@ -130,8 +130,8 @@ def weights(folder: RunFolder) -> dict[str, Any]:
     return values
 
 
-def rates(folder: RunFolder) -> list[tuple[int, float]]:
-    """The rate of every step whose work is in the weights."""
+def lrs(folder: RunFolder) -> list[tuple[int, float]]:
+    """``samples_seen`` and learning rate of every step that is in the weights."""
     records = read_records(folder).to_pylist()
     return sorted((record["samples_seen"], record["lr"]) for record in records if not record["lost"])
 
@@ -141,12 +141,12 @@ def assert_the_same_training(resumed: RunFolder, calm: RunFolder) -> None:
     ours, theirs = weights(resumed), weights(calm)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert rates(resumed) == rates(calm)
+    assert lrs(resumed) == lrs(calm)
 
 
 @pytest.fixture
 def calm(scaler_command: Scaler, job: Path) -> RunFolder:
-    """The same training without any trouble, in a storage of its own."""
+    """The same training without trouble, in a storage of its own."""
     code, _, err = scaler_command("submit", job, *HERE, "--quiet", "--set", "storage=calm")
     assert code == 0, err
     (folder,) = list_runs("calm")
@@ -154,7 +154,7 @@ def calm(scaler_command: Scaler, job: Path) -> RunFolder:
 
 
 @pytest.mark.parametrize("trouble", ["ctrl_c", "sigterm", "sighup"])
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
+def test_a_stopped_run_resumes_and_ends_with_the_same_weights(
     scaler_command: Scaler, job: Path, calm: RunFolder, trouble: str
 ) -> None:
     code, out, err = scaler_command("submit", job, *HERE, *options(f"recipe_args.trouble={trouble}"))
@@ -162,7 +162,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     assert code == 130
     assert out.startswith(f"{folder.run_id}  stopped\n")
     assert err.endswith(
-        f"\nReport: runs/{folder.run_id}/report.html\nGo on with: scaler resume {folder.run_id}\n\nInterrupted.\n"
+        f"\nReport: runs/{folder.run_id}/report.html\nContinue with: scaler resume {folder.run_id}\n\nInterrupted.\n"
     )
     assert folder.state().value == "stopped"
     assert not folder.exists(FILE)
@@ -175,7 +175,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     assert code == 0, err
     assert out.startswith(f"{folder.run_id}  succeeded\n")
     assert err.startswith("Plan of going\n")
-    assert f"\nRun {folder.run_id}: going on at {reached:,} of 3,000 samples\n" in err
+    assert f"\nRun {folder.run_id}: resuming at {reached:,} of 3,000 samples\n" in err
     assert_the_same_training(folder, calm)
     assert folder.names("") == sorted({*calm.names("")})  # no job-1.yaml, no driver.json
     assert folder.read("plan.json") == plan
@@ -196,7 +196,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     )
 
 
-def test_a_driver_that_was_killed_is_followed_at_once(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
+def test_a_run_whose_driver_was_killed_resumes_at_once(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
     command = [
         SCALER,
         "submit",
@@ -214,7 +214,7 @@ def test_a_driver_that_was_killed_is_followed_at_once(scaler_command: Scaler, jo
     gone = f"process {lease['pid']} on {lease['host']}, last seen {seen:%Y-%m-%d %H:%M:%S} UTC"
     assert scaler_command("list", "--storage", "runs") == (
         0,
-        f"{folder.run_id}  lost  nobody runs it ({gone}): scaler resume {folder.run_id}\n",
+        f"{folder.run_id}  lost  no process runs it ({gone}): scaler resume {folder.run_id}\n",
         "",
     )
     code, out, err = scaler_command("report", folder.run_id, "--json")
@@ -233,7 +233,7 @@ def test_a_driver_that_was_killed_is_followed_at_once(scaler_command: Scaler, jo
     assert not folder.exists(FILE)
 
 
-def test_a_second_interrupt_ends_it_at_once_and_it_goes_on_from_before(
+def test_a_second_interrupt_ends_a_run_at_once_and_it_resumes_from_its_checkpoint(
     scaler_command: Scaler, job: Path, calm: RunFolder
 ) -> None:
     code, _, _ = scaler_command("submit", job, *HERE, "--quiet", *options("recipe_args.trouble=ctrl_c twice"))
@@ -244,7 +244,7 @@ def test_a_second_interrupt_ends_it_at_once_and_it_goes_on_from_before(
     assert_the_same_training(folder, calm)
 
 
-def test_a_run_that_failed_goes_on_when_its_cause_is_mended(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
+def test_a_failed_run_resumes_when_the_cause_is_fixed(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
     code, _, err = scaler_command("submit", job, *HERE, "--quiet", *options("recipe_args.trouble=raise"))
     folder = newest_run()
     assert (code, folder.state().value) == (4, "failed")
@@ -256,13 +256,13 @@ def test_a_run_that_failed_goes_on_when_its_cause_is_mended(scaler_command: Scal
     assert_the_same_training(folder, calm)
 
 
-def test_a_run_without_a_checkpoint_goes_on_from_the_start(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
+def test_a_run_without_a_checkpoint_starts_again(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
     early = options("recipe_args.trouble=raise", "recipe_args.at_call=5")
     assert scaler_command("submit", job, *HERE, "--quiet", *early).code == 4
     code, _, err = scaler_command("resume", "last", *HERE)
     folder = newest_run()
     assert code == 0
-    assert f"\nRun {folder.run_id}: there is no checkpoint, going on from the start\n" in err
+    assert f"\nRun {folder.run_id}: there is no checkpoint, starting at the first sample\n" in err
     assert_the_same_training(folder, calm)
 
 
@@ -273,7 +273,7 @@ def stopped_run(scaler_command: Scaler, job: Path, *overrides: str) -> RunFolder
     return newest_run()
 
 
-def test_an_edited_job_is_shown_kept_and_used(scaler_command: Scaler, job: Path) -> None:
+def test_changes_of_the_job_are_shown_saved_and_used(scaler_command: Scaler, job: Path) -> None:
     folder = stopped_run(scaler_command, job)
     submitted = folder.read("job.yaml")
     edit = options("reference.lr=0.02", "train.epochs=4", "schedule.final_fraction=0.1")
@@ -287,7 +287,7 @@ def test_an_edited_job_is_shown_kept_and_used(scaler_command: Scaler, job: Path)
         "\n"
         "Plan of going\n"
     )
-    assert f"\nRun {folder.run_id}: going on at 300 of 4,000 samples\n" in err
+    assert f"\nRun {folder.run_id}: resuming at 300 of 4,000 samples\n" in err
     assert folder.read("job.yaml") == submitted
     edited = yaml.safe_load(folder.read("job-1.yaml"))
     assert (edited["reference"]["lr"], edited["train"]["epochs"]) == (0.02, 4.0)
@@ -310,7 +310,7 @@ def test_an_edited_job_is_shown_kept_and_used(scaler_command: Scaler, job: Path)
     assert folder.read_json("report.json")["totals"]["samples_seen"] == 5000
 
 
-def test_an_edited_job_file_is_taken_too(scaler_command: Scaler, job: Path) -> None:
+def test_an_edited_job_file_is_used(scaler_command: Scaler, job: Path) -> None:
     folder = stopped_run(scaler_command, job)
     job.write_text(job.read_text().replace("epochs: 3", "epochs: 2"))
     code, _, err = scaler_command("resume", "last", "--job", job, *HERE)
@@ -359,7 +359,7 @@ def test_an_edited_job_file_is_taken_too(scaler_command: Scaler, job: Path) -> N
         (options("train.epochs"), 2, "--set train.epochs is not KEY=VALUE.\n  Such as --set train.epochs=3.\n"),
     ],
 )
-def test_what_the_run_cannot_bear_is_refused_and_nothing_is_written(
+def test_a_change_that_the_run_cannot_take_is_refused_and_nothing_is_written(
     scaler_command: Scaler, job: Path, arguments: list[str], code: int, text: str
 ) -> None:
     folder = stopped_run(scaler_command, job)
@@ -369,14 +369,12 @@ def test_what_the_run_cannot_bear_is_refused_and_nothing_is_written(
     assert {name: folder.read(name) for name in folder.names("") if "." in name} == before
 
 
-def test_a_run_that_has_finished_has_nothing_left_but_a_longer_training(
-    scaler_command: Scaler, calm: RunFolder
-) -> None:
+def test_a_finished_run_can_only_be_trained_longer(scaler_command: Scaler, calm: RunFolder) -> None:
     before = calm.read("status.json")
     code, out, err = scaler_command("resume", calm.uri, *HERE)
     assert (code, err) == (
         0,
-        f"Run {calm.run_id} has finished; a longer training goes on: --set train.epochs=...\n"
+        f"Run {calm.run_id} has finished; to train longer: --set train.epochs=...\n"
         f"Report: calm/{calm.run_id}/report.html\n",
     )
     assert out == scaler_command("report", calm.uri).out
@@ -384,24 +382,24 @@ def test_a_run_that_has_finished_has_nothing_left_but_a_longer_training(
     assert calm.read("status.json") == before
     code, _, err = scaler_command("resume", calm.run_id, "--storage", "calm", *HERE, *options("train.epochs=4"))
     assert code == 0
-    assert f"\nRun {calm.run_id}: going on at 3,000 of 4,000 samples\n" in err
+    assert f"\nRun {calm.run_id}: resuming at 3,000 of 4,000 samples\n" in err
     assert calm.read_json("report.json")["totals"]["samples_seen"] == 4000
 
 
-def test_a_run_that_is_driven_is_left_alone(scaler_command: Scaler, job: Path) -> None:
+def test_a_run_that_another_process_runs_is_not_touched(scaler_command: Scaler, job: Path) -> None:
     folder = stopped_run(scaler_command, job)
     beat = time.time() - 12
     folder.write_json(FILE, {"token": "t", "host": "elsewhere", "pid": 77, "beat": beat})
     code, out, err = scaler_command("resume", "last", *HERE)
     assert (code, out) == (5, "")
     assert err == (
-        f"Error: run {folder.run_id} is being driven by process 77 on elsewhere, seen 12 s ago.\n"
-        "  Stop it first (Ctrl-C there), or wait 60 s after it is gone.\n"
+        f"Error: run {folder.run_id} is being run by process 77 on elsewhere, seen 12 s ago.\n"
+        "  Stop it first (Ctrl-C there), or wait 60 s after it has ended.\n"
     )
     assert folder.read_json(FILE)["beat"] == beat
 
 
-def test_two_who_resume_at_one_moment_do_not_both_train(scaler_command: Scaler, job: Path) -> None:
+def test_of_two_processes_that_resume_at_once_one_trains(scaler_command: Scaler, job: Path) -> None:
     folder = stopped_run(scaler_command, job)
     command = [SCALER, "resume", "last", *HERE, "--quiet"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -411,7 +409,7 @@ def test_two_who_resume_at_one_moment_do_not_both_train(scaler_command: Scaler, 
     assert len([event for event in read_events(folder) if event.kind == "resumed"]) == 1
 
 
-def test_a_run_that_is_taken_over_ends_and_writes_nothing_more(
+def test_a_process_that_lost_its_run_ends_and_writes_nothing_more(
     scaler_command: Scaler, job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scaler.runs.lease.BEAT_S", 0.05)
@@ -432,7 +430,7 @@ def test_a_run_that_is_taken_over_ends_and_writes_nothing_more(
         5,
         "",
         f"Error: run {folder.run_id} was taken over by process 77 on elsewhere.\n"
-        "  It goes on there; this process has let go of it.\n",
+        "  The run continues there; this process writes nothing more to it.\n",
     )
     status = folder.read_json("status.json")
     assert (status["state"], status["note"]) == ("running", "theirs")
@@ -455,7 +453,7 @@ def test_a_folder_that_was_copied_elsewhere_is_reported_and_goes_on_there(
         "  Give a job file that lies beside a recipe of yours: scaler resume 'copies/a copy' --job JOB\n",
     )
     trouble = options("recipe_args.trouble=ctrl_c twice")
-    for _ in range(2):  # the second time it lies where it went on
+    for _ in range(2):  # the second time the folder is where the run resumed
         code, _, err = scaler_command("resume", "copies/a copy", "--job", job, *HERE, "--quiet", *trouble)
         assert (code, err.splitlines()[-1]) == (0, "Report: copies/a copy/report.html")
         trouble = []
@@ -484,8 +482,8 @@ def test_code_that_came_with_a_run_is_not_run(
     code.mkdir()
     (code / "recipe_resume.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n" + RECIPE)
     (tmp_path / "code").symlink_to(code)
-    told = {key: value and value.format(folder=folder.uri) for key, value in edit.items()}
-    status = {**folder.read_json("status.json"), **told}
+    changed = {key: value and value.format(folder=folder.uri) for key, value in edit.items()}
+    status = {**folder.read_json("status.json"), **changed}
     folder.write_json("status.json", {key: value for key, value in status.items() if value is not None})
     assert scaler_command("resume", "last", *HERE, "--quiet") == (
         2,
@@ -537,11 +535,11 @@ def test_a_job_that_the_report_needs_is_missed_before_anything_is_trained(scaler
         5,
         "",
         f"Error: run {folder.run_id} has no job.yaml in runs/{folder.run_id}.\n"
-        "  It is written when the run starts; scaler list shows the runs that there are.\n",
+        "  It is written when the run starts; scaler list shows the existing runs.\n",
     )
 
 
-def test_a_checkpoint_that_is_damaged_is_told_and_passed_over(scaler_command: Scaler, job: Path) -> None:
+def test_a_damaged_checkpoint_is_reported_and_skipped(scaler_command: Scaler, job: Path) -> None:
     folder = stopped_run(scaler_command, job, "recipe_args.at_call=100")
     assert complete_checkpoints(folder) == [300, 600, 900]
     folder.write("checkpoints/000000000000900.pt", b"torn")
@@ -549,7 +547,7 @@ def test_a_checkpoint_that_is_damaged_is_told_and_passed_over(scaler_command: Sc
     assert code == 0, err
     reason = next(line for line in err.splitlines() if line.startswith("Passed over: ")).removeprefix("Passed over: ")
     assert "checkpoint 900 is incomplete: 4 bytes of " in reason
-    assert f"\nRun {folder.run_id}: going on at 600 of 3,000 samples\n" in err
+    assert f"\nRun {folder.run_id}: resuming at 600 of 3,000 samples\n" in err
     events = read_events(folder)
     (passed,) = [event for event in events if event.kind == "checkpoint_passed_over"]
     assert (passed.attempt, passed.samples_seen, passed.reason) == (1, 900, reason)
@@ -569,19 +567,19 @@ def test_attempts_are_not_counted_anew_where_the_events_are_lost(scaler_command:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "change"),
     [
         (["reference.lr=0.5"], "reference.lr = 0.5"),
         (["train.epochs=2", "schedule.final_fraction=0.1"], "schedule.final_fraction = 0.1, train.epochs = 2"),
     ],
 )
 def test_changes_of_a_training_that_is_over_are_not_ignored(
-    scaler_command: Scaler, calm: RunFolder, overrides: list[str], told: str
+    scaler_command: Scaler, calm: RunFolder, overrides: list[str], change: str
 ) -> None:
     assert scaler_command("resume", calm.uri, *HERE, *options(*overrides)) == (
         2,
         "",
-        f"Error: run {calm.run_id} has finished its training; {told} would change nothing.\n"
+        f"Error: run {calm.run_id} has finished its training; {change} would change nothing.\n"
         "  Give a longer training: --set train.epochs=...\n",
     )
 
@@ -606,7 +604,7 @@ def test_a_driver_that_was_stopped_while_another_finished_its_run_writes_nothing
         5,
         "",
         f"Error: run {folder.run_id} was taken over: its {FILE} is gone.\n"
-        "  Another process went on with it, or somebody changed that file; this process has let go of it.\n",
+        "  Another process resumed the run, or the file was changed; this process writes nothing more to it.\n",
     )
     assert folder.state().value == "succeeded"
     assert {event.samples_seen for event in read_events(folder) if hasattr(event, "samples_seen")} <= set(range(600))
@@ -695,7 +693,7 @@ def test_storage_that_fills_up_ends_the_run_with_its_reason(
     def full(folder: RunFolder, name: str, data: bytes) -> None:
         appended.append(name)
         if len(appended) > 1:
-            with folder._told(name, "written"):
+            with folder._errors(name, "written"):
                 raise OSError(28, "No space left on device")
         append(folder, name, data)
 
@@ -707,7 +705,7 @@ def test_storage_that_fills_up_ends_the_run_with_its_reason(
         [
             f"Error: run {folder.run_id}: events.jsonl cannot be written in runs/{folder.run_id}: No space left on "
             "device.",
-            "  Make room there, or see to the storage.",
+            "  Free space there, or check the storage.",
         ],
     )
     assert folder.state().value == "failed"

@@ -78,14 +78,14 @@ def test_a_run_ends_as_it_ends_whatever_becomes_of_its_output(
     assert "Traceback" not in done.stderr
 
 
-def test_a_report_that_finds_no_room_says_how_to_have_it_again(shell: Shell) -> None:
+def test_a_report_that_cannot_be_written_says_how_to_print_it_again(shell: Shell) -> None:
     done = shell(f"{SUBMIT} --quiet >/dev/full")
     assert done.returncode == 0
     assert done.stderr.endswith(f"{NO_ROOM}  scaler report RUN prints the report again.\n")
 
 
 @pytest.mark.parametrize("command", ["plan job.yaml", "list", "schema", "plan job.yaml --json"])
-def test_a_result_that_finds_no_room_is_an_error(shell: Shell, command: str) -> None:
+def test_a_result_that_cannot_be_written_is_an_error(shell: Shell, command: str) -> None:
     shell(f"{SUBMIT} --quiet")
     done = shell(f"{COMMAND} {command} >/dev/full")
     assert (done.returncode, done.stderr.removeprefix("built\nbuilt\n")) == (

@@ -67,7 +67,7 @@ def test_a_run_whose_driver_was_killed_ends_as_a_calm_one(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{folder.run_id}  succeeded\n")
     reached = json.loads(folder.read("report.json"))["attempts"][1]["start_samples"]
-    assert f"\nRun {folder.run_id}: going on at {reached:,} of 15,000 samples\n" in done.stderr
+    assert f"\nRun {folder.run_id}: resuming at {reached:,} of 15,000 samples\n" in done.stderr
     assert at_work(storage.name) == []
 
     calm = tmp_path / f"{tmp_path.name}-calm"
@@ -91,7 +91,7 @@ def test_sigterm_stops_a_run_and_it_goes_on_with_another_number_of_workers(tmp_p
     out, err = process.communicate(timeout=60)
     (folder,) = list_runs(str(tmp_path))
     assert (process.returncode, err.splitlines()[-1]) == (130, "Interrupted.")
-    assert f"\nGo on with: scaler resume {folder.uri}\n" in err
+    assert f"\nContinue with: scaler resume {folder.uri}\n" in err
     assert out.startswith(f"{folder.run_id}  stopped\n")
     assert left_behind(tmp_path.name) == []
     reached = complete_checkpoints(folder)[-1]
@@ -100,7 +100,7 @@ def test_sigterm_stops_a_run_and_it_goes_on_with_another_number_of_workers(tmp_p
     done = resume(tmp_path, "--workers", "1")
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith(f"Changes of {folder.run_id}\n  scale.num_workers: 2 -> 1\n\nPlan of troubled\n")
-    assert f"\nRun {folder.run_id}: going on at {reached:,} of 5,000 samples\n" in done.stderr
+    assert f"\nRun {folder.run_id}: resuming at {reached:,} of 5,000 samples\n" in done.stderr
     assert left_behind(tmp_path.name) == []
     report = json.loads(folder.read("report.json"))
     rows = [(row["world_size"], row["global_batch_size"], row["peak_lr"]) for row in report["attempts"]]

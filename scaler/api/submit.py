@@ -1,0 +1,95 @@
+"""``scaler.submit``: plan a job, run it to its end, and report on it."""
+
+import os
+from collections.abc import Sequence
+
+from scaler.api.callbacks import OnNotice, OnPlan, OnProgress, OnReport, OnStart, ignore
+from scaler.cluster.submit import submit_plan
+from scaler.job.located import JobLike, locate_job
+from scaler.notebook import Run
+from scaler.report.run.model import Report
+from scaler.training.plan_job import plan_with_recipe
+
+
+def submit(
+    job: JobLike,
+    *,
+    workers: int | None = None,
+    address: str | None = None,
+    overrides: Sequence[str] = (),
+    storage: str | os.PathLike[str] | None = None,
+    recipe_folder: str | os.PathLike[str] | None = None,
+    verbose: bool = False,
+    on_plan: OnPlan | None = None,
+    on_start: OnStart | None = None,
+    on_progress: OnProgress | None = None,
+    on_report: OnReport | None = None,
+    on_notice: OnNotice | None = None,
+) -> Run:
+    """Run a job to its end, and return the run with its report.
+
+    The call returns when training is over. It prints nothing: progress arrives in the callbacks, which are called in
+    the caller's thread. A run that fails or is stopped keeps its folder, its checkpoints and a report of what was done;
+    ``scaler.read_run("last")`` reads it, and ``scaler.resume`` continues it.
+
+    Args:
+        job: the path of a job file, of a folder with a ``job.yaml``, or a ``Job``.
+        workers: number of workers, instead of ``scale.num_workers``.
+        address: of a running Ray cluster (``auto``, ``host:port``); None: an embedded cluster on this machine, which
+            ends with the call; ``none``: one worker in this process, without Ray.
+        overrides: ``key.key=value`` texts, the value in YAML; later ones win.
+        storage: the folder or URI that gets the run, instead of the job's ``storage``.
+        recipe_folder: where the recipe is looked for; None: next to the job file, or in the current folder for a
+            ``Job``.
+        verbose: show Ray's own log on stderr.
+        on_plan: called with the job and its plan, before anything is started or written.
+        on_start: called with the run's folder when it has been made.
+        on_progress: called with a ``Progress`` a few times a second.
+        on_report: called with the report when it is in the run's folder, also before an error is raised.
+        on_notice: called with a sentence that the person who submits should read.
+
+    Raises:
+        JobFileError: the job cannot be used; nothing was started.
+        ClusterError: there is no such cluster, or it cannot hold the job.
+        TrainingError: the job failed; ``RecipeError`` where the recipe raised.
+        RunError: the storage cannot be read or written, or another process took the run over.
+        KeyboardInterrupt: Ctrl-C or SIGTERM. The first one has the run save a checkpoint and stop; the second one
+            ends it at once. The run's state is then ``stopped``.
+
+    Example:
+        >>> import scaler, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> run = scaler.submit(
+        ...     "jobs/digits/job.yaml",
+        ...     workers=1,
+        ...     address="none",
+        ...     overrides=["train.epochs=1"],
+        ...     storage=folder.name,
+        ... )
+        >>> run.report.state, run.report.totals.samples_seen
+        ('succeeded', 1437)
+        >>> list(run.report.final.eval)
+        ['accuracy', 'loss']
+        >>> folder.cleanup()
+    """
+    located = locate_job(job, overrides=overrides, workers=workers, storage=storage, recipe_folder=recipe_folder)
+    planned, plan = plan_with_recipe(located.job, source=located.source, recipe_folder=located.recipe_folder)
+    (on_plan or ignore)(planned, plan)
+    reports: list[Report] = []
+
+    def reported(report: Report) -> None:
+        reports.append(report)
+        (on_report or ignore)(report)
+
+    folder = submit_plan(
+        planned,
+        plan,
+        recipe_folder=located.recipe_folder,
+        address=address,
+        verbose=verbose,
+        on_start=on_start or ignore,
+        on_progress=on_progress or ignore,
+        on_report=reported,
+        on_notice=on_notice or ignore,
+    )
+    return Run(folder, report=reports[-1])
