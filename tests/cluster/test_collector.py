@@ -10,7 +10,7 @@ from synthetic import SyntheticRun
 
 from scaler.cluster import collector as collector_module
 from scaler.cluster.collector import STORAGE_PATIENCE_S, UPLOADS_PER_S, Collector
-from scaler.cluster.messages import Batch, Upload, UploadReply
+from scaler.cluster.messages import Upload, UploadBatch, UploadReply
 from scaler.errors import RunError
 from scaler.metrics.reader import read_events, read_records
 from scaler.metrics.record import Record
@@ -26,11 +26,13 @@ def folder(tmp_path: Path) -> RunFolder:
     return made
 
 
-def batch(number: int, records: Sequence[Record] = (), events: Sequence[Event] = (), *, reached: int = 0) -> Batch:
-    return Batch(number=number, attempt=0, samples_seen=reached, records=records, events=events)
+def batch(
+    number: int, records: Sequence[Record] = (), events: Sequence[Event] = (), *, reached: int = 0
+) -> UploadBatch:
+    return UploadBatch(number=number, attempt=0, samples_seen=reached, records=records, events=events)
 
 
-def send(collector: Collector, *batches: Batch, rank: int = 0, written: int = 0, reached: int = 0) -> UploadReply:
+def send(collector: Collector, *batches: UploadBatch, rank: int = 0, written: int = 0, reached: int = 0) -> UploadReply:
     parcel = Upload(sender=f"rank {rank}", rank=rank, written=written, written_to=(0, reached), batches=batches)
     return collector.hand_over(parcel)
 
@@ -49,7 +51,7 @@ def test_what_is_handed_over_is_written_for_every_reader(folder: RunFolder, synt
     assert read_records(folder).num_rows == len(run.records)
     assert read_events(folder) == list(run.events)
     assert len(folder.names("tensorboard")) == 1
-    assert collector.look().progress.progress == 200.0
+    assert collector.status().progress.progress == 200.0
 
 
 def test_a_folder_that_takes_nothing_fails_no_worker(
@@ -62,12 +64,12 @@ def test_a_folder_that_takes_nothing_fails_no_worker(
     for _ in range(3):
         now += 1.0
         hand_over(collector, synthetic_run.attempt(0, stop=32))
-    assert collector.look().storage == ""
+    assert collector.status().storage == ""
     now += STORAGE_PATIENCE_S
-    assert "FileExistsError" in collector.look().storage
+    assert "FileExistsError" in collector.status().storage
     (Path(folder.uri) / "tensorboard").unlink()
     now += 1.0
-    assert collector.look().storage == ""
+    assert collector.status().storage == ""
     collector.close()
     assert len(folder.names("tensorboard")) == 1, "what could not be written was kept"
 
@@ -85,9 +87,9 @@ def test_what_scaler_itself_says_of_the_storage_is_told_without_its_remedy_and_t
     monkeypatch.setattr(RunFolder, "append_json", full)
     for _ in range(2):
         now += STORAGE_PATIENCE_S
-        collector.look()
+        collector.status()
     now += 1.0
-    assert collector.look().storage == "events.jsonl cannot be written"
+    assert collector.status().storage == "events.jsonl cannot be written"
     monkeypatch.undo()
 
 
@@ -120,7 +122,7 @@ def test_a_collector_that_died_goes_on_from_the_folder_and_writes_nothing_twice(
     assert read_records(folder).column("samples_seen").to_pylist() == [record.samples_seen for record in records]
     assert read_events(folder) == [resumed, *run.events]
     assert born.begin_attempt().attempt == 1
-    assert born.look().progress.world_size == 2, "what it saw before it died is seen again"
+    assert born.status().progress.world_size == 2, "what it saw before it died is seen again"
 
 
 def test_what_a_dead_collector_had_taken_and_not_written_is_asked_for_again(
@@ -190,9 +192,9 @@ def test_failures_before_a_resume_are_not_those_of_the_run_that_goes_on(folder: 
     first = Collector(folder)
     send(first, batch(1, [], [failed]))
     first.close()
-    assert [trouble["kind"] for trouble in Collector(folder).look().troubles] == ["worker_failed"]
-    assert Collector(folder, [resumed]).look().troubles == []
-    assert Collector(folder, [resumed]).look().troubles == [], "nor after it died and came back"
+    assert [trouble["kind"] for trouble in Collector(folder).status().troubles] == ["worker_failed"]
+    assert Collector(folder, [resumed]).status().troubles == []
+    assert Collector(folder, [resumed]).status().troubles == [], "nor after it died and came back"
 
 
 def test_taking_records_costs_a_worker_next_to_nothing(folder: RunFolder, synthetic_run: SyntheticRun) -> None:

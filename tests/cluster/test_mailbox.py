@@ -13,7 +13,7 @@ from scaler.cluster import collector as collector_module
 from scaler.cluster import mailbox as mailbox_module
 from scaler.cluster.collector import FORGET_S, UPLOADS_PER_S, Collector
 from scaler.cluster.mailbox import LATE_TIMES, MOST_WAITING, THIN_EVERY_S, Mailbox
-from scaler.cluster.messages import Batch, Upload, UploadReply
+from scaler.cluster.messages import Upload, UploadBatch, UploadReply
 from scaler.runs import RunFolder
 
 
@@ -151,7 +151,7 @@ def test_who_has_nothing_to_send_asks_no_more_often_than_the_collector_wants(
 def test_a_batch_comes_out_of_its_columns_as_it_went_in(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0)
     for records in (run.records, ()):
-        batch = Batch(number=3, attempt=1, samples_seen=64, records=list(records), events=list(run.events))
+        batch = UploadBatch(number=3, attempt=1, samples_seen=64, records=list(records), events=list(run.events))
         assert pickle.loads(pickle.dumps(batch)) == batch
 
 
