@@ -27,7 +27,7 @@ from time import sleep, time
 from typing import Any
 
 from kill_workers import HERE, Outcome, environment_of_workers, is_whole, run, samples_lost_and_repeated, write_job
-from nodes import Step, cluster_of, run_through, runs_with, told
+from nodes import Step, cluster_of, outcome, run_through, runs_with
 from noted_digits import read_notes
 from table import table
 
@@ -216,7 +216,7 @@ def resize(folder: Path, on_resize: str) -> None:
     ]
     with redirect_stdout(sys.stderr), cluster_of(1) as nodes:  # Ray tells of dead nodes on stdout
         run_folder = run_through(nodes, folder / "runs", overrides, steps, job_folder=folder)
-    print(json.dumps(told(run_folder)))
+    print(json.dumps(outcome(run_folder)))
 
 
 def final_loss(report: Mapping[str, Any]) -> float:

@@ -130,8 +130,8 @@ def runs_with(workers: int) -> Callable[[Sequence[Mapping[str, Any]], Any], bool
     return is_so
 
 
-def told(folder: Any) -> dict[str, Any]:
-    """What became of a run: its lives, what each redid, and whether the surviving records hold each sample once."""
+def outcome(folder: Any) -> dict[str, Any]:
+    """Return the attempts of a run, the steps that each repeated, and whether each sample was used once."""
     from scaler.metrics.reader import read_events, read_records
     from scaler.report.run.write import write_report
 

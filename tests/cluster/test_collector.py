@@ -33,8 +33,8 @@ def batch(
 
 
 def send(collector: Collector, *batches: UploadBatch, rank: int = 0, written: int = 0, reached: int = 0) -> UploadReply:
-    parcel = Upload(sender=f"rank {rank}", rank=rank, written=written, written_to=(0, reached), batches=batches)
-    return collector.hand_over(parcel)
+    upload = Upload(sender=f"rank {rank}", rank=rank, written=written, written_to=(0, reached), batches=batches)
+    return collector.hand_over(upload)
 
 
 def hand_over(collector: Collector, run: SyntheticRun) -> None:
@@ -74,7 +74,7 @@ def test_a_folder_that_takes_nothing_fails_no_worker(
     assert len(folder.names("tensorboard")) == 1, "what could not be written was kept"
 
 
-def test_what_scaler_itself_says_of_the_storage_is_told_without_its_remedy_and_two_full_stops(
+def test_an_error_of_the_storage_is_reported_without_its_remedy_and_without_two_full_stops(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
@@ -82,7 +82,7 @@ def test_what_scaler_itself_says_of_the_storage_is_told_without_its_remedy_and_t
     collector = Collector(folder)
 
     def full(*_: object) -> None:
-        raise RunError("events.jsonl cannot be written.", "Make room.")
+        raise RunError("events.jsonl cannot be written.", "Free space.")
 
     monkeypatch.setattr(RunFolder, "append_json", full)
     for _ in range(2):
@@ -150,16 +150,16 @@ def test_a_checkpoint_is_secure_when_every_worker_s_records_are_written(folder: 
     assert not collector.is_secured(0, world_size=2, samples_seen=97)
     born = Collector(folder)
     assert not born.is_secured(0, world_size=2, samples_seen=96)
-    for rank in (0, 1):  # nothing to send, and what was written is told
+    for rank in (0, 1):  # nothing to send, and the reply says what was written
         send(born, rank=rank, written=1, reached=96)
     assert born.is_secured(0, world_size=2, samples_seen=96)
 
 
 def test_what_ran_out_of_memory_is_remembered_until_the_job_changes(folder: RunFolder) -> None:
-    struck = {"kind": "out_of_memory", "time": 1.0, "attempt": 0, "rank": 1, "per_worker_batch_size": 12}
+    event = {"kind": "out_of_memory", "time": 1.0, "attempt": 0, "rank": 1, "per_worker_batch_size": 12}
     collector = Collector(folder)
     assert collector.begin_attempt().micro_batch_limit is None
-    send(collector, batch(1, [], [struck]))
+    send(collector, batch(1, [], [event]))
     assert collector.begin_attempt().micro_batch_limit == 6
     collector.close()
     same = {"kind": "resumed", "time": 2.0, "from_samples": 0, "workers": 2, "changes": [], "idle_s": 1.0}
@@ -181,8 +181,8 @@ def test_a_wish_to_leave_lasts_until_the_group_has_left(folder: RunFolder) -> No
     collector.begin_attempt()
     assert send(collector).leave == "stop", "the run is to end, whoever runs it"
     collector.close()
-    told = [(event["why"], event["detail"]) for event in read_events(folder)]
-    assert told == [("resize", "2 -> 3 workers"), ("stop", "Ctrl-C")]
+    noted = [(event["why"], event["detail"]) for event in read_events(folder)]
+    assert noted == [("resize", "2 -> 3 workers"), ("stop", "Ctrl-C")]
     assert send(Collector(folder)).leave == "stop", "a collector that died asks again"
 
 

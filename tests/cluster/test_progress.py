@@ -57,7 +57,7 @@ def test_a_return_to_a_checkpoint_starts_anew(synthetic_run: SyntheticRun) -> No
             mine: list[Record] = [r for r in run.records if (r.attempt, r.rank) == (attempt, rank)]
             tracker.add(mine, [])
     stale: Any = run.records[0]
-    tracker.add([stale], [])  # a straggler of the life before changes nothing
+    tracker.add([stale], [])  # a late record of the last attempt changes nothing
     look = tracker.progress()
     assert (look.attempt, look.progress, look.loss_mean) == (1, 96.0, 1.0)
 

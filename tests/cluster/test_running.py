@@ -1,4 +1,4 @@
-"""What a running cluster asks for, and what is said when it refuses; the tests' own cluster asks for a token."""
+"""The token of a running cluster, and the errors of one that refuses it; the tests' own cluster asks for a token."""
 
 import os
 import subprocess
