@@ -282,7 +282,7 @@ def test_a_worker_that_dies_twice_at_one_step_is_the_end(tmp_path: Path) -> None
         run_on_ray(job, make_plan(job), folder, recipe_folder=str(TROUBLED), on_progress=lambda progress: None)
     assert re.fullmatch(
         r"rank 1 died \(its process was killed, or crashed\) in the step after sample [\d,]+, as in the attempt "
-        r"before: another restart would die there, too\.",
+        r"before: after another restart the same would happen\.",
         caught.value.problem,
     )
     ended = [event for event in read_events(folder) if event["kind"] == "group_ended"]
