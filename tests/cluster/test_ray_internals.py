@@ -22,7 +22,9 @@ INTERNALS = PACKAGE / "cluster" / "ray_internals.py"
 
 def is_private(name: str) -> bool:
     parts = name.split(".")
-    return parts[0] == "ray" and ("v2" in parts or any(part.startswith("_") for part in parts))
+    return parts[0] == "ray" and (
+        "v2" in parts or any(part.startswith("_") and not part.startswith("__") for part in parts)
+    )
 
 
 def private_imports(code: str) -> Iterator[str]:

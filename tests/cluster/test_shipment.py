@@ -90,7 +90,7 @@ def test_what_gitignore_names_is_named_and_what_rayignore_names_is_meant(job: Pa
 def test_a_folder_that_is_too_large_is_refused_with_what_is_large_in_it(
     job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ray._private.runtime_env.packaging.GCS_STORAGE_MAX_SIZE", 3 * 2**20)
+    monkeypatch.setattr("scaler.cluster.ray_internals.GCS_STORAGE_MAX_SIZE", 3 * 2**20)
     (job / "weights.bin").write_bytes(bytes(3 * 2**20))
     (job / "data/b.bin").write_bytes(bytes(2**20))
     with pytest.raises(ClusterError) as caught:
