@@ -65,7 +65,10 @@ def require_accepted(address: str) -> None:
     Raises:
         ClusterError: the token is missing or wrong.
     """
-    if not _is_left_to_ray() and _refuses(address, find_token().value if _mode() in ("token", "") else ""):
+    if _is_left_to_ray() or not _refuses(address, ""):
+        return
+    token = find_token().value if _mode() in ("token", "") else ""
+    if not token or _refuses(address, token):
         raise token_refused(address)
 
 

@@ -95,12 +95,12 @@ VARIABLES = (
 
 @cache
 def require_hooks() -> None:
-    """Refuse a version of Ray that differs in what scaler uses of its private parts.
+    """Refuse a version of Ray that lacks a private name that scaler uses, or has it in another form.
 
-    It takes a millisecond after Ray Train is imported; that takes about a second.
+    Importing Ray Train takes a second; the check itself takes a millisecond.
 
     Raises:
-        ClusterError: names the installed version, what is missing, and the versions that work.
+        ClusterError: names the installed version, what differs, and the versions that work.
     """
     try:
         from scaler.cluster import ray_internals
@@ -113,7 +113,7 @@ def require_hooks() -> None:
 
         more = f"; and {len(missing) - MOST_SHOWN} more" if len(missing) > MOST_SHOWN else ""
         raise ClusterError(
-            f"Ray {ray.__version__} differs from what scaler uses of it: {'; '.join(missing[:MOST_SHOWN])}{more}.",
+            f"Ray {ray.__version__} does not work with scaler: {'; '.join(missing[:MOST_SHOWN])}{more}.",
             f"Install a version that works, 2.58 to 2.60: pip install 'ray[default,train]{TESTED}'",
         )
 
@@ -127,21 +127,23 @@ def find_missing(names: ModuleType) -> Iterator[str]:
     for hook in OVERRIDDEN:
         found = _signature(names, hook)
         if found != hook:
-            yield f"no {hook}" if found is None else f"{hook} is now {found}"
+            yield f"{hook} is missing" if found is None else f"{hook} is now {found}"
     for hook in CALLED:
-        if not _accepts(names, hook):
-            yield f"{hook} cannot be called so"
+        if _callable(names, hook) is None:
+            yield f"{hook} is missing"
+        elif not _accepts(names, hook):
+            yield f"{hook} takes other parameters"
     for field in FIELDS:
         owner, _, name = field.partition(".")
         if not _has_field(getattr(names, owner), name):
-            yield f"no {field}"
+            yield f"{field} is missing"
     for name, base in SUBCLASSES:
         if not issubclass(getattr(names, name), getattr(names, base)):
-            yield f"{name} is no {base}"
+            yield f"{name} is not a {base}"
     variables = {value for value in vars(names.train_constants).values() if isinstance(value, str)}
     for variable in VARIABLES:
         if variable not in variables:
-            yield f"no environment variable {variable}"
+            yield f"the environment variable {variable} is missing"
 
 
 def _callable(names: ModuleType, hook: str) -> Any:
@@ -170,11 +172,8 @@ def _signature(names: ModuleType, hook: str) -> str | None:
 
 def _accepts(names: ModuleType, hook: str) -> bool:
     """Return whether a function takes the parameters of a hook, and requires no others."""
-    function = _callable(names, hook)
-    if function is None:
-        return False
     passed = [name for name in hook.partition("(")[2].rstrip(")").split(", ") if name]
-    parameters = _parameters(function, hook)
+    parameters = _parameters(_callable(names, hook), hook)
     required = {each.name for each in parameters if each.default is each.empty and each.kind.name != "VAR_KEYWORD"}
     return required <= set(passed) <= {each.name for each in parameters}
 

@@ -29,18 +29,9 @@ def ray_session(
     Raises:
         ClusterError: Ray could not start or connect.
     """
-    common = {
-        # scaler's worker log has what the recipe prints; Ray would send a copy to the driver.
-        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-        # A set of strings has another order in each process, unless all processes have one hash seed.
-        HASH_SEED: os.environ.get(HASH_SEED, "0"),
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ.get("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1"),
-        # When the head is gone, scaler ends the run itself (head.py), before Ray would end this process.
-        RAYS_PATIENCE: os.environ.get(RAYS_PATIENCE, str(RAYS_PATIENCE_S)),
-    }
     # Ray prints messages of its daemons to stdout, where scaler prints the result.
     with (
-        set_environment({**common, **environment}),
+        set_environment({**common_environment(), **environment}),
         open(os.devnull, "w") as nowhere,
         redirect_stdout(sys.stderr if verbose else nowhere),
     ):
@@ -55,6 +46,19 @@ def ray_session(
             yield
         finally:
             ray.shutdown()
+
+
+def common_environment() -> Mapping[str, str]:
+    """Return the variables to set for every cluster, before Ray is imported."""
+    return {
+        # scaler's worker log has what the recipe prints; Ray would send a copy to the driver.
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        # A set of strings has another order in each process, unless all processes have one hash seed.
+        HASH_SEED: os.environ.get(HASH_SEED, "0"),
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ.get("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1"),
+        # When the head is gone, scaler ends the run itself (head.py), before Ray would end this process.
+        RAYS_PATIENCE: os.environ.get(RAYS_PATIENCE, str(RAYS_PATIENCE_S)),
+    }
 
 
 @contextmanager

@@ -223,11 +223,12 @@ def _run_on_ray(
 
             stack.enter_context(embedded_cluster(verbose=verbose))
         else:
-            from scaler.cluster.auth_token import token_environment
-            from scaler.cluster.running import running_cluster
+            from scaler.cluster.ray_hooks import require_hooks
+            from scaler.cluster.running import environment_for, running_cluster
             from scaler.cluster.shipment import left_out_text, pack
 
-            stack.enter_context(set_environment(token_environment(address)))  # before ``pack`` imports Ray
+            stack.enter_context(set_environment(environment_for(address)))
+            require_hooks()  # before ``pack``, which uses Ray's private parts
             # The nodes get the job's folder, this machine's scaler, and the recipe's package where it lies elsewhere.
             recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
             shipped = job.model_copy(update={"recipe": recipe})

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from scaler.cluster.auth_token import require_accepted
+from scaler.cluster.auth_token import require_accepted, token_environment
 from scaler.cluster.ray_hooks import require_hooks
-from scaler.cluster.ray_session import HASH_SEED, ray_session
+from scaler.cluster.ray_session import HASH_SEED, common_environment, ray_session
 from scaler.errors import ClusterError
 
 CONNECT_S = 10.0
@@ -41,8 +41,13 @@ def running_cluster(address: str, *, verbose: bool, runtime_env: Mapping[str, An
             runtime_env={**runtime_env, "env_vars": env_vars},
         )
 
-    with ray_session(connect, address=address, environment={}, verbose=verbose):
+    with ray_session(connect, address=address, environment=environment_for(address), verbose=verbose):
         yield
+
+
+def environment_for(address: str) -> Mapping[str, str]:
+    """Return the variables to set before Ray is imported, for a running cluster."""
+    return {**common_environment(), **token_environment(address)}
 
 
 def require_reachable(address: str) -> None:

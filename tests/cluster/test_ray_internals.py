@@ -131,8 +131,8 @@ class TestTheInstalledRay:
             ray_hooks.require_hooks()
         assert caught.value.exit_code == 3
         assert str(caught.value) == (
-            f"Ray {ray.__version__} differs from what scaler uses of it: no "
-            "DefaultFailurePolicy.make_decision(training_failed_error).\n"
+            f"Ray {ray.__version__} does not work with scaler: "
+            "DefaultFailurePolicy.make_decision(training_failed_error) is missing.\n"
             "  Install a version that works, 2.58 to 2.60: pip install 'ray[default,train]>=2.58,<2.61'"
         )
 
@@ -157,16 +157,21 @@ class TestTheInstalledRay:
                 "ElasticScalingPolicy",
                 "_get_resize_decision",
                 lambda self, num_workers, nodes: None,
-                "ElasticScalingPolicy._get_resize_decision(num_workers) cannot be called so",
+                "ElasticScalingPolicy._get_resize_decision(num_workers) takes other parameters",
             ),
-            ("GlobalState", "get_draining_nodes", None, "GlobalState.get_draining_nodes() cannot be called so"),
-            ("FailureDecision", "RETRY", None, "no FailureDecision.RETRY"),
-            ("WorkerGroupError", "__init__", lambda self, failures: None, "no WorkerGroupError.worker_failures"),
+            ("GlobalState", "get_draining_nodes", None, "GlobalState.get_draining_nodes() is missing"),
+            ("FailureDecision", "RETRY", None, "FailureDecision.RETRY is missing"),
+            (
+                "WorkerGroupError",
+                "__init__",
+                lambda self, failures: None,
+                "WorkerGroupError.worker_failures is missing",
+            ),
             (
                 "train_constants",
                 "METRICS_ENABLED_ENV_VAR",
                 "RAY_M",
-                "no environment variable RAY_TRAIN_METRICS_ENABLED",
+                "the environment variable RAY_TRAIN_METRICS_ENABLED is missing",
             ),
         ],
     )
@@ -182,8 +187,8 @@ class TestTheInstalledRay:
     def test_is_refused_when_a_policy_gets_no_calls(self, internals: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(internals, "ControllerCallback", type("ControllerCallback", (), {}))
         assert list(ray_hooks.find_missing(internals)) == [
-            "ElasticScalingPolicy is no ControllerCallback",
-            "FixedScalingPolicy is no ControllerCallback",
+            "ElasticScalingPolicy is not a ControllerCallback",
+            "FixedScalingPolicy is not a ControllerCallback",
         ]
 
     def test_is_refused_when_a_name_cannot_be_imported(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +202,7 @@ class TestTheInstalledRay:
         with pytest.raises(ClusterError) as caught:
             ray_hooks.require_hooks()
         assert caught.value.problem == (
-            f"Ray {importlib.metadata.version('ray')} differs from what scaler uses of it: cannot import name "
+            f"Ray {importlib.metadata.version('ray')} does not work with scaler: cannot import name "
             "'NoopDecision' from 'ray.train.v2._internal.execution.scaling_policy'."
         )
 
