@@ -21,7 +21,7 @@ from typing import Any
 
 from table import table
 
-from scaler.cluster.embedded import ray_cluster
+from scaler.cluster.embedded import embedded_cluster
 from scaler.metrics.events import AttemptStarted, Event
 from scaler.metrics.record import Record
 from scaler.runs import RunFolder
@@ -122,7 +122,7 @@ class Watched:
 
         while not self._over.wait(1.0):
             began = monotonic()
-            ray.get(self._collector.look.remote())
+            ray.get(self._collector.status.remote())
             self.latencies_s.append(monotonic() - began)
             pages = int(Path(f"/proc/{self._pid}/statm").read_text().split()[1])
             self.memory_mib.append(pages * PAGE_BYTES / 2**20)
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name holds this")
     arguments = parser.parse_args()
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray spells it so)
-    with tempfile.TemporaryDirectory(prefix="collector-") as place, ray_cluster(None, verbose=False):
+    with tempfile.TemporaryDirectory(prefix="collector-") as place, embedded_cluster(verbose=False):
         chosen = [case for case in CASES if arguments.only in case.name]
         rows = [measured(case, arguments.seconds, Path(place) / str(case.steps_per_s)) for case in chosen]
     print(table(rows))

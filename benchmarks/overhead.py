@@ -24,7 +24,7 @@ from typing import Any
 from stopwatch import cpu_s_per_step, read_notes, samples_per_s
 from table import table
 
-from scaler.cluster.embedded import ray_cluster
+from scaler.cluster.embedded import embedded_cluster
 from scaler.cluster.ray_run import run_on_ray
 from scaler.job import Job, load_job
 from scaler.plan import Plan, make_plan
@@ -82,7 +82,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cases = [case for case in CASES if arguments.only in (None, case.name)]
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray spells it so)
-    with tempfile.TemporaryDirectory(prefix="overhead-") as folder, ray_cluster(None, verbose=False):
+    with tempfile.TemporaryDirectory(prefix="overhead-") as folder, embedded_cluster(verbose=False):
         rows = [measure(case, pairs=arguments.pairs, folder=Path(folder)) for case in cases]
     print(table(rows))
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from table import table
 
-from scaler.cluster.embedded import ray_cluster
+from scaler.cluster.embedded import embedded_cluster
 from scaler.metrics.events import COMPUTING, LOADING, WAITING
 from scaler.runs import RunFolder
 from scaler.training.activity import Activity
@@ -131,7 +131,7 @@ def main() -> None:
     seconds = parser.parse_args().seconds
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray spells it so)
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="recording-") as place, ray_cluster(None, verbose=False):
+    with tempfile.TemporaryDirectory(prefix="recording-") as place, embedded_cluster(verbose=False):
         import ray
 
         from scaler.cluster.collector import Collector

@@ -78,7 +78,7 @@ def scaler_command(
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     """One embedded Ray for all tests that need one; they are few and real."""
-    from scaler.cluster.embedded import ray_cluster
+    from scaler.cluster.embedded import embedded_cluster
 
-    with ray_cluster(None, verbose=False):
+    with embedded_cluster(verbose=False):
         yield

@@ -8,7 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from scaler.cluster.progress import Progress, Straggler, WorkerLook
+from scaler.cluster.progress import CurrentStraggler, Progress, WorkerProgress
 from scaler.report.text.format import number, plural, printable, seconds
 
 # Columns of the workers' table: heading, and the width of the terminal from which on it is shown. All fit into 80.
@@ -71,11 +71,11 @@ def numbers_line(progress: Progress) -> str:
     return "  ".join(parts)
 
 
-def straggler_text(straggler: Straggler) -> str:
+def straggler_text(straggler: CurrentStraggler) -> str:
     """Return a sentence about the worker that the others wait for.
 
     Example:
-        >>> straggler_text(Straggler(rank=3, own_s=0.31, others_s=0.1, waits_for_data=False))
+        >>> straggler_text(CurrentStraggler(rank=3, own_s=0.31, others_s=0.1, waits_for_data=False))
         'rank 3 makes the others wait: compute, 310 ms a step against 100 ms'
     """
     what = "data" if straggler.waits_for_data else "compute"
@@ -150,7 +150,7 @@ def _workers(progress: Progress, *, max_rows: int, width: int) -> list[Text | Ta
     return [table, *([_line(f"and {rest:,} more, faster ones", style="dim")] if rest else [])]
 
 
-def _cells(worker: WorkerLook) -> dict[str, str]:
+def _cells(worker: WorkerProgress) -> dict[str, str]:
     return {
         "rank": str(worker.rank),
         "samples/s": number(worker.samples_per_s, 3),

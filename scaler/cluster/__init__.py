@@ -1,1 +1,1 @@
-"""Running a plan: on Ray Train, or on one worker in this process."""
+"""Run a plan: on Ray Train, or with one worker in this process."""

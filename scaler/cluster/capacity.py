@@ -1,14 +1,17 @@
-"""How many workers a cluster holds now, from what its nodes have free and from what a group holds already.
+"""Count how many workers a cluster can hold.
 
-Ray Train would ask its autoscaling coordinator, which looks at the nodes every 20 s and knows nothing of what others
-than Ray Train and Ray Data use; a group sized by it may wait for room that is not there.
+Ray Train would ask its autoscaling coordinator. That one looks at the nodes every 20 s, and knows nothing of resources
+that others than Ray Train and Ray Data use; a group of the size that it gives may wait for resources that are not free.
 """
 
+import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import floor
+
+from scaler.errors import ClusterError
 
 ANSWER_S = 1.0
 
@@ -20,16 +23,17 @@ class Node:
     node_id: str
     host: str
     port: int
-    free: Mapping[str, float]
+    free: Mapping[str, float]  # amount by resource
 
 
 def usable_nodes() -> list[Node]:
-    """Return the nodes that are alive, as far as the cluster knows, and that are not about to be taken away."""
+    """Return the nodes that the cluster believes alive and that are not about to be taken away."""
     import ray
 
-    state = ray._private.state.state
+    from scaler.cluster.ray_internals import state
+
     free = state.available_resources_per_node()  # type: ignore[no-untyped-call]
-    leaving = state.get_draining_nodes()
+    draining = state.get_draining_nodes()
     return [
         Node(
             node_id=node["NodeID"],
@@ -38,11 +42,11 @@ def usable_nodes() -> list[Node]:
             free=free.get(node["NodeID"], {}),
         )
         for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"] and node["NodeID"] not in leaving
+        if node["Alive"] and node["NodeID"] not in draining
     ]
 
 
-def that_answer(nodes: list[Node]) -> list[Node]:
+def reachable_nodes(nodes: list[Node]) -> list[Node]:
     """Return the nodes whose daemon listens: a cluster believes a dead node alive for 15 s and more."""
 
     def answers(node: Node) -> bool:
@@ -53,17 +57,17 @@ def that_answer(nodes: list[Node]) -> list[Node]:
         return True
 
     with ThreadPoolExecutor(max_workers=32) as pool:
-        return [node for node, there in zip(nodes, pool.map(answers, nodes), strict=True) if there]
+        return [node for node, is_there in zip(nodes, pool.map(answers, nodes), strict=True) if is_there]
 
 
 def count_workers(nodes: list[Node], need: Mapping[str, float], *, held: Mapping[str, int], most: int) -> int:
-    """Return how many workers the nodes hold, at most ``most``.
+    """Return how many workers the nodes can hold, at most ``most``.
 
     Args:
-        nodes: where workers may be.
-        need: what a worker takes.
-        held: workers that the group has on each node, by node id; what they take is not in ``free``.
-        most: workers that are wanted.
+        nodes: where workers may run.
+        need: amount by resource that a worker needs.
+        held: number of the group's workers by node id; ``free`` does not contain what they use.
+        most: number of workers that are wanted.
 
     Example:
         >>> nodes = [Node(node_id="a", host="", port=0, free={"CPU": 1.5}), Node(node_id="b", host="", port=0, free={})]
@@ -73,14 +77,61 @@ def count_workers(nodes: list[Node], need: Mapping[str, float], *, held: Mapping
     need = {name: amount for name, amount in need.items() if amount}
     if not need:
         return most
-    return min(sum(held.get(node.node_id, 0) + workers_in(node.free, need) for node in nodes), most)
+    return min(sum(held.get(node.node_id, 0) + _workers_in(node.free, need) for node in nodes), most)
 
 
-def workers_in(free: Mapping[str, float], need: Mapping[str, float]) -> int:
-    """Return how many workers fit into what a node has free.
+def local_cpus() -> float:
+    """Return how many CPUs an embedded cluster on this machine has."""
+    return float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else float(os.cpu_count() or 1)
+
+
+def require_resources(
+    *,
+    workers: int,
+    cpus_per_worker: float,
+    gpus_per_worker: float,
+    nodes: Sequence[Mapping[str, float]],
+    owner: str | None = None,
+) -> None:
+    """Refuse a job that a cluster is too small for.
 
     Args:
-        free: by resource.
-        need: what a worker takes of each, above 0; of one resource at least.
+        workers: the smallest number of workers that the job may run with.
+        cpus_per_worker: CPUs that one worker needs.
+        gpus_per_worker: GPUs that one worker needs.
+        nodes: ``CPU`` and ``GPU`` of each node; a worker runs on one node.
+        owner: the words of the error before the amounts, such as "this machine has"; None: made from ``nodes``.
+
+    Raises:
+        ClusterError: says what the job needs and what the cluster has.
     """
+    need = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
+    need = {name: amount for name, amount in need.items() if amount}
+    fit = _fitting(need, nodes)
+    if fit >= workers:
+        return
+    total = {name: sum(node.get(name, 0.0) for node in nodes) for name in need}
+    needed = ", ".join(f"{workers * amount:g} {name}" for name, amount in need.items())
+    present = ", ".join(f"{amount:g} {name}" for name, amount in total.items())
+    owner = owner or ("the cluster has" if len(nodes) == 1 else f"the {len(nodes)} nodes of the cluster have")
+    remedies = [f"--workers {fit} fits."] if fit else []
+    if gpus_per_worker and not total.get("GPU"):
+        remedies.append("To train on CPUs: --set resources.gpus_per_worker=0.")
+    shares = sorted(
+        {floor(100 * node.get("CPU", 0.0) / count) / 100 for node in nodes for count in range(1, workers + 1)}
+    )
+    sharing = [share for share in shares if share > 0 and _fitting({**need, "CPU": share}, nodes) >= workers]
+    if sharing:
+        remedies.append(f"Workers can share CPUs: --set resources.cpus_per_worker={sharing[-1]:g}.")
+    subject = f"{workers} workers need" if workers > 1 else "1 worker needs"
+    raise ClusterError(f"{subject} {needed}, and {owner} {present}.", " ".join(remedies))
+
+
+def _fitting(need: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
+    """Return how many workers fit on the nodes when nothing else runs there."""
+    return sum(_workers_in(node, need) for node in nodes)
+
+
+def _workers_in(free: Mapping[str, float], need: Mapping[str, float]) -> int:
+    """Return how many workers fit into the free resources of a node; ``need`` has at least one amount above 0."""
     return min(floor(free.get(name, 0.0) / amount + 1e-9) for name, amount in need.items())

@@ -1,6 +1,6 @@
-"""Ray Train's policy for a worker group that ended: what costs a restart, and what does not.
+"""Decide whether a worker group that ended is started again: the failure policy that scaler gives to Ray Train.
 
-It is unpickled in Ray Train's controller, so this module imports little.
+Ray Train's controller unpickles this policy, so this module imports little.
 """
 
 import logging
@@ -11,14 +11,20 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
-from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
-from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 
+from scaler.cluster.ray_internals import (
+    ControllerError,
+    DefaultFailurePolicy,
+    FailureDecision,
+    PreemptionError,
+    WorkerGroupError,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
 from scaler.cluster.restart_signals import LostDataProcess, Restart, first_line
 from scaler.metrics.events import GroupEnded, WorkerHung
 
-SURVIVORS_S = 2.0  # within which workers that lost a peer have handed over what they have
+SURVIVORS_S = 2.0  # workers that lost a peer have uploaded what they have within this time
 POLL_S = 0.05
 KILLED = "its process was killed, or crashed"
 _DEATHS = (WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError, LostDataProcess)
@@ -27,25 +33,28 @@ logger = logging.getLogger(__name__)
 
 
 class FailurePolicy(DefaultFailurePolicy):
-    """As Ray Train's, except that a group that made room costs nothing, and that starting is bounded by time.
+    """Starts lost groups again up to ``max_failures`` times, as Ray Train does, with three differences.
 
-    Two groups one after the other that lose a worker at the same step are the end: the step kills it, not the machine.
+    A group whose workers saved and left is started again without being counted. A group that cannot start is tried
+    again for ``patience_s``. When two groups in a row lose a worker at the same step, the run ends: then the step kills
+    the worker, and a third group would lose it too.
 
     Args:
-        failure_config: Ray Train's; ``max_failures`` counts groups that were lost.
-        collector: the collector's actor handle; it is told of each end.
-        patience_s: how long groups may fail to start, because nodes went and others have not come, before the run ends.
-        hang_timeout_s: after which Ray Train gives a worker up that does not answer it.
+        failure_config: Ray Train's; ``max_failures`` counts lost groups.
+        collector: the collector's actor handle; it gets an event for each group that ended.
+        patience_s: how many seconds groups may fail to start, because nodes are gone and no others came, before the run
+            ends.
+        hang_timeout_s: Ray Train gives up a worker that does not answer for so many seconds.
     """
 
     def __init__(self, failure_config: Any, *, collector: Any, patience_s: float, hang_timeout_s: float | None) -> None:
         super().__init__(failure_config)
         self._collector, self._patience_s, self._hang_timeout_s = collector, patience_s, hang_timeout_s
         self._not_starting_since: float | None = None
-        self._died_at: int | None = None  # where the last group was when it lost a worker, in samples
+        self._died_at: int | None = None  # samples seen by the last group when it lost a worker
 
     def make_decision(self, training_failed_error: Any) -> FailureDecision:
-        """Decide on the end of a group's life, or on a group that did not start."""
+        """Decide on a group that ended, or on one that did not start."""
         error = training_failed_error
         if isinstance(error, ControllerError):
             return self._decide_on_start(error)
@@ -54,52 +63,52 @@ class FailurePolicy(DefaultFailurePolicy):
             causes = {rank: cause for rank, cause in error.worker_failures.items() if isinstance(cause, Restart)}
             if causes:
                 self._died_at = None
-                self._tell_ended("yielded", causes)
-                logger.info("The worker group made room and is started again: %s", error)
+                self._report_end("yielded", causes)
+                logger.info("The workers saved and left; the group is started again: %s", error)
                 return FailureDecision.RETRY
-            self._tell_hung(error.worker_failures)
+            self._report_hung(error.worker_failures)
             died = {rank: cause for rank, cause in error.worker_failures.items() if isinstance(cause, _DEATHS)}
             witnesses = sorted(set(error.worker_failures) - set(died))
             twice_at = self._died_again_at(died)
-            self._tell_ended("lost", died, witnesses=witnesses, twice_at=twice_at)
+            self._report_end("lost", died, witnesses=witnesses, twice_at=twice_at)
             if twice_at is not None:
                 logger.info("Workers died twice at sample %d; the run ends.", twice_at)
                 return FailureDecision.RAISE
         elif isinstance(error, PreemptionError):
-            self._tell_ended("lost", dict.fromkeys(error.preemption_info.preempted_ranks, error))
+            self._report_end("lost", dict.fromkeys(error.preemption_info.preempted_ranks, error))
         return super().make_decision(error)
 
     def _decide_on_start(self, error: ControllerError) -> FailureDecision:
-        """Go on trying until there has been no group for ``patience_s``."""
+        """Try again until no group has started for ``patience_s``."""
         now = monotonic()
         self._not_starting_since = self._not_starting_since or now
         is_over = now - self._not_starting_since > self._patience_s
         return FailureDecision.RAISE if is_over else super().make_decision(error)
 
     def _died_again_at(self, died: Mapping[int, Exception]) -> int | None:
-        """Return where this group lost a worker, if the one before lost one at the same step: a third would, too.
+        """Return the samples seen at which this group and the last one both lost a worker; None: they did not.
 
-        Nodes that went away are not the step's fault, and end the comparison.
+        A node that went away is not the step's fault, and ends the comparison.
         """
         before, self._died_at = self._died_at, None
-        if any(told_death(failure) != KILLED for failure in died.values()):
+        if any(describe_death(failure) != KILLED for failure in died.values()):
             return None
         deadline, more = monotonic() + SURVIVORS_S, True
-        with suppress(Exception):  # without a collector nothing is known, and the group is started again
+        with suppress(Exception):  # without the collector the step is not known, and the group is started again
             while more and monotonic() < deadline:
-                asked = self._collector.survivors_stood_at.remote(sorted(died))
+                asked = self._collector.samples_at_loss.remote(sorted(died))
                 more, self._died_at = ray.get(asked, timeout=SURVIVORS_S)
                 sleep(POLL_S if more else 0.0)
         return self._died_at if self._died_at is not None and self._died_at == before else None
 
-    def _tell_hung(self, failures: Mapping[int, Exception]) -> None:
+    def _report_hung(self, failures: Mapping[int, Exception]) -> None:
         for rank, failure in failures.items():
             if isinstance(failure, WorkerHealthCheckTimeoutError):
                 doing, where = "not answering Ray Train", "a frozen process, or code that holds Python's lock"
                 seconds = self._hang_timeout_s
-                self._tell(WorkerHung(time=time(), attempt=None, rank=rank, seconds=seconds, doing=doing, where=where))
+                self._note(WorkerHung(time=time(), attempt=None, rank=rank, seconds=seconds, doing=doing, where=where))
 
-    def _tell_ended(
+    def _report_end(
         self,
         cause: str,
         failures: Mapping[int, Exception],
@@ -107,8 +116,15 @@ class FailurePolicy(DefaultFailurePolicy):
         witnesses: Sequence[int] = (),
         twice_at: int | None = None,
     ) -> None:
-        """Tell an end; where only ``witnesses`` are known, who lost a peer, the collector works out who is missing."""
-        message = "; ".join(dict.fromkeys(told_death(failure) for failure in failures.values()))
+        """Report the end of a group; where only ``witnesses`` are known, the collector finds out who is missing.
+
+        Args:
+            cause: ``yielded`` or ``lost``.
+            failures: by rank.
+            witnesses: the ranks that lost a peer.
+            twice_at: samples seen where the group before ended, too.
+        """
+        message = "; ".join(dict.fromkeys(describe_death(failure) for failure in failures.values()))
         ended = GroupEnded(
             time=time(),
             attempt=None,
@@ -117,16 +133,16 @@ class FailurePolicy(DefaultFailurePolicy):
             message=message or "is gone",
             twice_at=twice_at,
         )
-        self._tell(ended, witnesses=[] if failures else witnesses)
+        self._note(ended, witnesses=[] if failures else witnesses)
 
-    def _tell(self, event: WorkerHung | GroupEnded, *, witnesses: Sequence[int] = ()) -> None:
-        """Pass an event on without waiting; the run goes on without it when the collector is gone."""
+    def _note(self, event: WorkerHung | GroupEnded, *, witnesses: Sequence[int] = ()) -> None:
+        """Send an event without waiting; without the collector, the run continues without the event."""
         with suppress(Exception):
             self._collector.note.remote(event, witnesses=list(witnesses))
 
 
-def told_death(failure: Exception) -> str:
-    """Say in a few words what became of a worker."""
+def describe_death(failure: Exception) -> str:
+    """Return in a few words what happened to a worker."""
     if isinstance(failure, WorkerHealthCheckTimeoutError):
         return "did not answer Ray Train"
     if isinstance(failure, WorkerHealthCheckFailedError):

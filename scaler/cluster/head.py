@@ -1,7 +1,7 @@
-"""Whether the head of the cluster answers.
+"""Check that the head of the cluster answers.
 
-A driver whose head is gone is ended by Ray after a minute, in the middle of whatever it does: no state is written, and
-no report. So it looks itself, and ends the run before that.
+When the head is gone, Ray ends the driver after a minute, at any point: then neither the run's state nor a report is
+written. So the driver checks the head itself, and ends the run before that.
 """
 
 import socket
@@ -10,19 +10,19 @@ from time import monotonic
 from types import TracebackType
 from typing import Self
 
-LOOK_S = 2.0
+CHECK_S = 2.0
 ANSWER_S = 5.0
-EMBEDDED_PATIENCE_S = 10.0  # nobody starts the head of an embedded cluster again
-PATIENCE_S = 40.0  # Ray's own is 60 s in every worker: before that they are asked to save
-RAYS_PATIENCE_S = 150  # Ray's, for this process: later than ours, with time for the report
+EMBEDDED_PATIENCE_S = 10.0  # the head of an embedded cluster is never started again
+PATIENCE_S = 40.0  # Ray ends every worker after 60 s: before that they are asked to save
+RAYS_PATIENCE_S = 150  # after this Ray ends this process; longer than PATIENCE_S, with time for the report
 
 
 class HeadWatch:
-    """Looks at the head from a thread of its own, for the length of a ``with`` block.
+    """Connects to the head every ``CHECK_S`` from a thread of its own, for the length of a ``with`` block.
 
     Args:
         gcs_address: ``host:port`` where the head listens.
-        patience_s: how long it may be silent.
+        patience_s: how many seconds the head may be silent.
     """
 
     def __init__(self, gcs_address: str, *, patience_s: float) -> None:
@@ -42,7 +42,7 @@ class HeadWatch:
 
     @property
     def silent_s(self) -> float | None:
-        """How long the head has been silent, where that is longer than it may be; else None."""
+        """Seconds since the head answered, if they are more than ``patience_s``; otherwise None."""
         silent_s = monotonic() - self._answered_at
         return silent_s if silent_s > self._patience_s else None
 
@@ -54,6 +54,6 @@ class HeadWatch:
                 socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
                 self._answered_at = monotonic()
             except OSError:
-                if monotonic() - began > ANSWER_S + LOOK_S:  # this process was stopped, or its machine slept
+                if monotonic() - began > ANSWER_S + CHECK_S:  # this process was stopped, or its machine slept
                     self._answered_at = monotonic()
-            self._ended.wait(LOOK_S)
+            self._ended.wait(CHECK_S)

@@ -1,8 +1,8 @@
-"""A worker's side of handing over: what was handed over is kept until it is in the run's folder.
+"""Upload what a worker hands over, and keep each batch until it is in the run's folder.
 
-A thread of its own sends and waits, so that training never does. When the collector dies, Ray starts another, and the
-thread sends again what that one does not have. When the collector is there and falls behind, the mailbox asks for
-records that stand for more steps (``wanted_steps``): what waits here is then a few seconds' worth, at whatever rate.
+A thread of its own sends and waits, so that training never waits. When the collector dies, Ray starts another, and the
+thread sends again what the new one does not have. When the collector falls behind, the mailbox asks for records that
+stand for more steps each (``wanted_steps``), so that only some seconds' worth of records waits here.
 """
 
 import threading
@@ -12,56 +12,56 @@ from secrets import token_hex
 from time import monotonic
 from typing import Any
 
-from scaler.cluster.messages import Batch, Upload, UploadReply, Why
+from scaler.cluster.messages import LeaveReason, Upload, UploadBatch, UploadReply
 from scaler.metrics.events import Event
 from scaler.metrics.record import Record
 
-ASK_S = 2.0  # how often the collector is asked how things stand while nothing new is handed over; a call costs 1 ms
-AWAITED_S = 0.05  # the same, while somebody waits for an answer
+ASK_S = 2.0  # between two uploads while there is nothing new to send; an upload costs 1 ms
+AWAITED_S = 0.05  # the same, while the worker waits for a reply
 RETRY_S = 0.5
-LATE_S = 10.0  # what is taken later than this after it was handed over is late
-LATE_TIMES = 2  # in a row, before records are thinned: a collector that was started again is late once, and catches up
+LATE_S = 10.0  # a batch that the collector takes later than this after it was handed over is late
+LATE_TIMES = 2  # late batches in a row before records are thinned: a collector that was started again is late only once
 THIN_EVERY_S = 10.0  # time for the collector to catch up before records are thinned again
-MOST_WAITING = 50_000  # records that are not taken, about 40 MB: above, records are thinned whatever the reason
+MOST_WAITING = 50_000  # records that the collector has not taken, about 40 MB; above, records are thinned at once
 
 Deliver = Callable[[Upload], UploadReply | None]
-"""Takes a parcel to the collector and waits for its answer; None: it is not there now."""
+"""Sends an upload to the collector and returns its reply; None: the collector cannot be reached now."""
 
 
 def deliver_to(collector: Any) -> Deliver:
-    """Return the way to a collector that is a Ray actor."""
+    """Return the function that sends uploads to a collector that is a Ray actor."""
     import ray
 
-    def deliver(parcel: Upload) -> UploadReply | None:
+    def deliver(upload: Upload) -> UploadReply | None:
         try:
-            answer: UploadReply = ray.get(collector.hand_over.remote(parcel))
-        except ray.exceptions.RayError:  # it is being started again, or the cluster is going
+            reply: UploadReply = ray.get(collector.hand_over.remote(upload))
+        except ray.exceptions.RayError:  # it is being started again, or the cluster shuts down
             return None
-        return answer
+        return reply
 
     return deliver
 
 
 class Mailbox:
-    """Takes what one worker hands over, and delivers it.
+    """Takes what one worker hands over, and uploads it.
 
     Args:
-        deliver: the way to the collector.
+        deliver: sends an upload to the collector.
         rank: the worker's.
     """
 
     def __init__(self, deliver: Deliver, *, rank: int) -> None:
         self._deliver, self._rank, self._sender = deliver, rank, token_hex(8)
         self._changed = threading.Condition()
-        self._kept: list[tuple[float, Batch]] = []  # since when, by ``monotonic``
+        self._kept: list[tuple[float, UploadBatch]] = []  # each with the time when it was handed over, by ``monotonic``
         self._newest = 0  # number of the newest batch
         self._taken = 0
         self._written = 0
         self._written_to: tuple[int | None, int] = (None, 0)
-        self._leave: Why | None = None
+        self._leave: LeaveReason | None = None
         self._rest_s = 0.0
-        self._awaited = 0  # how many wait for what was handed over to arrive
-        self._times_late = 0  # in a row, at the end of the answers so far
+        self._awaited = 0  # callers that wait for a reply
+        self._times_late = 0  # late batches in a row
         self._waiting_records = 0
         self._steps, self._thinned_at = 1, float("-inf")
         self._closed = False
@@ -69,8 +69,8 @@ class Mailbox:
         self._thread.start()
 
     @property
-    def leave(self) -> Why | None:
-        """What the collector asked this worker's group to leave for, in its newest answer."""
+    def leave(self) -> LeaveReason | None:
+        """Why the collector's newest reply asks this worker's group to leave; None: it does not."""
         return self._leave
 
     def put(
@@ -79,17 +79,21 @@ class Mailbox:
         """Take records and events, without waiting."""
         with self._changed:
             self._newest += 1
-            number = self._newest
-            batch = Batch(number=number, attempt=attempt, samples_seen=samples_seen, records=records, events=events)
+            batch = UploadBatch(
+                number=self._newest, attempt=attempt, samples_seen=samples_seen, records=records, events=events
+            )
             self._kept.append((monotonic(), batch))
             self._waiting_records += len(records)
             self._changed.notify_all()
 
     def wanted_steps(self, steps: int) -> int:
-        """Return how many steps a record should stand for, where it stands for ``steps`` now.
+        """Return how many steps a record should stand for.
 
-        Twice as many where the collector is late again and again, or too much waits for it; then, and when the group
-        has changed them for another's sake, no more for ``THIN_EVERY_S``.
+        Twice as many as now where the collector is late repeatedly, or too many records wait for it. After a change,
+        also one that another worker of the group asked for, the number stays for ``THIN_EVERY_S``.
+
+        Args:
+            steps: how many steps a record stands for now.
         """
         with self._changed:
             if steps != self._steps:
@@ -117,7 +121,7 @@ class Mailbox:
 
     @contextmanager
     def _awaiting(self) -> Iterator[None]:
-        """Let the thread not rest for the length of a ``with`` block."""
+        """Have the thread ask for replies more often, for the length of a ``with`` block."""
         self._awaited += 1
         self._changed.notify_all()
         try:
@@ -132,25 +136,25 @@ class Mailbox:
                 if self._closed:
                     return
                 untaken = [(since, batch) for since, batch in self._kept if batch.number > self._taken]
-                parcel = Upload(
+                upload = Upload(
                     sender=self._sender,
                     rank=self._rank,
                     written=self._written,
                     written_to=self._written_to,
                     batches=[batch for _, batch in untaken],
                 )
-            answer = self._deliver(parcel)
+            reply = self._deliver(upload)
             with self._changed:
-                if answer is None:
+                if reply is None:
                     self._changed.wait_for(lambda: self._closed, RETRY_S)
                     continue
-                if untaken and answer.taken >= untaken[0][1].number:
+                if untaken and reply.taken >= untaken[0][1].number:
                     is_late = monotonic() - untaken[0][0] > LATE_S + self._rest_s
                     self._times_late = self._times_late + 1 if is_late else 0
-                self._hear(answer)
+                self._take_reply(reply)
 
     def _rest(self) -> None:
-        """Wait for something to send, or until it is time to ask; at least as long as the collector said."""
+        """Wait until the next upload is due."""
         since = monotonic()
         while not self._closed:
             left_s = since + self._pause_s() - monotonic()
@@ -163,13 +167,13 @@ class Mailbox:
             return max(AWAITED_S, self._rest_s / 10)
         return self._rest_s if self._newest > self._taken else max(ASK_S, self._rest_s)
 
-    def _hear(self, answer: UploadReply) -> None:
-        """Forget what is in the folder; what a new collector does not have will be sent again."""
+    def _take_reply(self, reply: UploadReply) -> None:
+        """Drop the batches that are in the folder; batches that a new collector does not have will be sent again."""
         for _, batch in self._kept:
-            if batch.number <= answer.written:
+            if batch.number <= reply.written:
                 self._written_to = (batch.attempt, batch.samples_seen)
-        self._kept = [(since, batch) for since, batch in self._kept if batch.number > answer.written]
-        self._taken, self._written = answer.taken, max(self._written, answer.written)
+        self._kept = [(since, batch) for since, batch in self._kept if batch.number > reply.written]
+        self._taken, self._written = reply.taken, max(self._written, reply.written)
         self._waiting_records = sum(len(batch.records) for _, batch in self._kept if batch.number > self._taken)
-        self._leave, self._rest_s = answer.leave, answer.rest_s
+        self._leave, self._rest_s = reply.leave, reply.rest_s
         self._changed.notify_all()

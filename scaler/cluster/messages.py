@@ -1,4 +1,4 @@
-"""What a worker and the collector say to each other. Nothing here loads more than the standard library."""
+"""What a worker and the collector send to each other. Importing it loads nothing beyond the standard library."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from scaler.metrics.events import Event, GroupEnded, WorkerFailed, WorkerHung
 from scaler.metrics.record import Record
 
 Trouble = WorkerFailed | WorkerHung | GroupEnded
-"""The events that tell why a worker group ended."""
+"""The events that say why a worker group ended."""
 
-Why = Literal["resize", "stop"]
-"""What the collector asks a group to leave for; a worker's own reasons are its signals and Ray's notices."""
+LeaveReason = Literal["resize", "stop"]
+"""Why the collector asks a group to leave; a worker's own reasons are signals and Ray's notices of preemption."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """What one worker handed over at one moment."""
+class UploadBatch:
+    """The records and events that one worker handed over at one moment."""
 
     number: int  # counted by the worker; the first is 1
     attempt: int | None  # None before the worker has joined its group
@@ -25,42 +25,42 @@ class Batch:
     events: Sequence[Event]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel as columns: a record at a time, packing costs a worker eight times as much."""
+        """Pickle the records as columns: pickling one record after the other costs a worker eight times as much."""
         columns = list(zip(*self.records, strict=True))
         return _batch_of, (self.number, self.attempt, self.samples_seen, columns, self.events)
 
 
 def _batch_of(
     number: int, attempt: int | None, samples_seen: int, columns: Sequence[Sequence[Any]], events: Sequence[Event]
-) -> Batch:
+) -> UploadBatch:
     records = [Record._make(values) for values in zip(*columns, strict=True)]
-    return Batch(number=number, attempt=attempt, samples_seen=samples_seen, records=records, events=events)
+    return UploadBatch(number=number, attempt=attempt, samples_seen=samples_seen, records=records, events=events)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Upload:
-    """What a worker sends: the batches that the collector has not taken yet; none to ask how things stand."""
+    """What a worker sends: the batches that the collector does not have yet; without any, it asks for a reply."""
 
-    sender: str  # one life of one worker
+    sender: str  # a random id of this worker in this attempt
     rank: int
-    written: int  # the newest batch that the worker knows to be in the folder
-    written_to: tuple[int | None, int]  # that batch's attempt and samples_seen
-    batches: Sequence[Batch]
+    written: int  # number of the newest batch that the worker knows to be in the run's folder
+    written_to: tuple[int | None, int]  # attempt and samples_seen of that batch
+    batches: Sequence[UploadBatch]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UploadReply:
-    """What the collector says to a parcel."""
+    """What the collector answers to an upload."""
 
-    taken: int  # the newest batch that it has; what follows is to be sent (again)
-    written: int  # the newest batch that is in the folder; no need to keep it
-    leave: Why | None  # what the group is asked to leave for
-    rest_s: float  # how long not to send, unless somebody waits for it: so many workers share the collector
+    taken: int  # number of the newest batch that it has; later batches are to be sent (again)
+    written: int  # number of the newest batch in the run's folder; the worker need not keep it
+    leave: LeaveReason | None  # why the group is asked to leave; None: it is not
+    rest_s: float  # seconds to wait before the next upload, because many workers share the collector
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Beginning:
-    """What a worker group has to know when its life begins."""
+class AttemptStart:
+    """What the collector tells a worker group at the start of an attempt."""
 
     attempt: int
-    micro_batch_limit: int | None  # samples in one forward/backward; None: nothing has run out of memory
+    micro_batch_limit: int | None  # samples in one forward/backward; None: no micro-batch has run out of memory

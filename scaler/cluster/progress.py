@@ -1,4 +1,4 @@
-"""What is known of a run while it runs."""
+"""Measure the progress of a run while it runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,16 +8,16 @@ from scaler.metrics.events import AttemptStarted, Evaluated, Event
 from scaler.metrics.means import Mean
 from scaler.metrics.record import Record
 
-WINDOW_S = 5.0  # the recent speed is of the last one to two of these, in step time
-MOST_WORKERS = 32  # that a look carries: more than a screen has room for
-RECENT = ("samples", "step_time_s")  # what the speed is made of
-OWN_RATIO = 1.25  # a worker whose own time is this many times the others' median stands out ...
-OWN_SHARE = 0.1  # ... if what it takes longer is also this share of the step: else nobody waits for long
+WINDOW_S = 5.0  # recent values are means over the last one to two of these, in step time
+MOST_WORKERS = 32  # in one ``Progress``: more than fit on a screen
+RECENT = ("samples", "step_time_s")  # the sums that the throughput is computed from
+OWN_RATIO = 1.25  # a worker is a straggler if its own time is this many times the others' median ...
+OWN_SHARE = 0.1  # ... and if the difference is at least this share of the step time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WorkerLook:
-    """One worker, recently. Times are of a step, means over the last seconds."""
+class WorkerProgress:
+    """One worker's recent steps; times are seconds a step, means over the last seconds."""
 
     rank: int
     samples_per_s: float | None
@@ -30,39 +30,39 @@ class WorkerLook:
 
     @property
     def own_s(self) -> float:
-        """What others wait for: its time before the synchronisation."""
+        """The worker's time before the synchronisation, in seconds a step: other workers wait for it."""
         return self.data_wait_s + self.compute_s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Straggler:
-    """The worker that makes the others wait; times of a step."""
+class CurrentStraggler:
+    """The worker that the others wait for now; times are seconds a step."""
 
     rank: int
     own_s: float
     others_s: float  # the median of the others
-    waits_for_data: bool  # most of the difference is data wait; else it is compute
+    waits_for_data: bool  # most of the difference is data wait; otherwise it is compute
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """A look at a running job; None means not known yet."""
+    """The progress of a run; None means not known yet."""
 
     attempt: int | None = None
     world_size: int | None = None
-    samples_seen: int = 0  # as far as the slowest worker has handed over
-    progress: float = 0.0  # likewise, in samples of the reference's training: samples_seen, unless rule: adascale
+    samples_seen: int = 0  # up to what the slowest worker has uploaded
+    progress: float = 0.0  # the same in samples of the reference's training; equals samples_seen except with adascale
     lr: float | None = None
-    loss_mean: float | None = None  # mean over ranks of each one's newest step, by the loss's weight
-    samples_per_s: float | None = None  # of all workers, in the last seconds, over step times, mean over ranks
+    loss_mean: float | None = None  # mean over ranks of each rank's newest step, weighted by loss_weight
+    samples_per_s: float | None = None  # of all workers over the last seconds: samples / mean step time of the ranks
     evals: Mapping[str, float | None] = field(default_factory=dict)
-    workers: Sequence[WorkerLook] = ()  # at most ``MOST_WORKERS``, by own time: the slowest first
-    straggler: Straggler | None = None  # None: nobody stands out
+    workers: Sequence[WorkerProgress] = ()  # at most ``MOST_WORKERS``, sorted by own time, the slowest first
+    straggler: CurrentStraggler | None = None
 
 
 @dataclass(slots=True)
 class _Sums:
-    """One worker's steps of some seconds."""
+    """Sums over one worker's steps in one window."""
 
     steps: int = 0
     samples: int = 0
@@ -74,17 +74,17 @@ class _Sums:
 
 @dataclass(slots=True)
 class _Worker:
-    """One worker's newest record, and its sums of this window and the one before."""
+    """One worker's newest record, and its sums over this window and the last one."""
 
     newest: Record
-    worth: float = 1.0  # progress in a sample of the newest step but one
+    progress_per_sample: float = 1.0  # in the step before the newest one
     now: _Sums = field(default_factory=_Sums)
     before: _Sums = field(default_factory=_Sums)
 
     def add(self, record: Record) -> None:
         samples = record.samples_seen - self.newest.samples_seen
         if samples > 0:
-            self.worth = (record.progress - self.newest.progress) / samples
+            self.progress_per_sample = (record.progress - self.newest.progress) / samples
         self.newest = record
         if self.now.step_time_s >= WINDOW_S:
             self.before, self.now = self.now, _Sums()
@@ -96,14 +96,14 @@ class _Worker:
         sums.compute_s += record.compute_s
         sums.sync_wait_s += record.sync_wait_s
 
-    def recent(self, what: str) -> float:
+    def recent(self, name: str) -> float:
         """Return one of the sums over the last seconds."""
-        return float(getattr(self.now, what) + getattr(self.before, what))
+        return float(getattr(self.now, name) + getattr(self.before, name))
 
-    def look(self) -> WorkerLook:
+    def progress(self) -> WorkerProgress:
         now, before = self.now, self.before
         steps, step_time_s = now.steps + before.steps, now.step_time_s + before.step_time_s
-        return WorkerLook(
+        return WorkerProgress(
             rank=self.newest.rank,
             samples_per_s=(now.samples + before.samples) / step_time_s if step_time_s > 0 else None,
             loss=self.newest.loss,
@@ -116,7 +116,7 @@ class _Worker:
 
 
 class ProgressTracker:
-    """Keeps the newest of what passes by, so that a look costs little and memory does not grow."""
+    """Computes the progress from records and events, with constant memory a worker."""
 
     def __init__(self) -> None:
         self._attempt: AttemptStarted | None = None
@@ -124,7 +124,7 @@ class ProgressTracker:
         self._evals: Mapping[str, float | None] = {}
 
     def add(self, records: Sequence[Record], events: Sequence[Event]) -> None:
-        """Look at what one worker handed over."""
+        """Take records and events of one worker."""
         for event in events:
             if isinstance(event, AttemptStarted):
                 self._attempt = event
@@ -139,8 +139,8 @@ class ProgressTracker:
                 worker = self._workers[record.rank] = _Worker(record)
             worker.add(record)
 
-    def look(self) -> Progress:
-        """Return what is known now."""
+    def progress(self) -> Progress:
+        """Return the progress now."""
         if self._attempt is None:
             return Progress(evals=self._evals)
         attempt, world_size = self._attempt.attempt, self._attempt.world_size
@@ -152,30 +152,35 @@ class ProgressTracker:
         for record in newest:
             loss.add(record.loss, record.loss_weight)
         size = sum(record.samples for record in newest)
-        looks = sorted((worker.look() for worker in self._workers.values()), key=lambda look: (-look.own_s, look.rank))
-        samples, worker_s = (sum(worker.recent(what) for worker in self._workers.values()) for what in RECENT)
+        workers = [worker.progress() for worker in self._workers.values()]
+        workers.sort(key=lambda worker: (-worker.own_s, worker.rank))
+        samples, worker_s = (sum(worker.recent(name) for worker in self._workers.values()) for name in RECENT)
         return Progress(
             attempt=attempt,
             world_size=world_size,
             samples_seen=last.newest.samples_seen + size,
-            progress=last.newest.progress + last.worth * size,
+            progress=last.newest.progress + last.progress_per_sample * size,
             lr=last.newest.lr,
             loss_mean=loss.value,
             samples_per_s=samples / (worker_s / world_size) if worker_s > 0 else None,
             evals=self._evals,
-            workers=tuple(looks[:MOST_WORKERS]),
-            straggler=find_straggler(looks),
+            workers=tuple(workers[:MOST_WORKERS]),
+            straggler=find_straggler(workers),
         )
 
 
-def find_straggler(looks: Sequence[WorkerLook]) -> Straggler | None:
-    """Return the first of workers, sorted by own time, if the others wait for it: ``OWN_RATIO`` and ``OWN_SHARE``."""
-    if len(looks) < 2:
+def find_straggler(workers: Sequence[WorkerProgress]) -> CurrentStraggler | None:
+    """Return the worker that the others wait for, by ``OWN_RATIO`` and ``OWN_SHARE``, or None.
+
+    Args:
+        workers: sorted by own time, the slowest first.
+    """
+    if len(workers) < 2:
         return None
-    worst, others = looks[0], looks[1:]
-    others_s = median(look.own_s for look in others)
+    worst, others = workers[0], workers[1:]
+    others_s = median(worker.own_s for worker in others)
     longer_s = worst.own_s - others_s
     if worst.own_s < OWN_RATIO * others_s or longer_s < OWN_SHARE * worst.step_time_s or longer_s <= 0:
         return None
-    data_s = worst.data_wait_s - median(look.data_wait_s for look in others)
-    return Straggler(rank=worst.rank, own_s=worst.own_s, others_s=others_s, waits_for_data=data_s > longer_s / 2)
+    data_s = worst.data_wait_s - median(worker.data_wait_s for worker in others)
+    return CurrentStraggler(rank=worst.rank, own_s=worst.own_s, others_s=others_s, waits_for_data=data_s > longer_s / 2)

@@ -1,12 +1,13 @@
-"""The one place where an exception of Ray becomes an error of ours.
+"""Turn exceptions of Ray into errors of scaler; no other module does.
 
-Ray raises classes of its own, and plain ``Exception``, ``OSError``, ``RuntimeError`` and ``ValueError`` as well. At its
-start every one of them is Ray's (``start_error``); later its own are (``ray_errors``).
+Ray raises its own classes, and also plain ``Exception``, ``OSError``, ``RuntimeError`` and ``ValueError``. While Ray
+starts, each of them is an error of the cluster (``start_error``); later only Ray's own classes are (``ray_errors``).
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from scaler.cluster.auth_token import token_refused
 from scaler.errors import ClusterError, ScalerError
 from scaler.masking import mask_text
 
@@ -15,54 +16,51 @@ _SETUP_SIGNS = ("RuntimeEnvSetupError", "runtime_env", "runtime env")
 
 
 def start_error(error: BaseException, *, address: str | None) -> ScalerError:
-    """Return what it means that Ray could not be started, or connected to.
+    """Return the error of a cluster that could not be started, or connected to.
 
     Args:
         error: what Ray raised, whatever its class.
-        address: of a running cluster; None: one was to be started here.
+        address: of a running cluster; None: of an embedded one.
     """
     if isinstance(error, ScalerError):
         return error
     texts = " ".join(f"{type(link).__name__} {_text(link)}" for link in _chain(error))
     where = "on this machine" if address is None else f"at {address}"
-    said = mask_text((_text(error).strip() or type(error).__name__).splitlines()[0]).rstrip(". ")
+    message = mask_text((_text(error).strip() or type(error).__name__).splitlines()[0]).rstrip(". ")
     if address is not None and any(sign in texts for sign in _TOKEN_SIGNS):
-        return ClusterError(
-            f"the Ray cluster {where} does not accept this process: its token is missing or another one.",
-            "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's token.",
-        )
+        return token_refused(address)
     if any(sign in texts for sign in _SETUP_SIGNS):
         return ClusterError(
-            f"the Ray cluster {where} cannot give its nodes the job's folder: {said}.",
-            "Name what the workers do not need in a file .rayignore beside the job, one pattern a line.",
+            f"the Ray cluster {where} cannot send the job's folder to its nodes: {message}.",
+            "List what the workers do not need in a file .rayignore beside the job, one pattern a line.",
         )
     if "AF_UNIX" in texts:
         return ClusterError(
-            f"no Ray cluster {where}: {said}.",
-            "Ray's files lie below RAY_TMPDIR, and the paths of its sockets may not be longer: set it to a short path.",
+            f"no Ray cluster {where}: {message}.",
+            "Set RAY_TMPDIR to a short path: Ray's sockets lie below it, and their paths may not be longer.",
         )
     if "timed out" in texts and address is None:
         return ClusterError(
-            f"no Ray cluster {where}: it did not start in time: {said}.",
-            "Try again when this machine has less to do, or run one worker without Ray: --address none --workers 1.",
+            f"no Ray cluster {where}: it did not start in time: {message}.",
+            "Try again when this machine is less busy, or run one worker without Ray: --address none --workers 1.",
         )
     if address is None:
         return ClusterError(
-            f"no Ray cluster {where}: {said}.",
+            f"no Ray cluster {where}: {message}.",
             "--verbose shows Ray's log. One worker runs without Ray: --address none --workers 1.",
         )
     return ClusterError(
-        f"no Ray cluster {where}: {said}.",
-        "Give the address that ray start --head printed, or leave --address out: then a cluster is started here.",
+        f"no Ray cluster {where}: {message}.",
+        "Give the address that ray start --head printed, or leave --address out to start a cluster on this machine.",
     )
 
 
 @contextmanager
 def ray_errors(run_id: str) -> Iterator[None]:
-    """Turn what Ray raises in a ``with`` block into an error of ours; what is no error of Ray's passes.
+    """Turn an exception of Ray in a ``with`` block into an error of scaler; other exceptions pass.
 
     Args:
-        run_id: of the run that Ray carries; says how to continue.
+        run_id: of the run, for the command that resumes it.
     """
     import ray
 
@@ -73,16 +71,16 @@ def ray_errors(run_id: str) -> Iterator[None]:
 
 
 def run_error(error: BaseException, *, run_id: str) -> ScalerError:
-    """Return what an exception of Ray means to a run that it carries."""
+    """Return the error of a run that an exception of Ray ended."""
     for link in _chain(error):
-        cause = getattr(link, "cause", None)  # a RayTaskError's: what was raised in the other process
+        cause = getattr(link, "cause", None)  # of a RayTaskError: the exception that another process raised
         if isinstance(cause, ScalerError):
             return cause
     texts = " ".join(f"{type(link).__name__} {_text(link)}" for link in _chain(error))
     if any(sign in texts for sign in _SETUP_SIGNS):
         return ClusterError(
             f"Ray could not prepare a node for the workers: {mask_text(_last_line(error)).rstrip('.')}.",
-            f"Correct what it names, then continue: scaler resume {run_id}.",
+            f"Correct it, then continue: scaler resume {run_id}.",
         )
     return ClusterError(
         f"Ray lost the run: {type(error).__name__}: {mask_text(_last_line(error)).rstrip('.')}.",
@@ -100,7 +98,7 @@ def head_lost(gcs_address: str, *, seconds: float, run_id: str) -> ClusterError:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what led to it."""
+    """Yield an error and its causes."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -115,7 +113,7 @@ def _last_line(error: BaseException) -> str:
 
 
 def _text(error: BaseException) -> str:
-    """An error's text; some of Ray's cannot be printed without a cluster."""
+    """Return an error's text; some of Ray's errors cannot be printed without a cluster."""
     try:
         return str(error)
     except Exception:

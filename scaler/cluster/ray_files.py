@@ -1,7 +1,7 @@
-"""The folder of an embedded cluster's files: made for it, and removed with it, or by a later driver.
+"""Make the folder of an embedded cluster's files, and remove folders that killed drivers left.
 
-A driver that is killed removes nothing. So each folder says whose it is, and the next driver removes those whose driver
-is gone.
+A driver that is killed removes nothing. So each folder names its driver, and the next driver removes the folders whose
+driver no longer runs.
 """
 
 import json
@@ -21,10 +21,13 @@ _MOST_BYTES = 10_000
 
 
 def private_folder() -> str:
-    """Make a folder for Ray's files, where Ray's own would be: paths of its sockets must be short; TMPDIR may be long.
+    """Make a folder that only this user can enter, and return its path.
+
+    It lies in RAY_TMPDIR or /tmp, as Ray's own would, and not in TMPDIR, which may be long: the paths of Ray's sockets
+    must be short.
 
     Raises:
-        ClusterError: it cannot be made.
+        ClusterError: the folder cannot be made.
     """
     place = _place()
     try:
@@ -34,13 +37,13 @@ def private_folder() -> str:
     except OSError as error:
         raise ClusterError(
             f"no Ray cluster on this machine: no folder can be made in {place}: {error.strerror}.",
-            "RAY_TMPDIR names another place for Ray's files, with a short path.",
+            "Set RAY_TMPDIR to another folder for Ray's files, with a short path.",
         ) from error
     return folder
 
 
 def remove_folders_of_the_dead(place: str) -> None:
-    """Remove the folders that drivers of this user made, and that are gone; whatever tells less stays."""
+    """Remove the folders of this user's drivers that no longer run; a folder that does not name its driver stays."""
     with suppress(OSError):
         for entry in os.scandir(place):
             with suppress(OSError):

@@ -1,9 +1,9 @@
-"""What a run's folder says of its earlier life, to a collector that begins."""
+"""Recover the state of an earlier collector from the run's folder."""
 
 import json
 from collections.abc import Sequence
 
-from scaler.cluster.messages import Why
+from scaler.cluster.messages import LeaveReason
 from scaler.metrics.events import (
     AttemptStarted,
     Event,
@@ -21,19 +21,19 @@ from scaler.runs import RunFolder
 
 
 class RecoveredState:
-    """The events and the newest records that are in the folder already.
+    """The events and the newest records that are already in the folder.
 
     Args:
         folder: the run's folder.
 
     Raises:
-        RunError: a file of records holds none.
+        RunError: a file in ``metrics/`` is not a file of records.
 
     Attributes:
-        attempts: lives of the worker group so far, or the next one's number where some have left nothing.
+        attempts: the number of the next attempt; attempts that wrote nothing are counted as well.
         micro_batch_limit: samples in one forward/backward, when a larger micro-batch ran out of memory.
-        leave: what the newest attempt was asked to leave for, and has not.
-        events: those since the newest submit or resume.
+        leave: why the newest attempt was asked to leave, when it has not left.
+        events: the events since the last submit or resume.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -44,7 +44,7 @@ class RecoveredState:
         self.events: Sequence[Event] = events[resumed[-1] :] if resumed else events
         self.attempts = next_attempt(folder)
         self.micro_batch_limit: int | None = None
-        self.leave: Why | None = None
+        self.leave: LeaveReason | None = None
         for event in events:
             self.micro_batch_limit = limit_after(self.micro_batch_limit, event)
         for event in self.events:
@@ -54,7 +54,7 @@ class RecoveredState:
                 self.leave = "stop" if event.why == "stop" else "resize"
 
     def has(self, event: Event) -> bool:
-        """Whether this very event is in the folder."""
+        """Return whether this event is in the folder."""
         return _key(event) in self._known
 
     def new_records(self, records: Sequence[Record]) -> Sequence[Record]:
@@ -67,13 +67,17 @@ class RecoveredState:
 
     @property
     def of_newest_attempt(self) -> Sequence[Event]:
-        """The events since the newest attempt began, that one's with it."""
+        """The newest ``attempt_started`` and the events after it."""
         starts = [index for index, event in enumerate(self.events) if isinstance(event, AttemptStarted)]
         return self.events[starts[-1] :] if starts else ()
 
 
 def limit_after(limit: int | None, event: Event) -> int | None:
-    """Return the most samples in one forward/backward, as an event changes it.
+    """Return the limit of samples in one forward/backward after an event.
+
+    Args:
+        limit: the limit before the event; None: there is none.
+        event: of any kind; most kinds change nothing.
 
     Example:
         >>> limit_after(None, RanOutOfMemory(time=0.0, attempt=0, rank=1, per_worker_batch_size=13))
@@ -86,7 +90,7 @@ def limit_after(limit: int | None, event: Event) -> int | None:
             found = max(1, event.per_worker_batch_size // 2)
         case MicroBatchHalved():
             found = event.per_worker_batch_size
-        case Resumed() if event.changes:  # another job may need less
+        case Resumed() if event.changes:  # a changed job may need less memory
             return None
         case _:
             return limit

@@ -1,11 +1,11 @@
-"""Why a worker group's life ends without anything being wrong with it, as exceptions that Ray Train carries.
+"""Exceptions with which a worker asks for a restart of its group, and others that Ray Train carries for scaler.
 
-They are unpickled in Ray Train's controller, so this module imports nothing.
+Ray Train's controller unpickles them, so this module imports nothing.
 """
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its type where it has none.
+    """Return the first line of an error's text, or its type where the text is empty.
 
     Example:
         >>> [first_line(ValueError(text)) for text in ("one\\ntwo", "")]
@@ -15,21 +15,21 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-class Restart(Exception):  # noqa: N818, for it is none
-    """The group is to be started again, at no cost of ``failures.max_restarts``."""
+class Restart(Exception):  # noqa: N818, because it is not an error
+    """Asks for a restart of the group that ``failures.max_restarts`` does not count."""
 
 
 class Yielded(Restart):
-    """Every worker has saved and made room."""
+    """Every worker has saved and left, so that the group can be resized or moved."""
 
 
 class OutOfMemory(Restart):
-    """A micro-batch did not fit; the next one is half of it."""
+    """A micro-batch did not fit into memory; the next attempt halves it."""
 
 
 class LostDataProcess(Exception):  # noqa: N818
-    """A process that loads a worker's data was killed, or crashed: as if the worker had been. Counts as a restart."""
+    """A process that loads a worker's data was killed, or crashed; counted as if the worker had died."""
 
 
-class NoRoomError(Exception):
+class NoCapacityError(Exception):
     """The cluster has been too small for the job for too long."""

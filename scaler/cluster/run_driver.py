@@ -1,9 +1,9 @@
-"""One stay at the wheel of a run: from a claimed folder to the end of training and its report."""
+"""Run a claimed run to its end and write its report."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import time
 from typing import Any
@@ -27,7 +27,6 @@ from scaler.training.recipe.lookup import require_function
 from scaler.training.recipe.module import shipped_recipe
 
 NO_CLUSTER = "none"
-MACHINE = "this machine has"
 
 OnProgress = Callable[[Progress], None]
 OnReport = Callable[[Report], None]
@@ -35,12 +34,12 @@ OnNotice = Callable[[str], None]
 
 
 def require_runnable(job: Job, plan: Plan, *, recipe_folder: Path, address: str | None) -> None:
-    """Refuse what cannot run, before anything is started or written.
+    """Refuse a job that cannot run, before anything is started or written.
 
     Raises:
-        JobFileError: there is no such recipe, a tracker that is not installed, a size without a plan, or more than
-            one worker without Ray.
-        ClusterError: nobody listens at the address, or this machine is too small for the job.
+        JobFileError: the recipe does not exist, a tracker is not installed, a size that the run may get has no plan, or
+            more than one worker is asked for without Ray.
+        ClusterError: no cluster accepts this process at the address, or this machine is too small for the job.
     """
     require_function(job.recipe, folder=recipe_folder)
     require_installed(job.tracking)
@@ -52,7 +51,7 @@ def require_runnable(job: Job, plan: Plan, *, recipe_folder: Path, address: str 
         )
 
 
-def drive(
+def run_to_end(
     job: Job,
     plan: Plan,
     folder: RunFolder,
@@ -66,30 +65,30 @@ def drive(
     on_report: OnReport,
     on_notice: OnNotice = lambda notice: None,
 ) -> None:
-    """Train, from the newest checkpoint where there is one, and write the report, whatever the end.
+    """Train from the newest checkpoint, if there is one, and write the report, also after an error.
 
     Args:
         job: what was asked for.
         plan: its plan.
         folder: the run's folder, with job, plan and status.
-        lease: of the run; kept up to here, and looked at whenever there is progress, before the end is written, and,
-            without Ray, before each write.
-        recipe_folder: where the job file lies.
+        lease: of the run. It is checked whenever there is progress and before the end is written; without Ray, before
+            each write.
+        recipe_folder: the job file's folder.
         address: of a Ray cluster; None: an embedded one; ``none``: one worker in this process, without Ray.
         verbose: show Ray's log.
-        resumed: the event of a run that goes on.
+        resumed: the event ``resumed``, for a run that is resumed.
         on_progress: called a few times a second.
         on_report: called with the report when it is in the run's folder, also before an error is raised.
-        on_notice: called with a sentence for the person who submits.
+        on_notice: called with a sentence for the user.
 
     Raises:
-        ScalerError: what went wrong; the run's folder has the report of what there is.
-        RunError: likewise; or another process took the run over, and nothing was written any more.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; likewise, and the run is marked stopped.
+        ScalerError: what went wrong; the run's folder has a report of the steps so far.
+        RunError: the same; or another process took the run over, and this one wrote nothing more.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; there is a report, and the run is marked stopped.
     """
     is_running = False
 
-    def seen(progress: Progress) -> None:
+    def take_progress(progress: Progress) -> None:
         nonlocal is_running
         lease.require_held()
         if progress.attempt is not None and not is_running:
@@ -99,16 +98,16 @@ def drive(
 
     is_written = False
 
-    def ended_by(error: BaseException) -> None:
-        """Write state and report of a run that an error ended; the first call counts."""
+    def write_end(error: BaseException) -> None:
+        """Write the state and the report of a run that an error ended; further calls do nothing."""
         nonlocal is_written
         if is_written:
             return
         is_written = True
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # Ray answers a SIGTERM while it starts by exiting
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # while Ray starts, it exits on SIGTERM
         if lease.look():
-            failure = None if stopped else _told(error)
-            with suppress(RunError):  # storage that is gone must not hide why the run ended
+            failure = None if stopped else _failure_text(error)
+            with suppress(RunError):  # an error of the storage must not hide why the run ended
                 folder.set_state(RunState.STOPPED if stopped else RunState.FAILED, ended_at=time(), failure=failure)
             with suppress(RunError):
                 on_report(write_report(folder))
@@ -116,7 +115,9 @@ def drive(
     try:
         if address == NO_CLUSTER:
             held = lease.held_folder()
-            finished = _run_here(job, plan, held, recipe_folder=recipe_folder, resumed=resumed, on_progress=seen)
+            finished = _run_in_process(
+                job, plan, held, recipe_folder=recipe_folder, resumed=resumed, on_progress=take_progress
+            )
         else:
             finished = _run_on_ray(
                 job,
@@ -126,14 +127,14 @@ def drive(
                 address=address,
                 verbose=verbose,
                 resumed=resumed,
-                on_progress=seen,
+                on_progress=take_progress,
                 on_notice=on_notice,
-                on_error=ended_by,
+                on_error=write_end,
             )
         lease.look()
         lease.require_held()
     except BaseException as error:
-        ended_by(error)
+        write_end(error)
         if isinstance(error, SystemExit):
             raise KeyboardInterrupt from error
         raise
@@ -145,9 +146,10 @@ def drive(
 
 @contextmanager
 def sigterm_like_ctrl_c() -> Iterator[None]:
-    """Have SIGTERM, and SIGHUP of a terminal that is closed, do what Ctrl-C does, for the length of a ``with`` block.
+    """Have SIGTERM, and SIGHUP of a closed terminal, do what Ctrl-C does, for the length of a ``with`` block.
 
-    Ray takes SIGTERM for itself when it starts, so this is entered again after that. Under nohup SIGHUP stays ignored.
+    Ray sets its own handler of SIGTERM when it starts, so this is entered again after that. Under nohup, SIGHUP stays
+    ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -155,7 +157,7 @@ def sigterm_like_ctrl_c() -> Iterator[None]:
 
     def interrupt(number: int, frame: Any) -> None:
         handler = signal.getsignal(signal.SIGINT)
-        if not callable(handler):  # a shell's background job ignores Ctrl-C, and not SIGTERM
+        if not callable(handler):  # a shell's background job ignores Ctrl-C, but not SIGTERM
             raise KeyboardInterrupt
         handler(signal.SIGINT, frame)
 
@@ -167,30 +169,35 @@ def sigterm_like_ctrl_c() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def _told(error: BaseException) -> str:
-    """An error as the report says it."""
-    told = str(error) if isinstance(error, ScalerError) else f"a bug in scaler: {type(error).__name__}: {error}"
-    return mask_text(told)
+def _failure_text(error: BaseException) -> str:
+    """Return the text of an error for the report."""
+    text = str(error) if isinstance(error, ScalerError) else f"a bug in scaler: {type(error).__name__}: {error}"
+    return mask_text(text)
 
 
 def _require_cluster(job: Job, address: str | None) -> None:
-    """Refuse a cluster that is not there, or an embedded one that cannot hold the job, before anything is started."""
-    from scaler.cluster.embedded import cpus_here, require_reachable, require_resources
+    """Refuse a running cluster that does not accept this process, or a job that this machine is too small for."""
+    from scaler.cluster.capacity import local_cpus, require_resources
 
     if address is not None and address != NO_CLUSTER:
+        from scaler.cluster.running import require_reachable
+
         require_reachable(address)
-    if address not in (None, NO_CLUSTER):
-        return  # ``_require_room`` asks the cluster
+        return  # ``ray_run`` compares the job with the cluster
     cpus, gpus = job.resources.cpus_per_worker, job.resources.gpus_per_worker
-    node = {"CPU": cpus_here()}
+    node = {"CPU": local_cpus()}
     if gpus > 0:
         from scaler.training.device import gpus_here  # loads torch
 
         node["GPU"] = float(gpus_here())
-    if address is None or gpus > 0:  # one worker in this process shares its CPUs with whatever else runs here
+    if address is None or gpus > 0:  # one worker in this process needs no CPU of its own
         cpus = cpus if address is None else 0.0
         require_resources(
-            workers=job.scale.min_workers, cpus_per_worker=cpus, gpus_per_worker=gpus, nodes=[node], where=MACHINE
+            workers=job.scale.min_workers,
+            cpus_per_worker=cpus,
+            gpus_per_worker=gpus,
+            nodes=[node],
+            owner="this machine has",
         )
 
 
@@ -207,35 +214,47 @@ def _run_on_ray(
     on_notice: OnNotice,
     on_error: Callable[[BaseException], None],
 ) -> bool:
-    from scaler.cluster.embedded import ray_cluster
     from scaler.cluster.ray_run import run_on_ray
-    from scaler.cluster.shipment import Shipment, left_out_text, pack
+    from scaler.cluster.ray_session import set_environment
 
-    shipment = Shipment(recipe_folder=str(recipe_folder))
-    if address is not None:
-        # The nodes get the job's folder, this very scaler, and the recipe's package where it lies elsewhere.
-        recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
-        job = job.model_copy(update={"recipe": recipe})
-        shipment = pack(recipe_folder, storage=job.storage, packages=[Path(scaler.__file__).parent, *packages])
-        if shipment.left_out:
-            on_notice(left_out_text(shipment.left_out))
-    with ray_cluster(address, verbose=verbose, runtime_env=shipment.runtime_env), sigterm_like_ctrl_c():
+    with ExitStack() as stack:
+        shipped, sent_folder = job, str(recipe_folder)
+        if address is None:
+            from scaler.cluster.embedded import embedded_cluster
+
+            stack.enter_context(embedded_cluster(verbose=verbose))
+        else:
+            from scaler.cluster.ray_hooks import require_hooks
+            from scaler.cluster.running import environment_for, running_cluster
+            from scaler.cluster.shipment import left_out_text, pack
+
+            stack.enter_context(set_environment(environment_for(address)))
+            require_hooks()  # before ``pack``, which uses Ray's private parts
+            # The nodes get the job's folder, this machine's scaler, and the recipe's package where it lies elsewhere.
+            recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
+            shipped = job.model_copy(update={"recipe": recipe})
+            shipment = pack(recipe_folder, storage=job.storage, packages=[Path(scaler.__file__).parent, *packages])
+            if shipment.left_out:
+                on_notice(left_out_text(shipment.left_out))
+            sent_folder = shipment.recipe_folder
+            stack.enter_context(running_cluster(address, verbose=verbose, runtime_env=shipment.runtime_env))
+        stack.enter_context(sigterm_like_ctrl_c())
         try:
             return run_on_ray(
-                job,
+                shipped,
                 plan,
                 folder,
-                recipe_folder=shipment.recipe_folder,
+                recipe_folder=sent_folder,
                 on_progress=on_progress,
                 embedded=address is None,
                 resumed=resumed,
             )
         except BaseException as error:
-            on_error(error)  # before Ray is shut down: with its head gone, that takes long
+            on_error(error)  # before Ray is shut down: when its head is gone, that takes long
             raise
 
 
-def _run_here(
+def _run_in_process(
     job: Job,
     plan: Plan,
     folder: RunFolder,
@@ -244,13 +263,13 @@ def _run_here(
     resumed: Resumed | None,
     on_progress: OnProgress,
 ) -> bool:
-    """One worker in this process: no Ray, so a debugger works."""
+    """Train with one worker in this process, without Ray, so that a debugger works."""
     from scaler.training.in_process import train_in_process
 
     tracker = ProgressTracker()
 
-    def seen(records: Sequence[Record], events: Sequence[Event]) -> None:
+    def take(records: Sequence[Record], events: Sequence[Event]) -> None:
         tracker.add(records, events)
-        on_progress(tracker.look())
+        on_progress(tracker.progress())
 
-    return train_in_process(job, plan, folder, recipe_folder=recipe_folder, on_hand_over=seen, resumed=resumed)
+    return train_in_process(job, plan, folder, recipe_folder=recipe_folder, on_hand_over=take, resumed=resumed)

@@ -1,7 +1,7 @@
-"""What the nodes of a running cluster are sent: the job's folder, and this very scaler.
+"""Say what Ray sends to the nodes of a running cluster: the job's folder, and scaler itself.
 
-Ray packs the folder as it is, except what ``.gitignore`` and ``.rayignore`` name. The runs below the job's folder are
-left out too: with every submit, all checkpoints of earlier runs would travel to every node.
+Ray packs the whole folder, except the files that ``.gitignore`` and ``.rayignore`` name. scaler also leaves out the
+runs below it; otherwise every submit would send all checkpoints of earlier runs to every node.
 """
 
 import json
@@ -15,7 +15,7 @@ from scaler.errors import ClusterError
 from scaler.runs import list_runs
 from scaler.runs.filesystems import located
 
-JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what ``ray job submit`` gives its entrypoint
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # ``ray job submit`` sets it for the program that it starts
 SHOWN = 3
 
 _Rule = Callable[[Path], bool]
@@ -23,12 +23,12 @@ _Rule = Callable[[Path], bool]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shipment:
-    """What is sent, and what the workers find.
+    """What Ray sends, and where the workers find it.
 
     Args:
-        runtime_env: Ray's own words for it.
-        recipe_folder: where the job file lies, as the workers see it.
-        left_out: files and folders that are not sent because ``.gitignore`` names them, relative to the job's folder.
+        runtime_env: the same, as Ray Core defines it.
+        recipe_folder: the job file's folder, as the workers see it.
+        left_out: files and folders that ``.gitignore`` leaves out, relative to the job's folder.
     """
 
     runtime_env: Mapping[str, Any] = field(default_factory=dict)
@@ -37,25 +37,25 @@ class Shipment:
 
 
 def pack(recipe_folder: Path, *, storage: str, packages: Sequence[Path]) -> Shipment:
-    """Return what to send, before Ray is asked to.
+    """Return what Ray is to send.
 
     Args:
-        recipe_folder: where the job file lies.
-        storage: of the job; left out where it lies below ``recipe_folder``.
-        packages: files or folders that are to be importable on the nodes: scaler's own, and the recipe's where it lies
-            elsewhere.
+        recipe_folder: the job file's folder.
+        storage: of the job; its runs are left out where it lies below ``recipe_folder``.
+        packages: files or folders that the nodes must be able to import: scaler's, and the recipe's where it lies
+            outside ``recipe_folder``.
 
     Raises:
-        ClusterError: the folder is larger than Ray sends, or a Ray job brings another one.
+        ClusterError: the folder is larger than Ray sends, or this process belongs to a Ray job with another folder.
     """
-    of_job = _runtime_env_of_ray_job()
+    of_ray_job = _runtime_env_of_ray_job()
     modules: dict[str, Any] = _python_path()
-    if not of_job.get("py_modules"):
+    if not of_ray_job.get("py_modules"):
         modules["py_modules"] = [str(package) for package in packages]
-    if of_job.get("working_dir"):
+    if of_ray_job.get("working_dir"):
         return Shipment(runtime_env=modules, recipe_folder=_within_ray_job(recipe_folder))
     excludes = _storage_patterns(recipe_folder, storage, packages)
-    sizes, left_out = _look(recipe_folder, excludes)
+    sizes, left_out = _find_files(recipe_folder, excludes)
     _require_sendable(recipe_folder, sizes)
     working_dir: dict[str, Any] = {"working_dir": str(recipe_folder)}
     if excludes:
@@ -64,7 +64,7 @@ def pack(recipe_folder: Path, *, storage: str, packages: Sequence[Path]) -> Ship
 
 
 def left_out_text(left_out: Sequence[str]) -> str:
-    """Return in one sentence which files the nodes do not get.
+    """Return a sentence that says which files the nodes do not get.
 
     Example:
         >>> left_out_text(["a.txt", "b.txt", "c", "d", "e"])
@@ -75,7 +75,7 @@ def left_out_text(left_out: Sequence[str]) -> str:
 
 
 def _runtime_env_of_ray_job() -> Mapping[str, Any]:
-    """What the Ray job that this process is the entrypoint of brings itself; empty where it is none."""
+    """Return the runtime environment of the Ray job that started this process; empty where none did."""
     try:
         found = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("runtime_env", {})
     except (ValueError, AttributeError):
@@ -84,25 +84,25 @@ def _runtime_env_of_ray_job() -> Mapping[str, Any]:
 
 
 def _python_path() -> dict[str, Any]:
-    """What gives the nodes this process's ``PYTHONPATH``, of folders that every node sees; nothing without one."""
+    """Return what sets this process's ``PYTHONPATH`` on the nodes; its folders must exist there."""
     folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = os.pathsep.join(os.path.abspath(folder) for folder in folders if folder)
     return {"env_vars": {"PYTHONPATH": path}} if path else {}
 
 
 def _within_ray_job(recipe_folder: Path) -> str:
-    """The recipe's folder as workers see it, which start in the Ray job's working directory as this process did."""
-    here = Path.cwd().resolve()
-    if not recipe_folder.resolve().is_relative_to(here):
+    """Return the recipe's folder as workers see it: they start in the Ray job's working directory."""
+    working_dir = Path.cwd().resolve()
+    if not recipe_folder.resolve().is_relative_to(working_dir):
         raise ClusterError(
-            f"this Ray job brings its own working directory, {here}, and the job file lies in {recipe_folder}.",
+            f"this Ray job has the working directory {working_dir}, and the job file lies in {recipe_folder}.",
             f"Submit it with that folder: ray job submit --working-dir {recipe_folder} -- scaler submit JOB",
         )
-    return str(recipe_folder.resolve().relative_to(here))
+    return str(recipe_folder.resolve().relative_to(working_dir))
 
 
 def _storage_patterns(recipe_folder: Path, storage: str, packages: Sequence[Path]) -> list[str]:
-    """The patterns that leave the runs out, where they lie below the job's folder, or in it."""
+    """Return the patterns that leave the runs out, where they lie in the job's folder or below it."""
     if "://" in storage:
         return []
     base, runs = recipe_folder.resolve(), Path(located(storage)).resolve()
@@ -113,24 +113,28 @@ def _storage_patterns(recipe_folder: Path, storage: str, packages: Sequence[Path
     else:
         within = runs.relative_to(base)
         names = [str(within / path.name) for path in sorted(runs.iterdir())] if runs.is_dir() else []
-    # Ray leaves them out of the packages, too.
+    # Ray applies the patterns to the packages, too.
     names = [name for name in names if not any((package / name).exists() for package in packages)]
     return ["/" + "".join(f"\\{sign}" if sign in "*?[]!# \\" else sign for sign in name) for name in names]
 
 
-def _look(folder: Path, excludes: Sequence[str]) -> tuple[dict[Path, int], list[str]]:
-    """Sizes of the files that Ray would send, and what only ``.gitignore`` leaves out."""
-    from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE, get_runtime_env_default_excludes
-    from ray._private.runtime_env.packaging import _get_excludes, _get_ignore_file
+def _find_files(folder: Path, excludes: Sequence[str]) -> tuple[dict[Path, int], list[str]]:
+    """Return the sizes in bytes of the files that Ray would send, and what only ``.gitignore`` leaves out."""
+    from scaler.cluster.ray_internals import (
+        RAY_RUNTIME_ENV_IGNORE_GITIGNORE,
+        _get_excludes,
+        _get_ignore_file,
+        get_runtime_env_default_excludes,
+    )
 
-    heeds_git = os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
+    follows_gitignore = os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
     sizes: dict[Path, int] = {}
     left_out: list[str] = []
 
     def walk(path: Path, always: list[_Rule], git: list[_Rule]) -> None:
         if path.is_dir():
             always = [*always, *filter(None, [_get_ignore_file(path, ".rayignore")])]
-            git = [*git, *filter(None, [_get_ignore_file(path, ".gitignore") if heeds_git else None])]
+            git = [*git, *filter(None, [_get_ignore_file(path, ".gitignore") if follows_gitignore else None])]
         if any(rule(path) for rule in always):
             return
         if any(rule(path) for rule in git):
@@ -147,7 +151,7 @@ def _look(folder: Path, excludes: Sequence[str]) -> tuple[dict[Path, int], list[
 
 
 def _require_sendable(folder: Path, sizes: Mapping[Path, int]) -> None:
-    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
+    from scaler.cluster.ray_internals import GCS_STORAGE_MAX_SIZE
 
     whole = sum(sizes.values())
     if whole < GCS_STORAGE_MAX_SIZE:
@@ -162,7 +166,7 @@ def _require_sendable(folder: Path, sizes: Mapping[Path, int]) -> None:
         f"the job's folder {folder} has {_mib(whole)}, and Ray sends its nodes less than {_mib(GCS_STORAGE_MAX_SIZE)}. "
         f"The largest in it: {shown}.",
         f"Leave out what the workers do not need: echo {largest[0]} >> {folder}/.rayignore\n"
-        "Data belongs where every node can read it.",
+        "Put data where every node can read it.",
     )
 
 

@@ -1,11 +1,18 @@
-"""From a job to a finished run: plan, run, report."""
+"""Submit a job: run it to its end and write its report."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from time import time
 
-from scaler.cluster.run_driver import OnNotice, OnProgress, OnReport, drive, require_runnable, sigterm_like_ctrl_c
+from scaler.cluster.run_driver import (
+    OnNotice,
+    OnProgress,
+    OnReport,
+    require_runnable,
+    run_to_end,
+    sigterm_like_ctrl_c,
+)
 from scaler.job import Job, dump_job
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
@@ -28,21 +35,21 @@ def submit_plan(
 
     Args:
         job: what was asked for.
-        plan: its plan, for the workers that it asks for.
-        recipe_folder: where the job file lies; the recipe is looked for there first.
+        plan: its plan, for the number of workers that the job asks for.
+        recipe_folder: the job file's folder; the recipe is looked for there first.
         address: of a Ray cluster; None: an embedded one; ``none``: one worker in this process, without Ray.
         verbose: show Ray's log.
-        on_start: called with the run's folder when it is there.
+        on_start: called with the run's folder when it is made.
         on_progress: called a few times a second.
         on_report: called with the report when it is in the run's folder, also before an error is raised.
-        on_notice: called with a sentence for the person who submits.
+        on_notice: called with a sentence for the user.
 
     Returns:
         The run's folder; its state is ``succeeded``.
 
     Raises:
-        ScalerError: what went wrong; the run's folder has the report of what there is.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; likewise, and the run is marked stopped.
+        ScalerError: what went wrong; if the run had started, its folder has a report of the steps so far.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; there is a report, and the run is marked stopped.
     """
     require_runnable(job, plan, recipe_folder=recipe_folder, address=address)
     folder = RunFolder.create(job.storage, name=job.name, now=datetime.now(UTC))
@@ -51,7 +58,7 @@ def submit_plan(
         folder.write_json("plan.json", plan.to_dict())
         folder.set_state(RunState.STARTING, started_at=time(), place=folder.place, recipe_folder=str(recipe_folder))
         on_start(folder)
-        drive(
+        run_to_end(
             job,
             plan,
             folder,

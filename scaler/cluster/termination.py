@@ -1,7 +1,8 @@
-"""SIGTERM to a worker, as clusters send it before they take a machine: the group saves and makes room.
+"""Note SIGTERM in a worker: clusters send it before they take a machine away, and the group then saves and leaves.
 
-Python runs a signal's handler on the main thread only, and training runs beside it; so the handler is set by a hook
-that Ray Train calls there. It is unpickled in Ray Train's controller, so this module imports nothing else of ours.
+Python runs a signal's handler on the main thread only, and training runs on another thread. So Ray Train's callback,
+which runs on the main thread, sets the handler. Ray Train's controller unpickles the callback, so this module imports
+nothing else of scaler.
 """
 
 import signal
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from ray.train.v2._internal.execution.callback import WorkerCallback
+from scaler.cluster.ray_internals import WorkerCallback
 
 
 class _Noted:
@@ -38,6 +39,6 @@ class NoteTermination(WorkerCallback):
 
 
 def has_been_terminated() -> bool:
-    """Whether this process was sent SIGTERM since ``NoteTermination`` set its handler; any thread may ask."""
+    """Return whether this process got SIGTERM since ``NoteTermination`` set its handler; any thread may call it."""
     handler = signal.getsignal(signal.SIGTERM)
     return isinstance(handler, _Noted) and handler.came

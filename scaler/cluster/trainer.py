@@ -1,68 +1,76 @@
-"""The Ray Train trainer of a run. Importing this loads Ray Train, which takes a second."""
+"""Make the Ray Train trainer of a run. Importing this module loads Ray Train, which takes a second."""
 
 import os
 from collections.abc import Mapping
 from typing import Any, cast
 
 from pyarrow.fs import FSSpecHandler, PyFileSystem
-from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from scaler.cluster.elastic_policy import ElasticPolicy
-from scaler.cluster.embedded import set_environment
 from scaler.cluster.failure_policy import FailurePolicy
-from scaler.cluster.fixed_policy import FixedWithoutAutoscaler
-from scaler.cluster.ray_run import RAY_TRAIN_FOLDER
+from scaler.cluster.ray_internals import (
+    DataParallelTrainer,
+    DatasetsCallback,
+    FailureConfig,
+    PlacementGroupCleanerCallback,
+    RunConfig,
+    ScalingConfig,
+    WorkingDirectorySetupCallback,
+)
+from scaler.cluster.ray_session import set_environment
+from scaler.cluster.scaling_policy import ElasticPolicy, FixedWithoutAutoscaler
 from scaler.cluster.termination import NoteTermination
 from scaler.cluster.worker import Assignment, work
 from scaler.job import Job
 
-# Parts of Ray Train that a run does without; each would start a process of one to two CPU seconds.
-# We do not use Ray Data; and a recipe's relative paths mean the same on a worker as in this process.
-_NEVER_USED = ("DatasetsCallback", "WorkingDirectorySetupCallback")
-# It removes the workers' placement group when the controller has died; an embedded cluster dies with its driver.
-# Without a dashboard it asks whichever Ray it finds on the machine, and takes "no such actor" for a death: it was seen
-# to end a healthy run while another cluster was up.
-_NOT_WHEN_EMBEDDED = ("PlacementGroupCleanerCallback",)
+# Parts of Ray Train that scaler's runs do not need; each would start a process of one to two CPU seconds. scaler does
+# not use Ray Data, and a recipe's relative paths mean the same on a worker as in this process.
+_UNUSED = (DatasetsCallback, WorkingDirectorySetupCallback)
+# It removes the workers' placement group when the controller has died; an embedded cluster ends with its driver anyway.
+# Without a dashboard it asks any Ray that it finds on the machine, and takes "no such actor" for a dead controller: it
+# has ended a healthy run while another cluster was running.
+_UNUSED_WHEN_EMBEDDED = (PlacementGroupCleanerCallback,)
 
 
 RESIZE_CHECK_S = ("SCALER_RESIZE_CHECK_S", 10.0)
-"""How long another size must have been possible before an elastic group is resized to it, and how long the group is
-left alone after a start. Lower: nodes are used sooner, and each node that comes and goes interrupts training."""
+"""An elastic group is resized when another size has been possible, and the group has run, for so many seconds. A lower
+value uses new nodes sooner, and interrupts training for each node that comes and goes."""
 WAIT_FOR_NODES_S = ("SCALER_WAIT_FOR_NODES_S", 600.0)
-"""How long a run waits for nodes in place of lost ones before it ends as a cluster too small for it."""
-ELASTIC_START_S = 15.0  # an elastic group whose room is not there by then is counted again
+"""A run waits so many seconds for nodes in place of lost ones; then it ends, because the cluster is too small."""
+ELASTIC_START_S = 15.0  # an elastic group that has not started by then is given a new size
 NEVER_S = 1e9
 
 
 class _Trainer(DataParallelTrainer):
-    """Ray Train's trainer with our policies, without the parts named above. Should Ray rename a hook, those come back.
+    """Ray Train's trainer with scaler's policies, and without the parts that scaler does not use.
 
     Args:
-        job: gives restarts and the time after which a worker hangs.
+        job: gives the number of restarts and the time-out of hung workers.
         collector: the collector's actor handle.
         embedded: whether the cluster ends with this process.
-        options: Ray Train's own.
+        options: of Ray Train's trainer.
     """
 
     def __init__(self, *, job: Job, collector: Any, embedded: bool, **options: Any) -> None:
         super().__init__(_work, **options)
         self._hang_timeout_s, self._collector, self._embedded = job.failures.hang_timeout_s, collector, embedded
-        self._without = _NEVER_USED + (_NOT_WHEN_EMBEDDED if embedded else ())
+        self._unused: tuple[type, ...] = (*_UNUSED, *(_UNUSED_WHEN_EMBEDDED if embedded else ()))
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if type(callback).__name__ not in self._without]
+        return [callback for callback in callbacks if not isinstance(callback, self._unused)]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
-        patience_s, config = _seconds(WAIT_FOR_NODES_S), cast(Any, self.scaling_config)  # annotated as the old API's
+        patience_s, config = (
+            _seconds(WAIT_FOR_NODES_S),
+            cast(Any, self.scaling_config),
+        )  # annotated as the class of Ray Train's first version
         options["failure_policy"] = FailurePolicy(
             self.run_config.failure_config,
             collector=self._collector,
             patience_s=patience_s,
             hang_timeout_s=self._hang_timeout_s,
         )
-        # A frozen process, or one whose thread keeps Python's lock, has no watchdog; Ray Train asks each now and then.
+        # scaler's watchdog cannot act in a frozen process, or while a thread holds Python's lock; Ray Train can.
         environment = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(self._hang_timeout_s or NEVER_S)}
         if config.elasticity_enabled:
             options["scaling_policy"] = ElasticPolicy(
@@ -75,29 +83,32 @@ class _Trainer(DataParallelTrainer):
             environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(ELASTIC_START_S)
         elif self._embedded:
             options["scaling_policy"] = FixedWithoutAutoscaler(config)
-        # What the user has set stays; Ray Train passes it on.
+        # Values that the user has set stay; Ray Train passes all of them to its controller.
         with set_environment({name: value for name, value in environment.items() if name not in os.environ}):
             return super()._initialize_and_run_controller(**options)
 
 
 def _seconds(variable: tuple[str, float]) -> float:
-    """An environment variable of the driver, or its default."""
+    """Return the value of an environment variable of the driver, or its default."""
     name, default = variable
     return float(os.environ.get(name, default))
 
 
-def make_trainer(job: Job, assignment: Assignment, *, embedded: bool) -> DataParallelTrainer:
+def make_trainer(job: Job, assignment: Assignment, *, embedded: bool, folder_name: str) -> DataParallelTrainer:
     """Return the trainer that runs an assignment.
 
-    Neither it nor Ray Train's controller loads torch: the workers make their process group themselves.
+    Neither the trainer nor Ray Train's controller loads torch: the workers make their process group themselves.
 
     Args:
-        job: gives workers, resources and restarts.
+        job: gives the number of workers, their resources, and the number of restarts.
         assignment: what every worker gets.
         embedded: whether the cluster ends with this process.
+        folder_name: of Ray Train's folder inside the run's folder.
     """
     workers, resources = job.scale.num_workers, job.resources
-    number: Any = workers if isinstance(workers, int) else (workers.min, workers.max)  # Ray's annotation lacks the pair
+    number: Any = (
+        workers if isinstance(workers, int) else (workers.min, workers.max)
+    )  # Ray's annotation does not have the pair
     per_worker = {"CPU": resources.cpus_per_worker}
     if resources.gpus_per_worker:
         per_worker["GPU"] = resources.gpus_per_worker
@@ -112,7 +123,7 @@ def make_trainer(job: Job, assignment: Assignment, *, embedded: bool) -> DataPar
             num_workers=number, use_gpu=resources.gpus_per_worker > 0, resources_per_worker=per_worker
         ),
         run_config=RunConfig(
-            name=RAY_TRAIN_FOLDER,
+            name=folder_name,
             storage_path=root.rstrip("/"),
             storage_filesystem=PyFileSystem(FSSpecHandler(filesystem)),
             failure_config=FailureConfig(max_failures=job.failures.max_restarts),
@@ -122,5 +133,5 @@ def make_trainer(job: Job, assignment: Assignment, *, embedded: bool) -> DataPar
 
 
 def _work(config: Mapping[str, Any]) -> bool:
-    """Train; Ray Train wants a function of a dict. What rank 0 returns is the result's ``return_value``."""
+    """Train, as the function of a dict that Ray Train wants; the result of rank 0 becomes ``return_value``."""
     return work(config["assignment"])

@@ -1,7 +1,7 @@
-"""Watches what a worker does, and ends the worker when it has done one thing for too long.
+"""End a worker that has done one thing for too long.
 
-A hung worker makes all others wait for it, and nothing fails. Ray Train's own health check asks a thread beside the
-training, so it sees a frozen process and not a loss that never returns. This looks at the training itself.
+A hung worker makes all others wait, and nothing fails. Ray Train's health check asks a thread beside the training, so
+it finds a frozen process, but not a loss that never returns. The watchdog checks the training itself.
 """
 
 import faulthandler
@@ -18,7 +18,7 @@ from scaler.metrics.events import WAITING
 from scaler.training.activity import Activity
 
 EXIT_CODE = 70  # of the process; the event says why
-PATIENCE_FOR_OTHERS = 2.0  # who waits for a hung worker gives it the time to be found first
+PATIENCE_FOR_OTHERS = 2.0  # times the time-out, for a worker that waits: the hung worker is to be found first
 REPORT_S = 5.0
 MOST_CHECK_S = 5.0
 
@@ -30,8 +30,8 @@ class Watchdog:
     """Watches the calling thread from a thread of its own.
 
     Args:
-        timeout_s: the most seconds for one thing; waiting for other workers may take twice as long. None: no watching.
-        on_hang: called when the thread hangs; it has ``REPORT_S`` to return.
+        timeout_s: the most seconds for one activity; waiting for other workers may take twice as long. None: no limit.
+        on_hang: called with the seconds, the activity and the place in the code; it has ``REPORT_S`` to return.
         end: ends the process.
     """
 
@@ -44,11 +44,11 @@ class Watchdog:
             threading.Thread(target=self._run, args=(timeout_s,), name="scaler-watchdog", daemon=True).start()
 
     def now(self, doing: str) -> None:
-        """Note that the watched thread begins something else; for what comes before there is a ``Training``."""
+        """Set the activity of the watched thread, before there is a ``Training``."""
         self._activity.begin(doing)
 
     def follow(self, activity: Activity) -> None:
-        """Read a training's watch from now on."""
+        """Read the activity of a training from now on."""
         self._activity = activity
 
     def stop(self) -> None:
@@ -66,19 +66,19 @@ class Watchdog:
     def _hung(self, doing: str, seconds: float) -> None:
         where = innermost_place(sys._current_frames().get(self._watched))
         print(f"scaler: {doing} for {seconds:.1f} s in {where}; all threads:", file=sys.stderr, flush=True)
-        faulthandler.dump_traceback(2, all_threads=True)  # where stderr's descriptor leads: the worker's log
-        teller = threading.Thread(target=self._on_hang, args=(seconds, doing, where), daemon=True)
-        teller.start()
-        teller.join(REPORT_S)
+        faulthandler.dump_traceback(2, all_threads=True)  # stderr's descriptor leads to the worker's log
+        report = threading.Thread(target=self._on_hang, args=(seconds, doing, where), daemon=True)
+        report.start()
+        report.join(REPORT_S)
         if not self._stopped.is_set():
             self._end(EXIT_CODE)
 
 
 def innermost_place(frame: FrameType | None) -> str:
-    """Return where a stack is, as ``file:line in function``.
+    """Return where a thread is, as ``file:line in function``.
 
-    That is its innermost frame that is neither Python's, nor an installed library's, nor scaler's; if there is none,
-    its innermost one.
+    That is the innermost frame of its stack that belongs neither to Python, nor to an installed library, nor to scaler;
+    without such a frame, the innermost one.
     """
     if frame is None:
         return "a thread that has ended"

@@ -1,4 +1,4 @@
-"""What runs in each Ray Train worker: find one's place, join the group, train, report what fails."""
+"""Run one worker of Ray Train: join the group, train, and report failures."""
 
 import os
 import socket
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import ray
 import ray.train
 import ray.train.collective
-from ray.train.v2._internal.execution.context import get_train_context
 
 from scaler.cluster.mailbox import Mailbox, deliver_to
-from scaler.cluster.messages import Beginning
+from scaler.cluster.messages import AttemptStart
+from scaler.cluster.ray_internals import get_train_context
 from scaler.cluster.restart_signals import LostDataProcess, OutOfMemory, Restart, Yielded, first_line
 from scaler.cluster.termination import has_been_terminated
 from scaler.cluster.watchdog import REPORT_S, Watchdog
@@ -37,19 +37,19 @@ from scaler.runs import RunFolder
 if TYPE_CHECKING:
     from scaler.training.worker_context import Leave
 
-SETTLE_S = 30.0
-SECURE_POLL_S, MOST_SECURE_POLL_S = 0.05, 0.5  # of many workers, some rest before they send
+SETTLE_S = 30.0  # the collector may take so long to write what a worker handed over
+SECURE_POLL_S, MOST_SECURE_POLL_S = 0.05, 0.5  # the longer pause is for many workers, which upload less often
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """What the driver gives every worker.
+    """What every worker gets from the driver.
 
     Args:
         job: ``Job.model_dump()``.
-        plan: ``Plan.to_dict()`` for the world size that was asked for.
+        plan: ``Plan.to_dict()`` for the number of workers that the job asks for.
         folder: the run's folder.
-        recipe_folder: where the job file lies, as the workers see it.
+        recipe_folder: the job file's folder, as the workers see it.
         collector: the collector's actor handle.
     """
 
@@ -61,7 +61,7 @@ class Assignment:
 
 
 class RayWorker:
-    """The context of a worker on Ray Train."""
+    """The worker context of a worker on Ray Train."""
 
     def __init__(
         self, assignment: Assignment, mailbox: Mailbox, *, rank: int, world_size: int, attempt: int, device: Any
@@ -72,33 +72,33 @@ class RayWorker:
         self._noticed: set[str] = set()
 
     def next_attempt(self) -> int:
-        """Have the collector count one on."""
-        beginning: Beginning = ray.get(self._collector.begin_attempt.remote(is_new_group=False))
-        return beginning.attempt
+        """Begin another attempt with the same workers; return its number."""
+        start: AttemptStart = ray.get(self._collector.begin_attempt.remote(is_new_group=False))
+        return start.attempt
 
     def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
-        """Leave it to the mailbox."""
+        """Give records and events to the mailbox."""
         self._mailbox.put(records, events, attempt=self.attempt, samples_seen=samples_seen)
 
     def wanted_steps(self, steps: int) -> int:
-        """As the mailbox sees the collector."""
+        """Return how many steps a record should stand for, as the mailbox sees the collector."""
         return self._mailbox.wanted_steps(steps)
 
     def secure(self, samples_seen: int) -> None:
-        """Ask the collector, ever less often, until it has written what every worker measured up to there."""
+        """Wait until the collector has written the records of every worker up to ``samples_seen``."""
         began, pause_s = monotonic(), SECURE_POLL_S
-        ask = self._collector.is_secured
-        while not ray.get(ask.remote(self.attempt, world_size=self.world_size, samples_seen=samples_seen)):
+        is_secured = self._collector.is_secured
+        while not ray.get(is_secured.remote(self.attempt, world_size=self.world_size, samples_seen=samples_seen)):
             if monotonic() - began > SETTLE_S:
                 raise ClusterError(
                     f"records up to {samples_seen} samples are not in the run's folder after {SETTLE_S:g} s.",
-                    "Look at the driver's node and at storage.",
+                    "Check the driver's node and the storage.",
                 )
             sleep(pause_s)
             pause_s = min(2 * pause_s, MOST_SECURE_POLL_S)
 
     def leave_requested(self) -> "Leave":
-        """Whether the collector asked, this process was sent SIGTERM, or one of the group's nodes is about to go."""
+        """Return whether to leave: the collector asks, this process got SIGTERM, or a node of the group will go."""
         from scaler.training.worker_context import Leave
 
         asked = self._mailbox.leave
@@ -123,48 +123,48 @@ def work(assignment: Assignment) -> bool:
     """Train; the function that Ray Train runs in every worker.
 
     Returns:
-        Whether training is over; False when it was stopped.
+        Whether training is complete; False when it was stopped.
 
     Raises:
-        Restart: the group is to be started again, from the checkpoint that is there.
+        Restart: Ray Train is to start the group again, from the newest checkpoint.
     """
     ray_context = ray.train.get_context()
     rank = ray_context.get_world_rank()
     mailbox = Mailbox(deliver_to(assignment.collector), rank=rank)
-    life = _Life(assignment, mailbox, rank=rank, world_size=ray_context.get_world_size())
+    attempt = _Attempt(assignment, mailbox, rank=rank, world_size=ray_context.get_world_size())
     try:
         _require_shared(assignment.folder)
         with WorkerLog(assignment.folder, rank=rank):
-            ending = life.train()
+            reason = attempt.train()
             _require_written(mailbox, rank)
-        if ending == "yielded":
-            life.watchdog.now(WAITING)
-            ray.train.collective.barrier()  # Ray Train ends the others at the first who raises
-            raise Yielded(f"all {ray_context.get_world_size()} workers saved and made room")
-        return ending == "finished"
-    except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure like any other
-        if not isinstance(error, Restart | LostDataProcess):  # of these, the failure policy tells
-            mailbox.put([], [_failure(error, rank, life.attempt)], attempt=None)
+        if reason == "yielded":
+            attempt.watchdog.now(WAITING)
+            ray.train.collective.barrier()  # Ray Train ends all workers as soon as one raises
+            raise Yielded(f"all {ray_context.get_world_size()} workers saved and left")
+        return reason == "finished"
+    except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure, too
+        if not isinstance(error, Restart | LostDataProcess):  # the failure policy reports these
+            mailbox.put([], [_failure(error, rank, attempt.number)], attempt=None)
         mailbox.wait_taken(within_s=SETTLE_S)
         if isinstance(error, SystemExit):
             raise RuntimeError(f"the recipe called sys.exit({error.code})") from error
         raise
     finally:
-        life.watchdog.stop()
+        attempt.watchdog.stop()
         mailbox.close()
 
 
-class _Life:
-    """One worker's life: it joins its group, builds the recipe and trains."""
+class _Attempt:
+    """One worker's part in one attempt: it joins its group, builds the recipe and trains."""
 
     def __init__(self, assignment: Assignment, mailbox: Mailbox, *, rank: int, world_size: int) -> None:
         self._assignment, self._mailbox, self._rank, self._world_size = assignment, mailbox, rank, world_size
         self._job = parse_job(assignment.job, source="the job")
-        self.attempt: int | None = None
-        self.watchdog = Watchdog(self._job.failures.hang_timeout_s, on_hang=self._tell_hang)
+        self.number: int | None = None
+        self.watchdog = Watchdog(self._job.failures.hang_timeout_s, on_hang=self._report_hang)
 
     def train(self) -> str:
-        """Train to one of the values of ``AttemptEnd``."""
+        """Train until the end, or until the worker has to leave; return why it ended."""
         from scaler.training.data.batches import is_lost_data_process
         from scaler.training.device import is_out_of_memory
         from scaler.training.loop import Training
@@ -185,7 +185,7 @@ class _Life:
         if start is not None:
             training.restore(start)
         try:
-            ending = training.run()
+            reason = training.run()
         except Exception as error:
             if is_lost_data_process(error):
                 raise LostDataProcess(f"a process that loads its data is gone: {first_line(error)}") from error
@@ -194,13 +194,14 @@ class _Life:
             raise
         self.watchdog.now("leaving its group")
         leave_group()
-        return str(ending)
+        return str(reason)
 
     def _join(self) -> tuple[RayWorker, int | None, int | None]:
-        """Agree with the other workers on attempt, checkpoint and meeting point.
+        """Agree with the other workers on the attempt, the checkpoint and the meeting point.
 
         Returns:
-            This worker's context, the checkpoint to go on from, and the most samples in one forward/backward.
+            This worker's context, the samples seen of the checkpoint to start from, and the most samples in one
+            forward/backward.
         """
         from scaler.training.checkpoints.files import find_checkpoint, passed_over_events
         from scaler.training.device import describe_device, use_threads
@@ -209,19 +210,19 @@ class _Life:
         assignment, rank, world_size, watchdog = self._assignment, self._rank, self._world_size, self.watchdog
         use_threads(self._job.resources.cpus_per_worker)
         device = _device(self._job)
-        backend = "nccl" if self._job.resources.gpus_per_worker >= 1 else "gloo"  # NCCL takes one worker a GPU
+        backend = "nccl" if self._job.resources.gpus_per_worker >= 1 else "gloo"  # NCCL needs a GPU for each worker
         meeting = None
-        agreed: tuple[Beginning, int | None, str, int | None] | None = None
+        agreed: tuple[AttemptStart, int | None, str, int | None] | None = None
         events: list[Event] = []
         if rank == 0:
             host = _host(world_size)
             watchdog.now("asking the collector for its attempt")
-            beginning: Beginning = ray.get(assignment.collector.begin_attempt.remote())
+            begun: AttemptStart = ray.get(assignment.collector.begin_attempt.remote())
             watchdog.now("looking for a checkpoint")
             start, passed_over = find_checkpoint(assignment.folder)
-            events += passed_over_events(passed_over, attempt=beginning.attempt)
+            events += passed_over_events(passed_over, attempt=begun.attempt)
             meeting = MeetingPoint(host, port=None, world_size=world_size) if world_size > 1 else None
-            agreed = (beginning, start, host, meeting.port if meeting else None)
+            agreed = (begun, start, host, meeting.port if meeting else None)
         if world_size > 1:
             watchdog.now(WAITING)
             agreed = ray.train.collective.broadcast_from_rank_zero(agreed)
@@ -229,14 +230,14 @@ class _Life:
             meeting = meeting or MeetingPoint(agreed[2], port=agreed[3], world_size=world_size)
             meeting.join(rank=rank, backend=backend)
         assert agreed is not None
-        beginning, start = agreed[:2]
-        self.attempt = beginning.attempt
+        begun, start = agreed[:2]
+        self.number = begun.attempt
         worker = RayWorker(
-            assignment, self._mailbox, rank=rank, world_size=world_size, attempt=self.attempt, device=device
+            assignment, self._mailbox, rank=rank, world_size=world_size, attempt=self.number, device=device
         )
         started = WorkerStarted(
             time=time(),
-            attempt=self.attempt,
+            attempt=self.number,
             rank=rank,
             node=socket.gethostname(),
             pid=os.getpid(),
@@ -245,55 +246,53 @@ class _Life:
             **describe_device(device),
         )
         worker.hand_over([], [started, *events], samples_seen=0)
-        return worker, start, beginning.micro_batch_limit
+        return worker, start, begun.micro_batch_limit
 
     def _run_out_of_memory(self, error: Exception, size: int) -> None:
-        """Have the group start again with half the micro-batch; what holds of one sample is the job's own error."""
+        """Have the group start again with half the micro-batch; a micro-batch of one sample cannot be halved."""
         if size == 1:
             raise TrainingError(
                 f"rank {self._rank} has no memory for a micro-batch of 1 sample: {first_line(error).rstrip('.')}.",
                 "A smaller model or sample, precision bf16, or a worker with more memory.",
             ) from error
-        event = RanOutOfMemory(time=time(), attempt=self.attempt, rank=self._rank, per_worker_batch_size=size)
+        event = RanOutOfMemory(time=time(), attempt=self.number, rank=self._rank, per_worker_batch_size=size)
         self._mailbox.put([], [event], attempt=None)
         raise OutOfMemory(f"rank {self._rank} has no memory for a micro-batch of {size} samples") from error
 
-    def _tell_hang(self, seconds: float, doing: str, where: str) -> None:
-        """Send the event of a hang while there is time."""
-        event = WorkerHung(
-            time=time(), attempt=self.attempt, rank=self._rank, seconds=seconds, doing=doing, where=where
-        )
+    def _report_hang(self, seconds: float, doing: str, where: str) -> None:
+        """Upload the event of a hang before the process ends."""
+        event = WorkerHung(time=time(), attempt=self.number, rank=self._rank, seconds=seconds, doing=doing, where=where)
         self._mailbox.put([], [event], attempt=None)
         self._mailbox.wait_taken(within_s=REPORT_S)
 
 
 def _host(world_size: int) -> str:
-    """Where the others reach rank 0: on the loopback when all are on this node."""
+    """Return the address of rank 0 for the other workers: the loopback when all are on this node."""
     if ray.train.get_context().get_local_world_size() == world_size:
         return "127.0.0.1"
     return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
 
 def _require_written(mailbox: Mailbox, rank: int) -> None:
-    """Refuse to end before everything that was handed over is in the folder."""
+    """Refuse to end before everything that was handed over is in the run's folder."""
     if not mailbox.wait_written(within_s=SETTLE_S):
         raise ClusterError(
-            f"what rank {rank} handed over is not in the run's folder after {SETTLE_S:g} s.",
-            "Look at the driver's node and at storage.",
+            f"the newest records of rank {rank} are not in the run's folder after {SETTLE_S:g} s.",
+            "Check the driver's node and the storage.",
         )
 
 
 def _require_shared(folder: RunFolder) -> None:
-    """Refuse a run folder that only the submitting machine sees."""
+    """Refuse a run folder that this node does not see."""
     if not folder.exists():
         raise ClusterError(
-            f"the run's folder {folder.path('')} is not there on the node {socket.gethostname()}.",
+            f"the run's folder {folder.path('')} does not exist on the node {socket.gethostname()}.",
             "Set storage to a folder that every node shares, or to a URI such as s3://bucket/prefix.",
         )
 
 
 def _plan_for(assignment: Assignment, job: Job, world_size: int) -> Plan:
-    """The plan of this attempt: made again from the reference when the group has another size than was asked for."""
+    """Return the plan of this attempt: a new one when the group has another size than the job asks for."""
     planned = Plan.from_dict(assignment.plan)
     if planned.world_size == world_size:
         return planned
@@ -301,7 +300,7 @@ def _plan_for(assignment: Assignment, job: Job, world_size: int) -> Plan:
 
 
 def _device(job: Job) -> Any:
-    """The worker's device: the GPU that Ray gave it, or the CPU."""
+    """Return the GPU that Ray gave to the worker, or the CPU."""
     from scaler.training.device import cpu, use_gpu
 
     if job.resources.gpus_per_worker <= 0:
@@ -314,11 +313,11 @@ def _device(job: Job) -> Any:
 
 
 def _failure(error: BaseException, rank: int, attempt: int | None) -> WorkerFailed:
-    """Return an exception as an event: its text, because the exception may not be picklable."""
+    """Return an exception as an event, which other processes can read without unpickling it."""
     from scaler.training.process_group import is_lost_peer
     from scaler.training.recipe.failures import error_text, recipe_traceback
 
-    told = isinstance(error, ScalerError)
+    is_ours = isinstance(error, ScalerError)
     return WorkerFailed(
         time=time(),
         attempt=attempt,
@@ -326,6 +325,6 @@ def _failure(error: BaseException, rank: int, attempt: int | None) -> WorkerFail
         error=type(error).__name__,
         problem=error.problem if isinstance(error, ScalerError) else error_text(error),
         remedy=error.remedy if isinstance(error, ScalerError) else "",
-        traceback="" if told else recipe_traceback(error),
+        traceback="" if is_ours else recipe_traceback(error),
         by_peer=is_lost_peer(error),
     )

@@ -1,4 +1,4 @@
-"""What a worker prints, for whoever looks for what went wrong."""
+"""Write what a worker prints to a log in the run's folder."""
 
 import os
 import shutil
@@ -13,7 +13,8 @@ from scaler.runs import RunFolder
 class WorkerLog:
     """Sends this process's stdout and stderr to ``logs/rank-N.log`` in the run's folder.
 
-    A folder on this machine is written as it goes; one elsewhere gets the log when the worker ends.
+    In a folder on this machine, the log grows while the worker prints; in a folder elsewhere, it is written when the
+    worker ends.
     """
 
     def __init__(self, folder: RunFolder, *, rank: int) -> None:

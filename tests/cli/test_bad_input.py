@@ -437,7 +437,7 @@ def test_a_wrong_function_ends_before_ray_starts_and_before_a_run_is_there(
     (tmp_path / "raising_recipe.py").write_text("def build(): pass\nraise SystemExit('imported')\n")
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(JOB | {"recipe": "raising_recipe:built", "storage": str(tmp_path / "runs")}))
-    monkeypatch.setattr("scaler.cluster.embedded.ray_cluster", lambda *_, **__: pytest.fail("Ray was started"))
+    monkeypatch.setattr("scaler.cluster.embedded.embedded_cluster", lambda *_, **__: pytest.fail("Ray was started"))
     assert scaler("submit", path, "--quiet") == (
         2,
         "",

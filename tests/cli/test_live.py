@@ -11,7 +11,7 @@ from synthetic import SyntheticRun
 from scaler.cli import live as live_module
 from scaler.cli.live import Live
 from scaler.cli.live_view import View
-from scaler.cluster.progress import MOST_WORKERS, Progress, WorkerLook, find_straggler
+from scaler.cluster.progress import MOST_WORKERS, Progress, WorkerProgress, find_straggler
 
 AT_WORK = Progress(attempt=0, world_size=2, samples_seen=96, progress=60.0, lr=0.04, loss_mean=2.0, samples_per_s=128.0)
 
@@ -77,7 +77,7 @@ def test_what_is_left_goes_as_the_last_minute_went(
 
 def workers(count: int, *, slow: int | None = None) -> Progress:
     looks = [
-        WorkerLook(
+        WorkerProgress(
             rank=rank, samples_per_s=64.0, loss=2.0, step_time_s=0.3, data_wait_s=0.002,
             compute_s=0.28 if rank == slow else 0.1, sync_wait_s=0.01, peak_memory_gib=0.4,
         )

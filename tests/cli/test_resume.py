@@ -337,14 +337,14 @@ def test_an_edited_job_file_is_used(scaler_command: Scaler, job: Path) -> None:
         (
             options("train.epochs=0.2"),
             2,
-            "the job ends at 200 samples, and the run is at 300.\n"
+            "the job ends at 200 samples, and the run has seen 300.\n"
             "  Give a longer training: train.epochs, samples or steps.\n",
         ),
         (
             options("train.num_samples=null", "recipe_args.samples=900"),
             2,
             "the training set has 900 samples now, and had 1,000 in this run.\n"
-            "  samples_seen counts passes over it: go on with the same, or begin a new run: scaler submit JOB.\n",
+            "  samples_seen counts passes over it. Use the same training set, or start a new run: scaler submit JOB.\n",
         ),
         (
             ["--workers", "2", *options("schedule.warmup={epochs: 1}")],
@@ -650,7 +650,7 @@ def test_a_range_test_does_not_go_on(scaler_command: Scaler, job: Path) -> None:
     assert scaler_command("resume", "last", *HERE) == (
         5,
         "",
-        f"Error: run {folder.run_id} is a range test, which does not go on.\n  scaler find-lr JOB makes another.\n",
+        f"Error: run {folder.run_id} is a range test, which cannot be resumed.\n  Start another: scaler find-lr JOB\n",
     )
 
 

@@ -46,7 +46,7 @@ def preemption(storage: Path) -> Any:
         return run_through(nodes, storage, [*overrides, "failures.max_restarts=0"], steps, job_folder=TROUBLED)
 
 
-def no_room(storage: Path) -> Any:
+def no_capacity(storage: Path) -> Any:
     """1 -> 0 workers: the only node is killed and none comes."""
     os.environ["SCALER_WAIT_FOR_NODES_S"] = "8"
     steps: list[Step] = [(runs_with(1), lambda nodes: nodes.kill())]
@@ -58,7 +58,7 @@ def no_room(storage: Path) -> Any:
 SCENARIOS: Mapping[str, Callable[[Path], Any]] = {
     "scale_with_batch": resizes,
     "preemption": preemption,
-    "no_room": no_room,
+    "no_capacity": no_capacity,
 }
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ EPOCHS = 24  # of 45 steps
 
 def test_workers_that_are_killed_at_random_moments_change_nothing(tmp_path: Path) -> None:
     calm = run(write_job(tmp_path / "calm", epochs=EPOCHS, overrides={}))
-    struck = run(
-        write_job(tmp_path / "struck", epochs=EPOCHS, overrides={}), faults=2, rng=random.Random(4), horizon_s=3
+    faulty = run(
+        write_job(tmp_path / "faulty", epochs=EPOCHS, overrides={}), faults=2, rng=random.Random(4), horizon_s=3
     )
     assert calm.exit_code == 0, (tmp_path / "calm/output.log").read_text()
-    assert struck.exit_code == 0, (tmp_path / "struck/output.log").read_text()
-    assert len(struck.faults) == 2, "a fault that came too late is none"
-    assert struck.weights == calm.weights
-    assert samples_lost_and_repeated(calm) == samples_lost_and_repeated(struck) == (0, 0)
-    assert [row["ended_by"] for row in struck.report["attempts"]] == ["lost", "lost", "finished"]
-    assert is_well(struck, calm)
+    assert faulty.exit_code == 0, (tmp_path / "faulty/output.log").read_text()
+    assert len(faulty.faults) == 2, "a fault that came too late is none"
+    assert faulty.weights == calm.weights
+    assert samples_lost_and_repeated(calm) == samples_lost_and_repeated(faulty) == (0, 0)
+    assert [row["ended_by"] for row in faulty.report["attempts"]] == ["lost", "lost", "finished"]
+    assert is_well(faulty, calm)

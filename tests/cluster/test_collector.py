@@ -12,7 +12,7 @@ from synthetic import SyntheticRun
 
 from scaler.cluster import collector as collector_module
 from scaler.cluster.collector import STORAGE_PATIENCE_S, UPLOADS_PER_S, Collector
-from scaler.cluster.messages import Batch, Upload, UploadReply
+from scaler.cluster.messages import Upload, UploadBatch, UploadReply
 from scaler.errors import RunError
 from scaler.metrics.reader import read_events, read_records
 from scaler.metrics.record import Record
@@ -28,13 +28,15 @@ def folder(tmp_path: Path) -> RunFolder:
     return made
 
 
-def batch(number: int, records: Sequence[Record] = (), events: Sequence[Event] = (), *, reached: int = 0) -> Batch:
-    return Batch(number=number, attempt=0, samples_seen=reached, records=records, events=events)
+def batch(
+    number: int, records: Sequence[Record] = (), events: Sequence[Event] = (), *, reached: int = 0
+) -> UploadBatch:
+    return UploadBatch(number=number, attempt=0, samples_seen=reached, records=records, events=events)
 
 
-def send(collector: Collector, *batches: Batch, rank: int = 0, written: int = 0, reached: int = 0) -> UploadReply:
-    parcel = Upload(sender=f"rank {rank}", rank=rank, written=written, written_to=(0, reached), batches=batches)
-    return collector.hand_over(parcel)
+def send(collector: Collector, *batches: UploadBatch, rank: int = 0, written: int = 0, reached: int = 0) -> UploadReply:
+    upload = Upload(sender=f"rank {rank}", rank=rank, written=written, written_to=(0, reached), batches=batches)
+    return collector.hand_over(upload)
 
 
 def hand_over(collector: Collector, run: SyntheticRun) -> None:
@@ -51,7 +53,7 @@ def test_what_is_handed_over_is_written_for_every_reader(folder: RunFolder, synt
     assert read_records(folder).num_rows == len(run.records)
     assert read_events(folder) == list(run.events)
     assert len(folder.names("tensorboard")) == 1
-    assert collector.look().progress.progress == 200.0
+    assert collector.status().progress.progress == 200.0
 
 
 def test_a_folder_that_takes_nothing_fails_no_worker(
@@ -64,17 +66,17 @@ def test_a_folder_that_takes_nothing_fails_no_worker(
     for _ in range(3):
         now += 1.0
         hand_over(collector, synthetic_run.attempt(0, stop=32))
-    assert collector.look().storage == ""
+    assert collector.status().storage == ""
     now += STORAGE_PATIENCE_S
-    assert "FileExistsError" in collector.look().storage
+    assert "FileExistsError" in collector.status().storage
     (Path(folder.uri) / "tensorboard").unlink()
     now += 1.0
-    assert collector.look().storage == ""
+    assert collector.status().storage == ""
     collector.close()
     assert len(folder.names("tensorboard")) == 1, "what could not be written was kept"
 
 
-def test_what_scaler_itself_says_of_the_storage_is_told_without_its_remedy_and_two_full_stops(
+def test_an_error_of_the_storage_is_reported_without_its_remedy_and_without_two_full_stops(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
@@ -82,14 +84,14 @@ def test_what_scaler_itself_says_of_the_storage_is_told_without_its_remedy_and_t
     collector = Collector(folder)
 
     def full(*_: object) -> None:
-        raise RunError("events.jsonl cannot be written.", "Make room.")
+        raise RunError("events.jsonl cannot be written.", "Free space.")
 
     monkeypatch.setattr(RunFolder, "append_json", full)
     for _ in range(2):
         now += STORAGE_PATIENCE_S
-        collector.look()
+        collector.status()
     now += 1.0
-    assert collector.look().storage == "events.jsonl cannot be written"
+    assert collector.status().storage == "events.jsonl cannot be written"
     monkeypatch.undo()
 
 
@@ -122,7 +124,7 @@ def test_a_collector_that_died_goes_on_from_the_folder_and_writes_nothing_twice(
     assert read_records(folder).column("samples_seen").to_pylist() == [record.samples_seen for record in records]
     assert read_events(folder) == [resumed, *run.events]
     assert born.begin_attempt().attempt == 1
-    assert born.look().progress.world_size == 2, "what it saw before it died is seen again"
+    assert born.status().progress.world_size == 2, "what it saw before it died is seen again"
 
 
 def test_what_a_dead_collector_had_taken_and_not_written_is_asked_for_again(
@@ -150,16 +152,16 @@ def test_a_checkpoint_is_secure_when_every_worker_s_records_are_written(folder: 
     assert not collector.is_secured(0, world_size=2, samples_seen=97)
     born = Collector(folder)
     assert not born.is_secured(0, world_size=2, samples_seen=96)
-    for rank in (0, 1):  # nothing to send, and what was written is told
+    for rank in (0, 1):  # nothing to send, and the reply says what was written
         send(born, rank=rank, written=1, reached=96)
     assert born.is_secured(0, world_size=2, samples_seen=96)
 
 
 def test_what_ran_out_of_memory_is_remembered_until_the_job_changes(folder: RunFolder) -> None:
-    struck = make_event("out_of_memory", time=1.0, attempt=0, rank=1, per_worker_batch_size=12)
+    event = make_event("out_of_memory", time=1.0, attempt=0, rank=1, per_worker_batch_size=12)
     collector = Collector(folder)
     assert collector.begin_attempt().micro_batch_limit is None
-    send(collector, batch(1, [], [struck]))
+    send(collector, batch(1, [], [event]))
     assert collector.begin_attempt().micro_batch_limit == 6
     collector.close()
     same = make_event("resumed", time=2.0, from_samples=0, workers=2, changes=[], idle_s=1.0)
@@ -181,8 +183,8 @@ def test_a_wish_to_leave_lasts_until_the_group_has_left(folder: RunFolder) -> No
     collector.begin_attempt()
     assert send(collector).leave == "stop", "the run is to end, whoever runs it"
     collector.close()
-    told = [(event.why, event.detail) for event in read_events(folder)]
-    assert told == [("resize", "2 -> 3 workers"), ("stop", "Ctrl-C")]
+    noted = [(event.why, event.detail) for event in read_events(folder)]
+    assert noted == [("resize", "2 -> 3 workers"), ("stop", "Ctrl-C")]
     assert send(Collector(folder)).leave == "stop", "a collector that died asks again"
 
 
@@ -192,9 +194,9 @@ def test_failures_before_a_resume_are_not_those_of_the_run_that_goes_on(folder: 
     first = Collector(folder)
     send(first, batch(1, [], [failed]))
     first.close()
-    assert [trouble.kind for trouble in Collector(folder).look().troubles] == ["worker_failed"]
-    assert Collector(folder, [resumed]).look().troubles == []
-    assert Collector(folder, [resumed]).look().troubles == [], "nor after it died and came back"
+    assert [trouble.kind for trouble in Collector(folder).status().troubles] == ["worker_failed"]
+    assert Collector(folder, [resumed]).status().troubles == []
+    assert Collector(folder, [resumed]).status().troubles == [], "nor after it died and came back"
 
 
 def test_taking_records_costs_a_worker_next_to_nothing(folder: RunFolder, synthetic_run: SyntheticRun) -> None:

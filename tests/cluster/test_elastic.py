@@ -62,37 +62,37 @@ def test_nodes_join_and_die_and_every_sample_counts_once(tmp_path: Path) -> None
 
     ``hold_global_batch`` is in ``benchmarks/chaos.py``, and in groups without Ray in ``tests/training``.
     """
-    told = elastic_run(tmp_path, "scale_with_batch")
-    sizes, lost = told["sizes"], told["lost_samples"]
+    outcome = elastic_run(tmp_path, "scale_with_batch")
+    sizes, lost = outcome["sizes"], outcome["lost_samples"]
     assert sizes[0] == 1
     assert sizes[-2:] == [3, 2]
-    assert told["global_batch_sizes"] == [5 * size for size in sizes]
-    assert lost[: sizes.index(3)] == [0] * sizes.index(3), "who makes room saves first"
+    assert outcome["global_batch_sizes"] == [5 * size for size in sizes]
+    assert lost[: sizes.index(3)] == [0] * sizes.index(3), "a group saves before it leaves"
     assert max(lost) <= 300, "a killed node costs no more than the way from the last checkpoint"
-    asked = [event for event in told["events"] if event["kind"] == "leave_requested"]
+    asked = [event for event in outcome["events"] if event["kind"] == "leave_requested"]
     assert {event["why"] for event in asked} == {"resize"}
-    ended = [event["cause"] for event in told["events"] if event["kind"] == "group_ended"]
+    ended = [event["cause"] for event in outcome["events"] if event["kind"] == "group_ended"]
     assert ended == [*["yielded"] * len(asked), "lost"]
-    assert told["every_sample_once"]
-    assert told["samples"] == told["totals"]["samples_seen"] == 8000
-    assert told["lr_audit"]["max_abs_error"] == 0
+    assert outcome["every_sample_once"]
+    assert outcome["samples"] == outcome["totals"]["samples_seen"] == 8000
+    assert outcome["lr_audit"]["max_abs_error"] == 0
 
 
 def test_a_node_that_will_be_taken_away_is_left_at_once_and_costs_no_restart(tmp_path: Path) -> None:
-    told = elastic_run(tmp_path, "preemption")
-    assert told["sizes"] == [2, 1]
-    assert told["lost_samples"] == [0, 0]
-    asked = [(event["why"], event["detail"]) for event in told["events"] if event["kind"] == "leave_requested"]
+    outcome = elastic_run(tmp_path, "preemption")
+    assert outcome["sizes"] == [2, 1]
+    assert outcome["lost_samples"] == [0, 0]
+    asked = [(event["why"], event["detail"]) for event in outcome["events"] if event["kind"] == "leave_requested"]
     assert [why for why, _ in asked] == ["preemption"]
     assert asked[0][1] in ("the node of rank 0", "the node of rank 1")
-    starts = [event["time"] for event in told["events"] if event["kind"] == "attempt_started"]
+    starts = [event["time"] for event in outcome["events"] if event["kind"] == "attempt_started"]
     assert starts[1] - starts[0] < 300, "and not when the ten minutes are over"
-    assert told["every_sample_once"]
+    assert outcome["every_sample_once"]
 
 
 def test_a_cluster_that_stays_too_small_ends_the_run_in_the_end(tmp_path: Path) -> None:
-    done = script(tmp_path, "no_room")
+    done = script(tmp_path, "no_capacity")
     assert done.returncode != 0
     assert "ClusterError: " in done.stderr
-    assert "the cluster had no room for a worker for too long." in done.stderr
+    assert "the cluster had no capacity for a worker for too long." in done.stderr
     assert "scaler resume troubled-" in done.stderr

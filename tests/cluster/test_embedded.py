@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from scaler.cluster.embedded import ray_cluster, require_reachable, require_resources
+from scaler.cluster.capacity import require_resources
+from scaler.cluster.embedded import embedded_cluster
+from scaler.cluster.running import require_reachable
 from scaler.errors import ClusterError
 
 
@@ -82,10 +84,10 @@ def test_a_place_for_rays_files_that_is_not_there_is_refused_and_leaves_no_token
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "gone"))
     monkeypatch.delitem(sys.modules, "ray", raising=False)  # as in a process that is about to start its first cluster
     before = dict(os.environ)
-    with pytest.raises(ClusterError) as caught, ray_cluster(None, verbose=False):
+    with pytest.raises(ClusterError) as caught, embedded_cluster(verbose=False):
         pass
     assert str(caught.value) == (
         f"no Ray cluster on this machine: no folder can be made in {tmp_path}/gone: No such file or directory.\n"
-        "  RAY_TMPDIR names another place for Ray's files, with a short path."
+        "  Set RAY_TMPDIR to another folder for Ray's files, with a short path."
     )
     assert dict(os.environ) == before

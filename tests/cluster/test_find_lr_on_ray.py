@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent.parent
 SCALER = str(Path(sys.executable).parent / "scaler")
 
 
-def test_the_digits_known_rate_is_found_on_two_workers(tmp_path: Path) -> None:
+def test_the_learning_rate_of_the_digits_is_found_on_two_workers(tmp_path: Path) -> None:
     done = subprocess.run(
         [SCALER, "find-lr", "jobs/digits/job.yaml", "--json", "--set", f"storage={tmp_path}"],
         cwd=ROOT,

@@ -13,7 +13,7 @@ from scaler.cluster import collector as collector_module
 from scaler.cluster import mailbox as mailbox_module
 from scaler.cluster.collector import FORGET_S, UPLOADS_PER_S, Collector
 from scaler.cluster.mailbox import LATE_TIMES, MOST_WAITING, THIN_EVERY_S, Mailbox
-from scaler.cluster.messages import Batch, Upload, UploadReply
+from scaler.cluster.messages import Upload, UploadBatch, UploadReply
 from scaler.runs import RunFolder
 
 
@@ -21,15 +21,15 @@ class Slow:
     """A collector in this process that takes everything, and answers when it is let."""
 
     def __init__(self) -> None:
-        self.parcels: list[tuple[float, Upload]] = []
+        self.uploads: list[tuple[float, Upload]] = []
         self.rest_s = 0.0
         self.may_answer = Event()
         self.may_answer.set()
 
-    def hand_over(self, parcel: Upload) -> UploadReply:
-        self.parcels.append((monotonic(), parcel))
+    def hand_over(self, upload: Upload) -> UploadReply:
+        self.uploads.append((monotonic(), upload))
         self.may_answer.wait()
-        newest = max([batch.number for batch in parcel.batches], default=parcel.written)
+        newest = max([batch.number for batch in upload.batches], default=upload.written)
         return UploadReply(taken=newest, written=newest, leave=None, rest_s=self.rest_s)
 
 
@@ -56,9 +56,9 @@ def until(holds: Callable[[], bool]) -> None:
 def be_late(mailbox: Mailbox, slow: Slow) -> None:
     """Have the collector take a batch longer after it was handed over than is in time."""
     slow.may_answer.clear()
-    seen = len(slow.parcels)
+    seen = len(slow.uploads)
     mailbox.put([], [])
-    until(lambda: any(parcel.batches for _, parcel in slow.parcels[seen:]))
+    until(lambda: any(upload.batches for _, upload in slow.uploads[seen:]))
     sleep(2 * mailbox_module.LATE_S)
     slow.may_answer.set()
     assert mailbox.wait_taken(within_s=10)
@@ -119,16 +119,16 @@ def test_records_are_thinned_when_too_many_wait_whatever_the_reason(
 def test_a_mailbox_rests_as_long_as_the_collector_says_unless_somebody_waits(mailbox: Mailbox, slow: Slow) -> None:
     slow.rest_s = 0.4
     mailbox.put([], [])
-    until(lambda: any(parcel.batches for _, parcel in slow.parcels))
+    until(lambda: any(upload.batches for _, upload in slow.uploads))
     until(lambda: mailbox._rest_s == slow.rest_s)
-    count = len(slow.parcels)
+    count = len(slow.uploads)
     for _ in range(4):
         mailbox.put([], [])
         sleep(0.02)
-    assert len(slow.parcels) == count, "they wait for each other"
-    until(lambda: len(slow.parcels) > count)
-    assert len(slow.parcels[-1][1].batches) == 4
-    assert slow.parcels[-1][0] - slow.parcels[-2][0] >= slow.rest_s
+    assert len(slow.uploads) == count, "they wait for each other"
+    until(lambda: len(slow.uploads) > count)
+    assert len(slow.uploads[-1][1].batches) == 4
+    assert slow.uploads[-1][0] - slow.uploads[-2][0] >= slow.rest_s
     mailbox.put([], [])
     waiting = Thread(target=mailbox.wait_taken, kwargs={"within_s": 10})
     began = monotonic()
@@ -143,28 +143,28 @@ def test_who_has_nothing_to_send_asks_no_more_often_than_the_collector_wants(
     monkeypatch.setattr(mailbox_module, "ASK_S", 0.1)
     slow.rest_s = 1.0
     until(lambda: mailbox._rest_s == slow.rest_s)
-    count = len(slow.parcels)
+    count = len(slow.uploads)
     sleep(0.5)
-    assert len(slow.parcels) == count
+    assert len(slow.uploads) == count
 
 
 def test_a_batch_comes_out_of_its_columns_as_it_went_in(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0)
     for records in (run.records, ()):
-        batch = Batch(number=3, attempt=1, samples_seen=64, records=list(records), events=list(run.events))
+        batch = UploadBatch(number=3, attempt=1, samples_seen=64, records=list(records), events=list(run.events))
         assert pickle.loads(pickle.dumps(batch)) == batch
 
 
-def test_a_thousand_workers_are_asked_for_as_many_parcels_as_two(
+def test_a_thousand_workers_are_asked_for_as_many_uploads_as_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(collector_module, "monotonic", lambda: now)
     collector = Collector(RunFolder(str(tmp_path / "run")))
 
-    def send(rank: int, life: int = 0) -> UploadReply:
+    def send(rank: int, attempt: int = 0) -> UploadReply:
         return collector.hand_over(
-            Upload(sender=f"{life} of {rank}", rank=rank, written=0, written_to=(life, 16), batches=[])
+            Upload(sender=f"{attempt} of {rank}", rank=rank, written=0, written_to=(attempt, 16), batches=[])
         )
 
     for rank in range(1000):
@@ -173,9 +173,9 @@ def test_a_thousand_workers_are_asked_for_as_many_parcels_as_two(
     assert send(0).rest_s == 1000 / UPLOADS_PER_S
     collector.begin_attempt()
     assert len(collector._senders) == 1000
-    for life in (1, 2, 3):  # 600 s each; of the lives before, nothing is kept
+    for attempt in (1, 2, 3):  # 600 s each; nothing is kept of earlier attempts
         now += FORGET_S
-        send(0, life)
+        send(0, attempt)
         collector.begin_attempt()
         assert len(collector._senders) == 1
     assert send(0, 3).rest_s == 1 / UPLOADS_PER_S

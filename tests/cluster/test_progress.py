@@ -6,7 +6,7 @@ import pytest
 from made_events import make_event
 from synthetic import SyntheticRun
 
-from scaler.cluster.progress import MOST_WORKERS, Progress, ProgressTracker, WorkerLook, find_straggler
+from scaler.cluster.progress import MOST_WORKERS, Progress, ProgressTracker, WorkerProgress, find_straggler
 from scaler.metrics.record import Record
 
 
@@ -16,15 +16,15 @@ def looks(run: SyntheticRun, *, steps: int) -> Progress:
     tracker.add([], run.events)
     for rank in (0, 1):
         tracker.add([record for record in run.records if record.rank == rank][:steps], [])
-    return tracker.look()
+    return tracker.progress()
 
 
 def test_nothing_is_known_before_every_worker_has_handed_over(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0)
     tracker = ProgressTracker()
-    assert tracker.look() == Progress()
+    assert tracker.progress() == Progress()
     tracker.add([record for record in run.records if record.rank == 0], run.events)
-    assert tracker.look() == Progress(attempt=0, world_size=2)
+    assert tracker.progress() == Progress(attempt=0, world_size=2)
 
 
 @pytest.mark.parametrize(("steps", "samples"), [(1, 16), (2, 32), (6, 96), (7, 100), (8, 116), (14, 200)])
@@ -45,7 +45,7 @@ def test_the_slowest_worker_counts(synthetic_run: SyntheticRun) -> None:
     tracker.add([], run.events)
     tracker.add([record for record in run.records if record.rank == 0][:6], [])
     tracker.add([record for record in run.records if record.rank == 1][:3], [])
-    look = tracker.look()
+    look = tracker.progress()
     assert (look.samples_seen, look.progress, look.lr) == (48, 48.0, 32.0)
 
 
@@ -58,8 +58,8 @@ def test_a_return_to_a_checkpoint_starts_anew(synthetic_run: SyntheticRun) -> No
             mine: list[Record] = [r for r in run.records if (r.attempt, r.rank) == (attempt, rank)]
             tracker.add(mine, [])
     stale: Any = run.records[0]
-    tracker.add([stale], [])  # a straggler of the life before changes nothing
-    look = tracker.look()
+    tracker.add([stale], [])  # a late record of the last attempt changes nothing
+    look = tracker.progress()
     assert (look.attempt, look.progress, look.loss_mean) == (1, 96.0, 1.0)
 
 
@@ -72,7 +72,7 @@ def test_the_speed_is_that_of_the_last_seconds(synthetic_run: SyntheticRun) -> N
     for rank in (0, 1):
         mine = [record for record in run.records if record.rank == rank]
         tracker.add([*mine, *(mine[-2]._replace(samples_seen=200 + at) for at in range(100))], [])
-    assert tracker.look().samples_per_s == pytest.approx(128.0)
+    assert tracker.progress().samples_per_s == pytest.approx(128.0)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_who_stands_out_is_well_above_the_others_and_costs_the_group_time(
     synthetic_run: SyntheticRun, own_s: list[float], stands_out: bool
 ) -> None:
     looks = [
-        WorkerLook(
+        WorkerProgress(
             rank=rank, samples_per_s=64.0, loss=2.0, step_time_s=0.2, data_wait_s=0.0, compute_s=own, sync_wait_s=0.0,
             peak_memory_gib=0.4,
         )
@@ -102,7 +102,7 @@ def test_a_look_carries_the_slowest_of_many_workers(synthetic_run: SyntheticRun)
     one = synthetic_run.attempt(0).records[0]
     for rank in range(1000):
         tracker.add([one._replace(rank=rank, data_wait_s=0.1 if rank == 700 else 0.0, compute_s=0.01)], [])
-    look = tracker.look()
+    look = tracker.progress()
     assert len(look.workers) == MOST_WORKERS
     assert look.workers[0].rank == 700
     assert look.straggler is not None

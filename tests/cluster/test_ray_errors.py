@@ -65,10 +65,13 @@ def test_every_exception_at_the_start_of_ray_is_one_of_ours(
 ) -> None:
     import ray
 
-    from scaler.cluster import embedded
+    from scaler.cluster.embedded import embedded_cluster
+    from scaler.cluster.running import running_cluster
 
     kinds = [*BUILT_IN, *rays_own()]
     assert len(kinds) > 50
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # the tests' cluster stays
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     for kind in kinds:
         error = made(kind)
 
@@ -76,8 +79,10 @@ def test_every_exception_at_the_start_of_ray_is_one_of_ours(
             raise raised
 
         monkeypatch.setattr(ray, "init", refuse)
-        with pytest.raises(ClusterError) as caught:
-            embedded._connect(address, verbose=False, runtime_env={}, files="/tmp/nowhere")
+        embedded = embedded_cluster(verbose=False)
+        connection = embedded if address is None else running_cluster(address, verbose=False, runtime_env={})
+        with pytest.raises(ClusterError) as caught, connection:
+            pass
         where = "on this machine" if address is None else f"at {address}"
         assert where in caught.value.problem, kind
         assert caught.value.problem.endswith("."), kind
@@ -124,7 +129,7 @@ def test_what_is_not_of_ray_passes() -> None:
         assert caught.value is error
 
 
-def told(error: BaseException, *, address: str | None = None, cause: BaseException | None = None) -> str:
+def start_text(error: BaseException, *, address: str | None = None, cause: BaseException | None = None) -> str:
     from scaler.cluster.ray_errors import start_error
 
     error.__cause__ = cause
@@ -132,16 +137,18 @@ def told(error: BaseException, *, address: str | None = None, cause: BaseExcepti
     return str(ours)
 
 
-def test_a_cluster_that_does_not_accept_the_token_is_said() -> None:
+def test_a_cluster_that_does_not_accept_the_token_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.exceptions import AuthenticationError
 
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     text = (
-        "the Ray cluster at auto does not accept this process: its token is missing or another one.\n"
-        "  Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's token."
+        "the Ray cluster at auto does not accept the token of RAY_AUTH_TOKEN.\n"
+        "  Set RAY_AUTH_TOKEN to the cluster's token, or RAY_AUTH_TOKEN_PATH to a file that holds it.\n"
+        "  On the head's machine, ray get-auth-token prints it."
     )
-    assert told(AuthenticationError("no token was found"), address="auto") == text
+    assert start_text(AuthenticationError("no token was found"), address="auto") == text
     refused = RuntimeError("Failed to connect to GCS. Last connection error: ray.exceptions.AuthenticationError: ...")
-    assert told(ConnectionError("Failed to connect to Ray cluster at"), address="auto", cause=refused) == text
+    assert start_text(ConnectionError("Failed to connect to Ray cluster at"), address="auto", cause=refused) == text
 
 
 @pytest.mark.parametrize(
@@ -150,12 +157,12 @@ def test_a_cluster_that_does_not_accept_the_token_is_said() -> None:
         (
             OSError("validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /tmp/a"),
             "validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /tmp/a.",
-            "Ray's files lie below RAY_TMPDIR, and the paths of its sockets may not be longer: set it to a short path.",
+            "Set RAY_TMPDIR to a short path: Ray's sockets lie below it, and their paths may not be longer.",
         ),
         (
             Exception("The current node timed out during startup. This could happen because ..."),
             "it did not start in time: The current node timed out during startup. This could happen because.",
-            "Try again when this machine has less to do, or run one worker without Ray: --address none --workers 1.",
+            "Try again when this machine is less busy, or run one worker without Ray: --address none --workers 1.",
         ),
         (
             RuntimeError("the raylet is gone"),
@@ -164,8 +171,8 @@ def test_a_cluster_that_does_not_accept_the_token_is_said() -> None:
         ),
     ],
 )
-def test_a_cluster_that_does_not_start_is_said_with_what_to_type(error: Any, problem: str, remedy: str) -> None:
-    assert told(error) == f"no Ray cluster on this machine: {problem}\n  {remedy}"
+def test_the_error_of_a_cluster_that_does_not_start_says_what_to_type(error: Any, problem: str, remedy: str) -> None:
+    assert start_text(error) == f"no Ray cluster on this machine: {problem}\n  {remedy}"
 
 
 def test_a_head_that_is_gone_is_noticed_and_one_that_answers_is_not() -> None:

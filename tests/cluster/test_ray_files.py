@@ -42,7 +42,7 @@ def test_a_folder_says_whose_it_is_and_only_this_user_can_enter_it(place: Path) 
     assert stat.S_IMODE(made.stat().st_mode) == 0o700
     assert json.loads((made / OWNER).read_text()) == this_process()
     assert Path(private_folder()) != made
-    assert made.is_dir(), "its driver lives"
+    assert made.is_dir(), "its driver runs"
 
 
 def test_folders_of_dead_drivers_go_at_the_next_start(place: Path) -> None:

@@ -93,9 +93,9 @@ def test_an_error_of_the_recipe_ends_the_run_with_its_traceback(tmp_path: Path) 
     assert read_records(folder).num_rows > 0, "what was measured before is there"
 
 
-def strike(tmp_path: Path, trouble: str, *overrides: str, **options: Any) -> RunFolder:
-    """Run with a trouble that strikes rank 1 once."""
-    what = [f"recipe_args.trouble={trouble}", "recipe_args.at_call=75", f"recipe_args.marker={tmp_path}/struck"]
+def trigger(tmp_path: Path, trouble: str, *overrides: str, **options: Any) -> RunFolder:
+    """Run with a trouble that happens on rank 1 once."""
+    what = [f"recipe_args.trouble={trouble}", "recipe_args.at_call=75", f"recipe_args.marker={tmp_path}/triggered"]
     return run(tmp_path, TROUBLED, *what, *overrides, **options)
 
 
@@ -119,8 +119,8 @@ def calm(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> RunFolder:
 
 
 def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path, calm: RunFolder) -> None:
-    folder = strike(tmp_path, "kill")
-    assert (tmp_path / "struck").exists()
+    folder = trigger(tmp_path, "kill")
+    assert (tmp_path / "triggered").exists()
     report = write_report(folder)
     assert [(row.attempt, row.ended_by) for row in report.attempts] == [(0, "lost"), (1, "finished")]
     assert report.attempts[0].end_samples == report.attempts[1].start_samples == 600
@@ -129,11 +129,11 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path, calm: RunFolder)
 
 
 def test_a_worker_that_hangs_is_named_and_replaced(tmp_path: Path, calm: RunFolder) -> None:
-    folder = strike(tmp_path, "hang", "failures.hang_timeout_s=20")
+    folder = trigger(tmp_path, "hang", "failures.hang_timeout_s=20")
     (hung,) = of_kind(folder, "worker_hung")
     assert (hung.attempt, hung.rank, hung.doing) == (0, 1, "computing")
     assert hung.where.startswith("troubled_recipe.py:")
-    assert hung.where.endswith(" in strike")
+    assert hung.where.endswith(" in trigger")
     assert hung.seconds > 20
     assert "time.sleep" not in hung.where
     log = (Path(folder.uri) / "logs/rank-1.log").read_text()
@@ -143,7 +143,7 @@ def test_a_worker_that_hangs_is_named_and_replaced(tmp_path: Path, calm: RunFold
 
 
 def test_a_worker_that_is_frozen_is_found_by_ray_train(tmp_path: Path, calm: RunFolder) -> None:
-    folder = strike(tmp_path, "freeze", "failures.hang_timeout_s=20")
+    folder = trigger(tmp_path, "freeze", "failures.hang_timeout_s=20")
     hung = of_kind(folder, "worker_hung")
     assert [(event.attempt, event.rank, event.doing) for event in hung] == [(0, 1, "not answering Ray Train")]
     ended = of_kind(folder, "group_ended")
@@ -152,7 +152,7 @@ def test_a_worker_that_is_frozen_is_found_by_ray_train(tmp_path: Path, calm: Run
 
 
 def test_sigterm_to_a_worker_saves_and_costs_no_restart(tmp_path: Path, calm: RunFolder) -> None:
-    folder = strike(tmp_path, "terminate", "recipe_args.sleep_s=0.02", "failures.max_restarts=0")
+    folder = trigger(tmp_path, "terminate", "recipe_args.sleep_s=0.02", "failures.max_restarts=0")
     asked = of_kind(folder, "leave_requested")
     assert [(event.attempt, event.why, event.detail) for event in asked] == [(0, "sigterm", "rank 1")]
     assert [event.cause for event in of_kind(folder, "group_ended")] == ["yielded"]
@@ -166,7 +166,7 @@ def test_sigterm_to_a_worker_saves_and_costs_no_restart(tmp_path: Path, calm: Ru
 def test_what_does_not_fit_into_memory_is_halved_until_it_does(tmp_path: Path) -> None:
     fixed = ["scale.per_worker_batch_size=auto", "scale.global_batch_size=40", "scale.rule=none"]
     roomy = run(tmp_path, TROUBLED, *fixed)
-    folder = strike(tmp_path, "out_of_memory", *fixed, "recipe_args.most_samples=6", "failures.max_restarts=0")
+    folder = trigger(tmp_path, "out_of_memory", *fixed, "recipe_args.most_samples=6", "failures.max_restarts=0")
     sizes = [event.per_worker_batch_size for event in of_kind(folder, "out_of_memory")]
     assert sorted(set(sizes), reverse=True) == [20, 10]
     starts = of_kind(folder, "attempt_started")
@@ -187,7 +187,7 @@ def test_a_killed_collector_loses_nothing(tmp_path: Path, calm: RunFolder) -> No
 
     folder = run(tmp_path, TROUBLED, "recipe_args.sleep_s=0.02", on_progress=kill_once)
     assert killed
-    assert [event.attempt for event in of_kind(folder, "attempt_started")] == [0], "the workers went on"
+    assert [event.attempt for event in of_kind(folder, "attempt_started")] == [0], "the workers continued"
     table = read_records(folder).to_pylist()
     steps = sorted((row["rank"], row["samples_seen"]) for row in table)
     assert steps == [(rank, at) for rank in (0, 1) for at in range(0, 3000, 10)], "every step once, of each worker"
@@ -213,14 +213,14 @@ def test_a_worker_that_hangs_too_often_ends_the_run_with_its_name(tmp_path: Path
         TROUBLED,
         "recipe_args.trouble=hang",
         "recipe_args.at_call=75",
-        f"recipe_args.marker={tmp_path}/struck",
+        f"recipe_args.marker={tmp_path}/triggered",
         "failures.max_restarts=0",
         "failures.hang_timeout_s=20",
     )
     with pytest.raises(TrainingError) as caught:
         run_on_ray(job, make_plan(job), folder, recipe_folder=str(TROUBLED), on_progress=lambda progress: None)
     problem = caught.value.problem
-    assert re.match(r"rank 1 hung \(computing for 2\d s, troubled_recipe\.py:\d+ in strike\), ", problem)
+    assert re.match(r"rank 1 hung \(computing for 2\d s, troubled_recipe\.py:\d+ in trigger\), ", problem)
     assert problem.endswith("), more often than failures.max_restarts = 0 allows.")
     assert caught.value.remedy.splitlines()[0] == "If that may take longer, raise failures.hang_timeout_s."
 
@@ -238,7 +238,7 @@ def test_progress_is_seen_while_it_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_events_tell_the_life_of_a_run(tmp_path: Path) -> None:
+def test_events_describe_the_attempt_of_a_run(tmp_path: Path) -> None:
     folder = run(tmp_path, TROUBLED, "train.epochs=1")
     kinds = [event.kind for event in read_events(folder)]
     assert sorted(kinds[:3]) == ["attempt_started", "worker_started", "worker_started"]
@@ -282,7 +282,7 @@ def test_a_worker_that_dies_twice_at_one_step_is_the_end(tmp_path: Path) -> None
         run_on_ray(job, make_plan(job), folder, recipe_folder=str(TROUBLED), on_progress=lambda progress: None)
     assert re.fullmatch(
         r"rank 1 died \(its process was killed, or crashed\) in the step after sample [\d,]+, as in the attempt "
-        r"before: another restart would die there, too\.",
+        r"before: after another restart the same would happen\.",
         caught.value.problem,
     )
     ended = [event for event in read_events(folder) if event.kind == "group_ended"]

@@ -37,7 +37,7 @@ def weights(folder: RunFolder) -> dict[str, Any]:
 
 
 def steps(folder: RunFolder) -> list[tuple[int, int, float, int]]:
-    """Of every step whose work is in the weights, by each rank: where it began, its rate, its samples."""
+    """Return start, learning rate and samples of every step that is in the weights, for each rank."""
     records = [record for record in read_records(folder).to_pylist() if not record["lost"]]
     return sorted((record["samples_seen"], record["rank"], record["lr"], record["samples"]) for record in records)
 

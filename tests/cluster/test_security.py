@@ -139,7 +139,7 @@ def test_every_port_that_speaks_grpc_wants_the_token() -> None:
                 for guess in guesses:
                     answers[method].add(asked(channel, method, guess))
     # A port that has no such method says so; one that speaks HTTP alone is not there for gRPC.
-    assert {method for method, said in answers.items() if "UNAUTHENTICATED" in said} == set(METHODS)
+    assert {method for method, codes in answers.items() if "UNAUTHENTICATED" in codes} == set(METHODS)
     assert set().union(*answers.values()) <= {"UNAUTHENTICATED", "UNIMPLEMENTED", "UNAVAILABLE"}
     # They were refused for want of the token, and of nothing else.
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")

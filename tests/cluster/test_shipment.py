@@ -90,7 +90,7 @@ def test_what_gitignore_names_is_named_and_what_rayignore_names_is_meant(job: Pa
 def test_a_folder_that_is_too_large_is_refused_with_what_is_large_in_it(
     job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ray._private.runtime_env.packaging.GCS_STORAGE_MAX_SIZE", 3 * 2**20)
+    monkeypatch.setattr("scaler.cluster.ray_internals.GCS_STORAGE_MAX_SIZE", 3 * 2**20)
     (job / "weights.bin").write_bytes(bytes(3 * 2**20))
     (job / "data/b.bin").write_bytes(bytes(2**20))
     with pytest.raises(ClusterError) as caught:
@@ -99,7 +99,7 @@ def test_a_folder_that_is_too_large_is_refused_with_what_is_large_in_it(
         f"the job's folder {job} has 4 MiB, and Ray sends its nodes less than 3 MiB. "
         "The largest in it: weights.bin (3 MiB), data (1 MiB), vocabulary.txt (0 MiB).\n"
         f"  Leave out what the workers do not need: echo weights.bin >> {job}/.rayignore\n"
-        "  Data belongs where every node can read it."
+        "  Put data where every node can read it."
     )
     (job / ".rayignore").write_text("weights.bin\n")
     pack(job, storage="runs", packages=[PACKAGE])
@@ -118,7 +118,7 @@ def test_a_ray_job_brings_its_own_folder(job: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ClusterError) as caught:
         pack(job.parent, storage="runs", packages=[PACKAGE])
     assert str(caught.value) == (
-        f"this Ray job brings its own working directory, {job}, and the job file lies in {job.parent}.\n"
+        f"this Ray job has the working directory {job}, and the job file lies in {job.parent}.\n"
         f"  Submit it with that folder: ray job submit --working-dir {job.parent} -- scaler submit JOB"
     )
 

@@ -17,7 +17,7 @@ SCALER = str(Path(sys.executable).parent / "scaler")
 
 
 def marked(mark: str) -> dict[str, str]:
-    """An environment that every process below inherits, so that they can be told from other people's."""
+    """An environment that every process below inherits, so that they can be found among the processes of others."""
     return {**os.environ, "SCALER_TEST_MARK": mark}
 
 
@@ -52,10 +52,10 @@ def start(storage: Path, *options: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(process: subprocess.Popen[str], said: Callable[[str], bool]) -> None:
-    """Read what the process says about its progress until it says this."""
+def wait_for(process: subprocess.Popen[str], is_it: Callable[[str], bool]) -> None:
+    """Read the progress of a process line by line until one line is the awaited one."""
     assert process.stderr is not None
-    while not said(process.stderr.readline()):
+    while not is_it(process.stderr.readline()):
         assert process.poll() is None
 
 

@@ -1,4 +1,4 @@
-"""The watchdog on threads of this process; that it saves a run is told in test_troubles.py."""
+"""The watchdog on threads of this process; that it saves a run is tested in test_ray_run.py."""
 
 import threading
 import time
@@ -16,52 +16,54 @@ TIMEOUT_S = 0.2
 
 
 @pytest.fixture
-def told() -> Queue[Any]:
+def reports() -> Queue[Any]:
     return Queue()
 
 
 @pytest.fixture
-def watchdog(told: Queue[Any], capfd: pytest.CaptureFixture[str]) -> Iterator[Watchdog]:
-    made = Watchdog(TIMEOUT_S, on_hang=lambda *hang: told.put(hang), end=told.put)
+def watchdog(reports: Queue[Any], capfd: pytest.CaptureFixture[str]) -> Iterator[Watchdog]:
+    made = Watchdog(TIMEOUT_S, on_hang=lambda *hang: reports.put(hang), end=reports.put)
     yield made
     made.stop()
 
 
 def test_a_worker_that_does_one_thing_for_too_long_is_named_and_ended(
-    watchdog: Watchdog, told: Queue[Any], capfd: pytest.CaptureFixture[str]
+    watchdog: Watchdog, reports: Queue[Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     watchdog.now("building the recipe")
     time.sleep(2 * TIMEOUT_S)
-    seconds, doing, where = told.get(timeout=5)
+    seconds, doing, where = reports.get(timeout=5)
     assert doing == "building the recipe"
     assert seconds > TIMEOUT_S
     assert where.startswith("test_watchdog.py:")
     assert where.endswith(" in test_a_worker_that_does_one_thing_for_too_long_is_named_and_ended")
-    assert told.get(timeout=5) == EXIT_CODE
+    assert reports.get(timeout=5) == EXIT_CODE
     log = capfd.readouterr().err
     assert "scaler: building the recipe for 0." in log
     assert "test_watchdog.py" in log, "the stacks of all threads"
 
 
-def test_a_worker_that_goes_on_is_left_alone(watchdog: Watchdog, told: Queue[Any]) -> None:
+def test_a_worker_that_continues_is_left_alone(watchdog: Watchdog, reports: Queue[Any]) -> None:
     activity = Activity()
     watchdog.follow(activity)
     for _ in range(12):
         activity.begin(COMPUTING)
         time.sleep(TIMEOUT_S / 4)
-    assert told.empty()
+    assert reports.empty()
 
 
-def test_who_waits_for_the_others_gives_them_the_time_to_be_found_first(watchdog: Watchdog, told: Queue[Any]) -> None:
+def test_a_worker_that_waits_for_others_gives_them_time_to_be_found_first(
+    watchdog: Watchdog, reports: Queue[Any]
+) -> None:
     watchdog.now(WAITING)
     time.sleep(1.5 * TIMEOUT_S)
-    assert told.empty()
-    assert told.get(timeout=5)[1] == WAITING
+    assert reports.empty()
+    assert reports.get(timeout=5)[1] == WAITING
 
 
-def test_no_timeout_is_no_watching(told: Queue[Any]) -> None:
+def test_without_a_time_out_nothing_is_watched(reports: Queue[Any]) -> None:
     threads = threading.active_count()
-    Watchdog(None, on_hang=told.put, end=told.put).now("building the recipe")
+    Watchdog(None, on_hang=reports.put, end=reports.put).now("building the recipe")
     assert threading.active_count() == threads
 
 

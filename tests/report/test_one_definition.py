@@ -80,7 +80,9 @@ def views(request: pytest.FixtureRequest, tmp_path: Path, digits: Callable[..., 
     if any(point.forget for point in points):  # what TensorBoard does
         (at,) = (index for index, point in enumerate(points) if point.forget)
         points = [point for point in points[:at] if point.samples_seen < points[at].samples_seen - 1] + points[at + 1 :]
-    return Views(runs[0], read_report(folders[0]), Run(folders[0]), read_comparison(folders), points, tracker.look())
+    return Views(
+        runs[0], read_report(folders[0]), Run(folders[0]), read_comparison(folders), points, tracker.progress()
+    )
 
 
 def shown(renderable: RenderableType) -> str:

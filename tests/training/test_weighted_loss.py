@@ -144,4 +144,4 @@ def test_the_guard_the_live_display_and_the_curves_see_each_step_by_weight(ranks
         tracker.add(records_of([rank]), [])
     drawn = [point.values["train/loss_mean"] for point in curves.take(to_the_end=True)]
     assert drawn == steps
-    assert tracker.look().loss_mean == pytest.approx(drawn[-1], rel=1e-9)
+    assert tracker.progress().loss_mean == pytest.approx(drawn[-1], rel=1e-9)

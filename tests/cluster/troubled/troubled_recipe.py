@@ -1,4 +1,4 @@
-"""A small recipe that does what real ones do to a cluster: raise, die, take its time."""
+"""A small recipe that can raise, die, hang or be slow."""
 
 import os
 import signal
@@ -19,10 +19,10 @@ SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP, "terminate": signal
 def build(
     trouble: str = "none", at_call: int = 60, marker: str = "", most_samples: int = 0, sleep_s: float = 0.0
 ) -> scaler.Recipe:
-    """``trouble`` strikes rank 1 at its ``at_call``-th loss; with a ``marker`` file, only once.
+    """The trouble happens on rank 1 at its ``at_call``-th loss; with a ``marker`` file, only once.
 
     A training step takes ``sleep_s`` longer.
-    ``out_of_memory`` strikes all ranks whenever a micro-batch has more than ``most_samples``.
+    ``out_of_memory`` happens on all ranks whenever a micro-batch has more than ``most_samples``.
     """
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(1000, 4, generator=generator)
@@ -36,7 +36,7 @@ def build(
         if trouble == "out_of_memory" and model.training and len(batch[0]) > most_samples:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         if calls == at_call and dist.is_initialized() and dist.get_rank() == 1:
-            strike(trouble, Path(marker))
+            trigger(trouble, Path(marker))
         return cross_entropy(model(batch[0]), batch[1])
 
     print("the recipe was built")
@@ -44,7 +44,7 @@ def build(
     return scaler.Recipe(model=nn.Linear(4, 2), train_data=data, eval_data=data, loss=loss, loss_over="micro_batch")
 
 
-def strike(trouble: str, marker: Path) -> None:
+def trigger(trouble: str, marker: Path) -> None:
     if trouble == "raise":
         raise KeyError("no such column")
     if trouble == "abort":  # each time

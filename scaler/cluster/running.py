@@ -1,0 +1,69 @@
+"""Connect to a running Ray cluster."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from scaler.cluster.auth_token import require_accepted, token_environment
+from scaler.cluster.ray_hooks import require_hooks
+from scaler.cluster.ray_session import HASH_SEED, common_environment, ray_session
+from scaler.errors import ClusterError
+
+CONNECT_S = 10.0
+
+
+@contextmanager
+def running_cluster(address: str, *, verbose: bool, runtime_env: Mapping[str, Any]) -> Iterator[None]:
+    """Connect to a running cluster for the length of a ``with`` block.
+
+    Args:
+        address: of the cluster: ``auto`` or ``host:port``.
+        verbose: show Ray's log, on stderr.
+        runtime_env: what the nodes must have, as Ray Core defines it.
+
+    Raises:
+        ClusterError: there is no cluster at the address, it refuses this process, or the installed Ray does not work
+            with scaler.
+    """
+
+    def connect() -> None:
+        import ray
+
+        require_hooks()
+        env_vars = {**runtime_env.get("env_vars", {}), HASH_SEED: os.environ[HASH_SEED]}
+        ray.init(
+            address=address,
+            log_to_driver=verbose,
+            logging_level=logging.INFO if verbose else logging.ERROR,
+            runtime_env={**runtime_env, "env_vars": env_vars},
+        )
+
+    with ray_session(connect, address=address, environment=environment_for(address), verbose=verbose):
+        yield
+
+
+def environment_for(address: str) -> Mapping[str, str]:
+    """Return the variables to set before Ray is imported, for a running cluster."""
+    return {**common_environment(), **token_environment(address)}
+
+
+def require_reachable(address: str) -> None:
+    """Refuse a ``host:port`` where no cluster listens or that refuses this process; Ray itself would try for minutes.
+
+    Raises:
+        ClusterError: nothing answers there, or the token is missing or wrong.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # auto, or a name that Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray cluster at {address}: {error.strerror or error}.",
+            "ray start --head prints the address of a cluster; --address auto finds one on this machine.",
+        ) from error
+    require_accepted(address)

@@ -1,0 +1,212 @@
+"""Ray's private names are imported by one module, and a Ray that lacks one of them is refused."""
+
+import ast
+import importlib.metadata
+import inspect
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from scaler.cluster import ray_hooks
+from scaler.errors import ClusterError
+
+REPOSITORY = Path(__file__).parents[2]
+PACKAGE = REPOSITORY / "scaler"
+INTERNALS = PACKAGE / "cluster" / "ray_internals.py"
+
+
+def is_private(name: str) -> bool:
+    parts = name.split(".")
+    return parts[0] == "ray" and (
+        "v2" in parts or any(part.startswith("_") and not part.startswith("__") for part in parts)
+    )
+
+
+def private_imports(code: str) -> Iterator[str]:
+    """The private names of Ray that a module imports, or reaches as attributes of ``ray``."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if is_private(alias.name))
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from filter(is_private, names)
+        elif isinstance(node, ast.Attribute) and is_private(ast.unparse(node)):
+            yield ast.unparse(node)
+
+
+def test_no_other_module_imports_rays_private_names() -> None:
+    found = {path: list(private_imports(path.read_text())) for path in PACKAGE.rglob("*.py")}
+    assert found.pop(INTERNALS)
+    assert {path.name: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import ray._private.state",
+        "from ray.train.v2.api.config import RunConfig",
+        "def f():\n    from ray import _raylet",
+        "import ray\nray._private.state.state.node_table()",
+    ],
+)
+def test_a_private_import_is_found(code: str) -> None:
+    assert list(private_imports(code))
+
+
+def test_public_imports_are_left_alone() -> None:
+    assert not list(private_imports("import ray.train\nfrom ray.exceptions import RayError\nray.init(_temp_dir='a')"))
+
+
+def test_the_versions_are_those_of_pyproject() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert f"ray[default,train]{ray_hooks.TESTED}" in project["dependencies"]
+
+
+@pytest.mark.usefixtures("cluster")
+class TestTheInstalledRay:
+    """With the tests' cluster, because Ray is imported with its token."""
+
+    @pytest.fixture(autouse=True)
+    def unchecked(self) -> Iterator[None]:
+        ray_hooks.require_hooks.cache_clear()
+        yield
+        ray_hooks.require_hooks.cache_clear()
+
+    @pytest.fixture
+    def internals(self) -> ModuleType:
+        from scaler.cluster import ray_internals
+
+        return ray_internals
+
+    def test_has_every_hook(self, internals: ModuleType) -> None:
+        assert list(ray_hooks.find_missing(internals)) == []
+        ray_hooks.require_hooks()
+
+    def test_is_known_to_be_used_in_full(self, internals: ModuleType) -> None:
+        """Each imported name is checked: by a hook, or because it would be missing when imported."""
+        hooks = [*ray_hooks.OVERRIDDEN, *ray_hooks.CALLED, *ray_hooks.FIELDS]
+        checked = {hook.removeprefix("async ").partition(".")[0].partition("(")[0] for hook in hooks}
+        checked |= {base for pair in ray_hooks.SUBCLASSES for base in pair}
+        only_compared = {name for name in internals.__all__ if name.endswith(("Error", "Callback"))}
+        values = {"GCS_STORAGE_MAX_SIZE", "RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "state", "train_constants"}
+        assert set(internals.__all__) - checked - only_compared == values
+
+    def test_is_overridden_only_in_hooks_that_are_checked(self) -> None:
+        """A method of a class of Ray's that scaler overrides, and Ray calls."""
+        from scaler.cluster import failure_policy, scaling_policy, termination, trainer
+
+        ours = [
+            value
+            for module in (failure_policy, scaling_policy, termination, trainer)
+            for value in vars(module).values()
+            if inspect.isclass(value) and value.__module__ == module.__name__ and value.__base__ is not object
+        ]
+        assert len(ours) == 5
+        for each in ours:
+            (base,) = each.__bases__
+            overridden = {name for name in vars(each) if callable(vars(each)[name]) and hasattr(base, name)}
+            listed = {
+                hook.removeprefix("async ").partition(".")[2].partition("(")[0]
+                for hook in ray_hooks.OVERRIDDEN + ray_hooks.CALLED
+                if hook.removeprefix("async ").startswith(f"{base.__name__}.")
+            }
+            assert overridden <= listed, each
+
+    def test_is_refused_when_an_overridden_method_is_renamed(
+        self, internals: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import ray
+
+        policy = internals.DefaultFailurePolicy
+        monkeypatch.setattr(policy, "decide", policy.make_decision, raising=False)
+        for base in policy.__mro__:
+            if "make_decision" in vars(base):
+                monkeypatch.delattr(base, "make_decision")
+        with pytest.raises(ClusterError) as caught:
+            ray_hooks.require_hooks()
+        assert caught.value.exit_code == 3
+        assert str(caught.value) == (
+            f"Ray {ray.__version__} does not work with scaler: "
+            "DefaultFailurePolicy.make_decision(training_failed_error) is missing.\n"
+            "  Install a version that works, 2.58 to 2.60: pip install 'ray[default,train]>=2.58,<2.61'"
+        )
+
+    @pytest.mark.parametrize(
+        ("owner", "name", "changed", "text"),
+        [
+            (
+                "ElasticScalingPolicy",
+                "before_controller_execute_resize_decision",
+                lambda self, resize_decision, context: None,
+                "ElasticScalingPolicy.before_controller_execute_resize_decision(resize_decision) is now "
+                "ElasticScalingPolicy.before_controller_execute_resize_decision(resize_decision, context)",
+            ),
+            (
+                "ElasticScalingPolicy",
+                "before_controller_shutdown",
+                lambda self: None,
+                "async ElasticScalingPolicy.before_controller_shutdown() is now "
+                "ElasticScalingPolicy.before_controller_shutdown()",
+            ),
+            (
+                "ElasticScalingPolicy",
+                "_get_resize_decision",
+                lambda self, num_workers, nodes: None,
+                "ElasticScalingPolicy._get_resize_decision(num_workers) takes other parameters",
+            ),
+            ("GlobalState", "get_draining_nodes", None, "GlobalState.get_draining_nodes() is missing"),
+            ("FailureDecision", "RETRY", None, "FailureDecision.RETRY is missing"),
+            (
+                "WorkerGroupError",
+                "__init__",
+                lambda self, failures: None,
+                "WorkerGroupError.worker_failures is missing",
+            ),
+            (
+                "train_constants",
+                "METRICS_ENABLED_ENV_VAR",
+                "RAY_M",
+                "the environment variable RAY_TRAIN_METRICS_ENABLED is missing",
+            ),
+        ],
+    )
+    def test_is_refused_when_a_hook_has_another_form(
+        self, internals: Any, owner: str, name: str, changed: Any, text: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if name == "RETRY":
+            monkeypatch.setattr(internals, owner, type("FailureDecision", (), {"RAISE": 1}))
+        else:
+            monkeypatch.setattr(getattr(internals, owner), name, changed)
+        assert list(ray_hooks.find_missing(internals)) == [text]
+
+    def test_is_refused_when_a_policy_gets_no_calls(self, internals: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(internals, "ControllerCallback", type("ControllerCallback", (), {}))
+        assert list(ray_hooks.find_missing(internals)) == [
+            "ElasticScalingPolicy is not a ControllerCallback",
+            "FixedScalingPolicy is not a ControllerCallback",
+        ]
+
+    def test_is_refused_when_a_name_cannot_be_imported(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import ray.train.v2._internal.execution.scaling_policy as module
+
+        import scaler.cluster
+
+        monkeypatch.delattr(module, "NoopDecision")
+        monkeypatch.delitem(sys.modules, "scaler.cluster.ray_internals")
+        monkeypatch.delattr(scaler.cluster, "ray_internals")
+        with pytest.raises(ClusterError) as caught:
+            ray_hooks.require_hooks()
+        assert caught.value.problem == (
+            f"Ray {importlib.metadata.version('ray')} does not work with scaler: cannot import name "
+            "'NoopDecision' from 'ray.train.v2._internal.execution.scaling_policy'."
+        )
+
+    def test_is_checked_in_milliseconds(self, internals: ModuleType) -> None:
+        from timeit import timeit
+
+        assert timeit(lambda: list(ray_hooks.find_missing(internals)), number=10) / 10 < 0.1
