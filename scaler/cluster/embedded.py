@@ -2,11 +2,13 @@
 
 import logging
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 
 from scaler.cluster.ray_files import private_folder
 from scaler.cluster.ray_hooks import require_hooks
