@@ -1,6 +1,7 @@
 """What several test modules share: the digits job, a synthetic run, golden texts."""
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,14 @@ DIGITS = REPOSITORY / "jobs" / "digits" / "job.yaml"
 hypothesis.settings.register_profile("scaler", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("scaler")
 
+# One thread for torch in each process: with pytest -n, as many processes as there are cores compute at the same time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A process has one fork server, started by whichever test is first; with torch in it, a member of a group starts in
 # milliseconds.
-multiprocessing.set_forkserver_preload(["torch", "torch._dynamo", "scaler.training.loop"])
+multiprocessing.set_forkserver_preload(
+    ["torch", "torch._dynamo", "scaler.training.loop", "torchmetrics.classification", "torchmetrics.regression"]
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,12 +79,3 @@ def scaler_command(
     monkeypatch.setenv("COLUMNS", "80")
     with command_line(capsys, monkeypatch, tmp_path) as command:
         yield command
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
-    """One embedded Ray for all tests that need one; they are few and real."""
-    from scaler.cluster.embedded import ray_cluster
-
-    with ray_cluster(None, verbose=False):
-        yield
