@@ -23,6 +23,9 @@ hypothesis.settings.load_profile("scaler")
 # One thread for torch in each process: with pytest -n, as many processes as there are cores compute at the same time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Ray gives its workers a low priority (niceness 15), and beside other tests they would hardly run.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 # A process has one fork server, started by whichever test is first; with torch in it, a member of a group starts in
 # milliseconds.
 multiprocessing.set_forkserver_preload(

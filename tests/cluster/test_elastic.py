@@ -41,6 +41,7 @@ def test_a_third_of_a_cpu_fits_three_times() -> None:
 def happened(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What happened in each scenario of the script."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["RAY_worker_niceness"] = "0"  # as in tests/conftest.py
     environment["PYTHONPATH"] = str(SCRIPT.parents[2] / "benchmarks")
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("elastic"))],
