@@ -98,7 +98,7 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory, calm: RunFolder, hang_ti
 def test_troubled_workers_cost_nothing_but_time(disturbed: RunFolder, calm: RunFolder) -> None:
     report = write_report(disturbed)
     ends = [(row.attempt, row.ended_by) for row in report.attempts]
-    assert ends == [(0, "lost"), (1, "hung"), (2, "hung"), (3, "yielded"), (4, "finished")]
+    assert ends == [(0, "lost"), (1, "hung"), (2, "hung"), (3, "terminated"), (4, "finished")]
     assert report.totals.steps == 300, "every step of the final weights has its records, and none has them twice"
     assert_same_training(disturbed, calm)
 
