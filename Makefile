@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/scaler submit jobs/digits/job.yaml
 
-# Three processes on two cores: tests that start Ray wait often. They are two groups (tests/cluster/conftest.py); the third
+# Three processes on two cores: tests that start Ray wait often. They are two groups (tests/conftest.py); the third
 # process runs the others meanwhile.
 PROCESSES ?= 3
 

@@ -33,6 +33,33 @@ multiprocessing.set_forkserver_preload(
 )
 
 
+# Files of tests that start Ray. Under pytest -n, all of one group run in one process, one after the other: those of
+# "shared" use one embedded cluster, and those of "own" start clusters in processes of their own. So there are at most
+# two clusters at a time.
+CLUSTER_GROUPS = {
+    "shared": ("test_ray_errors.py", "test_ray_run.py", "test_resume_on_ray.py", "test_security.py"),
+    "own": ("test_chaos.py", "test_elastic.py", "test_find_lr_on_ray.py", "test_submit.py"),
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process of ``pytest -n`` one test at a time, and the tests of a cluster group together, first of all.
+
+    The marker ``xdist_group`` has no effect here: pytest-xdist 3.8 writes it into an attribute that pytest 9.2 lacks.
+    """
+    if config.getvalue("dist") != "load":  # another one was asked for
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0].rsplit("/", 1)[-1]
+            return next((name for name, files in CLUSTER_GROUPS.items() if file in files), nodeid)
+
+    return Scheduling(config, log)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="Write tests/golden anew instead of comparing.")
 

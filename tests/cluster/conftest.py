@@ -1,7 +1,6 @@
-"""Tests that start Ray: how they are shared among processes, and the runs that several of them read."""
+"""The embedded cluster that tests share, and the run that several of them read."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from runs_on_ray import TROUBLED, CalmRun, run
@@ -9,25 +8,6 @@ from runs_on_ray import TROUBLED, CalmRun, run
 from scaler.cluster.progress import Progress
 from scaler.metrics.reader import read_events
 from scaler.runs import RunFolder
-
-HERE = Path(__file__).parent
-OWN_CLUSTERS = ("test_submit.py", "test_chaos.py", "test_elastic.py", "test_find_lr_on_ray.py", "test_resume_on_ray.py")
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests that start Ray, so that ``pytest -n`` has at most two clusters at a time.
-
-    Tests that share the embedded cluster of a session run in one process; those whose subprocesses start a cluster of
-    their own run in another, one after the other.
-    """
-    for item in items:
-        if HERE not in item.path.parents:
-            continue
-        if "cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-        elif item.path.name in OWN_CLUSTERS:
-            item.add_marker(pytest.mark.xdist_group("own_clusters"))
 
 
 @pytest.fixture(scope="session")
