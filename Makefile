@@ -1,22 +1,43 @@
 # make demo   install, then scaler submit jobs/digits/job.yaml on two local workers
-# make test   install, then the whole test suite
-# make test-ray-next   the tests that need Ray, on the newest Ray that pyproject.toml admits, in a venv of their own
+# make test   install, then the whole test suite; PROCESSES=2 takes fewer processes
 # make check  formatting, lint, types, import rules: what CI runs beside the tests
 # make docs   write docs/job-file.md, docs/numbers.md, docs/data.md and the README's pictures anew
-# make lock   resolve both lock files anew from pyproject.toml
+# make lock   resolve all lock files anew from pyproject.toml
+#
+# Beside the tests, from minutes to an hour each:
+# make test-ray-next  the tests that need Ray, on the newest Ray that pyproject.toml admits
+# make test-lowest    the tests that need no Ray, with the lowest versions that pyproject.toml admits
+# make soak           many workers killed, and many nodes that come and go, at random moments
+# make mutants        put known faults back, one at a time, and show the test that finds each
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RAY_NEXT := .venv-ray-next
 
-.PHONY: demo test test-ray-next check format docs lock
+.PHONY: demo test test-ray-next test-lowest soak mutants check format docs lock
 
 demo: $(VENV)/installed
 	$(BIN)/scaler submit jobs/digits/job.yaml
 
+# Three processes on two cores: tests that start Ray wait often. They are two groups (tests/conftest.py); the third
+# process runs the others meanwhile.
+PROCESSES ?= 3
+
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(PROCESSES)
+
+LOWEST := .venv-lowest
+
+test-lowest: $(LOWEST)/installed
+	$(LOWEST)/bin/python -m pytest -n $(PROCESSES) --ignore tests/cluster --ignore tests/browser
+
+soak: $(VENV)/installed
+	$(BIN)/python benchmarks/chaos.py
+	$(BIN)/python benchmarks/many_nodes.py
+
+mutants: $(VENV)/installed
+	$(BIN)/python benchmarks/mutants.py
 
 test-ray-next: $(RAY_NEXT)/installed
 	$(RAY_NEXT)/bin/python -m pytest tests/cluster
@@ -52,14 +73,26 @@ $(RAY_NEXT)/installed: requirements-ray-next.lock pyproject.toml
 	$(RAY_NEXT)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# A lock names versions, not builds: "+cpu" names the machine where it was made. The second lock differs from the first in
-# Ray alone.
-COMPILE = $(BIN)/pip-compile --quiet --extra dev --extra jobs --extra metrics --extra mlflow --extra optimizers --extra s3 \
-	--extra wandb --strip-extras --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links \
-	--no-emit-trusted-host --no-emit-options
+$(LOWEST)/installed: requirements-lowest.lock pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --requirement requirements-lowest.lock
+	$(LOWEST)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+EXTRAS := $(addprefix --extra ,dev jobs metrics mlflow optimizers s3 wandb)
+COMPILE := $(BIN)/pip-compile --quiet $(EXTRAS) --strip-extras --allow-unsafe --no-header --no-emit-index-url \
+	--no-emit-find-links --no-emit-trusted-host --no-emit-options
+
+# A lock names versions, not builds: "+cpu" is where it was made, and packages of CUDA belong to other builds of torch.
+# requirements-ray-next.lock differs from requirements.lock in Ray alone. The lowest versions are those of what
+# pyproject.toml names; what these need is the newest that fits.
 lock:
-	$(BIN)/pip install --quiet pip-tools
+	$(BIN)/pip install --quiet pip-tools uv
 	$(COMPILE) --constraint requirements.in --output-file requirements.lock pyproject.toml
 	cp requirements.lock requirements-ray-next.lock
 	$(COMPILE) --constraint requirements-ray-next.in --upgrade-package ray --output-file requirements-ray-next.lock pyproject.toml
 	sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock requirements-ray-next.lock
+	$(BIN)/uv pip compile --quiet $(EXTRAS) --resolution lowest-direct --python-version 3.11 --no-header --no-annotate \
+		--constraint requirements.in --output-file requirements-lowest.lock pyproject.toml
+	sed -i 's/^\(torch==[0-9.]*\)+.*/\1/; /^\(nvidia-\|cuda-\|triton\)/d' requirements-lowest.lock
+	sed -i '1i # The lowest versions that pyproject.toml admits, of what it names; torch is that of requirements.in: PyPI has lower ones\n# only as builds for CUDA, of several GiB. What pyproject.toml says of torch below that is not tested.' requirements-lowest.lock

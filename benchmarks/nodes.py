@@ -53,6 +53,17 @@ class Nodes:
         """Start more nodes."""
         self._workers += [self._cluster.add_node(num_cpus=1) for _ in range(number)]
 
+    @property
+    def number(self) -> int:
+        """How many workers of one CPU there are."""
+        return len(self._workers)
+
+    def have(self, number: int) -> None:
+        """Start or kill nodes until there are so many."""
+        self.join(number - self.number)
+        while self.number > number:
+            self.kill()
+
     def kill(self) -> None:
         """Kill the newest node and everything on it, without notice."""
         self._cluster.remove_node(self._workers.pop(), allow_graceful=False)

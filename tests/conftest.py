@@ -1,6 +1,7 @@
 """What several test modules share: the digits job, a synthetic run, golden texts."""
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,44 @@ DIGITS = REPOSITORY / "jobs" / "digits" / "job.yaml"
 hypothesis.settings.register_profile("scaler", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("scaler")
 
+# One thread for torch in each process: with pytest -n, as many processes as there are cores compute at the same time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Ray gives its workers a low priority (niceness 15), and beside other tests they would hardly run.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 # A process has one fork server, started by whichever test is first; with torch in it, a member of a group starts in
 # milliseconds.
-multiprocessing.set_forkserver_preload(["torch", "torch._dynamo", "scaler.training.loop"])
+multiprocessing.set_forkserver_preload(
+    ["torch", "torch._dynamo", "scaler.training.loop", "torchmetrics.classification", "torchmetrics.regression"]
+)
+
+
+# Files of tests that start Ray. Under pytest -n, all of one group run in one process, one after the other: those of
+# "shared" use one embedded cluster, and those of "own" start clusters in processes of their own. So there are at most
+# two clusters at a time.
+CLUSTER_GROUPS = {
+    "shared": ("test_ray_errors.py", "test_ray_run.py", "test_resume_on_ray.py", "test_security.py"),
+    "own": ("test_chaos.py", "test_elastic.py", "test_find_lr_on_ray.py", "test_submit.py"),
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process of ``pytest -n`` one test at a time, and the tests of a cluster group together, first of all.
+
+    The marker ``xdist_group`` has no effect here: pytest-xdist 3.8 writes it into an attribute that pytest 9.2 lacks.
+    """
+    if config.getvalue("dist") != "load":  # another one was asked for
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0].rsplit("/", 1)[-1]
+            return next((name for name, files in CLUSTER_GROUPS.items() if file in files), nodeid)
+
+    return Scheduling(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,12 +109,3 @@ def scaler_command(
     monkeypatch.setenv("COLUMNS", "80")
     with command_line(capsys, monkeypatch, tmp_path) as command:
         yield command
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
-    """One embedded Ray for all tests that need one; they are few and real."""
-    from scaler.cluster.embedded import embedded_cluster
-
-    with embedded_cluster(verbose=False):
-        yield

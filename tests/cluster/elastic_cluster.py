@@ -1,65 +1,92 @@
-"""Runs on a cluster whose nodes come and go; prints what happened as JSON.
+"""Runs on one cluster whose nodes come and go; prints what happened in each as JSON.
 
-python tests/cluster/elastic_cluster.py FOLDER SCENARIO
+python tests/cluster/elastic_cluster.py FOLDER
 """
 
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from nodes import Step, cluster_of, outcome_of, run_through, runs_with
+from nodes import Nodes, Step, cluster_of, outcome_of, run_through, runs_with
+
+from scaler.metrics.events import Event
 
 TROUBLED = Path(__file__).parent / "troubled"
 
-
-def main(storage: Path, scenario: str) -> None:
-    """Run a scenario and print what happened."""
-    with redirect_stdout(sys.stderr):  # Ray tells of dead nodes on stdout
-        folder = SCENARIOS[scenario](storage)
-    print(json.dumps(outcome_of(folder)))
+Act = tuple[Callable[[Sequence[Event], Any], bool], Callable[[], None]]
+"""A condition on the run's events and progress, and what to do then."""
 
 
-def resizes(storage: Path) -> Any:
+def main(storage: Path) -> None:
+    """Run every scenario and print what happened in it, or what was raised."""
+    os.environ["SCALER_RESIZE_CHECK_S"] = "3"  # two nodes that join one after the other are one resize
+    os.environ["SCALER_WAIT_FOR_NODES_S"] = "3"
+    found = {}
+    with redirect_stdout(sys.stderr), cluster_of(1) as nodes:  # Ray tells of dead nodes on stdout
+        for name, scenario in SCENARIOS.items():
+            try:
+                found[name] = scenario(nodes, storage / name)
+            except Exception:
+                found[name] = {"error": traceback.format_exc()}
+    print(json.dumps(found))
+
+
+def resizes(nodes: Nodes, storage: Path) -> Any:
     """1 -> 3 -> 2 workers: two nodes join a cluster of one, and one of three is killed."""
-    overrides = ["train.epochs=8", "scale.num_workers={min: 1, max: 3}", "recipe_args.sleep_s=0.02"]
-    steps: list[Step] = [
-        (runs_with(1), lambda nodes: nodes.join(2)),
-        (runs_with(3), lambda nodes: nodes.kill()),
-        (runs_with(2), lambda nodes: None),
+    nodes.have(1)
+    steps: list[Act] = [
+        (runs_with(1), lambda: nodes.join(2)),
+        (runs_with(3), lambda: nodes.kill()),
+        (runs_with(2), lambda: None),
     ]
-    with cluster_of(1) as nodes:
-        return run_through(nodes, storage, overrides, steps, job_folder=TROUBLED)
+    return run(nodes, storage, ["train.epochs=8", "scale.num_workers={min: 1, max: 3}"], steps)
 
 
-def preemption(storage: Path) -> Any:
+def preemption(nodes: Nodes, storage: Path) -> Any:
     """2 -> 1 workers: a node is to be taken away in ten minutes; nobody waits for that."""
-    overrides = ["train.epochs=6", "scale.num_workers={min: 1, max: 2}", "recipe_args.sleep_s=0.02"]
-    steps: list[Step] = [
-        (runs_with(2), lambda nodes: nodes.announce_preemption(seconds=600)),
-        (runs_with(1), lambda nodes: None),
+    nodes.have(2)
+    steps: list[Act] = [
+        (runs_with(2), lambda: nodes.announce_preemption(seconds=600)),
+        (runs_with(1), lambda: None),
     ]
-    with cluster_of(2) as nodes:
-        return run_through(nodes, storage, [*overrides, "failures.max_restarts=0"], steps, job_folder=TROUBLED)
+    overrides = ["train.epochs=6", "scale.num_workers={min: 1, max: 2}", "failures.max_restarts=0"]
+    try:
+        return run(nodes, storage, overrides, steps)
+    finally:
+        nodes.kill()  # no worker can start there any more
 
 
-def no_capacity(storage: Path) -> Any:
+def too_small(nodes: Nodes, storage: Path) -> Any:
     """1 -> 0 workers: the only node is killed and none comes."""
-    os.environ["SCALER_WAIT_FOR_NODES_S"] = "8"
-    steps: list[Step] = [(runs_with(1), lambda nodes: nodes.kill())]
-    with cluster_of(1) as nodes:
-        overrides = ["scale.num_workers={min: 1, max: 2}", "train.epochs=50", "recipe_args.sleep_s=0.02"]
-        return run_through(nodes, storage, overrides, steps, job_folder=TROUBLED)
+    nodes.have(1)
+    steps: list[Act] = [(runs_with(1), lambda: nodes.kill())]
+    return run(nodes, storage, ["scale.num_workers={min: 1, max: 2}", "train.epochs=50"], steps)
 
 
-SCENARIOS: Mapping[str, Callable[[Path], Any]] = {
-    "scale_with_batch": resizes,
+def run(nodes: Nodes, storage: Path, overrides: Sequence[str], steps: Sequence[Act]) -> Any:
+    """Run the job; its steps take long until the last of ``steps`` is done, so that the run cannot end before that."""
+    storage.mkdir()
+    slow = ["recipe_args.sleep_s=0.05", f"recipe_args.sleep_until={storage}/done"]
+
+    def act(number: int) -> None:
+        steps[number][1]()
+        if number == len(steps) - 1:
+            (storage / "done").touch()
+
+    acts: list[Step] = [(when, lambda _, number=number: act(number)) for number, (when, _) in enumerate(steps)]
+    return outcome_of(run_through(nodes, storage, [*overrides, *slow], acts, job_folder=TROUBLED))
+
+
+SCENARIOS: Mapping[str, Callable[[Nodes, Path], Any]] = {
+    "resizes": resizes,
     "preemption": preemption,
-    "no_capacity": no_capacity,
+    "too_small": too_small,
 }
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]))

@@ -37,62 +37,64 @@ def test_a_third_of_a_cpu_fits_three_times() -> None:
     assert count_workers(nodes, {"CPU": 1 / 3}, held={}, most=9) == 3
 
 
-def script(tmp_path: Path, scenario: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def happened(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What happened in each scenario of the script."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["RAY_worker_niceness"] = "0"  # as in tests/conftest.py
     environment["PYTHONPATH"] = str(SCRIPT.parents[2] / "benchmarks")
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path), scenario],
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("elastic"))],
         env=environment,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
         check=False,
     )
-
-
-def elastic_run(tmp_path: Path, scenario: str) -> dict[str, Any]:
-    done = script(tmp_path, scenario)
     assert done.returncode == 0, done.stderr[-4000:]
-    values: dict[str, Any] = json.loads(done.stdout)
+    values: dict[str, dict[str, Any]] = json.loads(done.stdout)
     return values
 
 
-def test_nodes_join_and_die_and_every_sample_counts_once(tmp_path: Path) -> None:
+def test_nodes_join_and_die_and_every_sample_counts_once(happened: dict[str, dict[str, Any]]) -> None:
     """1 -> 3 -> 2 workers. Nodes that join may be used one by one; the node that dies costs what was not saved.
 
     ``hold_global_batch`` is in ``benchmarks/chaos.py``, and in groups without Ray in ``tests/training``.
     """
-    outcome = elastic_run(tmp_path, "scale_with_batch")
-    sizes, lost = outcome["sizes"], outcome["lost_samples"]
+    found = happened["resizes"]
+    assert "error" not in found, found["error"]
+    sizes, lost = found["sizes"], found["lost_samples"]
     assert sizes[0] == 1
     assert sizes[-2:] == [3, 2]
-    assert outcome["global_batch_sizes"] == [5 * size for size in sizes]
+    assert found["global_batch_sizes"] == [5 * size for size in sizes]
     assert lost[: sizes.index(3)] == [0] * sizes.index(3), "a group saves before it leaves"
     assert max(lost) <= 300, "a killed node costs no more than the way from the last checkpoint"
-    asked = [event for event in outcome["events"] if event["kind"] == "leave_requested"]
+    asked = [event for event in found["events"] if event["kind"] == "leave_requested"]
     assert {event["why"] for event in asked} == {"resize"}
-    ended = [event["cause"] for event in outcome["events"] if event["kind"] == "group_ended"]
+    ended = [event["cause"] for event in found["events"] if event["kind"] == "group_ended"]
     assert ended == [*["yielded"] * len(asked), "lost"]
-    assert outcome["every_sample_once"]
-    assert outcome["samples"] == outcome["totals"]["samples_seen"] == 8000
-    assert outcome["lr_audit"]["max_abs_error"] == 0
+    assert found["every_sample_once"]
+    assert found["samples"] == found["totals"]["samples_seen"] == 8000
+    assert found["lr_audit"]["max_abs_error"] == 0
 
 
-def test_a_node_that_will_be_taken_away_is_left_at_once_and_costs_no_restart(tmp_path: Path) -> None:
-    outcome = elastic_run(tmp_path, "preemption")
-    assert outcome["sizes"] == [2, 1]
-    assert outcome["lost_samples"] == [0, 0]
-    asked = [(event["why"], event["detail"]) for event in outcome["events"] if event["kind"] == "leave_requested"]
+def test_a_node_that_will_be_taken_away_is_left_at_once_and_costs_no_restart(
+    happened: dict[str, dict[str, Any]],
+) -> None:
+    found = happened["preemption"]
+    assert "error" not in found, found["error"]
+    assert found["sizes"] == [2, 1]
+    assert found["lost_samples"] == [0, 0]
+    asked = [(event["why"], event["detail"]) for event in found["events"] if event["kind"] == "leave_requested"]
     assert [why for why, _ in asked] == ["preemption"]
     assert asked[0][1] in ("the node of rank 0", "the node of rank 1")
-    starts = [event["time"] for event in outcome["events"] if event["kind"] == "attempt_started"]
+    starts = [event["time"] for event in found["events"] if event["kind"] == "attempt_started"]
     assert starts[1] - starts[0] < 300, "and not when the ten minutes are over"
-    assert outcome["every_sample_once"]
+    assert found["every_sample_once"]
 
 
-def test_a_cluster_that_stays_too_small_ends_the_run_in_the_end(tmp_path: Path) -> None:
-    done = script(tmp_path, "no_capacity")
-    assert done.returncode != 0
-    assert "ClusterError: " in done.stderr
-    assert "the cluster had no capacity for a worker for too long." in done.stderr
-    assert "scaler resume troubled-" in done.stderr
+def test_a_cluster_that_stays_too_small_ends_the_run_in_the_end(happened: dict[str, dict[str, Any]]) -> None:
+    error = happened["too_small"]["error"]
+    assert "ClusterError: " in error
+    assert "the cluster had no capacity for a worker for too long." in error
+    assert "scaler resume troubled-" in error

@@ -49,7 +49,7 @@ def mailbox(slow: Slow) -> Iterator[Mailbox]:
 def until(holds: Callable[[], bool]) -> None:
     began = monotonic()
     while not holds():
-        assert monotonic() - began < 10, "it never happens"
+        assert monotonic() - began < 60, "it never happens"
         sleep(0.005)
 
 
@@ -117,7 +117,7 @@ def test_records_are_thinned_when_too_many_wait_whatever_the_reason(
 
 
 def test_a_mailbox_rests_as_long_as_the_collector_says_unless_somebody_waits(mailbox: Mailbox, slow: Slow) -> None:
-    slow.rest_s = 0.4
+    slow.rest_s = 1.0
     mailbox.put([], [])
     until(lambda: any(upload.batches for _, upload in slow.uploads))
     until(lambda: mailbox._rest_s == slow.rest_s)

@@ -6,43 +6,25 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import datetime
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from process_tree import descendants
+from runs_on_ray import DIGITS, TROUBLED, CalmRun, run, start
 
 from scaler.cluster.progress import Progress
 from scaler.cluster.ray_run import run_on_ray
 from scaler.errors import ClusterError, RecipeError, TrainingError
-from scaler.job import Job, load_job
 from scaler.metrics.reader import read_events, read_records
 from scaler.plan import make_plan
 from scaler.report.run.write import read_report, write_report
-from scaler.runs import RunFolder, RunState
+from scaler.runs import RunFolder
 
 # Ray's own, of its own parts; ours are errors.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-TROUBLED = Path(__file__).parent / "troubled"
-DIGITS = Path(__file__).parent.parent.parent / "jobs/digits"
-
-
-def start(tmp_path: Path, folder: Path, *overrides: str) -> tuple[Job, RunFolder]:
-    job = load_job(folder / "job.yaml", overrides=[*overrides, f"storage={tmp_path}"])
-    run = RunFolder.create(str(tmp_path), name=job.name, now=datetime.now())
-    run.write("job.yaml", yaml.safe_dump(job.model_dump(mode="json", exclude_none=True)))
-    run.write_json("plan.json", make_plan(job).to_dict())
-    run.set_state(RunState.RUNNING, started_at=time.time())
-    return job, run
-
-
-def run(tmp_path: Path, folder: Path, *overrides: str, on_progress: Any = lambda progress: None) -> RunFolder:
-    job, run_folder = start(tmp_path, folder, *overrides)
-    finished = run_on_ray(job, make_plan(job), run_folder, recipe_folder=str(folder), on_progress=on_progress)
-    run_folder.set_state(RunState.SUCCEEDED if finished else RunState.STOPPED, ended_at=time.time())
-    return run_folder
 
 
 def weights(folder: RunFolder) -> dict[str, Any]:
@@ -79,26 +61,6 @@ def test_the_same_global_batch_gives_the_same_run_on_one_worker_and_on_two(tmp_p
     assert not two.exists("ray_train"), "what Ray Train left is gone"
 
 
-@pytest.mark.usefixtures("cluster")
-def test_an_error_of_the_recipe_ends_the_run_with_its_traceback(tmp_path: Path) -> None:
-    job, folder = start(tmp_path, TROUBLED, "recipe_args.trouble=raise")
-    with pytest.raises(RecipeError) as caught:
-        run_on_ray(job, make_plan(job), folder, recipe_folder=str(TROUBLED), on_progress=lambda progress: None)
-    assert caught.value.problem == "rank 1 failed: KeyError: 'no such column'"
-    assert 'raise KeyError("no such column")' in caught.value.remedy
-    log = Path(caught.value.remedy.splitlines()[-1].removeprefix("Its log: "))
-    assert log.name == "rank-1.log"
-    assert "the recipe was built" in log.read_text()
-    assert "KeyError: 'no such column'" in log.read_text()
-    assert read_records(folder).num_rows > 0, "what was measured before is there"
-
-
-def trigger(tmp_path: Path, trouble: str, *overrides: str, **options: Any) -> RunFolder:
-    """Run with a trouble that happens on rank 1 once."""
-    what = [f"recipe_args.trouble={trouble}", "recipe_args.at_call=75", f"recipe_args.marker={tmp_path}/triggered"]
-    return run(tmp_path, TROUBLED, *what, *overrides, **options)
-
-
 def of_kind(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
     return [event for event in read_events(folder) if event.kind == kind]
 
@@ -114,65 +76,83 @@ def assert_same_training(folder: RunFolder, calm: RunFolder) -> None:
 
 
 @pytest.fixture(scope="session")
-def calm(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> RunFolder:
-    return run(tmp_path_factory.mktemp("calm"), TROUBLED)
+def disturbed(tmp_path_factory: pytest.TempPathFactory, calm: RunFolder, hang_timeout_s: float) -> RunFolder:
+    """A run whose rank 1 is killed, hangs, is frozen and gets SIGTERM, in four attempts one after the other.
+
+    Three of them cost a restart, and three restarts are allowed.
+    """
+    storage = tmp_path_factory.mktemp("disturbed")
+    folder = run(
+        storage,
+        TROUBLED,
+        "recipe_args.trouble='kill,hang,freeze,terminate'",
+        "recipe_args.at_call=45",
+        f"recipe_args.marker={storage}/happened",
+        f"failures.hang_timeout_s={hang_timeout_s}",
+        "failures.max_restarts=3",
+    )
+    assert (storage / "happened").read_text().split() == ["kill", "hang", "freeze", "terminate"]
+    return folder
 
 
-def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path, calm: RunFolder) -> None:
-    folder = trigger(tmp_path, "kill")
-    assert (tmp_path / "triggered").exists()
-    report = write_report(folder)
-    assert [(row.attempt, row.ended_by) for row in report.attempts] == [(0, "lost"), (1, "finished")]
-    assert report.attempts[0].end_samples == report.attempts[1].start_samples == 600
+def test_troubled_workers_cost_nothing_but_time(disturbed: RunFolder, calm: RunFolder) -> None:
+    report = write_report(disturbed)
+    ends = [(row.attempt, row.ended_by) for row in report.attempts]
+    assert ends == [(0, "lost"), (1, "hung"), (2, "hung"), (3, "terminated"), (4, "finished")]
     assert report.totals.steps == 300, "every step of the final weights has its records, and none has them twice"
-    assert_same_training(folder, calm)
+    assert_same_training(disturbed, calm)
 
 
-def test_a_worker_that_hangs_is_named_and_replaced(tmp_path: Path, calm: RunFolder) -> None:
-    folder = trigger(tmp_path, "hang", "failures.hang_timeout_s=20")
-    (hung,) = of_kind(folder, "worker_hung")
-    assert (hung.attempt, hung.rank, hung.doing) == (0, 1, "computing")
+def test_a_killed_worker_is_replaced_from_the_last_checkpoint(disturbed: RunFolder) -> None:
+    report = write_report(disturbed)
+    assert [row.end_samples for row in report.attempts[:3]] == [300, 600, 900]
+    assert [row.start_samples for row in report.attempts[1:4]] == [300, 600, 900]
+
+
+def test_a_worker_that_hangs_is_named_and_replaced(disturbed: RunFolder, hang_timeout_s: float) -> None:
+    (hung,) = [event for event in of_kind(disturbed, "worker_hung") if event.attempt == 1]
+    assert (hung.rank, hung.doing) == (1, "computing")
     assert hung.where.startswith("troubled_recipe.py:")
-    assert hung.where.endswith(" in trigger")
-    assert hung.seconds > 20
+    assert hung.where.endswith(" in happen")
+    assert hung.seconds > hang_timeout_s
     assert "time.sleep" not in hung.where
-    log = (Path(folder.uri) / "logs/rank-1.log").read_text()
+    log = (Path(disturbed.uri) / "logs/rank-1.log").read_text()
     assert "all threads:" in log
     assert 'troubled_recipe.py", line' in log
-    assert_same_training(folder, calm)
 
 
-def test_a_worker_that_is_frozen_is_found_by_ray_train(tmp_path: Path, calm: RunFolder) -> None:
-    folder = trigger(tmp_path, "freeze", "failures.hang_timeout_s=20")
-    hung = of_kind(folder, "worker_hung")
-    assert [(event.attempt, event.rank, event.doing) for event in hung] == [(0, 1, "not answering Ray Train")]
-    ended = of_kind(folder, "group_ended")
-    assert [(event.ranks, event.message) for event in ended] == [([1], "did not answer Ray Train")]
-    assert_same_training(folder, calm)
+def test_a_worker_that_is_frozen_is_found_by_ray_train(disturbed: RunFolder) -> None:
+    hung = of_kind(disturbed, "worker_hung")
+    found = [(event.attempt, event.rank, event.doing) for event in hung if event.attempt != 1]
+    assert found == [(2, 1, "not answering Ray Train")]
+    ended = of_kind(disturbed, "group_ended")
+    assert (ended[2].ranks, ended[2].message) == ([1], "did not answer Ray Train")
 
 
-def test_sigterm_to_a_worker_saves_and_costs_no_restart(tmp_path: Path, calm: RunFolder) -> None:
-    folder = trigger(tmp_path, "terminate", "recipe_args.sleep_s=0.02", "failures.max_restarts=0")
-    asked = of_kind(folder, "leave_requested")
-    assert [(event.attempt, event.why, event.detail) for event in asked] == [(0, "sigterm", "rank 1")]
-    assert [event.cause for event in of_kind(folder, "group_ended")] == ["yielded"]
-    newest = max(row["samples_seen"] for row in read_records(folder).to_pylist() if row["attempt"] == 0)
-    starts = of_kind(folder, "attempt_started")
-    assert [start.start_samples for start in starts] == [0, newest + 10], "no step is done again"
-    assert_same_training(folder, calm)
+def test_sigterm_to_a_worker_saves_and_costs_no_restart(disturbed: RunFolder) -> None:
+    asked = of_kind(disturbed, "leave_requested")
+    assert [(event.attempt, event.why, event.detail) for event in asked] == [(3, "sigterm", "rank 1")]
+    assert [event.cause for event in of_kind(disturbed, "group_ended")] == ["lost", "lost", "lost", "yielded"]
+    newest = max(row["samples_seen"] for row in read_records(disturbed).to_pylist() if row["attempt"] == 3)
+    starts = of_kind(disturbed, "attempt_started")
+    assert starts[4].start_samples == newest + 10, "no step is done again"
 
 
 @pytest.mark.usefixtures("cluster")
 def test_what_does_not_fit_into_memory_is_halved_until_it_does(tmp_path: Path) -> None:
     fixed = ["scale.per_worker_batch_size=auto", "scale.global_batch_size=40", "scale.rule=none"]
-    roomy = run(tmp_path, TROUBLED, *fixed)
-    folder = trigger(tmp_path, "out_of_memory", *fixed, "recipe_args.most_samples=6", "failures.max_restarts=0")
+    short = ["recipe_args.trouble=out_of_memory", "recipe_args.most_samples=6", "failures.max_restarts=0"]
+    folder = run(tmp_path / "short", TROUBLED, *fixed, *short)
     sizes = [event.per_worker_batch_size for event in of_kind(folder, "out_of_memory")]
     assert sorted(set(sizes), reverse=True) == [20, 10]
     starts = of_kind(folder, "attempt_started")
     assert [start.per_worker_batch_size for start in starts] == [20, 10, 5]
     assert {(start.global_batch_size, start.peak_lr) for start in starts} == {(40, starts[0].peak_lr)}
     assert write_report(folder).totals.samples_seen == 3000
+    from scaler.training.in_process import train_here
+
+    job, roomy = start(tmp_path / "roomy", TROUBLED, *fixed, "scale.num_workers=1")
+    assert train_here(job, make_plan(job), roomy, recipe_folder=TROUBLED, on_hand_over=lambda records, events: None)
     theirs = weights(folder)
     assert all(tensor.allclose(theirs[name], atol=1e-5) for name, tensor in weights(roomy).items())
 
@@ -195,55 +175,50 @@ def test_a_killed_collector_loses_nothing(tmp_path: Path, calm: RunFolder) -> No
 
 
 def collector_pid() -> int:
-    """The newest process whose title is the collector's, as Ray names it."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            title = (entry / "cmdline").read_text() if entry.name.isdigit() else ""
-        except OSError:
-            continue
-        if title.startswith("ray::Collector"):
-            found.append(int(entry.name))
-    return max(found, key=lambda pid: (Path("/proc") / str(pid)).stat().st_mtime)
+    """The newest process of this cluster whose title is the collector's, as Ray names it."""
+    found = {}
+    for pid in descendants(os.getpid()):
+        with suppress(OSError):
+            if (Path("/proc") / str(pid) / "cmdline").read_text().startswith("ray::Collector"):
+                found[pid] = (Path("/proc") / str(pid)).stat().st_mtime
+    return max(found, key=lambda pid: found[pid])
 
 
-def test_a_worker_that_hangs_too_often_ends_the_run_with_its_name(tmp_path: Path, cluster: None) -> None:
+def test_a_worker_that_hangs_too_often_ends_the_run_with_its_name(tmp_path: Path, hang_timeout_s: float) -> None:
     job, folder = start(
         tmp_path,
         TROUBLED,
         "recipe_args.trouble=hang",
-        "recipe_args.at_call=75",
-        f"recipe_args.marker={tmp_path}/triggered",
+        "recipe_args.at_call=45",
+        f"recipe_args.marker={tmp_path}/happened",
         "failures.max_restarts=0",
-        "failures.hang_timeout_s=20",
+        f"failures.hang_timeout_s={hang_timeout_s}",
     )
     with pytest.raises(TrainingError) as caught:
         run_on_ray(job, make_plan(job), folder, recipe_folder=str(TROUBLED), on_progress=lambda progress: None)
     problem = caught.value.problem
-    assert re.match(r"rank 1 hung \(computing for 2\d s, troubled_recipe\.py:\d+ in trigger\), ", problem)
+    found = re.match(r"rank 1 hung \(computing for (\d+) s, troubled_recipe\.py:\d+ in happen\), ", problem)
+    assert found is not None, problem
+    assert hang_timeout_s - 1 < int(found[1]) < hang_timeout_s + 10
     assert problem.endswith("), more often than failures.max_restarts = 0 allows.")
     assert caught.value.remedy.splitlines()[0] == "If that may take longer, raise failures.hang_timeout_s."
 
 
-@pytest.mark.usefixtures("cluster")
-def test_progress_is_seen_while_it_runs(tmp_path: Path) -> None:
-    seen: list[Progress] = []
-    run(tmp_path, TROUBLED, "recipe_args.sleep_s=0.02", "train.epochs=2", on_progress=seen.append)
+def test_progress_is_seen_while_it_runs(calm_run: CalmRun) -> None:
+    seen = calm_run.progress
     counts = [progress.samples_seen for progress in seen]
     assert counts == sorted(counts)
-    assert len({count for count in counts if 0 < count < 2000}) >= 2
-    assert seen[-1].samples_seen == 2000
+    assert len({count for count in counts if 0 < count < 3000}) >= 2
+    assert seen[-1].samples_seen == 3000
     assert seen[-1].world_size == 2
     assert seen[-1].loss_mean is not None
 
 
-@pytest.mark.usefixtures("cluster")
-def test_events_describe_the_attempt_of_a_run(tmp_path: Path) -> None:
-    folder = run(tmp_path, TROUBLED, "train.epochs=1")
-    kinds = [event.kind for event in read_events(folder)]
+def test_events_name_what_happened_in_a_run(calm: RunFolder) -> None:
+    kinds = [event.kind for event in read_events(calm)]
     assert sorted(kinds[:3]) == ["attempt_started", "worker_started", "worker_started"]
-    assert kinds.count("checkpointed") == 4  # at 300, 600, 900 and the end
-    assert kinds.count("evaluated") == 1
+    assert kinds.count("checkpointed") == 10  # at 300, 600 ... and the end
+    assert kinds.count("evaluated") == 3
 
 
 @pytest.mark.usefixtures("cluster")
@@ -255,22 +230,42 @@ def test_a_job_that_the_cluster_cannot_hold_is_refused_at_once(tmp_path: Path) -
     assert time.monotonic() - began < 30
 
 
-@pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("token", [None, "0" * 64])
-def test_a_stranger_without_the_token_cannot_connect(token: str | None) -> None:
+STRANGERS_TOKENS = (None, "0" * 64)
+
+
+@pytest.fixture(scope="module")
+def strangers(cluster: None) -> Iterator[dict[str | None, "subprocess.Popen[str]"]]:
+    """Processes of other people that try to connect, all at the same time."""
     import ray
 
     address = ray.get_runtime_context().gcs_address
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    if token is not None:
-        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     code = f"import ray; ray.init(address={address!r}, log_to_driver=False); print('connected', ray.nodes())"
-    stranger = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert stranger.returncode != 0
-    assert "connected" not in stranger.stdout
-    assert "token" in stranger.stderr.lower() or "unauthenticated" in stranger.stderr.lower()
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    plain["RAY_NUM_REDIS_GET_RETRIES"] = "2"  # one a second; Ray's default is 20
+    found = {}
+    for token in STRANGERS_TOKENS:
+        known = {} if token is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        found[token] = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=plain | known,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    yield found
+    for process in found.values():
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("token", STRANGERS_TOKENS)
+def test_a_stranger_without_the_token_cannot_connect(
+    token: str | None, strangers: dict[str | None, "subprocess.Popen[str]"]
+) -> None:
+    out, err = strangers[token].communicate(timeout=120)
+    assert strangers[token].returncode != 0
+    assert "connected" not in out
+    assert "token" in err.lower() or "unauthenticated" in err.lower()
 
 
 @pytest.mark.usefixtures("cluster")
@@ -287,3 +282,18 @@ def test_a_worker_that_dies_twice_at_one_step_is_the_end(tmp_path: Path) -> None
     )
     ended = [event for event in read_events(folder) if event.kind == "group_ended"]
     assert [event.twice_at is not None for event in ended] == [False, True]
+
+
+# The last one: Ray Train restarts the group until no restart is left, after the driver has raised the error.
+@pytest.mark.usefixtures("cluster")
+def test_an_error_of_the_recipe_ends_the_run_with_its_traceback(tmp_path: Path) -> None:
+    job, folder = start(tmp_path, TROUBLED, "recipe_args.trouble=raise")
+    with pytest.raises(RecipeError) as caught:
+        run_on_ray(job, make_plan(job), folder, recipe_folder=str(TROUBLED), on_progress=lambda progress: None)
+    assert caught.value.problem == "rank 1 failed: KeyError: 'no such column'"
+    assert 'raise KeyError("no such column")' in caught.value.remedy
+    log = Path(caught.value.remedy.splitlines()[-1].removeprefix("Its log: "))
+    assert log.name == "rank-1.log"
+    assert "the recipe was built" in log.read_text()
+    assert "KeyError: 'no such column'" in log.read_text()
+    assert read_records(folder).num_rows > 0, "what was measured before is there"

@@ -4,12 +4,12 @@ import os
 import stat
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 
 import grpc
 import pytest
+from process_tree import descendants
 
 # Ray's own, of its own parts; ours are errors.
 pytestmark = [
@@ -49,25 +49,12 @@ def session() -> Path:
     return Path(ray._private.worker._global_node.get_session_dir_path())
 
 
-def daemons(parent: int) -> Iterator[int]:
-    """The processes below one, at any depth."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                above = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if above == parent:
-                yield int(folder.name)
-                yield from daemons(int(folder.name))
-
-
 def ports() -> dict[int, str]:
     """Where the cluster's processes listen, each with the address to reach it at."""
     import ray
 
     files = set()
-    for pid in daemons(os.getpid()):
+    for pid in descendants(os.getpid()):
         try:
             files |= {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
         except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
@@ -158,6 +145,6 @@ def asked(channel: grpc.Channel, method: str, metadata: tuple[tuple[str, str], .
 
 def test_no_server_for_rays_own_client_runs() -> None:
     """Its port would take whole programs."""
-    lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in daemons(os.getpid())]
+    lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(os.getpid())]
     assert not [line for line in lines if b"ray.util.client.server" in line]
     assert 10001 not in ports()

@@ -162,11 +162,12 @@ class Plain:
     x: int = 1
 
 
+NUMPY = np.float64(0).__reduce__()[0].__module__  # numpy._core.multiarray; before numpy 2, numpy.core.multiarray
 KEPT: list[tuple[Any, str | None]] = [  # what get_extra_state returns, and what torch's reader does not take in it
     ({"calls": 3, "of": ["a", (1, 2.0), None, b"x", {1, 2}]}, None),
     (torch.eye(3).to_sparse(), None),
-    (np.zeros(3), "numpy._core.multiarray._reconstruct"),
-    ({"scale": [1.0, np.float64(2.0)]}, "numpy._core.multiarray.scalar"),
+    (np.zeros(3), f"{NUMPY}._reconstruct"),
+    ({"scale": [1.0, np.float64(2.0)]}, f"{NUMPY}.scalar"),
     (Plain(), f"{__name__}.Plain"),
 ]
 

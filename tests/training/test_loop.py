@@ -207,3 +207,20 @@ def test_bf16_trains_and_keeps_weights_in_fp32(tmp_path: Path) -> None:
     training.run()
     assert around.records[-1].loss < around.records[0].loss
     assert {parameter.dtype for parameter in recipe.model.parameters()} == {torch.float32}
+
+
+class HalfAsFast(torch.optim.SGD):
+    """Halves its learning rate in each step, as a hook of a recipe could."""
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            group["lr"] /= 2
+        super().step(closure)
+
+
+def test_a_record_has_the_learning_rate_that_the_optimizer_used(tmp_path: Path) -> None:
+    reference = {"optimizer": {"name": "test_loop:HalfAsFast"}}
+    job = make_job(num_workers=1, per_worker_batch_size=16, rule="none", reference=reference)
+    records = records_of(run(tmp_path, 1, job))
+    assert [record.lr for record in records] == [record.lr_planned / 2 for record in records]
+    assert max(record.lr_planned for record in records) == 0.05
