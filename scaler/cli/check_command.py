@@ -51,7 +51,7 @@ def command(
     """
     from scaler.report.run.checks import Limits, check_report
     from scaler.report.run.checks_text import checks_text
-    from scaler.report.run.write import read_report
+    from scaler.report.run.read import read_report
 
     least = _limits(min_evals, option="--min-eval")
     if min_accuracy is not None:

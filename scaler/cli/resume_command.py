@@ -152,7 +152,7 @@ def _require_no_changes(folder: RunFolder, changes: "Sequence[Change]") -> None:
 def _print_finished(folder: RunFolder, *, as_json: bool) -> None:
     """Say that nothing is left to train, and print the report again."""
     from scaler.cli.follow import print_report
-    from scaler.report.run.write import read_report
+    from scaler.report.run.read import read_report
 
     report = read_report(folder)
     err().print(f"Run {folder.run_id} has finished; a longer training goes on: --set train.epochs=...", soft_wrap=True)

@@ -17,12 +17,13 @@ from scaler.job import Job
 from scaler.plan import make_plan
 from scaler.report.compare.arms import Member
 from scaler.report.compare.curves import TrainLoss, first_reached
-from scaler.report.compare.html import SCRIPTS, render_comparison_html
+from scaler.report.compare.html import render_comparison_html
 from scaler.report.compare.markdown import render_comparison_markdown
 from scaler.report.compare.measures import _difference
 from scaler.report.compare.model import Comparison, Measure
 from scaler.report.compare.summary import compare_runs
 from scaler.report.compare.text import comparison_text
+from scaler.report.page.shell import SCRIPTS
 from scaler.report.run.model import Verdict
 
 Golden = Callable[[str, str], None]
@@ -529,9 +530,9 @@ def test_the_page_has_the_numbers_and_a_line_for_each_run(compared: Comparison) 
     assert [figure["aria-labelledby"] for figure in page.all("figure")] == ["chart-0-title", "chart-1-title"]
     assert page.text.index("train loss mean over the last") < page.text.index("eval loss Log scale")
     assert [len(chart["lines"]) for chart in page.data["charts"]] == [5, 5]
-    assert {line["style"] for line in page.data["charts"][0]["lines"]} == {"plan-0", "plan-1"}
+    assert {line["style"] for line in page.data["charts"][0]["lines"]} == {"series-0", "series-1"}
     assert "Beyond the noise:" in page.text
-    assert "elapsed time" in page.text
+    assert [field["value"] for field in page.all("input")] == ["samples", "time"]
     assert not [element for element in page.elements if {"src", "srcset"} & set(element[1])]
     assert [link["href"] for link in page.all("link")] == ["data:,"]
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 from synthetic import SyntheticRun
 
-from scaler.report.run.cost_text import cost_words, flops_words, money, percent, scaling_words, slowest_first
+from scaler.report.run.cost_text import cost_text, flops_text, scaling_text, slowest_first
 from scaler.report.run.markdown import render_markdown
 from scaler.report.run.model import Cost, Flops, Scaling
+from scaler.report.text.format import money, percent
 
 SCALING = Scaling(
     world_size=2, worker_samples_per_s=90.0, one_worker_samples_per_s=100.0, efficiency=0.9, source="run a|b\x1b[31m"
@@ -31,9 +32,9 @@ def test_an_amount(value: float, text: str) -> None:
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    assert scaling_words(replace(SCALING, one_worker_samples_per_s=None, efficiency=None, source=None)) is None
-    assert flops_words(replace(FLOPS, peak_tflops=None, mfu=None)) == "40 TFLOPS a worker"
-    assert cost_words(replace(COST, per_million_samples=None)) == "20.00 for 8 worker-hours at 2.50 each"
+    assert scaling_text(replace(SCALING, one_worker_samples_per_s=None, efficiency=None, source=None)) is None
+    assert flops_text(replace(FLOPS, peak_tflops=None, mfu=None)) == "40 TFLOPS a worker"
+    assert cost_text(replace(COST, per_million_samples=None)) == "20.00 for 8 worker-hours at 2.50 each"
 
 
 def test_markdown_says_what_workers_bought_and_cost(synthetic_run: SyntheticRun) -> None:

@@ -11,9 +11,10 @@ from synthetic import SYNTHETIC_JOB, SyntheticRun
 from scaler.job import Job
 from scaler.plan import make_plan
 from scaler.report.plan.text import plan_text, plans_table
+from scaler.report.run.format import group_text, noise_text, phase_text
 from scaler.report.run.model import Cost, Flops, Noise, Scaling, Verdict
 from scaler.report.run.text import report_text
-from scaler.report.text.format import group_words, noise_words, number, phase_words, plural, printable, seconds
+from scaler.report.text.format import number, plural, printable, seconds
 
 Golden = Callable[[str, str], None]
 HOSTILE = "a\x1b[31mb\x07[bold]\u202e"
@@ -188,7 +189,7 @@ def test_a_noise_scale_is_called_an_estimate_and_says_from_which_steps(
     noise_scale: float | None, lower: float | None, upper: float | None, text: str
 ) -> None:
     noise = Noise(noise_scale=noise_scale, lower=lower, upper=upper, measured_steps=100, meaning="", **TREND)
-    assert noise_words(noise) == text
+    assert noise_text(noise) == text
 
 
 @pytest.mark.parametrize(
@@ -201,14 +202,14 @@ def test_a_noise_scale_is_called_an_estimate_and_says_from_which_steps(
 )
 def test_a_noise_scale_that_is_not_known_says_why(measured: int, text: str) -> None:
     noise = Noise(noise_scale=None, lower=None, upper=None, measured_steps=measured, meaning="")
-    assert noise_words(noise) == text
+    assert noise_text(noise) == text
 
 
 def test_a_noise_scale_of_the_preconditioned_gradient_says_so() -> None:
     noise = Noise(
         noise_scale=186.2, lower=142.0, upper=252.0, measured_steps=99, meaning="", is_preconditioned=True, **TREND
     )
-    assert noise_words(noise) == f"186 samples (90% 142-252) of the preconditioned gradient {FROM}"
+    assert noise_text(noise) == f"186 samples (90% 142-252) of the preconditioned gradient {FROM}"
 
 
 def test_only_the_first_groups_and_phases_are_named() -> None:
@@ -217,10 +218,10 @@ def test_only_the_first_groups_and_phases_are_named() -> None:
 
     thawed = group("b\x1b[31m", frozen=True, unfreeze_at=10)
     groups = [group("a.*"), thawed, group("c", frozen=True), group("d")]
-    assert group_words(groups[:1]) == "a.* 0.1"
-    assert group_words(groups) == "a.* 0.1, b\\x1b[31m 0.1, c frozen, and 1 more group"
+    assert group_text(groups[:1]) == "a.* 0.1"
+    assert group_text(groups) == "a.* 0.1, b\\x1b[31m 0.1, c frozen, and 1 more group"
     phases = [{"start_samples": 1000 * i, "global_batch_size": 64 * 2**i} for i in range(6)]
-    assert phase_words(phases) == (
+    assert phase_text(phases) == (
         "64 samples, 128 from sample 1,000, 256 from sample 2,000, 512 from sample 3,000, and 2 more changes"
     )
 
@@ -238,7 +239,11 @@ def test_only_the_first_groups_and_phases_are_named() -> None:
         (21555, 4, "21,555"),  # counts are whole
         (123, 2, "123"),
         (34911.7, 4, "34,912"),
-        (9999.4, 4, "9999"),
+        (9999.4, 4, "9,999"),
+        (2034.0, 4, "2,034"),
+        (999.94, 4, "999.9"),
+        (999.96, 4, "1,000"),
+        (1e15, 4, "1e+15"),
         (9999.6, 4, "10,000"),  # rounds up to five digits
         (999.7, 3, "1,000"),
         (-9999.6, 4, "-10,000"),

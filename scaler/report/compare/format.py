@@ -27,20 +27,20 @@ TITLES = {
 """The kinds of measures, in the order in which they are shown."""
 
 
-def curve_words(name: str) -> str:
+def curve_text(name: str) -> str:
     """Return what a curve is of.
 
     Example:
-        >>> curve_words("train_loss"), curve_words("eval.accuracy")
+        >>> curve_text("train_loss"), curve_text("eval.accuracy")
         ('train loss', 'eval accuracy')
     """
     number = NUMBERS.get(name) or evaluation(name.removeprefix("eval."))
     return printable(number.name)
 
 
-def measure_words(measure: Measure) -> str:
+def measure_text(measure: Measure) -> str:
     """Return what a number is, with its place."""
-    what = curve_words(measure.name)
+    what = curve_text(measure.name)
     match measure.kind:
         case "at_samples":
             return f"{what} after {number(round(measure.at or 0))} samples"
@@ -52,11 +52,11 @@ def measure_words(measure: Measure) -> str:
             return what
 
 
-def value_words(value: float | None, unit: str) -> str:
+def value_text(value: float | None, unit: str) -> str:
     """Return a value with its unit.
 
     Example:
-        >>> [value_words(value, unit) for value, unit in ((None, "s"), (75.0, "s"), (12.3456, "%"), (0.25, ""))]
+        >>> [value_text(value, unit) for value, unit in ((None, "s"), (75.0, "s"), (12.3456, "%"), (0.25, ""))]
         ['–', '1 min 15 s', '12.35 %', '0.25']
     """
     if value is None:
@@ -70,17 +70,17 @@ def value_words(value: float | None, unit: str) -> str:
     return f"{number(value)}/s" if unit == "samples/s" else number(value)
 
 
-def mean_words(values: ArmValues, unit: str) -> str:
+def mean_text(values: ArmValues, unit: str) -> str:
     """Return an arm's mean."""
-    return value_words(values.mean, unit)
+    return value_text(values.mean, unit)
 
 
-def spread_words(values: ArmValues, unit: str) -> str:
+def spread_text(values: ArmValues, unit: str) -> str:
     """Return the standard deviation of a single repeat; a dash where there are none."""
-    return value_words(values.spread, unit)
+    return value_text(values.spread, unit)
 
 
-def change_words(difference: Difference, unit: str) -> str:
+def change_text(difference: Difference, unit: str) -> str:
     """Return how far an arm lies from the base, in per cent of it where that can be, and how far that is certain.
 
     What is certain has two digits, and the change none that is smaller than these. What is judged on a log scale has
@@ -89,29 +89,29 @@ def change_words(difference: Difference, unit: str) -> str:
     Example:
         >>> ends = dict.fromkeys(("low", "high", "low_pct", "high_pct"))
         >>> known = {"arm": "B", "is_beyond_noise": True, "not_judged": None, **ends}
-        >>> change_words(Difference(change=2.0, change_pct=25.0, margin=0.8, margin_pct=10.0, **known), "s")
+        >>> change_text(Difference(change=2.0, change_pct=25.0, margin=0.8, margin_pct=10.0, **known), "s")
         '+25 % ± 10'
-        >>> change_words(Difference(change=-2.0, change_pct=None, margin=None, margin_pct=None, **known), "%")
+        >>> change_text(Difference(change=-2.0, change_pct=None, margin=None, margin_pct=None, **known), "%")
         '-2 points'
-        >>> change_words(Difference(change=-1e-8, change_pct=-1.84e-6, margin=0.1, margin_pct=18.0, **known), "s")
+        >>> change_text(Difference(change=-1e-8, change_pct=-1.84e-6, margin=0.1, margin_pct=18.0, **known), "s")
         '0 % ± 18'
         >>> known |= {"margin": None, "margin_pct": None}
-        >>> change_words(Difference(change=-1.0, change_pct=-20.0, **known | {"low_pct": -24.0, "high_pct": -15.8}), "")
+        >>> change_text(Difference(change=-1.0, change_pct=-20.0, **known | {"low_pct": -24.0, "high_pct": -15.8}), "")
         '-20 % (-24 to -16)'
-        >>> change_words(Difference(change=1.0, change_pct=700.0, **known | {"low_pct": 20.0, "high_pct": 5200.0}), "")
+        >>> change_text(Difference(change=1.0, change_pct=700.0, **known | {"low_pct": 20.0, "high_pct": 5200.0}), "")
         '8 times (1.2 to 53)'
     """
     if difference.change is None:
         return "–"
     if difference.margin is None and difference.low_pct is not None and difference.high_pct is not None:
-        return _factor_words(difference.change_pct or 0.0, difference.low_pct, difference.high_pct)
+        return _factor_text(difference.change_pct or 0.0, difference.low_pct, difference.high_pct)
     if difference.change_pct is not None:
         return f"{_signed(difference.change_pct, difference.margin_pct)} %{_margin(difference.margin_pct)}"
     points = " points" if unit == "%" else ""
     return f"{_signed(difference.change, difference.margin)}{points}{_margin(difference.margin)}"
 
 
-def _factor_words(change_pct: float, low_pct: float, high_pct: float) -> str:
+def _factor_text(change_pct: float, low_pct: float, high_pct: float) -> str:
     """A change with the ends of its interval, of a digit less: in per cent, or as factors where one is far from 1."""
     change, low, high = (1 + value / 100 for value in (change_pct, low_pct, high_pct))
     if low > 1 / FAR and high < FAR:
@@ -130,7 +130,7 @@ def _margin(value: float | None) -> str:
     return "" if value is None else f" ± {number(value, 2)}"
 
 
-def judged_words(difference: Difference) -> str:
+def judged_text(difference: Difference) -> str:
     """Return whether a difference is more than chance, or why nobody says."""
     if difference.not_judged is not None:
         return _NOT_JUDGED[difference.not_judged]
@@ -144,19 +144,19 @@ def headline(comparison: Comparison, arm: Arm) -> str:
     judged = [(measure, difference) for measure, difference in differences if difference.is_beyond_noise is not None]
     if not judged:
         return "Not judged: nothing says which differences are more than chance."
-    moved = [f"{measure_words(m)} {change_words(d, m.unit)}" for m, d in judged if d.is_beyond_noise]
+    moved = [f"{measure_text(m)} {change_text(d, m.unit)}" for m, d in judged if d.is_beyond_noise]
     if not moved:
         return f"Nothing moved beyond the noise, of {plural(len(judged), 'number')} that could be judged."
     rest = len(moved) - HEADLINE_NUMBERS
     return f"Beyond the noise: {'; '.join(moved[:HEADLINE_NUMBERS])}{f'; and {rest} more' if rest > 0 else ''}."
 
 
-def finding_words(comparison: Comparison) -> str:
+def finding_text(comparison: Comparison) -> str:
     """Return what came out: of each arm its loss, its score and its speed against the base, in a sentence each."""
     base, *others = comparison.arms
     if not others:
         told = [
-            f"{measure_words(measure)} {mean_words(measure.arms[0], measure.unit)}"
+            f"{measure_text(measure)} {mean_text(measure.arms[0], measure.unit)}"
             for measure in _principal(comparison, None)
         ]
         return f"{plural(len(comparison.runs), 'repeat')} of one job: {', '.join(told)}." if told else ""
@@ -186,7 +186,7 @@ def _principal(comparison: Comparison, arm: str | None) -> list[Measure]:
 
 def _found(measure: Measure, difference: Difference) -> str:
     """One number's finding, as a part of a sentence."""
-    what, change = f"the {measure_words(measure)}", change_words(difference, measure.unit)
+    what, change = f"the {measure_text(measure)}", change_text(difference, measure.unit)
     if difference.not_judged == "too_few_repeats":
         return f"too few repeats to tell whether {what} differs, {change}"
     if difference.is_beyond_noise is not None:
@@ -220,20 +220,20 @@ def by_kind(measures: Sequence[Measure]) -> list[tuple[str, list[Measure]]]:
     return [(title, mine) for title, mine in found if mine]
 
 
-def run_words(run: RunRow) -> str:
+def run_text(run: RunRow) -> str:
     """Return a run's state, workers, seed, length and verdicts."""
     parts = [run.state, plural(run.world_size, "worker") if run.world_size is not None else "no step"]
     parts += [f"seed {run.seed}", plural(run.samples_seen, "sample")]
     return ", ".join([*parts, *run.verdicts])
 
 
-def arm_words(arm: Arm) -> str:
+def arm_text(arm: Arm) -> str:
     """Return what an arm is."""
     runs = plural(len(arm.run_ids), "run")
     return f"the base, {runs}" if arm.label == "A" else runs
 
 
-def speedup_words(speedup: Speedup, base: str) -> str:
+def speedup_text(speedup: Speedup, base: str) -> str:
     """Return what an arm's workers bought, as sentences."""
     said = (
         f"{plural(speedup.world_size, 'worker')}: {number(speedup.speedup, 3)} times the speed of arm {base}, an "

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaler.report.compare.arms import Group
-from scaler.report.compare.format import curve_words
+from scaler.report.compare.format import curve_text
 from scaler.report.compare.measures import evals_of
 from scaler.report.compare.model import LEVEL, Measure, Note
 from scaler.report.compare.partial_runs import is_whole
@@ -140,7 +140,7 @@ def _too_few_repeats(groups: Sequence[Group], measures: Sequence[Measure]) -> No
     if not names:
         return None
     seed = 1 + max(member.seed for group in groups for member in group.members)
-    told = [curve_words(name) for name in dict.fromkeys(names)]
+    told = [curve_text(name) for name in dict.fromkeys(names)]
     return Note(
         code="too_few_repeats",
         message=f"Too few repeats to tell whether the arms differ in {_listed(told)}: how far such a number spreads is "
@@ -183,7 +183,7 @@ def _evals_not_shared(groups: Sequence[Group]) -> Note | None:
     }
     if not lacking:
         return None
-    told = [f"{curve_words(f'eval.{name}')} (not in {_named(run_ids)})" for name, run_ids in lacking.items()]
+    told = [f"{curve_text(f'eval.{name}')} (not in {_named(run_ids)})" for name, run_ids in lacking.items()]
     return Note(
         code="evals_not_shared",
         message=f"Values that not every run has are not compared: {_listed(told, '; ')}.",
@@ -194,7 +194,7 @@ def _evals_not_shared(groups: Sequence[Group]) -> Note | None:
 def _no_common_loss(loss: Unreached) -> Note:
     return Note(
         code="no_common_loss",
-        message=f"The lowest {curve_words(loss.name)} of run {loss.of} is {number(loss.target)}, and "
+        message=f"The lowest {curve_text(loss.name)} of run {loss.of} is {number(loss.target)}, and "
         f"{_named(loss.already)} began at or below that: how far training was to a common loss is not told.",
         next=f"Compare the others without run {loss.of}.",
     )

@@ -6,7 +6,7 @@ from scaler.errors import JobFileError, RunError
 from scaler.report.compare.arms import Member
 from scaler.report.compare.model import Comparison
 from scaler.report.compare.summary import compare_runs
-from scaler.report.run.write import read_jobs, read_report
+from scaler.report.run.read import read_jobs, read_report
 from scaler.runs import RunFolder
 
 

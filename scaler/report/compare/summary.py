@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from scaler.report.compare.arms import Group, Member, find_groups
 from scaler.report.compare.curves import EvalCurve, RunClock, TrainLoss, first_reached
-from scaler.report.compare.format import finding_words
+from scaler.report.compare.format import finding_text
 from scaler.report.compare.measures import (
     end_measures,
     eval_names,
@@ -62,7 +62,7 @@ def compare_runs(members: Sequence[Member]) -> Comparison:
         curves=tuple(_curves(groups, lines)),
         notes=find_notes(groups, measures, unreached, has_times=common_s is not None),
     )
-    return replace(comparison, finding=finding_words(comparison))
+    return replace(comparison, finding=finding_text(comparison))
 
 
 class _Lines:

@@ -5,17 +5,17 @@ from rich.padding import Padding
 from rich.text import Text
 
 from scaler.report.compare.format import (
-    arm_words,
+    arm_text,
     by_kind,
-    change_words,
+    change_text,
     headline,
-    judged_words,
-    mean_words,
-    measure_words,
-    run_words,
+    judged_text,
+    mean_text,
+    measure_text,
+    run_text,
     shown_measures,
-    speedup_words,
-    spread_words,
+    speedup_text,
+    spread_text,
 )
 from scaler.report.compare.model import Arm, Comparison, Note
 from scaler.report.text.format import printable
@@ -30,7 +30,7 @@ def comparison_text(comparison: Comparison) -> RenderableType:
     parts: list[RenderableType] = [Text(comparison.finding, style="bold")] if comparison.finding else []
     parts += [_arm(comparison, arm) for arm in comparison.arms]
     for speedup in comparison.speedups:
-        parts.append(Text(f"{speedup.arm}  {speedup_words(speedup, comparison.arms[0].label)}"))
+        parts.append(Text(f"{speedup.arm}  {speedup_text(speedup, comparison.arms[0].label)}"))
     parts += [_note(note) for note in comparison.notes]
     others = comparison.arms[1:]
     parts += [_table(comparison, arm) for arm in others] if others else [_own_table(comparison)]
@@ -39,9 +39,9 @@ def comparison_text(comparison: Comparison) -> RenderableType:
 
 def _arm(comparison: Comparison, arm: Arm) -> RenderableType:
     runs = [run for run in comparison.runs if run.arm == arm.label]
-    lines: list[RenderableType] = [Text.assemble((f"arm {arm.label}", "bold"), f"  {arm_words(arm)}")]
+    lines: list[RenderableType] = [Text.assemble((f"arm {arm.label}", "bold"), f"  {arm_text(arm)}")]
     for run in runs[:SHOWN_RUNS]:
-        lines.append(Padding(Text(f"{printable(run.run_id)}: {printable(run_words(run))}"), (0, 0, 0, 2)))
+        lines.append(Padding(Text(f"{printable(run.run_id)}: {printable(run_text(run))}"), (0, 0, 0, 2)))
     if len(runs) > SHOWN_RUNS:
         lines.append(Text(f"  and {len(runs) - SHOWN_RUNS} more"))
     lines += [
@@ -70,11 +70,11 @@ def _table(comparison: Comparison, arm: Arm) -> RenderableType:
         for measure in measures:
             difference = measure.difference(arm.label)
             cells = (
-                measure_words(measure),
-                mean_words(measure.of(base), measure.unit),
-                mean_words(measure.of(arm.label), measure.unit),
-                change_words(difference, measure.unit),
-                judged_words(difference),
+                measure_text(measure),
+                mean_text(measure.of(base), measure.unit),
+                mean_text(measure.of(arm.label), measure.unit),
+                change_text(difference, measure.unit),
+                judged_text(difference),
             )
             rows.append(Row(cells=cells, last_style="bold" if difference.is_beyond_noise else "dim"))
         sections.append((title, tuple(rows)))
@@ -88,7 +88,7 @@ def _own_table(comparison: Comparison) -> RenderableType:
         rows = []
         for measure in measures:
             values, unit = measure.arms[0], measure.unit
-            cells = (measure_words(measure), mean_words(values, unit), spread_words(values, unit), str(values.repeats))
+            cells = (measure_text(measure), mean_text(values, unit), spread_text(values, unit), str(values.repeats))
             rows.append(Row(cells=cells))
         sections.append((title, tuple(rows)))
     return NumberTable(head=("", "mean", "spread of a repeat", "repeats"), sections=tuple(sections))

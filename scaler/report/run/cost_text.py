@@ -1,23 +1,23 @@
-"""What a run took and what its workers bought, in words: time, money, efficiency, FLOPs."""
+"""A run's time, cost, efficiency and FLOPs as text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaler.report.run.model import Budget, Cost, Flops, Scaling, WorkerRow
-from scaler.report.text.format import number, printable, seconds
+from scaler.report.text.format import money, number, percent, printable, seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """One part of the wall clock, or of a worker's steps."""
+    """One part of the wall clock, or of a worker's step times."""
 
-    key: str  # what styles call it
+    key: str  # its name in style sheets
     name: str
     seconds: float
 
 
 def budget_parts(budget: Budget) -> tuple[Part, ...]:
-    """Return where the wall clock went, in the order of a run, without what took no time.
+    """Return the parts of the wall clock that took time, in the order of a run.
 
     Example:
         >>> nothing = dict.fromkeys(Budget.__dataclass_fields__, 0.0)
@@ -40,7 +40,7 @@ def budget_parts(budget: Budget) -> tuple[Part, ...]:
 
 
 def step_parts(worker: WorkerRow) -> tuple[Part, ...]:
-    """Return where a worker's step times went."""
+    """Return the parts of a worker's step times."""
     return (
         Part(key="compute", name="compute", seconds=worker.compute_s),
         Part(key="data", name="data wait", seconds=worker.data_wait_s),
@@ -49,33 +49,11 @@ def step_parts(worker: WorkerRow) -> tuple[Part, ...]:
     )
 
 
-def percent(share: float | None) -> str:
-    """Return a share in whole percent; a dash for None, and below half a percent that it is less than one.
+def cost_text(cost: Cost) -> str:
+    """Return what a run cost, for how many hours at which price.
 
     Example:
-        >>> [percent(share) for share in (None, 0.0, 0.003, 0.4567, 1.0)]
-        ['–', '0%', '<1%', '46%', '100%']
-    """
-    if share is None:
-        return "–"
-    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
-
-
-def money(value: float) -> str:
-    """Return an amount with two decimals, or with two significant digits where it is less.
-
-    Example:
-        >>> [money(value) for value in (0.0, 0.00123, 0.1, 12.5, 1234567.8)]
-        ['0.00', '0.0012', '0.10', '12.50', '1,234,567.80']
-    """
-    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:,.2f}"
-
-
-def cost_words(cost: Cost) -> str:
-    """Return what a run cost, and for what.
-
-    Example:
-        >>> cost_words(Cost(price_per_worker_hour=2.5, worker_hours=8.0, total=20.0, per_million_samples=None))
+        >>> cost_text(Cost(price_per_worker_hour=2.5, worker_hours=8.0, total=20.0, per_million_samples=None))
         '20.00 for 8 worker-hours at 2.50 each'
     """
     each = f"; {money(cost.per_million_samples)} a million samples" if cost.per_million_samples is not None else ""
@@ -83,11 +61,11 @@ def cost_words(cost: Cost) -> str:
     return f"{money(cost.total)} for {hours}{each}"
 
 
-def scaling_words(scaling: Scaling) -> str | None:
-    """Return what a worker's speed is of one worker's alone; None where nobody measured that.
+def scaling_text(scaling: Scaling) -> str | None:
+    """Return a worker's speed as a share of one worker alone; None if one worker alone was not measured.
 
     Example:
-        >>> scaling_words(Scaling(world_size=4, worker_samples_per_s=90.0, one_worker_samples_per_s=100.0,
+        >>> scaling_text(Scaling(world_size=4, worker_samples_per_s=90.0, one_worker_samples_per_s=100.0,
         ...                       efficiency=0.9, source="reference.samples_per_s"))
         '90%: 90 samples/s a worker, against 100 of one alone (reference.samples_per_s)'
     """
@@ -97,11 +75,11 @@ def scaling_words(scaling: Scaling) -> str | None:
     return f"{percent(scaling.efficiency)}: {number(scaling.worker_samples_per_s)} samples/s a worker, against {alone}"
 
 
-def flops_words(flops: Flops) -> str:
-    """Return how fast a worker computed, and the share of its peak where that is known.
+def flops_text(flops: Flops) -> str:
+    """Return the TFLOPS of a worker, and the share of its peak if the peak is known.
 
     Example:
-        >>> flops_words(Flops(flops_per_sample=1e9, worker_tflops=1.5, peak_tflops=None, mfu=None))
+        >>> flops_text(Flops(flops_per_sample=1e9, worker_tflops=1.5, peak_tflops=None, mfu=None))
         '1.5 TFLOPS a worker'
     """
     if flops.mfu is None:
@@ -110,19 +88,19 @@ def flops_words(flops: Flops) -> str:
 
 
 def slowest_first(workers: Sequence[WorkerRow]) -> list[WorkerRow]:
-    """Return workers by what they made the others wait for: their own time a step, data wait and compute.
+    """Return workers by their own time in each step (data wait and compute), the slowest first.
 
-    Those without steps come last.
+    The others wait for this time. Workers without steps are last.
     """
     own = {row.rank: (row.data_wait_s + row.compute_s) / row.steps if row.steps else -1.0 for row in workers}
     return sorted(workers, key=lambda row: (-own[row.rank], row.rank))
 
 
-def budget_words(parts: Sequence[Part], wall_s: float) -> str:
-    """Return the parts of the wall clock as one line.
+def budget_text(parts: Sequence[Part], wall_s: float) -> str:
+    """Return the parts of the wall clock on one line, each with its share.
 
     Example:
-        >>> budget_words([Part(key="startup", name="start-up", seconds=2.5)], 10.0)
+        >>> budget_text([Part(key="startup", name="start-up", seconds=2.5)], 10.0)
         'start-up 2.5 s (25%)'
     """
     return ", ".join(f"{part.name} {seconds(part.seconds)} ({percent(part.seconds / wall_s)})" for part in parts)
