@@ -68,7 +68,7 @@ def command(
         allow_unfinished=allow_unfinished,
         allow_damaged=allow_damaged,
     )
-    if not limits.asks_something:
+    if not limits.has_limits:
         raise JobFileError(f"scaler check {run} is given nothing to check.", f"Give one or more of {_OPTIONS}.")
     if baseline is not None and min_efficiency is None:
         raise JobFileError(f"--baseline {baseline} is for efficiency alone.", "Give --min-efficiency X with it.")

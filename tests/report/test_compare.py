@@ -252,7 +252,7 @@ def test_repeats_that_agree_to_the_last_digit_show_no_spread(make: Make) -> None
 # Places
 
 
-def test_runs_of_different_lengths_are_compared_where_all_have_been_and_it_is_said(make: Make) -> None:
+def test_runs_of_different_lengths_are_compared_where_all_have_been_with_a_note(make: Make) -> None:
     def falling(rank: int, seen: int) -> float:
         return 4.0 - seen / 100
 
@@ -315,10 +315,10 @@ def test_a_run_that_never_learned_sets_no_target(make: Make) -> None:
     assert [(s.time_speedup, s.samples_ratio) for s in found.speedups] == [(None, None)] * 2
     note = next(note for note in found.notes if note.code == "no_common_loss")
     assert note.message == (
-        "The lowest train loss of run c0 is 3, and runs a0, b0, c0 began at or below that: how far training was to a "
-        "common loss is not told."
+        "The lowest train loss of run c0 is 3, and runs a0, b0, c0 started at or below it: the way to a common loss "
+        "cannot be compared."
     )
-    assert note.next == "Compare the others without run c0."
+    assert note.next == "Compare the other runs without run c0."
 
 
 def test_an_evaluation_that_a_run_lacks_is_named(make: Make) -> None:
@@ -326,7 +326,7 @@ def test_an_evaluation_that_a_run_lacks_is_named(make: Make) -> None:
     assert {m.name for m in found.measures if m.kind == "end"} == {"train_loss", "eval.loss"}
     note = next(note for note in found.notes if note.code == "evals_not_shared")
     assert note.message == (
-        "Values that not every run has are not compared: eval auc (not in run a0); eval f1 (not in run b0)."
+        "Values that some runs lack are not compared: eval auc (not in run a0); eval f1 (not in run b0)."
     )
 
 
@@ -340,7 +340,7 @@ def test_a_run_that_goes_on_is_compared_up_to_where_it_is(make: Make) -> None:
     assert measure(found, "train_loss", "at_samples", at=96.0).difference("B").change == pytest.approx(0.0)
     assert found.common_elapsed_s == pytest.approx(6 * 0.125)
     assert measure(found, "wall_s", "speed").difference("B").not_judged == "not_known"
-    assert "b0 is running: the numbers are of what was trained." in [note.message for note in found.notes]
+    assert "b0 is running: the numbers are of the steps that were trained." in [note.message for note in found.notes]
     rendered(found)
     render_comparison_html(found)
 
@@ -404,8 +404,8 @@ def test_a_run_without_a_step_is_named_and_leaves_no_common_place(make: Make) ->
 
 def damaged(member: Member, code: str) -> Member:
     """A run of whose records, or events, some are missing: its report is of the rest."""
-    said = Verdict(code=code, rank=None, message="Some of it cannot be read.", evidence="", next="")
-    return replace(member, report=replace(member.report, verdicts=(said, *member.report.verdicts)))
+    damage = Verdict(code=code, rank=None, message="Some of it cannot be read.", evidence="", next="")
+    return replace(member, report=replace(member.report, verdicts=(damage, *member.report.verdicts)))
 
 
 def test_what_damaged_records_would_say_is_not_known(make: Make) -> None:
@@ -429,7 +429,7 @@ def test_what_damaged_records_would_say_is_not_known(make: Make) -> None:
     note = found.notes[0]
     assert note.code == "records_missing"
     assert note.message == (
-        "Files are damaged: of run a1, Some of it cannot be read. What its records would say is not known here."
+        "Files are damaged: of run a1, Some of it cannot be read. The numbers from its records are left out."
     )
     assert "different_lengths" not in codes(found)
     assert found.runs[1].samples_seen == 96

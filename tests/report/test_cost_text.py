@@ -1,4 +1,4 @@
-"""What a run took and bought, in words, and where Markdown says it."""
+"""Time, cost and efficiency of a run as text, and their place in Markdown."""
 
 from dataclasses import replace
 

@@ -103,10 +103,10 @@ def test_causes_of_events_stay_text_and_show_their_control_characters(synthetic_
     page = Page(source)
     assert not page.all("img")
     assert "\x1b" not in source
-    said = f"\\x1b[31m{HOSTILE}"
-    assert page.text.count(said) == 3, "in the attempts and in two verdicts"
-    assert f"lost {said}" not in page.text
-    assert f"hung rank 1 hung for 600 s: computing, {said} 32" in page.text
+    cause = f"\\x1b[31m{HOSTILE}"
+    assert page.text.count(cause) == 3, "in the attempts and in two verdicts"
+    assert f"lost {cause}" not in page.text
+    assert f"hung rank 1 hung for 600 s: computing, {cause} 32" in page.text
 
 
 def test_what_restarts_cost_is_among_the_results(synthetic_run: SyntheticRun) -> None:
@@ -124,24 +124,24 @@ def test_the_data_block_is_json_that_every_browser_reads(run: SyntheticRun) -> N
     diverged = run.altered(lambda record: (record.rank, record.step) == (0, 2), lr=float("nan"), loss=float("nan"))
     data = Page(render_html(diverged.report())).data
     assert [chart["id"] for chart in data["charts"]] == ["loss", "eval-0", "lr", *MEASURED]
-    loss, rate = ({line["label"]: line["values"] for line in data["charts"][index]["lines"]} for index in (0, 2))
+    loss, lr = ({line["label"]: line["values"] for line in data["charts"][index]["lines"]} for index in (0, 2))
     assert loss["training, mean over ranks"][:4] == [2.5, 2.5, None, 2.5]
-    assert rate["used"][2] is None
-    assert rate["planned"] == [run.plan.lr_at(seen) for seen in data["axes"][0]["places"]["steps"]]
+    assert lr["used"][2] is None
+    assert lr["planned"] == [run.plan.lr_at(seen) for seen in data["axes"][0]["places"]["steps"]]
     assert data["marks"] == []
 
 
-def test_a_chart_is_told_in_words_too(run: SyntheticRun) -> None:
+def test_a_chart_is_a_sentence_too(run: SyntheticRun) -> None:
     page = Page(render_html(run.report()))
-    said = "accuracy: from 0.5 to 0.9611; least 0.5 at 100 samples, greatest 0.9611 at 200 samples."
-    assert said in page.text
+    sentence = "accuracy: from 0.5 to 0.9611; least 0.5 at 100 samples, greatest 0.9611 at 200 samples."
+    assert sentence in page.text
     labels = [
         attributes["aria-label"] or ""
         for attributes in page.all("div")
         if attributes.get("class", "") == "plot with-script"
     ]
     assert len(labels) == len(page.data["charts"])
-    assert any(said in label for label in labels)
+    assert any(sentence in label for label in labels)
 
 
 def test_each_later_attempt_is_marked_where_it_took_over(synthetic_run: SyntheticRun) -> None:
@@ -168,12 +168,12 @@ def test_an_evaluation_that_is_not_finite_is_not_known(
 def test_a_run_without_steps_says_so(synthetic_run: SyntheticRun) -> None:
     page = Page(render_html(replace(synthetic_run, state="running").report()))
     assert page.headings == SECTIONS
-    for said in ("2 workers · 0 samples in 0 steps", "nothing to draw", "No worker recorded", "No attempt was started"):
-        assert said in page.text
+    for text in ("2 workers · 0 samples in 0 steps", "nothing to draw", "No worker recorded", "No attempt was started"):
+        assert text in page.text
     assert "Learning rate audit: no step recorded." in page.text
 
 
-def test_a_rate_that_is_no_number_was_checked(run: SyntheticRun) -> None:
+def test_a_learning_rate_that_is_nan_is_not_as_planned(run: SyntheticRun) -> None:
     page = Page(render_html(run.altered(lambda record: record.step == 5, lr=float("nan")).report()))
     assert "Learning rate audit: not as planned in 14 steps, largest difference –." in page.text
 
@@ -212,7 +212,7 @@ def test_decisions_have_a_section_and_marks_in_every_chart(eventful: SyntheticRu
     assert "1 2 16 -> 32 0.04 64 200 finished 0 –" in page.text
 
 
-def test_a_decision_that_was_undone_is_said_and_not_drawn(synthetic_run: SyntheticRun) -> None:
+def test_an_undone_decision_is_listed_and_not_drawn(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96).event("rate_lowered", 80, by="plateau", factor=0.5, reason="no better")
     page = Page(render_html(run.attempt(1, start=64).report()))
     assert [mark["at"]["samples"] for mark in page.data["marks"]] == [64]
@@ -240,7 +240,7 @@ def test_the_schedule_is_named(run: SyntheticRun) -> None:
     assert "schedule cosine half a cosine" in Page(render_html(run.report())).text
 
 
-def test_the_wall_clock_is_told_by_its_parts(run: SyntheticRun) -> None:
+def test_the_wall_clock_is_shown_in_its_parts(run: SyntheticRun) -> None:
     report = run.report()
     page = Page(render_html(report))
     assert report.budget is not None
@@ -250,7 +250,7 @@ def test_the_wall_clock_is_told_by_its_parts(run: SyntheticRun) -> None:
     assert "Where the" not in running.text
 
 
-def test_what_workers_bought_and_cost_is_among_the_results(run: SyntheticRun) -> None:
+def test_efficiency_and_cost_are_among_the_results(run: SyntheticRun) -> None:
     scaling = Scaling(
         world_size=2, worker_samples_per_s=90.0, one_worker_samples_per_s=100.0, efficiency=0.9, source="attempt 0"
     )

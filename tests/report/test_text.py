@@ -29,7 +29,7 @@ def rendered(what: RenderableType, *, width: int = 80) -> str:
 
 @pytest.fixture
 def lost_and_resumed(synthetic_run: SyntheticRun) -> SyntheticRun:
-    """A run that lost a life, whose rank 1 wrote the rate itself and then diverged."""
+    """A run that lost an attempt; its rank 1 set the learning rate itself and then diverged."""
     run = synthetic_run.attempt(0, stop=96).died(1).later(3.2).attempt(1, start=64)
     run = run.altered(lambda record: (record.rank, record.step) == (1, 12), loss=float("nan"), lr=0.05)
     return run.evaluated(200, loss=0.6931, accuracy=0.96111)
@@ -65,7 +65,7 @@ def test_the_report_of_a_run_without_anything(synthetic_run: SyntheticRun, golde
     golden("report-empty.txt", rendered(report_text(replace(synthetic_run, state="starting").report())))
 
 
-def test_a_rate_that_differs_is_not_called_as_planned(
+def test_a_learning_rate_that_differs_is_not_as_planned(
     synthetic_run: SyntheticRun, lost_and_resumed: SyntheticRun
 ) -> None:
     assert "as planned in 14 steps" in rendered(report_text(synthetic_run.attempt(0).report()))
@@ -134,7 +134,7 @@ def test_the_bar_of_the_time_has_a_column_for_each_share_and_words_for_all(synth
     assert "Where the" not in rendered(report_text(replace(report, budget=None)))
 
 
-def test_what_workers_bought_and_cost_is_said_where_it_is_known(synthetic_run: SyntheticRun) -> None:
+def test_efficiency_and_cost_are_shown_if_they_are_known(synthetic_run: SyntheticRun) -> None:
     report = synthetic_run.attempt(0).report()
     scaling = Scaling(
         world_size=2, worker_samples_per_s=90.0, one_worker_samples_per_s=100.0, efficiency=0.9, source=HOSTILE
@@ -147,10 +147,10 @@ def test_what_workers_bought_and_cost_is_said_where_it_is_known(synthetic_run: S
     )
     text = rendered(report_text(known))
     assert max(len(line) for line in text.splitlines()) <= 80
-    said = " ".join(text.split())
-    assert "efficiency 90%: 90 samples/s a worker, against 100 of one alone (a\\x1b[31mb" in said
-    assert "computing 40%: 40 of 100 TFLOPS a worker" in said
-    assert "cost 20,000,000,000.00 for 8,000,000,000 worker-hours at 2.50 each; 0.001 a million samples" in said
+    line = " ".join(text.split())
+    assert "efficiency 90%: 90 samples/s a worker, against 100 of one alone (a\\x1b[31mb" in line
+    assert "computing 40%: 40 of 100 TFLOPS a worker" in line
+    assert "cost 20,000,000,000.00 for 8,000,000,000 worker-hours at 2.50 each; 0.001 a million samples" in line
     unknown = replace(scaling, one_worker_samples_per_s=None, efficiency=None, source=None)
     assert "efficiency" not in rendered(report_text(replace(known, scaling=unknown)))
 

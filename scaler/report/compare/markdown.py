@@ -1,4 +1,4 @@
-"""A comparison as Markdown, for pull requests and chats."""
+"""Render a comparison as Markdown, for pull requests and chats."""
 
 from scaler.report.compare.format import (
     arm_text,
@@ -18,7 +18,7 @@ from scaler.report.text.markdown import as_table, as_text
 
 
 def render_comparison_markdown(comparison: Comparison) -> str:
-    """Return the comparison; names and values of the jobs are shown as text, whatever they hold."""
+    """Return the comparison as Markdown; markup in names and values of the jobs is escaped."""
     parts = [f"# {_title(comparison)}", *([as_text(comparison.finding)] if comparison.finding else [])]
     parts += [_arm(comparison, arm) for arm in comparison.arms]
     base = comparison.arms[0].label
@@ -44,7 +44,7 @@ def _arm(comparison: Comparison, arm: Arm) -> str:
 
 
 def _numbers(comparison: Comparison) -> str:
-    """One table: a row for each number, columns for each arm, and for how far it lies from the base."""
+    """The table of all numbers: a column for each arm, with its change from the base and whether that is noise."""
     base, others = comparison.arms[0].label, comparison.arms[1:]
     header = ["", base]
     for arm in others:

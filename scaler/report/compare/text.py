@@ -1,4 +1,4 @@
-"""A comparison in the terminal: it fits 80 columns, and what moved comes first."""
+"""Render a comparison for a terminal of 80 columns, the finding first."""
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -26,7 +26,7 @@ SHOWN_CHANGES = 12
 
 
 def comparison_text(comparison: Comparison) -> RenderableType:
-    """Return a comparison for a terminal: its finding, arms, what moved, what to know, and a table for each arm."""
+    """Return a comparison for a terminal: the finding, the arms, the notes, and a table for each arm."""
     parts: list[RenderableType] = [Text(comparison.finding, style="bold")] if comparison.finding else []
     parts += [_arm(comparison, arm) for arm in comparison.arms]
     for speedup in comparison.speedups:
@@ -49,19 +49,19 @@ def _arm(comparison: Comparison, arm: Arm) -> RenderableType:
         for change in arm.changes[:SHOWN_CHANGES]
     ]
     if len(arm.changes) > SHOWN_CHANGES:
-        lines.append(Text(f"  and {len(arm.changes) - SHOWN_CHANGES} keys more; --json has all"))
+        lines.append(Text(f"  and {len(arm.changes) - SHOWN_CHANGES} more keys; --json has all"))
     if arm.label != comparison.arms[0].label:
         lines.append(Padding(Text(headline(comparison, arm), style="bold"), (0, 0, 0, 2)))
     return Group(*lines)
 
 
 def _note(note: Note) -> RenderableType:
-    said = Text.assemble((note.code, "bold yellow"), f"  {printable(note.message)}")
-    return Group(said, Padding(Text(printable(note.next), style="dim"), (0, 0, 0, 2)))
+    title = Text.assemble((note.code, "bold yellow"), f"  {printable(note.message)}")
+    return Group(title, Padding(Text(printable(note.next), style="dim"), (0, 0, 0, 2)))
 
 
 def _table(comparison: Comparison, arm: Arm) -> RenderableType:
-    """How far an arm lies from the base."""
+    """The table of an arm against the base."""
     base = comparison.arms[0].label
     head = (f"{base} against {arm.label}", base, arm.label, "change", "noise")
     sections = []
@@ -82,7 +82,7 @@ def _table(comparison: Comparison, arm: Arm) -> RenderableType:
 
 
 def _own_table(comparison: Comparison) -> RenderableType:
-    """Repeats of one arm: their mean, and how far a single one spreads."""
+    """The table of a single arm: means and spreads of its repeats."""
     sections = []
     for title, measures in by_kind(shown_measures(comparison)):
         rows = []

@@ -215,8 +215,8 @@ def _phase_table(plan: Plan, id: str) -> Table:
     names = varying(plan.phases)
     return Table(
         id=id,
-        caption=f"{plural(len(plan.phases), 'batch size')}, each from the first step that begins there. The learning "
-        "rate and the constants follow by the rule, always from the reference.",
+        caption=f"{plural(len(plan.phases), 'batch size')}, each from the first step that begins there. The rule "
+        "computes the learning rate and the constants, always from the reference.",
         columns=tuple(Column(title=title) for title in (*PHASE_HEADS, *names)),
         rows=tuple((*phase_row(plan, phase), *(constants(phase)[name] for name in names)) for phase in plan.phases),
     )
