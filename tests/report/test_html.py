@@ -296,4 +296,4 @@ def test_paper_gets_the_slowest_of_very_many_workers(run: SyntheticRun) -> None:
     page = Page(render_html(run.report(workers=workers)))
     rest = [row.get("class") for row in page.all("tr")].count("rest")
     assert rest == 36
-    assert "On paper: the 64 workers with the most time of their own a step, of 100." in page.text
+    assert "On paper: the 64 workers with the most time of their own in each step, of 100." in page.text

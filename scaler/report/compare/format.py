@@ -137,6 +137,16 @@ def judged_text(difference: Difference) -> str:
     return "beyond noise" if difference.is_beyond_noise else "within noise"
 
 
+def compared(measure: Measure, arm: str) -> tuple[str, str, str]:
+    """Return an arm's mean, its change from the base, and whether the change is noise."""
+    difference = measure.difference(arm)
+    return (
+        mean_text(measure.of(arm), measure.unit),
+        change_text(difference, measure.unit),
+        judged_text(difference),
+    )
+
+
 def headline(comparison: Comparison, arm: Arm) -> str:
     """Return the numbers of an arm that differ from the base beyond the noise, as one sentence."""
     measures = shown_measures(comparison)

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from scaler.report.compare.format import (
     arm_text,
     by_kind,
-    change_text,
+    compared,
     curve_text,
     headline,
-    judged_text,
     mean_text,
     measure_text,
     run_text,
@@ -85,10 +84,10 @@ def _cells(measure: Measure) -> Iterator[Cell | str]:
     yield measure_text(measure)
     yield _mean_cell(base, measure.unit)
     for values in others:
-        difference = measure.difference(values.arm)
+        _, change, noise = compared(measure, values.arm)
         yield _mean_cell(values, measure.unit)
-        yield change_text(difference, measure.unit)
-        yield Cell(text=judged_text(difference), style="strong" if difference.is_beyond_noise else "quiet")
+        yield change
+        yield Cell(text=noise, style="strong" if measure.difference(values.arm).is_beyond_noise else "quiet")
 
 
 def _mean_cell(values: ArmValues, unit: str) -> Cell:

@@ -3,9 +3,8 @@
 from scaler.report.compare.format import (
     arm_text,
     by_kind,
-    change_text,
+    compared,
     headline,
-    judged_text,
     mean_text,
     measure_text,
     run_text,
@@ -55,8 +54,6 @@ def _numbers(comparison: Comparison) -> str:
         for measure in measures:
             row = [as_text(measure_text(measure)), mean_text(measure.of(base), measure.unit)]
             for arm in others:
-                difference = measure.difference(arm.label)
-                row.append(mean_text(measure.of(arm.label), measure.unit))
-                row += [change_text(difference, measure.unit), judged_text(difference)]
+                row += compared(measure, arm.label)
             rows.append(row if others else [*row, spread_text(measure.arms[0], measure.unit)])
     return as_table(header if others else [*header, "spread of a repeat"], rows)

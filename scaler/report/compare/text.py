@@ -7,9 +7,8 @@ from rich.text import Text
 from scaler.report.compare.format import (
     arm_text,
     by_kind,
-    change_text,
+    compared,
     headline,
-    judged_text,
     mean_text,
     measure_text,
     run_text,
@@ -68,15 +67,10 @@ def _table(comparison: Comparison, arm: Arm) -> RenderableType:
     for title, measures in by_kind(shown_measures(comparison)):
         rows = []
         for measure in measures:
-            difference = measure.difference(arm.label)
-            cells = (
-                measure_text(measure),
-                mean_text(measure.of(base), measure.unit),
-                mean_text(measure.of(arm.label), measure.unit),
-                change_text(difference, measure.unit),
-                judged_text(difference),
-            )
-            rows.append(Row(cells=cells, last_style="bold" if difference.is_beyond_noise else "dim"))
+            base_mean = mean_text(measure.of(base), measure.unit)
+            style = "bold" if measure.difference(arm.label).is_beyond_noise else "dim"
+            cells = (measure_text(measure), base_mean, *compared(measure, arm.label))
+            rows.append(Row(cells=cells, last_style=style))
         sections.append((title, tuple(rows)))
     return NumberTable(head=head, sections=tuple(sections), is_last_left=True)
 

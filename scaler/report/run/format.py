@@ -136,6 +136,27 @@ def gain_text(gain: Gain) -> str:
 # Attempts and decisions
 
 
+ATTEMPT_NUMBERS = ("attempt", "workers", "global batch", "peak lr", "from sample", "to sample")
+ATTEMPT_TEXTS = ("ended by", "why")
+ATTEMPT_COSTS = ("done again", "restart")
+
+
+def attempt_row(row: AttemptRow) -> tuple[str, ...]:
+    """Return the row of an attempt; the columns are ``ATTEMPT_NUMBERS``, ``ATTEMPT_TEXTS`` and ``ATTEMPT_COSTS``."""
+    return (
+        str(row.attempt),
+        number(row.world_size),
+        batch_text(row),
+        option(row.peak_lr),
+        number(row.start_samples),
+        number(row.end_samples),
+        ended_text(row),
+        row.cause or "",
+        number(row.redone_samples),
+        seconds(row.restart_s),
+    )
+
+
 def decision_text(decision: Decision) -> str:
     """Return what was decided, and whether a later attempt undid it."""
     return printable(decision.message) + (" (undone: a later attempt started before it)" if decision.undone else "")

@@ -12,10 +12,12 @@ from scaler.report.run.charts import make_charts
 from scaler.report.run.cost_text import budget_parts, slowest_first, step_parts
 from scaler.report.run.definitions import COST, EFFICIENCY, MFU, SPEED, TRAIN_LOSS, TRAIN_S, WALL_S, evaluation
 from scaler.report.run.format import (
+    ATTEMPT_COSTS,
+    ATTEMPT_NUMBERS,
+    ATTEMPT_TEXTS,
+    attempt_row,
     audit_text,
-    batch_text,
     decision_text,
-    ended_text,
     group_text,
     interval_text,
     phase_text,
@@ -23,7 +25,7 @@ from scaler.report.run.format import (
     samples_text,
     trend_text,
 )
-from scaler.report.run.model import AttemptRow, Flops, Noise, Report, Scaling, WorkerRow
+from scaler.report.run.model import Flops, Noise, Report, Scaling, WorkerRow
 from scaler.report.text.format import money, number, optimizer_options, option, percent, plural, ratio, seconds
 
 HEADLINE_EVALS = 2  # the list below the headline has all of them
@@ -175,32 +177,21 @@ def _noise_tile(noise: Noise) -> Tile:
 
 
 def _attempt_table(report: Report) -> Table:
-    numbers = ("attempt", "workers", "global batch", "peak lr", "from sample", "to sample")
-    texts = ("ended by", "why")
-    columns = [Column(title=title) for title in numbers] + [Column(title=title, is_text=True) for title in texts]
+    numbers, texts, costs = (
+        [Column(title=title, is_text=titles is ATTEMPT_TEXTS) for title in titles]
+        for titles in (ATTEMPT_NUMBERS, ATTEMPT_TEXTS, ATTEMPT_COSTS)
+    )
+    no_restart = Cell(text="", unknown="no attempt followed, or the times were not recorded")
     return Table(
         id="attempts",
         caption="Each start of the worker group. A crash, a resize or a return to a checkpoint starts the next "
         "attempt, planned again from the reference. Samples beyond the start of the next attempt are done again, and "
         "count nowhere else. A restart lasts from an attempt's end to the next attempt's start.",
-        columns=(*columns, Column(title="done again"), Column(title="restart")),
-        rows=tuple(map(_attempt_row, report.attempts)),
-    )
-
-
-def _attempt_row(row: AttemptRow) -> tuple[Cell | str, ...]:
-    no_restart = Cell(text="", unknown="no attempt followed, or the times were not recorded")
-    return (
-        str(row.attempt),
-        number(row.world_size),
-        batch_text(row),
-        option(row.peak_lr),
-        number(row.start_samples),
-        number(row.end_samples),
-        ended_text(row),
-        row.cause or "",
-        number(row.redone_samples),
-        no_restart if row.restart_s is None else seconds(row.restart_s),
+        columns=(*numbers, *texts, *costs),
+        rows=tuple(
+            (*attempt_row(row)[:-1], no_restart) if row.restart_s is None else attempt_row(row)
+            for row in report.attempts
+        ),
     )
 
 

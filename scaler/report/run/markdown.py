@@ -3,12 +3,14 @@
 from scaler.report.run.cost_text import budget_parts, budget_text, slowest_first
 from scaler.report.run.definitions import TRAIN_LOSS, evaluation
 from scaler.report.run.format import (
+    ATTEMPT_COSTS,
+    ATTEMPT_NUMBERS,
+    ATTEMPT_TEXTS,
     Fact,
+    attempt_row,
     audit_text,
-    batch_text,
     costs,
     decision_text,
-    ended_text,
     further_facts,
     results,
 )
@@ -93,27 +95,8 @@ def _curves(report: Report) -> str:
 
 
 def _attempts(report: Report) -> str:
-    return as_table(
-        (
-            *("attempt", "workers", "global batch", "peak lr", "from sample", "to sample", "ended by", "why"),
-            *("done again", "restart"),
-        ),
-        [
-            (
-                str(row.attempt),
-                number(row.world_size),
-                batch_text(row),
-                option(row.peak_lr),
-                number(row.start_samples),
-                number(row.end_samples),
-                ended_text(row),
-                as_text(row.cause or ""),
-                number(row.redone_samples),
-                seconds(row.restart_s),
-            )
-            for row in report.attempts
-        ],
-    )
+    heads = (*ATTEMPT_NUMBERS, *ATTEMPT_TEXTS, *ATTEMPT_COSTS)
+    return as_table(heads, [[as_text(cell) for cell in attempt_row(row)] for row in report.attempts])
 
 
 def _decisions(report: Report) -> str:
