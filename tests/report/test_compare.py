@@ -284,7 +284,7 @@ def test_arms_of_one_length_are_judged_beside_one_of_another(make: Make) -> None
         both = measure(found, name, kind)
         assert both.difference("B").not_judged == "different_lengths"
         assert both.difference("C").is_beyond_noise is False
-    assert "judged between arms of one length alone" in next(n.message for n in found.notes if "length" in n.code)
+    assert "judged only between arms of one length" in next(n.message for n in found.notes if "length" in n.code)
 
 
 def test_a_start_that_took_longer_moves_no_number_but_its_own(make: Make) -> None:

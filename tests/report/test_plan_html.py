@@ -65,7 +65,7 @@ def test_every_number_has_its_reason(digits: Digits) -> None:
 def test_every_phase_and_every_group_is_a_row(digits: Digits) -> None:
     text = Page(render_plan_html([full(digits)])).text
     assert "from sample epoch global batch micro-steps batch ratio peak lr betas eps ema_decay" not in text
-    assert "11,496 8 1,024 4 x 128 64x 0.08 [0.001179, 0.937975] 1.25e-09" in text
+    assert "11,496 8 1,024 4 x 128 64x 0.08 [0.00117902, 0.937975] 1.25e-09" in text
     assert "3,020 parameters in groups of one learning rate, weight decay and start" in text
     assert "*.bias 20 1 1x 0.04 0 0" in text
     assert "embed.* 1,000 1 1x 0.04 0.01 2,874" in text

@@ -179,7 +179,7 @@ def sentence(label: str, places: Sequence[int], values: Values, *, say: Callable
     points = [(value, at) for at, value in zip(places, values, strict=True) if value is not None]
     if not points:
         return f"{label}: no value."
-    least, greatest = min(points), max(points)
+    least, greatest = min(points), max(points, key=lambda point: point[0])  # the first place of each
     return (
         f"{label}: from {say(points[0][0])} to {say(points[-1][0])}; least {say(least[0])} at "
         f"{plural(least[1], 'sample')}, greatest {say(greatest[0])} at {plural(greatest[1], 'sample')}."

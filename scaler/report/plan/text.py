@@ -152,7 +152,7 @@ def _constants(phases: Sequence[Phase], names: Sequence[str]) -> RenderableType:
 
 
 def _groups(plan: Plan) -> RenderableType:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # narrow, so that few names are folded
     table.add_column("name", overflow="fold")
     _columns(table, *GROUP_HEADS)
     for group in plan.groups:
