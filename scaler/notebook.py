@@ -1,6 +1,6 @@
-"""Runs in a notebook: ``scaler.read_run("last")`` has everything of a run as pandas frames, and shows itself.
+"""Runs in a notebook: ``scaler.read_run("last")`` returns a run's data as pandas frames, and shows a summary.
 
-Only this module uses pandas, which it loads when the first frame is asked for.
+This is the only module that imports pandas, when the first frame is requested.
 """
 
 import os
@@ -13,12 +13,12 @@ from scaler.metrics.events import to_dict
 from scaler.metrics.reader import read_events, read_records, with_records
 from scaler.plan import Plan
 from scaler.report.page.shell import render_part
-from scaler.report.run.cost_text import cost_text, scaling_text
-from scaler.report.run.definitions import ATTEMPTS, COST, EFFICIENCY, SPEED, TRAIN_LOSS, WALL_S, evaluation
+from scaler.report.run.definitions import ATTEMPTS
+from scaler.report.run.format import Fact, costs, results
 from scaler.report.run.model import Report
+from scaler.report.run.read import read_report
 from scaler.report.run.step_arrays import make_step_arrays
-from scaler.report.run.write import read_report
-from scaler.report.text.format import number, plural, seconds
+from scaler.report.text.format import number, plural
 from scaler.runs import RunFolder, find_run, list_runs
 from scaler.runs.lease import present_state
 
@@ -29,7 +29,7 @@ SPARK_WIDTH, SPARK_HEIGHT = 320, 80  # CSS pixels of the small curve
 
 
 class Run:
-    """One run, as it was when each part of it was first asked for.
+    """One run. Each part is read when it is first used, and kept.
 
     Args:
         folder: the run's folder.
@@ -48,33 +48,33 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """The run's name."""
+        """The id of the run."""
         return self.report.run_id
 
     @property
     def plan(self) -> Plan:
-        """What the job came to at the start of the run."""
+        """The plan at the start of the run."""
         return Plan.from_dict(self.report.plan)
 
     @cached_property
     def records(self) -> "pd.DataFrame":
-        """A row for each worker and step, as measured; ``lost``: a later attempt did that work again.
+        """A row for each worker and step, as measured; ``lost``: a later attempt did this work again.
 
-        The columns are those of ``scaler.metrics.record.Record``, with their units. A run of many millions of records
-        wants as much memory as they take: about 150 bytes each.
+        The columns and their units are those of ``scaler.metrics.record.Record``. Each record takes about 150 bytes of
+        memory.
         """
         frame: pd.DataFrame = read_records(self.folder).to_pandas()
         return frame.sort_values(["attempt", "samples_seen", "rank"], ignore_index=True)
 
     @cached_property
     def steps(self) -> "pd.DataFrame":
-        """A row for each step that is in the final weights, by ``samples_seen``: what the report is made of.
+        """A row for each step that is in the final weights, by ``samples_seen``; the report is computed from these.
 
-        ``loss_mean`` is over ranks, by the loss's weight, NaN where any rank's loss was no number; ``loss_weight`` is
-        what it is a mean over, by which means of several steps go; ``loss_min`` and ``loss_max`` are of any rank whose
-        loss was one;
-        ``step_time_s`` is the slowest rank's, ``step_time_mean_s``, ``compute_s``, ``data_wait_s`` and ``sync_wait_s``
-        are means over ranks; ``samples`` and ``samples_per_s``, which is over ``step_time_mean_s``, are of all workers.
+        ``loss_mean`` is the mean over ranks, weighted by each loss's weight; NaN if the loss of any rank was NaN or
+        infinite. ``loss_weight`` is the sum of the weights: use it as the weight in a mean over steps. ``loss_min`` and
+        ``loss_max`` are over the ranks with a finite loss. ``step_time_s`` is the slowest rank's; ``step_time_mean_s``,
+        ``compute_s``, ``data_wait_s`` and ``sync_wait_s`` are means over ranks. ``samples`` and ``samples_per_s``
+        (``samples`` over ``step_time_mean_s``) are of all workers.
         """
         import numpy as np
         import pandas as pd
@@ -105,7 +105,7 @@ class Run:
         """A row for each event, in the order in which they were written; ``time`` is in UTC.
 
         The columns are the fields of all kinds, see ``scaler.metrics.events``; an event has NaN or None in those of
-        other kinds. Events of a kind that only a newer scaler knows are there, too.
+        other kinds. Events of kinds that only a newer scaler knows are included.
         """
         import pandas as pd
 
@@ -116,14 +116,14 @@ class Run:
 
     @property
     def workers(self) -> "pd.DataFrame":
-        """A row for each worker, as the report has it."""
+        """A row for each worker, as in the report."""
         import pandas as pd
 
         return pd.json_normalize([dict(row) for row in self.report.to_dict()["workers"]])
 
     @property
     def attempts(self) -> "pd.DataFrame":
-        """A row for each attempt, as the report has it."""
+        """A row for each attempt, as in the report."""
         import pandas as pd
 
         return pd.DataFrame(self.report.to_dict()["attempts"])
@@ -138,13 +138,13 @@ class Run:
         return pd.DataFrame({**places, **{f"eval.{name}": values for name, values in series.evals.items()}})
 
     def __repr__(self) -> str:
-        """Return the run's name, state and length on one line."""
+        """Return the run's id, state and length on one line."""
         totals = self.report.totals
         trained = f"{plural(totals.samples_seen, 'sample')} in {plural(totals.steps, 'step')}"
         return f"<Run {self.run_id}: {self.report.state}, {trained}>"
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows: a table that needs nothing else, with every text escaped."""
+        """Return the summary that a notebook shows, as HTML without style sheet or script; text is escaped."""
         report = self.report
         return render_part(
             "run.html.j2",
@@ -167,7 +167,7 @@ def read_run(run: RunLike, *, storage: str | os.PathLike[str] = "runs") -> Run:
         storage: the folder or URI that holds runs.
 
     Raises:
-        RunError: there is no such run, or it cannot be read.
+        RunError: the run does not exist or cannot be read.
     """
     return Run(run_folder(run, storage=storage))
 
@@ -180,8 +180,8 @@ def run_folder(run: RunLike, *, storage: str | os.PathLike[str]) -> RunFolder:
 def read_runs(storage: str | os.PathLike[str] = "runs") -> "pd.DataFrame":
     """Return a row for each run below a storage, the oldest first: ``run_id``, ``state``, and when it began and ended.
 
-    Only the status of each run is read, so this is fast for many runs. The state is ``lost`` where the run's driver is
-    gone and wrote no final state, and ``unreadable`` where the status cannot be read. Times are in UTC.
+    Only the status of each run is read, so this is fast for many runs. The state is ``lost`` if the run's driver ended
+    without a final state, and ``unreadable`` if the status cannot be read. Times are in UTC.
 
     Args:
         storage: the folder or URI that holds runs.
@@ -212,28 +212,16 @@ def read_runs(storage: str | os.PathLike[str] = "runs") -> "pd.DataFrame":
     return frame
 
 
-def _facts(report: Report) -> list[tuple[str, str]]:
-    """The numbers of the small table, with their units."""
-    totals, scaling = report.totals, report.scaling
-    facts = [
-        ("workers", number(report.plan["world_size"])),
-        ("trained", f"{plural(totals.samples_seen, 'sample')} in {plural(totals.steps, 'step')}"),
-        (SPEED.name, f"{number(SPEED.read(report))} {SPEED.unit}"),
-        (WALL_S.name, seconds(WALL_S.read(report))),
-        (TRAIN_LOSS.name, f"{number(TRAIN_LOSS.read(report))} ({TRAIN_LOSS.of})"),
-    ]
-    facts += [(value.name, number(value.read(report))) for value in map(evaluation, report.final.eval)]
-    if scaling is not None and (said := scaling_text(scaling)) is not None:
-        facts.append((EFFICIENCY.name, said))
-    if report.cost is not None:
-        facts.append((COST.name, cost_text(report.cost)))
+def _facts(report: Report) -> list[Fact]:
+    """The rows of the small table."""
+    facts = [("workers", number(report.plan["world_size"])), *results(report), *costs(report)]
     if len(report.attempts) > 1:
         facts.append((ATTEMPTS.name, number(len(report.attempts))))
     return facts
 
 
 def _curve(report: Report) -> str:
-    """The training loss as an SVG path, from the least to the greatest value; empty with fewer than two points."""
+    """The training loss as an SVG path; empty if it has fewer than two points."""
     series = report.series
     points = [(x, y) for x, y in zip(series.samples_seen, series.loss_mean, strict=True) if y is not None]
     if len(points) < 2:

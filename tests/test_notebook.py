@@ -21,7 +21,7 @@ RUN = "digits-20260101-120000-7f3a"
 
 @pytest.fixture
 def storage(tmp_path: Path, digits: Callable[..., Job]) -> str:
-    """A run that lost a worker after 96 samples and went on from 64; rank 1's loss is 3, rank 0's 1."""
+    """A run that lost a worker after 96 samples and resumed from 64; rank 1's loss is 3, rank 0's 1."""
     job = digits(*SYNTHETIC_JOB)
     run = SyntheticRun(job=job, plan=make_plan(job))
     run = run.attempt(0, stop=96, loss=9.0).died(1).later(3.0)

@@ -7,7 +7,7 @@ from scaler.api.callbacks import OnNotice, OnPlan, OnProgress, OnStart, ignore
 from scaler.cluster.submit import submit_plan
 from scaler.job.located import JobLike, locate_job
 from scaler.plan.range_test import carried_by, range_job, range_plan, require_range
-from scaler.report.find_lr.summary import FoundRates, read_range
+from scaler.report.find_lr.summary import FoundLrs, read_range
 from scaler.training.plan_job import plan_with_recipe
 
 
@@ -28,7 +28,7 @@ def find_lr(
     on_start: OnStart | None = None,
     on_progress: OnProgress | None = None,
     on_notice: OnNotice | None = None,
-) -> FoundRates:
+) -> FoundLrs:
     """Train for a few steps while the learning rate climbs, and return the loss at each and the suggestions.
 
     Args:

@@ -63,7 +63,7 @@ def command(
     """
     from scaler.report.run.checks import Limits, check_report
     from scaler.report.run.checks_text import checks_text
-    from scaler.report.run.write import read_report
+    from scaler.report.run.read import read_report
 
     least = _limits(min_evals, option="--min-eval")
     if min_accuracy is not None:
@@ -80,7 +80,7 @@ def command(
         allow_unfinished=allow_unfinished,
         allow_damaged=allow_damaged,
     )
-    if not limits.asks_something:
+    if not limits.has_limits:
         raise JobFileError(f"scaler check {run} has no limit to check.", f"Give one or more of {_OPTIONS}.")
     if baseline is not None and min_efficiency is None:
         raise JobFileError(

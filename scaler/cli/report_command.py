@@ -25,7 +25,7 @@ def command(run: str, storage: str, as_json: bool, as_markdown: bool, html_path:
 
     RUN is a run's id, its folder or URI, or: last.
     """
-    from scaler.report.run.write import read_report
+    from scaler.report.run.read import read_report
 
     report = read_report(find_run(run, storage=storage))
     if in_browser and html_path is None:

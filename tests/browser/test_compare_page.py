@@ -66,7 +66,7 @@ def test_arrow_keys_read_values_aloud(opened: Open, source: str) -> None:
 def test_the_axis_can_be_time(opened: Open, source: str) -> None:
     page = opened(source)
     before = page.locator("#chart-0 canvas").evaluate("canvas => canvas.toDataURL()")
-    page.locator("input[value=clocks]").focus()
+    page.locator("input[value=samples]").focus()
     page.keyboard.press("ArrowRight")
     assert page.locator("#chart-0 canvas").evaluate("canvas => canvas.toDataURL()") != before
     page.locator("#chart-0 .u-over").hover(position={"x": 40, "y": 40})
@@ -75,7 +75,7 @@ def test_the_axis_can_be_time(opened: Open, source: str) -> None:
 
 def test_a_log_scale_shows_the_others_beside_a_run_that_diverged(opened: Open, source: str) -> None:
     page = opened(source)
-    button = page.locator("#chart-0 .log")
+    button = page.locator("#chart-0 .toggle")
     before = page.locator("#chart-0 canvas").evaluate("canvas => canvas.toDataURL()")
     button.click()
     assert button.get_attribute("aria-pressed") == "true"

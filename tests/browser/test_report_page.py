@@ -25,7 +25,7 @@ Inked = Callable[[Page, str], int]
 
 @pytest.fixture
 def report(digits: Callable[..., Job]) -> Report:
-    """A run of three workers in two lives, with an evaluation, whose ranks differ."""
+    """A run of three workers in two attempts, with an evaluation, whose ranks differ."""
     job = digits(*SYNTHETIC_JOB)
     run = SyntheticRun(job=job, plan=make_plan(job))
     losses = {"loss": lambda rank, seen: 2.0 + rank - seen / 400}
@@ -66,7 +66,7 @@ def test_the_axis_can_be_time(opened: Open, report: Report) -> None:
     page = opened(render_html(report))
     assert page.locator("input[name=axis]").count() == 2
     before = page.locator("#chart-loss canvas").evaluate("canvas => canvas.toDataURL()")
-    page.locator("input[value=clocks]").focus()
+    page.locator("input[value=samples]").focus()
     page.keyboard.press("ArrowRight")
     assert page.locator("#chart-loss canvas").evaluate("canvas => canvas.toDataURL()") != before
     page.locator("#chart-loss .u-over").hover(position={"x": 2, "y": 40})
@@ -87,8 +87,8 @@ def test_a_time_that_is_not_known_takes_its_own_place_off_the_axis_alone(opened:
     series = report.series
     page = opened(render_html(replace(report, series=replace(series, elapsed_s=(None, *series.elapsed_s[1:])))))
     assert page.locator("#chart-lr .untimed").is_hidden()
-    page.locator("input[value=times]").check(force=True)
-    assert page.locator("#chart-lr .untimed").inner_text().endswith("is left out: when it was is not known.")
+    page.locator("input[value=time]").check(force=True)
+    assert page.locator("#chart-lr .untimed").inner_text().endswith("is not drawn over time: its time is not known.")
     page.locator("#chart-lr summary").click()
     assert page.locator("#chart-lr tbody tr").count() == len(series.samples_seen) - 1
 
@@ -96,8 +96,8 @@ def test_a_time_that_is_not_known_takes_its_own_place_off_the_axis_alone(opened:
 def test_a_chart_of_which_no_time_is_known_stays_over_samples(opened: Open, inked: Inked, report: Report) -> None:
     unknown = (None,) * len(report.series.eval_elapsed_s)
     page = opened(render_html(replace(report, series=replace(report.series, eval_elapsed_s=unknown))))
-    page.locator("input[value=times]").check(force=True)
-    assert page.locator("#chart-eval-0 .untimed").inner_text() == "Over samples: no time is known."
+    page.locator("input[value=time]").check(force=True)
+    assert page.locator("#chart-eval-0 .untimed").inner_text() == "Drawn over samples: no time is known."
     page.locator("#chart-eval-0 .u-over").hover(position={"x": 2, "y": 40})
     assert page.locator("#chart-eval-0 .at").inner_text() == "at 0 samples"
     assert page.locator("#chart-lr .at").inner_text() == "last values", "its cursor is no time"

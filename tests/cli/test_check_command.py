@@ -224,16 +224,16 @@ REFUSED = [
     ),
     (
         ["--min-efficiency", "0.8"],
-        f"run {RUN}: efficiency cannot be judged: nobody measured one worker alone.\n"
-        "  Give --baseline RUN, a run of the same job with one worker: scaler submit JOB --workers 1. Or set "
+        f"run {RUN}: efficiency cannot be checked: one worker alone was not measured.\n"
+        "  Add --baseline RUN, a run of the same job with one worker (scaler submit JOB --workers 1), or set "
         "reference.samples_per_s in the job of later runs.",
     ),
-    (["--min-efficiency", "80"], "--min-efficiency 80 is not in (0, 10].\n  It is a share: 0.8 is 80 %."),
-    (["--max-loss", "nan"], "--max-loss: nan and inf are no limits.\n  Give a number."),
-    (["--min-eval", "x=inf"], "--min-eval: nan and inf are no limits.\n  Give a number."),
+    (["--min-efficiency", "80"], "--min-efficiency 80 is not in (0, 10].\n  Give a share: 0.8 is 80 %."),
+    (["--max-loss", "nan"], "--max-loss: nan and inf are not allowed.\n  Give a number."),
+    (["--min-eval", "x=inf"], "--min-eval: nan and inf are not allowed.\n  Give a number."),
     (
         ["--min-eval", "acuracy=0.9"],
-        f"run {RUN}: eval acuracy cannot be judged: no evaluation gave it.\n  Values that it has: a=b, accuracy, loss.",
+        f"run {RUN}: eval acuracy cannot be checked: no evaluation has this value.\n  Its values: a=b, accuracy, loss.",
     ),
     (
         ["--min-eval", "accuracy"],
@@ -245,12 +245,12 @@ REFUSED = [
     ),
     (
         ["--max-cost", "5"],
-        f"run {RUN}: cost cannot be judged: its job has no price.\n"
+        f"run {RUN}: cost cannot be checked: its job has no price.\n"
         "  Set resources.price_per_worker_hour in the job of later runs.",
     ),
     (
         ["--no-verdict", "straggle"],
-        "--no-verdict straggle is no verdict's code.\n"
+        "--no-verdict straggle is not the code of a verdict.\n"
         f"  Did you mean straggler? Codes: any, {', '.join(GRAVEST_FIRST)}.",
     ),
     (

@@ -67,14 +67,12 @@ def test_one_run_and_a_run_twice_are_refused(scaler_command: Scaler, storage: Pa
     code, out, err = scaler_command("compare", RUNS[0])
     assert (code, out) == (2, "")
     assert err == (
-        "Error: there is 1 run to compare, and it takes two or more.\n"
-        "  scaler compare RUN RUN; scaler list shows the runs that there are.\n"
+        "Error: there is 1 run to compare, but a comparison needs two or more.\n"
+        "  Type scaler compare RUN RUN; scaler list shows all runs.\n"
     )
     code, _, err = scaler_command("compare", RUNS[0], RUNS[1], RUNS[0])
     assert code == 2
-    assert err == (
-        f"Error: run {RUNS[0]} is given twice.\n  Give each run once; a copy of a run has to have a name of its own.\n"
-    )
+    assert err == (f"Error: run {RUNS[0]} is given twice.\n  Give each run once; rename the folder of a copy.\n")
 
 
 def test_runs_with_damaged_records_are_named_and_their_numbers_are_not_known(

@@ -20,7 +20,8 @@ from scaler.cluster.ray_run import run_on_ray
 from scaler.errors import ClusterError, RecipeError, TrainingError
 from scaler.metrics.reader import read_events, read_records
 from scaler.plan import make_plan
-from scaler.report.run.write import read_report, write_report
+from scaler.report.run.read import read_report
+from scaler.report.run.write import write_report
 from scaler.runs import RunFolder
 
 # Ray's own, of its own parts; ours are errors.

@@ -1,4 +1,4 @@
-"""A page as a browser reads it, for the tests of all three pages."""
+"""A page as a browser reads it, for the tests of all pages."""
 
 import json
 from html.parser import HTMLParser
@@ -27,7 +27,7 @@ class Page(HTMLParser):
         self._open = ""
 
     def handle_data(self, data: str) -> None:
-        if self._open == "script" and self._open_attributes.get("id") == "report-data":
+        if self._open == "script" and self._open_attributes.get("id") == "page-data":
             self.data = json.loads(data)
         elif self._open not in ("script", "style"):
             self.texts.append(data)

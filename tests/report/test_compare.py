@@ -17,12 +17,13 @@ from scaler.job import Job
 from scaler.plan import make_plan
 from scaler.report.compare.arms import Member
 from scaler.report.compare.curves import TrainLoss, first_reached
-from scaler.report.compare.html import SCRIPTS, render_comparison_html
+from scaler.report.compare.html import render_comparison_html
 from scaler.report.compare.markdown import render_comparison_markdown
 from scaler.report.compare.measures import _difference
 from scaler.report.compare.model import Comparison, Measure
 from scaler.report.compare.summary import compare_runs
 from scaler.report.compare.text import comparison_text
+from scaler.report.page.shell import SCRIPTS
 from scaler.report.run.model import Verdict
 
 Golden = Callable[[str, str], None]
@@ -251,7 +252,7 @@ def test_repeats_that_agree_to_the_last_digit_show_no_spread(make: Make) -> None
 # Places
 
 
-def test_runs_of_different_lengths_are_compared_where_all_have_been_and_it_is_said(make: Make) -> None:
+def test_runs_of_different_lengths_are_compared_where_all_have_been_with_a_note(make: Make) -> None:
     def falling(rank: int, seen: int) -> float:
         return 4.0 - seen / 100
 
@@ -283,7 +284,7 @@ def test_arms_of_one_length_are_judged_beside_one_of_another(make: Make) -> None
         both = measure(found, name, kind)
         assert both.difference("B").not_judged == "different_lengths"
         assert both.difference("C").is_beyond_noise is False
-    assert "judged between arms of one length alone" in next(n.message for n in found.notes if "length" in n.code)
+    assert "judged only between arms of one length" in next(n.message for n in found.notes if "length" in n.code)
 
 
 def test_a_start_that_took_longer_moves_no_number_but_its_own(make: Make) -> None:
@@ -314,10 +315,10 @@ def test_a_run_that_never_learned_sets_no_target(make: Make) -> None:
     assert [(s.time_speedup, s.samples_ratio) for s in found.speedups] == [(None, None)] * 2
     note = next(note for note in found.notes if note.code == "no_common_loss")
     assert note.message == (
-        "The lowest train loss of run c0 is 3, and runs a0, b0, c0 began at or below that: how far training was to a "
-        "common loss is not told."
+        "The lowest train loss of run c0 is 3, and runs a0, b0, c0 started at or below it: the way to a common loss "
+        "cannot be compared."
     )
-    assert note.next == "Compare the others without run c0."
+    assert note.next == "Compare the other runs without run c0."
 
 
 def test_an_evaluation_that_a_run_lacks_is_named(make: Make) -> None:
@@ -325,7 +326,7 @@ def test_an_evaluation_that_a_run_lacks_is_named(make: Make) -> None:
     assert {m.name for m in found.measures if m.kind == "end"} == {"train_loss", "eval.loss"}
     note = next(note for note in found.notes if note.code == "evals_not_shared")
     assert note.message == (
-        "Values that not every run has are not compared: eval auc (not in run a0); eval f1 (not in run b0)."
+        "Values that some runs lack are not compared: eval auc (not in run a0); eval f1 (not in run b0)."
     )
 
 
@@ -339,7 +340,7 @@ def test_a_run_that_goes_on_is_compared_up_to_where_it_is(make: Make) -> None:
     assert measure(found, "train_loss", "at_samples", at=96.0).difference("B").change == pytest.approx(0.0)
     assert found.common_elapsed_s == pytest.approx(6 * 0.125)
     assert measure(found, "wall_s", "speed").difference("B").not_judged == "not_known"
-    assert "b0 is running: the numbers are of what was trained." in [note.message for note in found.notes]
+    assert "b0 is running: the numbers are of the steps that were trained." in [note.message for note in found.notes]
     rendered(found)
     render_comparison_html(found)
 
@@ -403,8 +404,8 @@ def test_a_run_without_a_step_is_named_and_leaves_no_common_place(make: Make) ->
 
 def damaged(member: Member, code: str) -> Member:
     """A run of whose records, or events, some are missing: its report is of the rest."""
-    said = Verdict(code=code, rank=None, message="Some of it cannot be read.", evidence="", next="")
-    return replace(member, report=replace(member.report, verdicts=(said, *member.report.verdicts)))
+    damage = Verdict(code=code, rank=None, message="Some of it cannot be read.", evidence="", next="")
+    return replace(member, report=replace(member.report, verdicts=(damage, *member.report.verdicts)))
 
 
 def test_what_damaged_records_would_say_is_not_known(make: Make) -> None:
@@ -428,7 +429,7 @@ def test_what_damaged_records_would_say_is_not_known(make: Make) -> None:
     note = found.notes[0]
     assert note.code == "records_missing"
     assert note.message == (
-        "Files are damaged: of run a1, Some of it cannot be read. What its records would say is not known here."
+        "Files are damaged: of run a1, Some of it cannot be read. The numbers from its records are left out."
     )
     assert "different_lengths" not in codes(found)
     assert found.runs[1].samples_seen == 96
@@ -529,9 +530,9 @@ def test_the_page_has_the_numbers_and_a_line_for_each_run(compared: Comparison) 
     assert [figure["aria-labelledby"] for figure in page.all("figure")] == ["chart-0-title", "chart-1-title"]
     assert page.text.index("train loss mean over the last") < page.text.index("eval loss Log scale")
     assert [len(chart["lines"]) for chart in page.data["charts"]] == [5, 5]
-    assert {line["style"] for line in page.data["charts"][0]["lines"]} == {"plan-0", "plan-1"}
+    assert {line["style"] for line in page.data["charts"][0]["lines"]} == {"series-0", "series-1"}
     assert "Beyond the noise:" in page.text
-    assert "elapsed time" in page.text
+    assert [field["value"] for field in page.all("input")] == ["samples", "time"]
     assert not [element for element in page.elements if {"src", "srcset"} & set(element[1])]
     assert [link["href"] for link in page.all("link")] == ["data:,"]
 

@@ -1,13 +1,14 @@
-"""What a run took and bought, in words, and where Markdown says it."""
+"""Time, cost and efficiency of a run as text, and their place in Markdown."""
 
 from dataclasses import replace
 
 import pytest
 from synthetic import SyntheticRun
 
-from scaler.report.run.cost_text import cost_text, flops_text, money, percent, scaling_text, slowest_first
+from scaler.report.run.cost_text import cost_text, flops_text, scaling_text, slowest_first
 from scaler.report.run.markdown import render_markdown
 from scaler.report.run.model import Cost, Flops, Scaling
+from scaler.report.text.format import money, percent
 
 SCALING = Scaling(
     world_size=2, worker_samples_per_s=90.0, one_worker_samples_per_s=100.0, efficiency=0.9, source="run a|b\x1b[31m"

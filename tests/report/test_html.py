@@ -43,7 +43,7 @@ def test_the_headline_says_the_results_in_one_sentence(run: SyntheticRun) -> Non
     page = Page(render_html(run.report()))
     assert "2 workers · 200 samples in 14 steps · 114.3 samples/s · accuracy 0.9611" in page.text
     assert "Nothing to report: every record is there" in page.text
-    assert "14 steps checked on every worker, all as planned" in page.text
+    assert "Learning rate audit: as planned in 14 steps." in page.text
 
 
 def test_a_verdict_has_its_code_rank_evidence_and_next_step(run: SyntheticRun) -> None:
@@ -103,10 +103,10 @@ def test_causes_of_events_stay_text_and_show_their_control_characters(synthetic_
     page = Page(source)
     assert not page.all("img")
     assert "\x1b" not in source
-    said = f"\\x1b[31m{HOSTILE}"
-    assert page.text.count(said) == 3, "in the attempts and in two verdicts"
-    assert f"lost {said}" not in page.text
-    assert f"hung rank 1 hung for 600 s: computing, {said} 32" in page.text
+    cause = f"\\x1b[31m{HOSTILE}"
+    assert page.text.count(cause) == 3, "in the attempts and in two verdicts"
+    assert f"lost {cause}" not in page.text
+    assert f"hung rank 1 hung for 600 s: computing, {cause} 32" in page.text
 
 
 def test_what_restarts_cost_is_among_the_results(synthetic_run: SyntheticRun) -> None:
@@ -124,31 +124,30 @@ def test_the_data_block_is_json_that_every_browser_reads(run: SyntheticRun) -> N
     diverged = run.altered(lambda record: (record.rank, record.step) == (0, 2), lr=float("nan"), loss=float("nan"))
     data = Page(render_html(diverged.report())).data
     assert [chart["id"] for chart in data["charts"]] == ["loss", "eval-0", "lr", *MEASURED]
-    loss, rate = ({line["label"]: line["values"] for line in data["charts"][index]["lines"]} for index in (0, 2))
+    loss, lr = ({line["label"]: line["values"] for line in data["charts"][index]["lines"]} for index in (0, 2))
     assert loss["training, mean over ranks"][:4] == [2.5, 2.5, None, 2.5]
-    assert rate["used"][2] is None
-    assert rate["planned"] == [run.plan.lr_at(seen) for seen in data["clocks"]["steps"]]
-    assert data["markers"] == []
+    assert lr["used"][2] is None
+    assert lr["planned"] == [run.plan.lr_at(seen) for seen in data["axes"][0]["places"]["steps"]]
+    assert data["marks"] == []
 
 
-def test_a_chart_is_told_in_words_too(run: SyntheticRun) -> None:
+def test_a_chart_is_a_sentence_too(run: SyntheticRun) -> None:
     page = Page(render_html(run.report()))
-    said = "accuracy: from 0.5 to 0.9611; least 0.5 at 100 samples, greatest 0.9611 at 200 samples."
-    assert said in page.text
+    sentence = "accuracy: from 0.5 to 0.9611; least 0.5 at 100 samples, greatest 0.9611 at 200 samples."
+    assert sentence in page.text
     labels = [
         attributes["aria-label"] or ""
         for attributes in page.all("div")
         if attributes.get("class", "") == "plot with-script"
     ]
     assert len(labels) == len(page.data["charts"])
-    assert any(said in label for label in labels)
+    assert any(sentence in label for label in labels)
 
 
 def test_each_later_attempt_is_marked_where_it_took_over(synthetic_run: SyntheticRun) -> None:
     page = Page(render_html(synthetic_run.attempt(0, stop=96).attempt(1, start=64, world_size=4).report()))
-    assert page.data["markers"] == [
-        {"samples_seen": 64, "elapsed_s": 0.75, "label": "attempt 1: 4 workers", "kind": "attempt"}
-    ]
+    (mark,) = page.data["marks"]
+    assert (mark["at"], mark["label"]) == ({"samples": 64, "time": 0.75}, "attempt 1: 4 workers")
     assert "2, then 4 workers · " in page.text
 
 
@@ -169,17 +168,14 @@ def test_an_evaluation_that_is_not_finite_is_not_known(
 def test_a_run_without_steps_says_so(synthetic_run: SyntheticRun) -> None:
     page = Page(render_html(replace(synthetic_run, state="running").report()))
     assert page.headings == SECTIONS
-    for said in ("2 workers · 0 samples in 0 steps", "nothing to draw", "No worker recorded", "No attempt was started"):
-        assert said in page.text
-    assert "there was no step to check" in page.text
+    for text in ("2 workers · 0 samples in 0 steps", "nothing to draw", "No worker recorded", "No attempt was started"):
+        assert text in page.text
+    assert "Learning rate audit: no step recorded." in page.text
 
 
-def test_a_rate_that_is_no_number_was_checked(run: SyntheticRun) -> None:
+def test_a_learning_rate_that_is_nan_is_not_as_planned(run: SyntheticRun) -> None:
     page = Page(render_html(run.altered(lambda record: record.step == 5, lr=float("nan")).report()))
-    assert (
-        "14 steps checked on every worker, largest difference between the rate used and the rate planned –."
-        in page.text
-    )
+    assert "Learning rate audit: not as planned in 14 steps, largest difference –." in page.text
 
 
 def test_a_failed_run_shows_its_error_and_a_worker_that_recorded_nothing(run: SyntheticRun) -> None:
@@ -202,25 +198,25 @@ def test_decisions_have_a_section_and_marks_in_every_chart(eventful: SyntheticRu
     report = eventful.report()
     page = Page(render_html(report))
     assert page.headings == [*SECTIONS[:5], "Decisions", SECTIONS[5]]
-    markers = [{name: value for name, value in mark.items() if name != "elapsed_s"} for mark in page.data["markers"]]
-    assert [mark["elapsed_s"] for mark in page.data["markers"]] == sorted(
+    marks = [(mark["at"]["samples"], mark["label"], mark["style"]) for mark in page.data["marks"]]
+    assert [mark["at"]["time"] for mark in page.data["marks"]] == sorted(
         [report.attempts[1].elapsed_s, *(decision.elapsed_s for decision in report.decisions)]
     )
-    assert markers == [
-        {"samples_seen": 64, "label": "attempt 1: 2 workers", "kind": "attempt"},
-        {"samples_seen": 96, "label": "diverged", "kind": "decision"},
-        {"samples_seen": 100, "label": "batch grown", "kind": "decision"},
-        {"samples_seen": 164, "label": "lr lowered", "kind": "decision"},
+    assert marks == [
+        (64, "attempt 1: 2 workers", "dashed"),
+        (96, "diverged", "dotted"),
+        (100, "batch grown", "dotted"),
+        (164, "lr lowered", "dotted"),
     ]
     assert "96 0 The training diverged and went back to the checkpoint at 64 samples: loss is nan." in page.text
     assert "1 2 16 -> 32 0.04 64 200 finished 0 –" in page.text
 
 
-def test_a_decision_that_was_undone_is_said_and_not_drawn(synthetic_run: SyntheticRun) -> None:
+def test_an_undone_decision_is_listed_and_not_drawn(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96).event("lr_lowered", 80, by="plateau", factor=0.5, reason="no better")
     page = Page(render_html(run.attempt(1, start=64).report()))
-    assert [marker["samples_seen"] for marker in page.data["markers"]] == [64]
-    assert "no better. (undone: a later attempt began before it)" in page.text
+    assert [mark["at"]["samples"] for mark in page.data["marks"]] == [64]
+    assert "no better. (undone: a later attempt started before it)" in page.text
 
 
 def test_the_noise_scale_is_drawn_with_the_batch_and_called_an_estimate(eventful: SyntheticRun) -> None:
@@ -229,7 +225,7 @@ def test_the_noise_scale_is_drawn_with_the_batch_and_called_an_estimate(eventful
     (chart,) = (chart for chart in page.data["charts"] if chart["id"] == "noise")
     assert [(line["clock"], line["style"]) for line in chart["lines"]] == [("noise", "solid"), ("steps", "dashed")]
     assert chart["lines"][0]["values"] == list(report.series.noise_scale)
-    assert len(page.data["clocks"]["noise"]) == len(report.series.noise_scale)
+    assert len(page.data["axes"][0]["places"]["noise"]) == len(report.series.noise_scale)
     assert "samples, an estimate; 90% " in page.text
     assert "Gradient noise scale, from 11 steps: An estimate of the batch at which" in page.text
 
@@ -244,7 +240,7 @@ def test_the_schedule_is_named(run: SyntheticRun) -> None:
     assert "schedule cosine half a cosine" in Page(render_html(run.report())).text
 
 
-def test_the_wall_clock_is_told_by_its_parts(run: SyntheticRun) -> None:
+def test_the_wall_clock_is_shown_in_its_parts(run: SyntheticRun) -> None:
     report = run.report()
     page = Page(render_html(report))
     assert report.budget is not None
@@ -254,7 +250,7 @@ def test_the_wall_clock_is_told_by_its_parts(run: SyntheticRun) -> None:
     assert "Where the" not in running.text
 
 
-def test_what_workers_bought_and_cost_is_among_the_results(run: SyntheticRun) -> None:
+def test_efficiency_and_cost_are_among_the_results(run: SyntheticRun) -> None:
     scaling = Scaling(
         world_size=2, worker_samples_per_s=90.0, one_worker_samples_per_s=100.0, efficiency=0.9, source="attempt 0"
     )
@@ -265,24 +261,26 @@ def test_what_workers_bought_and_cost_is_among_the_results(run: SyntheticRun) ->
     assert "cost 20.00 8 worker-hours at 2.50 each; 0.50 a million samples" in text
     assert "MFU 40% 40 of 100 TFLOPS a worker" in text
     unknown = replace(scaling, one_worker_samples_per_s=None, efficiency=None, source=None)
-    assert "reference.samples_per_s would tell of one alone" in Page(render_html(run.report(scaling=unknown))).text
+    assert (
+        "set reference.samples_per_s to compare with one alone" in Page(render_html(run.report(scaling=unknown))).text
+    )
 
 
 def test_a_time_that_is_not_known_takes_its_own_place_off_the_axis_alone(run: SyntheticRun) -> None:
     series = run.report().series
     page = Page(render_html(run.report(series=replace(series, elapsed_s=(None, *series.elapsed_s[1:])))))
-    assert page.data["times"]["steps"] == [None, *series.elapsed_s[1:]]
+    assert page.data["axes"][1]["places"]["steps"] == [None, *series.elapsed_s[1:]]
     assert len([field for field in page.all("input") if field.get("name") == "axis"]) == 2
-    assert page.text.count("Over time 1 of 14 places is left out: when it was is not known.") == len(MEASURED) + 1
-    assert "Over time 1 of 16 places is left out" in page.text, "the loss, with its two evaluations"
-    assert "left out" not in Page(render_html(run.report())).text
+    assert page.text.count("1 of 14 places is not drawn over time: its time is not known.") == len(MEASURED) + 1
+    assert "1 of 16 places is not drawn over time" in page.text, "the loss, with its two evaluations"
+    assert "not drawn" not in Page(render_html(run.report())).text
 
 
 def test_a_run_of_which_no_time_is_known_is_shown_over_samples_alone(run: SyntheticRun) -> None:
     series = run.report().series
     unknown = {name: (None,) * len(getattr(series, name)) for name in ("elapsed_s", "eval_elapsed_s")}
     page = Page(render_html(run.report(series=replace(series, **unknown))))
-    assert "times" not in page.data
+    assert len(page.data["axes"]) == 1
     assert not [field for field in page.all("input") if field.get("name") == "axis"]
 
 
@@ -298,4 +296,4 @@ def test_paper_gets_the_slowest_of_very_many_workers(run: SyntheticRun) -> None:
     page = Page(render_html(run.report(workers=workers)))
     rest = [row.get("class") for row in page.all("tr")].count("rest")
     assert rest == 36
-    assert "On paper: the 64 workers with the most time of their own a step, of 100." in page.text
+    assert "On paper: the 64 workers with the most time of their own in each step, of 100." in page.text

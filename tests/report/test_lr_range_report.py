@@ -1,10 +1,9 @@
-"""A range test's result: read from records, told in the terminal and as a page."""
+"""A range test: its result from records, its text and its page."""
 
 import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.resources import files
 from io import StringIO
 from math import exp, nan
 from pathlib import Path
@@ -20,20 +19,21 @@ from scaler.metrics.record import Record
 from scaler.metrics.writer import MetricsWriter
 from scaler.plan import Plan
 from scaler.plan.range_test import carried_by, make_plan, range_job, range_plan
-from scaler.report.find_lr.html import SCRIPTS, STYLES, render_range_html
-from scaler.report.find_lr.summary import NAMES, FoundRates, paste, rate, read_range
+from scaler.report.find_lr.html import render_range_html
+from scaler.report.find_lr.summary import NAMES, FoundLrs, lr_text, paste, read_range
 from scaler.report.find_lr.text import range_text
+from scaler.report.page.shell import SCRIPTS
 from scaler.runs import RunFolder
 
 Golden = Callable[[str, str], None]
 Digits = Callable[..., Job]
-Find = Callable[..., FoundRates]
+Find = Callable[..., FoundLrs]
 
 REASON = "sgd: linear rule (Goyal et al. 2017), as asked for"
 
 
 def falls(lr: float) -> float:
-    """A loss that is half-way down at 0.16 and explodes at 2."""
+    """A loss that has done half of its fall at 0.16 and explodes at 2."""
     return 400.0 if lr > 2.0 else 0.3 + 2.0 / (1.0 + lr / 0.16)
 
 
@@ -47,7 +47,7 @@ def rises(lr: float) -> float:
 
 @pytest.fixture
 def find(digits: Digits, tmp_path: Path) -> Find:
-    """Return what is found in a test of 100 steps on two workers, whose loss is a function of the rate."""
+    """Return the result of a test of 100 steps on two workers whose loss is a function of the learning rate."""
 
     def found(
         loss: Callable[[float], float] = falls,
@@ -56,7 +56,7 @@ def find(digits: Digits, tmp_path: Path) -> Find:
         recorded: int | None = None,
         lowest: float = 1e-5,
         highest: float = 10.0,
-    ) -> FoundRates:
+    ) -> FoundLrs:
         job = digits(*overrides)
         tested = range_job(job, steps=steps)
         plan = range_plan(
@@ -90,7 +90,7 @@ def records(plan: Plan, loss: Callable[[float], float]) -> list[Record]:
     return rows
 
 
-def rendered(found: FoundRates, *, width: int = 80) -> str:
+def rendered(found: FoundLrs, *, width: int = 80) -> str:
     console = Console(file=StringIO(), width=width, highlight=False, markup=False, color_system=None)
     with console.capture() as captured:
         console.print(range_text(found))
@@ -107,7 +107,7 @@ def test_the_loss_is_the_mean_over_all_workers_samples(find: Find) -> None:
     assert (found.lrs[0], found.lrs[-1]) == (pytest.approx(1e-5), pytest.approx(10.0))
 
 
-def test_what_is_suggested_is_carried_back_by_the_rule(find: Find) -> None:
+def test_a_suggestion_is_carried_back_by_the_rule(find: Find) -> None:
     found = find()
     assert found.lr_ratio == 16.0
     assert found.suggestions["valley"] == pytest.approx(0.16, rel=0.4)
@@ -120,7 +120,7 @@ def test_what_is_suggested_is_carried_back_by_the_rule(find: Find) -> None:
     assert found.hints == ()
 
 
-def test_in_json_it_is_all_there_and_no_number_is_none(find: Find) -> None:
+def test_json_has_every_field_and_no_nan(find: Find) -> None:
     found = find(lambda lr: nan if lr > 5.0 else falls(lr))
     values = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert values["losses"][-1] is None
@@ -137,19 +137,19 @@ def test_in_json_it_is_all_there_and_no_number_is_none(find: Find) -> None:
             falls,
             {"highest": 0.1},
             "valley",
-            ("The loss still falls at 0.1, so what is suggested may be too low: raise --max.",),
+            ("The loss still falls at 0.1, so the suggestions may be too low: raise --max.",),
         ),
         (
             lambda lr: min(falls(lr), 0.9),
             {},
             "valley",
-            ("The loss rises again, but not to 4 times its least: it did not diverge up to 10.",),
+            ("The loss rises again, but not to 4 times its least value: it did not diverge up to 10.",),
         ),
         (rises, {}, "tenth_of_divergence", ("The loss does not fall by more than its noise: take more --steps.",)),
         (rises, {"lowest": 5.0, "highest": 1e3}, None, ("The loss diverged after 7 steps: lower --min.",)),
     ],
 )
-def test_what_was_not_seen_is_said(
+def test_what_the_test_did_not_show_is_a_hint(
     find: Find, loss: Callable[[float], float], options: dict[str, float], chosen: str | None, hints: tuple[str, ...]
 ) -> None:
     found = find(loss, **options)
@@ -166,25 +166,25 @@ def test_a_run_without_records_is_refused(find: Find) -> None:
     assert str(refused.value) == "the range test has 4 steps.\n  It takes at least 10."
 
 
-def test_a_loss_that_is_no_number_from_the_start_is_the_recipes(find: Find) -> None:
+def test_a_first_loss_that_is_nan_is_an_error_of_the_recipe(find: Find) -> None:
     with pytest.raises(TrainingError, match="the loss of the first step is nan"):
         find(lambda lr: nan)
 
 
-# What to paste
+# Lines for the job file
 
 
 @pytest.mark.parametrize("value", [1.234e-9, 4.96e-5, 0.00099, 0.0132, 0.96, 1.0, 12.6, 3.2e5, 1e-5])
-def test_a_rate_is_read_back_by_every_yaml_reader(find: Find, tmp_path: Path, value: float) -> None:
+def test_a_learning_rate_is_read_back_by_every_yaml_reader(find: Find, tmp_path: Path, value: float) -> None:
     found = replace(find(), reference_suggestions={"valley": value}, chosen="valley")
     text = paste(found)
     assert text is not None
     read = yaml.safe_load(text)["reference"]["lr"]  # YAML 1.1, to which 1e-05 is text
     assert read == pytest.approx(value, rel=0.05)
-    assert read == float(rate(value))
+    assert read == float(lr_text(value))
 
 
-def test_what_is_pasted_goes_into_the_job(find: Find, digits_path: Path, tmp_path: Path) -> None:
+def test_the_lines_for_the_job_file_load(find: Find, digits_path: Path, tmp_path: Path) -> None:
     text = paste(find())
     assert text is not None
     line = text.splitlines()[1]
@@ -201,7 +201,7 @@ def test_a_range_test_in_the_terminal(find: Find, golden: Golden) -> None:
     golden("range.txt", rendered(find()))
 
 
-def test_one_that_did_not_diverge(find: Find, golden: Golden) -> None:
+def test_a_range_test_that_did_not_diverge(find: Find, golden: Golden) -> None:
     golden("range-short.txt", rendered(find(falls, "scale.rule=adascale", lowest=0.01, highest=1.0)))
 
 
@@ -230,33 +230,36 @@ def test_the_page_is_one_file_that_loads_nothing(find: Find) -> None:
     assert len(source.encode()) < 200_000
 
 
-def test_the_page_says_what_the_terminal_says(find: Find) -> None:
+def test_the_page_has_the_numbers_of_the_terminal(find: Find) -> None:
     found = find()
     text = Page(render_range_html(found)).text
     for key, name in NAMES.items():
-        assert f"{name} {rate(found.suggestions[key])} {rate(found.reference_suggestions[key])}" in text
+        assert f"{name} {lr_text(found.suggestions[key])} {lr_text(found.reference_suggestions[key])}" in text
     assert " ".join((paste(found) or "").split()) in text
-    assert f"A rate at batch 256 is 16 times reference.lr, which is at batch 16 ({REASON})." in text
+    assert f"A learning rate at batch 256 is 16 times reference.lr, which is for batch 16 ({REASON})." in text
     assert "A heuristic, from one short and noisy training" in text
 
 
-def test_the_curve_is_told_in_words_too(find: Find) -> None:
+def test_the_curve_is_a_sentence_too(find: Find) -> None:
     page = Page(render_range_html(find()))
     label = next(each for each in page.all("div") if each.get("role") == "group")["aria-label"] or ""
-    (said,) = re.findall(r"smoothed loss: .* at rate 1e-05, least .*?\.(?= )", label)
-    assert said in page.text
+    (sentence,) = re.findall(r"smoothed loss: .* at learning rate 1e-05, least .*?\.(?= )", label)
+    assert sentence in page.text
     assert re.search(r"steepest at 0.\d+, valley at 0.\d+, divergence / 10 at 0.\d+, diverged at \d.\d\.", label)
 
 
 def test_the_curve_is_the_tests(find: Find) -> None:
     found = find(lambda lr: nan if lr > 5.0 else falls(lr))
     data = Page(render_range_html(found)).data
-    assert data["lrs"] == pytest.approx(found.lrs, rel=1e-5)
-    assert data["losses"][:50] == pytest.approx(found.losses[:50], rel=1e-5)
-    assert data["losses"][-1] is None
-    assert len(data["smoothed"]) == len(found.smoothed)
-    assert [mark["key"] for mark in data["marks"]] == [*NAMES, "diverged"]
-    assert min(found.smoothed) < data["ceiling"] < max(found.smoothed)
+    (axis,), (chart,) = data["axes"], data["charts"]
+    smoothed, losses = (line["values"] for line in chart["lines"])
+    assert axis["places"]["steps"] == pytest.approx(found.lrs, rel=1e-5)
+    assert losses[:50] == pytest.approx(found.losses[:50], rel=1e-5)
+    assert losses[-1] is None
+    assert smoothed[: len(found.smoothed)] == pytest.approx(found.smoothed, rel=1e-5)
+    assert set(smoothed[len(found.smoothed) :]) == {None}
+    assert [mark["label"] for mark in data["marks"]] == [*NAMES.values(), "diverged"]
+    assert min(found.smoothed) < chart["ceiling"] < max(found.smoothed)
 
 
 def test_text_from_outside_stays_text(find: Find) -> None:
@@ -266,15 +269,3 @@ def test_text_from_outside_stays_text(find: Find) -> None:
     assert not page.all("img")
     assert page.text.count("{{ 7 * 7 }}") >= 4
     assert page.data is not None
-
-
-def test_the_script_and_the_styles_know_every_mark() -> None:
-    static = files("scaler.report.page").joinpath("static")
-    script, styles = static.joinpath("range.js").read_text(), static.joinpath("range.css").read_text()
-    for key in (*NAMES, "diverged"):
-        assert re.search(rf"\b{key}: \[", script)
-        assert f"--{key}: " in styles
-        assert f".key-{key} line" in styles
-    colours = "".join(static.joinpath(name).read_text() for name in STYLES)
-    for name in re.findall(r'colour\("([\w-]+)"\)', script):
-        assert f"--{name}: " in colours

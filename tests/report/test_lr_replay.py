@@ -17,8 +17,8 @@ from scaler.metrics.next_attempt import next_attempt
 from scaler.metrics.reader import read_run
 from scaler.plan import make_plan
 from scaler.report.run.model import Report
+from scaler.report.run.read import read_report
 from scaler.report.run.summary import summarize
-from scaler.report.run.write import read_report
 from scaler.runs import RunFolder, RunState
 from scaler.training.checkpoints.files import find_checkpoint
 from scaler.training.in_process import InProcess

@@ -13,7 +13,7 @@ from scaler.metrics.reader import read_records
 from scaler.metrics.writer import MetricsWriter
 from scaler.report.run.html import render_html
 from scaler.report.run.markdown import render_markdown
-from scaler.report.run.write import read_report
+from scaler.report.run.read import read_report
 from scaler.runs import RunFolder
 
 

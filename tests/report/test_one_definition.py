@@ -28,8 +28,8 @@ from scaler.report.run.definitions import NUMBERS, SPEED, TRAIN_LOSS, TRAIN_S, W
 from scaler.report.run.html import render_html
 from scaler.report.run.markdown import render_markdown
 from scaler.report.run.model import Report
+from scaler.report.run.read import read_report
 from scaler.report.run.text import report_text
-from scaler.report.run.write import read_report
 from scaler.report.text.format import number, seconds
 
 

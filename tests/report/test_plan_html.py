@@ -11,7 +11,9 @@ from pages import Page
 
 from scaler.job import Job
 from scaler.plan import Plan, PlanWarning, make_plan
-from scaler.report.plan.html import MOST_LINES, SCRIPTS, render_plan_html
+from scaler.report.page.chart import SERIES
+from scaler.report.page.shell import SCRIPTS, STYLES
+from scaler.report.plan.html import render_plan_html
 from scaler.report.plan.variants import Refused
 
 Digits = Callable[..., Job]
@@ -57,37 +59,37 @@ def test_every_number_has_its_reason(digits: Digits) -> None:
         assert reason in text
     assert "peak_lr 0.04 0.01 x 4" in text
     assert "global_batch_size 256 samples 2 workers x 128 samples x 1 micro-step" in text
-    assert "optimizer adamw, betas [0.1853, 0.984119], eps 2.5e-09, weight_decay 0.01, amsgrad false betas" in text
+    assert "optimizer adamw, betas [0.185302, 0.984119], eps 2.5e-09, weight_decay 0.01, amsgrad false betas" in text
 
 
 def test_every_phase_and_every_group_is_a_row(digits: Digits) -> None:
     text = Page(render_plan_html([full(digits)])).text
-    assert "from sample epoch global batch micro-steps batch ratio peak rate betas eps ema_decay" not in text
-    assert "11,496 8 1,024 4 x 128 64x 0.08 [0.001179, 0.937975] 1.25e-09" in text
-    assert "3,020 parameters, by what they are treated with" in text
+    assert "from sample epoch global batch micro-steps batch ratio peak lr betas eps ema_decay" not in text
+    assert "11,496 8 1,024 4 x 128 64x 0.08 [0.00117902, 0.937975] 1.25e-09" in text
+    assert "3,020 parameters in groups of one learning rate, weight decay and start" in text
     assert "*.bias 20 1 1x 0.04 0 0" in text
     assert "embed.* 1,000 1 1x 0.04 0.01 2,874" in text
 
 
-def test_the_curve_is_the_plans_rate(digits: Digits) -> None:
+def test_the_curve_is_the_plans_learning_rate(digits: Digits) -> None:
     plan = full(digits)
     data = Page(render_plan_html([plan])).data
     (chart,) = data["charts"]
     assert (chart["id"], [line["label"] for line in chart["lines"]]) == ("lr-0", ["learning rate"])
-    clock = data["clocks"]["steps"]
+    clock = data["axes"][0]["places"]["steps"]
     assert {samples for samples, _ in plan.lr_curve} <= set(clock)
     assert chart["lines"][0]["values"] == pytest.approx([plan.whole_step_lr_at(at) for at in clock], rel=1e-5)
-    assert [(mark["samples_seen"], mark["label"]) for mark in data["markers"]] == [
+    assert [(mark["at"]["samples"], mark["label"]) for mark in data["marks"]] == [
         (5748, "batch 512"),
         (11496, "batch 1,024"),
     ]
 
 
-def test_a_curve_is_told_in_words_too(digits: Digits) -> None:
+def test_a_curve_is_a_sentence_too(digits: Digits) -> None:
     page = Page(render_plan_html([make_plan(digits())]))
-    said = "learning rate: from 0.01 to 0; least 0 at 21,555 samples, greatest 0.16 at 2,874 samples."
-    assert said in page.text
-    assert said in (next(each for each in page.all("div") if each.get("role") == "group")["aria-label"] or "")
+    sentence = "learning rate: from 0.01 to 0; least 0 at 21,555 samples, greatest 0.16 at 2,874 samples."
+    assert sentence in page.text
+    assert sentence in (next(each for each in page.all("div") if each.get("role") == "group")["aria-label"] or "")
 
 
 def test_a_schedule_that_moves_momentum_has_two_charts(digits: Digits) -> None:
@@ -106,7 +108,7 @@ def test_several_plans_share_a_chart_and_are_compared(digits: Digits) -> None:
     assert page.headings == ["Plans", "Curves", "Numbers"]
     assert "4 plans · linear, sqrt on 1, 2 workers · 2 refused" in page.text
     assert "2 linear 256 1 x 128 16x 16x 0.16 12 90 1" in page.text
-    assert "1 adam_sde Refused It has no betas. Use sqrt. 2 adam_sde Refused , likewise" in page.text
+    assert "1 adam_sde Refused It has no betas. Use sqrt. 2 adam_sde Refused It has no betas. Use sqrt." in page.text
     (chart,) = page.data["charts"]
     assert [line["label"] for line in chart["lines"]] == [
         "linear, 1 worker",
@@ -120,7 +122,7 @@ def test_several_plans_share_a_chart_and_are_compared(digits: Digits) -> None:
 def test_more_plans_than_one_chart_can_take_have_several(digits: Digits) -> None:
     plans = [make_plan(digits(f"scale.rule={rule}"), size) for rule in ("linear", "sqrt") for size in range(1, 9)]
     data = Page(render_plan_html(plans)).data
-    assert [len(chart["lines"]) for chart in data["charts"]] == [MOST_LINES, 2, MOST_LINES, 2]
+    assert [len(chart["lines"]) for chart in data["charts"]] == [SERIES, 2, SERIES, 2]
     assert data["charts"][0]["lines"][0]["label"] == "1 worker"
 
 
@@ -128,7 +130,7 @@ def test_a_plan_that_ends_sooner_has_no_values_after_its_end(digits: Digits) -> 
     plans = [make_plan(digits("train={steps: 100, num_samples: 1437}"), size) for size in (1, 2)]
     data = Page(render_plan_html(plans)).data
     first, second = (line["values"] for line in data["charts"][0]["lines"])
-    assert data["clocks"]["steps"][-1] == plans[1].total_samples
+    assert data["axes"][0]["places"]["steps"][-1] == plans[1].total_samples
     assert first[-1] is None
     assert None not in second
 
@@ -160,27 +162,36 @@ def test_control_characters_are_shown(digits: Digits) -> None:
     assert "a\\x1b[31m" in Page(render_plan_html([plan])).text
 
 
-def test_the_script_and_the_styles_know_every_curve_of_a_chart() -> None:
+def test_the_styles_have_a_colour_a_dash_and_a_sign_for_every_series() -> None:
+    styles = "".join(files("scaler.report.page").joinpath("static", name).read_text() for name in STYLES)
+    numbers = [str(index) for index in range(SERIES)]
+    assert re.findall(r"--series-(\d): #", styles) == 2 * numbers  # light and dark
+    assert re.findall(r"--series-(\d)-dash:", styles) == numbers
+    assert re.findall(r"\.key-series-(\d) line", styles) == numbers
+    assert re.findall(r"\.card\.series-(\d)", styles) == numbers
+
+
+def test_the_styles_have_every_colour_that_a_script_asks_for() -> None:
     static = files("scaler.report.page").joinpath("static")
-    assert 'line.style.startsWith("plan-")' in static.joinpath("chart.js").read_text()
-    styles = static.joinpath("plan.css").read_text()
-    colours = re.findall(r"--plan-(\d): #", styles)
-    assert sorted(colours) == sorted(2 * [str(index) for index in range(MOST_LINES)])  # light and dark
-    assert re.findall(r"--plan-(\d)-dash:", styles) == [str(index) for index in range(MOST_LINES)]
-    assert re.findall(r"\.key-plan-(\d) line", styles) == [str(index) for index in range(MOST_LINES)]
+    styles = "".join(static.joinpath(name).read_text() for name in STYLES)
+    scripts = "".join(static.joinpath(name).read_text() for name in SCRIPTS if "uPlot" not in name)
+    names = re.findall(r'colour\("([\w-]+)"\)', scripts)
+    assert names
+    for name in names:
+        assert f"--{name}: " in styles
 
 
-def test_checkpoints_by_time_are_said_in_seconds(digits: Digits) -> None:
+def test_checkpoints_by_time_are_in_seconds(digits: Digits) -> None:
     text = Page(render_plan_html([make_plan(digits("checkpoint.every={seconds: 90}"))])).text
-    assert "checkpoint_every_s 1 min 30 s how often it is kept" in text
+    assert "checkpoint_every_s 1 min 30 s between two checkpoints" in text
     assert "checkpoint_every_samples" not in text
 
 
 def test_what_is_kept_and_what_a_resize_does_stand_among_the_numbers(digits: Digits) -> None:
     job = digits("scale.num_workers={min: 1, max: 4}", "checkpoint.best={metric: accuracy, mode: max}")
     text = Page(render_plan_html([make_plan(job)], job=job)).text
-    assert "world_size 4 workers elastic, 1 to 4; scale_with_batch: batch and rate are planned anew" in text
-    climb = "from the old rate to the new, after a resize that raises the rate more than 1.5x"
+    assert "world_size 4 workers elastic, 1 to 4; scale_with_batch: batch and learning rate are planned again" in text
+    climb = "from the old learning rate to the new, after a resize that raises it more than 1.5x"
     assert f"rewarmup_samples 25,600 samples {climb}" in text
     kept = "how often, and at the end; the newest 2 are kept, and the one with the greatest accuracy"
     assert f"checkpoint_every_samples 7,185 samples {kept}" in text

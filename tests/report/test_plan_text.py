@@ -10,10 +10,10 @@ from rich.console import Console, RenderableType
 
 from scaler.job import Job
 from scaler.plan import Plan, make_plan
-from scaler.report.plan.format import option
 from scaler.report.plan.text import plan_text, plans_table
 from scaler.report.plan.variants import Refused, among
 from scaler.report.text.curves import Axis, Curve, CurveChart, axis
+from scaler.report.text.format import option
 
 Golden = Callable[[str, str], None]
 Digits = Callable[..., Job]
@@ -45,7 +45,7 @@ def grouped(digits: Digits, *overrides: str) -> Plan:
     return make_plan(digits(adamw, "scale.rule=sqrt", GROUPS, LAYERS, *overrides), parameters=PARAMETERS)
 
 
-def test_the_rate_is_drawn_below_the_numbers(digits: Digits, golden: Golden) -> None:
+def test_the_learning_rate_is_drawn_below_the_numbers(digits: Digits, golden: Golden) -> None:
     golden("plan-curve.txt", rendered(plan_text(make_plan(digits()), with_curve=True)))
 
 
@@ -57,7 +57,7 @@ def test_a_schedule_that_moves_momentum_has_two_curves(digits: Digits, golden: G
 def test_large_ratios_are_written_out(digits: Digits) -> None:
     text = rendered(plan_text(make_plan(digits("scale.per_worker_batch_size=250000"))))
     assert "  batch ratio   31,250x   " in text
-    assert "  rate ratio    31,250x   " in text
+    assert "  lr ratio      31,250x   " in text
 
 
 ELASTIC = "scale.num_workers={min: 1, max: 4}"
@@ -72,16 +72,26 @@ def test_an_elastic_job_says_what_a_resize_does_and_what_is_kept(digits: Digits,
 @pytest.mark.parametrize(
     ("overrides", "workers", "sizes", "climb"),
     [
-        ([], 4, "elastic, 1 to 4; scale_with_batch: batch and rate are planned anew", "50 steps"),
+        ([], 4, "elastic, 1 to 4; scale_with_batch: batch and learning rate are planned", "50 steps"),
         (["scale.rewarmup={above: 2, epochs: 1}"], 4, "elastic, 1 to 4; scale_with_batch: batch and ", "1 epoch"),
-        (["scale.rewarmup=null"], 4, "elastic, 1 to 4; scale_with_batch: batch and rate are planned anew", "none"),
-        (["scale.rule=none"], 4, "elastic, 1 to 4; scale_with_batch: batch and rate are planned anew", None),
-        (["scale.on_resize=hold_global_batch"], 4, "hold_global_batch: batch and rate are those of 4", None),
-        (["scale.global_batch_size=64"], 4, "elastic, 1 to 4; global_batch_size is fixed, and so is the rate", None),
+        (
+            ["scale.rewarmup=null"],
+            4,
+            "elastic, 1 to 4; scale_with_batch: batch and learning rate are planned",
+            "none",
+        ),
+        (["scale.rule=none"], 4, "elastic, 1 to 4; scale_with_batch: batch and learning rate are planned", None),
+        (["scale.on_resize=hold_global_batch"], 4, "hold_global_batch: batch and learning rate are those of 4", None),
+        (
+            ["scale.global_batch_size=64"],
+            4,
+            "elastic, 1 to 4; global_batch_size is fixed, and so is the",
+            None,
+        ),
         ([], 8, "", None),  # a size that this run does not get
     ],
 )
-def test_a_climb_is_told_where_a_resize_can_raise_the_rate(
+def test_a_rewarmup_is_shown_if_a_resize_can_raise_the_learning_rate(
     digits: Digits, overrides: list[str], workers: int, sizes: str, climb: str | None
 ) -> None:
     job = digits(ELASTIC, "schedule.warmup={samples: 0}", *overrides)
@@ -123,18 +133,18 @@ def test_only_constants_that_follow_the_batch_are_listed_again(digits: Digits) -
     assert "What else follows the batch" not in text
 
 
-def test_every_group_has_its_rate_and_what_it_holds(digits: Digits, golden: Golden) -> None:
+def test_every_group_has_its_learning_rate_and_parameters(digits: Digits, golden: Golden) -> None:
     golden("plan-groups.txt", rendered(plan_text(grouped(digits))))
 
 
-def test_what_reacts_in_training_is_said(digits: Digits) -> None:
+def test_what_reacts_during_the_run_is_shown(digits: Digits) -> None:
     noisy = "scale.batch_schedule={name: noise_scale, every: {epochs: 2}, max_global_batch_size: 1024}"
     text = rendered(plan_text(make_plan(digits(noisy, "failures.divergence={then: go_back}"))), width=120)
     assert (
         "reacts to     noise_scale  the batch doubles when the gradient noise scale allows it, "
-        "looked at every 2,874 samples\n" in text
+        "checked every 2,874 samples\n" in text
     )
-    assert "reacts to     divergence   after a divergence, back to a checkpoint at a lower rate\n" in text
+    assert "reacts to     divergence   after a divergence, training returns to a checkpoint with a lower lr\n" in text
 
 
 def test_steps_that_are_measured_are_at_least_so_many(digits: Digits) -> None:
@@ -189,7 +199,7 @@ def test_names_from_outside_are_shown_and_not_obeyed(digits: Digits) -> None:
 # Several plans
 
 
-def test_a_refusal_is_a_row_and_its_reason_is_said_once(digits: Digits, golden: Golden) -> None:
+def test_a_refusal_is_a_row_and_its_reason_is_shown_once(digits: Digits, golden: Golden) -> None:
     plans = [make_plan(digits(f"scale.rule={rule}"), size) for rule in ("linear", "sqrt") for size in (1, 2)]
     why = {"problem": "scale.rule = adam_sde scales betas.", "remedy": "It is for adam."}
     refused = [Refused(workers=size, rule="adam_sde", **why) for size in (1, 2)]
@@ -213,7 +223,7 @@ def test_more_than_four_plans_have_no_curves(digits: Digits) -> None:
         ([(2, None), (2, None)], "2 workers"),  # asked for twice
     ],
 )
-def test_combinations_in_words(cases: list[tuple[int | None, str | None]], text: str) -> None:
+def test_combinations_as_text(cases: list[tuple[int | None, str | None]], text: str) -> None:
     assert among(cases) == text
 
 
@@ -222,7 +232,7 @@ def test_combinations_in_words(cases: list[tuple[int | None, str | None]], text:
 
 def chart(*curves: list[tuple[float, float]], **settings: float) -> CurveChart:
     named = [Curve(label=f"curve {index}", points=points) for index, points in enumerate(curves)]
-    return CurveChart(title="Rate", curves=named, low=settings.get("low", 0.0))
+    return CurveChart(title="Learning rate", curves=named, low=settings.get("low", 0.0))
 
 
 def test_without_unicode_curves_are_letters(digits: Digits, golden: Golden) -> None:
@@ -249,7 +259,7 @@ def test_a_chart_is_as_wide_as_the_terminal_up_to_100_columns(width: int, widest
     assert max(map(len, lines)) == widest
 
 
-def test_where_there_is_no_room_or_nothing_to_see_there_is_no_chart() -> None:
+def test_a_narrow_console_or_a_flat_curve_has_no_chart() -> None:
     assert rendered(chart([(0.0, 0.0), (15.0, 1.0)]), width=39) == "\n"
     assert rendered(chart([(0.0, 0.0), (15.0, 0.0)])) == "\n"
 
@@ -322,8 +332,12 @@ def test_the_training_is_counted_in_epochs_or_where_it_is_short_in_samples(
     ("value", "text"),
     [
         (0.9375, "0.9375"),
-        (0.99993747, "0.999937"),
-        (1.76776695e-9, "1.768e-09"),
+        (0.99987654, "0.99987654"),  # a job gave it
+        (1.2345678e-8, "1.2345678e-08"),
+        (0.9960000000000001, "0.996"),
+        (1_000_000, "1000000"),
+        (1 - 0.0001 * 2**0.5, "0.999859"),  # a rule derives it
+        (2.5e-9 / 2**0.5, "1.76777e-09"),
         (0, "0"),
         (False, "false"),
         (None, "null"),

@@ -15,7 +15,7 @@ from scaler.job import Job, dump_job, load_job
 from scaler.metrics.writer import MetricsWriter
 from scaler.plan import make_plan
 from scaler.report.run.model import ENDED_BY, AttemptRow
-from scaler.report.run.write import read_report
+from scaler.report.run.read import read_report
 from scaler.runs import RunFolder
 
 Digits = Callable[..., Job]

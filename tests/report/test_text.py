@@ -11,9 +11,10 @@ from synthetic import SYNTHETIC_JOB, SyntheticRun
 from scaler.job import Job
 from scaler.plan import make_plan
 from scaler.report.plan.text import plan_text, plans_table
+from scaler.report.run.format import group_text, noise_text, phase_text
 from scaler.report.run.model import Cost, Flops, Noise, Scaling, Verdict
 from scaler.report.run.text import report_text
-from scaler.report.text.format import group_words, noise_words, number, phase_words, plural, printable, seconds
+from scaler.report.text.format import number, plural, printable, seconds
 
 Golden = Callable[[str, str], None]
 HOSTILE = "a\x1b[31mb\x07[bold]\u202e"
@@ -28,7 +29,7 @@ def rendered(what: RenderableType, *, width: int = 80) -> str:
 
 @pytest.fixture
 def lost_and_resumed(synthetic_run: SyntheticRun) -> SyntheticRun:
-    """A run that lost a life, whose rank 1 wrote the rate itself and then diverged."""
+    """A run that lost an attempt; its rank 1 set the learning rate itself and then diverged."""
     run = synthetic_run.attempt(0, stop=96).died(1).later(3.2).attempt(1, start=64)
     run = run.altered(lambda record: (record.rank, record.step) == (1, 12), loss=float("nan"), lr=0.05)
     return run.evaluated(200, loss=0.6931, accuracy=0.96111)
@@ -64,7 +65,7 @@ def test_the_report_of_a_run_without_anything(synthetic_run: SyntheticRun, golde
     golden("report-empty.txt", rendered(report_text(replace(synthetic_run, state="starting").report())))
 
 
-def test_a_rate_that_differs_is_not_called_as_planned(
+def test_a_learning_rate_that_differs_is_not_as_planned(
     synthetic_run: SyntheticRun, lost_and_resumed: SyntheticRun
 ) -> None:
     assert "as planned in 14 steps" in rendered(report_text(synthetic_run.attempt(0).report()))
@@ -133,7 +134,7 @@ def test_the_bar_of_the_time_has_a_column_for_each_share_and_words_for_all(synth
     assert "Where the" not in rendered(report_text(replace(report, budget=None)))
 
 
-def test_what_workers_bought_and_cost_is_said_where_it_is_known(synthetic_run: SyntheticRun) -> None:
+def test_efficiency_and_cost_are_shown_if_they_are_known(synthetic_run: SyntheticRun) -> None:
     report = synthetic_run.attempt(0).report()
     scaling = Scaling(
         world_size=2, worker_samples_per_s=90.0, one_worker_samples_per_s=100.0, efficiency=0.9, source=HOSTILE
@@ -146,10 +147,10 @@ def test_what_workers_bought_and_cost_is_said_where_it_is_known(synthetic_run: S
     )
     text = rendered(report_text(known))
     assert max(len(line) for line in text.splitlines()) <= 80
-    said = " ".join(text.split())
-    assert "efficiency 90%: 90 samples/s a worker, against 100 of one alone (a\\x1b[31mb" in said
-    assert "computing 40%: 40 of 100 TFLOPS a worker" in said
-    assert "cost 20,000,000,000.00 for 8,000,000,000 worker-hours at 2.50 each; 0.001 a million samples" in said
+    line = " ".join(text.split())
+    assert "efficiency 90%: 90 samples/s a worker, against 100 of one alone (a\\x1b[31mb" in line
+    assert "computing 40%: 40 of 100 TFLOPS a worker" in line
+    assert "cost 20,000,000,000.00 for 8,000,000,000 worker-hours at 2.50 each; 0.001 a million samples" in line
     unknown = replace(scaling, one_worker_samples_per_s=None, efficiency=None, source=None)
     assert "efficiency" not in rendered(report_text(replace(known, scaling=unknown)))
 
@@ -188,7 +189,7 @@ def test_a_noise_scale_is_called_an_estimate_and_says_from_which_steps(
     noise_scale: float | None, lower: float | None, upper: float | None, text: str
 ) -> None:
     noise = Noise(noise_scale=noise_scale, lower=lower, upper=upper, measured_steps=100, meaning="", **TREND)
-    assert noise_words(noise) == text
+    assert noise_text(noise) == text
 
 
 @pytest.mark.parametrize(
@@ -201,14 +202,14 @@ def test_a_noise_scale_is_called_an_estimate_and_says_from_which_steps(
 )
 def test_a_noise_scale_that_is_not_known_says_why(measured: int, text: str) -> None:
     noise = Noise(noise_scale=None, lower=None, upper=None, measured_steps=measured, meaning="")
-    assert noise_words(noise) == text
+    assert noise_text(noise) == text
 
 
 def test_a_noise_scale_of_the_preconditioned_gradient_says_so() -> None:
     noise = Noise(
         noise_scale=186.2, lower=142.0, upper=252.0, measured_steps=99, meaning="", is_preconditioned=True, **TREND
     )
-    assert noise_words(noise) == f"186 samples (90% 142-252) of the preconditioned gradient {FROM}"
+    assert noise_text(noise) == f"186 samples (90% 142-252) of the preconditioned gradient {FROM}"
 
 
 def test_only_the_first_groups_and_phases_are_named() -> None:
@@ -217,10 +218,10 @@ def test_only_the_first_groups_and_phases_are_named() -> None:
 
     thawed = group("b\x1b[31m", frozen=True, unfreeze_at=10)
     groups = [group("a.*"), thawed, group("c", frozen=True), group("d")]
-    assert group_words(groups[:1]) == "a.* 0.1"
-    assert group_words(groups) == "a.* 0.1, b\\x1b[31m 0.1, c frozen, and 1 more group"
+    assert group_text(groups[:1]) == "a.* 0.1"
+    assert group_text(groups) == "a.* 0.1, b\\x1b[31m 0.1, c frozen, and 1 more group"
     phases = [{"start_samples": 1000 * i, "global_batch_size": 64 * 2**i} for i in range(6)]
-    assert phase_words(phases) == (
+    assert phase_text(phases) == (
         "64 samples, 128 from sample 1,000, 256 from sample 2,000, 512 from sample 3,000, and 2 more changes"
     )
 
@@ -238,7 +239,11 @@ def test_only_the_first_groups_and_phases_are_named() -> None:
         (21555, 4, "21,555"),  # counts are whole
         (123, 2, "123"),
         (34911.7, 4, "34,912"),
-        (9999.4, 4, "9999"),
+        (9999.4, 4, "9,999"),
+        (2034.0, 4, "2,034"),
+        (999.94, 4, "999.9"),
+        (999.96, 4, "1,000"),
+        (1e15, 4, "1e+15"),
         (9999.6, 4, "10,000"),  # rounds up to five digits
         (999.7, 3, "1,000"),
         (-9999.6, 4, "-10,000"),

@@ -1,1 +1,1 @@
-"""Several runs side by side: what differs in their jobs, which numbers moved, and whether by more than chance."""
+"""Comparison of runs: how their jobs differ, which numbers differ, and whether by more than chance."""

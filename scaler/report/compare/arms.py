@@ -1,4 +1,4 @@
-"""Which of several runs are repeats of each other, and what differs between those that are not."""
+"""Group runs into arms of repeats, and find how the jobs of the arms differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,43 +15,43 @@ _OF_THE_TRACKERS = "tracking"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Member:
-    """One run, as it is compared."""
+    """One run with its jobs and its report."""
 
-    jobs: tuple[Job, ...]  # the first, and those that resumes went on with
+    jobs: tuple[Job, ...]  # the first job, and the jobs of later resumes
     report: Report
 
     @property
     def seed(self) -> int:
-        """What weights and the order of the data began with."""
+        """``train.seed`` of the first job, which sets the first weights and the order of the data."""
         return self.jobs[0].train.seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """The runs of one arm."""
+    """One arm with its runs."""
 
     arm: Arm
     members: tuple[Member, ...]
 
 
 def find_groups(members: Sequence[Member]) -> tuple[Group, ...]:
-    """Return runs by arm, in the order in which the arms are first met.
+    """Return runs by arm, in the order in which the arms first appear.
 
-    Runs are repeats when all their jobs are, those of resumes too, but for ``name``, ``storage``, ``train.seed`` and
-    ``tracking``: nothing of these makes training another but for chance. A resume that changed nothing else is no job
-    of its own. What an arm changes is told of the newest jobs of its first run and of the base's; where these are
-    alike, of those before.
+    Runs are repeats if all their jobs, including the jobs of resumes, differ only in ``name``, ``storage``,
+    ``train.seed`` and ``tracking``: these change training only by chance. A resume that changed nothing else does not
+    count as another job. The changes of an arm are between the newest job of its first run and the newest job of the
+    base; if these are equal, between earlier jobs.
 
     Args:
         members: at least one; the first one's arm is the base.
     """
     found: list[list[Member]] = []
     for member in members:
-        home = next((group for group in found if _are_repeats(group[0], member)), None)
-        if home is None:
+        same = next((group for group in found if _are_repeats(group[0], member)), None)
+        if same is None:
             found.append([member])
         else:
-            home.append(member)
+            same.append(member)
     base = found[0][0]
     return tuple(
         Group(
@@ -67,7 +67,7 @@ def find_groups(members: Sequence[Member]) -> tuple[Group, ...]:
 
 
 def arm_label(index: int) -> str:
-    """Return what an arm is called.
+    """Return the label of an arm.
 
     Example:
         >>> [arm_label(index) for index in (0, 1, 25, 26, 27)]
@@ -83,7 +83,7 @@ def _are_repeats(one: Member, other: Member) -> bool:
 
 
 def _distinct(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs that a run went through, without those that are as the one before."""
+    """The jobs of a run, without jobs that equal the one before."""
     later = (job for before, job in pairwise(jobs) if _differences(before, job))
     return [jobs[0], *later]
 
@@ -97,7 +97,7 @@ def _differences(first: Job, second: Job) -> list[Change]:
 
 
 def _changes(base: Member, member: Member) -> list[JobChange]:
-    """What a run has otherwise than the base: of the newest jobs of both, or of the newest pair that differs."""
+    """The changes from the base to a run, between their newest jobs, or the newest pair that differs."""
     pairs = product(reversed(base.jobs), reversed(member.jobs))
     changes = next((found for first, second in pairs if (found := _differences(first, second))), [])
     texts = (change.texts() for change in changes)

@@ -1,4 +1,4 @@
-"""One run's curves on both clocks: their values at any place, and where they first come down to a value."""
+"""The curves of one run over samples and time: their values at any place, and where they first reach a value."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunClock:
-    """When a run had trained how many samples; between known places, as if at an even speed."""
+    """The samples that a run had trained at each time; between known places, at a constant speed."""
 
     samples_seen: Floats  # ascending
-    elapsed_s: Floats  # since the run's first step, ascending; empty: not known
+    elapsed_s: Floats  # since the first step of the run, ascending; empty: not known
 
     @classmethod
     def of(cls, report: Report) -> Self:
-        """Return the clock of a run, up to the end of its last step where its speed is known.
+        """Return the clock of a run, up to the end of its last step if its speed is known.
 
-        It begins with the run's first step: how long workers take to start is a number of its own.
+        Time starts at the first step of the run; the start-up is a number of its own.
         """
         series = report.series
         samples, elapsed = _floats(series.samples_seen), _floats(series.elapsed_s) - _floats([STARTUP_S.read(report)])
@@ -35,39 +35,39 @@ class RunClock:
             samples = np.append(samples, end)
             elapsed = np.append(elapsed, elapsed[-1] + (end - samples[-2]) / speed)
             known = np.append(known, True)
-        # A node's clock may be behind another's: time does not run back.
+        # The clock of one node may be behind another's, but time must not decrease.
         return cls(samples_seen=samples[known], elapsed_s=np.maximum.accumulate(elapsed[known]))
 
     @property
     def start_s(self) -> float | None:
-        """When the first known step began: above 0 where those before it were done again. None: no times are known."""
+        """Start of the first known step; above 0 if earlier steps were done again. None: no times are known."""
         return float(self.elapsed_s[0]) if len(self.elapsed_s) else None
 
     @property
     def end_s(self) -> float | None:
-        """When the last known step ended; None: no times are known."""
+        """End of the last known step; None: no times are known."""
         return float(self.elapsed_s[-1]) if len(self.elapsed_s) else None
 
     def elapsed_at(self, samples: float) -> float | None:
-        """Return when a run had trained that many samples; None where that is not known."""
+        """Return when the run had trained a number of samples; None: not known."""
         return _between(samples, self.samples_seen, self.elapsed_s)
 
     def samples_at(self, elapsed_s: float) -> float | None:
-        """Return how many samples a run had trained by then; None before its first step and after its end."""
+        """Return how many samples the run had trained at a time; None before its first step and after its end."""
         return _between(elapsed_s, self.elapsed_s, self.samples_seen)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainLoss:
-    """The training loss as a mean over the last ``window`` samples: single steps say little.
+    """The training loss as a mean over the last ``window`` samples, because the loss of a single step is noisy.
 
-    Each stretch of the series counts by its loss's weight; stretches without a finite loss are left out.
+    Each part of the series counts with its loss's weight; parts without a finite loss are left out.
     """
 
     window: int
-    starts: Floats  # of stretches of steps, in samples, and the end of the last
-    sums: Floats  # of weight * loss up to each of them, where it is finite
-    counts: Floats  # those weights
+    starts: Floats  # of the parts of the series, in samples, and the end of the last part
+    sums: Floats  # of weight * loss up to each start, without losses that are not finite
+    counts: Floats  # sums of these weights
 
     @classmethod
     def of(cls, report: Report, *, window: int) -> Self:
@@ -79,7 +79,7 @@ class TrainLoss:
         return cls(window=window, starts=starts, sums=sums, counts=counts)
 
     def at(self, samples: float) -> float | None:
-        """Return the mean loss of the window that ends there; None outside the run, or where nothing was finite."""
+        """Return the mean loss of the window that ends there; None outside the run, or without a finite loss."""
         if not self.starts[0] < samples <= self.starts[-1]:
             return None
         ends = [max(float(self.starts[0]), samples - self.window), samples]
@@ -88,7 +88,7 @@ class TrainLoss:
         return mean if np.isfinite(mean) else None
 
     def points(self) -> tuple[list[float], list[float | None]]:
-        """Return places and values: the end of each stretch from the first whole window on."""
+        """Return places and values: the end of each part, from the first whole window on."""
         first = self.starts[0] + self.window
         places = [float(place) for place in self.starts[1:] if place >= first]
         return places, [self.at(place) for place in places]
@@ -103,14 +103,14 @@ class EvalCurve:
 
     @classmethod
     def of(cls, report: Report, name: str) -> Self:
-        """Return a run's evaluations; none where it has none of that name, or none with a finite value."""
+        """Return a value of a run's evaluations; empty if no evaluation has a finite value of that name."""
         values = _floats(report.series.evals.get(name, ()))
         known = np.isfinite(values)
         samples = _floats(report.series.eval_samples_seen)
         return cls(samples_seen=samples[known] if len(values) else values, values=values[known])
 
     def at(self, samples: float) -> float | None:
-        """Return the value there, on the line between two evaluations; None before the first and after the last."""
+        """Return the value there, interpolated between evaluations; None before the first and after the last."""
         return _between(samples, self.samples_seen, self.values)
 
     def points(self) -> tuple[list[float], list[float | None]]:
@@ -121,13 +121,13 @@ class EvalCurve:
 def first_reached(
     places: Sequence[float], values: Sequence[float | None], target: float, *, is_line: bool
 ) -> float | None:
-    """Return where values first come down to a target; None where they never do.
+    """Return where values first fall to a target; None: they never do.
 
     Args:
         places: ascending.
-        values: one for each; None is passed over.
+        values: one for each place; None is skipped.
         target: the value to reach.
-        is_line: whether the way from one value to the next is a line, or what lies between is not known.
+        is_line: whether values are interpolated; if not, only the places themselves count.
 
     Example:
         >>> [first_reached([10, 20, 30], [3.0, 1.0, 2.0], 2.0, is_line=is_line) for is_line in (True, False)]

@@ -1,106 +1,133 @@
-"""A comparison as one HTML file that needs nothing else: what moved, the numbers, and the curves over each other.
+"""Render a comparison as one HTML file: what moved, the arms, the curves and the numbers. It computes no number."""
 
-No number is computed here. Each curve is told twice: as a curve, and as a sentence.
-"""
+from collections.abc import Iterator
 
 from scaler.report.compare.format import (
-    arm_words,
+    arm_text,
     by_kind,
-    change_words,
-    curve_words,
+    compared,
+    curve_text,
     headline,
-    judged_words,
-    mean_words,
-    measure_words,
-    speedup_words,
-    spread_words,
-    value_words,
+    mean_text,
+    measure_text,
+    run_text,
+    speedup_text,
+    spread_text,
 )
-from scaler.report.compare.model import Comparison, Curve
-from scaler.report.page.chart import Chart, Line, are_positive, drawn, untimed_words
-from scaler.report.page.shell import CURVE_SCRIPTS, PAGE_STYLES, render_page
-from scaler.report.text.format import number, plural
-
-STYLES = (*PAGE_STYLES, "plan.css", "compare.css")
-SCRIPTS = CURVE_SCRIPTS
-COLOURS = 6  # of plan.css; further arms begin again
+from scaler.report.compare.model import ArmValues, Comparison, Curve, Measure
+from scaler.report.page.chart import (
+    SERIES,
+    Chart,
+    ChartSet,
+    Line,
+    are_positive,
+    samples_axis,
+    sentence,
+    time_axis,
+    untimed_text,
+)
+from scaler.report.page.parts import Cell, Column, Heading, Table
+from scaler.report.page.shell import render_page
+from scaler.report.text.format import percent, plural
 
 
 def render_comparison_html(comparison: Comparison) -> str:
-    """Return the comparison as one HTML document, readable offline, on paper and without its script.
+    """Return a comparison as one HTML document, readable offline, on paper and without its scripts.
 
-    Text that a user chose (names, values of jobs) is escaped wherever it stands, and a content security policy in the
-    page lets nothing be loaded.
+    Names and values of jobs are escaped, and a content security policy in the page allows it to load nothing.
     """
-    charts = _charts(comparison)
-    clocks = _clocks(comparison)
-    data = drawn(
-        charts,
-        clocks={clock: curve.samples_seen for clock, curve in clocks.items()},
-        times={clock: curve.elapsed_s for clock, curve in clocks.items()},
-    )
+    base, *others = comparison.arms
+    styles = _styles(comparison)
     return render_page(
         "compare.html.j2",
-        styles=STYLES,
-        scripts=SCRIPTS,
-        comparison=comparison,
-        base=comparison.arms[0].label,
+        kind="comparison",
+        subject="Comparison of runs",
         title=f"{plural(len(comparison.runs), 'run')}, {plural(len(comparison.arms), 'arm')}",
-        headlines=[(arm, headline(comparison, arm)) for arm in comparison.arms[1:]],
-        kinds=by_kind(comparison.measures),
-        charts=charts,
-        has_times="times" in data,
-        data=data,
-        arm_words=arm_words,
-        change_words=change_words,
-        judged_words=judged_words,
-        mean_words=mean_words,
-        measure_words=measure_words,
-        speedup_words=speedup_words,
-        spread_words=spread_words,
-        value_words=value_words,
+        charts=_charts(comparison),
+        comparison=comparison,
+        base=base.label,
+        arms=[(arm, styles[arm.label]) for arm in comparison.arms],
+        headlines=[(arm, headline(comparison, arm)) for arm in others],
+        speedups=[f"Arm {speedup.arm}, {speedup_text(speedup, base.label)}" for speedup in comparison.speedups],
+        numbers=_table(comparison),
+        arm_text=arm_text,
+        run_text=run_text,
     )
 
 
-def _clocks(comparison: Comparison) -> dict[str, Curve]:
-    return {str(place): curve for place, curve in enumerate(comparison.curves)}
+def _styles(comparison: Comparison) -> dict[str, str]:
+    """A style for each arm; more arms than styles begin again."""
+    return {arm.label: f"series-{place % SERIES}" for place, arm in enumerate(comparison.arms)}
 
 
-def _charts(comparison: Comparison) -> list[Chart]:
-    """What is drawn: a chart for each curve that has a value, a line for each run, a colour for each arm."""
+def _table(comparison: Comparison) -> Table:
+    """All numbers: a row for each, a column for each arm, and the change of each arm from the base."""
+    base, *others = comparison.arms
+    columns = [Column(title="number", is_text=True), Column(title=base.label)]
+    for arm in others:
+        columns += [Column(title=arm.label), Column(title="change"), Column(title="noise", is_text=True)]
+    rows: list[Heading | tuple[Cell | str, ...]] = []
+    for title, measures in by_kind(comparison.measures):
+        rows += [Heading(title=title), *(tuple(_cells(measure)) for measure in measures)]
+    return Table(
+        id="numbers",
+        caption=f"Means over repeats. A change is against arm {base.label}; the true change is within ± with a "
+        f"probability of {percent(comparison.level)}.",
+        columns=tuple(columns),
+        rows=tuple(rows),
+    )
+
+
+def _cells(measure: Measure) -> Iterator[Cell | str]:
+    """The row of one number."""
+    base, *others = measure.arms
+    yield measure_text(measure)
+    yield _mean_cell(base, measure.unit)
+    for values in others:
+        _, change, noise = compared(measure, values.arm)
+        yield _mean_cell(values, measure.unit)
+        yield change
+        yield Cell(text=noise, style="strong" if measure.difference(values.arm).is_beyond_noise else "quiet")
+
+
+def _mean_cell(values: ArmValues, unit: str) -> Cell:
+    note = f"{values.repeats} repeats, spread {spread_text(values, unit)}" if values.repeats > 1 else ""
+    return Cell(text=mean_text(values, unit), note=note)
+
+
+def _charts(comparison: Comparison) -> ChartSet:
+    """A chart for each curve that has a value, with a line for each run in the style of its arm."""
+    curves = {str(place): curve for place, curve in enumerate(comparison.curves)}
     names = dict.fromkeys(curve.name for curve in comparison.curves if any(v is not None for v in curve.values))
-    colours = {arm.label: f"plan-{place % COLOURS}" for place, arm in enumerate(comparison.arms)}
-    charts = []
-    for place, name in enumerate(names):
-        curves = {clock: curve for clock, curve in _clocks(comparison).items() if curve.name == name}
-        window = plural(comparison.window_samples, "sample")
-        lines = tuple(
-            Line(label=f"{curve.arm}: {curve.run_id}", clock=clock, style=colours[curve.arm], values=curve.values)
-            for clock, curve in curves.items()
-        )
-        charts.append(
-            Chart(
-                id=str(place),
-                title=curve_words(name),
-                unit=f"mean over the last {window}" if name == "train_loss" else "",
-                lines=lines,
-                sentences=tuple(_sentence(curve) for curve in curves.values()),
-                is_logarithmic=are_positive(lines),
-                untimed=untimed_words([at for curve in curves.values() for at in curve.elapsed_s]),
-            )
-        )
-    return charts
+    samples = samples_axis({clock: curve.samples_seen for clock, curve in curves.items()})
+    time = time_axis({clock: curve.elapsed_s for clock, curve in curves.items()}, since="the first step")
+    return ChartSet(
+        charts=tuple(
+            _chart(str(place), {clock: curve for clock, curve in curves.items() if curve.name == name}, comparison)
+            for place, name in enumerate(names)
+        ),
+        axes=(samples, time) if time.is_known else (samples,),
+    )
 
 
-def _sentence(curve: Curve) -> str:
-    """A curve in words."""
-    points = [(value, at) for at, value in zip(curve.samples_seen, curve.values, strict=True) if value is not None]
-    label = f"Arm {curve.arm}, {curve.run_id}"
-    if not points:
-        return f"{label}: no value."
-    (first, _), (last, end) = points[0], points[-1]
-    least, place = min(points)
-    return (
-        f"{label}: from {number(first)} to {number(last)} after {plural(end, 'sample')}; least {number(least)} at "
-        f"{plural(place, 'sample')}."
+def _chart(id: str, curves: dict[str, Curve], comparison: Comparison) -> Chart:
+    """One curve of all runs."""
+    styles = _styles(comparison)
+    name = next(iter(curves.values())).name
+    lines = tuple(
+        Line(label=f"{curve.arm}: {curve.run_id}", clock=clock, style=styles[curve.arm], values=curve.values)
+        for clock, curve in curves.items()
+    )
+    window = f"mean over the last {plural(comparison.window_samples, 'sample')}"
+    return Chart(
+        id=id,
+        title=curve_text(name),
+        note=window if name == "train_loss" else "",
+        lines=lines,
+        sentences=tuple(
+            sentence(f"Arm {curve.arm}, {curve.run_id}", curve.samples_seen, curve.values) for curve in curves.values()
+        ),
+        is_wide=True,
+        is_logarithmic=are_positive(lines),
+        untimed=untimed_text([at for curve in curves.values() for at in curve.elapsed_s]),
     )

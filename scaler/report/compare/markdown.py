@@ -1,28 +1,27 @@
-"""A comparison as Markdown, for pull requests and chats."""
+"""Render a comparison as Markdown, for pull requests and chats."""
 
 from scaler.report.compare.format import (
-    arm_words,
+    arm_text,
     by_kind,
-    change_words,
+    compared,
     headline,
-    judged_words,
-    mean_words,
-    measure_words,
-    run_words,
+    mean_text,
+    measure_text,
+    run_text,
     shown_measures,
-    speedup_words,
-    spread_words,
+    speedup_text,
+    spread_text,
 )
 from scaler.report.compare.model import Arm, Comparison
 from scaler.report.text.markdown import as_table, as_text
 
 
 def render_comparison_markdown(comparison: Comparison) -> str:
-    """Return the comparison; names and values of the jobs are shown as text, whatever they hold."""
+    """Return the comparison as Markdown; markup in names and values of the jobs is escaped."""
     parts = [f"# {_title(comparison)}", *([as_text(comparison.finding)] if comparison.finding else [])]
     parts += [_arm(comparison, arm) for arm in comparison.arms]
     base = comparison.arms[0].label
-    speedups = [f"- arm {speedup.arm}, {as_text(speedup_words(speedup, base))}" for speedup in comparison.speedups]
+    speedups = [f"- arm {speedup.arm}, {as_text(speedup_text(speedup, base))}" for speedup in comparison.speedups]
     notes = [f"- **{note.code}**: {as_text(note.message)} {as_text(note.next)}" for note in comparison.notes]
     parts += ["\n".join(lines) for lines in (speedups, notes) if lines]
     parts.append(_numbers(comparison))
@@ -34,17 +33,17 @@ def _title(comparison: Comparison) -> str:
 
 
 def _arm(comparison: Comparison, arm: Arm) -> str:
-    lines = [f"**Arm {arm.label}**: {arm_words(arm)}"]
+    lines = [f"**Arm {arm.label}**: {arm_text(arm)}"]
     if arm.label != comparison.arms[0].label:
         lines[0] += f". {as_text(headline(comparison, arm))}"
     lines.append("")
     lines += [f"- {as_text(f'{change.key}: {change.base} -> {change.value}')}" for change in arm.changes]
-    lines += [f"- {as_text(run.run_id)}: {as_text(run_words(run))}" for run in comparison.runs if run.arm == arm.label]
+    lines += [f"- {as_text(run.run_id)}: {as_text(run_text(run))}" for run in comparison.runs if run.arm == arm.label]
     return "\n".join(lines)
 
 
 def _numbers(comparison: Comparison) -> str:
-    """One table: a row for each number, columns for each arm, and for how far it lies from the base."""
+    """The table of all numbers: a column for each arm, with its change from the base and whether that is noise."""
     base, others = comparison.arms[0].label, comparison.arms[1:]
     header = ["", base]
     for arm in others:
@@ -53,10 +52,8 @@ def _numbers(comparison: Comparison) -> str:
     for title, measures in by_kind(shown_measures(comparison)):
         rows.append([f"**{title}**", *([""] * (len(header) - 1 + (not others)))])
         for measure in measures:
-            row = [as_text(measure_words(measure)), mean_words(measure.of(base), measure.unit)]
+            row = [as_text(measure_text(measure)), mean_text(measure.of(base), measure.unit)]
             for arm in others:
-                difference = measure.difference(arm.label)
-                row.append(mean_words(measure.of(arm.label), measure.unit))
-                row += [change_words(difference, measure.unit), judged_words(difference)]
-            rows.append(row if others else [*row, spread_words(measure.arms[0], measure.unit)])
+                row += compared(measure, arm.label)
+            rows.append(row if others else [*row, spread_text(measure.arms[0], measure.unit)])
     return as_table(header if others else [*header, "spread of a repeat"], rows)

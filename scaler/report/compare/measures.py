@@ -1,4 +1,4 @@
-"""The numbers that are compared: of each run's end, of its speed, and at places that all of them have reached."""
+"""Compared numbers: at the end of each run, at places that all runs have reached, and of their speed."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from scaler.report.compare.model import LEVEL, ArmValues, Difference, Kind, Meas
 from scaler.report.run.definitions import ATTEMPTS, COST, SPEEDS, TRAIN_LOSS, TRAIN_S, WALL_S, Read, evaluation
 from scaler.report.run.model import Report
 
-ROUNDING = 1e-6  # of the greatest value: what differs by less is the same, as losses are sums of float32
-WIDE = 2.0  # an interval that reaches from no difference to a factor of so much tells nothing
+ROUNDING = 1e-6  # share of the greatest value; smaller differences are rounding, as losses are sums of float32
+WIDE = 2.0  # an interval from no difference to this factor is too wide to judge
 WHOLE_RUN = (TRAIN_S, WALL_S, COST, ATTEMPTS)
-"""They grow with the length of a run."""
+"""Numbers that grow with the length of a run."""
 
 
 def end_measures(groups: Sequence[Group], *, evals: Sequence[str]) -> list[Measure]:
-    """Return losses and evaluations where runs ended; judged only between arms that trained for as many samples."""
+    """Return the losses and evaluations at the ends of runs; judged only between arms of one length in samples."""
     return [
         make_measure(groups, number.key, number.read, kind="end", follows_seed=True, grows_with_length=True)
         for number in (TRAIN_LOSS, *map(evaluation, evals))
@@ -26,7 +26,7 @@ def end_measures(groups: Sequence[Group], *, evals: Sequence[str]) -> list[Measu
 
 
 def speed_measures(groups: Sequence[Group]) -> list[Measure]:
-    """Return speeds, shares, memory and cost; those that at least one run has."""
+    """Return the speeds, shares, memory and cost that at least one run has."""
     found = [
         make_measure(
             groups,
@@ -43,13 +43,13 @@ def speed_measures(groups: Sequence[Group]) -> list[Measure]:
 
 
 def eval_names(reports: Sequence[Report]) -> list[str]:
-    """Return the names of evaluation values that every run has, in alphabetical order; none of no run."""
+    """Return the names of evaluation values that every run has, in alphabetical order; empty without runs."""
     names = [evals_of(report) for report in reports]
     return sorted(set.intersection(*names)) if names else []
 
 
 def evals_of(report: Report) -> set[str]:
-    """Return the names of the values that a run's evaluations gave."""
+    """Return the names of the values of a run's evaluations."""
     return {*report.series.evals, *report.final.eval}
 
 
@@ -64,19 +64,18 @@ def make_measure(
     follows_seed: bool,
     grows_with_length: bool = False,
 ) -> Measure:
-    """Return one number of every run, and how far each arm's lies from the base's.
+    """Return one number of every run, and the difference of each arm from the base.
 
     Args:
         groups: the runs by arm; the first is the base.
         name: of the number.
-        read: what a run has of it.
+        read: returns the number of a run.
         kind: see ``Measure``.
-        at: likewise.
-        unit: likewise.
-        follows_seed: whether two runs of one seed would have the same value but for rounding: then only runs of
-            different seeds are repeats, and the runs of one seed count as their mean.
-        grows_with_length: whether a difference means something only between arms whose runs all trained for as many
-            samples.
+        at: see ``Measure``.
+        unit: see ``Measure``.
+        follows_seed: whether runs of one seed have the same value but for rounding. Then only runs of different seeds
+            are repeats, and runs of one seed count once, as their mean.
+        grows_with_length: whether the number can be judged only between arms whose runs have one length in samples.
     """
     columns = [[(member, read(member.report)) for member in group.members] for group in groups]
     known = [value for column in columns for _, value in column if value is not None]
@@ -104,7 +103,7 @@ def make_measure(
 
 
 def is_loss(name: str) -> bool:
-    """Return whether a number is a loss: it is above 0, and twice as much means the same at any height.
+    """Return whether a number is a loss, which is compared on a log scale if it is above 0.
 
     Example:
         >>> [is_loss(name) for name in ("train_loss", "eval.loss", "eval.ema_loss", "eval.perplexity", "eval.accuracy")]
@@ -118,7 +117,7 @@ def _is_one_length(base: Group, other: Group) -> bool:
 
 
 def _repeats(column: Sequence[tuple[Member, float | None]], *, follows_seed: bool, is_log: bool) -> list[float]:
-    """The values that count as repeats."""
+    """The values of the repeats; see ``follows_seed``."""
     if not follows_seed:
         return [value for _, value in column if value is not None]
     by_seed: dict[int, list[float]] = {}
@@ -129,7 +128,7 @@ def _repeats(column: Sequence[tuple[Member, float | None]], *, follows_seed: boo
 
 
 def _mean(values: Sequence[float], *, is_log: bool) -> float:
-    if len(values) == 1:  # itself, to the last digit
+    if len(values) == 1:  # no rounding
         return values[0]
     return math.exp(math.fsum(map(math.log, values)) / len(values)) if is_log else sum(values) / len(values)
 
@@ -157,26 +156,26 @@ def _difference(
     base_mean, mean = _mean(base, is_log=is_log), _mean(mine, is_log=is_log)
     change = 0.0 if _are_alike([*base, *mine]) else mean - base_mean
     in_pct = 100 / abs(base_mean) if base_mean and not is_percent else None
-    told = unknown | {"change": change, "change_pct": change * in_pct if in_pct is not None else None}
+    fields = unknown | {"change": change, "change_pct": change * in_pct if in_pct is not None else None}
     found = _judged(base, mine, is_log=is_log) if is_comparable else None
     if found is None:
-        return Difference(arm=label, **told, not_judged=_why_not(base, mine, is_comparable=is_comparable))
+        return Difference(arm=label, **fields, not_judged=_why_not(base, mine, is_comparable=is_comparable))
     ends = [found.difference - found.margin, found.difference + found.margin]
     low, high = (base_mean * math.expm1(end) for end in ends) if is_log else ends
     margin = None if is_log else found.margin
-    told |= {"low": low, "high": high, "margin": margin}
+    fields |= {"low": low, "high": high, "margin": margin}
     if in_pct is not None:
-        told |= {"low_pct": low * in_pct, "high_pct": high * in_pct}
-        told["margin_pct"] = None if margin is None else margin * in_pct
+        fields |= {"low_pct": low * in_pct, "high_pct": high * in_pct}
+        fields["margin_pct"] = None if margin is None else margin * in_pct
     most = math.log(WIDE) if is_log else abs(base_mean) * (WIDE - 1)
     is_wide = in_pct is not None and not found.is_beyond_noise and found.margin > most
     if found.has_too_few_values or is_wide:
-        return Difference(arm=label, **told, not_judged="too_few_repeats")
-    return Difference(arm=label, **told | {"is_beyond_noise": found.is_beyond_noise}, not_judged=None)
+        return Difference(arm=label, **fields, not_judged="too_few_repeats")
+    return Difference(arm=label, **fields | {"is_beyond_noise": found.is_beyond_noise}, not_judged=None)
 
 
 def _judged(base: Sequence[float], mine: Sequence[float], *, is_log: bool) -> MeanDifference | None:
-    """The difference with its interval, of logarithms on a log scale; None where no arm shows a spread."""
+    """The difference with its interval, of logarithms on a log scale; None if no arm has a spread."""
     if _are_alike(base) and _are_alike(mine):
         return None
     first, second = ([math.log(value) for value in values] if is_log else values for values in (base, mine))
@@ -184,7 +183,7 @@ def _judged(base: Sequence[float], mine: Sequence[float], *, is_log: bool) -> Me
 
 
 def _are_alike(values: Sequence[float]) -> bool:
-    """Whether values differ by rounding alone."""
+    """Whether values differ only by rounding."""
     return max(values) - min(values) <= ROUNDING * max(map(abs, values))
 
 
@@ -195,11 +194,11 @@ def _why_not(base: Sequence[float], mine: Sequence[float], *, is_comparable: boo
 
 
 def total_speed(report: Report) -> float | None:
-    """Return the samples a second of all workers, in the attempts with the last number of them."""
+    """Return the samples per second of all workers, in the attempts with the last number of workers."""
     scaling = report.scaling
     return None if scaling is None else scaling.worker_samples_per_s * scaling.world_size
 
 
 def world_size(report: Report) -> int | None:
-    """Return how many workers the last attempt with steps had."""
+    """Return the number of workers of the last attempt with steps."""
     return None if report.scaling is None else report.scaling.world_size

@@ -1,4 +1,4 @@
-"""What several runs say together, as ``scaler compare --json`` has it. None means not known."""
+"""The values of a comparison, with the fields of ``scaler compare --json``. None: not known."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 SCHEMA_VERSION = 1
 LEVEL = 0.95
-"""Of the intervals: where nothing differs, one difference in twenty is called beyond the noise."""
+"""Confidence level of the intervals: without a true difference, one in twenty is still called beyond the noise."""
 
 Kind = Literal["end", "speed", "at_samples", "at_time", "reached"]
 NotJudged = Literal["no_repeats", "no_spread", "too_few_repeats", "different_lengths", "not_known"]
@@ -14,7 +14,7 @@ NotJudged = Literal["no_repeats", "no_spread", "too_few_repeats", "different_len
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRow:
-    """One run that is compared."""
+    """One of the compared runs."""
 
     run_id: str  # name of the run's folder
     arm: str  # the label of its arm
@@ -27,7 +27,7 @@ class RunRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobChange:
-    """One key of the job that an arm has otherwise than the base; values as ``--set`` takes them."""
+    """One key of the job that differs between an arm and the base; values in the syntax of ``--set``."""
 
     key: str  # dotted key of the job file
     base: str  # value in the base
@@ -36,31 +36,31 @@ class JobChange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arm:
-    """Runs whose jobs are equal but for seed, name, and where they are stored and tracked: repeats of each other."""
+    """Runs whose jobs differ only in seed, name, storage and tracking: repeats of each other."""
 
     label: str  # A is the base
     run_ids: tuple[str, ...]  # its runs
-    changes: tuple[JobChange, ...]  # against the base; empty for the base itself
+    changes: tuple[JobChange, ...]  # from the base; empty for the base itself
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArmValues:
-    """One arm's values of a number."""
+    """The values of one number in one arm."""
 
     arm: str  # label of the arm
     values: tuple[float | None, ...]  # one for each of its runs
-    mean: float | None  # over repeats; on a log scale the geometric one
+    mean: float | None  # over repeats; on a log scale the geometric mean
     spread: float | None  # standard deviation of a single repeat; None with fewer than two
-    repeats: int  # values that count: of what follows from the seed, one for each seed
+    repeats: int  # values that count; a number that depends on the seed counts once for each seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """How far an arm's mean lies from the base's.
+    """The difference between the means of an arm and of the base.
 
-    The true change lies from ``low`` to ``high``, with probability LEVEL; on a linear scale that is ``margin`` to
-    either side of ``change``. Numbers as ``..._pct`` are in per cent of the base's mean: None where that is 0, and of
-    what is in percent itself.
+    The true change is between ``low`` and ``high`` with a probability of LEVEL. On a linear scale, these are
+    ``change - margin`` and ``change + margin``. Fields named ``..._pct`` are in percent of the base's mean: None if
+    that mean is 0, or if the number itself is in percent.
     """
 
     arm: str  # label of the arm
@@ -78,13 +78,13 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """One number of every run: at a run's end, at a place that all runs have reached, or how far it was to a value."""
+    """One number of every run: at its end, at a place that all runs have reached, or the way to a common value."""
 
     name: str  # train_loss, eval.<name>, samples_per_s, ...
     kind: Kind  # what it is: at the end, a speed, at a place or time that all reached, or the way to a value
     at: float | None  # at_samples: samples; at_time: seconds since each run's first step; reached: the value; else None
     unit: str  # s, samples, samples/s, GiB, %, or nothing
-    scale: Literal["linear", "log"]  # that means and differences are taken on: log for losses, where all are above 0
+    scale: Literal["linear", "log"]  # of means and differences; log for losses that are all above 0
     arms: tuple[ArmValues, ...]  # in the order of the arms
     differences: tuple[Difference, ...]  # one for each arm but the base
 
@@ -99,32 +99,32 @@ class Measure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speedup:
-    """What other numbers of workers bought, against the base; means over the repeats of each."""
+    """The speed-up of an arm with another number of workers against the base; means over repeats."""
 
     arm: str  # label of the arm
     world_size: int  # workers of the arm
     samples_per_s: float  # of all workers, in the attempts with the last number of them
     speedup: float  # over the base
     efficiency: float  # speedup over the ratio of the world sizes
-    time_speedup: float | None  # base's time over this one's, from the first step to the loss that all reached
-    samples_ratio: float | None  # this one's samples over the base's, to the same
+    time_speedup: float | None  # the base's time over this arm's, from the first step to the common loss
+    samples_ratio: float | None  # this arm's samples over the base's, to the common loss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve:
-    """One run's curve, on both clocks."""
+    """One curve of one run, over samples and over time."""
 
     name: str  # train_loss or eval.<name>
     run_id: str  # name of the run's folder
     arm: str  # label of its arm
     samples_seen: tuple[int, ...]  # samples in the weights at each point
     elapsed_s: tuple[float | None, ...]  # since the run's first step
-    values: tuple[float | None, ...]  # train_loss: the mean over the samples of a window that ends there
+    values: tuple[float | None, ...]  # train_loss: the mean over a window of samples that ends there
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Note:
-    """Something to know before the numbers are believed, and what to do about it."""
+    """A caution about the numbers, and what to do about it."""
 
     code: str  # stable name
     message: str  # one sentence
@@ -133,21 +133,21 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Everything that is said about several runs. The first run's arm is the base."""
+    """A comparison of several runs. The arm of the first run is the base."""
 
     schema_version: int  # version of these fields: 1
-    finding: str  # what came out, in a sentence for each arm
+    finding: str  # the result, a sentence for each arm
     level: float  # of the intervals
-    runs: tuple[RunRow, ...]  # as they were given
+    runs: tuple[RunRow, ...]  # in the order of the command line
     arms: tuple[Arm, ...]  # in the order of their first run; the first is the base
-    common_samples: int  # that every run has trained; runs whose records are damaged are left out
-    common_elapsed_s: float | None  # since the first step, likewise; None where a run's times are not known
-    window_samples: int  # that a training loss in a curve is the mean of
+    common_samples: int  # trained by every run; runs with damaged records are left out
+    common_elapsed_s: float | None  # since the first step, trained by every run; None: the times of a run are not known
+    window_samples: int  # of the mean training loss in a curve
     measures: tuple[Measure, ...]  # every number that is compared
-    speedups: tuple[Speedup, ...]  # empty where all arms have as many workers
+    speedups: tuple[Speedup, ...]  # empty if all arms have the same number of workers
     curves: tuple[Curve, ...]  # for drawing
     notes: tuple[Note, ...]  # what to know before the numbers are believed
 
     def to_dict(self) -> Mapping[str, Any]:
-        """Return the comparison as JSON has it."""
+        """Return the comparison as in ``--json``."""
         return asdict(self)

@@ -1,16 +1,16 @@
-"""What to know before the numbers of a comparison are believed."""
+"""Cautions about the numbers of a comparison, each with what to do about it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaler.report.compare.arms import Group
-from scaler.report.compare.format import curve_words
+from scaler.report.compare.format import curve_text
 from scaler.report.compare.measures import evals_of
 from scaler.report.compare.model import LEVEL, Measure, Note
 from scaler.report.compare.partial_runs import is_whole
 from scaler.report.run.missing_data import find_missing_data
 from scaler.report.run.model import Report
-from scaler.report.text.format import number, plural
+from scaler.report.text.format import number, percent, plural
 from scaler.runs import RunState
 
 SHOWN = 3  # runs that a note names
@@ -18,24 +18,24 @@ SHOWN = 3  # runs that a note names
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unreached:
-    """A loss of which nobody can say how far it was: some runs began at or below what others came down to."""
+    """A loss that some runs started at or below, so that the way to it cannot be compared."""
 
     name: str
-    target: float  # the lowest that every run came down to
-    of: str  # the run that came no lower
-    already: tuple[str, ...]  # runs that began there or below
+    target: float  # the lowest loss that every run reached
+    of: str  # the run whose lowest loss it is
+    already: tuple[str, ...]  # runs that started at or below it
 
 
 def find_notes(
     groups: Sequence[Group], measures: Sequence[Measure], unreached: Sequence[Unreached], *, has_times: bool
 ) -> tuple[Note, ...]:
-    """Return what is to be known, the gravest first; nothing is a good answer.
+    """Return the notes, the most serious first; empty if there is nothing to note.
 
     Args:
         groups: the runs by arm.
-        measures: of them.
-        unreached: losses that are left out of "how far to a common loss".
-        has_times: whether it is known of every run when it had trained how much.
+        measures: the numbers of the runs.
+        unreached: losses without a common value to reach.
+        has_times: whether the times of every run are known.
     """
     found = [
         _records_missing(groups),
@@ -59,12 +59,12 @@ def _records_missing(groups: Sequence[Group]) -> Note | None:
     gaps = {report.run_id: find_missing_data(report) for report in _reports(groups) if not is_whole(report)}
     if not gaps:
         return None
-    told = [f"of run {run_id}, {' '.join(gap.message for gap in mine)}" for run_id, mine in gaps.items()]
+    parts = [f"of run {run_id}, {' '.join(gap.message for gap in mine)}" for run_id, mine in gaps.items()]
     its = "its" if len(gaps) == 1 else "their"
     return Note(
         code="records_missing",
-        message=f"Files are damaged: {_listed(told)} What {its} records would say is not known here.",
-        next="Bring the files back from a copy, and compare again; scaler report names each of them.",
+        message=f"Files are damaged: {_listed(parts)} The numbers from {its} records are left out.",
+        next="Restore the files from a copy, and compare again; scaler report names each file.",
     )
 
 
@@ -74,8 +74,8 @@ def _without_steps(groups: Sequence[Group]) -> Note | None:
         return None
     return Note(
         code="without_steps",
-        message=f"No place is common to all runs: {_named(without)} trained no step.",
-        next="Compare the others without it; scaler report tells what ended it.",
+        message=f"The runs have no common number of samples: {_named(without)} trained no step.",
+        next="Compare the other runs; scaler report shows what ended this one.",
     )
 
 
@@ -83,12 +83,12 @@ def _unfinished(groups: Sequence[Group]) -> Note | None:
     states = {report.run_id: report.state for report in _reports(groups) if report.state != RunState.SUCCEEDED}
     if not states:
         return None
-    told = [f"{run_id} is {state}" if state in ("starting", "running") else f"{run_id} has {state}"
+    parts = [f"{run_id} is {state}" if state in ("starting", "running") else f"{run_id} has {state}"
             if state == "failed" else f"{run_id} was {state}" for run_id, state in states.items()]  # fmt: skip
     return Note(
         code="not_succeeded",
-        message=f"{_listed(told)}: the numbers are of what was trained.",
-        next="Losses are compared at what all runs have trained; scaler resume RUN has one go on.",
+        message=f"{_listed(parts)}: the numbers are of the steps that were trained.",
+        next="Losses are compared at the samples that all runs have trained; scaler resume RUN continues a run.",
     )
 
 
@@ -99,8 +99,8 @@ def _lengths(groups: Sequence[Group]) -> Note | None:
     return Note(
         code="different_lengths",
         message=f"The runs trained for different numbers of samples, from {number(ends[0])} to {number(ends[-1])}: "
-        f"what stands at their ends, and what grows with the length, is judged between arms of one length alone.",
-        next=f"Read the losses at the {number(ends[0])} samples that all have trained.",
+        f"numbers at their ends, and numbers that grow with the length, are judged only between arms of one length.",
+        next=f"Read the losses at the {number(ends[0])} samples that all runs have trained.",
     )
 
 
@@ -119,19 +119,19 @@ def _without_repeats(groups: Sequence[Group]) -> Note | None:
     if len(groups) > 1 and max(len(group.members) for group in groups) > 1:
         return None
     seed = 1 + max(member.seed for group in groups for member in group.members)
-    again = f"scaler submit JOB --set train.seed={seed}, of each job that is compared, makes a repeat."
+    again = f"Make a repeat of each job: scaler submit JOB --set train.seed={seed}."
     if len(groups) == 1:
         label = plural(len(groups[0].members), "run")
         return Note(
             code="one_arm",
-            message=f"The jobs of these {label} differ in nothing but the seed: they are repeats of one arm, and what "
-            f"differs between them is noise.",
-            next="Give a run of another job too, and it is compared with these.",
+            message=f"The jobs of these {label} differ only in the seed: they are repeats of one arm, and their "
+            f"differences are noise.",
+            next="To compare, also give a run of another job.",
         )
     return Note(
         code="no_repeats",
-        message="No arm has a second run, so nothing says which differences are more than chance.",
-        next=f"{again} Give all of them to scaler compare.",
+        message="No arm has a second run, so nothing tells which differences are more than chance.",
+        next=f"{again} Then compare all of them.",
     )
 
 
@@ -140,10 +140,10 @@ def _too_few_repeats(groups: Sequence[Group], measures: Sequence[Measure]) -> No
     if not names:
         return None
     seed = 1 + max(member.seed for group in groups for member in group.members)
-    told = [curve_words(name) for name in dict.fromkeys(names)]
+    parts = [curve_text(name) for name in dict.fromkeys(names)]
     return Note(
         code="too_few_repeats",
-        message=f"Too few repeats to tell whether the arms differ in {_listed(told)}: how far such a number spreads is "
+        message=f"Too few repeats to tell whether the arms differ in {_listed(parts)}: the spread between repeats is "
         f"not known well enough.",
         next=f"Repeat both arms with new seeds: scaler submit JOB --set train.seed={seed}.",
     )
@@ -155,8 +155,8 @@ def _one_seed(groups: Sequence[Group]) -> Note | None:
         return None
     return Note(
         code="one_seed",
-        message=f"All runs of arm {' and arm '.join(alike)} have one seed: they are repeats of the speed, but for the "
-        f"losses they count as one.",
+        message=f"All runs of arm {' and arm '.join(alike)} have one seed: they are repeats for the speed, but "
+        f"count once for the losses.",
         next="Repeat with another seed: scaler submit JOB --set train.seed=N.",
     )
 
@@ -168,8 +168,9 @@ def _sizes(groups: Sequence[Group]) -> Note | None:
             return Note(
                 code="several_world_sizes",
                 message=f"The runs of arm {group.arm.label} trained with {', '.join(map(str, sizes[:-1]))} and "
-                f"{sizes[-1]} workers: the speed is of all of them, the speed of a worker of the last number of them.",
-                next="For a speed-up, compare runs that keep their workers: scaler submit JOB --workers N.",
+                f"{sizes[-1]} workers: the speed is over all of them, "
+                f"the speed of a worker is with the last number of workers.",
+                next="For a speed-up, compare runs with a fixed number of workers: scaler submit JOB --workers N.",
             )
     return None
 
@@ -183,28 +184,28 @@ def _evals_not_shared(groups: Sequence[Group]) -> Note | None:
     }
     if not lacking:
         return None
-    told = [f"{curve_words(f'eval.{name}')} (not in {_named(run_ids)})" for name, run_ids in lacking.items()]
+    parts = [f"{curve_text(f'eval.{name}')} (not in {_named(run_ids)})" for name, run_ids in lacking.items()]
     return Note(
         code="evals_not_shared",
-        message=f"Values that not every run has are not compared: {_listed(told, '; ')}.",
-        next="Compare runs whose recipes evaluate the same; scaler report shows each run's own values.",
+        message=f"Values that some runs lack are not compared: {_listed(parts, '; ')}.",
+        next="Compare runs whose recipes evaluate the same values; scaler report shows all values of a run.",
     )
 
 
 def _no_common_loss(loss: Unreached) -> Note:
     return Note(
         code="no_common_loss",
-        message=f"The lowest {curve_words(loss.name)} of run {loss.of} is {number(loss.target)}, and "
-        f"{_named(loss.already)} began at or below that: how far training was to a common loss is not told.",
-        next=f"Compare the others without run {loss.of}.",
+        message=f"The lowest {curve_text(loss.name)} of run {loss.of} is {number(loss.target)}, and "
+        f"{_named(loss.already)} started at or below it: the way to a common loss cannot be compared.",
+        next=f"Compare the other runs without run {loss.of}.",
     )
 
 
 def _without_times() -> Note:
     return Note(
         code="no_times",
-        message="Of a run it is not known when it had trained how much, so nothing is compared by time.",
-        next="Runs of this version of scaler tell it.",
+        message="The step times of a run are not known, so nothing is compared by time.",
+        next="Compare runs whose records have their times.",
     )
 
 
@@ -214,9 +215,9 @@ def _chance(measures: Sequence[Measure]) -> Note | None:
         return None
     return Note(
         code="chance",
-        message=f"{plural(judged, 'difference')} {'is' if judged == 1 else 'are'} judged, each at {LEVEL:.0%}: about "
-        f"{number(judged * (1 - LEVEL), 2)} would lie beyond the noise by chance if nothing differed.",
-        next="Decide before looking which number counts, or repeat with new seeds what surprises.",
+        message=f"{plural(judged, 'difference')} {'is' if judged == 1 else 'are'} judged, each at {percent(LEVEL)}: "
+        f"about {number(judged * (1 - LEVEL), 2)} would be beyond the noise by chance if nothing differed.",
+        next="Choose the number that matters before you look, or repeat surprising results with new seeds.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What is known of a run whose files are damaged: what a part of its records says is no number of the run."""
+"""Reports of runs with damaged files, without the numbers that their records would give."""
 
 from dataclasses import fields, replace
 
@@ -7,15 +7,15 @@ from scaler.report.run.model import Report, Series
 
 
 def is_whole(report: Report) -> bool:
-    """Return whether a run's records and events are all there."""
+    """Return whether all records and events of a run can be read."""
     return not find_missing_data(report)
 
 
 def known_part(report: Report) -> Report:
-    """Return a report without the numbers that are made of records, where some of those are damaged or left out.
+    """Return a report without the numbers that come from records, if some of its records are damaged or missing.
 
-    Evaluations, attempts and the wall clock are told by events and the status: they stay, but where events are missing
-    too only the wall clock does. The run's length is then that of its last evaluation, if that is later.
+    Evaluations, attempts and the wall clock come from events and the status and stay; if events are missing too, only
+    the wall clock stays. The length of the run is then at least that of its last evaluation.
     """
     if is_whole(report):
         return report

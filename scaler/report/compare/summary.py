@@ -1,4 +1,4 @@
-"""From several runs' reports to one comparison."""
+"""Compute a comparison from the reports of several runs."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from scaler.report.compare.arms import Group, Member, find_groups
 from scaler.report.compare.curves import EvalCurve, RunClock, TrainLoss, first_reached
-from scaler.report.compare.format import finding_words
+from scaler.report.compare.format import finding_text
 from scaler.report.compare.measures import (
     end_measures,
     eval_names,
@@ -20,21 +20,20 @@ from scaler.report.compare.notes import Unreached, find_notes
 from scaler.report.compare.partial_runs import is_whole, known_part
 from scaler.report.run.model import Report
 
-PLACES = (0.25, 0.5, 0.75, 1.0)  # of what all runs have trained
-WINDOW = 0.05  # of that: what a training loss is the mean over
-FALLING = ("train_loss", "eval.loss")  # whose lower value is the better one; of other values nobody says
+PLACES = (0.25, 0.5, 0.75, 1.0)  # shares of what all runs have trained
+WINDOW = 0.05  # share of what all runs have trained, over which a training loss is the mean
+FALLING = ("train_loss", "eval.loss")  # a lower value is better; for other values this is not known
 
 
 def compare_runs(members: Sequence[Member]) -> Comparison:
-    """Return what several runs say together.
+    """Return the comparison of several runs.
 
-    Losses are compared at numbers of samples and at times that every run has reached. How far training was to a loss
-    is told of the lowest that every run came down to. What a loss is, also by time, follows from the seed: runs of one
-    seed count as one. Of a run whose records are damaged, what they would say is not known, and no place is common to
-    it.
+    Losses are compared at numbers of samples and at times that every run has reached. The way to a loss is compared for
+    the lowest loss that every run reached. A loss depends on the seed: runs of one seed count once. For a run with
+    damaged records, the numbers from its records are not known, and common places are computed without it.
 
     Args:
-        members: at least two runs, in the order in which they are to be shown; the first one's arm is the base.
+        members: at least two runs, in the order of the output; the arm of the first is the base.
     """
     groups = find_groups([replace(member, report=known_part(member.report)) for member in members])
     common = min((member.report.totals.samples_seen for member in members if is_whole(member.report)), default=0)
@@ -62,11 +61,11 @@ def compare_runs(members: Sequence[Member]) -> Comparison:
         curves=tuple(_curves(groups, lines)),
         notes=find_notes(groups, measures, unreached, has_times=common_s is not None),
     )
-    return replace(comparison, finding=finding_words(comparison))
+    return replace(comparison, finding=finding_text(comparison))
 
 
 class _Lines:
-    """The curves of all runs, each made once."""
+    """The curves of all runs, each computed once."""
 
     def __init__(self, reports: Sequence[Report], *, window: int) -> None:
         self.window = window
@@ -82,13 +81,13 @@ class _Lines:
 
     @property
     def common_start_s(self) -> float | None:
-        """When every whole run had begun to train; None where a run's times are not known."""
+        """When every undamaged run had started to train; None: the times of a run are not known."""
         starts = [self._clocks[run_id].start_s for run_id in self._whole]
         return None if None in starts else max((start for start in starts if start is not None), default=None)
 
     @property
     def common_elapsed_s(self) -> float | None:
-        """How long every whole run has trained; None where a run's times are not known."""
+        """How long every undamaged run has trained; None: the times of a run are not known."""
         ends = [self._clocks[run_id].end_s for run_id in self._whole]
         return None if None in ends else min((end for end in ends if end is not None), default=None)
 
@@ -103,7 +102,7 @@ class _Lines:
 
 
 def _at_common_samples(groups: Sequence[Group], lines: _Lines, *, common: int) -> Iterable[Measure]:
-    """Every curve at shares of the samples that all runs have trained."""
+    """Every curve at ``PLACES`` of the samples that all runs have trained."""
     for name in lines.names if common else ():
         for place in sorted({float(round(share * common)) for share in PLACES}):
             yield make_measure(
@@ -112,7 +111,7 @@ def _at_common_samples(groups: Sequence[Group], lines: _Lines, *, common: int) -
 
 
 def _at_common_times(groups: Sequence[Group], lines: _Lines) -> Iterable[Measure]:
-    """Every curve at shares of the time in which all runs trained; nothing where there is no such time."""
+    """Every curve at ``PLACES`` of the time in which all runs trained; empty if there is no such time."""
     start, end = lines.common_start_s, lines.common_elapsed_s
     if start is None or end is None or start >= end:
         return
@@ -133,14 +132,14 @@ def _at_time(lines: _Lines, name: str, moment: float) -> Callable[[Report], floa
 
 
 def _reached_measures(groups: Sequence[Group], lines: _Lines) -> tuple[list[Measure], list[Unreached]]:
-    """Samples and seconds to the lowest loss that all runs came down to, and the losses that have no such place."""
+    """Samples and seconds to the lowest loss that all runs reached, and the losses without such a place."""
     reports = _reports(groups)
     found, unreached = [], []
     for name in (name for name in lines.names if name in FALLING):
         points = {report.run_id: lines.points(report, name) for report in reports}
         ways = {report.run_id: _known(points[report.run_id][1]) for report in reports if is_whole(report)}
         if not ways or not all(len(values) > 1 for values in ways.values()):
-            continue  # a single value is no way
+            continue  # one value is no curve
         lowest = {run_id: min(values) for run_id, values in ways.items()}
         last = max(lowest, key=lambda run_id: lowest[run_id])
         target = lowest[last]
@@ -183,7 +182,7 @@ def _reached(groups: Sequence[Group], name: str, target: float, unit: str, value
 
 
 def _rounded_up(target: float, *, below: float) -> float:
-    """A value rounded up to two digits, where that is still below another one."""
+    """A value rounded up to two digits, if that is still below ``below``; else the value."""
     if not target:
         return target
     size = 10.0 ** (math.floor(math.log10(abs(target))) - 1)
@@ -192,7 +191,7 @@ def _rounded_up(target: float, *, below: float) -> float:
 
 
 def _speedups(groups: Sequence[Group], reached: Sequence[Measure]) -> tuple[Speedup, ...]:
-    """What other numbers of workers bought; nothing where an arm's runs have no one number of them."""
+    """The speed-ups of arms with other numbers of workers; empty if the runs of an arm have several numbers."""
     sizes = [size for size in map(_world_size, groups) if size is not None]
     if len(sizes) < len(groups) or len(set(sizes)) == 1:
         return ()
@@ -217,13 +216,13 @@ def _speedups(groups: Sequence[Group], reached: Sequence[Measure]) -> tuple[Spee
 
 
 def _world_size(group: Group) -> int | None:
-    """How many workers an arm's runs ended with; None where that is not one number."""
+    """The number of workers at the end of an arm's runs; None if the runs differ."""
     sizes = {world_size(member.report) for member in group.members if is_whole(member.report)}
     return sizes.pop() if len(sizes) == 1 else None
 
 
 def _ratio(measure: Measure | None, arm: str) -> float | None:
-    """An arm's mean over the base's."""
+    """The mean of an arm over the mean of the base."""
     if measure is None:
         return None
     base, mine = measure.arms[0].mean, measure.of(arm).mean

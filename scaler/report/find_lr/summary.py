@@ -1,4 +1,4 @@
-"""What a learning-rate range test found, read from its run. No number is computed elsewhere."""
+"""The result of a learning-rate range test, computed from the records of its run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,20 +11,20 @@ from scaler.errors import RunError
 from scaler.metrics.reader import RunMetrics, with_records
 from scaler.plan import Plan
 from scaler.report.run.step_arrays import Columns, chosen, make_step_arrays
-from scaler.report.text.format import plural
+from scaler.report.text.format import number, option, plural
 from scaler.runs import RunFolder
 
 SCHEMA_VERSION = 1
 NAMES: Mapping[str, str] = MappingProxyType(
     {"steepest": "steepest", "valley": "valley", "tenth_of_divergence": "divergence / 10"}
 )
-BY_PREFERENCE = ("valley", "tenth_of_divergence")  # where there is a steepest, there is a valley
-ROOM_ABOVE = 0.5  # of the fall, that a picture of the curve has above its start
+BY_PREFERENCE = ("valley", "tenth_of_divergence")  # a curve with a steepest point has a valley
+HEADROOM = 0.5  # share of the fall that a chart shows above the first loss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FoundRates:
-    """A range test's curve and suggestions, at the batch that was run and carried back to the reference."""
+class FoundLrs:
+    """The curve and the suggestions of a range test, at the tested batch and at the reference's batch."""
 
     schema_version: int
     run_id: str
@@ -32,50 +32,50 @@ class FoundRates:
     world_size: int
     global_batch_size: int
     reference_batch_size: int
-    base_lr: float  # what the job has now
-    lr_ratio: float  # what a rate here is divided by for the reference's batch
+    base_lr: float  # reference.lr of the job
+    lr_ratio: float  # learning rate at the tested batch over the learning rate at the reference's batch
     rule_reason: str
     lrs: tuple[float, ...]
-    losses: tuple[float | None, ...]  # mean over all workers; None where it is no number
-    smoothed: tuple[float, ...]  # as far as the loss is a number
+    losses: tuple[float | None, ...]  # mean over all workers; None: not a finite number
+    smoothed: tuple[float, ...]  # up to the first loss that is not finite
     diverged_at: float | None
-    suggestions: Mapping[str, float | None]  # steepest, valley, tenth_of_divergence: at the batch that was run
-    reference_suggestions: Mapping[str, float | None]  # the same for reference.lr
-    chosen: str | None  # the suggestion for the job file
-    hints: tuple[str, ...]  # why something is not there, and what to type
+    suggestions: Mapping[str, float | None]  # by the keys of NAMES, at the tested batch
+    reference_suggestions: Mapping[str, float | None]  # the same, for reference.lr
+    chosen: str | None  # key of the suggestion for the job file
+    hints: tuple[str, ...]  # why a result is missing, and what to type
 
     @property
     def reference_lr(self) -> float | None:
-        """What is suggested for ``reference.lr``."""
+        """The suggested ``reference.lr``; None: the curve suggests none."""
         return self.reference_suggestions[self.chosen] if self.chosen is not None else None
 
     @property
     def ceiling(self) -> float:
-        """The greatest loss to draw: what is above says only that it diverged."""
+        """The greatest loss that a chart shows; a greater loss means only that training diverged."""
         start, least = self.smoothed[0], min(self.smoothed)
-        return start + ROOM_ABOVE * (start - least if start > least else abs(start))
+        return start + HEADROOM * (start - least if start > least else abs(start))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the result as in ``scaler find-lr --json``."""
         return {**asdict(self), "reference_lr": self.reference_lr}
 
 
 def read_range(
     folder: RunFolder, plan: Plan, *, name: str, base_lr: float, lr_ratio: float, rule_reason: str
-) -> FoundRates:
-    """Return what a finished range test found.
+) -> FoundLrs:
+    """Return the result of a finished range test.
 
     Args:
-        folder: its run.
-        plan: what ran.
-        name: of the job that was tested.
-        base_lr: the learning rate that this job has at the reference.
-        lr_ratio: what a rate at this batch is divided by for the reference's.
-        rule_reason: why.
+        folder: of its run.
+        plan: of the run.
+        name: of the tested job.
+        base_lr: the learning rate of this job at the reference's batch.
+        lr_ratio: learning rate at the tested batch over the learning rate at the reference's batch.
+        rule_reason: why it is this ratio.
 
     Raises:
-        RunError: too few steps were recorded.
-        TrainingError: the loss was no number from the start.
+        RunError: too few steps were recorded, or a file of records is damaged.
+        TrainingError: the first loss was not a finite number.
     """
     steps = with_records(folder, _steps)
     lrs, losses = steps["lr"].tolist(), steps["loss"].tolist()
@@ -85,8 +85,8 @@ def read_range(
         "valley": found.valley,
         "tenth_of_divergence": found.tenth_of_divergence,
     }
-    usable = [key for key in BY_PREFERENCE if (rate := suggestions[key]) is not None and rate >= lrs[0]]
-    return FoundRates(
+    usable = [key for key in BY_PREFERENCE if (lr := suggestions[key]) is not None and lr >= lrs[0]]
+    return FoundLrs(
         schema_version=SCHEMA_VERSION,
         run_id=folder.run_id,
         name=name,
@@ -101,22 +101,22 @@ def read_range(
         smoothed=found.smoothed,
         diverged_at=found.diverged_at,
         suggestions=suggestions,
-        reference_suggestions={key: rate / lr_ratio if rate is not None else None for key, rate in suggestions.items()},
+        reference_suggestions={key: lr / lr_ratio if lr is not None else None for key, lr in suggestions.items()},
         chosen=usable[0] if usable else None,
         hints=tuple(_hints(lrs, found)),
     )
 
 
 def _steps(metrics: RunMetrics) -> Columns:
-    """The steps of the test, without those that were done again."""
+    """The steps of the test, without steps that a later attempt did again."""
     steps = make_step_arrays(metrics.records, metrics.events).steps
     if metrics.records.unreadable:
-        raise RunError(f"{metrics.records.unreadable[0]}.", "The file was altered: test the range again.")
+        raise RunError(f"{metrics.records.unreadable[0]}.", "The file was altered. Run the range test again.")
     return chosen(steps, ~steps["lost"])
 
 
 def _hints(lrs: Sequence[float], found: RangeTest) -> list[str]:
-    """What was not seen, and what would show it."""
+    """What the test did not show, and which option would show it."""
     diverged_at = found.diverged_at
     steps = lrs.index(diverged_at) if diverged_at is not None else len(lrs)
     if steps < FEWEST_STEPS:
@@ -126,26 +126,29 @@ def _hints(lrs: Sequence[float], found: RangeTest) -> list[str]:
         return [f"The loss does not fall by more than its noise: {more}take more --steps."]
     still_falls = found.smoothed.index(min(found.smoothed)) >= len(lrs) - 1 - len(lrs) // MEMORY
     if diverged_at is None and still_falls:
-        return [f"The loss still falls at {lrs[-1]:g}, so what is suggested may be too low: raise --max."]
+        return [f"The loss still falls at {option(lrs[-1])}, so the suggestions may be too low: raise --max."]
     if diverged_at is None:
-        return [f"The loss rises again, but not to {DIVERGED:g} times its least: it did not diverge up to {lrs[-1]:g}."]
+        return [
+            f"The loss rises again, but not to {number(DIVERGED)} times its least value: it did not diverge up to "
+            f"{option(lrs[-1])}."
+        ]
     return []
 
 
-def meaning(found: FoundRates, name: str) -> str:
-    """Return what a suggestion is, or why it is not there."""
+def meaning(found: FoundLrs, name: str) -> str:
+    """Return what the curve does at a suggestion, or why there is no such suggestion."""
     if found.suggestions[name] is None:
-        return "it did not diverge" if name == "tenth_of_divergence" else "no clear fall"
+        return "the loss did not diverge" if name == "tenth_of_divergence" else "no clear fall"
     if name == "tenth_of_divergence":
-        return f"it diverged at {rate(found.diverged_at)}"
-    return {"steepest": "the loss falls fastest", "valley": "half of the fall is done"}[name]
+        return f"the loss diverged at {lr_text(found.diverged_at)}"
+    return {"steepest": "the loss falls fastest", "valley": "the loss has done half of its fall"}[name]
 
 
-def rate(value: float | None) -> str:
-    """Return a suggested rate to two digits, for the test knows no more, as people and every YAML reader read it.
+def lr_text(value: float | None) -> str:
+    """Return a suggested learning rate with two digits, which is as exact as the test, as every YAML reader reads it.
 
     Example:
-        >>> [rate(value) for value in (None, 0.01056, 0.5, 1.0, 12.3, 0.00001234)]
+        >>> [lr_text(value) for value in (None, 0.01056, 0.5, 1.0, 12.3, 0.00001234)]
         ['–', '0.011', '0.5', '1', '12', '1.2e-05']
     """
     if value is None:
@@ -154,32 +157,33 @@ def rate(value: float | None) -> str:
     return text if "." in text else text.replace("e", ".0e")
 
 
-def paste(found: FoundRates) -> str | None:
-    """Return the lines for the job file; None: there is nothing to suggest."""
+def paste(found: FoundLrs) -> str | None:
+    """Return the lines for the job file; None: the curve suggests no learning rate."""
     if found.chosen is None:
         return None
     return (
-        f"reference:\n  lr: {rate(found.reference_lr)}  # {NAMES[found.chosen]} of a range test; was {found.base_lr:g}"
+        f"reference:\n  lr: {lr_text(found.reference_lr)}  # {NAMES[found.chosen]} of a range test; was "
+        f"{option(found.base_lr)}"
     )
 
 
-def headline(found: FoundRates) -> str:
-    """Return what was tested."""
+def headline(found: FoundLrs) -> str:
+    """Return the number of steps and workers, the batch, and the range of learning rates."""
     return (
         f"{plural(len(found.lrs), 'step')}, {plural(found.world_size, 'worker')}, batch {found.global_batch_size:,}, "
-        f"rate {found.lrs[0]:g} to {found.lrs[-1]:g}"
+        f"lr {option(found.lrs[0])} to {option(found.lrs[-1])}"
     )
 
 
-def carried(found: FoundRates) -> str:
-    """Return how a rate is carried back."""
+def carried(found: FoundLrs) -> str:
+    """Return how a learning rate at the tested batch becomes ``reference.lr``."""
     return (
-        f"A rate at batch {found.global_batch_size:,} is {found.lr_ratio:.4g} times reference.lr, which is at batch "
-        f"{found.reference_batch_size:,} ({found.rule_reason})."
+        f"A learning rate at batch {found.global_batch_size:,} is {number(found.lr_ratio)} times reference.lr, which "
+        f"is for batch {found.reference_batch_size:,} ({found.rule_reason})."
     )
 
 
 CAUTION = (
-    "A heuristic, from one short and noisy training: one with more steps suggests lower rates. Try a third and three "
-    "times the suggestion as well, to the end of training."
+    "A heuristic, from one short and noisy training: a test with more steps suggests lower learning rates. Also try a "
+    "third of the suggestion and three times the suggestion, each to the end of training."
 )

@@ -1,1 +1,1 @@
-"""What every HTML page is made of: the shell, styles, charts and tables."""
+"""The kit of all HTML pages: shell, style sheets, scripts, charts, tables and tiles."""

@@ -1,12 +1,11 @@
-"""What pages are made of: one HTML file that needs nothing else, from a template, styles and scripts.
+"""The shell of every page: one HTML file with all styles, scripts and data inside, which loads nothing.
 
-Text is escaped wherever it stands, data passes ``tojson``, and a content security policy in the page lets nothing be
-loaded and only the page's own scripts run.
+All pages have the same style sheets and scripts: a page is its data and a template that extends ``page.html.j2``.
+Text is escaped, data passes ``tojson``, and a content security policy in the page allows only the page's own scripts.
 """
 
 import base64
 import hashlib
-from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -14,34 +13,46 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from scaler.report.text.format import number, plural, printable
+from scaler.report.page.chart import ChartSet
+from scaler.report.page.parts import Heading, as_cell
+from scaler.report.text.format import number, option, plural, printable, seconds
 
-CHART_LIBRARY = "uPlot.iife.min.js"
-PAGE_STYLES = ("uPlot.min.css", "page.css")
-CURVE_SCRIPTS = (CHART_LIBRARY, "numbers.js", "drawing.js", "chart.js", "curves.js")
-"""What draws the curves of ``charts.html.j2``, in the order in which they build on each other."""
+STYLES = ("uPlot.min.css", "page.css", "charts.css", "tables.css")
+SCRIPTS = ("uPlot.iife.min.js", "numbers.js", "drawing.js", "chart.js", "sorting.js")
+"""In the order in which they build on each other."""
 
 
-def render_page(template: str, *, styles: Sequence[str], scripts: Sequence[str], **values: Any) -> str:
-    """Return a template of ``static/`` as a document.
+def render_page(
+    template: str, *, kind: str, subject: str, title: str, headline: str = "", charts: ChartSet, **values: Any
+) -> str:
+    """Return a template as a document that needs no other file.
 
     Args:
-        template: the file's name, one that extends ``page.html.j2``; it has ``number``, ``plural`` and ``printable``
-            as filters.
-        styles: names of files that go into it.
-        scripts: likewise; the template allows them by ``script_hashes``.
-        values: what the template says.
+        template: a file of ``static/`` that extends ``page.html.j2``. It has the filters ``number``, ``option``,
+            ``plural``, ``printable`` and ``seconds``.
+        kind: what the page is, in the title of the browser's window.
+        subject: the same with what it is of, above the title.
+        title: of the page.
+        headline: the result as one sentence.
+        charts: all charts of the page; the template has them as ``charts``.
+        values: what else the template shows.
     """
+    scripts = [_static(name) for name in SCRIPTS]
     return _template(template).render(
-        styles=Markup("\n".join(_static(name) for name in styles)),
-        scripts=[Markup(_static(name)) for name in scripts],
-        script_hashes=[_hash(_static(name)) for name in scripts],
+        styles=Markup("\n".join(_static(name) for name in STYLES)),
+        scripts=[Markup(script) for script in scripts],
+        script_hashes=[_hash(script) for script in scripts],
+        kind=kind,
+        subject=subject,
+        title=title,
+        headline=headline,
+        charts=charts,
         **values,
     )
 
 
 def render_part(template: str, **values: Any) -> str:
-    """Return a template of ``static/`` as a part of somebody else's page, escaped as a page of its own is."""
+    """Return a template as a part of another page, with all text escaped."""
     return _template(template).render(**values)
 
 
@@ -56,12 +67,20 @@ def _template(name: str) -> Template:
         finalize=_without_controls,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {"number": number, "plural": plural, "printable": printable}
+    environment.filters |= {
+        "as_cell": as_cell,
+        "number": number,
+        "option": option,
+        "plural": plural,
+        "printable": printable,
+        "seconds": seconds,
+    }
+    environment.tests["heading"] = lambda row: isinstance(row, Heading)
     return environment.get_template(name)
 
 
 def _without_controls(value: object) -> object:
-    """Text as ``printable`` shows it, wherever a template says it: none turns what follows it around."""
+    """Text with its control characters shown, so that no text reverses or hides the text after it."""
     return printable(value) if type(value) is str else value  # Markup is the page's own
 
 
@@ -71,5 +90,5 @@ def _static(name: str) -> str:
 
 
 def _hash(script: str) -> str:
-    """How a content security policy names a script that may run."""
+    """The name of a script in a content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,70 +1,96 @@
-"""Parts of a plan in words; the terminal and the page say them the same way."""
+"""Parts of a plan as text. The terminal and the page show the same text."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 from scaler.job import Job
 from scaler.job.section import Length
 from scaler.plan import Phase, Plan, PlanGroup
-from scaler.report.text.format import number, plural, seconds
+from scaler.report.text.format import number, option, plural, ratio, seconds
 
 REACTIONS: Mapping[str, str] = MappingProxyType(
     {
-        "adascale": "the rate is multiplied by the gain that is measured",
+        "adascale": "the learning rate is multiplied by the measured gain",
         "noise_scale": "the batch doubles when the gradient noise scale allows it",
-        "plateau": "the rate falls when the evaluation no longer improves",
-        "divergence": "after a divergence, back to a checkpoint at a lower rate",
+        "plateau": "the learning rate falls when the evaluation no longer improves",
+        "divergence": "after a divergence, training returns to a checkpoint with a lower lr",
     }
 )
 
 
-def option(value: object) -> str:
-    """Return an optimizer's option as a job file has it.
-
-    Example:
-        >>> [option(value) for value in (0.9, 5e-09, True, None, [0.6, 0.9960000000000001])]
-        ['0.9', '5e-09', 'true', 'null', '[0.6, 0.996]']
-    """
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, int | float):
-        return f"{value:.6g}" if abs(value) >= 0.9 else f"{value:.4g}"  # 0.999 and 0.99994 are far apart
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(option, value))}]"
-    return str(value)
+PHASE_HEADS = ("from sample", "epoch", "global batch", "micro-steps", "batch ratio", "peak lr")
+GROUP_HEADS = ("parameters", "tensors", "lr ratio", "peak lr", "weight decay", "from sample")
 
 
-def built_with(optimizer: Mapping[str, Any]) -> dict[str, str]:
-    """Return an optimizer's options but its rate, as texts."""
-    return {name: option(value) for name, value in optimizer.items() if name not in ("name", "lr")}
+def phase_row(plan: Plan, phase: Phase) -> tuple[str, ...]:
+    """Return the row of a phase; the columns are ``PHASE_HEADS``."""
+    return (
+        number(phase.start_samples),
+        number(phase.start_samples / plan.num_samples),
+        number(phase.global_batch_size),
+        micro_steps(phase),
+        ratio(phase.batch_ratio),
+        option(phase.peak_lr),
+    )
+
+
+def micro_steps(phase: Phase | Plan) -> str:
+    """Return the micro-steps of an optimizer step, and the samples in each."""
+    return f"{phase.grad_accum_steps:,} x {phase.per_worker_batch_size:,}"
+
+
+def group_row(plan: Plan, group: PlanGroup) -> tuple[str, ...]:
+    """Return the row of a group without its name; the columns are ``GROUP_HEADS``."""
+    return (
+        number(group.num_parameters),
+        number(len(group.tensors)),
+        ratio(group.lr_ratio),
+        option(group.peak_lr),
+        _weight_decay(plan, group),
+        _trained_from(group),
+    )
+
+
+def _weight_decay(plan: Plan, group: PlanGroup) -> str:
+    """The weight decay of a group at the start; empty if the optimizer has none."""
+    if group.weight_decay is not None:
+        return option(group.weight_decay * plan.phases[0].weight_decay_ratio)
+    value = plan.optimizer.get("weight_decay")
+    return "" if value is None else option(value)
+
+
+def _trained_from(group: PlanGroup) -> str:
+    """The sample from which a group is trained."""
+    if not group.frozen:
+        return "0"
+    return "never" if group.unfreeze_at is None else number(group.unfreeze_at)
 
 
 def constants(phase: Phase) -> dict[str, str]:
-    """Return what a phase sets beside the rate, as texts."""
+    """Return a phase's optimizer options without the learning rate, and the decay of its average, as text."""
     average = {} if phase.ema_decay is None else {"average": option(phase.ema_decay)}
-    return built_with(phase.optimizer) | average
+    return {name: option(value) for name, value in phase.optimizer.items() if name not in ("name", "lr")} | average
 
 
 def varying(phases: Sequence[Phase]) -> list[str]:
-    """Return the constants that are not the same in every phase."""
-    told = [constants(phase) for phase in phases]
-    return [name for name in told[0] if len({each[name] for each in told}) > 1]
+    """Return the names of the constants that differ between phases."""
+    found = [constants(phase) for phase in phases]
+    return [name for name in found[0] if len({each[name] for each in found}) > 1]
 
 
 def average_reason(plan: Plan) -> str:
-    """Return what the average's number says."""
-    return plan.reasons.get("ema_decay", "of itself that the average of the weights keeps in a step")
+    """Return the reason of the decay of the average."""
+    return plan.reasons.get("ema_decay", "the share of itself that the average of the weights keeps in a step")
 
 
 def reactions(plan: Plan) -> list[tuple[str, str]]:
-    """Return what may change the rate or the batch in training, and how."""
-    every = f", looked at every {plural(plan.grow_every_samples, 'sample')}" if plan.grow_every_samples else ""
+    """Return what may change the learning rate or the batch during the run, and how."""
+    every = f", checked every {plural(plan.grow_every_samples, 'sample')}" if plan.grow_every_samples else ""
     return [(name, REACTIONS.get(name, "") + (every if name == "noise_scale" else "")) for name in plan.reacts]
 
 
 def kept(job: Job) -> tuple[str, str]:
-    """Return how often a checkpoint is written, and which are kept.
+    """Return how often a checkpoint is written, and which checkpoints are kept.
 
     Example:
         >>> from scaler.job import parse_job
@@ -82,36 +108,36 @@ def kept(job: Job) -> tuple[str, str]:
 
 
 def can_resize(plan: Plan, job: Job) -> bool:
-    """Return whether a run of this plan may get another number of workers while it runs."""
+    """Return whether the number of workers may change during a run of this plan."""
     scale = job.scale
     return scale.is_elastic and scale.min_workers <= plan.world_size <= scale.max_workers
 
 
 def resizes(job: Job) -> str:
-    """Return what a resize of an elastic run does to batch and rate."""
+    """Return how a resize of an elastic run changes the batch and the learning rate."""
     scale = job.scale
     workers = f"elastic, {scale.min_workers:,} to {scale.max_workers:,}"
     if scale.global_batch_size is not None:
-        return f"{workers}; global_batch_size is fixed, and so is the rate"
+        return f"{workers}; global_batch_size is fixed, and so is the learning rate"
     if scale.on_resize == "hold_global_batch":
-        return f"{workers}; {scale.on_resize}: batch and rate are those of {scale.max_workers:,}"
-    return f"{workers}; {scale.on_resize}: batch and rate are planned anew"
+        return f"{workers}; {scale.on_resize}: batch and learning rate are those of {scale.max_workers:,}"
+    return f"{workers}; {scale.on_resize}: batch and learning rate are planned again"
 
 
 def rewarmup(plan: Plan, job: Job) -> tuple[str, str] | None:
-    """Return the climb after a resize, and when there is one; None where no resize can raise the rate."""
+    """Return the warmup after a resize, and when it is used; None if no resize can raise the learning rate."""
     scale = job.scale
     is_held = scale.global_batch_size is not None or scale.on_resize == "hold_global_batch"
     if not can_resize(plan, job) or is_held or plan.rule == "none":
         return None
     if scale.rewarmup is None:
-        return "none", "a resize that raises the rate raises it at once"
-    when = f"after a resize that raises the rate more than {scale.rewarmup.above:g}x"
-    return _length(scale.rewarmup), f"from the old rate to the new, {when}"
+        return "none", "a resize that raises the learning rate raises it at once"
+    when = f"after a resize that raises it more than {option(scale.rewarmup.above)}x"
+    return _length(scale.rewarmup), f"from the old learning rate to the new, {when}"
 
 
 def _length(length: Length) -> str:
-    """A length in the unit that the job file gives."""
+    """A length in the unit of the job file."""
     if length.epochs is not None:
         return f"{number(length.epochs)} {'epoch' if length.epochs == 1 else 'epochs'}"
     return plural(length.steps, "step") if length.steps is not None else plural(length.samples or 0, "sample")
@@ -121,21 +147,11 @@ def _extreme(mode: str) -> str:
     return {"min": "least", "max": "greatest"}[mode]
 
 
+def steps_text(plan: Plan) -> str:
+    """Return the number of steps, a lower bound if it depends on measurements."""
+    return number(plan.total_steps) + or_more(plan)
+
+
 def or_more(plan: Plan) -> str:
-    """Return what stands behind a number of steps."""
+    """Return `` or more`` if the number of steps depends on measurements, else an empty text."""
     return " or more" if plan.is_measured else ""
-
-
-def weight_decay(plan: Plan, group: PlanGroup) -> str:
-    """Return the weight decay that a group starts with; empty for an optimizer without."""
-    if group.weight_decay is not None:
-        return option(group.weight_decay * plan.phases[0].weight_decay_ratio)
-    value = plan.optimizer.get("weight_decay")
-    return "" if value is None else option(value)
-
-
-def trained_from(group: PlanGroup) -> str:
-    """Return the sample from which a group is trained."""
-    if not group.frozen:
-        return "0"
-    return "never" if group.unfreeze_at is None else number(group.unfreeze_at)

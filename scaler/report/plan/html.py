@@ -1,92 +1,74 @@
-"""Plans as one HTML file that needs nothing else: the curves, every number with its reason, the batch and the groups.
+"""Render plans as one HTML file: curves, every number with its reason, the batch and the groups.
 
-No number is computed here. Each curve is told twice: as a curve, and as a sentence.
+This module computes no number.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from scaler.job import Job
-from scaler.plan import Plan, PlanGroup
-from scaler.report.page.shell import CURVE_SCRIPTS, PAGE_STYLES, render_page
+from scaler.plan import Plan
+from scaler.report.page.chart import SERIES, Chart, ChartSet, Line, Mark, samples_axis, sentence
+from scaler.report.page.parts import Cell, Column, Table, Tile, explained
+from scaler.report.page.shell import render_page
 from scaler.report.plan.format import (
+    GROUP_HEADS,
+    PHASE_HEADS,
     average_reason,
-    built_with,
     can_resize,
     constants,
+    group_row,
     kept,
+    micro_steps,
     or_more,
+    phase_row,
     reactions,
     resizes,
     rewarmup,
-    trained_from,
+    steps_text,
     varying,
-    weight_decay,
 )
 from scaler.report.plan.variants import Refused, among, curve_places, labels
-from scaler.report.text.format import number, plural, seconds
+from scaler.report.text.format import number, optimizer_options, option, plural, ratio, seconds
 
-STYLES = (*PAGE_STYLES, "plan.css")
-SCRIPTS = CURVE_SCRIPTS
-MOST_LINES = 6  # of one chart; plan.css has a colour for each
-CURVE_POINTS = 800  # shared among the curves of a page
+CURVE_POINTS = 800  # shared by the curves of a page
 
 Read = Callable[[Plan, int], float | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PlanCurve:
-    """One plan's curve in a chart."""
+class PlanPart:
+    """What the page shows of one plan."""
 
     label: str
-    style: str  # plan-0 to plan-5: what chart.js and plan.css draw it with
-    values: tuple[float | None, ...]  # one for each place of the clock; None after the plan's end
-    sentence: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlanChart:
-    """Curves over samples_seen that share one axis."""
-
-    id: str
-    title: str
-    lines: tuple[PlanCurve, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlanSection:
-    """What the page says of one plan."""
-
-    label: str
+    summary: str
     plan: Plan
-    rows: tuple[tuple[str, str, str], ...]  # name, value, reason
-    varying: tuple[str, ...]  # constants that follow the batch
-    constants: tuple[Mapping[str, str], ...]  # of each phase
-    groups: tuple[tuple[PlanGroup, str, str], ...]  # with its weight decay and the sample that it is trained from
+    tables: tuple[tuple[str, Table], ...]  # with their headings
 
 
 def render_plan_html(outcomes: Sequence[Plan | Refused], *, job: Job | None = None) -> str:
-    """Return plans as one HTML document, readable offline, on paper and without its script.
+    """Return plans as one HTML document, readable offline, on paper and without its scripts.
 
     Args:
-        outcomes: plans of one job, at least one, and combinations that were refused.
-        job: with it, the page says what is kept to go on from, and what a resize does.
+        outcomes: plans of one job, at least one, and refused combinations.
+        job: with it, the page shows which checkpoints are kept and what a resize does.
     """
     plans = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
-    clock = sorted({at for plan in plans for at in curve_places(plan, CURVE_POINTS // len(plans))})
-    charts = _charts(plans, clock)
+    is_single = len(outcomes) == 1
     return render_page(
         "plan.html.j2",
-        styles=STYLES,
-        scripts=SCRIPTS,
-        outcomes=[(outcome, outcome if isinstance(outcome, Plan) else None) for outcome in outcomes],
+        kind="plan" if is_single else "plans",
+        subject="Plan of a job" if is_single else "Plans of a job",
+        title=plans[0].name,
         headline=_headline(outcomes, plans),
+        charts=_charts(plans),
+        is_single=is_single,
+        tiles=_tiles(plans[0]),
+        outcomes=_outcomes(outcomes, plans[0]),
         rules={plan.rule: plan.rule_reason for plan in plans},
-        sections=[_section(plan, name, job) for plan, name in zip(plans, labels(plans), strict=True)],
-        charts=charts,
-        data=_data(plans, charts, clock),
-        or_more=or_more,
+        plans=[
+            _part(plan, label, job, index) for index, (plan, label) in enumerate(zip(plans, labels(plans), strict=True))
+        ],
     )
 
 
@@ -100,51 +82,107 @@ def _headline(outcomes: Sequence[Plan | Refused], plans: Sequence[Plan]) -> str:
     parts = (
         plural(plan.world_size, "worker"),
         f"{number(plan.batch_ratio)} times the reference's batch",
-        f"{number(plan.lr_ratio)} times its rate",
+        f"{number(plan.lr_ratio)} times its learning rate",
         f"{plural(plan.total_steps, 'step')}{or_more(plan)}",
     )
     return " · ".join(parts)
 
 
-# One plan
+def _tiles(plan: Plan) -> list[Tile]:
+    reasons = plan.reasons
+    training = f"{plural(plan.total_steps, 'step')}{or_more(plan)}"
+    return [
+        Tile(name="peak lr", value=option(plan.peak_lr), note=reasons["peak_lr"]),
+        Tile(name="global batch", value=number(plan.global_batch_size), note=reasons["global_batch_size"]),
+        Tile(name="warmup", value=plural(plan.warmup_steps, "step"), note=reasons["warmup_samples"]),
+        Tile(name="training", value=training, note=reasons["total_samples"]),
+    ]
 
 
-def _section(plan: Plan, label: str, job: Job | None) -> PlanSection:
-    return PlanSection(
-        label=label,
-        plan=plan,
-        rows=tuple(_rows(plan, job)),
-        varying=tuple(varying(plan.phases)),
-        constants=tuple(constants(phase) for phase in plan.phases),
-        groups=tuple((group, weight_decay(plan, group), trained_from(group)) for group in plan.groups),
+# Several plans
+
+
+def _outcomes(outcomes: Sequence[Plan | Refused], first: Plan) -> Table:
+    """A row for each plan and each refused combination."""
+    heads = ("global batch", "micro-steps", "batch ratio", "lr ratio", "peak lr", "warmup steps", "steps", "warnings")
+    reference = f"batch {number(first.reference_batch_size)}, learning rate {option(first.base_lr)}"
+    return Table(
+        id="outcomes",
+        caption=f"One job, each time planned from the same reference: {reference}.",
+        columns=(
+            Column(title="workers"),
+            Column(title="rule", is_text=True),
+            *(Column(title=title) for title in heads),
+        ),
+        rows=tuple(
+            _plan_row(outcome) if isinstance(outcome, Plan) else _refused_row(outcome, span=len(heads))
+            for outcome in outcomes
+        ),
     )
 
 
+def _plan_row(plan: Plan) -> tuple[str, ...]:
+    return (
+        number(plan.world_size),
+        plan.rule,
+        number(plan.global_batch_size),
+        micro_steps(plan),
+        ratio(plan.batch_ratio),
+        ratio(plan.lr_ratio),
+        option(plan.peak_lr),
+        number(plan.warmup_steps),
+        steps_text(plan),
+        number(len(plan.warnings)) if plan.warnings else "",
+    )
+
+
+def _refused_row(refused: Refused, *, span: int) -> tuple[Cell | str, ...]:
+    workers = "" if refused.workers is None else number(refused.workers)
+    reason = f"{refused.problem} {refused.remedy}".rstrip()
+    return workers, refused.rule or "", Cell(text="Refused", note=reason, style="bad", span=span, is_text=True)
+
+
+# One plan
+
+
+def _part(plan: Plan, label: str, job: Job | None, index: int) -> PlanPart:
+    summary = f"batch {number(plan.global_batch_size)}, peak lr {option(plan.peak_lr)}"
+    if plan.warnings:
+        summary += f", {plural(len(plan.warnings), 'warning')}"
+    caption = f"The plan of the job on {plural(plan.world_size, 'worker')}, each number with its reason. The names are "
+    tables = [("Numbers", explained(f"numbers-{index}", f"{caption}those of scaler plan --json.", _rows(plan, job)))]
+    if plan.groups:
+        tables.insert(0, ("Groups", _group_table(plan, f"groups-{index}")))
+    if len(plan.phases) > 1:
+        tables.insert(0, ("Batch", _phase_table(plan, f"batch-{index}")))
+    return PlanPart(label=label, summary=summary, plan=plan, tables=tuple(tables))
+
+
 def _rows(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
-    """Every number, in the words of ``plan --json``, and why; the optimizer, which is long, comes last."""
+    """Every number, named as in ``plan --json``, with its reason; the optimizer, which is long, is last."""
     reasons = plan.reasons
     average = plan.phases[0].ema_decay
-    options = ", ".join(f"{name} {text}" for name, text in built_with(plan.optimizer).items())
+    options = optimizer_options(plan.optimizer)
     return [
         ("world_size", plural(plan.world_size, "worker"), _sizes(plan, job)),
         ("global_batch_size", plural(plan.global_batch_size, "sample"), reasons["global_batch_size"]),
-        ("per_worker_batch_size", plural(plan.per_worker_batch_size, "sample"), "in one forward and backward, at most"),
+        ("per_worker_batch_size", plural(plan.per_worker_batch_size, "sample"), "at most, in one forward and backward"),
         ("grad_accum_steps", number(plan.grad_accum_steps), "forwards and backwards in an optimizer step"),
-        ("reference_batch_size", plural(plan.reference_batch_size, "sample"), "what the rate was tuned with"),
-        ("base_lr", number(plan.base_lr), "the rate that was tuned"),
-        ("batch_ratio", f"{number(plan.batch_ratio)}x", reasons["batch_ratio"]),
+        ("reference_batch_size", plural(plan.reference_batch_size, "sample"), "the batch of the tuned learning rate"),
+        ("base_lr", option(plan.base_lr), "the tuned learning rate"),
+        ("batch_ratio", ratio(plan.batch_ratio), reasons["batch_ratio"]),
         ("rule", plan.rule, plan.rule_reason),
-        ("lr_ratio", f"{number(plan.lr_ratio)}x", reasons["lr_ratio"]),
-        ("peak_lr", number(plan.peak_lr), reasons["peak_lr"]),
+        ("lr_ratio", ratio(plan.lr_ratio), reasons["lr_ratio"]),
+        ("peak_lr", option(plan.peak_lr), reasons["peak_lr"]),
         ("schedule", plan.schedule.shape.name, reasons["schedule"]),
         ("warmup_samples", _samples(plan, plan.warmup_samples, plan.warmup_steps), reasons["warmup_samples"]),
         ("num_samples", plural(plan.num_samples, "sample"), "the training set"),
         ("total_samples", _samples(plan, plan.total_samples, plan.total_steps), reasons["total_samples"]),
         ("steps_per_epoch", plural(plan.steps_per_epoch, "step"), reasons["steps_per_epoch"]),
-        ("eval_every_samples", plural(plan.eval_every_samples, "sample"), "how often it is evaluated"),
+        ("eval_every_samples", plural(plan.eval_every_samples, "sample"), "between two evaluations"),
         _cadence(plan, job),
         *_rewarmup(plan, job),
-        *([("ema_decay", number(average, 6), average_reason(plan))] if average is not None else []),
+        *([("ema_decay", option(average), average_reason(plan))] if average is not None else []),
         *(("reacts", name, reason) for name, reason in reactions(plan)),
         ("optimizer", f"{plan.optimizer['name']}, {options}", reasons["optimizer"]),
     ]
@@ -155,15 +193,15 @@ def _sizes(plan: Plan, job: Job | None) -> str:
 
 
 def _cadence(plan: Plan, job: Job | None) -> tuple[str, str, str]:
-    """How often a checkpoint is written, by samples or by time, and which are kept."""
-    which = kept(job)[1] if job is not None else "how often it is kept"
+    """How often a checkpoint is written, in samples or in seconds, and which checkpoints are kept."""
+    which = kept(job)[1] if job is not None else "between two checkpoints"
     if plan.checkpoint_every_samples is None:
         return "checkpoint_every_s", seconds(plan.checkpoint_every_s), which
     return "checkpoint_every_samples", plural(plan.checkpoint_every_samples, "sample"), which
 
 
 def _rewarmup(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
-    """The climb after a resize, where one can raise the rate."""
+    """The warmup after a resize that raises the learning rate."""
     climb = rewarmup(plan, job) if job is not None else None
     return [("rewarmup_samples", plural(plan.rewarmup_samples, "sample"), climb[1])] if climb is not None else []
 
@@ -172,66 +210,69 @@ def _samples(plan: Plan, samples: int, steps: int) -> str:
     return f"{plural(samples, 'sample')} ({plural(steps, 'step')}{or_more(plan) if samples else ''})"
 
 
-# Charts
-
-
-def _charts(plans: Sequence[Plan], clock: Sequence[int]) -> tuple[PlanChart, ...]:
-    """The rate, and the momentum where a schedule moves it; more plans than one chart can take have several."""
-    by_rule: dict[str, list[Plan]] = {}
-    for plan in plans:
-        by_rule.setdefault(plan.rule if len(plans) > MOST_LINES else "", []).append(plan)
-    parts = [
-        (rule, mine[start : start + MOST_LINES])
-        for rule, mine in by_rule.items()
-        for start in range(0, len(mine), MOST_LINES)
-    ]
-    found = []
-    for id, title, read in (("lr", "Learning rate", Plan.whole_step_lr_at), ("momentum", "Momentum", Plan.momentum_at)):
-        for index, (rule, part) in enumerate(parts):
-            names = labels(part) if len(plans) > 1 else [title.lower()]
-            values = [_values(plan, read, clock) for plan in part]
-            lines = tuple(
-                PlanCurve(label=name, style=f"plan-{place}", values=curve, sentence=_sentence(name, clock, curve))
-                for place, (name, curve) in enumerate(zip(names, values, strict=True))
-                if curve[0] is not None
-            )
-            found.append(PlanChart(id=f"{id}-{index}", title=f"{title}, {rule}" if rule else title, lines=lines))
-    return tuple(chart for chart in found if chart.lines)
-
-
-def _values(plan: Plan, read: Read, clock: Sequence[int]) -> tuple[float | None, ...]:
-    """What a plan says at each place, to six digits."""
-    found = (read(plan, at) if at <= plan.total_samples else None for at in clock)
-    return tuple(None if value is None else float(f"{value:.6g}") for value in found)
-
-
-def _sentence(label: str, clock: Sequence[int], values: Sequence[float | None]) -> str:
-    """A curve in words."""
-    points = [(value, at) for at, value in zip(clock, values, strict=True) if value is not None]
-    least, greatest = min(points), max(points, key=lambda point: point[0])
-    return (
-        f"{label}: from {number(points[0][0])} to {number(points[-1][0])}; least {number(least[0])} at "
-        f"{plural(least[1], 'sample')}, greatest {number(greatest[0])} at {plural(greatest[1], 'sample')}."
+def _phase_table(plan: Plan, id: str) -> Table:
+    """A row for each batch size, with the constants that change with it."""
+    names = varying(plan.phases)
+    return Table(
+        id=id,
+        caption=f"{plural(len(plan.phases), 'batch size')}, each from the first step that begins there. The rule "
+        "computes the learning rate and the constants, always from the reference.",
+        columns=tuple(Column(title=title) for title in (*PHASE_HEADS, *names)),
+        rows=tuple((*phase_row(plan, phase), *(constants(phase)[name] for name in names)) for phase in plan.phases),
     )
 
 
-def _data(plans: Sequence[Plan], charts: Sequence[PlanChart], clock: Sequence[int]) -> dict[str, Any]:
-    """What chart.js draws; where the batch of a single plan changes there is a mark."""
+def _group_table(plan: Plan, id: str) -> Table:
+    """A row for each group of parameters."""
+    total = sum(group.num_parameters for group in plan.groups)
+    return Table(
+        id=id,
+        caption=f"{plural(total, 'parameter')} in groups of one learning rate, weight decay and start; the peak lr is "
+        "for the first batch size.",
+        columns=(Column(title="name", is_text=True), *(Column(title=title) for title in GROUP_HEADS)),
+        rows=tuple((Cell(text=group.name, style="code"), *group_row(plan, group)) for group in plan.groups),
+    )
+
+
+# Charts
+
+
+def _charts(plans: Sequence[Plan]) -> ChartSet:
+    """The learning rate, and the momentum if the schedule changes it; many plans have several charts."""
+    clock = sorted({at for plan in plans for at in curve_places(plan, CURVE_POINTS // len(plans))})
+    by_rule: dict[str, list[Plan]] = {}
+    for plan in plans:
+        by_rule.setdefault(plan.rule if len(plans) > SERIES else "", []).append(plan)
+    parts = [
+        (rule, mine[start : start + SERIES]) for rule, mine in by_rule.items() for start in range(0, len(mine), SERIES)
+    ]
+    charts = []
+    for id, title, read in (("lr", "Learning rate", Plan.whole_step_lr_at), ("momentum", "Momentum", Plan.momentum_at)):
+        for index, (rule, part) in enumerate(parts):
+            names = labels(part) if len(plans) > 1 else [title.lower()]
+            lines = tuple(
+                Line(label=name, clock="steps", style=f"series-{place}", values=_values(plan, read, clock))
+                for place, (name, plan) in enumerate(zip(names, part, strict=True))
+            )
+            lines = tuple(line for line in lines if line.values[0] is not None)
+            charts.append(_chart(f"{id}-{index}", f"{title}, {rule}" if rule else title, lines, clock))
     phases = plans[0].phases[1:] if len(plans) == 1 else ()
-    return {
-        "clocks": {"steps": clock, "evals": []},
-        "markers": [
-            {"samples_seen": phase.start_samples, "label": f"batch {phase.global_batch_size:,}", "kind": "batch"}
+    return ChartSet(
+        charts=tuple(chart for chart in charts if chart.lines),
+        axes=(samples_axis({"steps": clock}),),
+        marks=tuple(
+            Mark(at={"samples": phase.start_samples}, label=f"batch {number(phase.global_batch_size)}", style="dotted")
             for phase in phases
-        ],
-        "charts": [
-            {
-                "id": chart.id,
-                "lines": [
-                    {"label": line.label, "clock": "steps", "style": line.style, "values": line.values}
-                    for line in chart.lines
-                ],
-            }
-            for chart in charts
-        ],
-    }
+        ),
+    )
+
+
+def _chart(id: str, title: str, lines: tuple[Line, ...], clock: Sequence[int]) -> Chart:
+    sentences = tuple(sentence(line.label, clock, line.values) for line in lines)
+    return Chart(id=id, title=title, lines=lines, sentences=sentences, is_wide=True)
+
+
+def _values(plan: Plan, read: Read, clock: Sequence[int]) -> tuple[float | None, ...]:
+    """A plan's values at each place, to six digits; None after the plan's end."""
+    found = (read(plan, at) if at <= plan.total_samples else None for at in clock)
+    return tuple(None if value is None else float(f"{value:.6g}") for value in found)

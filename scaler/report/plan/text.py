@@ -1,4 +1,4 @@
-"""A plan in the terminal, each number with its reason, and several plans as a table; both fit 80 columns."""
+"""Render plans for a terminal of 80 columns: one plan with the reason of each number, several plans as a table."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,40 +10,43 @@ from rich.text import Text
 from scaler.job import Job
 from scaler.plan import Phase, Plan
 from scaler.report.plan.format import (
+    GROUP_HEADS,
+    PHASE_HEADS,
     average_reason,
-    built_with,
     can_resize,
     constants,
+    group_row,
     kept,
+    micro_steps,
     or_more,
+    phase_row,
     reactions,
     resizes,
     rewarmup,
-    trained_from,
+    steps_text,
     varying,
-    weight_decay,
 )
 from scaler.report.plan.variants import Case, Refused, among, curve_places, labels
-from scaler.report.text.format import number, plural, printable
+from scaler.report.text.format import number, optimizer_options, option, plural, printable, ratio
 
-CURVE_POINTS = 800  # four for each column of dots
-FEWEST_EPOCHS = 2.0  # for an axis in epochs; below, it is in samples
+CURVE_POINTS = 800  # four in each column of dots
+FEWEST_EPOCHS = 2.0  # a shorter training has an axis in samples
 
 
 def plan_text(plan: Plan, *, job: Job | None = None, with_curve: bool = False) -> RenderableType:
-    """Return a plan for a terminal: each number with its reason, its phases and groups, what to look at.
+    """Return a plan for a terminal: each number with its reason, the phases, the groups and the warnings.
 
     Args:
-        plan: one plan.
-        job: that it is a plan of; with it, the text says what is kept to go on from, and what a resize does.
-        with_curve: draw the rate over the training, and the momentum where the schedule moves it.
+        plan: to show.
+        job: of the plan; with it, the text shows which checkpoints are kept and what a resize does.
+        with_curve: draw the learning rate over the training, and the momentum if the schedule changes it.
     """
     parts: list[RenderableType] = [_numbers(plan, job)]
     if len(plan.phases) > 1:
         parts.append(_titled(f"Batch, in {len(plan.phases):,} phases", _phases(plan)))
         names = varying(plan.phases)
         if names:
-            parts.append(_titled("What else follows the batch", _constants(plan.phases, names)))
+            parts.append(_titled("Other numbers that follow the batch", _constants(plan.phases, names)))
     if plan.groups:
         total = sum(group.num_parameters for group in plan.groups)
         parts.append(_titled(f"Groups of {plural(total, 'parameter')}", _groups(plan)))
@@ -55,11 +58,11 @@ def plan_text(plan: Plan, *, job: Job | None = None, with_curve: bool = False) -
 
 
 def plans_table(outcomes: Sequence[Plan | Refused], *, with_curve: bool = False) -> RenderableType:
-    """Return several plans of one job, a row each.
+    """Return several plans of one job as a table with a row for each.
 
     Args:
-        outcomes: plans, at least one, and combinations that were refused; these have a row too, and a reason below.
-        with_curve: draw the rates in one chart, where they are few enough to be told apart.
+        outcomes: plans, at least one, and refused combinations, whose reasons are below the table.
+        with_curve: draw the learning rates in one chart; more than ``MOST_CURVES`` plans are not drawn.
     """
     from scaler.report.text.curves import MOST_CURVES
 
@@ -67,7 +70,7 @@ def plans_table(outcomes: Sequence[Plan | Refused], *, with_curve: bool = False)
     rules = {plan.rule: plan.rule_reason for plan in plans}
     has_rules = len({outcome.rule for outcome in outcomes}) > 1
     table = _table("workers", *(["rule"] if has_rules else []), "global batch", "micro-steps", "batch ratio")
-    _columns(table, "peak rate", "warmup steps", "steps")
+    _columns(table, "peak lr", "warmup steps", "steps")
     for outcome in outcomes:
         rule = [outcome.rule or ""] if has_rules else []
         if isinstance(outcome, Plan):
@@ -96,9 +99,9 @@ def _numbers(plan: Plan, job: Job | None) -> RenderableType:
     rows = [
         ("workers", number(plan.world_size), sizes),
         ("global batch", number(plan.global_batch_size), reasons["global_batch_size"]),
-        ("batch ratio", f"{number(plan.batch_ratio)}x", reasons["batch_ratio"]),
-        ("rate ratio", f"{number(plan.lr_ratio)}x", plan.rule_reason),
-        ("peak rate", number(plan.peak_lr), reasons["peak_lr"]),
+        ("batch ratio", ratio(plan.batch_ratio), reasons["batch_ratio"]),
+        ("lr ratio", ratio(plan.lr_ratio), plan.rule_reason),
+        ("peak lr", option(plan.peak_lr), reasons["peak_lr"]),
         ("warmup", plural(plan.warmup_steps, "step"), reasons["warmup_samples"]),
         ("schedule", plan.schedule.shape.name, reasons["schedule"]),
         (
@@ -111,7 +114,7 @@ def _numbers(plan: Plan, job: Job | None) -> RenderableType:
     ]
     average = plan.phases[0].ema_decay
     if average is not None:
-        rows.append(("average", number(average, 6), average_reason(plan)))
+        rows.append(("average", option(average), average_reason(plan)))
     rows += [("reacts to", name, reason) for name, reason in reactions(plan)]
     if job is not None:
         climb = rewarmup(plan, job)
@@ -122,53 +125,38 @@ def _numbers(plan: Plan, job: Job | None) -> RenderableType:
 
 
 def _optimizer(plan: Plan) -> str:
-    """What it is built with, and below it why."""
-    said = ", ".join(f"{name} {text}" for name, text in built_with(plan.optimizer).items())
+    """The optimizer's options, and below them the reason."""
     name = str(plan.optimizer["name"])
-    return "\n".join(filter(None, [name if name != _short(name) else "", said, plan.reasons["optimizer"]]))
+    parts = [name if name != _short(name) else "", optimizer_options(plan.optimizer), plan.reasons["optimizer"]]
+    return "\n".join(filter(None, parts))
 
 
 def _short(name: str) -> str:
-    """An optimizer's class, where it is named by its import path."""
+    """The class in an optimizer's import path; a name that is no path stays."""
     return name.rpartition(":")[2]
 
 
 def _phases(plan: Plan) -> RenderableType:
-    table = _table("from sample", "epoch", "global batch", "micro-steps", "batch ratio", "peak rate")
+    table = _table(*PHASE_HEADS)
     for phase in plan.phases:
-        table.add_row(
-            number(phase.start_samples),
-            f"{phase.start_samples / plan.num_samples:.4g}",
-            number(phase.global_batch_size),
-            f"{phase.grad_accum_steps:,} x {phase.per_worker_batch_size:,}",
-            f"{number(phase.batch_ratio)}x",
-            number(phase.peak_lr),
-        )
+        table.add_row(*phase_row(plan, phase))
     return table
 
 
 def _constants(phases: Sequence[Phase], names: Sequence[str]) -> RenderableType:
     table = _table("from sample", *names)
     for phase in phases:
-        told = constants(phase)
-        table.add_row(number(phase.start_samples), *(told[name] for name in names))
+        values = constants(phase)
+        table.add_row(number(phase.start_samples), *(values[name] for name in names))
     return table
 
 
 def _groups(plan: Plan) -> RenderableType:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # narrow, so that few names are folded
     table.add_column("name", overflow="fold")
-    _columns(table, "parameters", "tensors", "rate ratio", "peak rate", "weight decay", "from sample")
+    _columns(table, *GROUP_HEADS)
     for group in plan.groups:
-        table.add_row(
-            Text(printable(group.name)),
-            number(group.num_parameters),
-            number(len(group.tensors)),
-            f"{number(group.lr_ratio)}x",
-            number(group.peak_lr),
-            weight_decay(plan, group),
-            trained_from(group),
-        )
+        table.add_row(Text(printable(group.name)), *group_row(plan, group))
     return table
 
 
@@ -178,16 +166,16 @@ def _groups(plan: Plan) -> RenderableType:
 def _row(plan: Plan) -> list[str]:
     return [
         number(plan.global_batch_size),
-        f"{plan.grad_accum_steps:,} x {plan.per_worker_batch_size:,}",
-        f"{number(plan.batch_ratio)}x",
-        number(plan.peak_lr),
+        micro_steps(plan),
+        ratio(plan.batch_ratio),
+        option(plan.peak_lr),
         number(plan.warmup_steps),
-        f"{plan.total_steps:,}{or_more(plan)}",
+        steps_text(plan),
     ]
 
 
 def _refusals(refused: Sequence[Refused], *, has_rules: bool) -> list[Text]:
-    """Each reason once, with all that it refuses."""
+    """Each reason once, with the combinations that it refuses."""
     reasons: dict[tuple[str, str], list[Case]] = {}
     for case in refused:
         cases = reasons.setdefault((case.problem, case.remedy), [])
@@ -199,7 +187,7 @@ def _refusals(refused: Sequence[Refused], *, has_rules: bool) -> list[Text]:
 
 
 def _warnings(plans: Sequence[Plan], *, has_rules: bool) -> list[Text]:
-    """Each code once, with all that it warns of."""
+    """Each code once, with the plans that have it."""
     codes: dict[str, list[Case]] = {}
     for plan in plans:
         for warning in plan.warnings:
@@ -212,19 +200,19 @@ def _warning(code: str, rest: str) -> Text:
 
 
 def _curves(plans: Sequence[Plan], names: Sequence[str]) -> list[RenderableType]:
-    """The rates in one chart, and the momentum in another where a schedule moves it."""
+    """The learning rates in one chart, and the momentum in another if a schedule changes it."""
     from scaler.report.text.curves import Curve, CurveChart
 
     in_epochs = all(plan.total_samples >= FEWEST_EPOCHS * plan.num_samples for plan in plans)
     over = "epochs" if in_epochs else "samples"
-    rates, momenta = [], []
+    lrs, momenta = [], []
     for plan, name in zip(plans, names, strict=True):
         unit = plan.num_samples if in_epochs else 1
         places = curve_places(plan, CURVE_POINTS)
-        rates.append(Curve(label=name, points=[(at / unit, plan.whole_step_lr_at(at)) for at in places]))
+        lrs.append(Curve(label=name, points=[(at / unit, plan.whole_step_lr_at(at)) for at in places]))
         momentum = [(at / unit, plan.momentum_at(at)) for at in places]
         momenta.append(Curve(label=name, points=[(at, value) for at, value in momentum if value is not None]))
-    charts: list[RenderableType] = [CurveChart(title=f"Learning rate, over {over}", curves=rates, low=0.0)]
+    charts: list[RenderableType] = [CurveChart(title=f"Learning rate, over {over}", curves=lrs, low=0.0)]
     if all(curve.points for curve in momenta):
         charts.append(CurveChart(title=f"Momentum, over {over}", curves=momenta, rows=6))
     return charts
@@ -234,7 +222,7 @@ def _curves(plans: Sequence[Plan], names: Sequence[str]) -> list[RenderableType]
 
 
 def _grid(rows: Iterable[Sequence[str]]) -> Table:
-    """Names, values and reasons, without a head."""
+    """Names, values and reasons, without a head row."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     for index, row in enumerate(rows):
@@ -253,7 +241,7 @@ def _table(*heads: str) -> Table:
 
 
 def _columns(table: Table, *heads: str) -> None:
-    """Columns of numbers; a head of two words takes two lines, for the columns to be narrow."""
+    """Add columns of numbers. A head of two words takes two lines, so that the column is narrow."""
     for head in heads:
         table.add_column(head.replace(" ", "\n"), justify="left" if head == "rule" else "right", no_wrap=True)
 
@@ -263,6 +251,6 @@ def _titled(title: str, table: RenderableType) -> RenderableType:
 
 
 def _spaced(parts: Sequence[RenderableType], lines: Sequence[RenderableType]) -> list[RenderableType]:
-    """Parts with a blank line between them, then the lines that a careful person looks at."""
+    """Parts with a blank line between them, then lines without one."""
     blocks = [*parts, Group(*lines)] if lines else list(parts)
     return [Padding(block, (0, 0, 1, 0)) for block in blocks[:-1]] + blocks[-1:]

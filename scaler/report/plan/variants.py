@@ -1,4 +1,4 @@
-"""Several plans of one job: what tells them apart, the ones that were refused, and their curves."""
+"""Several plans of one job: their labels, the refused combinations, and the places of their curves."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from scaler.plan import Plan
 from scaler.report.text.format import plural
 
-Case = tuple[int | None, str | None]  # workers and rule; None: not said
+Case = tuple[int | None, str | None]
+"""Workers and rule; None: not given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refused:
-    """A combination of which no plan can be made, and why."""
+    """A combination of workers and rule that has no plan, with the reason."""
 
     workers: int | None
     rule: str | None
@@ -20,7 +21,7 @@ class Refused:
 
 
 def labels(plans: Sequence[Plan]) -> list[str]:
-    """Return what to call each plan: its workers, its rule, or both where both differ.
+    """Return a label for each plan: its workers, its rule, or both if both differ.
 
     Example:
         >>> from types import SimpleNamespace as Made
@@ -40,7 +41,7 @@ def labels(plans: Sequence[Plan]) -> list[str]:
 
 
 def among(cases: Iterable[Case]) -> str:
-    """Return combinations in words, the rules with the same workers together.
+    """Return combinations as text; rules with the same workers are joined.
 
     Example:
         >>> among([(1, None), (2, None)]), among([(2, "linear"), (4, "linear"), (2, "sqrt"), (4, "sqrt"), (2, "none")])
@@ -61,6 +62,6 @@ def _workers(sizes: Sequence[int]) -> str:
 
 
 def curve_places(plan: Plan, count: int) -> list[int]:
-    """Return where to look at a plan, in samples: where its own curve does, and at ``count`` even stretches."""
+    """Return places for a plan's curve, in samples: the corners of its lr curve, and ``count`` equal steps."""
     even = {round(index * plan.total_samples / count) for index in range(count + 1)}
     return sorted({samples for samples, _ in plan.lr_curve} | even)

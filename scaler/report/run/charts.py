@@ -1,25 +1,39 @@
-"""Which charts a report's page has, and what each of them says in words.
+"""The charts of a run's report, with their lines, sentences, axes and marks."""
 
-No number is computed here. A chart is told twice: as curves, and as sentences with their first, last, least and
-greatest values, so that the page says the same without its script.
-"""
+from collections.abc import Sequence
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
-from scaler.report.page.chart import Chart, Line, Values, are_positive, drawn, untimed_words
+from scaler.report.page.chart import (
+    Chart,
+    ChartSet,
+    Line,
+    Mark,
+    Quantity,
+    Values,
+    are_positive,
+    samples_axis,
+    sentence,
+    time_axis,
+    untimed_text,
+)
+from scaler.report.run.format import preconditioned_text
 from scaler.report.run.model import AttemptRow, Decision, Report, Series
-from scaler.report.text.format import number, plural, preconditioned_words, seconds
+from scaler.report.text.format import number, plural, seconds
 
-EDGES = ("low", "high")  # of a band: they are drawn as one, and told as one
+EDGES = ("low", "high")  # of a band: they have no sentence of their own
 
 
-def make_charts(report: Report) -> tuple[Chart, ...]:
-    """Return the charts that have something to show, in the order of the page."""
+def make_charts(report: Report) -> ChartSet:
+    """Return the charts that have a value, in the order of the page."""
     series = report.series
-    noise_of = preconditioned_words(report.noise) if report.noise is not None else ""
+    noise_of = preconditioned_text(report.noise) if report.noise is not None else ""
     evals = [
-        _chart(series, f"eval-{index}", name, (Line(label=name, clock="evals", style="dotted", values=values),))
+        _chart(
+            series,
+            f"eval-{index}",
+            name,
+            (Line(label=name, clock="evals", style="dotted", values=values),),
+            note="on the evaluation data",
+        )
         for index, (name, values) in enumerate(series.evals.items())
         if name != "loss"
     ]
@@ -52,7 +66,7 @@ def make_charts(report: Report) -> tuple[Chart, ...]:
                 _line(series.samples_per_s_min, "slowest step", "low"),
                 _line(series.samples_per_s_max, "fastest step", "high"),
             ),
-            unit="samples/s",
+            note="samples/s",
             band="slowest to fastest step",
         ),
         _chart(
@@ -65,7 +79,7 @@ def make_charts(report: Report) -> tuple[Chart, ...]:
                 _line(series.sync_wait_s, "sync wait", "sync"),
                 _line(series.update_s, "update", "update"),
             ),
-            unit="mean over ranks, stacked",
+            note="mean over ranks, stacked",
             is_stacked=True,
             quantity="seconds",
         ),
@@ -77,7 +91,7 @@ def make_charts(report: Report) -> tuple[Chart, ...]:
                 _line(series.memory_gib_mean, "mean over ranks", "solid"),
                 _line(series.memory_gib_max, "the rank with the most", "dashed"),
             ),
-            unit="GiB",
+            note="GiB",
         ),
         _chart(
             series,
@@ -94,25 +108,20 @@ def make_charts(report: Report) -> tuple[Chart, ...]:
             "noise",
             "Gradient noise scale",
             _noise_lines(series),
-            unit=f"samples{noise_of}, an estimate",
+            note=f"samples{noise_of}, an estimate",
             may_be_logarithmic=True,
         ),
     )
-    return tuple(chart for chart in charts if any(value is not None for line in chart.lines for value in line.values))
+    samples, time = samples_axis(_samples(series)), time_axis(_times(series), since="submission")
+    return ChartSet(
+        charts=tuple(chart for chart in charts if any(v is not None for line in chart.lines for v in line.values)),
+        axes=(samples, time) if time.is_known else (samples,),
+        marks=_marks(report),
+    )
 
 
-def chart_data(report: Report, charts: Sequence[Chart]) -> dict[str, Any]:
-    """Return what the script draws."""
-    series = report.series
-    return drawn(charts, clocks=_clocks(series), times=_times(series), markers=_markers(report))
-
-
-def _clocks(series: Series) -> dict[str, Sequence[int]]:
-    return {
-        "steps": series.samples_seen,
-        "evals": series.eval_samples_seen,
-        "noise": series.noise_samples_seen,
-    }
+def _samples(series: Series) -> dict[str, Sequence[int]]:
+    return {"steps": series.samples_seen, "evals": series.eval_samples_seen, "noise": series.noise_samples_seen}
 
 
 def _times(series: Series) -> dict[str, Values]:
@@ -138,7 +147,7 @@ def _loss_lines(series: Series) -> tuple[Line, ...]:
 
 
 def _noise_lines(series: Series) -> tuple[Line, ...]:
-    """The noise scale, and the batch to read it against; nothing when it was not measured."""
+    """The noise scale, and the batch to compare it with; empty if it was not measured."""
     if not series.noise_samples_seen:
         return ()
     return (
@@ -148,57 +157,58 @@ def _noise_lines(series: Series) -> tuple[Line, ...]:
 
 
 def _chart(
-    series: Series, id: str, title: str, lines: tuple[Line, ...], *, may_be_logarithmic: bool = False, **options: Any
+    series: Series,
+    id: str,
+    title: str,
+    lines: tuple[Line, ...],
+    *,
+    note: str = "",
+    band: str = "",
+    is_wide: bool = False,
+    is_stacked: bool = False,
+    may_be_logarithmic: bool = False,
+    quantity: Quantity = "number",
 ) -> Chart:
-    clocks, times = _clocks(series), _times(series)
-    say = seconds if options.get("quantity") == "seconds" else number
+    samples, times = _samples(series), _times(series)
+    say = seconds if quantity == "seconds" else number
     return Chart(
         id=id,
         title=title,
+        note=note,
         lines=lines,
-        sentences=tuple(_sentence(line, clocks[line.clock], say) for line in lines if line.style not in EDGES),
-        untimed=untimed_words([at for clock in {line.clock: None for line in lines} for at in times[clock]]),
+        sentences=tuple(
+            sentence(line.label, samples[line.clock], line.values, say=say) for line in lines if line.style not in EDGES
+        ),
+        band=band,
+        is_wide=is_wide,
+        is_stacked=is_stacked,
+        untimed=untimed_text([at for clock in {line.clock: None for line in lines} for at in times[clock]]),
         is_logarithmic=may_be_logarithmic and are_positive(lines),
-        **{"unit": "", **options},
-    )
-
-
-def _sentence(line: Line, samples_seen: Sequence[int], say: Callable[[float | None], str]) -> str:
-    """A curve in words."""
-    points = [(value, at) for at, value in zip(samples_seen, line.values, strict=True) if value is not None]
-    if not points:
-        return f"{line.label}: no value."
-    (first, _), (last, _) = points[0], points[-1]
-    least, greatest = min(points), max(points)
-    return (
-        f"{line.label}: from {say(first)} to {say(last)}; least {say(least[0])} at "
-        f"{plural(least[1], 'sample')}, greatest {say(greatest[0])} at {plural(greatest[1], 'sample')}."
+        quantity=quantity,
     )
 
 
 # Marks
 
 
-def _markers(report: Report) -> list[dict[str, Any]]:
-    """Where attempts took over and where something was decided, from left to right."""
+def _marks(report: Report) -> tuple[Mark, ...]:
+    """The starts of later attempts and the decisions, in the order of their samples."""
     marks = [_attempt_mark(attempt) for attempt in report.attempts[1:]]
     marks += [_decision_mark(decision) for decision in report.decisions if not decision.undone]
-    return sorted(marks, key=lambda mark: mark["samples_seen"])
+    return tuple(sorted(marks, key=lambda mark: mark.at["samples"] or 0))
 
 
-def _attempt_mark(attempt: AttemptRow) -> dict[str, Any]:
-    return {
-        "samples_seen": attempt.start_samples,
-        "elapsed_s": attempt.elapsed_s,
-        "label": f"attempt {attempt.attempt}: {plural(attempt.world_size, 'worker')}",
-        "kind": "attempt",
-    }
+def _attempt_mark(attempt: AttemptRow) -> Mark:
+    return Mark(
+        at={"samples": attempt.start_samples, "time": attempt.elapsed_s},
+        label=f"attempt {attempt.attempt}: {plural(attempt.world_size, 'worker')}",
+        style="dashed",
+    )
 
 
-def _decision_mark(decision: Decision) -> dict[str, Any]:
-    return {
-        "samples_seen": decision.samples_seen,
-        "elapsed_s": decision.elapsed_s,
-        "label": decision.kind.replace("_", " "),
-        "kind": "decision",
-    }
+def _decision_mark(decision: Decision) -> Mark:
+    return Mark(
+        at={"samples": decision.samples_seen, "time": decision.elapsed_s},
+        label=decision.kind.replace("_", " "),
+        style="dotted",
+    )

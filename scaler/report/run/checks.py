@@ -1,4 +1,4 @@
-"""A run held against limits: what CI lets pass."""
+"""Check a run against limits, for CI."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,27 +14,27 @@ from scaler.report.run.verdicts import GRAVEST_FIRST as CODES
 from scaler.runs import RunState
 
 SCHEMA_VERSION = 1
-MOST_EFFICIENCY = 10.0  # above it a share was meant as a percentage
+MOST_EFFICIENCY = 10.0  # a greater value was meant as a percentage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What a run is asked to keep; None and empty: not asked."""
+    """The limits of a check; None and empty: no limit."""
 
     min_efficiency: float | None = None  # a share: 0.8 is 80 %
-    max_loss: float | None = None  # of the last evaluation; of training where evaluations give none
-    min_evals: Mapping[str, float] = field(default_factory=dict)  # by the name of the evaluation's value
+    max_loss: float | None = None  # of the last evaluation; of training if no evaluation has a loss
+    min_evals: Mapping[str, float] = field(default_factory=dict)  # by the name of the value
     max_evals: Mapping[str, float] = field(default_factory=dict)
     min_samples_per_s: float | None = None  # of all workers
     max_wall_s: float | None = None
     max_cost: float | None = None
     no_verdicts: tuple[str, ...] = ()  # codes; ANY stands for all
-    allow_unfinished: bool = False  # a run that runs still, failed or was stopped is judged by the other limits alone
-    allow_damaged: bool = False  # a run whose records or events are damaged is judged by what can be read
+    allow_unfinished: bool = False  # check a run that has not succeeded only by the other limits
+    allow_damaged: bool = False  # check a run with damaged records or events by what can be read
 
     @property
-    def asks_something(self) -> bool:
-        """Whether any limit is given."""
+    def has_limits(self) -> bool:
+        """Whether there is any limit."""
         return any(value not in (None, {}, (), False) for name, value in _items(self) if not name.startswith("allow_"))
 
 
@@ -43,19 +43,19 @@ ANY = "any"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """One limit, and how the run stands to it."""
+    """One limit with the run's value."""
 
     name: str
     bound: Literal["is", "at least", "at most", "absent"]
     limit: float | str
-    value: float | str | None  # None: there is none, or it was no finite number; of a verdict: its message, or none
+    value: float | str | None  # None: no finite value; for a verdict its message, None: absent
     unit: str
     is_ok: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checks:
-    """How a run stands to all limits, as ``scaler check --json`` has it."""
+    """The result of all limits of a run, with the fields of ``scaler check --json``."""
 
     schema_version: int
     run_id: str
@@ -63,23 +63,23 @@ class Checks:
     checks: tuple[Check, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return them as JSON has them."""
+        """Return the checks as in ``--json``."""
         return asdict(self)
 
 
 def check_report(report: Report, limits: Limits) -> Checks:
-    """Return how a run stands to limits.
+    """Return the checks of a run.
 
-    A run that did not succeed or is damaged, and may not be that, keeps no limit of which it has no value. Damage is
-    told as a verdict that is not absent.
+    If a run did not succeed or is damaged, and that is not allowed, a limit without a value fails. Damage is shown as a
+    verdict that is not absent.
 
     Args:
         report: of the run.
         limits: at least one.
 
     Raises:
-        JobFileError: a limit is no number, a code is no verdict's, or a limit cannot be judged: the run came to its
-            end and has no such value.
+        JobFileError: a limit is not a number, a code is not the code of a verdict, or the finished run has no value
+            for a limit.
     """
     _require_numbers(limits)
     _require_codes(limits.no_verdicts)
@@ -118,36 +118,36 @@ def _checks(report: Report, limits: Limits) -> Iterator[Check]:
         yield judge.limit(COST.name, "at most", limits.max_cost, COST.read(report), _cost_remedy(report))
     for code in dict.fromkeys((*damage, *limits.no_verdicts)):
         found = next((verdict for verdict in report.verdicts if code in (verdict.code, ANY)), None)
-        said = None if found is None else found.message if code != ANY else f"{found.code}: {found.message}"
-        yield Check(name="verdict", bound="absent", limit=code, value=said, unit="", is_ok=found is None)
+        message = None if found is None else found.message if code != ANY else f"{found.code}: {found.message}"
+        yield Check(name="verdict", bound="absent", limit=code, value=message, unit="", is_ok=found is None)
 
 
-_NO_STEPS = ("it has no steps", "Leave --min-samples-per-s out.")
-_NO_END = ("it has not ended", "Leave --max-wall-s out, or wait for the end.")
+_NO_STEPS = ("it has no steps", "Remove --min-samples-per-s.")
+_NO_END = ("it has not ended", "Wait for its end, or remove --max-wall-s.")
 
 
 def _efficiency_remedy(report: Report) -> tuple[str, str]:
     if report.scaling is None:
-        return "it has no steps", "Leave --min-efficiency out."
+        return "it has no steps", "Remove --min-efficiency."
     return (
-        "nobody measured one worker alone",
-        "Give --baseline RUN, a run of the same job with one worker: scaler submit JOB --workers 1. Or set "
+        "one worker alone was not measured",
+        "Add --baseline RUN, a run of the same job with one worker (scaler submit JOB --workers 1), or set "
         "reference.samples_per_s in the job of later runs.",
     )
 
 
 def _cost_remedy(report: Report) -> tuple[str, str]:
     if report.totals.wall_s is None:
-        return "it has not ended", "Leave --max-cost out, or wait for the end."
+        return "it has not ended", "Wait for its end, or remove --max-cost."
     return "its job has no price", "Set resources.price_per_worker_hour in the job of later runs."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Judge:
-    """Holds a run's values against limits."""
+    """Checks the values of a run against limits."""
 
     report: Report
-    may_be_unknown: bool  # the run is refused anyway: what it has no value of is refused too
+    may_be_unknown: bool  # the run fails in any case: a limit without a value fails too
 
     def limit(
         self,
@@ -161,10 +161,10 @@ class _Judge:
     ) -> Check:
         if value is None and not self.may_be_unknown:
             why, remedy = unknown
-            raise JobFileError(f"run {self.report.run_id}: {name} cannot be judged: {why}.", remedy)
-        return self.told(name, bound, limit, value, unit=unit)
+            raise JobFileError(f"run {self.report.run_id}: {name} cannot be checked: {why}.", remedy)
+        return self.check(name, bound, limit, value, unit=unit)
 
-    def told(
+    def check(
         self, name: str, bound: Literal["at least", "at most"], limit: float, value: float | None, *, unit: str = ""
     ) -> Check:
         ok = value is not None and (value >= limit if bound == "at least" else value <= limit)
@@ -172,18 +172,18 @@ class _Judge:
 
     def evaluation(self, name: str, bound: Literal["at least", "at most"], limit: float) -> Check:
         values = self.report.final.eval
-        if name in values:  # None there: it was no finite number, and keeps no limit
-            return self.told(evaluation(name).name, bound, limit, values[name])
-        there = f"Values that it has: {', '.join(sorted(values))}." if values else "It has no evaluation."
-        return self.limit(evaluation(name).name, bound, limit, None, ("no evaluation gave it", there))
+        if name in values:  # None: not a finite number, so the limit fails
+            return self.check(evaluation(name).name, bound, limit, values[name])
+        there = f"Its values: {', '.join(sorted(values))}." if values else "It has no evaluation."
+        return self.limit(evaluation(name).name, bound, limit, None, ("no evaluation has this value", there))
 
     def loss(self, limit: float) -> Check:
         if "loss" in self.report.final.eval:
             return self.evaluation("loss", "at most", limit)
         value = TRAIN_LOSS.read(self.report)
-        if value is None and self.report.totals.steps:  # it was no finite number
-            return self.told(TRAIN_LOSS.name, "at most", limit, None)
-        return self.limit(TRAIN_LOSS.name, "at most", limit, value, ("it has no steps", "Leave --max-loss out."))
+        if value is None and self.report.totals.steps:  # it was not a finite number
+            return self.check(TRAIN_LOSS.name, "at most", limit, None)
+        return self.limit(TRAIN_LOSS.name, "at most", limit, value, ("it has no steps", "Remove --max-loss."))
 
 
 def _require_numbers(limits: Limits) -> None:
@@ -191,12 +191,12 @@ def _require_numbers(limits: Limits) -> None:
         values = value.values() if isinstance(value, Mapping) else [value]
         if any(isinstance(part, float) and not math.isfinite(part) for part in values):
             raise JobFileError(
-                f"--{name.replace('_', '-').replace('evals', 'eval')}: nan and inf are no limits.", "Give a number."
+                f"--{name.replace('_', '-').replace('evals', 'eval')}: nan and inf are not allowed.", "Give a number."
             )
     efficiency = limits.min_efficiency
     if efficiency is not None and not 0 < efficiency <= MOST_EFFICIENCY:
         raise JobFileError(
-            f"--min-efficiency {efficiency:g} is not in (0, {MOST_EFFICIENCY:g}].", "It is a share: 0.8 is 80 %."
+            f"--min-efficiency {efficiency:g} is not in (0, {MOST_EFFICIENCY:g}].", "Give a share: 0.8 is 80 %."
         )
 
 
@@ -205,7 +205,8 @@ def _require_codes(codes: Sequence[str]) -> None:
     if unknown is not None:
         near = nearest(unknown, CODES)
         hint = f"Did you mean {near}? " if near is not None else ""
-        raise JobFileError(f"--no-verdict {unknown} is no verdict's code.", f"{hint}Codes: {ANY}, {', '.join(CODES)}.")
+        problem = f"--no-verdict {unknown} is not the code of a verdict."
+        raise JobFileError(problem, f"{hint}Codes: {ANY}, {', '.join(CODES)}.")
 
 
 def _items(limits: Limits) -> Iterator[tuple[str, Any]]:

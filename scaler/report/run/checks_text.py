@@ -1,4 +1,4 @@
-"""Checks in the terminal: a table of what was wanted and what is."""
+"""Render checks for a terminal: a table of limits and values."""
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -10,10 +10,10 @@ from scaler.report.text.format import number, plural, printable, seconds
 
 
 def checks_text(checks: Checks) -> RenderableType:
-    """Return checks for a terminal: whether all are kept, then each."""
+    """Return checks for a terminal: how many failed, then a table of all."""
     failed = sum(not check.is_ok for check in checks.checks)
-    said = f"{failed} of {plural(len(checks.checks), 'check')} failed" if failed else "every check passed"
-    title = Text.assemble((printable(checks.run_id), "bold"), "  ", (said, "bold red" if failed else "bold green"))
+    summary = f"{failed} of {plural(len(checks.checks), 'check')} failed" if failed else "every check passed"
+    title = Text.assemble((printable(checks.run_id), "bold"), "  ", (summary, "bold red" if failed else "bold green"))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("check", "wanted", "is"):
         table.add_column(name, overflow="fold")

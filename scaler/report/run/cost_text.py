@@ -1,23 +1,23 @@
-"""What a run took and what its workers bought, in words: time, money, efficiency, FLOPs."""
+"""A run's time, cost, efficiency and FLOPs as text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaler.report.run.model import Budget, Cost, Flops, Scaling, WorkerRow
-from scaler.report.text.format import number, printable, seconds
+from scaler.report.text.format import money, number, percent, printable, seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """One part of the wall clock, or of a worker's steps."""
+    """One part of the wall clock, or of a worker's step times."""
 
-    key: str  # what styles call it
+    key: str  # its name in style sheets
     name: str
     seconds: float
 
 
 def budget_parts(budget: Budget) -> tuple[Part, ...]:
-    """Return where the wall clock went, in the order of a run, without what took no time.
+    """Return the parts of the wall clock that took time, in the order of a run.
 
     Example:
         >>> nothing = dict.fromkeys(Budget.__dataclass_fields__, 0.0)
@@ -40,7 +40,7 @@ def budget_parts(budget: Budget) -> tuple[Part, ...]:
 
 
 def step_parts(worker: WorkerRow) -> tuple[Part, ...]:
-    """Return where a worker's step times went."""
+    """Return the parts of a worker's step times."""
     return (
         Part(key="compute", name="compute", seconds=worker.compute_s),
         Part(key="data", name="data wait", seconds=worker.data_wait_s),
@@ -49,30 +49,8 @@ def step_parts(worker: WorkerRow) -> tuple[Part, ...]:
     )
 
 
-def percent(share: float | None) -> str:
-    """Return a share in whole percent; a dash for None, and below half a percent that it is less than one.
-
-    Example:
-        >>> [percent(share) for share in (None, 0.0, 0.003, 0.4567, 1.0)]
-        ['–', '0%', '<1%', '46%', '100%']
-    """
-    if share is None:
-        return "–"
-    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
-
-
-def money(value: float) -> str:
-    """Return an amount with two decimals, or with two significant digits where it is less.
-
-    Example:
-        >>> [money(value) for value in (0.0, 0.00123, 0.1, 12.5, 1234567.8)]
-        ['0.00', '0.0012', '0.10', '12.50', '1,234,567.80']
-    """
-    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:,.2f}"
-
-
 def cost_text(cost: Cost) -> str:
-    """Return what a run cost, and for what.
+    """Return what a run cost, for how many hours at which price.
 
     Example:
         >>> cost_text(Cost(price_per_worker_hour=2.5, worker_hours=8.0, total=20.0, per_million_samples=None))
@@ -84,7 +62,7 @@ def cost_text(cost: Cost) -> str:
 
 
 def scaling_text(scaling: Scaling) -> str | None:
-    """Return what a worker's speed is of one worker's alone; None where nobody measured that.
+    """Return a worker's speed as a share of one worker alone; None if one worker alone was not measured.
 
     Example:
         >>> scaling_text(Scaling(world_size=4, worker_samples_per_s=90.0, one_worker_samples_per_s=100.0,
@@ -98,7 +76,7 @@ def scaling_text(scaling: Scaling) -> str | None:
 
 
 def flops_text(flops: Flops) -> str:
-    """Return how fast a worker computed, and the share of its peak where that is known.
+    """Return the TFLOPS of a worker, and the share of its peak if the peak is known.
 
     Example:
         >>> flops_text(Flops(flops_per_sample=1e9, worker_tflops=1.5, peak_tflops=None, mfu=None))
@@ -110,16 +88,16 @@ def flops_text(flops: Flops) -> str:
 
 
 def slowest_first(workers: Sequence[WorkerRow]) -> list[WorkerRow]:
-    """Return workers by what they made the others wait for: their own time a step, data wait and compute.
+    """Return workers by their own time in each step (data wait and compute), the slowest first.
 
-    Those without steps come last.
+    The others wait for this time. Workers without steps are last.
     """
     own = {row.rank: (row.data_wait_s + row.compute_s) / row.steps if row.steps else -1.0 for row in workers}
     return sorted(workers, key=lambda row: (-own[row.rank], row.rank))
 
 
 def budget_text(parts: Sequence[Part], wall_s: float) -> str:
-    """Return the parts of the wall clock as one line.
+    """Return the parts of the wall clock on one line, each with its share.
 
     Example:
         >>> budget_text([Part(key="startup", name="start-up", seconds=2.5)], 10.0)

@@ -1,33 +1,35 @@
-"""The report as one HTML file that needs nothing else: styles, script, chart library and data are inside.
+"""Render a run's report as one HTML file with styles, scripts and data inside.
 
-No number is computed here; what the charts show is in ``charts``.
+This module computes no number. The charts are in ``charts``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from scaler.report.page.shell import CURVE_SCRIPTS, PAGE_STYLES, render_page
-from scaler.report.run.charts import chart_data, make_charts
-from scaler.report.run.cost_text import budget_parts, money, percent, slowest_first, step_parts
-from scaler.report.run.definitions import NUMBERS, SPEED, TRAIN_LOSS, evaluation
-from scaler.report.run.model import Report, WorkerRow
-from scaler.report.text.format import (
-    batch_words,
-    decision_words,
-    ended_words,
-    group_words,
-    interval_words,
-    number,
-    phase_words,
-    plural,
-    preconditioned_words,
-    samples_words,
-    seconds,
-    trend_words,
+from scaler.report.page.parts import Cell, Column, Table, Tile, explained
+from scaler.report.page.shell import render_page
+from scaler.report.run.charts import make_charts
+from scaler.report.run.cost_text import budget_parts, slowest_first, step_parts
+from scaler.report.run.definitions import COST, EFFICIENCY, MFU, SPEED, TRAIN_LOSS, TRAIN_S, WALL_S, evaluation
+from scaler.report.run.format import (
+    ATTEMPT_COSTS,
+    ATTEMPT_NUMBERS,
+    ATTEMPT_TEXTS,
+    attempt_row,
+    audit_text,
+    decision_text,
+    group_text,
+    interval_text,
+    phase_text,
+    preconditioned_text,
+    samples_text,
+    trend_text,
 )
+from scaler.report.run.model import Flops, Noise, Report, Scaling, WorkerRow
+from scaler.report.text.format import money, number, optimizer_options, option, percent, plural, ratio, seconds
 
-HEADLINE_EVALS = 2  # more would not be one sentence; all of them are listed below it
-PRINTED_WORKERS = 64  # paper holds the slowest; the page holds all of them
+HEADLINE_EVALS = 2  # the list below the headline has all of them
+PRINTED_WORKERS = 64  # on paper, the slowest; the page has all of them
 PLAN_NUMBERS = (
     "global_batch_size",
     "batch_ratio",
@@ -39,71 +41,38 @@ PLAN_NUMBERS = (
     "steps_per_epoch",
     "optimizer",
 )
-STYLES = (*PAGE_STYLES, "report.css")
-SCRIPTS = (*CURVE_SCRIPTS, "sorting.js")
 
 
 def render_html(report: Report) -> str:
-    """Return the report as one HTML document, readable offline, on paper and without its script.
+    """Return a report as one HTML document, readable offline, on paper and without its scripts.
 
-    Text that a user chose (names, metrics, errors) is escaped wherever it stands. A content security policy in the
-    page lets nothing be loaded, and only the page's own scripts run.
-
-    Args:
-        report: the report of one run.
+    Names, metrics and errors are escaped. A content security policy in the page allows only the page's own scripts.
 
     Returns:
-        A whole document: 70 KB, of which 50 KB is the chart library, 0.3 KB for each place of the curves (at most
-        500 of them), and 2 KB for each worker.
+        A document of about 90 KB, of which 50 KB is the chart library; each place of the curves (at most 500) adds
+        0.3 KB, and each worker 2 KB.
     """
-    charts = make_charts(report)
-    data = chart_data(report, charts)
     return render_page(
         "report.html.j2",
-        styles=STYLES,
-        scripts=SCRIPTS,
-        report=report,
+        kind="report",
+        subject="Report of a run",
+        title=report.run_id,
         headline=_headline(report),
-        numbers=NUMBERS,
-        plan_rows=_plan_rows(report.plan),
+        charts=make_charts(report),
+        report=report,
+        tiles=_tiles(report),
         budget=budget_parts(report.budget) if report.budget is not None and (report.totals.wall_s or 0) > 0 else (),
-        charts=charts,
-        data=data,
-        has_times="times" in data,
+        audit=audit_text(report.lr_audit),
+        attempts=_attempt_table(report),
+        decisions=_decision_table(report),
+        plan_numbers=_plan_table(report.plan),
         marked=_marked(report),
         printed={worker.rank for worker in slowest_first(report.workers)[:PRINTED_WORKERS]},
-        node_words=_node_words,
-        seconds=seconds,
+        node_text=_node_text,
         column=_column,
-        batch_words=batch_words,
-        decision_words=decision_words,
-        ended_words=ended_words,
-        interval_words=interval_words,
-        money=money,
         percent=percent,
-        preconditioned_words=preconditioned_words,
-        samples_words=samples_words,
-        trend_words=trend_words,
         step_parts=step_parts,
     )
-
-
-# Words
-
-
-def _marked(report: Report) -> dict[int, str]:
-    """The ranks that verdicts are about, with the verdicts' codes."""
-    marks: dict[int, list[str]] = {}
-    for verdict in report.verdicts:
-        if verdict.rank is not None:
-            marks.setdefault(verdict.rank, []).append(verdict.code)
-    return {rank: ", ".join(codes) for rank, codes in marks.items()}
-
-
-def _node_words(worker: WorkerRow) -> str:
-    """What stands below a worker's node: its process and its device, as far as they are known."""
-    known = [f"pid {worker.pid}" if worker.pid is not None else None, worker.device]
-    return ", ".join(part for part in known if part)
 
 
 def _headline(report: Report) -> str:
@@ -133,53 +102,176 @@ def _world_sizes(report: Report) -> str:
     return earlier + plural(sizes[-1], "worker")
 
 
-def _plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, str, str | None]]:
-    """The plan's numbers, each with its reason; a batch that grows and groups of parameters where there are any."""
+# Results
+
+
+def _tiles(report: Report) -> list[Tile]:
+    totals, final = report.totals, report.final
+    tiles = [
+        _tile(name, value, note="last evaluation", unknown="it was not a finite number")
+        for name, value in final.eval.items()
+    ]
+    tiles.append(_tile(TRAIN_LOSS.name, final.train_loss_mean, note=TRAIN_LOSS.of, unknown="no finite loss"))
+    no_speed = "it is known only for a run with steps that are all its own work"
+    tiles.append(_tile(SPEED.name, totals.samples_per_s, note=f"{SPEED.unit}, {SPEED.of}", unknown=no_speed))
+    if report.scaling is not None:
+        tiles.append(_efficiency_tile(report.scaling))
+    if report.flops is not None:
+        tiles.append(_flops_tile(report.flops))
+    if report.cost is not None:
+        cost = report.cost
+        note = f"{number(cost.worker_hours, 3)} worker-hours at {money(cost.price_per_worker_hour)} each"
+        if cost.per_million_samples is not None:
+            note += f"; {money(cost.per_million_samples)} a million samples"
+        tiles.append(Tile(name=COST.name, value=money(cost.total), note=note))
+    if report.noise is not None:
+        tiles.append(_noise_tile(report.noise))
+    if report.gain is not None:
+        saved = f"reference steps per step, mean; {number(round(report.gain.steps_saved))} steps saved"
+        total = f"samples of the reference's training, of {number(report.plan['total_samples'])}"
+        tiles.append(_tile("AdaScale gain", report.gain.mean, note=saved))
+        tiles.append(_tile("progress", round(totals.progress), note=total))
+    tiles.append(Tile(name=TRAIN_S.name, value=seconds(totals.train_s), note=TRAIN_S.of))
+    if totals.redone_samples:
+        again = f"samples, {seconds(totals.redone_s)}, after restarts"
+        tiles.append(_tile("done again", totals.redone_samples, note=again))
+    if totals.restart_s:
+        tiles.append(Tile(name="restarting", value=seconds(totals.restart_s), note="between attempts"))
+    wall = "" if totals.wall_s is None else seconds(totals.wall_s)
+    tiles.append(Tile(name=WALL_S.name, value=wall, note=WALL_S.of, unknown="the run has not ended"))
+    return tiles
+
+
+def _tile(name: str, value: float | None, *, note: str, unknown: str = "") -> Tile:
+    return Tile(name=name, value="" if value is None else number(value), note=note, unknown=unknown)
+
+
+def _efficiency_tile(scaling: Scaling) -> Tile:
+    note = f"{number(scaling.worker_samples_per_s)} samples/s a worker"
+    if scaling.one_worker_samples_per_s is None:
+        note += "; set reference.samples_per_s to compare with one alone"
+    else:
+        note += f", against {number(scaling.one_worker_samples_per_s)} of one alone ({scaling.source})"
+    value = "" if scaling.efficiency is None else percent(scaling.efficiency)
+    return Tile(name=EFFICIENCY.name, value=value, note=note, unknown="one worker alone was not measured")
+
+
+def _flops_tile(flops: Flops) -> Tile:
+    if flops.mfu is None:
+        return Tile(name="FLOPs", value=number(flops.worker_tflops, 3), note="TFLOPS a worker")
+    note = f"{number(flops.worker_tflops, 3)} of {number(flops.peak_tflops, 3)} TFLOPS a worker"
+    return Tile(name=MFU.name, value=percent(flops.mfu), note=note)
+
+
+def _noise_tile(noise: Noise) -> Tile:
+    interval = interval_text(noise)
+    note = f"samples{preconditioned_text(noise)}, an estimate; {interval}"
+    if noise.lower is None:
+        return Tile(name="gradient noise scale", value="", note=note, unknown=interval)
+    value = "" if noise.noise_scale is None else samples_text(noise.noise_scale)
+    note = f"{note}; {trend_text(noise)}"
+    return Tile(name="gradient noise scale", value=value, note=note, unknown="the noise hides the gradient")
+
+
+# Tables
+
+
+def _attempt_table(report: Report) -> Table:
+    numbers, texts, costs = (
+        [Column(title=title, is_text=titles is ATTEMPT_TEXTS) for title in titles]
+        for titles in (ATTEMPT_NUMBERS, ATTEMPT_TEXTS, ATTEMPT_COSTS)
+    )
+    no_restart = Cell(text="", unknown="no attempt followed, or the times were not recorded")
+    return Table(
+        id="attempts",
+        caption="Each start of the worker group. A crash, a resize or a return to a checkpoint starts the next "
+        "attempt, planned again from the reference. Samples beyond the start of the next attempt are done again, and "
+        "count nowhere else. A restart lasts from an attempt's end to the next attempt's start.",
+        columns=(*numbers, *texts, *costs),
+        rows=tuple(
+            (*attempt_row(row)[:-1], no_restart) if row.restart_s is None else attempt_row(row)
+            for row in report.attempts
+        ),
+    )
+
+
+def _decision_table(report: Report) -> Table:
+    return Table(
+        id="decisions",
+        caption="What changed the learning rate or the batch during the run, from measurements.",
+        columns=(
+            Column(title="at sample", is_named=True),
+            Column(title="attempt", is_named=True),
+            Column(title="decision", is_text=True),
+        ),
+        rows=tuple(
+            (number(decision.samples_seen), str(decision.attempt), decision_text(decision))
+            for decision in report.decisions
+        ),
+        kind="listed",
+    )
+
+
+def _plan_table(plan: Mapping[str, Any]) -> Table:
+    """The plan's numbers with their reasons; also a batch that grows, and groups of parameters."""
     rows = [(name, _plan_value(name, plan), plan["reasons"].get(name)) for name in PLAN_NUMBERS]
     if len(plan["phases"]) > 1:
-        rows.insert(1, ("phases", phase_words(plan["phases"]), "scale.batch_schedule"))
+        rows.insert(1, ("phases", phase_text(plan["phases"]), "scale.batch_schedule"))
     if plan["groups"]:
-        rows.insert(-1, ("groups", group_words(plan["groups"]), "peak rates at the start's batch"))
-    return rows
+        rows.insert(-1, ("groups", group_text(plan["groups"]), "peak lr at the first batch"))
+    no_reason = Cell(text="", unknown="the plan gives no reason")
+    return explained(
+        "plan",
+        f"The plan of the job on {plural(plan['world_size'], 'worker')}, each number with its reason.",
+        [(name, value, no_reason if reason is None else str(reason)) for name, value, reason in rows],
+    )
 
 
 def _plan_value(name: str, plan: Mapping[str, Any]) -> str:
     """One of the plan's numbers with its unit."""
     value = plan[name]
-    if name in ("batch_ratio", "lr_ratio"):
-        return f"{number(value)}x"
-    if name == "warmup_samples":
-        return f"{plural(value, 'sample')} ({plural(plan['warmup_steps'], 'step')})"
-    if name == "total_samples":
-        return f"{plural(value, 'sample')} ({plural(plan['total_steps'], 'step')})"
-    if name == "global_batch_size":
-        return plural(value, "sample")
-    if name == "steps_per_epoch":
-        return plural(value, "step")
-    if name == "schedule":
-        return str(value["name"])
-    if name == "optimizer":
-        options = (f"{key} {_option(option)}" for key, option in value.items() if key != "name")
-        return ", ".join((str(value["name"]), *options))
-    return _option(value)
+    match name:
+        case "batch_ratio" | "lr_ratio":
+            return ratio(value)
+        case "warmup_samples":
+            return f"{plural(value, 'sample')} ({plural(plan['warmup_steps'], 'step')})"
+        case "total_samples":
+            return f"{plural(value, 'sample')} ({plural(plan['total_steps'], 'step')})"
+        case "global_batch_size":
+            return plural(value, "sample")
+        case "steps_per_epoch":
+            return plural(value, "step")
+        case "schedule":
+            return str(value["name"])
+        case "optimizer":
+            return ", ".join(filter(None, [str(value["name"]), optimizer_options(value)]))
+        case _:
+            return option(value)
 
 
-def _option(value: object) -> str:
-    """A value as a job file has it."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, int | float):
-        return number(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ", ".join(_option(part) for part in value) + "]"
-    return str(value)
+# Workers
+
+
+def _marked(report: Report) -> dict[int, str]:
+    """The ranks that have verdicts, with the codes of the verdicts."""
+    marks: dict[int, list[str]] = {}
+    for verdict in report.verdicts:
+        if verdict.rank is not None:
+            marks.setdefault(verdict.rank, []).append(verdict.code)
+    return {rank: ", ".join(codes) for rank, codes in marks.items()}
+
+
+def _node_text(worker: WorkerRow) -> str:
+    """The process and the device of a worker, if they are known."""
+    known = [f"pid {worker.pid}" if worker.pid is not None else None, worker.device]
+    return ", ".join(part for part in known if part)
 
 
 def _column(value: float) -> str:
-    """A measurement in a column: as ``number`` says it, with the trailing zeros that make digits line up.
+    """A measured number in a column: like ``number``, with trailing zeros, so that the digits are in line.
 
     Example:
         >>> [_column(value) for value in (0.62, 9.99996, 12.3, 34911.7, 0.0, 0.00002)]
         ['0.6200', '10.00', '12.30', '34,912', '0', '2.000e-05']
     """
-    return number(value) if value == 0 or abs(value) >= 1e4 else f"{value:#.4g}".rstrip(".")
+    return number(value) if value == 0 or abs(value) >= 999.95 else f"{value:#.4g}".rstrip(".")

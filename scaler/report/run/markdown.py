@@ -1,57 +1,44 @@
-"""A report as Markdown, for pull requests and chats."""
+"""Render a run's report as Markdown, for pull requests and chats."""
 
-from scaler.report.run.cost_text import (
-    budget_parts,
-    budget_text,
-    cost_text,
-    flops_text,
-    scaling_text,
-    slowest_first,
+from scaler.report.run.cost_text import budget_parts, budget_text, slowest_first
+from scaler.report.run.definitions import TRAIN_LOSS, evaluation
+from scaler.report.run.format import (
+    ATTEMPT_COSTS,
+    ATTEMPT_NUMBERS,
+    ATTEMPT_TEXTS,
+    Fact,
+    attempt_row,
+    audit_text,
+    costs,
+    decision_text,
+    further_facts,
+    results,
 )
-from scaler.report.run.definitions import COST, EFFICIENCY, SPEED, TRAIN_LOSS, WALL_S, evaluation
 from scaler.report.run.model import Report
-from scaler.report.text.format import (
-    audit_words,
-    batch_words,
-    decision_words,
-    ended,
-    ended_words,
-    more_facts,
-    number,
-    plural,
-    printable,
-    seconds,
-)
+from scaler.report.text.format import ended, number, option, plural, printable, seconds
 from scaler.report.text.markdown import as_code, as_table, as_text
 from scaler.report.text.sparkline import sparkline
 
-MOST_WORKERS = 32  # of more, the slowest are shown
+MOST_WORKERS = 32  # of more workers, the slowest are shown
 
 
 def render_markdown(report: Report) -> str:
-    """Return the report; names and messages are shown as text, whatever they hold."""
-    plan, totals = report.plan, report.totals
+    """Return the report as Markdown; markup in names and messages is escaped."""
+    plan = report.plan
     parts = [f"# {as_text(report.run_id)}: {report.state}", _verdicts(report)]
     if report.failure:
         parts.append(as_code(printable(report.failure)))
-    parts.append(
-        as_table(
-            ("", ""),
-            [
-                ("workers", number(plan["world_size"])),
-                ("global batch", f"{number(plan['global_batch_size'])} ({as_text(plan['reasons']['batch_ratio'])})"),
-                ("peak rate", f"{number(plan['peak_lr'])} ({as_text(plan['rule_reason'])})"),
-                ("trained", f"{plural(totals.samples_seen, 'sample')} in {plural(totals.steps, 'step')}"),
-                (SPEED.name, f"{number(SPEED.read(report))} {SPEED.unit}"),
-                (WALL_S.name, seconds(WALL_S.read(report))),
-                (TRAIN_LOSS.name, f"{number(TRAIN_LOSS.read(report))} ({TRAIN_LOSS.of})"),
-                *((as_text(value.name), number(value.read(report))) for value in map(evaluation, report.final.eval)),
-                ("rate used", audit_words(report.lr_audit)),
-                *((name, as_text(value)) for name, value in _spent(report)),
-                *((name, as_text(value)) for name, value in more_facts(report)),
-            ],
-        )
-    )
+    facts = [
+        ("workers", number(plan["world_size"])),
+        ("global batch", f"{number(plan['global_batch_size'])} ({plan['reasons']['batch_ratio']})"),
+        ("peak lr", f"{option(plan['peak_lr'])} ({plan['rule_reason']})"),
+        *results(report),
+        ("lr used", audit_text(report.lr_audit)),
+        *costs(report),
+        *_budget(report),
+        *further_facts(report),
+    ]
+    parts.append(as_table(("", ""), [(as_text(name), as_text(value)) for name, value in facts]))
     parts.append(_curves(report))
     shown = report.workers if len(report.workers) <= MOST_WORKERS else slowest_first(report.workers)[:MOST_WORKERS]
     parts.append(
@@ -74,35 +61,29 @@ def render_markdown(report: Report) -> str:
         )
     )
     if left := len(report.workers) - len(shown):
-        parts.append(f"And {plural(left, 'more worker')}; these have the most time of their own a step.")
+        parts.append(f"And {plural(left, 'more worker')}; these have the most time of their own in each step.")
     if report.is_uneven:
         parts.append(_attempts(report))
     parts.append(_decisions(report))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _spent(report: Report) -> list[tuple[str, str]]:
-    """What its workers bought and cost, and where the time went, as far as it is known."""
-    scaling = scaling_text(report.scaling) if report.scaling is not None else None
-    facts = [(EFFICIENCY.name, scaling)] if scaling is not None else []
-    if report.flops is not None:
-        facts.append(("computing", flops_text(report.flops)))
-    if report.cost is not None:
-        facts.append((COST.name, cost_text(report.cost)))
+def _budget(report: Report) -> list[Fact]:
+    """The parts of the wall clock; empty if they are not known."""
     wall_s = report.totals.wall_s
-    if report.budget is not None and wall_s is not None and wall_s > 0:
-        facts.append(("time", budget_text(budget_parts(report.budget), wall_s)))
-    return facts
+    if report.budget is None or wall_s is None or wall_s <= 0:
+        return []
+    return [("time", budget_text(budget_parts(report.budget), wall_s))]
 
 
 def _curves(report: Report) -> str:
-    """Small charts over the samples, each with the values that it begins and ends with, its least and its greatest."""
+    """Small charts over the samples, each with its first, last, least and greatest value."""
     series = report.series
     curves = (
-        (TRAIN_LOSS.name, series.loss_mean, max),  # a spike is never left out
+        (TRAIN_LOSS.name, series.loss_mean, max),  # keeps every spike
         *((evaluation(name).name, values, max) for name, values in series.evals.items()),
         ("learning rate", series.lr, max),
-        ("samples/s", series.samples_per_s, min),  # nor is a dip
+        ("samples/s", series.samples_per_s, min),  # keeps every dip
     )
     rows = []
     for name, values, keep in curves:
@@ -114,32 +95,13 @@ def _curves(report: Report) -> str:
 
 
 def _attempts(report: Report) -> str:
-    return as_table(
-        (
-            *("attempt", "workers", "global batch", "peak rate", "from sample", "to sample", "ended by", "why"),
-            *("done again", "restart"),
-        ),
-        [
-            (
-                str(row.attempt),
-                number(row.world_size),
-                batch_words(row),
-                number(row.peak_lr),
-                number(row.start_samples),
-                number(row.end_samples),
-                ended_words(row),
-                as_text(row.cause or ""),
-                number(row.redone_samples),
-                seconds(row.restart_s),
-            )
-            for row in report.attempts
-        ],
-    )
+    heads = (*ATTEMPT_NUMBERS, *ATTEMPT_TEXTS, *ATTEMPT_COSTS)
+    return as_table(heads, [[as_text(cell) for cell in attempt_row(row)] for row in report.attempts])
 
 
 def _decisions(report: Report) -> str:
     return "\n".join(
-        f"- at {plural(decision.samples_seen, 'sample')}: {as_text(decision_words(decision))}"
+        f"- at {plural(decision.samples_seen, 'sample')}: {as_text(decision_text(decision))}"
         for decision in report.decisions
     )
 

@@ -1,4 +1,4 @@
-"""A report in the terminal: it fits 80 columns, and the verdict comes first."""
+"""Render a run's report for a terminal of 80 columns, the verdicts first."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -8,34 +8,24 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from scaler.report.run.cost_text import (
-    Part,
-    budget_parts,
-    cost_text,
-    flops_text,
-    percent,
-    scaling_text,
-    slowest_first,
+from scaler.report.run.cost_text import Part, budget_parts, slowest_first
+from scaler.report.run.format import (
+    audit_text,
+    batch_text,
+    costs,
+    decision_text,
+    ended_text,
+    further_facts,
+    loss_text,
+    reached_text,
+    results,
 )
-from scaler.report.run.definitions import COST, EFFICIENCY, SPEED, TRAIN_LOSS, TRAIN_S, WALL_S, evaluation
 from scaler.report.run.model import Report, WorkerRow
-from scaler.report.text.format import (
-    audit_words,
-    batch_words,
-    decision_words,
-    ended_words,
-    loss_words,
-    more_facts,
-    number,
-    plural,
-    printable,
-    reached_words,
-    seconds,
-)
+from scaler.report.text.format import number, option, percent, plural, printable, seconds
 
-MOST_WORKERS = 16  # of more, the slowest are shown
+MOST_WORKERS = 16  # of more workers, the slowest are shown
 BAR_WIDTH = 78
-MARK = "<"  # beside a rank that a verdict is about
+MARK = "<"  # beside a rank that has a verdict
 _BAR_STYLES = {
     "startup": "bright_black",
     "compute": "blue",
@@ -52,23 +42,14 @@ _STATE_STYLES = {"succeeded": "bold green", "failed": "bold red", "stopped": "bo
 
 
 def report_text(report: Report, *, with_failure: bool = True) -> RenderableType:
-    """Return a run's report for a terminal; ``with_failure=False`` where the error is said beside it."""
-    totals = report.totals
+    """Return a run's report for a terminal; ``with_failure=False`` leaves out the error that ended the run."""
     title = Text.assemble(
         (printable(report.run_id), "bold"), "  ", (report.state, _STATE_STYLES.get(report.state, "bold"))
     )
-    facts = [
-        ("trained", f"{plural(totals.samples_seen, 'sample')} in {plural(totals.steps, 'step')}"),
-        (SPEED.name, f"{number(SPEED.read(report))} {SPEED.unit} over {seconds(TRAIN_S.read(report))} of training"),
-        (WALL_S.name, seconds(WALL_S.read(report))),
-        (TRAIN_LOSS.name, f"{number(TRAIN_LOSS.read(report))}  ({TRAIN_LOSS.of})"),
-        *((printable(value.name), number(value.read(report))) for value in map(evaluation, report.final.eval)),
-        ("rate used", audit_words(report.lr_audit)),
-        *_spent(report),
-        *more_facts(report),
-    ]
+    audit = ("lr used", audit_text(report.lr_audit))
+    facts = [*results(report), audit, *costs(report), *further_facts(report)]
     parts: list[RenderableType] = [title, _verdicts(report)]
-    if totals.steps:
+    if report.totals.steps:
         parts += [_facts(facts), *_budget(report), _worker_table(report)]
     if report.failure and with_failure:
         parts.insert(2, Text(printable(report.failure)))
@@ -76,8 +57,8 @@ def report_text(report: Report, *, with_failure: bool = True) -> RenderableType:
         parts.append(_decision_list(report))
     if report.is_uneven:
         parts.append(_attempt_table(report))
-        if any(loss_words(row) for row in report.attempts):
-            parts.append(_ending_list(report))
+        if any(loss_text(row) for row in report.attempts):
+            parts.append(_end_list(report))
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
 
 
@@ -98,22 +79,12 @@ def _facts(rows: Iterable[tuple[str, str]]) -> RenderableType:
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
     for name, value in rows:
-        table.add_row(Text(name), Text(value))
+        table.add_row(Text(printable(name)), Text(value))
     return table
 
 
-def _spent(report: Report) -> list[tuple[str, str]]:
-    """What its workers bought and cost, as far as it is known."""
-    scaling = scaling_text(report.scaling) if report.scaling is not None else None
-    return [
-        *([(EFFICIENCY.name, scaling)] if scaling is not None else []),
-        *([("computing", flops_text(report.flops))] if report.flops is not None else []),
-        *([(COST.name, cost_text(report.cost))] if report.cost is not None else []),
-    ]
-
-
 def _budget(report: Report) -> list[RenderableType]:
-    """Where the wall clock went: one bar of letters, and what each letter stands for."""
+    """The parts of the wall clock: a bar of letters, and the meaning of each letter."""
     wall_s = report.totals.wall_s
     if report.budget is None or wall_s is None or wall_s <= 0:
         return []
@@ -122,10 +93,10 @@ def _budget(report: Report) -> list[RenderableType]:
     for part, letter, width in zip(parts, _letters(parts), _widths(parts), strict=True):
         style = _BAR_STYLES[part.key]
         bar.append(letter * width, style=f"{style} reverse")
-        said = Text.assemble((letter, f"{style} reverse"), f" {part.name} {percent(part.seconds / wall_s)}  ")
-        if len(lines[-1]) + len(said) > BAR_WIDTH:
+        entry = Text.assemble((letter, f"{style} reverse"), f" {part.name} {percent(part.seconds / wall_s)}  ")
+        if len(lines[-1]) + len(entry) > BAR_WIDTH:
             lines.append(Text())
-        lines[-1].append(said)
+        lines[-1].append(entry)
     return [Group(Text(f"Where the {seconds(wall_s)} went", style="bold"), bar, *lines)] if parts else []
 
 
@@ -135,7 +106,7 @@ def _letters(parts: Iterable[Part]) -> list[str]:
 
 
 def _widths(parts: Sequence[Part]) -> list[int]:
-    """Columns for each part; those that would have less than half a one have none, but the words name them."""
+    """Columns for each part. A part of less than half a column has none; the lines below the bar name it."""
     edges, at, whole = [0], 0.0, sum(part.seconds for part in parts)
     for part in parts:
         at += part.seconds
@@ -148,7 +119,7 @@ def _decision_list(report: Report) -> RenderableType:
     table.add_column(style="dim", justify="right", no_wrap=True)
     table.add_column(overflow="fold")
     for decision in report.decisions:
-        table.add_row(Text(f"at {plural(decision.samples_seen, 'sample')}"), Text(decision_words(decision)))
+        table.add_row(Text(f"at {plural(decision.samples_seen, 'sample')}"), Text(decision_text(decision)))
     return Group(Text("Decisions in training", style="bold"), table)
 
 
@@ -165,7 +136,7 @@ def _worker_table(report: Report) -> RenderableType:
     left = len(report.workers) - len(shown)
     if not left:
         return table
-    rest = f"and {plural(left, 'more worker')}; these have the most time of their own a step, data wait and compute"
+    rest = f"and {plural(left, 'more worker')}; these have the most time of their own in each step: data and compute"
     return Group(table, Text(rest, style="dim"))
 
 
@@ -186,26 +157,26 @@ def _worker_cells(row: WorkerRow, *, is_marked: bool) -> tuple[str, ...]:
 
 def _attempt_table(report: Report) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("attempt", "workers", "global batch", "peak rate", "from sample", "to sample", "ended by"):
+    for name in ("attempt", "workers", "global batch", "peak lr", "from sample", "to sample", "ended by"):
         table.add_column(name, justify="right", no_wrap=name not in ("global batch", "ended by"))
     for row in report.attempts:
         table.add_row(
             str(row.attempt),
             str(row.world_size),
-            batch_words(row),
-            number(row.peak_lr),
+            batch_text(row),
+            option(row.peak_lr),
             number(row.start_samples),
-            reached_words(row),
-            ended_words(row),
+            reached_text(row),
+            ended_text(row),
         )
     return table
 
 
-def _ending_list(report: Report) -> RenderableType:
+def _end_list(report: Report) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", justify="right", no_wrap=True)
     table.add_column(overflow="fold")
     for row in report.attempts:
-        if said := loss_words(row):
-            table.add_row(Text(f"attempt {row.attempt}"), Text(said))
-    return Group(Text("Why attempts ended, and what that cost", style="bold"), table)
+        if text := loss_text(row):
+            table.add_row(Text(f"attempt {row.attempt}"), Text(text))
+    return Group(Text("Why attempts ended, and what was lost", style="bold"), table)

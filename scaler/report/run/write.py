@@ -1,86 +1,16 @@
-"""A run's report, read from its folder alone and written back into it."""
+"""Write a run's report into its folder."""
 
 import json
-import re
 
-from scaler.errors import JobFileError, RunError
-from scaler.job import Job, read_job
-from scaler.metrics.reader import RunMetrics, with_records
-from scaler.plan import Plan
-from scaler.report.run.baseline import one_worker_speed
 from scaler.report.run.html import render_html
 from scaler.report.run.markdown import render_markdown
 from scaler.report.run.model import Report
-from scaler.report.run.summary import summarize
+from scaler.report.run.read import read_report
 from scaler.runs import RunFolder
-from scaler.runs.lease import present_state
-
-
-def read_report(folder: RunFolder, *, baseline: RunFolder | None = None) -> Report:
-    """Return the report of what is in the folder now, whether the run has ended or not.
-
-    Args:
-        folder: the run's.
-        baseline: another run, of one worker, against whose speed the efficiency of this one is.
-
-    Raises:
-        RunError: a folder cannot be read as a run, the baseline did not train with one worker, or is damaged.
-        JobFileError: the baseline is of another job.
-    """
-    jobs = read_jobs(folder)
-    job, *_ = jobs.values()
-    try:
-        plan = Plan.from_dict(folder.read_json("plan.json"))
-    except (KeyError, TypeError) as error:
-        raise RunError(f"run {folder.run_id}: plan.json is not a plan: {error}.", "The file was altered.") from None
-    # The folder may be a renamed copy: what it is called now is what one can type.
-    state, gone = present_state(folder)
-    status = {**folder.read_json("status.json"), "state": state, "run_id": folder.run_id, "driver": str(gone or "")}
-    later_jobs = {attempt: later for attempt, later in jobs.items() if attempt}
-    one_worker = None
-    if baseline is not None:
-        newest, baseline_job = (list(found.values())[-1] for found in (jobs, read_jobs(baseline)))
-        one_worker = one_worker_speed(read_report(baseline), job=newest, baseline_job=baseline_job)
-
-    def report(metrics: RunMetrics) -> Report:
-        return summarize(
-            job=job,
-            later_jobs=later_jobs,
-            plan=plan,
-            status=status,
-            records=metrics.records,
-            events=metrics.events,
-            one_worker=one_worker,
-            logs=_ranks_with_log(folder),
-        )
-
-    return with_records(folder, report)
-
-
-def _ranks_with_log(folder: RunFolder) -> frozenset[int]:
-    """The ranks that have a log in a run's folder; without Ray nobody writes one."""
-    found = (re.fullmatch(r"rank-(\d+)\.log", name) for name in folder.names("logs"))
-    return frozenset(int(match[1]) for match in found if match is not None)
-
-
-def read_jobs(folder: RunFolder) -> dict[int, Job]:
-    """Return a run's jobs by the attempt that each holds from, ascending; the first holds from 0.
-
-    Raises:
-        RunError: one of them is not there, or cannot be read.
-    """
-    return {attempt: _read_job(folder, name) for attempt, name in folder.job_names().items()}
-
-
-def _read_job(folder: RunFolder, name: str) -> Job:
-    try:
-        return read_job(folder.read(name), source=folder.path(name))
-    except JobFileError as error:
-        raise RunError(error.problem, error.remedy) from None
 
 
 def write_report(folder: RunFolder) -> Report:
-    """Write ``report.json``, ``report.md`` and ``report.html`` from what is in the folder now."""
+    """Write ``report.json``, ``report.md`` and ``report.html`` into a run's folder, and return the report."""
     report = read_report(folder)
     folder.write("report.json", json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n")
     folder.write("report.md", render_markdown(report))

@@ -1,1 +1,1 @@
-"""What every text is made of: numbers, tables, curves and Markdown."""
+"""Parts of all texts: numbers, tables, curves and Markdown."""

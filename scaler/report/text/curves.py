@@ -1,4 +1,4 @@
-"""Curves in the terminal: braille dots, round numbers on both axes, a pattern and a colour for each curve."""
+"""Curves for a terminal: braille dots, round numbers on both axes, a pattern and a colour for each curve."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from rich.text import Text
 
 MOST_CURVES = 4
 MOST_COLUMNS, FEWEST_COLUMNS = 100, 40
-KEY_WIDTH = 5  # cells of a legend's key
-BLANK = 0x2800  # the braille cell without a dot; each bit above it is a dot
+KEY_WIDTH = 5  # cells of a line's sign in the legend
+BLANK = 0x2800  # braille character without dots; each bit added to it is a dot
 
-# On white and on black alike; the same dots without colour, and the same letters without Unicode.
+# Colours for white and black backgrounds. Without colour the patterns differ, without Unicode the letters.
 COLOURS = ("color(33)", "color(166)", "color(29)", "color(134)")
 PATTERNS = ("#", "#####...", "#.", "########...#...")
 LETTERS = "*o+x"
@@ -26,7 +26,7 @@ STEPS = (1.0, 2.0, 2.5, 4.0, 5.0, 8.0, 10.0, 20.0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve:
-    """Points from left to right, at least two, and what they are called."""
+    """A line of at least two points, from left to right, with its label."""
 
     label: str
     points: Sequence[tuple[float, float]]
@@ -42,11 +42,11 @@ class Axis:
 
     @property
     def high(self) -> float:
-        """The last of the round numbers."""
+        """The last round number."""
         return self.low + self.step * self.intervals
 
     def texts(self) -> list[str]:
-        """Return every round number as text, the least first, all with the same digits.
+        """Return all round numbers as text, the least first, with the same number of decimals.
 
         Example:
             >>> Axis(low=0.0, step=0.04, intervals=4).texts(), Axis(low=0.0, step=5e-7, intervals=3).texts()
@@ -54,14 +54,14 @@ class Axis:
         """
         values = [self.low + self.step * index for index in range(self.intervals + 1)]
         exponent = floor(log10(self.high) + 1e-9)
-        unit, ending = (1.0, "") if -3 <= exponent < 5 else (10.0**exponent, f"e{exponent:+03d}")
+        unit, suffix = (1.0, "") if -3 <= exponent < 5 else (10.0**exponent, f"e{exponent:+03d}")
         step = self.step / unit
         digits = next(digits for digits in range(20) if abs(round(step, digits) / step - 1) < 1e-6)
-        return ["0" if value == 0 else f"{value / unit:.{digits}f}{ending}" for value in values]
+        return ["0" if value == 0 else f"{value / unit:.{digits}f}{suffix}" for value in values]
 
 
 def axis(low: float, high: float, intervals: Sequence[int]) -> Axis:
-    """Return the tightest round numbers around two values; of equals, those with the fewest digits.
+    """Return the round numbers that enclose two values most tightly; of equal ones, those with the fewest digits.
 
     Args:
         low: the least value, 0 or above.
@@ -87,14 +87,14 @@ def axis(low: float, high: float, intervals: Sequence[int]) -> Axis:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CurveChart:
-    """Curves that share two axes, as something that rich prints; as wide as the console, up to 100 columns.
+    """Curves with common axes, for rich; as wide as the console, at most 100 columns.
 
     Args:
-        title: what is drawn, over what.
-        curves: one to ``MOST_CURVES``; more than one have a legend.
-        rows: about how many lines the curves may take.
-        low: the least number on the axis; None: what suits the curves.
-        below: places from left to right and what is written there; None: round numbers from 0.
+        title: above the curves.
+        curves: one to ``MOST_CURVES``; several curves have a legend.
+        rows: about how many lines the curves take.
+        low: least number on the y axis; None: from the curves.
+        below: places on the x axis with their labels, from left to right; None: round numbers from 0.
     """
 
     title: str
@@ -104,7 +104,7 @@ class CurveChart:
     below: Sequence[tuple[float, str]] | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        """Yield the chart line by line; nothing where there is no room, or nothing to see."""
+        """Yield the lines of the chart; none if the console is too narrow or all values are equal."""
         values = [value for curve in self.curves for _, value in curve.points]
         low = min(values) if self.low is None else self.low
         if options.max_width < FEWEST_COLUMNS or not max(values) > max(low, 1e-300):
@@ -134,7 +134,7 @@ class CurveChart:
 
 
 def _legend(curves: Sequence[Curve], *, width: int, ascii_only: bool) -> Iterator[Text]:
-    """Every curve's dots and name, as many to a line as there is room for."""
+    """The dots and the label of every curve, as many on a line as fit."""
     line = Text()
     for index, curve in enumerate(curves):
         canvas = Canvas(KEY_WIDTH, 1, 0, 0, 2 * KEY_WIDTH, 4)
@@ -151,9 +151,9 @@ def _legend(curves: Sequence[Curve], *, width: int, ascii_only: bool) -> Iterato
 
 
 def _drawn(curve: Curve, pattern: str, upright: Axis, *, end: float, width: int, height: int) -> list[list[int]]:
-    """A curve as braille cells: the dots that are set, row by row from the top.
+    """A curve as rows of braille cells, from the top; each cell is the bits of its dots.
 
-    A round number lies on the same dot of its row, whichever row it is.
+    Every round number is on the same dot of its row.
     """
     dot = upright.step * upright.intervals / (4 * (height - 1))
     across = end / (2 * width - 1)
@@ -171,7 +171,7 @@ def _drawn(curve: Curve, pattern: str, upright: Axis, *, end: float, width: int,
 
 
 def _overlaid(rows: Sequence[Sequence[int]], *, ascii_only: bool) -> Text:
-    """One row of several curves: their dots together, in the colour of the first that is there."""
+    """One row of several curves: the dots of all, in the colour of the first curve with a dot."""
     text = Text()
     for cells in zip(*rows, strict=True):
         first = next((index for index, dots in enumerate(cells) if dots), None)
@@ -188,7 +188,7 @@ def _overlaid(rows: Sequence[Sequence[int]], *, ascii_only: bool) -> Text:
 def _bottom(
     below: Sequence[tuple[float, str]], end: float, width: int, *, indent: int, ascii_only: bool
 ) -> Iterator[Text]:
-    """The line below the curves with its numbers; one that would touch the number before it is left out."""
+    """The x axis with its numbers; a number that would touch the one before it is left out."""
     corner, line, tick = ("+", "-", "+") if ascii_only else ("└", "─", "┬")
     row, labels = [line] * width, [" "] * (indent + 1 + width)
     free = 0
@@ -204,7 +204,7 @@ def _bottom(
 
 
 def _below(end: float, *, most: int) -> list[tuple[float, str]]:
-    """Whole round numbers from 0 up to ``end``, at most ``most`` steps of them, with their texts.
+    """Round whole numbers from 0 to ``end`` with their texts, in at most ``most`` steps.
 
     Example:
         >>> [text for _, text in _below(15, most=9)], [text for _, text in _below(21555, most=9)]
@@ -214,6 +214,6 @@ def _below(end: float, *, most: int) -> list[tuple[float, str]]:
     steps = [step for step in (size * step for step in BELOW) if step >= 1.0 and step * most >= end * (1 - 1e-9)]
     whole = [step for step in steps if abs(end / step - round(end / step)) < 1e-9]
     step = min(whole if whole and end / min(whole) >= 4 else steps[:1], key=lambda step: abs(end / step - 6))
-    unit, ending = next((unit, ending) for unit, ending in UNITS if step >= unit)
+    unit, suffix = next((unit, suffix) for unit, suffix in UNITS if step >= unit)
     values = [step * index for index in range(floor(end / step * (1 + 1e-9)) + 1)]
-    return [(value, "0" if value == 0 else f"{value / unit:,.0f}{ending}") for value in values]
+    return [(value, "0" if value == 0 else f"{value / unit:,.0f}{suffix}") for value in values]

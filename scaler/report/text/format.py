@@ -1,31 +1,75 @@
-"""Numbers as people read them; every rendering says them the same way."""
+"""Numbers and text as people read them: one rule for each kind of number. ``numbers.js`` writes the same in a page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from scaler.core.noise_history import FEWEST_MEASURED
-from scaler.report.run.model import AttemptRow, Decision, Gain, LrAudit, Noise, Report
-
-SHOWN_GROUPS = 3
-SHOWN_PHASES = 4
+VAST = 1e15  # from here on, a power of ten replaces the digits
+GIVEN_DIGITS, DERIVED_DIGITS = 8, 6
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Return a number with thousands separators, or with ``digits`` significant ones; a dash for None.
+    """Return a measured or counted number: ``digits`` significant digits, and thousands separators from 1,000 on.
+
+    Args:
+        value: None: not known, which is a dash.
+        digits: significant digits, at most 4. A number that has more digits before the point keeps them.
 
     Example:
-        >>> [number(v) for v in (None, 21555, 34911.7, 0.96111, 0.0000123, 16.0)]
-        ['–', '21,555', '34,912', '0.9611', '1.23e-05', '16']
+        >>> [number(v) for v in (None, 21555, 34911.7, 2034.0, 0.96111, 0.0000123, 16.0)]
+        ['–', '21,555', '34,912', '2,034', '0.9611', '1.23e-05', '16']
     """
     if value is None:
         return "–"
-    if isinstance(value, int) or abs(value) >= 10**digits - 0.5:  # what rounds to one digit more
+    if abs(value) >= VAST:
+        return f"{float(value):.{digits}g}"
+    if isinstance(value, int) or abs(value) >= min(10**digits - 0.5, 999.95):  # from here on, four digits give 1,000
         return f"{value:,.0f}"
     return f"{value:.{digits}g}"
 
 
+def option(value: Any) -> str:
+    """Return a number that a job sets, or that a rule derives from one: a learning rate, or an optimizer's option.
+
+    A number of at most 8 digits is written as it was given, and any other with 6 significant digits. Other values are
+    written as in a job file.
+
+    Example:
+        >>> [option(value) for value in (0.99987654, 1.2345678e-8, 0.1 * 8**0.5, True, None, [0.6, 0.9960000000000001])]
+        ['0.99987654', '1.2345678e-08', '0.282843', 'true', 'null', '[0.6, 0.996]']
+    """
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, float):
+        given = f"{value:.12g}"  # without the rounding errors of a double
+        mantissa = given.partition("e")[0].lstrip("-").replace(".", "").strip("0")
+        return given if len(mantissa) <= GIVEN_DIGITS else f"{value:.{DERIVED_DIGITS}g}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(option, value))}]"
+    return str(value)
+
+
+def optimizer_options(optimizer: Mapping[str, Any]) -> str:
+    """Return an optimizer's options without its name and learning rate, as ``name value`` pairs.
+
+    Example:
+        >>> optimizer_options({"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": False})
+        'momentum 0.9, nesterov false'
+    """
+    return ", ".join(f"{name} {option(value)}" for name, value in optimizer.items() if name not in ("name", "lr"))
+
+
+def ratio(value: float) -> str:
+    """Return how many times the reference's value another value is.
+
+    Example:
+        >>> ratio(16.0), ratio(8**0.5)
+        ('16x', '2.828x')
+    """
+    return f"{number(value)}x"
+
+
 def seconds(value: float | None) -> str:
-    """Return a time in the unit that suits it.
+    """Return a time in the unit that suits its size; a dash for None.
 
     Example:
         >>> [seconds(v) for v in (None, 0.00142, 1.234, 75.0, 7384.0)]
@@ -42,13 +86,35 @@ def seconds(value: float | None) -> str:
     return f"{int(value // 3600)} h {int(value % 3600 // 60)} min"
 
 
+def percent(share: float | None) -> str:
+    """Return a share in whole percent; a dash for None, and ``<1%`` below half a percent.
+
+    Example:
+        >>> [percent(share) for share in (None, 0.0, 0.003, 0.4567, 1.0)]
+        ['–', '0%', '<1%', '46%', '100%']
+    """
+    if share is None:
+        return "–"
+    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+
+
+def money(value: float) -> str:
+    """Return an amount of money with two decimals; below 0.01 with two significant digits.
+
+    Example:
+        >>> [money(value) for value in (0.0, 0.00123, 0.1, 12.5, 1234567.8)]
+        ['0.00', '0.0012', '0.10', '12.50', '1,234,567.80']
+    """
+    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:,.2f}"
+
+
 def plural(count: int, noun: str) -> str:
     """Return ``1 worker`` or ``2 workers``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def ended(text: str) -> str:
-    """Return text from outside as a sentence's end, with one full stop.
+    """Return text from outside with one full stop at its end.
 
     Example:
         >>> ended("it is torn"), ended("it is torn.")
@@ -58,11 +124,11 @@ def ended(text: str) -> str:
 
 
 def joined(*parts: str) -> str:
-    """Return parts beside each other; none of them keeps a full stop at its end, as those from outside may have.
+    """Return parts with semicolons between them; a full stop at the end of a part is removed.
 
     Example:
-        >>> joined("its checksum is another.", "went on from the start")
-        'its checksum is another; went on from the start'
+        >>> joined("its checksum is another.", "training began at the start")
+        'its checksum is another; training began at the start'
     """
     return "; ".join(part if part.endswith("...") else part.rstrip(" .") for part in parts)
 
@@ -79,175 +145,10 @@ def one_line(text: str, most: int = 160) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text that cannot move a terminal's cursor or change its colours: control characters are shown.
+    """Return text whose control characters are shown, so that it cannot change a terminal's colours or cursor.
 
     Example:
         >>> printable("a\\x1b[31mb")
         'a\\\\x1b[31mb'
     """
     return "".join(char if char in "\n\t" or char.isprintable() else repr(char)[1:-1] for char in text)
-
-
-def audit_words(audit: LrAudit) -> str:
-    """Return whether the rate was the planned one, and how far from it; what is as planned differs by rounding alone.
-
-    Example:
-        >>> audit_words(LrAudit(checked_steps=11, max_abs_error=8.7e-19, as_planned=True))
-        'as planned in 11 steps'
-        >>> audit_words(LrAudit(checked_steps=11, max_abs_error=0.002, as_planned=False))
-        'not as planned in 11 steps, largest difference 0.002'
-    """
-    if not audit.checked_steps:
-        return "no step recorded"
-    steps = plural(audit.checked_steps, "step")
-    if audit.as_planned:
-        return f"as planned in {steps}"
-    return f"not as planned in {steps}, largest difference {number(audit.max_abs_error)}"
-
-
-def noise_words(noise: Noise) -> str:
-    """Return the noise scale with its interval, what it was estimated from, and that it is an estimate.
-
-    Example:
-        >>> noise_words(Noise(noise_scale=1240.3, lower=800.2, upper=None, measured_steps=50, meaning="",
-        ...                   last_step=980, first_step=500, fitted_steps=25))
-        '1,240 samples (90% 800 or more) at step 980, from the trend of 25 steps measured since step 500, an estimate'
-    """
-    if noise.lower is None:
-        return f"not known: {interval_words(noise)}"
-    value = "not known" if noise.noise_scale is None else f"{samples_words(noise.noise_scale)} samples"
-    return f"{value} ({interval_words(noise)}){preconditioned_words(noise)} {trend_words(noise)}, an estimate"
-
-
-def trend_words(noise: Noise) -> str:
-    """Return which step a known noise scale is of, and from which steps it was estimated."""
-    last, first, fitted = noise.last_step, noise.first_step, noise.fitted_steps
-    assert last is not None
-    assert first is not None
-    assert fitted is not None
-    return f"at step {number(last)}, from the trend of {number(fitted)} steps measured since step {number(first)}"
-
-
-def preconditioned_words(noise: Noise) -> str:
-    """Return what a noise scale is of, where it is not of the gradient itself; else nothing."""
-    return " of the preconditioned gradient" if noise.is_preconditioned else ""
-
-
-def interval_words(noise: Noise) -> str:
-    """Return the noise scale's 90 % interval, as it is written beside the noise scale, or why there is none."""
-    if noise.lower is None and noise.measured_steps < FEWEST_MEASURED:
-        return f"measured in {plural(noise.measured_steps, 'step')}, {FEWEST_MEASURED} are needed"
-    if noise.lower is None:
-        return f"no steady trend within the last {FEWEST_MEASURED} of {number(noise.measured_steps)} measured steps"
-    return f"90% {samples_words(noise.lower)}" + (f"-{samples_words(noise.upper)}" if noise.upper else " or more")
-
-
-def samples_words(value: float) -> str:
-    """Return a measured number of samples, without digits that nothing stands behind."""
-    return number(round(value)) if value >= 100 else number(value, 3)
-
-
-def gain_words(gain: Gain) -> str:
-    """Return what adaptive steps were worth.
-
-    Example:
-        >>> gain_words(Gain(mean=5.25, steps_saved=850.0))
-        '5.25 steps of the reference a step, mean over steps; 850 steps saved'
-    """
-    return (
-        f"{number(gain.mean)} steps of the reference a step, mean over steps; {number(round(gain.steps_saved))} "
-        f"steps saved"
-    )
-
-
-def more_facts(report: Report) -> list[tuple[str, str]]:
-    """Return name and words of what not every run has: lost work, a growing batch, groups, a gain, a noise scale."""
-    plan, totals, facts = report.plan, report.totals, []
-    if totals.redone_samples:
-        again = f"{plural(totals.redone_samples, 'sample')} in {seconds(totals.redone_s)}, after restarts"
-        facts.append(("done again", again))
-    if totals.restart_s:
-        facts.append(("restarting", f"{seconds(totals.restart_s)} between attempts"))
-    if len(plan["phases"]) > 1:
-        facts.append(("planned batch", phase_words(plan["phases"])))
-    if plan["groups"]:
-        facts.append(("peak rates", group_words(plan["groups"])))
-    if report.gain is not None:
-        facts.append(("adascale gain", gain_words(report.gain)))
-    if report.noise is not None:
-        facts.append(("gradient noise scale", noise_words(report.noise)))
-    return facts
-
-
-def decision_words(decision: Decision) -> str:
-    """Return what was decided, and whether it still holds."""
-    return printable(decision.message) + (" (undone: a later attempt began before it)" if decision.undone else "")
-
-
-def ended_words(attempt: AttemptRow) -> str:
-    """Return what ended an attempt, as people write it."""
-    return attempt.ended_by.replace("_", " ")
-
-
-def reached_words(attempt: AttemptRow) -> str:
-    """Return where an attempt's work in the weights ends; where nothing of it is there, how much was done again."""
-    end = number(attempt.end_samples)
-    return f"{end}, redone {number(attempt.redone_samples)}" if attempt.is_undone else end
-
-
-def loss_words(attempt: AttemptRow) -> str:
-    """Return why an attempt ended and what that cost, as sentences; nothing where nothing is to say."""
-    said = []
-    if attempt.cause is not None:
-        said.append(f"{attempt.cause[:1].upper()}{ended(attempt.cause[1:])}")
-    cost = []
-    if attempt.redone_samples:
-        cost.append(f"{plural(attempt.redone_samples, 'sample')} done again ({seconds(attempt.redone_s)})")
-    if attempt.restart_s:
-        cost.append(f"{seconds(attempt.restart_s)} to restart")
-    if cost:
-        said.append(f"{', '.join(cost)}.")
-    return printable(" ".join(said))
-
-
-def batch_words(attempt: AttemptRow) -> str:
-    """Return an attempt's global batch, from and to where it grew."""
-    first, last = attempt.global_batch_size, attempt.end_global_batch_size
-    return number(first) if first == last else f"{number(first)} -> {number(last)}"
-
-
-def group_words(groups: Sequence[Mapping[str, Any]]) -> str:
-    """Return the peak rates of a plan's groups of parameters, the first few by name.
-
-    Example:
-        >>> group_words([{"name": f"block{i}.*", "peak_lr": 0.1 / 2**i, "frozen": False} for i in range(5)])
-        'block0.* 0.1, block1.* 0.05, block2.* 0.025, and 2 more groups'
-    """
-    shown = [
-        f"{printable(str(group['name']))} {'frozen' if _stays_frozen(group) else number(group['peak_lr'])}"
-        for group in groups[:SHOWN_GROUPS]
-    ]
-    return _with_rest(shown, len(groups) - len(shown), "group")
-
-
-def _stays_frozen(group: Mapping[str, Any]) -> bool:
-    return bool(group["frozen"]) and group["unfreeze_at"] is None
-
-
-def phase_words(phases: Sequence[Mapping[str, Any]]) -> str:
-    """Return how a plan's batch grows, the first few changes of it.
-
-    Example:
-        >>> phase_words([{"start_samples": 1000 * i, "global_batch_size": 64 * 2**i} for i in range(3)])
-        '64 samples, 128 from sample 1,000, 256 from sample 2,000'
-    """
-    shown = [
-        f"{number(phase['global_batch_size'])} from sample {number(phase['start_samples'])}"
-        for phase in phases[1:SHOWN_PHASES]
-    ]
-    first = f"{number(phases[0]['global_batch_size'])} samples"
-    return _with_rest([first, *shown], len(phases) - 1 - len(shown), "change")
-
-
-def _with_rest(shown: Sequence[str], left: int, noun: str) -> str:
-    return ", ".join([*shown, *([f"and {left} more {noun}{'s' if left > 1 else ''}"] if left else [])])

@@ -1,4 +1,4 @@
-"""A table of numbers below titles: names on the left are wrapped, and numbers never."""
+"""A table of numbers in sections: names on the left are wrapped, numbers are not."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 GAP = "  "
-INDENT = 2  # of a name below its title; where it goes on in another line, twice that
-LEAST_NAME = 16  # columns that a name gets, however wide the numbers are
+INDENT = 2  # of a name below its title; its further lines have twice this indent
+LEAST_NAME = 16  # columns of the names at least
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A name, and what stands beside it."""
+    """A name and the numbers beside it."""
 
     cells: tuple[str, ...]
     last_style: str = ""  # of the last cell
@@ -21,22 +21,22 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NumberTable:
-    """Rows below titles, which are as long as they are; the numbers of all of them stand below each other.
+    """Rows in sections with titles; the numbers of all sections share their columns.
 
-    A terminal that is too narrow for the numbers cuts lines off.
+    If the terminal is too narrow for the numbers, lines are cut off.
     """
 
     head: tuple[str, ...]
     sections: tuple[tuple[str, tuple[Row, ...]], ...]
-    is_last_left: bool = False  # whether the last column is of words
+    is_last_left: bool = False  # whether the last column is text, on the left
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Lay the table out in the width that there is."""
+        """Lay out the table in the width of the terminal."""
         rows = [row.cells for _, mine in self.sections for row in mine]
         names = [self.head[0], *(" " * INDENT + row[0] for row in rows)]
         widths = [max(map(cell_len, column)) for column in zip(self.head[1:], *(row[1:] for row in rows), strict=True)]
-        room = options.max_width - sum(widths) - len(GAP) * len(widths)
-        name_width = max(LEAST_NAME, min(room, max(map(cell_len, names))))
+        available = options.max_width - sum(widths) - len(GAP) * len(widths)
+        name_width = max(LEAST_NAME, min(available, max(map(cell_len, names))))
         yield self._line(
             set_cell_size(self.head[0], name_width), self.head[1:], widths, style="bold", last_style="bold"
         )
@@ -50,10 +50,11 @@ class NumberTable:
     def _line(
         self, name: str, cells: tuple[str, ...], widths: list[int], *, style: str = "", last_style: str = ""
     ) -> Text:
-        told = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        aligned = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
         if self.is_last_left:
-            told[-1] = cells[-1].ljust(widths[-1])
-        parts = [(name, style), *((f"{GAP}{cell}", style) for cell in told[:-1]), (f"{GAP}{told[-1]}", last_style)]
+            aligned[-1] = cells[-1].ljust(widths[-1])
+        *first, last = (f"{GAP}{cell}" for cell in aligned)
+        parts = [(name, style), *((cell, style) for cell in first), (last, last_style)]
         return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 

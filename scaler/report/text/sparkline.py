@@ -1,4 +1,4 @@
-"""Curves as one line of text."""
+"""A curve as one line of text."""
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
@@ -12,12 +12,12 @@ UNKNOWN = "·"
 def sparkline(
     values: Sequence[float | None], *, keep: Callable[[Iterable[float]], float] = max, width: int = WIDTH
 ) -> str:
-    """Return a curve as a line of at most ``width`` blocks, the least value lowest and the greatest highest.
+    """Return a curve as at most ``width`` block characters, from the least to the greatest value.
 
     Args:
-        values: of the curve, at even places; None, and what is not finite, is not known, and a dot where a block has
-            nothing else.
-        keep: which of the values that share a block it shows: ``max``, so that no spike is lost, or ``min``.
+        values: of the curve, at equal distances; None and values that are not finite are not known. A block without a
+            known value is a dot.
+        keep: which value of a block is shown: ``max`` keeps spikes, ``min`` keeps dips.
         width: at least 1.
 
     Example:
@@ -36,7 +36,7 @@ def sparkline(
 
 
 def _level(value: float, least: float, greatest: float) -> int:
-    """Which block; the middle one where a curve is flat."""
+    """The index of a block character; the middle one for a flat curve."""
     if least == greatest:
         return len(LEVELS) // 2 - 1
     return round((value - least) / (greatest - least) * (len(LEVELS) - 1))

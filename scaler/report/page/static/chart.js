@@ -1,167 +1,130 @@
 "use strict";
-// A chart of curves over samples, or over time: what it draws, and how its values are read.
+// Draws the charts of a page over one of its axes, shows the values under the cursor, zooms, and lists the values in a table.
+// The page shows the same as text without this script.
 
+const PRINT_WIDTH = 680; // CSS pixels, about the width of A4: the style sheet stretches it to the paper
+const OUTSIDE = { left: -10, top: -10 }; // a cursor that points at nothing
 const TIMES = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400, 172800, 432000, 864000];
-const TIME_STEPS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, ...TIMES]; // where a time axis may have its ticks
-const LAYERS = ["compute", "data", "sync", "update"];
-
-// What a chart stands over: samples seen, or where the page has them the times at which they were seen.
-const AXES = {
-  clocks: { label: "samples seen", at: (x) => `at ${plural(x, "sample")}`, place: "samples_seen", say: format, tick, steps: undefined },
-  times: { label: "time since submission", at: (x) => `after ${seconds(x)}`, place: "elapsed_s", say: seconds, tick: seconds, steps: TIME_STEPS },
+const TIME_STEPS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, ...TIMES];
+const QUANTITIES = { // how values are written, how ticks are written, and the steps between ticks
+  number: { say: format, unit: format, tick },
+  samples: { say: format, unit: (value) => plural(value, "sample"), tick },
+  seconds: { say: seconds, unit: seconds, tick: secondsTick, steps: TIME_STEPS },
 };
 
-/** Everywhere that any line of the page has a place: every chart over an axis spans that. */
+/** The first and the last place of any line on an axis: every chart over the axis spans that. */
 function domainOf(axis) {
-  const places = Object.values(data[axis] ?? {}).flat().filter((place) => place != null);
+  const places = Object.values(axis.places).flat().filter((place) => place != null);
   const least = places.reduce((a, b) => Math.min(a, b), Infinity), greatest = places.reduce((a, b) => Math.max(a, b), 0);
   return [Math.min(least, greatest), greatest];
 }
 
-const DOMAINS = { clocks: domainOf("clocks"), times: domainOf("times") };
+const AXES = Object.fromEntries(
+  data.axes.map((axis) => [
+    axis.name,
+    { ...axis, ...QUANTITIES[axis.quantity], domain: domainOf(axis), at: (x) => `${axis.before} ${QUANTITIES[axis.quantity].unit(x)}` },
+  ]),
+);
 
 /** The lines of a chart over one common clock. A place that is not known on this axis is left out. */
-function joined(lines, axis) {
-  const tables = [[[...new Set(DOMAINS[axis])]]];
+function joined(lines, { places, domain }) {
+  const tables = [[[...new Set(domain)]]];
   const order = [];
-  for (const clock of Object.keys(data.clocks)) {
+  for (const clock of Object.keys(places)) {
     const mine = lines.filter((line) => line.clock === clock);
     if (!mine.length) continue;
-    const places = data[axis][clock];
-    const known = places.map((_, i) => i).filter((i) => places[i] != null);
-    const sorted = known.sort((a, b) => places[a] - places[b]); // clocks of machines may step back
-    tables.push([sorted.map((i) => places[i]), ...mine.map((line) => sorted.map((i) => line.values[i]))]);
+    const xs = places[clock];
+    const known = xs.map((_, i) => i).filter((i) => xs[i] != null);
+    const sorted = known.sort((a, b) => xs[a] - xs[b]); // clocks of machines may step back
+    tables.push([sorted.map((i) => xs[i]), ...mine.map((line) => sorted.map((i) => line.values[i]))]);
     order.push(...mine);
   }
   return { order, columns: uPlot.join(tables) };
 }
 
-/** Each layer on the ones before it. */
+/** Each layer on top of the layers before it. */
 function stacked(columns) {
   const heights = columns[0].map(() => 0);
   return [columns[0], ...columns.slice(1).map((layer) => layer.map((value, i) => (value == null ? value : (heights[i] += value))))];
 }
 
-/** One significant digit, down or up: where a log axis may end. */
-function rounded(value, round) {
-  const size = 10 ** Math.floor(Math.log10(value));
-  return round(value / size) * size;
-}
-
-/** How uPlot draws a line. */
-function strokes(line) {
-  const hidden = { stroke: "transparent", width: 0, points: { show: false } };
-  const alone = { show: line.values.filter((value) => value != null).length === 1, size: 6 }; // one value makes no line
-  if (line.style.startsWith("plan-")) { // one of several that are alike
-    const dash = colour(`${line.style}-dash`).split(" ").map(Number);
-    return { stroke: colour(line.style), width: 2, dash: dash[1] ? dash : [], points: alone };
-  }
-  if (LAYERS.includes(line.style)) return { stroke: colour(line.style), width: 1, points: alone };
-  return {
-    low: () => hidden,
-    high: () => hidden,
-    solid: () => ({ stroke: colour("line-1"), width: 2, points: alone }),
-    wide: () => ({ stroke: colour("wide"), width: 6, cap: "round", points: alone }),
-    dashed: () => ({ stroke: colour("dashed"), width: 1.5, dash: [5, 4], points: alone }),
-    dotted: () => ({
-      stroke: colour("line-2"),
-      width: 1.75,
-      points: { show: line.values.length <= 120, size: 6, width: 1.5, stroke: colour("line-2"), fill: colour("paper") },
-    }),
-  }[line.style]();
-}
-
-/** Upright lines: dashed where attempts took over, dotted where something was decided. */
-function drawMarkers(u, axis) {
-  const { ctx, bbox } = u, ratio = devicePixelRatio, { place } = AXES[axis];
-  ctx.save();
-  ctx.strokeStyle = ctx.fillStyle = colour("muted");
-  ctx.lineWidth = ratio;
-  ctx.font = `${12 * ratio}px ${getComputedStyle(document.body).fontFamily}`;
-  ctx.textAlign = "left";
-  ctx.textBaseline = "bottom";
-  const inside = data.markers
-    .filter((marker) => marker[place] != null)
-    .map((marker) => ({ ...marker, x: Math.round(u.valToPos(marker[place], "x", true)) }))
-    .filter(({ x }) => x >= bbox.left && x <= bbox.left + bbox.width);
-  for (const { x, kind } of inside) {
-    ctx.setLineDash(kind === "attempt" ? [3 * ratio, 3 * ratio] : [ratio, 2 * ratio]);
-    ctx.beginPath();
-    ctx.moveTo(x, bbox.top - 16 * ratio);
-    ctx.lineTo(x, bbox.top + bbox.height);
-    ctx.stroke();
-  }
-  let free = -Infinity; // labels do not run into each other, nor are they crossed by lines
-  for (const { x, label } of inside) {
-    const width = ctx.measureText(label).width, gap = 5 * ratio;
-    const start = x + gap + width > bbox.left + bbox.width ? x - gap - width : x + gap;
-    if (start < free) continue;
-    ctx.fillStyle = colour("paper");
-    ctx.fillRect(start, bbox.top - 17 * ratio, width, 15 * ratio);
-    ctx.fillStyle = colour("muted");
-    ctx.fillText(label, start, bbox.top - 3 * ratio);
-    free = start + width + gap;
-  }
-  ctx.restore();
-}
-
 class Chart {
   constructor(spec) {
+    this.spec = spec;
     this.figure = document.getElementById(`chart-${spec.id}`);
     this.plot = this.figure.querySelector(".plot");
     this.at = this.figure.querySelector(".at");
+    this.details = this.figure.querySelector("details");
     this.outputs = [...this.figure.querySelectorAll(".legend b")];
-    this.lines = spec.lines;
-    this.format = spec.quantity === "seconds" ? seconds : format;
-    this.tick = spec.quantity === "seconds" ? seconds : tick;
-    this.isStacked = spec.stacked;
-    this.logarithmic = false;
+    this.quantity = QUANTITIES[spec.quantity];
+    this.isSwitched = false; // whether the chart's button is pressed
     this.width = 0;
     // The legend has one place for each line; a band's two edges share one.
     this.shown = spec.lines.filter((line) => line.style !== "high").map((line) => (line.style === "low" ? [line, spec.lines.find(({ style }) => style === "high")] : [line]));
-    this.place("clocks");
+    this.values = spec.lines.flatMap((line) => line.values).filter((value) => value != null);
+    this.place(data.axes[0].name);
+    this.listen();
   }
 
-  /** Put the lines over an axis; over samples where no place of theirs is known on it. */
-  place(axis) {
-    this.axis = this.lines.some((line) => data[axis][line.clock].some((place) => place != null)) ? axis : "clocks";
-    Object.assign(this, joined(this.lines, this.axis));
-    this.drawn = this.isStacked ? stacked(this.columns) : this.columns;
+  /** Put the lines over an axis, or over the page's first axis if none of their places is known on it. */
+  place(name) {
+    const isKnown = this.spec.lines.some((line) => AXES[name].places[line.clock].some((place) => place != null));
+    this.axis = AXES[isKnown ? name : data.axes[0].name];
+    Object.assign(this, joined(this.spec.lines, this.axis));
+    this.drawn = this.spec.stacked ? stacked(this.columns) : this.columns;
     this.stops = this.columns[0].map((_, i) => i).filter((i) => this.columns.slice(1).some((ys) => ys[i] != null));
+    this.marks = data.marks
+      .filter(({ at }) => at[this.axis.name] != null)
+      .map((mark) => ({ ...mark, x: mark.at[this.axis.name] }))
+      .sort((a, b) => a.x - b.x);
   }
 
   draw(width) {
-    const style = axisStyle(), across = AXES[this.axis];
-    const layers = this.isStacked ? this.order.map((line, i) => ({ series: [i + 1, i], fill: colour(line.style) })) : [];
+    const { axis, spec } = this, style = axisStyle(), height = parseFloat(getComputedStyle(this.plot).minHeight);
+    const layers = spec.stacked ? this.order.map((line, i) => ({ series: [i + 1, i], fill: colour(line.style) })) : [];
     const band = ["high", "low"].map((edge) => this.order.findIndex((line) => line.style === edge) + 1);
-    const zoom = this.u && this.drawnOver === this.axis && { min: this.u.scales.x.min, max: this.u.scales.x.max };
-    this.drawnOver = this.axis;
+    const zoom = this.u && this.drawnOver === axis && { min: this.u.scales.x.min, max: this.u.scales.x.max };
+    const rows = rowsOfLabels(this.marks, axis.domain, { width: width - 70, most: Math.floor(height / 80), isLogarithmic: axis.logarithmic });
+    const limit = this.marks.find((mark) => mark.limit);
+    this.drawnOver = axis;
     this.u?.destroy();
     this.width = width;
     this.u = new uPlot(
       {
         width,
-        height: parseFloat(getComputedStyle(this.plot).minHeight),
-        padding: [data.markers.length ? 22 : 8, 14, 0, 0],
+        height,
+        padding: [8 + ROW * rows, 14, 0, 0],
         legend: { show: false },
         scales: {
-          x: { time: false },
-          y: { distr: this.logarithmic ? 3 : 1, range: this.range() },
+          x: { time: false, ...(axis.logarithmic && { distr: 3, range: (_, low, high) => [low, high] }) },
+          y: { distr: this.isLogarithmic ? 3 : 1, range: this.range() },
         },
         axes: [
-          { ...style, label: across.label, values: (_, splits) => splits.map(across.tick), incrs: across.steps, size: 32, space: 70 },
-          { ...style, values: (_, splits) => splits.map(this.tick), space: 36, gap: 6, size: heightSize },
+          {
+            ...style,
+            ...(axis.logarithmic && { splits: decades, filter: (_, splits) => splits }),
+            label: axis.label,
+            values: (_, splits) => splits.map(axis.tick),
+            incrs: axis.steps,
+            size: 32,
+            space: 70,
+          },
+          { ...style, values: (_, splits) => splits.map(this.quantity.tick), space: 36, gap: 6, size: numbersWidth },
         ],
-        series: [{}, ...this.order.map((line, i) => (this.isStacked && i === 0 ? { ...strokes(line), fill: colour(line.style) } : strokes(line)))],
+        series: [{}, ...this.order.map((line, i) => (spec.stacked && i === 0 ? { ...strokes(line), fill: colour(line.style) } : strokes(line)))],
         bands: band[0] && band[1] ? [{ series: band, fill: colour("band") }] : layers.slice(1),
         cursor: {
           y: false,
-          sync: { key: this.axis, scales: ["x", null] },
+          sync: { key: axis.name, scales: ["x", null] },
           drag: { x: true, y: false, dist: 6 },
           dataIdx: nearest,
           points: { size: (_, i) => (["low", "high"].includes(this.order[i - 1].style) ? 0 : 8), fill: (u, i) => u.series[i].stroke(u, i) },
         },
-        hooks: { draw: [(u) => drawMarkers(u, this.axis)], setCursor: [() => this.read()] },
+        hooks: {
+          drawClear: [(u) => limit && shadeAfter(u, limit.x)],
+          draw: [(u) => drawMarks(u, this.marks, rows)],
+          setCursor: [() => this.read()],
+        },
       },
       this.drawn,
       this.plot,
@@ -170,13 +133,22 @@ class Chart {
     this.read();
   }
 
-  /** A log axis ends at round values, and a stack stands on 0. */
-  range() {
-    if (this.logarithmic) return (_, low, high) => [rounded(low, Math.floor), rounded(high, Math.ceil)];
-    return this.isStacked ? (_, low, high) => [0, high > 0 ? high * 1.05 : 1] : undefined;
+  get isLogarithmic() {
+    return this.isSwitched && this.spec.logarithmic;
   }
 
-  /** Write the values under the cursor into the legend, or the last ones when there is none. */
+  /** The ends of the y axis: round values on a log axis, 0 below a stack, and the ceiling until the button is pressed. */
+  range() {
+    const { ceiling } = this.spec;
+    if (this.isLogarithmic) return (_, low, high) => [rounded(low, Math.floor), rounded(high, Math.ceil)];
+    if (ceiling != null && !this.isSwitched) {
+      const least = Math.min(...this.values);
+      return () => [least - (0.06 * (ceiling - least) || 1), ceiling];
+    }
+    return this.spec.stacked ? (_, low, high) => [0, high > 0 ? high * 1.05 : 1] : undefined;
+  }
+
+  /** Write the values under the cursor into the legend, or the last values if the cursor is elsewhere. */
   read() {
     const under = this.u.cursor.idx != null && this.u.cursor.left >= 0;
     const xs = this.columns[0];
@@ -184,22 +156,34 @@ class Chart {
     this.outputs.forEach((output, i) => {
       const columns = this.shown[i].map((line) => this.order.indexOf(line) + 1);
       const index = nearest(this.u, columns[0], here, xs[here]);
-      const away = under && index != null && index !== here ? ` (${AXES[this.axis].at(xs[index])})` : "";
-      output.textContent = columns.map((column) => (index == null ? "–" : this.format(this.columns[column][index]))).join(" to ") + away;
+      const away = under && index != null && index !== here ? ` (${this.axis.at(xs[index])})` : "";
+      output.textContent = columns.map((column) => (index == null ? "–" : this.quantity.say(this.columns[column][index]))).join(" to ") + away;
     });
-    this.at.textContent = under ? AXES[this.axis].at(xs[here]) : "last values";
+    this.at.textContent = under ? this.axis.at(xs[here]) : "last values";
   }
 
   leave() {
     this.u.setCursor(OUTSIDE, true, true);
   }
 
+  zoomOut() {
+    const [min, max] = this.axis.domain;
+    this.u.setScale("x", { min, max });
+  }
+
   /** Move the cursor with a key; the other charts follow. */
   press(event) {
-    const outside = this.u.cursor.idx == null || this.u.cursor.left < 0;
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    const isOutside = this.u.cursor.idx == null || this.u.cursor.left < 0;
     const last = this.stops.length - 1;
-    const here = this.stops.findIndex((stop) => stop >= this.u.cursor.idx);
-    const to = stepped(event, outside ? null : here < 0 ? last : here, last);
+    const found = this.stops.findIndex((stop) => stop >= this.u.cursor.idx);
+    const here = found < 0 ? last : found;
+    const to = {
+      ArrowLeft: isOutside ? last : Math.max(0, here - 1),
+      ArrowRight: isOutside ? 0 : Math.min(last, here + 1),
+      Home: 0,
+      End: last,
+    }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     const left = this.u.valToPos(this.columns[0][this.stops[to]], "x");
@@ -208,28 +192,74 @@ class Chart {
     document.getElementById("reading").textContent = `${this.at.textContent}: ${values.join("; ")}`;
   }
 
-  zoomOut() {
-    const [min, max] = DOMAINS[this.axis];
-    this.u.setScale("x", { min, max });
-  }
-
-  /** The values as a table, made when it is first asked for. */
-  table(details) {
-    if (!details.open) return;
-    details.querySelector(".scroll")?.remove();
-    const title = this.figure.querySelector("h3").textContent, across = AXES[this.axis];
-    const names = [across.label, ...this.order.map((line) => line.label)];
+  /** Fill the table of values when it is opened. */
+  table() {
+    if (!this.details.open) return;
+    this.details.querySelector(".scroll")?.remove();
+    const title = this.figure.querySelector("h3").textContent, { axis } = this;
+    const names = [axis.label, ...this.order.map((line) => line.label)];
     const head = element("tr", {}, ...names.map((name) => element("th", { scope: "col", className: "num" }, name)));
     const rows = this.stops.map((i) =>
       element(
         "tr",
         {},
-        element("th", { scope: "row", className: "num" }, across.say(this.columns[0][i])),
-        ...this.columns.slice(1).map((ys) => element("td", { className: "num" }, ys[i] === undefined ? "" : this.format(ys[i]))),
+        element("th", { scope: "row", className: "num" }, axis.say(this.columns[0][i])),
+        ...this.columns.slice(1).map((ys) => element("td", { className: "num" }, ys[i] === undefined ? "" : this.quantity.say(ys[i]))),
       ),
     );
-    const caption = element("caption", { className: "spoken" }, `${title} over ${across.label}`);
+    const caption = element("caption", { className: "spoken" }, `${title} over ${axis.label}`);
     const table = element("table", {}, caption, element("thead", {}, head), element("tbody", {}, ...rows));
-    details.append(element("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: `${title}, values` }, table));
+    this.details.append(element("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: `${title}, values` }, table));
+  }
+
+  listen() {
+    this.plot.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") {
+        this.leave();
+        charts.forEach((chart) => chart.zoomOut());
+      }
+      this.press(event);
+    });
+    this.plot.addEventListener("blur", () => this.leave());
+    this.details.addEventListener("toggle", () => this.table());
+    const button = this.figure.querySelector(".toggle");
+    button?.addEventListener("click", () => {
+      this.isSwitched = !this.isSwitched;
+      button.setAttribute("aria-pressed", String(this.isSwitched));
+      this.draw(this.width);
+    });
   }
 }
+
+/** Draw all charts, and draw them again when their width, the colour scheme or the medium changes. */
+function keepDrawn() {
+  const drawAll = (width) => charts.forEach((chart) => chart.draw(width ?? chart.plot.clientWidth));
+  drawAll();
+  const resized = new ResizeObserver(() => {
+    if (root.classList.contains("print")) return;
+    for (const chart of charts) if (chart.plot.clientWidth !== chart.width) chart.draw(chart.plot.clientWidth);
+  });
+  charts.forEach((chart) => resized.observe(chart.plot));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawAll());
+  addEventListener("beforeprint", () => {
+    root.classList.add("print");
+    drawAll(PRINT_WIDTH);
+  });
+  addEventListener("afterprint", () => {
+    root.classList.remove("print");
+    drawAll();
+  });
+  for (const choice of document.querySelectorAll("input[name=axis]")) {
+    choice.addEventListener("change", () => {
+      root.classList.toggle("second-axis", choice.value !== data.axes[0].name);
+      for (const chart of charts) {
+        chart.place(choice.value);
+        chart.draw(chart.width);
+        chart.table();
+      }
+    });
+  }
+}
+
+const charts = data.charts.map((spec) => new Chart(spec));
+keepDrawn();

@@ -1,14 +1,14 @@
 "use strict";
-// What every page with a chart needs: its data, its colours, and charts that follow the window, the theme and paper.
+// The page's data and colours, and how lines, marks and axes of charts are drawn.
 
 const root = document.documentElement;
-const data = JSON.parse(document.getElementById("report-data").textContent);
-const PRINT_WIDTH = 680; // CSS pixels, about the width of A4: on paper the style sheet stretches it to what there is
-const OUTSIDE = { left: -10, top: -10 }; // where a cursor is when it points at nothing
+const data = JSON.parse(document.getElementById("page-data").textContent);
+const ROW = 16; // CSS pixels of a row of labels above a chart
+const LAYERS = ["compute", "data", "sync", "update"];
 root.classList.add("scripted");
 
 const colour = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
-const font = () => `12px ${getComputedStyle(document.body).fontFamily}`;
+const font = (ratio = 1) => `${12 * ratio}px ${getComputedStyle(document.body).fontFamily}`;
 
 function element(name, properties, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -16,7 +16,38 @@ function element(name, properties, ...children) {
   return made;
 }
 
-/** What both axes of a chart have. */
+/** The dashes of a series, by its number: none for a whole line. */
+function dashes(style) {
+  const dash = colour(`${style}-dash`).split(" ").map(Number);
+  return dash[1] ? dash : [];
+}
+
+/** How uPlot draws a line of a style. */
+function strokes(line) {
+  const alone = { show: line.values.filter((value) => value != null).length === 1, size: 6 }; // one value makes no line
+  if (line.style.startsWith("series-")) return { stroke: colour(line.style), width: 2, dash: dashes(line.style), points: alone };
+  if (LAYERS.includes(line.style)) return { stroke: colour(line.style), width: 1, points: alone };
+  const hidden = { stroke: "transparent", width: 0, points: { show: false } };
+  return {
+    low: () => hidden,
+    high: () => hidden,
+    solid: () => ({ stroke: colour("line-1"), width: 2, points: alone }),
+    wide: () => ({ stroke: colour("wide"), width: 6, cap: "round", points: alone }),
+    dashed: () => ({ stroke: colour("dashed"), width: 1.5, dash: [5, 4], points: alone }),
+    dotted: () => ({
+      stroke: colour("line-2"),
+      width: 1.75,
+      points: { show: line.values.length <= 120, size: 6, width: 1.5, stroke: colour("line-2"), fill: colour("paper") },
+    }),
+    dots: () => ({
+      stroke: colour("wide"),
+      paths: () => null,
+      points: { show: true, size: 4, width: 0, stroke: colour("wide"), fill: colour("wide"), filter: null },
+    }),
+  }[line.style]();
+}
+
+/** The properties that both axes of a chart share. */
 function axisStyle() {
   return {
     stroke: colour("muted"),
@@ -29,10 +60,29 @@ function axisStyle() {
   };
 }
 
-/** The room that a height's numbers take. */
-const heightSize = (_, values) => 16 + 7 * Math.max(2, ...(values ?? []).map((text) => text?.length ?? 0));
+/** The width of the numbers beside the y axis. */
+const numbersWidth = (_, values) => 16 + 7 * Math.max(2, ...(values ?? []).map((text) => text?.length ?? 0));
 
-/** The place that has a value and is nearest to the cursor: lines may stand at different places. */
+/** Round numbers on a log axis: powers of ten, with 2 and 5 between them on a short axis. */
+function decades(_, __, low, high) {
+  const heads = Math.log10(high / low) < 2.5 ? [1, 2, 5] : [1];
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high) + 1e-9; power++) {
+    for (const head of heads) {
+      const value = Number(`${head}e${power}`);
+      if (value >= low * (1 - 1e-9) && value <= high * (1 + 1e-9)) found.push(value);
+    }
+  }
+  return found.length > 1 ? found : [low, high];
+}
+
+/** One significant digit, down or up: where a log axis ends. */
+function rounded(value, round) {
+  const size = 10 ** Math.floor(Math.log10(value));
+  return round(value / size) * size;
+}
+
+/** The index that has a value and is nearest to the cursor: lines may have values at different places. */
 function nearest(u, column, index, at) {
   const xs = u.data[0], ys = u.data[column];
   if (column === 0) return index;
@@ -44,34 +94,67 @@ function nearest(u, column, index, at) {
   return at - xs[left] <= xs[right] - at ? left : right;
 }
 
-/** Which of the places a key goes to; undefined for other keys. */
-function stepped(event, here, last) {
-  if (event.altKey || event.ctrlKey || event.metaKey) return undefined;
-  const outside = here == null;
-  return {
-    ArrowLeft: outside ? last : Math.max(0, here - 1),
-    ArrowRight: outside ? 0 : Math.min(last, here + 1),
-    Home: 0,
-    End: last,
-  }[event.key];
+/** Labels in rows in which none overlaps another. A label that has no place in `most` rows has row -1. */
+function inRows(labels, { left, right, most, gap }) {
+  const free = new Array(most).fill(-Infinity);
+  return labels.map((label) => {
+    const start = Math.max(left, Math.min(label.x - label.size / 2, right - label.size));
+    const row = free.findIndex((end) => start >= end);
+    if (row >= 0) free[row] = start + label.size + gap;
+    return { ...label, start, row };
+  });
 }
 
-/** Draw charts, each with a plot, a width and a draw(width), and draw them again when what they stand in changes. */
-function keepDrawn(charts) {
-  const drawAll = (width) => charts.forEach((chart) => chart.draw(width ?? chart.plot.clientWidth));
-  drawAll();
-  const resized = new ResizeObserver(() => {
-    if (root.classList.contains("print")) return;
-    for (const chart of charts) if (chart.plot.clientWidth !== chart.width) chart.draw(chart.plot.clientWidth);
-  });
-  charts.forEach((chart) => resized.observe(chart.plot));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawAll());
-  addEventListener("beforeprint", () => {
-    root.classList.add("print");
-    drawAll(PRINT_WIDTH);
-  });
-  addEventListener("afterprint", () => {
-    root.classList.remove("print");
-    drawAll();
-  });
+/** How many rows the labels of a chart need, from their places on an axis of `width` CSS pixels. */
+function rowsOfLabels(places, domain, { width, most, isLogarithmic }) {
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = font();
+  const across = isLogarithmic ? Math.log : (value) => value;
+  const span = across(domain[1]) - across(domain[0]) || 1;
+  const labels = places.map(({ x, label }) => ({ x: ((across(x) - across(domain[0])) / span) * width, size: pen.measureText(label).width }));
+  return Math.max(0, ...inRows(labels, { left: 0, right: width, most, gap: 12 }).map(({ row }) => row + 1));
+}
+
+/** How an upright line is drawn: in the colour of a series, or muted. */
+function upright(style) {
+  if (style.startsWith("series-")) return { stroke: colour(style), dash: dashes(style), width: 1.75 };
+  return { stroke: colour("muted"), dash: style === "dashed" ? [3, 3] : [1, 2], width: 1 };
+}
+
+/** Draw an upright line with a label above it for each mark. `rows`: how many rows of labels the chart has. */
+function drawMarks(u, marks, rows) {
+  const { ctx, bbox } = u, ratio = devicePixelRatio, end = bbox.left + bbox.width;
+  ctx.save();
+  ctx.font = font(ratio);
+  ctx.textAlign = "left";
+  ctx.textBaseline = "alphabetic";
+  const inside = marks
+    .map((mark) => ({ ...mark, ...upright(mark.style), x: Math.round(u.valToPos(mark.x, "x", true)), size: ctx.measureText(mark.label).width }))
+    .filter(({ x }) => x >= bbox.left && x <= end);
+  const placed = inRows(inside, { left: bbox.left, right: end, most: rows, gap: 8 * ratio });
+  const bottom = (row) => bbox.top - (6 + ROW * Math.max(row, 0)) * ratio;
+  for (const { x, row, stroke, dash, width } of placed) {
+    ctx.strokeStyle = stroke;
+    ctx.lineWidth = width * ratio;
+    ctx.setLineDash(dash.map((length) => length * ratio));
+    ctx.beginPath();
+    ctx.moveTo(x, bottom(row) + 3 * ratio);
+    ctx.lineTo(x, bbox.top + bbox.height);
+    ctx.stroke();
+  }
+  for (const { label, row, size, start, stroke } of placed.filter((mark) => mark.row >= 0)) { // no line crosses a label
+    ctx.fillStyle = colour("paper");
+    ctx.fillRect(start - 2 * ratio, bottom(row) - 12 * ratio, size + 4 * ratio, 15 * ratio);
+    ctx.fillStyle = stroke;
+    ctx.fillText(label, start, bottom(row));
+  }
+  ctx.restore();
+}
+
+/** Shade the part of a chart to the right of a mark. */
+function shadeAfter(u, x) {
+  const { ctx, bbox } = u, end = bbox.left + bbox.width;
+  const start = Math.max(bbox.left, Math.min(u.valToPos(x, "x", true), end));
+  ctx.fillStyle = colour("raised");
+  ctx.fillRect(start, bbox.top, end - start, bbox.height);
 }

@@ -1,5 +1,5 @@
 "use strict";
-// Lets tables be sorted by their columns; what is not known stays last.
+// Sorts tables by their columns. Unknown values stay last.
 (() => {
   function sort(table, header, column) {
     const direction = header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";

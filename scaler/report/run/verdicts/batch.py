@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from scaler.report.run.format import noise_text
 from scaler.report.run.model import AttemptRow, Noise, Verdict
-from scaler.report.text.format import noise_words, plural
+from scaler.report.text.format import plural
 
 
 def batch_beyond_noise_scale(attempts: Sequence[AttemptRow], noise: Noise | None) -> Verdict | None:
@@ -21,7 +22,7 @@ def batch_beyond_noise_scale(attempts: Sequence[AttemptRow], noise: Noise | None
         code="batch_beyond_noise_scale",
         rank=None,
         message="An estimate: the global batch is larger than the gradient noise scale.",
-        evidence=f"{plural(batch, 'sample')} a step at the end; noise scale {noise_words(noise)}",
+        evidence=f"{plural(batch, 'sample')} a step at the end; noise scale {noise_text(noise)}",
         next="Fewer workers or a smaller batch should reach the same loss at a lower cost (McCandlish et al. 2018, "
         "https://arxiv.org/abs/1812.06162). Try it first: the estimate can be far too small "
         "(Merrill et al. 2025, https://arxiv.org/abs/2505.23971).",

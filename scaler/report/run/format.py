@@ -1,0 +1,234 @@
+"""Parts of a run's report as text. The terminal, Markdown, the page and notebooks show the same text."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scaler.core.noise_history import FEWEST_MEASURED
+from scaler.report.run.cost_text import cost_text, flops_text, scaling_text
+from scaler.report.run.definitions import COST, EFFICIENCY, SPEED, TRAIN_LOSS, TRAIN_S, WALL_S, evaluation
+from scaler.report.run.model import AttemptRow, Decision, Gain, LrAudit, Noise, Report
+from scaler.report.text.format import ended, number, option, plural, printable, seconds
+
+SHOWN_GROUPS = 3
+SHOWN_PHASES = 4
+
+Fact = tuple[str, str]
+"""A name and its text."""
+
+
+def results(report: Report) -> list[Fact]:
+    """Return what a run trained, how fast, how long, and to which loss and evaluations."""
+    totals = report.totals
+    return [
+        ("trained", f"{plural(totals.samples_seen, 'sample')} in {plural(totals.steps, 'step')}"),
+        (SPEED.name, f"{number(SPEED.read(report))} {SPEED.unit} over {seconds(TRAIN_S.read(report))} of training"),
+        (WALL_S.name, seconds(WALL_S.read(report))),
+        (TRAIN_LOSS.name, f"{number(TRAIN_LOSS.read(report))} ({TRAIN_LOSS.of})"),
+        *((value.name, number(value.read(report))) for value in map(evaluation, report.final.eval)),
+    ]
+
+
+def costs(report: Report) -> list[Fact]:
+    """Return a run's efficiency, computing speed and cost, where they are known."""
+    scaling = scaling_text(report.scaling) if report.scaling is not None else None
+    return [
+        *([(EFFICIENCY.name, scaling)] if scaling is not None else []),
+        *([("computing", flops_text(report.flops))] if report.flops is not None else []),
+        *([(COST.name, cost_text(report.cost))] if report.cost is not None else []),
+    ]
+
+
+def further_facts(report: Report) -> list[Fact]:
+    """Return facts that only some runs have: redone work, restarts, a growing batch, groups, a gain, a noise scale."""
+    plan, totals = report.plan, report.totals
+    facts: list[Fact] = []
+    if totals.redone_samples:
+        again = f"{plural(totals.redone_samples, 'sample')} in {seconds(totals.redone_s)}, after restarts"
+        facts.append(("done again", again))
+    if totals.restart_s:
+        facts.append(("restarting", f"{seconds(totals.restart_s)} between attempts"))
+    if len(plan["phases"]) > 1:
+        facts.append(("planned batch", phase_text(plan["phases"])))
+    if plan["groups"]:
+        facts.append(("peak lr", group_text(plan["groups"])))
+    if report.gain is not None:
+        facts.append(("adascale gain", gain_text(report.gain)))
+    if report.noise is not None:
+        facts.append(("gradient noise scale", noise_text(report.noise)))
+    return facts
+
+
+def audit_text(audit: LrAudit) -> str:
+    """Return whether the learning rate was as planned, and the largest difference if it was not.
+
+    Differences by rounding count as planned.
+
+    Example:
+        >>> audit_text(LrAudit(checked_steps=11, max_abs_error=8.7e-19, as_planned=True))
+        'as planned in 11 steps'
+        >>> audit_text(LrAudit(checked_steps=11, max_abs_error=0.002, as_planned=False))
+        'not as planned in 11 steps, largest difference 0.002'
+    """
+    if not audit.checked_steps:
+        return "no step recorded"
+    steps = plural(audit.checked_steps, "step")
+    if audit.as_planned:
+        return f"as planned in {steps}"
+    return f"not as planned in {steps}, largest difference {number(audit.max_abs_error)}"
+
+
+# The gradient noise scale
+
+
+def noise_text(noise: Noise) -> str:
+    """Return the noise scale with its interval and the steps from which it was estimated.
+
+    Example:
+        >>> noise_text(Noise(noise_scale=1240.3, lower=800.2, upper=None, measured_steps=50, meaning="",
+        ...                  last_step=980, first_step=500, fitted_steps=25))
+        '1,240 samples (90% 800 or more) at step 980, from the trend of 25 steps measured since step 500, an estimate'
+    """
+    if noise.lower is None:
+        return f"not known: {interval_text(noise)}"
+    value = "not known" if noise.noise_scale is None else f"{samples_text(noise.noise_scale)} samples"
+    return f"{value} ({interval_text(noise)}){preconditioned_text(noise)} {trend_text(noise)}, an estimate"
+
+
+def trend_text(noise: Noise) -> str:
+    """Return the step of a known noise scale, and the steps from which it was estimated."""
+    last, first, fitted = noise.last_step, noise.first_step, noise.fitted_steps
+    assert last is not None
+    assert first is not None
+    assert fitted is not None
+    return f"at step {number(last)}, from the trend of {number(fitted)} steps measured since step {number(first)}"
+
+
+def preconditioned_text(noise: Noise) -> str:
+    """Return that the noise scale is of the preconditioned gradient; empty if it is of the gradient itself."""
+    return " of the preconditioned gradient" if noise.is_preconditioned else ""
+
+
+def interval_text(noise: Noise) -> str:
+    """Return the noise scale's 90 % interval, or why it has none."""
+    if noise.lower is None and noise.measured_steps < FEWEST_MEASURED:
+        return f"measured in {plural(noise.measured_steps, 'step')}, {FEWEST_MEASURED} are needed"
+    if noise.lower is None:
+        return f"no steady trend within the last {FEWEST_MEASURED} of {number(noise.measured_steps)} measured steps"
+    return f"90% {samples_text(noise.lower)}" + (f"-{samples_text(noise.upper)}" if noise.upper else " or more")
+
+
+def samples_text(value: float) -> str:
+    """Return an estimated number of samples: whole from 100 on, else with 3 significant digits."""
+    return number(round(value)) if value >= 100 else number(value, 3)
+
+
+def gain_text(gain: Gain) -> str:
+    """Return the mean gain of adaptive steps, and how many steps they saved.
+
+    Example:
+        >>> gain_text(Gain(mean=5.25, steps_saved=850.0))
+        '5.25 reference steps per step, mean over steps; 850 steps saved'
+    """
+    saved = number(round(gain.steps_saved))
+    return f"{number(gain.mean)} reference steps per step, mean over steps; {saved} steps saved"
+
+
+# Attempts and decisions
+
+
+ATTEMPT_NUMBERS = ("attempt", "workers", "global batch", "peak lr", "from sample", "to sample")
+ATTEMPT_TEXTS = ("ended by", "why")
+ATTEMPT_COSTS = ("done again", "restart")
+
+
+def attempt_row(row: AttemptRow) -> tuple[str, ...]:
+    """Return the row of an attempt; the columns are ``ATTEMPT_NUMBERS``, ``ATTEMPT_TEXTS`` and ``ATTEMPT_COSTS``."""
+    return (
+        str(row.attempt),
+        number(row.world_size),
+        batch_text(row),
+        option(row.peak_lr),
+        number(row.start_samples),
+        number(row.end_samples),
+        ended_text(row),
+        row.cause or "",
+        number(row.redone_samples),
+        seconds(row.restart_s),
+    )
+
+
+def decision_text(decision: Decision) -> str:
+    """Return what was decided, and whether a later attempt undid it."""
+    return printable(decision.message) + (" (undone: a later attempt started before it)" if decision.undone else "")
+
+
+def ended_text(attempt: AttemptRow) -> str:
+    """Return what ended an attempt."""
+    return attempt.ended_by.replace("_", " ")
+
+
+def reached_text(attempt: AttemptRow) -> str:
+    """Return the sample at which an attempt's work in the weights ends, and what was redone if none of it is left."""
+    end = number(attempt.end_samples)
+    return f"{end}, redone {number(attempt.redone_samples)}" if attempt.is_undone else end
+
+
+def loss_text(attempt: AttemptRow) -> str:
+    """Return why an attempt ended, what was done again, and how long the restart took; empty if none is known."""
+    parts = []
+    if attempt.cause is not None:
+        parts.append(f"{attempt.cause[:1].upper()}{ended(attempt.cause[1:])}")
+    cost = []
+    if attempt.redone_samples:
+        cost.append(f"{plural(attempt.redone_samples, 'sample')} done again ({seconds(attempt.redone_s)})")
+    if attempt.restart_s:
+        cost.append(f"{seconds(attempt.restart_s)} to restart")
+    if cost:
+        parts.append(f"{', '.join(cost)}.")
+    return printable(" ".join(parts))
+
+
+def batch_text(attempt: AttemptRow) -> str:
+    """Return an attempt's global batch; if it grew, its first and its last value."""
+    first, last = attempt.global_batch_size, attempt.end_global_batch_size
+    return number(first) if first == last else f"{number(first)} -> {number(last)}"
+
+
+# Parts of the plan in the report
+
+
+def group_text(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Return the peak learning rates of the first few parameter groups.
+
+    Example:
+        >>> group_text([{"name": f"block{i}.*", "peak_lr": 0.1 / 2**i, "frozen": False} for i in range(5)])
+        'block0.* 0.1, block1.* 0.05, block2.* 0.025, and 2 more groups'
+    """
+    shown = [
+        f"{printable(str(group['name']))} {'frozen' if _stays_frozen(group) else option(group['peak_lr'])}"
+        for group in groups[:SHOWN_GROUPS]
+    ]
+    return _with_rest(shown, len(groups) - len(shown), "group")
+
+
+def _stays_frozen(group: Mapping[str, Any]) -> bool:
+    return bool(group["frozen"]) and group["unfreeze_at"] is None
+
+
+def phase_text(phases: Sequence[Mapping[str, Any]]) -> str:
+    """Return the planned global batch and its first few changes.
+
+    Example:
+        >>> phase_text([{"start_samples": 1000 * i, "global_batch_size": 64 * 2**i} for i in range(3)])
+        '64 samples, 128 from sample 1,000, 256 from sample 2,000'
+    """
+    shown = [
+        f"{number(phase['global_batch_size'])} from sample {number(phase['start_samples'])}"
+        for phase in phases[1:SHOWN_PHASES]
+    ]
+    first = f"{number(phases[0]['global_batch_size'])} samples"
+    return _with_rest([first, *shown], len(phases) - 1 - len(shown), "change")
+
+
+def _with_rest(shown: Sequence[str], left: int, noun: str) -> str:
+    return ", ".join([*shown, *([f"and {left} more {noun}{'s' if left > 1 else ''}"] if left else [])])
