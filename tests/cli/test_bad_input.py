@@ -156,7 +156,8 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, command: 
         (f"{'x' * 10**5}", f"--set {'x' * 57}... is not KEY=VALUE.\n  Such as --set train.epochs=3.\n"),
         (
             f"train.seed={'9' * 500}",
-            f"--set train.seed={'9' * 46}...: line 1, column 1: {'9' * 57}... has 500 digits; the most is 100.{DIGITS_READ}",
+            f"--set train.seed={'9' * 46}...: line 1, column 1: {'9' * 57}... has 500 digits; the most is 100."
+            f"{DIGITS_READ}",
         ),
         (f"train.seed={'[' * 5000}", f"--set train.seed={'[' * 46}...: is nested too deep.{LEVELS}"),
         ("recipe_args.key=*x", f"--set recipe_args.key=*x: line 1, column 1: aliases (*name) are not allowed.{STAR}"),
