@@ -166,7 +166,7 @@ def _kind_of(schema: Any, anchor: str) -> str:
         case "integer" | "number" as kind:
             signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
             bounds = [f"{sign} {_yaml(schema[key])}" for key, sign in signs.items() if _is_shown(schema, key)]
-            return " ".join(["whole" if kind == "integer" else "number", " and ".join(bounds)]).strip()
+            return " ".join(["whole number" if kind == "integer" else "number", " and ".join(bounds)]).strip()
         case kind:
             return {"string": "text", "boolean": "`true` or `false`", "object": "keys"}[kind]
 

@@ -1,7 +1,7 @@
-"""Writes docs/scaling-table.md: what every rule, optimizer and co-scaling holds, from plans. `make docs` runs it.
+"""Writes docs/scaling-table.md: what every rule, optimizer and co-scaling holds, by plans. `make docs` runs it.
 
-Each combination is planned with every schedule, and every step of each plan is compared with the rule. A combination is
-refused when it is planned, or it holds what it promises in every step: a test allows nothing else.
+Each combination is planned with every schedule, and every step of each plan is compared with the rule. A combination
+must be refused when it is planned, or hold in every step; a test checks this.
 """
 
 from collections.abc import Iterator
@@ -61,24 +61,25 @@ WAYS: dict[str, dict[str, Any]] = {
 OPTIONS = {"power": {"exponent": 0.7}, "gain": {"noise_scale": 400.0}}
 INTRO = """# What every combination holds
 
-Made by `make docs` from plans: each rule, optimizer and co-scaling, with all {schedules} schedules, at 4 times the
-reference's batch (fixed), at 4 and then 16 times (growing), on 1 to 4 workers of 2 to 8 times (elastic), and in the
-last step of an epoch, which has {rest} samples for the reference's {reference} (short last step).
+`make docs` writes this page from plans: every rule, optimizer and co-scaling, with all {schedules} schedules, at 4
+times the reference's batch (fixed), at 4 and then 16 times (growing), on 1 to 4 workers at 2 to 8 times (elastic),
+and in the last step of an epoch, which has {rest} samples (short last step). The reference's batch has {reference}.
 
-**In every step of every plan, the learning rate is the rule's for the samples that the step has, and the same function
-of the samples at every number of workers; with `co_scale.weight_decay` the timescale of weight decay is the
-reference's. Or the combination is refused when it is planned.** A test makes this page anew and allows nothing else.
+**In every step of every plan, the learning rate is the rule's for the samples of that step, and the same function
+of the samples at every number of workers. With `co_scale.weight_decay` the timescale of weight decay is the
+reference's. Or the combination is refused when it is planned.** A test makes this page again and allows nothing
+else.
 
-A cell says what a sample's step is of the reference's (learning rate over samples, with what momentum makes of it), and
-after it what becomes of the timescale of weight decay, in samples; `–`: such a decay has no timescale. Under `adascale`
-the gain that training measures multiplies the learning rate: the plan holds the reference's.
+A cell has two ratios to the reference. The first is the learning rate per sample, with the effect of momentum. The
+second, after "decay", is the timescale of weight decay in samples; `–`: this decay has no timescale. With
+`adascale`, the gain that is measured in training multiplies the learning rate, and the plan has the reference's.
 
 """
 
 
 @dataclass(kw_only=True, slots=True)
 class Found:
-    """What the steps of one combination in one way have."""
+    """What was found in the steps of one combination, in one way."""
 
     per_sample: list[float] = field(default_factory=list)
     timescales: list[float | None] = field(default_factory=list)
@@ -88,7 +89,7 @@ class Found:
 
     @property
     def text(self) -> str:
-        """What the page says."""
+        """The text of the cell."""
         if self.refusal:
             return "refused"
         if self.is_measured:
@@ -104,7 +105,7 @@ def combinations() -> Iterator[tuple[str, str, str]]:
 
 
 def looked_at(rule: str, optimizer: str, co_scale: str, way: str) -> Found:
-    """Plan a combination with every schedule, and compare every step with the rule."""
+    """Return what is found in every step of a combination, planned with every schedule."""
     found = Found()
     for schedule in SCHEDULES:
         try:
@@ -181,8 +182,8 @@ def page() -> str:
                 refusals.setdefault(cell.refusal, []).append(f"{rule}, {optimizer}, {co_scale} (in part)")
     rest = SAMPLES % 64
     intro = INTRO.format(schedules=len(SCHEDULES), rest=rest, reference=REFERENCE)
-    told = [f"- {text} ({len(which)} combinations, such as {which[0]})" for text, which in refusals.items()]
-    return f"{intro}{chr(10).join(rows)}\n\n## Refused\n\n" + "\n".join(told) + "\n"
+    texts = [f"- {text} ({len(which)} combinations, such as {which[0]})" for text, which in refusals.items()]
+    return f"{intro}{chr(10).join(rows)}\n\n## Refused\n\n" + "\n".join(texts) + "\n"
 
 
 if __name__ == "__main__":

@@ -26,16 +26,15 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "rules-measured.md"
 
 NOT_SHOWN = """## What this does not show
 
-- That the linear rule holds from a tuned reference: it holds up to the learning rate named by the sweep, which is far
+- That the linear rule holds from a tuned reference: it holds up to the learning rate that the sweep finds, which is far
   below the best one. From the best one no rule at 8 times the batch reaches the reference's training loss. AdaScale
   comes nearest, with 3 times fewer steps.
 - That a warmup helps: from the low learning rate the linear rule holds without one, and from the best one it fails
   with one.
 - That Adam's betas and eps matter wherever `adam_sde` is used: inside the theory's domain they end closer to the
-  reference than the square root alone, and at batch 64 they do not. There both are 0.35 away, and pass because
-  the margin, a quarter of the controls' distance, is wide.
-- That tracking the reference is best: for Adam the linear rule ends far below the reference's training loss, at no
-  lower accuracy.
+  reference than the square root alone, and at batch 64 they do not. There both have a |dlog| of 0.35, and pass because
+  the margin, a quarter of the controls' dlog, is wide.
+- That tracking is best: for Adam the linear rule ends far below the reference's training loss, at no lower accuracy.
 - That AdaScale equals its reference at every sample: it is compared at the end, within 0.15, by an endpoint that was
   chosen after a first measurement.
 - That a growing batch replaces a decaying learning rate because of the gradient's noise: here both depend on lr * N / B
@@ -184,15 +183,15 @@ def _row(
 
 
 def _page(parts: Sequence[str], *, seeds: int, failed: Sequence[str]) -> str:
-    verdict = "Every arm gave the expected result." if not failed else f"Not as expected: {'; '.join(failed)}."
+    verdict = "Every arm has the expected result." if not failed else f"Not as expected: {'; '.join(failed)}."
     return f"""# The rules, measured
 
 Handwritten digits (1,280 images), an MLP 64-32-10 with tanh, 20 epochs, {seeds} seeds that every arm shares. No step is
 shorter than the others. Written by `python benchmarks/rules --write`, which trains every arm with scaler's own loop.
 
 `dlog` is log(train loss) minus that of the reference with the same seed. An arm is *equivalent* when the 90 % interval
-of its mean lies inside the margin: two one-sided tests at 5 %, so that a noisy arm fails. The controls must fail the
-same test; a test that they pass proves nothing. {verdict}
+of its mean is inside the margin: two one-sided tests at 5 %, so that a noisy arm fails and does not pass. The controls
+must fail the same test; a test that they pass proves nothing. {verdict}
 
 """ + "\n".join([*parts, NOT_SHOWN])
 

@@ -60,9 +60,9 @@ def sgd() -> Family:
     """Linear for SGD at eight times the batch, from a reference of a low learning rate."""
     return Family(
         title="SGD, batch 8 to 64, from a reference at lr 0.05 (not tuned)",
-        text="The reference's learning rate is a sixteenth of the best in the sweep. A warmup of W epochs costs W (1 - "
-        "1/k) / 2 epochs' worth of learning rate: its arm is evaluated, and ends, that much later. With W = 16/7 that "
-        "is one epoch, so that both are evaluated at the end of an epoch.",
+        text="The reference's learning rate is a sixteenth of the best in the sweep. A warmup of W epochs spends "
+        "W (1 - 1/k) / 2 epochs' worth of learning rate: its arm is compared, and ends, that much later. W "
+        "= 16/7 makes it one epoch, so that both are compared at the end of an epoch.",
         reference=sgd_reference(0.05),
         arms=(
             Arm(name="linear", job=sgd_arm("linear", 0.05), holds=True),
@@ -84,9 +84,9 @@ def sgd_tuned() -> Family:
     adascale = sgd_arm("adascale", lr, micro=8, checks_every=SAMPLES // 4)
     return Family(
         title=f"SGD, batch 8 to 64, from the tuned reference (lr {lr})",
-        text="The reference has the lowest training loss of the sweep, and is measured with seeds that the sweep did "
-        "not use. What holds here was not known before, so no result is judged as expected. AdaScale's arm is "
-        "compared by its progress.",
+        text="The reference has the lowest training loss of the sweep, and is measured with seeds that the sweep "
+        "did not use. It was not known before which rule holds here, so nothing is judged. AdaScale's arm "
+        "is compared by its progress.",
         reference=sgd_reference(lr),
         arms=(
             Arm(name="linear", job=sgd_arm("linear", lr), holds=None),
@@ -130,8 +130,8 @@ def adam(batch: int, betas: list[float], lr: float, domain: str) -> Family:
 
     return Family(
         title=f"Adam, batch {batch} to {8 * batch}",
-        text="The question is which rule tracks the reference, not which has the best loss: the linear rule ends lower "
-        "than the reference here. The margin is a quarter of the distance of no rule and of the linear rule. " + domain,
+        text="The question is tracking, not the best loss: the linear rule ends lower than the reference here. "
+        "The margin is a quarter of the smaller |dlog| of the two controls. " + domain,
         reference=job(batch=batch, reference=batch, lr=lr, optimizer=optimizer),
         arms=(
             Arm(name=WITH_BETAS, job=arm("adam_sde"), holds=True),
@@ -152,13 +152,13 @@ def adascale() -> Family:
     warmup = {"warmup": {"fraction": 0.055, "start": 0.0}}
     return Family(
         title="AdaScale, batch 8 to 256 (SGD)",
-        text="Progress is counted in the reference's samples. A run may end anywhere in an epoch, at a high "
-        "learning rate, so all arms are judged by the median of their evaluations in the last epoch. This endpoint was "
-        "chosen after a first measurement: by the last evaluation alone, seeds 0 to 9 gave adascale +0.049 ± 0.117, "
-        "too wide for the margin. In that measurement the held-out accuracy was lower than the reference's by "
-        "0.41 ± 0.34 points, beyond its noise. The table is measured with seeds that were not used then; the line "
-        "below it has the first endpoint. LSW is the linear rule with a warmup of 5.5 % of the steps from 0, the "
-        "baseline of Johnson et al.",
+        text="Progress is counted in the reference's samples. A run ends anywhere in an epoch and at a high "
+        "learning rate, so all arms are judged by the median of their evaluations in the last epoch. This "
+        "endpoint was chosen after a first measurement: by the very last evaluation alone, seeds 0 to 9 "
+        "gave adascale +0.049 ± 0.117, too wide for the margin. In that measurement the held-out accuracy "
+        "was lower than the reference's by 0.41 ± 0.34 points, which is more than its noise. The table is "
+        "measured with other seeds; the line below it has the first endpoint. LSW is the linear rule with a "
+        "warmup of 5.5 % of the steps from 0, as Johnson et al. compare with.",
         reference=job(batch=8, reference=8, lr=0.1, optimizer={"name": "sgd"}, checks_every=SAMPLES // 8),
         arms=(
             Arm(name="adascale", job=job(**options, rule="adascale", checks_every=256), holds=True),
@@ -185,11 +185,11 @@ def growing() -> Family:
     options = {"batch": 8, "reference": 8, "lr": 0.1, "optimizer": plain}
     return Family(
         title="A growing batch instead of a decaying learning rate (SGD)",
-        text="The learning rate falls to a quarter at epochs 6 and 13; or it stays, and the batch grows by four there "
-        "(Smith et al. 2018). Both keep lr * N / B, with N the samples of an epoch and B the batch, and at these "
-        "learning rates the training loss depends on lr * N / B only. So this tests where and how learning rates and "
-        "batches change. It does not test the claim of Smith et al. about the gradient's noise. The control changes "
-        "neither.",
+        text="The learning rate falls to a quarter at epochs 6 and 13; or it stays constant, and the batch grows "
+        "by four at these epochs (Smith et al. 2018). Both keep lr * N / B, with N the samples of an epoch "
+        "and B the batch, and at these learning rates the training loss follows lr * N / B alone. So this "
+        "tests that learning rates and batches change at the right points and by the right factors. It does "
+        "not test the claim of Smith et al. about the gradient's noise. The control changes neither.",
         reference=job(**options, schedule=decayed),
         arms=(
             Arm(name="batch x 4 at the same epochs", job=job(**options, scale={"batch_schedule": grown}), holds=True),
@@ -201,12 +201,11 @@ def growing() -> Family:
 
 INSIDE = (
     "The theory (Malladi et al. 2022) assumes that the gradient's noise is much larger than the gradient: the "
-    "batch must be well below the noise scale. The batch of 8 is, as the noise scale here shows."
+    "batch must be well below the noise scale. The batch of 8 is, by the noise scale measured here."
 )
 OUTSIDE = (
-    "The theory (Malladi et al. 2022) assumes that the batch is well below the noise scale. The batch of 64 is "
-    "not: it equals the noise scale after one epoch, and is a quarter of it at the end. So this is outside the "
-    "theory's domain."
+    "The batch of 64 is not well below the noise scale, as the theory (Malladi et al. 2022) requires: it is "
+    "equal to it after one epoch, and a quarter of it at the end. So this is outside the theory's domain."
 )
 
 FAMILIES = {

@@ -64,7 +64,7 @@ class Train(Length):
     clip_grad_norm: float | None = Field(
         None, gt=0, description="Largest norm of the gradient of all parameters; null: no clipping."
     )
-    ema: Ema | None = Field(None, description="Average of the weights, evaluated in addition to them; null: none.")
+    ema: Ema | None = Field(None, description="Average of the weights, which is evaluated too; null: none.")
     noise_scale_every: int | None = Field(
         20,
         ge=1,
@@ -154,12 +154,12 @@ class Divergence(Section):
         description="stop: end the run with a report; go_back: resume from the last checkpoint with a lower "
         "learning rate.",
     )
-    lr_factor: float = Field(0.5, gt=0, lt=1, description="go_back: factor of the learning rate, each time.")
-    max_times: int = Field(3, ge=1, description="go_back: how often; then the run stops.")
+    lr_factor: float = Field(0.5, gt=0, lt=1, description="go_back: the learning rate is multiplied by this each time.")
+    max_times: int = Field(3, ge=1, description="go_back: at most this often; then the run stops.")
 
 
 class Failures(Section):
-    """What happens when a worker fails, hangs, or diverges."""
+    """What happens when a worker is lost or hangs, or when the loss diverges."""
 
     max_restarts: int = Field(
         3,
@@ -181,7 +181,7 @@ class Failures(Section):
 
 
 class Job(Section):
-    """One job file."""
+    """One training: what a job file describes."""
 
     name: str = Field(description="Name of the job, of letters, digits, '.', '_' and '-'. Run ids begin with it.")
     recipe: str = Field(

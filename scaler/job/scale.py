@@ -67,7 +67,7 @@ class GrowByDoubling(Section):
 
 
 class GrowWithNoise(Section):
-    """A batch that doubles when the interval of the measured gradient noise scale is above twice the batch."""
+    """A batch that doubles when the measured gradient noise scale, with its 90 % interval, is above twice the batch."""
 
     name: Literal["noise_scale"] = Field(description="noise_scale")
     every: Point = Field(
@@ -119,8 +119,9 @@ class Scale(Section):
     )
     rule: Literal["auto", "linear", "sqrt", "power", "adam_sde", "gain", "adascale", "legw", "none"] = Field(
         "auto",
-        description="Rule that scales the learning rate with the batch size; auto chooses by the optimizer. See "
-        "docs/decisions/0009-rules.md.",
+        description="lr_ratio from batch_ratio. linear: batch_ratio; sqrt, adam_sde (scales betas and eps too), legw "
+        "(a longer warmup too): batch_ratio ** 0.5; power: batch_ratio ** exponent; gain: by a given noise scale; "
+        "adascale: by the noise measured in training; none: 1; auto: chosen by the optimizer.",
     )
     exponent: float | None = Field(None, ge=-2, le=2, description="power only: lr_ratio = batch_ratio ** exponent.")
     noise_scale: float | None = Field(None, gt=0, description="gain only: the gradient noise scale, in samples.")

@@ -46,9 +46,9 @@ class Plateau(Section):
 
     metric: str = Field("loss", min_length=1, description="Name of a value that the evaluation returns.")
     mode: Literal["min", "max"] = Field("min", description="min: a smaller value is better; max: a larger one.")
-    factor: float = Field(0.1, gt=0, lt=1, description="Factor of the learning rate, at each reduction.")
+    factor: float = Field(0.1, gt=0, lt=1, description="The learning rate is multiplied by this at each reduction.")
     patience: int = Field(
-        10, ge=0, description="Evaluations without improvement before a reduction: it comes with the next one."
+        10, ge=0, description="Evaluations in a row without improvement that are allowed; the next one is a reduction."
     )
     threshold: float = Field(1e-4, ge=0, description="Smallest change that counts as an improvement.")
     threshold_mode: Literal["rel", "abs"] = Field(
@@ -98,7 +98,7 @@ class Step(_Shape):
 
     name: Literal["step"]
     every: Point = Field(description="Interval between falls.")
-    decay: float = Field(0.1, gt=0, le=1, description="Factor of the learning rate, at each fall.")
+    decay: float = Field(0.1, gt=0, le=1, description="The learning rate is multiplied by this at each fall.")
 
 
 class MultiStep(_Shape):
@@ -108,7 +108,7 @@ class MultiStep(_Shape):
     at: Annotated[tuple[Point, ...], Field(strict=False)] = Field(
         min_length=1, description="Points at which it falls, in ascending order."
     )
-    decay: float = Field(0.1, gt=0, le=1, description="Factor of the learning rate, at each fall.")
+    decay: float = Field(0.1, gt=0, le=1, description="The learning rate is multiplied by this at each fall.")
 
 
 class Exponential(_Shape):
@@ -116,7 +116,7 @@ class Exponential(_Shape):
 
     name: Literal["exponential"]
     every: Point = Field(Point(epochs=1), description="Interval in which it falls by decay.")
-    decay: float = Field(gt=0, le=1, description="Factor of the learning rate, over each interval.")
+    decay: float = Field(gt=0, le=1, description="The learning rate is multiplied by this over each interval.")
 
 
 class Linear(_Falling):
@@ -180,7 +180,9 @@ class Cyclical(_Cycling):
         description="triangular: equal cycles; triangular2: each cycle has half the height of the one before; "
         "exp_range: the height falls smoothly by decay.",
     )
-    decay: float = Field(1.0, gt=0, le=1, description="exp_range only: factor of the height, over one cycle.")
+    decay: float = Field(
+        1.0, gt=0, le=1, description="exp_range only: the height is multiplied by this over one cycle."
+    )
 
 
 class OneCycle(_Cycling):

@@ -53,7 +53,9 @@ class Wandb(Section):
 class Tracking(Section):
     """Trackers that get the curves during the run. The report names a tracker that is slow or cannot be reached."""
 
-    mlflow: Mlflow | None = Field(None, description="Send to MLflow; needs pip install scaler[mlflow]. null: do not.")
+    mlflow: Mlflow | None = Field(
+        None, description="Send to MLflow; needs pip install scaler[mlflow]. null: do not send."
+    )
     wandb: Wandb | None = Field(
         None, description="Send to Weights & Biases; needs pip install scaler[wandb]. null: do not."
     )

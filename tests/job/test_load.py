@@ -374,7 +374,7 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
             "schedule={name: exponential}",
             (
                 'JOB: the key "decay" is missing in schedule.\n'
-                "  schedule.decay: Factor of the learning rate, over each interval."
+                "  schedule.decay: The learning rate is multiplied by this over each interval."
             ),
         ),
         (  # a list of sections
