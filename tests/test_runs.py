@@ -456,9 +456,9 @@ NO_LOGIN = "Set its credentials to those of an account that may read and write t
         (OSError(28, "No space left on device"), "No space left on device", "No space left on device", FULL),
         (OSError(30, "Read-only file system"), "Read-only file system", "Read-only file system", FULL),
         (
-            PermissionError("s3://me:hunter2@host\nsaid no"),
-            "s3://me:***@host: no",
-            "its credentials are missing or not accepted (s3://me:***@host: no)",
+            PermissionError("s3://me:hunter2@host\nrefuses"),
+            "s3://me:***@host refuses",
+            "its credentials are missing or not accepted (s3://me:***@host refuses)",
             NO_LOGIN,
         ),
         (TimeoutError(), "TimeoutError", "it does not answer (TimeoutError)", "Check the network, then try again."),
