@@ -86,7 +86,7 @@ def test_submit_runs_a_job_and_reports_in_its_callbacks(storage: Path, capsys: p
     )
     assert calls == ["plan of 1437", "start starting", "report succeeded"]
     assert seen[-1] == 1437
-    assert run.report.to_dict() == run.folder.read_json("report.json")
+    assert json.loads(json.dumps(run.report.to_dict())) == run.folder.read_json("report.json")
     assert run.folder.local_path == storage / run.run_id
     assert capsys.readouterr() == ("", "")
 

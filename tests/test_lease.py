@@ -55,7 +55,7 @@ def test_a_claim_names_the_driver_and_is_released(folder: RunFolder) -> None:
     assert folder.names("") == []
 
 
-def test_it_is_given_back_in_an_error_too(folder: RunFolder) -> None:
+def test_a_lease_is_released_after_an_error_too(folder: RunFolder) -> None:
     with pytest.raises(ZeroDivisionError), Lease.claim(folder):
         raise ZeroDivisionError
     assert not folder.exists(FILE)
@@ -92,7 +92,7 @@ def test_a_driver_elsewhere_counts_for_a_minute(folder: RunFolder) -> None:
         ({"pid": 1}, False),  # another user's, or ours
     ],
 )
-def test_on_this_machine_a_process_that_is_gone_is_known_at_once(
+def test_on_this_machine_the_end_of_a_process_is_noticed_at_once(
     folder: RunFolder, values: dict[str, Any], free: bool
 ) -> None:
     leave(folder, **{"pid": gone(), **values})
@@ -115,18 +115,18 @@ def test_on_this_machine_a_process_that_is_gone_is_known_at_once(
         '{"token": "a", "host": "b", "pid": -1, "beat": 4e9}',
     ],
 )
-def test_a_lease_that_makes_no_sense_keeps_nobody_out(folder: RunFolder, content: str) -> None:
+def test_an_unreadable_lease_blocks_no_claim(folder: RunFolder, content: str) -> None:
     folder.write(FILE, content)
     with Lease.claim(folder) as held:
         held.require_held()
 
 
-def test_a_clock_that_is_hours_ahead_keeps_nobody_out(folder: RunFolder) -> None:
+def test_a_heartbeat_hours_ahead_blocks_no_claim(folder: RunFolder) -> None:
     leave(folder, host="elsewhere", beat=time.time() + 7200)
     Lease.claim(folder).release()
 
 
-def test_a_beat_says_that_it_is_still_there(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heartbeat_updates_the_lease(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT_S", 0.05)
     with Lease.claim(folder):
         first = folder.read_json(FILE)["beat"]
@@ -136,9 +136,7 @@ def test_a_beat_says_that_it_is_still_there(folder: RunFolder, monkeypatch: pyte
             time.sleep(0.02)
 
 
-def test_a_run_that_was_taken_over_is_noticed_and_left_alone(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_notices_that_its_run_was_taken_over(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT_S", 0.05)
     with Lease.claim(folder) as held:
         leave(folder, host="elsewhere")
@@ -160,9 +158,7 @@ ANOTHER = "was taken over: its driver.json is another."
 
 
 @pytest.mark.parametrize(("content", "problem"), [(None, GONE), ("{", ANOTHER), ("{}", ANOTHER)])
-def test_a_lease_that_is_not_there_any_more_is_lost_for_good(
-    folder: RunFolder, content: str | None, problem: str
-) -> None:
+def test_a_removed_lease_is_lost_for_good(folder: RunFolder, content: str | None, problem: str) -> None:
     """Whoever took the run over may have finished it, and given it back."""
     folder.set_state(RunState.SUCCEEDED)
     held = Lease.claim(folder)
@@ -200,9 +196,7 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
     return made
 
 
-def test_a_driver_that_was_stopped_writes_nothing_when_its_successor_has_finished(
-    folder: RunFolder, clocks: Clocks
-) -> None:
+def test_a_suspended_driver_writes_nothing_after_another_finished_the_run(folder: RunFolder, clocks: Clocks) -> None:
     held = Lease.claim(folder)
     writes = held.held_folder()
     writes.append_json("events.jsonl", [{"n": 1}])
@@ -227,7 +221,7 @@ def test_a_driver_that_was_stopped_writes_nothing_when_its_successor_has_finishe
     assert folder.read("plan.json") == b"new"
 
 
-def test_a_driver_that_was_stopped_and_that_nobody_followed_goes_on(folder: RunFolder, clocks: Clocks) -> None:
+def test_a_suspended_driver_continues_if_no_other_claimed_the_run(folder: RunFolder, clocks: Clocks) -> None:
     held = Lease.claim(folder)
     clocks.now += 3600
     held.held_folder().write("plan.json", "x")
@@ -235,7 +229,7 @@ def test_a_driver_that_was_stopped_and_that_nobody_followed_goes_on(folder: RunF
     held.require_held()
 
 
-def test_looking_costs_nothing_while_the_lease_beats(
+def test_checking_the_lease_needs_no_io_between_heartbeats(
     folder: RunFolder, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = Lease.claim(folder)
@@ -249,7 +243,7 @@ def test_looking_costs_nothing_while_the_lease_beats(
     assert looked == [clocks.now]
 
 
-def test_storage_that_cannot_be_read_loses_no_lease(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_is_kept_while_the_storage_cannot_be_read(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     held = Lease.claim(folder)
     with monkeypatch.context() as patched:
         patched.setattr(RunFolder, "read_if_there", lambda *_: (_ for _ in ()).throw(RunError("stale handle")))
@@ -258,11 +252,11 @@ def test_storage_that_cannot_be_read_loses_no_lease(folder: RunFolder, monkeypat
     held.require_held()
 
 
-def test_the_folder_that_a_holder_writes_to_crosses_processes_as_a_plain_one(folder: RunFolder) -> None:
+def test_the_holder_s_folder_is_sent_to_other_processes_as_a_plain_one(folder: RunFolder) -> None:
     assert pickle.loads(pickle.dumps(Lease.claim(folder).held_folder())) == folder
 
 
-def test_a_process_of_this_machine_that_is_there_holds_its_run_however_long_it_is_silent(
+def test_an_existing_process_of_this_machine_keeps_its_lease_however_long_it_is_silent(
     folder: RunFolder, clocks: Clocks
 ) -> None:
     Lease.claim(folder)
@@ -287,15 +281,13 @@ def test_a_process_of_this_machine_that_is_there_holds_its_run_however_long_it_i
         {"pid": 2**70},
     ],
 )
-def test_a_silent_lease_that_is_not_of_a_process_here_keeps_nobody_out(
-    folder: RunFolder, values: dict[str, Any]
-) -> None:
+def test_a_stale_lease_of_another_machine_or_process_blocks_no_claim(folder: RunFolder, values: dict[str, Any]) -> None:
     leave(folder, **{"pid": os.getpid(), "place": folder.place, "beat": time.time() - 3600, **values})
     Lease.claim(folder).release()
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="nothing tells a process from its remains")
-def test_a_driver_that_was_killed_and_that_nobody_buried_is_gone(folder: RunFolder) -> None:
+def test_a_killed_driver_that_is_a_zombie_has_ended(folder: RunFolder) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.read()
@@ -309,7 +301,7 @@ def test_a_driver_that_was_killed_and_that_nobody_buried_is_gone(folder: RunFold
     process.stdout.close()
 
 
-def test_a_folder_that_is_gone_is_noticed_and_not_made_again(folder: RunFolder) -> None:
+def test_a_removed_folder_is_noticed_and_not_made_again(folder: RunFolder) -> None:
     held = Lease.claim(folder)
     filesystem, root = folder.filesystem("")
     filesystem.rm(root, recursive=True)
@@ -320,7 +312,7 @@ def test_a_folder_that_is_gone_is_noticed_and_not_made_again(folder: RunFolder) 
     assert not folder.exists()
 
 
-def test_storage_that_fails_for_a_while_costs_no_run(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_failure_of_the_storage_loses_no_lease(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT_S", 0.02)
     with Lease.claim(folder) as held:
         with monkeypatch.context() as patched:
@@ -343,7 +335,7 @@ def claim_once(uri: str, begin: Any, results: Any) -> None:
         results.put(None)
 
 
-def test_of_many_processes_at_one_moment_one_wins(tmp_path: Path) -> None:
+def test_of_many_processes_that_claim_at_once_one_gets_the_lease(tmp_path: Path) -> None:
     """On a local disk exactly one, however they fall together."""
     context = multiprocessing.get_context("forkserver")
     for _ in range(3):
@@ -360,7 +352,7 @@ def test_of_many_processes_at_one_moment_one_wins(tmp_path: Path) -> None:
         assert json.loads(folder.read(FILE))["pid"] == winner
 
 
-def test_of_two_that_write_at_one_moment_the_last_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_claims_that_write_at_once_the_last_gets_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing locks: both find the run free, both write, and each looks again."""
     monkeypatch.setattr(lease, "SETTLE_S", 0.3)
     folder = RunFolder.create(f"memory://{token_hex(8)}/runs", name="contested", now=NOON)
@@ -423,12 +415,12 @@ def test_a_run_with_a_driver_has_the_state_that_was_written(folder: RunFolder) -
 
 
 @pytest.mark.parametrize("state", [RunState.SUCCEEDED, RunState.FAILED, RunState.STOPPED])
-def test_an_end_needs_no_driver(folder: RunFolder, state: RunState) -> None:
+def test_a_final_state_needs_no_driver(folder: RunFolder, state: RunState) -> None:
     folder.set_state(state)
     assert lease.present_state(folder) == (state, None)
 
 
-def test_a_run_without_an_end_and_without_a_driver_is_lost(folder: RunFolder) -> None:
+def test_a_run_without_a_final_state_and_a_driver_is_lost(folder: RunFolder) -> None:
     folder.set_state(RunState.RUNNING)
     assert lease.present_state(folder) == (RunState.LOST, None)
     assert folder.state() is RunState.RUNNING, "a reader writes nothing"
@@ -444,7 +436,7 @@ def test_a_run_without_an_end_and_without_a_driver_is_lost(folder: RunFolder) ->
         ({"pid": os.getpid(), "place": "/elsewhere/run"}, True),  # a copy of a run that has a driver
     ],
 )
-def test_a_driver_is_gone_when_its_process_is_or_when_it_has_long_been_silent(
+def test_a_driver_has_ended_if_its_process_has_or_if_its_lease_is_stale(
     folder: RunFolder, values: dict[str, Any], is_lost: bool
 ) -> None:
     values = dict(values)

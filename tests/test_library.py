@@ -57,7 +57,7 @@ def test_goyals_table() -> None:
     assert found == pytest.approx([0.1, 0.2, 3.2, 25.6], rel=1e-15)
 
 
-def test_constants_are_those_given_with_the_rules_over_them() -> None:
+def test_constants_of_the_rule_replace_those_given() -> None:
     found = scaled(
         optimizer="adamw", rule="adam_sde", constants={**ADAM, "amsgrad": False}, co_scale={"weight_decay": True}
     )
@@ -67,13 +67,13 @@ def test_constants_are_those_given_with_the_rules_over_them() -> None:
     assert found.reasons["betas"] == "1 - 4 x (1 - beta)"
 
 
-def test_what_was_given_is_left_as_it_was() -> None:
+def test_the_arguments_are_not_changed() -> None:
     given = dict(ADAM)
     scaled(optimizer="adamw", rule="adam_sde", constants=given)
     assert given == ADAM
 
 
-def test_legw_says_how_much_longer_the_warmup_is() -> None:
+def test_legw_returns_how_much_longer_the_warmup_is() -> None:
     assert scaled(optimizer="lars", batch=128).warmup_ratio == 8.0
     assert scaled(batch=128, optimizer="sgd").warmup_ratio == 1.0
 

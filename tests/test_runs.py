@@ -33,7 +33,7 @@ def folder(storage: str) -> RunFolder:
     return RunFolder.create(storage, name="digits", now=NOON)
 
 
-def test_a_run_id_says_name_time_and_four_hex_digits() -> None:
+def test_a_run_id_has_name_time_and_four_hex_digits() -> None:
     ids = {new_run_id("my.job", NOON) for _ in range(20)}
     assert len(ids) > 1
     assert all(re.fullmatch(r"my\.job-20260102-120005-[0-9a-f]{4}", run_id) for run_id in ids)
@@ -49,7 +49,7 @@ def test_a_run_id_says_name_time_and_four_hex_digits() -> None:
         (RunState.STOPPED, True),
     ],
 )
-def test_three_states_are_ends(state: RunState, is_end: bool) -> None:
+def test_three_states_are_final(state: RunState, is_end: bool) -> None:
     assert state.is_end is is_end
 
 
@@ -86,7 +86,7 @@ def test_a_document_is_replaced_and_leaves_nothing_beside_it(folder: RunFolder) 
     assert folder.names("") == ["report.md"]
 
 
-def test_a_write_that_is_cut_off_leaves_the_old_document(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_the_old_document(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.write_json("status.json", {"state": "running"})
     filesystem, _ = folder.filesystem("")
 
@@ -124,7 +124,7 @@ def test_a_document_that_was_altered_is_an_error(folder: RunFolder, content: str
     assert str(caught.value) == f"run {folder.run_id}: plan.json {problem}\n  The file was altered."
 
 
-def test_a_document_never_holds_what_json_has_no_word_for(folder: RunFolder) -> None:
+def test_a_document_never_holds_nan_or_infinity(folder: RunFolder) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         folder.write_json("plan.json", {"lr": float("nan")})
     assert not folder.exists("plan.json")
@@ -163,13 +163,13 @@ def cut_off(folder: RunFolder, name: str, piece: bytes) -> None:
 
 
 @pytest.mark.parametrize("piece", [b'{"n": 2', b'{"n": 2}', b"{", b"\xff"])
-def test_a_last_line_that_was_cut_off_is_passed_over(folder: RunFolder, piece: bytes) -> None:
+def test_an_incomplete_last_line_is_skipped(folder: RunFolder, piece: bytes) -> None:
     folder.append_json("events.jsonl", [{"n": 1}])
     cut_off(folder, "events.jsonl", piece)
     assert list(folder.rows("events.jsonl")) == [{"n": 1}]
 
 
-def test_a_log_that_goes_on_after_a_cut_keeps_what_is_whole(folder: RunFolder) -> None:
+def test_a_log_continued_after_an_incomplete_line_keeps_its_whole_lines(folder: RunFolder) -> None:
     folder.append_json("events.jsonl", [{"n": 1}])
     cut_off(folder, "events.jsonl", b'{"n": 2, "te')
     folder.append_json("events.jsonl", [{"n": 3}])
@@ -183,7 +183,7 @@ def test_a_log_that_goes_on_after_a_cut_keeps_what_is_whole(folder: RunFolder) -
 # Status.
 
 
-def test_a_state_keeps_what_was_known(folder: RunFolder) -> None:
+def test_a_new_state_keeps_the_other_values_of_the_status(folder: RunFolder) -> None:
     folder.set_state(RunState.STARTING, started_at=1.0, note="a")
     folder.set_state(RunState.SUCCEEDED, ended_at=2.0, note="b")
     assert folder.state() is RunState.SUCCEEDED
@@ -198,7 +198,7 @@ def test_a_state_keeps_what_was_known(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize(("content", "shown"), [('{"state": "asleep"}', "asleep"), ("{}", "None")])
-def test_a_state_that_is_none_is_an_error(folder: RunFolder, content: str, shown: str) -> None:
+def test_an_unknown_state_is_an_error(folder: RunFolder, content: str, shown: str) -> None:
     folder.write("status.json", content)
     with pytest.raises(RunError) as caught:
         folder.state()
@@ -223,7 +223,7 @@ def test_runs_are_listed_oldest_first_whatever_their_names(storage: str) -> None
 
 
 @pytest.mark.parametrize("damage", [None, "{", "[]", '{"started_at": "soon"}', '{"started_at": NaN}'])
-def test_runs_are_in_the_order_in_which_they_were_made_whatever_their_ids_say(storage: str, damage: str | None) -> None:
+def test_runs_are_ordered_by_the_time_in_their_status_not_in_their_ids(storage: str, damage: str | None) -> None:
     """Ids may hold another time zone's time, the hour that comes twice in autumn, or the same second."""
     ids = ["digits-20260102-210005-0000", "digits-20260102-120006-ffff", "digits-20260102-120006-0000"]
     made = [RunFolder(f"{storage}/{run_id}") for run_id in ids]
@@ -264,7 +264,7 @@ def test_a_home_folder_that_is_not_there_is_refused(use: Any) -> None:
     )
 
 
-def test_what_is_no_run_is_not_listed(storage: str) -> None:
+def test_only_runs_are_listed(storage: str) -> None:
     run = make_run(storage)
     RunFolder.create(storage, name="unborn", now=NOON)
     RunFolder(f"{storage}/notes").write("readme.txt", "hello")
@@ -275,7 +275,7 @@ def test_a_storage_that_is_not_there_has_no_runs(storage: str) -> None:
     assert list_runs(storage) == []
 
 
-def test_a_run_is_found_by_id_by_place_and_as_the_last(storage: str) -> None:
+def test_a_run_is_found_by_id_by_path_and_as_the_last(storage: str) -> None:
     first, second = make_run(storage, second=1), make_run(storage, second=2)
     assert find_run(first.run_id, storage=storage) == first
     assert find_run(first.uri) == first
@@ -301,7 +301,7 @@ def test_there_is_no_last_run_without_runs(storage: str) -> None:
     assert str(caught.value) == f"there are no runs in {storage}.\n  scaler submit JOB makes one."
 
 
-def test_a_folder_crosses_processes(folder: RunFolder) -> None:
+def test_a_folder_can_be_sent_to_another_process(folder: RunFolder) -> None:
     folder.write("a", "1")
     copy = pickle.loads(pickle.dumps(folder))
     assert copy == folder
@@ -319,7 +319,7 @@ def test_a_hostile_storage_name_is_only_a_name(tmp_path: Path, name: str) -> Non
         assert run.names("") == ["events.jsonl", "status.json"]
 
 
-def test_a_path_is_shown_from_here_where_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_shown_relative_to_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_run(str(tmp_path / "runs"))
     assert folder.path("report.html") == str(tmp_path / "runs" / folder.run_id / "report.html")
     monkeypatch.chdir(tmp_path)
@@ -338,7 +338,7 @@ def test_a_storage_that_is_a_file_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("use", [make_run, list_runs, find_run], ids=["create", "list", "find"])
-def test_a_storage_that_nothing_here_can_reach_is_an_error(use: Any) -> None:
+def test_a_storage_of_an_unknown_kind_is_an_error(use: Any) -> None:
     with pytest.raises(RunError) as caught:
         use("nosuch://bucket/runs")
     assert str(caught.value) == (
@@ -396,7 +396,7 @@ def test_the_folder_itself_is_not_removed(folder: RunFolder) -> None:
         ("x" * 5000, "x" * 5000),
     ],
 )
-def test_a_hostile_run_is_only_one_that_is_not_there(
+def test_a_hostile_run_name_is_not_found(
     storage: str, run: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
@@ -456,9 +456,9 @@ NO_LOGIN = "Set its credentials to those of an account that may read and write t
         (OSError(28, "No space left on device"), "No space left on device", "No space left on device", FULL),
         (OSError(30, "Read-only file system"), "Read-only file system", "Read-only file system", FULL),
         (
-            PermissionError("s3://me:hunter2@host\nsaid no"),
-            "s3://me:***@host: no",
-            "its credentials are missing or not accepted (s3://me:***@host: no)",
+            PermissionError("s3://me:hunter2@host\nrefuses"),
+            "s3://me:***@host refuses",
+            "its credentials are missing or not accepted (s3://me:***@host refuses)",
             NO_LOGIN,
         ),
         (TimeoutError(), "TimeoutError", "it does not answer (TimeoutError)", "Check the network, then try again."),
@@ -499,7 +499,7 @@ def test_a_document_that_the_storage_does_not_give_is_an_error(
     )
 
 
-def test_half_a_row_on_a_full_disk_is_taken_back(tmp_path: Path) -> None:
+def test_half_a_row_on_a_full_disk_is_removed(tmp_path: Path) -> None:
     """A disk of 64 bytes, as the process sees it: the limit of a file's size."""
     code = """
 import resource, signal, sys
@@ -523,7 +523,7 @@ folder.append_json("events.jsonl", [{"n": 2}])
     assert folder.read("events.jsonl") == b'{"n": 1}\n{"n": 2}\n'
 
 
-def test_a_full_disk_takes_the_end_of_a_run_over_its_old_status(tmp_path: Path) -> None:
+def test_on_a_full_disk_the_final_status_overwrites_the_old_one(tmp_path: Path) -> None:
     """No file of more than 4 kB, and no new one: the limit of a file's size, and a folder that takes none."""
     code = """
 import resource, signal, sys
@@ -559,7 +559,7 @@ DEEP = '{"a":' + "[" * 500 + "]" * 500 + "}"  # JSON's reader takes it; code tha
 
 
 @pytest.mark.parametrize("content", [NESTED, NESTED_OBJECT, DEEP])
-def test_what_is_nested_to_hurt_is_not_read(folder: RunFolder, content: str) -> None:
+def test_a_document_nested_too_deep_is_not_read(folder: RunFolder, content: str) -> None:
     folder.write("status.json", content)
     with pytest.raises(RunError) as caught:
         folder.read_json("status.json")
@@ -592,7 +592,7 @@ def test_only_files_are_read_and_appended_to(tmp_path: Path, kind: str) -> None:
         )
 
 
-def test_a_file_of_an_insane_size_is_not_read(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_too_large_is_not_read(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scaler.runs.files.LOG_BYTES", 30)
     folder.write("plan.json", "x" * 31)
     folder.append_json("events.jsonl", [{"text": "x" * 31}])
@@ -625,7 +625,7 @@ def test_a_new_run_never_takes_the_folder_of_another(storage: str, monkeypatch: 
     assert (first.run_id[-4:], second.run_id[-4:]) == ("aaaa", "bbbb")
 
 
-def test_a_second_that_is_full_of_runs_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_runs_in_one_second_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scaler.runs.folder.secrets.token_hex", lambda size: "aaaa")
     RunFolder.create(str(tmp_path), name="digits", now=NOON)
     with pytest.raises(RunError) as caught:
@@ -639,19 +639,19 @@ def test_a_second_that_is_full_of_runs_is_an_error(tmp_path: Path, monkeypatch: 
 # A run that resumes.
 
 
-def test_a_value_of_none_takes_it_out_of_the_status(folder: RunFolder) -> None:
+def test_a_value_of_none_removes_a_key_of_the_status(folder: RunFolder) -> None:
     folder.set_state(RunState.FAILED, failure="boom", ended_at=2.0, started_at=1.0)
     folder.set_state(RunState.STARTING, failure=None, ended_at=None)
     assert set(folder.read_json("status.json")) == {"schema_version", "run_id", "started_at", "state"}
 
 
-def test_the_jobs_of_a_run_by_the_attempt_that_each_holds_from(folder: RunFolder) -> None:
+def test_the_job_files_of_a_run_by_their_first_attempt(folder: RunFolder) -> None:
     for name in ("job-10.yaml", "job.yaml", "job-2.yaml", "job-x.yaml", "job-3.yaml.bad", "other-4.yaml"):
         folder.write(name, "")
     assert list(folder.job_names().items()) == [(0, "job.yaml"), (2, "job-2.yaml"), (10, "job-10.yaml")]
 
 
-def test_attempts_are_counted_on_from_the_highest_there_was(folder: RunFolder) -> None:
+def test_the_next_attempt_is_one_above_the_highest(folder: RunFolder) -> None:
     assert next_attempt(folder) == 0
     rows = [{"attempt": 0}, {"attempt": 3}, {"attempt": None}, {"kind": "resumed"}, {"attempt": "9"}, {"attempt": 2}]
     folder.append_json("events.jsonl", rows)
@@ -668,14 +668,14 @@ def test_attempts_are_counted_on_from_the_highest_there_was(folder: RunFolder) -
         ("events.jsonl", '{"kind": "checkpoint_passed_over", "attempt": 3}\n', 0),  # of the attempt that will start
     ],
 )
-def test_attempts_are_counted_on_from_whatever_one_has_left(
+def test_the_next_attempt_is_above_any_that_left_a_file(
     folder: RunFolder, name: str, content: str, attempt: int
 ) -> None:
     folder.write(name, content)
     assert next_attempt(folder) == attempt
 
 
-def test_attempts_are_counted_on_from_the_records(folder: RunFolder) -> None:
+def test_the_next_attempt_is_above_those_of_the_records(folder: RunFolder) -> None:
     for number, attempts in enumerate([[0, 2], [1, 1], []]):
         buffer = BytesIO()
         pq.write_table(pa.table({"step": attempts, "attempt": pa.array(attempts, type=pa.int32())}), buffer)
@@ -706,13 +706,13 @@ def test_a_place_is_the_same_through_links_and_shows_no_password(tmp_path: Path)
     assert "hunter2" not in RunFolder(f"memory://me:hunter2@{token_hex(8)}/runs/a").place
 
 
-def test_a_document_that_is_not_there_is_none_where_that_may_be(folder: RunFolder) -> None:
+def test_a_missing_document_is_none_where_it_is_optional(folder: RunFolder) -> None:
     assert folder.read_if_there("driver.json") is None
     folder.write("driver.json", "{}")
     assert folder.read_if_there("driver.json") == b"{}"
 
 
-def test_a_link_in_the_folder_that_leads_elsewhere_is_followed_by_nobody(tmp_path: Path) -> None:
+def test_a_link_that_leads_out_of_the_folder_is_never_followed(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path / "run"))
     folder.write("status.json", "{}")
     (tmp_path / "run-other").mkdir()

@@ -66,7 +66,7 @@ def written(storage: str, name: str, run: SyntheticRun) -> RunFolder:
     return folder
 
 
-def test_a_run_there_is_written_found_read_and_reported_as_any_other(storage: str, synthetic_run: SyntheticRun) -> None:
+def test_a_run_on_s3_is_written_found_read_and_reported(storage: str, synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0).evaluated(200, loss=0.25)
     assert list_runs(storage) == []
     names = ["digits-20260101-120000-aaaa", "digits-20260101-120001-bbbb"]
@@ -91,7 +91,7 @@ def test_a_run_there_is_written_found_read_and_reported_as_any_other(storage: st
     assert found.measures[0].arms[0].values == (2.0, 2.0)
 
 
-def test_what_another_process_wrote_since_the_last_listing_is_seen(storage: str, synthetic_run: SyntheticRun) -> None:
+def test_listings_are_not_cached(storage: str, synthetic_run: SyntheticRun) -> None:
     """A driver lists the records before training; a collector merges and removes them; the driver reports."""
     import s3fs
 
@@ -146,7 +146,7 @@ def clean(storage: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.Monk
 
 
 @pytest.mark.parametrize("fault", ["missing", "partial", "wrong", "no profile"])
-def test_credentials_that_are_not_accepted_are_one_error_everywhere(
+def test_refused_credentials_are_the_same_error_in_every_command(
     clean: pytest.MonkeyPatch, storage: str, digits_path: Path, capsys: pytest.CaptureFixture[str], fault: str
 ) -> None:
     if fault == "wrong":  # the server asks for those of its own users from now on

@@ -1,4 +1,4 @@
-"""Whatever a filesystem can raise leaves scaler as a ``RunError`` that says what, where, and what to type."""
+"""Every error of a filesystem becomes a ``RunError`` with what failed, where, and what to type."""
 
 import errno
 import inspect
@@ -72,7 +72,7 @@ CALLS = ("open", "ls", "info", "size", "makedirs", "mv", "cp_file", "rm_file", "
 
 
 @pytest.mark.parametrize("use", USES)
-def test_every_error_of_a_filesystem_is_one_of_ours(use: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_error_of_a_filesystem_becomes_a_run_error(use: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scaler.runs.lease.SETTLE_S", 0.0)
     folder = RunFolder.create(f"memory://{token_hex(8)}/runs", name="digits", now=NOON)
     folder.set_state(RunState.RUNNING)
@@ -113,7 +113,7 @@ def text_of(error: Exception, *, cause: Exception | None = None, uri: str = S3) 
     return str(caught.value).removeprefix("storage = s3://runs/team: cannot be listed: ")
 
 
-def test_credentials_that_are_missing_wrong_or_revoked_have_one_text() -> None:
+def test_missing_wrong_and_revoked_credentials_have_one_message() -> None:
     exceptions = pytest.importorskip("botocore.exceptions")
     denied = exceptions.ClientError({"Error": {"Code": "ExpiredToken", "Message": "expired"}}, "ListObjectsV2")
     for error, why in (
@@ -155,7 +155,7 @@ def test_an_endpoint_that_does_not_answer_is_named_with_what_to_check() -> None:
     )
 
 
-def test_each_kind_of_storage_has_the_credentials_that_it_takes() -> None:
+def test_each_kind_of_storage_names_its_credentials() -> None:
     remedies = {
         uri: text_of(PermissionError("Forbidden"), uri=uri).splitlines()[1].split(" to those")[0]
         for uri in ("gs://b/x", "gcs://b/x", "abfs://b/x", "s3a://b/x", "ftp://host/x")

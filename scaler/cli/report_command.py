@@ -10,7 +10,6 @@ import click
 from scaler.cli.options import storage_option, write_file
 from scaler.cli.paths import UserPath
 from scaler.cli.terminal import err, show
-from scaler.runs import find_run
 
 
 @click.command("report")
@@ -25,9 +24,9 @@ def command(run: str, storage: str, as_json: bool, as_markdown: bool, html_path:
 
     RUN is a run's id, its folder or URI, or: last.
     """
-    from scaler.report.run.read import read_report
+    from scaler.notebook import read_run
 
-    report = read_report(find_run(run, storage=storage))
+    report = read_run(run, storage=storage).report
     if in_browser and html_path is None:
         html_path = Path(tempfile.mkdtemp(prefix="scaler-")) / "report.html"
     if html_path is not None:

@@ -119,7 +119,7 @@ def test_many_problems_are_counted_and_the_first_ten_are_named(tmp_path: Path) -
     assert len(lines) == 22
 
 
-def test_a_file_with_a_byte_order_mark_or_of_windows_is_read(tmp_path: Path) -> None:
+def test_a_file_with_a_byte_order_mark_or_windows_line_ends_is_read(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     for raw in (b"\xef\xbb\xbf" + GOOD.encode(), GOOD.encode("utf-16"), GOOD.replace("\n", "\r\n").encode()):
         path.write_bytes(raw)
@@ -430,7 +430,7 @@ def test_a_recipe_that_cannot_be_used(
     assert outcome.err == f"Error: {text}"
 
 
-def test_a_wrong_function_ends_before_ray_starts_and_before_a_run_is_there(
+def test_a_wrong_function_is_refused_before_ray_starts_and_a_run_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is imported either: the module would raise."""

@@ -1,4 +1,4 @@
-"""``scaler check``: each limit on both sides, and what cannot be judged."""
+"""``scaler check``: each limit kept and missed, and limits that cannot be checked."""
 
 import json
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def made(tmp_path: Path, digits: Callable[..., Job]) -> Callable[..., SyntheticR
         ("--min-efficiency 0.57", "--min-efficiency 0.58"),  # 114.3 / 2 of 100
     ],
 )
-def test_each_limit_holds_on_one_side_and_not_on_the_other(
+def test_each_limit_is_kept_on_one_side_and_missed_on_the_other(
     scaler_command: Scaler, made: Callable[..., SyntheticRun], kept: str, broken: str
 ) -> None:
     made("reference.samples_per_s=100", "resources.price_per_worker_hour=10")
@@ -59,9 +59,7 @@ def test_each_limit_holds_on_one_side_and_not_on_the_other(
     assert out.startswith(f"{RUN}  1 of 2 checks failed\n")
 
 
-def test_a_verdict_that_is_there_fails(
-    scaler_command: Scaler, made: Callable[..., SyntheticRun], tmp_path: Path
-) -> None:
+def test_a_forbidden_verdict_fails(scaler_command: Scaler, made: Callable[..., SyntheticRun], tmp_path: Path) -> None:
     run = made()
     changed = run.altered(lambda record: record.rank == 1 and record.step == 3, lr=0.5)
     write_run(str(tmp_path / "runs"), "changed", changed)
@@ -100,7 +98,7 @@ def test_efficiency_is_against_the_baseline(scaler_command: Scaler, made: Callab
     assert err.startswith(f"Error: baseline = {RUN} trained with 2 workers")
 
 
-def test_a_run_that_has_not_succeeded_fails_unless_it_may(
+def test_a_run_that_has_not_succeeded_fails_unless_that_is_allowed(
     scaler_command: Scaler, made: Callable[..., SyntheticRun], tmp_path: Path
 ) -> None:
     made(state="stopped")
@@ -114,7 +112,7 @@ def test_a_run_that_has_not_succeeded_fails_unless_it_may(
     assert out.startswith("failed  3 of 3 checks failed\n")
 
 
-def test_a_loss_that_is_no_number_keeps_no_limit(
+def test_a_loss_that_is_not_finite_keeps_no_limit(
     scaler_command: Scaler, digits: Callable[..., Job], tmp_path: Path
 ) -> None:
     job = digits(*SYNTHETIC_JOB)
@@ -143,7 +141,7 @@ def damaged(storage: Path, run: SyntheticRun, *, junk: bool = True, events: bool
         folder.write(EVENTS, "")
 
 
-def test_a_run_whose_files_are_damaged_fails_unless_it_may(
+def test_a_run_with_damaged_files_fails_unless_that_is_allowed(
     scaler_command: Scaler, made: Callable[..., SyntheticRun], tmp_path: Path
 ) -> None:
     run = made()
@@ -159,7 +157,7 @@ def test_a_run_whose_files_are_damaged_fails_unless_it_may(
     assert scaler_command("check", RUN, "--min-samples-per-s", "200", "--allow-damaged").code == 4
 
 
-def test_a_run_without_its_events_fails_and_not_for_want_of_a_value(
+def test_a_run_without_its_events_fails_for_that_reason(
     scaler_command: Scaler, made: Callable[..., SyntheticRun], tmp_path: Path
 ) -> None:
     damaged(tmp_path / "runs", made(), junk=False, events=False)
@@ -199,7 +197,7 @@ def test_a_damaged_baseline_is_refused(
         (FIXED_BATCH, [*FIXED_BATCH, "scale.per_worker_batch_size=4"], None),
     ],
 )  # fmt: skip
-def test_a_baseline_is_of_the_same_job(
+def test_a_baseline_of_another_job_is_refused(
     scaler_command: Scaler, made: Callable[..., SyntheticRun], job: list[str], alone: list[str], change: str | None
 ) -> None:
     made(*job)
@@ -261,7 +259,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("options", "text"), REFUSED, ids=lambda part: " ".join(part) if type(part) is list else "")
-def test_what_cannot_be_judged_is_a_usage_error(
+def test_a_limit_that_cannot_be_checked_is_a_usage_error(
     scaler_command: Scaler, made: Callable[..., SyntheticRun], options: list[str], text: str
 ) -> None:
     made()

@@ -1,4 +1,4 @@
-"""Commands as people type them: stdout, stderr and exit code whole."""
+"""The commands: the whole stdout, stderr and exit code."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def test_each_commands_help(scaler_command: Scaler, golden: Golden, name: str) -
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_list_of_commands_says_what_each_says_of_itself(name: str) -> None:
+def test_the_list_of_commands_has_the_first_line_of_each_docstring(name: str) -> None:
     command = cli.get_command(None, name)  # type: ignore[arg-type]
     assert command is not None
     assert command.name == name
@@ -159,7 +159,7 @@ def test_no_command_shows_the_help_as_an_error(scaler_command: Scaler) -> None:
         ),
     ],
 )
-def test_what_cannot_be_used_exits_2(scaler_command: Scaler, arguments: list[str], text: str) -> None:
+def test_input_that_cannot_be_used_exits_2(scaler_command: Scaler, arguments: list[str], text: str) -> None:
     assert scaler_command(*arguments) == (2, "", text)
 
 
@@ -205,7 +205,7 @@ def test_a_jobs_folder_stands_for_its_job(scaler_command: Scaler, folder: str) -
     assert scaler_command("plan", folder) == scaler_command("plan", JOB)
 
 
-def test_a_tilde_that_the_shell_leaves_is_the_home_folder(
+def test_a_tilde_that_the_shell_does_not_replace_is_the_home_folder(
     scaler_command: Scaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -273,7 +273,7 @@ def test_refused_plans_in_json_are_a_list_of_their_own(scaler_command: Scaler) -
     }
 
 
-def test_options_of_rules_come_from_set_and_bother_no_other_rule(scaler_command: Scaler) -> None:
+def test_options_of_one_rule_are_left_out_for_the_others(scaler_command: Scaler) -> None:
     options = ("--set", "scale.exponent=0.75", "--set", "scale.noise_scale=240")
     code, out, err = scaler_command("plan", JOB, *options, "--rule", "linear,power,gain", "--json")
     assert (code, err) == (0, "")
@@ -333,7 +333,7 @@ def test_an_elastic_job_that_has_no_plan_at_a_smaller_size_is_refused(scaler_com
     assert (code, len(json.loads(out)["plans"]), len(json.loads(out)["refused"])) == (0, 1, 1)
 
 
-def test_a_plan_prints_where_nothing_but_ascii_can_be_written(digits_path: Path) -> None:
+def test_a_plan_prints_to_a_stream_that_takes_ascii_only(digits_path: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     line = f'from scaler.cli import run; raise SystemExit(run(["plan", {str(digits_path)!r}]))'
     done = subprocess.run([sys.executable, "-c", line], capture_output=True, env=environment)
@@ -363,9 +363,7 @@ def test_a_job_with_groups_is_planned_with_its_recipes_parameters(
     ]
 
 
-def test_the_groups_of_the_recipe_are_those_of_the_job_that_runs(
-    scaler_command: Scaler, make_job: Callable[..., Path]
-) -> None:
+def test_the_job_that_runs_has_the_groups_of_the_recipe(scaler_command: Scaler, make_job: Callable[..., Path]) -> None:
     path = make_job("own", groups=GROUPS)
     code, out, err = scaler_command("plan", path, "--set", "groups=recipe", "--json")
     assert (code, err) == (0, "")
@@ -459,7 +457,7 @@ def test_init_overwrites_nothing(scaler_command: Scaler, tmp_path: Path, name: s
     assert (tmp_path / name).read_text() == "mine"
 
 
-def test_init_where_a_file_is(scaler_command: Scaler, tmp_path: Path) -> None:
+def test_init_below_a_file_is_refused(scaler_command: Scaler, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code, out, err = scaler_command("init", tmp_path / "file" / "mine")
     assert (code, out) == (2, "")
@@ -521,7 +519,7 @@ def test_a_run_that_was_altered_exits_5(
     assert text in err
 
 
-def test_a_run_of_which_some_records_cannot_be_read_is_reported_without_them(
+def test_a_report_leaves_out_records_that_cannot_be_read(
     scaler_command: Scaler, tmp_path: Path, digits: Callable[..., Job]
 ) -> None:
     folder = made_run(tmp_path, digits())
@@ -678,7 +676,7 @@ def test_a_recipe_that_raises_when_its_data_is_counted_exits_4_too(
     assert err.endswith("\n  KeyError: 'boom'\n")
 
 
-def test_the_samples_are_counted_where_the_job_does_not_say(
+def test_the_samples_are_counted_where_the_job_does_not_have_the_number(
     scaler_command: Scaler, make_job: Callable[..., Path]
 ) -> None:
     code, out, err = scaler_command("plan", make_job("count"), "--set", "train.num_samples=null", "--json")
@@ -709,7 +707,7 @@ def test_two_workers_without_ray_exit_2_and_make_no_run(scaler_command: Scaler, 
 
 
 @pytest.mark.parametrize("metric", ["a\x1b[31mb", "acc[top]", "acc[/x]", "[bold]", "a\nb"])
-def test_a_metrics_name_is_shown_and_not_obeyed(
+def test_the_name_of_a_metric_is_shown_and_not_interpreted(
     scaler_command: Scaler, make_job: Callable[..., Path], metric: str
 ) -> None:
     code, out, err = scaler_command("submit", make_job("named", metric=metric), *HERE)
@@ -720,7 +718,7 @@ def test_a_metrics_name_is_shown_and_not_obeyed(
     assert "\x1b" not in out + err
 
 
-def test_a_storage_with_brackets_is_named_as_it_is(
+def test_a_storage_with_brackets_is_shown_unchanged(
     scaler_command: Scaler, make_job: Callable[..., Path], tmp_path: Path
 ) -> None:
     code, _, err = scaler_command("submit", make_job("where"), *HERE, "--quiet", "--set", f"storage={tmp_path}/a[b]c")
@@ -728,7 +726,7 @@ def test_a_storage_with_brackets_is_named_as_it_is(
     assert (code, err) == (0, f"Report: {tmp_path}/a[b]c/{folder.run_id}/report.html\n")
 
 
-def test_a_loss_that_becomes_no_number_is_reported(scaler_command: Scaler, make_job: Callable[..., Path]) -> None:
+def test_a_loss_that_becomes_nan_is_reported(scaler_command: Scaler, make_job: Callable[..., Path]) -> None:
     path = make_job("nan", loss="(model(batch[0]) * float('nan')).mean()")
     unguarded = ["--set", "failures.divergence=null"]
     code, out, err = scaler_command("submit", path, *HERE, "--quiet", "--json", *unguarded)
@@ -738,7 +736,7 @@ def test_a_loss_that_becomes_no_number_is_reported(scaler_command: Scaler, make_
     assert codes(values) == ["loss_not_finite"]
 
 
-def test_a_loss_that_becomes_no_number_stops_the_run(scaler_command: Scaler, make_job: Callable[..., Path]) -> None:
+def test_a_loss_that_becomes_nan_stops_the_run(scaler_command: Scaler, make_job: Callable[..., Path]) -> None:
     path = make_job("nan", loss="(model(batch[0]) * float('nan')).mean()")
     code, out, err = scaler_command("submit", path, *HERE, "--quiet", "--json")
     assert code == 4
@@ -748,7 +746,7 @@ def test_a_loss_that_becomes_no_number_stops_the_run(scaler_command: Scaler, mak
     assert codes(values) == ["not_finished", "diverged"]
 
 
-def test_a_run_that_was_made_to_hurt_hides_no_other(scaler_command: Scaler, tmp_path: Path) -> None:
+def test_a_hostile_run_hides_no_other_run(scaler_command: Scaler, tmp_path: Path) -> None:
     storage = tmp_path / "runs"
     for name in (
         "a-20260101-120000-aaaa",
@@ -778,7 +776,7 @@ def test_a_run_that_was_made_to_hurt_hides_no_other(scaler_command: Scaler, tmp_
 
 @pytest.mark.parametrize("name", ["plan.json", "status.json", "events.jsonl"])
 @pytest.mark.parametrize("kind", ["nested", "pipe"])
-def test_no_file_of_a_run_makes_its_report_hang_or_a_bug(
+def test_no_file_of_a_run_makes_its_report_hang_or_fail_with_a_bug(
     scaler_command: Scaler, tmp_path: Path, synthetic_run: SyntheticRun, name: str, kind: str
 ) -> None:
     folder = write_run(str(tmp_path / "runs"), "a-20260101-120000-aaaa", synthetic_run.attempt(0))
@@ -793,7 +791,7 @@ def test_no_file_of_a_run_makes_its_report_hang_or_a_bug(
     assert "a bug in scaler" not in err
 
 
-def test_gpus_that_are_not_there_are_refused_before_anything_is_started(
+def test_missing_gpus_are_refused_before_anything_is_started(
     scaler_command: Scaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scaler.training.device.gpus_here", lambda: 0)

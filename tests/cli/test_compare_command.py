@@ -43,7 +43,7 @@ def test_runs_are_compared_in_every_form(scaler_command: Scaler, storage: Path, 
     assert (code, [arm["run_ids"] for arm in values["arms"]]) == (0, [RUNS[:2], RUNS[2:]])
 
 
-def test_runs_may_lie_elsewhere(scaler_command: Scaler, storage: Path) -> None:
+def test_runs_can_be_in_another_storage(scaler_command: Scaler, storage: Path) -> None:
     places = [f"file://{storage / RUNS[0]}", str(storage / RUNS[1]), "last"]
     code, out, _ = scaler_command("compare", *places, "--json")
     assert code == 0

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment from the start of ``main`` on: exit code 130 and one word, no traceback."""
+"""Ctrl-C at any moment after the start of ``main``: exit code 130 and one word, no traceback."""
 
 import signal
 import subprocess
@@ -64,7 +64,7 @@ def test_ctrl_c_after_a_command_keeps_its_exit_code() -> None:
         assert bool(done.stdout) is good
 
 
-def test_ctrl_c_is_ignored_where_the_shell_has_it_ignored() -> None:
+def test_ctrl_c_is_ignored_in_a_background_job_of_a_shell() -> None:
     """As in a background job of a script, or under nohup."""
     code = (
         "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nimport scaler.cli\n"
@@ -76,7 +76,7 @@ def test_ctrl_c_is_ignored_where_the_shell_has_it_ignored() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_importing_the_command_line_leaves_ctrl_c_alone() -> None:
+def test_importing_the_command_line_does_not_change_ctrl_c() -> None:
     code = "import signal, scaler.cli; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

@@ -1,4 +1,4 @@
-"""``scaler find-lr`` as people type it, on one worker in this process: stdout, stderr and exit code whole."""
+"""``scaler find-lr`` with one worker in this process: the whole stdout, stderr and exit code."""
 
 import json
 import re
@@ -96,7 +96,7 @@ def test_a_page_that_cannot_be_written_does_not_lose_the_result(find_lr: FindLr,
         ('groups=[{match: "4.*", lr_ratio: 2, freeze: {epochs: 1}}]', "train.num_samples=null"),
     ],
 )
-def test_what_a_job_reacts_with_is_left_out(find_lr: FindLr, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+def test_the_reactions_of_a_job_are_left_out(find_lr: FindLr, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     options = [part for override in overrides for part in ("--set", override)]
     code, out, err = find_lr(JOB, *HERE, "--steps", "30", "--json", "--quiet", *options)
     assert (code, err) == (0, "")
@@ -132,7 +132,7 @@ def test_what_a_job_reacts_with_is_left_out(find_lr: FindLr, tmp_path: Path, ove
         ),
     ],
 )
-def test_what_cannot_be_used_exits_2_and_makes_no_run(
+def test_input_that_cannot_be_used_exits_2_and_makes_no_run(
     find_lr: FindLr, tmp_path: Path, arguments: tuple[str, ...], text: str
 ) -> None:
     assert find_lr(JOB, *arguments) == (2, "", f"Error: {text}")
@@ -170,7 +170,7 @@ def make_job(tmp_path: Path) -> Callable[[str, str], Path]:
     return make
 
 
-def test_a_loss_that_is_no_number_from_the_start_exits_4(find_lr: FindLr, make_job: Callable[[str, str], Path]) -> None:
+def test_a_loss_that_is_nan_from_the_start_exits_4(find_lr: FindLr, make_job: Callable[[str, str], Path]) -> None:
     path = make_job("nan", "(model(batch[0]) * float('nan')).mean()")
     assert find_lr(path, *HERE, "--quiet") == (
         4,

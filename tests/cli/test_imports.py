@@ -1,4 +1,4 @@
-"""What commands load. It is held by reading ``sys.modules`` of a process of its own, not by good will."""
+"""Which modules a command loads, read from ``sys.modules`` of a separate process."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The display of a running job, as lines."""
+"""The display of a run's progress."""
 
 from dataclasses import replace
 from io import StringIO
@@ -19,7 +19,7 @@ AT_WORK = Progress(attempt=0, world_size=2, samples_seen=96, progress=60.0, lr=0
 @pytest.mark.parametrize(
     ("progress", "share"), [(0.0, "  0%"), (60.0, " 30%"), (100.0, " 50%"), (200.0, "100%"), (203.7, "100%")]
 )
-def test_the_share_is_of_the_plans_whole_progress(synthetic_run: SyntheticRun, progress: float, share: str) -> None:
+def test_the_share_done_is_of_the_whole_plan(synthetic_run: SyntheticRun, progress: float, share: str) -> None:
     console = Console(file=StringIO(), width=100, color_system=None)
     with Live(synthetic_run.plan, console=console, quiet=False) as live, console.capture() as captured:
         live.show(replace(AT_WORK, progress=progress))
@@ -40,14 +40,14 @@ def terminal(width: int = 80, height: int = 24) -> Console:
     )
 
 
-def test_the_bar_is_of_progress_and_never_beyond_its_end(synthetic_run: SyntheticRun) -> None:
+def test_the_bar_shows_progress_and_stops_at_its_end(synthetic_run: SyntheticRun) -> None:
     with Live(synthetic_run.plan, console=terminal(), quiet=False) as live:
         for done, shown in ((60.0, 60.0), (203.7, 200)):
             live.show(replace(AT_WORK, progress=done))
             assert (live.view.done, live.view.total) == (shown, 200)
 
 
-def test_a_run_that_goes_on_begins_its_bar_where_it_is(synthetic_run: SyntheticRun) -> None:
+def test_the_bar_of_a_resumed_run_starts_at_its_checkpoint(synthetic_run: SyntheticRun) -> None:
     with Live(synthetic_run.plan, console=terminal(), quiet=False) as live:
         live.begin_at(120)
         assert live.view.done == 120
@@ -63,7 +63,7 @@ def test_a_new_attempt_is_a_restart_and_the_bar_stays_while_it_starts(synthetic_
         assert (live.view.done, live.view.restarts, live.view.left_s) == (136.0, 1, None)
 
 
-def test_what_is_left_goes_as_the_last_minute_went(
+def test_the_time_left_is_estimated_from_the_last_minute(
     synthetic_run: SyntheticRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
@@ -95,7 +95,7 @@ def drawn(progress: Progress, width: int, height: int) -> list[str]:
     return [line.rstrip() for line in captured.get().splitlines()]
 
 
-def test_a_terminal_shows_every_worker_and_marks_who_is_waited_for() -> None:
+def test_a_terminal_shows_every_worker_and_marks_the_straggler() -> None:
     assert drawn(workers(3, slow=1), 80, 24) == [
         f"training on 3 workers {'━' * 8:27} 30% 1 min 15 s left 2 restarts",
         "loss 2  lr 0.04  128 samples/s",
@@ -109,7 +109,7 @@ def test_a_terminal_shows_every_worker_and_marks_who_is_waited_for() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 20), (120, 40), (40, 12), (30, 6), (20, 4)])
 @pytest.mark.parametrize("count", [1, 2, 40, 1000])
-def test_it_never_takes_more_than_the_terminal_has(width: int, height: int, count: int) -> None:
+def test_the_panel_never_exceeds_the_terminal(width: int, height: int, count: int) -> None:
     lines = drawn(workers(count, slow=count - 1), width, height)
     assert len(lines) < height
     assert max(map(len, lines)) <= width

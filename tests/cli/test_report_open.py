@@ -38,7 +38,7 @@ def test_the_page_is_opened(scaler_command: Scaler, tmp_path: Path, folder: RunF
     assert browser.read_text() == f"{page.as_uri()}\n"
 
 
-def test_a_page_that_nobody_named_is_a_temporary_copy(
+def test_a_page_without_a_file_name_is_a_temporary_copy(
     scaler_command: Scaler, tmp_path: Path, folder: RunFolder, browser: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -49,7 +49,7 @@ def test_a_page_that_nobody_named_is_a_temporary_copy(
     assert not folder.exists("report.html"), "who reads a run writes nothing into it"
 
 
-def test_where_there_is_no_browser_the_page_is_named(
+def test_without_a_browser_the_path_of_the_page_is_printed(
     scaler_command: Scaler, tmp_path: Path, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("webbrowser._tryorder", [])

@@ -1,4 +1,4 @@
-"""``scaler report RUN --open`` of a run that is in no file system: the page is a local copy."""
+"""``scaler report RUN --open`` of a run in remote storage: the page is a local copy."""
 
 from pathlib import Path
 

@@ -438,7 +438,7 @@ def test_a_process_that_lost_its_run_ends_and_writes_nothing_more(
     assert not folder.exists("report.json")
 
 
-def test_a_folder_that_was_copied_elsewhere_is_reported_and_goes_on_there(
+def test_a_copied_folder_is_reported_and_resumes_in_its_new_place(
     scaler_command: Scaler, job: Path, calm: RunFolder, tmp_path: Path
 ) -> None:
     folder = stopped_run(scaler_command, job)
@@ -527,7 +527,7 @@ def test_damaged_records_are_found_before_anything_is_trained(scaler_command: Sc
     assert scaler_command("resume", "last", *HERE, "--quiet").code == 0
 
 
-def test_a_job_that_the_report_needs_is_missed_before_anything_is_trained(scaler_command: Scaler, job: Path) -> None:
+def test_a_missing_job_file_is_found_before_anything_is_trained(scaler_command: Scaler, job: Path) -> None:
     folder = stopped_run(scaler_command, job)
     folder.write("job-1.yaml", folder.read("job.yaml"))
     folder.remove("job.yaml")
@@ -557,7 +557,7 @@ def test_a_damaged_checkpoint_is_reported_and_skipped(scaler_command: Scaler, jo
     assert rows == [(0, 0), (1, 600)]
 
 
-def test_attempts_are_not_counted_anew_where_the_events_are_lost(scaler_command: Scaler, job: Path) -> None:
+def test_attempts_are_counted_on_where_the_events_are_lost(scaler_command: Scaler, job: Path) -> None:
     folder = stopped_run(scaler_command, job)
     folder.write("events.jsonl", "")
     code, _, err = scaler_command("resume", "last", *HERE, "--quiet")
@@ -573,7 +573,7 @@ def test_attempts_are_not_counted_anew_where_the_events_are_lost(scaler_command:
         (["train.epochs=2", "schedule.final_fraction=0.1"], "schedule.final_fraction = 0.1, train.epochs = 2"),
     ],
 )
-def test_changes_of_a_training_that_is_over_are_not_ignored(
+def test_changes_of_a_finished_training_are_refused(
     scaler_command: Scaler, calm: RunFolder, overrides: list[str], change: str
 ) -> None:
     assert scaler_command("resume", calm.uri, *HERE, *options(*overrides)) == (
@@ -613,7 +613,7 @@ def test_a_driver_that_was_stopped_while_another_finished_its_run_writes_nothing
     assert not folder.exists("report.json")
 
 
-def test_a_recipe_that_is_not_there_any_more_is_asked_for(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
+def test_a_missing_recipe_is_asked_for(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
     folder = stopped_run(scaler_command, job)
     moved = job.parent.rename(job.parent.with_name("moved"))
     assert scaler_command("resume", "last", *HERE) == (
@@ -628,7 +628,7 @@ def test_a_recipe_that_is_not_there_any_more_is_asked_for(scaler_command: Scaler
     assert_the_same_training(folder, calm)
 
 
-def test_a_secret_is_to_be_given_again(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
+def test_a_masked_secret_must_be_given_again(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
     folder = stopped_run(scaler_command, job, "recipe_args.api_key=opensesame")
     assert scaler_command("resume", "last", *HERE) == (
         2,
@@ -644,7 +644,7 @@ def test_a_secret_is_to_be_given_again(scaler_command: Scaler, job: Path, calm: 
     assert kept == []
 
 
-def test_a_range_test_does_not_go_on(scaler_command: Scaler, job: Path) -> None:
+def test_a_range_test_cannot_be_resumed(scaler_command: Scaler, job: Path) -> None:
     assert scaler_command("find-lr", job, *HERE, "--steps", "20", "--quiet").code == 0
     folder = newest_run()
     assert scaler_command("resume", "last", *HERE) == (
@@ -662,7 +662,7 @@ def test_a_range_test_does_not_go_on(scaler_command: Scaler, job: Path) -> None:
         ("job.yaml", "name: [", "job.yaml: line 1"),
     ],
 )
-def test_a_run_that_was_altered_does_not_go_on(
+def test_a_run_with_altered_files_cannot_be_resumed(
     scaler_command: Scaler, job: Path, name: str, content: str, text: str
 ) -> None:
     folder = stopped_run(scaler_command, job)

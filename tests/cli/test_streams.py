@@ -1,4 +1,4 @@
-"""stdout and stderr that are closed, full or gone: what a command does is done, and its exit code is true."""
+"""stdout and stderr that are closed, full or broken: the command does its work, and its exit code is right."""
 
 import io
 import os
@@ -64,7 +64,7 @@ def shell(tmp_path: Path) -> Shell:
         ("2>/dev/null | true", "", ""),
     ],
 )
-def test_a_run_ends_as_it_ends_whatever_becomes_of_its_output(
+def test_a_run_ends_the_same_whatever_happens_to_its_output(
     shell: Shell, tmp_path: Path, where: str, out: str | None, err: str | None
 ) -> None:
     done = shell(f"{SUBMIT} {where}")
@@ -96,7 +96,7 @@ def test_a_result_that_cannot_be_written_is_an_error(shell: Shell, command: str)
 
 @pytest.mark.parametrize("command", ["list", "schema", "--help", "plan job.yaml --set train.num_samples=20"])
 @pytest.mark.parametrize("where", ["| head -c 1 >/dev/null", ">&-", "2>&-", "| true"])
-def test_a_reader_that_has_enough_is_no_error(shell: Shell, command: str, where: str) -> None:
+def test_a_reader_that_stops_reading_is_no_error(shell: Shell, command: str, where: str) -> None:
     done = shell(f"{COMMAND} {command} {where}")
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -140,9 +140,7 @@ def test_text_that_a_stream_cannot_encode_is_escaped(shell: Shell, tmp_path: Pat
     assert "Report: r\\xfcns/" in done.stderr
 
 
-def test_a_file_that_is_full_for_a_while_is_written_again_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_that_has_space_again_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     number = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
     full = os.open("/dev/full", os.O_WRONLY)
     kept = os.dup(number)
@@ -157,7 +155,7 @@ def test_a_file_that_is_full_for_a_while_is_written_again_later(
         os.close(each)
 
 
-def test_a_pipe_that_does_not_block_is_waited_for() -> None:
+def test_a_full_non_blocking_pipe_is_waited_for() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     code = "import os, sys, time\ntime.sleep(0.3)\nwhile os.read(0, 65536): pass\nsys.exit(7)"
