@@ -111,7 +111,7 @@ class ProbedLoss:
 
     @contextmanager
     def without_randomness(self) -> Iterator[None]:
-        """Switch off dropout and use BatchNorm's running statistics inside a ``with`` block: only the loss is measured."""
+        """Switch off dropout and use BatchNorm's running statistics inside a ``with`` block."""
         quiet = [
             module
             for module in self._model.modules()
