@@ -19,12 +19,12 @@ from scaler.training.worker_context import WorkerContext
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Start:
-    """What the start checks found.
+    """What the checks found.
 
     Attributes:
         digests: of some samples of the data, for later attempts.
         gathers: whether the loss is over the global batch.
-        event: fields of the run's event: how long the checks took, and why the loss could not be checked, or None.
+        event: of the run: how long the checks took, and why the loss could not be checked, or None.
     """
 
     digests: Digests
