@@ -166,7 +166,7 @@ class Controllers:
         return [wanted.metric, wanted.mode] if wanted is not None else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state as plain values."""
+        """Return the state of all controllers as plain values, for a checkpoint."""
         return {
             "plateau": self._plateau_state.to_dict(),
             "plateau_of": self._plateau_of(),

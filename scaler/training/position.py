@@ -89,7 +89,7 @@ class Position:
         self.samples_seen = self.plan.next_step(self.samples_seen)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state as plain values."""
+        """Return the position as plain values, for a checkpoint."""
         return {
             "samples_seen": self.samples_seen,
             "progress": self.progress,

@@ -180,7 +180,7 @@ class Stepper:
         return f"{named[0][0]} is not finite" if named else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for a checkpoint."""
+        """Return the state of model, optimizer, loss scaler and average, for a checkpoint."""
         return {
             "model": model_state(self.module),
             "optimizer": self._optimizer.state_dict(),

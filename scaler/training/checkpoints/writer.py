@@ -61,7 +61,7 @@ class CheckpointWriter:
         self.best = values[self._wanted.best.metric]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value as plain values."""
+        """Return the best value and its metric as plain values, for a checkpoint."""
         return {"best": self.best, "best_of": self._best_of()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -46,7 +46,7 @@ def require_samples_for_norms(
 
 
 def first_single_sample_step(plan: Plan, *, samples_seen: int) -> int | None:
-    """Return where the first step begins that gives a forward pass a single sample; None: there is none."""
+    """Return the ``samples_seen`` of the first step that gives a forward pass a single sample; None: there is none."""
     seen = samples_seen
     while seen < plan.most_samples and (
         size := plan.step_size(seen)

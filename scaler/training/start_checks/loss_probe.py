@@ -118,7 +118,7 @@ class _Probe:
         self._device, self._rank, self._world_size = context.device, context.rank, context.world_size
 
     def look(self, *, is_start: bool) -> LossProbe:
-        """Return what was found.
+        """Return the result of the probe.
 
         Raises:
             RecipeError: the loss is not a mean over samples.

@@ -111,7 +111,7 @@ class ProbedLoss:
 
     @contextmanager
     def without_randomness(self) -> Iterator[None]:
-        """Train without dropout, and with BatchNorm's running statistics, so that only the loss itself is measured."""
+        """Switch off dropout and use BatchNorm's running statistics inside a ``with`` block."""
         quiet = [
             module
             for module in self._model.modules()
