@@ -1,4 +1,4 @@
-"""Runs on a cluster whose nodes come and go; prints what happened as JSON.
+"""Run a job on a cluster whose nodes come and go, and print what happened as JSON.
 
 python tests/cluster/elastic_cluster.py FOLDER SCENARIO
 """
@@ -17,7 +17,7 @@ TROUBLED = Path(__file__).parent / "troubled"
 
 
 def main(storage: Path, scenario: str) -> None:
-    """Run a scenario and print what happened."""
+    """Run a scenario and print its outcome."""
     with redirect_stdout(sys.stderr):  # Ray tells of dead nodes on stdout
         folder = SCENARIOS[scenario](storage)
     print(json.dumps(outcome(folder)))
@@ -36,7 +36,7 @@ def resizes(storage: Path) -> Any:
 
 
 def preemption(storage: Path) -> Any:
-    """2 -> 1 workers: a node is to be taken away in ten minutes; nobody waits for that."""
+    """2 -> 1 workers: a node will be taken away in ten minutes, and the group leaves at once."""
     overrides = ["train.epochs=6", "scale.num_workers={min: 1, max: 2}", "recipe_args.sleep_s=0.02"]
     steps: list[Step] = [
         (runs_with(2), lambda nodes: nodes.announce_preemption(seconds=600)),
@@ -47,7 +47,7 @@ def preemption(storage: Path) -> Any:
 
 
 def no_capacity(storage: Path) -> Any:
-    """1 -> 0 workers: the only node is killed and none comes."""
+    """1 -> 0 workers: the only node is killed, and no other comes."""
     os.environ["SCALER_WAIT_FOR_NODES_S"] = "8"
     steps: list[Step] = [(runs_with(1), lambda nodes: nodes.kill())]
     with cluster_of(1) as nodes:
