@@ -1,4 +1,4 @@
-"""Runs on one cluster whose nodes come and go; prints what happened in each as JSON.
+"""Run jobs on one cluster whose nodes come and go, and print what happened in each as JSON.
 
 python tests/cluster/elastic_cluster.py FOLDER
 """
@@ -48,7 +48,7 @@ def resizes(nodes: Nodes, storage: Path) -> Any:
 
 
 def preemption(nodes: Nodes, storage: Path) -> Any:
-    """2 -> 1 workers: a node is to be taken away in ten minutes; nobody waits for that."""
+    """2 -> 1 workers: a node will be taken away in ten minutes, and the group leaves at once."""
     nodes.have(2)
     steps: list[Act] = [
         (runs_with(2), lambda: nodes.announce_preemption(seconds=600)),
@@ -62,7 +62,7 @@ def preemption(nodes: Nodes, storage: Path) -> Any:
 
 
 def too_small(nodes: Nodes, storage: Path) -> Any:
-    """1 -> 0 workers: the only node is killed and none comes."""
+    """1 -> 0 workers: the only node is killed, and no other comes."""
     nodes.have(1)
     steps: list[Act] = [(runs_with(1), lambda: nodes.kill())]
     return run(nodes, storage, ["scale.num_workers={min: 1, max: 2}", "train.epochs=50"], steps)

@@ -1,4 +1,4 @@
-"""The collector as a plain object: what it takes it writes once, and nobody waits for it or fails with it."""
+"""The collector as a plain object: it writes everything once, and no worker waits for it or fails because of it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -56,7 +56,7 @@ def test_what_is_handed_over_is_written_for_every_reader(folder: RunFolder, synt
     assert collector.status().progress.progress == 200.0
 
 
-def test_a_folder_that_takes_nothing_fails_no_worker(
+def test_a_folder_that_cannot_be_written_fails_no_worker(
     folder: RunFolder, synthetic_run: SyntheticRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
@@ -95,7 +95,7 @@ def test_an_error_of_the_storage_is_reported_without_its_remedy_and_without_two_
     monkeypatch.undo()
 
 
-def test_attempts_go_on_from_the_records_where_the_events_are_lost(
+def test_attempts_are_counted_from_the_records_where_the_events_are_lost(
     folder: RunFolder, synthetic_run: SyntheticRun
 ) -> None:
     collector = Collector(folder)
@@ -105,10 +105,10 @@ def test_attempts_go_on_from_the_records_where_the_events_are_lost(
     assert Collector(folder).begin_attempt().attempt == 1
 
 
-def test_a_collector_that_died_goes_on_from_the_folder_and_writes_nothing_twice(
+def test_a_new_collector_continues_from_the_folder_and_writes_nothing_twice(
     folder: RunFolder, synthetic_run: SyntheticRun
 ) -> None:
-    """The worker did not hear that its first two batches were written, and sends them again with the third."""
+    """The worker does not know that its first two batches were written, and sends them again with the third."""
     run = synthetic_run.attempt(0)
     records = [record for record in run.records if record.rank == 0]
     resumed = make_event("resumed", time=1.0, from_samples=None, workers=2, changes=[], idle_s=9.0)
@@ -127,9 +127,7 @@ def test_a_collector_that_died_goes_on_from_the_folder_and_writes_nothing_twice(
     assert born.status().progress.world_size == 2, "what it saw before it died is seen again"
 
 
-def test_what_a_dead_collector_had_taken_and_not_written_is_asked_for_again(
-    folder: RunFolder, synthetic_run: SyntheticRun
-) -> None:
+def test_what_a_dead_collector_did_not_write_is_asked_for_again(folder: RunFolder, synthetic_run: SyntheticRun) -> None:
     records = [record for record in synthetic_run.attempt(0).records if record.rank == 0]
     dead = Collector(folder)
     send(dead, batch(1, records[:4]))
@@ -170,7 +168,7 @@ def test_what_ran_out_of_memory_is_remembered_until_the_job_changes(folder: RunF
     assert Collector(folder, [other]).begin_attempt().micro_batch_limit is None
 
 
-def test_a_wish_to_leave_lasts_until_the_group_has_left(folder: RunFolder) -> None:
+def test_a_request_to_leave_lasts_until_the_group_has_left(folder: RunFolder) -> None:
     collector = Collector(folder)
     collector.begin_attempt()
     collector.request_leave("resize", "2 -> 3 workers")
@@ -188,7 +186,7 @@ def test_a_wish_to_leave_lasts_until_the_group_has_left(folder: RunFolder) -> No
     assert send(Collector(folder)).leave == "stop", "a collector that died asks again"
 
 
-def test_failures_before_a_resume_are_not_those_of_the_run_that_goes_on(folder: RunFolder) -> None:
+def test_failures_before_a_resume_are_not_those_of_the_resumed_run(folder: RunFolder) -> None:
     failed = make_event("worker_failed", time=1.0, attempt=0, rank=0, by_peer=False)
     resumed = make_event("resumed", time=2.0, from_samples=0, workers=2, changes=[], idle_s=1.0)
     first = Collector(folder)
@@ -200,7 +198,7 @@ def test_failures_before_a_resume_are_not_those_of_the_run_that_goes_on(folder: 
 
 
 def test_taking_records_costs_a_worker_next_to_nothing(folder: RunFolder, synthetic_run: SyntheticRun) -> None:
-    """Measured: 4 us of CPU a record, all of it in this process; ten times that is the alarm."""
+    """Measured: 4 us a record, in this process; the limit is ten times that."""
     job = synthetic_run.job.model_copy(update={"train": synthetic_run.job.train.model_copy(update={"epochs": 300.0})})
     run = SyntheticRun(job=job, plan=synthetic_run.plan).attempt(0)
     collector = Collector(folder)

@@ -1,4 +1,4 @@
-"""An elastic run on a cluster whose nodes come and go; the cluster is another process's, for a process has one Ray."""
+"""An elastic run on a cluster whose nodes come and go, in another process: a process can have only one Ray."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is refused before a cluster is started or asked."""
+"""Errors before a cluster is started or asked."""
 
 import os
 import socket
@@ -44,7 +44,7 @@ from scaler.errors import ClusterError
         ),
     ],
 )
-def test_a_job_that_does_not_fit_is_refused_with_what_would(
+def test_a_job_that_does_not_fit_is_refused_with_options_that_fit(
     workers: int, cpus: float, gpus: float, nodes: Sequence[Mapping[str, float]], text: str
 ) -> None:
     with pytest.raises(ClusterError) as caught:
@@ -61,7 +61,7 @@ def test_what_the_remedy_says_fits() -> None:
             require_resources(workers=workers, cpus_per_worker=share, gpus_per_worker=0.0, nodes=[{"CPU": 2.0}])
 
 
-def test_an_address_where_nobody_listens_is_refused_in_seconds() -> None:
+def test_an_address_where_nothing_listens_is_refused_in_seconds() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -72,13 +72,13 @@ def test_an_address_where_nobody_listens_is_refused_in_seconds() -> None:
     assert caught.value.problem == f"no Ray cluster at 127.0.0.1:{port}: Connection refused."
 
 
-def test_an_address_where_somebody_listens_is_taken() -> None:
+def test_an_address_where_something_listens_is_accepted() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         require_reachable(f"127.0.0.1:{server.getsockname()[1]}")
     require_reachable("auto")
 
 
-def test_a_place_for_rays_files_that_is_not_there_is_refused_and_leaves_no_token(
+def test_a_missing_folder_for_rays_files_is_refused_and_leaves_no_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "gone"))

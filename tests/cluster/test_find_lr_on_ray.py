@@ -1,4 +1,4 @@
-"""``scaler find-lr`` as a person runs it: two workers on an embedded Ray of its own."""
+"""``scaler find-lr`` as a user runs it: two workers on its own embedded Ray."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The mailbox against a collector whose answers a test says: what is kept, when records are thinned, when it rests."""
+"""The mailbox with a collector that a test controls: what it keeps, when it thins records, when it waits."""
 
 import pickle
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from scaler.runs import RunFolder
 
 
 class Slow:
-    """A collector in this process that takes everything, and answers when it is let."""
+    """A collector in this process that takes everything, and answers when the test allows it."""
 
     def __init__(self) -> None:
         self.uploads: list[tuple[float, Upload]] = []
@@ -54,7 +54,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 def be_late(mailbox: Mailbox, slow: Slow) -> None:
-    """Have the collector take a batch longer after it was handed over than is in time."""
+    """Have the collector take a batch too late."""
     slow.may_answer.clear()
     seen = len(slow.uploads)
     mailbox.put([], [])
@@ -64,7 +64,7 @@ def be_late(mailbox: Mailbox, slow: Slow) -> None:
     assert mailbox.wait_taken(within_s=10)
 
 
-def test_a_collector_in_time_leaves_records_as_they_are(mailbox: Mailbox) -> None:
+def test_records_are_not_thinned_for_a_collector_in_time(mailbox: Mailbox) -> None:
     for _ in range(4):
         mailbox.put([], [])
         assert mailbox.wait_written(within_s=10)
@@ -72,7 +72,7 @@ def test_a_collector_in_time_leaves_records_as_they_are(mailbox: Mailbox) -> Non
     assert mailbox._kept == []
 
 
-def test_records_are_thinned_when_the_collector_is_late_again_and_again(
+def test_records_are_thinned_when_the_collector_is_late_repeatedly(
     mailbox: Mailbox, slow: Slow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mailbox_module, "LATE_S", 0.3)
@@ -116,7 +116,7 @@ def test_records_are_thinned_when_too_many_wait_whatever_the_reason(
     assert mailbox.wanted_steps(1) == 1
 
 
-def test_a_mailbox_rests_as_long_as_the_collector_says_unless_somebody_waits(mailbox: Mailbox, slow: Slow) -> None:
+def test_a_mailbox_rests_as_long_as_the_collector_says_unless_a_reply_is_awaited(mailbox: Mailbox, slow: Slow) -> None:
     slow.rest_s = 1.0
     mailbox.put([], [])
     until(lambda: any(upload.batches for _, upload in slow.uploads))
@@ -137,7 +137,7 @@ def test_a_mailbox_rests_as_long_as_the_collector_says_unless_somebody_waits(mai
     assert monotonic() - began < slow.rest_s
 
 
-def test_who_has_nothing_to_send_asks_no_more_often_than_the_collector_wants(
+def test_an_idle_worker_asks_no_more_often_than_the_collector_wants(
     mailbox: Mailbox, slow: Slow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mailbox_module, "ASK_S", 0.1)
@@ -148,7 +148,7 @@ def test_who_has_nothing_to_send_asks_no_more_often_than_the_collector_wants(
     assert len(slow.uploads) == count
 
 
-def test_a_batch_comes_out_of_its_columns_as_it_went_in(synthetic_run: SyntheticRun) -> None:
+def test_a_batch_is_the_same_after_pickling(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0)
     for records in (run.records, ()):
         batch = UploadBatch(number=3, attempt=1, samples_seen=64, records=list(records), events=list(run.events))

@@ -1,4 +1,4 @@
-"""What is known of a run while it runs, from what its workers hand over."""
+"""The progress of a run while it runs, from what its workers upload."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from scaler.metrics.record import Record
 
 
 def looks(run: SyntheticRun, *, steps: int) -> Progress:
-    """Hand over the first steps of every rank, as the cluster does, and look."""
+    """Return the progress after the first steps of every rank."""
     tracker = ProgressTracker()
     tracker.add([], run.events)
     for rank in (0, 1):
@@ -63,7 +63,7 @@ def test_a_return_to_a_checkpoint_starts_anew(synthetic_run: SyntheticRun) -> No
     assert (look.attempt, look.progress, look.loss_mean) == (1, 96.0, 1.0)
 
 
-def test_the_speed_is_that_of_the_last_seconds(synthetic_run: SyntheticRun) -> None:
+def test_the_throughput_is_that_of_the_last_seconds(synthetic_run: SyntheticRun) -> None:
     # A step takes an eighth of a second; the first ten took a minute.
     run = synthetic_run.attempt(0).altered(lambda r: r.step < 10, step_time_s=6.0)
     assert looks(run, steps=10).samples_per_s == pytest.approx(2.67, rel=0.3)
@@ -79,7 +79,7 @@ def test_the_speed_is_that_of_the_last_seconds(synthetic_run: SyntheticRun) -> N
     ("own_s", "stands_out"),
     [([0.1, 0.1, 0.126], True), ([0.1, 0.1, 0.124], False), ([0.01, 0.01, 0.02], False), ([0.0, 0.0, 0.0], False)],
 )
-def test_who_stands_out_is_well_above_the_others_and_costs_the_group_time(
+def test_a_straggler_is_well_above_the_others_and_costs_the_group_time(
     synthetic_run: SyntheticRun, own_s: list[float], stands_out: bool
 ) -> None:
     looks = [
@@ -96,7 +96,7 @@ def test_who_stands_out_is_well_above_the_others_and_costs_the_group_time(
         assert (found.rank, found.own_s, found.others_s, found.waits_for_data) == (2, 0.126, 0.1, False)
 
 
-def test_a_look_carries_the_slowest_of_many_workers(synthetic_run: SyntheticRun) -> None:
+def test_progress_has_the_slowest_of_many_workers(synthetic_run: SyntheticRun) -> None:
     tracker = ProgressTracker()
     tracker.add([], [make_event("attempt_started", attempt=0, world_size=1000)])
     one = synthetic_run.attempt(0).records[0]

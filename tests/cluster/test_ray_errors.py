@@ -1,4 +1,4 @@
-"""Whatever Ray can raise leaves scaler as an error that says what, where, and what to type; none exits with 1."""
+"""Every exception of Ray becomes an error that says what happened, where, and what to type; none exits with 1."""
 
 import asyncio
 import inspect
@@ -38,7 +38,7 @@ def subclasses(of: type[BaseException]) -> set[type[BaseException]]:
 
 
 def rays_own() -> list[type[BaseException]]:
-    """Every class of the installed Ray that is an error of Ray Core, of Ray Train, or of its jobs' environments."""
+    """Return the error classes of the installed Ray: of Ray Core, Ray Train and runtime environments."""
     import ray.exceptions
     import ray.train.v2._internal.exceptions as train_internal
     import ray.train.v2.api.exceptions as train
@@ -50,7 +50,7 @@ def rays_own() -> list[type[BaseException]]:
 
 
 def made(kind: type[BaseException]) -> BaseException:
-    """An exception of a class, whatever its constructor wants."""
+    """Return an exception of a class, whatever its constructor wants."""
     for arguments in ((), ("boom",), ("boom", "boom"), ("boom", {0: RuntimeError("boom")})):
         try:
             return kind(*arguments)
@@ -60,7 +60,7 @@ def made(kind: type[BaseException]) -> BaseException:
 
 
 @pytest.mark.parametrize("address", [None, "127.0.0.1:6379"])
-def test_every_exception_at_the_start_of_ray_is_one_of_ours(
+def test_every_exception_at_the_start_of_ray_becomes_an_error_of_scaler(
     address: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
@@ -90,7 +90,7 @@ def test_every_exception_at_the_start_of_ray_is_one_of_ours(
         assert caught.value.exit_code == 3
 
 
-def test_every_exception_of_ray_in_a_run_is_one_of_ours() -> None:
+def test_every_exception_of_ray_in_a_run_becomes_an_error_of_scaler() -> None:
     from ray.exceptions import RayError
 
     from scaler.cluster.ray_errors import ray_errors, run_error
@@ -106,8 +106,8 @@ def test_every_exception_of_ray_in_a_run_is_one_of_ours() -> None:
                 raise error
 
 
-def test_an_error_of_ours_in_another_process_stays_what_it_was() -> None:
-    """The collector's and the controller's: Ray carries them as the cause of an error of its own."""
+def test_an_error_of_scaler_in_another_process_is_raised_as_it_was() -> None:
+    """Errors of the collector and of the controller: Ray raises its own error, with them as the cause."""
     import ray
 
     from scaler.cluster.ray_errors import ray_errors
@@ -120,7 +120,7 @@ def test_an_error_of_ours_in_another_process_stays_what_it_was() -> None:
     assert str(caught.value) == "run a: events.jsonl cannot be read.\n  See to the storage."
 
 
-def test_what_is_not_of_ray_passes() -> None:
+def test_other_exceptions_pass() -> None:
     from scaler.cluster.ray_errors import ray_errors
 
     for error in (ZeroDivisionError(), KeyboardInterrupt(), RunError("a", "b")):

@@ -1,4 +1,4 @@
-"""The folders of embedded clusters: those of drivers that are gone are removed, and nothing else is."""
+"""The folders of embedded clusters: those of drivers that ended are removed, and no others."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from scaler.runs.processes import this_process
 
 
 def dead_process() -> dict[str, Any]:
-    """A process of this machine that has ended."""
+    """Return a process of this machine that has ended."""
     code = "import json; from scaler.runs.processes import this_process; print(json.dumps(this_process()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
@@ -45,13 +45,13 @@ def test_a_folder_says_whose_it_is_and_only_this_user_can_enter_it(place: Path) 
     assert made.is_dir(), "its driver runs"
 
 
-def test_folders_of_dead_drivers_go_at_the_next_start(place: Path) -> None:
+def test_folders_of_dead_drivers_are_removed_at_the_next_start(place: Path) -> None:
     gone = folder(place, "ray-aaaa", json.dumps(dead_process()))
     private_folder()
     assert not gone.exists()
 
 
-def test_whatever_may_be_another_s_stays(place: Path) -> None:
+def test_a_folder_that_may_belong_to_others_stays(place: Path) -> None:
     dead = dead_process()
     reborn = {**this_process(), "born": "another start 1"}  # the number is used again: that driver is gone
     (place / "elsewhere").mkdir()

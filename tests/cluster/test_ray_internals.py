@@ -206,6 +206,24 @@ class TestTheInstalledRay:
             "'NoopDecision' from 'ray.train.v2._internal.execution.scaling_policy'."
         )
 
+    @pytest.mark.parametrize("address", [None, "127.0.0.1:6379"])
+    def test_is_refused_before_a_trainer_is_made(self, address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        import ray
+
+        from scaler.cluster import embedded, running
+
+        def refuse() -> None:
+            raise ClusterError("Ray 2.61.0 does not work with scaler: all is missing.", "Install another.")
+
+        monkeypatch.setattr(embedded, "require_hooks", refuse)
+        monkeypatch.setattr(running, "require_hooks", refuse)
+        monkeypatch.setattr(ray, "init", lambda **_: None)
+        monkeypatch.setattr(ray, "shutdown", lambda: None)  # the tests' cluster stays
+        cluster = running.running_cluster("127.0.0.1:1", verbose=False, runtime_env={})
+        with pytest.raises(ClusterError) as caught, cluster if address else embedded.embedded_cluster(verbose=False):
+            pass
+        assert str(caught.value).startswith("Ray 2.61.0 does not work with scaler")
+
     def test_is_checked_in_milliseconds(self, internals: ModuleType) -> None:
         from timeit import timeit
 

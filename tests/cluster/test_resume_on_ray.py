@@ -1,4 +1,4 @@
-"""``scaler resume`` on Ray, as a person types it: after a driver that was killed, and with other workers."""
+"""``scaler resume`` on Ray, as a user runs it: after a driver was killed, and with another number of workers."""
 
 import json
 import os
@@ -44,14 +44,14 @@ def steps(folder: RunFolder) -> list[tuple[int, int, float, int]]:
 
 
 def at_work(mark: str, *, within_s: float = 60) -> list[str]:
-    """What is left of a cluster whose driver was killed, without Ray's agents, which try to tell of it for a minute."""
+    """Return the processes of a cluster whose driver was killed, without Ray's agents, which end a minute later."""
     until = time.monotonic() + within_s
     while (found := [name for name in carrying(mark) if "Agent" not in name]) and time.monotonic() < until:
         time.sleep(0.2)
     return found
 
 
-def test_a_run_whose_driver_was_killed_ends_as_a_calm_one(tmp_path: Path, calm: RunFolder) -> None:
+def test_a_run_whose_driver_was_killed_ends_like_an_undisturbed_run(tmp_path: Path, calm: RunFolder) -> None:
     storage = tmp_path / f"{tmp_path.name}-killed"
     process = start(storage, *LONG, "--set", f"recipe_args.sleep_until={tmp_path}/resumed")
     while not ((runs := list_runs(str(storage))) and len(complete_checkpoints(runs[0])) == 2):  # as many as are kept
@@ -81,7 +81,7 @@ def test_a_run_whose_driver_was_killed_ends_as_a_calm_one(tmp_path: Path, calm: 
     assert report["totals"]["samples_seen"] == 3000
 
 
-def test_sigterm_stops_a_run_and_it_goes_on_with_another_number_of_workers(tmp_path: Path) -> None:
+def test_a_run_that_sigterm_stopped_resumes_with_another_number_of_workers(tmp_path: Path) -> None:
     process = start(tmp_path, *SLOW)
     wait_for(process, lambda line: "%" in line)
     os.kill(process.pid, signal.SIGTERM)

@@ -50,7 +50,7 @@ def session() -> Path:
 
 
 def ports() -> dict[int, str]:
-    """Where the cluster's processes listen, each with the address to reach it at."""
+    """Return the ports of the cluster's processes, each with the address to reach it."""
     import ray
 
     files = set()
@@ -135,7 +135,7 @@ def test_every_port_that_speaks_grpc_wants_the_token() -> None:
 
 
 def asked(channel: grpc.Channel, method: str, metadata: tuple[tuple[str, str], ...] | None) -> str:
-    """How a server answers an empty request."""
+    """Return the code of a server's answer to an empty request."""
     try:
         channel.unary_unary(method)(b"", timeout=10, metadata=metadata)
     except grpc.RpcError as error:
@@ -144,7 +144,7 @@ def asked(channel: grpc.Channel, method: str, metadata: tuple[tuple[str, str], .
 
 
 def test_no_server_for_rays_own_client_runs() -> None:
-    """Its port would take whole programs."""
+    """Its port would accept whole programs."""
     lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(os.getpid())]
     assert not [line for line in lines if b"ray.util.client.server" in line]
     assert 10001 not in ports()

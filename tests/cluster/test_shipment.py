@@ -1,4 +1,4 @@
-"""What the nodes of a running cluster are sent; no cluster is needed to say it."""
+"""What Ray sends to the nodes of a running cluster; the tests need no cluster."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def sent(folder: Path, excludes: list[str]) -> list[str]:
-    """The files that Ray itself packs."""
+    """Return the files that Ray packs."""
     from zipfile import ZipFile
 
     from ray._private.ray_constants import get_runtime_env_default_excludes
@@ -46,7 +46,7 @@ def sent(folder: Path, excludes: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("runs", ["runs", "out [1]*", "#runs", "a/b c", "!x"])
-def test_the_runs_below_the_jobs_folder_stay_at_home(job: Path, runs: str) -> None:
+def test_runs_below_the_jobs_folder_are_not_sent(job: Path, runs: str) -> None:
     (job / "runs").rename(job / "r")
     (job / runs).parent.mkdir(exist_ok=True)
     (job / "r").rename(job / runs)
@@ -66,7 +66,7 @@ def test_the_runs_below_the_jobs_folder_stay_at_home(job: Path, runs: str) -> No
     ]
 
 
-def test_runs_beside_the_job_file_stay_at_home_one_by_one(job: Path) -> None:
+def test_runs_beside_the_job_file_are_left_out_one_by_one(job: Path) -> None:
     (job / "digits-20260101-120000-aaaa").mkdir()
     (job / "digits-20260101-120000-aaaa" / "status.json").write_text("{}")
     shipment = pack(job, storage=".", packages=[PACKAGE])
@@ -78,7 +78,7 @@ def test_runs_elsewhere_need_no_pattern(job: Path, storage: str) -> None:
     assert "excludes" not in pack(job, storage=storage, packages=[PACKAGE]).runtime_env
 
 
-def test_what_gitignore_names_is_named_and_what_rayignore_names_is_meant(job: Path) -> None:
+def test_what_gitignore_leaves_out_is_reported_and_what_rayignore_leaves_out_is_not(job: Path) -> None:
     (job / ".gitignore").write_text("*.txt\nruns/\n")
     (job / ".rayignore").write_text("data/\n")
     assert pack(job, storage="runs", packages=[PACKAGE]).left_out == ["vocabulary.txt"]

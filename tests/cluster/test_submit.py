@@ -1,4 +1,4 @@
-"""``scaler submit`` as a person runs it: a process of its own, an embedded Ray of its own."""
+"""``scaler submit`` as a user runs it: in its own process, with its own embedded Ray."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def marked(mark: str) -> dict[str, str]:
 
 
 def left_behind(mark: str, *, within_s: float = 60) -> list[str]:
-    """Every process that still carries the mark; Ray's agents notice a moment later that their raylet is gone."""
+    """Return every process that has the mark; Ray's agents end a moment after their raylet."""
     until = time.monotonic() + within_s
     while (found := carrying(mark)) and time.monotonic() < until:
         time.sleep(0.2)
@@ -41,7 +41,7 @@ def carrying(mark: str) -> list[str]:
 
 
 def start(storage: Path, *options: str) -> subprocess.Popen[str]:
-    """Start ``scaler submit`` of a job that gets into trouble, in a process group of its own, as a terminal does."""
+    """Start ``scaler submit`` of a job with a trouble, in its own process group, as a terminal does."""
     return subprocess.Popen(
         [SCALER, "submit", str(TROUBLED), *options, "--set", f"storage={storage}"],
         stdout=subprocess.PIPE,
@@ -97,7 +97,7 @@ def test_submit_runs_the_digits_on_two_workers_and_leaves_nothing_behind(tmp_pat
     assert left_behind(mark) == []
 
 
-def test_ctrl_c_stops_the_run_and_reports_what_there_is(tmp_path: Path) -> None:
+def test_ctrl_c_stops_the_run_and_reports_the_steps_so_far(tmp_path: Path) -> None:
     process = start(tmp_path, "--set", "recipe_args.trouble=slow", "--set", "train.epochs=50")
     wait_for(process, lambda line: "%" in line)
     out, err = press_ctrl_c(process)

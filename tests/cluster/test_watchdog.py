@@ -69,7 +69,7 @@ def test_without_a_time_out_nothing_is_watched(reports: Queue[Any]) -> None:
     assert threading.active_count() == threads
 
 
-def test_a_worker_that_does_not_come_to_tell_is_ended_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_cannot_report_is_ended_nevertheless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scaler.cluster.watchdog.REPORT_S", 0.1)
     ended: Queue[int] = Queue()
     made = Watchdog(0.05, on_hang=lambda *hang: time.sleep(30), end=ended.put)
