@@ -118,8 +118,8 @@ def measure(folder: Path) -> dict[str, float]:
 
     from scaler.report.run.html import render_html
     from scaler.report.run.markdown import render_markdown
-    from scaler.report.run.text import report_text
     from scaler.report.run.read import read_report
+    from scaler.report.run.text import report_text
     from scaler.runs import RunFolder
 
     report = read_report(RunFolder(str(folder)))
