@@ -315,7 +315,7 @@ def test_the_plan_of_an_elastic_job_says_so(scaler_command: Scaler) -> None:
     assert (code, err) == (0, "")
     assert (
         out.splitlines()[1]
-        == "  workers       2         elastic, 1 to 2; scale_with_batch: batch and rate are planned anew"
+        == "  workers       2         elastic, 1 to 2; scale_with_batch: batch and learning rate are planned"
     )
 
 

@@ -40,9 +40,9 @@ def test_a_range_test_from_end_to_end(find_lr: FindLr, tmp_path: Path) -> None:
     assert re.fullmatch(r"digits-find-lr-\d{8}-\d{6}-[0-9a-f]{4}", folder.run_id)
     # The result, and nothing but it, on stdout.
     assert out.startswith(
-        "Range test of digits: 100 steps, 1 worker, batch 128, rate 1e-05 to 10\n\nLoss, over the rate"
+        "Range test of digits: 100 steps, 1 worker, batch 128, lr 1e-05 to 10\n\nLoss, over the learning rate"
     )
-    assert re.search(r"^valley +0\.\d+ +0\.0\d+  half of the fall is done$", out, re.MULTILINE)
+    assert re.search(r"^valley +0\.\d+ +0\.0\d+  the loss has done half of its fall$", out, re.MULTILINE)
     assert re.search(r"^reference:\n  lr: 0\.0\d+  # valley of a range test; was 0.01$", out, re.MULTILINE)
     assert err.startswith(f"Run {folder.run_id}: in this process\n")
     # The learning rate in use is the planned one, and the run's report shows it.
@@ -72,7 +72,7 @@ def test_the_page_is_written_beside_the_text(find_lr: FindLr, tmp_path: Path) ->
     page = tmp_path / "range.html"
     code, out, err = find_lr(JOB, *HERE, "--html", page, "--steps", "20", "--quiet", "--linear", "--min", "0.01")
     assert (code, err) == (0, "")
-    assert out.startswith("Range test of digits: 20 steps, 1 worker, batch 128, rate 0.01 to 10\n")
+    assert out.startswith("Range test of digits: 20 steps, 1 worker, batch 128, lr 0.01 to 10\n")
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 

@@ -49,7 +49,7 @@ def render_html(report: Report) -> str:
     Names, metrics and errors are escaped. A content security policy in the page allows only the page's own scripts.
 
     Returns:
-        A document of about 90 KB, of which 50 KB is the chart library; each place of the curves (at most 500) adds
+        A document of about 110 KB, of which 51 KB is the chart library; each place of the curves (at most 500) adds
         0.3 KB, and each worker 2 KB.
     """
     return render_page(

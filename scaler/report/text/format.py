@@ -24,7 +24,7 @@ def number(value: float | None, digits: int = 4) -> str:
         return f"{float(value):.{digits}g}"
     if isinstance(value, int) or abs(value) >= min(10**digits - 0.5, 999.95):  # from here on, four digits give 1,000
         return f"{value:,.0f}"
-    return f"{value:.{digits}g}"
+    return f"{value:.{digits}g}" if value else "0"  # also for -0.0
 
 
 def option(value: Any) -> str:
