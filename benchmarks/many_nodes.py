@@ -39,11 +39,13 @@ def main() -> None:
         overrides = [
             f"scale.num_workers={{min: 1, max: {arguments.nodes}}}",
             "failures.max_restarts=1000",
-            "train.epochs=100",
-            "recipe_args.sleep_s=0.1",
+            "train.epochs=40",
+            "recipe_args.sleep_s=0.3",  # until the last change, so that the run does not end before it
+            f"recipe_args.sleep_until={folder}/changed",
         ]
         with redirect_stdout(sys.stderr), cluster_of(2) as nodes:  # Ray tells of dead nodes on stdout
             steps = [(changes.is_time, changes.make)] * arguments.changes
+            steps.append((changes.is_time, lambda _: (folder / "changed").touch()))
             found = outcome_of(run_through(nodes, folder / "runs", overrides, steps, job_folder=job.parent))
     print(
         table(
