@@ -142,7 +142,7 @@ def test_a_batch_that_grew_with_the_noise(synthetic_run: SyntheticRun) -> None:
         (100, "batch_grown", False),
         (132, "batch_grown", False),
     ]
-    assert report.decisions[0].message == "The global batch grew to 32 samples, the peak rate to 0.08."
+    assert report.decisions[0].message == "The global batch grew to 32 samples, the peak learning rate to 0.08."
 
 
 def test_a_batch_that_grew_in_work_that_was_lost(synthetic_run: SyntheticRun) -> None:
@@ -173,7 +173,7 @@ def test_a_training_that_diverged_and_went_back(synthetic_run: SyntheticRun) -> 
         (64, 200, "finished"),
     ]
     (decision,) = report.decisions
-    assert decision.message == "The training diverged and went back to the checkpoint at 64 samples: loss is nan."
+    assert decision.message == "The training diverged and returned to the checkpoint at 64 samples: loss is nan."
     assert not decision.undone
     assert ("diverged", None) in codes(report)
     assert ("restarts", None) not in codes(report)
@@ -205,7 +205,7 @@ def test_a_rate_that_was_lowered_is_in_the_checkpoint_of_its_place(
     run = synthetic_run.attempt(0, stop=96).event("lr_lowered", at, by="plateau", factor=0.25, reason="loss 2 is bad")
     (decision,) = run.attempt(1, start=64).report().decisions
     assert decision.undone is undone
-    assert decision.message == "The rate went down to 0.25 of the planned one: loss 2 is bad."
+    assert decision.message == "The learning rate was lowered to 0.25 of the planned one: loss 2 is bad."
 
 
 def test_a_run_in_which_a_rate_was_lowered_is_all_clear(synthetic_run: SyntheticRun) -> None:
