@@ -158,7 +158,7 @@ def test_records_that_always_go_are_an_error(written: RunFolder) -> None:
         raise reader.RecordsChanged
 
     with pytest.raises(
-        RunError, match=r"^run run: files of records went while they were read, 5 times\.\n  .*try again"
+        RunError, match=r"^run run: files of records were removed while they were read, 5 times\.\n  .*try again"
     ):
         with_records(written, read)
 

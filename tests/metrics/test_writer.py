@@ -252,7 +252,7 @@ def test_a_file_that_is_cut_off_is_an_error_that_names_it(folder: RunFolder) -> 
             f"run {folder.run_id}: {name} holds no records: Parquet "
             "magic bytes not found in footer. Either the file is corrupted or this is not a parquet file."
         )
-        assert caught.value.remedy == f"Move {folder.path(name)} out of that folder to do without its records."
+        assert caught.value.remedy == f"Move {folder.path(name)} out of that folder to continue without its records."
 
 
 def test_a_file_whose_middle_is_damaged_is_found_too(local: RunFolder) -> None:

@@ -75,7 +75,7 @@ def test_events_that_were_emptied_come_first(synthetic_run: SyntheticRun, stored
     assert codes(report)[0] == ("events_missing", None)
     verdict = report.verdicts[0]
     assert verdict.message == "events.jsonl lacks the start of attempts 0 and 1, which recorded steps."
-    assert verdict.evidence == "their records are left out of the numbers and of the audit of the rate"
+    assert verdict.evidence == "their records are left out of the numbers and of the audit of the learning rate"
     assert (report.lr_audit.checked_steps, report.lr_audit.as_planned) == (0, None)
 
 
@@ -87,8 +87,8 @@ def test_an_attempt_that_followed_on_one_without_events_is_not_audited(synthetic
     cut = replace(run, events=tuple(event for event in run.events if event.attempt == 1)).report()
     assert codes(cut) == [("events_missing", None)]
     assert cut.verdicts[0].evidence == (
-        "its records are left out of the numbers and of the audit of the rate; the rate of attempt 1, which followed, "
-        "is not audited"
+        "its records are left out of the numbers and of the audit of the learning rate; the learning rate of attempt 1, "
+        "which followed, is not audited"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run took and what its workers bought, in words: time, money, efficiency, FLOPs."""
+"""Texts about a run's time, cost, efficiency and FLOPs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from scaler.report.text.format import number, printable, seconds
 class Part:
     """One part of the wall clock, or of a worker's steps."""
 
-    key: str  # what styles call it
+    key: str  # name of its style
     name: str
     seconds: float
 
 
 def budget_parts(budget: Budget) -> tuple[Part, ...]:
-    """Return where the wall clock went, in the order of a run, without what took no time.
+    """Return the parts of the wall clock, in the order of a run, without parts of 0 s.
 
     Example:
         >>> nothing = dict.fromkeys(Budget.__dataclass_fields__, 0.0)
@@ -40,7 +40,7 @@ def budget_parts(budget: Budget) -> tuple[Part, ...]:
 
 
 def step_parts(worker: WorkerRow) -> tuple[Part, ...]:
-    """Return where a worker's step times went."""
+    """Return the parts of a worker's step times."""
     return (
         Part(key="compute", name="compute", seconds=worker.compute_s),
         Part(key="data", name="data wait", seconds=worker.data_wait_s),
@@ -50,7 +50,7 @@ def step_parts(worker: WorkerRow) -> tuple[Part, ...]:
 
 
 def percent(share: float | None) -> str:
-    """Return a share in whole percent; a dash for None, and below half a percent that it is less than one.
+    """Return a share in whole percent; "–" for None, and "<1%" below half a percent.
 
     Example:
         >>> [percent(share) for share in (None, 0.0, 0.003, 0.4567, 1.0)]
@@ -62,7 +62,7 @@ def percent(share: float | None) -> str:
 
 
 def money(value: float) -> str:
-    """Return an amount with two decimals, or with two significant digits where it is less.
+    """Return an amount of money with two decimals, or below 0.01 with two significant digits.
 
     Example:
         >>> [money(value) for value in (0.0, 0.00123, 0.1, 12.5, 1234567.8)]
@@ -72,7 +72,7 @@ def money(value: float) -> str:
 
 
 def cost_text(cost: Cost) -> str:
-    """Return what a run cost, and for what.
+    """Return the cost of a run, with its worker-hours and their price.
 
     Example:
         >>> cost_text(Cost(price_per_worker_hour=2.5, worker_hours=8.0, total=20.0, per_million_samples=None))
@@ -84,7 +84,7 @@ def cost_text(cost: Cost) -> str:
 
 
 def scaling_text(scaling: Scaling) -> str | None:
-    """Return what a worker's speed is of one worker's alone; None where nobody measured that.
+    """Return a worker's speed against that of one worker alone; None where that is not known.
 
     Example:
         >>> scaling_text(Scaling(world_size=4, worker_samples_per_s=90.0, one_worker_samples_per_s=100.0,
@@ -98,7 +98,7 @@ def scaling_text(scaling: Scaling) -> str | None:
 
 
 def flops_text(flops: Flops) -> str:
-    """Return how fast a worker computed, and the share of its peak where that is known.
+    """Return the speed of a worker in TFLOPS, and its share of the peak where that is known.
 
     Example:
         >>> flops_text(Flops(flops_per_sample=1e9, worker_tflops=1.5, peak_tflops=None, mfu=None))
@@ -110,9 +110,9 @@ def flops_text(flops: Flops) -> str:
 
 
 def slowest_first(workers: Sequence[WorkerRow]) -> list[WorkerRow]:
-    """Return workers by what they made the others wait for: their own time a step, data wait and compute.
+    """Return workers by their own time in a step (data wait and compute), for which the others wait; slowest first.
 
-    Those without steps come last.
+    Workers without steps come last.
     """
     own = {row.rank: (row.data_wait_s + row.compute_s) / row.steps if row.steps else -1.0 for row in workers}
     return sorted(workers, key=lambda row: (-own[row.rank], row.rank))

@@ -1,7 +1,7 @@
-"""The numbers of a run: for each its name, its unit, what it is of, and the one place where it is read.
+"""The numbers of a run: each with its name, its unit, what it is over, and where it is read in the report.
 
-The report in all its forms, the comparison, the checks and the notebook take them from here; ``docs/numbers.md`` is
-made of them. What is told in another way of the same run has another name.
+The report in all its forms, the comparison, the checks and the notebook use these definitions; ``docs/numbers.md`` is
+generated from them. A number that is computed in another way has another name.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ class Number:
     """One number of a run.
 
     Attributes:
-        key: in ``scaler compare --json``.
-        name: as people read it.
+        key: its name in ``scaler compare --json``.
+        name: as it is shown.
         unit: ``s``, ``samples/s``, ``samples``, ``GiB``, ``%``, or nothing.
-        of: what it is of, in a few words that stand beside it.
-        definition: how it is made, in a sentence.
-        where: in ``report.json``.
-        read: its value in a run; None: not known.
+        of: what it is over, in a few words that are shown beside it.
+        definition: how it is computed, in a sentence.
+        where: its path in ``report.json``.
+        read: returns its value from a report; None: not known.
     """
 
     key: str
@@ -176,7 +176,7 @@ COST = Number(
     read=lambda report: report.cost.total if report.cost else None,
 )
 ATTEMPTS = Number(
-    key="lives",
+    key="attempts",
     name="attempts",
     unit="",
     of="of the worker group",
@@ -189,13 +189,13 @@ SPEEDS = (
     *(SPEED, WORKER_SPEED, EFFICIENCY, MFU, STEP_TIME, DATA_WAIT, SYNC_WAIT, MEMORY, STARTUP_S, TRAIN_S, WALL_S, COST),
     ATTEMPTS,
 )
-"""What is compared of a run's speed and cost, in that order."""
+"""The numbers about speed and cost that are compared, in that order."""
 
 NUMBERS = {number.key: number for number in (TRAIN_LOSS, *SPEEDS)}
 
 
 def evaluation(name: str) -> Number:
-    """Return one of the evaluations' values, as the last evaluation gave it."""
+    """Return the definition of one metric of the last evaluation."""
     return Number(
         key=f"eval.{name}",
         name=f"eval {name}",
