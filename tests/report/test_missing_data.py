@@ -87,8 +87,8 @@ def test_an_attempt_that_followed_on_one_without_events_is_not_audited(synthetic
     cut = replace(run, events=tuple(event for event in run.events if event.attempt == 1)).report()
     assert codes(cut) == [("events_missing", None)]
     assert cut.verdicts[0].evidence == (
-        "its records are left out of the numbers and of the audit of the learning rate; the learning rate of attempt 1, "
-        "which followed, is not audited"
+        "its records are left out of the numbers and of the audit of the learning rate; the learning rate of attempt "
+        "1, which followed, is not audited"
     )
 
 
