@@ -1,4 +1,4 @@
-"""What a run took and bought, in words, and where Markdown says it."""
+"""Texts about time, cost and efficiency, and where Markdown has them."""
 
 from dataclasses import replace
 

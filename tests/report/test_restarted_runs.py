@@ -1,4 +1,4 @@
-"""What the lives of a run cost, why each ended, and the plan and the ramp that each was trained by."""
+"""The cost of each attempt, why it ended, and the plan and rewarmup that it was trained with."""
 
 import json
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def test_what_a_successor_did_again_is_counted_and_timed(synthetic_run: Syntheti
     assert report.totals.train_s == 4 * 0.75 + 10 * 0.125, "of work in the weights alone"
 
 
-def test_lives_that_began_at_the_same_checkpoint_count_once(synthetic_run: SyntheticRun) -> None:
+def test_attempts_that_began_at_the_same_checkpoint_count_once(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96).died(1).attempt(1, start=64, stop=64).died(1)
     run = run.attempt(2, start=64, stop=80).died(1).attempt(3, start=64)
     report = run.report()
@@ -50,17 +50,17 @@ def test_lives_that_began_at_the_same_checkpoint_count_once(synthetic_run: Synth
     assert report.lr_audit.checked_steps == 14
 
 
-def test_a_life_that_went_back_beyond_the_one_before_redoes_of_both(synthetic_run: SyntheticRun) -> None:
+def test_an_attempt_that_went_back_beyond_the_one_before_redoes_of_both(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96).died(1).attempt(1, start=64, stop=80).died(1).attempt(2, start=32)
     assert [row.redone_samples for row in run.report().attempts] == [64, 16, 0]
 
 
-@given(lives=st.lists(st.tuples(st.sampled_from([0, 16, 32, 48, 64]), st.integers(0, 5)), min_size=1, max_size=5))
-def test_every_recorded_sample_is_in_the_weights_or_done_again(lives: list[tuple[int, int]]) -> None:
-    """Each life is where it began, never beyond where the one before had come, and how many steps it took."""
+@given(attempts=st.lists(st.tuples(st.sampled_from([0, 16, 32, 48, 64]), st.integers(0, 5)), min_size=1, max_size=5))
+def test_every_recorded_sample_is_in_the_weights_or_done_again(attempts: list[tuple[int, int]]) -> None:
+    """An attempt is its start, never beyond the end of the one before, and its number of steps."""
     job = load_job(Path(__file__).parents[2] / "jobs/digits/job.yaml", overrides=SYNTHETIC_JOB)
     run, reached = SyntheticRun(job=job, plan=make_plan(job), state="stopped"), 0
-    for attempt, (wanted, steps) in enumerate(lives):
+    for attempt, (wanted, steps) in enumerate(attempts):
         start = min(wanted, reached)
         reached = min(start + 16 * steps, 96)
         run = run.attempt(attempt, start=start, stop=reached).died(0)
@@ -71,7 +71,7 @@ def test_every_recorded_sample_is_in_the_weights_or_done_again(lives: list[tuple
     assert report.lr_audit.max_abs_error in (0.0, None)
 
 
-def test_a_restart_does_not_count_the_time_that_nobody_drove_the_run(synthetic_run: SyntheticRun) -> None:
+def test_a_restart_does_not_count_the_time_in_which_nothing_ran(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96).resumed(64, idle_s=86400.0).later(4.0).attempt(1, start=64)
     assert (row(run).ended_by, row(run).restart_s) == ("killed", pytest.approx(4.0))
     assert row(run).cause == "the driver was gone; resumed"
@@ -91,10 +91,10 @@ def test_a_clock_that_went_back_makes_no_restart_shorter_than_none(synthetic_run
     assert row(run).restart_s == 0.0
 
 
-# Why lives ended.
+# Why attempts ended.
 
 
-def test_each_life_has_its_own_cause(many_lives: SyntheticRun) -> None:
+def test_each_attempt_has_its_own_cause(many_lives: SyntheticRun) -> None:
     report = many_lives.report()
     assert [(row.ended_by, row.cause) for row in report.attempts] == [
         ("hung", "rank 1 hung for 600 s: computing, recipe.py:30 in loss"),
@@ -117,7 +117,7 @@ def test_each_life_has_its_own_cause(many_lives: SyntheticRun) -> None:
         ("running", "hung", "rank 1 hung for 600 s: computing, recipe.py:30 in loss"),  # the next is on its way
     ],
 )
-def test_the_last_life_ended_as_the_run_did(
+def test_the_last_attempt_ended_as_the_run_did(
     synthetic_run: SyntheticRun, state: str, ended_by: str, cause: str | None
 ) -> None:
     last = row(replace(synthetic_run.attempt(0, stop=96).hung(1), state=state))
@@ -154,10 +154,10 @@ def test_a_smaller_micro_batch_is_a_decision_that_stays(synthetic_run: Synthetic
     assert not decision.undone
 
 
-# The plan and the ramp of each life.
+# The plan and the rewarmup of each attempt.
 
 
-def test_a_job_that_changed_leaves_the_audit_of_earlier_lives_exact(
+def test_a_job_that_changed_leaves_the_audit_of_earlier_attempts_exact(
     synthetic_run: SyntheticRun, digits: Digits
 ) -> None:
     jumps = (*SYNTHETIC_JOB, "scale.rewarmup=null")
@@ -185,16 +185,14 @@ def test_what_reacts_by_the_newest_job_does_not_excuse_earlier_lives(
     assert not run.report().lr_audit.as_planned
 
 
-def test_a_job_with_groups_needs_no_names_of_parameters_for_its_rates(
-    synthetic_run: SyntheticRun, digits: Digits
-) -> None:
+def test_a_job_with_groups_needs_no_names_of_parameters_for_its_lr(synthetic_run: SyntheticRun, digits: Digits) -> None:
     grouped = digits(*SYNTHETIC_JOB, "groups=[{match: head.*, lr_ratio: 10}]")
     run = synthetic_run.attempt(0, stop=64).resumed(64).attempt(1, start=64)
     report = replace(run, job=grouped, later_jobs={1: synthetic_run.job}).report()
     assert report.lr_audit.max_abs_error == 0.0
 
 
-def test_a_micro_batch_that_was_halved_changes_no_rate(synthetic_run: SyntheticRun, digits: Digits) -> None:
+def test_a_micro_batch_that_was_halved_changes_no_lr(synthetic_run: SyntheticRun, digits: Digits) -> None:
     auto = ("scale.per_worker_batch_size=auto", "scale.grad_accum_steps=null", "scale.global_batch_size=32")
     job = digits(*SYNTHETIC_JOB, *auto)
     run = replace(synthetic_run, job=job, plan=make_plan(job))
@@ -206,7 +204,7 @@ def test_a_micro_batch_that_was_halved_changes_no_rate(synthetic_run: SyntheticR
 
 @pytest.fixture
 def smaller(synthetic_run: SyntheticRun, digits: Digits) -> SyntheticRun:
-    """It began on one worker, at half the rate of two; a climb after a resize takes 54 samples."""
+    """It started on one worker, at half the learning rate of two; a rewarmup takes 54 samples."""
     job = digits(*SYNTHETIC_JOB, "scale.rewarmup={samples: 54}")
     run = replace(synthetic_run, job=job, plan=make_plan(job))
     return run.attempt(0, stop=96, world_size=1).left("resize", "1 -> 2 workers")
