@@ -102,9 +102,10 @@ class Run:
         The columns are the fields of all kinds, see ``scaler.metrics.events``; an event has NaN or None in those of
         other kinds. Events of a kind that only a newer scaler knows are there, too.
         """
-        frame = pd.DataFrame([to_dict(event) for event in read_events(self._folder)])
-        if "time" in frame:
-            frame["time"] = pd.to_datetime(frame["time"], unit="s", utc=True)
+        events = read_events(self._folder)
+        frame = pd.DataFrame([to_dict(event) for event in events])
+        if events:
+            frame["time"] = pd.to_datetime([event.time for event in events], unit="s", utc=True)
         return frame
 
     @property
@@ -114,7 +115,7 @@ class Run:
 
     @property
     def attempts(self) -> pd.DataFrame:
-        """A row for each life of the worker group, as the report has it."""
+        """A row for each attempt of the worker group, as the report has it."""
         return pd.DataFrame(self.report.to_dict()["attempts"])
 
     @property
