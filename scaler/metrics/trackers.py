@@ -115,7 +115,7 @@ class Tracker:
         self._sink: Sink | None = None
         self._kept: deque[Point] = deque(maxlen=KEPT_POINTS)
         self._changed = threading.Condition()
-        self._is_ending = False
+        self._is_closing = False
         self._state: RunState | None = None
         self._ended = False
         self._problem: str | None = None
@@ -141,7 +141,7 @@ class Tracker:
     def end(self, state: RunState | None) -> None:
         """Let the thread write the remaining points and end."""
         with self._changed:
-            self._is_ending, self._state = True, state
+            self._is_closing, self._state = True, state
             self._changed.notify_all()
 
     def wait(self, within_s: float) -> None:
@@ -153,8 +153,8 @@ class Tracker:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._kept or self._is_ending)
-                points, state, is_last = list(self._kept), self._state, self._is_ending
+                self._changed.wait_for(lambda: self._kept or self._is_closing)
+                points, state, is_last = list(self._kept), self._state, self._is_closing
                 self._kept.clear()
             try:
                 if self._sink is None:
@@ -176,4 +176,4 @@ class Tracker:
         with self._changed:
             self._problem = self._problem or f"{type(error).__name__}: {reason(error)}"
             self._kept = deque([*points, *self._kept], maxlen=KEPT_POINTS)
-            self._changed.wait_for(lambda: self._is_ending, RETRY_S)
+            self._changed.wait_for(lambda: self._is_closing, RETRY_S)
