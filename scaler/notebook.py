@@ -109,9 +109,10 @@ class Run:
         """
         import pandas as pd
 
-        frame = pd.DataFrame([to_dict(event) for event in read_events(self.folder)])
-        if "time" in frame:
-            frame["time"] = pd.to_datetime(frame["time"], unit="s", utc=True)
+        events = read_events(self.folder)
+        frame = pd.DataFrame([to_dict(event) for event in events])
+        if events:
+            frame["time"] = pd.to_datetime([event.time for event in events], unit="s", utc=True)
         return frame
 
     @property

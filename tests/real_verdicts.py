@@ -1,4 +1,4 @@
-"""The verdicts of runs that a test really trained: those of time and memory depend on the machine and its load."""
+"""The verdicts of runs that a test trained; those about time and memory depend on the machine and its load."""
 
 from collections.abc import Mapping
 from typing import Any

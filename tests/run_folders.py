@@ -1,4 +1,4 @@
-"""Synthetic runs as folders, for what reads runs from storage."""
+"""Writes synthetic runs as run folders."""
 
 from io import BytesIO
 
@@ -12,7 +12,7 @@ from scaler.runs import RunFolder, RunState
 
 
 def write_run(storage: str, run_id: str, run: SyntheticRun) -> RunFolder:
-    """Write a run's folder as training leaves it: job, plan, status, events, records."""
+    """Write a run's folder with job, plan, status, events and records, and return it."""
     folder = RunFolder(f"{storage}/{run_id}")
     folder.write("job.yaml", dump_job(run.job))
     for attempt, job in run.later_jobs.items():

@@ -1,4 +1,4 @@
-"""Runs that nobody trained, with numbers that can be worked out by hand."""
+"""Synthetic runs, with numbers that can be computed by hand."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,18 +37,18 @@ SYNTHETIC_JOB = (  # what makes jobs/digits/job.yaml a job whose numbers can be 
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Return what a reader of ``report.json`` has."""
+    """Return the report as read from ``report.json``."""
     values: dict[str, Any] = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     return values
 
 
 def codes(report: Report) -> list[tuple[str, int | None]]:
-    """Return the report's verdicts, by code and rank."""
+    """Return the code and rank of each verdict of a report."""
     return [(verdict.code, verdict.rank) for verdict in report.verdicts]
 
 
 def evidence_of(report: Report, **changes: Any) -> Evidence:
-    """Return a report's numbers as evidence, without steps and events, but for the parts that are given."""
+    """Return a report's numbers as evidence, without steps and events; ``changes`` replace parts of it."""
     parts: dict[str, Any] = {
         "run_id": "digits-1",
         "state": RunState(report.state),
@@ -71,13 +71,13 @@ def evidence_of(report: Report, **changes: Any) -> Evidence:
 
 
 def find_again(report: Report, **changes: Any) -> tuple[Verdict, ...]:
-    """Look for verdicts on a report's numbers, but for the parts that are given."""
+    """Find the verdicts for a report's numbers; ``changes`` replace parts of the evidence."""
     return find_verdicts(evidence_of(report, **changes))
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Records as ``RecordFiles`` gives them."""
+    """Records in memory, with the interface of ``RecordFiles``."""
 
     of_files: tuple[pa.Table, ...] = ()
     unreadable: tuple[str, ...] = ()
@@ -89,14 +89,14 @@ class Tables:
 
 
 def records_table(records: Iterable[Record]) -> pa.Table:
-    """Return records as a file has them."""
+    """Return records as a table with the schema of a file."""
     rows = list(records)
     return pa.Table.from_pylist([row._asdict() for row in rows], schema=SCHEMA) if rows else SCHEMA.empty_table()
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticRun:
-    """A run that nobody trained. Two epochs of 100 samples; two workers take 16 a step, and 4 in an epoch's last."""
+    """A synthetic run of two epochs of 100 samples. Two workers take 16 a step, and 4 in an epoch's last step."""
 
     job: Job
     plan: Plan
@@ -124,12 +124,12 @@ class SyntheticRun:
         job: Job | None = None,
         **values: Any,
     ) -> "SyntheticRun":
-        """Add a life of the worker group that took the steps from ``start`` up to ``stop`` samples.
+        """Add an attempt of the worker group, with the steps from ``start`` up to ``stop`` samples.
 
-        ``grown`` says at which sample the batch grew with the noise, and to what; ``ramp`` is what the rate is
-        multiplied by, and ``factors`` what controllers made of it, by the sample from which on; ``job`` is the job
-        from here on, of a resume that changed it. ``values`` are fields of every record; a callable gets the rank and
-        the samples seen.
+        ``grown`` has the sizes of the batch as it grew with the noise, by samples seen. ``ramp`` is the rewarmup, and
+        ``factors`` are the controllers' factors on the learning rate, by the samples seen from which they hold. ``job``
+        is the job from this attempt on, for a resume that changed it. ``values`` are fields of every record; a callable
+        gets the rank and the samples seen.
         """
         later_jobs = {**self.later_jobs, **({number: job} if job is not None else {})}
         job = job or ([self.job, *later_jobs.values()])[-1]
@@ -222,30 +222,30 @@ class SyntheticRun:
         )
 
     def _goes_back(self) -> bool:
-        """Whether the newest life diverged: the next is of the same workers, which are not started again."""
+        """Whether the newest attempt diverged: the next has the same workers, which are not started again."""
         newest = self.events[-1] if self.events else None
         return isinstance(newest, Diverged) and newest.goes_back
 
     def event(self, kind: str, samples_seen: int, **values: Any) -> "SyntheticRun":
-        """Add something that happened to the newest life."""
+        """Add an event of the newest attempt."""
         newest = max(event.attempt for event in self.events if event.attempt is not None)
         return self.happened(kind, attempt=newest, samples_seen=samples_seen, **values)
 
     def happened(self, kind: str, **values: Any) -> "SyntheticRun":
-        """Add an event as it is; without an attempt, one of the driver, the collector or the controller."""
+        """Add an event; without an attempt, it is from the run driver, the collector or the controller."""
         return replace(self, events=(*self.events, make_event(kind, **{"time": self.clock, **values})))
 
     def later(self, seconds: float) -> "SyntheticRun":
-        """Let time pass."""
+        """Return the run with its clock that many seconds later."""
         return replace(self, clock=self.clock + seconds)
 
     def worker_event(self, kind: str, rank: int, **values: Any) -> "SyntheticRun":
-        """Add what a worker of the newest life said, or what was said of it."""
+        """Add an event about a worker of the newest attempt."""
         newest = max(start.attempt for start in of_type(self.events, AttemptStarted))
         return self.happened(kind, attempt=newest, rank=rank, **values)
 
     def died(self, *ranks: int) -> "SyntheticRun":
-        """The controller noticed that workers died."""
+        """Add the event that the controller noticed dead workers."""
         return self.happened(
             "group_ended", cause="lost", ranks=list(ranks), message="its process was killed, or crashed"
         )
@@ -253,49 +253,49 @@ class SyntheticRun:
     def hung(
         self, rank: int, *, seconds: float = 600.0, doing: str = "computing", where: str = "recipe.py:30 in loss"
     ) -> "SyntheticRun":
-        """The watch found that a worker hangs."""
+        """Add the event that a worker hung."""
         return self.worker_event("worker_hung", rank, seconds=seconds, doing=doing, where=where)
 
     def failed(self, rank: int, problem: str, *, by_peer: bool = False) -> "SyntheticRun":
-        """A worker raised an error, of its own or because a peer was gone."""
+        """Add the event that a worker raised an error, its own or because a peer was gone."""
         error, _, _ = problem.partition(":")
-        told = {"error": error, "problem": problem, "remedy": "", "traceback": ""}
-        return self.worker_event("worker_failed", rank, **told, by_peer=by_peer)
+        texts = {"error": error, "problem": problem, "remedy": "", "traceback": ""}
+        return self.worker_event("worker_failed", rank, **texts, by_peer=by_peer)
 
     def left(self, why: str, detail: str = "") -> "SyntheticRun":
-        """The group was asked to leave, and did."""
+        """Add the event that the group was asked to leave."""
         return self.happened("leave_requested", why=why, detail=detail)
 
     def resumed(
         self, from_samples: int | None, *, idle_s: float = 0.0, changes: Iterable[Iterable[str]] = ()
     ) -> "SyntheticRun":
-        """Somebody had the run go on, ``idle_s`` after the last sign of life."""
+        """Add the event that the run was resumed, ``idle_s`` after it was last at work."""
         later = self.later(idle_s)
         changed = [list(change) for change in changes]
         return later.happened("resumed", from_samples=from_samples, workers=2, changes=changed, idle_s=idle_s)
 
     def evaluated(self, samples_seen: int, **values: float | None) -> "SyntheticRun":
-        """Add an evaluation to the newest life."""
+        """Add an evaluation to the newest attempt."""
         return self.event("evaluated", samples_seen, values=values)
 
     def altered(self, choose: Callable[[Record], bool], **values: Any) -> "SyntheticRun":
-        """Change the records that ``choose`` picks; there must be one."""
+        """Return the run with changed values in the records that ``choose`` selects, at least one."""
         assert any(choose(record) for record in self.records)
         changed = (record._replace(**values) if choose(record) else record for record in self.records)
         return replace(self, records=tuple(changed))
 
     def tables(self) -> Tables:
-        """Return the records, those of each attempt as a file of their own."""
+        """Return the records, with one file for each attempt."""
         attempts = sorted({record.attempt for record in self.records})
         of_each = ([record for record in self.records if record.attempt == attempt] for attempt in attempts)
         return Tables(tuple(records_table(records) for records in of_each))
 
     def arrays(self) -> StepArrays:
-        """Return the steps and what each worker recorded in them."""
+        """Return the step arrays of the run."""
         return make_step_arrays(self.tables(), self.events)
 
     def report(self, *, one_worker: tuple[float, str] | None = None, **changes: Any) -> Report:
-        """Summarize the run; ``changes`` are fields of the report that shall be what no run made them."""
+        """Return the report of the run, with the fields in ``changes`` replaced."""
         report = summarize(
             job=self.job,
             plan=self.plan,

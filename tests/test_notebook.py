@@ -15,6 +15,7 @@ import scaler
 from scaler.errors import RunError
 from scaler.job import Job
 from scaler.plan import make_plan
+from scaler.runs import find_run
 
 RUN = "digits-20260101-120000-7f3a"
 
@@ -49,6 +50,15 @@ def test_a_run_has_its_frames(storage: str) -> None:
     assert set(run.events["kind"]) >= {"attempt_started", "group_ended", "evaluated"}
     assert str(run.events["time"].dt.tz) == "UTC"
     assert run.evals["eval.loss"].tolist() == [0.5]
+
+
+def test_events_of_a_newer_scaler_are_shown_too(storage: str) -> None:
+    rows = [{"kind": "moon_rose", "time": 1030.0, "phase": "full"}, {"kind": "moon_rose", "time": "noon"}]
+    find_run(RUN, storage=storage).append_json("events.jsonl", rows)
+    events = scaler.read_run(RUN, storage=storage).events
+    assert list(events["kind"])[-2:] == ["moon_rose", "moon_rose"]
+    assert list(events["phase"])[-2] == "full"
+    assert list(events["time"].isna())[-2:] == [False, True]
 
 
 def test_a_step_is_weighted_by_samples_and_an_empty_share_is_no_loss(

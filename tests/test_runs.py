@@ -686,7 +686,7 @@ def test_the_next_attempt_is_above_those_of_the_records(folder: RunFolder) -> No
         next_attempt(folder)
     assert caught.value.problem.startswith(f"run {folder.run_id}: metrics/00000003-00000003.parquet holds no records: ")
     assert caught.value.remedy == (
-        f"Move {folder.path('metrics/00000003-00000003.parquet')} out of that folder to do without its records."
+        f"Move {folder.path('metrics/00000003-00000003.parquet')} out of that folder to continue without its records."
     )
 
 

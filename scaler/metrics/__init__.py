@@ -1,1 +1,1 @@
-"""What a worker measures in one step: its schema, its writer, its reader."""
+"""A run's records and events: their definitions, their files, their writer and reader, and the trackers."""

@@ -1,7 +1,7 @@
-"""The run's curves, as they are drawn while it runs: points that TensorBoard, MLflow and W&B get alike (``CURVES``).
+"""The curves of a running run: the points that TensorBoard, MLflow and W&B get (``CURVES``).
 
-A point stands at ``samples_seen``. Every step is a point until there are ``STRETCH_POINTS`` of them; from then on a
-point stands for 2 steps, then for 4 and so on, so that a long run's curves stay small.
+The x axis is ``samples_seen``. The first ``STRETCH_POINTS`` steps are a point each; the next as many points stand for 2
+steps each, then for 4, and so on, so that a long run's curves stay small.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,16 +20,16 @@ CURVES = {
     "train/step_time_s": "of an optimizer step, mean over ranks and steps",
     "eval/NAME": "over all of eval_data",
 }
-"""What is drawn, and what it is of: the steps of a point."""
+"""Each curve, and what a point of it is for the steps that it stands for."""
 
 STRETCH_POINTS = 1000
-STRETCH_S = 5.0  # a point waits no longer for its stretch to be full
-OPEN_STEPS = 10_000  # that lack a worker's record; beyond, the oldest are not drawn
+STRETCH_S = 5.0  # a point with fewer steps than that is drawn after this time
+OPEN_STEPS = 10_000  # most steps that wait for a worker's record; beyond, the oldest are not drawn
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What is to be drawn: values by name, or that everything from here on is to be forgotten."""
+    """Values to draw, by name; or, with ``forget``, that everything drawn from here on is no longer true."""
 
     samples_seen: int
     wall_time: float
@@ -40,23 +40,23 @@ class Point:
 
 @dataclass(slots=True)
 class _Step:
-    """One optimizer step, as far as its workers have told of it; or a stretch of whole ones."""
+    """One optimizer step, summed over the workers whose record is there; or a stretch of complete steps."""
 
     samples_seen: int
-    count: int = 0  # workers that told; of a stretch, its steps
+    count: int = 0  # workers whose record is there; of a stretch, its steps
     steps: int = 1  # optimizer steps in it
     samples: int = 0
     loss: Mean = field(default_factory=Mean)
-    time_s: float = 0.0  # sum over the workers; of a stretch, mean over ranks
+    time_s: float = 0.0  # sum over the workers; of a stretch, mean over ranks, summed over steps
     lr: float | None = None
     noise_scale: float | None = None
 
 
 class Curves:
-    """Makes points of records and events.
+    """Turns records and events into points.
 
-    A step is drawn once every worker has told of it. Work that is done again, after a crash or a return to a
-    checkpoint, is preceded by a point with ``forget``.
+    A step is drawn when the records of all workers are there. Before work that is done again, after a crash or a return
+    to a checkpoint, there is a point with ``forget``.
     """
 
     def __init__(self) -> None:
@@ -70,11 +70,11 @@ class Curves:
 
     @property
     def attempt(self) -> int:
-        """The attempt that is drawn; 0 before the first."""
+        """The attempt that is drawn; 0 before the first one starts."""
         return self._attempt or 0
 
     def add(self, records: Sequence[Record]) -> None:
-        """Take records of one worker, in the order of its steps."""
+        """Add records of one worker, in the order of its steps."""
         for record in records:
             if self._attempt is not None and record.attempt < self._attempt:
                 continue
@@ -94,7 +94,7 @@ class Curves:
                 self._extend(self._steps.pop(key))
 
     def add_event(self, event: Event) -> None:
-        """Take an event; only starts of attempts and evaluations change the curves."""
+        """Add an event; only starts of attempts and evaluations change the curves."""
         if isinstance(event, AttemptStarted):
             self._begin(event)
         elif isinstance(event, Evaluated):
@@ -102,7 +102,7 @@ class Curves:
             self._points.append(Point(event.samples_seen, event.time, values, attempt=self.attempt))
 
     def take(self, *, to_the_end: bool = False) -> list[Point]:
-        """Return the points that were made since the last time; ``to_the_end``: also of a stretch that is not full."""
+        """Return the points since the last call; with ``to_the_end`` also that of a stretch that is not full."""
         if self._stretch is not None and (to_the_end or monotonic() - self._stretch_began >= STRETCH_S):
             self._end_stretch()
         points, self._points = self._points, []
@@ -115,7 +115,7 @@ class Curves:
             # Not from the start itself: an evaluation of the weights that training continues from may stand there.
             self._points.append(Point(event.start_samples + 1, event.time, forget=True, attempt=self.attempt))
         early, self._steps = self._steps, {}
-        for (attempt, samples_seen), step in early.items():  # other workers' came before rank 0 said that it began
+        for (attempt, samples_seen), step in early.items():  # other workers' records came before rank 0's event
             if attempt < event.attempt:
                 continue
             if attempt == event.attempt and step.count == self._world_size:
@@ -124,7 +124,7 @@ class Curves:
                 self._steps[attempt, samples_seen] = step
 
     def _extend(self, step: _Step) -> None:
-        """Put a whole step into the stretch, and end that when it is full."""
+        """Add a complete step to the stretch, and end the stretch when it is full."""
         stretch = self._stretch
         if stretch is None:
             stretch = self._stretch = _Step(step.samples_seen, lr=step.lr)

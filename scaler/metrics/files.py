@@ -1,4 +1,4 @@
-"""The files of a run's records: their names, their schema, their reading, and what is said of one that is damaged."""
+"""The files of a run's records: their names, their schema, how one is read, and the error for a damaged one."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
@@ -15,7 +15,7 @@ from scaler.runs.filesystems import reason
 FOLDER = "metrics"
 EVENTS = "events.jsonl"
 
-PIECE = 2**17  # records: some 25 MB
+PIECE = 2**17  # records that are decoded at once, about 25 MB
 
 
 def _arrow_type(column: Column) -> pa.DataType:
@@ -53,19 +53,19 @@ def file_ranges(names: Iterable[str]) -> list[tuple[int, int]]:
 
 
 def parse_records(raw: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return the records in a file's bytes, with the schema of ``Record``, or some of its columns.
+    """Return the records in a file's bytes, with the columns of ``SCHEMA`` or some of them.
 
     Raises:
-        ValueError: there are none; says why.
+        ValueError: the bytes are damaged; says why.
     """
     return pa.concat_tables([_schema(columns).empty_table(), *parse_pieces(raw, columns)])
 
 
 def parse_pieces(raw: bytes, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield the same a piece at a time, of at most ``PIECE`` records: decoded, they take far more room than a file.
+    """Yield the records in a file's bytes, at most ``PIECE`` at a time: decoded, they need far more memory than a file.
 
     Raises:
-        ValueError: there are none, or what follows is damaged; says why.
+        ValueError: the bytes are damaged, from the next piece on; says why.
     """
     schema = _schema(columns)
     try:
@@ -73,7 +73,7 @@ def parse_pieces(raw: bytes, columns: Sequence[str] | None = None) -> Iterator[p
         there = [name for name in schema.names if name in file.schema_arrow.names]
         for batch in file.iter_batches(PIECE, columns=there):
             yield _typed(batch, schema)
-    except (pa.ArrowException, OSError, ValueError, TypeError) as error:  # of bytes that are here: damage
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:  # the bytes are in memory, so it is damage
         raise ValueError(reason(error)) from None
 
 
@@ -103,7 +103,7 @@ def read_file(folder: RunFolder, name: str, columns: Sequence[str] | None = None
     """Return the records of one file.
 
     Raises:
-        RunError: it holds none, or cannot be read.
+        RunError: the file is damaged, or cannot be read.
     """
     try:
         return parse_records(folder.read(name, most=LOG_BYTES), columns)
@@ -112,8 +112,8 @@ def read_file(folder: RunFolder, name: str, columns: Sequence[str] | None = None
 
 
 def damaged(folder: RunFolder, name: str, why: str) -> RunError:
-    """Return the error of a file of records that cannot be read as one."""
+    """Return the error for a damaged file of records."""
     return RunError(
         f"run {folder.run_id}: {name} holds no records: {why}.",
-        f"Move {folder.path(name)} out of that folder to do without its records.",
+        f"Move {folder.path(name)} out of that folder to continue without its records.",
     )

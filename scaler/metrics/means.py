@@ -1,9 +1,9 @@
-"""The mean of losses, over ranks, micro-steps, steps and epochs: it goes by weight, and is made only here.
+"""The mean of losses, over ranks, micro-steps, steps and epochs. It is weighted, and computed only here.
 
     mean = sum of weight * loss / sum of weight
 
-A loss that is a mean over samples has its samples as weight; one that returns ``(sum, weight)`` has that weight. What
-has weight 0 has no loss: an empty share, or samples of which the loss counts nothing.
+The weight of a mean over samples is the number of samples; a loss that returns ``(sum, weight)`` has that weight. With
+weight 0 there is no loss: an empty share, or samples that the loss does not count.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(slots=True)
 class Mean:
-    """A mean to which losses are added one by one."""
+    """A weighted mean to which losses are added one by one."""
 
     total: float = 0.0  # of weight * loss
     weight: float = 0.0
 
     def add(self, loss: float | None, weight: float) -> None:
-        """Add a loss that is a mean over ``weight``; None has none.
+        """Add a loss that is a mean over ``weight``; None adds nothing.
 
         Example:
             >>> mean = Mean()
@@ -32,22 +32,22 @@ class Mean:
             >>> mean.value
             2.0
         """
-        if loss is not None and weight != 0:  # also of a weight that is no number: the mean is none then
+        if loss is not None and weight != 0:  # a NaN weight is added, too, and makes the mean NaN
             self.add_sum(loss * weight, weight)
 
     def add_sum(self, total: float, weight: float) -> None:
-        """Add a sum of ``weight * loss``, and its weight."""
+        """Add a sum of ``weight * loss``, and the sum of its weights."""
         self.total += total
         self.weight += weight
 
     @property
     def value(self) -> float | None:
-        """The mean; None without any weight."""
+        """The mean; None while the weight is 0."""
         return self.total / self.weight if self.weight != 0 else None
 
 
 def loss_sums(losses: NDArray[Any], weights: NDArray[Any]) -> Floats:
-    """Return ``weight * loss`` of each; 0 where the weight is 0, whatever the loss is there.
+    """Return each ``weight * loss``; 0 where the weight is 0, even if the loss is NaN.
 
     Example:
         >>> loss_sums(np.array([8.0, 0.5, np.nan]), np.array([1, 4, 0])).tolist()

@@ -1,7 +1,7 @@
-"""A run's curves in MLflow: one MLflow run a run, which goes on when the run is resumed.
+"""A run's curves in MLflow: one MLflow run for each run, which a resumed run continues.
 
-Metrics stand at step = ``samples_seen``. MLflow forgets nothing: work that is done again, after a crash, stands there
-twice, and the tag ``scaler.attempt`` says that it was.
+The step of a metric is ``samples_seen``. MLflow cannot delete points: work that is done again, after a crash, is there
+twice, and the tag ``scaler.attempt`` has the number of the attempt.
 """
 
 import re
@@ -17,13 +17,13 @@ from scaler.metrics.curves import Point
 from scaler.runs import RunFolder, RunState
 
 RUN_TAG, ATTEMPT_TAG, CHANGED_TAG = "scaler.run_id", "scaler.attempt", "scaler.changed_params"
-MOST_METRICS, MOST_PARAMS = 1000, 100  # of one request
-LONGEST = 250  # characters of a name
+MOST_METRICS, MOST_PARAMS = 1000, 100  # in one request
+LONGEST = 250  # characters in a name
 STATUS = {RunState.SUCCEEDED: "FINISHED", RunState.FAILED: "FAILED", RunState.STOPPED: "KILLED"}
 
 
 class MlflowSink:
-    """Writes to one MLflow run; finds the one that an earlier attempt, resume or collector made.
+    """Writes to one MLflow run; an earlier attempt, resume or collector may have created it.
 
     Args:
         mlflow: of the job.
@@ -43,7 +43,7 @@ class MlflowSink:
             tags = {RUN_TAG: folder.run_id, ATTEMPT_TAG: "0"}
             run = self._client.create_run(experiment, run_name=folder.run_id, tags=tags)
         self._run, self._attempt = run.info.run_id, int(run.data.tags.get(ATTEMPT_TAG, 0))
-        self._tell_plan(folder.read_json("plan.json"), run.data.params)
+        self._log_plan(folder.read_json("plan.json"), run.data.params)
 
     def write(self, points: Sequence[Point]) -> None:
         """Log points."""
@@ -60,12 +60,12 @@ class MlflowSink:
             self._client.log_batch(self._run, metrics=metrics[first : first + MOST_METRICS])
 
     def close(self, state: RunState | None) -> None:
-        """Say how the run ended."""
+        """Set the MLflow run's final status."""
         if state is not None:
             self._client.set_terminated(self._run, status=STATUS[state])
 
-    def _tell_plan(self, plan: Mapping[str, Any], known: Mapping[str, str]) -> None:
-        """Log the plan's numbers. A parameter never changes in MLflow: what a resume made another is a tag."""
+    def _log_plan(self, plan: Mapping[str, Any], known: Mapping[str, str]) -> None:
+        """Log the plan's numbers. A parameter cannot change in MLflow: those that a resume changed are in a tag."""
         params = flat(mask_values(plan))
         new = [Param(key, value) for key, value in params.items() if key not in known]
         for first in range(0, len(new), MOST_PARAMS):
@@ -76,7 +76,7 @@ class MlflowSink:
 
 
 def flat(plan: Mapping[str, Any], inside: str = "") -> dict[str, str]:
-    """Return a plan's numbers and words by dotted names; lists, such as its curve, are left out.
+    """Return a plan's numbers and texts by dotted names; lists, such as its curve, are left out.
 
     Example:
         >>> flat({"peak_lr": 0.1, "optimizer": {"name": "sgd"}, "lr_curve": [[0, 0.1]], "layer_decay": None})
@@ -93,7 +93,7 @@ def flat(plan: Mapping[str, Any], inside: str = "") -> dict[str, str]:
 
 
 def metric_name(name: str) -> str:
-    """Return a name that MLflow takes: a user's metric may hold any character, and MLflow's are parts of paths.
+    """Return a name that MLflow accepts: a metric of the user can have any character, MLflow uses names in paths.
 
     Example:
         >>> [metric_name(name) for name in ("train/lr", "eval/top<5>", "eval/../x", "eval/a//b")]

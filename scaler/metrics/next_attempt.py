@@ -1,4 +1,4 @@
-"""The number of a run's next life, from whatever the ones before have left in its folder."""
+"""The number of a run's next attempt, from what earlier attempts left in its folder."""
 
 from io import BytesIO
 from typing import Any
@@ -15,23 +15,23 @@ from scaler.runs.parsing import parse_json
 
 
 def next_attempt(folder: RunFolder) -> int:
-    """Return the number of the worker group's next life: above any that has left something here; the first is 0.
+    """Return the number of the next attempt: above every attempt that left something in the folder; the first is 0.
 
-    That is in ``events.jsonl``, among the records, in a checkpoint's manifest; a changed job holds from its number on.
-    A checkpoint that was passed over belongs to a life that is still to begin.
+    An attempt leaves events (damaged ones count, too), records and manifests of checkpoints. A changed job has the
+    number of the first attempt that uses it. A ``checkpoint_passed_over`` names the attempt that is about to start.
 
     Raises:
-        RunError: a file of records holds none.
+        RunError: a file of records is damaged.
     """
     events = [row for row in folder.rows(EVENTS) if row.get("kind") != CheckpointPassedOver.kind]
     manifests = [_manifest(folder, name) for name in folder.names("checkpoints") if name.endswith(".json")]
-    lives = [row["attempt"] for row in (*events, *manifests) if isinstance(row.get("attempt"), int)]
-    lives += [_newest_attempt(folder, name) for name in folder.names(FOLDER) if file_ranges([name])]
-    return max(max(lives, default=-1) + 1, *folder.job_names(), 0)
+    attempts = [row["attempt"] for row in (*events, *manifests) if isinstance(row.get("attempt"), int)]
+    attempts += [_newest_attempt(folder, name) for name in folder.names(FOLDER) if file_ranges([name])]
+    return max(max(attempts, default=-1) + 1, *folder.job_names(), 0)
 
 
 def _manifest(folder: RunFolder, name: str) -> dict[str, Any]:
-    """A checkpoint's manifest; empty where it is torn."""
+    """A checkpoint's manifest; empty where it is damaged."""
     try:
         values = parse_json(folder.read_if_there(f"checkpoints/{name}") or b"{}")
     except ValueError:
@@ -40,9 +40,9 @@ def _manifest(folder: RunFolder, name: str) -> dict[str, Any]:
 
 
 def _newest_attempt(folder: RunFolder, name: str) -> int:
-    """The highest attempt of a file of records, from its footer alone; -1 when it says none."""
+    """The highest attempt in a file of records, from its footer; -1 when the footer has none."""
     raw = folder.read_if_there(f"{FOLDER}/{name}", most=LOG_BYTES)
-    if raw is None:  # merged into a larger one this moment
+    if raw is None:  # just merged into a larger file
         return -1
     try:
         about = pq.read_metadata(BytesIO(raw))

@@ -1,4 +1,4 @@
-"""A run's records, a piece at a time or as one Arrow table, and its events."""
+"""Reads a run's records, a piece at a time or as one Arrow table, and its events."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -16,23 +16,24 @@ from scaler.runs import RunFolder
 from scaler.runs.files import LOG_BYTES
 
 ATTEMPTS = 5
-KEPT_FILES = 24  # the newest may be gone at the second reading: their bytes are kept, of those up to
-KEPT_BYTES = 2**22  # each; larger ones are merged so seldom that beginning again costs less
+# The bytes of the newest files are kept, because the writer may merge and remove them before they are read again.
+KEPT_FILES = 24
+KEPT_BYTES = 2**22  # of one file; larger ones are merged so seldom that reading all again costs less
 
 T = TypeVar("T")
 
 _NEVER = np.iinfo(np.int64).max
 
 
-class RecordsChanged(Exception):  # noqa: N818 (it tells of a change, and reaches nobody)
-    """A file of records went, or turned out damaged, after some of it had been given out: read all of them again."""
+class RecordsChanged(Exception):  # noqa: N818 (a signal inside this package, not an error)
+    """A file of records was removed or found damaged after a part of it was yielded: read all files again."""
 
 
 class RecordFiles:
-    """The records in a run's folder, a piece at a time, so that nobody has to hold all of them.
+    """The records in a run's folder, read a piece at a time, so that they need not fit into memory.
 
     Args:
-        folder: the run's. What is listed now is what is read: a file that comes later is not.
+        folder: the run's folder. The files that it has now are read; later ones are not.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -47,15 +48,15 @@ class RecordFiles:
 
     @property
     def unreadable(self) -> tuple[str, ...]:
-        """The damaged files that were met so far, each with what is wrong. They are passed over."""
+        """The damaged files found so far, each with what is wrong. They are left out."""
         return tuple(f"{name} holds no records: {why}" for name, why in self._damaged.items() if name in self._names)
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Yield the records, or some columns of them: the same rows in the same order each time.
+        """Yield the records, or some columns of them: the same rows in the same order at each call.
 
         Raises:
-            RecordsChanged: begin again, with what is there by then.
-            RunError: the storage does not let a file be read.
+            RecordsChanged: the files changed; call again from the start.
+            RunError: the storage refuses to read a file.
         """
         for name in self._names:
             if name in self._damaged:
@@ -70,7 +71,7 @@ class RecordFiles:
                     self._begin_again()
 
     def _raw(self, name: str) -> bytes:
-        """A file's bytes. New and small ones are kept: the writer of a run that goes on merges them."""
+        """A file's bytes. Those of new and small files are kept: the writer of a running run merges them."""
         raw = self._small.get(name) or self._folder.read_if_there(name, most=LOG_BYTES)
         if raw is None:
             self._begin_again()
@@ -85,29 +86,29 @@ class RecordFiles:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunMetrics:
-    """What a run measured and told, as far as it can be read."""
+    """A run's records and events, as far as they can be read."""
 
     records: RecordFiles
     events: list[Event]
 
 
 def read_run(folder: RunFolder) -> RunMetrics:
-    """Return a run's records, which are read when their tables are asked for, and its events.
+    """Return a run's records, which are read when their tables are requested, and its events.
 
-    The events are read last: of a run that goes on, they tell why each record is as it is.
+    The list of files is read before the events, so that the events of a running run explain every record.
 
     Raises:
-        RunError: the storage does not let them be read.
+        RunError: the storage refuses to read them.
     """
     records = RecordFiles(folder)
     return RunMetrics(records=records, events=read_events(folder))
 
 
 def with_records(folder: RunFolder, use: Callable[[RunMetrics], T]) -> T:
-    """Return what ``use`` makes of a run's records and events, begun again whenever the records change meanwhile.
+    """Return ``use(metrics)`` of a run's records and events; it is called again when the files change meanwhile.
 
     Raises:
-        RunError: they changed each time, or the storage does not let them be read.
+        RunError: they changed at every attempt, or the storage refuses to read them.
     """
     metrics = read_run(folder)
     for _ in range(ATTEMPTS):
@@ -116,24 +117,24 @@ def with_records(folder: RunFolder, use: Callable[[RunMetrics], T]) -> T:
         except RecordsChanged:
             metrics = RunMetrics(records=metrics.records, events=read_events(folder))
     raise RunError(
-        f"run {folder.run_id}: files of records went while they were read, {ATTEMPTS} times.",
-        "The run goes on and its writer merges them; try again.",
+        f"run {folder.run_id}: files of records were removed while they were read, {ATTEMPTS} times.",
+        "The writer of a running run merges them; try again.",
     )
 
 
 def read_records(folder: RunFolder, *, events: Sequence[Event] | None = None) -> pa.Table:
-    """Return every record that has reached the folder in one table; an empty one when none has.
+    """Return all records in the folder as one table, which may be empty.
 
     Args:
-        folder: the run's.
-        events: the run's, where they were read already.
+        folder: the run's folder.
+        events: the run's events, where they were read already.
 
     Returns:
-        The schema of ``Record``, and the column ``lost``: whether a later attempt did this work again, or will. What
-        is not lost is in the weights, each sample once.
+        The columns of ``Record``, and the column ``lost``: whether a later attempt did this work again, or will. Work
+        that is not lost is in the weights, each sample once.
 
     Raises:
-        RunError: a file holds no records, or the storage does not let it be read.
+        RunError: a file is damaged, or the storage refuses to read it.
     """
 
     def whole(metrics: RunMetrics) -> pa.Table:
@@ -147,7 +148,7 @@ def read_records(folder: RunFolder, *, events: Sequence[Event] | None = None) ->
 
 
 def mark_lost(records: pa.Table, events: Sequence[Event]) -> pa.Table:
-    """Return records with the column ``lost``: a later attempt began at or before where the record's step began.
+    """Return records with the column ``lost``: whether a later attempt started at or before the record's step.
 
     Example:
         >>> from scaler.metrics.events import AttemptStarted
@@ -164,7 +165,7 @@ def mark_lost(records: pa.Table, events: Sequence[Event]) -> pa.Table:
 
 
 def lost_from(attempts: NDArray[Any], events: Sequence[Event]) -> NDArray[np.int64]:
-    """Return from which ``samples_seen`` on each attempt's work was done again: where a later attempt first began.
+    """Return the ``samples_seen`` from which each attempt's work was done again: the first start of a later attempt.
 
     An attempt whose work was not done again has the greatest int64. See ``mark_lost`` for an example.
     """
@@ -187,10 +188,10 @@ def read_events(folder: RunFolder) -> list[Event]:
 
 
 def newest_samples(folder: RunFolder) -> dict[tuple[int, int], int]:
-    """Return the ``samples_seen`` of the newest record that is in the folder, by attempt and rank.
+    """Return the ``samples_seen`` of the newest record in the folder, by attempt and rank.
 
     Raises:
-        RunError: a file holds no records.
+        RunError: a file is damaged.
     """
     newest: dict[tuple[int, int], int] = {}
     for first, last in file_ranges(folder.names(FOLDER)):
@@ -202,10 +203,10 @@ def newest_samples(folder: RunFolder) -> dict[tuple[int, int], int]:
 
 
 def require_readable(folder: RunFolder) -> None:
-    """Do nothing when every file of records can be read.
+    """Check that every file of records can be read.
 
     Raises:
-        RunError: one holds no records; names it, and what to do.
+        RunError: one is damaged; says which, and what to do.
     """
     for first, last in file_ranges(folder.names(FOLDER)):
         read_file(folder, file_name(first, last))

@@ -1,4 +1,4 @@
-"""The run's curves for TensorBoard, written as it runs: ``tensorboard/`` in the run's folder."""
+"""Writes a running run's curves for TensorBoard to ``tensorboard/`` in its folder."""
 
 import shutil
 import sys
@@ -13,16 +13,16 @@ from scaler.metrics.curves import Point
 from scaler.runs import RunFolder
 
 FOLDER = "tensorboard"
-UPLOAD_S = 5.0  # how often a folder that is not on this machine gets the file
+UPLOAD_S = 5.0  # between two uploads to a folder that is not on this machine
 
 
 class TensorBoardWriter:
-    """Writes one event file; nothing, and no folder, before there is something to write.
+    """Writes one event file. Before the first point there is no file and no folder.
 
-    Where work is done again, the file says where TensorBoard is to forget.
+    Where work is done again, the file tells TensorBoard from where on to drop its points.
 
     Args:
-        folder: the run's folder. One on this machine is written as it goes; one elsewhere gets the whole file anew
+        folder: the run's folder. On this machine, points are appended; elsewhere, the whole file is uploaded again
             every ``UPLOAD_S``.
     """
 
@@ -32,10 +32,10 @@ class TensorBoardWriter:
         self._pending: list[Point] = []
 
     def write(self, points: Sequence[Point]) -> None:
-        """Write points, and let readers see them; what the disk does not take is tried again with the next.
+        """Write points so that readers see them; points that could not be written are written with the next ones.
 
         Raises:
-            OSError: the disk, or the storage, did not take them.
+            OSError: the disk or the storage refused them.
         """
         self._pending += points
         if self._pending:
@@ -43,7 +43,7 @@ class TensorBoardWriter:
                 if self._file is None:
                     self._file = _EventFile(self._folder)
                 self._file.write(self._pending)
-            except OSError:  # a full disk, say: half a point may be there, and nothing can be read behind it
+            except OSError:  # such as a full disk: half a point may be there, and readers stop at it
                 self._file = None
                 raise
             self._pending = []
@@ -51,14 +51,14 @@ class TensorBoardWriter:
             self._file.upload()
 
     def close(self) -> None:
-        """End the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
 class _EventFile:
-    """One file of TensorBoard's, under a name of its own: none is written over."""
+    """One event file of TensorBoard, with a new name: no file is overwritten."""
 
     def __init__(self, folder: RunFolder) -> None:
         with _torch_kept_out():
@@ -73,7 +73,7 @@ class _EventFile:
         self._writer = EventsWriter(str(self._place / "events"), suffix)
         (self._path,) = self._place.glob(f"*{suffix}")
         self._uploaded_at = float("-inf")
-        self._is_ahead = False  # of what was uploaded
+        self._is_ahead = False  # whether it has more than was uploaded
 
     def write(self, points: Sequence[Point]) -> None:
         for point in points:
@@ -100,15 +100,15 @@ class _EventFile:
 
 
 def _tag(name: str) -> str:
-    """A name that protobuf takes: a metric's may hold what no encoding has."""
+    """A name that protobuf accepts: a metric's name can have characters that cannot be encoded."""
     return name.encode("utf-8", "replace").decode()
 
 
 @contextmanager
 def _torch_kept_out() -> Iterator[None]:
-    """Import tensorboardX without torch, where that is not loaded yet: 0.05 s and 30 MB, not 2.5 s and 200 MB.
+    """Import tensorboardX without torch, if torch is not loaded yet: 0.05 s and 30 MB, not 2.5 s and 200 MB.
 
-    tensorboardX tries torch and goes on without it; it needs it for graphs of models, and here are only numbers.
+    tensorboardX works without torch, which it needs only for graphs of models.
     """
     if "torch" in sys.modules:
         yield

@@ -1,7 +1,7 @@
-"""The trackers of a run, each in a thread of its own: a slow one, or one that is down, holds up nobody.
+"""The trackers of a run, each in its own thread, so that training never waits for a slow or unreachable one.
 
-What a tracker does not take is kept and tried again every ``RETRY_S``; of more than ``KEPT_POINTS`` the oldest are let
-go. The first failure of each becomes an event, ``tracking_failed``.
+Points that a tracker refuses are kept and tried again every ``RETRY_S``; beyond ``KEPT_POINTS`` the oldest are dropped.
+The first failure of each tracker becomes an event, ``tracking_failed``.
 """
 
 import threading
@@ -21,24 +21,24 @@ from scaler.runs.filesystems import reason
 
 KEPT_POINTS = 10_000
 RETRY_S = 30.0
-CLOSE_S = 10.0  # how long the end of a run waits for all its trackers
+CLOSE_S = 10.0  # most seconds that the end of a run waits for all its trackers
 
 
 class Sink(Protocol):
-    """What a tracker's own module has. It is made, and called, in the tracker's thread; any exception may be raised."""
+    """What the module of a tracker has. It is created and called in the tracker's thread and may raise anything."""
 
     def write(self, points: Sequence[Point]) -> None:
-        """Take points; after an exception the same ones are given again."""
+        """Write points; after an exception the same points are passed again."""
 
     def close(self, state: RunState | None) -> None:
-        """End, and say how the run ended; None: not known."""
+        """Close the tracker with the final state of the run; None: not known."""
 
 
 def require_installed(tracking: Tracking) -> None:
-    """Refuse trackers that are not installed.
+    """Check that the trackers of a job are installed.
 
     Raises:
-        JobFileError: says what to install.
+        JobFileError: one is not; says what to install.
     """
     needs = {"mlflow": _needs_of_mlflow(tracking.mlflow), "wandb": ("wandb",) if tracking.wandb else ()}
     for name, modules in needs.items():
@@ -58,7 +58,7 @@ def _needs_of_mlflow(mlflow: Mlflow | None) -> Sequence[str]:
 
 
 class Trackers:
-    """All trackers that a job names.
+    """All trackers of a job.
 
     Args:
         tracking: of the job.
@@ -73,16 +73,16 @@ class Trackers:
             self._trackers.append(Tracker("wandb", partial(_wandb, tracking.wandb, folder)))
 
     def put(self, points: Sequence[Point]) -> None:
-        """Take points, without waiting."""
+        """Add points, without waiting."""
         for tracker in self._trackers:
             tracker.put(points)
 
     def failures(self) -> list[TrackingFailed]:
-        """Return the events of trackers that have failed since the last time."""
+        """Return the events of trackers that failed since the last call."""
         return [event for tracker in self._trackers if (event := tracker.failure()) is not None]
 
     def close(self, state: RunState | None) -> None:
-        """End all of them, and wait ``CLOSE_S`` at the most."""
+        """End all trackers, waiting at most ``CLOSE_S``."""
         until = monotonic() + CLOSE_S
         for tracker in self._trackers:
             tracker.end(state)
@@ -103,11 +103,11 @@ def _wandb(wandb: Wandb, folder: RunFolder) -> Sink:
 
 
 class Tracker:
-    """One sink and its thread.
+    """One tracker: its sink and its thread.
 
     Args:
-        name: of the sink, in events.
-        make: makes the sink, in the thread: importing one takes seconds.
+        name: of the sink, as in events.
+        make: creates the sink, called in the thread because the import takes seconds.
     """
 
     def __init__(self, name: str, make: Callable[[], Sink]) -> None:
@@ -115,16 +115,16 @@ class Tracker:
         self._sink: Sink | None = None
         self._kept: deque[Point] = deque(maxlen=KEPT_POINTS)
         self._changed = threading.Condition()
-        self._ending = False
+        self._is_closing = False
         self._state: RunState | None = None
         self._ended = False
         self._problem: str | None = None
-        self._is_told = False
+        self._is_reported = False
         self._thread = threading.Thread(target=self._run, name=f"scaler-{name}", daemon=True)
         self._thread.start()
 
     def put(self, points: Sequence[Point]) -> None:
-        """Take points, without waiting."""
+        """Add points, without waiting."""
         if points:
             with self._changed:
                 self._kept.extend(points)
@@ -133,19 +133,19 @@ class Tracker:
     def failure(self) -> TrackingFailed | None:
         """Return the event of the first failure, once."""
         with self._changed:
-            if self._problem is None or self._is_told:
+            if self._problem is None or self._is_reported:
                 return None
-            self._is_told = True
+            self._is_reported = True
             return TrackingFailed(time=time(), attempt=None, sink=self._name, reason=self._problem)
 
     def end(self, state: RunState | None) -> None:
-        """Have it write what is left, and end."""
+        """Let the thread write the remaining points and end."""
         with self._changed:
-            self._ending, self._state = True, state
+            self._is_closing, self._state = True, state
             self._changed.notify_all()
 
     def wait(self, within_s: float) -> None:
-        """Wait until it has ended; one that has not is a failure."""
+        """Wait until the thread has ended; otherwise note a failure."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._ended, max(0.0, within_s)):
                 self._problem = self._problem or f"it had not taken everything {CLOSE_S:g} s after the end"
@@ -153,8 +153,8 @@ class Tracker:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._kept or self._ending)
-                points, state, is_last = list(self._kept), self._state, self._ending
+                self._changed.wait_for(lambda: self._kept or self._is_closing)
+                points, state, is_last = list(self._kept), self._state, self._is_closing
                 self._kept.clear()
             try:
                 if self._sink is None:
@@ -163,7 +163,7 @@ class Tracker:
                     self._sink.write(points)
                 if is_last:
                     self._sink.close(state)
-            except BaseException as error:  # a library may even exit
+            except BaseException as error:  # a library may even call exit
                 self._fail(error, points)
             with self._changed:
                 if is_last:
@@ -172,8 +172,8 @@ class Tracker:
                     return
 
     def _fail(self, error: BaseException, points: Sequence[Point]) -> None:
-        """Keep what was not taken, before what has come since, and rest."""
+        """Keep the refused points in front of newer ones, and wait before the next try."""
         with self._changed:
             self._problem = self._problem or f"{type(error).__name__}: {reason(error)}"
             self._kept = deque([*points, *self._kept], maxlen=KEPT_POINTS)
-            self._changed.wait_for(lambda: self._ending, RETRY_S)
+            self._changed.wait_for(lambda: self._is_closing, RETRY_S)

@@ -1,7 +1,7 @@
-"""A run's curves in Weights & Biases; offline, they are in ``wandb/`` in the run's folder, for ``wandb sync``.
+"""A run's curves in Weights & Biases; in offline mode they are in ``wandb/`` in the run's folder, for ``wandb sync``.
 
-A point is logged with ``samples_seen``, which is the axis of all curves. Its server forgets nothing: work that is done
-again, after a crash, stands there twice, with another ``attempt``.
+The x axis of all curves is ``samples_seen``. The server cannot delete points: work that is done again, after a crash,
+is there twice, with another ``attempt``.
 """
 
 import os
@@ -20,24 +20,24 @@ from scaler.metrics.curves import Point
 from scaler.runs import RunFolder, RunState
 
 FOLDER = "wandb"
-HEADER_BYTES = 7  # of a file that holds nothing yet
+HEADER_BYTES = 7  # length of a file without data
 STILL_S, WHOLE_S = 0.5, 5.0
 
 
 class WandbSink:
-    """Writes to one W&B run with the run's id; a run that is resumed goes on in it.
+    """Writes to one W&B run with the run's id, which a resumed run continues.
 
     Args:
-        job: the job's part.
-        folder: the run's folder, with its plan. One that is not on this machine gets the offline files at the end.
+        job: the job's section ``tracking.wandb``.
+        folder: the run's folder, with its plan. If it is not on this machine, the offline files are copied at the end.
 
     Raises:
-        RuntimeError: its server is wanted, and there is no key.
+        RuntimeError: online mode without an API key.
     """
 
     def __init__(self, job: Wandb, folder: RunFolder) -> None:
         if job.mode == "online" and not os.environ.get("WANDB_API_KEY"):
-            raise RuntimeError("WANDB_API_KEY is not set")  # wandb would ask at the terminal
+            raise RuntimeError("WANDB_API_KEY is not set")  # wandb would ask for it at the terminal
         self._folder = folder
         self._place = folder.local_path or Path(tempfile.mkdtemp(prefix="scaler-"))
         settings = wandb.Settings(
@@ -68,7 +68,7 @@ class WandbSink:
                 self._run.log({"samples_seen": point.samples_seen, "attempt": point.attempt, **point.values})
 
     def close(self, state: RunState | None) -> None:
-        """End, with exit code 0 only for a run that succeeded."""
+        """Finish the W&B run, with exit code 0 only for a run that succeeded."""
         self._run.finish(exit_code=0 if state is RunState.SUCCEEDED else 1)
         if self._folder.local_path is None:
             for path in self._place.glob(f"{FOLDER}/*run-*/*.wandb"):
@@ -80,7 +80,7 @@ class WandbSink:
 
 
 def _wait_whole(path: Path) -> None:
-    """Wait until a file has not grown for ``STILL_S``: wandb's own process writes on after ``finish`` has returned."""
+    """Wait until a file has not grown for ``STILL_S``: wandb's process still writes after ``finish`` returned."""
     size, still_since, until = -1, monotonic(), monotonic() + WHOLE_S
     while monotonic() < until and (size <= HEADER_BYTES or monotonic() - still_since < STILL_S):
         if path.stat().st_size != size:
@@ -89,5 +89,5 @@ def _wait_whole(path: Path) -> None:
 
 
 def _config(folder: RunFolder) -> dict[str, Any]:
-    """The plan without its curve, which is drawn anyway, and without secrets."""
+    """The plan, without its curve and without secrets."""
     return mask_values({key: value for key, value in folder.read_json("plan.json").items() if key != "lr_curve"})

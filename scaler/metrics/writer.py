@@ -1,10 +1,9 @@
-"""Records to Parquet, readable at any moment.
+"""Writes records to Parquet files and events to ``events.jsonl``, which can be read at any moment.
 
-Every flush is a whole Parquet file, written beside and moved, so that a kill loses at most what was not flushed. Many
-small files would be slow to read, so runs of ``MERGE`` files of one size are merged into the next larger size, up to
-``MOST_RECORDS``: a reader takes a file at a time, and the writer is never long at merging. A file's name says which
-flushes it holds, ``<first>-<last>.parquet``: a reader that meets a merged file beside its parts, after a kill between
-the two, knows to pass the parts over.
+Every flush writes a complete Parquet file under another name and renames it, so that a kill loses at most what was not
+flushed. Because many small files are slow to read, ``MERGE`` files of one size are merged into one of the next size, up
+to ``MOST_RECORDS``; so a reader can hold a file in memory, and merging is short. A file's name has the numbers of its
+flushes, ``<first>-<last>.parquet``: after a kill between merging and removing, readers ignore the merged parts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,14 +24,14 @@ from scaler.metrics.trackers import Trackers
 from scaler.runs import RunFolder, RunState
 
 MERGE = 8
-MOST_RECORDS = 1_000_000  # in a merged file; about 80 MB
+MOST_RECORDS = 1_000_000  # in a merged file, about 80 MB
 
 
 class MetricsWriter:
-    """The one writer of a run's records and events, and of the curves that TensorBoard and trackers get of them.
+    """The only writer of a run's records and events, and of their curves for TensorBoard and trackers.
 
     Args:
-        folder: the run's folder; files that an earlier writer left there are continued, not overwritten.
+        folder: the run's folder; files of an earlier writer are kept, and new ones are added.
         tracking: the job's trackers.
     """
 
@@ -50,25 +49,25 @@ class MetricsWriter:
             if name not in kept:
                 folder.remove(name)
         self._next = self._files[-1][1] + 1 if self._files else 0
-        self._sizes: dict[tuple[int, int], int] = {}  # records in a file, where they were counted
+        self._sizes: dict[tuple[int, int], int] = {}  # records in a file, if they were counted
 
     def add(self, records: Sequence[Record]) -> None:
-        """Take records; they reach the folder with the next ``flush``."""
+        """Add records; the next ``flush`` writes them."""
         self._records.extend(records)
         self._curves.add(records)
 
     def add_event(self, event: Event) -> None:
-        """Take an event; it reaches the folder with the next ``flush``, with the secrets in its texts masked."""
+        """Add an event; the next ``flush`` writes it, with the secrets in its texts masked."""
         event = with_texts(event, mask_text)
         self._events.append(event)
         self._curves.add_event(event)
 
     def flush(self) -> None:
-        """Write what was taken since the last flush."""
+        """Write what was added since the last flush."""
         self._flush(to_the_end=False)
 
     def close(self, state: RunState | None = None) -> None:
-        """Write everything that was taken, for the last time; the trackers are told how the run ended."""
+        """Write everything that is left; the trackers get the final ``state`` of the run."""
         try:
             self._flush(to_the_end=True)
         finally:
@@ -88,7 +87,7 @@ class MetricsWriter:
 
     def _flush_events(self) -> None:
         self._folder.append_json(EVENTS, map(to_dict, self._events))
-        self._events = []  # not before: what could not be written is tried again
+        self._events = []  # not earlier: what could not be written is written next time
 
     def _note_failures(self) -> None:
         for event in self._trackers.failures():
@@ -103,7 +102,7 @@ class MetricsWriter:
         self._merge()
 
     def _write(self, tables: Iterable[pa.Table], first: int, last: int) -> None:
-        """Write a file of some tables, of which one at a time is in memory."""
+        """Write one file from several tables; only one of them is in memory at a time."""
         buffer, count = BytesIO(), 0
         with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as file:
             for table in tables:
@@ -114,7 +113,7 @@ class MetricsWriter:
         self._sizes[first, last] = count
 
     def _merge(self) -> None:
-        """Merge the newest files while there are ``MERGE`` of one size, as a counter carries."""
+        """Merge the newest files as long as the last ``MERGE`` have one size."""
         while len(self._files) >= MERGE:
             tail = self._files[-MERGE:]
             if len({last - first for first, last in tail}) != 1 or sum(map(self._size, tail)) > MOST_RECORDS:
@@ -127,7 +126,7 @@ class MetricsWriter:
                 del self._sizes[span]
 
     def _size(self, span: tuple[int, int]) -> int:
-        """The records in a file."""
-        if span not in self._sizes:  # an earlier writer's
+        """The number of records in a file."""
+        if span not in self._sizes:  # the file is an earlier writer's
             self._sizes[span] = read_file(self._folder, file_name(*span), ["step"]).num_rows
         return self._sizes[span]

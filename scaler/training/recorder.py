@@ -1,6 +1,6 @@
 """Records and events of one worker: kept until they are handed over, about once a second."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter, process_time, time
 from typing import Any, Literal, NamedTuple
 
@@ -217,35 +217,35 @@ def merge_steps(records: Sequence[Record], steps: int) -> Sequence[Record]:
     return [_merged(records[start : start + steps]) for start in range(0, len(records), steps)]
 
 
-_MERGED = tuple((column.name, column.merge) for column in COLUMNS if column.merge is not Merge.FIRST)
-_MEASURED = tuple(name for name, merge in _MERGED if merge is Merge.MEASURED)
+_BY_MERGE = {merge: [i for i, column in enumerate(COLUMNS) if column.merge is merge] for merge in Merge}
+_LOSS, _SAMPLES, _WEIGHT = (Record._fields.index(name) for name in ("loss", "samples", "weight"))
 
 
 def _merged(records: Sequence[Record]) -> Record:
     """Return one record of consecutive steps, by the rule of each column."""
-    first, loss = records[0], Mean()
-    for record in records:
-        loss.add(record.loss, record.loss_weight)
-    measured = next((record for record in records if _is_measured(record)), first)
-
-    def value(name: str, merge: Merge) -> Any:
-        known = [value for record in records if (value := getattr(record, name)) is not None]
-        match merge:
-            case Merge.MEAN:
-                return loss.value
-            case Merge.MEASURED:
-                return getattr(measured, name)
-            case _ if not known:
-                return None
-            case Merge.WEIGHT:
-                return loss.weight
-            case Merge.MAX:
-                return max(known)
-            case _:
-                return sum(known)
-
-    return first._replace(**{name: value(name, merge) for name, merge in _MERGED})
+    columns: list[Sequence[Any]] = list(zip(*records, strict=True))
+    values = list(records[0])
+    for index in _BY_MERGE[Merge.SUM]:
+        values[index] = _over_known(sum, columns[index])
+    for index in _BY_MERGE[Merge.MAX]:
+        values[index] = _over_known(max, columns[index])
+    loss = Mean()
+    for each, samples, weight in zip(columns[_LOSS], columns[_SAMPLES], columns[_WEIGHT], strict=True):
+        loss.add(each, samples if weight is None else weight)
+    for index in _BY_MERGE[Merge.MEAN]:
+        values[index] = loss.value
+    for index in _BY_MERGE[Merge.WEIGHT]:
+        values[index] = loss.weight if any(weight is not None for weight in columns[index]) else None
+    at = _BY_MERGE[Merge.MEASURED]
+    rows = zip(*(columns[index] for index in at), strict=True)
+    measured = next((row for row in rows if any(value is not None for value in row)), [None] * len(at))
+    for index, value in zip(at, measured, strict=True):
+        values[index] = value
+    return Record._make(values)
 
 
-def _is_measured(record: Record) -> bool:
-    return any(getattr(record, name) is not None for name in _MEASURED)
+def _over_known(function: Callable[[Sequence[Any]], Any], column: Sequence[Any]) -> Any:
+    if None not in column:
+        return function(column)
+    known = [value for value in column if value is not None]
+    return function(known) if known else None

@@ -520,7 +520,7 @@ def test_damaged_records_are_found_before_anything_is_trained(scaler_command: Sc
     assert err == (
         f"Error: run {folder.run_id}: {name} holds no records: Parquet "
         "magic bytes not found in footer. Either the file is corrupted or this is not a parquet file.\n"
-        f"  Move runs/{folder.run_id}/{name} out of that folder to do without its records.\n"
+        f"  Move runs/{folder.run_id}/{name} out of that folder to continue without its records.\n"
     )
     assert {name: folder.read(name) for name in folder.names("") if "." in name} == before
     shutil.move(Path(folder.uri) / name, Path(folder.uri).parent)

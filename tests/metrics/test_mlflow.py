@@ -61,9 +61,9 @@ def test_a_run_that_goes_on_is_one_run_there(
     assert found.data.tags["scaler.run_id"] == "digits-1"
     assert found.data.params["peak_lr"] == str(run.plan.peak_lr)
     assert found.data.params["world_size"] == "2"
-    rates = client.get_metric_history(found.info.run_id, "train/lr")
+    lrs = client.get_metric_history(found.info.run_id, "train/lr")
     seen = [record.samples_seen for record in run.records if record.rank == 0]
-    assert [(rate.step, rate.value) for rate in rates] == [(at, run.plan.lr_at(at)) for at in seen[:6]]
+    assert [(lr.step, lr.value) for lr in lrs] == [(at, run.plan.lr_at(at)) for at in seen[:6]]
     assert [(m.step, m.value) for m in client.get_metric_history(found.info.run_id, "eval/top_5_")] == [(96, 0.5)]
 
     folder.write_json("plan.json", {**run.plan.to_dict(), "peak_lr": 0.5})
@@ -71,6 +71,6 @@ def test_a_run_that_goes_on_is_one_run_there(
     client, found = stored(tracking)
     assert (found.info.status, found.data.tags["scaler.attempt"]) == ("FINISHED", "1")
     assert found.data.tags["scaler.changed_params"] == f"peak_lr: {run.plan.peak_lr} -> 0.5"
-    steps = sorted(rate.step for rate in client.get_metric_history(found.info.run_id, "train/lr"))
+    steps = sorted(lr.step for lr in client.get_metric_history(found.info.run_id, "train/lr"))
     assert steps == seen
     assert not [event for event in folder.rows("events.jsonl") if event["kind"] == "tracking_failed"]

@@ -1,4 +1,4 @@
-"""What a reader has of a run's records: all of them, and which of them a later attempt did again."""
+"""Reading records: all of them, and which of them a later attempt did again."""
 
 from io import BytesIO
 from pathlib import Path
@@ -43,13 +43,13 @@ def table(*steps: tuple[int, int]) -> pa.Table:
 @pytest.mark.parametrize(
     ("starts", "steps", "lost"),
     [
-        ([], [(0, 0), (0, 16)], [False, False]),  # no start was said yet
+        ([], [(0, 0), (0, 16)], [False, False]),  # no start is known yet
         ([(0, 0)], [(0, 0), (0, 16)], [False, False]),
         ([(0, 0), (1, 16)], [(0, 0), (0, 16), (0, 32), (1, 16)], [False, True, True, False]),
         ([(0, 0), (1, 0)], [(0, 0), (1, 0)], [True, False]),  # it died before any checkpoint
         ([(0, 0), (1, 32), (2, 32)], [(0, 16), (0, 32), (2, 32)], [False, True, False]),  # the second did nothing
         ([(0, 0), (1, 32), (2, 16)], [(0, 0), (0, 16), (1, 32), (2, 16)], [False, True, True, False]),  # further back
-        ([(0, 0), (2, 16)], [(1, 0), (1, 16)], [False, True]),  # of a life that never said that it began
+        ([(0, 0), (2, 16)], [(1, 0), (1, 16)], [False, True]),  # of an attempt without a start
         ([(1, 16), (0, 0)], [(0, 16), (1, 16)], [True, False]),  # in whatever order the events came
     ],
 )
@@ -59,18 +59,18 @@ def test_a_record_is_lost_when_a_later_attempt_began_at_or_before_it(
     assert mark_lost(table(*steps), started(*starts))["lost"].to_pylist() == lost
 
 
-@given(lives=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=6))
-def test_of_several_lives_each_step_survives_at_most_once(lives: list[tuple[int, int]]) -> None:
-    """Each life is where it began, never beyond where one before had come, and how many steps it took."""
+@given(attempts=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=6))
+def test_of_several_attempts_each_step_survives_at_most_once(attempts: list[tuple[int, int]]) -> None:
+    """An attempt is its start, never beyond the end of the one before, and its number of steps."""
     reached, starts, steps = 0, [], []
-    for attempt, (wanted, count) in enumerate(lives):
+    for attempt, (wanted, count) in enumerate(attempts):
         begin = min(wanted, reached)
         starts.append((attempt, begin))
         steps += [(attempt, begin + step) for step in range(count)]
         reached = begin + count
     marked = mark_lost(table(*steps), started(*starts))
     kept = [row["samples_seen"] for row in marked.to_pylist() if not row["lost"]]
-    assert sorted(kept) == list(range(reached)), "all that the last life's weights hold, each once"
+    assert sorted(kept) == list(range(reached)), "all samples in the last attempt's weights, each once"
 
 
 def test_a_run_without_records_has_the_column(folder: RunFolder) -> None:
@@ -158,7 +158,7 @@ def test_records_that_always_go_are_an_error(written: RunFolder) -> None:
         raise reader.RecordsChanged
 
     with pytest.raises(
-        RunError, match=r"^run run: files of records went while they were read, 5 times\.\n  .*try again"
+        RunError, match=r"^run run: files of records were removed while they were read, 5 times\.\n  .*try again"
     ):
         with_records(written, read)
 

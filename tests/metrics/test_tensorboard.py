@@ -134,7 +134,7 @@ def test_a_step_waits_for_its_last_worker(local: RunFolder, synthetic_run: Synth
     writer.flush()
     assert [at for at, _ in curve(local, "train/lr")] == [0, 16]
     writer.close()
-    assert [at for at, _ in curve(local, "train/lr")] == [0, 16], "what one worker never told of is not drawn"
+    assert [at for at, _ in curve(local, "train/lr")] == [0, 16], "a step without one worker's record is not drawn"
 
 
 def test_a_reader_sees_a_flush_while_the_file_is_open(local: RunFolder, synthetic_run: SyntheticRun) -> None:
@@ -176,7 +176,7 @@ def test_a_folder_elsewhere_gets_the_file_every_few_seconds(
 
 
 def test_work_that_is_done_again_replaces_what_was_drawn(local: RunFolder, synthetic_run: SyntheticRun) -> None:
-    # The first life reached 96; its evaluation at 64 is of the very weights that the second goes on from.
+    # The first attempt reached 96; its evaluation at 64 is of the weights from which the second continues.
     first = synthetic_run.attempt(0, stop=96, loss=9.0).evaluated(64, loss=8.0).evaluated(96, loss=9.0)
     run = first.attempt(1, start=64, stop=132, loss=1.0).evaluated(100, loss=2.0)
     writer = MetricsWriter(local)
@@ -189,7 +189,7 @@ def test_work_that_is_done_again_replaces_what_was_drawn(local: RunFolder, synth
     assert [at for at, _ in losses] == sorted(at for at, _ in losses)
 
 
-def test_what_a_lost_life_had_not_finished_is_not_mixed_into_the_next(
+def test_incomplete_steps_of_a_lost_attempt_are_not_mixed_into_the_next(
     local: RunFolder, synthetic_run: SyntheticRun
 ) -> None:
     run = synthetic_run.attempt(0, stop=32, loss=9.0).attempt(1, start=0, stop=16, loss=1.0)

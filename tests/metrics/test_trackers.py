@@ -23,7 +23,7 @@ def point(number: int) -> Point:
 
 
 class Taker:
-    """A sink that remembers, and fails as often as it is told to."""
+    """A sink that remembers its points and fails a given number of times."""
 
     def __init__(self, failures: int = 0) -> None:
         self.failures, self.taken, self.states = failures, list[int](), list[RunState | None]()
@@ -38,7 +38,7 @@ class Taker:
         self.states.append(state)
 
 
-def test_what_a_tracker_did_not_take_is_given_again_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_points_are_written_again_and_the_failure_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "RETRY_S", 0.01)
     sink = Taker(failures=2)
     tracker = Tracker("mlflow", lambda: sink)
@@ -46,9 +46,9 @@ def test_what_a_tracker_did_not_take_is_given_again_and_told_once(monkeypatch: p
     tracker.put([point(2)])
     tracker.end(RunState.SUCCEEDED)
     tracker.wait(10.0)
-    told = tracker.failure()
-    assert told is not None
-    assert (told.sink, told.reason) == ("mlflow", "ConnectionError: nobody answers")
+    failure = tracker.failure()
+    assert failure is not None
+    assert (failure.sink, failure.reason) == ("mlflow", "ConnectionError: nobody answers")
     assert tracker.failure() is None
 
 

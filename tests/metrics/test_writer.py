@@ -252,7 +252,7 @@ def test_a_file_that_is_cut_off_is_an_error_that_names_it(folder: RunFolder) -> 
             f"run {folder.run_id}: {name} holds no records: Parquet "
             "magic bytes not found in footer. Either the file is corrupted or this is not a parquet file."
         )
-        assert caught.value.remedy == f"Move {folder.path(name)} out of that folder to do without its records."
+        assert caught.value.remedy == f"Move {folder.path(name)} out of that folder to continue without its records."
 
 
 def test_a_file_whose_middle_is_damaged_is_found_too(local: RunFolder) -> None:
@@ -331,7 +331,7 @@ def test_the_next_writer_clears_away_parts_that_a_kill_left(
         ([], []),
         (["00000000-00000000.parquet", "00000001-00000001.parquet"], [(0, 0), (1, 1)]),
         (["00000001-00000001.parquet", "00000000-00000001.parquet"], [(0, 1)]),  # a part beside its whole
-        (["00000000-00000000.parquet", "00000000-00000001.parquet"], [(0, 1)]),  # the first part, likewise
+        (["00000000-00000000.parquet", "00000000-00000001.parquet"], [(0, 1)]),  # the first part
         (["00000000-00000007.parquet", "00000000-00000063.parquet", "00000064-00000064.parquet"], [(0, 63), (64, 64)]),
         (["00000000-00000000.parquet.3f2a.part", "notes.txt", "-.parquet", "a-b.parquet"], []),  # not ours
         (["100000000-100000000.parquet", "99999999-99999999.parquet"], [(99999999, 99999999), (10**8, 10**8)]),

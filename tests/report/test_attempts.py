@@ -1,4 +1,4 @@
-"""Lives of a run: work done again is counted once; what was decided, and what of it holds."""
+"""Attempts of a run: work done again is counted once; decisions, and which of them still hold."""
 
 import math
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from scaler.metrics.events import GroupEnded
 from scaler.plan import make_plan
 from scaler.report.run.format import reached_text
 
-RATES = ("lr", "lr_planned")
+LRS = ("lr", "lr_planned")
 
 
 def test_work_that_was_done_again_is_counted_once(synthetic_run: SyntheticRun) -> None:
-    # The first life reached 96 and died; the second went on from the checkpoint at 64.
+    # The first attempt reached 96 and died; the second continued from the checkpoint at 64.
     run = synthetic_run.attempt(0, stop=96, loss=9.0).attempt(1, start=64, loss=1.0)
     report = run.report()
     assert (report.totals.samples_seen, report.totals.steps) == (200, 14)
@@ -50,15 +50,15 @@ def test_an_attempt_that_died_before_any_checkpoint_leaves_nothing(synthetic_run
     assert [row.end_samples for row in report.attempts] == [0, 200]
 
 
-def test_three_lives_that_each_went_back_are_counted_once(synthetic_run: SyntheticRun) -> None:
+def test_three_attempts_that_each_went_back_are_counted_once(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96).attempt(1, start=64, stop=132).attempt(2, start=100)
     report = run.report()
     assert report.totals.samples_seen == 200
     assert [row.end_samples for row in report.attempts] == [64, 100, 200]
 
 
-def test_a_life_that_went_back_further_than_the_one_before_is_counted_once(synthetic_run: SyntheticRun) -> None:
-    # The second life died at once; the third found only an older checkpoint.
+def test_an_attempt_that_went_back_further_than_the_one_before_is_counted_once(synthetic_run: SyntheticRun) -> None:
+    # The second attempt died at once; the third found only an older checkpoint.
     run = synthetic_run.attempt(0, stop=96).attempt(1, start=64, stop=80).attempt(2, start=32)
     report = run.report()
     assert report.totals.samples_seen == 200
@@ -66,7 +66,7 @@ def test_a_life_that_went_back_further_than_the_one_before_is_counted_once(synth
     assert list(report.series.samples_seen) == sorted(set(report.series.samples_seen))
 
 
-def test_a_life_that_died_before_it_trained_has_a_row_too(synthetic_run: SyntheticRun) -> None:
+def test_an_attempt_that_died_before_it_trained_has_a_row_too(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96)
     common = {"attempt": 1, "world_size": 2, "start_samples": 64}
     started = [make_event("worker_started", time=run.clock, rank=rank, **common) for rank in (0, 1)]
@@ -83,7 +83,7 @@ def test_a_life_that_died_before_it_trained_has_a_row_too(synthetic_run: Synthet
     assert report.lr_audit.max_abs_error == 0.0
 
 
-def test_a_rank_that_only_a_lost_life_had_did_record(synthetic_run: SyntheticRun) -> None:
+def test_a_rank_that_only_a_lost_attempt_had_did_record(synthetic_run: SyntheticRun) -> None:
     report = synthetic_run.attempt(0, stop=48).attempt(1, start=0, world_size=1).report()
     assert ("worker_without_records", 1) not in codes(report)
 
@@ -109,7 +109,7 @@ def test_an_evaluation_of_lost_work_is_not_shown(synthetic_run: SyntheticRun) ->
     ("state", "ended_by"),
     [("running", "running"), ("failed", "failed"), ("stopped", "stopped"), ("succeeded", "finished")],
 )
-def test_what_ended_the_last_life_is_read_from_the_runs_state(
+def test_what_ended_the_last_attempt_is_read_from_the_runs_state(
     synthetic_run: SyntheticRun, state: str, ended_by: str
 ) -> None:
     report = replace(synthetic_run.attempt(0, stop=48), state=state).report()
@@ -142,7 +142,7 @@ def test_a_batch_that_grew_with_the_noise(synthetic_run: SyntheticRun) -> None:
         (100, "batch_grown", False),
         (132, "batch_grown", False),
     ]
-    assert report.decisions[0].message == "The global batch grew to 32 samples, the peak rate to 0.08."
+    assert report.decisions[0].message == "The global batch grew to 32 samples, the peak learning rate to 0.08."
 
 
 def test_a_batch_that_grew_in_work_that_was_lost(synthetic_run: SyntheticRun) -> None:
@@ -166,14 +166,14 @@ def test_a_batch_that_grew_at_the_checkpoint_is_in_it(synthetic_run: SyntheticRu
 def test_a_training_that_diverged_and_went_back(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96, loss=lambda rank, seen: math.nan if seen == 80 else 2.0)
     run = run.event("diverged", 96, reason="loss is nan", goes_back=True)
-    halved = {name: lambda rank, seen: run.plan.lr_at(seen) / 2 for name in RATES}
+    halved = {name: lambda rank, seen: run.plan.lr_at(seen) / 2 for name in LRS}
     report = run.attempt(1, start=64, **halved).report()
     assert [(row.start_samples, row.end_samples, row.ended_by) for row in report.attempts] == [
         (0, 64, "diverged"),
         (64, 200, "finished"),
     ]
     (decision,) = report.decisions
-    assert decision.message == "The training diverged and went back to the checkpoint at 64 samples: loss is nan."
+    assert decision.message == "The training diverged and returned to the checkpoint at 64 samples: loss is nan."
     assert not decision.undone
     assert ("diverged", None) in codes(report)
     assert ("restarts", None) not in codes(report)
@@ -199,16 +199,16 @@ def test_a_worker_that_died_after_a_return_is_a_restart(synthetic_run: Synthetic
 
 
 @pytest.mark.parametrize(("at", "undone"), [(48, False), (64, False), (80, True)])
-def test_a_rate_that_was_lowered_is_in_the_checkpoint_of_its_place(
+def test_an_lr_that_was_lowered_is_in_the_checkpoint_of_its_place(
     synthetic_run: SyntheticRun, at: int, undone: bool
 ) -> None:
     run = synthetic_run.attempt(0, stop=96).event("lr_lowered", at, by="plateau", factor=0.25, reason="loss 2 is bad")
     (decision,) = run.attempt(1, start=64).report().decisions
     assert decision.undone is undone
-    assert decision.message == "The rate went down to 0.25 of the planned one: loss 2 is bad."
+    assert decision.message == "The learning rate was lowered to 0.25 of the planned one: loss 2 is bad."
 
 
-def test_a_run_in_which_a_rate_was_lowered_is_all_clear(synthetic_run: SyntheticRun) -> None:
+def test_a_run_in_which_an_lr_was_lowered_is_all_clear(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, factors={100: 0.5}).event(
         "lr_lowered", 100, by="plateau", factor=0.5, reason="loss 2 is no better"
     )

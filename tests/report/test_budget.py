@@ -83,28 +83,28 @@ def test_times_that_are_not_known_are_no_budget(synthetic_run: SyntheticRun) -> 
     assert (report.budget, report.attempts[0].elapsed_s, set(report.series.elapsed_s)) == (None, None, {None})
 
 
-LIFE = st.tuples(
+ATTEMPT = st.tuples(
     st.sampled_from(["lost", "hung", "resized", "killed"]),
     st.integers(0, 8),  # steps that it took
     st.integers(0, 8),  # steps that the next goes back
     st.integers(1, 3),  # workers
-    st.integers(0, 40),  # eighths of a second until the next life
+    st.integers(0, 40),  # eighths of a second until the next attempt
 )
 
 
-@given(lives=st.lists(LIFE, max_size=5), startup=st.integers(0, 80))
+@given(attempts=st.lists(ATTEMPT, max_size=5), startup=st.integers(0, 80))
 def test_the_budget_adds_up_over_crashes_resizes_and_resumes(
-    lives: list[tuple[str, int, int, int, int]], startup: int, plain: SyntheticRun
+    attempts: list[tuple[str, int, int, int, int]], startup: int, plain: SyntheticRun
 ) -> None:
     places = [*range(0, 97, 16), *range(100, 197, 16), 200]
     run, at = plain.later(startup / 8), 0
     waits = {"evaluation_s": lambda rank, seen: 0.5 + rank if seen % 48 == 16 else 0.0}
     step_times = {"step_time_s": lambda rank, seen: 0.125 + 0.0625 * (rank == seen // 16 % 3)}
     idle_s = 0.0
-    for attempt, (how, steps, back, workers, seconds) in enumerate(lives):
+    for attempt, (how, steps, back, workers, seconds) in enumerate(attempts):
         # All take the batch of two workers' plan, so that places are the same.
         stop = min(at + steps, len(places) - 2)
-        run = with_life(run, attempt, places[at], places[stop], workers, **waits, **step_times)
+        run = with_attempt(run, attempt, places[at], places[stop], workers, **waits, **step_times)
         match how:
             case "lost":
                 run = run.died(0).later(seconds / 8)
@@ -116,7 +116,7 @@ def test_the_budget_adds_up_over_crashes_resizes_and_resumes(
                 idle_s += 3600.0
                 run = run.resumed(places[at], idle_s=3600.0).later(seconds / 8)
         at = max(0, stop - back)
-    run = with_life(run, len(lives), places[at], None, 2, **waits, **step_times)
+    run = with_attempt(run, len(attempts), places[at], None, 2, **waits, **step_times)
     report = ended(run)
     spent = budget(report)
     assert sum(astuple(spent)) == pytest.approx(report.totals.wall_s, abs=1e-9)
@@ -128,10 +128,10 @@ def test_the_budget_adds_up_over_crashes_resizes_and_resumes(
     assert len(known) == len(report.series.samples_seen)
 
 
-def with_life(
+def with_attempt(
     run: SyntheticRun, attempt: int, start: int, stop: int | None, workers: int, **values: object
 ) -> SyntheticRun:
-    """A life of so many workers, which take 16 samples a step whatever their number."""
+    """Add an attempt of some workers, which take 16 samples a step whatever their number."""
     return run.attempt(attempt, start=start, stop=stop, world_size=workers, **values)
 
 

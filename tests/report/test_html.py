@@ -208,7 +208,7 @@ def test_decisions_have_a_section_and_marks_in_every_chart(eventful: SyntheticRu
         (100, "batch grown", "dotted"),
         (164, "lr lowered", "dotted"),
     ]
-    assert "96 0 The training diverged and went back to the checkpoint at 64 samples: loss is nan." in page.text
+    assert "96 0 The training diverged and returned to the checkpoint at 64 samples: loss is nan." in page.text
     assert "1 2 16 -> 32 0.04 64 200 finished 0 –" in page.text
 
 

@@ -1,4 +1,4 @@
-"""Real trainings whose rate was changed in every way that can be made again: the audit finds no difference in them."""
+"""Real trainings whose learning rate was changed in every way that can be replayed: the audit finds no difference."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -39,15 +39,15 @@ SETTINGS = (
 )
 
 
-def train(job: Job, folder: RunFolder, *, goes_astray_at: int | None = None) -> None:
-    """Train a life of one worker; once the loss is no number."""
+def train(job: Job, folder: RunFolder, *, diverges_at: int | None = None) -> None:
+    """Train one attempt of one worker, with a NaN loss once."""
     calls = 0
 
     def loss(model: nn.Module, batch: Any) -> torch.Tensor:
         nonlocal calls
         calls += model.training
         value = nn.functional.mse_loss(model(batch[0]), batch[1])
-        return value * float("nan") if calls == goes_astray_at and model.training else value
+        return value * float("nan") if calls == diverges_at and model.training else value
 
     torch.manual_seed(0)
     inputs = torch.randn(SAMPLES, 2)
@@ -77,7 +77,7 @@ def trained(tmp_path: Path, digits: Callable[..., Job]) -> tuple[RunFolder, Job,
     folder = RunFolder(str(tmp_path / "run"))
     first = digits(*SETTINGS, "scale.per_worker_batch_size=4", "train.epochs=2", workers=1)
     longer = digits(*SETTINGS, "scale.per_worker_batch_size=16", "train.epochs=4", workers=1)
-    train(first, folder, goes_astray_at=30)
+    train(first, folder, diverges_at=30)
     attempt = next_attempt(folder)
     train(longer, folder)
     folder.write("job.yaml", dump_job(first))

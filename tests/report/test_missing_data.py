@@ -40,7 +40,7 @@ def stored(tmp_path: Path) -> Callable[..., RunFolder]:
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: raw[:-4] + b"nope"])
-def test_a_damaged_file_of_records_is_passed_over_and_said(
+def test_a_damaged_file_of_records_is_left_out_and_reported(
     synthetic_run: SyntheticRun,
     stored: Callable[..., RunFolder],
     damage: Callable[[bytes], bytes],

@@ -61,8 +61,8 @@ def test_the_noise_scale_is_what_the_run_itself_found_last(synthetic_run: Synthe
 
 def test_only_work_that_is_in_the_weights_is_measured(synthetic_run: SyntheticRun) -> None:
     whole = synthetic_run.attempt(0, **noisy()).report().noise
-    struck = synthetic_run.attempt(0, stop=96, **noisy()).attempt(1, start=64, **noisy()).report().noise
-    assert struck == whole
+    restarted = synthetic_run.attempt(0, stop=96, **noisy()).attempt(1, start=64, **noisy()).report().noise
+    assert restarted == whole
     spoilt = synthetic_run.attempt(0, stop=96, **noisy(signal=9.0)).attempt(1, start=0, **noisy()).report().noise
     assert spoilt == whole
 

@@ -98,10 +98,10 @@ def test_the_comparison_has_every_number_as_the_table_of_numbers_reads_it(views:
     for key, measure in compared.items():
         assert measure.arms[0].values[0] == numbers[key].read(views.report), key
         assert measure.unit == numbers[key].unit
-    told = views.report.to_dict()
+    values = views.report.to_dict()
     for number_ in (SPEED, TRAIN_S, WALL_S, TRAIN_LOSS, NUMBERS["cost"], NUMBERS["worker_samples_per_s"]):
         section, name = number_.where.split(".")
-        assert told[section][name] == number_.read(views.report), "report.json has it where the page says"
+        assert values[section][name] == number_.read(views.report), "report.json has it where the page says"
 
 
 def test_the_speed_is_one_number_everywhere(views: Views) -> None:

@@ -150,7 +150,7 @@ def test_a_finished_run_with_measured_progress_is_known_by_it(synthetic_run: Syn
 def test_a_smaller_micro_batch_is_a_decision_that_stays(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96).event("micro_batch_halved", 80, per_worker_batch_size=4)
     (decision,) = run.died(0).attempt(1, start=64).report().decisions
-    assert decision.message == "Memory did not suffice: at most 4 samples in one forward/backward from here on."
+    assert decision.message == "A worker ran out of memory: at most 4 samples in one forward/backward from here on."
     assert not decision.undone
 
 

@@ -18,7 +18,7 @@ from scaler.report.run.step_arrays import StepArrays, make_step_arrays
 
 
 def record(*, attempt: int = 0, rank: int = 0, seen: int = 0, samples: int = 8, **values: float | None) -> Record:
-    """One worker's step, of one second unless said otherwise."""
+    """One worker's step, which takes one second unless another time is given."""
     whole = Record(
         attempt=attempt, rank=rank, step=seen // 8, samples_seen=seen, progress=float(seen), lr=0.1, lr_planned=0.1,
         samples=samples, loss=1.0, step_time_s=1.0, data_wait_s=0.25, compute_s=0.5, sync_wait_s=0.125, grad_norm=1.0,
@@ -85,7 +85,7 @@ def test_lost_steps_are_steps_and_not_kept() -> None:
     assert arrays.kept["attempt"].tolist() == [0, 1]
 
 
-def test_an_attempt_whose_start_is_not_told_is_not_kept() -> None:
+def test_an_attempt_without_a_start_is_not_kept() -> None:
     arrays = step_arrays_of(record(), record(attempt=1, seen=8))
     assert (arrays.attempts.tolist(), arrays.kept["attempt"].tolist()) == ([0, 1], [0])
 
@@ -105,7 +105,7 @@ def test_a_loss_that_is_no_number_is_one_of_the_step_and_no_extreme() -> None:
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
-def test_a_rate_that_is_no_number_is_an_error_that_is_none(wrong: float) -> None:
+def test_an_lr_that_is_no_number_is_an_error_that_is_none(wrong: float) -> None:
     arrays = step_arrays_of(record(), record(rank=1, lr=wrong))
     assert not np.isfinite(arrays.kept["lr_error"][0])
 

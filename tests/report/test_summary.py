@@ -132,7 +132,7 @@ def test_cpu_time_is_over_the_steps_that_have_it(synthetic_run: SyntheticRun) ->
     assert run.report().workers[0].cpu_pct == 100.0
 
 
-def test_a_workers_device_is_of_its_newest_life(synthetic_run: SyntheticRun) -> None:
+def test_a_workers_device_is_of_its_newest_attempt(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96).died(1)
     newest = {"node": "new", "pid": 7, "world_size": 2, "start_samples": 96, "device": "A", "memory_limit_gib": 80.0}
     run = run.attempt(1, start=96).worker_event("worker_started", 1, **newest)

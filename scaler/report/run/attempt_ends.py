@@ -1,7 +1,7 @@
-"""What ended each life of the worker group, from its events: who or what it was, and when.
+"""The end of each attempt of the worker group, from its events: the cause and the time.
 
-Several events may tell of one end: a worker that dies makes its peers fail, and the controller notices. The one that
-names the cause is believed, in this order:
+One end can cause several events: a worker dies, its peers fail, and the controller notices. The event that names the
+cause is chosen in this order:
 
     diverged, worker_hung, out_of_memory, leave_requested, worker_failed, group_ended, worker_failed of a peer, resumed
 """
@@ -29,21 +29,21 @@ from scaler.report.text.format import joined, number, one_line
 SHOWN_CHANGES = 3
 
 _Sign = Diverged | WorkerHung | RanOutOfMemory | LeaveRequested | WorkerFailed | GroupEnded | Resumed
-_LEFT = {"resize": "resized", "preemption": "preempted", "stop": "stopped"}  # what else there may be: terminated
+_LEFT = {"resize": "resized", "preemption": "preempted", "stop": "stopped"}  # any other reason: terminated
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttemptEnd:
-    """The end of one life."""
+    """The end of one attempt."""
 
     ended_by: str  # as in ``AttemptRow``
-    cause: str  # one sentence, of text from outside: not yet escaped
-    at: float  # epoch seconds of its first sign
-    idle_s: float  # after it nobody drove the run for so long
+    cause: str  # one sentence, with text from outside: not escaped yet
+    at: float  # time of its first event, in epoch seconds
+    idle_s: float  # seconds after it in which nothing ran
 
 
 def events_by_attempt(events: Sequence[Event]) -> dict[int, list[Event]]:
-    """Return each life's events, in order: those that name it, and those without a name that came while it went on."""
+    """Return each attempt's events, in order: those that name it, and those without a name that came during it."""
     starts = [start.attempt for start in of_type(events, AttemptStarted)]
     found: dict[int, list[Event]] = {attempt: [] for attempt in starts}
     now: int | None = None
@@ -57,11 +57,11 @@ def events_by_attempt(events: Sequence[Event]) -> dict[int, list[Event]]:
 
 
 def find_attempt_end(events: Sequence[Event], *, finished: bool = False) -> AttemptEnd | None:
-    """Return what ended a life; None when no event tells.
+    """Return the end of an attempt; None when no event is about it.
 
     Args:
-        events: the life's own, in order.
-        finished: it had trained to the end of its plan.
+        events: those of the attempt, in order.
+        finished: whether it trained to the end of its plan.
     """
     signs = _signs(events)
     resumes = of_type(signs, Resumed)
@@ -72,7 +72,7 @@ def find_attempt_end(events: Sequence[Event], *, finished: bool = False) -> Atte
     first = min(event.time for event in others) if others else resumes[0].time - resumes[0].idle_s
     ended_by, cause = _cause(others, events) or (("finished", "trained to its end") if finished else DRIVER_GONE)
     if ended_by == "lost" and resumes and any(_is_own_error(event) for event in others):
-        ended_by = "failed"  # an error of its own is final: it ended the run, not only the life
+        ended_by = "failed"  # a worker's own error is final: it ended the run, not only the attempt
     return AttemptEnd(ended_by=ended_by, cause=one_line(joined(cause, *_resumed(resumes))), at=first, idle_s=idle_s)
 
 
@@ -80,7 +80,7 @@ DRIVER_GONE = ("killed", "the driver was gone")
 
 
 def _signs(events: Sequence[Event]) -> list[_Sign]:
-    """The events that tell of an end: once the group's end was noticed, others are of a life that never started."""
+    """The events about an end. Once the group's end was noticed, later ones are of an attempt that never started."""
     found: list[_Sign] = []
     is_over = False
     for event in events:
@@ -91,7 +91,7 @@ def _signs(events: Sequence[Event]) -> list[_Sign]:
 
 
 def _cause(signs: Sequence[_Sign], events: Sequence[Event]) -> tuple[str, str] | None:
-    """How it ended and why, by the first kind of sign in the order above; None without any."""
+    """How it ended and why, by the first kind of event in the order above; None without any."""
     failures = of_type(signs, WorkerFailed)
     own = [event for event in failures if _is_own_error(event)]
     if diverged := of_type(signs, Diverged):
@@ -135,7 +135,7 @@ def _left(event: LeaveRequested, events: Sequence[Event]) -> str:
 
 
 def _whose_node(detail: str, events: Sequence[Event]) -> str:
-    """A node by the ranks on it, where they are known."""
+    """A node, named by the ranks on it where they are known."""
     ranks = sorted({event.rank for event in of_type(events, WorkerStarted) if event.node == detail})
     if ranks:
         return f"the node of {_ranks(ranks)}"
@@ -147,13 +147,13 @@ def _whose_node(detail: str, events: Sequence[Event]) -> str:
 
 
 def _group_ended(event: GroupEnded, echoes: set[int]) -> tuple[str, str]:
-    """What the controller noticed; ranks that only lost their peers are not the ones that died."""
+    """What the controller noticed; ranks that only lost their peers did not die."""
     message = event.message
     if event.cause == "yielded":
         return "terminated", f"the workers left{f': {message}' if message else ''}"
     ranks = sorted(event.ranks)
     dead = [rank for rank in ranks if rank not in echoes] or ranks
-    how = f" ({message})" if message and dead == ranks else ""  # else it may be of the others
+    how = f" ({message})" if message and dead == ranks else ""  # else it may be about the others
     return "lost", f"{_ranks(dead) if dead else 'a worker'} died{how}"
 
 
@@ -164,7 +164,7 @@ def _ranks(ranks: Sequence[int]) -> str:
 
 
 def _resumed(resumes: Sequence[Resumed]) -> list[str]:
-    """That somebody had the run go on, and what of the job changed with that."""
+    """That the run was resumed, and what of the job changed then."""
     if not resumes:
         return []
     changes = [change for event in resumes for change in event.changes]

@@ -1,4 +1,4 @@
-"""The lives of a run, from its events: what each did, what of it is in the final weights, and what was decided."""
+"""The attempts of a run, from its events: their work, how much of it is in the final weights, and the decisions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,13 +28,13 @@ from scaler.runs import RunState
 
 
 def plans_of_attempts(events: Sequence[Event], jobs: Mapping[int, Job], plan: Plan) -> dict[int, Plan]:
-    """Return the plan of each attempt whose workers started: for its number of workers, by the job then in force.
+    """Return the plan of each attempt whose workers started: for its number of workers, from the job it used.
 
     Args:
         events: of the run.
-        jobs: each with the attempt from which on it was in force; the first from 0.
+        jobs: each job of the run, by the first attempt that used it.
         plan: of the newest job and its number of workers. Others are made again from the reference, without groups of
-            parameters, whose names only the newest plan knows: they change no rate of the plan itself.
+            parameters, whose names only the newest plan has: they do not change the learning rate of the plan.
     """
     plans = {(max(jobs), plan.world_size): plan}
     found = {}
@@ -92,18 +92,18 @@ def _planned_start(worker: WorkerStarted, plan: Plan) -> AttemptStarted:
 def find_attempts(
     events: Sequence[Event], steps: Columns, plans: Mapping[int, Plan], state: RunState, started_at: float | None
 ) -> tuple[AttemptRow, ...]:
-    """Return one row for each life of the worker group, and for each return to a checkpoint within one.
+    """Return one row for each attempt: each start of the worker group, and each return to a checkpoint.
 
     Args:
-        events: of the run, with the starts of short lives.
-        steps: of the run, lost work too: see ``StepArrays.steps``.
+        events: of the run, with the starts of short attempts.
+        steps: of the run, with lost work: see ``StepArrays.steps``.
         plans: of each attempt.
         state: of the run.
         started_at: when it was submitted, in epoch seconds.
     """
     times = find_starts(events, started_at)
     starts = of_type(events, AttemptStarted)
-    lives = events_by_attempt(events)
+    by_attempt = events_by_attempt(events)
     rows = []
     for index, start in enumerate(starts):
         attempt, begin, plan = start.attempt, start.start_samples, plans[start.attempt]
@@ -111,12 +111,12 @@ def find_attempts(
         lost = mine["lost"]
         reached = _reached(mine, begin)
         successor = starts[index + 1] if index + 1 < len(starts) else None
-        # What it did beyond a successor's start was done again.
+        # Its work beyond the start of a later attempt was done again.
         done = min((later.start_samples for later in starts[index + 1 :]), default=reached)
         kept = mine["samples_seen"][mine["samples_seen"] < done]
         ends = np.array([kept.max() if len(kept) else begin])
-        ending = find_attempt_end(lives[attempt], finished=has_ended(mine, plan, reached))
-        ended_by, cause = _how_it_ended(ending, state, is_last=successor is None)
+        end = find_attempt_end(by_attempt[attempt], finished=has_ended(mine, plan, reached))
+        ended_by, cause = _how_it_ended(end, state, is_last=successor is None)
         rows.append(
             AttemptRow(
                 attempt=attempt,
@@ -131,7 +131,7 @@ def find_attempts(
                 per_worker_batch_size=start.per_worker_batch_size,
                 redone_samples=int(mine["samples"][lost].sum()),
                 redone_s=float(mine["own_s"][lost].sum()),
-                restart_s=_restart_s(lives[attempt], ending, successor),
+                restart_s=_restart_s(by_attempt[attempt], end, successor),
                 elapsed_s=times[attempt],
             )
         )
@@ -146,9 +146,9 @@ def _reached(mine: Columns, begin: int) -> int:
 
 
 def progress_after(steps: Columns, plan: Plan, samples_seen: int) -> float:
-    """Return how far training came with ``steps``, in samples of the reference's training.
+    """Return the progress after ``steps``, in samples of the reference's training.
 
-    Records say where each step began; where the last one ended is put on as if it were worth what the one before was.
+    Records have the progress at the start of each step. The last step is assumed to add as much as the one before.
     """
     if not plan.is_measured or not len(steps["progress"]):
         return float(samples_seen)
@@ -162,31 +162,31 @@ def has_ended(steps: Columns, plan: Plan, samples_seen: int) -> bool:
     return samples_seen >= plan.most_samples or progress_after(steps, plan, samples_seen) >= plan.total_samples
 
 
-def _how_it_ended(ending: AttemptEnd | None, state: RunState, *, is_last: bool) -> tuple[str, str | None]:
-    """What ended an attempt and why: what its events tell, and for the last one what became of the run."""
-    cause = ending.cause if ending is not None else None
-    if is_last and state.is_end and (ending is None or ending.ended_by != "diverged"):
+def _how_it_ended(end: AttemptEnd | None, state: RunState, *, is_last: bool) -> tuple[str, str | None]:
+    """How an attempt ended and why: from its events, and for the last one from the state of the run."""
+    cause = end.cause if end is not None else None
+    if is_last and state.is_end and (end is None or end.ended_by != "diverged"):
         ended_by = {RunState.SUCCEEDED: "finished", RunState.STOPPED: "stopped"}.get(state, "failed")
-        tells = ending is not None and (ended_by == "failed" or ending.ended_by == ended_by)
-        return ended_by, cause if tells else None
-    if ending is None and is_last and state is RunState.LOST:
+        is_its_cause = end is not None and (ended_by == "failed" or end.ended_by == ended_by)
+        return ended_by, cause if is_its_cause else None
+    if end is None and is_last and state is RunState.LOST:
         return DRIVER_GONE
-    if ending is None:
+    if end is None:
         return "running" if is_last else "lost", None
-    return ending.ended_by, cause
+    return end.ended_by, cause
 
 
-def _restart_s(events: Sequence[Event], ending: AttemptEnd | None, successor: AttemptStarted | None) -> float | None:
-    """Seconds from an attempt's end, or its last event when none tells, to the next one's start; without idle ones."""
+def _restart_s(events: Sequence[Event], end: AttemptEnd | None, successor: AttemptStarted | None) -> float | None:
+    """Seconds from an attempt's end, or else its last event, to the next one's start, without idle time."""
     if successor is None:
         return None
-    if ending is not None:
-        return max(0.0, successor.time - ending.at - ending.idle_s)
+    if end is not None:
+        return max(0.0, successor.time - end.at - end.idle_s)
     return max(0.0, successor.time - max(event.time for event in events if event.time is not None))
 
 
 def batch_sizes(steps: Columns, events: Sequence[Event], plans: Mapping[int, Plan]) -> NDArray[np.int64]:
-    """Return the global batch size that each step was planned with; an epoch's last step may have taken fewer."""
+    """Return the planned global batch size of each step; the last step of an epoch can have fewer samples."""
     sizes = np.zeros(len(steps["samples_seen"]), dtype=np.int64)
     for start in of_type(events, AttemptStarted):
         mine = steps["attempt"] == start.attempt
@@ -195,7 +195,7 @@ def batch_sizes(steps: Columns, events: Sequence[Event], plans: Mapping[int, Pla
 
 
 def _batch_sizes(seen: NDArray[Any], start: AttemptStarted, events: Sequence[Event], plan: Plan) -> NDArray[np.int64]:
-    """The same within one attempt: as it began, as the plan's phases say, and as it grew with the noise."""
+    """The same for one attempt: at its start, by the plan's phases, and as it grew with the noise."""
     sizes = np.full(len(seen), start.global_batch_size, dtype=np.int64)
     for phase in plan.phases[1:]:
         if phase.start_samples > start.start_samples:
@@ -207,7 +207,7 @@ def _batch_sizes(seen: NDArray[Any], start: AttemptStarted, events: Sequence[Eve
 
 
 def surviving_events(events: Sequence[Event], attempts: Sequence[AttemptRow]) -> list[Event]:
-    """Return the events without evaluations of weights that a later attempt threw away."""
+    """Return the events without evaluations of weights that a later attempt replaced."""
     ends = {row.attempt: row.end_samples for row in attempts[:-1]}
     return [
         event
@@ -217,7 +217,7 @@ def surviving_events(events: Sequence[Event], attempts: Sequence[AttemptRow]) ->
 
 
 def find_decisions(events: Sequence[Event], attempts: Sequence[AttemptRow], elapsed: Elapsed) -> tuple[Decision, ...]:
-    """Return what the controllers decided, in the order in which they did."""
+    """Return the decisions of the controllers, in order."""
     ends = {row.attempt: row.end_samples for row in attempts[:-1]}
     starts = {row.attempt: row.start_samples for row in attempts}
     found = []
@@ -232,7 +232,7 @@ def find_decisions(events: Sequence[Event], attempts: Sequence[AttemptRow], elap
                 attempt=event.attempt,
                 kind=event.kind,
                 message=_message(event, starts.get(event.attempt + 1)),
-                # A checkpoint knows what was decided where it stands; these two hold whatever is gone back to.
+                # A checkpoint has the decisions before it; these two hold after any return.
                 undone=not isinstance(event, Diverged | MicroBatchHalved) and end is not None and at > end,
             )
         )
@@ -243,15 +243,15 @@ def _message(event: LrLowered | Diverged | BatchGrown | MicroBatchHalved, next_s
     """A decision as a sentence."""
     match event:
         case LrLowered():
-            return f"The rate went down to {number(event.factor)} of the planned one: {ended(event.reason)}"
+            return f"The learning rate was lowered to {number(event.factor)} of the planned one: {ended(event.reason)}"
         case BatchGrown():
-            rate = number(event.peak_lr)
-            return f"The global batch grew to {plural(event.global_batch_size, 'sample')}, the peak rate to {rate}."
+            size, peak_lr = plural(event.global_batch_size, "sample"), number(event.peak_lr)
+            return f"The global batch grew to {size}, the peak learning rate to {peak_lr}."
         case MicroBatchHalved():
             size = plural(event.per_worker_batch_size, "sample")
-            return f"Memory did not suffice: at most {size} in one forward/backward from here on."
+            return f"A worker ran out of memory: at most {size} in one forward/backward from here on."
         case Diverged() if not event.goes_back:
             return f"The training diverged and was stopped: {ended(event.reason)}"
         case Diverged():
             where = f" at {plural(next_start, 'sample')}" if next_start is not None else ""
-            return f"The training diverged and went back to the checkpoint{where}: {ended(event.reason)}"
+            return f"The training diverged and returned to the checkpoint{where}: {ended(event.reason)}"

@@ -1,4 +1,4 @@
-"""One worker's speed, taken from another run: what efficiency is against."""
+"""The speed of one worker in another run, to which efficiency is compared."""
 
 from scaler.errors import JobFileError, RunError
 from scaler.job import Job
@@ -21,23 +21,23 @@ MAY_DIFFER = (
     "train.steps",
     "train.eval_every",
 )
-"""Keys and sections that a run of one worker may have otherwise: context, length, and what was measured."""
+"""Keys and sections in which the run of one worker may differ: where it runs, its length, and what was measured."""
 
 SPLITS_A_FIXED_BATCH = ("scale.per_worker_batch_size", "scale.grad_accum_steps")
-"""With ``scale.global_batch_size`` one worker has to do alone, in more pieces, what several do at once."""
+"""With ``scale.global_batch_size`` one worker computes the whole batch, in more micro-batches."""
 
 
 def one_worker_speed(baseline: Report, *, job: Job, baseline_job: Job) -> tuple[float, str]:
-    """Return the samples/s of a run's one worker, and whose they are.
+    """Return the samples/s of one worker in another run, and the name of that run.
 
     Args:
-        baseline: of the run with one worker.
-        job: the newest of the run whose efficiency is asked for.
-        baseline_job: the newest of the baseline.
+        baseline: report of the run with one worker.
+        job: the newest job of the run whose efficiency is computed.
+        baseline_job: the newest job of the baseline.
 
     Raises:
         RunError: the baseline did not train with one worker, or some of its files are damaged.
-        JobFileError: its job trains something else, or another batch.
+        JobFileError: its job trains something else, or with another batch.
     """
     run_id, scaling = baseline.run_id, baseline.scaling
     if gaps := find_missing_data(baseline):
@@ -51,9 +51,11 @@ def one_worker_speed(baseline: Report, *, job: Job, baseline_job: Job) -> tuple[
             "Give a run of one worker: scaler submit JOB --workers 1.",
         )
     if changes := [change for change in job_changes(baseline_job, job) if not _may_differ(change, job, baseline_job)]:
-        told = [f"{key} is {there} there and {here} here" for key, there, here in (each.texts() for each in changes)]
+        differences = [
+            f"{key} is {there} there and {here} here" for key, there, here in (each.texts() for each in changes)
+        ]
         raise JobFileError(
-            f"baseline = {run_id} is a run of another job: {'; '.join(told)}.",
+            f"baseline = {run_id} is a run of another job: {'; '.join(differences)}.",
             "Give a run of the same job with one worker: scaler submit JOB --workers 1.",
         )
     return scaling.worker_samples_per_s, f"run {run_id}"

@@ -1,4 +1,4 @@
-"""What a run's time went into, and what it cost."""
+"""Where a run's time went, what it cost, and what its workers achieved."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ HOUR_S = 3600.0
 
 
 def after_last_step(events: Sequence[Event]) -> dict[int, dict[str, float]]:
-    """Return what stood after the last record of each attempt, by name in ``BETWEEN``: means over its ranks."""
+    """Return the seconds after the last record of each attempt, by name in ``BETWEEN``: means over its ranks."""
     ends: dict[int, list[WorkerEnded]] = {}
     for event in of_type(events, WorkerEnded):
         ends.setdefault(event.attempt, []).append(event)
@@ -30,8 +30,8 @@ def find_budget(
 
     Args:
         arrays: of the run.
-        attempts: of the run. Without any, all of its time was start-up.
-        after: what stood after the last record of each attempt.
+        attempts: of the run. Without any, all of the time is start-up.
+        after: seconds after the last record of each attempt.
         totals: of the run.
     """
     if totals.wall_s is None:
@@ -94,15 +94,15 @@ def find_scaling(
     one_worker: tuple[float, str] | None,
     reference_samples_per_s: float | None,
 ) -> Scaling | None:
-    """Return what more workers bought, in the attempts with as many as the last with steps; None without any.
+    """Return the efficiency of the attempts with as many workers as the last one with steps; None without steps.
 
-    One worker's speed is taken from the first of these that there is: ``one_worker``, the job's reference, the last
-    attempt of this run that had one worker and then more.
+    The speed of one worker is the first of these that is known: ``one_worker``, the job's reference, the last attempt
+    of this run with one worker, if it had more later.
 
     Args:
         arrays: of the run.
         attempts: of the run.
-        one_worker: another run's samples/s with one worker, and whose they are.
+        one_worker: samples/s of one worker in another run, and the name of that run.
         reference_samples_per_s: ``reference.samples_per_s``.
     """
     speeds = [(row, speed) for row in attempts if (speed := _worker_samples_per_s(arrays, [row.attempt])) is not None]
@@ -114,7 +114,7 @@ def find_scaling(
     known: list[tuple[float, str]] = [] if one_worker is None else [one_worker]
     if reference_samples_per_s is not None:
         known.append((reference_samples_per_s, "reference.samples_per_s"))
-    if judged.world_size > 1:  # one worker against itself says nothing
+    if judged.world_size > 1:  # one worker is not compared with itself
         known += [(speed, f"attempt {row.attempt}") for row, speed in reversed(speeds) if row.world_size == 1]
     alone, source = known[0] if known else (None, None)
     return Scaling(
@@ -127,18 +127,18 @@ def find_scaling(
 
 
 def _worker_samples_per_s(arrays: StepArrays, attempts: Sequence[int]) -> float | None:
-    """Samples of attempts over the seconds that their workers took for them; None without any in the weights."""
+    """Samples of attempts over their workers' step times; None without steps in the weights."""
     mine = np.isin(arrays.kept["attempt"], attempts)
     worker_s = float((arrays.kept["own_s"][mine] * arrays.kept["workers"][mine]).sum())
     return float(arrays.kept["samples"][mine].sum()) / worker_s if worker_s > 0 else None
 
 
 def find_flops(scaling: Scaling | None, events: Sequence[Event], peak_tflops: float | None) -> Flops | None:
-    """Return what the recipe's FLOPs make of the speed; None unless it gives them, and without steps.
+    """Return the speed in FLOPs; None without steps, or if the recipe does not give its FLOPs.
 
     Args:
-        scaling: of the run: the speed of its last attempt with steps.
-        events: of the run; an attempt's start has the recipe's ``flops_per_sample``.
+        scaling: of the run, with the speed of its last attempt with steps.
+        events: of the run; ``AttemptStarted`` has the recipe's ``flops_per_sample``.
         peak_tflops: of a worker's device.
     """
     starts = of_type(events, AttemptStarted)

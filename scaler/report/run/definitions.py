@@ -178,7 +178,7 @@ COST = Number(
     read=lambda report: report.cost.total if report.cost else None,
 )
 ATTEMPTS = Number(
-    key="lives",
+    key="attempts",
     name="attempts",
     unit="",
     of="of the worker group",

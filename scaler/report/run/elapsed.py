@@ -1,4 +1,4 @@
-"""The run's clock: seconds since submission, without the time before a resume when nobody drove the run."""
+"""The elapsed time of a run: seconds since submission, without the time before a resume in which nothing ran."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from scaler.report.run.step_arrays import Columns
 
 
 def find_starts(events: Sequence[Event], started_at: float | None) -> dict[int, float | None]:
-    """Return when each attempt began, by the run's clock; None where the times are not known.
+    """Return the elapsed seconds at each attempt's start; None where the submission is not known.
 
     Args:
         events: of the run, in order.
@@ -29,12 +29,12 @@ def find_starts(events: Sequence[Event], started_at: float | None) -> dict[int, 
 
 
 class Elapsed:
-    """When each step began, by the run's clock: its attempt's start, and the times that were recorded since.
+    """The elapsed seconds at the start of each step: its attempt's start, plus the recorded times since then.
 
     Args:
-        steps: of the run, lost work too: see ``StepArrays.steps``.
+        steps: of the run, with lost work: see ``StepArrays.steps``.
         attempts: of the run.
-        after: what stood after each attempt's last step, in seconds.
+        after: seconds of evaluations and checkpoints after each attempt's last step.
     """
 
     def __init__(self, steps: Columns, attempts: Sequence[AttemptRow], after: Mapping[int, float]) -> None:
@@ -52,11 +52,11 @@ class Elapsed:
             self._ends[row.attempt] = start + (float(until[-1]) if len(until) else 0.0) + after.get(row.attempt, 0.0)
 
     def of_steps(self, which: NDArray[Any]) -> NDArray[np.float64]:
-        """Return when the steps that ``which`` says began; NaN where it is not known."""
+        """Return the elapsed seconds at the start of the steps that ``which`` selects; NaN where not known."""
         return np.asarray(self._begins[which])
 
     def at(self, attempt: int, samples_seen: int) -> float | None:
-        """Return when an attempt was at a place: evaluations and checkpoints at that place are over by then."""
+        """Return the elapsed seconds when an attempt had seen some samples, after evaluations and checkpoints there."""
         mine = self._rows.get(attempt)
         if mine is None:
             return None

@@ -1,4 +1,4 @@
-"""The audit of the learning rate: what the optimizers used, what the loop planned, what the plan and the events say."""
+"""The audit of the learning rate: as the optimizers used it, as the loop planned it, as plan and events give it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,43 +10,44 @@ from scaler.report.run.lr_replay import ReplayedAttempt
 from scaler.report.run.model import LrAudit
 from scaler.report.run.step_arrays import Columns, chosen
 
-LR_TOLERANCE = 1e-9  # of the peak: floats of one formula evaluated twice agree far better
+LR_TOLERANCE = 1e-9  # share of the peak; one formula evaluated twice differs far less
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditedLrs:
-    """The audit, and what a verdict needs beside it."""
+    """The audit, and what verdicts need besides it."""
 
     audit: LrAudit
-    is_followed: bool  # every optimizer used what its loop planned: a difference is between loop and plan
-    unplanned: tuple[int, ...]  # attempts whose plan is not known for want of events
+    is_followed: bool  # whether every optimizer used the learning rate that its loop planned
+    unplanned: tuple[int, ...]  # attempts whose plan is not known, because events are missing
 
 
-def audit_lrs(steps: Columns, lives: Mapping[int, ReplayedAttempt], plan: Plan) -> AuditedLrs:
-    """Compare every record of every worker with the rate planned at its step, and that with the rate made again.
+def audit_lrs(steps: Columns, replayed: Mapping[int, ReplayedAttempt], plan: Plan) -> AuditedLrs:
+    """Compare the learning rate in every record with the one planned at its step, and that with the one computed again.
 
-    Made again: the rate of the attempt's plan, times the factors of plateau and divergence, times the ramp after a
-    resize. The plan is made from the job, the factors are replayed from evaluations and events, and the ramp by its
-    rule from the life before; a ramp or a factor that an event tells otherwise is an error of the rates that it makes.
+    The learning rate computed again is that of the attempt's plan, times the factors of plateau and divergence, times
+    the rewarmup after a resize. The plan is made from the job, the factors are replayed from evaluations and events,
+    and the rewarmup follows its rule from the attempt before. A factor or a rewarmup that differs in an event counts as
+    the error that it makes in the learning rate.
 
-    Two things have no other evidence than the training's own. With ``rule: adascale`` no event tells the gain: there
-    the used rate is compared with the recorded plan alone, and of a ramp everything but its factor with the rule. And
-    where the batch follows the noise, that it grew is taken from the event; its rate is made again.
+    Two values come from the training alone. With ``rule: adascale`` no event has the gain: there the learning rate that
+    was used is compared with the recorded one only, and a rewarmup with its rule except for its factor. Where the batch
+    follows the noise, its growth is taken from the event; its learning rate is computed again.
 
     Args:
-        steps: those in the weights, each with the extremes of what its workers recorded: see ``StepArrays.kept``.
-        lives: of the run, by attempt.
+        steps: those in the weights: see ``StepArrays.kept``.
+        replayed: each attempt, by its number.
         plan: of the run.
     """
     attempts = np.unique(steps["attempt"]).tolist()
-    unplanned = tuple(attempt for attempt in attempts if not lives[attempt].is_known)
+    unplanned = tuple(attempt for attempt in attempts if not replayed[attempt].is_known)
     steps = chosen(steps, ~np.isin(steps["attempt"], unplanned))
     if not len(steps["samples_seen"]):
         audit = LrAudit(checked_steps=0, max_abs_error=None, as_planned=None)
         return AuditedLrs(audit=audit, is_followed=True, unplanned=unplanned)
     used = [steps["lr_error"].max()]
-    errors = [_plan_error(steps, lives[attempt]) for attempt in attempts if attempt not in unplanned]
-    error, bound = float(np.max(used + errors)), LR_TOLERANCE * highest_peak(plan)  # no number, when one is none
+    errors = [_plan_error(steps, replayed[attempt]) for attempt in attempts if attempt not in unplanned]
+    error, bound = float(np.max(used + errors)), LR_TOLERANCE * highest_peak(plan)  # not finite when one of them is not
     return AuditedLrs(
         audit=LrAudit(
             checked_steps=len(steps["samples_seen"]),
@@ -58,28 +59,28 @@ def audit_lrs(steps: Columns, lives: Mapping[int, ReplayedAttempt], plan: Plan) 
     )
 
 
-def _plan_error(steps: Columns, life: ReplayedAttempt) -> float:
-    """The largest difference of a life's planned rates from those made again."""
-    theirs = chosen(steps, steps["attempt"] == life.attempt)
+def _plan_error(steps: Columns, attempt: ReplayedAttempt) -> float:
+    """The largest difference between an attempt's planned learning lrs and those computed again."""
+    theirs = chosen(steps, steps["attempt"] == attempt.attempt)
     seen = theirs["samples_seen"]
-    right_ramp = life.reported_ramp is life.ramp
-    if life.plan.is_measured:
+    right_ramp = attempt.reported_ramp is attempt.ramp
+    if attempt.plan.is_measured:
         if right_ramp:
             return 0.0
         ramps = [
             np.array([ramp.at(at) if ramp is not None else 1.0 for at in seen.tolist()])
-            for ramp in (life.ramp, life.reported_ramp)
+            for ramp in (attempt.ramp, attempt.reported_ramp)
         ]
         return float((np.abs(ramps[0] - ramps[1]) * theirs["lr_planned"]).max())
-    rates = np.array([life.rate(at, life.ramp) for at in seen.tolist()])
-    errors = [np.abs(theirs[name] - rates).max() for name in ("lr_planned_min", "lr_planned_max")]
-    errors.append(life.contradiction)
+    lrs = np.array([attempt.lr(at, attempt.ramp) for at in seen.tolist()])
+    errors = [np.abs(theirs[name] - lrs).max() for name in ("lr_planned_min", "lr_planned_max")]
+    errors.append(attempt.contradiction)
     if not right_ramp:
-        told = np.array([life.rate(at, life.reported_ramp) for at in seen.tolist()])
-        errors.append(np.abs(told - rates).max())
+        reported = np.array([attempt.lr(at, attempt.reported_ramp) for at in seen.tolist()])
+        errors.append(np.abs(reported - lrs).max())
     return float(np.max(errors))
 
 
 def highest_peak(plan: Plan) -> float:
-    """Return the greatest peak rate of the plan's phases."""
+    """Return the largest peak learning rate of the plan's phases."""
     return max(phase.peak_lr for phase in plan.phases)

@@ -1,7 +1,7 @@
-"""The rates of each life made again from what does not come from its rates: jobs, plans, and the run's events.
+"""The learning rates of each attempt, computed again from jobs, plans and events, and not from recorded learning rates.
 
-A checkpoint holds what the controllers decided up to its place, so a life begins with what the newest life before it
-that trained up to there had decided by then.
+A checkpoint holds what the controllers decided before it. So an attempt starts with the decisions of the newest earlier
+attempt that trained up to its start.
 """
 
 from bisect import bisect_right
@@ -33,69 +33,70 @@ _PLACE = itemgetter(0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decided:
-    """What the controllers had decided by a place."""
+    """What the controllers had decided when the run had seen some number of samples."""
 
     plateau: PlateauState = field(default_factory=PlateauState)
-    follows: bool = True  # every evaluation so far had a number for the plateau, so that its state is known
-    guard: float = 1.0  # what going back to checkpoints made of the rate
-    times: int = 0  # how often it went back
-    growth: tuple[tuple[int, float], ...] = ()  # where the batch grew with the noise, and to how many times the start's
+    follows: bool = True  # whether the state of the plateau controller is known: every evaluation had a value
+    guard: float = 1.0  # factor on the learning rate after returns to a checkpoint
+    times: int = 0  # returns to a checkpoint
+    # Samples seen where the batch grew with the noise, and its size over the size at the start of training.
+    growth: tuple[tuple[int, float], ...] = ()
 
     @property
     def factor(self) -> float:
-        """What the planned rate is multiplied by."""
+        """The factor on the planned learning rate."""
         return self.plateau.factor * self.guard
 
 
 @dataclass(kw_only=True, slots=True)
 class ReplayedAttempt:
-    """One life of the worker group, as it should have gone."""
+    """One attempt, with the decisions and learning rates that it should have had."""
 
     attempt: int
     start: int
     job: Job
-    plan: Plan  # with the batch as it grew
-    is_known: bool  # what it began with is known: no life before it lacks its events
-    ramp: ResizeRamp | None = None  # by the rule
-    reported_ramp: ResizeRamp | None = None  # as its own event has it; equal to ``ramp`` unless something is wrong
-    decided: list[tuple[int, Decided]] = field(default_factory=list)  # by place, ascending
-    contradiction: float = 0.0  # the most by which an event of a factor differs from what evaluations say
+    plan: Plan  # with the phases in which the batch grew
+    is_known: bool  # whether its decisions at the start are known: no earlier attempt lacks its events
+    ramp: ResizeRamp | None = None  # rewarmup by the rule
+    reported_ramp: ResizeRamp | None = None  # rewarmup in its event; the same unless something is wrong
+    decided: list[tuple[int, Decided]] = field(default_factory=list)  # by samples seen, ascending
+    contradiction: float = 0.0  # largest error of the learning rate, by events against evaluations
 
     def at(self, samples_seen: int) -> Decided:
         """Return what was decided before the step that starts after ``samples_seen`` samples."""
         return self.decided[bisect_right(self.decided, samples_seen, key=_PLACE) - 1][1]
 
-    def rate(self, samples_seen: int, ramp: ResizeRamp | None) -> float:
-        """Return the rate of a step, by the loop's order of operations: equal to the last digit."""
+    def lr(self, samples_seen: int, ramp: ResizeRamp | None) -> float:
+        """Return the learning rate of a step, equal to the loop's to the last digit."""
         return self._with(self.plan.lr_at(samples_seen), samples_seen, ramp)
 
     def whole_step_lr(self, samples_seen: int, ramp: ResizeRamp | None) -> float:
-        """Return the rate that a whole batch from ``samples_seen`` on would have."""
+        """Return the learning rate of a step with a whole batch that starts after ``samples_seen`` samples."""
         return self._with(self.plan.whole_step_lr_at(samples_seen), samples_seen, ramp)
 
     def _with(self, planned: float, samples_seen: int, ramp: ResizeRamp | None) -> float:
-        rate = planned * self.at(samples_seen).factor
-        return rate * ramp.at(samples_seen) if ramp is not None else rate
+        lr = planned * self.at(samples_seen).factor  # in the loop's order of operations
+        return lr * ramp.at(samples_seen) if ramp is not None else lr
 
 
 def replay(
     events: Sequence[Event], jobs: Mapping[int, Job], plans: Mapping[int, Plan], *, recorded: Sequence[int]
 ) -> dict[int, ReplayedAttempt]:
-    """Return each life by its attempt.
+    """Return each attempt, by its number.
 
     Args:
-        events: of the run, with the starts of short lives.
-        jobs: each with the attempt from which on it was in force; the first from 0.
-        plans: of each attempt, without what the noise made of the batch.
+        events: of the run, with the starts of short attempts.
+        jobs: each job of the run, by the first attempt that used it.
+        plans: of each attempt, with the batch as planned.
         recorded: the attempts that have records.
     """
     starts = of_type(events, AttemptStarted)
     missing = set(recorded) - {start.attempt for start in starts}
-    lives: list[ReplayedAttempt] = []
+    attempts: list[ReplayedAttempt] = []
     for start in starts:
         attempt, begin = start.attempt, start.start_samples
-        source = next((life for life in reversed(lives) if life.start < begin), None)
-        life = ReplayedAttempt(
+        source = next((replayed for replayed in reversed(attempts) if replayed.start < begin), None)
+        replayed = ReplayedAttempt(
             attempt=attempt,
             start=begin,
             job=jobs[max(first for first in jobs if first <= attempt)],
@@ -104,20 +105,20 @@ def replay(
             and (begin == 0 or (source is not None and source.is_known)),
         )
         decided = source.at(begin) if source is not None else Decided()
-        life.plan = regrow(life.plan, life.job, decided.growth)
-        life.decided = [(begin, decided)]
-        _set_ramp(life, start, source, lives)
-        if lives and _went_back(lives[-1], events, attempt):
-            life.decided = [(begin, _lowered(decided, lives[-1].decided[-1][1].times + 1, life.job))]
-        _decide(life, [event for event in events if event.attempt == attempt])
-        lives.append(life)
-    return {life.attempt: life for life in lives}
+        replayed.plan = regrow(replayed.plan, replayed.job, decided.growth)
+        replayed.decided = [(begin, decided)]
+        _set_ramp(replayed, start, source, attempts)
+        if attempts and _has_returned(attempts[-1], events, attempt):
+            replayed.decided = [(begin, _lowered(decided, attempts[-1].decided[-1][1].times + 1, replayed.job))]
+        _decide(replayed, [event for event in events if event.attempt == attempt])
+        attempts.append(replayed)
+    return {replayed.attempt: replayed for replayed in attempts}
 
 
-def _went_back(before: ReplayedAttempt, events: Sequence[Event], attempt: int) -> bool:
-    """Whether a life is the one before it, gone back to a checkpoint: its workers are the same, and were not started.
+def _has_returned(before: ReplayedAttempt, events: Sequence[Event], attempt: int) -> bool:
+    """Whether an attempt has the same workers as the one before it, which diverged and returned to a checkpoint.
 
-    New workers know only what the checkpoint says, and it says nothing of a divergence that came after it.
+    New workers know only the checkpoint, which does not have a divergence that came after it.
     """
     diverged = any(event.goes_back and event.attempt == before.attempt for event in of_type(events, Diverged))
     return diverged and not any(event.attempt == attempt for event in of_type(events, WorkerStarted))
@@ -128,74 +129,77 @@ def _lowered(decided: Decided, times: int, job: Job) -> Decided:
     return replace(decided, times=times, guard=divergence.lr_factor**times if divergence is not None else 1.0)
 
 
-def _decide(life: ReplayedAttempt, events: Sequence[Event]) -> None:
-    """Follow a life's events: evaluations that the plateau saw, cuts, and batches that grew."""
-    wanted = life.job.schedule.plateau
+def _decide(replayed: ReplayedAttempt, events: Sequence[Event]) -> None:
+    """Add the decisions of an attempt's events: evaluations, lowered learning rates, and batches that grew."""
+    wanted = replayed.job.schedule.plateau
     plateau = Plateau(**wanted.model_dump(exclude={"metric"})) if wanted is not None else None
     seen_at = None
     for event in events:
-        now = life.decided[-1][1]
+        now = replayed.decided[-1][1]
         match event:
             case Evaluated() if plateau is not None and wanted is not None and now.follows:
                 value = event.values.get(wanted.metric)
                 seen_at = event.samples_seen
                 state = plateau.step(now.plateau, value) if value is not None else now.plateau
-                life.decided.append((seen_at, replace(now, plateau=state, follows=value is not None)))
+                replayed.decided.append((seen_at, replace(now, plateau=state, follows=value is not None)))
             case LrLowered() if seen_at == event.samples_seen and now.follows:
-                wrong = abs(event.factor - now.plateau.factor) * max(phase.peak_lr for phase in life.plan.phases)
-                life.contradiction = max(life.contradiction, wrong)
+                wrong = abs(event.factor - now.plateau.factor) * max(phase.peak_lr for phase in replayed.plan.phases)
+                replayed.contradiction = max(replayed.contradiction, wrong)
             case LrLowered():
                 state = replace(now.plateau, factor=event.factor)
-                life.decided.append((event.samples_seen, replace(now, plateau=state)))
+                replayed.decided.append((event.samples_seen, replace(now, plateau=state)))
             case BatchGrown():
                 at, size = event.samples_seen, event.global_batch_size
-                factor = size / life.plan.phases[0].global_batch_size
-                life.plan = grow(life.plan, life.job, samples_seen=at, global_batch_size=size)
-                life.decided.append((at, replace(now, growth=(*now.growth, (at, factor)))))
+                factor = size / replayed.plan.phases[0].global_batch_size
+                replayed.plan = grow(replayed.plan, replayed.job, samples_seen=at, global_batch_size=size)
+                replayed.decided.append((at, replace(now, growth=(*now.growth, (at, factor)))))
 
 
 def _set_ramp(
-    life: ReplayedAttempt, start: AttemptStarted, source: ReplayedAttempt | None, lives: Sequence[ReplayedAttempt]
+    replayed: ReplayedAttempt,
+    start: AttemptStarted,
+    source: ReplayedAttempt | None,
+    earlier: Sequence[ReplayedAttempt],
 ) -> None:
-    """Set the ramp that a life's event tells of, and the one that the rule gives."""
+    """Set the rewarmup that an attempt's event has, and the one by the rule."""
     try:
-        told = ResizeRamp.from_dict(start.ramp)
+        reported = ResizeRamp.from_dict(start.ramp)
     except (PlanError, KeyError, TypeError, ValueError):
-        told = None
-    # A checkpoint of the very start is there only where a training may go back to it: of whichever life was first.
-    sources = [source] if source is not None else [other for other in lives if other.start == life.start]
-    right = [_ramp_after(other, life, told) for other in sources]
+        reported = None
+    # There is a checkpoint of the start itself only where training may return to it; any attempt may have written it.
+    sources = [source] if source is not None else [other for other in earlier if other.start == replayed.start]
+    right = [_ramp_after(other, replayed, reported) for other in sources]
     if source is None:
         right.insert(0, None)
-    if not life.is_known:
-        right = [told]
-    life.ramp = right[0]
-    life.reported_ramp = told
+    if not replayed.is_known:
+        right = [reported]
+    replayed.ramp = right[0]
+    replayed.reported_ramp = reported
     for ramp in right:
-        if _is_same(life.reported_ramp, ramp):
-            life.ramp = life.reported_ramp  # to the last digit
+        if _is_same(replayed.reported_ramp, ramp):
+            replayed.ramp = replayed.reported_ramp  # equal to the last digit
             break
 
 
-def _ramp_after(source: ReplayedAttempt, life: ReplayedAttempt, told: ResizeRamp | None) -> ResizeRamp | None:
-    """The ramp that a life begins with after a checkpoint of another: by the training's rule, from the other's rates.
+def _ramp_after(source: ReplayedAttempt, replayed: ReplayedAttempt, reported: ResizeRamp | None) -> ResizeRamp | None:
+    """The rewarmup of an attempt that starts from another's checkpoint, by the rule, from the other's learning rate.
 
-    Where progress is measured the gain is in both rates, and no event tells it: there the told factor is believed.
+    With adascale the gain is part of both learning rates and in no event: there the reported factor is used.
     """
-    at, plan, rewarmup = life.start, life.plan, life.job.scale.rewarmup
+    at, plan, rewarmup = replayed.start, replayed.plan, replayed.job.scale.rewarmup
     if source.plan.phase_at(at).global_batch_size == plan.phase_at(at).global_batch_size:
         return source.ramp
     if rewarmup is None:
         return None
     length = plan.rewarmup_samples
     if plan.is_measured or source.plan.is_measured:
-        return ResizeRamp(start=at, stop=at + length, factor=told.factor) if told is not None else None
-    before, now = source.whole_step_lr(at, source.ramp), life.whole_step_lr(at, None)
+        return ResizeRamp(start=at, stop=at + length, factor=reported.factor) if reported is not None else None
+    before, now = source.whole_step_lr(at, source.ramp), replayed.whole_step_lr(at, None)
     return ramp_after(before, now, above=rewarmup.above, start=at, length=length)
 
 
-def _is_same(told: ResizeRamp | None, right: ResizeRamp | None) -> bool:
-    if told is None or right is None:
-        return told is right
-    places = (told.start, told.stop) == (right.start, right.stop)
-    return places and isclose(told.factor, right.factor, rel_tol=RAMP_TOLERANCE)
+def _is_same(reported: ResizeRamp | None, right: ResizeRamp | None) -> bool:
+    if reported is None or right is None:
+        return reported is right
+    places = (reported.start, reported.stop) == (right.start, right.stop)
+    return places and isclose(reported.factor, right.factor, rel_tol=RAMP_TOLERANCE)

@@ -1,4 +1,4 @@
-"""What of a run's files is damaged or missing, so that the numbers are not of the whole run."""
+"""Verdicts about damaged or missing files, with which the report is not about the whole run."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,20 @@ CODES = ("events_missing", "records_unreadable")
 
 
 def find_missing_data(report: Report) -> tuple[Verdict, ...]:
-    """Return what a report says is missing of its run's files; where there is anything, its numbers are of a part."""
+    """Return a report's verdicts about damaged or missing files; with any, its numbers are about a part of the run."""
     return tuple(verdict for verdict in report.verdicts if verdict.code in CODES)
 
 
 def find_missing_events(
     state: RunState, attempts: Sequence[AttemptRow], *, recorded: Sequence[int], unplanned: Sequence[int]
 ) -> Verdict | None:
-    """Return that attempts have records and no start in the events: nothing says where they began.
+    """Return a verdict if attempts have records but no ``attempt_started`` event, so that their start is not known.
 
     Args:
-        state: of the run; while it goes on, the newest attempt's start may still be on its way.
-        attempts: those that the events tell of.
+        state: of the run; while it is running, the newest attempt's start may not be written yet.
+        attempts: those with a start in the events.
         recorded: those that have records.
-        unplanned: those whose rate is not audited, because of what is missing before them.
+        unplanned: those whose learning rate is not audited, because earlier events are missing.
     """
     known = {row.attempt for row in attempts}
     lost = sorted(set(recorded) - known)
@@ -45,7 +45,7 @@ def find_missing_events(
 
 
 def find_unreadable(files: Sequence[str]) -> Verdict | None:
-    """Return that files of records are damaged; the rest is reported. Each is its name and what is wrong."""
+    """Return a verdict about damaged files of records, each as its name and what is wrong; None without any."""
     if not files:
         return None
     rest = [f"{len(files) - SHOWN} more"] if len(files) > SHOWN else []
@@ -61,7 +61,7 @@ def find_unreadable(files: Sequence[str]) -> Verdict | None:
 
 
 def _names(attempts: Sequence[int]) -> str:
-    """Attempts by number, the first few of them."""
+    """The numbers of attempts, the first few of them."""
     rest = [f"{len(attempts) - SHOWN} more"] if len(attempts) > SHOWN else []
     *first, last = [*map(str, attempts[:SHOWN]), *rest]
     listed = f"{', '.join(first)} and {last}" if first else last

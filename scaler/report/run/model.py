@@ -302,7 +302,7 @@ class Report:
         """The sentence that is shown when there is no verdict; None when there is one."""
         if self.verdicts:
             return None
-        return "Nothing to report: every record is there, and every step used the planned rate."
+        return "Nothing to report: every record is there, and every step used the planned learning rate."
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON has it."""

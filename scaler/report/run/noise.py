@@ -1,4 +1,4 @@
-"""What the gradients said: the noise scale at the end of training, and with ``rule: adascale`` the gain."""
+"""The gradient noise scale at the end of training, and with ``rule: adascale`` the gain."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ OF_PRECONDITIONED = (
 
 
 def find_noise(steps: Columns, plan: Plan) -> Noise | None:
-    """Return the noise scale at the last measured step; None when no step was measured."""
+    """Return the noise scale at the last measured step; None without a measured step."""
     signal, variance = steps["grad_signal"], steps["grad_variance"]
     measured = np.flatnonzero(np.isfinite(signal) & np.isfinite(variance))
     if not len(measured):
@@ -41,7 +41,7 @@ def find_noise(steps: Columns, plan: Plan) -> Noise | None:
 
 
 def find_gain(totals: Totals, plan: Plan) -> Gain | None:
-    """Return what adaptive steps were worth; None for other rules, and without steps."""
+    """Return the gain that adascale measured; None for other rules, and without steps."""
     if not plan.is_measured or not totals.steps:
         return None
     steps_of_reference = totals.progress / plan.reference_batch_size

@@ -1,4 +1,4 @@
-"""Curves over the run, thinned for drawing."""
+"""The curves of a run, thinned for drawing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,14 +22,14 @@ def make_series(
     attempts: Sequence[AttemptRow],
     elapsed: Elapsed,
 ) -> Series:
-    """Return the curves of at most ``SERIES_POINTS`` stretches of steps.
+    """Return the curves, as at most ``SERIES_POINTS`` points; each stands for a stretch of steps.
 
     Args:
         arrays: of the run.
         batches: the global batch size of each step in the weights.
-        events: those of work that is in the weights.
+        events: those about work that is in the weights.
         attempts: of the run.
-        elapsed: when each step began.
+        elapsed: the elapsed seconds at the start of each step.
     """
     steps = arrays.kept
     stretches = _Stretches(len(steps["samples_seen"]))
@@ -75,7 +75,7 @@ def make_series(
 
 
 class _Stretches:
-    """Steps in stretches of about equal length; where there are no steps, there is no stretch."""
+    """Steps, divided into stretches of about equal length; without steps there is no stretch."""
 
     def __init__(self, count: int) -> None:
         points = np.linspace(0, count, num=min(count, SERIES_POINTS), endpoint=False)
@@ -87,11 +87,11 @@ class _Stretches:
         return np.asarray(how.reduceat(values, self.starts)) if len(self.starts) else np.zeros(0)
 
     def least(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """The least of each stretch that is a number."""
+        """The smallest value of each stretch, without NaN."""
         return self._reduce(np.fmin, values)
 
     def most(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """The greatest of each stretch that is a number."""
+        """The largest value of each stretch, without NaN."""
         return self._reduce(np.fmax, values)
 
     def sum(self, values: NDArray[Any]) -> NDArray[np.float64]:
@@ -99,7 +99,7 @@ class _Stretches:
         return self._reduce(np.add, values)
 
     def over(self, values: NDArray[Any], by: NDArray[Any]) -> NDArray[np.float64]:
-        """The sum of each stretch over another's sum; NaN where that is 0."""
+        """The sum of each stretch over the sum of ``by``; NaN where that is 0."""
         return _divided(self.sum(values), self.sum(by))
 
     def mean(self, values: NDArray[Any]) -> NDArray[np.float64]:
@@ -112,7 +112,7 @@ def _divided(values: NDArray[np.float64], by: NDArray[np.float64]) -> NDArray[np
 
 
 def _parts(arrays: StepArrays) -> dict[str, NDArray[np.float64]]:
-    """What each step took, by what it went into: means over ranks."""
+    """The parts of each step's time: means over ranks."""
     parts = {name: arrays.over_ranks(name) for name in ("compute_s", "data_wait_s", "sync_wait_s")}
     return {**parts, "update_s": arrays.kept["own_s"] - sum(parts.values())}
 
@@ -122,12 +122,12 @@ def _most_of_ranks(arrays: StepArrays, name: str) -> NDArray[Any]:
 
 
 def _noise_points(steps: Columns) -> NDArray[np.int64]:
-    """Which of the measured steps are drawn: evenly, the first and the last among them. They are averages already."""
+    """The measured steps that are drawn: evenly spaced, with the first and the last. They are averages already."""
     measured = np.flatnonzero(np.isfinite(steps["grad_signal"]))
     chosen = np.linspace(0, len(measured) - 1, num=min(len(measured), SERIES_POINTS)).round().astype(np.int64)
     return measured[chosen]
 
 
 def _finite(values: NDArray[np.float64]) -> tuple[float | None, ...]:
-    """JSON has no NaN: what is not a number is not known."""
+    """Values for JSON, which has no NaN: None instead."""
     return tuple(float(value) if np.isfinite(value) else None for value in values)

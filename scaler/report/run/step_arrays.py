@@ -1,7 +1,7 @@
-"""The records as arrays: one entry for each step, and one for each step and worker.
+"""The records of a run as arrays: with one entry for each step, and with one for each step and worker.
 
-Records come a table at a time and in any order, so that a run of ten million of them needs little more memory than the
-arrays made of them.
+Records are added a table at a time and in any order, so that a run of ten million records needs little more memory than
+these arrays.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,34 +46,35 @@ _KEYS = ("attempt", "rank", "samples_seen", "samples")
 
 
 class Records(Protocol):
-    """A run's records, a table at a time: ``RecordFiles``."""
+    """Where records come from, a table at a time: ``RecordFiles``."""
 
     @property
     def unreadable(self) -> Sequence[str]:
-        """The damaged files that were met so far, each with what is wrong."""
+        """The damaged files found so far, each with what is wrong."""
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Yield the records, or some columns of them; the same rows in the same order each time."""
+        """Yield the records, or some columns of them: the same rows in the same order at each call."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepArrays:
-    """S steps, of which K are in the final weights, by R ranks. Times of a step stand for ``steps`` optimizer steps."""
+    """S steps, K of them in the final weights, of R ranks. The times of an entry are of its ``steps`` steps."""
 
-    ranks: NDArray[np.int64]  # R, ascending: all that recorded anything, lost work too
-    attempts: NDArray[np.int64]  # that recorded anything, ascending
-    steps: Columns  # S entries, in the order of attempt and samples_seen: OF_STEP, the keys, and what is below
-    # lost: a later attempt did it again. is_kept: it is in the final weights. samples: sum over ranks. workers: how
-    # many ranks recorded it. weight: sum over ranks of what their losses count with. loss: mean over ranks, by weight;
-    # loss_min, loss_max: of any rank. step_time_s: of the slowest rank. own_s, between_s: means over ranks of the step
-    # time, and of evaluations and checkpoints before it. lr_error: the greatest difference of a rank's lr from its
-    # lr_planned. lr_planned_min, lr_planned_max: over ranks. Steps whose samples nobody recorded are not here.
-    kept: Columns  # K entries, the same of the steps that are in the final weights
+    ranks: NDArray[np.int64]  # R ranks that recorded anything, ascending; lost work counts
+    attempts: NDArray[np.int64]  # attempts that recorded anything, ascending
+    # S entries, in the order of attempt and samples_seen: OF_STEP, the keys, and these. lost: a later attempt did it
+    # again. is_kept: it is in the final weights. samples: sum over ranks. workers: ranks that recorded it. weight: sum
+    # over ranks of the weights of their losses. loss: mean over ranks, by weight; loss_min, loss_max: of any rank.
+    # step_time_s: of the slowest rank. own_s: step time, mean over ranks. between_s: evaluations and checkpoints before
+    # it, mean over ranks. lr_error: largest difference of a rank's lr from its lr_planned. lr_planned_min,
+    # lr_planned_max: over ranks. Steps without recorded samples are left out.
+    steps: Columns
+    kept: Columns  # K entries: the same, for the steps in the final weights
     cells: Columns  # K x R each, OF_CELL: NaN (of samples and weight: 0) where a rank did not record the step
     is_there: NDArray[np.bool_]  # K x R: whether the rank recorded the step
-    between: Columns  # K x 2 sums over ranks, BETWEEN, by name; the mean over ranks is that over ``workers``
-    rank_between: Columns  # R sums over kept steps, BETWEEN, by name
-    rank_means: Columns  # R means over kept records, SAMPLED, by name; NaN where nothing was measured
+    between: Columns  # K sums over ranks each, BETWEEN, by name; divided by ``workers``, means over ranks
+    rank_between: Columns  # R sums over kept steps each, BETWEEN, by name
+    rank_means: Columns  # R means over kept records each, SAMPLED, by name; NaN: not measured
 
     def over_ranks(self, name: str) -> NDArray[np.float64]:
         """Return K means of a cell over the ranks that recorded the step."""
@@ -86,7 +87,7 @@ def make_step_arrays(records: Records, events: Sequence[Event]) -> StepArrays:
 
     Args:
         records: every record that can be read, each once.
-        events: of the run; they tell what was lost. Attempts whose start they do not tell yet are not kept.
+        events: of the run; their starts of attempts show what was lost. Attempts without a start are not kept.
     """
     ranks, steps = _steps(records, events)
     known = {start.attempt for start in of_type(events, AttemptStarted)}
@@ -98,7 +99,7 @@ def make_step_arrays(records: Records, events: Sequence[Event]) -> StepArrays:
 
 
 def _steps(records: Records, events: Sequence[Event]) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
-    """The ranks, and every step by its keys."""
+    """The ranks, and the keys of every step."""
     found: list[NDArray[np.int64]] = []
     ranks = np.zeros(0, dtype=np.int64)
     for table in records.tables(_KEYS):
@@ -120,7 +121,7 @@ def _key(table: pa.Table) -> NDArray[np.int64]:
 
 
 class _Filling:
-    """A grid that is being filled."""
+    """Step arrays while records are added to them."""
 
     def __init__(self, steps: dict[str, NDArray[Any]], ranks: NDArray[np.int64]) -> None:
         self._keys, self._keep, self._ranks = steps.pop("key"), steps["is_kept"], ranks
@@ -150,7 +151,7 @@ class _Filling:
         self._sampled = {name: np.zeros((2, shape[1])) for name in SAMPLED}  # sum, count
 
     def add(self, table: pa.Table) -> None:
-        """Take a table of records."""
+        """Add a table of records."""
         values = {name: _floats(table, name) for name in table.column_names if name != "weight"}
         values["weight"] = _weights(table)
         key = _key(table)
@@ -160,7 +161,7 @@ class _Filling:
             values, at = chosen(values, is_step), at[is_step]
         if not len(at):
             return
-        # A table is of a stretch of the run: what is summed is as long as that, not as the run.
+        # A table covers a stretch of the run, so the sums are made over this stretch and not over the run.
         window = slice(int(at.min()), int(at.max()) + 1)
         self._share(values, at - window.start, window)
         self._sum(values, at - window.start, window)
@@ -169,7 +170,7 @@ class _Filling:
             self._fill(values if len(mine) == len(at) else chosen(values, mine), self._row[at[mine]])
 
     def _share(self, values: Columns, at: NDArray[np.int64], window: slice) -> None:
-        """Take what is the same on all workers from the lowest rank."""
+        """Store what is the same on all workers, from the lowest rank."""
         owner, rank = self._owner[window], values["rank"]
         before = owner.copy()
         np.minimum.at(owner, at, rank)
@@ -195,7 +196,7 @@ class _Filling:
         np.minimum.at(steps["loss_min"], at[finite], loss[finite])
         np.maximum.at(steps["loss_max"], at[finite], loss[finite])
         np.maximum.at(steps["step_time_s"], at, values["step_time_s"])
-        with np.errstate(invalid="ignore"):  # a rate may be no number
+        with np.errstate(invalid="ignore"):  # a learning rate can be NaN
             np.maximum.at(steps["lr_error"], at, np.abs(values["lr"] - values["lr_planned"]))
             np.minimum.at(steps["lr_planned_min"], at, values["lr_planned"])
             np.maximum.at(steps["lr_planned_max"], at, values["lr_planned"])
@@ -203,7 +204,9 @@ class _Filling:
     def _fill(self, values: Columns, row: NDArray[np.int64]) -> None:
         column = np.searchsorted(self._ranks, values["rank"])
         self._is_there[row, column] = True
-        if self._weights is None and not np.array_equal(values["weight"], values["samples"]):  # from here on
+        if self._weights is None and not np.array_equal(
+            values["weight"], values["samples"]
+        ):  # weights are stored from here on
             self._weights = self._cells["samples"].astype(np.float64)
         if self._weights is not None:
             self._weights[row, column] = values["weight"]
@@ -219,7 +222,7 @@ class _Filling:
             np.add.at(count, column[known], 1)
 
     def arrays(self) -> StepArrays:
-        """Return the arrays, full."""
+        """Return the complete arrays."""
         steps = self._steps
         workers = np.maximum(steps["workers"], 1)
         steps["loss"] = means_of(steps["loss"], steps["weight"])
@@ -241,13 +244,13 @@ class _Filling:
 
 
 def _floats(table: pa.Table, name: str) -> NDArray[Any]:
-    """A column; where values may be missing, as floats with NaN."""
+    """A column; nulls become NaN."""
     values: NDArray[Any] = table[name].to_numpy(zero_copy_only=False)
     return values.astype(np.float64) if values.dtype == object else values
 
 
 def _weights(table: pa.Table) -> NDArray[Any]:
-    """What losses count with: see ``Record.loss_weight``."""
+    """The weights of the losses: see ``Record.loss_weight``."""
     column, samples = table["weight"], table["samples"]
     if column.null_count == len(column):
         return _floats(table, "samples")
@@ -256,5 +259,5 @@ def _weights(table: pa.Table) -> NDArray[Any]:
 
 
 def chosen(columns: Columns, keep: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Return the entries that ``keep`` says: a mask, or their places."""
+    """Return the entries that ``keep`` selects: a mask or indices."""
     return {name: column[keep] for name, column in columns.items()}

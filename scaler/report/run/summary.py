@@ -1,4 +1,4 @@
-"""From a run's records and events to its report: pure numbers."""
+"""The report of a run, from its records and events: pure arithmetic."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -45,11 +45,11 @@ def summarize(
     Args:
         job: ``job.yaml``.
         plan: ``plan.json``, of the newest job.
-        status: ``status.json``; with ``driver``, in words, where the run is lost and its driver is known.
+        status: ``status.json``; with ``driver``, a text about the run driver, where the run is lost and it is known.
         records: every record that reached the folder, in any order.
         events: of the run, in order.
-        later_jobs: ``job-<attempt>.yaml`` by attempt: the job from there on, where a resume changed it.
-        one_worker: the samples/s of another run's one worker, and whose they are.
+        later_jobs: ``job-<attempt>.yaml`` by attempt: the job from that attempt, where a resume changed it.
+        one_worker: samples/s of one worker in another run, and the name of that run.
         logs: ranks that have a log in the run's folder; None: not known.
     """
     state, run_id = RunState(status["state"]), str(status["run_id"])
@@ -67,8 +67,8 @@ def summarize(
     scaling = find_scaling(
         arrays, attempts, one_worker=one_worker, reference_samples_per_s=newest.reference.samples_per_s
     )
-    lives = replay(events, jobs, plans, recorded=arrays.attempts.tolist())
-    rates = audit_lrs(arrays.kept, lives, plan)
+    replayed = replay(events, jobs, plans, recorded=arrays.attempts.tolist())
+    audited = audit_lrs(arrays.kept, replayed, plan)
     noise = find_noise(arrays.kept, plan)
     kept_events = surviving_events(events, attempts)
     evidence = Evidence(
@@ -81,12 +81,12 @@ def summarize(
         budget=budget,
         scaling=scaling,
         attempts=attempts,
-        audit=rates.audit,
+        audit=audited.audit,
         noise=noise,
         arrays=arrays,
         events=events,
-        is_followed=rates.is_followed,
-        unplanned=rates.unplanned,
+        is_followed=audited.is_followed,
+        unplanned=audited.unplanned,
         unreadable=records.unreadable,
         logs=logs,
         driver=str(status.get("driver", "")),
@@ -106,7 +106,7 @@ def summarize(
         final=Final(train_loss_mean=loss, eval=_last_eval(kept_events)),
         attempts=attempts,
         decisions=find_decisions(events, attempts, elapsed),
-        lr_audit=rates.audit,
+        lr_audit=audited.audit,
         noise=noise,
         gain=find_gain(totals, plan),
         verdicts=find_verdicts(evidence),
@@ -121,7 +121,7 @@ def _totals(steps: Columns, attempts: Sequence[AttemptRow], status: Mapping[str,
     started, ended = status.get("started_at"), status.get("ended_at")
     samples_seen = attempts[-1].end_samples if attempts else 0
     return Totals(
-        samples_seen=recorded if plan.last_batch == "drop" else samples_seen,  # what is left out was not trained on
+        samples_seen=recorded if plan.last_batch == "drop" else samples_seen,  # else it counts samples left out
         progress=_progress(steps, plan, samples_seen, is_over=status["state"] == RunState.SUCCEEDED),
         steps=int(steps["steps"].sum()),
         wall_s=ended - started - status.get("idle_s", 0.0) if started is not None and ended is not None else None,
@@ -134,10 +134,10 @@ def _totals(steps: Columns, attempts: Sequence[AttemptRow], status: Mapping[str,
 
 
 def _progress(steps: Columns, plan: Plan, samples_seen: int, *, is_over: bool) -> float:
-    """How far the run came, in samples of the reference's training."""
+    """The progress of the run, in samples of the reference's training."""
     done = progress_after(steps, plan, samples_seen)
     if is_over and plan.is_measured and len(steps["progress"]) and samples_seen < plan.most_samples:
-        return max(done, float(plan.total_samples))  # only its own length can have ended it
+        return max(done, float(plan.total_samples))  # it can only have ended at its own length
     return done
 
 

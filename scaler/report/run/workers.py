@@ -1,4 +1,4 @@
-"""What each worker did."""
+"""The report's row of each worker."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ SUMS = ("step_time_s", "data_wait_s", "compute_s", "sync_wait_s")
 def find_workers(
     arrays: StepArrays, events: Sequence[Event], attempts: Sequence[AttemptRow], plan: Plan
 ) -> tuple[WorkerRow, ...]:
-    """Return a row for each rank whose work is in the weights, and for each that started and never recorded anything.
+    """Return a row for each rank with work in the weights, and for each that started but recorded nothing.
 
     Args:
         arrays: of the run.
@@ -75,7 +75,7 @@ def _row(
 
 
 def _step_time(arrays: StepArrays, steps: NDArray[np.int64], times_s: NDArray[Any]) -> StepTime:
-    """Of one worker's optimizer steps; a record of several counts as one, of their mean."""
+    """The times of one worker's optimizer steps; a record of several steps counts as one, with their mean."""
     if not len(steps):
         return StepTime(median=0.0, p95=0.0, worst=0.0, worst_step=None)
     each = times_s / arrays.kept["steps"][steps]
@@ -90,7 +90,7 @@ def _step_time(arrays: StepArrays, steps: NDArray[np.int64], times_s: NDArray[An
 
 
 def _cpu_pct(cpu_s: NDArray[Any], times_s: NDArray[Any]) -> float | None:
-    """CPU time over step time, of the records that have it; None where none has."""
+    """CPU time over step time in percent, over the records that have it; None without such records."""
     known = np.isfinite(cpu_s)
     busy = float(times_s[known].sum(dtype=np.float64))
     return float(cpu_s[known].sum(dtype=np.float64)) / busy * 100.0 if busy > 0 else None
@@ -99,12 +99,12 @@ def _cpu_pct(cpu_s: NDArray[Any], times_s: NDArray[Any]) -> float | None:
 def last_epoch_loss(
     seen: NDArray[np.int64], losses: NDArray[np.float64], weights: NDArray[Any], plan: Plan
 ) -> float | None:
-    """Return the mean loss over the steps of the last epoch (or of all that there is), as it was trained.
+    """Return the mean loss over the steps of the last epoch, or over all steps if there is no whole epoch.
 
     Args:
-        seen: at the start of each step.
+        seen: samples seen at the start of each step.
         losses: of each step.
-        weights: that they count with.
+        weights: of these losses in a mean.
         plan: of the run.
     """
     last = in_last_epoch(seen, plan)
@@ -113,12 +113,12 @@ def last_epoch_loss(
 
 
 def in_last_epoch(seen: NDArray[np.int64], plan: Plan) -> NDArray[np.bool_]:
-    """Return which steps are of the epoch that the last one began in."""
+    """Return which steps are in the epoch in which the last step started, as a mask."""
     return seen >= seen[-1] - seen[-1] % plan.num_samples if len(seen) else np.zeros(0, dtype=bool)
 
 
 def _after_last_step(events: Sequence[Event], attempts: Sequence[AttemptRow]) -> dict[int, dict[str, float]]:
-    """What stood after each rank's last records, by name in ``BETWEEN``, where a later attempt did not do it again."""
+    """Seconds after each rank's last record, by name in ``BETWEEN``, without those that a later attempt did again."""
     kept = {row.attempt for row in attempts if not row.loses_its_end}
     found: dict[int, dict[str, float]] = {}
     for event in of_type(events, WorkerEnded):
