@@ -1,4 +1,4 @@
-"""Runs to which much happened: what a controller can do, and what can end a life of the worker group."""
+"""Runs with many events: all that controllers decide, and all that ends an attempt."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +13,7 @@ from scaler.report.run.model import Report
 
 @pytest.fixture
 def eventful(digits: Callable[..., Job]) -> SyntheticRun:
-    """It diverged and went back, its batch grew, a plateau lowered its rate; it has groups, and noise was measured."""
+    """It diverged and went back, its batch grew, a plateau lowered its learning rate; it has groups and measured noise."""
     job = digits(
         *SYNTHETIC_JOB,
         "schedule.plateau={metric: loss}",
@@ -42,7 +42,7 @@ def many_attempts(synthetic_run: SyntheticRun) -> SyntheticRun:
     run = run.attempt(3, start=80, stop=96, world_size=3).left("preemption", "node-0").died(0, 1, 2).later(4.0)
     run = run.event("checkpoint_passed_over", 96, reason="its sha256 is not the one in its manifest")
     run = run.attempt(4, start=80, stop=132).resumed(100, idle_s=7200.0, changes=[("train.seed", "0", "1")]).later(5.0)
-    return replace(run.attempt(5, start=100), wall_s=7230.5)  # 30.5 s of them were driven
+    return replace(run.attempt(5, start=100), wall_s=7230.5)  # a driver ran for 30.5 s of them
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ STARTED = [made("worker_started", rank=rank, node=f"node-{rank % 2}", pid=rank) 
         ([ended(2, 0, 1, message="its node died")], "lost", "ranks 0, 1 and 2 died (its node died)"),
         ([ended(message="its node died")], "lost", "a worker died (its node died)"),
         ([ended()], "lost", "a worker died"),
-        ([ended(0, cause="yielded", message="made room")], "terminated", "the workers left: made room"),
+        ([ended(0, cause="yielded", message="saved and left")], "terminated", "the workers left: saved and left"),
         ([failed(0, by_peer=True)], "lost", "rank 0 lost the other workers"),
         ([resumed()], "killed", "the driver was gone; resumed"),
         ([made("diverged", reason="loss is nan", goes_back=True)], "diverged", "loss is nan"),

@@ -48,8 +48,8 @@ def test_the_report_of_a_run_to_which_everything_happened(eventful: SyntheticRun
     golden("report-eventful.txt", rendered(report_text(eventful.report())))
 
 
-def test_the_report_of_a_run_with_many_lives(many_attempts: SyntheticRun, golden: Golden) -> None:
-    golden("report-lives.txt", rendered(report_text(many_attempts.report())))
+def test_the_report_of_a_run_with_many_attempts(many_attempts: SyntheticRun, golden: Golden) -> None:
+    golden("report-many-attempts.txt", rendered(report_text(many_attempts.report())))
 
 
 def test_the_report_of_a_run_with_adascale(
@@ -84,7 +84,7 @@ def test_the_plan_of_the_digits_job(digits: Callable[..., Job], golden: Golden) 
     golden("plan-80.txt", rendered(plan_text(make_plan(digits()))))
 
 
-@pytest.mark.parametrize("name", ["report", "faults", "eventful", "lives", "plan", "plans"])
+@pytest.mark.parametrize("name", ["report", "faults", "eventful", "many attempts", "plan", "plans"])
 def test_nothing_is_wider_than_80_columns(
     lost_and_resumed: SyntheticRun,
     eventful: SyntheticRun,
@@ -102,7 +102,7 @@ def test_nothing_is_wider_than_80_columns(
         "report": lambda: report_text(lost_and_resumed.report()),
         "faults": lambda: report_text(replace(lost_and_resumed, state="failed", failure="x" * 300).report()),
         "eventful": lambda: report_text(eventful.report(attempts=(huge,))),
-        "lives": lambda: report_text(many_attempts.report(attempts=(replace(huge, **far, **costly),))),
+        "many attempts": lambda: report_text(many_attempts.report(attempts=(replace(huge, **far, **costly),))),
         "plan": lambda: plan_text(plans[-1]),
         "plans": lambda: plans_table(plans),
     }[name]()
