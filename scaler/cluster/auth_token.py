@@ -46,14 +46,12 @@ def token_environment(address: str) -> Mapping[str, str]:
     """Return the variables to set, before Ray is imported, so that it sends the token that a cluster asks for.
 
     Args:
-        address: of a running cluster. Only at a ``host:port`` is the cluster asked whether it wants a token; for
-            ``auto``, which is on this machine, the token is sent, as Ray does from 2.59.
+        address: ``host:port`` of a running cluster; any other address is left to Ray. With the mode set, a cluster
+            without authentication lets this process connect, but ends its actors.
     """
     if "RAY_AUTH_MODE" in os.environ or _is_left_to_ray() or not find_token().value:
         return {}
-    if ":" in address and not _refuses(address, ""):
-        return {}
-    return {"RAY_AUTH_MODE": "token"}
+    return {"RAY_AUTH_MODE": "token"} if ":" in address and _refuses(address, "") else {}
 
 
 def require_accepted(address: str) -> None:

@@ -4,7 +4,8 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from scaler.cluster.auth_token import require_accepted, token_environment
@@ -35,7 +36,7 @@ def running_cluster(address: str, *, verbose: bool, runtime_env: Mapping[str, An
         require_hooks()
         env_vars = {**runtime_env.get("env_vars", {}), HASH_SEED: os.environ[HASH_SEED]}
         ray.init(
-            address=address,
+            address=resolve_address(address),
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
             runtime_env={**runtime_env, "env_vars": env_vars},
@@ -47,7 +48,22 @@ def running_cluster(address: str, *, verbose: bool, runtime_env: Mapping[str, An
 
 def environment_for(address: str) -> Mapping[str, str]:
     """Return the variables to set before Ray is imported, for a running cluster."""
-    return {**common_environment(), **token_environment(address)}
+    return {**common_environment(), **token_environment(resolve_address(address))}
+
+
+def resolve_address(address: str) -> str:
+    """Return the ``host:port`` that ``auto`` stands for, where Ray has one noted; any other address as it is.
+
+    Ray notes it in RAY_ADDRESS, or in the file of the cluster that ``ray start`` started last on this machine. Given
+    ``auto``, Ray from 2.59 sends a token that it finds to every cluster, also to one that asks for none.
+    """
+    if address != "auto":
+        return address
+    noted = os.environ.get("RAY_ADDRESS", "")
+    if not noted:
+        with suppress(OSError):
+            noted = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster").read_text().strip()
+    return noted if noted.rpartition(":")[2].isdigit() and "://" not in noted else address
 
 
 def require_reachable(address: str) -> None:
@@ -56,9 +72,10 @@ def require_reachable(address: str) -> None:
     Raises:
         ClusterError: nothing answers there, or the token is missing or wrong.
     """
+    address = resolve_address(address)
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        return  # auto, or a name that Ray resolves
+        return  # a name that Ray resolves
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scaler.cluster.auth_token import find_token, require_accepted, token_environment, token_refused
+from scaler.cluster.running import resolve_address
 from scaler.errors import ClusterError
 
 ROOT = Path(__file__).parents[2]
@@ -90,12 +91,13 @@ def test_a_cluster_that_asks_for_a_token_gets_the_one_that_is_there(
     guarded: tuple[str, str], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, token = guarded
-    assert token_environment(address) == token_environment("auto") == {}, "there is no token"
+    assert token_environment(address) == {}, "there is no token"
     default_file(home, token)
-    assert token_environment(address) == token_environment("auto") == {"RAY_AUTH_MODE": "token"}
+    assert token_environment(address) == {"RAY_AUTH_MODE": "token"}
+    assert token_environment("auto") == {}, "it is not known whether that cluster asks for a token"
     require_accepted(address)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert token_environment(address) == token_environment("auto") == {}, "what the user has set stays"
+    assert token_environment(address) == {}, "what the user has set stays"
     with pytest.raises(ClusterError, match="with RAY_AUTH_MODE = disabled none is sent"):
         require_accepted(address)
 
@@ -103,6 +105,20 @@ def test_a_cluster_that_asks_for_a_token_gets_the_one_that_is_there(
 def test_a_token_is_not_sent_where_none_is_asked_for(home: Path) -> None:
     default_file(home, RIGHT)
     assert token_environment("127.0.0.1:1") == {}
+
+
+def test_auto_is_the_cluster_that_ray_has_noted(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(home))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert resolve_address("auto") == "auto"
+    (home / "ray").mkdir()
+    (home / "ray" / "ray_current_cluster").write_text("10.0.0.1:6379")
+    assert resolve_address("auto") == "10.0.0.1:6379"
+    monkeypatch.setenv("RAY_ADDRESS", "head:6380")
+    assert resolve_address("auto") == "head:6380"
+    assert resolve_address("other:1") == "other:1"
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    assert resolve_address("auto") == "auto"
 
 
 def test_kubernetes_tokens_are_left_to_ray(
