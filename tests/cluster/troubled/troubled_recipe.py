@@ -27,9 +27,9 @@ def build(
     """Return a recipe of 1000 samples that is in trouble.
 
     Args:
-        trouble: happens to rank 1 at its ``at_call``-th loss of training in an attempt. Several, with commas between them, happen
-            one in each attempt. ``out_of_memory`` happens to all ranks whenever a micro-batch has more than
-            ``most_samples``.
+        trouble: happens to rank 1 at its ``at_call``-th loss of training in an attempt. Several, with commas between
+            them, happen one in each attempt. ``out_of_memory`` happens to all ranks whenever a micro-batch has more
+            than ``most_samples``.
         at_call: counts from 0; with a ``marker``, a checkpoint must be due before it.
         marker: a file in the storage of the run, with one line for each trouble that has happened.
         most_samples: of a micro-batch that fits into memory.
@@ -51,9 +51,7 @@ def build(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         if model.training and calls == at_call and dist.is_initialized() and dist.get_rank() == 1:
             happen(trouble, marker, saved)
-            sleep_s = (
-                sleep_s or 0.05
-            )  # after a SIGTERM, the group needs a moment to agree on the step at which it saves
+            sleep_s = sleep_s or 0.05  # after a SIGTERM, the group needs a moment to agree on where it saves
         return cross_entropy(model(batch[0]), batch[1])
 
     print("the recipe was built")
