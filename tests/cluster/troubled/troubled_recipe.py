@@ -27,10 +27,10 @@ def build(
     """Return a recipe of 1000 samples that is in trouble.
 
     Args:
-        trouble: happens to rank 1 at its ``at_call``-th loss of an attempt. Several, with commas between them, happen
-            one in each attempt. ``out_of_memory`` happens to all ranks whenever a micro-batch has more than
-            ``most_samples``.
-        at_call: counts from 0, without the batch that is evaluated before the first step.
+        trouble: happens to rank 1 at its ``at_call``-th loss of training in an attempt. Several, with commas between
+            them, happen one in each attempt. ``out_of_memory`` happens to all ranks whenever a micro-batch has more
+            than ``most_samples``.
+        at_call: counts from 0; with a ``marker``, a checkpoint must be due before it.
         marker: a file in the storage of the run, with one line for each trouble that has happened.
         most_samples: of a micro-batch that fits into memory.
         sleep_s: how much longer a training step takes.
@@ -39,21 +39,19 @@ def build(
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(1000, 4, generator=generator)
     labels = (inputs.sum(1) > 0).long()
-    calls = -1  # one batch is evaluated before the first step
+    calls = -1
     saved = newest_checkpoint(marker)
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         nonlocal calls, sleep_s
-        calls += 1
+        calls += model.training
         if model.training and sleep_s and not (sleep_until and os.path.exists(sleep_until)):
             time.sleep(sleep_s)
         if trouble == "out_of_memory" and model.training and len(batch[0]) > most_samples:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-        if calls == at_call and dist.is_initialized() and dist.get_rank() == 1:
+        if model.training and calls == at_call and dist.is_initialized() and dist.get_rank() == 1:
             happen(trouble, marker, saved)
-            sleep_s = (
-                sleep_s or 0.05
-            )  # after a SIGTERM, the group needs a moment to agree on the step at which it saves
+            sleep_s = sleep_s or 0.05  # after a SIGTERM, the group needs a moment to agree on where it saves
         return cross_entropy(model(batch[0]), batch[1])
 
     print("the recipe was built")
