@@ -1,8 +1,8 @@
 """Let many nodes join and die at random moments under one elastic run: does each sample count once?
 
 The nodes are one cluster on this machine, with one CPU each by name; they share its cores. Every few seconds one joins,
-or one is killed without notice. The run must come to its end, its records must hold each sample once, and the learning
-rates that were used must be those of the plan.
+or one is killed without notice. The run must finish, its records must have each sample once, and every learning rate
+that was used must be the plan's.
 
 Run: python benchmarks/many_nodes.py [--nodes 6] [--changes 12] [--seed 0]
 """

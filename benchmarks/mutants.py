@@ -95,15 +95,15 @@ MUTANTS = (
         name="micro_steps",
         fault="the schedule moves with every micro-step",
         folder="training",
-        old="lr = plan.lr_at(self.samples_seen, progress=self.progress)",
-        new="lr = plan.lr_at(self.samples_seen, progress=self.progress * phase.grad_accum_steps)",
+        old="lr = self.plan.lr_at(self.samples_seen, progress=self.progress) *",
+        new="lr = self.plan.lr_at(self.samples_seen, progress=self.progress * step.grad_accum_steps) *",
         tests=("test_loop.py", "test_gradients.py"),
     ),
     Mutant(
         name="used_lr",
         fault="the record has the planned learning rate, not the one that the optimizer used",
         folder="training",
-        old="return used_rate(self._optimizer, planned=lr)",
+        old="return used_lr(self._optimizer, planned=lr)",
         new="return lr",
         tests=("test_loop.py",),
     ),
@@ -111,7 +111,7 @@ MUTANTS = (
         name="co_scale",
         fault="co-scaled weight decay and momentum count the ratio twice",
         folder="core",
-        old="return 1.0 if rule.scale_momentum else batch_ratio / ratio",
+        old="return 1.0 if rule.co_scale.momentum else batch_ratio / ratio",
         new="return batch_ratio / ratio",
         tests=("test_held_timescales.py",),
     ),
@@ -119,8 +119,8 @@ MUTANTS = (
         name="secrets",
         fault="secrets are written into events",
         folder="metrics",
-        old="mask_text(value) if isinstance(value, str) else value",
-        new="value",
+        old="event = with_texts(event, mask_text)",
+        new="pass",
         tests=("test_writer.py",),
     ),
     Mutant(
@@ -188,7 +188,7 @@ def place_of(mutant: Mutant, copy: Path) -> Path:
     if len(places) != 1:
         sys.exit(
             f"{mutant.name}: {mutant.old!r} is {len(places)} times in scaler/{mutant.folder}, and must be there once. "
-            "Bring benchmarks/mutants.py up to date."
+            "Update benchmarks/mutants.py."
         )
     return places[0]
 
@@ -199,7 +199,7 @@ def files_of(mutant: Mutant, copy: Path) -> list[str]:
     for name in mutant.tests:
         places = list((copy / "tests").rglob(name))
         if len(places) != 1:
-            sys.exit(f"{mutant.name}: tests/ has {len(places)} files {name}. Bring benchmarks/mutants.py up to date.")
+            sys.exit(f"{mutant.name}: tests/ has {len(places)} files {name}. Update benchmarks/mutants.py.")
         found.append(str(places[0].relative_to(copy)))
     return found
 
@@ -239,7 +239,7 @@ def tested(files: Sequence[str], only: str, copy: Path) -> tuple[str | None, flo
     command = [sys.executable, "-m", "pytest", "-x", "-rfE", "--no-header", *files, *(("-k", only) if only else ())]
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == NO_TESTS:
-        sys.exit(f"No test of {', '.join(files)} is selected by -k {only}. Bring benchmarks/mutants.py up to date.")
+        sys.exit(f"No test of {', '.join(files)} is selected by -k {only}. Update benchmarks/mutants.py.")
     if done.returncode == 0:
         return None, monotonic() - began
     failed = re.search(r"^(?:FAILED|ERROR) (\S+::[^\n]*?)(?: - .*)?$", done.stdout, flags=re.MULTILINE)

@@ -38,7 +38,9 @@ def test_tab_shows_the_public_names_and_no_other() -> None:
     assert errors <= set(scaler.__all__)
 
 
-@pytest.mark.parametrize("name", ["submit", "resume", "plan_job", "find_lr", "compare", "read_run"])
+@pytest.mark.parametrize(
+    "name", ["submit", "resume", "plan_job", "find_lr", "compare", "read_run", "scale_lr", "SampleScheduler"]
+)
 def test_options_are_named_one_by_one_and_documented(name: str) -> None:
     function = getattr(scaler, name)
     *_, first_options = signature(function).parameters.values()

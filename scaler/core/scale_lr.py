@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from re import fullmatch
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 from scaler.core.nearest import did_you_mean, nearest
 from scaler.core.optimizers import NAMED_OPTIMIZERS, optimizer_facts, optimizer_hint
@@ -15,15 +15,6 @@ from scaler.errors import PlanError
 ANY_OPTIMIZER = ("linear", "sqrt", "power", "legw", "none")  # these rules are the same for every optimizer
 SCALED = ("betas", "alpha", "eps", "weight_decay", "momentum")  # the constants that a rule may change
 CO_SCALES = ("weight_decay", "momentum")  # the keys of ``co_scale`` that apply to an optimizer
-
-
-class RuleOptions(TypedDict, total=False):
-    """The options of a rule besides its name: see ``make_rule``."""
-
-    exponent: float
-    noise_scale: float
-    betas: str
-    co_scale: Mapping[str, bool]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +50,10 @@ def scale_lr(
     optimizer: str | None = None,
     rule: str = "auto",
     constants: Mapping[str, Any] | None = None,
-    **options: Unpack[RuleOptions],
+    exponent: float | None = None,
+    noise_scale: float | None = None,
+    betas: str = "sde",
+    co_scale: Mapping[str, bool] | None = None,
 ) -> ScaledLR:
     """Return the learning rate and the optimizer's constants at ``global_batch_size``, always from the reference.
 
@@ -77,9 +71,10 @@ def scale_lr(
             ``legw`` or ``none``.
         constants: the reference's constants of the optimizer: those that the rule scales are needed (``betas``,
             ``eps``, ``weight_decay``, ``momentum``). No default is assumed.
-        **options: ``exponent`` (of ``power``); ``noise_scale`` (of ``gain``, in samples); ``betas`` (of ``adam_sde``:
-            ``sde`` or ``power``); ``co_scale`` (as in the job file: ``{"weight_decay": True}``,
-            ``{"momentum": True}``).
+        exponent: of ``power``: ``lr_ratio = batch_ratio ** exponent``, in [-2, 2].
+        noise_scale: of ``gain``: the gradient noise scale, in samples, > 0.
+        betas: of ``adam_sde``: ``sde`` or ``power``, the way in which the betas are scaled.
+        co_scale: as in the job file: ``{"weight_decay": True}``, ``{"momentum": True}``.
 
     Raises:
         PlanError: a number out of range; an option that is missing, or that the rule does not take; a rule that does
@@ -107,7 +102,9 @@ def scale_lr(
     ratio = batch_ratio(reference_batch_size=reference_batch_size, global_batch_size=global_batch_size)
     if optimizer is not None:
         _require_optimizer(optimizer)
-    made, reason = make_rule(rule, optimizer=optimizer, **options)
+    made, reason = make_rule(
+        rule, optimizer=optimizer, exponent=exponent, noise_scale=noise_scale, betas=betas, co_scale=co_scale
+    )
     given = dict(constants or {})
     _require_spelling(given, optimizer)
     scaled = scale(

@@ -356,8 +356,8 @@ def test_every_record_is_there_exactly_once_however_they_come(sizes: list[int]) 
 
 def test_events_are_written_without_secrets(folder: RunFolder) -> None:
     writer = MetricsWriter(folder)
-    failed = {"kind": "checkpoint_failed", "time": 1.0, "attempt": 0, "samples_seen": 16}
-    writer.add_event({**failed, "reason": "cannot reach s3://me:hunter2@host/bucket"})
+    reason = "cannot reach s3://me:hunter2@host/bucket"
+    writer.add_event(make_event("checkpoint_failed", reason=reason))
     writer.close()
-    assert [event["reason"] for event in read_events(folder)] == ["cannot reach s3://me:***@host/bucket"]
+    assert [event.reason for event in read_events(folder)] == ["cannot reach s3://me:***@host/bucket"]
     assert b"hunter2" not in folder.read("events.jsonl")

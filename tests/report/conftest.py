@@ -13,7 +13,7 @@ from scaler.report.run.model import Report
 
 @pytest.fixture
 def eventful(digits: Callable[..., Job]) -> SyntheticRun:
-    """It diverged and went back, its batch grew, a plateau lowered its learning rate; it has groups and measured noise."""
+    """It diverged and went back, its batch grew, a plateau lowered its lr; it has groups and measured noise."""
     job = digits(
         *SYNTHETIC_JOB,
         "schedule.plateau={metric: loss}",

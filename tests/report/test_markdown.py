@@ -22,7 +22,9 @@ def test_the_report_of_a_run_to_which_everything_happened(
     golden("report-eventful.md", render_markdown(eventful.report()))
 
 
-def test_the_report_of_a_run_with_many_attempts(many_attempts: SyntheticRun, golden: Callable[[str, str], None]) -> None:
+def test_the_report_of_a_run_with_many_attempts(
+    many_attempts: SyntheticRun, golden: Callable[[str, str], None]
+) -> None:
     golden("report-many-attempts.md", render_markdown(many_attempts.report()))
 
 

@@ -286,7 +286,7 @@ def test_workers_that_are_much_slower_together(sound: Report) -> None:
     totals = replace(sound.totals, train_s=100.0)
     (verdict,) = find_verdicts(evidence_of(sound, totals=totals, scaling=scaling(0.69)))
     assert verdict.message == "Each of the 4 workers is 69% as fast as one worker alone."
-    assert verdict.evidence == "690 samples/s a worker against 1000 samples/s alone, from reference.samples_per_s"
+    assert verdict.evidence == "690 samples/s a worker against 1,000 samples/s alone, from reference.samples_per_s"
     for other in (scaling(0.71), scaling(None), scaling(0.5, world_size=1), None):
         assert find_verdicts(evidence_of(sound, totals=totals, scaling=other)) == ()
     short = replace(sound.totals, train_s=3.0)

@@ -4,12 +4,12 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any
 from weakref import ref
 
 from scaler.core.optimizers import NAMED_OPTIMIZERS
 from scaler.core.scale import scale
-from scaler.core.scale_lr import RuleOptions, batch_ratio, make_rule, peak_lr
+from scaler.core.scale_lr import batch_ratio, make_rule, peak_lr
 from scaler.core.schedules import Schedule
 from scaler.core.short_step import scale_short_step, short_step_momentum
 from scaler.errors import PlanError
@@ -77,7 +77,10 @@ class SampleScheduler:
             are fields of ``scaler.scale_lr``'s result).
         rule: as in ``scaler.scale_lr``; ``auto`` chooses by the optimizer's class.
         samples_seen: where the training starts, in samples; use it to continue without a saved state of this class.
-        **options: as in ``scaler.scale_lr``.
+        exponent: as in ``scaler.scale_lr``.
+        noise_scale: as in ``scaler.scale_lr``.
+        betas: as in ``scaler.scale_lr``.
+        co_scale: as in ``scaler.scale_lr``.
 
     Attributes:
         samples_seen: samples before the step that the learning rate was written for; after a load, where to continue.
@@ -119,7 +122,10 @@ class SampleScheduler:
         schedule: Schedule,
         rule: str = "auto",
         samples_seen: int = 0,
-        **options: Unpack[RuleOptions],
+        exponent: float | None = None,
+        noise_scale: float | None = None,
+        betas: str = "sde",
+        co_scale: Mapping[str, bool] | None = None,
     ) -> None:
         if "_optimizer_step_post_hooks" not in vars(optimizer):
             raise PlanError(
@@ -130,7 +136,9 @@ class SampleScheduler:
             raise PlanError(f"samples_seen = {samples_seen} is below 0.", "A training starts at 0.")
         ratio = batch_ratio(reference_batch_size=reference_batch_size, global_batch_size=global_batch_size)
         name = _name_of(type(optimizer))
-        self._rule, self.reason = make_rule(rule, optimizer=name, **options)
+        self._rule, self.reason = make_rule(
+            rule, optimizer=name, exponent=exponent, noise_scale=noise_scale, betas=betas, co_scale=co_scale
+        )
         self._optimizer_name = name
         self.optimizer = optimizer
         self.reference_batch_size, self.global_batch_size = reference_batch_size, global_batch_size
