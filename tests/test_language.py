@@ -47,7 +47,9 @@ def texts(*folders: str) -> Iterator[tuple[str, int, str]]:
     listed = subprocess.run(["git", "ls-files", *folders], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     for name in listed.stdout.splitlines():
         if name.endswith(TEXTS) and not name.startswith(NOT_OURS) and (REPOSITORY / name).exists():
-            for number, line in enumerate((REPOSITORY / name).read_text(encoding="utf-8").splitlines(), 1):
+            text = (REPOSITORY / name).read_text(encoding="utf-8")
+            text = re.sub(r"(?i)(learning\s+)rate", r"\1lr", text)  # also over the end of a line
+            for number, line in enumerate(text.splitlines(), 1):
                 yield name, number, line
 
 
