@@ -16,6 +16,9 @@ from scaler.plan import make_plan
 REPOSITORY = Path(__file__).parents[1]
 DIGITS = REPOSITORY / "jobs" / "digits" / "job.yaml"
 
+# The search for doctests would import the conftest of each folder under one name.
+collect_ignore_glob = ["conftest.py", "*/conftest.py"]
+
 # The same examples in every run: a failure is the change's own, not the day's.
 hypothesis.settings.register_profile("scaler", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("scaler")

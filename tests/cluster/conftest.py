@@ -6,6 +6,7 @@ import pytest
 from runs_on_ray import TROUBLED, CalmRun, run
 
 from scaler.cluster.progress import Progress
+from scaler.metrics.events import AttemptStarted, of_type
 from scaler.metrics.reader import read_events
 from scaler.runs import RunFolder
 
@@ -35,5 +36,5 @@ def calm(calm_run: CalmRun) -> RunFolder:
 @pytest.fixture(scope="session")
 def hang_timeout_s(calm: RunFolder) -> float:
     """Twice the time that the calm run took to start: short on an idle machine, and no false alarm on a loaded one."""
-    began = next(event["time"] for event in read_events(calm) if event["kind"] == "attempt_started")
+    began = next(event.time for event in of_type(read_events(calm), AttemptStarted))
     return min(max(5.0, round(2 * (began - calm.read_json("status.json")["started_at"]))), 30.0)

@@ -150,10 +150,12 @@ def test_what_does_not_fit_into_memory_is_halved_until_it_does(tmp_path: Path) -
     assert [start.per_worker_batch_size for start in starts] == [20, 10, 5]
     assert {(start.global_batch_size, start.peak_lr) for start in starts} == {(40, starts[0].peak_lr)}
     assert write_report(folder).totals.samples_seen == 3000
-    from scaler.training.in_process import train_here
+    from scaler.training.in_process import train_in_process
 
     job, roomy = start(tmp_path / "roomy", TROUBLED, *fixed, "scale.num_workers=1")
-    assert train_here(job, make_plan(job), roomy, recipe_folder=TROUBLED, on_hand_over=lambda records, events: None)
+    assert train_in_process(
+        job, make_plan(job), roomy, recipe_folder=TROUBLED, on_hand_over=lambda records, events: None
+    )
     theirs = weights(folder)
     assert all(tensor.allclose(theirs[name], atol=1e-5) for name, tensor in weights(roomy).items())
 

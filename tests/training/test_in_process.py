@@ -10,7 +10,7 @@ from scaler.metrics.reader import read_events
 from scaler.plan import make_plan
 from scaler.report.run.write import write_report
 from scaler.runs import RunFolder, RunState
-from scaler.training.in_process import train_here
+from scaler.training.in_process import train_in_process
 
 JOB = """
 name: dying
@@ -43,7 +43,7 @@ def test_an_attempt_that_ends_before_its_first_step_has_a_row_in_the_report(tmp_
     folder.write_json("plan.json", plan.to_dict())
     folder.set_state(RunState.RUNNING, started_at=0.0)
     with pytest.raises(RecipeError, match="32"):
-        train_here(job, plan, folder, recipe_folder=tmp_path, on_hand_over=lambda records, events: None)
+        train_in_process(job, plan, folder, recipe_folder=tmp_path, on_hand_over=lambda records, events: None)
     folder.set_state(RunState.FAILED, failure="32 samples")
     (started,) = read_events(folder)
     assert (started.kind, started.world_size, started.start_samples) == ("worker_started", 1, 0)
