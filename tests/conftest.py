@@ -40,8 +40,15 @@ multiprocessing.set_forkserver_preload(
 # "shared" use one embedded cluster, and those of "own" start clusters in processes of their own. So there are at most
 # two clusters at a time.
 CLUSTER_GROUPS = {
-    "shared": ("test_ray_errors.py", "test_ray_run.py", "test_resume_on_ray.py", "test_security.py"),
-    "own": ("test_chaos.py", "test_elastic.py", "test_find_lr_on_ray.py", "test_submit.py"),
+    "shared": (
+        "test_ray_errors.py",
+        "test_ray_internals.py",
+        "test_ray_run.py",
+        "test_resume_on_ray.py",
+        "test_running.py",
+        "test_security.py",
+    ),
+    "own": ("test_api.py", "test_chaos.py", "test_elastic.py", "test_find_lr_on_ray.py", "test_submit.py"),
 }
 
 
