@@ -47,6 +47,7 @@ CLUSTER_GROUPS = {
         "test_resume_on_ray.py",
         "test_running.py",
         "test_security.py",
+        "test_shipment.py",
     ),
     "own": ("test_api.py", "test_chaos.py", "test_elastic.py", "test_find_lr_on_ray.py", "test_submit.py"),
 }
