@@ -178,7 +178,7 @@ def test_the_result_is_a_value() -> None:
         ),
         (
             {"optimizer": "adam", "rule": "adam_sde", "betas": (0.9, 0.99)},
-            "betas = (0.9, 0.99) is not sde or power, a way to scale them.\n"
+            "betas = (0.9, 0.99) is neither sde nor power, the ways to scale betas.\n"
             "  The optimizer's own betas go into constants.",
         ),
         (
