@@ -157,7 +157,8 @@ class NoiseScaleAverage:
     This is a plain mean while t < 1 / (1 - theta), then an exponential one. ``signal`` and ``variance`` are averaged
     separately, without clipping, and divided after averaging: a mean of ratios of single steps would be useless.
     (AdaScale clips each step's estimates to >= 0 before averaging, which makes ``signal`` too large and the gain too
-    small; here the sign of the averages is checked instead.) The averages do not depend on the batch size: a resize keeps them valid.
+    small; here the sign of the averages is checked instead.) The averages do not depend on the batch size, so they stay
+    valid after a resize.
 
     The averages cover the steps that theta remembers, so they are late when the noise scale grows; ``NoiseHistory``
     estimates the noise scale of the newest step.
