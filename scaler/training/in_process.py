@@ -86,7 +86,7 @@ class InProcess:
         self._writer.add_event(event)
 
     def next_attempt(self) -> int:
-        """Return the next number."""
+        """Return the number of the next attempt."""
         return self.attempt + 1
 
     def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:

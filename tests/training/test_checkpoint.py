@@ -104,7 +104,7 @@ def test_with_no_checkpoint_left_nothing_begins_anew_by_itself(folder: RunFolder
         find_checkpoint(folder)
     assert str(caught.value) == (
         "run run: none of its checkpoints can be used. checkpoint 300 was altered: its checksum does not match.\n"
-        "  Restore one from a copy, or submit the job again; scaler does not restart from 0 by itself."
+        "  Restore one from a copy, or submit the job again; scaler does not restart from 0 automatically."
     )
     assert not list(files(folder).glob("*.bad"))
 
