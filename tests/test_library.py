@@ -17,7 +17,7 @@ ADAM = {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
 
 OPTIMIZERS = f"Use {', '.join(NAMED_OPTIMIZERS)}, or an import path such as torch.optim:NAdam."
 GIVE = (
-    '  Give the one that lr was tuned with: optimizer="sgd", optimizer="adamw", ...; without it, use one of the '
+    '  Give the optimizer that lr was tuned with: optimizer="sgd", optimizer="adamw", ...; without it, use one of the '
     "rules linear, sqrt, power, legw, none."
 )
 

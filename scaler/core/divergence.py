@@ -22,7 +22,7 @@ class DivergenceState:
         ordered: the same, sorted; kept because sorting 100 numbers in every step would cost more than the rest.
         above: steps in a row whose loss was above the limit of condition 2 (see ``DivergenceGuard``).
         first: the losses at the start, at most ``START_STEPS``.
-        low: the lowest running median so far; None before it is one of ``START_STEPS`` losses.
+        low: the lowest running median so far; None before the median covers ``START_STEPS`` losses.
         lost: steps in a row whose loss was above the limit of condition 3.
 
     Example:

@@ -157,7 +157,7 @@ class _Line(NamedTuple):
         """The line at the newest value."""
         return self.mean + self.slope * (len(self.values) - 1.0) / 2.0
 
-    def off(self) -> list[float]:
+    def residuals(self) -> list[float]:
         """Return the distance of each value from the line."""
         mean, half, places = self.mean, self.slope / 2.0, _half_places(len(self.values))
         return [value - mean - half * place for value, place in zip(self.values, places, strict=True)]
@@ -172,7 +172,7 @@ class _Lines(NamedTuple):
 
     def scatter(self) -> tuple[float, float, float]:
         """Return the scatter about the lines: of the signal, of the variance, and their covariance."""
-        signal, variance = self.signal.off(), self.variance.off()
+        signal, variance = self.signal.residuals(), self.variance.residuals()
         pairs = ((signal, signal), (variance, variance), (signal, variance))
         first, second, joint = (sum(map(mul, one, other)) / (self.steps - 2.0) for one, other in pairs)
         return first, second, joint

@@ -39,7 +39,7 @@ SELF_TUNED = Family(text="optimizers that find their own step", auto_rule="none"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerFacts:
-    """One row of the table: what scaler knows of one optimizer. The defaults are those of an unknown optimizer.
+    """One row of the table: what scaler knows about one optimizer. The defaults are those of an unknown optimizer.
 
     Args:
         name: its name in the job file: one word, or ``module:Class``.

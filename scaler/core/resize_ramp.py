@@ -1,4 +1,4 @@
-"""The short climb after a resize that raises the learning rate: from the old one to the one that is planned now."""
+"""The short climb after a resize that raises the learning rate: from the old learning rate to the new one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -28,7 +28,7 @@ class ScaledLR:
         warmup_ratio: multiplies the length of the reference's warmup in samples; 1 except for ``legw``.
         rule: the rule used; never ``auto``.
         reason: why this rule is used.
-        constants: the optimizer's constants: those given, replaced by the rule's where it scales them.
+        constants: the given constants of the optimizer; those that the rule scales have their new values.
         reasons: constant -> how the rule scaled it.
     """
 
@@ -82,7 +82,7 @@ def scale_lr(
             ``adascale``, which needs a loop that measures the gain.
 
     Sources:
-        Those of the rules, in ``scaler.core.rules.lr_ratio``.
+        See ``scaler.core.rules.lr_ratio``.
 
     Example:
         >>> scaled = scale_lr(0.1, reference_batch_size=256, global_batch_size=8192, optimizer="sgd")
@@ -240,7 +240,7 @@ def _require_co_scale(asked: Mapping[str, bool]) -> None:
 
 
 def _require_optimizer(name: str) -> None:
-    """Refuse a name that is neither one of the job file's nor an import path."""
+    """Refuse a name that is neither an optimizer's name in the job file nor an import path."""
     if name not in NAMED_OPTIMIZERS and not fullmatch(r"[\w.]+:\w+", name):
         raise PlanError(
             f"optimizer = {name} is not an optimizer.",
@@ -251,7 +251,7 @@ def _require_optimizer(name: str) -> None:
 def _needs_optimizer(what: str) -> PlanError:
     return PlanError(
         f"{what} depends on the optimizer, and none is given.",
-        'Give the one that lr was tuned with: optimizer="sgd", optimizer="adamw", ...; '
+        'Give the optimizer that lr was tuned with: optimizer="sgd", optimizer="adamw", ...; '
         f"without it, use one of the rules {', '.join(ANY_OPTIMIZER)}.",
     )
 

@@ -45,7 +45,7 @@ class GrowthPoint(Section):
 
     at: Point = Field(description="The first step that starts at this point or after it has the new batch.")
     factor: float = Field(
-        gt=0, le=MOST_WORKERS, description="Size of the batch, divided by the one at the start of training."
+        gt=0, le=MOST_WORKERS, description="Size of the batch, divided by its size at the start of training."
     )
 
 

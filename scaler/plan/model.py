@@ -89,8 +89,8 @@ class Plan:
     # what can change the learning rate or the batch in training: adascale, noise_scale, plateau, divergence
     reacts: tuple[str, ...]
     lr_curve: tuple[tuple[int, float], ...]  # points [samples_seen, learning rate] of the schedule, for drawing
-    reasons: Mapping[str, str]  # why a number is what it is, by the number's name
-    warnings: tuple[PlanWarning, ...]  # what to look at before the run
+    reasons: Mapping[str, str]  # the reason of each value, by the field's name
+    warnings: tuple[PlanWarning, ...]  # to read before the run
 
     @property
     def is_measured(self) -> bool:

@@ -275,7 +275,7 @@ def _changes(job: Job, first: Phase, lengths: Lengths) -> Iterator[tuple[int, in
             if places[0] < 1:
                 raise PlanError(
                     "scale.batch_schedule.points begin at 0 samples, which is the start of training.",
-                    "The first batch is the one of scale; put the first point later.",
+                    "The first batch follows from the other keys of scale; put the first point later.",
                 )
             if places != sorted(set(places)):
                 raise PlanError(

@@ -1,4 +1,4 @@
-"""Why the numbers of a plan are what they are: the sentences of ``Plan.reasons``."""
+"""The texts of ``Plan.reasons``: why each number of a plan has its value."""
 
 from scaler.core.scale import Scaled
 from scaler.job import Job

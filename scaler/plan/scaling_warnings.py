@@ -73,8 +73,8 @@ def scaling_warnings(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
     Args:
         plan: the plan.
         job: the job that the plan was made from.
-        reached: the batches to look at. With ``rule: none`` a batch that grows replaces a learning rate that falls
-            (Smith et al. 2018): the effects of the learning rate are judged at the first batch only.
+        reached: the batches to check. With ``rule: none`` a batch that grows replaces a learning rate that falls
+            (Smith et al. 2018), so the effects of the learning rate are checked at the first batch only.
     """
     by_lr = reached[:1] if plan.rule == "none" else reached
     yield from _of_the_lr(plan, job, by_lr)

@@ -61,7 +61,7 @@ class Training:
 
     Args:
         recipe: model, data and loss.
-        job: what was asked for.
+        job: the job of the run.
         plan: every number, for the context's world size.
         context: this worker's rank, device and folder.
 

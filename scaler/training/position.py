@@ -14,7 +14,7 @@ class Position:
     """Where a training is in its plan; the same on every worker.
 
     Args:
-        job: what was asked for.
+        job: the job of the run.
         plan: of this attempt.
         controllers: their measurements change the learning rate, and the batch where it grows with the noise.
 

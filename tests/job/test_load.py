@@ -482,7 +482,7 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (
             "scale.batch_schedule={name: points, points: [{at: {epochs: 1}}]}",
             'JOB: the key "factor" is missing in scale.batch_schedule.points.0.\n'
-            "  scale.batch_schedule.points.factor: Size of the batch, divided by the one at the start of "
+            "  scale.batch_schedule.points.factor: Size of the batch, divided by its size at the start of "
             "training.",
         ),
         (  # groups

@@ -247,7 +247,7 @@ def test_a_checkpoint_that_torch_does_not_read_is_kept_and_no_message_asks_to_re
         "torch.load(weights_only=True) does not "
         f"read {__name__}.Plain.\n"
         "  If you trust the file, let the recipe call torch.serialization.add_safe_globals with that class; then "
-        "resume. Keep the file: the checkpoints before it may hold the same."
+        "resume. Keep the file: the checkpoints before it may hold the same value."
     )
 
 

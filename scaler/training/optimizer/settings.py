@@ -38,7 +38,7 @@ def set_group_lr(group: dict[str, Any], lr: float, *, momentum: float | None = N
 
 
 def used_lr(optimizer: Optimizer, *, planned: float) -> float:
-    """Return the optimizer's learning rate over the group's ratio: of all groups, the one farthest from ``planned``.
+    """Return a group's learning rate divided by its ``lr_ratio``; of all groups, the value farthest from ``planned``.
 
     A group with ratio 0 counts as ``planned`` if its learning rate is 0.
     """
