@@ -153,7 +153,7 @@ def grow(plan: Plan, job: Job, *, samples_seen: int, global_batch_size: int) -> 
 def never_grows_at(job: Job, phases: Sequence[Phase], lengths: Lengths) -> list[int]:
     """Return the points of ``scale.batch_schedule``, in samples, that lie after the start of the last step.
 
-    For a batch that doubles or follows the noise scale, only its first point is looked at.
+    For a batch that doubles or follows the noise scale, only the first point is checked.
     """
     match job.scale.batch_schedule:
         case GrowAtPoints(points=points):

@@ -130,7 +130,7 @@ class Training:
 
         Raises:
             RecipeError: the loss is not a mean over samples, or the evaluation cannot be used.
-            TrainingError: the training diverged, and the job says to stop, or it does not allow to go back again.
+            TrainingError: the training diverged, and the job says to stop, or allows no further return to a checkpoint.
             RunError: the last checkpoint cannot be written.
         """
         position = self._position
@@ -324,7 +324,7 @@ class Training:
         """Load the last checkpoint and lower the learning rate; or stop.
 
         Raises:
-            TrainingError: the job says to stop, or it does not allow to go back again.
+            TrainingError: the job says to stop, or allows no further return to a checkpoint.
         """
         reason, self._divergence = self._divergence, None
         assert reason is not None
@@ -353,7 +353,7 @@ class Training:
         self._recorder.begin()
 
     def _grow_when_due(self, start: int) -> bool:
-        """Grow the batch from the next step on, if the job and the measured noise ask for it; return whether."""
+        """Grow the batch from the next step on, if the job and the measured noise ask for it; return whether it grew."""
         position = self._position
         if not position.is_grow_check_due(start):
             return False

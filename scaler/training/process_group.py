@@ -149,7 +149,7 @@ def sum_over_workers(values: torch.Tensor, *, world_size: int, device: torch.dev
 
 
 def from_rank_0(values: Sequence[int], *, world_size: int, device: torch.device) -> list[int]:
-    """Return rank 0's integers; a collective if there are several workers. All give the same number."""
+    """Return rank 0's integers; a collective on several workers, with as many integers on each."""
     sent = torch.tensor(values, dtype=torch.int64, device=device)
     if world_size > 1:
         dist.broadcast(sent, 0)
