@@ -74,8 +74,8 @@ class DivergenceGuard:
     1. A loss is nan, inf or -inf: at once.
     2. The loss is above ``multiple`` times the median of the last ``window`` losses, ``confirm`` steps in a row. Losses
        above this limit are not added to the window, so that later losses are compared with those before the divergence.
-       A multiple of a median of 0 or less is no limit: for such a loss (a log-density, a reward) only condition 1 is
-       checked.
+       If the median is 0 or less, its multiples are no limit: for such a loss (a log-density, a reward) only condition
+       1 is checked.
     3. The loss has risen again by half of its fall since the start, ``lasting`` steps in a row. For example, the loss
        of a language model that falls back to chance becomes a few times larger and stays there. The loss is then above
 

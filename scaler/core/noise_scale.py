@@ -64,7 +64,7 @@ def gain(batch_ratio: float, *, noise_scale: float, reference_batch_size: float)
     if noise == inf:
         return float(batch_ratio)
     worth = batch_ratio * (noise + 1.0) / (noise + batch_ratio)
-    return min(max(worth, min(1.0, batch_ratio)), max(1.0, batch_ratio))  # rounding may leave the range
+    return min(max(worth, min(1.0, batch_ratio)), max(1.0, batch_ratio))  # rounding must not leave the range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -85,7 +85,7 @@ class Scaling:
     def short_step(self, phase: Phase, samples: int) -> Phase:
         """Return the phase of one step that has fewer samples than its phase's batch: a batch of its own size.
 
-        See ``scale_short_step``. It counts as its share of a step in the average of the weights (``train.ema``) too.
+        See ``scale_short_step``. In the average of the weights (``train.ema``), the step also counts as its share.
 
         Args:
             phase: the phase of the step.

@@ -186,8 +186,8 @@ def _require_growth(job: Job, first: Phase) -> None:
 def largest_measured(job: Job, first: Phase, *, world_size: int) -> Phase | None:
     """Return the phase at the largest batch that a measured noise scale may lead to, or None.
 
-    It is None if the job's batch does not follow the noise scale. A rule that holds at the first batch and at this one
-    holds at all batches between them.
+    The result is None if the job's batch does not follow the noise scale. A rule that holds at the first batch and at
+    this one holds at all batches between them.
 
     Raises:
         PlanError: the rule does not hold at this batch.

@@ -353,7 +353,7 @@ class Training:
         self._recorder.begin()
 
     def _grow_when_due(self, start: int) -> bool:
-        """Grow the batch from the next step on, if the job and the measured noise ask for it; return whether it grew."""
+        """Grow the batch from the next step on if the job and the measured noise ask for it; return whether it did."""
         position = self._position
         if not position.is_grow_check_due(start):
             return False
