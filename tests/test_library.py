@@ -17,7 +17,7 @@ ADAM = {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
 
 OPTIMIZERS = f"Use {', '.join(NAMED_OPTIMIZERS)}, or an import path such as torch.optim:NAdam."
 GIVE = (
-    '  Give the one that lr was tuned with: optimizer="sgd", optimizer="adamw", ...; without it, use one of the '
+    '  Give the optimizer that lr was tuned with: optimizer="sgd", optimizer="adamw", ...; without it, use one of the '
     "rules linear, sqrt, power, legw, none."
 )
 
@@ -178,7 +178,7 @@ def test_the_result_is_a_value() -> None:
         ),
         (
             {"optimizer": "adam", "rule": "adam_sde", "betas": (0.9, 0.99)},
-            "betas = (0.9, 0.99) is not sde or power, a way to scale them.\n"
+            "betas = (0.9, 0.99) is neither sde nor power, the ways to scale betas.\n"
             "  The optimizer's own betas go into constants.",
         ),
         (

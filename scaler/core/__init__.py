@@ -1,1 +1,1 @@
-"""Pure arithmetic on numbers: no input or output, no clock, nothing but the standard library."""
+"""Pure arithmetic on numbers: it uses only the standard library, and has no input, output or clock."""

@@ -31,12 +31,12 @@ class CosineRestarts(Shape):
         cycle n starts at first * (growth ** n - 1) / (growth - 1) and is first * growth ** n long; p in [0, 1] is the
         progress in it
 
-    At a restart the factor is exactly 1. There is no last cycle, and their starts are not rounded to whole samples. A
-    start counts as reached from a relative distance of 1e-12.
+    At a restart the factor is exactly 1. There is no last cycle. The starts of cycles are not rounded to whole samples.
+    A start counts as reached at a relative distance of 1e-12 before it.
 
     Args:
         first: samples of the first cycle, from the end of the warmup, >= 1.
-        growth: length of a cycle divided by that of the one before, in [1, 1000], not necessarily whole.
+        growth: length of a cycle divided by the length of the cycle before it, in [1, 1000], not necessarily whole.
         final_fraction: f, share of the peak just before a restart, in [0, 1].
 
     Raises:
@@ -61,7 +61,7 @@ class CosineRestarts(Shape):
         check_length("first", self.first)
         if not 1.0 <= self.growth <= 1000.0:
             raise PlanError(
-                f"schedule.growth = {self.growth:g} is not in [1, 1000].", "1: all cycles have the same length."
+                f"schedule.growth = {self.growth:g} is not in [1, 1000].", "Use 1 for cycles of the same length."
             )
         check_share("final_fraction", self.final_fraction)
 
@@ -105,7 +105,7 @@ class MomentumCycle(Shape):
         high_momentum: momentum at the lowest learning rate, in [low_momentum, 1); None: momentum is not cycled.
 
     Raises:
-        PlanError: one without the other, or a setting outside its range.
+        PlanError: only one of the two is given, or a setting is outside its range.
     """
 
     low_momentum: float | None = None
@@ -210,7 +210,7 @@ class Cyclical(MomentumCycle):
         return above(self.low, self.rise(samples))
 
     def corners(self, total: int) -> tuple[int, ...]:
-        """Return the highest and lowest points; of many cycles some, each with its highest point and its end."""
+        """Return the highest and lowest points; of many cycles, those of an even selection of cycles."""
         cycle = self.climb + self.descent
         cycles = spread(total // cycle + 1, most=MOST_CORNERS // 2)
         places = (place for n in cycles for place in ((n - 1) * cycle + self.climb, n * cycle))
@@ -222,7 +222,7 @@ class OneCycle(MomentumCycle):
     """One climb to the peak, then one descent to far below the start.
 
     With b = ``start_fraction`` before ``climb`` and ``final_fraction`` after it, and a rise r from 0 at the origin to 1
-    at ``climb`` and back to 0 at ``length``, each on half a cosine or a straight line:
+    at ``climb`` and back to 0 at ``length``; climb and descent are each half a cosine or a straight line:
 
         factor = b + (1 - b) * r   up to the end, then final_fraction
 
@@ -241,10 +241,10 @@ class OneCycle(MomentumCycle):
         PlanError: a setting outside its range, or a descent of no samples.
 
     Sources:
-        Smith and Topin 2017, https://arxiv.org/abs/1708.07120; torch.optim.lr_scheduler.OneCycleLR, two phases, whose
-        ``final_div_factor`` is relative to the start, and whose phases end at the steps ``pct_start * total_steps - 1``
-        and ``total_steps - 1``: ``climb`` and ``length`` are one step shorter than these phases. torch refuses steps
-        after the end; here the learning rate stays.
+        Smith and Topin 2017, https://arxiv.org/abs/1708.07120; torch.optim.lr_scheduler.OneCycleLR with two phases. In
+        torch, ``final_div_factor`` is relative to the start, and the phases end at the steps
+        ``pct_start * total_steps - 1`` and ``total_steps - 1``: ``climb`` and ``length`` are one step shorter than
+        these phases. torch refuses steps after the end; here the learning rate stays constant.
 
     Example:
         >>> once = OneCycle(climb=100, length=400, start_fraction=0.25, final_fraction=0.0, anneal="linear")
@@ -269,7 +269,7 @@ class OneCycle(MomentumCycle):
         check_choice("anneal", self.anneal, get_args(Anneal))
 
     def rise(self, samples: float) -> float:
-        """Return the part of the climb that is done, or of the descent that is left."""
+        """Return how far the learning rate has risen: 0 at the origin, 1 at the peak, 0 at the end."""
         if samples < self.climb:
             left = 1.0 - progress(samples, self.climb)
         else:

@@ -100,7 +100,7 @@ class Cosine(Shape):
     Sources:
         Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, equation 5, one period;
         torch.optim.lr_scheduler.CosineAnnealingLR with ``eta_min`` = f * peak, which climbs again after ``T_max``; here
-        the learning rate stays.
+        the learning rate stays constant.
 
     Example:
         >>> [round(Cosine(length=400, final_fraction=0.1).factor(s), 12) for s in (0, 200, 400, 800)]
@@ -163,7 +163,7 @@ class Wsd(Shape):
         check_share("final_fraction", self.final_fraction)
 
     def factor(self, samples: float) -> float:
-        """Return 1, or the height of the tail."""
+        """Return 1 before the tail, then the height of the tail."""
         done = progress(samples - self.decay_start, self.length - self.decay_start)
         match self.tail:
             case "linear":
@@ -175,5 +175,5 @@ class Wsd(Shape):
         return above(self.final_fraction, height)
 
     def corners(self, total: int) -> tuple[int, ...]:
-        """Return the tail's ends."""
+        """Return the start and the end of the tail."""
         return tuple(place for place in (self.decay_start, self.length) if place <= total)

@@ -9,8 +9,8 @@ from typing import Any, Self
 from scaler.errors import PlanError
 
 START_STEPS = 10  # the loss at the start is the median of these steps
-LOST_SHARE = 0.5  # of the fall from the start to the lowest median: a training that has lost more has diverged
-LOST_TIMES = 2.0  # times the lowest median: the loss must also be above this, in case it fell by little
+LOST_SHARE = 0.5  # of the fall from the start to the lowest median: a loss that has risen by more has diverged
+LOST_TIMES = 2.0  # times the lowest median: the loss must also be above this, because its fall may be small
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,10 +20,10 @@ class DivergenceState:
     Args:
         recent: the losses that the next one is compared with, oldest first.
         ordered: the same, sorted; kept because sorting 100 numbers in every step would cost more than the rest.
-        above: steps in a row whose loss was above the limit.
+        above: steps in a row whose loss was above the limit of condition 2 (see ``DivergenceGuard``).
         first: the losses at the start, at most ``START_STEPS``.
-        low: the lowest running median so far; None before it is one of ``START_STEPS`` losses.
-        lost: steps in a row whose loss was above the limit by the fall since the start.
+        low: the lowest running median so far; None before the median covers ``START_STEPS`` losses.
+        lost: steps in a row whose loss was above the limit of condition 3.
 
     Example:
         >>> saved = DivergenceState(recent=(0.5, 0.25), ordered=(0.25, 0.5)).to_dict()
@@ -74,17 +74,18 @@ class DivergenceGuard:
     1. A loss is nan, inf or -inf: at once.
     2. The loss is above ``multiple`` times the median of the last ``window`` losses, ``confirm`` steps in a row. Losses
        above this limit are not added to the window, so that later losses are compared with those before the divergence.
-       A median of 0 or less has no multiples: for such a training (a log-density, a reward) only the first holds.
-    3. The loss has lost half of its fall, ``lasting`` steps in a row: the loss of a language model that falls back to
-       chance is a few times what it was, and stays there. It is then above
+       If the median is 0 or less, its multiples are no limit: for such a loss (a log-density, a reward) only condition
+       1 is checked.
+    3. The loss has risen again by half of its fall since the start, ``lasting`` steps in a row. For example, the loss
+       of a language model that falls back to chance becomes a few times larger and stays there. The loss is then above
 
             max(low + 0.5 * (start - low), 2 * low)
 
        with ``start`` the median of the first 10 losses and ``low`` the lowest running median.
 
-    The defaults were chosen on the digits (an MLP, SGD; 48 healthy runs at batch 1 to 256, and 30 that diverged by a
-    learning rate that was too high, at once or after 300 steps). Single steps of healthy runs are the difficulty: at
-    batch 1 or 2, most losses late in training are near 0, and ten times their median is common.
+    The defaults were chosen on the digits (an MLP, SGD; 48 healthy runs at batch 1 to 256, and 30 that diverged
+    because of a too high learning rate, at once or after 300 steps). Single steps of healthy runs are the difficulty:
+    at batch 1 or 2, most losses late in training are near 0, and ten times their median is common.
 
         multiple  confirm  window  grace    healthy runs stopped    diverged runs found
               10        3     100      2    12 of 48                29 of 30, within 11 steps
@@ -93,9 +94,9 @@ class DivergenceGuard:
               10       10     100     10     0 of 48                12 of 30
               20       10     100      2     0 of 48                15 of 30
 
-    Not detected: a loss that rises within ``grace`` steps and stays high; one that never fell; one that loses less than
-    half of its fall. A false alarm: data that become so much harder that the loss loses half of its fall for
-    ``lasting`` steps.
+    Not detected: a loss that rises within ``grace`` steps and stays high; a loss that never fell; a loss that rises by
+    less than half of its fall. A false alarm: the data become so much harder that the loss rises by half of its fall
+    for ``lasting`` steps.
 
     Args:
         multiple: a loss above this many times the running median is too high, > 1.
@@ -103,7 +104,7 @@ class DivergenceGuard:
         grace: number of losses before the first comparison with the median, in [1, window]. It is small on purpose: a
             learning rate that is too high shows in the first ten steps, and these must not raise the median.
         confirm: steps in a row above the limit that count as diverged, >= 1; fewer are outliers.
-        lasting: steps in a row above the limit by the fall that count as diverged, >= 1; None: not checked.
+        lasting: steps in a row above the limit of condition 3 that count as diverged, >= 1; None: not checked.
 
     Raises:
         PlanError: a setting outside its range.
@@ -135,16 +136,16 @@ class DivergenceGuard:
                 "It counts losses in the window; for a longer grace, raise divergence.window.",
             )
         if self.confirm < 1:
-            raise PlanError(f"divergence.confirm = {self.confirm} is not a number of steps.", "1: at the first.")
+            raise PlanError(f"divergence.confirm = {self.confirm} is not a number of steps.", "Use 1 or more.")
         if self.lasting is not None and self.lasting < 1:
-            raise PlanError(f"divergence.lasting = {self.lasting} is not a number of steps.", "1: at the first.")
+            raise PlanError(f"divergence.lasting = {self.lasting} is not a number of steps.", "Use 1 or more.")
 
     def observe(self, state: DivergenceState, loss: float | None) -> tuple[DivergenceState, str | None]:
         """Return the state after a step, and why the training has diverged; None: it has not.
 
         Args:
             state: the state after the step before.
-            loss: the step's loss, the mean over its samples; None: not known, and the state stays.
+            loss: the step's loss, the mean over its samples; None: not known, and the state does not change.
 
         Example:
             >>> DivergenceGuard().observe(DivergenceState(), float("nan"))[1]
@@ -184,7 +185,7 @@ class DivergenceGuard:
         return replace(state, low=low, lost=lost), reason if lost >= self.lasting else None
 
     def is_suspect(self, state: DivergenceState) -> bool:
-        """Return whether the last losses were above a limit: a run does not go back to such weights."""
+        """Return whether the last losses were above a limit: a run must not go back to these weights."""
         return state.above > 0 or state.lost >= self.confirm
 
     def _admit(self, state: DivergenceState, loss: float) -> DivergenceState:

@@ -46,8 +46,8 @@ def judge_range(lrs: Sequence[float], losses: Sequence[float]) -> RangeTest:
 
     Steepest and valley use the losses up to the lowest value of that average, smoothed over both sides, because an
     average of the past would be late. Steepest uses the lowest loss so far, because the recovery from a spike is not a
-    fall. If the fall is not ``CLEAR`` times the noise of a step, both are None. Losses of 0 or less only diverge by not
-    being finite.
+    fall. If the fall is not ``CLEAR`` times the noise of a step, both are None. If the lowest
+    average is 0 or less, only a loss that is not finite counts as diverged.
 
     Args:
         lrs: the learning rate of each step, rising, > 0.
@@ -154,7 +154,7 @@ def _longest_fall(losses: Sequence[float]) -> tuple[int, int]:
 
 
 def _steepest(lrs: Sequence[float], losses: Sequence[float], *, reach: int) -> float | None:
-    """Return the learning rate of the most negative slope, over ``reach`` steps on both sides; None without one."""
+    """Return the learning rate of the most negative slope, over ``reach`` steps on both sides, or None."""
     slopes = [
         ((losses[step + reach] - losses[step - reach]) / log(lrs[step + reach] / lrs[step - reach]), lrs[step])
         for step in range(reach, len(losses) - reach)

@@ -1,8 +1,9 @@
 """The gradient noise scale at the newest measured step, while the gradient shrinks.
 
 ``|G|^2`` falls while a model learns, often as 1/t. An average over a run is then dominated by its beginning: after 400
-steps the noise scale was 2,856, and an average gave 165. ``NoiseHistory`` keeps the last measured steps and fits a
-straight line to as many of the newest as lie on one; the noise scale is the value of the line at the newest step.
+steps the noise scale was 2,856, and an average gave 165. ``NoiseHistory`` keeps the last measured steps. It fits a
+straight line to the newest of them, as many as lie on one line. The noise scale is the value of this line at the newest
+step.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,8 +52,8 @@ class NoiseHistory:
 
     n is found by halving: all steps kept, half of them, a quarter and so on, down to 5. A line through n steps is
     accepted if its value at the newest step differs from that of the line through n / 2 by no more than their scatter
-    explains, and if all shorter lines are accepted. Half of the largest accepted n is used: the error by a bend in the
-    trend that the scatter may have hidden is a quarter there.
+    explains, and if all shorter lines are accepted. The line through half of the largest accepted n is used:
+    the scatter may have hidden a bend in the trend, and the error that a bend causes is a quarter at n / 2.
 
     Args:
         signals: ``GradientSquares.signal`` of each measured step, oldest first; at most 256.
@@ -60,7 +61,7 @@ class NoiseHistory:
 
     Example:
         >>> history = NoiseHistory()
-        >>> for step in range(1, 81):  # |G|^2 falls as 1 / step, with a scatter of 50 %; at the end 80 * 10 is right
+        >>> for step in range(1, 81):  # |G|^2 falls as 1 / step, with a scatter of 50 %; the true end value is 80 * 10
         ...     signal, variance = (1 + (-1) ** (step // 2) / 2) / step, 10.0 + (-1) ** step
         ...     history = history.update(GradientSquares(signal=signal, variance=variance))
         >>> present = history.present()
@@ -156,14 +157,14 @@ class _Line(NamedTuple):
         """The line at the newest value."""
         return self.mean + self.slope * (len(self.values) - 1.0) / 2.0
 
-    def off(self) -> list[float]:
+    def residuals(self) -> list[float]:
         """Return the distance of each value from the line."""
         mean, half, places = self.mean, self.slope / 2.0, _half_places(len(self.values))
         return [value - mean - half * place for value, place in zip(self.values, places, strict=True)]
 
 
 class _Lines(NamedTuple):
-    """Straight lines through the same steps' signals and variances."""
+    """Two straight lines: one through the signals and one through the variances of the same steps."""
 
     signal: _Line
     variance: _Line
@@ -171,7 +172,7 @@ class _Lines(NamedTuple):
 
     def scatter(self) -> tuple[float, float, float]:
         """Return the scatter about the lines: of the signal, of the variance, and their covariance."""
-        signal, variance = self.signal.off(), self.variance.off()
+        signal, variance = self.signal.residuals(), self.variance.residuals()
         pairs = ((signal, signal), (variance, variance), (signal, variance))
         first, second, joint = (sum(map(mul, one, other)) / (self.steps - 2.0) for one, other in pairs)
         return first, second, joint
@@ -221,7 +222,7 @@ class _Lines(NamedTuple):
 
 
 def _half_places(count: int) -> range:
-    """Return evenly spaced places about their mean, in halves of their distance."""
+    """Return ``count`` evenly spaced positions relative to their mean, in units of half their distance."""
     return range(1 - count, count, 2)
 
 

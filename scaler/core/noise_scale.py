@@ -64,7 +64,7 @@ def gain(batch_ratio: float, *, noise_scale: float, reference_batch_size: float)
     if noise == inf:
         return float(batch_ratio)
     worth = batch_ratio * (noise + 1.0) / (noise + batch_ratio)
-    return min(max(worth, min(1.0, batch_ratio)), max(1.0, batch_ratio))  # not outside by rounding
+    return min(max(worth, min(1.0, batch_ratio)), max(1.0, batch_ratio))  # rounding must not leave the range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,8 +108,8 @@ def estimate_squares(
         sizes: b_i, samples in each part, >= 0. A part of 0 samples is ignored.
         total_square: ``|gbar|^2``, of the mean over all samples (parts weighted by their samples).
         population: size of the training set if an epoch uses each sample once, as in scaler; None: samples are
-            independent draws, and G is the gradient of their distribution. Within an epoch it is exact if the weights
-            do not change, and close while they change little.
+            independent draws, and G is the gradient of their distribution. Within an epoch the formula is exact if
+            the weights do not change, and close while they change little.
 
     Returns:
         The estimates; None with fewer than two non-empty parts, or if a number is inf or nan (a step that AMP skips).
@@ -154,12 +154,13 @@ class NoiseScaleAverage:
 
         average <- average + a * (estimate - average),   a = max(1 / t, 1 - theta) at the t-th estimate
 
-    a plain mean while t < 1 / (1 - theta), then exponential. ``signal`` and ``variance`` are averaged separately,
-    without clipping, and divided after averaging: a mean of ratios of single steps would be useless. (AdaScale clips
-    each step's estimates to >= 0 before averaging, which makes ``signal`` too large and the gain too small; here the
-    sign of the averages is checked instead.) They do not depend on the batch size, so they stay valid after a resize.
+    This is a plain mean while t < 1 / (1 - theta), then an exponential one. ``signal`` and ``variance`` are averaged
+    separately, without clipping, and divided after averaging: a mean of ratios of single steps would be useless.
+    (AdaScale clips each step's estimates to >= 0 before averaging, which makes ``signal`` too large and the gain too
+    small; here the sign of the averages is checked instead.) The averages do not depend on the batch size, so they stay
+    valid after a resize.
 
-    The average covers the steps that theta remembers, and is late when the noise scale grows; ``NoiseHistory``
+    The averages cover the steps that theta remembers, so they are late when the noise scale grows; ``NoiseHistory``
     estimates the noise scale of the newest step.
 
     Args:

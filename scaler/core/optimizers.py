@@ -1,4 +1,4 @@
-"""What scaler knows of each optimizer: one row of one table. To add an optimizer, add a row to ``OPTIMIZERS``."""
+"""What scaler knows about each optimizer, as a table. To add an optimizer, add a row to ``_TABLE``."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -39,7 +39,7 @@ SELF_TUNED = Family(text="optimizers that find their own step", auto_rule="none"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerFacts:
-    """One row of the table: what scaler knows of one optimizer. The defaults are those of an unknown optimizer.
+    """One row of the table: what scaler knows about one optimizer. The defaults are those of an unknown optimizer.
 
     Args:
         name: its name in the job file: one word, or ``module:Class``.
@@ -56,10 +56,10 @@ class OptimizerFacts:
         has_running_squares: whether it keeps a running mean of squared gradients, which ``rule: adascale`` needs of an
             adaptive optimizer.
         sums_gradients: whether momentum adds gradients up, each with the weight 1, in the state ``momentum_buffer``.
-        scales_momentum: whether ``scale.co_scale.momentum`` holds its noise.
+        scales_momentum: whether ``scale.co_scale.momentum`` applies to it (holds its noise).
         has_momentum: whether it has a momentum that a schedule can cycle; True also where only the class can tell.
-        averages_weights: whether the model is an average of the weights that it trains (schedule-free), with the
-            momentum or first beta as the share.
+        averages_weights: whether the optimizer averages the weights itself (schedule-free); its momentum or first beta
+            is the share of this average in the weights that are trained.
     """
 
     name: str
@@ -136,9 +136,9 @@ _TABLE = (
     OptimizerFacts(
         name="lamb",
         path="pytorch_optimizer:Lamb",
-        # As published (You et al. 2020), weight decay is inside the trust ratio. The library does not correct the
-        # moments for their start; the trust ratio cancels that, except beside weight decay. With adam_debias it does
-        # not raise the learning rate for it either.
+        # As published (You et al. 2020), weight decay is inside the trust ratio. The library does not correct the bias
+        # of the moments at the start; the trust ratio cancels this bias, except where weight decay is added. With
+        # adam_debias the library does not raise the learning rate to correct the bias either.
         options={
             "betas": (0.9, 0.999),
             "eps": 1e-6,
@@ -219,10 +219,10 @@ _BY_PATH = {row.path: replace(row, name=row.path, options=None) for row in _TABL
 
 
 def optimizer_facts(name: str) -> OptimizerFacts:
-    """Return the row of an optimizer; for one that is not in the table, a row of what holds for any optimizer.
+    """Return the row of an optimizer; an optimizer that is not in the table gets the defaults of ``OptimizerFacts``.
 
-    A class has the same facts under its name of one word and under its path, except that by path any option is
-    accepted and no default is known.
+    A class has the same facts under its one-word name and under its path. Under its path, any option is accepted and no
+    default is known.
 
     Args:
         name: its name in the job file, or ``module:Class``. Names are compared as a whole.
@@ -236,7 +236,7 @@ def optimizer_facts(name: str) -> OptimizerFacts:
 
 
 def names_where(holds: Callable[[OptimizerFacts], bool]) -> str:
-    """Return the optimizers of one word for which something holds, as a message lists them.
+    """Return the one-word names of the optimizers for which ``holds`` is true, as a message lists them.
 
     Example:
         >>> names_where(lambda facts: facts.sde_constant is not None)

@@ -46,7 +46,7 @@ class PlateauState:
 class Plateau:
     """When to cut the learning rate, and by how much. Defaults are torch's.
 
-    A value improves on the best so far if it beats it by more than ``threshold``:
+    A value improves if it is better than the best value so far by more than ``threshold``:
 
         mode  threshold_mode  improves if
         min   rel             value < best * (1 - threshold)
@@ -62,9 +62,9 @@ class Plateau:
     improvement: use ``abs`` for such a metric. And nan never improves: it counts as bad.
 
     Args:
-        mode: ``min``: lower is better; ``max``: higher is.
+        mode: ``min``: lower is better; ``max``: higher is better.
         factor: factor of one cut, in (0, 1).
-        patience: bad evaluations in a row before a cut, which comes with the next, >= 0. Evaluations, not steps.
+        patience: bad evaluations in a row that are allowed, >= 0; the next one causes a cut. It does not count steps.
         threshold: smallest improvement that counts, >= 0; with ``threshold_mode: rel`` a share of the best, below 1.
         threshold_mode: ``rel`` or ``abs``.
         cooldown: evaluations after a cut that do not count as bad, >= 0.
@@ -114,7 +114,8 @@ class Plateau:
                 raise PlanError(f"plateau.{name} = {count} is negative.", "It counts evaluations; 0 means none.")
         if not (self.threshold >= 0.0 and isfinite(self.threshold)):
             raise PlanError(
-                f"plateau.threshold = {self.threshold:g} is not a number of 0 or more.", "0: any improvement."
+                f"plateau.threshold = {self.threshold:g} is not a number of 0 or more.",
+                "Use 0 to count any improvement.",
             )
         if self.threshold_mode == "rel" and self.threshold >= 1.0:
             raise PlanError(

@@ -1,4 +1,4 @@
-"""The short climb after a resize that raises the learning rate: from the old one to the one that is planned now."""
+"""The short climb after a resize that raises the learning rate: from the old learning rate to the new one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ def ramp_after(before: float, now: float, *, above: float, start: int, length: i
 
     Args:
         before: the learning rate that the next step would have had, >= 0.
-        now: the learning rate that is planned for it at the new batch, without a ramp.
+        now: the learning rate that is planned for that step at the new batch, without a ramp.
         above: there is a ramp only if ``now`` is more than this many times ``before``.
         start: samples seen at the resize.
         length: samples of the climb, >= 1.

@@ -30,8 +30,8 @@ SOURCES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# For Adam and RMSprop the square root has a paper of its own. The papers on the gain are about SGD; its square root for
-# optimizers that divide by a running root is AdaptDL's.
+# For Adam and RMSprop the square root has a paper of its own. The papers on the gain are about SGD; AdaptDL
+# takes the square root of the gain for optimizers that divide by a running root.
 SOURCES_IF_ADAPTIVE: Mapping[str, str] = MappingProxyType(
     {
         "sqrt": "square-root rule (Malladi et al. 2022)",
@@ -130,7 +130,7 @@ def _source(rule: str, optimizer: str) -> str:
 
 
 def lr_ratio(rule: Rule, *, batch_ratio: float, reference_batch_size: int, optimizer: str) -> float:
-    """Return what the rule makes of ``batch_ratio`` (k); ``peak_lr = base_lr * lr_ratio``.
+    """Return the ratio of learning rates that the rule gives for ``batch_ratio`` (k); ``peak_lr = base_lr * lr_ratio``.
 
         linear: k                       sqrt, adam_sde, legw: k ** 0.5          power: k ** exponent
         none: 1                         gain: k (phi + m0) / (phi + k m0); its square root for adaptive optimizers
@@ -145,8 +145,8 @@ def lr_ratio(rule: Rule, *, batch_ratio: float, reference_batch_size: int, optim
         optimizer: its name; ``gain`` and ``adascale`` need a known family.
 
     Raises:
-        PlanError: ``gain`` or ``adascale`` with an optimizer of neither family; ``adascale`` with an adaptive optimizer
-            that keeps no running squares.
+        PlanError: ``gain`` or ``adascale`` with an optimizer that is neither in the SGD family nor adaptive;
+            ``adascale`` with an adaptive optimizer that keeps no running squares.
 
     Sources:
         linear: Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 2.1.

@@ -21,7 +21,7 @@ _EXAMPLES: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scaled:
-    """What a rule makes of a batch size.
+    """The ratios and constants that a rule gives for a batch size.
 
     Attributes:
         batch_ratio: the batch size over the reference's.
@@ -54,7 +54,7 @@ def scale(
             Without ``lr``, a weight decay that takes too much of the weights in one step is not refused.
 
     Raises:
-        PlanError: the rule does not hold for this optimizer, or not at this batch size; names what it holds for.
+        PlanError: the rule does not hold for this optimizer, or not at this batch size; names where it holds.
 
     Example:
         >>> adam = {"betas": (0.9, 0.999), "eps": 1e-8}
@@ -98,7 +98,7 @@ def scale(
 
 
 def scale_beta(beta: float, *, batch_ratio: float, form: str) -> float:
-    """Return the decay of a running average per step that forgets as fast per sample as the reference's.
+    """Return the decay per step with which a running average forgets as fast per sample as in the reference.
 
         sde: 1 - batch_ratio * (1 - beta)         power: beta ** batch_ratio
 
@@ -148,7 +148,7 @@ def _adam_constants(
 def _given(constants: Mapping[str, Any], name: str, *, who: str) -> Any:
     """Return a constant that is to be scaled: a number, or the two of ``betas``.
 
-    A default that the job does not give, and that is not in scaler's table, is not known: it is refused.
+    A constant that neither the job nor scaler's table of optimizers gives is not known, and is refused.
     """
     value, example = constants.get(name), _EXAMPLES.get(name, "0.99")
     if value is None:
@@ -248,7 +248,7 @@ def _momentum(
         if constants.get(option) and (momentum == 0.0 or scaled == 0.0):
             raise PlanError(
                 f"scale.co_scale.momentum changes a momentum of {momentum:g} to {scaled:g}, and {option} = "
-                f"{str(constants[option]).lower()} has no effect without momentum: the step would change by it.",
+                f"{str(constants[option]).lower()} has an effect only with momentum: it would act in one of the two.",
                 f"Leave {option} out of reference.optimizer.",
             )
     return scaled

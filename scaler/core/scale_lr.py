@@ -1,4 +1,4 @@
-"""``scale_lr``: the learning rate and the optimizer's constants at another batch size, for a script of one's own."""
+"""``scale_lr``: the learning rate and the optimizer's constants at another batch size, for your own script."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ class ScaledLR:
 
     Attributes:
         lr: the peak learning rate at ``global_batch_size``: the reference's times ``lr_ratio``.
-        lr_ratio: what the rule makes of ``batch_ratio``.
+        lr_ratio: the ratio of learning rates that the rule gives for ``batch_ratio``.
         batch_ratio: ``global_batch_size / reference_batch_size``.
         warmup_ratio: multiplies the length of the reference's warmup in samples; 1 except for ``legw``.
         rule: the rule used; never ``auto``.
-        reason: why this rule.
-        constants: the optimizer's constants: those given, replaced by the rule's where it scales them.
+        reason: why this rule is used.
+        constants: the given constants of the optimizer; those that the rule scales have their new values.
         reasons: constant -> how the rule scaled it.
     """
 
@@ -82,7 +82,7 @@ def scale_lr(
             ``adascale``, which needs a loop that measures the gain.
 
     Sources:
-        Those of the rules, in ``scaler.core.rules.lr_ratio``.
+        See ``scaler.core.rules.lr_ratio``.
 
     Example:
         >>> scaled = scale_lr(0.1, reference_batch_size=256, global_batch_size=8192, optimizer="sgd")
@@ -111,7 +111,7 @@ def scale_lr(
         made,
         batch_ratio=ratio,
         reference_batch_size=reference_batch_size,
-        optimizer=optimizer or "",  # without one, no rule looks at it
+        optimizer=optimizer or "",  # without one, the rule is the same for every optimizer
         constants={**given, "lr": lr},
     )
     return ScaledLR(
@@ -212,7 +212,8 @@ def make_rule(
     _require_co_scale(asked)
     if betas not in ("sde", "power"):
         raise PlanError(
-            f"betas = {betas} is not sde or power, a way to scale them.", "The optimizer's own betas go into constants."
+            f"betas = {betas} is neither sde nor power, the ways to scale betas.",
+            "The optimizer's own betas go into constants.",
         )
     if betas != "sde" and name != "adam_sde":
         raise PlanError(f"betas = {betas} has no effect with rule = {name}.", "Use rule = adam_sde.")
@@ -227,7 +228,7 @@ def make_rule(
 
 
 def _require_co_scale(asked: Mapping[str, bool]) -> None:
-    """Refuse a key that nothing scales here, and a value that is not true or false."""
+    """Refuse a key that ``scale_lr`` does not scale, and a value that is not true or false."""
     for key, value in asked.items():
         if key not in CO_SCALES:
             raise PlanError(
@@ -239,7 +240,7 @@ def _require_co_scale(asked: Mapping[str, bool]) -> None:
 
 
 def _require_optimizer(name: str) -> None:
-    """Refuse a name that is neither one of the job file's nor an import path."""
+    """Refuse a name that is neither an optimizer's name in the job file nor an import path."""
     if name not in NAMED_OPTIMIZERS and not fullmatch(r"[\w.]+:\w+", name):
         raise PlanError(
             f"optimizer = {name} is not an optimizer.",
@@ -250,13 +251,13 @@ def _require_optimizer(name: str) -> None:
 def _needs_optimizer(what: str) -> PlanError:
     return PlanError(
         f"{what} depends on the optimizer, and none is given.",
-        'Give the one that lr was tuned with: optimizer="sgd", optimizer="adamw", ...; '
+        'Give the optimizer that lr was tuned with: optimizer="sgd", optimizer="adamw", ...; '
         f"without it, use one of the rules {', '.join(ANY_OPTIMIZER)}.",
     )
 
 
 def _require_spelling(constants: Mapping[str, Any], optimizer: str | None) -> None:
-    """Refuse a constant that looks like a misspelt name of one that rules scale: it would silently not be scaled."""
+    """Refuse a constant whose name looks misspelt: a rule would silently not scale it."""
     known = optimizer_facts(optimizer or "").defaults
     for name in constants:
         meant = nearest(name, SCALED) if name not in (*known, *SCALED) else None

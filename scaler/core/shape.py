@@ -40,7 +40,7 @@ class Shape(ABC):
         """Return the corners and jumps up to ``total`` samples after the origin, for a drawing.
 
         They are whole samples in ascending order; for a jump, the first sample with the new learning rate. If there are
-        more than ``MOST_CORNERS``, an even selection of them.
+        more than ``MOST_CORNERS``, an even selection of them is returned.
         """
         return ()
 

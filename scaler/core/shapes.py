@@ -163,8 +163,8 @@ class InverseSqrt(Shape):
         PlanError: ``timescale`` below 1.
 
     Sources:
-        Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, equation 3. Theirs gives its first step the number 1,
-        so their learning rate in step n is the one here after n steps.
+        Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, equation 3. Their first step has the number 1, so
+        their learning rate in step n is the factor here after n steps.
 
     Example:
         >>> [InverseSqrt(timescale=100).factor(s) for s in (0, 300, 1500)]

@@ -18,7 +18,7 @@ def scale_short_step(
     optimizer: str,
     constants: Mapping[str, Any],
 ) -> Scaled:
-    """Return what a rule makes of a short step, which is treated as a batch of its own size.
+    """Return the ratios and constants of a short step, which is treated as a batch of its own size.
 
     The learning rate and the constants that the rule scales are the rule's for ``samples``. In every running average of
     the optimizer, the step counts as the share ``samples / global_batch_size`` of a whole step:
@@ -27,9 +27,10 @@ def scale_short_step(
 
     Otherwise the gradient of a few samples, with its large noise, would count in Adam's averages as much as the
     gradient of a whole batch. Measured on the digits with 1,281 samples in steps of 256, AdamW: the final training loss
-    is 0.85 without it, and 0.38 with 1,280 samples (docs/decisions/0025).
+    is 0.85 without this weighting, and 0.38 with 1,280 samples (docs/decisions/0025).
 
-    With ``co_scale.momentum`` the learning rate of whole steps is constant, and a short step has its share of it.
+    With ``co_scale.momentum`` the learning rate of whole steps is constant, and a short step gets its share of this
+    learning rate.
 
     Args:
         rule: the rule with its options.

@@ -25,8 +25,8 @@ def decay_form(optimizer: str, constants: Mapping[str, Any]) -> DecayForm | None
 
     Args:
         optimizer: its name in the job file, or ``module:Class``.
-        constants: its options. Those given of ``decoupled_weight_decay`` (torch), ``weight_decouple`` and
-            ``fixed_decay`` (Lion of pytorch_optimizer) decide.
+        constants: its options; ``decoupled_weight_decay`` (torch), and ``weight_decouple`` and ``fixed_decay`` (Lion of
+            pytorch_optimizer), decide where they are given.
 
     Example:
         >>> [decay_form(name, {}) for name in ("adamw", "sgd", "adam")]
@@ -85,7 +85,7 @@ def weight_decay_timescale(
 
 
 def step_gain(constants: Mapping[str, Any]) -> float:
-    """Return SGD's step over ``lr * gradient``, once momentum has built up under a constant gradient.
+    """Return SGD's step divided by ``lr * gradient``, once momentum has built up under a constant gradient.
 
         (1 - dampening) / (1 - momentum); 1 without momentum, where torch ignores the dampening
 

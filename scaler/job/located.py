@@ -82,5 +82,5 @@ def job_file(path: Path) -> Path:
         f"{path}: is a folder without a {JOB_FILE}.",
         f"Give the job file: {', '.join(map(str, others[:MOST_SHOWN]))}."
         if others
-        else f"scaler init {quote(str(path))} writes a job file that runs as it is.",
+        else f"scaler init {quote(str(path))} writes a job file that is ready to run.",
     )

@@ -147,7 +147,8 @@ class Divergence(Section):
         10.0,
         gt=1,
         description="A loss also counts as diverged when it is above this many times the running median in ten steps "
-        "in a row, or when it has lost half of its fall in fifty steps in a row; null: only NaN and infinity count.",
+        "in a row, or when it has risen again by half of its fall since the start in fifty steps in a row; null: only "
+        "NaN and infinity count.",
     )
     then: Literal["stop", "go_back"] = Field(
         "stop",

@@ -19,7 +19,7 @@ _AMOUNT = re.compile(r"\s*([0-9][0-9.eE+]*)\s*([a-zA-Z]+|%)?\s*")
 
 
 def mappings_for(models: Sequence[type[BaseModel]], value: object) -> list[str]:
-    """Return the mappings that ``value`` may stand for, in a place for one of these models.
+    """Return the mappings that ``value`` may stand for, where the job file needs one of these models.
 
     Args:
         models: one model, or several with different ``name``.

@@ -45,7 +45,7 @@ class GrowthPoint(Section):
 
     at: Point = Field(description="The first step that starts at this point or after it has the new batch.")
     factor: float = Field(
-        gt=0, le=MOST_WORKERS, description="Size of the batch, divided by the one at the start of training."
+        gt=0, le=MOST_WORKERS, description="Size of the batch, divided by its size at the start of training."
     )
 
 
@@ -62,19 +62,21 @@ class GrowByDoubling(Section):
     """A batch that doubles at regular intervals."""
 
     name: Literal["doubling"] = Field(description="doubling")
-    every: Point = Field(description="Interval after which it doubles.")
-    max_global_batch_size: int = Field(ge=1, le=MOST, description="Size at which it stops growing, in samples.")
+    every: Point = Field(description="Interval after which the batch doubles.")
+    max_global_batch_size: int = Field(ge=1, le=MOST, description="Largest batch, in samples; it stops growing there.")
 
 
 class GrowWithNoise(Section):
-    """A batch that doubles when the measured gradient noise scale, with its 90 % interval, is above twice the batch."""
+    """A batch that doubles when the 90 % interval of the measured gradient noise scale is above twice the batch."""
 
     name: Literal["noise_scale"] = Field(description="noise_scale")
     every: Point = Field(
         Point(epochs=1), description="Interval after which the noise scale is compared with the batch."
     )
     max_global_batch_size: int = Field(
-        ge=1, le=MOST, description="Size at which it stops growing, in samples. The rule must hold up to it."
+        ge=1,
+        le=MOST,
+        description="Largest batch, in samples; it stops growing there. The rule must hold up to this size.",
     )
 
 

@@ -106,7 +106,7 @@ class MultiStep(_Shape):
 
     name: Literal["multi_step"]
     at: Annotated[tuple[Point, ...], Field(strict=False)] = Field(
-        min_length=1, description="Points at which it falls, in ascending order."
+        min_length=1, description="Points at which the learning rate falls, in ascending order."
     )
     decay: float = Field(0.1, gt=0, le=1, description="The learning rate is multiplied by this at each fall.")
 
@@ -115,7 +115,7 @@ class Exponential(_Shape):
     """Falls smoothly, by a factor in every interval."""
 
     name: Literal["exponential"]
-    every: Point = Field(Point(epochs=1), description="Interval in which it falls by decay.")
+    every: Point = Field(Point(epochs=1), description="Interval in which the learning rate falls by decay.")
     decay: float = Field(gt=0, le=1, description="The learning rate is multiplied by this over each interval.")
 
 

@@ -72,7 +72,7 @@ def _merged(
     peak_lr: float,
     lengths: Lengths,
 ) -> PlanGroup:
-    """Return the group of all matching entries: for each key the last one wins; a layer's ratio multiplies."""
+    """Return the group of all matching entries: the last entry with a key wins; a layer multiplies ``lr_ratio``."""
     given: dict[str, object] = {}
     for group in matching:
         values = {key: getattr(group, key) for key in ("lr_ratio", "weight_decay", "freeze")}

@@ -108,7 +108,7 @@ def _plain(value: Any) -> Any:
 
 
 def _kept(value: Any, samples: list[int]) -> Any:
-    """Return the value with each length in samples, as it was."""
+    """Return the value with each length replaced by its earlier number of samples."""
     left = iter(samples)
 
     def kept(part: Any) -> Any:

@@ -49,7 +49,7 @@ def make_plan(
             ``layer_decay`` needs them.
 
     Raises:
-        PlanError: numbers that do not fit together; names numbers that would.
+        PlanError: numbers that do not fit together; names numbers that fit.
     """
     world_size = job.scale.max_workers if world_size is None else world_size
     num_samples = job.train.num_samples if job.train.num_samples is not None else num_samples
@@ -200,7 +200,7 @@ def _require_measurable(job: Job, rule: str, *, parts: int) -> None:
 def _require_momentum(schedule: Schedule, optimizer: str) -> None:
     """Refuse to cycle a momentum that the optimizer does not have, or that must stay constant.
 
-    Whether an unknown class has one is checked when the optimizer is built.
+    Whether an unknown class has a momentum is checked when the optimizer is built.
 
     Raises:
         PlanError: the schedule cycles the momentum, and the optimizer does not allow it.
@@ -210,7 +210,7 @@ def _require_momentum(schedule: Schedule, optimizer: str) -> None:
     facts = optimizer_facts(optimizer)
     why = None
     if facts.averages_weights:
-        why = f"{optimizer} averages its weights by it"
+        why = f"{optimizer} uses it to average its weights"
     elif not facts.has_momentum:
         why = f"{optimizer} has none"
     if why is not None:
@@ -220,7 +220,7 @@ def _require_momentum(schedule: Schedule, optimizer: str) -> None:
 
 
 def _reacts(job: Job, rule: str) -> tuple[str, ...]:
-    """Return what may change the planned learning rate or batch in training."""
+    """Return the names of what may change the planned learning rate or batch in training: see ``Plan.reacts``."""
     divergence = job.failures.divergence
     asked = {
         "adascale": rule == "adascale",
@@ -232,7 +232,7 @@ def _reacts(job: Job, rule: str) -> tuple[str, ...]:
 
 
 def _curve(plan: Plan) -> Iterator[tuple[int, float]]:
-    """Yield points of the learning rate: of whole steps, evenly and on both sides of corners; and of short steps."""
+    """Yield points of the learning rate for drawing: evenly, on both sides of each corner, and at short steps."""
     total = plan.total_samples
     points = {round(i * total / CURVE_POINTS) for i in range(CURVE_POINTS + 1)}
     corners = {phase.start_samples for phase in plan.phases[1:]} | set(plan.schedule.corners(total))
@@ -265,7 +265,7 @@ def require_every_size(job: Job, plan: Plan) -> None:
     """Plan an elastic job for every number of workers that it may get, so that no resize fails.
 
     Args:
-        job: any job; nothing is to be done for one that is not elastic.
+        job: any job; nothing happens if it is not elastic.
         plan: its plan for the most workers.
 
     Raises:

@@ -24,7 +24,7 @@ _START = attrgetter("start_samples")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanWarning:
-    """Something to look at before the run: a stable code and a sentence."""
+    """A warning to read before the run: a stable code and a sentence."""
 
     code: str  # stable name
     message: str  # one sentence
@@ -54,7 +54,7 @@ class Plan:
     ``peak_lr = base_lr * lr_ratio`` holds for every plan and every phase.
     """
 
-    schema_version: int  # version of these fields: 3
+    schema_version: int  # version of these fields: 4
     purpose: Purpose  # train: a training; find_lr: a learning-rate range test
     name: str  # name of the job
     world_size: int  # workers that the plan is for
@@ -66,7 +66,7 @@ class Plan:
     rule: str  # rule that scales the learning rate; never auto
     rule_reason: str  # why this rule
     batch_ratio: float  # global_batch_size / reference_batch_size
-    lr_ratio: float  # what the rule makes of batch_ratio
+    lr_ratio: float  # ratio of learning rates that the rule gives for batch_ratio
     peak_lr: float  # base_lr * lr_ratio, the peak learning rate
     optimizer: Mapping[str, Any]  # name and options of the optimizer, as it will be built
     scaling: Scaling  # the reference and the rule, for a step of any batch size
@@ -82,14 +82,15 @@ class Plan:
     checkpoint_every_samples: int | None  # samples from one checkpoint to the next; None: by time
     checkpoint_every_s: float | None  # seconds from one checkpoint to the next; None: by samples
     rewarmup_samples: int  # length of the rewarmup after a resize that raises the learning rate; 0: none
-    # samples from one check to the next whether the batch grows with the noise; None: never
+    # samples between two checks of whether the noise allows a larger batch; None: the batch does not follow the noise
     grow_every_samples: int | None
-    phases: tuple[Phase, ...]  # stretches of training at one global batch size; most plans have one
+    phases: tuple[Phase, ...]  # parts of training at one global batch size; most plans have one
     groups: tuple[PlanGroup, ...]  # groups of parameters with their own learning rate or weight decay
-    reacts: tuple[str, ...]  # what can change the learning rate or the batch in training, by what it measures
+    # what can change the learning rate or the batch in training: adascale, noise_scale, plateau, divergence
+    reacts: tuple[str, ...]
     lr_curve: tuple[tuple[int, float], ...]  # points [samples_seen, learning rate] of the schedule, for drawing
-    reasons: Mapping[str, str]  # why a number is what it is, by the number's name
-    warnings: tuple[PlanWarning, ...]  # what to look at before the run
+    reasons: Mapping[str, str]  # the reason of each value, by the field's name
+    warnings: tuple[PlanWarning, ...]  # to read before the run
 
     @property
     def is_measured(self) -> bool:
@@ -134,8 +135,8 @@ class Plan:
     def lr_at(self, samples_seen: int, *, progress: float | None = None) -> float:
         """Return the planned learning rate of the step that starts after ``samples_seen`` samples.
 
-        What reacts in training (``reacts``) may change it. A short step, at the end of an epoch or of the training, has
-        the learning rate of its own size.
+        The controllers in ``reacts`` may change it in training. A short step, at the end of an epoch or of training,
+        has the learning rate of its own size.
 
         Args:
             samples_seen: samples that have contributed to the weights, over all workers; they choose the phase and the

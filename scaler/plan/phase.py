@@ -12,7 +12,7 @@ from scaler.core.steps import LastBatch, steps_between
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Phase:
-    """A part of training at one global batch, with what the rule makes of that batch. Most plans have one phase."""
+    """A part of training at one global batch, with the numbers that the rule gives. Most plans have one phase."""
 
     start_samples: int  # samples seen at its first step
     start_steps: int  # optimizer steps before it
@@ -20,7 +20,7 @@ class Phase:
     per_worker_batch_size: int  # samples in one forward/backward on one worker
     grad_accum_steps: int  # forward/backwards per optimizer step
     batch_ratio: float  # global_batch_size / reference_batch_size
-    lr_ratio: float  # what the rule makes of batch_ratio
+    lr_ratio: float  # ratio of learning rates that the rule gives for batch_ratio
     peak_lr: float  # peak learning rate at this global batch size
     weight_decay_ratio: float  # multiplies the groups' own weight decay; ``optimizer`` has it already
     ema_decay: float | None  # of train.ema, per step; with adascale and co_scale.ema, per step of the reference
@@ -60,7 +60,7 @@ class Scaling:
     ema_decay: float | None
 
     def at(self, global_batch_size: int) -> Scaled:
-        """Return what the rule makes of a batch size, from the reference.
+        """Return the ratios and constants that the rule gives for a batch size, from the reference.
 
         Raises:
             PlanError: the rule does not hold at this batch size; names the sizes that it holds at.
@@ -76,7 +76,7 @@ class Scaling:
     def ema_at(self, global_batch_size: int) -> float | None:
         """Return the share of the averaged weights that a step of this batch size keeps.
 
-        With ``adascale`` it is the share that a step of the reference keeps; a step is worth the gain of them.
+        With ``adascale`` it is the share that a step of the reference keeps; a step counts as ``gain`` such steps.
         """
         if self.ema_decay is None or not self.rule.co_scale.ema or self.rule.name == "adascale":
             return self.ema_decay
@@ -85,7 +85,7 @@ class Scaling:
     def short_step(self, phase: Phase, samples: int) -> Phase:
         """Return the phase of one step that has fewer samples than its phase's batch: a batch of its own size.
 
-        See ``scale_short_step``. In the average of the weights (``train.ema``) too, it counts as its share of a step.
+        See ``scale_short_step``. In the average of the weights (``train.ema``), the step also counts as its share.
 
         Args:
             phase: the phase of the step.

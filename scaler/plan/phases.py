@@ -67,7 +67,7 @@ def make_scaling(job: Job) -> Scaling:
 
 
 def make_phase(job: Job, batch: Batch, *, start_samples: int, start_steps: int) -> tuple[Phase, Scaled]:
-    """Return a phase at a batch, and what the rule makes of that batch; always from the reference.
+    """Return a phase at a batch, and the ratios and constants of that batch; always from the reference.
 
     Raises:
         PlanError: the rule does not hold at this batch, or the learning rate is not finite.
@@ -153,7 +153,7 @@ def grow(plan: Plan, job: Job, *, samples_seen: int, global_batch_size: int) -> 
 def never_grows_at(job: Job, phases: Sequence[Phase], lengths: Lengths) -> list[int]:
     """Return the points of ``scale.batch_schedule``, in samples, that lie after the start of the last step.
 
-    For a batch that doubles or follows the noise scale, only its first point is looked at.
+    For a batch that doubles or follows the noise scale, only the first point is checked.
     """
     match job.scale.batch_schedule:
         case GrowAtPoints(points=points):
@@ -184,9 +184,10 @@ def _require_growth(job: Job, first: Phase) -> None:
 
 
 def largest_measured(job: Job, first: Phase, *, world_size: int) -> Phase | None:
-    """Return the phase at the largest batch that a measured noise scale may lead to; None if it follows none.
+    """Return the phase at the largest batch that a measured noise scale may lead to, or None.
 
-    A rule that holds at the first batch and at this one holds at all batches between them.
+    The result is None if the job's batch does not follow the noise scale. A rule that holds at the first batch and at
+    this one holds at all batches between them.
 
     Raises:
         PlanError: the rule does not hold at this batch.
@@ -253,7 +254,7 @@ def limit_micro_batches(plan: Plan, most: int) -> Plan:
 def _grown(job: Job, first: Phase, size: int, *, world_size: int, start: tuple[int, int]) -> Phase:
     """Return a phase at another batch, from ``start`` (samples, steps) on.
 
-    It has more micro-steps, and none has more samples than in the first phase.
+    It has more micro-steps than the first phase, and no larger ones.
     """
     batch = strong_batch(
         num_workers=world_size,
@@ -274,7 +275,7 @@ def _changes(job: Job, first: Phase, lengths: Lengths) -> Iterator[tuple[int, in
             if places[0] < 1:
                 raise PlanError(
                     "scale.batch_schedule.points begin at 0 samples, which is the start of training.",
-                    "The first batch is the one of scale; put the first point later.",
+                    "The first batch follows from the other keys of scale; put the first point later.",
                 )
             if places != sorted(set(places)):
                 raise PlanError(

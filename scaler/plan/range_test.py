@@ -19,7 +19,7 @@ MOST_NAME = 100  # letters in a job's name
 
 
 def range_job(job: Job, *, steps: int) -> Job:
-    """Return the job of a range test: ``steps`` steps at the first batch of training, with nothing that reacts.
+    """Return the job of a range test: ``steps`` steps at the first batch of training, without controllers.
 
     The job's schedule, plateau, batch schedule, divergence guard, restarts and ``rule: adascale`` are left out. No
     noise is measured, and there is one evaluation and one checkpoint, at the end. Every step has a whole batch: the
@@ -104,7 +104,7 @@ def range_plan(
     )
     shape = Ramp(length=last, low=lowest / highest, spacing="linear" if spacing == "linear" else "exponential")
     base_lr = highest / plan.lr_ratio
-    peak_lr = base_lr * plan.lr_ratio  # highest, but for rounding
+    peak_lr = base_lr * plan.lr_ratio  # highest, up to rounding
     (phase,) = plan.phases
     optimizer = {**plan.optimizer, "lr": peak_lr}
     plan = replace(

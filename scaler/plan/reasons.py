@@ -1,4 +1,4 @@
-"""Why the numbers of a plan are what they are: the sentences of ``Plan.reasons``."""
+"""The texts of ``Plan.reasons``: why each number of a plan has its value."""
 
 from scaler.core.scale import Scaled
 from scaler.job import Job
@@ -10,9 +10,9 @@ def number_reasons(plan: Plan, job: Job, scaled: Scaled, lengths: Lengths) -> di
     """Return field name -> reason, of the fields that follow from the plan itself.
 
     Args:
-        plan: the plan, complete but for its reasons and warnings.
-        job: what it is made from.
-        scaled: what the rule makes of the batch at the start of training.
+        plan: the plan, complete except for its reasons and warnings.
+        job: the job that the plan is made from.
+        scaled: the ratios and constants of the batch at the start of training.
         lengths: of the training.
     """
     grows_at_once = any(0 < phase.start_samples < plan.num_samples for phase in plan.phases)

@@ -10,8 +10,8 @@ from scaler.job import Job
 from scaler.plan.model import Plan
 from scaler.plan.phase import Phase
 
-LR_OFF = 1.4  # times: a usual search over learning rates has steps of 2, and does not resolve half a step
-MOVED = 4.0  # times: a memory in samples, or a clipped step, that moves by less is not worth a warning
+LR_OFF = 1.4  # times: a usual search over learning rates has steps of a factor 2, and does not resolve half a step
+MOVED = 4.0  # times: a smaller change of a memory in samples, or of a clipped step, is not worth a warning
 SHORT_BETA1, SHORT_BETA2 = 0.5, 0.95  # below these, the averages cover fewer than 2 and 20 steps
 LONG_MOMENTUM = 0.99  # above it, the average covers more than 100 steps
 
@@ -72,9 +72,9 @@ def scaling_warnings(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
 
     Args:
         plan: the plan.
-        job: what it was made from.
-        reached: the batches to look at. With ``rule: none`` a batch that grows replaces a learning rate that falls
-            (Smith et al. 2018): the effects of the learning rate are judged at the first batch only.
+        job: the job that the plan was made from.
+        reached: the batches to check. With ``rule: none`` a batch that grows replaces a learning rate that falls
+            (Smith et al. 2018), so the effects of the learning rate are checked at the first batch only.
     """
     by_lr = reached[:1] if plan.rule == "none" else reached
     yield from _of_the_lr(plan, job, by_lr)

@@ -22,11 +22,11 @@ CLIMBS_ITSELF = (asked.Cyclical, asked.OneCycle)
 def make_schedule(
     job: Job, scaled: Scaled, lengths: Lengths, *, last_step: int, rises: bool
 ) -> tuple[Schedule, str, str]:
-    """Return the schedule in samples, the reason for the length of its warmup, and a line on its shape.
+    """Return the schedule in samples, the reason for the length of its warmup, and a text about its shape.
 
     Args:
         job: with the schedule and the reference's warmup.
-        scaled: what the rule makes of the first batch: where the warmup starts, and LEGW's longer warmup.
+        scaled: the ratios of the first batch: they give the start of the warmup, and LEGW's longer warmup.
         lengths: of the training.
         last_step: where the last step of the training begins, in samples.
         rises: whether the learning rate is scaled up at any number of workers that the job may get.
@@ -119,7 +119,7 @@ def _warmup(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths, *, rises: 
 
 
 def _shape(wanted: asked.Schedule, warmup_samples: int, lengths: Lengths, last_step: int) -> tuple[Shape, str]:
-    """Return the shape and a line on what it does; the line names differences from torch."""
+    """Return the shape and a text about it, which names differences from torch."""
     assert lengths.total_samples is not None
     length = max(lengths.total_samples - warmup_samples, 1)
     match wanted:
@@ -193,7 +193,7 @@ def _cyclical(wanted: asked.Cyclical, lengths: Lengths) -> tuple[Shape, str]:
 
 
 def _one_cycle(wanted: asked.OneCycle, warmup_samples: int, lengths: Lengths, last_step: int) -> tuple[Shape, str]:
-    """Return the shape as torch counts it: the last step of the climb is at the peak, and the last step at the end."""
+    """Return the shape as torch counts: the climb's last step is at the peak, the training's last step at the end."""
     assert lengths.total_samples is not None
     fraction = wanted.climb.fraction
     whole = lengths.total_samples - warmup_samples

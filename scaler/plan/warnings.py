@@ -21,7 +21,7 @@ def find_warnings(
 
     Args:
         plan: the plan.
-        job: what it was made from.
+        job: the job that the plan was made from.
         may_become: the phase at the largest batch that a measured noise scale may lead to.
         never_grows_at: points at which the batch would grow, in samples, that training does not reach.
     """

@@ -1,7 +1,7 @@
 """The training loop and its parts: torch, no Ray.
 
 loop.py            one worker's training from its first step to its last
-position.py        where it is in the plan, and the learning rate there
+position.py        where the training is in the plan, and the learning rate there
 stepper.py         one optimizer step: gradients/, optimizer/, model/
 controllers.py     what reacts to measurements: plateau, divergence, AdaScale, a batch that grows with the noise
 recorder.py        records and events until they are handed over; clock.py measures, activity.py is for the watchdog

@@ -60,7 +60,7 @@ class Controllers:
         """Return how many steps of the reference one step at a batch is worth; 1 unless ``rule: adascale``.
 
         While the noise scale is unknown, the last measured gain is used, within the limits of a gain at this ratio. A
-        short step gets its share of it.
+        short step gets its share of this gain.
 
         Args:
             batch_ratio: of the step, which may be shorter than its phase's batch.
@@ -136,7 +136,7 @@ class Controllers:
         )
 
     def is_suspect(self) -> bool:
-        """Return whether the last losses were above the limit: training should not go back to a checkpoint of them."""
+        """Return whether the last losses were above the limit: training should not go back to such weights."""
         return self._guard is not None and self._guard.is_suspect(self._guard_state) and self.may_go_back()
 
     def set_times_gone_back(self, *, times: int) -> None:
@@ -148,7 +148,7 @@ class Controllers:
         self._guard_state = DivergenceState()
 
     def next_batch(self, global_batch_size: int) -> int | None:
-        """Return the next global batch, if the noise scale is certainly above twice the present one; else None.
+        """Return the next global batch, if the noise scale's interval is above twice the present batch; else None.
 
         Source: Merrill et al. 2025, https://arxiv.org/abs/2505.23971. They double the batch when the critical batch
         size is twice the batch, and measure it by branching. scaler takes the lower end of the noise scale's 90 %
@@ -182,7 +182,7 @@ class Controllers:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state. The averages use this plan's decay, not the saved one."""
         self._plateau_state = PlateauState.from_dict(state["plateau"])
-        if state["plateau_of"] != self._plateau_of():  # another metric now: the old values are no comparison
+        if state["plateau_of"] != self._plateau_of():  # another metric now: the old values cannot be compared
             self._plateau_state = PlateauState(factor=self._plateau_state.factor)
         self._guard_state = DivergenceState.from_dict(state["guard"])
         self._guard_factor, self.times_gone_back = state["guard_factor"], state["times_gone_back"]

@@ -75,7 +75,7 @@ def _cgroup_limits(root: Path) -> list[int]:
         place = "sys/fs/cgroup/memory" if controllers else "sys/fs/cgroup"
         name = "memory.limit_in_bytes" if controllers else "memory.max"
         group = PurePosixPath(path)
-        for above in (group, *group.parents):  # in a container the own cgroup may be the root
+        for above in (group, *group.parents):  # in a container this process's own cgroup may be the root
             limit = _number(root / place / above.relative_to("/") / name)
             if limit is not None:
                 limits.append(limit)

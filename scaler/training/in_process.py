@@ -86,7 +86,7 @@ class InProcess:
         self._writer.add_event(event)
 
     def next_attempt(self) -> int:
-        """Return the next number."""
+        """Return the number of the next attempt."""
         return self.attempt + 1
 
     def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
@@ -131,7 +131,7 @@ def train_in_process(
     The first Ctrl-C (or SIGTERM, or SIGHUP) asks the training to save and stop; a second one interrupts it at once.
 
     Args:
-        job: what was asked for.
+        job: the job of the run.
         plan: its plan, for one worker.
         folder: the run's.
         recipe_folder: the job file's folder.

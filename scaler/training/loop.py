@@ -61,7 +61,7 @@ class Training:
 
     Args:
         recipe: model, data and loss.
-        job: what was asked for.
+        job: the job of the run.
         plan: every number, for the context's world size.
         context: this worker's rank, device and folder.
 
@@ -71,7 +71,8 @@ class Training:
     Raises:
         RecipeError: the training set's size or the model's parameters differ from the plan's, or the model differs
             between workers.
-        JobFileError: the optimizer cannot be built, or lacks something that the job moves or averages.
+        JobFileError: the optimizer cannot be built, lacks a momentum that the schedule moves, or averages its weights
+            itself although ``train.ema`` is set.
     """
 
     def __init__(self, recipe: Recipe, job: Job, plan: Plan, context: WorkerContext) -> None:
@@ -88,12 +89,12 @@ class Training:
         self._evaluation = Evaluator(recipe, context, stepper.module, stepper.average, self.activity)
         self._recorder = Recorder(context, self._clock)
         self._checkpoints = CheckpointWriter(job, context)
-        self._is_complete = False  # the end was evaluated and saved already
+        self._is_complete = False  # the end of training has been evaluated and saved
         self._random: Tensor | None = None  # this worker's random state in the checkpoint
         self._interval = HandOverInterval()
         self._digests: Digests = {}  # of the data that the checkpoint was trained on
         self._divergence: str | None = None  # why the training has diverged; None: it has not
-        self._gathers = False  # whether the loss is over the global batch: its gradient has no parts then
+        self._gathers = False  # whether the loss is over the global batch: then its gradient has no independent parts
 
     @property
     def samples_seen(self) -> int:
@@ -116,7 +117,7 @@ class Training:
         self._controllers.load_state_dict(state["controllers"])
         self._position.load_state_dict(state)
         self._stepper.load_state_dict(state, self._position.phase, samples_seen=samples_seen)
-        if self._position.next_size():  # the checkpoint of an end holds the weights for evaluation
+        if self._position.next_size():  # the checkpoint at the end of training holds the weights for evaluation
             self._stepper.set_mode(training=True)
         self._checkpoints.load_state_dict(state["checkpoints"])
         self._is_complete = state["is_end"] and not self._position.next_size()
@@ -129,7 +130,7 @@ class Training:
 
         Raises:
             RecipeError: the loss is not a mean over samples, or the evaluation cannot be used.
-            TrainingError: the training diverged, and the job says to stop then, or it went back often enough.
+            TrainingError: the training diverged, and the job says to stop, or allows no further return to a checkpoint.
             RunError: the last checkpoint cannot be written.
         """
         position = self._position
@@ -266,7 +267,8 @@ class Training:
                 raise
             if self._position.phase.per_worker_batch_size == 1:
                 raise TrainingError(
-                    "out of memory with one sample in a forward/backward.", "Use a smaller model, or larger workers."
+                    "out of memory with one sample in a forward/backward.",
+                    "Use a smaller model, or workers with more memory.",
                 ) from error
             if self._gathers:
                 raise several_micro_batches(2) from error
@@ -322,7 +324,7 @@ class Training:
         """Load the last checkpoint and lower the learning rate; or stop.
 
         Raises:
-            TrainingError: the job says to stop, or training went back often enough.
+            TrainingError: the job says to stop, or allows no further return to a checkpoint.
         """
         reason, self._divergence = self._divergence, None
         assert reason is not None
@@ -351,7 +353,7 @@ class Training:
         self._recorder.begin()
 
     def _grow_when_due(self, start: int) -> bool:
-        """Grow the batch from the next step on, if it follows the noise and the noise allows it; return whether."""
+        """Grow the batch from the next step on if the job and the measured noise ask for it; return whether it did."""
         position = self._position
         if not position.is_grow_check_due(start):
             return False
@@ -381,7 +383,7 @@ class Training:
 
         Args:
             start: where the last step began, in samples.
-            now: whether to save in any case.
+            now: whether to save even if no checkpoint is due.
         """
         is_end = self._position.next_size() == 0
 
@@ -452,7 +454,7 @@ class Training:
         }
 
     def _end_saving(self) -> None:
-        """Wait on every worker until the last checkpoint counts: a worker that leaves earlier may end rank 0 too."""
+        """Wait on every worker for the last checkpoint: a worker that leaves earlier may end rank 0 too."""
         self.activity.begin(SAVING)
         if self._context.rank == 0:
             self._checkpoints.finish()

@@ -1,4 +1,4 @@
-"""The plan of a job, with what its recipe has to say: the size of the data, the parameters and their groups."""
+"""The plan of a job, with what it needs from the recipe: the size of the data, the parameters and their groups."""
 
 import os
 import sys
@@ -35,7 +35,7 @@ def plan_job(
     Raises:
         JobFileError: the file cannot be read, or is not a job; names the key and the remedy.
         PlanError: the job's numbers do not fit together.
-        RecipeError: the recipe raised, or returned what a recipe may not return.
+        RecipeError: the recipe raised an exception, or returned something that is not a usable recipe.
 
     Example:
         >>> import scaler
@@ -126,7 +126,7 @@ def plan_with_recipe(
 
 
 def _with_groups(job: Job, groups: object, *, source: str) -> Job:
-    """The job with its recipe's groups, which are checked as if they were in the job file."""
+    """Return the job with its recipe's groups, which are checked as if they were in the job file."""
     if not isinstance(groups, list | tuple):
         raise JobFileError(
             f"{job.recipe}: groups is a {type(groups).__name__}, not a list.",

@@ -14,7 +14,7 @@ class Position:
     """Where a training is in its plan; the same on every worker.
 
     Args:
-        job: what was asked for.
+        job: the job of the run.
         plan: of this attempt.
         controllers: their measurements change the learning rate, and the batch where it grows with the noise.
 
@@ -23,7 +23,7 @@ class Position:
         phase: the phase of the last step, or of the first one before it.
         samples_seen: samples that have contributed to the weights.
         progress: where the schedule is, in samples: ``samples_seen``, unless the plan measures progress.
-        ramp: raises the learning rate step by step after a resize that raised it; None: there is none.
+        ramp: the climb to a higher learning rate after a resize; None: there is no climb.
     """
 
     def __init__(self, job: Job, plan: Plan, controllers: Controllers) -> None:

@@ -1,4 +1,4 @@
-"""torch's process group: how its workers meet, agree, and leave."""
+"""torch's process group: how its workers find each other, exchange values, and leave."""
 
 import os
 import socket
@@ -94,7 +94,7 @@ def _own_address(host: str) -> str:
 
 
 def _interface_of(address: str) -> str | None:
-    """Return the interface whose first IPv4 address this is; None if the system cannot tell (only Linux can)."""
+    """Return the interface with this first IPv4 address; None if the system cannot tell (only Linux can)."""
     try:
         import fcntl
     except ImportError:
@@ -120,7 +120,7 @@ def leave_group() -> None:
 def is_lost_peer(error: BaseException) -> bool:
     """Return whether an error only says that another worker is gone; the end of that worker is the cause.
 
-    The group is then worth a restart. torch raises ``DistBackendError`` and ``DistNetworkError`` for NCCL and the
+    A restart of the group may then succeed. torch raises ``DistBackendError`` and ``DistNetworkError`` for NCCL and the
     store. gloo's errors are plain ``RuntimeError`` that name the source file they come from.
     """
     if isinstance(error, dist.DistError):
@@ -149,7 +149,7 @@ def sum_over_workers(values: torch.Tensor, *, world_size: int, device: torch.dev
 
 
 def from_rank_0(values: Sequence[int], *, world_size: int, device: torch.device) -> list[int]:
-    """Return rank 0's integers; a collective if there are several workers, which all give as many."""
+    """Return rank 0's integers; a collective on several workers, with as many integers on each."""
     sent = torch.tensor(values, dtype=torch.int64, device=device)
     if world_size > 1:
         dist.broadcast(sent, 0)

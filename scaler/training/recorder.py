@@ -60,7 +60,7 @@ PauseKind = Literal["evaluation_s", "checkpoint_s"]
 
 
 class StepMeasurement(NamedTuple):  # a NamedTuple is created in half the time of a frozen dataclass
-    """What the loop knows of a step; the device may still be computing the tensors."""
+    """What the loop knows about a step; the device may still be computing the tensors."""
 
     step: int
     samples_seen: int
@@ -145,7 +145,7 @@ class Recorder:
         self._pauses = ()
 
     def hand_over(self, *, samples_seen: int, events: Sequence[Event] = ()) -> None:
-        """Hand over everything that is kept, and ``events``; it is complete up to ``samples_seen``."""
+        """Hand over everything that is kept, and ``events``: all records and events up to ``samples_seen``."""
         self._resolve_pending()
         records, self._records = self._records, []
         events, self._events = [*self._events, *events], []

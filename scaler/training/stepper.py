@@ -54,7 +54,8 @@ class Stepper:
         average: the average of its weights; None without ``train.ema``.
 
     Raises:
-        JobFileError: the optimizer cannot be built, or lacks something that the job moves or averages.
+        JobFileError: the optimizer cannot be built, lacks a momentum that the schedule moves, or averages its weights
+            itself although ``train.ema`` is set.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Stepper:
             self.renew()
 
     def renew(self) -> None:
-        """Create the step's gradient object anew, because it fixes which parameters it reduces."""
+        """Replace the ``GradientStep``, because the set of parameters that it sums over workers is fixed."""
         self._optimizer.zero_grad()
         self._gradient.close()
         self._gradient = self._make_gradient()
@@ -160,7 +161,7 @@ class Stepper:
             require_readable(self.state_dict())  # an optimizer has its state after its first step
         if self.average is not None and step.ema_decay is not None:
             self.average.update(self.module, decay=step.ema_decay**reference_steps)
-        return used_lr(self._optimizer, planned=lr)  # after the step, so that a hook of the recipe shows
+        return used_lr(self._optimizer, planned=lr)  # read after the step: a hook of the recipe may change it
 
     def set_mode(self, *, training: bool) -> None:
         """Switch an optimizer with separate weights for training and evaluation between the two."""
@@ -173,7 +174,7 @@ class Stepper:
             broadcast_tensors([*self.module.buffers(), *averaged])
 
     def broken_weight(self) -> str | None:
-        """Return which weight is not finite, or None. The losses so far do not show the last step's weights."""
+        """Return a text that names a weight that is not finite, or None. No loss shows the newest weights yet."""
         named = [
             (name, tensor) for name, tensor in named_parameters(self.module).items() if not tensor.isfinite().all()
         ]

@@ -60,7 +60,7 @@ class WorkerContext(Protocol):
         """Begin another attempt and return its number. Rank 0 calls this when training goes back to a checkpoint."""
 
     def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
-        """Pass on records and events without waiting. They are everything up to ``samples_seen``."""
+        """Pass on records and events without waiting: all that are not passed on yet, up to ``samples_seen``."""
 
     def wanted_steps(self, steps: int) -> int:
         """Return how many steps one record should cover; it covers ``steps`` now.
@@ -72,7 +72,7 @@ class WorkerContext(Protocol):
     def secure(self, samples_seen: int) -> None:
         """Wait until every worker's records up to ``samples_seen`` are in the run's folder.
 
-        Rank 0 calls this in a thread of its own before a checkpoint counts. So the records of a checkpoint's steps
+        Rank 0 calls this in a separate thread before it completes a checkpoint. So the records of a checkpoint's steps
         exist, whichever process dies later.
 
         Raises:

@@ -142,7 +142,8 @@ def test_a_pipe_a_device_or_a_folder_is_refused_and_not_read(tmp_path: Path, com
     }.items():
         assert scaler(command, path) == (2, "", f"Error: {path}: {why}{ONE_PATH}")
     lacking = f"Error: {folder}: is a folder without a job.yaml.\n  "
-    assert scaler(command, folder) == (2, "", f"{lacking}scaler init {folder} writes a job file that runs as it is.\n")
+    offered = f"scaler init {folder} writes a job file that is ready to run.\n"
+    assert scaler(command, folder) == (2, "", f"{lacking}{offered}")
     (folder / "other.yaml").touch()
     assert scaler(command, folder) == (2, "", f"{lacking}Give the job file: {folder}/other.yaml.\n")
 

@@ -233,8 +233,8 @@ def test_a_step_costs_microseconds() -> None:
             "divergence.grace = 60 is not in [1, 50].\n"
             "  It counts losses in the window; for a longer grace, raise divergence.window.",
         ),
-        ({"confirm": 0}, "divergence.confirm = 0 is not a number of steps.\n  1: at the first."),
-        ({"lasting": 0}, "divergence.lasting = 0 is not a number of steps.\n  1: at the first."),
+        ({"confirm": 0}, "divergence.confirm = 0 is not a number of steps.\n  Use 1 or more."),
+        ({"lasting": 0}, "divergence.lasting = 0 is not a number of steps.\n  Use 1 or more."),
     ],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, Any], text: str) -> None:

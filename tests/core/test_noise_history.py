@@ -153,7 +153,7 @@ def test_a_line_is_that_of_least_squares_and_the_unit_does_not_matter(signals: l
     places = np.arange(len(signals))
     slope, start = np.polyfit(places, signals, 1)
     assert line.newest == pytest.approx(start + slope * places[-1], rel=1e-6, abs=1e-6)
-    assert line.off() == pytest.approx(list(np.array(signals) - start - slope * places), rel=1e-6, abs=1e-6)
+    assert line.residuals() == pytest.approx(list(np.array(signals) - start - slope * places), rel=1e-6, abs=1e-6)
     variances = [signal + 1e3 for signal in signals]
     plain = history(signals, variances).present()
     scaled = history([value * unit for value in signals], [value * unit for value in variances]).present()

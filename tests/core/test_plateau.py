@@ -145,8 +145,14 @@ def test_a_state_is_plain_values() -> None:
         ({"min_factor": 1.5}, "plateau.min_factor = 1.5 is not in [0, 1].\n  It is a share of peak_lr."),
         ({"patience": -1}, "plateau.patience = -1 is negative.\n  It counts evaluations; 0 means none."),
         ({"cooldown": -2}, "plateau.cooldown = -2 is negative.\n  It counts evaluations; 0 means none."),
-        ({"threshold": -0.1}, "plateau.threshold = -0.1 is not a number of 0 or more.\n  0: any improvement."),
-        ({"threshold": inf}, "plateau.threshold = inf is not a number of 0 or more.\n  0: any improvement."),
+        (
+            {"threshold": -0.1},
+            "plateau.threshold = -0.1 is not a number of 0 or more.\n  Use 0 to count any improvement.",
+        ),
+        (
+            {"threshold": inf},
+            "plateau.threshold = inf is not a number of 0 or more.\n  Use 0 to count any improvement.",
+        ),
         (
             {"threshold": 1.0},
             "plateau.threshold = 1 is not below 1, which threshold_mode = rel needs.\n"

@@ -429,7 +429,7 @@ def test_a_restart_is_listed_where_the_learning_rate_jumps(thousandths: int, fir
             CosineRestarts,
             {"first": 1, "growth": 0.5},
             "growth = 0.5 is not in [1, 1000].",
-            "1: all cycles have the same length.",
+            "Use 1 for cycles of the same length.",
         ),
         (CosineRestarts, {"first": 1, "final_fraction": 2.0}, "final_fraction = 2 is not in [0, 1].", SHARE),
         (Cyclical, {"climb": 0, "descent": 1, "low": 0.0}, "climb = 0 samples is below 1.", LENGTH.format(1)),

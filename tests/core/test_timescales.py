@@ -107,14 +107,14 @@ def test_a_step_that_takes_much_of_the_weights_is_refused_with_the_largest_that_
         (
             {"momentum": 0.0, "dampening": 0.5},
             32,
-            "scale.co_scale.momentum changes a momentum of 0 to 0.5, and dampening = 0.5 has no effect without "
-            "momentum: the step would change by it.\n  Leave dampening out of reference.optimizer.",
+            "scale.co_scale.momentum changes a momentum of 0 to 0.5, and dampening = 0.5 has an effect "
+            "only with momentum: it would act in one of the two.\n  Leave dampening out of reference.optimizer.",
         ),
         (
             {"momentum": 0.5, "nesterov": True},
             8,
-            "scale.co_scale.momentum changes a momentum of 0.5 to 0, and nesterov = true has no effect without "
-            "momentum: the step would change by it.\n  Leave nesterov out of reference.optimizer.",
+            "scale.co_scale.momentum changes a momentum of 0.5 to 0, and nesterov = true has an effect "
+            "only with momentum: it would act in one of the two.\n  Leave nesterov out of reference.optimizer.",
         ),
     ],
 )

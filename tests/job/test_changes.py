@@ -85,15 +85,18 @@ REFUSED = [
     (
         "train.ema={decay: 0.9}",
         (
-            "train.ema: null -> {decay: 0.9}: the average starts with the training, and is in every checkpoint or in "
-            "none."
+            "train.ema: null -> {decay: 0.9}: the average starts with the training, so it cannot be added or removed "
+            "later."
         ),
     ),
     (
         "reference.optimizer={name: sgd}",
-        "reference.optimizer.momentum: 0.9 -> 0: its state is in every checkpoint or in none.",
+        "reference.optimizer.momentum: 0.9 -> 0: the saved state of the optimizer fits only the old value.",
     ),
-    ("scale.rule=adascale", "scale.rule: linear -> adascale: with adascale, progress is counted in other samples."),
+    (
+        "scale.rule=adascale",
+        "scale.rule: linear -> adascale: with adascale, progress is counted in samples of the reference's training.",
+    ),
     (
         "scale.batch_schedule={name: noise_scale, max_global_batch_size: 512}",
         "scale.batch_schedule: null -> {name: noise_scale, every: {epochs: 1}, max_global_batch_size: 512}: the "

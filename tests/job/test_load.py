@@ -379,7 +379,8 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (  # a list of sections
             "schedule={name: multi_step, at: []}",
-            ("JOB: schedule.at = [] is too short.\n  schedule.at: Points at which it falls, in ascending order."),
+            "JOB: schedule.at = [] is too short.\n"
+            "  schedule.at: Points at which the learning rate falls, in ascending order.",
         ),
         (
             "schedule={name: multi_step, at: {epochs: 30}}",
@@ -476,12 +477,12 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (
             "scale.batch_schedule={name: doubling, every: {epochs: 1}}",
             'JOB: the key "max_global_batch_size" is missing in scale.batch_schedule.\n'
-            "  scale.batch_schedule.max_global_batch_size: Size at which it stops growing, in samples.",
+            "  scale.batch_schedule.max_global_batch_size: Largest batch, in samples; it stops growing there.",
         ),
         (
             "scale.batch_schedule={name: points, points: [{at: {epochs: 1}}]}",
             'JOB: the key "factor" is missing in scale.batch_schedule.points.0.\n'
-            "  scale.batch_schedule.points.factor: Size of the batch, divided by the one at the start of "
+            "  scale.batch_schedule.points.factor: Size of the batch, divided by its size at the start of "
             "training.",
         ),
         (  # groups

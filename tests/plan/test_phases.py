@@ -294,7 +294,7 @@ def test_a_fixed_batch_changes_at_the_same_samples_on_any_number_of_workers(job:
         (
             [POINTS.format("{at: {fraction: 1e-9}, factor: 2}")],
             "scale.batch_schedule.points begin at 0 samples, which is the start of training.\n"
-            "  The first batch is the one of scale; put the first point later.",
+            "  The first batch follows from the other keys of scale; put the first point later.",
         ),
         (
             [

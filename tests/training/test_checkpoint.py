@@ -104,7 +104,7 @@ def test_with_no_checkpoint_left_nothing_begins_anew_by_itself(folder: RunFolder
         find_checkpoint(folder)
     assert str(caught.value) == (
         "run run: none of its checkpoints can be used. checkpoint 300 was altered: its checksum does not match.\n"
-        "  Restore one from a copy, or submit the job again; scaler does not restart from 0 by itself."
+        "  Restore one from a copy, or submit the job again; scaler does not restart from 0 automatically."
     )
     assert not list(files(folder).glob("*.bad"))
 
@@ -247,7 +247,7 @@ def test_a_checkpoint_that_torch_does_not_read_is_kept_and_no_message_asks_to_re
         "torch.load(weights_only=True) does not "
         f"read {__name__}.Plain.\n"
         "  If you trust the file, let the recipe call torch.serialization.add_safe_globals with that class; then "
-        "resume. Keep the file: the checkpoints before it may hold the same."
+        "resume. Keep the file: the checkpoints before it may hold the same value."
     )
 
 

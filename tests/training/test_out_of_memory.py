@@ -65,7 +65,7 @@ def test_one_sample_that_does_not_fit_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(TrainingError) as caught:
         training.run()
     assert str(caught.value) == (
-        "out of memory with one sample in a forward/backward.\n  Use a smaller model, or larger workers."
+        "out of memory with one sample in a forward/backward.\n  Use a smaller model, or workers with more memory."
     )
 
 

@@ -192,9 +192,9 @@ ONCE = "  Step it once for each optimizer step, with the samples of all steps be
 @pytest.mark.parametrize(
     ("samples_seen", "text"),
     [
-        (128, "samples_seen = 128, and the scheduler is at 128: it is stepped twice for the same samples.\n" + ONCE),
+        (128, "samples_seen = 128, and the scheduler is at 128: it was stepped twice for the same samples.\n" + ONCE),
         # The samples of one step, not of all: seen in the second.
-        (64, "samples_seen = 64, and the scheduler is at 128: it is stepped back.\n" + ONCE),
+        (64, "samples_seen = 64, and the scheduler is at 128: it was stepped back.\n" + ONCE),
         # Four micro-steps that global_batch_size forgot.
         (
             384,
@@ -228,7 +228,7 @@ def test_a_short_step_that_was_not_announced_is_refused() -> None:
     grow_and_step(optimizer)
     assert refusal(scheduler, 20) == (
         "the last step had 20 samples, but its learning rate was for 64.\n"
-        "  Give its samples before it: scheduler.step(samples_seen=0, samples=20)."
+        "  Give the samples of a short step before that step: scheduler.step(samples_seen=0, samples=20)."
     )
 
 

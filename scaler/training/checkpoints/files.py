@@ -22,7 +22,7 @@ SCHEMA_VERSION = 2
 
 
 class UnusableError(RunError):
-    """An incomplete or altered checkpoint; storage that cannot be read at the moment is another error.
+    """An incomplete or altered checkpoint. Storage that cannot be read now raises a plain ``RunError`` instead.
 
     Args:
         problem: says which checkpoint, and why.
@@ -59,7 +59,7 @@ def write_files(folder: RunFolder, data: bytes, about: Mapping[str, Any]) -> Non
 def find_checkpoint(folder: RunFolder) -> tuple[int | None, list[PassedOver]]:
     """Return the newest usable checkpoint, as its ``samples_seen``, and the newer ones that were passed over.
 
-    Those are set aside, so that no later attempt finds them, and they do not count as one of the newest checkpoints.
+    The newer ones are set aside: no later attempt finds them, and they do not count as newest checkpoints to keep.
     Nothing is set aside when this function raises an error.
 
     Raises:
@@ -79,7 +79,7 @@ def find_checkpoint(folder: RunFolder) -> tuple[int | None, list[PassedOver]]:
     if found is None and any(error.counted for _, error in unusable):
         raise RunError(
             f"run {folder.run_id}: none of its checkpoints can be used. {unusable[0][1].problem}",
-            "Restore one from a copy, or submit the job again; scaler does not restart from 0 by itself.",
+            "Restore one from a copy, or submit the job again; scaler does not restart from 0 automatically.",
         )
     for samples_seen, _ in unusable:
         _set_aside(folder, samples_seen)

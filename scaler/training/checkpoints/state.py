@@ -153,7 +153,7 @@ def load_checkpoint(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
             f"run {folder.run_id}: checkpoint {samples_seen} cannot be read, although its checksum is correct: "
             f"{_why_unreadable(error)}.",
             "If you trust the file, let the recipe call torch.serialization.add_safe_globals with that class; then "
-            "resume. Keep the file: the checkpoints before it may hold the same."
+            "resume. Keep the file: the checkpoints before it may hold the same value."
             if blamed
             else "Keep the file, and resume with the version of torch that wrote it.",
         ) from error

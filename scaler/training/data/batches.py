@@ -1,4 +1,4 @@
-"""Batches of a dataset, loaded in this process or in processes of their own."""
+"""Batches of a dataset, loaded in this process or in separate processes."""
 
 import random
 import re
@@ -52,7 +52,7 @@ def batches(
         collate_fn=_Wrapped(recipe.collate or default_collate) if pin else recipe.collate,
         num_workers=data_workers,
         pin_memory=pin,
-        generator=torch.Generator(),  # creating a loader draws a number: not from the global generator
+        generator=torch.Generator(),  # creating a loader draws a number, but not from the global generator
     )
     for batch in loader:
         yield batch.value if pin else batch

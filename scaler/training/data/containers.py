@@ -16,7 +16,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
     Tensors move, and so do objects with a method ``to(device)`` of their own (PackedSequence, BatchEncoding). Tuples,
     lists, mappings, dataclasses and their subclasses are searched, and copied together with their other attributes.
     """
-    if device.type == "cpu":  # collate made it there
+    if device.type == "cpu":  # the tensors are there already
         return batch
 
     def move(part: Any) -> Any:

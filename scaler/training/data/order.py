@@ -43,7 +43,7 @@ class EpochOrder:
 
 
 class StepIndices:
-    """One worker's micro-batches of every step after ``samples_seen``, as index tensors; each iteration starts anew.
+    """One worker's micro-batches of every step after ``samples_seen``, as index tensors; every iteration starts there.
 
     The iteration has no end where progress is measured.
 

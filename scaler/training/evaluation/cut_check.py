@@ -35,7 +35,7 @@ REMEDY = (
 def cut_error(
     recipe: Recipe, model: nn.Module, job: Job, plan: Plan, *, device: torch.device, activity: Activity
 ) -> RecipeError | None:
-    """Return the error for values that depend on the cut; None: there are none, or the recipe accepts it.
+    """Return the error for values that depend on the cut; None: there are none, or the recipe accepts them.
 
     A batch is evaluated whole and in parts. A value that differs is evaluated again in other parts, because the
     difference may be rounding, and with other random numbers, because random values differ too.

@@ -56,7 +56,7 @@ class Evaluator:
         return values
 
     def check(self, job: Job, plan: Plan, *, is_start: bool) -> None:
-        """Evaluate one batch a worker before the first step, so that errors of the evaluation show early.
+        """Evaluate one batch per worker before the first step, so that errors of the evaluation show early.
 
         Models and random numbers are restored afterwards.
 

@@ -44,7 +44,7 @@ def evaluate(
     size = size if most_samples is None else min(size, most_samples)
     start, stop = share_bounds(size, parts=world_size, index=rank)
     has_samples = stop > start
-    # A worker with an empty share runs one sample, to learn the names.
+    # A worker with an empty share runs one sample, to learn the names of the values.
     indices = torch.split(torch.arange(start, stop), batch_size) if has_samples else [torch.tensor([0])]
     results = EvaluationResults(recipe, world_size=world_size, device=device, has_samples=has_samples)
     try:

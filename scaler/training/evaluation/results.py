@@ -181,7 +181,7 @@ def _parameters(recipe: Recipe) -> tuple[dict[str, bool], bool]:
 
 
 def _joined(name: str, parts: Sequence[Any]) -> Any:
-    """Return rows in one piece."""
+    """Return the rows of all parts as one tensor, list or array."""
     try:
         if all(isinstance(part, Tensor) for part in parts):
             return torch.cat(list(parts))

@@ -19,7 +19,7 @@ MOST_DIMS = 8
 class GatherScope:
     """How ``all_gather`` behaves inside a ``with`` block, and whether it was called there."""
 
-    is_alone: bool = False  # every worker uses its own rows only
+    is_alone: bool = False  # each worker uses only its own rows
     has_samples: bool = True  # False: the sample that this worker's model ran on does not count
     micro_batches: int = 1
     was_called: bool = False

@@ -188,7 +188,7 @@ class GradientStep:
         )
 
     def square_of(self, parameters: Sequence[nn.Parameter]) -> Tensor:
-        """Return the squared norm of the parameters' present gradient, as ``Parts`` contains that of each part."""
+        """Return the squared norm of the parameters' present gradient, computed like the norms in ``Parts``."""
         present = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
         return self._square([parameter for parameter, _ in present], [gradient for _, gradient in present])
 
@@ -217,14 +217,17 @@ class GradientStep:
         self._bucket_squares.append(self._square(parameters, self._last_added(parameters, gradients)))
 
     def _take_apart(self, *, is_last: bool) -> None:
-        """Keep the squared norm of what one micro-batch added to the gradient, which does not change."""
+        """Keep the squared norm of what one micro-batch added to the gradient. The gradient does not change."""
         present = [(p, p.grad) for p in self._parameters if p.grad is not None]
         parameters, gradients = [p for p, _ in present], [gradient for _, gradient in present]
         self._squares.append(self._square(parameters, self._last_added(parameters, gradients)))
         self._before = {} if is_last else {id(p): gradient.clone() for p, gradient in present}
 
     def _last_added(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Return minus what the last micro-batch added to gradients, in the memory of the earlier ones."""
+        """Return what the last micro-batch added to gradients, for its norm only: the sign may be reversed.
+
+        The copies of the earlier gradients are overwritten.
+        """
         before = [self._before.pop(id(parameter), None) for parameter in parameters]
         return [new if old is None else _subtracted(old, new) for old, new in zip(before, gradients, strict=True)]
 

@@ -21,7 +21,7 @@ def start_training(model: nn.Module) -> None:
     """
     modules = list(model.modules())
     held = [module for module in modules if not module.training]
-    model.train()  # in any case: a model's own ``train`` may do more
+    model.train()  # always: a model's own ``train`` may do more
     _hold(held if len(held) < len(modules) else [])
 
 
@@ -113,7 +113,7 @@ class Freezing:
         self._is_new = True
 
     def apply(self, samples_seen: int) -> bool:
-        """Freeze and unfreeze parameters as the plan says after ``samples_seen`` samples; return whether any did."""
+        """Freeze and unfreeze parameters as the plan says for ``samples_seen``; return whether any changed."""
         changed = False
         frozen: list[nn.Parameter] = []
         for group, parameters in self._frozen:

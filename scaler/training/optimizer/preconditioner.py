@@ -19,8 +19,8 @@ class Preconditioner:
     step's squared gradient in place of the mean. This bounds the update of a coordinate that was dead (of a ReLU, for
     example). Here the mean over the parameter does it, because one divisor must serve every part of the step and the
     whole gradient: otherwise the estimates are biased. The mean is known before the step, and is the same on every
-    worker. Without it, a coordinate that becomes active outweighs all others for good. The first steps would too: their
-    ``v`` comes from one or two gradients.
+    worker. Without the mean, a coordinate that becomes active would outweigh all others permanently. So would the first
+    steps, because their ``v`` comes from one or two gradients.
 
     Args:
         optimizer: one that keeps ``exp_avg_sq`` or ``square_avg``.

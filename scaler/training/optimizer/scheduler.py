@@ -61,11 +61,11 @@ class SampleScheduler:
 
     To resume, make the scheduler as for a new training, with the present ``global_batch_size`` and its schedule. Then
     load the states of scheduler and optimizer in any order: a hook of the optimizer derives learning rates and
-    constants anew after each load. A scheduler stops writing when no reference to it is left.
+    constants again after each load. A scheduler stops writing when no reference to it is left.
 
-    It is not a torch ``LRScheduler``: their ``step`` takes no samples, their state contains learning rates, and
-    accelerate steps them once per process. With accelerate, make it before ``prepare`` and pass it to
-    ``register_for_checkpointing``.
+    This class is not a torch ``LRScheduler``: the ``step`` of those takes no samples, their state contains learning
+    rates, and accelerate steps them once per process. With accelerate, make this scheduler before ``prepare`` and pass
+    it to ``register_for_checkpointing``.
 
     Args:
         optimizer: as it was tuned at the reference: its learning rates and constants are those of

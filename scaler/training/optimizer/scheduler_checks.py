@@ -41,7 +41,7 @@ def require_next_step(
     if taken < 0 or (taken == 0 and is_announced):
         twice = "stepped twice for the same samples" if taken == 0 else "stepped back"
         raise TrainingError(
-            f"samples_seen = {samples_seen}, and the scheduler is at {at}: it is {twice}.",
+            f"samples_seen = {samples_seen}, and the scheduler is at {at}: it was {twice}.",
             "Step it once for each optimizer step, with the samples of all steps before it, over all workers.",
         )
     if taken > global_batch_size:
@@ -53,7 +53,7 @@ def require_next_step(
     if 0 < taken < written_for and has_stepped:
         raise TrainingError(
             f"the last step had {taken} samples, but its learning rate was for {written_for}.",
-            f"Give its samples before it: scheduler.step(samples_seen={at}, samples={taken}).",
+            f"Give the samples of a short step before that step: scheduler.step(samples_seen={at}, samples={taken}).",
         )
     if samples is not None and not 1 <= samples <= global_batch_size:
         raise TrainingError(

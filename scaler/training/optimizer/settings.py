@@ -38,7 +38,7 @@ def set_group_lr(group: dict[str, Any], lr: float, *, momentum: float | None = N
 
 
 def used_lr(optimizer: Optimizer, *, planned: float) -> float:
-    """Return the optimizer's learning rate over the group's ratio: of all groups, the one farthest from ``planned``.
+    """Return a group's learning rate divided by its ``lr_ratio``; of all groups, the value farthest from ``planned``.
 
     A group with ratio 0 counts as ``planned`` if its learning rate is 0.
     """
@@ -54,12 +54,12 @@ def set_constants(
 ) -> None:
     """Write a phase's constants (betas, eps, weight decay, ...) into every group, after a load or a change of batch.
 
-    With ``cycles_momentum`` the schedule moves the first beta, so it stays as it is: ``set_lr`` writes it before each
-    step.
+    With ``cycles_momentum`` the schedule moves the first beta. This function does not change it then: ``set_lr`` writes
+    it before each step.
     """
     constants = own_constants(phase.optimizer)
     own = [group.weight_decay for group in groups] or [None] * len(optimizer.param_groups)
-    # The first beta places schedule-free's training point: leave it with the old beta, enter it with the new one.
+    # The first beta places schedule-free's training point: leave that point with the old beta, enter it with the new.
     moves = any(group.get("betas") != constants.get("betas", group.get("betas")) for group in optimizer.param_groups)
     if moves:
         set_mode(optimizer, training=False)

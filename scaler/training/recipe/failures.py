@@ -32,7 +32,7 @@ _NOT_THE_RECIPE = (str(Path(__file__).parents[2]) + os.sep, "<frozen importlib",
 def recipe_failure(error: BaseException, who: str, *, folder: Path | None = None) -> RecipeError:
     """Return the error to raise for an exception of the recipe's own code, with its traceback.
 
-    A module that is not found gets no traceback: the message names its place, or the package to install.
+    For a module that is not found there is no traceback: the message names its folder, or the package to install.
 
     Args:
         error: the exception.

@@ -151,7 +151,7 @@ def _offer(module: str, function: str, folder: Path) -> str:
 
 
 def _around(starts: list[Path]) -> Iterator[Path]:
-    """Yield these folders and some of their parents, each with its ``src``."""
+    """Yield these folders and some of their parents, each with its folder ``src``."""
     seen = set()
     for start in starts:
         for place in [start, *start.parents][:FOLDERS_UP]:

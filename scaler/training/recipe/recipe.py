@@ -26,7 +26,7 @@ class Recipe:
         loss: ``loss(model, batch)``: the mean over the batch's samples, or ``(sum, weight)`` for losses that give
             samples different weights (tokens, for example). A step then divides the sum by the weight of the global
             batch.
-        loss_over: ``samples``: the loss is one of the two above. scaler measures this before the first step.
+        loss_over: ``samples``: the loss has one of these two forms. scaler measures this before the first step.
             ``global_batch``: the loss compares the samples of a step, and gathers them with ``scaler.all_gather``. A
             step is then one forward/backward on each worker, never several micro-batches. ``micro_batch``: the loss
             depends on the samples of one forward/backward. scaler measures nothing, and the objective changes with the

@@ -42,7 +42,7 @@ from scaler.training.worker_context import WorkerContext
 
 RANDOM_TOLERANCE = 0.1  # for a random loss, if the difference also exceeds RANDOM_ERRORS standard errors
 RANDOM_ERRORS = 6.0
-REPEATS, MOST_REPEATS = 16, 64  # repeated until a difference is certain, or too uncertain
+REPEATS, MOST_REPEATS = 16, 64  # a random loss is repeated until a difference is certain, or clearly not
 UNCERTAIN_ERRORS = 2.0
 ORDER_NOISE = 10.0  # a difference is rounding if another order of the samples causes a tenth of it
 

@@ -1,4 +1,4 @@
-"""Compare the loss of some samples with those of the same samples given twice and of parts of them.
+"""Compare three losses of the same samples: of the batch, of the batch given twice, and of its parts.
 
 A mean over samples is the same in all three ways.
 """

@@ -50,7 +50,7 @@ def check_start(
 
     Args:
         recipe: model, data and loss.
-        job: what was asked for.
+        job: the job of the run.
         plan: of this attempt.
         context: of this worker.
         model: on its device.
