@@ -123,10 +123,8 @@ def test_every_step_is_that_of_the_plan(
     make: Callable[..., Optimizer], optimizer: dict[str, Any], schedule: dict[str, Any], scale: dict[str, Any]
 ) -> None:
     plan = planned(optimizer, schedule, **scale)
-    options = {key: value for key, value in scale.items() if key != "co_scale"}
-    options |= {f"scale_{key}": value for key, value in scale.get("co_scale", {}).items()}
     tuned = make([parameter()], lr=0.01, **{key: value for key, value in optimizer.items() if key != "name"})
-    scheduler = made(tuned, 48, plan.schedule, **options)
+    scheduler = made(tuned, 48, plan.schedule, **scale)
     used = watched(tuned)  # after the scheduler's own hook
     seen = 0
     while size := plan.step_size(seen):
