@@ -86,9 +86,9 @@ def _doubt(folder: RunFolder, made_in: object, recipe_folder: Path, recipe: str)
     if made_in is None:
         return "does not say where it was made"
     if made_in != folder.place:
-        return f"was made in {mask_text(str(made_in))}, and not where it lies now"
+        return f"was made in {mask_text(str(made_in))} and is now in another place"
     if not recipe_folder.is_absolute():
-        return f"has its recipe in {recipe_folder}, which may be anywhere"
+        return f"has its recipe in {recipe_folder}, which is not an absolute path"
     file = recipe_folder / expanduser(recipe.rpartition(":")[0])  # for a module, this path does not exist
     if folder.local_path is not None and any(
         Path(realpath(path)).is_relative_to(folder.place) for path in (recipe_folder, file)
