@@ -153,8 +153,8 @@ def test_a_process_notices_that_its_run_was_taken_over(folder: RunFolder, monkey
     assert folder.read_json(FILE)["token"] == "0123"
 
 
-GONE = "was taken over: its driver.json is gone."
-ANOTHER = "was taken over: its driver.json is another."
+GONE = "was taken over: its driver.json was removed."
+ANOTHER = "was taken over: its driver.json was replaced."
 
 
 @pytest.mark.parametrize(("content", "problem"), [(None, GONE), ("{", ANOTHER), ("{}", ANOTHER)])

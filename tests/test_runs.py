@@ -114,7 +114,7 @@ def test_a_document_that_is_not_there_is_an_error(folder: RunFolder) -> None:
     [
         ("{", "is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)."),
         ("", "is not JSON: Expecting value: line 1 column 1 (char 0)."),
-        ("[1]", "holds no keys and values."),
+        ("[1]", "is not a JSON object."),
     ],
 )
 def test_a_document_that_was_altered_is_an_error(folder: RunFolder, content: str, problem: str) -> None:
