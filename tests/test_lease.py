@@ -214,7 +214,7 @@ def test_a_suspended_driver_writes_nothing_after_another_finished_the_run(folder
         lambda: writes.set_state(RunState.FAILED),
         held.require_held,
     ):
-        with pytest.raises(RunError, match=r"was taken over: its driver\.json is gone\."):
+        with pytest.raises(RunError, match=r"was taken over: its driver\.json was removed\."):
             write()
     assert list(folder.rows("events.jsonl")) == [{"n": 1}]
     assert folder.names("") == ["events.jsonl", "plan.json"]
