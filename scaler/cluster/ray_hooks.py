@@ -54,7 +54,7 @@ CALLED = (
     "_get_ignore_file(path, ignore_file)",
 )
 
-# What scaler reads of Ray's objects.
+# The attributes of Ray's objects that scaler reads.
 FIELDS = (
     "ActorMetadata.node_id",
     "ControllerError.controller_failure",
@@ -79,7 +79,7 @@ FIELDS = (
     "WorkerHealthCheckFailedError.health_check_failure",
 )
 
-# Policies get the controller's calls only as its callbacks.
+# The controller calls the policies only if they are ControllerCallbacks.
 SUBCLASSES = (("ElasticScalingPolicy", "ControllerCallback"), ("FixedScalingPolicy", "ControllerCallback"))
 
 # Environment variables of Ray Train that scaler sets, partly before Ray is imported.

@@ -28,7 +28,7 @@ from scaler.runs import RunFolder, RunState
 from scaler.runs.lease import BEAT_S, Lease, require_free
 from scaler.training.checkpoints.files import PassedOver, find_checkpoint, passed_over_events
 
-ORPHANS_S = 5.0  # workers run on for so long after their driver was killed; measured on an embedded cluster: 3 s
+ORPHANS_S = 5.0  # workers may continue for so long after their driver was killed; measured on an embedded cluster: 3 s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,8 +39,8 @@ class Stored:
     source: str  # the job's file, for errors
     plan: Plan
     state: RunState
-    recipe_folder: Path  # to be used only where ``doubt`` is empty
-    doubt: str  # why the recipe that the folder names must not be run; empty where it may
+    recipe_folder: Path  # to be used only if ``doubt`` is empty
+    doubt: str  # why the recipe that the folder names must not be run; empty: it may be run
 
     def has_finished(self, plan: Plan) -> bool:
         """Return whether the run succeeded, and a plan is not longer than the run's."""
@@ -82,7 +82,7 @@ def read_stored(folder: RunFolder) -> Stored:
 
 
 def _doubt(folder: RunFolder, made_in: object, recipe_folder: Path, recipe: str) -> str:
-    """Return why the recipe that a folder names must not be run: another person may have made the folder for that."""
+    """Return why the recipe that a folder names must not be run: another person may have put theirs there."""
     if made_in is None:
         return "does not say where it was made"
     if made_in != folder.place:

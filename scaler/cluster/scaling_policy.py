@@ -15,7 +15,7 @@ from scaler.cluster.ray_internals import ElasticScalingPolicy, FixedScalingPolic
 from scaler.cluster.restart_signals import NoCapacityError
 
 CHECK_S = 1.0  # between two counts of the nodes while a group runs
-YIELD_S = 60.0  # how long a group may take to save; then Ray's own resize follows, from the last checkpoint
+YIELD_S = 60.0  # a group may take so long to save; then Ray resizes it, and it starts from the last checkpoint
 PAUSE_S = 0.5  # between two counts of the nodes while no group runs
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 class FixedWithoutAutoscaler(FixedScalingPolicy):
     """Keeps the number of workers, and requests no nodes.
 
-    For a cluster without an autoscaler: the actor that would pass the request on costs an embedded cluster two CPU
-    seconds.
+    This is for a cluster without an autoscaler. The actor that would pass a request on to one costs an embedded cluster
+    two CPU seconds.
     """
 
     def after_controller_start(self, train_run_context: Any) -> None:

@@ -31,7 +31,7 @@ class _Noted:
 
 
 class NoteTermination(WorkerCallback):
-    """Has each worker note SIGTERM."""
+    """Makes each worker note SIGTERM."""
 
     def after_init_train_context(self) -> None:
         """Set the handler, on the worker's main thread."""

@@ -50,7 +50,7 @@ class Record(NamedTuple):
     attempt: Annotated[int, Merge.FIRST, Per.KEY, Bits.B32]
     # Rank of the worker in its group, from 0.
     rank: Annotated[int, Merge.FIRST, Per.KEY, Bits.B32]
-    # Index of the step, as if every step before had this global batch size; the first is 0.
+    # Number of optimizer steps that the plan of this attempt takes to reach samples_seen; the first step is 0.
     step: Annotated[int, Merge.FIRST, Per.STEP]
     # Samples in the weights before this step, over all workers. The learning rate is a function of it.
     samples_seen: Annotated[int, Merge.FIRST, Per.KEY]
