@@ -1,7 +1,8 @@
 """Count how many workers a cluster can hold.
 
-Ray Train would ask its autoscaling coordinator, which looks at the nodes every 20 s, and knows only the resources that
-Ray Train and Ray Data use. So a group of the size that the coordinator gives may wait for resources that are not free.
+Ray Train would ask its autoscaling coordinator, which looks at the nodes every 20 s, and counts only the resources
+that Ray Train and Ray Data use. So a group of the size that the coordinator gives may wait for resources that another
+program uses.
 """
 
 import os

@@ -22,7 +22,7 @@ from scaler.runs.filesystems import reason
 FLUSH_S = 0.5
 UPLOADS_PER_S = 200  # of all workers together; each of 1000 workers then uploads every 5 s
 ACTIVE_S = 30.0  # a worker that uploaded within this time counts as active
-FORGET_S = 600.0  # a worker that has not uploaded for so long is forgotten
+FORGET_S = 600.0  # a worker that has not uploaded for this long is forgotten
 STORAGE_PATIENCE_S = 30.0
 MOST_TROUBLES = 50  # kept for the status, which is sent several times a second; the newest ones show why a run ended
 
@@ -65,10 +65,9 @@ class Collector:
         self._requests: set[tuple[int | None, str, str]] = set()
         self._senders: dict[str, _Sender] = {}
         self._rest_s = 0.0
-        self._reached: dict[
-            tuple[int | None, int], int
-        ] = {}  # by attempt and rank: samples seen up to which records were received
-        self._secured: dict[tuple[int | None, int], int] = {}  # the same, up to which records were written
+        # By attempt and rank: the samples seen up to which records were received, and up to which they were written.
+        self._reached: dict[tuple[int | None, int], int] = {}
+        self._secured: dict[tuple[int | None, int], int] = {}
         self._flushed_at = monotonic()
         self._unwritten_since: float | None = None
         self._problem = ""
@@ -183,7 +182,7 @@ class Collector:
         self._writer.add_event(event)
 
     def _is_known_request(self, event: Event) -> bool:
-        """Return whether another worker has sent the same request: the whole group notices that a node will go."""
+        """Return whether another worker has sent the same request: each of the group reports a preemption."""
         if not isinstance(event, LeaveRequested):
             return False
         request = (event.attempt, event.why, event.detail)

@@ -36,7 +36,7 @@ def embedded_cluster(*, verbose: bool) -> Iterator[None]:
     """Start a cluster with all CPUs and GPUs of this machine, and connect to it for the length of a ``with`` block.
 
     Ray's daemons listen on all interfaces, so they ask for a random token. Only this process and its children have it,
-    in their environment. Ray lets every user read and write its files, so they lie in a folder that only this user can
+    in their environment. Ray lets every user read and write its files, so they are in a folder that only this user can
     enter; it is removed with the cluster.
 
     Args:

@@ -42,8 +42,8 @@ class FailurePolicy(DefaultFailurePolicy):
     Args:
         failure_config: Ray Train's; ``max_failures`` counts lost groups.
         collector: the collector's actor handle; it gets an event for each group that ended.
-        patience_s: the run ends if no group could start for so many seconds, for lack of nodes.
-        hang_timeout_s: Ray Train gives a worker up if it does not answer for so many seconds.
+        patience_s: the run ends if no group could start for this many seconds, for lack of nodes.
+        hang_timeout_s: Ray Train gives a worker up if it does not answer for this many seconds.
     """
 
     def __init__(self, failure_config: Any, *, collector: Any, patience_s: float, hang_timeout_s: float | None) -> None:

@@ -19,7 +19,7 @@ from scaler.metrics.record import Record
 ASK_S = 2.0  # between two uploads while there is nothing new to send; an upload costs 1 ms
 AWAITED_S = 0.05  # between two uploads while the worker waits for a reply
 RETRY_S = 0.5
-LATE_S = 10.0  # a batch is late if the collector takes it more than so many seconds after it was handed over
+LATE_S = 10.0  # a batch is late if the collector takes it more than this many seconds after it was handed over
 LATE_TIMES = 2  # late batches in a row before records are thinned: a collector that was started again is late only once
 THIN_EVERY_S = 10.0  # time for the collector to catch up before records are thinned again
 MOST_WAITING = 50_000  # records that the collector has not taken, about 40 MB; above, records are thinned at once

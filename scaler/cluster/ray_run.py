@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 POLL_S = 0.2
 RAY_TRAIN_FOLDER = "ray_train"  # Ray Train needs a folder; scaler writes nothing there, and removes it
-CAPACITY_S = 20.0  # on a running cluster, a job waits so long for resources that other programs use
-STOP_S = 20.0  # after Ctrl-C, workers may take so long to save and stop
-STATUS_S = 10.0  # the collector may take so long to return its status
-CLOSE_S = 30.0  # at the end, the collector may take so long to write what is left
+CAPACITY_S = 20.0  # on a running cluster, a job waits this long for resources that other programs use
+STOP_S = 20.0  # after Ctrl-C, workers may take this long to save and stop
+STATUS_S = 10.0  # the collector may take this long to return its status
+CLOSE_S = 30.0  # at the end, the collector may take this long to write what is left
 LEAVE_S = 5.0  # the same, if the head is gone; the collector does not need the head
 
 
@@ -185,9 +185,8 @@ def _watch(
             if head.silent_s is not None:
                 raise _without_head(fit, collector, head, folder)
             status: CollectorStatus | None = None
-            with suppress(
-                ray.exceptions.GetTimeoutError
-            ):  # the collector writes to slow storage, or is being started again
+            # A time-out: the collector writes to slow storage, or is being started again.
+            with suppress(ray.exceptions.GetTimeoutError):
                 status = ray.get(collector.status.remote(), timeout=STATUS_S)
             if status is not None:
                 progress, troubles = status.progress, status.troubles

@@ -28,7 +28,8 @@ from scaler.runs import RunFolder, RunState
 from scaler.runs.lease import BEAT_S, Lease, require_free
 from scaler.training.checkpoints.files import PassedOver, find_checkpoint, passed_over_events
 
-ORPHANS_S = 5.0  # workers may continue for so long after their driver was killed; measured on an embedded cluster: 3 s
+# After their driver was killed, workers may continue for this long; measured on an embedded cluster: 3 s.
+ORPHANS_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

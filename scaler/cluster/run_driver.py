@@ -230,7 +230,7 @@ def _run_on_ray(
 
             stack.enter_context(set_environment(environment_for(address)))
             require_hooks()  # before ``pack``, which uses Ray's private parts
-            # The nodes get the job's folder, this machine's scaler, and the recipe's package where it lies elsewhere.
+            # The nodes get the job's folder, this machine's scaler, and the recipe's package if it is elsewhere.
             recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
             shipped = job.model_copy(update={"recipe": recipe})
             shipment = pack(recipe_folder, storage=job.storage, packages=[Path(scaler.__file__).parent, *packages])

@@ -41,8 +41,8 @@ def pack(recipe_folder: Path, *, storage: str, packages: Sequence[Path]) -> Ship
 
     Args:
         recipe_folder: the job file's folder.
-        storage: of the job; its runs are left out where it lies below ``recipe_folder``.
-        packages: files or folders that the nodes must be able to import: scaler's, and the recipe's where it lies
+        storage: of the job; its runs are left out if they are below ``recipe_folder``.
+        packages: files or folders that the nodes must be able to import: scaler's, and the recipe's if it is
             outside ``recipe_folder``.
 
     Raises:
@@ -95,14 +95,14 @@ def _within_ray_job(recipe_folder: Path) -> str:
     working_dir = Path.cwd().resolve()
     if not recipe_folder.resolve().is_relative_to(working_dir):
         raise ClusterError(
-            f"this Ray job has the working directory {working_dir}, and the job file lies in {recipe_folder}.",
+            f"this Ray job has the working directory {working_dir}, and the job file is in {recipe_folder}.",
             f"Submit with the job file's folder: ray job submit --working-dir {recipe_folder} -- scaler submit JOB",
         )
     return str(recipe_folder.resolve().relative_to(working_dir))
 
 
 def _storage_patterns(recipe_folder: Path, storage: str, packages: Sequence[Path]) -> list[str]:
-    """Return the patterns that leave the runs out, where they lie in the job's folder or below it."""
+    """Return the patterns that leave the runs out, if they are in the job's folder or below it."""
     if "://" in storage:
         return []
     base, runs = recipe_folder.resolve(), Path(located(storage)).resolve()

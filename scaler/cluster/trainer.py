@@ -32,10 +32,10 @@ _UNUSED_WHEN_EMBEDDED = (PlacementGroupCleanerCallback,)
 
 
 RESIZE_CHECK_S = ("SCALER_RESIZE_CHECK_S", 10.0)
-"""An elastic group is resized when another size has been possible, and the group has run, for so many seconds. A lower
-value uses new nodes sooner, and interrupts training for each node that comes and goes."""
+"""An elastic group is resized when another size has been possible, and the group has run, for this many seconds. A
+lower value uses new nodes sooner, and interrupts training for each node that comes and goes."""
 WAIT_FOR_NODES_S = ("SCALER_WAIT_FOR_NODES_S", 600.0)
-"""A run waits so many seconds for nodes in place of lost ones; then it ends, because the cluster is too small."""
+"""A run waits this many seconds for nodes in place of lost ones; then it ends, because the cluster is too small."""
 ELASTIC_START_S = 15.0  # an elastic group that has not started by then is given a new size
 NEVER_S = 1e9
 

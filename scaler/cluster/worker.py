@@ -37,7 +37,7 @@ from scaler.runs import RunFolder
 if TYPE_CHECKING:
     from scaler.training.worker_context import Leave
 
-SETTLE_S = 30.0  # the collector may take so long to write what a worker handed over
+SETTLE_S = 30.0  # the collector may take this long to write what a worker handed over
 SECURE_POLL_S, MOST_SECURE_POLL_S = 0.05, 0.5  # the second is for many workers, which upload less often
 
 
@@ -61,7 +61,7 @@ class Assignment:
 
 
 class RayWorker:
-    """The worker context of a worker on Ray Train."""
+    """The worker context on Ray Train: rank, world size, device, and the way to the collector."""
 
     def __init__(
         self, assignment: Assignment, mailbox: Mailbox, *, rank: int, world_size: int, attempt: int, device: Any
@@ -81,7 +81,7 @@ class RayWorker:
         self._mailbox.put(records, events, attempt=self.attempt, samples_seen=samples_seen)
 
     def wanted_steps(self, steps: int) -> int:
-        """Return how many steps a record should stand for, as the mailbox sees the collector."""
+        """Return how many steps a record should stand for; more than now if the collector is late."""
         return self._mailbox.wanted_steps(steps)
 
     def secure(self, samples_seen: int) -> None:
@@ -98,7 +98,7 @@ class RayWorker:
             pause_s = min(2 * pause_s, MOST_SECURE_POLL_S)
 
     def leave_requested(self) -> "Leave":
-        """Return whether to leave: the collector asks, this process got SIGTERM, or a node of the group will go."""
+        """Return whether to leave: the collector asks, this process got SIGTERM, or the group will lose a node."""
         from scaler.training.worker_context import Leave
 
         asked = self._mailbox.leave

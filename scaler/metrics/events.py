@@ -188,7 +188,7 @@ class LeaveRequested(BaseEvent):
 
     kind: ClassVar[str] = "leave_requested"
 
-    why: str  # "stop", "resize", "preemption" (a node is about to go) or "sigterm"
+    why: str  # "stop", "resize", "preemption" (a node will be taken away) or "sigterm"
     detail: str  # who or what asked, such as "2 -> 3 workers" or "rank 1"; may be empty
 
 

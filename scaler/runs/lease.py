@@ -29,8 +29,8 @@ from scaler.runs.parsing import parse_json
 FILE = "driver.json"
 BEAT_S = 10.0
 FRESH_S = 60.0
-UNSURE_S = 30.0  # after so long without a heartbeat, the lease is checked before anything is written
-SETTLE_S = 1.0  # on storage without locks, a claim waits so long for the write of another claim
+UNSURE_S = 30.0  # after this long without a heartbeat, the lease is checked before anything is written
+SETTLE_S = 1.0  # on storage without locks, a claim waits this long for the write of another claim
 
 
 class Lease:
