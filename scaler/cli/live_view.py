@@ -1,4 +1,4 @@
-"""Draw the progress of a run as a panel that fits the terminal."""
+"""Draw the progress of a run as a panel that fits into the terminal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class FailurePolicy(DefaultFailurePolicy):
-    """Starts lost groups again up to ``max_failures`` times, as Ray Train does, with three differences.
+    """Starts a lost group again, up to ``max_failures`` times, as Ray Train does, with three differences.
 
     A group whose workers saved and left is started again without being counted. A group that cannot start is tried
     again for ``patience_s``. When two groups in a row lose a worker at the same step, the run ends: the step itself

@@ -1,7 +1,7 @@
 """Check that the head of the cluster answers.
 
-When the head is gone, Ray ends the driver after a minute, wherever it is: then neither the run's state nor a report is
-written. So the driver checks the head itself, and ends the run before that.
+When the head is gone, Ray ends the driver after a minute, at any point of its code: then neither the run's state nor a
+report is written. So the driver checks the head itself, and ends the run before that.
 """
 
 import socket

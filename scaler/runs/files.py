@@ -177,7 +177,7 @@ class RunFiles:
             raise RunError(f"{what}: {error.strerror or type(error).__name__}.", remedy) from error
 
     def _at(self, name: str) -> str:
-        """The path of a file in the folder, on the folder's filesystem.
+        """Return the path of a file in the folder, on the folder's filesystem.
 
         Raises:
             ValueError: the name is absolute, or has ``..`` in it.
@@ -194,7 +194,7 @@ class RunFiles:
         return path
 
     def _leads_out(self, path: str) -> bool:
-        """Whether a local path leads out of the folder through a symbolic link."""
+        """Return whether a local path leads out of the folder through a symbolic link."""
         real, root = os.path.realpath(path), os.path.realpath(self._root or "/")
         return real != root and not real.startswith(f"{root.rstrip('/')}/")
 

@@ -34,7 +34,7 @@ SETTLE_S = 1.0  # on storage without locks, a claim waits this long for the writ
 
 
 class Lease:
-    """A claimed run; made by ``claim``. As a context manager it writes heartbeats, and releases the run at the end.
+    """A claimed run; ``claim`` makes it. As a context manager, it writes heartbeats and releases the run at the end.
 
     Args:
         folder: the run's folder.
