@@ -71,7 +71,7 @@ def require_accepted(address: str) -> None:
 
 
 def token_refused(address: str) -> ClusterError:
-    """Return the error of a cluster that this process has no token for, or the wrong one."""
+    """Return the error for a cluster for which this process has no token, or the wrong token."""
     token, mode = find_token(), _mode()
     if mode not in ("token", ""):
         return ClusterError(

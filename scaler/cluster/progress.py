@@ -8,7 +8,7 @@ from scaler.metrics.events import AttemptStarted, Evaluated, Event
 from scaler.metrics.means import Mean
 from scaler.metrics.record import Record
 
-WINDOW_S = 5.0  # recent values are means over the last one to two windows of so much step time
+WINDOW_S = 5.0  # recent values are means over the last 1 to 2 windows of this much step time
 MOST_WORKERS = 32  # in one ``Progress``: more than fit on a screen
 RECENT = ("samples", "step_time_s")  # names of the sums from which the throughput is computed
 OWN_RATIO = 1.25  # a worker is a straggler if its own time is this many times the others' median ...

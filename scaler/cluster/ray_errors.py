@@ -20,7 +20,7 @@ def start_error(error: BaseException, *, address: str | None) -> ScalerError:
 
     Args:
         error: what Ray raised, whatever its class.
-        address: of a running cluster; None: of an embedded one.
+        address: of a running cluster; None: the cluster is embedded.
     """
     if isinstance(error, ScalerError):
         return error

@@ -17,7 +17,7 @@ TESTED = ">=2.58,<2.61"
 """The versions of Ray on which the tests pass; pyproject.toml has the same."""
 MOST_SHOWN = 3
 
-# Methods that scaler overrides and Ray calls: name and parameters must be these.
+# Methods that scaler overrides and Ray calls. Their names and parameters must be exactly these.
 OVERRIDDEN = (
     "DefaultFailurePolicy.__init__(failure_config)",
     "DefaultFailurePolicy.make_decision(training_failed_error)",
@@ -38,7 +38,7 @@ OVERRIDDEN = (
     "DataParallelTrainer._initialize_and_run_controller(**controller_init_kwargs)",
 )
 
-# What scaler calls: these parameters must be accepted, and no others required.
+# What scaler calls. Each must accept these parameters, and require no others.
 CALLED = (
     "ElasticScalingPolicy._get_resize_decision(num_workers)",
     "NoopDecision()",

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 class FixedWithoutAutoscaler(FixedScalingPolicy):
     """Keeps the number of workers, and requests no nodes.
 
-    This is for a cluster without an autoscaler. The actor that would pass a request on to one costs an embedded cluster
-    two CPU seconds.
+    This is for a cluster without an autoscaler. In an embedded cluster, the actor that passes requests to an autoscaler
+    would cost two CPU seconds.
     """
 
     def after_controller_start(self, train_run_context: Any) -> None:
@@ -110,7 +110,7 @@ class ElasticPolicy(ElasticScalingPolicy):
         self._held = Counter()
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Request nodes from the autoscaler, where there is one."""
+        """Request nodes from the autoscaler, if the cluster has an autoscaler."""
         if self._asks_for_nodes:
             super().after_controller_start(train_run_context)
 

@@ -14,7 +14,7 @@ from scaler.cluster.ray_internals import WorkerCallback
 
 
 class _Noted:
-    """A handler that remembers the first signal and passes a second one on."""
+    """A signal handler that remembers the first signal, and passes later ones to the previous handler."""
 
     def __init__(self, before: Callable[[int, FrameType | None], Any] | int | None) -> None:
         self.came = False

@@ -58,7 +58,7 @@ def located(uri: str) -> str:
     path = os.path.expanduser(uri)
     if path.startswith("~"):
         home = path.split("/", 1)[0]
-        raise RunError(f"{uri}: there is no home folder {home}.", f"For a folder of that name here: ./{uri}")
+        raise RunError(f"{uri}: there is no home folder {home}.", f"To name a folder in the current folder: ./{uri}")
     return str(Path(path).absolute())
 
 

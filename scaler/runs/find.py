@@ -37,7 +37,7 @@ def find_run(run: str, *, storage: str = "runs") -> RunFolder:
     near = [folder.run_id for folder in list_runs(storage)[-3:]]
     named = mask_text(run if re.fullmatch(r"[\w./:@%+=~,*-]+", run, re.ASCII) else repr(run))
     raise RunError(
-        f"there is no run {named} here, nor in {shown}.",
+        f"there is no run {named}, neither at this path nor in {shown}.",
         f"The newest there: {', '.join(reversed(near))}." if near else "scaler submit JOB makes one.",
     )
 

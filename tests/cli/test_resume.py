@@ -678,7 +678,7 @@ def test_a_run_that_is_not_there_exits_5(scaler_command: Scaler) -> None:
     assert scaler_command("resume", "nosuch") == (
         5,
         "",
-        "Error: there is no run nosuch here, nor in runs.\n  scaler submit JOB makes one.\n",
+        "Error: there is no run nosuch, neither at this path nor in runs.\n  scaler submit JOB makes one.\n",
     )
 
 
