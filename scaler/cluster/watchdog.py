@@ -18,9 +18,8 @@ from scaler.metrics.events import WAITING
 from scaler.training.activity import Activity
 
 EXIT_CODE = 70  # of the process; the event says why
-PATIENCE_FOR_OTHERS = (
-    2.0  # factor of the time-out for a worker that waits for others, so that the hung worker is found first
-)
+# Factor of the time-out for a worker that waits for others, so that the hung worker is found first.
+PATIENCE_FOR_OTHERS = 2.0
 REPORT_S = 5.0
 MOST_CHECK_S = 5.0
 
