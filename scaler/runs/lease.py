@@ -46,9 +46,8 @@ class Lease:
 
     def __init__(self, folder: RunFolder, token: str) -> None:
         self._folder, self._token = folder, token
-        self._opened: int | None = (
-            None  # file descriptor of a local folder; while it is open, no other folder gets the inode
-        )
+        # Descriptor of a local folder; while it is open, no other folder gets the inode.
+        self._opened: int | None = None
         with suppress(OSError):
             self._opened = os.open(folder.local_path, os.O_RDONLY) if folder.local_path is not None else None
         self.before: Mapping[str, Any] | None = None
