@@ -1,6 +1,6 @@
 """Mask secrets in everything that is written: job files, events, errors and addresses.
 
-This protects against mistakes, not against attacks: what a recipe prints itself is written to its log unchanged.
+This protects against mistakes, not against attacks: what a recipe prints is written to the worker's log unchanged.
 """
 
 import os
@@ -21,8 +21,9 @@ _ALWAYS = _set(
     "password passwords passwd passphrase secret secrets credential credentials auth authorization "
     "apikey apikeys secretkey accesskey privatekey authtoken accesstoken"
 )
-# A key is a secret if one of these words is before it; a token is one of text if one of the next words is.
+# A name that ends in "key" is a secret if it contains one of these words.
 _KEYS_TO = _set("api access secret private auth account encryption signing ssh master client service")
+# A name that ends in "token" means a token of text, and no secret, if it contains one of these words.
 _TOKENS_OF_TEXT = _set(
     "pad padding eos bos cls class sep unk mask special start stop end begin bot image per next first last new max "
     "min num register decoder text input output prompt target"
@@ -75,7 +76,8 @@ def looks_secret(name: str) -> bool:
 def mask_text(text: str) -> str:
     """Return text with its secrets masked.
 
-    Secrets are passwords in addresses, signatures in queries, ``token=...`` and secrets of the environment.
+    Secrets are passwords in addresses, signatures in queries, values as in ``token=...``, and the values of environment
+    variables with secret names.
 
     Example:
         >>> mask_text("ftp://me:hunter2@host/x failed; api_key: 'abcd1234'")
@@ -90,7 +92,7 @@ def mask_text(text: str) -> str:
 
 
 def mask_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values in which those of secret keys, at any depth, are ``***``; other texts are masked by ``mask_text``.
+    """Return a copy in which the values of secret keys, at any depth, are ``***``; ``mask_text`` masks other texts.
 
     true, false, null and empty texts stay, because they are not secrets.
 
@@ -132,7 +134,7 @@ def _secrets_of_the_environment() -> list[str]:
 
 
 def _without_value(match: re.Match[str]) -> str:
-    """Return ``token=...`` with its value masked; unchanged if the name is not a secret's or the value is too short."""
+    """Return ``token=...`` with its value masked; unchanged if the name is not secret or the value too short."""
     value, quote = match["quoted"] or match["bare"], match["quote"] or ""
     kept = len(value) < SHORTEST_GIVEN or MASK in value or value.lower() in _NO_SECRETS
     if kept or not looks_secret(match["name"].rpartition(".")[2]):

@@ -104,8 +104,8 @@ class Run:
     def events(self) -> "pd.DataFrame":
         """A row for each event, in the order in which they were written; ``time`` is in UTC.
 
-        The columns are the fields of all kinds, see ``scaler.metrics.events``; an event has NaN or None in those of
-        other kinds. Events of kinds that only a newer scaler knows are included.
+        The columns are the fields of all kinds, see ``scaler.metrics.events``; a field that an event's kind
+        does not have is NaN or None. Events of kinds that only a newer scaler knows are included.
         """
         import pandas as pd
 
@@ -161,7 +161,7 @@ RunLike = str | os.PathLike[str] | Run
 
 
 def read_run(run: RunLike, *, storage: str | os.PathLike[str] = "runs") -> Run:
-    """Return a run, for a notebook or a script, with its report as it is now.
+    """Return a run, for a notebook or a script. Its report is made from what is in its folder now.
 
     Args:
         run: its id below ``storage``, its folder or URI, ``last``, or a ``Run``, which is read again.
@@ -174,7 +174,7 @@ def read_run(run: RunLike, *, storage: str | os.PathLike[str] = "runs") -> Run:
 
 
 def run_folder(run: RunLike, *, storage: str | os.PathLike[str]) -> RunFolder:
-    """Return the folder of a run that a caller names; arguments and errors as ``read_run`` has them."""
+    """Return the folder of a run. Arguments and errors are those of ``read_run``."""
     return run.folder if isinstance(run, Run) else find_run(os.fspath(run), storage=os.fspath(storage))
 
 
@@ -214,7 +214,7 @@ def read_runs(storage: str | os.PathLike[str] = "runs") -> "pd.DataFrame":
 
 
 def _facts(report: Report) -> list[Fact]:
-    """The rows of the small table."""
+    """Return the rows of the small table."""
     facts = [("workers", number(report.plan["world_size"])), *results(report), *costs(report)]
     if len(report.attempts) > 1:
         facts.append((ATTEMPTS.name, number(len(report.attempts))))
@@ -222,7 +222,7 @@ def _facts(report: Report) -> list[Fact]:
 
 
 def _curve(report: Report) -> str:
-    """The training loss as an SVG path; empty if it has fewer than two points."""
+    """Return the training loss as an SVG path; an empty text if there are fewer than two points."""
     series = report.series
     points = [(x, y) for x, y in zip(series.samples_seen, series.loss_mean, strict=True) if y is not None]
     if len(points) < 2:

@@ -153,8 +153,8 @@ def test_a_process_notices_that_its_run_was_taken_over(folder: RunFolder, monkey
     assert folder.read_json(FILE)["token"] == "0123"
 
 
-GONE = "was taken over: its driver.json is gone."
-ANOTHER = "was taken over: its driver.json is another."
+GONE = "was taken over: its driver.json was removed."
+ANOTHER = "was taken over: its driver.json was replaced."
 
 
 @pytest.mark.parametrize(("content", "problem"), [(None, GONE), ("{", ANOTHER), ("{}", ANOTHER)])
@@ -214,7 +214,7 @@ def test_a_suspended_driver_writes_nothing_after_another_finished_the_run(folder
         lambda: writes.set_state(RunState.FAILED),
         held.require_held,
     ):
-        with pytest.raises(RunError, match=r"was taken over: its driver\.json is gone\."):
+        with pytest.raises(RunError, match=r"was taken over: its driver\.json was removed\."):
             write()
     assert list(folder.rows("events.jsonl")) == [{"n": 1}]
     assert folder.names("") == ["events.jsonl", "plan.json"]

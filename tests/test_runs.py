@@ -114,7 +114,7 @@ def test_a_document_that_is_not_there_is_an_error(folder: RunFolder) -> None:
     [
         ("{", "is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)."),
         ("", "is not JSON: Expecting value: line 1 column 1 (char 0)."),
-        ("[1]", "holds no keys and values."),
+        ("[1]", "is not a JSON object."),
     ],
 )
 def test_a_document_that_was_altered_is_an_error(folder: RunFolder, content: str, problem: str) -> None:
@@ -260,7 +260,8 @@ def test_a_home_folder_that_is_not_there_is_refused(use: Any) -> None:
     with pytest.raises(RunError) as caught:
         use("~nosuchuser/runs")
     assert str(caught.value) == (
-        "~nosuchuser/runs: there is no home folder ~nosuchuser.\n  For a folder of that name here: ./~nosuchuser/runs"
+        "~nosuchuser/runs: there is no home folder ~nosuchuser.\n"
+        "  To name a folder in the current folder: ./~nosuchuser/runs"
     )
 
 
@@ -286,12 +287,15 @@ def test_a_run_is_found_by_id_by_path_and_as_the_last(storage: str) -> None:
 def test_a_run_that_is_not_there_is_an_error_that_names_the_newest(storage: str) -> None:
     with pytest.raises(RunError) as caught:
         find_run("nosuch", storage=storage)
-    assert str(caught.value) == f"there is no run nosuch here, nor in {storage}.\n  scaler submit JOB makes one."
+    assert str(caught.value) == (
+        f"there is no run nosuch, neither at this path nor in {storage}.\n  scaler submit JOB makes one."
+    )
     ids = [make_run(storage, second=second).run_id for second in range(4)]
     with pytest.raises(RunError) as caught:
         find_run("nosuch", storage=storage)
     assert str(caught.value) == (
-        f"there is no run nosuch here, nor in {storage}.\n  The newest there: {ids[3]}, {ids[2]}, {ids[1]}."
+        f"there is no run nosuch, neither at this path nor in {storage}.\n"
+        f"  The newest there: {ids[3]}, {ids[2]}, {ids[1]}."
     )
 
 
@@ -407,7 +411,7 @@ def test_a_hostile_run_name_is_not_found(
         monkeypatch.chdir(tmp_path / "runs" / list_runs(storage)[0].run_id)  # where it is no path either
     with pytest.raises(RunError) as caught:
         find_run(run, storage=storage)
-    assert caught.value.problem == f"there is no run {named} here, nor in {storage}."
+    assert caught.value.problem == f"there is no run {named}, neither at this path nor in {storage}."
 
 
 def test_a_path_that_a_person_gives_may_go_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

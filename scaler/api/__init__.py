@@ -1,4 +1,4 @@
-"""What Python callers and the command line share: one function for each thing that scaler does with a job or a run.
+"""The functions that Python callers and the command line share: ``submit``, ``resume``, ``find_lr`` and ``compare``.
 
-``scaler`` exports these functions. A command of ``scaler.cli`` parses its options, calls one of them and prints.
+``scaler`` exports them. A command of ``scaler.cli`` parses its options, calls one of these functions and prints.
 """

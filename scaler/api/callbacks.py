@@ -1,4 +1,4 @@
-"""What ``submit``, ``resume`` and ``find_lr`` report while they work, as types of callbacks."""
+"""The types of the callbacks with which ``submit``, ``resume`` and ``find_lr`` report while they work."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -22,7 +22,7 @@ class OnResumePlan(Protocol):
     """Called with the job, its plan, what changed in the job since the run was last started, and the run's folder."""
 
     def __call__(self, job: Job, plan: Plan, changes: Sequence[Change], folder: RunFolder, /) -> None:
-        """Take the plan."""
+        """Receive the job, its plan, the changes and the run's folder."""
 
 
 class OnResumeStart(Protocol):
@@ -32,8 +32,8 @@ class OnResumeStart(Protocol):
     """
 
     def __call__(self, folder: RunFolder, from_samples: int | None, passed_over: Sequence[PassedOver], /) -> None:
-        """Take the folder."""
+        """Receive the run's folder, the checkpoint and the checkpoints that cannot be used."""
 
 
 def ignore(*_: object) -> None:
-    """Do nothing; stands for a callback that is not given."""
+    """Do nothing; used in place of a callback that the caller did not give."""

@@ -10,16 +10,16 @@ from scaler.report.compare.read import read_comparison
 def compare(*runs: RunLike, storage: str | os.PathLike[str] = "runs") -> Comparison:
     """Return the comparison of two or more runs: what differs between them, and by how much.
 
-    Runs whose jobs are equal but for seed, name, storage and tracking are repeats of one arm; the first run's arm is
-    the base. Repeats tell a difference from noise.
+    Runs whose jobs differ only in seed, name, storage and tracking are repeats and form one arm. The other arms are
+    compared with the arm of the first run, the base. Repeats show which differences are larger than noise.
 
     Args:
-        runs: each one its id below ``storage``, its folder or URI, ``last``, or what ``scaler.read_run`` returned.
+        runs: for each run its id below ``storage``, its folder or URI, ``last``, or what ``scaler.read_run`` returned.
         storage: the folder or URI that holds runs.
 
     Raises:
         JobFileError: fewer than two runs, or one of them twice.
-        RunError: a run cannot be read; names it.
+        RunError: a run cannot be read; the error names the run.
 
     Example:
         >>> import scaler, tempfile

@@ -29,14 +29,14 @@ def find_lr(
     on_progress: OnProgress | None = None,
     on_notice: OnNotice | None = None,
 ) -> FoundLrs:
-    """Train for a few steps while the learning rate climbs, and return the loss at each and the suggestions.
+    """Train while the learning rate grows; return the loss of each step and the suggested learning rates.
 
     Args:
         job: the path of a job file, of a folder with a ``job.yaml``, or a ``Job``.
         lowest: the learning rate of the first step, above 0.
         highest: the learning rate of the last step, above ``lowest``.
         steps: number of optimizer steps, at least 20.
-        linear: climb evenly in the learning rate; else evenly in its logarithm.
+        linear: each step adds the same amount to the learning rate; otherwise each multiplies it by the same factor.
         workers: number of workers, instead of ``scale.num_workers``.
         address: of a running Ray cluster, as ``scaler.submit`` takes it.
         overrides: ``key.key=value`` texts, the value in YAML; later ones win.
@@ -46,7 +46,7 @@ def find_lr(
         on_plan: called with the test's job and plan, before anything is started or written.
         on_start: called with the folder of the test's run when it has been made.
         on_progress: called with a ``Progress`` a few times a second.
-        on_notice: called with a sentence that the person who submits should read.
+        on_notice: called with a sentence for the user.
 
     Raises:
         JobFileError: the job cannot be used or is elastic, or the range is empty.

@@ -38,8 +38,8 @@ def resume(
     """Continue a run that was stopped, failed, or lost its driver, and return it with its report.
 
     The run continues in its own folder, from its newest good checkpoint, with the newest job in the folder unless
-    ``job``, ``overrides`` or ``workers`` change it. A run that has finished is returned as it is, and no callback is
-    called.
+    ``job``, ``overrides`` or ``workers`` change it. A run that has finished is returned unchanged, and no callback
+    is called.
 
     Args:
         run: its id below ``storage``, its folder or URI, ``last``, or what ``scaler.read_run`` returned.
@@ -57,11 +57,11 @@ def resume(
             and newer checkpoints that cannot be used.
         on_progress: called with a ``Progress`` a few times a second.
         on_report: called with the report when it is in the run's folder, also before an error is raised.
-        on_notice: called with a sentence that the person who resumes should read.
+        on_notice: called with a sentence for the user.
 
     Raises:
         RunError: there is no such run, another process runs it, or its folder cannot be read.
-        JobFileError: a change that the run cannot take, or a job that ends before the run's checkpoint.
+        JobFileError: a change that a resume cannot make, or a job that ends before the run's checkpoint.
         ScalerError: as ``scaler.submit`` raises it.
         KeyboardInterrupt: as ``scaler.submit`` raises it.
 
@@ -120,7 +120,7 @@ def _located(
     workers: int | None,
     recipe_folder: str | os.PathLike[str] | None,
 ) -> LocatedJob:
-    """The job to resume with, edited or the run's own, and the folder of its recipe.
+    """Return the job to resume with, either ``job`` or the run's own, and the folder of its recipe.
 
     Raises:
         JobFileError: the run's own job has masked secrets, or its recipe cannot be found or trusted.
@@ -139,21 +139,21 @@ def _located(
 
 
 def _stored_recipe_folder(folder: RunFolder, stored: Stored) -> Path:
-    """The folder of the recipe when the run was last started.
+    """Return the folder in which the recipe was when the run was last started.
 
     Raises:
-        JobFileError: it is not there, or the run's folder may come from somebody else.
+        JobFileError: that folder does not exist, or another person may have made the run's folder.
     """
     name = quote(typed_name(folder))
     if stored.doubt:
         raise JobFileError(
-            f"run {folder.run_id} {stored.doubt}: the recipe that it names is not run.",
-            f"Give a job file that lies beside a recipe of yours: scaler resume {name} --job JOB",
+            f"run {folder.run_id} {stored.doubt}, so scaler does not run the recipe that it names.",
+            f"Give a job file of your own, with its recipe beside it: scaler resume {name} --job JOB",
         )
     if not stored.recipe_folder.is_dir():
         raise JobFileError(
             f"run {folder.run_id} has its recipe in {stored.recipe_folder}, which is not on this machine.",
-            f"Give the job file that lies beside it: scaler resume {name} --job JOB",
+            f"Give the job file beside the recipe: scaler resume {name} --job JOB",
         )
     return stored.recipe_folder
 

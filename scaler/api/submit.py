@@ -46,14 +46,14 @@ def submit(
         on_start: called with the run's folder when it has been made.
         on_progress: called with a ``Progress`` a few times a second.
         on_report: called with the report when it is in the run's folder, also before an error is raised.
-        on_notice: called with a sentence that the person who submits should read.
+        on_notice: called with a sentence for the user.
 
     Raises:
         JobFileError: the job cannot be used; nothing was started.
         ClusterError: there is no such cluster, or it cannot hold the job.
-        TrainingError: the job failed; ``RecipeError`` where the recipe raised.
+        TrainingError: the job failed; a ``RecipeError`` if the recipe raised.
         RunError: the storage cannot be read or written, or another process took the run over.
-        KeyboardInterrupt: Ctrl-C or SIGTERM. The first one has the run save a checkpoint and stop; the second one
+        KeyboardInterrupt: Ctrl-C or SIGTERM. At the first one, the run saves a checkpoint and stops; the second one
             ends it at once. The run's state is then ``stopped``.
 
     Example:

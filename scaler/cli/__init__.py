@@ -9,7 +9,7 @@ import signal
 import sys
 from importlib import import_module
 
-TYPE_CHECKING = False  # typing's own takes milliseconds to import
+TYPE_CHECKING = False  # importing it from typing would take milliseconds
 if TYPE_CHECKING:
     from scaler.cli.group import COMMANDS, cli
 
@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 
 class ExitAtOnce:
-    """A signal handler that ends this process without a traceback, for times when there is nothing to clean up.
+    """A signal handler that ends this process without a traceback, while there is nothing to clean up.
 
     Args:
         code: the exit code.
@@ -33,7 +33,7 @@ class ExitAtOnce:
         """End the process."""
         try:
             os.write(2, self._message)
-        finally:  # also without a stderr
+        finally:  # also if stderr cannot be written
             os._exit(self._code)
 
 
@@ -65,7 +65,7 @@ def run(arguments: list[str]) -> int:
 
 
 def raise_on_ctrl_c() -> None:
-    """Make Ctrl-C raise ``KeyboardInterrupt`` again, where ``main`` made it end the process: a command begins."""
+    """Make Ctrl-C raise ``KeyboardInterrupt`` when a command begins; ``main`` made it end the process."""
     if isinstance(signal.getsignal(signal.SIGINT), ExitAtOnce):
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

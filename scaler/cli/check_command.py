@@ -18,26 +18,50 @@ from scaler.runs import find_run
     "--min-efficiency",
     type=float,
     metavar="X",
-    help="Smallest speed per worker over that of one worker.",
+    help="Smallest allowed efficiency, such as 0.8: speed per worker / speed of one worker alone.",
 )
-@click.option("--baseline", metavar="RUN", help="A run of this job with one worker, for --min-efficiency.")
+@click.option(
+    "--baseline", metavar="RUN", help="A run of this job with one worker; its speed is used by --min-efficiency."
+)
 @click.option(
     "--max-loss",
     type=float,
     metavar="X",
-    help="Largest loss of the last evaluation, else of training.",
+    help="Largest allowed loss of the last evaluation; of training if nothing was evaluated.",
 )
 @click.option("--min-accuracy", type=float, metavar="X", help="The same as: --min-eval accuracy=X.")
-@click.option("--min-eval", "min_evals", multiple=True, metavar="NAME=X", help="Smallest NAME of the last evaluation.")
-@click.option("--max-eval", "max_evals", multiple=True, metavar="NAME=X", help="Largest NAME of the last evaluation.")
-@click.option("--min-samples-per-s", type=float, metavar="X", help="Smallest training speed of all workers together.")
-@click.option("--max-wall-s", type=float, metavar="X", help="Most seconds from submission to the end.")
-@click.option("--max-cost", type=float, metavar="X", help="Largest cost, by resources.price_per_worker_hour.")
 @click.option(
-    "--no-verdict", "no_verdicts", multiple=True, metavar="CODE", help="A verdict that must not be there; or: any."
+    "--min-eval",
+    "min_evals",
+    multiple=True,
+    metavar="NAME=X",
+    help="Smallest allowed value of NAME in the last evaluation.",
 )
-@click.option("--allow-unfinished", is_flag=True, help="Check a run that has not succeeded too.")
-@click.option("--allow-damaged", is_flag=True, help="Check a run by those of its files that can be read.")
+@click.option(
+    "--max-eval",
+    "max_evals",
+    multiple=True,
+    metavar="NAME=X",
+    help="Largest allowed value of NAME in the last evaluation.",
+)
+@click.option(
+    "--min-samples-per-s", type=float, metavar="X", help="Smallest allowed training speed of all workers together."
+)
+@click.option("--max-wall-s", type=float, metavar="X", help="Largest allowed seconds from submission to the end.")
+@click.option(
+    "--max-cost", type=float, metavar="X", help="Largest allowed cost, computed with resources.price_per_worker_hour."
+)
+@click.option(
+    "--no-verdict",
+    "no_verdicts",
+    multiple=True,
+    metavar="CODE",
+    help="Fail if the report has the verdict CODE; any: if it has a verdict.",
+)
+@click.option("--allow-unfinished", is_flag=True, help="Also check a run that has not succeeded.")
+@click.option(
+    "--allow-damaged", is_flag=True, help="Also check a run with damaged files, from the files that can be read."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     run: str,
@@ -56,10 +80,10 @@ def command(
     allow_damaged: bool,
     as_json: bool,
 ) -> int:
-    """Check a run against limits; a gate for CI.
+    """Check a run against limits, for example in CI.
 
-    RUN is a run's id, its folder or URI, or: last. Exit codes: 0 the run keeps every limit; 4 it does not, it has not
-    succeeded, or some of its files are damaged; 2 a limit cannot be checked; 5 the run cannot be read.
+    RUN is a run's id, its folder or URI, or: last. Exit codes: 0: the run keeps every limit. 4: the run breaks a limit,
+    has not succeeded, or has damaged files. 2: a limit cannot be checked. 5: the run cannot be read.
     """
     from scaler.report.run.checks import Limits, check_report
     from scaler.report.run.checks_text import checks_text
@@ -102,7 +126,7 @@ _OPTIONS = (
 
 
 def _limits(texts: Sequence[str], *, option: str) -> dict[str, float]:
-    """The limits of ``NAME=X`` by name; a name may contain ``=``."""
+    """Return the limits by name, from texts ``NAME=X``; a name may contain ``=``."""
     found: dict[str, float] = {}
     for text in texts:
         name, equals, value = text.rpartition("=")

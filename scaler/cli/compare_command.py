@@ -17,11 +17,11 @@ from scaler.cli.terminal import show
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
 @click.option("--html", "html_path", type=UserPath(), metavar="FILE", help="Write HTML to FILE.")
 def command(runs: tuple[str, ...], storage: str, as_json: bool, as_markdown: bool, html_path: Path | None) -> None:
-    """Compare runs: what differs, which numbers changed, and whether by more than noise.
+    """Compare runs: their jobs, their results, and which differences exceed the noise.
 
-    Each RUN is a run's id, its folder or URI, or: last. Runs whose jobs are equal but for seed, name, storage and
-    tracking are repeats of one arm; the first run's arm is the base. Repeats measure the noise: scaler submit JOB
-    --set train.seed=1.
+    Each RUN is a run's id, its folder or URI, or: last. Runs whose jobs differ only in seed, name, storage and tracking
+    are repeats and form one arm. The other arms are compared with the arm of the first run. The noise is measured from
+    repeats; to make one: scaler submit JOB --set train.seed=1.
     """
     from scaler.api.compare import compare
 

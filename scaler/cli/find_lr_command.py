@@ -13,14 +13,18 @@ from scaler.cli.terminal import show
 @click.command("find-lr")
 @job_options
 @workers_option
-@click.option("--min", "lowest", type=float, default=1e-5, show_default=True, help="The first learning rate.")
-@click.option("--max", "highest", type=float, default=10.0, show_default=True, help="The last learning rate.")
-@click.option("--steps", type=click.IntRange(min=20), default=100, show_default=True, help="Optimizer steps.")
-@click.option("--linear", is_flag=True, help="Climb evenly in the learning rate, not in its logarithm.")
+@click.option("--min", "lowest", type=float, default=1e-5, show_default=True, help="Learning rate of the first step.")
+@click.option("--max", "highest", type=float, default=10.0, show_default=True, help="Learning rate of the last step.")
+@click.option("--steps", type=click.IntRange(min=20), default=100, show_default=True, help="Number of optimizer steps.")
+@click.option(
+    "--linear",
+    is_flag=True,
+    help="Each step adds the same amount to the learning rate, instead of multiplying it.",
+)
 @address_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--html", "html_path", type=UserPath(), metavar="FILE", help="Also write HTML to FILE.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
 @click.option("--verbose", is_flag=True, help="Show Ray's own log too.")
 def command(
     job_path: Path,
@@ -36,7 +40,7 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Find the learning rate: a range test on the real workers at the real batch."""
+    """Find a learning rate by a range test, with the job's workers and global batch."""
     from scaler.api.find_lr import find_lr
     from scaler.cli.follow import Follower
 

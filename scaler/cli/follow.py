@@ -28,8 +28,8 @@ class Follower:
     """The callbacks of ``submit``, ``resume`` and ``find_lr``. As a context manager it prints the report at the end.
 
     Args:
-        started: returns the line to print when the run's folder is there, from the folder, the plan, and the
-            ``samples_seen`` that the run resumes from or None.
+        started: returns the line to print when the run's folder exists. It gets the folder, the plan, and the
+            ``samples_seen`` from which the run resumes, or None.
         shows_plan: print the plan.
         as_json: print the report as JSON.
         quiet: print no plan and no progress.
@@ -96,7 +96,7 @@ class Follower:
         self._live.show(progress)
 
     def on_notice(self, notice: str) -> None:
-        """Print a sentence that stays."""
+        """Print a sentence, which the progress display does not overwrite."""
         assert self._live is not None
         self._live.say(notice)
 

@@ -15,15 +15,15 @@ from scaler.errors import ScalerError
 
 # --help shows these lines without importing the commands; a test compares them with the commands' docstrings.
 COMMANDS = {
-    "init": "Make a folder with a job file and a recipe that run.",
-    "plan": "Show every number of a job, each with its reason; no cluster needed.",
-    "submit": "Plan, run and report a job.",
+    "init": "Make a folder with an example job file and recipe, ready to run.",
+    "plan": "Show every number that a job trains with, and its reason; needs no cluster.",
+    "submit": "Plan a job, run it, and show its report.",
     "resume": "Continue a run that was stopped, failed, or lost its driver.",
-    "find-lr": "Find the learning rate: a range test on the real workers at the real batch.",
+    "find-lr": "Find a learning rate by a range test, with the job's workers and global batch.",
     "list": "List runs and their states.",
     "report": "Show the report of a run.",
-    "compare": "Compare runs: what differs, which numbers changed, and whether by more than noise.",
-    "check": "Check a run against limits; a gate for CI.",
+    "compare": "Compare runs: their jobs, their results, and which differences exceed the noise.",
+    "check": "Check a run against limits, for example in CI.",
     "schema": "Print the JSON Schema of job files, for editors.",
 }
 
@@ -62,7 +62,7 @@ class _LazyGroup(click.Group):
 @click.version_option(scaler.__version__, prog_name="scaler")
 @click.option("--debug", is_flag=True, help="Show Python's stack trace with an error.")
 def cli(debug: bool) -> None:
-    """Train a model tuned once, on one worker, on any number of workers, with the learning rate right."""
+    """Train a model that was tuned on one worker on any number of workers, with the right learning rate."""
 
 
 def run(arguments: list[str]) -> int:

@@ -12,7 +12,7 @@ from scaler.errors import JobFileError
 @click.command("init")
 @click.argument("folder", metavar="DIR", type=UserPath())
 def command(folder: Path) -> None:
-    """Make a folder with a job file and a recipe that run."""
+    """Make a folder with an example job file and recipe, ready to run."""
     templates = files("scaler.cli") / "template"
     names = ("job.yaml", "recipe.py")
     existing = [name for name in names if (folder / name).exists()]

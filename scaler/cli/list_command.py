@@ -17,7 +17,8 @@ from scaler.runs.lease import present_state
 def command(storage: str) -> None:
     """List runs and their states.
 
-    A run is lost if its run driver ended without a final state; scaler resume continues it.
+    A run is lost if its run driver (the process that runs it) ended without writing a final state. scaler resume
+    continues the run.
     """
     for folder in list_runs(storage):
         try:

@@ -21,7 +21,7 @@ class Live:
     """The display of one run's progress; a context manager.
 
     Args:
-        plan: of the run; has its length.
+        plan: the run's plan, which gives the length of the run.
         console: shows the progress.
         quiet: show nothing.
     """
@@ -56,7 +56,7 @@ class Live:
         return self._view
 
     def say(self, line: str) -> None:
-        """Print a line that stays."""
+        """Print a line, which the progress display does not overwrite."""
         if not self._quiet:
             self._console.print(printable(line), soft_wrap=True)
 
@@ -86,7 +86,7 @@ class Live:
             self._console.print("  ".join(parts), soft_wrap=True)
 
     def _viewed(self, progress: Progress) -> View:
-        """The panel of some progress; while a new attempt starts, it shows how far the attempt before came."""
+        """Return the panel for some progress; while a new attempt starts, the bar stays where the last one ended."""
         if self._first_attempt is None:
             self._first_attempt = progress.attempt
         total = self._plan.total_samples

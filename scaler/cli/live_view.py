@@ -1,4 +1,4 @@
-"""Draw the progress of a run as a panel that fits the terminal."""
+"""Draw the progress of a run as a panel that fits into the terminal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from rich.text import Text
 from scaler.cluster.progress import CurrentStraggler, Progress, WorkerProgress
 from scaler.report.text.format import number, plural, printable, seconds
 
-# Columns of the workers' table: heading, and the width of the terminal from which on it is shown. All fit into 80.
+# Columns of the workers' table: heading, and the smallest terminal width that shows it. All columns fit into 80.
 COLUMNS = (
     ("rank", 0),
     ("samples/s", 0),
@@ -32,9 +32,9 @@ class View:
 
     Args:
         total: the plan's length, in samples of the reference's training.
-        done: how many of them are done.
+        done: samples done so far, in the same unit.
         left_s: estimated time left, in seconds; None: not known.
-        restarts: number of attempts that ended since this process runs the run.
+        restarts: number of restarts since this process began to run the run.
         progress: the newest progress.
     """
 
@@ -86,10 +86,10 @@ def straggler_text(straggler: CurrentStraggler) -> str:
 
 
 def eta_s(reached: Sequence[tuple[float, float]], *, total: float) -> float | None:
-    """Return the estimated time left in seconds; None where the run does not advance.
+    """Return the estimated time left in seconds; None if the run did not advance.
 
     Args:
-        reached: pairs of a time in seconds and how far the run was then, the oldest first.
+        reached: pairs (time in seconds, progress of the run at that time), the oldest first.
         total: the length of the run, in the unit of the pairs.
 
     Example:
@@ -101,7 +101,7 @@ def eta_s(reached: Sequence[tuple[float, float]], *, total: float) -> float | No
 
 
 def _head(view: View, width: int) -> Table:
-    """The first line: what the run does, a bar, the share done, the time left, and restarts.
+    """Return the first line: what the run does, a bar, the share done, the time left, and restarts.
 
     In a narrow terminal the text becomes shorter, then the bar is left out, then numbers from the right.
     """
@@ -132,7 +132,7 @@ def _head(view: View, width: int) -> Table:
 
 
 def _workers(progress: Progress, *, max_rows: int, width: int) -> list[Text | Table]:
-    """A table with a row for each worker, by rank; if not all fit, the slowest ones and how many more there are."""
+    """Return a table with a row for each worker, by rank; if not all fit, the slowest ones and the number of others."""
     workers, world_size = progress.workers, progress.world_size or 0
     shown = workers[:max_rows] if world_size <= max_rows else workers[: max(max_rows - 1, 0)]
     names = [name for name, from_width in COLUMNS if width >= from_width]

@@ -36,8 +36,8 @@ def address_option(command: Command) -> Command:
     return click.option(
         "--address",
         metavar="A",
-        help="A running Ray cluster (auto, host:port). Default: an embedded local one. "
-        "none: one worker in this process, without Ray.",
+        help="Address of a running Ray cluster: auto or host:port. Default: start a cluster on this machine for this "
+        "run. none: run one worker in this process, without Ray.",
     )(command)
 
 
@@ -45,7 +45,7 @@ def output_options(command: Command) -> Command:
     """Add ``--json``, ``--quiet`` and ``--verbose``, for the commands that run a job."""
     for option in (
         click.option("--verbose", is_flag=True, help="Show Ray's own log too."),
-        click.option("--quiet", is_flag=True, help="No plan and no progress."),
+        click.option("--quiet", is_flag=True, help="Show no plan and no progress."),
         click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
     ):
         command = option(command)
@@ -54,7 +54,9 @@ def output_options(command: Command) -> Command:
 
 def storage_option(command: Command) -> Command:
     """Add ``--storage``."""
-    return click.option("--storage", default="runs", show_default=True, help="Where run folders are.")(command)
+    return click.option(
+        "--storage", default="runs", show_default=True, help="Folder or URI that holds the run folders."
+    )(command)
 
 
 def where_it_runs(address: str | None) -> str:
@@ -63,7 +65,7 @@ def where_it_runs(address: str | None) -> str:
 
 
 def numbers(text: str, *, option: str) -> list[int]:
-    """Return the whole numbers of ``1,2,4``.
+    """Return the numbers in a text such as ``1,2,4``.
 
     Raises:
         JobFileError: one of them is not a whole number above 0.

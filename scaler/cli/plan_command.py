@@ -35,7 +35,7 @@ def command(
     as_json: bool,
     html_path: Path | None,
 ) -> None:
-    """Show every number of a job, each with its reason; no cluster needed.
+    """Show every number that a job trains with, and its reason; needs no cluster.
 
     The recipe's model and data are built only for jobs with groups or layer_decay, or without train.num_samples.
     """
@@ -58,7 +58,7 @@ def command(
 
 
 def _rules(text: str) -> list[str]:
-    """The rules of ``linear,sqrt``."""
+    """Return the names of rules in a text such as ``linear,sqrt``."""
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in RULES:
@@ -72,10 +72,10 @@ def _rules(text: str) -> list[str]:
 def _outcomes(
     job_path: Path, overrides: Sequence[str], *, sizes: Sequence[int | None], rules: Sequence[str | None]
 ) -> tuple[list[Plan | Refused], Job]:
-    """The plan of every rule with every number of workers, or why it is refused; and the last job that was read.
+    """Return the plan of each rule and number of workers, or why it is refused; and the last job that was read.
 
     Raises:
-        JobFileError: all are refused; the reason of the first.
+        JobFileError: every plan is refused; the error is that of the first.
     """
     source, folder = str(job_path), job_path.parent.absolute()
     outcomes: list[Plan | Refused] = []
@@ -105,7 +105,7 @@ def _outcomes(
 
 
 def _job_at(size: int | None, job_path: Path, overrides: Sequence[str]) -> tuple[Job, int | None]:
-    """The job, and the number of workers to plan for: an elastic job stays elastic at each size in its range."""
+    """Return the job and the number of workers to plan for. An elastic job stays elastic at each size in its range."""
     job = load_job(job_path, overrides=overrides)
     if size is None or (job.scale.is_elastic and job.scale.min_workers <= size <= job.scale.max_workers):
         return job, size
@@ -113,7 +113,7 @@ def _job_at(size: int | None, job_path: Path, overrides: Sequence[str]) -> tuple
 
 
 def _rule_overrides(rule: str | None) -> list[str]:
-    """The overrides that replace the job's rule, and remove the options that only other rules take."""
+    """Return overrides that set the job's rule, and remove the options that only other rules take."""
     if rule is None:
         return []
     resets = {"power": "scale.exponent=null", "gain": "scale.noise_scale=null", "adam_sde": "scale.betas=sde"}
@@ -121,7 +121,7 @@ def _rule_overrides(rule: str | None) -> list[str]:
 
 
 def _as_json(outcomes: Sequence[Plan | Refused]) -> dict[str, Any]:
-    """The values of one plan; of several, a list of plans and a list of refusals."""
+    """Return the values of a single plan; for several outcomes, a list of plans and a list of refusals."""
     plans = [outcome.to_dict() for outcome in outcomes if isinstance(outcome, Plan)]
     if len(outcomes) == 1:
         return plans[0]

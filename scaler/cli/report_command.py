@@ -18,7 +18,9 @@ from scaler.cli.terminal import err, show
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
 @click.option("--html", "html_path", type=UserPath(), metavar="FILE", help="Write HTML to FILE.")
-@click.option("--open", "in_browser", is_flag=True, help="Open the page: --html's FILE, or a temporary copy.")
+@click.option(
+    "--open", "in_browser", is_flag=True, help="Open the report in a browser: FILE of --html, or a temporary file."
+)
 def command(run: str, storage: str, as_json: bool, as_markdown: bool, html_path: Path | None, in_browser: bool) -> None:
     """Show the report of a run.
 

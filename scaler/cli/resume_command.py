@@ -13,7 +13,13 @@ from scaler.runs import RunFolder
 
 @click.command("resume")
 @click.argument("run", metavar="RUN")
-@click.option("--job", "job_path", type=JobPath(), metavar="JOB", help="An edited job file.")
+@click.option(
+    "--job",
+    "job_path",
+    type=JobPath(),
+    metavar="JOB",
+    help="An edited job file, instead of the job in the run's folder.",
+)
 @overrides_option
 @workers_option
 @address_option
@@ -33,7 +39,7 @@ def command(
     """Continue a run that was stopped, failed, or lost its driver.
 
     RUN is a run's id, its folder or URI, or: last. The run continues in its own folder, from its newest good
-    checkpoint, with the job in that folder; --job, --set and --workers change the job.
+    checkpoint, with the job in that folder. --job, --set and --workers change the job.
     """
     from scaler.api.resume import resume
     from scaler.cli.follow import Follower, print_report

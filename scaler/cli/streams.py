@@ -33,7 +33,7 @@ class GuardedFile(io.FileIO):
         self.refused: OSError | None = None
 
     def write(self, data: "io.ReadableBuffer") -> int:  # type: ignore[name-defined]
-        """Write, and return the number of bytes that the file took, or all of them where it failed."""
+        """Write, and return the number of bytes that were written; after an error, the size of ``data``."""
         size = memoryview(data).nbytes
         while True:
             try:
@@ -87,7 +87,7 @@ def exit_code(code: int, arguments: Sequence[str]) -> int:
     if next((word for word in arguments if not word.startswith("-")), "") in ABOUT_RUNS:
         print("  scaler report RUN prints the report again.", file=sys.stderr)
         return code
-    print("  Send the output to a file or a program that takes it.", file=sys.stderr)
+    print("  Send the output to a file that can be written, or to a program that reads it.", file=sys.stderr)
     return JobFileError.exit_code
 
 

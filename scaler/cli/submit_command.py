@@ -21,7 +21,7 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Plan, run and report a job."""
+    """Plan a job, run it, and show its report."""
     from scaler.api.submit import submit
     from scaler.cli.follow import Follower
 

@@ -23,5 +23,5 @@ def err() -> Console:
 
 
 def _console(stream: TextIO) -> Console:
-    """A console as wide as its terminal; 100 columns wide in a pipe."""
+    """Return a console as wide as its terminal, or 100 columns wide in a pipe."""
     return Console(file=stream, highlight=False, markup=False, width=None if stream.isatty() else PIPE_WIDTH)

@@ -29,12 +29,12 @@ _SET_TOKEN = (
 class Token:
     """The token that Ray would send, and where it comes from."""
 
-    value: str = field(repr=False)  # empty: the source is missing, or holds nothing
-    source: str  # as a part of a sentence
+    value: str = field(repr=False)  # empty: the source is missing or empty
+    source: str  # for messages, such as "RAY_AUTH_TOKEN"
 
 
 def find_token() -> Token:
-    """Return the token of this process's environment, by Ray's order of sources."""
+    """Return the token of this process's environment, from the first source in Ray's order."""
     if value := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return Token(value=value, source="RAY_AUTH_TOKEN")
     if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
@@ -71,11 +71,11 @@ def require_accepted(address: str) -> None:
 
 
 def token_refused(address: str) -> ClusterError:
-    """Return the error of a cluster that this process has no token for, or the wrong one."""
+    """Return the error for a cluster for which this process has no token, or the wrong token."""
     token, mode = find_token(), _mode()
     if mode not in ("token", ""):
         return ClusterError(
-            f"the Ray cluster at {address} asks for a token, and with RAY_AUTH_MODE = {mode} none is sent.",
+            f"the Ray cluster at {address} asks for a token, but with RAY_AUTH_MODE = {mode} Ray sends none.",
             f"Set RAY_AUTH_MODE=token.\n{_SET_TOKEN}",
         )
     if token.value:

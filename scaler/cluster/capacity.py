@@ -1,7 +1,8 @@
 """Count how many workers a cluster can hold.
 
-Ray Train would ask its autoscaling coordinator. That one looks at the nodes every 20 s, and knows nothing of resources
-that others than Ray Train and Ray Data use; a group of the size that it gives may wait for resources that are not free.
+Ray Train would ask its autoscaling coordinator, which looks at the nodes every 20 s, and counts only the resources
+that Ray Train and Ray Data use. So a group of the size that the coordinator gives may wait for resources that another
+program uses.
 """
 
 import os
@@ -18,7 +19,7 @@ ANSWER_S = 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
-    """A node that can hold workers."""
+    """A node of the cluster, with its free resources."""
 
     node_id: str
     host: str
@@ -27,7 +28,7 @@ class Node:
 
 
 def usable_nodes() -> list[Node]:
-    """Return the nodes that the cluster believes alive and that are not about to be taken away."""
+    """Return the nodes that the cluster considers alive and does not drain."""
     import ray
 
     from scaler.cluster.ray_internals import state
@@ -47,7 +48,7 @@ def usable_nodes() -> list[Node]:
 
 
 def reachable_nodes(nodes: list[Node]) -> list[Node]:
-    """Return the nodes whose daemon listens: a cluster believes a dead node alive for 15 s and more."""
+    """Return the nodes whose daemon listens: a cluster considers a dead node alive for 15 s or more."""
 
     def answers(node: Node) -> bool:
         try:
@@ -67,7 +68,7 @@ def count_workers(nodes: list[Node], need: Mapping[str, float], *, held: Mapping
         nodes: where workers may run.
         need: amount by resource that a worker needs.
         held: number of the group's workers by node id; ``free`` does not contain what they use.
-        most: number of workers that are wanted.
+        most: the largest number to return.
 
     Example:
         >>> nodes = [Node(node_id="a", host="", port=0, free={"CPU": 1.5}), Node(node_id="b", host="", port=0, free={})]
@@ -100,7 +101,7 @@ def require_resources(
         cpus_per_worker: CPUs that one worker needs.
         gpus_per_worker: GPUs that one worker needs.
         nodes: ``CPU`` and ``GPU`` of each node; a worker runs on one node.
-        owner: the words of the error before the amounts, such as "this machine has"; None: made from ``nodes``.
+        owner: the text of the error before the amounts, such as "this machine has"; None: made from ``nodes``.
 
     Raises:
         ClusterError: says what the job needs and what the cluster has.

@@ -1,8 +1,8 @@
 """Collect the records and events of all workers in one process, and write them to the run's folder.
 
 The process may die: Ray starts it again, and it recovers its state from the run's folder. Workers keep each batch until
-it is in the folder, and send it again to a collector that does not have it (``mailbox.py``); what arrives twice is
-written once.
+it is in the folder, and send it again to a collector that does not have it (``mailbox.py``). Batches that arrive twice
+are written once.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from scaler.runs import RunFolder, RunState
 from scaler.runs.filesystems import reason
 
 FLUSH_S = 0.5
-UPLOADS_PER_S = 200  # that the workers are asked for together; each of a thousand workers then uploads every 5 s
-ACTIVE_S = 30.0  # a worker that uploaded within this time is counted
-FORGET_S = 600.0  # a worker that has not uploaded for so long is forgotten
+UPLOADS_PER_S = 200  # of all workers together; each of 1000 workers then uploads every 5 s
+ACTIVE_S = 30.0  # a worker that uploaded within this time counts as active
+FORGET_S = 600.0  # a worker that has not uploaded for this long is forgotten
 STORAGE_PATIENCE_S = 30.0
-MOST_TROUBLES = 50  # kept for the status, which is sent several times a second; the newest say why a run ended
+MOST_TROUBLES = 50  # kept for the status, which is sent several times a second; the newest ones show why a run ended
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +50,7 @@ class Collector:
 
     Args:
         folder: the run's folder; only the collector writes its ``metrics/`` and ``events.jsonl``.
-        opening: events to write first, such as that the run was resumed.
+        opening: events to write first, such as ``resumed``.
         tracking: the job's trackers.
     """
 
@@ -65,8 +65,9 @@ class Collector:
         self._requests: set[tuple[int | None, str, str]] = set()
         self._senders: dict[str, _Sender] = {}
         self._rest_s = 0.0
-        self._reached: dict[tuple[int | None, int], int] = {}  # samples seen, by attempt and rank: received up to here
-        self._secured: dict[tuple[int | None, int], int] = {}  # the same: written up to here
+        # By attempt and rank: the samples seen up to which records were received, and up to which they were written.
+        self._reached: dict[tuple[int | None, int], int] = {}
+        self._secured: dict[tuple[int | None, int], int] = {}
         self._flushed_at = monotonic()
         self._unwritten_since: float | None = None
         self._problem = ""
@@ -80,10 +81,10 @@ class Collector:
         self._flush()
 
     def begin_attempt(self, *, is_new_group: bool = True) -> AttemptStart:
-        """Begin the next attempt.
+        """Begin the next attempt; return its number and its limit of the micro-batch.
 
         Args:
-            is_new_group: False when the same workers return to a checkpoint; then a request to leave stays.
+            is_new_group: False if the same workers return to a checkpoint; then a request to leave stays valid.
         """
         if is_new_group and self._leave != "stop":
             self._leave = None
@@ -114,17 +115,17 @@ class Collector:
         return all(self._secured.get(who, 0) >= samples_seen for who in workers)
 
     def request_leave(self, why: LeaveReason, detail: str) -> None:
-        """Ask the workers to save and leave, at a step that they agree on."""
+        """Ask the workers to save a checkpoint and leave, at a step that they agree on."""
         if self._leave != "stop":
             self._leave = why
         self.note(LeaveRequested(time=time(), attempt=None, why=why, detail=detail))
 
     def note(self, event: LeaveRequested | WorkerHung | GroupEnded, *, witnesses: Sequence[int] = ()) -> None:
-        """Take an event of the driver or of Ray Train's controller, which do not know the attempt.
+        """Add an event of the driver or of Ray Train's controller, which do not know the attempt.
 
         Args:
             event: its attempt is set by this method.
-            witnesses: ranks that lost a peer; the other ranks are the lost ones.
+            witnesses: ranks that reported the loss of a peer; the other ranks are the lost ones.
         """
         event = replace(event, attempt=self._attempts - 1 if self._attempts else None)
         if witnesses and isinstance(event, GroupEnded):
@@ -136,7 +137,7 @@ class Collector:
     def samples_at_loss(self, died: Sequence[int]) -> tuple[bool, int | None]:
         """Return where the newest attempt was when it lost workers, as the survivors reported it.
 
-        A worker that loses a peer uploads all that it has: these are the steps before the one in which the peer died.
+        A worker that loses a peer uploads all its records: those of the steps before the one in which the peer died.
 
         Args:
             died: the ranks that are gone.
@@ -158,7 +159,7 @@ class Collector:
         )
 
     def close(self, state: RunState | None = None) -> None:
-        """Write everything that is left, and how the run ended."""
+        """Write everything that is left; the trackers get the final ``state`` of the run."""
         self._writer.close(state)
 
     def _take(self, batch: UploadBatch, rank: int) -> None:
@@ -181,7 +182,7 @@ class Collector:
         self._writer.add_event(event)
 
     def _is_known_request(self, event: Event) -> bool:
-        """Return whether another worker has sent the same request: all of a group notice that a node will go."""
+        """Return whether another worker has sent the same request: each of the group reports a preemption."""
         if not isinstance(event, LeaveRequested):
             return False
         request = (event.attempt, event.why, event.detail)
@@ -204,7 +205,7 @@ class Collector:
             self._flush()
 
     def _flush(self) -> None:
-        """Write what has arrived. What cannot be written is kept, and tried again."""
+        """Write what has arrived. What cannot be written is kept for the next flush."""
         self._flushed_at = monotonic()
         active = sum(self._flushed_at - sender.heard_at < ACTIVE_S for sender in self._senders.values())
         self._rest_s = active / UPLOADS_PER_S
@@ -216,7 +217,7 @@ class Collector:
             for sender, newest in taken:
                 sender.written = newest
             self._secured |= reached
-        except Exception as error:  # each filesystem has errors of its own; the driver ends the run when it lasts
+        except Exception as error:  # each filesystem has its own errors; if they last, the driver ends the run
             self._unwritten_since = self._unwritten_since or monotonic()
             if isinstance(error, ScalerError):
                 self._problem = error.problem.rstrip(".")

@@ -17,7 +17,7 @@ from scaler.errors import ClusterError
 
 OBJECT_STORE_BYTES = 256 * 2**20  # for records and a plan; training data is not put there
 
-# An embedded cluster has no dashboard, and its node is not taken away, so it runs without the parts for these.
+# An embedded cluster has no dashboard, and its node is never drained, so these parts of Ray are switched off.
 # docs/decisions/0004-start-up-time.md has the measurements.
 _ENVIRONMENT: Mapping[str, str] = {
     "RAY_AUTH_MODE": "token",
@@ -35,8 +35,8 @@ _ENVIRONMENT: Mapping[str, str] = {
 def embedded_cluster(*, verbose: bool) -> Iterator[None]:
     """Start a cluster with all CPUs and GPUs of this machine, and connect to it for the length of a ``with`` block.
 
-    Ray's daemons listen on all interfaces, so they ask for a random token; only this process and its children have it,
-    in their environment. Ray lets every user read and write its files, so they lie in a folder that only this user can
+    Ray's daemons listen on all interfaces, so they ask for a random token. Only this process and its children have it,
+    in their environment. Ray lets every user read and write its files, so they are in a folder that only this user can
     enter; it is removed with the cluster.
 
     Args:

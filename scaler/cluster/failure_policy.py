@@ -33,18 +33,17 @@ logger = logging.getLogger(__name__)
 
 
 class FailurePolicy(DefaultFailurePolicy):
-    """Starts lost groups again up to ``max_failures`` times, as Ray Train does, with three differences.
+    """Starts a lost group again, up to ``max_failures`` times, as Ray Train does, with three differences.
 
     A group whose workers saved and left is started again without being counted. A group that cannot start is tried
-    again for ``patience_s``. When two groups in a row lose a worker at the same step, the run ends: then the step kills
-    the worker, and a third group would lose it too.
+    again for ``patience_s``. When two groups in a row lose a worker at the same step, the run ends: the step itself
+    kills the worker, and a third group would lose it, too.
 
     Args:
         failure_config: Ray Train's; ``max_failures`` counts lost groups.
         collector: the collector's actor handle; it gets an event for each group that ended.
-        patience_s: how many seconds groups may fail to start, because nodes are gone and no others came, before the run
-            ends.
-        hang_timeout_s: Ray Train gives up a worker that does not answer for so many seconds.
+        patience_s: the run ends if no group could start for this many seconds, for lack of nodes.
+        hang_timeout_s: Ray Train gives a worker up if it does not answer for this many seconds.
     """
 
     def __init__(self, failure_config: Any, *, collector: Any, patience_s: float, hang_timeout_s: float | None) -> None:
@@ -88,7 +87,7 @@ class FailurePolicy(DefaultFailurePolicy):
     def _died_again_at(self, died: Mapping[int, Exception]) -> int | None:
         """Return the samples seen at which this group and the last one both lost a worker; None: they did not.
 
-        A node that went away is not the step's fault, and ends the comparison.
+        If a node was lost, the step is not the cause, and the next group is not compared with this one.
         """
         before, self._died_at = self._died_at, None
         if any(describe_death(failure) != KILLED for failure in died.values()):
@@ -116,13 +115,13 @@ class FailurePolicy(DefaultFailurePolicy):
         witnesses: Sequence[int] = (),
         twice_at: int | None = None,
     ) -> None:
-        """Report the end of a group; where only ``witnesses`` are known, the collector finds out who is missing.
+        """Report the end of a group; if only ``witnesses`` are known, the collector finds out which ranks are missing.
 
         Args:
             cause: ``yielded`` or ``lost``.
             failures: by rank.
-            witnesses: the ranks that lost a peer.
-            twice_at: samples seen where the group before ended, too.
+            witnesses: the ranks that reported the loss of a peer.
+            twice_at: samples seen at which the group before ended, too; None: it did not.
         """
         message = "; ".join(dict.fromkeys(describe_death(failure) for failure in failures.values()))
         ended = GroupEnded(
@@ -142,7 +141,7 @@ class FailurePolicy(DefaultFailurePolicy):
 
 
 def describe_death(failure: Exception) -> str:
-    """Return in a few words what happened to a worker."""
+    """Return a short text that says what happened to a worker."""
     if isinstance(failure, WorkerHealthCheckTimeoutError):
         return "did not answer Ray Train"
     if isinstance(failure, WorkerHealthCheckFailedError):

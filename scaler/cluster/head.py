@@ -1,7 +1,7 @@
 """Check that the head of the cluster answers.
 
-When the head is gone, Ray ends the driver after a minute, at any point: then neither the run's state nor a report is
-written. So the driver checks the head itself, and ends the run before that.
+When the head is gone, Ray ends the driver after a minute, at any point of its code: then neither the run's state nor a
+report is written. So the driver checks the head itself, and ends the run before that.
 """
 
 import socket
@@ -18,7 +18,7 @@ RAYS_PATIENCE_S = 150  # after this Ray ends this process; longer than PATIENCE_
 
 
 class HeadWatch:
-    """Connects to the head every ``CHECK_S`` from a thread of its own, for the length of a ``with`` block.
+    """Connects to the head every ``CHECK_S`` from a separate thread, for the length of a ``with`` block.
 
     Args:
         gcs_address: ``host:port`` where the head listens.

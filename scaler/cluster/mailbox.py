@@ -1,8 +1,8 @@
 """Upload what a worker hands over, and keep each batch until it is in the run's folder.
 
-A thread of its own sends and waits, so that training never waits. When the collector dies, Ray starts another, and the
+A separate thread sends and waits, so that training never waits. When the collector dies, Ray starts another, and the
 thread sends again what the new one does not have. When the collector falls behind, the mailbox asks for records that
-stand for more steps each (``wanted_steps``), so that only some seconds' worth of records waits here.
+stand for more steps each (``wanted_steps``), so that only the records of some seconds wait here.
 """
 
 import threading
@@ -17,9 +17,9 @@ from scaler.metrics.events import Event
 from scaler.metrics.record import Record
 
 ASK_S = 2.0  # between two uploads while there is nothing new to send; an upload costs 1 ms
-AWAITED_S = 0.05  # the same, while the worker waits for a reply
+AWAITED_S = 0.05  # between two uploads while the worker waits for a reply
 RETRY_S = 0.5
-LATE_S = 10.0  # a batch that the collector takes later than this after it was handed over is late
+LATE_S = 10.0  # a batch is late if the collector takes it more than this many seconds after it was handed over
 LATE_TIMES = 2  # late batches in a row before records are thinned: a collector that was started again is late only once
 THIN_EVERY_S = 10.0  # time for the collector to catch up before records are thinned again
 MOST_WAITING = 50_000  # records that the collector has not taken, about 40 MB; above, records are thinned at once
@@ -47,13 +47,13 @@ class Mailbox:
 
     Args:
         deliver: sends an upload to the collector.
-        rank: the worker's.
+        rank: rank of the worker.
     """
 
     def __init__(self, deliver: Deliver, *, rank: int) -> None:
         self._deliver, self._rank, self._sender = deliver, rank, token_hex(8)
         self._changed = threading.Condition()
-        self._kept: list[tuple[float, UploadBatch]] = []  # each with the time when it was handed over, by ``monotonic``
+        self._kept: list[tuple[float, UploadBatch]] = []  # with the ``monotonic`` time of the hand-over
         self._newest = 0  # number of the newest batch
         self._taken = 0
         self._written = 0
@@ -121,7 +121,7 @@ class Mailbox:
 
     @contextmanager
     def _awaiting(self) -> Iterator[None]:
-        """Have the thread ask for replies more often, for the length of a ``with`` block."""
+        """Make the thread ask for replies more often, for the length of a ``with`` block."""
         self._awaited += 1
         self._changed.notify_all()
         try:

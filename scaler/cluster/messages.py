@@ -1,4 +1,4 @@
-"""What a worker and the collector send to each other. Importing it loads nothing beyond the standard library."""
+"""The messages between a worker and the collector. Importing this loads only the standard library."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class UploadBatch:
 
     number: int  # counted by the worker; the first is 1
     attempt: int | None  # None before the worker has joined its group
-    samples_seen: int  # what the worker had reached: its records up to here are in this batch or in earlier ones
+    samples_seen: int  # the worker's records up to here are in this batch or in earlier ones
     records: Sequence[Record]
     events: Sequence[Event]
 
@@ -39,7 +39,7 @@ def _batch_of(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Upload:
-    """What a worker sends: the batches that the collector does not have yet; without any, it asks for a reply."""
+    """What a worker sends: the batches that the collector does not have yet. Without batches, it asks for a reply."""
 
     sender: str  # a random id of this worker in this attempt
     rank: int
@@ -52,7 +52,7 @@ class Upload:
 class UploadReply:
     """What the collector answers to an upload."""
 
-    taken: int  # number of the newest batch that it has; later batches are to be sent (again)
+    taken: int  # number of the newest batch that the collector has; the worker sends later ones (again)
     written: int  # number of the newest batch in the run's folder; the worker need not keep it
     leave: LeaveReason | None  # why the group is asked to leave; None: it is not
     rest_s: float  # seconds to wait before the next upload, because many workers share the collector

@@ -8,20 +8,20 @@ from scaler.metrics.events import AttemptStarted, Evaluated, Event
 from scaler.metrics.means import Mean
 from scaler.metrics.record import Record
 
-WINDOW_S = 5.0  # recent values are means over the last one to two of these, in step time
+WINDOW_S = 5.0  # recent values are means over the last 1 to 2 windows of this much step time
 MOST_WORKERS = 32  # in one ``Progress``: more than fit on a screen
-RECENT = ("samples", "step_time_s")  # the sums that the throughput is computed from
+RECENT = ("samples", "step_time_s")  # names of the sums from which the throughput is computed
 OWN_RATIO = 1.25  # a worker is a straggler if its own time is this many times the others' median ...
 OWN_SHARE = 0.1  # ... and if the difference is at least this share of the step time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerProgress:
-    """One worker's recent steps; times are seconds a step, means over the last seconds."""
+    """One worker's recent steps; times are means over the last seconds, in seconds a step."""
 
     rank: int
     samples_per_s: float | None
-    loss: float | None  # of its newest step
+    loss: float | None  # of the worker's newest step
     step_time_s: float
     data_wait_s: float
     compute_s: float

@@ -1,4 +1,4 @@
-"""Turn exceptions of Ray into errors of scaler; no other module does.
+"""Turn exceptions of Ray into errors of scaler; no other module does this.
 
 Ray raises its own classes, and also plain ``Exception``, ``OSError``, ``RuntimeError`` and ``ValueError``. While Ray
 starts, each of them is an error of the cluster (``start_error``); later only Ray's own classes are (``ray_errors``).
@@ -20,7 +20,7 @@ def start_error(error: BaseException, *, address: str | None) -> ScalerError:
 
     Args:
         error: what Ray raised, whatever its class.
-        address: of a running cluster; None: of an embedded one.
+        address: of a running cluster; None: the cluster is embedded.
     """
     if isinstance(error, ScalerError):
         return error
@@ -37,7 +37,7 @@ def start_error(error: BaseException, *, address: str | None) -> ScalerError:
     if "AF_UNIX" in texts:
         return ClusterError(
             f"no Ray cluster {where}: {message}.",
-            "Set RAY_TMPDIR to a short path: Ray's sockets lie below it, and their paths may not be longer.",
+            "Set RAY_TMPDIR to a shorter path: Ray's sockets are below it, and the length of their paths is limited.",
         )
     if "timed out" in texts and address is None:
         return ClusterError(
@@ -80,7 +80,7 @@ def run_error(error: BaseException, *, run_id: str) -> ScalerError:
     if any(sign in texts for sign in _SETUP_SIGNS):
         return ClusterError(
             f"Ray could not prepare a node for the workers: {mask_text(_last_line(error)).rstrip('.')}.",
-            f"Correct it, then continue: scaler resume {run_id}.",
+            f"Correct the cause, then continue: scaler resume {run_id}.",
         )
     return ClusterError(
         f"Ray lost the run: {type(error).__name__}: {mask_text(_last_line(error)).rstrip('.')}.",

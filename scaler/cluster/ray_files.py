@@ -1,4 +1,4 @@
-"""Make the folder of an embedded cluster's files, and remove folders that killed drivers left.
+"""Make the folder of an embedded cluster's files, and remove the folders that killed drivers left behind.
 
 A driver that is killed removes nothing. So each folder names its driver, and the next driver removes the folders whose
 driver no longer runs.
@@ -23,8 +23,8 @@ _MOST_BYTES = 10_000
 def private_folder() -> str:
     """Make a folder that only this user can enter, and return its path.
 
-    It lies in RAY_TMPDIR or /tmp, as Ray's own would, and not in TMPDIR, which may be long: the paths of Ray's sockets
-    must be short.
+    The folder is in RAY_TMPDIR or /tmp, as Ray's own would be. It is not in TMPDIR, whose path may be long, because the
+    paths of Ray's sockets must be short.
 
     Raises:
         ClusterError: the folder cannot be made.

@@ -17,7 +17,7 @@ TESTED = ">=2.58,<2.61"
 """The versions of Ray on which the tests pass; pyproject.toml has the same."""
 MOST_SHOWN = 3
 
-# Methods that scaler overrides and Ray calls: name and parameters must be these.
+# Methods that scaler overrides and Ray calls. Their names and parameters must be exactly these.
 OVERRIDDEN = (
     "DefaultFailurePolicy.__init__(failure_config)",
     "DefaultFailurePolicy.make_decision(training_failed_error)",
@@ -38,7 +38,7 @@ OVERRIDDEN = (
     "DataParallelTrainer._initialize_and_run_controller(**controller_init_kwargs)",
 )
 
-# What scaler calls: these parameters must be accepted, and no others required.
+# What scaler calls. Each must accept these parameters, and require no others.
 CALLED = (
     "ElasticScalingPolicy._get_resize_decision(num_workers)",
     "NoopDecision()",
@@ -54,7 +54,7 @@ CALLED = (
     "_get_ignore_file(path, ignore_file)",
 )
 
-# What scaler reads of Ray's objects.
+# The attributes of Ray's objects that scaler reads.
 FIELDS = (
     "ActorMetadata.node_id",
     "ControllerError.controller_failure",
@@ -79,7 +79,7 @@ FIELDS = (
     "WorkerHealthCheckFailedError.health_check_failure",
 )
 
-# Policies get the controller's calls only as its callbacks.
+# The controller calls the policies only if they are ControllerCallbacks.
 SUBCLASSES = (("ElasticScalingPolicy", "ControllerCallback"), ("FixedScalingPolicy", "ControllerCallback"))
 
 # Environment variables of Ray Train that scaler sets, partly before Ray is imported.

@@ -1,4 +1,4 @@
-"""Import Ray's private names. No other module of scaler does; ``tests/cluster/test_ray_internals.py`` holds this.
+"""Import Ray's private names. No other module of scaler does; ``tests/cluster/test_ray_internals.py`` checks this.
 
 Ray may rename or change these names in any release. ``ray_hooks.py`` lists how scaler uses each of them, and checks
 that the installed Ray still has them.

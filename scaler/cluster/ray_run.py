@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 POLL_S = 0.2
 RAY_TRAIN_FOLDER = "ray_train"  # Ray Train needs a folder; scaler writes nothing there, and removes it
-CAPACITY_S = 20.0  # a job waits so long for resources that others use on a running cluster
-STOP_S = 20.0  # after Ctrl-C, workers may take so long to save and stop
-STATUS_S = 10.0  # the collector's time to answer with its status, ...
-CLOSE_S = 30.0  # ... to write what is left, ...
-LEAVE_S = 5.0  # ... and to do so when the head is gone; it does not need the head
+CAPACITY_S = 20.0  # on a running cluster, a job waits this long for resources that other programs use
+STOP_S = 20.0  # after Ctrl-C, workers may take this long to save and stop
+STATUS_S = 10.0  # the collector may take this long to return its status
+CLOSE_S = 30.0  # at the end, the collector may take this long to write what is left
+LEAVE_S = 5.0  # the same, if the head is gone; the collector does not need the head
 
 
 def run_on_ray(
@@ -125,13 +125,13 @@ def _run(
         state = RunState.STOPPED
         raise
     finally:
-        with suppress(ray.exceptions.RayError):  # the cluster is lost; the error on its way here says so
+        with suppress(ray.exceptions.RayError):  # the cluster is lost; the exception that ends this block says so
             ray.get(collector.close.remote(state), timeout=CLOSE_S if head.silent_s is None else LEAVE_S)
             folder.remove_folder(RAY_TRAIN_FOLDER)
 
 
 class _InThread:
-    """Calls a function in a thread of its own, so that this thread can show progress and answer Ctrl-C.
+    """Calls a function in another thread, so that this thread can show progress and answer Ctrl-C.
 
     It does not use ``Thread.join``, which after an interrupt may report a running thread as ended.
     """
@@ -185,7 +185,8 @@ def _watch(
             if head.silent_s is not None:
                 raise _without_head(fit, collector, head, folder)
             status: CollectorStatus | None = None
-            with suppress(ray.exceptions.GetTimeoutError):  # it writes to slow storage, or is being started again
+            # A time-out: the collector writes to slow storage, or is being started again.
+            with suppress(ray.exceptions.GetTimeoutError):
                 status = ray.get(collector.status.remote(), timeout=STATUS_S)
             if status is not None:
                 progress, troubles = status.progress, status.troubles
@@ -210,7 +211,7 @@ def _watch(
 
 
 def _without_head(fit: _InThread, collector: Any, head: HeadWatch, folder: RunFolder) -> ClusterError:
-    """Have the workers save and stop, which they can without the head; return the error that ends the run."""
+    """Make the workers save and stop, for which they do not need the head; return the error that ends the run."""
     import ray
 
     silent_s = head.silent_s or 0.0

@@ -22,7 +22,7 @@ def ray_session(
 
     Args:
         connect: calls ``ray.init``; Ctrl-C is held back until it returns.
-        address: of a running cluster, for errors; None: of an embedded one.
+        address: of a running cluster, for error messages; None: the cluster is embedded.
         environment: variables to set before Ray is imported, beside those that every cluster gets.
         verbose: show what Ray prints, on stderr.
 

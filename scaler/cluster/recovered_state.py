@@ -31,8 +31,8 @@ class RecoveredState:
 
     Attributes:
         attempts: the number of the next attempt; attempts that wrote nothing are counted as well.
-        micro_batch_limit: samples in one forward/backward, when a larger micro-batch ran out of memory.
-        leave: why the newest attempt was asked to leave, when it has not left.
+        micro_batch_limit: most samples in one forward/backward, because more ran out of memory; None: no limit.
+        leave: why the newest attempt was asked to leave; None: it was not asked, or has left.
         events: the events since the last submit or resume.
     """
 

@@ -1,4 +1,4 @@
-"""Exceptions with which a worker asks for a restart of its group, and others that Ray Train carries for scaler.
+"""Exceptions with which a worker asks for a restart of its group, and other exceptions that pass through Ray Train.
 
 Ray Train's controller unpickles them, so this module imports nothing.
 """

@@ -28,7 +28,8 @@ from scaler.runs import RunFolder, RunState
 from scaler.runs.lease import BEAT_S, Lease, require_free
 from scaler.training.checkpoints.files import PassedOver, find_checkpoint, passed_over_events
 
-ORPHANS_S = 5.0  # workers run on for so long after their driver was killed; measured on an embedded cluster: 3 s
+# After their driver was killed, workers may continue for this long; measured on an embedded cluster: 3 s.
+ORPHANS_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,8 +40,8 @@ class Stored:
     source: str  # the job's file, for errors
     plan: Plan
     state: RunState
-    recipe_folder: Path  # to be used only where ``doubt`` is empty
-    doubt: str  # why the recipe that the folder names must not be run; empty where it may
+    recipe_folder: Path  # to be used only if ``doubt`` is empty
+    doubt: str  # why the recipe that the folder names must not be run; empty: it may be run
 
     def has_finished(self, plan: Plan) -> bool:
         """Return whether the run succeeded, and a plan is not longer than the run's."""
@@ -82,13 +83,13 @@ def read_stored(folder: RunFolder) -> Stored:
 
 
 def _doubt(folder: RunFolder, made_in: object, recipe_folder: Path, recipe: str) -> str:
-    """Return why the recipe that a folder names must not be run: another person may have made the folder for that."""
+    """Return why the recipe that a folder names must not be run: another person may have put theirs there."""
     if made_in is None:
         return "does not say where it was made"
     if made_in != folder.place:
-        return f"was made in {mask_text(str(made_in))}, and not where it lies now"
+        return f"was made in {mask_text(str(made_in))} and is now in another place"
     if not recipe_folder.is_absolute():
-        return f"has its recipe in {recipe_folder}, which may be anywhere"
+        return f"has its recipe in {recipe_folder}, which is not an absolute path"
     file = recipe_folder / expanduser(recipe.rpartition(":")[0])  # for a module, this path does not exist
     if folder.local_path is not None and any(
         Path(realpath(path)).is_relative_to(folder.place) for path in (recipe_folder, file)

@@ -71,8 +71,8 @@ def run_to_end(
         job: what was asked for.
         plan: its plan.
         folder: the run's folder, with job, plan and status.
-        lease: of the run. It is checked whenever there is progress and before the end is written; without Ray, before
-            each write.
+        lease: the lease of the run. It is checked whenever there is progress and before the end is written; without
+            Ray, before each write.
         recipe_folder: the job file's folder.
         address: of a Ray cluster; None: an embedded one; ``none``: one worker in this process, without Ray.
         verbose: show Ray's log.
@@ -83,7 +83,7 @@ def run_to_end(
 
     Raises:
         ScalerError: what went wrong; the run's folder has a report of the steps so far.
-        RunError: the same; or another process took the run over, and this one wrote nothing more.
+        RunError: as above; or another process took the run over, and this process wrote nothing more.
         KeyboardInterrupt: Ctrl-C or SIGTERM; there is a report, and the run is marked stopped.
     """
     is_running = False
@@ -146,10 +146,10 @@ def run_to_end(
 
 @contextmanager
 def sigterm_like_ctrl_c() -> Iterator[None]:
-    """Have SIGTERM, and SIGHUP of a closed terminal, do what Ctrl-C does, for the length of a ``with`` block.
+    """Make SIGTERM, and SIGHUP of a closed terminal, do what Ctrl-C does, for the length of a ``with`` block.
 
-    Ray sets its own handler of SIGTERM when it starts, so this is entered again after that. Under nohup, SIGHUP stays
-    ignored.
+    Ray sets its own handler of SIGTERM when it starts, so this context is entered again after that. Under nohup,
+    SIGHUP stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -230,7 +230,7 @@ def _run_on_ray(
 
             stack.enter_context(set_environment(environment_for(address)))
             require_hooks()  # before ``pack``, which uses Ray's private parts
-            # The nodes get the job's folder, this machine's scaler, and the recipe's package where it lies elsewhere.
+            # The nodes get the job's folder, this machine's scaler, and the recipe's package if it is elsewhere.
             recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
             shipped = job.model_copy(update={"recipe": recipe})
             shipment = pack(recipe_folder, storage=job.storage, packages=[Path(scaler.__file__).parent, *packages])

@@ -18,7 +18,7 @@ _RAISED_BY_WORKERS: Mapping[str, type[ScalerError]] = {
 def raise_final(troubles: Sequence[Trouble], folder: RunFolder) -> None:
     """Raise the first failure that would happen again after a restart.
 
-    A worker that only lost its peers, or the process that loads its data, may do better after a restart.
+    A restart may help a worker that only lost its peers, or the process that loads its data.
 
     Args:
         troubles: events of the kinds in ``messages.Trouble``.
@@ -56,7 +56,7 @@ def final_error(error: BaseException, troubles: Sequence[Trouble], job: Job, fol
             workers = job.scale.min_workers
             return ClusterError(
                 f"the cluster had no capacity for {'a worker' if workers == 1 else f'{workers} workers'} for too long.",
-                f"Continue when it has: scaler resume {folder.run_id}. "
+                f"Continue when nodes are free: scaler resume {folder.run_id}. "
                 "SCALER_WAIT_FOR_NODES_S is how many seconds a run waits for nodes.",
             )
     if isinstance(error, ScalerError):
@@ -79,7 +79,7 @@ def _from_worker(failure: WorkerFailed, folder: RunFolder) -> ScalerError:
 def _lost_workers(
     failures: Mapping[int, Exception], troubles: Sequence[Trouble], job: Job, folder: RunFolder
 ) -> TrainingError:
-    """Return the error of workers that were lost more often than the job allows: which ranks, and why."""
+    """Return the error of workers that were lost more often than the job allows; names the ranks and the reason."""
     allowed = f"more often than failures.max_restarts = {job.failures.max_restarts} allows"
     newest = max((trouble.attempt for trouble in troubles if trouble.attempt is not None), default=None)
     last = [trouble for trouble in troubles if trouble.attempt == newest]

@@ -52,10 +52,10 @@ def environment_for(address: str) -> Mapping[str, str]:
 
 
 def resolve_address(address: str) -> str:
-    """Return the ``host:port`` that ``auto`` stands for, where Ray has one noted; any other address as it is.
+    """Return the ``host:port`` that ``auto`` stands for, if Ray has noted one; any other address unchanged.
 
-    Ray notes it in RAY_ADDRESS, or in the file of the cluster that ``ray start`` started last on this machine. Given
-    ``auto``, Ray from 2.59 sends a token that it finds to every cluster, also to one that asks for none.
+    Ray notes the address in RAY_ADDRESS, or in the file of the cluster that ``ray start`` started last on this machine.
+    Given ``auto``, Ray from 2.59 sends a token that it finds to every cluster, also to one that asks for none.
     """
     if address != "auto":
         return address

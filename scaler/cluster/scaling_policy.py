@@ -15,7 +15,7 @@ from scaler.cluster.ray_internals import ElasticScalingPolicy, FixedScalingPolic
 from scaler.cluster.restart_signals import NoCapacityError
 
 CHECK_S = 1.0  # between two counts of the nodes while a group runs
-YIELD_S = 60.0  # how long a group may take to save; then Ray's own resize follows, from the last checkpoint
+YIELD_S = 60.0  # a group may take this long to save; then Ray resizes it, and it starts from the last checkpoint
 PAUSE_S = 0.5  # between two counts of the nodes while no group runs
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 class FixedWithoutAutoscaler(FixedScalingPolicy):
     """Keeps the number of workers, and requests no nodes.
 
-    For a cluster without an autoscaler: the actor that would pass the request on costs an embedded cluster two CPU
-    seconds.
+    This is for a cluster without an autoscaler. In an embedded cluster, the actor that passes requests to an autoscaler
+    would cost two CPU seconds.
     """
 
     def after_controller_start(self, train_run_context: Any) -> None:
@@ -50,7 +50,7 @@ class ElasticPolicy(ElasticScalingPolicy):
     Args:
         scaling_config: Ray Train's.
         collector: the collector's actor handle.
-        steady_s: a group is resized when the new size has been possible, and the group has run, for so many seconds.
+        steady_s: a group is resized when the new size has been possible, and the group has run, for this many seconds.
         patience_s: how many seconds the cluster may be too small for the job before the run ends.
         asks_for_nodes: whether to request nodes from the cluster's autoscaler.
     """
@@ -110,7 +110,7 @@ class ElasticPolicy(ElasticScalingPolicy):
         self._held = Counter()
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Request nodes from the autoscaler, where there is one."""
+        """Request nodes from the autoscaler, if the cluster has an autoscaler."""
         if self._asks_for_nodes:
             super().after_controller_start(train_run_context)
 

@@ -1,4 +1,4 @@
-"""Say what Ray sends to the nodes of a running cluster: the job's folder, and scaler itself.
+"""Choose what Ray sends to the nodes of a running cluster: the job's folder, and scaler itself.
 
 Ray packs the whole folder, except the files that ``.gitignore`` and ``.rayignore`` name. scaler also leaves out the
 runs below it; otherwise every submit would send all checkpoints of earlier runs to every node.
@@ -26,7 +26,7 @@ class Shipment:
     """What Ray sends, and where the workers find it.
 
     Args:
-        runtime_env: the same, as Ray Core defines it.
+        runtime_env: what Ray sends, as a runtime environment of Ray Core.
         recipe_folder: the job file's folder, as the workers see it.
         left_out: files and folders that ``.gitignore`` leaves out, relative to the job's folder.
     """
@@ -37,12 +37,12 @@ class Shipment:
 
 
 def pack(recipe_folder: Path, *, storage: str, packages: Sequence[Path]) -> Shipment:
-    """Return what Ray is to send.
+    """Return what Ray is to send, and the folder in which the workers find the recipe.
 
     Args:
         recipe_folder: the job file's folder.
-        storage: of the job; its runs are left out where it lies below ``recipe_folder``.
-        packages: files or folders that the nodes must be able to import: scaler's, and the recipe's where it lies
+        storage: of the job; its runs are left out if they are below ``recipe_folder``.
+        packages: files or folders that the nodes must be able to import: scaler's, and the recipe's if it is
             outside ``recipe_folder``.
 
     Raises:
@@ -75,7 +75,7 @@ def left_out_text(left_out: Sequence[str]) -> str:
 
 
 def _runtime_env_of_ray_job() -> Mapping[str, Any]:
-    """Return the runtime environment of the Ray job that started this process; empty where none did."""
+    """Return the runtime environment of the Ray job that started this process; empty if none did."""
     try:
         found = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("runtime_env", {})
     except (ValueError, AttributeError):
@@ -84,7 +84,7 @@ def _runtime_env_of_ray_job() -> Mapping[str, Any]:
 
 
 def _python_path() -> dict[str, Any]:
-    """Return what sets this process's ``PYTHONPATH`` on the nodes; its folders must exist there."""
+    """Return the part of a runtime environment that sets ``PYTHONPATH`` on the nodes; its folders must exist there."""
     folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = os.pathsep.join(os.path.abspath(folder) for folder in folders if folder)
     return {"env_vars": {"PYTHONPATH": path}} if path else {}
@@ -95,14 +95,14 @@ def _within_ray_job(recipe_folder: Path) -> str:
     working_dir = Path.cwd().resolve()
     if not recipe_folder.resolve().is_relative_to(working_dir):
         raise ClusterError(
-            f"this Ray job has the working directory {working_dir}, and the job file lies in {recipe_folder}.",
-            f"Submit it with that folder: ray job submit --working-dir {recipe_folder} -- scaler submit JOB",
+            f"this Ray job has the working directory {working_dir}, and the job file is in {recipe_folder}.",
+            f"Submit with the job file's folder: ray job submit --working-dir {recipe_folder} -- scaler submit JOB",
         )
     return str(recipe_folder.resolve().relative_to(working_dir))
 
 
 def _storage_patterns(recipe_folder: Path, storage: str, packages: Sequence[Path]) -> list[str]:
-    """Return the patterns that leave the runs out, where they lie in the job's folder or below it."""
+    """Return the patterns that leave the runs out, if they are in the job's folder or below it."""
     if "://" in storage:
         return []
     base, runs = recipe_folder.resolve(), Path(located(storage)).resolve()

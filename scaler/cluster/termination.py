@@ -14,7 +14,7 @@ from scaler.cluster.ray_internals import WorkerCallback
 
 
 class _Noted:
-    """A handler that remembers the first signal and passes a second one on."""
+    """A signal handler that remembers the first signal, and passes later ones to the previous handler."""
 
     def __init__(self, before: Callable[[int, FrameType | None], Any] | int | None) -> None:
         self.came = False
@@ -31,7 +31,7 @@ class _Noted:
 
 
 class NoteTermination(WorkerCallback):
-    """Has each worker note SIGTERM."""
+    """Makes each worker note SIGTERM."""
 
     def after_init_train_context(self) -> None:
         """Set the handler, on the worker's main thread."""

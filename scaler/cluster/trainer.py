@@ -25,17 +25,17 @@ from scaler.job import Job
 # Parts of Ray Train that scaler's runs do not need; each would start a process of one to two CPU seconds. scaler does
 # not use Ray Data, and a recipe's relative paths mean the same on a worker as in this process.
 _UNUSED = (DatasetsCallback, WorkingDirectorySetupCallback)
-# It removes the workers' placement group when the controller has died; an embedded cluster ends with its driver anyway.
-# Without a dashboard it asks any Ray that it finds on the machine, and takes "no such actor" for a dead controller: it
-# has ended a healthy run while another cluster was running.
+# This callback removes the workers' placement group when the controller has died; an embedded cluster ends with its
+# driver anyway. Without a dashboard, the callback asks any Ray that it finds on the machine, and takes "no such actor"
+# for a dead controller: it has ended a healthy run while another cluster was running.
 _UNUSED_WHEN_EMBEDDED = (PlacementGroupCleanerCallback,)
 
 
 RESIZE_CHECK_S = ("SCALER_RESIZE_CHECK_S", 10.0)
-"""An elastic group is resized when another size has been possible, and the group has run, for so many seconds. A lower
-value uses new nodes sooner, and interrupts training for each node that comes and goes."""
+"""An elastic group is resized when another size has been possible, and the group has run, for this many seconds. A
+lower value uses new nodes sooner, and interrupts training for each node that comes and goes."""
 WAIT_FOR_NODES_S = ("SCALER_WAIT_FOR_NODES_S", 600.0)
-"""A run waits so many seconds for nodes in place of lost ones; then it ends, because the cluster is too small."""
+"""A run waits this many seconds for nodes in place of lost ones; then it ends, because the cluster is too small."""
 ELASTIC_START_S = 15.0  # an elastic group that has not started by then is given a new size
 NEVER_S = 1e9
 
@@ -60,10 +60,8 @@ class _Trainer(DataParallelTrainer):
         return [callback for callback in callbacks if not isinstance(callback, self._unused)]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
-        patience_s, config = (
-            _seconds(WAIT_FOR_NODES_S),
-            cast(Any, self.scaling_config),
-        )  # annotated as the class of Ray Train's first version
+        patience_s = _seconds(WAIT_FOR_NODES_S)
+        config = cast(Any, self.scaling_config)  # annotated as the class of Ray Train's first version
         options["failure_policy"] = FailurePolicy(
             self.run_config.failure_config,
             collector=self._collector,
@@ -106,9 +104,8 @@ def make_trainer(job: Job, assignment: Assignment, *, embedded: bool, folder_nam
         folder_name: of Ray Train's folder inside the run's folder.
     """
     workers, resources = job.scale.num_workers, job.resources
-    number: Any = (
-        workers if isinstance(workers, int) else (workers.min, workers.max)
-    )  # Ray's annotation does not have the pair
+    # Any, because Ray's annotation does not have the pair.
+    number: Any = workers if isinstance(workers, int) else (workers.min, workers.max)
     per_worker = {"CPU": resources.cpus_per_worker}
     if resources.gpus_per_worker:
         per_worker["GPU"] = resources.gpus_per_worker
@@ -133,5 +130,5 @@ def make_trainer(job: Job, assignment: Assignment, *, embedded: bool, folder_nam
 
 
 def _work(config: Mapping[str, Any]) -> bool:
-    """Train, as the function of a dict that Ray Train wants; the result of rank 0 becomes ``return_value``."""
+    """Train with the assignment in Ray Train's dict; the result of rank 0 becomes the ``return_value`` of the run."""
     return work(config["assignment"])

@@ -18,7 +18,8 @@ from scaler.metrics.events import WAITING
 from scaler.training.activity import Activity
 
 EXIT_CODE = 70  # of the process; the event says why
-PATIENCE_FOR_OTHERS = 2.0  # times the time-out, for a worker that waits: the hung worker is to be found first
+# Factor of the time-out for a worker that waits for others, so that the hung worker is found first.
+PATIENCE_FOR_OTHERS = 2.0
 REPORT_S = 5.0
 MOST_CHECK_S = 5.0
 
@@ -27,7 +28,7 @@ OnHang = Callable[[float, str, str], None]
 
 
 class Watchdog:
-    """Watches the calling thread from a thread of its own.
+    """Watches the calling thread from another thread.
 
     Args:
         timeout_s: the most seconds for one activity; waiting for other workers may take twice as long. None: no limit.
@@ -44,7 +45,7 @@ class Watchdog:
             threading.Thread(target=self._run, args=(timeout_s,), name="scaler-watchdog", daemon=True).start()
 
     def now(self, doing: str) -> None:
-        """Set the activity of the watched thread, before there is a ``Training``."""
+        """Set the activity of the watched thread; used before its ``Training`` exists."""
         self._activity.begin(doing)
 
     def follow(self, activity: Activity) -> None:

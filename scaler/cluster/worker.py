@@ -37,8 +37,8 @@ from scaler.runs import RunFolder
 if TYPE_CHECKING:
     from scaler.training.worker_context import Leave
 
-SETTLE_S = 30.0  # the collector may take so long to write what a worker handed over
-SECURE_POLL_S, MOST_SECURE_POLL_S = 0.05, 0.5  # the longer pause is for many workers, which upload less often
+SETTLE_S = 30.0  # the collector may take this long to write what a worker handed over
+SECURE_POLL_S, MOST_SECURE_POLL_S = 0.05, 0.5  # the second is for many workers, which upload less often
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Assignment:
 
 
 class RayWorker:
-    """The worker context of a worker on Ray Train."""
+    """The worker context on Ray Train: rank, world size, device, and the way to the collector."""
 
     def __init__(
         self, assignment: Assignment, mailbox: Mailbox, *, rank: int, world_size: int, attempt: int, device: Any
@@ -81,7 +81,7 @@ class RayWorker:
         self._mailbox.put(records, events, attempt=self.attempt, samples_seen=samples_seen)
 
     def wanted_steps(self, steps: int) -> int:
-        """Return how many steps a record should stand for, as the mailbox sees the collector."""
+        """Return how many steps a record should stand for; more than now if the collector is late."""
         return self._mailbox.wanted_steps(steps)
 
     def secure(self, samples_seen: int) -> None:
@@ -98,7 +98,7 @@ class RayWorker:
             pause_s = min(2 * pause_s, MOST_SECURE_POLL_S)
 
     def leave_requested(self) -> "Leave":
-        """Return whether to leave: the collector asks, this process got SIGTERM, or a node of the group will go."""
+        """Return whether to leave: the collector asks, this process got SIGTERM, or the group will lose a node."""
         from scaler.training.worker_context import Leave
 
         asked = self._mailbox.leave
@@ -249,11 +249,11 @@ class _Attempt:
         return worker, start, begun.micro_batch_limit
 
     def _run_out_of_memory(self, error: Exception, size: int) -> None:
-        """Have the group start again with half the micro-batch; a micro-batch of one sample cannot be halved."""
+        """Make the group start again with half the micro-batch; a micro-batch of one sample cannot be halved."""
         if size == 1:
             raise TrainingError(
                 f"rank {self._rank} has no memory for a micro-batch of 1 sample: {first_line(error).rstrip('.')}.",
-                "A smaller model or sample, precision bf16, or a worker with more memory.",
+                "Use a smaller model, smaller samples, precision bf16, or workers with more memory.",
             ) from error
         event = RanOutOfMemory(time=time(), attempt=self.number, rank=self._rank, per_worker_batch_size=size)
         self._mailbox.put([], [event], attempt=None)
@@ -292,7 +292,7 @@ def _require_shared(folder: RunFolder) -> None:
 
 
 def _plan_for(assignment: Assignment, job: Job, world_size: int) -> Plan:
-    """Return the plan of this attempt: a new one when the group has another size than the job asks for."""
+    """Return the plan of this attempt: a new one if the group has another size than the plan from the driver."""
     planned = Plan.from_dict(assignment.plan)
     if planned.world_size == world_size:
         return planned

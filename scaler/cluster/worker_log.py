@@ -13,8 +13,8 @@ from scaler.runs import RunFolder
 class WorkerLog:
     """Sends this process's stdout and stderr to ``logs/rank-N.log`` in the run's folder.
 
-    In a folder on this machine, the log grows while the worker prints; in a folder elsewhere, it is written when the
-    worker ends.
+    If the run's folder is on this machine, the log grows while the worker prints. If it is in remote storage, the log
+    is written when the worker ends.
     """
 
     def __init__(self, folder: RunFolder, *, rank: int) -> None:

@@ -1,7 +1,7 @@
 """The curves of a running run: the points that TensorBoard, MLflow and W&B get (``CURVES``).
 
-The x axis is ``samples_seen``. The first ``STRETCH_POINTS`` steps are a point each; the next as many points stand for 2
-steps each, then for 4, and so on, so that a long run's curves stay small.
+The x axis is ``samples_seen``. Each of the first ``STRETCH_POINTS`` points stands for 1 step, each of the next
+``STRETCH_POINTS`` for 2 steps, then for 4, and so on, so that a long run's curves stay small.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,23 +13,23 @@ from scaler.metrics.means import Mean
 from scaler.metrics.record import Record
 
 CURVES = {
-    "train/loss_mean": "mean over ranks and steps, by the loss's weight",
-    "train/lr": "as rank 0's optimizer used it, in the first step",
-    "train/noise_scale": "running average, in samples: an estimate; only where it is measured",
-    "train/samples_per_s": "of all workers: samples over step times, mean over ranks",
-    "train/step_time_s": "of an optimizer step, mean over ranks and steps",
-    "eval/NAME": "over all of eval_data",
+    "train/loss_mean": "training loss: mean over ranks and steps, weighted by the loss's weight",
+    "train/lr": "learning rate that rank 0's optimizer used in the point's first step",
+    "train/noise_scale": "gradient noise scale in samples: running average of estimates; only if measured",
+    "train/samples_per_s": "speed of all workers: samples divided by the mean over ranks of the step time",
+    "train/step_time_s": "seconds of an optimizer step: mean over ranks and steps",
+    "eval/NAME": "metric NAME over all of eval_data",
 }
-"""Each curve, and what a point of it is for the steps that it stands for."""
+"""The curves, each with the meaning of one point, which stands for one or several steps."""
 
 STRETCH_POINTS = 1000
-STRETCH_S = 5.0  # a point with fewer steps than that is drawn after this time
-OPEN_STEPS = 10_000  # most steps that wait for a worker's record; beyond, the oldest are not drawn
+STRETCH_S = 5.0  # after this time, a point is drawn even if it does not have all its steps
+OPEN_STEPS = 10_000  # most steps that wait for a worker's record; if there are more, the oldest are not drawn
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Values to draw, by name; or, with ``forget``, that everything drawn from here on is no longer true."""
+    """Values to draw, by name. With ``forget``, it has none: all points from ``samples_seen`` on are obsolete."""
 
     samples_seen: int
     wall_time: float
@@ -40,14 +40,14 @@ class Point:
 
 @dataclass(slots=True)
 class _Step:
-    """One optimizer step, summed over the workers whose record is there; or a stretch of complete steps."""
+    """One optimizer step, summed over the workers whose record has arrived; or a stretch of complete steps."""
 
     samples_seen: int
-    count: int = 0  # workers whose record is there; of a stretch, its steps
+    count: int = 0  # workers whose record has arrived; for a stretch, its steps
     steps: int = 1  # optimizer steps in it
     samples: int = 0
     loss: Mean = field(default_factory=Mean)
-    time_s: float = 0.0  # sum over the workers; of a stretch, mean over ranks, summed over steps
+    time_s: float = 0.0  # sum over the workers; for a stretch, mean over ranks, summed over steps
     lr: float | None = None
     noise_scale: float | None = None
 
@@ -55,8 +55,8 @@ class _Step:
 class Curves:
     """Turns records and events into points.
 
-    A step is drawn when the records of all workers are there. Before work that is done again, after a crash or a return
-    to a checkpoint, there is a point with ``forget``.
+    A step is drawn when the records of all workers have arrived. A point with ``forget`` comes before work that is done
+    again, after a crash or a return to a checkpoint.
     """
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class Curves:
             self._points.append(Point(event.samples_seen, event.time, values, attempt=self.attempt))
 
     def take(self, *, to_the_end: bool = False) -> list[Point]:
-        """Return the points since the last call; with ``to_the_end`` also that of a stretch that is not full."""
+        """Return the points since the last call; with ``to_the_end``, also the point of a stretch that is not full."""
         if self._stretch is not None and (to_the_end or monotonic() - self._stretch_began >= STRETCH_S):
             self._end_stretch()
         points, self._points = self._points, []

@@ -1,6 +1,6 @@
 """The events of a run: what happened to it and when, one row of ``events.jsonl`` each.
 
-Each kind of event is one class; its fields, their units and their meaning stand here and nowhere else.
+Each kind of event is one class; its fields, their units and their meaning are defined only here.
 ``parse_event`` reads a row of the file, ``to_dict`` returns the row to write.
 """
 
@@ -10,8 +10,8 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
-# What a worker is doing: the values of ``WorkerHung.doing``. A worker that builds its recipe or joins its group has
-# texts of its own.
+# What a worker is doing: the values of ``WorkerHung.doing``. A worker that builds its recipe or joins its group
+# has other texts.
 STARTING = "starting"
 LOADING = "waiting for its samples"
 COMPUTING = "computing"
@@ -22,7 +22,7 @@ SAVING = "saving a checkpoint"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseEvent:
-    """What every event has."""
+    """The fields of every event."""
 
     kind: ClassVar[str]
 
@@ -33,7 +33,7 @@ class BaseEvent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttemptEvent(BaseEvent):
-    """What events of a running attempt have; rank 0 reports them for the whole worker group."""
+    """The fields of each event of a running attempt; rank 0 reports these events for the whole worker group."""
 
     attempt: int  # the attempt it belongs to; the first is 0
     samples_seen: int  # samples in the weights when it happened, over all workers
@@ -41,7 +41,7 @@ class AttemptEvent(BaseEvent):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerStarted(BaseEvent):
-    """A worker has joined its group and knows where it will start; its recipe is not built yet."""
+    """A worker has joined its group and knows its checkpoint; its recipe is not built yet."""
 
     kind: ClassVar[str] = "worker_started"
 
@@ -52,12 +52,12 @@ class WorkerStarted(BaseEvent):
     world_size: int  # workers in the group
     start_samples: int  # samples in the weights at the start, over all workers: the checkpoint's; 0 without one
     device: str | None  # "cpu", or the name that torch has for the GPU
-    memory_limit_gib: float | None  # memory of the GPU; on a CPU of the machine, which its workers share
+    memory_limit_gib: float | None  # memory of the GPU; without a GPU, of the machine, which its workers share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttemptStarted(AttemptEvent):
-    """The worker group takes its first step next: the model is built and the start was checked."""
+    """The worker group takes its first step next. The model is built, and the start was checked."""
 
     kind: ClassVar[str] = "attempt_started"
 
@@ -116,7 +116,7 @@ class Checkpointed(AttemptEvent):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointFailed(AttemptEvent):
-    """A checkpoint could not be written or read again; training continues."""
+    """A checkpoint could not be written, or could not be read back; training continues."""
 
     kind: ClassVar[str] = "checkpoint_failed"
 
@@ -125,7 +125,7 @@ class CheckpointFailed(AttemptEvent):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointPassedOver(AttemptEvent):
-    """A checkpoint that cannot be used was set aside; ``samples_seen`` is the checkpoint's."""
+    """A checkpoint that cannot be used was set aside; ``samples_seen`` is that of the checkpoint."""
 
     kind: ClassVar[str] = "checkpoint_passed_over"
 
@@ -174,12 +174,12 @@ class MicroBatchHalved(AttemptEvent):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecordsThinned(AttemptEvent):
-    """Records are handed over for several steps at once from here on."""
+    """From here on, one record stands for several steps."""
 
     kind: ClassVar[str] = "records_thinned"
 
     steps: int  # optimizer steps that one record stands for from here on, at most
-    reason: str  # why records are thinned
+    reason: str  # why one record stands for several steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,7 +188,7 @@ class LeaveRequested(BaseEvent):
 
     kind: ClassVar[str] = "leave_requested"
 
-    why: str  # "stop", "resize", "preemption" (a node is about to go) or "sigterm"
+    why: str  # "stop", "resize", "preemption" (a node will be taken away) or "sigterm"
     detail: str  # who or what asked, such as "2 -> 3 workers" or "rank 1"; may be empty
 
 
@@ -218,7 +218,7 @@ class WorkerFailed(BaseEvent):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerHung(BaseEvent):
-    """A worker did one thing for longer than failures.hang_timeout_s, and was ended."""
+    """A worker did one thing for longer than failures.hang_timeout_s, and its process was ended."""
 
     kind: ClassVar[str] = "worker_hung"
 
@@ -236,21 +236,21 @@ class GroupEnded(BaseEvent):
 
     cause: str  # "lost": workers died; "yielded": they saved and left so that the group can be started again
     ranks: Sequence[int]  # the workers that died, or that left first; empty: not known
-    message: str  # what happened to them, such as "its node died"
+    message: str  # what happened to these workers, such as "its node died"
     twice_at: int | None = None  # samples seen where two groups in a row lost a worker, which ends the run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resumed(BaseEvent):
-    """Somebody resumed the run with ``scaler resume``."""
+    """The run was resumed with ``scaler resume`` or ``scaler.resume``."""
 
     kind: ClassVar[str] = "resumed"
 
-    attempt: None = None  # never set: it stands between two attempts
-    from_samples: int | None  # samples seen of the checkpoint that it resumes from; None: there is no checkpoint
+    attempt: None = None  # always None: this event is between two attempts
+    from_samples: int | None  # samples in the weights of the checkpoint to resume from; None: no checkpoint
     workers: int  # workers that the resumed run starts with
     changes: Sequence[Sequence[str]]  # changes of the job: [key, old value, new value] each
-    idle_s: float  # seconds since the run was last known to be at work
+    idle_s: float  # seconds since the run was last known to be active
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,8 +268,8 @@ class UnknownEvent:
     """An event of a kind that this version does not know, kept as it was written."""
 
     kind: str
-    time: float | None  # seconds since 1970-01-01 UTC; None where it has no such number
-    attempt: int | None  # None where it names no attempt
+    time: float | None  # seconds since 1970-01-01 UTC; None: the row has no such number
+    attempt: int | None  # None: the row has no such number
     row: Mapping[str, Any]  # the whole row of the file
 
 
@@ -362,7 +362,7 @@ def to_dict(event: Event) -> dict[str, Any]:
 
 
 def with_texts(event: Event, change: Callable[[str], str]) -> Event:
-    """Return an event with each text field changed, such as by masking its secrets."""
+    """Return a copy of an event with ``change`` applied to each text field, for example to mask secrets."""
 
     def changed(values: Mapping[str, Any]) -> dict[str, Any]:
         return {name: change(value) if isinstance(value, str) else value for name, value in values.items()}
@@ -375,13 +375,13 @@ def with_texts(event: Event, change: Callable[[str], str]) -> Event:
 
 @cache
 def _hints(kind: str) -> dict[str, Any]:
-    """The type of each field of a kind, as the file has it."""
+    """Return the type of each field of a kind, as in the file."""
     hints = get_type_hints(KINDS[kind])
     return {each.name: hints[each.name] for each in fields(KINDS[kind]) if each.name != "extra"}
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value of JSON is of a field's type; a whole number is a float, too."""
+    """Return whether a JSON value has a field's type; a whole number counts as a float, too."""
     origin = get_origin(hint)
     if hint is Any:
         return True

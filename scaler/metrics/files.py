@@ -1,4 +1,4 @@
-"""The files of a run's records: their names, their schema, how one is read, and the error for a damaged one."""
+"""The files of a run's records: their names, their schema, how a file is read, and the error for a damaged file."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
@@ -65,7 +65,7 @@ def parse_pieces(raw: bytes, columns: Sequence[str] | None = None) -> Iterator[p
     """Yield the records in a file's bytes, at most ``PIECE`` at a time: decoded, they need far more memory than a file.
 
     Raises:
-        ValueError: the bytes are damaged, from the next piece on; says why.
+        ValueError: the bytes after the yielded pieces are damaged; says why.
     """
     schema = _schema(columns)
     try:

@@ -1,9 +1,9 @@
-"""The mean of losses, over ranks, micro-steps, steps and epochs. It is weighted, and computed only here.
+"""The weighted mean of losses, over ranks, micro-steps, steps and epochs. It is computed only here.
 
     mean = sum of weight * loss / sum of weight
 
 The weight of a mean over samples is the number of samples; a loss that returns ``(sum, weight)`` has that weight. With
-weight 0 there is no loss: an empty share, or samples that the loss does not count.
+weight 0 there is no loss: the share is empty, or the loss counts none of its samples.
 """
 
 from dataclasses import dataclass

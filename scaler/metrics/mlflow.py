@@ -26,7 +26,7 @@ class MlflowSink:
     """Writes to one MLflow run; an earlier attempt, resume or collector may have created it.
 
     Args:
-        mlflow: of the job.
+        mlflow: the job's section ``tracking.mlflow``.
         folder: the run's folder, with its plan.
     """
 
@@ -65,7 +65,7 @@ class MlflowSink:
             self._client.set_terminated(self._run, status=STATUS[state])
 
     def _log_plan(self, plan: Mapping[str, Any], known: Mapping[str, str]) -> None:
-        """Log the plan's numbers. A parameter cannot change in MLflow: those that a resume changed are in a tag."""
+        """Log the plan's numbers. MLflow cannot change a parameter; a tag has the ones that a resume changed."""
         params = flat(mask_values(plan))
         new = [Param(key, value) for key, value in params.items() if key not in known]
         for first in range(0, len(new), MOST_PARAMS):
@@ -93,7 +93,7 @@ def flat(plan: Mapping[str, Any], inside: str = "") -> dict[str, str]:
 
 
 def metric_name(name: str) -> str:
-    """Return a name that MLflow accepts: a metric of the user can have any character, MLflow uses names in paths.
+    """Return a name that MLflow accepts: a user's metric name can have any character, and MLflow uses it in paths.
 
     Example:
         >>> [metric_name(name) for name in ("train/lr", "eval/top<5>", "eval/../x", "eval/a//b")]

@@ -17,8 +17,9 @@ from scaler.runs.parsing import parse_json
 def next_attempt(folder: RunFolder) -> int:
     """Return the number of the next attempt: above every attempt that left something in the folder; the first is 0.
 
-    An attempt leaves events (damaged ones count, too), records and manifests of checkpoints. A changed job has the
-    number of the first attempt that uses it. A ``checkpoint_passed_over`` names the attempt that is about to start.
+    An attempt leaves events (damaged ones count, too), records and manifests of checkpoints. The file
+    of a changed job has the number of the first attempt that uses it. Events ``checkpoint_passed_over`` do not count,
+    because they have the number of the attempt that is about to start.
 
     Raises:
         RunError: a file of records is damaged.
@@ -31,7 +32,7 @@ def next_attempt(folder: RunFolder) -> int:
 
 
 def _manifest(folder: RunFolder, name: str) -> dict[str, Any]:
-    """A checkpoint's manifest; empty where it is damaged."""
+    """Return a checkpoint's manifest; empty if it is damaged."""
     try:
         values = parse_json(folder.read_if_there(f"checkpoints/{name}") or b"{}")
     except ValueError:
@@ -40,7 +41,7 @@ def _manifest(folder: RunFolder, name: str) -> dict[str, Any]:
 
 
 def _newest_attempt(folder: RunFolder, name: str) -> int:
-    """The highest attempt in a file of records, from its footer; -1 when the footer has none."""
+    """Return the highest attempt in a file of records, from its footer; -1 if the footer has none."""
     raw = folder.read_if_there(f"{FOLDER}/{name}", most=LOG_BYTES)
     if raw is None:  # just merged into a larger file
         return -1

@@ -18,7 +18,7 @@ from scaler.runs.files import LOG_BYTES
 ATTEMPTS = 5
 # The bytes of the newest files are kept, because the writer may merge and remove them before they are read again.
 KEPT_FILES = 24
-KEPT_BYTES = 2**22  # of one file; larger ones are merged so seldom that reading all again costs less
+KEPT_BYTES = 2**22  # of one file; larger files are merged so seldom that reading all files again costs less
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class RecordFiles:
                     self._begin_again()
 
     def _raw(self, name: str) -> bytes:
-        """A file's bytes. Those of new and small files are kept: the writer of a running run merges them."""
+        """Return a file's bytes. Those of new and small files are kept: the writer of a running run merges them."""
         raw = self._small.get(name) or self._folder.read_if_there(name, most=LOG_BYTES)
         if raw is None:
             self._begin_again()
@@ -130,7 +130,7 @@ def read_records(folder: RunFolder, *, events: Sequence[Event] | None = None) ->
         events: the run's events, where they were read already.
 
     Returns:
-        The columns of ``Record``, and the column ``lost``: whether a later attempt did this work again, or will. Work
+        The columns of ``Record``, and the column ``lost``: whether a later attempt did or will do this work again. Work
         that is not lost is in the weights, each sample once.
 
     Raises:

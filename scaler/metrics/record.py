@@ -1,9 +1,9 @@
 """The record: what one worker measured in one optimizer step.
 
-``Record`` is the one table of columns. A column is one entry: its meaning and unit in the comment, its name, its type
-(``| None`` where it may be missing), how several steps of a worker merge into one record, what it is measured for, and
-its default. The Parquet schema, the merging of records, the report's step arrays and ``docs/data.md`` are derived from
-it. To add a column, add an entry here and fill it in ``scaler/training/recorder.py``.
+``Record`` is the only table of columns. Each column is one entry: its meaning and unit in the comment, its name, its
+type (``| None`` if it may be missing), how several steps of a worker merge into one record, what it is measured for,
+and its default. The Parquet schema, the merging of records, the report's step arrays and ``docs/data.md`` are derived
+from it. To add a column, add an entry here and fill it in ``scaler/training/recorder.py``.
 """
 
 from enum import Enum
@@ -26,13 +26,13 @@ class Per(Enum):
     """What a value is measured for."""
 
     KEY = "key"
-    """Names the record: which worker, and which step."""
+    """Nothing measured: it identifies the record's worker and step."""
     STEP = "step"
     """The step; the same on every worker."""
     WORKER = "worker"
     """The worker in this step."""
     BETWEEN = "worker, between steps"
-    """The worker, after the record before and outside of this step's time; seldom not 0."""
+    """The worker, between its previous record and this step's time; 0 in most records."""
     SAMPLE = "worker, now and then"
     """The worker at the moment when records are handed over."""
 
@@ -50,11 +50,11 @@ class Record(NamedTuple):
     attempt: Annotated[int, Merge.FIRST, Per.KEY, Bits.B32]
     # Rank of the worker in its group, from 0.
     rank: Annotated[int, Merge.FIRST, Per.KEY, Bits.B32]
-    # Number of optimizer steps that samples_seen takes at this global batch size; the first step is 0.
+    # Number of optimizer steps that the plan of this attempt takes to reach samples_seen; the first step is 0.
     step: Annotated[int, Merge.FIRST, Per.STEP]
     # Samples in the weights before this step, over all workers. The learning rate is a function of it.
     samples_seen: Annotated[int, Merge.FIRST, Per.KEY]
-    # Where the schedule is, in samples: samples_seen, or with adascale the part of it that counts as progress.
+    # Position in the schedule, in samples: samples_seen, or with adascale the part of it that counts as progress.
     progress: Annotated[float, Merge.FIRST, Per.STEP]
     # Learning rate that the optimizer used, read back from its parameter groups.
     lr: Annotated[float, Merge.FIRST, Per.STEP]
@@ -66,38 +66,38 @@ class Record(NamedTuple):
     loss: Annotated[float | None, Merge.MEAN, Per.WORKER]
     # Seconds from the end of the step before, or of an evaluation or checkpoint in between, to the end of this step.
     step_time_s: Annotated[float, Merge.SUM, Per.WORKER]
-    # Seconds of these that the worker waited for its samples.
+    # Seconds of step_time_s in which the worker waited for its samples.
     data_wait_s: Annotated[float, Merge.SUM, Per.WORKER]
-    # Seconds of these in forward and backward, before the all-reduce.
+    # Seconds of step_time_s in forward and backward, before the all-reduce.
     compute_s: Annotated[float, Merge.SUM, Per.WORKER]
-    # Seconds of these from the worker's last gradient to the end of the all-reduce; 0 with one worker.
+    # Seconds of step_time_s from the worker's last gradient to the end of the all-reduce; 0 with one worker.
     sync_wait_s: Annotated[float, Merge.SUM, Per.WORKER]
     # Norm of the gradient of the whole global batch, before clipping.
     grad_norm: Annotated[float, Merge.FIRST, Per.STEP]
-    # Most memory held until the record was handed over, in 2**30 bytes: of the GPU, or on a CPU of the process.
+    # Largest memory until the record was handed over, in 2**30 bytes: of the GPU; without a GPU, of the process.
     peak_memory_gib: Annotated[float, Merge.MAX, Per.WORKER]
     # Estimate of |G|^2, the squared norm of the true gradient, from this step; may be negative; None: not measured.
     grad_signal: Annotated[float | None, Merge.MEASURED, Per.STEP]
     # Estimate of the variance of one sample's gradient, from this step; None: not measured.
     grad_variance: Annotated[float | None, Merge.MEASURED, Per.STEP]
-    # Estimate of the gradient noise scale in samples, from the trend of the two so far; None: not known.
+    # Estimate of the gradient noise scale in samples, from the trends of grad_variance and grad_signal; None: unknown.
     noise_scale: Annotated[float | None, Merge.MEASURED, Per.STEP]
-    # Seconds in evaluations since the record before; not part of step_time_s.
+    # Seconds in evaluations since the previous record; not part of step_time_s.
     evaluation_s: Annotated[float, Merge.SUM, Per.BETWEEN] = 0.0
-    # Seconds that training stood still for checkpoints since the record before; not part of step_time_s.
+    # Seconds that training stood still for checkpoints since the previous record; not part of step_time_s.
     checkpoint_s: Annotated[float, Merge.SUM, Per.BETWEEN] = 0.0
     # CPU seconds of the worker's process within step_time_s; with several threads it can be above step_time_s.
     cpu_s: Annotated[float | None, Merge.SUM, Per.WORKER] = None
     # Utilisation of the GPU in percent when records were handed over; None: no GPU, or not known.
     gpu_pct: Annotated[float | None, Merge.FIRST, Per.SAMPLE] = None
-    # Optimizer steps in this record; above 1 where records came faster than they could be written.
+    # Optimizer steps in this record; above 1 if records came faster than they could be written.
     steps: Annotated[int, Merge.SUM, Per.STEP, Bits.B32] = 1
     # Weight that a (sum, weight) loss returned; None for a mean loss, whose weight is its samples.
     weight: Annotated[float | None, Merge.WEIGHT, Per.WORKER] = None
 
     @property
     def loss_weight(self) -> float:
-        """The weight of the loss in every mean of it."""
+        """The weight of this loss in a mean of losses."""
         return self.samples if self.weight is None else self.weight
 
 
@@ -125,7 +125,7 @@ COLUMNS = tuple(_column(name, hint) for name, hint in get_type_hints(Record, inc
 
 
 def columns_per(per: Per) -> tuple[Column, ...]:
-    """Return the columns that are measured for one thing.
+    """Return the columns whose values are measured for ``per``.
 
     Example:
         >>> [column.name for column in columns_per(Per.BETWEEN)]

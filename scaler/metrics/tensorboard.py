@@ -19,7 +19,7 @@ UPLOAD_S = 5.0  # between two uploads to a folder that is not on this machine
 class TensorBoardWriter:
     """Writes one event file. Before the first point there is no file and no folder.
 
-    Where work is done again, the file tells TensorBoard from where on to drop its points.
+    When work is done again, the file tells TensorBoard from which ``samples_seen`` on to drop points.
 
     Args:
         folder: the run's folder. On this machine, points are appended; elsewhere, the whole file is uploaded again
@@ -73,7 +73,7 @@ class _EventFile:
         self._writer = EventsWriter(str(self._place / "events"), suffix)
         (self._path,) = self._place.glob(f"*{suffix}")
         self._uploaded_at = float("-inf")
-        self._is_ahead = False  # whether it has more than was uploaded
+        self._is_ahead = False  # whether the file has points that were not uploaded
 
     def write(self, points: Sequence[Point]) -> None:
         for point in points:
@@ -100,7 +100,7 @@ class _EventFile:
 
 
 def _tag(name: str) -> str:
-    """A name that protobuf accepts: a metric's name can have characters that cannot be encoded."""
+    """Return a name that protobuf accepts: a metric's name can have characters that cannot be encoded."""
     return name.encode("utf-8", "replace").decode()
 
 

@@ -25,7 +25,7 @@ CLOSE_S = 10.0  # most seconds that the end of a run waits for all its trackers
 
 
 class Sink(Protocol):
-    """What the module of a tracker has. It is created and called in the tracker's thread and may raise anything."""
+    """Writes to one tracker. It is created and called in the tracker's thread, and may raise any exception."""
 
     def write(self, points: Sequence[Point]) -> None:
         """Write points; after an exception the same points are passed again."""
@@ -38,14 +38,14 @@ def require_installed(tracking: Tracking) -> None:
     """Check that the trackers of a job are installed.
 
     Raises:
-        JobFileError: one is not; says what to install.
+        JobFileError: a tracker is not installed; says what to install.
     """
     needs = {"mlflow": _needs_of_mlflow(tracking.mlflow), "wandb": ("wandb",) if tracking.wandb else ()}
     for name, modules in needs.items():
         lacking = [module for module in modules if find_spec(module) is None]
         if lacking:
             raise JobFileError(
-                f"tracking.{name} needs {' and '.join(lacking)}, not installed here.",
+                f"tracking.{name} needs {' and '.join(lacking)}, which this Python does not have.",
                 f"pip install 'scaler[{name}]'",
             )
 
@@ -61,7 +61,7 @@ class Trackers:
     """All trackers of a job.
 
     Args:
-        tracking: of the job.
+        tracking: the job's section ``tracking``.
         folder: the run's folder.
     """
 
@@ -148,7 +148,7 @@ class Tracker:
         """Wait until the thread has ended; otherwise note a failure."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._ended, max(0.0, within_s)):
-                self._problem = self._problem or f"it had not taken everything {CLOSE_S:g} s after the end"
+                self._problem = self._problem or f"it had not taken all points {CLOSE_S:g} s after the end of the run"
 
     def _run(self) -> None:
         while True:

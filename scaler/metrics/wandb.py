@@ -1,7 +1,7 @@
 """A run's curves in Weights & Biases; in offline mode they are in ``wandb/`` in the run's folder, for ``wandb sync``.
 
 The x axis of all curves is ``samples_seen``. The server cannot delete points: work that is done again, after a crash,
-is there twice, with another ``attempt``.
+has two points, with different ``attempt``.
 """
 
 import os
@@ -89,5 +89,5 @@ def _wait_whole(path: Path) -> None:
 
 
 def _config(folder: RunFolder) -> dict[str, Any]:
-    """The plan, without its curve and without secrets."""
+    """Return the plan, without its curve and without secrets."""
     return mask_values({key: value for key, value in folder.read_json("plan.json").items() if key != "lr_curve"})

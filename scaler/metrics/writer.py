@@ -2,8 +2,9 @@
 
 Every flush writes a complete Parquet file under another name and renames it, so that a kill loses at most what was not
 flushed. Because many small files are slow to read, ``MERGE`` files of one size are merged into one of the next size, up
-to ``MOST_RECORDS``; so a reader can hold a file in memory, and merging is short. A file's name has the numbers of its
-flushes, ``<first>-<last>.parquet``: after a kill between merging and removing, readers ignore the merged parts.
+to ``MOST_RECORDS``: a larger file would take long to merge, and need much memory to read. A file's name has the
+numbers of its flushes, ``<first>-<last>.parquet``: after a kill between merging and removing, readers ignore the
+merged parts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -87,7 +88,7 @@ class MetricsWriter:
 
     def _flush_events(self) -> None:
         self._folder.append_json(EVENTS, map(to_dict, self._events))
-        self._events = []  # not earlier: what could not be written is written next time
+        self._events = []  # only now: events that could not be written are written next time
 
     def _note_failures(self) -> None:
         for event in self._trackers.failures():
@@ -126,7 +127,7 @@ class MetricsWriter:
                 del self._sizes[span]
 
     def _size(self, span: tuple[int, int]) -> int:
-        """The number of records in a file."""
+        """Return the number of records in a file."""
         if span not in self._sizes:  # the file is an earlier writer's
             self._sizes[span] = read_file(self._folder, file_name(*span), ["step"]).num_rows
         return self._sizes[span]

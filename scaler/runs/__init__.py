@@ -1,4 +1,4 @@
-"""Run folders on any filesystem, the list of runs, and the lease of the process that runs one."""
+"""Run folders on any filesystem, the list of runs, and the lease of the process that runs a run."""
 
 from scaler.runs.find import find_run, list_runs
 from scaler.runs.folder import RunFolder, RunState, new_run_id

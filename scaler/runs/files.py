@@ -1,7 +1,7 @@
-"""The files of a run's folder, on any filesystem that fsspec reaches: documents that are replaced, logs that grow.
+"""The files of a run's folder, on any filesystem that fsspec reaches: documents and logs.
 
-A document is written to a hidden file beside its place, then moved there: a reader sees the old one or the new one. A
-log gets whole lines, appended.
+A document is replaced as a whole: the new content is written to a hidden file beside it, which is then renamed. So a
+reader sees the old content or the new one. A log grows: rows are appended to it as whole lines.
 """
 
 import json
@@ -21,8 +21,8 @@ from scaler.masking import mask_text
 from scaler.runs.filesystems import CHECK_STORAGE, has_folders, reach, storage_errors
 from scaler.runs.parsing import parse_json
 
-DOCUMENT_BYTES = 2**26  # most bytes of a document that is read; those that scaler writes are far smaller
-LOG_BYTES = 2**30  # most bytes of a log or a file of records that is read
+DOCUMENT_BYTES = 2**26  # largest document that is read; the documents that scaler writes are far smaller
+LOG_BYTES = 2**30  # largest log or file of records that is read
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class RunFiles:
         return mask_text(self.uri.rstrip("/")) if self.local_path is None else os.path.realpath(self.local_path)
 
     def path(self, name: str) -> str:
-        """Return the path or URI of a file, for a person to open: relative to the current folder where it is inside it.
+        """Return the path or URI of a file, to show to a person. A path inside the current folder is relative to it.
 
         A password in the URI is masked.
         """
@@ -73,7 +73,7 @@ class RunFiles:
     # Documents: replaced as a whole.
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Write a document, in place of the one that is there.
+        """Write a document; an existing one is replaced.
 
         Raises:
             RunError: it cannot be written; the old document is unchanged.
@@ -94,7 +94,7 @@ class RunFiles:
                     self._fs.cp_file(beside, target)
                     self._fs.rm_file(beside)
             except OSError:
-                with suppress(OSError):  # on a full disk its space is needed
+                with suppress(OSError):  # an incomplete file takes space that a full disk needs
                     self._fs.rm_file(beside)
                 raise
 
@@ -177,7 +177,7 @@ class RunFiles:
             raise RunError(f"{what}: {error.strerror or type(error).__name__}.", remedy) from error
 
     def _at(self, name: str) -> str:
-        """The path of a file in the folder, on the folder's filesystem.
+        """Return the path of a file in the folder, on the folder's filesystem.
 
         Raises:
             ValueError: the name is absolute, or has ``..`` in it.
@@ -189,12 +189,12 @@ class RunFiles:
         if self.local_path is not None and "\0" not in path and self._leads_out(path):
             raise RunError(
                 f"run {self.run_id}: {name} is a link that leads out of the run's folder.",
-                "Look at the link: whoever made it may want scaler to read or write another file.",
+                "Look at the link: through it, scaler would read or write a file outside the folder.",
             )
         return path
 
     def _leads_out(self, path: str) -> bool:
-        """Whether a local path leads out of the folder through a symbolic link."""
+        """Return whether a local path leads out of the folder through a symbolic link."""
         real, root = os.path.realpath(path), os.path.realpath(self._root or "/")
         return real != root and not real.startswith(f"{root.rstrip('/')}/")
 
@@ -213,7 +213,7 @@ class RunFiles:
         except ValueError as error:
             raise RunError(f"run {self.run_id}: {name} is not JSON: {error}.", "The file was altered.") from None
         if not isinstance(values, dict):
-            raise RunError(f"run {self.run_id}: {name} holds no keys and values.", "The file was altered.")
+            raise RunError(f"run {self.run_id}: {name} is not a JSON object.", "The file was altered.")
         return values
 
     def exists(self, name: str = "") -> bool:
@@ -305,7 +305,7 @@ class RunFiles:
                 try:
                     while data:
                         data = data[file.write(data) :]
-                except OSError:  # else half a row stays, and the same row written again would be joined to it
+                except OSError:  # remove half a row: the same row, written again, would be joined to it
                     with suppress(OSError):
                         file.truncate(end)
                     raise
@@ -317,11 +317,11 @@ class RunFiles:
             if line and number != len(lines) - 1:
                 try:
                     row = parse_json(line)
-                except ValueError:  # incomplete, and ended by a later writer
+                except ValueError:  # an incomplete line, to which a later writer added the line break
                     continue
                 if isinstance(row, dict):
                     yield row
 
     def filesystem(self, folder: str) -> tuple[Any, str]:
-        """Return the fsspec filesystem and the path on it of one of the run's folders, for readers of many files."""
+        """Return the fsspec filesystem of one of the run's folders and its path there, for readers of many files."""
         return self._fs, self._at(folder)

@@ -1,7 +1,7 @@
 """Reach a filesystem by its path or URI, and turn the errors of any filesystem into ``RunError``.
 
-Every call of fsspec is inside a ``with storage_errors(...)`` block. Its ``RunError`` says what was asked for, where,
-why it failed, and what to type. No other module knows the errors of s3fs, botocore or another filesystem.
+Every call of fsspec is inside a ``with storage_errors(...)`` block. The ``RunError`` says what was to be done,
+where, why it failed, and what to type. No other module knows the errors of s3fs, botocore or another filesystem.
 """
 
 import os
@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from scaler.errors import RunError, ScalerError
 from scaler.masking import mask_text
 
-# Exceptions by name, because their libraries need not be installed; the base classes of an exception count too.
+# Exceptions by name, because their libraries may not be installed. The names of base classes are compared, too.
 _CREDENTIALS = re.compile(
     "NoCredentials|PartialCredentials|CredentialRetrieval|TokenRetrieval|NoAuthToken|SSO|Login|ProfileNotFound|"
     "RefreshWithMFA|Metadata(Retrieval|Unsupported)|Unauthorized|DefaultCredentials|^RefreshError|ClientAuthentication"
@@ -58,7 +58,7 @@ def located(uri: str) -> str:
     path = os.path.expanduser(uri)
     if path.startswith("~"):
         home = path.split("/", 1)[0]
-        raise RunError(f"{uri}: there is no home folder {home}.", f"For a folder of that name here: ./{uri}")
+        raise RunError(f"{uri}: there is no home folder {home}.", f"To name a folder in the current folder: ./{uri}")
     return str(Path(path).absolute())
 
 
@@ -83,7 +83,7 @@ def storage_errors(what: str, *, uri: str, remedy: str = CHECK_STORAGE) -> Itera
     A missing file stays a ``FileNotFoundError``, which the caller handles; a missing bucket becomes a ``RunError``.
 
     Args:
-        what: what was asked for, and where; the start of the error's text.
+        what: what cannot be done, and where; the start of the error's text.
         uri: of the storage; its scheme tells which credentials it needs.
         remedy: what to type, for errors of an unknown kind.
     """
@@ -162,7 +162,7 @@ def _no_run_in(storage: str) -> str:
 
 
 def _explain(error: Exception, uri: str) -> tuple[str, str]:
-    """The reason of an error and what to type; the second is empty for an error of an unknown kind."""
+    """Return the reason of an error, and what to type; for an unknown kind of error, the second text is empty."""
     kinds = [kind.__name__ for link in _chain(error) for kind in type(link).__mro__]
     scheme = uri.partition("://")[0] if "://" in uri else ""
     if _is_about(error, _NO_BUCKET):
@@ -181,7 +181,7 @@ def _explain(error: Exception, uri: str) -> tuple[str, str]:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and its causes, in the order of ``__cause__``."""
+    """Yield an error and its causes, in the order of ``__cause__``."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -195,7 +195,7 @@ def _is_about(error: BaseException, sign: re.Pattern[str]) -> bool:
 
 
 def _text(error: BaseException) -> str:
-    """An error's text; empty where the library's error cannot be printed because it lacks an argument."""
+    """Return an error's text; empty if ``str(error)`` fails, as it does for some errors of libraries."""
     try:
         return str(error)
     except Exception:

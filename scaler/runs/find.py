@@ -37,7 +37,7 @@ def find_run(run: str, *, storage: str = "runs") -> RunFolder:
     near = [folder.run_id for folder in list_runs(storage)[-3:]]
     named = mask_text(run if re.fullmatch(r"[\w./:@%+=~,*-]+", run, re.ASCII) else repr(run))
     raise RunError(
-        f"there is no run {named} here, nor in {shown}.",
+        f"there is no run {named}, neither at this path nor in {shown}.",
         f"The newest there: {', '.join(reversed(near))}." if near else "scaler submit JOB makes one.",
     )
 
@@ -55,9 +55,9 @@ def list_runs(storage: str = "runs") -> Sequence[RunFolder]:
 
 
 def _made(folder: RunFolder) -> tuple[float, str]:
-    """The time at which a run was made, and the end of its id, to sort by.
+    """Return the time at which a run was made, and the end of its id, to sort by.
 
-    The time is that of the status, or the one in the id where the status has none: the id has whole seconds only.
+    The time is read from the status, because the id has whole seconds only; if the status has no time, from the id.
     """
     written = "-".join(folder.run_id.rsplit("-", 3)[-3:])
     try:

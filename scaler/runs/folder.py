@@ -76,7 +76,7 @@ class RunFolder(RunFiles):
         raise not_made(storage, f"{MAX_IDS} runs of this second exist already")
 
     def is_run(self) -> bool:
-        """Return whether the folder is a run's, also where its status cannot be read."""
+        """Return whether the folder is a run's; the status need not be readable."""
         if self.local_path is None:
             return self.exists("status.json")
         return os.path.lexists(f"{self._root}/status.json")  # also for a symbolic link, which is not followed

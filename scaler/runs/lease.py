@@ -1,14 +1,14 @@
 """The lease of a run: a file that ensures that one process at a time runs it, the run driver.
 
     driver.json  {token, host, pid, namespace, born, place, beat}: the run driver, and the time of its last heartbeat
-                 (epoch seconds); ``born`` differs from that of a later process with the same pid, ``place`` from that
-                 of a copy of the folder
+                 (epoch seconds). ``born`` distinguishes the process from a later one with the same pid; ``place``
+                 distinguishes the folder from a copy of it
 
 A run driver claims the run, writes a heartbeat every ``BEAT_S``, and releases the run at the end. A driver that was
 killed releases nothing: its lease is stale after ``FRESH_S``, or at once on the machine where its process no longer
 exists. A process that exists but is stopped or suspended keeps the lease on that machine. A driver that finds its lease
-missing, or another driver's, has lost it for good, because that driver may have finished the run. Clocks of machines
-that share runs must agree to well within ``FRESH_S``.
+missing, or replaced by that of another driver, has lost the run for good: the other driver may have finished it.
+The clocks of machines that share runs must agree to well within ``FRESH_S``.
 """
 
 import os
@@ -29,12 +29,12 @@ from scaler.runs.parsing import parse_json
 FILE = "driver.json"
 BEAT_S = 10.0
 FRESH_S = 60.0
-UNSURE_S = 30.0  # this long after the last heartbeat, the lease is checked before anything is written
-SETTLE_S = 1.0  # how long a claim waits for the write of another one, on storage without locks
+UNSURE_S = 30.0  # after this long without a heartbeat, the lease is checked before anything is written
+SETTLE_S = 1.0  # on storage without locks, a claim waits this long for the write of another claim
 
 
 class Lease:
-    """A claimed run; made by ``claim``. As a context manager it writes heartbeats, and releases the run at the end.
+    """A claimed run; ``claim`` makes it. As a context manager, it writes heartbeats and releases the run at the end.
 
     Args:
         folder: the run's folder.
@@ -46,7 +46,8 @@ class Lease:
 
     def __init__(self, folder: RunFolder, token: str) -> None:
         self._folder, self._token = folder, token
-        self._opened: int | None = None  # a local folder; while it is open, no other folder gets its inode
+        # Descriptor of a local folder; while it is open, no other folder gets the inode.
+        self._opened: int | None = None
         with suppress(OSError):
             self._opened = os.open(folder.local_path, os.O_RDONLY) if folder.local_path is not None else None
         self.before: Mapping[str, Any] | None = None
@@ -104,22 +105,22 @@ class Lease:
                 self._problem = "has lost its folder", f"Something removed {self._folder.path('')}."
             else:
                 self._problem = (
-                    f"was taken over: its {FILE} is {'gone' if raw is None else 'another'}",
+                    f"was taken over: its {FILE} was {'removed' if raw is None else 'replaced'}",
                     "Another process resumed the run, or the file was changed; this process writes nothing more to it.",
                 )
 
     def look(self) -> bool:
         """Write a heartbeat, and return whether this process still holds the run, as far as the storage can be read."""
-        with suppress(
-            Exception
-        ):  # filesystems raise errors of their own; what cannot be read now cannot be written either
+        # Any exception, because filesystems have their own; a storage that cannot be read cannot be written either.
+        with suppress(Exception):
             self.beat()
         return not self.is_lost
 
     def require_held(self) -> None:
-        """Raise unless this process holds the run. Free of I/O while heartbeats are written.
+        """Raise unless this process holds the run.
 
-        A process that was stopped, or whose machine slept, reads the lease first.
+        While heartbeats are written, this does no I/O. A process that was stopped, or whose machine slept, reads the
+        lease first.
 
         Raises:
             RunError: the run was taken over, or its folder was removed.
@@ -151,7 +152,7 @@ class Lease:
             self._opened = None
 
     def _is_same_folder(self) -> bool:
-        """Whether the folder exists, and is the claimed one: a writer may have made a removed folder again."""
+        """Return whether the claimed folder still exists; a writer may have made a new one in its place."""
         if not self._folder.exists():
             return False
         if self._opened is None or self._folder.local_path is None:
@@ -161,9 +162,8 @@ class Lease:
         return False
 
     def _keep(self) -> None:
-        while (
-            not self._ended.wait(BEAT_S) and self.look()
-        ):  # storage that fails now may work again before the lease is stale
+        # Errors of the storage do not end this: it may work again before the lease is stale.
+        while not self._ended.wait(BEAT_S) and self.look():
             pass
 
     def _write(self) -> None:
@@ -262,15 +262,11 @@ def present_state(folder: RunFolder) -> tuple[RunState, Driver | None]:
     if state.is_end:
         return state, None
     now = _parsed(folder.read_if_there(FILE))
-    if now is None:
-        return (
-            folder.state() if folder.state().is_end else RunState.LOST,
-            None,
-        )  # it may have ended between the two reads
+    if now is None:  # the run may have ended after its state was read, so the state is read again
+        return folder.state() if folder.state().is_end else RunState.LOST, None
     there = processes.is_there(now)
-    is_of_this = (
-        now.get("place", folder.place) == folder.place
-    )  # else the folder is a copy of one that another process runs
+    # False: the folder is a copy of one that another process runs.
+    is_of_this = now.get("place", folder.place) == folder.place
     if is_of_this and (there or (there is None and abs(time() - now["beat"]) < FRESH_S)):
         return state, None
     return RunState.LOST, Driver(host=now["host"], pid=now["pid"], beat=now["beat"])
@@ -290,7 +286,7 @@ def _parsed(raw: bytes | None) -> Mapping[str, Any] | None:
         return None
     kinds = {"token": str, "host": str, "pid": int, "beat": int | float}
     is_lease = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
-    return found if is_lease and found["pid"] > 0 else None  # pids 0 and -1 stand for groups of processes
+    return found if is_lease and found["pid"] > 0 else None  # to os.kill, pids 0 and -1 mean groups of processes
 
 
 @contextmanager

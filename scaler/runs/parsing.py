@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-MOST_LEVELS = 100  # scaler writes six at most; recursive readers fail with a RecursionError at some hundreds
+MOST_LEVELS = 100  # scaler writes at most 6; recursive readers raise RecursionError at a few hundred
 
 
 def parse_json(raw: bytes | str) -> Any:
@@ -30,7 +30,7 @@ def parse_json(raw: bytes | str) -> Any:
 
 
 def _levels(value: Any) -> int:
-    """The number of levels of a value, counted up to ``MOST_LEVELS + 1``."""
+    """Return the number of levels of a value, counted up to ``MOST_LEVELS + 1``."""
     level, here = 0, [value]
     while here and level <= MOST_LEVELS:
         parts = [part for part in here if isinstance(part, dict | list)]

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def this_process() -> dict[str, Any]:
-    """Return ``{host, pid, namespace, born}`` of this process: ``born`` as ``born`` returns it."""
+    """Return ``{host, pid, namespace, born}`` of this process; ``born`` is the result of the function."""
     pid = os.getpid()
     return {"host": socket.gethostname(), "pid": pid, "namespace": _namespace(), "born": born(pid)}
 
@@ -54,7 +54,7 @@ def born(pid: int) -> str | None:
 
 
 def _namespace() -> str | None:
-    """The PID namespace of this process: two containers with one host name may each have a process 7."""
+    """Return the PID namespace of this process: two containers with one host name may each have a process 7."""
     with suppress(OSError):
         return os.readlink("/proc/self/ns/pid")
     return None

@@ -8,15 +8,15 @@ class StatusKeys(TypedDict):
 
     schema_version: int  # version of these fields: 1
     run_id: str  # name of the run's folder
-    state: str  # starting, running, succeeded, failed or stopped; a reader calls it lost when its run driver is gone
+    state: str  # starting, running, succeeded, failed or stopped; readers show lost if the run driver is gone
 
 
 class StatusValues(TypedDict, total=False):
-    """The run driver adds these fields; one that is not set is not in the file."""
+    """The run driver adds these fields. A field that is not set is not in the file."""
 
     started_at: float | None  # moment of the submission
     place: str | None  # absolute path or URI of the run's folder, as the run driver sees it
     recipe_folder: str | None  # folder of the job file; the recipe is imported from there
-    idle_s: float | None  # seconds before resumes in which nothing ran, summed
+    idle_s: float | None  # seconds in which nothing ran before a resume, summed over all resumes
     ended_at: float | None  # moment of the end
     failure: str | None  # the error that ended the run, with its traceback

@@ -167,7 +167,7 @@ def test_a_run_that_is_not_there_exits_5(scaler_command: Scaler, tmp_path: Path)
     assert scaler_command("report", "nosuchrun", "--storage", tmp_path) == (
         5,
         "",
-        f"Error: there is no run nosuchrun here, nor in {tmp_path}.\n  scaler submit JOB makes one.\n",
+        f"Error: there is no run nosuchrun, neither at this path nor in {tmp_path}.\n  scaler submit JOB makes one.\n",
     )
 
 

@@ -449,8 +449,9 @@ def test_a_copied_folder_is_reported_and_resumes_in_its_new_place(
     assert scaler_command("resume", "copies/a copy", *HERE, "--quiet") == (
         2,
         "",
-        f"Error: run a copy was made in {folder.uri}, and not where it lies now: the recipe that it names is not run.\n"
-        "  Give a job file that lies beside a recipe of yours: scaler resume 'copies/a copy' --job JOB\n",
+        f"Error: run a copy was made in {folder.uri} and is now in another place, so scaler does not run the recipe "
+        "that it names.\n"
+        "  Give a job file of your own, with its recipe beside it: scaler resume 'copies/a copy' --job JOB\n",
     )
     trouble = options("recipe_args.trouble=ctrl_c twice")
     for _ in range(2):  # the second time the folder is where the run resumed
@@ -469,7 +470,7 @@ def test_a_copied_folder_is_reported_and_resumes_in_its_new_place(
     ("edit", "doubt"),
     [
         ({"place": None}, "does not say where it was made"),
-        ({"recipe_folder": "recipes"}, "has its recipe in recipes, which may be anywhere"),
+        ({"recipe_folder": "recipes"}, "has its recipe in recipes, which is not an absolute path"),
         ({"recipe_folder": "{folder}/code"}, "has its recipe in its own folder"),
         ({"recipe_folder": "{folder}/../../code"}, "has its recipe in its own folder"),  # a link, into it
     ],
@@ -488,8 +489,8 @@ def test_code_that_came_with_a_run_is_not_run(
     assert scaler_command("resume", "last", *HERE, "--quiet") == (
         2,
         "",
-        f"Error: run {folder.run_id} {doubt}: the recipe that it names is not run.\n"
-        f"  Give a job file that lies beside a recipe of yours: scaler resume {folder.run_id} --job JOB\n",
+        f"Error: run {folder.run_id} {doubt}, so scaler does not run the recipe that it names.\n"
+        f"  Give a job file of your own, with its recipe beside it: scaler resume {folder.run_id} --job JOB\n",
     )
     assert not (tmp_path / "ran").exists()
 
@@ -505,7 +506,7 @@ def test_a_recipe_whose_path_leads_into_the_run_is_not_run(
     folder.write("job.yaml", yaml.safe_dump(values))
     code, out, err = scaler_command("resume", "last", *HERE, "--quiet")
     assert (code, out) == (2, "")
-    assert "has its recipe in its own folder: the recipe that it names is not run." in err
+    assert "has its recipe in its own folder, so scaler does not run the recipe that it names." in err
     assert not (tmp_path / "ran").exists()
 
 
@@ -620,7 +621,7 @@ def test_a_missing_recipe_is_asked_for(scaler_command: Scaler, job: Path, calm: 
         2,
         "",
         f"Error: run {folder.run_id} has its recipe in {job.parent}, which is not on this machine.\n"
-        f"  Give the job file that lies beside it: scaler resume {folder.run_id} --job JOB\n",
+        f"  Give the job file beside the recipe: scaler resume {folder.run_id} --job JOB\n",
     )
     trouble = options("recipe_args.trouble=ctrl_c twice")
     assert scaler_command("resume", "last", "--job", moved / "job.yaml", *HERE, "--quiet", *trouble).code == 0
@@ -677,7 +678,7 @@ def test_a_run_that_is_not_there_exits_5(scaler_command: Scaler) -> None:
     assert scaler_command("resume", "nosuch") == (
         5,
         "",
-        "Error: there is no run nosuch here, nor in runs.\n  scaler submit JOB makes one.\n",
+        "Error: there is no run nosuch, neither at this path nor in runs.\n  scaler submit JOB makes one.\n",
     )
 
 

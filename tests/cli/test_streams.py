@@ -90,7 +90,7 @@ def test_a_result_that_cannot_be_written_is_an_error(shell: Shell, command: str)
     done = shell(f"{COMMAND} {command} >/dev/full")
     assert (done.returncode, done.stderr.removeprefix("built\nbuilt\n")) == (
         2,
-        f"{NO_ROOM}  Send the output to a file or a program that takes it.\n",
+        f"{NO_ROOM}  Send the output to a file that can be written, or to a program that reads it.\n",
     )
 
 

@@ -157,7 +157,7 @@ def test_a_cluster_that_does_not_accept_the_token_is_named(monkeypatch: pytest.M
         (
             OSError("validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /tmp/a"),
             "validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /tmp/a.",
-            "Set RAY_TMPDIR to a short path: Ray's sockets lie below it, and their paths may not be longer.",
+            "Set RAY_TMPDIR to a shorter path: Ray's sockets are below it, and the length of their paths is limited.",
         ),
         (
             Exception("The current node timed out during startup. This could happen because ..."),

@@ -74,7 +74,7 @@ def test_a_refusal_names_the_source_of_the_token_and_never_the_token(
     assert refusal() == f"{refused} RAY_AUTH_TOKEN.\n{SET_TOKEN}"
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert refusal() == (
-        "the Ray cluster at head:6379 asks for a token, and with RAY_AUTH_MODE = disabled none is sent.\n"
+        "the Ray cluster at head:6379 asks for a token, but with RAY_AUTH_MODE = disabled Ray sends none.\n"
         f"  Set RAY_AUTH_MODE=token.\n{SET_TOKEN}"
     )
 
@@ -98,7 +98,7 @@ def test_a_cluster_that_asks_for_a_token_gets_the_one_that_is_there(
     require_accepted(address)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert token_environment(address) == {}, "what the user has set stays"
-    with pytest.raises(ClusterError, match="with RAY_AUTH_MODE = disabled none is sent"):
+    with pytest.raises(ClusterError, match="with RAY_AUTH_MODE = disabled Ray sends none"):
         require_accepted(address)
 
 

@@ -118,8 +118,8 @@ def test_a_ray_job_brings_its_own_folder(job: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ClusterError) as caught:
         pack(job.parent, storage="runs", packages=[PACKAGE])
     assert str(caught.value) == (
-        f"this Ray job has the working directory {job}, and the job file lies in {job.parent}.\n"
-        f"  Submit it with that folder: ray job submit --working-dir {job.parent} -- scaler submit JOB"
+        f"this Ray job has the working directory {job}, and the job file is in {job.parent}.\n"
+        f"  Submit with the job file's folder: ray job submit --working-dir {job.parent} -- scaler submit JOB"
     )
 
 

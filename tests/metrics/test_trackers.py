@@ -90,7 +90,7 @@ def test_a_tracker_that_hangs_holds_up_neither_the_writer_nor_the_end(
     released.set()
     (failed,) = [event for event in read_events(folder) if event.kind == "tracking_failed"]
     assert (failed.sink, failed.attempt) == ("mlflow", 0)
-    assert failed.reason == "it had not taken everything 0.2 s after the end"
+    assert failed.reason == "it had not taken all points 0.2 s after the end of the run"
 
 
 def test_what_is_kept_for_a_tracker_that_is_down_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,11 +109,11 @@ def test_what_is_kept_for_a_tracker_that_is_down_is_bounded(monkeypatch: pytest.
     [
         (
             Tracking(wandb=Wandb(project="p")),
-            "tracking.wandb needs wandb, not installed here.\n  pip install 'scaler[wandb]'",
+            "tracking.wandb needs wandb, which this Python does not have.\n  pip install 'scaler[wandb]'",
         ),
         (
             Tracking(mlflow=Mlflow(uri="sqlite:///m.db")),
-            "tracking.mlflow needs mlflow and sqlalchemy and alembic, not installed here.\n"
+            "tracking.mlflow needs mlflow and sqlalchemy and alembic, which this Python does not have.\n"
             "  pip install 'scaler[mlflow]'",
         ),
     ],
