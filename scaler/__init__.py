@@ -1,4 +1,4 @@
-"""Take a model tuned once, on one worker, and train it on any number of workers with the learning rate right.
+"""Take a model tuned once, on one worker, and train it on any number of workers with the right learning rate.
 
 Run jobs, as the command line does: ``submit``, ``resume``, ``find_lr``, and ``plan_job`` for the plan alone. Read runs:
 ``read_run`` and ``read_runs`` (pandas frames), ``compare``. Write a job: ``Recipe``, ``all_gather`` for its loss,

@@ -31,7 +31,7 @@ def private_folder() -> str:
     """
     place = _place()
     try:
-        remove_folders_of_the_dead(place)
+        remove_folders_of_ended_drivers(place)
         folder = tempfile.mkdtemp(prefix=PREFIX, dir=place)  # mode 0700
         Path(folder, OWNER).write_text(json.dumps(this_process()))
     except OSError as error:
@@ -42,7 +42,7 @@ def private_folder() -> str:
     return folder
 
 
-def remove_folders_of_the_dead(place: str) -> None:
+def remove_folders_of_ended_drivers(place: str) -> None:
     """Remove the folders of this user's drivers that no longer run; a folder that does not name its driver stays."""
     with suppress(OSError):
         for entry in os.scandir(place):

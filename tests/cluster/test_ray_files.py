@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scaler.cluster.ray_files import OWNER, private_folder, remove_folders_of_the_dead
+from scaler.cluster.ray_files import OWNER, private_folder, remove_folders_of_ended_drivers
 from scaler.runs.processes import this_process
 
 
@@ -71,7 +71,7 @@ def test_a_folder_that_may_belong_to_others_stays(place: Path) -> None:
     folder(place, "ray-pipe", None)
     os.mkfifo(place / "ray-pipe" / OWNER)
     gone = folder(place, "ray-reborn", json.dumps(reborn))
-    remove_folders_of_the_dead(str(place))
+    remove_folders_of_ended_drivers(str(place))
     assert [kept.name for kept in stays if not kept.exists()] == []
     assert (place / "ray-link").is_symlink()
     assert (place / "ray-pipe").exists()
