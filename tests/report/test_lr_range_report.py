@@ -237,7 +237,7 @@ def test_the_page_has_the_numbers_of_the_terminal(find: Find) -> None:
         assert f"{name} {lr_text(found.suggestions[key])} {lr_text(found.reference_suggestions[key])}" in text
     assert " ".join((paste(found) or "").split()) in text
     assert f"A learning rate at batch 256 is 16 times reference.lr, which is for batch 16 ({REASON})." in text
-    assert "A heuristic, from one short and noisy training" in text
+    assert "a heuristic from one short and noisy training" in text
 
 
 def test_the_curve_is_a_sentence_too(find: Find) -> None:
