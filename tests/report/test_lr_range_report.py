@@ -29,7 +29,7 @@ Golden = Callable[[str, str], None]
 Digits = Callable[..., Job]
 Find = Callable[..., FoundLrs]
 
-REASON = "sgd: linear rule (Goyal et al. 2017), as asked for"
+REASON = "sgd: linear rule (Goyal et al. 2017), as requested"
 
 
 def falls(lr: float) -> float:
