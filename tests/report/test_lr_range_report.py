@@ -33,7 +33,7 @@ REASON = "sgd: linear rule (Goyal et al. 2017), as requested"
 
 
 def falls(lr: float) -> float:
-    """A loss that has done half of its fall at 0.16 and explodes at 2."""
+    """A loss that is halfway down its fall at 0.16 and explodes at 2."""
     return 400.0 if lr > 2.0 else 0.3 + 2.0 / (1.0 + lr / 0.16)
 
 
