@@ -1,14 +1,14 @@
 # make demo   install, then scaler submit jobs/digits/job.yaml on two local workers
 # make test   install, then the whole test suite; PROCESSES=2 takes fewer processes
 # make check  formatting, lint, types, import rules: what CI runs beside the tests
-# make docs   write docs/job-file.md, docs/numbers.md, docs/data.md and the README's pictures anew
-# make lock   resolve all lock files anew from pyproject.toml
+# make docs   write docs/job-file.md, docs/numbers.md, docs/data.md, docs/scaling-table.md and the README's pictures again
+# make lock   resolve all lock files again from pyproject.toml
 #
 # Beside the tests, from minutes to an hour each:
 # make test-ray-next  the tests that need Ray, on the newest Ray that pyproject.toml admits
 # make test-lowest    the tests that need no Ray, with the lowest versions that pyproject.toml admits
-# make soak           many workers killed, and many nodes that come and go, at random moments
-# make mutants        put known faults back, one at a time, and show the test that finds each
+# make soak           many workers killed, and many nodes that join and leave, at random moments
+# make mutants        put known faults into the code, one at a time, and show the test that finds each
 
 PYTHON ?= python3
 VENV := .venv

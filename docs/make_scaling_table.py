@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from scaler.core.optimizers import optimizer_facts
+from scaler.core.optimizers import NAMED_OPTIMIZERS, optimizer_facts
 from scaler.core.rules import RULES, Rule, lr_ratio
 from scaler.core.timescales import step_gain, weight_decay_timescale
 from scaler.errors import ScalerError
@@ -22,16 +22,12 @@ TOLERANCE = 1e-9  # relative: floats of one formula evaluated in two orders
 REFERENCE, SAMPLES = 16, 1000
 SGD = {"momentum": 0.9, "weight_decay": 1e-3}
 OPTIMIZERS: dict[str, dict[str, Any]] = {
+    **{
+        name: {"weight_decay": 0.01} if "weight_decay" in facts.defaults else {}
+        for name, facts in NAMED_OPTIMIZERS.items()
+    },
     "sgd": SGD,
-    "adam": {"weight_decay": 0.01},
-    "adamw": {"weight_decay": 0.01},
-    "rmsprop": {"weight_decay": 0.01},
-    "lion": {"weight_decay": 0.01},
     "lars": SGD,
-    "lamb": {"weight_decay": 0.01},
-    "prodigy": {"weight_decay": 0.01},
-    "schedulefree_sgd": {"weight_decay": 0.01},
-    "schedulefree_adamw": {"weight_decay": 0.01},
     "torch.optim:Muon": {"momentum": 0.95, "weight_decay": 0.1},
     "torch.optim:Adagrad": {"weight_decay": 0.01},
 }

@@ -9,6 +9,8 @@ import pytest
 from test_language import RETIRED
 
 from scaler.cli import COMMANDS
+from scaler.core.rules import RULES
+from scaler.core.schedules import SHAPES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -27,6 +29,13 @@ def test_the_job_file_shown_is_the_one_that_the_demo_runs() -> None:
 def test_every_command_is_in_the_table_and_no_other() -> None:
     table = README.split("\n## The commands\n")[1].split("\n## ")[0]
     assert re.findall(r"^\| `scaler ([\w-]+)", table, flags=re.MULTILINE) == list(COMMANDS)
+
+
+def test_every_rule_and_schedule_is_named_beside_the_example() -> None:
+    example = block_after("Rules, schedules, and learning rates that adapt", "yaml")
+    scale, schedule = example.split("\ngroups:")[0].split("\nschedule:")
+    assert set(re.findall(r"[\w-]+", scale)) >= set(RULES)
+    assert set(re.findall(r"[\w-]+", schedule)) >= set(SHAPES) - {"ramp"}
 
 
 def test_the_tree_names_every_package() -> None:

@@ -79,7 +79,7 @@ def test_legw_returns_how_much_longer_the_warmup_is() -> None:
 
 
 def test_without_an_optimizer_the_reason_names_none() -> None:
-    assert scaled(rule="linear").reason == "linear rule (Goyal et al. 2017), as asked for"
+    assert scaled(rule="linear").reason == "linear rule (Goyal et al. 2017), as requested"
 
 
 def test_constants_of_torch_that_no_rule_scales_are_passed_through() -> None:

@@ -103,7 +103,7 @@ def choose_rule(rule: str, *, optimizer: str) -> tuple[str, str]:
     if rule not in RULES:
         raise not_a_rule(rule)
     if rule != "auto":
-        return rule, f"{optimizer}: {_source(rule, optimizer)}, as asked for"
+        return rule, f"{optimizer}: {_source(rule, optimizer)}, as requested"
     family = optimizer_facts(optimizer).family
     if family is None:
         raise PlanError(

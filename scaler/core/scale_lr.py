@@ -183,14 +183,14 @@ def make_rule(
 
     Example:
         >>> make_rule("power", optimizer="adamw", exponent=0.5)[1]
-        'adamw: power rule, as asked for'
+        'adamw: power rule, as requested'
     """
     if optimizer is not None:
         name, reason = choose_rule(rule, optimizer=optimizer)
     elif rule not in SOURCES:  # auto, or no rule at all
         raise _needs_optimizer(f"rule = {rule}") if rule in RULES else not_a_rule(rule)
     else:
-        name, reason = rule, f"{SOURCES[rule]}, as asked for"
+        name, reason = rule, f"{SOURCES[rule]}, as requested"
     if name == "adascale":
         raise PlanError(
             "rule = adascale measures its gain in training, which only scaler's own loop does.",

@@ -98,7 +98,7 @@ def _warmup(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths, *, rises: 
         if scaled.warmup_ratio != 1.0:
             return Warmup(start=1.0), ""  # the reference's warmup is the only one
         if isinstance(wanted, CLIMBS_ITSELF):
-            return Warmup(start=1.0), f"auto: none, because {wanted.name} climbs itself"
+            return Warmup(start=1.0), f"auto: none, because {wanted.name} has its own climb"
         if not rises:
             return Warmup(start=1.0), "auto: none, because the learning rate is not scaled up"
         samples = round(AUTO_WARMUP * lengths.total_samples)
@@ -221,7 +221,7 @@ def _one_cycle(wanted: asked.OneCycle, warmup_samples: int, lengths: Lengths, la
     ends = f"from {wanted.start_fraction:.3g} to the peak in {lengths.shown(wanted.climb)}"
     return (
         shape,
-        f"{ends}, then to {wanted.final_fraction:.3g} in the last step ({wanted.anneal}), as torch counts",
+        f"{ends}, then to {wanted.final_fraction:.3g} in the last step ({wanted.anneal}), counted as in torch",
     )
 
 

@@ -176,7 +176,7 @@ def test_a_damaged_baseline_is_refused(
     assert (code, out) == (5, "")
     assert err == (
         f"Error: baseline = {RUN}: 1 file of records cannot be read, and was skipped.\n"
-        "  Bring the file back from a copy, or give another run.\n"
+        "  Restore the file from a copy, or give another run.\n"
     )
 
 

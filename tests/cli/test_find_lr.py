@@ -42,7 +42,7 @@ def test_a_range_test_from_end_to_end(find_lr: FindLr, tmp_path: Path) -> None:
     assert out.startswith(
         "Range test of digits: 100 steps, 1 worker, batch 128, lr 1e-05 to 10\n\nLoss, over the learning rate"
     )
-    assert re.search(r"^valley +0\.\d+ +0\.0\d+  the loss has done half of its fall$", out, re.MULTILINE)
+    assert re.search(r"^valley +0\.\d+ +0\.0\d+  the loss is halfway down its fall$", out, re.MULTILINE)
     assert re.search(r"^reference:\n  lr: 0\.0\d+  # valley of a range test; was 0.01$", out, re.MULTILINE)
     assert err.startswith(f"Run {folder.run_id}: in this process\n")
     # The learning rate in use is the planned one, and the run's report shows it.

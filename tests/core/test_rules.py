@@ -148,20 +148,20 @@ def test_the_gain_is_not_measured_without_running_squares(optimizer: str) -> Non
 @pytest.mark.parametrize(
     ("optimizer", "rule", "reason"),
     [
-        ("sgd", "adascale", "sgd: gain measured in training (Johnson et al. 2020), as asked for"),
+        ("sgd", "adascale", "sgd: gain measured in training (Johnson et al. 2020), as requested"),
         (
             "adamw",
             "adascale",
             "adamw: experimental: square root of the gain of the preconditioned gradient (AdaptDL), measured in "
-            "training, as asked for",
+            "training, as requested",
         ),
-        ("sgd", "gain", "sgd: gain at a known noise scale (McCandlish et al. 2018), as asked for"),
+        ("sgd", "gain", "sgd: gain at a known noise scale (McCandlish et al. 2018), as requested"),
         (
             "rmsprop",
             "gain",
-            "rmsprop: experimental: square root of the gain (AdaptDL) at a known noise scale, as asked for",
+            "rmsprop: experimental: square root of the gain (AdaptDL) at a known noise scale, as requested",
         ),
-        ("adamw", "sqrt", "adamw: square-root rule (Malladi et al. 2022), as asked for"),
+        ("adamw", "sqrt", "adamw: square-root rule (Malladi et al. 2022), as requested"),
     ],
 )
 def test_the_gain_of_adaptive_optimizers_is_called_experimental(optimizer: str, rule: str, reason: str) -> None:
@@ -231,7 +231,7 @@ def test_auto_never_guesses(optimizer: str) -> None:
 
 @pytest.mark.parametrize("rule", SOURCES)
 def test_a_rule_that_is_asked_for_is_used_whatever_the_optimizer(rule: str) -> None:
-    expected = (rule, f"my_pkg:NotAdam: {SOURCES[rule]}, as asked for")
+    expected = (rule, f"my_pkg:NotAdam: {SOURCES[rule]}, as requested")
     assert choose_rule(rule, optimizer="my_pkg:NotAdam") == expected
 
 

@@ -135,4 +135,4 @@ def test_a_momentum_that_comes_or_goes_beside_what_needs_one_is_refused(
 def test_adagrads_and_adamaxs_square_root_is_by_analogy() -> None:
     for name in ("torch.optim:Adagrad", "torch.optim:Adamax"):
         found = scale_lr(0.1, reference_batch_size=16, global_batch_size=32, optimizer=name, rule="sqrt")
-        assert found.reason == f"{name}: square-root rule, by analogy with Adam (Malladi et al. 2022), as asked for"
+        assert found.reason == f"{name}: square-root rule, by analogy with Adam (Malladi et al. 2022), as requested"

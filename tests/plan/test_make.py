@@ -28,7 +28,7 @@ def test_the_digits_job_on_two_workers(digits: Digits) -> None:
     }
     assert (plan.warmup_samples, plan.warmup_steps) == (2 * 1437, 12)
     assert (plan.total_samples, plan.total_steps, plan.steps_per_epoch) == (15 * 1437, 90, 6)
-    assert plan.rule_reason == "sgd: linear rule (Goyal et al. 2017), as asked for"
+    assert plan.rule_reason == "sgd: linear rule (Goyal et al. 2017), as requested"
     assert plan.reasons["global_batch_size"] == "2 workers x 128 samples x 1 micro-step"
     assert plan.reasons["steps_per_epoch"] == "1437 samples in steps of 256, the last of 157 at peak_lr 0.09813"
 

@@ -126,7 +126,7 @@ def test_every_rule_has_a_range_test(digits: Digits, overrides: tuple[str, ...])
 
 
 def test_a_learning_rate_is_carried_back_by_the_rule(digits: Digits) -> None:
-    assert carried_by(make_plan(digits())) == (16.0, "sgd: linear rule (Goyal et al. 2017), as asked for")
+    assert carried_by(make_plan(digits())) == (16.0, "sgd: linear rule (Goyal et al. 2017), as requested")
     assert carried_by(make_plan(digits("scale.rule=sqrt")))[0] == 4.0
 
 

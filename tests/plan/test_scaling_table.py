@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 
 from scaler.core.rules import RULES
+from scaler.core.schedules import SHAPES
 
 SCRIPT = Path(__file__).parents[2] / "docs/make_scaling_table.py"
 
@@ -39,3 +40,7 @@ def test_every_combination_holds_what_it_promises_or_is_refused(table: ModuleTyp
         if combination[2] in ("momentum", "both"):
             assert found.per_sample == pytest.approx([1.0] * len(found.per_sample), rel=1e-9), combination
     assert seen or (rule, way) in (("legw", "elastic"), ("adascale", "growing")), "some combination is not refused"
+
+
+def test_every_schedule_of_a_job_is_planned(table: ModuleType) -> None:
+    assert set(table.SCHEDULES) == set(SHAPES) - {"ramp"}, "a resize uses ramp; a job cannot"

@@ -98,13 +98,14 @@ Digits = Callable[..., Job]
         (
             "name: one_cycle",
             {0: 0.04, 2900: 1.0, 9900: 4e-6},  # the thirtieth step has the peak, the last the least
-            "from 0.04 to the peak in 0.3 of the training, then to 4e-06 in the last step (cosine), as torch counts",
+            "from 0.04 to the peak in 0.3 of the training, then to 4e-06 in the last step (cosine), "
+            "counted as in torch",
         ),
         (
             "name: one_cycle, climb: {epochs: 2}, anneal: linear, start_fraction: 0.2, final_fraction: 0, "
             "warmup: {epochs: 1}",
             {0: 0.25 * 0.2, 1000: 0.2, 1950: 0.6, 2900: 1.0, 6400: 0.5, 9900: 0.0},
-            "from 0.2 to the peak in 2 epochs, then to 0 in the last step (linear), as torch counts",
+            "from 0.2 to the peak in 2 epochs, then to 0 in the last step (linear), counted as in torch",
         ),
         (
             "name: wsd, tail_length: {fraction: 0.2}, warmup: {epochs: 1}",
@@ -240,8 +241,12 @@ def test_shapes_of_the_warmup(round_job: Digits, shape: str, quarter: float, hal
         ([], 556, "auto: 5/90 of the training (Goyal et al. 2017), from base_lr"),
         (["scale.rule=none"], 0, "auto: none, because the learning rate is not scaled up"),
         (["scale.rule=adascale"], 0, "auto: none, because the learning rate is not scaled up"),  # the gain begins at 1
-        (["schedule.name=one_cycle"], 0, "auto: none, because one_cycle climbs itself"),
-        (["schedule={name: cyclical, climb: {epochs: 1}, low: 0}"], 0, "auto: none, because cyclical climbs itself"),
+        (["schedule.name=one_cycle"], 0, "auto: none, because one_cycle has its own climb"),
+        (
+            ["schedule={name: cyclical, climb: {epochs: 1}, low: 0}"],
+            0,
+            "auto: none, because cyclical has its own climb",
+        ),
         (
             ["schedule={name: one_cycle, warmup: {epochs: 2}}"],
             2000,

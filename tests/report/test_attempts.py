@@ -40,7 +40,7 @@ def test_an_attempt_of_which_nothing_was_kept_ends_where_it_began(synthetic_run:
         (64, 64, True),
         (32, 200, False),
     ]
-    assert [reached_text(row) for row in report.attempts] == ["32", "64, redone 16", "200"]
+    assert [reached_text(row) for row in report.attempts] == ["32", "64 (16 lost)", "200"]
     assert "attempt 1 ended at 80 samples" in report.verdicts[0].evidence
 
 

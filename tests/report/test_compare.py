@@ -284,7 +284,7 @@ def test_arms_of_one_length_are_judged_beside_one_of_another(make: Make) -> None
         both = measure(found, name, kind)
         assert both.difference("B").not_judged == "different_lengths"
         assert both.difference("C").is_beyond_noise is False
-    assert "judged only between arms of one length" in next(n.message for n in found.notes if "length" in n.code)
+    assert "judged only between arms of equal length" in next(n.message for n in found.notes if "length" in n.code)
 
 
 def test_a_start_that_took_longer_moves_no_number_but_its_own(make: Make) -> None:
@@ -315,8 +315,8 @@ def test_a_run_that_never_learned_sets_no_target(make: Make) -> None:
     assert [(s.time_speedup, s.samples_ratio) for s in found.speedups] == [(None, None)] * 2
     note = next(note for note in found.notes if note.code == "no_common_loss")
     assert note.message == (
-        "The lowest train loss of run c0 is 3, and runs a0, b0, c0 started at or below it: the way to a common loss "
-        "cannot be compared."
+        "The lowest train loss of run c0 is 3, and runs a0, b0, c0 started at or below this loss: samples and "
+        "time to a common loss cannot be compared."
     )
     assert note.next == "Compare the other runs without run c0."
 
@@ -429,7 +429,8 @@ def test_what_damaged_records_would_say_is_not_known(make: Make) -> None:
     note = found.notes[0]
     assert note.code == "records_missing"
     assert note.message == (
-        "Files are damaged: of run a1, Some of it cannot be read. The numbers from its records are left out."
+        "Files are damaged: of run a1, Some of it cannot be read. The numbers from the records of this "
+        "run are left out."
     )
     assert "different_lengths" not in codes(found)
     assert found.runs[1].samples_seen == 96
@@ -527,7 +528,7 @@ def test_titles_are_whole_and_a_name_goes_on_indented(make: Make) -> None:
 
 def test_the_page_has_the_numbers_and_a_line_for_each_run(compared: Comparison) -> None:
     page = Page(render_comparison_html(compared))
-    assert page.headings == ["What moved", "Arms", "Curves", "Numbers"]
+    assert page.headings == ["Differences", "Arms", "Curves", "Numbers"]
     assert [figure["aria-labelledby"] for figure in page.all("figure")] == ["chart-0-title", "chart-1-title"]
     assert page.text.index("train loss mean over the last") < page.text.index("eval loss Log scale")
     assert [len(chart["lines"]) for chart in page.data["charts"]] == [5, 5]

@@ -112,7 +112,7 @@ def test_causes_of_events_stay_text_and_show_their_control_characters(synthetic_
 def test_what_restarts_cost_is_among_the_results(synthetic_run: SyntheticRun) -> None:
     run = synthetic_run.attempt(0, stop=96).left("resize", "2 -> 1 workers").later(3.2)
     page = Page(render_html(run.attempt(1, start=64, world_size=1).report()))
-    assert "done again 32 samples, 250 ms, after restarts" in page.text
+    assert "trained again 32 samples, 250 ms, after restarts" in page.text
     assert "restarting 3.2 s between attempts" in page.text
     assert "resized resized: 2 -> 1 workers 32 3.2 s" in page.text
     assert "Nothing to report" in page.text
@@ -271,8 +271,8 @@ def test_a_time_that_is_not_known_takes_its_own_place_off_the_axis_alone(run: Sy
     page = Page(render_html(run.report(series=replace(series, elapsed_s=(None, *series.elapsed_s[1:])))))
     assert page.data["axes"][1]["places"]["steps"] == [None, *series.elapsed_s[1:]]
     assert len([field for field in page.all("input") if field.get("name") == "axis"]) == 2
-    assert page.text.count("1 of 14 places is not drawn over time: its time is not known.") == len(MEASURED) + 1
-    assert "1 of 16 places is not drawn over time" in page.text, "the loss, with its two evaluations"
+    assert page.text.count("1 of 14 points is not drawn over time: its time is not known.") == len(MEASURED) + 1
+    assert "1 of 16 points is not drawn over time" in page.text, "the loss, with its two evaluations"
     assert "not drawn" not in Page(render_html(run.report())).text
 
 
@@ -296,4 +296,4 @@ def test_paper_gets_the_slowest_of_very_many_workers(run: SyntheticRun) -> None:
     page = Page(render_html(run.report(workers=workers)))
     rest = [row.get("class") for row in page.all("tr")].count("rest")
     assert rest == 36
-    assert "On paper: the 64 workers with the most time of their own in each step, of 100." in page.text
+    assert "On paper: the 64 workers with the longest data wait and compute in a step, of 100." in page.text

@@ -29,11 +29,11 @@ Golden = Callable[[str, str], None]
 Digits = Callable[..., Job]
 Find = Callable[..., FoundLrs]
 
-REASON = "sgd: linear rule (Goyal et al. 2017), as asked for"
+REASON = "sgd: linear rule (Goyal et al. 2017), as requested"
 
 
 def falls(lr: float) -> float:
-    """A loss that has done half of its fall at 0.16 and explodes at 2."""
+    """A loss that is halfway down its fall at 0.16 and explodes at 2."""
     return 400.0 if lr > 2.0 else 0.3 + 2.0 / (1.0 + lr / 0.16)
 
 
@@ -237,7 +237,7 @@ def test_the_page_has_the_numbers_of_the_terminal(find: Find) -> None:
         assert f"{name} {lr_text(found.suggestions[key])} {lr_text(found.reference_suggestions[key])}" in text
     assert " ".join((paste(found) or "").split()) in text
     assert f"A learning rate at batch 256 is 16 times reference.lr, which is for batch 16 ({REASON})." in text
-    assert "A heuristic, from one short and noisy training" in text
+    assert "a heuristic from one short and noisy training" in text
 
 
 def test_the_curve_is_a_sentence_too(find: Find) -> None:

@@ -75,7 +75,8 @@ def test_events_that_were_emptied_come_first(synthetic_run: SyntheticRun, stored
     assert codes(report)[0] == ("events_missing", None)
     verdict = report.verdicts[0]
     assert verdict.message == "events.jsonl lacks the start of attempts 0 and 1, which recorded steps."
-    assert verdict.evidence == "their records are left out of the numbers and of the learning rate audit"
+    left_out = "are left out of the numbers and of the learning rate audit"
+    assert verdict.evidence == f"the records of these attempts {left_out}"
     assert (report.lr_audit.checked_steps, report.lr_audit.as_planned) == (0, None)
 
 
@@ -87,8 +88,8 @@ def test_an_attempt_that_followed_on_one_without_events_is_not_audited(synthetic
     cut = replace(run, events=tuple(event for event in run.events if event.attempt == 1)).report()
     assert codes(cut) == [("events_missing", None)]
     assert cut.verdicts[0].evidence == (
-        "its records are left out of the numbers and of the learning rate audit; the learning rate of attempt 1, which "
-        "followed, is not audited"
+        "the records of this attempt are left out of the numbers and of the learning rate audit; the learning rate of "
+        "attempt 1, which followed, is not audited"
     )
 
 
@@ -129,6 +130,6 @@ def test_a_baseline_that_is_none_is_refused(
     with pytest.raises(RunError) as error:
         read_report(stored(synthetic_run.attempt(0)), baseline=other)
     assert str(error.value) == (
-        f"baseline = other {did}, and efficiency is against one worker alone.\n"
+        f"baseline = other {did}, but efficiency is computed against one worker alone.\n"
         "  Give a run of one worker: scaler submit JOB --workers 1."
     )

@@ -193,7 +193,7 @@ def test_every_report_says_when_the_noise_scale_is_of_the_preconditioned_gradien
     assert (words in shown(report)) is says_so
     page = render_html(report)
     assert page.count(f"samples {words}, an estimate") == (2 if says_so else 0), "beside the number and on the chart"
-    assert ("preconditioned gradient is as long" in page) is says_so
+    assert ("preconditioned gradient has the same norm" in page) is says_so
     assert ("batch_beyond_noise_scale" in [verdict.code for verdict in report.verdicts]) is not says_so
 
 

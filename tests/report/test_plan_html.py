@@ -66,7 +66,7 @@ def test_every_phase_and_every_group_is_a_row(digits: Digits) -> None:
     text = Page(render_plan_html([full(digits)])).text
     assert "from sample epoch global batch micro-steps batch ratio peak lr betas eps ema_decay" not in text
     assert "11,496 8 1,024 4 x 128 64x 0.08 [0.00117902, 0.937975] 1.25e-09" in text
-    assert "3,020 parameters in groups of one learning rate, weight decay and start" in text
+    assert "3,020 parameters in groups. The parameters of a group share the learning rate" in text
     assert "*.bias 20 1 1x 0.04 0 0" in text
     assert "embed.* 1,000 1 1x 0.04 0.01 2,874" in text
 
@@ -193,13 +193,13 @@ def test_what_is_kept_and_what_a_resize_does_stand_among_the_numbers(digits: Dig
     assert "world_size 4 workers elastic, 1 to 4; scale_with_batch: batch and learning rate are planned again" in text
     climb = "from the old learning rate to the new, after a resize that raises it more than 1.5x"
     assert f"rewarmup_samples 25,600 samples {climb}" in text
-    kept = "how often, and at the end; the newest 2 are kept, and the one with the greatest accuracy"
+    kept = "between checkpoints, and one at the end; the newest 2 are kept, and the one with the greatest accuracy"
     assert f"checkpoint_every_samples 7,185 samples {kept}" in text
 
 
 def test_a_page_of_a_plan_alone_leaves_the_job_s_own_out(digits: Digits) -> None:
     text = Page(render_plan_html([make_plan(digits("scale.num_workers={min: 1, max: 4}"))])).text
-    assert "world_size 4 workers as asked for" in text
+    assert "world_size 4 workers as requested" in text
     assert "rewarmup_samples" not in text
 
 

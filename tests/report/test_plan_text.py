@@ -81,7 +81,12 @@ def test_an_elastic_job_says_what_a_resize_does_and_what_is_kept(digits: Digits,
             "none",
         ),
         (["scale.rule=none"], 4, "elastic, 1 to 4; scale_with_batch: batch and learning rate are planned", None),
-        (["scale.on_resize=hold_global_batch"], 4, "hold_global_batch: batch and learning rate are those of 4", None),
+        (
+            ["scale.on_resize=hold_global_batch"],
+            4,
+            "hold_global_batch: batch and learning rate are those of 4 workers",
+            None,
+        ),
         (
             ["scale.global_batch_size=64"],
             4,
@@ -117,7 +122,7 @@ def test_what_is_kept_to_go_on_from_is_a_line(digits: Digits, checkpoint: str, o
     lines = rendered(plan_text(make_plan(job), job=job), width=160).splitlines()
     (line,) = [line for line in lines if line.startswith("  checkpoint ")]
     assert line.split(maxsplit=1)[1].split("  ", 1)[0] == often
-    assert line.endswith(f"how often, and at the end; {which}")
+    assert line.endswith(f"between checkpoints, and one at the end; {which}")
 
 
 def test_a_growing_batch_shows_every_change(digits: Digits, golden: Golden) -> None:

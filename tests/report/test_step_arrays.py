@@ -14,7 +14,7 @@ from synthetic import SYNTHETIC_JOB, SyntheticRun, Tables, records_table
 from scaler.job import Job
 from scaler.metrics.record import Record
 from scaler.plan import make_plan
-from scaler.report.run.step_arrays import StepArrays, make_step_arrays
+from scaler.report.run.step_arrays import OF_CELL, StepArrays, make_step_arrays
 
 
 def record(*, attempt: int = 0, rank: int = 0, seen: int = 0, samples: int = 8, **values: float | None) -> Record:
@@ -75,6 +75,10 @@ def test_a_rank_that_did_not_record_a_step_has_a_gap_and_is_in_no_mean() -> None
     assert math.isnan(arrays.cells["step_time_s"][1, 1])
     assert arrays.cells["samples"].tolist() == [[8, 8], [8, 0]]
     assert arrays.over_ranks("step_time_s").tolist() == [2.0, 1.0]
+
+
+def test_every_cell_but_samples_can_be_missing() -> None:
+    assert {name for name, kind in OF_CELL.items() if not issubclass(kind, np.floating)} == {"samples"}
 
 
 def test_lost_steps_are_steps_and_not_kept() -> None:

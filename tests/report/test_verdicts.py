@@ -28,19 +28,19 @@ def test_a_healthy_run_has_no_verdict(sound: Report) -> None:
             RunState.STOPPED,
             199,
             "The run stopped after 100% of the training.",
-            "Continue it: scaler resume digits-1.",
+            "Continue the run: scaler resume digits-1.",
         ),
         (
             RunState.RUNNING,
             0,
             "The run is running after 0% of the training.",
-            "Report again when it has ended.",
+            "Make the report again when the run has ended.",
         ),
         (
             RunState.STARTING,
             0,
             "The run is starting after 0% of the training.",
-            "Report again when it has ended.",
+            "Make the report again when the run has ended.",
         ),
     ],
 )
@@ -197,7 +197,7 @@ def test_a_batch_above_the_interval_of_the_noise_scale(sound: Report) -> None:
         evidence="16 samples a step at the end; noise scale 9 samples (90% 4.5-15.9) at step 780, from the trend of "
         "20 steps measured since step 400, an estimate",
         next="Fewer workers or a smaller batch should reach the same loss at a lower cost (McCandlish et al. 2018, "
-        "https://arxiv.org/abs/1812.06162). Try it first: the estimate can be far too small "
+        "https://arxiv.org/abs/1812.06162). Try a smaller batch first: the estimate can be far too small "
         "(Merrill et al. 2025, https://arxiv.org/abs/2505.23971).",
     )
 

@@ -134,8 +134,8 @@ def test_a_checkpoint_that_was_passed_over(
         rank=None,
         message=message,
         evidence=evidence,
-        next="Find out what the storage did to the file: it is kept, renamed to *.bad. The work since the checkpoint "
-        "before it was trained again.",
+        next="Find out how the storage damaged the file, which is kept under the name *.bad. The samples after the "
+        "previous checkpoint were trained again.",
     )
 
 

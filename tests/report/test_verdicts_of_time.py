@@ -254,7 +254,7 @@ def test_workers_that_wait_for_the_network(sound: Report, network_s: float, is_f
             "Workers wait for each other for 31% of the step time, mean over ranks, mostly for the all-reduce itself."
         )
         assert verdicts[0].evidence == (
-            "31% in the all-reduce after the last rank has come, 0% before that; median step 160 ms"
+            "31% in the all-reduce after the last rank has reached it, 0% before; median step 160 ms"
         )
 
 
@@ -264,7 +264,7 @@ def test_workers_that_wait_for_a_last_rank_that_changes(sound: Report) -> None:
     (verdict,) = found(sound, steps_of(STEPS, 4, compute_s=times))
     assert verdict.code == "sync_bound"
     assert verdict.message.endswith("mostly for the last rank, which changes.")
-    assert verdict.evidence.startswith("1% in the all-reduce after the last rank has come, 35% before that")
+    assert verdict.evidence.startswith("1% in the all-reduce after the last rank has reached it, 35% before")
 
 
 def test_the_wait_for_a_straggler_is_not_reported_twice(sound: Report) -> None:

@@ -25,7 +25,7 @@ class RunClock:
     def of(cls, report: Report) -> Self:
         """Return the clock of a run, up to the end of its last step if its speed is known.
 
-        Time starts at the first step of the run; the start-up is a number of its own.
+        Time starts at the first step of the run; the start-up time is compared separately.
         """
         series = report.series
         samples, elapsed = _floats(series.samples_seen), _floats(series.elapsed_s) - _floats([STARTUP_S.read(report)])
@@ -40,7 +40,7 @@ class RunClock:
 
     @property
     def start_s(self) -> float | None:
-        """Start of the first known step; above 0 if earlier steps were done again. None: no times are known."""
+        """Start of the first known step; above 0 if earlier steps were trained again. None: no times are known."""
         return float(self.elapsed_s[0]) if len(self.elapsed_s) else None
 
     @property
@@ -121,7 +121,7 @@ class EvalCurve:
 def first_reached(
     places: Sequence[float], values: Sequence[float | None], target: float, *, is_line: bool
 ) -> float | None:
-    """Return where values first fall to a target; None: they never do.
+    """Return the place where values first fall to a target; None: they never do.
 
     Args:
         places: ascending.

@@ -9,9 +9,9 @@ from scaler.report.text.format import number, percent, plural, printable, second
 
 _NOT_JUDGED = {
     "no_repeats": "no repeats",
-    "no_spread": "repeats alike",
+    "no_spread": "no spread",
     "too_few_repeats": "too few repeats",
-    "different_lengths": "other lengths",
+    "different_lengths": "lengths differ",
     "not_known": "not known",
 }
 FAR = 3.0  # an interval that reaches this factor is written as factors: "8 times", not "+700 %"
@@ -20,8 +20,8 @@ HEADLINE_NUMBERS = 6  # numbers in a headline; the table has all of them
 TITLES = {
     "end": "At the end",
     "reached": "To a common loss, from the first step on",
-    "at_samples": "After as many samples",
-    "at_time": "After as much time, from the first step on",
+    "at_samples": "After the same number of samples",
+    "at_time": "After the same time, from the first step on",
     "speed": "Speed and cost",
 }
 """The kinds of measures, in the order in which they are shown."""
@@ -81,7 +81,7 @@ def spread_text(values: ArmValues, unit: str) -> str:
 
 
 def change_text(difference: Difference, unit: str) -> str:
-    """Return an arm's change from the base in percent (if the base is not 0), with its interval.
+    """Return an arm's change from the base with its interval, in percent unless the base is 0.
 
     A margin has two digits, and the change has no smaller digit than the margin. A change on a log scale has both ends
     of its interval; it is written as factors if the interval reaches ``FAR``.
@@ -138,7 +138,7 @@ def judged_text(difference: Difference) -> str:
 
 
 def compared(measure: Measure, arm: str) -> tuple[str, str, str]:
-    """Return an arm's mean, its change from the base, and whether the change is noise."""
+    """Return an arm's mean, its change from the base, and whether the change is beyond the noise."""
     difference = measure.difference(arm)
     return (
         mean_text(measure.of(arm), measure.unit),
@@ -148,15 +148,15 @@ def compared(measure: Measure, arm: str) -> tuple[str, str, str]:
 
 
 def headline(comparison: Comparison, arm: Arm) -> str:
-    """Return the numbers of an arm that differ from the base beyond the noise, as one sentence."""
+    """Return as one sentence the numbers in which an arm differs from the base beyond the noise."""
     measures = shown_measures(comparison)
     differences = [(measure, measure.difference(arm.label)) for measure in measures]
     judged = [(measure, difference) for measure, difference in differences if difference.is_beyond_noise is not None]
     if not judged:
-        return "Not judged: nothing tells which differences are more than chance."
+        return "Not judged: these runs do not show which differences are more than chance."
     moved = [f"{measure_text(m)} {change_text(d, m.unit)}" for m, d in judged if d.is_beyond_noise]
     if not moved:
-        return f"Nothing moved beyond the noise, of {plural(len(judged), 'judged number')}."
+        return f"No number differs beyond the noise; {plural(len(judged), 'number')} judged."
     rest = len(moved) - HEADLINE_NUMBERS
     return f"Beyond the noise: {'; '.join(moved[:HEADLINE_NUMBERS])}{f'; and {rest} more' if rest > 0 else ''}."
 
@@ -203,7 +203,7 @@ def _found(measure: Measure, difference: Difference) -> str:
         return f"{what} differs {'beyond' if difference.is_beyond_noise else 'within'} the noise, {change}"
     if not difference.change:
         return f"{what} is the same"
-    why = {"no_repeats": "there are no repeats", "no_spread": "all repeats are alike"}
+    why = {"no_repeats": "there are no repeats", "no_spread": "the repeats of each arm have the same value"}
     reason = why.get(difference.not_judged or "", "the runs have different lengths")
     return f"{what} changed by {change}, which may be chance: {reason}"
 
@@ -246,8 +246,8 @@ def arm_text(arm: Arm) -> str:
 def speedup_text(speedup: Speedup, base: str) -> str:
     """Return an arm's speed-up and efficiency against the base, as sentences."""
     text = (
-        f"{plural(speedup.world_size, 'worker')}: {number(speedup.speedup, 3)} times the speed of arm {base}, an "
-        f"efficiency of {percent(speedup.efficiency)} against it."
+        f"{plural(speedup.world_size, 'worker')}: {number(speedup.speedup, 3)} times the speed of arm {base}; "
+        f"efficiency {percent(speedup.efficiency)} against arm {base}."
     )
     if speedup.time_speedup is None:
         return text

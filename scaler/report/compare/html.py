@@ -1,4 +1,4 @@
-"""Render a comparison as one HTML file: what moved, the arms, the curves and the numbers. It computes no number."""
+"""Render a comparison as one HTML file: differences, arms, curves and numbers. It computes no number."""
 
 from collections.abc import Iterator
 

@@ -73,9 +73,9 @@ def make_measure(
         kind: see ``Measure``.
         at: see ``Measure``.
         unit: see ``Measure``.
-        follows_seed: whether runs of one seed have the same value but for rounding. Then only runs of different seeds
-            are repeats, and runs of one seed count once, as their mean.
-        grows_with_length: whether the number can be judged only between arms whose runs have one length in samples.
+        follows_seed: whether runs of one seed have the same value except for rounding. Then only runs of
+            different seeds are repeats, and the runs of one seed count as one repeat with their mean.
+        grows_with_length: whether the number can be judged only if all runs of both arms have one length in samples.
     """
     columns = [[(member, read(member.report)) for member in group.members] for group in groups]
     known = [value for column in columns for _, value in column if value is not None]

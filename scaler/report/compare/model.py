@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 SCHEMA_VERSION = 1
 LEVEL = 0.95
-"""Confidence level of the intervals: without a true difference, one in twenty is still called beyond the noise."""
+"""Confidence level of the intervals: of 20 numbers without a true difference, about one is called beyond the noise."""
 
 Kind = Literal["end", "speed", "at_samples", "at_time", "reached"]
 NotJudged = Literal["no_repeats", "no_spread", "too_few_repeats", "different_lengths", "not_known"]
@@ -51,7 +51,7 @@ class ArmValues:
     values: tuple[float | None, ...]  # one for each of its runs
     mean: float | None  # over repeats; on a log scale the geometric mean
     spread: float | None  # standard deviation of a single repeat; None with fewer than two
-    repeats: int  # values that count; a number that depends on the seed counts once for each seed
+    repeats: int  # values that are compared: one for each run, or one for each seed if the number depends on the seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,10 +78,10 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """One number of every run: at its end, at a place that all runs have reached, or the way to a common value."""
+    """One number of every run: at its end, at a place that all runs have reached, or on the way to a common value."""
 
     name: str  # train_loss, eval.<name>, samples_per_s, ...
-    kind: Kind  # what it is: at the end, a speed, at a place or time that all reached, or the way to a value
+    kind: Kind  # at the end, a speed, at samples or a time that all runs reached, or samples or seconds to a value
     at: float | None  # at_samples: samples; at_time: seconds since each run's first step; reached: the value; else None
     unit: str  # s, samples, samples/s, GiB, %, or nothing
     scale: Literal["linear", "log"]  # of means and differences; log for losses that are all above 0
@@ -103,7 +103,7 @@ class Speedup:
 
     arm: str  # label of the arm
     world_size: int  # workers of the arm
-    samples_per_s: float  # of all workers, in the attempts with the last number of them
+    samples_per_s: float  # of all workers, in the attempts with the last number of workers
     speedup: float  # over the base
     efficiency: float  # speedup over the ratio of the world sizes
     time_speedup: float | None  # the base's time over this arm's, from the first step to the common loss
@@ -146,7 +146,7 @@ class Comparison:
     measures: tuple[Measure, ...]  # every number that is compared
     speedups: tuple[Speedup, ...]  # empty if all arms have the same number of workers
     curves: tuple[Curve, ...]  # for drawing
-    notes: tuple[Note, ...]  # what to know before the numbers are believed
+    notes: tuple[Note, ...]  # cautions about the numbers
 
     def to_dict(self) -> Mapping[str, Any]:
         """Return the comparison as in ``--json``."""

@@ -18,12 +18,12 @@ SHOWN = 3  # runs that a note names
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unreached:
-    """A loss that some runs started at or below, so that the way to it cannot be compared."""
+    """A loss that some runs started at or below, so that samples and time to this loss cannot be compared."""
 
     name: str
     target: float  # the lowest loss that every run reached
     of: str  # the run whose lowest loss it is
-    already: tuple[str, ...]  # runs that started at or below it
+    already: tuple[str, ...]  # runs that started at or below the target
 
 
 def find_notes(
@@ -60,10 +60,10 @@ def _records_missing(groups: Sequence[Group]) -> Note | None:
     if not gaps:
         return None
     parts = [f"of run {run_id}, {' '.join(gap.message for gap in mine)}" for run_id, mine in gaps.items()]
-    its = "its" if len(gaps) == 1 else "their"
+    whose = "this run" if len(gaps) == 1 else "these runs"
     return Note(
         code="records_missing",
-        message=f"Files are damaged: {_listed(parts)} The numbers from {its} records are left out.",
+        message=f"Files are damaged: {_listed(parts)} The numbers from the records of {whose} are left out.",
         next="Restore the files from a copy, and compare again; scaler report names each file.",
     )
 
@@ -99,7 +99,7 @@ def _lengths(groups: Sequence[Group]) -> Note | None:
     return Note(
         code="different_lengths",
         message=f"The runs trained for different numbers of samples, from {number(ends[0])} to {number(ends[-1])}: "
-        f"numbers at their ends, and numbers that grow with the length, are judged only between arms of one length.",
+        f"numbers at their ends, and numbers that grow with the length, are judged only between arms of equal length.",
         next=f"Read the losses at the {number(ends[0])} samples that all runs have trained.",
     )
 
@@ -110,7 +110,7 @@ def _recipes(groups: Sequence[Group]) -> Note | None:
         return None
     return Note(
         code="another_recipe",
-        message=f"The arms differ in {' and '.join(sorted(keys))}: their losses may not measure the same.",
+        message=f"The arms differ in {' and '.join(sorted(keys))}: their losses may not be comparable.",
         next="Compare the speeds, or runs of one recipe and one training set.",
     )
 
@@ -130,7 +130,7 @@ def _without_repeats(groups: Sequence[Group]) -> Note | None:
         )
     return Note(
         code="no_repeats",
-        message="No arm has a second run, so nothing tells which differences are more than chance.",
+        message="No arm has a second run, so chance may explain every difference.",
         next=f"{again} Then compare all of them.",
     )
 
@@ -143,8 +143,8 @@ def _too_few_repeats(groups: Sequence[Group], measures: Sequence[Measure]) -> No
     parts = [curve_text(name) for name in dict.fromkeys(names)]
     return Note(
         code="too_few_repeats",
-        message=f"Too few repeats to tell whether the arms differ in {_listed(parts)}: the spread between repeats is "
-        f"not known well enough.",
+        message=f"Too few repeats to tell whether the arms differ in {_listed(parts)}: a spread of so few "
+        f"repeats is too uncertain.",
         next=f"Repeat both arms with new seeds: scaler submit JOB --set train.seed={seed}.",
     )
 
@@ -155,8 +155,8 @@ def _one_seed(groups: Sequence[Group]) -> Note | None:
         return None
     return Note(
         code="one_seed",
-        message=f"All runs of arm {' and arm '.join(alike)} have one seed: they are repeats for the speed, but "
-        f"count once for the losses.",
+        message=f"All runs of arm {' and arm '.join(alike)} have the same seed: they count as repeats for "
+        f"the speed, and as one run for the losses.",
         next="Repeat with another seed: scaler submit JOB --set train.seed=N.",
     )
 
@@ -168,8 +168,8 @@ def _sizes(groups: Sequence[Group]) -> Note | None:
             return Note(
                 code="several_world_sizes",
                 message=f"The runs of arm {group.arm.label} trained with {', '.join(map(str, sizes[:-1]))} and "
-                f"{sizes[-1]} workers: the speed is over all of them, "
-                f"the speed of a worker is with the last number of workers.",
+                f"{sizes[-1]} workers: the speed is over all attempts, "
+                f"the speed of a worker over the attempts with the last number of workers.",
                 next="For a speed-up, compare runs with a fixed number of workers: scaler submit JOB --workers N.",
             )
     return None
@@ -196,7 +196,7 @@ def _no_common_loss(loss: Unreached) -> Note:
     return Note(
         code="no_common_loss",
         message=f"The lowest {curve_text(loss.name)} of run {loss.of} is {number(loss.target)}, and "
-        f"{_named(loss.already)} started at or below it: the way to a common loss cannot be compared.",
+        f"{_named(loss.already)} started at or below this loss: samples and time to a common loss cannot be compared.",
         next=f"Compare the other runs without run {loss.of}.",
     )
 
@@ -216,8 +216,8 @@ def _chance(measures: Sequence[Measure]) -> Note | None:
     return Note(
         code="chance",
         message=f"{plural(judged, 'difference')} {'is' if judged == 1 else 'are'} judged, each at {percent(LEVEL)}: "
-        f"about {number(judged * (1 - LEVEL), 2)} would be beyond the noise by chance if nothing differed.",
-        next="Choose the number that matters before you look, or repeat surprising results with new seeds.",
+        f"if the arms were equal, chance alone would put about {number(judged * (1 - LEVEL), 2)} beyond the noise.",
+        next="Decide which number matters before you read the table, or repeat surprising results with new seeds.",
     )
 
 

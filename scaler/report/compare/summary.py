@@ -28,8 +28,9 @@ FALLING = ("train_loss", "eval.loss")  # a lower value is better; for other valu
 def compare_runs(members: Sequence[Member]) -> Comparison:
     """Return the comparison of several runs.
 
-    Losses are compared at numbers of samples and at times that every run has reached. The way to a loss is compared for
-    the lowest loss that every run reached. A loss depends on the seed: runs of one seed count once. For a run with
+    Losses are compared at numbers of samples and at times that every run has reached. Samples and seconds to
+    a loss are compared for the lowest loss that every run reached. A loss depends on the seed: runs of one seed count
+    once. For a run with
     damaged records, the numbers from its records are not known, and common places are computed without it.
 
     Args:

@@ -108,7 +108,7 @@ def read_range(
 
 
 def _steps(metrics: RunMetrics) -> Columns:
-    """The steps of the test, without steps that a later attempt did again."""
+    """The steps of the test, without steps that a later attempt trained again."""
     steps = make_step_arrays(metrics.records, metrics.events).steps
     if metrics.records.unreadable:
         raise RunError(f"{metrics.records.unreadable[0]}.", "The file was altered. Run the range test again.")
@@ -136,16 +136,18 @@ def _hints(lrs: Sequence[float], found: RangeTest) -> list[str]:
 
 
 def meaning(found: FoundLrs, name: str) -> str:
-    """Return what the curve does at a suggestion, or why there is no such suggestion."""
+    """Return what the loss does at a suggested learning rate, or why there is no such suggestion."""
     if found.suggestions[name] is None:
         return "the loss did not diverge" if name == "tenth_of_divergence" else "no clear fall"
     if name == "tenth_of_divergence":
         return f"the loss diverged at {lr_text(found.diverged_at)}"
-    return {"steepest": "the loss falls fastest", "valley": "the loss has done half of its fall"}[name]
+    return {"steepest": "the loss falls fastest", "valley": "the loss is halfway down its fall"}[name]
 
 
 def lr_text(value: float | None) -> str:
-    """Return a suggested learning rate with two digits, which is as exact as the test, as every YAML reader reads it.
+    """Return a suggested learning rate with two digits, which is the precision of the test.
+
+    Every YAML reader reads the text as a number.
 
     Example:
         >>> [lr_text(value) for value in (None, 0.01056, 0.5, 1.0, 12.3, 0.00001234)]
@@ -184,6 +186,6 @@ def carried(found: FoundLrs) -> str:
 
 
 CAUTION = (
-    "A heuristic, from one short and noisy training: a test with more steps suggests lower learning rates. Also try a "
-    "third of the suggestion and three times the suggestion, each to the end of training."
+    "The suggestion is a heuristic from one short and noisy training: a test with more steps suggests a lower lr. "
+    "Also train to the end with a third of the suggestion, and with three times the suggestion."
 )

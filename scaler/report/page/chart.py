@@ -1,4 +1,4 @@
-"""The charts of a page: their lines, axes and marks, and the sentences that say the same. ``chart.js`` draws them."""
+"""The charts of a page: their lines, axes and marks, and sentences with the same content. ``chart.js`` draws them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +31,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Axis:
-    """What charts can be drawn over.
+    """An x axis that charts can be drawn over.
 
     Attributes:
         name: in the page's data, and in the switch between axes.
@@ -76,7 +76,7 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """Lines that share a y axis, and the sentences that say the same.
+    """Lines that share a y axis, and sentences with the same content.
 
     Attributes:
         id: unique on the page.
@@ -87,7 +87,7 @@ class Chart:
         band: legend of the area between the lines of the styles ``low`` and ``high``.
         is_wide: whether the chart takes the width of the page.
         is_stacked: whether each line is drawn on top of the lines before it.
-        untimed: what is not drawn over the second axis.
+        untimed: sentence on the points that are not drawn over time; empty: all are drawn.
         is_logarithmic: whether the y axis can be switched to a log scale; every value must be above 0.
         quantity: how values are written.
         ceiling: greatest value on the y axis until the reader asks for all values; None: no limit.
@@ -194,7 +194,7 @@ def untimed_text(times: Sequence[float | None]) -> str:
 
     Example:
         >>> [untimed_text(times) for times in ((1.0, 2.0), (None, 2.0), (None, None))]
-        ['', '1 of 2 places is not drawn over time: its time is not known.', 'Drawn over samples: no time is known.']
+        ['', '1 of 2 points is not drawn over time: its time is not known.', 'Drawn over samples: no time is known.']
     """
     unknown = sum(at is None for at in times)
     if not unknown:
@@ -202,4 +202,4 @@ def untimed_text(times: Sequence[float | None]) -> str:
     if unknown == len(times):
         return "Drawn over samples: no time is known."
     rest = "is not drawn over time: its time is" if unknown == 1 else "are not drawn over time: their times are"
-    return f"{number(unknown)} of {plural(len(times), 'place')} {rest} not known."
+    return f"{number(unknown)} of {plural(len(times), 'point')} {rest} not known."

@@ -30,12 +30,12 @@ def render_page(
     Args:
         template: a file of ``static/`` that extends ``page.html.j2``. It has the filters ``number``, ``option``,
             ``plural``, ``printable`` and ``seconds``.
-        kind: what the page is, in the title of the browser's window.
-        subject: the same with what it is of, above the title.
+        kind: the kind of page, such as ``report``, for the title of the browser's window.
+        subject: the kind with its subject, such as ``Report of a run``, above the title.
         title: of the page.
         headline: the result as one sentence.
         charts: all charts of the page; the template has them as ``charts``.
-        values: what else the template shows.
+        values: further values of the template, by name.
     """
     scripts = [_static(name) for name in SCRIPTS]
     return _template(template).render(

@@ -80,7 +80,9 @@ def varying(phases: Sequence[Phase]) -> list[str]:
 
 def average_reason(plan: Plan) -> str:
     """Return the reason of the decay of the average."""
-    return plan.reasons.get("ema_decay", "the share of itself that the average of the weights keeps in a step")
+    return plan.reasons.get(
+        "ema_decay", "decay of the average of the weights: the share of the old average that remains after a step"
+    )
 
 
 def reactions(plan: Plan) -> list[tuple[str, str]]:
@@ -97,14 +99,14 @@ def kept(job: Job) -> tuple[str, str]:
         >>> reference = {"global_batch_size": 16, "lr": 0.1, "optimizer": {"name": "sgd"}}
         >>> values = {"name": "a", "recipe": "a:b", "reference": reference, "train": {"epochs": 1}}
         >>> kept(parse_job({**values, "scale": {"per_worker_batch_size": 16}}, source=""))
-        ('1 epoch', 'how often, and at the end; the newest 2 are kept')
+        ('1 epoch', 'between checkpoints, and one at the end; the newest 2 are kept')
     """
     every, best = job.checkpoint.every, job.checkpoint.best
     often = seconds(every.seconds) if every.seconds is not None else _length(every)
     count = job.checkpoint.keep
     newest = "the newest is kept" if count == 1 else f"the newest {count:,} are kept"
     also = f", and the one with the {_extreme(best.mode)} {best.metric}" if best is not None else ""
-    return often, f"how often, and at the end; {newest}{also}"
+    return often, f"between checkpoints, and one at the end; {newest}{also}"
 
 
 def can_resize(plan: Plan, job: Job) -> bool:
@@ -120,7 +122,7 @@ def resizes(job: Job) -> str:
     if scale.global_batch_size is not None:
         return f"{workers}; global_batch_size is fixed, and so is the learning rate"
     if scale.on_resize == "hold_global_batch":
-        return f"{workers}; {scale.on_resize}: batch and learning rate are those of {scale.max_workers:,}"
+        return f"{workers}; {scale.on_resize}: batch and learning rate are those of {scale.max_workers:,} workers"
     return f"{workers}; {scale.on_resize}: batch and learning rate are planned again"
 
 

@@ -166,7 +166,11 @@ def _rows(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
     return [
         ("world_size", plural(plan.world_size, "worker"), _sizes(plan, job)),
         ("global_batch_size", plural(plan.global_batch_size, "sample"), reasons["global_batch_size"]),
-        ("per_worker_batch_size", plural(plan.per_worker_batch_size, "sample"), "at most, in one forward and backward"),
+        (
+            "per_worker_batch_size",
+            plural(plan.per_worker_batch_size, "sample"),
+            "at most, in one forward and backward of a worker",
+        ),
         ("grad_accum_steps", number(plan.grad_accum_steps), "forwards and backwards in an optimizer step"),
         ("reference_batch_size", plural(plan.reference_batch_size, "sample"), "the batch of the tuned learning rate"),
         ("base_lr", option(plan.base_lr), "the tuned learning rate"),
@@ -189,7 +193,7 @@ def _rows(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
 
 
 def _sizes(plan: Plan, job: Job | None) -> str:
-    return resizes(job) if job is not None and can_resize(plan, job) else "as asked for"
+    return resizes(job) if job is not None and can_resize(plan, job) else "as requested"
 
 
 def _cadence(plan: Plan, job: Job | None) -> tuple[str, str, str]:
@@ -215,8 +219,8 @@ def _phase_table(plan: Plan, id: str) -> Table:
     names = varying(plan.phases)
     return Table(
         id=id,
-        caption=f"{plural(len(plan.phases), 'batch size')}, each from the first step that begins there. The rule "
-        "computes the learning rate and the constants, always from the reference.",
+        caption=f"{plural(len(plan.phases), 'batch size')}, each from the first step that begins at or after its "
+        "sample. The rule computes the learning rate and the constants, always from the reference.",
         columns=tuple(Column(title=title) for title in (*PHASE_HEADS, *names)),
         rows=tuple((*phase_row(plan, phase), *(constants(phase)[name] for name in names)) for phase in plan.phases),
     )
@@ -227,8 +231,8 @@ def _group_table(plan: Plan, id: str) -> Table:
     total = sum(group.num_parameters for group in plan.groups)
     return Table(
         id=id,
-        caption=f"{plural(total, 'parameter')} in groups of one learning rate, weight decay and start; the peak lr is "
-        "for the first batch size.",
+        caption=f"{plural(total, 'parameter')} in groups. The parameters of a group share the learning rate, the "
+        "weight decay and the sample from which they are trained. The peak lr is for the first batch size.",
         columns=(Column(title="name", is_text=True), *(Column(title=title) for title in GROUP_HEADS)),
         rows=tuple((Cell(text=group.name, style="code"), *group_row(plan, group)) for group in plan.groups),
     )

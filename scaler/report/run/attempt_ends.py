@@ -57,7 +57,7 @@ def events_by_attempt(events: Sequence[Event]) -> dict[int, list[Event]]:
 
 
 def find_attempt_end(events: Sequence[Event], *, finished: bool = False) -> AttemptEnd | None:
-    """Return the end of an attempt; None when no event is about it.
+    """Return the end of an attempt; None when no event is about the end.
 
     Args:
         events: those of the attempt, in order.

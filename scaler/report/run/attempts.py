@@ -111,7 +111,7 @@ def find_attempts(
         lost = mine["lost"]
         reached = _reached(mine, begin)
         successor = starts[index + 1] if index + 1 < len(starts) else None
-        # Its work beyond the start of a later attempt was done again.
+        # A later attempt trained again on the samples beyond its start.
         done = min((later.start_samples for later in starts[index + 1 :]), default=reached)
         kept = mine["samples_seen"][mine["samples_seen"] < done]
         ends = np.array([kept.max() if len(kept) else begin])

@@ -41,13 +41,11 @@ def one_worker_speed(baseline: Report, *, job: Job, baseline_job: Job) -> tuple[
     """
     run_id, scaling = baseline.run_id, baseline.scaling
     if gaps := find_missing_data(baseline):
-        raise RunError(
-            f"baseline = {run_id}: {gaps[0].message}", "Bring the file back from a copy, or give another run."
-        )
+        raise RunError(f"baseline = {run_id}: {gaps[0].message}", "Restore the file from a copy, or give another run.")
     if scaling is None or scaling.world_size != 1:
         did = f"trained with {scaling.world_size} workers" if scaling is not None else "recorded no step"
         raise RunError(
-            f"baseline = {run_id} {did}, and efficiency is against one worker alone.",
+            f"baseline = {run_id} {did}, but efficiency is computed against one worker alone.",
             "Give a run of one worker: scaler submit JOB --workers 1.",
         )
     if changes := [change for change in job_changes(baseline_job, job) if not _may_differ(change, job, baseline_job)]:

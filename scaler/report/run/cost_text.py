@@ -32,7 +32,7 @@ def budget_parts(budget: Budget) -> tuple[Part, ...]:
         Part(key="update", name="update", seconds=budget.update_s),
         Part(key="evaluation", name="evaluation", seconds=budget.evaluation_s),
         Part(key="checkpoint", name="checkpoints", seconds=budget.checkpoint_s),
-        Part(key="redone", name="done again", seconds=budget.redone_s),
+        Part(key="redone", name="trained again", seconds=budget.redone_s),
         Part(key="restart", name="restarts", seconds=budget.restart_s),
         Part(key="other", name="the rest", seconds=budget.other_s),
     )

@@ -70,7 +70,7 @@ WALL_S = Number(
     name="wall clock",
     unit="s",
     of="from submission to the end",
-    definition="Seconds from submission to the end, without the time before a resume in which no driver ran it.",
+    definition="Seconds from submission to the end, without the time before a resume in which no driver ran the run.",
     where="totals.wall_s",
     read=lambda report: report.totals.wall_s,
 )
@@ -79,8 +79,8 @@ WORKER_SPEED = Number(
     name="speed of a worker",
     unit="samples/s",
     of="the attempts with the last number of workers",
-    definition="Samples divided by the sum of all workers' step times. If the run kept its number of workers, it is "
-    "the speed divided by that number.",
+    definition="Samples divided by the sum of all workers' step times. If the number of workers did not "
+    "change, this is the speed divided by the number of workers.",
     where="scaling.worker_samples_per_s",
     read=lambda report: None if report.scaling is None else report.scaling.worker_samples_per_s,
 )

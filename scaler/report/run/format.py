@@ -39,12 +39,12 @@ def costs(report: Report) -> list[Fact]:
 
 
 def further_facts(report: Report) -> list[Fact]:
-    """Return facts that only some runs have: redone work, restarts, a growing batch, groups, a gain, a noise scale."""
+    """Return facts of some runs only: work trained again, restarts, a growing batch, groups, a gain, a noise scale."""
     plan, totals = report.plan, report.totals
     facts: list[Fact] = []
     if totals.redone_samples:
         again = f"{plural(totals.redone_samples, 'sample')} in {seconds(totals.redone_s)}, after restarts"
-        facts.append(("done again", again))
+        facts.append(("trained again", again))
     if totals.restart_s:
         facts.append(("restarting", f"{seconds(totals.restart_s)} between attempts"))
     if len(plan["phases"]) > 1:
@@ -127,10 +127,10 @@ def gain_text(gain: Gain) -> str:
 
     Example:
         >>> gain_text(Gain(mean=5.25, steps_saved=850.0))
-        '5.25 reference steps per step, mean over steps; 850 steps saved'
+        'a step is worth 5.25 steps of the reference, mean over steps; 850 steps saved'
     """
     saved = number(round(gain.steps_saved))
-    return f"{number(gain.mean)} reference steps per step, mean over steps; {saved} steps saved"
+    return f"a step is worth {number(gain.mean)} steps of the reference, mean over steps; {saved} steps saved"
 
 
 # Attempts and decisions
@@ -138,7 +138,7 @@ def gain_text(gain: Gain) -> str:
 
 ATTEMPT_NUMBERS = ("attempt", "workers", "global batch", "peak lr", "from sample", "to sample")
 ATTEMPT_TEXTS = ("ended by", "why")
-ATTEMPT_COSTS = ("done again", "restart")
+ATTEMPT_COSTS = ("trained again", "restart")
 
 
 def attempt_row(row: AttemptRow) -> tuple[str, ...]:
@@ -168,19 +168,19 @@ def ended_text(attempt: AttemptRow) -> str:
 
 
 def reached_text(attempt: AttemptRow) -> str:
-    """Return the sample at which an attempt's work in the weights ends, and what was redone if none of it is left."""
+    """Return the sample at which an attempt's work in the weights ends; if none is left, what was trained again."""
     end = number(attempt.end_samples)
-    return f"{end}, redone {number(attempt.redone_samples)}" if attempt.is_undone else end
+    return f"{end} ({number(attempt.redone_samples)} lost)" if attempt.is_undone else end
 
 
 def loss_text(attempt: AttemptRow) -> str:
-    """Return why an attempt ended, what was done again, and how long the restart took; empty if none is known."""
+    """Return why an attempt ended, what was trained again, and how long the restart took; empty if none is known."""
     parts = []
     if attempt.cause is not None:
         parts.append(f"{attempt.cause[:1].upper()}{ended(attempt.cause[1:])}")
     cost = []
     if attempt.redone_samples:
-        cost.append(f"{plural(attempt.redone_samples, 'sample')} done again ({seconds(attempt.redone_s)})")
+        cost.append(f"{plural(attempt.redone_samples, 'sample')} trained again ({seconds(attempt.redone_s)})")
     if attempt.restart_s:
         cost.append(f"{seconds(attempt.restart_s)} to restart")
     if cost:

@@ -112,7 +112,7 @@ def _tiles(report: Report) -> list[Tile]:
         for name, value in final.eval.items()
     ]
     tiles.append(_tile(TRAIN_LOSS.name, final.train_loss_mean, note=TRAIN_LOSS.of, unknown="no finite loss"))
-    no_speed = "it is known only for a run with steps that are all its own work"
+    no_speed = "the run recorded no step"
     tiles.append(_tile(SPEED.name, totals.samples_per_s, note=f"{SPEED.unit}, {SPEED.of}", unknown=no_speed))
     if report.scaling is not None:
         tiles.append(_efficiency_tile(report.scaling))
@@ -127,14 +127,16 @@ def _tiles(report: Report) -> list[Tile]:
     if report.noise is not None:
         tiles.append(_noise_tile(report.noise))
     if report.gain is not None:
-        saved = f"reference steps per step, mean; {number(round(report.gain.steps_saved))} steps saved"
+        saved = (
+            f"steps of the reference that a step is worth, mean; {number(round(report.gain.steps_saved))} steps saved"
+        )
         total = f"samples of the reference's training, of {number(report.plan['total_samples'])}"
         tiles.append(_tile("AdaScale gain", report.gain.mean, note=saved))
         tiles.append(_tile("progress", round(totals.progress), note=total))
     tiles.append(Tile(name=TRAIN_S.name, value=seconds(totals.train_s), note=TRAIN_S.of))
     if totals.redone_samples:
         again = f"samples, {seconds(totals.redone_s)}, after restarts"
-        tiles.append(_tile("done again", totals.redone_samples, note=again))
+        tiles.append(_tile("trained again", totals.redone_samples, note=again))
     if totals.restart_s:
         tiles.append(Tile(name="restarting", value=seconds(totals.restart_s), note="between attempts"))
     wall = "" if totals.wall_s is None else seconds(totals.wall_s)
@@ -185,8 +187,8 @@ def _attempt_table(report: Report) -> Table:
     return Table(
         id="attempts",
         caption="Each start of the worker group. A crash, a resize or a return to a checkpoint starts the next "
-        "attempt, planned again from the reference. Samples beyond the start of the next attempt are done again, and "
-        "count nowhere else. A restart lasts from an attempt's end to the next attempt's start.",
+        "attempt, planned again from the reference. Samples beyond the start of the next attempt are trained again, "
+        "and are in no other number. A restart lasts from an attempt's end to the next attempt's start.",
         columns=(*numbers, *texts, *costs),
         rows=tuple(
             (*attempt_row(row)[:-1], no_restart) if row.restart_s is None else attempt_row(row)

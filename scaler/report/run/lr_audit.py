@@ -1,4 +1,4 @@
-"""The audit of the learning rate: as the optimizers used it, as the loop planned it, as plan and events give it."""
+"""The audit of the learning rate: used by the optimizers, planned by the loop, and computed from plan and events."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class AuditedLrs:
 
 
 def audit_lrs(steps: Columns, replayed: Mapping[int, ReplayedAttempt], plan: Plan) -> AuditedLrs:
-    """Compare the learning rate in every record with the one planned at its step, and that with the one computed again.
+    """Return the audit of the used learning rates against the planned ones, and of these against ones computed again.
 
     The learning rate computed again is that of the attempt's plan, times the factors of plateau and divergence, times
     the rewarmup after a resize. The plan is made from the job, the factors are replayed from evaluations and events,
@@ -60,7 +60,7 @@ def audit_lrs(steps: Columns, replayed: Mapping[int, ReplayedAttempt], plan: Pla
 
 
 def _plan_error(steps: Columns, attempt: ReplayedAttempt) -> float:
-    """The largest difference between an attempt's planned learning lrs and those computed again."""
+    """The largest difference between an attempt's planned learning rates and the learning rates computed again."""
     theirs = chosen(steps, steps["attempt"] == attempt.attempt)
     seen = theirs["samples_seen"]
     right_ramp = attempt.reported_ramp is attempt.ramp

@@ -1,4 +1,4 @@
-"""The learning rates of each attempt, computed again from jobs, plans and events, and not from recorded learning rates.
+"""Compute the learning rates of each attempt again, from jobs, plans and events and not from the records.
 
 A checkpoint holds what the controllers decided before it. So an attempt starts with the decisions of the newest earlier
 attempt that trained up to its start.
@@ -82,7 +82,7 @@ class ReplayedAttempt:
 def replay(
     events: Sequence[Event], jobs: Mapping[int, Job], plans: Mapping[int, Plan], *, recorded: Sequence[int]
 ) -> dict[int, ReplayedAttempt]:
-    """Return each attempt, by its number.
+    """Return each attempt by its number, with the learning rates that it should have used.
 
     Args:
         events: of the run, with the starts of short attempts.

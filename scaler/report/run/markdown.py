@@ -61,7 +61,9 @@ def render_markdown(report: Report) -> str:
         )
     )
     if left := len(report.workers) - len(shown):
-        parts.append(f"And {plural(left, 'more worker')}; these have the most time of their own in each step.")
+        parts.append(
+            f"And {plural(left, 'more worker')}; the table has those with the longest data wait and compute in a step."
+        )
     if report.is_uneven:
         parts.append(_attempts(report))
     parts.append(_decisions(report))

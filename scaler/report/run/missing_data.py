@@ -1,4 +1,4 @@
-"""Verdicts about damaged or missing files, with which the report is not about the whole run."""
+"""Verdicts about damaged or missing files, which make the report incomplete."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ CODES = ("events_missing", "records_unreadable")
 
 
 def find_missing_data(report: Report) -> tuple[Verdict, ...]:
-    """Return a report's verdicts about damaged or missing files; with any, its numbers are about a part of the run."""
+    """Return a report's verdicts about damaged or missing files; with any, the numbers are about a part of the run."""
     return tuple(verdict for verdict in report.verdicts if verdict.code in CODES)
 
 
@@ -33,12 +33,14 @@ def find_missing_events(
     if not lost:
         return None
     left_out = [f"the learning rate of {_names(unplanned)}, which followed, is not audited"] if unplanned else []
-    its = "its" if len(lost) == 1 else "their"
+    whose = "this attempt" if len(lost) == 1 else "these attempts"
     return Verdict(
         code="events_missing",
         rank=None,
         message=f"events.jsonl lacks the start of {_names(lost)}, which recorded steps.",
-        evidence=joined(f"{its} records are left out of the numbers and of the learning rate audit", *left_out),
+        evidence=joined(
+            f"the records of {whose} are left out of the numbers and of the learning rate audit", *left_out
+        ),
         next="The file was emptied, cut off or altered. Restore it from a copy, and report again; until then the "
         "numbers do not cover the whole run.",
     )
@@ -55,8 +57,9 @@ def find_unreadable(files: Sequence[str]) -> Verdict | None:
         rank=None,
         message=f"{plural(len(files), 'file')} of records cannot be read, and {were} skipped.",
         evidence=joined(*(one_line(file) for file in files[:SHOWN]), *rest),
-        next="Their steps are missing from the numbers of this report; the training and its checkpoints do not depend "
-        "on them. Find out what the storage did, or restore the files from a copy, and report again.",
+        next="The steps in these files are missing from the numbers of this report; the training and its "
+        "checkpoints do not depend on these files. Find out what the storage did, or restore the "
+        "files from a copy, and report again.",
     )
 
 

@@ -1,6 +1,6 @@
 """The report of one run: the contents of ``report.json``.
 
-The name of a metric says over which workers it is; None means not known.
+The name of a metric names its population, such as the mean over workers; None means not known.
 """
 
 from collections.abc import Mapping
@@ -35,8 +35,8 @@ class Totals:
     wall_s: float | None  # from submission to the end, without the time before a resume in which nothing ran
     train_s: float  # sum of step times, mean over ranks: without start-up, evaluations and checkpoints
     samples_per_s: float | None  # recorded samples over train_s; None without steps
-    redone_samples: int  # recorded samples that a later attempt trained on again; in no other number
-    redone_s: float  # step time of these samples, mean over ranks; in no other number
+    redone_samples: int  # recorded samples that a later attempt trained again; part of no other number
+    redone_s: float  # step time of these samples, mean over ranks; part of no other number
     restart_s: float  # sum over attempts of the time from an attempt's end to the next one's start, as far as known
 
 
@@ -79,7 +79,7 @@ class WorkerRow:
 class Budget:
     """Where the wall clock went: seconds that add up to ``wall_s``. Those of steps are means over ranks.
 
-    All are measured but ``other_s``, which is the rest. It is negative only where the clocks of nodes differ.
+    All are measured except ``other_s``, which is the rest. The rest is negative only where the clocks of nodes differ.
     """
 
     startup_s: float  # from submission to the first attempt's first step
@@ -89,7 +89,7 @@ class Budget:
     update_s: float  # the rest of the steps: the optimizer and the loop
     evaluation_s: float  # in evaluations
     checkpoint_s: float  # training stood still for checkpoints
-    redone_s: float  # steps, evaluations and checkpoints that a later attempt did again
+    redone_s: float  # steps that a later attempt trained again, and evaluations and checkpoints that it repeated
     restart_s: float  # from an attempt's end to the next one's start
     other_s: float  # the rest: the end of the run, and what is not measured
 
@@ -99,7 +99,7 @@ class Cost:
     """What the run cost, in the currency of ``resources.price_per_worker_hour``."""
 
     price_per_worker_hour: float  # resources.price_per_worker_hour
-    worker_hours: float  # sum over attempts of workers times hours; start-up and restarts count for the attempt after
+    worker_hours: float  # sum over attempts of workers times hours, with the start-up or restart before each attempt
     total: float  # price times hours
     per_million_samples: float | None  # total for a million samples in the final weights; None without samples
 
@@ -108,7 +108,8 @@ class Cost:
 class Scaling:
     """The training speed of a worker against the speed of one worker alone, without start-up and evaluations.
 
-    ``efficiency = worker_samples_per_s / one_worker_samples_per_s``; it is weak or strong scaling, as the job's batch.
+    ``efficiency = worker_samples_per_s / one_worker_samples_per_s``; it is strong scaling if the job fixes the global
+    batch, and weak scaling if the batch grows with the workers.
     """
 
     world_size: int  # workers of the last attempt with steps
@@ -146,24 +147,24 @@ class AttemptRow:
     end_global_batch_size: int  # samples in its last step, over all workers
     peak_lr: float  # peak learning rate at the batch of its first step
     start_samples: int  # samples in the weights at its start
-    end_samples: int  # where its work in the final weights ends; start_samples where all of it was done again
+    end_samples: int  # samples up to which its work is in the final weights; start_samples if all was trained again
     # finished, stopped, failed, running, diverged, lost, hung, out_of_memory, killed, preempted, terminated or resized
     ended_by: str
-    cause: str | None  # why it ended, in one sentence with the rank; None: nothing to say, or not known
-    per_worker_batch_size: int | None  # most samples in one forward/backward at its start; None: it ended before
-    redone_samples: int  # recorded samples that a later attempt trained on again
+    cause: str | None  # why it ended, in one sentence with the rank; None: no cause, or not known
+    per_worker_batch_size: int | None  # most samples in one forward/backward at its start; None: it made no step
+    redone_samples: int  # recorded samples that a later attempt trained again
     redone_s: float  # step time of these samples, mean over ranks
     restart_s: float | None  # from its end to the next one's start; None: no next one, or not known
     elapsed_s: float | None  # from submission to its start, without time in which nothing ran; None: not known
 
     @property
     def is_undone(self) -> bool:
-        """Whether it recorded work, and all of it was done again."""
+        """Whether the attempt recorded work, and all of it was trained again."""
         return self.end_samples == self.start_samples and self.redone_samples > 0
 
     @property
     def loses_its_end(self) -> bool:
-        """Whether a later attempt did its last steps again, and with them the evaluations and checkpoints after."""
+        """Whether a later attempt trained its last steps again, with the evaluations and checkpoints after them."""
         return self.redone_samples > 0
 
 
@@ -171,9 +172,9 @@ class AttemptRow:
 class LrAudit:
     """The learning rates that the optimizers used against the planned ones, over every record.
 
-    The planned learning rate is the plan's times the controllers' factors, as recorded at each step. It is also
-    compared with the one that is computed again from the job and the events: see ``audit_lrs``. Attempts whose plan is
-    not known, because events are missing, are left out.
+    The planned learning rate is the plan's times the controllers' factors, as recorded at each step. The
+    planned learning rate is also compared with the one that is computed again from the job and the events: see
+    ``audit_lrs``. Attempts whose plan is not known, because events are missing, are left out.
     """
 
     checked_steps: int  # optimizer steps that were compared, on every rank
@@ -185,12 +186,12 @@ class LrAudit:
 class Noise:
     """The estimated gradient noise scale at the last measured step, in samples, with a 90 % interval."""
 
-    noise_scale: float | None  # samples; None: not known, or the signal is lost in the noise
+    noise_scale: float | None  # samples; None: not known, or the noise hides the gradient
     lower: float | None  # samples; None: not known, because steps are too few or the trend bends too fast
-    upper: float | None  # samples; None with a lower end: there is no upper bound
+    upper: float | None  # samples; None while lower is known: there is no upper bound
     measured_steps: int  # steps with a measurement
-    meaning: str  # what the number says, and what it does not
-    is_preconditioned: bool = False  # whether it is of the gradient as Adam or RMSprop divides it
+    meaning: str  # what the number means, and what it does not mean
+    is_preconditioned: bool = False  # whether it is of the preconditioned gradient, as Adam or RMSprop divides it
     last_step: int | None = None  # number of the measured step that it is for; None: not known
     first_step: int | None = None  # number of the first step of the fitted trend; None: not known
     fitted_steps: int | None = None  # measured steps in the fitted trend; None: not known
@@ -201,16 +202,16 @@ class Gain:
     """The gain that ``rule: adascale`` measured."""
 
     mean: float  # mean number of reference steps that one step was worth
-    steps_saved: float  # steps fewer than the reference needs for the same progress
+    steps_saved: float  # how many more steps the reference needs for the same progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
     """A decision of a controller while the run was training."""
 
-    samples_seen: int  # samples in the weights when it was taken
+    samples_seen: int  # samples in the weights when the decision was taken
     elapsed_s: float | None  # since submission; None: not known
-    attempt: int  # attempt in which it was taken
+    attempt: int  # attempt in which the decision was taken
     kind: str  # kind of the event: lr_lowered, diverged, batch_grown or micro_batch_halved
     message: str  # one sentence
     undone: bool  # whether a later attempt started before it, so that it no longer holds
@@ -223,7 +224,7 @@ class Verdict:
     code: str  # stable name, see docs/verdicts.md
     rank: int | None  # rank of the worker that it is about; None: it is about the whole run
     message: str  # one sentence
-    evidence: str  # the numbers that it rests on
+    evidence: str  # the numbers that led to it
     next: str  # what to do
 
 
@@ -236,7 +237,7 @@ class Series:
     """
 
     samples_seen: tuple[int, ...]  # samples in the weights before the first step of the stretch
-    elapsed_s: tuple[float | None, ...]  # when that step began: since submission, without time in which nothing ran
+    elapsed_s: tuple[float | None, ...]  # from submission to the start of that step, without time in which nothing ran
     loss_mean: tuple[float | None, ...]  # mean by weight over ranks and steps
     loss_weight: tuple[float | None, ...]  # sum of the weights of loss_mean: samples, unless the loss returns a weight
     loss_min: tuple[float | None, ...]  # least loss of any rank and step
@@ -250,7 +251,7 @@ class Series:
     samples_per_s_min: tuple[float | None, ...]  # of the slowest step
     samples_per_s_max: tuple[float | None, ...]  # of the fastest step
     step_time_s_max: tuple[float, ...]  # of the slowest rank in the slowest step
-    compute_s: tuple[float, ...]  # of one step, mean over ranks and steps; with the next three, its whole time
+    compute_s: tuple[float, ...]  # of one step, mean over ranks and steps; this and the next three are its whole time
     data_wait_s: tuple[float, ...]  # of one step, mean over ranks and steps
     sync_wait_s: tuple[float, ...]  # of one step, mean over ranks and steps
     update_s: tuple[float, ...]  # of one step, mean over ranks and steps: the rest

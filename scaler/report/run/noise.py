@@ -8,12 +8,13 @@ from scaler.report.run.model import Gain, Noise, Totals
 from scaler.report.run.step_arrays import Columns
 
 MEANING = (
-    "An estimate of the batch at which the noise of a step's gradient is as long as the gradient itself. Read as a "
-    "critical batch size (McCandlish et al. 2018), it can be far too small (Merrill et al. 2025)."
+    "An estimate of the batch at which the noise of a step's gradient has the same norm as the gradient itself. As a "
+    "critical batch size (McCandlish et al. 2018), the estimate can be far too small (Merrill et al. 2025)."
 )
 OF_PRECONDITIONED = (
-    "An estimate for the gradient as the optimizer divides it, by which adascale finds the gain: the batch at which "
-    "the noise of a step's preconditioned gradient is as long as that gradient itself. It is no critical batch size."
+    "An estimate for the preconditioned gradient, as the optimizer divides the gradient. adascale computes the gain "
+    "from it. It is the batch at which the noise of a step's preconditioned gradient has the same norm as that "
+    "gradient, and not a critical batch size."
 )
 
 

@@ -22,10 +22,13 @@ Columns = Mapping[str, NDArray[Any]]
 
 
 def _cell_type(column: Column) -> type[np.number[Any]]:
-    """Seven digits are enough for a time that is measured once; losses keep all of theirs."""
-    if column.type is int:
+    """Return the type of a column's array. Only ``samples`` is an integer: every other cell can be missing (NaN).
+
+    Seven digits are enough for a time that is measured once; losses and counts keep all digits.
+    """
+    if column.name == "samples":
         return np.int32
-    return np.float64 if column.merge is Merge.MEAN else np.float32
+    return np.float64 if column.type is int or column.merge is Merge.MEAN else np.float32
 
 
 OF_STEP = tuple(column.name for column in columns_per(Per.STEP))
@@ -40,7 +43,7 @@ BETWEEN = tuple(column.name for column in columns_per(Per.BETWEEN))
 SAMPLED = tuple(column.name for column in columns_per(Per.SAMPLE))
 """What is measured now and then; only means over the run are kept."""
 
-_WHOLE = {column.name for column in COLUMNS if column.type is int}
+_WHOLE = {column.name for column in COLUMNS if column.type is int and not column.is_nullable}
 
 _KEYS = ("attempt", "rank", "samples_seen", "samples")
 

@@ -136,7 +136,7 @@ def _worker_table(report: Report) -> RenderableType:
     left = len(report.workers) - len(shown)
     if not left:
         return table
-    rest = f"and {plural(left, 'more worker')}; these have the most time of their own in each step: data and compute"
+    rest = f"and {plural(left, 'more worker')}; the table has those with the longest data wait and compute in a step"
     return Group(table, Text(rest, style="dim"))
 
 
@@ -179,4 +179,4 @@ def _end_list(report: Report) -> RenderableType:
     for row in report.attempts:
         if text := loss_text(row):
             table.add_row(Text(f"attempt {row.attempt}"), Text(text))
-    return Group(Text("Why attempts ended, and what was lost", style="bold"), table)
+    return Group(Text("Why each attempt ended, what was trained again, and the time to restart", style="bold"), table)

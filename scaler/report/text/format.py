@@ -1,4 +1,4 @@
-"""Numbers and text as people read them: one rule for each kind of number. ``numbers.js`` writes the same in a page."""
+"""Format numbers and text for people: one rule for each kind of number. ``numbers.js`` does the same in a page."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ def number(value: float | None, digits: int = 4) -> str:
     """Return a measured or counted number: ``digits`` significant digits, and thousands separators from 1,000 on.
 
     Args:
-        value: None: not known, which is a dash.
+        value: None: not known, written as a dash.
         digits: significant digits, at most 4. A number that has more digits before the point keeps them.
 
     Example:

@@ -24,6 +24,6 @@ def batch_beyond_noise_scale(attempts: Sequence[AttemptRow], noise: Noise | None
         message="An estimate: the global batch is larger than the gradient noise scale.",
         evidence=f"{plural(batch, 'sample')} a step at the end; noise scale {noise_text(noise)}",
         next="Fewer workers or a smaller batch should reach the same loss at a lower cost (McCandlish et al. 2018, "
-        "https://arxiv.org/abs/1812.06162). Try it first: the estimate can be far too small "
+        "https://arxiv.org/abs/1812.06162). Try a smaller batch first: the estimate can be far too small "
         "(Merrill et al. 2025, https://arxiv.org/abs/2505.23971).",
     )

@@ -141,7 +141,7 @@ class Curve:
 
     @property
     def scale(self) -> float:
-        """What rises are compared with: the whole fall, or the loss at the start if the loss hardly fell."""
+        """The measure for rises: the whole fall, or the loss at the start if the loss hardly fell."""
         return self.fall if self.fall > FELL_SHARE * abs(self.start_loss) else abs(self.start_loss)
 
     @property

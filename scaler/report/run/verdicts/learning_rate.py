@@ -40,7 +40,7 @@ def lr_differs_from_plan(audit: LrAudit, plan: Plan, *, is_followed: bool) -> Ve
         if is_followed
         else "The optimizer did not use the planned learning rate.",
         evidence=f"{difference} at a peak of {highest_peak(plan):g}",
-        next="See whether the run's job, plan.json or events.jsonl were altered; if not, it is a bug in scaler."
+        next="See whether the run's job, plan.json or events.jsonl were altered; if not, this is a bug in scaler."
         if is_followed
         else "Look for code in the recipe that writes the optimizer's lr.",
     )

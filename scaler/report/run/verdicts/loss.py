@@ -80,7 +80,7 @@ def jumps_text(curve: Curve, jumps: Sequence[Jump]) -> str:
 
 
 def loss_spiked(curve: Curve, jumps: Sequence[Jump]) -> Verdict | None:
-    """Return a verdict if the loss jumped, and nothing blames the learning rate for it."""
+    """Return a verdict if the loss jumped, and no other verdict explains the jumps by the learning rate."""
     if not jumps:
         return None
     is_back = jumps[-1].back is not None
@@ -92,7 +92,7 @@ def loss_spiked(curve: Curve, jumps: Sequence[Jump]) -> Verdict | None:
         if is_back
         else f"The loss jumped {times}, and had not come back at the end.",
         evidence=jumps_text(curve, jumps),
-        next="Set train.clip_grad_norm, or lower reference.lr. If it comes back at the same samples with another "
+        next="Set train.clip_grad_norm, or lower reference.lr. If the jump is at the same samples with another "
         "train.seed, look at the data there.",
     )
 
@@ -100,7 +100,7 @@ def loss_spiked(curve: Curve, jumps: Sequence[Jump]) -> Verdict | None:
 def loss_plateaued(evidence: Evidence, curve: Curve, trouble: Verdict | None) -> Verdict | None:
     """Return a verdict if the loss hardly fell, or did not fall in the last half of the steps at a high learning rate.
 
-    With ``trouble``, a verdict on the learning rate, that the loss hardly fell is not reported again.
+    If ``trouble``, a verdict on the learning rate, is given, a loss that hardly fell is not reported a second time.
     """
     if evidence.state is not RunState.SUCCEEDED or not (curve.is_whole and curve.has_enough_steps):
         return None
@@ -127,7 +127,7 @@ def _no_progress(curve: Curve, last: float, lr: float) -> Verdict:
         evidence=f"from {number(curve.start_loss)} at the start to {number(last)} over the last {PLATEAU_PART:.0%} of "
         f"the steps, at a mean learning rate of {number(lr)}",
         next="Let the learning rate fall there (schedule.name: cosine, or schedule.plateau), try a lower "
-        "reference.lr, or train for less.",
+        "reference.lr, or train for fewer epochs.",
     )
 
 
@@ -144,7 +144,7 @@ def _hardly_fell(curve: Curve, last: float, *, by_chance: bool) -> Verdict:
 
 
 def loss_still_falling(evidence: Evidence, curve: Curve, others: Sequence[Verdict | None]) -> Verdict | None:
-    """Return a verdict if the loss was still falling at the end; with ``others``, verdicts that explain it, none."""
+    """Return a verdict if the loss was still falling at the end; None if ``others`` has a verdict that explains it."""
     if evidence.state is not RunState.SUCCEEDED or not (curve.is_whole and curve.has_enough_steps) or any(others):
         return None
     start, last_half = (curve.steps - int(part * curve.steps) for part in (FALLING_PART, FALLING_PART / 2))
@@ -189,8 +189,8 @@ def overfitting(evidence: Evidence, curve: Curve) -> Verdict | None:
         message="The loss on the evaluation data rises while the training loss falls: the model overfits.",
         evidence=f"evaluation loss {number(values[best])} at {plural(known[best][0], 'sample')}, and "
         f"{number(values[-1])} at {plural(known[-1][0], 'sample')}; the training loss fell meanwhile",
-        next="Keep the best checkpoint instead of the last, train for less, or regularise: weight decay, augmentation, "
-        "dropout.",
+        next="Keep the best checkpoint instead of the last, train for fewer epochs, or regularise: weight decay, "
+        "augmentation, dropout.",
     )
 
 

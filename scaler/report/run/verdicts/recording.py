@@ -10,7 +10,7 @@ SHOWN_SINKS = 3
 
 
 def records_thinned(events: Sequence[Event]) -> Verdict | None:
-    """Return a verdict if records stand for several steps, because the collector could not keep up."""
+    """Return a verdict if records stand for several steps, because the collector could not write them fast enough."""
     thinned = of_type(events, RecordsThinned)
     if not thinned:
         return None

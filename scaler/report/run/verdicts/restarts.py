@@ -78,7 +78,7 @@ def _restart_advice(ended_by: str, evidence: Evidence) -> str:
 
 
 def checkpoint_passed_over(events: Sequence[Event]) -> Verdict | None:
-    """Return a verdict if a checkpoint could not be read, with the one that was used instead."""
+    """Return a verdict if a checkpoint could not be read, with the checkpoint that was used instead."""
     bad = [(index, event) for index, event in enumerate(events) if isinstance(event, CheckpointPassedOver)]
     if not bad:
         return None
@@ -94,8 +94,8 @@ def checkpoint_passed_over(events: Sequence[Event]) -> Verdict | None:
         rank=None,
         message=f"{plural(len(bad), 'checkpoint')} could not be read, and {were} skipped.",
         evidence=joined(*shown, *continued),
-        next="Find out what the storage did to the file: it is kept, renamed to *.bad. The work since the checkpoint "
-        "before it was trained again.",
+        next="Find out how the storage damaged the file, which is kept under the name *.bad. The samples after the "
+        "previous checkpoint were trained again.",
     )
 
 

@@ -25,7 +25,7 @@ def not_finished(evidence: Evidence) -> Verdict | None:
             rank=None,
             message=f"The run is lost: its driver ended after {share:.0%} of the training.",
             evidence=joined(*filter(None, [done, evidence.driver])),
-            next=f"Continue it from its newest checkpoint: scaler resume {evidence.run_id}.",
+            next=f"Continue the run from its newest checkpoint: scaler resume {evidence.run_id}.",
         )
     return Verdict(
         code="not_finished",
@@ -34,8 +34,8 @@ def not_finished(evidence: Evidence) -> Verdict | None:
         evidence=done,
         next={
             RunState.FAILED: f"Read the error below, fix its cause, and continue: scaler resume {evidence.run_id}.",
-            RunState.STOPPED: f"Continue it: scaler resume {evidence.run_id}.",
-        }.get(state, "Report again when it has ended."),
+            RunState.STOPPED: f"Continue the run: scaler resume {evidence.run_id}.",
+        }.get(state, "Make the report again when the run has ended."),
     )
 
 

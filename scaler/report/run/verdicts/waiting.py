@@ -43,8 +43,8 @@ def _load_advice(data_workers: int) -> str:
         else f"Load samples in more processes: train.data_workers is {data_workers}"
     )
     return (
-        f"{processes}, with as many more CPUs (resources.cpus_per_worker); or make samples faster to load: decode "
-        "and resize them beforehand, cache them, keep them on local disks."
+        f"{processes}, with one more CPU for each process (resources.cpus_per_worker); or make samples faster to "
+        "load: decode and resize them beforehand, cache them, keep them on local disks."
     )
 
 
@@ -70,8 +70,8 @@ def sync_bound(evidence: Evidence, stragglers: StragglerFindings) -> Verdict | N
         rank=None,
         message=f"Workers wait for each other for {share:.0%} of the step time, mean over ranks, "
         f"{'mostly for the all-reduce itself' if is_network else 'mostly for the last rank, which changes'}.",
-        evidence=f"{network:.0%} in the all-reduce after the last rank has come, {others:.0%} before that; median step "
-        f"{seconds(float(np.median(times.step_s)))}",
+        evidence=f"{network:.0%} in the all-reduce after the last rank has reached it, {others:.0%} before; median "
+        f"step {seconds(float(np.median(times.step_s)))}",
         next="Do more work between two all-reduces (raise scale.per_worker_batch_size or scale.grad_accum_steps), "
         "or use fewer workers or a faster network."
         if is_network
