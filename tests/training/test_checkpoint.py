@@ -383,7 +383,7 @@ def test_a_checkpoint_that_cannot_be_written_is_an_event_and_training_goes_on(
     training.run()
     failed = events_of({"events": around.events}, "checkpoint_failed")
     assert [event.samples_seen for event in failed] == [250, 500]
-    assert failed[0]["reason"] == "OSError: [Errno 28] No space left on device"
+    assert failed[0].reason == "OSError: [Errno 28] No space left on device"
     assert complete_checkpoints(around.folder) == [750]
 
 
