@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from secrets import token_hex
+from time import monotonic, sleep
 
 import pytest
 from synthetic import SyntheticRun
@@ -31,9 +32,12 @@ def test_an_offline_run_lies_in_the_runs_folder(
     writer.close(RunState.SUCCEEDED)
     assert not [event for event in folder.rows("events.jsonl") if event["kind"] == "tracking_failed"]
     (place,) = [name for name in folder.names("wandb") if name.startswith("offline-run-")]
-    data = folder.read(f"wandb/{place}/run-digits-1.wandb")
-    for text in (b"train/loss_mean", b"train/samples_per_s", b"eval/loss", b"samples_seen", b"peak_lr", b"digits-1"):
-        assert text in data
+    expected = (b"train/loss_mean", b"train/samples_per_s", b"eval/loss", b"samples_seen", b"peak_lr", b"digits-1")
+    until = monotonic() + 60.0  # wandb's process still writes a local file after the run was finished
+    while missing := [text for text in expected if text not in folder.read(f"wandb/{place}/run-digits-1.wandb")]:
+        assert where == "local", missing
+        assert monotonic() < until, missing
+        sleep(0.1)
 
 
 def test_its_server_is_not_asked_without_a_key(
