@@ -604,7 +604,7 @@ def test_a_driver_that_was_stopped_while_another_finished_its_run_writes_nothing
     assert (code, out, err) == (
         5,
         "",
-        f"Error: run {folder.run_id} was taken over: its {FILE} is gone.\n"
+        f"Error: run {folder.run_id} was taken over: its {FILE} was removed.\n"
         "  Another process resumed the run, or the file was changed; this process writes nothing more to it.\n",
     )
     assert folder.state().value == "succeeded"
