@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Ray gives its workers a low priority (niceness 15), and beside other tests they would hardly run.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+# A background job may start with SIGINT and SIGHUP ignored, and what the tests start would ignore them, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A process has one fork server, started by whichever test is first; with torch in it, a member of a group starts in
 # milliseconds.

@@ -118,7 +118,7 @@ def test_the_list_of_runs(storage: str, tmp_path: Path, digits: Callable[..., Jo
     assert list(frame["state"]) == ["stopped", "succeeded"]
     assert (frame["ended_at"] - frame["started_at"]).dt.total_seconds().tolist() == [10.5, 10.5]
     assert len(scaler.read_runs(str(tmp_path / "nothing"))) == 0
-    with pytest.raises(RunError, match="there is no run nothing here"):
+    with pytest.raises(RunError, match="there is no run nothing, neither at this path nor in "):
         scaler.read_run("nothing", storage=storage)
 
 
