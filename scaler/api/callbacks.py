@@ -1,4 +1,4 @@
-"""The types of the callbacks with which ``submit``, ``resume`` and ``find_lr`` report while they work."""
+"""The callbacks with which ``submit``, ``resume`` and ``find_lr`` report while they work."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -33,6 +33,17 @@ class OnResumeStart(Protocol):
 
     def __call__(self, folder: RunFolder, from_samples: int | None, passed_over: Sequence[PassedOver], /) -> None:
         """Receive the run's folder, the checkpoint and the checkpoints that cannot be used."""
+
+
+def keep_report(on_report: OnReport | None) -> tuple[list[Report], OnReport]:
+    """Return a list, and a callback that puts the report into it and then calls ``on_report``, if given."""
+    reports: list[Report] = []
+
+    def reported(report: Report) -> None:
+        reports.append(report)
+        (on_report or ignore)(report)
+
+    return reports, reported
 
 
 def ignore(*_: object) -> None:

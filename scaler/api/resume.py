@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
-from scaler.api.callbacks import OnNotice, OnProgress, OnReport, OnResumePlan, OnResumeStart, ignore
+from scaler.api.callbacks import OnNotice, OnProgress, OnReport, OnResumePlan, OnResumeStart, ignore, keep_report
 from scaler.cluster.resume import Stored, read_stored, require_same_data, resume_plan
 from scaler.errors import JobFileError
 from scaler.job.changes import Change, job_changes, require_resumable, shown
@@ -13,7 +13,6 @@ from scaler.job.load import edit_job, masked_keys
 from scaler.job.located import JobLike, LocatedJob, locate_job
 from scaler.notebook import Run, RunLike, run_folder
 from scaler.plan.kept_lengths import require_same_lengths
-from scaler.report.run.model import Report
 from scaler.runs import RunFolder
 from scaler.runs.find import typed_name
 from scaler.training.plan_job import plan_with_recipe
@@ -89,12 +88,7 @@ def resume(
         _require_no_changes(folder, changes)
         return Run(folder)
     (on_plan or ignore)(planned, plan, changes, folder)
-    reports: list[Report] = []
-
-    def reported(report: Report) -> None:
-        reports.append(report)
-        (on_report or ignore)(report)
-
+    reports, reported = keep_report(on_report)
     resume_plan(
         folder,
         planned,

@@ -3,11 +3,10 @@
 import os
 from collections.abc import Sequence
 
-from scaler.api.callbacks import OnNotice, OnPlan, OnProgress, OnReport, OnStart, ignore
+from scaler.api.callbacks import OnNotice, OnPlan, OnProgress, OnReport, OnStart, ignore, keep_report
 from scaler.cluster.submit import submit_plan
 from scaler.job.located import JobLike, locate_job
 from scaler.notebook import Run
-from scaler.report.run.model import Report
 from scaler.training.plan_job import plan_with_recipe
 
 
@@ -75,12 +74,7 @@ def submit(
     located = locate_job(job, overrides=overrides, workers=workers, storage=storage, recipe_folder=recipe_folder)
     planned, plan = plan_with_recipe(located.job, source=located.source, recipe_folder=located.recipe_folder)
     (on_plan or ignore)(planned, plan)
-    reports: list[Report] = []
-
-    def reported(report: Report) -> None:
-        reports.append(report)
-        (on_report or ignore)(report)
-
+    reports, reported = keep_report(on_report)
     folder = submit_plan(
         planned,
         plan,

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from scaler.cluster.auth_token import token_refused
 from scaler.errors import ClusterError, ScalerError
 from scaler.masking import mask_text
+from scaler.runs.filesystems import error_chain, message_of
 
 _TOKEN_SIGNS = ("AuthenticationError", "InvalidAuthToken", "Unauthenticated", "authentication token")
 _SETUP_SIGNS = ("RuntimeEnvSetupError", "runtime_env", "runtime env")
@@ -24,9 +25,9 @@ def start_error(error: BaseException, *, address: str | None) -> ScalerError:
     """
     if isinstance(error, ScalerError):
         return error
-    texts = " ".join(f"{type(link).__name__} {_text(link)}" for link in _chain(error))
+    texts = " ".join(f"{type(link).__name__} {message_of(link)}" for link in error_chain(error, contexts=True))
     where = "on this machine" if address is None else f"at {address}"
-    message = mask_text((_text(error).strip() or type(error).__name__).splitlines()[0]).rstrip(". ")
+    message = mask_text((message_of(error).strip() or type(error).__name__).splitlines()[0]).rstrip(". ")
     if address is not None and any(sign in texts for sign in _TOKEN_SIGNS):
         return token_refused(address)
     if any(sign in texts for sign in _SETUP_SIGNS):
@@ -72,11 +73,11 @@ def ray_errors(run_id: str) -> Iterator[None]:
 
 def run_error(error: BaseException, *, run_id: str) -> ScalerError:
     """Return the error of a run that an exception of Ray ended."""
-    for link in _chain(error):
+    for link in error_chain(error, contexts=True):
         cause = getattr(link, "cause", None)  # of a RayTaskError: the exception that another process raised
         if isinstance(cause, ScalerError):
             return cause
-    texts = " ".join(f"{type(link).__name__} {_text(link)}" for link in _chain(error))
+    texts = " ".join(f"{type(link).__name__} {message_of(link)}" for link in error_chain(error, contexts=True))
     if any(sign in texts for sign in _SETUP_SIGNS):
         return ClusterError(
             f"Ray could not prepare a node for the workers: {mask_text(_last_line(error)).rstrip('.')}.",
@@ -97,24 +98,6 @@ def head_lost(gcs_address: str, *, seconds: float, run_id: str) -> ClusterError:
     )
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and its causes."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or link.__context__
-
-
 def _last_line(error: BaseException) -> str:
-    lines = [line for line in _text(error).strip().splitlines() if line.strip()]
+    lines = [line for line in message_of(error).strip().splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
-
-
-def _text(error: BaseException) -> str:
-    """Return an error's text; some of Ray's errors cannot be printed without a cluster."""
-    try:
-        return str(error)
-    except Exception:
-        return ""

@@ -30,19 +30,21 @@ def running_cluster(address: str, *, verbose: bool, runtime_env: Mapping[str, An
             with scaler.
     """
 
+    head = resolve_address(address)
+
     def connect() -> None:
         import ray
 
         require_hooks()
         env_vars = {**runtime_env.get("env_vars", {}), HASH_SEED: os.environ[HASH_SEED]}
         ray.init(
-            address=resolve_address(address),
+            address=head,
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
             runtime_env={**runtime_env, "env_vars": env_vars},
         )
 
-    with ray_session(connect, address=address, environment=environment_for(address), verbose=verbose):
+    with ray_session(connect, address=address, environment=token_environment(head), verbose=verbose):
         yield
 
 

@@ -105,7 +105,7 @@ def reason(error: BaseException) -> str:
         >>> reason(ValueError("this is no  parquet file."))
         'this is no parquet file'
     """
-    text = getattr(error, "strerror", None) or mask_text(" ".join(_text(error).split()))
+    text = getattr(error, "strerror", None) or mask_text(" ".join(message_of(error).split()))
     return str(text).rstrip(".") or type(error).__name__
 
 
@@ -163,7 +163,7 @@ def _no_run_in(storage: str) -> str:
 
 def _explain(error: Exception, uri: str) -> tuple[str, str]:
     """Return the reason of an error, and what to type; for an unknown kind of error, the second text is empty."""
-    kinds = [kind.__name__ for link in _chain(error) for kind in type(link).__mro__]
+    kinds = [kind.__name__ for link in error_chain(error) for kind in type(link).__mro__]
     scheme = uri.partition("://")[0] if "://" in uri else ""
     if _is_about(error, _NO_BUCKET):
         return "there is no such bucket", "Make the bucket, or correct its name."
@@ -180,22 +180,27 @@ def _explain(error: Exception, uri: str) -> tuple[str, str]:
     return reason(error), ""
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and its causes, in the order of ``__cause__``."""
+def error_chain(error: BaseException, *, contexts: bool = False) -> Iterator[BaseException]:
+    """Yield an error and its causes, each once.
+
+    Args:
+        error: the newest.
+        contexts: without a ``__cause__``, follow ``__context__``: the error that was handled when the next was raised.
+    """
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         yield link
-        link = link.__cause__
+        link = link.__cause__ or (link.__context__ if contexts else None)
 
 
 def _is_about(error: BaseException, sign: re.Pattern[str]) -> bool:
-    return any(sign.search(f"{type(link).__name__} {_text(link)}") for link in _chain(error))
+    return any(sign.search(f"{type(link).__name__} {message_of(link)}") for link in error_chain(error))
 
 
-def _text(error: BaseException) -> str:
-    """Return an error's text; empty if ``str(error)`` fails, as it does for some errors of libraries."""
+def message_of(error: BaseException) -> str:
+    """Return an error's message; empty if ``str(error)`` fails, as it does for some errors of libraries."""
     try:
         return str(error)
     except Exception:
