@@ -190,6 +190,7 @@ def resume_plan(
                 workers=plan.world_size,
                 changes=[list(change.texts()) for change in changes],
                 idle_s=idle_s,
+                driver_seen_at=None if lease.before is None else lease.before["beat"],
             ),
             on_progress=on_progress,
             on_report=on_report,

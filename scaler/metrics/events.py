@@ -251,6 +251,7 @@ class Resumed(BaseEvent):
     workers: int  # workers that the resumed run starts with
     changes: Sequence[Sequence[str]]  # changes of the job: [key, old value, new value] each
     idle_s: float  # seconds since the run was last known to be active
+    driver_seen_at: float | None = None  # last heartbeat of the driver, if it was killed; None: it was not
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -419,7 +419,9 @@ def test_a_process_that_lost_its_run_ends_and_writes_nothing_more(
         import json, glob
         (status,) = glob.glob("runs/*/status.json")
         other = {{"token": "theirs", "host": "elsewhere", "pid": 77, "beat": time.time()}}
-        Path(status).with_name("{FILE}").write_text(json.dumps(other))
+        written = Path(status).with_name("theirs")
+        written.write_text(json.dumps(other))
+        written.replace(Path(status).with_name("{FILE}"))  # never half written, like scaler's own
         Path(status).write_text(json.dumps({{**json.loads(Path(status).read_text()), "note": "theirs"}}))
 """
     recipe.write_text(recipe.read_text() + takes)

@@ -87,6 +87,13 @@ STARTED = [made("worker_started", rank=rank, node=f"node-{rank % 2}", pid=rank) 
         ([left("stop"), resumed(["train.epochs", "2", "3"])], "stopped", "request; resumed with train.epochs 2 -> 3"),
         ([resumed(*[[name, "1", "2"] for name in "abcde"])], "killed", "with a 1 -> 2, b 1 -> 2, c 1 -> 2 and 2 more"),
         ([resumed(["a", "1", "2"]), resumed(["a", "2", "3"])], "killed", "resumed with a 1 -> 2, a 2 -> 3"),
+        # The driver was killed: the workers, ended one after another, report what follows from that.
+        ([failed(1, by_peer=True), resumed(driver_seen_at=99.0)], "killed", "the driver was gone; resumed"),
+        ([failed(1, by_peer=True), ended(0), resumed(driver_seen_at=99.0)], "killed", "the driver was gone; resumed"),
+        ([left("sigterm", "rank 1"), resumed(driver_seen_at=99.0)], "killed", "the driver was gone; resumed"),
+        ([ended(1), resumed(driver_seen_at=101.0)], "lost", "rank 1 died; resumed"),  # before the driver was killed
+        ([failed(1), resumed(driver_seen_at=99.0)], "failed", "rank 1 failed: ValueError: no; resumed"),
+        ([hung(1, where=""), resumed(driver_seen_at=99.0)], "hung", "rank 1 hung for 600 s: computing; resumed"),
         # What came after the group's end was noticed is of an attempt that never began.
         ([ended(1), hung(0, attempt=None)], "lost", "rank 1 died"),
         ([ended(1), left("preemption", "rank 0", attempt=None)], "lost", "rank 1 died"),
@@ -130,6 +137,14 @@ def test_a_run_that_was_trained_to_its_end_was_not_killed() -> None:
     assert end == AttemptEnd(ended_by="finished", cause=cause, at=70.0, idle_s=30.0)
     assert find_attempt_end([], finished=True) is None
     other = find_attempt_end([ended(1), resumed()], finished=True)  # died in its last checkpoint
+    assert other is not None
+    assert other.ended_by == "lost"
+
+
+def test_a_lost_run_that_nobody_resumed_ended_with_its_driver() -> None:
+    echo = [failed(1, by_peer=True)]
+    assert find_attempt_end(echo, driver_seen_at=99.0) is None
+    other = find_attempt_end(echo, driver_seen_at=101.0)
     assert other is not None
     assert other.ended_by == "lost"
 

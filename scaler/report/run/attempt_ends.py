@@ -56,14 +56,21 @@ def events_by_attempt(events: Sequence[Event]) -> dict[int, list[Event]]:
     return found
 
 
-def find_attempt_end(events: Sequence[Event], *, finished: bool = False) -> AttemptEnd | None:
+def find_attempt_end(
+    events: Sequence[Event], *, finished: bool = False, driver_seen_at: float | None = None
+) -> AttemptEnd | None:
     """Return the end of an attempt; None when no event is about the end.
 
     Args:
         events: those of the attempt, in order.
         finished: whether it trained to the end of its plan.
+        driver_seen_at: last heartbeat, in epoch seconds, of a run driver that is gone; None: it is not, or an event
+            ``resumed`` says it.
     """
     signs = _signs(events)
+    driver_seen_at = max((event.driver_seen_at or 0.0 for event in of_type(signs, Resumed)), default=driver_seen_at)
+    if driver_seen_at:
+        signs = [event for event in signs if not _follows_from_driver(event, driver_seen_at)]
     resumes = of_type(signs, Resumed)
     others = [event for event in signs if not isinstance(event, Resumed)]
     if not signs:
@@ -109,6 +116,24 @@ def _cause(signs: Sequence[_Sign], events: Sequence[Event]) -> tuple[str, str] |
     if failures:
         return "lost", f"rank {failures[0].rank} lost the other workers"
     return None
+
+
+def _follows_from_driver(event: Event, driver_seen_at: float) -> bool:
+    """Return whether the end of the run driver explains an event.
+
+    Ray ends the workers of a killed driver one after another, and those that remain may report the others' end.
+    """
+    if event.time is None or event.time < driver_seen_at:
+        return False
+    match event:
+        case WorkerFailed():
+            return event.by_peer
+        case GroupEnded():
+            return True
+        case LeaveRequested():
+            return event.why == "sigterm"
+        case _:
+            return False
 
 
 def _is_own_error(event: Event) -> bool:

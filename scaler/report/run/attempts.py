@@ -90,7 +90,13 @@ def _planned_start(worker: WorkerStarted, plan: Plan) -> AttemptStarted:
 
 
 def find_attempts(
-    events: Sequence[Event], steps: Columns, plans: Mapping[int, Plan], state: RunState, started_at: float | None
+    events: Sequence[Event],
+    steps: Columns,
+    plans: Mapping[int, Plan],
+    state: RunState,
+    started_at: float | None,
+    *,
+    driver_seen_at: float | None = None,
 ) -> tuple[AttemptRow, ...]:
     """Return one row for each attempt: each start of the worker group, and each return to a checkpoint.
 
@@ -100,6 +106,7 @@ def find_attempts(
         plans: of each attempt.
         state: of the run.
         started_at: when it was submitted, in epoch seconds.
+        driver_seen_at: last heartbeat of the driver of a lost run, in epoch seconds; None: unknown, or not lost.
     """
     times = find_starts(events, started_at)
     starts = of_type(events, AttemptStarted)
@@ -115,7 +122,11 @@ def find_attempts(
         done = min((later.start_samples for later in starts[index + 1 :]), default=reached)
         kept = mine["samples_seen"][mine["samples_seen"] < done]
         ends = np.array([kept.max() if len(kept) else begin])
-        end = find_attempt_end(by_attempt[attempt], finished=has_ended(mine, plan, reached))
+        end = find_attempt_end(
+            by_attempt[attempt],
+            finished=has_ended(mine, plan, reached),
+            driver_seen_at=driver_seen_at if successor is None else None,
+        )
         ended_by, cause = _how_it_ended(end, state, is_last=successor is None)
         rows.append(
             AttemptRow(

@@ -32,7 +32,13 @@ def read_report(folder: RunFolder, *, baseline: RunFolder | None = None) -> Repo
         raise RunError(f"run {folder.run_id}: plan.json is not a plan: {error}.", "The file was altered.") from None
     state, gone = present_state(folder)
     # The folder may be a renamed copy: the report names the run as a command line does.
-    status = {**folder.read_json("status.json"), "state": state, "run_id": folder.run_id, "driver": str(gone or "")}
+    status = {
+        **folder.read_json("status.json"),
+        "state": state,
+        "run_id": folder.run_id,
+        "driver": str(gone or ""),
+        "driver_seen_at": gone.beat if gone is not None else None,
+    }
     later_jobs = {attempt: later for attempt, later in jobs.items() if attempt}
     one_worker = None
     if baseline is not None:

@@ -58,7 +58,9 @@ def summarize(
     plans = plans_of_attempts(events, jobs, plan)
     events = with_short_attempts(events, plans)
     arrays = make_step_arrays(records, events)
-    attempts = find_attempts(events, arrays.steps, plans, state, status.get("started_at"))
+    attempts = find_attempts(
+        events, arrays.steps, plans, state, status.get("started_at"), driver_seen_at=status.get("driver_seen_at")
+    )
     after = after_last_step(events)
     elapsed = Elapsed(arrays.steps, attempts, {attempt: sum(parts.values()) for attempt, parts in after.items()})
     totals = _totals(arrays.kept, attempts, status, plan)
