@@ -24,6 +24,7 @@ COMMANDS = {
     "report": "Show the report of a run.",
     "compare": "Compare runs: their jobs, their results, and which differences exceed the noise.",
     "check": "Check a run against limits, for example in CI.",
+    "export": "Write the files that run a job in containers, on Kubernetes, in a cloud or with Slurm.",
     "schema": "Print the JSON Schema of job files, for editors.",
 }
 
