@@ -17,7 +17,18 @@ import yaml
 
 RELEASE = "v1.7.0"
 POD = {"containers", "nodeSelector", "restartPolicy", "securityContext", "tolerations", "volumes"}
-CONTAINER = {"command", "args", "env", "image", "imagePullPolicy", "name", "ports", "resources", "securityContext"}
+CONTAINER = {
+    "command",
+    "args",
+    "env",
+    "envFrom",
+    "image",
+    "imagePullPolicy",
+    "name",
+    "ports",
+    "resources",
+    "securityContext",
+}
 CONTAINER |= {"volumeMounts", "workingDir"}
 VOLUME = {"name", "emptyDir", "persistentVolumeClaim"}
 
@@ -29,8 +40,8 @@ def reduced(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     properties = schema.get("properties", {})
-    for kind, kept in (("containers", POD), ("volumeMounts", CONTAINER), ("persistentVolumeClaim", VOLUME)):
-        if kind in properties and kept & set(properties) > {kind}:
+    for kind, kept in (("containers", POD), ("livenessProbe", CONTAINER), ("persistentVolumeClaim", VOLUME)):
+        if kind in properties:
             properties = {name: value for name, value in properties.items() if name in kept}
     result = {key: reduced(value) for key, value in schema.items() if key != "properties"}
     if properties:
