@@ -185,13 +185,15 @@ def network(name: str, folder: Path) -> Iterator[Network]:
 def wait_for(container: Container, command: Sequence[str], image: Image, *, seconds: float) -> None:
     """Return when a command succeeds in a container, as the health checks of compose and Kubernetes do."""
     end = time.monotonic() + seconds
-    (pid,) = Path(f"/proc/{container.process.pid}/task/{container.process.pid}/children").read_text().split()[:1]
     values = [f"{key}={value}" for key, value in image.environment.items()]
-    while subprocess.run(
-        ["nsenter", "--target", pid, "--all", "--root", "--wd", "env", "-i", *values, *command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ).returncode:
+    children = Path(f"/proc/{container.process.pid}/task/{container.process.pid}/children")
+
+    def succeeds() -> bool:
+        pids = children.read_text().split()
+        enter = ["nsenter", *(f"--target={pid}" for pid in pids), "--all", "--root", "--wd", "env", "-i", *values]
+        return pids and not subprocess.run([*enter, *command], capture_output=True).returncode
+
+    while not succeeds():
         if time.monotonic() > end or container.process.poll() is not None:
             raise TimeoutError(
                 f"{shlex.join(command)} did not succeed in {seconds:.0f} s:\n{container.log.read_text()}"

@@ -4,7 +4,7 @@ import base64
 import hashlib
 from importlib.metadata import Distribution, distribution, distributions
 from pathlib import Path
-from zipfile import ZIP_DEFLATED, ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import scaler
 
@@ -31,14 +31,15 @@ def write_wheel(folder: Path) -> Path:
         for path in sorted(package.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
-    files |= {f"{info}/{name}": _metadata(installed, name).encode() for name in ("METADATA", "entry_points.txt")}
+    files[f"{info}/METADATA"] = _metadata(installed, "METADATA", "PKG-INFO").encode()
+    files[f"{info}/entry_points.txt"] = _metadata(installed, "entry_points.txt").encode()
     files[f"{info}/WHEEL"] = WHEEL.encode()
     rows = [f"{name},sha256={_digest(content)},{len(content)}\n" for name, content in files.items()]
     files[f"{info}/RECORD"] = "".join([*rows, f"{info}/RECORD,,\n"]).encode()
     path = folder / wheel_name()
     with ZipFile(path, "w", ZIP_DEFLATED) as archive:
         for name, content in files.items():
-            archive.writestr(name, content)
+            archive.writestr(ZipInfo(name), content, ZIP_DEFLATED)
     return path
 
 
@@ -51,10 +52,9 @@ def constraints() -> str:
     return "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()))
 
 
-def _metadata(installed: Distribution, name: str) -> str:
-    text = installed.read_text(name)
-    assert text is not None  # every installation has them
-    return text
+def _metadata(installed: Distribution, *names: str) -> str:
+    """Return a file of the installed package; its first name that exists, as a checkout has other names."""
+    return next(text for name in names if (text := installed.read_text(name)) is not None)
 
 
 def _digest(content: bytes) -> str:
