@@ -12,7 +12,8 @@ from scaler.errors import JobFileError
 from scaler.export.deployment import HOME, RUNS, Place, extras_of, kubernetes_name, nodes_of, submit_command
 from scaler.export.kinds import KINDS
 from scaler.export.machines import DEFAULT_GPU, choose_machine
-from scaler.job import Job
+from scaler.job import Job, apply_overrides
+from scaler.masking import mask_values
 
 MAX_RAYJOB, MAX_RAYCLUSTER = 47, 53  # characters of a name that KubeRay accepts
 CREDENTIALS = {
@@ -58,6 +59,7 @@ def values_of(
     kind: str, job: Job, place: Place, sources: Sources, *, overrides: Sequence[str], workers: int | None
 ) -> dict[str, Any]:
     """Return the values of a kind's templates and commands; arguments and errors as in ``export_job``."""
+    _require_no_secret(overrides)
     is_uri = "://" in job.storage
     if not is_uri and KINDS[kind].storage == "uri":
         raise JobFileError(
@@ -90,6 +92,17 @@ def values_of(
     }
 
 
+def _require_no_secret(overrides: Sequence[str]) -> None:
+    """Refuse a ``--set`` with a secret: the files would have it as it was typed."""
+    for override in overrides:
+        given = apply_overrides({}, [override])
+        if mask_values(given) != given:
+            raise JobFileError(
+                f"--set {override.partition('=')[0]}=... is a secret, which would be in the files.",
+                "Give it to the recipe in an environment variable.",
+            )
+
+
 def inside(sources: Sources, path: str) -> str:
     """Return a path relative to the folder that ``docker build`` sends.
 
@@ -100,7 +113,7 @@ def inside(sources: Sources, path: str) -> str:
     if relative.startswith(".."):
         raise JobFileError(
             f"{path} is outside {sources.context}, the folder that docker build sends.",
-            f"Such as --output {os.path.join(sources.context, 'deploy')}.",
+            f"Such as --output {shlex.quote(os.path.join(sources.context, 'deploy'))}.",
         )
     return relative
 

@@ -114,6 +114,16 @@ def test_a_bucket_s_credentials_come_from_the_shell_or_from_a_secret_and_are_in_
     assert "PersistentVolumeClaim" not in texts["kuberay"]
 
 
+@pytest.mark.parametrize("secret", ["recipe_args.api_key=abc123", "recipe_args={api_key: abc123}"])
+def test_a_secret_is_refused(secret: str) -> None:
+    with pytest.raises(JobFileError) as error:
+        exported("kuberay", secret)
+    assert str(error.value) == (
+        f"--set {secret.partition('=')[0]}=... is a secret, which would be in the files.\n"
+        "  Give it to the recipe in an environment variable."
+    )
+
+
 def test_the_image_has_the_packages_that_the_job_needs() -> None:
     dockerfile = exported("docker", BUCKET, "tracking={wandb: {project: p}}", "reference.optimizer={name: lion}").files
     assert "scaler-0.1.0-py3-none-any.whl[optimizers,s3,wandb]" in dockerfile["Dockerfile"]
