@@ -52,6 +52,11 @@ def output_options(command: Command) -> Command:
     return command
 
 
+def run_argument(command: Command) -> Command:
+    """Add the argument RUN."""
+    return click.argument("run", metavar="RUN")(command)
+
+
 def storage_option(command: Command) -> Command:
     """Add ``--storage``."""
     return click.option(

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import click
 
-from scaler.cli.options import address_option, output_options, overrides_option, storage_option, workers_option
+from scaler.cli.options import (
+    address_option,
+    output_options,
+    overrides_option,
+    run_argument,
+    storage_option,
+    workers_option,
+)
 from scaler.cli.paths import JobPath
 from scaler.cli.terminal import err
 from scaler.plan import Plan
@@ -12,7 +19,7 @@ from scaler.runs import RunFolder
 
 
 @click.command("resume")
-@click.argument("run", metavar="RUN")
+@run_argument
 @click.option(
     "--job",
     "job_path",

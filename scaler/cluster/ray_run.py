@@ -18,6 +18,7 @@ from scaler.job import Job
 from scaler.metrics.events import Resumed
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
+from scaler.runs.control import StopRequest
 
 if TYPE_CHECKING:
     from scaler.cluster.collector import CollectorStatus
@@ -38,6 +39,7 @@ def run_on_ray(
     *,
     recipe_folder: str,
     on_progress: Callable[[Progress], None],
+    stop_requested: Callable[[], StopRequest | None] = lambda: None,
     embedded: bool = True,
     resumed: Resumed | None = None,
 ) -> bool:
@@ -49,17 +51,19 @@ def run_on_ray(
         folder: the run's folder.
         recipe_folder: the job file's folder, as the workers see it.
         on_progress: called a few times a second.
+        stop_requested: returns the request to stop the run, if there is one.
         embedded: whether the cluster ends with this process.
         resumed: the event ``resumed``, for a run that is resumed.
 
     Returns:
-        Whether training is complete; False when Ctrl-C stopped it.
+        Whether training is complete; False when Ctrl-C or a request stopped it.
 
     Raises:
         ClusterError: the cluster is too small for the job, or was lost.
         TrainingError: training failed; the error has the worker's message.
         RunError: the run's folder cannot be written.
-        KeyboardInterrupt: Ctrl-C before training began, or a second Ctrl-C.
+        KeyboardInterrupt: Ctrl-C or a request to stop before training began, a second Ctrl-C, or a request to stop at
+            once.
     """
     import ray
 
@@ -72,6 +76,7 @@ def run_on_ray(
             head,
             recipe_folder=recipe_folder,
             on_progress=on_progress,
+            stop_requested=stop_requested,
             embedded=embedded,
             resumed=resumed,
         )
@@ -85,6 +90,7 @@ def _run(
     *,
     recipe_folder: str,
     on_progress: Callable[[Progress], None],
+    stop_requested: Callable[[], StopRequest | None],
     embedded: bool,
     resumed: Resumed | None,
 ) -> bool:
@@ -118,7 +124,7 @@ def _run(
 
     state = RunState.FAILED
     try:
-        finished = _watch(_InThread(fit), collector, job, folder, head, on_progress)
+        finished = _watch(_InThread(fit), collector, job, folder, head, on_progress, stop_requested)
         state = RunState.SUCCEEDED if finished else RunState.STOPPED
         return finished
     except KeyboardInterrupt:
@@ -167,15 +173,17 @@ def _watch(
     folder: RunFolder,
     head: HeadWatch,
     on_progress: Callable[[Progress], None],
+    stop_requested: Callable[[], StopRequest | None],
 ) -> bool:
     """Watch a run to its end.
 
-    The first Ctrl-C asks the workers to stop. A second one ends the run, and so do workers that have not stopped after
-    ``STOP_S``.
+    The first Ctrl-C, or a request to stop, asks the workers to stop. A second Ctrl-C ends the run, and so do workers
+    that have not stopped after ``STOP_S``.
     """
     import ray
 
     stopping_since: float | None = None
+    why, is_second = "Ctrl-C", False
     progress = Progress()
     troubles: Sequence[Trouble] = ()
     ended = False
@@ -197,13 +205,18 @@ def _watch(
                     f"run {folder.run_id}: its folder cannot be written: {status.storage}.",
                     f"Free space or repair the storage, then continue: scaler resume {folder.run_id}.",
                 )
+            stop = stop_requested()
+            if stop is not None and (stop.now or stopping_since is None):
+                why = f"scaler stop of {stop.by}"
+                is_second = stop.now
+                raise KeyboardInterrupt
             if stopping_since is not None and monotonic() - stopping_since > STOP_S:
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
-            if stopping_since is not None or progress.attempt is None:
+            if stopping_since is not None or is_second or progress.attempt is None:
                 raise
             stopping_since = monotonic()
-            ray.get(collector.request_leave.remote("stop", "Ctrl-C"))
+            ray.get(collector.request_leave.remote("stop", why))
     outcome = fit.outcome()
     if isinstance(outcome, BaseException):
         raise final_error(outcome, troubles, job, folder)

@@ -4,12 +4,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from time import time
 from typing import Any
 
 import scaler
 from scaler.cluster.progress import Progress, ProgressTracker
+from scaler.cluster.progress_file import progress_dict
 from scaler.errors import JobFileError, RunError, ScalerError
 from scaler.job import Job
 from scaler.masking import mask_text
@@ -21,16 +23,19 @@ from scaler.plan.make import require_every_size
 from scaler.report.run.model import Report
 from scaler.report.run.write import write_report
 from scaler.runs import RunFolder, RunState
+from scaler.runs.control import RunControl, StopRequest
 from scaler.runs.lease import Lease
 from scaler.runs.processes import stop_signals
 from scaler.training.recipe.lookup import require_function
 from scaler.training.recipe.module import shipped_recipe
 
 NO_CLUSTER = "none"
+INTERRUPTED = 130  # exit code of a command whose run was stopped
 
 OnProgress = Callable[[Progress], None]
 OnReport = Callable[[Report], None]
 OnNotice = Callable[[str], None]
+StopRequested = Callable[[], StopRequest | None]
 
 
 def require_runnable(job: Job, plan: Plan, *, recipe_folder: Path, address: str | None) -> None:
@@ -87,10 +92,15 @@ def run_to_end(
         KeyboardInterrupt: Ctrl-C or SIGTERM; there is a report, and the run is marked stopped.
     """
     is_running = False
+    shown = Progress()
+    control = RunControl(lease.held_folder())
 
     def take_progress(progress: Progress) -> None:
-        nonlocal is_running
+        nonlocal is_running, shown
         lease.require_held()
+        if progress != shown:
+            shown = progress
+            control.show(partial(progress_dict, progress, total_samples=plan.total_samples))
         if progress.attempt is not None and not is_running:
             folder.set_state(RunState.RUNNING)
             is_running = True
@@ -107,30 +117,40 @@ def run_to_end(
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # while Ray starts, it exits on SIGTERM
         if lease.look():
             failure = None if stopped else _failure_text(error)
+            code = INTERRUPTED if stopped else error.exit_code if isinstance(error, ScalerError) else 1
             with suppress(RunError):  # an error of the storage must not hide why the run ended
-                folder.set_state(RunState.STOPPED if stopped else RunState.FAILED, ended_at=time(), failure=failure)
+                folder.set_state(
+                    RunState.STOPPED if stopped else RunState.FAILED, ended_at=time(), failure=failure, exit_code=code
+                )
             with suppress(RunError):
                 on_report(write_report(folder))
 
     try:
-        if address == NO_CLUSTER:
-            held = lease.held_folder()
-            finished = _run_in_process(
-                job, plan, held, recipe_folder=recipe_folder, resumed=resumed, on_progress=take_progress
-            )
-        else:
-            finished = _run_on_ray(
-                job,
-                plan,
-                folder,
-                recipe_folder=recipe_folder,
-                address=address,
-                verbose=verbose,
-                resumed=resumed,
-                on_progress=take_progress,
-                on_notice=on_notice,
-                on_error=write_end,
-            )
+        with control:
+            if address == NO_CLUSTER:
+                finished = _run_in_process(
+                    job,
+                    plan,
+                    lease.held_folder(),
+                    recipe_folder=recipe_folder,
+                    resumed=resumed,
+                    on_progress=take_progress,
+                    stop_requested=lambda: control.stop,
+                )
+            else:
+                finished = _run_on_ray(
+                    job,
+                    plan,
+                    folder,
+                    recipe_folder=recipe_folder,
+                    address=address,
+                    verbose=verbose,
+                    resumed=resumed,
+                    on_progress=take_progress,
+                    on_notice=on_notice,
+                    on_error=write_end,
+                    stop_requested=lambda: control.stop,
+                )
         lease.look()
         lease.require_held()
     except BaseException as error:
@@ -138,7 +158,8 @@ def run_to_end(
         if isinstance(error, SystemExit):
             raise KeyboardInterrupt from error
         raise
-    folder.set_state(RunState.SUCCEEDED if finished else RunState.STOPPED, ended_at=time())
+    end, code = (RunState.SUCCEEDED, 0) if finished else (RunState.STOPPED, INTERRUPTED)
+    folder.set_state(end, ended_at=time(), exit_code=code)
     on_report(write_report(folder))
     if not finished:
         raise KeyboardInterrupt
@@ -213,6 +234,7 @@ def _run_on_ray(
     on_progress: OnProgress,
     on_notice: OnNotice,
     on_error: Callable[[BaseException], None],
+    stop_requested: StopRequested,
 ) -> bool:
     from scaler.cluster.ray_run import run_on_ray
     from scaler.cluster.ray_session import set_environment
@@ -246,6 +268,7 @@ def _run_on_ray(
                 folder,
                 recipe_folder=sent_folder,
                 on_progress=on_progress,
+                stop_requested=stop_requested,
                 embedded=address is None,
                 resumed=resumed,
             )
@@ -262,6 +285,7 @@ def _run_in_process(
     recipe_folder: Path,
     resumed: Resumed | None,
     on_progress: OnProgress,
+    stop_requested: StopRequested,
 ) -> bool:
     """Train with one worker in this process, without Ray, so that a debugger works."""
     from scaler.training.in_process import train_in_process
@@ -272,4 +296,12 @@ def _run_in_process(
         tracker.add(records, events)
         on_progress(tracker.progress())
 
-    return train_in_process(job, plan, folder, recipe_folder=recipe_folder, on_hand_over=take, resumed=resumed)
+    return train_in_process(
+        job,
+        plan,
+        folder,
+        recipe_folder=recipe_folder,
+        on_hand_over=take,
+        resumed=resumed,
+        stop_requested=stop_requested,
+    )

@@ -9,6 +9,7 @@ from scaler.errors import ClusterError, JobFileError, PlanError, RecipeError, Ru
 from scaler.job import Job
 from scaler.metrics.events import WAITING, GroupEnded, WorkerFailed, WorkerHung, of_type
 from scaler.runs import RunFolder
+from scaler.runs.logs import log_name
 
 _RAISED_BY_WORKERS: Mapping[str, type[ScalerError]] = {
     error.__name__: error for error in (ClusterError, JobFileError, PlanError, RecipeError, RunError, TrainingError)
@@ -110,4 +111,4 @@ def _lost_workers(
 
 
 def _log(folder: RunFolder, rank: int) -> str:
-    return folder.path(f"logs/rank-{rank}.log")
+    return folder.path(log_name(rank))

@@ -77,6 +77,8 @@ def make_trouble(trouble):
         signal.raise_signal(signal.SIGTERM)
     elif trouble == "sighup":
         signal.raise_signal(signal.SIGHUP)
+    elif trouble == "stop":
+        scaler.stop("last")
     elif trouble == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif trouble == "raise":
@@ -153,7 +155,7 @@ def calm(scaler_command: Scaler, job: Path) -> RunFolder:
     return folder
 
 
-@pytest.mark.parametrize("trouble", ["ctrl_c", "sigterm", "sighup"])
+@pytest.mark.parametrize("trouble", ["ctrl_c", "sigterm", "sighup", "stop"])
 def test_a_stopped_run_resumes_and_ends_with_the_same_weights(
     scaler_command: Scaler, job: Path, calm: RunFolder, trouble: str
 ) -> None:
