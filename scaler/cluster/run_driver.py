@@ -254,6 +254,7 @@ def _run_on_ray(
                 folder,
                 recipe_folder=sent_folder,
                 on_progress=on_progress,
+                on_notice=on_notice,
                 embedded=address is None,
                 resumed=resumed,
             )
