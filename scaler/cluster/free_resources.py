@@ -8,7 +8,7 @@ from scaler.errors import ClusterError
 from scaler.job import Job
 
 POLL_S = 0.5
-NOTICE_S = 30.0  # between two notices of what is waited for
+FIRST_NOTICE_S, NOTICE_S = 1.0, 30.0  # until the first notice of what is waited for, and between two
 
 
 def require_free_resources(
@@ -49,20 +49,20 @@ def require_free_resources(
     if embedded or are_free():
         return
     group = ray.util.placement_group([need] * workers, strategy="PACK")
-    began, noticed, notice_at = monotonic(), "", monotonic()
+    began, noticed, notice_at = monotonic(), "", monotonic() + FIRST_NOTICE_S
     try:
         while not group.wait(timeout_seconds=POLL_S):
             on_poll()
             text = _missing(workers, need, has_autoscaler=bool(later))
             now = monotonic()
-            if now - began > resources.wait_s:
+            if now - began >= resources.wait_s:
                 raise ClusterError(
                     f"{text}; the run has waited for {resources.wait_s:g} s.",
                     "Submit again when other programs have finished, with fewer --workers, or wait longer: "
                     "--set resources.wait_s=3600.",
                 )
-            if text != noticed and (not noticed or now - notice_at >= NOTICE_S):
-                noticed, notice_at = text, now
+            if text != noticed and now >= notice_at:
+                noticed, notice_at = text, now + NOTICE_S
                 on_notice(f"Waiting: {text}. The run fails after {resources.wait_s:g} s (resources.wait_s).")
     finally:
         ray.util.remove_placement_group(group)

@@ -19,7 +19,7 @@ class Versions:
     python: str
     ray: str | None
     torch: str | None
-    scaler: str
+    scaler: str | None
 
     def to_dict(self) -> dict[str, str]:
         """Return the versions by name, without those of packages that are not installed."""

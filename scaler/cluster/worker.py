@@ -189,6 +189,8 @@ class _Attempt:
         require_same_as_driver(self._versions, self._assignment.driver, node=self._node)
         if not self._assignment.embedded and ray.train.get_context().get_local_rank() == 0:
             self._storage_check = begin_storage_check(self._assignment.folder, rank=self._rank)
+            if self._assignment.folder.local_path is not None:  # takes milliseconds, and the log is written there next
+                self._storage_check.result()
 
     def train(self) -> str:
         """Train until the end, or until the worker has to leave; return why it ended."""
