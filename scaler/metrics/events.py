@@ -53,6 +53,8 @@ class WorkerStarted(BaseEvent):
     start_samples: int  # samples in the weights at the start, over all workers: the checkpoint's; 0 without one
     device: str | None  # "cpu", or the name that torch has for the GPU
     memory_limit_gib: float | None  # memory of the GPU; without a GPU, of the machine, which its workers share
+    versions: Mapping[str, str] | None = None  # versions of python, ray, torch and scaler; None: not recorded
+    differences: Sequence[str] | None = None  # sentences on versions that differ from other processes; None: none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,6 +216,7 @@ class WorkerFailed(BaseEvent):
     remedy: str  # what to do about it; empty for an exception that is not scaler's
     traceback: str  # its traceback; empty for an exception of scaler's
     by_peer: bool  # True: it failed only because another worker of its group was gone
+    node: str | None = None  # host name of its node; None: on an embedded cluster
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
