@@ -39,6 +39,7 @@ from scaler.training.clock import clock_for
 from scaler.training.controllers import Controllers
 from scaler.training.data.batches import batches
 from scaler.training.data.order import StepIndices
+from scaler.training.data.stream import has_own_order
 from scaler.training.device import is_out_of_memory
 from scaler.training.evaluation.evaluator import Evaluator
 from scaler.training.gradients.gather import several_micro_batches
@@ -188,7 +189,10 @@ class Training:
 
     def _batches(self) -> Iterator[Any]:
         recipe, train, rank = self._recipe, self._job.train, self._context.rank
-        indices = StepIndices(self.plan, seed=train.seed, rank=rank, samples_seen=self.samples_seen)
+        own_order = has_own_order(recipe.train_data)
+        indices = StepIndices(
+            self.plan, seed=train.seed, rank=rank, samples_seen=self.samples_seen, own_order=own_order
+        )
         return batches(
             recipe,
             recipe.train_data,
@@ -196,6 +200,7 @@ class Training:
             data_workers=train.data_workers,
             pin=self._device.type == "cuda",
             seeds=indices.seeds(),
+            seed=train.seed,
         )
 
     def _seed(self) -> None:
