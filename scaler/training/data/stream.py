@@ -177,9 +177,9 @@ class LoadedSamples(Dataset[Any]):
         return deepcopy(self._samples[index])  # some collate functions change their samples
 
 
-def has_own_order(data: object) -> bool:
-    """Return whether a recipe's data are used in their own order, not in one that scaler draws."""
-    return isinstance(data, Stream | Ranges)
+def own_order(data: object) -> str | None:
+    """Return ``stream`` or ``ranges`` for data that are used in their own order; None: scaler draws the order."""
+    return {Stream: "stream", Ranges: "ranges"}.get(type(data))
 
 
 def _set_epoch(source: Any, epoch: int) -> None:

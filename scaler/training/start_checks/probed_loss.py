@@ -15,7 +15,7 @@ from scaler.job import Job
 from scaler.plan import Plan
 from scaler.training.data.batches import batches, to_device
 from scaler.training.data.order import EpochOrder, OwnOrder
-from scaler.training.data.stream import LoadedSamples, Stream, has_own_order
+from scaler.training.data.stream import LoadedSamples, Stream, own_order
 from scaler.training.device import is_out_of_memory
 from scaler.training.gradients.gather import gathering
 from scaler.training.gradients.step import GradientStep
@@ -65,7 +65,7 @@ class ProbedLoss:
         if self.gathers:
             most = max(most, min(SAMPLES, 2 * self._world_size))
         size = min(most, self._plan.num_samples)
-        is_own = has_own_order(self._recipe.train_data)
+        is_own = own_order(self._recipe.train_data) is not None
         order = OwnOrder() if is_own else EpochOrder(self._plan.num_samples, seed=self._seed)
         self._data = self._samples(order.slice(0, size))
         self.whole = torch.arange(size)
