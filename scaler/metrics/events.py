@@ -70,6 +70,7 @@ class AttemptStarted(AttemptEvent):
     peak_lr: float  # peak learning rate at that global batch size
     ramp: Mapping[str, Any] | None  # rewarmup after a resize: start and stop in samples, lr factor at start; None: none
     flops_per_sample: float | None  # FLOPs of a sample's forward and backward; None: the recipe does not say
+    data_order: str | None = None  # stream or ranges, for train_data used in their own order; None: scaler's order
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -305,6 +306,12 @@ KINDS: Mapping[str, type[BaseEvent]] = {each.kind: each for each in get_args(Eve
 """The class of each kind of event."""
 
 T = TypeVar("T")
+
+
+def data_order(events: Sequence[Event]) -> str | None:
+    """Return the ``data_order`` of the newest attempt; None: scaler's order."""
+    starts = of_type(events, AttemptStarted)
+    return starts[-1].data_order if starts else None
 
 
 def of_type(events: Sequence[Event], kind: type[T]) -> list[T]:
