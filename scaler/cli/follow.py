@@ -97,8 +97,10 @@ class Follower:
 
     def on_notice(self, notice: str) -> None:
         """Print a sentence, which the progress display does not overwrite."""
-        assert self._live is not None
-        self._live.say(notice)
+        if self._live is not None:
+            self._live.say(notice)
+        elif not self._quiet:
+            err().print(printable(notice), soft_wrap=True)
 
     def on_report(self, report: "Report") -> None:
         """Keep the report, to be printed at the end."""
