@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from scaler.api.callbacks import OnNotice, OnPlan, OnProgress, OnReport, OnStart, ignore, keep_report
 from scaler.api.resume import resume
+from scaler.api.submit_remote import start_remote, wait_for
+from scaler.cluster.address import choose_address
 from scaler.cluster.submit import submit_plan
 from scaler.job import Job
 from scaler.job.changes import Change
@@ -46,8 +48,11 @@ def submit(
             finished: it is resumed from its newest good checkpoint, as ``scaler.resume`` with this job does it. A run
             that has finished: it is returned, and no callback is called. None: a new run with a new id.
         workers: number of workers, instead of ``scale.num_workers``.
-        address: of a running Ray cluster (``auto``, ``host:port``); None: an embedded cluster on this machine, which
-            ends with the call; ``none``: one worker in this process, without Ray.
+        address: ``http(s)://host:port``: of a running Ray cluster, through Ray Jobs; the run's driver runs there, and
+            of the callbacks only ``on_report`` and ``on_notice`` are called. ``auto``, ``host:port``: of a running
+            cluster, with the driver in this process. ``local``: an embedded cluster on this machine, which ends with
+            the call. ``none``: one worker in this process, without Ray. None: what RAY_API_SERVER_ADDRESS or
+            RAY_ADDRESS names, else ``local``.
         overrides: ``key.key=value`` texts, the value in YAML; later ones win.
         storage: the folder or URI that gets the run, instead of the job's ``storage``.
         recipe_folder: where the recipe is looked for; None: next to the job file, or in the current folder for a
@@ -85,6 +90,20 @@ def submit(
     """
     if run_id is not None:
         require_run_id(run_id)
+    chosen = choose_address(address)
+    if chosen.value is not None and chosen.is_http:
+        remote, sent = start_remote(
+            job,
+            address=chosen.value,
+            run_id=run_id,
+            workers=workers,
+            overrides=overrides,
+            storage=storage,
+            recipe_folder=recipe_folder,
+            options=["--verbose"] if verbose else [],
+            on_notice=on_notice or ignore,
+        )
+        return wait_for(remote, sent, on_report=on_report or ignore, on_notice=on_notice or ignore)
     located = locate_job(job, overrides=overrides, workers=workers, storage=storage, recipe_folder=recipe_folder)
     before = None if run_id is None else run_with_id(run_id, storage=located.job.storage)
     if before is not None:
@@ -107,7 +126,7 @@ def submit(
         plan,
         recipe_folder=located.recipe_folder,
         run_id=run_id,
-        address=address,
+        address=chosen.value,
         verbose=verbose,
         on_start=on_start or ignore,
         on_progress=on_progress or ignore,

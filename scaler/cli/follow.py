@@ -1,6 +1,7 @@
 """Show a run from its plan to its report: plan and progress on stderr, the report on stdout, then what to type next."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from shlex import quote
@@ -115,4 +116,5 @@ def print_report(report: "Report", folder: RunFolder, *, as_json: bool) -> None:
         from scaler.report.run.text import report_text
 
         show(report_text(report, with_failure=False))
+    sys.stdout.flush()  # where both streams are one file, the report comes before the next line
     err().print(f"Report: {folder.path('report.html')}", soft_wrap=True)
