@@ -116,8 +116,13 @@ class RunFiles:
             )
         return data
 
-    def read_if_there(self, name: str, *, most: int | None = DOCUMENT_BYTES) -> bytes | None:
+    def read_if_there(self, name: str, *, most: int | None = DOCUMENT_BYTES, start: int = 0) -> bytes | None:
         """Return the content of a document; None: there is no such document.
+
+        Args:
+            name: path in the folder.
+            most: the largest size that is read, in bytes; None: any.
+            start: position of the first byte that is returned.
 
         Raises:
             RunError: it cannot be read, is not a file, or is larger than ``most`` bytes.
@@ -133,6 +138,7 @@ class RunFiles:
                             f"run {self.run_id}: {name} has {size:,} bytes, and at most {most:,} are read.",
                             f"Look at {self.path(name)}: scaler does not write files of that size.",
                         )
+                    file.seek(start)
                     data: bytes = file.read()
                     return data
         except FileNotFoundError:

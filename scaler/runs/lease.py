@@ -13,7 +13,7 @@ The clocks of machines that share runs must agree to well within ``FRESH_S``.
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -228,13 +228,32 @@ def require_free(folder: RunFolder) -> None:
         )
 
 
+def wait_while_silent(folder: RunFolder, on_notice: Callable[[str], None]) -> None:
+    """Wait until the lease of a silent driver on another machine has expired; return at once if a driver is active.
+
+    A driver that was killed keeps its lease for ``FRESH_S``. An active driver writes a heartbeat every ``BEAT_S``, so
+    this takes at most that long before ``Lease.claim`` refuses the run.
+    """
+    first = read_lease(folder)
+    if first is None or processes.is_there(first) is not None or abs(time() - first["beat"]) >= FRESH_S:
+        return
+    on_notice(
+        f"Run {folder.run_id} was run by process {first['pid']} on {first['host']}: "
+        f"waiting until that has been silent for {FRESH_S:.0f} s."
+    )
+    while abs(time() - first["beat"]) < FRESH_S:
+        sleep(1.0)
+        if read_lease(folder) != first:
+            return
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Driver:
     """The process that ran a run last, from the run's lease."""
 
-    host: str
-    pid: int
-    beat: float  # the last heartbeat, in epoch seconds
+    host: str  # name of its machine
+    pid: int  # its process id there
+    beat: float  # moment of its last heartbeat
 
     def __str__(self) -> str:
         """Return the process and the time of its last heartbeat.

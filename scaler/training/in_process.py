@@ -21,6 +21,7 @@ from scaler.metrics.record import Record
 from scaler.metrics.writer import MetricsWriter
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
+from scaler.runs.control import StopRequest
 from scaler.runs.processes import stop_signals
 from scaler.training.checkpoints.files import find_checkpoint, passed_over_events
 from scaler.training.data.batches import is_lost_data_process
@@ -42,6 +43,7 @@ class InProcess:
         device: of the model.
         tracking: the job's trackers.
         on_hand_over: called with the records and events of each hand-over.
+        stop_requested: returns the request to stop the run, if there is one.
 
     Attributes:
         ended: how the training ended, for the trackers; set before ``close``.
@@ -57,6 +59,7 @@ class InProcess:
         device: torch.device,
         tracking: Tracking | None = None,
         on_hand_over: OnHandOver = lambda records, events: None,
+        stop_requested: Callable[[], StopRequest | None] = lambda: None,
     ) -> None:
         self.folder = folder
         self.attempt = next_attempt(folder)
@@ -64,7 +67,9 @@ class InProcess:
         self._writer = MetricsWriter(folder, tracking)
         self.ended = RunState.FAILED
         self._on_hand_over = on_hand_over
+        self._stop_requested = stop_requested
         self._leave = Leave.NOT
+        self._stopped_by = ""
 
     def started(self, start_samples: int) -> None:
         """Report that the worker starts at ``start_samples``: those of its checkpoint, or 0."""
@@ -104,13 +109,28 @@ class InProcess:
     def secure(self, samples_seen: int) -> None:
         """Return at once: everything that was handed over is written."""
 
-    def ask_to_stop(self) -> None:
-        """Ask the training to save and stop."""
-        self._leave = Leave.STOP
+    def ask_to_stop(self) -> bool:
+        """Ask the training to save and stop; return whether this is the first time."""
+        is_first, self._leave = self._leave is not Leave.STOP, Leave.STOP
+        return is_first
 
     def leave_requested(self) -> Leave:
-        """Return ``Leave.STOP`` after ``ask_to_stop``."""
+        """Return ``Leave.STOP`` after ``ask_to_stop``, or if the run is to be stopped.
+
+        Raises:
+            KeyboardInterrupt: the run is to be stopped at once.
+        """
+        request = self._stop_requested()
+        if request is not None:
+            if request.now:
+                raise KeyboardInterrupt
+            self._stopped_by = f"scaler stop of {request.by}"
+            self._leave = Leave.STOP
         return self._leave
+
+    def leave_event(self) -> LeaveRequested:
+        """Return the event of a training that was asked to stop."""
+        return LeaveRequested(time=time(), attempt=self.attempt, why="stop", detail=self._stopped_by)
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -125,6 +145,7 @@ def train_in_process(
     recipe_folder: Path,
     on_hand_over: OnHandOver,
     resumed: Resumed | None = None,
+    stop_requested: Callable[[], StopRequest | None] = lambda: None,
 ) -> bool:
     """Train a plan for one worker in this process, from the newest checkpoint if there is one.
 
@@ -137,6 +158,7 @@ def train_in_process(
         recipe_folder: the job file's folder.
         on_hand_over: called with the records and events of each hand-over.
         resumed: the event of a resumed run.
+        stop_requested: returns the request to stop the run, if there is one.
 
     Returns:
         True if the training is finished, False if it was stopped.
@@ -151,7 +173,15 @@ def train_in_process(
             seed_everything(job.train.seed)
             recipe = load_recipe(job.recipe, folder=recipe_folder, arguments=job.recipe_args)
             tracking = job.tracking.seen_from(Path.cwd())
-            with closing(InProcess(folder, device=device, tracking=tracking, on_hand_over=on_hand_over)) as context:
+            with closing(
+                InProcess(
+                    folder,
+                    device=device,
+                    tracking=tracking,
+                    on_hand_over=on_hand_over,
+                    stop_requested=stop_requested,
+                )
+            ) as context:
                 if resumed is not None:
                     context.note(resumed)
                 start, passed_over = find_checkpoint(folder)
@@ -165,7 +195,7 @@ def train_in_process(
                     end = training.run()
                 context.ended = RunState.SUCCEEDED if end is AttemptEnd.FINISHED else RunState.STOPPED
                 if end is AttemptEnd.STOPPED:
-                    context.note(LeaveRequested(time=time(), attempt=context.attempt, why="stop", detail=""))
+                    context.note(context.leave_event())
                 return end is AttemptEnd.FINISHED
     except ScalerError:
         raise
@@ -187,9 +217,8 @@ def _interrupts_ask(context: InProcess) -> Iterator[None]:
         return
 
     def ask(number: int, frame: object) -> None:
-        if context.leave_requested() is Leave.STOP:
+        if not context.ask_to_stop():
             raise KeyboardInterrupt
-        context.ask_to_stop()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, *stop_signals())}
     try:
