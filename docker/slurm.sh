@@ -45,7 +45,7 @@ fi
 python -m scaler submit job.yaml --address auto --run-id digits-1 &
 run=$!
 
-# 180 s before the time is over, Slurm sends USR1: the run saves a checkpoint, and the job queues again to go on.
+# 180 s before the time is over, Slurm sends USR1: the run saves a checkpoint, and the job queues again.
 queue_again() {
   kill -TERM "$run"
   wait "$run" || true

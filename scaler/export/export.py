@@ -97,7 +97,9 @@ def _notices(kind: str, job: Job, values: Mapping[str, Any], text: str) -> list[
         notices.append(f"With Kueue the cluster has {values['nodes'].max} nodes from the start: Kueue reserves them.")
     if kind == "slurm" and "://" not in job.storage:
         notices.append(f"The runs are kept in {job.storage}, which must be in a file system that all nodes share.")
-    if kind == "compose" and job.resources.gpus_per_worker:
+    if not isinstance(job.resources.gpus_per_worker, float) and not values["nodes"].gpus:
+        notices.append("The nodes have no GPU; --set resources.gpus_per_worker=1 gives one to each worker.")
+    if kind == "compose" and values["nodes"].gpus:
         notices.append("All workers run in one container, which has all GPUs that they need.")
     if kind == "skypilot" and is_elastic:
         notices.append(f"SkyPilot starts a fixed number of nodes: {values['nodes'].max}.")

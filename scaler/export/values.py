@@ -9,7 +9,16 @@ from pathlib import PurePath
 from typing import Any
 
 from scaler.errors import JobFileError
-from scaler.export.deployment import HOME, RUNS, Place, extras_of, kubernetes_name, nodes_of, submit_command
+from scaler.export.deployment import (
+    HOME,
+    RUNS,
+    Place,
+    accelerator_of,
+    extras_of,
+    kubernetes_name,
+    nodes_of,
+    submit_command,
+)
 from scaler.export.kinds import KINDS
 from scaler.export.machines import DEFAULT_GPU, choose_machine
 from scaler.job import Job, apply_overrides
@@ -147,7 +156,7 @@ def _commands(
 def _nodes(kind: str, job: Job, place: Place) -> dict[str, Any]:
     """Return the nodes, and the machines of a cloud that hold them."""
     nodes = nodes_of(job, place, on_one_machine=kind == "compose")
-    accelerator = getattr(job.resources, "accelerator_type", None)
+    accelerator = accelerator_of(job)
     machine = None
     if kind in DEFAULT_GPU and place.instance_type is None:
         machine = choose_machine(
