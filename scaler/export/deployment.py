@@ -79,6 +79,11 @@ def nodes_of(job: Job, place: Place, *, on_one_machine: bool = False) -> Nodes:
     )
 
 
+def is_remote(storage: str) -> bool:
+    """Return whether a storage is one that every machine reaches by its URI."""
+    return "://" in storage and not storage.startswith(("file://", "local://"))
+
+
 def accelerator_of(job: Job) -> str | None:
     """Return the type of the GPUs that a job asks for, as Ray names it; None: any."""
     return getattr(job.resources, "accelerator_type", None)
@@ -103,7 +108,7 @@ def submit_command(
 
 def extras_of(job: Job) -> list[str]:
     """Return the extras of scaler that a job needs, in the order of the alphabet."""
-    found = {STORAGE_EXTRAS.get(job.storage.partition("://")[0])} if "://" in job.storage else set()
+    found = {STORAGE_EXTRAS.get(job.storage.partition("://")[0])} if is_remote(job.storage) else set()
     found |= {name for name in ("mlflow", "wandb") if getattr(job.tracking, name) is not None}
     found |= (
         {"optimizers"} if optimizer_facts(job.reference.optimizer.name).path.startswith("pytorch_optimizer") else set()

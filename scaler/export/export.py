@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from scaler.export.deployment import Place
+from scaler.export.deployment import Place, is_remote
 from scaler.export.kinds import KINDS
 from scaler.export.values import Sources, inside, values_of
 from scaler.job import Job
@@ -95,7 +95,7 @@ def _notices(kind: str, job: Job, values: Mapping[str, Any], text: str) -> list[
         notices.append(f"The pods get the credentials of the storage from the secret {values['secret']}, if it exists.")
     if kind in KUBERNETES and values["queue"] and is_elastic:
         notices.append(f"With Kueue the cluster has {values['nodes'].max} nodes from the start: Kueue reserves them.")
-    if kind == "slurm" and "://" not in job.storage:
+    if kind == "slurm" and not is_remote(job.storage):
         notices.append(f"The runs are kept in {job.storage}, which must be in a file system that all nodes share.")
     if not isinstance(job.resources.gpus_per_worker, float) and not values["nodes"].gpus:
         notices.append("The nodes have no GPU; --set resources.gpus_per_worker=1 gives one to each worker.")

@@ -15,6 +15,7 @@ from scaler.export.deployment import (
     Place,
     accelerator_of,
     extras_of,
+    is_remote,
     kubernetes_name,
     nodes_of,
     submit_command,
@@ -69,7 +70,7 @@ def values_of(
 ) -> dict[str, Any]:
     """Return the values of a kind's templates and commands; arguments and errors as in ``export_job``."""
     _require_no_secret(overrides)
-    is_uri = "://" in job.storage
+    is_uri = is_remote(job.storage)
     if not is_uri and KINDS[kind].storage == "uri":
         raise JobFileError(
             f"storage = {job.storage} is a folder, and the machines of {kind} share none.",
@@ -95,7 +96,7 @@ def values_of(
         "queue": place.queue,
         "run_id": place.run_id,
         "runs": RUNS,
-        "runs_below": [] if is_uri or job.storage.startswith(("/", "~", "..")) else [job.storage],
+        "runs_below": [] if is_uri or job.storage.startswith(("/", "~", "..", "file:", "local:")) else [job.storage],
         "secret": f"{name}-storage" if is_uri else None,
         "volume": has_volume,
     }
