@@ -2,8 +2,8 @@
 
     sudo apt-get install slurmctld slurmd slurm-client munge && sudo python docker/try_slurm.py
 
-The job is exported, submitted, and gets Slurm's signal in training, as before the end of its time: the run saves, the job
-queues again, and the run resumes and ends. Slurm's daemons are started in a folder of their own and ended.
+The job is exported and submitted, and gets Slurm's signal in training, as before the end of its time: the run saves,
+the job queues again, and the run resumes and ends. Slurm's daemons are started in a folder of their own and ended.
 """
 
 import os
