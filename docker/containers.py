@@ -29,6 +29,8 @@ mount --rbind /dev dev
 mount -t tmpfs tmpfs dev/shm
 mount -t tmpfs -o mode=1777 tmpfs tmp
 cat > etc/hosts
+rm -f etc/resolv.conf
+echo nameserver 127.0.0.1 > etc/resolv.conf  # refuses at once: a name that is not in etc/hosts does not exist
 {binds}
 exec chroot --userspec={user} . /bin/bash -c {command}
 """
