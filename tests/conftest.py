@@ -49,12 +49,20 @@ CLUSTER_GROUPS = {
         "test_ray_errors.py",
         "test_ray_internals.py",
         "test_ray_run.py",
+        "test_remote_refusals.py",
         "test_resume_on_ray.py",
         "test_running.py",
         "test_security.py",
         "test_shipment.py",
     ),
-    "own": ("test_api.py", "test_chaos.py", "test_elastic.py", "test_find_lr_on_ray.py", "test_submit.py"),
+    "own": (
+        "test_api.py",
+        "test_chaos.py",
+        "test_elastic.py",
+        "test_find_lr_on_ray.py",
+        "test_remote_submit.py",
+        "test_submit.py",
+    ),
 }
 
 

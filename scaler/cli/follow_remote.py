@@ -20,6 +20,7 @@ from scaler.runs import RunState
 
 _FIRST_LINE = "Running entrypoint for job "  # Ray writes it before the driver's own lines
 _REPORT_PAGE = "Report: "  # the driver prints this line after the report
+_RESUME = "Continue with: "  # and this one after a stop; the command that it names is for the driver's machine
 
 
 def submit_over_http(
@@ -85,7 +86,7 @@ def submit_over_http(
             is_stopping = True
             notice(f"Stopping run {remote.run_id}: it saves a checkpoint first.")
             remote.stop()
-    return _end(remote, job, shown, as_json=as_json)
+    return _end(remote, job, job_path, shown, as_json=as_json)
 
 
 class _Shown:
@@ -112,11 +113,11 @@ class _Shown:
             self._is_report = False
         elif self._is_report:
             self.report.append(line)
-        else:
+        elif not line.startswith(_RESUME):
             err().print(printable(line), soft_wrap=True)
 
 
-def _end(remote: RemoteRun, job: Job, shown: _Shown, *, as_json: bool) -> int:
+def _end(remote: RemoteRun, job: Job, job_path: Path, shown: _Shown, *, as_json: bool) -> int:
     """Print the report, from the run's folder if it can be read here, and return the run's exit code.
 
     Raises:
@@ -131,6 +132,9 @@ def _end(remote: RemoteRun, job: Job, shown: _Shown, *, as_json: bool) -> int:
     elif shown.report:
         click.echo("\n".join(shown.report))
         err().print(f"Report: {end.folder_uri}/report.html", soft_wrap=True)
+    if end.state is RunState.STOPPED:
+        command = f"scaler submit {quote(str(job_path))} --run-id {remote.run_id} --address {quote(remote.shown)}"
+        err().print(f"{_RESUME}{command} --set {quote(f'storage={mask_text(job.storage)}')}", soft_wrap=True)
     if end.state in (RunState.FAILED, RunState.LOST) and not any(line.startswith(ERROR) for line in shown.last):
         raise end_error(remote, end, shown.last)
     return end.exit_code
