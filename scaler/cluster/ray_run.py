@@ -8,6 +8,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from scaler.cluster.capacity import require_resources
+from scaler.cluster.gpus import with_gpus, with_type
 from scaler.cluster.head import EMBEDDED_PATIENCE_S, PATIENCE_S, HeadWatch
 from scaler.cluster.messages import Trouble
 from scaler.cluster.progress import Progress
@@ -93,7 +94,9 @@ def _run(
 
     from scaler.cluster.collector import Collector
 
-    _require_capacity(job, embedded=embedded)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    job = with_gpus(job, nodes)
+    _require_capacity(job, nodes, embedded=embedded)
     this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # If its process dies, Ray starts it again and repeats the calls that were not answered.
     options = {"num_cpus": 0, "scheduling_strategy": this_node, "max_restarts": -1, "max_task_retries": -1}
@@ -221,13 +224,13 @@ def _without_head(fit: _InThread, collector: Any, head: HeadWatch, folder: RunFo
     return head_lost(head.gcs_address, seconds=silent_s, run_id=folder.run_id)
 
 
-def _require_capacity(job: Job, *, embedded: bool) -> None:
+def _require_capacity(job: Job, nodes: Sequence[Mapping[str, float]], *, embedded: bool) -> None:
     """Refuse a job that the cluster is too small for, or whose resources do not become free within ``CAPACITY_S``."""
     import ray
 
     resources, workers = job.resources, job.scale.min_workers
-    cpus, gpus = resources.cpus_per_worker, resources.gpus_per_worker
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    cpus, gpus = resources.cpus_per_worker, resources.gpus
+    nodes = with_type(nodes, resources.accelerator_type)
     require_resources(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, nodes=nodes)
     began = monotonic()
     while not embedded:
