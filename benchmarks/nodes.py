@@ -51,7 +51,11 @@ class Nodes:
 
     def join(self, number: int) -> None:
         """Start more nodes."""
-        self._workers += [self._cluster.add_node(num_cpus=1) for _ in range(number)]
+        self.add(number, num_cpus=1)
+
+    def add(self, number: int, **options: Any) -> None:
+        """Start more nodes, with Ray's options of a node."""
+        self._workers += [self._cluster.add_node(**options) for _ in range(number)]
 
     @property
     def number(self) -> int:

@@ -134,7 +134,8 @@ def _share(
 ) -> float | None:
     """Return the largest amount of a resource for each worker with which all fit; None: no amount is enough."""
     counts = range(1, workers + 1)
-    shares = {floor(100 * node.get(resource, 0.0) / count) / 100 for node in nodes for count in counts}
+    wholes = {1.0, *(node.get(resource, 0.0) for node in nodes)}  # of one GPU, or of a node
+    shares = {floor(100 * whole / count) / 100 for whole in wholes for count in counts}
     below = [share for share in shares if 0 < share < need[resource]]
     return max((share for share in below if _fitting({**need, resource: share}, nodes) >= workers), default=None)
 
@@ -146,4 +147,12 @@ def _fitting(need: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) ->
 
 def _workers_in(free: Mapping[str, float], need: Mapping[str, float]) -> int:
     """Return how many workers fit into the free resources of a node; ``need`` has at least one amount above 0."""
-    return min(floor(free.get(name, 0.0) / amount + 1e-9) for name, amount in need.items())
+    return min(_times(free.get(name, 0.0), name, amount) for name, amount in need.items())
+
+
+def _times(free: float, resource: str, amount: float) -> int:
+    """Return how often an amount fits into a free one. Ray gives a worker its share of a GPU on one GPU."""
+    if resource == "GPU" and amount < 1:
+        whole = floor(free + 1e-9)
+        return whole * floor(1 / amount + 1e-9) + floor((free - whole) / amount + 1e-9)
+    return floor(free / amount + 1e-9)

@@ -212,8 +212,9 @@ class _Attempt:
         use_threads(self._job.resources.cpus_per_worker)
         set_rank_variables()
         gpus = self._job.resources.gpus
-        device, backend = assigned_device(gpus), collective_backend(gpus)
+        device = assigned_device(gpus)
         prepare_device(device, self._job.train)
+        backend = collective_backend(gpus)
         meeting = None
         agreed: tuple[AttemptStart, int | None, str, int | None] | None = None
         events: list[Event] = []

@@ -41,8 +41,7 @@ def assigned_device(gpus: float) -> "torch.device":
     import ray.train.torch
     import torch
 
-    device = ray.train.torch.get_device()
-    if device.type == "cpu":  # what Ray returns where torch sees no GPU
+    if not torch.cuda.is_available():
         ids = ", ".join(map(str, ray.get_gpu_ids()))
         raise ClusterError(
             f"Ray assigned GPU {ids} of the node {socket.gethostname()} to rank "
@@ -50,7 +49,7 @@ def assigned_device(gpus: float) -> "torch.device":
             "Install a torch for this GPU and its driver on the node, or train on CPUs: "
             "--set resources.gpus_per_worker=0.",
         )
-    return device
+    return ray.train.torch.get_device()
 
 
 def collective_backend(gpus: float) -> str:
