@@ -61,6 +61,8 @@ CLUSTER_GROUPS = {
         "test_find_lr_on_ray.py",
         "test_gpus.py",
         "test_submit.py",
+        "test_try_clusters.py",
+        "test_wheel.py",
     ),
 }
 
