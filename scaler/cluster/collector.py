@@ -17,13 +17,12 @@ from scaler.job.tracking import Tracking
 from scaler.metrics.events import Event, GroupEnded, LeaveRequested, WorkerFailed, WorkerHung, of_type
 from scaler.metrics.writer import MetricsWriter
 from scaler.runs import RunFolder, RunState
-from scaler.runs.filesystems import reason
+from scaler.runs.filesystems import STORAGE_PATIENCE_S, reason
 
 FLUSH_S = 0.5
 UPLOADS_PER_S = 200  # of all workers together; each of 1000 workers then uploads every 5 s
 ACTIVE_S = 30.0  # a worker that uploaded within this time counts as active
 FORGET_S = 600.0  # a worker that has not uploaded for this long is forgotten
-STORAGE_PATIENCE_S = 30.0
 MOST_TROUBLES = 50  # kept for the status, which is sent several times a second; the newest ones show why a run ended
 
 

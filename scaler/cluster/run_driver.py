@@ -21,6 +21,7 @@ from scaler.plan.make import require_every_size
 from scaler.report.run.model import Report
 from scaler.report.run.write import write_report
 from scaler.runs import RunFolder, RunState
+from scaler.runs.filesystems import patiently
 from scaler.runs.lease import Lease
 from scaler.runs.processes import stop_signals
 from scaler.training.recipe.lookup import require_function
@@ -92,8 +93,9 @@ def run_to_end(
         nonlocal is_running
         lease.require_held()
         if progress.attempt is not None and not is_running:
-            folder.set_state(RunState.RUNNING)
-            is_running = True
+            with suppress(RunError):  # the storage may be away; the next call tries again
+                folder.set_state(RunState.RUNNING)
+                is_running = True
         on_progress(progress)
 
     is_written = False
@@ -138,8 +140,9 @@ def run_to_end(
         if isinstance(error, SystemExit):
             raise KeyboardInterrupt from error
         raise
-    folder.set_state(RunState.SUCCEEDED if finished else RunState.STOPPED, ended_at=time())
-    on_report(write_report(folder))
+    ended_at = time()
+    patiently(lambda: folder.set_state(RunState.SUCCEEDED if finished else RunState.STOPPED, ended_at=ended_at))
+    on_report(patiently(lambda: write_report(folder)))
     if not finished:
         raise KeyboardInterrupt
 
