@@ -47,6 +47,7 @@ _LOGINS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
+_EXTRAS = {"s3": "s3", "gs": "gs", "az": "abfs"}  # of pyproject.toml, with the package for the kind of URI
 _SAME_AS = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "adl": "az"}
 _BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "obs", "r2"})
 T = TypeVar("T")
@@ -83,7 +84,14 @@ def reach(uri: str) -> tuple[Any, str]:
         return LocalFileSystem(), str(Path(uri).absolute())
     remedy = "Use a folder or a URI that fsspec knows, and install the package that it asks for."
     with storage_errors(f"{mask_text(uri)}: cannot be reached", uri=uri, remedy=remedy):
-        filesystem, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+        try:
+            filesystem, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+        except ImportError as error:
+            scheme = uri.partition("://")[0]
+            if extra := _EXTRAS.get(_SAME_AS.get(scheme, scheme)):
+                remedy = f"On this machine and every node of the cluster: pip install 'scaler[{extra}]'"
+                raise RunError(f"{mask_text(uri)}: the package for {scheme}:// is not installed.", remedy) from error
+            raise
     return filesystem, root
 
 
