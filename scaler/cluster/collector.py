@@ -33,6 +33,7 @@ class CollectorStatus:
     progress: Progress
     troubles: Sequence[Trouble]  # the newest
     storage: str  # why nothing could be written for ``STORAGE_PATIENCE_S``; empty: the folder can be written
+    storage_remedy: str  # what to do about it
 
 
 @dataclass(kw_only=True, slots=True)
@@ -69,7 +70,7 @@ class Collector:
         self._secured: dict[tuple[int | None, int], int] = {}
         self._flushed_at = monotonic()
         self._unwritten_since: float | None = None
-        self._problem = ""
+        self._problem, self._remedy = "", ""
         began_before = all(self._recovered.has(event) for event in opening)
         for event in opening:
             self._take_event(event)
@@ -154,7 +155,10 @@ class Collector:
         self._flush_when_due()
         is_failing = self._unwritten_since is not None and monotonic() - self._unwritten_since > STORAGE_PATIENCE_S
         return CollectorStatus(
-            progress=self._tracker.progress(), troubles=self._troubles, storage=self._problem if is_failing else ""
+            progress=self._tracker.progress(),
+            troubles=self._troubles,
+            storage=self._problem if is_failing else "",
+            storage_remedy=self._remedy,
         )
 
     def close(self, state: RunState | None = None) -> None:
@@ -219,6 +223,7 @@ class Collector:
         except Exception as error:  # each filesystem has its own errors; if they last, the driver ends the run
             self._unwritten_since = self._unwritten_since or monotonic()
             if isinstance(error, ScalerError):
-                self._problem = error.problem.rstrip(".")
+                self._problem, self._remedy = error.problem.rstrip("."), error.remedy
             else:
                 self._problem = f"{type(error).__name__}: {reason(error)}"
+                self._remedy = "Free space or repair the storage."

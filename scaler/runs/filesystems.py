@@ -25,7 +25,8 @@ _CREDENTIALS = re.compile(
 )
 _REFUSED = re.compile(
     r"AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|InvalidClientTokenId|"
-    r"RequestExpired|TokenRefreshRequired|\b40[13]\b|Forbidden|Unauthorized|Unable to locate credentials"
+    r"RequestExpired|TokenRefreshRequired|\b40[13]\b|Forbidden|Unauthorized|Unable to locate credentials|"
+    "account_name with credentials"
 )
 _NO_BUCKET = re.compile(r"NoSuchBucket|bucket does not exist|ContainerNotFound", re.IGNORECASE)
 _NETWORK = re.compile(
