@@ -223,7 +223,7 @@ def _watch(
             if status is not None and status.storage:
                 raise RunError(
                     f"run {folder.run_id}: its folder cannot be written: {status.storage}.",
-                    f"Free space or repair the storage, then continue: scaler resume {folder.run_id}.",
+                    f"{status.storage_remedy}\nThen continue: scaler resume {folder.run_id}",
                 )
             stop = stop_requested()
             if stop is not None and (stop.now or stopping_since is None):

@@ -25,6 +25,7 @@ from scaler.report.run.model import Report
 from scaler.report.run.write import write_report
 from scaler.runs import RunFolder, RunState
 from scaler.runs.control import RunControl, StopRequest
+from scaler.runs.filesystems import patiently
 from scaler.runs.lease import Lease
 from scaler.runs.processes import stop_signals
 from scaler.training.recipe.lookup import require_function
@@ -104,8 +105,9 @@ def run_to_end(
             shown = progress
             control.show(partial(progress_dict, progress, total_samples=plan.total_samples))
         if progress.attempt is not None and not is_running:
-            folder.set_state(RunState.RUNNING)
-            is_running = True
+            with suppress(RunError):  # the storage may be away; the next call tries again
+                folder.set_state(RunState.RUNNING)
+                is_running = True
         on_progress(progress)
 
     is_written = False
@@ -163,8 +165,9 @@ def run_to_end(
             raise KeyboardInterrupt from error
         raise
     end, code = (RunState.SUCCEEDED, 0) if finished else (RunState.STOPPED, INTERRUPTED)
-    folder.set_state(end, ended_at=time(), exit_code=code)
-    on_report(write_report(folder))
+    ended_at = time()
+    patiently(lambda: folder.set_state(end, ended_at=ended_at, exit_code=code))
+    on_report(patiently(lambda: write_report(folder)))
     if not finished:
         raise KeyboardInterrupt
 
