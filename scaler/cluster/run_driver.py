@@ -110,6 +110,11 @@ def run_to_end(
                 is_running = True
         on_progress(progress)
 
+    def take_wait(what: str | None) -> None:
+        if what is not None:
+            on_notice(f"Waiting: {what}")
+        control.show(partial(progress_dict, shown, total_samples=plan.total_samples, waiting_for=what))
+
     is_written = False
 
     def write_end(error: BaseException) -> None:
@@ -154,6 +159,7 @@ def run_to_end(
                     resumed=resumed,
                     on_progress=take_progress,
                     on_notice=on_notice,
+                    on_wait=take_wait,
                     on_error=write_end,
                     stop_requested=lambda: control.stop,
                 )
@@ -241,6 +247,7 @@ def _run_on_ray(
     resumed: Resumed | None,
     on_progress: OnProgress,
     on_notice: OnNotice,
+    on_wait: Callable[[str | None], None],
     on_error: Callable[[BaseException], None],
     stop_requested: StopRequested,
 ) -> bool:
@@ -282,6 +289,7 @@ def _run_on_ray(
                 on_progress=on_progress,
                 stop_requested=stop_requested,
                 on_notice=on_notice,
+                on_wait=on_wait,
                 embedded=address is None,
                 resumed=resumed,
             )
