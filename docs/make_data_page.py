@@ -12,9 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
+from textwrap import dedent
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from scaler.api.status import RunStatus
+from scaler.cluster.progress_file import ProgressFile
 from scaler.core.rules import Rule
 from scaler.core.schedules import Schedule
 from scaler.metrics.events import KINDS, BaseEvent
@@ -22,6 +25,8 @@ from scaler.metrics.record import COLUMNS, Record
 from scaler.plan.model import Plan
 from scaler.report.compare.model import Comparison
 from scaler.report.run.model import Report
+from scaler.runs.control import StopRequest
+from scaler.runs.folder import RunState
 from scaler.runs.status import StatusKeys, StatusValues
 
 PAGE = Path(__file__).parent / "data.md"
@@ -38,9 +43,11 @@ A run is a folder, `runs/<run_id>/`, on a disk or at a URI such as `s3://bucket/
 | `metrics/*.parquet` | the collector, several times a second | one row for each worker and optimizer step |
 | `plan.json` | `scaler submit` and `scaler resume`, before training | every number that the training will use |
 | `status.json` | the run driver (the process of `scaler submit` or `scaler resume`) | the state of the run |
+| `progress.json` | the run driver, every second or two while the run trains | how far the run is |
+| `stop.json` | `scaler stop` | the request to stop the run; a resume removes it |
 | `report.json` | the run driver at the end; `scaler report --json` prints it | what the run did, from all files above |
 
-`scaler compare RUN RUN... --json` prints one more document, which is in no folder.
+`scaler status RUN --json` and `scaler compare RUN RUN... --json` print two more documents, which are in no folder.
 
 A file is complete at any moment: documents are replaced as a whole, Parquet files are never changed, and of
 `events.jsonl` only the last line can be cut off. Times are seconds, and moments are seconds since 1970-01-01 UTC.
@@ -113,6 +120,9 @@ def page() -> str:
         ("The plan: `plan.json` and `scaler plan --json`", Plan),
         ("The report: `report.json`", Report),
         ("The status: `status.json`", StatusKeys),
+        ("The progress: `progress.json`", ProgressFile),
+        ("The request to stop: `stop.json`", StopRequest),
+        ("The status for scripts: `scaler status --json`", RunStatus),
         ("A comparison: `scaler compare --json`", Comparison),
     ):
         home = whole.__name__
@@ -120,6 +130,7 @@ def page() -> str:
         parts += [f"\n### {home} {part.__name__}\n\n{_text(part)}\n\n{_table(part, home)}" for part in _parts(whole)]
         if whole is StatusKeys:
             parts.append(f"\n{_text(StatusValues)}\n\n{_table(StatusValues)}")
+            parts.append(f"\n### States\n\n{_states()}")
     return "".join(parts)
 
 
@@ -139,6 +150,19 @@ def _columns() -> str:
         unit = _unit(column.name, column.type)
         rows.append(f"| `{column.name}` | {kind} | {unit} | {column.per.value} | {column.merge.value} | {meaning} |")
     return "\n".join(rows) + "\n"
+
+
+def _states() -> str:
+    """The states of a run, as a table, and the way from one to the next."""
+    head, _, drawing = inspect.cleandoc(RunState.__doc__ or "").partition("\n\n")
+    drawing, _, rest = drawing.rpartition("\n\n")
+    rows = [
+        "| state | meaning |",
+        "|---|---|",
+        *(f"| `{state}` | {_meanings(RunState)[state.name]} |" for state in RunState),
+    ]
+    text = rest.replace("``", "`").replace("`PENDING`", "`pending`").replace("`LOST`", "`lost`")
+    return f"{head}\n\n```\n{dedent(drawing)}\n```\n\n{text}\n\n" + "\n".join(rows) + "\n"
 
 
 def _own_fields(whole: type) -> dict[str, Any]:
@@ -236,7 +260,7 @@ def _comments(source: str) -> dict[str, str]:
     found: dict[str, str] = {}
     above: list[str] = []
     for line in _lines(source):
-        field = re.match(r"(\w+): ", line.code)
+        field = re.match(r"(\w+)(: | = \")", line.code)
         if field and line.comment:
             found[field[1]] = line.comment
         elif field and above:

@@ -1,6 +1,7 @@
 """Take a model tuned once, on one worker, and train it on any number of workers with the right learning rate.
 
-Run jobs, as the command line does: ``submit``, ``resume``, ``find_lr``, and ``plan_job`` for the plan alone. Read runs:
+Run jobs, as the command line does: ``submit``, ``resume``, ``find_lr``, and ``plan_job`` for the plan alone. Follow and
+stop them, from any machine: ``status``, ``wait``, ``stop``. Read runs:
 ``read_run`` and ``read_runs`` (pandas frames), ``compare``. Write a job: ``Recipe``, ``all_gather`` for its loss,
 ``load_job``, ``Job``, ``make_plan``, ``Plan``. Write your own training loop, without Ray: ``scale_lr``, ``Schedule``
 with ``Warmup`` and ``shapes``, and ``SampleScheduler``, which writes them into a torch optimizer. Every error is a
@@ -41,7 +42,10 @@ __all__ = [
     "resume",
     "scale_lr",
     "shapes",
+    "status",
+    "stop",
     "submit",
+    "wait",
 ]
 
 TYPE_CHECKING = False  # typing's own takes milliseconds to import, in which Ctrl-C would show a traceback
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
     from scaler.api.compare import compare
     from scaler.api.find_lr import find_lr
     from scaler.api.resume import resume
+    from scaler.api.status import status, stop, wait
     from scaler.api.submit import submit
     from scaler.core.scale_lr import ScaledLR, scale_lr
     from scaler.core.schedules import Schedule, Warmup
@@ -95,7 +100,10 @@ _MODULES = {
     "read_runs": "scaler.notebook",
     "resume": "scaler.api.resume",
     "scale_lr": "scaler.core.scale_lr",
+    "status": "scaler.api.status",
+    "stop": "scaler.api.status",
     "submit": "scaler.api.submit",
+    "wait": "scaler.api.status",
 }
 
 

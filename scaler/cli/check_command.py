@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import click
 
-from scaler.cli.options import storage_option
+from scaler.cli.options import run_argument, storage_option
 from scaler.cli.terminal import show
 from scaler.errors import JobFileError, TrainingError
 from scaler.runs import find_run
 
 
 @click.command("check")
-@click.argument("run", metavar="RUN")
+@run_argument
 @storage_option
 @click.option(
     "--min-efficiency",

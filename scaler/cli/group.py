@@ -21,9 +21,15 @@ COMMANDS = {
     "resume": "Continue a run that was stopped, failed, or lost its driver.",
     "find-lr": "Find a learning rate by a range test, with the job's workers and global batch.",
     "list": "List runs and their states.",
+    "status": "Show the state of a run, and how far it is.",
+    "logs": "Show what the workers of a run print.",
+    "stop": "Stop a run; it saves a checkpoint first.",
+    "wait": "Follow a run to its end, and exit with its exit code.",
     "report": "Show the report of a run.",
     "compare": "Compare runs: their jobs, their results, and which differences exceed the noise.",
     "check": "Check a run against limits, for example in CI.",
+    "export": "Write the files that run a job in containers, on Kubernetes, in a cloud or with Slurm.",
+    "env": "Show what this machine and a cluster offer, and what is wrong with them.",
     "schema": "Print the JSON Schema of job files, for editors.",
 }
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from scaler.cli.options import storage_option, write_file
+from scaler.cli.options import run_argument, storage_option, write_file
 from scaler.cli.paths import UserPath
 from scaler.cli.terminal import err, show
 
 
 @click.command("report")
-@click.argument("run", metavar="RUN")
+@run_argument
 @storage_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")

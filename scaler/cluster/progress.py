@@ -19,14 +19,14 @@ OWN_SHARE = 0.1  # ... and if the difference is at least this share of the step 
 class WorkerProgress:
     """One worker's recent steps; times are means over the last seconds, in seconds a step."""
 
-    rank: int
-    samples_per_s: float | None
+    rank: int  # of the worker
+    samples_per_s: float | None  # over the last seconds; None: not known yet
     loss: float | None  # of the worker's newest step
-    step_time_s: float
-    data_wait_s: float
-    compute_s: float
-    sync_wait_s: float
-    peak_memory_gib: float
+    step_time_s: float  # the whole step
+    data_wait_s: float  # waiting for the next batch
+    compute_s: float  # forward and backward, before the all-reduce
+    sync_wait_s: float  # from the worker's last gradient to the end of the all-reduce
+    peak_memory_gib: float  # largest so far: of the GPU; without a GPU, of the process
 
     @property
     def own_s(self) -> float:
@@ -38,8 +38,8 @@ class WorkerProgress:
 class CurrentStraggler:
     """The worker that the others wait for now; times are seconds a step."""
 
-    rank: int
-    own_s: float
+    rank: int  # of the worker
+    own_s: float  # its data wait and compute
     others_s: float  # the median of the others
     waits_for_data: bool  # most of the difference is data wait; otherwise it is compute
 
@@ -48,16 +48,16 @@ class CurrentStraggler:
 class Progress:
     """The progress of a run; None means not known yet."""
 
-    attempt: int | None = None
-    world_size: int | None = None
+    attempt: int | None = None  # number of the attempt; the first is 0
+    world_size: int | None = None  # workers in this attempt
     samples_seen: int = 0  # up to what the slowest worker has uploaded
     progress: float = 0.0  # the same in samples of the reference's training; equals samples_seen except with adascale
-    lr: float | None = None
+    lr: float | None = None  # of the newest step
     loss_mean: float | None = None  # mean over ranks of each rank's newest step, weighted by loss_weight
     samples_per_s: float | None = None  # of all workers over the last seconds: samples / mean step time of the ranks
-    evals: Mapping[str, float | None] = field(default_factory=dict)
+    evals: Mapping[str, float | None] = field(default_factory=dict)  # of the newest evaluation
     workers: Sequence[WorkerProgress] = ()  # at most ``MOST_WORKERS``, sorted by own time, the slowest first
-    straggler: CurrentStraggler | None = None
+    straggler: CurrentStraggler | None = None  # the worker that the others wait for; None: there is none
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ from scaler.metrics.next_attempt import next_attempt
 from scaler.metrics.reader import read_events, require_readable
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
+from scaler.runs.control import clear_stop
 from scaler.runs.lease import BEAT_S, Lease, require_free
 from scaler.training.checkpoints.files import PassedOver, find_checkpoint, passed_over_events
 
@@ -154,6 +155,7 @@ def resume_plan(
     require_runnable(job, plan, recipe_folder=recipe_folder, address=address)
     with sigterm_like_ctrl_c(), Lease.claim(folder) as lease:
         _wait_for_workers_of(lease.before)
+        clear_stop(folder)
         status = folder.read_json("status.json")
         attempt = next_attempt(folder)
         from_samples, passed_over = find_checkpoint(folder)
@@ -174,6 +176,7 @@ def resume_plan(
             idle_s=status.get("idle_s", 0.0) + idle_s,
             ended_at=None,
             failure=None,
+            exit_code=None,
         )
         on_start(folder, from_samples, passed_over)
         run_to_end(

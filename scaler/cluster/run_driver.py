@@ -4,14 +4,17 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from time import time
 from typing import Any
 
 import scaler
 from scaler.cluster.progress import Progress, ProgressTracker
+from scaler.cluster.progress_file import progress_dict
 from scaler.errors import JobFileError, RunError, ScalerError
 from scaler.job import Job
+from scaler.job.runtime_env import job_environment, not_used_text
 from scaler.masking import mask_text
 from scaler.metrics.events import Event, Resumed
 from scaler.metrics.record import Record
@@ -21,27 +24,32 @@ from scaler.plan.make import require_every_size
 from scaler.report.run.model import Report
 from scaler.report.run.write import write_report
 from scaler.runs import RunFolder, RunState
+from scaler.runs.control import RunControl, StopRequest
+from scaler.runs.filesystems import patiently
 from scaler.runs.lease import Lease
 from scaler.runs.processes import stop_signals
 from scaler.training.recipe.lookup import require_function
 from scaler.training.recipe.module import shipped_recipe
 
 NO_CLUSTER = "none"
+INTERRUPTED = 130  # exit code of a command whose run was stopped
 
 OnProgress = Callable[[Progress], None]
 OnReport = Callable[[Report], None]
 OnNotice = Callable[[str], None]
+StopRequested = Callable[[], StopRequest | None]
 
 
 def require_runnable(job: Job, plan: Plan, *, recipe_folder: Path, address: str | None) -> None:
     """Refuse a job that cannot run, before anything is started or written.
 
     Raises:
-        JobFileError: the recipe does not exist, a tracker is not installed, a size that the run may get has no plan, or
-            more than one worker is asked for without Ray.
+        JobFileError: the recipe or a part of ``runtime_env`` does not exist, a tracker is not installed, a size that
+            the run may get has no plan, or more than one worker is asked for without Ray.
         ClusterError: no cluster accepts this process at the address, or this machine is too small for the job.
     """
-    require_function(job.recipe, folder=recipe_folder)
+    with job_environment(job.runtime_env, folder=recipe_folder):
+        require_function(job.recipe, folder=recipe_folder)
     require_installed(job.tracking)
     _require_cluster(job, address)
     require_every_size(job, plan)
@@ -87,14 +95,25 @@ def run_to_end(
         KeyboardInterrupt: Ctrl-C or SIGTERM; there is a report, and the run is marked stopped.
     """
     is_running = False
+    shown = Progress()
+    control = RunControl(lease.held_folder())
 
     def take_progress(progress: Progress) -> None:
-        nonlocal is_running
+        nonlocal is_running, shown
         lease.require_held()
+        if progress != shown:
+            shown = progress
+            control.show(partial(progress_dict, progress, total_samples=plan.total_samples))
         if progress.attempt is not None and not is_running:
-            folder.set_state(RunState.RUNNING)
-            is_running = True
+            with suppress(RunError):  # the storage may be away; the next call tries again
+                folder.set_state(RunState.RUNNING)
+                is_running = True
         on_progress(progress)
+
+    def take_wait(what: str | None) -> None:
+        if what is not None:
+            on_notice(f"Waiting: {what}")
+        control.show(partial(progress_dict, shown, total_samples=plan.total_samples, waiting_for=what))
 
     is_written = False
 
@@ -107,30 +126,43 @@ def run_to_end(
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # while Ray starts, it exits on SIGTERM
         if lease.look():
             failure = None if stopped else _failure_text(error)
+            code = INTERRUPTED if stopped else error.exit_code if isinstance(error, ScalerError) else 1
             with suppress(RunError):  # an error of the storage must not hide why the run ended
-                folder.set_state(RunState.STOPPED if stopped else RunState.FAILED, ended_at=time(), failure=failure)
+                folder.set_state(
+                    RunState.STOPPED if stopped else RunState.FAILED, ended_at=time(), failure=failure, exit_code=code
+                )
             with suppress(RunError):
                 on_report(write_report(folder))
 
     try:
-        if address == NO_CLUSTER:
-            held = lease.held_folder()
-            finished = _run_in_process(
-                job, plan, held, recipe_folder=recipe_folder, resumed=resumed, on_progress=take_progress
-            )
-        else:
-            finished = _run_on_ray(
-                job,
-                plan,
-                folder,
-                recipe_folder=recipe_folder,
-                address=address,
-                verbose=verbose,
-                resumed=resumed,
-                on_progress=take_progress,
-                on_notice=on_notice,
-                on_error=write_end,
-            )
+        if address in (None, NO_CLUSTER) and (unused := not_used_text(job.runtime_env)):
+            on_notice(unused)
+        with control:
+            if address == NO_CLUSTER:
+                finished = _run_in_process(
+                    job,
+                    plan,
+                    lease.held_folder(),
+                    recipe_folder=recipe_folder,
+                    resumed=resumed,
+                    on_progress=take_progress,
+                    stop_requested=lambda: control.stop,
+                )
+            else:
+                finished = _run_on_ray(
+                    job,
+                    plan,
+                    folder,
+                    recipe_folder=recipe_folder,
+                    address=address,
+                    verbose=verbose,
+                    resumed=resumed,
+                    on_progress=take_progress,
+                    on_notice=on_notice,
+                    on_wait=take_wait,
+                    on_error=write_end,
+                    stop_requested=lambda: control.stop,
+                )
         lease.look()
         lease.require_held()
     except BaseException as error:
@@ -138,8 +170,10 @@ def run_to_end(
         if isinstance(error, SystemExit):
             raise KeyboardInterrupt from error
         raise
-    folder.set_state(RunState.SUCCEEDED if finished else RunState.STOPPED, ended_at=time())
-    on_report(write_report(folder))
+    end, code = (RunState.SUCCEEDED, 0) if finished else (RunState.STOPPED, INTERRUPTED)
+    ended_at = time()
+    patiently(lambda: folder.set_state(end, ended_at=ended_at, exit_code=code))
+    on_report(patiently(lambda: write_report(folder)))
     if not finished:
         raise KeyboardInterrupt
 
@@ -184,7 +218,8 @@ def _require_cluster(job: Job, address: str | None) -> None:
 
         require_reachable(address)
         return  # ``ray_run`` compares the job with the cluster
-    cpus, gpus = job.resources.cpus_per_worker, job.resources.gpus_per_worker
+    cpus, asked = job.resources.cpus_per_worker, job.resources.gpus_per_worker
+    gpus = 0.0 if asked == "auto" else asked  # auto: ``ray_run`` compares the job with the GPUs that Ray found
     node = {"CPU": local_cpus()}
     if gpus > 0:
         from scaler.training.device import gpus_here  # loads torch
@@ -212,7 +247,9 @@ def _run_on_ray(
     resumed: Resumed | None,
     on_progress: OnProgress,
     on_notice: OnNotice,
+    on_wait: Callable[[str | None], None],
     on_error: Callable[[BaseException], None],
+    stop_requested: StopRequested,
 ) -> bool:
     from scaler.cluster.ray_run import run_on_ray
     from scaler.cluster.ray_session import set_environment
@@ -222,22 +259,26 @@ def _run_on_ray(
         if address is None:
             from scaler.cluster.embedded import embedded_cluster
 
+            stack.enter_context(job_environment(job.runtime_env, folder=recipe_folder))
             stack.enter_context(embedded_cluster(verbose=verbose))
         else:
             from scaler.cluster.ray_hooks import require_hooks
             from scaler.cluster.running import environment_for, running_cluster
+            from scaler.cluster.runtime_env import merged_runtime_env
             from scaler.cluster.shipment import left_out_text, pack
 
             stack.enter_context(set_environment(environment_for(address)))
             require_hooks()  # before ``pack``, which uses Ray's private parts
             # The nodes get the job's folder, this machine's scaler, and the recipe's package if it is elsewhere.
-            recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
+            with job_environment(job.runtime_env, folder=recipe_folder):
+                recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
             shipped = job.model_copy(update={"recipe": recipe})
             shipment = pack(recipe_folder, storage=job.storage, packages=[Path(scaler.__file__).parent, *packages])
             if shipment.left_out:
                 on_notice(left_out_text(shipment.left_out))
             sent_folder = shipment.recipe_folder
-            stack.enter_context(running_cluster(address, verbose=verbose, runtime_env=shipment.runtime_env))
+            runtime_env = merged_runtime_env(shipment.runtime_env, job, folder=recipe_folder)
+            stack.enter_context(running_cluster(address, verbose=verbose, runtime_env=runtime_env))
         stack.enter_context(sigterm_like_ctrl_c())
         try:
             return run_on_ray(
@@ -246,6 +287,9 @@ def _run_on_ray(
                 folder,
                 recipe_folder=sent_folder,
                 on_progress=on_progress,
+                stop_requested=stop_requested,
+                on_notice=on_notice,
+                on_wait=on_wait,
                 embedded=address is None,
                 resumed=resumed,
             )
@@ -262,6 +306,7 @@ def _run_in_process(
     recipe_folder: Path,
     resumed: Resumed | None,
     on_progress: OnProgress,
+    stop_requested: StopRequested,
 ) -> bool:
     """Train with one worker in this process, without Ray, so that a debugger works."""
     from scaler.training.in_process import train_in_process
@@ -272,4 +317,13 @@ def _run_in_process(
         tracker.add(records, events)
         on_progress(tracker.progress())
 
-    return train_in_process(job, plan, folder, recipe_folder=recipe_folder, on_hand_over=take, resumed=resumed)
+    with job_environment(job.runtime_env, folder=recipe_folder):
+        return train_in_process(
+            job,
+            plan,
+            folder,
+            recipe_folder=recipe_folder,
+            on_hand_over=take,
+            resumed=resumed,
+            stop_requested=stop_requested,
+        )

@@ -9,6 +9,7 @@ from scaler.errors import ClusterError, JobFileError, PlanError, RecipeError, Ru
 from scaler.job import Job
 from scaler.metrics.events import WAITING, GroupEnded, WorkerFailed, WorkerHung, of_type
 from scaler.runs import RunFolder
+from scaler.runs.logs import log_name
 
 _RAISED_BY_WORKERS: Mapping[str, type[ScalerError]] = {
     error.__name__: error for error in (ClusterError, JobFileError, PlanError, RecipeError, RunError, TrainingError)
@@ -57,7 +58,7 @@ def final_error(error: BaseException, troubles: Sequence[Trouble], job: Job, fol
             return ClusterError(
                 f"the cluster had no capacity for {'a worker' if workers == 1 else f'{workers} workers'} for too long.",
                 f"Continue when nodes are free: scaler resume {folder.run_id}. "
-                "SCALER_WAIT_FOR_NODES_S is how many seconds a run waits for nodes.",
+                "resources.wait_s is how many seconds a run waits for nodes.",
             )
     if isinstance(error, ScalerError):
         return error
@@ -69,7 +70,10 @@ def _from_worker(failure: WorkerFailed, folder: RunFolder) -> ScalerError:
     log = _log(folder, failure.rank)
     error_class = _RAISED_BY_WORKERS.get(failure.error)
     if error_class is not None:
-        source = f"Reported by rank {failure.rank}; its log: {log}"
+        where = (
+            f" on the node {failure.node}" if failure.node is not None and failure.node not in failure.problem else ""
+        )
+        source = f"Reported by rank {failure.rank}{where}; its log: {log}"
         return error_class(failure.problem, "\n".join(filter(None, [failure.remedy, source])))
     return RecipeError(
         f"rank {failure.rank} failed: {failure.problem}", f"{failure.traceback.rstrip()}\nIts log: {log}"
@@ -110,4 +114,4 @@ def _lost_workers(
 
 
 def _log(folder: RunFolder, rank: int) -> str:
-    return folder.path(f"logs/rank-{rank}.log")
+    return folder.path(log_name(rank))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray.train.backend import Backend, BackendConfig
 
 from scaler.cluster.failure_policy import FailurePolicy
 from scaler.cluster.ray_internals import (
@@ -34,17 +35,32 @@ _UNUSED_WHEN_EMBEDDED = (PlacementGroupCleanerCallback,)
 RESIZE_CHECK_S = ("SCALER_RESIZE_CHECK_S", 10.0)
 """An elastic group is resized when another size has been possible, and the group has run, for this many seconds. A
 lower value uses new nodes sooner, and interrupts training for each node that comes and goes."""
-WAIT_FOR_NODES_S = ("SCALER_WAIT_FOR_NODES_S", 600.0)
-"""A run waits this many seconds for nodes in place of lost ones; then it ends, because the cluster is too small."""
 ELASTIC_START_S = 15.0  # an elastic group that has not started by then is given a new size
 NEVER_S = 1e9
+
+
+class _VisibleGpus(Backend):
+    """Ray Train's setting that each worker sees the GPUs of all the run's workers on its node.
+
+    NCCL copies directly between two GPUs of a node only if each process sees both.
+    """
+
+    share_cuda_visible_devices = True
+
+
+class _SharedGpus(BackendConfig):
+    """Selects ``_VisibleGpus``. scaler makes the process group itself."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _VisibleGpus
 
 
 class _Trainer(DataParallelTrainer):
     """Ray Train's trainer with scaler's policies, and without the parts that scaler does not use.
 
     Args:
-        job: gives the number of restarts and the time-out of hung workers.
+        job: gives the number of restarts, the time-out of hung workers, and how long to wait for nodes.
         collector: the collector's actor handle.
         embedded: whether the cluster ends with this process.
         options: of Ray Train's trainer.
@@ -53,6 +69,7 @@ class _Trainer(DataParallelTrainer):
     def __init__(self, *, job: Job, collector: Any, embedded: bool, **options: Any) -> None:
         super().__init__(_work, **options)
         self._hang_timeout_s, self._collector, self._embedded = job.failures.hang_timeout_s, collector, embedded
+        self._patience_s = job.resources.wait_s
         self._unused: tuple[type, ...] = (*_UNUSED, *(_UNUSED_WHEN_EMBEDDED if embedded else ()))
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -60,12 +77,11 @@ class _Trainer(DataParallelTrainer):
         return [callback for callback in callbacks if not isinstance(callback, self._unused)]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
-        patience_s = _seconds(WAIT_FOR_NODES_S)
         config = cast(Any, self.scaling_config)  # annotated as the class of Ray Train's first version
         options["failure_policy"] = FailurePolicy(
             self.run_config.failure_config,
             collector=self._collector,
-            patience_s=patience_s,
+            patience_s=self._patience_s,
             hang_timeout_s=self._hang_timeout_s,
         )
         # scaler's watchdog cannot act in a frozen process, or while a thread holds Python's lock; Ray Train can.
@@ -75,7 +91,7 @@ class _Trainer(DataParallelTrainer):
                 config,
                 collector=self._collector,
                 steady_s=_seconds(RESIZE_CHECK_S),
-                patience_s=patience_s,
+                patience_s=self._patience_s,
                 asks_for_nodes=not self._embedded,
             )
             environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(ELASTIC_START_S)
@@ -98,7 +114,8 @@ def make_trainer(job: Job, assignment: Assignment, *, embedded: bool, folder_nam
     Neither the trainer nor Ray Train's controller loads torch: the workers make their process group themselves.
 
     Args:
-        job: gives the number of workers, their resources, and the number of restarts.
+        job: gives the number of workers, their resources (``gpus_per_worker`` as a number), and the number of
+            restarts.
         assignment: what every worker gets.
         embedded: whether the cluster ends with this process.
         folder_name: of Ray Train's folder inside the run's folder.
@@ -107,8 +124,8 @@ def make_trainer(job: Job, assignment: Assignment, *, embedded: bool, folder_nam
     # Any, because Ray's annotation does not have the pair.
     number: Any = workers if isinstance(workers, int) else (workers.min, workers.max)
     per_worker = {"CPU": resources.cpus_per_worker}
-    if resources.gpus_per_worker:
-        per_worker["GPU"] = resources.gpus_per_worker
+    if resources.gpus:
+        per_worker["GPU"] = resources.gpus
     filesystem, root = assignment.folder.filesystem("")
     callbacks: list[Any] = [NoteTermination()]
     return _Trainer(
@@ -117,8 +134,13 @@ def make_trainer(job: Job, assignment: Assignment, *, embedded: bool, folder_nam
         embedded=embedded,
         train_loop_config={"assignment": assignment},
         scaling_config=ScalingConfig(
-            num_workers=number, use_gpu=resources.gpus_per_worker > 0, resources_per_worker=per_worker
+            num_workers=number,
+            use_gpu=resources.gpus > 0,
+            resources_per_worker=per_worker,
+            accelerator_type=resources.accelerator_type,
+            placement_strategy=resources.placement.upper(),
         ),
+        backend_config=_SharedGpus(),
         run_config=RunConfig(
             name=folder_name,
             storage_path=root.rstrip("/"),

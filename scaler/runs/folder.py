@@ -1,7 +1,8 @@
 """The folder of one run: its status, its job files and its path. This class knows the names of the files in it.
 
-    runs/<run_id>/  job.yaml  job-<attempt>.yaml  plan.json  status.json  driver.json  events.jsonl  metrics/*.parquet
-                    checkpoints/  logs/  tensorboard/  report.json  report.html  report.md
+    runs/<run_id>/  job.yaml  job-<attempt>.yaml  plan.json  status.json  driver.json  progress.json  stop.json
+                    events.jsonl  metrics/*.parquet  checkpoints/  logs/  tensorboard/
+                    report.json  report.html  report.md
 
 ``scaler.runs.files`` reads and writes the files. Every file has one writer.
 """
@@ -23,17 +24,22 @@ from scaler.runs.status import StatusValues
 
 
 class RunState(StrEnum):
-    """The state of a run: ``STARTING -> RUNNING -> SUCCEEDED, FAILED or STOPPED``.
+    """The state of a run.
 
-    ``LOST`` is never written: readers derive it for a run that has no final state and whose run driver is gone.
+        pending -> starting -> running -> succeeded | failed | stopped
+                      |           |
+                      +-----------+--> lost        (a resume leads from the last three, and from lost, to starting)
+
+    ``status.json`` never has ``PENDING`` and ``LOST``: readers derive them.
     """
 
-    STARTING = "starting"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    STOPPED = "stopped"
-    LOST = "lost"
+    PENDING = "pending"  # a cluster has accepted the job, and its driver has not made the run's folder yet
+    STARTING = "starting"  # its driver connects to the cluster, waits for resources, or starts the workers
+    RUNNING = "running"  # the workers have started; also while they are replaced after a failure
+    SUCCEEDED = "succeeded"  # trained to the end of the plan
+    FAILED = "failed"  # an error ended it
+    STOPPED = "stopped"  # Ctrl-C, SIGTERM or ``scaler stop`` ended it
+    LOST = "lost"  # no process runs it, and none wrote its end
 
     @property
     def is_end(self) -> bool:
@@ -140,7 +146,7 @@ class RunFolder(RunFiles):
             RunError: the status cannot be read, or has no such state.
         """
         state = self.read_json("status.json").get("state")
-        written = [known for known in RunState if known is not RunState.LOST]
+        written = [known for known in RunState if known not in (RunState.PENDING, RunState.LOST)]
         if state not in written:
             raise RunError(
                 f"run {self.run_id}: status.json has the state {str(state)[:60]}, not one of {', '.join(written)}.",

@@ -251,9 +251,9 @@ def wait_while_silent(folder: RunFolder, on_notice: Callable[[str], None]) -> No
 class Driver:
     """The process that ran a run last, from the run's lease."""
 
-    host: str
-    pid: int
-    beat: float  # the last heartbeat, in epoch seconds
+    host: str  # name of its machine
+    pid: int  # its process id there
+    beat: float  # moment of its last heartbeat
 
     def __str__(self) -> str:
         """Return the process and the time of its last heartbeat.

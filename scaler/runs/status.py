@@ -20,3 +20,4 @@ class StatusValues(TypedDict, total=False):
     idle_s: float | None  # seconds in which nothing ran before a resume, summed over all resumes
     ended_at: float | None  # moment of the end
     failure: str | None  # the error that ended the run, with its traceback
+    exit_code: int | None  # exit code of the command that ran the run: 0, or that of the error that ended it

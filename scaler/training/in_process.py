@@ -15,16 +15,17 @@ import torch
 from scaler.errors import ScalerError, TrainingError
 from scaler.job import Job
 from scaler.job.tracking import Tracking
+from scaler.metrics.background import BackgroundWriter
 from scaler.metrics.events import Event, LeaveRequested, Resumed, WorkerStarted
 from scaler.metrics.next_attempt import next_attempt
 from scaler.metrics.record import Record
-from scaler.metrics.writer import MetricsWriter
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
+from scaler.runs.control import StopRequest
 from scaler.runs.processes import stop_signals
 from scaler.training.checkpoints.files import find_checkpoint, passed_over_events
 from scaler.training.data.batches import is_lost_data_process
-from scaler.training.device import cpu, describe_device, first_gpu, use_threads
+from scaler.training.device import cpu, describe_device, first_gpu, gpus_here, prepare_device, use_threads
 from scaler.training.loop import Training
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe.failures import recipe_failure
@@ -42,6 +43,7 @@ class InProcess:
         device: of the model.
         tracking: the job's trackers.
         on_hand_over: called with the records and events of each hand-over.
+        stop_requested: returns the request to stop the run, if there is one.
 
     Attributes:
         ended: how the training ended, for the trackers; set before ``close``.
@@ -57,14 +59,17 @@ class InProcess:
         device: torch.device,
         tracking: Tracking | None = None,
         on_hand_over: OnHandOver = lambda records, events: None,
+        stop_requested: Callable[[], StopRequest | None] = lambda: None,
     ) -> None:
         self.folder = folder
         self.attempt = next_attempt(folder)
         self.device = device
-        self._writer = MetricsWriter(folder, tracking)
+        self._writer = BackgroundWriter(folder, tracking)
         self.ended = RunState.FAILED
         self._on_hand_over = on_hand_over
+        self._stop_requested = stop_requested
         self._leave = Leave.NOT
+        self._stopped_by = ""
 
     def started(self, start_samples: int) -> None:
         """Report that the worker starts at ``start_samples``: those of its checkpoint, or 0."""
@@ -83,34 +88,47 @@ class InProcess:
 
     def note(self, event: Event) -> None:
         """Write an event that does not come from the training."""
-        self._writer.add_event(event)
+        self._writer.put([], [event])
 
     def next_attempt(self) -> int:
         """Return the number of the next attempt."""
         return self.attempt + 1
 
     def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
-        """Write records and events at once."""
-        self._writer.add(records)
-        for event in events:
-            self._writer.add_event(event)
-        self._writer.flush()
+        """Write records and events: at once into a local folder, in a thread into remote storage."""
+        self._writer.put(records, events)
         self._on_hand_over(records, events)
 
     def wanted_steps(self, steps: int) -> int:
-        """Return ``steps``: everything that was handed over is written."""
+        """Return ``steps``: records are not thinned."""
         return steps
 
-    def secure(self, samples_seen: int) -> None:
-        """Return at once: everything that was handed over is written."""
+    def secure(self, samples_seen: int, *, give_up: Callable[[], bool]) -> None:
+        """Wait until everything that was handed over is written."""
+        self._writer.wait_written(give_up=give_up)
 
-    def ask_to_stop(self) -> None:
-        """Ask the training to save and stop."""
-        self._leave = Leave.STOP
+    def ask_to_stop(self) -> bool:
+        """Ask the training to save and stop; return whether this is the first time."""
+        is_first, self._leave = self._leave is not Leave.STOP, Leave.STOP
+        return is_first
 
     def leave_requested(self) -> Leave:
-        """Return ``Leave.STOP`` after ``ask_to_stop``."""
+        """Return ``Leave.STOP`` after ``ask_to_stop``, or if the run is to be stopped.
+
+        Raises:
+            KeyboardInterrupt: the run is to be stopped at once.
+        """
+        request = self._stop_requested()
+        if request is not None:
+            if request.now:
+                raise KeyboardInterrupt
+            self._stopped_by = f"scaler stop of {request.by}"
+            self._leave = Leave.STOP
         return self._leave
+
+    def leave_event(self) -> LeaveRequested:
+        """Return the event of a training that was asked to stop."""
+        return LeaveRequested(time=time(), attempt=self.attempt, why="stop", detail=self._stopped_by)
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -125,6 +143,7 @@ def train_in_process(
     recipe_folder: Path,
     on_hand_over: OnHandOver,
     resumed: Resumed | None = None,
+    stop_requested: Callable[[], StopRequest | None] = lambda: None,
 ) -> bool:
     """Train a plan for one worker in this process, from the newest checkpoint if there is one.
 
@@ -137,6 +156,7 @@ def train_in_process(
         recipe_folder: the job file's folder.
         on_hand_over: called with the records and events of each hand-over.
         resumed: the event of a resumed run.
+        stop_requested: returns the request to stop the run, if there is one.
 
     Returns:
         True if the training is finished, False if it was stopped.
@@ -145,13 +165,23 @@ def train_in_process(
         ScalerError: any failure; an exception of the recipe becomes a ``RecipeError`` with its traceback.
     """
     use_threads(job.resources.cpus_per_worker)
-    device = first_gpu() if job.resources.gpus_per_worker > 0 else cpu()
+    gpus = job.resources.gpus_per_worker
+    device = first_gpu() if (gpus_here() if gpus == "auto" else gpus) else cpu()
+    prepare_device(device, job.train)
     try:
         with redirect_stdout(sys.stderr):  # stdout is for the result; the recipe prints to stderr
             seed_everything(job.train.seed)
             recipe = load_recipe(job.recipe, folder=recipe_folder, arguments=job.recipe_args)
             tracking = job.tracking.seen_from(Path.cwd())
-            with closing(InProcess(folder, device=device, tracking=tracking, on_hand_over=on_hand_over)) as context:
+            with closing(
+                InProcess(
+                    folder,
+                    device=device,
+                    tracking=tracking,
+                    on_hand_over=on_hand_over,
+                    stop_requested=stop_requested,
+                )
+            ) as context:
                 if resumed is not None:
                     context.note(resumed)
                 start, passed_over = find_checkpoint(folder)
@@ -165,7 +195,7 @@ def train_in_process(
                     end = training.run()
                 context.ended = RunState.SUCCEEDED if end is AttemptEnd.FINISHED else RunState.STOPPED
                 if end is AttemptEnd.STOPPED:
-                    context.note(LeaveRequested(time=time(), attempt=context.attempt, why="stop", detail=""))
+                    context.note(context.leave_event())
                 return end is AttemptEnd.FINISHED
     except ScalerError:
         raise
@@ -187,9 +217,8 @@ def _interrupts_ask(context: InProcess) -> Iterator[None]:
         return
 
     def ask(number: int, frame: object) -> None:
-        if context.leave_requested() is Leave.STOP:
+        if not context.ask_to_stop():
             raise KeyboardInterrupt
-        context.ask_to_stop()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, *stop_signals())}
     try:

@@ -43,6 +43,14 @@ def test_a_plan_loads_neither_torch_nor_ray(digits_path: Path, options: list[str
     assert sorted(modules & {"torch", "ray", "numpy", "pandas", "pyarrow", "jinja2"}) == []
 
 
+@pytest.mark.parametrize("command", ["status", "logs", "wait"])
+def test_following_a_run_loads_neither_torch_nor_ray(tmp_path: Path, synthetic_run: SyntheticRun, command: str) -> None:
+    write_run(str(tmp_path), "one", synthetic_run.attempt(0))
+    arguments = [command, "one", "--storage", str(tmp_path)]
+    modules = loaded_by(f"from scaler.cli import run; assert run({arguments!r}) == 0")
+    assert sorted(modules & {"torch", "ray", "pandas", "pyarrow"}) == []
+
+
 def test_listing_runs_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
     modules = loaded_by(f'from scaler.cli import run; assert run(["list", "--storage", {str(tmp_path)!r}]) == 0')
     assert sorted(modules & {"torch", "ray", "pandas"}) == []

@@ -1,7 +1,5 @@
 """Read a run's report from its folder."""
 
-import re
-
 from scaler.errors import JobFileError, RunError
 from scaler.job import Job, read_job
 from scaler.metrics.reader import RunMetrics, with_records
@@ -11,6 +9,7 @@ from scaler.report.run.model import Report
 from scaler.report.run.summary import summarize
 from scaler.runs import RunFolder
 from scaler.runs.lease import present_state
+from scaler.runs.logs import ranks_with_log
 
 
 def read_report(folder: RunFolder, *, baseline: RunFolder | None = None) -> Report:
@@ -54,7 +53,7 @@ def read_report(folder: RunFolder, *, baseline: RunFolder | None = None) -> Repo
             records=metrics.records,
             events=metrics.events,
             one_worker=one_worker,
-            logs=_ranks_with_log(folder),
+            logs=frozenset(ranks_with_log(folder)),
         )
 
     return with_records(folder, report)
@@ -74,9 +73,3 @@ def _read_job(folder: RunFolder, name: str) -> Job:
         return read_job(folder.read(name), source=folder.path(name))
     except JobFileError as error:
         raise RunError(error.problem, error.remedy) from None
-
-
-def _ranks_with_log(folder: RunFolder) -> frozenset[int]:
-    """The ranks that have a log in a run's folder. A run without Ray has no logs."""
-    found = (re.fullmatch(r"rank-(\d+)\.log", name) for name in folder.names("logs"))
-    return frozenset(int(match[1]) for match in found if match is not None)
