@@ -1,26 +1,37 @@
 """Send a run to a cluster over HTTP and follow it: the driver's lines on stderr, the report on stdout."""
 
+import re
 import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from shlex import quote
+from threading import Event, Thread
+from typing import Self
 
 import click
 
 from scaler.api.submit_remote import KEPT_LINES, readable_folder, start_remote
 from scaler.cli import INTERRUPTED
 from scaler.cli.follow import print_report
+from scaler.cli.live import Live
 from scaler.cli.terminal import err
+from scaler.cluster.progress_file import read_progress
 from scaler.cluster.ray_jobs import ERROR, DriverLog, RemoteRun, end_error
+from scaler.errors import ScalerError
 from scaler.job import Job
 from scaler.masking import mask_text
+from scaler.plan import Plan
 from scaler.report.text.format import printable
 from scaler.runs import RunState
 
 _FIRST_LINE = "Running entrypoint for job "  # Ray writes it before the driver's own lines
 _REPORT_PAGE = "Report: "  # the driver prints this line after the report
 _RESUME = "Continue with: "  # and this one after a stop; the command that it names is for the driver's machine
+
+_PROGRESS = re.compile(r" *\d+%  ")
+LOOK_S = 1.0  # from one look at the run's folder to the next
 
 
 def submit_over_http(
@@ -70,13 +81,15 @@ def submit_over_http(
         click.echo(remote.run_id)
         err().print(_commands(remote, job), soft_wrap=True)
         return 0
-    log = DriverLog(remote, notice)
-    shown = _Shown(remote.run_id, as_json=as_json)
+    panel = _Panel(remote, job, quiet=quiet)
+    log = DriverLog(remote, panel.say)
+    shown = _Shown(remote.run_id, as_json=as_json, panel=panel)
     is_stopping = False
     while True:
         try:
-            for line in log:
-                shown.add(line)
+            with panel:
+                for line in log:
+                    shown.add(line)
             break
         except KeyboardInterrupt:
             if is_stopping or _choice(on_interrupt) == "detach":
@@ -89,6 +102,53 @@ def submit_over_http(
     return _end(remote, job, job_path, shown, as_json=as_json)
 
 
+class _Panel:
+    """In a terminal, shows the progress of a run from its folder, if this machine can read it; a context manager."""
+
+    def __init__(self, remote: RemoteRun, job: Job, *, quiet: bool) -> None:
+        self._remote, self._job, self._quiet = remote, job, quiet
+        self._over = Event()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        self._over.clear()
+        if err().is_terminal and not self._quiet:
+            self._thread = Thread(target=self._keep, name="scaler-panel", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if err().is_terminal and not self._quiet:
+            self._thread.join()
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the panel shows the progress, so that the driver's lines of progress are not needed."""
+        return self._live is not None
+
+    def say(self, line: str) -> None:
+        """Print a line above the panel."""
+        if self._live is not None:
+            self._live.say(line)
+        else:
+            err().print(printable(line), soft_wrap=True)
+
+    def _keep(self) -> None:
+        with ExitStack() as stack:
+            while not self._over.wait(LOOK_S):
+                with suppress(ScalerError):
+                    folder = readable_folder(self._remote, self._job)
+                    found = None if folder is None else read_progress(folder)
+                    if folder is None or found is None:
+                        continue
+                    if self._live is None:
+                        plan = Plan.from_dict(folder.read_json("plan.json"))
+                        self._live = stack.enter_context(Live(plan, console=err(), quiet=False))
+                    self._live.show(found.progress)
+            self._live = None
+
+
 class _Shown:
     """Shows a driver's lines: on stderr what the driver prints there; the lines of the report are kept.
 
@@ -96,7 +156,8 @@ class _Shown:
     its JSON, and ends before the line that names its page.
     """
 
-    def __init__(self, run_id: str, *, as_json: bool) -> None:
+    def __init__(self, run_id: str, *, as_json: bool, panel: _Panel) -> None:
+        self._panel = panel
         self._begins = "{" if as_json else f"{run_id}  "
         self._has_begun = self._is_report = False
         self.report: list[str] = []
@@ -113,8 +174,8 @@ class _Shown:
             self._is_report = False
         elif self._is_report:
             self.report.append(line)
-        elif not line.startswith(_RESUME):
-            err().print(printable(line), soft_wrap=True)
+        elif not line.startswith(_RESUME) and not (self._panel.is_shown and _PROGRESS.match(line)):
+            self._panel.say(line)
 
 
 def _end(remote: RemoteRun, job: Job, job_path: Path, shown: _Shown, *, as_json: bool) -> int:

@@ -14,8 +14,10 @@ from scaler.cluster.address import Address, choose_address
 from scaler.cluster.jobs_client import JobsClient
 from scaler.cluster.ray_jobs import RemoteRun, Submission, end_error
 from scaler.cluster.remote_package import not_sent_text, write_package
+from scaler.cluster.remote_submit import driver_environment
 from scaler.errors import ClusterError, JobFileError, TrainingError
 from scaler.job import load_job
+from scaler.job.runtime_env import RuntimeEnv
 from scaler.runs import RunState
 
 DIGITS = Path(__file__).parents[2] / "jobs/digits/job.yaml"
@@ -233,9 +235,8 @@ def test_headers_and_tokens_reach_the_cluster(dashboard: str, monkeypatch: pytes
 
 
 def ended(status: str, code: int | None, message: str = "") -> Submission:
-    return Submission(
-        submission_id="a", status=status, driver_exit_code=code, message=message, folder_uri="/r/a", started=0
-    )
+    about = {"run_id": "a", "submission_id": "a", "folder_uri": "/r/a"}
+    return Submission(**about, status=status, driver_exit_code=code, message=message, started=1, ended=2)
 
 
 @pytest.mark.parametrize(
@@ -265,4 +266,16 @@ def test_the_error_of_a_run_is_the_one_that_its_driver_printed(dashboard: str) -
     assert str(killed) == (
         f"run a: its driver on the cluster at {dashboard} ended without a result: node died.\n"
         f"  Continue from the newest checkpoint: scaler submit JOB --run-id a --address {dashboard}"
+    )
+
+
+def test_the_driver_reads_what_the_ray_job_has_already(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    asked = RuntimeEnv(
+        env_vars={"HF_TOKEN": "${MY_TOKEN}", "MODE": "fast"},
+        py_modules=["../elsewhere", "models", "s3://b/p.zip"],
+        pip="../requirements.txt",
+    )
+    assert driver_environment(asked, recipe_folder=folder) == RuntimeEnv(
+        env_vars={"HF_TOKEN": "${HF_TOKEN}", "MODE": "fast"}, py_modules=["models", "s3://b/p.zip"]
     )
