@@ -1,9 +1,8 @@
-"""Send a run to a cluster over HTTP and follow it: the driver's lines on stderr, the report on stdout."""
+"""Follow a run on a cluster that is reached over HTTP: the driver's lines on stderr, the report on stdout."""
 
 import re
 import sys
 from collections import deque
-from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from shlex import quote
@@ -12,7 +11,7 @@ from typing import Self
 
 import click
 
-from scaler.api.submit_remote import KEPT_LINES, readable_folder, start_remote
+from scaler.api.submit_remote import KEPT_LINES, readable_folder
 from scaler.cli import INTERRUPTED
 from scaler.cli.follow import print_report
 from scaler.cli.live import Live
@@ -34,53 +33,17 @@ _PROGRESS = re.compile(r" *\d+%  ")
 LOOK_S = 1.0  # from one look at the run's folder to the next
 
 
-def submit_over_http(
-    job_path: Path,
-    *,
-    address: str,
-    run_id: str | None,
-    workers: int | None,
-    overrides: Sequence[str],
-    detach: bool,
-    on_interrupt: str | None,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-) -> int:
-    """Start or resume a run on a cluster, follow it to its end unless ``detach``, and return the exit code.
+def follow(remote: RemoteRun, job: Job, job_path: Path, *, on_interrupt: str | None, as_json: bool, quiet: bool) -> int:
+    """Follow a run on a cluster to its end, show its report, and return its exit code.
 
     Args:
-        job_path: the job file.
-        address: of the cluster.
-        run_id: of the run; None: a new one.
-        workers: number of workers, instead of the job's.
-        overrides: of ``--set``.
-        detach: return when the run was submitted.
+        remote: the run.
+        job: its job.
+        job_path: the job file, for the command that resumes the run.
         on_interrupt: what Ctrl-C does: ``detach`` or ``stop``; None: it asks in a terminal, and detaches elsewhere.
         as_json: print the report as JSON.
-        quiet: print no plan and no progress.
-        verbose: show Ray's log.
+        quiet: print no progress.
     """
-
-    def notice(text: str) -> None:
-        if not quiet:
-            err().print(printable(text), soft_wrap=True)
-
-    flags = {"--json": as_json, "--quiet": quiet, "--verbose": verbose}
-    remote, job = start_remote(
-        job_path,
-        address=address,
-        run_id=run_id,
-        workers=workers,
-        overrides=overrides,
-        options=[name for name, is_set in flags.items() if is_set],
-        on_notice=notice,
-    )
-    notice(f"Run {remote.run_id}: sent to the Ray at {remote.shown}")
-    if detach:
-        click.echo(remote.run_id)
-        err().print(_commands(remote, job), soft_wrap=True)
-        return 0
     panel = _Panel(remote, job, quiet=quiet)
     log = DriverLog(remote, panel.say)
     shown = _Shown(remote.run_id, as_json=as_json, panel=panel)
@@ -94,10 +57,10 @@ def submit_over_http(
         except KeyboardInterrupt:
             if is_stopping or _choice(on_interrupt) == "detach":
                 state = "is saving a checkpoint and stops" if is_stopping else "continues on the cluster"
-                err().print(f"\nRun {remote.run_id} {state}.\n{_commands(remote, job)}", soft_wrap=True)
+                err().print(f"\nRun {remote.run_id} {state}.\n{commands(remote, job)}", soft_wrap=True)
                 return INTERRUPTED
             is_stopping = True
-            notice(f"Stopping run {remote.run_id}: it saves a checkpoint first.")
+            panel.say(f"Stopping run {remote.run_id}: it saves a checkpoint first.")
             remote.stop()
     return _end(remote, job, job_path, shown, as_json=as_json)
 
@@ -218,7 +181,7 @@ def _choice(on_interrupt: str | None) -> str:
             return "stop" if answer.startswith("s") else "detach"
 
 
-def _commands(remote: RemoteRun, job: Job) -> str:
+def commands(remote: RemoteRun, job: Job) -> str:
     """Return the commands that follow, to be pasted."""
     where = f"--storage {quote(mask_text(job.storage))} --address {quote(remote.shown)}"
     commands = ("status {}", "logs {} -f", "wait {}", "stop {}")
