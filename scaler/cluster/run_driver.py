@@ -249,7 +249,8 @@ def _run_on_ray(
             from scaler.cluster.embedded import embedded_cluster
 
             stack.enter_context(job_environment(job.runtime_env, folder=recipe_folder))
-            stack.enter_context(embedded_cluster(verbose=verbose))
+            forks = not job.resources.gpus_per_worker and job.resources.cpus_per_worker < 2  # one thread a worker
+            stack.enter_context(embedded_cluster(verbose=verbose, forks=forks))
         else:
             from scaler.cluster.ray_hooks import require_hooks
             from scaler.cluster.running import environment_for, running_cluster
