@@ -202,7 +202,8 @@ def _failure_text(error: BaseException) -> str:
 
 def _require_cluster(job: Job, address: str | None) -> None:
     """Refuse a running cluster that does not accept this process, or a job that this machine is too small for."""
-    from scaler.cluster.capacity import local_cpus, require_resources
+    from scaler.cluster.capacity import local_cpus, require_memory, require_resources
+    from scaler.training.memory import free_memory_gib
 
     if address is not None and address != NO_CLUSTER:
         from scaler.cluster.running import require_reachable
@@ -224,6 +225,13 @@ def _require_cluster(job: Job, address: str | None) -> None:
             nodes=[node],
             owner="this machine has",
         )
+    if address is None:
+        require_memory(workers=job.scale.min_workers, forks=_can_fork(job), free_gib=free_memory_gib())
+
+
+def _can_fork(job: Job) -> bool:
+    """Return whether workers may be forks of one process: they use no GPU, and have one thread."""
+    return not job.resources.gpus_per_worker and job.resources.cpus_per_worker < 2
 
 
 def _run_on_ray(
@@ -249,8 +257,7 @@ def _run_on_ray(
             from scaler.cluster.embedded import embedded_cluster
 
             stack.enter_context(job_environment(job.runtime_env, folder=recipe_folder))
-            forks = not job.resources.gpus_per_worker and job.resources.cpus_per_worker < 2  # one thread a worker
-            stack.enter_context(embedded_cluster(verbose=verbose, forks=forks))
+            stack.enter_context(embedded_cluster(verbose=verbose, forks=_can_fork(job)))
         else:
             from scaler.cluster.ray_hooks import require_hooks
             from scaler.cluster.running import environment_for, running_cluster

@@ -41,7 +41,8 @@ def main(arguments: list[str]) -> None:
 def setup_script() -> Path:
     """Return Ray's script that sets a worker up, without importing Ray."""
     found = find_spec("ray")
-    assert found is not None and found.origin, "Ray runs this script"
+    if found is None or found.origin is None:
+        raise SystemExit("Ray is not installed")
     return Path(found.origin).parent / "_private/workers/setup_worker.py"
 
 
