@@ -74,10 +74,8 @@ def main(listening: socket.socket, *, removed: Sequence[str]) -> None:
                 load_ray()
             is_alike = rays(request["environment"]) == of_ray and others(request["environment"]) == others(at_start)
             is_fork = is_alike and number_of_threads() == 1 and os.fork() == 0
-            if is_fork:
-                connection.sendall(b"?")
-                if not connection.recv(1):  # the client has given up, and runs the worker itself
-                    os._exit(0)
+            if is_fork and not is_wanted(connection):
+                os._exit(0)
             for number, file in enumerate(files):
                 if is_fork:
                     os.dup2(file, number)
@@ -109,6 +107,15 @@ def receive(connection: socket.socket) -> tuple[Request, list[int]]:
     with connection.makefile("rb") as stream:
         request: Request = json.loads(stream.read(int.from_bytes(head, "big")))
     return request, files
+
+
+def is_wanted(connection: socket.socket) -> bool:
+    """Return whether the client ends now; one that has waited too long runs the worker itself."""
+    try:
+        connection.sendall(b"?")
+        return bool(connection.recv(1))
+    except OSError:
+        return False
 
 
 def rays(environment: Mapping[str, str]) -> dict[str, str]:
