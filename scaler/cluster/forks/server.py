@@ -71,6 +71,7 @@ def main(listening: socket.socket, *, removed: Sequence[str]) -> None:
             if of_ray is None and others(request["environment"]) == others(at_start):
                 of_ray = rays(request["environment"])
                 os.environ.update(of_ray)
+                sys.path.insert(0, str(Path(request["worker"][0]).parent))  # Python adds the script's folder
                 load_ray()
             is_alike = rays(request["environment"]) == of_ray and others(request["environment"]) == others(at_start)
             is_fork = is_alike and number_of_threads() == 1 and os.fork() == 0
@@ -185,7 +186,6 @@ def become(request: Request) -> None:
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()
     sys.argv = list(request["worker"])
-    sys.path.insert(0, str(Path(sys.argv[0]).parent))
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
