@@ -60,6 +60,7 @@ CLUSTER_GROUPS = {
         "test_chaos.py",
         "test_elastic.py",
         "test_find_lr_on_ray.py",
+        "test_forks.py",
         "test_gpus.py",
         "test_remote_submit.py",
         "test_submit.py",

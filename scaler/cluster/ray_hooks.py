@@ -47,6 +47,7 @@ CALLED = (
     "ScalingConfig.__init__(num_workers, use_gpu, resources_per_worker, placement_strategy, accelerator_type)",
     "RunConfig.__init__(name, storage_path, storage_filesystem, failure_config, callbacks)",
     "FailureConfig.__init__(max_failures)",
+    "RayParams.__init__(setup_worker_path)",
     "GlobalState.available_resources_per_node()",
     "GlobalState.get_cluster_config()",
     "GlobalState.get_draining_nodes()",

@@ -27,6 +27,7 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Worker
 from ray.train.v2.api.preemption import PreemptionInfo
 
 from scaler.cluster.ray_packaging import _get_excludes, _get_ignore_file, get_runtime_env_default_excludes
+from scaler.cluster.ray_start_internals import RayParams
 
 __all__ = [
     "ActorMetadata",
@@ -45,6 +46,7 @@ __all__ = [
     "PreemptionContext",
     "PreemptionError",
     "PreemptionInfo",
+    "RayParams",
     "RunConfig",
     "ScalingConfig",
     "TrainContext",
