@@ -18,7 +18,7 @@ from scaler.cluster.ray_internals import get_train_context
 from scaler.cluster.restart_signals import LostDataProcess, OutOfMemory, Restart, Yielded, first_line
 from scaler.cluster.termination import has_been_terminated
 from scaler.cluster.watchdog import REPORT_S, Watchdog
-from scaler.cluster.worker_device import assigned_device, collective_backend, set_rank_variables
+from scaler.cluster.worker_device import assigned_device, set_rank_variables
 from scaler.cluster.worker_log import WorkerLog
 from scaler.errors import ClusterError, ScalerError, TrainingError
 from scaler.job import Job, parse_job
@@ -206,7 +206,7 @@ class _Attempt:
         """
         from scaler.training.checkpoints.files import find_checkpoint, passed_over_events
         from scaler.training.device import describe_device, prepare_device, use_threads
-        from scaler.training.process_group import MeetingPoint
+        from scaler.training.process_group import MeetingPoint, collective_backend
 
         assignment, rank, world_size, watchdog = self._assignment, self._rank, self._world_size, self.watchdog
         use_threads(self._job.resources.cpus_per_worker)
@@ -214,7 +214,6 @@ class _Attempt:
         gpus = self._job.resources.gpus
         device = assigned_device(gpus)
         prepare_device(device, self._job.train)
-        backend = collective_backend(gpus)
         meeting = None
         agreed: tuple[AttemptStart, int | None, str, int | None] | None = None
         events: list[Event] = []
@@ -232,7 +231,7 @@ class _Attempt:
             agreed = ray.train.collective.broadcast_from_rank_zero(agreed)
             assert agreed is not None
             meeting = meeting or MeetingPoint(agreed[2], port=agreed[3], world_size=world_size)
-            meeting.join(rank=rank, backend=backend)
+            meeting.join(rank=rank, backend=collective_backend(gpus))
         assert agreed is not None
         begun, start = agreed[:2]
         self.number = begun.attempt
