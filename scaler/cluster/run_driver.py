@@ -32,7 +32,7 @@ from scaler.runs.processes import stop_signals
 from scaler.training.recipe.lookup import require_function
 from scaler.training.recipe.module import shipped_recipe
 
-GPU_DEVICES = ("/dev/nvidia0", "/dev/kfd", "/dev/dri")  # of NVIDIA, AMD and Intel; also where the driver is too old
+GPU_DEVICES = ("/dev/nvidia0", "/dev/kfd", "/dev/dri")  # of NVIDIA, AMD and Intel
 NO_CLUSTER = "none"
 INTERRUPTED = 130  # exit code of a command whose run was stopped
 
