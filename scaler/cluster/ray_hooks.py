@@ -47,10 +47,10 @@ CALLED = (
     "RunConfig.__init__(name, storage_path, storage_filesystem, failure_config, callbacks)",
     "FailureConfig.__init__(max_failures)",
     "GlobalState.available_resources_per_node()",
-    "GlobalState.get_cluster_config()",
     "GlobalState.get_draining_nodes()",
     "get_train_context()",
     "get_runtime_env_default_excludes()",
+    "_internal_kv_get(key)",
     "_get_excludes(path, excludes)",
     "_get_ignore_file(path, ignore_file)",
 )

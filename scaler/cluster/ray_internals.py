@@ -4,9 +4,14 @@ Ray may rename or change these names in any release. ``ray_hooks.py`` lists how 
 that the installed Ray still has them.
 """
 
-from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE, get_runtime_env_default_excludes
+from ray._private.ray_constants import (
+    DEBUG_AUTOSCALING_STATUS,
+    RAY_RUNTIME_ENV_IGNORE_GITIGNORE,
+    get_runtime_env_default_excludes,
+)
 from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, _get_excludes, _get_ignore_file
 from ray._private.state import GlobalState, state
+from ray.experimental.internal_kv import _internal_kv_get
 from ray.train.v2._internal import constants as train_constants
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -29,6 +34,7 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Worker
 from ray.train.v2.api.preemption import PreemptionInfo
 
 __all__ = [
+    "DEBUG_AUTOSCALING_STATUS",
     "GCS_STORAGE_MAX_SIZE",
     "RAY_RUNTIME_ENV_IGNORE_GITIGNORE",
     "ActorMetadata",
@@ -61,6 +67,7 @@ __all__ = [
     "WorkingDirectorySetupCallback",
     "_get_excludes",
     "_get_ignore_file",
+    "_internal_kv_get",
     "get_runtime_env_default_excludes",
     "get_train_context",
     "state",
