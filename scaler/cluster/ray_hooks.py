@@ -49,10 +49,10 @@ CALLED = (
     "FailureConfig.__init__(max_failures)",
     "RayParams.__init__(setup_worker_path)",
     "GlobalState.available_resources_per_node()",
-    "GlobalState.get_cluster_config()",
     "GlobalState.get_draining_nodes()",
     "get_train_context()",
     "get_runtime_env_default_excludes()",
+    "_internal_kv_get(key)",
     "_get_excludes(path, excludes)",
     "_get_ignore_file(path, ignore_file)",
 )
