@@ -78,6 +78,7 @@ def test_containers_of_one_machine_do_not_ask_for_the_same_gpu() -> None:
     [
         ("compose", "storage=runs", "storage=/home/scaler/runs"),
         ("compose", "storage=/data/runs", "storage=/home/scaler/runs"),
+        ("compose", "storage=file:///data/runs", "storage=/home/scaler/runs"),
         ("kuberay", BUCKET, BUCKET),
         ("aws", BUCKET, BUCKET),
         ("slurm", "storage=/shared/runs", "storage=/shared/runs"),
@@ -91,13 +92,14 @@ def test_the_runs_are_kept_where_every_node_reaches_them(kind: str, storage: str
     assert ("runs:/home/scaler/runs" in text) == (kind == "compose" and has_volume)
 
 
+@pytest.mark.parametrize("storage", ["runs", "/data/runs", "file:///data/runs"])
 @pytest.mark.parametrize("kind", ["aws", "gcp", "skypilot"])
-def test_a_folder_is_refused_where_machines_share_none(kind: str) -> None:
+def test_a_folder_is_refused_where_machines_share_none(kind: str, storage: str) -> None:
     with pytest.raises(JobFileError) as error:
-        exported(kind)
+        exported(kind, f"storage={storage}")
     scheme = "gs" if kind == "gcp" else "s3"
     assert str(error.value) == (
-        f"storage = runs is a folder, and the machines of {kind} share none.\n"
+        f"storage = {storage} is a folder, and the machines of {kind} share none.\n"
         f"  Give a URI: --set storage={scheme}://BUCKET/PREFIX."
     )
 
