@@ -33,7 +33,7 @@ def main(options: list[str]) -> None:
 
     def start_less(command: list[str], *arguments: Any, **more: Any) -> Any:
         if any(part.endswith("dashboard.py") for part in command):
-            command = [*command, f"--modules-to-load={DASHBOARD_MODULES}", "--disable-frontend"]
+            command = [*command, f"--modules-to-load={DASHBOARD_MODULES}"]
         return start_process(command, *arguments, **more)
 
     services.start_ray_process = start_less
