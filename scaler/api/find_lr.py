@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 
 from scaler.api.callbacks import OnNotice, OnPlan, OnProgress, OnStart, ignore
+from scaler.cluster.address import driver_address
 from scaler.cluster.submit import submit_plan
 from scaler.job.located import JobLike, locate_job
 from scaler.plan.range_test import carried_by, range_job, range_plan, require_range
@@ -61,6 +62,7 @@ def find_lr(
         (20, 1e-05, 10.0)
         >>> folder.cleanup()
     """
+    address = driver_address(address, instead="Run it on a node of the cluster: scaler find-lr JOB --address auto")
     require_range(lowest=lowest, highest=highest)
     located = locate_job(job, overrides=overrides, workers=workers, storage=storage, recipe_folder=recipe_folder)
     planned, plan = plan_with_recipe(located.job, source=located.source, recipe_folder=located.recipe_folder)

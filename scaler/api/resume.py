@@ -6,6 +6,7 @@ from pathlib import Path
 from shlex import quote
 
 from scaler.api.callbacks import OnNotice, OnProgress, OnReport, OnResumePlan, OnResumeStart, ignore, keep_report
+from scaler.cluster.address import driver_address
 from scaler.cluster.resume import Stored, read_stored, require_same_data, resume_plan
 from scaler.errors import JobFileError
 from scaler.job.changes import Change, job_changes, require_resumable, shown
@@ -75,6 +76,9 @@ def resume(
         >>> folder.cleanup()
     """
     folder = run_folder(run, storage=storage)
+    address = driver_address(
+        address, instead=f"Send it with its job file: scaler submit JOB --run-id {folder.run_id} --address ADDRESS"
+    )
     stored = read_stored(folder)
     located = _located(folder, stored, job=job, overrides=overrides, workers=workers, recipe_folder=recipe_folder)
     if located.job.groups != "recipe":  # else the groups are compared after the recipe was built

@@ -1,18 +1,29 @@
-"""``scaler.submit``: plan a job, run it to its end, and report on it."""
+"""``scaler.submit``: plan a job, run it to its end, and report on it; or start or resume the run of a given id."""
 
 import os
 from collections.abc import Sequence
 
 from scaler.api.callbacks import OnNotice, OnPlan, OnProgress, OnReport, OnStart, ignore, keep_report
+from scaler.api.resume import resume
+from scaler.api.submit_remote import start_remote, wait_for
+from scaler.cluster.address import choose_address
 from scaler.cluster.submit import submit_plan
-from scaler.job.located import JobLike, locate_job
+from scaler.job import Job
+from scaler.job.changes import Change
+from scaler.job.located import JobLike, LocatedJob, locate_job
 from scaler.notebook import Run
+from scaler.plan import Plan
+from scaler.runs import RunFolder
+from scaler.runs.find import require_run_id, run_with_id
+from scaler.runs.lease import wait_while_silent
+from scaler.training.checkpoints.files import PassedOver
 from scaler.training.plan_job import plan_with_recipe
 
 
 def submit(
     job: JobLike,
     *,
+    run_id: str | None = None,
     workers: int | None = None,
     address: str | None = None,
     overrides: Sequence[str] = (),
@@ -33,9 +44,15 @@ def submit(
 
     Args:
         job: the path of a job file, of a folder with a ``job.yaml``, or a ``Job``.
+        run_id: starts or resumes the run of this id. No such run in the job's storage: it is started. A run that is not
+            finished: it is resumed from its newest good checkpoint, as ``scaler.resume`` with this job does it. A run
+            that has finished: it is returned, and no callback is called. None: a new run with a new id.
         workers: number of workers, instead of ``scale.num_workers``.
-        address: of a running Ray cluster (``auto``, ``host:port``); None: an embedded cluster on this machine, which
-            ends with the call; ``none``: one worker in this process, without Ray.
+        address: ``http(s)://host:port``: of a running Ray cluster, through Ray Jobs; the run's driver runs there, and
+            of the callbacks only ``on_report`` and ``on_notice`` are called. ``auto``, ``host:port``: of a running
+            cluster, with the driver in this process. ``local``: an embedded cluster on this machine, which ends with
+            the call. ``none``: one worker in this process, without Ray. None: what RAY_API_SERVER_ADDRESS or
+            RAY_ADDRESS names, else ``local``.
         overrides: ``key.key=value`` texts, the value in YAML; later ones win.
         storage: the folder or URI that gets the run, instead of the job's ``storage``.
         recipe_folder: where the recipe is looked for; None: next to the job file, or in the current folder for a
@@ -71,7 +88,36 @@ def submit(
         ['accuracy', 'loss']
         >>> folder.cleanup()
     """
+    if run_id is not None:
+        require_run_id(run_id)
+    chosen = choose_address(address)
+    if chosen.value is not None and chosen.is_http:
+        remote, sent = start_remote(
+            job,
+            address=chosen.value,
+            run_id=run_id,
+            workers=workers,
+            overrides=overrides,
+            storage=storage,
+            recipe_folder=recipe_folder,
+            options=["--verbose"] if verbose else [],
+            on_notice=on_notice or ignore,
+        )
+        return wait_for(remote, sent, on_report=on_report or ignore, on_notice=on_notice or ignore)
     located = locate_job(job, overrides=overrides, workers=workers, storage=storage, recipe_folder=recipe_folder)
+    before = None if run_id is None else run_with_id(run_id, storage=located.job.storage)
+    if before is not None:
+        return _resumed(
+            before,
+            located,
+            address=address,
+            verbose=verbose,
+            on_plan=on_plan or ignore,
+            on_start=on_start or ignore,
+            on_progress=on_progress,
+            on_report=on_report,
+            on_notice=on_notice or ignore,
+        )
     planned, plan = plan_with_recipe(located.job, source=located.source, recipe_folder=located.recipe_folder)
     (on_plan or ignore)(planned, plan)
     reports, reported = keep_report(on_report)
@@ -79,7 +125,8 @@ def submit(
         planned,
         plan,
         recipe_folder=located.recipe_folder,
-        address=address,
+        run_id=run_id,
+        address=chosen.value,
         verbose=verbose,
         on_start=on_start or ignore,
         on_progress=on_progress or ignore,
@@ -87,3 +134,47 @@ def submit(
         on_notice=on_notice or ignore,
     )
     return Run(folder, report=reports[-1])
+
+
+def _resumed(
+    folder: RunFolder,
+    located: LocatedJob,
+    *,
+    address: str | None,
+    verbose: bool,
+    on_plan: OnPlan,
+    on_start: OnStart,
+    on_progress: OnProgress | None,
+    on_report: OnReport | None,
+    on_notice: OnNotice,
+) -> Run:
+    """Resume a run with a job; what the callbacks of ``submit`` do not get is reported as notices."""
+
+    def planned(job: Job, plan: Plan, changes: Sequence[Change], folder: RunFolder) -> None:
+        on_plan(job, plan)
+        for change in changes:
+            on_notice(f"Changed since the run was last started: {change}")
+
+    def started(folder: RunFolder, from_samples: int | None, passed_over: Sequence[PassedOver]) -> None:
+        on_start(folder)
+        for checkpoint in passed_over:
+            on_notice(f"Passed over: {checkpoint.reason}")
+        on_notice(
+            "There is no checkpoint: starting at the first sample."
+            if from_samples is None
+            else f"Resuming at {from_samples:,} samples."
+        )
+
+    wait_while_silent(folder, on_notice)
+    return resume(
+        folder.uri,
+        job=located.job,
+        recipe_folder=located.recipe_folder,
+        address=address,
+        verbose=verbose,
+        on_plan=planned,
+        on_start=started,
+        on_progress=on_progress,
+        on_report=on_report,
+        on_notice=on_notice,
+    )

@@ -1,6 +1,7 @@
 """Show a run from its plan to its report: plan and progress on stderr, the report on stdout, then what to type next."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from shlex import quote
@@ -97,8 +98,10 @@ class Follower:
 
     def on_notice(self, notice: str) -> None:
         """Print a sentence, which the progress display does not overwrite."""
-        assert self._live is not None
-        self._live.say(notice)
+        if self._live is not None:
+            self._live.say(notice)
+        elif not self._quiet:
+            err().print(printable(notice), soft_wrap=True)
 
     def on_report(self, report: "Report") -> None:
         """Keep the report, to be printed at the end."""
@@ -113,4 +116,5 @@ def print_report(report: "Report", folder: RunFolder, *, as_json: bool) -> None:
         from scaler.report.run.text import report_text
 
         show(report_text(report, with_failure=False))
+    sys.stdout.flush()  # where both streams are one file, the report comes before the next line
     err().print(f"Report: {folder.path('report.html')}", soft_wrap=True)

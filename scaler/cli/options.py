@@ -36,8 +36,9 @@ def address_option(command: Command) -> Command:
     return click.option(
         "--address",
         metavar="A",
-        help="Address of a running Ray cluster: auto or host:port. Default: start a cluster on this machine for this "
-        "run. none: run one worker in this process, without Ray.",
+        help="Where to run. http(s)://host:port: send the run to a Ray cluster, with Ray Jobs. auto or host:port: on a "
+        "running cluster, from a node of it. local: start a cluster on this machine for this run. none: one worker "
+        "in this process, without Ray. Default: what RAY_API_SERVER_ADDRESS or RAY_ADDRESS names, else local.",
     )(command)
 
 
@@ -66,7 +67,12 @@ def storage_option(command: Command) -> Command:
 
 def where_it_runs(address: str | None) -> str:
     """Return where a run with this ``--address`` runs, for a line of progress."""
-    return {None: "starting an embedded Ray", "none": "in this process"}.get(address, f"on the Ray at {address}")
+    from scaler.cluster.address import choose_address
+
+    chosen = choose_address(address)
+    return {None: "starting an embedded Ray", "none": "in this process"}.get(
+        chosen.value, f"on the Ray at {chosen.shown}"
+    )
 
 
 def numbers(text: str, *, option: str) -> list[int]:

@@ -1,11 +1,9 @@
-"""Import Ray's private names. No other module of scaler does; ``tests/cluster/test_ray_internals.py`` checks this.
+"""Import Ray's private names. Only this module and ``ray_packaging`` do; a test checks this.
 
 Ray may rename or change these names in any release. ``ray_hooks.py`` lists how scaler uses each of them, and checks
 that the installed Ray still has them.
 """
 
-from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE, get_runtime_env_default_excludes
-from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, _get_excludes, _get_ignore_file
 from ray._private.state import GlobalState, state
 from ray.train.v2._internal import constants as train_constants
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -28,9 +26,9 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
 
+from scaler.cluster.ray_packaging import _get_excludes, _get_ignore_file, get_runtime_env_default_excludes
+
 __all__ = [
-    "GCS_STORAGE_MAX_SIZE",
-    "RAY_RUNTIME_ENV_IGNORE_GITIGNORE",
     "ActorMetadata",
     "ControllerCallback",
     "ControllerError",

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from scaler.errors import ClusterError
@@ -17,6 +18,7 @@ from scaler.runs.filesystems import located
 
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # ``ray job submit`` sets it for the program that it starts
 SHOWN = 3
+LARGEST = 10  # paths that the error of a folder that is too large names
 
 _Rule = Callable[[Path], bool]
 
@@ -49,13 +51,14 @@ def pack(recipe_folder: Path, *, storage: str, packages: Sequence[Path]) -> Ship
         ClusterError: the folder is larger than Ray sends, or this process belongs to a Ray job with another folder.
     """
     of_ray_job = _runtime_env_of_ray_job()
-    modules: dict[str, Any] = _python_path()
+    # In a Ray job, PYTHONPATH has the folders of its packages, which each node sets for itself.
+    modules: dict[str, Any] = {} if of_ray_job.get("py_modules") else _python_path()
     if not of_ray_job.get("py_modules"):
         modules["py_modules"] = [str(package) for package in packages]
     if of_ray_job.get("working_dir"):
         return Shipment(runtime_env=modules, recipe_folder=_within_ray_job(recipe_folder))
     excludes = _storage_patterns(recipe_folder, storage, packages)
-    sizes, left_out = _find_files(recipe_folder, excludes)
+    sizes, left_out = find_files(recipe_folder, excludes)
     _require_sendable(recipe_folder, sizes)
     working_dir: dict[str, Any] = {"working_dir": str(recipe_folder)}
     if excludes:
@@ -118,9 +121,17 @@ def _storage_patterns(recipe_folder: Path, storage: str, packages: Sequence[Path
     return ["/" + "".join(f"\\{sign}" if sign in "*?[]!# \\" else sign for sign in name) for name in names]
 
 
-def _find_files(folder: Path, excludes: Sequence[str]) -> tuple[dict[Path, int], list[str]]:
-    """Return the sizes in bytes of the files that Ray would send, and what only ``.gitignore`` leaves out."""
-    from scaler.cluster.ray_internals import (
+def find_files(
+    folder: Path, excludes: Sequence[str], *, unsent: Sequence[str] = ()
+) -> tuple[dict[Path, int], list[str]]:
+    """Return the sizes in bytes of the files that are sent, and what ``.gitignore`` or ``unsent`` alone leaves out.
+
+    Args:
+        folder: the folder to send.
+        excludes: patterns beside those of ``.rayignore``, as Ray takes them.
+        unsent: names of entries of the folder that are left out, too.
+    """
+    from scaler.cluster.ray_packaging import (
         RAY_RUNTIME_ENV_IGNORE_GITIGNORE,
         _get_excludes,
         _get_ignore_file,
@@ -137,7 +148,7 @@ def _find_files(folder: Path, excludes: Sequence[str]) -> tuple[dict[Path, int],
             git = [*git, *filter(None, [_get_ignore_file(path, ".gitignore") if follows_gitignore else None])]
         if any(rule(path) for rule in always):
             return
-        if any(rule(path) for rule in git):
+        if any(rule(path) for rule in git) or str(path.relative_to(folder)) in unsent:
             left_out.append(f"{path.relative_to(folder)}{'/' if path.is_dir() else ''}")
         elif path.is_dir():
             for inner in sorted(path.iterdir()):
@@ -151,21 +162,35 @@ def _find_files(folder: Path, excludes: Sequence[str]) -> tuple[dict[Path, int],
 
 
 def _require_sendable(folder: Path, sizes: Mapping[Path, int]) -> None:
-    from scaler.cluster.ray_internals import GCS_STORAGE_MAX_SIZE
+    from scaler.cluster.ray_packaging import GCS_STORAGE_MAX_SIZE
 
+    require_size(folder, sizes, limit=GCS_STORAGE_MAX_SIZE, sent="Ray sends its nodes")
+
+
+def require_size(folder: Path, sizes: Mapping[Path, int], *, limit: int, sent: str) -> None:
+    """Refuse a folder that is too large to be sent.
+
+    Args:
+        folder: the folder.
+        sizes: of the files that would be sent, in bytes.
+        limit: what is too large, in bytes.
+        sent: who sends, for the message.
+
+    Raises:
+        ClusterError: names the largest paths in the folder.
+    """
     whole = sum(sizes.values())
-    if whole < GCS_STORAGE_MAX_SIZE:
+    if whole < limit:
         return
-    by_name: dict[str, int] = {}
+    by_path: dict[str, int] = {}
     for path, size in sizes.items():
-        name = path.relative_to(folder.absolute()).parts[0]
-        by_name[name] = by_name.get(name, 0) + size
-    largest = sorted(by_name, key=lambda name: -by_name[name])[:SHOWN]
-    shown = ", ".join(f"{name} ({_mib(by_name[name])})" for name in largest)
+        name = "/".join(path.relative_to(folder.absolute()).parts[:2])
+        by_path[name] = by_path.get(name, 0) + size
+    largest = sorted(by_path, key=lambda name: -by_path[name])[:LARGEST]
+    shown = ", ".join(f"{name} ({_mib(by_path[name])})" for name in largest)
     raise ClusterError(
-        f"the job's folder {folder} has {_mib(whole)}, and Ray sends its nodes less than {_mib(GCS_STORAGE_MAX_SIZE)}. "
-        f"The largest in it: {shown}.",
-        f"Leave out what the workers do not need: echo {largest[0]} >> {folder}/.rayignore\n"
+        f"the job's folder {folder} has {_mib(whole)}, and {sent} less than {_mib(limit)}. The largest in it: {shown}.",
+        f"Leave out what the workers do not need: echo {quote(largest[0])} >> {quote(str(folder / '.rayignore'))}\n"
         "Put data where every node can read it.",
     )
 

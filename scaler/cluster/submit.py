@@ -13,6 +13,7 @@ from scaler.cluster.run_driver import (
     run_to_end,
     sigterm_like_ctrl_c,
 )
+from scaler.errors import RunError
 from scaler.job import Job, dump_job
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
@@ -24,6 +25,7 @@ def submit_plan(
     plan: Plan,
     *,
     recipe_folder: Path,
+    run_id: str | None = None,
     address: str | None = None,
     verbose: bool = False,
     on_start: Callable[[RunFolder], None] = lambda folder: None,
@@ -37,6 +39,7 @@ def submit_plan(
         job: what was asked for.
         plan: its plan, for the number of workers that the job asks for.
         recipe_folder: the job file's folder; the recipe is looked for there first.
+        run_id: of the run; None: a new id is made.
         address: of a Ray cluster; None: an embedded one; ``none``: one worker in this process, without Ray.
         verbose: show Ray's log.
         on_start: called with the run's folder when it is made.
@@ -48,12 +51,21 @@ def submit_plan(
         The run's folder; its state is ``succeeded``.
 
     Raises:
+        RunError: another process runs the run of this id, or has run it since.
         ScalerError: what went wrong; if the run had started, its folder has a report of the steps so far.
         KeyboardInterrupt: Ctrl-C or SIGTERM; there is a report, and the run is marked stopped.
     """
     require_runnable(job, plan, recipe_folder=recipe_folder, address=address)
-    folder = RunFolder.create(job.storage, name=job.name, now=datetime.now(UTC))
+    if run_id is None:
+        folder = RunFolder.create(job.storage, name=job.name, now=datetime.now(UTC))
+    else:
+        folder = RunFolder.make(job.storage, run_id=run_id)
     with sigterm_like_ctrl_c(), Lease.claim(folder) as lease:
+        if folder.is_run():  # started by another process since this one looked
+            raise RunError(
+                f"run {folder.run_id} was started by another process at the same moment, and has ended.",
+                "Submit again: the run is resumed if it is not finished.",
+            )
         folder.write("job.yaml", dump_job(job))
         folder.write_json("plan.json", plan.to_dict())
         folder.set_state(RunState.STARTING, started_at=time(), place=folder.place, recipe_folder=str(recipe_folder))

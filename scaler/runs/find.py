@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from math import isfinite
 
-from scaler.errors import RunError
+from scaler.errors import JobFileError, RunError
 from scaler.masking import mask_text
 from scaler.runs.filesystems import inside, located, names_in
 from scaler.runs.folder import RunFolder
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+MOST_CHARACTERS = 200  # of a run id; a name in a folder may have 255, and Ray adds to the id
 
 
 def find_run(run: str, *, storage: str = "runs") -> RunFolder:
@@ -40,6 +41,25 @@ def find_run(run: str, *, storage: str = "runs") -> RunFolder:
         f"there is no run {named}, neither at this path nor in {shown}.",
         f"The newest there: {', '.join(reversed(near))}." if near else "scaler submit JOB makes one.",
     )
+
+
+def require_run_id(run_id: str) -> None:
+    """Refuse a text that cannot be the id of a run.
+
+    Raises:
+        JobFileError: it has other characters than a run id, is too long, or is ``last``.
+    """
+    if not _RUN_ID.fullmatch(run_id) or len(run_id) > MOST_CHARACTERS or run_id == "last":
+        raise JobFileError(
+            f"--run-id {run_id!r} is not the id of a run.",
+            f"Use letters, digits, '.', '_' and '-', at most {MOST_CHARACTERS}, and not the word last.",
+        )
+
+
+def run_with_id(run_id: str, *, storage: str) -> RunFolder | None:
+    """Return the run of this id in ``storage``; None: there is none, or it was ended before it had a status."""
+    folder = RunFolder(inside(located(storage), run_id))
+    return folder if folder.is_run() else None
 
 
 def list_runs(storage: str = "runs") -> Sequence[RunFolder]:

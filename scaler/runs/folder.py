@@ -81,6 +81,18 @@ class RunFolder(RunFiles):
                 return folder
         raise not_made(storage, f"{MAX_IDS} runs of this second exist already")
 
+    @classmethod
+    def make(cls, storage: str, *, run_id: str) -> Self:
+        """Make the folder of a run with a given id; one that exists is no error.
+
+        Raises:
+            RunError: the storage cannot be written.
+        """
+        base = located(storage)
+        folder = cls(inside(base, run_id))
+        make_folder(folder._fs, folder._root, storage=storage, uri=base)
+        return folder
+
     def is_run(self) -> bool:
         """Return whether the folder is a run's; the status need not be readable."""
         if self.local_path is None:

@@ -13,7 +13,7 @@ The clocks of machines that share runs must agree to well within ``FRESH_S``.
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -226,6 +226,25 @@ def require_free(folder: RunFolder) -> None:
             f"run {folder.run_id} is held by {who}, which has been silent for {max(0, round(ago))} s and still exists.",
             f"End it first: kill -9 {now['pid']}\nIf that process is not scaler, remove {folder.path(FILE)}.",
         )
+
+
+def wait_while_silent(folder: RunFolder, on_notice: Callable[[str], None]) -> None:
+    """Wait until the lease of a silent driver on another machine has expired; return at once if a driver is active.
+
+    A driver that was killed keeps its lease for ``FRESH_S``. An active driver writes a heartbeat every ``BEAT_S``, so
+    this takes at most that long before ``Lease.claim`` refuses the run.
+    """
+    first = read_lease(folder)
+    if first is None or processes.is_there(first) is not None or abs(time() - first["beat"]) >= FRESH_S:
+        return
+    on_notice(
+        f"Run {folder.run_id} was run by process {first['pid']} on {first['host']}: "
+        f"waiting until that has been silent for {FRESH_S:.0f} s."
+    )
+    while abs(time() - first["beat"]) < FRESH_S:
+        sleep(1.0)
+        if read_lease(folder) != first:
+            return
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

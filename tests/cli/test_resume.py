@@ -388,6 +388,64 @@ def test_a_finished_run_can_only_be_trained_longer(scaler_command: Scaler, calm:
     assert calm.read_json("report.json")["totals"]["samples_seen"] == 4000
 
 
+def test_submit_with_an_id_starts_resumes_and_reports(scaler_command: Scaler, job: Path, calm: RunFolder) -> None:
+    submit = ("submit", job, "--run-id", "mine", *HERE)
+    code, out, err = scaler_command(*submit, *options("recipe_args.trouble=ctrl_c twice"))
+    assert (code, out.split("\n")[0]) == (130, "mine  stopped")
+    assert "\nRun mine: in this process\n" in err
+    code, out, err = scaler_command(*submit)
+    assert (code, out.split("\n")[0]) == (0, "mine  succeeded")
+    assert "\nChanged since the run was last started: recipe_args.trouble: ctrl_c twice -> null\n" in err
+    assert "\nRun mine: in this process\nResuming at 300 samples.\n" in err
+    folder = newest_run()
+    assert_the_same_training(folder, calm)
+    before = folder.read("status.json")
+    code, again, err = scaler_command(*submit)
+    assert (code, again) == (0, out)
+    assert err == ("Run mine has finished; to train longer: --set train.epochs=...\nReport: runs/mine/report.html\n")
+    assert folder.read("status.json") == before
+    assert [run.run_id for run in list_runs("runs")] == ["mine"]
+
+
+def test_submit_with_an_id_starts_a_run_that_was_ended_before_it_had_a_status(
+    scaler_command: Scaler, job: Path
+) -> None:
+    Path("runs/mine").mkdir(parents=True)
+    Path("runs/mine/job.yaml").write_text("name: ha")
+    assert scaler_command("submit", job, "--run-id", "mine", *HERE, "--quiet", *options("train.epochs=0.1")).code == 0
+    assert newest_run().run_id == "mine"
+
+
+@pytest.mark.parametrize("run_id", ["../up", "last", "", "a b", "x" * 201])
+def test_an_id_that_no_run_can_have_is_refused(scaler_command: Scaler, job: Path, run_id: str) -> None:
+    assert scaler_command("submit", job, "--run-id", run_id, *HERE) == (
+        2,
+        "",
+        f"Error: --run-id {run_id!r} is not the id of a run.\n"
+        "  Use letters, digits, '.', '_' and '-', at most 200, and not the word last.\n",
+    )
+    assert not Path("runs").exists()
+
+
+def test_submit_with_an_id_waits_for_the_lease_of_a_killed_driver_and_not_for_an_active_one(
+    scaler_command: Scaler, job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = stopped_run(scaler_command, job)
+    submit = ("submit", job, "--run-id", folder.run_id, *HERE, "--quiet", *options("train.epochs=1"))
+    beat = time.time() - 58
+    folder.write_json(FILE, {"token": "t", "host": "elsewhere", "pid": 77, "beat": beat})
+    assert scaler_command(*submit).code == 0
+    assert time.time() > beat + 60
+    folder.write_json(FILE, {"token": "t", "host": "elsewhere", "pid": 77, "beat": time.time() - 9})
+
+    def beats(seconds: float) -> None:
+        folder.write_json(FILE, {"token": "t", "host": "elsewhere", "pid": 77, "beat": time.time()})
+
+    monkeypatch.setattr("scaler.runs.lease.sleep", beats)
+    code, _, err = scaler_command(*submit, *options("train.epochs=2"))
+    assert (code, err.split(", seen")[0]) == (5, f"Error: run {folder.run_id} is being run by process 77 on elsewhere")
+
+
 def test_a_run_that_another_process_runs_is_not_touched(scaler_command: Scaler, job: Path) -> None:
     folder = stopped_run(scaler_command, job)
     beat = time.time() - 12

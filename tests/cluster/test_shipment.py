@@ -90,14 +90,15 @@ def test_what_gitignore_leaves_out_is_reported_and_what_rayignore_leaves_out_is_
 def test_a_folder_that_is_too_large_is_refused_with_what_is_large_in_it(
     job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scaler.cluster.ray_internals.GCS_STORAGE_MAX_SIZE", 3 * 2**20)
+    monkeypatch.setattr("scaler.cluster.ray_packaging.GCS_STORAGE_MAX_SIZE", 3 * 2**20)
     (job / "weights.bin").write_bytes(bytes(3 * 2**20))
     (job / "data/b.bin").write_bytes(bytes(2**20))
     with pytest.raises(ClusterError) as caught:
         pack(job, storage="runs", packages=[PACKAGE])
     assert str(caught.value) == (
         f"the job's folder {job} has 4 MiB, and Ray sends its nodes less than 3 MiB. "
-        "The largest in it: weights.bin (3 MiB), data (1 MiB), vocabulary.txt (0 MiB).\n"
+        "The largest in it: weights.bin (3 MiB), data/b.bin (1 MiB), vocabulary.txt (0 MiB), recipe.py (0 MiB), data/a.txt (0 MiB), "
+        "job.yaml (0 MiB).\n"
         f"  Leave out what the workers do not need: echo weights.bin >> {job}/.rayignore\n"
         "  Put data where every node can read it."
     )

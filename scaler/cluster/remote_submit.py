@@ -1,0 +1,108 @@
+"""Start a run on a Ray cluster over HTTP: send its job and code, and have Ray Jobs run its driver there."""
+
+import getpass
+import socket
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from shlex import join
+from typing import Any
+
+import scaler
+from scaler.cluster.jobs_client import JobsClient
+from scaler.cluster.ray_jobs import STOP_WAIT_S, RemoteRun
+from scaler.cluster.remote_package import not_sent_text, write_package
+from scaler.errors import JobFileError, RunError
+from scaler.job import Job
+from scaler.masking import mask_text
+from scaler.runs import new_run_id
+from scaler.runs.filesystems import inside
+from scaler.training.recipe.lookup import require_function
+from scaler.training.recipe.module import shipped_recipe
+
+STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+
+
+def submit_remote(
+    job: Job,
+    *,
+    recipe_folder: Path,
+    job_name: str,
+    address: str,
+    run_id: str | None,
+    options: tuple[str, ...] = (),
+    on_notice: Callable[[str], None] = lambda notice: None,
+) -> RemoteRun:
+    """Start or resume a run on a cluster, and return it; its driver runs there, whatever becomes of this process.
+
+    Args:
+        job: with every change in it.
+        recipe_folder: the job file's folder, which is sent.
+        job_name: name of the job file.
+        address: ``http(s)://host:port`` of the cluster.
+        run_id: of the run, which is started or resumed; None: a new run.
+        options: of ``scaler submit``, for the driver: ``--json``, ``--quiet``, ``--verbose``.
+        on_notice: called with a sentence for the user.
+
+    Raises:
+        JobFileError: the recipe does not exist, or the storage is a folder of this machine.
+        ClusterError: the cluster cannot be reached, refuses this process, or does not take a folder of this size.
+        RunError: the cluster runs the run already.
+    """
+    require_function(job.recipe, folder=recipe_folder)
+    require_shared_storage(job.storage, address=address)
+    client = JobsClient(address)
+    submission_id = run_id = run_id or new_run_id(job.name, datetime.now(UTC))
+    remote = RemoteRun(address, run_id, client=client)
+    before = remote.submissions()
+    if before and not before[-1].is_over:
+        raise RunError(
+            f"run {run_id} is being run by the Ray cluster at {client.shown}.",
+            f"Follow it: scaler logs {run_id} -f --address {client.shown}\n"
+            f"Or stop it first: scaler stop {run_id} --address {client.shown}",
+        )
+    if before:
+        submission_id = f"{run_id}.{len(before) + 1}"
+    recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
+    entrypoint = ["exec", "python", "-m", "scaler", "submit", job_name, "--address", "auto", "--run-id", run_id]
+    with tempfile.TemporaryDirectory(prefix="scaler-") as folder:
+        package = Path(folder) / "job.zip"
+        sent = job.model_copy(update={"recipe": recipe})
+        left_out = write_package(package, sent, recipe_folder=recipe_folder, job_name=job_name)
+        if left_out:
+            on_notice(not_sent_text(left_out))
+        runtime_env: dict[str, Any] = {
+            "working_dir": str(package),
+            "py_modules": [str(path) for path in (Path(scaler.__file__).parent, *packages)],
+            "env_vars": {STOP_WAIT: str(STOP_WAIT_S)},
+        }
+        client.call(
+            "submit_job",
+            within_s=None,
+            entrypoint=join([*entrypoint, *options]),
+            submission_id=submission_id,
+            runtime_env=runtime_env,
+            metadata={
+                "run": run_id,
+                "folder": mask_text(inside(job.storage, run_id)),
+                "owner": f"{getpass.getuser()}@{socket.gethostname()}",
+                "scaler": scaler.__version__,
+            },
+            entrypoint_num_cpus=0,
+        )
+    return remote
+
+
+def require_shared_storage(storage: str, *, address: str) -> None:
+    """Refuse a storage that means another folder on the cluster than on this machine.
+
+    Raises:
+        JobFileError: it is neither a URI nor an absolute path.
+    """
+    if "://" not in storage and not storage.startswith("/"):
+        raise JobFileError(
+            f"storage = {storage} is a folder of this machine, and the run is on the cluster at {mask_text(address)}.",
+            "Use a URI: --set storage=s3://bucket/runs\n"
+            "Or the absolute path of a folder that every node of the cluster mounts: --set storage=/mnt/shared/runs",
+        )
