@@ -49,9 +49,9 @@ class Nodes:
         self.join(number)
         self.address: str = self._cluster.address
 
-    def join(self, number: int) -> None:
-        """Start more nodes."""
-        self._workers += [self._cluster.add_node(num_cpus=1) for _ in range(number)]
+    def join(self, number: int, **options: Any) -> None:
+        """Start more nodes; ``options`` are those of Ray's ``Cluster.add_node``."""
+        self._workers += [self._cluster.add_node(num_cpus=1, **options) for _ in range(number)]
 
     @property
     def number(self) -> int:
@@ -102,7 +102,13 @@ def cluster_of(number: int) -> Iterator[Nodes]:
 
 
 def run_through(
-    nodes: Nodes, storage: Path, overrides: Sequence[str], steps: Sequence[Step], *, job_folder: Path
+    nodes: Nodes,
+    storage: Path,
+    overrides: Sequence[str],
+    steps: Sequence[Step],
+    *,
+    job_folder: Path,
+    on_notice: Callable[[str], None] = lambda notice: None,
 ) -> Any:
     """Run a job, do each step when its condition holds, and return the run's folder."""
     from scaler.cluster.ray_run import run_on_ray
@@ -123,7 +129,9 @@ def run_through(
         if waiting and waiting[0][0](read_events(folder), progress):
             waiting.pop(0)[1](nodes)
 
-    finished = run_on_ray(job, plan, folder, recipe_folder=str(job_folder), on_progress=watch, embedded=False)
+    finished = run_on_ray(
+        job, plan, folder, recipe_folder=str(job_folder), on_progress=watch, on_notice=on_notice, embedded=False
+    )
     assert not waiting, f"{len(waiting)} steps were not reached"
     folder.set_state(RunState.SUCCEEDED if finished else RunState.STOPPED, ended_at=time.time())
     return folder

@@ -35,6 +35,7 @@ _ABOUT = _set(
     "dim dims ttl timeout expiry index position policy provider method scheme enabled required rate weight loss"
 )
 _NO_SECRETS = _set("true false none null bearer basic")
+_REFERENCE = re.compile(r"\$\{\w+\}")  # to an environment variable, in runtime_env.env_vars
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 _IN_ADDRESS = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@\"']*):([^\s/@\"']+)@")
@@ -94,7 +95,7 @@ def mask_text(text: str) -> str:
 def mask_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy in which the values of secret keys, at any depth, are ``***``; ``mask_text`` masks other texts.
 
-    true, false, null and empty texts stay, because they are not secrets.
+    true, false, null, empty texts and references such as ``${NAME}`` stay, because they are not secrets.
 
     Example:
         >>> mask_values({"lr": 0.1, "api_key": "abc", "login": {"user": "me", "password": 1234}, "use_auth": True})
@@ -109,6 +110,8 @@ def _masked(value: Any, *, is_secret: bool) -> Any:
     if isinstance(value, list | tuple):
         return [_masked(part, is_secret=is_secret) for part in value]
     if value is None or isinstance(value, bool) or value == "":
+        return value
+    if isinstance(value, str) and _REFERENCE.fullmatch(value):
         return value
     if is_secret:
         return MASK

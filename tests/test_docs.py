@@ -100,7 +100,7 @@ def variables(text: str) -> set[str]:
 
 def test_every_environment_variable_is_on_its_page() -> None:
     found = {name for path in (ROOT / "scaler").rglob("*.py") for name in variables(path.read_text())}
-    assert {"RAY_TMPDIR", "PYTHONHASHSEED", "SCALER_WAIT_FOR_NODES_S", "WANDB_API_KEY", "GLOO_SOCKET_IFNAME"} <= found
+    assert {"RAY_TMPDIR", "PYTHONHASHSEED", "SCALER_RESIZE_CHECK_S", "WANDB_API_KEY", "GLOO_SOCKET_IFNAME"} <= found
     assert "RAY_gcs_rpc_server_reconnect_timeout_s" in found
     assert sorted(found - set(re.findall(r"`(\w+)`", ENVIRONMENT))) == []
 

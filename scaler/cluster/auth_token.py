@@ -54,6 +54,11 @@ def token_environment(address: str) -> Mapping[str, str]:
     return {"RAY_AUTH_MODE": "token"} if ":" in address and _refuses(address, "") else {}
 
 
+def asks_for_token(address: str) -> bool:
+    """Return whether the cluster at ``host:port`` refuses calls without a token; False for any other address."""
+    return ":" in address and _refuses(address, "")
+
+
 def require_accepted(address: str) -> None:
     """Refuse a cluster that does not accept this process's token; Ray itself would try for 20 s.
 

@@ -14,7 +14,7 @@ from scaler.cluster.progress import Progress, ProgressTracker
 from scaler.cluster.recovered_state import RecoveredState, limit_after
 from scaler.errors import ScalerError
 from scaler.job.tracking import Tracking
-from scaler.metrics.events import Event, GroupEnded, LeaveRequested, WorkerFailed, WorkerHung, of_type
+from scaler.metrics.events import Event, GroupEnded, LeaveRequested, WorkerFailed, WorkerHung, WorkerStarted, of_type
 from scaler.metrics.writer import MetricsWriter
 from scaler.runs import RunFolder, RunState
 from scaler.runs.filesystems import reason
@@ -24,6 +24,7 @@ UPLOADS_PER_S = 200  # of all workers together; each of 1000 workers then upload
 ACTIVE_S = 30.0  # a worker that uploaded within this time counts as active
 FORGET_S = 600.0  # a worker that has not uploaded for this long is forgotten
 STORAGE_PATIENCE_S = 30.0
+MOST_NOTICES = 20
 MOST_TROUBLES = 50  # kept for the status, which is sent several times a second; the newest ones show why a run ended
 
 
@@ -33,6 +34,7 @@ class CollectorStatus:
 
     progress: Progress
     troubles: Sequence[Trouble]  # the newest
+    notices: Sequence[str]  # sentences for the user, on versions that differ
     storage: str  # why nothing could be written for ``STORAGE_PATIENCE_S``; empty: the folder can be written
 
 
@@ -62,6 +64,7 @@ class Collector:
         self._micro_batch_limit = self._recovered.micro_batch_limit
         self._leave: LeaveReason | None = None
         self._troubles: list[Trouble] = []
+        self._notices: dict[str, None] = {}  # in the order in which they came
         self._requests: set[tuple[int | None, str, str]] = set()
         self._senders: dict[str, _Sender] = {}
         self._rest_s = 0.0
@@ -155,7 +158,10 @@ class Collector:
         self._flush_when_due()
         is_failing = self._unwritten_since is not None and monotonic() - self._unwritten_since > STORAGE_PATIENCE_S
         return CollectorStatus(
-            progress=self._tracker.progress(), troubles=self._troubles, storage=self._problem if is_failing else ""
+            progress=self._tracker.progress(),
+            troubles=self._troubles,
+            notices=list(self._notices),
+            storage=self._problem if is_failing else "",
         )
 
     def close(self, state: RunState | None = None) -> None:
@@ -177,6 +183,8 @@ class Collector:
             self._attempts = max(self._attempts, event.attempt + 1)
         if isinstance(event, Trouble):
             self._troubles = [*self._troubles, event][-MOST_TROUBLES:]
+        if isinstance(event, WorkerStarted) and len(self._notices) < MOST_NOTICES:
+            self._notices.update(dict.fromkeys(event.differences or ()))
         self._micro_batch_limit = limit_after(self._micro_batch_limit, event)
         self._tracker.add([], [event])
         self._writer.add_event(event)

@@ -4,10 +4,11 @@ Ray raises its own classes, and also plain ``Exception``, ``OSError``, ``Runtime
 starts, each of them is an error of the cluster (``start_error``); later only Ray's own classes are (``ray_errors``).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from scaler.cluster.auth_token import token_refused
+from scaler.cluster.versions import minor, mismatch_at_connect
 from scaler.errors import ClusterError, ScalerError
 from scaler.masking import mask_text
 from scaler.runs.filesystems import error_chain, message_of
@@ -30,6 +31,8 @@ def start_error(error: BaseException, *, address: str | None) -> ScalerError:
     message = mask_text((message_of(error).strip() or type(error).__name__).splitlines()[0]).rstrip(". ")
     if address is not None and any(sign in texts for sign in _TOKEN_SIGNS):
         return token_refused(address)
+    if (found := mismatch_at_connect(texts)) is not None:
+        return _versions_differ(found, where=where)
     if any(sign in texts for sign in _SETUP_SIGNS):
         return ClusterError(
             f"the Ray cluster {where} cannot send the job's folder to its nodes: {message}.",
@@ -53,6 +56,16 @@ def start_error(error: BaseException, *, address: str | None) -> ScalerError:
     return ClusterError(
         f"no Ray cluster {where}: {message}.",
         "Give the address that ray start --head printed, or leave --address out to start a cluster on this machine.",
+    )
+
+
+def _versions_differ(found: Mapping[str, str], *, where: str) -> ClusterError:
+    ray_there, python_there = found["cluster_ray"], found["cluster_python"]
+    return ClusterError(
+        f"the Ray cluster {where} has Ray {ray_there} on Python {python_there}, and this process has Ray "
+        f"{found['ray']} on Python {found['python']}: Ray does not connect, because their messages and pickles differ.",
+        f"Use Python {minor(python_there)} with ray=={ray_there} here, or have the cluster run the driver: "
+        "--address http://HEAD:8265.",
     )
 
 

@@ -47,6 +47,7 @@ CALLED = (
     "RunConfig.__init__(name, storage_path, storage_filesystem, failure_config, callbacks)",
     "FailureConfig.__init__(max_failures)",
     "GlobalState.available_resources_per_node()",
+    "GlobalState.get_cluster_config()",
     "GlobalState.get_draining_nodes()",
     "get_train_context()",
     "get_runtime_env_default_excludes()",

@@ -1,18 +1,19 @@
 """Run a plan on Ray Train, and watch it from the driver."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from scaler.cluster.capacity import require_resources
+from scaler.cluster.free_resources import require_free_resources
 from scaler.cluster.head import EMBEDDED_PATIENCE_S, PATIENCE_S, HeadWatch
 from scaler.cluster.messages import Trouble
 from scaler.cluster.progress import Progress
 from scaler.cluster.ray_errors import head_lost, ray_errors
 from scaler.cluster.run_failure import final_error, raise_final
+from scaler.cluster.versions import installed_versions
 from scaler.errors import ClusterError, RunError
 from scaler.job import Job
 from scaler.metrics.events import Resumed
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 POLL_S = 0.2
 RAY_TRAIN_FOLDER = "ray_train"  # Ray Train needs a folder; scaler writes nothing there, and removes it
-CAPACITY_S = 20.0  # on a running cluster, a job waits this long for resources that other programs use
 STOP_S = 20.0  # after Ctrl-C, workers may take this long to save and stop
 STATUS_S = 10.0  # the collector may take this long to return its status
 CLOSE_S = 30.0  # at the end, the collector may take this long to write what is left
@@ -40,6 +40,7 @@ def run_on_ray(
     recipe_folder: str,
     on_progress: Callable[[Progress], None],
     stop_requested: Callable[[], StopRequest | None] = lambda: None,
+    on_notice: Callable[[str], None] = lambda notice: None,
     embedded: bool = True,
     resumed: Resumed | None = None,
 ) -> bool:
@@ -52,6 +53,7 @@ def run_on_ray(
         recipe_folder: the job file's folder, as the workers see it.
         on_progress: called a few times a second.
         stop_requested: returns the request to stop the run, if there is one.
+        on_notice: called with a sentence for the user.
         embedded: whether the cluster ends with this process.
         resumed: the event ``resumed``, for a run that is resumed.
 
@@ -59,7 +61,7 @@ def run_on_ray(
         Whether training is complete; False when Ctrl-C or a request stopped it.
 
     Raises:
-        ClusterError: the cluster is too small for the job, or was lost.
+        ClusterError: the cluster is too small for the job, or its resources were in use for too long, or it was lost.
         TrainingError: training failed; the error has the worker's message.
         RunError: the run's folder cannot be written.
         KeyboardInterrupt: Ctrl-C or a request to stop before training began, a second Ctrl-C, or a request to stop at
@@ -77,6 +79,7 @@ def run_on_ray(
             recipe_folder=recipe_folder,
             on_progress=on_progress,
             stop_requested=stop_requested,
+            on_notice=on_notice,
             embedded=embedded,
             resumed=resumed,
         )
@@ -91,6 +94,7 @@ def _run(
     recipe_folder: str,
     on_progress: Callable[[Progress], None],
     stop_requested: Callable[[], StopRequest | None],
+    on_notice: Callable[[str], None],
     embedded: bool,
     resumed: Resumed | None,
 ) -> bool:
@@ -99,7 +103,13 @@ def _run(
 
     from scaler.cluster.collector import Collector
 
-    _require_capacity(job, embedded=embedded)
+    def look() -> None:
+        if head.silent_s is not None:
+            raise head_lost(head.gcs_address, seconds=head.silent_s, run_id=folder.run_id)
+        if stop_requested() is not None:
+            raise KeyboardInterrupt
+
+    require_free_resources(job, embedded=embedded, on_notice=on_notice, on_poll=look)
     this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # If its process dies, Ray starts it again and repeats the calls that were not answered.
     options = {"num_cpus": 0, "scheduling_strategy": this_node, "max_restarts": -1, "max_task_retries": -1}
@@ -117,6 +127,8 @@ def _run(
             folder=folder,
             recipe_folder=recipe_folder,
             collector=collector,
+            driver=installed_versions(),
+            embedded=embedded,
         )
         trainer = make_trainer(job, assignment, embedded=embedded, folder_name=RAY_TRAIN_FOLDER)
         result: Any = trainer.fit()  # annotated as the result of Ray Train's first version
@@ -124,7 +136,7 @@ def _run(
 
     state = RunState.FAILED
     try:
-        finished = _watch(_InThread(fit), collector, job, folder, head, on_progress, stop_requested)
+        finished = _watch(_InThread(fit), collector, job, folder, head, on_progress, stop_requested, on_notice)
         state = RunState.SUCCEEDED if finished else RunState.STOPPED
         return finished
     except KeyboardInterrupt:
@@ -174,6 +186,7 @@ def _watch(
     head: HeadWatch,
     on_progress: Callable[[Progress], None],
     stop_requested: Callable[[], StopRequest | None],
+    on_notice: Callable[[str], None],
 ) -> bool:
     """Watch a run to its end.
 
@@ -186,6 +199,7 @@ def _watch(
     why, is_second = "Ctrl-C", False
     progress = Progress()
     troubles: Sequence[Trouble] = ()
+    noticed: set[str] = set()
     ended = False
     while not ended:
         try:
@@ -198,6 +212,10 @@ def _watch(
                 status = ray.get(collector.status.remote(), timeout=STATUS_S)
             if status is not None:
                 progress, troubles = status.progress, status.troubles
+                for notice in status.notices:
+                    if notice not in noticed:
+                        noticed.add(notice)
+                        on_notice(notice)
             on_progress(progress)
             raise_final(troubles, folder)
             if status is not None and status.storage:
@@ -232,25 +250,3 @@ def _without_head(fit: _InThread, collector: Any, head: HeadWatch, folder: RunFo
         ray.get(collector.request_leave.remote("stop", "the head of the cluster is gone"), timeout=LEAVE_S)
         fit.ended(within_s=STOP_S)
     return head_lost(head.gcs_address, seconds=silent_s, run_id=folder.run_id)
-
-
-def _require_capacity(job: Job, *, embedded: bool) -> None:
-    """Refuse a job that the cluster is too small for, or whose resources do not become free within ``CAPACITY_S``."""
-    import ray
-
-    resources, workers = job.resources, job.scale.min_workers
-    cpus, gpus = resources.cpus_per_worker, resources.gpus_per_worker
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    require_resources(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, nodes=nodes)
-    began = monotonic()
-    while not embedded:
-        free: Mapping[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-        if workers * cpus <= free.get("CPU", 0.0) + 1e-9 and workers * gpus <= free.get("GPU", 0.0) + 1e-9:
-            return
-        if monotonic() - began > CAPACITY_S:
-            raise ClusterError(
-                f"{workers} workers need {workers * cpus:g} CPU and {workers * gpus:g} GPU, and only "
-                f"{free.get('CPU', 0.0):g} CPU and {free.get('GPU', 0.0):g} GPU of the cluster are free.",
-                "Submit again when other programs have finished, or with fewer --workers.",
-            )
-        sleep(POLL_S)

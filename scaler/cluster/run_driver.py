@@ -14,6 +14,7 @@ from scaler.cluster.progress import Progress, ProgressTracker
 from scaler.cluster.progress_file import progress_dict
 from scaler.errors import JobFileError, RunError, ScalerError
 from scaler.job import Job
+from scaler.job.runtime_env import job_environment, not_used_text
 from scaler.masking import mask_text
 from scaler.metrics.events import Event, Resumed
 from scaler.metrics.record import Record
@@ -42,11 +43,12 @@ def require_runnable(job: Job, plan: Plan, *, recipe_folder: Path, address: str 
     """Refuse a job that cannot run, before anything is started or written.
 
     Raises:
-        JobFileError: the recipe does not exist, a tracker is not installed, a size that the run may get has no plan, or
-            more than one worker is asked for without Ray.
+        JobFileError: the recipe or a part of ``runtime_env`` does not exist, a tracker is not installed, a size that
+            the run may get has no plan, or more than one worker is asked for without Ray.
         ClusterError: no cluster accepts this process at the address, or this machine is too small for the job.
     """
-    require_function(job.recipe, folder=recipe_folder)
+    with job_environment(job.runtime_env, folder=recipe_folder):
+        require_function(job.recipe, folder=recipe_folder)
     require_installed(job.tracking)
     _require_cluster(job, address)
     require_every_size(job, plan)
@@ -126,6 +128,8 @@ def run_to_end(
                 on_report(write_report(folder))
 
     try:
+        if address in (None, NO_CLUSTER) and (unused := not_used_text(job.runtime_env)):
+            on_notice(unused)
         with control:
             if address == NO_CLUSTER:
                 finished = _run_in_process(
@@ -244,22 +248,26 @@ def _run_on_ray(
         if address is None:
             from scaler.cluster.embedded import embedded_cluster
 
+            stack.enter_context(job_environment(job.runtime_env, folder=recipe_folder))
             stack.enter_context(embedded_cluster(verbose=verbose))
         else:
             from scaler.cluster.ray_hooks import require_hooks
             from scaler.cluster.running import environment_for, running_cluster
+            from scaler.cluster.runtime_env import merged_runtime_env
             from scaler.cluster.shipment import left_out_text, pack
 
             stack.enter_context(set_environment(environment_for(address)))
             require_hooks()  # before ``pack``, which uses Ray's private parts
             # The nodes get the job's folder, this machine's scaler, and the recipe's package if it is elsewhere.
-            recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
+            with job_environment(job.runtime_env, folder=recipe_folder):
+                recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
             shipped = job.model_copy(update={"recipe": recipe})
             shipment = pack(recipe_folder, storage=job.storage, packages=[Path(scaler.__file__).parent, *packages])
             if shipment.left_out:
                 on_notice(left_out_text(shipment.left_out))
             sent_folder = shipment.recipe_folder
-            stack.enter_context(running_cluster(address, verbose=verbose, runtime_env=shipment.runtime_env))
+            runtime_env = merged_runtime_env(shipment.runtime_env, job, folder=recipe_folder)
+            stack.enter_context(running_cluster(address, verbose=verbose, runtime_env=runtime_env))
         stack.enter_context(sigterm_like_ctrl_c())
         try:
             return run_on_ray(
@@ -269,6 +277,7 @@ def _run_on_ray(
                 recipe_folder=sent_folder,
                 on_progress=on_progress,
                 stop_requested=stop_requested,
+                on_notice=on_notice,
                 embedded=address is None,
                 resumed=resumed,
             )
@@ -296,12 +305,13 @@ def _run_in_process(
         tracker.add(records, events)
         on_progress(tracker.progress())
 
-    return train_in_process(
-        job,
-        plan,
-        folder,
-        recipe_folder=recipe_folder,
-        on_hand_over=take,
-        resumed=resumed,
-        stop_requested=stop_requested,
-    )
+    with job_environment(job.runtime_env, folder=recipe_folder):
+        return train_in_process(
+            job,
+            plan,
+            folder,
+            recipe_folder=recipe_folder,
+            on_hand_over=take,
+            resumed=resumed,
+            stop_requested=stop_requested,
+        )

@@ -58,7 +58,7 @@ def final_error(error: BaseException, troubles: Sequence[Trouble], job: Job, fol
             return ClusterError(
                 f"the cluster had no capacity for {'a worker' if workers == 1 else f'{workers} workers'} for too long.",
                 f"Continue when nodes are free: scaler resume {folder.run_id}. "
-                "SCALER_WAIT_FOR_NODES_S is how many seconds a run waits for nodes.",
+                "resources.wait_s is how many seconds a run waits for nodes.",
             )
     if isinstance(error, ScalerError):
         return error
@@ -70,7 +70,10 @@ def _from_worker(failure: WorkerFailed, folder: RunFolder) -> ScalerError:
     log = _log(folder, failure.rank)
     error_class = _RAISED_BY_WORKERS.get(failure.error)
     if error_class is not None:
-        source = f"Reported by rank {failure.rank}; its log: {log}"
+        where = (
+            f" on the node {failure.node}" if failure.node is not None and failure.node not in failure.problem else ""
+        )
+        source = f"Reported by rank {failure.rank}{where}; its log: {log}"
         return error_class(failure.problem, "\n".join(filter(None, [failure.remedy, source])))
     return RecipeError(
         f"rank {failure.rank} failed: {failure.problem}", f"{failure.traceback.rstrip()}\nIts log: {log}"

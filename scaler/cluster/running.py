@@ -10,7 +10,7 @@ from typing import Any
 
 from scaler.cluster.auth_token import require_accepted, token_environment
 from scaler.cluster.ray_hooks import require_hooks
-from scaler.cluster.ray_session import HASH_SEED, common_environment, ray_session
+from scaler.cluster.ray_session import common_environment, ray_session
 from scaler.errors import ClusterError
 
 CONNECT_S = 10.0
@@ -23,7 +23,7 @@ def running_cluster(address: str, *, verbose: bool, runtime_env: Mapping[str, An
     Args:
         address: of the cluster: ``auto`` or ``host:port``.
         verbose: show Ray's log, on stderr.
-        runtime_env: what the nodes must have, as Ray Core defines it.
+        runtime_env: what the nodes must have, from ``merged_runtime_env``.
 
     Raises:
         ClusterError: there is no cluster at the address, it refuses this process, or the installed Ray does not work
@@ -36,12 +36,11 @@ def running_cluster(address: str, *, verbose: bool, runtime_env: Mapping[str, An
         import ray
 
         require_hooks()
-        env_vars = {**runtime_env.get("env_vars", {}), HASH_SEED: os.environ[HASH_SEED]}
         ray.init(
             address=head,
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
-            runtime_env={**runtime_env, "env_vars": env_vars},
+            runtime_env=dict(runtime_env),
         )
 
     with ray_session(connect, address=address, environment=token_environment(head), verbose=verbose):

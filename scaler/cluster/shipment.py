@@ -50,7 +50,7 @@ def pack(recipe_folder: Path, *, storage: str, packages: Sequence[Path]) -> Ship
     Raises:
         ClusterError: the folder is larger than Ray sends, or this process belongs to a Ray job with another folder.
     """
-    of_ray_job = _runtime_env_of_ray_job()
+    of_ray_job = runtime_env_of_ray_job()
     # In a Ray job, PYTHONPATH has the folders of its packages, which each node sets for itself.
     modules: dict[str, Any] = {} if of_ray_job.get("py_modules") else _python_path()
     if not of_ray_job.get("py_modules"):
@@ -77,7 +77,7 @@ def left_out_text(left_out: Sequence[str]) -> str:
     return f"Not sent to the nodes, because .gitignore names them: {', '.join(left_out[:SHOWN])}{more}."
 
 
-def _runtime_env_of_ray_job() -> Mapping[str, Any]:
+def runtime_env_of_ray_job() -> Mapping[str, Any]:
     """Return the runtime environment of the Ray job that started this process; empty if none did."""
     try:
         found = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("runtime_env", {})

@@ -34,8 +34,6 @@ _UNUSED_WHEN_EMBEDDED = (PlacementGroupCleanerCallback,)
 RESIZE_CHECK_S = ("SCALER_RESIZE_CHECK_S", 10.0)
 """An elastic group is resized when another size has been possible, and the group has run, for this many seconds. A
 lower value uses new nodes sooner, and interrupts training for each node that comes and goes."""
-WAIT_FOR_NODES_S = ("SCALER_WAIT_FOR_NODES_S", 600.0)
-"""A run waits this many seconds for nodes in place of lost ones; then it ends, because the cluster is too small."""
 ELASTIC_START_S = 15.0  # an elastic group that has not started by then is given a new size
 NEVER_S = 1e9
 
@@ -44,7 +42,7 @@ class _Trainer(DataParallelTrainer):
     """Ray Train's trainer with scaler's policies, and without the parts that scaler does not use.
 
     Args:
-        job: gives the number of restarts and the time-out of hung workers.
+        job: gives the number of restarts, the time-out of hung workers, and how long to wait for nodes.
         collector: the collector's actor handle.
         embedded: whether the cluster ends with this process.
         options: of Ray Train's trainer.
@@ -53,6 +51,7 @@ class _Trainer(DataParallelTrainer):
     def __init__(self, *, job: Job, collector: Any, embedded: bool, **options: Any) -> None:
         super().__init__(_work, **options)
         self._hang_timeout_s, self._collector, self._embedded = job.failures.hang_timeout_s, collector, embedded
+        self._patience_s = job.resources.wait_s
         self._unused: tuple[type, ...] = (*_UNUSED, *(_UNUSED_WHEN_EMBEDDED if embedded else ()))
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -60,12 +59,11 @@ class _Trainer(DataParallelTrainer):
         return [callback for callback in callbacks if not isinstance(callback, self._unused)]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
-        patience_s = _seconds(WAIT_FOR_NODES_S)
         config = cast(Any, self.scaling_config)  # annotated as the class of Ray Train's first version
         options["failure_policy"] = FailurePolicy(
             self.run_config.failure_config,
             collector=self._collector,
-            patience_s=patience_s,
+            patience_s=self._patience_s,
             hang_timeout_s=self._hang_timeout_s,
         )
         # scaler's watchdog cannot act in a frozen process, or while a thread holds Python's lock; Ray Train can.
@@ -75,7 +73,7 @@ class _Trainer(DataParallelTrainer):
                 config,
                 collector=self._collector,
                 steady_s=_seconds(RESIZE_CHECK_S),
-                patience_s=patience_s,
+                patience_s=self._patience_s,
                 asks_for_nodes=not self._embedded,
             )
             environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(ELASTIC_START_S)

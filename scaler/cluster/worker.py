@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep, time
@@ -14,9 +15,17 @@ import ray.train.collective
 
 from scaler.cluster.mailbox import Mailbox, deliver_to
 from scaler.cluster.messages import AttemptStart
+from scaler.cluster.preflight import begin_storage_check, missing_module, require_shared
 from scaler.cluster.ray_internals import get_train_context
 from scaler.cluster.restart_signals import LostDataProcess, OutOfMemory, Restart, Yielded, first_line
 from scaler.cluster.termination import has_been_terminated
+from scaler.cluster.versions import (
+    Versions,
+    differences,
+    installed_versions,
+    require_one_torch,
+    require_same_as_driver,
+)
 from scaler.cluster.watchdog import REPORT_S, Watchdog
 from scaler.cluster.worker_log import WorkerLog
 from scaler.errors import ClusterError, ScalerError, TrainingError
@@ -51,6 +60,8 @@ class Assignment:
         folder: the run's folder.
         recipe_folder: the job file's folder, as the workers see it.
         collector: the collector's actor handle.
+        driver: the versions of the process that runs the run.
+        embedded: whether the cluster ends with the driver; then its nodes are this machine.
     """
 
     job: Mapping[str, Any]
@@ -58,6 +69,8 @@ class Assignment:
     folder: RunFolder
     recipe_folder: str
     collector: Any
+    driver: Versions
+    embedded: bool
 
 
 class RayWorker:
@@ -133,7 +146,8 @@ def work(assignment: Assignment) -> bool:
     mailbox = Mailbox(deliver_to(assignment.collector), rank=rank)
     attempt = _Attempt(assignment, mailbox, rank=rank, world_size=ray_context.get_world_size())
     try:
-        _require_shared(assignment.folder)
+        require_shared(assignment.folder)
+        attempt.check_node()
         with WorkerLog(assignment.folder, rank=rank):
             reason = attempt.train()
             _require_written(mailbox, rank)
@@ -144,7 +158,8 @@ def work(assignment: Assignment) -> bool:
         return reason == "finished"
     except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure, too
         if not isinstance(error, Restart | LostDataProcess):  # the failure policy reports these
-            mailbox.put([], [_failure(error, rank, attempt.number)], attempt=None)
+            node = None if assignment.embedded else socket.gethostname()
+            mailbox.put([], [_failure(error, rank, attempt.number, node)], attempt=None)
         mailbox.wait_taken(within_s=SETTLE_S)
         if isinstance(error, SystemExit):
             raise RuntimeError(f"the recipe called sys.exit({error.code})") from error
@@ -160,8 +175,22 @@ class _Attempt:
     def __init__(self, assignment: Assignment, mailbox: Mailbox, *, rank: int, world_size: int) -> None:
         self._assignment, self._mailbox, self._rank, self._world_size = assignment, mailbox, rank, world_size
         self._job = parse_job(assignment.job, source="the job")
+        self._versions, self._node = installed_versions(), socket.gethostname()
+        self._storage_check: Future[None] | None = None
         self.number: int | None = None
         self.watchdog = Watchdog(self._job.failures.hang_timeout_s, on_hang=self._report_hang)
+
+    def check_node(self) -> None:
+        """Refuse a node whose versions do not fit; begin to check the storage, once on each node.
+
+        Raises:
+            ClusterError: names the node.
+        """
+        require_same_as_driver(self._versions, self._assignment.driver, node=self._node)
+        if not self._assignment.embedded and ray.train.get_context().get_local_rank() == 0:
+            self._storage_check = begin_storage_check(self._assignment.folder, rank=self._rank)
+            if self._assignment.folder.local_path is not None:  # takes milliseconds, and the log is written there next
+                self._storage_check.result()
 
     def train(self) -> str:
         """Train until the end, or until the worker has to leave; return why it ended."""
@@ -179,7 +208,12 @@ class _Attempt:
         self.watchdog.now("building the recipe")
         seed_everything(job.train.seed)
         folder = Path(self._assignment.recipe_folder).absolute()
-        recipe = load_recipe(job.recipe, folder=folder, arguments=job.recipe_args)
+        try:
+            recipe = load_recipe(job.recipe, folder=folder, arguments=job.recipe_args)
+        except ModuleNotFoundError as error:
+            if self._assignment.embedded:
+                raise
+            raise missing_module(error, job.recipe) from error
         training = Training(recipe, job, plan, worker)
         self.watchdog.follow(training.activity)
         if start is not None:
@@ -212,7 +246,7 @@ class _Attempt:
         device = _device(self._job)
         backend = "nccl" if self._job.resources.gpus_per_worker >= 1 else "gloo"  # NCCL needs a GPU for each worker
         meeting = None
-        agreed: tuple[AttemptStart, int | None, str, int | None] | None = None
+        agreed: tuple[AttemptStart, int | None, str, int | None, Versions, str] | None = None
         events: list[Event] = []
         if rank == 0:
             host = _host(world_size)
@@ -222,16 +256,20 @@ class _Attempt:
             start, passed_over = find_checkpoint(assignment.folder)
             events += passed_over_events(passed_over, attempt=begun.attempt)
             meeting = MeetingPoint(host, port=None, world_size=world_size) if world_size > 1 else None
-            agreed = (begun, start, host, meeting.port if meeting else None)
+            agreed = (begun, start, host, meeting.port if meeting else None, self._versions, self._node)
         if world_size > 1:
             watchdog.now(WAITING)
             agreed = ray.train.collective.broadcast_from_rank_zero(agreed)
             assert agreed is not None
+            require_one_torch(self._versions, agreed[4], node=self._node, first_node=agreed[5])
             meeting = meeting or MeetingPoint(agreed[2], port=agreed[3], world_size=world_size)
             meeting.join(rank=rank, backend=backend)
         assert agreed is not None
-        begun, start = agreed[:2]
+        begun, start, _, _, first, first_node = agreed
         self.number = begun.attempt
+        found = differences(self._versions, first, assignment.driver, node=self._node, first_node=first_node)
+        if self._storage_check is not None:
+            self._storage_check.result()
         worker = RayWorker(
             assignment, self._mailbox, rank=rank, world_size=world_size, attempt=self.number, device=device
         )
@@ -239,10 +277,12 @@ class _Attempt:
             time=time(),
             attempt=self.number,
             rank=rank,
-            node=socket.gethostname(),
+            node=self._node,
             pid=os.getpid(),
             world_size=world_size,
             start_samples=start or 0,
+            versions=self._versions.to_dict(),
+            differences=found or None,
             **describe_device(device),
         )
         worker.hand_over([], [started, *events], samples_seen=0)
@@ -282,15 +322,6 @@ def _require_written(mailbox: Mailbox, rank: int) -> None:
         )
 
 
-def _require_shared(folder: RunFolder) -> None:
-    """Refuse a run folder that this node does not see."""
-    if not folder.exists():
-        raise ClusterError(
-            f"the run's folder {folder.path('')} does not exist on the node {socket.gethostname()}.",
-            "Set storage to a folder that every node shares, or to a URI such as s3://bucket/prefix.",
-        )
-
-
 def _plan_for(assignment: Assignment, job: Job, world_size: int) -> Plan:
     """Return the plan of this attempt: a new one if the group has another size than the plan from the driver."""
     planned = Plan.from_dict(assignment.plan)
@@ -312,19 +343,19 @@ def _device(job: Job) -> Any:
     return device
 
 
-def _failure(error: BaseException, rank: int, attempt: int | None) -> WorkerFailed:
+def _failure(error: BaseException, rank: int, attempt: int | None, node: str | None) -> WorkerFailed:
     """Return an exception as an event, which other processes can read without unpickling it."""
+    about: dict[str, Any] = {"time": time(), "attempt": attempt, "rank": rank, "node": node}
+    about["error"] = type(error).__name__
+    if isinstance(error, ScalerError):  # also where torch, which the imports below load, is not installed
+        return WorkerFailed(problem=error.problem, remedy=error.remedy, traceback="", by_peer=False, **about)
     from scaler.training.process_group import is_lost_peer
     from scaler.training.recipe.failures import error_text, recipe_traceback
 
-    is_ours = isinstance(error, ScalerError)
     return WorkerFailed(
-        time=time(),
-        attempt=attempt,
-        rank=rank,
-        error=type(error).__name__,
-        problem=error.problem if isinstance(error, ScalerError) else error_text(error),
-        remedy=error.remedy if isinstance(error, ScalerError) else "",
-        traceback="" if is_ours else recipe_traceback(error),
+        problem=error_text(error),
+        remedy="",
+        traceback=recipe_traceback(error),
         by_peer=is_lost_peer(error),
+        **about,
     )

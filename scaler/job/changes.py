@@ -115,7 +115,7 @@ def _to_or_from(word: str) -> Callable[[Change], bool]:
 #   train.last_batch       applies to each step alone; the order of the samples does not depend on it
 #   train.ema.decay, clip_grad_norm, precision, noise_scale_every, data_workers, eval_every    apply to each step alone
 #   train.check_data       applies to the start of each attempt
-#   resources, checkpoint, failures, tracking    do not change the training
+#   resources, runtime_env, checkpoint, failures, tracking    do not change the training
 FIXED: Mapping[str, tuple[Callable[[Change], bool], str]] = {
     "name": (_always, "the run's id begins with it"),
     "recipe": (_always, "the saved weights are of its model"),

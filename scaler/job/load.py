@@ -13,17 +13,18 @@ from scaler.job.reading import MOST_LEVELS, TOO_DEEP, dump_yaml, parse_yaml, rea
 from scaler.masking import MASK, mask_text, mask_values
 
 MOST_PROBLEMS = 10  # in one error message
+_WITH_SECRETS = ("recipe_args", "runtime_env")
 
 
 def dump_job(job: Job) -> str:
     """Return a job as the YAML that ``read_job`` reads back; secrets in it are ``***`` (``scaler.masking``)."""
     values = job.model_dump(mode="json")
-    values |= {"recipe_args": mask_values(values["recipe_args"]), "storage": mask_text(values["storage"])}
+    values |= {key: mask_values(values[key]) for key in _WITH_SECRETS} | {"storage": mask_text(values["storage"])}
     return dump_yaml(values)
 
 
 def masked_keys(job: Job) -> list[str]:
-    """Return the keys of ``recipe_args`` whose secrets ``dump_job`` masked; they must be given again to run the job.
+    """Return the keys whose secrets ``dump_job`` masked; they must be given again to run the job.
 
     Example: ``["recipe_args.api_key"]``.
     """
@@ -35,7 +36,8 @@ def masked_keys(job: Job) -> list[str]:
         elif isinstance(value, str | list) and any(MASK in text for text in _texts_in(value)):
             yield key  # --set takes a list as a whole
 
-    return list(found(job.recipe_args, "recipe_args"))
+    values = job.model_dump(mode="json", include=set(_WITH_SECRETS))
+    return [masked for key in _WITH_SECRETS for masked in found(values[key], key)]
 
 
 def _texts_in(value: object) -> Iterator[str]:

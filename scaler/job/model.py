@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from scaler.job.optimizer import LayerDecay, Optimizer, ParameterGroup
+from scaler.job.runtime_env import RuntimeEnv
 from scaler.job.scale import Scale
 from scaler.job.schedule import Constant, ReferenceWarmup, Schedule, schedule_tag
 from scaler.job.section import MOST, Length, Section, problem
@@ -96,6 +97,13 @@ class Resources(Section):
         1.0, gt=0, description="CPUs reserved; fractions are allowed. Also the number of torch's threads, at least 1."
     )
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs reserved; fractions are allowed. 0: train on the CPU.")
+    wait_s: float = Field(
+        600.0,
+        ge=0,
+        le=MOST,
+        description="On a running cluster, seconds to wait for these resources: at the start while other programs use "
+        "them or the autoscaler adds nodes, and later for nodes in place of lost ones. Then the run fails.",
+    )
     price_per_worker_hour: float | None = Field(
         None,
         ge=0,
@@ -211,6 +219,9 @@ class Job(Section):
     )
     train: Train = Field(description="Length and settings of the training.")
     resources: Resources = Field(default_factory=Resources, description="CPUs and GPUs of each worker.")
+    runtime_env: RuntimeEnv = Field(
+        default_factory=RuntimeEnv, description="Packages, environment variables and image of the workers."
+    )
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="Which checkpoints to write and to keep.")
     failures: Failures = Field(default_factory=Failures, description="What happens when something fails.")
     tracking: Tracking = Field(default_factory=Tracking, description="Trackers that also get the run's curves.")

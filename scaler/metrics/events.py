@@ -53,6 +53,8 @@ class WorkerStarted(BaseEvent):
     start_samples: int  # samples in the weights at the start, over all workers: the checkpoint's; 0 without one
     device: str | None  # "cpu", or the name that torch has for the GPU
     memory_limit_gib: float | None  # memory of the GPU; without a GPU, of the machine, which its workers share
+    versions: Mapping[str, str] | None = None  # versions of python, ray, torch and scaler; None: not recorded
+    differences: Sequence[str] | None = None  # sentences on versions that differ from other processes; None: none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +70,7 @@ class AttemptStarted(AttemptEvent):
     peak_lr: float  # peak learning rate at that global batch size
     ramp: Mapping[str, Any] | None  # rewarmup after a resize: start and stop in samples, lr factor at start; None: none
     flops_per_sample: float | None  # FLOPs of a sample's forward and backward; None: the recipe does not say
+    data_order: str | None = None  # stream or ranges, for train_data used in their own order; None: scaler's order
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,6 +217,7 @@ class WorkerFailed(BaseEvent):
     remedy: str  # what to do about it; empty for an exception that is not scaler's
     traceback: str  # its traceback; empty for an exception of scaler's
     by_peer: bool  # True: it failed only because another worker of its group was gone
+    node: str | None = None  # host name of its node; None: on an embedded cluster
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -302,6 +306,12 @@ KINDS: Mapping[str, type[BaseEvent]] = {each.kind: each for each in get_args(Eve
 """The class of each kind of event."""
 
 T = TypeVar("T")
+
+
+def data_order(events: Sequence[Event]) -> str | None:
+    """Return the ``data_order`` of the newest attempt; None: scaler's order."""
+    starts = of_type(events, AttemptStarted)
+    return starts[-1].data_order if starts else None
 
 
 def of_type(events: Sequence[Event], kind: type[T]) -> list[T]:

@@ -3,10 +3,12 @@
 import re
 from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from scaler.runs.files import LOG_BYTES
 from scaler.runs.folder import RunFolder
 
+READERS = 16  # files that are read at the same time: in remote storage, each takes some requests
 _NAME = re.compile(r"rank-(\d+)\.log")
 
 
@@ -46,15 +48,16 @@ class LineReader:
         Raises:
             RunError: the folder cannot be read.
         """
-        found = {}
-        for title, name in files.items():
-            start = self._read.get(name, 0)
-            data = self._folder.read_if_there(name, most=LOG_BYTES, start=start) or b""
-            end = len(data) if final else data.rfind(b"\n") + 1
-            lines = data[:end].decode(errors="replace").splitlines()
-            if name not in self._read:
-                lines = list(deque(lines, maxlen=self._lines))
-            self._read[name] = start + end
-            if lines:
-                found[title] = lines
-        return found
+        with ThreadPoolExecutor(READERS) as pool:
+            lines = pool.map(lambda name: self._new_lines_of(name, final=final), files.values())
+            return {title: of_file for title, of_file in zip(files, lines, strict=True) if of_file}
+
+    def _new_lines_of(self, name: str, *, final: bool) -> list[str]:
+        start = self._read.get(name, 0)
+        data = self._folder.read_if_there(name, most=LOG_BYTES, start=start) or b""
+        end = len(data) if final else data.rfind(b"\n") + 1
+        lines = data[:end].decode(errors="replace").splitlines()
+        if name not in self._read:
+            lines = list(deque(lines, maxlen=self._lines))
+        self._read[name] = start + end
+        return lines

@@ -39,6 +39,7 @@ from scaler.training.clock import clock_for
 from scaler.training.controllers import Controllers
 from scaler.training.data.batches import batches
 from scaler.training.data.order import StepIndices
+from scaler.training.data.stream import own_order
 from scaler.training.device import is_out_of_memory
 from scaler.training.evaluation.evaluator import Evaluator
 from scaler.training.gradients.gather import several_micro_batches
@@ -188,7 +189,8 @@ class Training:
 
     def _batches(self) -> Iterator[Any]:
         recipe, train, rank = self._recipe, self._job.train, self._context.rank
-        indices = StepIndices(self.plan, seed=train.seed, rank=rank, samples_seen=self.samples_seen)
+        is_own = own_order(recipe.train_data) is not None
+        indices = StepIndices(self.plan, seed=train.seed, rank=rank, samples_seen=self.samples_seen, own_order=is_own)
         return batches(
             recipe,
             recipe.train_data,
@@ -196,6 +198,7 @@ class Training:
             data_workers=train.data_workers,
             pin=self._device.type == "cuda",
             seeds=indices.seeds(),
+            seed=train.seed,
         )
 
     def _seed(self) -> None:
@@ -376,6 +379,7 @@ class Training:
             peak_lr=phase.peak_lr,
             ramp=ramp.to_dict() if ramp is not None else None,
             flops_per_sample=self._recipe.flops_per_sample,
+            data_order=own_order(self._recipe.train_data),
         )
 
     def _save_and_evaluate_when_due(self, start: int, *, now: bool) -> None:

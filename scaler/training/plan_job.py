@@ -10,6 +10,7 @@ from pathlib import Path
 from scaler.errors import JobFileError, ScalerError
 from scaler.job import Job, parse_job
 from scaler.job.located import JobLike, locate_job
+from scaler.job.runtime_env import job_environment
 from scaler.plan import Plan, make_plan
 
 
@@ -84,7 +85,8 @@ def recipe_facts(job: Job, *, source: str, recipe_folder: Path) -> RecipeFacts:
     from scaler.training.recipe.load import load_recipe
 
     try:
-        with redirect_stdout(sys.stderr):  # stdout is for the command's result
+        # stdout is for the command's result
+        with redirect_stdout(sys.stderr), job_environment(job.runtime_env, folder=recipe_folder):
             recipe = load_recipe(job.recipe, folder=recipe_folder, arguments=job.recipe_args, source=source)
             return RecipeFacts(
                 num_samples=len(recipe.train_data),  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Seeds and states of all random numbers of a worker: torch's, its GPU's, numpy's and Python's."""
 
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,3 +71,36 @@ def gather_random_states(device: torch.device, *, world_size: int) -> Tensor:
     rows = [torch.empty_like(mine, device=device) for _ in range(world_size)]
     dist.all_gather(rows, mine.to(device))
     return torch.stack(rows).cpu()
+
+
+class SeparateRandomness:
+    """Random numbers on the CPU that are separate from those of this process: a ``with`` block draws from them."""
+
+    def __init__(self) -> None:
+        self._inside: tuple[Any, ...] | None = None
+        self._outside: tuple[Any, ...] = ()
+
+    def seed(self, seed: int) -> None:
+        """Start the random numbers again; called inside the ``with`` block."""
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU's generator, too
+
+    def __enter__(self) -> None:
+        self._outside = _cpu_state()
+        if self._inside is not None:
+            _set_cpu_state(self._inside)
+
+    def __exit__(self, *_: object) -> None:
+        self._inside = _cpu_state()
+        _set_cpu_state(self._outside)
+
+
+def _cpu_state() -> tuple[Any, ...]:
+    return random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()
+
+
+def _set_cpu_state(state: tuple[Any, ...]) -> None:
+    random.setstate(state[0])
+    np.random.set_state(state[1])
+    torch.set_rng_state(state[2])

@@ -395,8 +395,8 @@ def submit_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
          "                         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^\n"
          "  RuntimeError: no length\n"),
         ({"parts": "train_data=iter([1])"}, 4,
-         "bad_recipe:build: train_data is a list_iterator without len() and [index].\n"
-         "  scaler needs a map-style dataset: it orders the samples itself.\n"),
+         "bad_recipe:build: train_data is a list_iterator, which can be read only once.\n"
+         "  Give an object whose __iter__ starts a new epoch, such as a class with a generator as its __iter__.\n"),
         ({"parts": "model=nn.ReLU()"}, 4,
          "bad_recipe:build: the model has no parameter to train.\n  At least one must require a gradient.\n"),
         ({"parts": "model={}"}, 4,

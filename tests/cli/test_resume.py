@@ -224,7 +224,7 @@ def test_a_run_whose_driver_was_killed_resumes_at_once(scaler_command: Scaler, j
     assert (code, err, lost["state"], lost["attempts"][-1]["ended_by"]) == (0, "", "lost", "killed")
     (verdict,) = [verdict for verdict in lost["verdicts"] if verdict["code"] == "not_finished"]
     assert verdict["message"].startswith("The run is lost: its driver ended after ")
-    assert verdict["evidence"].endswith(f" of 3000 samples; {gone}")
+    assert verdict["evidence"].endswith(f" of 3,000 samples; {gone}")
     assert verdict["next"] == f"Continue the run from its newest checkpoint: scaler resume {folder.run_id}."
     code, _, err = scaler_command("resume", folder.run_id, *HERE, "--quiet")
     assert (code, err) == (0, f"Report: runs/{folder.run_id}/report.html\n")

@@ -25,7 +25,6 @@ Act = tuple[Callable[[Sequence[Event], Any], bool], Callable[[], None]]
 def main(storage: Path) -> None:
     """Run every scenario and print what happened in it, or what was raised."""
     os.environ["SCALER_RESIZE_CHECK_S"] = "3"  # two nodes that join one after the other are one resize
-    os.environ["SCALER_WAIT_FOR_NODES_S"] = "3"
     found = {}
     with redirect_stdout(sys.stderr), cluster_of(1) as nodes:  # Ray tells of dead nodes on stdout
         for name, scenario in SCENARIOS.items():
@@ -65,7 +64,7 @@ def too_small(nodes: Nodes, storage: Path) -> Any:
     """1 -> 0 workers: the only node is killed, and no other comes."""
     nodes.have(1)
     steps: list[Act] = [(runs_with(1), lambda: nodes.kill())]
-    return run(nodes, storage, ["scale.num_workers={min: 1, max: 2}", "train.epochs=50"], steps)
+    return run(nodes, storage, ["scale.num_workers={min: 1, max: 2}", "train.epochs=50", "resources.wait_s=3"], steps)
 
 
 def run(nodes: Nodes, storage: Path, overrides: Sequence[str], steps: Sequence[Act]) -> Any:

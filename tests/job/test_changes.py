@@ -176,6 +176,7 @@ MAY_CHANGE = [
     "train.eval_every={samples: 100}",
     "train.num_samples=null",  # compared by what the recipe has
     "resources={cpus_per_worker: 0.5, gpus_per_worker: 0}",
+    "runtime_env={env_vars: {MODE: fast}}",
     "checkpoint={every: {seconds: 60}, keep: 3}",
     "failures={max_restarts: 0, hang_timeout_s: null, divergence: null}",
     "reference.samples_per_s=1000",

@@ -110,8 +110,8 @@ MAPPINGS = [
     ]
 ]  # fmt: skip
 JOB_KEYS = (
-    "name, recipe, recipe_args, reference, scale, groups, layer_decay, schedule, train, resources, checkpoint, "
-    "failures, tracking, storage."
+    "name, recipe, recipe_args, reference, scale, groups, layer_decay, schedule, train, resources, runtime_env, "
+    "checkpoint, failures, tracking, storage."
 )
 TRAIN_KEYS = (
     "epochs, steps, samples, num_samples, last_batch, seed, precision, clip_grad_norm, ema, noise_scale_every, "

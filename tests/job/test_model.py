@@ -99,7 +99,8 @@ def test_the_smallest_job_has_the_documented_defaults() -> None:
             "check_data": True,
             "eval_every": {"epochs": 1.0},
         },
-        "resources": {"cpus_per_worker": 1.0, "gpus_per_worker": 0.0},
+        "resources": {"cpus_per_worker": 1.0, "gpus_per_worker": 0.0, "wait_s": 600.0},
+        "runtime_env": {"env_vars": {}, "py_modules": ()},
         "checkpoint": {"every": {"epochs": 1.0}, "keep": 2},
         "failures": {
             "max_restarts": 3,

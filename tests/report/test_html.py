@@ -52,7 +52,7 @@ def test_a_verdict_has_its_code_rank_evidence_and_next_step(run: SyntheticRun) -
         rank=1,
         message="Rank 1 started and recorded no step.",
         evidence="1 of 2 workers have records",
-        next="Read its log: logs/rank-1.log in the run's folder.",
+        next="Read its log: scaler logs digits-1 --rank 1.",
     )
     text = Page(render_html(run.report(verdicts=(verdict,)))).text
     for part in (verdict.code, "rank 1", verdict.message, verdict.evidence, verdict.next):

@@ -63,7 +63,7 @@ def test_a_worker_without_records(sound: Report) -> None:
         rank=1,
         message="Rank 1 started and recorded no step.",
         evidence="1 of 2 workers have records",
-        next="Read its log: logs/rank-1.log in the run's folder.",
+        next="Read its log: scaler logs digits-1 --rank 1.",
     )
 
 
@@ -86,7 +86,7 @@ def test_a_learning_rate_that_differs_from_the_plan(sound: Report) -> None:
 @pytest.mark.parametrize(
     ("logs", "advice"),
     [
-        ({0, 1}, "Read its log: logs/rank-1.log in the run's folder."),
+        ({0, 1}, "Read its log: scaler logs digits-1 --rank 1."),
         ({0}, "Read its output in the terminal where the run was started."),
     ],
 )

@@ -12,10 +12,10 @@ from scaler.report.run.model import AttemptRow, Report, Verdict
 
 SAFE = "In the final weights no sample is missing, and none is counted twice."
 BY_KIND = {
-    "hung": "Read the log of the rank that hung, logs/rank-N.log in the run's folder: it has the stack trace.",
+    "hung": "Read the log of the rank that hung, which has the stack trace: scaler logs digits-1 --rank N.",
     "out_of_memory": "Start with a smaller scale.per_worker_batch_size: the last attempt ran with 8.",
     "lost": "Check the cluster's nodes and the workers' memory.",
-    "failed": "Read the log of the rank that failed, logs/rank-N.log in the run's folder.",
+    "failed": "Read the log of the rank that failed: scaler logs digits-1 --rank N.",
     "killed": "Find out why the driver process ended: look at its machine and its terminal.",
 }
 

@@ -105,8 +105,8 @@ def test_a_recipe_next_to_the_job_is_built_with_its_arguments(folder: Path) -> N
             "good_recipe:iterable",
             {},
             RecipeError,
-            "good_recipe:iterable: train_data is a list_iterator without len() and [index].\n"
-            "  scaler needs a map-style dataset: it orders the samples itself.",
+            "good_recipe:iterable: train_data is a list_iterator, which can be read only once.\n"
+            "  Give an object whose __iter__ starts a new epoch, such as a class with a generator as its __iter__.",
         ),
         (
             "good_recipe:build",

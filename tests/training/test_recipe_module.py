@@ -191,22 +191,3 @@ def test_a_package_elsewhere_is_sent_whole_and_named_as_a_module(folder: Path, m
     assert shipped_recipe("rm_pkg.rm_train:build", folder=folder) == named
     alone = write(folder.parent / "plain", SIBLING, is_package=False) / "rm_train.py"
     assert shipped_recipe("../plain/rm_train.py:build", folder=folder) == ("rm_train:build", [alone])
-
-
-def test_an_iterable_dataset_that_has_a_length_is_no_dataset_with_items(folder: Path) -> None:
-    (folder / "rm_stream.py").write_text(
-        "import torch, scaler\nfrom torch.utils.data import Dataset, IterableDataset\n"
-        "class Stream(IterableDataset):\n    def __len__(self): return 4\n    def __iter__(self): return iter([1.0])\n"
-        "class Lacking(Dataset):\n    def __len__(self): return 4\n"
-        "def made(data):\n"
-        "    return scaler.Recipe(model=torch.nn.Linear(1, 1), train_data=data, loss=lambda m, b: m(b).mean())\n"
-        "def stream(): return made(Stream())\n"
-        "def lacking(): return made(Lacking())\n"
-    )
-    for function, kind in (("stream", "Stream"), ("lacking", "Lacking")):
-        with pytest.raises(RecipeError) as caught:
-            load_recipe(f"rm_stream:{function}", folder=folder, arguments={})
-        assert str(caught.value) == (
-            f"rm_stream:{function}: train_data is a {kind} without [index].\n"
-            "  scaler needs a map-style dataset: it orders the samples itself."
-        )

@@ -13,7 +13,8 @@ from scaler.metrics.record import Record
 from scaler.training import clock as clock_module
 from scaler.training import device as device_module
 from scaler.training.clock import CpuClock, CudaClock
-from scaler.training.device import describe_device, memory_limit_gib
+from scaler.training.device import describe_device
+from scaler.training.memory import memory_limit_gib
 from scaler.training.recorder import Recorder, merge_steps
 
 

@@ -12,6 +12,12 @@ from scaler.report.text.format import ended, number, option, plural, printable, 
 SHOWN_GROUPS = 3
 SHOWN_PHASES = 4
 
+ORDERS = {
+    "stream": "train_data's own; every worker reads all of it and uses its share",
+    "ranges": "train_data's own; every worker reads its share",
+}
+"""The text of ``Report.data_order``."""
+
 Fact = tuple[str, str]
 """A name and its text."""
 
@@ -47,6 +53,8 @@ def further_facts(report: Report) -> list[Fact]:
         facts.append(("trained again", again))
     if totals.restart_s:
         facts.append(("restarting", f"{seconds(totals.restart_s)} between attempts"))
+    if report.data_order is not None:
+        facts.append(("data order", ORDERS.get(report.data_order, report.data_order)))
     if len(plan["phases"]) > 1:
         facts.append(("planned batch", phase_text(plan["phases"])))
     if plan["groups"]:

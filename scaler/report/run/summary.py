@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from scaler.job import Job
-from scaler.metrics.events import Evaluated, Event, of_type
+from scaler.metrics.events import Evaluated, Event, data_order, of_type
 from scaler.plan import Plan
 from scaler.report.run.attempts import (
     batch_sizes,
@@ -106,6 +106,7 @@ def summarize(
         scaling=scaling,
         flops=find_flops(scaling, events, newest.resources.peak_tflops_per_worker),
         final=Final(train_loss_mean=loss, eval=_last_eval(kept_events)),
+        data_order=data_order(events),
         attempts=attempts,
         decisions=find_decisions(events, attempts, elapsed),
         lr_audit=audited.audit,

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
+from scaler.errors import RecipeError
 from scaler.training.data.containers import moved, to_device
 from scaler.training.data.order import EpochOrder, StepIndices
+from scaler.training.data.stream import Stream, StreamBatches
 from scaler.training.recipe import Recipe
 
 __all__ = ["EpochOrder", "StepIndices", "batches", "to_device"]
@@ -18,12 +20,13 @@ __all__ = ["EpochOrder", "StepIndices", "batches", "to_device"]
 
 def batches(
     recipe: Recipe,
-    dataset: Dataset[Any],
+    dataset: Any,
     indices: Any,
     *,
     data_workers: int,
     pin: bool,
     seeds: Iterable[int] | None = None,
+    seed: int = 0,
 ) -> Iterator[Any]:
     """Yield a batch for every tensor of indices in ``indices``.
 
@@ -32,29 +35,44 @@ def batches(
 
     Args:
         recipe: its ``collate`` is used.
-        dataset: one of the recipe's.
+        dataset: one of the recipe's. A ``Stream`` is read forward: its indices ascend.
         indices: an iterable of tensors.
         data_workers: processes that load batches ahead of time.
         pin: whether batches are copied to pinned memory, which a GPU can read.
         seeds: a seed for each batch that a separate process loads. Its random numbers (augmentation) start from the
             seed, so they differ between epochs, and a resumed run draws the same ones. None: torch's seeds are used.
             Without separate processes, loading uses the random numbers of this process, which a checkpoint contains.
+        seed: the job's, from which the random numbers of a ``Stream`` start.
+
+    Raises:
+        RecipeError: a stream has another number of samples than stated.
     """
     if type(dataset) is TensorDataset and recipe.collate is None:  # a subclass may change indexing
         tensors = dataset.tensors
         for index in indices:
             yield tuple(tensor[index] for tensor in tensors)
         return
-    lists = (index.tolist() for index in indices)
+    source: dict[str, Any]
+    if isinstance(dataset, Stream):
+        is_seeded = data_workers > 0
+        source = {"dataset": StreamBatches(dataset, indices, seed=seed, is_seeded=is_seeded), "batch_size": None}
+    else:
+        is_seeded = data_workers > 0 and seeds is not None
+        lists = (index.tolist() for index in indices)
+        source = {
+            "dataset": _Seeded(dataset) if is_seeded else dataset,
+            "batch_sampler": _Requests(zip(seeds or (), lists, strict=False) if is_seeded else lists),
+        }
     loader = DataLoader(
-        _Seeded(dataset) if data_workers and seeds is not None else dataset,
-        batch_sampler=_Requests(zip(seeds, lists, strict=False) if data_workers and seeds is not None else lists),
-        collate_fn=_Wrapped(recipe.collate or default_collate) if pin else recipe.collate,
+        **source,
+        collate_fn=_Collated(recipe.collate or default_collate, pin=pin),
         num_workers=data_workers,
         pin_memory=pin,
         generator=torch.Generator(),  # creating a loader draws a number, but not from the global generator
     )
     for batch in loader:
+        if isinstance(batch, RecipeError):
+            raise batch
         yield batch.value if pin else batch
 
 
@@ -81,14 +99,17 @@ class _Seeded(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any]) -> None:
         self._dataset = dataset
 
-    def __getitems__(self, request: tuple[int, Sequence[int]]) -> Sequence[Any]:
+    def __getitems__(self, request: tuple[int, Sequence[int]]) -> Sequence[Any] | RecipeError:
         seed, indices = request
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
         whole = getattr(self._dataset, "__getitems__", None)
         if callable(whole):
-            items: Sequence[Any] = whole(indices)
+            try:
+                items: Sequence[Any] = whole(indices)
+            except RecipeError as error:  # ``DataLoader`` would change its text
+                return error
             return items
         return [self._dataset[index] for index in indices]
 
@@ -103,18 +124,21 @@ class _Requests:
         return self._requests
 
 
-class _Wrapped:
-    """Collates into a ``_Batch``, because a ``DataLoader`` that pins memory would turn tuples into lists.
+class _Collated:
+    """Makes a batch of samples; an error in place of the samples is returned.
 
     Args:
         collate: makes a batch from a list of samples.
+        pin: whether to make a ``_Batch``, because a ``DataLoader`` that pins memory would turn tuples into lists.
     """
 
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self._collate = collate
+    def __init__(self, collate: Callable[[list[Any]], Any], *, pin: bool) -> None:
+        self._collate, self._pin = collate, pin
 
-    def __call__(self, samples: list[Any]) -> "_Batch":
-        return _Batch(self._collate(samples))
+    def __call__(self, samples: list[Any] | RecipeError) -> Any:
+        if isinstance(samples, RecipeError):
+            return samples
+        return _Batch(self._collate(samples)) if self._pin else self._collate(samples)
 
 
 class _Batch:

@@ -1,7 +1,8 @@
 """The order of the samples, and each worker's micro-batches of every step.
 
-The order depends only on the seed and the epoch. The number of workers only decides how a step's samples are shared.
-So every sample is used exactly once an epoch on any number of workers, and a resumed run keeps the order.
+The order depends only on the seed and the epoch, or is the source's own. The number of workers only decides how a
+step's samples are shared. So every sample is used exactly once an epoch on any number of workers, and a resumed run
+keeps the order.
 """
 
 from collections.abc import Iterator
@@ -42,17 +43,26 @@ class EpochOrder:
         return self._order[position : position + size]
 
 
+class OwnOrder:
+    """The order of a source that has its own: a sample's index is its number in the whole training."""
+
+    def slice(self, samples_seen: int, size: int) -> Tensor:
+        """Return the numbers of the ``size`` samples after ``samples_seen``."""
+        return torch.arange(samples_seen, samples_seen + size)
+
+
 class StepIndices:
     """One worker's micro-batches of every step after ``samples_seen``, as index tensors; every iteration starts there.
 
-    The iteration has no end where progress is measured.
+    The iteration has no end where progress is measured. With ``own_order``, samples are used in the source's own order.
 
     A worker with an empty share still takes part in the step's all-reduce. It gets the step's first sample to run its
     model on, and ``GradientStep`` gives this sample the weight 0.
     """
 
-    def __init__(self, plan: Plan, *, seed: int, rank: int, samples_seen: int) -> None:
+    def __init__(self, plan: Plan, *, seed: int, rank: int, samples_seen: int, own_order: bool = False) -> None:
         self._plan, self._seed, self._rank, self._samples_seen = plan, seed, rank, samples_seen
+        self._own_order = own_order
 
     def __iter__(self) -> Iterator[Tensor]:
         return (indices for _, indices in self._micro_batches())
@@ -64,7 +74,7 @@ class StepIndices:
     def _micro_batches(self) -> Iterator[tuple[int, Tensor]]:
         """Yield each micro-batch with its first position: samples of the whole training before it."""
         plan, seen = self._plan, self._samples_seen
-        order = EpochOrder(plan.num_samples, seed=self._seed)
+        order = OwnOrder() if self._own_order else EpochOrder(plan.num_samples, seed=self._seed)
         while size := plan.step_size(seen):
             indices = order.slice(seen, size)
             bounds = plan.micro_batch_bounds(size, rank=self._rank, samples_seen=seen) or [(0, 1)]

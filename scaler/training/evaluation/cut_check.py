@@ -6,6 +6,7 @@ parts. Thresholds and their measurements: docs/decisions/0033-metrics.md.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import isfinite, isnan
 
 import torch
@@ -17,6 +18,7 @@ from scaler.errors import RecipeError
 from scaler.job import Job
 from scaler.plan import Plan
 from scaler.training.activity import Activity
+from scaler.training.data.stream import LoadedSamples, Stream
 from scaler.training.evaluation.loop import evaluate_alone
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe import Recipe
@@ -56,6 +58,9 @@ def cut_error(
     seed = stream_seed(job.train.seed, "cut check", 0)
     drawn = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
     whole = drawn[: max(2, LEAST_SAMPLES, plan.per_worker_batch_size)]
+    if isinstance(recipe.eval_data, Stream):  # it is read from its start
+        whole = torch.arange(len(whole))
+        recipe = replace(recipe, eval_data=LoadedSamples(recipe.eval_data.reading(seed=seed).samples(whole.tolist())))
     parts = max(2, min(PARTS, len(whole) // 2))
     first_parts = torch.tensor_split(whole, parts)
     other_parts = [whole[index::parts] for index in range(parts)]

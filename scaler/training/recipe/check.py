@@ -1,6 +1,5 @@
 """Check that a recipe can be trained, and that the plan was made for it."""
 
-from collections.abc import Sized
 from typing import TYPE_CHECKING
 
 from scaler.core.nearest import did_you_mean
@@ -12,7 +11,8 @@ if TYPE_CHECKING:
 
     from scaler.job import Job
     from scaler.plan import Plan
-from scaler.training.recipe.failures import describe_type, error_text, recipe_traceback
+from scaler.training.recipe.data import with_data
+from scaler.training.recipe.failures import describe_type
 from scaler.training.recipe.recipe import EVALUATE_OVER, LOSS_OVER, Recipe
 
 
@@ -20,12 +20,20 @@ def require_planned(recipe: Recipe, job: "Job", plan: "Plan") -> None:
     """Raise an error if the plan was made for another recipe.
 
     Raises:
-        RecipeError: the training set's size, the parameter groups or the model's parameters differ from the plan's.
+        RecipeError: the training set's size, the parameter groups or the model's parameters differ from the plan's; or
+            several processes would read an iterable.
     """
+    from scaler.training.data.stream import Stream  # this file is imported without torch
+
     if (size := len(recipe.train_data)) != plan.num_samples:  # type: ignore[arg-type]
         raise RecipeError(
             f"train.num_samples = {plan.num_samples}, but the recipe's train_data has {size} samples.",
             f"Set train.num_samples to {size}, or leave it out.",
+        )
+    if isinstance(recipe.train_data, Stream) and job.train.data_workers > 1:
+        raise RecipeError(
+            f"train.data_workers = {job.train.data_workers}, but train_data is an iterable, which one process reads.",
+            "Set train.data_workers to 1, or give train_data a method read_range(start, stop).",
         )
     if recipe.groups and not job.groups:
         raise RecipeError("the recipe has parameter groups, but the job does not use them.", "Add groups: recipe.")
@@ -70,41 +78,12 @@ def checked_recipe(recipe: object, path: str) -> Recipe:
         if choice not in known:
             hint = did_you_mean(str(choice), known)
             raise RecipeError(f"{path}: {name} = {choice!r} is not known.", f"{hint}Known: {', '.join(known)}.")
-    for name, data in (("train_data", recipe.train_data), ("eval_data", recipe.eval_data)):
-        if data is None and name == "eval_data":
-            continue
-        lacking = [part for part, is_there in (("len()", isinstance(data, Sized)), ("[index]", _has_items(data)))
-                   if not is_there]  # fmt: skip
-        if not isinstance(data, Sized) or lacking:
-            raise RecipeError(
-                f"{path}: {name} is {describe_type(data)} without {' and '.join(lacking)}.",
-                "scaler needs a map-style dataset: it orders the samples itself.",
-            )
-        try:
-            size = len(data)
-        except Exception as error:
-            raise RecipeError(f"{path}: len({name}) failed: {error_text(error)}", recipe_traceback(error)) from error
-        if size == 0:
-            remedy = (
-                "Leave eval_data out for no evaluation." if name == "eval_data" else "There is nothing to train on."
-            )
-            raise RecipeError(f"{path}: {name} is empty.", remedy)
     for parameter_name, parameter in named_parameters(recipe.model).items():
         if unusable := _unusable(parameter):
             raise RecipeError(f"{path}: the model's parameter {parameter_name} {unusable[0]}.", unusable[1])
     if not any(parameter.requires_grad for parameter in recipe.model.parameters()):
         raise RecipeError(f"{path}: the model has no parameter to train.", "At least one must require a gradient.")
-    return recipe
-
-
-def _has_items(data: object) -> bool:
-    """Return whether a sample can be read by its index; the ``__getitem__`` of torch's base class only raises."""
-    from torch.utils.data import Dataset, IterableDataset
-
-    if isinstance(data, IterableDataset):
-        return False
-    own = getattr(type(data), "__getitem__", None)
-    return hasattr(data, "__getitems__") or (own is not None and own is not Dataset.__getitem__)
+    return with_data(recipe, path)
 
 
 def _unusable(parameter: "nn.Parameter") -> tuple[str, str] | None:

@@ -1,6 +1,6 @@
 """The recipe: the model, data and loss that a user writes in plain torch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,8 @@ class Recipe:
         model: on the CPU; scaler moves it to the worker's device.
         train_data: a map-style dataset. A ``TensorDataset`` is indexed once for a whole batch. A dataset with
             ``__getitems__`` is asked for a whole batch. Any other dataset is asked for one sample after the other.
+            Or data in an order of their own: an object with ``read_range(start, stop)``, or an iterable of the samples
+            of an epoch, which every worker reads in full. See docs/data-sources.md.
         loss: ``loss(model, batch)``: the mean over the batch's samples, or ``(sum, weight)`` for losses that give
             samples different weights (tokens, for example). A step then divides the sum by the weight of the global
             batch.
@@ -31,7 +33,7 @@ class Recipe:
             step is then one forward/backward on each worker, never several micro-batches. ``micro_batch``: the loss
             depends on the samples of one forward/backward. scaler measures nothing, and the objective changes with the
             number of workers or micro-batches.
-        eval_data: a map-style dataset; None: no evaluation.
+        eval_data: as ``train_data``, with ``len()``; None: no evaluation.
         evaluate: ``evaluate(model, batch)``: the values of one forward pass, by name. A number is a mean over the
             batch's samples. ``(sum, weight)`` is added up and divided over all the data. A metric object with
             torchmetrics' ``update``, ``compute`` and ``reset``, created once and updated here, is computed over all the
@@ -47,16 +49,18 @@ class Recipe:
             with ``groups: recipe``.
         flops_per_sample: floating-point operations of the forward and backward pass of one sample; for a transformer
             about 6 x parameters x tokens. The report computes the achieved FLOPs and the MFU from this number.
+        num_samples: samples in an epoch of ``train_data``, if it has no ``len()``.
     """
 
     model: "nn.Module"
-    train_data: "Dataset[Any]"
+    train_data: "Dataset[Any] | Iterable[Any]"
     loss: Loss
     loss_over: Literal["samples", "global_batch", "micro_batch"] = "samples"
-    eval_data: "Dataset[Any] | None" = None
+    eval_data: "Dataset[Any] | Iterable[Any] | None" = None
     evaluate: Evaluate | None = None
     metrics: Callable[..., Mapping[str, Any]] | None = None
     evaluate_over: Literal["samples", "batch"] = "samples"
     collate: Callable[[list[Any]], Any] | None = None
     groups: Sequence[Mapping[str, Any]] = ()
     flops_per_sample: float | None = None
+    num_samples: int | None = None

@@ -5,7 +5,8 @@ Data of the right size may still differ: classes numbered in the order of a ``se
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from contextlib import suppress
+from dataclasses import fields, is_dataclass, replace
 from hashlib import blake2b
 from struct import pack
 from typing import Any
@@ -18,6 +19,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from scaler.core.seeds import stream_seed
 from scaler.errors import RecipeError
+from scaler.training.data.batches import batches
+from scaler.training.data.stream import Stream
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe import Recipe
 
@@ -25,6 +28,11 @@ FEW, MANY = 4, 16  # samples to compare: of a dataset that loads them, and of te
 REMEDY = (
     "Build the same data each time, from recipe_args and the job's seed only: a set and os.listdir have no order, "
     "sorted(...) has."
+)
+
+STREAM_REMEDY = (
+    "Every worker reads the whole iterable and takes its share: yield the same samples in the same order on each, from "
+    "recipe_args and set_epoch(epoch) only, and leave the split among workers to scaler."
 )
 
 Digests = dict[str, dict[int, str]]
@@ -46,6 +54,9 @@ def data_digests(recipe: Recipe, *, data_workers: int, only: Digests | None = No
     for name, data in (("train_data", recipe.train_data), ("eval_data", recipe.eval_data)):
         if data is None or (only is not None and name not in only):
             continue
+        if isinstance(data, Stream):
+            digests[name] = _of_stream(recipe, data, data_workers=data_workers)
+            continue
         in_memory = type(data) is TensorDataset
         chosen = sorted(only[name]) if only is not None else _chosen(len(data), in_memory)  # type: ignore[arg-type]
         digested = _Digested(data)
@@ -63,10 +74,21 @@ def data_digests(recipe: Recipe, *, data_workers: int, only: Digests | None = No
     return digests
 
 
+def _of_stream(recipe: Recipe, data: Stream, *, data_workers: int) -> dict[int, str]:
+    """Return digests of the first samples of an iterable; none if it raises an exception, which training will show."""
+    numbers = torch.arange(min(FEW, len(data)))
+    plain = replace(recipe, collate=_unchanged)
+    with suppress(Exception):
+        (samples,) = batches(plain, data, [numbers], data_workers=min(1, data_workers), pin=False)
+        return {index: digest(sample) for index, sample in enumerate(samples)}
+    return {}
+
+
 def require_same_data(recipe: Recipe, mine: Digests, *, world_size: int, data_workers: int) -> None:
     """Raise an error if the data differ between workers; called by all of them.
 
-    A sample that differs between two readings on one worker is random and is not compared.
+    A sample that differs between two readings on one worker is random and is not compared. A sample of an iterable is:
+    its order must be the same.
 
     Raises:
         RecipeError: names the first sample that differs, on every worker.
@@ -81,12 +103,12 @@ def require_same_data(recipe: Recipe, mine: Digests, *, world_size: int, data_wo
     for name, samples in differing.items():
         for sample in samples:
             first, second = ([digests[name].get(sample) for digests in found] for found in (all_digests, again))
-            if first == second and None not in first:
+            if (first == second and None not in first) or isinstance(getattr(recipe, name), Stream):
                 others = [str(rank) for rank, digest in enumerate(first) if digest != first[0]]
                 ranks = f"rank{'s' if len(others) > 1 else ''} {', '.join(others)}"
                 raise RecipeError(
                     f"{name} differs between workers: sample {sample} on {ranks} differs from that on rank 0.",
-                    f"{REMEDY} train.check_data: false trains on it anyway.",
+                    f"{_remedy(recipe, name)} train.check_data: false trains on it anyway.",
                 )
 
 
@@ -109,11 +131,15 @@ def require_data_of_run(recipe: Recipe, mine: Digests, before: Mapping[str, Any]
         return
     again = data_digests(recipe, data_workers=data_workers, only={"train_data": dict.fromkeys(differing, "")})
     for sample in differing:
-        if again["train_data"].get(sample) == now[sample]:
+        if again["train_data"].get(sample) == now[sample] or isinstance(recipe.train_data, Stream):
             raise RecipeError(
                 f"train_data differs from the data that the run began with: sample {sample} is different.",
-                f"{REMEDY} --set train.check_data=false trains on it anyway.",
+                f"{_remedy(recipe, 'train_data')} --set train.check_data=false trains on it anyway.",
             )
+
+
+def _remedy(recipe: Recipe, name: str) -> str:
+    return STREAM_REMEDY if isinstance(getattr(recipe, name), Stream) else REMEDY
 
 
 def _chosen(size: int, in_memory: bool) -> list[int]:
@@ -142,7 +168,7 @@ def _gathered(mine: Digests, world_size: int) -> list[Digests]:
 class _Digested(Dataset[str]):
     """A dataset's samples as digests; empty for a sample that cannot be loaded, whose error training will show."""
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
+    def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
 
     def __getitem__(self, index: int) -> str:

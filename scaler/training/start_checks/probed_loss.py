@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ from scaler.core.seeds import stream_seed
 from scaler.job import Job
 from scaler.plan import Plan
 from scaler.training.data.batches import batches, to_device
-from scaler.training.data.order import EpochOrder
+from scaler.training.data.order import EpochOrder, OwnOrder
+from scaler.training.data.stream import LoadedSamples, Stream, own_order
 from scaler.training.device import is_out_of_memory
 from scaler.training.gradients.gather import gathering
 from scaler.training.gradients.step import GradientStep
@@ -65,17 +65,21 @@ class ProbedLoss:
         if self.gathers:
             most = max(most, min(SAMPLES, 2 * self._world_size))
         size = min(most, self._plan.num_samples)
-        self._data = self._samples(EpochOrder(self._plan.num_samples, seed=self._seed).slice(0, size))
+        is_own = own_order(self._recipe.train_data) is not None
+        order = OwnOrder() if is_own else EpochOrder(self._plan.num_samples, seed=self._seed)
+        self._data = self._samples(order.slice(0, size))
         self.whole = torch.arange(size)
         self.parts = torch.split(self.whole, PART if size >= 2 * PART else 1)
 
     def _samples(self, indices: Tensor) -> Dataset[Any]:
-        data = self._recipe.train_data
+        data: Any = self._recipe.train_data
         if type(data) is TensorDataset and self._recipe.collate is None:
             return TensorDataset(*(tensor[indices] for tensor in data.tensors))
         get_all = getattr(data, "__getitems__", None)
         wanted = indices.tolist()
-        return _LoadedSamples(get_all(wanted) if callable(get_all) else [data[index] for index in wanted])
+        if isinstance(data, Stream):
+            return LoadedSamples(data.reading(seed=self._seed).samples(wanted))
+        return LoadedSamples(get_all(wanted) if callable(get_all) else [data[index] for index in wanted])
 
     def first_value(self) -> LossValue:
         """Return the loss in fp32, or in the job's precision if the model accepts no other."""
@@ -130,19 +134,6 @@ class ProbedLoss:
         """Put the model into evaluation mode inside a ``with`` block."""
         with _modes(self._model, self._model.eval):
             yield
-
-
-class _LoadedSamples(Dataset[Any]):
-    """Samples that were loaded once, so that augmentation does not change them between two readings."""
-
-    def __init__(self, samples: Sequence[Any]) -> None:
-        self._samples = samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> Any:
-        return deepcopy(self._samples[index])  # some collate functions change their samples
 
 
 @contextmanager

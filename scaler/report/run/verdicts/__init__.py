@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from scaler.metrics.events import Diverged
+from scaler.metrics.events import Diverged, data_order
 from scaler.report.run.missing_data import find_missing_events, find_unreadable
 from scaler.report.run.model import Verdict
 from scaler.report.run.verdicts.batch import batch_beyond_noise_scale
@@ -102,7 +102,7 @@ FINDERS: Mapping[str, Finder] = {
         run.evidence.audit, run.evidence.plan, is_followed=run.evidence.is_followed
     ),
     "loss_not_finite": lambda run: loss_not_finite(run.evidence),
-    "uneven_data": _not_in_range_test(lambda run: uneven_data(run.evidence.arrays)),
+    "uneven_data": _not_in_range_test(lambda run: uneven_data(run.evidence.arrays, data_order(run.evidence.events))),
     "lr_too_high": _not_in_range_test(lambda run: run.lr_trouble.verdict),
     "warmup_too_short": _not_in_range_test(lambda run: run.lr_trouble.verdict),
     "loss_spiked": _not_in_range_test(lambda run: loss_spiked(run.curve, run.lr_trouble.jumps)),

@@ -18,15 +18,18 @@ BLOCKS = 20  # of steps, whose means are nearly normal: 19 degrees of freedom
 FEWEST_STEPS = 100  # of an attempt: 5 a block
 UNEVEN_SHARE = 0.05  # of the mean loss: a smaller difference is not reported
 SHOWN_RANKS = 3
+DRAWN = "All ranks draw from one shuffled order, so "
+UNSHUFFLED = "A rank takes the same part of every step in train_data's own order: shuffle the source. Or "
 NOT_FINITE = "the loss is not finite"  # the text of the check before the first step
 
 
-def uneven_data(arrays: StepArrays) -> Verdict | None:
+def uneven_data(arrays: StepArrays, order: str | None = None) -> Verdict | None:
     """Return a verdict if the losses of some ranks differ significantly from the mean over all ranks.
 
     All ranks take their samples from one permutation, so the difference between a rank's loss and the mean of its step
     has mean 0, however noisy the losses are. Its means over ``BLOCKS`` blocks of steps are tested by Student's t, and
     the p-value is multiplied by the number of ranks (Bonferroni). The newest attempt with enough steps is judged.
+    ``order`` is the ``data_order`` of the run: in its own order, data that are not shuffled can differ between ranks.
     """
     kept, rows = arrays.kept, np.zeros(0, dtype=np.int64)
     for attempt in reversed(arrays.attempts.tolist()):
@@ -49,7 +52,7 @@ def uneven_data(arrays: StepArrays) -> Verdict | None:
             break
         if error == 0.0 or two_sided_chance(mean / error, BLOCKS - 1) * len(present) < RARE:
             uneven.append((int(arrays.ranks[present[index]]), mean, error))
-    return _verdict(uneven, loss, len(present)) if uneven else None
+    return _verdict(uneven, loss, len(present), order) if uneven else None
 
 
 def _differences(arrays: StepArrays, rows: NDArray[np.int64], ranks: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -73,7 +76,7 @@ def _mean_loss(kept: Columns, rows: NDArray[np.int64]) -> float:
     return float(means_of(loss_sums(kept["loss"][rows], weights).sum(), weights.sum()))
 
 
-def _verdict(uneven: list[tuple[int, float, float]], loss: float, ranks: int) -> Verdict:
+def _verdict(uneven: list[tuple[int, float, float]], loss: float, ranks: int, order: str | None) -> Verdict:
     shown = [f"rank {rank} by {mean:+.3g} ± {error:.2g}" for rank, mean, error in uneven[:SHOWN_RANKS]]
     rest = [f"and {len(uneven) - SHOWN_RANKS} more"] if len(uneven) > SHOWN_RANKS else []
     first = uneven[0][0]
@@ -83,8 +86,8 @@ def _verdict(uneven: list[tuple[int, float, float]], loss: float, ranks: int) ->
         rank=first if ranks > 2 else None,  # of two ranks, either may be the one that differs
         message=f"{who} by more than chance.",
         evidence=f"from a mean of {number(loss)} over {ranks} ranks: {', '.join([*shown, *rest])}",
-        next="All ranks draw from one shuffled order, so look for a difference on that rank: the copy of the data on "
-        "its node, a transform that depends on the rank, a faulty device.",
+        next=f"{DRAWN if order is None else UNSHUFFLED}look for a difference on that rank: the copy of the data on its "
+        "node, a transform that depends on the rank, a faulty device.",
     )
 
 

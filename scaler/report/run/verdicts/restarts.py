@@ -62,13 +62,14 @@ def _restart_advice(ended_by: str, evidence: Evidence) -> str:
     """Return the next step for one kind of fault."""
     match ended_by:
         case "hung" if evidence.has_log():
-            return "Read the log of the rank that hung, logs/rank-N.log in the run's folder: it has the stack trace."
+            where = f"scaler logs {evidence.run_id} --rank N."
+            return f"Read the log of the rank that hung, which has the stack trace: {where}"
         case "out_of_memory":
             fits = evidence.attempts[-1].per_worker_batch_size
             fitted = f": the last attempt ran with {fits}" if fits is not None else ""
             return f"Start with a smaller scale.per_worker_batch_size{fitted}."
         case "failed" if evidence.has_log():
-            return "Read the log of the rank that failed, logs/rank-N.log in the run's folder."
+            return f"Read the log of the rank that failed: scaler logs {evidence.run_id} --rank N."
         case "hung" | "failed":
             return "Read the workers' output in the terminal where the run was started."
         case "killed":

@@ -15,10 +15,10 @@ def not_finished(evidence: Evidence) -> Verdict | None:
     if state is RunState.SUCCEEDED:
         return None
     share = min(1.0, totals.progress / plan.total_samples)
-    done = f"{totals.samples_seen} of {plan.total_samples} samples"
+    done = f"{totals.samples_seen:,} of {plan.total_samples:,} samples"
     if plan.is_measured:
-        progress = f"{totals.progress:.0f} of {plan.total_samples} samples of the reference's training"
-        done = f"{progress}, in {totals.samples_seen} samples"
+        progress = f"{totals.progress:,.0f} of {plan.total_samples:,} samples of the reference's training"
+        done = f"{progress}, in {totals.samples_seen:,} samples"
     if state is RunState.LOST:
         return Verdict(
             code="not_finished",
@@ -61,7 +61,7 @@ def diverged(divergences: Sequence[Diverged]) -> Verdict | None:
         code="diverged",
         rank=None,
         message=message,
-        evidence=f"at {divergences[-1].samples_seen} samples, {divergences[-1].reason}",
+        evidence=f"at {divergences[-1].samples_seen:,} samples, {divergences[-1].reason}",
         next=f"{advice}{more}.",
     )
 
@@ -84,7 +84,7 @@ def worker_without_records(evidence: Evidence) -> list[Verdict]:
 
 def _where_to_read(rank: int, evidence: Evidence) -> str:
     if evidence.has_log(rank):
-        return f"Read its log: logs/rank-{rank}.log in the run's folder."
+        return f"Read its log: scaler logs {evidence.run_id} --rank {rank}."
     if evidence.state is RunState.FAILED:
         return "Read the error below."
     return "Read its output in the terminal where the run was started."

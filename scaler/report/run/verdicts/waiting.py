@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from scaler.metrics.events import data_order
 from scaler.report.run.model import Scaling, Totals, Verdict
 from scaler.report.run.verdicts.evidence import Evidence
 from scaler.report.run.verdicts.step_times import WORTH_S, newest_step_times
@@ -31,12 +32,18 @@ def input_bound(evidence: Evidence) -> Verdict | None:
         message=f"Training waits for data for {share:.0%} of the step time, mean over ranks.",
         evidence=f"{seconds(float(np.median(times.data_s)))} of a step of {seconds(float(np.median(times.step_s)))}, "
         f"medians over {plural(len(times.step_s), 'step')}; no rank waits less than {least:.0%}",
-        next=_load_advice(evidence.job.train.data_workers),
+        next=_load_advice(evidence.job.train.data_workers, data_order(evidence.events)),
     )
 
 
-def _load_advice(data_workers: int) -> str:
+def _load_advice(data_workers: int, order: str | None) -> str:
     """Return the next step for a wait for data, given the number of loading processes of a worker."""
+    if order == "stream":
+        ahead = "Let a process of its own read ahead (train.data_workers: 1). " if not data_workers else ""
+        return (
+            f"{ahead}Every worker reads the whole iterable: give train_data a method read_range(start, stop), then "
+            "each reads its share; or make samples cheaper to read: decode and resize them beforehand."
+        )
     processes = (
         "Load samples in processes of their own: train.data_workers is 0, set it to 2 or more"
         if not data_workers

@@ -1,0 +1,104 @@
+"""Wait until a running cluster has the resources of a job free, or refuse a job that the cluster is too small for."""
+
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
+
+from scaler.cluster.capacity import count_workers, require_resources, usable_nodes
+from scaler.errors import ClusterError
+from scaler.job import Job
+
+POLL_S = 0.5
+FIRST_NOTICE_S, NOTICE_S = 1.0, 30.0  # until the first notice of what is waited for, and between two
+
+
+def require_free_resources(
+    job: Job, *, embedded: bool, on_notice: Callable[[str], None], on_poll: Callable[[], None]
+) -> None:
+    """Return when the cluster has the resources of the job's fewest workers free.
+
+    While they are not free, a pending placement group asks the cluster's autoscaler for them, if there is one.
+
+    Args:
+        job: gives the number of workers, their resources, and how long to wait.
+        embedded: whether the cluster ends with this process; then nothing else uses it, and nothing is waited for.
+        on_notice: called with a sentence on what is waited for, again when that changes.
+        on_poll: called twice a second while waiting; what it raises ends the wait.
+
+    Raises:
+        ClusterError: the cluster is too small and no autoscaler can make it large enough, or ``resources.wait_s`` have
+            passed.
+    """
+    import ray
+
+    resources, workers = job.resources, job.scale.min_workers
+    cpus, gpus = resources.cpus_per_worker, resources.gpus_per_worker
+    need = {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    later = [] if embedded else nodes_of_autoscaler(workers)
+    require_resources(
+        workers=workers,
+        cpus_per_worker=cpus,
+        gpus_per_worker=gpus,
+        nodes=later or nodes,
+        owner="the cluster, with every node that its autoscaler may add, has" if later else None,
+    )
+
+    def are_free() -> bool:
+        return count_workers(usable_nodes(), need, held={}, most=workers) >= workers
+
+    if embedded or are_free():
+        return
+    group = ray.util.placement_group([need] * workers, strategy="PACK")
+    began, noticed, notice_at = monotonic(), "", monotonic() + FIRST_NOTICE_S
+    try:
+        while not group.wait(timeout_seconds=POLL_S):
+            on_poll()
+            text = _missing(workers, need, has_autoscaler=bool(later))
+            now = monotonic()
+            if now - began >= resources.wait_s:
+                raise ClusterError(
+                    f"{text}; the run has waited for {resources.wait_s:g} s.",
+                    "Submit again when other programs have finished, with fewer --workers, or wait longer: "
+                    "--set resources.wait_s=3600.",
+                )
+            if text != noticed and now >= notice_at:
+                noticed, notice_at = text, now + NOTICE_S
+                on_notice(f"Waiting: {text}. The run fails after {resources.wait_s:g} s (resources.wait_s).")
+    finally:
+        ray.util.remove_placement_group(group)
+
+
+def nodes_of_autoscaler(most: int) -> list[Mapping[str, float]]:
+    """Return the resources of each node that the cluster has when its autoscaler has added all it may.
+
+    Args:
+        most: nodes of one kind to return; a job with so many workers needs no more.
+
+    Returns:
+        ``CPU``, ``GPU`` and so on of each node; an empty list for a cluster without an autoscaler.
+    """
+    from scaler.cluster.ray_internals import state
+
+    config = state.get_cluster_config()
+    found: list[Mapping[str, float]] = []
+    for group in config.node_group_configs if config is not None else ():
+        number = most if group.max_count < 0 else min(group.max_count, most)
+        found += [dict(group.resources)] * number
+    return found
+
+
+def _missing(workers: int, need: Mapping[str, float], *, has_autoscaler: bool) -> str:
+    """Return what the job needs, what of it is free, and whether the autoscaler may add nodes."""
+    import ray
+
+    total: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    nodes = usable_nodes()
+    subject = "1 worker needs" if workers == 1 else f"{workers} workers need"
+    needed = " and ".join(f"{workers * amount:g} {name}" for name, amount in need.items())
+    free = _listed([(sum(node.free.get(name, 0.0) for node in nodes), total.get(name, 0.0), name) for name in need])
+    grows = ", and its autoscaler can add nodes" if has_autoscaler else ""
+    return f"{subject} {needed}, and {free} of the cluster are free{grows}"
+
+
+def _listed(amounts: Sequence[tuple[float, float, str]]) -> str:
+    return " and ".join(f"{free:g} of {total:g} {name}" for free, total, name in amounts)

@@ -1,0 +1,44 @@
+"""The memory that a process of this machine may use. Importing this loads only the standard library."""
+
+import os
+from pathlib import Path, PurePosixPath
+
+
+def memory_limit_gib(root: Path = Path("/")) -> float:
+    """Return the memory that this process can use, in GiB: the machine's, or the limit of its cgroup if that is lower.
+
+    Args:
+        root: the folder that contains ``proc`` and ``sys``.
+    """
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *_cgroup_limits(root)]) / 2**30
+
+
+def _cgroup_limits(root: Path) -> list[int]:
+    """Return the memory limits in bytes of this process's cgroup and its parents (cgroups v1 and v2), if any."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return []
+    limits = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        place = "sys/fs/cgroup/memory" if controllers else "sys/fs/cgroup"
+        name = "memory.limit_in_bytes" if controllers else "memory.max"
+        group = PurePosixPath(path)
+        for above in (group, *group.parents):  # in a container this process's own cgroup may be the root
+            limit = _number(root / place / above.relative_to("/") / name)
+            if limit is not None:
+                limits.append(limit)
+    return limits
+
+
+def _number(file: Path) -> int | None:
+    """Return the number in a file; None if the file does not exist or contains "max"."""
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
