@@ -4,8 +4,9 @@
         cluster.run("laptop", ["scaler", "submit", "job.yaml", "--address", cluster.jobs_address])
         cluster.kill("node-1")
 
-``head`` has no CPU and serves Ray Jobs; ``node-1``, ``node-2``, ... have one each; ``laptop`` reaches the head's ports in
-the network ``office`` and no node. Health checks are faster than Ray's defaults. It ends only what it started.
+``head`` has no CPU and serves Ray Jobs; ``node-1``, ``node-2``, ... have one each; ``laptop`` reaches the head's ports
+in the network ``office``, no node, and not the shared folder. Health checks are faster than Ray's defaults. The cluster
+ends only what it started.
 """
 
 import shutil
@@ -58,7 +59,7 @@ class MachineCluster:
         try:
             self._machines.__enter__()
             self._machines.add("head", networks=("cluster", "office"))
-            self._machines.add("laptop", networks=("office",))
+            self._machines.add("laptop", networks=("office",), sees_shared=False)
             for name in self._first:
                 self._machines.add(name)
             self._start(["head", *self._first])
@@ -111,9 +112,7 @@ class MachineCluster:
         self, name: str, command: Sequence[str], *, environment: Mapping[str, str] | None = None, **options: Any
     ) -> "subprocess.Popen[str]":
         """Start a command on a machine; see ``Machines.start``."""
-        return self._machines.start(
-            name, command, environment={**self._environment, **(environment or {})}, **options
-        )
+        return self._machines.start(name, command, environment={**self._environment, **(environment or {})}, **options)
 
     def run(
         self, name: str, command: Sequence[str], *, environment: Mapping[str, str] | None = None, **options: Any

@@ -62,6 +62,7 @@ class _Machine:
     number: int
     networks: tuple[str, ...]
     delays: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
 
 class Machines:
@@ -173,10 +174,13 @@ class Machines:
             "TMPDIR": str(self.own),
             **(environment or {}),
         }
-        enter = ["nsenter", f"--target={self._machines[name].init}", "--all", "bash", "-c", 'cd "$0" && exec "$@"']
-        return subprocess.Popen(
+        machine = self._machines[name]
+        enter = ["nsenter", f"--target={machine.init}", "--all", "bash", "-c", 'cd "$0" && exec "$@"']
+        process = subprocess.Popen(
             [*enter, str(folder or self.own), *command], env=values, text=True, start_new_session=True, **options
         )
+        machine.started.append(process)
+        return process
 
     def run(self, name: str, command: Sequence[str], *, timeout_s: float = 120.0, **options: Any) -> Any:
         """Run a command on a machine to its end; return its exit code and output as ``subprocess.run`` does."""
@@ -245,7 +249,10 @@ def pid_of(process: subprocess.Popen[str]) -> int:
 def _hold(command: Sequence[str], setup: str) -> tuple[subprocess.Popen[bytes], int]:
     """Make namespaces; return the process that holds them, and the host's id of the first process inside."""
     holder = subprocess.Popen(
-        [*command, "bash", "-c", f"{setup} && echo ready && read -r _"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [*command, "bash", "-c", f"{setup} && echo ready && read -r _"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"ready\n", "a namespace could not be made"
@@ -260,6 +267,8 @@ def _end(machine: _Machine) -> None:
         os.kill(machine.init, signal.SIGKILL)
     for process in (machine.holder, *machine.delays):
         _close(process)
+    for started in machine.started:
+        started.wait(timeout=WAIT_S)
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
