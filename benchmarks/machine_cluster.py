@@ -13,11 +13,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from machines import Machines, why_no_machines
 from nodes import ENVIRONMENT, HEALTH_CHECKS
@@ -25,7 +25,15 @@ from nodes import ENVIRONMENT, HEALTH_CHECKS
 GCS_PORT, JOBS_PORT = 6379, 8265
 OBJECT_STORE_BYTES = 80_000_000  # Ray's least is 75 MiB
 START_S = 60.0
+T = TypeVar("T")
 HERE = Path(__file__).resolve().parent
+QUICK = {
+    **ENVIRONMENT,
+    **{f"RAY_{name}": str(value) for name, value in HEALTH_CHECKS.items()},
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_worker_niceness": "0",
+}
 
 __all__ = ["MachineCluster", "why_no_machines"]
 
@@ -36,22 +44,18 @@ class MachineCluster:
     Args:
         nodes: machines with one CPU at the start.
         environment: more variables for every process, on all machines.
+        quick: notice lost nodes soon, and start no process before it is needed; False: with Ray's default settings.
     """
 
-    def __init__(self, *, nodes: int, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, *, nodes: int, environment: Mapping[str, str] | None = None, quick: bool = True) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="m-", dir="/tmp"))
         self._machines = Machines(self._folder)
         self._first = [f"node-{number}" for number in range(1, nodes + 1)]
         self._environment = {
-            **ENVIRONMENT,
-            **{f"RAY_{name}": str(value) for name, value in HEALTH_CHECKS.items()},
             "RAY_TMPDIR": str(self.own),  # --address auto reads the address there
-            "RAY_prestart_worker_first_driver": "0",
-            "RAY_enable_metrics_collection": "0",
-            "RAY_worker_niceness": "0",
             "OMP_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
             "COLUMNS": "100",
+            **(QUICK if quick else {}),
             **(environment or {}),
         }
 
@@ -123,6 +127,17 @@ class MachineCluster:
         )
         return done
 
+    def replace(self, *, nodes: int) -> None:
+        """End the head and every node at once, and start new ones in their place: another cluster."""
+        for name in self._machines.names:
+            if name == "head" or name in self.nodes:
+                self._machines.kill(name)
+        names = [f"node-{number}" for number in range(1, nodes + 1)]
+        self._machines.add("head", networks=("cluster", "office"))
+        for name in names:
+            self._machines.add(name)
+        self._start(["head", *names])
+
     def processes(self, name: str) -> Mapping[int, str]:
         """Return the host's id and the command line of each process on a machine."""
         return self._machines.processes(name)
@@ -173,7 +188,7 @@ class MachineCluster:
         return self.start(name, command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def wait_until(condition: Any, *, within_s: float, what: str) -> Any:
+def wait_until(condition: Callable[[], T], *, within_s: float, what: str) -> T:
     """Return the first true value of a condition that is asked again and again.
 
     Args:

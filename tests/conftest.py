@@ -54,7 +54,14 @@ CLUSTER_GROUPS = {
         "test_security.py",
         "test_shipment.py",
     ),
-    "own": ("test_api.py", "test_chaos.py", "test_elastic.py", "test_find_lr_on_ray.py", "test_submit.py"),
+    "own": (
+        "test_api.py",
+        "test_chaos.py",
+        "test_elastic.py",
+        "test_find_lr_on_ray.py",
+        "test_nodes_in_namespaces.py",
+        "test_submit.py",
+    ),
 }
 
 

@@ -5,9 +5,8 @@ One cluster for the module; tests that end or add nodes leave two good ones.
 
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -15,16 +14,14 @@ import pytest
 from machine_cluster import MachineCluster, wait_until, why_no_machines
 from machines import pid_of
 from nodes import outcome_of
+from slow_run import PATIENCE_S, TROUBLED, SlowRun, start
 
-from scaler.metrics.events import AttemptStarted, LeaveRequested, of_type
+from scaler.metrics.events import LeaveRequested, of_type
 from scaler.metrics.reader import read_events
-from scaler.runs import RunFolder, RunState
+from scaler.runs import RunState
 from scaler.training.checkpoints.files import complete_checkpoints
 
 pytestmark = pytest.mark.skipif(why_no_machines() is not None, reason=str(why_no_machines()))
-
-TROUBLED = Path(__file__).parent / "troubled"
-PATIENCE_S = 180.0  # on a busy machine; an idle one needs a tenth
 
 
 @pytest.fixture(scope="module")
@@ -34,50 +31,8 @@ def cluster() -> Iterator[MachineCluster]:
         yield found
 
 
-class Run:
-    """A run of the troubled job, with slow steps until ``speed_up``."""
-
-    def __init__(self, cluster: MachineCluster, run_id: str, *changes: str, epochs: int = 10) -> None:
-        self._cluster, self._run_id = cluster, run_id
-        self._marker = cluster.shared / f"{run_id}-fast"
-        self.storage = str(cluster.shared / "runs")
-        self.folder = RunFolder(f"{self.storage}/{run_id}")
-        slow = ["recipe_args.sleep_s=0.1", f"recipe_args.sleep_until={self._marker}", "checkpoint.every={samples: 100}"]
-        self._changes = [*slow, f"train.epochs={epochs}", f"storage={self.storage}", *changes]
-
-    def command(self, address: str, *options: str, job: Path = TROUBLED) -> list[str]:
-        """Return the command that starts or resumes the run."""
-        sets = [part for change in self._changes for part in ("--set", change)]
-        return ["scaler", "submit", str(job), "--address", address, "--run-id", self._run_id, *options, *sets]
-
-    def speed_up(self) -> None:
-        """Let the steps take no longer than they need."""
-        self._marker.touch()
-
-    def starts(self) -> Sequence[AttemptStarted]:
-        """Return the attempts so far."""
-        return of_type(read_events(self.folder), AttemptStarted) if self.folder.exists("events.jsonl") else []
-
-    def wait_for_checkpoint(self, *, sizes: Sequence[int] | None = None) -> None:
-        """Wait for a new checkpoint, after the attempts had these numbers of workers."""
-        if sizes is not None:
-            self._wait(lambda: [start.world_size for start in self.starts()] == list(sizes), f"attempts of {sizes}")
-        before = complete_checkpoints(self.folder)[-1:]
-        self._wait(lambda: complete_checkpoints(self.folder)[-1:] != before, "a checkpoint")
-
-    def _wait(self, condition: object, what: str) -> None:
-        wait_until(condition, within_s=PATIENCE_S, what=f"{what} of {self._run_id}")
-
-
-def start(cluster: MachineCluster, name: str, command: Sequence[str]) -> "subprocess.Popen[str]":
-    """Start a command on a machine, with its output in a file of the shared folder."""
-    number = len(list(cluster.shared.glob("*.log")))
-    with (cluster.shared / f"{number}.log").open("w") as log:
-        return cluster.start(name, command, stdout=log, stderr=subprocess.STDOUT)
-
-
 def test_a_run_outlives_the_laptop_and_is_stopped_and_resumed_from_elsewhere(cluster: MachineCluster) -> None:
-    run = Run(cluster, "mine")
+    run = SlowRun(cluster, "mine")
     cluster.run("laptop", ["cp", "-r", str(TROUBLED), "job"])
     client = start(cluster, "laptop", run.command(cluster.jobs_address, job=cluster.own / "job"))
     run.wait_for_checkpoint(sizes=[2])
@@ -104,7 +59,7 @@ def test_a_run_outlives_the_laptop_and_is_stopped_and_resumed_from_elsewhere(clu
 
 
 def test_a_lost_node_one_that_joins_and_a_killed_driver_cost_no_sample(cluster: MachineCluster) -> None:
-    run = Run(cluster, "faults", "scale.num_workers={min: 1, max: 2}")
+    run = SlowRun(cluster, "faults", "scale.num_workers={min: 1, max: 2}")
     driver = start(cluster, "head", run.command("auto"))
     run.wait_for_checkpoint(sizes=[2])
     cluster.kill(cluster.nodes[-1])
@@ -118,7 +73,7 @@ def test_a_lost_node_one_that_joins_and_a_killed_driver_cost_no_sample(cluster: 
     assert again.returncode == 0, again
     found = outcome_of(run.folder)
     assert found["sizes"] == [2, 1, 2, 2]
-    assert [attempt["ended_by"] for attempt in found["attempts"]] == ["lost", "resized", "driver_lost", "finished"]
+    assert [attempt["ended_by"] for attempt in found["attempts"]] == ["lost", "resized", "killed", "finished"]
     assert found["lost_samples"][0] <= 200
     assert (found["lost_samples"][1], found["lost_samples"][3]) == (0, 0)
     assert (found["samples"], found["every_sample_once"]) == (10_000, True)
@@ -127,7 +82,7 @@ def test_a_lost_node_one_that_joins_and_a_killed_driver_cost_no_sample(cluster: 
 
 
 def test_two_runs_at_once_share_the_nodes(cluster: MachineCluster) -> None:
-    runs = [Run(cluster, name, "resources.cpus_per_worker=0.5", epochs=3) for name in ("first", "second")]
+    runs = [SlowRun(cluster, name, "resources.cpus_per_worker=0.5", epochs=3) for name in ("first", "second")]
     clients = [
         start(cluster, "head", runs[0].command("auto")),
         start(cluster, "desk", runs[1].command(cluster.jobs_address)),
@@ -145,7 +100,7 @@ def test_two_runs_at_once_share_the_nodes(cluster: MachineCluster) -> None:
 
 
 def test_a_storage_that_only_the_head_sees_is_refused(cluster: MachineCluster) -> None:
-    run = Run(cluster, "unseen", f"storage={cluster.own}/runs")
+    run = SlowRun(cluster, "unseen", f"storage={cluster.own}/runs")
     refused = cluster.run("head", run.command("auto", "--quiet"), timeout_s=PATIENCE_S)
     assert refused.returncode == 3, refused
     problem, remedy = refused.stderr.splitlines()[-2:]
@@ -160,7 +115,7 @@ def test_a_node_with_another_torch_is_refused_by_name(cluster: MachineCluster, t
     older.write_text(metadata.read_text().replace(f"\nVersion: {torch.version}\n", "\nVersion: 2.1.0\n"))
     cluster.join("node-old", replaced={metadata: older})
     try:
-        run = Run(cluster, "torches", "scale.num_workers=3")
+        run = SlowRun(cluster, "torches", "scale.num_workers=3")
         refused = cluster.run("head", run.command("auto", "--quiet"), timeout_s=PATIENCE_S)
     finally:
         cluster.kill("node-old")
