@@ -1,7 +1,9 @@
 # make demo   install, then scaler submit jobs/digits/job.yaml on two local workers
 # make test   install, then the whole test suite; PROCESSES=2 takes fewer processes
 # make check  formatting, lint, types, import rules: what CI runs beside the tests
-# make docs   write docs/job-file.md, docs/numbers.md, docs/data.md, docs/scaling-table.md and the README's pictures again
+# make docs   write docs/job-file.md, docs/numbers.md, docs/data.md, docs/scaling-table.md, the files in docker and the
+#             README's pictures again
+# make wheel  build dist/scaler-VERSION-py3-none-any.whl, which the files in docker install
 # make lock   resolve all lock files again from pyproject.toml
 #
 # Beside the tests, from minutes to an hour each:
@@ -15,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RAY_NEXT := .venv-ray-next
 
-.PHONY: demo test test-ray-next test-lowest soak mutants check format docs lock
+.PHONY: demo test test-ray-next test-lowest soak mutants check format docs wheel lock
 
 demo: $(VENV)/installed
 	$(BIN)/scaler submit jobs/digits/job.yaml
@@ -58,8 +60,12 @@ docs: $(VENV)/installed
 	$(BIN)/python docs/make_numbers_page.py
 	$(BIN)/python docs/make_data_page.py
 	$(BIN)/python docs/make_scaling_table.py
+	$(BIN)/python docs/make_docker_files.py
 	$(BIN)/python docs/make_first_picture.py
 	$(BIN)/python docs/make_report_picture.py
+
+wheel: $(VENV)/installed
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 # Other builds of torch need packages that the lock does not name, so pip may add to it; it never changes what is in it.
 $(VENV)/installed: requirements.lock pyproject.toml

@@ -51,7 +51,7 @@ class Nodes:
 
     def join(self, number: int, **options: Any) -> None:
         """Start more nodes; ``options`` are those of Ray's ``Cluster.add_node``."""
-        self._workers += [self._cluster.add_node(num_cpus=1, **options) for _ in range(number)]
+        self._workers += [self._cluster.add_node(**{"num_cpus": 1, **options}) for _ in range(number)]
 
     @property
     def number(self) -> int:

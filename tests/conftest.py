@@ -59,8 +59,11 @@ CLUSTER_GROUPS = {
         "test_chaos.py",
         "test_elastic.py",
         "test_find_lr_on_ray.py",
+        "test_gpus.py",
         "test_nodes_in_namespaces.py",
         "test_submit.py",
+        "test_try_clusters.py",
+        "test_wheel.py",
     ),
 }
 

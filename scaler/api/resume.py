@@ -76,9 +76,8 @@ def resume(
         >>> folder.cleanup()
     """
     folder = run_folder(run, storage=storage)
-    address = driver_address(
-        address, instead=f"Send it with its job file: scaler submit JOB --run-id {folder.run_id} --address ADDRESS"
-    )
+    command = f"scaler resume {folder.run_id} --job JOB --address ADDRESS"
+    address = driver_address(address, instead=f"Give its job file, whose folder is sent: {command}")
     stored = read_stored(folder)
     located = _located(folder, stored, job=job, overrides=overrides, workers=workers, recipe_folder=recipe_folder)
     if located.job.groups != "recipe":  # else the groups are compared after the recipe was built

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from time import monotonic, sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaler.cluster.progress import Progress
 from scaler.cluster.progress_file import read_progress
@@ -13,6 +13,9 @@ from scaler.errors import RunError
 from scaler.runs import RunFolder, RunState, find_run
 from scaler.runs.control import StopRequest, read_stop, request_stop
 from scaler.runs.lease import Driver, present_state
+
+if TYPE_CHECKING:
+    from scaler.cluster.ray_jobs import RemoteRun
 
 POLL_S = 0.5
 SILENT_S = 10.0  # storage that cannot be read for this long is reported
@@ -83,6 +86,31 @@ def read_status(folder: RunFolder) -> RunStatus:
         )
 
 
+def remote_status(remote: "RemoteRun") -> RunStatus:
+    """Return the status of a run as far as its cluster knows it, for a run whose folder cannot be read here.
+
+    Raises:
+        RunError: the cluster does not know the run.
+        ClusterError: the cluster cannot be reached, or refuses this process.
+    """
+    newest = remote.submission()
+    return RunStatus(
+        run_id=remote.run_id,
+        state=newest.state.value,
+        uri=newest.folder_uri,
+        started_at=newest.started / 1000 if newest.started else None,
+        ended_at=newest.ended / 1000 if newest.ended else None,
+        exit_code=newest.exit_code if newest.is_over else None,
+        failure=None,
+        driver=None,
+        stop=None,
+        waiting_for=None,
+        total_samples=None,
+        left_s=None,
+        progress=None,
+    )
+
+
 def stop(run: str | os.PathLike[str], *, now: bool = False, storage: str | os.PathLike[str] = "runs") -> RunStatus:
     """Ask a run to stop, and return its status at that moment. ``wait`` waits for the end.
 
@@ -147,7 +175,7 @@ def wait(
         except RunError as error:
             if monotonic() - read_at > SILENT_S and not is_silent:
                 is_silent = True
-                on_notice(f"Cannot read the run: {error.problem} Trying again; the run itself goes on.")
+                on_notice(f"Cannot read the run: {error.problem} Trying again; the run itself continues.")
             continue
         if is_silent:
             is_silent = False

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from shlex import quote
 
 from scaler.api.callbacks import OnNotice, OnPlan, OnProgress, OnReport, OnStart, ignore, keep_report
 from scaler.api.resume import resume
@@ -13,8 +14,9 @@ from scaler.job.changes import Change
 from scaler.job.located import JobLike, LocatedJob, locate_job
 from scaler.notebook import Run
 from scaler.plan import Plan
-from scaler.runs import RunFolder
-from scaler.runs.find import require_run_id, run_with_id
+from scaler.runs import RunFolder, RunState
+from scaler.runs.control import read_stop
+from scaler.runs.find import require_run_id, run_with_id, typed_name
 from scaler.runs.lease import wait_while_silent
 from scaler.training.checkpoints.files import PassedOver
 from scaler.training.plan_job import plan_with_recipe
@@ -24,6 +26,7 @@ def submit(
     job: JobLike,
     *,
     run_id: str | None = None,
+    even_if_stopped: bool = False,
     workers: int | None = None,
     address: str | None = None,
     overrides: Sequence[str] = (),
@@ -47,6 +50,8 @@ def submit(
         run_id: starts or resumes the run of this id. No such run in the job's storage: it is started. A run that is not
             finished: it is resumed from its newest good checkpoint, as ``scaler.resume`` with this job does it. A run
             that has finished: it is returned, and no callback is called. None: a new run with a new id.
+        even_if_stopped: continue the run of this id also if it was stopped with ``scaler stop``. False: such a run
+            stays stopped, whatever starts it again; ``scaler.resume`` continues it.
         workers: number of workers, instead of ``scale.num_workers``.
         address: ``http(s)://host:port``: of a running Ray cluster, through Ray Jobs; the run's driver runs there, and
             of the callbacks only ``on_report`` and ``on_notice`` are called. ``auto``, ``host:port``: of a running
@@ -70,7 +75,7 @@ def submit(
         TrainingError: the job failed; a ``RecipeError`` if the recipe raised.
         RunError: the storage cannot be read or written, or another process took the run over.
         KeyboardInterrupt: Ctrl-C or SIGTERM. At the first one, the run saves a checkpoint and stops; the second one
-            ends it at once. The run's state is then ``stopped``.
+            ends it at once. The run's state is then ``stopped``. Also if the run of this id was stopped on request.
 
     Example:
         >>> import scaler, tempfile
@@ -110,6 +115,7 @@ def submit(
         return _resumed(
             before,
             located,
+            even_if_stopped=even_if_stopped,
             address=address,
             verbose=verbose,
             on_plan=on_plan or ignore,
@@ -140,6 +146,7 @@ def _resumed(
     folder: RunFolder,
     located: LocatedJob,
     *,
+    even_if_stopped: bool,
     address: str | None,
     verbose: bool,
     on_plan: OnPlan,
@@ -166,6 +173,13 @@ def _resumed(
         )
 
     wait_while_silent(folder, on_notice)
+    request = read_stop(folder)
+    if request is not None and folder.state() is RunState.STOPPED and not even_if_stopped:
+        on_notice(
+            f"Run {folder.run_id} was stopped by {request.by}, and stays stopped. To continue it: "
+            f"scaler resume {quote(typed_name(folder))}"
+        )
+        raise KeyboardInterrupt
     return resume(
         folder.uri,
         job=located.job,

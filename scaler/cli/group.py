@@ -28,6 +28,7 @@ COMMANDS = {
     "report": "Show the report of a run.",
     "compare": "Compare runs: their jobs, their results, and which differences exceed the noise.",
     "check": "Check a run against limits, for example in CI.",
+    "export": "Write the files that run a job in containers, on Kubernetes, in a cloud or with Slurm.",
     "env": "Show what this machine and a cluster offer, and what is wrong with them.",
     "schema": "Print the JSON Schema of job files, for editors.",
 }

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scaler.cli.options import run_argument, storage_option
+from scaler.cli.options import cluster_option, run_argument, storage_option
 
 if TYPE_CHECKING:
+    from scaler.cluster.ray_jobs import RemoteRun
     from scaler.runs import RunFolder
 
 POLL_S = 0.5
@@ -20,7 +21,11 @@ LINES = 50  # of each log, where several are shown
 @click.command("logs")
 @run_argument
 @click.option("--rank", type=click.IntRange(min=0), metavar="N", help="Only the log of this worker.")
-@click.option("--driver", is_flag=True, help="The events of the run instead: what happened, and when.")
+@click.option(
+    "--driver",
+    is_flag=True,
+    help="The events of the run instead: what happened, and when. Over HTTP: what the driver prints.",
+)
 @click.option("-f", "--follow", is_flag=True, help="Show new lines until the run has ended.")
 @click.option(
     "-n",
@@ -30,20 +35,33 @@ LINES = 50  # of each log, where several are shown
     help=f"Only the last N lines of each log. Default: {LINES} of each; with --rank or --driver all.",
 )
 @storage_option
-def command(run: str, rank: int | None, driver: bool, follow: bool, lines: int | None, storage: str) -> None:
+@cluster_option
+def command(
+    run: str,
+    rank: int | None,
+    driver: bool,
+    follow: bool,
+    lines: int | None,
+    storage: str,
+    address: str | None,
+) -> None:
     """Show what the workers of a run print.
 
     Each worker's output is in the run's folder, in logs/rank-N.log. In remote storage, it is some 10 seconds old.
     """
+    from scaler.api.find import locate_run
     from scaler.cli.terminal import err
     from scaler.errors import JobFileError
-    from scaler.runs import RunState, find_run
+    from scaler.runs import RunFolder, RunState
     from scaler.runs.lease import present_state
     from scaler.runs.logs import LineReader, log_name, ranks_with_log
 
     if driver and rank is not None:
         raise JobFileError("--driver and --rank cannot be given together.", "Give one of them.")
-    folder = find_run(run, storage=storage)
+    folder = locate_run(run, storage=storage, address=address)
+    if not isinstance(folder, RunFolder):
+        _show_driver_log(folder, driver=driver, follow=follow, lines=lines)
+        return
     shows_all = rank is None and not driver
     reader = LineReader(folder, lines=lines or (LINES if shows_all else None))
     has_shown = False
@@ -65,6 +83,25 @@ def command(run: str, rank: int | None, driver: bool, follow: bool, lines: int |
         sleep(POLL_S)
     if not has_shown:
         err().print(f"Run {folder.run_id} {_why_nothing(folder, rank=rank, driver=driver)}", soft_wrap=True)
+
+
+def _show_driver_log(remote: "RemoteRun", *, driver: bool, follow: bool, lines: int | None) -> None:
+    """Print the log of a run's driver, which is all that a cluster gives over HTTP."""
+    from scaler.errors import RunError
+    from scaler.report.text.format import printable
+
+    if not driver:
+        raise RunError(
+            f"run {remote.run_id}: its folder {remote.folder_uri} cannot be read on this machine, and has the logs of "
+            "the workers.",
+            f"The driver's log comes over HTTP: scaler logs {remote.run_id} --driver --address {remote.shown}",
+        )
+    if follow:
+        for line in remote.driver_log(follow=True):
+            click.echo(printable(line))
+    else:
+        for line in list(remote.driver_log())[-(lines or 0) :]:
+            click.echo(printable(line))
 
 
 def _show(found: Mapping[str, Sequence[str]], *, heads: bool, prefixes: bool) -> None:

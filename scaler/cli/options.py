@@ -58,6 +58,16 @@ def run_argument(command: Command) -> Command:
     return click.argument("run", metavar="RUN")(command)
 
 
+def cluster_option(command: Command) -> Command:
+    """Add ``--address``, for the commands that follow a run."""
+    return click.option(
+        "--address",
+        metavar="A",
+        help="http(s)://host:port of the Ray cluster that runs the run. It is asked where the run's folder cannot be "
+        "read on this machine. Default: what RAY_API_SERVER_ADDRESS or RAY_ADDRESS names.",
+    )(command)
+
+
 def storage_option(command: Command) -> Command:
     """Add ``--storage``."""
     return click.option(

@@ -42,12 +42,32 @@ def command(
     as_json: bool,
     quiet: bool,
     verbose: bool,
-) -> None:
+) -> int:
     """Continue a run that was stopped, failed, or lost its driver.
 
     RUN is a run's id, its folder or URI, or: last. The run continues in its own folder, from its newest good
-    checkpoint, with the job in that folder. --job, --set and --workers change the job.
+    checkpoint, with the job in that folder. --job, --set and --workers change the job. A cluster that is reached over
+    HTTP gets the recipe from the folder of --job.
     """
+    from scaler.cluster.address import choose_address
+
+    chosen = choose_address(address)
+    if chosen.value is not None and chosen.is_http and job_path is not None:
+        from scaler.api.find import locate_run
+        from scaler.cli.follow_remote import submit_over_http
+
+        return submit_over_http(
+            job_path,
+            address=chosen.value,
+            run_id=locate_run(run, storage=storage, address=address).run_id,
+            workers=workers,
+            overrides=overrides,
+            detach=False,
+            on_interrupt=None,
+            as_json=as_json,
+            quiet=quiet,
+            verbose=verbose,
+        )
     from scaler.api.resume import resume
     from scaler.cli.follow import Follower, print_report
 
@@ -69,6 +89,7 @@ def command(
     if follower.folder is None:  # the run had finished before
         err().print(f"Run {resumed.run_id} has finished; to train longer: --set train.epochs=...", soft_wrap=True)
         print_report(resumed.report, resumed.folder, as_json=as_json)
+    return 0
 
 
 def _started(folder: RunFolder, plan: Plan, from_samples: int | None) -> str:

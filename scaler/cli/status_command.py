@@ -7,36 +7,45 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scaler.cli.options import run_argument, storage_option
+from scaler.cli.options import cluster_option, run_argument, storage_option
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from scaler.api.status import RunStatus
+    from scaler.cluster.ray_jobs import RemoteRun
+
+LOG_LINES = 8
 
 
 @click.command("status")
 @run_argument
 @storage_option
+@cluster_option
 @click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
-def command(run: str, storage: str, as_json: bool) -> int:
+def command(run: str, storage: str, address: str | None, as_json: bool) -> int:
     """Show the state of a run, and how far it is.
 
     Only the run's folder is read, so the run may be on any machine, and its process may be gone.
 
     Exit code: 0 the run is running, has succeeded or was stopped; 4 it has failed or is lost; 5 there is no such run.
     """
-    from scaler.api.status import read_status
-    from scaler.runs import RunState, find_run
+    from scaler.api.find import locate_run
+    from scaler.api.status import read_status, remote_status
+    from scaler.runs import RunFolder, RunState
 
-    folder = find_run(run, storage=storage)
-    status = read_status(folder)
+    found = locate_run(run, storage=storage, address=address)
+    status = read_status(found) if isinstance(found, RunFolder) else remote_status(found)
     if as_json:
         click.echo(json.dumps(status.to_dict(), indent=1, allow_nan=False))
     else:
         from scaler.runs.find import typed_name
 
-        _show(status, quote(typed_name(folder)))
+        if isinstance(found, RunFolder):
+            _show(status, quote(typed_name(found)))
+        else:
+            _show(status, f"{found.run_id} --address {quote(found.shown)}")
+            _show_driver_log(found)
     return 4 if status.state in (RunState.FAILED, RunState.LOST) else 0
 
 
@@ -76,6 +85,15 @@ def _show(status: "RunStatus", name: str) -> None:
     texts = [*lines, *after]
     parts: list[Text | View] = [_line(printable(text)) for text in texts]
     show(Group(*parts[: len(lines)], *panel, *parts[len(lines) :]))
+
+
+def _show_driver_log(remote: "RemoteRun") -> None:
+    """Print the last lines of the driver's log, which has the progress; the run's folder cannot be read here."""
+    from scaler.report.text.format import printable
+
+    click.echo("\nThe end of the driver's log:")
+    for line in list(remote.driver_log())[-LOG_LINES:]:
+        click.echo(f"  {printable(line)}")
 
 
 def _line(text: str) -> "Text":

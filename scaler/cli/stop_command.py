@@ -1,10 +1,14 @@
 """``scaler stop``."""
 
 from shlex import quote
+from typing import TYPE_CHECKING
 
 import click
 
-from scaler.cli.options import run_argument, storage_option
+from scaler.cli.options import cluster_option, run_argument, storage_option
+
+if TYPE_CHECKING:
+    from scaler.cluster.ray_jobs import RemoteRun
 
 
 @click.command("stop")
@@ -12,18 +16,23 @@ from scaler.cli.options import run_argument, storage_option
 @click.option("--now", is_flag=True, help="End the run at once, without a checkpoint.")
 @click.option("--wait", "waits", is_flag=True, help="Return when the run has ended.")
 @storage_option
-def command(run: str, now: bool, waits: bool, storage: str) -> None:
+@cluster_option
+def command(run: str, now: bool, waits: bool, storage: str, address: str | None) -> None:
     """Stop a run; it saves a checkpoint first.
 
     The request is a file in the run's folder, which the process that runs the run reads every second or two. scaler
     resume continues the run.
     """
+    from scaler.api.find import locate_run
     from scaler.api.status import stop, wait
     from scaler.cli.terminal import err
-    from scaler.runs import RunState, find_run
+    from scaler.runs import RunFolder, RunState
     from scaler.runs.find import typed_name
 
-    folder = find_run(run, storage=storage)
+    folder = locate_run(run, storage=storage, address=address)
+    if not isinstance(folder, RunFolder):
+        _stop_over_http(folder, now=now, waits=waits)
+        return
     name = quote(typed_name(folder))
     status = stop(folder.uri, now=now)
     if RunState(status.state).is_end:
@@ -36,3 +45,21 @@ def command(run: str, now: bool, waits: bool, storage: str) -> None:
         err().print(
             f"Run {folder.run_id} was asked to stop. {how}\nWait for the end: scaler wait {name}", soft_wrap=True
         )
+
+
+def _stop_over_http(remote: "RemoteRun", *, now: bool, waits: bool) -> None:
+    """Have the cluster send SIGTERM to the run's driver, which saves a checkpoint and stops."""
+    from scaler.cli.terminal import err
+    from scaler.cluster.ray_jobs import DriverLog
+
+    if not remote.stop(now=now):
+        err().print(f"Run {remote.run_id} had ended before: {remote.state()}.", soft_wrap=True)
+        return
+    name = f"{remote.run_id} --address {quote(remote.shown)}"
+    if waits:
+        for _ in DriverLog(remote):
+            pass
+        err().print(f"Run {remote.run_id}: {remote.state()}.", soft_wrap=True)
+    else:
+        err().print(f"Run {remote.run_id} was asked to stop. It saves a checkpoint first.", soft_wrap=True)
+        err().print(f"Wait for the end: scaler wait {name}", soft_wrap=True)

@@ -17,6 +17,11 @@ from scaler.errors import JobFileError
     help="Start or resume the run of this id: it is started if the storage has no such run, resumed if it is not "
     "finished, and reported if it is.",
 )
+@click.option(
+    "--even-if-stopped",
+    is_flag=True,
+    help="With --run-id: continue a run that was stopped with scaler stop. Otherwise it stays stopped.",
+)
 @workers_option
 @address_option
 @click.option("--detach", is_flag=True, help="Over HTTP: print the run's id and return; do not follow the run.")
@@ -30,6 +35,7 @@ def command(
     job_path: Path,
     overrides: tuple[str, ...],
     run_id: str | None,
+    even_if_stopped: bool,
     workers: int | None,
     address: str | None,
     detach: bool,
@@ -71,6 +77,7 @@ def command(
         run = submit(
             job_path,
             run_id=run_id,
+            even_if_stopped=even_if_stopped,
             workers=workers,
             address=address,
             overrides=overrides,

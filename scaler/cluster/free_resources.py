@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 
 from scaler.cluster.capacity import count_workers, require_resources, usable_nodes
+from scaler.cluster.gpus import SHARE_OF_TYPE, TYPE, with_type
 from scaler.errors import ClusterError
 from scaler.job import Job
 
@@ -31,24 +32,28 @@ def require_free_resources(
     import ray
 
     resources, workers = job.resources, job.scale.min_workers
-    cpus, gpus = resources.cpus_per_worker, resources.gpus_per_worker
+    cpus, gpus = resources.cpus_per_worker, resources.gpus
     need = {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
+    place = dict(need)
+    if resources.accelerator_type is not None:
+        place[TYPE + resources.accelerator_type] = SHARE_OF_TYPE
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     later = [] if embedded else nodes_of_autoscaler(workers)
+    possible = with_type(later or nodes, resources.accelerator_type)
     require_resources(
         workers=workers,
         cpus_per_worker=cpus,
         gpus_per_worker=gpus,
-        nodes=later or nodes,
+        nodes=possible,
         owner="the cluster, with every node that its autoscaler may add, has" if later else None,
     )
 
     def are_free() -> bool:
-        return count_workers(usable_nodes(), need, held={}, most=workers) >= workers
+        return count_workers(usable_nodes(), place, held={}, most=workers) >= workers
 
     if embedded or are_free():
         return
-    group = ray.util.placement_group([need] * workers, strategy="PACK")
+    group = ray.util.placement_group([place] * workers, strategy="PACK")
     began, noticed, notice_at = monotonic(), "", monotonic() + FIRST_NOTICE_S
     try:
         while not group.wait(timeout_seconds=POLL_S):

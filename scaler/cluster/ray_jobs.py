@@ -24,7 +24,7 @@ CHECK_S = 5.0  # without a new line, the connection is checked this often
 LONGEST_RETRY_S = 15.0
 INTERRUPTED = 130  # exit code of a run that was stopped
 
-_STATES = {"PENDING": RunState.STARTING, "RUNNING": RunState.RUNNING, "SUCCEEDED": RunState.SUCCEEDED}
+_STATES = {"PENDING": RunState.PENDING, "RUNNING": RunState.RUNNING, "SUCCEEDED": RunState.SUCCEEDED}
 _BY_CODE = {error.exit_code: error for error in (JobFileError, ClusterError, TrainingError, RunError)}
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
 ERROR = "Error: "  # the last message of a driver that failed begins with it
@@ -34,12 +34,14 @@ ERROR = "Error: "  # the last message of a driver that failed begins with it
 class Submission:
     """One submission of a run to Ray Jobs."""
 
+    run_id: str
     submission_id: str
     status: str  # as Ray names it: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED
     driver_exit_code: int | None  # None: the driver runs, or Ray does not know
     message: str  # of Ray
     folder_uri: str  # of the run's folder, without its password
-    started: int  # milliseconds since the epoch
+    started: int  # milliseconds since the epoch; 0: not known
+    ended: int  # milliseconds since the epoch; 0: it has not ended
 
     @property
     def state(self) -> RunState:
@@ -53,7 +55,7 @@ class Submission:
     @property
     def is_over(self) -> bool:
         """Whether the driver has ended."""
-        return self.state not in (RunState.STARTING, RunState.RUNNING)
+        return self.state not in (RunState.PENDING, RunState.RUNNING)
 
     @property
     def exit_code(self) -> int:
@@ -169,15 +171,15 @@ class RemoteRun:
         return texts
 
 
-def remote_runs(address: str) -> list[tuple[str, RunState]]:
-    """Return the runs that a cluster knows, with their states as far as Ray knows them; the oldest first.
+def remote_runs(address: str) -> list[Submission]:
+    """Return the newest submission of each run that a cluster knows; the oldest run first.
 
     Raises:
         ClusterError: the cluster cannot be reached, or refuses this process.
     """
-    jobs = [job for job in JobsClient(address).call("list_jobs") if "run" in (job.metadata or {})]
-    jobs.sort(key=lambda job: job.start_time or 0)
-    return list({job.metadata["run"]: (job.metadata["run"], _submission(job).state) for job in jobs}.values())
+    jobs = JobsClient(address).call("list_jobs")
+    found = sorted((_submission(job) for job in jobs if "run" in (job.metadata or {})), key=lambda each: each.started)
+    return list({submission.run_id: submission for submission in found}.values())
 
 
 class DriverLog:
@@ -288,10 +290,12 @@ def end_error(remote: RemoteRun, end: Submission, lines: Iterable[str]) -> Scale
 
 def _submission(job: Any) -> Submission:
     return Submission(
+        run_id=job.metadata["run"],
         submission_id=job.submission_id,
         status=str(getattr(job.status, "value", job.status)),
         driver_exit_code=job.driver_exit_code,
         message=job.message or "",
         folder_uri=job.metadata.get("folder", ""),
         started=job.start_time or 0,
+        ended=job.end_time or 0,
     )

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from scaler.cluster.free_resources import require_free_resources
+from scaler.cluster.gpus import with_gpus
 from scaler.cluster.head import EMBEDDED_PATIENCE_S, PATIENCE_S, HeadWatch
 from scaler.cluster.messages import Trouble
 from scaler.cluster.progress import Progress
@@ -109,6 +110,7 @@ def _run(
         if stop_requested() is not None:
             raise KeyboardInterrupt
 
+    job = with_gpus(job, [node["Resources"] for node in ray.nodes() if node["Alive"]])  # type: ignore[no-untyped-call]
     require_free_resources(job, embedded=embedded, on_notice=on_notice, on_poll=look)
     this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # If its process dies, Ray starts it again and repeats the calls that were not answered.

@@ -13,6 +13,7 @@ import scaler
 from scaler.cluster.jobs_client import JobsClient
 from scaler.cluster.ray_jobs import STOP_WAIT_S, RemoteRun
 from scaler.cluster.remote_package import not_sent_text, write_package
+from scaler.cluster.runtime_env import merged_runtime_env
 from scaler.errors import JobFileError, RunError
 from scaler.job import Job
 from scaler.masking import mask_text
@@ -46,12 +47,18 @@ def submit_remote(
         on_notice: called with a sentence for the user.
 
     Raises:
-        JobFileError: the recipe does not exist, or the storage is a folder of this machine.
+        JobFileError: the recipe does not exist, the storage is a folder of this machine, or the job has an image.
         ClusterError: the cluster cannot be reached, refuses this process, or does not take a folder of this size.
         RunError: the cluster runs the run already.
     """
     require_function(job.recipe, folder=recipe_folder)
     require_shared_storage(job.storage, address=address)
+    if job.runtime_env.image_uri is not None:
+        raise JobFileError(
+            f"runtime_env.image_uri = {job.runtime_env.image_uri}: Ray puts no job's folder into an image.",
+            "Start the cluster's nodes from that image and leave image_uri out, or run the driver on a node of the "
+            "cluster: --address auto",
+        )
     client = JobsClient(address)
     submission_id = run_id = run_id or new_run_id(job.name, datetime.now(UTC))
     remote = RemoteRun(address, run_id, client=client)
@@ -65,18 +72,20 @@ def submit_remote(
     if before:
         submission_id = f"{run_id}.{len(before) + 1}"
     recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
-    entrypoint = ["exec", "python", "-m", "scaler", "submit", job_name, "--address", "auto", "--run-id", run_id]
+    entrypoint = ["exec", "python", "-m", "scaler", "submit", job_name, "--address", "auto"]
+    entrypoint += ["--run-id", run_id, "--even-if-stopped"]  # a person starts it
     with tempfile.TemporaryDirectory(prefix="scaler-") as folder:
         package = Path(folder) / "job.zip"
         sent = job.model_copy(update={"recipe": recipe})
         left_out = write_package(package, sent, recipe_folder=recipe_folder, job_name=job_name)
         if left_out:
             on_notice(not_sent_text(left_out))
-        runtime_env: dict[str, Any] = {
+        sources: dict[str, Any] = {
             "working_dir": str(package),
             "py_modules": [str(path) for path in (Path(scaler.__file__).parent, *packages)],
             "env_vars": {STOP_WAIT: str(STOP_WAIT_S)},
         }
+        runtime_env = merged_runtime_env(sources, job, folder=recipe_folder)
         client.call(
             "submit_job",
             within_s=None,

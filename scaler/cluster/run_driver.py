@@ -209,7 +209,8 @@ def _require_cluster(job: Job, address: str | None) -> None:
 
         require_reachable(address)
         return  # ``ray_run`` compares the job with the cluster
-    cpus, gpus = job.resources.cpus_per_worker, job.resources.gpus_per_worker
+    cpus, asked = job.resources.cpus_per_worker, job.resources.gpus_per_worker
+    gpus = 0.0 if asked == "auto" else asked  # auto: ``ray_run`` compares the job with the GPUs that Ray found
     node = {"CPU": local_cpus()}
     if gpus > 0:
         from scaler.training.device import gpus_here  # loads torch

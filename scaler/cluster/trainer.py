@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray.train.backend import Backend, BackendConfig
 
 from scaler.cluster.failure_policy import FailurePolicy
 from scaler.cluster.ray_internals import (
@@ -36,6 +37,23 @@ RESIZE_CHECK_S = ("SCALER_RESIZE_CHECK_S", 10.0)
 lower value uses new nodes sooner, and interrupts training for each node that comes and goes."""
 ELASTIC_START_S = 15.0  # an elastic group that has not started by then is given a new size
 NEVER_S = 1e9
+
+
+class _VisibleGpus(Backend):
+    """Ray Train's setting that each worker sees the GPUs of all the run's workers on its node.
+
+    NCCL copies directly between two GPUs of a node only if each process sees both.
+    """
+
+    share_cuda_visible_devices = True
+
+
+class _SharedGpus(BackendConfig):
+    """Selects ``_VisibleGpus``. scaler makes the process group itself."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _VisibleGpus
 
 
 class _Trainer(DataParallelTrainer):
@@ -96,7 +114,8 @@ def make_trainer(job: Job, assignment: Assignment, *, embedded: bool, folder_nam
     Neither the trainer nor Ray Train's controller loads torch: the workers make their process group themselves.
 
     Args:
-        job: gives the number of workers, their resources, and the number of restarts.
+        job: gives the number of workers, their resources (``gpus_per_worker`` as a number), and the number of
+            restarts.
         assignment: what every worker gets.
         embedded: whether the cluster ends with this process.
         folder_name: of Ray Train's folder inside the run's folder.
@@ -105,8 +124,8 @@ def make_trainer(job: Job, assignment: Assignment, *, embedded: bool, folder_nam
     # Any, because Ray's annotation does not have the pair.
     number: Any = workers if isinstance(workers, int) else (workers.min, workers.max)
     per_worker = {"CPU": resources.cpus_per_worker}
-    if resources.gpus_per_worker:
-        per_worker["GPU"] = resources.gpus_per_worker
+    if resources.gpus:
+        per_worker["GPU"] = resources.gpus
     filesystem, root = assignment.folder.filesystem("")
     callbacks: list[Any] = [NoteTermination()]
     return _Trainer(
@@ -115,8 +134,13 @@ def make_trainer(job: Job, assignment: Assignment, *, embedded: bool, folder_nam
         embedded=embedded,
         train_loop_config={"assignment": assignment},
         scaling_config=ScalingConfig(
-            num_workers=number, use_gpu=resources.gpus_per_worker > 0, resources_per_worker=per_worker
+            num_workers=number,
+            use_gpu=resources.gpus > 0,
+            resources_per_worker=per_worker,
+            accelerator_type=resources.accelerator_type,
+            placement_strategy=resources.placement.upper(),
         ),
+        backend_config=_SharedGpus(),
         run_config=RunConfig(
             name=folder_name,
             storage_path=root.rstrip("/"),

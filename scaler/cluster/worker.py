@@ -27,6 +27,7 @@ from scaler.cluster.versions import (
     require_same_as_driver,
 )
 from scaler.cluster.watchdog import REPORT_S, Watchdog
+from scaler.cluster.worker_device import assigned_device, collective_backend, set_rank_variables
 from scaler.cluster.worker_log import WorkerLog
 from scaler.errors import ClusterError, ScalerError, TrainingError
 from scaler.job import Job, parse_job
@@ -238,13 +239,16 @@ class _Attempt:
             forward/backward.
         """
         from scaler.training.checkpoints.files import find_checkpoint, passed_over_events
-        from scaler.training.device import describe_device, use_threads
+        from scaler.training.device import describe_device, prepare_device, use_threads
         from scaler.training.process_group import MeetingPoint
 
         assignment, rank, world_size, watchdog = self._assignment, self._rank, self._world_size, self.watchdog
         use_threads(self._job.resources.cpus_per_worker)
-        device = _device(self._job)
-        backend = "nccl" if self._job.resources.gpus_per_worker >= 1 else "gloo"  # NCCL needs a GPU for each worker
+        set_rank_variables()
+        gpus = self._job.resources.gpus
+        device = assigned_device(gpus)
+        prepare_device(device, self._job.train)
+        backend = collective_backend(gpus)
         meeting = None
         agreed: tuple[AttemptStart, int | None, str, int | None, Versions, str] | None = None
         events: list[Event] = []
@@ -334,19 +338,6 @@ def _plan_for(assignment: Assignment, job: Job, world_size: int) -> Plan:
     if planned.world_size == world_size:
         return planned
     return make_plan(job, world_size, num_samples=planned.num_samples, parameters=planned.parameters)
-
-
-def _device(job: Job) -> Any:
-    """Return the GPU that Ray gave to the worker, or the CPU."""
-    from scaler.training.device import cpu, use_gpu
-
-    if job.resources.gpus_per_worker <= 0:
-        return cpu()
-    import ray.train.torch
-
-    device = ray.train.torch.get_device()
-    use_gpu(device)
-    return device
 
 
 def _failure(error: BaseException, rank: int, attempt: int | None, node: str | None) -> WorkerFailed:

@@ -25,7 +25,7 @@ from scaler.runs.control import StopRequest
 from scaler.runs.processes import stop_signals
 from scaler.training.checkpoints.files import find_checkpoint, passed_over_events
 from scaler.training.data.batches import is_lost_data_process
-from scaler.training.device import cpu, describe_device, first_gpu, use_threads
+from scaler.training.device import cpu, describe_device, first_gpu, gpus_here, prepare_device, use_threads
 from scaler.training.loop import Training
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe.failures import recipe_failure
@@ -167,7 +167,9 @@ def train_in_process(
         ScalerError: any failure; an exception of the recipe becomes a ``RecipeError`` with its traceback.
     """
     use_threads(job.resources.cpus_per_worker)
-    device = first_gpu() if job.resources.gpus_per_worker > 0 else cpu()
+    gpus = job.resources.gpus_per_worker
+    device = first_gpu() if (gpus_here() if gpus == "auto" else gpus) else cpu()
+    prepare_device(device, job.train)
     try:
         with redirect_stdout(sys.stderr):  # stdout is for the result; the recipe prints to stderr
             seed_everything(job.train.seed)

@@ -1,0 +1,124 @@
+"""``scaler export``."""
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from scaler.cli.options import job_options, workers_option, write_file
+from scaler.errors import JobFileError
+
+KIND_NAMES = ("docker", "compose", "kuberay", "raycluster", "aws", "gcp", "slurm", "skypilot")
+DEFAULT_FOLDER = "deploy"  # in the job's folder
+
+
+@click.command("export")
+@click.argument("kind", metavar="KIND", type=click.Choice(KIND_NAMES))
+@job_options
+@workers_option
+@click.option("--run-id", metavar="ID", help="Id of the run that the files start or resume. Default: a new one.")
+@click.option("--image", metavar="IMAGE", help="Container image. Default: the job's name.")
+@click.option("--memory", type=click.IntRange(min=1), metavar="GIB", help="Memory of each worker. Default: 4.")
+@click.option(
+    "--workers-per-node", type=click.IntRange(min=1), metavar="N", help="Default: 1, or all that share a GPU."
+)
+@click.option("--instance-type", metavar="TYPE", help="Cloud machine of a node. Default: the smallest that fits.")
+@click.option("--queue", metavar="NAME", help="Kueue's local queue, or Slurm's partition.")
+@click.option("--output", metavar="DIR|-", help="Folder for the files; -: print them. Default: deploy in JOB's folder.")
+def command(
+    kind: str,
+    job_path: Path,
+    overrides: tuple[str, ...],
+    workers: int | None,
+    run_id: str | None,
+    image: str | None,
+    memory: int | None,
+    workers_per_node: int | None,
+    instance_type: str | None,
+    queue: str | None,
+    output: str | None,
+) -> None:
+    """Write the files that run a job in containers, on Kubernetes, in a cloud or with Slurm.
+
+    KIND is docker (an image), compose (containers on one machine), kuberay (a RayJob), raycluster (a RayCluster), aws
+    or gcp (Ray's cluster launcher), slurm or skypilot.
+    """
+    from scaler.export import KINDS, Place, Sources, export_job
+    from scaler.export.wheel import CONSTRAINTS, constraints, wheel_name, write_wheel
+    from scaler.job import load_job
+    from scaler.runs.folder import new_run_id
+
+    job = load_job(job_path, overrides=overrides, workers=workers)
+    run_id = run_id or new_run_id(job.name, datetime.now(UTC))
+    options = {
+        "--workers": workers,
+        "--run-id": run_id,
+        "--image": image,
+        "--memory": memory,
+        "--workers-per-node": workers_per_node,
+        "--instance-type": instance_type,
+        "--queue": queue,
+    }
+    folder = job_path.parent
+    out = folder / DEFAULT_FOLDER if output in (None, "-") else Path(os.path.expanduser(str(output)))
+    requirements = folder / "requirements.txt"
+    exported = export_job(
+        kind,
+        job,
+        Place(
+            run_id=run_id,
+            image=image,
+            memory_gib=memory,
+            workers_per_node=workers_per_node,
+            instance_type=instance_type,
+            queue=queue,
+        ),
+        Sources(
+            folder=str(folder.absolute() if kind == "slurm" else folder),
+            job_file=job_path.name,
+            out=str(out),
+            docker=str(folder / DEFAULT_FOLDER),
+            context=str(folder),
+            wheel=str(out / wheel_name()),
+            constraints=str(out / CONSTRAINTS),
+            requirements=str(requirements) if requirements.exists() else None,
+            bin=str(Path(sys.executable).parent),
+            python=platform.python_version(),
+        ),
+        overrides=overrides,
+        workers=workers,
+        as_typed=_as_typed(kind, job_path, overrides, options),
+    )
+    if output == "-":
+        click.echo(next(iter(exported.files.values())), nl=False)
+    else:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            if KINDS[kind].installs:
+                write_wheel(out)
+        except OSError as error:
+            raise JobFileError(
+                f"{out}: cannot be written: {error.strerror}.", "Give a folder that can be written."
+            ) from error
+        files = {**exported.files, **({CONSTRAINTS: constraints()} if KINDS[kind].installs else {})}
+        for name, text in files.items():
+            write_file(out / name, text)
+        for name in exported.files:
+            click.echo(str(out / name))
+    for notice in exported.notices:
+        click.echo(notice, err=True)
+    click.echo("Next:", err=True)
+    for line in exported.next:
+        click.echo(f"  {line}", err=True)
+
+
+def _as_typed(kind: str, job_path: Path, overrides: Sequence[str], options: Mapping[str, object]) -> str:
+    """Return the command that writes the same files again."""
+    given = [part for name, value in options.items() if value is not None for part in (name, str(value))]
+    changes = [part for override in overrides for part in ("--set", override)]
+    return shlex.join(["scaler", "export", kind, str(job_path), *changes, *given])
