@@ -32,7 +32,7 @@ from typing import Any, Self
 NETWORKS = {"cluster": "10.77.0", "office": "10.88.0"}  # /24 each; no machine forwards from one to the other
 NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid")
 UNSHARE = ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc"]
-KERNEL_BURST = "32kb"
+BURST = "32kb"
 WAIT_S = 10.0
 
 
@@ -217,7 +217,7 @@ class Machines:
 
     def limit(self, name: str, *, mbit_per_s: float) -> None:
         """Limit what a machine sends and receives, each to so many Mbit/s."""
-        shape = f"root tbf rate {mbit_per_s:g}mbit burst {KERNEL_BURST} latency 400ms"
+        shape = f"root tbf rate {mbit_per_s:g}mbit burst {BURST} latency 400ms"
         for network in self._machines[name].networks:
             self._in_parent(f"tc qdisc replace dev {self._port(name, network)} {shape}")
             _enter(self._machines[name].init, ["--net"], f"tc qdisc replace dev {network} {shape}")

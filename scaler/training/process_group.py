@@ -90,7 +90,7 @@ class MeetingPoint:
             self._store.check([key])
             round_trips.append(perf_counter() - began)
         began = perf_counter()
-        self._store.set(key, bytes(LINK_BYTES))
+        self._store.set(key, "0" * LINK_BYTES)
         self._store.get(key)
         transfer_s = perf_counter() - began
         self._store.delete_key(key)
