@@ -47,10 +47,9 @@ def main() -> None:
         print(rows[-1], file=sys.stderr)
     if rows:
         print(table(rows))
-    links = [] if only not in (None, "links") else [slow_link(name, **link) for name, link in LINKS.items()]
-    if links:
+    if only in (None, "links"):
         print()
-        print(table(links))
+        print(table(slow_links()))
     sys.exit(0 if all(row["every sample once"] == "yes" for row in rows) else 1)
 
 
@@ -154,22 +153,30 @@ def finished(cluster: MachineCluster, run: SlowRun, driver: Any, what: str, *, a
     }
 
 
-def slow_link(name: str, *, mbit_per_s: float | None = None, delay_s: float = 0.0) -> dict[str, str]:
-    """Train the digits on three nodes, one of which has a slow link; return what the report says of it."""
+def slow_links() -> list[dict[str, str]]:
+    """Train the digits on three nodes, one of which has each of ``LINKS`` in turn."""
     with MachineCluster(nodes=2) as cluster:
-        cluster.join("node-slow", delay_s=delay_s)
-        if mbit_per_s is not None:
-            cluster.limit("node-slow", mbit_per_s=mbit_per_s)
-        changes = ["scale.num_workers=3", "train.epochs=20", f"storage={cluster.shared}/runs", "train.eval_every=null"]
-        sets = [part for change in changes for part in ("--set", change)]
-        command = ["scaler", "submit", DIGITS, "--address", "auto", "--run-id", "run", "--quiet", *sets]
-        done = cluster.run("head", command, folder=HERE.parent, timeout_s=PATIENCE_S)
-        assert done.returncode == 0, done
-        report = RunFolder(f"{cluster.shared}/runs/run").read_json("report.json")
+        return [slow_link(cluster, f"node-{number}", name) for number, name in enumerate(LINKS, start=3)]
+
+
+def slow_link(cluster: MachineCluster, node: str, name: str) -> dict[str, str]:
+    """Train with one more node that has a link of ``LINKS``; return what the report says of it."""
+    link = LINKS[name]
+    cluster.join(node, delay_s=link.get("delay_s", 0.0))
+    if "mbit_per_s" in link:
+        cluster.limit(node, mbit_per_s=link["mbit_per_s"])
+    changes = ["scale.num_workers=3", "train.epochs=20", "train.eval_every={epochs: 20}"]
+    sets = [part for change in [*changes, f"storage={cluster.shared}/runs"] for part in ("--set", change)]
+    command = ["scaler", "submit", DIGITS, "--address", "auto", "--run-id", node, "--quiet", *sets]
+    done = cluster.run("head", command, folder=HERE.parent, timeout_s=PATIENCE_S)
+    assert done.returncode == 0, done
+    cluster.kill(node)
+    report = RunFolder(f"{cluster.shared}/runs/{node}").read_json("report.json")
     bound = [verdict for verdict in report["verdicts"] if verdict["code"] == "sync_bound"]
     others = [verdict["code"] for verdict in report["verdicts"] if verdict["code"] != "sync_bound"]
     return {
-        "link of node-slow": name,
+        "node": node,
+        "its link": name,
         "step p50 s": f"{max(worker['step_time_s']['median'] for worker in report['workers']):.3f}",
         "sync_bound says": bound[0]["evidence"] if bound else "-",
         "other verdicts": " ".join(others) or "-",
