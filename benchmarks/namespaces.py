@@ -148,7 +148,6 @@ def finished(cluster: MachineCluster, run: SlowRun, driver: Any, what: str, *, a
         "what happened": what,
         "noticed after s": f"{noticed[0] - at:.1f}" if noticed and noticed[0] < next_step else "-",
         "next step after s": f"{next_step - at:.1f}",
-        "samples repeated": f"{found['lost_samples'][0]}",
         "every sample once": "yes" if found["every_sample_once"] else "NO",
     }
 
