@@ -130,7 +130,14 @@ def run_through(
             waiting.pop(0)[1](nodes)
 
     finished = run_on_ray(
-        job, plan, folder, recipe_folder=str(job_folder), on_progress=watch, on_notice=on_notice, embedded=False
+        job,
+        plan,
+        folder,
+        recipe_folder=str(job_folder),
+        on_progress=watch,
+        on_notice=on_notice,
+        on_wait=lambda what: on_notice(f"Waiting: {what}") if what is not None else None,
+        embedded=False,
     )
     assert not waiting, f"{len(waiting)} steps were not reached"
     folder.set_state(RunState.SUCCEEDED if finished else RunState.STOPPED, ended_at=time.time())

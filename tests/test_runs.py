@@ -11,6 +11,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from scaler.errors import RunError
 from scaler.metrics.next_attempt import next_attempt
 from scaler.runs import RunFolder, RunState, find_run, list_runs, new_run_id
+from scaler.runs.filesystems import has_folders, reach
 
 NOON = datetime(2026, 1, 2, 12, 0, 5)
 
@@ -349,6 +351,37 @@ def test_a_storage_of_an_unknown_kind_is_an_error(use: Any) -> None:
         "nosuch://bucket/runs: cannot be reached: Protocol not known: nosuch.\n"
         "  Use a folder or a URI that fsspec knows, and install the package that it asks for."
     )
+
+
+@pytest.mark.parametrize(
+    ("uri", "module", "extra"), [("s3://b", "s3fs", "s3"), ("gs://b", "gcsfs", "gs"), ("abfs://b", "adlfs", "abfs")]
+)
+def test_a_missing_package_of_a_storage_is_named(
+    uri: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheme = uri.partition(":")[0]
+    monkeypatch.setitem(sys.modules, module, None)  # what Python does where a package is not installed
+    monkeypatch.delitem(fsspec.registry.target, scheme, raising=False)
+    with pytest.raises(RunError) as caught:
+        list_runs(uri)
+    assert str(caught.value) == (
+        f"{uri}: the package for {scheme}:// is not installed.\n"
+        f"  On this machine and every node of the cluster: pip install 'scaler[{extra}]'"
+    )
+
+
+@pytest.mark.parametrize(("uri", "module"), [("gs://bucket/team", "gcsfs"), ("abfs://container/team", "adlfs")])
+def test_a_storage_s_package_is_found_and_writes_whole_objects(
+    uri: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(module, reason="pip install 'scaler[gs,abfs]'")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    filesystem, root = reach(uri)
+    assert type(filesystem).__module__.startswith(module)
+    assert root == uri.partition("://")[2]
+    assert not has_folders(filesystem)
 
 
 # Names, and what a person types.

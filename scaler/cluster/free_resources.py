@@ -13,7 +13,7 @@ FIRST_NOTICE_S, NOTICE_S = 1.0, 30.0  # until the first notice of what is waited
 
 
 def require_free_resources(
-    job: Job, *, embedded: bool, on_notice: Callable[[str], None], on_poll: Callable[[], None]
+    job: Job, *, embedded: bool, on_wait: Callable[[str | None], None], on_poll: Callable[[], None]
 ) -> None:
     """Return when the cluster has the resources of the job's fewest workers free.
 
@@ -22,7 +22,7 @@ def require_free_resources(
     Args:
         job: gives the number of workers, their resources, and how long to wait.
         embedded: whether the cluster ends with this process; then nothing else uses it, and nothing is waited for.
-        on_notice: called with a sentence on what is waited for, again when that changes.
+        on_wait: called with what is waited for, again when that changes; and with None when the wait is over.
         on_poll: called twice a second while waiting; what it raises ends the wait.
 
     Raises:
@@ -68,9 +68,10 @@ def require_free_resources(
                 )
             if text != noticed and now >= notice_at:
                 noticed, notice_at = text, now + NOTICE_S
-                on_notice(f"Waiting: {text}. The run fails after {resources.wait_s:g} s (resources.wait_s).")
+                on_wait(f"{text}. The run fails after {resources.wait_s:g} s (resources.wait_s).")
     finally:
         ray.util.remove_placement_group(group)
+    on_wait(None)
 
 
 def nodes_of_autoscaler(most: int) -> list[Mapping[str, float]]:

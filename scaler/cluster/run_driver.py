@@ -25,6 +25,7 @@ from scaler.report.run.model import Report
 from scaler.report.run.write import write_report
 from scaler.runs import RunFolder, RunState
 from scaler.runs.control import RunControl, StopRequest
+from scaler.runs.filesystems import patiently
 from scaler.runs.lease import Lease
 from scaler.runs.processes import stop_signals
 from scaler.training.recipe.lookup import require_function
@@ -104,9 +105,15 @@ def run_to_end(
             shown = progress
             control.show(partial(progress_dict, progress, total_samples=plan.total_samples))
         if progress.attempt is not None and not is_running:
-            folder.set_state(RunState.RUNNING)
-            is_running = True
+            with suppress(RunError):  # the storage may be away; the next call tries again
+                folder.set_state(RunState.RUNNING)
+                is_running = True
         on_progress(progress)
+
+    def take_wait(what: str | None) -> None:
+        if what is not None:
+            on_notice(f"Waiting: {what}")
+        control.show(partial(progress_dict, shown, total_samples=plan.total_samples, waiting_for=what))
 
     is_written = False
 
@@ -152,6 +159,7 @@ def run_to_end(
                     resumed=resumed,
                     on_progress=take_progress,
                     on_notice=on_notice,
+                    on_wait=take_wait,
                     on_error=write_end,
                     stop_requested=lambda: control.stop,
                 )
@@ -163,8 +171,9 @@ def run_to_end(
             raise KeyboardInterrupt from error
         raise
     end, code = (RunState.SUCCEEDED, 0) if finished else (RunState.STOPPED, INTERRUPTED)
-    folder.set_state(end, ended_at=time(), exit_code=code)
-    on_report(write_report(folder))
+    ended_at = time()
+    patiently(lambda: folder.set_state(end, ended_at=ended_at, exit_code=code))
+    on_report(patiently(lambda: write_report(folder)))
     if not finished:
         raise KeyboardInterrupt
 
@@ -238,6 +247,7 @@ def _run_on_ray(
     resumed: Resumed | None,
     on_progress: OnProgress,
     on_notice: OnNotice,
+    on_wait: Callable[[str | None], None],
     on_error: Callable[[BaseException], None],
     stop_requested: StopRequested,
 ) -> bool:
@@ -279,6 +289,7 @@ def _run_on_ray(
                 on_progress=on_progress,
                 stop_requested=stop_requested,
                 on_notice=on_notice,
+                on_wait=on_wait,
                 embedded=address is None,
                 resumed=resumed,
             )

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +43,13 @@ from scaler.metrics.events import (
 from scaler.metrics.record import Record
 from scaler.plan import Plan, limit_micro_batches, make_plan
 from scaler.runs import RunFolder
+from scaler.runs.filesystems import STORAGE_PATIENCE_S
 
 if TYPE_CHECKING:
     from scaler.training.worker_context import Leave
 
-SETTLE_S = 30.0  # the collector may take this long to write what a worker handed over
+SETTLE_S = 30.0  # the collector may take this long to receive what a failed worker handed over
+SUPERSEDED_S = 15.0  # training waits this long for a checkpoint whose records are not written when the next is due
 SECURE_POLL_S, MOST_SECURE_POLL_S = 0.05, 0.5  # the second is for many workers, which upload less often
 
 
@@ -98,14 +100,15 @@ class RayWorker:
         """Return how many steps a record should stand for; more than now if the collector is late."""
         return self._mailbox.wanted_steps(steps)
 
-    def secure(self, samples_seen: int) -> None:
+    def secure(self, samples_seen: int, *, give_up: Callable[[], bool]) -> None:
         """Wait until the collector has written the records of every worker up to ``samples_seen``."""
         began, pause_s = monotonic(), SECURE_POLL_S
         is_secured = self._collector.is_secured
         while not ray.get(is_secured.remote(self.attempt, world_size=self.world_size, samples_seen=samples_seen)):
-            if monotonic() - began > SETTLE_S:
+            waited_s = monotonic() - began
+            if waited_s > (SUPERSEDED_S if give_up() else STORAGE_PATIENCE_S):
                 raise ClusterError(
-                    f"records up to {samples_seen} samples are not in the run's folder after {SETTLE_S:g} s.",
+                    f"records up to {samples_seen} samples are not in the run's folder after {waited_s:.0f} s.",
                     "Check the driver's node and the storage.",
                 )
             sleep(pause_s)
@@ -325,9 +328,9 @@ def _host(world_size: int) -> str:
 
 def _require_written(mailbox: Mailbox, rank: int) -> None:
     """Refuse to end before everything that was handed over is in the run's folder."""
-    if not mailbox.wait_written(within_s=SETTLE_S):
+    if not mailbox.wait_written(within_s=STORAGE_PATIENCE_S):
         raise ClusterError(
-            f"the newest records of rank {rank} are not in the run's folder after {SETTLE_S:g} s.",
+            f"the newest records of rank {rank} are not in the run's folder after {STORAGE_PATIENCE_S:g} s.",
             "Check the driver's node and the storage.",
         )
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from math import ceil, floor
 
 from scaler.core.optimizers import optimizer_facts
-from scaler.errors import JobFileError
 from scaler.job import Job
 
 HOME = "/home/scaler"  # of the image's user
@@ -65,19 +64,12 @@ def nodes_of(job: Job, place: Place, *, on_one_machine: bool = False) -> Nodes:
         place: has the workers and the memory of a node.
         on_one_machine: all nodes are containers of one machine. Then all its GPUs belong to one node, because a
             container runtime that is asked for one GPU gives the same one to every container.
-
-    Raises:
-        JobFileError: the workers do not fill whole GPUs.
     """
     resources, scale = job.resources, job.scale
-    share = resources.gpus_per_worker
+    share = resources.gpus
     fitting = floor(1 / share + 1e-9) if 0 < share < 1 else 1
     per_node = scale.max_workers if on_one_machine and share else place.workers_per_node or fitting
     per_node = min(per_node, scale.max_workers)
-    if share > 1 and share != int(share):
-        raise JobFileError(
-            f"resources.gpus_per_worker = {share:g} is not a number of whole GPUs.", "Give 1, 2, ... or a share of one."
-        )
     return Nodes(
         min=ceil(scale.min_workers / per_node),
         max=ceil(scale.max_workers / per_node),

@@ -15,10 +15,10 @@ import torch
 from scaler.errors import ScalerError, TrainingError
 from scaler.job import Job
 from scaler.job.tracking import Tracking
+from scaler.metrics.background import BackgroundWriter
 from scaler.metrics.events import Event, LeaveRequested, Resumed, WorkerStarted
 from scaler.metrics.next_attempt import next_attempt
 from scaler.metrics.record import Record
-from scaler.metrics.writer import MetricsWriter
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
 from scaler.runs.control import StopRequest
@@ -64,7 +64,7 @@ class InProcess:
         self.folder = folder
         self.attempt = next_attempt(folder)
         self.device = device
-        self._writer = MetricsWriter(folder, tracking)
+        self._writer = BackgroundWriter(folder, tracking)
         self.ended = RunState.FAILED
         self._on_hand_over = on_hand_over
         self._stop_requested = stop_requested
@@ -88,26 +88,24 @@ class InProcess:
 
     def note(self, event: Event) -> None:
         """Write an event that does not come from the training."""
-        self._writer.add_event(event)
+        self._writer.put([], [event])
 
     def next_attempt(self) -> int:
         """Return the number of the next attempt."""
         return self.attempt + 1
 
     def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
-        """Write records and events at once."""
-        self._writer.add(records)
-        for event in events:
-            self._writer.add_event(event)
-        self._writer.flush()
+        """Write records and events: at once into a local folder, in a thread into remote storage."""
+        self._writer.put(records, events)
         self._on_hand_over(records, events)
 
     def wanted_steps(self, steps: int) -> int:
-        """Return ``steps``: everything that was handed over is written."""
+        """Return ``steps``: records are not thinned."""
         return steps
 
-    def secure(self, samples_seen: int) -> None:
-        """Return at once: everything that was handed over is written."""
+    def secure(self, samples_seen: int, *, give_up: Callable[[], bool]) -> None:
+        """Wait until everything that was handed over is written."""
+        self._writer.wait_written(give_up=give_up)
 
     def ask_to_stop(self) -> bool:
         """Ask the training to save and stop; return whether this is the first time."""
