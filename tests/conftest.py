@@ -62,6 +62,7 @@ CLUSTER_GROUPS = {
         "test_find_lr_on_ray.py",
         "test_forks.py",
         "test_gpus.py",
+        "test_nodes_in_namespaces.py",
         "test_preflight.py",
         "test_remote_submit.py",
         "test_submit.py",

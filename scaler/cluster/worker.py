@@ -254,6 +254,7 @@ class _Attempt:
         meeting = None
         agreed: tuple[AttemptStart, int | None, str, int | None, Versions, str] | None = None
         events: list[Event] = []
+        link: tuple[float | None, float | None] = (None, None)
         if rank == 0:
             host = _host(world_size)
             watchdog.now("asking the collector for its attempt")
@@ -270,6 +271,9 @@ class _Attempt:
             require_one_torch(self._versions, agreed[4], node=self._node, first_node=agreed[5])
             meeting = meeting or MeetingPoint(agreed[2], port=agreed[3], world_size=world_size)
             meeting.join(rank=rank, backend=collective_backend(gpus))
+            node = ray.train.get_context()
+            if node.get_node_rank() > 0 and node.get_local_rank() == 0:  # one worker of each node but that of rank 0
+                link = meeting.measure_link(rank=rank)
         assert agreed is not None
         begun, start, _, _, first, first_node = agreed
         self.number = begun.attempt
@@ -289,6 +293,8 @@ class _Attempt:
             start_samples=start or 0,
             versions=self._versions.to_dict(),
             differences=found or None,
+            round_trip_s=link[0],
+            link_mib_per_s=link[1],
             **describe_device(device),
         )
         worker.hand_over([], [started, *events], samples_seen=0)
