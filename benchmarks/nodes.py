@@ -51,7 +51,7 @@ class Nodes:
 
     def join(self, number: int, **options: Any) -> None:
         """Start more nodes; ``options`` are those of Ray's ``Cluster.add_node``."""
-        self._workers += [self._cluster.add_node(num_cpus=1, **options) for _ in range(number)]
+        self._workers += [self._cluster.add_node(**{"num_cpus": 1, **options}) for _ in range(number)]
 
     @property
     def number(self) -> int:
@@ -130,7 +130,14 @@ def run_through(
             waiting.pop(0)[1](nodes)
 
     finished = run_on_ray(
-        job, plan, folder, recipe_folder=str(job_folder), on_progress=watch, on_notice=on_notice, embedded=False
+        job,
+        plan,
+        folder,
+        recipe_folder=str(job_folder),
+        on_progress=watch,
+        on_notice=on_notice,
+        on_wait=lambda what: on_notice(f"Waiting: {what}") if what is not None else None,
+        embedded=False,
     )
     assert not waiting, f"{len(waiting)} steps were not reached"
     folder.set_state(RunState.SUCCEEDED if finished else RunState.STOPPED, ended_at=time.time())

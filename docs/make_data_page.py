@@ -99,6 +99,7 @@ in the final weights when no later attempt has `start_samples` (event `attempt_s
 
 UNITS = (
     (r"samples_per_s(_|$)", "samples/s"),
+    (r"mib_per_s(_|$)", "MiB/s"),
     (r"(_s|^seconds|^time)(_max|_mean)?$", "s"),
     (r"_gib(_|$)", "GiB"),
     (r"_pct$", "%"),

@@ -18,6 +18,7 @@ import pytest
 from scaler.errors import RunError
 from scaler.metrics.next_attempt import next_attempt
 from scaler.runs import RunFolder, RunState, find_run, list_runs, new_run_id
+from scaler.runs.filesystems import has_folders, reach
 
 NOON = datetime(2026, 1, 2, 12, 0, 5)
 
@@ -351,6 +352,37 @@ def test_a_storage_of_an_unknown_kind_is_an_error(use: Any) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("uri", "module", "extra"), [("s3://b", "s3fs", "s3"), ("gs://b", "gcsfs", "gs"), ("abfs://b", "adlfs", "abfs")]
+)
+def test_a_missing_package_of_a_storage_is_named(
+    uri: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheme = uri.partition(":")[0]
+    monkeypatch.setitem(sys.modules, module, None)  # what Python does where a package is not installed
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)  # type: ignore[attr-defined]
+    with pytest.raises(RunError) as caught:
+        list_runs(uri)
+    assert str(caught.value) == (
+        f"{uri}: the package for {scheme}:// is not installed.\n"
+        f"  On this machine and every node of the cluster: pip install 'scaler[{extra}]'"
+    )
+
+
+@pytest.mark.parametrize(("uri", "module"), [("gs://bucket/team", "gcsfs"), ("abfs://container/team", "adlfs")])
+def test_a_storage_s_package_is_found_and_writes_whole_objects(
+    uri: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(module, reason="pip install 'scaler[gs,abfs]'")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    filesystem, root = reach(uri)
+    assert type(filesystem).__module__.startswith(module)
+    assert root == uri.partition("://")[2]
+    assert not has_folders(filesystem)
+
+
 # Names, and what a person types.
 
 
@@ -494,7 +526,8 @@ def test_a_document_that_the_storage_does_not_give_is_an_error(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.write("plan.json", "x")
-    refuse(monkeypatch, folder, "open", OSError(5, "Input/output error"))
+    call = "cat_file" if folder.local_path is None else "open"
+    refuse(monkeypatch, folder, call, OSError(5, "Input/output error"))
     with pytest.raises(RunError) as caught:
         folder.read("plan.json")
     assert str(caught.value) == (

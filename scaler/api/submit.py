@@ -6,7 +6,8 @@ from shlex import quote
 
 from scaler.api.callbacks import OnNotice, OnPlan, OnProgress, OnReport, OnStart, ignore, keep_report
 from scaler.api.resume import resume
-from scaler.api.submit_remote import start_remote, wait_for
+from scaler.api.submit_remote import start_remote
+from scaler.api.wait_remote import wait_for
 from scaler.cluster.address import choose_address
 from scaler.cluster.submit import submit_plan
 from scaler.job import Job

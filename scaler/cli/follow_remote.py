@@ -1,91 +1,115 @@
-"""Send a run to a cluster over HTTP and follow it: the driver's lines on stderr, the report on stdout."""
+"""Follow a run on a cluster that is reached over HTTP: the driver's lines on stderr, the report on stdout."""
 
+import re
 import sys
 from collections import deque
-from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from shlex import quote
+from threading import Event, Thread
+from typing import Self
 
 import click
 
-from scaler.api.submit_remote import KEPT_LINES, readable_folder, start_remote
+from scaler.api.submit_remote import KEPT_LINES, readable_folder
 from scaler.cli import INTERRUPTED
 from scaler.cli.follow import print_report
+from scaler.cli.live import Live
 from scaler.cli.terminal import err
+from scaler.cluster.progress_file import read_progress
 from scaler.cluster.ray_jobs import ERROR, DriverLog, RemoteRun, end_error
+from scaler.errors import ScalerError
 from scaler.job import Job
 from scaler.masking import mask_text
+from scaler.plan import Plan
 from scaler.report.text.format import printable
 from scaler.runs import RunState
 
 _FIRST_LINE = "Running entrypoint for job "  # Ray writes it before the driver's own lines
 _REPORT_PAGE = "Report: "  # the driver prints this line after the report
+_RESUME = "Continue with: "  # and this one after a stop; the command that it names is for the driver's machine
+
+_PROGRESS = re.compile(r" *\d+%  ")
+LOOK_S = 1.0  # from one look at the run's folder to the next
 
 
-def submit_over_http(
-    job_path: Path,
-    *,
-    address: str,
-    run_id: str | None,
-    workers: int | None,
-    overrides: Sequence[str],
-    detach: bool,
-    on_interrupt: str | None,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-) -> int:
-    """Start or resume a run on a cluster, follow it to its end unless ``detach``, and return the exit code.
+def follow(remote: RemoteRun, job: Job, job_path: Path, *, on_interrupt: str | None, as_json: bool, quiet: bool) -> int:
+    """Follow a run on a cluster to its end, show its report, and return its exit code.
 
     Args:
-        job_path: the job file.
-        address: of the cluster.
-        run_id: of the run; None: a new one.
-        workers: number of workers, instead of the job's.
-        overrides: of ``--set``.
-        detach: return when the run was submitted.
+        remote: the run.
+        job: its job.
+        job_path: the job file, for the command that resumes the run.
         on_interrupt: what Ctrl-C does: ``detach`` or ``stop``; None: it asks in a terminal, and detaches elsewhere.
         as_json: print the report as JSON.
-        quiet: print no plan and no progress.
-        verbose: show Ray's log.
+        quiet: print no progress.
     """
-
-    def notice(text: str) -> None:
-        if not quiet:
-            err().print(printable(text), soft_wrap=True)
-
-    flags = {"--json": as_json, "--quiet": quiet, "--verbose": verbose}
-    remote, job = start_remote(
-        job_path,
-        address=address,
-        run_id=run_id,
-        workers=workers,
-        overrides=overrides,
-        options=[name for name, is_set in flags.items() if is_set],
-        on_notice=notice,
-    )
-    notice(f"Run {remote.run_id}: sent to the Ray at {remote.shown}")
-    if detach:
-        click.echo(remote.run_id)
-        err().print(_commands(remote, job), soft_wrap=True)
-        return 0
-    log = DriverLog(remote, notice)
-    shown = _Shown(remote.run_id, as_json=as_json)
+    panel = _Panel(remote, job, quiet=quiet)
+    log = DriverLog(remote, panel.say)
+    shown = _Shown(remote.run_id, as_json=as_json, panel=panel)
     is_stopping = False
     while True:
         try:
-            for line in log:
-                shown.add(line)
+            with panel:
+                for line in log:
+                    shown.add(line)
             break
         except KeyboardInterrupt:
             if is_stopping or _choice(on_interrupt) == "detach":
                 state = "is saving a checkpoint and stops" if is_stopping else "continues on the cluster"
-                err().print(f"\nRun {remote.run_id} {state}.\n{_commands(remote, job)}", soft_wrap=True)
+                err().print(f"\nRun {remote.run_id} {state}.\n{commands(remote, job)}", soft_wrap=True)
                 return INTERRUPTED
             is_stopping = True
-            notice(f"Stopping run {remote.run_id}: it saves a checkpoint first.")
+            panel.say(f"Stopping run {remote.run_id}: it saves a checkpoint first.")
             remote.stop()
-    return _end(remote, job, shown, as_json=as_json)
+    return _end(remote, job, job_path, shown, as_json=as_json)
+
+
+class _Panel:
+    """In a terminal, shows the progress of a run from its folder, if this machine can read it; a context manager."""
+
+    def __init__(self, remote: RemoteRun, job: Job, *, quiet: bool) -> None:
+        self._remote, self._job, self._quiet = remote, job, quiet
+        self._over = Event()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        self._over.clear()
+        if err().is_terminal and not self._quiet:
+            self._thread = Thread(target=self._keep, name="scaler-panel", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if err().is_terminal and not self._quiet:
+            self._thread.join()
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the panel shows the progress, so that the driver's lines of progress are not needed."""
+        return self._live is not None
+
+    def say(self, line: str) -> None:
+        """Print a line above the panel."""
+        if self._live is not None:
+            self._live.say(line)
+        else:
+            err().print(printable(line), soft_wrap=True)
+
+    def _keep(self) -> None:
+        with ExitStack() as stack:
+            while not self._over.wait(LOOK_S):
+                with suppress(ScalerError):
+                    folder = readable_folder(self._remote, self._job)
+                    found = None if folder is None else read_progress(folder)
+                    if folder is None or found is None:
+                        continue
+                    if self._live is None:
+                        plan = Plan.from_dict(folder.read_json("plan.json"))
+                        self._live = stack.enter_context(Live(plan, console=err(), quiet=False))
+                    self._live.show(found.progress)
+            self._live = None
 
 
 class _Shown:
@@ -95,7 +119,8 @@ class _Shown:
     its JSON, and ends before the line that names its page.
     """
 
-    def __init__(self, run_id: str, *, as_json: bool) -> None:
+    def __init__(self, run_id: str, *, as_json: bool, panel: _Panel) -> None:
+        self._panel = panel
         self._begins = "{" if as_json else f"{run_id}  "
         self._has_begun = self._is_report = False
         self.report: list[str] = []
@@ -112,11 +137,11 @@ class _Shown:
             self._is_report = False
         elif self._is_report:
             self.report.append(line)
-        else:
-            err().print(printable(line), soft_wrap=True)
+        elif not line.startswith(_RESUME) and not (self._panel.is_shown and _PROGRESS.match(line)):
+            self._panel.say(line)
 
 
-def _end(remote: RemoteRun, job: Job, shown: _Shown, *, as_json: bool) -> int:
+def _end(remote: RemoteRun, job: Job, job_path: Path, shown: _Shown, *, as_json: bool) -> int:
     """Print the report, from the run's folder if it can be read here, and return the run's exit code.
 
     Raises:
@@ -131,6 +156,9 @@ def _end(remote: RemoteRun, job: Job, shown: _Shown, *, as_json: bool) -> int:
     elif shown.report:
         click.echo("\n".join(shown.report))
         err().print(f"Report: {end.folder_uri}/report.html", soft_wrap=True)
+    if end.state is RunState.STOPPED:
+        command = f"scaler submit {quote(str(job_path))} --run-id {remote.run_id} --address {quote(remote.shown)}"
+        err().print(f"{_RESUME}{command} --set {quote(f'storage={mask_text(job.storage)}')}", soft_wrap=True)
     if end.state in (RunState.FAILED, RunState.LOST) and not any(line.startswith(ERROR) for line in shown.last):
         raise end_error(remote, end, shown.last)
     return end.exit_code
@@ -153,7 +181,7 @@ def _choice(on_interrupt: str | None) -> str:
             return "stop" if answer.startswith("s") else "detach"
 
 
-def _commands(remote: RemoteRun, job: Job) -> str:
+def commands(remote: RemoteRun, job: Job) -> str:
     """Return the commands that follow, to be pasted."""
     where = f"--storage {quote(mask_text(job.storage))} --address {quote(remote.shown)}"
     commands = ("status {}", "logs {} -f", "wait {}", "stop {}")

@@ -10,6 +10,7 @@ from scaler.cli.options import (
     overrides_option,
     run_argument,
     storage_option,
+    where_it_runs,
     workers_option,
 )
 from scaler.cli.paths import JobPath
@@ -54,7 +55,7 @@ def command(
     chosen = choose_address(address)
     if chosen.value is not None and chosen.is_http and job_path is not None:
         from scaler.api.find import locate_run
-        from scaler.cli.follow_remote import submit_over_http
+        from scaler.cli.submit_over_http import submit_over_http
 
         return submit_over_http(
             job_path,
@@ -71,7 +72,8 @@ def command(
     from scaler.api.resume import resume
     from scaler.cli.follow import Follower, print_report
 
-    with Follower(_started, as_json=as_json, quiet=quiet) as follower:
+    where = f", {where_it_runs(address)}" if chosen.variable is not None else ""
+    with Follower(lambda *found: f"{_started(*found)}{where}", as_json=as_json, quiet=quiet) as follower:
         resumed = resume(
             run,
             job=job_path,

@@ -63,7 +63,7 @@ def _show(status: "RunStatus", name: str) -> None:
     if status.stop is not None and not state.is_end:
         lines.append(f"Asked to stop by {status.stop.by} {seconds(max(0.0, time() - status.stop.requested_at))} ago")
     if status.waiting_for:
-        lines.append(f"Waiting for {status.waiting_for}")
+        lines.append(f"Waiting: {status.waiting_for}")
     if progress is not None and total:
         if state is RunState.RUNNING:
             done = min(progress.progress, total)

@@ -49,7 +49,7 @@ def command(
 
     chosen = choose_address(address)
     if chosen.value is not None and chosen.is_http:
-        from scaler.cli.follow_remote import submit_over_http
+        from scaler.cli.submit_over_http import submit_over_http
 
         return submit_over_http(
             job_path,

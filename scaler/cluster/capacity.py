@@ -15,6 +15,9 @@ from math import floor
 from scaler.errors import ClusterError
 
 ANSWER_S = 1.0
+# Measured by benchmarks/many_workers.py; see docs/decisions/0047-workers-are-forked.md.
+CLUSTER_GIB = 1.5  # the driver, Ray's daemons, and the process that workers are forks of
+WORKER_GIB, FORK_GIB = 0.32, 0.1  # a worker that has imported torch and Ray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,16 +119,52 @@ def require_resources(
     present = ", ".join(f"{amount:g} {name}" for name, amount in total.items())
     owner = owner or ("the cluster has" if len(nodes) == 1 else f"the {len(nodes)} nodes of the cluster have")
     remedies = [f"--workers {fit} fits."] if fit else []
-    if gpus_per_worker and not total.get("GPU"):
-        remedies.append("To train on CPUs: --set resources.gpus_per_worker=0.")
-    shares = sorted(
-        {floor(100 * node.get("CPU", 0.0) / count) / 100 for node in nodes for count in range(1, workers + 1)}
-    )
-    sharing = [share for share in shares if share > 0 and _fitting({**need, "CPU": share}, nodes) >= workers]
-    if sharing:
-        remedies.append(f"Workers can share CPUs: --set resources.cpus_per_worker={sharing[-1]:g}.")
+    if gpus_per_worker:
+        share = _share("GPU", need, nodes, workers=workers)
+        if share is not None:
+            remedies.append(f"Workers can share GPUs, which is slower: --set resources.gpus_per_worker={share:g}.")
+        if share is not None or not total.get("GPU"):
+            remedies.append("To train on CPUs: --set resources.gpus_per_worker=0.")
+    share = _share("CPU", need, nodes, workers=workers)
+    if share is not None:
+        remedies.append(f"Workers can share CPUs: --set resources.cpus_per_worker={share:g}.")
     subject = f"{workers} workers need" if workers > 1 else "1 worker needs"
     raise ClusterError(f"{subject} {needed}, and {owner} {present}.", " ".join(remedies))
+
+
+def require_memory(*, workers: int, forks: bool, free_gib: float | None) -> None:
+    """Refuse a job whose workers do not fit into the memory of this machine, before they load a model or data.
+
+    Args:
+        workers: the smallest number of workers that the job may run with.
+        forks: whether the workers are forks of one process, and share what they import.
+        free_gib: memory that is free, in GiB; None: not known, and nothing is refused.
+
+    Raises:
+        ClusterError: says how much memory is needed and free, and how many workers fit.
+    """
+    each_gib = FORK_GIB if forks else WORKER_GIB
+    needed_gib = CLUSTER_GIB + workers * each_gib
+    if free_gib is None or needed_gib <= free_gib:
+        return
+    fit = floor((free_gib - CLUSTER_GIB) / each_gib)
+    subject = f"{workers} workers need" if workers > 1 else "1 worker needs"
+    raise ClusterError(
+        f"{subject} {needed_gib:.1f} GiB of memory without their model and data, and this machine has {free_gib:.1f} "
+        "GiB free.",
+        f"--workers {fit} fits." if fit > 0 else "End other programs, or use a machine with more memory.",
+    )
+
+
+def _share(
+    resource: str, need: Mapping[str, float], nodes: Sequence[Mapping[str, float]], *, workers: int
+) -> float | None:
+    """Return the largest amount of a resource for each worker with which all fit; None: no amount is enough."""
+    counts = range(1, workers + 1)
+    wholes = {1.0, *(node.get(resource, 0.0) for node in nodes)}  # of one GPU, or of a node
+    shares = {floor(100 * whole / count) / 100 for whole in wholes for count in counts}
+    below = [share for share in shares if 0 < share < need[resource]]
+    return max((share for share in below if _fitting({**need, resource: share}, nodes) >= workers), default=None)
 
 
 def _fitting(need: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
@@ -135,4 +174,12 @@ def _fitting(need: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) ->
 
 def _workers_in(free: Mapping[str, float], need: Mapping[str, float]) -> int:
     """Return how many workers fit into the free resources of a node; ``need`` has at least one amount above 0."""
-    return min(floor(free.get(name, 0.0) / amount + 1e-9) for name, amount in need.items())
+    return min(_times(free.get(name, 0.0), name, amount) for name, amount in need.items())
+
+
+def _times(free: float, resource: str, amount: float) -> int:
+    """Return how often an amount fits into a free one. Ray gives a worker its share of a GPU on one GPU."""
+    if resource == "GPU" and amount < 1:
+        whole = floor(free + 1e-9)
+        return whole * floor(1 / amount + 1e-9) + floor((free - whole) / amount + 1e-9)
+    return floor(free / amount + 1e-9)

@@ -17,13 +17,12 @@ from scaler.job.tracking import Tracking
 from scaler.metrics.events import Event, GroupEnded, LeaveRequested, WorkerFailed, WorkerHung, WorkerStarted, of_type
 from scaler.metrics.writer import MetricsWriter
 from scaler.runs import RunFolder, RunState
-from scaler.runs.filesystems import reason
+from scaler.runs.filesystems import STORAGE_PATIENCE_S, reason
 
 FLUSH_S = 0.5
 UPLOADS_PER_S = 200  # of all workers together; each of 1000 workers then uploads every 5 s
 ACTIVE_S = 30.0  # a worker that uploaded within this time counts as active
 FORGET_S = 600.0  # a worker that has not uploaded for this long is forgotten
-STORAGE_PATIENCE_S = 30.0
 MOST_NOTICES = 20
 MOST_TROUBLES = 50  # kept for the status, which is sent several times a second; the newest ones show why a run ended
 
@@ -36,6 +35,7 @@ class CollectorStatus:
     troubles: Sequence[Trouble]  # the newest
     notices: Sequence[str]  # sentences for the user, on versions that differ
     storage: str  # why nothing could be written for ``STORAGE_PATIENCE_S``; empty: the folder can be written
+    storage_remedy: str  # what to do about it
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,7 +73,7 @@ class Collector:
         self._secured: dict[tuple[int | None, int], int] = {}
         self._flushed_at = monotonic()
         self._unwritten_since: float | None = None
-        self._problem = ""
+        self._problem, self._remedy = "", ""
         began_before = all(self._recovered.has(event) for event in opening)
         for event in opening:
             self._take_event(event)
@@ -162,6 +162,7 @@ class Collector:
             troubles=self._troubles,
             notices=list(self._notices),
             storage=self._problem if is_failing else "",
+            storage_remedy=self._remedy,
         )
 
     def close(self, state: RunState | None = None) -> None:
@@ -228,6 +229,7 @@ class Collector:
         except Exception as error:  # each filesystem has its own errors; if they last, the driver ends the run
             self._unwritten_since = self._unwritten_since or monotonic()
             if isinstance(error, ScalerError):
-                self._problem = error.problem.rstrip(".")
+                self._problem, self._remedy = error.problem.rstrip("."), error.remedy
             else:
                 self._problem = f"{type(error).__name__}: {reason(error)}"
+                self._remedy = "Free space or repair the storage."

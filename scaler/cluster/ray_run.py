@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from scaler.cluster.free_resources import require_free_resources
+from scaler.cluster.gpus import with_gpus
 from scaler.cluster.head import EMBEDDED_PATIENCE_S, PATIENCE_S, HeadWatch
 from scaler.cluster.messages import Trouble
 from scaler.cluster.progress import Progress
@@ -41,6 +42,7 @@ def run_on_ray(
     on_progress: Callable[[Progress], None],
     stop_requested: Callable[[], StopRequest | None] = lambda: None,
     on_notice: Callable[[str], None] = lambda notice: None,
+    on_wait: Callable[[str | None], None] = lambda what: None,
     embedded: bool = True,
     resumed: Resumed | None = None,
 ) -> bool:
@@ -54,6 +56,7 @@ def run_on_ray(
         on_progress: called a few times a second.
         stop_requested: returns the request to stop the run, if there is one.
         on_notice: called with a sentence for the user.
+        on_wait: called with what the run waits for before it can train, and with None when it does not wait any more.
         embedded: whether the cluster ends with this process.
         resumed: the event ``resumed``, for a run that is resumed.
 
@@ -80,6 +83,7 @@ def run_on_ray(
             on_progress=on_progress,
             stop_requested=stop_requested,
             on_notice=on_notice,
+            on_wait=on_wait,
             embedded=embedded,
             resumed=resumed,
         )
@@ -95,6 +99,7 @@ def _run(
     on_progress: Callable[[Progress], None],
     stop_requested: Callable[[], StopRequest | None],
     on_notice: Callable[[str], None],
+    on_wait: Callable[[str | None], None],
     embedded: bool,
     resumed: Resumed | None,
 ) -> bool:
@@ -109,7 +114,8 @@ def _run(
         if stop_requested() is not None:
             raise KeyboardInterrupt
 
-    require_free_resources(job, embedded=embedded, on_notice=on_notice, on_poll=look)
+    job = with_gpus(job, [node["Resources"] for node in ray.nodes() if node["Alive"]])  # type: ignore[no-untyped-call]
+    require_free_resources(job, embedded=embedded, on_wait=on_wait, on_poll=look)
     this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # If its process dies, Ray starts it again and repeats the calls that were not answered.
     options = {"num_cpus": 0, "scheduling_strategy": this_node, "max_restarts": -1, "max_task_retries": -1}
@@ -221,7 +227,7 @@ def _watch(
             if status is not None and status.storage:
                 raise RunError(
                     f"run {folder.run_id}: its folder cannot be written: {status.storage}.",
-                    f"Free space or repair the storage, then continue: scaler resume {folder.run_id}.",
+                    f"{status.storage_remedy}\nThen continue: scaler resume {folder.run_id}",
                 )
             stop = stop_requested()
             if stop is not None and (stop.now or stopping_since is None):

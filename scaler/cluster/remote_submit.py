@@ -16,6 +16,7 @@ from scaler.cluster.remote_package import not_sent_text, write_package
 from scaler.cluster.runtime_env import merged_runtime_env
 from scaler.errors import JobFileError, RunError
 from scaler.job import Job
+from scaler.job.runtime_env import RuntimeEnv, job_environment
 from scaler.masking import mask_text
 from scaler.runs import new_run_id
 from scaler.runs.filesystems import inside
@@ -51,7 +52,9 @@ def submit_remote(
         ClusterError: the cluster cannot be reached, refuses this process, or does not take a folder of this size.
         RunError: the cluster runs the run already.
     """
-    require_function(job.recipe, folder=recipe_folder)
+    with job_environment(job.runtime_env, folder=recipe_folder):
+        require_function(job.recipe, folder=recipe_folder)
+        recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
     require_shared_storage(job.storage, address=address)
     if job.runtime_env.image_uri is not None:
         raise JobFileError(
@@ -71,12 +74,12 @@ def submit_remote(
         )
     if before:
         submission_id = f"{run_id}.{len(before) + 1}"
-    recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
     entrypoint = ["exec", "python", "-m", "scaler", "submit", job_name, "--address", "auto"]
     entrypoint += ["--run-id", run_id, "--even-if-stopped"]  # a person starts it
     with tempfile.TemporaryDirectory(prefix="scaler-") as folder:
         package = Path(folder) / "job.zip"
-        sent = job.model_copy(update={"recipe": recipe})
+        environment = driver_environment(job.runtime_env, recipe_folder=recipe_folder)
+        sent = job.model_copy(update={"recipe": recipe, "runtime_env": environment})
         left_out = write_package(package, sent, recipe_folder=recipe_folder, job_name=job_name)
         if left_out:
             on_notice(not_sent_text(left_out))
@@ -101,6 +104,27 @@ def submit_remote(
             entrypoint_num_cpus=0,
         )
     return remote
+
+
+def driver_environment(asked: RuntimeEnv, *, recipe_folder: Path) -> RuntimeEnv:
+    """Return ``runtime_env`` as the driver on the cluster reads it, where the Ray job has it already.
+
+    A variable whose value names another one of this machine names itself there: Ray has set it for the driver. Files
+    outside the job's folder were sent with the Ray job, and are left out.
+    """
+    base = recipe_folder.resolve()
+
+    def is_sent(path: str) -> bool:
+        return "://" in path or (base / Path(path).expanduser()).resolve().is_relative_to(base)
+
+    return asked.model_copy(
+        update={
+            "env_vars": {name: f"${{{name}}}" if "${" in value else value for name, value in asked.env_vars.items()},
+            "py_modules": tuple(filter(is_sent, asked.py_modules)),
+            "pip": asked.pip if not isinstance(asked.pip, str) or is_sent(asked.pip) else None,
+            "uv": asked.uv if not isinstance(asked.uv, str) or is_sent(asked.uv) else None,
+        }
+    )
 
 
 def require_shared_storage(storage: str, *, address: str) -> None:

@@ -1,5 +1,6 @@
 """Run a claimed run to its end and write its report."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +26,13 @@ from scaler.report.run.model import Report
 from scaler.report.run.write import write_report
 from scaler.runs import RunFolder, RunState
 from scaler.runs.control import RunControl, StopRequest
+from scaler.runs.filesystems import patiently
 from scaler.runs.lease import Lease
 from scaler.runs.processes import stop_signals
 from scaler.training.recipe.lookup import require_function
 from scaler.training.recipe.module import shipped_recipe
 
+GPU_DEVICES = ("/dev/nvidia0", "/dev/kfd", "/dev/dri")  # of NVIDIA, AMD and Intel
 NO_CLUSTER = "none"
 INTERRUPTED = 130  # exit code of a command whose run was stopped
 
@@ -104,9 +107,15 @@ def run_to_end(
             shown = progress
             control.show(partial(progress_dict, progress, total_samples=plan.total_samples))
         if progress.attempt is not None and not is_running:
-            folder.set_state(RunState.RUNNING)
-            is_running = True
+            with suppress(RunError):  # the storage may be away; the next call tries again
+                folder.set_state(RunState.RUNNING)
+                is_running = True
         on_progress(progress)
+
+    def take_wait(what: str | None) -> None:
+        if what is not None:
+            on_notice(f"Waiting: {what}")
+        control.show(partial(progress_dict, shown, total_samples=plan.total_samples, waiting_for=what))
 
     is_written = False
 
@@ -152,6 +161,7 @@ def run_to_end(
                     resumed=resumed,
                     on_progress=take_progress,
                     on_notice=on_notice,
+                    on_wait=take_wait,
                     on_error=write_end,
                     stop_requested=lambda: control.stop,
                 )
@@ -163,8 +173,9 @@ def run_to_end(
             raise KeyboardInterrupt from error
         raise
     end, code = (RunState.SUCCEEDED, 0) if finished else (RunState.STOPPED, INTERRUPTED)
-    folder.set_state(end, ended_at=time(), exit_code=code)
-    on_report(write_report(folder))
+    ended_at = time()
+    patiently(lambda: folder.set_state(end, ended_at=ended_at, exit_code=code))
+    on_report(patiently(lambda: write_report(folder)))
     if not finished:
         raise KeyboardInterrupt
 
@@ -202,14 +213,16 @@ def _failure_text(error: BaseException) -> str:
 
 def _require_cluster(job: Job, address: str | None) -> None:
     """Refuse a running cluster that does not accept this process, or a job that this machine is too small for."""
-    from scaler.cluster.capacity import local_cpus, require_resources
+    from scaler.cluster.capacity import local_cpus, require_memory, require_resources
+    from scaler.training.memory import free_memory_gib
 
     if address is not None and address != NO_CLUSTER:
         from scaler.cluster.running import require_reachable
 
         require_reachable(address)
         return  # ``ray_run`` compares the job with the cluster
-    cpus, gpus = job.resources.cpus_per_worker, job.resources.gpus_per_worker
+    cpus, asked = job.resources.cpus_per_worker, job.resources.gpus_per_worker
+    gpus = 0.0 if asked == "auto" else asked  # auto: ``ray_run`` compares the job with the GPUs that Ray found
     node = {"CPU": local_cpus()}
     if gpus > 0:
         from scaler.training.device import gpus_here  # loads torch
@@ -224,6 +237,15 @@ def _require_cluster(job: Job, address: str | None) -> None:
             nodes=[node],
             owner="this machine has",
         )
+    if address is None:
+        require_memory(workers=job.scale.min_workers, forks=_can_fork(job), free_gib=free_memory_gib())
+
+
+def _can_fork(job: Job) -> bool:
+    """Return whether workers may be forks of one process: they use no GPU, and have one thread."""
+    gpus = job.resources.gpus_per_worker
+    uses_gpus = any(map(os.path.exists, GPU_DEVICES)) if gpus == "auto" else gpus > 0
+    return not uses_gpus and job.resources.cpus_per_worker < 2
 
 
 def _run_on_ray(
@@ -237,6 +259,7 @@ def _run_on_ray(
     resumed: Resumed | None,
     on_progress: OnProgress,
     on_notice: OnNotice,
+    on_wait: Callable[[str | None], None],
     on_error: Callable[[BaseException], None],
     stop_requested: StopRequested,
 ) -> bool:
@@ -249,7 +272,7 @@ def _run_on_ray(
             from scaler.cluster.embedded import embedded_cluster
 
             stack.enter_context(job_environment(job.runtime_env, folder=recipe_folder))
-            stack.enter_context(embedded_cluster(verbose=verbose))
+            stack.enter_context(embedded_cluster(verbose=verbose, forks=_can_fork(job)))
         else:
             from scaler.cluster.ray_hooks import require_hooks
             from scaler.cluster.running import environment_for, running_cluster
@@ -278,6 +301,7 @@ def _run_on_ray(
                 on_progress=on_progress,
                 stop_requested=stop_requested,
                 on_notice=on_notice,
+                on_wait=on_wait,
                 embedded=address is None,
                 resumed=resumed,
             )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray.train.backend import Backend, BackendConfig
 
 from scaler.cluster.failure_policy import FailurePolicy
 from scaler.cluster.ray_internals import (
@@ -34,15 +35,35 @@ _UNUSED_WHEN_EMBEDDED = (PlacementGroupCleanerCallback,)
 RESIZE_CHECK_S = ("SCALER_RESIZE_CHECK_S", 10.0)
 """An elastic group is resized when another size has been possible, and the group has run, for this many seconds. A
 lower value uses new nodes sooner, and interrupts training for each node that comes and goes."""
-ELASTIC_START_S = 15.0  # an elastic group that has not started by then is given a new size
+# A group that has not started by then is started again, an elastic one with another size. Many workers on one machine
+# start one after the other, because they share its CPUs: each takes a few CPU seconds, or 0.3 if it is a fork.
+ELASTIC_START_S, ELASTIC_START_A_WORKER_S = 15.0, 1.0
+FIXED_START_S, FIXED_START_A_WORKER_S = 60.0, 6.0
 NEVER_S = 1e9
+
+
+class _VisibleGpus(Backend):
+    """Ray Train's setting that each worker sees the GPUs of all the run's workers on its node.
+
+    NCCL copies directly between two GPUs of a node only if each process sees both.
+    """
+
+    share_cuda_visible_devices = True
+
+
+class _SharedGpus(BackendConfig):
+    """Selects ``_VisibleGpus``. scaler makes the process group itself."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _VisibleGpus
 
 
 class _Trainer(DataParallelTrainer):
     """Ray Train's trainer with scaler's policies, and without the parts that scaler does not use.
 
     Args:
-        job: gives the number of restarts, the time-out of hung workers, and how long to wait for nodes.
+        job: gives the number of workers and restarts, the time-out of hung workers, and how long to wait for nodes.
         collector: the collector's actor handle.
         embedded: whether the cluster ends with this process.
         options: of Ray Train's trainer.
@@ -51,7 +72,7 @@ class _Trainer(DataParallelTrainer):
     def __init__(self, *, job: Job, collector: Any, embedded: bool, **options: Any) -> None:
         super().__init__(_work, **options)
         self._hang_timeout_s, self._collector, self._embedded = job.failures.hang_timeout_s, collector, embedded
-        self._patience_s = job.resources.wait_s
+        self._patience_s, self._most_workers = job.resources.wait_s, job.scale.max_workers
         self._unused: tuple[type, ...] = (*_UNUSED, *(_UNUSED_WHEN_EMBEDDED if embedded else ()))
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -76,9 +97,11 @@ class _Trainer(DataParallelTrainer):
                 patience_s=self._patience_s,
                 asks_for_nodes=not self._embedded,
             )
-            environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(ELASTIC_START_S)
         elif self._embedded:
             options["scaling_policy"] = FixedWithoutAutoscaler(config)
+        environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(
+            start_timeout_s(self._most_workers, elastic=config.elasticity_enabled)
+        )
         # Values that the user has set stay; Ray Train passes all of them to its controller.
         with set_environment({name: value for name, value in environment.items() if name not in os.environ}):
             return super()._initialize_and_run_controller(**options)
@@ -90,13 +113,26 @@ def _seconds(variable: tuple[str, float]) -> float:
     return float(os.environ.get(name, default))
 
 
+def start_timeout_s(workers: int, *, elastic: bool) -> float:
+    """Return how many seconds a group of ``workers`` may take to start; an elastic group, at its largest.
+
+    Example:
+        >>> start_timeout_s(64, elastic=False), start_timeout_s(4, elastic=True)
+        (444.0, 19.0)
+    """
+    if elastic:
+        return ELASTIC_START_S + ELASTIC_START_A_WORKER_S * workers
+    return FIXED_START_S + FIXED_START_A_WORKER_S * workers
+
+
 def make_trainer(job: Job, assignment: Assignment, *, embedded: bool, folder_name: str) -> DataParallelTrainer:
     """Return the trainer that runs an assignment.
 
     Neither the trainer nor Ray Train's controller loads torch: the workers make their process group themselves.
 
     Args:
-        job: gives the number of workers, their resources, and the number of restarts.
+        job: gives the number of workers, their resources (``gpus_per_worker`` as a number), and the number of
+            restarts.
         assignment: what every worker gets.
         embedded: whether the cluster ends with this process.
         folder_name: of Ray Train's folder inside the run's folder.
@@ -105,8 +141,8 @@ def make_trainer(job: Job, assignment: Assignment, *, embedded: bool, folder_nam
     # Any, because Ray's annotation does not have the pair.
     number: Any = workers if isinstance(workers, int) else (workers.min, workers.max)
     per_worker = {"CPU": resources.cpus_per_worker}
-    if resources.gpus_per_worker:
-        per_worker["GPU"] = resources.gpus_per_worker
+    if resources.gpus:
+        per_worker["GPU"] = resources.gpus
     filesystem, root = assignment.folder.filesystem("")
     callbacks: list[Any] = [NoteTermination()]
     return _Trainer(
@@ -115,8 +151,13 @@ def make_trainer(job: Job, assignment: Assignment, *, embedded: bool, folder_nam
         embedded=embedded,
         train_loop_config={"assignment": assignment},
         scaling_config=ScalingConfig(
-            num_workers=number, use_gpu=resources.gpus_per_worker > 0, resources_per_worker=per_worker
+            num_workers=number,
+            use_gpu=resources.gpus > 0,
+            resources_per_worker=per_worker,
+            accelerator_type=resources.accelerator_type,
+            placement_strategy=resources.placement.upper(),
         ),
+        backend_config=_SharedGpus(),
         run_config=RunConfig(
             name=folder_name,
             storage_path=root.rstrip("/"),

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from scaler.cluster.versions import (
     require_same_as_driver,
 )
 from scaler.cluster.watchdog import REPORT_S, Watchdog
+from scaler.cluster.worker_device import assigned_device, set_rank_variables
 from scaler.cluster.worker_log import WorkerLog
 from scaler.errors import ClusterError, ScalerError, TrainingError
 from scaler.job import Job, parse_job
@@ -42,11 +43,13 @@ from scaler.metrics.events import (
 from scaler.metrics.record import Record
 from scaler.plan import Plan, limit_micro_batches, make_plan
 from scaler.runs import RunFolder
+from scaler.runs.filesystems import STORAGE_PATIENCE_S
 
 if TYPE_CHECKING:
     from scaler.training.worker_context import Leave
 
-SETTLE_S = 30.0  # the collector may take this long to write what a worker handed over
+SETTLE_S = 30.0  # the collector may take this long to receive what a failed worker handed over
+SUPERSEDED_S = 15.0  # training waits this long for a checkpoint whose records are not written when the next is due
 SECURE_POLL_S, MOST_SECURE_POLL_S = 0.05, 0.5  # the second is for many workers, which upload less often
 
 
@@ -97,14 +100,15 @@ class RayWorker:
         """Return how many steps a record should stand for; more than now if the collector is late."""
         return self._mailbox.wanted_steps(steps)
 
-    def secure(self, samples_seen: int) -> None:
+    def secure(self, samples_seen: int, *, give_up: Callable[[], bool]) -> None:
         """Wait until the collector has written the records of every worker up to ``samples_seen``."""
         began, pause_s = monotonic(), SECURE_POLL_S
         is_secured = self._collector.is_secured
         while not ray.get(is_secured.remote(self.attempt, world_size=self.world_size, samples_seen=samples_seen)):
-            if monotonic() - began > SETTLE_S:
+            waited_s = monotonic() - began
+            if waited_s > (SUPERSEDED_S if give_up() else STORAGE_PATIENCE_S):
                 raise ClusterError(
-                    f"records up to {samples_seen} samples are not in the run's folder after {SETTLE_S:g} s.",
+                    f"records up to {samples_seen} samples are not in the run's folder after {waited_s:.0f} s.",
                     "Check the driver's node and the storage.",
                 )
             sleep(pause_s)
@@ -238,16 +242,19 @@ class _Attempt:
             forward/backward.
         """
         from scaler.training.checkpoints.files import find_checkpoint, passed_over_events
-        from scaler.training.device import describe_device, use_threads
-        from scaler.training.process_group import MeetingPoint
+        from scaler.training.device import describe_device, prepare_device, use_threads
+        from scaler.training.process_group import MeetingPoint, collective_backend
 
         assignment, rank, world_size, watchdog = self._assignment, self._rank, self._world_size, self.watchdog
         use_threads(self._job.resources.cpus_per_worker)
-        device = _device(self._job)
-        backend = "nccl" if self._job.resources.gpus_per_worker >= 1 else "gloo"  # NCCL needs a GPU for each worker
+        set_rank_variables()
+        gpus = self._job.resources.gpus
+        device = assigned_device(gpus)
+        prepare_device(device, self._job.train)
         meeting = None
         agreed: tuple[AttemptStart, int | None, str, int | None, Versions, str] | None = None
         events: list[Event] = []
+        link: tuple[float | None, float | None] = (None, None)
         if rank == 0:
             host = _host(world_size)
             watchdog.now("asking the collector for its attempt")
@@ -263,7 +270,10 @@ class _Attempt:
             assert agreed is not None
             require_one_torch(self._versions, agreed[4], node=self._node, first_node=agreed[5])
             meeting = meeting or MeetingPoint(agreed[2], port=agreed[3], world_size=world_size)
-            meeting.join(rank=rank, backend=backend)
+            meeting.join(rank=rank, backend=collective_backend(gpus))
+            node = ray.train.get_context()
+            if node.get_node_rank() > 0 and node.get_local_rank() == 0:  # one worker of each node but that of rank 0
+                link = meeting.measure_link(rank=rank)
         assert agreed is not None
         begun, start, _, _, first, first_node = agreed
         self.number = begun.attempt
@@ -283,6 +293,8 @@ class _Attempt:
             start_samples=start or 0,
             versions=self._versions.to_dict(),
             differences=found or None,
+            round_trip_s=link[0],
+            link_mib_per_s=link[1],
             **describe_device(device),
         )
         worker.hand_over([], [started, *events], samples_seen=0)
@@ -315,9 +327,9 @@ def _host(world_size: int) -> str:
 
 def _require_written(mailbox: Mailbox, rank: int) -> None:
     """Refuse to end before everything that was handed over is in the run's folder."""
-    if not mailbox.wait_written(within_s=SETTLE_S):
+    if not mailbox.wait_written(within_s=STORAGE_PATIENCE_S):
         raise ClusterError(
-            f"the newest records of rank {rank} are not in the run's folder after {SETTLE_S:g} s.",
+            f"the newest records of rank {rank} are not in the run's folder after {STORAGE_PATIENCE_S:g} s.",
             "Check the driver's node and the storage.",
         )
 
@@ -328,19 +340,6 @@ def _plan_for(assignment: Assignment, job: Job, world_size: int) -> Plan:
     if planned.world_size == world_size:
         return planned
     return make_plan(job, world_size, num_samples=planned.num_samples, parameters=planned.parameters)
-
-
-def _device(job: Job) -> Any:
-    """Return the GPU that Ray gave to the worker, or the CPU."""
-    from scaler.training.device import cpu, use_gpu
-
-    if job.resources.gpus_per_worker <= 0:
-        return cpu()
-    import ray.train.torch
-
-    device = ray.train.torch.get_device()
-    use_gpu(device)
-    return device
 
 
 def _failure(error: BaseException, rank: int, attempt: int | None, node: str | None) -> WorkerFailed:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 
+from scaler.cluster.gpus import with_gpus
 from scaler.core.optimizers import optimizer_facts
 from scaler.job import Job
 
@@ -64,7 +65,6 @@ def nodes_of(job: Job, place: Place, *, on_one_machine: bool = False) -> Nodes:
         place: has the workers and the memory of a node.
         on_one_machine: all nodes are containers of one machine. Then all its GPUs belong to one node, because a
             container runtime that is asked for one GPU gives the same one to every container.
-
     """
     scale, share = job.scale, gpu_share(job)
     fitting = floor(1 / share + 1e-9) if 0 < share < 1 else 1
@@ -84,15 +84,9 @@ def is_remote(storage: str) -> bool:
     return "://" in storage and not storage.startswith(("file://", "local://"))
 
 
-def accelerator_of(job: Job) -> str | None:
-    """Return the type of the GPUs that a job asks for, as Ray names it; None: any."""
-    return getattr(job.resources, "accelerator_type", None)
-
-
 def gpu_share(job: Job) -> float:
     """Return the GPUs of each worker. ``auto`` depends on the cluster, and the files make the cluster: 1 for a type."""
-    share = job.resources.gpus_per_worker
-    return share if isinstance(share, float) else float(accelerator_of(job) is not None)
+    return with_gpus(job, nodes=[]).resources.gpus
 
 
 def submit_command(

@@ -13,7 +13,6 @@ from scaler.export.deployment import (
     HOME,
     RUNS,
     Place,
-    accelerator_of,
     extras_of,
     is_remote,
     kubernetes_name,
@@ -157,7 +156,7 @@ def _commands(
 def _nodes(kind: str, job: Job, place: Place) -> dict[str, Any]:
     """Return the nodes, and the machines of a cloud that hold them."""
     nodes = nodes_of(job, place, on_one_machine=kind == "compose")
-    accelerator = accelerator_of(job)
+    accelerator = job.resources.accelerator_type
     machine = None
     if kind in DEFAULT_GPU and place.instance_type is None:
         machine = choose_machine(

@@ -114,6 +114,7 @@ def _to_or_from(word: str) -> Callable[[Change], bool]:
 #   train.epochs|...       the end of the run; the schedule is stretched with it
 #   train.last_batch       applies to each step alone; the order of the samples does not depend on it
 #   train.ema.decay, clip_grad_norm, precision, noise_scale_every, data_workers, eval_every    apply to each step alone
+#   train.tf32, compile, activation_checkpointing, channels_last, pin_memory    change speed and memory only
 #   train.check_data       applies to the start of each attempt
 #   resources, runtime_env, checkpoint, failures, tracking    do not change the training
 FIXED: Mapping[str, tuple[Callable[[Change], bool], str]] = {

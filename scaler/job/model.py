@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from scaler.job.acceleration import ActivationCheckpointing, CompileChoice
 from scaler.job.optimizer import LayerDecay, Optimizer, ParameterGroup
+from scaler.job.resources import Resources
 from scaler.job.runtime_env import RuntimeEnv
 from scaler.job.scale import Scale
 from scaler.job.schedule import Constant, ReferenceWarmup, Schedule, schedule_tag
@@ -60,7 +62,36 @@ class Train(Length):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the initial weights, the data order and dropout.")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32", description="Precision of forward and backward; weights and optimizer are fp32."
+        "fp32",
+        description="Precision of forward and backward; weights and optimizer are fp32. fp16: the loss is scaled, and "
+        "a step whose gradient overflows is skipped. bf16: not every GPU has it.",
+    )
+    tf32: bool | None = Field(
+        None,
+        description="Compute fp32 matrix multiplications and convolutions in TF32 on GPUs that have it: faster, with "
+        "10 bits of mantissa instead of 23. null: what torch does, which is TF32 for convolutions only. Nothing "
+        "changes on the CPU.",
+    )
+    compile: CompileChoice = Field(
+        False,
+        description="Compile the model with torch.compile when the start checks have passed. true: with the defaults "
+        "below. What the loss calls besides model(...) is not compiled. The node needs a C++ compiler.",
+    )
+    activation_checkpointing: ActivationCheckpointing | None = Field(
+        None,
+        description="Blocks of the model whose activations are not kept: backward computes them again, which saves "
+        "memory and costs about a third more time. A list of class names; or auto: the blocks of one class that stand "
+        "together in an nn.ModuleList or nn.Sequential. A block inside such a block is not counted. null: none.",
+    )
+    channels_last: bool = Field(
+        False,
+        description="Keep the weights of convolutions in torch's memory format channels_last, so that convolutions "
+        "compute in it. Often faster for images, mostly with bf16 or fp16.",
+    )
+    pin_memory: bool = Field(
+        True,
+        description="Copy each batch into pinned memory first, from which a GPU reads without blocking the worker. "
+        "Nothing changes on the CPU.",
     )
     clip_grad_norm: float | None = Field(
         None, gt=0, description="Largest norm of the gradient of all parameters; null: no clipping."
@@ -87,34 +118,6 @@ class Train(Length):
     eval_every: Length = Field(
         Length(epochs=1),
         description="How often to evaluate; always at the end too. A step counts as a whole global batch.",
-    )
-
-
-class Resources(Section):
-    """The resources of each worker on the cluster."""
-
-    cpus_per_worker: float = Field(
-        1.0, gt=0, description="CPUs reserved; fractions are allowed. Also the number of torch's threads, at least 1."
-    )
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs reserved; fractions are allowed. 0: train on the CPU.")
-    wait_s: float = Field(
-        600.0,
-        ge=0,
-        le=MOST,
-        description="On a running cluster, seconds to wait for these resources: at the start while other programs use "
-        "them or the autoscaler adds nodes, and later for nodes in place of lost ones. Then the run fails.",
-    )
-    price_per_worker_hour: float | None = Field(
-        None,
-        ge=0,
-        description="Price of one worker for one hour, in any currency; the report has the cost of the run. null: "
-        "none.",
-    )
-    peak_tflops_per_worker: float | None = Field(
-        None,
-        gt=0,
-        description="Peak speed of the device at train.precision, in 10**12 FLOPs per second; the report has the model "
-        "FLOPs utilization (MFU). null: none.",
     )
 
 

@@ -55,6 +55,8 @@ class WorkerStarted(BaseEvent):
     memory_limit_gib: float | None  # memory of the GPU; without a GPU, of the machine, which its workers share
     versions: Mapping[str, str] | None = None  # versions of python, ray, torch and scaler; None: not recorded
     differences: Sequence[str] | None = None  # sentences on versions that differ from other processes; None: none
+    round_trip_s: float | None = None  # to the node of rank 0; None: on that node, or another worker measured it
+    link_mib_per_s: float | None = None  # MiB/s of 256 KiB sent to the node of rank 0 and back; None: as above
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,8 @@
 """The files of a run's folder, on any filesystem that fsspec reaches: documents and logs.
 
-A document is replaced as a whole: the new content is written to a hidden file beside it, which is then renamed. So a
-reader sees the old content or the new one. A log grows: rows are appended to it as whole lines.
+A document is replaced as a whole. In an object store, one request replaces it. Elsewhere, the new content is written
+to a hidden file beside it, which is then renamed. So a reader sees the old content or the new one. A log grows: rows
+are appended to it as whole lines.
 """
 
 import json
@@ -80,12 +81,15 @@ class RunFiles:
         """
         data = content.encode() if isinstance(content, str) else content
         target = self._at(name)
+        if not has_folders(self._fs):  # an object store, where a write replaces the whole object or nothing
+            with self._errors(name, "written"):
+                self._fs.pipe_file(target, data)
+            return
         parent, _, last = target.rpartition("/")
         beside = f"{parent}/.{last}.{secrets.token_hex(4)}.part"  # hidden, so that readers of the whole folder skip it
         with self._errors(name, "written"):
             try:
-                if has_folders(self._fs):
-                    self._fs.makedirs(parent, exist_ok=True)
+                self._fs.makedirs(parent, exist_ok=True)
                 with self._fs.open(beside, "wb") as file:
                     file.write(data)
                 if self.local_path is not None:
@@ -131,18 +135,39 @@ class RunFiles:
         try:
             with self._errors(name, "read"):
                 size = self._require_file(name, path)
+                if size is None:
+                    return self._read_remote(name, path, most=most, start=start)
+                if most is not None and size > most:
+                    raise self._too_large(name, size, most)
                 with self._fs.open(path, "rb") as file:
-                    size = getattr(file, "size", None) if size is None else size
-                    if most is not None and size is not None and size > most:
-                        raise RunError(
-                            f"run {self.run_id}: {name} has {size:,} bytes, and at most {most:,} are read.",
-                            f"Look at {self.path(name)}: scaler does not write files of that size.",
-                        )
                     file.seek(start)
                     data: bytes = file.read()
                     return data
         except FileNotFoundError:
             return None
+
+    def _read_remote(self, name: str, path: str, *, most: int | None, start: int) -> bytes:
+        """Return the content of a file from ``start`` on, in one request unless it is empty or too large."""
+        if most is None and start == 0:
+            whole: bytes = self._fs.cat_file(path)
+            return whole
+        try:
+            data: bytes = self._fs.cat_file(path, start=start, end=None if most is None else most + 1)
+        except FileNotFoundError:
+            raise
+        except Exception:  # object stores refuse a range that begins at the end of a file
+            if self._fs.info(path)["size"] <= start:
+                return b""
+            raise
+        if most is not None and start + len(data) > most:
+            raise self._too_large(name, self._fs.info(path)["size"], most)
+        return data
+
+    def _too_large(self, name: str, size: int, most: int) -> RunError:
+        return RunError(
+            f"run {self.run_id}: {name} has {size:,} bytes, and at most {most:,} are read.",
+            f"Look at {self.path(name)}: scaler does not write files of that size.",
+        )
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes.

@@ -6,10 +6,11 @@ where, why it failed, and what to type. No other module knows the errors of s3fs
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from time import monotonic, sleep
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -24,7 +25,8 @@ _CREDENTIALS = re.compile(
 )
 _REFUSED = re.compile(
     r"AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|InvalidClientTokenId|"
-    r"RequestExpired|TokenRefreshRequired|\b40[13]\b|Forbidden|Unauthorized|Unable to locate credentials"
+    r"RequestExpired|TokenRefreshRequired|\b40[13]\b|Forbidden|Unauthorized|Unable to locate credentials|"
+    "account_name with credentials"
 )
 _NO_BUCKET = re.compile(r"NoSuchBucket|bucket does not exist|ContainerNotFound", re.IGNORECASE)
 _NETWORK = re.compile(
@@ -32,13 +34,24 @@ _NETWORK = re.compile(
     "TransportError|IncompleteRead|ResponseStreaming"
 )
 
+_BUSY = re.compile(
+    r"\b50[0234]\b|SlowDown|InternalError|ServiceUnavailable|RequestTimeout|Throttl|TooManyRequests|\b429\b|"
+    "reduce your request",
+    re.IGNORECASE,
+)
+
+STORAGE_PATIENCE_S = 60.0  # a run survives that its storage is away for this long
+RETRY_S = 1.0
+
 _LOGINS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE,",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
+_EXTRAS = {"s3": "s3", "gs": "gs", "az": "abfs"}  # of pyproject.toml, with the package for the kind of URI
 _SAME_AS = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "adl": "az"}
 _BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "obs", "r2"})
+T = TypeVar("T")
 CHECK_STORAGE = "Check the storage, then try again."
 
 
@@ -72,7 +85,14 @@ def reach(uri: str) -> tuple[Any, str]:
         return LocalFileSystem(), str(Path(uri).absolute())
     remedy = "Use a folder or a URI that fsspec knows, and install the package that it asks for."
     with storage_errors(f"{mask_text(uri)}: cannot be reached", uri=uri, remedy=remedy):
-        filesystem, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+        try:
+            filesystem, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+        except ImportError as error:
+            scheme = uri.partition("://")[0]
+            if extra := _EXTRAS.get(_SAME_AS.get(scheme, scheme)):
+                remedy = f"On this machine and every node of the cluster: pip install 'scaler[{extra}]'"
+                raise RunError(f"{mask_text(uri)}: the package for {scheme}:// is not installed.", remedy) from error
+            raise
     return filesystem, root
 
 
@@ -96,6 +116,32 @@ def storage_errors(what: str, *, uri: str, remedy: str = CHECK_STORAGE) -> Itera
             raise
         why, known = _explain(error, uri)
         raise RunError(f"{what}: {why}.", known or remedy) from error
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether an error of a storage may pass: no answer, or an answer that says to try again later."""
+    kinds = [kind.__name__ for link in error_chain(error) for kind in type(link).__mro__]
+    return any(map(_NETWORK.search, kinds)) or _is_about(error, _BUSY)
+
+
+def patiently(action: Callable[[], T], *, give_up: Callable[[], bool] = lambda: False) -> T:
+    """Return what ``action`` returns; while the storage is away, try again for ``STORAGE_PATIENCE_S``.
+
+    Args:
+        action: reads or writes; may be called several times.
+        give_up: asked after each failure; True: do not try again.
+
+    Raises:
+        ScalerError: what ``action`` raised last.
+    """
+    began = monotonic()
+    while True:
+        try:
+            return action()
+        except ScalerError as error:
+            if not may_pass(error) or give_up() or monotonic() - began > STORAGE_PATIENCE_S:
+                raise
+        sleep(RETRY_S)
 
 
 def reason(error: BaseException) -> str:
@@ -177,6 +223,8 @@ def _explain(error: Exception, uri: str) -> tuple[str, str]:
     if scheme and any(map(_NETWORK.search, kinds)):
         endpoint = " and AWS_ENDPOINT_URL" if _SAME_AS.get(scheme, scheme) == "s3" else ""
         return f"it does not answer ({reason(error)})", f"Check the network{endpoint}, then try again."
+    if scheme and _is_about(error, _BUSY):
+        return f"it answers with an error of its own ({reason(error)})", "Try again later."
     return reason(error), ""
 
 

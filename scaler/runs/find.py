@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from math import isfinite
 
@@ -9,7 +10,9 @@ from scaler.errors import JobFileError, RunError
 from scaler.masking import mask_text
 from scaler.runs.filesystems import inside, located, names_in
 from scaler.runs.folder import RunFolder
+from scaler.runs.parsing import parse_json
 
+READERS = 32  # runs in remote storage that are looked at at once
 _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 MOST_CHARACTERS = 200  # of a run id; a name in a folder may have 255, and Ray adds to the id
 
@@ -71,19 +74,31 @@ def list_runs(storage: str = "runs") -> Sequence[RunFolder]:
     base = located(storage)
     names = names_in(base, what=f"storage = {mask_text(storage)}")
     folders = [RunFolder(inside(base, name)) for name in names]
-    return sorted((folder for folder in folders if folder.is_run()), key=_made)
+    if "://" not in base:
+        made = [_made(folder) for folder in folders]
+    else:  # a request takes long, and the storage answers many at once
+        with ThreadPoolExecutor(READERS) as pool:
+            made = list(pool.map(_made, folders))
+    runs = [(at, folder) for at, folder in zip(made, folders, strict=True) if at is not None]
+    return [folder for _, folder in sorted(runs, key=lambda run: run[0])]
 
 
-def _made(folder: RunFolder) -> tuple[float, str]:
-    """Return the time at which a run was made, and the end of its id, to sort by.
+def _made(folder: RunFolder) -> tuple[float, str] | None:
+    """Return the time at which a run was made, and the end of its id, to sort by; None: the folder is not a run's.
 
     The time is read from the status, because the id has whole seconds only; if the status has no time, from the id.
     """
     written = "-".join(folder.run_id.rsplit("-", 3)[-3:])
+    started: object = None
     try:
-        started = folder.read_json("status.json").get("started_at")
-    except RunError:
-        started = None
+        status = folder.read_if_there("status.json")
+        if status is None:
+            return None
+        found = parse_json(status)
+        started = found.get("started_at") if isinstance(found, dict) else None
+    except (RunError, ValueError):
+        if not folder.is_run():
+            return None
     if isinstance(started, int | float) and isfinite(started):
         return float(started), written
     try:

@@ -4,7 +4,10 @@ from typing import Any
 
 import torch
 
+from scaler.errors import JobFileError
+from scaler.job.model import Train
 from scaler.training.memory import memory_limit_gib
+from scaler.training.tf32 import allow_tf32
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -24,10 +27,26 @@ def cpu() -> torch.device:
     return torch.device("cpu")
 
 
-def use_gpu(device: torch.device) -> None:
-    """Make a GPU the default of torch and NCCL."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+def prepare_device(device: torch.device, train: Train) -> None:
+    """Make a GPU the default of torch and NCCL in this process, and set whether it may compute in TF32.
+
+    Args:
+        device: the worker's.
+        train: its precision and ``tf32``.
+
+    Raises:
+        JobFileError: the GPU has no bf16, and the job asks for it.
+    """
+    if device.type != "cuda":
+        return
+    torch.cuda.set_device(device)
+    if train.tf32 is not None:
+        allow_tf32(train.tf32)
+    if train.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise JobFileError(
+            f"train.precision = bf16, and the GPU {torch.cuda.get_device_name(device)} does not compute in it.",
+            "Use fp16, which scales the loss: --set train.precision=fp16.",
+        )
 
 
 def first_gpu() -> torch.device:
@@ -44,6 +63,11 @@ def describe_device(device: torch.device) -> dict[str, Any]:
         about = torch.cuda.get_device_properties(device)
         return {"device": about.name, "memory_limit_gib": about.total_memory / 2**30}
     return {"device": device.type, "memory_limit_gib": memory_limit_gib()}
+
+
+def torch_version() -> str:
+    """Return the version of the installed torch, with what it was built for, such as ``2.13.0+cpu``."""
+    return str(torch.__version__)
 
 
 def gpus_here() -> int:

@@ -15,17 +15,17 @@ import torch
 from scaler.errors import ScalerError, TrainingError
 from scaler.job import Job
 from scaler.job.tracking import Tracking
+from scaler.metrics.background import BackgroundWriter
 from scaler.metrics.events import Event, LeaveRequested, Resumed, WorkerStarted
 from scaler.metrics.next_attempt import next_attempt
 from scaler.metrics.record import Record
-from scaler.metrics.writer import MetricsWriter
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
 from scaler.runs.control import StopRequest
 from scaler.runs.processes import stop_signals
 from scaler.training.checkpoints.files import find_checkpoint, passed_over_events
 from scaler.training.data.batches import is_lost_data_process
-from scaler.training.device import cpu, describe_device, first_gpu, use_threads
+from scaler.training.device import cpu, describe_device, first_gpu, gpus_here, prepare_device, use_threads
 from scaler.training.loop import Training
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe.failures import recipe_failure
@@ -64,7 +64,7 @@ class InProcess:
         self.folder = folder
         self.attempt = next_attempt(folder)
         self.device = device
-        self._writer = MetricsWriter(folder, tracking)
+        self._writer = BackgroundWriter(folder, tracking)
         self.ended = RunState.FAILED
         self._on_hand_over = on_hand_over
         self._stop_requested = stop_requested
@@ -88,26 +88,24 @@ class InProcess:
 
     def note(self, event: Event) -> None:
         """Write an event that does not come from the training."""
-        self._writer.add_event(event)
+        self._writer.put([], [event])
 
     def next_attempt(self) -> int:
         """Return the number of the next attempt."""
         return self.attempt + 1
 
     def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
-        """Write records and events at once."""
-        self._writer.add(records)
-        for event in events:
-            self._writer.add_event(event)
-        self._writer.flush()
+        """Write records and events: at once into a local folder, in a thread into remote storage."""
+        self._writer.put(records, events)
         self._on_hand_over(records, events)
 
     def wanted_steps(self, steps: int) -> int:
-        """Return ``steps``: everything that was handed over is written."""
+        """Return ``steps``: records are not thinned."""
         return steps
 
-    def secure(self, samples_seen: int) -> None:
-        """Return at once: everything that was handed over is written."""
+    def secure(self, samples_seen: int, *, give_up: Callable[[], bool]) -> None:
+        """Wait until everything that was handed over is written."""
+        self._writer.wait_written(give_up=give_up)
 
     def ask_to_stop(self) -> bool:
         """Ask the training to save and stop; return whether this is the first time."""
@@ -167,7 +165,9 @@ def train_in_process(
         ScalerError: any failure; an exception of the recipe becomes a ``RecipeError`` with its traceback.
     """
     use_threads(job.resources.cpus_per_worker)
-    device = first_gpu() if job.resources.gpus_per_worker > 0 else cpu()
+    gpus = job.resources.gpus_per_worker
+    device = first_gpu() if (gpus_here() if gpus == "auto" else gpus) else cpu()
+    prepare_device(device, job.train)
     try:
         with redirect_stdout(sys.stderr):  # stdout is for the result; the recipe prints to stderr
             seed_everything(job.train.seed)

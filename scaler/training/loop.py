@@ -185,6 +185,7 @@ class Training:
             digests=self._digests,
         )
         self._digests, self._gathers = start.digests, start.gathers
+        self._stepper.compile()  # after the checks, whose many small batches would each be compiled
         return start
 
     def _batches(self) -> Iterator[Any]:
@@ -196,7 +197,7 @@ class Training:
             recipe.train_data,
             indices,
             data_workers=train.data_workers,
-            pin=self._device.type == "cuda",
+            pin=train.pin_memory and self._device.type == "cuda",
             seeds=indices.seeds(),
             seed=train.seed,
         )

@@ -5,6 +5,7 @@ import socket
 import struct
 from collections.abc import Sequence
 from contextlib import closing
+from time import perf_counter
 from typing import TypeVar
 
 import torch
@@ -14,6 +15,8 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from scaler.errors import ClusterError, RecipeError
 
 T = TypeVar("T")
+
+LINK_BYTES = 256 * 2**10  # sent there and back to measure a link: 2 s at 2 Mbit/s
 
 
 def agree(found: T | RecipeError, *, world_size: int) -> T:
@@ -32,6 +35,28 @@ def agree(found: T | RecipeError, *, world_size: int) -> T:
     if isinstance(found, RecipeError):
         raise found
     return found
+
+
+def collective_backend(gpus: float) -> str:
+    """Return the backend of torch's process group: ``nccl`` if each worker has a GPU of its own, otherwise ``gloo``.
+
+    NCCL refuses two ranks on one GPU. gloo sums GPU tensors through the memory of the CPU.
+
+    Args:
+        gpus: GPUs of a worker, in [0, 1].
+
+    Raises:
+        ClusterError: torch was built without NCCL.
+    """
+    if gpus < 1:
+        return "gloo"
+    if not dist.is_nccl_available():
+        raise ClusterError(
+            f"resources.gpus_per_worker = 1 needs NCCL, and torch {torch.__version__} on the node "
+            f"{socket.gethostname()} was built without it.",
+            "Install a torch with NCCL, or use gloo, which is slower: --set resources.gpus_per_worker=0.5.",
+        )
+    return "nccl"
 
 
 class MeetingPoint:
@@ -70,6 +95,28 @@ class MeetingPoint:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
             os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # with "=" NCCL compares the whole name
         dist.init_process_group(backend, store=self._store, rank=rank, world_size=self._world_size)
+
+    def measure_link(self, *, rank: int) -> tuple[float, float]:
+        """Measure the network between this worker's node and the node of rank 0; takes milliseconds on a fast one.
+
+        Args:
+            rank: of this worker.
+
+        Returns:
+            Seconds of the shortest of three round trips, and MiB/s of a transfer there and back.
+        """
+        key = f"link-{rank}"
+        round_trips = []
+        for _ in range(3):
+            began = perf_counter()
+            self._store.check([key])
+            round_trips.append(perf_counter() - began)
+        began = perf_counter()
+        self._store.set(key, "0" * LINK_BYTES)
+        self._store.get(key)
+        transfer_s = perf_counter() - began
+        self._store.delete_key(key)
+        return min(round_trips), 2 * LINK_BYTES / 2**20 / transfer_s
 
 
 def _listen(host: str) -> socket.socket:

@@ -10,12 +10,19 @@ from torch import Tensor, nn
 from scaler.core.noise_scale import GradientSquares, estimate_squares
 from scaler.errors import RecipeError
 from scaler.job import Job
+from scaler.job.acceleration import Compile
 from scaler.plan import Phase, Plan
 from scaler.training.activity import Activity
 from scaler.training.checkpoints.state import require_readable, require_same_shapes
 from scaler.training.clock import Clock
 from scaler.training.gradients.norm import clip, total_norm
 from scaler.training.gradients.step import GradientStep, Parts, StepMeasures
+from scaler.training.model.acceleration import (
+    compile_failure,
+    compile_model,
+    recompute_activations,
+    use_channels_last,
+)
 from scaler.training.model.average import WeightAverage
 from scaler.training.model.buffers import broadcast_tensors
 from scaler.training.model.modes import Freezing, start_training
@@ -43,7 +50,7 @@ class Stepper:
 
     Args:
         recipe: model and loss.
-        job: precision, clipping, average.
+        job: precision, clipping, average, and how the model computes.
         plan: of this attempt; its groups and optimizer are used.
         context: this worker's device and world size.
         clock: the device's.
@@ -56,6 +63,7 @@ class Stepper:
     Raises:
         JobFileError: the optimizer cannot be built, lacks a momentum that the schedule moves, or averages its weights
             itself although ``train.ema`` is set.
+        RecipeError: the model has no part that ``channels_last`` or ``activation_checkpointing`` applies to.
     """
 
     def __init__(
@@ -65,6 +73,8 @@ class Stepper:
         self._clock, self._activity = clock, activity
         self._device, self._world_size = context.device, context.world_size
         self.module: nn.Module = recipe.model.to(self._device)
+        if job.train.channels_last:
+            use_channels_last(self.module)
         start_training(self.module)
         if self._world_size > 1:
             broadcast_tensors([*self.module.parameters(), *self.module.buffers()])
@@ -81,10 +91,17 @@ class Stepper:
         self._parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         self._preconditioner = Preconditioner(self._optimizer) if plan.is_preconditioned else None
         self.average = WeightAverage(self.module) if job.train.ema is not None else None
+        if job.train.activation_checkpointing is not None:  # the average above is only evaluated
+            recompute_activations(self.module, job.train.activation_checkpointing)
         self._phase = plan.phases[0]
         self._set_constants()
         self._gradient = self._make_gradient()
         self._is_new = True  # no step has been taken yet
+
+    def compile(self) -> None:
+        """Compile the model, if the job says so."""
+        if choice := self._job.train.compile:
+            compile_model(self.module, Compile() if choice is True else choice)
 
     def enter(self, phase: Phase) -> None:
         """Write a phase's constants into the optimizer."""
@@ -122,7 +139,14 @@ class Stepper:
             measure: whether to measure the gradient's noise.
         """
         micro_steps = self._phase.grad_accum_steps
-        measures = self._gradient(source, sizes, step_samples=step_samples, measure=measure, micro_steps=micro_steps)
+        try:
+            measures = self._gradient(
+                source, sizes, step_samples=step_samples, measure=measure, micro_steps=micro_steps
+            )
+        except Exception as error:
+            if self._job.train.compile and (failure := compile_failure(error)):
+                raise failure from error
+            raise
         self._scaler.unscale_(self._optimizer)
         present = [(parameter, grad) for parameter in self._parameters if (grad := parameter.grad) is not None]
         trained, norm = [parameter for parameter, _ in present], total_norm([grad for _, grad in present])

@@ -4,7 +4,7 @@
 that a job runs under a debugger and tests of the loop take milliseconds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -69,14 +69,19 @@ class WorkerContext(Protocol):
         the collector: all workers agree on the largest value, and merge that many steps into a record from then on.
         """
 
-    def secure(self, samples_seen: int) -> None:
+    def secure(self, samples_seen: int, *, give_up: Callable[[], bool]) -> None:
         """Wait until every worker's records up to ``samples_seen`` are in the run's folder.
 
         Rank 0 calls this in a separate thread before it completes a checkpoint. So the records of a checkpoint's steps
         exist, whichever process dies later.
 
+        Args:
+            samples_seen: of the checkpoint.
+            give_up: True: training waits to write a newer checkpoint, so do not wait long for storage that is away.
+
         Raises:
             ClusterError: the records do not arrive.
+            RunError: they cannot be written.
         """
 
     def leave_requested(self) -> Leave:

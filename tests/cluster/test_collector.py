@@ -76,7 +76,7 @@ def test_a_folder_that_cannot_be_written_fails_no_worker(
     assert len(folder.names("tensorboard")) == 1, "what could not be written was kept"
 
 
-def test_an_error_of_the_storage_is_reported_without_its_remedy_and_without_two_full_stops(
+def test_an_error_of_the_storage_is_reported_with_its_remedy_and_without_two_full_stops(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
@@ -92,6 +92,7 @@ def test_an_error_of_the_storage_is_reported_without_its_remedy_and_without_two_
         collector.status()
     now += 1.0
     assert collector.status().storage == "events.jsonl cannot be written"
+    assert collector.status().storage_remedy == "Free space."
     monkeypatch.undo()
 
 

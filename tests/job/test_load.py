@@ -114,7 +114,8 @@ JOB_KEYS = (
     "checkpoint, failures, tracking, storage."
 )
 TRAIN_KEYS = (
-    "epochs, steps, samples, num_samples, last_batch, seed, precision, clip_grad_norm, ema, noise_scale_every, "
+    "epochs, steps, samples, num_samples, last_batch, seed, precision, tf32, "
+    "compile, activation_checkpointing, channels_last, pin_memory, clip_grad_norm, ema, noise_scale_every, "
     "data_workers, check_data, eval_every."
 )
 
@@ -235,7 +236,8 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (  # near none
             "train.precision=double",
             "JOB: train.precision = double is not one of fp32, bf16, fp16.\n"
-            "  train.precision: Precision of forward and backward; weights and optimizer are fp32.",
+            "  train.precision: Precision of forward and backward; weights and optimizer are fp32. fp16: the loss is "
+            "scaled, and a step whose gradient overflows is skipped. bf16: not every GPU has it.",
         ),
         (
             "schedule.warmup=none",
@@ -616,6 +618,34 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
             'tracking.mlflow={uri: "http://me:hunter2@host:5000"}',
             "JOB: tracking.mlflow.uri has a password in it, which would be written into the run's folder.\n"
             "  Leave it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
+        ),
+        (
+            "resources.gpus_per_worker=2",
+            "JOB: resources.gpus_per_worker = 2 must be <= 1.\n"
+            "  resources.gpus_per_worker: GPUs reserved: 1, or a fraction for workers that share a GPU; 0: train on "
+            "the CPU. auto: 1 if the cluster has a GPU when the run starts, otherwise 0. On a cluster that starts its "
+            "GPU nodes on demand, give 1.",
+        ),
+        (
+            "resources={gpus_per_worker: 0, accelerator_type: A100}",
+            "JOB: resources has accelerator_type: A100 and gpus_per_worker: 0.\n"
+            "  Leave gpus_per_worker out, or give 1 or a fraction.",
+        ),
+        (
+            "train.compile=inductor",
+            'JOB: train.compile = "inductor" is not true or false.\n'
+            "  train.compile: Compile the model with torch.compile when the start checks have passed. true: with the "
+            "defaults below. What the loss calls besides model(...) is not compiled. The node needs a C++ compiler.",
+        ),
+        (
+            "train.compile.mode=reduce-overhead",
+            "JOB: train.compile.mode = reduce-overhead is not one of default, max-autotune-no-cudagraphs.\n"
+            "  train.compile.mode: default: compiles in seconds to minutes; max-autotune-no-cudagraphs: also measures "
+            "several kernels for each operation, which takes longer to compile.",
+        ),
+        (
+            "train.activation_checkpointing=Auto",
+            'JOB: train.activation_checkpointing = Auto is not one of auto.\n  Did you mean "auto"?',
         ),
         (
             "failures.divergence={then: go_on}",

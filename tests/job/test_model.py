@@ -94,12 +94,15 @@ def test_the_smallest_job_has_the_documented_defaults() -> None:
             "last_batch": "scale",
             "seed": 0,
             "precision": "fp32",
+            "compile": False,
+            "channels_last": False,
+            "pin_memory": True,
             "noise_scale_every": 20,
             "data_workers": 0,
             "check_data": True,
             "eval_every": {"epochs": 1.0},
         },
-        "resources": {"cpus_per_worker": 1.0, "gpus_per_worker": 0.0, "wait_s": 600.0},
+        "resources": {"cpus_per_worker": 1.0, "gpus_per_worker": "auto", "placement": "pack", "wait_s": 600.0},
         "runtime_env": {"env_vars": {}, "py_modules": ()},
         "checkpoint": {"every": {"epochs": 1.0}, "keep": 2},
         "failures": {
@@ -135,6 +138,8 @@ def test_the_smallest_job_has_the_documented_defaults() -> None:
         ["scale={global_batch_size: 64, per_worker_batch_size: auto, rewarmup: {above: 2, epochs: 1}}"],
         ["checkpoint={every: {seconds: 60}, best: {metric: accuracy, mode: max}}", "failures.hang_timeout_s=null"],
         ["train.ema={decay: 0.999}", "scale.co_scale.ema=true", "failures.divergence=null"],
+        ["train.compile={dynamic: true}", "train.activation_checkpointing=[Block, Head]", "train.tf32=false"],
+        ["train.compile=true", "train.activation_checkpointing=auto", "resources={accelerator_type: L4}"],
         ["recipe_args={hidden: null, depth: [1, {a: 2}], rate: 1e-3, word: 'no'}"],  # null is a value like any other
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 from made_runs import healthy_loss, step_arrays_of, steps_of
 from synthetic import evidence_of
 
+from scaler.metrics.events import WorkerStarted
 from scaler.report.run.model import Budget, Report, Scaling, Verdict
 from scaler.report.run.verdicts import find_verdicts
 from scaler.report.run.verdicts.step_times import FEWEST_STEPS, MOST_STEPS, SETTLING_STEPS
@@ -256,6 +257,49 @@ def test_workers_that_wait_for_the_network(sound: Report, network_s: float, is_f
         assert verdicts[0].evidence == (
             "31% in the all-reduce after the last rank has reached it, 0% before; median step 160 ms"
         )
+
+
+def started(rank: int, link: tuple[float, float] | None, attempt: int = 0) -> WorkerStarted:
+    """Return the start of a worker that measured a round trip in seconds and a rate in MiB/s, or did not measure."""
+    return WorkerStarted(
+        time=0.0,
+        attempt=attempt,
+        rank=rank,
+        node=f"node-{rank}",
+        pid=1,
+        world_size=4,
+        start_samples=0,
+        device=None,
+        memory_limit_gib=None,
+        round_trip_s=link[0] if link else None,
+        link_mib_per_s=link[1] if link else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("links", "named", "why"),
+    [
+        ([None, None], "", "two workers of one node"),
+        (
+            [None, (0.1, 0.24)],
+            "; the slowest link is from node-1 to node-0, the node of rank 0: 0.24 MiB/s and 100 ms a round trip",
+            "two nodes",
+        ),
+        (
+            [None, (0.0002, 500.0), (0.0002, 0.25), (0.0003, 400.0)],
+            "; the slowest link is from node-2 to node-0, the node of rank 0: 0.25 MiB/s and 0.2 ms a round trip; "
+            "median of all links: 400 MiB/s and 0.2 ms a round trip",
+            "one of three is slow",
+        ),
+    ],
+)
+def test_the_slowest_link_is_named_by_its_node(
+    sound: Report, links: list[tuple[float, float] | None], named: str, why: str
+) -> None:
+    events = [started(rank, link) for rank, link in enumerate(links)]
+    other_attempt = started(1, (9.0, 0.001), attempt=7)
+    (verdict,) = found(sound, steps_of(STEPS, 4, network_s=0.05), events=[other_attempt, *events])
+    assert verdict.evidence.endswith(f"median step 160 ms{named}"), why
 
 
 def test_workers_that_wait_for_a_last_rank_that_changes(sound: Report) -> None:

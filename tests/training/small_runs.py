@@ -62,7 +62,7 @@ class Kept:
     def wanted_steps(self, steps: int) -> int:
         return steps
 
-    def secure(self, samples_seen: int) -> None:
+    def secure(self, samples_seen: int, *, give_up: Any) -> None:
         """Everything that was handed over has arrived."""
 
     def leave_requested(self) -> Leave:

@@ -106,7 +106,7 @@ def test_an_average_of_the_weights_forgets_by_the_gain_that_a_step_is_worth(tmp_
         state = torch.load(path, weights_only=True)
         weights, decay = state["model"]["2.weight"].double(), 0.9**steps if is_scaled else 0.9 ** (size / 64)
         expected = weights if expected is None else decay * expected + (1 - decay) * weights
-        assert torch.allclose(state["average"]["module.2.weight"].double(), expected, atol=1e-6)
+        assert torch.allclose(state["average"]["weights"]["2.weight"].double(), expected, atol=1e-6)
     assert max(worth) > 1.2, "else this shows little"
     assert min(worth) < 3.5, "and not the batch ratio throughout"
 

@@ -82,7 +82,7 @@ def test_a_run_s_average_follows_the_batch_and_is_evaluated_beside_the_weights(t
         weights = state["model"]["2.weight"].double()
         decay = 0.9 ** (58 / 16) if path.stem.endswith("250") else 0.9**4  # the last step has 58 samples
         expected = weights if expected is None else decay * expected + (1 - decay) * weights
-        assert torch.allclose(state["average"]["module.2.weight"].double(), expected, atol=1e-6)
+        assert torch.allclose(state["average"]["weights"]["2.weight"].double(), expected, atol=1e-6)
         assert not path.stem.endswith("250") or not torch.allclose(expected, weights, atol=1e-3)
     evaluated = [event.values for event in ranks[0]["events"] if event.kind == "evaluated"]
     assert [sorted(values) for values in evaluated] == [["accuracy", "ema_accuracy", "ema_loss", "loss"]]
@@ -95,10 +95,7 @@ def test_the_average_is_evaluated_with_the_buffers_that_are_saved_with_it(tmp_pa
     ranks = run(tmp_path, 2, job, folder=folder, norm=True, double=True)
     (found,) = [event.values for event in ranks[0]["events"] if event.kind == "evaluated"]
     recipe = make_recipe(norm=True, double=True)
-    saved = checkpoint(folder)["average"]
-    recipe.model.load_state_dict(
-        {name.removeprefix("module."): value for name, value in saved.items() if name != "n_averaged"}
-    )
+    recipe.model.load_state_dict(checkpoint(folder)["average"]["weights"])
     recipe.model.eval()
     with torch.no_grad():
         inputs, labels = recipe.eval_data.tensors  # type: ignore[union-attr]

@@ -345,7 +345,7 @@ def test_training_does_not_stand_still_for_the_storage(tmp_path: Path) -> None:
     """Training waits only for the copy of a small model (measured: well under a millisecond), for any storage."""
     job = make_job(per_worker_batch_size=64)
     training, around = in_this_process(tmp_path, make_recipe(), job)
-    around.secure = lambda samples_seen: sleep(0.5)  # type: ignore[method-assign]
+    around.secure = lambda samples_seen, give_up: sleep(0.5)  # type: ignore[method-assign]
     training.run()
     events = [event for event in around.events if event.kind == "checkpointed"]
     first, last = events[0], events[-1]
@@ -356,7 +356,7 @@ def test_training_does_not_stand_still_for_the_storage(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_counts_only_when_its_records_are_there(tmp_path: Path) -> None:
-    def never(samples_seen: int) -> None:
+    def never(samples_seen: int, *, give_up: Any) -> None:
         raise ClusterError("the collector has not answered.")
 
     training, around = in_this_process(tmp_path, make_recipe(), make_job(per_worker_batch_size=64))

@@ -88,6 +88,7 @@ def met(rank: int, world_size: int, host: str, folder: str, given: str | None) -
     dist.all_reduce(total)
     found = {
         "listening": listening(),
+        "link": meeting.measure_link(rank=rank),
         "total": total.item(),
         "interfaces": {name: os.environ.get(name) for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")},
     }
@@ -101,6 +102,9 @@ def met(rank: int, world_size: int, host: str, folder: str, given: str | None) -
 def test_a_group_listens_on_the_interface_of_its_host_alone(tmp_path: Path, host: str) -> None:
     for found in run_group(met, 2, host, str(tmp_path), None):
         assert found["total"] == 3.0
+        round_trip_s, mib_per_s = found["link"]
+        assert 0.0 < round_trip_s < 1.0
+        assert 0.1 < mib_per_s < 1e6
         assert set(found["listening"]) == {hexadecimal(host)}
         gloo = found["interfaces"]["GLOO_SOCKET_IFNAME"]
         assert found["interfaces"]["NCCL_SOCKET_IFNAME"] == f"={gloo}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scaler.errors import JobFileError, RecipeError
+from scaler.errors import JobFileError
 from scaler.training.recipe.failures import recipe_failure
 from scaler.training.recipe.load import load_recipe
 from scaler.training.recipe.module import find_module, shipped_recipe

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from groups import run_group
@@ -211,7 +213,7 @@ def test_an_iterable_that_differs_between_workers_is_refused(tmp_path: Path, kin
     ("source", "kind", "text"),
     [
         ("stream", "shorter", "train_data ended after 51 samples of epoch 0, and 54 are stated.\n"),
-        ("stream", "longer", "train_data goes on after 54 samples of epoch 0, and 54 are stated.\n"),
+        ("stream", "longer", "train_data has more than 54 samples in epoch 0, and 54 are stated.\n"),
         ("ranges", "shorter", "train_data.read_range(0, 16) returned 1 samples, not 16.\n"),
     ],
 )
@@ -323,3 +325,21 @@ def test_ranges_are_read_in_as_few_calls_as_there_are_runs_of_numbers() -> None:
 def test_a_stream_that_is_asked_for_an_earlier_sample_starts_again() -> None:
     reading = Stream(Iterated(), SIZE, name="train_data").reading(seed=0)
     assert [found[2] for found in reading.samples([5, 2])] == [5, 2]
+
+
+DOC = Path(__file__).parents[2] / "docs" / "data-sources.md"
+
+
+def test_the_class_of_the_documentation_reads_parquet_files_as_ranges(tmp_path: Path) -> None:
+    code = DOC.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    rows = [{"x": [float(number)], "y": number} for number in range(23)]
+    paths = [str(tmp_path / name) for name in ("a.parquet", "b.parquet")]
+    pq.write_table(pa.Table.from_pylist(rows[:10]), paths[0], row_group_size=4)
+    pq.write_table(pa.Table.from_pylist(rows[10:]), paths[1], row_group_size=6)
+    recipe = recipe_of(names["ParquetSamples"](reversed(paths)), lambda model, batch: model(batch[0]).mean())
+    assert isinstance(recipe.train_data, Ranges)
+    assert len(recipe.train_data) == 23
+    for numbers in (range(23), range(3, 9), range(8, 19), range(22, 26), [5]):
+        assert [label for _, label in recipe.train_data.__getitems__(list(numbers))] == [n % 23 for n in numbers]

@@ -18,7 +18,7 @@ from scaler.runs import RunFolder
 from scaler.runs.parsing import parse_json
 
 FOLDER = "checkpoints"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class UnusableError(RunError):

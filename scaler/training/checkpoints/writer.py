@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from math import isfinite
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from time import perf_counter, time
 from typing import Any
 
@@ -13,6 +13,7 @@ from scaler.masking import mask_text
 from scaler.metrics.events import Checkpointed, CheckpointFailed
 from scaler.plan import Plan
 from scaler.runs import RunFolder
+from scaler.runs.filesystems import may_pass, patiently
 from scaler.training.checkpoints.files import complete_checkpoints, read_manifest, remove_checkpoint
 from scaler.training.checkpoints.state import copy_to_cpu, write_checkpoint
 from scaler.training.recipe.failures import error_text
@@ -37,6 +38,7 @@ class CheckpointWriter:
         self._job, self._wanted, self._context = job, job.checkpoint, context
         self._saved_at = perf_counter()
         self._thread: Thread | None = None
+        self._is_awaited = Event()  # set while training waits to write a newer checkpoint
         self._events: SimpleQueue[Checkpointed | CheckpointFailed] = SimpleQueue()
         self._failure: str | None = None  # why the last checkpoint could not be written
         self._unreadable: RecipeError | None = None  # the error if the last checkpoint could not be read again
@@ -83,6 +85,8 @@ class CheckpointWriter:
     ) -> None:
         """Start to write the state of training; waits until the previous checkpoint is written.
 
+        While the storage is away, the previous one is tried again; now that a newer one exists, it is given up.
+
         Args:
             state: of training; it is copied, and may change afterwards.
             plan: of this attempt.
@@ -94,7 +98,9 @@ class CheckpointWriter:
             RecipeError: the previous checkpoint could not be read again.
         """
         copy, about = copy_to_cpu(state), self._about(state, plan, values, is_best=is_best)
+        self._is_awaited.set()
         self.wait()
+        self._is_awaited.clear()
         self._require_readable()
         self._saved_at = perf_counter()
         self._thread = Thread(
@@ -159,8 +165,9 @@ class CheckpointWriter:
         folder, samples_seen = self._context.folder, about["samples_seen"]
         where = {"attempt": about["attempt"], "samples_seen": samples_seen}
         try:
-            self._context.secure(samples_seen)
-            size = write_checkpoint(folder, state, about)
+            give_up = self._is_awaited.is_set
+            self._context.secure(samples_seen, give_up=give_up)
+            size = patiently(lambda: write_checkpoint(folder, state, about), give_up=give_up)
             self._prune(folder, samples_seen)
         except Exception as error:  # any filesystem's exception; training continues, and the report shows it
             self._unreadable = error if isinstance(error, RecipeError) else None
@@ -181,7 +188,14 @@ class CheckpointWriter:
         )
 
     def _prune(self, folder: RunFolder, newest: int) -> None:
-        """Remove all checkpoints but the newest ones, and the best of all."""
+        """Remove all checkpoints but the newest ones, and the best of all; later, if the storage is away now."""
+        try:
+            self._remove_old(folder, newest)
+        except RunError as error:
+            if not may_pass(error):
+                raise
+
+    def _remove_old(self, folder: RunFolder, newest: int) -> None:
         there = [samples for samples in complete_checkpoints(folder) if samples <= newest]
         spared = set(there[-self._wanted.keep :])
         if self._wanted.best is not None:

@@ -50,7 +50,8 @@ def batches(
     if type(dataset) is TensorDataset and recipe.collate is None:  # a subclass may change indexing
         tensors = dataset.tensors
         for index in indices:
-            yield tuple(tensor[index] for tensor in tensors)
+            parts = tuple(tensor[index] for tensor in tensors)
+            yield tuple(part.pin_memory() for part in parts) if pin else parts
         return
     source: dict[str, Any]
     if isinstance(dataset, Stream):

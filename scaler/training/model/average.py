@@ -37,12 +37,13 @@ class WeightAverage:
         self._averaged.update_parameters(model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the average for a checkpoint."""
-        return model_state(self._averaged)
+        """Return the average for a checkpoint: ``weights`` by the model's own names, and the number of updates."""
+        return {"weights": model_state(self.model), "updates": self._averaged.n_averaged}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
-        load_model_state(self._averaged, state)
+        load_model_state(self.model, state["weights"])
+        self._averaged.n_averaged.copy_(state["updates"])
 
     @torch.no_grad()
     def _lerp(self, averaged: Tensors, current: Tensors, _: Tensor | int) -> None:

@@ -14,6 +14,7 @@ from scaler.training.recipe import Recipe
 from scaler.training.start_checks.batch_norm import require_samples_for_norms
 from scaler.training.start_checks.data_digests import Digests, data_digests, require_data_of_run, require_same_data
 from scaler.training.start_checks.loss_probe import probe_loss
+from scaler.training.tf32 import without_tf32
 from scaler.training.worker_context import WorkerContext
 
 
@@ -74,7 +75,8 @@ def check_start(
         digests = found
     began = perf_counter()
     activity.begin(COMPUTING)
-    loss = probe_loss(recipe, model, job, plan, context, is_start=is_start)
-    evaluation.check(job, plan, is_start=is_start)
+    with without_tf32(context.device):
+        loss = probe_loss(recipe, model, job, plan, context, is_start=is_start)
+        evaluation.check(job, plan, is_start=is_start)
     seconds = perf_counter() - began
     return Start(digests=digests, gathers=loss.gathers, seconds=seconds, loss_not_checked=loss.why_not)

@@ -1,8 +1,10 @@
 """Verdicts on time that all ranks lose: waiting for data or for each other, low efficiency, slow start-up."""
 
+from statistics import median
+
 import numpy as np
 
-from scaler.metrics.events import data_order
+from scaler.metrics.events import WorkerStarted, data_order, of_type
 from scaler.report.run.model import Scaling, Totals, Verdict
 from scaler.report.run.verdicts.evidence import Evidence
 from scaler.report.run.verdicts.step_times import WORTH_S, newest_step_times
@@ -78,13 +80,35 @@ def sync_bound(evidence: Evidence, stragglers: StragglerFindings) -> Verdict | N
         message=f"Workers wait for each other for {share:.0%} of the step time, mean over ranks, "
         f"{'mostly for the all-reduce itself' if is_network else 'mostly for the last rank, which changes'}.",
         evidence=f"{network:.0%} in the all-reduce after the last rank has reached it, {others:.0%} before; median "
-        f"step {seconds(float(np.median(times.step_s)))}",
+        f"step {seconds(float(np.median(times.step_s)))}{_slowest_link(evidence, times.attempt) if is_network else ''}",
         next="Do more work between two all-reduces (raise scale.per_worker_batch_size or scale.grad_accum_steps), "
         "or use fewer workers or a faster network."
         if is_network
         else "Reduce what varies from step to step: the length of samples in a batch, other processes on the nodes, "
         "too few CPUs for a worker (resources.cpus_per_worker).",
     )
+
+
+def _slowest_link(evidence: Evidence, attempt: int) -> str:
+    """Return what the workers of an attempt measured at their start of the slowest link between two nodes, or ''."""
+    started = [event for event in of_type(evidence.events, WorkerStarted) if event.attempt == attempt]
+    first = next((event.node for event in started if event.rank == 0), None)
+    links = [
+        (event.link_mib_per_s, event.round_trip_s, event.node)
+        for event in started
+        if event.link_mib_per_s is not None and event.round_trip_s is not None
+    ]
+    if first is None or not links:
+        return ""
+    rate, round_trip_s, node = min(links)
+    text = f"; the slowest link is from {node} to {first}, the node of rank 0: {_link(rate, round_trip_s)}"
+    if len(links) > 1:
+        text += f"; median of all links: {_link(median(link[0] for link in links), median(link[1] for link in links))}"
+    return text
+
+
+def _link(mib_per_s: float, round_trip_s: float) -> str:
+    return f"{number(mib_per_s)} MiB/s and {seconds(round_trip_s)} a round trip"
 
 
 def low_efficiency(scaling: Scaling | None, totals: Totals) -> Verdict | None:
