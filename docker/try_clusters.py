@@ -137,12 +137,14 @@ def tried(name: str, folder: Path, image: Image, arguments: Sequence[str]) -> No
         (folder / f"cluster-{attempt}").mkdir()
         with network(f"try-{os.getpid()}", folder / f"cluster-{attempt}") as net:
             submitter = start(net, image, runs, spec)
+            print(f"{name}: submitted after {time.monotonic() - began:.0f} s")
             if attempt == 1:
-                wait_until(lambda: list(runs.glob("*/checkpoints/*/manifest.json")), seconds=RUN_S)
+                wait_until(lambda: list(runs.glob("*/checkpoints/*.json")), seconds=RUN_S)
                 net.containers[0].kill()
                 print(f"{name}: the head was killed after {time.monotonic() - began:.0f} s, at a checkpoint")
             else:
                 code = submitter.wait(seconds=RUN_S)
+                assert (code, state(runs)["state"]) == (0, "succeeded"), submitter.log.read_text()
                 print(submitter.log.read_text())
                 print(f"{name}: exit {code} after {time.monotonic() - began:.0f} s; state {state(runs)['state']}")
 

@@ -75,7 +75,7 @@ def main(folder: Path) -> None:
         sets = [part for change in changes for part in ("--set", change)]
         subprocess.run([*export, *sets, "--output", str(folder)], cwd=ROOT, check=True)
         job = output("sbatch", "--parsable", f"--output={folder}/job.out", str(folder / "slurm.sh"))
-        wait_until(lambda: list(runs.glob("*/checkpoints/*/manifest.json")))
+        wait_until(lambda: list(runs.glob("*/checkpoints/*.json")))
         output("scancel", "--signal=USR1", "--batch", job)
         wait_until(lambda: not output("squeue", "--noheader", f"--jobs={job}"))
         print((folder / "job.out").read_text())
