@@ -193,7 +193,7 @@ def row(workers: int, what: str, found: Measurement) -> dict[str, str]:
 def heaviest(watch: ProcessWatch) -> list[dict[str, str]]:
     most = sorted(watch.seen.values(), key=lambda seen: -seen.cpu_s)[:MOST_PROCESSES]
     return [
-        {"process": each.name, "CPU s": f"{each.cpu_s:.2f}", "life s": f"{each.seen_at - each.started_at:.1f}"}
+        {"process": each.name, "CPU s": f"{each.cpu_s:.2f}", "time s": f"{each.seen_at - each.started_at:.1f}"}
         for each in most
     ]
 
