@@ -91,6 +91,7 @@ class Place(NamedTuple):
     job: Path
     storage: Path
     marker: Path  # steps are slow until this file is there
+    started: "list[subprocess.Popen[str]]"
 
     def command(self, *options: str) -> list[str]:
         changes = [*ONE_WORKER, "recipe_args.sleep_s=0.05", f"recipe_args.sleep_until={self.marker}"]
@@ -100,7 +101,7 @@ class Place(NamedTuple):
     def start(
         self, *options: str, stdin: int | None = None, stderr: int = subprocess.PIPE, **environment: str
     ) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(*options),
             cwd=self.job,
             env={**outside(), **environment},
@@ -109,16 +110,22 @@ class Place(NamedTuple):
             stderr=stderr,
             text=True,
         )
+        self.started.append(process)
+        return process
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path) -> Iterator[Place]:
     job = tmp_path / "job"
     shutil.copytree(TROUBLED, job, ignore=shutil.ignore_patterns("__pycache__"))
     for folder in ("data", "runs"):
         (job / folder).mkdir()
         (job / folder / "file").write_text("not for the cluster")
-    return Place(job, tmp_path / "store", tmp_path / "fast")
+    place = Place(job, tmp_path / "store", tmp_path / "fast", [])
+    yield place
+    for process in place.started:  # a test that failed left it
+        process.kill()
+        process.wait()
 
 
 def read_until(process: "subprocess.Popen[str]", is_it: Callable[[str], bool]) -> str:
