@@ -69,5 +69,6 @@ class FaultyS3:
     def _error(self, status: str, code: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
         with self._lock:
             self.refused += 1
-        start_response(status, [("Content-Type", "application/xml"), ("Connection", "close")])
-        return [f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()]
+        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
+        start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+        return [body]
