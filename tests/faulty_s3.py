@@ -60,14 +60,15 @@ class FaultyS3:
             count = len(self.requests)
         sleep(self.delay_s)
         if self.expired:
-            return self._error("400 Bad Request", "ExpiredToken", start_response)
+            return self._error("400 Bad Request", "ExpiredToken", environ, start_response)
         if count * self.busy_pct // 100 != (count - 1) * self.busy_pct // 100:
-            return self._error("503 Service Unavailable", "ServiceUnavailable", start_response)
+            return self._error("503 Service Unavailable", "ServiceUnavailable", environ, start_response)
         answer: Iterable[bytes] = self._app(environ, start_response)
         return answer
 
-    def _error(self, status: str, code: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def _error(self, status: str, code: str, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         with self._lock:
             self.refused += 1
-        start_response(status, [("Content-Type", "application/xml"), ("Connection", "close")])
-        return [f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()]
+        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
+        start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]

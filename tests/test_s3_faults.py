@@ -153,8 +153,10 @@ def test_expired_credentials_end_the_run_and_a_resume_completes_it(
     def expire() -> None:
         server.expired = True
 
-    assert submit(job, {25: expire}) == 5
+    at: dict[int, Callable[[], object]] = {25: expire}
+    assert submit(job, at) == 5
     server.expired = False
+    at.clear()
     (folder,) = list_runs(f"s3://{BUCKET}")
     message = capsys.readouterr().err
     assert "its credentials are missing or not accepted (" in message

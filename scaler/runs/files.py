@@ -19,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from scaler.errors import RunError
 from scaler.masking import mask_text
-from scaler.runs.filesystems import CHECK_STORAGE, has_folders, reach, storage_errors
+from scaler.runs.filesystems import CHECK_STORAGE, has_folders, may_pass, reach, storage_errors
 from scaler.runs.parsing import parse_json
 
 DOCUMENT_BYTES = 2**26  # largest document that is read; the documents that scaler writes are far smaller
@@ -155,9 +155,11 @@ class RunFiles:
             data: bytes = self._fs.cat_file(path, start=start, end=None if most is None else most + 1)
         except FileNotFoundError:
             raise
-        except Exception:  # object stores refuse a range that begins at the end of a file
-            if self._fs.info(path)["size"] <= start:
-                return b""
+        except Exception as error:  # object stores refuse a range that begins at the end of a file
+            if not may_pass(error):
+                with suppress(Exception):  # the first error has a better text than an error of this request
+                    if self._fs.info(path)["size"] <= start:
+                        return b""
             raise
         if most is not None and start + len(data) > most:
             raise self._too_large(name, self._fs.info(path)["size"], most)
