@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import sleep, time
 
-WATCH_EVERY_S = 0.1
+WATCH_EVERY_S = 0.3
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 

@@ -7,6 +7,7 @@ is in memory and is gone when it ends. ``try_image.py`` makes an image from the 
 
 import os
 import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ mount --rbind /dev dev
 mount -t tmpfs tmpfs dev/shm
 mount -t tmpfs -o mode=1777 tmpfs tmp
 cat > etc/hosts
+rm -f etc/resolv.conf
+echo nameserver 127.0.0.1 > etc/resolv.conf  # refuses at once: a name that is not in etc/hosts does not exist
 {binds}
 exec chroot --userspec={user} . /bin/bash -c {command}
 """
@@ -75,7 +78,9 @@ class Container:
         return self.process.wait(seconds)
 
     def kill(self) -> None:
-        """Kill every process of the container."""
+        """Kill every process of the container: the kernel does, when the first one in its namespace is killed."""
+        for pid in first_processes(self):
+            os.kill(pid, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
 
@@ -163,6 +168,15 @@ class Network:
         return container
 
 
+def first_processes(container: Container) -> list[int]:
+    """Return the process, as this machine numbers it, that is the first one in the container; none: it has ended."""
+    try:
+        children = Path(f"/proc/{container.process.pid}/task/{container.process.pid}/children").read_text()
+    except FileNotFoundError:
+        return []
+    return [int(pid) for pid in children.split()]
+
+
 @contextmanager
 def network(name: str, folder: Path) -> Iterator[Network]:
     """Yield a network; at the end its containers are killed, and nothing is left of it."""
@@ -186,12 +200,11 @@ def wait_for(container: Container, command: Sequence[str], image: Image, *, seco
     """Return when a command succeeds in a container, as the health checks of compose and Kubernetes do."""
     end = time.monotonic() + seconds
     values = [f"{key}={value}" for key, value in image.environment.items()]
-    children = Path(f"/proc/{container.process.pid}/task/{container.process.pid}/children")
 
     def succeeds() -> bool:
-        pids = children.read_text().split()
+        pids = first_processes(container)
         enter = ["nsenter", *(f"--target={pid}" for pid in pids), "--all", "--root", "--wd", "env", "-i", *values]
-        return pids and not subprocess.run([*enter, *command], capture_output=True).returncode
+        return bool(pids) and not subprocess.run([*enter, *command], capture_output=True).returncode
 
     while not succeeds():
         if time.monotonic() > end or container.process.poll() is not None:

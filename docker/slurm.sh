@@ -34,18 +34,25 @@ export RAY_ADDRESS="$head_ip:$port"
 resources=(--num-cpus=1 --num-gpus=0)
 
 srun --nodes=1 --ntasks=1 --nodelist="$head" --overlap \
-  ray start --head --block --node-ip-address="$head_ip" --port="$port" --include-dashboard=false "${resources[@]}" &
+  ray start --head --block --node-ip-address="$head_ip" --port="$port" --dashboard-port=$((port + 1)) --include-dashboard=false "${resources[@]}" &
 until ray health-check --address="$RAY_ADDRESS" 2>/dev/null; do sleep 1; done
 if ((SLURM_NNODES > 1)); then
   srun --nodes=$((SLURM_NNODES - 1)) --ntasks=$((SLURM_NNODES - 1)) --exclude="$head" --overlap \
     ray start --block --address="$RAY_ADDRESS" "${resources[@]}" &
 fi
 
+python -c "
+import ray, time
+ray.init(log_to_driver=False)
+while sum(node['Alive'] for node in ray.nodes()) < $SLURM_NNODES:
+    time.sleep(1)
+"
+
 # The command starts the run, or resumes it from its checkpoint. This script runs on the head's node.
 python -m scaler submit job.yaml --address auto --run-id digits-1 &
 run=$!
 
-# 180 s before the time is over, Slurm sends USR1: the run saves a checkpoint, and the job queues again to go on.
+# 180 s before the time is over, Slurm sends USR1: the run saves a checkpoint, and the job queues again.
 queue_again() {
   kill -TERM "$run"
   wait "$run" || true

@@ -47,13 +47,18 @@ def compose(net: Network, image: Image, runs: Path, spec: Mapping[str, Any]) -> 
     """Start the services of ``compose.yaml`` as compose does, and return the container of ``submit``."""
     services, shared = spec["services"], binds(image, runs)
     head = net.start("head", services["head"]["command"], image, binds=shared)
-    check = services["head"]["healthcheck"]["test"]
-    assert check[0] == "CMD"
-    wait_for(head, check[1:], image, seconds=START_S)
+    wait_for(head, health_check(services["head"]), image, seconds=START_S)
     worker = services["worker"]
     for number in range(worker["deploy"]["replicas"]):
-        net.start(f"worker-{number + 1}", worker["command"], image, binds=shared)
+        container = net.start(f"worker-{number + 1}", worker["command"], image, binds=shared)
+        wait_for(container, health_check(worker), image, seconds=START_S)
     return net.start("submit", services["submit"]["command"], image, binds=shared)
+
+
+def health_check(service: Mapping[str, Any]) -> list[str]:
+    """Return the command of a service's health check."""
+    form, *command = service["healthcheck"]["test"]
+    return command if form == "CMD" else ["/bin/sh", "-c", *command]
 
 
 def ray_start(parameters: Mapping[str, str], resources: Mapping[str, str], *options: str) -> list[str]:
@@ -85,7 +90,8 @@ def kuberay(net: Network, image: Image, runs: Path, spec: Mapping[str, Any]) -> 
     (group,) = cluster["workerGroupSpecs"]
     for number in range(group["replicas"]):
         command = ray_start(group["rayStartParams"], limits(group), f"--address={service}:6379")
-        net.start(f"worker-{number + 1}", command, image, binds=shared, environment=of_others)
+        container = net.start(f"worker-{number + 1}", command, image, binds=shared, environment=of_others)
+        wait_for(container, ["bash", "-c", healthy.format(52365, "api/local_raylet_healthz")], image, seconds=START_S)
     address = f"http://{service}:8265"
     submit = f"ray job submit --address {address} --no-wait --submission-id {spec['spec']['jobId']}"
     follow = f"ray job logs --address {address} --follow {spec['spec']['jobId']}"
@@ -131,12 +137,14 @@ def tried(name: str, folder: Path, image: Image, arguments: Sequence[str]) -> No
         (folder / f"cluster-{attempt}").mkdir()
         with network(f"try-{os.getpid()}", folder / f"cluster-{attempt}") as net:
             submitter = start(net, image, runs, spec)
+            print(f"{name}: submitted after {time.monotonic() - began:.0f} s")
             if attempt == 1:
-                wait_until(lambda: list(runs.glob("*/checkpoints/*/manifest.json")), seconds=RUN_S)
+                wait_until(lambda: list(runs.glob("*/checkpoints/*.json")), seconds=RUN_S)
                 net.containers[0].kill()
                 print(f"{name}: the head was killed after {time.monotonic() - began:.0f} s, at a checkpoint")
             else:
                 code = submitter.wait(seconds=RUN_S)
+                assert (code, state(runs)["state"]) == (0, "succeeded"), submitter.log.read_text()
                 print(submitter.log.read_text())
                 print(f"{name}: exit {code} after {time.monotonic() - began:.0f} s; state {state(runs)['state']}")
 

@@ -20,7 +20,7 @@ RETIRED = {
     r"(?<![a-z])(life|lives|Life|Lives)(?![a-z])": "attempt",
     r"(?<!earning )(?<!earning-)(?<!earning_)(?<![a-z])(rate|rates|Rate|RATE|RATES)(?![a-z])": "learning rate, or lr",
     r"surroundings|Surroundings": "worker context",
-    r"(?<![a-z])(drive|drives|drove|driven|driving|wheel)(?![a-z])": "run (a run driver runs a run)",
+    r"(?<![a-z])(drive|drives|drove|driven|driving)(?![a-z])|at the wheel": "run (a run driver runs a run)",
     r"(?<![a-z])(room|rooms)(?![a-z])": "capacity, free resources; space; a package of the code",
     r"(?<![a-z])(recall|recalls)(?![a-z])": "recovered state",
     r"(?<![a-z])(ending|endings|Ending)(?![a-z])": "attempt end; restart signal",

@@ -1,5 +1,6 @@
 """A whole run on s3:// while the storage is slow, busy, away, or refuses the credentials."""
 
+import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -82,6 +83,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "s3_faults_recipe", raising=False)  # of another test's folder
     (tmp_path / "s3_faults_recipe.py").write_text(RECIPE)
     (tmp_path / "job.yaml").write_text(JOB)
     return tmp_path / "job.yaml"
@@ -120,11 +122,15 @@ def test_training_continues_while_the_storage_is_away(server: FaultyS3, job: Pat
 
 
 def test_a_run_that_ends_while_the_storage_is_away_waits_for_it(server: FaultyS3, job: Path) -> None:
+    left = []
+
     def leave() -> None:
+        left.append(True)
         server.stop()
         threading.Timer(1.5, server.start).start()
 
     assert submit(job, {STEPS - 5: leave}) == 0
+    assert left == [True]
     require_whole(find_run("last", storage=f"s3://{BUCKET}"))
 
 
@@ -177,7 +183,7 @@ def test_a_missing_bucket_is_refused_before_training(
 def test_status_and_list_take_few_requests(server: FaultyS3, synthetic_run: SyntheticRun) -> None:
     runs = [RunFolder(f"s3://{BUCKET}/team/run-20260101-1200{number:02d}-aaaa") for number in range(50)]
     for number, folder in enumerate(runs):
-        folder.set_state(RunState.SUCCEEDED, started_at=float(number))
+        folder.write_json("status.json", {"state": RunState.SUCCEEDED, "started_at": float(number)})
 
     def requests(action: Callable[[], object]) -> int:
         before = len(server.requests)

@@ -68,7 +68,7 @@ USES: dict[str, Callable[[RunFolder], Any]] = {
     "find": lambda folder: find_run(folder.uri),
     "create": lambda folder: RunFolder.create(folder.uri.rpartition("/")[0], name="new", now=NOON),
 }
-CALLS = ("open", "ls", "info", "size", "makedirs", "mv", "cp_file", "rm_file", "rm")
+CALLS = ("open", "ls", "info", "size", "makedirs", "mv", "cp_file", "rm_file", "rm", "cat_file", "pipe_file")
 
 
 @pytest.mark.parametrize("use", USES)

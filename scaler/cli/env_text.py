@@ -88,12 +88,11 @@ def _of_machine(machine: Machine) -> Rows:
 def _of_cluster(cluster: ClusterView) -> Rows:
     total = {name: sum(node.resources.get(name, 0.0) for node in cluster.nodes) for name in ("CPU", "GPU")}
     free = {name: sum(node.free.get(name, 0.0) for node in cluster.nodes) for name in ("CPU", "GPU")}
-    most = _amounts(cluster.most)
     return [
         ("Ray", cluster.ray),
         ("nodes", f"{len(cluster.nodes)}"),
         *((f"{name}s", f"{total[name]:g}, {free[name]:g} free") for name in total if total[name]),
-        ("autoscaler", f"yes, up to {most}" if cluster.has_autoscaler else "no"),
+        ("autoscaler", "yes" if cluster.has_autoscaler else "no"),
         ("token", "asked for" if cluster.asks_for_token else "not asked for"),
     ]
 
@@ -131,4 +130,7 @@ def _amounts(amounts: Mapping[str, float]) -> str:
 
 
 def _gib(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.1f} GiB"
+    """Return an amount of memory, in MiB below one GiB."""
+    if value is None:
+        return "–"
+    return f"{value:,.1f} GiB" if value >= 1 else f"{value * 1024:,.0f} MiB"

@@ -51,10 +51,12 @@ def command(
     from scaler.export import KINDS, Place, Sources, export_job
     from scaler.export.wheel import CONSTRAINTS, constraints, wheel_name, write_wheel
     from scaler.job import load_job
+    from scaler.runs.find import require_run_id
     from scaler.runs.folder import new_run_id
 
     job = load_job(job_path, overrides=overrides, workers=workers)
-    run_id = run_id or new_run_id(job.name, datetime.now(UTC))
+    run_id = new_run_id(job.name, datetime.now(UTC)) if run_id is None else run_id
+    require_run_id(run_id)
     options = {
         "--workers": workers,
         "--run-id": run_id,

@@ -15,6 +15,9 @@ from math import floor
 from scaler.errors import ClusterError
 
 ANSWER_S = 1.0
+# Measured by benchmarks/many_workers.py; see docs/decisions/0047-workers-are-forked.md.
+CLUSTER_GIB = 1.5  # the driver, Ray's daemons, and the process that workers are forks of
+WORKER_GIB, FORK_GIB = 0.32, 0.1  # a worker that has imported torch and Ray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +130,30 @@ def require_resources(
         remedies.append(f"Workers can share CPUs: --set resources.cpus_per_worker={share:g}.")
     subject = f"{workers} workers need" if workers > 1 else "1 worker needs"
     raise ClusterError(f"{subject} {needed}, and {owner} {present}.", " ".join(remedies))
+
+
+def require_memory(*, workers: int, forks: bool, free_gib: float | None) -> None:
+    """Refuse a job whose workers do not fit into the memory of this machine, before they load a model or data.
+
+    Args:
+        workers: the smallest number of workers that the job may run with.
+        forks: whether the workers are forks of one process, and share what they import.
+        free_gib: memory that is free, in GiB; None: not known, and nothing is refused.
+
+    Raises:
+        ClusterError: says how much memory is needed and free, and how many workers fit.
+    """
+    each_gib = FORK_GIB if forks else WORKER_GIB
+    needed_gib = CLUSTER_GIB + workers * each_gib
+    if free_gib is None or needed_gib <= free_gib:
+        return
+    fit = floor((free_gib - CLUSTER_GIB) / each_gib)
+    subject = f"{workers} workers need" if workers > 1 else "1 worker needs"
+    raise ClusterError(
+        f"{subject} {needed_gib:.1f} GiB of memory without their model and data, and this machine has {free_gib:.1f} "
+        "GiB free.",
+        f"--workers {fit} fits." if fit > 0 else "End other programs, or use a machine with more memory.",
+    )
 
 
 def _share(

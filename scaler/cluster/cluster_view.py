@@ -7,7 +7,7 @@ from typing import Any
 
 from scaler.cluster.auth_token import asks_for_token
 from scaler.cluster.capacity import usable_nodes
-from scaler.cluster.free_resources import nodes_of_autoscaler
+from scaler.cluster.free_resources import has_autoscaler
 from scaler.cluster.running import require_reachable, resolve_address, running_cluster
 from scaler.cluster.versions import Versions
 from scaler.errors import JobFileError
@@ -44,7 +44,6 @@ class ClusterView:
     address: str
     ray: str  # version
     has_autoscaler: bool
-    most: Mapping[str, float]  # CPU and GPU with every node that the autoscaler may add; empty without an autoscaler
     asks_for_token: bool
     nodes: Sequence[NodeView]
 
@@ -71,12 +70,10 @@ def view_cluster(address: str) -> ClusterView:
         import ray
 
         head = ray.get_runtime_context().gcs_address
-        later = nodes_of_autoscaler(most=1000)
         return ClusterView(
             address=head,
             ray=ray.__version__,
-            has_autoscaler=bool(later),
-            most={name: sum(node.get(name, 0.0) for node in later) for name in ("CPU", "GPU")} if later else {},
+            has_autoscaler=has_autoscaler(),
             asks_for_token=asks_for_token(resolve_address(address)),
             nodes=_nodes(head),
         )

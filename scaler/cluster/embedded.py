@@ -7,9 +7,10 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 
+from scaler.cluster.forks.start import fork_server
 from scaler.cluster.ray_files import private_folder
 from scaler.cluster.ray_hooks import require_hooks
 from scaler.cluster.ray_session import ray_session
@@ -32,7 +33,7 @@ _ENVIRONMENT: Mapping[str, str] = {
 
 
 @contextmanager
-def embedded_cluster(*, verbose: bool) -> Iterator[None]:
+def embedded_cluster(*, verbose: bool, forks: bool = True) -> Iterator[None]:
     """Start a cluster with all CPUs and GPUs of this machine, and connect to it for the length of a ``with`` block.
 
     Ray's daemons listen on all interfaces, so they ask for a random token. Only this process and its children have it,
@@ -41,6 +42,8 @@ def embedded_cluster(*, verbose: bool) -> Iterator[None]:
 
     Args:
         verbose: show Ray's log on stderr, and keep its files.
+        forks: start workers as forks of one process, where the system can. Not for workers that use a GPU or several
+            threads.
 
     Raises:
         ClusterError: the cluster cannot be started, or the installed Ray does not work with scaler.
@@ -54,10 +57,15 @@ def embedded_cluster(*, verbose: bool) -> Iterator[None]:
     files = private_folder()
     environment = {**_ENVIRONMENT, "RAY_AUTH_TOKEN": process_token()}
     try:
-        with ray_session(
-            lambda: _start(files, verbose=verbose), address=None, environment=environment, verbose=verbose
-        ):
-            yield
+        with ExitStack() as stack:
+
+            def start() -> None:
+                if forks and sys.platform == "linux":
+                    stack.enter_context(fork_server(files))
+                _start(files, verbose=verbose)
+
+            with ray_session(start, address=None, environment=environment, verbose=verbose):
+                yield
     finally:
         if not verbose:
             shutil.rmtree(files, ignore_errors=True)

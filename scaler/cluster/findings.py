@@ -10,6 +10,7 @@ from scaler.cluster.cluster_view import ClusterView, NodeView
 from scaler.cluster.machine import Machine
 from scaler.cluster.ray_hooks import TESTED
 from scaler.cluster.versions import minor
+from scaler.report.text.format import plural
 
 LEAST_SHARED_GIB, LEAST_FREE_GIB, LEAST_OPEN_FILES, RAYS_FULL = 0.5, 1.0, 1024, 0.95
 
@@ -47,10 +48,12 @@ def _of_machine(machine: Machine) -> Iterator[Finding]:
             remedy=f"pip install 'ray[default,train]{TESTED}'",
         )
     if machine.gpus and versions.torch is not None and machine.torch_cuda is None:
-        yield _cpu_torch(f"This machine has {len(machine.gpus)} GPU, and its torch {versions.torch} is for CPUs only.")
+        yield _cpu_torch(
+            f"This machine has {plural(len(machine.gpus), 'GPU')}, and its torch {versions.torch} is for CPUs only."
+        )
     if machine.cpu_quota is not None and machine.cpu_quota < machine.cpus:
         yield Finding(
-            problem=f"The container may use {machine.cpu_quota:g} CPUs, and Ray counts {machine.cpus}.",
+            problem=f"The container may use {machine.cpu_quota:g} of the {machine.cpus} CPUs that Ray counts.",
             consequence="More workers start than have CPU time; each of them is slower.",
             remedy=f"Start fewer workers, or the container with --cpuset-cpus instead of --cpus={machine.cpu_quota:g}.",
         )

@@ -1,5 +1,6 @@
 """Wait until a running cluster has the resources of a job free, or refuse a job that the cluster is too small for."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 
@@ -38,27 +39,26 @@ def require_free_resources(
     if resources.accelerator_type is not None:
         place[TYPE + resources.accelerator_type] = SHARE_OF_TYPE
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    later = [] if embedded else nodes_of_autoscaler(workers)
-    possible = with_type(later or nodes, resources.accelerator_type)
-    require_resources(
-        workers=workers,
-        cpus_per_worker=cpus,
-        gpus_per_worker=gpus,
-        nodes=possible,
-        owner="the cluster, with every node that its autoscaler may add, has" if later else None,
-    )
+    is_too_small = None
+    try:
+        of_type = with_type(nodes, resources.accelerator_type)
+        require_resources(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, nodes=of_type)
+    except ClusterError as error:
+        if embedded or not has_autoscaler():
+            raise
+        is_too_small = error
 
     def are_free() -> bool:
         return count_workers(usable_nodes(), place, held={}, most=workers) >= workers
 
-    if embedded or are_free():
+    if embedded or (is_too_small is None and are_free()):
         return
     group = ray.util.placement_group([place] * workers, strategy="PACK")
     began, noticed, notice_at = monotonic(), "", monotonic() + FIRST_NOTICE_S
     try:
         while not group.wait(timeout_seconds=POLL_S):
             on_poll()
-            text = _missing(workers, need, has_autoscaler=bool(later))
+            text = _missing(workers, need, grows=is_too_small is not None)
             now = monotonic()
             if now - began >= resources.wait_s:
                 raise ClusterError(
@@ -74,27 +74,30 @@ def require_free_resources(
     on_wait(None)
 
 
-def nodes_of_autoscaler(most: int) -> list[Mapping[str, float]]:
-    """Return the resources of each node that the cluster has when its autoscaler has added all it may.
+def has_autoscaler() -> bool:
+    """Return whether the connected cluster has an autoscaler that may add nodes.
 
-    Args:
-        most: nodes of one kind to return; a job with so many workers needs no more.
-
-    Returns:
-        ``CPU``, ``GPU`` and so on of each node; an empty list for a cluster without an autoscaler.
+    Ray has no such question. Each cluster has a process that reports the types of its nodes; where it adds no nodes, it
+    names the type of a node after the node's id. The first autoscaler of Ray reports to Ray's key-value store, and the
+    second one to the head.
     """
-    from scaler.cluster.ray_internals import state
+    import ray
+    from ray.autoscaler.v2.sdk import get_cluster_status
 
-    config = state.get_cluster_config()
-    found: list[Mapping[str, float]] = []
-    for group in config.node_group_configs if config is not None else ():
-        number = most if group.max_count < 0 else min(group.max_count, most)
-        found += [dict(group.resources)] * number
-    return found
+    from scaler.cluster.ray_internals import DEBUG_AUTOSCALING_STATUS, _internal_kv_get
+
+    reported = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
+    if reported:
+        types = json.loads(reported)["autoscaler_report"]["node_type_mapping"]
+    else:
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        nodes = [*status.active_nodes, *status.idle_nodes]
+        types = {node.node_id: node.ray_node_type_name for node in nodes}
+    return any(kind and kind != f"node_{node_id}" for node_id, kind in types.items())
 
 
-def _missing(workers: int, need: Mapping[str, float], *, has_autoscaler: bool) -> str:
-    """Return what the job needs, what of it is free, and whether the autoscaler may add nodes."""
+def _missing(workers: int, need: Mapping[str, float], *, grows: bool) -> str:
+    """Return what the job needs, what of it is free, and whether the autoscaler must add nodes."""
     import ray
 
     total: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -102,8 +105,8 @@ def _missing(workers: int, need: Mapping[str, float], *, has_autoscaler: bool) -
     subject = "1 worker needs" if workers == 1 else f"{workers} workers need"
     needed = " and ".join(f"{workers * amount:g} {name}" for name, amount in need.items())
     free = _listed([(sum(node.free.get(name, 0.0) for node in nodes), total.get(name, 0.0), name) for name in need])
-    grows = ", and its autoscaler can add nodes" if has_autoscaler else ""
-    return f"{subject} {needed}, and {free} of the cluster are free{grows}"
+    added = ", and its autoscaler is asked for more nodes" if grows else ""
+    return f"{subject} {needed}, and {free} of the cluster are free{added}"
 
 
 def _listed(amounts: Sequence[tuple[float, float, str]]) -> str:

@@ -47,11 +47,12 @@ CALLED = (
     "ScalingConfig.__init__(num_workers, use_gpu, resources_per_worker, placement_strategy, accelerator_type)",
     "RunConfig.__init__(name, storage_path, storage_filesystem, failure_config, callbacks)",
     "FailureConfig.__init__(max_failures)",
+    "RayParams.__init__(setup_worker_path)",
     "GlobalState.available_resources_per_node()",
-    "GlobalState.get_cluster_config()",
     "GlobalState.get_draining_nodes()",
     "get_train_context()",
     "get_runtime_env_default_excludes()",
+    "_internal_kv_get(key)",
     "_get_excludes(path, excludes)",
     "_get_ignore_file(path, ignore_file)",
 )

@@ -4,7 +4,9 @@ Ray may rename or change these names in any release. ``ray_hooks.py`` lists how 
 that the installed Ray still has them.
 """
 
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.state import GlobalState, state
+from ray.experimental.internal_kv import _internal_kv_get
 from ray.train.v2._internal import constants as train_constants
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -27,8 +29,10 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Worker
 from ray.train.v2.api.preemption import PreemptionInfo
 
 from scaler.cluster.ray_packaging import _get_excludes, _get_ignore_file, get_runtime_env_default_excludes
+from scaler.cluster.ray_start_internals import RayParams
 
 __all__ = [
+    "DEBUG_AUTOSCALING_STATUS",
     "ActorMetadata",
     "ControllerCallback",
     "ControllerError",
@@ -45,6 +49,7 @@ __all__ = [
     "PreemptionContext",
     "PreemptionError",
     "PreemptionInfo",
+    "RayParams",
     "RunConfig",
     "ScalingConfig",
     "TrainContext",
@@ -59,6 +64,7 @@ __all__ = [
     "WorkingDirectorySetupCallback",
     "_get_excludes",
     "_get_ignore_file",
+    "_internal_kv_get",
     "get_runtime_env_default_excludes",
     "get_train_context",
     "state",

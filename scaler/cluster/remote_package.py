@@ -31,12 +31,12 @@ def write_package(target: Path, job: Job, *, recipe_folder: Path, job_name: str)
     Raises:
         ClusterError: the folder is larger than Ray's HTTP server takes; nothing was packed.
     """
-    from scaler.cluster.ray_packaging import DASHBOARD_CLIENT_MAX_SIZE
+    from scaler.cluster.ray_packaging import MAX_HTTP_BYTES
 
     folder = recipe_folder.absolute()
     sizes, left_out = find_files(folder, [], unsent=_unsent(folder))
     sizes.pop(folder / job_name, None)
-    require_size(folder, sizes, limit=DASHBOARD_CLIENT_MAX_SIZE, sent="a cluster takes over HTTP")
+    require_size(folder, sizes, limit=MAX_HTTP_BYTES, sent="a cluster takes over HTTP")
     with ZipFile(target, "w", ZIP_DEFLATED, compresslevel=_LEVEL, strict_timestamps=False) as package:
         for path in sizes:
             package.write(path, path.relative_to(folder))

@@ -1,5 +1,6 @@
 """Run a claimed run to its end and write its report."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ from scaler.runs.processes import stop_signals
 from scaler.training.recipe.lookup import require_function
 from scaler.training.recipe.module import shipped_recipe
 
+GPU_DEVICES = ("/dev/nvidia0", "/dev/kfd", "/dev/dri")  # of NVIDIA, AMD and Intel
 NO_CLUSTER = "none"
 INTERRUPTED = 130  # exit code of a command whose run was stopped
 
@@ -211,7 +213,8 @@ def _failure_text(error: BaseException) -> str:
 
 def _require_cluster(job: Job, address: str | None) -> None:
     """Refuse a running cluster that does not accept this process, or a job that this machine is too small for."""
-    from scaler.cluster.capacity import local_cpus, require_resources
+    from scaler.cluster.capacity import local_cpus, require_memory, require_resources
+    from scaler.training.memory import free_memory_gib
 
     if address is not None and address != NO_CLUSTER:
         from scaler.cluster.running import require_reachable
@@ -234,6 +237,15 @@ def _require_cluster(job: Job, address: str | None) -> None:
             nodes=[node],
             owner="this machine has",
         )
+    if address is None:
+        require_memory(workers=job.scale.min_workers, forks=_can_fork(job), free_gib=free_memory_gib())
+
+
+def _can_fork(job: Job) -> bool:
+    """Return whether workers may be forks of one process: they use no GPU, and have one thread."""
+    gpus = job.resources.gpus_per_worker
+    uses_gpus = any(map(os.path.exists, GPU_DEVICES)) if gpus == "auto" else gpus > 0
+    return not uses_gpus and job.resources.cpus_per_worker < 2
 
 
 def _run_on_ray(
@@ -260,7 +272,7 @@ def _run_on_ray(
             from scaler.cluster.embedded import embedded_cluster
 
             stack.enter_context(job_environment(job.runtime_env, folder=recipe_folder))
-            stack.enter_context(embedded_cluster(verbose=verbose))
+            stack.enter_context(embedded_cluster(verbose=verbose, forks=_can_fork(job)))
         else:
             from scaler.cluster.ray_hooks import require_hooks
             from scaler.cluster.running import environment_for, running_cluster

@@ -35,7 +35,10 @@ _UNUSED_WHEN_EMBEDDED = (PlacementGroupCleanerCallback,)
 RESIZE_CHECK_S = ("SCALER_RESIZE_CHECK_S", 10.0)
 """An elastic group is resized when another size has been possible, and the group has run, for this many seconds. A
 lower value uses new nodes sooner, and interrupts training for each node that comes and goes."""
-ELASTIC_START_S = 15.0  # an elastic group that has not started by then is given a new size
+# A group that has not started by then is started again, an elastic one with another size. Many workers on one machine
+# start one after the other, because they share its CPUs: each takes a few CPU seconds, or 0.3 if it is a fork.
+ELASTIC_START_S, ELASTIC_START_A_WORKER_S = 15.0, 1.0
+FIXED_START_S, FIXED_START_A_WORKER_S = 60.0, 6.0
 NEVER_S = 1e9
 
 
@@ -60,7 +63,7 @@ class _Trainer(DataParallelTrainer):
     """Ray Train's trainer with scaler's policies, and without the parts that scaler does not use.
 
     Args:
-        job: gives the number of restarts, the time-out of hung workers, and how long to wait for nodes.
+        job: gives the number of workers and restarts, the time-out of hung workers, and how long to wait for nodes.
         collector: the collector's actor handle.
         embedded: whether the cluster ends with this process.
         options: of Ray Train's trainer.
@@ -69,7 +72,7 @@ class _Trainer(DataParallelTrainer):
     def __init__(self, *, job: Job, collector: Any, embedded: bool, **options: Any) -> None:
         super().__init__(_work, **options)
         self._hang_timeout_s, self._collector, self._embedded = job.failures.hang_timeout_s, collector, embedded
-        self._patience_s = job.resources.wait_s
+        self._patience_s, self._most_workers = job.resources.wait_s, job.scale.max_workers
         self._unused: tuple[type, ...] = (*_UNUSED, *(_UNUSED_WHEN_EMBEDDED if embedded else ()))
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -94,9 +97,11 @@ class _Trainer(DataParallelTrainer):
                 patience_s=self._patience_s,
                 asks_for_nodes=not self._embedded,
             )
-            environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(ELASTIC_START_S)
         elif self._embedded:
             options["scaling_policy"] = FixedWithoutAutoscaler(config)
+        environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(
+            start_timeout_s(self._most_workers, elastic=config.elasticity_enabled)
+        )
         # Values that the user has set stay; Ray Train passes all of them to its controller.
         with set_environment({name: value for name, value in environment.items() if name not in os.environ}):
             return super()._initialize_and_run_controller(**options)
@@ -106,6 +111,18 @@ def _seconds(variable: tuple[str, float]) -> float:
     """Return the value of an environment variable of the driver, or its default."""
     name, default = variable
     return float(os.environ.get(name, default))
+
+
+def start_timeout_s(workers: int, *, elastic: bool) -> float:
+    """Return how many seconds a group of ``workers`` may take to start; an elastic group, at its largest.
+
+    Example:
+        >>> start_timeout_s(64, elastic=False), start_timeout_s(4, elastic=True)
+        (444.0, 19.0)
+    """
+    if elastic:
+        return ELASTIC_START_S + ELASTIC_START_A_WORKER_S * workers
+    return FIXED_START_S + FIXED_START_A_WORKER_S * workers
 
 
 def make_trainer(job: Job, assignment: Assignment, *, embedded: bool, folder_name: str) -> DataParallelTrainer:

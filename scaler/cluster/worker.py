@@ -27,7 +27,7 @@ from scaler.cluster.versions import (
     require_same_as_driver,
 )
 from scaler.cluster.watchdog import REPORT_S, Watchdog
-from scaler.cluster.worker_device import assigned_device, collective_backend, set_rank_variables
+from scaler.cluster.worker_device import assigned_device, set_rank_variables
 from scaler.cluster.worker_log import WorkerLog
 from scaler.errors import ClusterError, ScalerError, TrainingError
 from scaler.job import Job, parse_job
@@ -243,7 +243,7 @@ class _Attempt:
         """
         from scaler.training.checkpoints.files import find_checkpoint, passed_over_events
         from scaler.training.device import describe_device, prepare_device, use_threads
-        from scaler.training.process_group import MeetingPoint
+        from scaler.training.process_group import MeetingPoint, collective_backend
 
         assignment, rank, world_size, watchdog = self._assignment, self._rank, self._world_size, self.watchdog
         use_threads(self._job.resources.cpus_per_worker)
@@ -251,7 +251,6 @@ class _Attempt:
         gpus = self._job.resources.gpus
         device = assigned_device(gpus)
         prepare_device(device, self._job.train)
-        backend = collective_backend(gpus)
         meeting = None
         agreed: tuple[AttemptStart, int | None, str, int | None, Versions, str] | None = None
         events: list[Event] = []
@@ -271,7 +270,7 @@ class _Attempt:
             assert agreed is not None
             require_one_torch(self._versions, agreed[4], node=self._node, first_node=agreed[5])
             meeting = meeting or MeetingPoint(agreed[2], port=agreed[3], world_size=world_size)
-            meeting.join(rank=rank, backend=backend)
+            meeting.join(rank=rank, backend=collective_backend(gpus))
             node = ray.train.get_context()
             if node.get_node_rank() > 0 and node.get_local_rank() == 0:  # one worker of each node but that of rank 0
                 link = meeting.measure_link(rank=rank)

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 
+from scaler.cluster.gpus import with_gpus
 from scaler.core.optimizers import optimizer_facts
 from scaler.job import Job
 
 HOME = "/home/scaler"  # of the image's user
 RUNS = f"{HOME}/runs"  # where containers have the runs, if the job's storage is a folder
 DEFAULT_MEMORY_GIB = 4  # a worker of a small model takes 0.5 GiB
-REMOTE_EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
+STORAGE_EXTRAS = {"s3": "s3", "gs": "gs", "gcs": "gs", "abfs": "abfs", "abfss": "abfs", "az": "abfs"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,18 +66,27 @@ def nodes_of(job: Job, place: Place, *, on_one_machine: bool = False) -> Nodes:
         on_one_machine: all nodes are containers of one machine. Then all its GPUs belong to one node, because a
             container runtime that is asked for one GPU gives the same one to every container.
     """
-    resources, scale = job.resources, job.scale
-    share = resources.gpus
+    scale, share = job.scale, gpu_share(job)
     fitting = floor(1 / share + 1e-9) if 0 < share < 1 else 1
     per_node = scale.max_workers if on_one_machine and share else place.workers_per_node or fitting
     per_node = min(per_node, scale.max_workers)
     return Nodes(
         min=ceil(scale.min_workers / per_node),
         max=ceil(scale.max_workers / per_node),
-        cpus=ceil(per_node * resources.cpus_per_worker - 1e-9),
-        gpus=ceil(per_node / fitting) if share < 1 and share else int(per_node * share),
+        cpus=ceil(per_node * job.resources.cpus_per_worker - 1e-9),
+        gpus=ceil(per_node / fitting) * ceil(share),
         memory_gib=per_node * (place.memory_gib or DEFAULT_MEMORY_GIB),
     )
+
+
+def is_remote(storage: str) -> bool:
+    """Return whether a storage is one that every machine reaches by its URI."""
+    return "://" in storage and not storage.startswith(("file://", "local://"))
+
+
+def gpu_share(job: Job) -> float:
+    """Return the GPUs of each worker. ``auto`` depends on the cluster, and the files make the cluster: 1 for a type."""
+    return with_gpus(job, nodes=[]).resources.gpus
 
 
 def submit_command(
@@ -92,7 +102,7 @@ def submit_command(
 
 def extras_of(job: Job) -> list[str]:
     """Return the extras of scaler that a job needs, in the order of the alphabet."""
-    found = {REMOTE_EXTRAS.get(job.storage.partition("://")[0])} if "://" in job.storage else set()
+    found = {STORAGE_EXTRAS.get(job.storage.partition("://")[0])} if is_remote(job.storage) else set()
     found |= {name for name in ("mlflow", "wandb") if getattr(job.tracking, name) is not None}
     found |= (
         {"optimizers"} if optimizer_facts(job.reference.optimizer.name).path.startswith("pytorch_optimizer") else set()

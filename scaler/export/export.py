@@ -10,8 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from scaler.cluster.gpus import with_gpus
-from scaler.export.deployment import Place
+from scaler.export.deployment import Place, is_remote
 from scaler.export.kinds import KINDS
 from scaler.export.values import Sources, inside, values_of
 from scaler.job import Job
@@ -59,8 +58,6 @@ def export_job(
         JobFileError: the job cannot run there, because its storage is a folder that the machines do not share, or its
             workers fit no machine.
     """
-    chooses_gpus = job.resources.gpus_per_worker == "auto"
-    job = with_gpus(job, nodes=[])
     values = values_of(kind, job, place, sources, overrides=overrides, workers=workers)
     commands = [sources.make_wheel] if sources.make_wheel and KINDS[kind].installs else []
     commands += [line.format_map(values) for line in KINDS[kind].next]
@@ -70,10 +67,7 @@ def export_job(
     if kind in KUBERNETES:
         values["cluster_spec"] = _text("raycluster_spec.yaml.j2", values).rstrip()
     files = {name: _text(template, values) for name, template in KINDS[kind].files.items()}
-    notices = _notices(kind, job, values, "".join(files.values()))
-    if chooses_gpus and not job.resources.gpus:
-        notices.insert(0, "The nodes have no GPUs. For one a worker: --set resources.gpus_per_worker=1.")
-    return Export(files=files, next=commands, notices=notices)
+    return Export(files=files, next=commands, notices=_notices(kind, job, values, "".join(files.values())))
 
 
 def _in_build(sources: Sources, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,9 +95,11 @@ def _notices(kind: str, job: Job, values: Mapping[str, Any], text: str) -> list[
         notices.append(f"The pods get the credentials of the storage from the secret {values['secret']}, if it exists.")
     if kind in KUBERNETES and values["queue"] and is_elastic:
         notices.append(f"With Kueue the cluster has {values['nodes'].max} nodes from the start: Kueue reserves them.")
-    if kind == "slurm" and "://" not in job.storage:
+    if kind == "slurm" and not is_remote(job.storage):
         notices.append(f"The runs are kept in {job.storage}, which must be in a file system that all nodes share.")
-    if kind == "compose" and job.resources.gpus:
+    if not isinstance(job.resources.gpus_per_worker, float) and not values["nodes"].gpus:
+        notices.append("The nodes have no GPU; --set resources.gpus_per_worker=1 gives one to each worker.")
+    if kind == "compose" and values["nodes"].gpus:
         notices.append("All workers run in one container, which has all GPUs that they need.")
     if kind == "skypilot" and is_elastic:
         notices.append(f"SkyPilot starts a fixed number of nodes: {values['nodes'].max}.")

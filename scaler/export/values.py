@@ -9,7 +9,16 @@ from pathlib import PurePath
 from typing import Any
 
 from scaler.errors import JobFileError
-from scaler.export.deployment import HOME, RUNS, Place, extras_of, kubernetes_name, nodes_of, submit_command
+from scaler.export.deployment import (
+    HOME,
+    RUNS,
+    Place,
+    extras_of,
+    is_remote,
+    kubernetes_name,
+    nodes_of,
+    submit_command,
+)
 from scaler.export.kinds import KINDS
 from scaler.export.machines import DEFAULT_GPU, choose_machine
 from scaler.job import Job, apply_overrides
@@ -60,7 +69,7 @@ def values_of(
 ) -> dict[str, Any]:
     """Return the values of a kind's templates and commands; arguments and errors as in ``export_job``."""
     _require_no_secret(overrides)
-    is_uri = "://" in job.storage
+    is_uri = is_remote(job.storage)
     if not is_uri and KINDS[kind].storage == "uri":
         raise JobFileError(
             f"storage = {job.storage} is a folder, and the machines of {kind} share none.",
@@ -86,7 +95,7 @@ def values_of(
         "queue": place.queue,
         "run_id": place.run_id,
         "runs": RUNS,
-        "runs_below": [] if is_uri or job.storage.startswith(("/", "~", "..")) else [job.storage],
+        "runs_below": [] if is_uri or job.storage.startswith(("/", "~", "..", "file:", "local:")) else [job.storage],
         "secret": f"{name}-storage" if is_uri else None,
         "volume": has_volume,
     }
@@ -147,7 +156,7 @@ def _commands(
 def _nodes(kind: str, job: Job, place: Place) -> dict[str, Any]:
     """Return the nodes, and the machines of a cloud that hold them."""
     nodes = nodes_of(job, place, on_one_machine=kind == "compose")
-    accelerator = getattr(job.resources, "accelerator_type", None)
+    accelerator = job.resources.accelerator_type
     machine = None
     if kind in DEFAULT_GPU and place.instance_type is None:
         machine = choose_machine(

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic
 
 from scaler.errors import RunError, ScalerError
@@ -49,7 +50,7 @@ class BackgroundWriter:
         if self._is_local:
             self._write()
         elif self._is_out_of_patience():
-            raise self._failure()
+            raise self._failure(self._error)
 
     def wait_written(self, *, give_up: Callable[[], bool]) -> None:
         """Wait until everything that was put is in the folder.
@@ -68,7 +69,7 @@ class BackgroundWriter:
             number = self._newest
             self._changed.wait_for(lambda: self._written >= number or is_over())
             if self._written < number:
-                raise self._failure()
+                raise self._failure(self._error)
 
     def close(self, state: RunState | None = None) -> None:
         """Write everything that is left; the trackers get the final ``state`` of the run.
@@ -83,8 +84,13 @@ class BackgroundWriter:
             self._thread.join()
         try:
             patiently(self._write, give_up=self._is_out_of_patience)
-        finally:
-            self._writer.close(state)
+        except Exception as error:
+            with suppress(Exception):  # of the same storage
+                self._writer.close(state)
+            if self._is_local:
+                raise
+            raise self._failure(error) from error
+        self._writer.close(state)
 
     def _run(self) -> None:
         while True:
@@ -113,8 +119,8 @@ class BackgroundWriter:
             self._written, self._failing_since = number, None
             self._changed.notify_all()
 
-    def _failure(self) -> RunError:
-        error = self._error
+    def _failure(self, error: Exception | None) -> RunError:
+        """Return the error for what could not be written to remote storage, with the way to continue."""
         again = f"Then continue: scaler resume {self._folder.run_id}"
         if isinstance(error, ScalerError):
             return RunError(error.problem, f"{error.remedy}\n{again}")

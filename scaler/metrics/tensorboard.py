@@ -53,8 +53,8 @@ class TensorBoardWriter:
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            file.close()
 
 
 class _EventFile:
@@ -93,10 +93,12 @@ class _EventFile:
             self._is_ahead = False
 
     def close(self) -> None:
-        self.upload(at_once=True)
-        self._writer.close()
-        if not self._is_local:
-            shutil.rmtree(self._place.parent)
+        try:
+            self.upload(at_once=True)
+        finally:
+            self._writer.close()
+            if not self._is_local:
+                shutil.rmtree(self._place.parent)
 
 
 def _tag(name: str) -> str:

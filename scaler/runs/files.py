@@ -139,9 +139,10 @@ class RunFiles:
                     return self._read_remote(name, path, most=most, start=start)
                 if most is not None and size > most:
                     raise self._too_large(name, size, most)
-                with open(path, "rb") as file:
+                with self._fs.open(path, "rb") as file:
                     file.seek(start)
-                    return file.read()
+                    data: bytes = file.read()
+                    return data
         except FileNotFoundError:
             return None
 

@@ -36,7 +36,7 @@ _NETWORK = re.compile(
 
 _BUSY = re.compile(
     r"\b50[0234]\b|SlowDown|InternalError|ServiceUnavailable|RequestTimeout|Throttl|TooManyRequests|\b429\b|"
-    "reduce your request rate",
+    "reduce your request",
     re.IGNORECASE,
 )
 

@@ -65,6 +65,11 @@ def describe_device(device: torch.device) -> dict[str, Any]:
     return {"device": device.type, "memory_limit_gib": memory_limit_gib()}
 
 
+def torch_version() -> str:
+    """Return the version of the installed torch, with what it was built for, such as ``2.13.0+cpu``."""
+    return str(torch.__version__)
+
+
 def gpus_here() -> int:
     """Return how many GPUs torch sees in this process (``CUDA_VISIBLE_DEVICES`` counts), without initializing any."""
     return torch.cuda.device_count()

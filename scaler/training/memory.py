@@ -14,6 +14,20 @@ def memory_limit_gib(root: Path = Path("/")) -> float:
     return min([machine, *_cgroup_limits(root)]) / 2**30
 
 
+def free_memory_gib(root: Path = Path("/")) -> float | None:
+    """Return the memory that new processes can use, in GiB, or None if the system does not tell (only Linux does).
+
+    Args:
+        root: the folder that contains ``proc`` and ``sys``.
+    """
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    free = next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable:")), None)
+    return None if free is None else min(free, memory_limit_gib(root))
+
+
 def _cgroup_limits(root: Path) -> list[int]:
     """Return the memory limits in bytes of this process's cgroup and its parents (cgroups v1 and v2), if any."""
     try:

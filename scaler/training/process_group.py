@@ -37,6 +37,28 @@ def agree(found: T | RecipeError, *, world_size: int) -> T:
     return found
 
 
+def collective_backend(gpus: float) -> str:
+    """Return the backend of torch's process group: ``nccl`` if each worker has a GPU of its own, otherwise ``gloo``.
+
+    NCCL refuses two ranks on one GPU. gloo sums GPU tensors through the memory of the CPU.
+
+    Args:
+        gpus: GPUs of a worker, in [0, 1].
+
+    Raises:
+        ClusterError: torch was built without NCCL.
+    """
+    if gpus < 1:
+        return "gloo"
+    if not dist.is_nccl_available():
+        raise ClusterError(
+            f"resources.gpus_per_worker = 1 needs NCCL, and torch {torch.__version__} on the node "
+            f"{socket.gethostname()} was built without it.",
+            "Install a torch with NCCL, or use gloo, which is slower: --set resources.gpus_per_worker=0.5.",
+        )
+    return "nccl"
+
+
 class MeetingPoint:
     """The store through which the workers of a group meet; rank 0 opens it on a free port.
 

@@ -1,9 +1,11 @@
 """Records and events of one worker: kept until they are handed over, about once a second."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from time import perf_counter, process_time, time
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from scaler.core.noise_scale import GradientSquares
@@ -159,6 +161,8 @@ class Recorder:
 
     def _resolve_pending(self) -> None:
         pending, self._pending = self._pending, []
+        if self._clock.is_behind:
+            pending = _on_cpu(pending)
         memory_gib, gpu_pct = self._clock.peak_memory_gib(), self._clock.utilization_pct()
         self._records += [self._resolve(step, memory_gib, gpu_pct) for step in pending]
 
@@ -203,6 +207,30 @@ class Recorder:
         for what, start, end in pauses:
             seconds[what] += self._clock.between(start, end)
         return seconds["evaluation_s"], seconds["checkpoint_s"]
+
+
+def _on_cpu(pending: Sequence[_OpenStep]) -> list[_OpenStep]:
+    """Return steps with their losses, weights and norms on the CPU.
+
+    Numbers of one dtype are copied together, because each copy from a GPU takes as long as many numbers.
+    """
+    together: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for step in pending:
+        for part in (step.step.grad_norm, *chain.from_iterable(step.step.measures.losses)):
+            if isinstance(part, Tensor):
+                together.setdefault((part.device, part.dtype), []).append(part)
+    copies: dict[int, Tensor] = {}
+    for tensors in together.values():
+        copied = torch.stack([tensor.reshape(()) for tensor in tensors]).cpu().unbind()
+        copies |= zip(map(id, tensors), copied, strict=True)
+    return [_with_copies(step, copies) for step in pending]
+
+
+def _with_copies(pending: _OpenStep, copies: Mapping[int, Tensor]) -> _OpenStep:
+    step = pending.step
+    losses = tuple((copies[id(loss)], copies.get(id(weight), weight)) for loss, weight in step.measures.losses)
+    step = step._replace(grad_norm=copies[id(step.grad_norm)], measures=step.measures._replace(losses=losses))
+    return pending._replace(step=step)
 
 
 def merge_steps(records: Sequence[Record], steps: int) -> Sequence[Record]:

@@ -20,7 +20,7 @@ def allow_tf32(allowed: bool) -> None:
 def without_tf32(device: torch.device) -> Iterator[None]:
     """Compute fp32 in full on a GPU inside a ``with`` block, so that two ways to compute a value can be compared.
 
-    torch uses TF32 for convolutions unless it is told otherwise. The settings are restored afterwards.
+    By default torch uses TF32 for convolutions. The settings are restored afterwards.
 
     Args:
         device: of the model; nothing is done on the CPU.

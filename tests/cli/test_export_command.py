@@ -8,7 +8,7 @@ import pytest
 import yaml
 from in_process import Scaler, command_line
 
-GENERATED = re.compile(r"digits-\d{8}-\d{6}-[0-9a-f]{4}")
+NEW_ID = re.compile(r"digits-\d{8}-\d{6}-[0-9a-f]{4}")
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_an_image_has_its_wheel_and_versions_beside_it(scaler_command: Scaler, j
 
 def test_a_run_id_is_new_each_time_and_typed_again_gives_the_same_file(scaler_command: Scaler) -> None:
     texts = [scaler_command("export", "kuberay", "my job", "--output", "-").out for _ in range(2)]
-    ids = [set(GENERATED.findall(text)) for text in texts]
+    ids = [set(NEW_ID.findall(text)) for text in texts]
     assert [len(one) for one in ids] == [1, 1]
     assert ids[0] != ids[1]
     (run_id,) = ids[0]

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,11 @@ def node(nodes: Nodes, **options: Any) -> Iterator[None]:
         nodes.kill()
 
 
-def with_torch(version: str, folder: Path) -> Mapping[str, str]:
-    """Return the environment of a node on which torch seems to have this version."""
-    about = folder / f"torch-{version}.dist-info"
+def with_torch(number: str, folder: Path) -> Mapping[str, str]:
+    """Return the environment of a node on which torch seems to have another version."""
+    about = folder / f"torch-{number}.dist-info"
     about.mkdir(parents=True)
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {number}\n")
     return {"PYTHONPATH": str(folder)}
 
 
@@ -90,56 +91,24 @@ def another_release(nodes: Nodes, storage: Path) -> Any:
         return outcome(nodes, storage / "runs", "scale.num_workers=2")
 
 
-def another_patch(nodes: Nodes, storage: Path) -> Any:
-    """One of two nodes has another patch of torch's release."""
-    from importlib.metadata import version
-
-    release = ".".join(version("torch").split(".")[:2])
-    with node(nodes), node(nodes, env_vars=with_torch(f"{release}.99", storage / "site")):
-        return outcome(nodes, storage / "runs", "scale.num_workers=2")
-
-
-def other_view(action: str, path: Path, folder: Path) -> Mapping[str, str]:
-    """Return the environment of a node whose Python processes see another file system at ``path``; needs root."""
-    folder.mkdir(parents=True)
-    (folder / "sitecustomize.py").write_text(SITECUSTOMIZE.format(path=str(path), action=action))
-    return {"PYTHONPATH": str(folder)}
-
-
-SITECUSTOMIZE = """
-import ctypes
-libc = ctypes.CDLL(None, use_errno=True)
-def call(name, *arguments):
-    if getattr(libc, name)(*arguments):
-        raise OSError(ctypes.get_errno(), name)
-path = {path!r}.encode()
-PRIVATE, BIND, READ_ONLY, REMOUNT = 0x44000, 0x1000, 0x1, 0x20
-call("unshare", 0x20000)
-call("mount", b"none", b"/", None, PRIVATE, None)
-if {action!r} == "hide":
-    call("mount", b"none", path, b"tmpfs", 0, None)
-else:
-    call("mount", path, path, None, BIND, None)
-    call("mount", path, path, None, BIND | REMOUNT | READ_ONLY, None)
-"""
-
-
 def only_here(nodes: Nodes, storage: Path) -> Any:
-    """The node has an empty folder where the storage is."""
-    return storage_of_a_node("hide", nodes, storage)
-
-
-def read_only(nodes: Nodes, storage: Path) -> Any:
-    """The node cannot write to the storage."""
-    return storage_of_a_node("freeze", nodes, storage)
-
-
-def storage_of_a_node(action: str, nodes: Nodes, storage: Path) -> Any:
+    """The Python processes of the node see an empty folder where the storage is; needs root."""
     if os.geteuid() != 0:
         return None
-    (storage / "runs").mkdir(parents=True)
-    with node(nodes, env_vars=other_view(action, storage / "runs", storage / "site")):
+    (storage / "site").mkdir(parents=True)
+    (storage / "runs").mkdir()
+    (storage / "site" / "sitecustomize.py").write_text(HIDE.format(path=str(storage / "runs")))
+    with node(nodes, env_vars={"PYTHONPATH": str(storage / "site")}):
         return outcome(nodes, storage / "runs", "scale.num_workers=1")
+
+
+HIDE = """
+import ctypes
+libc, new_namespace, private = ctypes.CDLL(None, use_errno=True), 0x20000, 0x44000
+failed = libc.unshare(new_namespace) or libc.mount(b"none", b"/", None, private, None)
+if failed or libc.mount(b"none", {path!r}.encode(), b"tmpfs", 0, None):
+    raise OSError(ctypes.get_errno(), "the storage cannot be hidden")
+"""
 
 
 def no_module(nodes: Nodes, storage: Path) -> Any:
@@ -151,7 +120,10 @@ def no_module(nodes: Nodes, storage: Path) -> Any:
 
 
 def in_use(nodes: Nodes, storage: Path) -> Any:
-    """Another program uses the only CPU, and frees it when the run says that it waits."""
+    """Another program uses one of two CPUs, and frees it when the run says that it waits.
+
+    The two nodes have other patches of one release of torch, with which the run trains.
+    """
     import ray
 
     @ray.remote(num_cpus=1)
@@ -159,21 +131,18 @@ def in_use(nodes: Nodes, storage: Path) -> Any:
         def is_there(self) -> bool:
             return True
 
-    with node(nodes):
+    release = ".".join(version("torch").split(".")[:2])
+    with node(nodes), node(nodes, env_vars=with_torch(f"{release}.99", storage / "site")):
         other = Other.remote()
         assert ray.get(other.is_there.remote())
-        late = outcome(nodes, storage / "late", "scale.num_workers=1", "resources.wait_s=2")
-        freed = outcome(
-            nodes, storage / "freed", "scale.num_workers=1", on_notice=lambda notice: ray.kill(other, no_restart=True)
-        )
+        late = outcome(nodes, storage / "late", "resources.wait_s=2")
+        freed = outcome(nodes, storage / "freed", on_notice=lambda notice: ray.kill(other, no_restart=True))
     return {"late": late, "freed": freed}
 
 
 SCENARIOS: Mapping[str, Callable[[Nodes, Path], Any]] = {
     "another_release": another_release,
-    "another_patch": another_patch,
     "only_here": only_here,
-    "read_only": read_only,
     "no_module": no_module,
     "in_use": in_use,
 }

@@ -19,10 +19,11 @@ from scaler.cluster.capacity import require_resources
 from scaler.cluster.gpus import with_gpus, with_type
 from scaler.cluster.trainer import make_trainer
 from scaler.cluster.worker import Assignment
-from scaler.cluster.worker_device import assigned_device, collective_backend, set_rank_variables
+from scaler.cluster.worker_device import assigned_device, set_rank_variables
 from scaler.errors import ClusterError
 from scaler.job import Job
 from scaler.runs import RunFolder
+from scaler.training.process_group import collective_backend
 
 Digits = Callable[..., Job]
 CPU_NODE = {"CPU": 8.0}
@@ -159,7 +160,7 @@ def test_the_device_is_the_gpu_that_ray_assigned(monkeypatch: pytest.MonkeyPatch
     from ray.air._internal.device_manager.nvidia_gpu import CUDATorchDeviceManager
 
     monkeypatch.setattr("ray.train.torch.get_device", lambda: CUDATorchDeviceManager().get_devices()[0])
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("scaler.training.device.gpus_here", lambda: 2)
     monkeypatch.setattr(ray, "get_gpu_ids", lambda: [3])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
     assert assigned_device(1.0) == torch.device("cuda", 1)
@@ -169,7 +170,7 @@ def test_the_device_is_the_gpu_that_ray_assigned(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.usefixtures("on_a_node")
 def test_a_gpu_that_torch_cannot_use_is_an_error_and_not_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "get_gpu_ids", lambda: [3])
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("scaler.training.device.gpus_here", lambda: 0)
     with pytest.raises(ClusterError) as caught:
         assigned_device(0.5)
     assert str(caught.value) == (

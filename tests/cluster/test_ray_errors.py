@@ -190,3 +190,20 @@ def test_a_head_that_is_gone_is_noticed_and_one_that_answers_is_not() -> None:
         while watch.silent_s is None:
             assert monotonic() < until
             sleep(0.01)
+
+
+def test_rays_refusal_of_another_version_is_one_sentence() -> None:
+    from ray._private.utils import check_version_info
+
+    from scaler.cluster.ray_errors import start_error
+    from scaler.cluster.versions import installed_versions
+
+    with pytest.raises(RuntimeError) as caught:
+        check_version_info({"ray_version": "2.61.0", "python_version": "3.12.1"}, "10.0.0.1")
+    mine = installed_versions()
+    error = start_error(caught.value, address="head:6379")
+    assert str(error) == (
+        f"the Ray cluster at head:6379 has Ray 2.61.0 on Python 3.12.1, and this process has Ray {mine.ray} on Python "
+        f"{mine.python}: Ray does not connect, because their messages and pickles differ.\n"
+        "  Use Python 3.12 with ray==2.61.0 here, or have the cluster run the driver: --address http://HEAD:8265."
+    )

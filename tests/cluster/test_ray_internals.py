@@ -17,7 +17,8 @@ from scaler.errors import ClusterError
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "scaler"
-INTERNALS = [PACKAGE / "cluster" / name for name in ("ray_internals.py", "ray_packaging.py")]
+INTERNAL_NAMES = ("ray_internals.py", "ray_packaging.py", "ray_start_internals.py")
+INTERNALS = [PACKAGE / "cluster" / name for name in INTERNAL_NAMES]
 
 
 def is_private(name: str) -> bool:

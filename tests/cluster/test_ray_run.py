@@ -226,9 +226,9 @@ def test_events_name_what_happened_in_a_run(calm: RunFolder) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_job_that_the_cluster_cannot_hold_is_refused_at_once(tmp_path: Path) -> None:
-    job, folder = start(tmp_path, TROUBLED, "scale.num_workers=2", "resources.gpus_per_worker=4")
+    job, folder = start(tmp_path, TROUBLED, "scale.num_workers=2", "resources.gpus_per_worker=1")
     began = time.monotonic()
-    with pytest.raises(ClusterError, match=r"2 workers need 2 CPU, 8 GPU, and the cluster has .* 0 GPU\."):
+    with pytest.raises(ClusterError, match=r"2 workers need 2 CPU, 2 GPU, and the cluster has .* 0 GPU\."):
         run_on_ray(job, make_plan(job), folder, recipe_folder=str(TROUBLED), on_progress=lambda progress: None)
     assert time.monotonic() - began < 30
 

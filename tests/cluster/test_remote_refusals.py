@@ -132,7 +132,7 @@ def test_commands_that_do_not_send_a_run_say_what_to_use(
     assert err.startswith(
         "Error: the address is http://head:8265, and this command does not send its run to a cluster.\n"
     )
-    assert ("--run-id digits" if command == "resume" else "find-lr JOB --address auto") in err
+    assert ("resume digits --job JOB --address" if command == "resume" else "find-lr JOB --address auto") in err
 
 
 def test_a_cluster_that_does_not_answer_is_named(submit: Callable[..., tuple[int, str]]) -> None:
@@ -172,7 +172,7 @@ def test_the_package_has_the_effective_job_and_neither_runs_nor_data(folder: Pat
 def test_a_folder_that_is_too_large_is_refused_with_the_ten_largest_paths(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scaler.cluster.ray_packaging.DASHBOARD_CLIENT_MAX_SIZE", 2**20)
+    monkeypatch.setattr("scaler.cluster.ray_packaging.MAX_HTTP_BYTES", 2**20)
     for number in range(12):
         (folder / "images" / f"part-{number:02}").mkdir(parents=True)
         (folder / "images" / f"part-{number:02}" / "x.bin").write_bytes(bytes(2**17 - number))

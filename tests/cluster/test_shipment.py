@@ -97,8 +97,8 @@ def test_a_folder_that_is_too_large_is_refused_with_what_is_large_in_it(
         pack(job, storage="runs", packages=[PACKAGE])
     assert str(caught.value) == (
         f"the job's folder {job} has 4 MiB, and Ray sends its nodes less than 3 MiB. "
-        "The largest in it: weights.bin (3 MiB), data/b.bin (1 MiB), vocabulary.txt (0 MiB), recipe.py (0 MiB), "
-        "data/a.txt (0 MiB), job.yaml (0 MiB).\n"
+        "The largest in it: weights.bin (3 MiB), data/b.bin (1 MiB), vocabulary.txt (0 MiB), data/a.txt (0 MiB), "
+        "recipe.py (0 MiB), job.yaml (0 MiB).\n"
         f"  Leave out what the workers do not need: echo weights.bin >> {job}/.rayignore\n"
         "  Put data where every node can read it."
     )

@@ -10,7 +10,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from scaler.export import Export, Place, Sources, export_job
-from scaler.job import load_job
+from scaler.job import Job, load_job
 
 FOLDER = "jobs/digits"
 ROOT = Path(__file__).parents[2]
@@ -19,11 +19,16 @@ ONE_GPU = "resources.gpus_per_worker=1"
 BUCKET = "storage=s3://bucket/runs"
 
 
+def job(*overrides: str, workers: int | None = None) -> Job:
+    """Return the digits job with some changes."""
+    return load_job(ROOT / FOLDER / "job.yaml", overrides=overrides, workers=workers)
+
+
 def exported(kind: str, *overrides: str, workers: int | None = None, **place: Any) -> Export:
     """Return an export of the digits job."""
     return export_job(
         kind,
-        load_job(ROOT / FOLDER / "job.yaml", overrides=overrides, workers=workers),
+        job(*overrides, workers=workers),
         Place(**{"run_id": "digits-1", **place}),
         Sources(
             folder=FOLDER,

@@ -2,17 +2,19 @@
 
 import os
 import shlex
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from exported import BUCKET, ELASTIC, ONE_GPU, ROOT, documents, exported
+from exported import BUCKET, ELASTIC, ONE_GPU, ROOT, documents, exported, job
 
 from scaler.cli.export_command import KIND_NAMES
 from scaler.errors import JobFileError
 from scaler.export import KINDS
+from scaler.export.deployment import STORAGE_EXTRAS, extras_of
 from scaler.export.machines import CLOUDS
 
 DIGITS = ROOT / "jobs" / "digits"
@@ -78,6 +80,7 @@ def test_containers_of_one_machine_do_not_ask_for_the_same_gpu() -> None:
     [
         ("compose", "storage=runs", "storage=/home/scaler/runs"),
         ("compose", "storage=/data/runs", "storage=/home/scaler/runs"),
+        ("compose", "storage=file:///data/runs", "storage=/home/scaler/runs"),
         ("kuberay", BUCKET, BUCKET),
         ("aws", BUCKET, BUCKET),
         ("slurm", "storage=/shared/runs", "storage=/shared/runs"),
@@ -91,13 +94,14 @@ def test_the_runs_are_kept_where_every_node_reaches_them(kind: str, storage: str
     assert ("runs:/home/scaler/runs" in text) == (kind == "compose" and has_volume)
 
 
+@pytest.mark.parametrize("storage", ["runs", "/data/runs", "file:///data/runs"])
 @pytest.mark.parametrize("kind", ["aws", "gcp", "skypilot"])
-def test_a_folder_is_refused_where_machines_share_none(kind: str) -> None:
+def test_a_folder_is_refused_where_machines_share_none(kind: str, storage: str) -> None:
     with pytest.raises(JobFileError) as error:
-        exported(kind)
+        exported(kind, f"storage={storage}")
     scheme = "gs" if kind == "gcp" else "s3"
     assert str(error.value) == (
-        f"storage = runs is a folder, and the machines of {kind} share none.\n"
+        f"storage = {storage} is a folder, and the machines of {kind} share none.\n"
         f"  Give a URI: --set storage={scheme}://BUCKET/PREFIX."
     )
 
@@ -130,6 +134,23 @@ def test_the_image_has_the_packages_that_the_job_needs() -> None:
     assert "ARG TORCH=cpu\n" in dockerfile["Dockerfile"]
     assert "ARG TORCH=cu130\n" in exported("docker", ONE_GPU).files["Dockerfile"]
     assert "\nruns\n" in exported("docker").files["Dockerfile.dockerignore"]
+
+
+def test_every_extra_that_a_job_may_need_is_in_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {*STORAGE_EXTRAS.values(), "mlflow", "wandb", "optimizers"} <= set(project["optional-dependencies"])
+    assert [extras_of(job(f"storage={scheme}://b/c")) for scheme in STORAGE_EXTRAS] == [
+        [extra] for extra in STORAGE_EXTRAS.values()
+    ]
+
+
+def test_gpus_that_depend_on_the_cluster_are_none_or_asked_for() -> None:
+    export = exported("kuberay", "resources.gpus_per_worker=auto")
+    assert "nvidia.com/gpu: " not in export.files["rayjob.yaml"]
+    assert "The nodes have no GPU; --set resources.gpus_per_worker=1 gives one to each worker." in export.notices
+    typed = exported("kuberay", "resources.gpus_per_worker=auto", "resources.accelerator_type=A100")
+    assert 'nvidia.com/gpu: "1"' in typed.files["rayjob.yaml"]
+    assert "To fill in before use: FILL-IN-PRODUCT-OF-A100." in typed.notices
 
 
 def test_every_command_starts_or_resumes_the_same_run_with_the_same_changes() -> None:

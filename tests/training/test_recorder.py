@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import Kept, events_of, in_this_process, make_job, make_recipe, records_of, run
+from small_runs import Kept, events_of, in_this_process, make_job, make_recipe, records_of, run, untimed
 
 from scaler.metrics.events import WorkerEnded
 from scaler.metrics.record import Record
@@ -121,6 +121,33 @@ def test_every_second_between_two_steps_has_an_owner(tmp_path: Path) -> None:
     assert evaluated_s <= evaluation_s
     assert ended.evaluation_s > 0
     assert ended.checkpoint_s > 0
+
+
+class Behind(CpuClock):
+    """The CPU's clock, with the recorder's way of a GPU: numbers are copied together when they are handed over."""
+
+    is_behind = True
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_numbers_that_are_copied_together_are_those_of_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weighted: bool
+) -> None:
+    def loss(model: Any, batch: Any) -> Any:
+        losses = torch.nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        return (losses.sum(), (batch[1] + 1).sum()) if weighted else losses.mean()
+
+    found = []
+    for clock in (CpuClock, Behind):
+        monkeypatch.setattr("scaler.training.loop.clock_for", lambda device, clock=clock: clock())
+        folder = tmp_path / clock.__name__
+        folder.mkdir()
+        torch.manual_seed(0)
+        job = make_job(per_worker_batch_size=16, grad_accum_steps=2)
+        training, around = in_this_process(folder, make_recipe(loss=loss), job)
+        training.run()
+        found.append(untimed({"records": [tuple(row) for row in around.records]}))
+    assert found[0] == found[1]
 
 
 def test_cpu_time_is_that_of_the_steps(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_an_iterable_that_differs_between_workers_is_refused(tmp_path: Path, kin
     ("source", "kind", "text"),
     [
         ("stream", "shorter", "train_data ended after 51 samples of epoch 0, and 54 are stated.\n"),
-        ("stream", "longer", "train_data goes on after 54 samples of epoch 0, and 54 are stated.\n"),
+        ("stream", "longer", "train_data has more than 54 samples in epoch 0, and 54 are stated.\n"),
         ("ranges", "shorter", "train_data.read_range(0, 16) returned 1 samples, not 16.\n"),
     ],
 )

@@ -126,7 +126,7 @@ class Reading:
             raise self._wrong_size(f"ended after {self._read} samples of epoch {self._epoch}")
         self._read += 1
         if self._read == self._size and next(self._samples, _END) is not _END:
-            raise self._wrong_size(f"goes on after {self._read} samples of epoch {self._epoch}")
+            raise self._wrong_size(f"has more than {self._read} samples in epoch {self._epoch}")
         return sample
 
     def _wrong_size(self, what: str) -> RecipeError:
