@@ -143,11 +143,11 @@ class MachineCluster:
         return self._machines.processes(name)
 
     def kill(self, name: str) -> None:
-        """End a machine and everything on it at once; no peer is told."""
+        """End a machine and everything on it at once; its peers get no message."""
         self._machines.kill(name)
 
     def partition(self, name: str) -> None:
-        """Cut a machine from all networks; its processes go on."""
+        """Cut a machine from all networks; its processes continue."""
         self._machines.link(name, up=False)
 
     def heal(self, name: str) -> None:

@@ -207,11 +207,11 @@ class Machines:
         return found
 
     def kill(self, name: str) -> None:
-        """End a machine and everything on it at once, as when its power is cut: no peer is told."""
+        """End a machine and everything on it at once, as when its power is cut: its peers get no message."""
         _end(self._machines.pop(name))
 
     def link(self, name: str, *, up: bool) -> None:
-        """Cut a machine from all networks, or connect it again; its processes go on."""
+        """Cut a machine from all networks, or connect it again; its processes continue."""
         for network in self._machines[name].networks:
             self._in_parent(f"ip link set {self._port(name, network)} {'up' if up else 'down'}")
 

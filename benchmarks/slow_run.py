@@ -1,4 +1,4 @@
-"""A run on a ``MachineCluster`` that is slow until it is told to be fast, and what its folder shows meanwhile."""
+"""A run on a ``MachineCluster`` with slow steps until ``speed_up``, and what its folder shows meanwhile."""
 
 import subprocess
 from collections.abc import Callable, Sequence
