@@ -160,6 +160,8 @@ def _share(
     resource: str, need: Mapping[str, float], nodes: Sequence[Mapping[str, float]], *, workers: int
 ) -> float | None:
     """Return the largest amount of a resource for each worker with which all fit; None: no amount is enough."""
+    if resource not in need:
+        return None
     counts = range(1, workers + 1)
     wholes = {1.0, *(node.get(resource, 0.0) for node in nodes)}  # of one GPU, or of a node
     shares = {floor(100 * whole / count) / 100 for whole in wholes for count in counts}
