@@ -66,7 +66,6 @@ CLUSTER_GROUPS = {
         "test_preflight.py",
         "test_remote_submit.py",
         "test_submit.py",
-        "test_try_clusters.py",
         "test_wheel.py",
     ),
 }
