@@ -82,9 +82,8 @@ def has_autoscaler() -> bool:
     second one to the head.
     """
     import ray
-    from ray.autoscaler.v2.sdk import get_cluster_status
 
-    from scaler.cluster.ray_internals import DEBUG_AUTOSCALING_STATUS, _internal_kv_get
+    from scaler.cluster.ray_internals import DEBUG_AUTOSCALING_STATUS, _internal_kv_get, get_cluster_status
 
     reported = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
     if reported:

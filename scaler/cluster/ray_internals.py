@@ -6,6 +6,7 @@ that the installed Ray still has them.
 
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.state import GlobalState, state
+from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.experimental.internal_kv import _internal_kv_get
 from ray.train.v2._internal import constants as train_constants
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -65,6 +66,7 @@ __all__ = [
     "_get_excludes",
     "_get_ignore_file",
     "_internal_kv_get",
+    "get_cluster_status",
     "get_runtime_env_default_excludes",
     "get_train_context",
     "state",
