@@ -11,7 +11,7 @@ from typing import Any
 import ray.scripts.scripts as scripts
 from ray._private import services
 
-DASHBOARD_MODULES = "JobHead,NodeHead,StateHead"  # of nine, each of which is a process; Ray Train asks StateHead
+DASHBOARD_MODULES = "JobHead,NodeHead,StateHead"  # of nine, each a process; the cleaner of Ray Train asks StateHead
 WAIT_S = 0.1
 
 
