@@ -1,4 +1,4 @@
-"""``ray start`` with less to load: a head's dashboard serves Ray Jobs and nothing else, and a node waits for its head.
+"""``ray start`` with less to load: a head's dashboard serves Ray Jobs and the state of actors, and a node waits for its head.
 
 Run: python benchmarks/start_node.py OPTIONS OF RAY START
 """
@@ -11,7 +11,7 @@ from typing import Any
 import ray.scripts.scripts as scripts
 from ray._private import services
 
-DASHBOARD_MODULES = "JobHead,NodeHead"  # of nine, each of which is a process
+DASHBOARD_MODULES = "JobHead,NodeHead,StateHead"  # of nine, each a process; the cleaner of Ray Train asks StateHead
 WAIT_S = 0.1
 
 
