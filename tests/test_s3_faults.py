@@ -102,7 +102,10 @@ def submit(job: Path, at: dict[int, Callable[[], object]], *more: str) -> int:
 def require_whole(folder: RunFolder) -> None:
     """Everything of the run is in its folder."""
     assert folder.state() is RunState.SUCCEEDED
-    assert sorted(read_records(folder)["step"].to_pylist()) == list(range(STEPS))
+    records = read_records(folder).select(["attempt", "step"]).to_pylist()
+    rows = {(record["attempt"], record["step"]) for record in records}
+    assert len(rows) == len(records), "no record is written twice"
+    assert {step for _, step in rows} == set(range(STEPS))
     assert folder.read_json("report.json")["totals"]["steps"] == STEPS
     assert b"</html>" in folder.read("report.html")
     newest = max(event.samples_seen for event in of_type(read_events(folder), Checkpointed))
