@@ -260,7 +260,7 @@ def test_workers_that_wait_for_the_network(sound: Report, network_s: float, is_f
 
 
 def started(rank: int, link: tuple[float, float] | None, attempt: int = 0) -> WorkerStarted:
-    """Return the start of a worker that measured a round trip in seconds and a rate in MiB/s, or did not measure."""
+    """Return the start of a worker that measured a round trip in seconds and MiB/s, or did not measure."""
     return WorkerStarted(
         time=0.0,
         attempt=attempt,

@@ -100,8 +100,8 @@ def _slowest_link(evidence: Evidence, attempt: int) -> str:
     ]
     if first is None or not links:
         return ""
-    rate, round_trip_s, node = min(links)
-    text = f"; the slowest link is from {node} to {first}, the node of rank 0: {_link(rate, round_trip_s)}"
+    mib_per_s, round_trip_s, node = min(links)
+    text = f"; the slowest link is from {node} to {first}, the node of rank 0: {_link(mib_per_s, round_trip_s)}"
     if len(links) > 1:
         text += f"; median of all links: {_link(median(link[0] for link in links), median(link[1] for link in links))}"
     return text
