@@ -1,4 +1,4 @@
-"""``ray start`` with less to load: a head's dashboard serves Ray Jobs and the state of actors, and a node waits for its head.
+"""``ray start`` with less to load: the dashboard serves jobs and the state of actors; a node waits for its head.
 
 Run: python benchmarks/start_node.py OPTIONS OF RAY START
 """
