@@ -18,6 +18,10 @@ ANSWER_S = 1.0
 # Measured by benchmarks/many_workers.py; see docs/decisions/0047-workers-are-forked.md.
 CLUSTER_GIB = 1.5  # the driver, Ray's daemons, and the process that workers are forks of
 WORKER_GIB, FORK_GIB = 0.32, 0.1  # a worker that has imported torch and Ray
+# A group that has not started by then is started again, an elastic one with another size. Many workers on one machine
+# start one after the other, because they share its CPUs: each takes a few CPU seconds, or 0.3 if it is a fork.
+ELASTIC_START_S, ELASTIC_START_A_WORKER_S = 15.0, 1.0
+FIXED_START_S, FIXED_START_A_WORKER_S = 60.0, 6.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,6 +171,18 @@ def _share(
     shares = {floor(100 * whole / count) / 100 for whole in wholes for count in counts}
     below = [share for share in shares if 0 < share < need[resource]]
     return max((share for share in below if _fitting({**need, resource: share}, nodes) >= workers), default=None)
+
+
+def start_timeout_s(workers: int, *, elastic: bool) -> float:
+    """Return how many seconds a group of ``workers`` may take to start; an elastic group, at its largest.
+
+    Example:
+        >>> start_timeout_s(64, elastic=False), start_timeout_s(4, elastic=True)
+        (444.0, 19.0)
+    """
+    if elastic:
+        return ELASTIC_START_S + ELASTIC_START_A_WORKER_S * workers
+    return FIXED_START_S + FIXED_START_A_WORKER_S * workers
 
 
 def _fitting(need: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:

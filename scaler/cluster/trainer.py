@@ -7,6 +7,7 @@ from typing import Any, cast
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train.backend import Backend, BackendConfig
 
+from scaler.cluster.capacity import start_timeout_s
 from scaler.cluster.failure_policy import FailurePolicy
 from scaler.cluster.ray_internals import (
     DataParallelTrainer,
@@ -35,10 +36,6 @@ _UNUSED_WHEN_EMBEDDED = (PlacementGroupCleanerCallback,)
 RESIZE_CHECK_S = ("SCALER_RESIZE_CHECK_S", 10.0)
 """An elastic group is resized when another size has been possible, and the group has run, for this many seconds. A
 lower value uses new nodes sooner, and interrupts training for each node that comes and goes."""
-# A group that has not started by then is started again, an elastic one with another size. Many workers on one machine
-# start one after the other, because they share its CPUs: each takes a few CPU seconds, or 0.3 if it is a fork.
-ELASTIC_START_S, ELASTIC_START_A_WORKER_S = 15.0, 1.0
-FIXED_START_S, FIXED_START_A_WORKER_S = 60.0, 6.0
 NEVER_S = 1e9
 
 
@@ -111,18 +108,6 @@ def _seconds(variable: tuple[str, float]) -> float:
     """Return the value of an environment variable of the driver, or its default."""
     name, default = variable
     return float(os.environ.get(name, default))
-
-
-def start_timeout_s(workers: int, *, elastic: bool) -> float:
-    """Return how many seconds a group of ``workers`` may take to start; an elastic group, at its largest.
-
-    Example:
-        >>> start_timeout_s(64, elastic=False), start_timeout_s(4, elastic=True)
-        (444.0, 19.0)
-    """
-    if elastic:
-        return ELASTIC_START_S + ELASTIC_START_A_WORKER_S * workers
-    return FIXED_START_S + FIXED_START_A_WORKER_S * workers
 
 
 def make_trainer(job: Job, assignment: Assignment, *, embedded: bool, folder_name: str) -> DataParallelTrainer:

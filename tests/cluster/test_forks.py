@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from scaler.cluster.capacity import require_memory
-from scaler.cluster.trainer import start_timeout_s
+from scaler.cluster.capacity import require_memory, start_timeout_s
 from scaler.errors import ClusterError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
