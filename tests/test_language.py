@@ -37,8 +37,8 @@ RETIRED = {
 }
 # Ordinary uses of these words that mean something else.
 ALLOWED = re.compile(
-    r"error rate|tbf rate|sample rate|frame rate|bit rate|rate limit|line ending|hard drive|(?<=\W)failure rate|half[-_]life"
-    r"|STRATEG|\"rate\": \(|required rate weight|rate: 1e-3"
+    r"error rate|sample rate|frame rate|bit rate|rate limit|line ending|hard drive|(?<=\W)failure rate|half[-_]life"
+    r"|tbf rate|STRATEG|\"rate\": \(|required rate weight|rate: 1e-3"
 )
 
 
