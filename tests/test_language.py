@@ -18,8 +18,7 @@ NOT_OURS = ("tests/test_language.py", "CONTRIBUTING.md", "scaler/report/page/sta
 # A pattern of the retired word -> what to write. (?<![a-z]) also finds it as a part of a name: two_lives, LivesRow.
 RETIRED = {
     r"(?<![a-z])(life|lives|Life|Lives)(?![a-z])": "attempt",
-    # "tbf rate" is an argument of Linux's tc.
-    r"(?<!earning )(?<!earning[-_])(?<!tbf )(?<![a-z])(rate|rates|Rate|RATE|RATES)(?![a-z])": "learning rate, or lr",
+    r"(?<!earning )(?<!earning[-_])(?<![a-z])(rate|rates|Rate|RATE|RATES)(?![a-z])": "learning rate, or lr",
     r"surroundings|Surroundings": "worker context",
     r"(?<![a-z])(drive|drives|drove|driven|driving)(?![a-z])|at the wheel": "run (a run driver runs a run)",
     r"(?<![a-z])(room|rooms)(?![a-z])": "capacity, free resources; space; a package of the code",
@@ -38,8 +37,8 @@ RETIRED = {
 }
 # Ordinary uses of these words that mean something else.
 ALLOWED = re.compile(
-    r"error rate|tbf rate|sample rate|frame rate|bit rate|rate limit|line ending|hard drive|(?<=\W)failure rate|half[-_]life"
-    r"|STRATEG|\"rate\": \(|required rate weight|rate: 1e-3"
+    r"error rate|tbf rate|sample rate|frame rate|bit rate|rate limit|line ending|hard drive|(?<=\W)failure rate"
+    r"|half[-_]life|STRATEG|\"rate\": \(|required rate weight|rate: 1e-3"
 )
 
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 POLL_S = 0.2
 RAY_TRAIN_FOLDER = "ray_train"  # Ray Train needs a folder; scaler writes nothing there, and removes it
-STOP_S, STOP_A_WORKER_S = 20.0, 1.0  # after Ctrl-C, workers may take this long to save and stop
+# After Ctrl-C, workers may take this long to save and stop. Many on one machine share its CPUs.
+STOP_S, STOP_A_WORKER_S = 20.0, 0.5
 STATUS_S = 10.0  # the collector may take this long to return its status
 CLOSE_S = 30.0  # at the end, the collector may take this long to write what is left
 LEAVE_S = 5.0  # the same, if the head is gone; the collector does not need the head
@@ -197,7 +198,7 @@ def _watch(
     """Watch a run to its end.
 
     The first Ctrl-C, or a request to stop, asks the workers to stop. A second Ctrl-C ends the run, and so do workers
-    that have not stopped in time.
+    that have not stopped after ``stop_s``.
     """
     import ray
 
@@ -234,8 +235,7 @@ def _watch(
                 why = f"scaler stop of {stop.by}"
                 is_second = stop.now
                 raise KeyboardInterrupt
-            patience_s = STOP_S + STOP_A_WORKER_S * (progress.world_size or 0)  # 64 on two CPUs took 25 s
-            if stopping_since is not None and monotonic() - stopping_since > patience_s:
+            if stopping_since is not None and monotonic() - stopping_since > stop_s(progress):
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
             if stopping_since is not None or is_second or progress.attempt is None:
@@ -246,6 +246,16 @@ def _watch(
     if isinstance(outcome, BaseException):
         raise final_error(outcome, troubles, job, folder)
     return outcome
+
+
+def stop_s(progress: Progress) -> float:
+    """Return how many seconds the workers of a run may take to save a checkpoint and stop.
+
+    Example:
+        >>> stop_s(Progress(world_size=64))
+        52.0
+    """
+    return STOP_S + STOP_A_WORKER_S * (progress.world_size or 0)
 
 
 def _without_head(fit: _InThread, collector: Any, head: HeadWatch, folder: RunFolder) -> ClusterError:
