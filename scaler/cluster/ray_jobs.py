@@ -161,9 +161,13 @@ class RemoteRun:
         def run() -> None:
             import asyncio
 
+            import aiohttp
+
             try:
                 asyncio.run(follow())
                 texts.put(None)
+            except (OSError, RuntimeError, aiohttp.ClientError) as error:  # Ray raises RuntimeError for a lost one
+                texts.put(ConnectionLostError(f"the connection to {self.shown} was lost: {error}."))
             except BaseException as error:
                 texts.put(error)
 
@@ -248,7 +252,7 @@ class DriverLog:
             if text is None:
                 return
             if isinstance(text, BaseException):
-                raise ConnectionLostError(f"the connection to {self._remote.shown} was lost: {text}.") from text
+                raise text
             new, skip = text[skip:], max(0, skip - len(text))
             self._seen += len(new)
             if new:
