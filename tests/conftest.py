@@ -46,6 +46,7 @@ multiprocessing.set_forkserver_preload(
 # two clusters at a time.
 CLUSTER_GROUPS = {
     "shared": (
+        "test_gpus.py",
         "test_ray_errors.py",
         "test_ray_internals.py",
         "test_ray_run.py",
@@ -61,7 +62,6 @@ CLUSTER_GROUPS = {
         "test_elastic.py",
         "test_find_lr_on_ray.py",
         "test_forks.py",
-        "test_gpus.py",
         "test_nodes_in_namespaces.py",
         "test_preflight.py",
         "test_remote_submit.py",

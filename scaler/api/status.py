@@ -64,11 +64,11 @@ def read_status(folder: RunFolder) -> RunStatus:
     Raises:
         RunError: it cannot be read.
     """
-    with ThreadPoolExecutor(4) as pool:  # in remote storage, each file takes some requests
-        state_read = pool.submit(present_state, folder)
-        status_read = pool.submit(folder.read_json, "status.json")
+    with ThreadPoolExecutor(2) as pool:  # in remote storage, each file takes some requests
         stop_read, progress_read = pool.submit(read_stop, folder), pool.submit(read_progress, folder)
-        (state, driver), values, done = state_read.result(), status_read.result(), progress_read.result()
+        state, driver = present_state(folder)
+        values = folder.read_json("status.json")  # after the state: the end of a run is written with its exit code
+        done = progress_read.result()
         return RunStatus(
             run_id=folder.run_id,
             state=state.value,

@@ -10,16 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
-import ray.train
 import torch
 
-from scaler.cluster import worker_device
 from scaler.cluster.capacity import require_resources
 from scaler.cluster.gpus import with_gpus, with_type
-from scaler.cluster.trainer import make_trainer
-from scaler.cluster.worker import Assignment
-from scaler.cluster.worker_device import assigned_device, set_rank_variables
+from scaler.cluster.versions import installed_versions
 from scaler.errors import ClusterError
 from scaler.job import Job
 from scaler.runs import RunFolder
@@ -115,12 +110,22 @@ def test_only_nodes_with_the_type_count() -> None:
         ),
     ],
 )
+@pytest.mark.usefixtures("cluster")  # Ray is imported with its token
 def test_ray_train_gets_the_resources_the_type_and_the_placement(
     digits: Digits, tmp_path: Path, resources: str, expected: Any
 ) -> None:
+    from scaler.cluster.trainer import make_trainer
+    from scaler.cluster.worker import Assignment
+
     job = digits(f"resources={resources}")
     assignment = Assignment(
-        job=job.model_dump(), plan={}, folder=RunFolder(str(tmp_path)), recipe_folder="", collector=None
+        job=job.model_dump(),
+        plan={},
+        folder=RunFolder(str(tmp_path)),
+        recipe_folder="",
+        collector=None,
+        driver=installed_versions(),
+        embedded=True,
     )
     trainer = make_trainer(job, assignment, embedded=True, folder_name="ray_train")
     config: Any = trainer.scaling_config
@@ -139,7 +144,11 @@ class Context:
 
 
 @pytest.fixture
-def on_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+def on_a_node(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray.train
+
+    from scaler.cluster import worker_device
+
     monkeypatch.setattr(ray.train, "get_context", lambda: Context)
     monkeypatch.setattr(worker_device.socket, "gethostname", lambda: "node-2")
     monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
@@ -147,6 +156,8 @@ def on_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("on_a_node")
 def test_a_worker_has_torchruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scaler.cluster.worker_device import set_rank_variables
+
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK")
     for name in names:
         monkeypatch.setenv(name, "before")  # restored after the test
@@ -157,6 +168,10 @@ def test_a_worker_has_torchruns_variables(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("on_a_node")
 def test_the_device_is_the_gpu_that_ray_assigned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each worker of a node sees the GPUs of all of them, so the device is not always the first."""
+    import ray
+
+    from scaler.cluster.worker_device import assigned_device
+
     from ray.air._internal.device_manager.nvidia_gpu import CUDATorchDeviceManager
 
     monkeypatch.setattr("ray.train.torch.get_device", lambda: CUDATorchDeviceManager().get_devices()[0])
@@ -169,6 +184,10 @@ def test_the_device_is_the_gpu_that_ray_assigned(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("on_a_node")
 def test_a_gpu_that_torch_cannot_use_is_an_error_and_not_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from scaler.cluster.worker_device import assigned_device
+
     monkeypatch.setattr(ray, "get_gpu_ids", lambda: [3])
     monkeypatch.setattr("scaler.training.device.gpus_here", lambda: 0)
     with pytest.raises(ClusterError) as caught:

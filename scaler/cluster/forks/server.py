@@ -22,6 +22,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -190,6 +191,6 @@ def become(request: Request) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[2] not in sys.path:
+    if find_spec("scaler") is None:  # it is not installed: the driver found it in its own folder
         sys.path.append(sys.argv[2])
     main(socket.socket(fileno=int(sys.argv[1])), removed=sys.argv[3:])
