@@ -169,10 +169,9 @@ def test_a_worker_has_torchruns_variables(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_device_is_the_gpu_that_ray_assigned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each worker of a node sees the GPUs of all of them, so the device is not always the first."""
     import ray
+    from ray.air._internal.device_manager.nvidia_gpu import CUDATorchDeviceManager
 
     from scaler.cluster.worker_device import assigned_device
-
-    from ray.air._internal.device_manager.nvidia_gpu import CUDATorchDeviceManager
 
     monkeypatch.setattr("ray.train.torch.get_device", lambda: CUDATorchDeviceManager().get_devices()[0])
     monkeypatch.setattr("scaler.training.device.gpus_here", lambda: 2)
