@@ -33,7 +33,7 @@ def command(run: str, storage: str, address: str | None, timeout_s: float | None
     from scaler.cli.terminal import err
     from scaler.plan import Plan
     from scaler.report.text.format import printable
-    from scaler.runs import RunFolder, RunState
+    from scaler.runs import RunFolder
 
     folder = locate_run(run, storage=storage, address=address)
     if not isinstance(folder, RunFolder):
@@ -56,18 +56,7 @@ def command(run: str, storage: str, address: str | None, timeout_s: float | None
             on_status=show,
             on_notice=lambda notice: err().print(printable(notice), soft_wrap=True),
         )
-    state = RunState(status.state)
-    if as_json:
-        click.echo(json.dumps(status.to_dict(), indent=1, allow_nan=False))
-    else:
-        click.echo(f"{status.run_id}  {status.state}")
-    if status.failure and not as_json:
-        err().print(printable(status.failure.rstrip()), soft_wrap=True)
-    if state is RunState.LOST:
-        return 4
-    if not state.is_end:
-        return TIMED_OUT
-    return status.exit_code if status.exit_code is not None else 0
+    return _end(status, as_json=as_json)
 
 
 def _wait_over_http(remote: "RemoteRun", *, timeout_s: float | None, as_json: bool, quiet: bool) -> int:
@@ -76,7 +65,6 @@ def _wait_over_http(remote: "RemoteRun", *, timeout_s: float | None, as_json: bo
     from scaler.cli.terminal import err
     from scaler.cluster.ray_jobs import DriverLog
     from scaler.report.text.format import printable
-    from scaler.runs import RunState
 
     def say(line: str) -> None:
         err().print(printable(line), soft_wrap=True)
@@ -89,13 +77,27 @@ def _wait_over_http(remote: "RemoteRun", *, timeout_s: float | None, as_json: bo
         until = monotonic() + timeout_s
         while not remote.submission().is_over and monotonic() < until:
             sleep(POLL_S)
-    status = remote_status(remote)
-    click.echo(
-        json.dumps(status.to_dict(), indent=1, allow_nan=False) if as_json else f"{status.run_id}  {status.state}"
-    )
-    if status.exit_code is None:
+    return _end(remote_status(remote), as_json=as_json)
+
+
+def _end(status: "RunStatus", *, as_json: bool) -> int:
+    """Print how a run ended, and return the exit code."""
+    from scaler.cli.terminal import err
+    from scaler.report.text.format import printable
+    from scaler.runs import RunState
+
+    state = RunState(status.state)
+    if as_json:
+        click.echo(json.dumps(status.to_dict(), indent=1, allow_nan=False))
+    else:
+        click.echo(f"{status.run_id}  {status.state}")
+        if status.failure:
+            err().print(printable(status.failure.rstrip()), soft_wrap=True)
+    if state is RunState.LOST:
+        return 4
+    if not state.is_end:
         return TIMED_OUT
-    return 4 if status.state == RunState.LOST else status.exit_code
+    return status.exit_code if status.exit_code is not None else 0
 
 
 POLL_S = 1.0

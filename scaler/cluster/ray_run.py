@@ -203,7 +203,6 @@ def _watch(
     import ray
 
     stopping_since: float | None = None
-    why, is_second = "Ctrl-C", False
     progress = Progress()
     troubles: Sequence[Trouble] = ()
     noticed: set[str] = set()
@@ -232,15 +231,15 @@ def _watch(
                 )
             stop = stop_requested()
             if stop is not None and (stop.now or stopping_since is None):
-                why = f"scaler stop of {stop.by}"
-                is_second = stop.now
                 raise KeyboardInterrupt
             if stopping_since is not None and monotonic() - stopping_since > stop_s(progress):
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
-            if stopping_since is not None or is_second or progress.attempt is None:
+            stop = stop_requested()
+            if stopping_since is not None or progress.attempt is None or (stop is not None and stop.now):
                 raise
             stopping_since = monotonic()
+            why = "Ctrl-C" if stop is None else f"scaler stop of {stop.by}"
             ray.get(collector.request_leave.remote("stop", why))
     outcome = fit.outcome()
     if isinstance(outcome, BaseException):

@@ -1,16 +1,14 @@
 """Which GPUs a run asks for, and what it says when they cannot be used. No GPU is needed."""
 
-import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cluster_script import outcomes_of
 
 from scaler.cluster.capacity import require_resources
 from scaler.cluster.gpus import with_gpus, with_type
@@ -201,20 +199,7 @@ def test_a_gpu_that_torch_cannot_use_is_an_error_and_not_the_cpu(monkeypatch: py
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """How each job of ``gpu_cluster.py`` ended."""
-    script = Path(__file__).parent / "gpu_cluster.py"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"RAY_worker_niceness": "0", "PYTHONPATH": str(script.parents[2] / "benchmarks")}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path_factory.mktemp("gpus"))],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    values: dict[str, Any] = json.loads(done.stdout)
-    return values
+    return outcomes_of(Path(__file__).parent / "gpu_cluster.py", tmp_path_factory.mktemp("gpus"))
 
 
 def test_workers_are_spread_over_nodes_and_know_their_ranks(ended: dict[str, Any]) -> None:

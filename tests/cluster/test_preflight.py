@@ -1,6 +1,5 @@
 """What is checked before a run trains on a running cluster: versions, storage, recipe, free resources."""
 
-import json
 import os
 import re
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster_script import outcomes_of
 
 from scaler.cluster.preflight import begin_storage_check, require_shared
 from scaler.cluster.versions import Versions, differences, installed_versions, require_same_as_driver
@@ -97,18 +97,7 @@ def test_a_storage_that_gives_back_other_content_is_refused(tmp_path: Path, monk
 @pytest.fixture(scope="module")
 def happened(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What happened in each scenario of the script."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"RAY_worker_niceness": "0", "PYTHONPATH": str(SCRIPT.parents[2] / "benchmarks")}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("preflight"))],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    values: dict[str, Any] = json.loads(done.stdout)
+    values = outcomes_of(SCRIPT, tmp_path_factory.mktemp("preflight"))
     bugs = {name: outcome["bug"] for name, outcome in values.items() if outcome and "bug" in outcome}
     assert bugs == {}
     return values
