@@ -74,7 +74,7 @@ def _show(status: "RunStatus", name: str) -> None:
     if status.failure:
         after += status.failure.rstrip().splitlines()
     match state:
-        case RunState.STARTING | RunState.RUNNING:
+        case RunState.PENDING | RunState.STARTING | RunState.RUNNING:
             after += [f"Follow: scaler wait {name}", f"Logs:   scaler logs {name} -f", f"Stop:   scaler stop {name}"]
         case RunState.SUCCEEDED:
             after.append(f"Report: scaler report {name}")

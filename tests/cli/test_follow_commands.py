@@ -15,6 +15,7 @@ from synthetic import SyntheticRun
 from test_run_control import AT_WORK
 
 from scaler.cluster.progress_file import progress_dict
+from scaler.cluster.ray_jobs import Submission
 from scaler.runs import RunFolder, RunState
 from scaler.runs.control import PROGRESS, read_stop
 from scaler.runs.lease import Lease
@@ -93,6 +94,34 @@ def test_the_status_of_a_run_that_nobody_runs(
     assert ("boom" in outcome.out) == (state is RunState.FAILED)
     assert ("  lost  " in outcome.out and "No process runs it." in outcome.out) == (state is RunState.RUNNING)
     assert json.loads(scaler_command("status", "last", "--json").out)["left_s"] is None
+
+
+class _Accepted:
+    """A run that a cluster has accepted, and whose folder does not exist yet."""
+
+    run_id, shown = NAME, "http://head:8265"
+
+    def submission(self) -> Submission:
+        about = {"driver_exit_code": None, "message": "", "folder_uri": "s3://b/r", "started": 0, "ended": 0}
+        return Submission(run_id=NAME, submission_id=NAME, status="PENDING", **about)
+
+    def driver_log(self) -> list[str]:
+        return []
+
+
+def test_a_run_that_waits_for_its_driver_is_followed_and_not_resumed(
+    scaler_command: Scaler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaler.api.find.locate_run", lambda run, storage, address: _Accepted())
+    code, out, _ = scaler_command("status", NAME, "--address", "http://head:8265")
+    name = f"{NAME} --address http://head:8265"
+    assert code == 0
+    assert out.splitlines()[:4] == [
+        f"{NAME}  pending",
+        f"Follow: scaler wait {name}",
+        f"Logs:   scaler logs {name} -f",
+        f"Stop:   scaler stop {name}",
+    ]
 
 
 @pytest.mark.parametrize("command", ["status", "logs", "stop", "wait"])
