@@ -18,6 +18,7 @@ import torch
 import yaml
 from in_process import Scaler, command_line
 
+from scaler.cluster.progress_file import read_progress
 from scaler.metrics.events import Resumed
 from scaler.metrics.reader import read_events, read_records
 from scaler.runs import RunFolder, list_runs
@@ -214,11 +215,10 @@ def test_a_run_whose_driver_was_killed_resumes_at_once(scaler_command: Scaler, j
     lease = folder.read_json(FILE)
     seen = datetime.fromtimestamp(lease["beat"], UTC)
     gone = f"process {lease['pid']} on {lease['host']}, last seen {seen:%Y-%m-%d %H:%M:%S} UTC"
-    assert scaler_command("list", "--storage", "runs") == (
-        0,
-        f"{folder.run_id}  lost  no process runs it ({gone}): scaler resume {folder.run_id}\n",
-        "",
-    )
+    done = read_progress(folder)  # written every second or two: a quick run may have been killed before
+    share = f"  {done.share:.0%}" if done is not None and done.progress.samples_seen else ""
+    listed = f"{folder.run_id}  lost{share}  no process runs it ({gone}): scaler resume {folder.run_id}\n"
+    assert scaler_command("list", "--storage", "runs") == (0, listed, "")
     code, out, err = scaler_command("report", folder.run_id, "--json")
     lost = json.loads(out)
     assert (code, err, lost["state"], lost["attempts"][-1]["ended_by"]) == (0, "", "lost", "killed")
