@@ -111,6 +111,7 @@ def run_through(
     on_notice: Callable[[str], None] = lambda notice: None,
 ) -> Any:
     """Run a job, do each step when its condition holds, and return the run's folder."""
+    from scaler.cluster.connection import Connection
     from scaler.cluster.ray_run import run_on_ray
     from scaler.job import load_job
     from scaler.metrics.reader import read_events
@@ -133,11 +134,10 @@ def run_through(
         job,
         plan,
         folder,
-        recipe_folder=str(job_folder),
+        Connection(recipe=job.recipe, recipe_folder=str(job_folder), is_embedded=False),
         on_progress=watch,
         on_notice=on_notice,
         on_wait=lambda what: on_notice(f"Waiting: {what}") if what is not None else None,
-        embedded=False,
     )
     assert not waiting, f"{len(waiting)} steps were not reached"
     folder.set_state(RunState.SUCCEEDED if finished else RunState.STOPPED, ended_at=time.time())

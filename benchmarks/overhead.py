@@ -24,6 +24,7 @@ from typing import Any
 from stopwatch import cpu_s_per_step, read_notes, samples_per_s
 from table import table
 
+from scaler.cluster.connection import Connection
 from scaler.cluster.embedded import embedded_cluster
 from scaler.cluster.ray_run import run_on_ray
 from scaler.job import Job, load_job
@@ -128,7 +129,7 @@ def prepared(case: Case, *, notes: Path, storage: str) -> tuple[Job, Plan, dict[
 
 def with_scaler(job: Job, plan: Plan, arguments: dict[str, Any]) -> None:
     run = RunFolder.create(job.storage, name=job.name, now=datetime.now(UTC))
-    run_on_ray(job, plan, run, recipe_folder=str(HERE), on_progress=lambda progress: None)
+    run_on_ray(job, plan, run, Connection.of_embedded(job, HERE), on_progress=lambda progress: None)
 
 
 def plainly(job: Job, plan: Plan, arguments: dict[str, Any]) -> None:

@@ -47,6 +47,7 @@ multiprocessing.set_forkserver_preload(
 CLUSTER_GROUPS = {
     "shared": (
         "test_gpus.py",
+        "test_kept_group.py",
         "test_ray_errors.py",
         "test_ray_internals.py",
         "test_ray_run.py",

@@ -19,7 +19,8 @@ from scaler.metrics.writer import MetricsWriter
 from scaler.runs import RunFolder, RunState
 from scaler.runs.filesystems import STORAGE_PATIENCE_S, reason
 
-FLUSH_S = 0.5
+FLUSH_S = 0.5  # between two flushes ...
+AWAITED_S = 0.05  # ... and while a worker waits for one, so that it can end
 UPLOADS_PER_S = 200  # of all workers together; each of 1000 workers then uploads every 5 s
 ACTIVE_S = 30.0  # a worker that uploaded within this time counts as active
 FORGET_S = 600.0  # a worker that has not uploaded for this long is forgotten
@@ -106,7 +107,7 @@ class Collector:
             if batch.number == sender.taken + 1:  # a batch after a missing one will be sent again
                 self._take(batch, upload.rank)
                 sender.taken = batch.number
-        self._flush_when_due()
+        self._flush_when_due(AWAITED_S if upload.is_awaited else FLUSH_S)
         return UploadReply(taken=sender.taken, written=sender.written, leave=self._leave, rest_s=self._rest_s)
 
     def is_secured(self, attempt: int, *, world_size: int, samples_seen: int) -> bool:
@@ -209,8 +210,8 @@ class Collector:
                 if attempt is not None and attempt < self._attempts - 2:
                     del marks[attempt, rank]
 
-    def _flush_when_due(self) -> None:
-        if monotonic() - self._flushed_at >= FLUSH_S:
+    def _flush_when_due(self, after_s: float = FLUSH_S) -> None:
+        if monotonic() - self._flushed_at >= after_s:
             self._flush()
 
     def _flush(self) -> None:

@@ -142,6 +142,7 @@ class Mailbox:
                     written=self._written,
                     written_to=self._written_to,
                     batches=[batch for _, batch in untaken],
+                    is_awaited=self._awaited > 0,
                 )
             reply = self._deliver(upload)
             with self._changed:

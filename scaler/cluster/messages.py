@@ -46,6 +46,7 @@ class Upload:
     written: int  # number of the newest batch that the worker knows to be in the run's folder
     written_to: tuple[int | None, int]  # attempt and samples_seen of that batch
     batches: Sequence[UploadBatch]
+    is_awaited: bool  # whether the worker waits until everything is written, so that it can end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from scaler.cluster.connection import Connection
 from scaler.cluster.free_resources import require_free_resources
 from scaler.cluster.gpus import with_gpus
 from scaler.cluster.head import EMBEDDED_PATIENCE_S, PATIENCE_S, HeadWatch
@@ -38,13 +39,12 @@ def run_on_ray(
     job: Job,
     plan: Plan,
     folder: RunFolder,
+    connection: Connection,
     *,
-    recipe_folder: str,
     on_progress: Callable[[Progress], None],
     stop_requested: Callable[[], StopRequest | None] = lambda: None,
     on_notice: Callable[[str], None] = lambda notice: None,
     on_wait: Callable[[str | None], None] = lambda what: None,
-    embedded: bool = True,
     resumed: Resumed | None = None,
 ) -> bool:
     """Run a plan on the connected Ray cluster, from the newest checkpoint if there is one.
@@ -53,12 +53,11 @@ def run_on_ray(
         job: what was asked for.
         plan: its plan.
         folder: the run's folder.
-        recipe_folder: the job file's folder, as the workers see it.
+        connection: to the cluster; its group, if it has one, trains the run.
         on_progress: called a few times a second.
         stop_requested: returns the request to stop the run, if there is one.
         on_notice: called with a sentence for the user.
         on_wait: called with what the run waits for before it can train, and with None when it does not wait any more.
-        embedded: whether the cluster ends with this process.
         resumed: the event ``resumed``, for a run that is resumed.
 
     Returns:
@@ -73,19 +72,19 @@ def run_on_ray(
     """
     import ray
 
-    head = HeadWatch(ray.get_runtime_context().gcs_address, patience_s=EMBEDDED_PATIENCE_S if embedded else PATIENCE_S)
+    patience_s = EMBEDDED_PATIENCE_S if connection.is_embedded else PATIENCE_S
+    head = HeadWatch(ray.get_runtime_context().gcs_address, patience_s=patience_s)
     with ray_errors(folder.run_id), head:
         return _run(
             job,
             plan,
             folder,
+            connection,
             head,
-            recipe_folder=recipe_folder,
             on_progress=on_progress,
             stop_requested=stop_requested,
             on_notice=on_notice,
             on_wait=on_wait,
-            embedded=embedded,
             resumed=resumed,
         )
 
@@ -94,14 +93,13 @@ def _run(
     job: Job,
     plan: Plan,
     folder: RunFolder,
+    connection: Connection,
     head: HeadWatch,
     *,
-    recipe_folder: str,
     on_progress: Callable[[Progress], None],
     stop_requested: Callable[[], StopRequest | None],
     on_notice: Callable[[str], None],
     on_wait: Callable[[str | None], None],
-    embedded: bool,
     resumed: Resumed | None,
 ) -> bool:
     import ray
@@ -116,7 +114,9 @@ def _run(
             raise KeyboardInterrupt
 
     job = with_gpus(job, [node["Resources"] for node in ray.nodes() if node["Alive"]])  # type: ignore[no-untyped-call]
-    require_free_resources(job, embedded=embedded, on_wait=on_wait, on_poll=look)
+    job = job.model_copy(update={"recipe": connection.recipe})
+    if connection.group is None:
+        require_free_resources(job, embedded=connection.is_embedded, on_wait=on_wait, on_poll=look)
     this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # If its process dies, Ray starts it again and repeats the calls that were not answered.
     options = {"num_cpus": 0, "scheduling_strategy": this_node, "max_restarts": -1, "max_task_retries": -1}
@@ -125,19 +125,22 @@ def _run(
     collector: Any = ray.remote(Collector).options(**options).remote(folder, opening, tracking)
 
     def fit() -> bool:
-        from scaler.cluster.trainer import make_trainer
-        from scaler.cluster.worker import Assignment
+        from scaler.cluster.attempt import Assignment
 
         assignment = Assignment(
             job=job.model_dump(),
             plan=plan.to_dict(),
             folder=folder,
-            recipe_folder=recipe_folder,
+            recipe_folder=connection.recipe_folder,
             collector=collector,
             driver=installed_versions(),
-            embedded=embedded,
+            embedded=connection.is_embedded,
         )
-        trainer = make_trainer(job, assignment, embedded=embedded, folder_name=RAY_TRAIN_FOLDER)
+        if connection.group is not None:
+            return connection.group.train(assignment, job)
+        from scaler.cluster.trainer import make_trainer
+
+        trainer = make_trainer(job, assignment, embedded=connection.is_embedded, folder_name=RAY_TRAIN_FOLDER)
         result: Any = trainer.fit()  # annotated as the result of Ray Train's first version
         return bool(result.return_value)
 
@@ -150,6 +153,8 @@ def _run(
         state = RunState.STOPPED
         raise
     finally:
+        if connection.group is not None:
+            connection.group.abandon()
         with suppress(ray.exceptions.RayError):  # the cluster is lost; the exception that ends this block says so
             ray.get(collector.close.remote(state), timeout=CLOSE_S if head.silent_s is None else LEAVE_S)
             folder.remove_folder(RAY_TRAIN_FOLDER)

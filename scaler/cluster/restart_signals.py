@@ -1,7 +1,9 @@
 """Exceptions with which a worker asks for a restart of its group, and other exceptions that pass through Ray Train.
 
-Ray Train's controller unpickles them, so this module imports nothing.
+Ray Train's controller unpickles them, so this module imports nothing of scaler.
 """
+
+from collections.abc import Mapping
 
 
 def first_line(error: BaseException) -> str:
@@ -29,6 +31,18 @@ class OutOfMemory(Restart):
 
 class LostDataProcess(Exception):  # noqa: N818
     """A process that loads a worker's data was killed, or crashed; counted as if the worker had died."""
+
+
+class WorkersLost(Exception):  # noqa: N818
+    """Workers of a group that lives on were lost more often than the job allows.
+
+    Args:
+        failures: by rank.
+    """
+
+    def __init__(self, failures: Mapping[int, Exception]) -> None:
+        super().__init__("; ".join(dict.fromkeys(map(str, failures.values()))))
+        self.failures = failures
 
 
 class NoCapacityError(Exception):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from os.path import expanduser, realpath
 from pathlib import Path
 from time import sleep, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaler.cluster.run_driver import (
     OnNotice,
@@ -28,6 +28,9 @@ from scaler.runs import RunFolder, RunState
 from scaler.runs.control import clear_stop
 from scaler.runs.lease import BEAT_S, Lease, require_free
 from scaler.training.checkpoints.files import PassedOver, find_checkpoint, passed_over_events
+
+if TYPE_CHECKING:
+    from scaler.cluster.connection import Connection
 
 # After their driver was killed, workers may continue for this long; measured on an embedded cluster: 3 s.
 ORPHANS_S = 5.0
@@ -121,6 +124,7 @@ def resume_plan(
     recipe_folder: Path,
     address: str | None = None,
     verbose: bool = False,
+    connection: "Connection | None" = None,
     on_start: Callable[[RunFolder, int | None, Sequence[PassedOver]], None] = lambda folder, samples_seen, bad: None,
     on_progress: OnProgress = lambda progress: None,
     on_report: OnReport = lambda report: None,
@@ -136,6 +140,7 @@ def resume_plan(
         recipe_folder: the folder where the recipe is looked for first.
         address: as ``submit`` takes it.
         verbose: show Ray's log.
+        connection: to the cluster, if several runs share it; None: the run connects, and disconnects at its end.
         on_start: called when the run is claimed, with the folder, the samples seen of the newest complete checkpoint or
             None, and the newer checkpoints that cannot be used.
         on_progress: called a few times a second.
@@ -187,6 +192,7 @@ def resume_plan(
             recipe_folder=recipe_folder,
             address=address,
             verbose=verbose,
+            connection=connection,
             resumed=Resumed(
                 time=now,
                 from_samples=from_samples,

@@ -1,6 +1,5 @@
 """Run a claimed run to its end and write its report."""
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -8,9 +7,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import scaler
 from scaler.cluster.progress import Progress, ProgressTracker
 from scaler.cluster.progress_file import progress_dict
 from scaler.errors import JobFileError, RunError, ScalerError
@@ -30,9 +28,10 @@ from scaler.runs.filesystems import patiently
 from scaler.runs.lease import Lease
 from scaler.runs.processes import stop_signals
 from scaler.training.recipe.lookup import require_function
-from scaler.training.recipe.module import shipped_recipe
 
-GPU_DEVICES = ("/dev/nvidia0", "/dev/kfd", "/dev/dri")  # of NVIDIA, AMD and Intel
+if TYPE_CHECKING:
+    from scaler.cluster.connection import Connection
+
 NO_CLUSTER = "none"
 INTERRUPTED = 130  # exit code of a command whose run was stopped
 
@@ -70,6 +69,7 @@ def run_to_end(
     recipe_folder: Path,
     address: str | None,
     verbose: bool,
+    connection: "Connection | None" = None,
     resumed: Resumed | None = None,
     on_progress: OnProgress,
     on_report: OnReport,
@@ -86,6 +86,7 @@ def run_to_end(
         recipe_folder: the job file's folder.
         address: of a Ray cluster; None: an embedded one; ``none``: one worker in this process, without Ray.
         verbose: show Ray's log.
+        connection: to the cluster, if several runs share it; None: the run connects, and disconnects at its end.
         resumed: the event ``resumed``, for a run that is resumed.
         on_progress: called a few times a second.
         on_report: called with the report when it is in the run's folder, also before an error is raised.
@@ -158,6 +159,7 @@ def run_to_end(
                     recipe_folder=recipe_folder,
                     address=address,
                     verbose=verbose,
+                    connection=connection,
                     resumed=resumed,
                     on_progress=take_progress,
                     on_notice=on_notice,
@@ -214,6 +216,7 @@ def _failure_text(error: BaseException) -> str:
 def _require_cluster(job: Job, address: str | None) -> None:
     """Refuse a running cluster that does not accept this process, or a job that this machine is too small for."""
     from scaler.cluster.capacity import local_cpus, require_memory, require_resources
+    from scaler.cluster.connection import can_fork
     from scaler.training.memory import free_memory_gib
 
     if address is not None and address != NO_CLUSTER:
@@ -238,14 +241,7 @@ def _require_cluster(job: Job, address: str | None) -> None:
             owner="this machine has",
         )
     if address is None:
-        require_memory(workers=job.scale.min_workers, forks=_can_fork(job), free_gib=free_memory_gib())
-
-
-def _can_fork(job: Job) -> bool:
-    """Return whether workers may be forks of one process: they use no GPU, and have one thread."""
-    gpus = job.resources.gpus_per_worker
-    uses_gpus = any(map(os.path.exists, GPU_DEVICES)) if gpus == "auto" else gpus > 0
-    return not uses_gpus and job.resources.cpus_per_worker < 2
+        require_memory(workers=job.scale.min_workers, forks=can_fork(job), free_gib=free_memory_gib())
 
 
 def _run_on_ray(
@@ -256,6 +252,7 @@ def _run_on_ray(
     recipe_folder: Path,
     address: str | None,
     verbose: bool,
+    connection: "Connection | None",
     resumed: Resumed | None,
     on_progress: OnProgress,
     on_notice: OnNotice,
@@ -263,46 +260,25 @@ def _run_on_ray(
     on_error: Callable[[BaseException], None],
     stop_requested: StopRequested,
 ) -> bool:
+    from scaler.cluster.connection import connect
     from scaler.cluster.ray_run import run_on_ray
-    from scaler.cluster.ray_session import set_environment
 
     with ExitStack() as stack:
-        shipped, sent_folder = job, str(recipe_folder)
-        if address is None:
-            from scaler.cluster.embedded import embedded_cluster
-
-            stack.enter_context(job_environment(job.runtime_env, folder=recipe_folder))
-            stack.enter_context(embedded_cluster(verbose=verbose, forks=_can_fork(job)))
-        else:
-            from scaler.cluster.ray_hooks import require_hooks
-            from scaler.cluster.running import environment_for, running_cluster
-            from scaler.cluster.runtime_env import merged_runtime_env
-            from scaler.cluster.shipment import left_out_text, pack
-
-            stack.enter_context(set_environment(environment_for(address)))
-            require_hooks()  # before ``pack``, which uses Ray's private parts
-            # The nodes get the job's folder, this machine's scaler, and the recipe's package if it is elsewhere.
-            with job_environment(job.runtime_env, folder=recipe_folder):
-                recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
-            shipped = job.model_copy(update={"recipe": recipe})
-            shipment = pack(recipe_folder, storage=job.storage, packages=[Path(scaler.__file__).parent, *packages])
-            if shipment.left_out:
-                on_notice(left_out_text(shipment.left_out))
-            sent_folder = shipment.recipe_folder
-            runtime_env = merged_runtime_env(shipment.runtime_env, job, folder=recipe_folder)
-            stack.enter_context(running_cluster(address, verbose=verbose, runtime_env=runtime_env))
+        if connection is None:
+            connection = stack.enter_context(
+                connect(job, recipe_folder=recipe_folder, address=address, verbose=verbose, on_notice=on_notice)
+            )
         stack.enter_context(sigterm_like_ctrl_c())
         try:
             return run_on_ray(
-                shipped,
+                job,
                 plan,
                 folder,
-                recipe_folder=sent_folder,
+                connection,
                 on_progress=on_progress,
                 stop_requested=stop_requested,
                 on_notice=on_notice,
                 on_wait=on_wait,
-                embedded=address is None,
                 resumed=resumed,
             )
         except BaseException as error:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from scaler.cluster.messages import Trouble
 from scaler.cluster.ray_errors import run_error
-from scaler.cluster.restart_signals import NoCapacityError, first_line
+from scaler.cluster.restart_signals import NoCapacityError, WorkersLost, first_line
 from scaler.errors import ClusterError, JobFileError, PlanError, RecipeError, RunError, ScalerError, TrainingError
 from scaler.job import Job
 from scaler.metrics.events import WAITING, GroupEnded, WorkerFailed, WorkerHung, of_type
@@ -37,7 +37,7 @@ def final_error(error: BaseException, troubles: Sequence[Trouble], job: Job, fol
     """Return the error of a run that Ray Train gave up.
 
     Args:
-        error: what Ray Train raised.
+        error: what Ray Train, or the group, raised.
         troubles: events of the kinds in ``messages.Trouble``, the newest last.
         job: the run's job.
         folder: the run's folder.
@@ -49,6 +49,8 @@ def final_error(error: BaseException, troubles: Sequence[Trouble], job: Job, fol
         WorkerGroupStartupTimeoutError,
     )
 
+    if isinstance(error, WorkersLost):
+        return _lost_workers(error.failures, troubles, job, folder)
     if isinstance(error, WorkerGroupError):
         return _lost_workers(error.worker_failures, troubles, job, folder)
     if isinstance(error, ControllerError):

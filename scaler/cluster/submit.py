@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from time import time
+from typing import TYPE_CHECKING
 
 from scaler.cluster.run_driver import (
     OnNotice,
@@ -19,6 +20,9 @@ from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
 from scaler.runs.lease import Lease
 
+if TYPE_CHECKING:
+    from scaler.cluster.connection import Connection
+
 
 def submit_plan(
     job: Job,
@@ -28,6 +32,7 @@ def submit_plan(
     run_id: str | None = None,
     address: str | None = None,
     verbose: bool = False,
+    connection: "Connection | None" = None,
     on_start: Callable[[RunFolder], None] = lambda folder: None,
     on_progress: OnProgress = lambda progress: None,
     on_report: OnReport = lambda report: None,
@@ -42,6 +47,7 @@ def submit_plan(
         run_id: of the run; None: a new id is made.
         address: of a Ray cluster; None: an embedded one; ``none``: one worker in this process, without Ray.
         verbose: show Ray's log.
+        connection: to the cluster, if several runs share it; None: the run connects, and disconnects at its end.
         on_start: called with the run's folder when it is made.
         on_progress: called a few times a second.
         on_report: called with the report when it is in the run's folder, also before an error is raised.
@@ -78,6 +84,7 @@ def submit_plan(
             recipe_folder=recipe_folder,
             address=address,
             verbose=verbose,
+            connection=connection,
             on_progress=on_progress,
             on_report=on_report,
             on_notice=on_notice,

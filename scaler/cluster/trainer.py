@@ -7,6 +7,7 @@ from typing import Any, cast
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train.backend import Backend, BackendConfig
 
+from scaler.cluster.attempt import Assignment
 from scaler.cluster.capacity import start_timeout_s
 from scaler.cluster.failure_policy import FailurePolicy
 from scaler.cluster.ray_internals import (
@@ -21,7 +22,7 @@ from scaler.cluster.ray_internals import (
 from scaler.cluster.ray_session import set_environment
 from scaler.cluster.scaling_policy import ElasticPolicy, FixedWithoutAutoscaler
 from scaler.cluster.termination import NoteTermination
-from scaler.cluster.worker import Assignment, work
+from scaler.cluster.worker import work
 from scaler.job import Job
 
 # Parts of Ray Train that scaler's runs do not need; each would start a process of one to two CPU seconds. scaler does

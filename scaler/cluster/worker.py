@@ -1,139 +1,76 @@
-"""Run one worker of Ray Train: join the group, train, and report failures."""
+"""Run one worker of Ray Train: its place in Ray Train's group, and its way to the collector."""
 
-import os
-import socket
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
-from pathlib import Path
-from time import monotonic, sleep, time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import ray
 import ray.train
 import ray.train.collective
 
-from scaler.cluster.mailbox import Mailbox, deliver_to
+from scaler.cluster import attempt
+from scaler.cluster.attempt import Assignment
+from scaler.cluster.mailbox import deliver_to
 from scaler.cluster.messages import AttemptStart
-from scaler.cluster.preflight import begin_storage_check, missing_module, require_shared
 from scaler.cluster.ray_internals import get_train_context
-from scaler.cluster.restart_signals import LostDataProcess, OutOfMemory, Restart, Yielded, first_line
+from scaler.cluster.restart_signals import Yielded
 from scaler.cluster.termination import has_been_terminated
-from scaler.cluster.versions import (
-    Versions,
-    differences,
-    installed_versions,
-    require_one_torch,
-    require_same_as_driver,
-)
-from scaler.cluster.watchdog import REPORT_S, Watchdog
-from scaler.cluster.worker_device import assigned_device, set_rank_variables
-from scaler.cluster.worker_log import WorkerLog
-from scaler.errors import ClusterError, ScalerError, TrainingError
-from scaler.job import Job, parse_job
-from scaler.metrics.events import (
-    WAITING,
-    Event,
-    LeaveRequested,
-    RanOutOfMemory,
-    WorkerFailed,
-    WorkerHung,
-    WorkerStarted,
-)
-from scaler.metrics.record import Record
-from scaler.plan import Plan, limit_micro_batches, make_plan
-from scaler.runs import RunFolder
-from scaler.runs.filesystems import STORAGE_PATIENCE_S
+from scaler.cluster.worker_device import assigned_device
 
 if TYPE_CHECKING:
-    from scaler.training.worker_context import Leave
+    import torch
 
-SETTLE_S = 30.0  # the collector may take this long to receive what a failed worker handed over
-SUPERSEDED_S = 15.0  # training waits this long for a checkpoint whose records are not written when the next is due
-SECURE_POLL_S, MOST_SECURE_POLL_S = 0.05, 0.5  # the second is for many workers, which upload less often
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """What every worker gets from the driver.
+class RayTrainGroup:
+    """A worker's place in a group of Ray Train.
 
     Args:
-        job: ``Job.model_dump()``.
-        plan: ``Plan.to_dict()`` for the number of workers that the job asks for.
-        folder: the run's folder.
-        recipe_folder: the job file's folder, as the workers see it.
-        collector: the collector's actor handle.
-        driver: the versions of the process that runs the run.
-        embedded: whether the cluster ends with the driver; then its nodes are this machine.
+        assignment: has the collector's actor handle.
     """
 
-    job: Mapping[str, Any]
-    plan: Mapping[str, Any]
-    folder: RunFolder
-    recipe_folder: str
-    collector: Any
-    driver: Versions
-    embedded: bool
+    def __init__(self, assignment: Assignment) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.local_rank, self.local_world_size = context.get_local_rank(), context.get_local_world_size()
+        self.node_rank = context.get_node_rank()
+        self._collector = assignment.collector
+        self.deliver = deliver_to(assignment.collector)
 
+    def begin_attempt(self, *, is_new_group: bool = True) -> AttemptStart:
+        """Begin the run's next attempt."""
+        begun: AttemptStart = ray.get(self._collector.begin_attempt.remote(is_new_group=is_new_group))
+        return begun
 
-class RayWorker:
-    """The worker context on Ray Train: rank, world size, device, and the way to the collector."""
+    def is_secured(self, attempt: int, *, samples_seen: int) -> bool:
+        """Ask the collector."""
+        asked = self._collector.is_secured.remote(attempt, world_size=self.world_size, samples_seen=samples_seen)
+        return bool(ray.get(asked))
 
-    def __init__(
-        self, assignment: Assignment, mailbox: Mailbox, *, rank: int, world_size: int, attempt: int, device: Any
-    ) -> None:
-        self.rank, self.world_size, self.attempt, self.device = rank, world_size, attempt, device
-        self.folder = assignment.folder
-        self._collector, self._mailbox = assignment.collector, mailbox
-        self._noticed: set[str] = set()
+    def broadcast(self, value: T) -> T:
+        """Return rank 0's value."""
+        found: T = ray.train.collective.broadcast_from_rank_zero(value)
+        return found
 
-    def next_attempt(self) -> int:
-        """Begin another attempt with the same workers; return its number."""
-        start: AttemptStart = ray.get(self._collector.begin_attempt.remote(is_new_group=False))
-        return start.attempt
+    def host(self) -> str:
+        """Return the loopback when all workers are on this node, otherwise the node's address."""
+        if self.local_world_size == self.world_size:
+            return "127.0.0.1"
+        return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
-    def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
-        """Give records and events to the mailbox."""
-        self._mailbox.put(records, events, attempt=self.attempt, samples_seen=samples_seen)
+    def device(self, gpus: float) -> "torch.device":
+        """Return the GPU that Ray assigned, or the CPU."""
+        found: torch.device = assigned_device(gpus)
+        return found
 
-    def wanted_steps(self, steps: int) -> int:
-        """Return how many steps a record should stand for; more than now if the collector is late."""
-        return self._mailbox.wanted_steps(steps)
+    def has_been_terminated(self) -> bool:
+        """Return whether SIGTERM came."""
+        return has_been_terminated()
 
-    def secure(self, samples_seen: int, *, give_up: Callable[[], bool]) -> None:
-        """Wait until the collector has written the records of every worker up to ``samples_seen``."""
-        began, pause_s = monotonic(), SECURE_POLL_S
-        is_secured = self._collector.is_secured
-        while not ray.get(is_secured.remote(self.attempt, world_size=self.world_size, samples_seen=samples_seen)):
-            waited_s = monotonic() - began
-            if waited_s > (SUPERSEDED_S if give_up() else STORAGE_PATIENCE_S):
-                raise ClusterError(
-                    f"records up to {samples_seen} samples are not in the run's folder after {waited_s:.0f} s.",
-                    "Check the driver's node and the storage.",
-                )
-            sleep(pause_s)
-            pause_s = min(2 * pause_s, MOST_SECURE_POLL_S)
-
-    def leave_requested(self) -> "Leave":
-        """Return whether to leave: the collector asks, this process got SIGTERM, or the group will lose a node."""
-        from scaler.training.worker_context import Leave
-
-        asked = self._mailbox.leave
-        if asked == "stop":
-            return Leave.STOP
-        if has_been_terminated():
-            self._notice("sigterm", f"rank {self.rank}")
-        preempted = get_train_context().preemption_context.preemption_info  # set on every worker of the group
-        if preempted is not None:
-            ranks = ", ".join(map(str, preempted.preempted_ranks))
-            self._notice("preemption", f"the node of rank {ranks}")
-        return Leave.YIELD if asked or self._noticed else Leave.NOT
-
-    def _notice(self, why: str, detail: str) -> None:
-        if why not in self._noticed:
-            self._noticed.add(why)
-            event = LeaveRequested(time=time(), attempt=self.attempt, why=why, detail=detail)
-            self._mailbox.put([], [event], attempt=None)
+    def preempted_ranks(self) -> Sequence[int]:
+        """Return the ranks that Ray's notice of preemption names; Ray Train gives it to every worker."""
+        notice = get_train_context().preemption_context.preemption_info
+        return [] if notice is None else list(notice.preempted_ranks)
 
 
 def work(assignment: Assignment) -> bool:
@@ -145,216 +82,9 @@ def work(assignment: Assignment) -> bool:
     Raises:
         Restart: Ray Train is to start the group again, from the newest checkpoint.
     """
-    ray_context = ray.train.get_context()
-    rank = ray_context.get_world_rank()
-    mailbox = Mailbox(deliver_to(assignment.collector), rank=rank)
-    attempt = _Attempt(assignment, mailbox, rank=rank, world_size=ray_context.get_world_size())
-    try:
-        require_shared(assignment.folder)
-        attempt.check_node()
-        with WorkerLog(assignment.folder, rank=rank):
-            reason = attempt.train()
-            _require_written(mailbox, rank)
-        if reason == "yielded":
-            attempt.watchdog.now(WAITING)
-            ray.train.collective.barrier()  # Ray Train ends all workers as soon as one raises
-            raise Yielded(f"all {ray_context.get_world_size()} workers saved and left")
-        return reason == "finished"
-    except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure, too
-        if not isinstance(error, Restart | LostDataProcess):  # the failure policy reports these
-            node = None if assignment.embedded else socket.gethostname()
-            mailbox.put([], [_failure(error, rank, attempt.number, node)], attempt=None)
-        mailbox.wait_taken(within_s=SETTLE_S)
-        if isinstance(error, SystemExit):
-            raise RuntimeError(f"the recipe called sys.exit({error.code})") from error
-        raise
-    finally:
-        attempt.watchdog.stop()
-        mailbox.close()
-
-
-class _Attempt:
-    """One worker's part in one attempt: it joins its group, builds the recipe and trains."""
-
-    def __init__(self, assignment: Assignment, mailbox: Mailbox, *, rank: int, world_size: int) -> None:
-        self._assignment, self._mailbox, self._rank, self._world_size = assignment, mailbox, rank, world_size
-        self._job = parse_job(assignment.job, source="the job")
-        self._versions, self._node = installed_versions(), socket.gethostname()
-        self._storage_check: Future[None] | None = None
-        self.number: int | None = None
-        self.watchdog = Watchdog(self._job.failures.hang_timeout_s, on_hang=self._report_hang)
-
-    def check_node(self) -> None:
-        """Refuse a node whose versions do not fit; begin to check the storage, once on each node.
-
-        Raises:
-            ClusterError: names the node.
-        """
-        require_same_as_driver(self._versions, self._assignment.driver, node=self._node)
-        if not self._assignment.embedded and ray.train.get_context().get_local_rank() == 0:
-            self._storage_check = begin_storage_check(self._assignment.folder, rank=self._rank)
-            if self._assignment.folder.local_path is not None:  # takes milliseconds, and the log is written there next
-                self._storage_check.result()
-
-    def train(self) -> str:
-        """Train until the end, or until the worker has to leave; return why it ended."""
-        from scaler.training.data.batches import is_lost_data_process
-        from scaler.training.device import is_out_of_memory
-        from scaler.training.loop import Training
-        from scaler.training.process_group import leave_group
-        from scaler.training.randomness import seed_everything
-        from scaler.training.recipe.load import load_recipe
-
-        worker, start, limit = self._join()
-        job, plan = self._job, _plan_for(self._assignment, self._job, self._world_size)
-        if limit is not None and job.scale.per_worker_batch_size == "auto":
-            plan = limit_micro_batches(plan, limit)
-        self.watchdog.now("building the recipe")
-        seed_everything(job.train.seed)
-        folder = Path(self._assignment.recipe_folder).absolute()
-        try:
-            recipe = load_recipe(job.recipe, folder=folder, arguments=job.recipe_args)
-        except ModuleNotFoundError as error:
-            if self._assignment.embedded:
-                raise
-            raise missing_module(error, job.recipe) from error
-        training = Training(recipe, job, plan, worker)
-        self.watchdog.follow(training.activity)
-        if start is not None:
-            training.restore(start)
-        try:
-            reason = training.run()
-        except Exception as error:
-            if is_lost_data_process(error):
-                raise LostDataProcess(f"a process that loads its data is gone: {first_line(error)}") from error
-            if job.scale.per_worker_batch_size == "auto" and is_out_of_memory(error):
-                self._run_out_of_memory(error, plan.phase_at(training.samples_seen).per_worker_batch_size)
-            raise
-        self.watchdog.now("leaving its group")
-        leave_group()
-        return str(reason)
-
-    def _join(self) -> tuple[RayWorker, int | None, int | None]:
-        """Agree with the other workers on the attempt, the checkpoint and the meeting point.
-
-        Returns:
-            This worker's context, the samples seen of the checkpoint to start from, and the most samples in one
-            forward/backward.
-        """
-        from scaler.training.checkpoints.files import find_checkpoint, passed_over_events
-        from scaler.training.device import describe_device, prepare_device, use_threads
-        from scaler.training.process_group import MeetingPoint, collective_backend
-
-        assignment, rank, world_size, watchdog = self._assignment, self._rank, self._world_size, self.watchdog
-        use_threads(self._job.resources.cpus_per_worker)
-        set_rank_variables()
-        gpus = self._job.resources.gpus
-        device = assigned_device(gpus)
-        prepare_device(device, self._job.train)
-        meeting = None
-        agreed: tuple[AttemptStart, int | None, str, int | None, Versions, str] | None = None
-        events: list[Event] = []
-        link: tuple[float | None, float | None] = (None, None)
-        if rank == 0:
-            host = _host(world_size)
-            watchdog.now("asking the collector for its attempt")
-            begun: AttemptStart = ray.get(assignment.collector.begin_attempt.remote())
-            watchdog.now("looking for a checkpoint")
-            start, passed_over = find_checkpoint(assignment.folder)
-            events += passed_over_events(passed_over, attempt=begun.attempt)
-            meeting = MeetingPoint(host, port=None, world_size=world_size) if world_size > 1 else None
-            agreed = (begun, start, host, meeting.port if meeting else None, self._versions, self._node)
-        if world_size > 1:
-            watchdog.now(WAITING)
-            agreed = ray.train.collective.broadcast_from_rank_zero(agreed)
-            assert agreed is not None
-            require_one_torch(self._versions, agreed[4], node=self._node, first_node=agreed[5])
-            meeting = meeting or MeetingPoint(agreed[2], port=agreed[3], world_size=world_size)
-            meeting.join(rank=rank, backend=collective_backend(gpus))
-            node = ray.train.get_context()
-            if node.get_node_rank() > 0 and node.get_local_rank() == 0:  # one worker of each node but that of rank 0
-                link = meeting.measure_link(rank=rank)
-        assert agreed is not None
-        begun, start, _, _, first, first_node = agreed
-        self.number = begun.attempt
-        found = differences(self._versions, first, assignment.driver, node=self._node, first_node=first_node)
-        if self._storage_check is not None:
-            self._storage_check.result()
-        worker = RayWorker(
-            assignment, self._mailbox, rank=rank, world_size=world_size, attempt=self.number, device=device
-        )
-        started = WorkerStarted(
-            time=time(),
-            attempt=self.number,
-            rank=rank,
-            node=self._node,
-            pid=os.getpid(),
-            world_size=world_size,
-            start_samples=start or 0,
-            versions=self._versions.to_dict(),
-            differences=found or None,
-            round_trip_s=link[0],
-            link_mib_per_s=link[1],
-            **describe_device(device),
-        )
-        worker.hand_over([], [started, *events], samples_seen=0)
-        return worker, start, begun.micro_batch_limit
-
-    def _run_out_of_memory(self, error: Exception, size: int) -> None:
-        """Make the group start again with half the micro-batch; a micro-batch of one sample cannot be halved."""
-        if size == 1:
-            raise TrainingError(
-                f"rank {self._rank} has no memory for a micro-batch of 1 sample: {first_line(error).rstrip('.')}.",
-                "Use a smaller model, smaller samples, precision bf16, or workers with more memory.",
-            ) from error
-        event = RanOutOfMemory(time=time(), attempt=self.number, rank=self._rank, per_worker_batch_size=size)
-        self._mailbox.put([], [event], attempt=None)
-        raise OutOfMemory(f"rank {self._rank} has no memory for a micro-batch of {size} samples") from error
-
-    def _report_hang(self, seconds: float, doing: str, where: str) -> None:
-        """Upload the event of a hang before the process ends."""
-        event = WorkerHung(time=time(), attempt=self.number, rank=self._rank, seconds=seconds, doing=doing, where=where)
-        self._mailbox.put([], [event], attempt=None)
-        self._mailbox.wait_taken(within_s=REPORT_S)
-
-
-def _host(world_size: int) -> str:
-    """Return the address of rank 0 for the other workers: the loopback when all are on this node."""
-    if ray.train.get_context().get_local_world_size() == world_size:
-        return "127.0.0.1"
-    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
-
-
-def _require_written(mailbox: Mailbox, rank: int) -> None:
-    """Refuse to end before everything that was handed over is in the run's folder."""
-    if not mailbox.wait_written(within_s=STORAGE_PATIENCE_S):
-        raise ClusterError(
-            f"the newest records of rank {rank} are not in the run's folder after {STORAGE_PATIENCE_S:g} s.",
-            "Check the driver's node and the storage.",
-        )
-
-
-def _plan_for(assignment: Assignment, job: Job, world_size: int) -> Plan:
-    """Return the plan of this attempt: a new one if the group has another size than the plan from the driver."""
-    planned = Plan.from_dict(assignment.plan)
-    if planned.world_size == world_size:
-        return planned
-    return make_plan(job, world_size, num_samples=planned.num_samples, parameters=planned.parameters)
-
-
-def _failure(error: BaseException, rank: int, attempt: int | None, node: str | None) -> WorkerFailed:
-    """Return an exception as an event, which other processes can read without unpickling it."""
-    about: dict[str, Any] = {"time": time(), "attempt": attempt, "rank": rank, "node": node}
-    about["error"] = type(error).__name__
-    if isinstance(error, ScalerError):  # also where torch, which the imports below load, is not installed
-        return WorkerFailed(problem=error.problem, remedy=error.remedy, traceback="", by_peer=False, **about)
-    from scaler.training.process_group import is_lost_peer
-    from scaler.training.recipe.failures import error_text, recipe_traceback
-
-    return WorkerFailed(
-        problem=error_text(error),
-        remedy="",
-        traceback=recipe_traceback(error),
-        by_peer=is_lost_peer(error),
-        **about,
-    )
+    group = RayTrainGroup(assignment)
+    reason = attempt.work(assignment, group)
+    if reason == "yielded":
+        ray.train.collective.barrier()  # Ray Train ends all workers as soon as one raises
+        raise Yielded(f"all {group.world_size} workers saved and left")
+    return reason == "finished"

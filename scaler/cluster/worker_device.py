@@ -1,25 +1,9 @@
 """The device of a worker on Ray Train: the GPU that Ray assigned, and the worker's place on its node."""
 
-import os
 import socket
 from typing import Any
 
-import ray
-import ray.train
-
 from scaler.errors import ClusterError
-
-
-def set_rank_variables() -> None:
-    """Set torchrun's variables in this process, for recipes and libraries that read their rank from them."""
-    context = ray.train.get_context()
-    os.environ |= {
-        "RANK": str(context.get_world_rank()),
-        "WORLD_SIZE": str(context.get_world_size()),
-        "LOCAL_RANK": str(context.get_local_rank()),
-        "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
-        "NODE_RANK": str(context.get_node_rank()),
-    }
 
 
 def assigned_device(gpus: float) -> Any:

@@ -34,7 +34,7 @@ def job_changes(old: Job, new: Job) -> list[Change]:
     A list counts as one value, and so does a section that only one of the two jobs has. Secrets are compared and shown
     as ``***``, so a secret that is given again is no change.
     """
-    return list(_changes(_values(old), _values(new)))
+    return list(_changes(job_values(old), job_values(new)))
 
 
 def shown(value: Any) -> str:
@@ -62,8 +62,8 @@ def _inner(value: Any) -> str:
             return json.dumps(value, ensure_ascii=False)
 
 
-def _values(job: Job) -> dict[str, Any]:
-    """Return the job's values, with the defaults of its optimizer."""
+def job_values(job: Job) -> dict[str, Any]:
+    """Return the job's values by section and key, with the defaults of its optimizer; secrets are ``***``."""
     values = mask_values(job.model_dump(mode="json"))
     optimizer = job.reference.optimizer
     options = {

@@ -1,6 +1,7 @@
 """From pydantic's validation errors to problems and remedies in the terms of the job file."""
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
@@ -11,10 +12,21 @@ from scaler.job.model import Job
 from scaler.job.offers import lists_for, mappings_for, number_in
 from scaler.job.reading import shortened
 
+_model: ContextVar[type[BaseModel]] = ContextVar("model", default=Job)  # of the file whose problems are explained
 
-def problems(error: ValidationError) -> list[tuple[str, str]]:
-    """Return each problem of a job with its remedy, without consequences of other problems."""
-    return [_explain(details) for details in _causes(error.errors(include_url=False))]
+
+def problems(error: ValidationError, model: type[BaseModel] = Job) -> list[tuple[str, str]]:
+    """Return each problem of a file with its remedy, without consequences of other problems.
+
+    Args:
+        error: of the file's model.
+        model: of the whole file.
+    """
+    before = _model.set(model)
+    try:
+        return [_explain(details) for details in _causes(error.errors(include_url=False))]
+    finally:
+        _model.reset(before)
 
 
 def _causes(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
@@ -34,8 +46,7 @@ def _causes(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
 def _explain(details: ErrorDetails) -> tuple[str, str]:
     """Return one validation error as a problem and its remedy."""
     loc = [str(part) for part in details["loc"]]
-    if loc[:1] == ["recipe_args"]:  # its keys are the user's
-        loc = loc[:1]
+    loc = _without_free_keys(loc)
     last = (
         len(loc) - 1 if details["type"] == "extra_forbidden" else -1
     )  # a key of the file, even if it looks like a tag
@@ -126,7 +137,8 @@ def _unknown_key(key: str, *, section: str, known: Sequence[str]) -> tuple[str, 
 
 def _of_another_section(key: str) -> str:
     """Return the place of a key with this name, if exactly one section has it."""
-    places = [f"{name}.{key}" for name, field in Job.model_fields.items() for model in _models_in(field.annotation)[:1]
+    sections = _model.get().model_fields.items()
+    places = [f"{name}.{key}" for name, field in sections for model in _models_in(field.annotation)[:1]
               if key in model.model_fields and key != "name"]  # fmt: skip
     return f"It is a key of another section: {places[0]}. " if len(places) == 1 else ""
 
@@ -134,9 +146,19 @@ def _of_another_section(key: str) -> str:
 # The place of an error in the models: keys, positions in lists, and the tags of sections of several kinds.
 
 
+def _without_free_keys(loc: Sequence[str]) -> list[str]:
+    """Return a place up to the mapping whose keys the user chooses, such as ``recipe_args``."""
+    for length in range(1, len(loc)):
+        inside = loc[length]
+        models = _models_in(_annotation(loc[:length])) if not inside.startswith("<") else []
+        if not models and not inside.isdigit() and not inside.startswith("<"):
+            return list(loc[:length])
+    return list(loc)
+
+
 def _annotation(loc: Sequence[str]) -> Any:
     """Return the annotation at a place."""
-    found: Any = Job
+    found: Any = _model.get()
     for part in loc:
         if part.startswith("<"):
             found = _tags(found)[part]

@@ -14,7 +14,7 @@ from scaler.job.resources import Resources
 from scaler.job.runtime_env import RuntimeEnv
 from scaler.job.scale import Scale
 from scaler.job.schedule import Constant, ReferenceWarmup, Schedule, schedule_tag
-from scaler.job.section import MOST, Length, Section, problem
+from scaler.job.section import MOST, Length, Section, file_name, problem
 from scaler.job.tracking import Tracking
 
 
@@ -250,12 +250,7 @@ class Job(Section):
     @field_validator("name")
     @classmethod
     def _name_is_a_file_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
-            raise problem(
-                f"= {name!r} cannot be the name of a run.",
-                "Use 1 to 100 letters, digits, '.', '_' and '-'; a letter, digit or '_' first.",
-            )
-        return name
+        return file_name(name)
 
     @field_validator("recipe")
     @classmethod

@@ -1,5 +1,6 @@
 """The base of every section of the job file: strict keys and types, lengths of training, and errors with a remedy."""
 
+import re
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +13,20 @@ MOST_EPOCHS, MOST, MOST_WORKERS = 1e6, 10**15, 10**6
 def problem(text: str, remedy: str) -> PydanticCustomError:
     """Return a validation error with its own remedy; ``load`` turns it into a ``JobFileError``."""
     return PydanticCustomError("scaler", "{problem}", {"problem": text, "remedy": remedy})
+
+
+def file_name(name: str) -> str:
+    """Return a name that ids of runs begin with, if it is one.
+
+    Raises:
+        PydanticCustomError: it has characters that a file name cannot have, or too many.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
+        raise problem(
+            f"= {name!r} cannot be the name of a run.",
+            "Use 1 to 100 letters, digits, '.', '_' and '-'; a letter, digit or '_' first.",
+        )
+    return name
 
 
 def name_tag(value: Any) -> str:

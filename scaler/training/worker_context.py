@@ -1,6 +1,6 @@
 """The protocol between training and the process around it. Training uses nothing else of Ray or of the process.
 
-``cluster/worker.py`` implements it on Ray Train. ``in_process.py`` implements it for one worker in this process, so
+``cluster/group.py`` implements it on a cluster. ``in_process.py`` implements it for one worker in this process, so
 that a job runs under a debugger and tests of the loop take milliseconds.
 """
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from scaler.cluster.connection import Connection
 from scaler.cluster.progress import Progress
 from scaler.cluster.ray_run import run_on_ray
 from scaler.job import Job, load_job
@@ -30,7 +31,7 @@ def start(storage: Path, folder: Path, *overrides: str) -> tuple[Job, RunFolder]
 def run(storage: Path, folder: Path, *overrides: str, on_progress: Any = lambda progress: None) -> RunFolder:
     """Run the job of a folder to its end."""
     job, run_folder = start(storage, folder, *overrides)
-    finished = run_on_ray(job, make_plan(job), run_folder, recipe_folder=str(folder), on_progress=on_progress)
+    finished = run_on_ray(job, make_plan(job), run_folder, Connection.of_embedded(job, folder), on_progress=on_progress)
     run_folder.set_state(RunState.SUCCEEDED if finished else RunState.STOPPED, ended_at=time.time())
     return run_folder
 

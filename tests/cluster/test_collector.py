@@ -35,7 +35,14 @@ def batch(
 
 
 def send(collector: Collector, *batches: UploadBatch, rank: int = 0, written: int = 0, reached: int = 0) -> UploadReply:
-    upload = Upload(sender=f"rank {rank}", rank=rank, written=written, written_to=(0, reached), batches=batches)
+    upload = Upload(
+        sender=f"rank {rank}",
+        rank=rank,
+        written=written,
+        written_to=(0, reached),
+        batches=batches,
+        is_awaited=False,
+    )
     return collector.hand_over(upload)
 
 

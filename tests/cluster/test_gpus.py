@@ -112,8 +112,8 @@ def test_only_nodes_with_the_type_count() -> None:
 def test_ray_train_gets_the_resources_the_type_and_the_placement(
     digits: Digits, tmp_path: Path, resources: str, expected: Any
 ) -> None:
+    from scaler.cluster.attempt import Assignment
     from scaler.cluster.trainer import make_trainer
-    from scaler.cluster.worker import Assignment
 
     job = digits(f"resources={resources}")
     assignment = Assignment(

@@ -164,7 +164,14 @@ def test_a_thousand_workers_are_asked_for_as_many_uploads_as_two(
 
     def send(rank: int, attempt: int = 0) -> UploadReply:
         return collector.hand_over(
-            Upload(sender=f"{attempt} of {rank}", rank=rank, written=0, written_to=(attempt, 16), batches=[])
+            Upload(
+                sender=f"{attempt} of {rank}",
+                rank=rank,
+                written=0,
+                written_to=(attempt, 16),
+                batches=[],
+                is_awaited=False,
+            )
         )
 
     for rank in range(1000):

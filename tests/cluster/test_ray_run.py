@@ -15,9 +15,11 @@ import pytest
 from process_tree import descendants
 from runs_on_ray import DIGITS, TROUBLED, CalmRun, run, start
 
+from scaler.cluster.connection import Connection
 from scaler.cluster.progress import Progress
 from scaler.cluster.ray_run import run_on_ray
 from scaler.errors import ClusterError, RecipeError, TrainingError
+from scaler.job import Job
 from scaler.metrics.reader import read_events, read_records
 from scaler.plan import make_plan
 from scaler.report.run.read import read_report
@@ -26,6 +28,10 @@ from scaler.runs import RunFolder
 
 # Ray's own, of its own parts; ours are errors.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def train(job: Job, folder: RunFolder) -> None:
+    run_on_ray(job, make_plan(job), folder, Connection.of_embedded(job, TROUBLED), on_progress=lambda progress: None)
 
 
 def weights(folder: RunFolder) -> dict[str, Any]:
@@ -198,7 +204,9 @@ def test_a_worker_that_hangs_too_often_ends_the_run_with_its_name(tmp_path: Path
         f"failures.hang_timeout_s={hang_timeout_s}",
     )
     with pytest.raises(TrainingError) as caught:
-        run_on_ray(job, make_plan(job), folder, recipe_folder=str(TROUBLED), on_progress=lambda progress: None)
+        run_on_ray(
+            job, make_plan(job), folder, Connection.of_embedded(job, TROUBLED), on_progress=lambda progress: None
+        )
     problem = caught.value.problem
     found = re.match(r"rank 1 hung \(computing for (\d+) s, troubled_recipe\.py:\d+ in happen\), ", problem)
     assert found is not None, problem
@@ -229,7 +237,9 @@ def test_a_job_that_the_cluster_cannot_hold_is_refused_at_once(tmp_path: Path) -
     job, folder = start(tmp_path, TROUBLED, "scale.num_workers=2", "resources.gpus_per_worker=1")
     began = time.monotonic()
     with pytest.raises(ClusterError, match=r"2 workers need 2 CPU, 2 GPU, and the cluster has .* 0 GPU\."):
-        run_on_ray(job, make_plan(job), folder, recipe_folder=str(TROUBLED), on_progress=lambda progress: None)
+        run_on_ray(
+            job, make_plan(job), folder, Connection.of_embedded(job, TROUBLED), on_progress=lambda progress: None
+        )
     assert time.monotonic() - began < 30
 
 
@@ -277,7 +287,9 @@ def test_a_worker_that_dies_twice_at_one_step_is_the_end(tmp_path: Path) -> None
         tmp_path, TROUBLED, "scale.num_workers=2", "recipe_args.trouble=abort", "recipe_args.at_call=20"
     )
     with pytest.raises(TrainingError) as caught:
-        run_on_ray(job, make_plan(job), folder, recipe_folder=str(TROUBLED), on_progress=lambda progress: None)
+        run_on_ray(
+            job, make_plan(job), folder, Connection.of_embedded(job, TROUBLED), on_progress=lambda progress: None
+        )
     assert re.fullmatch(
         r"rank 1 died \(its process was killed, or crashed\) in the step after sample [\d,]+, as in the attempt "
         r"before: after another restart the same would happen\.",
@@ -292,7 +304,9 @@ def test_a_worker_that_dies_twice_at_one_step_is_the_end(tmp_path: Path) -> None
 def test_an_error_of_the_recipe_ends_the_run_with_its_traceback(tmp_path: Path) -> None:
     job, folder = start(tmp_path, TROUBLED, "recipe_args.trouble=raise")
     with pytest.raises(RecipeError) as caught:
-        run_on_ray(job, make_plan(job), folder, recipe_folder=str(TROUBLED), on_progress=lambda progress: None)
+        run_on_ray(
+            job, make_plan(job), folder, Connection.of_embedded(job, TROUBLED), on_progress=lambda progress: None
+        )
     assert caught.value.problem == "rank 1 failed: KeyError: 'no such column'"
     assert 'raise KeyError("no such column")' in caught.value.remedy
     log = Path(caught.value.remedy.splitlines()[-1].removeprefix("Its log: "))

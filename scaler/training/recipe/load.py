@@ -4,20 +4,35 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from scaler.core.nearest import did_you_mean
 from scaler.errors import JobFileError
-from scaler.training.recipe.module import find_module
-
-if TYPE_CHECKING:
-    pass
+from scaler.training.randomness import random_state, set_random_state
 from scaler.training.recipe.check import checked_recipe
+from scaler.training.recipe.module import find_module
 from scaler.training.recipe.recipe import Recipe
 
 SHOWN_FUNCTIONS = 8
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Drawn:
+    """The random numbers around the import of a module."""
+
+    module: ModuleType
+    before: Tensor
+    after: Tensor
+
+
+_drawn: dict[str, _Drawn] = {}  # by the name of the module, of the modules that this process has imported
 
 
 def _of(source: str) -> str:
@@ -28,9 +43,8 @@ def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source
     """Import a recipe's module, from ``folder`` first, and return the recipe that its function builds.
 
     Args:
-        path: ``module:function`` or ``path/to/file.py:function``, the path relative to ``folder``.
-        folder: the job file's folder. It and the folder that contains the module's outermost package become the first
-            entries of the import path, and stay there.
+        path: as in ``import_recipe``.
+        folder: the job file's folder.
         arguments: keyword arguments of the function.
         source: the job file's path, for error messages; empty: messages do not name it.
 
@@ -39,11 +53,30 @@ def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source
         RecipeError: the function returned something that is not a usable recipe.
         Exception: any exception of the recipe's own code, unchanged.
     """
+    build = import_recipe(path, folder=folder, source=source)
+    _require_arguments(build, arguments, path=path, source=source)
+    return checked_recipe(build(**arguments), path)
+
+
+def import_recipe(path: str, *, folder: Path, source: str = "") -> Callable[..., Any]:
+    """Import a recipe's module, from ``folder`` first, and return its function.
+
+    Args:
+        path: ``module:function`` or ``path/to/file.py:function``, the path relative to ``folder``.
+        folder: the job file's folder. It and the folder that contains the module's outermost package become the first
+            entries of the import path, and stay there.
+        source: the job file's path, for error messages; empty: messages do not name it.
+
+    Raises:
+        JobFileError: the module or function does not exist.
+        Exception: any exception of the module's own code, unchanged.
+    """
     found = find_module(path, folder=folder, source=source)
     module_name, function_name = found.name, found.function
     first = dict.fromkeys((str(found.root), str(folder)))
     sys.path[:] = [*first, *(path for path in sys.path if path not in first)]
     _forget_namesake(module_name, found.root)
+    before = random_state(CPU)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -54,14 +87,31 @@ def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source
             "Its package exists, but has no such module.",
         ) from None
     _require_file(module, found.file, path=path, source=source)
-    build = getattr(module, function_name, None)
+    _draw_again(module, before)
+    build: Callable[..., Any] | None = getattr(module, function_name, None)
     if not callable(build):
         raise JobFileError(
             f"{_of(source)}recipe = {path}: {module_name} has no function {function_name}.",
             _functions_of(module, function_name),
         )
-    _require_arguments(build, arguments, path=path, source=source)
-    return checked_recipe(build(**arguments), path)
+    return build
+
+
+def _draw_again(module: ModuleType, before: Tensor) -> None:
+    """Leave the random numbers as the import of a module leaves them, also if the module had been imported already.
+
+    Importing a package may draw random numbers. What the recipe draws afterwards must not depend on whether another run
+    in this process, or the process that this one is a fork of, has imported the module before.
+
+    Args:
+        module: imported now, or before.
+        before: the state of the random numbers before that.
+    """
+    first = _drawn.get(module.__name__)
+    if first is None or first.module is not module:
+        _drawn[module.__name__] = _Drawn(module=module, before=before, after=random_state(CPU))
+    elif torch.equal(before, first.before):
+        set_random_state(first.after, CPU)
 
 
 def _functions_of(module: ModuleType, wanted: str) -> str:

@@ -1,0 +1,108 @@
+"""The experiment file: the meaning, range and default of every key."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from scaler.errors import JobFileError
+from scaler.job.explain import problems
+from scaler.job.reading import read_file, read_values
+from scaler.job.section import Section, file_name, problem
+
+MOST_CELLS = 10_000
+
+Key = Annotated[str, Field(pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)*$")]
+Value = str | int | float | bool | None | list[Any] | dict[str, Any]
+
+
+class Compare(Section):
+    """What the cells are compared by."""
+
+    baseline: dict[Key, Value] = Field(
+        default_factory=dict,
+        description="Values of the matrix that name the baseline cell. Keys left out may have one value in the "
+        "matrix, or the job's.",
+    )
+    metric: str = Field(description="A value of the evaluation, or train_loss.")
+    mode: Literal["max", "min"] = Field(description="max: larger is better; min: smaller is better.")
+    margin: float = Field(
+        gt=0,
+        description="Difference to the baseline that does not matter, in units of the metric. Fix it before the runs.",
+    )
+    confidence: float = Field(0.9, gt=0.5, lt=1, description="Confidence of the intervals.")
+
+
+class Target(Section):
+    """A value of the metric whose cost is compared: samples, time and cost to reach it."""
+
+    metric: str | None = Field(None, description="A value of the evaluation. null: compare.metric.")
+    at_least: float | None = Field(None, description="Reached when the metric is at least this.")
+    at_most: float | None = Field(None, description="Reached when the metric is at most this.")
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Self:
+        if (self.at_least is None) == (self.at_most is None):
+            raise problem("needs one of at_least and at_most.", "Such as {at_least: 0.95}.")
+        return self
+
+
+class Budget(Section):
+    """Where an experiment stops. Cells that did not run are named."""
+
+    runs: int | None = Field(None, ge=1, description="Most runs that are started. null: no limit.")
+    hours: float | None = Field(None, gt=0, description="No run is started after this many hours. null: no limit.")
+
+
+class ExperimentFile(Section):
+    """An experiment: a matrix over one job."""
+
+    name: str = Field(description="Name of the experiment, of letters, digits, '.', '_' and '-'.")
+    job: str = Field(description="The job file, relative to this file.")
+    matrix: dict[Key, list[Value]] = Field(
+        description="Values by key of the job: every combination is a cell.",
+    )
+    seeds: list[int] = Field([0], min_length=1, description="train.seed of the repeats of each cell.")
+    exclude: list[dict[Key, Value]] = Field(
+        default_factory=list, description="Combinations that are left out; each names some keys with their values."
+    )
+    compare: Compare | None = Field(None, description="What the cells are compared by. null: speed only.")
+    target: Target | None = Field(None, description="A value whose cost is compared. null: none.")
+    budget: Budget = Field(default_factory=Budget, description="Where the experiment stops.")
+    order_seed: int = Field(0, ge=0, description="Seed of the random order in which cells run.")
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_file_name(cls, name: str) -> str:
+        return file_name(name)
+
+    @field_validator("matrix", "seeds")
+    @classmethod
+    def _distinct(cls, values: Any) -> Any:
+        lists = values.values() if isinstance(values, Mapping) else [values]
+        for each in lists:
+            if not each:
+                raise problem("has a key without values.", "Give each key a list of values.")
+            if len({repr(value) for value in each}) < len(each):
+                raise problem("has a value twice.", "Give each value once.")
+        return values
+
+
+def load_experiment(path: Path) -> ExperimentFile:
+    """Read an experiment file.
+
+    Raises:
+        JobFileError: the file cannot be read, or is not an experiment; names the key and the remedy.
+    """
+    return parse_experiment(read_values(read_file(path), source=str(path)), source=str(path))
+
+
+def parse_experiment(values: Mapping[str, Any], *, source: str) -> ExperimentFile:
+    """Return the experiment that ``values`` describe; ``source`` names them in errors."""
+    try:
+        return ExperimentFile.model_validate(values)
+    except ValidationError as error:
+        texts: Sequence[tuple[str, str]] = problems(error, ExperimentFile)
+        lines = [f"{text} {remedy}".strip() for text, remedy in texts]
+        raise JobFileError(f"{source}: {lines[0]}", "\n".join(lines[1:])) from None

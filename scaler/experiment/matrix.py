@@ -1,0 +1,174 @@
+"""The cells of an experiment: every combination of the matrix with every seed, as jobs with their plans."""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from scaler.errors import JobFileError, ScalerError
+from scaler.experiment.file import MOST_CELLS, ExperimentFile
+from scaler.job import Job
+from scaler.job.changes import shown
+from scaler.job.load import edit_job
+from scaler.job.located import locate_job
+from scaler.job.reading import read_file, read_values
+from scaler.plan import Plan
+from scaler.training.plan_job import RecipeFacts, plan_with_recipe, recipe_facts
+
+SEED = "train.seed"
+
+Overrides = Mapping[str, Any]
+"""Values by key of the job, in the order of the matrix."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One run of an experiment.
+
+    Args:
+        number: its place in the matrix; the first is 0.
+        overrides: what the matrix sets.
+        seed: ``train.seed``.
+        job: the job with both; None: they do not make a job.
+        plan: of the job; None: there is none.
+        problem: why there is no job or no plan; empty: there is one.
+    """
+
+    number: int
+    overrides: Overrides
+    seed: int
+    job: Job | None
+    plan: Plan | None
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Matrix:
+    """The cells of an experiment, and what they share.
+
+    Args:
+        experiment: the file.
+        base: the job without the matrix.
+        recipe_folder: absolute; the recipes are looked for here.
+        cells: in the order of the matrix; the repeats of one combination follow each other.
+    """
+
+    experiment: ExperimentFile
+    base: Job
+    recipe_folder: Path
+    cells: Sequence[Cell]
+
+    def in_running_order(self) -> Sequence[Cell]:
+        """Return the cells that have a plan as they run: in random order, those of one group of workers together.
+
+        A random order keeps what changes during the experiment, such as the load of the machine, from falling on one
+        combination only.
+        """
+        cells = [cell for cell in self.cells if cell.plan is not None]
+        random.Random(self.experiment.order_seed).shuffle(cells)
+        first = {worker_group(cell): position for position, cell in reversed(list(enumerate(cells)))}
+        return sorted(cells, key=lambda cell: first[worker_group(cell)])
+
+
+def worker_group(cell: Cell) -> str:
+    """Return what the cells that one group of workers can train have in common."""
+    assert cell.job is not None
+    assert cell.plan is not None
+    resources = cell.job.resources.model_dump(mode="json")
+    about = [cell.plan.world_size, cell.job.scale.is_elastic, resources, cell.job.runtime_env.model_dump(mode="json")]
+    return json.dumps(about, sort_keys=True)
+
+
+def make_matrix(experiment: ExperimentFile, *, folder: Path, overrides: Sequence[str] = (), source: str) -> Matrix:
+    """Return the cells of an experiment with their plans.
+
+    Args:
+        experiment: the file.
+        folder: of the file; the job's path is relative to it.
+        overrides: ``key.key=value`` texts for the job of every cell.
+        source: the file's path, for errors.
+
+    Raises:
+        JobFileError: the job cannot be read, the matrix is too large, or no cell has a plan.
+    """
+    located = locate_job(folder / experiment.job, overrides=overrides)
+    combinations = _combinations(experiment, source=source)
+    values = edit_job(
+        read_values(read_file(Path(located.source)), source=located.source), overrides=overrides, source=located.source
+    ).model_dump()
+    facts: dict[str, RecipeFacts] = {}
+    cells = [
+        _cell(number, combination, seed, values, located.source, located.recipe_folder, facts)
+        for number, (combination, seed) in enumerate(product(combinations, experiment.seeds))
+    ]
+    if all(cell.plan is None for cell in cells):
+        raise JobFileError(f"{source}: no cell of the matrix has a plan.", f"The first one: {cells[0].problem}")
+    return Matrix(experiment=experiment, base=located.job, recipe_folder=located.recipe_folder, cells=cells)
+
+
+def label(overrides: Overrides) -> str:
+    """Return the name of a combination, with the last part of each key.
+
+    Example:
+        >>> label({"scale.num_workers": 2, "scale.rule": "sqrt"})
+        'num_workers=2 rule=sqrt'
+    """
+    return " ".join(f"{key.rpartition('.')[2]}={shown(value)}" for key, value in overrides.items()) or "the job"
+
+
+def matches(overrides: Overrides, some: Overrides) -> bool:
+    """Return whether a combination has some values."""
+    return all(key in overrides and overrides[key] == value for key, value in some.items())
+
+
+def _combinations(experiment: ExperimentFile, *, source: str) -> Sequence[Overrides]:
+    """Return every combination that is not excluded."""
+    keys = list(experiment.matrix)
+    known = ", ".join(keys)
+    named = [("exclude", each) for each in experiment.exclude]
+    if experiment.compare is not None:
+        named.append(("compare.baseline", experiment.compare.baseline))
+    for name, some in named:
+        for key, value in some.items():
+            if key not in keys:
+                raise JobFileError(f"{source}: {name} names {key}, which the matrix does not have.", f"It has {known}.")
+            if value not in experiment.matrix[key]:
+                values = ", ".join(map(shown, experiment.matrix[key]))
+                raise JobFileError(f"{source}: {name} has {key} = {shown(value)}.", f"The matrix has {values}.")
+    if SEED in keys:
+        raise JobFileError(f"{source}: the matrix has {SEED}.", "Give the seeds of the repeats: seeds: [0, 1, 2].")
+    number = len(experiment.seeds)
+    for choices in experiment.matrix.values():
+        number *= len(choices)
+    if number > MOST_CELLS:
+        raise JobFileError(f"{source}: the matrix has {number:,} cells.", f"At most {MOST_CELLS:,}.")
+    found = [dict(zip(keys, values, strict=True)) for values in product(*experiment.matrix.values())]
+    kept = [each for each in found if not any(matches(each, some) for some in experiment.exclude)]
+    if not kept:
+        raise JobFileError(f"{source}: exclude leaves no cell.", "Leave a part of it out.")
+    return kept
+
+
+def _cell(
+    number: int,
+    overrides: Overrides,
+    seed: int,
+    values: Mapping[str, Any],
+    source: str,
+    recipe_folder: Path,
+    facts: dict[str, RecipeFacts],
+) -> Cell:
+    job: Job | None = None
+    try:
+        texts = [f"{key}={json.dumps(value)}" for key, value in {**overrides, SEED: seed}.items()]
+        job = edit_job(values, overrides=texts, source=source)
+        about = json.dumps([job.recipe, job.recipe_args, str(job.groups), str(job.train.num_samples)], default=str)
+        if about not in facts:
+            facts[about] = recipe_facts(job, source=source, recipe_folder=recipe_folder)
+        job, plan = plan_with_recipe(job, source=source, recipe_folder=recipe_folder, facts=facts[about])
+    except ScalerError as error:
+        return Cell(number=number, overrides=overrides, seed=seed, job=job, plan=None, problem=str(error))
+    return Cell(number=number, overrides=overrides, seed=seed, job=job, plan=plan)

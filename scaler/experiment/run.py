@@ -1,0 +1,211 @@
+"""Run the cells of an experiment that have not run yet."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from scaler.cluster.connection import Connection, can_fork, connect
+from scaler.cluster.progress import Progress
+from scaler.cluster.resume import read_stored, resume_plan
+from scaler.cluster.submit import submit_plan
+from scaler.errors import ClusterError, JobFileError, RunError, ScalerError
+from scaler.experiment.cell_runs import find_cell_runs
+from scaler.experiment.folder import CellRow, ExperimentFolder
+from scaler.experiment.matrix import Cell, Matrix, worker_group
+from scaler.runs import RunFolder, RunState
+from scaler.runs.lease import present_state
+
+NOT_IN_A_MATRIX = ("storage", "runtime_env", "tracking", "name")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Watcher:
+    """What a caller hears of an experiment that runs.
+
+    Args:
+        on_start: called with a cell, its place among the cells that run, and their number, before it starts.
+        on_progress: called with the progress of the cell that runs, a few times a second.
+        on_end: called with a cell and its run, or with the error that ended it.
+        on_notice: called with a sentence for the user.
+    """
+
+    on_start: Callable[[Cell, int, int], None] = lambda cell, place, number: None
+    on_progress: Callable[[Progress], None] = lambda progress: None
+    on_end: Callable[[Cell, RunFolder | None, ScalerError | None], None] = lambda cell, folder, error: None
+    on_notice: Callable[[str], None] = lambda notice: None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What an experiment has and what it still has to do.
+
+    Args:
+        rows: one for each cell, with the runs that exist.
+        unfinished: by the cell's number, a run that was interrupted and is to be resumed.
+        to_run: the cells to run, in the order in which they run.
+    """
+
+    rows: Sequence[CellRow]
+    unfinished: dict[int, RunFolder]
+    to_run: Sequence[Cell]
+
+
+def find_work(matrix: Matrix, *, retry: bool = False) -> Work:
+    """Return the runs that exist for the cells of an experiment, and the cells that are to run.
+
+    A cell with the job of a finished run is not run again. A run that failed is not tried again, unless ``retry``.
+
+    Args:
+        matrix: of the experiment.
+        retry: whether to resume runs that failed.
+
+    Raises:
+        RunError: the storage cannot be read.
+        JobFileError: the matrix has a key that all cells must share.
+    """
+    for key in matrix.experiment.matrix:
+        if key.split(".")[0] in NOT_IN_A_MATRIX:
+            raise JobFileError(f"the matrix has {key}, which all cells share.", "Set it in the job.")
+    runs = find_cell_runs(matrix.cells, storage=matrix.base.storage)
+    rows, unfinished, done = [], {}, set()
+    for cell in matrix.cells:
+        row = CellRow(cell=cell.number, overrides=cell.overrides, seed=cell.seed, problem=cell.problem)
+        folder = runs.get(cell.number)
+        if folder is not None:
+            row = row.with_run(folder.run_id)
+            state, _ = present_state(folder)
+            if state is RunState.SUCCEEDED or (state is RunState.FAILED and not retry):
+                done.add(cell.number)
+            elif state is RunState.STARTING or state is RunState.RUNNING:
+                raise RunError(
+                    f"run {folder.run_id} of a cell is running.", f"Wait for it: scaler wait {folder.run_id}"
+                )
+            else:
+                unfinished[cell.number] = folder
+        rows.append(row)
+    to_run = [cell for cell in matrix.in_running_order() if cell.number not in done]
+    return Work(rows=rows, unfinished=unfinished, to_run=to_run)
+
+
+def run_cells(
+    matrix: Matrix,
+    work: Work,
+    folder: ExperimentFolder,
+    *,
+    address: str | None = None,
+    verbose: bool = False,
+    watcher: Watcher = Watcher(),
+) -> Sequence[CellRow]:
+    """Run cells, one after another; cells with the same number of workers and resources share a group of workers.
+
+    A cell that fails does not end the experiment; a cluster that is lost does.
+
+    Args:
+        matrix: of the experiment.
+        work: what to run.
+        folder: of the experiment; it is written after each cell.
+        address: of a running cluster, ``auto`` or ``host:port``; None: an embedded cluster.
+        verbose: show Ray's log.
+        watcher: hears what happens.
+
+    Returns:
+        A row for each cell.
+
+    Raises:
+        ClusterError: there is no such cluster, or it was lost.
+        RunError: the storage cannot be written.
+        KeyboardInterrupt: Ctrl-C or SIGTERM. The cell that ran has a checkpoint, and continues with the next call.
+    """
+    rows, budget = list(work.rows), matrix.experiment.budget
+    until = None if budget.hours is None else monotonic() + budget.hours * 3600
+    cells = work.to_run if budget.runs is None else work.to_run[: budget.runs]
+    order = 0
+
+    def write() -> None:
+        folder.write_cells(matrix.experiment, rows, storage=matrix.base.storage)
+
+    write()
+    if not cells:
+        return rows
+    with _connected(matrix, cells, address=address, verbose=verbose, watcher=watcher) as connection:
+        for _, group in groupby(cells, key=worker_group):
+            members = list(group)
+            with _with_group(connection, members, matrix.recipe_folder, is_embedded=address is None) as shared:
+                for cell in members:
+                    if until is not None and monotonic() > until:
+                        return rows
+                    watcher.on_start(cell, order, len(cells))
+                    run, error = _run_cell(cell, matrix, work, shared, address=address, watcher=watcher)
+                    row = rows[cell.number]
+                    rows[cell.number] = (
+                        replace(row, problem=str(error)) if run is None else row.with_run(run.run_id, order=order)
+                    )
+                    order += 1
+                    write()
+    return rows
+
+
+def _run_cell(
+    cell: Cell, matrix: Matrix, work: Work, connection: Connection, *, address: str | None, watcher: Watcher
+) -> tuple[RunFolder | None, ScalerError | None]:
+    """Train a cell to its end, from its checkpoint if its run was interrupted; return its run and what ended it."""
+    assert cell.job is not None
+    assert cell.plan is not None
+    unfinished = work.unfinished.get(cell.number)
+    started: list[RunFolder] = []
+    shared: dict[str, Any] = {
+        "recipe_folder": matrix.recipe_folder,
+        "address": address,
+        "connection": connection,
+        "on_progress": watcher.on_progress,
+        "on_notice": watcher.on_notice,
+    }
+    error: ScalerError | None = None
+    try:
+        if unfinished is None:
+            submit_plan(cell.job, cell.plan, on_start=started.append, **shared)
+        else:
+            read_stored(unfinished)  # refuses a folder that was altered
+            resume_plan(unfinished, cell.job, cell.plan, on_start=lambda run, *rest: started.append(run), **shared)
+    except (ClusterError, RunError):
+        raise
+    except ScalerError as raised:
+        error = raised
+    run = started[0] if started else unfinished
+    watcher.on_end(cell, run, error)
+    return run, error
+
+
+@contextmanager
+def _connected(
+    matrix: Matrix, cells: Sequence[Cell], *, address: str | None, verbose: bool, watcher: Watcher
+) -> Iterator[Connection]:
+    """Connect to the cluster that all cells share."""
+    jobs = [cell.job for cell in cells if cell.job is not None]
+    first = next((job for job in jobs if not can_fork(job)), jobs[0])
+    with connect(
+        first, recipe_folder=matrix.recipe_folder, address=address, verbose=verbose, on_notice=watcher.on_notice
+    ) as connection:
+        yield connection
+
+
+@contextmanager
+def _with_group(
+    connection: Connection, cells: Sequence[Cell], recipe_folder: Path, *, is_embedded: bool
+) -> Iterator[Connection]:
+    """Give the connection a group of workers that lives on; elastic jobs start their own for each run."""
+    job = cells[0].job
+    assert job is not None
+    if job.scale.is_elastic:
+        yield connection
+        return
+    from scaler.cluster.kept.group import KeptGroup
+
+    with KeptGroup(job, is_embedded=is_embedded) as group:
+        seeds = [cell.seed for cell in cells]
+        group.prepare(connection.recipe, connection.recipe_folder, seeds=seeds)
+        yield replace(connection, group=group)
