@@ -58,16 +58,16 @@ class CriticalBatch:
 def fit_critical_batch(samples: Mapping[int, Sequence[float | None]], *, level: float) -> CriticalBatch:
     """Return B_crit and E_min by least squares of the logarithms of the samples to the target.
 
-    The intervals are those of ``scaler.core.fits``. A batch size with a run that did not reach the target is left out as
-    a whole: its other runs alone would make it look better than it is.
+    The intervals are those of ``scaler.core.fits``. A batch size with a run that did not reach the target is left out
+    with all its runs: the other runs alone would make it look better than it is.
 
     Args:
         samples: batch size -> samples to the target of each run; None: not reached.
         level: of the intervals, in (0, 1).
 
     Returns:
-        A refusal with fewer than 3 batch sizes, and where an end of the interval of B_crit is more than 10 times outside
-        the measured batch sizes; ``add`` then has the batch sizes to run.
+        A refusal with fewer than 3 batch sizes, and where an end of the interval of B_crit is more than 10 times
+        outside the measured batch sizes; ``add`` then has the batch sizes to run.
 
     Raises:
         PlanError: samples that are not above 0, or a level outside (0, 1).
@@ -78,8 +78,8 @@ def fit_critical_batch(samples: Mapping[int, Sequence[float | None]], *, level: 
 
     Example:
         >>> found = fit_critical_batch({16: [1160, 1170], 64: [1640, 1620], 256: [3570, 3550]}, level=0.90)
-        >>> [round(value) for value in (found.critical_batch.value, found.critical_batch.low, found.critical_batch.high)]
-        [102, 99, 105]
+        >>> round(found.critical_batch.value), round(found.critical_batch.low), round(found.critical_batch.high)
+        (101, 90, 112)
     """
     kept = {
         batch: [math.log(value) for value in positive([value for value in found if value is not None])]
@@ -107,7 +107,7 @@ def fit_critical_batch(samples: Mapping[int, Sequence[float | None]], *, level: 
         lambda log_critical: _squares(groups, log_critical)[0],
         best,
         rise=spread.rise(level),
-        step=0.01,
+        step=0.05,
         ends=ends,
     )
     critical = Estimate(value=math.exp(best), low=_exp(low), high=_exp(high))
@@ -146,7 +146,7 @@ def predict_samples(samples: Mapping[int, Sequence[float]], batch: int, *, repea
     Example:
         >>> found = predict_samples({16: [1160, 1170], 64: [1640, 1620], 256: [3570, 3550]}, 512, repeats=2, level=0.90)
         >>> round(found.value), round(found.low), round(found.high)
-        (6086, 5948, 6223)
+        (6101, 5699, 6527)
     """
     if len(samples) < FEWEST_BATCHES:
         raise PlanError(f"{len(samples)} batch sizes are too few for the curve.", f"Run {FEWEST_BATCHES} or more.")
@@ -179,7 +179,7 @@ def _ends(groups: Groups) -> tuple[float, float]:
 
 def _smallest(function: Callable[[float], float], near: float, ends: tuple[float, float]) -> float:
     """Return the smallest value of a function, which is near a known place or elsewhere between two ends."""
-    return function(minimum(function, max(ends[0], near - 2), min(ends[1], near + 2), looks=8))
+    return function(minimum(function, max(ends[0], near - 2), min(ends[1], near + 2), looks=4))
 
 
 def _bend(batch: float, log_critical: float) -> float:
@@ -205,9 +205,9 @@ def _fewest_samples(groups: Groups, best: float, spread: Scatter, level: float) 
                 for place, mean, count in zip(groups.places, groups.means, groups.counts, strict=True)
             )
 
-        return given(minimum(given, *ends))
+        return given(minimum(given, *ends, looks=16))
 
-    low, high = profile_interval(squares, best, rise=spread.rise(level), step=0.01, ends=(best - _REACH, best + _REACH))
+    low, high = profile_interval(squares, best, rise=spread.rise(level), step=0.05, ends=(best - _REACH, best + _REACH))
     return Estimate(value=math.exp(best), low=_exp(low), high=_exp(high))
 
 

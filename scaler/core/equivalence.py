@@ -142,7 +142,7 @@ def equivalences(
     Example:
         >>> found = equivalences({"a": [0.002, -0.001, 0.001], "b": [0.001, 0.002, 0.0]}, margin=0.01, mode="max")
         >>> [(name, round(one.level, 3), one.verdict) for name, one in found.items()]
-        [('a', 0.95, 'equivalent'), ('b', 0.9, 'equivalent')]
+        [('a', 0.9, 'equivalent'), ('b', 0.95, 'equivalent')]
     """
 
     def test(name: str, level: float) -> Equivalence:

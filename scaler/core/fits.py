@@ -1,17 +1,17 @@
 """Intervals of the parameters of a fit: how far a parameter can move before the fit becomes too bad.
 
-A fit by least squares has a sum of squares R. Hold one parameter at a value v and fit the others again: R(v). The interval
-holds each v with
+A fit by least squares has a sum of squares R. Hold one parameter at a value v and fit the others again: R(v). The
+interval has each v with
 
     R(v) - R(best) <= q^2 s^2
 
-where s^2 is the variance of one point around the fit and q is Student's two-sided quantile. For a model that is linear in
-its parameters this is exactly the usual interval, and for a ratio of parameters Fieller's. It has no other end where the
-points cannot give one, where an interval from a standard error or a bootstrap invents one.
+where s^2 is the variance of one point around the fit and q is Student's two-sided quantile. For a model that is linear
+in its parameters this is the usual interval, and for a ratio of two parameters it is Fieller's. Where the points do not
+bound a parameter, the interval has no end. One from a standard error or a bootstrap has an end there, without meaning.
 
-The points are grouped: several repeats at each batch size or number of workers. Their spread within the groups is that of
-the repeats. If the groups lie farther from the curve than the repeats explain, the curve is not exact or the groups
-were not tuned equally well; then the variance is that of the groups around the curve, with far fewer degrees of freedom.
+The points are grouped: several repeats at each batch size or number of workers. If the groups lie farther from the
+curve than the spread of the repeats explains, the curve is not exact or the groups were not tuned equally well. Then
+the variance is that of the groups around the curve, which has few degrees of freedom.
 """
 
 import math
@@ -22,7 +22,8 @@ from scaler.core.student_t import f_chance, two_sided_quantile
 
 MISFIT_LEVEL = 0.25  # p-value below which the groups' distances from the curve count, and not the repeats' spread
 _DOUBLINGS = 200
-_HALVINGS = 60
+_HALVINGS = 40
+_CLOSE = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,7 +159,7 @@ def minimum(function: Callable[[float], float], low: float, high: float, *, look
     golden = (math.sqrt(5) - 1) / 2
     left, right = high - golden * (high - low), low + golden * (high - low)
     at_left, at_right = function(left), function(right)
-    for _ in range(_HALVINGS):
+    while high - low > _CLOSE:  # the error of the function is of the order of its square
         if at_left <= at_right:
             high, right, at_right = right, left, at_left
             left = high - golden * (high - low)

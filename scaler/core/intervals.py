@@ -188,7 +188,7 @@ def harmonic_mean(values: Sequence[float]) -> float:
         >>> harmonic_mean([100.0, 300.0])
         150.0
     """
-    return len(values) / math.fsum(1 / value for value in positive(values))
+    return float(len(values) / math.fsum(1 / value for value in positive(values)))
 
 
 def paired_differences(baseline: Mapping[int, float], candidate: Mapping[int, float]) -> tuple[float, ...]:

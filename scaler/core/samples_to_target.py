@@ -60,7 +60,7 @@ def reached(curve: Sequence[tuple[float, float]], *, target: float, mode: Mode, 
     Example:
         >>> curve = [(100.0, 0.80), (200.0, 0.90), (300.0, 0.96), (400.0, 0.97)]
         >>> reached(curve, target=0.94, mode="max")
-        Reached(value=266.6666666666667, low=200.0, high=300.0)
+        Reached(value=266.66666666666663, low=200.0, high=300.0)
         >>> reached(curve, target=0.99, mode="max")
         Reached(value=None, low=400.0, high=inf)
     """
@@ -116,11 +116,11 @@ def median_reached(runs: Sequence[Reached], *, level: float) -> Estimate:
 
 
 def ratio_to_baseline(baseline: Mapping[int, Reached], candidate: Mapping[int, Reached], *, level: float) -> Estimate:
-    """Return the median over seeds of candidate / baseline, with its interval; below 1: fewer samples than the baseline.
+    """Return the median over seeds of candidate / baseline, with its interval. Below 1 it needs fewer samples.
 
     Ratios are taken seed by seed. If the candidate did not reach the target, its ratio has only a lower bound; if the
-    baseline did not, only an upper bound; if neither did, the ratio is unknown. The median and its interval are taken as
-    in ``median_reached``.
+    baseline did not, only an upper bound; if neither did, the ratio is unknown. The median and its interval are those
+    of ``median_reached``.
 
     Args:
         baseline: seed -> when it reached the target.
@@ -135,7 +135,7 @@ def ratio_to_baseline(baseline: Mapping[int, Reached], candidate: Mapping[int, R
         ...     return {seed: Reached(value=value, low=value, high=value) for seed, value in enumerate(values)}
         >>> found = ratio_to_baseline(at(100.0, 110.0, 120.0), at(150.0, 154.0, 192.0), level=0.90)
         >>> found.value, round(found.low, 3), round(found.high, 3)
-        (1.5, 1.293, 1.718)
+        (1.5, 1.338, 1.676)
     """
     common = sorted(baseline.keys() & candidate.keys())
     if not common:

@@ -36,9 +36,9 @@ def speed_ups(samples_per_s: Mapping[int, Sequence[float]], *, level: float) -> 
     """Return throughput, speed-up and efficiency of each number of workers, with intervals.
 
     The interval of the throughput is Student's, of the time of a sample. That of the speed-up is Welch's, of the
-    logarithms of the two throughputs. A number of workers with one measurement has the spread of the base, and the other
-    way round; without any repeat there is no interval. The measurements are taken as independent: measure each number
-    of workers several times, in random order.
+    logarithms of the two throughputs. A number of workers with one measurement has the spread of the base, and the
+    other way round; without any repeat there is no interval. The measurements are taken as independent: measure each
+    number of workers several times, in random order.
 
     The same numbers serve strong scaling (one global batch) and weak scaling (one batch per worker).
 
