@@ -34,12 +34,14 @@ class Row:
     nominal: float  # share of the simulations in which ``draw`` should be true
     draw: Draw
     is_limit: bool = False  # a test: ``draw`` may be true less often
-    cost: int = 1  # one simulation takes about this many times 0.2 ms
+    is_slow: bool = False  # it gets a tenth of the simulations
 
-    def share(self, simulations: int) -> float:
-        """Return how often ``draw`` was true."""
+    def share(self, simulations: int) -> tuple[float, float]:
+        """Return how often ``draw`` was true, and the standard error of this share at the level."""
         generator = random.Random(self.name)
-        return sum(self.draw(generator) for _ in range(simulations)) / simulations
+        count = simulations // 10 if self.is_slow else simulations
+        share = sum(self.draw(generator) for _ in range(count)) / count
+        return share, math.sqrt(self.nominal * (1 - self.nominal) / count)
 
 
 def rows() -> Iterator[Row]:
@@ -126,14 +128,12 @@ def _equivalences() -> Iterator[Row]:
             name=f"false 'equivalent', accuracy of 360 samples, n = {n}",
             nominal=0.05,
             is_limit=True,
-            cost=4 * n,
             draw=lambda g, n=n: is_coarse_wrong(g, n, 360),
         )
         yield Row(
             name=f"any false 'equivalent' of 5 groups (Holm), n = {n}",
             nominal=0.05,
             is_limit=True,
-            cost=10,
             draw=lambda g, n=n: is_any_wrong(g, n),
         )
         yield Row(
@@ -197,7 +197,7 @@ def _critical_batches() -> Iterator[Row]:
         largest = max(measured)
         held_out = measured.pop(largest)
         truth = math.exp(sum(map(math.log, held_out)) / n)
-        return predict_samples(measured, largest, repeats=n, level=0.9).holds(truth)
+        return predict_samples(measured, largest, level=0.9).holds(truth)
 
     def bootstrap(g: random.Random, n: int, count: int) -> bool:
         measured = samples(g, n, count, 0)
@@ -208,32 +208,29 @@ def _critical_batches() -> Iterator[Row]:
 
     for n, count in ((1, 6), (3, 4), (3, 6), (5, 4), (10, 4)):
         where = f"{count} batches, n = {n}"
-        yield Row(name=f"B_crit, {where}", nominal=0.9, cost=150, draw=lambda g, n=n, c=count: holds(g, n, c, 0))
-        yield Row(name=f"E_min, {where}", nominal=0.9, cost=150, draw=lambda g, n=n, c=count: holds_fewest(g, n, c))
+        yield Row(name=f"B_crit, {where}", nominal=0.9, draw=lambda g, n=n, c=count: holds(g, n, c, 0))
+        yield Row(name=f"E_min, {where}", nominal=0.9, draw=lambda g, n=n, c=count: holds_fewest(g, n, c))
         yield Row(
             name=f"held-out largest batch, {where}",
             nominal=0.9,
-            cost=250,
             draw=lambda g, n=n, c=count: is_predicted(g, n, c),
         )
     for misfit in (0.5, 1.0, 3.0):
         yield Row(
             name=f"B_crit, batches off the curve by {misfit:g} times the noise, 6 batches, n = 3",
             nominal=0.9,
-            cost=150,
             draw=lambda g, misfit=misfit: holds(g, 3, 6, misfit),
         )
     yield Row(
         name="B_crit, exponential noise, 4 batches, n = 3",
         nominal=0.9,
-        cost=150,
         draw=lambda g: holds(g, 3, 4, 0, "exponential"),
     )
     for n in (3, 5):
         yield Row(
             name=f"bootstrap over seeds: B_crit, 4 batches, n = {n}",
             nominal=0.9,
-            cost=8000,
+            is_slow=True,
             draw=lambda g, n=n: bootstrap(g, n, 4),
         )
 
@@ -278,7 +275,7 @@ def _speeds() -> Iterator[Row]:
     def is_predicted(g: random.Random, key: tuple[str, str], n: int) -> bool:
         measured = times(g, key, n)
         held_out = measured.pop(16)
-        return predict_step_time(LAWS[key], measured, 16, repeats=n, level=0.9).holds(sum(held_out) / n)
+        return predict_step_time(LAWS[key], measured, 16, level=0.9).holds(sum(held_out) / n)
 
     for n in (3, 5, 10):
         yield Row(
@@ -299,7 +296,6 @@ def _speeds() -> Iterator[Row]:
                 yield Row(
                     name=f"{key[0]} {key[1]}: {name}, n = {n}",
                     nominal=0.9,
-                    cost=50,
                     draw=lambda g, key=key, n=n, name=name, truth=truth: (
                         fit_law(LAWS[key], times(g, key, n), level=0.9).parameters[name].holds(truth)
                     ),
@@ -307,7 +303,6 @@ def _speeds() -> Iterator[Row]:
             yield Row(
                 name=f"{key[0]} {key[1]}: held-out 16 workers, n = {n}",
                 nominal=0.9,
-                cost=50,
                 draw=lambda g, key=key, n=n: is_predicted(g, key, n),
             )
 
@@ -321,8 +316,7 @@ def main() -> None:
     for row in rows():
         if arguments.only not in row.name:
             continue
-        share = row.share(arguments.simulations)
-        error = math.sqrt(row.nominal * (1 - row.nominal) / arguments.simulations)
+        share, error = row.share(arguments.simulations)
         lines.append(
             {
                 "simulated": row.name,

@@ -7,7 +7,7 @@ from typing import Any
 from mlperf_rcp.points import BOUND, PointSet
 
 from scaler.core.critical_batch import CriticalBatch, fit_critical_batch
-from scaler.core.fits import Groups, least_squares, profile_interval, scatter
+from scaler.core.fits import Groups, least_squares, profile_interval
 from scaler.core.intervals import Estimate
 from scaler.core.optimizers import optimizer_facts
 from scaler.core.rules import Rule, choose_rule, lr_ratio
@@ -39,7 +39,6 @@ def _workload(found: PointSet, *, is_newest: bool) -> dict[str, Any]:
         "critical_batch": _ends(curve.critical_batch),
         "refusal": curve.refusal,
         "largest_residual": _rounded(curve.largest_residual),
-        "is_of_batches": curve.is_of_groups,
     }
     if not is_newest:
         return workload
@@ -119,13 +118,13 @@ def _exponent(points: Sequence[tuple[int, float]]) -> dict[str, Any]:
     """Return p of ``lr ~ batch^p`` by least squares of logarithms, with its interval."""
     groups = Groups.of({batch: [math.log(lr)] for batch, lr in points})
     ones, logs = [1.0] * len(points), [math.log(place) for place in groups.places]
-    (_, power), squares = least_squares([ones, logs], groups.means, groups.counts)
+    (_, power), squares = least_squares([ones, logs], groups.means)
 
     def given(value: float) -> float:
         rest = [mean - value * log for mean, log in zip(groups.means, logs, strict=True)]
-        return least_squares([ones], rest, groups.counts)[1]
+        return least_squares([ones], rest)[1]
 
-    rise = scatter(groups, squares, parameters=2).rise(LEVEL)
+    rise = groups.rise(squares, parameters=2, level=LEVEL)
     low, high = profile_interval(given, power, rise=rise, step=0.01, ends=(power - 50, power + 50))
     return _ends(Estimate(value=power, low=low, high=high))
 

@@ -7,10 +7,10 @@ little cost in samples; above it a larger batch costs samples and saves few step
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from scaler.core.fits import Groups, Scatter, minimum, profile_interval, scatter
+from scaler.core.fits import Groups, minimum, profile_interval
 from scaler.core.intervals import Estimate, positive
 from scaler.errors import PlanError
 
@@ -29,9 +29,7 @@ class CriticalBatch:
         batches: the batch sizes that were fitted.
         left_out: batch sizes that were left out, because one of their runs did not reach the target.
         largest_residual: largest distance of a batch size's mean from the curve, in natural logarithms.
-        p_misfit: p-value of the test that all batch sizes lie on the curve; None without repeats.
-        is_of_groups: whether the interval comes from the distances of the batch sizes from the curve, because these are
-            larger than the repeats explain.
+        p_misfit: p-value of the test that all batch sizes lie on the curve (``Groups.p_misfit``); None without repeats.
         refusal: why B_crit is not identifiable; None: it is.
         add: batch sizes to run, where it is not.
     """
@@ -42,7 +40,6 @@ class CriticalBatch:
     left_out: tuple[int, ...] = ()
     largest_residual: float | None = None
     p_misfit: float | None = None
-    is_of_groups: bool = False
     refusal: str | None = None
     add: tuple[int, ...] = ()
 
@@ -101,50 +98,48 @@ def fit_critical_batch(samples: Mapping[int, Sequence[float | None]], *, level: 
     groups = Groups.of(kept)
     ends = _ends(groups)
     best = minimum(lambda log_critical: _squares(groups, log_critical)[0], *ends)
-    between, level_of_curve = _squares(groups, best)
-    spread = scatter(groups, between, parameters=2)
+    squares, log_fewest = _squares(groups, best)
+    rise = groups.rise(squares, parameters=2, level=level)
     low, high = profile_interval(
         lambda log_critical: _squares(groups, log_critical)[0],
         best,
-        rise=spread.rise(level),
+        rise=rise,
         step=0.05,
         ends=ends,
     )
     critical = Estimate(value=math.exp(best), low=_exp(low), high=_exp(high))
     refusal, add = _refusal(critical, batches)
+    distances = [
+        mean - log_fewest - _bend(place, best) for place, mean in zip(groups.places, groups.means, strict=True)
+    ]
     return CriticalBatch(
         critical_batch=critical if refusal is None else Estimate(value=None, low=critical.low, high=critical.high),
-        fewest_samples=None if refusal is not None else _fewest_samples(groups, level_of_curve, spread, level),
+        fewest_samples=None if refusal is not None else _fewest_samples(groups, log_fewest, rise),
         batches=batches,
         left_out=left_out,
-        largest_residual=max(
-            abs(mean - level_of_curve - _bend(place, best))
-            for place, mean in zip(groups.places, groups.means, strict=True)
-        ),
-        p_misfit=spread.p_misfit,
-        is_of_groups=spread.is_of_groups,
+        largest_residual=max(map(abs, distances)),
+        p_misfit=groups.p_misfit(distances, parameters=2),
         refusal=refusal,
         add=add,
     )
 
 
-def predict_samples(samples: Mapping[int, Sequence[float]], batch: int, *, repeats: int, level: float) -> Estimate:
+def predict_samples(samples: Mapping[int, Sequence[float]], batch: int, *, level: float) -> Estimate:
     """Return the samples to the target of a batch size that was not fitted, with a prediction interval.
 
-    The interval is for the geometric mean of ``repeats`` new runs. It holds each value that, added to the points, would
-    not make the fit worse than chance explains.
+    The interval is for the geometric mean of as many new runs as each measured batch size has. It has each value that,
+    added to the points, would not make the fit worse than chance explains.
 
     Args:
         samples: batch size -> samples to the target of each run, at least 3 batch sizes.
         batch: the batch size to predict.
-        repeats: number of the new runs, >= 1.
         level: of the interval, in (0, 1).
 
     Raises:
         PlanError: fewer than 3 batch sizes, samples that are not above 0, or a level outside (0, 1).
 
     Example:
-        >>> found = predict_samples({16: [1160, 1170], 64: [1640, 1620], 256: [3570, 3550]}, 512, repeats=2, level=0.90)
+        >>> found = predict_samples({16: [1160, 1170], 64: [1640, 1620], 256: [3570, 3550]}, 512, level=0.90)
         >>> round(found.value), round(found.low), round(found.high)
         (6101, 5699, 6527)
     """
@@ -153,33 +148,22 @@ def predict_samples(samples: Mapping[int, Sequence[float]], batch: int, *, repea
     groups = Groups.of({key: [math.log(value) for value in positive(found)] for key, found in samples.items()})
     ends = _ends(groups)
     best = minimum(lambda log_critical: _squares(groups, log_critical)[0], *ends)
-    between, level_of_curve = _squares(groups, best)
-    spread = scatter(groups, between, parameters=2)
-    value = level_of_curve + _bend(batch, best)
+    smallest, log_fewest = _squares(groups, best)
+    rise = groups.rise(smallest, parameters=2, level=level)
+    value = log_fewest + _bend(batch, best)
 
     def squares(new: float) -> float:
-        longer = Groups(
-            places=(*groups.places, float(batch)),
-            means=(*groups.means, new),
-            counts=(*groups.counts, repeats),
-            within=groups.within,
-        )
-        return _smallest(lambda log_critical: _squares(longer, log_critical)[0], best, ends)
+        longer = replace(groups, places=(*groups.places, float(batch)), means=(*groups.means, new))
+        near = (max(ends[0], best - 2), min(ends[1], best + 2))
+        return _squares(longer, minimum(lambda log_critical: _squares(longer, log_critical)[0], *near, looks=4))[0]
 
-    low, high = profile_interval(
-        squares, value, rise=spread.rise(level), step=0.01, ends=(value - _REACH, value + _REACH)
-    )
+    low, high = profile_interval(squares, value, rise=rise, step=0.05, ends=(value - _REACH, value + _REACH))
     return Estimate(value=math.exp(value), low=_exp(low), high=_exp(high))
 
 
 def _ends(groups: Groups) -> tuple[float, float]:
     """Return the range of log B_crit that is looked at."""
     return math.log(groups.places[0]) - _REACH, math.log(groups.places[-1]) + _REACH
-
-
-def _smallest(function: Callable[[float], float], near: float, ends: tuple[float, float]) -> float:
-    """Return the smallest value of a function, which is near a known place or elsewhere between two ends."""
-    return function(minimum(function, max(ends[0], near - 2), min(ends[1], near + 2), looks=4))
 
 
 def _bend(batch: float, log_critical: float) -> float:
@@ -190,24 +174,24 @@ def _bend(batch: float, log_critical: float) -> float:
 def _squares(groups: Groups, log_critical: float) -> tuple[float, float]:
     """Return the sum of squares between the groups and the curve, and log E_min, for one B_crit."""
     rests = [mean - _bend(place, log_critical) for place, mean in zip(groups.places, groups.means, strict=True)]
-    log_fewest = sum(map(float.__mul__, rests, map(float, groups.counts))) / sum(groups.counts)
-    return sum(count * (rest - log_fewest) ** 2 for count, rest in zip(groups.counts, rests, strict=True)), log_fewest
+    log_fewest = sum(rests) / len(rests)
+    return sum((rest - log_fewest) ** 2 for rest in rests), log_fewest
 
 
-def _fewest_samples(groups: Groups, best: float, spread: Scatter, level: float) -> Estimate:
+def _fewest_samples(groups: Groups, best: float, rise: float) -> Estimate:
     """Return E_min with its interval: with E_min held, B_crit is fitted again."""
     ends = _ends(groups)
 
     def squares(log_fewest: float) -> float:
         def given(log_critical: float) -> float:
             return sum(
-                count * (mean - log_fewest - _bend(place, log_critical)) ** 2
-                for place, mean, count in zip(groups.places, groups.means, groups.counts, strict=True)
+                (mean - log_fewest - _bend(place, log_critical)) ** 2
+                for place, mean in zip(groups.places, groups.means, strict=True)
             )
 
         return given(minimum(given, *ends, looks=16))
 
-    low, high = profile_interval(squares, best, rise=spread.rise(level), step=0.05, ends=(best - _REACH, best + _REACH))
+    low, high = profile_interval(squares, best, rise=rise, step=0.05, ends=(best - _REACH, best + _REACH))
     return Estimate(value=math.exp(best), low=_exp(low), high=_exp(high))
 
 

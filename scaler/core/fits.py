@@ -9,21 +9,23 @@ where s^2 is the variance of one point around the fit and q is Student's two-sid
 in its parameters this is the usual interval, and for a ratio of two parameters it is Fieller's. Where the points do not
 bound a parameter, the interval has no end. One from a standard error or a bootstrap has an end there, without meaning.
 
-The points are grouped: several repeats at each batch size or number of workers. If the groups lie farther from the
-curve than the spread of the repeats explains, the curve is not exact or the groups were not tuned equally well. Then
-the variance is that of the groups around the curve, which has few degrees of freedom.
+A point is the mean of the repeats at one batch size or number of workers. The spread of the repeats is not used for the
+interval: a batch size whose learning rate is not tuned as well as that of the others is off the curve in each repeat.
+The variance is that of the points around the curve, and there must be more points than parameters.
+docs/decisions/0053-intervals-of-fits.md has the measured coverage of this interval and of others.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import mul
+from typing import Self
 
 from scaler.core.student_t import f_chance, two_sided_quantile
 
-MISFIT_LEVEL = 0.25  # p-value below which the groups' distances from the curve count, and not the repeats' spread
 _DOUBLINGS = 200
 _HALVINGS = 40
-_CLOSE = 1e-6
+_CLOSE = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,8 +45,8 @@ class Groups:
     within: float
 
     @classmethod
-    def of(cls, repeats: Mapping[int, Sequence[float]]) -> "Groups":
-        """Return the groups of ``place -> repeats``."""
+    def of(cls, repeats: Mapping[int, Sequence[float]]) -> Self:
+        """Return the groups of ``place -> repeats``; a place has at least one repeat."""
         places = sorted(repeats)
         means = [math.fsum(repeats[place]) / len(repeats[place]) for place in places]
         return cls(
@@ -56,49 +58,36 @@ class Groups:
             ),
         )
 
+    def rise(self, squares: float, *, parameters: int, level: float) -> float:
+        """Return by how much a sum of squares may rise inside an interval: ``q^2 s^2``.
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scatter:
-    """The variance of one point around a fit.
+        Args:
+            squares: the smallest sum of squares.
+            parameters: number of fitted parameters, fewer than there are places.
+            level: of the interval, in (0, 1).
+        """
+        freedom = len(self.places) - parameters
+        return two_sided_quantile(level, freedom=freedom) ** 2 * squares / freedom
 
-    Args:
-        variance: s^2, in squared units of the values.
-        freedom: its degrees of freedom.
-        p_misfit: p-value of the test that the groups lie on the curve; None without repeats.
-        is_of_groups: whether the variance is that of the groups around the curve.
-    """
+    def p_misfit(self, distances: Sequence[float], *, parameters: int) -> float | None:
+        """Return the p-value of the test that the places lie on the curve; None without repeats.
 
-    variance: float
-    freedom: int
-    p_misfit: float | None
-    is_of_groups: bool
+        A small one says that the distances from the curve are larger than the repeats explain: more repeats do not make
+        the interval shorter, and more places do.
 
-    def rise(self, level: float) -> float:
-        """Return by how much the sum of squares may rise inside an interval: ``q^2 s^2``."""
-        return float(two_sided_quantile(level, freedom=self.freedom) ** 2 * self.variance)
+        Args:
+            distances: mean minus fit at each place.
+            parameters: number of fitted parameters.
 
-
-def scatter(groups: Groups, between: float, *, parameters: int) -> Scatter:
-    """Return the variance of one point around a fit to groups.
-
-    Args:
-        groups: what was fitted, with more places than parameters.
-        between: sum over the groups of ``count * (mean - fit)^2``.
-        parameters: number of fitted parameters.
-
-    Sources:
-        The lack-of-fit test: Draper and Smith 1998, Applied Regression Analysis, section 2.2. The choice between the
-        two variances is ours; docs/decisions/0053-intervals-of-fits.md has its measured coverage.
-    """
-    places, repeats = len(groups.places) - parameters, sum(groups.counts) - len(groups.places)
-    p_misfit = None
-    if repeats:
-        within = groups.within / repeats
-        p_misfit = f_chance(between / places / within, numerator=places, denominator=repeats) if within else 0.0
-    if p_misfit is None or p_misfit < MISFIT_LEVEL:
-        return Scatter(variance=between / places, freedom=places, p_misfit=p_misfit, is_of_groups=True)
-    variance = (between + groups.within) / (places + repeats)
-    return Scatter(variance=variance, freedom=places + repeats, p_misfit=p_misfit, is_of_groups=False)
+        Sources:
+            The lack-of-fit test: Draper and Smith 1998, Applied Regression Analysis, chapter 2.
+        """
+        freedom, repeats = len(self.places) - parameters, sum(self.counts) - len(self.places)
+        if not repeats:
+            return None
+        between = math.fsum(count * gap**2 for count, gap in zip(self.counts, distances, strict=True)) / freedom
+        within = self.within / repeats
+        return f_chance(between / within, numerator=freedom, denominator=repeats) if within else 0.0
 
 
 def profile_interval(
@@ -171,31 +160,25 @@ def minimum(function: Callable[[float], float], low: float, high: float, *, look
     return left if at_left <= at_right else right
 
 
-def least_squares(
-    columns: Sequence[Sequence[float]], values: Sequence[float], weights: Sequence[float]
-) -> tuple[list[float], float]:
-    """Return the coefficients of a linear fit and its weighted sum of squares (Gram-Schmidt).
+def least_squares(columns: Sequence[Sequence[float]], values: Sequence[float]) -> tuple[list[float], float]:
+    """Return the coefficients of a linear fit and its sum of squares (Gram-Schmidt).
 
     Args:
         columns: one for each coefficient, as long as ``values``; linearly independent.
         values: what the sum of ``coefficient * column`` is fitted to.
-        weights: of each value's squared distance, > 0.
 
     Example:
-        >>> coefficients, squares = least_squares([[1, 1, 1], [0, 1, 2]], [1.0, 3.0, 5.0], [1, 1, 1])
+        >>> coefficients, squares = least_squares([[1, 1, 1], [0, 1, 2]], [1.0, 3.0, 5.0])
         >>> [round(c, 9) for c in coefficients], round(squares, 9)
         ([1.0, 2.0], 0.0)
     """
-    roots = [math.sqrt(weight) for weight in weights]
     directions: list[list[float]] = []
     upper: list[list[float]] = []  # column j is the sum over i of upper[j][i] * directions[i]
     for column in [*columns, values]:
-        rest = [root * entry for root, entry in zip(roots, column, strict=True)]
-        shares = []
+        rest, shares = list(column), []
         for direction in directions:
-            share = _dot(direction, rest)
-            shares.append(share)
-            rest = [entry - share * unit for entry, unit in zip(rest, direction, strict=True)]
+            shares.append(_dot(direction, rest))
+            rest = [entry - shares[-1] * unit for entry, unit in zip(rest, direction, strict=True)]
         length = math.sqrt(_dot(rest, rest))
         upper.append([*shares, length])
         directions.append([entry / length for entry in rest] if length else rest)
@@ -207,4 +190,4 @@ def least_squares(
 
 
 def _dot(first: Sequence[float], second: Sequence[float]) -> float:
-    return math.fsum(a * b for a, b in zip(first, second, strict=True))
+    return math.fsum(map(mul, first, second))

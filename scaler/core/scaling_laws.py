@@ -21,10 +21,11 @@ Each law is linear in its parameters or in their ratios to the first. It is fitt
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import mul
 from types import MappingProxyType
 from typing import Literal
 
-from scaler.core.fits import Groups, Scatter, least_squares, profile_interval, scatter
+from scaler.core.fits import Groups, least_squares, profile_interval
 from scaler.core.intervals import Estimate, positive
 from scaler.errors import PlanError
 
@@ -122,9 +123,7 @@ class LawFit:
         num_workers: the numbers of workers that were fitted.
         parameters: name -> estimate with interval. Values are at least 0, and intervals are cut at 0.
         largest_residual: largest relative distance of the mean at one number of workers from the law.
-        p_misfit: p-value of the test that the law holds; None without repeats.
-        is_of_groups: whether the intervals come from the distances of the means from the law, because these are larger
-            than the repeats explain.
+        p_misfit: p-value of the test that the law holds (``Groups.p_misfit``); None without repeats.
         refusal: why the law is not identifiable; None: it is.
         add: numbers of workers to run, where it is not.
     """
@@ -134,7 +133,6 @@ class LawFit:
     parameters: Mapping[str, Estimate]
     largest_residual: float | None = None
     p_misfit: float | None = None
-    is_of_groups: bool = False
     refusal: str | None = None
     add: tuple[int, ...] = ()
 
@@ -181,7 +179,7 @@ def fit_law(law: Law, step_times_s: Mapping[int, Sequence[float]], *, level: flo
         >>> times = {1: [1.00, 1.01, 0.99], 2: [0.56, 0.55, 0.54], 4: [0.32, 0.33, 0.325], 8: [0.21, 0.215, 0.21]}
         >>> found = fit_law(LAWS["strong", "amdahl"], times, level=0.90).parameters["serial_fraction"]
         >>> round(found.value, 3), round(found.low, 3), round(found.high, 3)
-        (0.099, 0.095, 0.103)
+        (0.099, 0.098, 0.1)
     """
     counts = tuple(sorted(step_times_s))
     fewest = len(law.parameters) + 1
@@ -195,7 +193,7 @@ def fit_law(law: Law, step_times_s: Mapping[int, Sequence[float]], *, level: flo
             add=tuple(last * 2**power for power in range(1, fewest - len(counts) + 1)),
         )
     fit = _Fit(law, step_times_s)
-    rise = fit.spread.rise(level)
+    rise = fit.rise(level)
     estimates = {}
     for index, (name, factor) in enumerate(zip(law.parameters, law.factors, strict=False)):
         low, high = fit.interval(index, rise, is_ratio=index > 0 and not name.endswith("_s"))
@@ -213,23 +211,20 @@ def fit_law(law: Law, step_times_s: Mapping[int, Sequence[float]], *, level: flo
             abs(_step_time(law, place, fit.bounded) / (place / mean if law.is_of_speed else mean) - 1)
             for place, mean in zip(fit.groups.places, fit.means, strict=True)
         ),
-        p_misfit=fit.spread.p_misfit,
-        is_of_groups=fit.spread.is_of_groups,
+        p_misfit=fit.groups.p_misfit(fit.distances, parameters=len(law.parameters)),
     )
 
 
-def predict_step_time(
-    law: Law, step_times_s: Mapping[int, Sequence[float]], workers: int, *, repeats: int, level: float
-) -> Estimate:
+def predict_step_time(law: Law, step_times_s: Mapping[int, Sequence[float]], workers: int, *, level: float) -> Estimate:
     """Return the step time on a number of workers that was not measured, with a prediction interval, in seconds.
 
-    The interval is for the mean of ``repeats`` new measurements. Each has the relative spread of the measured ones.
+    The interval is for the mean of as many new measurements as each measured number of workers has, with the same
+    relative spread.
 
     Args:
         law: one of ``LAWS``.
         step_times_s: as in ``fit_law``.
         workers: the number of workers to predict.
-        repeats: number of the new measurements, >= 1.
         level: of the interval, in (0, 1).
 
     Raises:
@@ -237,9 +232,9 @@ def predict_step_time(
 
     Example:
         >>> times = {1: [1.00, 1.01, 0.99], 2: [0.56, 0.55, 0.54], 4: [0.32, 0.33, 0.325], 8: [0.21, 0.215, 0.21]}
-        >>> found = predict_step_time(LAWS["strong", "amdahl"], times, 16, repeats=3, level=0.90)
+        >>> found = predict_step_time(LAWS["strong", "amdahl"], times, 16, level=0.90)
         >>> round(found.value, 3), round(found.low, 3), round(found.high, 3)
-        (0.155, 0.152, 0.159)
+        (0.155, 0.154, 0.157)
     """
     if len(step_times_s) <= len(law.parameters):
         raise PlanError(
@@ -247,7 +242,7 @@ def predict_step_time(
             f"Run {len(law.parameters) + 1} or more.",
         )
     fit = _Fit(law, step_times_s)
-    low, high = fit.predicted(workers, repeats, fit.spread.rise(level))
+    low, high = fit.predicted(workers, fit.rise(level))
     value = _step_time(law, workers, fit.bounded)
     ends = [None if end is None or end <= 0 else law.response(workers, end) for end in (low, high)]
     if law.is_of_speed:
@@ -275,17 +270,18 @@ class _Fit:
             tuple(entry / mean for entry in law.columns(place))
             for place, mean in zip(self.groups.places, self.means, strict=True)
         ]
-        self.free, squares = self._solve(self._columns(self.rows))
+        self.free, self.squares = least_squares(self._columns(self.rows), self.groups.means)
         self.bounded = self._solve_bounded()
-        self.spread: Scatter = scatter(self.groups, squares, parameters=len(law.parameters))
+        self.distances = [
+            mean - math.fsum(map(mul, self.free, row)) for mean, row in zip(self.groups.means, self.rows, strict=True)
+        ]
+
+    def rise(self, level: float) -> float:
+        """Return by how much the sum of squares may rise inside an interval."""
+        return self.groups.rise(self.squares, parameters=len(self.law.parameters), level=level)
 
     def _columns(self, rows: Sequence[Sequence[float]]) -> list[list[float]]:
         return [list(column) for column in zip(*rows, strict=True)]
-
-    def _solve(
-        self, columns: Sequence[Sequence[float]], values: Sequence[float] | None = None
-    ) -> tuple[list[float], float]:
-        return least_squares(columns, self.groups.means if values is None else values, self.groups.counts)
 
     def _solve_bounded(self) -> list[float]:
         """Return the best coefficients that are not below 0: the best fit over all choices of which are 0."""
@@ -293,7 +289,7 @@ class _Fit:
         best, smallest = [0.0] * len(columns), math.inf
         for chosen in range(1, 2 ** len(columns)):
             indices = [index for index in range(len(columns)) if chosen >> index & 1]
-            found, squares = self._solve([columns[index] for index in indices])
+            found, squares = least_squares([columns[index] for index in indices], self.groups.means)
             if min(found) >= 0 and squares < smallest:
                 smallest, best = squares, [0.0] * len(columns)
                 for index, value in zip(indices, found, strict=True):
@@ -308,9 +304,9 @@ class _Fit:
         def squares(value: float) -> float:
             if is_ratio:
                 first = [a + value * b for a, b in zip(columns[0], own, strict=True)]
-                return self._solve([first, *columns[1:]])[1]
+                return least_squares([first, *columns[1:]], self.groups.means)[1]
             rest = [mean - value * entry for mean, entry in zip(self.groups.means, own, strict=True)]
-            return self._solve(columns, rest)[1]
+            return least_squares(columns, rest)[1]
 
         best = self.free[index] / (self.free[0] if is_ratio else 1.0)
         scale = 1.0 if is_ratio else self.free[0]
@@ -318,15 +314,15 @@ class _Fit:
             squares, best, rise=rise, step=1e-4 * abs(scale), ends=(best - 1e3 * abs(scale), best + 1e3 * abs(scale))
         )
 
-    def predicted(self, workers: int, repeats: int, rise: float) -> tuple[float | None, float | None]:
+    def predicted(self, workers: int, rise: float) -> tuple[float | None, float | None]:
         """Return the interval of the mean of new responses: those that would not make the fit too bad."""
         row = self.law.columns(workers)
-        value = math.fsum(factor * entry for factor, entry in zip(self.free, row, strict=True))
+        value = math.fsum(map(mul, self.free, row))
         scale = abs(value) or 1.0
         columns = self._columns([*self.rows, [entry / scale for entry in row]])
 
         def squares(new: float) -> float:
-            return least_squares(columns, [*self.groups.means, new / scale], [*self.groups.counts, repeats])[1]
+            return least_squares(columns, [*self.groups.means, new / scale])[1]
 
         return profile_interval(
             squares, value, rise=rise, step=1e-3 * scale, ends=(value - 1e3 * scale, value + 1e3 * scale)
@@ -335,5 +331,5 @@ class _Fit:
 
 def _step_time(law: Law, workers: float, coefficients: Sequence[float]) -> float:
     """Return the step time of a law in seconds."""
-    response = math.fsum(factor * entry for factor, entry in zip(coefficients, law.columns(workers), strict=True))
+    response = math.fsum(map(mul, coefficients, law.columns(workers)))
     return workers / response if law.is_of_speed else response
