@@ -13,7 +13,7 @@ from scaler.core.optimizers import optimizer_facts
 from scaler.core.rules import Rule, choose_rule, lr_ratio
 
 LEVEL = 0.90
-HOLDS = 1.4  # a rule holds while its learning rate is within this factor of the chosen one
+HOLDS = 1.5  # a rule holds while its learning rate is within this factor of the chosen one
 RULES = ("linear", "sqrt", "none")
 
 
@@ -97,7 +97,7 @@ def _compared(ratios: Mapping[int, float]) -> dict[str, Any]:
     """Return how far a rule is from the learning rates, given batch -> chosen over the rule's.
 
     ``typical_factor`` is the root mean square of the logarithms as a factor, ``largest_factor`` the largest of them.
-    ``holds_to`` is the largest batch up to which all are within a factor of 1.4, ``breaks_at`` the next one.
+    ``holds_to`` is the largest batch up to which all are within a factor of 1.5, ``breaks_at`` the next one.
     """
     logs = {batch: math.log(ratio) for batch, ratio in ratios.items()}
     holds_to, breaks_at = None, None

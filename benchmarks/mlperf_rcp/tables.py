@@ -6,12 +6,10 @@ from typing import Any
 Workload = Mapping[str, Any]
 
 
-def batch_rows(workloads: Sequence[Workload], *, only_newest: bool = False) -> list[dict[str, str]]:
+def batch_rows(workloads: Sequence[Workload]) -> list[dict[str, str]]:
     """Return a row on the critical batch for each set of points."""
     rows = []
     for workload in workloads:
-        if only_newest and not workload["is_newest"]:
-            continue
         critical = workload["critical_batch"]
         rows.append(
             {
@@ -24,7 +22,7 @@ def batch_rows(workloads: Sequence[Workload], *, only_newest: bool = False) -> l
                 "largest distance": "–"
                 if workload["largest_residual"] is None
                 else f"{100 * workload['largest_residual']:.0f} %",
-                "remark": workload["refusal"] or "",
+                "no value, because": workload["refusal"] or "",
             }
         )
     return rows
@@ -69,7 +67,7 @@ def rounds(workload: Workload) -> str:
 
 def span(batches: Sequence[int]) -> str:
     """Return ``16 to 128``."""
-    return f"{number(batches[0])} to {number(batches[-1])}"
+    return f"{batches[0]:,} to {batches[-1]:,}"
 
 
 def number(value: float) -> str:
@@ -99,7 +97,7 @@ def factor(rule: Mapping[str, Any] | None) -> str:
 def extent(rule: Mapping[str, Any]) -> str:
     """Return up to which batch a rule holds."""
     if rule["breaks_at"] is None:
-        return f"holds to {number(rule['holds_to'])}"
+        return f"holds to {rule['holds_to']:,}"
     if rule["holds_to"] is None:
-        return f"fails at {number(rule['breaks_at'])}"
-    return f"holds to {number(rule['holds_to'])}, fails at {number(rule['breaks_at'])}"
+        return f"fails at {rule['breaks_at']:,}"
+    return f"holds to {rule['holds_to']:,}, fails at {rule['breaks_at']:,}"

@@ -109,7 +109,7 @@ def test_batch_sizes_off_the_curve_widen_the_interval_however_many_runs_there_ar
     widths = {n: math.log((one.critical_batch.high or 0) / (one.critical_batch.low or 1)) for n, one in found.items()}
     assert widths[20] == pytest.approx(widths[2], rel=0.01)
     assert found[20].p_misfit is not None
-    assert found[20].p_misfit < 1e-6, "it is said that more runs do not help"
+    assert found[20].p_misfit < 1e-6, "more runs do not help"
 
 
 def test_one_run_a_batch_size_is_enough_for_an_interval() -> None:
