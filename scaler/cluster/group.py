@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from time import monotonic, sleep, time
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from scaler.cluster.mailbox import Mailbox
 from scaler.cluster.messages import AttemptStart, Upload, UploadReply
@@ -13,8 +13,6 @@ from scaler.runs import RunFolder
 from scaler.runs.filesystems import STORAGE_PATIENCE_S
 
 if TYPE_CHECKING:
-    import torch
-
     from scaler.training.worker_context import Leave
 
 SUPERSEDED_S = 15.0  # training waits this long for a checkpoint whose records are not written when the next is due
@@ -47,8 +45,8 @@ class Group(Protocol):
     def host(self) -> str:
         """Return the address of rank 0 for the other workers; called by rank 0."""
 
-    def device(self, gpus: float) -> "torch.device":
-        """Return the device of this worker, which has ``gpus`` GPUs."""
+    def device(self, gpus: float) -> Any:
+        """Return the torch device of this worker, which has ``gpus`` GPUs."""
 
     def has_been_terminated(self) -> bool:
         """Return whether this process was asked to end with SIGTERM."""
@@ -60,9 +58,7 @@ class Group(Protocol):
 class GroupWorker:
     """The worker context in a group on a cluster: rank, world size, device, and the way to the collector."""
 
-    def __init__(
-        self, group: Group, folder: RunFolder, mailbox: Mailbox, *, attempt: int, device: "torch.device"
-    ) -> None:
+    def __init__(self, group: Group, folder: RunFolder, mailbox: Mailbox, *, attempt: int, device: Any) -> None:
         self.rank, self.world_size, self.attempt, self.device = group.rank, group.world_size, attempt, device
         self.folder = folder
         self._group, self._mailbox = group, mailbox

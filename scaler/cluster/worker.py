@@ -1,7 +1,7 @@
 """Run one worker of Ray Train: its place in Ray Train's group, and its way to the collector."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 import ray
 import ray.train
@@ -15,9 +15,6 @@ from scaler.cluster.ray_internals import get_train_context
 from scaler.cluster.restart_signals import Yielded
 from scaler.cluster.termination import has_been_terminated
 from scaler.cluster.worker_device import assigned_device
-
-if TYPE_CHECKING:
-    import torch
 
 T = TypeVar("T")
 
@@ -58,10 +55,9 @@ class RayTrainGroup:
             return "127.0.0.1"
         return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
-    def device(self, gpus: float) -> "torch.device":
-        """Return the GPU that Ray assigned, or the CPU."""
-        found: torch.device = assigned_device(gpus)
-        return found
+    def device(self, gpus: float) -> Any:
+        """Return the torch device of the GPU that Ray assigned, or of the CPU."""
+        return assigned_device(gpus)
 
     def has_been_terminated(self) -> bool:
         """Return whether SIGTERM came."""

@@ -49,9 +49,14 @@ def prepare_device(device: torch.device, train: Train) -> None:
         )
 
 
-def first_gpu() -> torch.device:
-    """Return the first GPU that this process sees."""
-    return torch.device("cuda", 0)
+def gpu(number: int = 0) -> torch.device:
+    """Return a GPU that this process sees; by default the first."""
+    return torch.device("cuda", number)
+
+
+def uses_gpu() -> bool:
+    """Return whether this process has used a GPU; then its forks cannot use one."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from scaler.runs.control import StopRequest
 from scaler.runs.processes import stop_signals
 from scaler.training.checkpoints.files import find_checkpoint, passed_over_events
 from scaler.training.data.batches import is_lost_data_process
-from scaler.training.device import cpu, describe_device, first_gpu, gpus_here, prepare_device, use_threads
+from scaler.training.device import cpu, describe_device, gpu, gpus_here, prepare_device, use_threads
 from scaler.training.loop import Training
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe.failures import recipe_failure
@@ -166,7 +166,7 @@ def train_in_process(
     """
     use_threads(job.resources.cpus_per_worker)
     gpus = job.resources.gpus_per_worker
-    device = first_gpu() if (gpus_here() if gpus == "auto" else gpus) else cpu()
+    device = gpu() if (gpus_here() if gpus == "auto" else gpus) else cpu()
     prepare_device(device, job.train)
     try:
         with redirect_stdout(sys.stderr):  # stdout is for the result; the recipe prints to stderr

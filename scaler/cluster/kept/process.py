@@ -5,13 +5,12 @@ from multiprocessing.connection import Connection
 from time import sleep
 from typing import Any, TypeVar
 
-import torch
-
 from scaler.cluster.attempt import Assignment, work
 from scaler.cluster.kept.channel import Caller
 from scaler.cluster.kept.place import Outcome, Place
 from scaler.cluster.messages import AttemptStart, Upload, UploadReply
 from scaler.cluster.restart_signals import LostDataProcess, Restart, first_line
+from scaler.training.device import cpu, gpu
 from scaler.training.process_group import is_lost_peer
 
 T = TypeVar("T")
@@ -60,9 +59,9 @@ class HostedGroup:
         """Return the address of rank 0's node."""
         return self._place.address
 
-    def device(self, gpus: float) -> torch.device:
-        """Return this worker's GPU, or the CPU."""
-        return torch.device("cpu") if self._place.gpu is None else torch.device("cuda", self._place.gpu)
+    def device(self, gpus: float) -> Any:
+        """Return the torch device of this worker's GPU, or of the CPU."""
+        return cpu() if self._place.gpu is None else gpu(self._place.gpu)
 
     def has_been_terminated(self) -> bool:
         """Return False: SIGTERM goes to the host."""

@@ -148,8 +148,7 @@ def number_of_threads() -> int:
 
 def prepare(recipe: str, folder: str, seed: int) -> bool:
     """Import a recipe's module as a worker does; return whether this process may be forked."""
-    import torch
-
+    from scaler.training.device import uses_gpu
     from scaler.training.randomness import seed_everything
     from scaler.training.recipe.load import import_recipe
 
@@ -160,7 +159,7 @@ def prepare(recipe: str, folder: str, seed: int) -> bool:
         return False
     gc.collect()
     gc.freeze()
-    return number_of_threads() == 1 and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return number_of_threads() == 1 and not uses_gpu()
 
 
 if __name__ == "__main__":
