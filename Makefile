@@ -1,8 +1,8 @@
 # make demo   install, then scaler submit jobs/digits/job.yaml on two local workers
 # make test   install, then the whole test suite; PROCESSES=2 takes fewer processes
 # make check  formatting, lint, types, import rules: what CI runs beside the tests
-# make docs   write docs/job-file.md, docs/numbers.md, docs/data.md, docs/scaling-table.md, the files in docker and the
-#             README's pictures again
+# make docs   write docs/job-file.md, docs/numbers.md, docs/data.md, docs/scaling-table.md, docs/evidence.md, the files
+#             in docker and the pictures again
 # make wheel  build dist/scaler-VERSION-py3-none-any.whl, which the files in docker install
 # make lock   resolve all lock files again from pyproject.toml
 #
@@ -60,6 +60,7 @@ docs: $(VENV)/installed
 	$(BIN)/python docs/make_numbers_page.py
 	$(BIN)/python docs/make_data_page.py
 	$(BIN)/python docs/make_scaling_table.py
+	$(BIN)/python docs/make_evidence.py
 	$(BIN)/python docs/make_docker_files.py
 	$(BIN)/python docs/make_first_picture.py
 	$(BIN)/python docs/make_report_picture.py

@@ -24,7 +24,7 @@ PICTURES = ROOT / "docs/pictures"
 FACTS = ROOT / "benchmarks/mlperf_rcp/facts.json"
 FAMILIES = {"SGD": SGD_FAMILY, "Adam and Adagrad": ADAPTIVE, "LARS and LAMB": LAYERWISE}
 COLOURS = {"SGD": "#d55e00", "Adam and Adagrad": "#0072b2", "LARS and LAMB": "#009e73"}
-MARKERS = "osD^vPX<>*"
+MARKERS = "osD^vPX<>*ph"
 
 INTRO = """# The rules against MLPerf
 
@@ -83,8 +83,8 @@ For {free} workloads vendors could choose the learning rate; for the other {fixe
 - **Adaptive and layer-wise optimizers: the square root is more often an upper bound than the rule.** The interval of p
   lies below 0.5 for {below} of {others} workloads, and above it for {above}. Below it are
   {names_below}.
-- **`gain` at the critical batch is nearer than `auto` for {better} of the {with_gain} workloads** that have one. It raises
-  the learning rate less where a larger batch helps less. `auto` is nearer for {worse}.
+- **`gain` at the critical batch is nearer than `auto` for {better} of the {with_gain} workloads** that have one.
+  It raises the learning rate less where a larger batch helps less. `auto` is nearer for {worse}.
 
 {table}
 
@@ -263,12 +263,12 @@ def draw() -> None:
     axes.legend(frameon=False, fontsize=7, ncols=2, loc="upper left")
     _save(figure, axes, "evidence-batch.svg")
 
-    figure, panels = plt.subplots(1, 3, figsize=(10, 3.8), sharey=True)
+    figure, panels = plt.subplots(1, 3, figsize=(10, 5), sharey=True)
     for (title, family), panel in zip(FAMILIES.items(), panels, strict=True):
         panel.plot([1, 70], [1, 70], color="#333333", linewidth=1)
         panel.plot([1, 70], [1, 70**0.5], color="#333333", linewidth=1, linestyle="--")
-        panel.annotate("linear", (16, 20), fontsize=7, rotation=45, ha="center", va="center")
-        panel.annotate("square root", (30, 6.6), fontsize=7, rotation=26, ha="center", va="center")
+        panel.annotate("linear", (24, 31), fontsize=7, rotation=45, ha="center", va="center")
+        panel.annotate("square root", (36, 4.9), fontsize=7, rotation=26, ha="center", va="center")
         for one, colour, marker in _drawn(newest):
             if optimizer_facts(one["optimizer"]).family is not family:
                 continue
@@ -293,7 +293,7 @@ def draw() -> None:
         panel.set_xticks([1, 4, 16, 64], ["1", "4", "16", "64"])
         panel.set_yticks([0.5, 1, 4, 16, 64], ["0.5", "1", "4", "16", "64"])
         panel.minorticks_off()
-        panel.legend(frameon=False, fontsize=6.5, loc="upper left")
+        panel.legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     panels[0].set_ylabel("learning rate / that of the smallest batch")
     _save(figure, panels, "evidence-lr.svg")
 

@@ -136,6 +136,7 @@ def test_the_report_in_the_readme_has_the_lines_of_a_report() -> None:
         ("make_numbers_page", "numbers.md"),
         ("make_data_page", "data.md"),
         ("make_scaling_table", "scaling-table.md"),
+        ("make_evidence", "evidence.md"),
     ],
 )
 def test_a_generated_page_is_fresh(script: str, page: str) -> None:

@@ -9,10 +9,11 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 # The same model and data under two names.
 NAMES = MappingProxyType({"gnn": "rgat", "sd": "stable_diffusion"})
@@ -119,10 +120,10 @@ def _benchmark(name: str, number: str) -> str:
     return NAMES.get(name, name)
 
 
-def _points(records: object, *, is_in_steps: bool) -> tuple[Point, ...]:
+def _points(records: Iterable[Mapping[str, Any]], *, is_in_steps: bool) -> tuple[Point, ...]:
     """Return the points by batch; of two with one batch, the one that needs less data."""
     best: dict[int, Point] = {}
-    for record in records:  # type: ignore[attr-defined]
+    for record in records:
         key = next(key for key in record if key.endswith("to converge"))
         factor = record["BS"] if is_in_steps else 1
         amounts = [float(value) * factor for value in record[key]]

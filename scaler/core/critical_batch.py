@@ -59,7 +59,7 @@ def fit_critical_batch(samples: Mapping[int, Sequence[float | None]], *, level: 
     with all its runs: the other runs alone would make it look better than it is.
 
     Args:
-        samples: batch size -> samples to the target of each run; None: not reached.
+        samples: batch size -> samples to the target of each run; None: not reached, or not known.
         level: of the intervals, in (0, 1).
 
     Returns:

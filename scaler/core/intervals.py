@@ -163,7 +163,7 @@ def fewest_for_median(level: float) -> int:
 
 def _enclosed(n: int, k: int) -> float:
     """Return the probability that the k-th smallest and the k-th largest of n values enclose the median."""
-    return 1 - 2 * sum(math.comb(n, below) for below in range(k)) / 2**n
+    return 1 - sum(math.comb(n, below) for below in range(k)) / 2.0 ** (n - 1)
 
 
 def _between(outer: float, inner: float, weight: float) -> float:
@@ -188,7 +188,7 @@ def harmonic_mean(values: Sequence[float]) -> float:
         >>> harmonic_mean([100.0, 300.0])
         150.0
     """
-    return float(len(values) / math.fsum(1 / value for value in positive(values)))
+    return len(values) / math.fsum(1 / value for value in positive(values))
 
 
 def paired_differences(baseline: Mapping[int, float], candidate: Mapping[int, float]) -> tuple[float, ...]:

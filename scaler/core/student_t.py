@@ -89,7 +89,7 @@ def _variance(values: Sequence[float]) -> float | None:
     return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
-@lru_cache(maxsize=256)  # a test of many groups and a simulation ask for few different ones, and each takes 2 ms
+@lru_cache(maxsize=256)  # a test of many groups and a simulation ask for few different ones, and each takes 0.8 ms
 def two_sided_quantile(level: float, *, freedom: float) -> float:
     """Return t with ``P(-t < T < t) = level`` for Student's T.
 
