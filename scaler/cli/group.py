@@ -27,6 +27,7 @@ COMMANDS = {
     "wait": "Follow a run to its end, and exit with its exit code.",
     "report": "Show the report of a run.",
     "compare": "Compare runs: their jobs, their results, and which differences exceed the noise.",
+    "experiment": "Run several settings of a job, and show which is worth it: run, status, report, list.",
     "check": "Check a run against limits, for example in CI.",
     "export": "Write the files that run a job in containers, on Kubernetes, in a cloud or with Slurm.",
     "env": "Show what this machine and a cluster offer, and what is wrong with them.",

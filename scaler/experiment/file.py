@@ -35,9 +35,8 @@ class Compare(Section):
 
 
 class Target(Section):
-    """A value of the metric whose cost is compared: samples, time and cost to reach it."""
+    """A value of compare.metric: the samples, time and cost to reach it are compared."""
 
-    metric: str | None = Field(None, description="A value of the evaluation. null: compare.metric.")
     at_least: float | None = Field(None, description="Reached when the metric is at least this.")
     at_most: float | None = Field(None, description="Reached when the metric is at most this.")
 
@@ -71,6 +70,19 @@ class ExperimentFile(Section):
     target: Target | None = Field(None, description="A value whose cost is compared. null: none.")
     budget: Budget = Field(default_factory=Budget, description="Where the experiment stops.")
     order_seed: int = Field(0, ge=0, description="Seed of the random order in which cells run.")
+
+    @model_validator(mode="after")
+    def _target_fits(self) -> Self:
+        if self.target is None:
+            return self
+        if self.compare is None:
+            raise problem(
+                "has a target and no compare.", "Such as compare: {metric: accuracy, mode: max, margin: 0.01}."
+            )
+        if (self.target.at_least is not None) != (self.compare.mode == "max"):
+            key = "at_least" if self.compare.mode == "max" else "at_most"
+            raise problem(f"has compare.mode = {self.compare.mode}.", f"Give target.{key}.")
+        return self
 
     @field_validator("name")
     @classmethod

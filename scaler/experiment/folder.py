@@ -47,6 +47,21 @@ class CellRow:
         return replace(self, run_id=run_id, order=order, problem="")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class About:
+    """What an experiment's cells share.
+
+    Args:
+        storage: of their runs.
+        job: the path of the job file, as a person typed it.
+        environment: the machine and the versions that ran them.
+    """
+
+    storage: str
+    job: str
+    environment: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class ExperimentFolder(RunFolder):
     """The folder of one experiment.
@@ -75,14 +90,14 @@ class ExperimentFolder(RunFolder):
         """Return whether the folder is an experiment's."""
         return self.exists(CELLS)
 
-    def write_cells(self, experiment: ExperimentFile, rows: Sequence[CellRow], *, storage: str) -> None:
+    def write_cells(self, experiment: ExperimentFile, rows: Sequence[CellRow], about: About) -> None:
         """Write what the experiment is, and which runs its cells have."""
         self.write(EXPERIMENT, dump_yaml(experiment.model_dump(mode="json", exclude_none=True)))
         cells = [asdict(row) for row in rows]
-        self.write_json(CELLS, {"schema_version": SCHEMA_VERSION, "storage": storage, "cells": cells})
+        self.write_json(CELLS, {"schema_version": SCHEMA_VERSION, **asdict(about), "cells": cells})
 
-    def read_cells(self) -> tuple[ExperimentFile, Sequence[CellRow], str]:
-        """Return the experiment, its cells and the storage of their runs.
+    def read_cells(self) -> tuple[ExperimentFile, Sequence[CellRow], About]:
+        """Return the experiment, its cells and what they share.
 
         Raises:
             RunError: the folder cannot be read, or a file in it was altered.
@@ -91,7 +106,8 @@ class ExperimentFolder(RunFolder):
         try:
             source = self.path(EXPERIMENT)
             experiment = parse_experiment(read_values(self.read(EXPERIMENT), source=source), source=source)
-            return experiment, [CellRow(**row) for row in values["cells"]], str(values["storage"])
+            about = About(storage=values["storage"], job=values["job"], environment=values["environment"])
+            return experiment, [CellRow(**row) for row in values["cells"]], about
         except (KeyError, TypeError) as error:
             raise RunError(f"{self.path(CELLS)} is not the cells of an experiment: {error}.", "") from None
 

@@ -52,12 +52,14 @@ class Matrix:
     Args:
         experiment: the file.
         base: the job without the matrix.
+        job_path: of the job file.
         recipe_folder: absolute; the recipes are looked for here.
         cells: in the order of the matrix; the repeats of one combination follow each other.
     """
 
     experiment: ExperimentFile
     base: Job
+    job_path: str
     recipe_folder: Path
     cells: Sequence[Cell]
 
@@ -106,7 +108,13 @@ def make_matrix(experiment: ExperimentFile, *, folder: Path, overrides: Sequence
     ]
     if all(cell.plan is None for cell in cells):
         raise JobFileError(f"{source}: no cell of the matrix has a plan.", f"The first one: {cells[0].problem}")
-    return Matrix(experiment=experiment, base=located.job, recipe_folder=located.recipe_folder, cells=cells)
+    return Matrix(
+        experiment=experiment,
+        base=located.job,
+        job_path=located.source,
+        recipe_folder=located.recipe_folder,
+        cells=cells,
+    )
 
 
 def label(overrides: Overrides) -> str:

@@ -11,10 +11,11 @@ from typing import Any
 from scaler.cluster.connection import Connection, can_fork, connect
 from scaler.cluster.progress import Progress
 from scaler.cluster.resume import read_stored, resume_plan
+from scaler.cluster.run_driver import require_runnable
 from scaler.cluster.submit import submit_plan
 from scaler.errors import ClusterError, JobFileError, RunError, ScalerError
 from scaler.experiment.cell_runs import find_cell_runs
-from scaler.experiment.folder import CellRow, ExperimentFolder
+from scaler.experiment.folder import About, CellRow, ExperimentFolder
 from scaler.experiment.matrix import Cell, Matrix, worker_group
 from scaler.runs import RunFolder, RunState
 from scaler.runs.lease import present_state
@@ -54,13 +55,14 @@ class Work:
     to_run: Sequence[Cell]
 
 
-def find_work(matrix: Matrix, *, retry: bool = False) -> Work:
+def find_work(matrix: Matrix, *, address: str | None = None, retry: bool = False) -> Work:
     """Return the runs that exist for the cells of an experiment, and the cells that are to run.
 
     A cell with the job of a finished run is not run again. A run that failed is not tried again, unless ``retry``.
 
     Args:
         matrix: of the experiment.
+        address: of a running cluster; None: an embedded one, whose size is known.
         retry: whether to resume runs that failed.
 
     Raises:
@@ -73,7 +75,8 @@ def find_work(matrix: Matrix, *, retry: bool = False) -> Work:
     runs = find_cell_runs(matrix.cells, storage=matrix.base.storage)
     rows, unfinished, done = [], {}, set()
     for cell in matrix.cells:
-        row = CellRow(cell=cell.number, overrides=cell.overrides, seed=cell.seed, problem=cell.problem)
+        problem = cell.problem or _problem(cell, matrix, address=address)
+        row = CellRow(cell=cell.number, overrides=cell.overrides, seed=cell.seed, problem=problem)
         folder = runs.get(cell.number)
         if folder is not None:
             row = row.with_run(folder.run_id)
@@ -87,14 +90,27 @@ def find_work(matrix: Matrix, *, retry: bool = False) -> Work:
             else:
                 unfinished[cell.number] = folder
         rows.append(row)
-    to_run = [cell for cell in matrix.in_running_order() if cell.number not in done]
+    impossible = {row.cell for row in rows if row.problem}
+    to_run = [cell for cell in matrix.in_running_order() if cell.number not in done | impossible]
     return Work(rows=rows, unfinished=unfinished, to_run=to_run)
+
+
+def _problem(cell: Cell, matrix: Matrix, *, address: str | None) -> str:
+    """Return why a cell with a plan cannot run here; empty: it can."""
+    if cell.job is None or cell.plan is None:
+        return ""
+    try:
+        require_runnable(cell.job, cell.plan, recipe_folder=matrix.recipe_folder, address=address)
+    except ScalerError as error:
+        return str(error)
+    return ""
 
 
 def run_cells(
     matrix: Matrix,
     work: Work,
     folder: ExperimentFolder,
+    about: About,
     *,
     address: str | None = None,
     verbose: bool = False,
@@ -108,6 +124,7 @@ def run_cells(
         matrix: of the experiment.
         work: what to run.
         folder: of the experiment; it is written after each cell.
+        about: what the cells share.
         address: of a running cluster, ``auto`` or ``host:port``; None: an embedded cluster.
         verbose: show Ray's log.
         watcher: hears what happens.
@@ -126,7 +143,7 @@ def run_cells(
     order = 0
 
     def write() -> None:
-        folder.write_cells(matrix.experiment, rows, storage=matrix.base.storage)
+        folder.write_cells(matrix.experiment, rows, about)
 
     write()
     if not cells:

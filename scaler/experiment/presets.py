@@ -1,0 +1,88 @@
+"""Experiments without a file: a job and one list of values."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scaler.errors import JobFileError
+from scaler.experiment.file import ExperimentFile, parse_experiment
+from scaler.job import load_job
+
+WORKERS, GLOBAL, PER_WORKER = "scale.num_workers", "scale.global_batch_size", "scale.per_worker_batch_size"
+
+
+def preset(
+    job: Path,
+    *,
+    strong: Sequence[int] = (),
+    weak: Sequence[int] = (),
+    rules: Sequence[str] = (),
+    batches: Sequence[int] = (),
+    lrs: Sequence[float] = (),
+    seeds: Sequence[int] = (0,),
+    overrides: Sequence[str] = (),
+    compare: Mapping[str, Any] | None = None,
+    target: float | None = None,
+) -> ExperimentFile:
+    """Return the experiment of a job with the lists that are given; several lists are combined.
+
+    Args:
+        job: the path of the job file.
+        strong: numbers of workers, with the job's global batch.
+        weak: numbers of workers, with the job's batch a worker.
+        rules: values of ``scale.rule``.
+        batches: values of ``scale.global_batch_size``.
+        lrs: values of ``reference.lr``.
+        seeds: of the repeats.
+        overrides: ``key.key=value`` texts for the job.
+        compare: ``metric``, ``mode`` and ``margin``; the baseline is the first value of each list. None: speed only.
+        target: value of the metric whose cost is compared; None: none.
+
+    Raises:
+        JobFileError: no list is given, or two that do not go together.
+    """
+    if strong and weak:
+        raise JobFileError("--strong and --weak are two experiments.", "Run one after the other.")
+    base = load_job(job, overrides=overrides)
+    matrix: dict[str, Any] = {}
+    if strong or weak:
+        matrix[WORKERS] = list(strong or weak)
+    if strong and not batches:
+        matrix[GLOBAL] = [_global_batch(base)]
+    if weak and base.scale.per_worker_batch_size is None:
+        raise JobFileError("--weak needs a batch a worker.", "Add --set scale.per_worker_batch_size=64.")
+    if batches:
+        matrix[GLOBAL] = list(batches)
+    if rules:
+        matrix["scale.rule"] = list(rules)
+    if lrs:
+        matrix["reference.lr"] = list(lrs)
+    if not matrix:
+        raise JobFileError(
+            f"{job}: what is to be compared?",
+            "Give an experiment file, or one of --strong, --weak, --rules, --batches and --lr.",
+        )
+    about: dict[str, Any] = {"name": f"{base.name}-{_kind(matrix, is_weak=bool(weak))}", "job": job.name}
+    about |= {"matrix": matrix, "seeds": list(seeds)}
+    if compare is not None:
+        about["compare"] = {**compare, "baseline": {key: values[0] for key, values in matrix.items()}}
+        if target is not None:
+            about["target"] = {"at_least" if compare["mode"] == "max" else "at_most": target}
+    return parse_experiment(about, source="the experiment")
+
+
+def _kind(matrix: Mapping[str, Any], *, is_weak: bool) -> str:
+    names = {WORKERS: "weak" if is_weak else "strong", GLOBAL: "batches", "scale.rule": "rules", "reference.lr": "lr"}
+    kept = [key for key in matrix if not (key == GLOBAL and len(matrix[key]) == 1)]
+    return "-".join(names[key] for key in kept)
+
+
+def _global_batch(job: Any) -> int:
+    """Return the global batch of a job on its own number of workers."""
+    scale = job.scale
+    if scale.global_batch_size is not None:
+        return int(scale.global_batch_size)
+    if not isinstance(scale.per_worker_batch_size, int):
+        raise JobFileError("--strong needs a global batch.", "Add --set scale.global_batch_size=256.")
+    return math.prod((scale.max_workers, scale.per_worker_batch_size, scale.grad_accum_steps or 1))

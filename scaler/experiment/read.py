@@ -1,0 +1,61 @@
+"""Read an experiment: its cells, the reports of their runs, and what they show."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from scaler.experiment.file import ExperimentFile
+from scaler.experiment.folder import CellRow, ExperimentFolder
+from scaler.experiment.matrix import label
+from scaler.report.experiment.model import CellInput, ExperimentReport, Question
+from scaler.report.experiment.summary import summarize_experiment
+from scaler.report.run.read import read_report
+from scaler.runs.find import run_with_id
+
+READERS = 8
+
+
+def read_experiment(folder: ExperimentFolder) -> ExperimentReport:
+    """Return the report of an experiment, also while it runs.
+
+    Raises:
+        RunError: the folder, or the folder of a run, cannot be read.
+    """
+    experiment, rows, about = folder.read_cells()
+
+    def read(row: CellRow) -> CellInput:
+        run = None if row.run_id is None else run_with_id(row.run_id, storage=about.storage)
+        problem = row.problem if run is not None or row.run_id is None else f"run {row.run_id} is gone"
+        return CellInput(
+            cell=row.cell,
+            overrides=row.overrides,
+            seed=row.seed,
+            order=row.order,
+            problem=problem,
+            report=None if run is None else read_report(run),
+        )
+
+    with ThreadPoolExecutor(READERS) as pool:
+        cells = list(pool.map(read, rows))
+    return summarize_experiment(
+        experiment.name,
+        cells,
+        question_of(experiment),
+        labels={row.cell: label(row.overrides) for row in rows},
+        job=about.job,
+        environment=about.environment,
+    )
+
+
+def question_of(experiment: ExperimentFile) -> Question | None:
+    """Return what an experiment asks; None: it compares nothing."""
+    compare, target = experiment.compare, experiment.target
+    if compare is None:
+        return None
+    value = None if target is None else target.at_least if target.at_least is not None else target.at_most
+    return Question(
+        baseline=compare.baseline,
+        metric=compare.metric,
+        mode=compare.mode,
+        margin=compare.margin,
+        level=compare.confidence,
+        target=value,
+    )

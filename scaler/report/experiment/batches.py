@@ -1,0 +1,85 @@
+"""Batch sizes: the learning rates that were tried at each, and the critical batch size."""
+
+from collections.abc import Sequence
+from statistics import median
+
+from scaler.core.critical_batch import fit_critical_batch
+from scaler.report.experiment.groups import Group
+from scaler.report.experiment.model import CriticalBatchResult, GroupResult, Question, SweepRow
+
+LR = "reference.lr"
+
+
+def sweeps(results: Sequence[GroupResult], question: Question) -> list[SweepRow]:
+    """Return the learning rates that were tried, for each combination of the other values.
+
+    Args:
+        results: of the groups.
+        question: says which metric is better.
+    """
+    found: dict[str, list[GroupResult]] = {}
+    for group in results:
+        if LR in group.overrides:
+            rest = {key: value for key, value in group.overrides.items() if key != LR}
+            name = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in rest.items()) or "the job"
+            found.setdefault(name, []).append(group)
+    rows = []
+    for name, groups in found.items():
+        swept = sorted((group for group in groups if group.peak_lr is not None), key=lambda group: group.peak_lr or 0.0)
+        if len(swept) < 2:
+            continue
+        values = [group.final.value if group.final is not None else None for group in swept]
+        known = [(value, place) for place, value in enumerate(values) if value is not None]
+        sign = 1 if question.mode == "max" else -1
+        best = max(known, key=lambda pair: sign * pair[0])[1] if known else None
+        rows.append(
+            SweepRow(
+                label=name,
+                lrs=tuple(group.peak_lr or 0.0 for group in swept),
+                metrics=tuple(values),
+                best=None if best is None else swept[best].peak_lr,
+                is_inside=best is not None and 0 < best < len(swept) - 1,
+            )
+        )
+    return rows
+
+
+def critical_batch(
+    groups: Sequence[Group], results: Sequence[GroupResult], *, level: float
+) -> CriticalBatchResult | None:
+    """Return the critical batch size, from the best group of each batch size; None: one batch size only, or no target.
+
+    Args:
+        groups: of the experiment.
+        results: theirs, in the same order.
+        level: of the intervals, in (0, 1).
+    """
+    best: dict[int, tuple[float, Group]] = {}
+    for group, result in zip(groups, results, strict=True):
+        batch, samples = result.global_batch_size, result.samples_to_target
+        if batch is None or samples is None or not result.seeds:
+            continue
+        value = samples.value if samples.value is not None and result.reached == len(result.seeds) else float("inf")
+        if batch not in best or value < best[batch][0]:
+            best[batch] = (value, group)
+    if len(best) < 2:
+        return None
+    samples_by_batch = {
+        batch: [member.when.value if member.when is not None else None for member in group.done]
+        for batch, (_, group) in sorted(best.items())
+    }
+    fit = fit_critical_batch(samples_by_batch, level=level)
+    reports = [member.cell.report for _, group in best.values() for member in group.done]
+    noise = [each.noise.noise_scale for each in reports if each is not None and each.noise is not None]
+    scales = [scale for scale in noise if scale is not None]
+    critical = fit.critical_batch
+    return CriticalBatchResult(
+        value=critical.value if fit.refusal is None else None,
+        low=critical.low,
+        high=critical.high,
+        fewest_samples=fit.fewest_samples.value if fit.fewest_samples is not None else None,
+        batches=fit.batches,
+        refusal=fit.refusal,
+        add=fit.add,
+        noise_scale=median(scales) if scales else None,
+    )

@@ -1,0 +1,115 @@
+"""One cell of an experiment: what its run measured."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scaler.core.equivalence import Mode
+from scaler.core.samples_to_target import Reached, reached
+from scaler.report.compare.curves import RunClock
+from scaler.report.experiment.model import CellInput, CellResult
+from scaler.report.run.model import Report
+
+TRAIN_LOSS = "train_loss"
+WARM_UP = 0.1  # share of a run's first samples that its throughput leaves out
+
+
+def cell_result(cell: CellInput, when: Reached | None) -> CellResult:
+    """Return the results of a cell.
+
+    Args:
+        cell: with its report, if it has one.
+        when: its run reached the target; None: no target, or no run.
+    """
+    report = cell.report
+    about: dict[str, Any] = {
+        "cell": cell.cell,
+        "overrides": dict(cell.overrides),
+        "seed": cell.seed,
+        "order": cell.order,
+    }
+    if report is None:
+        return CellResult(
+            **about,
+            run_id=None,
+            state="impossible" if cell.problem else "waiting",
+            problem=cell.problem or None,
+            world_size=None,
+            global_batch_size=None,
+            rule=None,
+            peak_lr=None,
+            final={},
+            samples_to_target=None,
+            time_to_target_s=None,
+            samples_per_s=None,
+            train_s=None,
+            cost=None,
+        )
+    samples = when.value if when is not None else None
+    return CellResult(
+        **about,
+        run_id=report.run_id,
+        state=report.state,
+        problem=report.failure.strip().splitlines()[0] if report.failure else None,
+        world_size=report.plan["world_size"],
+        global_batch_size=report.plan["global_batch_size"],
+        rule=report.plan["rule"],
+        peak_lr=report.plan["peak_lr"],
+        final={**report.final.eval, TRAIN_LOSS: report.final.train_loss_mean},
+        samples_to_target=samples,
+        time_to_target_s=RunClock.of(report).elapsed_at(samples) if samples is not None else None,
+        samples_per_s=throughput(report),
+        train_s=report.totals.train_s,
+        cost=report.cost.total if report.cost is not None else None,
+    )
+
+
+def metric_curve(report: Report, metric: str) -> list[tuple[float, float]]:
+    """Return ``(samples seen, value)`` of each evaluation; of ``train_loss``, of each stretch of steps."""
+    series = report.series
+    places = series.samples_seen if metric == TRAIN_LOSS else series.eval_samples_seen
+    values = series.loss_mean if metric == TRAIN_LOSS else series.evals.get(metric, ())
+    found: dict[float, float] = {}
+    for place, value in zip(places, values, strict=False):
+        found[float(place)] = math.nan if value is None else value  # the last one of each place
+    return sorted(found.items())
+
+
+def when_reached(report: Report, *, metric: str, mode: Mode, target: float) -> Reached | None:
+    """Return when a run reached the target; None: it has no value of the metric."""
+    curve = metric_curve(report, metric)
+    return reached(curve, target=target, mode=mode, hold=min(2, len(curve))) if curve else None
+
+
+def throughput(report: Report) -> float | None:
+    """Return the samples a second in steps, over all workers, without the first tenth of the run; None: not known.
+
+    It is the harmonic mean over stretches of steps, weighted by their samples: all samples over all time.
+    """
+    series, end = report.series, report.totals.samples_seen
+    starts = [*series.samples_seen, end]
+    first = series.samples_seen[0] + WARM_UP * (end - series.samples_seen[0]) if series.samples_seen else 0.0
+    samples, seconds = 0.0, 0.0
+    for start, stop, speed in zip(starts, starts[1:], series.samples_per_s, strict=False):
+        if speed and stop > start and start >= first:
+            samples, seconds = samples + stop - start, seconds + (stop - start) / speed
+    return samples / seconds if seconds else report.totals.samples_per_s
+
+
+def waits(reports: Sequence[Report]) -> Mapping[str, float | None]:
+    """Return what runs lost, as shares of the step time, means over workers and runs.
+
+    ``data_wait``: waiting for data. ``sync_wait``: waiting for the others. ``imbalance``: by how much the slowest
+    worker's compute time exceeds the mean.
+    """
+    shares: dict[str, list[float]] = {"data_wait": [], "sync_wait": [], "imbalance": []}
+    for report in reports:
+        rows = report.workers
+        whole = sum(row.compute_s + row.data_wait_s + row.sync_wait_s + row.update_s for row in rows)
+        compute = [row.compute_s for row in rows]
+        if not whole or not sum(compute):
+            continue
+        shares["data_wait"].append(sum(row.data_wait_s for row in rows) / whole)
+        shares["sync_wait"].append(sum(row.sync_wait_s for row in rows) / whole)
+        shares["imbalance"].append(max(compute) / (sum(compute) / len(compute)) - 1)
+    return {name: sum(values) / len(values) if values else None for name, values in shares.items()}

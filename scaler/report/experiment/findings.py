@@ -1,0 +1,95 @@
+"""What a reader of an experiment must know before using its numbers, and what to run next."""
+
+from collections.abc import Sequence
+
+from scaler.report.experiment.model import (
+    CriticalBatchResult,
+    Finding,
+    GroupResult,
+    Question,
+    SpeedRow,
+    SweepRow,
+)
+from scaler.report.text.format import number, plural
+
+RULE = "scale.rule"
+SHOWN = 4  # settings that a finding names
+
+
+def findings(
+    groups: Sequence[GroupResult],
+    speed: Sequence[SpeedRow],
+    sweeps: Sequence[SweepRow],
+    critical: CriticalBatchResult | None,
+    question: Question | None,
+    *,
+    job: str,
+) -> list[Finding]:
+    """Return what a reader must know before using the numbers."""
+    found = []
+    rules = {group.rule for group in groups if RULE in group.overrides}
+    if question is not None and len(rules) > 1 and not any(row.is_inside for row in sweeps):
+        lrs = {group.base_lr for group in groups if group.base_lr}
+        around = ", ".join(number(lr * factor) for lr in sorted(lrs)[:1] for factor in (0.25, 0.5, 1, 2, 4))
+        found.append(
+            Finding(
+                code="reference_not_tuned",
+                message="The rules are compared at a learning rate of the reference that is not shown to be the best.",
+                evidence="no learning rates of the reference were tried, or the best one is at the edge of those tried",
+                next=f"Sweep it at the baseline: scaler experiment run {job} --lr {around.replace(', ', ',')}",
+            )
+        )
+    found += [
+        Finding(
+            code="optimum_at_the_edge",
+            message=f"{row.label}: the best learning rate is at the edge of those that were tried.",
+            evidence=f"best {number(row.best)} of {', '.join(number(lr) for lr in row.lrs)}",
+            next="Try learning rates beyond it.",
+        )
+        for row in sweeps
+        if row.best is not None and not row.is_inside
+    ]
+    for row in speed:
+        if row.is_oversubscribed:
+            found.append(
+                Finding(
+                    code="oversubscribed",
+                    message=f"{row.num_workers} workers shared fewer CPUs: this is oversubscription, not scaling.",
+                    evidence=f"{row.series or 'the job'}: {number(row.samples_per_s.value)} samples/s",
+                    next="Run it on a machine or a cluster with a CPU for each worker.",
+                )
+            )
+    undecided = [
+        group.label
+        for group in groups
+        if group.difference_to_baseline is not None and group.difference_to_baseline.verdict == "undecided"
+    ]
+    if undecided and question is not None:
+        found.append(
+            Finding(
+                code="undecided",
+                message=f"{plural(len(undecided), 'setting')} cannot be called as good as the baseline, or worse.",
+                evidence=f"intervals that reach beyond the margin of {number(question.margin)}: {_listed(undecided)}",
+                next="Run more seeds, or accept a wider margin that you fix before the runs.",
+            )
+        )
+    if critical is not None and critical.refusal is not None:
+        add = (
+            f"Run batch sizes {', '.join(f'{batch:,}' for batch in critical.add)}."
+            if critical.add
+            else "Run more batch sizes."
+        )
+        found.append(
+            Finding(
+                code="critical_batch_not_identifiable",
+                message="The critical batch size cannot be told from these cells.",
+                evidence=critical.refusal,
+                next=add,
+            )
+        )
+    return found
+
+
+def _listed(labels: Sequence[str]) -> str:
+    more = f"; and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
+    return "; ".join(labels[:SHOWN]) + more

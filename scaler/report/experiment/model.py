@@ -1,0 +1,229 @@
+"""The report of an experiment: the contents of ``experiment.json``. None means not known."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scaler.core.equivalence import Mode, Verdict
+from scaler.core.intervals import Estimate
+from scaler.report.run.model import Report
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What an experiment asks.
+
+    Args:
+        baseline: values of the matrix that name the baseline group.
+        metric: a value of the evaluation, or ``train_loss``.
+        mode: whether a higher (``max``) or a lower (``min``) metric is better.
+        margin: difference that does not matter, in the metric's unit.
+        level: confidence of the intervals, in (0, 1).
+        target: value of the metric whose cost is compared; None: none.
+    """
+
+    baseline: Mapping[str, Any]
+    metric: str
+    mode: Mode
+    margin: float
+    level: float
+    target: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellInput:
+    """A cell, and the report of its run.
+
+    Args:
+        cell: its number.
+        overrides: what the matrix sets.
+        seed: ``train.seed``.
+        order: the place at which it ran in this experiment; None: it was taken from an earlier run, or has not run.
+        problem: why it has no run; empty: it has one, or waits for its turn.
+        report: of its run; None: it has none.
+    """
+
+    cell: int
+    overrides: Mapping[str, Any]
+    seed: int
+    order: int | None
+    problem: str
+    report: Report | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellResult:
+    """One cell."""
+
+    cell: int  # its number
+    overrides: Mapping[str, Any]  # what the matrix sets
+    seed: int  # train.seed
+    run_id: str | None  # its run
+    state: str  # of the run; waiting: it has none yet; impossible: it cannot run
+    problem: str | None  # why it cannot run, or why its run failed
+    order: int | None  # the place at which it ran; None: taken from an earlier run, or not run
+    world_size: int | None  # workers
+    global_batch_size: int | None  # samples a step
+    rule: str | None  # of scale.rule
+    peak_lr: float | None  # peak learning rate
+    final: Mapping[str, float | None]  # values of the last evaluation, and train_loss
+    samples_to_target: float | None  # samples until the metric stays at the target; None: not reached, or no target
+    time_to_target_s: float | None  # seconds from the first step until then
+    samples_per_s: float | None  # throughput in steps, without the first ones
+    train_s: float | None  # seconds in steps
+    cost: float | None  # in the currency of resources.price_per_worker_hour
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """A group's difference to the baseline, paired by seed."""
+
+    mean: float  # group minus baseline, in the metric's unit
+    low: float | None  # lower end of its interval
+    high: float | None  # upper end
+    verdict: Verdict  # equivalent, better, worse or undecided
+    equivalent: bool  # whether the interval lies within the margin
+    is_as_good: bool  # whether the group is worse by less than the margin, however much better it may be
+    pairs: int  # seeds that both have
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupResult:
+    """The repeats of one combination of the matrix."""
+
+    overrides: Mapping[str, Any]  # what the matrix sets
+    label: str  # the same as a short text
+    cells: tuple[int, ...]  # numbers of its cells
+    seeds: tuple[int, ...]  # seeds of the runs that succeeded
+    failed: int  # runs that failed
+    is_baseline: bool  # whether it is the baseline
+    world_size: int | None  # workers
+    global_batch_size: int | None  # samples a step
+    rule: str | None  # of scale.rule
+    base_lr: float | None  # learning rate of the reference
+    peak_lr: float | None  # peak learning rate
+    final: Estimate | None  # mean of the metric at the end
+    difference_to_baseline: Difference | None  # None for the baseline, and without a seed in common
+    reached: int  # runs that reached the target
+    samples_to_target: Estimate | None  # median over seeds, in samples; None: no target
+    efficiency: Estimate | None  # statistical: the baseline's samples to the target over the group's, by seed
+    time_to_target_s: Estimate | None  # median over seeds, in seconds
+    cost_to_target: float | None  # of the median time
+    samples_per_s: Estimate | None  # harmonic mean of the throughput
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeedRow:
+    """One number of workers in a series of runs that differ in it alone."""
+
+    series: str  # the other values of the matrix
+    kind: str  # strong: one global batch; weak: the batch grows with the workers
+    num_workers: int  # workers
+    global_batch_size: int  # samples a step
+    repeats: int  # runs
+    each: tuple[float, ...]  # throughput of each run, samples a second
+    samples_per_s: Estimate  # harmonic mean
+    speed_up: Estimate  # over the fewest workers
+    efficiency: Estimate  # speed-up over the number of workers
+    base_workers: int  # the fewest workers
+    base_samples_per_s: float  # their throughput, the absolute base of the speed-up
+    is_oversubscribed: bool  # whether the workers had fewer CPUs than there are workers
+    data_wait: float | None  # share of the step time that a worker waits for data
+    sync_wait: float | None  # share of the step time that a worker waits for the others
+    imbalance: float | None  # share by which the slowest worker's compute time exceeds the mean
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LawResult:
+    """A law of scaling that was fitted to a series."""
+
+    series: str  # the other values of the matrix
+    law: str  # its name
+    text: str  # what it says
+    parameters: Mapping[str, Estimate]  # by name; empty: it was refused
+    refusal: str | None  # why it was refused
+    add: tuple[int, ...]  # numbers of workers to run, where it was refused
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepRow:
+    """The learning rates of one batch size under one rule."""
+
+    label: str  # the other values of the matrix
+    lrs: tuple[float, ...]  # peak learning rates, rising
+    metrics: tuple[float | None, ...]  # mean of the metric at each
+    best: float | None  # the peak learning rate with the best metric
+    is_inside: bool  # whether the best one has neighbours on both sides
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CriticalBatchResult:
+    """The batch size at which a run needs twice the fewest samples to the target."""
+
+    value: float | None  # samples; None: not identifiable
+    low: float | None  # lower end of its interval
+    high: float | None  # upper end
+    fewest_samples: float | None  # samples to the target of a very small batch
+    batches: tuple[int, ...]  # batch sizes that were fitted, each with its best rule and learning rate
+    refusal: str | None  # why it is not identifiable
+    add: tuple[int, ...]  # batch sizes to run, where it is not
+    noise_scale: float | None  # median of the measured noise scales, beside it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alternative:
+    """Another choice, and what it costs beside the recommended one."""
+
+    label: str  # of the group
+    text: str  # one sentence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recommendation:
+    """The group to use."""
+
+    overrides: Mapping[str, Any]  # of the group
+    label: str  # of the group
+    reason: str  # one sentence
+    command: str  # what to type
+    alternatives: tuple[Alternative, ...]  # the nearest others
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What a reader must know before using the numbers, or what to do next."""
+
+    code: str  # stable name
+    message: str  # one sentence
+    evidence: str  # the numbers
+    next: str  # what to do
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExperimentReport:
+    """Everything that an experiment shows."""
+
+    schema_version: int  # version of these fields: 1
+    experiment_id: str  # its name
+    answer: str  # two sentences
+    metric: str | None  # what is compared; None: speed only
+    mode: str | None  # max or min
+    margin: float | None  # difference that does not matter
+    level: float  # confidence of the intervals
+    target: float | None  # value of the metric whose cost is compared
+    baseline: str | None  # label of the baseline group
+    cells: tuple[CellResult, ...]  # in the order of the matrix
+    groups: tuple[GroupResult, ...]  # in the order of the matrix
+    speed: tuple[SpeedRow, ...]  # by series and number of workers
+    laws: tuple[LawResult, ...]  # by series
+    sweeps: tuple[SweepRow, ...]  # by batch and rule
+    critical_batch: CriticalBatchResult | None  # None without a target and several batch sizes
+    recommendation: Recommendation | None  # None: none is as good as the baseline
+    verdicts: tuple[Finding, ...]  # findings
+    environment: Mapping[str, Any]  # the machine and the versions that ran it
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON has it."""
+        return asdict(self)

@@ -1,0 +1,129 @@
+"""Speed: throughput over the number of workers, for runs that differ in it alone, and the laws that fit it."""
+
+from collections.abc import Mapping, Sequence
+
+from scaler.core.scaling_laws import LAWS, LawFit, fit_law
+from scaler.core.speedup import speed_ups
+from scaler.report.experiment.cells import waits
+from scaler.report.experiment.groups import Group, Member
+from scaler.report.experiment.model import LawResult, SpeedRow
+
+WORKERS = "scale.num_workers"
+BATCHES = ("scale.global_batch_size", "scale.per_worker_batch_size")
+
+
+def speed_rows(groups: Sequence[Group], *, level: float, cpus: float | None) -> list[SpeedRow]:
+    """Return a row for each number of workers of each series.
+
+    A series is the runs that differ in ``scale.num_workers`` alone. It is strong scaling if they all have one global
+    batch, and weak scaling if they all have the same batch a worker.
+
+    Args:
+        groups: of the experiment.
+        level: of the intervals, in (0, 1).
+        cpus: of the cluster; None: not known.
+    """
+    return [row for name, members in _series(groups).items() for row in _rows(name, members, level=level, cpus=cpus)]
+
+
+def law_results(groups: Sequence[Group], *, level: float, cpus: float | None) -> list[LawResult]:
+    """Return the laws that are fitted to each series, or why they are refused.
+
+    Oversubscribed runs are left out: their workers share CPUs.
+    """
+    found = []
+    for name, by_workers in _series(groups).items():
+        kind = _kind(by_workers)
+        times: dict[int, list[float]] = {}
+        for workers, members in by_workers.items():
+            if kind is not None and not _is_oversubscribed(members, cpus=cpus):
+                times[workers] = [member.result.global_batch_size / _speed(member) for member in members]  # type: ignore[operator]
+        if kind is None or len(times) < 2:
+            continue
+        laws = [law for (scaling, _), law in LAWS.items() if scaling == kind]
+        found += [_law(name, fit_law(law, times, level=level)) for law in laws]
+    return found
+
+
+def _series(groups: Sequence[Group]) -> Mapping[str, Mapping[int, Sequence[Member]]]:
+    """Return the runs with a throughput by series and number of workers; series with one number are left out."""
+    found: dict[str, dict[int, list[Member]]] = {}
+    for group in groups:
+        if WORKERS not in group.members[0].cell.overrides:
+            continue
+        for member in group.done:
+            workers = member.result.world_size
+            if workers is None or not member.result.samples_per_s:
+                continue
+            report = member.cell.report
+            assert report is not None
+            rest = {key: value for key, value in member.cell.overrides.items() if key != WORKERS}
+            name = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in rest.items())
+            found.setdefault(name, {}).setdefault(workers, []).append(member)
+    return {name: by_workers for name, by_workers in found.items() if len(by_workers) > 1}
+
+
+def _kind(by_workers: Mapping[int, Sequence[Member]]) -> str | None:
+    """Return ``strong`` or ``weak``; None: the batch changes in another way."""
+    batches = {
+        (workers, member.result.global_batch_size) for workers, members in by_workers.items() for member in members
+    }
+    if len({batch for _, batch in batches}) == 1:
+        return "strong"
+    return "weak" if len({batch / workers for workers, batch in batches if batch is not None}) == 1 else None
+
+
+def _rows(
+    name: str, by_workers: Mapping[int, Sequence[Member]], *, level: float, cpus: float | None
+) -> Sequence[SpeedRow]:
+    kind = _kind(by_workers)
+    if kind is None:
+        return []
+    speeds = {workers: [_speed(member) for member in members] for workers, members in by_workers.items()}
+    rows = []
+    for found in speed_ups(speeds, level=level):
+        members = by_workers[found.num_workers]
+        lost = waits([member.cell.report for member in members if member.cell.report is not None])
+        rows.append(
+            SpeedRow(
+                series=name,
+                kind=kind,
+                num_workers=found.num_workers,
+                global_batch_size=members[0].result.global_batch_size or 0,
+                repeats=found.repeats,
+                each=tuple(speeds[found.num_workers]),
+                samples_per_s=found.samples_per_s,
+                speed_up=found.speed_up,
+                efficiency=found.efficiency,
+                base_workers=found.base_workers,
+                base_samples_per_s=found.base_samples_per_s,
+                is_oversubscribed=_is_oversubscribed(members, cpus=cpus),
+                data_wait=lost["data_wait"],
+                sync_wait=lost["sync_wait"],
+                imbalance=lost["imbalance"],
+            )
+        )
+    return rows
+
+
+def _speed(member: Member) -> float:
+    assert member.result.samples_per_s is not None
+    return member.result.samples_per_s
+
+
+def _is_oversubscribed(members: Sequence[Member], *, cpus: float | None) -> bool:
+    """Return whether the workers had fewer CPUs than there are workers; workers with a GPU are not counted."""
+    report, workers = members[0].cell.report, members[0].result.world_size
+    uses_gpu = report is not None and any(row.device not in (None, "cpu") for row in report.workers)
+    return cpus is not None and workers is not None and not uses_gpu and workers > cpus
+
+
+def _law(series: str, fit: LawFit) -> LawResult:
+    return LawResult(
+        series=series,
+        law=fit.law.name,
+        text=fit.law.text,
+        parameters=fit.parameters,
+        refusal=fit.refusal,
+        add=fit.add,
+    )

@@ -1,0 +1,65 @@
+"""Make the report of an experiment from the reports of its runs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scaler.report.experiment.answer import answer, recommend
+from scaler.report.experiment.batches import critical_batch, sweeps
+from scaler.report.experiment.findings import findings
+from scaler.report.experiment.groups import group_results, make_groups
+from scaler.report.experiment.model import SCHEMA_VERSION, CellInput, ExperimentReport, Question
+from scaler.report.experiment.speed import law_results, speed_rows
+
+LEVEL = 0.9  # of the intervals, if nothing is compared
+
+
+def summarize_experiment(
+    name: str,
+    cells: Sequence[CellInput],
+    question: Question | None,
+    *,
+    labels: Mapping[int, str],
+    job: str,
+    environment: Mapping[str, Any],
+) -> ExperimentReport:
+    """Return the report of an experiment, also while it runs.
+
+    Args:
+        name: of the experiment.
+        cells: in the order of the matrix.
+        question: what it asks; None: speed only.
+        labels: a short text for the combination of each cell, by the cell's number.
+        job: the path of the job file, for commands.
+        environment: the machine and the versions; ``cpus`` is the number of CPUs of the cluster.
+    """
+    level = LEVEL if question is None else question.level
+    groups = make_groups(cells, question, labels=labels)
+    results = group_results(groups, question, level=level)
+    cpus = environment.get("cpus")
+    speed = speed_rows(groups, level=level, cpus=cpus)
+    swept = sweeps(results, question) if question is not None else []
+    critical = (
+        critical_batch(groups, results, level=level) if question is not None and question.target is not None else None
+    )
+    recommendation = recommend(results, question, job=job) if question is not None else None
+    rows = tuple(member.result for group in groups for member in group.members)
+    return ExperimentReport(
+        schema_version=SCHEMA_VERSION,
+        experiment_id=name,
+        answer=answer(results, speed, question, recommendation, missing=sum(row.state == "waiting" for row in rows)),
+        metric=question.metric if question is not None else None,
+        mode=question.mode if question is not None else None,
+        margin=question.margin if question is not None else None,
+        level=level,
+        target=question.target if question is not None else None,
+        baseline=next((group.label for group in groups if group.is_baseline), None),
+        cells=tuple(sorted(rows, key=lambda row: row.cell)),
+        groups=tuple(results),
+        speed=tuple(speed),
+        laws=tuple(law_results(groups, level=level, cpus=cpus)),
+        sweeps=tuple(swept),
+        critical_batch=critical,
+        recommendation=recommendation,
+        verdicts=tuple(findings(results, speed, swept, critical, question, job=job)),
+        environment=dict(environment),
+    )

@@ -1,0 +1,231 @@
+"""The tables of an experiment, as text. The terminal, Markdown and the page show the same ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scaler.core.intervals import Estimate
+from scaler.report.experiment.answer import estimate_text
+from scaler.report.experiment.model import CellResult, Difference, ExperimentReport, GroupResult
+from scaler.report.text.format import money, number, option, percent, plural, seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sheet:
+    """A table.
+
+    Attributes:
+        id: unique in the report.
+        title: above it.
+        note: below the title; empty: none.
+        head: titles of the columns; the first column names the row.
+        rows: cells.
+        is_last_text: whether the last column is text.
+    """
+
+    id: str
+    title: str
+    note: str = ""
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    is_last_text: bool = False
+
+
+def sheets(report: ExperimentReport) -> list[Sheet]:
+    """Return the tables that have rows, in the order in which they are shown."""
+    found = [
+        _quality(report),
+        _target(report),
+        _sweeps(report),
+        _speed(report),
+        _lost(report),
+        _laws(report),
+        _failed(report),
+    ]
+    return [sheet for sheet in found if sheet.rows]
+
+
+def setting_text(group: GroupResult) -> str:
+    """Return the name of a group in a table; the baseline is marked."""
+    return f"{group.label} (baseline)" if group.is_baseline else group.label
+
+
+def verdict_text(difference: Difference | None) -> str:
+    """Return what a difference to the baseline shows; empty: there is nothing to compare with."""
+    if difference is None:
+        return ""
+    return (
+        "as good" if difference.is_as_good and difference.verdict in ("equivalent", "undecided") else difference.verdict
+    )
+
+
+def _quality(report: ExperimentReport) -> Sheet:
+    rows = []
+    for group in report.groups:
+        difference = group.difference_to_baseline
+        change = "–"
+        if difference is not None:
+            change = _signed(Estimate(value=difference.mean, low=difference.low, high=difference.high))
+        rows.append(
+            (
+                setting_text(group),
+                number(group.global_batch_size),
+                option(group.peak_lr) if group.peak_lr is not None else "–",
+                _seeds(group),
+                estimate_text(group.final),
+                change,
+                verdict_text(difference),
+            )
+        )
+    margin = f"; the margin is {number(report.margin)}" if report.margin is not None else ""
+    return Sheet(
+        id="quality",
+        title=f"Quality: {report.metric} after the same samples" if report.metric else "Quality",
+        note=f"Mean over seeds with its {report.level:.0%} interval; the difference to the baseline is paired by seed, "
+        f"and holds its level over all settings together (Holm){margin}.",
+        head=("setting", "batch", "peak lr", "seeds", report.metric or "metric", "difference", "verdict"),
+        rows=tuple(rows) if report.metric is not None else (),
+        is_last_text=True,
+    )
+
+
+def _target(report: ExperimentReport) -> Sheet:
+    rows = []
+    base = next((group for group in report.groups if group.is_baseline), None)
+    has_cost = any(group.cost_to_target is not None for group in report.groups)
+    for group in report.groups:
+        if group.samples_to_target is None:
+            continue
+        times = ""
+        if base is not None and base.time_to_target_s and base.time_to_target_s.value and group.time_to_target_s:
+            ours = group.time_to_target_s.value
+            times = f"{number(base.time_to_target_s.value / ours, 3)}x" if ours else "–"
+        time = group.time_to_target_s.value if group.time_to_target_s is not None else None
+        row = [
+            setting_text(group),
+            f"{group.reached} of {len(group.seeds)}",
+            estimate_text(group.samples_to_target),
+            estimate_text(group.efficiency),
+            estimate_text(group.samples_per_s),
+            seconds(time),
+            times or "–",
+        ]
+        rows.append(
+            (*row, money(group.cost_to_target) if group.cost_to_target is not None else "–") if has_cost else tuple(row)
+        )
+    head = ("setting", "reached", "samples", "samples/sample", "samples/s", "time", "speed-up")
+    return Sheet(
+        id="target",
+        title=f"To {report.metric} {number(report.target)}",
+        note="Median over seeds. Samples/sample: the baseline's samples to the target over these. Time: from the first "
+        "step, evaluations included.",
+        head=(*head, "cost") if has_cost else head,
+        rows=tuple(rows),
+    )
+
+
+def _sweeps(report: ExperimentReport) -> Sheet:
+    rows = []
+    for row in report.sweeps:
+        values = " ".join(
+            f"{number(lr, 3)}:{number(metric, 3)}" for lr, metric in zip(row.lrs, row.metrics, strict=True)
+        )
+        best = f"{number(row.best)}{'' if row.is_inside else ' (edge)'}" if row.best is not None else "–"
+        rows.append((row.label, best, values))
+    return Sheet(
+        id="sweeps",
+        title="Learning rates",
+        note=f"The peak learning rate with the best {report.metric}, and the mean {report.metric} at each.",
+        head=("setting", "best", "lr:metric"),
+        rows=tuple(rows),
+        is_last_text=True,
+    )
+
+
+def _speed(report: ExperimentReport) -> Sheet:
+    rows = [
+        (
+            f"{row.series or 'the job'}, {row.kind}" + (", oversubscribed" if row.is_oversubscribed else ""),
+            f"{row.num_workers}",
+            f"{row.repeats}",
+            estimate_text(row.samples_per_s),
+            estimate_text(row.speed_up),
+            estimate_text(row.efficiency),
+        )
+        for row in report.speed
+    ]
+    bases = {(row.series, row.base_workers, row.base_samples_per_s) for row in report.speed}
+    base = "; ".join(
+        f"{series or 'the job'}: {plural(workers, 'worker')} at {number(speed)} samples/s"
+        for series, workers, speed in sorted(bases)
+    )
+    return Sheet(
+        id="speed",
+        title="Speed",
+        note=f"Harmonic means with {report.level:.0%} intervals, without the first tenth of each run. The base of the "
+        f"speed-up: {base}.",
+        head=("series", "workers", "runs", "samples/s", "speed-up", "efficiency"),
+        rows=tuple(rows),
+    )
+
+
+def _lost(report: ExperimentReport) -> Sheet:
+    rows = [
+        (
+            row.series or "the job",
+            f"{row.num_workers}",
+            percent(row.data_wait),
+            percent(row.sync_wait),
+            percent(row.imbalance),
+        )
+        for row in report.speed
+    ]
+    return Sheet(
+        id="lost",
+        title="What was lost",
+        note="Shares of the step time, means over workers: waiting for data and for the other workers. Imbalance: by "
+        "how much the slowest worker computes longer than the mean.",
+        head=("series", "workers", "data", "waiting", "imbalance"),
+        rows=tuple(rows),
+    )
+
+
+def _laws(report: ExperimentReport) -> Sheet:
+    rows = []
+    for law in report.laws:
+        values = ", ".join(f"{name} {estimate_text(value)}" for name, value in law.parameters.items())
+        add = f" Run {', '.join(map(str, law.add))} workers." if law.add else ""
+        rows.append(
+            (law.series or "the job", law.law, law.text, values if law.refusal is None else f"{law.refusal}{add}")
+        )
+    return Sheet(
+        id="laws",
+        title="Laws of scaling",
+        head=("series", "law", "it says", "fit"),
+        rows=tuple(rows),
+        is_last_text=True,
+    )
+
+
+def _failed(report: ExperimentReport) -> Sheet:
+    cells: Sequence[CellResult] = [cell for cell in report.cells if cell.state not in ("succeeded", "waiting")]
+    labels = {number: group.label for group in report.groups for number in group.cells}
+    return Sheet(
+        id="failed",
+        title="Cells without a result",
+        head=("setting", "seed", "state", "why"),
+        rows=tuple(
+            (labels[cell.cell], f"{cell.seed}", cell.state, cell.problem or cell.run_id or "") for cell in cells
+        ),
+        is_last_text=True,
+    )
+
+
+def _seeds(group: GroupResult) -> str:
+    return f"{len(group.seeds)}" + (f" ({group.failed} failed)" if group.failed else "")
+
+
+def _signed(estimate: Estimate) -> str:
+    assert estimate.value is not None
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:+.3g}"
+    return f"{estimate.value:+.3g} ({estimate.low:+.2g} to {estimate.high:+.2g})"
