@@ -130,8 +130,10 @@ def find_experiment(name: str, *, storage: str) -> ExperimentFolder:
 
 def write_experiment(folder: ExperimentFolder, report: ExperimentReport) -> None:
     """Write the report of an experiment into its folder."""
+    from scaler.report.experiment.html import render_experiment_html
     from scaler.report.experiment.text import experiment_markdown
 
+    folder.write("experiment.html", render_experiment_html(report))
     folder.write_json("experiment.json", report.to_dict())
     folder.write("experiment.md", experiment_markdown(report))
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Self
 from scaler.cli.live import Live
 from scaler.cli.terminal import err
 from scaler.errors import ScalerError
-from scaler.experiment.matrix import Cell, Matrix, label
+from scaler.experiment.matrix import Cell, Matrix
 from scaler.experiment.run import Watcher
+from scaler.report.experiment.labels import label
 from scaler.report.text.format import number, printable, seconds
 from scaler.runs import RunFolder
 

@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from scaler.errors import ScalerError
-from scaler.experiment.matrix import Cell, Matrix, label
+from scaler.experiment.matrix import Cell, Matrix
 from scaler.experiment.run import find_work
 from scaler.report.experiment.cells import throughput
+from scaler.report.experiment.labels import label
 from scaler.report.run.read import read_report
 from scaler.report.text.format import money, number, option, plural, printable, seconds
 from scaler.runs import RunState, list_runs
@@ -89,7 +90,6 @@ class DryRun:
             groups.setdefault(cell.label, []).append(cell)
         for name, cells in groups.items():
             first = cells[0]
-            problem = next((cell.problem for cell in cells if cell.problem), "").partition("\n")[0]
             table.add_row(
                 printable(name),
                 number(first.world_size),
@@ -99,7 +99,6 @@ class DryRun:
                 number(first.total_steps),
                 f"{len(cells)}",
                 f"{sum(cell.is_to_run for cell in cells)}",
-                printable(problem),
             )
         to_run = sum(cell.is_to_run for cell in self.cells)
         have_run = sum(cell.run_id is not None and not cell.is_to_run for cell in self.cells)
@@ -112,7 +111,13 @@ class DryRun:
         lines = [
             f"{plural(len(self.cells), 'cell')}: {have_run:,} have run, {to_run:,} to run in {time}{cost}.",
         ]
-        return Group(table, Text(""), *(Text(line, style="bold") for line in lines))
+        problems = [
+            Text(printable(f"{name}: {cells[0].problem.splitlines()[0]}"))
+            for name, cells in groups.items()
+            if cells[0].problem
+        ]
+        refused = [Text(""), Text("Cannot run", style="bold"), *problems] if problems else []
+        return Group(table, *refused, Text(""), *(Text(line, style="bold") for line in lines))
 
 
 def dry_run(matrix: Matrix, *, retry: bool = False) -> DryRun:

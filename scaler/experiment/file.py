@@ -62,9 +62,16 @@ class ExperimentFile(Section):
     matrix: dict[Key, list[Value]] = Field(
         description="Values by key of the job: every combination is a cell.",
     )
+    set: dict[Key, Value] = Field(
+        default_factory=dict, description="Values by key of the job that hold for every cell."
+    )
     seeds: list[int] = Field([0], min_length=1, description="train.seed of the repeats of each cell.")
     exclude: list[dict[Key, Value]] = Field(
         default_factory=list, description="Combinations that are left out; each names some keys with their values."
+    )
+    include: list[dict[Key, Value]] = Field(
+        default_factory=list,
+        description="Combinations that are added to those of the matrix; a key of the job may stand here only.",
     )
     compare: Compare | None = Field(None, description="What the cells are compared by. null: speed only.")
     target: Target | None = Field(None, description="A value whose cost is compared. null: none.")

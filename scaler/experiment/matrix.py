@@ -96,6 +96,7 @@ def make_matrix(experiment: ExperimentFile, *, folder: Path, overrides: Sequence
     Raises:
         JobFileError: the job cannot be read, the matrix is too large, or no cell has a plan.
     """
+    overrides = [*(f"{key}={json.dumps(value)}" for key, value in experiment.set.items()), *overrides]
     located = locate_job(folder / experiment.job, overrides=overrides)
     combinations = _combinations(experiment, source=source)
     values = edit_job(
@@ -117,23 +118,13 @@ def make_matrix(experiment: ExperimentFile, *, folder: Path, overrides: Sequence
     )
 
 
-def label(overrides: Overrides) -> str:
-    """Return the name of a combination, with the last part of each key.
-
-    Example:
-        >>> label({"scale.num_workers": 2, "scale.rule": "sqrt"})
-        'num_workers=2 rule=sqrt'
-    """
-    return " ".join(f"{key.rpartition('.')[2]}={shown(value)}" for key, value in overrides.items()) or "the job"
-
-
 def matches(overrides: Overrides, some: Overrides) -> bool:
     """Return whether a combination has some values."""
     return all(key in overrides and overrides[key] == value for key, value in some.items())
 
 
 def _combinations(experiment: ExperimentFile, *, source: str) -> Sequence[Overrides]:
-    """Return every combination that is not excluded."""
+    """Return every combination that is not excluded, and those that are included."""
     keys = list(experiment.matrix)
     known = ", ".join(keys)
     named = [("exclude", each) for each in experiment.exclude]
@@ -146,7 +137,7 @@ def _combinations(experiment: ExperimentFile, *, source: str) -> Sequence[Overri
             if value not in experiment.matrix[key]:
                 values = ", ".join(map(shown, experiment.matrix[key]))
                 raise JobFileError(f"{source}: {name} has {key} = {shown(value)}.", f"The matrix has {values}.")
-    if SEED in keys:
+    if SEED in (*keys, *(key for each in experiment.include for key in each)):
         raise JobFileError(f"{source}: the matrix has {SEED}.", "Give the seeds of the repeats: seeds: [0, 1, 2].")
     number = len(experiment.seeds)
     for choices in experiment.matrix.values():
@@ -154,7 +145,8 @@ def _combinations(experiment: ExperimentFile, *, source: str) -> Sequence[Overri
     if number > MOST_CELLS:
         raise JobFileError(f"{source}: the matrix has {number:,} cells.", f"At most {MOST_CELLS:,}.")
     found = [dict(zip(keys, values, strict=True)) for values in product(*experiment.matrix.values())]
-    kept = [each for each in found if not any(matches(each, some) for some in experiment.exclude)]
+    kept: list[Overrides] = [each for each in found if not any(matches(each, some) for some in experiment.exclude)]
+    kept += [each for each in experiment.include if each not in kept]
     if not kept:
         raise JobFileError(f"{source}: exclude leaves no cell.", "Leave a part of it out.")
     return kept

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from scaler.experiment.file import ExperimentFile
 from scaler.experiment.folder import CellRow, ExperimentFolder
-from scaler.experiment.matrix import label
+from scaler.report.experiment.labels import label
 from scaler.report.experiment.model import CellInput, ExperimentReport, Question
 from scaler.report.experiment.summary import summarize_experiment
 from scaler.report.run.read import read_report

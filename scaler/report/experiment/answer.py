@@ -49,7 +49,7 @@ def recommend(groups: Sequence[GroupResult], question: Question, *, job: str) ->
         reason=_reason(best, base, question),
         command=f"scaler submit {quote(job)} {options}".rstrip(),
         alternatives=tuple(
-            Alternative(label=group.label, text=_beside(group, best, question)) for group in others[:MOST_ALTERNATIVES]
+            Alternative(label=group.label, text=_beside(group, best)) for group in others[:MOST_ALTERNATIVES]
         ),
     )
 
@@ -115,25 +115,22 @@ def _reason(best: GroupResult, base: GroupResult, question: Question) -> str:
 def _as_good(group: GroupResult, question: Question) -> str:
     difference = group.difference_to_baseline
     assert difference is not None
-    return (
-        f"as good as the baseline ({question.metric} {interval_text(difference, question)}, "
-        f"{plural(difference.pairs, 'seed')})"
-    )
+    judged = "better than" if difference.verdict == "better" else "as good as"
+    return f"{judged} the baseline ({question.metric} {interval_text(difference)}, {plural(difference.pairs, 'seed')})"
 
 
-def interval_text(difference: Difference, question: Question) -> str:
+def interval_text(difference: Difference) -> str:
     """Return a difference with its interval.
 
     Example:
-        >>> known = {"verdict": "equivalent", "equivalent": True, "is_as_good": True, "pairs": 3}
-        >>> asked = {"baseline": {}, "metric": "accuracy", "mode": "max", "margin": 0.01, "target": None}
-        >>> interval_text(Difference(mean=0.001, low=-0.004, high=0.006, **known), Question(level=0.9, **asked))
+        >>> known = {"verdict": "equivalent", "equivalent": True, "is_as_good": True, "pairs": 3, "level": 0.9}
+        >>> interval_text(Difference(mean=0.001, low=-0.004, high=0.006, **known))
         '+0.001, 90% interval -0.004 to +0.006'
     """
     mean = f"{difference.mean:+.3g}"
     if difference.low is None or difference.high is None:
         return f"{mean}, no interval"
-    return f"{mean}, {question.level:.0%} interval {difference.low:+.2g} to {difference.high:+.2g}"
+    return f"{mean}, {difference.level:.0%} interval {difference.low:+.2g} to {difference.high:+.2g}"
 
 
 def _times_as_fast(best: GroupResult, base: GroupResult, question: Question) -> str:
@@ -141,16 +138,20 @@ def _times_as_fast(best: GroupResult, base: GroupResult, question: Question) -> 
     what = f" to {question.metric} {number(question.target)}" if question.target is not None else ""
     if ours is None or theirs is None:
         reached = known(best.time_to_target_s)
-        return f"reaches the target in {seconds(reached)}" if reached is not None else "its speed is not known"
+        if reached is None:
+            return "its speed is not known"
+        return (
+            f"reaches {question.metric} {number(question.target)}, which the baseline does not, in {seconds(reached)}"
+        )
     return f"{number(ours / theirs, 2)}x as fast{what}"
 
 
-def _beside(group: GroupResult, best: GroupResult, question: Question) -> str:
+def _beside(group: GroupResult, best: GroupResult) -> str:
     ours, theirs = _speed(group), _speed(best)
     assert ours is not None
     assert theirs is not None
     difference = group.difference_to_baseline
-    judged = "the baseline" if difference is None else f"{difference.verdict}, {interval_text(difference, question)}"
+    judged = "the baseline" if difference is None else f"{difference.verdict}, {interval_text(difference)}"
     return f"{number(ours / theirs, 2)}x as fast as the recommended one; {judged}"
 
 

@@ -5,6 +5,7 @@ from statistics import median
 
 from scaler.core.critical_batch import fit_critical_batch
 from scaler.report.experiment.groups import Group
+from scaler.report.experiment.labels import label
 from scaler.report.experiment.model import CriticalBatchResult, GroupResult, Question, SweepRow
 
 LR = "reference.lr"
@@ -19,10 +20,7 @@ def sweeps(results: Sequence[GroupResult], question: Question) -> list[SweepRow]
     """
     found: dict[str, list[GroupResult]] = {}
     for group in results:
-        if LR in group.overrides:
-            rest = {key: value for key, value in group.overrides.items() if key != LR}
-            name = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in rest.items()) or "the job"
-            found.setdefault(name, []).append(group)
+        found.setdefault(label({key: value for key, value in group.overrides.items() if key != LR}), []).append(group)
     rows = []
     for name, groups in found.items():
         swept = sorted((group for group in groups if group.peak_lr is not None), key=lambda group: group.peak_lr or 0.0)

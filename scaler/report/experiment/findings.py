@@ -55,7 +55,7 @@ def findings(
                 Finding(
                     code="oversubscribed",
                     message=f"{row.num_workers} workers shared fewer CPUs: this is oversubscription, not scaling.",
-                    evidence=f"{row.series or 'the job'}: {number(row.samples_per_s.value)} samples/s",
+                    evidence=f"{row.series}: {number(row.samples_per_s.value)} samples/s",
                     next="Run it on a machine or a cluster with a CPU for each worker.",
                 )
             )

@@ -166,6 +166,7 @@ def _difference(tested: Equivalence, pairs: int) -> Difference:
         mean=tested.difference,
         low=tested.low,
         high=tested.high,
+        level=tested.level,
         verdict=tested.verdict,
         equivalent=tested.verdict == "equivalent",
         is_as_good=tested.is_as_good,

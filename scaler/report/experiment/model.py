@@ -83,6 +83,7 @@ class Difference:
     mean: float  # group minus baseline, in the metric's unit
     low: float | None  # lower end of its interval
     high: float | None  # upper end
+    level: float  # confidence of the interval: that at which the group was tested among all groups
     verdict: Verdict  # equivalent, better, worse or undecided
     equivalent: bool  # whether the interval lies within the margin
     is_as_good: bool  # whether the group is worse by less than the margin, however much better it may be

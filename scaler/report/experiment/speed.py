@@ -6,6 +6,7 @@ from scaler.core.scaling_laws import LAWS, LawFit, fit_law
 from scaler.core.speedup import speed_ups
 from scaler.report.experiment.cells import waits
 from scaler.report.experiment.groups import Group, Member
+from scaler.report.experiment.labels import label
 from scaler.report.experiment.model import LawResult, SpeedRow
 
 WORKERS = "scale.num_workers"
@@ -58,7 +59,7 @@ def _series(groups: Sequence[Group]) -> Mapping[str, Mapping[int, Sequence[Membe
             report = member.cell.report
             assert report is not None
             rest = {key: value for key, value in member.cell.overrides.items() if key != WORKERS}
-            name = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in rest.items())
+            name = label(rest)
             found.setdefault(name, {}).setdefault(workers, []).append(member)
     return {name: by_workers for name, by_workers in found.items() if len(by_workers) > 1}
 

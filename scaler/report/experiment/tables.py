@@ -68,7 +68,6 @@ def _quality(report: ExperimentReport) -> Sheet:
         rows.append(
             (
                 setting_text(group),
-                number(group.global_batch_size),
                 option(group.peak_lr) if group.peak_lr is not None else "–",
                 _seeds(group),
                 estimate_text(group.final),
@@ -82,7 +81,7 @@ def _quality(report: ExperimentReport) -> Sheet:
         title=f"Quality: {report.metric} after the same samples" if report.metric else "Quality",
         note=f"Mean over seeds with its {report.level:.0%} interval; the difference to the baseline is paired by seed, "
         f"and holds its level over all settings together (Holm){margin}.",
-        head=("setting", "batch", "peak lr", "seeds", report.metric or "metric", "difference", "verdict"),
+        head=("setting", "peak lr", "seeds", report.metric or "metric", "difference", "verdict"),
         rows=tuple(rows) if report.metric is not None else (),
         is_last_text=True,
     )
@@ -144,7 +143,7 @@ def _sweeps(report: ExperimentReport) -> Sheet:
 def _speed(report: ExperimentReport) -> Sheet:
     rows = [
         (
-            f"{row.series or 'the job'}, {row.kind}" + (", oversubscribed" if row.is_oversubscribed else ""),
+            f"{row.series}, {row.kind}" + (", oversubscribed" if row.is_oversubscribed else ""),
             f"{row.num_workers}",
             f"{row.repeats}",
             estimate_text(row.samples_per_s),
@@ -155,7 +154,7 @@ def _speed(report: ExperimentReport) -> Sheet:
     ]
     bases = {(row.series, row.base_workers, row.base_samples_per_s) for row in report.speed}
     base = "; ".join(
-        f"{series or 'the job'}: {plural(workers, 'worker')} at {number(speed)} samples/s"
+        f"{series}: {plural(workers, 'worker')} at {number(speed)} samples/s"
         for series, workers, speed in sorted(bases)
     )
     return Sheet(
@@ -171,7 +170,7 @@ def _speed(report: ExperimentReport) -> Sheet:
 def _lost(report: ExperimentReport) -> Sheet:
     rows = [
         (
-            row.series or "the job",
+            row.series,
             f"{row.num_workers}",
             percent(row.data_wait),
             percent(row.sync_wait),
@@ -194,9 +193,7 @@ def _laws(report: ExperimentReport) -> Sheet:
     for law in report.laws:
         values = ", ".join(f"{name} {estimate_text(value)}" for name, value in law.parameters.items())
         add = f" Run {', '.join(map(str, law.add))} workers." if law.add else ""
-        rows.append(
-            (law.series or "the job", law.law, law.text, values if law.refusal is None else f"{law.refusal}{add}")
-        )
+        rows.append((law.series, law.law, law.text, values if law.refusal is None else f"{law.refusal}{add}"))
     return Sheet(
         id="laws",
         title="Laws of scaling",

@@ -76,7 +76,8 @@ def _sheet(sheet: Sheet) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for place, name in enumerate(sheet.head):
         is_text = place == 0 or (sheet.is_last_text and place >= len(sheet.head) - 1)
-        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
+        is_short = not is_text or (place > 0 and sheet.id == "quality")
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold", no_wrap=is_short)
     for row in sheet.rows:
         table.add_row(*map(printable, row))
     note = [Text(sheet.note, style="dim")] if sheet.note else []

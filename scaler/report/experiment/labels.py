@@ -1,0 +1,26 @@
+"""Names of the combinations of an experiment's matrix."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from scaler.job.changes import shown
+
+SHORT = {
+    "scale.num_workers": "workers",
+    "scale.global_batch_size": "batch",
+    "scale.per_worker_batch_size": "batch a worker",
+}
+
+
+def label(overrides: Mapping[str, Any]) -> str:
+    """Return the name of a combination.
+
+    Example:
+        >>> label({"scale.num_workers": 2, "scale.global_batch_size": 256, "scale.rule": "sqrt"})
+        'workers 2, batch 256, rule sqrt'
+    """
+    return ", ".join(f"{_short(key)} {shown(value)}" for key, value in overrides.items()) or "the job"
+
+
+def _short(key: str) -> str:
+    return SHORT.get(key, key.rpartition(".")[2])

@@ -1,0 +1,160 @@
+"""The cells of an experiment, from its file."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scaler.errors import JobFileError
+from scaler.experiment.file import load_experiment, parse_experiment
+from scaler.experiment.matrix import Matrix, make_matrix
+from scaler.experiment.presets import preset
+from scaler.report.experiment.labels import label
+
+DIGITS = Path(__file__).parents[2] / "jobs/digits"
+BASE: dict[str, Any] = {
+    "name": "study",
+    "job": "job.yaml",
+    "matrix": {"scale.num_workers": [1, 2], "scale.rule": ["none", "linear"]},
+}
+
+
+def matrix(**changes: Any) -> Matrix:
+    return make_matrix(parse_experiment({**BASE, **changes}, source="study"), folder=DIGITS, source="study")
+
+
+def labels(found: Matrix) -> list[str]:
+    return [f"{label(cell.overrides)} {cell.seed}" for cell in found.cells]
+
+
+def test_every_combination_is_a_cell_with_every_seed() -> None:
+    found = matrix(seeds=[0, 7])
+    assert labels(found) == [
+        f"workers {workers}, rule {rule} {seed}" for workers in (1, 2) for rule in ("none", "linear") for seed in (0, 7)
+    ]
+    assert [cell.number for cell in found.cells] == list(range(8))
+    last = found.cells[-1]
+    assert last.job is not None
+    assert last.plan is not None
+    assert (last.job.train.seed, last.plan.world_size, last.plan.rule, last.plan.peak_lr) == (7, 2, "linear", 0.16)
+
+
+def test_combinations_are_left_out_and_added() -> None:
+    found = matrix(
+        exclude=[{"scale.num_workers": 1, "scale.rule": "linear"}],
+        include=[{"scale.num_workers": 1, "reference.lr": 0.03}],
+        set={"train.epochs": 3},
+    )
+    assert labels(found) == [
+        "workers 1, rule none 0",
+        "workers 2, rule none 0",
+        "workers 2, rule linear 0",
+        "workers 1, lr 0.03 0",
+    ]
+    assert {cell.plan.total_samples for cell in found.cells if cell.plan is not None} == {3 * 1437}
+
+
+def test_a_cell_without_a_plan_says_why() -> None:
+    found = matrix(matrix={"scale.global_batch_size": [64, 1024]})
+    good, bad = found.cells
+    assert good.problem == ""
+    assert bad.plan is None
+    assert "1024" in bad.problem
+    assert [cell.number for cell in found.in_running_order()] == [0]
+
+
+def test_the_order_is_random_and_one_group_of_workers_follows_the_other() -> None:
+    seeds = list(range(6))
+    first, again = (matrix(seeds=seeds).in_running_order() for _ in range(2))
+    numbers = [cell.number for cell in first]
+    assert numbers == [cell.number for cell in again]
+    assert numbers != sorted(numbers)
+    workers = [cell.plan.world_size for cell in first if cell.plan is not None]
+    assert workers in ([1] * 12 + [2] * 12, [2] * 12 + [1] * 12)
+    other = [cell.number for cell in matrix(seeds=seeds, order_seed=1).in_running_order()]
+    assert sorted(other) == sorted(numbers)
+    assert other != numbers
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"matrx": {}}, 'study: unknown key "matrx".'),
+        ({"matrix": {"scale.rule": []}}, "study: matrix has a key without values."),
+        ({"matrix": {"scale.rule": ["none", "none"]}}, "study: matrix has a value twice."),
+        ({"matrix": {"train.seed": [0, 1]}}, "study: the matrix has train.seed."),
+        ({"seeds": [1, 1]}, "study: seeds has a value twice."),
+        ({"name": "a/b"}, "study: name = 'a/b' cannot be the name of a run."),
+        ({"exclude": [{"scale.rules": 1}]}, "study: exclude names scale.rules, which the matrix does not have."),
+        ({"exclude": [{"scale.rule": "sqrt"}]}, "study: exclude has scale.rule = sqrt."),
+        (
+            {"exclude": [{"scale.rule": "none"}, {"scale.rule": "linear"}]},
+            "study: exclude leaves no cell.",
+        ),
+        ({"matrix": {"scale.num_workrs": [1]}}, "study: no cell of the matrix has a plan."),
+        ({"matrix": {"scale.num_workers": list(range(1, 10_002))}}, "study: the matrix has 10,001 cells."),
+        ({"target": {"at_least": 0.9}}, "study: has a target and no compare."),
+        (
+            {"compare": {"metric": "loss", "mode": "min", "margin": 0.1}, "target": {"at_least": 0.9}},
+            "study: has compare.mode = min.",
+        ),
+        ({"compare": {"metric": "loss", "mode": "least", "margin": 0.1}}, "study: compare.mode = least is not"),
+        ({"compare": {"metric": "loss", "mode": "min", "margin": 0.0}}, "study: compare.margin = 0.0 must be > 0."),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_what_is_wrong(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(JobFileError) as caught:
+        matrix(**changes)
+    assert str(caught.value).startswith(problem)
+
+
+def test_a_file_is_read_beside_its_job(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**BASE, "job": str(DIGITS / "job.yaml")}))
+    found = make_matrix(load_experiment(path), folder=tmp_path, source=str(path))
+    assert found.recipe_folder == DIGITS
+    assert len(found.cells) == 4
+
+
+def test_the_experiment_of_the_digits_has_its_cells() -> None:
+    path = DIGITS / "scaling.yaml"
+    found = make_matrix(load_experiment(path), folder=DIGITS, source=str(path))
+    assert len(found.cells) == 72
+    assert all(cell.plan is not None for cell in found.cells)
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "cells"),
+    [
+        ({"strong": [1, 2]}, "digits-strong", ["workers 1, batch 256", "workers 2, batch 256"]),
+        ({"weak": [1, 2]}, "digits-weak", ["workers 1", "workers 2"]),
+        ({"rules": ["linear", "none"]}, "digits-rules", ["rule linear", "rule none"]),
+        ({"lrs": [0.01, 0.03]}, "digits-lr", ["lr 0.01", "lr 0.03"]),
+        (
+            {"batches": [16, 64], "rules": ["sqrt"]},
+            "digits-batches-rules",
+            ["batch 16, rule sqrt", "batch 64, rule sqrt"],
+        ),
+    ],
+)
+def test_an_option_makes_an_experiment_without_a_file(options: dict[str, Any], name: str, cells: list[str]) -> None:
+    experiment = preset(DIGITS / "job.yaml", **options)
+    assert experiment.name == name
+    found = make_matrix(experiment, folder=DIGITS, source="the experiment")
+    assert [label(cell.overrides) for cell in found.cells] == cells
+
+
+def test_strong_scaling_keeps_the_global_batch_and_weak_scaling_lets_it_grow() -> None:
+    for option, batches in (("strong", [256, 256]), ("weak", [128, 256])):
+        found = make_matrix(preset(DIGITS / "job.yaml", **{option: [1, 2]}), folder=DIGITS, source="x")
+        plans = [cell.plan for cell in found.cells if cell.plan is not None]
+        # One worker has no room for 256 samples in one micro-step of 128, and says so.
+        assert [plan.global_batch_size for plan in plans] == (batches if option == "weak" else batches[1:])
+
+
+def test_presets_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(JobFileError, match="two experiments"):
+        preset(DIGITS / "job.yaml", strong=[1], weak=[1])
+    with pytest.raises(JobFileError, match="what is to be compared"):
+        preset(DIGITS / "job.yaml")

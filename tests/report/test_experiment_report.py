@@ -1,0 +1,246 @@
+"""What an experiment shows, from reports with known values."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from io import StringIO
+from typing import Any
+
+import pytest
+
+from scaler.cli.terminal import PIPE_WIDTH
+from scaler.core.intervals import Estimate
+from scaler.report.experiment.html import render_experiment_html
+from scaler.report.experiment.labels import label
+from scaler.report.experiment.model import CellInput, ExperimentReport, Question
+from scaler.report.experiment.summary import summarize_experiment
+from scaler.report.experiment.text import experiment_markdown, experiment_text
+from scaler.report.run.model import Final, Report
+
+SEEDS = (0, 1, 2)
+NOISE = {0: 0.001, 1: -0.001, 2: 0.0}  # of the metric, by seed; at larger batches twice as much
+QUESTION = Question(
+    baseline={"scale.global_batch_size": 16}, metric="accuracy", mode="max", margin=0.01, level=0.9, target=0.9
+)
+
+
+@pytest.fixture
+def made(sound: Report) -> Callable[..., CellInput]:
+    """Make a cell with a report: its metric rises in a straight line to ``accuracy`` at the end of 20,000 samples."""
+
+    def make(
+        number: int,
+        overrides: Mapping[str, Any],
+        seed: int,
+        *,
+        accuracy: float,
+        reaches: float = 10_000.0,
+        speed: float = 100.0,
+        state: str = "succeeded",
+    ) -> CellInput:
+        batch = overrides.get("scale.global_batch_size", 16)
+        plan = {
+            **sound.plan,
+            "world_size": overrides.get("scale.num_workers", 1),
+            "global_batch_size": batch,
+            "rule": overrides.get("scale.rule", "linear"),
+            "base_lr": overrides.get("reference.lr", 0.01),
+            "peak_lr": overrides.get("reference.lr", 0.01) * batch / 16,
+        }
+        noisy = accuracy + NOISE[seed] * (2 if batch > 16 else 1)
+        places = (0, 5_000, 10_000, 15_000, 20_000)
+        evals = (*(0.9 + (place - reaches) * 1e-6 for place in places[1:-1]), noisy)
+        series = replace(
+            sound.series,
+            samples_seen=places[:-1],
+            elapsed_s=tuple(place / speed for place in places[:-1]),
+            samples_per_s=(speed,) * 4,
+            eval_samples_seen=places[1:],
+            evals={"accuracy": evals},
+        )
+        report = replace(
+            sound,
+            run_id=f"run-{number}",
+            state=state,
+            failure="RecipeError: boom" if state == "failed" else None,
+            plan=plan,
+            final=Final(train_loss_mean=0.1, eval={"accuracy": noisy}),
+            series=series,
+            totals=replace(sound.totals, samples_seen=20_000, samples_per_s=speed, train_s=20_000 / speed),
+        )
+        return CellInput(cell=number, overrides=overrides, seed=seed, order=number, problem="", report=report)
+
+    return make
+
+
+def summarize(cells: Sequence[CellInput], question: Question | None = QUESTION, **environment: Any) -> ExperimentReport:
+    labels = {cell.cell: label(cell.overrides) for cell in cells}
+    return summarize_experiment(
+        "study", cells, question, labels=labels, job="job.yaml", environment={"cpus": 2, "host": "h", **environment}
+    )
+
+
+def by_batch(
+    made: Callable[..., CellInput], settings: Mapping[int, Mapping[str, Any]], key: str = "scale.global_batch_size"
+) -> list[CellInput]:
+    cells: list[CellInput] = []
+    for value, values in settings.items():
+        cells += [made(len(cells) + seed, {key: value}, seed, **values) for seed in SEEDS]
+    return cells
+
+
+def test_groups_are_judged_by_the_margin_and_the_fastest_good_one_is_recommended(
+    made: Callable[..., CellInput],
+) -> None:
+    report = summarize(
+        by_batch(
+            made,
+            {
+                16: {"accuracy": 0.95, "speed": 100.0},
+                64: {"accuracy": 0.951, "speed": 250.0},
+                1024: {"accuracy": 0.80, "speed": 900.0, "reaches": 1e9},
+            },
+        )
+    )
+    base, good, bad = report.groups
+    assert (base.is_baseline, base.difference_to_baseline) == (True, None)
+    assert good.difference_to_baseline is not None
+    assert good.difference_to_baseline.equivalent
+    assert good.difference_to_baseline.mean == pytest.approx(0.001)
+    assert bad.difference_to_baseline is not None
+    assert bad.difference_to_baseline.verdict == "worse"
+    assert (good.reached, bad.reached) == (3, 0)
+    assert good.samples_to_target is not None
+    assert good.samples_to_target.value == pytest.approx(10_000, rel=1e-3)
+    assert good.time_to_target_s is not None
+    assert good.time_to_target_s.value == pytest.approx(10_000 / 250, rel=1e-3)
+    assert good.efficiency is not None
+    assert good.efficiency.value == pytest.approx(1.0)
+    assert good.samples_per_s is not None
+    assert good.samples_per_s.value == pytest.approx(250)
+    assert report.recommendation is not None
+    assert report.recommendation.overrides == {"scale.global_batch_size": 64}
+    assert report.recommendation.command == "scaler submit job.yaml --set scale.global_batch_size=64"
+    assert report.answer == (
+        "Batch 64 on 1 worker with rule linear is as good as the baseline (accuracy +0.001, 95% interval -0.0015 to "
+        "+0.0035, 3 seeds) and 2.5x as fast to accuracy 0.9. At 1,024 accuracy is worse by 0.15 whatever the other "
+        "settings."
+    )
+
+
+def test_a_faster_group_that_is_not_shown_to_be_good_is_not_recommended(made: Callable[..., CellInput]) -> None:
+    cells = by_batch(made, {16: {"accuracy": 0.95}, 64: {"accuracy": 0.95, "speed": 300.0}})
+    wide = [replace(cell) if cell.seed else made(cell.cell, cell.overrides, 0, accuracy=0.99, speed=300.0)
+            for cell in cells]  # fmt: skip
+    report = summarize([*cells[:3], *wide[3:]])
+    assert report.groups[1].difference_to_baseline is not None
+    assert report.groups[1].difference_to_baseline.verdict == "undecided"
+    assert report.recommendation is None or report.recommendation.overrides == {"scale.global_batch_size": 16}
+    assert "undecided" in [finding.code for finding in report.verdicts]
+
+
+def test_a_failed_cell_is_a_row_and_a_waiting_one_is_counted(made: Callable[..., CellInput]) -> None:
+    cells = by_batch(made, {16: {"accuracy": 0.95}, 64: {"accuracy": 0.95}})
+    cells[4] = made(4, cells[4].overrides, 1, accuracy=0.1, state="failed")
+    cells[5] = replace(cells[5], report=None)
+    cells.append(replace(cells[5], cell=6, overrides={"scale.global_batch_size": 7}, problem="no plan"))
+    report = summarize(cells)
+    assert [cell.state for cell in report.cells] == ["succeeded"] * 4 + ["failed", "waiting", "impossible"]
+    assert (report.groups[1].failed, report.groups[1].seeds) == (1, (0,))
+    assert report.cells[4].problem == "RecipeError: boom"
+    assert report.answer.endswith(" 1 cell of the matrix has not run.")
+    assert report.recommendation is None or report.recommendation.label == "batch 16", "a group that failed is not good"
+
+
+def test_without_a_baseline_that_ran_nothing_is_claimed(made: Callable[..., CellInput]) -> None:
+    cells = [replace(cell, report=None) if cell.cell < 3 else cell for cell in by_batch(
+        made, {16: {"accuracy": 0.95}, 64: {"accuracy": 0.95}})]  # fmt: skip
+    report = summarize(cells)
+    assert report.recommendation is None
+    assert report.answer.startswith("The baseline has not run, so nothing can be compared with it.")
+
+
+def test_speed_up_is_over_the_fewest_workers_and_oversubscription_is_not_scaling(
+    made: Callable[..., CellInput],
+) -> None:
+    speeds = {1: 100.0, 2: 180.0, 4: 190.0}
+    cells = by_batch(
+        made, {workers: {"accuracy": 0.9, "speed": speed} for workers, speed in speeds.items()}, "scale.num_workers"
+    )
+    report = summarize(cells, None)
+    assert [(row.kind, row.num_workers, row.is_oversubscribed) for row in report.speed] == [
+        ("strong", 1, False),
+        ("strong", 2, False),
+        ("strong", 4, True),
+    ]
+    assert report.speed[1].speed_up.value == pytest.approx(1.8)
+    assert report.speed[1].efficiency.value == pytest.approx(0.9)
+    assert report.speed[2].base_samples_per_s == pytest.approx(100)
+    assert report.answer.startswith("2 workers are 1.8 ")
+    assert [finding.code for finding in report.verdicts] == ["oversubscribed"]
+    assert all(law.refusal is not None for law in report.laws), "two numbers of workers identify no law"
+
+
+def test_the_optimum_of_a_sweep_is_inside_it_or_said_to_be_at_the_edge(made: Callable[..., CellInput]) -> None:
+    accuracies = {0.01: 0.90, 0.03: 0.95, 0.1: 0.93}
+    inside = summarize(
+        by_batch(made, {lr: {"accuracy": value} for lr, value in accuracies.items()}, "reference.lr"),
+        replace(QUESTION, baseline={"reference.lr": 0.01}),
+    )
+    (row,) = inside.sweeps
+    assert (row.lrs, row.best, row.is_inside) == ((0.01, 0.03, 0.1), 0.03, True)
+    edge = summarize(
+        by_batch(made, {0.01: {"accuracy": 0.9}, 0.03: {"accuracy": 0.95}}, "reference.lr"),
+        replace(QUESTION, baseline={"reference.lr": 0.01}),
+    )
+    assert "optimum_at_the_edge" in [finding.code for finding in edge.verdicts]
+
+
+def test_rules_at_a_reference_that_is_not_tuned_are_no_claim(made: Callable[..., CellInput]) -> None:
+    cells: list[CellInput] = []
+    for rule in ("none", "linear"):
+        cells += [made(len(cells) + seed, {"scale.rule": rule}, seed, accuracy=0.95) for seed in SEEDS]
+    report = summarize(cells, replace(QUESTION, baseline={"scale.rule": "none"}))
+    (finding,) = [each for each in report.verdicts if each.code == "reference_not_tuned"]
+    assert finding.next == ("Sweep it at the baseline: scaler experiment run job.yaml --lr 0.0025,0.005,0.01,0.02,0.04")
+
+
+def test_the_critical_batch_is_fitted_to_the_samples_to_the_target(made: Callable[..., CellInput]) -> None:
+    fewest, critical = 4_000.0, 100.0
+    report = summarize(
+        by_batch(
+            made,
+            {batch: {"accuracy": 0.95, "reaches": fewest * (1 + batch / critical)} for batch in (16, 32, 64, 128, 256)},
+        )
+    )
+    found = report.critical_batch
+    assert found is not None
+    assert found.refusal is None, found.refusal
+    assert found.value == pytest.approx(critical, rel=0.05)
+    assert found.fewest_samples == pytest.approx(fewest, rel=0.05)
+
+
+def test_every_form_shows_the_answer_and_the_json_is_plain(made: Callable[..., CellInput]) -> None:
+    from rich.console import Console
+
+    cells = by_batch(made, {16: {"accuracy": 0.95}, 64: {"accuracy": 0.951, "speed": 250.0}})
+    report = summarize(cells)
+    console = Console(width=PIPE_WIDTH, record=True, file=StringIO())
+    console.print(experiment_text(report))
+    text = " ".join(console.export_text().split())
+    markdown, page = experiment_markdown(report), render_experiment_html(report)
+    assert report.answer in text
+    assert report.answer.split(" (")[0] in markdown
+    assert report.answer.split(" (")[0] in page
+    values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    wanted = {"schema_version", "experiment_id", "baseline", "cells", "groups", "critical_batch", "recommendation"}
+    assert wanted | {"answer", "verdicts"} <= values.keys()
+    assert values["groups"][1]["samples_to_target"].keys() == {"value", "low", "high"}
+    assert isinstance(report.groups[1].final, Estimate)
+
+
+def test_names_from_outside_are_escaped_on_the_page(made: Callable[..., CellInput]) -> None:
+    hostile = "<img src=x onerror=alert(1)>"
+    cells = [made(seed, {"scale.rule": hostile}, seed, accuracy=0.95) for seed in SEEDS]
+    page = render_experiment_html(summarize(cells, replace(QUESTION, baseline={})))
+    assert hostile not in page
