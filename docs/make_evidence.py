@@ -72,7 +72,7 @@ The curve describes the data: the largest distance of a batch size from it is at
 ![The data needed over the batch, in units of E_min and B_crit, with the curve](pictures/evidence-batch.svg)
 
 """
-LEARNING_RATES = """## Which rule the learning rates follow
+FOLLOWED = """## Which rule the learning rates follow
 
 For {free} workloads vendors could choose the learning rate; for the other {fixed} the rules of MLPerf fix it.
 
@@ -157,7 +157,7 @@ def _learning_rates(newest: Sequence[Workload]) -> str:
     below = [one for one in others if one["lr"]["exponent"]["high"] < 0.5]
     with_gain = [one for one in free if "gain" in one["lr"]["rules"]]
     better = [one for one in with_gain if _typical(one, "gain") < _typical(one, one["lr"]["auto"])]
-    return LEARNING_RATES.format(
+    return FOLLOWED.format(
         free=len(free),
         fixed=len(newest) - len(free),
         holds=len(holding),

@@ -28,6 +28,26 @@ def facts(sets: Sequence[PointSet]) -> dict[str, Any]:
     }
 
 
+def critical_batches(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the critical batches of ``facts``: one row for each workload that has one, in samples (sequences)."""
+    return {
+        "source": found["source"],
+        "licence": found["licence"],
+        "level": found["level"],
+        "workloads": [
+            {
+                "benchmark": workload["benchmark"],
+                "optimizer": workload["optimizer"],
+                "round": workload["rounds"][-1],
+                "batches": workload["batches"],
+                **{name: workload["critical_batch"][name] for name in ("value", "low", "high")},
+            }
+            for workload in found["workloads"]
+            if workload["is_newest"] and workload["critical_batch"]["value"] is not None
+        ],
+    }
+
+
 def _workload(found: PointSet, *, is_newest: bool) -> dict[str, Any]:
     curve = fit_critical_batch({point.batch: point.amounts for point in found.points}, level=LEVEL)
     workload = {
