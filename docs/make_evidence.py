@@ -97,8 +97,8 @@ For {free} workloads vendors could choose the learning rate; for the other {fixe
 """
 LOSSES = """## Where our rules lose
 
-The first batch at which `auto` is off by more than a factor of 1.5. In the median this is {share:.2f} times the critical
-batch, so a rule is not safe up to the critical batch.
+The first batch at which `auto` is off by more than a factor of 1.5. In the median this is {share:.2f} times the
+critical batch, so a rule is not safe up to the critical batch.
 
 {table}
 
