@@ -20,7 +20,8 @@ from scaler.core.equivalence import equivalence, equivalences
 from scaler.core.fits import Groups, minimum
 from scaler.core.intervals import Estimate, geometric_mean_interval, mean_interval, median_interval
 from scaler.core.samples_to_target import Reached, median_reached, ratio_to_baseline
-from scaler.core.scaling_laws import LAWS, fit_law, predict_step_time
+from scaler.core.scaling_fits import fit_law, predict_step_time
+from scaler.core.scaling_laws import LAWS
 from scaler.core.speedup import speed_ups
 
 Draw = Callable[[random.Random], bool]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlperf_rcp.facts import facts
+from mlperf_rcp.facts import critical_batches, facts
 from mlperf_rcp.points import read_points
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,6 +95,12 @@ def test_the_facts_of_a_benchmark_that_follows_the_square_root(tmp_path: Path) -
 def test_the_facts_are_those_of_the_files() -> None:
     written = json.loads((ROOT / "benchmarks/mlperf_rcp/facts.json").read_text())
     assert_same(facts(read_points(FILES)), written, f"python benchmarks/mlperf_rcp {FILES} --write")
+
+
+def test_the_short_list_of_critical_batches_is_that_of_the_facts() -> None:
+    folder = ROOT / "benchmarks/mlperf_rcp"
+    found = json.loads((folder / "facts.json").read_text())
+    assert critical_batches(found) == json.loads((folder / "critical_batches.json").read_text())
 
 
 def assert_same(made: Any, written: Any, remedy: str) -> None:

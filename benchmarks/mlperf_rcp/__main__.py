@@ -3,8 +3,8 @@
     python benchmarks/mlperf_rcp FOLDER [--write]
 
 FOLDER has the reference convergence points of MLPerf training; ``points.py`` says which files, and their licence.
-Prints two tables. ``--write`` writes facts.json; then ``python docs/make_evidence.py`` writes docs/evidence.md and its
-pictures.
+Prints two tables. ``--write`` writes facts.json, and critical_batches.json for pages that compare a job with these
+workloads; then ``python docs/make_evidence.py`` writes docs/evidence.md and its pictures.
 """
 
 import argparse
@@ -14,12 +14,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mlperf_rcp.facts import facts
+from mlperf_rcp.facts import critical_batches, facts
 from mlperf_rcp.points import read_points
 from mlperf_rcp.tables import batch_rows, lr_rows
 from table import table
 
-FACTS = Path(__file__).parent / "facts.json"
+FACTS, CRITICAL = (Path(__file__).parent / name for name in ("facts.json", "critical_batches.json"))
 
 
 def main() -> None:
@@ -36,7 +36,8 @@ def main() -> None:
     print(table(lr_rows(found["workloads"])))
     if arguments.write:
         FACTS.write_text(json.dumps(found, indent=1) + "\n")
-        print(f"\nWritten: {FACTS}. Now run: python docs/make_evidence.py")
+        CRITICAL.write_text(json.dumps(critical_batches(found), indent=1) + "\n")
+        print(f"\nWritten: {FACTS.name}, {CRITICAL.name}. Now run: python docs/make_evidence.py")
 
 
 if __name__ == "__main__":

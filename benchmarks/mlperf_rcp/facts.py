@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlperf_rcp.points import BOUND, PointSet
+from mlperf_rcp.points import BOUND, Point, PointSet
 
-from scaler.core.critical_batch import CriticalBatch, fit_critical_batch
+from scaler.core.critical_batch import FEWEST_BATCHES, CriticalBatch, fit_critical_batch, predict_samples
 from scaler.core.fits import Groups, least_squares, profile_interval
 from scaler.core.intervals import Estimate
 from scaler.core.optimizers import optimizer_facts
@@ -25,6 +25,26 @@ def facts(sets: Sequence[PointSet]) -> dict[str, Any]:
         "licence": "Apache License 2.0, copyright MLCommons",
         "level": LEVEL,
         "workloads": [_workload(found, is_newest=found is newest[found.benchmark]) for found in sets],
+    }
+
+
+def critical_batches(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the critical batches of ``facts``: one row for each workload that has one, in samples (sequences)."""
+    return {
+        "source": found["source"],
+        "licence": found["licence"],
+        "level": found["level"],
+        "workloads": [
+            {
+                "benchmark": workload["benchmark"],
+                "optimizer": workload["optimizer"],
+                "round": workload["rounds"][-1],
+                "batches": workload["batches"],
+                **{name: workload["critical_batch"][name] for name in ("value", "low", "high")},
+            }
+            for workload in found["workloads"]
+            if workload["is_newest"] and workload["critical_batch"]["value"] is not None
+        ],
     }
 
 
@@ -49,14 +69,29 @@ def _workload(found: PointSet, *, is_newest: bool) -> dict[str, Any]:
             {
                 "batch": point.batch,
                 "lr": point.lr,
-                "amount": _rounded(math.exp(math.fsum(map(math.log, point.amounts)) / len(point.amounts))),
+                "amount": _rounded(_amount(point)),
                 "runs": len(point.amounts),
                 "left_out": point.left_out,
             }
             for point in found.points
         ],
+        "held_out": _held_out(found),
         "lr": _learning_rates(found, curve),
     }
+
+
+def _held_out(found: PointSet) -> dict[str, Any] | None:
+    """Return the prediction of the largest batch from the others, and what was found; None with too few others."""
+    *others, largest = found.points
+    if len(others) < FEWEST_BATCHES:
+        return None
+    predicted = predict_samples({point.batch: point.amounts for point in others}, largest.batch, level=LEVEL)
+    amount = _amount(largest)
+    return {**_ends(predicted), "found": _rounded(amount), "is_inside": predicted.holds(amount)}
+
+
+def _amount(point: Point) -> float:
+    return math.exp(math.fsum(map(math.log, point.amounts)) / len(point.amounts))
 
 
 def _learning_rates(found: PointSet, curve: CriticalBatch) -> dict[str, Any]:

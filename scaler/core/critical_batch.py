@@ -70,7 +70,7 @@ def fit_critical_batch(samples: Mapping[int, Sequence[float | None]], *, level: 
         PlanError: samples that are not above 0, or a level outside (0, 1).
 
     Sources:
-        McCandlish et al. 2018, https://arxiv.org/abs/1812.06162, section 2.3 and equation 2.11: with S = E / B steps,
+        McCandlish et al. 2018, https://arxiv.org/abs/1812.06162, section 2.3: with S = E / B steps,
         (S / S_min - 1) (E / E_min - 1) = 1, and B_crit = E_min / S_min.
 
     Example:

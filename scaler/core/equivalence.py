@@ -62,7 +62,7 @@ def equivalence(
             a resolution, differences that are all equal have no interval.
 
     Raises:
-        PlanError: no differences, or a margin, level or resolution outside its range.
+        PlanError: no differences, one that is not finite, or a margin, level or resolution outside its range.
 
     Sources:
         Schuirmann 1987, https://doi.org/10.1007/BF01068419.

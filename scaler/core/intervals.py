@@ -53,7 +53,7 @@ def mean_interval(values: Sequence[float], *, level: float) -> Estimate:
         there is no spread.
 
     Raises:
-        PlanError: no values, or a level outside (0, 1).
+        PlanError: no values, a value that is not finite, or a level outside (0, 1).
 
     Sources:
         Student 1908, https://doi.org/10.1093/biomet/6.1.1.
@@ -218,7 +218,7 @@ def deviation(values: Sequence[float]) -> float | None:
     """Return the standard deviation with n - 1 below the line; None for one value.
 
     Raises:
-        PlanError: no values.
+        PlanError: no values, or a value that is not finite: a run that diverged has no mean with others.
 
     Example:
         >>> deviation([1.0, 3.0]) == 2**0.5, deviation([1.0])
@@ -226,6 +226,11 @@ def deviation(values: Sequence[float]) -> float | None:
     """
     if not values:
         raise PlanError("An interval was asked for of no values.", "Give one value at least.")
+    for value in values:
+        if not math.isfinite(value):
+            raise PlanError(
+                f"value = {value:g} is not a finite number.", "Report the run as diverged; leave it out here."
+            )
     if len(values) == 1:
         return None
     if min(values) == max(values):

@@ -82,6 +82,10 @@ def test_pairs_are_made_by_seed() -> None:
     [
         (lambda: mean_interval([], level=0.9), "An interval was asked for of no values.\n  Give one value at least."),
         (lambda: median_interval([], level=0.9), "An interval was asked for of no values.\n  Give one value at least."),
+        (
+            lambda: mean_interval([1.0, math.nan], level=0.9),
+            "value = nan is not a finite number.\n  Report the run as diverged; leave it out here.",
+        ),
         (lambda: median_interval([1.0], level=1.0), "level = 1 is not in (0, 1).\n  Such as 0.95."),
         (
             lambda: geometric_mean_interval([1.0, 0.0], level=0.9),

@@ -4,7 +4,8 @@ from collections.abc import Callable
 import pytest
 
 from scaler.core.fits import least_squares, minimum, profile_interval
-from scaler.core.scaling_laws import LAWS, fit_law, predict_step_time
+from scaler.core.scaling_fits import fit_law, predict_step_time
+from scaler.core.scaling_laws import LAWS
 from scaler.core.speedup import speed_ups
 from scaler.errors import PlanError
 
