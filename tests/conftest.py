@@ -61,6 +61,7 @@ CLUSTER_GROUPS = {
         "test_api.py",
         "test_chaos.py",
         "test_elastic.py",
+        "test_experiment.py",
         "test_find_lr_on_ray.py",
         "test_forks.py",
         "test_nodes_in_namespaces.py",

@@ -85,8 +85,8 @@ def answer(
         return f"No setting is shown to be as good as the baseline ({base.label})." + waiting
     best = next(group for group in groups if group.label == recommendation.label)
     first = (
-        f"The baseline ({base.label}) is the fastest setting that is as good as itself: {question.metric} "
-        f"{number(base.final.value)}, {plural(len(base.seeds), 'seed')}."
+        f"No setting is shown to be as good as the baseline ({base.label}; {question.metric} "
+        f"{number(base.final.value)}, {plural(len(base.seeds), 'seed')}) and faster."
         if best.is_baseline
         else f"{_named(best)} is {_as_good(best, question)} and {_times_as_fast(best, base, question)}."
     )
@@ -130,7 +130,17 @@ def interval_text(difference: Difference) -> str:
     mean = f"{difference.mean:+.3g}"
     if difference.low is None or difference.high is None:
         return f"{mean}, no interval"
-    return f"{mean}, {difference.level:.0%} interval {difference.low:+.2g} to {difference.high:+.2g}"
+    return f"{mean}, {level_text(difference.level)} interval {difference.low:+.2g} to {difference.high:+.2g}"
+
+
+def level_text(level: float) -> str:
+    """Return a confidence in percent.
+
+    Example:
+        >>> level_text(0.9), level_text(0.99875)
+        ('90%', '99.9%')
+    """
+    return f"{100 * level:.3g}%"
 
 
 def _times_as_fast(best: GroupResult, base: GroupResult, question: Question) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from scaler.core.equivalence import Equivalence, equivalences
 from scaler.core.intervals import Estimate, mean_interval, paired_differences
@@ -92,8 +93,24 @@ def _differences(groups: Sequence[Group], base: Group, question: Question) -> Ma
         if group is not base and ours.keys() & theirs.keys():
             pairs[group.label] = paired_differences(ours, theirs)
     alpha = (1 - question.level) / 2
-    tested = equivalences(pairs, margin=question.margin, mode=question.mode, alpha=alpha) if pairs else {}
+    tested = (
+        equivalences(
+            pairs,
+            margin=question.margin,
+            mode=question.mode,
+            alpha=alpha,
+            resolution=_resolution(groups, question.metric),
+        )
+        if pairs
+        else {}
+    )
     return {label: (test, len(pairs[label])) for label, test in tested.items()}
+
+
+def _resolution(groups: Sequence[Group], metric: str) -> float:
+    """Return the smallest difference between two values of the metric: an accuracy has steps of one sample."""
+    values = sorted({value for group in groups for value in _finals(group, metric).values()})
+    return min((later - earlier for earlier, later in pairwise(values)), default=0.0)
 
 
 def _finals(group: Group, metric: str) -> dict[int, float]:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from scaler.core.scaling_laws import LAWS, LawFit, fit_law
+from scaler.core.scaling_fits import LawFit, fit_law
+from scaler.core.scaling_laws import LAWS
 from scaler.core.speedup import speed_ups
 from scaler.report.experiment.cells import waits
 from scaler.report.experiment.groups import Group, Member
@@ -10,7 +11,6 @@ from scaler.report.experiment.labels import label
 from scaler.report.experiment.model import LawResult, SpeedRow
 
 WORKERS = "scale.num_workers"
-BATCHES = ("scale.global_batch_size", "scale.per_worker_batch_size")
 
 
 def speed_rows(groups: Sequence[Group], *, level: float, cpus: float | None) -> list[SpeedRow]:
@@ -50,8 +50,6 @@ def _series(groups: Sequence[Group]) -> Mapping[str, Mapping[int, Sequence[Membe
     """Return the runs with a throughput by series and number of workers; series with one number are left out."""
     found: dict[str, dict[int, list[Member]]] = {}
     for group in groups:
-        if WORKERS not in group.members[0].cell.overrides:
-            continue
         for member in group.done:
             workers = member.result.world_size
             if workers is None or not member.result.samples_per_s:

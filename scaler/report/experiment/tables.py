@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaler.core.intervals import Estimate
-from scaler.report.experiment.answer import estimate_text
+from scaler.report.experiment.answer import estimate_text, level_text
+from scaler.report.experiment.groups import known
 from scaler.report.experiment.model import CellResult, Difference, ExperimentReport, GroupResult
-from scaler.report.text.format import money, number, option, percent, plural, seconds
+from scaler.report.text.format import money, number, option, percent, seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,8 +80,8 @@ def _quality(report: ExperimentReport) -> Sheet:
     return Sheet(
         id="quality",
         title=f"Quality: {report.metric} after the same samples" if report.metric else "Quality",
-        note=f"Mean over seeds with its {report.level:.0%} interval; the difference to the baseline is paired by seed, "
-        f"and holds its level over all settings together (Holm){margin}.",
+        note=f"Mean over seeds with its {level_text(report.level)} interval. The difference to the baseline is paired "
+        f"by seed, and holds its level over all settings together (Holm){margin}.",
         head=("setting", "peak lr", "seeds", report.metric or "metric", "difference", "verdict"),
         rows=tuple(rows) if report.metric is not None else (),
         is_last_text=True,
@@ -103,8 +104,8 @@ def _target(report: ExperimentReport) -> Sheet:
             setting_text(group),
             f"{group.reached} of {len(group.seeds)}",
             estimate_text(group.samples_to_target),
-            estimate_text(group.efficiency),
-            estimate_text(group.samples_per_s),
+            estimate_text(group.efficiency, 2),
+            number(known(group.samples_per_s)),
             seconds(time),
             times or "–",
         ]
@@ -152,16 +153,11 @@ def _speed(report: ExperimentReport) -> Sheet:
         )
         for row in report.speed
     ]
-    bases = {(row.series, row.base_workers, row.base_samples_per_s) for row in report.speed}
-    base = "; ".join(
-        f"{series}: {plural(workers, 'worker')} at {number(speed)} samples/s"
-        for series, workers, speed in sorted(bases)
-    )
     return Sheet(
         id="speed",
         title="Speed",
-        note=f"Harmonic means with {report.level:.0%} intervals, without the first tenth of each run. The base of the "
-        f"speed-up: {base}.",
+        note=f"Harmonic means with {level_text(report.level)} intervals, without the first tenth of each run. The "
+        "first row of a series is the base of its speed-up.",
         head=("series", "workers", "runs", "samples/s", "speed-up", "efficiency"),
         rows=tuple(rows),
     )

@@ -10,6 +10,8 @@ from scaler.report.experiment.tables import Sheet, sheets
 from scaler.report.text.format import number, printable
 from scaler.report.text.markdown import as_code, as_table, as_text
 
+LEAST_NAME = 20  # columns of the names at least
+
 
 def experiment_text(report: ExperimentReport) -> RenderableType:
     """Return an experiment for a terminal."""
@@ -76,8 +78,9 @@ def _sheet(sheet: Sheet) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for place, name in enumerate(sheet.head):
         is_text = place == 0 or (sheet.is_last_text and place >= len(sheet.head) - 1)
-        is_short = not is_text or (place > 0 and sheet.id == "quality")
-        table.add_column(name, justify="left" if is_text else "right", overflow="fold", no_wrap=is_short)
+        table.add_column(
+            name, justify="left" if is_text else "right", overflow="fold", min_width=LEAST_NAME if place == 0 else None
+        )
     for row in sheet.rows:
         table.add_row(*map(printable, row))
     note = [Text(sheet.note, style="dim")] if sheet.note else []
