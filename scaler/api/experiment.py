@@ -87,7 +87,12 @@ def run_experiment(
         )
     work = find_work(matrix, address=chosen.value, retry=retry)
     made = ExperimentFolder.make_named(matrix.experiment.name, storage=matrix.base.storage)
-    about = About(storage=matrix.base.storage, job=matrix.job_path, environment=_environment(chosen.value))
+    about = About(
+        storage=matrix.base.storage,
+        job=matrix.job_path,
+        overrides=list(matrix.overrides),
+        environment=_environment(chosen.value),
+    )
     try:
         run_cells(matrix, work, made, about, address=chosen.value, verbose=verbose, watcher=watcher or Watcher())
     finally:

@@ -61,7 +61,7 @@ class ExperimentProgress:
         self._cell.close()
         self._live = None
         width = len(str(self._number))
-        name = f"{self._place:{width}}/{self._number}  {label(cell.overrides)} seed={cell.seed}"
+        name = f"{self._place:{width}}/{self._number}  {label(cell.overrides)}, seed {cell.seed}"
         if error is not None:
             self._say(f"{name}  failed: {error.problem}")
         elif folder is not None:

@@ -54,11 +54,13 @@ class About:
     Args:
         storage: of their runs.
         job: the path of the job file, as a person typed it.
+        overrides: ``key.key=value`` texts that hold for every cell, also those of the file's ``set``.
         environment: the machine and the versions that ran them.
     """
 
     storage: str
     job: str
+    overrides: Sequence[str]
     environment: Mapping[str, Any]
 
 
@@ -106,7 +108,7 @@ class ExperimentFolder(RunFolder):
         try:
             source = self.path(EXPERIMENT)
             experiment = parse_experiment(read_values(self.read(EXPERIMENT), source=source), source=source)
-            about = About(storage=values["storage"], job=values["job"], environment=values["environment"])
+            about = About(**{name: values[name] for name in ("storage", "job", "overrides", "environment")})
             return experiment, [CellRow(**row) for row in values["cells"]], about
         except (KeyError, TypeError) as error:
             raise RunError(f"{self.path(CELLS)} is not the cells of an experiment: {error}.", "") from None

@@ -53,6 +53,7 @@ class Matrix:
         experiment: the file.
         base: the job without the matrix.
         job_path: of the job file.
+        overrides: ``key.key=value`` texts that hold for every cell, also those of the file's ``set``.
         recipe_folder: absolute; the recipes are looked for here.
         cells: in the order of the matrix; the repeats of one combination follow each other.
     """
@@ -60,6 +61,7 @@ class Matrix:
     experiment: ExperimentFile
     base: Job
     job_path: str
+    overrides: Sequence[str]
     recipe_folder: Path
     cells: Sequence[Cell]
 
@@ -96,7 +98,7 @@ def make_matrix(experiment: ExperimentFile, *, folder: Path, overrides: Sequence
     Raises:
         JobFileError: the job cannot be read, the matrix is too large, or no cell has a plan.
     """
-    overrides = [*(f"{key}={json.dumps(value)}" for key, value in experiment.set.items()), *overrides]
+    overrides = [*(f"{key}={_yaml(value)}" for key, value in experiment.set.items()), *overrides]
     located = locate_job(folder / experiment.job, overrides=overrides)
     combinations = _combinations(experiment, source=source)
     values = edit_job(
@@ -113,6 +115,7 @@ def make_matrix(experiment: ExperimentFile, *, folder: Path, overrides: Sequence
         experiment=experiment,
         base=located.job,
         job_path=located.source,
+        overrides=overrides,
         recipe_folder=located.recipe_folder,
         cells=cells,
     )
@@ -152,6 +155,12 @@ def _combinations(experiment: ExperimentFile, *, source: str) -> Sequence[Overri
     return kept
 
 
+def _yaml(value: Any) -> str:
+    """Return a value as YAML on one line; a plain word needs no quotes."""
+    is_word = isinstance(value, str) and value.isidentifier() and value not in ("true", "false", "null")
+    return str(value) if is_word else json.dumps(value)
+
+
 def _cell(
     number: int,
     overrides: Overrides,
@@ -163,7 +172,7 @@ def _cell(
 ) -> Cell:
     job: Job | None = None
     try:
-        texts = [f"{key}={json.dumps(value)}" for key, value in {**overrides, SEED: seed}.items()]
+        texts = [f"{key}={_yaml(value)}" for key, value in {**overrides, SEED: seed}.items()]
         job = edit_job(values, overrides=texts, source=source)
         about = json.dumps([job.recipe, job.recipe_args, str(job.groups), str(job.train.num_samples)], default=str)
         if about not in facts:

@@ -41,6 +41,7 @@ def read_experiment(folder: ExperimentFolder) -> ExperimentReport:
         question_of(experiment),
         labels={row.cell: label(row.overrides) for row in rows},
         job=about.job,
+        options=about.overrides,
         environment=about.environment,
     )
 

@@ -19,7 +19,9 @@ from scaler.report.text.format import number, plural, seconds
 MOST_ALTERNATIVES = 3
 
 
-def recommend(groups: Sequence[GroupResult], question: Question, *, job: str) -> Recommendation | None:
+def recommend(
+    groups: Sequence[GroupResult], question: Question, *, job: str, options: Sequence[str]
+) -> Recommendation | None:
     """Return the fastest group that is as good as the baseline; None: no group is shown to be.
 
     With a target, the fastest is the one with the shortest time to it; without, the one with the highest throughput.
@@ -29,6 +31,7 @@ def recommend(groups: Sequence[GroupResult], question: Question, *, job: str) ->
         groups: of the experiment.
         question: what it asks.
         job: the job file, for the command.
+        options: ``key.key=value`` texts that hold for every cell; the group's own win.
     """
     base = next((group for group in groups if group.is_baseline), None)
     if base is None or not base.seeds:
@@ -42,12 +45,14 @@ def recommend(groups: Sequence[GroupResult], question: Question, *, job: str) ->
         (group for group in groups if group is not best and _speed(group) is not None),
         key=lambda group: -(_speed(group) or 0),
     )
-    options = " ".join(f"--set {quote(f'{key}={shown(value)}')}" for key, value in best.overrides.items())
+    shared = [text for text in options if text.partition("=")[0] not in best.overrides]
+    chosen = [*shared, *(f"{key}={shown(value)}" for key, value in best.overrides.items())]
+    settings = " ".join(f"--set {quote(text)}" for text in chosen if not text.startswith("storage="))
     return Recommendation(
         overrides=dict(best.overrides),
         label=best.label,
         reason=_reason(best, base, question),
-        command=f"scaler submit {quote(job)} {options}".rstrip(),
+        command=f"scaler submit {quote(job)} {settings}".rstrip(),
         alternatives=tuple(
             Alternative(label=group.label, text=_beside(group, best)) for group in others[:MOST_ALTERNATIVES]
         ),

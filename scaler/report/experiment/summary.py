@@ -20,6 +20,7 @@ def summarize_experiment(
     *,
     labels: Mapping[int, str],
     job: str,
+    options: Sequence[str] = (),
     environment: Mapping[str, Any],
 ) -> ExperimentReport:
     """Return the report of an experiment, also while it runs.
@@ -30,6 +31,7 @@ def summarize_experiment(
         question: what it asks; None: speed only.
         labels: a short text for the combination of each cell, by the cell's number.
         job: the path of the job file, for commands.
+        options: ``key.key=value`` texts that hold for every cell.
         environment: the machine and the versions; ``cpus`` is the number of CPUs of the cluster.
     """
     level = LEVEL if question is None else question.level
@@ -41,7 +43,7 @@ def summarize_experiment(
     critical = (
         critical_batch(groups, results, level=level) if question is not None and question.target is not None else None
     )
-    recommendation = recommend(results, question, job=job) if question is not None else None
+    recommendation = recommend(results, question, job=job, options=options) if question is not None else None
     rows = tuple(member.result for group in groups for member in group.members)
     return ExperimentReport(
         schema_version=SCHEMA_VERSION,

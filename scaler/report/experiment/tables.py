@@ -7,7 +7,7 @@ from scaler.core.intervals import Estimate
 from scaler.report.experiment.answer import estimate_text, level_text
 from scaler.report.experiment.groups import known
 from scaler.report.experiment.model import CellResult, Difference, ExperimentReport, GroupResult
-from scaler.report.text.format import money, number, option, percent, seconds
+from scaler.report.text.format import money, number, option, percent, plural, seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +20,8 @@ class Sheet:
         note: below the title; empty: none.
         head: titles of the columns; the first column names the row.
         rows: cells.
-        is_last_text: whether the last column is text.
+        is_last_text: whether the last column is text: a word, or with ``is_prose`` a sentence.
+        is_prose: whether the terminal writes the last column as sentences.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Sheet:
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     is_last_text: bool = False
+    is_prose: bool = False
 
 
 def sheets(report: ExperimentReport) -> list[Sheet]:
@@ -37,6 +39,7 @@ def sheets(report: ExperimentReport) -> list[Sheet]:
         _quality(report),
         _target(report),
         _sweeps(report),
+        _throughput(report),
         _speed(report),
         _lost(report),
         _laws(report),
@@ -61,28 +64,25 @@ def verdict_text(difference: Difference | None) -> str:
 
 def _quality(report: ExperimentReport) -> Sheet:
     rows = []
+    counts = {(len(group.seeds), group.failed) for group in report.groups}
     for group in report.groups:
         difference = group.difference_to_baseline
         change = "–"
         if difference is not None:
             change = _signed(Estimate(value=difference.mean, low=difference.low, high=difference.high))
-        rows.append(
-            (
-                setting_text(group),
-                option(group.peak_lr) if group.peak_lr is not None else "–",
-                _seeds(group),
-                estimate_text(group.final),
-                change,
-                verdict_text(difference),
-            )
-        )
+        seeds = () if len(counts) == 1 else (_seeds(group),)
+        lr = option(group.peak_lr) if group.peak_lr is not None else "–"
+        verdict = verdict_text(difference)
+        rows.append((setting_text(group), lr, *seeds, number(known(group.final)), change, verdict))
     margin = f"; the margin is {number(report.margin)}" if report.margin is not None else ""
+    seeds_head = () if len(counts) == 1 else ("seeds",)
+    of_each = f" of {plural(len(report.groups[0].seeds), 'seed')}" if len(counts) == 1 and report.groups else ""
     return Sheet(
         id="quality",
         title=f"Quality: {report.metric} after the same samples" if report.metric else "Quality",
-        note=f"Mean over seeds with its {level_text(report.level)} interval. The difference to the baseline is paired "
-        f"by seed, and holds its level over all settings together (Holm){margin}.",
-        head=("setting", "peak lr", "seeds", report.metric or "metric", "difference", "verdict"),
+        note=f"Means{of_each}. The difference to the baseline is paired by seed; all intervals together hold "
+        f"{level_text(report.level)} (Holm){margin}.",
+        head=("setting", "peak lr", *seeds_head, report.metric or "metric", "difference", "verdict"),
         rows=tuple(rows) if report.metric is not None else (),
         is_last_text=True,
     )
@@ -95,30 +95,38 @@ def _target(report: ExperimentReport) -> Sheet:
     for group in report.groups:
         if group.samples_to_target is None:
             continue
-        times = ""
-        if base is not None and base.time_to_target_s and base.time_to_target_s.value and group.time_to_target_s:
-            ours = group.time_to_target_s.value
-            times = f"{number(base.time_to_target_s.value / ours, 3)}x" if ours else "–"
-        time = group.time_to_target_s.value if group.time_to_target_s is not None else None
-        row = [
-            setting_text(group),
-            f"{group.reached} of {len(group.seeds)}",
-            estimate_text(group.samples_to_target),
-            estimate_text(group.efficiency, 2),
-            number(known(group.samples_per_s)),
-            seconds(time),
-            times or "–",
-        ]
-        rows.append(
-            (*row, money(group.cost_to_target) if group.cost_to_target is not None else "–") if has_cost else tuple(row)
-        )
-    head = ("setting", "reached", "samples", "samples/sample", "samples/s", "time", "speed-up")
+        theirs, time = known(base.time_to_target_s) if base is not None else None, known(group.time_to_target_s)
+        samples = _short(group.samples_to_target)
+        if group.reached < len(group.seeds):
+            samples += f" ({group.reached} of {len(group.seeds)})"
+        times = f"{number(theirs / time, 3)}x" if theirs and time else "–"
+        row = [setting_text(group), samples, estimate_text(group.efficiency, 2), seconds(time), times]
+        if has_cost:
+            row.append(money(group.cost_to_target) if group.cost_to_target is not None else "–")
+        rows.append(tuple(row))
+    head = ("setting", "samples", "samples/sample", "time", "speed-up")
     return Sheet(
         id="target",
         title=f"To {report.metric} {number(report.target)}",
-        note="Median over seeds. Samples/sample: the baseline's samples to the target over these. Time: from the first "
-        "step, evaluations included.",
+        note="Medians over seeds; in brackets, how many reached it. Samples/sample: the baseline's samples to the "
+        f"target over these, paired by seed, with its {level_text(report.level)} interval. Time: from the first step, "
+        "evaluations included.",
         head=(*head, "cost") if has_cost else head,
+        rows=tuple(rows),
+    )
+
+
+def _throughput(report: ExperimentReport) -> Sheet:
+    rows = [
+        (setting_text(group), f"{len(group.seeds)}", estimate_text(group.samples_per_s))
+        for group in report.groups
+        if group.samples_per_s is not None
+    ]
+    return Sheet(
+        id="throughput",
+        title="Throughput",
+        note=f"Harmonic means with {level_text(report.level)} intervals, without the first tenth of each run.",
+        head=("setting", "runs", "samples/s"),
         rows=tuple(rows),
     )
 
@@ -138,6 +146,7 @@ def _sweeps(report: ExperimentReport) -> Sheet:
         head=("setting", "best", "lr:metric"),
         rows=tuple(rows),
         is_last_text=True,
+        is_prose=True,
     )
 
 
@@ -147,17 +156,16 @@ def _speed(report: ExperimentReport) -> Sheet:
             f"{row.series}, {row.kind}" + (", oversubscribed" if row.is_oversubscribed else ""),
             f"{row.num_workers}",
             f"{row.repeats}",
-            estimate_text(row.samples_per_s),
-            estimate_text(row.speed_up),
-            estimate_text(row.efficiency),
+            number(row.samples_per_s.value),
+            estimate_text(row.speed_up, 2),
+            estimate_text(row.efficiency, 2),
         )
         for row in report.speed
     ]
     return Sheet(
         id="speed",
-        title="Speed",
-        note=f"Harmonic means with {level_text(report.level)} intervals, without the first tenth of each run. The "
-        "first row of a series is the base of its speed-up.",
+        title="Speed-up",
+        note="The first row of a series is the base of its speed-up.",
         head=("series", "workers", "runs", "samples/s", "speed-up", "efficiency"),
         rows=tuple(rows),
     )
@@ -193,9 +201,10 @@ def _laws(report: ExperimentReport) -> Sheet:
     return Sheet(
         id="laws",
         title="Laws of scaling",
-        head=("series", "law", "it says", "fit"),
+        head=("series", "law", "fit"),
         rows=tuple(rows),
         is_last_text=True,
+        is_prose=True,
     )
 
 
@@ -210,7 +219,13 @@ def _failed(report: ExperimentReport) -> Sheet:
             (labels[cell.cell], f"{cell.seed}", cell.state, cell.problem or cell.run_id or "") for cell in cells
         ),
         is_last_text=True,
+        is_prose=True,
     )
+
+
+def _short(estimate: Estimate) -> str:
+    """Return a value without its interval; a bound if the value is not known."""
+    return estimate_text(estimate) if estimate.value is None else number(estimate.value)
 
 
 def _seeds(group: GroupResult) -> str:

@@ -2,15 +2,13 @@
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from scaler.report.experiment.model import CriticalBatchResult, ExperimentReport
 from scaler.report.experiment.tables import Sheet, sheets
 from scaler.report.text.format import number, printable
 from scaler.report.text.markdown import as_code, as_table, as_text
-
-LEAST_NAME = 20  # columns of the names at least
+from scaler.report.text.number_table import NumberTable, Row
 
 
 def experiment_text(report: ExperimentReport) -> RenderableType:
@@ -75,13 +73,10 @@ def critical_text(critical: CriticalBatchResult) -> str:
 
 
 def _sheet(sheet: Sheet) -> RenderableType:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for place, name in enumerate(sheet.head):
-        is_text = place == 0 or (sheet.is_last_text and place >= len(sheet.head) - 1)
-        table.add_column(
-            name, justify="left" if is_text else "right", overflow="fold", min_width=LEAST_NAME if place == 0 else None
-        )
-    for row in sheet.rows:
-        table.add_row(*map(printable, row))
     note = [Text(sheet.note, style="dim")] if sheet.note else []
-    return Group(Text(sheet.title, style="bold"), *note, table)
+    if sheet.is_prose:
+        lines = [f"{', '.join(row[:-1])}: {row[-1]}" for row in sheet.rows]
+        return Group(Text(sheet.title, style="bold"), *note, *(Text(f"  {printable(line)}") for line in lines))
+    rows = tuple(Row(cells=tuple(map(printable, row))) for row in sheet.rows)
+    table = NumberTable(head=sheet.head, sections=((sheet.title, rows),), is_last_left=sheet.is_last_text)
+    return Group(table, *note)
