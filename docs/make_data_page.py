@@ -24,6 +24,7 @@ from scaler.metrics.events import KINDS, BaseEvent
 from scaler.metrics.record import COLUMNS, Record
 from scaler.plan.model import Plan
 from scaler.report.compare.model import Comparison
+from scaler.report.experiment.model import ExperimentReport
 from scaler.report.run.model import Report
 from scaler.runs.control import StopRequest
 from scaler.runs.folder import RunState
@@ -47,7 +48,8 @@ A run is a folder, `runs/<run_id>/`, on a disk or at a URI such as `s3://bucket/
 | `stop.json` | `scaler stop` | the request to stop the run; a resume removes it |
 | `report.json` | the run driver at the end; `scaler report --json` prints it | what the run did, from all files above |
 
-`scaler status RUN --json` and `scaler compare RUN RUN... --json` print two more documents, which are in no folder.
+`scaler status RUN --json` and `scaler compare RUN RUN... --json` print two more documents, which are in no folder. An
+experiment has a folder of its own, `runs/experiments/<name>/`, with `experiment.json`.
 
 A file is complete at any moment: documents are replaced as a whole, Parquet files are never changed, and of
 `events.jsonl` only the last line can be cut off. Times are seconds, and moments are seconds since 1970-01-01 UTC.
@@ -125,6 +127,7 @@ def page() -> str:
         ("The request to stop: `stop.json`", StopRequest),
         ("The status for scripts: `scaler status --json`", RunStatus),
         ("A comparison: `scaler compare --json`", Comparison),
+        ("An experiment: `experiment.json`", ExperimentReport),
     ):
         home = whole.__name__
         parts.append(f"\n## {file}\n\nDefined in `{_source(whole)}`. {_text(whole)}\n\n{_table(whole, home)}")

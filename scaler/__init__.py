@@ -2,7 +2,8 @@
 
 Run jobs, as the command line does: ``submit``, ``resume``, ``find_lr``, and ``plan_job`` for the plan alone. Follow and
 stop them, from any machine: ``status``, ``wait``, ``stop``. Read runs:
-``read_run`` and ``read_runs`` (pandas frames), ``compare``. Write a job: ``Recipe``, ``all_gather`` for its loss,
+``read_run`` and ``read_runs`` (pandas frames), ``compare``. Several runs and what they show: ``run_experiment``,
+``plan_experiment``, ``read_experiment``. Write a job: ``Recipe``, ``all_gather`` for its loss,
 ``load_job``, ``Job``, ``make_plan``, ``Plan``. Write your own training loop, without Ray: ``scale_lr``, ``Schedule``
 with ``Warmup`` and ``shapes``, and ``SampleScheduler``, which writes them into a torch optimizer. Every error is a
 ``ScalerError``.
@@ -36,10 +37,13 @@ __all__ = [
     "find_lr",
     "load_job",
     "make_plan",
+    "plan_experiment",
     "plan_job",
+    "read_experiment",
     "read_run",
     "read_runs",
     "resume",
+    "run_experiment",
     "scale_lr",
     "shapes",
     "status",
@@ -52,6 +56,7 @@ TYPE_CHECKING = False  # typing's own takes milliseconds to import, in which Ctr
 if TYPE_CHECKING:
     from scaler import shapes
     from scaler.api.compare import compare
+    from scaler.api.experiment import plan_experiment, read_experiment, run_experiment
     from scaler.api.find_lr import find_lr
     from scaler.api.resume import resume
     from scaler.api.status import status, stop, wait
@@ -95,10 +100,13 @@ _MODULES = {
     "find_lr": "scaler.api.find_lr",
     "load_job": "scaler.job",
     "make_plan": "scaler.plan",
+    "plan_experiment": "scaler.api.experiment",
     "plan_job": "scaler.training.plan_job",
+    "read_experiment": "scaler.api.experiment",
     "read_run": "scaler.notebook",
     "read_runs": "scaler.notebook",
     "resume": "scaler.api.resume",
+    "run_experiment": "scaler.api.experiment",
     "scale_lr": "scaler.core.scale_lr",
     "status": "scaler.api.status",
     "stop": "scaler.api.status",

@@ -39,7 +39,20 @@ def test_tab_shows_the_public_names_and_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["submit", "resume", "plan_job", "find_lr", "compare", "read_run", "scale_lr", "SampleScheduler"]
+    "name",
+    [
+        "submit",
+        "resume",
+        "plan_job",
+        "find_lr",
+        "compare",
+        "read_run",
+        "scale_lr",
+        "SampleScheduler",
+        "run_experiment",
+        "plan_experiment",
+        "read_experiment",
+    ],
 )
 def test_options_are_named_one_by_one_and_documented(name: str) -> None:
     function = getattr(scaler, name)

@@ -120,7 +120,7 @@ def test_a_file_is_read_beside_its_job(tmp_path: Path) -> None:
 def test_the_experiment_of_the_digits_has_its_cells() -> None:
     path = DIGITS / "scaling.yaml"
     found = make_matrix(load_experiment(path), folder=DIGITS, source=str(path))
-    assert len(found.cells) == 72
+    assert len(found.cells) == 128
     assert all(cell.plan is not None for cell in found.cells)
 
 
