@@ -57,8 +57,9 @@ interval ends more than 10 times outside the measured batches.
 **Learning rates.** The smallest batch is the reference. Each rule of scaler then gives a learning rate for each larger
 batch. The table has the typical factor between this and the chosen one (root mean square of the logarithms; 1.00 is
 exact). A rule "holds to" the last batch before the first one where it is off by more than a factor of 1.5. `p` is
-fitted to all batches of a benchmark: 1 is the linear rule and 0.5 the square root. `gain` is scaler's rule of that name
-with B_crit as the noise scale. All intervals are at 90 %.
+fitted to all batches of a benchmark: 1 is the linear rule and 0.5 the square root. The column batch^p has `rule: power`
+with this p. `gain` is scaler's rule of that name with B_crit as the noise scale. "Closest" is the closest of the rules
+but `power`, which is fitted to the learning rates themselves. All intervals are at 90 %.
 
 """
 BATCHES = """## How far the batch can grow

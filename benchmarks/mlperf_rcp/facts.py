@@ -103,6 +103,7 @@ def _learning_rates(found: PointSet, curve: CriticalBatch) -> dict[str, Any]:
     family = optimizer_facts(found.optimizer).family
     if curve.critical_batch.value is not None and family is not None and family.gain_exponent is not None:
         rules["gain"] = Rule(name="gain", noise_scale=curve.critical_batch.value)
+    exponent = _exponent(known)
     compared = {
         name: _compared(
             {
@@ -117,13 +118,13 @@ def _learning_rates(found: PointSet, curve: CriticalBatch) -> dict[str, Any]:
                 for batch, lr in others
             }
         )
-        for name, rule in rules.items()
+        for name, rule in {**rules, "power": Rule(name="power", exponent=exponent["value"])}.items()
     }
     return {
         "bound_by": BOUND.get(found.benchmark),
-        "exponent": _exponent(known),
+        "exponent": exponent,
         "auto": auto,
-        "closest": min(compared, key=lambda name: compared[name]["typical_factor"]),
+        "closest": min(rules, key=lambda name: compared[name]["typical_factor"]),
         "rules": compared,
     }
 

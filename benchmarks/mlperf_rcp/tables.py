@@ -45,6 +45,7 @@ def lr_rows(workloads: Sequence[Workload]) -> list[dict[str, str]]:
                 "linear": factor(lr["rules"]["linear"]),
                 "sqrt": factor(lr["rules"]["sqrt"]),
                 "none": factor(lr["rules"]["none"]),
+                "batch^p": factor(lr["rules"]["power"]),
                 "gain": factor(lr["rules"].get("gain")),
                 "closest": f"{lr['closest']} ({extent(lr['rules'][lr['closest']])})",
                 "auto": f"{lr['auto']} ({extent(lr['rules'][lr['auto']])})",

@@ -139,7 +139,7 @@ def minimum(function: Callable[[float], float], low: float, high: float, *, look
     """Return where a function of one number is smallest between two ends: the best of a grid, then golden section.
 
     Example:
-        >>> round(minimum(lambda x: (x - 2) ** 2, -10.0, 10.0), 6)
+        >>> round(minimum(lambda x: (x - 2) ** 2, -10.0, 10.0), 4)
         2.0
     """
     grid = [low + (high - low) * look / looks for look in range(looks + 1)]

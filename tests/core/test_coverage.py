@@ -28,7 +28,7 @@ def test_an_interval_or_a_test_holds_its_level(row: Row) -> None:
 @pytest.mark.parametrize("name", sorted(FITTED))
 def test_an_interval_of_a_fit_holds_its_level(name: str) -> None:
     (row,) = (row for row in ROWS if row.name == name)
-    share, error = row.share(150)
+    share, error = row.share(100)
     assert abs(share - row.nominal) <= 3.5 * error + 0.02
 
 
