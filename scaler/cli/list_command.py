@@ -75,14 +75,14 @@ def _on_cluster(address: str | None, *, known: set[str]) -> list[_Row]:
     chosen = choose_address(address)
     if chosen.value is None or not chosen.is_http:
         return []
-    from scaler.cluster.ray_jobs import remote_runs
+    from scaler.cluster.ray_jobs import continue_command, remote_runs
 
     return [
         _Row(
             run_id=run.run_id,
             uri=run.folder_uri,
             state=run.state.value,
-            resume=f"scaler submit JOB --run-id {run.run_id} --address {quote(chosen.shown)}",
+            resume=continue_command(run, address=chosen.shown),
         )
         for run in remote_runs(chosen.value)
         if run.run_id not in known

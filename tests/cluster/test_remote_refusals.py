@@ -1,6 +1,7 @@
 """What is refused before anything is sent to a cluster, the choice of the address, and headers."""
 
 import json
+import shlex
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -189,13 +190,22 @@ def test_a_folder_that_is_too_large_is_refused_with_the_ten_largest_paths(
 
 
 class Dashboard(BaseHTTPRequestHandler):
-    """A cluster's HTTP server, as far as a client needs it; ``wanted`` is the header that it asks for."""
+    """A cluster's HTTP server, as far as a client needs it.
+
+    ``wanted`` is the header that it asks for, ``jobs`` are the Ray jobs that it knows, ``log`` is what each printed.
+    """
 
     wanted: "tuple[str, str] | None" = None
+    jobs: tuple[dict[str, object], ...] = ()
+    log = ""
 
     def do_GET(self) -> None:
         is_right = self.wanted is None or self.headers.get(self.wanted[0]) == self.wanted[1]
-        values = {"version": "4", "ray_version": "2.58.0"} if "version" in self.path else []
+        values: object = list(self.jobs)
+        if "version" in self.path:
+            values = {"version": "4", "ray_version": "2.58.0"}
+        elif self.path.endswith("/logs"):
+            values = {"logs": self.log}
         self.send_response(200 if is_right else 403 if self.headers.get("Authorization") else 401)
         self.end_headers()
         self.wfile.write(json.dumps(values).encode())
@@ -234,6 +244,58 @@ def test_headers_and_tokens_reach_the_cluster(dashboard: str, monkeypatch: pytes
     )
 
 
+def test_where_the_folder_cannot_be_read_every_printed_command_works(
+    dashboard: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def of(run_id: str, status: str, code: int | None, **times: int) -> dict[str, object]:
+        about = {"type": "SUBMISSION", "entrypoint": "python", "submission_id": run_id, "status": status}
+        metadata = {"run": run_id, "folder": f"/nowhere/our runs/{run_id}"}
+        return {**about, "driver_exit_code": code, "metadata": metadata, **times}
+
+    def shown(*words: str) -> tuple[int, list[str], str]:
+        code = command_line(words)
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err
+
+    def commands(lines: list[str]) -> dict[str, list[str]]:
+        """The commands that a status prints, by their labels."""
+        found = (line.partition(":") for line in lines if ": " in line and " scaler " in line)
+        return {label: shlex.split(command)[1:] for label, _, command in found}
+
+    monkeypatch.chdir(tmp_path)
+    ended = of("b", "FAILED", 130, start_time=2000, end_time=9000)
+    monkeypatch.setattr(Dashboard, "jobs", (of("a", "RUNNING", None, start_time=1000), ended))
+    monkeypatch.setattr(Dashboard, "log", "10%  loss 2\nb  stopped\n")
+    code, lines, _ = shown("status", "a", "--address", dashboard)
+    assert (code, lines[0].split("  ")[:2]) == (0, ["a", "running"])
+    assert commands(lines).keys() == {"Follow", "Logs", "Stop"}
+    assert "The run's folder /nowhere/our runs/a cannot be read on this machine. The end of the driver's log:" in lines
+    logs = commands(lines)["Logs"]
+    logs.remove("-f")  # it would follow the run
+    assert shown(*logs) == (
+        0,
+        ["10%  loss 2", "b  stopped"],
+        "Run a: its folder /nowhere/our runs/a cannot be read on this machine, and has the logs of the workers. This "
+        "is what the driver prints.\n",
+    )
+    code, lines, _ = shown("status", "b", "--address", dashboard)
+    assert commands(lines) == {
+        "Report": ["logs", "b", "--address", dashboard],
+        "Continue": ["submit", "JOB", "--run-id", "b", "--address", dashboard, "--set", "storage=/nowhere/our runs"],
+    }
+    assert shown("report", "b", "--address", dashboard) == (
+        5,
+        [],
+        "Error: run b: its folder /nowhere/our runs/b cannot be read on this machine.\n  What the driver prints comes "
+        f"over HTTP, with the report at its end: scaler logs b --address {dashboard}\n",
+    )
+    code, _, err = shown("logs", "b", "--rank", "1", "--address", dashboard)
+    assert (code, err.splitlines()[1]) == (
+        5,
+        f"  What the driver prints comes over HTTP: scaler logs b --address {dashboard}",
+    )
+
+
 def ended(status: str, code: int | None, message: str = "") -> Submission:
     about = {"run_id": "a", "submission_id": "a", "folder_uri": "/r/a"}
     return Submission(**about, status=status, driver_exit_code=code, message=message, started=1, ended=2)
@@ -265,7 +327,7 @@ def test_the_error_of_a_run_is_the_one_that_its_driver_printed(dashboard: str) -
     killed = end_error(remote, ended("FAILED", None, "Traceback\nnode died.\n"), ["50%"])
     assert str(killed) == (
         f"run a: its driver on the cluster at {dashboard} ended without a result: node died.\n"
-        f"  Continue from the newest checkpoint: scaler submit JOB --run-id a --address {dashboard}"
+        f"  Continue from the newest checkpoint: scaler submit JOB --run-id a --address {dashboard} --set storage=/r"
     )
 
 

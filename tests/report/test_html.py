@@ -296,7 +296,9 @@ def test_of_more_workers_than_fit_the_slowest_come_first(run: SyntheticRun) -> N
     for count, ranks, is_by_rank in ((12, ["0", "1", "2"], True), (13, ["12", "11", "10"], False)):
         workers = tuple(replace(first, rank=rank, compute_s=float(rank)) for rank in range(count))
         page = Page(render_html(run.report(workers=workers)))
-        shown = [cell.get("data-value") for cell in page.all("th") if cell.get("scope") == "row" and "data-value" in cell]
+        shown = [
+            cell.get("data-value") for cell in page.all("th") if cell.get("scope") == "row" and "data-value" in cell
+        ]
         assert shown[:3] == ranks
         assert ("The 13 workers are sorted by their data wait and compute in a step" in page.text) is not is_by_rank
         assert [cell.get("aria-sort") for cell in page.all("th")].count("ascending") == (1 if is_by_rank else 0)
