@@ -5,7 +5,7 @@ import importlib.metadata
 import inspect
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 
 from scaler.cluster import ray_hooks
 from scaler.errors import ClusterError
+from scaler.job import Job
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "scaler"
@@ -232,6 +233,7 @@ class TestTheInstalledRay:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.filterwarnings("ignore:`use_push_based_shuffle`:DeprecationWarning")  # Ray's own use of Ray Data
 def test_a_cluster_without_a_dashboard_gets_no_cleaner_that_would_ask_one(
     digits: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
