@@ -38,6 +38,7 @@ def test_files_are_written_next_to_the_job_with_the_commands_that_follow(
         "  docker build --file 'my job/deploy/Dockerfile' --tag digits 'my job'\n"
         "  docker compose --file 'my job/deploy/compose.yaml' up --detach\n"
         "  docker compose --file 'my job/deploy/compose.yaml' run --rm submit\n"
+        "  docker compose --file 'my job/deploy/compose.yaml' cp head:/home/scaler/runs .\n"
         "  docker compose --file 'my job/deploy/compose.yaml' down\n"
     )
     text = (job_folder / "deploy" / "compose.yaml").read_text()

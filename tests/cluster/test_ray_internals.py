@@ -233,7 +233,7 @@ class TestTheInstalledRay:
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.filterwarnings("ignore:`use_push_based_shuffle`:DeprecationWarning")  # Ray's own use of Ray Data
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Data, from Ray Train
 def test_a_cluster_without_a_dashboard_gets_no_cleaner_that_would_ask_one(
     digits: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
