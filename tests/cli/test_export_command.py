@@ -75,7 +75,8 @@ def test_a_run_id_is_new_each_time_and_typed_again_gives_the_same_file(scaler_co
 def test_slurm_has_absolute_paths(scaler_command: Scaler, job_folder: Path) -> None:
     _, out, err = scaler_command("export", "slurm", "my job", "--output", "-")
     assert f"\ncd '{job_folder}'\n" in out
-    assert err.startswith("The runs are kept in runs, which must be in a file system that all nodes share.\nNext:\n")
+    kept = f"The runs are kept in {job_folder}/runs, which must be in a file system that all nodes share.\nNext:\n"
+    assert err.startswith(kept)
 
 
 @pytest.mark.parametrize(
