@@ -133,7 +133,8 @@ def test_commands_that_do_not_send_a_run_say_what_to_use(
     assert err.startswith(
         "Error: the address is http://head:8265, and this command does not send its run to a cluster.\n"
     )
-    assert ("resume digits --job JOB --address" if command == "resume" else "find-lr JOB --address auto") in err
+    expected = f"resume {folder} --job JOB --address http://head:8265" if command == "resume" else "JOB --address auto"
+    assert expected in err
 
 
 def test_a_cluster_that_does_not_answer_is_named(submit: Callable[..., tuple[int, str]]) -> None:
@@ -294,6 +295,44 @@ def test_where_the_folder_cannot_be_read_every_printed_command_works(
         5,
         f"  What the driver prints comes over HTTP: scaler logs b --address {dashboard}",
     )
+
+
+def test_a_resume_over_http_keeps_the_runs_storage(
+    dashboard: str, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The job file may name another storage, where the run would be started anew."""
+    sent: list[tuple[str, tuple[str, ...]]] = []
+
+    def send(job_path: Path, *, run_id: str, overrides: tuple[str, ...], **_: object) -> int:
+        sent.append((run_id, overrides))
+        return 0
+
+    monkeypatch.setattr("scaler.cli.submit_over_http.submit_over_http", send)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kept" / "a").mkdir(parents=True)
+    (tmp_path / "kept" / "a" / "status.json").write_text("{}")
+    about = {"type": "SUBMISSION", "entrypoint": "python", "submission_id": "b", "status": "FAILED"}
+    b = {**about, "driver_exit_code": 4, "metadata": {"run": "b", "folder": "s3://bucket/runs/b"}}
+    monkeypatch.setattr(Dashboard, "jobs", (b,))
+    monkeypatch.setattr("scaler.api.find.RunFolder.is_run", lambda run: "kept" in run.uri)
+    for run in ("a", "b"):
+        again = (
+            "resume",
+            run,
+            "--storage",
+            "kept",
+            "--address",
+            dashboard,
+            "--job",
+            str(folder),
+            "--set",
+            "train.seed=1",
+        )
+        assert command_line(again) == 0
+    assert sent == [
+        ("a", (f"storage={tmp_path}/kept", "train.seed=1")),
+        ("b", ("storage=s3://bucket/runs", "train.seed=1")),
+    ]
 
 
 def ended(status: str, code: int | None, message: str = "") -> Submission:
