@@ -144,6 +144,8 @@ def test_stop_leaves_a_request_in_the_folder_and_says_how_to_wait(scaler_command
         assert request is not None
         assert not request.now
         assert f"\nAsked to stop by {request.by} " in scaler_command("status", "last").out
+        shown = json.loads(scaler_command("stop", "last", "--json").out)
+        assert (shown["run_id"], shown["state"], shown["stop"]["now"]) == (NAME, "running", False)
         assert "It ends at once." in scaler_command("stop", "last", "--now").err
         assert (request := read_stop(made)) is not None
         assert request.now

@@ -335,6 +335,28 @@ def test_a_resume_over_http_keeps_the_runs_storage(
     ]
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_detached_submit_prints_what_names_the_run(
+    dashboard: str,
+    folder: Path,
+    options: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sent = RemoteRun(dashboard, "a"), load_job(folder / "job.yaml", overrides=["storage=s3://bucket/our runs"])
+    monkeypatch.setattr("scaler.cli.submit_over_http.start_remote", lambda *_, **__: sent)
+    assert command_line(["submit", str(folder), "--address", dashboard, "--detach", *options]) == 0
+    out, err = capsys.readouterr()
+    named = {"run_id": "a", "uri": "s3://bucket/our runs/a", "address": dashboard}
+    assert (json.loads(out) if options else out) == (named if options else "a\n")
+    commands = [line.strip() for line in err.splitlines() if line.startswith("  scaler ")]
+    where = f"--storage 's3://bucket/our runs' --address {dashboard}"
+    assert commands == [
+        f"scaler {name} a{flags} {where}"
+        for name, flags in (("status", ""), ("logs", " -f"), ("wait", ""), ("stop", ""), ("report", ""))
+    ]
+
+
 def ended(status: str, code: int | None, message: str = "") -> Submission:
     about = {"run_id": "a", "submission_id": "a", "folder_uri": "/r/a"}
     return Submission(**about, status=status, driver_exit_code=code, message=message, started=1, ended=2)
