@@ -1,6 +1,7 @@
 """``scaler status``."""
 
 import json
+from dataclasses import replace
 from shlex import quote
 from time import time
 from typing import TYPE_CHECKING
@@ -93,7 +94,7 @@ def _show(status: "RunStatus", name: str, *, report: str, resume: str) -> None:
             after += [f"Report:   {report}", f"Continue: {resume}"]
     click.echo(printable("\n".join(lines)))
     if panel is not None:
-        show(panel)
+        show(replace(panel, other_lines=len(lines) + len(after)))
     click.echo(printable("\n".join(after)))  # a command is on one line, however narrow the terminal, to be pasted
 
 
