@@ -3,6 +3,7 @@
 #
 #   sbatch docker/slurm.sh
 #   squeue --me
+#   scaler report digits-1 --storage jobs/digits/runs
 #   scancel --name digits
 #
 #SBATCH --job-name=digits

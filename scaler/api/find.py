@@ -1,5 +1,6 @@
 """Find the run that a person names: its folder, or where that cannot be read here, the cluster that runs it."""
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from scaler.cluster.address import choose_address
@@ -41,6 +42,23 @@ def locate_run(run: str, *, storage: str, address: str | None) -> "RunFolder | R
         return folder if folder.is_run() else remote
     except RunError:
         return remote
+
+
+def readable_run(run: str, *, storage: str, address: str | None) -> RunFolder:
+    """Return the folder of a run, as ``locate_run`` finds it.
+
+    Raises:
+        RunError: there is no such run, or its folder cannot be read on this machine.
+        ClusterError: the cluster cannot be reached, or refuses this process.
+    """
+    found = locate_run(run, storage=storage, address=address)
+    if isinstance(found, RunFolder):
+        return found
+    raise RunError(
+        f"run {found.run_id}: its folder {found.folder_uri} cannot be read on this machine.",
+        f"What the driver prints comes over HTTP, with the report at its end: scaler logs {found.run_id} "
+        f"--address {quote(found.shown)}",
+    )
 
 
 def _newest(address: str) -> str:

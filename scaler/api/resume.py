@@ -6,7 +6,7 @@ from pathlib import Path
 from shlex import quote
 
 from scaler.api.callbacks import OnNotice, OnProgress, OnReport, OnResumePlan, OnResumeStart, ignore, keep_report
-from scaler.cluster.address import driver_address
+from scaler.cluster.address import choose_address, driver_address
 from scaler.cluster.resume import Stored, read_stored, require_same_data, resume_plan
 from scaler.errors import JobFileError
 from scaler.job.changes import Change, job_changes, require_resumable, shown
@@ -76,7 +76,7 @@ def resume(
         >>> folder.cleanup()
     """
     folder = run_folder(run, storage=storage)
-    command = f"scaler resume {folder.run_id} --job JOB --address ADDRESS"
+    command = f"scaler resume {quote(typed_name(folder))} --job JOB --address {quote(choose_address(address).shown)}"
     address = driver_address(address, instead=f"Give its job file, whose folder is sent: {command}")
     stored = read_stored(folder)
     located = _located(folder, stored, job=job, overrides=overrides, workers=workers, recipe_folder=recipe_folder)

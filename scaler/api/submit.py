@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from shlex import quote
 
 from scaler.api.callbacks import OnNotice, OnPlan, OnProgress, OnReport, OnStart, ignore, keep_report
+from scaler.api.repeats import require_no_repeat
 from scaler.api.resume import resume
 from scaler.api.submit_remote import start_remote
 from scaler.api.wait_remote import wait_for
@@ -51,8 +52,8 @@ def submit(
         run_id: starts or resumes the run of this id. No such run in the job's storage: it is started. A run that is not
             finished: it is resumed from its newest good checkpoint, as ``scaler.resume`` with this job does it. A run
             that has finished: it is returned, and no callback is called. None: a new run with a new id.
-        even_if_stopped: continue the run of this id also if it was stopped with ``scaler stop``. False: such a run
-            stays stopped, whatever starts it again; ``scaler.resume`` continues it.
+        even_if_stopped: continue the run of this id also if it was stopped with ``scaler stop``, or has failed twice
+            with the same error of its recipe. False: such a run is not started again; ``scaler.resume`` continues it.
         workers: number of workers, instead of ``scale.num_workers``.
         address: ``http(s)://host:port``: of a running Ray cluster, through Ray Jobs; the run's driver runs there, and
             of the callbacks only ``on_report`` and ``on_notice`` are called. ``auto``, ``host:port``: of a running
@@ -73,7 +74,8 @@ def submit(
     Raises:
         JobFileError: the job cannot be used; nothing was started.
         ClusterError: there is no such cluster, or it cannot hold the job.
-        TrainingError: the job failed; a ``RecipeError`` if the recipe raised.
+        TrainingError: the job failed; a ``RecipeError`` if the recipe raised. Also if the run of this id has failed
+            twice with the same error of its recipe.
         RunError: the storage cannot be read or written, or another process took the run over.
         KeyboardInterrupt: Ctrl-C or SIGTERM. At the first one, the run saves a checkpoint and stops; the second one
             ends it at once. The run's state is then ``stopped``. Also if the run of this id was stopped on request.
@@ -181,6 +183,8 @@ def _resumed(
             f"scaler resume {quote(typed_name(folder))}"
         )
         raise KeyboardInterrupt
+    if not even_if_stopped:
+        require_no_repeat(folder, located.job)
     return resume(
         folder.uri,
         job=located.job,

@@ -32,6 +32,6 @@ def wait_for(remote: RemoteRun, job: Job, *, on_report: OnReport, on_notice: OnN
     if run is None:
         raise RunError(
             f"run {remote.run_id} succeeded, and its folder {end.folder_uri} cannot be read on this machine.",
-            f"Its report is in the driver's log: scaler logs {remote.run_id} --driver --address {remote.shown}",
+            f"Its report is in the driver's log: scaler logs {remote.run_id} --address {remote.shown}",
         )
     return run

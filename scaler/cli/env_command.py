@@ -10,7 +10,11 @@ from scaler.errors import ClusterError
 
 
 @click.command("env")
-@click.option("--address", metavar="A", help="Also look at the Ray cluster at this address: auto or host:port.")
+@click.option(
+    "--address",
+    metavar="A",
+    help="Also look at the Ray cluster at this address: auto, host:port, or http(s)://host:port.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", is_flag=True, help="Print Markdown, to paste into a bug report.")
 def command(address: str | None, as_json: bool, markdown: bool) -> None:

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections import deque
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from threading import Event, Thread
@@ -14,15 +14,13 @@ import click
 from scaler.api.submit_remote import KEPT_LINES, readable_folder
 from scaler.cli import INTERRUPTED
 from scaler.cli.follow import print_report
-from scaler.cli.live import Live
+from scaler.cli.live import FolderLive
 from scaler.cli.terminal import err
 from scaler.cluster.progress_file import read_progress
-from scaler.cluster.ray_jobs import ERROR, DriverLog, RemoteRun, end_error
+from scaler.cluster.ray_jobs import ERROR, DriverLog, RemoteRun, continue_command, end_error
 from scaler.errors import ScalerError
 from scaler.job import Job
 from scaler.masking import mask_text
-from scaler.plan import Plan
-from scaler.report.text.format import printable
 from scaler.runs import RunState
 
 _FIRST_LINE = "Running entrypoint for job "  # Ray writes it before the driver's own lines
@@ -69,47 +67,40 @@ class _Panel:
     """In a terminal, shows the progress of a run from its folder, if this machine can read it; a context manager."""
 
     def __init__(self, remote: RemoteRun, job: Job, *, quiet: bool) -> None:
-        self._remote, self._job, self._quiet = remote, job, quiet
+        self._remote, self._job = remote, job
         self._over = Event()
-        self._live: Live | None = None
+        self._has_panel = err().is_terminal and not quiet
+        self._live = FolderLive(console=err(), quiet=quiet)
 
     def __enter__(self) -> Self:
         self._over.clear()
-        if err().is_terminal and not self._quiet:
+        if self._has_panel:
             self._thread = Thread(target=self._keep, name="scaler-panel", daemon=True)
             self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        if err().is_terminal and not self._quiet:
+        if self._has_panel:
             self._thread.join()
 
     @property
     def is_shown(self) -> bool:
         """Whether the panel shows the progress, so that the driver's lines of progress are not needed."""
-        return self._live is not None
+        return self._live.is_shown
 
     def say(self, line: str) -> None:
         """Print a line above the panel."""
-        if self._live is not None:
-            self._live.say(line)
-        else:
-            err().print(printable(line), soft_wrap=True)
+        self._live.say(line)
 
     def _keep(self) -> None:
-        with ExitStack() as stack:
+        with self._live:
             while not self._over.wait(LOOK_S):
                 with suppress(ScalerError):
                     folder = readable_folder(self._remote, self._job)
                     found = None if folder is None else read_progress(folder)
-                    if folder is None or found is None:
-                        continue
-                    if self._live is None:
-                        plan = Plan.from_dict(folder.read_json("plan.json"))
-                        self._live = stack.enter_context(Live(plan, console=err(), quiet=False))
-                    self._live.show(found.progress)
-            self._live = None
+                    if folder is not None and found is not None:
+                        self._live.show(folder, found.progress)
 
 
 class _Shown:
@@ -157,8 +148,8 @@ def _end(remote: RemoteRun, job: Job, job_path: Path, shown: _Shown, *, as_json:
         click.echo("\n".join(shown.report))
         err().print(f"Report: {end.folder_uri}/report.html", soft_wrap=True)
     if end.state is RunState.STOPPED:
-        command = f"scaler submit {quote(str(job_path))} --run-id {remote.run_id} --address {quote(remote.shown)}"
-        err().print(f"{_RESUME}{command} --set {quote(f'storage={mask_text(job.storage)}')}", soft_wrap=True)
+        command = continue_command(end, address=remote.shown, job=str(job_path))
+        err().print(f"{_RESUME}{command}", soft_wrap=True)
     if end.state in (RunState.FAILED, RunState.LOST) and not any(line.startswith(ERROR) for line in shown.last):
         raise end_error(remote, end, shown.last)
     return end.exit_code
@@ -184,6 +175,5 @@ def _choice(on_interrupt: str | None) -> str:
 def commands(remote: RemoteRun, job: Job) -> str:
     """Return the commands that follow, to be pasted."""
     where = f"--storage {quote(mask_text(job.storage))} --address {quote(remote.shown)}"
-    commands = ("status {}", "logs {} -f", "wait {}", "stop {}")
-    lines = [f"  scaler {command.format(remote.run_id)} {where}" for command in commands]
-    return "\n".join([*lines, f"  scaler report {remote.run_id} --storage {quote(mask_text(job.storage))}"])
+    commands = ("status {}", "logs {} -f", "wait {}", "stop {}", "report {}")
+    return "\n".join(f"  scaler {command.format(remote.run_id)} {where}" for command in commands)

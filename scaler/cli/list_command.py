@@ -10,6 +10,7 @@ import click
 
 from scaler.cli.options import cluster_option, storage_option
 from scaler.errors import RunError
+from scaler.masking import mask_text
 from scaler.report.text.format import printable
 from scaler.runs import RunFolder, RunState, list_runs
 from scaler.runs.find import typed_name
@@ -51,6 +52,8 @@ def command(storage: str, address: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_as_json(row) for row in rows], indent=1))
         return
+    if not rows:
+        click.echo(printable(f"There are no runs in {mask_text(storage)}."), err=True)
     width = max((len(row.run_id) for row in rows), default=0)
     for row in rows:
         click.echo(printable(f"{row.run_id:{width}}  {_text(row)}"))
@@ -75,14 +78,14 @@ def _on_cluster(address: str | None, *, known: set[str]) -> list[_Row]:
     chosen = choose_address(address)
     if chosen.value is None or not chosen.is_http:
         return []
-    from scaler.cluster.ray_jobs import remote_runs
+    from scaler.cluster.ray_jobs import continue_command, remote_runs
 
     return [
         _Row(
             run_id=run.run_id,
             uri=run.folder_uri,
             state=run.state.value,
-            resume=f"scaler submit JOB --run-id {run.run_id} --address {quote(chosen.shown)}",
+            resume=continue_command(run, address=chosen.shown),
         )
         for run in remote_runs(chosen.value)
         if run.run_id not in known

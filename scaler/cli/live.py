@@ -1,6 +1,10 @@
-"""Show the progress of a run: a panel that is redrawn in place in a terminal, plain lines elsewhere."""
+"""Show the progress of a run: a panel that is redrawn in place in a terminal, plain lines elsewhere.
+
+``Live`` shows a run that this process runs, ``FolderLive`` one that another process runs.
+"""
 
 from collections import deque
+from contextlib import ExitStack
 from time import monotonic
 from types import TracebackType
 from typing import Self
@@ -12,6 +16,7 @@ from scaler.cli.live_view import View, eta_s, numbers_line, straggler_text
 from scaler.cluster.progress import Progress
 from scaler.plan import Plan
 from scaler.report.text.format import printable
+from scaler.runs import RunFolder
 
 LINE_EVERY_S = 5.0
 SPEED_WINDOW_S = 60.0  # the time left is estimated from the last minute, evaluations and checkpoints included
@@ -103,3 +108,48 @@ class Live:
 
     def _is_over(self, progress: Progress) -> bool:
         return progress.progress >= self._plan.total_samples
+
+
+class FolderLive:
+    """The display of a run's progress from its folder, begun when the folder has some; a context manager.
+
+    Args:
+        console: shows the progress.
+        quiet: show no progress.
+    """
+
+    def __init__(self, *, console: Console, quiet: bool) -> None:
+        self._console, self._quiet = console, quiet
+        self._on_exit = ExitStack()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._on_exit.close()
+        self._live = None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the progress is shown, which begins with the first progress."""
+        return self._live is not None
+
+    def say(self, line: str) -> None:
+        """Print a line, which the progress display does not overwrite; also with ``quiet``."""
+        self._console.print(printable(line), soft_wrap=True)
+
+    def show(self, folder: RunFolder, progress: Progress | None) -> None:
+        """Show the progress of the run in a folder; None: there is none yet.
+
+        Raises:
+            RunError: the run's plan cannot be read.
+        """
+        if progress is None:
+            return
+        if self._live is None:
+            plan = Plan.from_dict(folder.read_json("plan.json"))
+            self._live = self._on_exit.enter_context(Live(plan, console=self._console, quiet=self._quiet))
+        self._live.show(progress)

@@ -36,6 +36,7 @@ class View:
         left_s: estimated time left, in seconds; None: not known.
         restarts: number of restarts since this process began to run the run.
         progress: the newest progress.
+        other_lines: lines that are printed above and below the panel, and must fit into the terminal with it.
     """
 
     total: float
@@ -43,6 +44,7 @@ class View:
     left_s: float | None = None
     restarts: int = 0
     progress: Progress = field(default_factory=Progress)
+    other_lines: int = 0
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the panel, at least one line lower than the terminal."""
@@ -54,7 +56,7 @@ class View:
             text = f"{straggler_text(progress.straggler)}."
             short = f"others wait for rank {progress.straggler.rank}"
             parts.append(_line(text if len(text) <= width else short, style="yellow"))
-        rows = console.size.height - 1 - len(parts) - 1  # 1 for the heading of the table
+        rows = console.size.height - 1 - len(parts) - 1 - self.other_lines  # 1 for the heading of the table
         if progress.workers and rows >= FEWEST_ROWS and (progress.world_size or 0) > 1:
             parts += _workers(progress, max_rows=rows, width=width)
         yield Group(*parts)

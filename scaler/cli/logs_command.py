@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from shlex import quote
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,8 @@ def command(
     """Show what the workers of a run print.
 
     Each worker's output is in the run's folder, in logs/rank-N.log. In remote storage, it is some 10 seconds old.
+    Where the folder cannot be read, a cluster that is reached over HTTP gives what the driver prints: the progress and
+    the report.
     """
     from scaler.api.find import locate_run
     from scaler.cli.terminal import err
@@ -60,7 +63,7 @@ def command(
         raise JobFileError("--driver and --rank cannot be given together.", "Give one of them.")
     folder = locate_run(run, storage=storage, address=address)
     if not isinstance(folder, RunFolder):
-        _show_driver_log(folder, driver=driver, follow=follow, lines=lines)
+        _show_driver_log(folder, rank=rank, driver=driver, follow=follow, lines=lines)
         return
     shows_all = rank is None and not driver
     reader = LineReader(folder, lines=lines or (LINES if shows_all else None))
@@ -85,17 +88,18 @@ def command(
         err().print(f"Run {folder.run_id} {_why_nothing(folder, rank=rank, driver=driver)}", soft_wrap=True)
 
 
-def _show_driver_log(remote: "RemoteRun", *, driver: bool, follow: bool, lines: int | None) -> None:
+def _show_driver_log(remote: "RemoteRun", *, rank: int | None, driver: bool, follow: bool, lines: int | None) -> None:
     """Print the log of a run's driver, which is all that a cluster gives over HTTP."""
+    from scaler.cli.terminal import err
     from scaler.errors import RunError
     from scaler.report.text.format import printable
 
     if not driver:
-        raise RunError(
-            f"run {remote.run_id}: its folder {remote.folder_uri} cannot be read on this machine, and has the logs of "
-            "the workers.",
-            f"The driver's log comes over HTTP: scaler logs {remote.run_id} --driver --address {remote.shown}",
-        )
+        where = f"its folder {remote.folder_uri} cannot be read on this machine, and has the logs of the workers."
+        if rank is not None:
+            command = f"scaler logs {remote.run_id} --address {quote(remote.shown)}"
+            raise RunError(f"run {remote.run_id}: {where}", f"What the driver prints comes over HTTP: {command}")
+        err().print(f"Run {remote.run_id}: {where} This is what the driver prints.", soft_wrap=True)
     if follow:
         for line in remote.driver_log(follow=True):
             click.echo(printable(line))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from scaler.cli.options import run_argument, storage_option, write_file
+from scaler.cli.options import cluster_option, run_argument, storage_option, write_file
 from scaler.cli.paths import UserPath
 from scaler.cli.terminal import err, show
 
@@ -15,20 +15,30 @@ from scaler.cli.terminal import err, show
 @click.command("report")
 @run_argument
 @storage_option
+@cluster_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
 @click.option("--html", "html_path", type=UserPath(), metavar="FILE", help="Write HTML to FILE.")
 @click.option(
     "--open", "in_browser", is_flag=True, help="Open the report in a browser: FILE of --html, or a temporary file."
 )
-def command(run: str, storage: str, as_json: bool, as_markdown: bool, html_path: Path | None, in_browser: bool) -> None:
+def command(
+    run: str,
+    storage: str,
+    address: str | None,
+    as_json: bool,
+    as_markdown: bool,
+    html_path: Path | None,
+    in_browser: bool,
+) -> None:
     """Show the report of a run.
 
     RUN is a run's id, its folder or URI, or: last.
     """
+    from scaler.api.find import readable_run
     from scaler.notebook import read_run
 
-    report = read_run(run, storage=storage).report
+    report = read_run(readable_run(run, storage=storage, address=address).uri).report
     if in_browser and html_path is None:
         html_path = Path(tempfile.mkdtemp(prefix="scaler-")) / "report.html"
     if html_path is not None:

@@ -1,6 +1,8 @@
 """``scaler resume``."""
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,8 +17,12 @@ from scaler.cli.options import (
 )
 from scaler.cli.paths import JobPath
 from scaler.cli.terminal import err
+from scaler.masking import MASK
 from scaler.plan import Plan
 from scaler.runs import RunFolder
+
+if TYPE_CHECKING:
+    from scaler.cluster.ray_jobs import RemoteRun
 
 
 @click.command("resume")
@@ -57,12 +63,13 @@ def command(
         from scaler.api.find import locate_run
         from scaler.cli.submit_over_http import submit_over_http
 
+        found = locate_run(run, storage=storage, address=address)
         return submit_over_http(
             job_path,
             address=chosen.value,
-            run_id=locate_run(run, storage=storage, address=address).run_id,
+            run_id=found.run_id,
             workers=workers,
-            overrides=overrides,
+            overrides=(*_storage_of(found), *overrides),
             detach=False,
             on_interrupt=None,
             as_json=as_json,
@@ -92,6 +99,18 @@ def command(
         err().print(f"Run {resumed.run_id} has finished; to train longer: --set train.epochs=...", soft_wrap=True)
         print_report(resumed.report, resumed.folder, as_json=as_json)
     return 0
+
+
+def _storage_of(run: "RunFolder | RemoteRun") -> tuple[str, ...]:
+    """Return the ``--set`` of a run's storage: with the storage of JOB, another run could be started there.
+
+    It is empty if only the cluster knows the storage, and its password.
+    """
+    if isinstance(run, RunFolder):
+        uri = run.uri.rstrip("/") if "://" in run.uri else os.path.abspath(run.uri)
+        return (f"storage={uri.removesuffix(f'/{run.run_id}')}",)
+    storage = run.submission().storage
+    return (f"storage={storage}",) if storage and MASK not in storage else ()
 
 
 def _started(folder: RunFolder, plan: Plan, from_samples: int | None) -> str:

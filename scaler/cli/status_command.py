@@ -1,6 +1,7 @@
 """``scaler status``."""
 
 import json
+from dataclasses import replace
 from shlex import quote
 from time import time
 from typing import TYPE_CHECKING
@@ -10,8 +11,6 @@ import click
 from scaler.cli.options import cluster_option, run_argument, storage_option
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from scaler.api.status import RunStatus
     from scaler.cluster.ray_jobs import RemoteRun
 
@@ -42,16 +41,27 @@ def command(run: str, storage: str, address: str | None, as_json: bool) -> int:
         from scaler.runs.find import typed_name
 
         if isinstance(found, RunFolder):
-            _show(status, quote(typed_name(found)))
+            name = quote(typed_name(found))
+            _show(status, name, report=f"scaler report {name}", resume=f"scaler resume {name}")
         else:
-            _show(status, f"{found.run_id} --address {quote(found.shown)}")
-            _show_driver_log(found)
+            from scaler.cluster.ray_jobs import continue_command
+
+            name = f"{found.run_id} --address {quote(found.shown)}"
+            resume = continue_command(found.submission(), address=found.shown)
+            _show(status, name, report=f"scaler logs {name}", resume=resume)
+            _show_driver_log(found, status.uri)
     return 4 if status.state in (RunState.FAILED, RunState.LOST) else 0
 
 
-def _show(status: "RunStatus", name: str) -> None:
-    from rich.console import Group
+def _show(status: "RunStatus", name: str, *, report: str, resume: str) -> None:
+    """Print a status, and the commands that follow.
 
+    Args:
+        status: to print.
+        name: what names the run in a command.
+        report: the command that shows the report.
+        resume: the command that continues the run.
+    """
     from scaler.cli.live_view import View, numbers_line
     from scaler.cli.terminal import show
     from scaler.report.text.format import printable, seconds
@@ -59,7 +69,7 @@ def _show(status: "RunStatus", name: str) -> None:
 
     progress, total, state = status.progress, status.total_samples, RunState(status.state)
     lines: list[str] = [f"{status.run_id}  {status.state}{_since(status)}"]
-    panel: list[View] = []
+    panel: View | None = None
     if status.stop is not None and not state.is_end:
         lines.append(f"Asked to stop by {status.stop.by} {seconds(max(0.0, time() - status.stop.requested_at))} ago")
     if status.waiting_for:
@@ -67,7 +77,7 @@ def _show(status: "RunStatus", name: str) -> None:
     if progress is not None and total:
         if state is RunState.RUNNING:
             done = min(progress.progress, total)
-            panel.append(View(total=total, done=done, left_s=status.left_s, progress=progress))
+            panel = View(total=total, done=done, left_s=status.left_s, progress=progress)
         elif progress.samples_seen:
             lines.append(f"{min(1.0, progress.progress / total):.0%}  {numbers_line(progress)}")
     after: list[str] = []
@@ -77,29 +87,24 @@ def _show(status: "RunStatus", name: str) -> None:
         case RunState.PENDING | RunState.STARTING | RunState.RUNNING:
             after += [f"Follow: scaler wait {name}", f"Logs:   scaler logs {name} -f", f"Stop:   scaler stop {name}"]
         case RunState.SUCCEEDED:
-            after.append(f"Report: scaler report {name}")
+            after.append(f"Report: {report}")
         case _:
             seen = f" ({status.driver})" if status.driver is not None else ""
             after += [f"No process runs it{seen}."] if state is RunState.LOST else []
-            after += [f"Report:   scaler report {name}", f"Continue: scaler resume {name}"]
-    texts = [*lines, *after]
-    parts: list[Text | View] = [_line(printable(text)) for text in texts]
-    show(Group(*parts[: len(lines)], *panel, *parts[len(lines) :]))
+            after += [f"Report:   {report}", f"Continue: {resume}"]
+    click.echo(printable("\n".join(lines)))
+    if panel is not None:
+        show(replace(panel, other_lines=len(lines) + len(after)))
+    click.echo(printable("\n".join(after)))  # a command is on one line, however narrow the terminal, to be pasted
 
 
-def _show_driver_log(remote: "RemoteRun") -> None:
-    """Print the last lines of the driver's log, which has the progress; the run's folder cannot be read here."""
+def _show_driver_log(remote: "RemoteRun", folder_uri: str) -> None:
+    """Print the last lines of the driver's log, which has the progress and the report."""
     from scaler.report.text.format import printable
 
-    click.echo("\nThe end of the driver's log:")
+    click.echo(f"\nThe run's folder {folder_uri} cannot be read on this machine. The end of the driver's log:")
     for line in list(remote.driver_log())[-LOG_LINES:]:
         click.echo(f"  {printable(line)}")
-
-
-def _line(text: str) -> "Text":
-    from rich.text import Text
-
-    return Text(text, overflow="fold")
 
 
 def _since(status: "RunStatus") -> str:

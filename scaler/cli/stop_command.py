@@ -1,5 +1,6 @@
 """``scaler stop``."""
 
+import json
 from shlex import quote
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,15 @@ if TYPE_CHECKING:
 @click.option("--wait", "waits", is_flag=True, help="Return when the run has ended.")
 @storage_option
 @cluster_option
-def command(run: str, now: bool, waits: bool, storage: str, address: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the status of the run as JSON.")
+def command(run: str, now: bool, waits: bool, storage: str, address: str | None, as_json: bool) -> None:
     """Stop a run; it saves a checkpoint first.
 
     The request is a file in the run's folder, which the process that runs the run reads every second or two. scaler
     resume continues the run.
     """
     from scaler.api.find import locate_run
-    from scaler.api.status import stop, wait
+    from scaler.api.status import read_status, remote_status, stop, wait
     from scaler.cli.terminal import err
     from scaler.runs import RunFolder, RunState
     from scaler.runs.find import typed_name
@@ -32,6 +34,8 @@ def command(run: str, now: bool, waits: bool, storage: str, address: str | None)
     folder = locate_run(run, storage=storage, address=address)
     if not isinstance(folder, RunFolder):
         _stop_over_http(folder, now=now, waits=waits)
+        if as_json:
+            click.echo(json.dumps(remote_status(folder).to_dict(), indent=1, allow_nan=False))
         return
     name = quote(typed_name(folder))
     status = stop(folder.uri, now=now)
@@ -45,6 +49,8 @@ def command(run: str, now: bool, waits: bool, storage: str, address: str | None)
         err().print(
             f"Run {folder.run_id} was asked to stop. {how}\nWait for the end: scaler wait {name}", soft_wrap=True
         )
+    if as_json:
+        click.echo(json.dumps(read_status(folder).to_dict(), indent=1, allow_nan=False))
 
 
 def _stop_over_http(remote: "RemoteRun", *, now: bool, waits: bool) -> None:

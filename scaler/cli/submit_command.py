@@ -20,7 +20,8 @@ from scaler.errors import JobFileError
 @click.option(
     "--even-if-stopped",
     is_flag=True,
-    help="With --run-id: continue a run that was stopped with scaler stop. Otherwise it stays stopped.",
+    help="With --run-id: continue a run that was stopped with scaler stop, or has failed twice with the same error of "
+    "its recipe. Otherwise such a run is not started again.",
 )
 @workers_option
 @address_option

@@ -1,5 +1,6 @@
 """Send a run to a cluster over HTTP. What only shows it is imported after it was sent."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import click
 
 from scaler.api.submit_remote import start_remote
 from scaler.cli.terminal import err
+from scaler.masking import mask_text
 from scaler.report.text.format import printable
+from scaler.runs.filesystems import inside
 
 
 def submit_over_http(
@@ -33,7 +36,7 @@ def submit_over_http(
         overrides: of ``--set``.
         detach: return when the run was submitted.
         on_interrupt: what Ctrl-C does: ``detach`` or ``stop``; None: it asks in a terminal, and detaches elsewhere.
-        as_json: print the report as JSON.
+        as_json: print the report as JSON; with ``detach``, what names the run.
         quiet: print no plan and no progress.
         verbose: show Ray's log.
     """
@@ -56,7 +59,9 @@ def submit_over_http(
     from scaler.cli.follow_remote import commands, follow
 
     if detach:
-        click.echo(remote.run_id)
+        uri = mask_text(inside(job.storage, remote.run_id))
+        values = {"run_id": remote.run_id, "uri": uri, "address": remote.shown}
+        click.echo(json.dumps(values, indent=1) if as_json else remote.run_id)
         err().print(commands(remote, job), soft_wrap=True)
         return 0
     return follow(remote, job, job_path, on_interrupt=on_interrupt, as_json=as_json, quiet=quiet)

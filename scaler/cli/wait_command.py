@@ -1,7 +1,6 @@
 """``scaler wait``."""
 
 import json
-from contextlib import ExitStack
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
@@ -29,32 +28,19 @@ def command(run: str, storage: str, address: str | None, timeout_s: float | None
     """
     from scaler.api.find import locate_run
     from scaler.api.status import wait
-    from scaler.cli.live import Live
+    from scaler.cli.live import FolderLive
     from scaler.cli.terminal import err
-    from scaler.plan import Plan
-    from scaler.report.text.format import printable
     from scaler.runs import RunFolder
 
     folder = locate_run(run, storage=storage, address=address)
     if not isinstance(folder, RunFolder):
         return _wait_over_http(folder, timeout_s=timeout_s, as_json=as_json, quiet=quiet)
-    with ExitStack() as stack:
-        live: Live | None = None
-
-        def show(status: "RunStatus") -> None:
-            nonlocal live
-            if status.progress is None:
-                return
-            if live is None:
-                plan = Plan.from_dict(folder.read_json("plan.json"))
-                live = stack.enter_context(Live(plan, console=err(), quiet=quiet))
-            live.show(status.progress)
-
+    with FolderLive(console=err(), quiet=quiet) as live:
         status = wait(
             folder.uri,
             timeout_s=timeout_s,
-            on_status=show,
-            on_notice=lambda notice: err().print(printable(notice), soft_wrap=True),
+            on_status=lambda status: live.show(folder, status.progress),
+            on_notice=live.say,
         )
     return _end(status, as_json=as_json)
 

@@ -52,18 +52,20 @@ def view_cluster(address: str) -> ClusterView:
     """Return what a running cluster offers; takes some seconds, because each node starts a process to answer.
 
     Args:
-        address: ``auto`` or ``host:port``.
+        address: ``auto``, ``host:port``, or ``http(s)://host:port`` of the dashboard.
 
     Raises:
-        JobFileError: the address is a dashboard's.
+        JobFileError: the address is of another kind.
         ClusterError: there is no cluster at the address, or it refuses this process.
     """
+    if address.startswith(("http://", "https://")):
+        from scaler.cluster.cluster_view_http import view_over_http
+
+        return view_over_http(address)
     if "://" in address:
         raise JobFileError(
-            f"--address {address} is not the address of a Ray head, auto or host:port.",
-            f"To look at that cluster from inside: ray job submit --address {address} -- scaler env --address auto"
-            if address.startswith("http")
-            else "ray start --head prints it. On a node of the cluster: --address auto.",
+            f"--address {address} is not the address of a Ray cluster: auto, host:port or http(s)://host:port.",
+            "ray start --head prints it. On a node of the cluster: --address auto.",
         )
     require_reachable(address)
     with running_cluster(address, verbose=False, runtime_env={}):

@@ -121,6 +121,11 @@ class JobsClient:
         if isinstance(error, AuthenticationError):
             return _RefusedError(text)
         if isinstance(error.__context__, requests.exceptions.SSLError):  # Ray raises ConnectionError after it
+            if "WRONG_VERSION_NUMBER" in str(error.__context__):
+                return ClusterError(
+                    f"the server at {self.shown} does not speak HTTPS.",
+                    f"--address {self.shown.replace('https://', 'http://', 1)}",
+                )
             return ClusterError(
                 f"there is no trusted connection to {self.shown}: {_last(mask_text(str(error.__context__)))}.",
                 "REQUESTS_CA_BUNDLE names a file with the certificates to trust.",

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from queue import Empty, Queue
+from shlex import quote
 from threading import Thread
 from time import sleep
 from typing import Any
@@ -51,6 +52,11 @@ class Submission:
         if self.status == "STOPPED" or self.driver_exit_code == INTERRUPTED:
             return RunState.STOPPED
         return RunState.LOST if self.driver_exit_code is None or self.driver_exit_code < 0 else RunState.FAILED
+
+    @property
+    def storage(self) -> str:
+        """The folder or URI that holds the run's folder, without its password."""
+        return self.folder_uri.removesuffix(self.run_id).rstrip("/")
 
     @property
     def is_over(self) -> bool:
@@ -288,8 +294,20 @@ def end_error(remote: RemoteRun, end: Submission, lines: Iterable[str]) -> Scale
     return ClusterError(
         f"run {remote.run_id}: its driver on the cluster at {remote.shown} ended without a result: "
         f"{mask_text(reason.strip()).rstrip('.')}.",
-        f"Continue from the newest checkpoint: scaler submit JOB --run-id {remote.run_id} --address {remote.shown}",
+        f"Continue from the newest checkpoint: {continue_command(end, address=remote.shown)}",
     )
+
+
+def continue_command(run: Submission, *, address: str, job: str = "JOB") -> str:
+    """Return the command that sends a run to its cluster again, where it continues from its newest checkpoint.
+
+    Args:
+        run: its newest submission.
+        address: of the cluster, without a password.
+        job: path of the job file, which the cluster does not know.
+    """
+    storage = f" --set {quote(f'storage={run.storage}')}" if run.storage else ""
+    return f"scaler submit {quote(job)} --run-id {run.run_id} --address {quote(address)}{storage}"
 
 
 def _submission(job: Any) -> Submission:

@@ -18,6 +18,7 @@ from scaler.cluster.ray_internals import (
     RunConfig,
     ScalingConfig,
     WorkingDirectorySetupCallback,
+    _internal_kv_get,
 )
 from scaler.cluster.ray_session import set_environment
 from scaler.cluster.scaling_policy import ElasticPolicy, FixedWithoutAutoscaler
@@ -28,10 +29,11 @@ from scaler.job import Job
 # Parts of Ray Train that scaler's runs do not need; each would start a process of one to two CPU seconds. scaler does
 # not use Ray Data, and a recipe's relative paths mean the same on a worker as in this process.
 _UNUSED = (DatasetsCallback, WorkingDirectorySetupCallback)
-# This callback removes the workers' placement group when the controller has died; an embedded cluster ends with its
-# driver anyway. Without a dashboard, the callback asks any Ray that it finds on the machine, and takes "no such actor"
-# for a dead controller: it has ended a healthy run while another cluster was running.
-_UNUSED_WHEN_EMBEDDED = (PlacementGroupCleanerCallback,)
+# This callback removes the workers' placement group when the controller has died, which it learns from the dashboard.
+# Without one, as in an embedded cluster, the end of a run waits 12 s for it. It then asks the dashboard of any Ray that
+# it finds on the machine, and takes "no such actor" for a dead controller: it has ended a healthy run while another
+# cluster was running.
+_NEEDS_A_DASHBOARD = (PlacementGroupCleanerCallback,)
 
 
 RESIZE_CHECK_S = ("SCALER_RESIZE_CHECK_S", 10.0)
@@ -71,7 +73,7 @@ class _Trainer(DataParallelTrainer):
         super().__init__(_work, **options)
         self._hang_timeout_s, self._collector, self._embedded = job.failures.hang_timeout_s, collector, embedded
         self._patience_s, self._most_workers = job.resources.wait_s, job.scale.max_workers
-        self._unused: tuple[type, ...] = (*_UNUSED, *(_UNUSED_WHEN_EMBEDDED if embedded else ()))
+        self._unused: tuple[type, ...] = (*_UNUSED, *(() if has_dashboard() else _NEEDS_A_DASHBOARD))
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
@@ -103,6 +105,11 @@ class _Trainer(DataParallelTrainer):
         # Values that the user has set stay; Ray Train passes all of them to its controller.
         with set_environment({name: value for name, value in environment.items() if name not in os.environ}):
             return super()._initialize_and_run_controller(**options)
+
+
+def has_dashboard() -> bool:
+    """Return whether the connected cluster has a dashboard: without one, Ray notes an empty address."""
+    return bool(_internal_kv_get("webui:url", namespace="dashboard"))
 
 
 def _seconds(variable: tuple[str, float]) -> float:

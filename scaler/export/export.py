@@ -60,14 +60,14 @@ def export_job(
     """
     values = values_of(kind, job, place, sources, overrides=overrides, workers=workers)
     commands = [sources.make_wheel] if sources.make_wheel and KINDS[kind].installs else []
-    commands += [line.format_map(values) for line in KINDS[kind].next]
+    commands += filter(None, (line.format_map(values) for line in KINDS[kind].next))
     values["header"] = "\n".join([f"# Written by: {as_typed}", "#", *(f"#   {line}" for line in commands)])
     if kind == "docker":
         values |= _in_build(sources, values)
     if kind in KUBERNETES:
         values["cluster_spec"] = _text("raycluster_spec.yaml.j2", values).rstrip()
     files = {name: _text(template, values) for name, template in KINDS[kind].files.items()}
-    return Export(files=files, next=commands, notices=_notices(kind, job, values, "".join(files.values())))
+    return Export(files=files, next=commands, notices=_notices(kind, job, place, values, "".join(files.values())))
 
 
 def _in_build(sources: Sources, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,10 +82,12 @@ def _in_build(sources: Sources, values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _notices(kind: str, job: Job, values: Mapping[str, Any], text: str) -> list[str]:
+def _notices(kind: str, job: Job, place: Place, values: Mapping[str, Any], text: str) -> list[str]:
     """Return what the files assume, and what is to be filled in."""
     is_elastic = values["nodes"].min != values["nodes"].max
     notices = []
+    if kind in KUBERNETES and place.image is None:
+        notices.append(f"The cluster pulls the image {values['image']}. Name it in a registry: --image REGISTRY/NAME.")
     if kind in KUBERNETES and values["volume"]:
         notices.append(
             f"The runs are kept in the volume claim {values['claim']}, which needs a storage class with ReadWriteMany. "
@@ -96,7 +98,9 @@ def _notices(kind: str, job: Job, values: Mapping[str, Any], text: str) -> list[
     if kind in KUBERNETES and values["queue"] and is_elastic:
         notices.append(f"With Kueue the cluster has {values['nodes'].max} nodes from the start: Kueue reserves them.")
     if kind == "slurm" and not is_remote(job.storage):
-        notices.append(f"The runs are kept in {job.storage}, which must be in a file system that all nodes share.")
+        notices.append(
+            f"The runs are kept in {values['storage']}, which must be in a file system that all nodes share."
+        )
     if not isinstance(job.resources.gpus_per_worker, float) and not values["nodes"].gpus:
         notices.append("The nodes have no GPU; --set resources.gpus_per_worker=1 gives one to each worker.")
     if kind == "compose" and values["nodes"].gpus:

@@ -17,7 +17,7 @@ class Kind:
         storage: where a job can keep its runs if its storage is a folder. ``volume``: the files have a volume that all
             containers mount; ``shared``: the machines share file systems; ``uri``: only in a storage with a URI.
         installs: whether the files install scaler, from its wheel.
-        next: the commands to type, from nothing to clean-up, with values in ``{}``.
+        next: the commands to type, from nothing to clean-up, with values in ``{}``. Empty ones are left out.
     """
 
     files: Mapping[str, str]
@@ -28,7 +28,7 @@ class Kind:
 
 BUILD = ("{prepare}", "docker build --file {dockerfile} --tag {image} {context}")
 PUSH = (*BUILD, "docker push {image}")
-LAUNCH = ("ray up --yes {file}", "ray exec {file} {command_quoted}", "ray down --yes {file}")
+LAUNCH = ("ray up --yes {file}", "ray exec {file} {command_quoted}", "{report}", "ray down --yes {file}")
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
@@ -48,6 +48,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 *BUILD,
                 "docker compose --file {file} up --detach",
                 "docker compose --file {file} run --rm submit",
+                "{report}",
                 "docker compose --file {file} down",
             ),
         ),
@@ -58,6 +59,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 *PUSH,
                 "kubectl apply --filename {file}",
                 "kubectl logs --follow job/{object}",
+                "{report}",
                 "kubectl delete rayjob {object}",
             ),
         ),
@@ -68,6 +70,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 *PUSH,
                 "kubectl apply --filename {file}",
                 "kubectl exec --stdin --tty service/{object}-head-svc -- {command_line}",
+                "{report}",
                 "kubectl delete raycluster {object}",
             ),
         ),
@@ -86,13 +89,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "slurm": Kind(
             files={"slurm.sh": "slurm.sh.j2"},
             storage="shared",
-            next=("sbatch {file}", "squeue --me", "scancel --name {name}"),
+            next=("sbatch {file}", "squeue --me", "{report}", "scancel --name {name}"),
         ),
         "skypilot": Kind(
             files={"skypilot.yaml": "skypilot.yaml.j2"},
             storage="uri",
             installs=True,
-            next=("sky jobs launch --yes {file}", "sky jobs queue", "sky jobs cancel --yes --name {name}"),
+            next=("sky jobs launch --yes {file}", "sky jobs queue", "{report}", "sky jobs cancel --yes --name {name}"),
         ),
     }
 )

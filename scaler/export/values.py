@@ -22,7 +22,7 @@ from scaler.export.deployment import (
 from scaler.export.kinds import KINDS
 from scaler.export.machines import DEFAULT_GPU, choose_machine
 from scaler.job import Job, apply_overrides
-from scaler.masking import mask_values
+from scaler.masking import mask_text, mask_values
 
 MAX_RAYJOB, MAX_RAYCLUSTER = 47, 53  # characters of a name that KubeRay accepts
 CREDENTIALS = {
@@ -76,14 +76,21 @@ def values_of(
             f"Give a URI: --set storage={'gs' if kind == 'gcp' else 's3'}://BUCKET/PREFIX.",
         )
     has_volume = KINDS[kind].storage == "volume" and not is_uri
+    storage = job.storage
+    if "://" not in storage:
+        storage = os.path.normpath(os.path.join(sources.folder, os.path.expanduser(storage)))
     name = kubernetes_name(job.name, longest=MAX_RAYJOB)
     as_object = (
         kubernetes_name(place.run_id, longest=MAX_RAYJOB)
         if kind == "kuberay"
         else kubernetes_name(job.name, longest=MAX_RAYCLUSTER)
     )
+    commands = _commands(kind, place, sources, overrides=overrides, workers=workers, has_volume=has_volume)
+    report = f"scaler report {place.run_id} --storage {shlex.quote(mask_text(storage))}"
+    if has_volume:  # of the kinds with a volume, only compose has one that can be read from outside
+        report = f"docker compose --file {commands['file']} cp head:{RUNS} ." if kind == "compose" else ""
     return {
-        **_commands(kind, place, sources, overrides=overrides, workers=workers, has_volume=has_volume),
+        **commands,
         **_nodes(kind, job, place),
         **_software(kind, job, sources),
         "claim": f"{name}-runs",
@@ -93,10 +100,12 @@ def values_of(
         "name": name,
         "object": as_object,
         "queue": place.queue,
+        "report": report,
         "run_id": place.run_id,
         "runs": RUNS,
         "runs_below": [] if is_uri or job.storage.startswith(("/", "~", "..", "file:", "local:")) else [job.storage],
         "secret": f"{name}-storage" if is_uri else None,
+        "storage": storage,
         "volume": has_volume,
     }
 

@@ -213,7 +213,7 @@ def test_a_tilde_that_the_shell_does_not_replace_is_the_home_folder(
     assert scaler_command("init", "~/mine").code == 0
     assert scaler_command("plan", "~/mine", "--html=~/plan.html") == (0, "", "")
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "plan.html"}
-    assert scaler_command("list", "--storage=~/runs") == (0, "", "")
+    assert scaler_command("list", "--storage=~/runs") == (0, "", "There are no runs in ~/runs.\n")
     assert scaler_command("plan", "~nosuchuser/job.yaml") == (
         2,
         "",
@@ -492,7 +492,7 @@ def made_run(storage: Path, job: Job, *, state: str = "succeeded") -> RunFolder:
 
 
 def test_runs_are_listed(scaler_command: Scaler, tmp_path: Path, digits: Callable[..., Job]) -> None:
-    assert scaler_command("list", "--storage", tmp_path) == (0, "", "")
+    assert scaler_command("list", "--storage", tmp_path) == (0, "", f"There are no runs in {tmp_path}.\n")
     folder = made_run(tmp_path, digits())
     assert scaler_command("list", "--storage", tmp_path) == (0, f"{folder.run_id}  succeeded\n", "")
 

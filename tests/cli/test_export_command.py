@@ -38,6 +38,7 @@ def test_files_are_written_next_to_the_job_with_the_commands_that_follow(
         "  docker build --file 'my job/deploy/Dockerfile' --tag digits 'my job'\n"
         "  docker compose --file 'my job/deploy/compose.yaml' up --detach\n"
         "  docker compose --file 'my job/deploy/compose.yaml' run --rm submit\n"
+        "  docker compose --file 'my job/deploy/compose.yaml' cp head:/home/scaler/runs .\n"
         "  docker compose --file 'my job/deploy/compose.yaml' down\n"
     )
     text = (job_folder / "deploy" / "compose.yaml").read_text()
@@ -74,7 +75,8 @@ def test_a_run_id_is_new_each_time_and_typed_again_gives_the_same_file(scaler_co
 def test_slurm_has_absolute_paths(scaler_command: Scaler, job_folder: Path) -> None:
     _, out, err = scaler_command("export", "slurm", "my job", "--output", "-")
     assert f"\ncd '{job_folder}'\n" in out
-    assert err.startswith("The runs are kept in runs, which must be in a file system that all nodes share.\nNext:\n")
+    kept = f"The runs are kept in {job_folder}/runs, which must be in a file system that all nodes share.\nNext:\n"
+    assert err.startswith(kept)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from run_folders import write_run
 from synthetic import SyntheticRun
 from test_run_control import AT_WORK
 
+from scaler.cluster.progress import MOST_WORKERS
 from scaler.cluster.progress_file import progress_dict
 from scaler.cluster.ray_jobs import Submission
 from scaler.runs import RunFolder, RunState
@@ -52,6 +53,20 @@ def soon(act: Callable[[], None]) -> Iterator[None]:
     timer.start()
     yield
     timer.join()
+
+
+def test_the_status_of_many_workers_fits_into_the_terminal(
+    scaler_command: Scaler, made: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINES", "24")
+    workers = tuple(replace(AT_WORK.workers[0], rank=rank) for rank in range(MOST_WORKERS))
+    many = replace(AT_WORK, world_size=64, workers=workers)
+    made.write_json(PROGRESS, progress_dict(many, total_samples=192.0))
+    with running(made):
+        lines = scaler_command("status", "last").out.splitlines()
+    assert len(lines) == 23, "and the prompt"
+    assert lines[0].startswith(NAME)
+    assert "and 50 more, faster ones" in lines
 
 
 def test_the_status_of_a_running_run(scaler_command: Scaler, made: RunFolder) -> None:
@@ -144,6 +159,8 @@ def test_stop_leaves_a_request_in_the_folder_and_says_how_to_wait(scaler_command
         assert request is not None
         assert not request.now
         assert f"\nAsked to stop by {request.by} " in scaler_command("status", "last").out
+        shown = json.loads(scaler_command("stop", "last", "--json").out)
+        assert (shown["run_id"], shown["state"], shown["stop"]["now"]) == (NAME, "running", False)
         assert "It ends at once." in scaler_command("stop", "last", "--now").err
         assert (request := read_stop(made)) is not None
         assert request.now

@@ -5,7 +5,7 @@ import importlib.metadata
 import inspect
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 
 from scaler.cluster import ray_hooks
 from scaler.errors import ClusterError
+from scaler.job import Job
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "scaler"
@@ -229,3 +230,22 @@ class TestTheInstalledRay:
         from timeit import timeit
 
         assert timeit(lambda: list(ray_hooks.find_missing(internals)), number=10) / 10 < 0.1
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Data, from Ray Train
+def test_a_cluster_without_a_dashboard_gets_no_cleaner_that_would_ask_one(
+    digits: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Train's cleaner of placement groups asks the dashboard, and the end of a run would wait for it for 12 s."""
+    from scaler.cluster import trainer
+    from scaler.cluster.ray_internals import PlacementGroupCleanerCallback
+
+    def has_cleaner() -> bool:
+        made = trainer._Trainer(job=digits(), collector=None, embedded=False)
+        return any(isinstance(each, PlacementGroupCleanerCallback) for each in made._create_default_callbacks())
+
+    assert not has_cleaner()
+    noted = {("webui:url", "dashboard"): b"127.0.0.1:8265"}
+    monkeypatch.setattr(trainer, "_internal_kv_get", lambda key, *, namespace: noted[key, namespace])
+    assert has_cleaner()

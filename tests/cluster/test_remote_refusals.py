@@ -1,6 +1,7 @@
 """What is refused before anything is sent to a cluster, the choice of the address, and headers."""
 
 import json
+import shlex
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -132,7 +133,8 @@ def test_commands_that_do_not_send_a_run_say_what_to_use(
     assert err.startswith(
         "Error: the address is http://head:8265, and this command does not send its run to a cluster.\n"
     )
-    assert ("resume digits --job JOB --address" if command == "resume" else "find-lr JOB --address auto") in err
+    expected = f"resume {folder} --job JOB --address http://head:8265" if command == "resume" else "JOB --address auto"
+    assert expected in err
 
 
 def test_a_cluster_that_does_not_answer_is_named(submit: Callable[..., tuple[int, str]]) -> None:
@@ -189,13 +191,22 @@ def test_a_folder_that_is_too_large_is_refused_with_the_ten_largest_paths(
 
 
 class Dashboard(BaseHTTPRequestHandler):
-    """A cluster's HTTP server, as far as a client needs it; ``wanted`` is the header that it asks for."""
+    """A cluster's HTTP server, as far as a client needs it.
+
+    ``wanted`` is the header that it asks for, ``jobs`` are the Ray jobs that it knows, ``log`` is what each printed.
+    """
 
     wanted: "tuple[str, str] | None" = None
+    jobs: tuple[dict[str, object], ...] = ()
+    log = ""
 
     def do_GET(self) -> None:
         is_right = self.wanted is None or self.headers.get(self.wanted[0]) == self.wanted[1]
-        values = {"version": "4", "ray_version": "2.58.0"} if "version" in self.path else []
+        values: object = list(self.jobs)
+        if "version" in self.path:
+            values = {"version": "4", "ray_version": "2.58.0"}
+        elif self.path.endswith("/logs"):
+            values = {"logs": self.log}
         self.send_response(200 if is_right else 403 if self.headers.get("Authorization") else 401)
         self.end_headers()
         self.wfile.write(json.dumps(values).encode())
@@ -234,6 +245,106 @@ def test_headers_and_tokens_reach_the_cluster(dashboard: str, monkeypatch: pytes
     )
 
 
+def test_where_the_folder_cannot_be_read_every_printed_command_works(
+    dashboard: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def of(run_id: str, status: str, code: int | None, **times: int) -> dict[str, object]:
+        about = {"type": "SUBMISSION", "entrypoint": "python", "submission_id": run_id, "status": status}
+        metadata = {"run": run_id, "folder": f"/nowhere/our runs/{run_id}"}
+        return {**about, "driver_exit_code": code, "metadata": metadata, **times}
+
+    def shown(*words: str) -> tuple[int, list[str], str]:
+        code = command_line(words)
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err
+
+    def commands(lines: list[str]) -> dict[str, list[str]]:
+        """The commands that a status prints, by their labels."""
+        found = (line.partition(":") for line in lines if ": " in line and " scaler " in line)
+        return {label: shlex.split(command)[1:] for label, _, command in found}
+
+    monkeypatch.chdir(tmp_path)
+    ended = of("b", "FAILED", 130, start_time=2000, end_time=9000)
+    monkeypatch.setattr(Dashboard, "jobs", (of("a", "RUNNING", None, start_time=1000), ended))
+    monkeypatch.setattr(Dashboard, "log", "10%  loss 2\nb  stopped\n")
+    code, lines, _ = shown("status", "a", "--address", dashboard)
+    assert (code, lines[0].split("  ")[:2]) == (0, ["a", "running"])
+    assert commands(lines).keys() == {"Follow", "Logs", "Stop"}
+    assert "The run's folder /nowhere/our runs/a cannot be read on this machine. The end of the driver's log:" in lines
+    logs = commands(lines)["Logs"]
+    logs.remove("-f")  # it would follow the run
+    assert shown(*logs) == (
+        0,
+        ["10%  loss 2", "b  stopped"],
+        "Run a: its folder /nowhere/our runs/a cannot be read on this machine, and has the logs of the workers. This "
+        "is what the driver prints.\n",
+    )
+    code, lines, _ = shown("status", "b", "--address", dashboard)
+    assert commands(lines) == {
+        "Report": ["logs", "b", "--address", dashboard],
+        "Continue": ["submit", "JOB", "--run-id", "b", "--address", dashboard, "--set", "storage=/nowhere/our runs"],
+    }
+    assert shown("report", "b", "--address", dashboard) == (
+        5,
+        [],
+        "Error: run b: its folder /nowhere/our runs/b cannot be read on this machine.\n  What the driver prints comes "
+        f"over HTTP, with the report at its end: scaler logs b --address {dashboard}\n",
+    )
+    code, _, err = shown("logs", "b", "--rank", "1", "--address", dashboard)
+    assert (code, err.splitlines()[1]) == (
+        5,
+        f"  What the driver prints comes over HTTP: scaler logs b --address {dashboard}",
+    )
+
+
+def test_a_resume_over_http_keeps_the_runs_storage(
+    dashboard: str, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The job file may name another storage, where the run would be started anew."""
+    sent: list[tuple[str, tuple[str, ...]]] = []
+
+    def send(job_path: Path, *, run_id: str, overrides: tuple[str, ...], **_: object) -> int:
+        sent.append((run_id, overrides))
+        return 0
+
+    monkeypatch.setattr("scaler.cli.submit_over_http.submit_over_http", send)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kept" / "a").mkdir(parents=True)
+    (tmp_path / "kept" / "a" / "status.json").write_text("{}")
+    about = {"type": "SUBMISSION", "entrypoint": "python", "submission_id": "b", "status": "FAILED"}
+    b = {**about, "driver_exit_code": 4, "metadata": {"run": "b", "folder": "/nowhere/runs/b"}}
+    monkeypatch.setattr(Dashboard, "jobs", (b,))
+    for run in ("a", "b"):
+        options = ("--storage", "kept", "--address", dashboard, "--job", str(folder), "--set", "train.seed=1")
+        assert command_line(["resume", run, *options]) == 0
+    assert sent == [
+        ("a", (f"storage={tmp_path}/kept", "train.seed=1")),
+        ("b", ("storage=/nowhere/runs", "train.seed=1")),
+    ]
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_detached_submit_prints_what_names_the_run(
+    dashboard: str,
+    folder: Path,
+    options: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sent = RemoteRun(dashboard, "a"), load_job(folder / "job.yaml", overrides=["storage=s3://bucket/our runs"])
+    monkeypatch.setattr("scaler.cli.submit_over_http.start_remote", lambda *_, **__: sent)
+    assert command_line(["submit", str(folder), "--address", dashboard, "--detach", *options]) == 0
+    out, err = capsys.readouterr()
+    named = {"run_id": "a", "uri": "s3://bucket/our runs/a", "address": dashboard}
+    assert (json.loads(out) if options else out) == (named if options else "a\n")
+    commands = [line.strip() for line in err.splitlines() if line.startswith("  scaler ")]
+    where = f"--storage 's3://bucket/our runs' --address {dashboard}"
+    assert commands == [
+        f"scaler {name} a{flags} {where}"
+        for name, flags in (("status", ""), ("logs", " -f"), ("wait", ""), ("stop", ""), ("report", ""))
+    ]
+
+
 def ended(status: str, code: int | None, message: str = "") -> Submission:
     about = {"run_id": "a", "submission_id": "a", "folder_uri": "/r/a"}
     return Submission(**about, status=status, driver_exit_code=code, message=message, started=1, ended=2)
@@ -265,7 +376,7 @@ def test_the_error_of_a_run_is_the_one_that_its_driver_printed(dashboard: str) -
     killed = end_error(remote, ended("FAILED", None, "Traceback\nnode died.\n"), ["50%"])
     assert str(killed) == (
         f"run a: its driver on the cluster at {dashboard} ended without a result: node died.\n"
-        f"  Continue from the newest checkpoint: scaler submit JOB --run-id a --address {dashboard}"
+        f"  Continue from the newest checkpoint: scaler submit JOB --run-id a --address {dashboard} --set storage=/r"
     )
 
 

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -290,3 +291,12 @@ def test_the_report_comes_from_the_drivers_log_where_the_folder_cannot_be_read(
     )
     with pytest.raises(RunError, match="does not know run other"):
         RemoteRun(address, "other").state()
+
+
+@pytest.mark.usefixtures("unset")
+def test_what_the_cluster_offers_is_seen_over_http(address: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert command_line(["env", "--address", address, "--json"]) == 0
+    (node,) = json.loads(capfd.readouterr().out)["cluster"]["nodes"]
+    assert (node["why"], node["is_head"], node["versions"]["ray"]) == ("", True, version("ray"))
+    with urllib.request.urlopen(f"{address}/api/jobs/") as reply:
+        assert not [job for job in json.loads(reply.read()) if "scaler env" in job["entrypoint"]], "it leaves no job"

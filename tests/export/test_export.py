@@ -161,6 +161,24 @@ def test_every_command_starts_or_resumes_the_same_run_with_the_same_changes() ->
         assert "--run-id digits-1 --workers 3 --set storage=s3://bucket/runs --set train.epochs=3" in text, kind
 
 
+def test_the_report_is_among_the_commands_where_it_can_be_read() -> None:
+    of_bucket = "scaler report digits-1 --storage s3://bucket/runs"
+    shown = {kind: [line for line in exported(kind, BUCKET).next if line == of_bucket] for kind in KINDS}
+    assert {kind for kind, lines in shown.items() if not lines} == {"docker"}, "its container prints the report"
+    assert "scaler report digits-1 --storage jobs/digits/runs" in exported("slurm").next
+    assert "scaler report digits-1 --storage /mnt/runs" in exported("slurm", "storage=/mnt/runs").next
+    assert (
+        "docker compose --file jobs/digits/deploy/compose.yaml cp head:/home/scaler/runs ." in exported("compose").next
+    )
+    assert not [line for line in exported("kuberay").next if "report" in line or not line]
+
+
+def test_an_image_that_no_registry_has_is_noticed() -> None:
+    notice = "The cluster pulls the image digits. Name it in a registry: --image REGISTRY/NAME."
+    assert notice in exported("raycluster").notices
+    assert notice not in exported("raycluster", image="ghcr.io/me/digits").notices
+
+
 def test_a_name_that_kubernetes_does_not_take_is_changed() -> None:
     resource = documents("kuberay", "name=My_Job.v2", run_id="My_Job.v2-20261129-080000-ab12")[0]
     assert resource["metadata"]["name"] == "my-job-v2-20261129-080000-ab12"

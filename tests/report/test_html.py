@@ -290,6 +290,20 @@ def test_a_rank_that_a_verdict_is_about_is_marked_in_the_table(run: SyntheticRun
     assert [row.get("class") for row in page.all("tr")].count("marked") == 1
 
 
+def test_of_more_workers_than_fit_the_slowest_come_first(run: SyntheticRun) -> None:
+    """The table scrolls: a straggler of high rank would be out of sight."""
+    (first, *_) = run.report().workers
+    for count, ranks, is_by_rank in ((12, ["0", "1", "2"], True), (13, ["12", "11", "10"], False)):
+        workers = tuple(replace(first, rank=rank, compute_s=float(rank)) for rank in range(count))
+        page = Page(render_html(run.report(workers=workers)))
+        shown = [
+            cell.get("data-value") for cell in page.all("th") if cell.get("scope") == "row" and "data-value" in cell
+        ]
+        assert shown[:3] == ranks
+        assert ("The 13 workers are sorted by their data wait and compute in a step" in page.text) is not is_by_rank
+        assert [cell.get("aria-sort") for cell in page.all("th")].count("ascending") == (1 if is_by_rank else 0)
+
+
 def test_paper_gets_the_slowest_of_very_many_workers(run: SyntheticRun) -> None:
     (first, *_) = run.report().workers
     workers = tuple(replace(first, rank=rank, compute_s=float(rank)) for rank in range(100))

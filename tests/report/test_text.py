@@ -111,6 +111,17 @@ def test_nothing_is_wider_than_80_columns(
     assert not [line for line in lines if line.rstrip().endswith("…")], "a number was cut off"
 
 
+@pytest.mark.parametrize("width", [30, 40, 60, 70])
+def test_a_narrow_terminal_gets_fewer_columns_and_no_number_is_cut_off(eventful: SyntheticRun, width: int) -> None:
+    text = rendered(report_text(eventful.report()), width=width)
+    table = text[text.index("\nrank  ") :].split("\n\n")[0]
+    assert "…" not in table
+    assert max(map(len, table.splitlines())) <= width
+    assert ("samples  " in table.splitlines()[1]) is (width >= 70)
+    bar = text[text.index("Where the ") :].splitlines()[1]
+    assert len(bar.rstrip()) == width
+
+
 def test_of_very_many_workers_the_slowest_are_shown_and_the_rest_counted(synthetic_run: SyntheticRun) -> None:
     report = synthetic_run.attempt(0).report()
     workers = tuple(replace(report.workers[0], rank=rank, compute_s=1.0 + rank / 1e6) for rank in range(1000))

@@ -29,6 +29,7 @@ from scaler.report.run.model import Flops, Noise, Report, Scaling, WorkerRow
 from scaler.report.text.format import money, number, optimizer_options, option, percent, plural, ratio, seconds
 
 HEADLINE_EVALS = 2  # the list below the headline has all of them
+ROWS_IN_VIEW = 12  # of the workers' table; more workers are sorted by their own time, the slowest first
 PRINTED_WORKERS = 64  # on paper, the slowest; the page has all of them
 PLAN_NUMBERS = (
     "global_batch_size",
@@ -52,6 +53,7 @@ def render_html(report: Report) -> str:
         A document of about 110 KB, of which 51 KB is the chart library; each place of the curves (at most 500) adds
         0.3 KB, and each worker 2 KB.
     """
+    slowest = slowest_first(report.workers)
     return render_page(
         "report.html.j2",
         kind="report",
@@ -67,7 +69,8 @@ def render_html(report: Report) -> str:
         decisions=_decision_table(report),
         plan_numbers=_plan_table(report.plan),
         marked=_marked(report),
-        printed={worker.rank for worker in slowest_first(report.workers)[:PRINTED_WORKERS]},
+        workers=slowest if len(slowest) > ROWS_IN_VIEW else report.workers,
+        printed={worker.rank for worker in slowest[:PRINTED_WORKERS]},
         node_text=_node_text,
         column=_column,
         percent=percent,

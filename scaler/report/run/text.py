@@ -1,9 +1,10 @@
-"""Render a run's report for a terminal of 80 columns, the verdicts first."""
+"""Render a run's report for a terminal of 80 columns, or of fewer, the verdicts first."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -26,6 +27,9 @@ from scaler.report.text.format import number, option, percent, plural, printable
 MOST_WORKERS = 16  # of more workers, the slowest are shown
 BAR_WIDTH = 78
 MARK = "<"  # beside a rank that has a verdict
+GAP = 2  # between two columns of the workers' table
+# The columns of the workers' table that a narrow terminal leaves out, the first one first.
+LEFT_OUT = ("samples", "p95", "GiB", "loss", "sync", "data", "step p50")
 _BAR_STYLES = {
     "startup": "bright_black",
     "compute": "blue",
@@ -50,7 +54,7 @@ def report_text(report: Report, *, with_failure: bool = True) -> RenderableType:
     facts = [*results(report), audit, *costs(report), *further_facts(report)]
     parts: list[RenderableType] = [title, _verdicts(report)]
     if report.totals.steps:
-        parts += [_facts(facts), *_budget(report), _worker_table(report)]
+        parts += [_facts(facts), *_budget(report), _Fitted(lambda width: _worker_table(report, width=width))]
     if report.failure and with_failure:
         parts.insert(2, Text(printable(report.failure)))
     if report.decisions:
@@ -89,15 +93,29 @@ def _budget(report: Report) -> list[RenderableType]:
     if report.budget is None or wall_s is None or wall_s <= 0:
         return []
     parts = budget_parts(report.budget)
+    return [_Fitted(lambda width: _bar(parts, wall_s, width=min(BAR_WIDTH, width)))] if parts else []
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """A part of the report that depends on the width of the terminal."""
+
+    make: Callable[[int], RenderableType]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.make(options.max_width)
+
+
+def _bar(parts: Sequence[Part], wall_s: float, *, width: int) -> RenderableType:
     bar, lines = Text(), [Text()]
-    for part, letter, width in zip(parts, _letters(parts), _widths(parts), strict=True):
+    for part, letter, columns in zip(parts, _letters(parts), _widths(parts, width), strict=True):
         style = _BAR_STYLES[part.key]
-        bar.append(letter * width, style=f"{style} reverse")
+        bar.append(letter * columns, style=f"{style} reverse")
         entry = Text.assemble((letter, f"{style} reverse"), f" {part.name} {percent(part.seconds / wall_s)}  ")
-        if len(lines[-1]) + len(entry) > BAR_WIDTH:
+        if len(lines[-1]) + len(entry) > width:
             lines.append(Text())
         lines[-1].append(entry)
-    return [Group(Text(f"Where the {seconds(wall_s)} went", style="bold"), bar, *lines)] if parts else []
+    return Group(Text(f"Where the {seconds(wall_s)} went", style="bold"), bar, *lines)
 
 
 def _letters(parts: Iterable[Part]) -> list[str]:
@@ -105,12 +123,12 @@ def _letters(parts: Iterable[Part]) -> list[str]:
     return [letters.get(part.key, part.key[0]) for part in parts]
 
 
-def _widths(parts: Sequence[Part]) -> list[int]:
+def _widths(parts: Sequence[Part], width: int) -> list[int]:
     """Columns for each part. A part of less than half a column has none; the lines below the bar name it."""
     edges, at, whole = [0], 0.0, sum(part.seconds for part in parts)
     for part in parts:
         at += part.seconds
-        edges.append(round(at / whole * BAR_WIDTH))
+        edges.append(round(at / whole * width))
     return [end - start for start, end in pairwise(edges)]
 
 
@@ -123,16 +141,20 @@ def _decision_list(report: Report) -> RenderableType:
     return Group(Text("Decisions in training", style="bold"), table)
 
 
-def _worker_table(report: Report) -> RenderableType:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    names = ("rank", "samples", "samples/s", "loss", "step p50", "p95", "data", "sync", "GiB")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+def _worker_table(report: Report, *, width: int) -> RenderableType:
+    names = ["rank", "samples", "samples/s", "loss", "step p50", "p95", "data", "sync", "GiB"]
     about = {verdict.rank for verdict in report.verdicts}
     shown = report.workers if len(report.workers) <= MOST_WORKERS else slowest_first(report.workers)[:MOST_WORKERS]
-    for row in shown:
-        is_marked = row.rank in about
-        table.add_row(*_worker_cells(row, is_marked=is_marked), style="bold yellow" if is_marked else "")
+    rows = [dict(zip(names, _worker_cells(row, is_marked=row.rank in about), strict=True)) for row in shown]
+    for name in LEFT_OUT:
+        if sum(max(len(cell) for cell in (each, *(row[each] for row in rows))) + GAP for each in names) - GAP <= width:
+            break
+        names.remove(name)
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row, cells in zip(shown, rows, strict=True):
+        table.add_row(*(cells[name] for name in names), style="bold yellow" if row.rank in about else "")
     left = len(report.workers) - len(shown)
     if not left:
         return table

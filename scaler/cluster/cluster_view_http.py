@@ -1,0 +1,70 @@
+"""What a Ray cluster that is reached over HTTP offers: a Ray job on its head looks at it."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import scaler
+from scaler.cluster.cluster_view import ClusterView, NodeView
+from scaler.cluster.jobs_client import JobsClient
+from scaler.cluster.versions import Versions
+from scaler.errors import ClusterError
+from scaler.masking import mask_text
+
+LOOK_S = 120.0  # the job gets this version of scaler, and each node starts a process to answer
+POLL_S = 0.5
+
+
+def view_over_http(address: str) -> ClusterView:
+    """Return what a cluster offers, from a Ray job ``scaler env`` on its head, which is deleted at the end.
+
+    Args:
+        address: ``http(s)://host:port``.
+
+    Raises:
+        ClusterError: the cluster cannot be reached, refuses this process, or the job fails.
+    """
+    client = JobsClient(address)
+    job = client.call(
+        "submit_job",
+        within_s=None,
+        entrypoint="exec python -m scaler env --address auto --json",
+        runtime_env={"py_modules": [str(Path(scaler.__file__).parent)]},
+        entrypoint_num_cpus=0,
+    )
+    until = monotonic() + LOOK_S
+    while not client.call("get_job_status", job).is_terminal():
+        if monotonic() > until:
+            client.call("stop_job", job)
+            raise ClusterError(f"the Ray job {job} at {client.shown} has not ended for {LOOK_S:.0f} s.", _LOOK)
+        sleep(POLL_S)
+    log = client.call("get_job_logs", job)
+    client.call("delete_job", job)
+    found = cluster_in(log)
+    if found is None:
+        lines = [line for line in log.splitlines() if line.strip()]
+        last = mask_text(lines[-1].strip()) if lines else "it printed nothing"
+        raise ClusterError(f"the cluster at {client.shown} cannot run scaler env: {last.rstrip('.')}.", _LOOK)
+    return found
+
+
+_LOOK = "On a node of the cluster: scaler env --address auto"
+
+
+def cluster_in(log: str) -> ClusterView | None:
+    """Return the cluster in what ``scaler env --json`` printed, after lines of Ray; None: there is none."""
+    begin = re.search(r"^\{$", log, re.MULTILINE)
+    if begin is None:
+        return None
+    values: Any = json.JSONDecoder().raw_decode(log, begin.start())[0]
+    cluster: Mapping[str, Any] | None = values["cluster"]
+    if cluster is None:
+        return None
+    nodes = [
+        NodeView(**{**node, "versions": Versions(**node["versions"]) if node["versions"] is not None else None})
+        for node in cluster["nodes"]
+    ]
+    return ClusterView(**{**cluster, "nodes": nodes})
