@@ -269,10 +269,12 @@ def _run_on_ray(
     with ExitStack() as stack:
         shipped, sent_folder = job, str(recipe_folder)
         if address is None:
+            from scaler.cluster.capacity import local_cpus
             from scaler.cluster.embedded import embedded_cluster
 
             stack.enter_context(job_environment(job.runtime_env, folder=recipe_folder))
-            stack.enter_context(embedded_cluster(verbose=verbose, forks=_can_fork(job)))
+            crowded = job.scale.max_workers > local_cpus()
+            stack.enter_context(embedded_cluster(verbose=verbose, forks=_can_fork(job), crowded=crowded))
         else:
             from scaler.cluster.ray_hooks import require_hooks
             from scaler.cluster.running import environment_for, running_cluster

@@ -29,7 +29,7 @@ from scaler.metrics.events import (
     RecordsThinned,
     TriedOut,
 )
-from scaler.metrics.means import Mean
+from scaler.metrics.mean import Mean
 from scaler.plan import Plan
 from scaler.training.activity import Activity
 from scaler.training.checkpoints.files import find_checkpoint

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scaler.core.noise_scale import GradientSquares
 from scaler.metrics.events import Event, WorkerEnded
-from scaler.metrics.means import Mean
+from scaler.metrics.mean import Mean
 from scaler.metrics.record import COLUMNS, Merge, Record
 from scaler.training.clock import Clock, Mark
 from scaler.training.gradients.step import StepMeasures
