@@ -1,6 +1,7 @@
 """A server of the S3 protocol on the loopback, with the faults of a real storage."""
 
 import threading
+import urllib.request
 from collections.abc import Callable, Iterable
 from time import sleep
 from typing import Any
@@ -33,6 +34,22 @@ class FaultyS3:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables with which a process uses this server."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def make_bucket(self, name: str) -> None:
+        """Make a bucket; everything that the servers of this process held is gone."""
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/moto-api/reset", data=b"")).close()
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/{name}", method="PUT")).close()
+        self.requests, self.refused = [], 0
 
     def start(self) -> None:
         """Listen; after ``stop`` at the same port, with the same content."""
