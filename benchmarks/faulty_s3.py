@@ -56,7 +56,11 @@ class FaultyS3:
         from moto.moto_server.threaded_moto_server import MotoRequestHandler
         from werkzeug.serving import make_server
 
-        self._server = make_server("127.0.0.1", self.port, self._answer, True, request_handler=MotoRequestHandler)
+        class Handler(MotoRequestHandler):
+            def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+                """Print no line for each request."""
+
+        self._server = make_server("127.0.0.1", self.port, self._answer, True, request_handler=Handler)
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()

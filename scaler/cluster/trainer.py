@@ -9,6 +9,7 @@ from ray.train.backend import Backend, BackendConfig
 
 from scaler.cluster.capacity import start_timeout_s
 from scaler.cluster.failure_policy import FailurePolicy
+from scaler.cluster.free_resources import has_autoscaler
 from scaler.cluster.ray_internals import (
     DataParallelTrainer,
     DatasetsCallback,
@@ -25,12 +26,11 @@ from scaler.cluster.worker import Assignment, work
 from scaler.job import Job
 
 # Parts of Ray Train that scaler's runs do not need; each would start a process of one to two CPU seconds. scaler does
-# not use Ray Data, and a recipe's relative paths mean the same on a worker as in this process.
-_UNUSED = (DatasetsCallback, WorkingDirectorySetupCallback)
-# This callback removes the workers' placement group when the controller has died; an embedded cluster ends with its
-# driver anyway. Without a dashboard, the callback asks any Ray that it finds on the machine, and takes "no such actor"
-# for a dead controller: it has ended a healthy run while another cluster was running.
-_UNUSED_WHEN_EMBEDDED = (PlacementGroupCleanerCallback,)
+# not use Ray Data, and a recipe's relative paths mean the same on a worker as in this process. The placement group
+# cleaner removes the workers' placement group when the controller has died. scaler's driver ends then, and Ray removes
+# the placement groups of a driver that has ended. In a cluster without a dashboard, the cleaner asks any Ray that it
+# finds on the machine, and takes "no such actor" for a dead controller: it has ended a healthy run.
+_UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback, WorkingDirectorySetupCallback)
 
 
 RESIZE_CHECK_S = ("SCALER_RESIZE_CHECK_S", 10.0)
@@ -70,11 +70,10 @@ class _Trainer(DataParallelTrainer):
         super().__init__(_work, **options)
         self._hang_timeout_s, self._collector, self._embedded = job.failures.hang_timeout_s, collector, embedded
         self._patience_s, self._most_workers = job.resources.wait_s, job.scale.max_workers
-        self._unused: tuple[type, ...] = (*_UNUSED, *(_UNUSED_WHEN_EMBEDDED if embedded else ()))
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, self._unused)]
+        return [callback for callback in callbacks if not isinstance(callback, _UNUSED)]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
         config = cast(Any, self.scaling_config)  # annotated as the class of Ray Train's first version
@@ -94,7 +93,7 @@ class _Trainer(DataParallelTrainer):
                 patience_s=self._patience_s,
                 asks_for_nodes=not self._embedded,
             )
-        elif self._embedded:
+        elif self._embedded or not has_autoscaler():
             options["scaling_policy"] = FixedWithoutAutoscaler(config)
         environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(
             start_timeout_s(self._most_workers, elastic=config.elasticity_enabled)

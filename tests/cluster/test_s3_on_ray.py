@@ -11,7 +11,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # its dependencies' deprecat
 
 from s3_runs import S3Run  # noqa: E402
 
-STEPS, AT_STEP, STEPS_AWAY = 80, 20, 30
+STEPS, AT_STEP, STEPS_AWAY = 60, 22, 16  # there is a checkpoint every 20 steps
 
 
 def test_workers_train_while_a_busy_storage_is_away_and_nothing_is_lost(
