@@ -33,7 +33,7 @@ def record(step: int, **given: Any) -> Record:
     [
         (0.0, 4, "once a second, at 0.25 s a step"),
         (0.05, 4, "a twentieth of a second is worth it"),
-        (0.15, 12, "every 3 s, of which it is a twentieth"),
+        (0.16, 12, "every 3.2 s, of which it is a twentieth"),
         (9.0, 20, "every 5 s, so that a request to stop is read"),
     ],
 )
