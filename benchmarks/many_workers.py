@@ -5,7 +5,9 @@ shared by the workers. After a few steps it gets Ctrl-C, and is then resumed to 
 command was started. CPU seconds and memory are of the processes that trained; the memory is the proportional set size
 (PSS: memory that processes share is divided among them) after a few steps.
 
-Run: python benchmarks/many_workers.py [--workers 8 16 32 64] [--scaler /path/to/scaler] [--only-submit]
+With ``--commands``, ``scaler status``, ``logs`` and ``stop`` are timed while the workers train; the stop ends the run.
+
+Run: python benchmarks/many_workers.py [--workers 8 16 32 64] [--scaler /path/to/scaler] [--only-submit | --commands]
 """
 
 import argparse
@@ -16,9 +18,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from time import sleep, time
 from typing import Any
 
@@ -28,6 +32,8 @@ from table import table
 
 HERE = Path(__file__).resolve().parent
 STEPS, STOP_AFTER = 60, 10  # steps of a run; Ctrl-C comes when a worker has begun this many
+LONG_STEPS = 6000  # of a run that is followed by commands
+COMMANDS = (("status", 5), ("logs", 5), ("stop", 1))  # and how often each is run
 MOST_S = 540.0  # a command that takes longer is stopped
 MOST_PROCESSES = 40  # in the list of --processes
 NAN = float("nan")
@@ -49,34 +55,50 @@ class Measurement:
     load: float  # of the machine before the command, over the last minute
 
 
+@dataclass(frozen=True, kw_only=True)
+class CommandTime:
+    """One command that follows or stops a run; times in seconds."""
+
+    name: str
+    wall_s: float
+    cpu_s: float
+    load: float  # of the machine, over the last minute
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="+", default=[8, 16, 32, 64], help="default: 8 16 32 64")
     parser.add_argument("--scaler", default=str(Path(sys.executable).with_name("scaler")), help="the command to run")
     parser.add_argument("--only-submit", action="store_true", help="without the resume")
+    parser.add_argument("--commands", action="store_true", help="time status, logs and stop; without Ctrl-C and resume")
     parser.add_argument("--processes", action="store_true", help="also list the processes with the most CPU seconds")
     arguments = parser.parse_args()
-    rows, faults = [], 0
+    rows, command_rows, faults = [], [], 0
     for workers in arguments.workers:
         with tempfile.TemporaryDirectory(prefix="many-") as name:
             folder = Path(name)
-            job = write_job(folder, workers)
-            submitted, watch = measure([arguments.scaler, "submit", str(job)], folder, workers, stops=True)
-            rows.append(row(workers, "submit, Ctrl-C", submitted))
+            job = write_job(folder, workers, steps=LONG_STEPS if arguments.commands else STEPS)
+            times: list[CommandTime] = []
+            during = partial(follow, arguments.scaler, folder, times) if arguments.commands else send_ctrl_c
+            submitted, watch = measure([arguments.scaler, "submit", str(job)], folder, workers, during=during)
+            rows.append(row(workers, "submit, then it is stopped", submitted))
+            command_rows += rows_of_commands(workers, times)
             wrong = faults_of(folder, "stopped", submitted, workers)
             if arguments.processes:
                 print(table(heaviest(watch)), file=sys.stderr)
-            if not arguments.only_submit:
+            if not (arguments.only_submit or arguments.commands):
                 resumed, _ = measure([arguments.scaler, "resume", str(newest_run(folder))], folder, workers)
                 rows.append(row(workers, "resume", resumed))
                 wrong += faults_of(folder, "succeeded", resumed, workers)
         print(f"{workers} workers: {'; '.join(wrong) or 'stop, resume and report are right'}", file=sys.stderr)
         faults += len(wrong)
         print(table(rows), flush=True)
+        if command_rows:
+            print(f"\n{table(command_rows)}", flush=True)
     sys.exit(1 if faults else 0)
 
 
-def write_job(folder: Path, workers: int) -> Path:
+def write_job(folder: Path, workers: int, *, steps: int) -> Path:
     """Write a job with a tiny model, whose workers share the CPUs of this machine."""
     (folder / "notes").mkdir()
     share = int(100 * len(os.sched_getaffinity(0)) / workers) / 100
@@ -87,7 +109,7 @@ def write_job(folder: Path, workers: int) -> Path:
         "reference": {"global_batch_size": 64, "lr": 0.01, "optimizer": {"name": "sgd", "momentum": 0.9}},
         "scale": {"num_workers": workers, "per_worker_batch_size": 4, "rule": "linear"},
         "schedule": {"name": "cosine"},
-        "train": {"steps": STEPS, "eval_every": {"steps": STEPS // 2}},
+        "train": {"steps": steps, "eval_every": {"steps": steps // 2}},
         "resources": {"cpus_per_worker": share, "gpus_per_worker": 0},
         "storage": str(folder / "runs"),
     }
@@ -95,8 +117,38 @@ def write_job(folder: Path, workers: int) -> Path:
     return folder / "job.yaml"
 
 
-def measure(command: list[str], folder: Path, workers: int, *, stops: bool = False) -> tuple[Measurement, ProcessWatch]:
-    """Run a command to its end; with ``stops``, send it Ctrl-C after ``STOP_AFTER`` steps."""
+def send_ctrl_c(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGINT)
+
+
+def follow(scaler: str, folder: Path, times: list[CommandTime], process: subprocess.Popen[bytes]) -> None:
+    """Run the commands that follow the newest run, and stop it; add their times to ``times``."""
+    for name, repeats in COMMANDS:
+        for _ in range(repeats):
+            before = os.times()
+            # A session of its own, as another terminal has: kernels share the CPU among sessions.
+            done = subprocess.run(
+                [scaler, name, str(newest_run(folder))],
+                capture_output=True,
+                text=True,
+                check=False,
+                start_new_session=True,
+            )
+            after = os.times()
+            if done.returncode or process.poll() is not None:
+                raise SystemExit(f"scaler {name} ended with {done.returncode}:\n{done.stderr}")
+            cpu_s = sum(after[2:4]) - sum(before[2:4])
+            times.append(CommandTime(name=name, wall_s=after[4] - before[4], cpu_s=cpu_s, load=os.getloadavg()[0]))
+
+
+def measure(
+    command: list[str],
+    folder: Path,
+    workers: int,
+    *,
+    during: Callable[[subprocess.Popen[bytes]], None] = lambda process: None,
+) -> tuple[Measurement, ProcessWatch]:
+    """Run a command to its end; call ``during`` with its process after ``STOP_AFTER`` steps."""
     before = set(pids_that_trained(folder))
     load = os.getloadavg()[0]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
@@ -110,8 +162,7 @@ def measure(command: list[str], folder: Path, workers: int, *, stops: bool = Fal
                 times = step_times(folder, before)
                 if mib != mib and times and max(map(len, times)) >= STOP_AFTER:
                     mib = mean(pss_mib(pid) for pid in pids_that_trained(folder) if pid not in before)
-                    if stops:
-                        process.send_signal(signal.SIGINT)
+                    during(process)
                 if time() - began > MOST_S:
                     process.send_signal(signal.SIGINT)
                     process.wait(60)
@@ -188,6 +239,25 @@ def row(workers: int, what: str, found: Measurement) -> dict[str, str]:
         "PSS MiB a worker": f"{found.worker_mib:.0f}",
         "load before": f"{found.load:.1f}",
     }
+
+
+def rows_of_commands(workers: int, times: Sequence[CommandTime]) -> list[dict[str, str]]:
+    """Return a row for each command: the median of its times, and the longest."""
+    rows = []
+    for name in dict.fromkeys(each.name for each in times):
+        own = [each for each in times if each.name == name]
+        rows.append(
+            {
+                "workers": str(workers),
+                "command": name,
+                "times": str(len(own)),
+                "wall s": f"{median(each.wall_s for each in own):.2f}",
+                "longest s": f"{max(each.wall_s for each in own):.2f}",
+                "CPU s": f"{median(each.cpu_s for each in own):.2f}",
+                "load": f"{max(each.load for each in own):.0f}",
+            }
+        )
+    return rows
 
 
 def heaviest(watch: ProcessWatch) -> list[dict[str, str]]:

@@ -165,7 +165,7 @@ def slow_link(cluster: MachineCluster, node: str, name: str) -> dict[str, str]:
     cluster.join(node, delay_s=link.get("delay_s", 0.0))
     if "mbit_per_s" in link:
         cluster.limit(node, mbit_per_s=link["mbit_per_s"])
-    changes = ["scale.num_workers=3", "train.epochs=12", "train.eval_every={epochs: 12}"]
+    changes = ["scale.num_workers=3", "train.epochs=16", "train.eval_every={epochs: 16}"]
     sets = [part for change in [*changes, f"storage={cluster.shared}/runs"] for part in ("--set", change)]
     command = ["scaler", "submit", DIGITS, "--address", "auto", "--run-id", node, "--quiet", *sets]
     done = cluster.run("head", command, folder=HERE.parent, timeout_s=SLOW_S)

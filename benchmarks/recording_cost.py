@@ -122,7 +122,7 @@ class Steps:
             self._recorder.unchecked_records()
             self._context.leave_requested()
             self._context.wanted_steps(1)
-            interval.set_next(interval.step_time_s())
+            interval.set_next(interval.step_time_s(), cost_s=0.0)
 
 
 def main() -> None:

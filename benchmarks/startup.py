@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -31,6 +31,7 @@ from table import table
 HERE = Path(__file__).resolve().parent
 JOB_FILE = HERE.parent / "jobs/digits/job.yaml"
 WORKERS = 2
+SIDES = ("scaler", "plain")
 GOALS = {"first step": 0.6, "exit": 0.5}  # ratios scaler / plain
 
 
@@ -48,23 +49,34 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3, help="commands of each side (default 3)")
     parser.add_argument("--processes", action="store_true", help="then one more of each, with a table of its processes")
     arguments = parser.parse_args()
-    sides: dict[str, list[Measurement]] = {"scaler": [], "plain": []}
-    for pair in range(arguments.pairs):
-        for side in ("scaler", "plain") if pair % 2 == 0 else ("plain", "scaler"):
-            found, _ = measure(side)
+    compare_in_pairs(arguments.pairs, lambda side, _: measure(side)[0], goals=GOALS)
+    if arguments.processes:
+        for side in SIDES:
+            print()
+            print(table(measure(side, watched=True)[1]))
+
+
+def compare_in_pairs(pairs: int, measured: Callable[[str, int], Measurement], *, goals: Mapping[str, float]) -> None:
+    """Measure both sides so many times, in the order A B B A, and print their comparison.
+
+    Args:
+        pairs: commands of each side.
+        measured: measures a side; gets its name, and the number of the pair.
+        goals: ratios scaler / plain that must not be exceeded.
+    """
+    sides: dict[str, list[Measurement]] = {side: [] for side in SIDES}
+    for pair in range(pairs):
+        for side in SIDES if pair % 2 == 0 else reversed(SIDES):
+            found = measured(side, pair)
             sides[side].append(found)
             print(
-                f"{pair + 1}/{arguments.pairs} {side:6}: first step after {found.first_step_s:.1f} s, "
+                f"{pair + 1}/{pairs} {side:6}: first step after {found.first_step_s:.1f} s, "
                 f"exit after {found.exit_s:.1f} s",
                 file=sys.stderr,
             )
-    print(table(compared(sides["scaler"], sides["plain"], goals=GOALS)))
+    print(table(compared(sides["scaler"], sides["plain"], goals=goals)))
     print()
     print(table(where_time_goes(sides["scaler"])))
-    if arguments.processes:
-        for side in sides:
-            print()
-            print(table(measure(side, watched=True)[1]))
 
 
 def measure(side: str, *, watched: bool = False) -> tuple[Measurement, list[dict[str, str]]]:

@@ -22,14 +22,12 @@ from machine_cluster import MachineCluster, why_no_machines
 from startup import (
     HERE,
     Measurement,
-    compared,
+    compare_in_pairs,
     marks,
-    where_time_goes,
     write_plain_settings,
     write_scaler_job,
 )
 from stopwatch import read_notes
-from table import table
 
 GOALS = {"first step": 0.8}  # ratio scaler / plain
 PAUSE_S = 5.0  # between two commands: Ray ends the processes of the one before
@@ -41,22 +39,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if (reason := why_no_machines()) is not None:
         sys.exit(f"submit_remote.py: {reason}")
-    sides: dict[str, list[Measurement]] = {"scaler": [], "plain": []}
     with MachineCluster(nodes=2, quick=False) as cluster:
         cluster.add("desk", networks=("office",))
-        for pair in range(arguments.pairs):
-            for side in ("scaler", "plain") if pair % 2 == 0 else ("plain", "scaler"):
-                sleep(PAUSE_S)
-                found = measure(cluster, side, cluster.shared / f"{pair}-{side}")
-                sides[side].append(found)
-                print(
-                    f"{pair + 1}/{arguments.pairs} {side:6}: first step after {found.first_step_s:.1f} s, "
-                    f"exit after {found.exit_s:.1f} s",
-                    file=sys.stderr,
-                )
-    print(table(compared(sides["scaler"], sides["plain"], goals=GOALS)))
-    print()
-    print(table(where_time_goes(sides["scaler"])))
+
+        def measured(side: str, pair: int) -> Measurement:
+            sleep(PAUSE_S)
+            return measure(cluster, side, cluster.shared / f"{pair}-{side}")
+
+        compare_in_pairs(arguments.pairs, measured, goals=GOALS)
 
 
 def measure(cluster: MachineCluster, side: str, folder: Path) -> Measurement:

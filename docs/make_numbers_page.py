@@ -18,7 +18,7 @@ RULES = """
 ## Three rules
 
 - **Losses are weighted.** Every mean of losses, over ranks, micro-steps, steps and epochs, is the sum of weight * loss
-  over the sum of the weights (`scaler/metrics/means.py`). The weight is the number of samples; for a loss that returns
+  over the sum of the weights (`scaler/metrics/mean.py`). The weight is the number of samples; for a loss that returns
   `(sum, weight)` it is that weight. If it is not the number of samples, a record has it in the column `weight`.
 - **A step's time is the mean over ranks.** A rank's step lasts from the end of its step before to its own end, with the
   wait for other ranks. So the sums of all ranks agree with each other and with the wall clock. The sum over the slowest

@@ -67,6 +67,7 @@ CLUSTER_GROUPS = {
         "test_nodes_in_namespaces.py",
         "test_preflight.py",
         "test_remote_submit.py",
+        "test_s3_on_ray.py",
         "test_submit.py",
         "test_wheel.py",
     ),

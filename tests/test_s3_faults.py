@@ -2,11 +2,11 @@
 
 import sys
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from faulty_s3 import FaultyS3
 from synthetic import SyntheticRun
 
 from scaler.metrics.events import Checkpointed, CheckpointFailed, of_type
@@ -16,8 +16,6 @@ from scaler.runs import RunFolder, RunState, find_run, list_runs
 pytest.importorskip("s3fs", reason="pip install scaler[s3]")
 pytest.importorskip("moto.server", reason="pip install scaler[dev]")
 pytestmark = pytest.mark.filterwarnings("default")  # its dependencies' deprecations are not ours
-
-from faulty_s3 import FaultyS3  # noqa: E402
 
 STEPS = 60
 BUCKET = "runs"
@@ -61,20 +59,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
 
     server = FaultyS3()
     server.start()
-    for name, value in {
-        "AWS_ENDPOINT_URL": server.url,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
+    for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     monkeypatch.setattr(botocore.retryhandler, "delay_exponential", lambda base, growth_factor, attempts: 0.01)
     monkeypatch.setattr(filesystems, "RETRY_S", 0.05)
     monkeypatch.setattr("scaler.metrics.background.RETRY_S", 0.05)
     s3fs.S3FileSystem.clear_instance_cache()
-    urllib.request.urlopen(urllib.request.Request(f"{server.url}/moto-api/reset", data=b"")).close()
-    s3fs.S3FileSystem().mkdir(BUCKET)
+    server.make_bucket(BUCKET)
     yield server
     s3fs.S3FileSystem.clear_instance_cache()
     server.stop()

@@ -64,10 +64,12 @@ def connect(
     """
     with ExitStack() as stack:
         if address is None:
+            from scaler.cluster.capacity import local_cpus
             from scaler.cluster.embedded import embedded_cluster
 
             stack.enter_context(job_environment(job.runtime_env, folder=recipe_folder))
-            stack.enter_context(embedded_cluster(verbose=verbose, forks=can_fork(job)))
+            crowded = job.scale.max_workers > local_cpus()
+            stack.enter_context(embedded_cluster(verbose=verbose, forks=can_fork(job), crowded=crowded))
             yield Connection.of_embedded(job, recipe_folder)
             return
         from scaler.cluster.ray_hooks import require_hooks

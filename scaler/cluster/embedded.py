@@ -17,6 +17,8 @@ from scaler.cluster.ray_session import ray_session
 from scaler.errors import ClusterError
 
 OBJECT_STORE_BYTES = 256 * 2**20  # for records and a plan; training data is not put there
+NICENESS = "RAY_worker_niceness"
+RAYS_NICENESS = 15  # without the variable
 
 # An embedded cluster has no dashboard, and its node is never drained, so these parts of Ray are switched off.
 # docs/decisions/0004-start-up-time.md has the measurements.
@@ -33,7 +35,7 @@ _ENVIRONMENT: Mapping[str, str] = {
 
 
 @contextmanager
-def embedded_cluster(*, verbose: bool, forks: bool = True) -> Iterator[None]:
+def embedded_cluster(*, verbose: bool, forks: bool = True, crowded: bool = False) -> Iterator[None]:
     """Start a cluster with all CPUs and GPUs of this machine, and connect to it for the length of a ``with`` block.
 
     Ray's daemons listen on all interfaces, so they ask for a random token. Only this process and its children have it,
@@ -44,6 +46,8 @@ def embedded_cluster(*, verbose: bool, forks: bool = True) -> Iterator[None]:
         verbose: show Ray's log on stderr, and keep its files.
         forks: start workers as forks of one process, where the system can. Not for workers that use a GPU or several
             threads.
+        crowded: there are more workers than CPUs. Forks then leave the CPUs to other processes that need them: to this
+            process, to Ray's daemons, and to commands in other terminals.
 
     Raises:
         ClusterError: the cluster cannot be started, or the installed Ray does not work with scaler.
@@ -61,7 +65,7 @@ def embedded_cluster(*, verbose: bool, forks: bool = True) -> Iterator[None]:
 
             def start() -> None:
                 if forks and sys.platform == "linux":
-                    stack.enter_context(fork_server(files))
+                    stack.enter_context(fork_server(files, niceness=worker_niceness() if crowded else 0))
                 _start(files, verbose=verbose)
 
             with ray_session(start, address=None, environment=environment, verbose=verbose):
@@ -69,6 +73,11 @@ def embedded_cluster(*, verbose: bool, forks: bool = True) -> Iterator[None]:
     finally:
         if not verbose:
             shutil.rmtree(files, ignore_errors=True)
+
+
+def worker_niceness() -> int:
+    """Return the niceness that Ray gives its workers."""
+    return int(os.environ.get(NICENESS, RAYS_NICENESS))
 
 
 @cache

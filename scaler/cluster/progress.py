@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from scaler.metrics.events import AttemptStarted, Evaluated, Event
-from scaler.metrics.means import Mean
+from scaler.metrics.mean import Mean
 from scaler.metrics.record import Record
 
 WINDOW_S = 5.0  # recent values are means over the last 1 to 2 windows of this much step time

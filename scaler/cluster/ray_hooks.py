@@ -52,7 +52,7 @@ CALLED = (
     "GlobalState.get_draining_nodes()",
     "get_train_context()",
     "get_runtime_env_default_excludes()",
-    "_internal_kv_get(key, namespace)",
+    "_internal_kv_get(key)",
     "get_cluster_status(gcs_address)",
     "_get_excludes(path, excludes)",
     "_get_ignore_file(path, ignore_file)",

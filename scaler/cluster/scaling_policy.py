@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 class FixedWithoutAutoscaler(FixedScalingPolicy):
     """Keeps the number of workers, and requests no nodes.
 
-    This is for a cluster without an autoscaler. In an embedded cluster, the actor that passes requests to an autoscaler
-    would cost two CPU seconds.
+    This is for a cluster without an autoscaler. The actor that passes requests to an autoscaler would cost two CPU
+    seconds.
     """
 
     def after_controller_start(self, train_run_context: Any) -> None:

@@ -10,6 +10,7 @@ from ray.train.backend import Backend, BackendConfig
 from scaler.cluster.attempt import Assignment
 from scaler.cluster.capacity import start_timeout_s
 from scaler.cluster.failure_policy import FailurePolicy
+from scaler.cluster.free_resources import has_autoscaler
 from scaler.cluster.ray_internals import (
     DataParallelTrainer,
     DatasetsCallback,
@@ -18,7 +19,6 @@ from scaler.cluster.ray_internals import (
     RunConfig,
     ScalingConfig,
     WorkingDirectorySetupCallback,
-    _internal_kv_get,
 )
 from scaler.cluster.ray_session import set_environment
 from scaler.cluster.scaling_policy import ElasticPolicy, FixedWithoutAutoscaler
@@ -27,13 +27,11 @@ from scaler.cluster.worker import work
 from scaler.job import Job
 
 # Parts of Ray Train that scaler's runs do not need; each would start a process of one to two CPU seconds. scaler does
-# not use Ray Data, and a recipe's relative paths mean the same on a worker as in this process.
-_UNUSED = (DatasetsCallback, WorkingDirectorySetupCallback)
-# This callback removes the workers' placement group when the controller has died, which it learns from the dashboard.
-# Without one, as in an embedded cluster, the end of a run waits 12 s for it. It then asks the dashboard of any Ray that
-# it finds on the machine, and takes "no such actor" for a dead controller: it has ended a healthy run while another
-# cluster was running.
-_NEEDS_A_DASHBOARD = (PlacementGroupCleanerCallback,)
+# not use Ray Data, and a recipe's relative paths mean the same on a worker as in this process. The placement group
+# cleaner removes the workers' placement group when the controller has died. scaler's driver ends then, and Ray removes
+# the placement groups of a driver that has ended. In a cluster without a dashboard, the cleaner asks any Ray that it
+# finds on the machine, and takes "no such actor" for a dead controller: it has ended a healthy run.
+_UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback, WorkingDirectorySetupCallback)
 
 
 RESIZE_CHECK_S = ("SCALER_RESIZE_CHECK_S", 10.0)
@@ -73,11 +71,10 @@ class _Trainer(DataParallelTrainer):
         super().__init__(_work, **options)
         self._hang_timeout_s, self._collector, self._embedded = job.failures.hang_timeout_s, collector, embedded
         self._patience_s, self._most_workers = job.resources.wait_s, job.scale.max_workers
-        self._unused: tuple[type, ...] = (*_UNUSED, *(() if has_dashboard() else _NEEDS_A_DASHBOARD))
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, self._unused)]
+        return [callback for callback in callbacks if not isinstance(callback, _UNUSED)]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
         config = cast(Any, self.scaling_config)  # annotated as the class of Ray Train's first version
@@ -97,7 +94,7 @@ class _Trainer(DataParallelTrainer):
                 patience_s=self._patience_s,
                 asks_for_nodes=not self._embedded,
             )
-        elif self._embedded:
+        elif self._embedded or not has_autoscaler():
             options["scaling_policy"] = FixedWithoutAutoscaler(config)
         environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(
             start_timeout_s(self._most_workers, elastic=config.elasticity_enabled)
@@ -105,11 +102,6 @@ class _Trainer(DataParallelTrainer):
         # Values that the user has set stay; Ray Train passes all of them to its controller.
         with set_environment({name: value for name, value in environment.items() if name not in os.environ}):
             return super()._initialize_and_run_controller(**options)
-
-
-def has_dashboard() -> bool:
-    """Return whether the connected cluster has a dashboard: without one, Ray notes an empty address."""
-    return bool(_internal_kv_get("webui:url", namespace="dashboard"))
 
 
 def _seconds(variable: tuple[str, float]) -> float:

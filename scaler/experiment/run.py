@@ -203,7 +203,7 @@ def _connected(
 ) -> Iterator[Connection]:
     """Connect to the cluster that all cells share."""
     jobs = [cell.job for cell in cells if cell.job is not None]
-    first = next((job for job in jobs if not can_fork(job)), jobs[0])
+    first = max(jobs, key=lambda job: (not can_fork(job), job.scale.max_workers))
     with connect(
         first, recipe_folder=matrix.recipe_folder, address=address, verbose=verbose, on_notice=watcher.on_notice
     ) as connection:

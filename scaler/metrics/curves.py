@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from time import monotonic, time
 
 from scaler.metrics.events import AttemptStarted, Evaluated, Event
-from scaler.metrics.means import Mean
+from scaler.metrics.mean import Mean
 from scaler.metrics.record import Record
 
 CURVES = {

@@ -40,6 +40,7 @@ _BUSY = re.compile(
     re.IGNORECASE,
 )
 
+CONNECTIONS = 32  # to one storage: readers of many files send as many requests at a time
 STORAGE_PATIENCE_S = 60.0  # a run survives that its storage is away for this long
 RETRY_S = 1.0
 
@@ -86,7 +87,7 @@ def reach(uri: str) -> tuple[Any, str]:
     remedy = "Use a folder or a URI that fsspec knows, and install the package that it asks for."
     with storage_errors(f"{mask_text(uri)}: cannot be reached", uri=uri, remedy=remedy):
         try:
-            filesystem, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+            filesystem, root = fsspec.core.url_to_fs(uri, use_listings_cache=False, **_connections(uri))
         except ImportError as error:
             scheme = uri.partition("://")[0]
             if extra := _EXTRAS.get(_SAME_AS.get(scheme, scheme)):
@@ -94,6 +95,14 @@ def reach(uri: str) -> tuple[Any, str]:
                 raise RunError(f"{mask_text(uri)}: the package for {scheme}:// is not installed.", remedy) from error
             raise
     return filesystem, root
+
+
+def _connections(uri: str) -> dict[str, Any]:
+    """Return the option that lets s3fs send more than ten requests at a time, unless fsspec's configuration has it."""
+    scheme = uri.partition("://")[0]
+    if _SAME_AS.get(scheme, scheme) != "s3" or "config_kwargs" in fsspec.config.conf.get(scheme, {}):
+        return {}
+    return {"config_kwargs": {"max_pool_connections": CONNECTIONS}}
 
 
 @contextmanager

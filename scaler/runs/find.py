@@ -8,11 +8,10 @@ from math import isfinite
 
 from scaler.errors import JobFileError, RunError
 from scaler.masking import mask_text
-from scaler.runs.filesystems import inside, located, names_in
+from scaler.runs.filesystems import CONNECTIONS, inside, located, names_in
 from scaler.runs.folder import RunFolder
 from scaler.runs.parsing import parse_json
 
-READERS = 32  # runs in remote storage that are looked at at once
 _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 MOST_CHARACTERS = 200  # of a run id; a name in a folder may have 255, and Ray adds to the id
 
@@ -77,7 +76,7 @@ def list_runs(storage: str = "runs") -> Sequence[RunFolder]:
     if "://" not in base:
         made = [_made(folder) for folder in folders]
     else:  # a request takes long, and the storage answers many at once
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
             made = list(pool.map(_made, folders))
     runs = [(at, folder) for at, folder in zip(made, folders, strict=True) if at is not None]
     return [folder for _, folder in sorted(runs, key=lambda run: run[0])]

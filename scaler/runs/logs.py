@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from scaler.runs.files import LOG_BYTES
+from scaler.runs.filesystems import CONNECTIONS
 from scaler.runs.folder import RunFolder
 
-READERS = 16  # files that are read at the same time: in remote storage, each takes some requests
 _NAME = re.compile(r"rank-(\d+)\.log")
 
 
@@ -48,7 +48,7 @@ class LineReader:
         Raises:
             RunError: the folder cannot be read.
         """
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
             lines = pool.map(lambda name: self._new_lines_of(name, final=final), files.values())
             return {title: of_file for title, of_file in zip(files, lines, strict=True) if of_file}
 

@@ -29,7 +29,7 @@ from scaler.metrics.events import (
     RecordsThinned,
     TriedOut,
 )
-from scaler.metrics.means import Mean
+from scaler.metrics.mean import Mean
 from scaler.plan import Plan
 from scaler.training.activity import Activity
 from scaler.training.checkpoints.files import find_checkpoint
@@ -287,19 +287,23 @@ class Training:
         self._event(MicroBatchHalved, per_worker_batch_size=half)
 
     def _hand_over_together(self) -> tuple[Leave, bool]:
-        """Hand records over, and agree with all workers on what to do next; about once a second, at the same step.
+        """Hand records over, and agree with all workers on what to do next; every second or more, at the same step.
 
         Returns:
             Whether to leave, and whether a checkpoint is due by the clock.
         """
+        step_time_s, began = self._interval.step_time_s(), perf_counter()
         self._hand_over()
         self._check_losses()
         wanted = self._context.wanted_steps(self._recorder.steps_per_record)
-        mine = [self._context.leave_requested(), self._checkpoints.is_due(), self._interval.step_time_s(), wanted]
+        leaves, is_due = self._context.leave_requested(), self._checkpoints.is_due()
+        mine = [leaves, is_due, step_time_s, wanted, -self._interval.cost_s]
         if self._world_size > 1:
             self.activity.begin(WAITING)
-        leave, save, step_time_s, steps = max_over_workers(mine, world_size=self._world_size, device=self._device)
-        self._interval.set_next(step_time_s)
+        agreed = max_over_workers(mine, world_size=self._world_size, device=self._device)
+        leave, save, step_time_s, steps, minus_cost_s = agreed
+        self._interval.set_next(step_time_s, cost_s=-minus_cost_s)
+        self._interval.cost_s = perf_counter() - began
         self._thin(int(steps))
         return Leave(int(leave)), bool(save)
 

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from scaler.core.noise_scale import GradientSquares
 from scaler.metrics.events import Event, WorkerEnded
-from scaler.metrics.means import Mean
+from scaler.metrics.mean import Mean
 from scaler.metrics.record import COLUMNS, Merge, Record
 from scaler.training.clock import Clock, Mark
 from scaler.training.gradients.step import StepMeasures
 from scaler.training.worker_context import WorkerContext
 
-HAND_OVER_S = 1.0  # the time between two hand-overs
+HAND_OVER_S = 1.0  # the time between two hand-overs ...
+COST_SHARE = 0.05  # ... unless they would take more than this share of the time ...
+LONGEST_S = 5.0  # ... and never longer than this: a request to stop is read at a hand-over
 
 
 class HandOverInterval:
@@ -24,9 +26,11 @@ class HandOverInterval:
 
     Attributes:
         steps: steps from one hand-over to the next, unless an evaluation or a checkpoint comes between.
+        cost_s: seconds that this worker took for the last hand-over.
     """
 
     def __init__(self) -> None:
+        self.cost_s = 0.0
         self._taken = 0
         self._due = self.steps = 1
         self._began = perf_counter()
@@ -40,15 +44,17 @@ class HandOverInterval:
         """Return this worker's mean time per step since the last hand-over, in seconds."""
         return (perf_counter() - self._began) / max(self._taken, 1)
 
-    def set_next(self, step_time_s: float) -> None:
-        """Set the next hand-over ``HAND_OVER_S`` from now.
+    def set_next(self, step_time_s: float, *, cost_s: float) -> None:
+        """Set the next hand-over ``HAND_OVER_S`` from now, or later where the workers are slow to agree.
 
         The interval grows at most tenfold, because first steps are slow.
 
         Args:
             step_time_s: the time per step that all workers agreed on.
+            cost_s: the least that the last hand-over cost a worker; the others have also waited for each other.
         """
-        self.steps = max(1, min(int(HAND_OVER_S / max(step_time_s, 1e-9)), 10 * self.steps))
+        interval_s = min(max(HAND_OVER_S, cost_s / COST_SHARE), LONGEST_S)
+        self.steps = max(1, min(int(interval_s / max(step_time_s, 1e-9)), 10 * self.steps))
         self._due = self.steps
         self._taken, self._began = 0, perf_counter()
 

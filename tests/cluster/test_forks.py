@@ -14,6 +14,7 @@ from scaler.errors import ClusterError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 
+NICENESS = 1  # of the workers
 SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
@@ -50,13 +51,14 @@ class Probe:
             "parent": os.getppid(),
             "parent_script": parent[1].decode() if len(parent) > 1 else "",
             "alike": alike,
+            "session": Path("/proc/self/autogroup").read_text() if Path("/proc/self/autogroup").exists() else None,
             "random": [ray.NodeID.from_random().hex(), random.random(), float(numpy.random.rand())],
             "mark": os.environ.get("MARK"),
         }
 
 
 if __name__ == "__main__":
-    with embedded_cluster(verbose=False):
+    with embedded_cluster(verbose=False, crowded=True):
         import ray
 
         def tell(variables):
@@ -79,7 +81,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What actors of an embedded cluster tell of themselves."""
     script = tmp_path_factory.mktemp("forks") / "script.py"
     script.write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": str(script.parent)}  # Ray imports the actor's class from there
+    # Ray imports the actor's class from the script's folder.
+    environment = {**os.environ, "PYTHONPATH": str(script.parent), "RAY_worker_niceness": str(NICENESS)}
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=120, check=False
     )
@@ -104,6 +107,14 @@ def test_without_the_server_ray_starts_workers_itself(found: Any) -> None:
 
 def test_a_fork_is_as_ray_would_have_started_it(found: Any) -> None:
     assert found["forks"][1]["alike"] == found["alone"]["alike"]
+
+
+def test_forks_leave_the_cpus_to_other_sessions_where_there_are_more_workers_than_cpus(found: Any) -> None:
+    if found["alone"]["session"] is None:
+        pytest.skip("this kernel has no autogroups")
+    assert {each["alike"]["niceness"] for each in found["forks"]} == {NICENESS}
+    assert {each["session"].split("nice ")[1].strip() for each in found["forks"]} == {str(NICENESS)}
+    assert found["alone"]["session"].split("nice ")[1].strip() == "0"
 
 
 def test_forks_have_random_numbers_of_their_own(found: Any) -> None:

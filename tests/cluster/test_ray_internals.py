@@ -234,18 +234,13 @@ class TestTheInstalledRay:
 
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Data, from Ray Train
-def test_a_cluster_without_a_dashboard_gets_no_cleaner_that_would_ask_one(
-    digits: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("embedded", [True, False])
+def test_a_run_gets_no_cleaner_that_would_ask_a_dashboard(digits: Callable[..., Job], embedded: bool) -> None:
     """Ray Train's cleaner of placement groups asks the dashboard, and the end of a run would wait for it for 12 s."""
     from scaler.cluster import trainer
     from scaler.cluster.ray_internals import PlacementGroupCleanerCallback
 
-    def has_cleaner() -> bool:
-        made = trainer._Trainer(job=digits(), collector=None, embedded=False)
-        return any(isinstance(each, PlacementGroupCleanerCallback) for each in made._create_default_callbacks())
-
-    assert not has_cleaner()
-    noted = {("webui:url", "dashboard"): b"127.0.0.1:8265"}
-    monkeypatch.setattr(trainer, "_internal_kv_get", lambda key, *, namespace: noted[key, namespace])
-    assert has_cleaner()
+    made = trainer._Trainer(job=digits(), collector=None, embedded=embedded)
+    callbacks = made._create_default_callbacks()
+    assert callbacks
+    assert not any(isinstance(each, PlacementGroupCleanerCallback) for each in callbacks)

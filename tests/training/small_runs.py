@@ -36,8 +36,8 @@ NEVER_STOP = 10**9
 class EveryStep(HandOverInterval):
     """Hands over at every step, so that a test decides where an attempt ends."""
 
-    def set_next(self, step_time_s: float) -> None:
-        super().set_next(step_time_s)
+    def set_next(self, step_time_s: float, *, cost_s: float) -> None:
+        super().set_next(step_time_s, cost_s=cost_s)
         self._due = 1
 
 

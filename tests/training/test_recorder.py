@@ -15,7 +15,7 @@ from scaler.training import device as device_module
 from scaler.training.clock import CpuClock, CudaClock
 from scaler.training.device import describe_device
 from scaler.training.memory import memory_limit_gib
-from scaler.training.recorder import Recorder, merge_steps
+from scaler.training.recorder import HandOverInterval, Recorder, merge_steps
 
 
 def record(step: int, **given: Any) -> Record:
@@ -26,6 +26,22 @@ def record(step: int, **given: Any) -> Record:
         "grad_signal": None, "grad_variance": None, "noise_scale": None, "cpu_s": 0.25,
     }  # fmt: skip
     return Record(**{**values, **given})
+
+
+@pytest.mark.parametrize(
+    ("cost_s", "steps", "reason"),
+    [
+        (0.0, 4, "once a second, at 0.25 s a step"),
+        (0.05, 4, "a twentieth of a second is worth it"),
+        (0.16, 12, "every 3.2 s, of which it is a twentieth"),
+        (9.0, 20, "every 5 s, so that a request to stop is read"),
+    ],
+)
+def test_workers_that_are_slow_to_agree_hand_over_less_often(cost_s: float, steps: int, reason: str) -> None:
+    interval = HandOverInterval()
+    for _ in range(3):  # it grows at most tenfold
+        interval.set_next(0.25, cost_s=cost_s)
+    assert interval.steps == steps, reason
 
 
 def test_merged_steps_are_sums_means_and_the_first_of_them() -> None:

@@ -3,8 +3,9 @@
 Its forks have everything that it has, so this process has one thread, no connection, and no random number that a
 worker would use. It checks the first and the last, and refuses to fork otherwise.
 
-Arguments: the descriptor of a listening socket; the folder with the package scaler; the names of variables that are
-not the driver's, and are removed after the imports. The process ends when its standard input is closed.
+Arguments: the descriptor of a listening socket; the folder with the package scaler; the niceness of the session; the
+names of variables that are not the driver's, and are removed after the imports. The process ends when its standard
+input is closed.
 """
 
 import sys
@@ -52,11 +53,12 @@ Request = Mapping[str, Any]
 """What ``client.is_forked`` sends."""
 
 
-def main(listening: socket.socket, *, removed: Sequence[str]) -> None:
+def main(listening: socket.socket, *, niceness: int, removed: Sequence[str]) -> None:
     """Answer requests until standard input is closed; in a fork, run the worker.
 
     Args:
         listening: accepts the clients.
+        niceness: of this process's session, from the first fork on.
         removed: names of variables that are removed after the imports.
     """
     at_start = {name: value for name, value in os.environ.items() if name not in removed}
@@ -74,6 +76,7 @@ def main(listening: socket.socket, *, removed: Sequence[str]) -> None:
                 os.environ.update(of_ray)
                 sys.path.insert(0, str(Path(request["worker"][0]).parent))  # Python adds the script's folder
                 load_ray()
+                set_session_niceness(niceness)
             is_alike = rays(request["environment"]) == of_ray and others(request["environment"]) == others(at_start)
             is_fork = is_alike and number_of_threads() == 1 and os.fork() == 0
             if is_fork and not is_wanted(connection):
@@ -175,6 +178,15 @@ def random_numbers_of_a_fork() -> bytes:
         return pipe.read()
 
 
+def set_session_niceness(niceness: int) -> None:
+    """Set how much of the CPUs this process and its forks get beside the other sessions of the machine.
+
+    Linux divides the CPUs among sessions first. The niceness of a process counts only among those of its session.
+    """
+    with suppress(OSError):  # a kernel without autogroups: the niceness that Ray gives each worker counts
+        Path("/proc/self/autogroup").write_text(str(niceness))
+
+
 def become(request: Request) -> None:
     """Run the worker of a request in this process, as its client would have."""
     os.setpgid(0, 0)  # Ray ends the process group of a worker
@@ -193,4 +205,4 @@ def become(request: Request) -> None:
 if __name__ == "__main__":
     if find_spec("scaler") is None:  # it is not installed: the driver found it in its own folder
         sys.path.append(sys.argv[2])
-    main(socket.socket(fileno=int(sys.argv[1])), removed=sys.argv[3:])
+    main(socket.socket(fileno=int(sys.argv[1])), niceness=int(sys.argv[3]), removed=sys.argv[4:])

@@ -20,7 +20,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread
 
 
 @contextmanager
-def fork_server(folder: str) -> Iterator[None]:
+def fork_server(folder: str, *, niceness: int) -> Iterator[None]:
     """Run a fork server for the length of a ``with`` block; a Ray cluster that is started in it uses the server.
 
     Ray must be imported before, with the environment of the cluster.
@@ -29,6 +29,7 @@ def fork_server(folder: str) -> Iterator[None]:
 
     Args:
         folder: an existing folder that only this user can enter, for the socket and the log.
+        niceness: of the workers' session; 0: the workers get as much of the CPUs as any other session.
     """
     address = str(Path(folder, "fork_server"))
     added = {name: value for name, value in ONE_THREAD.items() if name not in os.environ}
@@ -38,7 +39,7 @@ def fork_server(folder: str) -> Iterator[None]:
         listening.listen(MOST_WAITING)
         with set_environment({client.SERVER: address}):
             server = subprocess.Popen(
-                [sys.executable, str(HERE / "server.py"), str(listening.fileno()), str(package), *added],
+                [sys.executable, str(HERE / "server.py"), str(listening.fileno()), str(package), str(niceness), *added],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

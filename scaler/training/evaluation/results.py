@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scaler.errors import RecipeError
-from scaler.metrics.means import Mean, means_of
+from scaler.metrics.mean import Mean
+from scaler.metrics.means import means_of
 from scaler.training.evaluation.metric_objects import MetricObject, has_rows, is_metric, values_of
 from scaler.training.recipe import Recipe
 from scaler.training.recipe.failures import describe_type

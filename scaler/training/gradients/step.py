@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from scaler.errors import RecipeError
 from scaler.metrics.events import COMPUTING, LOADING, WAITING
-from scaler.metrics.means import Mean
+from scaler.metrics.mean import Mean
 from scaler.training.activity import Activity
 from scaler.training.clock import Clock, Mark
 from scaler.training.data.batches import to_device

@@ -21,7 +21,7 @@ from scaler.core.batch import share_bounds
 from scaler.errors import RecipeError
 from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
-from scaler.metrics.means import Mean
+from scaler.metrics.mean import Mean
 from scaler.plan import Plan
 from scaler.training.device import is_out_of_memory
 from scaler.training.gradients.gather import several_micro_batches

@@ -10,7 +10,7 @@ from statistics import fmean, variance
 from typing import NamedTuple
 
 from scaler.errors import RecipeError
-from scaler.metrics.means import Mean
+from scaler.metrics.mean import Mean
 
 
 class LossValue(NamedTuple):

@@ -1,6 +1,7 @@
 """A server of the S3 protocol on the loopback, with the faults of a real storage."""
 
 import threading
+import urllib.request
 from collections.abc import Callable, Iterable
 from time import sleep
 from typing import Any
@@ -34,12 +35,32 @@ class FaultyS3:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables with which a process uses this server."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def make_bucket(self, name: str) -> None:
+        """Make a bucket; everything that the servers of this process held is gone."""
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/moto-api/reset", data=b"")).close()
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/{name}", method="PUT")).close()
+        self.requests, self.refused = [], 0
+
     def start(self) -> None:
         """Listen; after ``stop`` at the same port, with the same content."""
         from moto.moto_server.threaded_moto_server import MotoRequestHandler
         from werkzeug.serving import make_server
 
-        self._server = make_server("127.0.0.1", self.port, self._answer, True, request_handler=MotoRequestHandler)
+        class Handler(MotoRequestHandler):
+            def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+                """Print no line for each request."""
+
+        self._server = make_server("127.0.0.1", self.port, self._answer, True, request_handler=Handler)
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()
