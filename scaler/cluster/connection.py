@@ -26,7 +26,7 @@ class Connection:
         recipe: the recipe as the workers import it.
         recipe_folder: the job file's folder, as the workers see it.
         is_embedded: whether the cluster ends with this process.
-        group: workers that live on between runs; None: each run starts its own on Ray Train.
+        group: workers that the runs share; None: each run starts its own on Ray Train.
     """
 
     recipe: str

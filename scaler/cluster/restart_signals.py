@@ -34,7 +34,7 @@ class LostDataProcess(Exception):  # noqa: N818
 
 
 class WorkersLost(Exception):  # noqa: N818
-    """Workers of a group that lives on were lost more often than the job allows.
+    """Workers of a shared group were lost more often than the job allows.
 
     Args:
         failures: by rank.

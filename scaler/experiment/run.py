@@ -214,7 +214,7 @@ def _connected(
 def _with_group(
     connection: Connection, cells: Sequence[Cell], recipe_folder: Path, *, is_embedded: bool
 ) -> Iterator[Connection]:
-    """Give the connection a group of workers that lives on; elastic jobs start their own for each run."""
+    """Give the connection workers that several runs share; elastic jobs start their own for each run."""
     job = cells[0].job
     assert job is not None
     if job.scale.is_elastic:

@@ -1,7 +1,8 @@
 """Seeds and states of all random numbers of a worker: torch's, its GPU's, numpy's and Python's."""
 
 import random
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -9,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scaler.core.seeds import stream_seed
+
+_CPU = torch.device("cpu")
 
 
 def seed_everything(seed: int) -> None:
@@ -61,6 +64,32 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
 
 _PYTHON_WORDS, _NUMPY_WORDS = 625, 624
 _WORDS = _PYTHON_WORDS + _NUMPY_WORDS + 3
+
+
+class DrawnByImport:
+    """The random numbers that the import of a module draws.
+
+    Importing a package may draw random numbers. What a recipe draws afterwards must not depend on whether another run
+    in this process, or in the process that this one is a fork of, has imported the module before.
+    """
+
+    _first: ClassVar[dict[str, tuple[ModuleType, Tensor, Tensor]]] = {}  # by name: the states before and after
+
+    def __init__(self, before: Tensor) -> None:
+        self._before = before
+
+    @classmethod
+    def begin(cls) -> Self:
+        """Note the random numbers before an import."""
+        return cls(random_state(_CPU))
+
+    def end(self, module: ModuleType) -> None:
+        """Leave the random numbers as the module's first import left them, if it began with these."""
+        first = self._first.get(module.__name__)
+        if first is None or first[0] is not module:
+            self._first[module.__name__] = module, self._before, random_state(_CPU)
+        elif torch.equal(self._before, first[1]):
+            set_random_state(first[2], _CPU)
 
 
 def gather_random_states(device: torch.device, *, world_size: int) -> Tensor:

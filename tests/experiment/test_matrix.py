@@ -149,7 +149,7 @@ def test_strong_scaling_keeps_the_global_batch_and_weak_scaling_lets_it_grow() -
     for option, batches in (("strong", [256, 256]), ("weak", [128, 256])):
         found = make_matrix(preset(DIGITS / "job.yaml", **{option: [1, 2]}), folder=DIGITS, source="x")
         plans = [cell.plan for cell in found.cells if cell.plan is not None]
-        # One worker has no room for 256 samples in one micro-step of 128, and says so.
+        # One worker cannot hold 256 samples in one micro-step of 128: that cell has no plan.
         assert [plan.global_batch_size for plan in plans] == (batches if option == "weak" else batches[1:])
 
 

@@ -181,7 +181,7 @@ def test_speed_up_is_over_the_fewest_workers_and_oversubscription_is_not_scaling
     assert all(law.refusal is not None for law in report.laws), "two numbers of workers identify no law"
 
 
-def test_the_optimum_of_a_sweep_is_inside_it_or_said_to_be_at_the_edge(made: Callable[..., CellInput]) -> None:
+def test_the_optimum_of_a_sweep_is_inside_it_or_reported_at_the_edge(made: Callable[..., CellInput]) -> None:
     accuracies = {0.01: 0.90, 0.03: 0.95, 0.1: 0.93}
     inside = summarize(
         by_batch(made, {lr: {"accuracy": value} for lr, value in accuracies.items()}, "reference.lr"),

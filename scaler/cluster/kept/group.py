@@ -1,4 +1,4 @@
-"""The driver's side of a group of workers that lives on."""
+"""The driver's side of workers that several runs share."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class KeptGroup:
         is_embedded: whether the cluster ends with this process.
 
     Raises:
-        ClusterError: the cluster has no room for the workers.
+        ClusterError: the cluster has no free resources for the workers.
     """
 
     def __init__(self, job: Job, *, is_embedded: bool) -> None:

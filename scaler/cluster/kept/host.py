@@ -1,4 +1,4 @@
-"""One worker of a group that lives on: a Ray actor that has a process train one run after the other."""
+"""One worker of a shared group: a Ray actor that has a process train one run after the other."""
 
 import json
 import os
@@ -118,7 +118,7 @@ class Host:
         return outcomes[0] if outcomes else Outcome(ended="died", message=_death(code))
 
     def agreed(self, number: int) -> tuple[Any] | None:
-        """Return what rank 0 has told the group in an attempt, in a tuple; None: nothing yet."""
+        """Return the value that rank 0 shares with the group in an attempt, in a tuple; None: nothing yet."""
         return self._agreed.get(number)
 
     def end(self, number: int) -> None:

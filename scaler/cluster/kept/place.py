@@ -1,11 +1,11 @@
-"""What a group that lives on tells a worker's process, and what the process tells the group."""
+"""What a shared group tells a worker's process, and what the process tells the group."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """The place of a worker in a group that lives on.
+    """The place of a worker in a shared group.
 
     Args:
         rank: of the worker, in [0, world_size).
@@ -31,7 +31,7 @@ class Outcome:
     """How a worker's process ended.
 
     Args:
-        ended: ``finished``, ``stopped`` or ``yielded``: it has trained. ``restart``: the run is to go on from its
+        ended: ``finished``, ``stopped`` or ``yielded``: it has trained. ``restart``: the run is to continue from its
             checkpoint, which no limit counts. ``died``: it, or a process that loads its data, is gone. ``lost_peer``:
             another worker is gone. ``failed``: it raised an error that would come again.
         message: why, in a few words.

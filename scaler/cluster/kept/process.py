@@ -1,4 +1,4 @@
-"""The process that trains one run in a group that lives on. It has no Ray, and reaches everything through its host."""
+"""The process that trains one run in a shared group. It has no Ray, and reaches everything through its host."""
 
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -18,7 +18,7 @@ POLL_S = 0.01
 
 
 class HostedGroup:
-    """A worker's place in a group that lives on.
+    """A worker's place in a shared group.
 
     Args:
         call: calls functions of the host.

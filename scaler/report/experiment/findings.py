@@ -82,7 +82,7 @@ def findings(
         found.append(
             Finding(
                 code="critical_batch_not_identifiable",
-                message="The critical batch size cannot be told from these cells.",
+                message="These cells do not show the critical batch size.",
                 evidence=critical.refusal,
                 next=add,
             )

@@ -4,35 +4,17 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from scaler.core.nearest import did_you_mean
 from scaler.errors import JobFileError
-from scaler.training.randomness import random_state, set_random_state
 from scaler.training.recipe.check import checked_recipe
 from scaler.training.recipe.module import find_module
 from scaler.training.recipe.recipe import Recipe
 
 SHOWN_FUNCTIONS = 8
-CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Drawn:
-    """The random numbers around the import of a module."""
-
-    module: ModuleType
-    before: Tensor
-    after: Tensor
-
-
-_drawn: dict[str, _Drawn] = {}  # by the name of the module, of the modules that this process has imported
 
 
 def _of(source: str) -> str:
@@ -76,7 +58,9 @@ def import_recipe(path: str, *, folder: Path, source: str = "") -> Callable[...,
     first = dict.fromkeys((str(found.root), str(folder)))
     sys.path[:] = [*first, *(path for path in sys.path if path not in first)]
     _forget_namesake(module_name, found.root)
-    before = random_state(CPU)
+    from scaler.training.randomness import DrawnByImport  # loads torch
+
+    drawn = DrawnByImport.begin()
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -87,7 +71,7 @@ def import_recipe(path: str, *, folder: Path, source: str = "") -> Callable[...,
             "Its package exists, but has no such module.",
         ) from None
     _require_file(module, found.file, path=path, source=source)
-    _draw_again(module, before)
+    drawn.end(module)
     build: Callable[..., Any] | None = getattr(module, function_name, None)
     if not callable(build):
         raise JobFileError(
@@ -95,23 +79,6 @@ def import_recipe(path: str, *, folder: Path, source: str = "") -> Callable[...,
             _functions_of(module, function_name),
         )
     return build
-
-
-def _draw_again(module: ModuleType, before: Tensor) -> None:
-    """Leave the random numbers as the import of a module leaves them, also if the module had been imported already.
-
-    Importing a package may draw random numbers. What the recipe draws afterwards must not depend on whether another run
-    in this process, or the process that this one is a fork of, has imported the module before.
-
-    Args:
-        module: imported now, or before.
-        before: the state of the random numbers before that.
-    """
-    first = _drawn.get(module.__name__)
-    if first is None or first.module is not module:
-        _drawn[module.__name__] = _Drawn(module=module, before=before, after=random_state(CPU))
-    elif torch.equal(before, first.before):
-        set_random_state(first.after, CPU)
 
 
 def _functions_of(module: ModuleType, wanted: str) -> str:
