@@ -14,6 +14,7 @@ from scaler.report.experiment.html import render_experiment_html
 from scaler.report.experiment.labels import label
 from scaler.report.experiment.model import CellInput, ExperimentReport, Question
 from scaler.report.experiment.summary import summarize_experiment
+from scaler.report.experiment.tables import sheets
 from scaler.report.experiment.text import experiment_markdown, experiment_text
 from scaler.report.run.model import Final, Report
 
@@ -178,7 +179,11 @@ def test_speed_up_is_over_the_fewest_workers_and_oversubscription_is_not_scaling
     assert report.speed[2].base_samples_per_s == pytest.approx(100)
     assert report.answer.startswith("2 workers are 1.8 ")
     assert [finding.code for finding in report.verdicts] == ["oversubscribed"]
+    assert report.laws
     assert all(law.refusal is not None for law in report.laws), "two numbers of workers identify no law"
+    assert all(len(row) == len(sheet.head) for sheet in sheets(report) for row in sheet.rows)
+    assert {"throughput", "speed", "lost", "laws"} <= {sheet.id for sheet in sheets(report)}
+    assert render_experiment_html(report).count("<table") == len(sheets(report))
 
 
 def test_the_optimum_of_a_sweep_is_inside_it_or_reported_at_the_edge(made: Callable[..., CellInput]) -> None:

@@ -197,7 +197,7 @@ def _laws(report: ExperimentReport) -> Sheet:
     for law in report.laws:
         values = ", ".join(f"{name} {estimate_text(value)}" for name, value in law.parameters.items())
         add = f" Run {', '.join(map(str, law.add))} workers." if law.add else ""
-        rows.append((law.series, law.law, law.text, values if law.refusal is None else f"{law.refusal}{add}"))
+        rows.append((law.series, law.law, values if law.refusal is None else f"{law.refusal}{add}"))
     return Sheet(
         id="laws",
         title="Laws of scaling",
