@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,14 @@ from scaler.cluster.progress_file import read_progress
 from scaler.errors import RunError
 from scaler.runs import RunFolder, RunState, find_run
 from scaler.runs.control import StopRequest, read_stop, request_stop
+from scaler.runs.lease import FILE as LEASE
 from scaler.runs.lease import Driver, present_state
 
 if TYPE_CHECKING:
     from scaler.cluster.ray_jobs import RemoteRun
 
 POLL_S = 0.5
+REPORT_S = 30.0  # a driver may take this long for the report, after it has written the state
 SILENT_S = 10.0  # storage that cannot be read for this long is reported
 
 
@@ -167,7 +170,10 @@ def wait(
     while True:
         on_status(found)
         state = RunState(found.state)
-        if state.is_end or state is RunState.LOST or (timeout_s is not None and monotonic() - began > timeout_s):
+        if state is RunState.LOST or (timeout_s is not None and monotonic() - began > timeout_s):
+            return found
+        if state.is_end:
+            _wait_for_report(folder)
             return found
         sleep(POLL_S)
         try:
@@ -181,3 +187,11 @@ def wait(
             is_silent = False
             on_notice("The run can be read again.")
         read_at = monotonic()
+
+
+def _wait_for_report(folder: RunFolder) -> None:
+    """Wait until the driver of a run that has ended has written the report: after that it gives up its lease."""
+    began = monotonic()
+    with suppress(RunError):  # the state is known; the report is a courtesy
+        while monotonic() - began < REPORT_S and folder.exists(LEASE):
+            sleep(POLL_S)

@@ -176,7 +176,7 @@ class _Attempt:
         assignment, group, watchdog = self._assignment, self._group, self.watchdog
         rank, world_size = group.rank, group.world_size
         use_threads(self._job.resources.cpus_per_worker)
-        _set_rank_variables(group)
+        set_rank_variables(group)
         gpus = self._job.resources.gpus
         device = group.device(gpus)
         prepare_device(device, self._job.train)
@@ -244,7 +244,7 @@ class _Attempt:
         self._mailbox.wait_taken(within_s=REPORT_S)
 
 
-def _set_rank_variables(group: Group) -> None:
+def set_rank_variables(group: Group) -> None:
     """Set torchrun's variables in this process, for recipes and libraries that read their rank from them."""
     os.environ |= {
         "RANK": str(group.rank),

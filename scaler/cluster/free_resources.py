@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from time import monotonic
+from time import monotonic, sleep
 
 from scaler.cluster.capacity import count_workers, require_resources, usable_nodes
 from scaler.cluster.gpus import SHARE_OF_TYPE, TYPE, with_type
@@ -10,6 +10,7 @@ from scaler.errors import ClusterError
 from scaler.job import Job
 
 POLL_S = 0.5
+REPORTED_S = 10.0  # a cluster that has just started has looked at its nodes within this time
 FIRST_NOTICE_S, NOTICE_S = 1.0, 30.0  # until the first notice of what is waited for, and between two
 
 
@@ -85,9 +86,15 @@ def has_autoscaler() -> bool:
 
     from scaler.cluster.ray_internals import DEBUG_AUTOSCALING_STATUS, _internal_kv_get, get_cluster_status
 
-    reported = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
+    began = monotonic()
+    while True:
+        reported = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}")
+        is_there = not reported or "autoscaler_report" in reported
+        if is_there or monotonic() - began > REPORTED_S:
+            break
+        sleep(POLL_S)  # the process has just started, and has looked at no node yet
     if reported:
-        types = json.loads(reported)["autoscaler_report"]["node_type_mapping"]
+        types = reported["autoscaler_report"]["node_type_mapping"] if is_there else {}
     else:
         status = get_cluster_status(ray.get_runtime_context().gcs_address)
         nodes = [*status.active_nodes, *status.idle_nodes]

@@ -114,7 +114,13 @@ def load_experiment(path: Path) -> ExperimentFile:
     Raises:
         JobFileError: the file cannot be read, or is not an experiment; names the key and the remedy.
     """
-    return parse_experiment(read_values(read_file(path), source=str(path)), source=str(path))
+    values = read_values(read_file(path), source=str(path))
+    if "recipe" in values and "matrix" not in values:
+        raise JobFileError(
+            f"{path}: is a job, not an experiment.",
+            "Say what to vary: --strong 1,2,4, --weak 1,2,4, --batches 16,64, --rules linear,sqrt or --lr 0.01,0.03.",
+        )
+    return parse_experiment(values, source=str(path))
 
 
 def parse_experiment(values: Mapping[str, Any], *, source: str) -> ExperimentFile:

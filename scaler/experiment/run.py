@@ -20,7 +20,7 @@ from scaler.experiment.matrix import Cell, Matrix, worker_group
 from scaler.runs import RunFolder, RunState
 from scaler.runs.lease import present_state
 
-NOT_IN_A_MATRIX = ("storage", "runtime_env", "tracking", "name")
+NOT_IN_A_MATRIX = ("name", "recipe", "runtime_env", "storage", "tracking")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

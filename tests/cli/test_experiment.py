@@ -225,7 +225,11 @@ def test_an_interrupted_experiment_continues_where_it_stopped(folder: Path) -> N
     ("arguments", "code", "problem"),
     [
         (["run", "nothing.yaml"], 2, "Error: nothing.yaml: cannot be read: No such file or directory."),
-        (["run", "job.yaml"], 2, 'Error: job.yaml: unknown key "recipe".'),
+        (
+            ["run", "job.yaml"],
+            2,
+            "Error: job.yaml: is a job, not an experiment.",
+        ),
         (["run", "job.yaml", "--lr", "0.1,x"], 2, "Error: --lr 0.1,x is not a list of numbers above 0."),
         (["run", "job.yaml", "--lr", "0.1", "--metric", "accuracy"], 2, "Error: --metric needs a margin."),
         (["run", "job.yaml", "--lr", "0.1", "--address", "none"], 2, "Error: an experiment does not run at none."),

@@ -19,6 +19,7 @@ from scaler.cluster.progress_file import progress_dict
 from scaler.cluster.ray_jobs import Submission
 from scaler.runs import RunFolder, RunState
 from scaler.runs.control import PROGRESS, read_stop
+from scaler.runs.lease import FILE as LEASE
 from scaler.runs.lease import Lease
 
 NAME = "digits-20260101-120000-aaaa"
@@ -43,7 +44,11 @@ def running(folder: RunFolder, state: RunState = RunState.RUNNING) -> Iterator[N
 
 
 def end(folder: RunFolder, state: RunState, code: int, failure: str | None = None) -> None:
+    """End a run as its driver does: the state, then the report, then the lease."""
     folder.set_state(state, ended_at=time.time(), exit_code=code, failure=failure)
+    time.sleep(0.1)  # reading many records takes longer
+    folder.write("report.md", "the last report")
+    folder.remove(LEASE)
 
 
 @contextmanager
@@ -192,6 +197,7 @@ def test_wait_ends_with_the_exit_code_of_the_run(
     with running(made), soon(lambda: end(made, state, code, failure)):
         outcome = scaler_command("wait", "last")
     assert outcome[:2] == (code, f"{NAME}  {state}\n")
+    assert made.read("report.md") == b"the last report", "who waits finds the report"
     assert outcome.err.startswith(" 24%  loss 2  lr 0.04  32 samples/s  accuracy 0.5  (rank 1 makes the others wait: ")
     assert (failure or "") in outcome.err
 

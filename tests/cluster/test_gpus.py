@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -154,12 +155,13 @@ def on_a_node(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("on_a_node")
 def test_a_worker_has_torchruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    from scaler.cluster.worker_device import set_rank_variables
+    from scaler.cluster.attempt import set_rank_variables
+    from scaler.cluster.worker import RayTrainGroup
 
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK")
     for name in names:
         monkeypatch.setenv(name, "before")  # restored after the test
-    set_rank_variables()
+    set_rank_variables(RayTrainGroup(SimpleNamespace(collector=None)))
     assert [os.environ[name] for name in names] == ["3", "6", "1", "2", "1"]
 
 

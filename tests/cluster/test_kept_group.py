@@ -70,21 +70,21 @@ def kept(tmp_path_factory: pytest.TempPathFactory, cluster: None, calm: RunFolde
     with KeptGroup(first, is_embedded=True) as group:
         connection = replace(Connection.of_embedded(first, TROUBLED), group=group)
         group.prepare(connection.recipe, connection.recipe_folder, seeds=[0])
-        train("plain")
+        slow = "recipe_args.sleep_s=0.015"  # as in the run that they are compared with
+        train("plain", slow)
         marker = "recipe_args.marker={storage}/happened"
-        train("killed", "recipe_args.trouble=kill", "recipe_args.at_call=45", marker)
+        train("killed", slow, "recipe_args.trouble=kill", "recipe_args.at_call=45", marker)
         train("crashing", "recipe_args.trouble=abort", "failures.max_restarts=0")
         train("raising", "recipe_args.trouble=raise")
+        train("stopped", "recipe_args.sleep_s=0.05", stop_after=100)
         train(
             "frozen",
+            slow,
             "recipe_args.trouble=freeze",
             "recipe_args.at_call=45",
             marker,
             f"failures.hang_timeout_s={FROZEN_S}",
         )
-        train("stopped", "recipe_args.sleep_s=0.05", stop_after=100)
-        train("other seed", "train.seed=1")
-        train("again")
     return runs
 
 
@@ -97,7 +97,7 @@ def weights(folder: RunFolder) -> dict[str, Any]:
     return load_checkpoint(folder, newest)["model"]
 
 
-@pytest.mark.parametrize("name", ["plain", "killed", "frozen", "again"])
+@pytest.mark.parametrize("name", ["plain", "killed", "frozen"])
 def test_a_run_in_a_group_is_the_run_that_it_would_be_alone(kept: dict[str, Ended], calm: RunFolder, name: str) -> None:
     ended = kept[name]
     assert ended.error is None, ended.error
@@ -144,11 +144,6 @@ def test_a_run_is_stopped_with_a_checkpoint(kept: dict[str, Ended]) -> None:
     assert 0 < report.totals.samples_seen < 3000
     assert report.attempts[-1].ended_by == "stopped"
     assert weights(stopped.folder)
-
-
-def test_another_seed_is_another_training(kept: dict[str, Ended], calm: RunFolder) -> None:
-    ours, theirs = weights(kept["other seed"].folder), weights(calm)
-    assert not any(tensor.equal(theirs[key]) for key, tensor in ours.items())
 
 
 def test_each_run_has_processes_of_its_own_and_leaves_none(kept: dict[str, Ended]) -> None:

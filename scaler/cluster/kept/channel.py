@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
+START_S = 120.0  # a process that is not a fork imports torch first
 GONE = 75  # exit code of a process whose other side is gone
 
 
@@ -43,14 +44,17 @@ def answer(
         connection: to the process.
         functions: by name.
         silent_s: a process that asks for nothing for this many seconds is frozen; None: it may be silent for ever.
+            Before its first call it may be silent for ``START_S``.
 
     Returns:
         Whether the process has ended; False: it is frozen.
     """
+    patience_s = None if silent_s is None else max(silent_s, START_S)
     while True:
         try:
-            if not connection.poll(silent_s):
+            if not connection.poll(patience_s):
                 return False
+            patience_s = silent_s
             name, arguments, keywords = connection.recv()
         except (OSError, EOFError):
             return True

@@ -102,10 +102,11 @@ class KeptGroup:
         if not self._hosts:
             self._start()
         self._number += 1
-        first = self._hosts[0]
+        number, hosts = self._number, self._hosts
+        first = hosts[0]
         asked = {
-            host.train.remote(self._number, assignment, None if host is first else first): rank
-            for rank, host in enumerate(self._hosts)
+            host.train.remote(number, assignment, None if host is first else first): rank
+            for rank, host in enumerate(hosts)
         }
         outcomes: dict[int, Outcome] = {}
         lost_since: float | None = None
@@ -121,15 +122,12 @@ class KeptGroup:
                 if outcomes[rank].ended not in DONE:
                     lost_since = lost_since or monotonic()
             if lost_since is not None and asked and monotonic() - lost_since > LOST_PEER_S:
-                self._end_all()
+                for host in hosts:
+                    host.end.remote(number)
                 lost_since = monotonic()
         if is_gone:
             self._close()
         return outcomes
-
-    def _end_all(self) -> None:
-        for host in self._hosts:
-            host.end.remote(self._number)
 
     def _report_end(self, assignment: Assignment, cause: str, outcomes: Mapping[int, Outcome], *, of: str) -> None:
         """Send the event of an attempt that is tried again to the collector."""
@@ -149,7 +147,7 @@ class KeptGroup:
         bundle = {name: amount for name, amount in bundle.items() if amount}
         workers = job.scale.max_workers
         self._placement = ray.util.placement_group([bundle] * workers, strategy=resources.placement.upper())
-        ray.get(self._placement.ready())
+        ray.get(self._placement.ready(), timeout=resources.wait_s)
         hosts: list[Any] = [
             ray.remote(Host)
             .options(

@@ -23,6 +23,7 @@ from scaler.cluster.kept.place import Outcome, Place
 from scaler.cluster.mailbox import deliver_to
 
 SCRIPT = Path(__file__).with_name("template.py")
+MOST_PREPARED = 8  # processes that have imported a recipe; each takes memory
 
 Recipe = tuple[str, str, int]
 """A recipe, the folder it is looked for in, and the seed of the run."""
@@ -76,8 +77,13 @@ class Host:
     def prepare(self, recipe: Recipe) -> None:
         """Import the module of a recipe, once for each seed, before a run needs it."""
         assert self._template is not None
-        if recipe not in self._prepared:
-            self._prepared[recipe] = self._template.prepare(recipe)
+        if recipe in self._prepared:
+            return
+        if len(self._prepared) >= MOST_PREPARED:
+            oldest = self._prepared.pop(next(iter(self._prepared)))
+            if oldest is not None:
+                oldest.close()
+        self._prepared[recipe] = self._template.prepare(recipe)
 
     def train(self, number: int, assignment: Assignment, first: Any) -> Outcome:
         """Train one attempt of a run, and return how that ended.
@@ -97,13 +103,21 @@ class Host:
         def agree(value: Any) -> None:
             self._agreed = {number: (value,)}
 
+        def agreed() -> tuple[Any] | None:
+            if first is None:
+                return self.agreed(number)
+            with suppress(ray.exceptions.RayError):  # the driver ends this attempt
+                found: tuple[Any] | None = ray.get(first.agreed.remote(number))
+                return found
+            return None
+
         functions: Mapping[str, Callable[..., Any]] = {
             "begin": lambda: (replace(assignment, collector=None), self._place),
             "begin_attempt": lambda **options: ray.get(collector.begin_attempt.remote(**options)),
             "deliver": deliver_to(collector),
             "is_secured": lambda *arguments, **options: ray.get(collector.is_secured.remote(*arguments, **options)),
             "agree": agree,
-            "agreed": lambda: self.agreed(number) if first is None else ray.get(first.agreed.remote(number)),
+            "agreed": agreed,
             "end": outcomes.append,
         }
         with template.train() as process:
@@ -168,6 +182,11 @@ class _Template:
             started = _run_script("train", theirs)
         return _Process(started.pid, ours, wait=started.wait)
 
+    def close(self) -> None:
+        """End the process."""
+        self._lines.close()
+        self._control.close()
+
     def exit_code(self, pid: int) -> int:
         """Wait for the end of a process, and return its exit code; a signal's number is negative."""
         while pid not in self._ended:
@@ -226,6 +245,7 @@ def _run_script(what: str, theirs: socket.socket) -> "subprocess.Popen[bytes]":
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
         env={**os.environ, **added},
+        process_group=0,  # the host ends the process with all that it started
     )
 
 

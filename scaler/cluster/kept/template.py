@@ -20,6 +20,7 @@ import select
 import signal
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -82,7 +83,6 @@ def train(control: socket.socket) -> NoReturn:
     """Train what the host at the other end of a socket assigns, and end this process."""
     from scaler.cluster.kept.process import train
 
-    os.setpgid(0, 0)  # the host ends the process with all that it started
     train(Connection(control.detach()))
     sys.stdout.flush()
     sys.stderr.flush()
@@ -111,7 +111,11 @@ def serve(control: socket.socket) -> Request | None:
             can_fork = number_of_threads() == 1
             pid = os.fork() if can_fork else None
             if pid == 0:
+                os.setpgid(0, 0)  # the host ends the process with all that it started
                 return request
+            if pid is not None:
+                with suppress(OSError):  # whoever comes first; it may have ended
+                    os.setpgid(pid, pid)
             request.socket.close()
             tell(control, pid=pid)
     finally:

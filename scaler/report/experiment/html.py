@@ -67,7 +67,7 @@ def _table(sheet: Sheet) -> Table:
         for place, name in enumerate(sheet.head)
     )
     rows = tuple(tuple(Cell(text=text) for text in row) for row in sheet.rows)
-    return Table(id=sheet.id, caption=sheet.title, columns=columns, rows=rows)
+    return Table(id=sheet.id, caption=sheet.note or sheet.title, columns=columns, rows=rows)
 
 
 def _charts(report: ExperimentReport) -> ChartSet:
