@@ -53,6 +53,9 @@ def common_environment() -> Mapping[str, str]:
     return {
         # scaler's worker log has what the recipe prints; Ray would send a copy to the driver.
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        # After an error, a thread of Ray Train may outlive the connection; without this, Ray would connect it to any
+        # cluster on this machine.
+        "RAY_ENABLE_AUTO_CONNECT": os.environ.get("RAY_ENABLE_AUTO_CONNECT", "0"),
         # A set of strings has another order in each process, unless all processes have one hash seed.
         HASH_SEED: os.environ.get(HASH_SEED, "0"),
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ.get("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1"),

@@ -11,7 +11,11 @@ from typing import Any
 def outcomes_of(script: Path, folder: Path) -> dict[str, Any]:
     """Return the JSON object that a script prints; it gets ``folder``, and no variable of another Ray."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"RAY_worker_niceness": "0", "PYTHONPATH": str(script.parents[2] / "benchmarks")}
+    environment |= {
+        "RAY_worker_niceness": "0",
+        "RAY_ENABLE_AUTO_CONNECT": "0",
+        "PYTHONPATH": str(script.parents[2] / "benchmarks"),
+    }
     done = subprocess.run(
         [sys.executable, str(script), str(folder)],
         env=environment,
