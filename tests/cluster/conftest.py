@@ -35,6 +35,6 @@ def calm(calm_run: CalmRun) -> RunFolder:
 
 @pytest.fixture(scope="session")
 def hang_timeout_s(calm: RunFolder) -> float:
-    """Twice the time that the calm run took to start: short on an idle machine, and no false alarm on a loaded one."""
+    """Three times the time that the calm run took to start: no false alarm on a machine that is more loaded later."""
     began = next(event.time for event in of_type(read_events(calm), AttemptStarted))
-    return min(max(5.0, round(2 * (began - calm.read_json("status.json")["started_at"]))), 30.0)
+    return min(max(12.0, round(3 * (began - calm.read_json("status.json")["started_at"]))), 30.0)

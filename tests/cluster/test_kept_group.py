@@ -21,7 +21,7 @@ from scaler.runs.control import StopRequest
 # Ray's own, of its own parts; ours are errors.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-FROZEN_S = 4.0  # the time-out of the run whose worker is frozen; its mailbox is silent for 2 s at most
+FROZEN_S = 10.0  # the time-out of the run whose worker is frozen; its mailbox is silent for 2 s at most
 
 
 @dataclass(frozen=True, kw_only=True)

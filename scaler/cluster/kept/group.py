@@ -146,17 +146,16 @@ class KeptGroup:
             bundle[TYPE + resources.accelerator_type] = SHARE_OF_TYPE
         bundle = {name: amount for name, amount in bundle.items() if amount}
         workers = job.scale.max_workers
-        self._placement = ray.util.placement_group([bundle] * workers, strategy=resources.placement.upper())
-        ray.get(self._placement.ready(), timeout=resources.wait_s)
+        placement = ray.util.placement_group([bundle] * workers, strategy=resources.placement.upper())
+        self._placement = placement
+        ray.get(placement.ready(), timeout=resources.wait_s)
         hosts: list[Any] = [
             ray.remote(Host)
             .options(
                 num_cpus=resources.cpus_per_worker,
                 num_gpus=resources.gpus,
                 max_concurrency=4,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    self._placement, placement_group_bundle_index=number
-                ),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=number),
             )
             .remote()
             for number in range(workers)
