@@ -8,7 +8,7 @@ from scaler.cluster.address import choose_address
 from scaler.errors import JobFileError, RunError
 from scaler.experiment.file import ExperimentFile, load_experiment
 from scaler.experiment.folder import About, ExperimentFolder, list_experiments
-from scaler.experiment.matrix import Matrix, make_matrix
+from scaler.experiment.matrix import Matrix, base_job, make_matrix
 from scaler.experiment.read import read_experiment as read_folder
 from scaler.experiment.run import Watcher, find_work, run_cells
 from scaler.report.experiment.model import ExperimentReport
@@ -121,8 +121,9 @@ def find_experiment(name: str, *, storage: str) -> ExperimentFolder:
         RunError: there is no such experiment; names those that there are.
     """
     if name.endswith((".yaml", ".yml")):
-        matrix = plan_experiment(name)
-        name, storage = matrix.experiment.name, matrix.base.storage
+        experiment = load_experiment(Path(name))
+        located, _ = base_job(experiment, folder=Path(name).parent)
+        name, storage = experiment.name, located.job.storage
     folder = ExperimentFolder.of(name, storage=storage)
     if not folder.is_experiment():
         names = ", ".join(each.run_id for each in list_experiments(storage))

@@ -68,13 +68,13 @@ class ExperimentProgress:
             self._say(f"{name}  {self._results(folder)}")
 
     def _results(self, folder: RunFolder) -> str:
-        from scaler.report.experiment.cells import TRAIN_LOSS, throughput
+        from scaler.report.experiment.cells import TRAIN_LOSS, final_values, throughput
         from scaler.report.run.read import read_report
 
         report = read_report(folder)
         compare = self._matrix.experiment.compare
         name = TRAIN_LOSS if compare is None else compare.metric
-        value = report.final.train_loss_mean if name == TRAIN_LOSS else report.final.eval.get(name)
+        value = final_values(report).get(name)
         speed = throughput(report)
         return f"{name} {number(value)}  {number(speed)} samples/s  {seconds(report.totals.wall_s)}"
 

@@ -81,10 +81,8 @@ class DryRun:
     def text(self) -> RenderableType:
         """Return it for a terminal: a row for each combination, then the sums."""
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-        for place, name in enumerate(
-            ("setting", "workers", "batch", "rule", "peak lr", "steps", "seeds", "to run", "")
-        ):
-            table.add_column(name, justify="left" if place in (0, 3, 8) else "right", overflow="fold")
+        for place, name in enumerate(("setting", "workers", "batch", "rule", "peak lr", "steps", "seeds", "to run")):
+            table.add_column(name, justify="left" if place in (0, 3) else "right", overflow="fold")
         groups: dict[str, list[PlannedCell]] = {}
         for cell in self.cells:
             groups.setdefault(cell.label, []).append(cell)
@@ -105,19 +103,17 @@ class DryRun:
         time = (
             f"about {seconds(self.seconds)}"
             if self.seconds is not None
-            else ("a time that is not known: no finished run has as many workers")
+            else "a time that is not known: no finished run has as many workers"
         )
         cost = f", at a cost of {money(self.cost)}" if self.cost is not None else ""
-        lines = [
-            f"{plural(len(self.cells), 'cell')}: {have_run:,} have run, {to_run:,} to run in {time}{cost}.",
-        ]
+        whole = f"{plural(len(self.cells), 'cell')}: {have_run:,} have run, {to_run:,} to run in {time}{cost}."
         problems = [
             Text(printable(f"{name}: {cells[0].problem.splitlines()[0]}"))
             for name, cells in groups.items()
             if cells[0].problem
         ]
         refused = [Text(""), Text("Cannot run", style="bold"), *problems] if problems else []
-        return Group(table, *refused, Text(""), *(Text(line, style="bold") for line in lines))
+        return Group(table, *refused, Text(""), Text(whole, style="bold"))
 
 
 def dry_run(matrix: Matrix, *, retry: bool = False) -> DryRun:

@@ -13,9 +13,9 @@ from scaler.experiment.file import MOST_CELLS, ExperimentFile
 from scaler.job import Job
 from scaler.job.changes import shown
 from scaler.job.load import edit_job
-from scaler.job.located import locate_job
-from scaler.job.reading import read_file, read_values
+from scaler.job.located import LocatedJob, locate_job
 from scaler.plan import Plan
+from scaler.report.experiment.labels import matches
 from scaler.training.plan_job import RecipeFacts, plan_with_recipe, recipe_facts
 
 SEED = "train.seed"
@@ -86,6 +86,23 @@ def worker_group(cell: Cell) -> str:
     return json.dumps(about, sort_keys=True)
 
 
+def base_job(
+    experiment: ExperimentFile, *, folder: Path, overrides: Sequence[str] = ()
+) -> tuple[LocatedJob, Sequence[str]]:
+    """Return the job without the matrix, and the ``key.key=value`` texts that were applied to it.
+
+    Args:
+        experiment: the file; its ``set`` comes before ``overrides``.
+        folder: of the file; the job's path is relative to it.
+        overrides: ``key.key=value`` texts for the job of every cell.
+
+    Raises:
+        JobFileError: the job cannot be read.
+    """
+    overrides = [*(f"{key}={_yaml(value)}" for key, value in experiment.set.items()), *overrides]
+    return locate_job(folder / experiment.job, overrides=overrides), overrides
+
+
 def make_matrix(experiment: ExperimentFile, *, folder: Path, overrides: Sequence[str] = (), source: str) -> Matrix:
     """Return the cells of an experiment with their plans.
 
@@ -98,12 +115,9 @@ def make_matrix(experiment: ExperimentFile, *, folder: Path, overrides: Sequence
     Raises:
         JobFileError: the job cannot be read, the matrix is too large, or no cell has a plan.
     """
-    overrides = [*(f"{key}={_yaml(value)}" for key, value in experiment.set.items()), *overrides]
-    located = locate_job(folder / experiment.job, overrides=overrides)
+    located, overrides = base_job(experiment, folder=folder, overrides=overrides)
     combinations = _combinations(experiment, source=source)
-    values = edit_job(
-        read_values(read_file(Path(located.source)), source=located.source), overrides=overrides, source=located.source
-    ).model_dump()
+    values = located.job.model_dump()
     facts: dict[str, RecipeFacts] = {}
     cells = [
         _cell(number, combination, seed, values, located.source, located.recipe_folder, facts)
@@ -119,11 +133,6 @@ def make_matrix(experiment: ExperimentFile, *, folder: Path, overrides: Sequence
         recipe_folder=located.recipe_folder,
         cells=cells,
     )
-
-
-def matches(overrides: Overrides, some: Overrides) -> bool:
-    """Return whether a combination has some values."""
-    return all(key in overrides and overrides[key] == value for key, value in some.items())
 
 
 def _combinations(experiment: ExperimentFile, *, source: str) -> Sequence[Overrides]:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -75,15 +74,16 @@ def find_work(matrix: Matrix, *, address: str | None = None, retry: bool = False
     runs = find_cell_runs(matrix.cells, storage=matrix.base.storage)
     rows, unfinished, done = [], {}, set()
     for cell in matrix.cells:
-        problem = cell.problem or _problem(cell, matrix, address=address)
-        row = CellRow(cell=cell.number, overrides=cell.overrides, seed=cell.seed, problem=problem)
+        row = CellRow(cell=cell.number, overrides=cell.overrides, seed=cell.seed, problem=cell.problem)
         folder = runs.get(cell.number)
-        if folder is not None:
+        if folder is None and cell.plan is not None:
+            row = replace(row, problem=_problem(cell, matrix, address=address))
+        elif folder is not None:
             row = row.with_run(folder.run_id)
             state, _ = present_state(folder)
             if state is RunState.SUCCEEDED or (state is RunState.FAILED and not retry):
                 done.add(cell.number)
-            elif state is RunState.STARTING or state is RunState.RUNNING:
+            elif state in (RunState.STARTING, RunState.RUNNING):
                 raise RunError(
                     f"run {folder.run_id} of a cell is running.", f"Wait for it: scaler wait {folder.run_id}"
                 )
@@ -97,8 +97,8 @@ def find_work(matrix: Matrix, *, address: str | None = None, retry: bool = False
 
 def _problem(cell: Cell, matrix: Matrix, *, address: str | None) -> str:
     """Return why a cell with a plan cannot run here; empty: it can."""
-    if cell.job is None or cell.plan is None:
-        return ""
+    assert cell.job is not None
+    assert cell.plan is not None
     try:
         require_runnable(cell.job, cell.plan, recipe_folder=matrix.recipe_folder, address=address)
     except ScalerError as error:
@@ -115,7 +115,7 @@ def run_cells(
     address: str | None = None,
     verbose: bool = False,
     watcher: Watcher = Watcher(),
-) -> Sequence[CellRow]:
+) -> None:
     """Run cells, one after another; cells with the same number of workers and resources share a group of workers.
 
     A cell that fails does not end the experiment; a cluster that is lost does.
@@ -128,9 +128,6 @@ def run_cells(
         address: of a running cluster, ``auto`` or ``host:port``; None: an embedded cluster.
         verbose: show Ray's log.
         watcher: hears what happens.
-
-    Returns:
-        A row for each cell.
 
     Raises:
         ClusterError: there is no such cluster, or it was lost.
@@ -147,14 +144,18 @@ def run_cells(
 
     write()
     if not cells:
-        return rows
-    with _connected(matrix, cells, address=address, verbose=verbose, watcher=watcher) as connection:
+        return
+    jobs = [cell.job for cell in cells if cell.job is not None]
+    most = max(jobs, key=lambda job: (not can_fork(job), job.scale.max_workers))  # its cluster suits all
+    with connect(
+        most, recipe_folder=matrix.recipe_folder, address=address, verbose=verbose, on_notice=watcher.on_notice
+    ) as connection:
         for _, group in groupby(cells, key=worker_group):
             members = list(group)
-            with _with_group(connection, members, matrix.recipe_folder, is_embedded=address is None) as shared:
+            with _with_group(connection, members, is_embedded=address is None) as shared:
                 for cell in members:
                     if until is not None and monotonic() > until:
-                        return rows
+                        return
                     watcher.on_start(cell, order, len(cells))
                     run, error = _run_cell(cell, matrix, work, shared, address=address, watcher=watcher)
                     row = rows[cell.number]
@@ -163,7 +164,6 @@ def run_cells(
                     )
                     order += 1
                     write()
-    return rows
 
 
 def _run_cell(
@@ -198,22 +198,7 @@ def _run_cell(
 
 
 @contextmanager
-def _connected(
-    matrix: Matrix, cells: Sequence[Cell], *, address: str | None, verbose: bool, watcher: Watcher
-) -> Iterator[Connection]:
-    """Connect to the cluster that all cells share."""
-    jobs = [cell.job for cell in cells if cell.job is not None]
-    first = max(jobs, key=lambda job: (not can_fork(job), job.scale.max_workers))
-    with connect(
-        first, recipe_folder=matrix.recipe_folder, address=address, verbose=verbose, on_notice=watcher.on_notice
-    ) as connection:
-        yield connection
-
-
-@contextmanager
-def _with_group(
-    connection: Connection, cells: Sequence[Cell], recipe_folder: Path, *, is_embedded: bool
-) -> Iterator[Connection]:
+def _with_group(connection: Connection, cells: Sequence[Cell], *, is_embedded: bool) -> Iterator[Connection]:
     """Give the connection workers that several runs share; elastic jobs start their own for each run."""
     job = cells[0].job
     assert job is not None

@@ -22,7 +22,6 @@ from scaler.metrics.events import GroupEnded
 LOST_PEER_S = 5.0  # when one worker is gone, the others notice it within this time, or are ended
 POLL_S = 0.05
 DONE = ("finished", "stopped", "yielded")
-LOST = ("died", "lost_peer")
 
 
 class KeptGroup:

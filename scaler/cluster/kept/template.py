@@ -26,6 +26,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from scaler.cluster.forks.server import number_of_threads
+
 MOST_BYTES = 64 * 2**10  # of a request
 NEEDED = (
     "scaler.training.loop",
@@ -143,11 +145,6 @@ def tell_ended(control: socket.socket) -> None:
         if pid == 0:
             return
         tell(control, ended=pid, status=os.waitstatus_to_exitcode(status))
-
-
-def number_of_threads() -> int:
-    """Return how many threads this process has, those of C libraries too."""
-    return len(os.listdir("/proc/self/task"))
 
 
 def prepare(recipe: str, folder: str, seed: int) -> bool:

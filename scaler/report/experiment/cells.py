@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from scaler.core.equivalence import Mode
@@ -55,13 +56,18 @@ def cell_result(cell: CellInput, when: Reached | None) -> CellResult:
         global_batch_size=report.plan["global_batch_size"],
         rule=report.plan["rule"],
         peak_lr=report.plan["peak_lr"],
-        final={**report.final.eval, TRAIN_LOSS: report.final.train_loss_mean},
+        final=final_values(report),
         samples_to_target=samples,
         time_to_target_s=RunClock.of(report).elapsed_at(samples) if samples is not None else None,
         samples_per_s=throughput(report),
         train_s=report.totals.train_s,
         cost=report.cost.total if report.cost is not None else None,
     )
+
+
+def final_values(report: Report) -> Mapping[str, float | None]:
+    """Return the values of the last evaluation, and the training loss, by name."""
+    return {**report.final.eval, TRAIN_LOSS: report.final.train_loss_mean}
 
 
 def metric_curve(report: Report, metric: str) -> list[tuple[float, float]]:
@@ -111,5 +117,5 @@ def waits(reports: Sequence[Report]) -> Mapping[str, float | None]:
             continue
         shares["data_wait"].append(sum(row.data_wait_s for row in rows) / whole)
         shares["sync_wait"].append(sum(row.sync_wait_s for row in rows) / whole)
-        shares["imbalance"].append(max(compute) / (sum(compute) / len(compute)) - 1)
-    return {name: sum(values) / len(values) if values else None for name, values in shares.items()}
+        shares["imbalance"].append(max(compute) / fmean(compute) - 1)
+    return {name: fmean(values) if values else None for name, values in shares.items()}

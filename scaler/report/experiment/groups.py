@@ -4,12 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
 from scaler.core.equivalence import Equivalence, equivalences
 from scaler.core.intervals import Estimate, mean_interval, paired_differences
 from scaler.core.samples_to_target import Reached, median_reached, ratio_to_baseline
 from scaler.core.speedup import speed_ups
 from scaler.report.experiment.cells import cell_result, when_reached
+from scaler.report.experiment.labels import matches
 from scaler.report.experiment.model import CellInput, CellResult, Difference, GroupResult, Question
 
 
@@ -65,7 +67,7 @@ def make_groups(cells: Sequence[CellInput], question: Question | None, *, labels
     has_baseline = False
     for label, members in found.items():
         overrides = members[0].cell.overrides
-        is_baseline = not has_baseline and question is not None and _matches(overrides, question.baseline)
+        is_baseline = not has_baseline and question is not None and matches(overrides, question.baseline)
         has_baseline = has_baseline or is_baseline
         groups.append(Group(label=label, members=tuple(members), is_baseline=is_baseline))
     return groups
@@ -128,7 +130,7 @@ def _result(
     level: float,
 ) -> GroupResult:
     done, first = group.done, group.members[0]
-    known = next((member.result for member in done), first.result)
+    one = next((member.result for member in done), first.result)
     report = next((member.cell.report for member in done), None)
     finals = list(_finals(group, question.metric).values()) if question is not None else []
     whens = {member.cell.seed: member.when for member in done if member.when is not None}
@@ -150,22 +152,22 @@ def _result(
         seeds=tuple(member.cell.seed for member in done),
         failed=sum(member.result.state == "failed" for member in group.members),
         is_baseline=group.is_baseline,
-        world_size=known.world_size,
-        global_batch_size=known.global_batch_size,
-        rule=known.rule,
+        world_size=one.world_size,
+        global_batch_size=one.global_batch_size,
+        rule=one.rule,
         base_lr=report.plan["base_lr"] if report is not None else None,
-        peak_lr=known.peak_lr,
+        peak_lr=one.peak_lr,
         final=mean_interval(finals, level=level) if finals else None,
         difference_to_baseline=_difference(*tested) if tested is not None else None,
         reached=sum(when.is_reached for when in whens.values()),
         samples_to_target=median_reached(list(whens.values()), level=level) if whens else None,
         efficiency=efficiency,
         time_to_target_s=time_to_target,
-        cost_to_target=_mean(costs) * time_to_target.value
+        cost_to_target=fmean(costs) * time_to_target.value
         if costs and time_to_target is not None and time_to_target.value is not None
         else None,
-        samples_per_s=speed_ups({known.world_size: speeds}, level=level)[0].samples_per_s
-        if speeds and known.world_size
+        samples_per_s=speed_ups({one.world_size: speeds}, level=level)[0].samples_per_s
+        if speeds and one.world_size
         else None,
     )
 
@@ -189,14 +191,6 @@ def _difference(tested: Equivalence, pairs: int) -> Difference:
         is_as_good=tested.is_as_good,
         pairs=pairs,
     )
-
-
-def _matches(overrides: Mapping[str, object], some: Mapping[str, object]) -> bool:
-    return all(overrides.get(key) == value for key, value in some.items())
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def known(estimate: Estimate | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Names of the combinations of an experiment's matrix."""
+"""Combinations of an experiment's matrix: their names, and which values they have."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +20,11 @@ def label(overrides: Mapping[str, Any]) -> str:
         'workers 2, batch 256, rule sqrt'
     """
     return ", ".join(f"{_short(key)} {shown(value)}" for key, value in overrides.items()) or "the job"
+
+
+def matches(overrides: Mapping[str, Any], some: Mapping[str, Any]) -> bool:
+    """Return whether a combination has some values."""
+    return all(key in overrides and overrides[key] == value for key, value in some.items())
 
 
 def _short(key: str) -> str:

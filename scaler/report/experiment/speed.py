@@ -38,7 +38,7 @@ def law_results(groups: Sequence[Group], *, level: float, cpus: float | None) ->
         times: dict[int, list[float]] = {}
         for workers, members in by_workers.items():
             if kind is not None and not _is_oversubscribed(members, cpus=cpus):
-                times[workers] = [member.result.global_batch_size / _speed(member) for member in members]  # type: ignore[operator]
+                times[workers] = [_batch(member) / _speed(member) for member in members]
         if kind is None or len(times) < 2:
             continue
         laws = [law for (scaling, _), law in LAWS.items() if scaling == kind]
@@ -54,22 +54,17 @@ def _series(groups: Sequence[Group]) -> Mapping[str, Mapping[int, Sequence[Membe
             workers = member.result.world_size
             if workers is None or not member.result.samples_per_s:
                 continue
-            report = member.cell.report
-            assert report is not None
-            rest = {key: value for key, value in member.cell.overrides.items() if key != WORKERS}
-            name = label(rest)
+            name = label({key: value for key, value in member.cell.overrides.items() if key != WORKERS})
             found.setdefault(name, {}).setdefault(workers, []).append(member)
     return {name: by_workers for name, by_workers in found.items() if len(by_workers) > 1}
 
 
 def _kind(by_workers: Mapping[int, Sequence[Member]]) -> str | None:
     """Return ``strong`` or ``weak``; None: the batch changes in another way."""
-    batches = {
-        (workers, member.result.global_batch_size) for workers, members in by_workers.items() for member in members
-    }
+    batches = {(workers, _batch(member)) for workers, members in by_workers.items() for member in members}
     if len({batch for _, batch in batches}) == 1:
         return "strong"
-    return "weak" if len({batch / workers for workers, batch in batches if batch is not None}) == 1 else None
+    return "weak" if len({batch / workers for workers, batch in batches}) == 1 else None
 
 
 def _rows(
@@ -88,7 +83,7 @@ def _rows(
                 series=name,
                 kind=kind,
                 num_workers=found.num_workers,
-                global_batch_size=members[0].result.global_batch_size or 0,
+                global_batch_size=_batch(members[0]),
                 repeats=found.repeats,
                 each=tuple(speeds[found.num_workers]),
                 samples_per_s=found.samples_per_s,
@@ -108,6 +103,11 @@ def _rows(
 def _speed(member: Member) -> float:
     assert member.result.samples_per_s is not None
     return member.result.samples_per_s
+
+
+def _batch(member: Member) -> int:
+    assert member.result.global_batch_size is not None
+    return member.result.global_batch_size
 
 
 def _is_oversubscribed(members: Sequence[Member], *, cpus: float | None) -> bool:
