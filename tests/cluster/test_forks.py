@@ -110,11 +110,13 @@ def test_a_fork_is_as_ray_would_have_started_it(found: Any) -> None:
 
 
 def test_forks_leave_the_cpus_to_other_sessions_where_there_are_more_workers_than_cpus(found: Any) -> None:
-    if found["alone"]["session"] is None:
+    sessions = [each["session"] for each in found["forks"]]
+    if not all(sessions):  # no file, or an empty one: the session has no autogroup
         pytest.skip("this kernel has no autogroups")
     assert {each["alike"]["niceness"] for each in found["forks"]} == {NICENESS}
-    assert {each["session"].split("nice ")[1].strip() for each in found["forks"]} == {str(NICENESS)}
-    assert found["alone"]["session"].split("nice ")[1].strip() == "0"
+    assert {session.split("nice ")[1].strip() for session in sessions} == {str(NICENESS)}
+    # Ray starts this worker in the session of its own, which may have no autogroup: nothing has changed its niceness.
+    assert found["alone"]["session"].strip().endswith("nice 0") or not found["alone"]["session"]
 
 
 def test_forks_have_random_numbers_of_their_own(found: Any) -> None:
