@@ -22,8 +22,8 @@ class Compare(Section):
 
     baseline: dict[Key, Value] = Field(
         default_factory=dict,
-        description="Values of the matrix that name the baseline cell. Keys left out may have one value in the "
-        "matrix, or the job's.",
+        description="Values of the matrix, or of an included combination, that name the baseline. Keys left out may "
+        "have one value in the matrix, or the job's.",
     )
     metric: str = Field(description="A value of the evaluation, or train_loss.")
     mode: Literal["max", "min"] = Field(description="max: larger is better; min: smaller is better.")

@@ -140,8 +140,9 @@ def _combinations(experiment: ExperimentFile, *, source: str) -> Sequence[Overri
     keys = list(experiment.matrix)
     known = ", ".join(keys)
     named = [("exclude", each) for each in experiment.exclude]
-    if experiment.compare is not None:
-        named.append(("compare.baseline", experiment.compare.baseline))
+    baseline = experiment.compare.baseline if experiment.compare is not None else {}
+    if not any(matches(each, baseline) for each in experiment.include):
+        named.append(("compare.baseline", baseline))
     for name, some in named:
         for key, value in some.items():
             if key not in keys:

@@ -117,11 +117,19 @@ def test_a_file_is_read_beside_its_job(tmp_path: Path) -> None:
     assert len(found.cells) == 4
 
 
-def test_the_experiment_of_the_digits_has_its_cells() -> None:
-    path = DIGITS / "scaling.yaml"
-    found = make_matrix(load_experiment(path), folder=DIGITS, source=str(path))
-    assert len(found.cells) == 128
+@pytest.mark.parametrize("path", sorted(DIGITS.parent.glob("*/*sc*.yaml")), ids=lambda path: path.name)
+def test_the_experiments_of_the_jobs_have_a_plan_for_each_cell(path: Path) -> None:
+    found = make_matrix(load_experiment(path), folder=path.parent, source=str(path))
+    assert len(found.cells) > 20
     assert all(cell.plan is not None for cell in found.cells)
+
+
+def test_the_baseline_may_be_an_included_combination() -> None:
+    compare = {"baseline": {"schedule": {"name": "constant"}}, "metric": "loss", "mode": "min", "margin": 0.1}
+    choices = {"schedule": [{"name": "linear"}, {"name": "cosine"}]}
+    with pytest.raises(JobFileError, match="compare.baseline has schedule"):
+        matrix(matrix=choices, compare=compare)
+    assert len(matrix(matrix=choices, compare=compare, include=[{"schedule": {"name": "constant"}}]).cells) == 3
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,10 @@ def label(overrides: Mapping[str, Any]) -> str:
     Example:
         >>> label({"scale.num_workers": 2, "scale.global_batch_size": 256, "scale.rule": "sqrt"})
         'workers 2, batch 256, rule sqrt'
+        >>> label({"schedule": {"name": "step", "decay": 0.1}, "reference.lr": 0.03})
+        'schedule step (decay 0.1), lr 0.03'
     """
-    return ", ".join(f"{_short(key)} {shown(value)}" for key, value in overrides.items()) or "the job"
+    return ", ".join(f"{_short(key)} {_shown(value)}" for key, value in overrides.items()) or "the job"
 
 
 def matches(overrides: Mapping[str, Any], some: Mapping[str, Any]) -> bool:
@@ -29,3 +31,11 @@ def matches(overrides: Mapping[str, Any], some: Mapping[str, Any]) -> bool:
 
 def _short(key: str) -> str:
     return SHORT.get(key, key.rpartition(".")[2])
+
+
+def _shown(value: Any) -> str:
+    """Return a value; a section with a name begins with it."""
+    if not isinstance(value, Mapping) or "name" not in value:
+        return shown(value)
+    options = ", ".join(f"{key} {_shown(each)}" for key, each in value.items() if key != "name")
+    return f"{value['name']} ({options})" if options else str(value["name"])
