@@ -83,21 +83,22 @@ def start(
     return loop
 
 
-def record(*, loss: Any, weight: Any = None) -> None:
-    """Record the loss of the last batch that was fetched, in the run that ``scaler.start`` began last.
+def record(*, loss: Any, weight: Any = None, **values: Any) -> None:
+    """Record the loss of the last batch that was fetched, and other values, in the run that ``start`` began last.
 
     Args:
         loss: a number or a tensor: the mean over the batch's samples of this process; with ``weight``, the mean over
             its weights.
         weight: a number or a tensor: of the loss in means over micro-batches, processes and steps, such as the number
             of tokens; None: the batch's samples.
+        values: numbers or tensors: other means over the batch, by name, such as ``accuracy``.
 
     Raises:
         TrainingError: ``scaler.start`` was not called.
     """
     if _active is None:
         raise TrainingError("scaler.record without a run.", "Call run = scaler.start(job) first.")
-    _active.record(loss=loss, weight=weight)
+    _active.record(loss=loss, weight=weight, **values)
 
 
 def _require_keys(job: Job, *, source: str) -> None:

@@ -112,6 +112,16 @@ class Evaluated(AttemptEvent):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded(AttemptEvent):
+    """Values that a loop of one's own recorded besides the loss, since the event before."""
+
+    kind: ClassVar[str] = "recorded"
+
+    values: Mapping[str, float | None]  # mean by weight over processes and steps; None: it was not finite
+    weights: Mapping[str, float]  # sum of the weights, in samples unless the loop gave others
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpointed(AttemptEvent):
     """A checkpoint is written and can be resumed from."""
 
@@ -297,6 +307,7 @@ Event = (
     | LrLowered
     | MicroBatchHalved
     | RanOutOfMemory
+    | Recorded
     | RecordsThinned
     | Resumed
     | TrackingFailed

@@ -413,3 +413,21 @@ def test_a_loss_with_a_weight_is_a_mean_over_weights(tmp_path: Path) -> None:
         step(model, optimizer, batch)
     rows = records_of({"run": run.state_dict()}) if run.finish() else []
     assert [(row["loss"], row["weight"]) for row in rows[1:4]] == [(1.0, 2.0), (2.0, 4.0), (3.0, 6.0)]
+
+
+def test_other_values_are_means_over_all_processes(tmp_path: Path) -> None:
+    state = run_group(_with_values, 2, str(tmp_path))[0]
+    report = scaler.read_run(state["run"]).report
+    assert report.final.train == {"accuracy": pytest.approx(0.5), "rank": pytest.approx(0.5)}
+
+
+def _with_values(rank: int, world_size: int, storage: str) -> dict[str, Any]:
+    run, model = start(storage, train={"epochs": 1}), DistributedDataParallel(network())
+    loader = DataLoader(data(), batch_size=run.batch_size, sampler=DistributedSampler(data()))
+    model, optimizer, loader = run.prepare(model, sgd(model), loader)
+    for batch in loader:
+        scaler.record(loss=torch.ones(()), accuracy=torch.full((), 0.5), rank=rank)
+        step(model, optimizer, batch)
+    state: dict[str, Any] = run.state_dict()
+    run.finish()
+    return state

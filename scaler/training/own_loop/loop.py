@@ -27,6 +27,7 @@ from scaler.training.position import Position
 from scaler.training.recorder import HAND_OVER_S, Recorder, StepMeasurement
 
 Optimizer = torch.optim.Optimizer
+Number = Tensor | float
 
 COMPARED_EVERY = 100  # steps from one comparison of the processes' gradient norms to the next
 SAME_NORM = 1e-3  # relative difference of gradient norms that rounding explains
@@ -56,6 +57,14 @@ class LoopContext(Protocol):
             device: of this process's model.
             from_samples: samples in the weights that the script has loaded; None: it starts at 0.
             run: the folder of the run that they are from.
+        """
+
+    def take_values(self, sums: Mapping[str, tuple[float, float]], *, samples_seen: int) -> None:
+        """Take what the script has recorded besides the loss; ``hand_over`` follows.
+
+        Args:
+            sums: by name: sum of weight times value, and sum of the weights.
+            samples_seen: in the weights, over all processes.
         """
 
     def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
@@ -122,6 +131,7 @@ class OwnLoop:
         self._norm: Tensor | None = None  # of the last step's gradient, if it is to be compared
         self._handed_over_at = self._step_ended_at = perf_counter()
         self._step = _Step()
+        self._values: dict[str, list[tuple[Number, Number]]] = {}  # recorded since the last hand-over, with weights
 
     # What a script asks.
 
@@ -173,21 +183,26 @@ class OwnLoop:
         self._begin_fetch()
         self._counted(samples)
 
-    def record(self, *, loss: Tensor | float, weight: Tensor | float | None = None) -> None:
-        """Record the loss of the last batch that was fetched. It does not wait for a GPU.
+    def record(self, *, loss: Number, weight: Number | None = None, **values: Number) -> None:
+        """Record the loss of the last batch that was fetched, and other values. It does not wait for a GPU.
 
         Args:
             loss: mean over the batch's samples of this process; with ``weight``, the mean over its weights.
             weight: of the loss in means over micro-batches, processes and steps, such as the number of tokens;
                 None: the batch's samples.
+            values: other means over the batch, by name, such as ``accuracy``; the report has their means by weight.
         """
+        step = self._step
         value = loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss))
         if weight is None:
-            self._step.losses.append((value, float(self._step.last_fetched)))
+            weighed: Tensor | float = float(step.last_fetched)
+            step.losses.append((value, weighed))
         else:
-            self._step.is_weighted = True
-            weight = weight.detach() if isinstance(weight, Tensor) else float(weight)
-            self._step.losses.append((value * weight, weight))
+            step.is_weighted = True
+            weighed = weight.detach() if isinstance(weight, Tensor) else float(weight)
+            step.losses.append((value * weighed, weighed))
+        for name, each in values.items():
+            self._values.setdefault(name, []).append((each.detach() if isinstance(each, Tensor) else each, weighed))
 
     def evaluated(self, **values: float) -> bool:
         """Report an evaluation of the present weights. Every process must call it, with the same values.
@@ -447,6 +462,8 @@ class OwnLoop:
         self._recorder.begin()
 
     def _hand_over(self) -> None:
+        sums, self._values = {name: _summed(pairs) for name, pairs in self._values.items()}, {}
+        self._context.take_values(sums, samples_seen=self._position.samples_seen)
         self._recorder.hand_over(samples_seen=self._position.samples_seen)
         self._recorder.unchecked_records()
         self._handed_over_at = perf_counter()
@@ -470,3 +487,9 @@ class OwnLoop:
         if is_best:
             self._best = value
         return is_best
+
+
+def _summed(pairs: Sequence[tuple[Number, Number]]) -> tuple[float, float]:
+    """Return the sum of weight times value, and the sum of the weights."""
+    total = sum(float(value) * float(weight) for value, weight in pairs)
+    return total, sum(float(weight) for _, weight in pairs)

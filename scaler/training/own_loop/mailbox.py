@@ -1,7 +1,7 @@
 """Brings every process's records to rank 0, also after the script has destroyed torch's process group."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from time import monotonic, sleep
 
@@ -10,6 +10,9 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from scaler.metrics.record import Record
 from scaler.training.own_loop.group import LoopGroup
 from scaler.training.process_group import free_port_on, own_address
+
+Sums = Mapping[str, tuple[float, float]]
+"""By name of a recorded value: the sum of weight times value, and the sum of the weights."""
 
 POLL_S = 0.05
 LONGEST_WAIT_S = 60.0  # at the end, for the other processes' last records
@@ -43,24 +46,24 @@ class Mailbox:
             timeout=timedelta(seconds=LONGEST_WAIT_S),
         )
 
-    def send(self, records: Sequence[Record]) -> None:
-        """Send records to rank 0."""
-        self._store.set(_key(self._rank, self._sent), json.dumps(records))
+    def send(self, records: Sequence[Record], sums: Sums) -> None:
+        """Send records, and sums of recorded values, to rank 0."""
+        self._store.set(_key(self._rank, self._sent), json.dumps([records, sums]))
         self._sent += 1
 
     def end(self, failure: str | None) -> None:
         """Say that this process sends nothing more, and what ended it; None: it came to its end."""
         self._store.set(_end_key(self._rank), failure or "")
 
-    def take(self) -> Iterator[Sequence[Record]]:
+    def take(self) -> Iterator[tuple[Sequence[Record], Sums]]:
         """Yield what has arrived at rank 0 since the last call."""
         for rank in range(1, self._world_size):
             while self._store.check([_key(rank, self._taken[rank])]):
                 key = _key(rank, self._taken[rank])
-                rows = json.loads(self._store.get(key))
+                rows, sums = json.loads(self._store.get(key))
                 self._store.delete_key(key)
                 self._taken[rank] += 1
-                yield [Record(*row) for row in rows]
+                yield [Record(*row) for row in rows], sums
 
     def wait_for_ends(self) -> tuple[dict[int, str], list[int]]:
         """Wait at rank 0 until every other process has ended.
