@@ -272,8 +272,7 @@ class OwnLoop:
         if self._is_finished or not self._is_begun:
             return None
         self._is_finished = True
-        if error is None:
-            self._end_step()
+        self._end_step()
         self._recorder.end_attempt()
         self._hand_over()
         return self._context.end(error)
