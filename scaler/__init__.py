@@ -42,10 +42,12 @@ __all__ = [
     "read_experiment",
     "read_run",
     "read_runs",
+    "record",
     "resume",
     "run_experiment",
     "scale_lr",
     "shapes",
+    "start",
     "status",
     "stop",
     "submit",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from scaler.api.experiment import plan_experiment, read_experiment, run_experiment
     from scaler.api.find_lr import find_lr
     from scaler.api.resume import resume
+    from scaler.api.start import record, start
     from scaler.api.status import status, stop, wait
     from scaler.api.submit import submit
     from scaler.core.scale_lr import ScaledLR, scale_lr
@@ -105,9 +108,11 @@ _MODULES = {
     "read_experiment": "scaler.api.experiment",
     "read_run": "scaler.notebook",
     "read_runs": "scaler.notebook",
+    "record": "scaler.api.start",
     "resume": "scaler.api.resume",
     "run_experiment": "scaler.api.experiment",
     "scale_lr": "scaler.core.scale_lr",
+    "start": "scaler.api.start",
     "status": "scaler.api.status",
     "stop": "scaler.api.status",
     "submit": "scaler.api.submit",

@@ -141,11 +141,11 @@ class _Attempt:
         seed_everything(job.train.seed)
         folder = Path(self._assignment.recipe_folder).absolute()
         try:
-            recipe = load_recipe(job.recipe, folder=folder, arguments=job.recipe_args)
+            recipe = load_recipe(job.recipe_function, folder=folder, arguments=job.recipe_args)
         except ModuleNotFoundError as error:
             if self._assignment.embedded:
                 raise
-            raise missing_module(error, job.recipe) from error
+            raise missing_module(error, job.recipe_function) from error
         training = Training(recipe, job, plan, worker)
         self.watchdog.follow(training.activity)
         if start is not None:

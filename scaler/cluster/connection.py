@@ -37,7 +37,7 @@ class Connection:
     @classmethod
     def of_embedded(cls, job: Job, recipe_folder: Path) -> "Connection":
         """Return the connection to an embedded cluster, whose workers see this machine's files."""
-        return cls(recipe=job.recipe, recipe_folder=str(recipe_folder), is_embedded=True)
+        return cls(recipe=job.recipe_function, recipe_folder=str(recipe_folder), is_embedded=True)
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def connect(
         require_hooks()  # before ``pack``, which uses Ray's private parts
         # The nodes get the job's folder, this machine's scaler, and the recipe's package if it is elsewhere.
         with job_environment(job.runtime_env, folder=recipe_folder):
-            recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
+            recipe, packages = shipped_recipe(job.recipe_function, folder=recipe_folder)
         shipment = pack(recipe_folder, storage=job.storage, packages=[Path(scaler.__file__).parent, *packages])
         if shipment.left_out:
             on_notice(left_out_text(shipment.left_out))

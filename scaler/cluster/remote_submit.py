@@ -53,8 +53,8 @@ def submit_remote(
         RunError: the cluster runs the run already.
     """
     with job_environment(job.runtime_env, folder=recipe_folder):
-        require_function(job.recipe, folder=recipe_folder)
-        recipe, packages = shipped_recipe(job.recipe, folder=recipe_folder)
+        require_function(job.recipe_function, folder=recipe_folder)
+        recipe, packages = shipped_recipe(job.recipe_function, folder=recipe_folder)
     require_shared_storage(job.storage, address=address)
     if job.runtime_env.image_uri is not None:
         raise JobFileError(

@@ -82,7 +82,7 @@ def read_stored(folder: RunFolder) -> Stored:
         plan=plan,
         state=state,
         recipe_folder=recipe_folder,
-        doubt=_doubt(folder, status.get("place"), recipe_folder, jobs[-1].recipe),
+        doubt=_doubt(folder, status.get("place"), recipe_folder, jobs[-1].recipe_function),
     )
 
 

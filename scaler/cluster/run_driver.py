@@ -50,7 +50,7 @@ def require_runnable(job: Job, plan: Plan, *, recipe_folder: Path, address: str 
         ClusterError: no cluster accepts this process at the address, or this machine is too small for the job.
     """
     with job_environment(job.runtime_env, folder=recipe_folder):
-        require_function(job.recipe, folder=recipe_folder)
+        require_function(job.recipe_function, folder=recipe_folder)
     require_installed(job.tracking)
     _require_cluster(job, address)
     require_every_size(job, plan)

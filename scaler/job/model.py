@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from scaler.errors import JobFileError
 from scaler.job.acceleration import ActivationCheckpointing, CompileChoice
 from scaler.job.optimizer import LayerDecay, Optimizer, ParameterGroup
 from scaler.job.resources import Resources
@@ -196,9 +197,11 @@ class Job(Section):
     """One training: what a job file describes."""
 
     name: str = Field(description="Name of the job, of letters, digits, '.', '_' and '-'. Run ids begin with it.")
-    recipe: str = Field(
+    recipe: str | None = Field(
+        None,
         description="Function that builds the model and the data: module:function or path/file.py:function. A path is "
-        "relative to the job file's folder; a module is next to the job file, in PYTHONPATH or installed."
+        "relative to the job file's folder; a module is next to the job file, in PYTHONPATH or installed. null: the "
+        "job is for a loop of one's own (scaler.start).",
     )
     recipe_args: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments for the recipe's function."
@@ -254,7 +257,9 @@ class Job(Section):
 
     @field_validator("recipe")
     @classmethod
-    def _recipe_is_a_path(cls, recipe: str) -> str:
+    def _recipe_is_a_path(cls, recipe: str | None) -> str | None:
+        if recipe is None:
+            return None
         where, _, function = recipe.rpartition(":")
         is_module = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", where)
         if not function.isidentifier() or not (is_module or where.endswith(".py")):
@@ -263,3 +268,17 @@ class Job(Section):
                 "For build() in recipe.py next to the job: recipe:build; in another folder: src/pkg/train.py:build.",
             )
         return recipe
+
+    @property
+    def recipe_function(self) -> str:
+        """The recipe of a job that scaler's own loop trains.
+
+        Raises:
+            JobFileError: the job has none.
+        """
+        if self.recipe is None:
+            raise JobFileError(
+                f"the job {self.name} has no recipe: it is for a loop of one's own, which calls scaler.start.",
+                "Run that script; or give a function that returns a scaler.Recipe, such as recipe: recipe:build.",
+            )
+        return self.recipe

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, time
 
-from scaler.metrics.events import AttemptStarted, Evaluated, Event
+from scaler.metrics.events import AttemptStarted, Evaluated, Event, Recorded
 from scaler.metrics.mean import Mean
 from scaler.metrics.record import Record
 
@@ -18,6 +18,7 @@ CURVES = {
     "train/noise_scale": "gradient noise scale in samples: running average of estimates; only if measured",
     "train/samples_per_s": "speed of all workers: samples divided by the mean over ranks of the step time",
     "train/step_time_s": "seconds of an optimizer step: mean over ranks and steps",
+    "train/NAME": "value NAME that a loop of one's own recorded: mean by weight over processes and steps",
     "eval/NAME": "metric NAME over all of eval_data",
 }
 """The curves, each with the meaning of one point, which stands for one or several steps."""
@@ -94,11 +95,12 @@ class Curves:
                 self._extend(self._steps.pop(key))
 
     def add_event(self, event: Event) -> None:
-        """Add an event; only starts of attempts and evaluations change the curves."""
+        """Add an event; only starts of attempts, evaluations and recorded values change the curves."""
         if isinstance(event, AttemptStarted):
             self._begin(event)
-        elif isinstance(event, Evaluated):
-            values = {f"eval/{name}": value for name, value in event.values.items() if value is not None}
+        elif isinstance(event, Evaluated | Recorded):
+            part = "eval" if isinstance(event, Evaluated) else "train"
+            values = {f"{part}/{name}": value for name, value in event.values.items() if value is not None}
             self._points.append(Point(event.samples_seen, event.time, values, attempt=self.attempt))
 
     def take(self, *, to_the_end: bool = False) -> list[Point]:

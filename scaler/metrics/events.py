@@ -19,6 +19,9 @@ WAITING = "waiting for the other workers"
 EVALUATING = "evaluating"
 SAVING = "saving a checkpoint"
 
+OWN_LOOP = "loop"
+"""The ``data_order`` of an attempt whose loop is one's own: it decides how many samples each step has."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseEvent:
@@ -72,7 +75,8 @@ class AttemptStarted(AttemptEvent):
     peak_lr: float  # peak learning rate at that global batch size
     ramp: Mapping[str, Any] | None  # rewarmup after a resize: start and stop in samples, lr factor at start; None: none
     flops_per_sample: float | None  # FLOPs of a sample's forward and backward; None: the recipe does not say
-    data_order: str | None = None  # stream or ranges, for train_data used in their own order; None: scaler's order
+    # stream or ranges, for train_data used in their own order; loop: the order of a loop of one's own; None: scaler's
+    data_order: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +109,16 @@ class Evaluated(AttemptEvent):
 
     values: Mapping[str, float | None]  # value of each metric, over all of eval_data; None: it was not finite
     seconds: float  # duration in seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded(AttemptEvent):
+    """Values that a loop of one's own recorded besides the loss, since the event before."""
+
+    kind: ClassVar[str] = "recorded"
+
+    values: Mapping[str, float | None]  # mean by weight over processes and steps; None: it was not finite
+    weights: Mapping[str, float]  # sum of the weights, in samples unless the loop gave others
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -293,6 +307,7 @@ Event = (
     | LrLowered
     | MicroBatchHalved
     | RanOutOfMemory
+    | Recorded
     | RecordsThinned
     | Resumed
     | TrackingFailed

@@ -121,18 +121,23 @@ class Plan:
             return phases[0]
         return phases[bisect_right(phases, samples_seen, key=_START) - 1]
 
-    def step_phase(self, samples_seen: int) -> Phase:
+    def step_phase(self, samples_seen: int, *, samples: int | None = None) -> Phase:
         """Return the phase of the step that starts after ``samples_seen`` samples, with the numbers of that step.
 
         A step of a whole batch has its phase's numbers. A shorter step is a batch of its own size: see
         ``Scaling.short_step``.
+
+        Args:
+            samples_seen: samples in the weights before the step.
+            samples: in the step, at most a global batch, where a loop of one's own decides it; None: as planned.
         """
-        phase, size = self.phase_at(samples_seen), self.step_size(samples_seen)
+        phase = self.phase_at(samples_seen)
+        size = self.step_size(samples_seen) if samples is None else samples
         if size in (0, phase.global_batch_size):
             return phase
         return self.scaling.short_step(phase, size)
 
-    def lr_at(self, samples_seen: int, *, progress: float | None = None) -> float:
+    def lr_at(self, samples_seen: int, *, progress: float | None = None, samples: int | None = None) -> float:
         """Return the planned learning rate of the step that starts after ``samples_seen`` samples.
 
         The controllers in ``reacts`` may change it in training. A short step, at the end of an epoch or of training,
@@ -142,8 +147,9 @@ class Plan:
             samples_seen: samples that have contributed to the weights, over all workers; they choose the phase and the
                 step's size.
             progress: the place in the schedule, in samples of the reference's training; None: ``samples_seen``.
+            samples: in the step, where a loop of one's own decides it; None: as planned.
         """
-        return self.step_phase(samples_seen).peak_lr * self._factor(samples_seen, progress)
+        return self.step_phase(samples_seen, samples=samples).peak_lr * self._factor(samples_seen, progress)
 
     def whole_step_lr_at(self, samples_seen: int, *, progress: float | None = None) -> float:
         """Return the learning rate that a step of a whole global batch would have if it started at ``samples_seen``."""

@@ -171,7 +171,7 @@ def train_in_process(
     try:
         with redirect_stdout(sys.stderr):  # stdout is for the result; the recipe prints to stderr
             seed_everything(job.train.seed)
-            recipe = load_recipe(job.recipe, folder=recipe_folder, arguments=job.recipe_args)
+            recipe = load_recipe(job.recipe_function, folder=recipe_folder, arguments=job.recipe_args)
             tracking = job.tracking.seen_from(Path.cwd())
             with closing(
                 InProcess(

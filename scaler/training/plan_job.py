@@ -87,7 +87,7 @@ def recipe_facts(job: Job, *, source: str, recipe_folder: Path) -> RecipeFacts:
     try:
         # stdout is for the command's result
         with redirect_stdout(sys.stderr), job_environment(job.runtime_env, folder=recipe_folder):
-            recipe = load_recipe(job.recipe, folder=recipe_folder, arguments=job.recipe_args, source=source)
+            recipe = load_recipe(job.recipe_function, folder=recipe_folder, arguments=job.recipe_args, source=source)
             return RecipeFacts(
                 num_samples=len(recipe.train_data),  # type: ignore[arg-type]
                 parameters={name: parameter.numel() for name, parameter in named_parameters(recipe.model).items()},
@@ -96,7 +96,7 @@ def recipe_facts(job: Job, *, source: str, recipe_folder: Path) -> RecipeFacts:
     except ScalerError:
         raise
     except (Exception, SystemExit) as error:
-        raise recipe_failure(error, job.recipe, folder=recipe_folder) from error
+        raise recipe_failure(error, job.recipe_function, folder=recipe_folder) from error
 
 
 def plan_with_recipe(
@@ -131,13 +131,13 @@ def _with_groups(job: Job, groups: object, *, source: str) -> Job:
     """Return the job with its recipe's groups, which are checked as if they were in the job file."""
     if not isinstance(groups, list | tuple):
         raise JobFileError(
-            f"{job.recipe}: groups is a {type(groups).__name__}, not a list.",
+            f"{job.recipe_function}: groups is a {type(groups).__name__}, not a list.",
             'Such as scaler.Recipe(groups=[{"match": "backbone.*", "lr_ratio": 0.1}], ...).',
         )
     if not groups:
         raise JobFileError(
-            f"{source}: groups = recipe, and {job.recipe} gives none.",
+            f"{source}: groups = recipe, and {job.recipe_function} gives none.",
             'Return scaler.Recipe(groups=[{"match": "backbone.*", "lr_ratio": 0.1}], ...), or leave the key out.',
         )
     plain = [dict(group) if isinstance(group, Mapping) else group for group in groups]
-    return parse_job({**job.model_dump(), "groups": plain}, source=job.recipe)
+    return parse_job({**job.model_dump(), "groups": plain}, source=job.recipe_function)

@@ -54,8 +54,16 @@ class Position:
         Args:
             step: its phase, with the constants of its own size (``Plan.step_phase``).
         """
-        lr = self.plan.lr_at(self.samples_seen, progress=self.progress) * self._controllers.lr_factor(step.batch_ratio)
-        return lr * self._ramp_factor()
+        return step.peak_lr * self.share(step)
+
+    def share(self, step: Phase) -> float:
+        """Return the share of its peak learning rate that the next step has.
+
+        Args:
+            step: its phase, with the constants of its own size.
+        """
+        factor = self.plan.schedule.factor(self.progress) * self._controllers.lr_factor(step.batch_ratio)
+        return factor * self._ramp_factor()
 
     def advance(self, size: int, *, worth: float) -> None:
         """Move on after a step of ``size`` samples that was worth ``worth`` steps of the reference."""

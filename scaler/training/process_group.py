@@ -77,9 +77,8 @@ class MeetingPoint:
     def __init__(self, host: str, *, port: int | None, world_size: int) -> None:
         self._host, self._world_size = host, world_size
         opened: int | None = None
-        if port is None:  # by default the store would listen on every interface
-            listening = _listen(host)
-            port, opened = int(listening.getsockname()[1]), listening.detach()
+        if port is None:
+            port, opened = free_port_on(host)
         self.port = port
         self._store = TCPStore(
             host, port, world_size, opened is not None, wait_for_workers=False, master_listen_fd=opened
@@ -90,7 +89,7 @@ class MeetingPoint:
 
         This sets ``GLOO_SOCKET_IFNAME`` and ``NCCL_SOCKET_IFNAME`` in this process, unless the user has set them.
         """
-        interface = _interface_of(_own_address(self._host))
+        interface = _interface_of(own_address(self._host))
         if interface is not None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
             os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # with "=" NCCL compares the whole name
@@ -119,6 +118,18 @@ class MeetingPoint:
         return min(round_trips), 2 * LINK_BYTES / 2**20 / transfer_s
 
 
+def free_port_on(host: str) -> tuple[int, int]:
+    """Return a free port and the descriptor of a socket that listens on it, on one address of this machine.
+
+    By default a store would listen on every interface.
+
+    Raises:
+        ClusterError: this machine does not have this address.
+    """
+    listening = _listen(host)
+    return int(listening.getsockname()[1]), listening.detach()
+
+
 def _listen(host: str) -> socket.socket:
     """Return a socket that listens on one address, on a free port."""
     try:
@@ -132,8 +143,12 @@ def _listen(host: str) -> socket.socket:
         ) from error
 
 
-def _own_address(host: str) -> str:
-    """Return this machine's address on the route to a host; nothing is sent."""
+def own_address(host: str) -> str:
+    """Return this machine's address on the route to a host; nothing is sent.
+
+    Raises:
+        OSError: the host is not known, or there is no route.
+    """
     family, _, _, _, place = socket.getaddrinfo(host, 1, type=socket.SOCK_DGRAM)[0]
     with closing(socket.socket(family, socket.SOCK_DGRAM)) as probe:
         probe.connect(place)

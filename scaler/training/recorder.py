@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from time import perf_counter, process_time, time
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from scaler.metrics.mean import Mean
 from scaler.metrics.record import COLUMNS, Merge, Record
 from scaler.training.clock import Clock, Mark
 from scaler.training.gradients.step import StepMeasures
-from scaler.training.worker_context import WorkerContext
 
 HAND_OVER_S = 1.0  # the time between two hand-overs ...
 COST_SHARE = 0.05  # ... unless they would take more than this share of the time ...
@@ -92,6 +91,19 @@ class _OpenStep(NamedTuple):
     pauses: Sequence[tuple[PauseKind, Mark, Mark]]  # before the step
 
 
+class RecordsTo(Protocol):
+    """Where a worker's records and events go."""
+
+    attempt: int
+
+    @property
+    def rank(self) -> int:
+        """The worker's number in its group."""
+
+    def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
+        """Take records and events, up to ``samples_seen``."""
+
+
 class Recorder:
     """Keeps one worker's records and events until they are handed over.
 
@@ -105,7 +117,7 @@ class Recorder:
         steps_per_record: consecutive steps that one record covers; they are always handed over together.
     """
 
-    def __init__(self, context: WorkerContext, clock: Clock) -> None:
+    def __init__(self, context: RecordsTo, clock: Clock) -> None:
         self._context, self._clock = context, clock
         self._pending: list[_OpenStep] = []
         self._records: list[Record] = []

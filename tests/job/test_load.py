@@ -776,11 +776,7 @@ def test_a_file_as_large_as_allowed_is_read(tmp_path: Path, monkeypatch: pytest.
 
 def test_all_missing_keys_are_listed_at_once(tmp_path: Path) -> None:
     assert refusal(tmp_path, "name: a\ntrain: {epochs: 1}\nscale: {num_workers: 0}") == (
-        "JOB: 3 problems.\n"
-        '  the key "recipe" is missing.\n'
-        "    recipe: Function that builds the model and the data: module:function or path/file.py:function. A "
-        "path is relative to the job file's folder; a module is next to the job file, in PYTHONPATH or "
-        "installed.\n"
+        "JOB: 2 problems.\n"
         '  the key "reference" is missing.\n'
         "    reference: Batch size, learning rate and optimizer that were tuned together.\n"
         "  scale.num_workers = 0 must be >= 1.\n"

@@ -15,6 +15,7 @@ SHOWN_PHASES = 4
 ORDERS = {
     "stream": "train_data's own; every worker reads all of it and uses its share",
     "ranges": "train_data's own; every worker reads its share",
+    "loop": "that of a loop of one's own, which counts its samples",
 }
 """The text of ``Report.data_order``."""
 
@@ -30,6 +31,7 @@ def results(report: Report) -> list[Fact]:
         (SPEED.name, f"{number(SPEED.read(report))} {SPEED.unit} over {seconds(TRAIN_S.read(report))} of training"),
         (WALL_S.name, seconds(WALL_S.read(report))),
         (TRAIN_LOSS.name, f"{number(TRAIN_LOSS.read(report))} ({TRAIN_LOSS.of})"),
+        *((f"train {name}", number(value)) for name, value in report.final.train.items()),
         *((value.name, number(value.read(report))) for value in map(evaluation, report.final.eval)),
     ]
 

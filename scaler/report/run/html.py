@@ -115,6 +115,10 @@ def _tiles(report: Report) -> list[Tile]:
         for name, value in final.eval.items()
     ]
     tiles.append(_tile(TRAIN_LOSS.name, final.train_loss_mean, note=TRAIN_LOSS.of, unknown="no finite loss"))
+    tiles += [
+        _tile(f"train {name}", value, note=TRAIN_LOSS.of, unknown="no finite value")
+        for name, value in final.train.items()
+    ]
     no_speed = "the run recorded no step"
     tiles.append(_tile(SPEED.name, totals.samples_per_s, note=f"{SPEED.unit}, {SPEED.of}", unknown=no_speed))
     if report.scaling is not None:

@@ -72,11 +72,12 @@ def _plan_error(steps: Columns, attempt: ReplayedAttempt) -> float:
             for ramp in (attempt.ramp, attempt.reported_ramp)
         ]
         return float((np.abs(ramps[0] - ramps[1]) * theirs["lr_planned"]).max())
-    lrs = np.array([attempt.lr(at, attempt.ramp) for at in seen.tolist()])
+    steps_taken = list(zip(seen.tolist(), theirs["samples"].tolist(), strict=True))
+    lrs = np.array([attempt.lr(at, attempt.ramp, samples=size) for at, size in steps_taken])
     errors = [np.abs(theirs[name] - lrs).max() for name in ("lr_planned_min", "lr_planned_max")]
     errors.append(attempt.contradiction)
     if not right_ramp:
-        reported = np.array([attempt.lr(at, attempt.reported_ramp) for at in seen.tolist()])
+        reported = np.array([attempt.lr(at, attempt.reported_ramp, samples=size) for at, size in steps_taken])
         errors.append(np.abs(reported - lrs).max())
     return float(np.max(errors))
 

@@ -15,6 +15,7 @@ from scaler.core.resize_ramp import ResizeRamp, ramp_after
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.metrics.events import (
+    OWN_LOOP,
     AttemptStarted,
     BatchGrown,
     Diverged,
@@ -56,6 +57,7 @@ class ReplayedAttempt:
     start: int
     job: Job
     plan: Plan  # with the phases in which the batch grew
+    is_own_loop: bool  # whether a loop of one's own decided how many samples each step has
     is_known: bool  # whether its decisions at the start are known: no earlier attempt lacks its events
     ramp: ResizeRamp | None = None  # rewarmup by the rule
     reported_ramp: ResizeRamp | None = None  # rewarmup in its event; the same unless something is wrong
@@ -66,9 +68,17 @@ class ReplayedAttempt:
         """Return what was decided before the step that starts after ``samples_seen`` samples."""
         return self.decided[bisect_right(self.decided, samples_seen, key=_PLACE) - 1][1]
 
-    def lr(self, samples_seen: int, ramp: ResizeRamp | None) -> float:
-        """Return the learning rate of a step, equal to the loop's to the last digit."""
-        return self._with(self.plan.lr_at(samples_seen), samples_seen, ramp)
+    def lr(self, samples_seen: int, ramp: ResizeRamp | None, *, samples: int) -> float:
+        """Return the learning rate of a step, equal to the loop's to the last digit.
+
+        Args:
+            samples_seen: samples in the weights before the step.
+            ramp: the rewarmup; None: there is none.
+            samples: in the step, as recorded; it counts where a loop of one's own decided it.
+        """
+        return self._with(
+            self.plan.lr_at(samples_seen, samples=samples if self.is_own_loop else None), samples_seen, ramp
+        )
 
     def whole_step_lr(self, samples_seen: int, ramp: ResizeRamp | None) -> float:
         """Return the learning rate of a step with a whole batch that starts after ``samples_seen`` samples."""
@@ -101,6 +111,7 @@ def replay(
             start=begin,
             job=jobs[max(first for first in jobs if first <= attempt)],
             plan=plans[attempt],
+            is_own_loop=start.data_order == OWN_LOOP,
             is_known=not any(other < attempt for other in missing)
             and (begin == 0 or (source is not None and source.is_known)),
         )

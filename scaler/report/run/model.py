@@ -4,7 +4,7 @@ The name of a metric names its population, such as the mean over workers; None m
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SCHEMA_VERSION = 2
@@ -135,6 +135,8 @@ class Final:
 
     train_loss_mean: float | None  # mean by weight over ranks and the steps of the last epoch
     eval: Mapping[str, float | None]  # values of the last evaluation by metric; empty without one; None: not finite
+    # values that a loop of one's own recorded, by name: mean by weight over the last epoch; None: not finite
+    train: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

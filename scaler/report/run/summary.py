@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from scaler.job import Job
-from scaler.metrics.events import Evaluated, Event, data_order, of_type
+from scaler.metrics.events import Evaluated, Event, Recorded, data_order, of_type
+from scaler.metrics.mean import Mean
 from scaler.plan import Plan
 from scaler.report.run.attempts import (
     batch_sizes,
@@ -105,7 +106,7 @@ def summarize(
         cost=find_cost(newest.resources.price_per_worker_hour, attempts, totals),
         scaling=scaling,
         flops=find_flops(scaling, events, newest.resources.peak_tflops_per_worker),
-        final=Final(train_loss_mean=loss, eval=_last_eval(kept_events)),
+        final=Final(train_loss_mean=loss, eval=_last_eval(kept_events), train=_last_recorded(kept_events, plan)),
         data_order=data_order(events),
         attempts=attempts,
         decisions=find_decisions(events, attempts, elapsed),
@@ -147,3 +148,17 @@ def _progress(steps: Columns, plan: Plan, samples_seen: int, *, is_over: bool) -
 def _last_eval(events: Sequence[Event]) -> Mapping[str, float | None]:
     evaluations = of_type(events, Evaluated)
     return evaluations[-1].values if evaluations else {}
+
+
+def _last_recorded(events: Sequence[Event], plan: Plan) -> Mapping[str, float | None]:
+    """The mean by weight of each recorded value over the last epoch."""
+    recorded = of_type(events, Recorded)
+    if not recorded:
+        return {}
+    since = recorded[-1].samples_seen - plan.num_samples
+    means: dict[str, Mean] = {}
+    for event in recorded:
+        if event.samples_seen > since:
+            for name, value in event.values.items():
+                means.setdefault(name, Mean()).add(value, event.weights[name])
+    return {name: mean.value for name, mean in means.items()}

@@ -84,6 +84,7 @@ class SampleScheduler:
 
     Attributes:
         samples_seen: samples before the step that the learning rate was written for; after a load, where to continue.
+        optimizer_name: of the optimizer's class in the job file, or ``module:Class``.
         rule: the rule used, never ``auto``.
         reason: why this rule is used.
         lr_ratio: peak learning rate over the reference's.
@@ -139,7 +140,7 @@ class SampleScheduler:
         self._rule, self.reason = make_rule(
             rule, optimizer=name, exponent=exponent, noise_scale=noise_scale, betas=betas, co_scale=co_scale
         )
-        self._optimizer_name = name
+        self.optimizer_name = name
         self.optimizer = optimizer
         self.reference_batch_size, self.global_batch_size = reference_batch_size, global_batch_size
         self.schedule = schedule
@@ -152,6 +153,7 @@ class SampleScheduler:
         self._stepped = False  # the optimizer has stepped since
         self._written: list[float] = []  # the learning rate of each group, read back after writing
         self._groups: list[_Group] = []
+        self._share: float | None = None  # of the peak learning rate; None: the schedule's
         self.lr_ratio = 1.0
         for group in optimizer.param_groups:
             self._add(group, ratio)
@@ -186,6 +188,26 @@ class SampleScheduler:
         )
         samples = self.global_batch_size if samples is None else samples
         self.samples_seen = samples_seen
+        self._short = self._short_step(samples) if samples < self.global_batch_size else None
+        self._announced, self._stepped = True, False
+        self._write_lrs()
+
+    def follow(self, *, samples_seen: int, samples: int, share: float) -> None:
+        """Write the learning rate and constants of the next optimizer step, for a caller that counts the samples.
+
+        Unlike ``step``, it does not require that this optimizer took the step before, so it fits loops with several
+        optimizers.
+
+        Args:
+            samples_seen: samples of all steps before the next one, over all workers.
+            samples: samples in the next step, over all workers and micro-steps, at most a global batch.
+            share: of the peak learning rate, in place of the schedule's.
+
+        Raises:
+            TrainingError: something else changed the learning rate in the optimizer.
+        """
+        require_written_lrs(self.optimizer.param_groups, self._written, samples_seen=self.samples_seen)
+        self.samples_seen, self._share = samples_seen, share
         self._short = self._short_step(samples) if samples < self.global_batch_size else None
         self._announced, self._stepped = True, False
         self._write_lrs()
@@ -225,11 +247,11 @@ class SampleScheduler:
             self._rule,
             batch_ratio=ratio,
             reference_batch_size=self.reference_batch_size,
-            optimizer=self._optimizer_name,
+            optimizer=self.optimizer_name,
             constants=constants,
         )
         if self.schedule.momentum(0) is not None:
-            require_free_momentum(group, scaled.constants, self._optimizer_name)
+            require_free_momentum(group, scaled.constants, self.optimizer_name)
         base_lr = float(constants["lr"])
         peak = peak_lr(base_lr, scaled.lr_ratio)
         own_lr = peak * self.schedule.factor(self.samples_seen)
@@ -251,7 +273,7 @@ class SampleScheduler:
                 samples=samples,
                 global_batch_size=self.global_batch_size,
                 reference_batch_size=self.reference_batch_size,
-                optimizer=self._optimizer_name,
+                optimizer=self.optimizer_name,
                 constants=group.all_constants,
             )
             for group in self._groups
@@ -293,7 +315,7 @@ class SampleScheduler:
         self._inside.enter_context(
             short_momentum(
                 self.optimizer,
-                name=self._optimizer_name,
+                name=self.optimizer_name,
                 ratio=self.lr_ratio / self._short.lr_ratio,
                 share=self._short.samples / self.global_batch_size,
             )
@@ -321,10 +343,11 @@ class SampleScheduler:
         if momentum is None or self._short is None:
             return momentum
         share = self._short.samples / self.global_batch_size
-        return short_step_momentum(momentum, optimizer=self._optimizer_name, share=share)
+        return short_step_momentum(momentum, optimizer=self.optimizer_name, share=share)
 
     def _write_lrs(self) -> None:
-        factor, momentum = self.schedule.factor(self.samples_seen), self._momentum()
+        factor = self.schedule.factor(self.samples_seen) if self._share is None else self._share
+        momentum = self._momentum()
         for group, planned in zip(self.optimizer.param_groups, self._groups, strict=True):
             peak = planned.peak_lr
             if self._short is not None:

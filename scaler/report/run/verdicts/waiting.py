@@ -4,7 +4,7 @@ from statistics import median
 
 import numpy as np
 
-from scaler.metrics.events import WorkerStarted, data_order, of_type
+from scaler.metrics.events import OWN_LOOP, WorkerStarted, data_order, of_type
 from scaler.report.run.model import Scaling, Totals, Verdict
 from scaler.report.run.verdicts.evidence import Evidence
 from scaler.report.run.verdicts.step_times import WORTH_S, newest_step_times
@@ -46,6 +46,8 @@ def _load_advice(data_workers: int, order: str | None) -> str:
             f"{ahead}Every worker reads the whole iterable: give train_data a method read_range(start, stop), then "
             "each reads its share; or make samples cheaper to read: decode and resize them beforehand."
         )
+    if order == OWN_LOOP:
+        return "Load samples in processes of their own: DataLoader(num_workers=...); or make samples faster to load."
     processes = (
         "Load samples in processes of their own: train.data_workers is 0, set it to 2 or more"
         if not data_workers

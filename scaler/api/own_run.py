@@ -1,0 +1,253 @@
+"""The run of one's own training loop: its folder, its records, and its end."""
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from scaler.cluster.progress import ProgressTracker
+from scaler.cluster.progress_file import progress_dict
+from scaler.errors import RunError, ScalerError
+from scaler.job import Job, dump_job
+from scaler.masking import mask_text
+from scaler.metrics.background import BackgroundWriter
+from scaler.metrics.events import Event, Recorded, Resumed, WorkerStarted
+from scaler.metrics.mean import Mean
+from scaler.metrics.next_attempt import next_attempt
+from scaler.metrics.record import Record
+from scaler.plan import Plan
+from scaler.report.run.model import Report
+from scaler.report.run.write import write_report
+from scaler.runs import RunFolder, RunState
+from scaler.runs.control import RunControl, clear_stop
+from scaler.runs.lease import Lease
+
+if TYPE_CHECKING:
+    from scaler.training.own_loop.group import LoopGroup
+    from scaler.training.own_loop.mailbox import Mailbox
+
+
+class OwnRun:
+    """Where the records and events of one process of a loop go. Only rank 0 writes the run's folder.
+
+    Args:
+        job: of the run.
+        plan: its plan.
+        group: this process's place.
+
+    Attributes:
+        attempt: the number of this attempt in the run; known after ``begin``.
+        run_uri: the folder of the run; None before ``begin``.
+    """
+
+    def __init__(self, job: Job, plan: Plan, group: "LoopGroup") -> None:
+        self._job, self._plan, self._group = job, plan, group
+        self.rank, self.world_size = group.rank, group.world_size
+        self.attempt = 0
+        self.run_uri: str | None = None
+        self._at_end: Callable[[], None] = lambda: None
+        self._sums: Mapping[str, tuple[float, float]] = {}
+        self._samples_seen = 0
+        self._mailbox: Mailbox | None = None
+        self._files: _Files | None = None  # of rank 0
+
+    def begin(self, *, device: Any, from_samples: int | None, run: str | None) -> None:
+        """Make the run's folder, or continue that of ``run``; every process calls this before its first batch.
+
+        Args:
+            device: a ``torch.device``: of this process's model.
+            from_samples: samples in the weights that the script has loaded; None: it starts at 0.
+            run: the folder of the run that they are from.
+
+        Raises:
+            RunError: the storage cannot be written.
+        """
+        from scaler.training.device import describe_device
+        from scaler.training.own_loop.mailbox import Mailbox
+
+        found: tuple[str, int] | ScalerError | None = None
+        if self.rank == 0:
+            try:
+                self._files = _Files(self._job, self._plan, from_samples=from_samples, run=run)
+                found = (self._files.folder.uri, self._files.attempt)
+            except ScalerError as error:
+                found = error
+        made: tuple[str, int] | ScalerError | None = self._group.from_rank_0(found)
+        assert made is not None
+        if isinstance(made, ScalerError):
+            raise made
+        self.run_uri, self.attempt = made
+        if self.world_size > 1:
+            self._mailbox = Mailbox(self._group)
+        mine = WorkerStarted(
+            time=time(),
+            attempt=self.attempt,
+            rank=self.rank,
+            node=socket.gethostname(),
+            pid=os.getpid(),
+            world_size=self.world_size,
+            start_samples=from_samples or 0,
+            **describe_device(device),
+        )
+        workers = self._group.gathered(mine)
+        if self._files is not None:
+            self._files.put([], workers)
+            print(f"Run {self._files.folder.run_id}: in {_processes(self.world_size)}", file=sys.stderr)
+
+    def take_values(self, sums: Mapping[str, tuple[float, float]], *, samples_seen: int) -> None:
+        """Take what the script has recorded besides the loss; ``hand_over`` follows."""
+        self._sums, self._samples_seen = sums, samples_seen
+
+    def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
+        """Take records and events of this process."""
+        if self._files is None:
+            assert self._mailbox is not None
+            self._mailbox.send(records, self._sums)
+            return
+        self._files.put(records, events)
+        self._files.add_values(self._sums)
+        self._take_others()
+        self._files.write_values(samples_seen=self._samples_seen)
+
+    def is_asked_to_stop(self) -> bool:
+        """Return whether ``scaler stop`` was called for the run; known at rank 0."""
+        return self._files is not None and self._files.control.stop is not None
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Call a function when the run ends."""
+        self._at_end = call
+
+    def end(self, error: BaseException | None) -> Report | None:
+        """Write the end of the run and its report; returns the report at rank 0.
+
+        Args:
+            error: what ended the script; None: it came to its end.
+        """
+        self._at_end()
+        failure = None if error is None else _text(error)
+        if self._files is None:
+            if self._mailbox is not None:
+                with suppress(Exception):  # rank 0 may be gone
+                    self._mailbox.end(failure)
+            return None
+        missing: Sequence[int] = ()
+        if self._mailbox is not None:
+            failures: dict[int, str] = {}
+            if error is None:
+                failures, missing = self._mailbox.wait_for_ends()
+            self._take_others()
+            self._files.write_values(samples_seen=self._samples_seen)
+            for rank, text in sorted(failures.items()):
+                failure = f"rank {rank}: {text}"
+        if failure is None and missing:
+            failure = f"ranks {', '.join(map(str, missing))} have sent no end."
+        is_stopped = isinstance(error, KeyboardInterrupt | SystemExit) or (error is None and self.is_asked_to_stop())
+        state = RunState.STOPPED if is_stopped else RunState.SUCCEEDED if failure is None else RunState.FAILED
+        return self._files.end(state, failure=None if is_stopped else failure)
+
+    def _take_others(self) -> None:
+        assert self._files is not None
+        if self._mailbox is not None:
+            for records, sums in self._mailbox.take():
+                self._files.put(records, [])
+                self._files.add_values(sums)
+
+
+class _Files:
+    """The run's folder, at rank 0: claimed, written and followed."""
+
+    def __init__(self, job: Job, plan: Plan, *, from_samples: int | None, run: str | None) -> None:
+        self._plan = plan
+        self._open = ExitStack()
+        self._tracker = ProgressTracker()
+        self._values: dict[str, Mean] = {}  # recorded since the last ``write_values``
+        now = time()
+        before = _continued(run)
+        if before is not None:
+            self.folder, lease = before
+            self._open.enter_context(lease)
+            self.attempt = next_attempt(self.folder)
+            clear_stop(self.folder)
+            status = self.folder.read_json("status.json")
+            self.folder.write(f"job-{self.attempt}.yaml", dump_job(job))
+            idle_s = max(0.0, now - float(status.get("ended_at") or now))
+            changed: dict[str, Any] = {
+                "idle_s": status.get("idle_s", 0.0) + idle_s,
+                "ended_at": None,
+                "failure": None,
+                "exit_code": None,
+            }
+        else:
+            self.folder = RunFolder.create(job.storage, name=job.name, now=datetime.now(UTC))
+            lease = self._open.enter_context(Lease.claim(self.folder))
+            self.attempt, idle_s = 0, 0.0
+            self.folder.write("job.yaml", dump_job(job))
+            changed = {"started_at": now}
+        self.folder.write_json("plan.json", plan.to_dict())
+        self.folder.set_state(RunState.RUNNING, place=self.folder.place, recipe_folder=str(Path.cwd()), **changed)
+        held = lease.held_folder()
+        self.control = self._open.enter_context(RunControl(held))
+        self._writer = BackgroundWriter(held, job.tracking.seen_from(Path.cwd()))
+        if before is not None:
+            resumed = Resumed(time=now, from_samples=from_samples, workers=plan.world_size, changes=[], idle_s=idle_s)
+            self._writer.put([], [resumed])
+
+    def put(self, records: Sequence[Record], events: Sequence[Event]) -> None:
+        self._writer.put(records, events)
+        self._tracker.add(records, events)
+        self.control.show(partial(progress_dict, self._tracker.progress(), total_samples=self._plan.total_samples))
+
+    def add_values(self, sums: Mapping[str, tuple[float, float]]) -> None:
+        for name, (total, weight) in sums.items():
+            self._values.setdefault(name, Mean()).add_sum(total, weight)
+
+    def write_values(self, *, samples_seen: int) -> None:
+        """Write the means of what was added since the last call."""
+        means, self._values = self._values, {}
+        if means:
+            known = {
+                name: mean.value if mean.value is not None and isfinite(mean.value) else None
+                for name, mean in means.items()
+            }
+            weights = {name: mean.weight for name, mean in means.items()}
+            recorded = Recorded(
+                time=time(), attempt=self.attempt, samples_seen=samples_seen, values=known, weights=weights
+            )
+            self._writer.put([], [recorded])
+
+    def end(self, state: RunState, *, failure: str | None) -> Report:
+        with self._open:
+            self._writer.close(state)
+            code = {RunState.SUCCEEDED: 0, RunState.STOPPED: 130}.get(state, 4)
+            self.folder.set_state(
+                state, ended_at=time(), failure=None if failure is None else mask_text(failure), exit_code=code
+            )
+            report = write_report(self.folder)
+        print(f"Run {self.folder.run_id}: {state}. Report: {self.folder.path('report.html')}", file=sys.stderr)
+        return report
+
+
+def _continued(run: str | None) -> tuple[RunFolder, Lease] | None:
+    """Return the folder of a run that continues, claimed; None: it is not there, or another process runs it."""
+    if run is None:
+        return None
+    with suppress(RunError):
+        folder = RunFolder(run)
+        if folder.is_run():
+            return folder, Lease.claim(folder)
+    return None
+
+
+def _text(error: BaseException) -> str:
+    return str(error) if isinstance(error, ScalerError) else f"{type(error).__name__}: {error}"
+
+
+def _processes(number: int) -> str:
+    return "this process" if number == 1 else f"{number} processes"

@@ -1,0 +1,92 @@
+"""Brings every process's records to rank 0, also after the script has destroyed torch's process group."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from time import monotonic, sleep
+
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from scaler.metrics.record import Record
+from scaler.training.own_loop.group import LoopGroup
+from scaler.training.process_group import free_port_on, own_address
+
+Sums = Mapping[str, tuple[float, float]]
+"""By name of a recorded value: the sum of weight times value, and the sum of the weights."""
+
+POLL_S = 0.05
+LONGEST_WAIT_S = 60.0  # at the end, for the other processes' last records
+
+
+class Mailbox:
+    """A store of rank 0 with the records that the other processes have handed over.
+
+    Args:
+        group: of at least two processes; each makes this object at the same time.
+    """
+
+    def __init__(self, group: LoopGroup) -> None:
+        self._rank, self._world_size = group.rank, group.world_size
+        self._sent = 0
+        self._taken = [0] * group.world_size
+        opened: int | None = None
+        place: tuple[str, int] | None = None
+        if group.rank == 0:
+            host = own_address(group.meeting_host)
+            port, opened = free_port_on(host)
+            place = (host, port)
+        found = group.from_rank_0(place)
+        assert found is not None
+        self._store = TCPStore(
+            *found,
+            group.world_size,
+            group.rank == 0,
+            wait_for_workers=False,
+            master_listen_fd=opened,
+            timeout=timedelta(seconds=LONGEST_WAIT_S),
+        )
+
+    def send(self, records: Sequence[Record], sums: Sums) -> None:
+        """Send records, and sums of recorded values, to rank 0."""
+        self._store.set(_key(self._rank, self._sent), json.dumps([records, sums]))
+        self._sent += 1
+
+    def end(self, failure: str | None) -> None:
+        """Say that this process sends nothing more, and what ended it; None: it came to its end."""
+        self._store.set(_end_key(self._rank), failure or "")
+
+    def take(self) -> Iterator[tuple[Sequence[Record], Sums]]:
+        """Yield what has arrived at rank 0 since the last call."""
+        for rank in range(1, self._world_size):
+            while self._store.check([_key(rank, self._taken[rank])]):
+                key = _key(rank, self._taken[rank])
+                rows, sums = json.loads(self._store.get(key))
+                self._store.delete_key(key)
+                self._taken[rank] += 1
+                yield [Record(*row) for row in rows], sums
+
+    def wait_for_ends(self) -> tuple[dict[int, str], list[int]]:
+        """Wait at rank 0 until every other process has ended.
+
+        Returns:
+            What ended each process that failed, by rank; and the ranks that have not ended after ``LONGEST_WAIT_S``.
+        """
+        until = monotonic() + LONGEST_WAIT_S
+        missing = list(range(1, self._world_size))
+        failures = {}
+        while True:
+            for rank in [rank for rank in missing if self._store.check([_end_key(rank)])]:
+                missing.remove(rank)
+                if failure := self._store.get(_end_key(rank)).decode():
+                    failures[rank] = failure
+            if not missing or failures or monotonic() > until:
+                return failures, missing
+            sleep(POLL_S)
+
+
+def _key(rank: int, number: int) -> str:
+    return f"records-{rank}-{number}"
+
+
+def _end_key(rank: int) -> str:
+    return f"end-{rank}"

@@ -1,0 +1,133 @@
+"""One optimizer of one's own loop: its learning rate and constants are written right before each of its steps."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from scaler.core.optimizers import optimizer_facts
+from scaler.errors import PlanError
+from scaler.job import Job
+from scaler.plan import Plan
+from scaler.training.gradients.norm import total_norm
+from scaler.training.optimizer.scheduler import SampleScheduler
+
+Optimizer = torch.optim.Optimizer
+
+
+class Scheduled:
+    """An optimizer whose learning rate nobody can forget to write: hooks of its step do it.
+
+    A step that a ``GradScaler`` skips calls no hook, and counts as none.
+
+    Args:
+        optimizer: as it was tuned at the reference.
+        job: says the rule.
+        plan: says the batch and the schedule.
+        before: called with this object before each step of the optimizer; it calls ``write``.
+        after: called with this object after each step.
+
+    Attributes:
+        used_lr: in the last step, as a multiple of the reference's: of all groups the value farthest from the first's.
+
+    Raises:
+        PlanError: as ``SampleScheduler``.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        job: Job,
+        plan: Plan,
+        *,
+        before: Callable[[Self], None],
+        after: Callable[[Self], None],
+    ) -> None:
+        scale = job.scale
+        self.optimizer, self.used_lr = optimizer, 0.0
+        optimizer.register_step_pre_hook(lambda *_: before(self))  # before the hooks of the scheduler
+        self._scheduler = SampleScheduler(
+            optimizer,
+            reference_batch_size=plan.reference_batch_size,
+            global_batch_size=plan.global_batch_size,
+            schedule=plan.schedule,
+            rule=plan.rule,
+            exponent=scale.exponent,
+            noise_scale=scale.noise_scale,
+            betas=scale.betas,
+            co_scale=scale.co_scale.model_dump(exclude={"ema"}),
+        )
+        optimizer.register_step_post_hook(lambda *_: self._stepped(after))
+        self._reference_lr = job.reference.lr
+
+    @property
+    def name(self) -> str:
+        """The name of the optimizer's class in the job file, or ``module:Class``."""
+        return self._scheduler.optimizer_name
+
+    def write(self, *, samples_seen: int, samples: int, share: float) -> None:
+        """Write the learning rate and constants of a step.
+
+        Args:
+            samples_seen: before the step, over all processes.
+            samples: in the step, over all processes.
+            share: of the peak learning rate.
+
+        Raises:
+            TrainingError: something else wrote the learning rate.
+        """
+        self._scheduler.follow(samples_seen=samples_seen, samples=samples, share=share)
+
+    def grad_norm(self) -> Tensor:
+        """Return the norm of the gradient, over all groups."""
+        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = total_norm(gradients) if gradients else torch.zeros(())
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def device(self) -> torch.device | None:
+        """Return the device of the first parameter."""
+        return next((p.device for group in self.optimizer.param_groups for p in group["params"]), None)
+
+    def is_sharded(self) -> bool:
+        """Return whether each process holds a part of the gradient only."""
+        parameters: list[Any] = [p for group in self.optimizer.param_groups for p in group["params"]]
+        return any(isinstance(parameter, DTensor) for parameter in parameters)
+
+    def _stepped(self, after: Callable[[Self], None]) -> None:
+        groups = self.optimizer.param_groups
+        lrs = [
+            float(group["lr"]) / (group["initial_lr"] / self._reference_lr) for group in groups if group["initial_lr"]
+        ]
+        self.used_lr = max(lrs, key=lambda lr: abs(lr - lrs[0])) if lrs else 0.0
+        after(self)
+
+
+def require_reference(scheduled: Scheduled, job: Job) -> None:
+    """Refuse an optimizer that is not the one that the job's reference was tuned with.
+
+    Raises:
+        PlanError: names what differs.
+    """
+    wanted, defaults = job.reference.optimizer, scheduled.optimizer.defaults
+    known = optimizer_facts(scheduled.name).options or ()
+    differences: list[tuple[str, Any, Any]] = []
+    if scheduled.name != wanted.name:
+        differences.append(("reference.optimizer.name", wanted.name, scheduled.name))
+    else:
+        given = {
+            "lr": job.reference.lr,
+            **{key: wanted.with_defaults[key] for key in known if key in wanted.with_defaults},
+        }
+        for key, value in given.items():
+            mine = tuple(value) if isinstance(value, list) else value
+            if key in defaults and defaults[key] != mine:
+                where = "reference.lr" if key == "lr" else f"reference.optimizer.{key}"
+                differences.append((where, mine, defaults[key]))
+    if differences:
+        key, theirs, own = differences[0]
+        raise PlanError(
+            f"the job's {key} is {theirs}, and the optimizer of the loop has {own}.",
+            "Make them equal: both are what was tuned at reference.global_batch_size; scaler does the rest.",
+        )
