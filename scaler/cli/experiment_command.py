@@ -138,8 +138,10 @@ def status_command(name: str, storage: str, as_json: bool) -> None:
     status = experiment_status(find_experiment(name, storage=storage))
     if as_json:
         click.echo(json.dumps(status.to_dict(), indent=1))
-    else:
-        click.echo(status.text())
+        return
+    from scaler.report.experiment.status_text import status_text
+
+    click.echo(status_text(status))
 
 
 @command.command("list")
@@ -154,8 +156,10 @@ def list_command(storage: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([status.to_dict() for status in found], indent=1))
         return
+    from scaler.report.experiment.status_text import status_line
+
     for status in found:
-        click.echo(status.line())
+        click.echo(status_line(status))
 
 
 def _print(report: "ExperimentReport", *, as_json: bool) -> None:
@@ -173,8 +177,10 @@ def _show_dry_run(matrix: "Matrix", *, retry: bool, as_json: bool) -> None:
     found = dry_run(matrix, retry=retry)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
-    else:
-        show(found.text())
+        return
+    from scaler.report.experiment.dry_run_text import dry_run_text
+
+    show(dry_run_text(found))
 
 
 def _numbers(text: str | None, option: str) -> list[int]:

@@ -3,117 +3,18 @@
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any
-
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from scaler.errors import ScalerError
 from scaler.experiment.matrix import Cell, Matrix
 from scaler.experiment.run import find_work
 from scaler.report.experiment.cells import throughput
 from scaler.report.experiment.labels import label
+from scaler.report.experiment.progress import DryRun, PlannedCell
 from scaler.report.run.read import read_report
-from scaler.report.text.format import money, number, option, plural, printable, seconds
 from scaler.runs import RunState, list_runs
 
 RECENT = 50  # runs of the storage whose speed is read
 BETWEEN_S = 1.0  # from one cell's last step to the next one's first
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedCell:
-    """One cell of a dry run.
-
-    Args:
-        cell: its number.
-        label: what the matrix sets.
-        seed: ``train.seed``.
-        run_id: its run, if it has one.
-        is_to_run: whether it would run.
-        problem: why it cannot run; empty: it can.
-        world_size: workers.
-        global_batch_size: samples a step.
-        rule: of ``scale.rule``.
-        peak_lr: peak learning rate.
-        total_steps: optimizer steps.
-        seconds: estimated from the speed of finished runs with as many workers; None: there is none.
-        cost: of these seconds, in the currency of the job's price; None: no price, or no estimate.
-    """
-
-    cell: int
-    label: str
-    seed: int
-    run_id: str | None
-    is_to_run: bool
-    problem: str
-    world_size: int | None
-    global_batch_size: int | None
-    rule: str | None
-    peak_lr: float | None
-    total_steps: int | None
-    seconds: float | None
-    cost: float | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DryRun:
-    """What an experiment would run.
-
-    Args:
-        name: of the experiment.
-        cells: in the order of the matrix.
-        seconds: of all cells that would run; None: not known for one of them.
-        cost: of all cells that would run; None: not known for one of them.
-    """
-
-    name: str
-    cells: Sequence[PlannedCell]
-    seconds: float | None
-    cost: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
-        return asdict(self)
-
-    def text(self) -> RenderableType:
-        """Return it for a terminal: a row for each combination, then the sums."""
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-        for place, name in enumerate(("setting", "workers", "batch", "rule", "peak lr", "steps", "seeds", "to run")):
-            table.add_column(name, justify="left" if place in (0, 3) else "right", overflow="fold")
-        groups: dict[str, list[PlannedCell]] = {}
-        for cell in self.cells:
-            groups.setdefault(cell.label, []).append(cell)
-        for name, cells in groups.items():
-            first = cells[0]
-            table.add_row(
-                printable(name),
-                number(first.world_size),
-                number(first.global_batch_size),
-                first.rule or "–",
-                option(first.peak_lr) if first.peak_lr is not None else "–",
-                number(first.total_steps),
-                f"{len(cells)}",
-                f"{sum(cell.is_to_run for cell in cells)}",
-            )
-        to_run = sum(cell.is_to_run for cell in self.cells)
-        have_run = sum(cell.run_id is not None and not cell.is_to_run for cell in self.cells)
-        time = (
-            f"about {seconds(self.seconds)}"
-            if self.seconds is not None
-            else "a time that is not known: no finished run has as many workers"
-        )
-        cost = f", at a cost of {money(self.cost)}" if self.cost is not None else ""
-        whole = f"{plural(len(self.cells), 'cell')}: {have_run:,} have run, {to_run:,} to run in {time}{cost}."
-        problems = [
-            Text(printable(f"{name}: {cells[0].problem.splitlines()[0]}"))
-            for name, cells in groups.items()
-            if cells[0].problem
-        ]
-        refused = [Text(""), Text("Cannot run", style="bold"), *problems] if problems else []
-        return Group(table, *refused, Text(""), Text(whole, style="bold"))
 
 
 def dry_run(matrix: Matrix, *, retry: bool = False) -> DryRun:
