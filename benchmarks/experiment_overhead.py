@@ -4,8 +4,8 @@ One command, ``scaler experiment run``, trains cells of the digits job, one work
 Its time is divided into the start of the cluster, the training of the cells (first step to last step), the gaps from
 one cell's last step to the next one's first, and the end. The same cells as commands of their own are the comparison.
 
-After each cell, the resident memory of the driver and of the worker's processes is read from Linux's /proc. It is
-compared with that after the second cell: the first ones import what all cells use.
+After each cell, the memory of the driver and of the worker's processes is read from Linux's /proc. It is compared
+with that after the second cell: the first ones import what all cells use.
 
 The overhead falls with the length of the cells: the last line says from which length on it is at most 10 %.
 
@@ -81,7 +81,7 @@ def write_files(folder: Path, *, cells: int, epochs: int) -> None:
 
 
 def run_experiment(folder: Path) -> list[dict[str, Sizes]]:
-    """Run the experiment; return the sizes of its processes in MiB after each cell, by group and by name."""
+    """Run the experiment; return the sizes of its processes in MiB after each cell, by group and by pid."""
     command = [SCALER, "experiment", "run", "study.yaml", "--json"]
     log, sizes = [], []
     with (folder / "report.json").open("w") as output:
@@ -98,7 +98,7 @@ def run_experiment(folder: Path) -> list[dict[str, Sizes]]:
 
 
 def resident(root: int) -> dict[str, Sizes]:
-    """Return the resident memory of a command's processes in MiB: the driver's, and that of the worker's processes."""
+    """Return the memory of a command's processes in MiB: the driver's, and that of the worker's processes."""
     parents, names = {}, {}
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
         try:
@@ -181,19 +181,18 @@ def where_time_goes(cells: list[Cell], began: float, ended: float) -> list[dict[
 
 
 def memory_rows(sizes: list[dict[str, Sizes]]) -> list[dict[str, str]]:
+    """Return a row for each group of processes; the last cell is left out, after which the workers are ended."""
+    sizes = sizes[:-1]
+    shown = sorted({1, SETTLED, *(max(SETTLED, len(sizes) * part // 4) for part in (1, 2, 3, 4))})
     rows = []
-    settled = min(SETTLED, len(sizes)) - 1
     for group in sizes[0]:
         whole = [sum(each[group].values()) for each in sizes]
-        grown = (whole[-1] - whole[settled]) / max(len(sizes) - 1 - settled, 1)
+        grown = (whole[-1] - whole[SETTLED - 1]) / max(len(whole) - SETTLED, 1)
         rows.append(
             {
-                "resident MiB": group,
+                "MiB (PSS)": group,
                 "processes": f"{len(sizes[-1][group])}",
-                "after cell 1": f"{whole[0]:.1f}",
-                f"after cell {settled + 1}": f"{whole[settled]:.1f}",
-                f"after cell {len(sizes)}": f"{whole[-1]:.1f}",
-                "most": f"{max(whole):.1f}",
+                **{f"cell {number}": f"{whole[number - 1]:.1f}" for number in shown},
                 "growth a cell": f"{grown:+.2f}",
             }
         )

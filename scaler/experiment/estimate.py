@@ -30,6 +30,7 @@ LEVEL = 0.9  # of the interval of a law's prediction
 BEYOND = 2.0  # a law is not used for more than so many times the workers that were run
 LAW_OF = {"strong": LAWS["strong", "amdahl"], "weak": LAWS["weak", "gustafson"]}
 SHOWN_RUNS = 8  # ids that are named
+BETWEEN_S = 1.0  # from one cell's last step to the next one's first
 
 
 class Knowledge:
@@ -80,7 +81,7 @@ class Knowledge:
             return None
         train, used, basis = _from_runs(plan, same) if same else _from_law(plan, known)
         other = self._other(plan, used or same, in_experiment=in_experiment) if train is not None else None
-        time = _sum(train, other) if train is not None and other is not None else None
+        time = total(train, other) if train is not None and other is not None else None
         price = job.resources.price_per_worker_hour
         return PlanEstimate(
             world_size=plan.world_size,
@@ -125,10 +126,12 @@ class Knowledge:
         """Return the seconds outside the steps: start-up, evaluations, checkpoints and the end."""
         evaluations = math.ceil(plan.total_samples / plan.eval_every_samples)
         between = [run.evaluation_s * evaluations + run.checkpoint_s * plan.total_samples for run in runs]
-        is_cell = [run.plan.folder.run_id in self._run_ids_of_cells() for run in runs]
-        alike = [run for run, each in zip(runs, is_cell, strict=True) if each == in_experiment] or runs
-        around = [run.around_s for run in alike if run.around_s is not None] or [0.0]
-        return _sum(_range(between), _range(around))
+        cells = self._run_ids_of_cells()
+        alike = [run for run in runs if (run.plan.folder.run_id in cells) == in_experiment]
+        if in_experiment and not alike:  # a run alone starts its workers, which a cell finds
+            return total(_range(between), Estimate(value=BETWEEN_S, low=BETWEEN_S, high=BETWEEN_S))
+        around = [run.around_s for run in alike or runs if run.around_s is not None] or [0.0]
+        return total(_range(between), _range(around))
 
     def _run_ids_of_cells(self) -> frozenset[str]:
         """Return the runs that an experiment has run, whose workers were there when they started."""
@@ -156,7 +159,7 @@ def _from_runs(plan: Plan, runs: Sequence[KnownRun]) -> tuple[Estimate | None, S
     used = [run for run in runs if run.plan.global_batch_size in needed]
     sizes = ", ".join(f"{batch:,}" for batch in sorted(needed))
     workers = plural(plan.world_size, "worker")
-    return _sum(*parts), used, f"from {plural(len(used), 'run')} with {workers} at batch {sizes}"
+    return total(*parts), used, f"from {plural(len(used), 'run')} with {workers} at batch {sizes}"
 
 
 def _from_law(plan: Plan, runs: Sequence[KnownRun]) -> tuple[Estimate | None, Sequence[KnownRun], str]:
@@ -226,7 +229,7 @@ def _times(estimate: Estimate, factor: float) -> Estimate:
     return Estimate(value=ends[0], low=ends[1], high=ends[2])
 
 
-def _sum(*estimates: Estimate) -> Estimate:
+def total(*estimates: Estimate) -> Estimate:
     """Return the sum of times; ends add up to ends, so the range is never too short."""
     columns = zip(*((each.value, each.low, each.high) for each in estimates), strict=True)
     value, low, high = (

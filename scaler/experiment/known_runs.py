@@ -21,7 +21,7 @@ from scaler.runs import RunFolder
 from scaler.runs.filesystems import inside, located, names_in
 from scaler.runs.parsing import parse_json
 
-MOST_RUNS = 300  # newest runs of a storage whose job is read
+MOST_RUNS = 200  # newest runs of a storage whose job is read
 MOST_REPORTS = 24  # reports that are read for one plan
 REPEATS = 4  # of one batch and number of workers
 PARTS = 10  # parts of a run whose speeds give the range
@@ -46,6 +46,7 @@ WORK = (
     "resources.cpus_per_worker",
     "resources.gpus_per_worker",
 )
+_WORK = tuple(f"{name}." for name in WORK)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,11 +95,7 @@ class KnownRun:
 
 def work_text(dumped: str) -> str:
     """Return the lines of a dumped job that two jobs share if a sample takes the same work in both."""
-
-    def is_work(key: str) -> bool:
-        return any(key == name or key.startswith(f"{name}.") for name in WORK)
-
-    return stored_lines(dumped, keep=is_work)
+    return stored_lines(dumped, keep=lambda key: f"{key}.".startswith(_WORK))
 
 
 def planned_runs(job: Job, *, storage: str) -> Sequence[PlannedRun]:

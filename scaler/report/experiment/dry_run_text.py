@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scaler.report.experiment.progress import DryRun, PlannedCell
+from scaler.report.plan.estimate_text import span_text
 from scaler.report.text.format import money, number, option, plural, printable, seconds
 
 HEADS = ("setting", "workers", "batch", "rule", "peak lr", "steps", "seeds", "to run")
@@ -49,10 +50,11 @@ def _row(name: str, cells: Sequence[PlannedCell]) -> Sequence[str]:
 def _sums(found: DryRun) -> str:
     to_run = sum(cell.is_to_run for cell in found.cells)
     have_run = sum(cell.run_id is not None and not cell.is_to_run for cell in found.cells)
-    time = (
-        f"about {seconds(found.seconds)}"
-        if found.seconds is not None
-        else "a time that is not known: no finished run has as many workers"
-    )
-    cost = f", at a cost of {money(found.cost)}" if found.cost is not None else ""
-    return f"{plural(len(found.cells), 'cell')}: {have_run:,} have run, {to_run:,} to run in {time}{cost}."
+    whole = f"{plural(len(found.cells), 'cell')}: {have_run:,} have run, {to_run:,} to run"
+    if not to_run:
+        return f"{whole}."
+    if found.time_s is None:
+        workers = ", ".join(f"{count:,}" for count in found.unknown)
+        return f"{whole}. The time is not known: no finished run shows it with {workers} workers."
+    cost = f", at a cost of {span_text(found.cost, money)}" if found.cost is not None else ""
+    return f"{whole} in about {span_text(found.time_s, seconds)}{cost}."

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from scaler.core.intervals import Estimate
+
 WAITING, IMPOSSIBLE, GONE = "waiting", "impossible", "gone"  # states of cells without a run
 
 
@@ -23,8 +25,8 @@ class PlannedCell:
         rule: of ``scale.rule``.
         peak_lr: peak learning rate.
         total_steps: optimizer steps.
-        seconds: estimated from the speed of finished runs with as many workers; None: there is none.
-        cost: of these seconds, in the currency of the job's price; None: no price, or no estimate.
+        time_s: seconds, estimated from finished runs; None: not known, or it is not to run.
+        cost: of this time, in the currency of the job's price; None: no price, or no time.
     """
 
     cell: int
@@ -38,8 +40,8 @@ class PlannedCell:
     rule: str | None
     peak_lr: float | None
     total_steps: int | None
-    seconds: float | None
-    cost: float | None
+    time_s: Estimate | None
+    cost: Estimate | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,14 +51,16 @@ class DryRun:
     Args:
         name: of the experiment.
         cells: in the order of the matrix.
-        seconds: of all cells that would run; None: not known for one of them.
+        time_s: of all cells that would run, one after another; None: not known for one of them.
         cost: of all cells that would run; None: not known for one of them.
+        unknown: numbers of workers whose time is not known.
     """
 
     name: str
     cells: Sequence[PlannedCell]
-    seconds: float | None
-    cost: float | None
+    time_s: Estimate | None
+    cost: Estimate | None
+    unknown: Sequence[int]
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""

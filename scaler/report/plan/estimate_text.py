@@ -49,8 +49,18 @@ def estimate_phrase(estimate: PlanEstimate) -> str | None:
     """
     if estimate.time_s is None:
         return None
-    value, span = time_texts(estimate.time_s)
-    return f"about {value}{f' ({span})' if span else ''}, {estimate.basis}"
+    return f"about {span_text(estimate.time_s, seconds)}, {estimate.basis}"
+
+
+def span_text(estimate: Estimate, shown: Callable[[float], str]) -> str:
+    """Return an estimate with its range.
+
+    Example:
+        >>> span_text(Estimate(value=0.5, low=0.4, high=0.7), money)
+        '0.50 (0.40 to 0.70)'
+    """
+    value, span = _texts(estimate, shown)
+    return f"{value} ({span})" if span else value
 
 
 def _texts(estimate: Estimate, shown: Callable[[float], str]) -> tuple[str, str]:
