@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
+from scaler.cli.estimates import estimate_plans
 from scaler.cli.options import job_options, numbers, write_file
 from scaler.cli.paths import UserPath
 from scaler.cli.terminal import show
 from scaler.core.nearest import did_you_mean
 from scaler.core.rules import RULES
-from scaler.errors import JobFileError, RunError
+from scaler.errors import JobFileError
 from scaler.job import Job, load_job
 from scaler.plan import Plan
 from scaler.plan.make import require_every_size
@@ -128,34 +129,6 @@ def _rule_overrides(rule: str | None) -> list[str]:
         return []
     resets = {"power": "scale.exponent=null", "gain": "scale.noise_scale=null", "adam_sde": "scale.betas=sde"}
     return [f"scale.rule={rule}", *(reset for taker, reset in resets.items() if taker != rule)]
-
-
-def estimate_plans(
-    plans: Sequence[Plan], job: Job, *, source: str, asked: bool | None
-) -> Sequence[PlanEstimate | None]:
-    """Return what is known of each plan.
-
-    Args:
-        plans: of the job, with any number of workers and any rule.
-        job: gives the storage and the price.
-        source: the job file.
-        asked: read the storage; False: do not; None: only a local folder, because another may take seconds to answer.
-
-    Raises:
-        RunError: the storage was asked for, and cannot be read.
-    """
-    nothing = [None] * len(plans)
-    if asked is False or (asked is None and "://" in job.storage):
-        return nothing
-    from scaler.experiment.estimate import Knowledge
-
-    try:
-        known = Knowledge.of(job)
-        return [known.estimate(plan, job=job, source=source) for plan in plans]
-    except RunError:
-        if asked:
-            raise
-        return nothing
 
 
 def _as_json(outcomes: Sequence[Plan | Refused], estimates: Sequence[PlanEstimate | None]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class KeptGroup:
     def prepare(self, recipe: str, recipe_folder: str, *, seeds: Sequence[int]) -> None:
         """Import a recipe's module on every worker, once for each seed, so that the first runs start quickly, too."""
         recipes = [(recipe, recipe_folder, seed) for seed in dict.fromkeys(seeds)]
-        ray.get([host.prepare.remote(each) for each in recipes for host in self._hosts])
+        ray.get([host.prepare.remote(recipes) for host in self._hosts])
 
     def train(self, assignment: Assignment, job: Job) -> bool:
         """Train a run to its end.
