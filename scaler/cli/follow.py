@@ -75,7 +75,8 @@ class Follower:
             if changes and folder is not None:
                 err().print("\n".join([f"Changes of {folder.run_id}", *(f"  {change}" for change in changes), ""]))
             show(plan_text(plan, job=job), aside=True)
-            self._say_time(job, plan)
+            if folder is None:
+                self._say_time(job, plan)
         self._plan = plan
         self._live = self._on_exit.enter_context(Live(plan, console=err(), quiet=self._quiet))
 
@@ -87,7 +88,7 @@ class Follower:
         (estimate,) = estimate_plans([plan], job, source="JOB", asked=None)
         phrase = estimate_phrase(estimate) if estimate is not None else None
         if phrase is not None:
-            err().print(f"Estimated: {phrase}", soft_wrap=True)
+            err().print(f"A whole run takes {phrase}.", soft_wrap=True)
 
     def on_start(
         self, folder: RunFolder, from_samples: int | None = None, passed_over: Sequence["PassedOver"] = ()

@@ -54,7 +54,8 @@ def _sums(found: DryRun) -> str:
     if not to_run:
         return f"{whole}."
     if found.time_s is None:
-        workers = ", ".join(f"{count:,}" for count in found.unknown)
-        return f"{whole}. The time is not known: no finished run shows it with {workers} workers."
+        *others, last = found.unknown
+        workers = "".join(f"{count:,}, " for count in others) + plural(last, "worker")
+        return f"{whole}. The time is not known: no finished run shows it with {workers}."
     cost = f", at a cost of {span_text(found.cost, money)}" if found.cost is not None else ""
     return f"{whole} in about {span_text(found.time_s, seconds)}{cost}."
