@@ -14,7 +14,7 @@ from scaler.runs import RunFolder, RunState, list_runs
 from scaler.runs.lease import present_state
 
 _NO_PART_OF_TRAINING = ("name", "storage", "tracking")
-_OPTIMIZER = "reference.optimizer."  # its options may be given or left to their defaults
+_OPTIMIZER = "reference.optimizer."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,11 +43,9 @@ def find_cell_runs(cells: Sequence[Cell], *, storage: str) -> Mapping[int, CellR
         RunError: the storage cannot be read.
     """
     found: dict[int, CellRun] = {}
-    jobs = {cell.number: cell.job for cell in cells if cell.job is not None}
-    wanted = {fingerprint(job): number for number, job in jobs.items()}
-    outlines = {_outline(dump_job(job)) for job in jobs.values()}
+    wanted = _Wanted({cell.number: cell.job for cell in cells if cell.job is not None})
     for folder in list_runs(storage):
-        number = wanted.get(_fingerprint_of(folder, outlines) or "")
+        number = wanted.number_of(folder)
         if number is None or (number in found and found[number].state is RunState.SUCCEEDED):
             continue
         found[number] = CellRun(folder=folder, state=present_state(folder)[0])
@@ -60,19 +58,42 @@ def fingerprint(job: Job) -> str:
     return json.dumps(values, sort_keys=True)
 
 
-def _outline(text: str) -> str:
-    """Return lines of a dumped job that two jobs share if they train the same; it takes no reading of YAML."""
-    return stored_lines(
-        text, keep=lambda key: not key.startswith(_OPTIMIZER) and key.partition(".")[0] not in _NO_PART_OF_TRAINING
-    )
+class _Wanted:
+    """The jobs of the cells.
 
+    Args:
+        jobs: by the cell's number.
+    """
 
-def _fingerprint_of(folder: RunFolder, outlines: set[str]) -> str | None:
-    """Return the fingerprint of a run's job; None: it is no cell's, it has several jobs, or it cannot be read."""
-    with suppress(ScalerError, UnicodeDecodeError):
-        names = list(folder.job_names().values())
-        if len(names) == 1:
+    def __init__(self, jobs: Mapping[int, Job]) -> None:
+        texts = {number: dump_job(job) for number, job in jobs.items()}
+        self._by_text = {_text(text): number for number, text in texts.items()}
+        self._outlines = {_outline(text) for text in texts.values()}
+        self._by_fingerprint = {fingerprint(job): number for number, job in jobs.items()}
+
+    def number_of(self, folder: RunFolder) -> int | None:
+        """Return the cell that a run belongs to; None: no cell's, it has several jobs, or its job cannot be read.
+
+        The YAML of a job is read only if it differs from a cell's in the options of the optimizer alone.
+        """
+        with suppress(ScalerError, UnicodeDecodeError):
+            names = list(folder.job_names().values())
+            if len(names) != 1:
+                return None
             raw = folder.read(names[0])
-            if _outline(raw.decode()) in outlines:
-                return fingerprint(read_job(raw, source=folder.path(names[0])))
-    return None
+            text = raw.decode()
+            same = self._by_text.get(_text(text))
+            if same is not None or _outline(text) not in self._outlines:
+                return same
+            return self._by_fingerprint.get(fingerprint(read_job(raw, source=folder.path(names[0]))))
+        return None
+
+
+def _text(text: str) -> str:
+    """Return the lines of a dumped job that change the training."""
+    return stored_lines(text, keep=lambda key: not key.startswith(_NO_PART_OF_TRAINING))
+
+
+def _outline(text: str) -> str:
+    """Return these lines without the options of the optimizer, which may be given or left to their defaults."""
+    return stored_lines(text, keep=lambda key: not key.startswith((*_NO_PART_OF_TRAINING, _OPTIMIZER)))

@@ -58,7 +58,7 @@ def test_what_has_run_is_found_with_one_reading_of_each_state(
 ) -> None:
     none, sqrt = (cell.job for cell in matrix.cells)
     put(tmp_path, "one-1", none)
-    put(tmp_path, "two-2", sqrt)
+    put(tmp_path, "two-2", edited(sqrt, "reference.optimizer.nesterov=false"))  # its default
     put(tmp_path, "other-3", edited(sqrt, "train.seed=9"))
     states: Counter[str] = Counter()
     read: list[str] = []
@@ -77,7 +77,7 @@ def test_what_has_run_is_found_with_one_reading_of_each_state(
     work = find_work(matrix)
     assert [row.run_id for row in work.rows] == ["one-1", "two-2"]
     assert states == {"one-1": 1, "two-2": 1}
-    assert len(read) == 2, "the YAML of another job is not read"
+    assert len(read) == 1, "only the YAML of a job whose optimizer is written in another way is read"
 
 
 def raising(text: str) -> Callable[..., Any]:
