@@ -54,7 +54,13 @@ class KeptGroup:
         self._close()
 
     def prepare(self, recipe: str, recipe_folder: str, *, seeds: Sequence[int]) -> None:
-        """Import a recipe's module on every worker, once for each seed, so that the first runs start quickly, too."""
+        """Import a recipe's module on every worker, once for each seed, so that the first runs start quickly, too.
+
+        Args:
+            recipe: as the workers import it.
+            recipe_folder: the job file's folder, as the workers see it.
+            seeds: in the order in which they are needed; a worker keeps the imports of a few of them.
+        """
         recipes = [(recipe, recipe_folder, seed) for seed in dict.fromkeys(seeds)]
         ray.get([host.prepare.remote(recipes) for host in self._hosts])
 

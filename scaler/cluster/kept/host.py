@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import ray
@@ -21,7 +20,6 @@ from scaler.cluster.attempt import Assignment
 from scaler.cluster.forks.start import ONE_THREAD
 from scaler.cluster.kept.channel import GONE, answer
 from scaler.cluster.kept.place import Outcome, Place
-from scaler.cluster.kept.template import SHARE
 from scaler.cluster.mailbox import deliver_to
 
 SCRIPT = Path(__file__).with_name("template.py")
@@ -52,8 +50,6 @@ class Host:
     def __init__(self) -> None:
         self._template: _Template | None = None
         self._prepared: dict[Recipe, _Template | None] = {}
-        self._packages: Sequence[str] = []  # to be imported by the first process when it prepares another recipe
-        self._shared: set[str] = set()
         self._place: Place | None = None
         self._agreed: dict[int, tuple[Any]] = {}
         self._pids: dict[int, int] = {}
@@ -87,16 +83,11 @@ class Host:
         assert self._template is not None
         if recipe in self._prepared:
             return
-        if self._packages:
-            self._template.share(self._packages)
-            self._packages = []
         if len(self._prepared) >= MOST_PREPARED:
             oldest = self._prepared.pop(next(iter(self._prepared)))
             if oldest is not None:
                 oldest.close()
-        self._prepared[recipe], packages = self._template.prepare(recipe)
-        self._packages = [name for name in packages if name not in self._shared]
-        self._shared.update(packages)
+        self._prepared[recipe] = self._template.prepare(recipe)
 
     def train(self, number: int, assignment: Assignment, first: Any) -> Outcome:
         """Train one attempt of a run, and return how that ended.
@@ -176,26 +167,14 @@ class _Template:
         template._answer("prepared")
         return template
 
-    def prepare(self, recipe: Recipe) -> "tuple[_Template | None, Sequence[str]]":
-        """Return a process that has imported a recipe, and the packages that its first process may import, too.
-
-        The process is None if its forks would not be like a new worker.
-        """
+    def prepare(self, recipe: Recipe) -> "_Template | None":
+        """Return a process that has imported a recipe; None: its forks would not be like a new worker."""
         path, folder, seed = recipe
         ours, pid = self._fork({"recipe": path, "folder": folder, "seed": seed})
         if pid is None:
-            return None, ()
+            return None
         template = _Template(ours)
-        packages = template._answer("prepared")
-        return (None, ()) if packages is None else (template, packages)
-
-    def share(self, packages: Sequence[str]) -> None:
-        """Import packages, which forks then have."""
-        with TemporaryFile("w+") as names:
-            json.dump(packages, names)
-            names.seek(0)
-            socket.send_fds(self._control, [json.dumps(SHARE).encode()], [names.fileno()])
-            self._answer("shared")
+        return template if template._answer("prepared") else None
 
     def train(self) -> "_Process":
         """Start a process that trains: a fork, or where that is not possible a new one, which takes seconds."""

@@ -4,9 +4,6 @@ The first process imports torch. Asked to prepare a recipe, it forks a second on
 a worker does that starts alone: after the random numbers are seeded. Asked to train, either forks a process that runs
 ``process.py``. Only processes with one thread are forked, and none that has used a GPU.
 
-A second process names the packages that its recipe has imported, if that drew no random numbers. The first process then
-imports them, too, so that the recipe is imported quickly with other seeds.
-
 Arguments: ``fork``, or ``train`` to train at once, without forks; the descriptor of a socket of ``host.py``; the import
 path, as JSON; names of variables that are removed after the imports. The process ends when the socket is closed.
 """
@@ -32,8 +29,6 @@ from typing import Any, NamedTuple, NoReturn
 from scaler.cluster.forks.server import number_of_threads
 
 MOST_BYTES = 64 * 2**10  # of a request
-SHARE = "share"  # a request to import packages; a file with their names comes with it
-SITE = "site-packages"  # installed packages; modules elsewhere may be edited between two runs
 NEEDED = (
     "scaler.training.loop",
     "scaler.training.recipe.load",
@@ -74,15 +69,15 @@ def main(control: socket.socket, *, forks: bool, removed: Sequence[str]) -> None
         train(control)
     gc.collect()
     gc.freeze()  # the collector would write to the memory that forks share
-    tell(control, prepared=[])
+    tell(control, prepared=True)
     while (request := serve(control)) is not None:
         control.close()
         control = request.socket
         if request.recipe is None:
             train(control)
-        packages = prepare(**request.recipe)
-        tell(control, prepared=packages)
-        if packages is None:
+        is_usable = prepare(**request.recipe)
+        tell(control, prepared=is_usable)
+        if not is_usable:
             os._exit(0)
 
 
@@ -114,13 +109,7 @@ def serve(control: socket.socket) -> Request | None:
             data, files, _, _ = socket.recv_fds(control, MOST_BYTES, 1)
             if not data:
                 return None
-            values = json.loads(data)
-            if values == SHARE:
-                with open(files[0]) as names:
-                    share(json.load(names))
-                tell(control, shared=True)
-                continue
-            request = Request(recipe=values, socket=socket.socket(fileno=files[0]))
+            request = Request(recipe=json.loads(data), socket=socket.socket(fileno=files[0]))
             can_fork = number_of_threads() == 1
             pid = os.fork() if can_fork else None
             if pid == 0:
@@ -158,40 +147,20 @@ def tell_ended(control: socket.socket) -> None:
         tell(control, ended=pid, status=os.waitstatus_to_exitcode(status))
 
 
-def prepare(recipe: str, folder: str, seed: int) -> Sequence[str] | None:
-    """Import a recipe's module as a worker does.
-
-    Returns:
-        The modules outside its folder that it has imported; none if random numbers were drawn meanwhile. None: this
-        process may not be forked.
-    """
-    from scaler.training.device import cpu, uses_gpu
-    from scaler.training.randomness import random_state, seed_everything
+def prepare(recipe: str, folder: str, seed: int) -> bool:
+    """Import a recipe's module as a worker does; return whether this process may be forked."""
+    from scaler.training.device import uses_gpu
+    from scaler.training.randomness import seed_everything
     from scaler.training.recipe.load import import_recipe
 
     seed_everything(seed)
-    before, state = set(sys.modules), random_state(cpu())
     try:
         import_recipe(recipe, folder=Path(folder))
     except BaseException:  # the process that trains imports it again, and reports the error
-        return None
+        return False
     gc.collect()
     gc.freeze()
-    if number_of_threads() != 1 or uses_gpu():
-        return None
-    if not state.equal(random_state(cpu())):
-        return []
-    files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items() if name not in before}
-    return [name for name, file in files.items() if file and SITE in Path(file).parts]
-
-
-def share(packages: Sequence[str]) -> None:
-    """Import packages that forks will import."""
-    for name in packages:
-        with suppress(Exception):  # the fork imports it again, and reports the error
-            import_module(name)
-    gc.collect()
-    gc.freeze()
+    return number_of_threads() == 1 and not uses_gpu()
 
 
 if __name__ == "__main__":
