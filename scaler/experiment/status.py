@@ -14,13 +14,13 @@ def experiment_status(folder: ExperimentFolder) -> ExperimentStatus:
     Raises:
         RunError: the folder cannot be read.
     """
-    experiment, rows, about = folder.read_cells()
+    experiment, rows, _ = folder.read_cells()
     states: dict[str, int] = {}
     running = []
     for row in rows:
         state = IMPOSSIBLE if row.problem else WAITING
         if row.run_id is not None:
-            run = run_with_id(row.run_id, storage=about.storage)
+            run = run_with_id(row.run_id, storage=folder.storage)
             try:
                 state = GONE if run is None else present_state(run)[0].value
             except RunError:
