@@ -1,6 +1,6 @@
 """What an experiment takes beside the training of its cells, and whether its processes grow.
 
-One command, ``scaler experiment run``, trains cells of the digits job, one worker each, that differ in the seed.
+One command, ``scaler experiment run``, trains cells of the digits job, one worker each, with three seeds.
 Its time is divided into the start of the cluster, the training of the cells (first step to last step), the gaps from
 one cell's last step to the next one's first, and the end. The same cells as commands of their own are the comparison.
 
@@ -32,6 +32,7 @@ from table import table
 JOB_FILE = Path(__file__).resolve().parents[1] / "jobs/digits/job.yaml"
 SCALER = str(Path(sys.executable).with_name("scaler"))
 MOST_OVERHEAD, MOST_GAP_S = 0.1, 1.0
+SEEDS = 3
 SETTLED = 2  # cells after which everything has been imported
 Sizes = dict[str, float]
 
@@ -50,7 +51,7 @@ class Cell:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cells", type=int, default=12, help="cells of the experiment (default 12)")
+    parser.add_argument("--cells", type=int, default=12, help="cells of the experiment, a multiple of 3 (default 12)")
     parser.add_argument("--epochs", type=int, default=30, help="length of a cell (default 30)")
     parser.add_argument("--alone", type=int, default=2, help="cells that are submitted alone, too (default 2)")
     arguments = parser.parse_args()
@@ -76,7 +77,8 @@ def write_files(folder: Path, *, cells: int, epochs: int) -> None:
     values["scale"] = {"num_workers": 1, "global_batch_size": 16, "rule": "none"}
     values["schedule"] = {"name": "constant"}
     (folder / "job.yaml").write_text(yaml.safe_dump(values))
-    study = {"name": "study", "job": "job.yaml", "matrix": {"scale.rule": ["none"]}, "seeds": list(range(cells))}
+    lrs = [0.001 * (place + 1) for place in range(cells // SEEDS)]
+    study = {"name": "study", "job": "job.yaml", "matrix": {"reference.lr": lrs}, "seeds": list(range(SEEDS))}
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
 
 

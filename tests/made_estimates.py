@@ -79,7 +79,7 @@ def put_experiment(storage: Path, name: str, job: Job, run_id: str, **group: Any
         "difference_to_baseline": None,
         **group,
     }
-    report = {"metric": "accuracy", "cells": [{"cell": 0, "run_id": run_id}], "groups": [about]}
+    report = {"metric": "accuracy", "cells": [{"cell": 0, "run_id": run_id, "order": 0}], "groups": [about]}
     (folder / "experiment.json").write_text(json.dumps(report))
     study = {"name": name, "job": "job.yaml", "matrix": {"scale.rule": ["linear"]}}
     (folder / "experiment.yaml").write_text(json.dumps(study))

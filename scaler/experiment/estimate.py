@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from shlex import quote
+from typing import Any
 
 from scaler.core.intervals import Estimate
 from scaler.core.scaling_fits import predict_step_time
 from scaler.core.scaling_laws import LAWS
 from scaler.core.step_time import step_time_at
-from scaler.errors import ScalerError
 from scaler.experiment.folder import ExperimentFolder, list_experiments
 from scaler.experiment.known_runs import (
     MOST_REPORTS,
@@ -20,7 +20,7 @@ from scaler.experiment.known_runs import (
     merged,
     planned_runs,
 )
-from scaler.experiment.risks import find_risks, is_alike
+from scaler.experiment.risks import ALTERED, find_risks, is_alike, read_experiments
 from scaler.job import Job
 from scaler.plan import Plan
 from scaler.report.plan.estimate import PlanEstimate
@@ -45,7 +45,7 @@ class Knowledge:
     def __init__(self, runs: Sequence[PlannedRun], experiments: Sequence[ExperimentFolder], job: Job) -> None:
         self._runs, self._experiments, self._job = runs, experiments, job
         self._read: dict[str, KnownRun | None] = {}
-        self._cells: frozenset[str] | None = None
+        self._reports: Mapping[str, Mapping[str, Any]] | None = None
 
     @classmethod
     def of(cls, job: Job, *, storage: str | None = None) -> "Knowledge":
@@ -74,7 +74,7 @@ class Knowledge:
         if not self._runs:
             return None
         known = self._known(plan)
-        risks = find_risks(plan, self._experiments, runs=self._runs, known=known)
+        risks = find_risks(plan, self._experiment_reports(), runs=self._runs, known=known)
         same = [run for run in known if run.plan.world_size == plan.world_size and run.step_s is not None]
         others = sorted({run.plan.world_size for run in known if run.step_s is not None} - {plan.world_size})
         if not same and not others and not risks:
@@ -133,16 +133,18 @@ class Knowledge:
         around = [run.around_s for run in alike or runs if run.around_s is not None] or [0.0]
         return total(_range(between), _range(around))
 
-    def _run_ids_of_cells(self) -> frozenset[str]:
+    def _run_ids_of_cells(self) -> set[str]:
         """Return the runs that an experiment has run, whose workers were there when they started."""
-        if self._cells is None:
-            found: set[str] = set()
-            for folder in self._experiments:
-                with suppress(ScalerError):
-                    _, rows, _ = folder.read_cells()
-                    found |= {row.run_id for row in rows if row.run_id is not None and row.order is not None}
-            self._cells = frozenset(found)
-        return self._cells
+        found: set[str] = set()
+        for report in self._experiment_reports().values():
+            with suppress(*ALTERED):
+                found |= {cell["run_id"] for cell in report["cells"] if cell["order"] is not None}
+        return found
+
+    def _experiment_reports(self) -> Mapping[str, Mapping[str, Any]]:
+        if self._reports is None:
+            self._reports = read_experiments(self._experiments)
+        return self._reports
 
 
 def _from_runs(plan: Plan, runs: Sequence[KnownRun]) -> tuple[Estimate | None, Sequence[KnownRun], str]:

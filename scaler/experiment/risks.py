@@ -14,26 +14,46 @@ from scaler.report.text.format import number, option, plural
 
 ORDER = ("diverged", "worse", "undecided", "better", "equivalent", "baseline")  # the worst first
 REPORT = "experiment.json"
+MOST_EXPERIMENTS = 20  # whose reports are read
+ALTERED = (KeyError, TypeError, ValueError, AttributeError, IndexError)  # a file was altered, or is of another version
+
+
+def read_experiments(folders: Sequence[ExperimentFolder]) -> Mapping[str, Mapping[str, Any]]:
+    """Return the reports of experiments by name; of many, those that were written last."""
+
+    def written(folder: ExperimentFolder) -> float:
+        path = folder.local_path
+        with suppress(OSError):
+            return 0.0 if path is None else (path / REPORT).stat().st_mtime
+        return 0.0
+
+    found = {}
+    for folder in sorted(folders, key=written, reverse=True)[:MOST_EXPERIMENTS]:
+        with suppress(ScalerError):  # it has no report yet, or that was altered
+            found[folder.run_id] = folder.read_json(REPORT)
+    return found
 
 
 def find_risks(
-    plan: Plan, experiments: Sequence[ExperimentFolder], *, runs: Sequence[PlannedRun], known: Sequence[KnownRun]
+    plan: Plan,
+    experiments: Mapping[str, Mapping[str, Any]],
+    *,
+    runs: Sequence[PlannedRun],
+    known: Sequence[KnownRun],
 ) -> list[Risk]:
     """Return what is known of the quality of a plan, the worst first; an experiment says one thing at most.
 
     Args:
         plan: of the job.
-        experiments: of the storage; those of other jobs are passed over.
+        experiments: reports by name; those of other jobs are passed over.
         runs: of the job.
         known: those whose reports were read.
     """
     found = _diverged(plan, known)
     by_id = {run.folder.run_id: run for run in runs}
-    for folder in experiments:
-        with suppress(
-            ScalerError, KeyError, TypeError, ValueError, AttributeError, IndexError
-        ):  # altered, or of another version
-            found += _of_experiment(plan, folder.run_id, folder.read_json(REPORT), by_id)
+    for name, report in experiments.items():
+        with suppress(*ALTERED):
+            found += _of_experiment(plan, name, report, by_id)
     return sorted(found, key=lambda risk: ORDER.index(risk.verdict))
 
 
