@@ -41,8 +41,11 @@ Sizes = dict[str, float]
 class Cell:
     """When a cell trained, in epoch seconds."""
 
-    first: float
-    last: float
+    submitted: float  # its folder is made
+    forked: float  # its process runs
+    first: float  # its first step begins
+    last: float  # its last step has ended
+    ended: float  # its records and checkpoints are written; its report is not
 
     @property
     def train_s(self) -> float:
@@ -63,6 +66,8 @@ def main() -> None:
         ended = time()
         cells = read_cells(folder / "runs")
         print(table(where_time_goes(cells, began, ended)))
+        print()
+        print(table(where_gaps_go(cells)))
         print()
         print(table(memory_rows(sizes)))
         print()
@@ -180,6 +185,22 @@ def where_time_goes(cells: list[Cell], began: float, ended: float) -> list[dict[
         "whole command": whole,
     }
     return [{"part": name, "s": f"{part:.1f}", "share": f"{part / whole:.1%}"} for name, part in parts.items()]
+
+
+def where_gaps_go(cells: list[Cell]) -> list[dict[str, str]]:
+    """Return a row for each part of the gaps between cells."""
+    pairs = list(pairwise(cells))
+    parts = {
+        "last evaluation and checkpoint, records written": [one.ended - one.last for one, _ in pairs],
+        "report written, next run submitted": [other.submitted - one.ended for one, other in pairs],
+        "process forked": [other.forked - other.submitted for _, other in pairs],
+        "recipe built, first step begun": [other.first - other.forked for _, other in pairs],
+        "whole gap": gaps(cells),
+    }
+    return [
+        {"gap": name, "median s": f"{median(times):.2f}", "worst s": f"{max(times):.2f}"}
+        for name, times in parts.items()
+    ]
 
 
 def memory_rows(sizes: list[dict[str, Sizes]]) -> list[dict[str, str]]:
