@@ -80,6 +80,9 @@ class Knowledge:
         if not same and not others and not risks:
             return None
         train, used, basis = _from_runs(plan, same) if same else _from_law(plan, known)
+        if train is not None and train.high is not None and plan.is_measured:  # the number of steps is not known
+            most = train.high * plan.most_samples / plan.total_samples
+            train = Estimate(value=None, low=train.low, high=most)
         other = self._other(plan, used or same, in_experiment=in_experiment) if train is not None else None
         time = total(train, other) if train is not None and other is not None else None
         price = job.resources.price_per_worker_hour

@@ -111,6 +111,16 @@ def test_a_batch_that_grows_takes_the_time_of_its_phases(job: Callable[..., Job]
     assert found.train_s.low == pytest.approx(whole)
 
 
+def test_steps_that_are_measured_give_a_range_only(job: Callable[..., Job], tmp_path: Path) -> None:
+    put_run(tmp_path, job(256))
+    fixed, measured = some(job(256)).train_s, some(job(256, 2, "scale.rule=adascale")).train_s
+    assert fixed is not None
+    assert fixed.high is not None
+    assert measured is not None
+    assert (measured.value, measured.low) == (None, fixed.low)
+    assert measured.high == pytest.approx(16 * fixed.high), "at most the steps of the reference"
+
+
 def test_other_numbers_of_workers_are_unknown_until_there_are_enough(job: Callable[..., Job], tmp_path: Path) -> None:
     put_run(tmp_path, job(256, 1), day=1)
     put_run(tmp_path, job(256, 2), day=2)
