@@ -160,7 +160,14 @@ def read_cell(run: Path) -> Cell:
     events: list[dict[str, Any]] = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     by_kind = {event["kind"]: event for event in events}
     end = by_kind["worker_ended"]  # after the last step, there is an evaluation and a checkpoint
-    return Cell(first=by_kind["attempt_started"]["time"], last=end["time"] - end["evaluation_s"] - end["checkpoint_s"])
+    status = json.loads((run / "status.json").read_text())
+    return Cell(
+        submitted=status["started_at"],
+        forked=by_kind["worker_started"]["time"],
+        first=by_kind["attempt_started"]["time"],
+        last=end["time"] - end["evaluation_s"] - end["checkpoint_s"],
+        ended=status["ended_at"],
+    )
 
 
 def submit_alone(folder: Path, seed: int) -> float:
