@@ -25,6 +25,7 @@ from scaler.metrics.record import COLUMNS, Record
 from scaler.plan.model import Plan
 from scaler.report.compare.model import Comparison
 from scaler.report.experiment.model import ExperimentReport
+from scaler.report.plan.estimate import PlanEstimate
 from scaler.report.run.model import Report
 from scaler.runs.control import StopRequest
 from scaler.runs.folder import RunState
@@ -121,6 +122,7 @@ def page() -> str:
     parts += [RECORDS, _columns()]
     for file, whole in (
         ("The plan: `plan.json` and `scaler plan --json`", Plan),
+        ("What is known of a plan: the key `estimate` of `scaler plan --json`", PlanEstimate),
         ("The report: `report.json`", Report),
         ("The status: `status.json`", StatusKeys),
         ("The progress: `progress.json`", ProgressFile),

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from scaler.cluster.address import choose_address
-from scaler.errors import JobFileError, RunError
+from scaler.errors import JobFileError, RunError, ScalerError
 from scaler.experiment.file import ExperimentFile, load_experiment
 from scaler.experiment.folder import About, ExperimentFolder, list_experiments
 from scaler.experiment.matrix import Matrix, base_job, make_matrix
@@ -95,9 +96,12 @@ def run_experiment(
     )
     try:
         run_cells(matrix, work, made, about, address=chosen.value, verbose=verbose, watcher=watcher or Watcher())
-    finally:
-        report = read_folder(made)
-        write_experiment(made, report)
+    except BaseException:
+        with suppress(ScalerError):  # an error of the report must not hide why the experiment ended
+            write_experiment(made, read_folder(made))
+        raise
+    report = read_folder(made)
+    write_experiment(made, report)
     return report
 
 

@@ -135,11 +135,14 @@ def status_command(name: str, storage: str, as_json: bool) -> None:
     from scaler.api.experiment import find_experiment
     from scaler.experiment.status import experiment_status
 
-    status = experiment_status(find_experiment(name, storage=storage))
+    folder = find_experiment(name, storage=storage)
+    status = experiment_status(folder)
     if as_json:
         click.echo(json.dumps(status.to_dict(), indent=1))
-    else:
-        click.echo(status.text())
+        return
+    from scaler.report.experiment.status_text import status_text
+
+    click.echo(status_text(status, storage=folder.path("").removesuffix(f"/experiments/{status.name}")))
 
 
 @command.command("list")
@@ -149,13 +152,19 @@ def list_command(storage: str, as_json: bool) -> None:
     """List experiments, and how many of their cells have run."""
     from scaler.experiment.folder import list_experiments
     from scaler.experiment.status import experiment_status
+    from scaler.masking import mask_text
+    from scaler.report.text.format import printable
 
     found = [experiment_status(folder) for folder in list_experiments(storage)]
     if as_json:
         click.echo(json.dumps([status.to_dict() for status in found], indent=1))
         return
+    from scaler.report.experiment.status_text import status_line
+
     for status in found:
-        click.echo(status.line())
+        click.echo(status_line(status))
+    if not found:
+        click.echo(printable(f"There are no experiments in {mask_text(storage)}."), err=True)
 
 
 def _print(report: "ExperimentReport", *, as_json: bool) -> None:
@@ -173,8 +182,10 @@ def _show_dry_run(matrix: "Matrix", *, retry: bool, as_json: bool) -> None:
     found = dry_run(matrix, retry=retry)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
-    else:
-        show(found.text())
+        return
+    from scaler.report.experiment.dry_run_text import dry_run_text
+
+    show(dry_run_text(found))
 
 
 def _numbers(text: str | None, option: str) -> list[int]:

@@ -75,8 +75,20 @@ class Follower:
             if changes and folder is not None:
                 err().print("\n".join([f"Changes of {folder.run_id}", *(f"  {change}" for change in changes), ""]))
             show(plan_text(plan, job=job), aside=True)
+            if folder is None:
+                self._say_time(job, plan)
         self._plan = plan
         self._live = self._on_exit.enter_context(Live(plan, console=err(), quiet=self._quiet))
+
+    def _say_time(self, job: Job, plan: Plan) -> None:
+        """Print how long the run takes, if finished runs of the job in a local storage show it."""
+        from scaler.cli.estimates import estimate_plans
+        from scaler.report.plan.estimate_text import estimate_phrase
+
+        (estimate,) = estimate_plans([plan], job, source="JOB", asked=None)
+        phrase = estimate_phrase(estimate) if estimate is not None else None
+        if phrase is not None:
+            err().print(f"A whole run takes {phrase}.", soft_wrap=True)
 
     def on_start(
         self, folder: RunFolder, from_samples: int | None = None, passed_over: Sequence["PassedOver"] = ()

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from scaler.cli.estimates import estimate_plans
 from scaler.cli.options import job_options, numbers, write_file
 from scaler.cli.paths import UserPath
 from scaler.cli.terminal import show
@@ -17,6 +18,7 @@ from scaler.errors import JobFileError
 from scaler.job import Job, load_job
 from scaler.plan import Plan
 from scaler.plan.make import require_every_size
+from scaler.report.plan.estimate import PlanEstimate
 from scaler.report.plan.variants import Refused
 from scaler.training.plan_job import RecipeFacts, plan_with_recipe, recipe_facts
 
@@ -25,6 +27,12 @@ from scaler.training.plan_job import RecipeFacts, plan_with_recipe, recipe_facts
 @job_options
 @click.option("--workers", metavar="N[,N...]", help="Plan for these numbers of workers; an elastic job stays elastic.")
 @click.option("--rule", metavar="R[,R...]", help="Plan with these rules, instead of the job's.")
+@click.option(
+    "--estimate/--no-estimate",
+    default=None,
+    help="Show the time, cost and risk that finished runs and experiments in the storage show. Default: if it is a "
+    "local folder.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--html", "html_path", type=UserPath(), metavar="FILE", help="Write HTML to FILE.")
 def command(
@@ -32,6 +40,7 @@ def command(
     overrides: tuple[str, ...],
     workers: str | None,
     rule: str | None,
+    estimate: bool | None,
     as_json: bool,
     html_path: Path | None,
 ) -> None:
@@ -42,19 +51,21 @@ def command(
     sizes = numbers(workers, option="--workers") if workers is not None else [None]
     rules = _rules(rule) if rule is not None else [None]
     outcomes, job = _outcomes(job_path, overrides, sizes=sizes, rules=rules)
+    plans = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
+    estimates = estimate_plans(plans, job, source=str(job_path), asked=estimate)
     if html_path is not None:
         from scaler.report.plan.html import render_plan_html
 
-        write_file(html_path, render_plan_html(outcomes, job=job))
+        write_file(html_path, render_plan_html(outcomes, job=job, estimates=estimates))
     if as_json:
-        click.echo(json.dumps(_as_json(outcomes), indent=1, allow_nan=False))
+        click.echo(json.dumps(_as_json(outcomes, estimates), indent=1, allow_nan=False))
     elif html_path is None:
         from scaler.report.plan.text import plan_text, plans_table
 
         if len(outcomes) == 1 and isinstance(outcomes[0], Plan):
-            show(plan_text(outcomes[0], job=job, with_curve=True))
+            show(plan_text(outcomes[0], job=job, estimate=estimates[0], with_curve=True))
         else:
-            show(plans_table(outcomes, with_curve=True))
+            show(plans_table(outcomes, estimates=estimates, with_curve=True))
 
 
 def _rules(text: str) -> list[str]:
@@ -120,9 +131,16 @@ def _rule_overrides(rule: str | None) -> list[str]:
     return [f"scale.rule={rule}", *(reset for taker, reset in resets.items() if taker != rule)]
 
 
-def _as_json(outcomes: Sequence[Plan | Refused]) -> dict[str, Any]:
-    """Return the values of a single plan; for several outcomes, a list of plans and a list of refusals."""
-    plans = [outcome.to_dict() for outcome in outcomes if isinstance(outcome, Plan)]
+def _as_json(outcomes: Sequence[Plan | Refused], estimates: Sequence[PlanEstimate | None]) -> dict[str, Any]:
+    """Return the values of a single plan; for several outcomes, a list of plans and a list of refusals.
+
+    A plan of which something is known has the key ``estimate``.
+    """
+    made = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
+    plans = [
+        plan.to_dict() | ({"estimate": estimate.to_dict()} if estimate is not None else {})
+        for plan, estimate in zip(made, estimates, strict=True)
+    ]
     if len(outcomes) == 1:
         return plans[0]
     return {"plans": plans, "refused": [asdict(outcome) for outcome in outcomes if isinstance(outcome, Refused)]}

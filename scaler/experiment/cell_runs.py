@@ -3,17 +3,34 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from scaler.errors import ScalerError
 from scaler.experiment.matrix import Cell
-from scaler.job import Job, read_job
+from scaler.job import Job, dump_job, read_job
 from scaler.job.changes import job_values
+from scaler.job.stored import stored_lines
 from scaler.runs import RunFolder, RunState, list_runs
+from scaler.runs.lease import present_state
 
 _NO_PART_OF_TRAINING = ("name", "storage", "tracking")
+_OPTIMIZER = "reference.optimizer."
 
 
-def find_cell_runs(cells: Sequence[Cell], *, storage: str) -> Mapping[int, RunFolder]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellRun:
+    """The run of a cell.
+
+    Args:
+        folder: of the run.
+        state: of the run, as it was read.
+    """
+
+    folder: RunFolder
+    state: RunState
+
+
+def find_cell_runs(cells: Sequence[Cell], *, storage: str) -> Mapping[int, CellRun]:
     """Return the run of each cell that has one, by the cell's number: one that succeeded, else the newest one.
 
     A run that was resumed with another job belongs to no cell.
@@ -25,16 +42,13 @@ def find_cell_runs(cells: Sequence[Cell], *, storage: str) -> Mapping[int, RunFo
     Raises:
         RunError: the storage cannot be read.
     """
-    found: dict[int, RunFolder] = {}
-    succeeded: set[int] = set()
-    wanted = {fingerprint(cell.job): cell.number for cell in cells if cell.job is not None}
+    found: dict[int, CellRun] = {}
+    wanted = _Wanted({cell.number: cell.job for cell in cells if cell.job is not None})
     for folder in list_runs(storage):
-        number = wanted.get(_fingerprint_of(folder) or "")
-        if number is None or number in succeeded:
+        number = wanted.number_of(folder)
+        if number is None or (number in found and found[number].state is RunState.SUCCEEDED):
             continue
-        found[number] = folder
-        if folder.state() is RunState.SUCCEEDED:
-            succeeded.add(number)
+        found[number] = CellRun(folder=folder, state=present_state(folder)[0])
     return found
 
 
@@ -44,10 +58,42 @@ def fingerprint(job: Job) -> str:
     return json.dumps(values, sort_keys=True)
 
 
-def _fingerprint_of(folder: RunFolder) -> str | None:
-    """Return the fingerprint of a run's job; None: it has several jobs, or its job cannot be read."""
-    with suppress(ScalerError):
-        names = list(folder.job_names().values())
-        if len(names) == 1:
-            return fingerprint(read_job(folder.read(names[0]), source=folder.path(names[0])))
-    return None
+class _Wanted:
+    """The jobs of the cells.
+
+    Args:
+        jobs: by the cell's number.
+    """
+
+    def __init__(self, jobs: Mapping[int, Job]) -> None:
+        texts = {number: dump_job(job) for number, job in jobs.items()}
+        self._by_text = {_text(text): number for number, text in texts.items()}
+        self._outlines = {_outline(text) for text in texts.values()}
+        self._by_fingerprint = {fingerprint(job): number for number, job in jobs.items()}
+
+    def number_of(self, folder: RunFolder) -> int | None:
+        """Return the cell that a run belongs to; None: no cell's, it has several jobs, or its job cannot be read.
+
+        The YAML of a job is read only if it differs from a cell's in the options of the optimizer alone.
+        """
+        with suppress(ScalerError, UnicodeDecodeError):
+            names = list(folder.job_names().values())
+            if len(names) != 1:
+                return None
+            raw = folder.read(names[0])
+            text = raw.decode()
+            same = self._by_text.get(_text(text))
+            if same is not None or _outline(text) not in self._outlines:
+                return same
+            return self._by_fingerprint.get(fingerprint(read_job(raw, source=folder.path(names[0]))))
+        return None
+
+
+def _text(text: str) -> str:
+    """Return the lines of a dumped job that change the training."""
+    return stored_lines(text, keep=lambda key: not key.startswith(_NO_PART_OF_TRAINING))
+
+
+def _outline(text: str) -> str:
+    """Return these lines without the options of the optimizer, which may be given or left to their defaults."""
+    return stored_lines(text, keep=lambda key: not key.startswith((*_NO_PART_OF_TRAINING, _OPTIMIZER)))

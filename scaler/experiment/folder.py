@@ -88,6 +88,11 @@ class ExperimentFolder(RunFolder):
         make_folder(folder._fs, folder._root, storage=storage, uri=folder.uri)
         return folder
 
+    @property
+    def storage(self) -> str:
+        """The storage that the folder is in, also where it was moved or is named from another folder."""
+        return self.uri.rstrip("/").removesuffix(f"/{FOLDER}/{self.run_id}")
+
     def is_experiment(self) -> bool:
         """Return whether the folder is an experiment's."""
         return self.exists(CELLS)

@@ -22,7 +22,7 @@ def read_experiment(folder: ExperimentFolder) -> ExperimentReport:
     experiment, rows, about = folder.read_cells()
 
     def read(row: CellRow) -> CellInput:
-        run = None if row.run_id is None else run_with_id(row.run_id, storage=about.storage)
+        run = None if row.run_id is None else run_with_id(row.run_id, storage=folder.storage)
         problem = row.problem if run is not None or row.run_id is None else f"run {row.run_id} is gone"
         return CellInput(
             cell=row.cell,

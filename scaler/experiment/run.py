@@ -17,7 +17,6 @@ from scaler.experiment.cell_runs import find_cell_runs
 from scaler.experiment.folder import About, CellRow, ExperimentFolder
 from scaler.experiment.matrix import Cell, Matrix, worker_group
 from scaler.runs import RunFolder, RunState
-from scaler.runs.lease import present_state
 
 NOT_IN_A_MATRIX = ("name", "recipe", "runtime_env", "storage", "tracking")
 
@@ -75,12 +74,12 @@ def find_work(matrix: Matrix, *, address: str | None = None, retry: bool = False
     rows, unfinished, done = [], {}, set()
     for cell in matrix.cells:
         row = CellRow(cell=cell.number, overrides=cell.overrides, seed=cell.seed, problem=cell.problem)
-        folder = runs.get(cell.number)
-        if folder is None and cell.plan is not None:
+        run = runs.get(cell.number)
+        if run is None and cell.plan is not None:
             row = replace(row, problem=_problem(cell, matrix, address=address))
-        elif folder is not None:
+        elif run is not None:
+            folder, state = run.folder, run.state
             row = row.with_run(folder.run_id)
-            state, _ = present_state(folder)
             if state is RunState.SUCCEEDED or (state is RunState.FAILED and not retry):
                 done.add(cell.number)
             elif state in (RunState.STARTING, RunState.RUNNING):

@@ -599,7 +599,7 @@ def test_a_run_from_end_to_end(scaler_command: Scaler, tmp_path: Path) -> None:
     assert report["lr_audit"] == {"checked_steps": 12, "max_abs_error": 0.0, "as_planned": True}
     assert report["final"]["eval"]["accuracy"] > 0.1
     # What the plan command prints is what ran.
-    planned = scaler_command("plan", JOB, "--workers", "1", *overrides, "--json")
+    planned = scaler_command("plan", JOB, "--workers", "1", *overrides, "--json", "--no-estimate")
     assert json.loads(planned.out) == folder.read_json("plan.json")
     # The report can be made again from the folder alone.
     again = scaler_command("report", folder.run_id, "--storage", tmp_path, "--json")

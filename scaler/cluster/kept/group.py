@@ -54,9 +54,15 @@ class KeptGroup:
         self._close()
 
     def prepare(self, recipe: str, recipe_folder: str, *, seeds: Sequence[int]) -> None:
-        """Import a recipe's module on every worker, once for each seed, so that the first runs start quickly, too."""
+        """Import a recipe's module on every worker, once for each seed, so that the first runs start quickly, too.
+
+        Args:
+            recipe: as the workers import it.
+            recipe_folder: the job file's folder, as the workers see it.
+            seeds: in the order in which they are needed; a worker keeps the imports of a few of them.
+        """
         recipes = [(recipe, recipe_folder, seed) for seed in dict.fromkeys(seeds)]
-        ray.get([host.prepare.remote(each) for each in recipes for host in self._hosts])
+        ray.get([host.prepare.remote(recipes) for host in self._hosts])
 
     def train(self, assignment: Assignment, job: Job) -> bool:
         """Train a run to its end.

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -74,8 +74,12 @@ class Host:
             os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpus
         self._template = _Template.start()
 
-    def prepare(self, recipe: Recipe) -> None:
-        """Import the module of a recipe, once for each seed, before a run needs it."""
+    def prepare(self, recipes: Sequence[Recipe]) -> None:
+        """Import the module of a recipe, once for each seed, before a run needs it; at most ``MOST_PREPARED``."""
+        for recipe in recipes[:MOST_PREPARED]:
+            self._prepare(recipe)
+
+    def _prepare(self, recipe: Recipe) -> None:
         assert self._template is not None
         if recipe in self._prepared:
             return
@@ -95,7 +99,7 @@ class Host:
         """
         assert self._template is not None
         recipe = (assignment.job["recipe"], assignment.recipe_folder, assignment.job["train"]["seed"])
-        self.prepare(recipe)
+        self._prepare(recipe)
         template = self._prepared[recipe] or self._template
         outcomes: list[Outcome] = []
         collector = assignment.collector

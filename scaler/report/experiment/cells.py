@@ -7,12 +7,12 @@ from typing import Any
 
 from scaler.core.equivalence import Mode
 from scaler.core.samples_to_target import Reached, reached
+from scaler.core.step_time import speeds
 from scaler.report.compare.curves import RunClock
 from scaler.report.experiment.model import CellInput, CellResult
 from scaler.report.run.model import Report
 
 TRAIN_LOSS = "train_loss"
-WARM_UP = 0.1  # share of a run's first samples that its throughput leaves out
 
 
 def cell_result(cell: CellInput, when: Reached | None) -> CellResult:
@@ -92,14 +92,9 @@ def throughput(report: Report) -> float | None:
 
     It is the harmonic mean over stretches of steps, weighted by their samples: all samples over all time.
     """
-    series, end = report.series, report.totals.samples_seen
-    starts = [*series.samples_seen, end]
-    first = series.samples_seen[0] + WARM_UP * (end - series.samples_seen[0]) if series.samples_seen else 0.0
-    samples, seconds = 0.0, 0.0
-    for start, stop, speed in zip(starts, starts[1:], series.samples_per_s, strict=False):
-        if speed and stop > start and start >= first:
-            samples, seconds = samples + stop - start, seconds + (stop - start) / speed
-    return samples / seconds if seconds else report.totals.samples_per_s
+    series = report.series
+    found = speeds(series.samples_seen, report.totals.samples_seen, series.samples_per_s)
+    return found[0] if found else report.totals.samples_per_s
 
 
 def waits(reports: Sequence[Report]) -> Mapping[str, float | None]:

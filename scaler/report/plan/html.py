@@ -11,6 +11,8 @@ from scaler.plan import Plan
 from scaler.report.page.chart import SERIES, Chart, ChartSet, Line, Mark, samples_axis, sentence
 from scaler.report.page.parts import Cell, Column, Table, Tile, explained
 from scaler.report.page.shell import render_page
+from scaler.report.plan.estimate import PlanEstimate
+from scaler.report.plan.estimate_text import estimate_rows
 from scaler.report.plan.format import (
     GROUP_HEADS,
     PHASE_HEADS,
@@ -46,12 +48,15 @@ class PlanPart:
     tables: tuple[tuple[str, Table], ...]  # with their headings
 
 
-def render_plan_html(outcomes: Sequence[Plan | Refused], *, job: Job | None = None) -> str:
+def render_plan_html(
+    outcomes: Sequence[Plan | Refused], *, job: Job | None = None, estimates: Sequence[PlanEstimate | None] = ()
+) -> str:
     """Return plans as one HTML document, readable offline, on paper and without its scripts.
 
     Args:
         outcomes: plans of one job, at least one, and refused combinations.
         job: with it, the page shows which checkpoints are kept and what a resize does.
+        estimates: one for each plan, without the refused combinations; empty: nothing is known of any.
     """
     plans = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
     is_single = len(outcomes) == 1
@@ -67,7 +72,10 @@ def render_plan_html(outcomes: Sequence[Plan | Refused], *, job: Job | None = No
         outcomes=_outcomes(outcomes, plans[0]),
         rules={plan.rule: plan.rule_reason for plan in plans},
         plans=[
-            _part(plan, label, job, index) for index, (plan, label) in enumerate(zip(plans, labels(plans), strict=True))
+            _part(plan, label, job, estimate, index)
+            for index, (plan, label, estimate) in enumerate(
+                zip(plans, labels(plans), estimates or [None] * len(plans), strict=True)
+            )
         ],
     )
 
@@ -145,12 +153,16 @@ def _refused_row(refused: Refused, *, span: int) -> tuple[Cell | str, ...]:
 # One plan
 
 
-def _part(plan: Plan, label: str, job: Job | None, index: int) -> PlanPart:
+def _part(plan: Plan, label: str, job: Job | None, estimate: PlanEstimate | None, index: int) -> PlanPart:
     summary = f"batch {number(plan.global_batch_size)}, peak lr {option(plan.peak_lr)}"
     if plan.warnings:
         summary += f", {plural(len(plan.warnings), 'warning')}"
     caption = f"The plan of the job on {plural(plan.world_size, 'worker')}, each number with its reason. The names are "
     tables = [("Numbers", explained(f"numbers-{index}", f"{caption}those of scaler plan --json.", _rows(plan, job)))]
+    known = estimate_rows(estimate)
+    if known:
+        about = "What finished runs and experiments of this job show."
+        tables.insert(0, ("From finished runs", explained(f"estimate-{index}", about, known)))
     if plan.groups:
         tables.insert(0, ("Groups", _group_table(plan, f"groups-{index}")))
     if len(plan.phases) > 1:

@@ -9,6 +9,8 @@ from rich.text import Text
 
 from scaler.job import Job
 from scaler.plan import Phase, Plan
+from scaler.report.plan.estimate import PlanEstimate
+from scaler.report.plan.estimate_text import GOOD, estimate_rows, times_of
 from scaler.report.plan.format import (
     GROUP_HEADS,
     PHASE_HEADS,
@@ -33,15 +35,18 @@ CURVE_POINTS = 800  # four in each column of dots
 FEWEST_EPOCHS = 2.0  # a shorter training has an axis in samples
 
 
-def plan_text(plan: Plan, *, job: Job | None = None, with_curve: bool = False) -> RenderableType:
+def plan_text(
+    plan: Plan, *, job: Job | None = None, estimate: PlanEstimate | None = None, with_curve: bool = False
+) -> RenderableType:
     """Return a plan for a terminal: each number with its reason, the phases, the groups and the warnings.
 
     Args:
         plan: to show.
         job: of the plan; with it, the text shows which checkpoints are kept and what a resize does.
+        estimate: of the plan, if anything is known.
         with_curve: draw the learning rate over the training, and the momentum if the schedule changes it.
     """
-    parts: list[RenderableType] = [_numbers(plan, job)]
+    parts: list[RenderableType] = [_numbers(plan, job, estimate)]
     if len(plan.phases) > 1:
         parts.append(_titled(f"Batch, in {len(plan.phases):,} phases", _phases(plan)))
         names = varying(plan.phases)
@@ -57,11 +62,17 @@ def plan_text(plan: Plan, *, job: Job | None = None, with_curve: bool = False) -
     return Group(title, *_spaced(parts, warnings))
 
 
-def plans_table(outcomes: Sequence[Plan | Refused], *, with_curve: bool = False) -> RenderableType:
+def plans_table(
+    outcomes: Sequence[Plan | Refused],
+    *,
+    estimates: Sequence[PlanEstimate | None] = (),
+    with_curve: bool = False,
+) -> RenderableType:
     """Return several plans of one job as a table with a row for each.
 
     Args:
         outcomes: plans, at least one, and refused combinations, whose reasons are below the table.
+        estimates: one for each plan, without the refused combinations; empty: nothing is known of any.
         with_curve: draw the learning rates in one chart; more than ``MOST_CURVES`` plans are not drawn.
     """
     from scaler.report.text.curves import MOST_CURVES
@@ -70,11 +81,13 @@ def plans_table(outcomes: Sequence[Plan | Refused], *, with_curve: bool = False)
     rules = {plan.rule: plan.rule_reason for plan in plans}
     has_rules = len({outcome.rule for outcome in outcomes}) > 1
     table = _table("workers", *(["rule"] if has_rules else []), "global batch", "micro-steps", "batch ratio")
-    _columns(table, "peak lr", "warmup steps", "steps")
+    times = iter(times_of(estimates))
+    has_times = bool(times_of(estimates))
+    _columns(table, "peak lr", "warmup steps", "steps", *(["time"] if has_times else []))
     for outcome in outcomes:
         rule = [outcome.rule or ""] if has_rules else []
         if isinstance(outcome, Plan):
-            table.add_row(number(outcome.world_size), *rule, *_row(outcome))
+            table.add_row(number(outcome.world_size), *rule, *_row(outcome), *([next(times)] if has_times else []))
         else:
             workers = "" if outcome.workers is None else number(outcome.workers)
             table.add_row(workers, *rule, Text("refused", style="red"))
@@ -87,13 +100,14 @@ def plans_table(outcomes: Sequence[Plan | Refused], *, with_curve: bool = False)
     if len(rules) == 1:
         title.append(f"  {plans[0].rule_reason}")
     refusals = _refusals([outcome for outcome in outcomes if isinstance(outcome, Refused)], has_rules=has_rules)
-    return Group(title, *_spaced(parts, [*refusals, *_warnings(plans, has_rules=has_rules)]))
+    risks = [Text.assemble(("Risk ", "yellow"), (source, "bold"), f": {text}") for source, text in _risks(estimates)]
+    return Group(title, *_spaced(parts, [*refusals, *_warnings(plans, has_rules=has_rules), *risks]))
 
 
 # Parts of one plan
 
 
-def _numbers(plan: Plan, job: Job | None) -> RenderableType:
+def _numbers(plan: Plan, job: Job | None, estimate: PlanEstimate | None) -> RenderableType:
     reasons = plan.reasons
     sizes = resizes(job) if job is not None and can_resize(plan, job) else ""
     rows = [
@@ -121,6 +135,7 @@ def _numbers(plan: Plan, job: Job | None) -> RenderableType:
         rows += [("rewarmup", *climb)] if climb is not None else []
         often, which = kept(job)
         rows.append(("checkpoint", often, printable(which)))
+    rows += [(name, value, printable(reason)) for name, value, reason in estimate_rows(estimate)]
     return Padding(_grid(rows), (0, 0, 0, 2))
 
 
@@ -184,6 +199,13 @@ def _refusals(refused: Sequence[Refused], *, has_rules: bool) -> list[Text]:
         Text.assemble(("Refused ", "red"), (among(cases), "bold"), f": {printable(f'{problem} {remedy}'.rstrip())}")
         for (problem, remedy), cases in reasons.items()
     ]
+
+
+def _risks(estimates: Sequence[PlanEstimate | None]) -> Sequence[tuple[str, str]]:
+    """What speaks against plans, each once, with its source."""
+    risks = [risk for estimate in estimates if estimate is not None for risk in estimate.risks]
+    found = [(printable(risk.source), printable(risk.message)) for risk in risks if risk.verdict not in GOOD]
+    return list(dict.fromkeys(found))
 
 
 def _warnings(plans: Sequence[Plan], *, has_rules: bool) -> list[Text]:

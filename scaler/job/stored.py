@@ -1,0 +1,28 @@
+"""Compare jobs by the text that ``dump_job`` wrote, without reading its YAML, which takes milliseconds a job."""
+
+from collections.abc import Callable
+
+
+def stored_lines(text: str, *, keep: Callable[[str], bool]) -> str:
+    """Return the lines of a dumped job that belong to some keys.
+
+    Two jobs with the same lines have the same values of these keys. Jobs with other lines may still mean the same, such
+    as an optimizer's default that only one of them gives.
+
+    Args:
+        text: what ``dump_job`` returned.
+        keep: whether a dotted key, such as ``train.seed``, is compared; asked for every line.
+
+    Example:
+        >>> text = "name: digits\\ntrain:\\n  epochs: 3.0\\n  seed: 0\\ngroups:\\n- match: bias\\n"
+        >>> stored_lines(text, keep=lambda key: key.startswith(("train.seed", "groups")))
+        '  seed: 0\\ngroups:\\n- match: bias'
+    """
+    kept, path = [], [""]
+    for line in text.splitlines():
+        inner = line.lstrip(" ")
+        if not inner.startswith("- ") and (key := inner.partition(":"))[1]:
+            path = [*path[: (len(line) - len(inner)) // 2], key[0]]
+        if keep(".".join(path)):
+            kept.append(line)
+    return "\n".join(kept)

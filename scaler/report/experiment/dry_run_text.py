@@ -1,0 +1,61 @@
+"""Render a dry run for a terminal: a row for each combination, what cannot run, then the sums."""
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from scaler.report.experiment.progress import DryRun, PlannedCell
+from scaler.report.plan.estimate_text import span_text
+from scaler.report.text.format import money, number, option, plural, printable, seconds
+
+HEADS = ("setting", "workers", "batch", "rule", "peak lr", "steps", "seeds", "to run")
+TEXTS = ("setting", "rule")
+
+
+def dry_run_text(found: DryRun) -> RenderableType:
+    """Return a dry run for a terminal."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for name in HEADS:
+        table.add_column(name, justify="left" if name in TEXTS else "right", overflow="fold")
+    groups: dict[str, list[PlannedCell]] = {}
+    for cell in found.cells:
+        groups.setdefault(cell.label, []).append(cell)
+    for name, cells in groups.items():
+        table.add_row(*_row(name, cells))
+    problems = [
+        Text(printable(f"{name}: {cells[0].problem.splitlines()[0]}"))
+        for name, cells in groups.items()
+        if cells[0].problem
+    ]
+    refused = [Text(""), Text("Cannot run", style="bold"), *problems] if problems else []
+    return Group(table, *refused, Text(""), Text(_sums(found), style="bold"))
+
+
+def _row(name: str, cells: Sequence[PlannedCell]) -> Sequence[str]:
+    first = cells[0]
+    return (
+        printable(name),
+        number(first.world_size),
+        number(first.global_batch_size),
+        first.rule or "–",
+        option(first.peak_lr) if first.peak_lr is not None else "–",
+        number(first.total_steps),
+        f"{len(cells)}",
+        f"{sum(cell.is_to_run for cell in cells)}",
+    )
+
+
+def _sums(found: DryRun) -> str:
+    to_run = sum(cell.is_to_run for cell in found.cells)
+    have_run = sum(cell.run_id is not None and not cell.is_to_run for cell in found.cells)
+    whole = f"{plural(len(found.cells), 'cell')}: {have_run:,} have run, {to_run:,} to run"
+    if not to_run:
+        return f"{whole}."
+    if found.time_s is None:
+        *others, last = found.unknown
+        workers = "".join(f"{count:,}, " for count in others) + plural(last, "worker")
+        return f"{whole}. The time is not known: no finished run shows it with {workers}."
+    cost = f", at a cost of {span_text(found.cost, money)}" if found.cost is not None else ""
+    return f"{whole} in about {span_text(found.time_s, seconds)}{cost}."

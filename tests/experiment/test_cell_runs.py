@@ -1,0 +1,99 @@
+"""The runs of an experiment's cells in a storage, and how an experiment that fails ends."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaler.api import experiment as api
+from scaler.errors import RunError
+from scaler.experiment import cell_runs
+from scaler.experiment.file import parse_experiment
+from scaler.experiment.matrix import Matrix, make_matrix
+from scaler.experiment.run import find_work
+from scaler.job import Job, dump_job
+from scaler.job.load import edit_job
+from scaler.runs import RunFolder, RunState
+
+DIGITS = Path(__file__).parents[2] / "jobs/digits"
+
+
+@pytest.fixture
+def matrix(tmp_path: Path) -> Matrix:
+    """Two cells."""
+    values = {"name": "study", "job": "job.yaml", "matrix": {"scale.rule": ["none", "sqrt"]}}
+    overrides = [f"storage={tmp_path}", "resources.cpus_per_worker=0.5"]
+    return make_matrix(parse_experiment(values, source="study"), folder=DIGITS, overrides=overrides, source="study")
+
+
+def put(storage: Path, run_id: str, job: Job | None, state: RunState = RunState.SUCCEEDED) -> RunFolder:
+    assert job is not None
+    folder = RunFolder(f"{storage}/{run_id}")
+    folder.write("job.yaml", dump_job(job))
+    folder.set_state(state, started_at=float(run_id.rpartition("-")[2]))
+    return folder
+
+
+def edited(job: Job | None, *overrides: str) -> Job:
+    assert job is not None
+    return edit_job(job.model_dump(), overrides=overrides, source="job")
+
+
+def test_a_cell_has_the_run_whose_job_trains_the_same(matrix: Matrix, tmp_path: Path) -> None:
+    none, sqrt = (cell.job for cell in matrix.cells)
+    put(tmp_path, "seed-1", edited(none, "train.seed=9"))
+    put(tmp_path, "done-2", edited(none, "name=other", "reference.optimizer.nesterov=false"))  # its default
+    put(tmp_path, "failed-3", none, RunState.FAILED)
+    put(tmp_path, "failed-4", sqrt, RunState.FAILED)
+    put(tmp_path, "damaged-5", sqrt).write("job.yaml", b"recipe: \xff")
+    found = cell_runs.find_cell_runs(matrix.cells, storage=str(tmp_path))
+    named = {number: (run.folder.run_id, run.state) for number, run in found.items()}
+    assert named == {0: ("done-2", RunState.SUCCEEDED), 1: ("failed-4", RunState.FAILED)}
+
+
+def test_what_has_run_is_found_with_one_reading_of_each_state(
+    matrix: Matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none, sqrt = (cell.job for cell in matrix.cells)
+    put(tmp_path, "one-1", none)
+    put(tmp_path, "two-2", edited(sqrt, "reference.optimizer.nesterov=false"))  # its default
+    put(tmp_path, "other-3", edited(sqrt, "train.seed=9"))
+    states: Counter[str] = Counter()
+    read: list[str] = []
+    state, read_job = RunFolder.state, cell_runs.read_job
+
+    def counted(folder: RunFolder) -> RunState:
+        states[folder.run_id] += 1
+        return state(folder)
+
+    def noted(raw: bytes, *, source: str) -> Job:
+        read.append(source)
+        return read_job(raw, source=source)
+
+    monkeypatch.setattr(RunFolder, "state", counted)
+    monkeypatch.setattr(cell_runs, "read_job", noted)
+    work = find_work(matrix)
+    assert [row.run_id for row in work.rows] == ["one-1", "two-2"]
+    assert states == {"one-1": 1, "two-2": 1}
+    assert len(read) == 1, "only the YAML of a job whose optimizer is written in another way is read"
+
+
+def raising(text: str) -> Callable[..., Any]:
+    def function(*arguments: Any, **keywords: Any) -> Any:
+        raise RunError(text, "")
+
+    return function
+
+
+def test_an_error_of_the_report_does_not_hide_why_an_experiment_ended(
+    matrix: Matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "run_cells", raising("the storage is away."))
+    monkeypatch.setattr(api, "read_folder", raising("the report cannot be read."))
+    with pytest.raises(RunError, match=r"the storage is away\."):
+        api.run_experiment(matrix)
+    monkeypatch.setattr(api, "run_cells", lambda *arguments, **keywords: None)
+    with pytest.raises(RunError, match=r"the report cannot be read\."):
+        api.run_experiment(matrix)
