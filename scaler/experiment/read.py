@@ -43,6 +43,7 @@ def read_experiment(folder: ExperimentFolder) -> ExperimentReport:
         job=about.job,
         options=about.overrides,
         environment=about.environment,
+        order_seed=experiment.order_seed,
     )
 
 
