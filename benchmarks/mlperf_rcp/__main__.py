@@ -3,8 +3,8 @@
     python benchmarks/mlperf_rcp FOLDER [--write]
 
 FOLDER has the reference convergence points of MLPerf training; ``points.py`` says which files, and their licence.
-Prints two tables. ``--write`` writes facts.json, and public_workloads.json for the pages of experiments, which compare a
-job with these workloads; then ``python docs/make_evidence.py`` writes docs/evidence.md and its pictures.
+Prints two tables. ``--write`` writes facts.json, and public_workloads.json for the pages of experiments, which
+compare a job with these workloads; then ``python docs/make_evidence.py`` writes docs/evidence.md and its pictures.
 """
 
 import argparse

@@ -10,6 +10,8 @@ from scaler.experiment.file import ExperimentFile, load_experiment
 from scaler.experiment.folder import About, ExperimentFolder, list_experiments
 from scaler.experiment.matrix import Matrix, base_job, make_matrix
 from scaler.experiment.read import read_experiment as read_folder
+from scaler.experiment.read import with_job_file
+from scaler.experiment.recommended import FILE, recommended_job
 from scaler.experiment.run import Watcher, find_work, run_cells
 from scaler.report.experiment.model import ExperimentReport
 
@@ -97,6 +99,10 @@ def run_experiment(
         run_cells(matrix, work, made, about, address=chosen.value, verbose=verbose, watcher=watcher or Watcher())
     finally:
         report = read_folder(made)
+        text = recommended_job(matrix, report, folder=made.uri)
+        if text is not None:
+            made.write(FILE, text)
+            report = with_job_file(made, report)
         write_experiment(made, report)
     return report
 

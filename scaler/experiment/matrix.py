@@ -99,7 +99,7 @@ def base_job(
     Raises:
         JobFileError: the job cannot be read.
     """
-    overrides = [*(f"{key}={_yaml(value)}" for key, value in experiment.set.items()), *overrides]
+    overrides = [*as_texts(experiment.set), *overrides]
     return locate_job(folder / experiment.job, overrides=overrides), overrides
 
 
@@ -161,7 +161,7 @@ def _combinations(experiment: ExperimentFile, *, source: str) -> Sequence[tuple[
     seeds = [list(experiment.seeds) for _ in kept]
     for included in experiment.include:
         each = {key: value for key, value in included.items() if key != SEEDS}
-        wanted = included.get(SEEDS, experiment.seeds)
+        wanted: Any = included.get(SEEDS, experiment.seeds)
         if each not in kept:
             kept.append(each)
             seeds.append([])
@@ -170,6 +170,11 @@ def _combinations(experiment: ExperimentFile, *, source: str) -> Sequence[tuple[
     if not kept:
         raise JobFileError(f"{source}: exclude leaves no cell.", "Leave a part of it out.")
     return [(each, seed) for each, own in zip(kept, seeds, strict=True) for seed in own]
+
+
+def as_texts(overrides: Overrides) -> list[str]:
+    """Return values by key as ``key.key=value`` texts, for ``edit_job``."""
+    return [f"{key}={_yaml(value)}" for key, value in overrides.items()]
 
 
 def _yaml(value: Any) -> str:
@@ -189,7 +194,7 @@ def _cell(
 ) -> Cell:
     job: Job | None = None
     try:
-        texts = [f"{key}={_yaml(value)}" for key, value in {**overrides, SEED: seed}.items()]
+        texts = as_texts({**overrides, SEED: seed})
         job = edit_job(values, overrides=texts, source=source)
         about = json.dumps([job.recipe, job.recipe_args, str(job.groups), str(job.train.num_samples)], default=str)
         if about not in facts:

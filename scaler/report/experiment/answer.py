@@ -95,7 +95,7 @@ def _speed_sentence(speed: Sequence[SpeedRow]) -> str | None:
             f"({number(row.base_samples_per_s)} samples/s): weak scaling, efficiency {estimate_text(row.efficiency)}."
         )
     return (
-        f"{plural(row.num_workers, 'worker')} with the same global batch are {estimate_text(row.speed_up)} times as fast "
-        f"as {base} ({number(row.base_samples_per_s)} samples/s): strong scaling, efficiency "
+        f"{plural(row.num_workers, 'worker')} with the same global batch are {estimate_text(row.speed_up)} times "
+        f"as fast as {base} ({number(row.base_samples_per_s)} samples/s): strong scaling, efficiency "
         f"{estimate_text(row.efficiency)}."
     )

@@ -35,9 +35,7 @@ def equal_budgets(groups: Sequence[Group], question: Question, *, level: float) 
     """
     reports = [[member.cell.report for member in group.done if member.cell.report is not None] for group in groups]
     has_price = all(price_per_s(report) is not None for each in reports for report in each)
-    costs = [
-        [(price_per_s(one) if has_price else None) or float(one.plan["world_size"]) for one in each] for each in reports
-    ]
+    costs = [[_rate(one) if has_price else float(one.plan["world_size"]) for one in each] for each in reports]
     kinds = [("time", "s", [[1.0] * len(each) for each in reports])]
     if len({round(rate, 9) for each in costs for rate in each}) > 1:
         kinds.append(("cost", "" if has_price else "worker-s", costs))
@@ -76,6 +74,12 @@ def metric_at(report: Report, metric: str, time_s: float) -> float | None:
         return None
     value = float(np.interp(time_s, [time for time, _ in known], [value for _, value in known]))
     return value if math.isfinite(value) else None
+
+
+def _rate(report: Report) -> float:
+    rate = price_per_s(report)
+    assert rate is not None
+    return rate
 
 
 def _amount(reports: Sequence[Report], rates: Sequence[float]) -> float | None:

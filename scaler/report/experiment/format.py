@@ -9,8 +9,8 @@ def interval_text(difference: Difference) -> str:
     """Return a difference with its interval.
 
     Example:
-        >>> known = {"verdict": "equivalent", "equivalent": True, "is_as_good": True, "pairs": 3, "level": 0.9, "each": ()}
-        >>> interval_text(Difference(mean=0.001, low=-0.004, high=0.006, **known))
+        >>> known = {"verdict": "equivalent", "equivalent": True, "is_as_good": True, "pairs": 3, "each": ()}
+        >>> interval_text(Difference(mean=0.001, low=-0.004, high=0.006, level=0.9, **known))
         '+0.001, 90% interval -0.004 to +0.006'
     """
     mean = f"{difference.mean:+.3g}"

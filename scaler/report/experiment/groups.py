@@ -142,7 +142,9 @@ def _result(
     time_to_target = median_reached(list(times.values()), level=level) if times else None
     speeds = _speeds(group)
     ends = [end for report in reports if (end := RunClock.of(report).end_s) is not None]
-    efficiency, speed_up, each = None, None, ()
+    efficiency: Estimate | None = None
+    speed_up: Estimate | None = None
+    each: tuple[float, ...] = ()
     if base is not None and whens and _whens(base).keys() & whens.keys():
         efficiency = ratio_to_baseline(whens, _whens(base), level=level)
     if base is not None and (question is None or question.target is None):

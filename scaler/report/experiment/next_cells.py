@@ -142,9 +142,7 @@ def _add_undecided(
         why = f"whether it is as good as the baseline{faster}"
         if more is None or more > MOST_SEEDS:
             count = "more than 200 seeds" if more is None else f"about {plural(more, 'more seed')}"
-            found.left_out.append(
-                f"{group.label}: {why} needs {count}, or a wider margin that is fixed before the runs"
-            )
+            found.left_out.append(f"{group.label}: {why} needs {count}, or a wider margin fixed before the runs")
             continue
         seeds = range(last + 1, last + 1 + more)
         found.add(group.overrides, seeds, why)

@@ -81,7 +81,7 @@ def _alternatives(report: ExperimentReport) -> Sheet:
     rows: list[tuple[str, ...]] = []
     if chosen is not None:
         groups = {group.label: group for group in report.groups}
-        has_cost = any(each.cost is not None for each in (chosen, *chosen.alternatives))
+        has_cost = chosen.cost is not None or any(each.cost is not None for each in chosen.alternatives)
 
         def row(each: Recommendation | Alternative, name: str) -> tuple[str, ...]:
             group = groups[each.label]
@@ -148,8 +148,8 @@ def _target(report: ExperimentReport) -> Sheet:
         id="target",
         title=f"Samples, time and cost to {report.metric} {number(report.target)}",
         note=f"Medians over seeds with {level} intervals; in brackets after the samples, how many runs reached it. "
-        "Statistical efficiency: the baseline's samples over these. Speed-up: the baseline's time over this one, which is "
-        "throughput times efficiency. Both are paired by seed. Time: from the first step, evaluations included.",
+        "Statistical efficiency: the baseline's samples over these. Speed-up: the baseline's time over this one, which "
+        "is throughput times efficiency. Both are paired by seed. Time: from the first step, evaluations included.",
         head=(*head, "cost") if has_cost else head,
         rows=tuple(rows),
         droppable=3,
@@ -174,8 +174,8 @@ def _equal(report: ExperimentReport, kind: str) -> Sheet:
     return Sheet(
         id=f"equal-{kind}",
         title=f"{(report.metric or 'metric').capitalize()} at equal {kind}",
-        note=f"Means over seeds, after the {kind} that one setting's runs take ({whose}), from the first step on, and on a "
-        f"straight line between evaluations. A run that has ended keeps its last value.{worker_s}",
+        note=f"Means over seeds, after the {kind} that one setting's runs take ({whose}), from the first step on, and "
+        f"on a straight line between evaluations. A run that has ended keeps its last value.{worker_s}",
         head=("setting", *(f"at {amount}" for amount in amounts), "at the end"),
         rows=tuple(rows) if budgets else (),
     )
@@ -220,8 +220,8 @@ def _strong(report: ExperimentReport) -> Sheet:
     return Sheet(
         id="strong",
         title="Strong scaling: more workers for the same global batch",
-        note=f"Speed-up: times the throughput of the fewest workers, with {level_text(report.level)} intervals; ideal is the "
-        "number of workers over theirs. Efficiency: speed-up over that ideal.",
+        note=f"Speed-up: times the throughput of the fewest workers, with {level_text(report.level)} intervals; ideal "
+        "is the number of workers over theirs. Efficiency: speed-up over that ideal.",
         head=("series", "workers", "runs", "samples/s", "speed-up", "efficiency"),
         rows=rows,
         droppable=3,
@@ -233,9 +233,9 @@ def _weak(report: ExperimentReport) -> Sheet:
     return Sheet(
         id="weak",
         title="Weak scaling: the same batch for each worker",
-        note="The global batch grows with the workers, and a step ideally takes the same time. Throughput: times that of the "
-        "fewest workers. Efficiency: the time of a step on the fewest workers over that on these, ideally 1. Whether the "
-        "larger batch trains as well is not in it: see quality.",
+        note="The global batch grows with the workers, and a step ideally takes the same time. Throughput: times that "
+        "of the fewest workers. Efficiency: the time of a step on the fewest workers over that on these, ideally 1. It "
+        "does not say whether the larger batch trains as well: see quality.",
         head=("series", "workers", "runs", "samples/s", "throughput", "efficiency"),
         rows=rows,
         droppable=3,
@@ -272,9 +272,10 @@ def _lost(report: ExperimentReport) -> Sheet:
     return Sheet(
         id="lost",
         title="What was lost",
-        note="Data, waiting: shares of the step time, means over workers, in which a worker waits for data and for the other "
-        "workers. Imbalance: by how much the slowest worker computes longer than the mean. Tail: the share of the places in "
-        "all steps without a sample, because the batch does not divide evenly or an epoch's last step is short.",
+        note="Data, waiting: shares of the step time, means over workers, in which a worker waits for data and for the "
+        "other workers. Imbalance: by how much the slowest worker computes longer than the mean. Tail: the share of "
+        "the places in all steps without a sample, because the batch does not divide evenly or an epoch's last step is "
+        "short.",
         head=("series", "workers", "data", "waiting", "imbalance", "tail"),
         rows=tuple(rows),
     )

@@ -6,13 +6,14 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.padding import Padding
 from rich.text import Text
 
-from scaler.report.experiment.model import CriticalBatchResult, ExperimentReport, NextCells
+from scaler.report.experiment.model import CriticalBatchResult, ExperimentReport, NextCells, Recommendation
 from scaler.report.experiment.tables import Sheet, held_out_text, sheets
 from scaler.report.experiment.workloads import beside_public
 from scaler.report.text.format import number, plural, printable
 from scaler.report.text.markdown import as_code, as_table, as_text
 from scaler.report.text.number_table import NumberTable, Row
 
+STILL_OPEN = "They leave open:"
 LONGER_NAMES = 8  # columns of the names of settings, beyond the fewest of a table
 
 
@@ -20,8 +21,8 @@ def experiment_text(report: ExperimentReport) -> RenderableType:
     """Return an experiment for a terminal."""
     parts: list[RenderableType] = [Text(printable(report.answer), style="bold")]
     if report.recommendation is not None:
-        command = printable(report.recommendation.command).replace(" --set ", " \\\n    --set ")
-        lines = [Text("Recommended", style="bold"), Text(f"  {command}", style="cyan")]
+        lines = [Text("Recommended", style="bold")]
+        lines.append(Text(f"  {printable(command_text(report.recommendation))}", style="cyan"))
         if report.recommendation.file is not None:
             lines.append(Text(f"  as a job file: {printable(report.recommendation.file)}", style="dim"))
         parts.append(Group(*lines))
@@ -54,7 +55,12 @@ def experiment_markdown(report: ExperimentReport) -> str:
     if report.critical_batch is not None:
         parts += ["## How far", as_text(critical_text(report.critical_batch))]
     if report.next is not None:
-        parts += ["## What to run next", as_text(next_text(report.next)), as_code(report.next.yaml)]
+        parts += [
+            "## What to run next",
+            as_text(next_text(report.next)),
+            as_code(report.next.yaml) if report.next.yaml else "",
+        ]
+        parts += [STILL_OPEN] if report.next.cells and report.next.left_out else []
         parts.append("\n".join(f"- {as_text(each)}" for each in report.next.left_out))
     if report.verdicts:
         texts = [f"{as_text(each.message)} ({as_text(each.evidence)}) {as_text(each.next)}" for each in report.verdicts]
@@ -62,6 +68,11 @@ def experiment_markdown(report: ExperimentReport) -> str:
         parts += ["## Findings", "\n".join(lines)]
     parts += ["## Where it ran", as_text(environment_text(report))]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def command_text(recommendation: Recommendation) -> str:
+    """Return the command of a recommendation, with each option on a line of its own."""
+    return recommendation.command.replace(" --set ", " \\\n    --set ")
 
 
 def critical_text(critical: CriticalBatchResult) -> str:
@@ -93,13 +104,11 @@ def critical_text(critical: CriticalBatchResult) -> str:
 
 
 def next_text(found: NextCells) -> str:
-    """Return what the cells to run next decide, as sentences."""
+    """Return what the cells to run next are for, as a sentence."""
     if not found.cells:
-        return "The runs do not decide everything:"
-    what = "; ".join(f"{cell.label}, {plural(len(cell.seeds), 'seed')}: {cell.why}" for cell in found.cells)
-    these = "this run decides" if found.runs == 1 else f"these {found.runs} runs probably decide"
-    more = " Not decided by them:" if found.left_out else ""
-    return f"The runs so far do not decide everything; {these} the most important part. {what}.{more}"
+        return "The runs so far leave open:"
+    count = plural(found.runs, "more run")
+    return f"The runs so far do not decide everything. {count} will probably decide the most important parts:"
 
 
 def environment_text(report: ExperimentReport) -> str:
@@ -111,17 +120,18 @@ def environment_text(report: ExperimentReport) -> str:
         parts.append(plural(int(about["cpus"]), "CPU"))
     parts += [f"{name} {version}" for name, version in versions.items() if version]
     seed = f" (seed {report.order_seed})" if report.order_seed is not None else ""
-    return f"Ran on {', '.join(parts)}. Cells ran one after another in random order{seed}, those of one worker group together."
+    order = f"Cells ran one after another in random order{seed}, those of one worker group together."
+    return f"Ran on {', '.join(parts)}. {order}"
 
 
 def _next(found: NextCells) -> RenderableType:
     lines: list[RenderableType] = [Text("What to run next", style="bold")]
+    lines.append(Text(next_text(found)))
     if found.cells:
-        lines.append(Text(f"Add to the experiment file; {plural(found.runs, 'run')}:"))
         lines.append(Text(printable(found.yaml.rstrip()), style="cyan"))
-    if found.left_out:
-        lines.append(Text("Not decided by these runs:" if found.cells else "The runs do not decide:"))
-        lines += [Padding(Text(printable(each), style="dim"), (0, 0, 0, 2)) for each in found.left_out]
+    if found.cells and found.left_out:
+        lines.append(Text(STILL_OPEN))
+    lines += [Padding(Text(printable(each), style="dim"), (0, 0, 0, 2)) for each in found.left_out]
     return Group(*lines)
 
 

@@ -55,14 +55,15 @@ def beside_public(critical_batch: float) -> str:
     """Return where a critical batch size lies among those of public workloads, as one sentence.
 
     Example:
-        >>> beside_public(60.0)[:78]
-        'Of the 16 public workloads of MLPerf training, 1 has a smaller critical batch'
+        >>> beside_public(60.0)[:71]
+        'Of the 16 public workloads of MLPerf training, 1 has a smaller critical'
     """
     workloads = public_workloads()
     smaller = sum(each.value < critical_batch for each in workloads)
     least, greatest = workloads[0], workloads[-1]
     verb = "has" if smaller == 1 else "have"
     return (
-        f"Of the {len(workloads)} public workloads of MLPerf training, {smaller or 'none'} {verb} a smaller critical batch "
-        f"size; they go from {number(least.value, 3)} ({least.name}) to {number(greatest.value, 3)} ({greatest.name})."
+        f"Of the {len(workloads)} public workloads of MLPerf training, {smaller or 'none'} {verb} a smaller critical "
+        f"batch size; they go "
+        f"from {number(least.value, 3)} ({least.name}) to {number(greatest.value, 3)} ({greatest.name})."
     )
