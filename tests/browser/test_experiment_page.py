@@ -54,7 +54,7 @@ def test_the_page_opens_with_the_answer_and_draws_every_curve(opened: Open, inke
 def test_the_picture_is_read_with_the_keyboard_and_shows_values_outside_on_demand(opened: Open, source: str) -> None:
     page = opened(source)
     plot = page.locator("#chart-good .plot")
-    assert "0.001 (-0.0015 to 0.0035) at 64" in (plot.get_attribute("aria-label") or "")
+    assert "0.001 (-0.00148 to 0.00348) at 64" in (plot.get_attribute("aria-label") or "")
     plot.focus()
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")

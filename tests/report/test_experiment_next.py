@@ -195,7 +195,7 @@ def test_the_largest_batch_is_predicted_by_the_others(made: Callable[..., CellIn
     assert critical.curve[0][0] == 16
     assert critical.curve[-1][0] == 256
     text = critical_text(critical)
-    assert "Fitted without 256 samples in a batch, it predicts " in text
+    assert "Fitted without batch 256, it predicts " in text
     assert "inside the interval" in text
     assert f"Of the {len(public_workloads())} public workloads of MLPerf training, 3 have a smaller critical" in text
 

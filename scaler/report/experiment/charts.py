@@ -19,7 +19,7 @@ BATCHES = ("scale.global_batch_size", "scale.per_worker_batch_size")
 Series = Mapping[str, Sequence[GroupResult]]
 Place = Callable[[GroupResult], float | None]
 CLOSE = 8.0  # margins: differences beyond are outside the picture until the reader asks for all values
-ABOVE = 1.1  # times the largest measured value: where a chart ends, though its ideal line goes on
+ABOVE = 1.1  # times the largest measured value: where a chart ends, and its ideal line does not end there
 
 
 class _Axis:

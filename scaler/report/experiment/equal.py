@@ -35,14 +35,14 @@ def equal_budgets(groups: Sequence[Group], question: Question, *, level: float) 
     """
     reports = [[member.cell.report for member in group.done if member.cell.report is not None] for group in groups]
     has_price = all(price_per_s(report) is not None for each in reports for report in each)
-    costs = [[_rate(one) if has_price else float(one.plan["world_size"]) for one in each] for each in reports]
+    costs = [[_price(one) if has_price else float(one.plan["world_size"]) for one in each] for each in reports]
     kinds = [("time", "s", [[1.0] * len(each) for each in reports])]
-    if len({round(rate, 9) for each in costs for rate in each}) > 1:
+    if len({round(price, 9) for each in costs for price in each}) > 1:
         kinds.append(("cost", "" if has_price else "worker-s", costs))
     found = []
-    for kind, unit, rates in kinds:
+    for kind, unit, prices in kinds:
         amounts = {
-            place: _amount(each, rate) for place, (each, rate) in enumerate(zip(reports, rates, strict=True)) if each
+            place: _amount(each, price) for place, (each, price) in enumerate(zip(reports, prices, strict=True)) if each
         }
         known = {place: amount for place, amount in amounts.items() if amount is not None}
         if len(known) < 2:
@@ -56,8 +56,8 @@ def equal_budgets(groups: Sequence[Group], question: Question, *, level: float) 
                 amount=known[place],
                 unit=unit,
                 metrics=tuple(
-                    _at(each, question.metric, [known[place] / one for one in rate], level=level)
-                    for each, rate in zip(reports, rates, strict=True)
+                    _at(each, question.metric, [known[place] / one for one in price], level=level)
+                    for each, price in zip(reports, prices, strict=True)
                 ),
             )
             for place in chosen
@@ -76,16 +76,16 @@ def metric_at(report: Report, metric: str, time_s: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _rate(report: Report) -> float:
-    rate = price_per_s(report)
-    assert rate is not None
-    return rate
+def _price(report: Report) -> float:
+    price = price_per_s(report)
+    assert price is not None
+    return price
 
 
-def _amount(reports: Sequence[Report], rates: Sequence[float]) -> float | None:
+def _amount(reports: Sequence[Report], prices: Sequence[float]) -> float | None:
     """Return the median time or cost of a group's runs; None: not known."""
     ends = [RunClock.of(report).end_s for report in reports]
-    amounts = [rate * end for rate, end in zip(rates, ends, strict=True) if end]
+    amounts = [price * end for price, end in zip(prices, ends, strict=True) if end]
     return median(amounts) if len(amounts) == len(reports) else None
 
 

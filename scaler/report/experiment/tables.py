@@ -288,7 +288,7 @@ def _laws(report: ExperimentReport) -> Sheet:
         add = f" Run {', '.join(map(str, law.add))} workers." if law.add else ""
         fit = values if law.refusal is None else f"{law.refusal}{add}"
         if law.held_out is not None:
-            fit += f". {held_out_text(law.held_out, 'workers', seconds)}"
+            fit += f". {held_out_text(law.held_out, f'{law.held_out.place} workers', seconds)}"
         rows.append((law.series, f"{law.law} ({law.kind})", fit))
     return Sheet(
         id="laws",
@@ -301,19 +301,19 @@ def _laws(report: ExperimentReport) -> Sheet:
     )
 
 
-def held_out_text(held_out: HeldOut, what: str, say: Callable[[float | None], str]) -> str:
+def held_out_text(held_out: HeldOut, place: str, say: Callable[[float | None], str]) -> str:
     """Return what a fit predicted for the point that was left out of it.
 
     Args:
         held_out: the prediction.
-        what: the unit of the place: ``workers``, or ``samples in a batch``.
+        place: what was left out, such as ``8 workers``.
         say: writes a value.
     """
     found = held_out.predicted
     bounds = f" ({say(found.low)} to {say(found.high)})" if found.has_interval else ""
     inside = "inside" if held_out.is_inside else "outside"
     return (
-        f"Fitted without {number(held_out.place)} {what}, it predicts {say(found.value)}{bounds} there; measured "
+        f"Fitted without {place}, it predicts {say(found.value)}{bounds} there; measured "
         f"{say(held_out.measured)}, {inside} the interval."
     )
 

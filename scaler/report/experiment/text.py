@@ -90,9 +90,7 @@ def critical_text(critical: CriticalBatchResult) -> str:
         else ""
     )
     held_out = (
-        f" {held_out_text(critical.held_out, 'samples in a batch', number)}".replace(
-            ", it predicts", ", the curve predicts"
-        )
+        f" {held_out_text(critical.held_out, f'batch {critical.held_out.place:,}', number)}"
         if critical.held_out is not None
         else ""
     )

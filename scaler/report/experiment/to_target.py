@@ -47,11 +47,11 @@ def faster_in_steps(speeds: Sequence[float], base: Sequence[float], *, level: fl
 
 def cost_of(time_s: Estimate | None, reports: Sequence[Report]) -> Estimate | None:
     """Return the cost of a time on the workers of some runs; None: they have no price, or the time is not known."""
-    rates = [rate for report in reports if (rate := price_per_s(report)) is not None]
-    if time_s is None or not rates:
+    prices = [price for report in reports if (price := price_per_s(report)) is not None]
+    if time_s is None or not prices:
         return None
-    rate = fmean(rates)
-    ends = [None if end is None else rate * end for end in (time_s.value, time_s.low, time_s.high)]
+    price = fmean(prices)
+    ends = [None if end is None else price * end for end in (time_s.value, time_s.low, time_s.high)]
     return Estimate(value=ends[0], low=ends[1], high=ends[2])
 
 
