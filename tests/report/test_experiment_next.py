@@ -70,7 +70,9 @@ def test_the_lines_to_paste_add_these_cells_to_the_experiment(made: Callable[...
 
 def test_a_comparison_that_needs_very_many_seeds_is_named_and_not_listed(made: Callable[..., CellInput]) -> None:
     cells = by_batch(made, {16: {"accuracy": 0.95}, 64: {"accuracy": 0.95}})
-    wild = [made(cell.cell, cell.overrides, cell.seed, accuracy=0.9 + 0.05 * cell.seed) for cell in cells[3:]]
+    wild = [
+        made(cell.cell, cell.overrides, cell.seed, accuracy=0.9 + 0.05 * cell.seed, speed=300.0) for cell in cells[3:]
+    ]
     found = summarize([*cells[:3], *wild], replace(QUESTION, target=None)).next
     assert found is not None
     assert (found.cells, found.yaml) == ((), "")

@@ -1,7 +1,9 @@
 """What to run next: a few cells that decide what the runs so far do not decide."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import Any
 
 from scaler.core.equivalence import pairs_to_decide
@@ -21,11 +23,12 @@ from scaler.report.experiment.model import (
 )
 from scaler.report.experiment.recommendation import speeds_of
 from scaler.report.experiment.speed import WORKERS
-from scaler.report.text.format import number, one_line, plural
+from scaler.report.text.format import number, plural
 
 BATCH = "scale.global_batch_size"
 MOST_CELLS = 5  # combinations that are listed
 MOST_SEEDS = 8  # a comparison that needs more of them is not listed, but named
+NARROW = 60  # columns of a comment in the lines to paste
 FEW_SEEDS = 3  # of a combination that is new
 
 
@@ -42,7 +45,7 @@ def next_cells(
 ) -> NextCells | None:
     """Return the cells to run next, the most important decision first; None: the runs decide everything.
 
-    The decisions are: whether settings are as good as the baseline, those that would be recommended first; the best
+    The decisions are: whether settings that are faster than the recommended one are as good as the baseline; the best
     learning rate, where it is at the edge of those tried or none was tried; the critical batch size; the laws of
     scaling.
 
@@ -95,17 +98,18 @@ class _Found:
     def result(self) -> NextCells | None:
         if not self.cells and not self.left_out:
             return None
-        cells = tuple(self.cells.values())
+        cells, more = tuple(self.cells.values()), len(self.left_out) - MOST_CELLS
         lines = []
         for cell in cells:
             pairs = [flow_yaml({key: value})[1:-1] for key, value in cell.overrides.items()]
             entry = "\n    ".join([*pairs, f"seeds: {list(cell.seeds)}"])
-            lines.append(f"  # {one_line(cell.why)}\n  - {entry}")
+            comment = wrap(cell.why, NARROW, initial_indent="  # ", subsequent_indent="  # ")
+            lines += [*comment, f"  - {entry}"]
         return NextCells(
             cells=cells,
             runs=sum(len(cell.seeds) for cell in cells),
             yaml="\n".join(["include:", *lines]) + "\n" if cells else "",
-            left_out=tuple(self.left_out),
+            left_out=(*self.left_out[:MOST_CELLS], *((f"and {more} more",) if more > 0 else ())),
         )
 
 
@@ -128,7 +132,9 @@ def _add_undecided(
         and not group.failed
     ]
     last = max(seed for group in groups for seed in group.seeds)
-    for group in sorted(undecided, key=lambda group: -speeds.get(group.label, 0.0)):
+    slower = [group for group in undecided if best is not None and speeds.get(group.label, math.inf) <= best]
+    faster_ones = [group for group in undecided if group not in slower]
+    for group in sorted(faster_ones, key=lambda group: -speeds.get(group.label, 0.0)):
         difference, ours = group.difference_to_baseline, speeds.get(group.label)
         assert difference is not None
         spread = deviation(difference.each)
@@ -148,6 +154,8 @@ def _add_undecided(
         found.add(group.overrides, seeds, why)
         if group.label in found.cells:
             found.add(base.overrides, seeds, "the same seeds of the baseline, for pairs")
+    if slower:
+        found.left_out.append(f"whether {plural(len(slower), 'slower setting')} would be as good as the baseline")
 
 
 def _add_beyond_edge(found: _Found, groups: Sequence[GroupResult], row: SweepRow) -> None:
