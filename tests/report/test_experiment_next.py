@@ -16,6 +16,7 @@ from scaler.experiment.recommended import is_of, recommended_job
 from scaler.job.located import locate_job
 from scaler.job.reading import parse_yaml
 from scaler.plan import make_plan
+from scaler.report.experiment.charts import experiment_charts
 from scaler.report.experiment.model import CellInput, ExperimentReport
 from scaler.report.experiment.tables import sheets
 from scaler.report.experiment.text import critical_text, experiment_markdown, experiment_text
@@ -251,3 +252,25 @@ def test_markdown_has_the_lines_to_paste(made: Callable[..., CellInput]) -> None
     report = undecided(made)
     assert report.next is not None
     assert f"```\n{report.next.yaml}\n```" in experiment_markdown(report)
+
+
+def test_a_page_without_a_question_opens_with_the_speed_up(made: Callable[..., CellInput]) -> None:
+    speeds = {1: 100.0, 2: 180.0}
+    cells = by_batch(
+        made, {workers: {"accuracy": 0.95, "speed": speed} for workers, speed in speeds.items()}, "scale.num_workers"
+    )
+    charts, sections = experiment_charts(summarize(cells, None))
+    assert [chart.id for chart in sections["picture"]] == ["strong"]
+    assert [chart.id for chart in charts.charts] == ["strong"]
+    line, ideal = charts.charts[0].lines
+    assert (line.values, ideal.values) == ((1.0, 1.8), (1.0, 2.0))
+    assert [len(each) for each in line.repeats] == [3, 3]
+
+
+def test_a_chart_of_differences_ends_near_the_margin(made: Callable[..., CellInput]) -> None:
+    report = summarize(by_batch(made, {16: {"accuracy": 0.95}, 64: {"accuracy": 0.951}, 256: {"accuracy": 0.7}}))
+    _, sections = experiment_charts(report)
+    worth, good = sections["picture"]
+    assert (good.floor, good.ceiling, good.button) == (-0.08, None, "Show all values")
+    assert [line.label for line in worth.lines] == ["the job", "ideal"]
+    assert worth.lines[1].values == (1.0, 4.0, 16.0)

@@ -64,10 +64,11 @@ def experiment_charts(report: ExperimentReport) -> tuple[ChartSet, Mapping[str, 
         if series and report.metric is not None:
             picture = _picture(report, axis, series, place)
             break
+    scaling = [chart for kind in ("strong", "weak") for chart in _scaling(report, workers, kind)]
     sections = {
-        "picture": picture,
+        "picture": picture if report.metric is not None else scaling,
         "far": _far(report, batch, by_batch),
-        "scaling": [chart for kind in ("strong", "weak") for chart in _scaling(report, workers, kind)],
+        "scaling": scaling if report.metric is not None else [],
         "lr": _sweeps(report, lr),
         "throughput": _throughput(report, batch, by_batch),
     }
@@ -91,11 +92,16 @@ def _series(report: ExperimentReport, keys: Sequence[str], place: Place) -> Seri
     for name, groups in found.items():
         if len({place(group) for group in groups}) < 2:
             continue
-        has_place = base is None or place(base) in {place(group) for group in groups}
-        if base is not None and not has_place and all(group.world_size == base.world_size for group in groups):
+        if keys == BATCHES and base is not None and _begins(base, groups):
             groups = [base, *groups]
         series[name] = sorted(groups, key=lambda group: place(group) or 0.0)
     return dict(list(series.items())[:SERIES])
+
+
+def _begins(base: GroupResult, groups: Sequence[GroupResult]) -> bool:
+    return all(
+        group.world_size == base.world_size and group.global_batch_size != base.global_batch_size for group in groups
+    )
 
 
 def _picture(report: ExperimentReport, axis: _Axis, series: Series, place: Place) -> list[Chart]:
@@ -352,7 +358,8 @@ def _marks(report: ExperimentReport) -> tuple[Mark, ...]:
     best = next((group for group in report.groups if chosen is not None and group.label == chosen.label), None)
     marks = []
     if best is not None:
-        marks.append(Mark(at={"batch": best.global_batch_size}, label="recommended", style="dotted"))
+        at = {"batch": best.global_batch_size, "workers": best.world_size}
+        marks.append(Mark(at=at, label="recommended", style="dotted"))
     if critical is not None and critical.value is not None:
         marks.append(Mark(at={"batch": critical.value}, label="critical batch", style="dashed"))
         ends = (critical.low, critical.high)
