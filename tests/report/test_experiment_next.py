@@ -272,5 +272,5 @@ def test_a_chart_of_differences_ends_near_the_margin(made: Callable[..., CellInp
     _, sections = experiment_charts(report)
     worth, good = sections["picture"]
     assert (good.floor, good.ceiling, good.button) == (-0.08, None, "Show all values")
-    assert [line.label for line in worth.lines] == ["the job", "ideal"]
+    assert [line.label for line in worth.lines] == ["the job", "ideal on 1 worker"]
     assert worth.lines[1].values == (1.0, 4.0, 16.0)

@@ -5,6 +5,7 @@ every value has its interval, and a line joins only neighbouring values of one s
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from scaler.core.intervals import Estimate
 from scaler.report.experiment.batches import LR
@@ -13,12 +14,14 @@ from scaler.report.experiment.labels import label
 from scaler.report.experiment.model import ExperimentReport, GroupResult, SpeedRow
 from scaler.report.experiment.speed import WORKERS
 from scaler.report.page.chart import SERIES, Axis, Chart, ChartSet, Line, Mark, are_positive
-from scaler.report.text.format import number
+from scaler.report.text.format import number, plural
 
 BATCHES = ("scale.global_batch_size", "scale.per_worker_batch_size")
 Series = Mapping[str, Sequence[GroupResult]]
 Place = Callable[[GroupResult], float | None]
 CLOSE = 8.0  # margins: differences beyond are outside the picture until the reader asks for all values
+CURVE = "curve"
+MOST_TICKS = 7
 ABOVE = 1.1  # times the largest measured value: where a chart ends, and its ideal line does not end there
 
 
@@ -35,7 +38,13 @@ class _Axis:
         self.places[name] = list(places)
         return name
 
+    def _ticks(self) -> tuple[float, ...]:
+        """Return the measured places, if there are few."""
+        places = {place for name, each in self.places.items() if name != f"{self.name} {CURVE}" for place in each}
+        return tuple(sorted(places)) if len(places) <= MOST_TICKS else ()
+
     def made(self) -> Axis:
+        """Return the axis."""
         return Axis(
             name=self.name,
             label=self._title,
@@ -44,6 +53,7 @@ class _Axis:
             places=self.places,
             logarithmic=self._logarithmic,
             is_padded=True,
+            ticks=self._ticks(),
         )
 
 
@@ -66,9 +76,9 @@ def experiment_charts(report: ExperimentReport) -> tuple[ChartSet, Mapping[str, 
             break
     scaling = [chart for kind in ("strong", "weak") for chart in _scaling(report, workers, kind)]
     sections = {
-        "picture": picture if report.metric is not None else scaling,
+        "picture": picture if report.metric is not None else scaling,  # of speed alone, it is the speed-up
         "far": _far(report, batch, by_batch),
-        "scaling": scaling if report.metric is not None else [],
+        "scaling": [replace(each, is_wide=len(scaling) == 1) for each in scaling] if report.metric is not None else [],
         "lr": _sweeps(report, lr),
         "throughput": _throughput(report, batch, by_batch),
     }
@@ -115,9 +125,10 @@ def _picture(report: ExperimentReport, axis: _Axis, series: Series, place: Place
     if _has_values(speed):
         ideal: tuple[Line, ...] = ()
         start = place(base) if base is not None else None
-        if axis.name != "lr" and start:
+        if axis.name != "lr" and base is not None and start:
             values = tuple(each / start for each in everywhere)
-            ideal = (Line(label="ideal", clock=axis.clock("ideal", everywhere), style="dashed", values=values),)
+            name = "ideal" if axis.name == "workers" else f"ideal on {plural(base.world_size or 1, 'worker')}"
+            ideal = (Line(label=name, clock=axis.clock("ideal", everywhere), style="dashed", values=values),)
         charts.append(
             Chart(
                 id="worth",
@@ -180,7 +191,7 @@ def _far(report: ExperimentReport, axis: _Axis, series: Series) -> list[Chart]:
     critical = report.critical_batch
     fitted: tuple[Line, ...] = ()
     if critical is not None and critical.curve:
-        clock = axis.clock("curve", [float(f"{batch:.5g}") for batch, _ in critical.curve])
+        clock = axis.clock(CURVE, [float(f"{batch:.5g}") for batch, _ in critical.curve])
         values = tuple(float(f"{samples:.5g}") for _, samples in critical.curve)
         fitted = (Line(label="E_min (1 + B / B_crit)", clock=clock, style="dashed", values=values),)
     return [

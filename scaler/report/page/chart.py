@@ -47,6 +47,7 @@ class Axis:
         places: by the name of the clock; None: not known.
         logarithmic: whether the axis is logarithmic.
         is_padded: whether there is space beside the first and the last place, for points.
+        ticks: places that have a tick; empty: round numbers.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Axis:
     places: Mapping[str, Values]
     logarithmic: bool = False
     is_padded: bool = False
+    ticks: tuple[float, ...] = ()
 
     @property
     def is_known(self) -> bool:

@@ -27,12 +27,6 @@ function endsOf(axis) {
   return { least, greatest };
 }
 
-/** The places of a padded axis, as its ticks; round numbers instead if there are many places. */
-function splitsOf(axis) {
-  const places = [...new Set(Object.values(axis.places).flat().filter((place) => place != null))];
-  return axis.is_padded && places.length <= 6 ? () => places.sort((a, b) => a - b) : decades;
-}
-
 const AXES = Object.fromEntries(
   data.axes.map((axis) => [
     axis.name,
@@ -117,7 +111,7 @@ class Chart {
         axes: [
           {
             ...style,
-            ...((axis.logarithmic || axis.is_padded) && { splits: splitsOf(axis), filter: (_, splits) => splits }),
+            ...((axis.logarithmic || axis.ticks.length) && { splits: axis.ticks.length ? () => axis.ticks : decades, filter: (_, splits) => splits }),
             label: axis.label,
             values: (_, splits) => splits.map(axis.tick),
             incrs: axis.steps,
