@@ -4,7 +4,7 @@ Each chart is over one axis: the global batch size, the number of workers or the
 every value has its interval, and a line joins only neighbouring values of one series.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from scaler.core.intervals import Estimate
@@ -13,55 +13,30 @@ from scaler.report.experiment.format import estimate_text, level_text
 from scaler.report.experiment.labels import label
 from scaler.report.experiment.model import ExperimentReport, GroupResult, SpeedRow
 from scaler.report.experiment.speed import WORKERS
-from scaler.report.page.chart import SERIES, Axis, Chart, ChartSet, Line, Mark, are_positive
+from scaler.report.experiment.spreads import (
+    CURVE,
+    ChartAxis,
+    Place,
+    Series,
+    has_values,
+    line_of,
+    lines_of,
+    measured,
+    sentences_of,
+)
+from scaler.report.page.chart import SERIES, Chart, ChartSet, Line, Mark, are_positive
 from scaler.report.text.format import number, plural
 
 BATCHES = ("scale.global_batch_size", "scale.per_worker_batch_size")
-Series = Mapping[str, Sequence[GroupResult]]
-Place = Callable[[GroupResult], float | None]
 CLOSE = 8.0  # margins: differences beyond are outside the picture until the reader asks for all values
-CURVE = "curve"
-MOST_TICKS = 7
 ABOVE = 1.1  # times the largest measured value: where a chart ends, and its ideal line does not end there
-
-
-class _Axis:
-    """An axis while charts are added to it."""
-
-    def __init__(self, name: str, title: str, before: str, *, logarithmic: bool) -> None:
-        self.name, self._title, self._before, self._logarithmic = name, title, before, logarithmic
-        self.places: dict[str, list[float]] = {}
-
-    def clock(self, name: str, places: Sequence[float]) -> str:
-        """Return the name of a sequence of places on this axis."""
-        name = f"{self.name} {name}"
-        self.places[name] = list(places)
-        return name
-
-    def _ticks(self) -> tuple[float, ...]:
-        """Return the measured places, if there are few."""
-        places = {place for name, each in self.places.items() if name != f"{self.name} {CURVE}" for place in each}
-        return tuple(sorted(places)) if len(places) <= MOST_TICKS else ()
-
-    def made(self) -> Axis:
-        """Return the axis."""
-        return Axis(
-            name=self.name,
-            label=self._title,
-            before=self._before,
-            quantity="number",
-            places=self.places,
-            logarithmic=self._logarithmic,
-            is_padded=True,
-            ticks=self._ticks(),
-        )
 
 
 def experiment_charts(report: ExperimentReport) -> tuple[ChartSet, Mapping[str, Sequence[Chart]]]:
     """Return all charts, and the same by the section of the page: picture, far, scaling, lr and throughput."""
-    batch = _Axis("batch", "global batch size, samples", "at batch", logarithmic=True)
-    workers = _Axis("workers", "workers", "at workers", logarithmic=False)
-    lr = _Axis("lr", "peak learning rate", "at", logarithmic=True)
+    batch = ChartAxis("batch", "global batch size, samples", "at batch", logarithmic=True)
+    workers = ChartAxis("workers", "workers", "at workers", logarithmic=False)
+    lr = ChartAxis("lr", "peak learning rate", "at", logarithmic=True)
     by_batch = _series(report, BATCHES, lambda group: group.global_batch_size)
     by_workers = _series(report, (WORKERS,), lambda group: group.world_size)
     by_lr = _series(report, (LR,), lambda group: group.peak_lr)
@@ -114,15 +89,15 @@ def _begins(base: GroupResult, groups: Sequence[GroupResult]) -> bool:
     )
 
 
-def _picture(report: ExperimentReport, axis: _Axis, series: Series, place: Place) -> list[Chart]:
+def _picture(report: ExperimentReport, axis: ChartAxis, series: Series, place: Place) -> list[Chart]:
     """Speed-up over the baseline with the ideal line, and difference to the baseline with the margin."""
     target = f" to {report.metric} {number(report.target)}" if report.target is not None else ""
     level = level_text(report.level)
-    speed = _lines(series, axis, place, lambda group: group.speed_up, lambda group: group.speed_ups)
+    speed = lines_of(series, axis, place, lambda group: group.speed_up, lambda group: group.speed_ups)
     everywhere = sorted({float(place(group) or 0.0) for groups in series.values() for group in groups})
     base = next((group for group in report.groups if group.is_baseline), None)
     charts = []
-    if _has_values(speed):
+    if has_values(speed):
         ideal: tuple[Line, ...] = ()
         start = place(base) if base is not None else None
         if axis.name != "lr" and base is not None and start:
@@ -135,20 +110,20 @@ def _picture(report: ExperimentReport, axis: _Axis, series: Series, place: Place
                 title="Is it worth it?",
                 note=f"times as fast as the baseline{target}; median, {level} interval",
                 lines=(*speed, *ideal),
-                sentences=_sentences(series, place, lambda group: group.speed_up),
+                sentences=sentences_of(series, place, lambda group: group.speed_up),
                 ceiling=_ceiling(speed) if ideal else None,
                 is_always_logarithmic=True,
                 axis=axis.name,
             )
         )
-    differences = _lines(
+    differences = lines_of(
         series,
         axis,
         place,
         _difference,
         lambda group: group.difference_to_baseline.each if group.difference_to_baseline is not None else (),
     )
-    if _has_values(differences):
+    if has_values(differences):
         clock, margin = axis.clock("margin", everywhere), report.margin or 0.0
         band = (
             Line(label="margin, lower end", clock=clock, style="low", values=tuple(-margin for _ in everywhere)),
@@ -160,10 +135,10 @@ def _picture(report: ExperimentReport, axis: _Axis, series: Series, place: Place
                 title="Is it still as good?",
                 note=f"{report.metric} minus the baseline's; mean, and intervals that together hold {level}",
                 lines=(*differences, *band),
-                sentences=_sentences(series, place, _difference),
+                sentences=sentences_of(series, place, _difference),
                 band="margin",
-                floor=-CLOSE * margin if min(_measured(differences)) < -CLOSE * margin else None,
-                ceiling=CLOSE * margin if max(_measured(differences)) > CLOSE * margin else None,
+                floor=-CLOSE * margin if min(measured(differences)) < -CLOSE * margin else None,
+                ceiling=CLOSE * margin if max(measured(differences)) > CLOSE * margin else None,
                 axis=axis.name,
             )
         )
@@ -177,16 +152,16 @@ def _difference(group: GroupResult) -> Estimate | None:
     return Estimate(value=found.mean, low=found.low, high=found.high)
 
 
-def _far(report: ExperimentReport, axis: _Axis, series: Series) -> list[Chart]:
+def _far(report: ExperimentReport, axis: ChartAxis, series: Series) -> list[Chart]:
     """Samples to the target over the batch size, with the fitted curve."""
-    lines = _lines(
+    lines = lines_of(
         series,
         axis,
         lambda group: group.global_batch_size,
         lambda group: group.samples_to_target,
         lambda group: group.samples_to_target_each,
     )
-    if report.target is None or not _has_values(lines):
+    if report.target is None or not has_values(lines):
         return []
     critical = report.critical_batch
     fitted: tuple[Line, ...] = ()
@@ -200,7 +175,9 @@ def _far(report: ExperimentReport, axis: _Axis, series: Series) -> list[Chart]:
             title=f"Samples to {report.metric} {number(report.target)}",
             note=f"median, {level_text(report.level)} interval",
             lines=(*lines, *fitted),
-            sentences=_sentences(series, lambda group: group.global_batch_size, lambda group: group.samples_to_target),
+            sentences=sentences_of(
+                series, lambda group: group.global_batch_size, lambda group: group.samples_to_target
+            ),
             is_logarithmic=are_positive(lines),
             is_wide=True,
             axis=axis.name,
@@ -208,7 +185,7 @@ def _far(report: ExperimentReport, axis: _Axis, series: Series) -> list[Chart]:
     ]
 
 
-def _scaling(report: ExperimentReport, axis: _Axis, kind: str) -> list[Chart]:
+def _scaling(report: ExperimentReport, axis: ChartAxis, kind: str) -> list[Chart]:
     """Speed-up of strong scaling with its ideal line; efficiency of weak scaling, ideally 1."""
     found: dict[str, list[SpeedRow]] = {}
     for row in report.speed:
@@ -224,7 +201,7 @@ def _scaling(report: ExperimentReport, axis: _Axis, kind: str) -> list[Chart]:
         per = [1.0 if is_strong else row.base_workers / row.num_workers for row in rows]
         each = [[factor * one for one in row.speed_ups] for row, factor in zip(rows, per, strict=True)]
         clock = axis.clock(f"{kind} {name}", [float(row.num_workers) for row in rows])
-        lines.append(_line(name, clock, f"series-{place}", estimates, each))
+        lines.append(line_of(name, clock, f"series-{place}", estimates, each))
         points = [f"{estimate_text(one, 2)} at {row.num_workers}" for one, row in zip(estimates, rows, strict=True)]
         base = f"{number(rows[0].base_samples_per_s)} samples/s on {rows[0].base_workers}"
         sentences.append(f"{name}: {', '.join(points)} workers; the base is {base}.")
@@ -247,15 +224,15 @@ def _is_over(report: ExperimentReport, row: SpeedRow) -> bool:
     return any(each.is_oversubscribed for each in report.speed if (each.series, each.kind) == (row.series, row.kind))
 
 
-def _sweeps(report: ExperimentReport, axis: _Axis) -> list[Chart]:
+def _sweeps(report: ExperimentReport, axis: ChartAxis) -> list[Chart]:
     """The metric over the learning rate, a line for each batch and rule."""
     lines, sentences = [], []
     for place, row in enumerate(report.sweeps[:SERIES]):
-        lines.append(_line(row.label, axis.clock(row.label, row.lrs), f"series-{place}", row.estimates, row.each))
+        lines.append(line_of(row.label, axis.clock(row.label, row.lrs), f"series-{place}", row.estimates, row.each))
         best = "no value" if row.best is None else f"best at {number(row.best)}"
         edge = "" if row.best is None else ", inside those tried" if row.is_inside else ", at the edge of those tried"
         sentences.append(f"{row.label}: {best}{edge}.")
-    if not lines or not _has_values(lines):
+    if not lines or not has_values(lines):
         return []
     return [
         Chart(
@@ -270,15 +247,15 @@ def _sweeps(report: ExperimentReport, axis: _Axis) -> list[Chart]:
     ]
 
 
-def _throughput(report: ExperimentReport, axis: _Axis, series: Series) -> list[Chart]:
-    lines = _lines(
+def _throughput(report: ExperimentReport, axis: ChartAxis, series: Series) -> list[Chart]:
+    lines = lines_of(
         series,
         axis,
         lambda group: group.global_batch_size,
         lambda group: group.samples_per_s,
         lambda group: group.samples_per_s_each,
     )
-    if not _has_values(lines):
+    if not has_values(lines):
         return []
     return [
         Chart(
@@ -286,7 +263,7 @@ def _throughput(report: ExperimentReport, axis: _Axis, series: Series) -> list[C
             title="Throughput",
             note=f"samples/s, harmonic mean, {level_text(report.level)} interval",
             lines=tuple(lines),
-            sentences=_sentences(series, lambda group: group.global_batch_size, lambda group: group.samples_per_s),
+            sentences=sentences_of(series, lambda group: group.global_batch_size, lambda group: group.samples_per_s),
             is_logarithmic=are_positive(lines),
             is_wide=True,
             axis=axis.name,
@@ -294,73 +271,9 @@ def _throughput(report: ExperimentReport, axis: _Axis, series: Series) -> list[C
     ]
 
 
-def _lines(
-    series: Series,
-    axis: _Axis,
-    place: Place,
-    value: Callable[[GroupResult], Estimate | None],
-    repeats: Callable[[GroupResult], Sequence[float]],
-) -> list[Line]:
-    return [
-        _line(
-            name,
-            axis.clock(name, [float(place(group) or 0.0) for group in groups]),
-            f"series-{number}",
-            [value(group) for group in groups],
-            [repeats(group) for group in groups],
-        )
-        for number, (name, groups) in enumerate(series.items())
-    ]
-
-
-def _line(
-    name: str,
-    clock: str,
-    style: str,
-    estimates: Sequence[Estimate | None],
-    repeats: Sequence[Sequence[float]],
-) -> Line:
-    known = [each if each is not None and each.value is not None else Estimate(value=None) for each in estimates]
-    return Line(
-        label=name,
-        clock=clock,
-        style=style,
-        values=tuple(_short(each.value) for each in known),
-        low=tuple(_short(each.low) for each in known),
-        high=tuple(_short(each.high) for each in known),
-        repeats=tuple(tuple(float(f"{one:.5g}") for one in each) for each in repeats),
-    )
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")
-
-
-def _has_values(lines: Sequence[Line]) -> bool:
-    return any(value is not None for line in lines for value in line.values)
-
-
 def _ceiling(lines: Sequence[Line]) -> float:
     """Return where a chart with an ideal line ends: above all that was measured."""
-    return ABOVE * max(_measured(lines))
-
-
-def _measured(lines: Sequence[Line]) -> list[float]:
-    found = [
-        v for line in lines for v in (*line.values, *line.low, *line.high, *(v for each in line.repeats for v in each))
-    ]
-    return [value for value in found if value is not None]
-
-
-def _sentences(series: Series, place: Place, value: Callable[[GroupResult], Estimate | None]) -> tuple[str, ...]:
-    found = []
-    for name, groups in series.items():
-        pairs = [(value(group), place(group)) for group in groups]
-        points = [
-            f"{estimate_text(one)} at {number(at)}" for one, at in pairs if one is not None and one.value is not None
-        ]
-        found.append(f"{name}: {', '.join(points) if points else 'no value'}.")
-    return tuple(found)
+    return ABOVE * max(measured(lines))
 
 
 def _marks(report: ExperimentReport) -> tuple[Mark, ...]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from scaler.report.experiment.charts import experiment_charts
 from scaler.report.experiment.format import level_text
 from scaler.report.experiment.model import CriticalBatchResult, ExperimentReport
-from scaler.report.experiment.tables import Sheet, sheets
+from scaler.report.experiment.sheet import Sheet
+from scaler.report.experiment.tables import sheets
 from scaler.report.experiment.text import STILL_OPEN, command_text, critical_text, environment_text, next_text
 from scaler.report.experiment.workloads import public_workloads
 from scaler.report.page.parts import Cell, Column, Table, Tile

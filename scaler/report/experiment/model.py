@@ -250,9 +250,9 @@ class Recommendation:
     label: str  # of the group
     reason: str  # one sentence
     command: str  # what to type
-    file: str | None  # a job file with these settings; None: there is none yet
-    time_s: float | None  # median to the target; without a target, of a whole run
-    cost: float | None  # of that time; None: no price
+    file: str | None = None  # a job file with these settings; None: there is none yet
+    time_s: float | None = None  # median to the target; without a target, of a whole run
+    cost: float | None = None  # of that time; None: no price
     alternatives: tuple[Alternative, ...]  # the nearest others
 
 
@@ -285,11 +285,11 @@ class ExperimentReport:
     laws: tuple[LawResult, ...]  # by series
     sweeps: tuple[SweepRow, ...]  # by batch and rule
     critical_batch: CriticalBatchResult | None  # None without a target and several batch sizes
-    equal: tuple[EqualBudget, ...]  # the metric at equal time and at equal cost
+    equal: tuple[EqualBudget, ...] = ()  # the metric at equal time and at equal cost
     recommendation: Recommendation | None  # None: none is as good as the baseline
-    next: NextCells | None  # what to run next; None: the runs decide everything
+    next: NextCells | None = None  # what to run next; None: the runs decide everything
     verdicts: tuple[Finding, ...]  # findings
-    order_seed: int | None  # seed of the random order in which the cells ran; None: not known
+    order_seed: int | None = None  # seed of the random order in which the cells ran; None: not known
     environment: Mapping[str, Any]  # the machine and the versions that ran it
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The tables of an experiment, as text. The terminal, Markdown and the page show the same ones."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from scaler.core.intervals import Estimate
 from scaler.report.experiment.format import estimate_text, level_text
@@ -12,35 +11,11 @@ from scaler.report.experiment.model import (
     Difference,
     ExperimentReport,
     GroupResult,
-    HeldOut,
     Recommendation,
 )
-from scaler.report.text.format import money, number, option, percent, plural, seconds
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sheet:
-    """A table.
-
-    Attributes:
-        id: unique in the report.
-        title: above it.
-        note: below the title; empty: none.
-        head: titles of the columns; the first column names the row.
-        rows: cells.
-        droppable: the column whose intervals a narrow terminal leaves out; None: none.
-        is_last_text: whether the last column is text: a word, or with ``is_prose`` a sentence.
-        is_prose: whether the terminal writes the last column as sentences.
-    """
-
-    id: str
-    title: str
-    note: str = ""
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    droppable: int | None = None
-    is_last_text: bool = False
-    is_prose: bool = False
+from scaler.report.experiment.scaling_tables import scaling_sheets
+from scaler.report.experiment.sheet import Sheet
+from scaler.report.text.format import money, number, option, plural, seconds
 
 
 def sheets(report: ExperimentReport) -> list[Sheet]:
@@ -53,10 +28,7 @@ def sheets(report: ExperimentReport) -> list[Sheet]:
         _equal(report, "cost"),
         _sweeps(report),
         _throughput(report),
-        _strong(report),
-        _weak(report),
-        _lost(report),
-        _laws(report),
+        *scaling_sheets(report),
         _failed(report),
     ]
     return [sheet for sheet in found if sheet.rows]
@@ -212,109 +184,6 @@ def _sweeps(report: ExperimentReport) -> Sheet:
         rows=tuple(rows),
         is_last_text=True,
         is_prose=True,
-    )
-
-
-def _strong(report: ExperimentReport) -> Sheet:
-    rows = _scaling_rows(report, "strong")
-    return Sheet(
-        id="strong",
-        title="Strong scaling: more workers for the same global batch",
-        note=f"Speed-up: times the throughput of the fewest workers, with {level_text(report.level)} intervals; ideal "
-        "is the number of workers over theirs. Efficiency: speed-up over that ideal.",
-        head=("series", "workers", "runs", "samples/s", "speed-up", "efficiency"),
-        rows=rows,
-        droppable=3,
-    )
-
-
-def _weak(report: ExperimentReport) -> Sheet:
-    rows = _scaling_rows(report, "weak")
-    return Sheet(
-        id="weak",
-        title="Weak scaling: the same batch for each worker",
-        note="The global batch grows with the workers, and a step ideally takes the same time. Throughput: times that "
-        "of the fewest workers. Efficiency: the time of a step on the fewest workers over that on these, ideally 1. It "
-        "does not say whether the larger batch trains as well: see quality.",
-        head=("series", "workers", "runs", "samples/s", "throughput", "efficiency"),
-        rows=rows,
-        droppable=3,
-    )
-
-
-def _scaling_rows(report: ExperimentReport, kind: str) -> tuple[tuple[str, ...], ...]:
-    return tuple(
-        (
-            row.series + (", oversubscribed" if row.is_oversubscribed else ""),
-            f"{row.num_workers}",
-            f"{row.repeats}",
-            estimate_text(row.samples_per_s),
-            estimate_text(row.speed_up, 2),
-            estimate_text(row.efficiency, 2),
-        )
-        for row in report.speed
-        if row.kind == kind
-    )
-
-
-def _lost(report: ExperimentReport) -> Sheet:
-    rows = [
-        (
-            f"{row.series}, {row.kind}",
-            f"{row.num_workers}",
-            percent(row.data_wait),
-            percent(row.sync_wait),
-            percent(row.imbalance),
-            percent(row.tail),
-        )
-        for row in report.speed
-    ]
-    return Sheet(
-        id="lost",
-        title="What was lost",
-        note="Data, waiting: shares of the step time, means over workers, in which a worker waits for data and for the "
-        "other workers. Imbalance: by how much the slowest worker computes longer than the mean. Tail: the share of "
-        "the places in all steps without a sample, because the batch does not divide evenly or an epoch's last step is "
-        "short.",
-        head=("series", "workers", "data", "waiting", "imbalance", "tail"),
-        rows=tuple(rows),
-    )
-
-
-def _laws(report: ExperimentReport) -> Sheet:
-    rows = []
-    for law in report.laws:
-        values = ", ".join(f"{name} {estimate_text(value)}" for name, value in law.parameters.items())
-        add = f" Run {', '.join(map(str, law.add))} workers." if law.add else ""
-        fit = values if law.refusal is None else f"{law.refusal}{add}"
-        if law.held_out is not None:
-            fit += f". {held_out_text(law.held_out, f'{law.held_out.place} workers', seconds)}"
-        rows.append((law.series, f"{law.law} ({law.kind})", fit))
-    return Sheet(
-        id="laws",
-        title="Laws of scaling",
-        note="Fitted to the mean step time of each number of workers.",
-        head=("series", "law", "fit"),
-        rows=tuple(rows),
-        is_last_text=True,
-        is_prose=True,
-    )
-
-
-def held_out_text(held_out: HeldOut, place: str, say: Callable[[float | None], str]) -> str:
-    """Return what a fit predicted for the point that was left out of it.
-
-    Args:
-        held_out: the prediction.
-        place: what was left out, such as ``8 workers``.
-        say: writes a value.
-    """
-    found = held_out.predicted
-    bounds = f" ({say(found.low)} to {say(found.high)})" if found.has_interval else ""
-    inside = "inside" if held_out.is_inside else "outside"
-    return (
-        f"Fitted without {place}, it predicts {say(found.value)}{bounds} there; measured "
-        f"{say(held_out.measured)}, {inside} the interval."
     )
 
 

@@ -7,7 +7,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from scaler.report.experiment.model import CriticalBatchResult, ExperimentReport, NextCells, Recommendation
-from scaler.report.experiment.tables import Sheet, held_out_text, sheets
+from scaler.report.experiment.scaling_tables import held_out_text
+from scaler.report.experiment.sheet import Sheet
+from scaler.report.experiment.tables import sheets
 from scaler.report.experiment.workloads import beside_public
 from scaler.report.text.format import number, plural, printable
 from scaler.report.text.markdown import as_code, as_table, as_text
