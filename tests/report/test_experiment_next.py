@@ -159,6 +159,9 @@ def test_equal_cost_counts_workers_and_their_price(made: Callable[..., CellInput
     assert base.cost == pytest.approx(0.01 * 100, rel=1e-2)
     assert base.times_as_fast == pytest.approx(0.8)
     assert "cost 1.00" in base.text
+    whole = summarize(priced, replace(question, target=None)).recommendation
+    assert whole is not None
+    assert (whole.time_s, whole.cost) == (pytest.approx(160), pytest.approx(0.01 * 2 * 160))
 
 
 def test_the_recommendation_is_a_job_file_that_plans_from_where_it_lies(

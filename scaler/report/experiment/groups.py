@@ -179,6 +179,7 @@ def _result(
         samples_per_s_each=tuple(speeds),
         samples_to_target_each=tuple(when.value for when in whens.values() if when.value is not None),
         train_s=median(ends) if ends else None,
+        train_cost=known(cost_of(Estimate(value=median(ends)), reports)) if ends else None,
     )
 
 

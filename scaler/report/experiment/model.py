@@ -120,6 +120,7 @@ class GroupResult:
     samples_per_s_each: tuple[float, ...]  # of each run
     samples_to_target_each: tuple[float, ...]  # of each run that reached the target
     train_s: float | None  # median over seeds of the time from the first step to the end of the last
+    train_cost: float | None  # of that time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -112,20 +112,18 @@ def _reason(best: GroupResult, question: Question) -> str:
 
 
 def _price(group: GroupResult, question: Question) -> tuple[float | None, float | None]:
-    """Return time and cost to the target; without a target, the time of a whole run."""
+    """Return time and cost to the target; without a target, those of a whole run."""
     if question.target is not None:
         return known(group.time_to_target_s), known(group.cost_to_target)
-    return group.train_s, None
+    return group.train_s, group.train_cost
 
 
 def _alternative(group: GroupResult, question: Question, *, times_as_fast: float) -> Alternative:
     time, cost = _price(group, question)
     difference = group.difference_to_baseline
-    judged = (
-        "the baseline"
-        if group.is_baseline or difference is None
-        else f"{difference.verdict}, {interval_text(difference)}"
-    )
+    judged = "the baseline" if group.is_baseline else "not compared"
+    if difference is not None:
+        judged = f"{difference.verdict}, {interval_text(difference)}"
     spent = f" ({price_text(time, cost)})" if time is not None else ""
     return Alternative(
         label=group.label,
