@@ -183,16 +183,12 @@ def test_the_report_status_and_list_of_an_experiment(
         "experiment.json",
         "experiment.md",
         "experiment.yaml",
-        *(["recommended.yaml"] if report["recommendation"] else []),
+        "recommended.yaml",
     ]
-    if report["recommendation"]:
-        assert report["recommendation"]["file"] == "runs/experiments/study/recommended.yaml"
-        plan = json.loads(scaler_command("plan", report["recommendation"]["file"], "--json").out)
-        assert plan["global_batch_size"] == next(
-            group["global_batch_size"]
-            for group in report["groups"]
-            if group["label"] == report["recommendation"]["label"]
-        )
+    recommended = report["recommendation"]
+    assert recommended["file"] == "runs/experiments/study/recommended.yaml"
+    plan = json.loads(scaler_command("plan", recommended["file"], "--json").out)
+    assert plan["global_batch_size"] == recommended["overrides"]["scale.global_batch_size"]
     line = "study  4 of 8 cells succeeded, 2 failed, 2 impossible\n"
     assert scaler_command("experiment", "list") == (0, line, "")
     code, out, _ = scaler_command("experiment", "status", "study")
