@@ -187,6 +187,17 @@ def test_the_recommendation_is_a_job_file_that_plans_from_where_it_lies(
     assert "betas" not in text, "defaults are left out"
 
 
+def test_without_a_known_time_to_the_target_the_throughput_decides(made: Callable[..., CellInput]) -> None:
+    report = summarize(
+        by_batch(made, {16: {"accuracy": 0.95, "reaches": 0}, 64: {"accuracy": 0.951, "reaches": 0, "speed": 250.0}})
+    )
+    assert report.groups[0].time_to_target_s is not None
+    assert report.groups[0].time_to_target_s.value is None, "the first evaluation is at the target"
+    assert report.recommendation is not None
+    assert report.recommendation.label == "batch 64"
+    assert "and trains 250 samples/s; its time to accuracy 0.9 is not known." in report.answer
+
+
 def test_the_largest_batch_is_predicted_by_the_others(made: Callable[..., CellInput]) -> None:
     settings = {
         batch: {"accuracy": 0.95, "reaches": 5200.0 * (1 + batch / 200) * factor}

@@ -71,11 +71,14 @@ def speeds_of(groups: Sequence[GroupResult]) -> dict[str, float]:
     """Return how fast the groups are, by label; those whose speed is not known are left out.
 
     It is the speed-up over the baseline. If the baseline has none, because it did not reach the target, it is one over
-    the time to the target.
+    the time to the target. If no group has that, as where the first evaluations are at the target, it is the
+    throughput.
     """
     base = next((group for group in groups if group.is_baseline), None)
     has_base = base is not None and known(base.speed_up) is not None
     found = {group.label: known(group.speed_up) if has_base else _per_s(group) for group in groups}
+    if not any(found.values()):
+        found = {group.label: known(group.samples_per_s) for group in groups}
     return {label: value for label, value in found.items() if value is not None}
 
 
@@ -98,7 +101,8 @@ def faster_text(best: GroupResult, question: Question) -> str:
     if ratio is None or ratio.value is None:
         time = known(best.time_to_target_s)
         if time is None:
-            return "its speed is not known"
+            speed = f"trains {number(known(best.samples_per_s))} samples/s"
+            return f"{speed}; its time to {question.metric} {number(question.target)} is not known"
         return f"reaches {question.metric} {number(question.target)}, which the baseline does not, in {seconds(time)}"
     what = f" to {question.metric} {number(question.target)}" if question.target is not None else ""
     bounds = f" ({number(ratio.low, 2)} to {number(ratio.high, 2)})" if ratio.has_interval else ""
