@@ -171,6 +171,7 @@ USERS_FILES = {
     "types.py",
     "datasets.py",
     "job.yaml",
+    "recommended.yaml",
 }  # examples of a user's files
 EXPORTED = {path.name for path in (ROOT / "docker").rglob("*.yaml")}  # written into the folder deploy of a job
 

@@ -3,8 +3,8 @@
     python benchmarks/mlperf_rcp FOLDER [--write]
 
 FOLDER has the reference convergence points of MLPerf training; ``points.py`` says which files, and their licence.
-Prints two tables. ``--write`` writes facts.json, and critical_batches.json for pages that compare a job with these
-workloads; then ``python docs/make_evidence.py`` writes docs/evidence.md and its pictures.
+Prints two tables. ``--write`` writes facts.json, and public_workloads.json for the pages of experiments, which
+compare a job with these workloads; then ``python docs/make_evidence.py`` writes docs/evidence.md and its pictures.
 """
 
 import argparse
@@ -19,7 +19,8 @@ from mlperf_rcp.points import read_points
 from mlperf_rcp.tables import batch_rows, lr_rows
 from table import table
 
-FACTS, CRITICAL = (Path(__file__).parent / name for name in ("facts.json", "critical_batches.json"))
+FACTS = Path(__file__).parent / "facts.json"
+CRITICAL = Path(__file__).resolve().parents[2] / "scaler/report/experiment/public_workloads.json"
 
 
 def main() -> None:

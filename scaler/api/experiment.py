@@ -11,6 +11,8 @@ from scaler.experiment.file import ExperimentFile, load_experiment
 from scaler.experiment.folder import About, ExperimentFolder, list_experiments
 from scaler.experiment.matrix import Matrix, base_job, make_matrix
 from scaler.experiment.read import read_experiment as read_folder
+from scaler.experiment.read import with_job_file
+from scaler.experiment.recommended import FILE, recommended_job
 from scaler.experiment.run import Watcher, find_work, run_cells
 from scaler.report.experiment.model import ExperimentReport
 
@@ -98,10 +100,19 @@ def run_experiment(
         run_cells(matrix, work, made, about, address=chosen.value, verbose=verbose, watcher=watcher or Watcher())
     except BaseException:
         with suppress(ScalerError):  # an error of the report must not hide why the experiment ended
-            write_experiment(made, read_folder(made))
+            _write_result(made, matrix)
         raise
-    report = read_folder(made)
-    write_experiment(made, report)
+    return _write_result(made, matrix)
+
+
+def _write_result(folder: ExperimentFolder, matrix: Matrix) -> ExperimentReport:
+    """Write the report of an experiment and its recommended job, and return the report."""
+    report = read_folder(folder)
+    text = recommended_job(matrix, report, folder=folder.uri)
+    if text is not None:
+        folder.write(FILE, text)
+        report = with_job_file(folder, report)
+    write_experiment(folder, report)
     return report
 
 

@@ -5,6 +5,7 @@ has to be shown. The interval of the difference must lie within the margin.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,8 @@ from typing import Literal
 from scaler.core.intervals import deviation
 from scaler.core.student_t import two_sided_chance, two_sided_quantile
 from scaler.errors import PlanError
+
+_POWER_80 = 0.8416  # the normal quantile of 80 %
 
 Mode = Literal["max", "min"]
 Verdict = Literal["equivalent", "better", "worse", "undecided"]
@@ -108,6 +111,43 @@ def equivalence(
         verdict=verdict,
         is_as_good=low > -margin if mode == "max" else high < margin,
     )
+
+
+def pairs_to_decide(
+    mean: float, spread: float, *, margin: float, mode: Mode, level: float, most: int = 200
+) -> int | None:
+    """Return the number of pairs that probably decides whether a group is as good as the baseline, or worse.
+
+    With mean m and standard deviation s of the differences, n pairs decide with a chance of about 80 % where
+
+        q s / sqrt(n) + z s / sqrt(n) < max(margin + m, -m)    (``max``; ``min``: with -m for m)
+
+    with q Student's quantile as in ``equivalence`` and z = 0.84. The first gap is that to "as good", the second that to
+    "worse". The seen mean and spread are taken for the true ones, so the number is a guide.
+
+    Args:
+        mean: of the differences that were seen.
+        spread: their standard deviation, > 0.
+        margin: as in ``equivalence``.
+        mode: as in ``equivalence``.
+        level: of the interval at which the group is tested, in (0, 1).
+        most: the largest number that is looked at.
+
+    Returns:
+        At least 2. None: ``most`` pairs would not decide.
+
+    Example:
+        >>> pairs_to_decide(-0.02, 0.02, margin=0.015, mode="max", level=0.90)
+        8
+    """
+    loss = -mean if mode == "max" else mean
+    gap = max(margin - loss, loss)
+
+    def decides(pairs: int) -> bool:
+        reach = two_sided_quantile(level, freedom=pairs - 1) + _POWER_80
+        return reach * spread / math.sqrt(pairs) < gap
+
+    return bisect_left(range(most), True, lo=2, key=decides) if decides(most) else None
 
 
 def _above(t: float, freedom: float) -> float:

@@ -120,7 +120,8 @@ def ratio_to_baseline(baseline: Mapping[int, Reached], candidate: Mapping[int, R
 
     Ratios are taken seed by seed. If the candidate did not reach the target, its ratio has only a lower bound; if the
     baseline did not, only an upper bound; if neither did, the ratio is unknown. The median and its interval are those
-    of ``median_reached``.
+    of ``median_reached``. The interval holds for every value that the bounds allow, so with such runs it holds the
+    truth at least as often as ``level`` says (docs/decisions/0059-the-answer-of-an-experiment.md).
 
     Args:
         baseline: seed -> when it reached the target.

@@ -12,6 +12,7 @@ from scaler.job.reading import read_file, read_values
 from scaler.job.section import Section, file_name, problem
 
 MOST_CELLS = 10_000
+SEEDS = "seeds"
 
 Key = Annotated[str, Field(pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)*$")]
 Value = str | int | float | bool | None | list[Any] | dict[str, Any]
@@ -71,7 +72,8 @@ class ExperimentFile(Section):
     )
     include: list[dict[Key, Value]] = Field(
         default_factory=list,
-        description="Combinations that are added to those of the matrix; a key of the job may stand here only.",
+        description="Combinations that are added to those of the matrix; a key of the job may stand here only. With "
+        "seeds: [8, 9], one has these seeds; a combination of the matrix has them too.",
     )
     compare: Compare | None = Field(None, description="What the cells are compared by. null: speed only.")
     target: Target | None = Field(None, description="A value whose cost is compared. null: none.")
@@ -95,6 +97,15 @@ class ExperimentFile(Section):
     @classmethod
     def _name_is_a_file_name(cls, name: str) -> str:
         return file_name(name)
+
+    @field_validator("include")
+    @classmethod
+    def _seeds_are_numbers(cls, include: list[dict[str, Value]]) -> list[dict[str, Value]]:
+        for each in include:
+            seeds = each.get(SEEDS, [0])
+            if not (isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds)):
+                raise problem(f"has seeds = {seeds}.", "Give whole numbers: seeds: [8, 9].")
+        return include
 
     @field_validator("matrix", "seeds")
     @classmethod

@@ -1,6 +1,6 @@
 """The folder of an experiment: ``<storage>/experiments/<name>/``. This class knows the names of the files in it.
 
-    experiment.yaml  cells.json  experiment.json  experiment.html  experiment.md
+    experiment.yaml  cells.json  experiment.json  experiment.html  experiment.md  recommended.yaml
 
 ``cells.json`` says which run each cell has; the process that runs the experiment writes it. The others are made from it
 and from the runs.

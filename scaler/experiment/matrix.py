@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scaler.errors import JobFileError, ScalerError
-from scaler.experiment.file import MOST_CELLS, ExperimentFile
+from scaler.experiment.file import MOST_CELLS, SEEDS, ExperimentFile
 from scaler.job import Job
 from scaler.job.changes import shown
 from scaler.job.load import edit_job
@@ -99,7 +99,7 @@ def base_job(
     Raises:
         JobFileError: the job cannot be read.
     """
-    overrides = [*(f"{key}={_yaml(value)}" for key, value in experiment.set.items()), *overrides]
+    overrides = [*as_texts(experiment.set), *overrides]
     return locate_job(folder / experiment.job, overrides=overrides), overrides
 
 
@@ -121,7 +121,7 @@ def make_matrix(experiment: ExperimentFile, *, folder: Path, overrides: Sequence
     facts: dict[str, RecipeFacts] = {}
     cells = [
         _cell(number, combination, seed, values, located.source, located.recipe_folder, facts)
-        for number, (combination, seed) in enumerate(product(combinations, experiment.seeds))
+        for number, (combination, seed) in enumerate(combinations)
     ]
     if all(cell.plan is None for cell in cells):
         raise JobFileError(f"{source}: no cell of the matrix has a plan.", f"The first one: {cells[0].problem}")
@@ -135,8 +135,8 @@ def make_matrix(experiment: ExperimentFile, *, folder: Path, overrides: Sequence
     )
 
 
-def _combinations(experiment: ExperimentFile, *, source: str) -> Sequence[Overrides]:
-    """Return every combination that is not excluded, and those that are included."""
+def _combinations(experiment: ExperimentFile, *, source: str) -> Sequence[tuple[Overrides, int]]:
+    """Return every combination that is not excluded, and those that are included, with each seed."""
     keys = list(experiment.matrix)
     known = ", ".join(keys)
     named = [("exclude", each) for each in experiment.exclude]
@@ -159,10 +159,23 @@ def _combinations(experiment: ExperimentFile, *, source: str) -> Sequence[Overri
         raise JobFileError(f"{source}: the matrix has {number:,} cells.", f"At most {MOST_CELLS:,}.")
     found = [dict(zip(keys, values, strict=True)) for values in product(*experiment.matrix.values())]
     kept: list[Overrides] = [each for each in found if not any(matches(each, some) for some in experiment.exclude)]
-    kept += [each for each in experiment.include if each not in kept]
+    seeds = [list(experiment.seeds) for _ in kept]
+    for included in experiment.include:
+        each = {key: value for key, value in included.items() if key != SEEDS}
+        wanted: Any = included.get(SEEDS, experiment.seeds)
+        if each not in kept:
+            kept.append(each)
+            seeds.append([])
+        own = seeds[kept.index(each)]
+        own += [seed for seed in wanted if seed not in own]
     if not kept:
         raise JobFileError(f"{source}: exclude leaves no cell.", "Leave a part of it out.")
-    return kept
+    return [(each, seed) for each, own in zip(kept, seeds, strict=True) for seed in own]
+
+
+def as_texts(overrides: Overrides) -> list[str]:
+    """Return values by key as ``key.key=value`` texts, for ``edit_job``."""
+    return [f"{key}={_yaml(value)}" for key, value in overrides.items()]
 
 
 def _yaml(value: Any) -> str:
@@ -182,7 +195,7 @@ def _cell(
 ) -> Cell:
     job: Job | None = None
     try:
-        texts = [f"{key}={_yaml(value)}" for key, value in {**overrides, SEED: seed}.items()]
+        texts = as_texts({**overrides, SEED: seed})
         job = edit_job(values, overrides=texts, source=source)
         about = json.dumps([job.recipe, job.recipe_args, str(job.groups), str(job.train.num_samples)], default=str)
         if about not in facts:

@@ -1,9 +1,11 @@
 """Read an experiment: its cells, the reports of their runs, and what they show."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from scaler.experiment.file import ExperimentFile
 from scaler.experiment.folder import CellRow, ExperimentFolder
+from scaler.experiment.recommended import FILE, is_of
 from scaler.report.experiment.labels import label
 from scaler.report.experiment.model import CellInput, ExperimentReport, Question
 from scaler.report.experiment.summary import summarize_experiment
@@ -35,7 +37,7 @@ def read_experiment(folder: ExperimentFolder) -> ExperimentReport:
 
     with ThreadPoolExecutor(READERS) as pool:
         cells = list(pool.map(read, rows))
-    return summarize_experiment(
+    report = summarize_experiment(
         experiment.name,
         cells,
         question_of(experiment),
@@ -43,7 +45,17 @@ def read_experiment(folder: ExperimentFolder) -> ExperimentReport:
         job=about.job,
         options=about.overrides,
         environment=about.environment,
+        order_seed=experiment.order_seed,
     )
+    return with_job_file(folder, report)
+
+
+def with_job_file(folder: ExperimentFolder, report: ExperimentReport) -> ExperimentReport:
+    """Return the report with the path of its recommended job file, if the folder has one of that recommendation."""
+    chosen = report.recommendation
+    if chosen is None or not folder.exists(FILE) or not is_of(folder.read(FILE).decode(), report):
+        return report
+    return replace(report, recommendation=replace(chosen, file=folder.path(FILE)))
 
 
 def question_of(experiment: ExperimentFile) -> Question | None:

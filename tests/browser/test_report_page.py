@@ -90,6 +90,7 @@ def test_a_time_that_is_not_known_takes_its_own_place_off_the_axis_alone(opened:
     page.locator("input[value=time]").check(force=True)
     assert page.locator("#chart-lr .untimed").inner_text().endswith("is not drawn over time: its time is not known.")
     page.locator("#chart-lr summary").click()
+    page.locator("#chart-lr tbody tr").first.wait_for()  # the table is filled a moment after the click
     assert page.locator("#chart-lr tbody tr").count() == len(series.samples_seen) - 1
 
 

@@ -167,7 +167,8 @@ def test_the_report_status_and_list_of_an_experiment(
     first: "subprocess.CompletedProcess[str]", folder: Path, scaler_command: Scaler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
-    answer = json.loads(first.stdout)["answer"]
+    report = json.loads(first.stdout)
+    answer = report["answer"]
     text = scaler_command("experiment", "report", "study").out
     assert " ".join(text.split()).startswith(answer)
     assert json.loads(scaler_command("experiment", "report", "study", "--json").out)["answer"] == answer
@@ -182,7 +183,12 @@ def test_the_report_status_and_list_of_an_experiment(
         "experiment.json",
         "experiment.md",
         "experiment.yaml",
+        "recommended.yaml",
     ]
+    recommended = report["recommendation"]
+    assert recommended["file"] == "runs/experiments/study/recommended.yaml"
+    plan = json.loads(scaler_command("plan", recommended["file"], "--json").out)
+    assert plan["global_batch_size"] == recommended["overrides"]["scale.global_batch_size"]
     line = "study  4 of 8 cells succeeded, 2 failed, 2 impossible\n"
     assert scaler_command("experiment", "list") == (0, line, "")
     code, out, _ = scaler_command("experiment", "status", "study")

@@ -9,6 +9,7 @@ FITTED = {  # those that fit a curve take 2 to 10 ms a simulation
     "held-out largest batch, 4 batches, n = 3",
     "B_crit, batches off the curve by 1 times the noise, 6 batches, n = 3",
     "strong amdahl: serial_fraction, n = 3",
+    "strong amdahl: held-out 16 workers, n = 3",
     "strong usl: contention, n = 3",
     "strong usl: held-out 16 workers, n = 3",
     "weak gustafson: serial_fraction, n = 3",

@@ -1,9 +1,10 @@
 import math
+import random
 from typing import Any
 
 import pytest
 
-from scaler.core.equivalence import Equivalence, equivalence, equivalences
+from scaler.core.equivalence import Equivalence, equivalence, equivalences, pairs_to_decide
 from scaler.core.student_t import two_sided_quantile
 from scaler.errors import PlanError
 
@@ -101,3 +102,20 @@ def test_one_pair_has_a_difference_and_no_interval() -> None:
     assert equivalence([0.004], margin=0.01, mode="max") == Equivalence(
         difference=0.004, low=None, high=None, level=0.90, p_equivalent=1.0, verdict="undecided", is_as_good=False
     )
+
+
+def test_the_number_of_pairs_decides_about_as_often_as_it_says() -> None:
+    generator = random.Random(0)
+    for mean, spread in ((-0.02, 0.02), (0.002, 0.012), (-0.004, 0.01)):
+        pairs = pairs_to_decide(mean, spread, margin=0.015, mode="max", level=0.9)
+        assert pairs is not None
+        decided = 0
+        for _ in range(300):
+            found = equivalence([generator.gauss(mean, spread) for _ in range(pairs)], margin=0.015, mode="max")
+            decided += found.is_as_good or found.verdict == "worse"
+        assert 0.70 < decided / 300 < 0.95, (mean, spread, pairs)
+
+
+def test_a_comparison_in_the_middle_of_the_margin_needs_more_pairs_than_are_looked_at() -> None:
+    assert pairs_to_decide(-0.0075, 0.1, margin=0.015, mode="max", level=0.99) is None
+    assert pairs_to_decide(0.02, 0.02, margin=0.015, mode="min", level=0.9) == 8

@@ -127,7 +127,7 @@ def test_the_experiments_of_the_jobs_have_a_plan_for_each_cell(path: Path) -> No
 def test_the_baseline_may_be_an_included_combination() -> None:
     compare = {"baseline": {"schedule": {"name": "constant"}}, "metric": "loss", "mode": "min", "margin": 0.1}
     choices = {"schedule": [{"name": "linear"}, {"name": "cosine"}]}
-    with pytest.raises(JobFileError, match="compare.baseline has schedule"):
+    with pytest.raises(JobFileError, match=r"compare\.baseline has schedule"):
         matrix(matrix=choices, compare=compare)
     assert len(matrix(matrix=choices, compare=compare, include=[{"schedule": {"name": "constant"}}]).cells) == 3
 
@@ -166,3 +166,26 @@ def test_presets_that_do_not_go_together_are_refused() -> None:
         preset(DIGITS / "job.yaml", strong=[1], weak=[1])
     with pytest.raises(JobFileError, match="what is to be compared"):
         preset(DIGITS / "job.yaml")
+
+
+def test_an_included_combination_may_have_seeds_of_its_own() -> None:
+    found = matrix(
+        seeds=[0, 1],
+        include=[
+            {"scale.num_workers": 2, "scale.rule": "linear", "seeds": [1, 8]},
+            {"scale.num_workers": 1, "reference.lr": 0.03, "seeds": [7]},
+        ],
+    )
+    assert labels(found)[-5:] == [
+        "workers 2, rule none 1",
+        "workers 2, rule linear 0",
+        "workers 2, rule linear 1",
+        "workers 2, rule linear 8",
+        "workers 1, lr 0.03 7",
+    ]
+
+
+@pytest.mark.parametrize("seeds", [[], 3, ["a"], [True]])
+def test_seeds_of_a_combination_are_whole_numbers(seeds: object) -> None:
+    with pytest.raises(JobFileError, match="seeds"):
+        matrix(include=[{"scale.num_workers": 1, "seeds": seeds}])

@@ -111,12 +111,12 @@ def test_speed_up_is_over_the_fewest_workers_and_oversubscription_is_not_scaling
     assert report.speed[1].speed_up.value == pytest.approx(1.8)
     assert report.speed[1].efficiency.value == pytest.approx(0.9)
     assert report.speed[2].base_samples_per_s == pytest.approx(100)
-    assert report.answer.startswith("2 workers are 1.8 ")
+    assert report.answer.startswith("2 workers with the same global batch are 1.8 times as fast as 1 worker ")
     assert [finding.code for finding in report.verdicts] == ["oversubscribed"]
     assert report.laws
     assert all(law.refusal is not None for law in report.laws), "two numbers of workers identify no law"
     assert all(len(row) == len(sheet.head) for sheet in sheets(report) for row in sheet.rows)
-    assert {"throughput", "speed", "lost", "laws"} <= {sheet.id for sheet in sheets(report)}
+    assert {"throughput", "strong", "lost", "laws"} <= {sheet.id for sheet in sheets(report)}
     assert render_experiment_html(report).count("<table") == len(sheets(report))
 
 

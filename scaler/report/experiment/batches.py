@@ -1,14 +1,15 @@
 """Batch sizes: the learning rates that were tried at each, and the critical batch size."""
 
-from collections.abc import Sequence
-from statistics import median
+from collections.abc import Mapping, Sequence
+from statistics import geometric_mean, median
 
-from scaler.core.critical_batch import fit_critical_batch
+from scaler.core.critical_batch import FEWEST_BATCHES, CriticalBatch, fit_critical_batch, predict_samples
 from scaler.report.experiment.groups import Group
 from scaler.report.experiment.labels import label
-from scaler.report.experiment.model import CriticalBatchResult, GroupResult, Question, SweepRow
+from scaler.report.experiment.model import CriticalBatchResult, GroupResult, HeldOut, Question, SweepRow
 
 LR = "reference.lr"
+CURVE_STEPS = 24
 
 
 def sweeps(results: Sequence[GroupResult], question: Question) -> list[SweepRow]:
@@ -35,6 +36,8 @@ def sweeps(results: Sequence[GroupResult], question: Question) -> list[SweepRow]
                 label=name,
                 lrs=tuple(group.peak_lr or 0.0 for group in swept),
                 metrics=tuple(values),
+                estimates=tuple(group.final for group in swept),
+                each=tuple(group.finals for group in swept),
                 best=None if best is None else swept[best].peak_lr,
                 is_inside=best is not None and 0 < best < len(swept) - 1,
             )
@@ -52,25 +55,26 @@ def critical_batch(
         results: theirs, in the same order.
         level: of the intervals, in (0, 1).
     """
-    best: dict[int, tuple[float, Group]] = {}
+    best: dict[int, tuple[float, Group, GroupResult]] = {}
     for group, result in zip(groups, results, strict=True):
         batch, samples = result.global_batch_size, result.samples_to_target
         if batch is None or samples is None or not result.seeds:
             continue
         value = samples.value if samples.value is not None and result.reached == len(result.seeds) else float("inf")
         if batch not in best or value < best[batch][0]:
-            best[batch] = (value, group)
+            best[batch] = (value, group, result)
     if len(best) < 2:
         return None
     samples_by_batch = {
         batch: [member.when.value if member.when is not None else None for member in group.done]
-        for batch, (_, group) in sorted(best.items())
+        for batch, (_, group, _) in sorted(best.items())
     }
     fit = fit_critical_batch(samples_by_batch, level=level)
-    reports = [member.cell.report for _, group in best.values() for member in group.done]
+    reports = [member.cell.report for _, group, _ in best.values() for member in group.done]
     noise = [each.noise.noise_scale for each in reports if each is not None and each.noise is not None]
     scales = [scale for scale in noise if scale is not None]
     critical = fit.critical_batch
+    whole = {batch: [value for value in samples_by_batch[batch] if value is not None] for batch in fit.batches}
     return CriticalBatchResult(
         value=critical.value if fit.refusal is None else None,
         low=critical.low,
@@ -80,4 +84,28 @@ def critical_batch(
         refusal=fit.refusal,
         add=fit.add,
         noise_scale=median(scales) if scales else None,
+        samples=tuple(best[batch][2].samples_to_target for batch in fit.batches),
+        each=tuple(tuple(whole[batch]) for batch in fit.batches),
+        curve=_curve(fit),
+        held_out=_held_out(whole, level=level),
     )
+
+
+def _curve(fit: CriticalBatch) -> tuple[tuple[float, float], ...]:
+    """Return points of the fitted curve between the smallest and the largest batch; none without a fit."""
+    if fit.refusal is not None:
+        return ()
+    first, last = fit.batches[0], fit.batches[-1]
+    places = {float(batch) for batch in fit.batches}
+    places |= {first * (last / first) ** (step / CURVE_STEPS) for step in range(1, CURVE_STEPS)}
+    return tuple((place, samples) for place in sorted(places) if (samples := fit.samples(place)) is not None)
+
+
+def _held_out(samples: Mapping[int, Sequence[float]], *, level: float) -> HeldOut | None:
+    """Return what the curve without the largest batch predicts for it; None: too few batch sizes."""
+    if len(samples) <= FEWEST_BATCHES:
+        return None
+    largest = max(samples)
+    rest = {batch: values for batch, values in samples.items() if batch != largest}
+    predicted, measured = predict_samples(rest, largest, level=level), geometric_mean(samples[largest])
+    return HeldOut(place=largest, predicted=predicted, measured=measured, is_inside=predicted.holds(measured))

@@ -58,7 +58,7 @@ def cell_result(cell: CellInput, when: Reached | None) -> CellResult:
         peak_lr=report.plan["peak_lr"],
         final=final_values(report),
         samples_to_target=samples,
-        time_to_target_s=RunClock.of(report).elapsed_at(samples) if samples is not None else None,
+        time_to_target_s=time_reached(report, when).value if when is not None else None,
         samples_per_s=throughput(report),
         train_s=report.totals.train_s,
         cost=report.cost.total if report.cost is not None else None,
@@ -87,6 +87,18 @@ def when_reached(report: Report, *, metric: str, mode: Mode, target: float) -> R
     return reached(curve, target=target, mode=mode, hold=min(2, len(curve))) if curve else None
 
 
+def time_reached(report: Report, when: Reached) -> Reached:
+    """Return when a run reached the target, in seconds from its first step, evaluations included.
+
+    A run that did not reach it needs more time than it had.
+    """
+    clock = RunClock.of(report)
+    if when.value is not None and (time := clock.elapsed_at(when.value)) is not None:
+        return Reached(value=time, low=time, high=time)
+    high = clock.elapsed_at(when.high) if when.is_reached else None
+    return Reached(value=None, low=clock.elapsed_at(when.low) or 0.0, high=math.inf if high is None else high)
+
+
 def throughput(report: Report) -> float | None:
     """Return the samples a second in steps, over all workers, without the first tenth of the run; None: not known.
 
@@ -101,10 +113,15 @@ def waits(reports: Sequence[Report]) -> Mapping[str, float | None]:
     """Return what runs lost, as shares of the step time, means over workers and runs.
 
     ``data_wait``: waiting for data. ``sync_wait``: waiting for the others. ``imbalance``: by how much the slowest
-    worker's compute time exceeds the mean.
+    worker's compute time exceeds the mean. ``tail``: the share of the places in all steps that had no sample, because
+    the batch does not divide evenly among the workers, or the last step of an epoch is short.
     """
-    shares: dict[str, list[float]] = {"data_wait": [], "sync_wait": [], "imbalance": []}
+    shares: dict[str, list[float]] = {"data_wait": [], "sync_wait": [], "imbalance": [], "tail": []}
     for report in reports:
+        workers, batch = report.plan["world_size"], report.plan["global_batch_size"]
+        places = report.totals.steps * workers * math.ceil(batch / workers)
+        if places and max(report.series.global_batch_size, default=batch) <= batch:
+            shares["tail"].append(max(0.0, 1 - report.totals.samples_seen / places))
         rows = report.workers
         whole = sum(row.compute_s + row.data_wait_s + row.sync_wait_s + row.update_s for row in rows)
         compute = [row.compute_s for row in rows]

@@ -27,8 +27,7 @@ def findings(
 ) -> list[Finding]:
     """Return what a reader must know before using the numbers."""
     found = []
-    rules = {group.rule for group in groups if RULE in group.overrides}
-    if question is not None and len(rules) > 1 and not any(row.is_inside for row in sweeps):
+    if question is not None and rules_need_sweep(groups, sweeps):
         lrs = {group.base_lr for group in groups if group.base_lr}
         around = ", ".join(number(lr * factor) for lr in sorted(lrs)[:1] for factor in (0.25, 0.5, 1, 2, 4))
         found.append(
@@ -88,6 +87,12 @@ def findings(
             )
         )
     return found
+
+
+def rules_need_sweep(groups: Sequence[GroupResult], sweeps: Sequence[SweepRow]) -> bool:
+    """Return whether rules are compared at a learning rate of the reference that is not shown to be the best."""
+    rules = {group.rule for group in groups if RULE in group.overrides}
+    return len(rules) > 1 and not any(row.is_inside for row in sweeps)
 
 
 def _listed(labels: Sequence[str]) -> str:

@@ -4,15 +4,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean
+from statistics import median
 
 from scaler.core.equivalence import Equivalence, equivalences
 from scaler.core.intervals import Estimate, mean_interval, paired_differences
 from scaler.core.samples_to_target import Reached, median_reached, ratio_to_baseline
 from scaler.core.speedup import speed_ups
-from scaler.report.experiment.cells import cell_result, when_reached
+from scaler.report.compare.curves import RunClock
+from scaler.report.experiment.cells import cell_result, time_reached, when_reached
 from scaler.report.experiment.labels import matches
 from scaler.report.experiment.model import CellInput, CellResult, Difference, GroupResult, Question
+from scaler.report.experiment.to_target import cost_of, faster_in_steps, faster_to_target
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +88,9 @@ def group_results(groups: Sequence[Group], question: Question | None, *, level: 
     return [_result(group, base, differences.get(group.label), question, level=level) for group in groups]
 
 
-def _differences(groups: Sequence[Group], base: Group, question: Question) -> Mapping[str, tuple[Equivalence, int]]:
+def _differences(
+    groups: Sequence[Group], base: Group, question: Question
+) -> Mapping[str, tuple[Equivalence, Sequence[float]]]:
     """Return each group's test of equivalence; all together hold the level (Holm)."""
     ours = _finals(base, question.metric)
     pairs: dict[str, Sequence[float]] = {}
@@ -106,7 +110,7 @@ def _differences(groups: Sequence[Group], base: Group, question: Question) -> Ma
         if pairs
         else {}
     )
-    return {label: (test, len(pairs[label])) for label, test in tested.items()}
+    return {label: (test, pairs[label]) for label, test in tested.items()}
 
 
 def _resolution(groups: Sequence[Group], metric: str) -> float:
@@ -124,27 +128,29 @@ def _finals(group: Group, metric: str) -> dict[int, float]:
 def _result(
     group: Group,
     base: Group | None,
-    tested: tuple[Equivalence, int] | None,
+    tested: tuple[Equivalence, Sequence[float]] | None,
     question: Question | None,
     *,
     level: float,
 ) -> GroupResult:
     done, first = group.done, group.members[0]
     one = next((member.result for member in done), first.result)
-    report = next((member.cell.report for member in done), None)
+    reports = [member.cell.report for member in done if member.cell.report is not None]
     finals = list(_finals(group, question.metric).values()) if question is not None else []
-    whens = {member.cell.seed: member.when for member in done if member.when is not None}
-    times = [_time(member) for member in done if member.when is not None]
-    time_to_target = median_reached(times, level=level) if times else None
-    speeds = [member.result.samples_per_s for member in done if member.result.samples_per_s]
-    costs = [
-        member.result.cost / member.result.train_s for member in done if member.result.cost and member.result.train_s
-    ]
-    efficiency = None
-    if base is not None and whens:
-        theirs = {member.cell.seed: member.when for member in base.done if member.when is not None}
-        if theirs.keys() & whens.keys():
-            efficiency = ratio_to_baseline(whens, theirs, level=level)
+    whens = _whens(group)
+    times = _times(group)
+    time_to_target = median_reached(list(times.values()), level=level) if times else None
+    speeds = _speeds(group)
+    ends = [end for report in reports if (end := RunClock.of(report).end_s) is not None]
+    efficiency: Estimate | None = None
+    speed_up: Estimate | None = None
+    each: tuple[float, ...] = ()
+    if base is not None and whens and _whens(base).keys() & whens.keys():
+        efficiency = ratio_to_baseline(whens, _whens(base), level=level)
+    if base is not None and (question is None or question.target is None):
+        speed_up, each = faster_in_steps(speeds, _speeds(base), level=level)
+    elif base is not None:
+        speed_up, each = faster_to_target(times, _times(base), level=level)
     return GroupResult(
         overrides=dict(first.cell.overrides),
         label=group.label,
@@ -155,32 +161,47 @@ def _result(
         world_size=one.world_size,
         global_batch_size=one.global_batch_size,
         rule=one.rule,
-        base_lr=report.plan["base_lr"] if report is not None else None,
+        base_lr=reports[0].plan["base_lr"] if reports else None,
         peak_lr=one.peak_lr,
         final=mean_interval(finals, level=level) if finals else None,
+        finals=tuple(finals),
         difference_to_baseline=_difference(*tested) if tested is not None else None,
         reached=sum(when.is_reached for when in whens.values()),
         samples_to_target=median_reached(list(whens.values()), level=level) if whens else None,
         efficiency=efficiency,
         time_to_target_s=time_to_target,
-        cost_to_target=fmean(costs) * time_to_target.value
-        if costs and time_to_target is not None and time_to_target.value is not None
-        else None,
+        cost_to_target=cost_of(time_to_target, reports),
+        speed_up=speed_up,
+        speed_ups=each,
         samples_per_s=speed_ups({one.world_size: speeds}, level=level)[0].samples_per_s
         if speeds and one.world_size
         else None,
+        samples_per_s_each=tuple(speeds),
+        samples_to_target_each=tuple(when.value for when in whens.values() if when.value is not None),
+        train_s=median(ends) if ends else None,
+        train_cost=known(cost_of(Estimate(value=median(ends)), reports)) if ends else None,
     )
 
 
-def _time(member: Member) -> Reached:
-    """Return when a run reached the target, on the clock of its steps."""
-    time = member.result.time_to_target_s
-    if time is not None:
-        return Reached(value=time, low=time, high=time)
-    return Reached(value=None, low=member.result.train_s or 0.0, high=math.inf)
+def _whens(group: Group) -> dict[int, Reached]:
+    """Return when each run that succeeded reached the target, in samples, by seed."""
+    return {member.cell.seed: member.when for member in group.done if member.when is not None}
 
 
-def _difference(tested: Equivalence, pairs: int) -> Difference:
+def _times(group: Group) -> dict[int, Reached]:
+    """Return the same in seconds from the first step."""
+    return {
+        member.cell.seed: time_reached(member.cell.report, member.when)
+        for member in group.done
+        if member.when is not None and member.cell.report is not None
+    }
+
+
+def _speeds(group: Group) -> list[float]:
+    return [member.result.samples_per_s for member in group.done if member.result.samples_per_s]
+
+
+def _difference(tested: Equivalence, each: Sequence[float]) -> Difference:
     return Difference(
         mean=tested.difference,
         low=tested.low,
@@ -189,7 +210,8 @@ def _difference(tested: Equivalence, pairs: int) -> Difference:
         verdict=tested.verdict,
         equivalent=tested.verdict == "equivalent",
         is_as_good=tested.is_as_good,
-        pairs=pairs,
+        pairs=len(each),
+        each=tuple(each),
     )
 
 

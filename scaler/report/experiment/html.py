@@ -3,35 +3,57 @@
 This module computes no number.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from dataclasses import dataclass
 
-from scaler.core.intervals import Estimate
-from scaler.report.experiment.labels import label
-from scaler.report.experiment.model import ExperimentReport, GroupResult
-from scaler.report.experiment.tables import Sheet, sheets
-from scaler.report.experiment.text import critical_text
-from scaler.report.page.chart import SERIES, Axis, Chart, ChartSet, Line, are_positive
+from scaler.report.experiment.charts import experiment_charts
+from scaler.report.experiment.format import level_text
+from scaler.report.experiment.model import CriticalBatchResult, ExperimentReport
+from scaler.report.experiment.sheet import Sheet
+from scaler.report.experiment.tables import sheets
+from scaler.report.experiment.text import STILL_OPEN, command_text, critical_text, environment_text, next_text
+from scaler.report.experiment.workloads import public_workloads
 from scaler.report.page.parts import Cell, Column, Table, Tile
 from scaler.report.page.shell import render_page
-from scaler.report.text.format import number, plural, seconds
+from scaler.report.text.format import number, seconds
 
-BATCHES = ("scale.global_batch_size", "scale.per_worker_batch_size")
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StripRow:
+    """A critical batch size on a logarithmic strip; places are in percent of its width."""
+
+    name: str
+    note: str
+    text: str
+    left: float
+    low: float
+    high: float
+    is_own: bool
 
 
 def render_experiment_html(report: ExperimentReport) -> str:
     """Return an experiment as one HTML document, readable offline, on paper and without its scripts."""
+    charts, sections = experiment_charts(report)
+    rows, ticks = _strip(report.critical_batch)
     return render_page(
         "experiment.html.j2",
         kind="experiment",
         subject="Experiment",
         title=report.experiment_id,
         headline=report.answer,
-        charts=_charts(report),
+        charts=charts,
+        sections=sections,
+        axes={axis.name: axis for axis in charts.axes},
         report=report,
         tiles=_tiles(report),
         tables=[(sheet, _table(sheet)) for sheet in sheets(report)],
         critical=critical_text(report.critical_batch) if report.critical_batch is not None else "",
-        environment=_environment(report),
+        strip=rows,
+        ticks=ticks,
+        next=next_text(report.next) if report.next is not None else "",
+        still_open=STILL_OPEN,
+        command=command_text(report.recommendation) if report.recommendation is not None else "",
+        environment=environment_text(report),
     )
 
 
@@ -49,11 +71,12 @@ def _tiles(report: ExperimentReport) -> list[Tile]:
             )
     critical = report.critical_batch
     if critical is not None:
+        interval = f", {level_text(report.level)} interval {number(critical.low, 3)} to {number(critical.high, 3)}"
         tiles.append(
             Tile(
                 name="critical batch",
                 value=number(critical.value, 3) if critical.value is not None else "",
-                note="samples",
+                note=f"samples{interval if critical.value is not None else ''}",
                 unknown=critical.refusal or "",
             )
         )
@@ -70,103 +93,28 @@ def _table(sheet: Sheet) -> Table:
     return Table(id=sheet.id, caption=sheet.note or sheet.title, columns=columns, rows=rows)
 
 
-def _charts(report: ExperimentReport) -> ChartSet:
-    """The metric, the samples to the target and the throughput over the batch size, a line for each other setting."""
-    lines = _lines(report)
-    places = {name: [float(group.global_batch_size or 0) for group in groups] for name, groups in lines.items()}
-    charts = []
-    if report.metric is not None:
-        extra = _baseline_line(report, places)
-        charts.append(_chart("metric", report.metric, "mean over seeds", lines, lambda group: group.final, extra=extra))
-    if report.target is not None:
-        title = f"Samples to {report.metric} {number(report.target)}"
-        charts.append(_chart("samples", title, "median over seeds", lines, lambda group: group.samples_to_target))
-    charts.append(_chart("speed", "Throughput", "samples/s", lines, lambda group: group.samples_per_s))
-    axis = Axis(
-        name="batch",
-        label="global batch size, samples",
-        before="at batch",
-        quantity="number",
-        places={**places, "baseline": _all_places(places)},
-        logarithmic=True,
-    )
-    kept = tuple(chart for chart in charts if any(value is not None for line in chart.lines for value in line.values))
-    has_curve = any(len(batches) > 1 for batches in places.values())
-    return ChartSet(charts=kept if has_curve else (), axes=(axis,))
+def _strip(critical: CriticalBatchResult | None) -> tuple[list[StripRow], list[tuple[str, float]]]:
+    """Return the critical batch size among those of public workloads, and the ticks of the strip; none without it."""
+    if critical is None or critical.value is None:
+        return [], []
+    own = ("this experiment", "", critical.value, critical.low or critical.value, critical.high or critical.value)
+    found = [own, *((each.name, each.optimizer, each.value, each.low, each.high) for each in public_workloads())]
+    first = math.floor(math.log10(min(row[3] for row in found)))
+    last = math.ceil(math.log10(max(row[4] for row in found)))
 
+    def percent(value: float) -> float:
+        return round(100 * (math.log10(value) - first) / (last - first), 2)
 
-def _lines(report: ExperimentReport) -> dict[str, list[GroupResult]]:
-    """Return the groups of each line, by the values that are not the batch; lines with one batch are left out."""
-    found: dict[str, list[GroupResult]] = {}
-    shared = next((group for group in report.groups if group.is_baseline), None)
-    for group in report.groups:
-        if group.global_batch_size is None:
-            continue
-        found.setdefault(label({k: v for k, v in group.overrides.items() if k not in BATCHES}), []).append(group)
-    lines = {}
-    for name, groups in found.items():
-        if len({group.global_batch_size for group in groups}) < 2:
-            continue
-        rows = sorted(groups, key=lambda group: group.global_batch_size or 0)
-        if shared is not None and _same_workers(rows, shared) and shared not in rows:
-            rows = sorted([shared, *rows], key=lambda group: group.global_batch_size or 0)
-        lines[name] = rows
-    return dict(list(lines.items())[:SERIES])
-
-
-def _same_workers(groups: Sequence[GroupResult], other: GroupResult) -> bool:
-    batches = {group.global_batch_size for group in groups}
-    return other.global_batch_size not in batches and all(group.world_size == other.world_size for group in groups)
-
-
-def _all_places(places: dict[str, list[float]]) -> list[float]:
-    return sorted({place for batches in places.values() for place in batches})
-
-
-def _baseline_line(report: ExperimentReport, places: dict[str, list[float]]) -> tuple[Line, ...]:
-    base = next((group for group in report.groups if group.is_baseline), None)
-    if base is None or base.final is None or base.final.value is None:
-        return ()
-    values = [base.final.value] * len(_all_places(places))
-    return (Line(label=f"baseline, {base.label}", clock="baseline", style="dashed", values=tuple(values)),)
-
-
-def _chart(
-    id: str,
-    title: str,
-    note: str,
-    lines: dict[str, list[GroupResult]],
-    value: Callable[[GroupResult], Estimate | None],
-    *,
-    extra: tuple[Line, ...] = (),
-) -> Chart:
-    drawn, sentences = [], []
-    for place, (name, groups) in enumerate(lines.items()):
-        estimates = [value(group) for group in groups]
-        values = tuple(None if each is None or each.value is None else float(f"{each.value:.6g}") for each in estimates)
-        drawn.append(Line(label=name, clock=name, style=f"series-{place}", values=values))
-        points = [
-            f"{number(one, 3)} at {number(group.global_batch_size)}"
-            for one, group in zip(values, groups, strict=True)
-            if one is not None
-        ]
-        sentences.append(f"{name}: {', '.join(points) if points else 'no value'}.")
-    return Chart(
-        id=id,
-        title=title,
-        note=note,
-        lines=(*drawn, *extra),
-        sentences=tuple(sentences),
-        is_logarithmic=are_positive(drawn),
-        is_wide=id == "metric",
-    )
-
-
-def _environment(report: ExperimentReport) -> str:
-    about = report.environment
-    versions = about.get("versions") or {}
-    parts = [f"{about.get('host')}", f"{about.get('system')}"]
-    if about.get("cpus"):
-        parts.append(plural(int(about["cpus"]), "CPU"))
-    parts += [f"{name} {version}" for name, version in versions.items() if version]
-    return ", ".join(parts)
+    rows = [
+        StripRow(
+            name=name,
+            note=note,
+            text=f"{number(value, 3)} ({number(low, 3)} to {number(high, 3)})",
+            left=percent(value),
+            low=percent(low),
+            high=percent(high),
+            is_own=not note,
+        )
+        for name, note, value, low, high in sorted(found, key=lambda row: row[2])
+    ]
+    return rows, [(number(10**power), percent(10**power)) for power in range(first, last + 1)]

@@ -88,6 +88,7 @@ class Difference:
     equivalent: bool  # whether the interval lies within the margin
     is_as_good: bool  # whether the group is worse by less than the margin, however much better it may be
     pairs: int  # seeds that both have
+    each: tuple[float, ...]  # the difference of each pair, in the order of the seeds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,13 +107,20 @@ class GroupResult:
     base_lr: float | None  # learning rate of the reference
     peak_lr: float | None  # peak learning rate
     final: Estimate | None  # mean of the metric at the end
+    finals: tuple[float, ...]  # the metric at the end of each run
     difference_to_baseline: Difference | None  # None for the baseline, and without a seed in common
     reached: int  # runs that reached the target
     samples_to_target: Estimate | None  # median over seeds, in samples; None: no target
     efficiency: Estimate | None  # statistical: the baseline's samples to the target over the group's, by seed
-    time_to_target_s: Estimate | None  # median over seeds, in seconds
-    cost_to_target: float | None  # of the median time
+    time_to_target_s: Estimate | None  # median over seeds, in seconds from the first step, evaluations included
+    cost_to_target: Estimate | None  # of that time, in the currency of resources.price_per_worker_hour
+    speed_up: Estimate | None  # times as fast to the target as the baseline, by seed; no target: its throughput
+    speed_ups: tuple[float, ...]  # of each seed; without a target, of each run over the baseline's mean
     samples_per_s: Estimate | None  # harmonic mean of the throughput
+    samples_per_s_each: tuple[float, ...]  # of each run
+    samples_to_target_each: tuple[float, ...]  # of each run that reached the target
+    train_s: float | None  # median over seeds of the time from the first step to the end of the last
+    train_cost: float | None  # of that time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +133,7 @@ class SpeedRow:
     global_batch_size: int  # samples a step
     repeats: int  # runs
     each: tuple[float, ...]  # throughput of each run, samples a second
+    speed_ups: tuple[float, ...]  # the same over the base's mean
     samples_per_s: Estimate  # harmonic mean
     speed_up: Estimate  # over the fewest workers
     efficiency: Estimate  # speed-up over the number of workers
@@ -134,6 +143,17 @@ class SpeedRow:
     data_wait: float | None  # share of the step time that a worker waits for data
     sync_wait: float | None  # share of the step time that a worker waits for the others
     imbalance: float | None  # share by which the slowest worker's compute time exceeds the mean
+    tail: float | None  # share of the places in all steps that had no sample: uneven shares, short last steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOut:
+    """A fit without the largest measured point, which it then predicts."""
+
+    place: int  # the batch size or number of workers that was left out
+    predicted: Estimate  # what the fit of the others gives there, with its prediction interval
+    measured: float  # mean of the runs there
+    is_inside: bool  # whether the measured value is in the interval
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,11 +161,13 @@ class LawResult:
     """A law of scaling that was fitted to a series."""
 
     series: str  # the other values of the matrix
+    kind: str  # strong or weak
     law: str  # its name
     text: str  # what it says
     parameters: Mapping[str, Estimate]  # by name; empty: it was refused
     refusal: str | None  # why it was refused
     add: tuple[int, ...]  # numbers of workers to run, where it was refused
+    held_out: HeldOut | None  # the step time at the most workers, in seconds; None: too few numbers of workers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,6 +177,8 @@ class SweepRow:
     label: str  # the other values of the matrix
     lrs: tuple[float, ...]  # peak learning rates, rising
     metrics: tuple[float | None, ...]  # mean of the metric at each
+    estimates: tuple[Estimate | None, ...]  # the same with intervals
+    each: tuple[tuple[float, ...], ...]  # the metric of each run
     best: float | None  # the peak learning rate with the best metric
     is_inside: bool  # whether the best one has neighbours on both sides
 
@@ -171,6 +195,41 @@ class CriticalBatchResult:
     refusal: str | None  # why it is not identifiable
     add: tuple[int, ...]  # batch sizes to run, where it is not
     noise_scale: float | None  # median of the measured noise scales, beside it
+    samples: tuple[Estimate | None, ...]  # samples to the target of each fitted batch size, with intervals
+    each: tuple[tuple[float, ...], ...]  # the same of each run
+    curve: tuple[tuple[float, float], ...]  # batch size and samples to the target on the fitted curve; empty: no value
+    held_out: HeldOut | None  # samples to the target of the largest batch; None: too few batch sizes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EqualBudget:
+    """The metric of all groups after the same time or the same cost."""
+
+    kind: str  # time or cost
+    of: str  # label of the group whose runs take that long: the shortest, or the baseline
+    amount: float  # seconds; or the currency of the price; or, without a price, worker-seconds
+    unit: str  # s, worker-s, or empty for a currency
+    metrics: tuple[Estimate | None, ...]  # mean over seeds, by group; None: no evaluation in that time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NextCell:
+    """A combination to run next."""
+
+    overrides: Mapping[str, Any]  # of the combination
+    label: str  # the same as a short text
+    seeds: tuple[int, ...]  # train.seed of the runs
+    why: str  # what they decide
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NextCells:
+    """What to run next, because the runs that exist do not decide it."""
+
+    cells: tuple[NextCell, ...]  # the most important first
+    runs: int  # number of runs
+    yaml: str  # lines for the experiment file
+    left_out: tuple[str, ...]  # what the runs do not decide either, and what that needs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,6 +238,9 @@ class Alternative:
 
     label: str  # of the group
     text: str  # one sentence
+    times_as_fast: float  # as the recommended one
+    time_s: float | None  # median to the target; without a target, of a whole run
+    cost: float | None  # of that time; None: no price
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,6 +251,9 @@ class Recommendation:
     label: str  # of the group
     reason: str  # one sentence
     command: str  # what to type
+    file: str | None = None  # a job file with these settings; None: there is none yet
+    time_s: float | None = None  # median to the target; without a target, of a whole run
+    cost: float | None = None  # of that time; None: no price
     alternatives: tuple[Alternative, ...]  # the nearest others
 
 
@@ -221,8 +286,11 @@ class ExperimentReport:
     laws: tuple[LawResult, ...]  # by series
     sweeps: tuple[SweepRow, ...]  # by batch and rule
     critical_batch: CriticalBatchResult | None  # None without a target and several batch sizes
+    equal: tuple[EqualBudget, ...] = ()  # the metric at equal time and at equal cost
     recommendation: Recommendation | None  # None: none is as good as the baseline
+    next: NextCells | None = None  # what to run next; None: the runs decide everything
     verdicts: tuple[Finding, ...]  # findings
+    order_seed: int | None = None  # seed of the random order in which the cells ran; None: not known
     environment: Mapping[str, Any]  # the machine and the versions that ran it
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """Speed: throughput over the number of workers, for runs that differ in it alone, and the laws that fit it."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
-from scaler.core.scaling_fits import LawFit, fit_law
-from scaler.core.scaling_laws import LAWS
+from scaler.core.scaling_fits import LawFit, fit_law, predict_step_time
+from scaler.core.scaling_laws import LAWS, Law
 from scaler.core.speedup import speed_ups
 from scaler.report.experiment.cells import waits
 from scaler.report.experiment.groups import Group, Member
 from scaler.report.experiment.labels import label
-from scaler.report.experiment.model import LawResult, SpeedRow
+from scaler.report.experiment.model import HeldOut, LawResult, SpeedRow
 
 WORKERS = "scale.num_workers"
 
@@ -42,7 +43,9 @@ def law_results(groups: Sequence[Group], *, level: float, cpus: float | None) ->
         if kind is None or len(times) < 2:
             continue
         laws = [law for (scaling, _), law in LAWS.items() if scaling == kind]
-        found += [_law(name, fit_law(law, times, level=level)) for law in laws]
+        found += [
+            _law(name, kind, fit_law(law, times, level=level), _held_out(law, times, level=level)) for law in laws
+        ]
     return found
 
 
@@ -86,6 +89,7 @@ def _rows(
                 global_batch_size=_batch(members[0]),
                 repeats=found.repeats,
                 each=tuple(speeds[found.num_workers]),
+                speed_ups=tuple(speed / found.base_samples_per_s for speed in speeds[found.num_workers]),
                 samples_per_s=found.samples_per_s,
                 speed_up=found.speed_up,
                 efficiency=found.efficiency,
@@ -95,6 +99,7 @@ def _rows(
                 data_wait=lost["data_wait"],
                 sync_wait=lost["sync_wait"],
                 imbalance=lost["imbalance"],
+                tail=lost["tail"],
             )
         )
     return rows
@@ -117,12 +122,24 @@ def _is_oversubscribed(members: Sequence[Member], *, cpus: float | None) -> bool
     return cpus is not None and workers is not None and not uses_gpu and workers > cpus
 
 
-def _law(series: str, fit: LawFit) -> LawResult:
+def _held_out(law: Law, times: Mapping[int, Sequence[float]], *, level: float) -> HeldOut | None:
+    """Return what the law without the most workers predicts for them; None: too few numbers of workers."""
+    most = max(times)
+    rest = {workers: found for workers, found in times.items() if workers != most}
+    if len(rest) <= len(law.parameters):
+        return None
+    predicted, measured = predict_step_time(law, rest, most, level=level), fmean(times[most])
+    return HeldOut(place=most, predicted=predicted, measured=measured, is_inside=predicted.holds(measured))
+
+
+def _law(series: str, kind: str, fit: LawFit, held_out: HeldOut | None) -> LawResult:
     return LawResult(
         series=series,
+        kind=kind,
         law=fit.law.name,
         text=fit.law.text,
         parameters=fit.parameters,
         refusal=fit.refusal,
         add=fit.add,
+        held_out=held_out,
     )

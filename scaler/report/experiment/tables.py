@@ -1,48 +1,34 @@
 """The tables of an experiment, as text. The terminal, Markdown and the page show the same ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from scaler.core.intervals import Estimate
-from scaler.report.experiment.answer import estimate_text, level_text
+from scaler.report.experiment.format import estimate_text, level_text
 from scaler.report.experiment.groups import known
-from scaler.report.experiment.model import CellResult, Difference, ExperimentReport, GroupResult
-from scaler.report.text.format import money, number, option, percent, plural, seconds
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sheet:
-    """A table.
-
-    Attributes:
-        id: unique in the report.
-        title: above it.
-        note: below the title; empty: none.
-        head: titles of the columns; the first column names the row.
-        rows: cells.
-        is_last_text: whether the last column is text: a word, or with ``is_prose`` a sentence.
-        is_prose: whether the terminal writes the last column as sentences.
-    """
-
-    id: str
-    title: str
-    note: str = ""
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    is_last_text: bool = False
-    is_prose: bool = False
+from scaler.report.experiment.model import (
+    Alternative,
+    CellResult,
+    Difference,
+    ExperimentReport,
+    GroupResult,
+    Recommendation,
+)
+from scaler.report.experiment.scaling_tables import scaling_sheets
+from scaler.report.experiment.sheet import Sheet
+from scaler.report.text.format import money, number, option, plural, seconds
 
 
 def sheets(report: ExperimentReport) -> list[Sheet]:
     """Return the tables that have rows, in the order in which they are shown."""
     found = [
+        _alternatives(report),
         _quality(report),
         _target(report),
+        _equal(report, "time"),
+        _equal(report, "cost"),
         _sweeps(report),
         _throughput(report),
-        _speed(report),
-        _lost(report),
-        _laws(report),
+        *scaling_sheets(report),
         _failed(report),
     ]
     return [sheet for sheet in found if sheet.rows]
@@ -59,6 +45,32 @@ def verdict_text(difference: Difference | None) -> str:
         return ""
     return (
         "as good" if difference.is_as_good and difference.verdict in ("equivalent", "undecided") else difference.verdict
+    )
+
+
+def _alternatives(report: ExperimentReport) -> Sheet:
+    chosen = report.recommendation
+    rows: list[tuple[str, ...]] = []
+    if chosen is not None:
+        groups = {group.label: group for group in report.groups}
+        has_cost = chosen.cost is not None or any(each.cost is not None for each in chosen.alternatives)
+
+        def row(each: Recommendation | Alternative, name: str) -> tuple[str, ...]:
+            group = groups[each.label]
+            costs = (money(each.cost) if each.cost is not None else "–",) if has_cost else ()
+            verdict = "the baseline" if group.is_baseline else verdict_text(group.difference_to_baseline)
+            return (name, estimate_text(group.speed_up, 2), seconds(each.time_s), *costs, verdict)
+
+        rows = [row(chosen, f"{chosen.label} (recommended)"), *(row(each, each.label) for each in chosen.alternatives)]
+    costs = ("cost",) if chosen is not None and has_cost else ()
+    what = f"to {report.metric} {number(report.target)}" if report.target is not None else "of a run"
+    return Sheet(
+        id="alternatives",
+        title="The recommendation and its alternatives",
+        note=f"Speed-up: times as fast as the baseline. Time {what}: medians over seeds.",
+        head=("setting", "speed-up", "time", *costs, "verdict"),
+        rows=tuple(rows) if len(rows) > 1 else (),
+        is_last_text=True,
     )
 
 
@@ -90,29 +102,54 @@ def _quality(report: ExperimentReport) -> Sheet:
 
 def _target(report: ExperimentReport) -> Sheet:
     rows = []
-    base = next((group for group in report.groups if group.is_baseline), None)
     has_cost = any(group.cost_to_target is not None for group in report.groups)
     for group in report.groups:
         if group.samples_to_target is None:
             continue
-        theirs, time = known(base.time_to_target_s) if base is not None else None, known(group.time_to_target_s)
         samples = _short(group.samples_to_target)
         if group.reached < len(group.seeds):
             samples += f" ({group.reached} of {len(group.seeds)})"
-        times = f"{number(theirs / time, 3)}x" if theirs and time else "–"
-        row = [setting_text(group), samples, estimate_text(group.efficiency, 2), seconds(time), times]
+        faster = estimate_text(group.speed_up, 2)
+        row = [setting_text(group), samples, estimate_text(group.efficiency, 2), _time(group.time_to_target_s), faster]
         if has_cost:
-            row.append(money(group.cost_to_target) if group.cost_to_target is not None else "–")
+            row.append(_cost(group.cost_to_target))
         rows.append(tuple(row))
-    head = ("setting", "samples", "samples/sample", "time", "speed-up")
+    head = ("setting", "samples", "efficiency", "time", "speed-up")
+    level = level_text(report.level)
     return Sheet(
         id="target",
-        title=f"To {report.metric} {number(report.target)}",
-        note="Medians over seeds; in brackets, how many reached it. Samples/sample: the baseline's samples to the "
-        f"target over these, paired by seed, with its {level_text(report.level)} interval. Time: from the first step, "
-        "evaluations included.",
+        title=f"Samples, time and cost to {report.metric} {number(report.target)}",
+        note=f"Medians over seeds with {level} intervals; in brackets after the samples, how many runs reached it. "
+        "Statistical efficiency: the baseline's samples over these. Speed-up: the baseline's time over this one, which "
+        "is throughput times efficiency. Both are paired by seed. Time: from the first step, evaluations included.",
         head=(*head, "cost") if has_cost else head,
         rows=tuple(rows),
+        droppable=3,
+    )
+
+
+def _equal(report: ExperimentReport, kind: str) -> Sheet:
+    budgets = [each for each in report.equal if each.kind == kind]
+    amounts = []
+    for each in budgets:
+        own = seconds(each.amount) if each.unit == "s" else number(each.amount, 3) if each.unit else money(each.amount)
+        amounts.append(f"{own} {each.unit}" if each.unit == "worker-s" else own)
+    columns = [[number(known(estimate)) for estimate in each.metrics] for each in budgets]
+    rows = [
+        (setting_text(group), *(column[place] for column in columns), number(known(group.final)))
+        for place, group in enumerate(report.groups)
+    ]
+    whose = ", and ".join(f"{amount}: those of {each.of}" for amount, each in zip(amounts, budgets, strict=True))
+    worker_s = (
+        " A worker-second is one worker for a second." if any(each.unit == "worker-s" for each in budgets) else ""
+    )
+    return Sheet(
+        id=f"equal-{kind}",
+        title=f"{(report.metric or 'metric').capitalize()} at equal {kind}",
+        note=f"Means over seeds, after the {kind} that one setting's runs take ({whose}), from the first step on, and "
+        f"on a straight line between evaluations. A run that has ended keeps its last value.{worker_s}",
+        head=("setting", *(f"at {amount}" for amount in amounts), "at the end"),
+        rows=tuple(rows) if budgets else (),
     )
 
 
@@ -150,64 +187,6 @@ def _sweeps(report: ExperimentReport) -> Sheet:
     )
 
 
-def _speed(report: ExperimentReport) -> Sheet:
-    rows = [
-        (
-            f"{row.series}, {row.kind}" + (", oversubscribed" if row.is_oversubscribed else ""),
-            f"{row.num_workers}",
-            f"{row.repeats}",
-            number(row.samples_per_s.value),
-            estimate_text(row.speed_up, 2),
-            estimate_text(row.efficiency, 2),
-        )
-        for row in report.speed
-    ]
-    return Sheet(
-        id="speed",
-        title="Speed-up",
-        note="The first row of a series is the base of its speed-up.",
-        head=("series", "workers", "runs", "samples/s", "speed-up", "efficiency"),
-        rows=tuple(rows),
-    )
-
-
-def _lost(report: ExperimentReport) -> Sheet:
-    rows = [
-        (
-            row.series,
-            f"{row.num_workers}",
-            percent(row.data_wait),
-            percent(row.sync_wait),
-            percent(row.imbalance),
-        )
-        for row in report.speed
-    ]
-    return Sheet(
-        id="lost",
-        title="What was lost",
-        note="Shares of the step time, means over workers: waiting for data and for the other workers. Imbalance: by "
-        "how much the slowest worker computes longer than the mean.",
-        head=("series", "workers", "data", "waiting", "imbalance"),
-        rows=tuple(rows),
-    )
-
-
-def _laws(report: ExperimentReport) -> Sheet:
-    rows = []
-    for law in report.laws:
-        values = ", ".join(f"{name} {estimate_text(value)}" for name, value in law.parameters.items())
-        add = f" Run {', '.join(map(str, law.add))} workers." if law.add else ""
-        rows.append((law.series, law.law, values if law.refusal is None else f"{law.refusal}{add}"))
-    return Sheet(
-        id="laws",
-        title="Laws of scaling",
-        head=("series", "law", "fit"),
-        rows=tuple(rows),
-        is_last_text=True,
-        is_prose=True,
-    )
-
-
 def _failed(report: ExperimentReport) -> Sheet:
     cells: Sequence[CellResult] = [cell for cell in report.cells if cell.state not in ("succeeded", "waiting")]
     labels = {number: group.label for group in report.groups for number in group.cells}
@@ -226,6 +205,20 @@ def _failed(report: ExperimentReport) -> Sheet:
 def _short(estimate: Estimate) -> str:
     """Return a value without its interval; a bound if the value is not known."""
     return estimate_text(estimate) if estimate.value is None else number(estimate.value)
+
+
+def _time(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.value is None:
+        return "–"
+    bounds = f" ({seconds(estimate.low)} to {seconds(estimate.high)})" if estimate.has_interval else ""
+    return seconds(estimate.value) + bounds
+
+
+def _cost(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.value is None:
+        return "–"
+    low, high = estimate.low, estimate.high
+    return money(estimate.value) + (f" ({money(low)} to {money(high)})" if low is not None and high is not None else "")
 
 
 def _seeds(group: GroupResult) -> str:

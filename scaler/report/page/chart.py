@@ -21,12 +21,18 @@ class Line:
         clock: name of the sequence of places that the values belong to.
         style: ``series-N``, or one of the styles in ``drawing.js``.
         values: one for each place; None: not known.
+        low: lower ends of the intervals of the values; empty: there are none.
+        high: their upper ends.
+        repeats: the single measurements behind each value, drawn as points; empty: there are none.
     """
 
     label: str
     clock: str
     style: str
     values: Values
+    low: Values = ()
+    high: Values = ()
+    repeats: Sequence[Sequence[float]] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +46,8 @@ class Axis:
         quantity: how a place is written.
         places: by the name of the clock; None: not known.
         logarithmic: whether the axis is logarithmic.
+        is_padded: whether there is space beside the first and the last place, for points.
+        ticks: places that have a tick; empty: round numbers.
     """
 
     name: str
@@ -48,6 +56,8 @@ class Axis:
     quantity: Quantity
     places: Mapping[str, Values]
     logarithmic: bool = False
+    is_padded: bool = False
+    ticks: tuple[float, ...] = ()
 
     @property
     def is_known(self) -> bool:
@@ -91,6 +101,9 @@ class Chart:
         is_logarithmic: whether the y axis can be switched to a log scale; every value must be above 0.
         quantity: how values are written.
         ceiling: greatest value on the y axis until the reader asks for all values; None: no limit.
+        floor: least value on the y axis until then; None: no limit.
+        is_always_logarithmic: whether the y axis is always logarithmic; values that are not above 0 are not drawn.
+        axis: name of the one axis that the chart is drawn over; empty: the axis that the reader chooses.
     """
 
     id: str
@@ -105,11 +118,19 @@ class Chart:
     is_logarithmic: bool = False
     quantity: Quantity = "number"
     ceiling: float | None = None
+    floor: float | None = None
+    is_always_logarithmic: bool = False
+    axis: str = ""
+
+    @property
+    def has_repeats(self) -> bool:
+        """Whether single measurements are drawn as points."""
+        return any(line.repeats for line in self.lines)
 
     @property
     def button(self) -> str:
         """The text of the chart's button; empty: the chart has no button."""
-        if self.ceiling is not None:
+        if self.ceiling is not None or self.floor is not None:
             return "Show all values"
         return "Log scale" if self.is_logarithmic else ""
 
@@ -140,6 +161,9 @@ class ChartSet:
                     "logarithmic": chart.is_logarithmic,
                     "quantity": chart.quantity,
                     "ceiling": chart.ceiling,
+                    "floor": chart.floor,
+                    "alwaysLogarithmic": chart.is_always_logarithmic,
+                    "axis": chart.axis,
                     "lines": [asdict(line) for line in chart.lines],
                 }
                 for chart in self.charts

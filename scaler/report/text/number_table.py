@@ -34,7 +34,7 @@ class NumberTable:
         """Lay out the table in the width of the terminal."""
         rows = [row.cells for _, mine in self.sections for row in mine]
         names = [self.head[0], *(" " * INDENT + row[0] for row in rows)]
-        widths = [max(map(cell_len, column)) for column in zip(self.head[1:], *(row[1:] for row in rows), strict=True)]
+        widths = self._widths()
         available = options.max_width - sum(widths) - len(GAP) * len(widths)
         name_width = max(LEAST_NAME, min(available, max(map(cell_len, names))))
         yield self._line(
@@ -46,6 +46,17 @@ class NumberTable:
                 first, *rest = _wrapped(row.cells[0], name_width, console)
                 yield self._line(set_cell_size(first, name_width), row.cells[1:], widths, last_style=row.last_style)
                 yield from map(Text, rest)
+
+    @property
+    def least_width(self) -> int:
+        """The columns of a terminal that the table needs at least."""
+        widths = self._widths()
+        return LEAST_NAME + sum(widths) + len(GAP) * len(widths)
+
+    def _widths(self) -> list[int]:
+        """Return the widths of the columns after the first."""
+        rows = (row.cells[1:] for _, mine in self.sections for row in mine)
+        return [max(map(cell_len, column)) for column in zip(self.head[1:], *rows, strict=True)]
 
     def _line(
         self, name: str, cells: tuple[str, ...], widths: list[int], *, style: str = "", last_style: str = ""

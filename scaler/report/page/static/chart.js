@@ -14,9 +14,17 @@ const QUANTITIES = { // how values are written, how ticks are written, and the s
 
 /** The first and the last place of any line on an axis: every chart over the axis spans that. */
 function domainOf(axis) {
+  const { least, greatest } = endsOf(axis);
+  if (!axis.is_padded) return [Math.min(least, greatest), greatest];
+  const [to, from] = axis.logarithmic ? [Math.log, Math.exp] : [(x) => x, (x) => x];
+  const space = 0.07 * (to(greatest) - to(least) || 1);
+  return [from(to(least) - space), from(to(greatest) + space)];
+}
+
+function endsOf(axis) {
   const places = Object.values(axis.places).flat().filter((place) => place != null);
   const least = places.reduce((a, b) => Math.min(a, b), Infinity), greatest = places.reduce((a, b) => Math.max(a, b), 0);
-  return [Math.min(least, greatest), greatest];
+  return { least, greatest };
 }
 
 const AXES = Object.fromEntries(
@@ -61,8 +69,9 @@ class Chart {
     this.width = 0;
     // The legend has one place for each line; a band's two edges share one.
     this.shown = spec.lines.filter((line) => line.style !== "high").map((line) => (line.style === "low" ? [line, spec.lines.find(({ style }) => style === "high")] : [line]));
-    this.values = spec.lines.flatMap((line) => line.values).filter((value) => value != null);
-    this.place(data.axes[0].name);
+    this.values = spec.lines.flatMap((line) => [...line.values, ...line.low, ...line.high, ...line.repeats.flat()]).filter((value) => value != null);
+    this.spread = spec.lines.filter((line) => line.repeats.length);
+    this.place(spec.axis || data.axes[0].name);
     this.listen();
   }
 
@@ -102,14 +111,14 @@ class Chart {
         axes: [
           {
             ...style,
-            ...(axis.logarithmic && { splits: decades, filter: (_, splits) => splits }),
+            ...((axis.logarithmic || axis.ticks.length) && { splits: axis.ticks.length ? () => axis.ticks : decades, filter: (_, splits) => splits }),
             label: axis.label,
             values: (_, splits) => splits.map(axis.tick),
             incrs: axis.steps,
             size: 32,
             space: 70,
           },
-          { ...style, values: (_, splits) => splits.map(this.quantity.tick), space: 36, gap: 6, size: numbersWidth },
+          { ...style, ...(spec.alwaysLogarithmic && { splits: decades, filter: (_, splits) => splits }), values: (_, splits) => splits.map(this.quantity.tick), space: 36, gap: 6, size: numbersWidth },
         ],
         series: [{}, ...this.order.map((line, i) => (spec.stacked && i === 0 ? { ...strokes(line), fill: colour(line.style) } : strokes(line)))],
         bands: band[0] && band[1] ? [{ series: band, fill: colour("band") }] : layers.slice(1),
@@ -118,11 +127,11 @@ class Chart {
           sync: { key: axis.name, scales: ["x", null] },
           drag: { x: true, y: false, dist: 6 },
           dataIdx: nearest,
-          points: { size: (_, i) => (["low", "high"].includes(this.order[i - 1].style) ? 0 : 8), fill: (u, i) => u.series[i].stroke(u, i) },
+          points: { size: (_, i) => (["low", "high"].includes(this.order[i - 1].style) || this.order[i - 1].repeats.length ? 0 : 8), fill: (u, i) => u.series[i].stroke(u, i) },
         },
         hooks: {
           drawClear: [(u) => limit && shadeAfter(u, limit.x)],
-          draw: [(u) => drawMarks(u, this.marks, rows)],
+          draw: [(u) => drawSpreads(u, this.spread, axis), (u) => drawMarks(u, this.marks, rows)],
           setCursor: [() => this.read()],
         },
       },
@@ -134,18 +143,30 @@ class Chart {
   }
 
   get isLogarithmic() {
-    return this.isSwitched && this.spec.logarithmic;
+    return this.spec.alwaysLogarithmic || (this.isSwitched && this.spec.logarithmic);
   }
 
-  /** The ends of the y axis: round values on a log axis, 0 below a stack, and the ceiling until the button is pressed. */
+  /** The ends of the y axis: round values on a log axis, 0 below a stack, and floor and ceiling until the button is pressed. */
   range() {
-    const { ceiling } = this.spec;
-    if (this.isLogarithmic) return (_, low, high) => [rounded(low, Math.floor), rounded(high, Math.ceil)];
-    if (ceiling != null && !this.isSwitched) {
-      const least = Math.min(...this.values);
-      return () => [least - (0.06 * (ceiling - least) || 1), ceiling];
+    const { ceiling, floor } = this.spec, isLog = this.isLogarithmic;
+    if (this.spread.length || ((ceiling ?? floor) != null && !this.isSwitched)) {
+      const values = isLog ? this.values.filter((value) => value > 0) : this.values;
+      const limits = this.isSwitched ? [null, null] : [floor, ceiling];
+      const [low, high] = [limits[0] ?? Math.min(...values), limits[1] ?? Math.max(...values)];
+      const space = 0.06 * (high - low) || 1;
+      const ends = [limits[0] ?? (isLog ? rounded(low, Math.floor) : low - space), limits[1] ?? (isLog ? rounded(high, Math.ceil) : high + space)];
+      return () => ends;
     }
+    if (isLog) return (_, low, high) => [rounded(low, Math.floor), rounded(high, Math.ceil)];
     return this.spec.stacked ? (_, low, high) => [0, high > 0 ? high * 1.05 : 1] : undefined;
+  }
+
+  /** A value as text, with its interval if its line has one. */
+  say(line, index, value) {
+    const place = line.low.length ? this.axis.places[line.clock].indexOf(this.columns[0][index]) : -1;
+    const [low, high] = [line.low[place], line.high[place]];
+    const bounds = low == null || high == null ? "" : ` (${this.quantity.say(low)} to ${this.quantity.say(high)})`;
+    return this.quantity.say(value) + bounds;
   }
 
   /** Write the values under the cursor into the legend, or the last values if the cursor is elsewhere. */
@@ -157,9 +178,11 @@ class Chart {
       const columns = this.shown[i].map((line) => this.order.indexOf(line) + 1);
       const index = nearest(this.u, columns[0], here, xs[here]);
       const away = under && index != null && index !== here ? ` (${this.axis.at(xs[index])})` : "";
-      output.textContent = columns.map((column) => (index == null ? "–" : this.quantity.say(this.columns[column][index]))).join(" to ") + away;
+      output.textContent = columns.map((column) => (index == null ? "–" : this.say(this.order[column - 1], index, this.columns[column][index]))).join(" to ") + away;
     });
-    this.at.textContent = under ? this.axis.at(xs[here]) : "last values";
+    const valued = this.axis.is_padded ? this.stops.reduce((a, b) => (Math.abs(xs[b] - xs[here]) < Math.abs(xs[a] - xs[here]) ? b : a)) : here;
+    this.at.textContent = under ? this.axis.at(xs[valued]) : this.spread.length ? "" : "last values";
+    if (!under && this.spread.length) this.outputs.forEach((output) => (output.textContent = "")); // lines end at different places
   }
 
   leave() {
@@ -204,7 +227,7 @@ class Chart {
         "tr",
         {},
         element("th", { scope: "row", className: "num" }, axis.say(this.columns[0][i])),
-        ...this.columns.slice(1).map((ys) => element("td", { className: "num" }, ys[i] === undefined ? "" : this.quantity.say(ys[i]))),
+        ...this.columns.slice(1).map((ys, at) => element("td", { className: "num" }, ys[i] == null ? "" : this.say(this.order[at], i, ys[i]))),
       ),
     );
     const caption = element("caption", { className: "spoken" }, `${title} over ${axis.label}`);

@@ -25,6 +25,7 @@ function dashes(style) {
 /** How uPlot draws a line of a style. */
 function strokes(line) {
   const alone = { show: line.values.filter((value) => value != null).length === 1, size: 6 }; // one value makes no line
+  if (line.repeats.length) return { stroke: "transparent", width: 0, points: { show: false } }; // drawSpreads draws it
   if (line.style.startsWith("series-")) return { stroke: colour(line.style), width: 2, dash: dashes(line.style), points: alone };
   if (LAYERS.includes(line.style)) return { stroke: colour(line.style), width: 1, points: alone };
   const hidden = { stroke: "transparent", width: 0, points: { show: false } };
@@ -148,6 +149,69 @@ function drawMarks(u, marks, rows) {
     ctx.fillStyle = stroke;
     ctx.fillText(label, start, bottom(row));
   }
+  ctx.restore();
+}
+
+/** Draw lines whose values have repeats: each repeat as a point, the interval as a bar, and a line between the values. */
+function drawSpreads(u, lines, axis) {
+  const { ctx, bbox } = u, ratio = devicePixelRatio, isLog = u.scales.y.distr === 3;
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left - 4 * ratio, bbox.top, bbox.width + 8 * ratio, bbox.height);
+  ctx.clip();
+  lines.forEach((line, i) => {
+    const aside = (i - (lines.length - 1) / 2) * 6 * ratio; // so that the bars of lines do not hide each other
+    const points = axis.places[line.clock].map((place, at) => ({ at, x: Math.round(u.valToPos(place, "x", true) + aside) }));
+    const y = (value) => u.valToPos(value, "y", true);
+    const dot = (x, value, size) => {
+      ctx.beginPath();
+      ctx.arc(x, y(value), size * ratio, 0, 2 * Math.PI);
+    };
+    ctx.strokeStyle = ctx.fillStyle = colour(line.style);
+    ctx.globalAlpha = 0.45;
+    for (const { at, x } of points) {
+      for (const value of line.repeats[at] ?? []) {
+        if (!isLog || value > 0) dot(x, value, 2);
+        ctx.fill();
+      }
+    }
+    ctx.globalAlpha = 1;
+    ctx.lineWidth = 1.75 * ratio;
+    ctx.setLineDash(dashes(line.style).map((length) => length * ratio));
+    ctx.beginPath();
+    let isDown = false;
+    for (const { at, x } of points) {
+      if (line.values[at] != null) ctx[isDown ? "lineTo" : "moveTo"](x, y(line.values[at]));
+      isDown = line.values[at] != null;
+    }
+    ctx.stroke();
+    ctx.setLineDash([]);
+    for (const { at, x } of points) {
+      if (line.low[at] != null && line.high[at] != null) {
+        ctx.beginPath();
+        ctx.moveTo(x, y(line.low[at]));
+        ctx.lineTo(x, y(line.high[at]));
+        ctx.stroke();
+      }
+      if (line.values[at] == null) continue;
+      const outside = y(line.values[at]) > bbox.top + bbox.height ? 1 : y(line.values[at]) < bbox.top ? -1 : 0;
+      if (outside) { // a triangle at the end of the chart
+        const tip = outside > 0 ? bbox.top + bbox.height - ratio : bbox.top + ratio;
+        ctx.beginPath();
+        ctx.moveTo(x, tip);
+        ctx.lineTo(x - 4 * ratio, tip - outside * 7 * ratio);
+        ctx.lineTo(x + 4 * ratio, tip - outside * 7 * ratio);
+        ctx.closePath();
+        ctx.fillStyle = colour(line.style);
+        ctx.fill();
+        continue;
+      }
+      dot(x, line.values[at], 3.5);
+      ctx.fillStyle = colour("paper");
+      ctx.fill();
+      ctx.stroke();
+    }
+  });
   ctx.restore();
 }
 
