@@ -60,9 +60,9 @@ def _comment(text: str) -> str:
 
 def _recipe(job: Job, recipe_folder: Path, *, folder: str) -> str:
     """Return the recipe as it is found from another folder; a module that Python finds anywhere keeps its name."""
-    where, _, function = job.recipe.rpartition(":")
+    where, _, function = job.recipe_function.rpartition(":")
     file = recipe_folder / (where if where.endswith(".py") else f"{where.replace('.', '/')}.py")
     if not file.is_file():
-        return job.recipe
+        return job.recipe_function
     is_local = "://" not in folder
     return f"{os.path.relpath(file, folder) if is_local else file}:{function}"
