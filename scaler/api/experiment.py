@@ -11,6 +11,7 @@ from scaler.experiment.folder import About, ExperimentFolder, list_experiments
 from scaler.experiment.matrix import Matrix, base_job, make_matrix
 from scaler.experiment.read import read_experiment as read_folder
 from scaler.experiment.run import Watcher, find_work, run_cells
+from scaler.experiment.search import run_trials, search_spec
 from scaler.report.experiment.model import ExperimentReport
 
 
@@ -85,7 +86,12 @@ def run_experiment(
             f"an experiment does not run at {chosen.shown}.",
             "Leave --address out, or give the host:port of a running cluster, on a node of it.",
         )
-    work = find_work(matrix, address=chosen.value, retry=retry)
+    is_search = matrix.experiment.search is not None
+    watcher = watcher or Watcher()
+    if is_search:
+        search_spec(matrix)
+    else:
+        work = find_work(matrix, address=chosen.value, retry=retry)
     made = ExperimentFolder.make_named(matrix.experiment.name, storage=matrix.base.storage)
     about = About(
         storage=matrix.base.storage,
@@ -94,7 +100,19 @@ def run_experiment(
         environment=_environment(chosen.value),
     )
     try:
-        run_cells(matrix, work, made, about, address=chosen.value, verbose=verbose, watcher=watcher or Watcher())
+        if is_search:
+            run_trials(
+                matrix,
+                made,
+                about,
+                address=chosen.value,
+                retry=retry,
+                verbose=verbose,
+                on_trial=watcher.on_trial,
+                on_notice=watcher.on_notice,
+            )
+        else:
+            run_cells(matrix, work, made, about, address=chosen.value, verbose=verbose, watcher=watcher)
     finally:
         report = read_folder(made)
         write_experiment(made, report)

@@ -38,6 +38,38 @@ def find_cell_runs(cells: Sequence[Cell], *, storage: str) -> Mapping[int, RunFo
     return found
 
 
+class JobRuns:
+    """Finds the run of a job in the storage again and again; each run's job is read once.
+
+    Args:
+        storage: where runs are.
+    """
+
+    def __init__(self, storage: str) -> None:
+        self._storage = storage
+        self._known: dict[str, str] = {}
+
+    def all(self) -> Sequence[RunFolder]:
+        """Return all runs, the oldest first."""
+        return list_runs(self._storage)
+
+    def find(self, job: Job) -> RunFolder | None:
+        """Return the run of a job: one that succeeded, else the newest one; None: there is none.
+
+        Raises:
+            RunError: the storage cannot be read.
+        """
+        wanted, found = fingerprint(job), None
+        for folder in self.all():
+            if folder.run_id not in self._known and (text := _fingerprint_of(folder)) is not None:
+                self._known[folder.run_id] = text
+            if self._known.get(folder.run_id) == wanted:
+                found = folder
+                if folder.state() is RunState.SUCCEEDED:
+                    return folder
+        return found
+
+
 def fingerprint(job: Job) -> str:
     """Return a text that two jobs share if they train the same."""
     values = {key: value for key, value in job_values(job).items() if key not in _NO_PART_OF_TRAINING}
