@@ -93,7 +93,13 @@ def run_search(
                 scheduler=_scheduler(spec),
                 reuse_actors=True,
             ),
-            run_config=tune.RunConfig(name="search", storage_path=folder, verbose=0, callbacks=[news]),
+            run_config=tune.RunConfig(
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                name="search",
+                storage_path=folder,
+                verbose=0,
+                callbacks=[news],
+            ),
         ).fit()
     if news.fatal is not None:
         raise ClusterError(news.fatal, "The same command continues the search.")
