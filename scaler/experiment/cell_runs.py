@@ -9,6 +9,7 @@ from scaler.experiment.matrix import Cell
 from scaler.job import Job, read_job
 from scaler.job.changes import job_values
 from scaler.runs import RunFolder, RunState, list_runs
+from scaler.runs.origin import Origin
 
 _NO_PART_OF_TRAINING = ("name", "storage", "tracking")
 
@@ -16,7 +17,7 @@ _NO_PART_OF_TRAINING = ("name", "storage", "tracking")
 def find_cell_runs(cells: Sequence[Cell], *, storage: str) -> Mapping[int, RunFolder]:
     """Return the run of each cell that has one, by the cell's number: one that succeeded, else the newest one.
 
-    A run that was resumed with another job belongs to no cell.
+    A run that was resumed with another job, or began from a checkpoint of another run, belongs to no cell.
 
     Args:
         cells: of an experiment.
@@ -77,9 +78,9 @@ def fingerprint(job: Job) -> str:
 
 
 def _fingerprint_of(folder: RunFolder) -> str | None:
-    """Return the fingerprint of a run's job; None: it has several jobs, or its job cannot be read."""
+    """Return the fingerprint of a run's job; None: it has several jobs, did not begin at 0, or cannot be read."""
     with suppress(ScalerError):
         names = list(folder.job_names().values())
-        if len(names) == 1:
+        if len(names) == 1 and Origin.of(folder) is None:
             return fingerprint(read_job(folder.read(names[0]), source=folder.path(names[0])))
     return None
