@@ -69,7 +69,9 @@ def run_command(
     """
     from scaler.api.experiment import plan_experiment, run_experiment
     from scaler.cli.experiment_progress import ExperimentProgress
+    from scaler.cli.search_progress import SearchProgress
     from scaler.experiment.presets import preset
+    from scaler.experiment.search import search_spec
 
     lists = (strong, weak, rules, batches, lrs)
     if any(each is not None for each in lists):
@@ -93,7 +95,10 @@ def run_command(
     if dry_run:
         _show_dry_run(matrix, retry=retry, as_json=as_json)
         return 0
-    with ExperimentProgress(matrix, quiet=quiet) as progress:
+    shown: ExperimentProgress | SearchProgress = ExperimentProgress(matrix, quiet=quiet)
+    if matrix.experiment.search is not None:
+        shown = SearchProgress(matrix, search_spec(matrix), quiet=quiet)
+    with shown as progress:
         report = run_experiment(matrix, address=address, retry=retry, verbose=verbose, watcher=progress.watcher)
     _print(report, as_json=as_json)
     name = quote(report.experiment_id)
@@ -168,9 +173,11 @@ def _print(report: "ExperimentReport", *, as_json: bool) -> None:
 
 
 def _show_dry_run(matrix: "Matrix", *, retry: bool, as_json: bool) -> None:
-    from scaler.experiment.dry_run import dry_run
+    from scaler.experiment.dry_run import DryRun, dry_run
+    from scaler.experiment.search_dry_run import SearchDryRun, search_dry_run
 
-    found = dry_run(matrix, retry=retry)
+    found: DryRun | SearchDryRun
+    found = dry_run(matrix, retry=retry) if matrix.experiment.search is None else search_dry_run(matrix)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
     else:

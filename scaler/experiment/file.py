@@ -90,8 +90,8 @@ class ExperimentFile(Section):
     max_concurrent: int = Field(
         1,
         ge=1,
-        description="Most trials of a search that train at the same time, as many as fit. Cells of a matrix run one after "
-        "another, because speed is measured.",
+        description="Most trials of a search that train at the same time, as many as fit. Cells of a matrix run one "
+        "after another, because speed is measured.",
     )
     order_seed: int = Field(0, ge=0, description="Seed of the random order in which cells run.")
 

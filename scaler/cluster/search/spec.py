@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scaler.cluster.connection import Connection
+from scaler.cluster.review import places_between
 from scaler.job import Job
 from scaler.plan import Plan
 from scaler.runs import RunFolder
@@ -81,6 +82,16 @@ class SearchSpec:
             else:
                 found[key] = choices[value]
         return found
+
+    def places(self, total_samples: int) -> Sequence[int]:
+        """Return the samples seen after which the scheduler looks at a trial of this length."""
+        match self.scheduler:
+            case "asha":
+                return places_between(self.grace, self.reduction_factor, total_samples)
+            case "pbt":
+                return range(self.interval, total_samples, self.interval)
+            case _:
+                return []
 
     def number_of_settings(self) -> float:
         """Return how many settings there are; ``inf`` with a range of fractions."""

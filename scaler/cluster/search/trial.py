@@ -14,8 +14,8 @@ from ray import tune
 from scaler.cluster.kept.group import KeptGroup
 from scaler.cluster.progress import Progress
 from scaler.cluster.resume import read_stored, resume_plan
-from scaler.cluster.review import Decision, Review, is_due, places_between
-from scaler.cluster.search.spec import Ended, Prepared, SearchSpec, TrialContext
+from scaler.cluster.review import Decision, Review, is_due
+from scaler.cluster.search.spec import Ended, Prepared, TrialContext
 from scaler.cluster.submit import submit_plan
 from scaler.errors import ClusterError, RunError, ScalerError
 from scaler.metrics.events import Evaluated, of_type
@@ -88,7 +88,6 @@ class Trial(tune.Trainable):
         """Return workers for a job: those of the last trial if they fit, else new ones."""
         job, context = prepared.job, self._context
         assert job is not None
-        key = (job.scale, job.resources)
         key = (job.scale.max_workers, job.resources.model_dump_json())
         if self._group is not None and self._group_key != key:
             self._group.__exit__()
@@ -143,7 +142,7 @@ class _Run(Thread):
         self._prepared, self._context, self._workers = prepared, context, workers
         self._is_stopped = False
         plan = prepared.plan
-        self._places = places(context.spec, plan.total_samples) if plan is not None else []
+        self._places = context.spec.places(plan.total_samples) if plan is not None else []
         self.news: SimpleQueue[_News] = SimpleQueue()
         self.decisions: SimpleQueue[Decision] = SimpleQueue()
         self.folder = prepared.run
@@ -251,14 +250,3 @@ def evaluations(folder: RunFolder, metric: str) -> Evaluations:
     """Return the samples seen and the metric at each evaluation of a run, rising; the last one of each place."""
     found = {event.samples_seen: event.values.get(metric) for event in of_type(read_events(folder), Evaluated)}
     return sorted(found.items())
-
-
-def places(spec: SearchSpec, total_samples: int) -> list[int]:
-    """Return the samples seen after which the scheduler looks at a trial."""
-    match spec.scheduler:
-        case "asha":
-            return places_between(spec.grace, spec.reduction_factor, total_samples)
-        case "pbt":
-            return list(range(spec.interval, total_samples, spec.interval))
-        case _:
-            return []

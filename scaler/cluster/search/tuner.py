@@ -141,7 +141,7 @@ def _scheduler(spec: SearchSpec) -> Any:
                 log_config=False,
             )
         case _:
-            return FIFOScheduler()
+            return FIFOScheduler()  # type: ignore[no-untyped-call]
 
 
 def _domain(values: Any) -> Any:
@@ -154,12 +154,12 @@ def _domain(values: Any) -> Any:
     return (tune.loguniform if values.is_log else tune.uniform)(values.low, values.high)
 
 
-def _searcher(spec: SearchSpec, may_start: Callable[[], bool]) -> tuple[Any, Mapping[str, Any]]:
+def _searcher(spec: SearchSpec, may_start: Callable[[], bool]) -> tuple[Any, dict[str, Any]]:
     """Return Ray Tune's searcher, and the space that Ray Tune gets beside it."""
     space = {key: _domain(values) for key, values in spec.space.items()}
     if spec.searcher == "optuna":
         return _optuna(spec, may_start), space
-    points: list[Mapping[str, int]] = []
+    points: list[dict[str, int]] = []
     if spec.searcher == "grid":
         sizes = {key: range(len(values)) for key, values in spec.space.items() if not isinstance(values, Between)}
         points = [dict(zip(sizes, positions, strict=True)) for positions in product(*sizes.values())]
@@ -167,10 +167,17 @@ def _searcher(spec: SearchSpec, may_start: Callable[[], bool]) -> tuple[Any, Map
     return _Proposals(spec, may_start, points[: spec.trials]), space
 
 
-class _Proposals(BasicVariantGenerator):
+class _NotKept:
+    """An object that Ray Tune writes to a file as nothing: the runs are the state of a search."""
+
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        return object, ()
+
+
+class _Proposals(_NotKept, BasicVariantGenerator):
     """Settings at random, or those of a list; none is proposed twice."""
 
-    def __init__(self, spec: SearchSpec, may_start: Callable[[], bool], points: list[Mapping[str, int]]) -> None:
+    def __init__(self, spec: SearchSpec, may_start: Callable[[], bool], points: list[dict[str, int]]) -> None:
         super().__init__(points_to_evaluate=points, random_state=spec.seed)
         self._spec, self._may_start = spec, may_start
         self._proposed: set[str] = set()
@@ -178,8 +185,8 @@ class _Proposals(BasicVariantGenerator):
     def next_trial(self) -> Any:
         """Return the next trial; None: there is none, or not now."""
         if len(self._proposed) >= self._spec.trials or not self._may_start():
-            self.set_finished()
-        while (trial := super().next_trial()) is not None:
+            self.set_finished()  # type: ignore[no-untyped-call]
+        while (trial := super().next_trial()) is not None:  # type: ignore[no-untyped-call]
             key = values_key(self._spec.values(trial.config))
             if key not in self._proposed or self._spec.scheduler == "pbt":
                 self._proposed.add(key)
@@ -188,13 +195,13 @@ class _Proposals(BasicVariantGenerator):
         return None
 
     def get_state(self) -> dict[str, Any]:
-        """Return nothing: the runs are the state."""
+        """Return nothing."""
         return {}
 
 
 def _optuna(spec: SearchSpec, may_start: Callable[[], bool]) -> Any:
     try:
-        import optuna
+        import optuna  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         raise JobFileError(
             "search.searcher = optuna, and optuna is not installed.", "Install it: pip install 'scaler[search]'"
@@ -203,7 +210,7 @@ def _optuna(spec: SearchSpec, may_start: Callable[[], bool]) -> Any:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-    class Optuna(OptunaSearch):  # type: ignore[misc]
+    class Optuna(_NotKept, OptunaSearch):
         def suggest(self, trial_id: str) -> Any:
             return super().suggest(trial_id) if may_start() else Searcher.FINISHED
 
@@ -211,12 +218,12 @@ def _optuna(spec: SearchSpec, may_start: Callable[[], bool]) -> Any:
             """Ignore results before the end: the scheduler stops trials, not Optuna."""
 
         def save(self, checkpoint_path: str) -> None:
-            """Save nothing: the runs are the state."""
+            """Save nothing."""
 
     return Optuna(seed=spec.seed)
 
 
-class _News(tune.Callback):  # type: ignore[misc]
+class _News(_NotKept, tune.Callback):
     """Passes on what trials do, and stops their runs after Ctrl-C."""
 
     def __init__(
@@ -269,10 +276,6 @@ class _Interrupt:
 
     def __init__(self) -> None:
         self.is_set = False
-
-    def __reduce__(self) -> tuple[type["_Interrupt"], tuple[()]]:
-        """Leave the signals out: Ray Tune writes its callbacks to a file, which nobody reads."""
-        return _Interrupt, ()
 
     def __enter__(self) -> "_Interrupt":
         self._before: Any = None

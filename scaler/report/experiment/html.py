@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from scaler.core.intervals import Estimate
 from scaler.report.experiment.labels import label
 from scaler.report.experiment.model import ExperimentReport, GroupResult
-from scaler.report.experiment.tables import Sheet, sheets
+from scaler.report.experiment.sheet import Sheet
+from scaler.report.experiment.tables import sheets
 from scaler.report.experiment.text import critical_text
+from scaler.report.experiment.trial_page import trial_tiles
 from scaler.report.page.chart import SERIES, Axis, Chart, ChartSet, Line, are_positive
 from scaler.report.page.parts import Cell, Column, Table, Tile
 from scaler.report.page.shell import render_page
@@ -36,6 +38,8 @@ def render_experiment_html(report: ExperimentReport) -> str:
 
 
 def _tiles(report: ExperimentReport) -> list[Tile]:
+    if report.search is not None:
+        return trial_tiles(report.search, report.metric or "")
     done = sum(cell.state == "succeeded" for cell in report.cells)
     tiles = [Tile(name="cells", value=f"{done} of {len(report.cells)}", note="have run to their end")]
     chosen = report.recommendation

@@ -1,41 +1,20 @@
 """The tables of an experiment, as text. The terminal, Markdown and the page show the same ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from scaler.core.intervals import Estimate
 from scaler.report.experiment.answer import estimate_text, level_text
 from scaler.report.experiment.groups import known
 from scaler.report.experiment.model import CellResult, Difference, ExperimentReport, GroupResult
+from scaler.report.experiment.sheet import Sheet
+from scaler.report.experiment.trial_tables import trial_sheets
 from scaler.report.text.format import money, number, option, percent, plural, seconds
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sheet:
-    """A table.
-
-    Attributes:
-        id: unique in the report.
-        title: above it.
-        note: below the title; empty: none.
-        head: titles of the columns; the first column names the row.
-        rows: cells.
-        is_last_text: whether the last column is text: a word, or with ``is_prose`` a sentence.
-        is_prose: whether the terminal writes the last column as sentences.
-    """
-
-    id: str
-    title: str
-    note: str = ""
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    is_last_text: bool = False
-    is_prose: bool = False
 
 
 def sheets(report: ExperimentReport) -> list[Sheet]:
     """Return the tables that have rows, in the order in which they are shown."""
     found = [
+        *trial_sheets(report.search, report.metric),
         _quality(report),
         _target(report),
         _sweeps(report),

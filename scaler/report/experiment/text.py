@@ -5,7 +5,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from scaler.report.experiment.model import CriticalBatchResult, ExperimentReport
-from scaler.report.experiment.tables import Sheet, sheets
+from scaler.report.experiment.sheet import Sheet
+from scaler.report.experiment.tables import sheets
 from scaler.report.text.format import number, printable
 from scaler.report.text.markdown import as_code, as_table, as_text
 from scaler.report.text.number_table import NumberTable, Row
