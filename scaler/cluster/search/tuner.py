@@ -1,6 +1,7 @@
 """Run a search on Ray Tune: its searchers propose settings, and its schedulers stop trials."""
 
 import logging
+import os
 import random
 import signal
 import tempfile
@@ -24,6 +25,7 @@ from scaler.errors import ClusterError, JobFileError, RunError
 from scaler.runs.control import request_stop
 from scaler.runs.find import run_with_id
 
+PATIENCE_S = 90.0  # after Ctrl-C, the trials may take this long to save and stop
 DRAWS = 50  # for each trial, so that a setting that was drawn before is drawn again
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -272,10 +274,14 @@ class _News(_NotKept, tune.Callback):
 
 
 class _Interrupt:
-    """Notes Ctrl-C and SIGTERM, for the length of a ``with`` block; the second Ctrl-C raises ``KeyboardInterrupt``."""
+    """Notes Ctrl-C and SIGTERM, for the length of a ``with`` block.
+
+    A second one raises ``KeyboardInterrupt``; it comes by itself when the trials have not ended after ``PATIENCE_S``.
+    """
 
     def __init__(self) -> None:
         self.is_set = False
+        self._alarm: threading.Timer | None = None
 
     def __enter__(self) -> "_Interrupt":
         self._before: Any = None
@@ -286,6 +292,8 @@ class _Interrupt:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
         if self._before is not None:
             self._terminate.__exit__(None, None, None)
             signal.signal(signal.SIGINT, self._before)
@@ -294,6 +302,9 @@ class _Interrupt:
         if self.is_set:
             raise KeyboardInterrupt
         self.is_set = True
+        self._alarm = threading.Timer(PATIENCE_S, os.kill, (os.getpid(), signal.SIGINT))
+        self._alarm.daemon = True
+        self._alarm.start()
 
 
 @contextmanager
