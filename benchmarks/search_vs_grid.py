@@ -1,9 +1,9 @@
 """Does a search find what the whole grid finds, with fewer samples?
 
 A grid of 24 settings of the digits (learning rate x batch x warmup, one worker) is searched with asha, once with each
-of five seeds; then the rest of the grid is trained with each seed. A setting that the search found is good if its metric,
-as the mean over all seeds, is at most one standard error below the best setting of the grid; the standard error is that
-of the best setting over the seeds. The search must use at most half of the samples of the grid.
+of five seeds; then the rest of the grid is trained with each seed. A setting that the search found is good if its
+metric, as the mean over all seeds, is at most one standard error below the best setting of the grid; the standard
+error is that of the best setting over the seeds. The search must use at most half of the samples of the grid.
 
 The search trains first, so that each of its trials is really trained; the grid then continues their runs.
 

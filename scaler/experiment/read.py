@@ -38,7 +38,7 @@ def read_experiment(folder: ExperimentFolder) -> ExperimentReport:
         cells = list(pool.map(read, rows))
     if experiment.search is not None:
         trials = [
-            TrialInput(cell=cell, ended=row.ended, stopped_at=row.stopped_at)
+            TrialInput(cell=cell, ended=row.ended, stopped_at=row.stopped_at, copied_from=row.copied_from)
             for cell, row in zip(cells, rows, strict=True)
         ]
         return summarize_search(

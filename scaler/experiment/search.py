@@ -7,12 +7,22 @@ from time import monotonic
 from typing import Any
 
 from scaler.cluster.connection import connect
-from scaler.cluster.search.spec import Between, Prepared, SearchSpec, TrialContext, TrialNews, Values, values_key
+from scaler.cluster.search.spec import (
+    Between,
+    Member,
+    Prepared,
+    SearchSpec,
+    TrialContext,
+    TrialNews,
+    Values,
+    values_key,
+)
 from scaler.errors import JobFileError, RunError
 from scaler.experiment.cell_runs import JobRuns
 from scaler.experiment.folder import About, CellRow, ExperimentFolder
 from scaler.experiment.matrix import Matrix, make_cell
 from scaler.experiment.search_section import Extent, Range
+from scaler.job.changes import job_changes, require_resumable
 from scaler.report.run.read import read_report
 from scaler.runs import RunState
 from scaler.runs.find import run_with_id
@@ -93,6 +103,8 @@ def search_spec(matrix: Matrix) -> SearchSpec:
             "Such as --set train.eval_every={epochs: 1}, or scheduler: none.",
         )
     require_price(matrix)
+    if search.scheduler == "pbt":
+        _require_changeable(matrix)
     total = plan.total_samples
 
     def samples(extent: Extent | None, otherwise: float) -> int:
@@ -122,6 +134,25 @@ def search_spec(matrix: Matrix) -> SearchSpec:
     settings = spec.number_of_settings()
     most = search.trials if settings == float("inf") or search.trials is None else min(int(settings), search.trials)
     return replace(spec, trials=most if most is not None else int(settings))
+
+
+def _require_changeable(matrix: Matrix) -> None:
+    """Refuse keys that a run cannot change when it begins from another run's checkpoint."""
+    assert matrix.experiment.search is not None
+    jobs = [cell.job for cell in matrix.cells]
+    for key, values in matrix.experiment.search.space.items():
+        last = values.high if isinstance(values, Range) else values[-1]
+        other = make_cell(0, {key: last}, 0, matrix.base.model_dump(), matrix.job_path, matrix.recipe_folder, {}).job
+        first = jobs[1 + list(matrix.experiment.search.space).index(key)]
+        if first is not None and other is not None:
+            changes = [change for change in job_changes(first, other) if change.key != "train.seed"]
+            try:
+                require_resumable(changes)
+            except JobFileError as error:
+                raise JobFileError(
+                    f"search.space has {key}, which pbt cannot change: {error.remedy.splitlines()[0]}",
+                    "Leave it out of search.space, or use scheduler: asha.",
+                ) from None
 
 
 def require_price(matrix: Matrix) -> None:
@@ -177,7 +208,10 @@ def run_trials(
     """
     spec = search_spec(matrix)
     before = _rows_before(matrix, folder)
-    book = _Book(matrix, folder, about, on_trial)
+    members = _members(before, storage=matrix.base.storage) if spec.scheduler == "pbt" else []
+    replaced = [row for row in before if row.ended == "replaced"] if members else []
+    replaced = [replace(row, cell=number, order=number) for number, row in enumerate(replaced)]
+    book = _Book(matrix, folder, about, on_trial, replaced)
     book.write()
     jobs = TrialJobs(
         values=matrix.base.model_dump(),
@@ -202,6 +236,7 @@ def run_trials(
                 address=address,
                 folder=Path.cwd(),
                 need=_need(matrix),
+                members=members,
             ),
             may_start=book.may_start,
             on_news=book.take,
@@ -215,10 +250,16 @@ class _Book:
     """The rows of a search, and its budget."""
 
     def __init__(
-        self, matrix: Matrix, folder: ExperimentFolder, about: About, on_trial: Callable[[TrialNews], None]
+        self,
+        matrix: Matrix,
+        folder: ExperimentFolder,
+        about: About,
+        on_trial: Callable[[TrialNews], None],
+        replaced: Sequence[CellRow],
     ) -> None:
         self._matrix, self._folder, self._about, self._on_trial = matrix, folder, about, on_trial
-        self._rows: list[CellRow] = []
+        self._rows = list(replaced)
+        self._offset = len(self._rows)
         self._running: set[int] = set()
         budget = matrix.experiment.budget
         self._until = None if budget.hours is None else monotonic() + budget.hours * 3600
@@ -231,6 +272,7 @@ class _Book:
 
     def take(self, news: TrialNews) -> None:
         """Take what a trial has done."""
+        news = replace(news, number=news.number + self._offset)
         row = CellRow(
             cell=news.number,
             overrides=news.values,
@@ -240,6 +282,8 @@ class _Book:
             problem="" if news.run_id is not None else news.problem,
             ended=news.ended,
             stopped_at=news.samples_seen if news.ended == "stopped" else None,
+            member=news.member,
+            copied_from=news.copied_from,
         )
         if news.number == len(self._rows):
             self._rows.append(row)
@@ -278,6 +322,18 @@ def _rows_before(matrix: Matrix, folder: ExperimentFolder) -> Sequence[CellRow]:
         return []
     is_same = experiment.search.model_copy(update=same) == matrix.experiment.search.model_copy(update=same)
     return rows if is_same and experiment.compare == matrix.experiment.compare else []
+
+
+def _members(rows: Sequence[CellRow], *, storage: str) -> Sequence[Member]:
+    """Return the members of a population with their newest runs; none: a run is gone, or a member has none."""
+    newest = {row.member: row for row in rows if row.run_id is not None}
+    found = []
+    for member in sorted(newest):
+        run = run_with_id(newest[member].run_id or "", storage=storage)
+        if run is None or member != len(found):
+            return []
+        found.append(Member(values=newest[member].overrides, run=run))
+    return found
 
 
 def _need(matrix: Matrix) -> Mapping[str, float]:

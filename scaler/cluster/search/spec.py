@@ -18,8 +18,9 @@ DIGITS = 4  # of a number that was drawn from a range
 Values = Mapping[str, Any]
 """Values by key of the job."""
 
-Ended = Literal["finished", "stopped", "interrupted", "failed"]
-"""How a trial ended: its run trained to its end, the scheduler stopped it, somebody else did, or it failed."""
+Ended = Literal["finished", "stopped", "replaced", "interrupted", "failed"]
+"""How a trial ended: its run trained to its end; the scheduler stopped it; pbt replaced it by a copy of a better one;
+somebody else stopped it; or it failed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +84,13 @@ class SearchSpec:
                 found[key] = choices[value]
         return found
 
+    def drawn(self, values: Values) -> dict[str, Any]:
+        """Return what has these values."""
+        return {
+            key: values[key] if isinstance(choices, Between) else list(choices).index(values[key])
+            for key, choices in self.space.items()
+        }
+
     def places(self, total_samples: int) -> Sequence[int]:
         """Return the samples seen after which the scheduler looks at a trial of this length."""
         match self.scheduler:
@@ -118,6 +126,7 @@ class Prepared:
         run: with the same job, if there is one; it is used, and trained further where it has not finished.
         stopped_at: the search stopped the run before, at these samples seen; None: it did not.
         may_resume: whether the run may be trained further.
+        source: a run from whose newest checkpoint the trial begins, in a run of its own.
     """
 
     job: Job | None = None
@@ -126,6 +135,7 @@ class Prepared:
     run: RunFolder | None = None
     stopped_at: int | None = None
     may_resume: bool = True
+    source: RunFolder | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +150,8 @@ class TrialNews:
         value: of the metric at the newest evaluation that counted for the scheduler; None: none yet.
         ended: how it ended; None: it has not.
         problem: why it cannot run, or failed.
+        member: of a population: the trials of one member follow each other.
+        copied_from: the run from whose checkpoint its run began; None: it began at its first sample.
     """
 
     number: int
@@ -149,6 +161,21 @@ class TrialNews:
     value: float | None = None
     ended: Ended | None = None
     problem: str = ""
+    member: int = 0
+    copied_from: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """A member of a population that is continued.
+
+    Args:
+        values: of the job, that its newest run has.
+        run: its newest run.
+    """
+
+    values: Values
+    run: RunFolder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,6 +190,7 @@ class TrialContext:
         address: of a running cluster; None: the cluster ends with the search.
         folder: the working directory of the process that searches.
         need: resources of one trial, by Ray's name.
+        members: of the population of pbt, if it is continued.
     """
 
     spec: SearchSpec
@@ -172,3 +200,4 @@ class TrialContext:
     address: str | None
     folder: Path
     need: Mapping[str, float]
+    members: Sequence[Member] = ()

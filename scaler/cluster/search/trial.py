@@ -11,6 +11,7 @@ from typing import Any
 
 from ray import tune
 
+from scaler.cluster.branch import branch_plan
 from scaler.cluster.kept.group import KeptGroup
 from scaler.cluster.progress import Progress
 from scaler.cluster.resume import read_stored, resume_plan
@@ -22,6 +23,8 @@ from scaler.metrics.events import Evaluated, of_type
 from scaler.metrics.reader import read_events
 from scaler.runs import RunFolder, RunState
 from scaler.runs.control import request_stop
+from scaler.runs.origin import Origin
+from scaler.training.checkpoints.files import complete_checkpoints
 
 OBJECTIVE, SAMPLES = "objective", "samples_seen"  # names in the results that Ray Tune gets
 WORST = 1e30  # of a metric that is not a number
@@ -42,12 +45,24 @@ class Trial(tune.Trainable):
         self._group_key: object = None
         self._run: _Run | None = None
         self._waits = False
+        self._origin: Mapping[str, Any] | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """End the run of this trial, and take the setting of the next one."""
         self._end_run()
-        self._drawn = new_config
+        self._drawn, self._origin = new_config, None
         return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Return where this trial is: of pbt, its run has a checkpoint and has stopped."""
+        assert self._run is not None
+        assert self._run.folder is not None
+        return {"trial": self.trial_id, "uri": self._run.folder.uri}
+
+    def load_checkpoint(self, checkpoint: Mapping[str, Any] | None) -> None:
+        """Take where this trial was, or where another one was, from which this one is to begin."""
+        self._end_run()
+        self._origin = checkpoint
 
     def cleanup(self) -> None:
         """End the run and its workers."""
@@ -60,26 +75,43 @@ class Trial(tune.Trainable):
         """Train to the next evaluation that the scheduler has to see, or for a moment; return what there is to say."""
         if self._run is None:
             self._run = self._begin()
+        elif self._run.is_paused:
+            self._run = self._begin(self._run.folder)
         elif self._waits:
             self._run.decisions.put("continue")
         try:
             news = self._run.news.get(timeout=NEWS_S)
         except Empty:
             news = _News(samples=self._run.samples)
-        self._waits = news.is_evaluation
+        self._waits = news.is_evaluation and not self._run.is_paused
         return self._result(self._run, news)
 
     def _result(self, run: "_Run", news: "_News") -> dict[str, Any]:
-        result: dict[str, Any] = {SAMPLES: news.samples, "run_id": run.run_id, "problem": news.problem}
+        result: dict[str, Any] = {
+            SAMPLES: news.samples,
+            "run_id": run.run_id,
+            "problem": news.problem,
+            "copied_from": run.copied_from,
+        }
         if news.is_evaluation or news.ended is not None:
             worst = -WORST if self._context.spec.mode == "max" else WORST
             is_known = news.value is not None and isfinite(news.value)
             result |= {OBJECTIVE: news.value if is_known else worst, "value": news.value if is_known else None}
         return {**result, "ended": news.ended, "is_fatal": news.is_fatal, "done": news.ended is not None}
 
-    def _begin(self) -> "_Run":
+    def _begin(self, paused: RunFolder | None = None) -> "_Run":
+        """Begin the run of this trial, or continue the run that was paused."""
         context = self._context
         prepared = context.prepare(context.spec.values(self._drawn))
+        if context.spec.scheduler == "pbt" and not prepared.problem:
+            prepared = replace(prepared, run=paused)
+            origin, member = self._origin, member_of(str(self.trial_id))
+            self._origin = None
+            if origin is not None:
+                is_own = origin["trial"] == self.trial_id
+                prepared = replace(prepared, **{"run" if is_own else "source": RunFolder(origin["uri"])})
+            elif paused is None and member < len(context.members):
+                prepared = replace(prepared, run=context.members[member].run)
         run = _Run(prepared, context, self._workers)
         run.start()
         return run
@@ -141,6 +173,9 @@ class _Run(Thread):
         super().__init__(name="scaler-trial", daemon=True)
         self._prepared, self._context, self._workers = prepared, context, workers
         self._is_stopped = False
+        self._paused: _News | None = None
+        self.is_paused = False
+        self._is_population = context.spec.scheduler == "pbt"
         plan = prepared.plan
         self._places = context.spec.places(plan.total_samples) if plan is not None else []
         self.news: SimpleQueue[_News] = SimpleQueue()
@@ -152,6 +187,16 @@ class _Run(Thread):
     def run_id(self) -> str | None:
         """The run's id; None: it has not begun."""
         return None if self.folder is None else self.folder.run_id
+
+    @property
+    def copied_from(self) -> str | None:
+        """The run from whose checkpoint a run of a population began; None: it began at its first sample."""
+        if not self._is_population or self.folder is None:
+            return None
+        with suppress(RunError):
+            origin = Origin.of(self.folder)
+            return None if origin is None else origin.run_id
+        return None
 
     def run(self) -> None:
         """Report until the end; the last news says how it ended."""
@@ -173,7 +218,7 @@ class _Run(Thread):
         prepared = self._prepared
         if prepared.problem:
             return _News(ended="failed", problem=prepared.problem)
-        if prepared.run is not None:
+        if prepared.run is not None and not self._is_population:
             ended = self._replay(prepared.run)
             if ended is not None:
                 return self._end(ended, prepared.stopped_at)
@@ -220,18 +265,27 @@ class _Run(Thread):
             "on_progress": show,
         }
         try:
-            if prepared.run is None:
+            if prepared.source is not None:
+                newest = complete_checkpoints(prepared.source)[-1]
+                branch_plan(prepared.source, newest, prepared.job, prepared.plan, **shared)
+            elif prepared.run is None:
                 submit_plan(prepared.job, prepared.plan, **shared)
             else:
                 read_stored(prepared.run)  # refuses a folder that was altered
                 resume_plan(prepared.run, prepared.job, prepared.plan, **shared)
         except KeyboardInterrupt:
+            if self._paused is not None:
+                self.is_paused = True
+                return self._paused
             return self._end("stopped" if self._is_stopped else "interrupted", None)
         return self._end("finished", None)
 
     def _decide(self, samples: int, value: float | None) -> Decision:
         """Report an evaluation and wait until the scheduler has decided."""
         self.samples = samples
+        if self._is_population:  # others may begin from its checkpoint, so that it stops to write one
+            self._paused = _News(samples=samples, value=value, is_evaluation=True)
+            return "stop"
         self.news.put(_News(samples=samples, value=value, is_evaluation=True))
         decision = self.decisions.get()
         self._is_stopped = decision == "stop"
@@ -244,6 +298,16 @@ class _Run(Thread):
         samples = stopped_at if stopped_at is not None else max(self.samples, known[-1][0] if known else 0)
         problem = f"run {self.folder.run_id} failed" if ended == "failed" else ""
         return _News(samples=samples, value=known[-1][1] if known else None, ended=ended, problem=problem)
+
+
+def member_of(trial_id: str) -> int:
+    """Return which member of the population a trial of Ray Tune is: its ids end with a number.
+
+    Example:
+        >>> member_of("5f3a1_00003")
+        3
+    """
+    return int(trial_id.rpartition("_")[2])
 
 
 def evaluations(folder: RunFolder, metric: str) -> Evaluations:

@@ -20,7 +20,7 @@ from ray.tune.search import BasicVariantGenerator, Searcher
 from scaler.cluster.ray_session import set_environment
 from scaler.cluster.run_driver import sigterm_like_ctrl_c
 from scaler.cluster.search.spec import Between, SearchSpec, TrialContext, TrialNews, values_key
-from scaler.cluster.search.trial import OBJECTIVE, SAMPLES, Trial
+from scaler.cluster.search.trial import OBJECTIVE, SAMPLES, Trial, member_of
 from scaler.errors import ClusterError, JobFileError, RunError
 from scaler.runs.control import request_stop
 from scaler.runs.find import run_with_id
@@ -74,7 +74,7 @@ def run_search(
     trainable = tune.with_resources(
         tune.with_parameters(Trial, context=context), tune.PlacementGroupFactory([{f"node:{address}": share}])
     )
-    searcher, space = _searcher(spec, starts)
+    searcher, space = _searcher(spec, starts, [spec.drawn(member.values) for member in context.members])
     level = logging.INFO if verbose else logging.CRITICAL
     with (
         set_environment(_ENVIRONMENT),
@@ -156,12 +156,13 @@ def _domain(values: Any) -> Any:
     return (tune.loguniform if values.is_log else tune.uniform)(values.low, values.high)
 
 
-def _searcher(spec: SearchSpec, may_start: Callable[[], bool]) -> tuple[Any, dict[str, Any]]:
+def _searcher(
+    spec: SearchSpec, may_start: Callable[[], bool], points: list[dict[str, Any]]
+) -> tuple[Any, dict[str, Any]]:
     """Return Ray Tune's searcher, and the space that Ray Tune gets beside it."""
     space = {key: _domain(values) for key, values in spec.space.items()}
     if spec.searcher == "optuna":
         return _optuna(spec, may_start), space
-    points: list[dict[str, int]] = []
     if spec.searcher == "grid":
         sizes = {key: range(len(values)) for key, values in spec.space.items() if not isinstance(values, Between)}
         points = [dict(zip(sizes, positions, strict=True)) for positions in product(*sizes.values())]
@@ -179,7 +180,7 @@ class _NotKept:
 class _Proposals(_NotKept, BasicVariantGenerator):
     """Settings at random, or those of a list; none is proposed twice."""
 
-    def __init__(self, spec: SearchSpec, may_start: Callable[[], bool], points: list[dict[str, int]]) -> None:
+    def __init__(self, spec: SearchSpec, may_start: Callable[[], bool], points: list[dict[str, Any]]) -> None:
         super().__init__(points_to_evaluate=points, random_state=spec.seed)
         self._spec, self._may_start = spec, may_start
         self._proposed: set[str] = set()
@@ -190,7 +191,9 @@ class _Proposals(_NotKept, BasicVariantGenerator):
             self.set_finished()  # type: ignore[no-untyped-call]
         while (trial := super().next_trial()) is not None:  # type: ignore[no-untyped-call]
             key = values_key(self._spec.values(trial.config))
-            if key not in self._proposed or self._spec.scheduler == "pbt":
+            if self._spec.scheduler == "pbt":
+                key = str(trial.trial_id)  # a population may begin with equal members
+            if key not in self._proposed:
                 self._proposed.add(key)
                 return trial
             self.on_trial_complete(trial.trial_id)
@@ -232,7 +235,8 @@ class _News(_NotKept, tune.Callback):
         self, spec: SearchSpec, on_news: Callable[[TrialNews], None], interrupt: "_Interrupt", storage: str
     ) -> None:
         self._spec, self._on_news, self._interrupt, self._storage = spec, on_news, interrupt, storage
-        self._trials: dict[str, TrialNews] = {}
+        self._trials: dict[tuple[str, str | None], TrialNews] = {}
+        self._newest: dict[str, tuple[str, str | None]] = {}  # by the trial of Ray Tune
         self._stopped: set[str] = set()
         self.fatal: str | None = None
 
@@ -243,7 +247,15 @@ class _News(_NotKept, tune.Callback):
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
         """Say how far a trial is."""
         run_id, ended = result["run_id"], result["ended"]
-        changes = {"run_id": run_id, "samples_seen": result[SAMPLES], "ended": ended, "problem": result["problem"]}
+        if run_id is None and ended is None:
+            return
+        changes: dict[str, Any] = {
+            "copied_from": result["copied_from"],
+            "run_id": run_id,
+            "samples_seen": result[SAMPLES],
+            "ended": ended,
+            "problem": result["problem"],
+        }
         if OBJECTIVE in result:
             changes["value"] = result["value"]
         self._tell(trial, **changes)
@@ -258,7 +270,7 @@ class _News(_NotKept, tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Say that a trial has ended: if it did not say so itself, the scheduler has stopped it."""
-        if self._trials[trial.trial_id].ended is None:
+        if self._trials[self._newest[trial.trial_id]].ended is None:
             self._tell(trial, ended="stopped")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -266,10 +278,22 @@ class _News(_NotKept, tune.Callback):
         self._tell(trial, ended="failed", problem="the process that runs the trial is gone")
 
     def _tell(self, trial: Any, **changes: Any) -> None:
-        known = self._trials.get(trial.trial_id) or TrialNews(
-            number=len(self._trials), values=self._spec.values(trial.config)
-        )
-        self._trials[trial.trial_id] = known = replace(known, **changes)
+        """Tell what a trial has done; a run that began from another trial's checkpoint is a trial of its own."""
+        copied = changes.get("copied_from")
+        key = (trial.trial_id, changes.get("run_id") if copied is not None else None)
+        if "copied_from" not in changes and trial.trial_id in self._newest:
+            key = self._newest[trial.trial_id]
+        if key not in self._trials:
+            before = self._newest.get(trial.trial_id)
+            about = {"values": self._spec.values(trial.config), "member": member_of(trial.trial_id)}
+            if before is not None and self._trials[before].run_id is None:
+                self._trials[key] = self._trials.pop(before)
+            else:
+                self._trials[key] = TrialNews(number=len(self._trials), **about)
+                if before is not None:
+                    self._on_news(replace(self._trials[before], ended="replaced"))
+        self._newest[trial.trial_id] = key
+        self._trials[key] = known = replace(self._trials[key], **changes)
         self._on_news(known)
 
 

@@ -13,7 +13,9 @@ class TrialResult:
     overrides: Mapping[str, Any]  # its values, by key of the job
     label: str  # the same as a short text
     run_id: str | None  # its run
-    ended: str | None  # finished; stopped: by the scheduler; interrupted; failed; None: it runs
+    ended: str | None  # finished; stopped: by the scheduler; replaced: by a copy of a better one; interrupted; failed;
+    # None: it runs
+    copied_from: str | None  # the run from whose checkpoint its run began; None: it began at its first sample
     samples_seen: int  # samples that it used
     total_samples: int | None  # samples that it takes to its end
     last: float | None  # the metric at its last evaluation

@@ -50,4 +50,5 @@ def trial_sheets(search: SearchResult | None, metric: str | None) -> Sequence[Sh
 def _row(row: TrialResult) -> tuple[str, ...]:
     share = percent(row.samples_seen / row.total_samples) if row.total_samples else "–"
     values = (number(row.last), number(row.best))
-    return (row.label, f"{row.samples_seen:,}", share, *values, row.ended or "running")
+    name = row.label if row.copied_from is None else f"{row.label}, from {row.copied_from}"
+    return (name, f"{row.samples_seen:,}", share, *values, row.ended or "running")

@@ -26,11 +26,13 @@ class TrialInput:
         cell: with the report.
         ended: how the trial ended; None: it has not.
         stopped_at: where the search stopped it, in samples seen; None: it did not.
+        copied_from: the run from whose checkpoint its run began; None: it began at its first sample.
     """
 
     cell: CellInput
     ended: str | None
     stopped_at: int | None
+    copied_from: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +88,7 @@ def summarize_search(
         best=best.trial if best is not None else None,
         command=_command(best, job=job, options=options) if best is not None else None,
         samples=sum(row.samples_seen for row in rows),
-        samples_of_all=sum(row.total_samples or 0 for row in rows),
+        samples_of_all=sum(row.total_samples or 0 for row in rows if row.copied_from is None),
     )
     empty = summarize_experiment(name, [], None, labels={}, job=job, options=options, environment=environment)
     return replace(
@@ -108,6 +110,8 @@ def _trial(trial: TrialInput, question: SearchQuestion) -> TrialResult:
         curve = [each for each in curve if each[0] <= trial.stopped_at]
     values = [value for _, value in curve]
     seen = report.totals.samples_seen if report is not None else 0
+    if report is not None and report.branched_from is not None:
+        seen -= report.branched_from["samples_seen"]  # another trial's
     is_own = report is not None and report.state == "stopped"  # else another experiment has trained it further
     return TrialResult(
         trial=cell.cell,
@@ -115,6 +119,7 @@ def _trial(trial: TrialInput, question: SearchQuestion) -> TrialResult:
         label=label(cell.overrides),
         run_id=report.run_id if report is not None else None,
         ended=trial.ended,
+        copied_from=trial.copied_from,
         samples_seen=seen if trial.stopped_at is None or is_own else min(seen, trial.stopped_at),
         total_samples=report.plan["total_samples"] if report is not None else None,
         last=values[-1] if values else None,
@@ -143,8 +148,9 @@ def _answer(result: SearchResult, best: TrialResult | None, question: SearchQues
         return "No trial of the search has been evaluated."
     what = "trial" if len(result.trials) == 1 else "trials"
     after = "" if best.ended == "finished" else f", after {best.samples_seen:,} samples"
+    tried = sum(row.copied_from is None for row in result.trials)
     used = f"{result.samples:,} of the {result.samples_of_all:,} samples ({percent(result.share)})"
-    missing = (result.asked or 0) - len(result.trials)
+    missing = (result.asked or 0) - tried
     return (
         f"The best of {len(result.trials)} {what} is {best.label}: {question.metric} {number(best.last)}{after}. The "
         f"search used {used} that all of these trials take to their ends."
