@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Any
 
 from scaler.cluster.connection import connect
+from scaler.cluster.run_driver import require_runnable
 from scaler.cluster.search.spec import (
     Between,
     Member,
@@ -17,7 +18,7 @@ from scaler.cluster.search.spec import (
     Values,
     values_key,
 )
-from scaler.errors import JobFileError, RunError
+from scaler.errors import JobFileError, RunError, ScalerError
 from scaler.experiment.cell_runs import JobRuns
 from scaler.experiment.folder import About, CellRow, ExperimentFolder
 from scaler.experiment.matrix import Matrix, make_cell
@@ -45,6 +46,7 @@ class TrialJobs:
         storage: of the runs.
         stopped_at: by the text of a setting, where the search stopped its run before, in samples seen.
         retry: whether runs that failed are resumed.
+        address: of a running cluster; None: an embedded one.
         facts: of the recipes.
     """
 
@@ -55,6 +57,7 @@ class TrialJobs:
     storage: str
     stopped_at: Mapping[str, int]
     retry: bool
+    address: str | None
     facts: dict[str, RecipeFacts] = field(default_factory=dict)
     runs: list[JobRuns] = field(default_factory=list)  # of this process; empty: the storage was not read yet
 
@@ -67,6 +70,10 @@ class TrialJobs:
             self.runs.append(JobRuns(self.storage))
         run = self.runs[0].find(cell.job)
         if run is None:
+            try:
+                require_runnable(cell.job, cell.plan, recipe_folder=self.recipe_folder, address=self.address)
+            except ScalerError as error:
+                return Prepared(problem=str(error))
             return Prepared(job=cell.job, plan=cell.plan)
         state, _ = present_state(run)
         if state in (RunState.STARTING, RunState.RUNNING):
@@ -97,10 +104,11 @@ def search_spec(matrix: Matrix) -> SearchSpec:
         raise JobFileError(
             "compare.metric = train_loss, and a search compares evaluations.", "Name a value of the evaluation."
         )
-    if plan.eval_every_samples is None and search.scheduler != "none":
+    if plan.eval_every_samples >= plan.total_samples and search.scheduler != "none":
         raise JobFileError(
-            f"search.scheduler = {search.scheduler} compares evaluations during the training, and the job has none.",
-            "Such as --set train.eval_every={epochs: 1}, or scheduler: none.",
+            f"search.scheduler = {search.scheduler} compares evaluations during the training, and the first one is at "
+            "its end.",
+            "Evaluate more often, such as --set 'train.eval_every={epochs: 1}', or use scheduler: none.",
         )
     require_price(matrix)
     if search.scheduler == "pbt":
@@ -221,6 +229,7 @@ def run_trials(
         storage=matrix.base.storage,
         stopped_at={values_key(row.overrides): row.stopped_at for row in before if row.stopped_at is not None},
         retry=retry,
+        address=address,
     )
     with connect(
         matrix.base, recipe_folder=matrix.recipe_folder, address=address, verbose=verbose, on_notice=on_notice

@@ -18,7 +18,7 @@ from scaler.cluster.resume import read_stored, resume_plan
 from scaler.cluster.review import Decision, Review, is_due
 from scaler.cluster.search.spec import Ended, Prepared, TrialContext
 from scaler.cluster.submit import submit_plan
-from scaler.errors import ClusterError, RunError, ScalerError
+from scaler.errors import ClusterError, JobFileError, RunError, ScalerError
 from scaler.metrics.events import Evaluated, of_type
 from scaler.metrics.reader import read_events
 from scaler.runs import RunFolder, RunState
@@ -97,7 +97,7 @@ class Trial(tune.Trainable):
             worst = -WORST if self._context.spec.mode == "max" else WORST
             is_known = news.value is not None and isfinite(news.value)
             result |= {OBJECTIVE: news.value if is_known else worst, "value": news.value if is_known else None}
-        return {**result, "ended": news.ended, "is_fatal": news.is_fatal, "done": news.ended is not None}
+        return {**result, "ended": news.ended, "fatal": news.fatal, "done": news.ended is not None}
 
     def _begin(self, paused: RunFolder | None = None) -> "_Run":
         """Begin the run of this trial, or continue the run that was paused."""
@@ -155,7 +155,7 @@ class _News:
         is_evaluation: whether the run waits for a decision.
         ended: how it ended; None: it has not.
         problem: why it cannot run, or failed.
-        is_fatal: whether the problem ends the search.
+        fatal: the error's class and its remedy, if the problem ends the search.
     """
 
     samples: int = 0
@@ -163,7 +163,7 @@ class _News:
     is_evaluation: bool = False
     ended: Ended | None = None
     problem: str = ""
-    is_fatal: bool = False
+    fatal: tuple[str, str] | None = None
 
 
 class _Run(Thread):
@@ -203,16 +203,11 @@ class _Run(Thread):
         try:
             self.news.put(self._whole())
         except ScalerError as error:
-            self.news.put(
-                _News(
-                    samples=self.samples,
-                    ended="failed",
-                    problem=str(error),
-                    is_fatal=isinstance(error, ClusterError | RunError),
-                )
-            )
+            fatal = (type(error).__name__, error.remedy) if isinstance(error, FATAL) else None
+            problem = error.problem if fatal else str(error)
+            self.news.put(_News(samples=self.samples, ended="failed", problem=problem, fatal=fatal))
         except Exception as error:
-            self.news.put(_News(ended="failed", problem=f"a bug in scaler: {error!r}", is_fatal=True))
+            self.news.put(_News(ended="failed", problem=f"a bug in scaler: {error!r}", fatal=("RunError", "")))
 
     def _whole(self) -> _News:
         prepared = self._prepared
@@ -247,7 +242,7 @@ class _Run(Thread):
         assert prepared.plan is not None
 
         def decide(samples: int, values: Mapping[str, float | None]) -> Decision:
-            return self._decide(samples, values.get(spec.metric))
+            return self._decide(samples, value_of(values, spec.metric))
 
         def show(progress: Progress) -> None:
             self.samples = progress.samples_seen or self.samples
@@ -310,7 +305,27 @@ def member_of(trial_id: str) -> int:
     return int(trial_id.rpartition("_")[2])
 
 
+class NoMetricError(JobFileError):
+    """The evaluation has no such value."""
+
+
+def value_of(values: Mapping[str, float | None], metric: str) -> float | None:
+    """Return a value of an evaluation.
+
+    Raises:
+        NoMetricError: names those that there are.
+    """
+    if metric not in values:
+        raise NoMetricError(
+            f"compare.metric = {metric}, and the evaluation has no such value.", f"It has {', '.join(values)}."
+        )
+    return values[metric]
+
+
+FATAL = (ClusterError, RunError, NoMetricError)  # another trial would meet them, too
+
+
 def evaluations(folder: RunFolder, metric: str) -> Evaluations:
     """Return the samples seen and the metric at each evaluation of a run, rising; the last one of each place."""
-    found = {event.samples_seen: event.values.get(metric) for event in of_type(read_events(folder), Evaluated)}
+    found = {event.samples_seen: value_of(event.values, metric) for event in of_type(read_events(folder), Evaluated)}
     return sorted(found.items())

@@ -21,10 +21,11 @@ from scaler.cluster.ray_session import set_environment
 from scaler.cluster.run_driver import sigterm_like_ctrl_c
 from scaler.cluster.search.spec import Between, SearchSpec, TrialContext, TrialNews, values_key
 from scaler.cluster.search.trial import OBJECTIVE, SAMPLES, Trial, member_of
-from scaler.errors import ClusterError, JobFileError, RunError
+from scaler.errors import ClusterError, JobFileError, RunError, ScalerError
 from scaler.runs.control import request_stop
 from scaler.runs.find import run_with_id
 
+FATAL_ERRORS = {"ClusterError": ClusterError, "RunError": RunError, "NoMetricError": JobFileError}
 PATIENCE_S = 90.0  # after Ctrl-C, the trials may take this long to save and stop
 DRAWS = 50  # for each trial, so that a setting that was drawn before is drawn again
 _ENVIRONMENT = {
@@ -104,7 +105,7 @@ def run_search(
             ),
         ).fit()
     if news.fatal is not None:
-        raise ClusterError(news.fatal, "The same command continues the search.")
+        raise news.fatal
     if interrupt.is_set:
         raise KeyboardInterrupt
 
@@ -238,7 +239,7 @@ class _News(_NotKept, tune.Callback):
         self._trials: dict[tuple[str, str | None], TrialNews] = {}
         self._newest: dict[str, tuple[str, str | None]] = {}  # by the trial of Ray Tune
         self._stopped: set[str] = set()
-        self.fatal: str | None = None
+        self.fatal: ScalerError | None = None
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Say that a trial has started."""
@@ -259,9 +260,15 @@ class _News(_NotKept, tune.Callback):
         if OBJECTIVE in result:
             changes["value"] = result["value"]
         self._tell(trial, **changes)
-        if result["is_fatal"]:
-            self.fatal = result["problem"]
-        if (self._interrupt.is_set or self.fatal) and ended is None and run_id and run_id not in self._stopped:
+        if result["fatal"] is not None and self.fatal is None:
+            kind, remedy = result["fatal"]
+            self.fatal = FATAL_ERRORS.get(kind, ClusterError)(result["problem"], remedy)
+        if (
+            (self._interrupt.is_set or self.fatal is not None)
+            and ended is None
+            and run_id
+            and run_id not in self._stopped
+        ):
             self._stopped.add(run_id)
             with suppress(RunError):
                 run = run_with_id(run_id, storage=self._storage)
