@@ -11,6 +11,7 @@ from scaler.runs.find import run_with_id
 from scaler.runs.lease import present_state
 
 WAITING, IMPOSSIBLE, GONE = "waiting", "impossible", "gone"
+LEFT = "stopped by the search"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +22,7 @@ class ExperimentStatus:
         name: of the experiment.
         cells: number of cells.
         states: number of cells by state of their run; ``waiting``: no run yet; ``impossible``: it cannot run;
-            ``gone``: its run was removed.
+            ``gone``: its run was removed; ``stopped by the search``: it needs no more training.
         running: run ids of the cells that run now.
     """
 
@@ -49,7 +50,8 @@ class ExperimentStatus:
     def text(self) -> str:
         """Return the status, and what to type next."""
         lines = [self.line(), *(f"Running: {run_id}" for run_id in self.running)]
-        unfinished = self.cells - self.states.get(RunState.SUCCEEDED.value, 0) - self.states.get(IMPOSSIBLE, 0)
+        done = sum(self.states.get(state, 0) for state in (RunState.SUCCEEDED.value, IMPOSSIBLE, LEFT))
+        unfinished = self.cells - done
         if unfinished and not self.running:
             lines.append("Continue it with the command that started it: finished cells are not run again.")
         return "\n".join([*lines, f"Report: scaler experiment report {self.name}"])
@@ -72,6 +74,8 @@ def experiment_status(folder: ExperimentFolder) -> ExperimentStatus:
                 state = GONE if run is None else present_state(run)[0].value
             except RunError:
                 state = "unreadable"
+        if row.ended in ("stopped", "replaced"):
+            state = LEFT
         if state in (RunState.RUNNING, RunState.STARTING) and row.run_id is not None:
             running.append(row.run_id)
         states[state] = states.get(state, 0) + 1

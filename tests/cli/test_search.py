@@ -100,7 +100,7 @@ def test_what_has_run_is_used_and_more_trials_are_added(
     monkeypatch.chdir(folder)
     done = sum(trial["ended"] == "finished" for trial in again["search"]["trials"])
     line = scaler_command("experiment", "list").out
-    assert line == f"best  {done} of 6 cells succeeded, {6 - done} stopped\n"
+    assert line == f"best  {done} of 6 cells succeeded, {6 - done} stopped by the search\n"
     text = scaler_command("experiment", "report", "best").out
     assert " ".join(text.split()).startswith(again["answer"])
     markdown = scaler_command("experiment", "report", "best", "--markdown").out
