@@ -82,7 +82,7 @@ def table(folder: Path) -> bool:
     seeds = list(samples)
     means = {name: fmean(values) for name, values in results.items()}
     best = max(means, key=lambda name: means[name])
-    error = stdev(results[best]) / len(seeds) ** 0.5
+    error = stdev(results[best]) / len(seeds) ** 0.5 if len(seeds) > 1 else 0.0
     print(f"\n{len(means)} settings, seeds {seeds}. The best of the grid: {best}")
     print(f"accuracy {means[best]:.4f}, standard error {error:.4f}: at least {means[best] - error:.4f} is as good\n")
     print("seed  found                                             mean    rank  samples  of the grid  as good")

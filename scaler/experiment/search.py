@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -91,13 +92,18 @@ def search_spec(matrix: Matrix) -> SearchSpec:
     """Return what the search of an experiment is, in samples.
 
     Raises:
-        JobFileError: the job is elastic, is not evaluated, or has no price where the budget needs one.
+        JobFileError: a package is missing, the job is elastic, is not evaluated during the training, or has no price
+            where the budget needs one.
     """
     experiment, job = matrix.experiment, matrix.base
     search, compare = experiment.search, experiment.compare
     assert search is not None
     assert compare is not None
     plan = next(cell.plan for cell in matrix.cells if cell.plan is not None)
+    if search.searcher == "optuna" and find_spec("optuna") is None:
+        raise JobFileError(
+            "search.searcher = optuna, and optuna is not installed.", "Install it: pip install 'scaler[search]'"
+        )
     if job.scale.is_elastic:
         raise JobFileError("a search needs a fixed number of workers.", "Give scale.num_workers a number.")
     if compare.metric == "train_loss":

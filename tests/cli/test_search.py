@@ -175,3 +175,28 @@ def test_bad_members_of_a_population_continue_from_good_ones(folder: Path) -> No
         origin = runs[copy["run_id"]].read_json("status.json")["branched_from"]
         assert origin["run_id"] == copy["copied_from"] in runs
         assert origin["samples_seen"] in (610, 1210), "one step after the evaluation"
+
+
+def test_optuna_proposes_settings_from_the_results(folder: Path) -> None:
+    pytest.importorskip("optuna")
+    report = run(
+        folder,
+        {
+            **SEARCH,
+            "name": "optuna",
+            "set": {"train.epochs": 2, "storage": "optuna"},
+            "search": {
+                "space": {
+                    "reference.lr": {"low": 0.001, "high": 0.1, "scale": "log"},
+                    "scale.rule": ["linear", "sqrt"],
+                },
+                "searcher": "optuna",
+                "scheduler": "none",
+                "trials": 3,
+            },
+        },
+    )
+    trials = report["search"]["trials"]
+    assert [trial["ended"] for trial in trials] == ["finished"] * 3
+    assert len({trial["overrides"]["reference.lr"] for trial in trials}) == 3
+    assert all(0.001 <= trial["overrides"]["reference.lr"] <= 0.1 for trial in trials)

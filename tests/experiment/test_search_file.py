@@ -1,5 +1,6 @@
 """The section ``search`` of an experiment file, and what it means in samples."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,12 @@ def test_a_matrix_needs_a_margin_and_no_other_cells_beside_it() -> None:
         matrix(**about)
     with pytest.raises(JobFileError, match=r"max_concurrent = 2: the cells of a matrix run one after another"):
         matrix(**about, compare=None, max_concurrent=2)
+
+
+def test_optuna_is_asked_for_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(JobFileError) as caught:
+        search_spec(matrix({"searcher": "optuna"}))
+    assert str(caught.value) == (
+        "search.searcher = optuna, and optuna is not installed.\n  Install it: pip install 'scaler[search]'"
+    )

@@ -206,12 +206,7 @@ class _Proposals(_NotKept, BasicVariantGenerator):
 
 
 def _optuna(spec: SearchSpec, may_start: Callable[[], bool]) -> Any:
-    try:
-        import optuna  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        raise JobFileError(
-            "search.searcher = optuna, and optuna is not installed.", "Install it: pip install 'scaler[search]'"
-        ) from None
+    import optuna
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
