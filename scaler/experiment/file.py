@@ -2,19 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from scaler.errors import JobFileError
-from scaler.experiment.search_section import Search
+from scaler.experiment.search_section import Key, Search
 from scaler.job.explain import problems
 from scaler.job.reading import read_file, read_values
 from scaler.job.section import Section, file_name, problem
 
 MOST_CELLS = 10_000
 
-Key = Annotated[str, Field(pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)*$")]
 Value = str | int | float | bool | None | list[Any] | dict[str, Any]
 
 

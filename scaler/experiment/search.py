@@ -48,6 +48,7 @@ class TrialJobs:
         stopped_at: by the text of a setting, where the search stopped its run before, in samples seen.
         retry: whether runs that failed are resumed.
         address: of a running cluster; None: an embedded one.
+        finds_runs: whether runs with the same job are used; members of a population have runs of their own.
         facts: of the recipes.
     """
 
@@ -59,6 +60,7 @@ class TrialJobs:
     stopped_at: Mapping[str, int]
     retry: bool
     address: str | None
+    finds_runs: bool
     facts: dict[str, RecipeFacts] = field(default_factory=dict)
     runs: list[JobRuns] = field(default_factory=list)  # of this process; empty: the storage was not read yet
 
@@ -67,6 +69,8 @@ class TrialJobs:
         cell = make_cell(0, setting, self.seed, self.values, self.source, self.recipe_folder, self.facts)
         if cell.job is None or cell.plan is None:
             return Prepared(problem=cell.problem)
+        if not self.finds_runs:
+            return Prepared(job=cell.job, plan=cell.plan)
         if not self.runs:
             self.runs.append(JobRuns(self.storage))
         run = self.runs[0].find(cell.job)
@@ -236,6 +240,7 @@ def run_trials(
         stopped_at={values_key(row.overrides): row.stopped_at for row in before if row.stopped_at is not None},
         retry=retry,
         address=address,
+        finds_runs=spec.scheduler != "pbt",
     )
     with connect(
         matrix.base, recipe_folder=matrix.recipe_folder, address=address, verbose=verbose, on_notice=on_notice

@@ -9,7 +9,7 @@ from scaler.job.section import MOST, MOST_EPOCHS, Section, problem
 
 MOST_TRIALS = 10_000
 
-SpaceKey = Annotated[str, Field(pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)*$")]
+Key = Annotated[str, Field(pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)*$")]
 
 
 class Range(Section):
@@ -55,10 +55,7 @@ class Extent(Section):
 class Search(Section):
     """A search for the best setting of a job."""
 
-    space: dict[
-        SpaceKey,
-        Any,
-    ] = Field(
+    space: dict[Key, Any] = Field(
         min_length=1,
         description="Values by key of the job: a list to choose from, or a range such as "
         "{low: 0.003, high: 0.3, scale: log}.",

@@ -1,4 +1,4 @@
-"""The actor in which Ray Tune runs one trial after another. It drives the run of each, in workers that they share."""
+"""The actor in which Ray Tune runs one trial after another. It has their run drivers and workers."""
 
 import os
 from collections.abc import Mapping
@@ -167,7 +167,7 @@ class _News:
 
 
 class _Run(Thread):
-    """Drives the run of one trial: reports the evaluations that it has, and trains the rest."""
+    """The run driver of one trial: reports the evaluations that it has, and trains the rest."""
 
     def __init__(self, prepared: Prepared, context: TrialContext, workers: Any) -> None:
         super().__init__(name="scaler-trial", daemon=True)

@@ -1,4 +1,4 @@
-"""What a search found: its trials, the best setting, and where the search should go on."""
+"""What a search found: its trials, the best setting, and where to search next."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -204,7 +204,7 @@ def _findings(result: SearchResult, best: TrialResult | None, question: SearchQu
 
 
 def wider_space(values: Any, best: Any) -> Any | None:
-    """Return a space that goes on beyond the best value, if that lies at the edge; None: it does not.
+    """Return a space that reaches beyond the best value, if that lies at the edge; None: it does not.
 
     Args:
         values: a list of values, or ``low``, ``high`` and ``scale``.
