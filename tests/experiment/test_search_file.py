@@ -8,7 +8,7 @@ import pytest
 
 from scaler.cluster.search.spec import Between, SearchSpec
 from scaler.errors import JobFileError
-from scaler.experiment.file import parse_experiment
+from scaler.experiment.file import load_experiment, parse_experiment
 from scaler.experiment.matrix import Matrix, make_matrix
 from scaler.experiment.search import search_spec
 from scaler.experiment.search_dry_run import search_dry_run
@@ -151,3 +151,9 @@ def test_optuna_is_asked_for_before_anything_starts(monkeypatch: pytest.MonkeyPa
     assert str(caught.value) == (
         "search.searcher = optuna, and optuna is not installed.\n  Install it: pip install 'scaler[search]'"
     )
+
+
+def test_the_search_of_the_digits_can_run() -> None:
+    path = DIGITS / "search.yaml"
+    found = search_spec(make_matrix(load_experiment(path), folder=DIGITS, source=str(path)))
+    assert (found.trials, list(found.places(TOTAL))) == (24, [2874, 8622])

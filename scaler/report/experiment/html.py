@@ -11,7 +11,7 @@ from scaler.report.experiment.model import ExperimentReport, GroupResult
 from scaler.report.experiment.sheet import Sheet
 from scaler.report.experiment.tables import sheets
 from scaler.report.experiment.text import critical_text
-from scaler.report.experiment.trial_page import trial_tiles
+from scaler.report.experiment.trial_page import trial_charts, trial_tiles
 from scaler.report.page.chart import SERIES, Axis, Chart, ChartSet, Line, are_positive
 from scaler.report.page.parts import Cell, Column, Table, Tile
 from scaler.report.page.shell import render_page
@@ -28,7 +28,7 @@ def render_experiment_html(report: ExperimentReport) -> str:
         subject="Experiment",
         title=report.experiment_id,
         headline=report.answer,
-        charts=_charts(report),
+        charts=_charts(report) if report.search is None else trial_charts(report.search, report.metric or ""),
         report=report,
         tiles=_tiles(report),
         tables=[(sheet, _table(sheet)) for sheet in sheets(report)],

@@ -20,6 +20,7 @@ class TrialResult:
     total_samples: int | None  # samples that it takes to its end
     last: float | None  # the metric at its last evaluation
     best: float | None  # the best value of the metric at any evaluation
+    curve: tuple[tuple[int, float], ...]  # samples seen and the metric at each evaluation
     problem: str  # why it failed, or cannot run; empty: neither
 
 

@@ -124,6 +124,7 @@ def _trial(trial: TrialInput, question: SearchQuestion) -> TrialResult:
         total_samples=report.plan["total_samples"] if report is not None else None,
         last=values[-1] if values else None,
         best=(max if question.mode == "max" else min)(values) if values else None,
+        curve=tuple((int(place), value) for place, value in curve),
         problem=(cell.problem or (report.failure if report is not None else None) or "").strip().partition("\n")[0],
     )
 
