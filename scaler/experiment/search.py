@@ -347,7 +347,7 @@ def _rows_before(matrix: Matrix, folder: ExperimentFolder) -> Sequence[CellRow]:
 def _members(rows: Sequence[CellRow], *, storage: str) -> Sequence[Member]:
     """Return the members of a population with their newest runs; none: a run is gone, or a member has none."""
     newest = {row.member: row for row in rows if row.run_id is not None}
-    found = []
+    found: list[Member] = []
     for member in sorted(newest):
         run = run_with_id(newest[member].run_id or "", storage=storage)
         if run is None or member != len(found):

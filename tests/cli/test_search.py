@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,13 @@ SEARCH: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A job and its recipe."""
+    """A job and its recipe, whose steps are slow unless there is a file ``fast``."""
     made = tmp_path_factory.mktemp("search")
-    (made / "recipe_experiment.py").write_text(RECIPE)
+    waiting = 'time.sleep(0 if Path(__file__).with_name("fast").exists() else 0.05)'
+    recipe = RECIPE.replace("        calls += 1\n", f"        calls += 1\n        {waiting}\n")
+    (made / "recipe_experiment.py").write_text(f"import time\n{recipe}")
     (made / "job.yaml").write_text(yaml.safe_dump(JOB))
+    (made / "fast").touch()
     return made
 
 
@@ -114,10 +118,11 @@ def test_an_interrupted_search_saves_its_runs_and_continues(folder: Path) -> Non
     slow = {
         **SEARCH,
         "name": "slow",
-        "set": {"train.epochs": 300, "storage": "slow"},
+        "set": {"train.epochs": 60, "storage": "slow"},
         "search": {**SEARCH["search"], "scheduler": "none", "trials": 2},
         "max_concurrent": 2,
     }
+    (folder / "fast").unlink()
     process = subprocess.Popen(
         [str(SCALER), "experiment", "run", write(folder, slow)],
         cwd=folder,
@@ -127,9 +132,10 @@ def test_an_interrupted_search_saves_its_runs_and_continues(folder: Path) -> Non
     )
     storage = folder / "slow"
     while not all((run.local_path / "progress.json").exists() for run in _two_runs(storage, process)):
-        pass
+        time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
+    (folder / "fast").touch()
     assert process.returncode == 130, err
     stopped = list_runs(str(storage))
     assert [run.state().value for run in stopped] == ["stopped"] * 2, "both trained at the same time"
@@ -146,6 +152,7 @@ def _two_runs(storage: Path, process: "subprocess.Popen[str]") -> list[Any]:
         runs = list(list_runs(str(storage))) if storage.is_dir() else []
         if len(runs) == 2:
             return runs
+        time.sleep(0.1)
 
 
 def test_bad_members_of_a_population_continue_from_good_ones(folder: Path) -> None:

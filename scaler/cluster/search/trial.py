@@ -108,8 +108,9 @@ class Trial(tune.Trainable):
             origin, member = self._origin, member_of(str(self.trial_id))
             self._origin = None
             if origin is not None:
+                folder = RunFolder(origin["uri"])
                 is_own = origin["trial"] == self.trial_id
-                prepared = replace(prepared, **{"run" if is_own else "source": RunFolder(origin["uri"])})
+                prepared = replace(prepared, run=folder) if is_own else replace(prepared, source=folder)
             elif paused is None and member < len(context.members):
                 prepared = replace(prepared, run=context.members[member].run)
         run = _Run(prepared, context, self._workers)
