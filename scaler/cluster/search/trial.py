@@ -251,7 +251,13 @@ class _Run(Thread):
         def begin(folder: RunFolder, *rest: Any) -> None:
             self.folder = folder
 
-        review = Review(places=self._places, decide=decide, reason="the search")
+        newest = 0  # what was looked at before is not looked at again
+        if prepared.source is not None:
+            newest = complete_checkpoints(prepared.source)[-1]
+        elif prepared.run is not None:
+            newest = max([at for at, _ in evaluations(prepared.run, spec.metric)], default=0)
+        ahead = [place for place in self._places if place > newest]
+        review = Review(places=ahead, decide=decide, reason="the search")
         connection = replace(context.connection, group=self._workers(prepared), review=review)
         shared: dict[str, Any] = {
             "recipe_folder": context.recipe_folder,
@@ -262,7 +268,6 @@ class _Run(Thread):
         }
         try:
             if prepared.source is not None:
-                newest = complete_checkpoints(prepared.source)[-1]
                 branch_plan(prepared.source, newest, prepared.job, prepared.plan, **shared)
             elif prepared.run is None:
                 submit_plan(prepared.job, prepared.plan, **shared)
