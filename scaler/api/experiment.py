@@ -54,7 +54,7 @@ def run_experiment(
     verbose: bool = False,
     watcher: Watcher | None = None,
 ) -> ExperimentReport:
-    """Run the cells of an experiment that have not run, one after another, and return its report.
+    """Run the cells of an experiment that have not run, one after another, or its search, and return its report.
 
     Each cell is an ordinary run in the job's storage. A cell whose job is that of a finished run is not run again, and
     an interrupted experiment continues where it stopped.

@@ -63,7 +63,7 @@ def run_command(
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Run the cells of an experiment that have not run yet, and show what they show.
+    """Run the cells of an experiment that have not run yet, or its search, and show what they show.
 
     FILE is an experiment file. With a JOB, an option gives the values: scaler experiment run job.yaml --strong 1,2
     """
