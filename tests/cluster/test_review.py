@@ -1,4 +1,4 @@
-"""Where a run waits for a decision, and what it is told."""
+"""A run waits at places for a decision, and follows it."""
 
 from collections.abc import Sequence
 from pathlib import Path
