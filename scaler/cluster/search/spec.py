@@ -126,7 +126,8 @@ class Prepared:
         run: with the same job, if there is one; it is used, and trained further where it has not finished.
         stopped_at: the search stopped the run before, at these samples seen; None: it did not.
         may_resume: whether the run may be trained further.
-        source: a run from whose newest checkpoint the trial begins, in a run of its own.
+        source: a run from whose checkpoint the trial begins, in a run of its own.
+        source_samples: of that checkpoint.
     """
 
     job: Job | None = None
@@ -136,6 +137,7 @@ class Prepared:
     stopped_at: int | None = None
     may_resume: bool = True
     source: RunFolder | None = None
+    source_samples: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -57,7 +57,11 @@ class Trial(tune.Trainable):
         """Return where this trial is: of pbt, its run has a checkpoint and has stopped."""
         assert self._run is not None
         assert self._run.folder is not None
-        return {"trial": self.trial_id, "uri": self._run.folder.uri}
+        return {
+            "trial": self.trial_id,
+            "uri": self._run.folder.uri,
+            "samples_seen": complete_checkpoints(self._run.folder)[-1],
+        }
 
     def load_checkpoint(self, checkpoint: Mapping[str, Any] | None) -> None:
         """Take where this trial was, or where another one was, from which this one is to begin."""
@@ -110,7 +114,8 @@ class Trial(tune.Trainable):
             if origin is not None:
                 folder = RunFolder(origin["uri"])
                 is_own = origin["trial"] == self.trial_id
-                prepared = replace(prepared, run=folder) if is_own else replace(prepared, source=folder)
+                begin: Any = {"run": folder} if is_own else {"source": folder, "source_samples": origin["samples_seen"]}
+                prepared = replace(prepared, **begin)
             elif paused is None and member < len(context.members):
                 prepared = replace(prepared, run=context.members[member].run)
         run = _Run(prepared, context, self._workers)
@@ -253,7 +258,7 @@ class _Run(Thread):
 
         newest = 0  # what was looked at before is not looked at again
         if prepared.source is not None:
-            newest = complete_checkpoints(prepared.source)[-1]
+            newest = nearest_checkpoint(prepared.source, prepared.source_samples)
         elif prepared.run is not None:
             newest = max([at for at, _ in evaluations(prepared.run, spec.metric)], default=0)
         ahead = [place for place in self._places if place > newest]
@@ -285,7 +290,8 @@ class _Run(Thread):
         """Report an evaluation and wait until the scheduler has decided."""
         self.samples = samples
         if self._is_population:  # others may begin from its checkpoint, so that it stops to write one
-            self._paused = _News(samples=samples, value=value, is_evaluation=True)
+            place = max(each for each in self._places if each <= samples)  # of all members at the same samples
+            self._paused = _News(samples=place, value=value, is_evaluation=True)
             return "stop"
         self.news.put(_News(samples=samples, value=value, is_evaluation=True))
         decision = self.decisions.get()
@@ -309,6 +315,18 @@ def member_of(trial_id: str) -> int:
         3
     """
     return int(trial_id.rpartition("_")[2])
+
+
+def nearest_checkpoint(folder: RunFolder, samples_seen: int) -> int:
+    """Return a checkpoint of a run at some samples seen; if it was removed, the next one.
+
+    Raises:
+        RunError: there is none.
+    """
+    later = [each for each in complete_checkpoints(folder) if each >= samples_seen]
+    if not later:
+        raise RunError(f"run {folder.run_id} has no checkpoint at {samples_seen:,} samples or later.", "")
+    return later[0]
 
 
 class NoMetricError(JobFileError):

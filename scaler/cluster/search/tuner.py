@@ -32,7 +32,6 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # most results have no metric: they say how far the run is
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",  # a setting is drawn when there is a place for it
     "TUNE_RESULT_BUFFER_LENGTH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -76,9 +75,10 @@ def run_search(
         tune.with_parameters(Trial, context=context), tune.PlacementGroupFactory([{f"node:{address}": share}])
     )
     searcher, space = _searcher(spec, starts, [spec.drawn(member.values) for member in context.members])
+    pending = str(spec.trials if spec.scheduler == "pbt" else 1)  # else a setting is drawn when there is a place for it
     level = logging.INFO if verbose else logging.CRITICAL
     with (
-        set_environment(_ENVIRONMENT),
+        set_environment({**_ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": pending}),
         tempfile.TemporaryDirectory(prefix="scaler-search-") as folder,
         _logging(level),
         interrupt,
@@ -141,6 +141,7 @@ def _scheduler(spec: SearchSpec) -> Any:
                 perturbation_interval=spec.interval,
                 hyperparam_mutations={key: _domain(values) for key, values in spec.space.items()},
                 require_attrs=False,
+                synch=True,
                 log_config=False,
             )
         case _:
