@@ -16,7 +16,12 @@ from scaler.report.text.format import number, plural, printable
 if TYPE_CHECKING:
     from scaler.cluster.search.spec import SearchSpec
 
-ENDED = {"stopped": "stopped after", "finished": "finished after", "interrupted": "interrupted after"}
+ENDED = {
+    "stopped": "stopped after",
+    "replaced": "replaced after",
+    "finished": "finished after",
+    "interrupted": "interrupted after",
+}
 
 
 class SearchProgress:

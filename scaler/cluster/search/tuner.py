@@ -288,7 +288,8 @@ class _News(_NotKept, tune.Callback):
             key = self._newest[trial.trial_id]
         if key not in self._trials:
             before = self._newest.get(trial.trial_id)
-            about: Any = {"values": self._spec.values(trial.config), "member": member_of(trial.trial_id)}
+            member = member_of(trial.trial_id) if self._spec.scheduler == "pbt" else 0
+            about: Any = {"values": self._spec.values(trial.config), "member": member}
             if before is not None and self._trials[before].run_id is None:
                 self._trials[key] = self._trials.pop(before)
             else:
