@@ -219,8 +219,11 @@ class _Run(Thread):
         prepared = self._prepared
         if prepared.problem:
             return _News(ended="failed", problem=prepared.problem)
-        if prepared.run is not None and not self._is_population:
-            ended = self._replay(prepared.run)
+        if prepared.run is not None:
+            is_over = prepared.run.state() is RunState.SUCCEEDED
+            ended: Ended | None = "finished" if is_over and self._is_population else None
+            if not self._is_population:
+                ended = self._replay(prepared.run)
             if ended is not None:
                 return self._end(ended, prepared.stopped_at)
         return self._train()
