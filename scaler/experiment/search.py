@@ -32,6 +32,8 @@ from scaler.runs.lease import present_state
 from scaler.training.plan_job import RecipeFacts
 
 GRACE_TIMES = 2  # the grace is the training divided by the reduction factor so often
+SAVES = 10  # in an interval, where checkpoints are written by time
+KEPT_INTERVALS = 2  # of population based training: members may be so far apart
 INTERVALS = 10  # of population based training in a training
 
 
@@ -49,6 +51,8 @@ class TrialJobs:
         retry: whether runs that failed are resumed.
         address: of a running cluster; None: an embedded one.
         finds_runs: whether runs with the same job are used; members of a population have runs of their own.
+        keep: checkpoints that a run keeps, so that other members can begin from those of the last interval; None: as
+            the job says.
         facts: of the recipes.
     """
 
@@ -61,11 +65,14 @@ class TrialJobs:
     retry: bool
     address: str | None
     finds_runs: bool
+    keep: int | None
     facts: dict[str, RecipeFacts] = field(default_factory=dict)
     runs: list[JobRuns] = field(default_factory=list)  # of this process; empty: the storage was not read yet
 
     def __call__(self, setting: Values) -> Prepared:
         """Return what a setting is to train, with the run that it has already."""
+        if self.keep is not None:
+            setting = {**setting, "checkpoint.keep": self.keep}
         cell = make_cell(0, setting, self.seed, self.values, self.source, self.recipe_folder, self.facts)
         if cell.job is None or cell.plan is None:
             return Prepared(problem=cell.problem)
@@ -241,6 +248,7 @@ def run_trials(
         retry=retry,
         address=address,
         finds_runs=spec.scheduler != "pbt",
+        keep=2 + KEPT_INTERVALS * (1 + _saves_between(matrix, spec)) if spec.scheduler == "pbt" else None,
     )
     with connect(
         matrix.base, recipe_folder=matrix.recipe_folder, address=address, verbose=verbose, on_notice=on_notice
@@ -354,6 +362,12 @@ def _members(rows: Sequence[CellRow], *, storage: str) -> Sequence[Member]:
             return []
         found.append(Member(values=newest[member].overrides, run=run))
     return found
+
+
+def _saves_between(matrix: Matrix, spec: SearchSpec) -> int:
+    """Return how many checkpoints a run writes in an interval of population based training."""
+    every = next(cell.plan.checkpoint_every_samples for cell in matrix.cells if cell.plan is not None)
+    return SAVES if every is None else -(-spec.interval // every)
 
 
 def _need(matrix: Matrix) -> Mapping[str, float]:

@@ -261,7 +261,7 @@ class _Run(Thread):
 
         newest = 0  # what was looked at before is not looked at again
         if prepared.source is not None:
-            newest = nearest_checkpoint(prepared.source, prepared.source_samples)
+            newest = prepared.source_samples
         elif prepared.run is not None:
             newest = max([at for at, _ in evaluations(prepared.run, spec.metric)], default=0)
         ahead = [place for place in self._places if place > newest]
@@ -276,7 +276,8 @@ class _Run(Thread):
         }
         try:
             if prepared.source is not None:
-                branch_plan(prepared.source, newest, prepared.job, prepared.plan, **shared)
+                checkpoint = nearest_checkpoint(prepared.source, prepared.source_samples)
+                branch_plan(prepared.source, checkpoint, prepared.job, prepared.plan, **shared)
             elif prepared.run is None:
                 submit_plan(prepared.job, prepared.plan, **shared)
             else:

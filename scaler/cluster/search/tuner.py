@@ -141,7 +141,6 @@ def _scheduler(spec: SearchSpec) -> Any:
                 perturbation_interval=spec.interval,
                 hyperparam_mutations={key: _domain(values) for key, values in spec.space.items()},
                 require_attrs=False,
-                synch=True,
                 log_config=False,
             )
         case _:
