@@ -68,6 +68,7 @@ CLUSTER_GROUPS = {
         "test_preflight.py",
         "test_remote_submit.py",
         "test_s3_on_ray.py",
+        "test_search.py",
         "test_submit.py",
         "test_wheel.py",
     ),

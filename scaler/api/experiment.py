@@ -14,6 +14,7 @@ from scaler.experiment.read import read_experiment as read_folder
 from scaler.experiment.read import with_job_file
 from scaler.experiment.recommended import FILE, recommended_job
 from scaler.experiment.run import Watcher, find_work, run_cells
+from scaler.experiment.search import run_trials, search_spec
 from scaler.report.experiment.model import ExperimentReport
 
 
@@ -56,7 +57,7 @@ def run_experiment(
     verbose: bool = False,
     watcher: Watcher | None = None,
 ) -> ExperimentReport:
-    """Run the cells of an experiment that have not run, one after another, and return its report.
+    """Run the cells of an experiment that have not run, one after another, or its search, and return its report.
 
     Each cell is an ordinary run in the job's storage. A cell whose job is that of a finished run is not run again, and
     an interrupted experiment continues where it stopped.
@@ -88,7 +89,12 @@ def run_experiment(
             f"an experiment does not run at {chosen.shown}.",
             "Leave --address out, or give the host:port of a running cluster, on a node of it.",
         )
-    work = find_work(matrix, address=chosen.value, retry=retry)
+    is_search = matrix.experiment.search is not None
+    watcher = watcher or Watcher()
+    if is_search:
+        search_spec(matrix)
+    else:
+        work = find_work(matrix, address=chosen.value, retry=retry)
     made = ExperimentFolder.make_named(matrix.experiment.name, storage=matrix.base.storage)
     about = About(
         storage=matrix.base.storage,
@@ -97,7 +103,19 @@ def run_experiment(
         environment=_environment(chosen.value),
     )
     try:
-        run_cells(matrix, work, made, about, address=chosen.value, verbose=verbose, watcher=watcher or Watcher())
+        if is_search:
+            run_trials(
+                matrix,
+                made,
+                about,
+                address=chosen.value,
+                retry=retry,
+                verbose=verbose,
+                on_trial=watcher.on_trial,
+                on_notice=watcher.on_notice,
+            )
+        else:
+            run_cells(matrix, work, made, about, address=chosen.value, verbose=verbose, watcher=watcher)
     except BaseException:
         with suppress(ScalerError):  # an error of the report must not hide why the experiment ended
             _write_result(made, matrix)

@@ -63,13 +63,15 @@ def run_command(
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Run the cells of an experiment that have not run yet, and show what they show.
+    """Run the cells of an experiment that have not run yet, or its search, and show what they show.
 
     FILE is an experiment file. With a JOB, an option gives the values: scaler experiment run job.yaml --strong 1,2
     """
     from scaler.api.experiment import plan_experiment, run_experiment
     from scaler.cli.experiment_progress import ExperimentProgress
+    from scaler.cli.search_progress import SearchProgress
     from scaler.experiment.presets import preset
+    from scaler.experiment.search import search_spec
 
     lists = (strong, weak, rules, batches, lrs)
     if any(each is not None for each in lists):
@@ -93,7 +95,10 @@ def run_command(
     if dry_run:
         _show_dry_run(matrix, retry=retry, as_json=as_json)
         return 0
-    with ExperimentProgress(matrix, quiet=quiet) as progress:
+    shown: ExperimentProgress | SearchProgress = ExperimentProgress(matrix, quiet=quiet)
+    if matrix.experiment.search is not None:
+        shown = SearchProgress(matrix, search_spec(matrix), quiet=quiet)
+    with shown as progress:
         report = run_experiment(matrix, address=address, retry=retry, verbose=verbose, watcher=progress.watcher)
     _print(report, as_json=as_json)
     name = quote(report.experiment_id)
@@ -178,14 +183,19 @@ def _print(report: "ExperimentReport", *, as_json: bool) -> None:
 
 def _show_dry_run(matrix: "Matrix", *, retry: bool, as_json: bool) -> None:
     from scaler.experiment.dry_run import dry_run
+    from scaler.experiment.search_dry_run import search_dry_run
+    from scaler.report.experiment.dry_run_text import dry_run_text, search_dry_run_text
 
-    found = dry_run(matrix, retry=retry)
+    if matrix.experiment.search is None:
+        found = dry_run(matrix, retry=retry)
+        values, text = found.to_dict(), dry_run_text(found)
+    else:
+        searched = search_dry_run(matrix)
+        values, text = searched.to_dict(), search_dry_run_text(searched)
     if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
-        return
-    from scaler.report.experiment.dry_run_text import dry_run_text
-
-    show(dry_run_text(found))
+        click.echo(json.dumps(values, indent=1, allow_nan=False))
+    else:
+        show(text)
 
 
 def _numbers(text: str | None, option: str) -> list[int]:

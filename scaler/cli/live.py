@@ -37,7 +37,7 @@ class Live:
         self._shown = Progress()
         self._reached: deque[tuple[float, float]] = deque()  # (seconds, samples) of recent progress
         self._first_attempt: int | None = None
-        self._view = View(total=plan.total_samples)
+        self._view = View(total=plan.end_samples)
         self._screen: Screen | None = None
         if console.is_terminal and not quiet:
             self._screen = Screen(
@@ -68,7 +68,7 @@ class Live:
     def begin_at(self, samples_seen: int) -> None:
         """Start the progress at the samples from which a run resumes."""
         if not self._plan.is_measured:
-            self._view = View(total=self._plan.total_samples, done=min(samples_seen, self._plan.total_samples))
+            self._view = View(total=self._plan.end_samples, done=min(samples_seen, self._plan.end_samples))
 
     def show(self, progress: Progress) -> None:
         """Show the progress of the run."""
@@ -84,7 +84,7 @@ class Live:
             is_first or monotonic() - self._lined_at >= LINE_EVERY_S or self._is_over(progress)
         ):
             self._lined_at = monotonic()
-            share = min(1.0, progress.progress / self._plan.total_samples)
+            share = min(1.0, progress.progress / self._plan.end_samples)
             parts = [f"{share:4.0%}", numbers_line(progress)]
             if progress.straggler is not None:
                 parts.append(f"({straggler_text(progress.straggler)})")
@@ -94,7 +94,7 @@ class Live:
         """Return the panel for some progress; while a new attempt starts, the bar stays where the last one ended."""
         if self._first_attempt is None:
             self._first_attempt = progress.attempt
-        total = self._plan.total_samples
+        total = self._plan.end_samples
         if not progress.samples_seen:
             done, left_s = self._view.done, None
         else:
@@ -107,7 +107,7 @@ class Live:
         return View(total=total, done=done, left_s=left_s, restarts=restarts, progress=progress)
 
     def _is_over(self, progress: Progress) -> bool:
-        return progress.progress >= self._plan.total_samples
+        return progress.progress >= self._plan.end_samples
 
 
 class FolderLive:

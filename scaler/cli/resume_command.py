@@ -116,4 +116,4 @@ def _storage_of(run: "RunFolder | RemoteRun") -> tuple[str, ...]:
 def _started(folder: RunFolder, plan: Plan, from_samples: int | None) -> str:
     if from_samples is None:
         return f"Run {folder.run_id}: there is no checkpoint, starting at the first sample"
-    return f"Run {folder.run_id}: resuming at {from_samples:,} of {plan.total_samples:,} samples"
+    return f"Run {folder.run_id}: resuming at {from_samples:,} of {plan.end_samples:,} samples"

@@ -6,7 +6,7 @@ that a process without Ray can train, too.
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,7 @@ class Assignment:
         collector: the collector's actor handle; None in a process that reaches it through another one.
         driver: the versions of the process that runs the run.
         embedded: whether the cluster ends with the driver; then its nodes are this machine.
+        places: where the run waits for a decision, as ``review.py`` has it.
     """
 
     job: Mapping[str, Any]
@@ -65,6 +66,7 @@ class Assignment:
     collector: Any
     driver: Versions
     embedded: bool
+    places: Sequence[int] = ()
 
 
 def work(assignment: Assignment, group: Group) -> str:
@@ -208,7 +210,9 @@ class _Attempt:
         found = differences(self._versions, first, assignment.driver, node=self._node, first_node=first_node)
         if self._storage_check is not None:
             self._storage_check.result()
-        worker = GroupWorker(group, assignment.folder, self._mailbox, attempt=self.number, device=device)
+        worker = GroupWorker(
+            group, assignment.folder, self._mailbox, attempt=self.number, device=device, places=assignment.places
+        )
         started = WorkerStarted(
             time=time(),
             attempt=self.number,

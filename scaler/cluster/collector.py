@@ -12,6 +12,7 @@ from time import monotonic, time
 from scaler.cluster.messages import AttemptStart, LeaveReason, Trouble, Upload, UploadBatch, UploadReply
 from scaler.cluster.progress import Progress, ProgressTracker
 from scaler.cluster.recovered_state import RecoveredState, limit_after
+from scaler.cluster.review import Decision
 from scaler.errors import ScalerError
 from scaler.job.tracking import Tracking
 from scaler.metrics.events import Event, GroupEnded, LeaveRequested, WorkerFailed, WorkerHung, WorkerStarted, of_type
@@ -75,6 +76,7 @@ class Collector:
         self._flushed_at = monotonic()
         self._unwritten_since: float | None = None
         self._problem, self._remedy = "", ""
+        self._decided: tuple[int, Decision] = (0, "continue")
         began_before = all(self._recovered.has(event) for event in opening)
         for event in opening:
             self._take_event(event)
@@ -117,6 +119,15 @@ class Collector:
         if have_arrived and not all(self._secured.get(who, 0) >= samples_seen for who in workers):
             self._flush()
         return all(self._secured.get(who, 0) >= samples_seen for who in workers)
+
+    def decide(self, samples_seen: int, decision: Decision) -> None:
+        """Take the decision on an evaluation at ``samples_seen``, and on earlier ones."""
+        self._decided = (samples_seen, decision)
+
+    def decision(self, samples_seen: int) -> Decision | None:
+        """Return the decision on an evaluation at ``samples_seen``; None: there is none yet."""
+        place, decision = self._decided
+        return decision if place >= samples_seen else None
 
     def request_leave(self, why: LeaveReason, detail: str) -> None:
         """Ask the workers to save a checkpoint and leave, at a step that they agree on."""

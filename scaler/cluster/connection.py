@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import scaler
+from scaler.cluster.review import Review
 from scaler.job import Job
 from scaler.job.runtime_env import job_environment
 from scaler.training.recipe.module import shipped_recipe
@@ -27,12 +28,14 @@ class Connection:
         recipe_folder: the job file's folder, as the workers see it.
         is_embedded: whether the cluster ends with this process.
         group: workers that the runs share; None: each run starts its own on Ray Train.
+        review: decides during a run whether it continues; None: nobody does.
     """
 
     recipe: str
     recipe_folder: str
     is_embedded: bool
     group: "KeptGroup | None" = None
+    review: Review | None = None
 
     @classmethod
     def of_embedded(cls, job: Job, recipe_folder: Path) -> "Connection":

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from scaler.cluster.mailbox import Mailbox
 from scaler.cluster.messages import AttemptStart, Upload, UploadReply
+from scaler.cluster.review import Decision, is_due
 from scaler.errors import ClusterError
-from scaler.metrics.events import Event, LeaveRequested
+from scaler.metrics.events import Evaluated, Event, LeaveRequested, of_type
 from scaler.metrics.record import Record
 from scaler.runs import RunFolder
 from scaler.runs.filesystems import STORAGE_PATIENCE_S
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 SUPERSEDED_S = 15.0  # training waits this long for a checkpoint whose records are not written when the next is due
 SECURE_POLL_S, MOST_SECURE_POLL_S = 0.05, 0.5  # the second is for many workers, which upload less often
+DECISION_POLL_S = 0.02
 
 T = TypeVar("T")
 
@@ -39,6 +41,9 @@ class Group(Protocol):
     def is_secured(self, attempt: int, *, samples_seen: int) -> bool:
         """Return whether all records of an attempt's workers up to ``samples_seen`` are in the run's folder."""
 
+    def decision(self, samples_seen: int) -> Decision | None:
+        """Return whether the run continues after an evaluation at ``samples_seen``; None: it is not decided yet."""
+
     def broadcast(self, value: T) -> T:
         """Return rank 0's value on every worker; each worker calls this."""
 
@@ -58,11 +63,21 @@ class Group(Protocol):
 class GroupWorker:
     """The worker context in a group on a cluster: rank, world size, device, and the way to the collector."""
 
-    def __init__(self, group: Group, folder: RunFolder, mailbox: Mailbox, *, attempt: int, device: Any) -> None:
+    def __init__(
+        self,
+        group: Group,
+        folder: RunFolder,
+        mailbox: Mailbox,
+        *,
+        attempt: int,
+        device: Any,
+        places: Sequence[int] = (),
+    ) -> None:
         self.rank, self.world_size, self.attempt, self.device = group.rank, group.world_size, attempt, device
         self.folder = folder
         self._group, self._mailbox = group, mailbox
         self._noticed: set[str] = set()
+        self._places, self._evaluated, self._reviewed = places, 0, 0  # in samples seen
 
     def next_attempt(self) -> int:
         """Begin another attempt with the same workers; return its number."""
@@ -71,6 +86,7 @@ class GroupWorker:
     def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
         """Give records and events to the mailbox."""
         self._mailbox.put(records, events, attempt=self.attempt, samples_seen=samples_seen)
+        self._evaluated = max([self._evaluated, *(event.samples_seen for event in of_type(events, Evaluated))])
 
     def wanted_steps(self, steps: int) -> int:
         """Return how many steps a record should stand for; more than now if the collector is late."""
@@ -93,6 +109,8 @@ class GroupWorker:
         """Return whether to leave: the collector asks, this process got SIGTERM, or the group will lose a node."""
         from scaler.training.worker_context import Leave
 
+        if self._is_refused():
+            return Leave.STOP
         asked = self._mailbox.leave
         if asked == "stop":
             return Leave.STOP
@@ -102,6 +120,16 @@ class GroupWorker:
         if preempted:
             self._notice("preemption", f"the node of rank {', '.join(map(str, preempted))}")
         return Leave.YIELD if asked or self._noticed else Leave.NOT
+
+    def _is_refused(self) -> bool:
+        """Wait for the decision after an evaluation, where the run has one; return whether the run is to stop."""
+        if self.rank or not is_due(self._places, before=self._reviewed, now=self._evaluated):
+            return False
+        self._reviewed = self._evaluated
+        self._mailbox.wait_taken(within_s=STORAGE_PATIENCE_S)
+        while (decision := self._group.decision(self._evaluated)) is None:
+            sleep(DECISION_POLL_S)
+        return decision == "stop"
 
     def _notice(self, why: str, detail: str) -> None:
         if why not in self._noticed:

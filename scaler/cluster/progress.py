@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 from scaler.metrics.events import AttemptStarted, Evaluated, Event
 from scaler.metrics.mean import Mean
@@ -56,6 +57,7 @@ class Progress:
     loss_mean: float | None = None  # mean over ranks of each rank's newest step, weighted by loss_weight
     samples_per_s: float | None = None  # of all workers over the last seconds: samples / mean step time of the ranks
     evals: Mapping[str, float | None] = field(default_factory=dict)  # of the newest evaluation
+    evaluated_at: int | None = None  # the samples seen at the newest evaluation
     workers: Sequence[WorkerProgress] = ()  # at most ``MOST_WORKERS``, sorted by own time, the slowest first
     straggler: CurrentStraggler | None = None  # the worker that the others wait for; None: there is none
 
@@ -122,6 +124,7 @@ class ProgressTracker:
         self._attempt: AttemptStarted | None = None
         self._workers: dict[int, _Worker] = {}
         self._evals: Mapping[str, float | None] = {}
+        self._evaluated_at: int | None = None
 
     def add(self, records: Sequence[Record], events: Sequence[Event]) -> None:
         """Take records and events of one worker."""
@@ -130,7 +133,7 @@ class ProgressTracker:
                 self._attempt = event
                 self._workers = {}
             elif isinstance(event, Evaluated):
-                self._evals = event.values
+                self._evals, self._evaluated_at = event.values, event.samples_seen
         for record in records:
             if self._attempt is not None and record.attempt != self._attempt.attempt:
                 continue
@@ -141,11 +144,12 @@ class ProgressTracker:
 
     def progress(self) -> Progress:
         """Return the progress now."""
+        evaluation: Any = {"evals": self._evals, "evaluated_at": self._evaluated_at}
         if self._attempt is None:
-            return Progress(evals=self._evals)
+            return Progress(**evaluation)
         attempt, world_size = self._attempt.attempt, self._attempt.world_size
         if not self._workers or len(self._workers) != world_size:
-            return Progress(attempt=attempt, world_size=world_size, evals=self._evals)
+            return Progress(attempt=attempt, world_size=world_size, **evaluation)
         newest = [worker.newest for worker in self._workers.values()]
         last = min(self._workers.values(), key=lambda worker: worker.newest.samples_seen)
         loss = Mean()
@@ -163,7 +167,7 @@ class ProgressTracker:
             lr=last.newest.lr,
             loss_mean=loss.value,
             samples_per_s=samples / (worker_s / world_size) if worker_s > 0 else None,
-            evals=self._evals,
+            **evaluation,
             workers=tuple(workers[:MOST_WORKERS]),
             straggler=find_straggler(workers),
         )

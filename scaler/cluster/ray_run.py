@@ -14,6 +14,7 @@ from scaler.cluster.head import EMBEDDED_PATIENCE_S, PATIENCE_S, HeadWatch
 from scaler.cluster.messages import Trouble
 from scaler.cluster.progress import Progress
 from scaler.cluster.ray_errors import head_lost, ray_errors
+from scaler.cluster.review import Review, is_due
 from scaler.cluster.run_failure import final_error, raise_final
 from scaler.cluster.versions import installed_versions
 from scaler.errors import ClusterError, RunError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from scaler.cluster.collector import CollectorStatus
 
 POLL_S = 0.2
+REVIEW_POLL_S = 0.05  # the workers wait for the decision
 RAY_TRAIN_FOLDER = "ray_train"  # Ray Train needs a folder; scaler writes nothing there, and removes it
 # After Ctrl-C, workers may take this long to save and stop. Many on one machine share its CPUs.
 STOP_S, STOP_A_WORKER_S = 20.0, 0.5
@@ -135,6 +137,7 @@ def _run(
             collector=collector,
             driver=installed_versions(),
             embedded=connection.is_embedded,
+            places=connection.review.places if connection.review is not None else (),
         )
         if connection.group is not None:
             return connection.group.train(assignment, job)
@@ -146,7 +149,9 @@ def _run(
 
     state = RunState.FAILED
     try:
-        finished = _watch(_InThread(fit), collector, job, folder, head, on_progress, stop_requested, on_notice)
+        finished = _watch(
+            _InThread(fit), collector, job, folder, head, on_progress, stop_requested, on_notice, connection.review
+        )
         state = RunState.SUCCEEDED if finished else RunState.STOPPED
         return finished
     except KeyboardInterrupt:
@@ -199,6 +204,7 @@ def _watch(
     on_progress: Callable[[Progress], None],
     stop_requested: Callable[[], StopRequest | None],
     on_notice: Callable[[str], None],
+    review: Review | None,
 ) -> bool:
     """Watch a run to its end.
 
@@ -212,9 +218,10 @@ def _watch(
     troubles: Sequence[Trouble] = ()
     noticed: set[str] = set()
     ended = False
+    reviewed = 0  # in samples seen
     while not ended:
         try:
-            ended = fit.ended(within_s=POLL_S)
+            ended = fit.ended(within_s=POLL_S if review is None else REVIEW_POLL_S)
             if head.silent_s is not None:
                 raise _without_head(fit, collector, head, folder)
             status: CollectorStatus | None = None
@@ -229,6 +236,13 @@ def _watch(
                         on_notice(notice)
             on_progress(progress)
             raise_final(troubles, folder)
+            at = progress.evaluated_at or 0
+            if review is not None and not ended and is_due(review.places, before=reviewed, now=at):
+                reviewed, decision = at, review.decide(at, progress.evals)
+                if decision == "stop":
+                    stopping_since = monotonic()
+                    ray.get(collector.request_leave.remote("stop", f"{review.reason}, at {at:,} samples"))
+                ray.get(collector.decide.remote(at, decision))
             if status is not None and status.storage:
                 raise RunError(
                     f"run {folder.run_id}: its folder cannot be written: {status.storage}.",

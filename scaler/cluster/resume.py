@@ -49,7 +49,7 @@ class Stored:
 
     def has_finished(self, plan: Plan) -> bool:
         """Return whether the run succeeded, and a plan is not longer than the run's."""
-        return self.state is RunState.SUCCEEDED and plan.total_samples <= self.plan.total_samples
+        return self.state is RunState.SUCCEEDED and plan.end_samples <= self.plan.end_samples
 
 
 def read_stored(folder: RunFolder) -> Stored:
@@ -210,9 +210,9 @@ def resume_plan(
 
 def _require_beyond(plan: Plan, from_samples: int | None) -> None:
     """Refuse a job that ends before the samples that the run has seen; with adascale, only the workers know its end."""
-    if from_samples is not None and from_samples > plan.total_samples and not plan.is_measured:
+    if from_samples is not None and from_samples > plan.end_samples and not plan.is_measured:
         raise JobFileError(
-            f"the job ends at {plan.total_samples:,} samples, and the run has seen {from_samples:,}.",
+            f"the job ends at {plan.end_samples:,} samples, and the run has seen {from_samples:,}.",
             "Give a longer training: train.epochs, samples or steps.",
         )
 

@@ -106,7 +106,7 @@ def run_to_end(
         lease.require_held()
         if progress != shown:
             shown = progress
-            control.show(partial(progress_dict, progress, total_samples=plan.total_samples))
+            control.show(partial(progress_dict, progress, total_samples=plan.end_samples))
         if progress.attempt is not None and not is_running:
             with suppress(RunError):  # the storage may be away; the next call tries again
                 folder.set_state(RunState.RUNNING)
@@ -116,7 +116,7 @@ def run_to_end(
     def take_wait(what: str | None) -> None:
         if what is not None:
             on_notice(f"Waiting: {what}")
-        control.show(partial(progress_dict, shown, total_samples=plan.total_samples, waiting_for=what))
+        control.show(partial(progress_dict, shown, total_samples=plan.end_samples, waiting_for=what))
 
     is_written = False
 

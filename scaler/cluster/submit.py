@@ -19,9 +19,13 @@ from scaler.job import Job, dump_job
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
 from scaler.runs.lease import Lease
+from scaler.runs.origin import Origin
+from scaler.training.checkpoints.files import copy_checkpoint
 
 if TYPE_CHECKING:
     from scaler.cluster.connection import Connection
+
+OnFolder = Callable[[RunFolder], None]
 
 
 def submit_plan(
@@ -30,10 +34,11 @@ def submit_plan(
     *,
     recipe_folder: Path,
     run_id: str | None = None,
+    origin: Origin | None = None,
     address: str | None = None,
     verbose: bool = False,
     connection: "Connection | None" = None,
-    on_start: Callable[[RunFolder], None] = lambda folder: None,
+    on_start: OnFolder = lambda folder: None,
     on_progress: OnProgress = lambda progress: None,
     on_report: OnReport = lambda report: None,
     on_notice: OnNotice = lambda notice: None,
@@ -45,6 +50,8 @@ def submit_plan(
         plan: its plan, for the number of workers that the job asks for.
         recipe_folder: the job file's folder; the recipe is looked for there first.
         run_id: of the run; None: a new id is made.
+        origin: the checkpoint of another run that it begins from, as ``branch.find_origin`` returns it; None: it begins
+            at its first sample.
         address: of a Ray cluster; None: an embedded one; ``none``: one worker in this process, without Ray.
         verbose: show Ray's log.
         connection: to the cluster, if several runs share it; None: the run connects, and disconnects at its end.
@@ -74,7 +81,15 @@ def submit_plan(
             )
         folder.write("job.yaml", dump_job(job))
         folder.write_json("plan.json", plan.to_dict())
-        folder.set_state(RunState.STARTING, started_at=time(), place=folder.place, recipe_folder=str(recipe_folder))
+        if origin is not None:
+            copy_checkpoint(RunFolder(origin.uri), origin.samples_seen, folder)
+        folder.set_state(
+            RunState.STARTING,
+            started_at=time(),
+            place=folder.place,
+            recipe_folder=str(recipe_folder),
+            branched_from=None if origin is None else origin.to_dict(),
+        )
         on_start(folder)
         run_to_end(
             job,

@@ -13,6 +13,7 @@ from scaler.cluster.mailbox import deliver_to
 from scaler.cluster.messages import AttemptStart
 from scaler.cluster.ray_internals import get_train_context
 from scaler.cluster.restart_signals import Yielded
+from scaler.cluster.review import Decision
 from scaler.cluster.termination import has_been_terminated
 from scaler.cluster.worker_device import assigned_device
 
@@ -43,6 +44,11 @@ class RayTrainGroup:
         """Ask the collector."""
         asked = self._collector.is_secured.remote(attempt, world_size=self.world_size, samples_seen=samples_seen)
         return bool(ray.get(asked))
+
+    def decision(self, samples_seen: int) -> Decision | None:
+        """Ask the collector."""
+        found: Decision | None = ray.get(self._collector.decision.remote(samples_seen))
+        return found
 
     def broadcast(self, value: T) -> T:
         """Return rank 0's value."""

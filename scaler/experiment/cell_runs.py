@@ -12,6 +12,7 @@ from scaler.job.changes import job_values
 from scaler.job.stored import stored_lines
 from scaler.runs import RunFolder, RunState, list_runs
 from scaler.runs.lease import present_state
+from scaler.runs.origin import Origin
 
 _NO_PART_OF_TRAINING = ("name", "storage", "tracking")
 _OPTIMIZER = "reference.optimizer."
@@ -33,7 +34,7 @@ class CellRun:
 def find_cell_runs(cells: Sequence[Cell], *, storage: str) -> Mapping[int, CellRun]:
     """Return the run of each cell that has one, by the cell's number: one that succeeded, else the newest one.
 
-    A run that was resumed with another job belongs to no cell.
+    A run that was resumed with another job, or began from a checkpoint of another run, belongs to no cell.
 
     Args:
         cells: of an experiment.
@@ -52,10 +53,51 @@ def find_cell_runs(cells: Sequence[Cell], *, storage: str) -> Mapping[int, CellR
     return found
 
 
+class JobRuns:
+    """Finds the run of a job in the storage again and again; each run's job is read once.
+
+    Args:
+        storage: where runs are.
+    """
+
+    def __init__(self, storage: str) -> None:
+        self._storage = storage
+        self._known: dict[str, str] = {}
+
+    def all(self) -> Sequence[RunFolder]:
+        """Return all runs, the oldest first."""
+        return list_runs(self._storage)
+
+    def find(self, job: Job) -> RunFolder | None:
+        """Return the run of a job: one that succeeded, else the newest one; None: there is none.
+
+        Raises:
+            RunError: the storage cannot be read.
+        """
+        wanted, found = fingerprint(job), None
+        for folder in self.all():
+            if folder.run_id not in self._known and (text := _fingerprint_of(folder)) is not None:
+                self._known[folder.run_id] = text
+            if self._known.get(folder.run_id) == wanted:
+                found = folder
+                if folder.state() is RunState.SUCCEEDED:
+                    return folder
+        return found
+
+
 def fingerprint(job: Job) -> str:
     """Return a text that two jobs share if they train the same."""
     values = {key: value for key, value in job_values(job).items() if key not in _NO_PART_OF_TRAINING}
     return json.dumps(values, sort_keys=True)
+
+
+def _fingerprint_of(folder: RunFolder) -> str | None:
+    """Return the fingerprint of a run's job; None: it has several jobs, did not begin at 0, or cannot be read."""
+    with suppress(ScalerError):
+        names = list(folder.job_names().values())
+        if len(names) == 1 and Origin.of(folder) is None:
+            return fingerprint(read_job(folder.read(names[0]), source=folder.path(names[0])))
+    return None
 
 
 class _Wanted:
@@ -72,7 +114,9 @@ class _Wanted:
         self._by_fingerprint = {fingerprint(job): number for number, job in jobs.items()}
 
     def number_of(self, folder: RunFolder) -> int | None:
-        """Return the cell that a run belongs to; None: no cell's, it has several jobs, or its job cannot be read.
+        """Return the cell that a run belongs to; None: no cell's, or its job cannot be read.
+
+        A run with several jobs, or one that began from a checkpoint of another run, is no cell's.
 
         The YAML of a job is read only if it differs from a cell's in the options of the optimizer alone.
         """
@@ -82,10 +126,10 @@ class _Wanted:
                 return None
             raw = folder.read(names[0])
             text = raw.decode()
-            same = self._by_text.get(_text(text))
-            if same is not None or _outline(text) not in self._outlines:
-                return same
-            return self._by_fingerprint.get(fingerprint(read_job(raw, source=folder.path(names[0]))))
+            found = self._by_text.get(_text(text))
+            if found is None and _outline(text) in self._outlines:
+                found = self._by_fingerprint.get(fingerprint(read_job(raw, source=folder.path(names[0]))))
+            return found if found is None or Origin.of(folder) is None else None
         return None
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from scaler.errors import JobFileError
+from scaler.experiment.search_section import Key, Search
 from scaler.job.explain import problems
 from scaler.job.reading import read_file, read_values
 from scaler.job.section import Section, file_name, problem
@@ -14,7 +15,6 @@ from scaler.job.section import Section, file_name, problem
 MOST_CELLS = 10_000
 SEEDS = "seeds"
 
-Key = Annotated[str, Field(pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)*$")]
 Value = str | int | float | bool | None | list[Any] | dict[str, Any]
 
 
@@ -28,9 +28,11 @@ class Compare(Section):
     )
     metric: str = Field(description="A value of the evaluation, or train_loss.")
     mode: Literal["max", "min"] = Field(description="max: larger is better; min: smaller is better.")
-    margin: float = Field(
+    margin: float | None = Field(
+        None,
         gt=0,
-        description="Difference to the baseline that does not matter, in units of the metric. Fix it before the runs.",
+        description="Difference to the baseline that does not matter, in units of the metric. Fix it before the runs. "
+        "A matrix needs it; a search does not use it.",
     )
     confidence: float = Field(0.9, gt=0.5, lt=1, description="Confidence of the intervals.")
 
@@ -53,16 +55,24 @@ class Budget(Section):
 
     runs: int | None = Field(None, ge=1, description="Most runs that are started. null: no limit.")
     hours: float | None = Field(None, gt=0, description="No run is started after this many hours. null: no limit.")
+    cost: float | None = Field(
+        None,
+        gt=0,
+        description="No run is started once the experiment's runs have cost this much; needs "
+        "resources.price_per_worker_hour in the job. null: no limit.",
+    )
 
 
 class ExperimentFile(Section):
-    """An experiment: a matrix over one job."""
+    """An experiment: a matrix over one job, or a search."""
 
     name: str = Field(description="Name of the experiment, of letters, digits, '.', '_' and '-'.")
     job: str = Field(description="The job file, relative to this file.")
     matrix: dict[Key, list[Value]] = Field(
-        description="Values by key of the job: every combination is a cell.",
+        default_factory=dict,
+        description="Values by key of the job: every combination is a cell. Left out in a search.",
     )
+    search: Search | None = Field(None, description="A search instead of a matrix. null: none.")
     set: dict[Key, Value] = Field(
         default_factory=dict, description="Values by key of the job that hold for every cell."
     )
@@ -78,7 +88,52 @@ class ExperimentFile(Section):
     compare: Compare | None = Field(None, description="What the cells are compared by. null: speed only.")
     target: Target | None = Field(None, description="A value whose cost is compared. null: none.")
     budget: Budget = Field(default_factory=Budget, description="Where the experiment stops.")
+    max_concurrent: int = Field(
+        1,
+        ge=1,
+        description="Most trials of a search that train at the same time, as many as fit. Cells of a matrix run one "
+        "after another, because speed is measured.",
+    )
     order_seed: int = Field(0, ge=0, description="Seed of the random order in which cells run.")
+
+    @model_validator(mode="after")
+    def _is_a_matrix_or_a_search(self) -> Self:
+        if self.search is None:
+            if not self.matrix:
+                raise problem(
+                    "has no matrix and no search.", "Such as matrix: {scale.global_batch_size: [16, 64, 256]}."
+                )
+            if self.compare is not None and self.compare.margin is None:
+                raise problem("compare has no margin.", "Give the difference that does not matter: margin: 0.01.")
+            if self.max_concurrent > 1:
+                raise problem(
+                    f"max_concurrent = {self.max_concurrent}: the cells of a matrix run one after another, because "
+                    "their speed is measured.",
+                    "Leave it out.",
+                )
+            return self
+        if self.matrix or self.include or self.exclude:
+            raise problem(
+                "has a matrix and a search.",
+                "Leave matrix, include and exclude out: a list of values in search.space is searched, too.",
+            )
+        if self.compare is None:
+            raise problem(
+                "has a search and no compare, which says what is searched for.",
+                "Such as compare: {metric: accuracy, mode: max}.",
+            )
+        if self.compare.baseline or self.target is not None:
+            raise problem(
+                "has a search with a baseline or a target.",
+                "Leave compare.baseline and target out; compare what the search finds with a matrix.",
+            )
+        if len(self.seeds) > 1:
+            raise problem(
+                f"has a search with {len(self.seeds)} seeds.",
+                f"Give one, with which each trial trains: seeds: [{self.seeds[0]}]. Then repeat the best settings in a "
+                "matrix.",
+            )
+        return self
 
     @model_validator(mode="after")
     def _target_fits(self) -> Self:

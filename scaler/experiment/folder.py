@@ -33,6 +33,10 @@ class CellRow:
         order: the place at which it ran in this experiment, from 0; None: it was taken from an earlier run, or has not
             run.
         problem: why it has no run; empty: it waits for its turn, or has one.
+        ended: how a trial of a search ended; None: it has not, or the experiment is no search.
+        stopped_at: where the search stopped the trial, in samples seen; None: it did not.
+        member: of the population of pbt.
+        copied_from: the run from whose checkpoint its run began; None: it began at its first sample.
     """
 
     cell: int
@@ -41,6 +45,10 @@ class CellRow:
     run_id: str | None = None
     order: int | None = None
     problem: str = ""
+    ended: str | None = None
+    stopped_at: int | None = None
+    member: int = 0
+    copied_from: str | None = None
 
     def with_run(self, run_id: str, *, order: int | None = None) -> Self:
         """Return the row of a cell that has a run."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from scaler.errors import JobFileError, ScalerError
 from scaler.experiment.file import MOST_CELLS, SEEDS, ExperimentFile
+from scaler.experiment.search_section import Range, Search
 from scaler.job import Job
 from scaler.job.changes import shown
 from scaler.job.load import edit_job
@@ -19,6 +20,7 @@ from scaler.report.experiment.labels import matches
 from scaler.training.plan_job import RecipeFacts, plan_with_recipe, recipe_facts
 
 SEED = "train.seed"
+NOT_IN_A_MATRIX = ("name", "recipe", "runtime_env", "storage", "tracking")
 
 Overrides = Mapping[str, Any]
 """Values by key of the job, in the order of the matrix."""
@@ -55,7 +57,8 @@ class Matrix:
         job_path: of the job file.
         overrides: ``key.key=value`` texts that hold for every cell, also those of the file's ``set``.
         recipe_folder: absolute; the recipes are looked for here.
-        cells: in the order of the matrix; the repeats of one combination follow each other.
+        cells: in the order of the matrix; the repeats of one combination follow each other. Of a search, examples: the
+            job, and the first value of each key.
     """
 
     experiment: ExperimentFile
@@ -116,13 +119,18 @@ def make_matrix(experiment: ExperimentFile, *, folder: Path, overrides: Sequence
         JobFileError: the job cannot be read, the matrix is too large, or no cell has a plan.
     """
     located, overrides = base_job(experiment, folder=folder, overrides=overrides)
-    combinations = _combinations(experiment, source=source)
+    search = experiment.search
+    combinations = (
+        _combinations(experiment, source=source) if search is None else _examples(search, experiment.seeds[0])
+    )
     values = located.job.model_dump()
     facts: dict[str, RecipeFacts] = {}
     cells = [
-        _cell(number, combination, seed, values, located.source, located.recipe_folder, facts)
+        make_cell(number, combination, seed, values, located.source, located.recipe_folder, facts)
         for number, (combination, seed) in enumerate(combinations)
     ]
+    if search is not None:
+        _require_space(search, cells, source=source)
     if all(cell.plan is None for cell in cells):
         raise JobFileError(f"{source}: no cell of the matrix has a plan.", f"The first one: {cells[0].problem}")
     return Matrix(
@@ -178,13 +186,30 @@ def as_texts(overrides: Overrides) -> list[str]:
     return [f"{key}={_yaml(value)}" for key, value in overrides.items()]
 
 
+def _examples(search: Search, seed: int) -> Sequence[tuple[Overrides, int]]:
+    """Return some settings of a search's space, with a seed: none, one for each key, and one of all keys."""
+    first = {key: values.low if isinstance(values, Range) else values[0] for key, values in search.space.items()}
+    return [(each, seed) for each in ({}, *({key: value} for key, value in first.items()), first)]
+
+
+def _require_space(search: Search, cells: Sequence[Cell], *, source: str) -> None:
+    """Refuse a key that the job does not have, or that all runs must share."""
+    for key, cell in zip(search.space, cells[1:], strict=False):
+        if key == SEED:
+            raise JobFileError(f"{source}: search.space has {SEED}.", "Give the seed of all trials: seeds: [0].")
+        if key.split(".")[0] in NOT_IN_A_MATRIX:
+            raise JobFileError(f"{source}: search.space has {key}, which all trials share.", "Set it in the job.")
+        if cell.job is None:
+            raise JobFileError(f"{source}: search.space has {key}, and the first value makes no job.", cell.problem)
+
+
 def _yaml(value: Any) -> str:
     """Return a value as YAML on one line; a plain word needs no quotes."""
     is_word = isinstance(value, str) and value.isidentifier() and value not in ("true", "false", "null")
     return str(value) if is_word else json.dumps(value)
 
 
-def _cell(
+def make_cell(
     number: int,
     overrides: Overrides,
     seed: int,
@@ -193,6 +218,17 @@ def _cell(
     recipe_folder: Path,
     facts: dict[str, RecipeFacts],
 ) -> Cell:
+    """Return one cell with its job and its plan.
+
+    Args:
+        number: its place in the matrix.
+        overrides: what the matrix sets.
+        seed: ``train.seed``.
+        values: of the job without the matrix, as ``Job.model_dump()`` has them.
+        source: names the job in errors.
+        recipe_folder: the recipes are looked for here.
+        facts: of the recipes; what is missing is added.
+    """
     job: Job | None = None
     try:
         texts = as_texts({**overrides, SEED: seed})

@@ -9,6 +9,7 @@ from scaler.experiment.recommended import FILE, is_of
 from scaler.report.experiment.labels import label
 from scaler.report.experiment.model import CellInput, ExperimentReport, Question
 from scaler.report.experiment.summary import summarize_experiment
+from scaler.report.experiment.trials import SearchQuestion, TrialInput, summarize_search
 from scaler.report.run.read import read_report
 from scaler.runs.find import run_with_id
 
@@ -37,6 +38,19 @@ def read_experiment(folder: ExperimentFolder) -> ExperimentReport:
 
     with ThreadPoolExecutor(READERS) as pool:
         cells = list(pool.map(read, rows))
+    if experiment.search is not None:
+        trials = [
+            TrialInput(cell=cell, ended=row.ended, stopped_at=row.stopped_at, copied_from=row.copied_from)
+            for cell, row in zip(cells, rows, strict=True)
+        ]
+        return summarize_search(
+            experiment.name,
+            trials,
+            search_question(experiment),
+            job=about.job,
+            options=about.overrides,
+            environment=about.environment,
+        )
     report = summarize_experiment(
         experiment.name,
         cells,
@@ -58,11 +72,28 @@ def with_job_file(folder: ExperimentFolder, report: ExperimentReport) -> Experim
     return replace(report, recommendation=replace(chosen, file=folder.path(FILE)))
 
 
+def search_question(experiment: ExperimentFile) -> SearchQuestion:
+    """Return what the search of an experiment asks."""
+    search, compare = experiment.search, experiment.compare
+    assert search is not None
+    assert compare is not None
+    return SearchQuestion(
+        metric=compare.metric,
+        mode=compare.mode,
+        searcher=search.searcher,
+        scheduler=search.scheduler,
+        trials=search.trials,
+        side_by_side=experiment.max_concurrent,
+        space=search.model_dump(mode="json")["space"],
+    )
+
+
 def question_of(experiment: ExperimentFile) -> Question | None:
     """Return what an experiment asks; None: it compares nothing."""
     compare, target = experiment.compare, experiment.target
     if compare is None:
         return None
+    assert compare.margin is not None  # only a search has none
     value = None if target is None else target.at_least if target.at_least is not None else target.at_most
     return Question(
         baseline=compare.baseline,

@@ -11,14 +11,14 @@ from scaler.cluster.connection import Connection, can_fork, connect
 from scaler.cluster.progress import Progress
 from scaler.cluster.resume import read_stored, resume_plan
 from scaler.cluster.run_driver import require_runnable
+from scaler.cluster.search.spec import TrialNews
 from scaler.cluster.submit import submit_plan
 from scaler.errors import ClusterError, JobFileError, RunError, ScalerError
 from scaler.experiment.cell_runs import find_cell_runs
 from scaler.experiment.folder import About, CellRow, ExperimentFolder
-from scaler.experiment.matrix import Cell, Matrix, worker_group
+from scaler.experiment.matrix import NOT_IN_A_MATRIX, Cell, Matrix, worker_group
+from scaler.experiment.search import cost_of, require_price
 from scaler.runs import RunFolder, RunState
-
-NOT_IN_A_MATRIX = ("name", "recipe", "runtime_env", "storage", "tracking")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,12 +30,14 @@ class Watcher:
         on_progress: called with the progress of the cell that runs, a few times a second.
         on_end: called with a cell and its run, or with the error that ended it.
         on_notice: called with a sentence for the user.
+        on_trial: called with what a trial of a search has done, every second or so.
     """
 
     on_start: Callable[[Cell, int, int], None] = lambda cell, place, number: None
     on_progress: Callable[[Progress], None] = lambda progress: None
     on_end: Callable[[Cell, RunFolder | None, ScalerError | None], None] = lambda cell, folder, error: None
     on_notice: Callable[[str], None] = lambda notice: None
+    on_trial: Callable[[TrialNews], None] = lambda news: None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +69,7 @@ def find_work(matrix: Matrix, *, address: str | None = None, retry: bool = False
         RunError: the storage cannot be read.
         JobFileError: the matrix has a key that all cells must share.
     """
+    require_price(matrix)
     for key in matrix.experiment.matrix:
         if key.split(".")[0] in NOT_IN_A_MATRIX:
             raise JobFileError(f"the matrix has {key}, which all cells share.", "Set it in the job.")
@@ -137,6 +140,8 @@ def run_cells(
     until = None if budget.hours is None else monotonic() + budget.hours * 3600
     cells = work.to_run if budget.runs is None else work.to_run[: budget.runs]
     order = 0
+    ran = [row.run_id for row in rows if row.run_id is not None and row.cell not in work.unfinished]
+    spent = 0.0 if budget.cost is None else sum(cost_of(run_id, storage=about.storage) for run_id in ran)
 
     def write() -> None:
         folder.write_cells(matrix.experiment, rows, about)
@@ -155,6 +160,8 @@ def run_cells(
                 for cell in members:
                     if until is not None and monotonic() > until:
                         return
+                    if budget.cost is not None and spent >= budget.cost:
+                        return
                     watcher.on_start(cell, order, len(cells))
                     run, error = _run_cell(cell, matrix, work, shared, address=address, watcher=watcher)
                     row = rows[cell.number]
@@ -163,6 +170,8 @@ def run_cells(
                     )
                     order += 1
                     write()
+                    if run is not None and budget.cost is not None:
+                        spent += cost_of(run.run_id, storage=about.storage)
 
 
 def _run_cell(

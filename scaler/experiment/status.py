@@ -2,7 +2,7 @@
 
 from scaler.errors import RunError
 from scaler.experiment.folder import ExperimentFolder
-from scaler.report.experiment.progress import GONE, IMPOSSIBLE, WAITING, ExperimentStatus
+from scaler.report.experiment.progress import GONE, IMPOSSIBLE, LEFT, WAITING, ExperimentStatus
 from scaler.runs import RunState
 from scaler.runs.find import run_with_id
 from scaler.runs.lease import present_state
@@ -25,6 +25,8 @@ def experiment_status(folder: ExperimentFolder) -> ExperimentStatus:
                 state = GONE if run is None else present_state(run)[0].value
             except RunError:
                 state = "unreadable"
+        if row.ended in ("stopped", "replaced"):
+            state = LEFT
         if state in (RunState.RUNNING, RunState.STARTING) and row.run_id is not None:
             running.append(row.run_id)
         states[state] = states.get(state, 0) + 1

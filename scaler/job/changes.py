@@ -112,6 +112,7 @@ def _to_or_from(word: str) -> Callable[[Change], bool]:
 #   reference, scale       learning rate and batch follow from the job and samples_seen; constants are written again
 #   schedule               a function of samples_seen; a new plateau starts with an empty state
 #   train.epochs|...       the end of the run; the schedule is stretched with it
+#   train.stop_after       the end of this run; the schedule stays
 #   train.last_batch       applies to each step alone; the order of the samples does not depend on it
 #   train.ema.decay, clip_grad_norm, precision, noise_scale_every, data_workers, eval_every    apply to each step alone
 #   train.tf32, compile, activation_checkpointing, channels_last, pin_memory    change speed and memory only
@@ -148,11 +149,12 @@ FIXED: Mapping[str, tuple[Callable[[Change], bool], str]] = {
 }
 
 
-def require_resumable(changes: Sequence[Change]) -> None:
+def require_resumable(changes: Sequence[Change], *, what: str = "a resumed run") -> None:
     """Refuse changes that a resumed run cannot make.
 
     Args:
         changes: from the job that ran to the job that is resumed.
+        what: cannot make them, for the error.
 
     Raises:
         JobFileError: lists every such change with its reason, and the options that undo them.
@@ -164,7 +166,7 @@ def require_resumable(changes: Sequence[Change]) -> None:
     lines = [f"{change}: {reason}." for change, reason in refused]
     back = " ".join(f"--set {quote(f'{change.key}={shown(change.old)}')}" for change, _ in refused)
     raise JobFileError(
-        f"a resumed run cannot change {', '.join(change.key for change, _ in refused)}.",
+        f"{what} cannot change {', '.join(change.key for change, _ in refused)}.",
         "\n".join([*lines, f"Undo: {back}", "Or start a new run: scaler submit JOB."]),
     )
 

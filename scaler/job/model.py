@@ -15,7 +15,7 @@ from scaler.job.resources import Resources
 from scaler.job.runtime_env import RuntimeEnv
 from scaler.job.scale import Scale
 from scaler.job.schedule import Constant, ReferenceWarmup, Schedule, schedule_tag
-from scaler.job.section import MOST, Length, Section, file_name, problem
+from scaler.job.section import MOST, Length, Point, Section, file_name, problem
 from scaler.job.tracking import Tracking
 
 
@@ -54,6 +54,11 @@ class Train(Length):
         ge=1,
         le=MOST,
         description="Samples in the training set; checked when the run starts. null: the length of the recipe's data.",
+    )
+    stop_after: Point | None = Field(
+        None,
+        description="End this run here, with an evaluation and a checkpoint. The schedule stays that of the whole "
+        "training, and a resume with a later point continues it. null: train to the end.",
     )
     last_batch: Literal["scale", "drop", "carry"] = Field(
         "scale",

@@ -107,6 +107,7 @@ def make_plan(
         last_batch=job.train.last_batch,
         total_samples=total_samples,
         total_steps=0,
+        stop_samples=lengths.samples(job.train.stop_after) if job.train.stop_after is not None else None,
         steps_per_epoch=0,
         eval_every_samples=lengths.cadence(job.train.eval_every),
         checkpoint_every_samples=lengths.cadence(cadence) if cadence.seconds is None else None,

@@ -77,6 +77,7 @@ class Plan:
     last_batch: LastBatch  # what happens to the rest of an epoch that is smaller than the batch
     total_samples: int  # samples of the whole training; with adascale, samples of the reference's training
     total_steps: int  # steps of the whole training; with adascale, the fewest possible
+    stop_samples: int | None = None  # where train.stop_after ends the run, counted as total_samples; None: at the end
     steps_per_epoch: int  # optimizer steps in an epoch
     eval_every_samples: int  # samples from one evaluation to the next
     checkpoint_every_samples: int | None  # samples from one checkpoint to the next; None: by time
@@ -103,11 +104,16 @@ class Plan:
         return self.is_measured and gain_exponent(self.optimizer["name"], rule=self.rule) != 1.0
 
     @property
+    def end_samples(self) -> int:
+        """Where this run ends: ``total_samples``, unless ``train.stop_after`` ends it earlier."""
+        return self.total_samples if self.stop_samples is None else min(self.stop_samples, self.total_samples)
+
+    @property
     def most_samples(self) -> int:
-        """The most samples that training may take; ``total_samples`` unless progress is measured."""
+        """The most samples that this run may take; ``end_samples`` unless progress is measured."""
         if not self.is_measured:
-            return self.total_samples
-        return ceil(self.total_samples * max(1.0, self.batch_ratio))
+            return self.end_samples
+        return ceil(self.end_samples * max(1.0, self.batch_ratio))
 
     @property
     def parameters(self) -> Mapping[str, int]:
@@ -195,7 +201,7 @@ class Plan:
 
     def _end(self, samples_seen: int) -> int:
         if not self.is_measured:
-            return self.total_samples
+            return self.end_samples
         longest = max(self.num_samples, self.phase_at(samples_seen).global_batch_size)
         return samples_seen + 2 * longest  # further than any step
 
@@ -230,7 +236,7 @@ class Plan:
                 f"plan.json has schema version {version}, and this scaler reads version {SCHEMA_VERSION}.",
                 "Use the version of scaler that wrote it, or start a new run: scaler submit JOB.",
             )
-        known = {field.name: values[field.name] for field in fields(cls)}
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         known["lr_curve"] = tuple((int(samples), float(lr)) for samples, lr in values["lr_curve"])
         known["schedule"] = Schedule.from_dict(values["schedule"])
         known["reacts"] = tuple(values["reacts"])

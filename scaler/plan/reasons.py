@@ -63,7 +63,9 @@ def _total_reason(plan: Plan, job: Job, lengths: Lengths) -> str:
             else f"samples: {train.samples}"
         )
         asked += f", {plan.total_samples / plan.num_samples:.3g} epochs"
-    return f"{asked} of the reference's samples; at most {plan.most_samples} of data" if plan.is_measured else asked
+    if plan.is_measured:
+        asked += f" of the reference's samples; at most {plan.most_samples} of data"
+    return asked if plan.stop_samples is None else f"{asked}; this run stops after {plan.end_samples} samples of it"
 
 
 def _times(ratio: float) -> str:

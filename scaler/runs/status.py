@@ -1,6 +1,7 @@
 """The fields of ``status.json``."""
 
-from typing import TypedDict
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 
 class StatusKeys(TypedDict):
@@ -20,4 +21,7 @@ class StatusValues(TypedDict, total=False):
     idle_s: float | None  # seconds in which nothing ran before a resume, summed over all resumes
     ended_at: float | None  # moment of the end
     failure: str | None  # the error that ended the run, with its traceback
+    # the checkpoint of another run that the run began from: its run_id, uri and samples_seen, and what may have changed
+    # the learning rate before it (reacts)
+    branched_from: Mapping[str, Any] | None
     exit_code: int | None  # exit code of the command that ran the run: 0, or that of the error that ended it

@@ -36,7 +36,7 @@ class Position:
 
     def next_size(self) -> int:
         """Return the samples in the next step; 0 at the end."""
-        left = self.plan.total_samples - self.progress
+        left = self.plan.end_samples - self.progress
         return self.plan.step_size(self.samples_seen) if left > 1e-6 else 0  # progress is a rounded sum
 
     def next_phase(self) -> Phase:

@@ -168,6 +168,7 @@ MAY_CHANGE = [
     "schedule={name: constant}",
     "schedule.plateau={metric: loss}",
     "train.epochs=30",
+    "train.stop_after={epochs: 3}",
     "train.precision=bf16",
     "train.tf32=true",
     "train.compile=true",

@@ -114,7 +114,7 @@ JOB_KEYS = (
     "checkpoint, failures, tracking, storage."
 )
 TRAIN_KEYS = (
-    "epochs, steps, samples, num_samples, last_batch, seed, precision, tf32, "
+    "epochs, steps, samples, num_samples, stop_after, last_batch, seed, precision, tf32, "
     "compile, activation_checkpointing, channels_last, pin_memory, clip_grad_norm, ema, noise_scale_every, "
     "data_workers, check_data, eval_every."
 )

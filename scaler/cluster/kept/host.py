@@ -120,6 +120,7 @@ class Host:
             "begin_attempt": lambda **options: ray.get(collector.begin_attempt.remote(**options)),
             "deliver": deliver_to(collector),
             "is_secured": lambda *arguments, **options: ray.get(collector.is_secured.remote(*arguments, **options)),
+            "decision": lambda samples_seen: ray.get(collector.decision.remote(samples_seen)),
             "agree": agree,
             "agreed": agreed,
             "end": outcomes.append,

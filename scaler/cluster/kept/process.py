@@ -10,6 +10,7 @@ from scaler.cluster.kept.channel import Caller
 from scaler.cluster.kept.place import Outcome, Place
 from scaler.cluster.messages import AttemptStart, Upload, UploadReply
 from scaler.cluster.restart_signals import LostDataProcess, Restart, first_line
+from scaler.cluster.review import Decision
 from scaler.training.device import cpu, gpu
 from scaler.training.process_group import is_lost_peer
 
@@ -44,6 +45,11 @@ class HostedGroup:
     def is_secured(self, attempt: int, *, samples_seen: int) -> bool:
         """Ask the collector."""
         return bool(self._call("is_secured", attempt, world_size=self.world_size, samples_seen=samples_seen))
+
+    def decision(self, samples_seen: int) -> Decision | None:
+        """Ask the collector."""
+        found: Decision | None = self._call("decision", samples_seen)
+        return found
 
     def broadcast(self, value: T) -> T:
         """Return rank 0's value, which its host keeps. If rank 0 is gone, the host ends this process."""

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from scaler.report.experiment.progress import DryRun, PlannedCell
+from scaler.report.experiment.progress import DryRun, PlannedCell, SearchDryRun
 from scaler.report.plan.estimate_text import span_text
 from scaler.report.text.format import money, number, option, plural, printable, seconds
 
@@ -59,3 +59,22 @@ def _sums(found: DryRun) -> str:
         return f"{whole}. The time is not known: no finished run shows it with {workers}."
     cost = f", at a cost of {span_text(found.cost, money)}" if found.cost is not None else ""
     return f"{whole} in about {span_text(found.time_s, seconds)}{cost}."
+
+
+def search_dry_run_text(found: SearchDryRun) -> RenderableType:
+    """Return what a search would try, for a terminal."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("key", overflow="fold")
+    table.add_column("values", overflow="fold")
+    for key, values in found.space.items():
+        table.add_row(printable(key), printable(values))
+    looks = (
+        f" It looks at a trial after {', '.join(f'{place:,}' for place in found.places)} samples."
+        if found.places
+        else ""
+    )
+    fewest = f" and at least {found.fewest_samples:,}" if found.fewest_samples < found.most_samples else ""
+    trials = f"{plural(found.trials, 'trial')} of {found.total_samples:,} samples"
+    whole = f"{trials}: at most {found.most_samples:,} samples{fewest}."
+    how = f"Searcher {found.searcher}, scheduler {found.scheduler}.{looks}"
+    return Group(table, Text(""), Text(how), Text(whole, style="bold"))

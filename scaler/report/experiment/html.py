@@ -12,6 +12,7 @@ from scaler.report.experiment.model import CriticalBatchResult, ExperimentReport
 from scaler.report.experiment.sheet import Sheet
 from scaler.report.experiment.tables import sheets
 from scaler.report.experiment.text import STILL_OPEN, command_text, critical_text, environment_text, next_text
+from scaler.report.experiment.trial_page import trial_charts, trial_tiles
 from scaler.report.experiment.workloads import public_workloads
 from scaler.report.page.parts import Cell, Column, Table, Tile
 from scaler.report.page.shell import render_page
@@ -33,7 +34,8 @@ class StripRow:
 
 def render_experiment_html(report: ExperimentReport) -> str:
     """Return an experiment as one HTML document, readable offline, on paper and without its scripts."""
-    charts, sections = experiment_charts(report)
+    search = report.search
+    charts, sections = experiment_charts(report) if search is None else trial_charts(search, report.metric or "")
     rows, ticks = _strip(report.critical_batch)
     return render_page(
         "experiment.html.j2",
@@ -58,6 +60,8 @@ def render_experiment_html(report: ExperimentReport) -> str:
 
 
 def _tiles(report: ExperimentReport) -> list[Tile]:
+    if report.search is not None:
+        return trial_tiles(report.search, report.metric or "")
     done = sum(cell.state == "succeeded" for cell in report.cells)
     tiles = [Tile(name="cells", value=f"{done} of {len(report.cells)}", note="have run to their end")]
     chosen = report.recommendation

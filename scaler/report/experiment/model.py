@@ -6,6 +6,7 @@ from typing import Any
 
 from scaler.core.equivalence import Mode, Verdict
 from scaler.core.intervals import Estimate
+from scaler.report.experiment.trial_model import SearchResult
 from scaler.report.run.model import Report
 
 SCHEMA_VERSION = 1
@@ -292,6 +293,7 @@ class ExperimentReport:
     verdicts: tuple[Finding, ...]  # findings
     order_seed: int | None = None  # seed of the random order in which the cells ran; None: not known
     environment: Mapping[str, Any]  # the machine and the versions that ran it
+    search: SearchResult | None = None  # None: the experiment is a matrix
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON has it."""

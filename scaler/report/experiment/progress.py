@@ -7,6 +7,7 @@ from typing import Any
 from scaler.core.intervals import Estimate
 
 WAITING, IMPOSSIBLE, GONE = "waiting", "impossible", "gone"  # states of cells without a run
+LEFT = "stopped by the search"  # the state of a trial that needs no more training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +69,37 @@ class DryRun:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SearchDryRun:
+    """What a search would try.
+
+    Args:
+        name: of the experiment.
+        space: by key of the job, the values as a text.
+        searcher: that proposes settings.
+        scheduler: that stops trials.
+        trials: number of settings.
+        total_samples: of a trial that trains to its end.
+        places: samples after which the scheduler looks at a trial.
+        most_samples: of all trials, if none is stopped.
+        fewest_samples: of all trials, if every trial but one is stopped at the first place.
+    """
+
+    name: str
+    space: dict[str, str]
+    searcher: str
+    scheduler: str
+    trials: int
+    total_samples: int
+    places: Sequence[int]
+    most_samples: int
+    fewest_samples: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ExperimentStatus:
     """The states of an experiment's cells.
 
@@ -75,7 +107,7 @@ class ExperimentStatus:
         name: of the experiment.
         cells: number of cells.
         states: number of cells by state of their run; ``waiting``: no run yet; ``impossible``: it cannot run;
-            ``gone``: its run was removed.
+            ``gone``: its run was removed; ``stopped by the search``: it needs no more training.
         running: run ids of the cells that run now.
     """
 

@@ -2,7 +2,7 @@
 
 from shlex import quote
 
-from scaler.report.experiment.progress import IMPOSSIBLE, ExperimentStatus
+from scaler.report.experiment.progress import IMPOSSIBLE, LEFT, ExperimentStatus
 from scaler.runs import RunState
 
 
@@ -33,8 +33,8 @@ def status_text(status: ExperimentStatus, *, storage: str = "runs") -> str:
         Report: scaler experiment report study --storage s3://bucket
     """
     lines = [status_line(status), *(f"Running: {run_id}" for run_id in status.running)]
-    unfinished = status.cells - status.states.get(RunState.SUCCEEDED.value, 0) - status.states.get(IMPOSSIBLE, 0)
-    if unfinished and not status.running:
+    done = sum(status.states.get(state, 0) for state in (RunState.SUCCEEDED.value, IMPOSSIBLE, LEFT))
+    if status.cells > done and not status.running:
         lines.append("Continue it with the command that started it: finished cells are not run again.")
     where = "" if storage == "runs" else f" --storage {quote(storage)}"
     return "\n".join([*lines, f"Report: scaler experiment report {status.name}{where}"])

@@ -15,12 +15,14 @@ from scaler.report.experiment.model import (
 )
 from scaler.report.experiment.scaling_tables import scaling_sheets
 from scaler.report.experiment.sheet import Sheet
+from scaler.report.experiment.trial_tables import trial_sheets
 from scaler.report.text.format import money, number, option, plural, seconds
 
 
 def sheets(report: ExperimentReport) -> list[Sheet]:
     """Return the tables that have rows, in the order in which they are shown."""
     found = [
+        *trial_sheets(report.search, report.metric),
         _alternatives(report),
         _quality(report),
         _target(report),

@@ -170,7 +170,7 @@ def progress_after(steps: Columns, plan: Plan, samples_seen: int) -> float:
 
 def has_ended(steps: Columns, plan: Plan, samples_seen: int) -> bool:
     """Return whether an attempt of these steps trained to the end of its plan."""
-    return samples_seen >= plan.most_samples or progress_after(steps, plan, samples_seen) >= plan.total_samples
+    return samples_seen >= plan.most_samples or progress_after(steps, plan, samples_seen) >= plan.end_samples
 
 
 def _how_it_ended(end: AttemptEnd | None, state: RunState, *, is_last: bool) -> tuple[str, str | None]:

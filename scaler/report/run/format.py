@@ -25,15 +25,24 @@ Fact = tuple[str, str]
 
 def results(report: Report) -> list[Fact]:
     """Return what a run trained, how fast, how long, and to which loss and evaluations."""
-    totals = report.totals
     return [
-        ("trained", f"{plural(totals.samples_seen, 'sample')} in {plural(totals.steps, 'step')}"),
+        ("trained", trained_text(report)),
         (SPEED.name, f"{number(SPEED.read(report))} {SPEED.unit} over {seconds(TRAIN_S.read(report))} of training"),
         (WALL_S.name, seconds(WALL_S.read(report))),
         (TRAIN_LOSS.name, f"{number(TRAIN_LOSS.read(report))} ({TRAIN_LOSS.of})"),
         *((f"train {name}", number(value)) for name, value in report.final.train.items()),
         *((value.name, number(value.read(report))) for value in map(evaluation, report.final.eval)),
     ]
+
+
+def trained_text(report: Report) -> str:
+    """Return the samples and steps that a run trained, and where it began if not at its first sample."""
+    totals, origin = report.totals, report.branched_from
+    steps = plural(totals.steps, "step")
+    if origin is None:
+        return f"{plural(totals.samples_seen, 'sample')} in {steps}"
+    own = totals.samples_seen - origin["samples_seen"]
+    return f"{plural(own, 'sample')} in {steps}, after {origin['samples_seen']:,} of run {origin['run_id']}"
 
 
 def costs(report: Report) -> list[Fact]:

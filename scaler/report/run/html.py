@@ -23,6 +23,7 @@ from scaler.report.run.format import (
     phase_text,
     preconditioned_text,
     samples_text,
+    trained_text,
     trend_text,
 )
 from scaler.report.run.model import Flops, Noise, Report, Scaling, WorkerRow
@@ -81,7 +82,7 @@ def render_html(report: Report) -> str:
 def _headline(report: Report) -> str:
     """The results as one sentence."""
     totals, evals = report.totals, report.final.eval
-    parts = [_world_sizes(report), f"{plural(totals.samples_seen, 'sample')} in {plural(totals.steps, 'step')}"]
+    parts = [_world_sizes(report), trained_text(report)]
     if totals.samples_per_s is not None:
         parts.append(f"{number(totals.samples_per_s)} {SPEED.unit}")
     scores = [name for name in evals if name != "loss"][:HEADLINE_EVALS]

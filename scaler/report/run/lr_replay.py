@@ -90,7 +90,12 @@ class ReplayedAttempt:
 
 
 def replay(
-    events: Sequence[Event], jobs: Mapping[int, Job], plans: Mapping[int, Plan], *, recorded: Sequence[int]
+    events: Sequence[Event],
+    jobs: Mapping[int, Job],
+    plans: Mapping[int, Plan],
+    *,
+    recorded: Sequence[int],
+    known_from: int = 0,
 ) -> dict[int, ReplayedAttempt]:
     """Return each attempt by its number, with the learning rates that it should have used.
 
@@ -99,6 +104,8 @@ def replay(
         jobs: each job of the run, by the first attempt that used it.
         plans: of each attempt, with the batch as planned.
         recorded: the attempts that have records.
+        known_from: samples seen up to which no controller has decided anything, also where the run began from a
+            checkpoint of another run.
     """
     starts = of_type(events, AttemptStarted)
     missing = set(recorded) - {start.attempt for start in starts}
@@ -113,7 +120,7 @@ def replay(
             plan=plans[attempt],
             is_own_loop=start.data_order == OWN_LOOP,
             is_known=not any(other < attempt for other in missing)
-            and (begin == 0 or (source is not None and source.is_known)),
+            and (begin <= known_from or (source is not None and source.is_known)),
         )
         decided = source.at(begin) if source is not None else Decided()
         replayed.plan = regrow(replayed.plan, replayed.job, decided.growth)

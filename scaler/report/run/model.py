@@ -292,6 +292,7 @@ class Report:
     gain: Gain | None  # None unless rule: adascale
     verdicts: tuple[Verdict, ...]  # findings, the most important first
     failure: str | None  # the error that ended the run, with its traceback; None without one
+    branched_from: Mapping[str, Any] | None  # the checkpoint of another run that it began from; None: it began at 0
     series: Series  # curves
 
     @property

@@ -28,6 +28,7 @@ from scaler.report.run.verdicts import find_verdicts
 from scaler.report.run.verdicts.evidence import Evidence
 from scaler.report.run.workers import find_workers, last_epoch_loss
 from scaler.runs import RunState
+from scaler.runs.origin import Origin
 
 
 def summarize(
@@ -70,7 +71,14 @@ def summarize(
     scaling = find_scaling(
         arrays, attempts, one_worker=one_worker, reference_samples_per_s=newest.reference.samples_per_s
     )
-    replayed = replay(events, jobs, plans, recorded=arrays.attempts.tolist())
+    origin = Origin.of_status(status)
+    replayed = replay(
+        events,
+        jobs,
+        plans,
+        recorded=arrays.attempts.tolist(),
+        known_from=origin.samples_seen if origin is not None and not origin.reacts else 0,
+    )
     audited = audit_lrs(arrays.kept, replayed, plan)
     noise = find_noise(arrays.kept, plan)
     kept_events = surviving_events(events, attempts)
@@ -115,6 +123,7 @@ def summarize(
         gain=find_gain(totals, plan),
         verdicts=find_verdicts(evidence),
         failure=status.get("failure"),
+        branched_from=None if origin is None else origin.to_dict(),
         series=make_series(arrays, batch_sizes(arrays.kept, events, plans), kept_events, attempts, elapsed),
     )
 
@@ -141,7 +150,7 @@ def _progress(steps: Columns, plan: Plan, samples_seen: int, *, is_over: bool) -
     """The progress of the run, in samples of the reference's training."""
     done = progress_after(steps, plan, samples_seen)
     if is_over and plan.is_measured and len(steps["progress"]) and samples_seen < plan.most_samples:
-        return max(done, float(plan.total_samples))  # it can only have ended at its own length
+        return max(done, float(plan.end_samples))  # it can only have ended at its own length
     return done
 
 

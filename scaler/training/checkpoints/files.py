@@ -56,6 +56,17 @@ def write_files(folder: RunFolder, data: bytes, about: Mapping[str, Any]) -> Non
     folder.write_json(f"{name}.json", {"schema_version": SCHEMA_VERSION, **about, **sums})
 
 
+def copy_checkpoint(source: RunFolder, samples_seen: int, folder: RunFolder) -> None:
+    """Copy a checkpoint of one run into the folder of another run, in which it belongs to no attempt.
+
+    Raises:
+        UnusableError: the checkpoint is incomplete or altered.
+        RunError: the storage cannot be read or written.
+    """
+    data, about = read_files(source, samples_seen), read_manifest(source, samples_seen)
+    write_files(folder, data, {**about, "attempt": None})
+
+
 def find_checkpoint(folder: RunFolder) -> tuple[int | None, list[PassedOver]]:
     """Return the newest usable checkpoint, as its ``samples_seen``, and the newer ones that were passed over.
 

@@ -14,10 +14,10 @@ def not_finished(evidence: Evidence) -> Verdict | None:
     state, plan, totals = evidence.state, evidence.plan, evidence.totals
     if state is RunState.SUCCEEDED:
         return None
-    share = min(1.0, totals.progress / plan.total_samples)
-    done = f"{totals.samples_seen:,} of {plan.total_samples:,} samples"
+    share = min(1.0, totals.progress / plan.end_samples)
+    done = f"{totals.samples_seen:,} of {plan.end_samples:,} samples"
     if plan.is_measured:
-        progress = f"{totals.progress:,.0f} of {plan.total_samples:,} samples of the reference's training"
+        progress = f"{totals.progress:,.0f} of {plan.end_samples:,} samples of the reference's training"
         done = f"{progress}, in {totals.samples_seen:,} samples"
     if state is RunState.LOST:
         return Verdict(

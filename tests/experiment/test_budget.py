@@ -1,0 +1,84 @@
+"""Where an experiment stops: its budget of runs and costs."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaler.cluster.search.spec import TrialNews
+from scaler.errors import JobFileError
+from scaler.experiment import run, search
+from scaler.experiment.file import parse_experiment
+from scaler.experiment.folder import About, ExperimentFolder
+from scaler.experiment.matrix import Matrix, make_matrix
+from scaler.runs import RunFolder
+
+DIGITS = Path(__file__).parents[2] / "jobs/digits"
+PRICE = {"resources.price_per_worker_hour": 1.5}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ExperimentFolder:
+    return ExperimentFolder.make_named("study", storage=str(tmp_path))
+
+
+def matrix(tmp_path: Path, **about: Any) -> Matrix:
+    values = {"name": "study", "job": "job.yaml", "set": {**PRICE, "storage": str(tmp_path)}, **about}
+    return make_matrix(parse_experiment(values, source="study"), folder=DIGITS, source="study")
+
+
+def about(tmp_path: Path) -> About:
+    return About(storage=str(tmp_path), job="job.yaml", overrides=[], environment={})
+
+
+@pytest.mark.parametrize(
+    ("budget", "started"), [({}, 4), ({"cost": 4.0}, 2), ({"cost": 4.5}, 3), ({"runs": 3}, 3), ({"cost": 0.1}, 1)]
+)
+def test_no_cell_starts_once_the_runs_have_cost_the_budget(
+    folder: ExperimentFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: dict[str, Any], started: int
+) -> None:
+    ran: list[int] = []
+
+    def run_cell(cell: Any, *rest: Any, **options: Any) -> tuple[RunFolder, None]:
+        ran.append(cell.number)
+        return RunFolder(f"{tmp_path}/run-{cell.number}"), None
+
+    monkeypatch.setattr(run, "connect", lambda *rest, **options: nullcontext())
+    monkeypatch.setattr(run, "_with_group", lambda *rest, **options: nullcontext())
+    monkeypatch.setattr(run, "_run_cell", run_cell)
+    monkeypatch.setattr(run, "cost_of", lambda run_id, *, storage: 2.0)
+    found = matrix(tmp_path, matrix={"scale.num_workers": [1, 2], "scale.rule": ["none", "linear"]}, budget=budget)
+    run.run_cells(found, run.find_work(found), folder, about(tmp_path))
+    assert len(ran) == started
+
+
+@pytest.mark.parametrize(
+    ("budget", "started"), [({}, 4), ({"cost": 4.0}, 2), ({"cost": 4.5}, 3), ({"runs": 3}, 3), ({"hours": 1e-9}, 0)]
+)
+def test_no_trial_starts_once_the_runs_have_cost_the_budget(
+    folder: ExperimentFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: dict[str, Any], started: int
+) -> None:
+    monkeypatch.setattr(search, "cost_of", lambda run_id, *, storage: 2.0)
+    section = {"space": {"reference.lr": [0.01, 0.1]}, "trials": 4}
+    found = matrix(tmp_path, search=section, compare={"metric": "accuracy", "mode": "max"}, budget=budget)
+    heard: list[TrialNews] = []
+    book = search._Book(found, folder, about(tmp_path), heard.append, [])
+    number = 0
+    while number < 4 and book.may_start():
+        news = {"number": number, "values": {"reference.lr": number}, "run_id": f"run-{number}"}
+        book.take(TrialNews(**news))
+        book.take(TrialNews(**news, ended="stopped", samples_seen=100))
+        number += 1
+    assert number == started
+    _, rows, _ = folder.read_cells() if started else (None, [], None)
+    assert [(row.run_id, row.ended, row.stopped_at) for row in rows] == [
+        (f"run-{each}", "stopped", 100) for each in range(started)
+    ]
+    assert len(heard) == 2 * started
+
+
+def test_a_budget_of_costs_needs_a_price(tmp_path: Path) -> None:
+    found = matrix(tmp_path, set={"storage": str(tmp_path)}, matrix={"scale.rule": ["none"]}, budget={"cost": 1.0})
+    with pytest.raises(JobFileError, match=r"budget\.cost = 1, and the job has no price\."):
+        run.find_work(found)
