@@ -6,19 +6,22 @@ same samples. k holds if
     loss(k) <= min(loss(j) for every tried j < k) + tolerance
 
 The search doubles k until one does not hold, and then divides the gap between the last k that holds and the first one
-that does not.
+that does not. A loss above the tolerance, but not above twice the tolerance, may be noise: it counts only if the next
+larger k does not hold either.
 
-Source: Merrill et al. 2025, https://arxiv.org/abs/2505.23971. They stop after doubling, and take a tolerance of 0.01 at
-losses of about 2.5.
+Source: Merrill et al. 2025, https://arxiv.org/abs/2505.23971. They stop after doubling, take a tolerance of 0.01 at
+losses of about 2.5, and do not ask for a second k.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import inf, isfinite, sqrt
 from statistics import fmean, stdev
 
 LEAST_SHARE = 0.004  # of the loss: Merrill et al.'s 0.01 at a loss of 2.5
 STANDARD_ERRORS = 2.0
+CLEAR = 2.0  # times the tolerance: above it, a loss needs no second one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,12 +49,23 @@ def bounds(losses: Mapping[int, float], *, tolerance: float) -> Bounds:
         >>> bounds({1: 2.50, 2: 2.49, 4: 2.499, 8: 2.6}, tolerance=0.01)
         Bounds(holds=4, fails=8)
     """
-    best, holds = inf, None
-    for multiple, loss in sorted(losses.items()):
-        if not isfinite(loss) or loss > best + tolerance:
+    excess = _excess(losses)
+    holds = None
+    for multiple, larger in zip_longest(excess, list(excess)[1:]):
+        if excess[multiple] <= tolerance:
+            holds = multiple
+        elif excess[multiple] > CLEAR * tolerance or larger is None or excess[larger] > tolerance:
             return Bounds(holds=holds, fails=multiple)
-        best, holds = min(best, loss), multiple
     return Bounds(holds=holds, fails=None)
+
+
+def _excess(losses: Mapping[int, float]) -> dict[int, float]:
+    """Return how much each loss is above the best one of a smaller multiple, by ascending multiple."""
+    best, found = inf, {}
+    for multiple, loss in sorted(losses.items()):
+        found[multiple] = inf if not isfinite(loss) else 0.0 if best == inf else loss - best
+        best = min(best, loss) if isfinite(loss) else best
+    return found
 
 
 def next_multiple(losses: Mapping[int, float], *, tolerance: float, most: int, resolution: float) -> int | None:
@@ -68,9 +82,9 @@ def next_multiple(losses: Mapping[int, float], *, tolerance: float, most: int, r
 
     Example:
         >>> losses = {}
-        >>> while (k := next_multiple(losses, tolerance=0.1, most=64, resolution=1.2)) is not None:
-        ...     losses[k] = 1.0 + max(0.0, k - 9) / 10
-        >>> list(losses), bounds(losses, tolerance=0.1)
+        >>> while (k := next_multiple(losses, tolerance=0.125, most=64, resolution=1.2)) is not None:
+        ...     losses[k] = 1.0 + max(0.0, k - 9) / 8
+        >>> list(losses), bounds(losses, tolerance=0.125)
         ([1, 2, 4, 8, 16, 11, 9, 10], Bounds(holds=10, fails=11))
     """
     if not losses:
@@ -80,6 +94,9 @@ def next_multiple(losses: Mapping[int, float], *, tolerance: float, most: int, r
         return None
     if found.fails is None:
         return min(2 * found.holds, most) if found.holds < most else None
+    is_clear = _excess(losses)[found.fails] > CLEAR * tolerance
+    if found.fails == max(losses) and found.fails < most and not is_clear:
+        return min(2 * found.fails, most)
     if found.fails <= max(found.holds + 1, resolution * found.holds):
         return None
     return min(max(round(sqrt(found.holds * found.fails)), found.holds + 1), found.fails - 1)
