@@ -1,0 +1,469 @@
+"""Probe how far the batch can grow: branches from checkpoints, with larger batches over the same samples.
+
+Source: Merrill et al. 2025, https://arxiv.org/abs/2505.23971.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from math import inf
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+import numpy as np
+
+from scaler.core.largest_batch import bounds, next_multiple, seed_tolerance
+from scaler.errors import JobFileError, RunError, TrainingError
+from scaler.experiment.probe_jobs import (
+    DEFAULT_SHARE,
+    DEFAULT_STEPS,
+    FEWEST_STEPS,
+    branch_job,
+    largest_planned,
+    place_of,
+    run_job,
+)
+from scaler.experiment.probe_runs import Checkpoint, ProbeRuns, ProbeWatcher
+from scaler.job import Job
+from scaler.metrics.reader import RunMetrics, with_records
+from scaler.plan import Plan
+from scaler.report.probe.model import (
+    SCHEMA_VERSION,
+    ProbeCost,
+    ProbedPlace,
+    ProbeReport,
+    TriedBatch,
+    largest_text,
+)
+from scaler.report.run.model import Report
+from scaler.report.run.step_arrays import make_step_arrays
+from scaler.report.text.format import number, percent, plural
+from scaler.runs import RunFolder
+from scaler.training.checkpoints.files import complete_checkpoints
+
+DEFAULT_PLACES = (0.1, 0.5, 0.9)
+DEFAULT_SEEDS, DEFAULT_RESOLUTION = 3, 1.25
+NEAR = 0.05  # of the training: a run's checkpoint may be so far from a place that was asked for
+SMOOTHED = 0.5  # of a branch: the train loss is the mean over its last part
+
+LossChoice = Literal["auto", "eval", "train"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeOptions:
+    """What to probe.
+
+    Args:
+        at: shares of the training, each in (0, 1); None: 0.1, 0.5 and 0.9, or of a run its checkpoints.
+        samples: that each branch trains; None: 256 steps, but at most a tenth of the training.
+        tolerance: of the loss; None: from the repeats, see ``scaler.core.largest_batch.seed_tolerance``.
+        most: largest multiple of the batch; None: as many as leave a branch four steps.
+        resolution: ratio of batches at which a search ends.
+        seeds: repeats of each branch.
+        loss: what is compared; ``auto``: the loss of the evaluation where there is one, else the train loss.
+    """
+
+    at: Sequence[float] | None = None
+    samples: int | None = None
+    tolerance: float | None = None
+    most: int | None = None
+    resolution: float = DEFAULT_RESOLUTION
+    seeds: int = DEFAULT_SEEDS
+    loss: LossChoice = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse options out of range.
+
+        Raises:
+            JobFileError: names the option.
+        """
+        for share in self.at or ():
+            if not 0.0 < share < 1.0:
+                raise JobFileError(f"--at {share:g} is not a share of the training.", "Such as --at 0.1,0.5,0.9.")
+        if self.tolerance is not None and not 0.0 <= self.tolerance < inf:
+            raise JobFileError(f"--tolerance {self.tolerance:g} is not a difference of losses.", "Such as 0.01.")
+        if not 1.0 <= self.resolution < inf:
+            raise JobFileError(f"--resolution {self.resolution:g} is not a ratio of at least 1.", "Such as 1.25.")
+        for name, value in (("--samples", self.samples), ("--most", self.most), ("--seeds", self.seeds)):
+            if value is not None and value < 1:
+                raise JobFileError(f"{name} {value} is not a whole number above 0.", f"Such as {name} 3.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeSetting:
+    """A probe that is ready to run.
+
+    Args:
+        name: of the job.
+        job: at the batch that is probed, over the whole training.
+        plan: its plan.
+        run: whose checkpoints are probed; None: the probe trains its own.
+        places: samples seen, ascending.
+        branch_samples: that each branch trains.
+        most: largest multiple.
+        storage: of the runs.
+        recipe_folder: the recipe is looked for there.
+        options: what was asked for.
+        hints: what the setting leaves open.
+    """
+
+    name: str
+    job: Job
+    plan: Plan
+    run: RunFolder | None
+    places: Sequence[int]
+    branch_samples: int
+    most: int
+    storage: str
+    recipe_folder: Path
+    options: ProbeOptions
+    hints: Sequence[str]
+
+    def text(self) -> str:
+        """Return what the probe will do, as a sentence."""
+        batch, total = self.plan.global_batch_size, self.plan.total_samples
+        places = ", ".join(percent(place / total) for place in self.places)
+        return (
+            f"Probe of {self.name}: batch {batch:,} to {batch * self.most:,} with rule {self.plan.rule}, at {places} "
+            f"of the training; branches of {plural(self.branch_samples, 'sample')}, {plural(self.options.seeds, 'seed')}"
+        )
+
+
+def make_setting(
+    job: Job, plan: Plan, options: ProbeOptions, *, run: RunFolder | None, storage: str, recipe_folder: Path
+) -> ProbeSetting:
+    """Return a probe that is ready to run.
+
+    Args:
+        job: at the batch that is probed, its length in samples.
+        plan: its plan.
+        options: what is asked for.
+        run: whose checkpoints are probed; None: the probe trains its own.
+        storage: of the runs.
+        recipe_folder: the recipe is looked for there.
+
+    Raises:
+        JobFileError: the branches do not fit into the training, or are too short.
+        RunError: the run has no checkpoint that can be probed.
+    """
+    batch, total = plan.global_batch_size, plan.total_samples
+    samples = options.samples or max(1, min(DEFAULT_STEPS * batch, round(DEFAULT_SHARE * total)))
+    if samples >= total:
+        raise JobFileError(
+            f"a branch of {samples:,} samples does not fit into a training of {total:,}.", "Give fewer --samples."
+        )
+    most = samples // (FEWEST_STEPS * batch)
+    if most < 2:
+        raise JobFileError(
+            f"a branch of {samples:,} samples has {samples // batch} steps of {batch}, and with twice the batch it "
+            f"needs {FEWEST_STEPS}.",
+            f"Give at least --samples {2 * FEWEST_STEPS * batch}, or train longer.",
+        )
+    if options.most is not None:
+        if options.most > most:
+            raise JobFileError(
+                f"--most {options.most} leaves a branch of {samples:,} samples fewer than {FEWEST_STEPS} steps of "
+                f"{options.most * batch:,}.",
+                f"Give --samples {options.most * batch * FEWEST_STEPS}, or --most {most}.",
+            )
+        most = options.most
+    if run is None:
+        shares = options.at or DEFAULT_PLACES
+        places: Sequence[int] = sorted({place_of(share, plan, branch_samples=samples) for share in shares})
+    else:
+        places = _checkpoints(run, plan, options.at, branch_samples=samples)
+    start, stop = places[-1], places[-1] + samples
+    planned, reason = largest_planned(job, plan, start=start, stop=stop, most=most, storage=storage)
+    return ProbeSetting(
+        name=job.name,
+        job=job,
+        plan=plan,
+        run=run,
+        places=places,
+        branch_samples=samples,
+        most=planned,
+        storage=storage,
+        recipe_folder=recipe_folder,
+        options=options,
+        hints=[f"A batch above {planned * batch:,} has no plan: {reason}"] if reason else [],
+    )
+
+
+def _checkpoints(run: RunFolder, plan: Plan, at: Sequence[float] | None, *, branch_samples: int) -> Sequence[int]:
+    """Return the checkpoints of a run that can be probed.
+
+    Raises:
+        RunError: one that was asked for does not exist, or none has room for a branch after it.
+    """
+    total = plan.total_samples
+    there = complete_checkpoints(run)
+    usable = [samples for samples in there if 0 < samples <= total - branch_samples]
+    found = ", ".join(f"{samples:,}" for samples in there) or "none"
+    keep = (
+        "A run keeps its newest checkpoints only (checkpoint.keep). Probe the job instead, which trains to the places: "
+        "scaler probe JOB\nOr train with more of them: --set checkpoint.keep=100"
+    )
+    if not usable:
+        raise RunError(
+            f"run {run.run_id} has no checkpoint with {branch_samples:,} of its {total:,} samples after it; its "
+            f"checkpoints: {found}.",
+            keep,
+        )
+    if at is None:
+        nearest = {min(usable, key=lambda samples: abs(samples - share * total)) for share in DEFAULT_PLACES}
+        return sorted(nearest)
+    chosen = set()
+    for share in at:
+        nearest_one = min(usable, key=lambda samples: abs(samples - share * total))
+        if abs(nearest_one - share * total) > NEAR * total:
+            raise RunError(
+                f"run {run.run_id} has no checkpoint near {share:.0%} of its training; it has {found}.", keep
+            )
+        chosen.add(nearest_one)
+    return sorted(chosen)
+
+
+def run_probe(
+    setting: ProbeSetting, *, address: str | None, verbose: bool = False, watcher: ProbeWatcher
+) -> ProbeReport:
+    """Train the branches of a probe, and return what they show. Runs that exist are not trained again.
+
+    Args:
+        setting: of the probe.
+        address: of a running cluster; None: an embedded one; ``none``: one worker in this process.
+        verbose: show Ray's log.
+        watcher: hears what happens.
+
+    Raises:
+        TrainingError: the training diverges at its own batch.
+        ScalerError: as ``scaler.submit`` raises it.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the same probe continues where it was.
+    """
+    watcher.on_setting(setting.text())
+    with ExitStack() as stack:
+        connection = None
+        if address != "none":
+            from scaler.cluster.connection import connect
+            from scaler.cluster.kept.group import KeptGroup
+
+            connection = stack.enter_context(
+                connect(
+                    setting.job,
+                    recipe_folder=setting.recipe_folder,
+                    address=address,
+                    verbose=verbose,
+                    on_notice=watcher.on_notice,
+                )
+            )
+            group = stack.enter_context(KeptGroup(setting.job, is_embedded=address is None))
+            group.prepare(connection.recipe, connection.recipe_folder, seeds=_seeds(setting))
+            connection = replace(connection, group=group)
+        runs = ProbeRuns(
+            name=f"{branch_name(setting.job)}",
+            storage=setting.storage,
+            plan=setting.plan,
+            recipe_folder=setting.recipe_folder,
+            address=address,
+            connection=connection,
+            watcher=watcher,
+        )
+        return _Probe(setting, runs, watcher).report()
+
+
+def branch_name(job: Job) -> str:
+    """Return the name of the jobs of a probe."""
+    return branch_job(job, start=1, stop=2, multiple=1, seed=0, storage=job.storage).name
+
+
+def _seeds(setting: ProbeSetting) -> Sequence[int]:
+    return [setting.job.train.seed + place for place in range(setting.options.seeds)]
+
+
+class _Probe:
+    """The places of a probe, one after the other."""
+
+    def __init__(self, setting: ProbeSetting, runs: ProbeRuns, watcher: ProbeWatcher) -> None:
+        self._setting, self._runs, self._watcher = setting, runs, watcher
+        self._base_s, self._base_samples = 0.0, 0
+        self._branches: list[Report] = []
+        self._speeds: list[float] = []  # seconds a sample at the run's batch
+        self._loss_name = ""
+
+    def report(self) -> ProbeReport:
+        """Probe every place, and return the report."""
+        setting = self._setting
+        plan, options, total = setting.plan, setting.options, setting.plan.total_samples
+        places = []
+        checkpoint: Checkpoint | None = None
+        for samples in setting.places:
+            checkpoint = self._checkpoint(samples, checkpoint)
+            places.append(self._place(checkpoint))
+        run_s = None if not self._speeds else float(np.median(self._speeds)) * total
+        return ProbeReport(
+            schema_version=SCHEMA_VERSION,
+            name=setting.name,
+            run_id=None if setting.run is None else setting.run.run_id,
+            loss=self._loss_name,
+            world_size=plan.world_size,
+            global_batch_size=plan.global_batch_size,
+            rule=plan.rule,
+            seeds=options.seeds,
+            steps_samples=setting.branch_samples,
+            total_samples=total,
+            most=setting.most,
+            resolution=options.resolution,
+            places=tuple(places),
+            cost=ProbeCost(
+                run_samples=total,
+                run_s=run_s,
+                base_samples=self._base_samples,
+                base_s=self._base_s,
+                branches=len(self._branches),
+                branch_samples=len(self._branches) * setting.branch_samples,
+                branch_s=sum(branch.totals.wall_s or 0.0 for branch in self._branches),
+            ),
+            hints=(*setting.hints, *self._hints(places)),
+        )
+
+    def _checkpoint(self, samples: int, before: Checkpoint | None) -> Checkpoint:
+        """Return the checkpoint at a place: the run's, or that of a run which the probe trains from the one before."""
+        setting = self._setting
+        if setting.run is not None:
+            return setting.run, samples
+        job = run_job(setting.job, stop=samples, storage=setting.storage)
+        folder, report = self._runs.train(f"to {samples:,} samples", job, before)
+        start = 0 if before is None else before[1]
+        self._base_samples += samples - start
+        self._base_s += report.totals.wall_s or 0.0
+        return folder, samples
+
+    def _place(self, checkpoint: Checkpoint) -> ProbedPlace:
+        setting, options, batch = self._setting, self._setting.options, self._setting.plan.global_batch_size
+        folder, samples = checkpoint
+        share = samples / setting.plan.total_samples
+        tried: dict[int, TriedBatch] = {}
+        means: dict[int, float] = {}
+        tolerance = options.tolerance or 0.0
+        while (
+            multiple := next_multiple(means, tolerance=tolerance, most=setting.most, resolution=options.resolution)
+        ) is not None:
+            one = tried[multiple] = self._branch(checkpoint, multiple)
+            means[multiple] = inf if one.loss is None else one.loss
+            if multiple == 1:
+                if one.loss is None:
+                    raise TrainingError(
+                        f"the training diverges at its own batch of {batch}, after {samples:,} samples.",
+                        "Lower reference.lr: scaler find-lr JOB",
+                    )
+                if options.tolerance is None:
+                    tolerance = seed_tolerance([loss for loss in one.losses if loss is not None])
+            self._watcher.on_result(
+                f"{percent(share):>4}  batch {number(one.global_batch_size)} ({multiple} x {batch}): {self._loss_name} "
+                f"{number(one.loss) if one.loss is not None else 'diverged'}"
+            )
+        found = bounds(means, tolerance=tolerance)
+        assert found.holds is not None  # multiple 1 has a finite loss
+        place = ProbedPlace(
+            samples_seen=samples,
+            share=share,
+            run_id=folder.run_id,
+            tolerance=tolerance,
+            holds=found.holds,
+            fails=found.fails,
+            global_batch_size=found.holds * batch,
+            fails_batch=None if found.fails is None else found.fails * batch,
+            noise_scale=self._noise(checkpoint),
+            tried=tuple(tried[multiple] for multiple in sorted(tried)),
+        )
+        self._watcher.on_result(f"{percent(share):>4}  largest batch: {largest_text(place)}")
+        return place
+
+    def _branch(self, checkpoint: Checkpoint, multiple: int) -> TriedBatch:
+        """Train the branches of one batch, one for each seed; those after one that diverged are left out."""
+        setting, (_, start) = self._setting, checkpoint
+        batch = multiple * setting.plan.global_batch_size
+        losses: list[float | None] = []
+        folders = []
+        lr = 0.0
+        for seed in _seeds(setting):
+            job = branch_job(
+                setting.job,
+                start=start,
+                stop=start + setting.branch_samples,
+                multiple=multiple,
+                seed=seed,
+                storage=setting.storage,
+            )
+            what = f"batch {batch:,} from {start:,} samples, seed {seed}"
+            folder, report = self._runs.train(what, job, checkpoint)
+            self._branches.append(report)
+            folders.append(folder.run_id)
+            lr = report.plan["phases"][-1]["peak_lr"]
+            if multiple == 1 and report.totals.samples_per_s:
+                self._speeds.append(1.0 / report.totals.samples_per_s)
+            losses.append(self._loss(folder, report, start))
+            if losses[-1] is None:
+                break
+        known = [loss for loss in losses if loss is not None]
+        return TriedBatch(
+            multiple=multiple,
+            global_batch_size=batch,
+            lr=lr,
+            loss=fmean(known) if len(known) == len(losses) else None,
+            losses=tuple(losses),
+            run_ids=tuple(folders),
+        )
+
+    def _loss(self, folder: RunFolder, report: Report, start: int) -> float | None:
+        """Return the loss of a branch; None: it is not finite."""
+        has_loss = "loss" in report.final.eval
+        if self._setting.options.loss == "eval" and not has_loss:
+            raise JobFileError("the recipe's evaluation returns no loss.", "Compare the train loss: --loss train")
+        if has_loss and self._setting.options.loss != "train":
+            self._loss_name = "eval loss"
+            return report.final.eval["loss"]
+        self._loss_name = "train loss"
+        since = start + (1.0 - SMOOTHED) * self._setting.branch_samples
+
+        def mean(metrics: RunMetrics) -> float | None:
+            kept = make_step_arrays(metrics.records, metrics.events).kept
+            late = kept["samples_seen"] >= since
+            loss = float(np.average(kept["loss"][late], weights=kept["weight"][late]))
+            return loss if np.isfinite(loss) else None
+
+        return with_records(folder, mean)
+
+    def _noise(self, checkpoint: Checkpoint) -> float | None:
+        """Return the newest noise scale that the run measured before a checkpoint; None: it measured none."""
+        from scaler.report.run.read import read_report
+
+        folder, samples = checkpoint
+        series = read_report(folder).series
+        known = [
+            noise
+            for at, noise in zip(series.noise_samples_seen, series.noise_scale, strict=True)
+            if noise is not None and at <= samples
+        ]
+        return known[-1] if known else None
+
+    def _hints(self, places: Sequence[ProbedPlace]) -> list[str]:
+        setting = self._setting
+        found = []
+        if any(place.fails is None for place in places) and not setting.hints:
+            wanted = 2 * setting.most * setting.plan.global_batch_size * FEWEST_STEPS
+            found.append(
+                f"Where the batch is at least {setting.most * setting.plan.global_batch_size:,}, no larger one was "
+                f"tried: a branch of {plural(setting.branch_samples, 'sample')} has room for {FEWEST_STEPS} steps of "
+                f"no more. To try twice as much: --samples {wanted}"
+                if setting.options.most is None
+                else "Where the batch is the largest that was tried, more may hold: raise --most."
+            )
+        if all(place.noise_scale is None for place in places):
+            found.append(
+                "The noise scale was not measured: that needs two workers or two micro-steps "
+                "(--set scale.grad_accum_steps=2), and some hundred steps."
+            )
+        if setting.options.seeds == 1 and setting.options.tolerance is None:
+            found.append("With one seed the noise is not known: the tolerance is 0.4% of the loss. Give --seeds 3.")
+        return found
