@@ -124,9 +124,10 @@ class ProbeSetting:
         """Return what the probe will do, as a sentence."""
         batch, total = self.plan.global_batch_size, self.plan.total_samples
         places = ", ".join(percent(place / total) for place in self.places)
+        branches = f"branches of {plural(self.branch_samples, 'sample')}, {plural(self.options.seeds, 'seed')}"
         return (
             f"Probe of {self.name}: batch {batch:,} to {batch * self.most:,} with rule {self.plan.rule}, at {places} "
-            f"of the training; branches of {plural(self.branch_samples, 'sample')}, {plural(self.options.seeds, 'seed')}"
+            f"of the training; {branches}"
         )
 
 
@@ -245,7 +246,6 @@ def run_probe(
         connection = None
         if address != "none":
             from scaler.cluster.connection import connect
-            from scaler.cluster.kept.group import KeptGroup
 
             connection = stack.enter_context(
                 connect(
@@ -256,6 +256,8 @@ def run_probe(
                     on_notice=watcher.on_notice,
                 )
             )
+            from scaler.cluster.kept.group import KeptGroup  # imports Ray, which ``connect`` prepares
+
             group = stack.enter_context(KeptGroup(setting.job, is_embedded=address is None))
             group.prepare(connection.recipe, connection.recipe_folder, seeds=_seeds(setting))
             connection = replace(connection, group=group)
