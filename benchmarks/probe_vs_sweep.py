@@ -1,8 +1,8 @@
 """Compare the largest batch that ``scaler probe`` finds with that of a full sweep, and what each costs.
 
-The sweep trains whole runs with 1, 2, 4 ... times the reference's batch and the rule's learning rate, three seeds each,
-until the final evaluation loss leaves the tolerance of the best smaller batch. The probe's answer is its largest
-constant batch. Both take the tolerance from the seeds of their smallest batch.
+The sweep trains whole runs with 1, 2, 4 ... times the reference's batch and the rule's learning rate, each with
+several seeds, until the final evaluation loss leaves the tolerance of the best smaller batch. The probe's answer is its
+largest constant batch. Both take the tolerance from the seeds of their smallest batch.
 
     python benchmarks/probe_vs_sweep.py digits                            about a minute of one CPU
     python benchmarks/probe_vs_sweep.py charlm --at 0.03,0.1,0.5          about ten minutes
@@ -31,16 +31,16 @@ OWN = {  # one worker, whole batches in one forward and backward; digits at its 
     "charlm": ("scale.per_worker_batch_size=512",),
 }
 SHARED = ("scale.num_workers=1", "checkpoint.every={samples: 100000000}", "failures.divergence=null")
-MOST, SEEDS = 64, 3
+MOST = 64
 
 
-def sweep(located: LocatedJob, plan: Plan, runs: ProbeRuns) -> tuple[dict[int, float], float, int]:
+def sweep(located: LocatedJob, plan: Plan, runs: ProbeRuns, *, seeds: int) -> tuple[dict[int, float], float, int]:
     """Return the mean final loss by multiple, the tolerance, and the number of runs."""
     means: dict[int, float] = {}
     tolerance, trained = 0.0, 0
     while (multiple := next_multiple(means, tolerance=tolerance, most=MOST, resolution=2.0)) is not None:
         losses = []
-        for seed in range(SEEDS):
+        for seed in range(seeds):
             texts = [f"train.seed={seed}", f"scale.global_batch_size={multiple * plan.reference_batch_size}"]
             job = edit_job(located.job.model_dump(), overrides=texts, source=located.source)
             _, report = runs.train("", job, None)
@@ -57,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", choices=sorted(OWN))
     parser.add_argument("--at", help="places of the probe, as shares of the training")
+    parser.add_argument("--seeds", type=int, default=3, help="of the sweep and of the probe")
     parser.add_argument("--storage", help="folder of the runs; default: a temporary one")
     options = parser.parse_args()
     at = None if options.at is None else [float(share) for share in options.at.split(",")]
@@ -74,9 +75,9 @@ def main() -> None:
             connection=None,
             watcher=ProbeWatcher(),
         )
-        means, tolerance, trained = sweep(located, plan, runs)
+        means, tolerance, trained = sweep(located, plan, runs, seeds=options.seeds)
         swept = bounds(means, tolerance=tolerance)
-        setting = plan_probe(JOBS / options.job, ProbeOptions(at=at, seeds=SEEDS), overrides=overrides)
+        setting = plan_probe(JOBS / options.job, ProbeOptions(at=at, seeds=options.seeds), overrides=overrides)
         found = run_probe(
             setting, address="none", watcher=ProbeWatcher(on_result=lambda text: print(f"  probe, {text}", flush=True))
         )

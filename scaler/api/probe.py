@@ -50,7 +50,7 @@ def probe(
             folder or URI, or what ``scaler.read_run`` returned.
         at: places, as shares of the training in (0, 1); None: 0.1, 0.5 and 0.9; of a run, its checkpoints nearest to
             these.
-        samples: that each branch trains; None: 256 steps, but at most a tenth of the training.
+        samples: that each branch trains; None: 256 steps, but at most a fifth of the training.
         tolerance: of the loss; None: two standard errors of the difference between two batches by the seeds, but at
             least 0.4 % of the loss.
         most: largest k; None: as many as leave a branch four steps.

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     "--samples",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Samples that each branch trains. Default: 256 steps, but at most a tenth of the training.",
+    help="Samples that each branch trains. Default: 256 steps, but at most a fifth of the training.",
 )
 @click.option(
     "--tolerance",

@@ -56,7 +56,7 @@ class ProbeOptions:
 
     Args:
         at: shares of the training, each in (0, 1); None: 0.1, 0.5 and 0.9, or of a run its checkpoints.
-        samples: that each branch trains; None: 256 steps, but at most a tenth of the training.
+        samples: that each branch trains; None: 256 steps, but at most a fifth of the training.
         tolerance: of the loss; None: from the repeats, see ``scaler.core.largest_batch.seed_tolerance``.
         most: largest multiple of the batch; None: as many as leave a branch four steps.
         resolution: ratio of batches at which a search ends.

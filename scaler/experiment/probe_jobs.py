@@ -10,7 +10,7 @@ from scaler.plan.kept_lengths import require_same_lengths
 SUFFIX = "-probe"
 MOST_NAME = 100  # letters in a job's name
 FEWEST_STEPS = 4  # of a branch with the largest batch
-DEFAULT_STEPS, DEFAULT_SHARE = 256, 0.1  # of a branch at the run's batch; the fewer samples count
+DEFAULT_STEPS, DEFAULT_SHARE = 256, 0.2  # of a branch at the run's batch; the fewer samples count
 
 
 def require_one_batch(job: Job, plan: Plan) -> None:
