@@ -19,8 +19,9 @@ from table import table
 
 from scaler.api.probe import plan_probe
 from scaler.core.largest_batch import bounds, next_multiple, seed_tolerance
-from scaler.experiment.probe import ProbeOptions, run_probe
+from scaler.experiment.probe import run_probe
 from scaler.experiment.probe_runs import ProbeRuns, ProbeWatcher
+from scaler.experiment.probe_setting import ProbeOptions
 from scaler.job.load import edit_job
 from scaler.job.located import LocatedJob, locate_job
 from scaler.plan import Plan, make_plan

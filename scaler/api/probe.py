@@ -7,9 +7,10 @@ from pathlib import Path
 from scaler.api.resume import locate_own_job
 from scaler.cluster.address import driver_address
 from scaler.cluster.resume import read_stored
-from scaler.experiment.probe import LossChoice, ProbeOptions, ProbeSetting, make_setting, run_probe
+from scaler.experiment.probe import run_probe
 from scaler.experiment.probe_jobs import reference_job, require_one_batch, whole_job
 from scaler.experiment.probe_runs import ProbeWatcher
+from scaler.experiment.probe_setting import LossChoice, ProbeOptions, ProbeSetting, make_setting
 from scaler.job import Job
 from scaler.job.located import JobLike, LocatedJob, locate_job
 from scaler.notebook import Run
@@ -48,7 +49,7 @@ def probe(
         what: a job, which is trained at the reference's batch up to the last place: the path of a job file, of a folder
             with a ``job.yaml``, or a ``Job``. Or a run, whose checkpoints are used: its id below ``storage``, its
             folder or URI, or what ``scaler.read_run`` returned.
-        at: places, as shares of the training in (0, 1); None: 0.1, 0.5 and 0.9; of a run, its checkpoints nearest to
+        at: places, as shares of the training in (0, 1); None: 0.03, 0.5 and 0.9; of a run, its checkpoints nearest to
             these.
         samples: that each branch trains; None: 256 steps, but at most a fifth of the training.
         tolerance: of the loss; None: two standard errors of the difference between two batches by the seeds, but at

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--at",
     metavar="S,S,...",
-    help="Places, as shares of the training. Default: 0.1,0.5,0.9; of a run, its checkpoints nearest to these.",
+    help="Places, as shares of the training. Default: 0.03,0.5,0.9; of a run, its checkpoints nearest to these.",
 )
 @click.option(
     "--samples",

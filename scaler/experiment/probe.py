@@ -5,29 +5,18 @@ Source: Merrill et al. 2025, https://arxiv.org/abs/2505.23971.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
-from pathlib import Path
 from statistics import fmean
-from typing import Literal
 
 import numpy as np
 
 from scaler.core.largest_batch import bounds, next_multiple, seed_tolerance
-from scaler.errors import JobFileError, RunError, TrainingError
-from scaler.experiment.probe_jobs import (
-    DEFAULT_SHARE,
-    DEFAULT_STEPS,
-    FEWEST_STEPS,
-    branch_job,
-    largest_planned,
-    place_of,
-    run_job,
-)
+from scaler.errors import JobFileError, TrainingError
+from scaler.experiment.probe_jobs import FEWEST_STEPS, branch_job, probe_name, run_job
 from scaler.experiment.probe_runs import Checkpoint, ProbeRuns, ProbeWatcher
-from scaler.job import Job
+from scaler.experiment.probe_setting import ProbeSetting
 from scaler.metrics.reader import RunMetrics, with_records
-from scaler.plan import Plan
 from scaler.report.probe.model import (
     SCHEMA_VERSION,
     ProbeCost,
@@ -37,192 +26,12 @@ from scaler.report.probe.model import (
     largest_text,
 )
 from scaler.report.run.model import Report
+from scaler.report.run.read import read_report
 from scaler.report.run.step_arrays import make_step_arrays
 from scaler.report.text.format import number, percent, plural
 from scaler.runs import RunFolder
-from scaler.training.checkpoints.files import complete_checkpoints
 
-DEFAULT_PLACES = (0.1, 0.5, 0.9)
-DEFAULT_SEEDS, DEFAULT_RESOLUTION = 3, 1.25
-NEAR = 0.05  # of the training: a run's checkpoint may be so far from a place that was asked for
 SMOOTHED = 0.5  # of a branch: the train loss is the mean over its last part
-
-LossChoice = Literal["auto", "eval", "train"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProbeOptions:
-    """What to probe.
-
-    Args:
-        at: shares of the training, each in (0, 1); None: 0.1, 0.5 and 0.9, or of a run its checkpoints.
-        samples: that each branch trains; None: 256 steps, but at most a fifth of the training.
-        tolerance: of the loss; None: from the repeats, see ``scaler.core.largest_batch.seed_tolerance``.
-        most: largest multiple of the batch; None: as many as leave a branch four steps.
-        resolution: ratio of batches at which a search ends.
-        seeds: repeats of each branch.
-        loss: what is compared; ``auto``: the loss of the evaluation where there is one, else the train loss.
-    """
-
-    at: Sequence[float] | None = None
-    samples: int | None = None
-    tolerance: float | None = None
-    most: int | None = None
-    resolution: float = DEFAULT_RESOLUTION
-    seeds: int = DEFAULT_SEEDS
-    loss: LossChoice = "auto"
-
-    def __post_init__(self) -> None:
-        """Refuse options out of range.
-
-        Raises:
-            JobFileError: names the option.
-        """
-        for share in self.at or ():
-            if not 0.0 < share < 1.0:
-                raise JobFileError(f"--at {share:g} is not a share of the training.", "Such as --at 0.1,0.5,0.9.")
-        if self.tolerance is not None and not 0.0 <= self.tolerance < inf:
-            raise JobFileError(f"--tolerance {self.tolerance:g} is not a difference of losses.", "Such as 0.01.")
-        if not 1.0 <= self.resolution < inf:
-            raise JobFileError(f"--resolution {self.resolution:g} is not a ratio of at least 1.", "Such as 1.25.")
-        for name, value in (("--samples", self.samples), ("--most", self.most), ("--seeds", self.seeds)):
-            if value is not None and value < 1:
-                raise JobFileError(f"{name} {value} is not a whole number above 0.", f"Such as {name} 3.")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProbeSetting:
-    """A probe that is ready to run.
-
-    Args:
-        name: of the job.
-        job: at the batch that is probed, over the whole training.
-        plan: its plan.
-        run: whose checkpoints are probed; None: the probe trains its own.
-        places: samples seen, ascending.
-        branch_samples: that each branch trains.
-        most: largest multiple.
-        storage: of the runs.
-        recipe_folder: the recipe is looked for there.
-        options: what was asked for.
-        hints: what the setting leaves open.
-    """
-
-    name: str
-    job: Job
-    plan: Plan
-    run: RunFolder | None
-    places: Sequence[int]
-    branch_samples: int
-    most: int
-    storage: str
-    recipe_folder: Path
-    options: ProbeOptions
-    hints: Sequence[str]
-
-    def text(self) -> str:
-        """Return what the probe will do, as a sentence."""
-        batch, total = self.plan.global_batch_size, self.plan.total_samples
-        places = ", ".join(percent(place / total) for place in self.places)
-        branches = f"branches of {plural(self.branch_samples, 'sample')}, {plural(self.options.seeds, 'seed')}"
-        return (
-            f"Probe of {self.name}: batch {batch:,} to {batch * self.most:,} with rule {self.plan.rule}, at {places} "
-            f"of the training; {branches}"
-        )
-
-
-def make_setting(
-    job: Job, plan: Plan, options: ProbeOptions, *, run: RunFolder | None, storage: str, recipe_folder: Path
-) -> ProbeSetting:
-    """Return a probe that is ready to run.
-
-    Args:
-        job: at the batch that is probed, its length in samples.
-        plan: its plan.
-        options: what is asked for.
-        run: whose checkpoints are probed; None: the probe trains its own.
-        storage: of the runs.
-        recipe_folder: the recipe is looked for there.
-
-    Raises:
-        JobFileError: the branches do not fit into the training, or are too short.
-        RunError: the run has no checkpoint that can be probed.
-    """
-    batch, total = plan.global_batch_size, plan.total_samples
-    samples = options.samples or max(1, min(DEFAULT_STEPS * batch, round(DEFAULT_SHARE * total)))
-    if samples >= total:
-        raise JobFileError(
-            f"a branch of {samples:,} samples does not fit into a training of {total:,}.", "Give fewer --samples."
-        )
-    most = samples // (FEWEST_STEPS * batch)
-    if most < 2:
-        raise JobFileError(
-            f"a branch of {samples:,} samples has {samples // batch} steps of {batch}, and with twice the batch it "
-            f"needs {FEWEST_STEPS}.",
-            f"Give at least --samples {2 * FEWEST_STEPS * batch}, or train longer.",
-        )
-    if options.most is not None:
-        if options.most > most:
-            raise JobFileError(
-                f"--most {options.most} leaves a branch of {samples:,} samples fewer than {FEWEST_STEPS} steps of "
-                f"{options.most * batch:,}.",
-                f"Give --samples {options.most * batch * FEWEST_STEPS}, or --most {most}.",
-            )
-        most = options.most
-    if run is None:
-        shares = options.at or DEFAULT_PLACES
-        places: Sequence[int] = sorted({place_of(share, plan, branch_samples=samples) for share in shares})
-    else:
-        places = _checkpoints(run, plan, options.at, branch_samples=samples)
-    start, stop = places[-1], places[-1] + samples
-    planned, reason = largest_planned(job, plan, start=start, stop=stop, most=most, storage=storage)
-    return ProbeSetting(
-        name=job.name,
-        job=job,
-        plan=plan,
-        run=run,
-        places=places,
-        branch_samples=samples,
-        most=planned,
-        storage=storage,
-        recipe_folder=recipe_folder,
-        options=options,
-        hints=[f"A batch above {planned * batch:,} has no plan: {reason}"] if reason else [],
-    )
-
-
-def _checkpoints(run: RunFolder, plan: Plan, at: Sequence[float] | None, *, branch_samples: int) -> Sequence[int]:
-    """Return the checkpoints of a run that can be probed.
-
-    Raises:
-        RunError: one that was asked for does not exist, or none has room for a branch after it.
-    """
-    total = plan.total_samples
-    there = complete_checkpoints(run)
-    usable = [samples for samples in there if 0 < samples <= total - branch_samples]
-    found = ", ".join(f"{samples:,}" for samples in there) or "none"
-    keep = (
-        "A run keeps its newest checkpoints only (checkpoint.keep). Probe the job instead, which trains to the places: "
-        "scaler probe JOB\nOr train with more of them: --set checkpoint.keep=100"
-    )
-    if not usable:
-        raise RunError(
-            f"run {run.run_id} has no checkpoint with {branch_samples:,} of its {total:,} samples after it; its "
-            f"checkpoints: {found}.",
-            keep,
-        )
-    if at is None:
-        nearest = {min(usable, key=lambda samples: abs(samples - share * total)) for share in DEFAULT_PLACES}
-        return sorted(nearest)
-    chosen = set()
-    for share in at:
-        nearest_one = min(usable, key=lambda samples: abs(samples - share * total))
-        if abs(nearest_one - share * total) > NEAR * total:
-            raise RunError(
-                f"run {run.run_id} has no checkpoint near {share:.0%} of its training; it has {found}.", keep
-            )
-        chosen.add(nearest_one)
-    return sorted(chosen)
 
 
 def run_probe(
@@ -259,10 +68,10 @@ def run_probe(
             from scaler.cluster.kept.group import KeptGroup  # imports Ray, which ``connect`` prepares
 
             group = stack.enter_context(KeptGroup(setting.job, is_embedded=address is None))
-            group.prepare(connection.recipe, connection.recipe_folder, seeds=_seeds(setting))
+            group.prepare(connection.recipe, connection.recipe_folder, seeds=setting.seeds)
             connection = replace(connection, group=group)
         runs = ProbeRuns(
-            name=f"{branch_name(setting.job)}",
+            name=probe_name(setting.job),
             storage=setting.storage,
             plan=setting.plan,
             recipe_folder=setting.recipe_folder,
@@ -271,15 +80,6 @@ def run_probe(
             watcher=watcher,
         )
         return _Probe(setting, runs, watcher).report()
-
-
-def branch_name(job: Job) -> str:
-    """Return the name of the jobs of a probe."""
-    return branch_job(job, start=1, stop=2, multiple=1, seed=0, storage=job.storage).name
-
-
-def _seeds(setting: ProbeSetting) -> Sequence[int]:
-    return [setting.job.train.seed + place for place in range(setting.options.seeds)]
 
 
 class _Probe:
@@ -388,7 +188,7 @@ class _Probe:
         losses: list[float | None] = []
         folders = []
         lr = 0.0
-        for seed in _seeds(setting):
+        for seed in setting.seeds:
             job = branch_job(
                 setting.job,
                 start=start,
@@ -438,8 +238,6 @@ class _Probe:
 
     def _noise(self, checkpoint: Checkpoint) -> float | None:
         """Return the newest noise scale that the run measured before a checkpoint; None: it measured none."""
-        from scaler.report.run.read import read_report
-
         folder, samples = checkpoint
         series = read_report(folder).series
         known = [
@@ -456,15 +254,16 @@ class _Probe:
             wanted = 2 * setting.most * setting.plan.global_batch_size * FEWEST_STEPS
             found.append(
                 f"Where the batch is at least {setting.most * setting.plan.global_batch_size:,}, no larger one was "
-                f"tried: a branch of {plural(setting.branch_samples, 'sample')} has room for {FEWEST_STEPS} steps of "
+                f"tried: a branch of {plural(setting.branch_samples, 'sample')} has {FEWEST_STEPS} steps of "
                 f"no more. To try twice as much: --samples {wanted}"
                 if setting.options.most is None
                 else "Where the batch is the largest that was tried, more may hold: raise --most."
             )
         if all(place.noise_scale is None for place in places):
             found.append(
-                "The noise scale was not measured: that needs two workers or two micro-steps "
-                "(--set scale.grad_accum_steps=2), and some hundred steps."
+                "The noise scale was not measured before any place: that needs two workers or two micro-steps "
+                f"(--workers 2, or --set scale.per_worker_batch_size={max(1, setting.plan.global_batch_size // 2)}), "
+                "and some hundred steps."
             )
         if setting.options.seeds == 1 and setting.options.tolerance is None:
             found.append("With one seed the noise is not known: the tolerance is 0.4% of the loss. Give --seeds 3.")

@@ -58,7 +58,7 @@ def whole_job(job: Job, plan: Plan) -> Job:
 
 
 def place_of(share: float, plan: Plan, *, branch_samples: int) -> int:
-    """Return the samples seen at a share of the training: where a step begins, with room for a branch after it."""
+    """Return the samples seen at a share of the training: where a step begins, early enough for a branch."""
     batch = plan.global_batch_size
     wanted = min(round(share * plan.total_samples), plan.total_samples - branch_samples) - batch + 1
     return next_step_start(
@@ -148,5 +148,10 @@ def largest_planned(base: Job, plan: Plan, *, start: int, stop: int, most: int, 
     return low, reason
 
 
+def probe_name(base: Job) -> str:
+    """Return the name of the jobs of a probe."""
+    return f"{base.name[: MOST_NAME - len(SUFFIX)]}{SUFFIX}"
+
+
 def _names(base: Job, storage: str) -> dict[str, str]:
-    return {"name": f"{base.name[: MOST_NAME - len(SUFFIX)]}{SUFFIX}", "storage": storage}
+    return {"name": probe_name(base), "storage": storage}
