@@ -12,7 +12,7 @@ from scaler.job.load import load_job
 from scaler.plan import make_plan
 from scaler.report.probe.model import ProbeCost, ProbedPlace, ProbeReport, TriedBatch, answer, paste
 from scaler.report.probe.text import probe_markdown
-from scaler.runs import list_runs
+from scaler.runs import RunState, list_runs
 
 JOB = "jobs/digits/job.yaml"
 SHORT = ("--workers", "1", "--set", "train.epochs=1", "--set", "reference.lr=0.03", "--samples", "256")
@@ -53,9 +53,13 @@ def test_a_probe_from_end_to_end_is_found_again_and_its_schedule_is_a_plan(
     runs = list_runs(f"{tmp_path}/runs")
     assert len(runs) == branches + 2  # two stretches of the run
     assert "<title>" in page.read_text()
-    # The same command trains nothing, and shows the same.
+    # The same command trains nothing, and shows the same; a branch that was interrupted continues in its folder.
     again, repeated, _ = probe(JOB, *PLACES, "--json")
     assert (again, json.loads(repeated)) == (0, found)
+    runs[-1].set_state(RunState.STOPPED)
+    again, repeated, err = probe(JOB, *PLACES, "--json")
+    assert (again, json.loads(repeated)["places"]) == (0, found["places"]), err
+    assert runs[-1].state() is RunState.SUCCEEDED
     assert len(list_runs(f"{tmp_path}/runs")) == len(runs)
 
 
