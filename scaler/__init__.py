@@ -1,6 +1,7 @@
 """Take a model tuned once, on one worker, and train it on any number of workers with the right learning rate.
 
-Run jobs, as the command line does: ``submit``, ``resume``, ``find_lr``, and ``plan_job`` for the plan alone. Follow and
+Run jobs, as the command line does: ``submit``, ``resume``, ``find_lr``, ``probe``, and ``plan_job`` for the plan
+alone. Follow and
 stop them, from any machine: ``status``, ``wait``, ``stop``. Read runs:
 ``read_run`` and ``read_runs`` (pandas frames), ``compare``. Several runs and what they show: ``run_experiment``,
 ``plan_experiment``, ``read_experiment``. Write a job: ``Recipe``, ``all_gather`` for its loss,
@@ -39,6 +40,7 @@ __all__ = [
     "make_plan",
     "plan_experiment",
     "plan_job",
+    "probe",
     "read_experiment",
     "read_run",
     "read_runs",
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from scaler.api.compare import compare
     from scaler.api.experiment import plan_experiment, read_experiment, run_experiment
     from scaler.api.find_lr import find_lr
+    from scaler.api.probe import probe
     from scaler.api.resume import resume
     from scaler.api.start import record, start
     from scaler.api.status import status, stop, wait
@@ -105,6 +108,7 @@ _MODULES = {
     "make_plan": "scaler.plan",
     "plan_experiment": "scaler.api.experiment",
     "plan_job": "scaler.training.plan_job",
+    "probe": "scaler.api.probe",
     "read_experiment": "scaler.api.experiment",
     "read_run": "scaler.notebook",
     "read_runs": "scaler.notebook",

@@ -45,6 +45,7 @@ def test_tab_shows_the_public_names_and_no_other() -> None:
         "resume",
         "plan_job",
         "find_lr",
+        "probe",
         "compare",
         "read_run",
         "scale_lr",

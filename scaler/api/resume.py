@@ -79,7 +79,17 @@ def resume(
     command = f"scaler resume {quote(typed_name(folder))} --job JOB --address {quote(choose_address(address).shown)}"
     address = driver_address(address, instead=f"Give its job file, whose folder is sent: {command}")
     stored = read_stored(folder)
-    located = _located(folder, stored, job=job, overrides=overrides, workers=workers, recipe_folder=recipe_folder)
+    if job is not None:
+        located = locate_job(job, overrides=overrides, workers=workers, recipe_folder=recipe_folder)
+    else:
+        located = locate_own_job(
+            folder,
+            stored,
+            overrides=overrides,
+            workers=workers,
+            recipe_folder=recipe_folder,
+            instead=f"scaler resume {quote(typed_name(folder))} --job JOB",
+        )
     if located.job.groups != "recipe":  # else the groups are compared after the recipe was built
         require_resumable(job_changes(stored.job, located.job))
     planned, plan = plan_with_recipe(located.job, source=located.source, recipe_folder=located.recipe_folder)
@@ -108,22 +118,28 @@ def resume(
     return Run(folder, report=reports[-1])
 
 
-def _located(
+def locate_own_job(
     folder: RunFolder,
     stored: Stored,
     *,
-    job: JobLike | None,
     overrides: Sequence[str],
     workers: int | None,
     recipe_folder: str | os.PathLike[str] | None,
+    instead: str,
 ) -> LocatedJob:
-    """Return the job to resume with, either ``job`` or the run's own, and the folder of its recipe.
+    """Return a run's own job with overrides, and the folder of its recipe.
+
+    Args:
+        folder: of the run.
+        stored: what it contains.
+        overrides: ``key.key=value`` texts.
+        workers: number of workers, instead of the job's.
+        recipe_folder: where the recipe is looked for; None: where it was when the run was last started.
+        instead: the command that takes a job file, for the error where the folder must not be used.
 
     Raises:
         JobFileError: the run's own job has masked secrets, or its recipe cannot be found or trusted.
     """
-    if job is not None:
-        return locate_job(job, overrides=overrides, workers=workers, recipe_folder=recipe_folder)
     edited = edit_job(stored.job.model_dump(), overrides=overrides, workers=workers, source=stored.source)
     masked = masked_keys(edited)
     if masked:
@@ -131,26 +147,25 @@ def _located(
             f"{', '.join(masked)} {'is' if len(masked) == 1 else 'are'} masked in the run's folder.",
             f"Give {'it' if len(masked) == 1 else 'them'} again: {' '.join(f'--set {key}=...' for key in masked)}",
         )
-    where = _stored_recipe_folder(folder, stored) if recipe_folder is None else Path(recipe_folder).absolute()
+    where = _stored_recipe_folder(folder, stored, instead) if recipe_folder is None else Path(recipe_folder).absolute()
     return LocatedJob(job=edited, source=stored.source, recipe_folder=where)
 
 
-def _stored_recipe_folder(folder: RunFolder, stored: Stored) -> Path:
+def _stored_recipe_folder(folder: RunFolder, stored: Stored, instead: str) -> Path:
     """Return the folder in which the recipe was when the run was last started.
 
     Raises:
         JobFileError: that folder does not exist, or another person may have made the run's folder.
     """
-    name = quote(typed_name(folder))
     if stored.doubt:
         raise JobFileError(
             f"run {folder.run_id} {stored.doubt}, so scaler does not run the recipe that it names.",
-            f"Give a job file of your own, with its recipe beside it: scaler resume {name} --job JOB",
+            f"Give a job file of your own, with its recipe beside it: {instead}",
         )
     if not stored.recipe_folder.is_dir():
         raise JobFileError(
             f"run {folder.run_id} has its recipe in {stored.recipe_folder}, which is not on this machine.",
-            f"Give the job file beside the recipe: scaler resume {name} --job JOB",
+            f"Give the job file beside the recipe: {instead}",
         )
     return stored.recipe_folder
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "submit": "Plan a job, run it, and show its report.",
     "resume": "Continue a run that was stopped, failed, or lost its driver.",
     "find-lr": "Find a learning rate by a range test, with the job's workers and global batch.",
+    "probe": "Find how far the batch can grow, early, in the middle and late in a training.",
     "list": "List runs and their states.",
     "status": "Show the state of a run, and how far it is.",
     "logs": "Show what the workers of a run print.",

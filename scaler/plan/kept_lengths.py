@@ -12,7 +12,7 @@ from scaler.plan.lengths import Lengths
 from scaler.plan.model import Plan
 
 
-def require_same_lengths(before: Job, old: Plan, now: Job, new: Plan) -> None:
+def require_same_lengths(before: Job, old: Plan, now: Job, new: Plan, *, with_auto_warmup: bool = True) -> None:
     """Refuse to resume if a length in steps, or an automatic one, is a different number of samples than before.
 
     Args:
@@ -20,6 +20,7 @@ def require_same_lengths(before: Job, old: Plan, now: Job, new: Plan) -> None:
         old: its plan.
         now: the job that is resumed.
         new: its plan.
+        with_auto_warmup: whether an automatic warmup counts, too.
 
     Raises:
         JobFileError: lists each such key, and the value in samples that keeps it.
@@ -41,7 +42,7 @@ def require_same_lengths(before: Job, old: Plan, now: Job, new: Plan) -> None:
     old_warmup, new_warmup = old.schedule.warmup_samples, new.schedule.warmup_samples
     is_auto = now.schedule.warmup == before.schedule.warmup == "auto"
     is_unedited = now.reference.warmup == before.reference.warmup and old.total_samples == new.total_samples
-    if is_auto and is_unedited and old_warmup != new_warmup:
+    if with_auto_warmup and is_auto and is_unedited and old_warmup != new_warmup:
         lines.append(f"schedule.warmup = auto: {old_warmup:,} samples so far, {new_warmup:,} now.")
         keep.append(f"--set {quote(f'schedule.warmup={{samples: {old.schedule.warmup.samples}}}')}")
     if lines:

@@ -254,12 +254,14 @@ def limit_micro_batches(plan: Plan, most: int) -> Plan:
 def _grown(job: Job, first: Phase, size: int, *, world_size: int, start: tuple[int, int]) -> Phase:
     """Return a phase at another batch, from ``start`` (samples, steps) on.
 
-    It has more micro-steps than the first phase, and no larger ones.
+    Its micro-batches are no larger than those of the first phase, unless the job says that larger ones fit. A batch
+    that follows the noise keeps its micro-steps: the noise is measured between them.
     """
+    most = None if isinstance(job.scale.batch_schedule, GrowWithNoise) else job.scale.most_per_worker
     batch = strong_batch(
         num_workers=world_size,
         global_batch_size=size,
-        per_worker_batch_size=first.per_worker_batch_size,
+        per_worker_batch_size=most or first.per_worker_batch_size,
         grad_accum_steps=None,
     )
     samples, steps = start

@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 from runs_on_ray import TROUBLED, start
 
+from scaler.cluster.branch import branch_plan
 from scaler.cluster.connection import Connection
 from scaler.cluster.ray_run import run_on_ray
 from scaler.errors import RecipeError, ScalerError, TrainingError
+from scaler.job import load_job
 from scaler.metrics.events import WorkerStarted, of_type
 from scaler.metrics.reader import read_events, read_records
 from scaler.plan import make_plan
 from scaler.report.run.write import write_report
 from scaler.runs import RunFolder, RunState
 from scaler.runs.control import StopRequest
+from scaler.runs.origin import Origin
+from scaler.training.checkpoints.files import find_checkpoint
 
 # Ray's own, of its own parts; ours are errors.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -77,6 +81,12 @@ def kept(tmp_path_factory: pytest.TempPathFactory, cluster: None, calm: RunFolde
         train("crashing", "recipe_args.trouble=abort", "failures.max_restarts=0")
         train("raising", "recipe_args.trouble=raise")
         train("stopped", "recipe_args.sleep_s=0.05", stop_after=100)
+        source = runs["stopped"].folder
+        begins_at, _ = find_checkpoint(source)
+        assert begins_at is not None
+        job = load_job(TROUBLED / "job.yaml", overrides=[f"storage={tmp_path_factory.mktemp('branch')}"])
+        branch = branch_plan(source, begins_at, job, make_plan(job), recipe_folder=TROUBLED, connection=connection)
+        runs["branch"] = Ended(folder=branch, finished=True, error=None)
         train(
             "frozen",
             slow,
@@ -89,7 +99,6 @@ def kept(tmp_path_factory: pytest.TempPathFactory, cluster: None, calm: RunFolde
 
 
 def weights(folder: RunFolder) -> dict[str, Any]:
-    from scaler.training.checkpoints.files import find_checkpoint
     from scaler.training.checkpoints.state import load_checkpoint
 
     newest, _ = find_checkpoint(folder)
@@ -150,3 +159,13 @@ def test_each_run_has_processes_of_its_own_and_leaves_none(kept: dict[str, Ended
     pids = [event.pid for ended in kept.values() for event in of_type(read_events(ended.folder), WorkerStarted)]
     assert len(set(pids)) == len(pids)
     assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+
+
+def test_a_branch_in_a_group_is_the_continuation_of_its_source(kept: dict[str, Ended], calm: RunFolder) -> None:
+    branch = kept["branch"].folder
+    origin = Origin.of(branch)
+    assert origin is not None
+    assert origin.run_id == kept["stopped"].folder.run_id
+    theirs = weights(branch)
+    assert all(tensor.equal(theirs[key]) for key, tensor in weights(calm).items())
+    assert min(row["samples_seen"] for row in read_records(branch).to_pylist()) == origin.samples_seen > 0
