@@ -202,7 +202,7 @@ class _Files:
     def put(self, records: Sequence[Record], events: Sequence[Event]) -> None:
         self._writer.put(records, events)
         self._tracker.add(records, events)
-        self.control.show(partial(progress_dict, self._tracker.progress(), total_samples=self._plan.total_samples))
+        self.control.show(partial(progress_dict, self._tracker.progress(), total_samples=self._plan.end_samples))
 
     def add_values(self, sums: Mapping[str, tuple[float, float]]) -> None:
         for name, (total, weight) in sums.items():

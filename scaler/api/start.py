@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # What one's own loop has of a job; the other keys tell scaler's loop what to do, and would be ignored here.
 _KEYS = ("name", "reference", "scale", "schedule", "resources", "checkpoint", "tracking", "storage", "train")
-_TRAIN_KEYS = ("epochs", "steps", "samples", "num_samples", "last_batch", "eval_every", "seed")
+_TRAIN_KEYS = ("epochs", "steps", "samples", "num_samples", "last_batch", "eval_every", "seed", "stop_after")
 
 _active: "OwnLoop | None" = None
 

@@ -51,7 +51,7 @@ def _estimator(matrix: Matrix) -> Estimator:
     def estimate(plan: Plan, job: Job) -> PlanEstimate | None:
         work = work_text(dump_job(job))
         price = job.resources.price_per_worker_hour
-        same = f"{work}{plan.world_size} {plan.phases} {plan.total_samples} {plan.eval_every_samples} {price}"
+        same = f"{work}{plan.world_size} {plan.phases} {plan.end_samples} {plan.eval_every_samples} {price}"
         if same not in found:
             if work not in known:
                 known[work] = Knowledge.of(job, storage=matrix.base.storage)

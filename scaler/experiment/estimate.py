@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from shlex import quote
 from typing import Any
 
@@ -81,7 +82,7 @@ class Knowledge:
             return None
         train, used, basis = _from_runs(plan, same) if same else _from_law(plan, known)
         if train is not None and train.high is not None and plan.is_measured:  # the number of steps is not known
-            most = train.high * plan.most_samples / plan.total_samples
+            most = train.high * plan.most_samples / plan.end_samples
             train = Estimate(value=None, low=train.low, high=most)
         other = self._other(plan, used or same, in_experiment=in_experiment) if train is not None else None
         time = total(train, other) if train is not None and other is not None else None
@@ -127,8 +128,8 @@ class Knowledge:
 
     def _other(self, plan: Plan, runs: Sequence[KnownRun], *, in_experiment: bool) -> Estimate:
         """Return the seconds outside the steps: start-up, evaluations, checkpoints and the end."""
-        evaluations = math.ceil(plan.total_samples / plan.eval_every_samples)
-        between = [run.evaluation_s * evaluations + run.checkpoint_s * plan.total_samples for run in runs]
+        evaluations = math.ceil(plan.end_samples / plan.eval_every_samples)
+        between = [run.evaluation_s * evaluations + run.checkpoint_s * plan.end_samples for run in runs]
         cells = self._run_ids_of_cells()
         alike = [run for run in runs if (run.plan.folder.run_id in cells) == in_experiment]
         if in_experiment and not alike:  # a run alone starts its workers, which a cell finds
@@ -192,7 +193,7 @@ def _from_law(plan: Plan, runs: Sequence[KnownRun]) -> tuple[Estimate | None, Se
             used = [run for run in known if run.plan.world_size in times]
             ran = ", ".join(f"{count:,}" for count in sorted(times))
             text = f"by the law of {law.name.title()} from {plural(len(used), 'run')} with {ran} workers"
-            return _times(step, plan.total_samples / plan.global_batch_size), used, text
+            return _times(step, plan.end_samples / plan.global_batch_size), used, text
     return None, (), unknown
 
 
@@ -210,8 +211,9 @@ def _is_inside(batch: float, runs: Sequence[KnownRun]) -> bool:
 
 def _phases(plan: Plan) -> Sequence[tuple[int, int]]:
     """Return the batch and the number of samples of each phase."""
-    ends = [*(phase.start_samples for phase in plan.phases[1:]), plan.total_samples]
-    return [(phase.global_batch_size, end - phase.start_samples) for phase, end in zip(plan.phases, ends, strict=True)]
+    starts = [min(phase.start_samples, plan.end_samples) for phase in plan.phases]
+    lengths = [end - start for start, end in pairwise([*starts, plan.end_samples])]
+    return [(phase.global_batch_size, length) for phase, length in zip(plan.phases, lengths, strict=True)]
 
 
 def _around(batches: Sequence[int], batch: int) -> Sequence[int]:

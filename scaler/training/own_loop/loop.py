@@ -153,7 +153,7 @@ class OwnLoop:
     @property
     def is_over(self) -> bool:
         """Whether the training has all its samples, or was asked to stop; the same in every process."""
-        return self._is_stopped or self.samples_seen >= self.plan.total_samples
+        return self._is_stopped or self.samples_seen >= self.plan.end_samples
 
     def lr(self) -> float:
         """Return the learning rate of the next step with a whole batch, for a group that has the reference's."""
