@@ -172,6 +172,7 @@ USERS_FILES = {
     "datasets.py",
     "job.yaml",
     "recommended.yaml",
+    "runs/experiments/digits-scaling/recommended.yaml",
 }  # examples of a user's files
 EXPORTED = {path.name for path in (ROOT / "docker").rglob("*.yaml")}  # written into the folder deploy of a job
 
