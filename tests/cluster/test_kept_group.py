@@ -79,6 +79,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory, cluster: None, calm: RunFolde
         marker = "recipe_args.marker={storage}/happened"
         train("killed", slow, "recipe_args.trouble=kill", "recipe_args.at_call=45", marker)
         train("crashing", "recipe_args.trouble=abort", "failures.max_restarts=0")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("scaler.cluster.kept.group.LOST_PEER_S", 0.0)  # the others are ended at once
+            train("crashing_at_once", "recipe_args.trouble=abort", "failures.max_restarts=0")
         train("raising", "recipe_args.trouble=raise")
         train("stopped", "recipe_args.sleep_s=0.05", stop_after=100)
         source = runs["stopped"].folder
@@ -131,8 +134,10 @@ def test_a_worker_that_died_is_named_and_replaced(kept: dict[str, Ended]) -> Non
         assert report.attempts[1].start_samples >= 300, "from its checkpoint"
 
 
-def test_a_run_that_crashes_ends_alone(kept: dict[str, Ended]) -> None:
-    error = kept["crashing"].error
+@pytest.mark.parametrize("name", ["crashing", "crashing_at_once"])
+def test_a_run_that_crashes_ends_alone(kept: dict[str, Ended], name: str) -> None:
+    """The worker that crashed is named, also where the others were ended before they noticed."""
+    error = kept[name].error
     assert isinstance(error, TrainingError)
     assert error.problem == (
         "rank 1 died (its process was killed, or crashed (SIGABRT)), more often than failures.max_restarts = 0 allows."
