@@ -9,7 +9,7 @@ from scaler.errors import ScalerError
 from scaler.experiment.matrix import Cell
 from scaler.job import Job, dump_job, read_job
 from scaler.job.changes import job_values
-from scaler.job.stored import stored_lines
+from scaler.job.stored import stored_keys, stored_lines
 from scaler.runs import RunFolder, RunState, list_runs
 from scaler.runs.lease import present_state
 from scaler.runs.origin import Origin
@@ -108,9 +108,9 @@ class _Wanted:
     """
 
     def __init__(self, jobs: Mapping[int, Job]) -> None:
-        texts = {number: dump_job(job) for number, job in jobs.items()}
-        self._by_text = {_text(text): number for number, text in texts.items()}
-        self._outlines = {_outline(text) for text in texts.values()}
+        self._texts = {number: dump_job(job) for number, job in jobs.items()}
+        self._by_text = {_text(text): number for number, text in self._texts.items()}
+        self._outlines: dict[frozenset[str], set[str]] = {}  # of the cells, by the keys that are compared
         self._by_fingerprint = {fingerprint(job): number for number, job in jobs.items()}
 
     def number_of(self, folder: RunFolder) -> int | None:
@@ -118,7 +118,8 @@ class _Wanted:
 
         A run with several jobs, or one that began from a checkpoint of another run, is no cell's.
 
-        The YAML of a job is read only if it differs from a cell's in the options of the optimizer alone.
+        The YAML of a job is read only if it differs from a cell's in the options of the optimizer alone, or lacks keys
+        that the scaler that wrote it did not have.
         """
         with suppress(ScalerError, UnicodeDecodeError):
             names = list(folder.job_names().values())
@@ -127,17 +128,19 @@ class _Wanted:
             raw = folder.read(names[0])
             text = raw.decode()
             found = self._by_text.get(_text(text))
-            if found is None and _outline(text) in self._outlines:
+            if found is None and self._may_be_a_cell(text):
                 found = self._by_fingerprint.get(fingerprint(read_job(raw, source=folder.path(names[0]))))
             return found if found is None or Origin.of(folder) is None else None
         return None
+
+    def _may_be_a_cell(self, text: str) -> bool:
+        """Return whether a dumped job agrees with a cell's in the keys that it has."""
+        keys = frozenset(key for key in stored_keys(text) if not key.startswith((*_NO_PART_OF_TRAINING, _OPTIMIZER)))
+        if keys not in self._outlines:
+            self._outlines[keys] = {stored_lines(each, keep=keys.__contains__) for each in self._texts.values()}
+        return stored_lines(text, keep=keys.__contains__) in self._outlines[keys]
 
 
 def _text(text: str) -> str:
     """Return the lines of a dumped job that change the training."""
     return stored_lines(text, keep=lambda key: not key.startswith(_NO_PART_OF_TRAINING))
-
-
-def _outline(text: str) -> str:
-    """Return these lines without the options of the optimizer, which may be given or left to their defaults."""
-    return stored_lines(text, keep=lambda key: not key.startswith((*_NO_PART_OF_TRAINING, _OPTIMIZER)))

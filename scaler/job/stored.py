@@ -1,6 +1,6 @@
 """Compare jobs by the text that ``dump_job`` wrote, without reading its YAML, which takes milliseconds a job."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 def stored_lines(text: str, *, keep: Callable[[str], bool]) -> str:
@@ -18,11 +18,23 @@ def stored_lines(text: str, *, keep: Callable[[str], bool]) -> str:
         >>> stored_lines(text, keep=lambda key: key.startswith(("train.seed", "groups")))
         '  seed: 0\\ngroups:\\n- match: bias'
     """
-    kept, path = [], [""]
+    return "\n".join(line for key, line in _keys_and_lines(text) if keep(key))
+
+
+def stored_keys(text: str) -> frozenset[str]:
+    """Return the dotted keys of a dumped job; an older scaler wrote fewer than this one.
+
+    Example:
+        >>> sorted(stored_keys("name: digits\ntrain:\n  epochs: 3.0\n"))
+        ['name', 'train', 'train.epochs']
+    """
+    return frozenset(key for key, _ in _keys_and_lines(text))
+
+
+def _keys_and_lines(text: str) -> Iterator[tuple[str, str]]:
+    path = [""]
     for line in text.splitlines():
         inner = line.lstrip(" ")
         if not inner.startswith("- ") and (key := inner.partition(":"))[1]:
             path = [*path[: (len(line) - len(inner)) // 2], key[0]]
-        if keep(".".join(path)):
-            kept.append(line)
-    return "\n".join(kept)
+        yield ".".join(path), line

@@ -53,6 +53,17 @@ def test_a_cell_has_the_run_whose_job_trains_the_same(matrix: Matrix, tmp_path: 
     assert named == {0: ("done-2", RunState.SUCCEEDED), 1: ("failed-4", RunState.FAILED)}
 
 
+def test_a_run_of_an_older_scaler_whose_job_lacks_a_key_is_found(matrix: Matrix, tmp_path: Path) -> None:
+    none, sqrt = (cell.job for cell in matrix.cells)
+    for run_id, job in (("one-1", none), ("other-2", edited(sqrt, "train.stop_after={epochs: 1}"))):
+        folder = put(tmp_path, run_id, job)
+        lines = folder.read("job.yaml").decode().splitlines(keepends=True)
+        kept = [line for line in lines if "channels_last" not in line and "stop_after: null" not in line]
+        folder.write("job.yaml", "".join(kept))
+    found = cell_runs.find_cell_runs(matrix.cells, storage=str(tmp_path))
+    assert {number: run.folder.run_id for number, run in found.items()} == {0: "one-1"}
+
+
 def test_what_has_run_is_found_with_one_reading_of_each_state(
     matrix: Matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
