@@ -117,7 +117,7 @@ def test_a_branch_is_not_the_run_of_its_job_from_scratch(made: Made) -> None:
     def found(*overrides: str) -> list[RunFolder]:
         job, plan = made.job(*overrides)
         cell = Cell(number=0, overrides={}, seed=0, job=job, plan=plan)
-        return list(find_cell_runs([cell], storage=job.storage).values())
+        return [run.folder for run in find_cell_runs([cell], storage=job.storage).values()]
 
     made.branch(made.first, FIRST, "reference.lr=0.02")
     assert found("reference.lr=0.02") == []

@@ -195,7 +195,7 @@ def test_ctrl_c_exits_130(scaler_command: Scaler, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_plan_of_the_digits_job(scaler_command: Scaler, golden: Golden) -> None:
-    code, out, err = scaler_command("plan", JOB)
+    code, out, err = scaler_command("plan", JOB, "--no-estimate")
     assert (code, err) == (0, "")
     golden("plan.txt", out)
 
@@ -223,13 +223,14 @@ def test_a_tilde_that_the_shell_does_not_replace_is_the_home_folder(
 
 
 def test_plans_of_several_sizes_are_a_table(scaler_command: Scaler, golden: Golden) -> None:
-    code, out, err = scaler_command("plan", JOB, "--workers", "1,2,4,8,16")
+    code, out, err = scaler_command("plan", JOB, "--workers", "1,2,4,8,16", "--no-estimate")
     assert (code, err) == (0, "")
     golden("plans.txt", out)
 
 
 def test_the_plan_in_json_is_the_plan(scaler_command: Scaler) -> None:
-    code, out, err = scaler_command("plan", JOB, "--json", "--set", "train.epochs=3", "--workers", "4")
+    options = ("--json", "--no-estimate", "--set", "train.epochs=3", "--workers", "4")
+    code, out, err = scaler_command("plan", JOB, *options)
     assert (code, err) == (0, "")
     planned = make_plan(load_job(Path(JOB), overrides=["train.epochs=3"], workers=4))
     assert json.loads(out) == json.loads(json.dumps(planned.to_dict()))

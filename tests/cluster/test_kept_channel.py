@@ -10,7 +10,6 @@ import pytest
 
 from scaler.cluster.kept import channel
 from scaler.cluster.kept.channel import Caller, answer
-from scaler.cluster.kept.host import MOST_PREPARED, Host
 from scaler.errors import ClusterError
 
 
@@ -60,24 +59,3 @@ def test_a_process_that_asks_nothing_for_too_long_is_frozen_and_a_new_one_has_ti
 
     monkeypatch.setattr(channel, "START_S", 0.0)
     assert not answer(ends[0], {}, silent_s=0.05)
-
-
-def test_a_worker_imports_a_recipe_for_no_more_seeds_than_it_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared: list[int] = []
-    closed: list[int] = []
-
-    class Template:
-        def __init__(self, seed: int = -1) -> None:
-            self._seed = seed
-
-        def prepare(self, recipe: tuple[str, str, int]) -> "Template":
-            prepared.append(recipe[2])
-            return Template(recipe[2])
-
-        def close(self) -> None:
-            closed.append(self._seed)
-
-    worker = Host()
-    monkeypatch.setattr(worker, "_template", Template())
-    worker.prepare([("recipe:build", "/job", seed) for seed in range(30)])
-    assert (prepared, closed) == (list(range(MOST_PREPARED)), [])

@@ -174,3 +174,26 @@ def test_a_branch_in_a_group_is_the_continuation_of_its_source(kept: dict[str, E
     theirs = weights(branch)
     assert all(tensor.equal(theirs[key]) for key, tensor in weights(calm).items())
     assert min(row["samples_seen"] for row in read_records(branch).to_pylist()) == origin.samples_seen > 0
+
+
+def test_a_worker_imports_a_recipe_for_no_more_seeds_than_it_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scaler.cluster.kept.host import MOST_PREPARED, Host  # imports Ray
+
+    prepared: list[int] = []
+    closed: list[int] = []
+
+    class Template:
+        def __init__(self, seed: int = -1) -> None:
+            self._seed = seed
+
+        def prepare(self, recipe: tuple[str, str, int]) -> "Template":
+            prepared.append(recipe[2])
+            return Template(recipe[2])
+
+        def close(self) -> None:
+            closed.append(self._seed)
+
+    worker = Host()
+    monkeypatch.setattr(worker, "_template", Template())
+    worker.prepare([("recipe:build", "/job", seed) for seed in range(30)])
+    assert (prepared, closed) == (list(range(MOST_PREPARED)), [])

@@ -116,7 +116,7 @@ class KeptGroup:
         }
         outcomes: dict[int, Outcome] = {}
         lost_since: float | None = None
-        is_gone = is_ending = False
+        is_gone = has_ended_rest = False
         while asked:
             answered, _ = ray.wait(list(asked), timeout=POLL_S)
             for reference in answered:
@@ -125,14 +125,16 @@ class KeptGroup:
                     outcomes[rank] = ray.get(reference)
                 except ray.exceptions.RayActorError as error:  # with its node, or killed
                     outcomes[rank], is_gone = Outcome(ended="died", message=first_line(error)), True
-                if is_ending and outcomes[rank].ended == "died":  # ended below, because it had not noticed the loss
+                if (
+                    has_ended_rest and outcomes[rank].ended == "died"
+                ):  # ended below, because it had not noticed the loss
                     outcomes[rank] = replace(outcomes[rank], ended="lost_peer")
                 if outcomes[rank].ended not in DONE:
                     lost_since = lost_since or monotonic()
             if lost_since is not None and asked and monotonic() - lost_since > LOST_PEER_S:
                 for host in hosts:
                     host.end.remote(number)
-                lost_since, is_ending = monotonic(), True
+                lost_since, has_ended_rest = monotonic(), True
         if is_gone:
             self._close()
         return outcomes

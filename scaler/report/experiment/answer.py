@@ -7,6 +7,13 @@ from scaler.report.experiment.model import GroupResult, Question, Recommendation
 from scaler.report.experiment.recommendation import faster_text, good_text
 from scaler.report.text.format import number, plural
 
+NAMED = (
+    "scale.num_workers",
+    "scale.global_batch_size",
+    "scale.per_worker_batch_size",
+    "scale.rule",
+)  # keys that the sentence on a setting names
+
 
 def answer(
     groups: Sequence[GroupResult],
@@ -48,6 +55,8 @@ def answer(
 
 
 def _named(group: GroupResult) -> str:
+    if not group.overrides.keys() <= set(NAMED):
+        return f"{group.label[:1].upper()}{group.label[1:]}"
     workers = f"on {plural(group.world_size, 'worker')}" if group.world_size else ""
     rule = f" with rule {group.rule}" if group.rule is not None else ""
     return f"Batch {number(group.global_batch_size)} {workers}{rule}"

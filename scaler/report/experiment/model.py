@@ -69,6 +69,7 @@ class CellResult:
     global_batch_size: int | None  # samples a step
     rule: str | None  # of scale.rule
     peak_lr: float | None  # peak learning rate
+    total_samples: int | None  # length of the training in samples
     final: Mapping[str, float | None]  # values of the last evaluation, and train_loss
     samples_to_target: float | None  # samples until the metric stays at the target; None: not reached, or no target
     time_to_target_s: float | None  # seconds from the first step until then

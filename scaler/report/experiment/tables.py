@@ -91,9 +91,11 @@ def _quality(report: ExperimentReport) -> Sheet:
     margin = f"; the margin is {number(report.margin)}" if report.margin is not None else ""
     seeds_head = () if len(counts) == 1 else ("seeds",)
     of_each = f" of {plural(len(report.groups[0].seeds), 'seed')}" if len(counts) == 1 and report.groups else ""
+    lengths = {cell.total_samples for cell in report.cells if cell.total_samples is not None}
+    when = "after the same samples" if len(lengths) < 2 else "at the end of trainings of different lengths"
     return Sheet(
         id="quality",
-        title=f"Quality: {report.metric} after the same samples" if report.metric else "Quality",
+        title=f"Quality: {report.metric} {when}" if report.metric else "Quality",
         note=f"Means{of_each}. The difference to the baseline is paired by seed; all intervals together hold "
         f"{level_text(report.level)} (Holm){margin}.",
         head=("setting", "peak lr", *seeds_head, report.metric or "metric", "difference", "verdict"),

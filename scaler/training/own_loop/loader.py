@@ -47,6 +47,7 @@ def samples_of(batch: Any) -> int:
         TrainingError: the batch has no tensor and no list.
 
     Example:
+        >>> import torch
         >>> samples_of([torch.zeros(8, 3), torch.zeros(8)]), samples_of({"ids": torch.zeros(4, 16)}), samples_of(["a"])
         (8, 4, 1)
     """
