@@ -62,7 +62,7 @@ docs: $(VENV)/installed
 	$(BIN)/python docs/make_scaling_table.py
 	$(BIN)/python docs/make_evidence.py
 	$(BIN)/python docs/make_docker_files.py
-	$(BIN)/python docs/make_first_picture.py
+	$(BIN)/python docs/make_experiment_picture.py
 	$(BIN)/python docs/make_report_picture.py
 
 wheel: $(VENV)/installed

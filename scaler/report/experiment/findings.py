@@ -61,7 +61,9 @@ def findings(
     undecided = [
         group.label
         for group in groups
-        if group.difference_to_baseline is not None and group.difference_to_baseline.verdict == "undecided"
+        if (difference := group.difference_to_baseline) is not None
+        and difference.verdict == "undecided"
+        and not difference.is_as_good
     ]
     if undecided and question is not None:
         found.append(
