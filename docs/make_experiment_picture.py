@@ -1,7 +1,7 @@
 """Run the experiment of the digits and take the README's picture of its page. `make docs` runs it; it takes minutes.
 
-It needs Debian's Chromium. The picture shows times, so run it on an idle machine. The runs go into the folder `runs`; those
-that are there are not run again.
+It needs Debian's Chromium. The picture shows times, so run it on an idle machine. The runs go into the folder `runs`;
+those that are there are not run again.
 """
 
 import subprocess
