@@ -415,6 +415,27 @@ def test_a_loss_with_a_weight_is_a_mean_over_weights(tmp_path: Path) -> None:
     assert [(row["loss"], row["weight"]) for row in rows[1:4]] == [(1.0, 2.0), (2.0, 4.0), (3.0, 6.0)]
 
 
+def test_batches_of_an_evaluation_are_not_counted(tmp_path: Path) -> None:
+    model = network()
+    optimizer = sgd(model)
+    run, loader = loop_of(tmp_path, optimizer, model, train={"epochs": 1})
+    for batch in loader:
+        step(model, optimizer, batch)
+    with torch.no_grad():
+        assert sum(len(batch[0]) for batch in loader) == SAMPLES
+    assert run.finish().totals.samples_seen == SAMPLES
+
+
+def test_a_step_does_not_take_losses_with_and_without_weights(tmp_path: Path) -> None:
+    model = network()
+    run, loader = loop_of(tmp_path, sgd(model), model)
+    next(iter(loader))
+    run.record(loss=1.0, weight=2.0)
+    with pytest.raises(TrainingError, match="with a weight and without one"):
+        run.record(loss=1.0)
+    run.finish()
+
+
 def test_other_values_are_means_over_all_processes(tmp_path: Path) -> None:
     state = run_group(_with_values, 2, str(tmp_path))[0]
     report = scaler.read_run(state["run"]).report

@@ -191,8 +191,15 @@ class OwnLoop:
             weight: of the loss in means over micro-batches, processes and steps, such as the number of tokens;
                 None: the batch's samples.
             values: other means over the batch, by name, such as ``accuracy``; the report has their means by weight.
+
+        Raises:
+            TrainingError: a loss with a weight and one without it in the same step.
         """
         step = self._step
+        if step.losses and step.is_weighted != (weight is not None):
+            raise TrainingError(
+                "scaler.record with a weight and without one in the same step.", "Give each loss its weight, or none."
+            )
         value = loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss))
         if weight is None:
             weighed: Tensor | float = float(step.last_fetched)
@@ -305,11 +312,18 @@ class OwnLoop:
         self._device = self._device or scheduled.device()
 
     def _fetch(self, get: Callable[[], Any]) -> Any:
-        """Return the next batch of a loader, and count it."""
+        """Return the next batch of a loader, and count it unless it is for an evaluation, without gradients."""
+        if not torch.is_grad_enabled():
+            return get()
         if self.is_over:
             raise StopIteration
         asked = self._begin_fetch()
-        batch = get()
+        try:
+            batch = get()
+        except StopIteration:
+            if not self._counts.own:  # the next step begins when its first batch is asked for
+                self._step.began = None
+            raise
         self._step.waits.append((asked, self._clock.mark()))
         self._counted(samples_of(batch))
         return batch
