@@ -81,9 +81,9 @@ def run_search(
         set_environment({**_ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": pending}),
         tempfile.TemporaryDirectory(prefix="scaler-search-") as folder,
         _logging(level),
+        _seeded(spec.seed),
         interrupt,
     ):
-        random.seed(spec.seed)  # Ray Tune's population based training draws from it
         tune.Tuner(
             trainable,
             param_space=space,
@@ -343,3 +343,14 @@ def _logging(level: int) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed Python's random numbers, from which Ray Tune's population based training draws, and restore them after."""
+    before = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before)
