@@ -25,7 +25,7 @@ def stored_keys(text: str) -> frozenset[str]:
     """Return the dotted keys of a dumped job; an older scaler wrote fewer than this one.
 
     Example:
-        >>> sorted(stored_keys("name: digits\ntrain:\n  epochs: 3.0\n"))
+        >>> sorted(stored_keys("name: digits\\ntrain:\\n  epochs: 3.0\\n"))
         ['name', 'train', 'train.epochs']
     """
     return frozenset(key for key, _ in _keys_and_lines(text))
