@@ -13,11 +13,15 @@ from scaler.cluster.resume import read_stored, resume_plan
 from scaler.cluster.run_driver import require_runnable
 from scaler.cluster.search.spec import TrialNews
 from scaler.cluster.submit import submit_plan
+from scaler.core.nearest import nearest
 from scaler.errors import ClusterError, JobFileError, RunError, ScalerError
 from scaler.experiment.cell_runs import find_cell_runs
 from scaler.experiment.folder import About, CellRow, ExperimentFolder
 from scaler.experiment.matrix import NOT_IN_A_MATRIX, Cell, Matrix, worker_group
 from scaler.experiment.search import cost_of, require_price
+from scaler.metrics.events import Evaluated, of_type
+from scaler.metrics.reader import read_events
+from scaler.report.experiment.cells import TRAIN_LOSS
 from scaler.runs import RunFolder, RunState
 
 
@@ -170,8 +174,30 @@ def run_cells(
                     )
                     order += 1
                     write()
+                    if run is not None and error is None:
+                        require_metric(matrix, run)
                     if run is not None and budget.cost is not None:
                         spent += cost_of(run.run_id, storage=about.storage)
+
+
+def require_metric(matrix: Matrix, run: RunFolder) -> None:
+    """End an experiment whose runs do not have the value that it compares: each further one would lack it too.
+
+    Raises:
+        JobFileError: names the values that a run has.
+    """
+    compare = matrix.experiment.compare
+    if compare is None or compare.metric == TRAIN_LOSS:
+        return
+    evaluations = of_type(read_events(run), Evaluated)
+    names = sorted(evaluations[-1].values) if evaluations else []
+    if compare.metric not in names:
+        near = nearest(compare.metric, names)
+        hint = f"Did you mean {near}? " if near is not None else ""
+        raise JobFileError(
+            f"run {run.run_id} has no value {compare.metric}, which the experiment compares.",
+            f"{hint}Its evaluation has: {', '.join(names) or 'nothing'}; and there is {TRAIN_LOSS}.",
+        )
 
 
 def _run_cell(

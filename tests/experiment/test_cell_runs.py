@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from scaler.api import experiment as api
-from scaler.errors import RunError
+from scaler.errors import JobFileError, RunError
 from scaler.experiment import cell_runs
 from scaler.experiment.file import parse_experiment
 from scaler.experiment.matrix import Matrix, make_matrix
-from scaler.experiment.run import find_work
+from scaler.experiment.run import find_work, require_metric
 from scaler.job import Job, dump_job
 from scaler.job.load import edit_job
+from scaler.metrics.events import Evaluated, to_dict
 from scaler.runs import RunFolder, RunState
 
 DIGITS = Path(__file__).parents[2] / "jobs/digits"
@@ -108,3 +109,20 @@ def test_an_error_of_the_report_does_not_hide_why_an_experiment_ended(
     monkeypatch.setattr(api, "run_cells", lambda *arguments, **keywords: None)
     with pytest.raises(RunError, match=r"the report cannot be read\."):
         api.run_experiment(matrix)
+
+
+def test_an_experiment_ends_when_a_run_lacks_the_value_that_it_compares(tmp_path: Path) -> None:
+    def matrix_of(metric: str) -> Matrix:
+        compare = {"metric": metric, "mode": "max", "margin": 0.1}
+        values = {"name": "study", "job": "job.yaml", "matrix": {"scale.rule": ["none", "sqrt"]}, "compare": compare}
+        return make_matrix(parse_experiment(values, source="study"), folder=DIGITS, source="study")
+
+    values = {"loss": 0.5, "accuracy": 0.9}
+    event = Evaluated(time=0.0, attempt=0, samples_seen=8, values=values, seconds=0.1)
+    folder = RunFolder(f"{tmp_path}/one-1")
+    folder.append_json("events.jsonl", [to_dict(event)])
+    for known in ("loss", "accuracy", "train_loss"):
+        require_metric(matrix_of(known), folder)
+    with pytest.raises(JobFileError, match="run one-1 has no value acuracy, which the experiment compares") as caught:
+        require_metric(matrix_of("acuracy"), folder)
+    assert caught.value.remedy.startswith("Did you mean accuracy?")

@@ -40,8 +40,10 @@ def answer(
             _speed_sentence(speed) or "No runs differ in the number of workers alone, so there is no speed-up."
         ) + waiting
     base = next((group for group in groups if group.is_baseline), None)
-    if base is None or not base.seeds or base.final is None:
+    if base is None or not base.seeds:
         return "The baseline has not run, so nothing can be compared with it." + waiting
+    if base.final is None:
+        return f"The baseline's runs have no value {question.metric}, so nothing can be compared with it." + waiting
     if recommendation is None:
         return f"No setting is shown to be as good as the baseline ({base.label})." + waiting
     best = next(group for group in groups if group.label == recommendation.label)

@@ -27,7 +27,7 @@ def recommend(
         options: ``key.key=value`` texts that hold for every cell; the group's own win.
     """
     base = next((group for group in groups if group.is_baseline), None)
-    if base is None or not base.seeds:
+    if base is None or not base.seeds or base.final is None:
         return None
     speeds = speeds_of(groups)
     timed = [group for group in groups if is_as_good(group) and group.label in speeds]
