@@ -119,6 +119,8 @@ def environment_text(report: ExperimentReport) -> str:
     if about.get("cpus"):
         parts.append(plural(int(about["cpus"]), "CPU"))
     parts += [f"{name} {version}" for name, version in versions.items() if version]
+    if report.search is not None:  # the table of its trials says how they were chosen
+        return f"Ran on {', '.join(parts)}."
     seed = f" (seed {report.order_seed})" if report.order_seed is not None else ""
     order = f"Cells ran one after another in random order{seed}, those of one worker group together."
     return f"Ran on {', '.join(parts)}. {order}"
