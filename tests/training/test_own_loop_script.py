@@ -10,7 +10,7 @@ import scaler
 from scaler.runs import RunFolder, RunState
 
 SCRIPT = Path(__file__).parents[2] / "jobs/own_loop/train.py"
-TIMEOUT_S = 120
+TIMEOUT_S = 300  # of a script that hangs
 LOOP = """
 import sys, time, torch, scaler
 from scaler.job import parse_job
