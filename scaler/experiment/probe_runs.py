@@ -5,11 +5,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaler.cluster.branch import branch_plan
 from scaler.cluster.connection import Connection
 from scaler.cluster.progress import Progress
-from scaler.cluster.resume import read_stored, resume_plan
-from scaler.cluster.submit import submit_plan
+from scaler.cluster.train_run import train_run
 from scaler.errors import RunError, ScalerError
 from scaler.experiment.cell_runs import fingerprint
 from scaler.job import Job, read_job
@@ -100,22 +98,19 @@ class ProbeRuns:
         plan = make_plan(job, num_samples=self._plan.num_samples, parameters=self._plan.parameters or None)
         watcher, reports = self._watcher, list[Report]()
         watcher.on_start(what, plan, origin[1] if origin is not None else 0)
-        options = {
-            "recipe_folder": self._recipe_folder,
-            "address": self._address,
-            "connection": self._connection,
-            "on_progress": watcher.on_progress,
-            "on_report": reports.append,
-            "on_notice": watcher.on_notice,
-        }
         try:
-            if found is not None:
-                read_stored(found)  # refuses a folder that was altered
-                folder = resume_plan(found, job, plan, **options)  # type: ignore[arg-type]
-            elif origin is None:
-                folder = submit_plan(job, plan, **options)  # type: ignore[arg-type]
-            else:
-                folder = branch_plan(*origin, job, plan, **options)  # type: ignore[arg-type]
+            folder = train_run(
+                job,
+                plan,
+                unfinished=found,
+                origin=origin,
+                recipe_folder=self._recipe_folder,
+                address=self._address,
+                connection=self._connection,
+                on_progress=watcher.on_progress,
+                on_report=reports.append,
+                on_notice=watcher.on_notice,
+            )
         finally:
             watcher.on_end()
         return folder, reports[-1]

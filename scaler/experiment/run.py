@@ -5,14 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from time import monotonic
-from typing import Any
 
 from scaler.cluster.connection import Connection, can_fork, connect
 from scaler.cluster.progress import Progress
-from scaler.cluster.resume import read_stored, resume_plan
 from scaler.cluster.run_driver import require_runnable
 from scaler.cluster.search.spec import TrialNews
-from scaler.cluster.submit import submit_plan
+from scaler.cluster.train_run import train_run
 from scaler.core.nearest import nearest
 from scaler.errors import ClusterError, JobFileError, RunError, ScalerError
 from scaler.experiment.cell_runs import find_cell_runs
@@ -208,20 +206,19 @@ def _run_cell(
     assert cell.plan is not None
     unfinished = work.unfinished.get(cell.number)
     started: list[RunFolder] = []
-    shared: dict[str, Any] = {
-        "recipe_folder": matrix.recipe_folder,
-        "address": address,
-        "connection": connection,
-        "on_progress": watcher.on_progress,
-        "on_notice": watcher.on_notice,
-    }
     error: ScalerError | None = None
     try:
-        if unfinished is None:
-            submit_plan(cell.job, cell.plan, on_start=started.append, **shared)
-        else:
-            read_stored(unfinished)  # refuses a folder that was altered
-            resume_plan(unfinished, cell.job, cell.plan, on_start=lambda run, *rest: started.append(run), **shared)
+        train_run(
+            cell.job,
+            cell.plan,
+            unfinished=unfinished,
+            recipe_folder=matrix.recipe_folder,
+            address=address,
+            connection=connection,
+            on_start=started.append,
+            on_progress=watcher.on_progress,
+            on_notice=watcher.on_notice,
+        )
     except (ClusterError, RunError):
         raise
     except ScalerError as raised:

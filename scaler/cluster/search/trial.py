@@ -11,13 +11,11 @@ from typing import Any
 
 from ray import tune
 
-from scaler.cluster.branch import branch_plan
 from scaler.cluster.kept.group import KeptGroup
 from scaler.cluster.progress import Progress
-from scaler.cluster.resume import read_stored, resume_plan
 from scaler.cluster.review import Decision, Review, is_due
 from scaler.cluster.search.spec import Ended, Prepared, TrialContext
-from scaler.cluster.submit import submit_plan
+from scaler.cluster.train_run import train_run
 from scaler.errors import ClusterError, JobFileError, RunError, ScalerError
 from scaler.metrics.events import Evaluated, of_type
 from scaler.metrics.reader import read_events
@@ -256,7 +254,7 @@ class _Run(Thread):
         def show(progress: Progress) -> None:
             self.samples = progress.samples_seen or self.samples
 
-        def begin(folder: RunFolder, *rest: Any) -> None:
+        def begin(folder: RunFolder) -> None:
             self.folder = folder
 
         newest = 0  # what was looked at before is not looked at again
@@ -267,22 +265,19 @@ class _Run(Thread):
         ahead = [place for place in self._places if place > newest]
         review = Review(places=ahead, decide=decide, reason="the search")
         connection = replace(context.connection, group=self._workers(prepared), review=review)
-        shared: dict[str, Any] = {
-            "recipe_folder": context.recipe_folder,
-            "address": context.address,
-            "connection": connection,
-            "on_start": begin,
-            "on_progress": show,
-        }
+        source = prepared.source
         try:
-            if prepared.source is not None:
-                checkpoint = nearest_checkpoint(prepared.source, prepared.source_samples)
-                branch_plan(prepared.source, checkpoint, prepared.job, prepared.plan, **shared)
-            elif prepared.run is None:
-                submit_plan(prepared.job, prepared.plan, **shared)
-            else:
-                read_stored(prepared.run)  # refuses a folder that was altered
-                resume_plan(prepared.run, prepared.job, prepared.plan, **shared)
+            train_run(
+                prepared.job,
+                prepared.plan,
+                unfinished=None if source is not None else prepared.run,
+                origin=None if source is None else (source, nearest_checkpoint(source, prepared.source_samples)),
+                recipe_folder=context.recipe_folder,
+                address=context.address,
+                connection=connection,
+                on_start=begin,
+                on_progress=show,
+            )
         except KeyboardInterrupt:
             if self._paused is not None:
                 self.is_paused = True
