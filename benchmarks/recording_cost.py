@@ -29,7 +29,8 @@ from scaler.runs import RunFolder
 from scaler.training.activity import Activity
 from scaler.training.clock import CpuClock
 from scaler.training.gradients.step import StepMeasures
-from scaler.training.recorder import HandOverInterval, Recorder, StepMeasurement
+from scaler.training.hand_over import HandOverInterval
+from scaler.training.recorder import Recorder, StepMeasurement
 from scaler.training.worker_context import Leave
 
 GOAL_US = 20.0

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from time import perf_counter, process_time, time
+from time import process_time, time
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -14,53 +14,6 @@ from scaler.metrics.mean import Mean
 from scaler.metrics.record import COLUMNS, Merge, Record
 from scaler.training.clock import Clock, Mark
 from scaler.training.gradients.step import StepMeasures
-
-HAND_OVER_S = 1.0  # the time between two hand-overs ...
-COST_SHARE = 0.05  # ... unless they would take more than this share of the time ...
-LONGEST_S = 5.0  # ... and never longer than this: a request to stop is read at a hand-over
-
-
-class HandOverInterval:
-    """Decides at which steps records are handed over; all workers agree on it.
-
-    Attributes:
-        steps: steps from one hand-over to the next, unless an evaluation or a checkpoint comes between.
-        cost_s: seconds that this worker took for the last hand-over.
-    """
-
-    def __init__(self) -> None:
-        self.cost_s = 0.0
-        self._taken = 0
-        self._due = self.steps = 1
-        self._began = perf_counter()
-
-    def is_due(self) -> bool:
-        """Count a step, and return whether records are handed over after it."""
-        self._taken += 1
-        return self._taken >= self._due
-
-    def step_time_s(self) -> float:
-        """Return this worker's mean time per step since the last hand-over, in seconds."""
-        return (perf_counter() - self._began) / max(self._taken, 1)
-
-    def set_next(self, step_time_s: float, *, cost_s: float) -> None:
-        """Set the next hand-over ``HAND_OVER_S`` from now, or later where the workers are slow to agree.
-
-        The interval grows at most tenfold, because first steps are slow.
-
-        Args:
-            step_time_s: the time per step that all workers agreed on.
-            cost_s: the least that the last hand-over cost a worker; the others have also waited for each other.
-        """
-        interval_s = min(max(HAND_OVER_S, cost_s / COST_SHARE), LONGEST_S)
-        self.steps = max(1, min(int(interval_s / max(step_time_s, 1e-9)), 10 * self.steps))
-        self._due = self.steps
-        self._taken, self._began = 0, perf_counter()
-
-    def end_at_next_step(self) -> None:
-        """Hand over after the next step: a stop may have been requested during an evaluation or a save."""
-        self._due = 1
-
 
 CHUNK = 64  # steps turned into records together on a CPU; keeping more of them costs time in the garbage collector
 PauseKind = Literal["evaluation_s", "checkpoint_s"]

@@ -18,11 +18,11 @@ from scaler.metrics.record import Record
 from scaler.plan import Plan, make_plan
 from scaler.runs import RunFolder
 from scaler.training.checkpoints.files import find_checkpoint
+from scaler.training.hand_over import HandOverInterval
 from scaler.training.loop import Training
 from scaler.training.model.names import named_parameters
 from scaler.training.process_group import is_lost_peer
 from scaler.training.randomness import seed_everything
-from scaler.training.recorder import HandOverInterval
 from scaler.training.worker_context import AttemptEnd, Leave
 
 SAMPLES = 250  # no multiple of any batch
@@ -190,7 +190,7 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], optio
     around = kind(rank, world_size, folder, stop_after=stop_after)
     training = Training(recipe, job, make_plan(job, world_size, parameters=shapes_of(recipe)), around)
     if stop_after != NEVER_STOP:
-        training._interval = EveryStep()
+        training._hand_over.interval = EveryStep()
     saved, _ = find_checkpoint(around.folder)
     if saved is not None:
         training.restore(saved)

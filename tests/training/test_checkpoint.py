@@ -331,7 +331,7 @@ def test_time_is_a_cadence_too(tmp_path: Path) -> None:
     recipe = make_recipe(loss=_slow)
     job = make_job(per_worker_batch_size=10, train={"epochs": 6}, checkpoint={"every": {"seconds": 0.05}, "keep": 100})
     training, around = in_this_process(tmp_path, recipe, job)
-    training._interval = EveryStep()
+    training._hand_over.interval = EveryStep()
     training.run()
     assert len(complete_checkpoints(around.folder)) > 3
 

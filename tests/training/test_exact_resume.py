@@ -70,7 +70,7 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], stop_
     recipe = random_recipe()
     around = Kept(rank, world_size, folder, stop_after=stop_after)
     training = Training(recipe, job, make_plan(job, world_size), around)
-    training._interval = EveryStep()
+    training._hand_over.interval = EveryStep()
     saved, _ = find_checkpoint(around.folder)
     if saved is not None:
         training.restore(saved)

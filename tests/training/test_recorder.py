@@ -14,8 +14,9 @@ from scaler.training import clock as clock_module
 from scaler.training import device as device_module
 from scaler.training.clock import CpuClock, CudaClock
 from scaler.training.device import describe_device
+from scaler.training.hand_over import HandOverInterval
 from scaler.training.memory import memory_limit_gib
-from scaler.training.recorder import HandOverInterval, Recorder, merge_steps
+from scaler.training.recorder import Recorder, merge_steps
 
 
 def record(step: int, **given: Any) -> Record:
@@ -206,7 +207,7 @@ def test_every_worker_merges_the_same_steps_when_one_of_them_wishes_it(tmp_path:
 
 def test_the_guard_sees_every_loss_of_merged_steps(tmp_path: Path) -> None:
     training, around = in_this_process(tmp_path, make_recipe(), make_job(per_worker_batch_size=16))
-    training._recorder.steps_per_record = 8
+    training._run.recorder.steps_per_record = 8
     training.run()
     assert max(row.steps for row in around.records) == 8
     assert sum(row.steps for row in around.records) == training.plan.total_steps

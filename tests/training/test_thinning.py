@@ -16,7 +16,7 @@ from scaler.metrics.events import Event
 from scaler.metrics.reader import read_events, read_records
 from scaler.metrics.record import Record
 from scaler.runs import RunFolder
-from scaler.training import recorder
+from scaler.training import hand_over
 from scaler.training.loop import Training
 
 DELAY_S = 0.3
@@ -53,8 +53,8 @@ def test_a_collector_that_is_too_slow_gets_fewer_records_and_holds_nobody_up(
 ) -> None:
     monkeypatch.setattr(mailbox_module, "LATE_S", DELAY_S / 3)
     monkeypatch.setattr(mailbox_module, "THIN_EVERY_S", 600.0)  # once is enough here, however slow this machine is
-    monkeypatch.setattr(recorder, "HAND_OVER_S", 0.05)
-    monkeypatch.setattr(recorder, "LONGEST_S", 0.05)
+    monkeypatch.setattr(hand_over, "HAND_OVER_S", 0.05)
+    monkeypatch.setattr(hand_over, "LONGEST_S", 0.05)
     job = make_job(per_worker_batch_size=16, train={"epochs": 250, "eval_every": {"epochs": 250}})
     folder = RunFolder(str(tmp_path))
     slow = SlowCollector(folder)

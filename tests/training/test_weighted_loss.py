@@ -73,8 +73,8 @@ def train(rank: int, world_size: int, folder: str, micro_steps: int) -> dict[str
     recipe = Recipe(model=model, train_data=Ragged(), loss=squared_error, collate=list)
     shapes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     training = Training(recipe, job, make_plan(job, world_size, parameters=shapes), around)
-    add_losses, checked = training._controllers.add_losses, []
-    training._controllers.add_losses = lambda losses: checked.extend(losses) or add_losses(losses)  # type: ignore[method-assign,func-returns-value]
+    add_losses, checked = training._run.controllers.add_losses, []
+    training._run.controllers.add_losses = lambda losses: checked.extend(losses) or add_losses(losses)  # type: ignore[method-assign,func-returns-value]
     training.run()
     return {"records": [tuple(record) for record in around.records], "events": around.events, "checked": checked}
 

@@ -14,6 +14,7 @@ from scaler.metrics.events import Checkpointed, CheckpointFailed
 from scaler.plan import Plan
 from scaler.runs import RunFolder
 from scaler.runs.filesystems import may_pass, patiently
+from scaler.training.best import BestValue
 from scaler.training.checkpoints.files import complete_checkpoints, read_manifest, remove_checkpoint
 from scaler.training.checkpoints.state import copy_to_cpu, write_checkpoint
 from scaler.training.recipe.failures import error_text
@@ -29,50 +30,22 @@ class CheckpointWriter:
     Args:
         job: says how often checkpoints are written, and which are kept.
         context: gives the folder, and secures the records.
-
-    Attributes:
-        best: the best value of an evaluation so far, on every worker; None unless the job keeps the best checkpoint.
+        best: the best evaluation so far.
     """
 
-    def __init__(self, job: Job, context: WorkerContext) -> None:
-        self._job, self._wanted, self._context = job, job.checkpoint, context
+    def __init__(self, job: Job, context: WorkerContext, best: BestValue) -> None:
+        self._job, self._wanted, self._context, self._best = job, job.checkpoint, context, best
         self._saved_at = perf_counter()
         self._thread: Thread | None = None
         self._is_awaited = Event()  # set while training waits to write a newer checkpoint
         self._events: SimpleQueue[Checkpointed | CheckpointFailed] = SimpleQueue()
         self._failure: str | None = None  # why the last checkpoint could not be written
         self._unreadable: RecipeError | None = None  # the error if the last checkpoint could not be read again
-        self.best: float | None = None
 
     def is_due(self) -> bool:
         """Return whether a checkpoint is due by the clock; only rank 0's clock counts."""
         every_s = self._wanted.every.seconds
         return self._context.rank == 0 and every_s is not None and perf_counter() - self._saved_at >= every_s
-
-    def is_best(self, values: Mapping[str, float]) -> bool:
-        """Return whether the job keeps the best and this evaluation is the best so far; the same on every worker."""
-        wanted = self._wanted.best
-        if wanted is None or not isfinite(value := values[wanted.metric]):
-            return False
-        sign = 1.0 if wanted.mode == "max" else -1.0
-        return self.best is None or sign * value > sign * self.best
-
-    def keep_as_best(self, values: Mapping[str, float]) -> None:
-        """Remember an evaluation as the best one; called when its checkpoint is saved."""
-        assert self._wanted.best is not None
-        self.best = values[self._wanted.best.metric]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the best value and its metric as plain values, for a checkpoint."""
-        return {"best": self.best, "best_of": self._best_of()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a saved state; a best value of another metric is forgotten."""
-        self.best = state["best"] if state["best_of"] == self._best_of() else None
-
-    def _best_of(self) -> list[str] | None:
-        best = self._wanted.best
-        return [best.metric, best.mode] if best is not None else None
 
     def save(
         self,
@@ -91,7 +64,7 @@ class CheckpointWriter:
             state: of training; it is copied, and may change afterwards.
             plan: of this attempt.
             values: of an evaluation of these weights; None: they were not evaluated.
-            is_best: the result of ``is_best`` for these values.
+            is_best: whether these values are the best so far.
             began: when training paused for this checkpoint, by ``perf_counter``.
 
         Raises:
@@ -143,7 +116,7 @@ class CheckpointWriter:
         """Return the values of a checkpoint's manifest, for people and for the choice of the best."""
         samples_seen: int = state["samples_seen"]
         epoch, epoch_samples = divmod(samples_seen, plan.num_samples)
-        known, best = None, self._wanted.best
+        known, best = None, self._best.metric
         if values is not None:
             known = {name: value if isfinite(value) else None for name, value in values.items()}
         return {
@@ -154,8 +127,8 @@ class CheckpointWriter:
             "epoch_samples": epoch_samples,
             "world_size": self._context.world_size,
             "values": known,
-            "best_by": known[best.metric] if best is not None and known is not None else None,
-            "best_of": self._best_of(),
+            "best_by": known[best] if best is not None and known is not None else None,
+            "best_of": self._best.of,
             "is_best": is_best,
             "reference": self._job.reference.model_dump(mode="json"),
             "plan": plan.to_dict(),
@@ -213,5 +186,5 @@ class CheckpointWriter:
             about = read_manifest(folder, samples_seen)
         except RunError:
             return None
-        value = about.get("best_by") if about.get("best_of") == self._best_of() else None
+        value = about.get("best_by") if about.get("best_of") == self._best.of else None
         return float(value) if isinstance(value, int | float) else None

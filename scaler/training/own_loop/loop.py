@@ -18,13 +18,14 @@ from scaler.plan import Phase, Plan
 from scaler.training.clock import Mark, clock_for
 from scaler.training.controllers import Controllers
 from scaler.training.gradients.step import StepMeasures
+from scaler.training.hand_over import HAND_OVER_S
 from scaler.training.own_loop.counts import StepCounts
 from scaler.training.own_loop.group import LoopGroup
 from scaler.training.own_loop.loader import CountedLoader, samples_of
 from scaler.training.own_loop.ready import GradientReady
 from scaler.training.own_loop.scheduled import Scheduled, require_reference
 from scaler.training.position import Position
-from scaler.training.recorder import HAND_OVER_S, Recorder, StepMeasurement
+from scaler.training.recorder import Recorder, StepMeasurement
 
 Optimizer = torch.optim.Optimizer
 Number = Tensor | float
