@@ -3,11 +3,10 @@
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
-from math import isfinite
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,7 @@ from scaler.errors import RunError, ScalerError
 from scaler.job import Job, dump_job
 from scaler.masking import mask_text
 from scaler.metrics.background import BackgroundWriter
-from scaler.metrics.events import Event, Recorded, Resumed, WorkerStarted
-from scaler.metrics.mean import Mean
+from scaler.metrics.events import Event, Resumed, WorkerStarted
 from scaler.metrics.next_attempt import next_attempt
 from scaler.metrics.record import Record
 from scaler.plan import Plan
@@ -32,6 +30,7 @@ from scaler.runs.lease import Lease
 if TYPE_CHECKING:
     from scaler.training.own_loop.group import LoopGroup
     from scaler.training.own_loop.mailbox import Mailbox
+    from scaler.training.worker_context import Leave
 
 
 class OwnRun:
@@ -53,8 +52,6 @@ class OwnRun:
         self.attempt = 0
         self.run_uri: str | None = None
         self._at_end: Callable[[], None] = lambda: None
-        self._sums: Mapping[str, tuple[float, float]] = {}
-        self._samples_seen = 0
         self._mailbox: Mailbox | None = None
         self._files: _Files | None = None  # of rank 0
 
@@ -101,34 +98,32 @@ class OwnRun:
             self._files.put([], workers)
             print(f"Run {self._files.folder.run_id}: in {_processes(self.world_size)}", file=sys.stderr)
 
-    def take_values(self, sums: Mapping[str, tuple[float, float]], *, samples_seen: int) -> None:
-        """Take what the script has recorded besides the loss; ``hand_over`` follows."""
-        self._sums, self._samples_seen = sums, samples_seen
-
     def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
         """Take records and events of this process."""
         if self._files is None:
             assert self._mailbox is not None
-            self._mailbox.send(records, self._sums)
+            self._mailbox.send(records, events)
             return
         self._files.put(records, events)
-        self._files.add_values(self._sums)
         self._take_others()
-        self._files.write_values(samples_seen=self._samples_seen)
 
-    def is_asked_to_stop(self) -> bool:
+    def leave_requested(self) -> "Leave":
         """Return whether ``scaler stop`` was called for the run; known at rank 0."""
-        return self._files is not None and self._files.control.stop is not None
+        from scaler.training.worker_context import Leave
+
+        is_asked = self._files is not None and self._files.control.stop is not None
+        return Leave.STOP if is_asked else Leave.NOT
 
     def at_end(self, call: Callable[[], None]) -> None:
         """Call a function when the run ends."""
         self._at_end = call
 
-    def end(self, error: BaseException | None) -> Report | None:
+    def end(self, error: BaseException | None, *, left: "Leave") -> Report | None:
         """Write the end of the run and its report; returns the report at rank 0.
 
         Args:
             error: what ended the script; None: it came to its end.
+            left: what all processes were asked to do, if they were.
         """
         self._at_end()
         failure = None if error is None else _text(error)
@@ -143,21 +138,19 @@ class OwnRun:
             if error is None:
                 failures, missing = self._mailbox.wait_for_ends()
             self._take_others()
-            self._files.write_values(samples_seen=self._samples_seen)
             for rank, text in sorted(failures.items()):
                 failure = f"rank {rank}: {text}"
         if failure is None and missing:
             failure = f"ranks {', '.join(map(str, missing))} have sent no end."
-        is_stopped = isinstance(error, KeyboardInterrupt | SystemExit) or (error is None and self.is_asked_to_stop())
+        is_stopped = isinstance(error, KeyboardInterrupt | SystemExit) or (error is None and left > 0)
         state = RunState.STOPPED if is_stopped else RunState.SUCCEEDED if failure is None else RunState.FAILED
         return self._files.end(state, failure=None if is_stopped else failure)
 
     def _take_others(self) -> None:
         assert self._files is not None
         if self._mailbox is not None:
-            for records, sums in self._mailbox.take():
-                self._files.put(records, [])
-                self._files.add_values(sums)
+            for records, events in self._mailbox.take():
+                self._files.put(records, events)
 
 
 class _Files:
@@ -167,7 +160,6 @@ class _Files:
         self._plan = plan
         self._open = ExitStack()
         self._tracker = ProgressTracker()
-        self._values: dict[str, Mean] = {}  # recorded since the last ``write_values``
         now = time()
         before = _continued(run)
         if before is not None:
@@ -203,24 +195,6 @@ class _Files:
         self._writer.put(records, events)
         self._tracker.add(records, events)
         self.control.show(partial(progress_dict, self._tracker.progress(), total_samples=self._plan.end_samples))
-
-    def add_values(self, sums: Mapping[str, tuple[float, float]]) -> None:
-        for name, (total, weight) in sums.items():
-            self._values.setdefault(name, Mean()).add_sum(total, weight)
-
-    def write_values(self, *, samples_seen: int) -> None:
-        """Write the means of what was added since the last call."""
-        means, self._values = self._values, {}
-        if means:
-            known = {
-                name: mean.value if mean.value is not None and isfinite(mean.value) else None
-                for name, mean in means.items()
-            }
-            weights = {name: mean.weight for name, mean in means.items()}
-            recorded = Recorded(
-                time=time(), attempt=self.attempt, samples_seen=samples_seen, values=known, weights=weights
-            )
-            self._writer.put([], [recorded])
 
     def end(self, state: RunState, *, failure: str | None) -> Report:
         with self._open:

@@ -6,17 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from scaler.api.own_run import OwnRun
 from scaler.api.script_end import end_with_the_script
-from scaler.errors import JobFileError, TrainingError
-from scaler.job import Job
+from scaler.errors import TrainingError
 from scaler.job.located import JobLike, locate_job
+from scaler.job.own_loop import require_own_loop_keys
 from scaler.plan import make_plan
 
 if TYPE_CHECKING:
     from scaler.training.own_loop.loop import OwnLoop
-
-# What one's own loop has of a job; the other keys tell scaler's loop what to do, and would be ignored here.
-_KEYS = ("name", "reference", "scale", "schedule", "resources", "checkpoint", "tracking", "storage", "train")
-_TRAIN_KEYS = ("epochs", "steps", "samples", "num_samples", "last_batch", "eval_every", "seed", "stop_after")
 
 _active: "OwnLoop | None" = None
 
@@ -34,6 +30,9 @@ def start(
     ``python``, ``torchrun``, or in the ``train_loop_per_worker`` of Ray Train. It makes a plan for the processes that
     there are, whatever ``scale.num_workers`` says. The run's folder is made before the first batch; its report is
     written when the script ends, or when ``run.finish()`` is called.
+
+    ``scaler submit`` calls the function that the job's ``recipe`` names. Where this function calls ``start``, it gets
+    the run that was submitted: its job with every override, whatever ``job`` says here.
 
     Args:
         job: the path of a job file, of a folder with a ``job.yaml``, or a ``Job``; it needs no recipe.
@@ -69,11 +68,16 @@ def start(
         >>> folder.cleanup()
     """
     global _active
+    from scaler.training.own_loop.around import what_is_around
     from scaler.training.own_loop.group import group_of_processes
     from scaler.training.own_loop.loop import OwnLoop
 
+    around = what_is_around()
+    if around is not None:
+        _active = around.start(num_samples)
+        return _active
     located = locate_job(job, overrides=overrides, storage=storage)
-    _require_keys(located.job, source=located.source)
+    require_own_loop_keys(located.job, source=located.source)
     group = group_of_processes()
     plan = make_plan(located.job, group.world_size, num_samples=num_samples)
     run = OwnRun(located.job, plan, group)
@@ -99,26 +103,3 @@ def record(*, loss: Any, weight: Any = None, **values: Any) -> None:
     if _active is None:
         raise TrainingError("scaler.record without a run.", "Call run = scaler.start(job) first.")
     _active.record(loss=loss, weight=weight, **values)
-
-
-def _require_keys(job: Job, *, source: str) -> None:
-    """Refuse keys that one's own loop would ignore.
-
-    Raises:
-        JobFileError: names the first one.
-    """
-    for name, section in (("", job), ("train.", job.train)):
-        allowed = _TRAIN_KEYS if name else _KEYS
-        for key in section.model_fields_set - set(allowed):
-            value, usual = getattr(section, key), type(section).model_fields[key].get_default(call_default_factory=True)
-            if value != usual and key != "recipe":
-                raise JobFileError(
-                    f"{source}: {name}{key} is for scaler's own loop, and would be ignored by a loop of one's own.",
-                    "Leave it out, and do it in the script.",
-                )
-    if job.scale.batch_schedule is not None or job.scale.rule == "adascale":
-        key = "batch_schedule" if job.scale.batch_schedule is not None else "rule = adascale"
-        raise JobFileError(
-            f"{source}: scale.{key} changes the batch or measures the noise, which such a loop does not follow.",
-            "Use a recipe: scaler submit.",
-        )

@@ -130,10 +130,9 @@ class _Attempt:
         """Train until the end, or until the worker has to leave; return why it ended."""
         from scaler.training.data.batches import is_lost_data_process
         from scaler.training.device import is_out_of_memory
-        from scaler.training.loop import Training
         from scaler.training.process_group import leave_group
         from scaler.training.randomness import seed_everything
-        from scaler.training.recipe.load import load_recipe
+        from scaler.training.work import Work
 
         worker, start, limit = self._join()
         job, plan = self._job, _plan_for(self._assignment, self._job, self._world_size)
@@ -142,23 +141,17 @@ class _Attempt:
         self.watchdog.now("building the recipe")
         seed_everything(job.train.seed)
         folder = Path(self._assignment.recipe_folder).absolute()
+        training = Work(job, plan, worker, recipe_folder=folder, on_start=self.watchdog.follow)
         try:
-            recipe = load_recipe(job.recipe_function, folder=folder, arguments=job.recipe_args)
-        except ModuleNotFoundError as error:
-            if self._assignment.embedded:
-                raise
-            raise missing_module(error, job.recipe_function) from error
-        training = Training(recipe, job, plan, worker)
-        self.watchdog.follow(training.activity)
-        if start is not None:
-            training.restore(start)
-        try:
-            reason = training.run()
+            reason = training.run(start)
         except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and not self._assignment.embedded:
+                raise missing_module(error, job.recipe_function) from error
             if is_lost_data_process(error):
                 raise LostDataProcess(f"a process that loads its data is gone: {first_line(error)}") from error
-            if job.scale.per_worker_batch_size == "auto" and is_out_of_memory(error):
-                self._run_out_of_memory(error, plan.phase_at(training.samples_seen).per_worker_batch_size)
+            seen = training.samples_seen
+            if seen is not None and job.scale.per_worker_batch_size == "auto" and is_out_of_memory(error):
+                self._run_out_of_memory(error, plan.phase_at(seen).per_worker_batch_size)
             raise
         self.watchdog.now("leaving its group")
         leave_group()
@@ -173,7 +166,7 @@ class _Attempt:
         """
         from scaler.training.checkpoints.files import find_checkpoint, passed_over_events
         from scaler.training.device import describe_device, prepare_device, use_threads
-        from scaler.training.process_group import MeetingPoint, collective_backend
+        from scaler.training.process_group import MeetingPoint, collective_backend, set_meeting_variables
 
         assignment, group, watchdog = self._assignment, self._group, self.watchdog
         rank, world_size = group.rank, group.world_size
@@ -202,8 +195,11 @@ class _Attempt:
             require_one_torch(self._versions, agreed[4], node=self._node, first_node=agreed[5])
             meeting = meeting or MeetingPoint(agreed[2], port=agreed[3], world_size=world_size)
             meeting.join(rank=rank, backend=collective_backend(gpus))
+            set_meeting_variables(agreed[2], meeting.port)
             if group.node_rank > 0 and group.local_rank == 0:  # one worker of each node but that of rank 0
                 link = meeting.measure_link(rank=rank)
+        else:
+            set_meeting_variables("127.0.0.1")
         assert agreed is not None
         begun, start, _, _, first, first_node = agreed
         self.number = begun.attempt

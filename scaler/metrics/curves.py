@@ -68,6 +68,7 @@ class Curves:
         self._stretch_began = 0.0
         self._drawn = 0
         self._points: list[Point] = []
+        self._recorded: list[Recorded] = []  # of some workers, at one place; the others' have not arrived
 
     @property
     def attempt(self) -> int:
@@ -98,19 +99,41 @@ class Curves:
         """Add an event; only starts of attempts, evaluations and recorded values change the curves."""
         if isinstance(event, AttemptStarted):
             self._begin(event)
-        elif isinstance(event, Evaluated | Recorded):
-            part = "eval" if isinstance(event, Evaluated) else "train"
-            values = {f"{part}/{name}": value for name, value in event.values.items() if value is not None}
+        elif isinstance(event, Evaluated):
+            values = {f"eval/{name}": value for name, value in event.values.items() if value is not None}
             self._points.append(Point(event.samples_seen, event.time, values, attempt=self.attempt))
+        elif isinstance(event, Recorded):
+            self._add_recorded(event)
 
     def take(self, *, to_the_end: bool = False) -> list[Point]:
-        """Return the points since the last call; with ``to_the_end``, also the point of a stretch that is not full."""
+        """Return the points since the last call; with ``to_the_end``, also those that lack steps or workers."""
+        if to_the_end:
+            self._end_recorded()
         if self._stretch is not None and (to_the_end or monotonic() - self._stretch_began >= STRETCH_S):
             self._end_stretch()
         points, self._points = self._points, []
         return points
 
+    def _add_recorded(self, event: Recorded) -> None:
+        """Add a worker's recorded values; they are drawn when those of all workers have arrived, or newer ones."""
+        if self._recorded and event.samples_seen != self._recorded[0].samples_seen:
+            self._end_recorded()
+        self._recorded.append(event)
+        if len(self._recorded) == self._world_size:
+            self._end_recorded()
+
+    def _end_recorded(self) -> None:
+        events, self._recorded = self._recorded, []
+        means: dict[str, Mean] = {}
+        for event in events:
+            for name, value in event.values.items():
+                means.setdefault(f"train/{name}", Mean()).add(value, event.weights[name])
+        known = {name: mean.value for name, mean in means.items() if mean.value is not None}
+        if known:
+            self._points.append(Point(events[0].samples_seen, events[-1].time, known, attempt=self.attempt))
+
     def _begin(self, event: AttemptStarted) -> None:
+        self._end_recorded()
         self._end_stretch()
         self._attempt, self._world_size = event.attempt, event.world_size
         if event.attempt > 0:

@@ -113,12 +113,13 @@ class Evaluated(AttemptEvent):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recorded(AttemptEvent):
-    """Values that a loop of one's own recorded besides the loss, since the event before."""
+    """Values of one worker's training besides the loss, since its event before; each worker has its own events."""
 
     kind: ClassVar[str] = "recorded"
 
-    values: Mapping[str, float | None]  # mean by weight over processes and steps; None: it was not finite
-    weights: Mapping[str, float]  # sum of the weights, in samples unless the loop gave others
+    rank: int  # of the worker
+    values: Mapping[str, float | None]  # mean by weight over the worker's steps; None: it was not finite
+    weights: Mapping[str, float]  # sum of the weights, in samples unless others were given
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

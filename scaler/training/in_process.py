@@ -6,7 +6,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, redirect_stdout
+from contextlib import ExitStack, closing, contextmanager, redirect_stdout
 from pathlib import Path
 from time import time
 
@@ -26,10 +26,10 @@ from scaler.runs.processes import stop_signals
 from scaler.training.checkpoints.files import find_checkpoint, passed_over_events
 from scaler.training.data.batches import is_lost_data_process
 from scaler.training.device import cpu, describe_device, gpu, gpus_here, prepare_device, use_threads
-from scaler.training.loop import Training
+from scaler.training.process_group import process_of_its_own
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe.failures import recipe_failure
-from scaler.training.recipe.load import load_recipe
+from scaler.training.work import Work
 from scaler.training.worker_context import AttemptEnd, Leave
 
 OnHandOver = Callable[[Sequence[Record], Sequence[Event]], None]
@@ -171,7 +171,6 @@ def train_in_process(
     try:
         with redirect_stdout(sys.stderr):  # stdout is for the result; the recipe prints to stderr
             seed_everything(job.train.seed)
-            recipe = load_recipe(job.recipe_function, folder=recipe_folder, arguments=job.recipe_args)
             tracking = job.tracking.seen_from(Path.cwd())
             with closing(
                 InProcess(
@@ -188,11 +187,15 @@ def train_in_process(
                 context.started(start or 0)
                 for event in passed_over_events(passed_over, attempt=context.attempt):
                     context.note(event)
-                training = Training(recipe, job, plan, context)
-                if start is not None:
-                    training.restore(start)
-                with _interrupts_ask(context):
-                    end = training.run()
+                with ExitStack() as asked, process_of_its_own():  # while the recipe is built, Ctrl-C ends it at once
+                    work = Work(
+                        job,
+                        plan,
+                        context,
+                        recipe_folder=recipe_folder,
+                        on_start=lambda _: asked.enter_context(_interrupts_ask(context)),
+                    )
+                    end = work.run(start)
                 context.ended = RunState.SUCCEEDED if end is AttemptEnd.FINISHED else RunState.STOPPED
                 if end is AttemptEnd.STOPPED:
                     context.note(context.leave_event())

@@ -10,6 +10,7 @@ from pathlib import Path
 from scaler.errors import JobFileError, ScalerError
 from scaler.job import Job, parse_job
 from scaler.job.located import JobLike, locate_job
+from scaler.job.own_loop import require_own_loop_keys
 from scaler.job.runtime_env import job_environment
 from scaler.plan import Plan, make_plan
 
@@ -81,18 +82,31 @@ def recipe_facts(job: Job, *, source: str, recipe_folder: Path) -> RecipeFacts:
     if job.train.num_samples is not None and not needs_model:
         return RecipeFacts()
     from scaler.training.model.names import named_parameters
+    from scaler.training.own_loop.around import LoopFound, Planning
+    from scaler.training.process_group import process_of_its_own
+    from scaler.training.recipe.check import checked_recipe
     from scaler.training.recipe.failures import recipe_failure
-    from scaler.training.recipe.load import load_recipe
+    from scaler.training.recipe.load import call_recipe
 
     try:
         # stdout is for the command's result
-        with redirect_stdout(sys.stderr), job_environment(job.runtime_env, folder=recipe_folder):
-            recipe = load_recipe(job.recipe_function, folder=recipe_folder, arguments=job.recipe_args, source=source)
+        with redirect_stdout(sys.stderr), job_environment(job.runtime_env, folder=recipe_folder), process_of_its_own():
+            built = call_recipe(
+                job.recipe_function,
+                folder=recipe_folder,
+                arguments=job.recipe_args,
+                source=source,
+                around=Planning(),
+            )
+            recipe = checked_recipe(built, job.recipe_function)
             return RecipeFacts(
                 num_samples=len(recipe.train_data),  # type: ignore[arg-type]
                 parameters={name: parameter.numel() for name, parameter in named_parameters(recipe.model).items()},
                 groups=recipe.groups,
             )
+    except LoopFound as found:
+        require_own_loop_keys(job, source=source)
+        return RecipeFacts(num_samples=found.num_samples)
     except ScalerError:
         raise
     except (Exception, SystemExit) as error:

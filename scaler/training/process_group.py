@@ -3,10 +3,11 @@
 import os
 import socket
 import struct
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import wraps
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -177,6 +178,59 @@ def leave_group() -> None:
     """Leave torch's default process group, if it exists."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def process_of_its_own() -> Iterator[None]:
+    """Set torchrun's variables for a single process in a ``with`` block, at whose end a group that was made there ends.
+
+    So a script that begins with ``init_process_group`` runs in any process.
+    """
+    single = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "NODE_RANK": "0"}
+    before = {name: os.environ.get(name) for name in (*single, "MASTER_ADDR", "MASTER_PORT")}
+    had_group = dist.is_initialized()
+    os.environ |= single
+    set_meeting_variables("127.0.0.1")
+    try:
+        with init_finds_the_group():
+            yield
+    finally:
+        if not had_group:
+            leave_group()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def set_meeting_variables(host: str, port: int | None = None) -> None:
+    """Set the variables that ``init_process_group`` reads of rank 0.
+
+    Args:
+        host: of rank 0.
+        port: of its store; None: a free port of this machine.
+    """
+    if port is None:
+        with _listen(host) as listening:
+            port = int(listening.getsockname()[1])
+    os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
+
+
+@contextmanager
+def init_finds_the_group() -> Iterator[None]:
+    """Let a script's ``init_process_group`` do nothing in a ``with`` block where the group is there already."""
+    original = dist.init_process_group
+
+    @wraps(original)
+    def init(*args: Any, **options: Any) -> None:
+        if not dist.is_initialized():
+            original(*args, **options)
+
+    dist.init_process_group = init
+    try:
+        yield
+    finally:
+        dist.init_process_group = original
 
 
 def is_lost_peer(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from math import isfinite
 from time import process_time, time
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scaler.core.noise_scale import GradientSquares
-from scaler.metrics.events import Event, WorkerEnded
+from scaler.metrics.events import Event, Recorded, WorkerEnded
 from scaler.metrics.mean import Mean
 from scaler.metrics.record import COLUMNS, Merge, Record
 from scaler.training.clock import Clock, Mark
@@ -17,6 +18,7 @@ from scaler.training.gradients.step import StepMeasures
 
 CHUNK = 64  # steps turned into records together on a CPU; keeping more of them costs time in the garbage collector
 PauseKind = Literal["evaluation_s", "checkpoint_s"]
+Number = Tensor | float
 
 
 class StepMeasurement(NamedTuple):  # a NamedTuple is created in half the time of a frozen dataclass
@@ -77,6 +79,7 @@ class Recorder:
         self._pauses: tuple[tuple[PauseKind, Mark, Mark], ...] = ()
         self._events: list[Event] = []
         self._unchecked: list[Record] = []
+        self._values: dict[str, list[tuple[Number, Number]]] = {}  # since the last hand-over, with weights
         self.steps_per_record = 1
         self.begin()
 
@@ -97,6 +100,16 @@ class Recorder:
         before = self._since
         self.begin()
         self._pauses = (*self._pauses, (what, before, self._since))
+
+    def add_values(self, values: Mapping[str, Number], weight: Number) -> None:
+        """Keep values of this worker besides the loss; a hand-over makes one event of their means.
+
+        Args:
+            values: means over a batch, by name.
+            weight: of the batch in the means.
+        """
+        for name, value in values.items():
+            self._values.setdefault(name, []).append((_kept(value), _kept(weight)))
 
     def event(self, event: Event) -> None:
         """Keep an event of the whole group; only rank 0 hands it over."""
@@ -121,7 +134,7 @@ class Recorder:
         """Hand over everything that is kept, and ``events``: all records and events up to ``samples_seen``."""
         self._resolve_pending()
         records, self._records = self._records, []
-        events, self._events = [*self._events, *events], []
+        events, self._events = [*self._events, *self._recorded(samples_seen), *events], []
         self._unchecked += records
         self._context.hand_over(merge_steps(records, self.steps_per_record), events, samples_seen=samples_seen)
 
@@ -129,6 +142,25 @@ class Recorder:
         """Return every step handed over since the last call; the divergence guard has not seen them yet."""
         records, self._unchecked = self._unchecked, []
         return records
+
+    def _recorded(self, samples_seen: int) -> list[Event]:
+        """Return the event of the values that are kept, if there are any."""
+        kept, self._values = self._values, {}
+        if not kept:
+            return []
+        means: dict[str, Mean] = {name: Mean() for name in kept}
+        for name, pairs in kept.items():
+            for value, weight in zip(*map(_numbers, zip(*pairs, strict=True)), strict=True):
+                means[name].add(value, weight)
+        recorded = Recorded(
+            time=time(),
+            attempt=self._context.attempt,
+            samples_seen=samples_seen,
+            rank=self._context.rank,
+            values={name: _finite(mean.value) for name, mean in means.items()},
+            weights={name: mean.weight for name, mean in means.items()},
+        )
+        return [recorded]
 
     def _resolve_pending(self) -> None:
         pending, self._pending = self._pending, []
@@ -178,6 +210,21 @@ class Recorder:
         for what, start, end in pauses:
             seconds[what] += self._clock.between(start, end)
         return seconds["evaluation_s"], seconds["checkpoint_s"]
+
+
+def _kept(value: Number) -> Number:
+    return value.detach() if isinstance(value, Tensor) else float(value)
+
+
+def _numbers(values: Sequence[Number]) -> list[float]:
+    """Return numbers and tensors of one number as floats; all tensors are copied together."""
+    tensors = [value.reshape(()).double() for value in values if isinstance(value, Tensor)]
+    copied = iter(torch.stack(tensors).tolist() if tensors else ())
+    return [next(copied) if isinstance(value, Tensor) else value for value in values]
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None
 
 
 def _on_cpu(pending: Sequence[_OpenStep]) -> list[_OpenStep]:

@@ -3,6 +3,7 @@
 import os
 from io import BytesIO
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from scaler.metrics.events import Resumed, of_type
 from scaler.metrics.reader import read_events, read_records
 from scaler.runs import RunFolder, RunState
 from scaler.runs.control import request_stop
+from scaler.training.hand_over import HAND_OVER_S
 
 SAMPLES = 90  # no multiple of the batch
 JOB: dict[str, Any] = {
@@ -391,8 +393,9 @@ def _stopped(rank: int, world_size: int, storage: str) -> dict[str, Any]:
             step(model, optimizer, batch)
             if number == 2 and rank == 0:
                 request_stop(RunFolder(run.state_dict()["run"]))
-                while not run._context.is_asked_to_stop():
+                while not run._context.leave_requested():
                     pass
+                sleep(HAND_OVER_S)  # then it is asked what to do
     state: dict[str, Any] = run.state_dict()
     run.finish()
     return state

@@ -7,16 +7,24 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scaler.training.own_loop.group import LoopGroup
+from scaler.training.worker_context import Leave
 
 
 class Sums(NamedTuple):
     """Sums over all processes, of one step or of a part of it."""
 
     samples: int  # that were fetched
+    yields: int  # processes that were asked to leave, so that the group can start again
     stops: int  # processes that were asked to stop
+    dues: int  # processes that want to hand records over
     norms: int  # gradient norms that were sent
     norm: float  # sum of these norms
     square: float  # sum of their squares
+
+    @property
+    def leave(self) -> Leave:
+        """What all processes do."""
+        return Leave.STOP if self.stops else Leave.YIELD if self.yields else Leave.NOT
 
 
 class StepCounts:
@@ -33,34 +41,35 @@ class StepCounts:
     """
 
     def __init__(self, group: LoopGroup) -> None:
-        self._group = group.gloo
+        self._group = group
         self._sent: list[tuple[Tensor, dist.Work | None]] = []
         self.own = 0
 
-    def add(self, samples: int, *, is_asked_to_stop: bool = False, norm: float | None = None) -> None:
+    def add(self, samples: int, *, leave: Leave, is_due: bool, norm: float | None) -> None:
         """Count samples of this process for the step that comes next.
 
         Args:
             samples: in the batch that this process has fetched.
-            is_asked_to_stop: whether this process was asked to stop.
+            leave: what this process was asked to do.
+            is_due: whether it wants to hand records over.
             norm: of the last step's gradient in this process; None: it is not compared.
         """
         norms = [0.0, 0.0, 0.0] if norm is None else [1.0, norm, norm * norm]
-        sums = torch.tensor([samples, is_asked_to_stop, *norms], dtype=torch.float64)
-        work = dist.all_reduce(sums, group=self._group, async_op=True) if self._group is not None else None
-        self._sent.append((sums, work))
+        asked = [leave is Leave.YIELD, leave is Leave.STOP, is_due]
+        sums = torch.tensor([samples, *asked, *norms], dtype=torch.float64)
+        self._sent.append((sums, self._group.begin_sum(sums)))
         self.own += samples
 
     def take(self) -> Sums:
         """Return the sums since the last ``clear``; waits for those that are on their way."""
-        total = torch.zeros(5, dtype=torch.float64)
+        total = torch.zeros(len(Sums._fields), dtype=torch.float64)
         for sums, work in self._sent:
             if work is not None:
                 work.wait()
             total += sums
         self._sent = [(total, None)]
-        samples, stops, norms, norm, square = total.tolist()
-        return Sums(samples=int(samples), stops=int(stops), norms=int(norms), norm=norm, square=square)
+        samples, yields, stops, dues, norms, norm, square = total.tolist()
+        return Sums(int(samples), int(yields), int(stops), int(dues), int(norms), norm, square)
 
     def clear(self) -> None:
         """Begin the next step."""

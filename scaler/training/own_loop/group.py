@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch.distributed as dist
+from torch import Tensor
 
 from scaler.errors import TrainingError
 
@@ -26,6 +27,10 @@ class LoopGroup:
     world_size: int
     gloo: dist.ProcessGroup | None
     meeting_host: str
+
+    def begin_sum(self, values: Tensor) -> dist.Work | None:
+        """Begin to sum values over the processes, in place; None: there is one process, and nothing to wait for."""
+        return dist.all_reduce(values, group=self.gloo, async_op=True) if self.gloo is not None else None
 
     def from_rank_0(self, value: T) -> T:
         """Return rank 0's value; every process calls this."""

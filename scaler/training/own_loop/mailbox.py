@@ -1,18 +1,16 @@
 """Brings every process's records to rank 0, also after the script has destroyed torch's process group."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from time import monotonic, sleep
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from scaler.metrics.events import Event, parse_event, to_dict
 from scaler.metrics.record import Record
 from scaler.training.own_loop.group import LoopGroup
 from scaler.training.process_group import free_port_on, own_address
-
-Sums = Mapping[str, tuple[float, float]]
-"""By name of a recorded value: the sum of weight times value, and the sum of the weights."""
 
 POLL_S = 0.05
 LONGEST_WAIT_S = 60.0  # at the end, for the other processes' last records
@@ -46,24 +44,24 @@ class Mailbox:
             timeout=timedelta(seconds=LONGEST_WAIT_S),
         )
 
-    def send(self, records: Sequence[Record], sums: Sums) -> None:
-        """Send records, and sums of recorded values, to rank 0."""
-        self._store.set(_key(self._rank, self._sent), json.dumps([records, sums]))
+    def send(self, records: Sequence[Record], events: Sequence[Event]) -> None:
+        """Send records and events to rank 0."""
+        self._store.set(_key(self._rank, self._sent), json.dumps([records, [to_dict(event) for event in events]]))
         self._sent += 1
 
     def end(self, failure: str | None) -> None:
         """Say that this process sends nothing more, and what ended it; None: it came to its end."""
         self._store.set(_end_key(self._rank), failure or "")
 
-    def take(self) -> Iterator[tuple[Sequence[Record], Sums]]:
+    def take(self) -> Iterator[tuple[Sequence[Record], Sequence[Event]]]:
         """Yield what has arrived at rank 0 since the last call."""
         for rank in range(1, self._world_size):
             while self._store.check([_key(rank, self._taken[rank])]):
                 key = _key(rank, self._taken[rank])
-                rows, sums = json.loads(self._store.get(key))
+                rows, events = json.loads(self._store.get(key))
                 self._store.delete_key(key)
                 self._taken[rank] += 1
-                yield [Record(*row) for row in rows], sums
+                yield [Record(*row) for row in rows], [parse_event(event) for event in events]
 
     def wait_for_ends(self) -> tuple[dict[int, str], list[int]]:
         """Wait at rank 0 until every other process has ended.

@@ -10,6 +10,7 @@ from typing import Any
 
 from scaler.core.nearest import did_you_mean
 from scaler.errors import JobFileError
+from scaler.training.own_loop.around import Around, RecipeOnly, inside
 from scaler.training.recipe.check import checked_recipe
 from scaler.training.recipe.module import find_module
 from scaler.training.recipe.recipe import Recipe
@@ -24,20 +25,33 @@ def _of(source: str) -> str:
 def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source: str = "") -> Recipe:
     """Import a recipe's module, from ``folder`` first, and return the recipe that its function builds.
 
+    Raises:
+        JobFileError: as ``call_recipe``; or the function has a loop of its own.
+        RecipeError: the function returned something that is not a usable recipe.
+        Exception: any exception of the recipe's own code, unchanged.
+    """
+    built = call_recipe(path, folder=folder, arguments=arguments, source=source, around=RecipeOnly(path))
+    return checked_recipe(built, path)
+
+
+def call_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source: str = "", around: Around) -> object:
+    """Import a recipe's module, from ``folder`` first, and return what its function returns.
+
     Args:
         path: as in ``import_recipe``.
         folder: the job file's folder.
         arguments: keyword arguments of the function.
         source: the job file's path, for error messages; empty: messages do not name it.
+        around: answers ``scaler.start``, if the function calls it.
 
     Raises:
         JobFileError: the module or function does not exist, or the function does not take ``arguments``.
-        RecipeError: the function returned something that is not a usable recipe.
         Exception: any exception of the recipe's own code, unchanged.
     """
-    build = import_recipe(path, folder=folder, source=source)
-    _require_arguments(build, arguments, path=path, source=source)
-    return checked_recipe(build(**arguments), path)
+    with inside(around):
+        build = import_recipe(path, folder=folder, source=source)
+        _require_arguments(build, arguments, path=path, source=source)
+        return build(**arguments)
 
 
 def import_recipe(path: str, *, folder: Path, source: str = "") -> Callable[..., Any]:

@@ -1,0 +1,69 @@
+"""The step of one's own loop that is being computed: its losses, and the moments in it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from scaler.errors import TrainingError
+from scaler.training.clock import Mark
+from scaler.training.gradients.step import StepMeasures
+from scaler.training.recorder import Number
+from scaler.training.run import PlannedStep
+
+
+@dataclass(kw_only=True, slots=True)
+class OpenStep:
+    """What is known of a step so far."""
+
+    began: Mark | None = None  # its first batch was asked for
+    synced: Mark | None = None  # the first optimizer began its step
+    waits: list[tuple[Mark, Mark]] = field(default_factory=list)  # for batches
+    losses: list[tuple[Tensor, float | Tensor]] = field(default_factory=list)  # with samples; or sums with weights
+    values: list[tuple[Mapping[str, Number], Number]] = field(default_factory=list)  # with weights
+    is_weighted: bool = False
+    last_fetched: int = 0  # samples in the last batch of this process
+    planned: PlannedStep | None = None  # known when the first optimizer begins its step
+    lr_used: float = 0.0
+    grad_norm: Tensor = field(default_factory=lambda: torch.zeros(()))
+    is_taken: bool = False  # an optimizer has taken it
+    is_due: bool = False  # records are handed over after it
+
+    def record(self, loss: Number, weight: Number | None, values: Mapping[str, Number]) -> None:
+        """Add what the script records of a batch; it does not wait for the device.
+
+        Raises:
+            TrainingError: a loss with a weight and one without it.
+        """
+        if self.losses and self.is_weighted != (weight is not None):
+            raise TrainingError(
+                "scaler.record with a weight and without one in the same step.", "Give each loss its weight, or none."
+            )
+        mean = loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss))
+        counts: Tensor | float = float(self.last_fetched)
+        if weight is None:
+            self.losses.append((mean, counts))
+        else:
+            self.is_weighted = True
+            counts = weight.detach() if isinstance(weight, Tensor) else float(weight)
+            self.losses.append((mean * counts, counts))
+        if values:
+            self.values.append((values, counts))
+
+    def measures(self, *, samples: int, ready: Mark, synced: Mark) -> StepMeasures:
+        """Return what this process measured.
+
+        Args:
+            samples: of this process.
+            ready: its own gradient was complete.
+            synced: the gradient of all processes was complete.
+        """
+        return StepMeasures(
+            losses=tuple(self.losses),
+            is_sum=self.is_weighted,
+            samples=samples,
+            data_waits=tuple(self.waits),
+            ready=ready,
+            synced=synced,
+        )

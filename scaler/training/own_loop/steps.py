@@ -1,0 +1,250 @@
+"""The steps of one's own loop: it fetches batches and lets optimizers step; everything else happens here."""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from scaler.errors import TrainingError
+from scaler.job import Job
+from scaler.metrics.events import COMPUTING, LOADING
+from scaler.training.activity import Activity
+from scaler.training.clock import Clock, Mark
+from scaler.training.hand_over import HAND_OVER_S
+from scaler.training.own_loop.context import LoopContext
+from scaler.training.own_loop.counts import StepCounts, Sums
+from scaler.training.own_loop.group import LoopGroup
+from scaler.training.own_loop.loader import samples_of
+from scaler.training.own_loop.open_step import OpenStep
+from scaler.training.own_loop.ready import GradientReady
+from scaler.training.own_loop.scheduled import Scheduled, require_reference
+from scaler.training.run import Run
+from scaler.training.worker_context import Leave
+
+COMPARED_EVERY = 100  # steps from one comparison of the processes' gradient norms to the next
+SAME_NORM = 1e-3  # relative difference of gradient norms that rounding explains
+
+
+class LoopSteps:
+    """Counts samples where they are fetched, writes learning rates where optimizers step, and records the steps.
+
+    A step is everything from the fetch of its first batch to the fetch after an optimizer's step: several
+    micro-batches, and the steps of several optimizers on the same batch.
+
+    Args:
+        run: this process's part of the run.
+        job: of the run.
+        context: this process's.
+        group: of the processes.
+        clock: of the device; replaced when the device is known.
+        activity: updated with what this process is doing.
+
+    Attributes:
+        clock: of the device.
+        optimizers: that the script has prepared.
+        open: the step that is being computed.
+        left: what all processes were asked to do, at the same step.
+        ended_at: when the last step ended, by ``perf_counter``.
+    """
+
+    def __init__(
+        self, run: Run, job: Job, context: LoopContext, group: LoopGroup, clock: Clock, activity: Activity
+    ) -> None:
+        self._run, self._job, self._context, self._group = run, job, context, group
+        self._activity = activity
+        self.clock = clock
+        self._counts = StepCounts(group)
+        self._ready = GradientReady(lambda: self.clock.mark())
+        self.optimizers: list[Scheduled] = []
+        self.open = OpenStep()
+        self.left = Leave.NOT
+        self._taken = 0  # steps of this attempt
+        self._norm: Tensor | None = None  # of the last step's gradient, if it is to be compared
+        self._losses: tuple[Tensor, dist.Work | None] | None = None  # that the divergence guard gets next
+        self._handed_over_at = self.ended_at = perf_counter()
+
+    @property
+    def samples_seen(self) -> int:
+        """Samples in the weights, over all processes."""
+        return self._run.samples_seen + (self._counts.take().samples if self.open.is_taken else 0)
+
+    def watch(self, model: nn.Module) -> None:
+        """Note when the gradients of a model are complete."""
+        self._ready.watch(model)
+
+    def schedule(self, optimizer: torch.optim.Optimizer) -> Scheduled:
+        """Write the learning rates of an optimizer from now on.
+
+        Raises:
+            PlanError: the optimizer is not the reference's, or a group's learning rate cannot be its.
+        """
+        scheduled = Scheduled(
+            optimizer, self._job, self._run.plan, before=self._before_update, after=self._after_update
+        )
+        if not self.optimizers:
+            require_reference(scheduled, self._job)
+        self.optimizers.append(scheduled)
+        return scheduled
+
+    def fetch(self, get: Callable[[], Any], *, begin: Callable[[], None]) -> Any:
+        """Return the next batch of a loader, and count it.
+
+        Args:
+            get: returns the batch.
+            begin: called before the first one.
+        """
+        asked = self._begin_fetch(begin)
+        try:
+            batch = get()
+        except StopIteration:
+            if not self._counts.own:  # the next step begins when its first batch is asked for
+                self.open.began = None
+            raise
+        self.open.waits.append((asked, self.clock.mark()))
+        self._count(samples_of(batch))
+        return batch
+
+    def count(self, samples: int, *, begin: Callable[[], None]) -> None:
+        """Count samples of this process for the next step, as ``fetch`` does."""
+        self._begin_fetch(begin)
+        self._count(samples)
+
+    def end(self) -> None:
+        """End the step if an optimizer has taken it: record it, and hand records over about once a second.
+
+        Raises:
+            TrainingError: the training has diverged.
+        """
+        step = self.open
+        if not step.is_taken:
+            return
+        assert step.planned is not None
+        assert step.began is not None
+        synced = step.synced if step.synced is not None else self.clock.mark()
+        ready = self._ready.take(synced=synced)
+        if self._group.world_size == 1:  # what comes after the gradient is no wait
+            ready = synced
+        for values, weight in step.values:
+            self._run.recorder.add_values(values, weight)
+        if self._taken % COMPARED_EVERY == 0 and not self.optimizers[0].is_sharded():
+            self._norm = step.grad_norm
+        self._taken += 1
+        self._run.end_step(
+            step.planned,
+            lr=step.lr_used,
+            began=step.began,
+            measures=step.measures(samples=self._counts.own, ready=ready, synced=synced),
+            grad_norm=step.grad_norm,
+        )
+        self._counts.clear()
+        self.open = OpenStep()
+        self.ended_at = perf_counter()
+        self._check_losses()
+        if step.is_due:
+            self._hand_over()
+
+    def _begin_fetch(self, begin: Callable[[], None]) -> Mark:
+        """End the step before, if there is one, and return the moment at which the next batch is asked for."""
+        self.end()
+        if self._counts.own and self._counts.take().samples >= self._run.plan.global_batch_size:
+            self._skip()
+        begin()
+        self._activity.begin(LOADING)
+        asked = self.clock.mark()
+        if self.open.began is None:
+            self.open.began = asked
+        return asked
+
+    def _count(self, samples: int) -> None:
+        self._activity.begin(COMPUTING)
+        self.open.last_fetched = samples
+        norm, self._norm = (float(self._norm) if self._norm is not None else None), None
+        is_due = perf_counter() - self._handed_over_at >= HAND_OVER_S
+        leave = self._context.leave_requested() if is_due else Leave.NOT
+        self._counts.add(samples, leave=leave, is_due=is_due, norm=norm)
+
+    def _before_update(self, scheduled: Scheduled) -> None:
+        """Write the learning rate of a step right before an optimizer takes it."""
+        sums = self._counts.take()
+        self._require_samples(sums.samples)
+        planned = self._run.planned_step(sums.samples)
+        scheduled.write(samples_seen=planned.samples_seen, samples=planned.samples, share=planned.share)
+        if scheduled is self.optimizers[0]:
+            self._require_equal_gradients(sums)
+            step = self.open
+            step.planned, step.synced, step.is_due = planned, self.clock.mark(), sums.dues > 0
+            step.grad_norm = scheduled.grad_norm()
+            self.left = max(self.left, sums.leave)
+        elif self.open.planned is None:
+            self.open.planned = planned
+
+    def _after_update(self, scheduled: Scheduled) -> None:
+        self.open.is_taken = True
+        if scheduled is self.optimizers[0]:
+            self.open.lr_used = scheduled.used_lr
+
+    def _skip(self) -> None:
+        """Move on after a step that no optimizer took: a ``GradScaler`` found gradients that are not finite."""
+        self._run.position.advance(self._counts.take().samples, worth=1.0)
+        self._counts.clear()
+        self.open = OpenStep()
+
+    def _hand_over(self) -> None:
+        """Hand records over; every process does at the same step, so that their losses can be summed."""
+        self._run.hand_over()
+        self._handed_over_at = perf_counter()
+        losses = self._run.unchecked_losses()
+        if self._run.controllers.is_guarded:
+            self._losses = losses, self._group.begin_sum(losses)
+
+    def _check_losses(self) -> None:
+        """Give the divergence guard the losses that were handed over a step ago, as means over all processes."""
+        if self._losses is None:
+            return
+        (losses, work), self._losses = self._losses, None
+        if work is not None:
+            work.wait()
+        self._run.check_losses(losses)
+        if self._run.divergence is not None:
+            raise self._run.controllers.divergence_error(self._run.report_divergence(goes_back=False))
+
+    def _require_samples(self, samples: int) -> None:
+        """Refuse a step without samples, and one with more than the plan's.
+
+        Raises:
+            TrainingError: says what to change in the loop.
+        """
+        if samples == 0:
+            raise TrainingError(
+                "an optimizer step without counted samples.",
+                "Iterate over the loader that run.prepare returns, or call run.count(samples) before each forward.",
+            )
+        plan, processes = self._run.plan, self._group.world_size
+        if samples > plan.global_batch_size:
+            raise TrainingError(
+                f"a step has {samples} samples over {processes} process{'' if processes == 1 else 'es'}, and the plan "
+                f"{plan.global_batch_size}.",
+                f"Use batch_size=run.batch_size ({plan.per_worker_batch_size}) in the loader and step after "
+                f"run.accumulation ({plan.grad_accum_steps}) batches; or set scale.per_worker_batch_size in the job.",
+            )
+
+    @staticmethod
+    def _require_equal_gradients(sums: Sums) -> None:
+        """Compare the gradient norms of all processes in an earlier step.
+
+        Raises:
+            TrainingError: they differ, so the processes train different models.
+        """
+        if sums.norms < 2:
+            return
+        mean = sums.norm / sums.norms
+        spread = max(sums.square / sums.norms - mean * mean, 0.0) ** 0.5
+        if spread > SAME_NORM * max(mean, 1e-30):
+            raise TrainingError(
+                f"the gradient norms of the {sums.norms} processes differ by {spread / mean:.0%}: nothing averages the "
+                "gradients, so each process trains a model of its own.",
+                "Wrap the model before training: DistributedDataParallel(model).",
+            )
