@@ -95,8 +95,8 @@ MUTANTS = (
         name="micro_steps",
         fault="the schedule moves with every micro-step",
         folder="training",
-        old="lr = self.plan.lr_at(self.samples_seen, progress=self.progress) *",
-        new="lr = self.plan.lr_at(self.samples_seen, progress=self.progress * step.grad_accum_steps) *",
+        old="self.plan.schedule.factor(self.progress)",
+        new="self.plan.schedule.factor(self.progress * step.grad_accum_steps)",
         tests=("test_loop.py", "test_gradients.py"),
     ),
     Mutant(
