@@ -6,7 +6,8 @@ from pathlib import Path
 from shlex import quote
 
 from scaler.api.callbacks import OnNotice, OnProgress, OnReport, OnResumePlan, OnResumeStart, ignore, keep_report
-from scaler.cluster.address import choose_address, driver_address
+from scaler.api.torchrun import dismiss_others, worked_for_rank_0, workers_here
+from scaler.cluster.address import TORCHRUN, choose_address, driver_address
 from scaler.cluster.resume import Stored, read_stored, require_same_data, resume_plan
 from scaler.errors import JobFileError
 from scaler.job.changes import Change, job_changes, require_resumable, shown
@@ -75,9 +76,14 @@ def resume(
         [(0, 1437), (1437, 2874)]
         >>> folder.cleanup()
     """
+    chosen = choose_address(address)
+    if (worked := worked_for_rank_0(chosen)) is not None:
+        return worked
+    workers = workers_here(chosen, workers)
     folder = run_folder(run, storage=storage)
-    command = f"scaler resume {quote(typed_name(folder))} --job JOB --address {quote(choose_address(address).shown)}"
-    address = driver_address(address, instead=f"Give its job file, whose folder is sent: {command}")
+    command = f"scaler resume {quote(typed_name(folder))} --job JOB --address {quote(chosen.shown)}"
+    if chosen.value != TORCHRUN:
+        driver_address(address, instead=f"Give its job file, whose folder is sent: {command}")
     stored = read_stored(folder)
     if job is not None:
         located = locate_job(job, overrides=overrides, workers=workers, recipe_folder=recipe_folder)
@@ -99,6 +105,7 @@ def resume(
     require_same_lengths(stored.job, stored.plan, planned, plan)
     if stored.has_finished(plan):
         _require_no_changes(folder, changes)
+        dismiss_others(chosen)
         return Run(folder)
     (on_plan or ignore)(planned, plan, changes, folder)
     reports, reported = keep_report(on_report)
@@ -108,7 +115,7 @@ def resume(
         plan,
         changes=changes,
         recipe_folder=located.recipe_folder,
-        address=address,
+        address=chosen.value,
         verbose=verbose,
         on_start=on_start or ignore,
         on_progress=on_progress or ignore,

@@ -8,6 +8,7 @@ from scaler.api.callbacks import OnNotice, OnPlan, OnProgress, OnReport, OnStart
 from scaler.api.repeats import require_no_repeat
 from scaler.api.resume import resume
 from scaler.api.submit_remote import start_remote
+from scaler.api.torchrun import worked_for_rank_0, workers_here
 from scaler.api.wait_remote import wait_for
 from scaler.cluster.address import choose_address
 from scaler.cluster.submit import submit_plan
@@ -58,8 +59,8 @@ def submit(
         address: ``http(s)://host:port``: of a running Ray cluster, through Ray Jobs; the run's driver runs there, and
             of the callbacks only ``on_report`` and ``on_notice`` are called. ``auto``, ``host:port``: of a running
             cluster, with the driver in this process. ``local``: an embedded cluster on this machine, which ends with
-            the call. ``none``: one worker in this process, without Ray. None: what RAY_API_SERVER_ADDRESS or
-            RAY_ADDRESS names, else ``local``.
+            the call. ``none``: one worker in this process, without Ray. None: the processes that torchrun has
+            started, if this is one; else what RAY_API_SERVER_ADDRESS or RAY_ADDRESS names, else ``local``.
         overrides: ``key.key=value`` texts, the value in YAML; later ones win.
         storage: the folder or URI that gets the run, instead of the job's ``storage``.
         recipe_folder: where the recipe is looked for; None: next to the job file, or in the current folder for a
@@ -99,6 +100,9 @@ def submit(
     if run_id is not None:
         require_run_id(run_id)
     chosen = choose_address(address)
+    if (worked := worked_for_rank_0(chosen)) is not None:
+        return worked
+    workers = workers_here(chosen, workers)
     if chosen.value is not None and chosen.is_http:
         remote, sent = start_remote(
             job,

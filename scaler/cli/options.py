@@ -77,12 +77,11 @@ def storage_option(command: Command) -> Command:
 
 def where_it_runs(address: str | None) -> str:
     """Return where a run with this ``--address`` runs, for a line of progress."""
-    from scaler.cluster.address import choose_address
+    from scaler.cluster.address import TORCHRUN, choose_address
 
     chosen = choose_address(address)
-    return {None: "starting an embedded Ray", "none": "in this process"}.get(
-        chosen.value, f"on the Ray at {chosen.shown}"
-    )
+    here = {None: "starting an embedded Ray", "none": "in this process", TORCHRUN: "in the processes of torchrun"}
+    return here.get(chosen.value, f"on the Ray at {chosen.shown}")
 
 
 def numbers(text: str, *, option: str) -> list[int]:

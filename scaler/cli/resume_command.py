@@ -20,6 +20,7 @@ from scaler.cli.terminal import err
 from scaler.masking import MASK
 from scaler.plan import Plan
 from scaler.runs import RunFolder
+from scaler.runs.processes import torchrun_rank
 
 if TYPE_CHECKING:
     from scaler.cluster.ray_jobs import RemoteRun
@@ -95,7 +96,7 @@ def command(
             on_report=follower.on_report,
             on_notice=follower.on_notice,
         )
-    if follower.folder is None:  # the run had finished before
+    if follower.folder is None and not torchrun_rank():  # the run had finished before
         err().print(f"Run {resumed.run_id} has finished; to train longer: --set train.epochs=...", soft_wrap=True)
         print_report(resumed.report, resumed.folder, as_json=as_json)
     return 0

@@ -7,6 +7,7 @@ import click
 from scaler.cli.options import address_option, job_options, output_options, where_it_runs, workers_option
 from scaler.cli.terminal import err
 from scaler.errors import JobFileError
+from scaler.runs.processes import torchrun_rank
 
 
 @click.command("submit")
@@ -89,7 +90,7 @@ def command(
             on_report=follower.on_report,
             on_notice=follower.on_notice,
         )
-    if follower.folder is None:  # the run had finished before
+    if follower.folder is None and not torchrun_rank():  # the run had finished before
         err().print(f"Run {run.run_id} has finished; to train longer: --set train.epochs=...", soft_wrap=True)
         print_report(run.report, run.folder, as_json=as_json)
     return 0

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from scaler.errors import JobFileError
 from scaler.masking import mask_text
+from scaler.runs.processes import torchrun_rank
 
 EMBEDDED = "local"
+TORCHRUN = "torchrun"  # the processes that torchrun has started, without Ray
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # in the order of Ray's own command line
 _HTTP = ("http://", "https://")
 
@@ -20,7 +22,8 @@ class Address:
 
     Args:
         value: ``http(s)://host:port``: Ray Jobs; ``auto`` or ``host:port``: a driver on a node of a running cluster;
-            ``none``: one worker in this process; None: an embedded cluster.
+            ``none``: one worker in this process; ``torchrun``: the processes that torchrun has started; None: an
+            embedded cluster.
         variable: the environment variable that gave the value; None: the user did, or nobody.
     """
 
@@ -43,8 +46,9 @@ def choose_address(given: str | None) -> Address:
     """Return where a run runs.
 
     Args:
-        given: the user's address. ``local``: an embedded cluster, whatever the environment says; None: what
-            RAY_API_SERVER_ADDRESS names, else what RAY_ADDRESS names, else an embedded cluster.
+        given: the user's address. ``local``: an embedded cluster, whatever the environment says; None: the processes of
+            torchrun, if it has started this one; else what RAY_API_SERVER_ADDRESS names, else what RAY_ADDRESS names,
+            else an embedded cluster.
 
     Raises:
         JobFileError: the address is of Ray Client (``ray://``), or of a kind that scaler does not know.
@@ -54,6 +58,8 @@ def choose_address(given: str | None) -> Address:
         (Address(value=None, variable=None), 'http://head:8265')
     """
     variable = None
+    if given is None and torchrun_rank() is not None:
+        return Address(value=TORCHRUN)
     if given is None:
         variable = next((name for name in VARIABLES if os.environ.get(name)), None)
         given = EMBEDDED if variable is None else os.environ[variable]
@@ -89,6 +95,8 @@ def driver_address(given: str | None, *, instead: str) -> str | None:
         JobFileError: the address is that of Ray Jobs.
     """
     chosen = choose_address(given)
+    if chosen.value == TORCHRUN:
+        raise JobFileError("this command runs in one process, and torchrun has started several.", "Leave torchrun out.")
     if chosen.is_http:
         raise JobFileError(
             f"the address is {chosen.shown}, and this command does not send its run to a cluster.", instead

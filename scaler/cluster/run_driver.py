@@ -9,6 +9,7 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from scaler.cluster.address import TORCHRUN
 from scaler.cluster.progress import Progress, ProgressTracker
 from scaler.cluster.progress_file import progress_dict
 from scaler.errors import JobFileError, RunError, ScalerError
@@ -32,7 +33,7 @@ from scaler.training.recipe.lookup import require_function
 if TYPE_CHECKING:
     from scaler.cluster.connection import Connection
 
-NO_CLUSTER = "none"
+NO_CLUSTER = ("none", TORCHRUN)
 INTERRUPTED = 130  # exit code of a command whose run was stopped
 
 OnProgress = Callable[[Progress], None]
@@ -54,7 +55,7 @@ def require_runnable(job: Job, plan: Plan, *, recipe_folder: Path, address: str 
     require_installed(job.tracking)
     _require_cluster(job, address)
     require_every_size(job, plan)
-    if address == NO_CLUSTER and plan.world_size != 1:
+    if address == "none" and plan.world_size != 1:
         raise JobFileError(
             f"--address none runs one worker, and the job asks for {plan.world_size}.", "Add --workers 1."
         )
@@ -84,7 +85,8 @@ def run_to_end(
         lease: the lease of the run. It is checked whenever there is progress and before the end is written; without
             Ray, before each write.
         recipe_folder: the job file's folder.
-        address: of a Ray cluster; None: an embedded one; ``none``: one worker in this process, without Ray.
+        address: of a Ray cluster; None: an embedded one; ``none``: one worker in this process, without Ray;
+            ``torchrun``: rank 0 of its processes.
         verbose: show Ray's log.
         connection: to the cluster, if several runs share it; None: the run connects, and disconnects at its end.
         resumed: the event ``resumed``, for a run that is resumed.
@@ -138,10 +140,10 @@ def run_to_end(
                 on_report(write_report(folder))
 
     try:
-        if address in (None, NO_CLUSTER) and (unused := not_used_text(job.runtime_env)):
+        if address in (None, *NO_CLUSTER) and (unused := not_used_text(job.runtime_env)):
             on_notice(unused)
         with control:
-            if address == NO_CLUSTER:
+            if address in NO_CLUSTER:
                 finished = _run_in_process(
                     job,
                     plan,
@@ -219,7 +221,9 @@ def _require_cluster(job: Job, address: str | None) -> None:
     from scaler.cluster.connection import can_fork
     from scaler.training.memory import free_memory_gib
 
-    if address is not None and address != NO_CLUSTER:
+    if address == TORCHRUN:
+        return  # its processes are there
+    if address is not None and address not in NO_CLUSTER:
         from scaler.cluster.running import require_reachable
 
         require_reachable(address)
@@ -296,7 +300,7 @@ def _run_in_process(
     on_progress: OnProgress,
     stop_requested: StopRequested,
 ) -> bool:
-    """Train with one worker in this process, without Ray, so that a debugger works."""
+    """Train with one worker in this process, without Ray, so that a debugger works; or as rank 0 of torchrun's."""
     from scaler.training.in_process import train_in_process
 
     tracker = ProgressTracker()

@@ -58,3 +58,13 @@ def _namespace() -> str | None:
     with suppress(OSError):
         return os.readlink("/proc/self/ns/pid")
     return None
+
+
+def torchrun_rank() -> int | None:
+    """Return this process's rank among those that torchrun has started; None: torchrun has not started it."""
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ else None
+
+
+def torchrun_size() -> int:
+    """Return how many processes torchrun has started."""
+    return int(os.environ["WORLD_SIZE"])

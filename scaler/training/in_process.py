@@ -1,138 +1,44 @@
-"""Train with one worker in this process, without Ray: for debuggers and the smallest jobs."""
+"""Train without Ray: with one worker in this process, or with those that torchrun has started."""
 
 import os
 import signal
-import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from time import time
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 
 from scaler.errors import ScalerError, TrainingError
-from scaler.job import Job
-from scaler.job.tracking import Tracking
-from scaler.metrics.background import BackgroundWriter
-from scaler.metrics.events import Event, LeaveRequested, Resumed, WorkerStarted
-from scaler.metrics.next_attempt import next_attempt
-from scaler.metrics.record import Record
+from scaler.job import Job, parse_job
+from scaler.metrics.events import Resumed
 from scaler.plan import Plan
 from scaler.runs import RunFolder, RunState
 from scaler.runs.control import StopRequest
-from scaler.runs.processes import stop_signals
+from scaler.runs.processes import stop_signals, torchrun_rank
+from scaler.training.activity import Activity
 from scaler.training.checkpoints.files import find_checkpoint, passed_over_events
 from scaler.training.data.batches import is_lost_data_process
-from scaler.training.device import cpu, describe_device, gpu, gpus_here, prepare_device, use_threads
-from scaler.training.process_group import process_of_its_own
+from scaler.training.device import cpu, gpu, gpus_here, prepare_device, use_threads
+from scaler.training.own_loop.group import LoopGroup, group_of_processes
+from scaler.training.process_context import InProcess, OnHandOver
+from scaler.training.process_group import is_lost_peer, leave_group, process_of_its_own
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe.failures import recipe_failure
 from scaler.training.work import Work
-from scaler.training.worker_context import AttemptEnd, Leave
-
-OnHandOver = Callable[[Sequence[Record], Sequence[Event]], None]
+from scaler.training.worker_context import AttemptEnd
 
 
-class InProcess:
-    """The context of a single worker, which writes its records directly to the run's folder.
+class Task(NamedTuple):
+    """What rank 0 sends to the other workers."""
 
-    Args:
-        folder: the run's folder; no other process writes its records and events.
-        device: of the model.
-        tracking: the job's trackers.
-        on_hand_over: called with the records and events of each hand-over.
-        stop_requested: returns the request to stop the run, if there is one.
-
-    Attributes:
-        ended: how the training ended, for the trackers; set before ``close``.
-    """
-
-    rank = 0
-    world_size = 1
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        *,
-        device: torch.device,
-        tracking: Tracking | None = None,
-        on_hand_over: OnHandOver = lambda records, events: None,
-        stop_requested: Callable[[], StopRequest | None] = lambda: None,
-    ) -> None:
-        self.folder = folder
-        self.attempt = next_attempt(folder)
-        self.device = device
-        self._writer = BackgroundWriter(folder, tracking)
-        self.ended = RunState.FAILED
-        self._on_hand_over = on_hand_over
-        self._stop_requested = stop_requested
-        self._leave = Leave.NOT
-        self._stopped_by = ""
-
-    def started(self, start_samples: int) -> None:
-        """Report that the worker starts at ``start_samples``: those of its checkpoint, or 0."""
-        self.note(
-            WorkerStarted(
-                time=time(),
-                attempt=self.attempt,
-                rank=0,
-                node=socket.gethostname(),
-                pid=os.getpid(),
-                world_size=1,
-                start_samples=start_samples,
-                **describe_device(self.device),
-            )
-        )
-
-    def note(self, event: Event) -> None:
-        """Write an event that does not come from the training."""
-        self._writer.put([], [event])
-
-    def next_attempt(self) -> int:
-        """Return the number of the next attempt."""
-        return self.attempt + 1
-
-    def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
-        """Write records and events: at once into a local folder, in a thread into remote storage."""
-        self._writer.put(records, events)
-        self._on_hand_over(records, events)
-
-    def wanted_steps(self, steps: int) -> int:
-        """Return ``steps``: records are not thinned."""
-        return steps
-
-    def secure(self, samples_seen: int, *, give_up: Callable[[], bool]) -> None:
-        """Wait until everything that was handed over is written."""
-        self._writer.wait_written(give_up=give_up)
-
-    def ask_to_stop(self) -> bool:
-        """Ask the training to save and stop; return whether this is the first time."""
-        is_first, self._leave = self._leave is not Leave.STOP, Leave.STOP
-        return is_first
-
-    def leave_requested(self) -> Leave:
-        """Return ``Leave.STOP`` after ``ask_to_stop``, or if the run is to be stopped.
-
-        Raises:
-            KeyboardInterrupt: the run is to be stopped at once.
-        """
-        request = self._stop_requested()
-        if request is not None:
-            if request.now:
-                raise KeyboardInterrupt
-            self._stopped_by = f"scaler stop of {request.by}"
-            self._leave = Leave.STOP
-        return self._leave
-
-    def leave_event(self) -> LeaveRequested:
-        """Return the event of a training that was asked to stop."""
-        return LeaveRequested(time=time(), attempt=self.attempt, why="stop", detail=self._stopped_by)
-
-    def close(self) -> None:
-        """Flush and close the files."""
-        self._writer.close(self.ended)
+    job: Mapping[str, Any]  # ``Job.model_dump()``
+    plan: Mapping[str, Any]  # ``Plan.to_dict()``
+    folder: RunFolder
+    recipe_folder: str
 
 
 def train_in_process(
@@ -145,13 +51,13 @@ def train_in_process(
     resumed: Resumed | None = None,
     stop_requested: Callable[[], StopRequest | None] = lambda: None,
 ) -> bool:
-    """Train a plan for one worker in this process, from the newest checkpoint if there is one.
+    """Train a plan in this process, from the newest checkpoint if there is one; with torchrun, as rank 0 of several.
 
     The first Ctrl-C (or SIGTERM, or SIGHUP) asks the training to save and stop; a second one interrupts it at once.
 
     Args:
         job: the job of the run.
-        plan: its plan, for one worker.
+        plan: its plan, for the processes that there are.
         folder: the run's.
         recipe_folder: the job file's folder.
         on_hand_over: called with the records and events of each hand-over.
@@ -164,42 +70,89 @@ def train_in_process(
     Raises:
         ScalerError: any failure; an exception of the recipe becomes a ``RecipeError`` with its traceback.
     """
+    with _processes() as group, redirect_stdout(sys.stderr):  # stdout is for the result; the recipe prints to stderr
+        group.from_rank_0(Task(job.model_dump(), plan.to_dict(), folder, str(recipe_folder)))
+        context = InProcess(
+            folder,
+            group=group,
+            device=_device(job),
+            tracking=job.tracking.seen_from(Path.cwd()),
+            on_hand_over=on_hand_over,
+            stop_requested=stop_requested,
+        )
+        with closing(context), ExitStack() as asked:
+            if resumed is not None:
+                context.note(resumed)
+            try:
+                end = _train(job, plan, context, asked, recipe_folder=recipe_folder)
+            except Exception as error:
+                if _lost_a_peer(error):
+                    raise _lost(context.others_end()) from error
+                raise
+            if (failure := context.others_end()) is not None:
+                raise _lost(failure)
+            context.ended = RunState.SUCCEEDED if end is AttemptEnd.FINISHED else RunState.STOPPED
+            if end is AttemptEnd.STOPPED:
+                context.note(context.leave_event())
+            return end is AttemptEnd.FINISHED
+
+
+def send_no_task() -> None:
+    """Let the other processes of torchrun end, at rank 0."""
+    with _processes() as group:
+        group.from_rank_0(None)
+
+
+def work_for_rank_0() -> tuple[RunFolder, bool]:
+    """Do a worker's part of the run that rank 0 runs: what a process of torchrun with another rank does.
+
+    Returns:
+        The run's folder, and whether the training is finished; False: it was stopped.
+
+    Raises:
+        ScalerError: as ``train_in_process``; rank 0 has it too.
+        SystemExit: rank 0 has nothing to run.
+    """
+    with _processes() as group, redirect_stdout(sys.stderr):
+        task: Task | None = group.from_rank_0(None)
+        if task is None:
+            raise SystemExit(0)
+        job = parse_job(task.job, source="the job")
+        context = InProcess(task.folder, group=group, device=_device(job))
+        failure: str | None = "it was interrupted"
+        try:
+            with ExitStack() as asked:
+                end = _train(job, Plan.from_dict(task.plan), context, asked, recipe_folder=Path(task.recipe_folder))
+            failure = None
+        except ScalerError as error:
+            failure = str(error)
+            if _lost_a_peer(error):
+                raise _lost(None) from error
+            raise
+        finally:
+            context.end(failure)
+        return task.folder, end is AttemptEnd.FINISHED
+
+
+def _train(job: Job, plan: Plan, context: InProcess, asked: ExitStack, *, recipe_folder: Path) -> AttemptEnd:
+    """Train a worker's part; an exception of the recipe becomes a ``RecipeError``.
+
+    From the first step on, until ``asked`` is closed, Ctrl-C asks the training to stop; before, it ends it at once.
+    """
     use_threads(job.resources.cpus_per_worker)
-    gpus = job.resources.gpus_per_worker
-    device = gpu() if (gpus_here() if gpus == "auto" else gpus) else cpu()
-    prepare_device(device, job.train)
     try:
-        with redirect_stdout(sys.stderr):  # stdout is for the result; the recipe prints to stderr
-            seed_everything(job.train.seed)
-            tracking = job.tracking.seen_from(Path.cwd())
-            with closing(
-                InProcess(
-                    folder,
-                    device=device,
-                    tracking=tracking,
-                    on_hand_over=on_hand_over,
-                    stop_requested=stop_requested,
-                )
-            ) as context:
-                if resumed is not None:
-                    context.note(resumed)
-                start, passed_over = find_checkpoint(folder)
-                context.started(start or 0)
-                for event in passed_over_events(passed_over, attempt=context.attempt):
-                    context.note(event)
-                with ExitStack() as asked, process_of_its_own():  # while the recipe is built, Ctrl-C ends it at once
-                    work = Work(
-                        job,
-                        plan,
-                        context,
-                        recipe_folder=recipe_folder,
-                        on_start=lambda _: asked.enter_context(_interrupts_ask(context)),
-                    )
-                    end = work.run(start)
-                context.ended = RunState.SUCCEEDED if end is AttemptEnd.FINISHED else RunState.STOPPED
-                if end is AttemptEnd.STOPPED:
-                    context.note(context.leave_event())
-                return end is AttemptEnd.FINISHED
+        prepare_device(context.device, job.train)
+        seed_everything(job.train.seed)
+        start, passed_over = find_checkpoint(context.folder)
+        context.started(start or 0)
+        for event in passed_over_events(passed_over, attempt=context.attempt):
+            context.note(event)
+        with process_of_its_own() if context.world_size == 1 else nullcontext():
+
+            def begun(_: Activity) -> None:
+                asked.enter_context(_interrupts_ask(context))
+
+            return Work(job, plan, context, recipe_folder=recipe_folder, on_start=begun).run(start)
     except ScalerError:
         raise
     except (Exception, SystemExit) as error:  # sys.exit() in a recipe is a failure too
@@ -207,9 +160,40 @@ def train_in_process(
             raise TrainingError(
                 f"a data-loading process is gone: {str(error).strip().rstrip('.')}.",
                 "If memory was short, use fewer train.data_workers. "
-                f"Continue from the newest checkpoint: scaler resume {folder.run_id}.",
+                f"Continue from the newest checkpoint: scaler resume {context.folder.run_id}.",
             ) from error
-        raise recipe_failure(error, "rank 0", folder=recipe_folder) from error
+        raise recipe_failure(error, f"rank {context.rank}", folder=recipe_folder) from error
+
+
+@contextmanager
+def _processes() -> Iterator[LoopGroup]:
+    """Yield the group of the processes that torchrun has started, or of this process alone."""
+    if torchrun_rank() is None:
+        yield LoopGroup(rank=0, world_size=1, gloo=None, meeting_host="127.0.0.1")
+        return
+    dist.init_process_group()
+    try:
+        yield group_of_processes()
+    finally:
+        leave_group()
+
+
+def _device(job: Job) -> torch.device:
+    gpus = job.resources.gpus_per_worker
+    if gpus == "auto":
+        gpus = gpus_here()
+    return gpu(int(os.environ.get("LOCAL_RANK", 0)) if torchrun_rank() is not None else 0) if gpus else cpu()
+
+
+def _lost_a_peer(error: BaseException) -> bool:
+    return isinstance(error.__cause__, Exception) and is_lost_peer(error.__cause__)
+
+
+def _lost(failure: str | None) -> TrainingError:
+    """Return the error of a run whose other workers have failed."""
+    if failure is None:
+        return TrainingError("another process of torchrun is gone.", "Its error is above, or in torchrun's --log-dir.")
+    return TrainingError(failure)
 
 
 @contextmanager

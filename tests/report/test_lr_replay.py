@@ -21,8 +21,9 @@ from scaler.report.run.read import read_report
 from scaler.report.run.summary import summarize
 from scaler.runs import RunFolder, RunState
 from scaler.training.checkpoints.files import find_checkpoint
-from scaler.training.in_process import InProcess
 from scaler.training.loop import Training
+from scaler.training.own_loop.group import group_of_processes
+from scaler.training.process_context import InProcess
 from scaler.training.recipe import Recipe
 
 SAMPLES = 96
@@ -60,7 +61,7 @@ def train(job: Job, folder: RunFolder, *, diverges_at: int | None = None) -> Non
         evaluate=lambda model, batch: {"loss": nn.functional.mse_loss(model(batch[0]), batch[1])},
     )
     plan = make_plan(job)
-    with closing(InProcess(folder, device=torch.device("cpu"))) as context:
+    with closing(InProcess(folder, group=group_of_processes(), device=torch.device("cpu"))) as context:
         training = Training(recipe, job, plan, context)
         start, _ = find_checkpoint(folder)
         context.started(start or 0)
