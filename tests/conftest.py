@@ -48,6 +48,7 @@ CLUSTER_GROUPS = {
     "shared": (
         "test_gpus.py",
         "test_kept_group.py",
+        "test_own_loop_on_ray.py",
         "test_ray_errors.py",
         "test_ray_internals.py",
         "test_ray_run.py",

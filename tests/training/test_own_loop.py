@@ -23,6 +23,7 @@ from scaler.metrics.reader import read_events, read_records
 from scaler.runs import RunFolder, RunState
 from scaler.runs.control import request_stop
 from scaler.training.hand_over import HAND_OVER_S
+from scaler.training.own_loop import steps as own_steps
 
 SAMPLES = 90  # no multiple of the batch
 JOB: dict[str, Any] = {
@@ -455,3 +456,31 @@ def _with_values(rank: int, world_size: int, storage: str) -> dict[str, Any]:
     state: dict[str, Any] = run.state_dict()
     run.finish()
     return state
+
+
+def test_a_loss_that_is_not_finite_ends_every_process_at_the_same_step(tmp_path: Path) -> None:
+    found = run_group(_diverged, 2, str(tmp_path))
+    assert found[0] == found[1]
+    message, samples_seen = found[0]
+    assert "the training diverged" in message
+    assert 32 <= samples_seen < 270
+
+
+def _diverged(rank: int, world_size: int, storage: str) -> tuple[str, int]:
+    own_steps.HAND_OVER_S = 0.0  # at every step
+    run, model, dataset = start(storage), DistributedDataParallel(network()), data()
+    loader = DataLoader(dataset, batch_size=run.batch_size, sampler=DistributedSampler(dataset))
+    model, optimizer, loader = run.prepare(model, sgd(model), loader)
+    try:
+        for number, batch in enumerate(loader):
+            step(model, optimizer, batch)
+            scaler.record(loss=float("nan") if number == 1 and rank == 1 else 1.0)
+    except TrainingError as error:
+        run.finish(error)
+        return str(error), run.samples_seen
+    raise AssertionError("nothing noticed the loss")
+
+
+def test_an_own_loop_cannot_go_back_to_a_checkpoint_of_scaler_s(tmp_path: Path) -> None:
+    with pytest.raises(JobFileError, match="go_back needs scaler's checkpoints"):
+        start(str(tmp_path), failures={"divergence": {"then": "go_back"}})

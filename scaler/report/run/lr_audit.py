@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scaler.plan import Plan
 from scaler.report.run.lr_replay import ReplayedAttempt
@@ -46,7 +47,13 @@ def audit_lrs(steps: Columns, replayed: Mapping[int, ReplayedAttempt], plan: Pla
         audit = LrAudit(checked_steps=0, max_abs_error=None, as_planned=None)
         return AuditedLrs(audit=audit, is_followed=True, unplanned=unplanned)
     used = [steps["lr_error"].max()]
-    errors = [_plan_error(steps, replayed[attempt]) for attempt in attempts if attempt not in unplanned]
+    starts = {
+        attempt: min((later.start for later in replayed.values() if later.attempt > attempt), default=None)
+        for attempt in attempts
+    }
+    errors = [
+        _plan_error(steps, replayed[attempt], until=starts[attempt]) for attempt in attempts if attempt not in unplanned
+    ]
     error, bound = float(np.max(used + errors)), LR_TOLERANCE * highest_peak(plan)  # not finite when one of them is not
     return AuditedLrs(
         audit=LrAudit(
@@ -59,8 +66,14 @@ def audit_lrs(steps: Columns, replayed: Mapping[int, ReplayedAttempt], plan: Pla
     )
 
 
-def _plan_error(steps: Columns, attempt: ReplayedAttempt) -> float:
-    """The largest difference between an attempt's planned learning rates and the learning rates computed again."""
+def _plan_error(steps: Columns, attempt: ReplayedAttempt, *, until: int | None) -> float:
+    """The largest difference between an attempt's planned learning rates and the learning rates computed again.
+
+    Args:
+        steps: of all attempts, without those that were done again.
+        attempt: the attempt.
+        until: samples seen where work of the attempt was done again; None: none was.
+    """
     theirs = chosen(steps, steps["attempt"] == attempt.attempt)
     seen = theirs["samples_seen"]
     right_ramp = attempt.reported_ramp is attempt.ramp
@@ -72,7 +85,11 @@ def _plan_error(steps: Columns, attempt: ReplayedAttempt) -> float:
             for ramp in (attempt.ramp, attempt.reported_ramp)
         ]
         return float((np.abs(ramps[0] - ramps[1]) * theirs["lr_planned"]).max())
-    steps_taken = list(zip(seen.tolist(), theirs["samples"].tolist(), strict=True))
+    sizes, is_known = _step_sizes(theirs, attempt, until=until)
+    theirs, seen = chosen(theirs, is_known), seen[is_known]
+    if not len(seen):
+        return attempt.contradiction
+    steps_taken = list(zip(seen.tolist(), sizes[is_known].tolist(), strict=True))
     lrs = np.array([attempt.lr(at, attempt.ramp, samples=size) for at, size in steps_taken])
     errors = [np.abs(theirs[name] - lrs).max() for name in ("lr_planned_min", "lr_planned_max")]
     errors.append(attempt.contradiction)
@@ -80,6 +97,26 @@ def _plan_error(steps: Columns, attempt: ReplayedAttempt) -> float:
         reported = np.array([attempt.lr(at, attempt.reported_ramp, samples=size) for at, size in steps_taken])
         errors.append(np.abs(reported - lrs).max())
     return float(np.max(errors))
+
+
+def _step_sizes(
+    steps: Columns, attempt: ReplayedAttempt, *, until: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the samples of each step of an attempt, and whether they are known.
+
+    After a crash, the newest records of some workers are missing. Then a step ends where the next one begins.
+
+    Args:
+        steps: of the attempt, ascending.
+        attempt: the attempt.
+        until: samples seen where the next attempt begins; None: there is none.
+    """
+    sizes, seen = steps["samples"].astype(np.int64), steps["samples_seen"].astype(np.int64)
+    if not attempt.is_own_loop:  # the plan says how many samples a step has
+        return sizes, np.ones(len(sizes), dtype=np.bool_)
+    ends = np.append(seen[1:], seen[-1] if until is None else until)
+    is_whole = steps["workers"] == attempt.plan.world_size
+    return np.where(is_whole, sizes, ends - seen), is_whole | (ends > seen)
 
 
 def highest_peak(plan: Plan) -> float:
