@@ -168,6 +168,7 @@ USERS_FILES = {
     "src/pkg/train.py",
     "recipe.py",
     "pkg/train.py",
+    "train.py",
     "types.py",
     "datasets.py",
     "job.yaml",
