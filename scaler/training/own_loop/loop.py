@@ -23,6 +23,7 @@ from scaler.training.own_loop.group import LoopGroup
 from scaler.training.own_loop.loader import CountedLoader, samples_of
 from scaler.training.own_loop.ready import GradientReady
 from scaler.training.own_loop.scheduled import Scheduled, require_reference
+from scaler.training.own_loop.torch_scheduler import LoopScheduler
 from scaler.training.position import Position
 from scaler.training.recorder import HAND_OVER_S, Recorder, StepMeasurement
 
@@ -131,6 +132,7 @@ class OwnLoop:
         self._norm: Tensor | None = None  # of the last step's gradient, if it is to be compared
         self._handed_over_at = self._step_ended_at = perf_counter()
         self._step = _Step()
+        self._asked: Mark | None = None  # for the next batch, with ``fetching``
         self._values: dict[str, list[tuple[Number, Number]]] = {}  # recorded since the last hand-over, with weights
 
     # What a script asks.
@@ -175,12 +177,37 @@ class OwnLoop:
         found = [self._prepared(each) for each in objects]
         return found[0] if len(found) == 1 else tuple(found)
 
+    def scheduler(self, optimizer: Optimizer) -> LoopScheduler:
+        """Return a torch scheduler for a framework that requires one; its ``step`` does nothing.
+
+        Args:
+            optimizer: one that ``prepare`` got; another one is prepared.
+
+        Raises:
+            PlanError: as ``prepare``.
+        """
+        if all(known.optimizer is not optimizer for known in self._optimizers):
+            self._schedule(optimizer)
+        return LoopScheduler(optimizer)
+
+    def fetching(self) -> None:
+        """Say that the next batch is asked for now: the time until ``count`` is a wait for data.
+
+        For loops without a loader; it may be left out. An optimizer's step before it is complete.
+        """
+        self._forget_fetch()
+        self._asked = self._begin_fetch()
+
     def count(self, samples: int) -> None:
         """Count samples of this process that the next optimizer step trains on, for loops without a loader.
 
         Call it in every process, before the forward of each micro-batch.
         """
-        self._begin_fetch()
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            self._step.waits.append((asked, self._clock.mark()))
+        else:
+            self._begin_fetch()
         self._counted(samples)
 
     def record(self, *, loss: Number, weight: Number | None = None, **values: Number) -> None:
@@ -224,6 +251,7 @@ class OwnLoop:
         """
         self._end_step()
         self._begin()
+        self._forget_fetch()
         self._recorder.add_pause("evaluation_s")
         plain = {name: float(value) for name, value in values.items()}
         known = {name: value if isfinite(value) else None for name, value in plain.items()}
@@ -305,7 +333,14 @@ class OwnLoop:
         return CountedLoader(each, self._fetch)
 
     def _schedule(self, optimizer: Optimizer) -> None:
-        scheduled = Scheduled(optimizer, self._job, self.plan, before=self._before_update, after=self._after_update)
+        scheduled = Scheduled(
+            optimizer,
+            self._job,
+            self.plan,
+            before=self._before_update,
+            ready=self._gradients_ready,
+            after=self._after_update,
+        )
         if not self._optimizers:
             require_reference(scheduled, self._job)
         self._optimizers.append(scheduled)
@@ -321,8 +356,7 @@ class OwnLoop:
         try:
             batch = get()
         except StopIteration:
-            if not self._counts.own:  # the next step begins when its first batch is asked for
-                self._step.began = None
+            self._forget_fetch()
             raise
         self._step.waits.append((asked, self._clock.mark()))
         self._counted(samples_of(batch))
@@ -338,6 +372,12 @@ class OwnLoop:
         if self._step.began is None:
             self._step.began = asked
         return asked
+
+    def _forget_fetch(self) -> None:
+        """Begin the next step when its first batch is asked for again."""
+        self._asked = None
+        if not self._counts.own:
+            self._step.began = None
 
     def _counted(self, samples: int) -> None:
         self._step.last_fetched = samples
@@ -358,8 +398,11 @@ class OwnLoop:
         if scheduled is self._optimizers[0]:
             self._require_equal_gradients(sums.norms, sums.norm, sums.square)
             self._step.lr_planned = own.peak_lr * share
-            self._step.synced = self._clock.mark()
             self._is_stopped = self._is_stopped or sums.stops > 0
+
+    def _gradients_ready(self, scheduled: Scheduled) -> None:
+        if scheduled is self._optimizers[0]:
+            self._step.synced = self._clock.mark()
             self._step.grad_norm = scheduled.grad_norm()
 
     def _after_update(self, scheduled: Scheduled) -> None:
