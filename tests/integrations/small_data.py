@@ -15,6 +15,8 @@ from scaler.metrics.reader import read_events, read_records
 from scaler.runs import RunFolder
 
 SAMPLES = 90  # no multiple of any batch
+LR = 0.02  # at a batch of 8
+WARMUP = 2 * SAMPLES  # samples
 JOB: dict[str, Any] = {
     "name": "other",
     "reference": {"global_batch_size": 8, "lr": 0.02, "optimizer": {"name": "sgd", "momentum": 0.9}},
@@ -108,10 +110,14 @@ def require_continued(run: str, *, before: tuple[int, int], after: tuple[int, in
     assert report.lr_audit.as_planned
     for attempt, (batch, start) in zip(report.attempts, (before, after), strict=True):
         assert (attempt.global_batch_size, attempt.start_samples) == (batch, start)
-        rows = [row for row in records_of(run) if row["attempt"] == attempt.attempt and row["rank"] == 0]
-        first = rows[0]
-        assert first["samples_seen"] == start
-        lowest, peak = 0.02, 0.02 * batch / 8
-        warm = 2 * SAMPLES
-        planned = lowest + (peak - lowest) * start / warm if batch >= 8 else peak
-        assert first["lr"] == pytest.approx(planned)
+        samples: dict[int, int] = {}
+        lrs: dict[int, float] = {}
+        for row in records_of(run):
+            if row["attempt"] == attempt.attempt:
+                samples[row["samples_seen"]] = samples.get(row["samples_seen"], 0) + row["samples"]
+                lrs[row["samples_seen"]] = row["lr"]
+        assert min(lrs) == start
+        at = next(seen for seen in sorted(samples) if samples[seen] == batch)  # the first whole step
+        assert at < WARMUP
+        peak = LR * batch / 8
+        assert lrs[at] == pytest.approx(min(LR, peak) + max(0.0, peak - LR) * at / WARMUP, rel=1e-6)
