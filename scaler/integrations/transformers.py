@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from transformers.trainer_callback import ExportableState
 
 from scaler.errors import TrainingError
@@ -183,8 +184,7 @@ class ScalerCallback(TrainerCallback, ExportableState):
         if items is None:
             self._its_run.record(loss=loss)
             return
-        labels = kwargs["labels"]
-        mine = (labels != _IGNORED_LABEL).sum()
+        mine = _items_in(model, kwargs)
         self._its_run.record(loss=loss.detach() * items / mine.clamp(min=1), weight=mine)
 
     def _batch_of(self, args: TrainingArguments, loader: Any) -> TrainerBatch:
@@ -220,6 +220,17 @@ def _saved_in(state: TrainerState) -> Mapping[str, Any] | None:
     own = state.stateful_callbacks.get(ScalerCallback.__name__)
     first = own[0] if isinstance(own, list) else own
     return first["attributes"]["saved"] if first else None
+
+
+def _items_in(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+    """Return the labels of a batch that have a loss, as the Trainer counts them."""
+    labels = inputs.get("shift_labels")
+    if labels is None:
+        labels = inputs["labels"]
+        is_shifted = LOSS_MAPPING.get(getattr(model, "loss_type", None)) is ForCausalLMLoss
+        if is_shifted and not getattr(model.config, "is_encoder_decoder", False):
+            labels = labels[..., 1:]  # the first label is no prediction
+    return (labels != _IGNORED_LABEL).sum()
 
 
 def _require_loop_scheduler(scheduler: Any) -> None:

@@ -1,5 +1,6 @@
 """Trainings with Lightning are runs: plan, records and report, at one and at two processes."""
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, DistributedSampler
 
 import scaler
+from scaler.errors import JobFileError, PlanError, TrainingError
+from scaler.runs import RunFolder, RunState
+from scaler.training.own_loop.torch_scheduler import LoopScheduler
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -152,3 +156,96 @@ def test_a_fit_continues_on_one_process_in_the_middle_of_its_warmup(both: dict[s
     folder = both["folder"] / "two"
     continued = fit(str(folder), accumulation=1, checkpoint=str(folder / "step=10.ckpt"))
     require_continued(continued["run"], before=(8, 0), after=(4, 80))
+
+
+class WithScheduler(Module):
+    def __init__(self, scheduler: Any) -> None:
+        super().__init__()
+        self.scheduler = scheduler
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
+
+
+def test_a_module_may_return_scalers_scheduler(tmp_path: Path) -> None:
+    fitted = fit(str(tmp_path), module=WithScheduler(LoopScheduler))
+    require_whole_report(fitted["run"], samples=3 * SAMPLES)
+
+
+class Manual(Module):
+    automatic_optimization = False
+
+
+class OtherOptimizer(Module):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.02, momentum=0.5)
+
+
+@pytest.mark.parametrize(
+    ("module", "changes", "error", "message"),
+    [
+        (Manual, {}, TrainingError, "Manual optimizes manually"),
+        (
+            lambda: WithScheduler(lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)),
+            {},
+            TrainingError,
+            "configure_optimizers returns a ExponentialLR, and scaler writes the learning rate",
+        ),
+        (
+            OtherOptimizer,
+            {},
+            PlanError,
+            "the job's reference.optimizer.momentum is 0.9, and the optimizer of the loop has 0.5",
+        ),
+        (
+            Module,
+            {"scale": {"per_worker_batch_size": 8}},
+            JobFileError,
+            "the job: scale.per_worker_batch_size is 8, and the loader's batch_size is 4 samples in each process.",
+        ),
+        (
+            Module,
+            {"scale": {"global_batch_size": 16}},
+            JobFileError,
+            "the job: scale.global_batch_size is 16, and Lightning's steps have 8 samples over all processes.",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(
+    tmp_path: Path, module: Any, changes: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        fit(str(tmp_path), module=module(), changes=changes, accumulation=1 if module is Manual else 2)
+
+
+class Fails(Module):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        if self.global_step == 3:
+            raise ValueError("the data are wrong")
+        return super().training_step(batch, batch_idx)
+
+
+def test_an_exception_is_in_the_report(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the data are wrong"):
+        fit(str(tmp_path), module=Fails())
+    (folder,) = tmp_path.glob("other-*")
+    assert RunFolder(str(folder)).state() is RunState.FAILED
+    assert scaler.read_run(folder).report.totals.samples_seen == 24
+
+
+def test_the_batch_is_the_trainers_where_the_job_has_none(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        "name: other\nreference: {global_batch_size: 8, lr: 0.02, optimizer: {name: sgd, momentum: 0.9}}\n"
+        "train: {epochs: 1}\n"
+    )
+    scaled = ScalerCallback(tmp_path, storage=tmp_path)
+    trainer = pl.Trainer(
+        max_epochs=3, callbacks=[scaled], accelerator="cpu", accumulate_grad_batches=3, logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(Module(), DataLoader(Data(), batch_size=10), DataLoader(Data(), batch_size=45))
+    assert scaled.run is not None
+    plan = scaled.run.plan
+    assert (plan.per_worker_batch_size, plan.grad_accum_steps, plan.global_batch_size) == (10, 3, 30)
+    assert trainer.current_epoch == 1  # the job's, not the trainer's
