@@ -29,7 +29,7 @@ from scaler.cluster.embedded import embedded_cluster
 from scaler.cluster.ray_run import run_on_ray
 from scaler.job import Job, load_job
 from scaler.plan import Plan, make_plan
-from scaler.runs import RunFolder
+from scaler.runs import RunFolder, RunState
 from scaler.training.recipe.load import load_recipe
 
 HERE = Path(__file__).resolve().parent
@@ -129,6 +129,7 @@ def prepared(case: Case, *, notes: Path, storage: str) -> tuple[Job, Plan, dict[
 
 def with_scaler(job: Job, plan: Plan, arguments: dict[str, Any]) -> None:
     run = RunFolder.create(job.storage, name=job.name, now=datetime.now(UTC))
+    run.set_state(RunState.RUNNING)  # workers look for it
     run_on_ray(job, plan, run, Connection.of_embedded(job, HERE), on_progress=lambda progress: None)
 
 

@@ -71,6 +71,7 @@ CLUSTER_GROUPS = {
         "test_s3_on_ray.py",
         "test_search.py",
         "test_submit.py",
+        "test_trainers_on_ray_train.py",
         "test_wheel.py",
     ),
 }

@@ -19,13 +19,16 @@ class CountedLoader:
         loader: any iterable of batches.
         fetch: gets a function that returns the next batch; counts its samples and returns it. It raises
             ``StopIteration`` when the training is over.
+
+    Attributes:
+        loader: the loader itself.
     """
 
     def __init__(self, loader: Any, fetch: Fetch) -> None:
-        self._loader, self._fetch = loader, fetch
+        self.loader, self._fetch = loader, fetch
 
     def __iter__(self) -> Iterator[Any]:
-        source = iter(self._loader)
+        source = iter(self.loader)
         while True:
             try:
                 batch = self._fetch(lambda: next(source))
@@ -34,10 +37,10 @@ class CountedLoader:
             yield batch
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return len(self.loader)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
+        return getattr(self.loader, name)
 
 
 def samples_of(batch: Any) -> int:

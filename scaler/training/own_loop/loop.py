@@ -18,6 +18,7 @@ from scaler.training.own_loop.context import LoopContext
 from scaler.training.own_loop.group import LoopGroup
 from scaler.training.own_loop.loader import CountedLoader
 from scaler.training.own_loop.steps import LoopSteps
+from scaler.training.own_loop.torch_scheduler import LoopScheduler
 from scaler.training.recorder import Number, Recorder
 from scaler.training.run import Run
 from scaler.training.worker_context import AttemptEnd, Leave
@@ -96,6 +97,26 @@ class OwnLoop:
         found = [self._prepared(each) for each in objects]
         return found[0] if len(found) == 1 else tuple(found)
 
+    def scheduler(self, optimizer: torch.optim.Optimizer) -> LoopScheduler:
+        """Return a torch scheduler for a framework that requires one; its ``step`` does nothing.
+
+        Args:
+            optimizer: one that ``prepare`` got; another one is prepared.
+
+        Raises:
+            PlanError: as ``prepare``.
+        """
+        if all(known.optimizer is not optimizer for known in self._steps.optimizers):
+            self._prepared(optimizer)
+        return LoopScheduler(optimizer)
+
+    def fetching(self) -> None:
+        """Say that the next batch is asked for now: the time until ``count`` is a wait for data.
+
+        For loops without a loader; it may be left out. An optimizer's step before it is complete.
+        """
+        self._steps.fetching(begin=self._begin)
+
     def count(self, samples: int) -> None:
         """Count samples of this process that the next optimizer step trains on, for loops without a loader.
 
@@ -130,6 +151,7 @@ class OwnLoop:
         """
         self._steps.end()
         self._begin()
+        self._steps.forget_fetch()
         plain = {name: float(value) for name, value in values.items()}
         plateau = self._job.schedule.plateau
         self._require_value(plain, plateau.metric if plateau is not None else None, key="schedule.plateau")

@@ -1,7 +1,7 @@
 """One optimizer of one's own loop: its learning rate and constants are written right before each of its steps."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class Scheduled:
         job: says the rule.
         plan: says the batch and the schedule.
         before: called with this object before each step of the optimizer; it calls ``write``.
+        ready: called with this object when the gradients of a step are complete: before the step, or in it, after its
+            closure.
         after: called with this object after each step.
 
     Attributes:
@@ -42,12 +44,14 @@ class Scheduled:
         job: Job,
         plan: Plan,
         *,
-        before: Callable[[Self], None],
-        after: Callable[[Self], None],
+        before: Callable[["Scheduled"], None],
+        ready: Callable[["Scheduled"], None],
+        after: Callable[["Scheduled"], None],
     ) -> None:
         scale = job.scale
         self.optimizer, self.used_lr = optimizer, 0.0
-        optimizer.register_step_pre_hook(lambda *_: before(self))  # before the hooks of the scheduler
+        self._before, self._ready = before, ready
+        optimizer.register_step_pre_hook(self._begin_step)  # before the hooks of the scheduler
         self._scheduler = SampleScheduler(
             optimizer,
             reference_batch_size=plan.reference_batch_size,
@@ -95,7 +99,22 @@ class Scheduled:
         parameters: list[Any] = [p for group in self.optimizer.param_groups for p in group["params"]]
         return any(isinstance(parameter, DTensor) for parameter in parameters)
 
-    def _stepped(self, after: Callable[[Self], None]) -> None:
+    def _begin_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the arguments of the step, with a closure that says when its gradients are complete."""
+        self._before(self)
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._ready(self)
+            return None
+
+        def computed() -> Any:
+            loss = closure()
+            self._ready(self)
+            return loss
+
+        return (args[0],), {**kwargs, "closure": computed}
+
+    def _stepped(self, after: Callable[["Scheduled"], None]) -> None:
         groups = self.optimizer.param_groups
         lrs = [
             float(group["lr"]) / (group["initial_lr"] / self._reference_lr) for group in groups if group["initial_lr"]

@@ -61,6 +61,7 @@ class LoopSteps:
         self.optimizers: list[Scheduled] = []
         self.open = OpenStep()
         self.left = Leave.NOT
+        self._asked: Mark | None = None  # for the next batch, with ``fetching``
         self._taken = 0  # steps of this attempt
         self._norm: Tensor | None = None  # of the last step's gradient, if it is to be compared
         self._losses: tuple[Tensor, dist.Work | None] | None = None  # that the divergence guard gets next
@@ -82,7 +83,12 @@ class LoopSteps:
             PlanError: the optimizer is not the reference's, or a group's learning rate cannot be its.
         """
         scheduled = Scheduled(
-            optimizer, self._job, self._run.plan, before=self._before_update, after=self._after_update
+            optimizer,
+            self._job,
+            self._run.plan,
+            before=self._before_update,
+            ready=self._gradients_ready,
+            after=self._after_update,
         )
         if not self.optimizers:
             require_reference(scheduled, self._job)
@@ -100,16 +106,30 @@ class LoopSteps:
         try:
             batch = get()
         except StopIteration:
-            if not self._counts.own:  # the next step begins when its first batch is asked for
-                self.open.began = None
+            self.forget_fetch()
             raise
         self.open.waits.append((asked, self.clock.mark()))
         self._count(samples_of(batch))
         return batch
 
+    def fetching(self, *, begin: Callable[[], None]) -> None:
+        """Begin a fetch that ``count`` ends."""
+        self.forget_fetch()
+        self._asked = self._begin_fetch(begin)
+
+    def forget_fetch(self) -> None:
+        """Begin the next step when its first batch is asked for again."""
+        self._asked = None
+        if not self._counts.own:
+            self.open.began = None
+
     def count(self, samples: int, *, begin: Callable[[], None]) -> None:
         """Count samples of this process for the next step, as ``fetch`` does."""
-        self._begin_fetch(begin)
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            self.open.waits.append((asked, self.clock.mark()))
+        else:
+            self._begin_fetch(begin)
         self._count(samples)
 
     def end(self) -> None:
@@ -175,11 +195,14 @@ class LoopSteps:
         if scheduled is self.optimizers[0]:
             self._require_equal_gradients(sums)
             step = self.open
-            step.planned, step.synced, step.is_due = planned, self.clock.mark(), sums.dues > 0
-            step.grad_norm = scheduled.grad_norm()
+            step.planned, step.is_due = planned, sums.dues > 0
             self.left = max(self.left, sums.leave)
         elif self.open.planned is None:
             self.open.planned = planned
+
+    def _gradients_ready(self, scheduled: Scheduled) -> None:
+        if scheduled is self.optimizers[0]:
+            self.open.synced, self.open.grad_norm = self.clock.mark(), scheduled.grad_norm()
 
     def _after_update(self, scheduled: Scheduled) -> None:
         self.open.is_taken = True

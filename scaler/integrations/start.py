@@ -1,0 +1,112 @@
+"""Start a run whose batch is the one that another trainer uses."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaler.api.start import start
+from scaler.errors import JobFileError, TrainingError
+from scaler.job import Job, apply_overrides
+from scaler.job.located import JobLike, job_file
+from scaler.job.reading import read_file, read_values
+
+if TYPE_CHECKING:
+    from scaler.training.own_loop.loop import OwnLoop
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerBatch:
+    """The batch of a trainer.
+
+    Args:
+        trainer: names it in errors.
+        size: samples in one forward and backward of one process.
+        accumulation: forward and backwards for one optimizer step.
+        processes: that train on different samples.
+        num_samples: in the training set, over all processes.
+        size_key: where the size is set in the trainer; named in errors.
+        accumulation_key: where the accumulation is set in the trainer.
+    """
+
+    trainer: str
+    size: int
+    accumulation: int
+    processes: int
+    num_samples: int
+    size_key: str
+    accumulation_key: str
+
+    @property
+    def of_step(self) -> int:
+        """Samples per optimizer step, over all processes and micro-batches."""
+        return self.size * self.accumulation * self.processes
+
+    def require_whole(self, samples: int) -> None:
+        """Refuse a first micro-batch that is smaller than the trainer says.
+
+        Args:
+            samples: in it, in this process.
+
+        Raises:
+            TrainingError: a collator packs or drops samples, or the first dimension is not the samples.
+        """
+        if samples < self.size and self.num_samples >= self.of_step:
+            raise TrainingError(
+                f"the first batch has {samples} sample{'' if samples == 1 else 's'} in its first tensor, and "
+                f"{self.size_key} is {self.size}.",
+                "scaler counts the first dimension of a batch's first tensor; use a collator that keeps it.",
+            )
+
+
+def start_run(
+    job: JobLike,
+    batch: TrainerBatch,
+    *,
+    overrides: Sequence[str] = (),
+    storage: str | os.PathLike[str] | None = None,
+) -> "OwnLoop":
+    """Start a run with the batch of a trainer; every process calls this.
+
+    Where the job leaves ``scale.per_worker_batch_size`` or ``scale.grad_accum_steps`` out, they are the trainer's.
+
+    Args:
+        job: as in ``scaler.start``.
+        batch: of the trainer.
+        overrides: as in ``scaler.start``.
+        storage: as in ``scaler.start``.
+
+    Raises:
+        JobFileError: as ``scaler.start``; or the job has another batch than the trainer.
+    """
+    scale, source = _scale_of(job, overrides)
+    known = {
+        "global_batch_size": (batch.of_step, f"{batch.trainer}'s steps have", "samples over all processes"),
+        "per_worker_batch_size": (batch.size, f"{batch.size_key} is", "samples in each process"),
+        "grad_accum_steps": (batch.accumulation, f"{batch.accumulation_key} is", ""),
+    }
+    filled = []
+    for key, (own, name, unit) in known.items():
+        given = scale.get(key)
+        if given not in (None, own):
+            raise JobFileError(
+                f"{source}: scale.{key} is {given}, and {name} {own}{f' {unit}' if unit else ''}.",
+                f"Make them equal, or leave scale.{key} out of the job: it is then {batch.trainer}'s.",
+            )
+        if given is None and key != "global_batch_size":
+            filled.append(f"scale.{key}={own}")
+    return start(job, num_samples=batch.num_samples, overrides=[*overrides, *filled], storage=storage)
+
+
+def _scale_of(job: JobLike, overrides: Sequence[str]) -> tuple[Mapping[str, Any], str]:
+    """Return what a job says in its section ``scale``, and the job's name in errors."""
+    if isinstance(job, Job):
+        values: Mapping[str, Any] = job.model_dump()
+        source = "the job"
+    else:
+        path = job_file(Path(job))
+        source = str(path)
+        values = read_values(read_file(path), source=source)
+    scale = apply_overrides(values, overrides).get("scale")
+    return (scale if isinstance(scale, Mapping) else {}), source
