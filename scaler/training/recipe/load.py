@@ -36,7 +36,7 @@ def load_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source
         Exception: any exception of the recipe's own code, unchanged.
     """
     build = import_recipe(path, folder=folder, source=source)
-    _require_arguments(build, arguments, path=path, source=source)
+    require_arguments(build, arguments, path=path, source=source)
     return checked_recipe(build(**arguments), path)
 
 
@@ -92,7 +92,12 @@ def _functions_of(module: ModuleType, wanted: str) -> str:
     )
 
 
-def _require_arguments(build: Callable[..., Any], arguments: Mapping[str, Any], *, path: str, source: str) -> None:
+def require_arguments(build: Callable[..., Any], arguments: Mapping[str, Any], *, path: str, source: str) -> None:
+    """Raise an error if a recipe's function does not take these arguments.
+
+    Raises:
+        JobFileError: says the function's signature.
+    """
     try:
         signature = inspect.signature(build)
     except ValueError:  # a function that is not written in Python
