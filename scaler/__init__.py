@@ -3,7 +3,8 @@
 Run jobs, as the command line does: ``submit``, ``resume``, ``find_lr``, ``probe``, and ``plan_job`` for the plan
 alone. Follow and
 stop them, from any machine: ``status``, ``wait``, ``stop``. Read runs:
-``read_run`` and ``read_runs`` (pandas frames), ``compare``. Several runs and what they show: ``run_experiment``,
+``read_run`` and ``read_runs`` (pandas frames), ``compare``. Use what they trained: ``load_model``, ``export_model``.
+Several runs and what they show: ``run_experiment``,
 ``plan_experiment``, ``read_experiment``. Write a job: ``Recipe``, ``all_gather`` for its loss,
 ``load_job``, ``Job``, ``make_plan``, ``Plan``. Write your own training loop, without Ray: ``scale_lr``, ``Schedule``
 with ``Warmup`` and ``shapes``, and ``SampleScheduler``, which writes them into a torch optimizer. Every error is a
@@ -35,8 +36,10 @@ __all__ = [
     "__version__",
     "all_gather",
     "compare",
+    "export_model",
     "find_lr",
     "load_job",
+    "load_model",
     "make_plan",
     "plan_experiment",
     "plan_job",
@@ -61,7 +64,9 @@ if TYPE_CHECKING:
     from scaler import shapes
     from scaler.api.compare import compare
     from scaler.api.experiment import plan_experiment, read_experiment, run_experiment
+    from scaler.api.export_model import export_model
     from scaler.api.find_lr import find_lr
+    from scaler.api.load_model import load_model
     from scaler.api.probe import probe
     from scaler.api.resume import resume
     from scaler.api.start import record, start
@@ -103,8 +108,10 @@ _MODULES = {
     "Warmup": "scaler.core.schedules",
     "all_gather": "scaler.training.gradients.gather",
     "compare": "scaler.api.compare",
+    "export_model": "scaler.api.export_model",
     "find_lr": "scaler.api.find_lr",
     "load_job": "scaler.job",
+    "load_model": "scaler.api.load_model",
     "make_plan": "scaler.plan",
     "plan_experiment": "scaler.api.experiment",
     "plan_job": "scaler.training.plan_job",

@@ -48,6 +48,8 @@ def test_tab_shows_the_public_names_and_no_other() -> None:
         "probe",
         "compare",
         "read_run",
+        "load_model",
+        "export_model",
         "scale_lr",
         "SampleScheduler",
         "run_experiment",

@@ -154,27 +154,35 @@ def locate_own_job(
             f"{', '.join(masked)} {'is' if len(masked) == 1 else 'are'} masked in the run's folder.",
             f"Give {'it' if len(masked) == 1 else 'them'} again: {' '.join(f'--set {key}=...' for key in masked)}",
         )
-    where = _stored_recipe_folder(folder, stored, instead) if recipe_folder is None else Path(recipe_folder).absolute()
+    if recipe_folder is None:
+        remedy = f"Give a job file of your own, with its recipe beside it: {instead}"
+        away = f"Give the job file beside the recipe: {instead}"
+        where = trusted_folder(folder, stored.recipe_folder, stored.doubt, if_doubt=remedy, if_away=away)
+    else:
+        where = Path(recipe_folder).absolute()
     return LocatedJob(job=edited, source=stored.source, recipe_folder=where)
 
 
-def _stored_recipe_folder(folder: RunFolder, stored: Stored, instead: str) -> Path:
-    """Return the folder in which the recipe was when the run was last started.
+def trusted_folder(folder: RunFolder, recipe_folder: Path, doubt: str, *, if_doubt: str, if_away: str) -> Path:
+    """Return the folder in which a run's recipe was when the run was last started, if the recipe may be run.
+
+    Args:
+        folder: of the run.
+        recipe_folder: the folder that the run names.
+        doubt: why its recipe must not be run; empty: it may be.
+        if_doubt: what to do where it must not be run.
+        if_away: what to do where that folder does not exist.
 
     Raises:
         JobFileError: that folder does not exist, or another person may have made the run's folder.
     """
-    if stored.doubt:
+    if doubt:
+        raise JobFileError(f"run {folder.run_id} {doubt}, so scaler does not run the recipe that it names.", if_doubt)
+    if not recipe_folder.is_dir():
         raise JobFileError(
-            f"run {folder.run_id} {stored.doubt}, so scaler does not run the recipe that it names.",
-            f"Give a job file of your own, with its recipe beside it: {instead}",
+            f"run {folder.run_id} has its recipe in {recipe_folder}, which is not on this machine.", if_away
         )
-    if not stored.recipe_folder.is_dir():
-        raise JobFileError(
-            f"run {folder.run_id} has its recipe in {stored.recipe_folder}, which is not on this machine.",
-            f"Give the job file beside the recipe: {instead}",
-        )
-    return stored.recipe_folder
+    return recipe_folder
 
 
 def _require_no_changes(folder: RunFolder, changes: Sequence[Change]) -> None:

@@ -30,6 +30,7 @@ COMMANDS = {
     "compare": "Compare runs: their jobs, their results, and which differences exceed the noise.",
     "experiment": "Run several settings of a job, and show which is worth it: run, status, report, list.",
     "check": "Check a run against limits, for example in CI.",
+    "export-model": "Write the weights of a run to a file, with a model card beside it.",
     "export": "Write the files that run a job in containers, on Kubernetes, in a cloud or with Slurm.",
     "env": "Show what this machine and a cluster offer, and what is wrong with them.",
     "schema": "Print the JSON Schema of job files, for editors.",

@@ -60,7 +60,7 @@ def read_stored(folder: RunFolder) -> Stored:
             records, which the report at the end needs.
     """
     require_free(folder)
-    state, status = folder.state(), folder.read_json("status.json")
+    state = folder.state()
     try:
         jobs = [read_job(folder.read(name), source=folder.path(name)) for name in folder.job_names().values()]
     except JobFileError as error:
@@ -75,15 +75,27 @@ def read_stored(folder: RunFolder) -> Stored:
             f"run {folder.run_id} is a range test, which cannot be resumed.", "Start another: scaler find-lr JOB"
         )
     require_readable(folder)
-    recipe_folder = Path(str(status.get("recipe_folder", ".")))
+    recipe_folder, doubt = stored_recipe_folder(folder, jobs[-1])
     return Stored(
         job=jobs[-1],
         source=folder.path(source),
         plan=plan,
         state=state,
         recipe_folder=recipe_folder,
-        doubt=_doubt(folder, status.get("place"), recipe_folder, jobs[-1].recipe_function),
+        doubt=doubt,
     )
+
+
+def stored_recipe_folder(folder: RunFolder, job: Job) -> tuple[Path, str]:
+    """Return where the recipe of a run was when it was last started, and why it must not be run; empty: it may be run.
+
+    Args:
+        folder: of the run.
+        job: the newest of the run.
+    """
+    status = folder.read_json("status.json")
+    recipe_folder = Path(str(status.get("recipe_folder", ".")))
+    return recipe_folder, _doubt(folder, status.get("place"), recipe_folder, job.recipe_function)
 
 
 def _doubt(folder: RunFolder, made_in: object, recipe_folder: Path, recipe: str) -> str:

@@ -144,13 +144,13 @@ def _train(job: Job, plan: Plan, context: InProcess, asked: ExitStack, *, recipe
         prepare_device(context.device, job.train)
         seed_everything(job.train.seed)
         start, passed_over = find_checkpoint(context.folder)
-        context.started(start or 0)
-        for event in passed_over_events(passed_over, attempt=context.attempt):
-            context.note(event)
         with process_of_its_own() if context.world_size == 1 else nullcontext():
 
             def begun(_: Activity) -> None:
                 asked.enter_context(_interrupts_ask(context))
+                context.started(start or 0)
+                for event in passed_over_events(passed_over, attempt=context.attempt):
+                    context.note(event)
 
             return Work(job, plan, context, recipe_folder=recipe_folder, on_start=begun).run(start)
     except ScalerError:

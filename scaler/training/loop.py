@@ -38,9 +38,7 @@ class Training:
         job: the job of the run.
         plan: every number, for the context's world size.
         context: this worker's rank, device and folder.
-
-    Attributes:
-        activity: what this worker is doing now, for the watchdog.
+        activity: updated with what this worker is doing, for a watchdog; None: nobody watches.
 
     Raises:
         RecipeError: the training set's size or the model's parameters differ from the plan's, or the model differs
@@ -49,21 +47,21 @@ class Training:
             itself although ``train.ema`` is set.
     """
 
-    def __init__(self, recipe: Recipe, job: Job, plan: Plan, context: WorkerContext) -> None:
+    def __init__(
+        self, recipe: Recipe, job: Job, plan: Plan, context: WorkerContext, activity: Activity | None = None
+    ) -> None:
         require_same_model(recipe.model, world_size=context.world_size)
         require_planned(recipe, job, plan)
         self._recipe, self._job, self._context = recipe, job, context
         clock = clock_for(context.device)
-        self.activity = Activity()
+        self._activity = activity = activity or Activity()
         self._run = run = Run(job, plan, context, clock)
-        self._stepper = Stepper(recipe, job, plan, context, clock=clock, activity=self.activity)
-        self._evaluation = Evaluator(recipe, context, self._stepper.module, self._stepper.average, self.activity)
+        self._stepper = Stepper(recipe, job, plan, context, clock=clock, activity=activity)
+        self._evaluation = Evaluator(recipe, context, self._stepper.module, self._stepper.average, activity)
         self._checkpoints = checkpoints = CheckpointWriter(job, context, run.best)
         self._steps = Steps(recipe, job, run, context, self._stepper, clock)
-        self._hand_over = HandOver(run, context, checkpoints, self.activity)
-        self._saving = Saving(
-            run, context, self._stepper, self._evaluation, checkpoints, self._hand_over, self.activity
-        )
+        self._hand_over = HandOver(run, context, checkpoints, activity)
+        self._saving = Saving(run, context, self._stepper, self._evaluation, checkpoints, self._hand_over, activity)
         self._recovery = Recovery(run, context, checkpoints, self.restore)
         self._random: Tensor | None = None  # this worker's random state in the checkpoint
 
@@ -145,7 +143,7 @@ class Training:
             self._context,
             model=self._stepper.module,
             evaluation=self._evaluation,
-            activity=self.activity,
+            activity=self._activity,
             samples_seen=self.samples_seen,
             digests=self._saving.digests,
         )

@@ -22,7 +22,7 @@ class Work:
         plan: of this attempt.
         context: of this worker.
         recipe_folder: where the recipe is looked for.
-        on_start: called with the training's activity when it begins, for a watchdog.
+        on_start: called with the training's activity, for a watchdog, when the recipe is built.
     """
 
     def __init__(
@@ -65,8 +65,9 @@ class Work:
             raise
         if self._own.loop is not None:
             return self._own.end(built, path=path)
-        self._training = Training(checked_recipe(built, path), job, self._plan, self._context)
-        self._on_start(self._training.activity)
+        recipe, activity = checked_recipe(built, path), Activity()
+        self._on_start(activity)
+        self._training = Training(recipe, job, self._plan, self._context, activity)
         if start is not None:
             self._training.restore(start)
         return self._training.run()

@@ -160,13 +160,20 @@ def load_checkpoint(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
     return state
 
 
-def require_same_shapes(saved: Mapping[str, Any], built: Mapping[str, Any], *, samples_seen: int) -> None:
+def require_same_shapes(
+    saved: Mapping[str, Any],
+    built: Mapping[str, Any],
+    *,
+    samples_seen: int,
+    remedy: str = "Resume with the recipe and recipe_args that the run began with.",
+) -> None:
     """Raise an error for a checkpoint of another model, before torch raises a less clear one.
 
     Args:
         saved: the checkpoint's parameters, buffers, and extra state (``get_extra_state``).
         built: those of the model that the recipe builds.
         samples_seen: names the checkpoint.
+        remedy: what to do where they differ.
 
     Raises:
         RecipeError: names the first difference.
@@ -177,7 +184,7 @@ def require_same_shapes(saved: Mapping[str, Any], built: Mapping[str, Any], *, s
             raise RecipeError(
                 f"checkpoint {samples_seen} holds another model: {name} is {saved_shape or 'kept'} in it and "
                 f"{built_shape or 'kept'} in the recipe's model.",
-                "Resume with the recipe and recipe_args that the run began with.",
+                remedy,
             )
 
 

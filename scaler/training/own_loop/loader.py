@@ -46,6 +46,9 @@ class CountedLoader:
 def samples_of(batch: Any) -> int:
     """Return the samples in a batch: the length of the first dimension of its first tensor, or of a list.
 
+    A list of dicts inside a batch, and a list of tensors of different lengths inside a batch, have a part for each
+    sample, as in detection.
+
     Raises:
         TrainingError: the batch has no tensor and no list.
 
@@ -53,6 +56,9 @@ def samples_of(batch: Any) -> int:
         >>> import torch
         >>> samples_of([torch.zeros(8, 3), torch.zeros(8)]), samples_of({"ids": torch.zeros(4, 16)}), samples_of(["a"])
         (8, 4, 1)
+        >>> images, targets = [torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)], [{"boxes": torch.zeros(5, 4)}, {}]
+        >>> samples_of((images, targets))
+        2
     """
     found = _samples_of(batch)
     if found is None:
@@ -71,6 +77,19 @@ def _samples_of(batch: Any) -> int | None:
     elif not isinstance(batch, list | tuple):
         batch = list(vars(batch).values()) if hasattr(batch, "__dict__") else []
     parts = [part for part in batch if isinstance(part, Tensor | Mapping | list | tuple)]
-    if parts:
-        return next((found for part in parts if (found := _samples_of(part)) is not None), None)
-    return len(batch) or None
+    if not parts:
+        return len(batch) or None
+    if not any(isinstance(part, Tensor) for part in parts):
+        for part in parts:
+            if _is_a_part_a_sample(part):
+                return len(part)
+    return next((found for part in parts if (found := _samples_of(part)) is not None), None)
+
+
+def _is_a_part_a_sample(part: Any) -> bool:
+    """Return whether a list inside a batch has a part for each sample, not a tensor of all samples for each input."""
+    if not isinstance(part, list | tuple) or not part:
+        return False
+    if all(isinstance(each, Mapping) for each in part):
+        return True
+    return all(isinstance(each, Tensor) for each in part) and len({_samples_of(each) for each in part}) > 1

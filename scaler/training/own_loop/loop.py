@@ -35,17 +35,17 @@ class OwnLoop:
         plan: its plan, for the processes that there are.
         context: this process's.
         group: of the processes.
-
-    Attributes:
-        activity: what this process is doing now, for a watchdog.
+        activity: updated with what this process is doing, for a watchdog; None: nobody watches.
     """
 
-    def __init__(self, job: Job, plan: Plan, context: LoopContext, group: LoopGroup) -> None:
+    def __init__(
+        self, job: Job, plan: Plan, context: LoopContext, group: LoopGroup, activity: Activity | None = None
+    ) -> None:
         self._job, self._context = job, context
         clock = clock_for(torch.device("cpu"))  # until the device is known
         self._run = Run(job, plan, context, clock)
-        self.activity = Activity()
-        self._steps = LoopSteps(self._run, job, context, group, clock, self.activity)
+        self._activity = activity or Activity()
+        self._steps = LoopSteps(self._run, job, context, group, clock, self._activity)
         self._device: torch.device | None = None
         self._resumed: Mapping[str, Any] | None = None
         self._is_begun = self._is_finished = False
@@ -232,7 +232,7 @@ class OwnLoop:
     def _fetch(self, get: Callable[[], Any]) -> Any:
         """Return the next batch of a loader, and count it unless it is for an evaluation, without gradients."""
         if not torch.is_grad_enabled():
-            self.activity.begin(EVALUATING)
+            self._activity.begin(EVALUATING)
             return get()
         if self.is_over:
             raise StopIteration

@@ -51,8 +51,9 @@ class InWorker:
                 f"{num_samples}.",
                 f"Set train.num_samples to {num_samples}, or leave it out.",
             )
-        self.loop = OwnLoop(self._job, self._plan, _LoopInWorker(self._context), group_of_processes())
-        self._on_start(self.loop.activity)
+        activity = Activity()
+        self._on_start(activity)
+        self.loop = OwnLoop(self._job, self._plan, _LoopInWorker(self._context), group_of_processes(), activity)
         return self.loop
 
     def end(self, returned: object, *, path: str) -> AttemptEnd:

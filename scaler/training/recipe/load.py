@@ -50,7 +50,7 @@ def call_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source
     """
     with inside(around):
         build = import_recipe(path, folder=folder, source=source)
-        _require_arguments(build, arguments, path=path, source=source)
+        require_arguments(build, arguments, path=path, source=source)
         return build(**arguments)
 
 
@@ -106,7 +106,12 @@ def _functions_of(module: ModuleType, wanted: str) -> str:
     )
 
 
-def _require_arguments(build: Callable[..., Any], arguments: Mapping[str, Any], *, path: str, source: str) -> None:
+def require_arguments(build: Callable[..., Any], arguments: Mapping[str, Any], *, path: str, source: str) -> None:
+    """Raise an error if a recipe's function does not take these arguments.
+
+    Raises:
+        JobFileError: says the function's signature.
+    """
     try:
         signature = inspect.signature(build)
     except ValueError:  # a function that is not written in Python
