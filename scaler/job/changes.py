@@ -177,6 +177,8 @@ def _why_not(change: Change, *, another_optimizer: bool) -> str | None:
         is_inside = change.key.startswith("layer_decay.") and key == "layer_decay"
         if (change.key == key or is_inside) and is_refused(change):
             return reason
+    if change.key.startswith("reference.optimizers.") and not change.key.endswith(".lr"):
+        return "the saved state is of these optimizers"
     if change.key.startswith("reference.optimizer.") and change.new is None and not another_optimizer:
         return "without the key, the saved value would stay; give its default"  # which scaler does not know
     return None

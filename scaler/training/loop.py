@@ -26,6 +26,7 @@ from scaler.metrics.events import (
     Event,
     LrLowered,
     MicroBatchHalved,
+    Recorded,
     RecordsThinned,
     TriedOut,
 )
@@ -327,6 +328,8 @@ class Training:
         sums = sum_over_workers(sums, world_size=self._world_size, device=self._device)
         losses = [Mean(total, weight).value for total, weight in sums.tolist()]
         self._divergence = self._controllers.add_losses([loss for loss in losses if loss is not None])
+        if (values := self._stepper.take_values()) is not None:
+            self._event(Recorded, values=values.values, weights=values.weights)
 
     def _go_back(self) -> None:
         """Load the last checkpoint and lower the learning rate; or stop.

@@ -189,6 +189,7 @@ class Recorder:
         data_wait_s = 0.0
         for asked, got in measures.data_waits:
             data_wait_s += between(asked, got)
+        early_s = sum(between(*wait) for wait in measures.sync_waits)
         evaluation_s, checkpoint_s = self._pause_times(pending.pauses)
         loss, weight = measures.loss()
         return Record(
@@ -203,8 +204,8 @@ class Recorder:
             loss=loss,
             step_time_s=between(pending.since, pending.ended),
             data_wait_s=data_wait_s,
-            compute_s=between(step.began, measures.ready) - data_wait_s,
-            sync_wait_s=between(measures.ready, measures.synced),
+            compute_s=between(step.began, measures.ready) - data_wait_s - early_s,
+            sync_wait_s=between(measures.ready, measures.synced) + early_s,
             grad_norm=float(step.grad_norm),
             peak_memory_gib=memory_gib,
             grad_signal=step.squares.signal if step.squares is not None else None,

@@ -25,12 +25,20 @@ from scaler.training.activity import Activity
 from scaler.training.clock import Clock, Mark
 from scaler.training.data.batches import to_device
 from scaler.training.gradients.gather import gathering
+from scaler.training.gradients.losses import (
+    Value,
+    joined,
+    no_weight,
+    read_loss,
+    weights_in_micro_batches,
+    weights_over_workers,
+)
 from scaler.training.gradients.norm import coalesced, total_norm, values_of
 from scaler.training.gradients.reduction import GradientSum, sparse_parameters
+from scaler.training.gradients.values import RecordedValues
 from scaler.training.model.buffers import Buffers
 from scaler.training.model.modes import norms_in_evaluation_mode
 from scaler.training.model.names import named_parameters
-from scaler.training.recipe.failures import describe_type
 from scaler.training.recipe.recipe import Loss
 
 Precondition = Callable[[Sequence[nn.Parameter], Sequence[Tensor]], Sequence[Tensor]]
@@ -54,6 +62,7 @@ class StepMeasures(NamedTuple):
     ready: Mark  # this worker's gradient was complete
     synced: Mark  # the sum over workers was complete
     parts: "Parts | None" = None  # None unless the step was measured
+    sync_waits: tuple[tuple[Mark, Mark], ...] = ()  # more waits for the other workers, before ``ready``
 
     def loss(self) -> tuple[float | None, float | None]:
         """Return the loss and the weight for a ``Record``: the mean over this worker's share. Waits for the device."""
@@ -84,6 +93,7 @@ class GradientStep:
         scaler: the loss scaler for ``fp16``.
         clock: marks points in the device's work.
         activity: updated with what this worker is doing.
+        values: gets the values that the loss records.
         precondition: applied to gradients before their norms are measured (``Parts``); None: nothing.
     """
 
@@ -98,10 +108,11 @@ class GradientStep:
         scaler: torch.amp.GradScaler,
         clock: Clock,
         activity: Activity,
+        values: RecordedValues,
         precondition: Precondition | None = None,
     ) -> None:
         self._loss, self._device, self._world_size, self._activity = loss, device, world_size, activity
-        self._scaler, self._clock, self._precondition = scaler, clock, precondition
+        self._scaler, self._clock, self._precondition, self._values = scaler, clock, precondition, values
         self._squares: list[Tensor] = []  # in a measured step: of each micro-batch, before the sum over workers
         self._bucket_squares: list[Tensor] = []  # of the last micro-batch, with several workers
         self._before: dict[int, Tensor] = {}  # by id of the parameter: its gradient before the last micro-batch
@@ -150,7 +161,16 @@ class GradientStep:
                 self._buffers.broadcast()
             norms = nullcontext() if sizes else norms_in_evaluation_mode(self._model)
             with self._autocast(), norms, gathering(has_samples=bool(sizes), micro_batches=steps):
-                value, weight = self.check_loss(self._loss(self._model, batch))
+                loss = read_loss(self._loss(self._model, batch))
+            if loss.recorded:
+                self._record(loss.recorded, samples=size)
+            value, weight = loss.terms[0]
+            if len(loss.terms) > 1:
+                if steps > 1:
+                    raise weights_in_micro_batches(steps)
+                own = [term.weight if sizes and term.weight is not None else 0.0 for term in loss.terms]
+                weights = weights_over_workers(own, device=self._device, world_size=self._world_size)
+                value, weight = joined(loss.terms, weights, samples=size, step_samples=step_samples), None
             is_sum = weight is not None
             # A sum has the factor 1, or 0 for an empty share; a mean has its share of the step's samples.
             share = float(size > 0) if is_sum else size / step_samples
@@ -196,6 +216,15 @@ class GradientStep:
         """Remove the hooks from the model, so that another object can be created for it."""
         if self._sum is not None:
             self._sum.close()
+
+    def _record(self, values: Sequence[Value], *, samples: int) -> None:
+        """Keep values to record. All workers then hand them over together, so a loss must record in its first step."""
+        if not (self._values.is_used or self._is_first):
+            raise RecipeError(
+                f"loss(model, batch) returned a dict with {values[0].name}, and no dict in its first step.",
+                "Return a dict for every batch, or for none.",
+            )
+        self._values.add(values, samples=samples)
 
     def _require_used(self) -> None:
         """Raise an error, after the first step, if the loss does not use the parameters that are trained."""
@@ -281,38 +310,12 @@ class GradientStep:
     def _divide_by_weight(self, weights: Sequence[Tensor | float]) -> None:
         """Divide the summed gradient by the weight over all workers and micro-batches."""
         parts = [torch.as_tensor(weight, dtype=torch.float64, device=self._device) for weight in weights]
-        total = torch.stack(parts).sum()
-        if self._sum is not None:
-            dist.all_reduce(total)
-        divisor = float(total)
+        mine = torch.stack(parts).sum()
+        (divisor,) = weights_over_workers([mine], device=self._device, world_size=self._world_size)
         if divisor <= 0:
-            raise RecipeError(
-                f"the loss's weight over the whole batch = {divisor:g}.", "(sum, weight) needs a weight above 0."
-            )
+            raise no_weight(divisor)
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         torch._foreach_div_(values_of(gradients), divisor)
-
-    @staticmethod
-    def check_loss(value: object) -> tuple[Tensor, Tensor | float | None]:
-        """Return a loss as ``(value, weight)``; the weight is None for a mean.
-
-        Raises:
-            RecipeError: it is not a scalar tensor with a gradient.
-        """
-        weight: Tensor | float | None = None
-        loss = value
-        if isinstance(value, tuple) and len(value) == 2:
-            loss, weight = value
-            if isinstance(weight, Tensor):
-                weight = weight.detach()
-        if not isinstance(loss, Tensor) or loss.ndim != 0:
-            shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else describe_type(loss)
-            raise RecipeError(f"loss(model, batch) returned {shape}.", "Return a scalar tensor, or (sum, weight).")
-        if not loss.requires_grad:
-            raise RecipeError(
-                "loss(model, batch) returned a tensor without a gradient.", "Compute it from the model's output."
-            )
-        return loss, weight
 
 
 def _subtracted(before: Tensor, after: Tensor) -> Tensor:
