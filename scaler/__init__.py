@@ -4,7 +4,7 @@ Run jobs, as the command line does: ``submit``, ``resume``, ``find_lr``, ``probe
 alone. Follow and
 stop them, from any machine: ``status``, ``wait``, ``stop``. Read runs:
 ``read_run`` and ``read_runs`` (pandas frames), ``compare``. Several runs and what they show: ``run_experiment``,
-``plan_experiment``, ``read_experiment``. Write a job: ``Recipe``, ``all_gather`` for its loss,
+``plan_experiment``, ``read_experiment``. Write a job: ``Recipe``, ``all_gather`` for its loss, ``StepContext`` for its step,
 ``load_job``, ``Job``, ``make_plan``, ``Plan``. Write your own training loop, without Ray: ``scale_lr``, ``Schedule``
 with ``Warmup`` and ``shapes``, and ``SampleScheduler``, which writes them into a torch optimizer. Every error is a
 ``ScalerError``.
@@ -30,6 +30,7 @@ __all__ = [
     "ScaledLR",
     "ScalerError",
     "Schedule",
+    "StepContext",
     "TrainingError",
     "Warmup",
     "__version__",
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from scaler.notebook import Run, read_run, read_runs
     from scaler.plan import Plan, make_plan
     from scaler.training.gradients.gather import all_gather
+    from scaler.training.gradients.own_step import StepContext
     from scaler.training.plan_job import plan_job
     from scaler.training.recipe import Recipe
 
@@ -99,6 +101,7 @@ _MODULES = {
     "ScaledLR": "scaler.core.scale_lr",
     "ScalerError": "scaler.errors",
     "Schedule": "scaler.core.schedules",
+    "StepContext": "scaler.training.gradients.own_step",
     "TrainingError": "scaler.errors",
     "Warmup": "scaler.core.schedules",
     "all_gather": "scaler.training.gradients.gather",

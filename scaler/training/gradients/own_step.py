@@ -211,7 +211,8 @@ class StepContext:
             RecipeError: there is no such optimizer, or the loss does not depend on its parameters.
         """
         chosen = self._chosen(names, "backward")
-        value, weight = read_term(loss, "context.backward was given {}.")
+        trains = any(self._parts[name].parameters for name in chosen)  # or all are frozen now
+        value, weight = read_term(loss, "context.backward was given {}.", needs_gradient=trains)
         share = self._loaded.samples / self._loaded.step_samples
         if weight is not None:
             own = weight if self._loaded.samples else 0.0
@@ -299,7 +300,7 @@ class StepContext:
         for number, together in enumerate(rounds, start=1):
             inputs = [parameter for part in together for parameter in part.parameters if parameter.requires_grad]
             if not inputs:
-                continue  # all are frozen now
+                continue
             scaled = together[0].optimizer.scaler.scale(value)
             with torch.autocast(self._device.type, enabled=False):
                 scaled.backward(seed, retain_graph=retain_graph or number < len(rounds), inputs=inputs)  # type: ignore[no-untyped-call]
