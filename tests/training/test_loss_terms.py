@@ -74,12 +74,11 @@ class Detector(nn.Module):
         boxes = torch.cat([scene["boxes"] for scene in scenes])
         labels = torch.cat([scene["labels"] for scene in scenes])
         far = boxes[boxes.norm(dim=1) > 1]
-        found = {
+        return {
             "classes": (cross_entropy(self.label(boxes), labels, reduction="sum"), len(boxes)),
             "boxes": ((self.box(far) - far).abs().sum(), torch.tensor(len(far))),
             "count": torch.stack([self.box(scene["boxes"]).sum().square() for scene in scenes]).mean(),
         }
-        return found
 
 
 def detection() -> dict[str, Any]:
@@ -92,7 +91,7 @@ def detection() -> dict[str, Any]:
 
 
 def maml_loss(model: nn.Module, batch: tuple[Tensor, ...]) -> dict[str, Any]:
-    """Each sample is a task: adapt to its first half with one inner step, and be good on its second (double backward)."""
+    """Each sample is a task: adapt to its first half in one inner step, and be good on its second (double backward)."""
     losses, before = [], []
     for task in batch[0]:
         own, query = task[:3], task[3:]
@@ -221,8 +220,8 @@ def test_terms_with_weights_of_their_own_are_refused_in_micro_batches(tmp_path: 
     assert str(caught.value) == (
         "the loss has terms with weights of their own, and a step has 2 micro-batches on a worker: the weights of the "
         "whole step are known only after the last.\n"
-        "  Use scale.grad_accum_steps: 1 and a per_worker_batch_size of at least a worker's share of the step; or return "
-        "means, or one (sum, weight)."
+        "  Use scale.grad_accum_steps: 1 and a per_worker_batch_size of at least a worker's share of the step; or "
+        "return means, or one (sum, weight)."
     )
 
 
@@ -237,7 +236,7 @@ def test_the_gradient_of_terms_is_that_of_their_means_over_the_whole_batch() -> 
     expected = torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).tolist()
     for gradient, loss in run_group(gradient_of, 2):
         assert gradient == pytest.approx(expected, rel=1e-9)
-        assert loss == pytest.approx(float(total), rel=1e-9), "added up over the shares"
+        assert loss == pytest.approx(total.item(), rel=1e-9), "added up over the shares"
 
 
 def gradient_of(rank: int, world_size: int) -> tuple[list[float], float]:
@@ -263,8 +262,8 @@ def test_the_terms_of_a_loss_are_values_of_an_evaluation() -> None:
     with pytest.raises(RecipeError) as caught:
         evaluated_loss({"a": (one, 2), "b": two})
     assert str(caught.value) == (
-        "loss(model, batch) returned terms with weights of their own in the evaluation, and the recipe has no evaluate.\n"
-        "  Add evaluate(model, batch), which returns the values by name."
+        "loss(model, batch) returned terms with weights of their own in the evaluation, and the recipe has no "
+        "evaluate.\n  Add evaluate(model, batch), which returns the values by name."
     )
 
 
