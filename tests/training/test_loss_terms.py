@@ -271,7 +271,7 @@ def test_a_constant_term_that_is_zero_is_a_term() -> None:
     """A detector without boxes in the batch."""
     loss = torch.ones((), requires_grad=True) * 2
     (term,) = read_loss({"boxes": loss, "masks": torch.tensor(0.0)}).terms
-    assert float(term.value) == 2.0
+    assert term.value.item() == 2.0
 
 
 needs = torch.ones((), requires_grad=True)

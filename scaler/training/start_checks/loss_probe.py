@@ -85,9 +85,7 @@ def probe_loss(
             a gradient; or it is over the global batch, and the plan has several micro-batches or measures the
             gradient's noise.
     """
-    if recipe.loss is None:
-        return LossProbe(why_not="the recipe has step")
-    if recipe.loss_over == "micro_batch":
+    if recipe.loss is None or recipe.loss_over == "micro_batch":
         return LossProbe()
     found: LossProbe | RecipeError
     with untouched(model, context.device):
