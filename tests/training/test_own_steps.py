@@ -159,8 +159,8 @@ def gan_job(**given: Any) -> Job:
     return make_job(**{"global_batch_size": 16, "rule": "auto", **given}, reference=reference, train=train)
 
 
-class Rates:
-    """Notes the learning rates, with the constants, of each optimizer at each of its steps."""
+class UsedLrs:
+    """Notes the learning lrs, with the constants, of each optimizer at each of its steps."""
 
     def __init__(self, training: Training) -> None:
         self.of: dict[str, list[tuple[float, Any]]] = {}
@@ -187,7 +187,7 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], optio
     stop_after = options.get("stop_after", NEVER_STOP)
     around = Kept(rank, world_size, folder, stop_after=stop_after)
     training = Training(recipe, job, make_plan(job, world_size, parameters=shapes_of(recipe)), around)
-    rates = Rates(training)
+    lrs = UsedLrs(training)
     if stop_after != NEVER_STOP:
         training._interval = EveryStep()
     saved, _ = find_checkpoint(around.folder)
@@ -205,7 +205,7 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], optio
         "events": around.events,
         "weights": weights_of(recipe.model),
         "average": weights_of(average.model) if average is not None else None,
-        "rates": rates.of,
+        "lrs": lrs.of,
     }
 
 
@@ -237,7 +237,7 @@ def test_a_step_of_ones_own_trains_the_same_on_any_number_of_workers(tmp_path: P
     for rank in three:
         assert rank["weights"] == pytest.approx(one[0]["weights"], rel=1e-9, abs=1e-12)
         assert rank["average"] == pytest.approx(one[0]["average"], rel=1e-9, abs=1e-12)
-        assert rank["rates"] == one[0]["rates"]
+        assert rank["lrs"] == one[0]["lrs"]
     for mine, theirs in zip(by_step(one), by_step(three), strict=True):
         samples = sum(record.samples for record in theirs)
         loss = sum(record.loss * record.samples for record in theirs if record.loss is not None)
@@ -262,20 +262,20 @@ def test_each_optimizer_has_its_own_learning_rate_and_constants_in_every_step(tm
         share = plan.schedule.factor(record.samples_seen)
         is_short = record.samples == 2
         d = 0.01 * (short["d"] if is_short else 4.0) * share
-        assert [lr for lr, _ in rank["rates"]["d"][2 * index : 2 * index + 2]] == pytest.approx([d, d], rel=1e-12)
+        assert [lr for lr, _ in rank["lrs"]["d"][2 * index : 2 * index + 2]] == pytest.approx([d, d], rel=1e-12)
         g = 0.002 * (short["g"] if is_short else 2.0) * share
-        assert rank["rates"]["g"][index][0] == pytest.approx(g, rel=1e-12)
-    betas = [constants for _, constants in rank["rates"]["g"]]
+        assert rank["lrs"]["g"][index][0] == pytest.approx(g, rel=1e-12)
+    betas = [constants for _, constants in rank["lrs"]["g"]]
     assert set(betas[:3]) == {(0.5, 0.999)}
     assert betas[3] == pytest.approx((0.5 ** (2 / 16), 0.999 ** (2 / 16))), "a short step is a share of a whole one"
-    assert {constants for _, constants in rank["rates"]["d"]} == {0.9}
+    assert {constants for _, constants in rank["lrs"]["d"]} == {0.9}
 
 
 def test_an_optimizer_without_an_entry_has_the_reference(tmp_path: Path) -> None:
     job = gan_job(reference={"optimizers": {}})
     (rank,) = run(tmp_path, 1, job)
-    assert rank["rates"]["d"] == rank["rates"]["g"]
-    assert [lr for lr, _ in rank["rates"]["g"]] == [record.lr for record in records_of([rank])]
+    assert rank["lrs"]["d"] == rank["lrs"]["g"]
+    assert [lr for lr, _ in rank["lrs"]["g"]] == [record.lr for record in records_of([rank])]
 
 
 @pytest.mark.parametrize(("first", "then"), [(1, 1), (1, 2), (2, 1)])
@@ -290,7 +290,7 @@ def test_a_resume_in_the_middle_continues_every_optimizer(tmp_path: Path, first:
     assert after[0]["weights"] == pytest.approx(whole["weights"], rel=1e-9, abs=1e-12)
     assert after[0]["average"] == pytest.approx(whole["average"], rel=1e-9, abs=1e-12)
     for name in ("d", "g"):
-        assert before[0]["rates"][name] + after[0]["rates"][name] == whole["rates"][name]
+        assert before[0]["lrs"][name] + after[0]["lrs"][name] == whole["lrs"][name]
     if first == then == 1:
         assert after[0]["weights"] == whole["weights"]
 
