@@ -25,6 +25,12 @@ class NamedOptimizer(Section):
     lr: float | None = Field(None, gt=0, description="Its learning rate in the reference; null: reference.lr.")
     optimizer: Optimizer | None = Field(None, description="Its optimizer; null: reference.optimizer.")
 
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if self.lr is None and self.optimizer is None:
+            raise problem("changes nothing.", "Give lr or optimizer, or leave it out.")
+        return self
+
 
 class Reference(Section):
     """The batch size, learning rate and optimizer that were tuned together, on one worker."""

@@ -16,8 +16,10 @@ from scaler.plan import Phase, Plan
 from scaler.training.activity import Activity
 from scaler.training.checkpoints.state import require_readable, require_same_shapes
 from scaler.training.clock import Clock
-from scaler.training.gradients.own_step import LoadedBatch, Numbers, OwnStep
-from scaler.training.gradients.step import GradientStep, Parts, StepMeasures
+from scaler.training.gradients.own_step import OwnStep
+from scaler.training.gradients.parts import Parts
+from scaler.training.gradients.step import GradientStep, StepMeasures
+from scaler.training.gradients.step_context import LoadedBatch, Numbers
 from scaler.training.gradients.values import Means, RecordedValues
 from scaler.training.model.acceleration import (
     compile_failure,

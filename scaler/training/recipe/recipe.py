@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Dataset
 
-    from scaler.training.gradients.own_step import StepContext
+    from scaler.training.gradients.step_context import StepContext
 
 Loss = Callable[["nn.Module", Any], "Tensor | tuple[Tensor, Tensor | float] | Mapping[str, Any]"]
 Evaluate = Callable[["nn.Module", Any], Mapping[str, Any]]
