@@ -67,6 +67,8 @@ def _inner(path: str, fields: Fields) -> Iterator[str]:
     for name, field in fields.items():
         models = [model for model in _models(field.annotation) if model not in (Length, Point)]
         there = f"{path}.{name}" if path else name
+        if models == [Optimizer] and there != "reference.optimizer":
+            continue  # explained there
         if len(models) > 1:
             yield from _kinds(there, models, field)
         elif models:
@@ -146,6 +148,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 def _takes(model: type[BaseModel], name: str, path: str) -> str:
     """Return what a key takes, from its JSON Schema; sections link to their tables."""
+    path = "reference" if name == "optimizer" else path
     anchor = "".join(letter for letter in f"{path}.{name}" if letter.isalnum() or letter == "_")
     return _kind_of(model.model_json_schema()["properties"][name], anchor)
 

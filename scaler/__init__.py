@@ -1,14 +1,13 @@
 """Take a model tuned once, on one worker, and train it on any number of workers with the right learning rate.
 
 Run jobs, as the command line does: ``submit``, ``resume``, ``find_lr``, ``probe``, and ``plan_job`` for the plan
-alone. Follow and
-stop them, from any machine: ``status``, ``wait``, ``stop``. Read runs:
+alone. Follow and stop
+them, from any machine: ``status``, ``wait``, ``stop``. Read runs:
 ``read_run`` and ``read_runs`` (pandas frames), ``compare``. Use what they trained: ``load_model``, ``export_model``.
-Several runs and what they show: ``run_experiment``,
-``plan_experiment``, ``read_experiment``. Write a job: ``Recipe``, ``all_gather`` for its loss,
-``load_job``, ``Job``, ``make_plan``, ``Plan``. Write your own training loop, without Ray: ``scale_lr``, ``Schedule``
-with ``Warmup`` and ``shapes``, and ``SampleScheduler``, which writes them into a torch optimizer. Every error is a
-``ScalerError``.
+Several runs and what they show: ``run_experiment``, ``plan_experiment``, ``read_experiment``. Write a job: ``Recipe``,
+``all_gather`` for its loss, ``StepContext`` of its step, ``load_job``, ``Job``, ``make_plan``, ``Plan``. Write your own
+training loop: ``start``, ``record``; or ``scale_lr``, ``Schedule`` with ``Warmup`` and ``shapes``, and
+``SampleScheduler``, which writes them into a torch optimizer. Every error is a ``ScalerError``.
 
 Importing this loads none of torch, Ray, pydantic, numpy or pandas; each public name loads what it needs when it is
 first used.
@@ -31,6 +30,7 @@ __all__ = [
     "ScaledLR",
     "ScalerError",
     "Schedule",
+    "StepContext",
     "TrainingError",
     "Warmup",
     "__version__",
@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from scaler.notebook import Run, read_run, read_runs
     from scaler.plan import Plan, make_plan
     from scaler.training.gradients.gather import all_gather
+    from scaler.training.gradients.step_context import StepContext
     from scaler.training.plan_job import plan_job
     from scaler.training.recipe import Recipe
 
@@ -104,6 +105,7 @@ _MODULES = {
     "ScaledLR": "scaler.core.scale_lr",
     "ScalerError": "scaler.errors",
     "Schedule": "scaler.core.schedules",
+    "StepContext": "scaler.training.gradients.step_context",
     "TrainingError": "scaler.errors",
     "Warmup": "scaler.core.schedules",
     "all_gather": "scaler.training.gradients.gather",

@@ -95,6 +95,12 @@ def _switched(change: Change) -> bool:
     return bool(change.old) != bool(change.new)
 
 
+def _only_lr(change: Change) -> bool:
+    """Return whether a change of ``reference.optimizers`` is of a learning rate only: a key, or a whole entry."""
+    entries = [value for value in (change.old, change.new) if isinstance(value, Mapping)]
+    return change.key.endswith(".lr") or (bool(entries) and all(value.get("optimizer") is None for value in entries))
+
+
 def _to_or_from(word: str) -> Callable[[Change], bool]:
     """Return a test of whether a key, or the ``name`` of a section, was or becomes this word."""
 
@@ -177,6 +183,8 @@ def _why_not(change: Change, *, another_optimizer: bool) -> str | None:
         is_inside = change.key.startswith("layer_decay.") and key == "layer_decay"
         if (change.key == key or is_inside) and is_refused(change):
             return reason
+    if change.key.startswith("reference.optimizers.") and not _only_lr(change):
+        return "the saved state is of these optimizers"
     if change.key.startswith("reference.optimizer.") and change.new is None and not another_optimizer:
         return "without the key, the saved value would stay; give its default"  # which scaler does not know
     return None

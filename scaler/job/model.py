@@ -19,6 +19,19 @@ from scaler.job.section import MOST, Length, Point, Section, file_name, problem
 from scaler.job.tracking import Tracking
 
 
+class NamedOptimizer(Section):
+    """One of several optimizers, where it was tuned with another learning rate or another optimizer than the rest."""
+
+    lr: float | None = Field(None, gt=0, description="Its learning rate in the reference; null: reference.lr.")
+    optimizer: Optimizer | None = Field(None, description="Its optimizer; null: reference.optimizer.")
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if self.lr is None and self.optimizer is None:
+            raise problem("changes nothing.", "Give lr or optimizer, or leave it out.")
+        return self
+
+
 class Reference(Section):
     """The batch size, learning rate and optimizer that were tuned together, on one worker."""
 
@@ -27,6 +40,11 @@ class Reference(Section):
     )
     lr: float = Field(gt=0, description="Learning rate that the reference was tuned with.")
     optimizer: Optimizer = Field(description="Optimizer that the reference was tuned with.")
+    optimizers: dict[str, NamedOptimizer] = Field(
+        default_factory=dict,
+        description="For a recipe with several optimizers: name -> what differs from lr and optimizer above, such as "
+        "{d: {lr: 0.0004}}. An optimizer of the recipe that is not here has lr and optimizer above.",
+    )
     warmup: ReferenceWarmup | None = Field(
         None,
         description="Warmup that the reference was tuned with. It is a part of every plan; schedule.warmup is the "

@@ -4,8 +4,18 @@
 """
 
 from scaler.plan.make import make_plan
-from scaler.plan.model import Plan, PlanGroup, PlanWarning
+from scaler.plan.model import Plan, PlanGroup, PlanOptimizer, PlanWarning
 from scaler.plan.phase import Phase
 from scaler.plan.phases import grow, limit_micro_batches, regrow
 
-__all__ = ["Phase", "Plan", "PlanGroup", "PlanWarning", "grow", "limit_micro_batches", "make_plan", "regrow"]
+__all__ = [
+    "Phase",
+    "Plan",
+    "PlanGroup",
+    "PlanOptimizer",
+    "PlanWarning",
+    "grow",
+    "limit_micro_batches",
+    "make_plan",
+    "regrow",
+]

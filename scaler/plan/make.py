@@ -15,6 +15,7 @@ from scaler.job.scale import GrowWithNoise
 from scaler.plan.groups import make_groups
 from scaler.plan.lengths import Lengths
 from scaler.plan.model import SCHEMA_VERSION, Plan
+from scaler.plan.optimizers import make_optimizers
 from scaler.plan.phase import Phase
 from scaler.plan.phases import (
     first_batch,
@@ -116,6 +117,7 @@ def make_plan(
         grow_every_samples=lengths.stretch(growth.every) if isinstance(growth, GrowWithNoise) else None,
         phases=phases,
         groups=make_groups(job, parameters or {}, peak_lr=first.peak_lr, lengths=lengths),
+        optimizers=make_optimizers(job, schedule, phases),
         reacts=_reacts(job, rule),
         lr_curve=(),
         reasons={},

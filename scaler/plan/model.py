@@ -7,7 +7,7 @@ from math import ceil
 from operator import attrgetter
 from typing import Any, Literal, Self
 
-from scaler.core.batch import micro_batch_bounds
+from scaler.core.batch import Batch, micro_batch_bounds
 from scaler.core.rules import gain_exponent
 from scaler.core.schedules import Schedule
 from scaler.core.short_step import short_step_momentum
@@ -42,6 +42,25 @@ class PlanGroup:
     unfreeze_at: int | None  # samples seen at which it is unfrozen; None: never
     num_parameters: int  # elements of all its tensors
     tensors: Mapping[str, int]  # number of elements by parameter name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanOptimizer:
+    """One of several optimizers whose reference differs from the job's (``reference.optimizers``)."""
+
+    name: str  # its name in the recipe
+    peak_lr: float  # its peak learning rate at the global batch of the start
+    optimizer: Mapping[str, Any]  # name and options at the global batch of the start
+    scaling: Scaling  # its reference and rule, for a step of any batch size
+
+    def phase(self, phase: Phase) -> Phase:
+        """Return a phase of the plan with this optimizer's learning rate and constants."""
+        batch = Batch(
+            global_batch_size=phase.global_batch_size,
+            per_worker_batch_size=phase.per_worker_batch_size,
+            grad_accum_steps=phase.grad_accum_steps,
+        )
+        return self.scaling.phase(batch, start_samples=phase.start_samples, start_steps=phase.start_steps)[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +106,7 @@ class Plan:
     grow_every_samples: int | None
     phases: tuple[Phase, ...]  # parts of training at one global batch size; most plans have one
     groups: tuple[PlanGroup, ...]  # groups of parameters with their own learning rate or weight decay
+    optimizers: tuple[PlanOptimizer, ...] = ()  # of several optimizers, those with a reference of their own
     # what can change the learning rate or the batch in training: adascale, noise_scale, plateau, divergence
     reacts: tuple[str, ...]
     lr_curve: tuple[tuple[int, float], ...]  # points [samples_seen, learning rate] of the schedule, for drawing
@@ -243,5 +263,9 @@ class Plan:
         known["scaling"] = Scaling.from_dict(values["scaling"])
         known["phases"] = tuple(Phase(**phase) for phase in values["phases"])
         known["groups"] = tuple(PlanGroup(**group) for group in values["groups"])
+        known["optimizers"] = tuple(
+            PlanOptimizer(**{**own, "scaling": Scaling.from_dict(own["scaling"])})
+            for own in values.get("optimizers", ())
+        )
         known["warnings"] = tuple(PlanWarning(**warning) for warning in values["warnings"])
         return cls(**known)

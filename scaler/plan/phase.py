@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any, Self
 
+from scaler.core.batch import Batch
 from scaler.core.rules import CoScale, Rule
 from scaler.core.scale import Scaled, scale, scale_beta
 from scaler.core.short_step import scale_short_step
 from scaler.core.steps import LastBatch, steps_between
+from scaler.errors import PlanError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +61,33 @@ class Scaling:
     optimizer: str
     constants: Mapping[str, Any]
     ema_decay: float | None
+
+    def phase(self, batch: Batch, *, start_samples: int, start_steps: int) -> tuple[Phase, Scaled]:
+        """Return a phase at a batch, and the ratios and constants of that batch; always from the reference.
+
+        Raises:
+            PlanError: the rule does not hold at this batch, or the learning rate is not finite.
+        """
+        scaled = self.at(batch.global_batch_size)
+        peak_lr = self.base_lr * scaled.lr_ratio
+        if not isfinite(peak_lr):
+            raise PlanError(
+                f"peak_lr = {self.base_lr:g} x {scaled.lr_ratio:g} is too large for a number.", "Lower reference.lr."
+            )
+        phase = Phase(
+            start_samples=start_samples,
+            start_steps=start_steps,
+            global_batch_size=batch.global_batch_size,
+            per_worker_batch_size=batch.per_worker_batch_size,
+            grad_accum_steps=batch.grad_accum_steps,
+            batch_ratio=scaled.batch_ratio,
+            lr_ratio=scaled.lr_ratio,
+            peak_lr=peak_lr,
+            weight_decay_ratio=scaled.weight_decay_ratio,
+            ema_decay=self.ema_at(batch.global_batch_size),
+            optimizer={"name": self.optimizer, "lr": peak_lr, **self.constants, **as_json(scaled.constants)},
+        )
+        return phase, scaled
 
     def at(self, global_batch_size: int) -> Scaled:
         """Return the ratios and constants that the rule gives for a batch size, from the reference.

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from math import isfinite
 
 from scaler.core.batch import Batch, strong_batch, weak_batch
 from scaler.core.rules import CoScale, Rule, choose_rule
@@ -72,27 +71,7 @@ def make_phase(job: Job, batch: Batch, *, start_samples: int, start_steps: int) 
     Raises:
         PlanError: the rule does not hold at this batch, or the learning rate is not finite.
     """
-    scaling = make_scaling(job)
-    scaled = scaling.at(batch.global_batch_size)
-    peak_lr = scaling.base_lr * scaled.lr_ratio
-    if not isfinite(peak_lr):
-        raise PlanError(
-            f"peak_lr = {scaling.base_lr:g} x {scaled.lr_ratio:g} is too large for a number.", "Lower reference.lr."
-        )
-    phase = Phase(
-        start_samples=start_samples,
-        start_steps=start_steps,
-        global_batch_size=batch.global_batch_size,
-        per_worker_batch_size=batch.per_worker_batch_size,
-        grad_accum_steps=batch.grad_accum_steps,
-        batch_ratio=scaled.batch_ratio,
-        lr_ratio=scaled.lr_ratio,
-        peak_lr=peak_lr,
-        weight_decay_ratio=scaled.weight_decay_ratio,
-        ema_decay=scaling.ema_at(batch.global_batch_size),
-        optimizer={"name": scaling.optimizer, "lr": peak_lr, **scaling.constants, **as_json(scaled.constants)},
-    )
-    return phase, scaled
+    return make_scaling(job).phase(batch, start_samples=start_samples, start_steps=start_steps)
 
 
 def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -> tuple[Phase, ...]:

@@ -12,7 +12,7 @@ from scaler.errors import JobFileError
 from scaler.job import Job, parse_job
 from scaler.job.section import MOST
 from scaler.plan.make import make_plan
-from scaler.plan.model import Plan
+from scaler.plan.model import Plan, PlanOptimizer
 
 SUFFIX = "-find-lr"
 MOST_NAME = 100  # letters in a job's name
@@ -116,6 +116,7 @@ def range_plan(
         scaling=replace(plan.scaling, base_lr=base_lr),
         phases=(replace(phase, peak_lr=peak_lr, optimizer=optimizer),),
         groups=tuple(replace(group, peak_lr=peak_lr * group.lr_ratio) for group in plan.groups),
+        optimizers=tuple(_multiplied(own, base_lr / plan.base_lr) for own in plan.optimizers),
         schedule=Schedule(shape=shape),
         reasons={
             **plan.reasons,
@@ -126,6 +127,13 @@ def range_plan(
         warnings=(),
     )
     return replace(plan, lr_curve=tuple((samples, plan.whole_step_lr_at(samples)) for samples, _ in plan.lr_curve))
+
+
+def _multiplied(own: PlanOptimizer, factor: float) -> PlanOptimizer:
+    """Return an optimizer with a reference of its own, at a multiple of its learning rate."""
+    peak_lr = own.peak_lr * factor
+    scaling = replace(own.scaling, base_lr=own.scaling.base_lr * factor)
+    return replace(own, peak_lr=peak_lr, optimizer={**own.optimizer, "lr": peak_lr}, scaling=scaling)
 
 
 def carried_by(plan: Plan) -> tuple[float, str]:

@@ -56,7 +56,7 @@ class Training:
         clock = clock_for(context.device)
         self._activity = activity = activity or Activity()
         self._run = run = Run(job, plan, context, clock)
-        self._stepper = Stepper(recipe, job, plan, context, clock=clock, activity=activity)
+        self._stepper = Stepper(recipe, job, plan, context, clock=clock, activity=activity, values=run.recorder.values)
         self._evaluation = Evaluator(recipe, context, self._stepper.module, self._stepper.average, activity)
         self._checkpoints = checkpoints = CheckpointWriter(job, context, run.best)
         self._steps = Steps(recipe, job, run, context, self._stepper, clock)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from math import isfinite
 from time import process_time, time
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -15,10 +14,10 @@ from scaler.metrics.mean import Mean
 from scaler.metrics.record import COLUMNS, Merge, Record
 from scaler.training.clock import Clock, Mark
 from scaler.training.gradients.step import StepMeasures
+from scaler.training.gradients.values import RecordedValues
 
 CHUNK = 64  # steps turned into records together on a CPU; keeping more of them costs time in the garbage collector
 PauseKind = Literal["evaluation_s", "checkpoint_s"]
-Number = Tensor | float
 
 
 class StepMeasurement(NamedTuple):  # a NamedTuple is created in half the time of a frozen dataclass
@@ -70,6 +69,7 @@ class Recorder:
 
     Attributes:
         steps_per_record: consecutive steps that one record covers; they are always handed over together.
+        values: that the training records besides the loss; a hand-over makes one event of their means.
     """
 
     def __init__(self, context: RecordsTo, clock: Clock) -> None:
@@ -79,7 +79,7 @@ class Recorder:
         self._pauses: tuple[tuple[PauseKind, Mark, Mark], ...] = ()
         self._events: list[Event] = []
         self._unchecked: list[Record] = []
-        self._values: dict[str, list[tuple[Number, Number]]] = {}  # since the last hand-over, with weights
+        self.values = RecordedValues()
         self.steps_per_record = 1
         self.begin()
 
@@ -100,16 +100,6 @@ class Recorder:
         before = self._since
         self.begin()
         self._pauses = (*self._pauses, (what, before, self._since))
-
-    def add_values(self, values: Mapping[str, Number], weight: Number) -> None:
-        """Keep values of this worker besides the loss; a hand-over makes one event of their means.
-
-        Args:
-            values: means over a batch, by name.
-            weight: of the batch in the means.
-        """
-        for name, value in values.items():
-            self._values.setdefault(name, []).append((_kept(value), _kept(weight)))
 
     def event(self, event: Event) -> None:
         """Keep an event of the whole group; only rank 0 hands it over."""
@@ -144,23 +134,12 @@ class Recorder:
         return records
 
     def _recorded(self, samples_seen: int) -> list[Event]:
-        """Return the event of the values that are kept, if there are any."""
-        kept, self._values = self._values, {}
-        if not kept:
+        """Return the event of the values that were recorded, if there are any."""
+        means = self.values.take()
+        if means is None:
             return []
-        means: dict[str, Mean] = {name: Mean() for name in kept}
-        for name, pairs in kept.items():
-            for value, weight in zip(*map(_numbers, zip(*pairs, strict=True)), strict=True):
-                means[name].add(value, weight)
-        recorded = Recorded(
-            time=time(),
-            attempt=self._context.attempt,
-            samples_seen=samples_seen,
-            rank=self._context.rank,
-            values={name: _finite(mean.value) for name, mean in means.items()},
-            weights={name: mean.weight for name, mean in means.items()},
-        )
-        return [recorded]
+        about: dict[str, Any] = {"time": time(), "attempt": self._context.attempt, "rank": self._context.rank}
+        return [Recorded(**about, samples_seen=samples_seen, values=means.values, weights=means.weights)]
 
     def _resolve_pending(self) -> None:
         pending, self._pending = self._pending, []
@@ -174,6 +153,7 @@ class Recorder:
         data_wait_s = 0.0
         for asked, got in measures.data_waits:
             data_wait_s += between(asked, got)
+        early_s = sum(between(*wait) for wait in measures.sync_waits)
         evaluation_s, checkpoint_s = self._pause_times(pending.pauses)
         loss, weight = measures.loss()
         return Record(
@@ -188,8 +168,8 @@ class Recorder:
             loss=loss,
             step_time_s=between(pending.since, pending.ended),
             data_wait_s=data_wait_s,
-            compute_s=between(step.began, measures.ready) - data_wait_s,
-            sync_wait_s=between(measures.ready, measures.synced),
+            compute_s=between(step.began, measures.ready) - data_wait_s - early_s,
+            sync_wait_s=between(measures.ready, measures.synced) + early_s,
             grad_norm=float(step.grad_norm),
             peak_memory_gib=memory_gib,
             grad_signal=step.squares.signal if step.squares is not None else None,
@@ -210,21 +190,6 @@ class Recorder:
         for what, start, end in pauses:
             seconds[what] += self._clock.between(start, end)
         return seconds["evaluation_s"], seconds["checkpoint_s"]
-
-
-def _kept(value: Number) -> Number:
-    return value.detach() if isinstance(value, Tensor) else float(value)
-
-
-def _numbers(values: Sequence[Number]) -> list[float]:
-    """Return numbers and tensors of one number as floats; all tensors are copied together."""
-    tensors = [value.reshape(()).double() for value in values if isinstance(value, Tensor)]
-    copied = iter(torch.stack(tensors).tolist() if tensors else ())
-    return [next(copied) if isinstance(value, Tensor) else value for value in values]
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and isfinite(value) else None
 
 
 def _on_cpu(pending: Sequence[_OpenStep]) -> list[_OpenStep]:

@@ -1,6 +1,7 @@
 """One worker's part of an optimizer step, from its micro-batches to the new weights."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,11 @@ from scaler.plan import Phase, Plan
 from scaler.training.activity import Activity
 from scaler.training.checkpoints.state import require_readable, require_same_shapes
 from scaler.training.clock import Clock
-from scaler.training.gradients.norm import clip, total_norm
-from scaler.training.gradients.step import GradientStep, Parts, StepMeasures
+from scaler.training.gradients.own_step import OwnStep
+from scaler.training.gradients.parts import Parts
+from scaler.training.gradients.step import GradientStep, StepMeasures
+from scaler.training.gradients.step_context import LoadedBatch, Numbers
+from scaler.training.gradients.values import RecordedValues
 from scaler.training.model.acceleration import (
     compile_failure,
     compile_model,
@@ -27,50 +31,66 @@ from scaler.training.model.average import WeightAverage
 from scaler.training.model.buffers import broadcast_tensors
 from scaler.training.model.modes import Freezing, start_training
 from scaler.training.model.names import load_model_state, model_state, named_parameters
-from scaler.training.optimizer.build import build_optimizer, require_momentum, require_one_point
 from scaler.training.optimizer.preconditioner import Preconditioner
-from scaler.training.optimizer.settings import set_constants, set_mode, step_settings, used_lr
+from scaler.training.optimizer.scaled import ScaledOptimizer
+from scaler.training.optimizer.settings import set_mode
 from scaler.training.recipe import Recipe
-from scaler.training.recipe.failures import error_text
+from scaler.training.recipe.optimizers import trained_by
 from scaler.training.worker_context import WorkerContext
 
+NO_NORM = torch.zeros(())
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+
+@dataclass(kw_only=True, slots=True)
 class WholeGradient:
-    """A step's gradient over all workers, in the parameters' ``grad``; not clipped."""
+    """A step's gradient over all workers, in the parameters' ``grad``; not clipped.
+
+    If the recipe has ``step``, ``update`` runs it: ``measures`` and ``norm`` are set then, and ``loaded`` until then.
+    """
 
     measures: StepMeasures
     trained: Sequence[nn.Parameter]  # the parameters that have a gradient
     norm: Tensor
     squares: GradientSquares | None  # None unless its noise was measured and could be estimated
+    loaded: LoadedBatch | None = None  # what the recipe's ``step`` gets
 
 
 class Stepper:
-    """Model, optimizer, loss scaler and weight average of one worker.
+    """Model, optimizers, loss scalers and weight average of one worker.
 
     Args:
-        recipe: model and loss.
+        recipe: model, and loss or step.
         job: precision, clipping, average, and how the model computes.
-        plan: of this attempt; its groups and optimizer are used.
+        plan: of this attempt; its groups and optimizers are used.
         context: this worker's device and world size.
         clock: the device's.
         activity: updated with what this worker is doing.
+        values: gets the values that the loss or the step records.
 
     Attributes:
         module: the model, not wrapped, on its device.
         average: the average of its weights; None without ``train.ema``.
+        optimizers: by their names in the recipe; under the name None, if it has one.
 
     Raises:
-        JobFileError: the optimizer cannot be built, lacks a momentum that the schedule moves, or averages its weights
+        JobFileError: an optimizer cannot be built, lacks a momentum that the schedule moves, or averages its weights
             itself although ``train.ema`` is set.
         RecipeError: the model has no part that ``channels_last`` or ``activation_checkpointing`` applies to.
     """
 
     def __init__(
-        self, recipe: Recipe, job: Job, plan: Plan, context: WorkerContext, *, clock: Clock, activity: Activity
+        self,
+        recipe: Recipe,
+        job: Job,
+        plan: Plan,
+        context: WorkerContext,
+        *,
+        clock: Clock,
+        activity: Activity,
+        values: RecordedValues,
     ) -> None:
-        self._recipe, self._job, self._groups = recipe, job, plan.groups
-        self._clock, self._activity = clock, activity
+        self._recipe, self._job = recipe, job
+        self._clock, self._activity, self._values = clock, activity, values
         self._device, self._world_size = context.device, context.world_size
         self.module: nn.Module = recipe.model.to(self._device)
         if job.train.channels_last:
@@ -78,23 +98,27 @@ class Stepper:
         start_training(self.module)
         if self._world_size > 1:
             broadcast_tensors([*self.module.parameters(), *self.module.buffers()])
-        self._scaler = torch.amp.GradScaler(self._device.type, enabled=job.train.precision == "fp16")
-        named = named_parameters(self.module)
         self._freezing = Freezing(self.module, plan.groups)
         self._freezing.apply(0)
-        self._optimizer = build_optimizer(named, plan.optimizer, groups=plan.groups)
-        self._cycles_momentum = plan.schedule.momentum(0) is not None
-        if self._cycles_momentum:
-            require_momentum(self._optimizer, name=plan.optimizer["name"])
-        if job.train.ema is not None:
-            require_one_point(self._optimizer, name=plan.optimizer["name"])
-        self._parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        self._preconditioner = Preconditioner(self._optimizer) if plan.is_preconditioned else None
+        named = named_parameters(self.module)
+        self.optimizers: dict[str | None, ScaledOptimizer] = {
+            name: ScaledOptimizer(
+                {key: named[key] for key in names} if names is not None else named,
+                job,
+                plan,
+                self._device,
+                name=name,
+            )
+            for name, names in trained_by(recipe).items()
+        }
+        self._one = self.optimizers.get(None)
+        self._preconditioner = (
+            Preconditioner(self._one.optimizer) if plan.is_preconditioned and self._one is not None else None
+        )
         self.average = WeightAverage(self.module) if job.train.ema is not None else None
         if job.train.activation_checkpointing is not None:  # the average above is only evaluated
             recompute_activations(self.module, job.train.activation_checkpointing)
         self._phase = plan.phases[0]
-        self._set_constants()
         self._gradient = self._make_gradient()
         self._is_new = True  # no step has been taken yet
 
@@ -104,10 +128,11 @@ class Stepper:
             compile_model(self.module, Compile() if choice is True else choice)
 
     def enter(self, phase: Phase) -> None:
-        """Write a phase's constants into the optimizer."""
+        """Write a phase's constants into the optimizers."""
         if phase is not self._phase:
             self._phase = phase
-            self._set_constants()
+            for optimizer in self.optimizers.values():
+                optimizer.enter(phase)
 
     def freeze(self, samples_seen: int) -> None:
         """Freeze and unfreeze parameters as the plan's groups say for this point of the training."""
@@ -115,14 +140,15 @@ class Stepper:
             self.renew()
 
     def renew(self) -> None:
-        """Replace the ``GradientStep``, because the set of parameters that it sums over workers is fixed."""
-        self._optimizer.zero_grad()
+        """Replace the object that computes gradients, because the set of parameters that it sums is fixed."""
+        for optimizer in self.optimizers.values():
+            optimizer.optimizer.zero_grad()
         self._gradient.close()
         self._gradient = self._make_gradient()
 
     def can_measure_noise(self) -> bool:
-        """Return whether a step's gradient has at least two parts (workers or micro-steps) that can be compared."""
-        if self._world_size == 1 and self._phase.grad_accum_steps == 1:
+        """Return whether a step has one gradient, with at least two parts (workers or micro-steps) to compare."""
+        if self._one is None or (self._world_size == 1 and self._phase.grad_accum_steps == 1):
             return False
         return self._preconditioner is None or self._preconditioner.is_ready()
 
@@ -138,25 +164,21 @@ class Stepper:
             step_samples: samples in the whole step, over all workers.
             measure: whether to measure the gradient's noise.
         """
-        micro_steps = self._phase.grad_accum_steps
-        try:
-            measures = self._gradient(
-                source, sizes, step_samples=step_samples, measure=measure, micro_steps=micro_steps
-            )
-        except Exception as error:
-            if self._job.train.compile and (failure := compile_failure(error)):
-                raise failure from error
-            raise
-        self._scaler.unscale_(self._optimizer)
-        present = [(parameter, grad) for parameter in self._parameters if (grad := parameter.grad) is not None]
-        trained, norm = [parameter for parameter, _ in present], total_norm([grad for _, grad in present])
+        gradient, steps = self._gradient, self._phase.grad_accum_steps
+        if isinstance(gradient, OwnStep):
+            loaded = gradient.load(source, sizes, step_samples=step_samples)
+            return WholeGradient(measures=loaded.measures(), trained=(), norm=NO_NORM, squares=None, loaded=loaded)
+        assert self._one is not None
+        with self._translated():
+            measures = gradient(source, sizes, step_samples=step_samples, measure=measure, micro_steps=steps)
+        trained, norm = self._one.whole_gradient()
         squares = self._estimate(measures.parts, trained, norm, plan) if measures.parts is not None else None
         return WholeGradient(measures=measures, trained=trained, norm=norm, squares=squares)
 
     def update(
         self, gradient: WholeGradient, step: Phase, *, lr: float, momentum: float | None, reference_steps: float = 1.0
     ) -> float:
-        """Take an optimizer step; return the learning rate that the optimizer used, read from the optimizer.
+        """Take an optimizer step, or run the recipe's ``step``; return the learning rate that was used.
 
         Args:
             gradient: of the step.
@@ -165,31 +187,31 @@ class Stepper:
             momentum: set by the schedule; None: the optimizer keeps its own.
             reference_steps: how often the phase's ``ema_decay`` is applied: with ``rule: adascale`` and
                 ``co_scale.ema``, the number of reference steps that this step is worth.
+
+        Returns:
+            The learning rate that the optimizer used, read from it; of several, the one farthest from ``lr``.
         """
-        if self._job.train.clip_grad_norm is not None:
-            clip(gradient.trained, gradient.norm, most=self._job.train.clip_grad_norm)
-        with step_settings(
-            self._optimizer,
-            step,
-            self._phase,
-            self._groups,
-            lr=lr,
-            momentum=momentum,
-            cycles_momentum=self._cycles_momentum,
-        ):
-            self._step(gradient.trained)
-        self._scaler.update()
-        self._optimizer.zero_grad()
+        if isinstance(self._gradient, OwnStep):
+            assert gradient.loaded is not None
+            with self._translated():
+                used, gradient.norm, gradient.measures = self._gradient(gradient.loaded, Numbers(step, lr, momentum))
+        else:
+            assert self._one is not None
+            used = self._one.step(gradient.trained, gradient.norm, step, lr=lr, momentum=momentum)
+        if self._recipe.after_step is not None:
+            with torch.no_grad():
+                self._recipe.after_step(self.module)
         if self._is_new:
             self._is_new = False
             require_readable(self.state_dict())  # an optimizer has its state after its first step
         if self.average is not None and step.ema_decay is not None:
             self.average.update(self.module, decay=step.ema_decay**reference_steps)
-        return used_lr(self._optimizer, planned=lr)  # read after the step: a hook of the recipe may change it
+        return used
 
     def set_mode(self, *, training: bool) -> None:
-        """Switch an optimizer with separate weights for training and evaluation between the two."""
-        set_mode(self._optimizer, training=training)
+        """Switch optimizers with separate weights for training and evaluation between the two."""
+        for optimizer in self.optimizers.values():
+            set_mode(optimizer.optimizer, training=training)
 
     def broadcast_buffers(self) -> None:
         """Give every worker rank 0's buffers (BatchNorm's statistics), because one model is saved and evaluated."""
@@ -205,11 +227,16 @@ class Stepper:
         return f"{named[0][0]} is not finite" if named else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of model, optimizer, loss scaler and average, for a checkpoint."""
+        """Return the state of model, optimizer, loss scaler and average, for a checkpoint.
+
+        Of several optimizers, ``optimizer`` and ``scaler`` hold the states by name.
+        """
+        states = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        optimizers, scalers = ({name: state[place] for name, state in states.items()} for place in (0, 1))
         return {
             "model": model_state(self.module),
-            "optimizer": self._optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
+            "optimizer": optimizers if self._one is None else optimizers[None],
+            "scaler": scalers if self._one is None else scalers[None],
             "average": self.average.state_dict() if self.average is not None else None,
         }
 
@@ -217,55 +244,56 @@ class Stepper:
         """Continue from a checkpoint. The optimizer's constants are not restored: they are this phase's.
 
         Raises:
-            RecipeError: the checkpoint holds another model.
+            RecipeError: the checkpoint holds another model, or other optimizers.
         """
         require_same_shapes(state["model"], model_state(self.module), samples_seen=samples_seen)
         load_model_state(self.module, state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:  # empty unless the precision was fp16
-            self._scaler.load_state_dict(state["scaler"])
+        optimizers, scalers = state["optimizer"], state["scaler"]
+        if self._one is not None:
+            optimizers, scalers = {None: optimizers}, {None: scalers}
+        if set(optimizers) != set(self.optimizers):
+            raise RecipeError(
+                f"the checkpoint at {samples_seen} samples has the optimizers {', '.join(map(str, optimizers))}, and "
+                f"the recipe has {', '.join(map(str, self.optimizers))}.",
+                "A run keeps its optimizers; start a new run: scaler submit JOB.",
+            )
+        self._phase = phase
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(optimizers[name], scalers[name], phase)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self._phase = phase
-        self._set_constants()
-        self._optimizer.zero_grad()
         self.freeze(samples_seen)
 
-    def _set_constants(self) -> None:
-        set_constants(self._optimizer, self._phase, self._groups, cycles_momentum=self._cycles_momentum)
-
-    def _step(self, trained: Sequence[nn.Parameter]) -> None:
-        """Let the optimizer step; translate the error of torch optimizers that refuse sparse gradients."""
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Translate errors of torch's compiler inside a ``with`` block."""
         try:
-            self._scaler.step(self._optimizer)
-        except (RuntimeError, NotImplementedError) as error:
-            names = [
-                name for name, p in named_parameters(self.module).items() if p.grad is not None and p.grad.is_sparse
-            ]
-            if not names:
-                raise
-            raise RecipeError(
-                f"the gradient of {names[0]} is sparse, and the optimizer does not take it: {error_text(error)}",
-                "Use nn.Embedding(sparse=False), or an optimizer for sparse gradients: sgd without weight_decay, or "
-                "torch.optim:SparseAdam.",
-            ) from error
+            yield
+        except Exception as error:
+            if self._job.train.compile and (failure := compile_failure(error)):
+                raise failure from error
+            raise
 
-    def _make_gradient(self) -> GradientStep:
-        return GradientStep(
-            self.module,
-            self._recipe.loss,
-            world_size=self._world_size,
-            device=self._device,
-            precision=self._job.train.precision,
-            scaler=self._scaler,
-            clock=self._clock,
-            activity=self._activity,
-            precondition=self._preconditioner,
-        )
+    def _make_gradient(self) -> GradientStep | OwnStep:
+        shared: dict[str, Any] = {
+            "world_size": self._world_size,
+            "device": self._device,
+            "precision": self._job.train.precision,
+            "clock": self._clock,
+            "activity": self._activity,
+            "values": self._values,
+        }
+        if self._one is None:
+            named = {name: optimizer for name, optimizer in self.optimizers.items() if name is not None}
+            return OwnStep(self._recipe, self.module, named, **shared)
+        assert self._recipe.loss is not None
+        scaler, precondition = self._one.scaler, self._preconditioner
+        return GradientStep(self.module, self._recipe.loss, **shared, scaler=scaler, precondition=precondition)
 
     def _estimate(
         self, parts: Parts, trained: Sequence[nn.Parameter], norm: Tensor, plan: Plan
     ) -> GradientSquares | None:
         """Return the noise estimates from a step's parts and its whole gradient."""
+        assert isinstance(self._gradient, GradientStep)
         whole = self._gradient.square_of(trained) if plan.is_measured else norm.double().square()
         return estimate_squares(parts.squares, parts.samples, total_square=float(whole), population=plan.num_samples)

@@ -71,6 +71,10 @@ def test_a_secret_is_neither_compared_nor_shown(digits: Digits) -> None:
 
 
 REFUSED = [
+    (
+        "reference.optimizers={d: {lr: 0.1, optimizer: {name: adam}}}",
+        "reference.optimizers.d: null -> {lr: 0.1, optimizer: {name: adam}}: the saved state is of these optimizers.",
+    ),
     ("name=other", "name: digits -> other: the run's id begins with it."),
     ("recipe=other:build", "recipe: recipe:build -> other:build: the saved weights are of its model."),
     ("storage=elsewhere", "storage: runs -> elsewhere: the run's folder cannot move."),
@@ -152,6 +156,7 @@ def test_and_within_what_is_there_already(digits: Digits, old: list[str], new: l
 MAY_CHANGE = [
     "recipe_args.hidden=64",
     "reference.lr=0.1",
+    "reference.optimizers={d: {lr: 0.1}}",
     "reference.warmup={epochs: 1}",
     "train.last_batch=carry",
     "reference.global_batch_size=32",

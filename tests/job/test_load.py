@@ -55,7 +55,7 @@ MEANT = [
     (
         "reference.learning_rate=0.1",
         'JOB: unknown key "learning_rate" in reference.\n'
-        '  Did you mean "lr"? Known keys: global_batch_size, lr, optimizer, warmup, samples_per_s.',
+        '  Did you mean "lr"? Known keys: global_batch_size, lr, optimizer, optimizers, warmup, samples_per_s.',
     ),
     *(
         (

@@ -77,7 +77,7 @@ def test_the_smallest_job_has_the_documented_defaults() -> None:
         "name": "a",
         "recipe": "a:b",
         "recipe_args": {},
-        "reference": {"global_batch_size": 4, "lr": 1.0, "optimizer": {"name": "sgd"}},
+        "reference": {"global_batch_size": 4, "lr": 1.0, "optimizer": {"name": "sgd"}, "optimizers": {}},
         "scale": {
             "num_workers": 1,
             "per_worker_batch_size": 4,

@@ -21,6 +21,7 @@ from scaler.training.activity import Activity
 from scaler.training.clock import CpuClock
 from scaler.training.gradients.gather import gathering
 from scaler.training.gradients.step import GradientStep
+from scaler.training.gradients.values import RecordedValues
 from scaler.training.loop import Training
 from scaler.training.randomness import seed_everything
 
@@ -64,6 +65,7 @@ def gradient_of(rank: int, world_size: int, count: int) -> tuple[list[float], fl
         scaler=torch.amp.GradScaler("cpu", enabled=False),
         clock=CpuClock(),
         activity=Activity(),
+        values=RecordedValues(),
     )
     mine = micro_batch_bounds(count, world_size=world_size, rank=rank, grad_accum_steps=1)
     source = ((samples(count)[start:stop],) for start, stop in mine or [(0, 1)])

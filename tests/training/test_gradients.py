@@ -14,6 +14,7 @@ from scaler.core.noise_scale import estimate_squares
 from scaler.training.activity import Activity
 from scaler.training.clock import CpuClock
 from scaler.training.gradients.step import GradientStep
+from scaler.training.gradients.values import RecordedValues
 
 FEATURES = 5
 
@@ -66,6 +67,7 @@ def step_gradient(
         scaler=torch.amp.GradScaler("cpu", init_scale=loss_scale or 1.0, enabled=loss_scale is not None),
         clock=CpuClock(),
         activity=Activity(),
+        values=RecordedValues(),
     )
     mine = micro_batch_bounds(samples, world_size=world_size, rank=rank, grad_accum_steps=grad_accum_steps)
     batches = ((inputs[start:stop], labels[start:stop]) for start, stop in mine or [(0, 1)])
@@ -298,6 +300,7 @@ def test_a_loss_that_no_step_can_use_is_refused(loss: Any, problem: str) -> None
         scaler=torch.amp.GradScaler("cpu", enabled=False),
         clock=CpuClock(),
         activity=Activity(),
+        values=RecordedValues(),
     )
     with pytest.raises(RecipeError) as caught:
         gradient(iter([(inputs, labels)]), [4], step_samples=4)
@@ -348,4 +351,5 @@ def make_step(model: nn.Module, loss: Any, world_size: int) -> GradientStep:
         scaler=torch.amp.GradScaler("cpu", enabled=False),
         clock=CpuClock(),
         activity=Activity(),
+        values=RecordedValues(),
     )

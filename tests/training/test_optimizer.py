@@ -374,7 +374,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path, name: str) -> None:
         recipe = make_recipe()
         again, _ = in_this_process(tmp_path, recipe, job)
         again.restore(int(path.stem))
-        assert plain(again._stepper._optimizer.state_dict()) == plain(saved["optimizer"])
+        assert plain(again._stepper.optimizers[None].optimizer.state_dict()) == plain(saved["optimizer"])
         assert weights_of(recipe.model) == torch.cat([value.flatten() for value in saved["model"].values()]).tolist()
 
 

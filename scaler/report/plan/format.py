@@ -5,8 +5,8 @@ from types import MappingProxyType
 
 from scaler.job import Job
 from scaler.job.section import Length
-from scaler.plan import Phase, Plan, PlanGroup
-from scaler.report.text.format import number, option, plural, ratio, seconds
+from scaler.plan import Phase, Plan, PlanGroup, PlanOptimizer
+from scaler.report.text.format import number, optimizer_options, option, plural, printable, ratio, seconds
 
 REACTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -64,6 +64,13 @@ def _trained_from(group: PlanGroup) -> str:
     if not group.frozen:
         return "0"
     return "never" if group.unfreeze_at is None else number(group.unfreeze_at)
+
+
+def of_its_own(own: PlanOptimizer) -> tuple[str, str]:
+    """Return the class of an optimizer with a reference of its own, and its learning rate, options and rule."""
+    name = str(own.optimizer["name"]).rpartition(":")[2]
+    parts = [f"peak lr {option(own.peak_lr)}", optimizer_options(own.optimizer), own.scaling.rule.name]
+    return printable(name), printable(", ".join(filter(None, parts)))
 
 
 def constants(phase: Phase) -> dict[str, str]:

@@ -22,6 +22,7 @@ from scaler.report.plan.format import (
     group_row,
     kept,
     micro_steps,
+    of_its_own,
     or_more,
     phase_row,
     reactions,
@@ -201,6 +202,7 @@ def _rows(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
         *([("ema_decay", option(average), average_reason(plan))] if average is not None else []),
         *(("reacts", name, reason) for name, reason in reactions(plan)),
         ("optimizer", f"{plan.optimizer['name']}, {options}", reasons["optimizer"]),
+        *((f"optimizers.{own.name}", *of_its_own(own)) for own in plan.optimizers),
     ]
 
 

@@ -20,6 +20,7 @@ from scaler.report.plan.format import (
     group_row,
     kept,
     micro_steps,
+    of_its_own,
     or_more,
     phase_row,
     reactions,
@@ -125,6 +126,7 @@ def _numbers(plan: Plan, job: Job | None, estimate: PlanEstimate | None) -> Rend
         ),
         ("epoch", plural(plan.steps_per_epoch, "step"), reasons["steps_per_epoch"]),
         ("optimizer", printable(_short(str(plan.optimizer["name"]))), printable(_optimizer(plan))),
+        *((f"optimizer {own.name}", *of_its_own(own)) for own in plan.optimizers),
     ]
     average = plan.phases[0].ema_decay
     if average is not None:

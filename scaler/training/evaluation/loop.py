@@ -13,6 +13,7 @@ from scaler.training.activity import Activity
 from scaler.training.data.batches import batches, to_device
 from scaler.training.evaluation.results import EvaluationResults, describe
 from scaler.training.gradients.gather import gathering
+from scaler.training.gradients.losses import evaluated_loss
 from scaler.training.model.modes import evaluation_mode
 from scaler.training.recipe import Recipe
 
@@ -103,11 +104,5 @@ def _values(recipe: Recipe, model: nn.Module, batch: Any) -> Mapping[Any, Any]:
         if not isinstance(found, Mapping):
             raise RecipeError(f"evaluate(model, batch) returned {describe(found)}.", "Return a dict of named values.")
         return found
-    loss = recipe.loss(model, batch)
-    is_weighted = isinstance(loss, tuple) and len(loss) == 2
-    if not is_weighted and (not isinstance(loss, Tensor) or loss.numel() != 1):
-        raise RecipeError(
-            f"loss(model, batch) returned {describe(loss)} in the evaluation.",
-            "Return a scalar tensor, or (sum, weight).",
-        )
-    return {"loss": loss}
+    assert recipe.loss is not None  # a recipe with step has evaluate
+    return evaluated_loss(recipe.loss(model, batch))

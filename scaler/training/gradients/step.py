@@ -9,13 +9,11 @@ This equals one worker's gradient on the whole batch to float tolerance, also in
 shares. For a loss that returns ``(sum, weight)``, the sums are added up and divided by the weight over all workers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from scaler.errors import RecipeError
@@ -25,23 +23,21 @@ from scaler.training.activity import Activity
 from scaler.training.clock import Clock, Mark
 from scaler.training.data.batches import to_device
 from scaler.training.gradients.gather import gathering
-from scaler.training.gradients.norm import coalesced, total_norm, values_of
+from scaler.training.gradients.losses import (
+    joined,
+    no_weight,
+    read_loss,
+    weights_in_micro_batches,
+    weights_over_workers,
+)
+from scaler.training.gradients.norm import coalesced, values_of
+from scaler.training.gradients.parts import PartNorms, Parts, Precondition
 from scaler.training.gradients.reduction import GradientSum, sparse_parameters
+from scaler.training.gradients.values import RecordedValues
 from scaler.training.model.buffers import Buffers
 from scaler.training.model.modes import norms_in_evaluation_mode
 from scaler.training.model.names import named_parameters
-from scaler.training.recipe.failures import describe_type
 from scaler.training.recipe.recipe import Loss
-
-Precondition = Callable[[Sequence[nn.Parameter], Sequence[Tensor]], Sequence[Tensor]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
-    """The parts whose mean is a step's gradient: one gradient for each micro-batch of each worker."""
-
-    squares: tuple[float, ...]  # squared norm of each part, before clipping and loss scaling
-    samples: tuple[float, ...]  # samples in each part; for weighted samples, its weight in samples
 
 
 class StepMeasures(NamedTuple):
@@ -54,6 +50,7 @@ class StepMeasures(NamedTuple):
     ready: Mark  # this worker's gradient was complete
     synced: Mark  # the sum over workers was complete
     parts: "Parts | None" = None  # None unless the step was measured
+    sync_waits: tuple[tuple[Mark, Mark], ...] = ()  # more waits for the other workers, before ``ready``
 
     def loss(self) -> tuple[float | None, float | None]:
         """Return the loss and the weight for a ``Record``: the mean over this worker's share. Waits for the device."""
@@ -84,6 +81,7 @@ class GradientStep:
         scaler: the loss scaler for ``fp16``.
         clock: marks points in the device's work.
         activity: updated with what this worker is doing.
+        values: gets the values that the loss records.
         precondition: applied to gradients before their norms are measured (``Parts``); None: nothing.
     """
 
@@ -98,19 +96,18 @@ class GradientStep:
         scaler: torch.amp.GradScaler,
         clock: Clock,
         activity: Activity,
+        values: RecordedValues,
         precondition: Precondition | None = None,
     ) -> None:
         self._loss, self._device, self._world_size, self._activity = loss, device, world_size, activity
-        self._scaler, self._clock, self._precondition = scaler, clock, precondition
-        self._squares: list[Tensor] = []  # in a measured step: of each micro-batch, before the sum over workers
-        self._bucket_squares: list[Tensor] = []  # of the last micro-batch, with several workers
-        self._before: dict[int, Tensor] = {}  # by id of the parameter: its gradient before the last micro-batch
+        self._scaler, self._clock, self._values = scaler, clock, values
         self._named = {name: p for name, p in named_parameters(model).items() if p.requires_grad}
         self._parameters = list(self._named.values())
         self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self._known = set(named_parameters(model))
         self._is_first = True  # whether the next step is the first
         self._model = model
+        self._norms = PartNorms(self._parameters, device=device, world_size=world_size, precondition=precondition)
         self._sum: GradientSum | None = None
         if world_size > 1:
             self._buffers = Buffers(model)
@@ -138,7 +135,7 @@ class GradientStep:
         waits, losses = [], []
         is_sum = False
         steps = max(len(sizes), 1)
-        self._squares, self._bucket_squares, self._before = [], [], {}
+        self._norms.begin()
         for index in range(steps):
             asked = self._clock.mark()
             self._activity.begin(LOADING)
@@ -150,16 +147,25 @@ class GradientStep:
                 self._buffers.broadcast()
             norms = nullcontext() if sizes else norms_in_evaluation_mode(self._model)
             with self._autocast(), norms, gathering(has_samples=bool(sizes), micro_batches=steps):
-                value, weight = self.check_loss(self._loss(self._model, batch))
+                loss = read_loss(self._loss(self._model, batch))
+            if loss.recorded:
+                self._values.add(loss.recorded, samples=size)
+            value, weight = loss.terms[0]
+            if len(loss.terms) > 1:
+                if steps > 1:
+                    raise weights_in_micro_batches(steps)
+                own = [term.weight if sizes and term.weight is not None else 0.0 for term in loss.terms]
+                weights = weights_over_workers(own, device=self._device, world_size=self._world_size)
+                value, weight = joined(loss.terms, weights, samples=size, step_samples=step_samples), None
             is_sum = weight is not None
             # A sum has the factor 1, or 0 for an empty share; a mean has its share of the step's samples.
             share = float(size > 0) if is_sum else size / step_samples
             if self._sum is not None and sizes and index == steps - 1:
-                self._sum.begin(self._note_part if measure else None)
+                self._sum.begin(self._norms.note if measure else None)
             self._backward(value, share)
             losses.append((value.detach(), size if weight is None else weight if sizes else 0.0))
-            if measure and steps > 1 and (index < steps - 1 or self._sum is None):  # otherwise _note_part does it
-                self._take_apart(is_last=index == steps - 1)
+            if measure and steps > 1 and (index < steps - 1 or self._sum is None):  # otherwise note does it
+                self._norms.take_apart(is_last=index == steps - 1)
         if self._sum is not None:
             self._sum.start_rest(counts=bool(sizes))
         else:
@@ -184,13 +190,17 @@ class GradientStep:
             data_waits=tuple(waits),
             ready=ready,
             synced=synced,
-            parts=self._parts(weights, step_samples=step_samples, is_sum=is_sum, most=micro_steps) if measure else None,
+            parts=self._norms.parts(
+                weights, step_samples=step_samples, is_sum=is_sum, most=micro_steps, loss_scale=self._loss_scale()
+            )
+            if measure
+            else None,
         )
 
     def square_of(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """Return the squared norm of the parameters' present gradient, computed like the norms in ``Parts``."""
         present = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
-        return self._square([parameter for parameter, _ in present], [gradient for _, gradient in present])
+        return self._norms.square([parameter for parameter, _ in present], [gradient for _, gradient in present])
 
     def close(self) -> None:
         """Remove the hooks from the model, so that another object can be created for it."""
@@ -212,61 +222,8 @@ class GradientStep:
                 "Create every parameter in build().",
             )
 
-    def _note_part(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
-        """Keep the squared norm of what the last micro-batch added to some gradients, before the sum over workers."""
-        self._bucket_squares.append(self._square(parameters, self._last_added(parameters, gradients)))
-
-    def _take_apart(self, *, is_last: bool) -> None:
-        """Keep the squared norm of what one micro-batch added to the gradient. The gradient does not change."""
-        present = [(p, p.grad) for p in self._parameters if p.grad is not None]
-        parameters, gradients = [p for p, _ in present], [gradient for _, gradient in present]
-        self._squares.append(self._square(parameters, self._last_added(parameters, gradients)))
-        self._before = {} if is_last else {id(p): gradient.clone() for p, gradient in present}
-
-    def _last_added(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Return what the last micro-batch added to gradients, for its norm only: the sign may be reversed.
-
-        The copies of the earlier gradients are overwritten.
-        """
-        before = [self._before.pop(id(parameter), None) for parameter in parameters]
-        return [new if old is None else _subtracted(old, new) for old, new in zip(before, gradients, strict=True)]
-
-    def _square(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> Tensor:
-        """Return the squared norm of a gradient, as a float64 scalar on its device."""
-        if self._precondition is not None:
-            gradients = self._precondition(parameters, gradients)
-        return total_norm(gradients).double().square()
-
-    def _parts(self, weights: Sequence[float], *, step_samples: int, is_sum: bool, most: int) -> Parts:
-        """Return the squared norm of every part's mean gradient, from what each part added to the sum."""
-        scale = self._scaler.get_scale() ** 2 if self._scaler.is_enabled() else 1.0
-        if self._sum is not None:
-            zero = torch.zeros((), dtype=torch.float64, device=self._device)
-            squares, weights = self._of_all_workers(
-                [*self._squares, torch.stack([*self._bucket_squares, zero]).sum()], weights, most=most
-            )
-        else:
-            squares = [float(square) for square in self._squares]
-            weights = weights if squares else ()
-        # A mean was added with the factor n_w / N, a sum with 1: divided by it, the part is a mean gradient.
-        total = sum(weights)
-        shares = [weight if is_sum else weight / step_samples for weight in weights]
-        rounded = step_samples * (1.0 - 1e-12 if is_sum else 1.0)  # rounded weights must not add up to more
-        return Parts(
-            squares=tuple(s / scale / share**2 if share else 0.0 for s, share in zip(squares, shares, strict=True)),
-            samples=tuple(rounded * weight / total for weight in weights),
-        )
-
-    def _of_all_workers(
-        self, squares: Sequence[Tensor], weights: Sequence[float], *, most: int
-    ) -> tuple[list[float], list[float]]:
-        """Return every worker's squares and weights, ordered by rank; 0 if a worker has fewer parts than ``most``."""
-        mine = torch.zeros((2, most), dtype=torch.float64, device=self._device)
-        mine[0, : len(squares)] = torch.stack(list(squares))
-        mine[1, : len(weights)] = torch.tensor(weights, dtype=torch.float64)
-        rows = [torch.empty_like(mine) for _ in range(self._world_size)]
-        dist.all_gather(rows, mine)
-        return torch.cat([row[0] for row in rows]).tolist(), torch.cat([row[1] for row in rows]).tolist()
+    def _loss_scale(self) -> float:
+        return self._scaler.get_scale() if self._scaler.is_enabled() else 1.0
 
     def _backward(self, value: Tensor, share: float) -> None:
         """Add ``share`` times the gradient of ``value``; with a share of 1, exactly torch's own backward."""
@@ -281,42 +238,9 @@ class GradientStep:
     def _divide_by_weight(self, weights: Sequence[Tensor | float]) -> None:
         """Divide the summed gradient by the weight over all workers and micro-batches."""
         parts = [torch.as_tensor(weight, dtype=torch.float64, device=self._device) for weight in weights]
-        total = torch.stack(parts).sum()
-        if self._sum is not None:
-            dist.all_reduce(total)
-        divisor = float(total)
+        mine = torch.stack(parts).sum()
+        (divisor,) = weights_over_workers([mine], device=self._device, world_size=self._world_size)
         if divisor <= 0:
-            raise RecipeError(
-                f"the loss's weight over the whole batch = {divisor:g}.", "(sum, weight) needs a weight above 0."
-            )
+            raise no_weight(divisor)
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         torch._foreach_div_(values_of(gradients), divisor)
-
-    @staticmethod
-    def check_loss(value: object) -> tuple[Tensor, Tensor | float | None]:
-        """Return a loss as ``(value, weight)``; the weight is None for a mean.
-
-        Raises:
-            RecipeError: it is not a scalar tensor with a gradient.
-        """
-        weight: Tensor | float | None = None
-        loss = value
-        if isinstance(value, tuple) and len(value) == 2:
-            loss, weight = value
-            if isinstance(weight, Tensor):
-                weight = weight.detach()
-        if not isinstance(loss, Tensor) or loss.ndim != 0:
-            shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else describe_type(loss)
-            raise RecipeError(f"loss(model, batch) returned {shape}.", "Return a scalar tensor, or (sum, weight).")
-        if not loss.requires_grad:
-            raise RecipeError(
-                "loss(model, batch) returned a tensor without a gradient.", "Compute it from the model's output."
-            )
-        return loss, weight
-
-
-def _subtracted(before: Tensor, after: Tensor) -> Tensor:
-    """Return ``before - after`` for one parameter; the difference of a sparse and a dense gradient is dense."""
-    if before.is_sparse == after.is_sparse:
-        return before.sub_(after)
-    return before.to_dense() - after.to_dense()

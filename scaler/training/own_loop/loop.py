@@ -17,9 +17,10 @@ from scaler.training.clock import clock_for
 from scaler.training.own_loop.context import LoopContext
 from scaler.training.own_loop.group import LoopGroup
 from scaler.training.own_loop.loader import CountedLoader
+from scaler.training.own_loop.open_step import Number
 from scaler.training.own_loop.steps import LoopSteps
 from scaler.training.own_loop.torch_scheduler import LoopScheduler
-from scaler.training.recorder import Number, Recorder
+from scaler.training.recorder import Recorder
 from scaler.training.run import Run
 from scaler.training.worker_context import AttemptEnd, Leave
 

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from scaler.errors import TrainingError
 from scaler.training.clock import Mark
+from scaler.training.gradients.losses import Value
 from scaler.training.gradients.step import StepMeasures
-from scaler.training.recorder import Number
 from scaler.training.run import PlannedStep
+
+Number = Tensor | float
 
 
 @dataclass(kw_only=True, slots=True)
@@ -21,7 +23,7 @@ class OpenStep:
     synced: Mark | None = None  # the first optimizer began its step
     waits: list[tuple[Mark, Mark]] = field(default_factory=list)  # for batches
     losses: list[tuple[Tensor, float | Tensor]] = field(default_factory=list)  # with samples; or sums with weights
-    values: list[tuple[Mapping[str, Number], Number]] = field(default_factory=list)  # with weights
+    values: list[Value] = field(default_factory=list)  # sums with weights
     is_weighted: bool = False
     last_fetched: int = 0  # samples in the last batch of this process
     planned: PlannedStep | None = None  # known when the first optimizer begins its step
@@ -48,8 +50,9 @@ class OpenStep:
             self.is_weighted = True
             counts = weight.detach() if isinstance(weight, Tensor) else float(weight)
             self.losses.append((mean * counts, counts))
-        if values:
-            self.values.append((values, counts))
+        for name, value in values.items():
+            plain = value.detach() if isinstance(value, Tensor) else float(value)
+            self.values.append(Value(name, plain * counts, counts))
 
     def measures(self, *, samples: int, ready: Mark, synced: Mark) -> StepMeasures:
         """Return what this process measured.

@@ -147,8 +147,7 @@ class LoopSteps:
         ready = self._ready.take(synced=synced)
         if self._group.world_size == 1:  # what comes after the gradient is no wait
             ready = synced
-        for values, weight in step.values:
-            self._run.recorder.add_values(values, weight)
+        self._run.recorder.values.add(step.values, samples=1)
         if self._taken % COMPARED_EVERY == 0 and not self.optimizers[0].is_sharded():
             self._norm = step.grad_norm
         self._taken += 1

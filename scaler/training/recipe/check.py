@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from scaler.plan import Plan
 from scaler.training.recipe.data import with_data
 from scaler.training.recipe.failures import describe_type
+from scaler.training.recipe.optimizers import require_several, with_optimizers
 from scaler.training.recipe.recipe import EVALUATE_OVER, LOSS_OVER, Recipe
 
 
@@ -20,8 +21,8 @@ def require_planned(recipe: Recipe, job: "Job", plan: "Plan") -> None:
     """Raise an error if the plan was made for another recipe.
 
     Raises:
-        RecipeError: the training set's size, the parameter groups or the model's parameters differ from the plan's; or
-            several processes would read an iterable.
+        RecipeError: the training set's size, the parameter groups, the optimizers or the model's parameters differ
+            from the plan's; several processes would read an iterable; or as ``require_several``.
     """
     from scaler.training.data.stream import Stream  # this file is imported without torch
 
@@ -35,6 +36,7 @@ def require_planned(recipe: Recipe, job: "Job", plan: "Plan") -> None:
             f"train.data_workers = {job.train.data_workers}, but train_data is an iterable, which one process reads.",
             "Set train.data_workers to 1, or give train_data a method read_range(start, stop).",
         )
+    require_several(recipe, job, plan)
     if recipe.groups and not job.groups:
         raise RecipeError("the recipe has parameter groups, but the job does not use them.", "Add groups: recipe.")
     planned = plan.parameters
@@ -66,8 +68,9 @@ def checked_recipe(recipe: object, path: str) -> Recipe:
     ):  # not isinstance(..., nn.Module): this file is imported without torch
         raise RecipeError(f"{path}: model is {describe_type(recipe.model)}.", "It must be a torch.nn.Module.")
     functions = ("loss", recipe.loss), ("evaluate", recipe.evaluate), ("metrics", recipe.metrics)
-    for name, part in (*functions, ("collate", recipe.collate)):
-        if not callable(part) and (part is not None or name == "loss"):
+    of_steps = ("step", recipe.step), ("after_step", recipe.after_step)
+    for name, part in (*functions, *of_steps, ("collate", recipe.collate)):
+        if not callable(part) and part is not None:
             raise RecipeError(f"{path}: {name} is {describe_type(part)}.", f"{name} must be a function.")
     if recipe.metrics is not None and recipe.evaluate is None:
         raise RecipeError(
@@ -83,7 +86,7 @@ def checked_recipe(recipe: object, path: str) -> Recipe:
             raise RecipeError(f"{path}: the model's parameter {parameter_name} {unusable[0]}.", unusable[1])
     if not any(parameter.requires_grad for parameter in recipe.model.parameters()):
         raise RecipeError(f"{path}: the model has no parameter to train.", "At least one must require a gradient.")
-    return with_data(recipe, path)
+    return with_data(with_optimizers(recipe, path), path)
 
 
 def _unusable(parameter: "nn.Parameter") -> tuple[str, str] | None:

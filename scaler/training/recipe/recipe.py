@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Dataset
 
+    from scaler.training.gradients.step_context import StepContext
 
-Loss = Callable[["nn.Module", Any], "Tensor | tuple[Tensor, Tensor | float]"]
+Loss = Callable[["nn.Module", Any], "Tensor | tuple[Tensor, Tensor | float] | Mapping[str, Any]"]
 Evaluate = Callable[["nn.Module", Any], Mapping[str, Any]]
 LOSS_OVER = ("samples", "global_batch", "micro_batch")
 EVALUATE_OVER = ("samples", "batch")
@@ -27,7 +28,16 @@ class Recipe:
             of an epoch, which every worker reads in full. See docs/data-sources.md.
         loss: ``loss(model, batch)``: the mean over the batch's samples, or ``(sum, weight)`` for losses that give
             samples different weights (tokens, for example). A step then divides the sum by the weight of the global
-            batch.
+            batch. Or a dict of these: with ``loss``, that is the loss, and the other values are recorded; without it,
+            all entries are terms, and the loss is their sum. None: the recipe has ``step``.
+        optimizers: for several optimizers: name -> what it trains: a module of ``model``, or parameters. Each
+            parameter that requires a gradient belongs to one of them. Needs ``step``.
+        step: instead of ``loss``: ``step(context, batch)`` takes the steps of the optimizers, on each worker for its
+            share of the batch, with ``context.backward(loss, "d")`` and ``context.step("d")``
+            (``scaler.StepContext``). It returns a dict of values to record, means over the batch's samples or
+            ``(sum, weight)``; ``loss`` among them is the loss of the records.
+        after_step: ``after_step(model)`` is called after each step, without gradients, to clamp weights for example.
+            It must do the same on every worker.
         loss_over: ``samples``: the loss has one of these two forms. scaler measures this before the first step.
             ``global_batch``: the loss compares the samples of a step, and gathers them with ``scaler.all_gather``. A
             step is then one forward/backward on each worker, never several micro-batches. ``micro_batch``: the loss
@@ -54,7 +64,10 @@ class Recipe:
 
     model: "nn.Module"
     train_data: "Dataset[Any] | Iterable[Any]"
-    loss: Loss
+    loss: Loss | None = None
+    optimizers: "Mapping[str, nn.Module | Iterable[nn.Parameter]] | None" = None
+    step: "Callable[[StepContext, Any], Mapping[str, Any] | None] | None" = None
+    after_step: "Callable[[nn.Module], object] | None" = None
     loss_over: Literal["samples", "global_batch", "micro_batch"] = "samples"
     eval_data: "Dataset[Any] | Iterable[Any] | None" = None
     evaluate: Evaluate | None = None

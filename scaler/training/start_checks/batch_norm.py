@@ -29,7 +29,7 @@ def require_samples_for_norms(
         RecipeError: BatchNorm refuses one sample; names the step.
     """
     at = first_single_sample_step(plan, samples_seen=samples_seen)
-    if at is None or at == samples_seen:  # the next step raises it itself
+    if at is None or at == samples_seen or recipe.loss is None:  # the next step raises it itself; step is not tried
         return
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     first, workers = [torch.zeros(1, dtype=torch.int64)], min(1, data_workers)

@@ -11,7 +11,7 @@ of the training set. Thresholds, and the losses that they were measured on: docs
 """
 
 from dataclasses import dataclass
-from math import isfinite, nan
+from math import isfinite
 
 import torch
 from torch import nn
@@ -34,8 +34,10 @@ from scaler.training.start_checks.loss_values import (
     LossValue,
     compare_losses,
     mean_comparison,
+    mean_of,
     not_a_mean_error,
     standard_errors,
+    sum_of_means,
 )
 from scaler.training.start_checks.probed_loss import ProbedLoss
 from scaler.training.worker_context import WorkerContext
@@ -83,7 +85,7 @@ def probe_loss(
             a gradient; or it is over the global batch, and the plan has several micro-batches or measures the
             gradient's noise.
     """
-    if recipe.loss_over == "micro_batch":
+    if recipe.loss is None or recipe.loss_over == "micro_batch":
         return LossProbe()
     found: LossProbe | RecipeError
     with untouched(model, context.device):
@@ -157,7 +159,7 @@ class _Probe:
     def _check(self, whole: LossValue) -> LossProbe | LossComparison | None:
         """Check the loss in the model's present mode; a comparison means refusal, and None a random loss."""
         found = self._measure(whole)
-        if whole.weight == 0.0:
+        if any(term.weight == 0.0 for term in whole.terms):
             return LossProbe(why_not=f"{len(self._whole)} samples have the weight 0")
         if not isfinite(whole.mean):
             return None
@@ -226,14 +228,10 @@ class _Probe:
             return LossProbe(gathers=True)
         start, stop = share_bounds(size, parts=self._world_size, index=self._rank)
         mine = self._loss.value(self._whole[start:stop], is_alone=False)
-        mean = Mean()
-        if mine.weight is None:
-            mean.add(mine.value, stop - start)
-        else:
-            mean.add_sum(mine.value, mine.weight)
-        sums = torch.tensor([mean.total, mean.weight], dtype=torch.float64)
-        total, weight = sum_over_workers(sums, world_size=self._world_size, device=self._device).tolist()
-        shared = total / weight if weight else nan
+        means = [mean_of([(term, stop - start)]) for term in mine.terms]
+        sums = torch.tensor([(mean.total, mean.weight) for mean in means], dtype=torch.float64)
+        sums = sum_over_workers(sums, world_size=self._world_size, device=self._device)
+        shared = sum_of_means([Mean(total, weight) for total, weight in sums.tolist()])
         is_random = abs(self._loss.value(self._whole, seed=1).mean - whole.mean) > 1e-6 * abs(whole.mean)
         if is_random or not isfinite(shared) or not isfinite(whole.mean):
             return LossProbe(gathers=True)

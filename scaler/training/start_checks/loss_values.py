@@ -14,17 +14,21 @@ from scaler.metrics.mean import Mean
 
 
 class LossValue(NamedTuple):
-    """The loss of a batch: a mean, or a sum with its weight."""
+    """The loss of a batch: a mean, or a sum with its weight; and other terms that are added to it."""
 
     value: float
     weight: float | None
+    others: "tuple[LossValue, ...]" = ()
+
+    @property
+    def terms(self) -> "tuple[LossValue, ...]":
+        """All terms."""
+        return (self, *self.others)
 
     @property
     def mean(self) -> float:
-        """The mean; nan if the weight is 0."""
-        if self.weight is None:
-            return self.value
-        return self.value / self.weight if self.weight else nan
+        """The mean; nan if a weight is 0."""
+        return sum_of_means([mean_of([(term, 1)]) for term in self.terms])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +91,22 @@ class LossComparison:
         )
 
 
+def mean_of(parts: Sequence[tuple[LossValue, int]]) -> Mean:
+    """Return the mean of one term over parts of a batch, each with its number of samples."""
+    mean = Mean()
+    for term, size in parts:
+        if term.weight is None:
+            mean.add(term.value, size)
+        else:
+            mean.add_sum(term.value, term.weight)
+    return mean
+
+
+def sum_of_means(means: Sequence[Mean]) -> float:
+    """Return the sum of the means of terms; nan if one has the weight 0."""
+    return sum(nan if mean.value is None else mean.value for mean in means)
+
+
 def compare_losses(
     whole: LossValue, twice: LossValue, parts: Sequence[tuple[LossValue, int]], *, tolerance: float
 ) -> LossComparison:
@@ -98,19 +118,14 @@ def compare_losses(
         parts: of each part, with its samples.
         tolerance: the relative difference that counts as equal.
     """
-    mean = Mean()
-    for part, size in parts:
-        if whole.weight is None:
-            mean.add(part.value, size)
-        else:
-            mean.add_sum(part.value, part.weight or 0.0)
+    together = [mean_of([(part.terms[place], size) for part, size in parts]) for place in range(len(whole.terms))]
     return LossComparison(
         samples=sum(size for _, size in parts),
         whole=whole.mean,
         twice=twice.mean,
-        parts=nan if mean.value is None else mean.value,
+        parts=sum_of_means(together),
         part_size=max(size for _, size in parts),
-        is_weighted=whole.weight is not None,
+        is_weighted=any(term.weight is not None for term in whole.terms),
         tolerance=tolerance,
     )
 

@@ -18,7 +18,7 @@ from scaler.training.data.order import EpochOrder, OwnOrder
 from scaler.training.data.stream import LoadedSamples, Stream, own_order
 from scaler.training.device import is_out_of_memory
 from scaler.training.gradients.gather import gathering
-from scaler.training.gradients.step import GradientStep
+from scaler.training.gradients.losses import read_loss
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe import Recipe
 from scaler.training.start_checks.loss_values import LossValue
@@ -100,15 +100,18 @@ class ProbedLoss:
             gathering(is_alone=is_alone) as calls,
             nullcontext() if half is None else torch.autocast(self._device.type, dtype=half),
         ):
-            found = self._recipe.loss(self._model, to_device(batch, self._device))
+            assert self._recipe.loss is not None
+            found = read_loss(self._recipe.loss(self._model, to_device(batch, self._device)))
         self.gathers |= calls.was_called
-        value, weight = GradientStep.check_loss(found)
-        self._allow_rounding(value)
-        return LossValue(float(value.detach()), None if weight is None else float(weight))
+        self._allow_rounding([term.value for term in found.terms])
+        first, *others = [
+            LossValue(float(value.detach()), None if weight is None else float(weight)) for value, weight in found.terms
+        ]
+        return first._replace(others=tuple(others))
 
-    def _allow_rounding(self, value: Tensor) -> None:
+    def _allow_rounding(self, values: Sequence[Tensor]) -> None:
         """Raise the tolerance to the rounding of the coarsest dtype that the loss uses."""
-        made_with = [*self._model.parameters(), value]
+        made_with = [*self._model.parameters(), *values]
         dtypes = {tensor.dtype for tensor in made_with if tensor.is_floating_point()}
         dtypes |= {self._autocast} if self._autocast is not None else set()
         self.tolerance = max([TOLERANCE, *(8 * torch.finfo(dtype).eps for dtype in dtypes)])
