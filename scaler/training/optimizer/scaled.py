@@ -108,6 +108,8 @@ class ScaledOptimizer:
         self.scaler.update()
         self.optimizer.zero_grad()
         used = used_lr(self.optimizer, planned=own_lr)  # read after the step: a hook of the recipe may change it
+        if self._own is None:
+            return used
         if used == own_lr:
             return lr
         return used * lr / own_lr if own_lr else lr + used
