@@ -189,7 +189,7 @@ def train(rank: int, world_size: int, folder: str, values: dict[str, Any], optio
     training = Training(recipe, job, make_plan(job, world_size, parameters=shapes_of(recipe)), around)
     lrs = UsedLrs(training)
     if stop_after != NEVER_STOP:
-        training._interval = EveryStep()
+        training._hand_over.interval = EveryStep()
     saved, _ = find_checkpoint(around.folder)
     if saved is not None:
         training.restore(saved)
@@ -360,7 +360,7 @@ def test_after_step_is_called_once_after_each_step_and_may_change_weights_and_bu
         found = recipe()
         around = Kept(0, 1, str(folder), **options)
         training = Training(found, job, make_plan(job, 1), around)
-        training._interval = EveryStep()
+        training._hand_over.interval = EveryStep()
         saved, _ = find_checkpoint(around.folder)
         if saved is not None:
             training.restore(saved)
