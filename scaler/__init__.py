@@ -4,7 +4,7 @@ Run jobs, as the command line does: ``submit``, ``resume``, ``find_lr``, ``probe
 alone. Follow and
 stop them, from any machine: ``status``, ``wait``, ``stop``. Read runs:
 ``read_run`` and ``read_runs`` (pandas frames), ``compare``. Several runs and what they show: ``run_experiment``,
-``plan_experiment``, ``read_experiment``. Write a job: ``Recipe``, ``all_gather`` for its loss,
+``plan_experiment``, ``read_experiment``. Write a job: ``Recipe``, ``Eval``, ``all_gather`` for its loss,
 ``load_job``, ``Job``, ``make_plan``, ``Plan``. Write your own training loop, without Ray: ``scale_lr``, ``Schedule``
 with ``Warmup`` and ``shapes``, and ``SampleScheduler``, which writes them into a torch optimizer. Every error is a
 ``ScalerError``.
@@ -18,6 +18,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 __all__ = [
     "ClusterError",
+    "Eval",
     "Job",
     "JobFileError",
     "Plan",
@@ -83,10 +84,11 @@ if TYPE_CHECKING:
     from scaler.plan import Plan, make_plan
     from scaler.training.gradients.gather import all_gather
     from scaler.training.plan_job import plan_job
-    from scaler.training.recipe import Recipe
+    from scaler.training.recipe import Eval, Recipe
 
 _MODULES = {
     "ClusterError": "scaler.errors",
+    "Eval": "scaler.training.recipe",
     "Job": "scaler.job",
     "JobFileError": "scaler.errors",
     "Plan": "scaler.plan",

@@ -39,6 +39,7 @@ from scaler.training.clock import clock_for
 from scaler.training.controllers import Controllers
 from scaler.training.data.batches import batches
 from scaler.training.data.order import StepIndices
+from scaler.training.data.sources import gather_places, load_places
 from scaler.training.data.stream import own_order
 from scaler.training.device import is_out_of_memory
 from scaler.training.evaluation.evaluator import Evaluator
@@ -123,6 +124,7 @@ class Training:
         self._checkpoints.load_state_dict(state["checkpoints"])
         self._is_complete = state["is_end"] and not self._position.next_size()
         self._digests = state["data"]
+        load_places(self._recipe.train_data, state.get("places", ()))
         rows = state["random"]
         self._random = rows[self._context.rank] if len(rows) == self._world_size else None
 
@@ -448,8 +450,9 @@ class Training:
             self._checkpoints.keep_as_best(values)
         self.activity.begin(SAVING)
         states = gather_random_states(self._device, world_size=context.world_size)
+        places = gather_places(self._recipe.train_data, world_size=context.world_size)
         if context.rank == 0:
-            state = {**self._state(), "random": states}
+            state = {**self._state(), "random": states, "places": places}
             self._checkpoints.save(state, self.plan, values=values, is_best=is_best, began=began)
 
     def _state(self) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Seeds and states of all random numbers of a worker: torch's, its GPU's, numpy's and Python's."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, ClassVar, Self
 
@@ -60,6 +62,16 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
     torch.set_rng_state(rest[16 : 16 + size].clone())
     if device.type == "cuda" and rest.numel() > 16 + size:
         torch.cuda.set_rng_state(rest[16 + size :].clone(), device)
+
+
+@contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """Restore all random numbers after a ``with`` block."""
+    state = random_state(device)
+    try:
+        yield
+    finally:
+        set_random_state(state, device)
 
 
 _PYTHON_WORDS, _NUMPY_WORDS = 625, 624

@@ -37,7 +37,7 @@ def test_what_build_put_into_evaluation_mode_stays_there_also_after_evaluations(
 def test_a_model_that_is_in_evaluation_mode_as_a_whole_is_trained() -> None:
     """transformers' from_pretrained returns it so."""
     model = nn.Sequential(nn.Dropout(), nn.Linear(2, 2)).eval()
-    start_training(model)
+    start_training(model, keep_modes=None)
     assert all(module.training for module in model.modules())
 
 
@@ -49,7 +49,7 @@ def test_a_models_own_train_counts() -> None:
             return self
 
     model = Frozen(nn.BatchNorm1d(2), nn.Linear(2, 2))
-    start_training(model)
+    start_training(model, keep_modes=None)
     with evaluation_mode(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model] == [False, True]
@@ -59,7 +59,7 @@ def test_a_part_that_trains_inside_one_that_does_not_keeps_training() -> None:
     model = nn.Sequential(nn.Sequential(nn.Dropout(), nn.Dropout()), nn.Linear(2, 2))
     model[0].eval()
     model[0][1].train()
-    start_training(model)
+    start_training(model, keep_modes=None)
     assert [module.training for module in model.modules()] == [True, False, False, True, True]
 
 
