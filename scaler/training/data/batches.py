@@ -75,6 +75,8 @@ def batches(
         generator=torch.Generator(),  # creating a loader draws a number, but not from the global generator
     )
     for batch in loader:
+        if batch is None:  # a process whose turn it is not yet
+            continue
         if isinstance(batch, RecipeError):
             raise batch
         if isinstance(batch, SamplesRead):
@@ -152,8 +154,8 @@ class _Collated:
     def __init__(self, collate: Callable[[list[Any]], Any], *, pin: bool) -> None:
         self._collate, self._pin = collate, pin
 
-    def __call__(self, samples: list[Any] | SamplesRead | RecipeError) -> Any:
-        if isinstance(samples, RecipeError):
+    def __call__(self, samples: list[Any] | SamplesRead | RecipeError | None) -> Any:
+        if samples is None or isinstance(samples, RecipeError):
             return samples
         if isinstance(samples, SamplesRead):
             return SamplesRead(samples=self(samples.samples), place=samples.place)

@@ -22,24 +22,28 @@ class Reading:
     """Yields the samples of an iterable; each ``iter(source)`` is an epoch.
 
     Random numbers that the source draws (a shuffle buffer, augmentation) start from the seed and the epoch, and are
-    separate from those of this process. A source that has ``state_dict`` and ``load_state_dict`` can continue at a
-    snapshot without reading the epoch from its start.
+    separate from those of this process. A source with ``state_dict`` and ``load_state_dict`` can continue at a snapshot
+    without reading the epoch from its start.
 
     Args:
         source: a method ``set_epoch(epoch)`` is called before an epoch begins.
         seed: of the job.
         stream: names the random numbers.
         start: the state of the source before its first iteration; None: it has no state.
+        uses_state: whether snapshots are taken.
 
     Attributes:
-        source: as given.
+        source, uses_state: as given.
         epoch: that is read; None: no epoch has begun.
         read: samples of the epoch that were read.
         randomness: the source must be read inside ``with reading.randomness``.
     """
 
-    def __init__(self, source: Any, *, seed: int, stream: str = "stream", start: Any = None) -> None:
+    def __init__(
+        self, source: Any, *, seed: int, stream: str = "stream", start: Any = None, uses_state: bool = False
+    ) -> None:
         self.source, self._seed, self._stream, self._start = source, seed, stream, start
+        self.uses_state = uses_state
         self.randomness = SeparateRandomness()
         self.epoch: int | None = None
         self.read = 0
@@ -74,8 +78,8 @@ class Reading:
         }
 
     def snapshot_when_due(self) -> Snapshot | None:
-        """Return a snapshot, at most one a second; None: none is due, or the source has no state."""
-        if not has_state(self.source) or perf_counter() - self._snapshot_at < SNAPSHOT_EVERY_S:
+        """Return a snapshot, at most one a second; None: none is due, or the source's state is not used."""
+        if not self.uses_state or perf_counter() - self._snapshot_at < SNAPSHOT_EVERY_S:
             return None
         self._snapshot_at = perf_counter()
         return self.snapshot()

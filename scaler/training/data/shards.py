@@ -1,4 +1,4 @@
-"""An iterable of which every worker reads a part of its own.
+"""An iterable of which every worker, and each of its data-loading processes, reads a part of its own.
 
 The parts are endless: a part that ends begins again, as its next epoch. So a step has the planned number of samples
 whatever the sizes of the parts; which samples it has depends on the number of workers. docs/data-sources.md says what
@@ -20,12 +20,16 @@ from scaler.training.randomness import seed_everything
 
 
 class Shards(InOwnOrder):
-    """A source that is read in parts: one for each worker, or for each data-loading process of each worker.
+    """A source that is read in parts.
 
     Args:
-        source: with ``shard(num_shards, index)``, this method returns a part. Without, ``iter(source)`` must yield the
-            part of the worker (``torch.distributed.get_rank``) and process (``torch.utils.data.get_worker_info``).
+        source: with ``shard(num_shards, index)``, this method returns a worker's part. Without, ``iter(source)`` must
+            yield the part of this worker (``torch.distributed.get_rank``). With several data-loading processes,
+            ``iter`` must yield the part of the process (``torch.utils.data.get_worker_info``).
         size: samples of an epoch, over all parts.
+
+    Attributes:
+        uses_state: whether the source's state is used, because the check at the start has shown that it is exact.
     """
 
     order = "shards"
@@ -33,6 +37,7 @@ class Shards(InOwnOrder):
     def __init__(self, source: Any, size: int) -> None:
         self._source, self._size = source, size
         self._places: list[dict[str, Any]] = []  # of this worker's parts; empty: they begin at the start
+        self.uses_state = False
         self._start: Any = None
         self._next = 0  # the part that the next batch is from
 
@@ -50,27 +55,24 @@ class Shards(InOwnOrder):
         )
 
     def reading(self, *, seed: int, part: int, parts: int) -> Reading:
-        """Return a reading of one of this worker's parts."""
+        """Return a reading of one of this worker's parts, in the process that reads this part."""
         rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         index = rank * parts + part
         shard = getattr(self._source, "shard", None)
         if callable(shard):
-            source = shard(num_shards=workers * parts, index=index)
-            return Reading(source, seed=seed, stream=f"part {index}", start=start_state(source))
-        if self._start is None:
-            self._start = start_state(self._source)
-        return Reading(self._source, seed=seed, stream=f"part {index}", start=self._start)
+            source = shard(num_shards=workers, index=rank)
+            start = start_state(source)
+        else:
+            source = self._source
+            start = self._start = start_state(source) if self._start is None else self._start
+        return Reading(source, seed=seed, stream=f"part {index}", start=start, uses_state=self.uses_state)
 
     def first(self, count: int, *, seed: int) -> list[Any]:
         """Return the first samples of this worker's part."""
-        reading = self.first_reading(seed=seed)
+        reading = self.reading(seed=seed, part=0, parts=1)
         with reading.randomness:
             reading.begin(0)
             return [_next(reading) for _ in range(count)]
-
-    def first_reading(self, *, seed: int) -> Reading:
-        """Return a reading of this worker's part that has not begun, for a check of the first samples."""
-        return self.reading(seed=seed, part=0, parts=1)
 
     def took_batch(self, place: dict[str, Any]) -> None:
         """Note that the training has used a batch; ``place`` comes with it."""
@@ -116,15 +118,19 @@ class ShardBatches(IterableDataset[Any]):
         self._places, self._first, self._keeps_place = places, first, keeps_place
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the samples of every batch that this process loads."""
+        """Yield the samples of every batch that this process loads.
+
+        The processes take turns. If another process than the first has the first batch, those before it yield None.
+        """
         process, parts = get_worker_info(), len(self._places)
-        number = process.id if process is not None else 0
-        part = (self._first + number) % parts
+        part = process.id if process is not None else 0
         reading = self._shards.reading(seed=self._seed, part=part, parts=parts)
         with reading.randomness:
             _continue_at(reading, self._places[part])
-        for batch, wanted in enumerate(self._numbers):
-            if batch % parts != number:
+        if part < self._first:
+            yield None
+        for turn, wanted in enumerate(self._numbers, self._first):
+            if turn % parts != part:
                 continue
             try:
                 with reading.randomness:
@@ -142,7 +148,7 @@ class ShardBatches(IterableDataset[Any]):
 def _continue_at(reading: Reading, place: dict[str, Any]) -> None:
     """Read a part up to a place: from its snapshot, or from the start of the place's epoch."""
     epoch, read, snapshot = place.get("epoch", 0), place.get("read", 0), place.get("snapshot")
-    if snapshot is not None and snapshot["epoch"] == epoch:
+    if reading.uses_state and snapshot is not None and snapshot["epoch"] == epoch:
         reading.restore(snapshot)
     else:
         reading.begin(epoch)
@@ -158,7 +164,7 @@ def _next(reading: Reading) -> Any:
     if not reading.read:
         raise RecipeError(
             "a worker's part of train_data has no samples.",
-            "Use fewer workers or data-loading processes, or more shards; or leave scaler.Recipe(sharded=True) out.",
+            "Use fewer workers or train.data_workers, or more shards; or leave scaler.Recipe(sharded=True) out.",
         )
     assert reading.epoch is not None
     reading.begin(reading.epoch + 1)

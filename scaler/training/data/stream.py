@@ -84,7 +84,8 @@ class Stream(InOwnOrder):
         name: of the data, for errors.
 
     Attributes:
-        snapshot: of a place that the training has passed, if the source can save its state.
+        snapshot: of a place that the training has passed; None: there is none, or the source's state is not used.
+        uses_state: whether the source's state is used, because the check at the start has shown that it is exact.
     """
 
     order = "stream"
@@ -92,6 +93,7 @@ class Stream(InOwnOrder):
     def __init__(self, source: Any, size: int, *, name: str) -> None:
         self._source, self._size, self._name = source, size, name
         self.snapshot: Snapshot | None = None
+        self.uses_state = False
         self._start: Any = None
 
     def __len__(self) -> int:
@@ -99,13 +101,14 @@ class Stream(InOwnOrder):
 
     def reading(self, *, seed: int) -> "StreamReading":
         """Return a new reading of the stream. ``seed`` is the job's."""
-        return StreamReading(self.first_reading(seed=seed), self._size, self.snapshot, name=self._name)
+        snapshot = self.snapshot if self.uses_state else None
+        return StreamReading(self.first_reading(seed=seed), self._size, snapshot, name=self._name)
 
     def first_reading(self, *, seed: int) -> Reading:
         """Return a reading that has not begun, for a check of the first samples."""
         if self._start is None:
             self._start = start_state(self._source)
-        return Reading(self._source, seed=seed, start=self._start)
+        return Reading(self._source, seed=seed, start=self._start, uses_state=self.uses_state)
 
     def took_batch(self, place: Snapshot) -> None:
         """Note that the training has used a batch; ``place`` comes with it."""
@@ -143,7 +146,7 @@ class StreamReading:
             return [self._sample(*divmod(number, self._size)) for number in numbers]
 
     def snapshot_when_due(self) -> Snapshot | None:
-        """Return the present place, at most once a second; None: it is not due, or the source has no state."""
+        """Return the present place, at most once a second; None: it is not due, or the source's state is not used."""
         with self._reading.randomness:
             return self._reading.snapshot_when_due()
 
