@@ -17,6 +17,7 @@ from scaler.plan import make_plan
 from scaler.training.activity import Activity
 from scaler.training.evaluation.evaluator import Evaluator
 from scaler.training.recipe.check import checked_recipe
+from scaler.training.recipe.data import with_data
 
 NUMBERS = TensorDataset(torch.arange(11, dtype=torch.float32))
 
@@ -203,3 +204,10 @@ def test_the_whole_text_of_each_refusal(evals: Any, text: str) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe_of(evals=evals)
     assert str(caught.value) == f"r:build: {text}"
+
+
+def test_a_set_without_evaluate_needs_a_loss() -> None:
+    recipe = Recipe(model=nn.Linear(1, 1), train_data=NUMBERS, loss=None, evals={"a": NUMBERS})  # type: ignore[arg-type]
+    with pytest.raises(RecipeError) as caught:
+        with_data(recipe, "r:build")
+    assert str(caught.value) == "r:build: evals[a]: there is neither evaluate nor a loss to evaluate.\n  Add evaluate."

@@ -41,6 +41,27 @@ def test_a_model_that_is_in_evaluation_mode_as_a_whole_is_trained() -> None:
     assert all(module.training for module in model.modules())
 
 
+@pytest.mark.parametrize(("keep_modes", "trains"), [(True, False), (None, True), (False, True)])
+def test_keep_modes_decides_for_a_model_in_evaluation_mode(
+    tmp_path: Path, keep_modes: bool | None, trains: bool
+) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 1)).eval()
+    recipe = replace(norm_recipe(model), keep_modes=keep_modes)
+    training, _ = in_this_process(tmp_path, recipe, make_job(**FIXED))
+    training.run()
+    assert all(module.training == trains for module in model.modules()), "also after evaluations"
+    assert (model[0].num_batches_tracked > 0) == trains
+
+
+def test_without_keep_modes_a_part_in_evaluation_mode_is_trained() -> None:
+    """A backbone of from_pretrained under a new head, for example."""
+    model = nn.Sequential(nn.Sequential(nn.Dropout(), nn.Linear(2, 2)).eval(), nn.Linear(2, 2))
+    start_training(model, keep_modes=None)
+    assert not model[0][0].training
+    start_training(model, keep_modes=False)
+    assert all(module.training for module in model.modules())
+
+
 def test_a_models_own_train_counts() -> None:
     class Frozen(nn.Sequential):
         def train(self, mode: bool = True) -> "Frozen":

@@ -128,6 +128,8 @@ def _readable_eval(recipe: Recipe, name: str, given: Eval, path: str) -> Eval:
         raise RecipeError(
             f"{where}: metrics is given without evaluate.", "metrics gets its arguments from evaluate: add evaluate."
         )
+    if recipe.loss is None and given.evaluate is None and recipe.evaluate is None:
+        raise RecipeError(f"{where}: there is neither evaluate nor a loss to evaluate.", "Add evaluate.")
     if given.evaluate_over not in (None, *EVALUATE_OVER):
         hint = did_you_mean(str(given.evaluate_over), EVALUATE_OVER)
         raise RecipeError(
