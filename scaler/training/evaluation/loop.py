@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from scaler.core.batch import share_bounds
 from scaler.core.seeds import stream_seed
@@ -16,7 +17,7 @@ from scaler.training.data.stream import Stream
 from scaler.training.evaluation.results import EvaluationResults, describe
 from scaler.training.gradients.gather import gathering
 from scaler.training.model.modes import evaluation_mode
-from scaler.training.randomness import random_state_kept, seed_everything
+from scaler.training.randomness import random_state_kept, seed_batch
 from scaler.training.recipe import Recipe
 
 
@@ -92,31 +93,31 @@ def _evaluated(
 
     Random numbers start from the seed and the first sample of each batch. Those of the training are kept.
     """
-    indices = list(indices)
-    loading = [stream_seed(seed, "evaluation data", int(index[0])) for index in indices]
-    is_stream = isinstance(recipe.eval_data, Stream)  # it has random numbers of its own
-    seeds = None if is_stream else loading
-    source = batches(recipe, recipe.eval_data, indices, data_workers=data_workers, pin=False, seeds=seeds)
+    indices, data = list(indices), recipe.eval_data
+    is_random = not (isinstance(data, Stream) or type(data) is TensorDataset)  # loading may draw from the globals
+    seeds = [stream_seed(seed, "evaluation data", int(index[0])) for index in indices] if is_random else None
+    source = batches(recipe, data, indices, data_workers=data_workers, pin=False, seeds=seeds)
     try:
         with random_state_kept(device), evaluation_mode(model), gathering(is_alone=True):
             with torch.no_grad():
-                for index, load_seed in zip(indices, loading, strict=True):
+                for number, index in enumerate(indices):
                     activity.begin(EVALUATING)
-                    seed_everything(load_seed)
+                    if seeds is not None:
+                        seed_batch(seeds[number], device)
                     batch = to_device(next(source), device)
-                    place = stream_seed(seed, "evaluation", int(index[0]))
-                    while results.add(_values(recipe, model, batch, seed=place), samples=len(index)):
-                        pass  # metric objects are recorded from now on: once more
+                    again = True
+                    while again:  # a second time if metric objects are recorded from now on
+                        seed_batch(stream_seed(seed, "evaluation", int(index[0])), device)
+                        again = results.add(_values(recipe, model, batch), samples=len(index))
             activity.begin(WAITING)
-            seed_everything(seed)
+            seed_batch(seed, device)
             return results.values()
     finally:
         results.close()
 
 
-def _values(recipe: Recipe, model: nn.Module, batch: Any, *, seed: int) -> Mapping[Any, Any]:
+def _values(recipe: Recipe, model: nn.Module, batch: Any) -> Mapping[Any, Any]:
     """Return the recipe's values for one batch, by name."""
-    seed_everything(seed)
     if recipe.evaluate is not None:
         found = recipe.evaluate(model, batch)
         if not isinstance(found, Mapping):
