@@ -99,7 +99,7 @@ def _centres(grid: Tensor) -> Tensor:
 
 
 def average_precision(found: list[Tensor], centres: list[Tensor]) -> dict[str, float]:
-    """Return the area under precision over recall, over all images; right is a centre within 2 pixels of a true one."""
+    """Return the area under precision over the share that is found; right is a centre within 2 pixels of a true one."""
     scored = []
     for ours, true in zip(found, centres, strict=True):
         left = set(range(len(true)))
@@ -111,7 +111,7 @@ def average_precision(found: list[Tensor], centres: list[Tensor]) -> dict[str, f
     for rank, (_, is_right) in enumerate(sorted(scored, reverse=True), 1):
         right += is_right
         area += is_right * right / rank
-    return {"average_precision": area / total, "recall": right / total}
+    return {"average_precision": area / total, "found": right / total}
 
 
 def build(width: int = 16, num_samples: int = 600) -> scaler.Recipe:

@@ -88,9 +88,11 @@ def train(rank: int, world_size: int, folder: str, kind: str, sharded: bool, sto
     )
     seed_everything(job.train.seed)
     used: list[int] = []
+    epochs: list[int] = []
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         used.extend((batch[2] % SIZE).tolist())
+        epochs.extend((batch[2] // SIZE).tolist())
         return cross_entropy(model(batch[0]), batch[1])
 
     source = SOURCES[kind]()
@@ -107,7 +109,7 @@ def train(rank: int, world_size: int, folder: str, kind: str, sharded: bool, sto
         training.run()
     except ScalerError as error:
         return {"error": str(error)}
-    return {"used": used, "weights": weights_of(recipe.model), "yielded": source.yielded}
+    return {"used": used, "epochs": epochs, "weights": weights_of(recipe.model), "yielded": source.yielded}
 
 
 def run(folder: Path, world_size: int, kind: str, *, sharded: bool = False, stop: int = NEVER_STOP) -> Any:
@@ -158,6 +160,7 @@ def test_on_another_number_of_workers_the_parts_are_cut_anew(tmp_path: Path) -> 
     second = run(folder, 3, "forward", sharded=True)
     for rank, found in enumerate(second):
         assert {number % 3 for number in found["used"]} == {rank}
+        assert set(found["epochs"][1:]) == {2, 3}, "not those that were begun before, but in a check"
     assert sum(len(found["used"]) for found in second) == 3 * SIZE - 84 + 3, "3: of a check before the first step"
 
 

@@ -39,6 +39,7 @@ class Shards(InOwnOrder):
         self._places: list[dict[str, Any]] = []  # of this worker's parts; empty: they begin at the start
         self.uses_state = False
         self._start: Any = None
+        self._first_epoch = 0
         self._next = 0  # the part that the next batch is from
 
     def __len__(self) -> int:
@@ -48,7 +49,7 @@ class Shards(InOwnOrder):
         """Return the samples of each batch, for a ``DataLoader`` with this number of processes."""
         parts = max(1, data_workers)
         if keeps_place and len(self._places) != parts:
-            self._places, self._next = [{} for _ in range(parts)], 0
+            self._places, self._next = [{"epoch": self._first_epoch} for _ in range(parts)], 0
         places = [dict(place) for place in self._places] if keeps_place else [{} for _ in range(parts)]
         return ShardBatches(
             self, numbers, seed=seed, places=places, first=self._next if keeps_place else 0, keeps_place=keeps_place
@@ -83,11 +84,17 @@ class Shards(InOwnOrder):
 
     def places(self) -> Any:
         """Return what a checkpoint holds of this worker's reading."""
-        return {"places": self._places, "next": self._next} if any(self._places) else None
+        return {"places": self._places, "next": self._next} if self._places else None
 
     def load_places(self, places: Sequence[Any]) -> None:
-        """Continue at this worker's place; on another number of workers, the parts are others and begin anew."""
+        """Continue at this worker's place.
+
+        On another number of workers or processes, the parts are others. They begin at the start of a new epoch, so that
+        a source that shuffles does not begin with the same samples again.
+        """
         rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        epochs = [part["epoch"] for worker in places if worker is not None for part in worker["places"]]
+        self._first_epoch = max(epochs, default=-1) + 1
         mine = places[rank] if len(places) == workers else None
         self._places, self._next = (mine["places"], mine["next"]) if mine is not None else ([], 0)
 
