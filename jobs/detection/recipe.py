@@ -79,7 +79,7 @@ def loss(model: nn.Module, batch: tuple[list[Tensor], list[Tensor]]) -> Tensor:
 
 def _image_loss(grid: Tensor, centres: Tensor) -> Tensor:
     cells = (centres / CELL).long()
-    is_square = torch.zeros(grid.shape[:2])
+    is_square = grid.new_zeros(grid.shape[:2])
     is_square[cells[:, 0], cells[:, 1]] = 1
     places = grid[cells[:, 0], cells[:, 1], 1:]
     return binary_cross_entropy_with_logits(grid[..., 0], is_square) + smooth_l1_loss(places, centres / CELL - cells)
