@@ -5,6 +5,7 @@ in it, and where. The average precision is no mean over samples: evaluate return
 gets those of all images.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -56,19 +57,28 @@ class Detector(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(width, 3, 1),
-        )  # fmt: skip
+        channels = [1, width, width, width]
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(few, many, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+            for few, many in pairwise(channels)
+        )
+        self.last = nn.Conv2d(width, 3, 1)
 
     def forward(self, images: list[Tensor]) -> list[Tensor]:
-        """Detect in images of different widths: they are padded to one batch, and cut to their sizes again."""
-        widest = max(image.shape[2] for image in images)
-        padded = [nn.functional.pad(image, (0, widest - image.shape[2])) for image in images]
-        found = self.layers(torch.stack(padded)).permute(0, 2, 3, 1)
-        return [grid[:, : image.shape[2] // CELL] for grid, image in zip(found, images, strict=True)]
+        """Detect in images of different widths: they are padded to one batch, and cut to their sizes again.
+
+        What a block writes beyond an image's own width is set to 0 again. Else the result for an image would depend on
+        the widest image of its batch, and so on the number of workers; scaler finds that before the first step.
+        """
+        widths = torch.tensor([image.shape[2] for image in images], device=images[0].device)
+        widest = int(widths.max())
+        values = torch.stack([nn.functional.pad(image, (0, widest - image.shape[2])) for image in images])
+        for block in self.blocks:
+            values, widths = block(values), widths // 2
+            is_inside = torch.arange(values.shape[3], device=values.device) < widths[:, None]
+            values = values * is_inside[:, None, None]
+        grids = self.last(values).permute(0, 2, 3, 1)
+        return [grid[:, :width] for grid, width in zip(grids, widths.tolist(), strict=True)]
 
 
 def loss(model: nn.Module, batch: tuple[list[Tensor], list[Tensor]]) -> Tensor:

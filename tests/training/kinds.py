@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence
 from torch.utils.data import Dataset, IterableDataset
 
 from scaler import Eval, Recipe
+from scaler.training.recipe.load import load_recipe
+
+JOBS = Path(__file__).parents[2] / "jobs"
 
 SIZE, HELD_OUT, WORDS = 52, 13, 12  # no multiple of any batch
 Made = tuple[Recipe, list[int]]  # and the list that notes the samples that the loss has used
@@ -305,7 +310,23 @@ def stream() -> Made:
     return Recipe(model=nn.Linear(2, 2), train_data=Forward(), loss=loss), used
 
 
+def detection() -> Made:
+    """The job of detection: images and boxes in lists, and an average precision over all images."""
+    used: list[int] = []
+    job = load_recipe("recipe:build", folder=JOBS / "detection", arguments={"width": 4, "num_samples": SIZE})
+    squares = type(job.train_data)
+    numbers = {float(job.train_data[number][0].sum()): number for number in range(SIZE)}
+
+    def loss(model: nn.Module, batch: Any) -> Any:
+        note(used, [numbers[float(image.sum())] for image in batch[0]])
+        return job.loss(model, batch)
+
+    held_out = squares(HELD_OUT, first=10**6)  # type: ignore[call-arg]
+    return replace(job, loss=loss, evals={"few": held_out, "cut": Eval(data=held_out, batch_size=5)}), used
+
+
 KINDS = {
+    "detection": detection,
     "packed_rnn": packed_rnn,
     "captioning": captioning,
     "word_model": word_model,
