@@ -1,13 +1,12 @@
 """Take a model tuned once, on one worker, and train it on any number of workers with the right learning rate.
 
 Run jobs, as the command line does: ``submit``, ``resume``, ``find_lr``, ``probe``, and ``plan_job`` for the plan
-alone. Follow and stop
-them, from any machine: ``status``, ``wait``, ``stop``. Read runs:
-``read_run`` and ``read_runs`` (pandas frames), ``compare``. Use what they trained: ``load_model``, ``export_model``.
-Several runs and what they show: ``run_experiment``, ``plan_experiment``, ``read_experiment``. Write a job: ``Recipe``,
-``all_gather`` for its loss, ``StepContext`` of its step, ``load_job``, ``Job``, ``make_plan``, ``Plan``. Write your own
-training loop: ``start``, ``record``; or ``scale_lr``, ``Schedule`` with ``Warmup`` and ``shapes``, and
-``SampleScheduler``, which writes them into a torch optimizer. Every error is a ``ScalerError``.
+alone. Follow and stop them, from any machine: ``status``, ``wait``, ``stop``. Read runs: ``read_run`` and ``read_runs``
+(pandas frames), ``compare``. Use what they trained: ``load_model``, ``export_model``. Several runs and what they show:
+``run_experiment``, ``plan_experiment``, ``read_experiment``. Write a job: ``Recipe``, ``Eval``, ``all_gather`` for its
+loss, ``StepContext`` of its step, ``load_job``, ``Job``, ``make_plan``, ``Plan``. Write your own training loop:
+``start``, ``record``; or ``scale_lr``, ``Schedule`` with ``Warmup`` and ``shapes``, and ``SampleScheduler``, which
+writes them into a torch optimizer. Every error is a ``ScalerError``.
 
 Importing this loads none of torch, Ray, pydantic, numpy or pandas; each public name loads what it needs when it is
 first used.
@@ -18,6 +17,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 __all__ = [
     "ClusterError",
+    "Eval",
     "Job",
     "JobFileError",
     "Plan",
@@ -89,10 +89,11 @@ if TYPE_CHECKING:
     from scaler.training.gradients.gather import all_gather
     from scaler.training.gradients.step_context import StepContext
     from scaler.training.plan_job import plan_job
-    from scaler.training.recipe import Recipe
+    from scaler.training.recipe import Eval, Recipe
 
 _MODULES = {
     "ClusterError": "scaler.errors",
+    "Eval": "scaler.training.recipe",
     "Job": "scaler.job",
     "JobFileError": "scaler.errors",
     "Plan": "scaler.plan",

@@ -75,7 +75,8 @@ class AttemptStarted(AttemptEvent):
     peak_lr: float  # peak learning rate at that global batch size
     ramp: Mapping[str, Any] | None  # rewarmup after a resize: start and stop in samples, lr factor at start; None: none
     flops_per_sample: float | None  # FLOPs of a sample's forward and backward; None: the recipe does not say
-    # stream or ranges, for train_data used in their own order; loop: the order of a loop of one's own; None: scaler's
+    # stream, ranges or shards, for train_data used in their own order; sampler: the recipe's; loop: that of a loop of
+    # one's own; None: scaler's
     data_order: str | None = None
 
 

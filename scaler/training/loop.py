@@ -13,6 +13,7 @@ from scaler.training.activity import Activity
 from scaler.training.checkpoints.state import load_checkpoint
 from scaler.training.checkpoints.writer import CheckpointWriter
 from scaler.training.clock import clock_for
+from scaler.training.data.sources import load_places
 from scaler.training.data.stream import own_order
 from scaler.training.evaluation.evaluator import Evaluator
 from scaler.training.growth import grow_when_due
@@ -61,7 +62,9 @@ class Training:
         self._checkpoints = checkpoints = CheckpointWriter(job, context, run.best)
         self._steps = Steps(recipe, job, run, context, self._stepper, clock)
         self._hand_over = HandOver(run, context, checkpoints, activity)
-        self._saving = Saving(run, context, self._stepper, self._evaluation, checkpoints, self._hand_over, activity)
+        self._saving = Saving(
+            recipe.train_data, run, context, self._stepper, self._evaluation, checkpoints, self._hand_over, activity
+        )
         self._recovery = Recovery(run, context, checkpoints, self.restore)
         self._random: Tensor | None = None  # this worker's random state in the checkpoint
 
@@ -90,6 +93,7 @@ class Training:
             self._stepper.set_mode(training=True)
         self._saving.is_complete = state["is_end"] and not position.next_size()
         self._saving.digests = state["data"]
+        load_places(self._recipe.train_data, state.get("places", ()))
         rows = state["random"]
         self._random = rows[self._context.rank] if len(rows) == self._context.world_size else None
 

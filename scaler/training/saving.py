@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from time import perf_counter
+from typing import Any
 
 import torch.distributed as dist
 
 from scaler.metrics.events import SAVING, WAITING
 from scaler.training.activity import Activity
 from scaler.training.checkpoints.writer import CheckpointWriter
+from scaler.training.data.sources import gather_places
 from scaler.training.evaluation.evaluator import Evaluator
 from scaler.training.hand_over import HandOver
 from scaler.training.randomness import gather_random_states
@@ -21,6 +23,7 @@ class Saving:
     """Saves and evaluates as the plan says, on every worker at the same steps.
 
     Args:
+        train_data: the recipe's; a checkpoint has each worker's place in data that are read forward.
         run: this worker's part of the run.
         context: this worker's.
         stepper: has the model.
@@ -36,6 +39,7 @@ class Saving:
 
     def __init__(
         self,
+        train_data: Any,
         run: Run,
         context: WorkerContext,
         stepper: Stepper,
@@ -44,6 +48,7 @@ class Saving:
         hand_over: HandOver,
         activity: Activity,
     ) -> None:
+        self._train_data = train_data
         self._run, self._context, self._stepper, self._evaluation = run, context, stepper, evaluation
         self._checkpoints, self._hand_over, self._activity = checkpoints, hand_over, activity
         self.is_complete = False
@@ -92,9 +97,13 @@ class Saving:
             if is_best and values is not None:
                 self._run.best.keep(values)
             self._activity.begin(SAVING)
-            states = gather_random_states(self._context.device, world_size=self._context.world_size)
+            world_size = self._context.world_size
+            of_workers = {
+                "random": gather_random_states(self._context.device, world_size=world_size),
+                "places": gather_places(self._train_data, world_size=world_size),
+            }
             if self._context.rank == 0:
-                state = {**self._stepper.state_dict(), **self._run.state_dict(), "data": self.digests, "random": states}
+                state = {**self._stepper.state_dict(), **self._run.state_dict(), "data": self.digests, **of_workers}
                 self._checkpoints.save(state, self._run.plan, values=values, is_best=is_best, began=began)
         self._run.recorder.add_pause("checkpoint_s")
 

@@ -95,7 +95,7 @@ class Stepper:
         self.module: nn.Module = recipe.model.to(self._device)
         if job.train.channels_last:
             use_channels_last(self.module)
-        start_training(self.module)
+        start_training(self.module, keep_modes=recipe.keep_modes)
         if self._world_size > 1:
             broadcast_tensors([*self.module.parameters(), *self.module.buffers()])
         self._freezing = Freezing(self.module, plan.groups)

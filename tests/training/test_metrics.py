@@ -221,7 +221,7 @@ def test_the_whole_text_of_each_refusal(kind: str, text: str, world_size: int) -
 
 def cut(made: Recipe, *, size: int = 16, model: nn.Module | None = None) -> RecipeError | None:
     job = make_job(per_worker_batch_size=size)
-    return cut_error(made, model or made.model, job, make_plan(job, 1), device=CPU, activity=Activity())
+    return cut_error(made, model or made.model, job, batch_size=size, device=CPU, activity=Activity())
 
 
 def test_a_value_that_depends_on_the_cut_is_found_and_named() -> None:

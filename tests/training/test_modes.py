@@ -37,7 +37,28 @@ def test_what_build_put_into_evaluation_mode_stays_there_also_after_evaluations(
 def test_a_model_that_is_in_evaluation_mode_as_a_whole_is_trained() -> None:
     """transformers' from_pretrained returns it so."""
     model = nn.Sequential(nn.Dropout(), nn.Linear(2, 2)).eval()
-    start_training(model)
+    start_training(model, keep_modes=None)
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(("keep_modes", "trains"), [(True, False), (None, True), (False, True)])
+def test_keep_modes_decides_for_a_model_in_evaluation_mode(
+    tmp_path: Path, keep_modes: bool | None, trains: bool
+) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 1)).eval()
+    recipe = replace(norm_recipe(model), keep_modes=keep_modes)
+    training, _ = in_this_process(tmp_path, recipe, make_job(**FIXED))
+    training.run()
+    assert all(module.training == trains for module in model.modules()), "also after evaluations"
+    assert (model[0].num_batches_tracked > 0) == trains
+
+
+def test_without_keep_modes_a_part_in_evaluation_mode_is_trained() -> None:
+    """A backbone of from_pretrained under a new head, for example."""
+    model = nn.Sequential(nn.Sequential(nn.Dropout(), nn.Linear(2, 2)).eval(), nn.Linear(2, 2))
+    start_training(model, keep_modes=None)
+    assert not model[0][0].training
+    start_training(model, keep_modes=False)
     assert all(module.training for module in model.modules())
 
 
@@ -49,7 +70,7 @@ def test_a_models_own_train_counts() -> None:
             return self
 
     model = Frozen(nn.BatchNorm1d(2), nn.Linear(2, 2))
-    start_training(model)
+    start_training(model, keep_modes=None)
     with evaluation_mode(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model] == [False, True]
@@ -59,7 +80,7 @@ def test_a_part_that_trains_inside_one_that_does_not_keeps_training() -> None:
     model = nn.Sequential(nn.Sequential(nn.Dropout(), nn.Dropout()), nn.Linear(2, 2))
     model[0].eval()
     model[0][1].train()
-    start_training(model)
+    start_training(model, keep_modes=None)
     assert [module.training for module in model.modules()] == [True, False, False, True, True]
 
 

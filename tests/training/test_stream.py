@@ -28,6 +28,7 @@ from scaler.training.data.stream import Ranges, Stream
 from scaler.training.loop import Training
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe.check import checked_recipe
+from scaler.training.start_checks.streams import check_stream
 from scaler.training.worker_context import AttemptEnd
 
 SIZE = 54  # no multiple of the global batch; no share has a single sample
@@ -330,10 +331,34 @@ def test_a_stream_that_is_asked_for_an_earlier_sample_starts_again() -> None:
 DOC = Path(__file__).parents[2] / "docs" / "data-sources.md"
 
 
+def documented(name: str) -> dict[str, Any]:
+    """Return what the block of the documentation that defines a class defines."""
+    blocks = [block.split("```")[0] for block in DOC.read_text(encoding="utf-8").split("```python\n")[1:]]
+    names: dict[str, Any] = {"torch": torch}
+    exec(next(block for block in blocks if f"class {name}" in block), names)
+    return names
+
+
+def test_the_class_of_the_documentation_continues_at_its_state(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(b"".join(b"%d\n" % number for number in range(30)))
+    recipe, again = (recipe_of(documented("Lines")["Lines"](path, 30), lambda model, batch: 0.0) for _ in range(2))
+    for made in (recipe, again):
+        check_stream(made, world_size=1, data_workers=0)
+        assert made.train_data.uses_state
+
+    def read(made: Recipe, start: int, stop: int) -> list[int]:
+        numbers = torch.arange(start, stop).split(7)
+        found = batches(made, made.train_data, numbers, data_workers=0, pin=False, seeds=range(20))
+        return [int(line) for batch in found for line in batch]
+
+    assert read(recipe, 0, 42) == [*range(30), *range(12)]
+    again.train_data.load_places([recipe.train_data.places()])
+    assert read(again, 42, 70) == [*range(12, 30), *range(10)]
+
+
 def test_the_class_of_the_documentation_reads_parquet_files_as_ranges(tmp_path: Path) -> None:
-    code = DOC.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    names: dict[str, Any] = {}
-    exec(code, names)
+    names = documented("ParquetSamples")
     rows = [{"x": [float(number)], "y": number} for number in range(23)]
     paths = [str(tmp_path / name) for name in ("a.parquet", "b.parquet")]
     pq.write_table(pa.Table.from_pylist(rows[:10]), paths[0], row_group_size=4)

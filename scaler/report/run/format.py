@@ -15,6 +15,8 @@ SHOWN_PHASES = 4
 ORDERS = {
     "stream": "train_data's own; every worker reads all of it and uses its share",
     "ranges": "train_data's own; every worker reads its share",
+    "shards": "train_data's own; every worker reads a part of its own",
+    "sampler": "the sampler's",
     "loop": "that of a loop of one's own, which counts its samples",
 }
 """The text of ``Report.data_order``."""

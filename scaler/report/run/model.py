@@ -284,7 +284,7 @@ class Report:
     scaling: Scaling | None  # speed of a worker; None without steps
     flops: Flops | None  # None unless the recipe gives flops_per_sample
     final: Final  # loss and metrics at the end
-    data_order: str | None  # stream or ranges, for train_data used in their own order; None: scaler's order
+    data_order: str | None  # stream, ranges, shards: train_data's own; sampler: the recipe's; None: scaler's order
     attempts: tuple[AttemptRow, ...]  # in order
     decisions: tuple[Decision, ...]  # of the controllers, in order
     lr_audit: LrAudit  # whether the planned learning rates were used

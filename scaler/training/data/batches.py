@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 from scaler.errors import RecipeError
 from scaler.training.data.containers import moved, to_device
 from scaler.training.data.order import EpochOrder, StepIndices
-from scaler.training.data.stream import Stream, StreamBatches
+from scaler.training.data.sampled import Sampled
+from scaler.training.data.shards import ShardBatches, Shards
+from scaler.training.data.stream import SamplesRead, Stream, StreamBatches
 from scaler.training.recipe import Recipe
 
 __all__ = ["EpochOrder", "StepIndices", "batches", "to_device"]
@@ -35,18 +37,20 @@ def batches(
 
     Args:
         recipe: its ``collate`` is used.
-        dataset: one of the recipe's. A ``Stream`` is read forward: its indices ascend.
+        dataset: one of the recipe's. ``Stream`` and ``Shards`` are read forward: their indices ascend.
         indices: an iterable of tensors.
         data_workers: processes that load batches ahead of time.
         pin: whether batches are copied to pinned memory, which a GPU can read.
         seeds: a seed for each batch that a separate process loads. Its random numbers (augmentation) start from the
             seed, so they differ between epochs, and a resumed run draws the same ones. None: torch's seeds are used.
             Without separate processes, loading uses the random numbers of this process, which a checkpoint contains.
-        seed: the job's, from which the random numbers of a ``Stream`` start.
+        seed: the job's, from which the random numbers of a ``Stream``, of ``Shards`` and of a sampler start.
 
     Raises:
-        RecipeError: a stream has another number of samples than stated.
+        RecipeError: a stream or sampler has another number of samples than stated.
     """
+    if isinstance(dataset, Sampled):
+        dataset, indices = dataset.data, dataset.ordered(seed=seed).translated(indices)
     if type(dataset) is TensorDataset and recipe.collate is None:  # a subclass may change indexing
         tensors = dataset.tensors
         for index in indices:
@@ -54,9 +58,8 @@ def batches(
             yield tuple(part.pin_memory() for part in parts) if pin else parts
         return
     source: dict[str, Any]
-    if isinstance(dataset, Stream):
-        is_seeded = data_workers > 0
-        source = {"dataset": StreamBatches(dataset, indices, seed=seed, is_seeded=is_seeded), "batch_size": None}
+    if isinstance(dataset, Stream | Shards):
+        source = {"dataset": _read_forward(dataset, indices, seeds, seed, data_workers), "batch_size": None}
     else:
         is_seeded = data_workers > 0 and seeds is not None
         lists = (index.tolist() for index in indices)
@@ -72,9 +75,24 @@ def batches(
         generator=torch.Generator(),  # creating a loader draws a number, but not from the global generator
     )
     for batch in loader:
+        if batch is None:  # a process whose turn it is not yet
+            continue
         if isinstance(batch, RecipeError):
             raise batch
+        if isinstance(batch, SamplesRead):
+            if batch.place is not None:
+                dataset.took_batch(batch.place)
+            batch = batch.samples
         yield batch.value if pin else batch
+
+
+def _read_forward(
+    dataset: Stream | Shards, numbers: Any, seeds: Any, seed: int, data_workers: int
+) -> StreamBatches | ShardBatches:
+    keeps_place = seeds is not None  # these are given for the training
+    if isinstance(dataset, Shards):
+        return dataset.batches(numbers, seed=seed, data_workers=data_workers, keeps_place=keeps_place)
+    return StreamBatches(dataset, numbers, seed=seed, is_seeded=data_workers > 0, keeps_place=keeps_place)
 
 
 _LOST = re.compile(r"DataLoader worker \(pid(\(s\))? [\d, ]+\) (exited unexpectedly|is killed by signal)")
@@ -136,9 +154,11 @@ class _Collated:
     def __init__(self, collate: Callable[[list[Any]], Any], *, pin: bool) -> None:
         self._collate, self._pin = collate, pin
 
-    def __call__(self, samples: list[Any] | RecipeError) -> Any:
-        if isinstance(samples, RecipeError):
+    def __call__(self, samples: list[Any] | SamplesRead | RecipeError | None) -> Any:
+        if samples is None or isinstance(samples, RecipeError):
             return samples
+        if isinstance(samples, SamplesRead):
+            return SamplesRead(samples=self(samples.samples), place=samples.place)
         return _Batch(self._collate(samples)) if self._pin else self._collate(samples)
 
 

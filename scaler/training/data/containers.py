@@ -28,6 +28,15 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return moved(batch, move, method="to")
 
 
+def to_cpu(value: Any) -> Any:
+    """Return a value with its tensors on the CPU and without gradients; the same object if nothing changes."""
+
+    def move(part: Any) -> Any:
+        return part.detach().cpu() if isinstance(part, Tensor) else part.to("cpu")
+
+    return moved(value, move, method="to")
+
+
 def moved(value: Any, move: Callable[[Any], Any], *, method: str) -> Any:
     """Return a value with ``move`` applied to each tensor in it, and to each object that has ``method``.
 

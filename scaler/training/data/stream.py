@@ -7,27 +7,40 @@ any number of workers. What the two kinds promise: docs/data-sources.md.
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from scaler.core.seeds import stream_seed
 from scaler.errors import RecipeError
-from scaler.training.randomness import SeparateRandomness, seed_everything
+from scaler.training.data.reading import END, Reading, Snapshot, set_epoch, start_state
+from scaler.training.randomness import seed_everything
 
-_END = object()
+
+class InOwnOrder:
+    """Data that scaler does not put into an order; a sample's index is its number in the training."""
+
+    order: ClassVar[str]  # what events and reports call it
 
 
-class Ranges(Dataset[Any]):
+def own_order(data: object) -> str | None:
+    """Return the kind of data whose order is not drawn by scaler; None: scaler draws it."""
+    return data.order if isinstance(data, InOwnOrder) else None
+
+
+class Ranges(InOwnOrder, Dataset[Any]):
     """A source that can seek, as a dataset whose index is a sample's number.
 
     Args:
         source: ``read_range(start, stop)`` returns the samples ``start`` to ``stop - 1`` of an epoch. A method
             ``set_epoch(epoch)`` is called before the samples of another epoch are read.
         size: samples of an epoch.
-        name: ``train_data`` or ``eval_data``, for errors.
+        name: of the data, for errors.
     """
+
+    order = "ranges"
 
     def __init__(self, source: Any, size: int, *, name: str) -> None:
         self._source, self._size, self._name = source, size, name
@@ -51,7 +64,7 @@ class Ranges(Dataset[Any]):
 
     def _read(self, epoch: int, start: int, count: int) -> list[Any]:
         if epoch != self._epoch:
-            _set_epoch(self._source, epoch)
+            set_epoch(self._source, epoch)
             self._epoch = epoch
         samples = list(self._source.read_range(start, start + count))
         if len(samples) != count:
@@ -62,39 +75,66 @@ class Ranges(Dataset[Any]):
         return samples
 
 
-class Stream:
-    """An iterable, each iteration of which yields the samples of one epoch.
+class Stream(InOwnOrder):
+    """An iterable, each iteration of which yields the samples of one epoch. Every worker reads all of it.
 
     Args:
         source: each ``iter(source)`` starts an epoch. A method ``set_epoch(epoch)`` is called before.
         size: samples of an epoch.
-        name: ``train_data`` or ``eval_data``, for errors.
+        name: of the data, for errors.
+
+    Attributes:
+        snapshot: of a place that the training has passed; None: there is none, or the source's state is not used.
+        uses_state: whether the source's state is used, because the check at the start has shown that it is exact.
     """
+
+    order = "stream"
 
     def __init__(self, source: Any, size: int, *, name: str) -> None:
         self._source, self._size, self._name = source, size, name
+        self.snapshot: Snapshot | None = None
+        self.uses_state = False
+        self._start: Any = None
 
     def __len__(self) -> int:
         return self._size
 
-    def reading(self, *, seed: int) -> "Reading":
+    def reading(self, *, seed: int) -> "StreamReading":
         """Return a new reading of the stream. ``seed`` is the job's."""
-        return Reading(self._source, self._size, seed, name=self._name)
+        snapshot = self.snapshot if self.uses_state else None
+        return StreamReading(self.first_reading(seed=seed), self._size, snapshot, name=self._name)
+
+    def first_reading(self, *, seed: int) -> Reading:
+        """Return a reading that has not begun, for a check of the first samples."""
+        if self._start is None:
+            self._start = start_state(self._source)
+        return Reading(self._source, seed=seed, start=self._start, uses_state=self.uses_state)
+
+    def took_batch(self, place: Snapshot) -> None:
+        """Note that the training has used a batch; ``place`` comes with it."""
+        self.snapshot = place
+
+    def places(self) -> Any:
+        """Return what a checkpoint holds of this worker's reading: a snapshot, the same for every worker."""
+        return self.snapshot
+
+    def load_places(self, places: Sequence[Any]) -> None:
+        """Continue at the first worker's place, also on another number of workers."""
+        self.snapshot = places[0] if places else None
 
 
-class Reading:
+class StreamReading:
     """Reads a stream forward, and drops the samples that are not asked for.
 
-    Random numbers that the source draws (a shuffle buffer, augmentation) start from the seed and the epoch, and are
-    separate from those of this process. So the order is the same on every worker and after a resume.
+    Args:
+        reading: of the source.
+        size: samples of an epoch.
+        snapshot: where to begin, if it lies in the epoch of the first sample and not after this sample.
+        name: of the data, for errors.
     """
 
-    def __init__(self, source: Any, size: int, seed: int, *, name: str) -> None:
-        self._source, self._size, self._seed, self._name = source, size, seed, name
-        self._randomness = SeparateRandomness()
-        self._epoch: int | None = None
-        self._read = 0  # samples of the epoch that were read
-        self._samples: Iterator[Any] = iter(())
+    def __init__(self, reading: Reading, size: int, snapshot: Snapshot | None, *, name: str) -> None:
+        self._reading, self._size, self._snapshot, self._name = reading, size, snapshot, name
 
     def samples(self, numbers: Iterable[int]) -> list[Any]:
         """Return the samples with these ascending numbers.
@@ -102,31 +142,39 @@ class Reading:
         Raises:
             RecipeError: an epoch has fewer samples than stated, or more.
         """
-        with self._randomness:
+        with self._reading.randomness:
             return [self._sample(*divmod(number, self._size)) for number in numbers]
 
+    def snapshot_when_due(self) -> Snapshot | None:
+        """Return the present place, at most once a second; None: it is not due, or the source's state is not used."""
+        with self._reading.randomness:
+            return self._reading.snapshot_when_due()
+
     def _sample(self, epoch: int, place: int) -> Any:
-        if self._epoch is not None and epoch > self._epoch:
-            while self._read < self._size:  # to find out whether the epoch has as many as stated
+        reading = self._reading
+        if reading.epoch is not None and epoch > reading.epoch:
+            while reading.read < self._size:  # to find out whether the epoch has as many as stated
                 self._next()
-        if epoch != self._epoch or place < self._read:
-            self._begin(epoch)
-        while self._read < place:
+        if epoch != reading.epoch or place < reading.read:
+            self._begin(epoch, place)
+        while reading.read < place:
             self._next()
         return self._next()
 
-    def _begin(self, epoch: int) -> None:
-        self._randomness.seed(stream_seed(self._seed, "stream", epoch))
-        _set_epoch(self._source, epoch)
-        self._epoch, self._read, self._samples = epoch, 0, iter(self._source)
+    def _begin(self, epoch: int, place: int) -> None:
+        saved, self._snapshot = self._snapshot, None
+        if saved is not None and saved["epoch"] == epoch and saved["read"] <= place:
+            self._reading.restore(saved)
+        else:
+            self._reading.begin(epoch)
 
     def _next(self) -> Any:
-        sample = next(self._samples, _END)
-        if sample is _END:
-            raise self._wrong_size(f"ended after {self._read} samples of epoch {self._epoch}")
-        self._read += 1
-        if self._read == self._size and next(self._samples, _END) is not _END:
-            raise self._wrong_size(f"has more than {self._read} samples in epoch {self._epoch}")
+        reading = self._reading
+        sample = reading.next()
+        if sample is END:
+            raise self._wrong_size(f"ended after {reading.read} samples of epoch {reading.epoch}")
+        if reading.read == self._size and not reading.is_at_end():
+            raise self._wrong_size(f"has more than {reading.read} samples in epoch {reading.epoch}")
         return sample
 
     def _wrong_size(self, what: str) -> RecipeError:
@@ -134,6 +182,23 @@ class Reading:
         return RecipeError(
             f"{self._name} {what}, and {self._size} are stated.", f"Every epoch must have the number in {stated}."
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplesRead:
+    """The samples of one batch, and the place of the reading after them.
+
+    Attributes:
+        samples: not yet collated; after ``collate``, the batch.
+        place: for ``took_batch`` of the stream; None: nothing to save.
+    """
+
+    samples: Any
+    place: Any = None
+
+    def pin_memory(self) -> "SamplesRead":
+        """Return the batch in pinned memory; ``DataLoader`` calls this."""
+        return replace(self, samples=self.samples.pin_memory())
 
 
 class StreamBatches(IterableDataset[Any]):
@@ -144,10 +209,14 @@ class StreamBatches(IterableDataset[Any]):
         numbers: the samples of each batch, ascending.
         seed: of the job.
         is_seeded: whether to seed this process for each batch before it is collated: for a separate process.
+        keeps_place: whether the place is saved in checkpoints: for the training.
     """
 
-    def __init__(self, stream: Stream, numbers: Iterable[Tensor], *, seed: int, is_seeded: bool) -> None:
+    def __init__(
+        self, stream: Stream, numbers: Iterable[Tensor], *, seed: int, is_seeded: bool, keeps_place: bool
+    ) -> None:
         self._stream, self._numbers, self._seed, self._is_seeded = stream, numbers, seed, is_seeded
+        self._keeps_place = keeps_place
 
     def __iter__(self) -> Iterator[Any]:
         """Yield each batch's samples; a ``RecipeError`` is yielded, because ``DataLoader`` would change its text."""
@@ -159,9 +228,10 @@ class StreamBatches(IterableDataset[Any]):
             except RecipeError as error:
                 yield error
                 return
+            place = reading.snapshot_when_due() if self._keeps_place else None
             if self._is_seeded:
                 seed_everything(stream_seed(self._seed, "data", numbers[0]))
-            yield samples
+            yield SamplesRead(samples=samples, place=place)
 
 
 class LoadedSamples(Dataset[Any]):
@@ -175,14 +245,3 @@ class LoadedSamples(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         return deepcopy(self._samples[index])  # some collate functions change their samples
-
-
-def own_order(data: object) -> str | None:
-    """Return ``stream`` or ``ranges`` for data that are used in their own order; None: scaler draws the order."""
-    return {Stream: "stream", Ranges: "ranges"}.get(type(data))
-
-
-def _set_epoch(source: Any, epoch: int) -> None:
-    set_epoch = getattr(source, "set_epoch", None)
-    if callable(set_epoch):
-        set_epoch(epoch)

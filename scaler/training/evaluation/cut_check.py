@@ -16,11 +16,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from scaler.core.seeds import stream_seed
 from scaler.errors import RecipeError
 from scaler.job import Job
-from scaler.plan import Plan
 from scaler.training.activity import Activity
-from scaler.training.data.stream import LoadedSamples, Stream
+from scaler.training.data.sources import load_samples
+from scaler.training.data.stream import Stream
 from scaler.training.evaluation.loop import evaluate_alone
-from scaler.training.randomness import seed_everything
 from scaler.training.recipe import Recipe
 
 PARTS = 4
@@ -35,7 +34,7 @@ REMEDY = (
 
 
 def cut_error(
-    recipe: Recipe, model: nn.Module, job: Job, plan: Plan, *, device: torch.device, activity: Activity
+    recipe: Recipe, model: nn.Module, job: Job, *, batch_size: int, device: torch.device, activity: Activity
 ) -> RecipeError | None:
     """Return the error for values that depend on the cut; None: there are none, or the recipe accepts them.
 
@@ -46,7 +45,7 @@ def cut_error(
         recipe: its evaluation.
         model: not wrapped. A model with layers that use the batch's statistics in evaluation mode is not checked.
         job: its seed selects the samples.
-        plan: gives the samples of a batch.
+        batch_size: samples in a forward pass.
         device: of the model.
         activity: updated for each batch.
     """
@@ -57,17 +56,16 @@ def cut_error(
         return None
     seed = stream_seed(job.train.seed, "cut check", 0)
     drawn = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-    whole = drawn[: max(2, LEAST_SAMPLES, plan.per_worker_batch_size)]
+    whole = drawn[: max(2, LEAST_SAMPLES, batch_size)]
     if isinstance(recipe.eval_data, Stream):  # it is read from its start
         whole = torch.arange(len(whole))
-        recipe = replace(recipe, eval_data=LoadedSamples(recipe.eval_data.reading(seed=seed).samples(whole.tolist())))
+        recipe = replace(recipe, eval_data=load_samples(recipe.eval_data, whole.tolist(), seed=seed))
     parts = max(2, min(PARTS, len(whole) // 2))
     first_parts = torch.tensor_split(whole, parts)
     other_parts = [whole[index::parts] for index in range(parts)]
 
     def values(*parts: Tensor, seed: int = seed) -> dict[str, float]:
-        seed_everything(seed)
-        return evaluate_alone(recipe, model, parts, device=device, activity=activity)
+        return evaluate_alone(recipe, model, parts, device=device, activity=activity, seed=seed)
 
     expected = values(whole)
     first = values(*first_parts)

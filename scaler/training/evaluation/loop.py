@@ -5,16 +5,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from scaler.core.batch import share_bounds
+from scaler.core.seeds import stream_seed
 from scaler.errors import RecipeError
 from scaler.metrics.events import EVALUATING, WAITING
 from scaler.training.activity import Activity
 from scaler.training.data.batches import batches, to_device
+from scaler.training.data.stream import Stream
 from scaler.training.evaluation.results import EvaluationResults, describe
 from scaler.training.gradients.gather import gathering
 from scaler.training.gradients.losses import evaluated_loss
 from scaler.training.model.modes import evaluation_mode
+from scaler.training.randomness import random_state_kept, seed_batch
 from scaler.training.recipe import Recipe
 
 
@@ -28,6 +32,8 @@ def evaluate(
     device: torch.device,
     activity: Activity,
     most_samples: int | None = None,
+    whole_batches: bool = False,
+    data_workers: int = 0,
 ) -> dict[str, float]:
     """Return each value over every sample of ``eval_data``, the same on every worker.
 
@@ -40,24 +46,24 @@ def evaluate(
         device: of the model.
         activity: updated for each batch, because a long evaluation is no hang.
         most_samples: evaluate only this many samples from the start of the data; None: all.
+        whole_batches: whether workers share whole batches, which are then the same on any number of workers. False:
+            they share samples, evenly.
+        data_workers: processes that load batches.
     """
     size = len(recipe.eval_data)  # type: ignore[arg-type]
     size = size if most_samples is None else min(size, most_samples)
-    start, stop = share_bounds(size, parts=world_size, index=rank)
+    unit = batch_size if whole_batches else 1
+    first, end = share_bounds(-(-size // unit), parts=world_size, index=rank)
+    start, stop = first * unit, min(size, end * unit)
     has_samples = stop > start
     # A worker with an empty share runs one sample, to learn the names of the values.
     indices = torch.split(torch.arange(start, stop), batch_size) if has_samples else [torch.tensor([0])]
     results = EvaluationResults(recipe, world_size=world_size, device=device, has_samples=has_samples)
-    try:
-        add_batches(recipe, model, indices, results, device=device, activity=activity)
-        activity.begin(WAITING)
-        return results.values()
-    finally:
-        results.close()
+    return _evaluated(recipe, model, indices, results, device=device, activity=activity, data_workers=data_workers)
 
 
 def evaluate_alone(
-    recipe: Recipe, model: nn.Module, indices: Iterable[Tensor], *, device: torch.device, activity: Activity
+    recipe: Recipe, model: nn.Module, indices: Iterable[Tensor], *, device: torch.device, activity: Activity, seed: int
 ) -> dict[str, float]:
     """Return each value over some batches of ``eval_data``, on this worker alone.
 
@@ -67,16 +73,13 @@ def evaluate_alone(
         indices: of the samples of each batch.
         device: of the model.
         activity: updated for each batch.
+        seed: of the random numbers.
     """
     results = EvaluationResults(recipe, world_size=1, device=device, has_samples=True)
-    try:
-        add_batches(recipe, model, indices, results, device=device, activity=activity)
-        return results.values()
-    finally:
-        results.close()
+    return _evaluated(recipe, model, indices, results, device=device, activity=activity, seed=seed)
 
 
-def add_batches(
+def _evaluated(
     recipe: Recipe,
     model: nn.Module,
     indices: Iterable[Tensor],
@@ -84,17 +87,34 @@ def add_batches(
     *,
     device: torch.device,
     activity: Activity,
-) -> None:
-    """Add the recipe's values for some batches of ``eval_data`` to the results."""
-    data = recipe.eval_data
-    assert data is not None
-    indices = list(indices)
-    with torch.no_grad(), evaluation_mode(model), gathering(is_alone=True):
-        for index, batch in zip(indices, batches(recipe, data, indices, data_workers=0, pin=False), strict=True):
-            activity.begin(EVALUATING)
-            batch = to_device(batch, device)
-            if results.add(_values(recipe, model, batch), samples=len(index)):
-                results.add(_values(recipe, model, batch), samples=len(index))
+    data_workers: int = 0,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Return the recipe's values for some batches of ``eval_data``.
+
+    Random numbers start from the seed and the first sample of each batch. Those of the training are kept.
+    """
+    indices, data = list(indices), recipe.eval_data
+    is_random = not (isinstance(data, Stream) or type(data) is TensorDataset)  # loading may draw from the globals
+    seeds = [stream_seed(seed, "evaluation data", int(index[0])) for index in indices] if is_random else None
+    source = batches(recipe, data, indices, data_workers=data_workers, pin=False, seeds=seeds)
+    try:
+        with random_state_kept(device), evaluation_mode(model), gathering(is_alone=True):
+            with torch.no_grad():
+                for number, index in enumerate(indices):
+                    activity.begin(EVALUATING)
+                    if seeds is not None:
+                        seed_batch(seeds[number], device)
+                    batch = to_device(next(source), device)
+                    again = True
+                    while again:  # a second time if metric objects are recorded from now on
+                        seed_batch(stream_seed(seed, "evaluation", int(index[0])), device)
+                        again = results.add(_values(recipe, model, batch), samples=len(index))
+            activity.begin(WAITING)
+            seed_batch(seed, device)
+            return results.values()
+    finally:
+        results.close()
 
 
 def _values(recipe: Recipe, model: nn.Module, batch: Any) -> Mapping[Any, Any]:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from scaler.errors import RecipeError
-from scaler.training.data.batches import to_device
+from scaler.training.data.containers import to_cpu, to_device
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # the arguments of update
 
@@ -51,7 +51,7 @@ class MetricObject:
         update = self.metric.update
 
         def kept(*args: Any, **kwargs: Any) -> Any:
-            calls.append(to_device((args, kwargs), torch.device("cpu")))
+            calls.append(to_cpu((args, kwargs)))
             return update(*args, **kwargs)
 
         try:
@@ -120,7 +120,7 @@ def _parts(metric: Any) -> list[Any]:
 
 
 def _state(part: Any) -> dict[str, Any]:
-    return {name: to_device(getattr(part, name), torch.device("cpu")) for name in part._reductions}
+    return {name: to_cpu(getattr(part, name)) for name in part._reductions}
 
 
 def _reduced(name: str, reduction: Any, values: Sequence[Any]) -> Any:

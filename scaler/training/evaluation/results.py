@@ -12,6 +12,7 @@ from torch import Tensor
 from scaler.errors import RecipeError
 from scaler.metrics.mean import Mean
 from scaler.metrics.means import means_of
+from scaler.training.data.containers import to_cpu
 from scaler.training.evaluation.metric_objects import MetricObject, has_rows, is_metric, values_of
 from scaler.training.recipe import Recipe
 from scaler.training.recipe.failures import describe_type
@@ -114,7 +115,7 @@ class EvaluationResults:
     def _count(self, name: str, value: Any, samples: int) -> None:
         what = self._kinds[name]
         if what == ROWS:
-            self._rows.setdefault(name, []).append(value.detach().cpu() if isinstance(value, Tensor) else value)
+            self._rows.setdefault(name, []).append(to_cpu(value))
         elif what == NUMBER:
             mean = self._means.setdefault(name, Mean())
             if isinstance(value, tuple) and len(value) == 2:

@@ -10,19 +10,22 @@ from scaler.plan import PlanGroup
 from scaler.training.model.names import named_parameters
 
 
-def start_training(model: nn.Module) -> None:
+def start_training(model: nn.Module, *, keep_modes: bool | None) -> None:
     """Put a model into training mode, except for the modules that the recipe's ``build`` put into evaluation mode.
 
     ``model.train()`` alone would undo the ``.eval()`` of a BatchNorm that the recipe froze. If every module is in
-    evaluation mode, as in models from transformers' ``from_pretrained``, the whole model is put into training mode.
+    evaluation mode, as in models from transformers' ``from_pretrained``, ``keep_modes`` decides.
 
     Args:
         model: as the recipe built it, not wrapped.
+        keep_modes: the recipe's. True: evaluation mode is kept also where every module has it. None: such a model is
+            put into training mode. False: all modules are put into training mode.
     """
     modules = list(model.modules())
     held = [module for module in modules if not module.training]
     model.train()  # always: a model's own ``train`` may do more
-    _hold(held if len(held) < len(modules) else [])
+    keeps = len(held) < len(modules) if keep_modes is None else keep_modes
+    _hold(held if keeps else [])
 
 
 class FrozenStatistics:

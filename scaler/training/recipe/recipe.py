@@ -1,7 +1,7 @@
 """The recipe: the model, data and loss that a user writes in plain torch."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from scaler.training.gradients.step_context import StepContext
+    from scaler.training.recipe.eval import Eval
+
 
 Loss = Callable[["nn.Module", Any], "Tensor | tuple[Tensor, Tensor | float] | Mapping[str, Any]"]
 Evaluate = Callable[["nn.Module", Any], Mapping[str, Any]]
@@ -54,12 +56,21 @@ class Recipe:
             value becomes its value over all the data.
         evaluate_over: ``samples``: no value depends on how the data is cut into batches. scaler measures this before
             the first step. ``batch``: values may depend on it. scaler measures nothing, and reports means over batches.
+        evals: more evaluation sets by name: datasets, or ``scaler.Eval`` objects. The values of the set ``hard`` are
+            called ``hard_loss``, ``hard_accuracy`` and so on.
         collate: makes a batch from a list of samples; None: torch's ``default_collate``.
+        sampler: the order of a map-style ``train_data``: each ``iter(sampler)`` yields the indices of one epoch. None:
+            a new random order in each epoch. The random numbers that it draws start from the job's seed and the epoch.
+        sharded: False: every worker reads all of an iterable ``train_data`` and uses its share. True: every worker
+            reads a part of its own (docs/data-sources.md says what is then not kept).
+        keep_modes: whether the training keeps the mode (``train()`` or ``eval()``) that ``build`` gave each module.
+            None: yes, unless every module is in evaluation mode. True: also then. False: every module is put into
+            training mode.
         groups: parameter groups as the job file writes them (``{"match": "backbone.*", "lr_ratio": 0.1}``), for a job
             with ``groups: recipe``.
         flops_per_sample: floating-point operations of the forward and backward pass of one sample; for a transformer
             about 6 x parameters x tokens. The report computes the achieved FLOPs and the MFU from this number.
-        num_samples: samples in an epoch of ``train_data``, if it has no ``len()``.
+        num_samples: samples in an epoch of ``train_data`` or ``sampler``, if it has no ``len()``.
     """
 
     model: "nn.Module"
@@ -73,7 +84,11 @@ class Recipe:
     evaluate: Evaluate | None = None
     metrics: Callable[..., Mapping[str, Any]] | None = None
     evaluate_over: Literal["samples", "batch"] = "samples"
+    evals: "Mapping[str, Eval | Dataset[Any] | Iterable[Any]]" = field(default_factory=dict)
     collate: Callable[[list[Any]], Any] | None = None
+    sampler: Iterable[int] | None = None
+    sharded: bool = False
+    keep_modes: bool | None = None
     groups: Sequence[Mapping[str, Any]] = ()
     flops_per_sample: float | None = None
     num_samples: int | None = None

@@ -20,9 +20,12 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from scaler.core.seeds import stream_seed
 from scaler.errors import RecipeError
 from scaler.training.data.batches import batches
+from scaler.training.data.sampled import Sampled
+from scaler.training.data.shards import Shards
 from scaler.training.data.stream import Stream
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe import Recipe
+from scaler.training.recipe.data import datasets
 
 FEW, MANY = 4, 16  # samples to compare: of a dataset that loads them, and of tensors in memory
 REMEDY = (
@@ -35,8 +38,13 @@ STREAM_REMEDY = (
     "recipe_args and set_epoch(epoch) only, and leave the split among workers to scaler."
 )
 
+SAMPLER_REMEDY = (
+    "Build the same data each time, and let the sampler yield the same indices in the same order on every worker and "
+    "after a resume, from recipe_args and set_epoch(epoch) only."
+)
+
 Digests = dict[str, dict[int, str]]
-"""Dataset (``train_data``, ``eval_data``) -> sample -> digest."""
+"""Dataset (``train_data``, ``eval_data``, ``evals[NAME]``) -> sample -> digest."""
 
 
 def data_digests(recipe: Recipe, *, data_workers: int, only: Digests | None = None) -> Digests:
@@ -51,14 +59,17 @@ def data_digests(recipe: Recipe, *, data_workers: int, only: Digests | None = No
         only: the datasets and samples to use; None: chosen by the datasets' sizes.
     """
     digests: Digests = {}
-    for name, data in (("train_data", recipe.train_data), ("eval_data", recipe.eval_data)):
-        if data is None or (only is not None and name not in only):
+    for name, data in datasets(recipe).items():
+        if only is not None and name not in only:
+            continue
+        if isinstance(data, Shards):  # workers have other samples: streams.py checks that they do
+            digests[name] = {}
             continue
         if isinstance(data, Stream):
             digests[name] = _of_stream(recipe, data, data_workers=data_workers)
             continue
         in_memory = type(data) is TensorDataset
-        chosen = sorted(only[name]) if only is not None else _chosen(len(data), in_memory)  # type: ignore[arg-type]
+        chosen = sorted(only[name]) if only is not None else _chosen(len(data), in_memory)
         digested = _Digested(data)
         found: Iterable[str] = map(digested.__getitem__, chosen)
         if data_workers and not in_memory:
@@ -103,7 +114,7 @@ def require_same_data(recipe: Recipe, mine: Digests, *, world_size: int, data_wo
     for name, samples in differing.items():
         for sample in samples:
             first, second = ([digests[name].get(sample) for digests in found] for found in (all_digests, again))
-            if (first == second and None not in first) or isinstance(getattr(recipe, name), Stream):
+            if (first == second and None not in first) or _has_fixed_order(recipe, name):
                 others = [str(rank) for rank, digest in enumerate(first) if digest != first[0]]
                 ranks = f"rank{'s' if len(others) > 1 else ''} {', '.join(others)}"
                 raise RecipeError(
@@ -131,15 +142,20 @@ def require_data_of_run(recipe: Recipe, mine: Digests, before: Mapping[str, Any]
         return
     again = data_digests(recipe, data_workers=data_workers, only={"train_data": dict.fromkeys(differing, "")})
     for sample in differing:
-        if again["train_data"].get(sample) == now[sample] or isinstance(recipe.train_data, Stream):
+        if again["train_data"].get(sample) == now[sample] or _has_fixed_order(recipe, "train_data"):
             raise RecipeError(
                 f"train_data differs from the data that the run began with: sample {sample} is different.",
                 f"{_remedy(recipe, 'train_data')} --set train.check_data=false trains on it anyway.",
             )
 
 
+def _has_fixed_order(recipe: Recipe, name: str) -> bool:
+    """Return whether a sample that differs between two readings is an error: its order must be the same."""
+    return isinstance(datasets(recipe)[name], Stream | Sampled)
+
+
 def _remedy(recipe: Recipe, name: str) -> str:
-    return STREAM_REMEDY if isinstance(getattr(recipe, name), Stream) else REMEDY
+    return {Stream: STREAM_REMEDY, Sampled: SAMPLER_REMEDY}.get(type(datasets(recipe)[name]), REMEDY)
 
 
 def _chosen(size: int, in_memory: bool) -> list[int]:

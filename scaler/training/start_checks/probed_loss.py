@@ -15,7 +15,8 @@ from scaler.job import Job
 from scaler.plan import Plan
 from scaler.training.data.batches import batches, to_device
 from scaler.training.data.order import EpochOrder, OwnOrder
-from scaler.training.data.stream import LoadedSamples, Stream, own_order
+from scaler.training.data.sources import load_samples
+from scaler.training.data.stream import own_order
 from scaler.training.device import is_out_of_memory
 from scaler.training.gradients.gather import gathering
 from scaler.training.gradients.losses import read_loss
@@ -75,11 +76,7 @@ class ProbedLoss:
         data: Any = self._recipe.train_data
         if type(data) is TensorDataset and self._recipe.collate is None:
             return TensorDataset(*(tensor[indices] for tensor in data.tensors))
-        get_all = getattr(data, "__getitems__", None)
-        wanted = indices.tolist()
-        if isinstance(data, Stream):
-            return LoadedSamples(data.reading(seed=self._seed).samples(wanted))
-        return LoadedSamples(get_all(wanted) if callable(get_all) else [data[index] for index in wanted])
+        return load_samples(data, indices.tolist(), seed=self._seed)
 
     def first_value(self) -> LossValue:
         """Return the loss in fp32, or in the job's precision if the model accepts no other."""

@@ -14,6 +14,7 @@ from scaler.training.recipe import Recipe
 from scaler.training.start_checks.batch_norm import require_samples_for_norms
 from scaler.training.start_checks.data_digests import Digests, data_digests, require_data_of_run, require_same_data
 from scaler.training.start_checks.loss_probe import probe_loss
+from scaler.training.start_checks.streams import check_stream
 from scaler.training.tf32 import without_tf32
 from scaler.training.worker_context import WorkerContext
 
@@ -72,6 +73,7 @@ def check_start(
         found = data_digests(recipe, data_workers=workers)
         require_same_data(recipe, found, world_size=context.world_size, data_workers=workers)
         require_data_of_run(recipe, found, digests, data_workers=workers)
+        check_stream(recipe, world_size=context.world_size, data_workers=workers)
         digests = found
     began = perf_counter()
     activity.begin(COMPUTING)

@@ -44,7 +44,8 @@ def _load_advice(data_workers: int, order: str | None) -> str:
         ahead = "Let a process of its own read ahead (train.data_workers: 1). " if not data_workers else ""
         return (
             f"{ahead}Every worker reads the whole iterable: give train_data a method read_range(start, stop), then "
-            "each reads its share; or make samples cheaper to read: decode and resize them beforehand."
+            "each reads its share; or let each read a part of its own (scaler.Recipe(sharded=True)); or make samples "
+            "cheaper to read: decode and resize them beforehand."
         )
     if order == OWN_LOOP:
         return "Load samples in processes of their own: DataLoader(num_workers=...); or make samples faster to load."
