@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from groups import run_group
-from kinds import SIZE, Forward
+from recipe_kinds import SIZE, Forward
 from small_runs import NEVER_STOP, EveryStep, Kept, checkpoint, make_job, new_folder, weights_of
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
