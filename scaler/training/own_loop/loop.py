@@ -186,8 +186,7 @@ class OwnLoop:
         Raises:
             PlanError: as ``prepare``.
         """
-        if all(known.optimizer is not optimizer for known in self._optimizers):
-            self._schedule(optimizer)
+        self._schedule(optimizer)
         return LoopScheduler(optimizer)
 
     def fetching(self) -> None:
@@ -333,6 +332,8 @@ class OwnLoop:
         return CountedLoader(each, self._fetch)
 
     def _schedule(self, optimizer: Optimizer) -> None:
+        if any(known.optimizer is optimizer for known in self._optimizers):
+            return
         scheduled = Scheduled(
             optimizer,
             self._job,
