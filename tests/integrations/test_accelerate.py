@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState, GradientState
 from groups import run_group
+from page import run_script
 from small_data import (
     SAMPLES,
     Data,
@@ -170,3 +171,9 @@ def test_a_batch_that_is_not_the_jobs_is_refused(tmp_path: Path) -> None:
     message = "the job: scale.per_worker_batch_size is 16, and the loader's batch_size is 4 samples in each process."
     with pytest.raises(JobFileError, match=re.escape(message)):
         prepare(accelerator, job(scale={"per_worker_batch_size": 16}), *parts(accelerator), storage=tmp_path)
+
+
+def test_the_script_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    run_script("train_accelerate.py", tmp_path, monkeypatch)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from groups import run_group
+from page import run_script
 from small_data import (
     SAMPLES,
     Data,
@@ -249,3 +250,8 @@ def test_the_batch_is_the_trainers_where_the_job_has_none(tmp_path: Path) -> Non
     plan = scaled.run.plan
     assert (plan.per_worker_batch_size, plan.grad_accum_steps, plan.global_batch_size) == (10, 3, 30)
     assert trainer.current_epoch == 1  # the job's, not the trainer's
+
+
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*")
+def test_the_script_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_script("train_lightning.py", tmp_path, monkeypatch)

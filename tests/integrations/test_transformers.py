@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from groups import run_group
+from page import run_script
 from small_data import (
     SAMPLES,
     announce,
@@ -179,3 +180,7 @@ def test_an_optimizer_that_is_not_the_references_is_refused(tmp_path: Path) -> N
         PlanError, match=re.escape("the job's reference.lr is 0.1, and the optimizer of the loop has 0.02")
     ):
         train(str(tmp_path), changes={"reference": reference})
+
+
+def test_the_script_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_script("train_transformers.py", tmp_path, monkeypatch)

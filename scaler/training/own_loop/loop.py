@@ -107,8 +107,7 @@ class OwnLoop:
         Raises:
             PlanError: as ``prepare``.
         """
-        if all(known.optimizer is not optimizer for known in self._steps.optimizers):
-            self._prepared(optimizer)
+        self._prepared(optimizer)
         return LoopScheduler(optimizer)
 
     def fetching(self) -> None:

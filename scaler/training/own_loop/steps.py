@@ -77,11 +77,14 @@ class LoopSteps:
         self._ready.watch(model)
 
     def schedule(self, optimizer: torch.optim.Optimizer) -> Scheduled:
-        """Write the learning rates of an optimizer from now on.
+        """Write the learning rates of an optimizer from now on; one that is known already stays as it is.
 
         Raises:
             PlanError: the optimizer is not the reference's, or a group's learning rate cannot be its.
         """
+        for known in self.optimizers:
+            if known.optimizer is optimizer:
+                return known
         scheduled = Scheduled(
             optimizer,
             self._job,
