@@ -1,4 +1,4 @@
-"""How many lines a script needs for a scaled rate, warmup, resume, metrics of every process, and a report.
+"""How many lines a script needs for a scaled learning rate, warmup, resume, metrics of every process, and a report.
 
 python benchmarks/lines.py           count, and write benchmarks/lines.md
 python benchmarks/lines.py --run     run the scripts first: in 1 process for an epoch, then in 2 to the end, and check
@@ -6,6 +6,7 @@ python benchmarks/lines.py --run     run the scripts first: in 1 process for an 
 """
 
 import ast
+import inspect
 import io
 import json
 import os
@@ -24,7 +25,6 @@ ROOT = Path(__file__).parents[1]
 KINDS = ROOT / "tests/training/kinds"
 SCRIPTS = Path(__file__).parent / "lines"
 PAGE = Path(__file__).parent / "lines.md"
-MARK = "# +"
 
 # What is written with what, the bare script, and the script that does all five things.
 TRAINERS = (
@@ -42,7 +42,8 @@ INTRODUCTION = """# Lines that a script needs
 ## Lines that `scaler.start` adds to a loop
 
 The scripts are in `tests/training/kinds`, and their lines are marked there. A line counts if it is new or changed, with
-the import. The tests run each script on 1 and on 2 processes."""
+the import. The tests run each script on 1 and on 2 processes at the same global batch, and compare the losses of all
+steps. The last column says where they must differ; this is so without scaler, too."""
 
 COMPARISON = """## Lines for the same with other trainers
 
@@ -61,17 +62,20 @@ script and not in the bare one. Empty lines, comments and docstrings do not coun
 full scripts in one process for an epoch and then in two, and checks every recorded learning rate."""
 
 
-def kinds() -> dict[str, int]:
-    """Return the lines that scaler adds to each kind of script, by the script's name."""
-    found = {}
-    for path in sorted(KINDS.glob("*.py")):
-        lines = path.read_text().splitlines()
-        shared = sum(line.endswith(MARK) and not line.startswith(" ") for line in lines)  # the import
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.FunctionDef) and [each.arg for each in node.args.args] == ["job"]:
-                own = lines[node.lineno - 1 : node.end_lineno]
-                found[node.name] = shared + sum(line.endswith(MARK) for line in own)
-    return found
+def kinds() -> dict[str, Any]:
+    """Return the kinds of scripts by name, each a ``Kind``."""
+    sys.path.insert(0, str(KINDS.parent))
+    try:
+        from kinds import images, others, text
+    finally:
+        sys.path.pop(0)
+    return {kind.train.__name__: kind for module in (images, text, others) for kind in module.KINDS}
+
+
+def marked(kind: Any) -> int:
+    """Return the lines that scaler adds to a script, with the import."""
+    lines = inspect.getsource(kind.train).splitlines()
+    return 1 + sum(line.endswith("# +") for line in lines)
 
 
 def added(bare: str, full: str) -> int:
@@ -107,8 +111,15 @@ def code_lines(path: Path) -> Iterator[str]:
 
 def page() -> str:
     """Return the page."""
-    counted = kinds()
-    rows = [{"kind": name.replace("_", " "), "lines": str(count)} for name, count in counted.items()]
+    rows = [
+        {
+            "script": name.replace("_", " "),
+            "what is special": inspect.getdoc(kind.train).removesuffix("."),
+            "lines": str(marked(kind)),
+            "1 and 2 processes": f"differ: {kind.differs}" if kind.differs else "the same losses",
+        }
+        for name, kind in kinds().items()
+    ]
     job = sum(1 for line in (SCRIPTS / "job.yaml").read_text().splitlines() if line.strip())
     trainers = [
         {
@@ -118,8 +129,8 @@ def page() -> str:
         }
         for name, bare, full in TRAINERS
     ]
-    values = sorted(counted.values())
-    summary = f"{len(values)} kinds: {values[0]} to {values[-1]} lines, the median is {values[len(values) // 2]}."
+    values = sorted(int(row["lines"]) for row in rows)
+    summary = f"{len(values)} scripts: {values[0]} to {values[-1]} lines, the median is {values[len(values) // 2]}."
     return "\n\n".join([INTRODUCTION, table(rows), summary, COMPARISON, table(trainers)]) + "\n"
 
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from synthetic import SyntheticRun
 
+import scaler
 from scaler.job import dump_job
 from scaler.metrics.reader import read_events, read_records
 from scaler.metrics.writer import MetricsWriter
@@ -15,6 +17,7 @@ from scaler.report.compare.read import read_comparison
 from scaler.report.run.write import write_report
 from scaler.runs import RunFolder, RunState
 from scaler.runs.find import find_run, list_runs
+from scaler.training.checkpoints.state import write_checkpoint
 
 pytest.importorskip("s3fs", reason="pip install scaler[s3]")
 moto_server = pytest.importorskip("moto.server", reason="pip install scaler[dev]")
@@ -64,6 +67,19 @@ def written(storage: str, name: str, run: SyntheticRun) -> RunFolder:
     writer.close(RunState.SUCCEEDED)
     folder.set_state(RunState.SUCCEEDED, ended_at=1020.0)
     return folder
+
+
+def test_the_weights_of_a_run_on_s3(storage: str, synthetic_run: SyntheticRun, tmp_path: Path) -> None:
+    folder = written(storage, "digits-20260101-120000-aaaa", synthetic_run.attempt(0))
+    state = {"model": {"weight": torch.eye(2), "bias": torch.ones(2)}, "average": None}
+    about = {"samples_seen": 200, "plan": synthetic_run.plan.to_dict(), "values": None}
+    write_checkpoint(folder, {**state, "optimizer": {"param_groups": []}}, about)
+    model = scaler.load_model("last", storage=storage, recipe=torch.nn.Linear(2, 2))
+    scaler.export_model(folder.uri, tmp_path / "model.pt")
+    saved = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+    assert torch.equal(model.weight, torch.eye(2))
+    assert "digits-20260101-120000-aaaa" in (tmp_path / "model.md").read_text()
 
 
 def test_a_run_on_s3_is_written_found_read_and_reported(storage: str, synthetic_run: SyntheticRun) -> None:

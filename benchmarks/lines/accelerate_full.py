@@ -1,4 +1,4 @@
-"""accelerate with a scaled rate, warmup, resume, metrics of every process, and a report.
+"""accelerate with a scaled learning rate, warmup, resume, metrics of every process, and a report.
 
 torchrun --nproc-per-node 2 accelerate_full.py FOLDER
 """

@@ -1,4 +1,4 @@
-"""Lightning with a scaled rate, warmup, resume, metrics of every process, and a report.
+"""Lightning with a scaled learning rate, warmup, resume, metrics of every process, and a report.
 
 torchrun --nproc-per-node 2 lightning_full.py FOLDER
 """

@@ -1,4 +1,4 @@
-"""Plain torch with scaler.start: a scaled rate, warmup, resume, metrics of every process, and a report.
+"""Plain torch with scaler.start: a scaled learning rate, warmup, resume, metrics of every process, and a report.
 
 torchrun --nproc-per-node 2 torch_scaler.py FOLDER
 """

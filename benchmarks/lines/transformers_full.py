@@ -1,4 +1,4 @@
-"""Transformers with a scaled rate, warmup, resume, metrics of every process, and a report.
+"""Transformers with a scaled learning rate, warmup, resume, metrics of every process, and a report.
 
 torchrun --nproc-per-node 2 transformers_full.py FOLDER
 """

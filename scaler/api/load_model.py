@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from scaler.api.resume import trusted_folder
 from scaler.cluster.resume import stored_recipe_folder
+from scaler.errors import JobFileError
+from scaler.job.load import masked_keys
 from scaler.notebook import RunLike, run_folder
 from scaler.report.run.read import read_jobs
 from scaler.runs import RunFolder
@@ -45,7 +47,8 @@ def load_model(
 
     Raises:
         RunError: there is no such run or checkpoint, or it cannot be read.
-        JobFileError: the recipe cannot be found, or must not be run because another person may have put it there.
+        JobFileError: the recipe cannot be found, must not be run because another person may have put it there, or has
+            an argument that is masked in the run's folder.
         RecipeError: the recipe raised an exception, or builds another model.
 
     Example:
@@ -72,6 +75,12 @@ def _built(folder: RunFolder, recipe: Any, recipe_folder: str | os.PathLike[str]
     from scaler.training.model.build import build_model
 
     job = list(read_jobs(folder).values())[-1]
+    if masked := masked_keys(job):
+        raise JobFileError(
+            f"{', '.join(masked)} {'is' if len(masked) == 1 else 'are'} masked in the run's folder, so the recipe "
+            "cannot be called.",
+            "Make the model yourself, and give it: load_model(run, recipe=model).",
+        )
     if recipe_folder is not None:
         where = Path(recipe_folder).absolute()
     elif recipe is not None:

@@ -19,7 +19,7 @@ from torch.nn.parallel import DataParallel
 
 import scaler
 from scaler.errors import JobFileError, RecipeError, RunError
-from scaler.job import parse_job
+from scaler.job import dump_job, parse_job
 from scaler.runs import RunFolder
 from scaler.training.checkpoints.choose import parse_which
 from scaler.training.checkpoints.files import complete_checkpoints
@@ -388,6 +388,16 @@ def test_the_recipe_of_a_copied_folder_is_not_run(copied: RunFolder, run: scaler
         "recipe that it names.\n  Give what makes the model: load_model(run, recipe=...), with a function or the model "
         "itself."
     )
+
+
+def test_arguments_that_are_masked_in_the_folder_are_not_given_to_the_recipe(copied: RunFolder) -> None:
+    job = parse_job({**JOB, "recipe_args": {"width": 4, "api_key": "sk-0123456789abcdef0123"}}, source="job")
+    copied.write("job.yaml", dump_job(job))
+    assert error_of(JobFileError, run=copied.uri, recipe=tied) == (
+        "recipe_args.api_key is masked in the run's folder, so the recipe cannot be called.\n"
+        "  Make the model yourself, and give it: load_model(run, recipe=model)."
+    )
+    assert scaler.load_model(copied.uri, recipe=tied())
 
 
 def test_the_recipes_folder_may_have_moved(recipe_folder: Path, tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ class WordLM(nn.Module):
 
 
 def word_language_model(job: Job) -> Any:
-    """Columns of a text without a loader, a hidden state, clipped gradients, and a rate that follows the validation."""
+    """Columns of a text without a loader, a hidden state, clipped gradients, and a plateau of the validation."""
     torch.manual_seed(1)
     net = WordLM()
     model = parallel(net)
