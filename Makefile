@@ -87,7 +87,8 @@ $(LOWEST)/installed: requirements-lowest.lock pyproject.toml
 	$(LOWEST)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-EXTRAS := $(addprefix --extra ,abfs dev gs jobs metrics mlflow optimizers s3 search wandb)
+EXTRAS := $(addprefix --extra ,abfs accelerate dev gs jobs lightning metrics mlflow optimizers s3 safetensors search\
+	transformers wandb)
 COMPILE := $(BIN)/pip-compile --quiet $(EXTRAS) --strip-extras --allow-unsafe --no-header --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host --no-emit-options
 
