@@ -113,12 +113,12 @@ class Evaluated(AttemptEvent):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recorded(AttemptEvent):
-    """Values that a loop of one's own recorded besides the loss, since the event before."""
+    """Values that a recipe or a loop of one's own recorded besides the loss, since the event before."""
 
     kind: ClassVar[str] = "recorded"
 
-    values: Mapping[str, float | None]  # mean by weight over processes and steps; None: it was not finite
-    weights: Mapping[str, float]  # sum of the weights, in samples unless the loop gave others
+    values: Mapping[str, float | None]  # mean by weight over workers and steps; None: it was not finite
+    weights: Mapping[str, float]  # sum of the weights, in samples unless others were given
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
