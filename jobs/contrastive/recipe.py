@@ -1,4 +1,4 @@
-"""CLIP on handwritten digits: which right half of an image (8 x 8 pixels, from scikit-learn) belongs to which left half.
+"""CLIP on handwritten digits (8 x 8 pixels, from scikit-learn): which right half of an image belongs to which left one.
 
 The loss compares all samples of a step with each other, also those of other workers: ``scaler.all_gather``.
 """

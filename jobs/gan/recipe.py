@@ -1,4 +1,4 @@
-"""A GAN of handwritten digits (8 x 8 pixels, from scikit-learn): a generator and a discriminator with an optimizer each."""
+"""A GAN of handwritten digits (8 x 8 pixels, from scikit-learn): two networks with an optimizer each."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -13,13 +13,14 @@ NOISE = 16
 
 
 class Gan(nn.Module):
-    """Images of 64 pixels in [-1, 1]. ``judge`` is trained by nobody: it recognizes digits, to evaluate the generator."""
+    """Images of 64 pixels in [-1, 1]. ``judge`` recognizes digits, to evaluate the generator; it is not trained."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.generator = nn.Sequential(
-            nn.Linear(NOISE, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden),
-            nn.ReLU(), nn.Linear(hidden, 64), nn.Tanh(),
+            nn.Linear(NOISE, hidden), nn.BatchNorm1d(hidden), nn.ReLU(),
+            nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.ReLU(),
+            nn.Linear(hidden, 64), nn.Tanh(),
         )  # fmt: skip
         self.discriminator = nn.Sequential(
             nn.Linear(64, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, 1)

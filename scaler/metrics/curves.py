@@ -18,7 +18,7 @@ CURVES = {
     "train/noise_scale": "gradient noise scale in samples: running average of estimates; only if measured",
     "train/samples_per_s": "speed of all workers: samples divided by the mean over ranks of the step time",
     "train/step_time_s": "seconds of an optimizer step: mean over ranks and steps",
-    "train/NAME": "value NAME that a loop of one's own recorded: mean by weight over processes and steps",
+    "train/NAME": "value NAME that a recipe or a loop of one's own recorded: mean by weight over workers and steps",
     "eval/NAME": "metric NAME over all of eval_data",
 }
 """The curves, each with the meaning of one point, which stands for one or several steps."""

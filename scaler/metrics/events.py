@@ -114,7 +114,7 @@ class Evaluated(AttemptEvent):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recorded(AttemptEvent):
-    """Values of one worker's training besides the loss, since its event before; each worker has its own events."""
+    """Values besides the loss that one worker has recorded since its event before; each worker has its own events."""
 
     kind: ClassVar[str] = "recorded"
 

@@ -25,22 +25,28 @@ def make_optimizers(job: Job, schedule: Schedule, phases: Sequence[Phase]) -> tu
     return tuple(_made(job, name, schedule, phases) for name in job.reference.optimizers)
 
 
-def _made(job: Job, name: str, schedule: Schedule, phases: Sequence[Phase]) -> PlanOptimizer:
+def job_of(job: Job, name: str) -> Job:
+    """Return the job with the reference of one of ``reference.optimizers``."""
     own = job.reference.optimizers[name]
     given = {"lr": own.lr, "optimizer": own.optimizer}
     reference = job.reference.model_copy(update={key: value for key, value in given.items() if value is not None})
+    return job.model_copy(update={"reference": reference})
+
+
+def _made(job: Job, name: str, schedule: Schedule, phases: Sequence[Phase]) -> PlanOptimizer:
+    own_job = job_of(job, name)
     if job.scale.rule == "adascale":
         raise PlanError(
             f"scale.rule = adascale measures the gradient of one optimizer, and reference.optimizers has {name}.",
             "Use another rule.",
         )
-    if schedule.momentum(0) is not None and reference.optimizer.name != job.reference.optimizer.name:
+    if schedule.momentum(0) is not None and own_job.reference.optimizer.name != job.reference.optimizer.name:
         raise PlanError(
             f"schedule.low_momentum cycles one momentum, and reference.optimizers.{name} is another optimizer.",
             "Leave low_momentum and high_momentum out.",
         )
     try:
-        scaling = make_scaling(job.model_copy(update={"reference": reference}))
+        scaling = make_scaling(own_job)
         made = PlanOptimizer(name=name, peak_lr=0.0, optimizer={}, scaling=scaling)
         first, *_ = [made.phase(phase) for phase in phases]
     except PlanError as error:

@@ -1,11 +1,13 @@
 """Warnings of a plan: what to look at before the run."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from scaler.core.shapes import MultiStep
 from scaler.core.steps import steps_between
 from scaler.job import Job
 from scaler.plan.model import Plan, PlanWarning
+from scaler.plan.optimizers import job_of
 from scaler.plan.phase import Phase
 from scaler.plan.scaling_warnings import Reached, reached_phases, scaling_warnings
 
@@ -32,8 +34,20 @@ def find_warnings(
         *_of_the_batch(plan),
         *_of_the_ratio(reached),
         *((True, code, message) for code, message in scaling_warnings(plan, job, reached)),
+        *_of_each_optimizer(plan, job),
     )
     return tuple(PlanWarning(code=code, message=message) for applies, code, message in found if applies)
+
+
+def _of_each_optimizer(plan: Plan, job: Job) -> Iterator[tuple[bool, str, str]]:
+    """Yield the warnings about scaling of the optimizers with a reference of their own."""
+    for own in plan.optimizers:
+        phases = tuple(own.phase(phase) for phase in plan.phases)
+        theirs = replace(
+            plan, rule=own.scaling.rule.name, optimizer=own.optimizer, scaling=own.scaling, phases=phases
+        )  # what scaling_warnings reads
+        for code, message in scaling_warnings(theirs, job_of(job, own.name), reached_phases(phases, None)):
+            yield True, code, f"reference.optimizers.{own.name}: {message}"
 
 
 def _of_lengths(plan: Plan) -> Iterator[tuple[bool, str, str]]:

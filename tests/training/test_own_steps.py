@@ -25,12 +25,14 @@ from torch.utils.data import TensorDataset
 
 import scaler
 from scaler.errors import PlanError, RecipeError, ScalerError
-from scaler.job import Job, parse_job
+from scaler.job import Job, load_job, parse_job
+from scaler.metrics.events import Evaluated
 from scaler.plan import make_plan
 from scaler.training.checkpoints.files import find_checkpoint
 from scaler.training.loop import Training
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe.check import checked_recipe
+from scaler.training.recipe.load import load_recipe
 from scaler.training.worker_context import AttemptEnd
 
 SAMPLES = 50  # in steps of 16: the last has 2
@@ -554,3 +556,18 @@ def test_a_parameter_that_is_frozen_needs_no_optimizer() -> None:
         model=model, train_data=data(), step=gan_step, optimizers={"a": model["a"], "b": model["b"].parameters()}
     )
     assert list(checked_recipe(recipe, "r:build").optimizers or ()) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("name", "value", "rises"), [("gan", "distance", False), ("contrastive", "found", True)])
+def test_the_jobs_learn(tmp_path: Path, name: str, value: str, rises: bool) -> None:
+    """Some epochs of each job, in this process: the evaluation is better at the end than after the first epoch."""
+    torch.set_num_threads(1)
+    folder = Path(__file__).parents[2] / "jobs" / name
+    job = load_job(folder / "job.yaml", overrides=["train.epochs=4", "train.eval_every={epochs: 1}"], workers=1)
+    seed_everything(job.train.seed)
+    recipe = load_recipe(job.recipe_function, folder=folder, arguments=job.recipe_args)
+    around = Kept(0, 1, str(tmp_path))
+    Training(recipe, job, make_plan(job, 1), around).run()
+    values = [event.values[value] for event in around.events if isinstance(event, Evaluated)]
+    assert len(values) == 4
+    assert values[-1] > 1.2 * values[0] if rises else values[-1] < 0.8 * values[0]

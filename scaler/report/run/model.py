@@ -135,7 +135,7 @@ class Final:
 
     train_loss_mean: float | None  # mean by weight over ranks and the steps of the last epoch
     eval: Mapping[str, float | None]  # values of the last evaluation by metric; empty without one; None: not finite
-    # values that a loop of one's own recorded, by name: mean by weight over the last epoch; None: not finite
+    # values that the recipe or one's own loop recorded, by name: mean by weight over the last epoch; None: not finite
     train: Mapping[str, float | None] = field(default_factory=dict)
 
 
