@@ -75,7 +75,7 @@ def noise(batch_size: int | None) -> dict[str, Any]:
     return {"evals": {"noise": Eval(data=NUMBERS, evaluate=evaluate, metrics=metrics, batch_size=batch_size)}}
 
 
-KINDS = {"sets": sets(), "noise": noise(2)}
+KINDS = {"sets": sets(), "noise": noise(3)}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
