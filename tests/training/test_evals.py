@@ -18,6 +18,7 @@ from scaler.training.activity import Activity
 from scaler.training.evaluation.evaluator import Evaluator
 from scaler.training.recipe.check import checked_recipe
 from scaler.training.recipe.data import with_data
+from scaler.training.start_checks.data_digests import data_digests
 
 NUMBERS = TensorDataset(torch.arange(11, dtype=torch.float32))
 
@@ -74,7 +75,7 @@ def noise(batch_size: int | None) -> dict[str, Any]:
     return {"evals": {"noise": Eval(data=NUMBERS, evaluate=evaluate, metrics=metrics, batch_size=batch_size)}}
 
 
-KINDS = {"sets": sets(), "noise": noise(2)}
+KINDS = {"sets": sets(), "noise": noise(3)}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -141,6 +142,13 @@ def test_a_run_reacts_to_a_value_of_a_named_set_and_averages_its_weights_too(tmp
     assert len(evaluated) == 3
     assert list(evaluated[0]) == ["test_accuracy", "test_loss", "ema_test_accuracy", "ema_test_loss"]
     assert any(event.best for event in around.events if event.kind == "checkpointed")
+
+
+def test_the_data_of_every_set_are_compared_between_workers() -> None:
+    found = data_digests(recipe_of(**sets()), data_workers=0)
+    assert {name: len(digests) for name, digests in found.items()} == {
+        "train_data": 11, "eval_data": 11, "evals[half]": 5, "evals[own]": 4
+    }  # fmt: skip
 
 
 def check(recipe: Recipe, **sections: Any) -> str:

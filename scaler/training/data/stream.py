@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from scaler.core.seeds import stream_seed
 from scaler.errors import RecipeError
-from scaler.training.data.reading import END, Reading, Snapshot, set_epoch, start_state
+from scaler.training.data.reading import END, Reading, Snapshot, has_state, set_epoch, start_state
 from scaler.training.randomness import seed_everything
 
 
@@ -103,6 +103,10 @@ class Stream(InOwnOrder):
         """Return a new reading of the stream. ``seed`` is the job's."""
         snapshot = self.snapshot if self.uses_state else None
         return StreamReading(self.first_reading(seed=seed), self._size, snapshot, name=self._name)
+
+    def has_state(self) -> bool:
+        """Return whether the source can save its place."""
+        return has_state(self._source)
 
     def first_reading(self, *, seed: int) -> Reading:
         """Return a reading that has not begun, for a check of the first samples."""

@@ -25,7 +25,7 @@ def check_stream(recipe: Recipe, *, world_size: int, data_workers: int) -> None:
     its start. Called by all workers.
 
     Args:
-        recipe: its training data; nothing is checked unless they are an iterable.
+        recipe: its training data; nothing is checked unless they are an iterable with a state, or in parts.
         world_size: workers that read it.
         data_workers: of the job; if there are any, such processes read the samples, because files that a source opens
             here must not be shared with processes that start later.
@@ -34,7 +34,7 @@ def check_stream(recipe: Recipe, *, world_size: int, data_workers: int) -> None:
         RecipeError: two workers or processes have the same part.
     """
     data = recipe.train_data
-    if not isinstance(data, Stream | Shards):
+    if not (isinstance(data, Shards) or (isinstance(data, Stream) and data.has_state())):
         return
     processes = data_workers if isinstance(data, Shards) else min(1, data_workers)
     loader = DataLoader(
