@@ -230,7 +230,8 @@ def _items_in(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         is_shifted = LOSS_MAPPING.get(getattr(model, "loss_type", None)) is ForCausalLMLoss
         if is_shifted and not getattr(model.config, "is_encoder_decoder", False):
             labels = labels[..., 1:]  # the first label is no prediction
-    return (labels != _IGNORED_LABEL).sum()
+    items: Tensor = (labels != _IGNORED_LABEL).sum()
+    return items
 
 
 def _require_loop_scheduler(scheduler: Any) -> None:
