@@ -193,8 +193,8 @@ def _require_automatic(trainer: Trainer, module: LightningModule) -> None:
     for config in trainer.lr_scheduler_configs:
         if not isinstance(config.scheduler, LoopScheduler):
             raise TrainingError(
-                f"configure_optimizers returns a {type(config.scheduler).__name__}, and scaler writes the learning "
-                "rate.",
+                f"configure_optimizers returns a {type(config.scheduler).__name__}, "
+                "and scaler writes the learning rate.",
                 "Return the optimizer alone, and describe the schedule in the job: schedule.name.",
             )
 

@@ -4,11 +4,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     """Return the norm of a gradient over dense and sparse parameters."""
-    return torch.nn.utils.get_total_norm(values_of([coalesced(gradient) for gradient in gradients]))
+    values = values_of([coalesced(gradient) for gradient in gradients])
+    if len({(value.device, value.dtype) for value in values}) != 1 or isinstance(values[0], DTensor):
+        return torch.nn.utils.get_total_norm(values)
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))  # the same in half the time
+    return norm
 
 
 def clip(parameters: Sequence[nn.Parameter], norm: Tensor, *, most: float) -> None:
