@@ -11,6 +11,8 @@ from synthetic import SyntheticRun
 from scaler.runs import RunFolder
 from scaler.training.checkpoints.state import write_checkpoint
 
+pytest.importorskip("safetensors", reason="pip install scaler[safetensors]")
+
 WEIGHTS = {"weight": torch.ones(2, 3)}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
@@ -11,9 +12,6 @@ import fsspec
 import pytest
 import torch
 from groups import run_group
-from safetensors import safe_open
-from safetensors.torch import load_file
-from safetensors.torch import load_model as load_safetensors
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel
 
@@ -25,6 +23,8 @@ from scaler.training.checkpoints.choose import parse_which
 from scaler.training.checkpoints.files import complete_checkpoints
 from scaler.training.checkpoints.state import load_checkpoint
 from scaler.training.model.names import load_model_state, model_state, named_parameters, unwrapped
+
+safetensors = pytest.importorskip("safetensors.torch", reason="pip install scaler[safetensors]")
 
 RECIPE = '''
 import torch
@@ -228,15 +228,15 @@ def test_an_exported_file_has_the_weights_bit_for_bit(
         require_equal(torch.load(exported.file, weights_only=True), expected)
         model.load_state_dict(torch.load(exported.file, weights_only=True))
     else:
-        load_safetensors(model, exported.file)
+        safetensors.load_model(model, exported.file)
     require_equal(model.state_dict(), expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([file, "tied.md"])
 
 
 def test_safetensors_hold_tied_weights_once_and_say_what_they_are(run: scaler.Run, tmp_path: Path) -> None:
     scaler.export_model(run, tmp_path / "tied.safetensors", which=120)
-    assert "head.weight" not in load_file(tmp_path / "tied.safetensors")
-    with safe_open(tmp_path / "tied.safetensors", "pt") as file:
+    assert "head.weight" not in safetensors.load_file(tmp_path / "tied.safetensors")
+    with safetensors.safe_open(tmp_path / "tied.safetensors", "pt") as file:
         assert file.metadata() == {
             "format": "pt",
             "run": run.run_id,
@@ -256,7 +256,7 @@ def test_tensors_that_share_a_part_of_their_memory_are_written_in_full(run: scal
     state = {"whole": whole, "row": whole[1], "turned": whole.T, "empty": torch.zeros(0), "none": torch.zeros(0)}
     weights = Weights(samples_seen=0, is_average=False, has_average=False, state=state, manifest={})
     (tmp_path / "f.safetensors").write_bytes(safetensors_bytes(weights, {}))
-    require_equal(dict(sorted(load_file(tmp_path / "f.safetensors").items())), dict(sorted(state.items())))
+    require_equal(dict(sorted(safetensors.load_file(tmp_path / "f.safetensors").items())), dict(sorted(state.items())))
 
 
 @pytest.mark.parametrize(
@@ -275,6 +275,19 @@ def test_a_value_that_safetensors_cannot_hold_is_refused(value: Tensor, kind: st
     assert str(error.value) == f"safetensors cannot hold x, which is {kind}.\n  Use the format torch."
     assert torch_bytes(weights)
     assert count_elements(weights) == (value.numel() if isinstance(value, Tensor) else 0)
+
+
+def test_the_package_of_a_format_that_is_not_installed(
+    run: scaler.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(JobFileError) as error:
+        scaler.export_model(run, tmp_path / "tied.safetensors")
+    assert str(error.value) == (
+        "the format safetensors needs the package safetensors, which is not installed.\n"
+        "  pip install 'scaler[safetensors]', or use the format torch."
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
