@@ -395,6 +395,13 @@ def test_another_model(run: scaler.Run) -> None:
     )
 
 
+def test_what_makes_the_model_begins_no_run(run: scaler.Run) -> None:
+    assert error_of(JobFileError, run=run, recipe=lambda: scaler.start(parse_job(JOB, source="job"))) == (
+        "test_what_makes_the_model_begins_no_run.<locals>.<lambda> calls scaler.start: it has a loop of its own, and "
+        "this needs a recipe.\n  Return a scaler.Recipe."
+    )
+
+
 def test_the_recipe_of_a_copied_folder_is_not_run(copied: RunFolder, run: scaler.Run) -> None:
     assert error_of(JobFileError, run=copied.uri) == (
         f"run {copied.run_id} was made in {run.folder.place} and is now in another place, so scaler does not run the "

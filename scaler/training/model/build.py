@@ -12,6 +12,7 @@ from torch import nn
 from scaler.errors import JobFileError, RecipeError, ScalerError
 from scaler.job import Job
 from scaler.job.runtime_env import job_environment
+from scaler.training.own_loop.around import RecipeOnly, inside
 from scaler.training.randomness import random_state, seed_everything, set_random_state
 from scaler.training.recipe import Recipe
 from scaler.training.recipe.failures import describe_type, recipe_failure
@@ -51,7 +52,11 @@ def build_model(recipe: str | Callable[..., Any], job: Job, *, folder: Path, sou
     before = random_state(cpu)
     try:
         # stdout is for the command's result
-        with redirect_stdout(sys.stderr), job_environment(job.runtime_env, folder=folder):
+        with (
+            redirect_stdout(sys.stderr),
+            job_environment(job.runtime_env, folder=folder),
+            inside(RecipeOnly(name)),
+        ):
             seed_everything(job.train.seed)
             build = import_recipe(recipe, folder=folder) if isinstance(recipe, str) else recipe
             require_arguments(build, job.recipe_args, path=name, source=source)
