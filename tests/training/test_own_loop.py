@@ -345,6 +345,20 @@ def test_two_optimizers_step_on_the_same_samples(tmp_path: Path) -> None:
     assert run.finish().totals.steps == 6
 
 
+def test_the_optimizer_that_is_prepared_first_may_leave_steps_out(tmp_path: Path) -> None:
+    """As the generator of a GAN whose critic takes several steps for each of its own."""
+    models = [network(), network()]
+    optimizers = [sgd(model) for model in models]
+    run = start(str(tmp_path))
+    *_, loader = run.prepare(*models, *optimizers, DataLoader(data(), batch_size=run.batch_size))
+    for number, batch in enumerate(loader):
+        step(models[1], optimizers[1], batch)
+        if number % 3 == 2:
+            step(models[0], optimizers[0], batch)
+    report = run.finish()
+    assert (report.totals.steps, report.lr_audit.as_planned, report.lr_audit.max_abs_error) == (6, True, 0.0)
+
+
 def test_a_step_that_no_optimizer_takes_uses_its_samples_up(tmp_path: Path) -> None:
     """As ``torch.amp.GradScaler`` does when a gradient is not finite."""
     model = network()

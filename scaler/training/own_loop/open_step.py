@@ -10,6 +10,7 @@ from scaler.errors import TrainingError
 from scaler.training.clock import Mark
 from scaler.training.gradients.losses import Value
 from scaler.training.gradients.step import StepMeasures
+from scaler.training.own_loop.scheduled import Scheduled
 from scaler.training.run import PlannedStep
 
 Number = Tensor | float
@@ -26,6 +27,7 @@ class OpenStep:
     values: list[Value] = field(default_factory=list)  # sums with weights
     is_weighted: bool = False
     last_fetched: int = 0  # samples in the last batch of this process
+    first: Scheduled | None = None  # the optimizer that steps first in it; one of several may leave a step out
     planned: PlannedStep | None = None  # known when the first optimizer begins its step
     lr_used: float = 0.0
     grad_norm: Tensor = field(default_factory=lambda: torch.zeros(()))

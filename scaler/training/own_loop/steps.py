@@ -144,6 +144,7 @@ class LoopSteps:
         step = self.open
         if not step.is_taken:
             return
+        assert step.first is not None
         assert step.planned is not None
         assert step.began is not None
         synced = step.synced if step.synced is not None else self.clock.mark()
@@ -151,7 +152,7 @@ class LoopSteps:
         if self._group.world_size == 1:  # what comes after the gradient is no wait
             ready = synced
         self._run.recorder.values.add(step.values, samples=1)
-        if self._taken % COMPARED_EVERY == 0 and not self.optimizers[0].is_sharded():
+        if self._taken % COMPARED_EVERY == 0 and not step.first.is_sharded():
             self._norm = step.grad_norm
         self._taken += 1
         self._run.end_step(
@@ -194,21 +195,19 @@ class LoopSteps:
         self._require_samples(sums.samples)
         planned = self._run.planned_step(sums.samples)
         scheduled.write(samples_seen=planned.samples_seen, samples=planned.samples, share=planned.share)
-        if scheduled is self.optimizers[0]:
+        if self.open.first is None:
             self._require_equal_gradients(sums)
             step = self.open
-            step.planned, step.is_due = planned, sums.dues > 0
+            step.first, step.planned, step.is_due = scheduled, planned, sums.dues > 0
             self.left = max(self.left, sums.leave)
-        elif self.open.planned is None:
-            self.open.planned = planned
 
     def _gradients_ready(self, scheduled: Scheduled) -> None:
-        if scheduled is self.optimizers[0]:
+        if scheduled is self.open.first:
             self.open.synced, self.open.grad_norm = self.clock.mark(), scheduled.grad_norm()
 
     def _after_update(self, scheduled: Scheduled) -> None:
         self.open.is_taken = True
-        if scheduled is self.optimizers[0]:
+        if scheduled is self.open.first:
             self.open.lr_used = scheduled.used_lr
 
     def _skip(self) -> None:
