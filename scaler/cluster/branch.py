@@ -11,6 +11,7 @@ from scaler.job.changes import job_changes, require_resumable
 from scaler.plan import Plan
 from scaler.runs import RunFolder
 from scaler.runs.origin import Origin
+from scaler.training.checkpoints.choose import no_checkpoint
 from scaler.training.checkpoints.files import complete_checkpoints
 
 if TYPE_CHECKING:
@@ -93,11 +94,12 @@ def find_origin(source: RunFolder, samples_seen: int, job: Job, plan: Plan) -> O
         RunError: the run has no such checkpoint, or cannot be read.
     """
     there = complete_checkpoints(source)
+    if not there:
+        raise no_checkpoint(source)
     if samples_seen not in there:
         found = ", ".join(f"{samples:,}" for samples in there[-SHOWN:])
         raise RunError(
-            f"run {source.run_id} has no checkpoint at {samples_seen:,} samples.",
-            f"It has checkpoints at {found}." if found else "It has no checkpoint at all.",
+            f"run {source.run_id} has no checkpoint at {samples_seen:,} samples.", f"It has checkpoints at {found}."
         )
     before = Plan.from_dict(source.read_json("plan.json"))
     name = list(source.job_names().values())[-1]

@@ -5,8 +5,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import scaler
+from scaler.errors import JobFileError, RunError
 from scaler.runs import RunFolder, RunState
 
 SCRIPT = Path(__file__).parents[2] / "jobs/own_loop/train.py"
@@ -77,3 +81,12 @@ def test_sigterm_stops_the_run(tmp_path: Path) -> None:
         process.stdout.read()
     assert process.returncode == 128 + signal.SIGTERM
     assert run_of(tmp_path).state() is RunState.STOPPED
+
+
+def test_a_range_test_and_a_probe_need_a_recipe(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"workers": 1, "address": "none"}
+    with pytest.raises(JobFileError, match=r"train:main calls scaler.start: it has a loop of its own"):
+        scaler.find_lr(SCRIPT.parent, storage=tmp_path, **options)
+    short = ["train.epochs=3"]
+    with pytest.raises(RunError, match="was trained in a loop of one's own"):
+        scaler.probe(SCRIPT.parent, storage=tmp_path, overrides=short, **options)

@@ -40,7 +40,7 @@ def choose_checkpoint(folder: RunFolder, which: Which) -> int:
         raise _unknown(which)
     there = complete_checkpoints(folder)
     if not there:
-        raise _none(folder)
+        raise no_checkpoint(folder)
     if which == "last":
         return there[-1]
     if which == "best":
@@ -83,7 +83,7 @@ def _unknown(which: object) -> JobFileError:
     )
 
 
-def _none(folder: RunFolder) -> RunError:
+def no_checkpoint(folder: RunFolder) -> RunError:
     """Return the error for a run without a checkpoint."""
     if any(event.data_order == OWN_LOOP for event in of_type(read_events(folder), AttemptStarted)):
         return RunError(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from scaler.errors import RecipeError
+from scaler.errors import JobFileError, RecipeError
 from scaler.job import Job
 from scaler.job.own_loop import require_own_loop_keys
 from scaler.metrics.events import Event
@@ -40,8 +40,13 @@ class InWorker:
 
         Raises:
             RecipeError: the script has another number of samples than the plan, or has begun a loop before.
-            JobFileError: the job has a key that such a loop does not follow.
+            JobFileError: the job has a key that such a loop does not follow, or the run is a range test.
         """
+        if self._plan.purpose != "train":
+            raise JobFileError(
+                f"{self._job.recipe} calls scaler.start: it has a loop of its own, and a range test needs a recipe.",
+                "Return a scaler.Recipe, or find the learning rate with an experiment: --lr 0.01,0.03,0.1.",
+            )
         if self.loop is not None:
             raise RecipeError("scaler.start was called twice in one run.", "Call it once.")
         require_own_loop_keys(self._job, source=self._job.name)
