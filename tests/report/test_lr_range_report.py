@@ -160,6 +160,15 @@ def test_what_the_test_did_not_show_is_a_hint(
     assert all(hint in render_range_html(found) for hint in hints)
 
 
+def test_the_learning_rates_of_other_optimizers_are_to_be_multiplied_too(find: Find) -> None:
+    """Only those of their own: e has reference.lr."""
+    found = find(falls, "reference.optimizers={d: {lr: 0.1}, e: {optimizer: {name: sgd, momentum: 0.5}}}")
+    assert found.hints == (
+        "The test multiplied the learning rates of d in reference.optimizers by the same number as reference.lr. "
+        "Multiply them in the job file, too.",
+    )
+
+
 def test_a_run_without_records_is_refused(find: Find) -> None:
     with pytest.raises(RunError) as refused:
         find(recorded=4)

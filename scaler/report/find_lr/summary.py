@@ -42,7 +42,7 @@ class FoundLrs:
     suggestions: Mapping[str, float | None]  # by the keys of NAMES, at the tested batch
     reference_suggestions: Mapping[str, float | None]  # the same, for reference.lr
     chosen: str | None  # key of the suggestion for the job file
-    hints: tuple[str, ...]  # why a result is missing, and what to type
+    hints: tuple[str, ...]  # why a result is missing, and what else to type
 
     @property
     def reference_lr(self) -> float | None:
@@ -103,7 +103,7 @@ def read_range(
         suggestions=suggestions,
         reference_suggestions={key: lr / lr_ratio if lr is not None else None for key, lr in suggestions.items()},
         chosen=usable[0] if usable else None,
-        hints=tuple(_hints(lrs, found)),
+        hints=(*_hints(lrs, found), *_of_each_optimizer(plan)),
     )
 
 
@@ -133,6 +133,17 @@ def _hints(lrs: Sequence[float], found: RangeTest) -> list[str]:
             f"{option(lrs[-1])}."
         ]
     return []
+
+
+def _of_each_optimizer(plan: Plan) -> list[str]:
+    """What to do with the learning rates of ``reference.optimizers``."""
+    own = [optimizer.name for optimizer in plan.optimizers if optimizer.scaling.base_lr != plan.base_lr]
+    if not own:
+        return []
+    return [
+        f"The test multiplied the learning rates of {', '.join(own)} in reference.optimizers by the same number as "
+        "reference.lr. Multiply them in the job file, too."
+    ]
 
 
 def meaning(found: FoundLrs, name: str) -> str:
