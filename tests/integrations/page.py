@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
 
 def run_script(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a script of the page in ``folder``, and check the report of its run."""
-    found = re.findall(r"```(?:yaml|python)\n# (\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    found = re.findall(r"```(?:yaml|python)\n# (.+?)\n(.*?)```", PAGE.read_text(), re.DOTALL)
     texts = dict(found)
     (folder / "job.yaml").write_text(texts["job.yaml"])
     monkeypatch.chdir(folder)

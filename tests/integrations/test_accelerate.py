@@ -176,4 +176,4 @@ def test_a_batch_that_is_not_the_jobs_is_refused(tmp_path: Path) -> None:
 def test_the_script_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    run_script("train_accelerate.py", tmp_path, monkeypatch)
+    run_script("a script with accelerate", tmp_path, monkeypatch)

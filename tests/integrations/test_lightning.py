@@ -254,4 +254,4 @@ def test_the_batch_is_the_trainers_where_the_job_has_none(tmp_path: Path) -> Non
 
 @pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*")
 def test_the_script_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_script("train_lightning.py", tmp_path, monkeypatch)
+    run_script("a script with Lightning", tmp_path, monkeypatch)

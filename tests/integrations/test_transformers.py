@@ -183,4 +183,4 @@ def test_an_optimizer_that_is_not_the_references_is_refused(tmp_path: Path) -> N
 
 
 def test_the_script_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_script("train_transformers.py", tmp_path, monkeypatch)
+    run_script("a script with Transformers", tmp_path, monkeypatch)
