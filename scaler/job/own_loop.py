@@ -30,6 +30,11 @@ def require_own_loop_keys(job: Job, *, source: str) -> None:
                     f"{source}: {name}{key} is for scaler's own loop, and would be ignored by a loop of one's own.",
                     "Leave it out, and do it in the script.",
                 )
+    if job.reference.optimizers:
+        raise JobFileError(
+            f"{source}: reference.optimizers is for recipes; a loop of one's own makes its optimizers itself.",
+            "Leave it out: give each optimizer of the script the learning rate that it was tuned with.",
+        )
     if job.scale.batch_schedule is not None or job.scale.rule == "adascale":
         key = "batch_schedule" if job.scale.batch_schedule is not None else "rule = adascale"
         raise JobFileError(

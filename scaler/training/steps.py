@@ -1,6 +1,7 @@
 """The steps of the built-in loop: a worker's share of the data, the gradient of all workers, the optimizer's step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -55,20 +56,22 @@ class Steps:
         began = self._clock.mark()
         phase = position.begin_step()
         self._stepper.enter(phase)
-        gradient = self._gradient(size, measure=self._is_measured())
+        sizes = self._micro_batch_sizes(size)
+        gradient = self._gradient(size, sizes, measure=self._is_measured())
         if gradient is None:
             return False
         is_measured = gradient.measures.parts is not None
         if is_measured:
             controllers.add_measurement(gradient.squares, batch_ratio=phase.batch_ratio)
         step, plan = run.planned_step(size), run.plan
-        used = self._stepper.update(
-            gradient,
-            step.phase,
-            lr=step.lr,
-            momentum=plan.step_momentum(step.samples_seen, progress=step.progress),
-            reference_steps=step.worth if plan.is_measured and self._job.scale.co_scale.ema else 1.0,
-        )
+        with self._explained(sizes):  # a recipe's own step computes here
+            used = self._stepper.update(
+                gradient,
+                step.phase,
+                lr=step.lr,
+                momentum=plan.step_momentum(step.samples_seen, progress=step.progress),
+                reference_steps=step.worth if plan.is_measured and self._job.scale.co_scale.ema else 1.0,
+            )
         run.end_step(
             step,
             lr=used,
@@ -88,18 +91,29 @@ class Steps:
             return False
         return not self.gathers and self._stepper.can_measure_noise()
 
-    def _gradient(self, size: int, *, measure: bool) -> WholeGradient | None:
+    def _micro_batch_sizes(self, size: int) -> list[int]:
+        """Return the samples in each micro-batch of this worker's share of the next step."""
+        bounds = self._run.plan.micro_batch_bounds(size, rank=self._context.rank, samples_seen=self._run.samples_seen)
+        return [stop - start for start, stop in bounds]
+
+    @contextmanager
+    def _explained(self, sizes: Sequence[int]) -> Iterator[None]:
+        """Explain the error of a norm that gets one sample, in a ``with`` block."""
+        try:
+            yield
+        except Exception as error:
+            if 1 in sizes and is_single_sample_error(error):
+                raise single_sample_error(self._run.plan, samples_seen=self._run.samples_seen) from error
+            raise
+
+    def _gradient(self, size: int, sizes: Sequence[int], *, measure: bool) -> WholeGradient | None:
         """Compute the step's gradient; None when memory did not suffice, and micro-batches are now half as large."""
-        plan, samples_seen = self._run.plan, self._run.samples_seen
-        bounds = plan.micro_batch_bounds(size, rank=self._context.rank, samples_seen=samples_seen)
-        sizes = [stop - start for start, stop in bounds]
         if self._source is None:
             self._source = self._batches()
         try:
-            return self._stepper.gradient(self._source, sizes, plan, step_samples=size, measure=measure)
+            with self._explained(sizes):
+                return self._stepper.gradient(self._source, sizes, self._run.plan, step_samples=size, measure=measure)
         except Exception as error:
-            if 1 in sizes and is_single_sample_error(error):
-                raise single_sample_error(plan, samples_seen=samples_seen) from error
             # In a group the others wait inside an all-reduce: then the whole group starts again.
             is_alone = self._context.world_size == 1
             if not (is_alone and self._job.scale.per_worker_batch_size == "auto" and is_out_of_memory(error)):

@@ -306,6 +306,7 @@ def test_another_kind_of_optimizer_is_refused(tmp_path: Path) -> None:
     [
         ({"train": {"epochs": 3, "clip_grad_norm": 1.0}}, "train.clip_grad_norm is for scaler's own loop"),
         ({"groups": [{"match": "*", "lr_ratio": 0.1}]}, "groups is for scaler's own loop"),
+        ({"reference": {**JOB["reference"], "optimizers": {"d": {"lr": 0.1}}}}, "reference.optimizers is for recipes"),
         (
             {
                 "scale": {
