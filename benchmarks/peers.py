@@ -38,7 +38,7 @@ STEP_S, MOST_LOST = 0.005, 0.03
 
 CASES = {
     "digits": Case(
-        name="digits", job_file=HERE.parent / "jobs/digits/job.yaml", epochs=200, warmup_steps=150, least_ratio=1.1
+        name="digits", job_file=HERE.parent / "jobs/digits/job.yaml", epochs=120, warmup_steps=120, least_ratio=1.1
     ),
     "transformer": Case(
         name="transformer", job_file=HERE / "transformer/job.yaml", epochs=2, warmup_steps=16, least_ratio=0.98
@@ -72,7 +72,7 @@ def main() -> None:
         texts.append(table([_row(side, speeds) for side in sides]))
         texts += [_goal(name, found) for name, found in speeds.items() if "scaler submit" in sides]
     if "start" in tasks:
-        costs = [cost_of_start(processes, pairs=max(arguments.pairs, 9)) for processes in (1, 2)]
+        costs = [cost_of_start(processes, pairs=2 * arguments.pairs) for processes in (1, 2)]
         texts.append(table([_cost_row(cost) for cost in costs]))
     text = "\n\n".join(texts)
     print(text)
