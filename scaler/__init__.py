@@ -139,7 +139,8 @@ def __getattr__(name: str) -> object:
         return import_module("scaler.shapes")
     if name not in _MODULES:
         raise AttributeError(f"module 'scaler' has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    found = globals()[name] = getattr(import_module(_MODULES[name]), name)  # the next use finds it without this call
+    return found
 
 
 def __dir__() -> list[str]:

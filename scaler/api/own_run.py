@@ -186,7 +186,7 @@ class _Files:
         self.folder.set_state(RunState.RUNNING, place=self.folder.place, recipe_folder=str(Path.cwd()), **changed)
         held = lease.held_folder()
         self.control = self._open.enter_context(RunControl(held))
-        self._writer = BackgroundWriter(held, job.tracking.seen_from(Path.cwd()))
+        self._writer = BackgroundWriter(held, job.tracking.seen_from(Path.cwd()), always_in_thread=True)
         if before is not None:
             resumed = Resumed(time=now, from_samples=from_samples, workers=plan.world_size, changes=[], idle_s=idle_s)
             self._writer.put([], [resumed])

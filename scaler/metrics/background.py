@@ -22,11 +22,12 @@ class BackgroundWriter:
     Args:
         folder: the run's folder; nothing else writes its records and events.
         tracking: the job's trackers.
+        always_in_thread: write in a thread into a folder of this machine, too.
     """
 
-    def __init__(self, folder: RunFolder, tracking: Tracking | None = None) -> None:
+    def __init__(self, folder: RunFolder, tracking: Tracking | None = None, *, always_in_thread: bool = False) -> None:
         self._folder, self._writer = folder, MetricsWriter(folder, tracking)
-        self._is_local = folder.local_path is not None
+        self._writes_at_once = folder.local_path is not None and not always_in_thread
         self._changed = threading.Condition()
         self._given: list[tuple[Sequence[Record], Sequence[Event]]] = []
         self._newest, self._written = 0, 0  # numbers of hand-overs
@@ -34,7 +35,7 @@ class BackgroundWriter:
         self._error: Exception | None = None
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="scaler-records", daemon=True)
-        if not self._is_local:
+        if not self._writes_at_once:
             self._thread.start()
 
     def put(self, records: Sequence[Record], events: Sequence[Event]) -> None:
@@ -47,7 +48,7 @@ class BackgroundWriter:
             self._given.append((records, events))
             self._newest += 1
             self._changed.notify_all()
-        if self._is_local:
+        if self._writes_at_once:
             self._write()
         elif self._is_out_of_patience():
             raise self._failure(self._error)
@@ -80,14 +81,14 @@ class BackgroundWriter:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        if not self._is_local:
+        if not self._writes_at_once:
             self._thread.join()
         try:
             patiently(self._write, give_up=self._is_out_of_patience)
         except Exception as error:
             with suppress(Exception):  # of the same storage
                 self._writer.close(state)
-            if self._is_local:
+            if self._writes_at_once:
                 raise
             raise self._failure(error) from error
         self._writer.close(state)

@@ -113,15 +113,9 @@ class Run:
         """
         position, plan = self.position, self.plan
         phase = plan.step_phase(position.samples_seen, samples=samples)
-        return PlannedStep(
-            number=plan.steps(position.samples_seen),
-            samples=samples,
-            samples_seen=position.samples_seen,
-            progress=position.progress,
-            phase=phase,
-            share=position.share(phase),
-            worth=self.controllers.gain(phase.batch_ratio),
-        )
+        seen = position.samples_seen
+        number, share, worth = plan.steps(seen), position.share(phase), self.controllers.gain(phase.batch_ratio)
+        return PlannedStep(number, samples, seen, position.progress, phase, share, worth)
 
     def end_step(
         self,
@@ -145,20 +139,8 @@ class Run:
             squares: estimates of the gradient's noise; None: it was not measured.
             noise_scale: its average; None: it is not known.
         """
-        self.recorder.add(
-            StepMeasurement(
-                step=step.number,
-                samples_seen=step.samples_seen,
-                progress=step.progress,
-                lr=lr,
-                lr_planned=step.lr,
-                began=began,
-                measures=measures,
-                grad_norm=grad_norm,
-                squares=squares,
-                noise_scale=noise_scale,
-            )
-        )
+        about = step.number, step.samples_seen, step.progress, lr, step.lr
+        self.recorder.add(StepMeasurement(*about, began, measures, grad_norm, squares, noise_scale))
         self.position.advance(step.samples, worth=step.worth)
 
     def evaluated(self, values: Mapping[str, float], *, seconds: float) -> None:

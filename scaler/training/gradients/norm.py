@@ -9,10 +9,12 @@ from torch.distributed.tensor import DTensor
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     """Return the norm of a gradient over dense and sparse parameters."""
-    values = values_of([coalesced(gradient) for gradient in gradients])
-    if len({(value.device, value.dtype) for value in values}) != 1 or isinstance(values[0], DTensor):
-        return torch.nn.utils.get_total_norm(values)
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))  # the same in half the time
+    kinds = {(gradient.layout, gradient.device, gradient.dtype) for gradient in gradients}
+    if len(kinds) != 1 or gradients[0].is_sparse or isinstance(gradients[0], DTensor):
+        return torch.nn.utils.get_total_norm(values_of([coalesced(gradient) for gradient in gradients]))
+    norm: Tensor = torch.linalg.vector_norm(
+        torch.stack(torch._foreach_norm(list(gradients)))
+    )  # the same in half the time
     return norm
 
 

@@ -21,6 +21,18 @@ class Sums(NamedTuple):
     norm: float  # sum of these norms
     square: float  # sum of their squares
 
+    def plus(self, other: "Sums") -> "Sums":
+        """Return the sums of both."""
+        return Sums(
+            samples=self.samples + other.samples,
+            yields=self.yields + other.yields,
+            stops=self.stops + other.stops,
+            dues=self.dues + other.dues,
+            norms=self.norms + other.norms,
+            norm=self.norm + other.norm,
+            square=self.square + other.square,
+        )
+
     @property
     def leave(self) -> Leave:
         """What all processes do."""
@@ -42,7 +54,8 @@ class StepCounts:
 
     def __init__(self, group: LoopGroup) -> None:
         self._group = group
-        self._sent: list[tuple[Tensor, dist.Work | None]] = []
+        self._sent: list[tuple[Tensor, dist.Work | None]] = []  # that ``take`` has not added up
+        self._sums = _NOTHING
         self.own = 0
 
     def add(self, samples: int, *, leave: Leave, is_due: bool, norm: float | None) -> None:
@@ -54,23 +67,30 @@ class StepCounts:
             is_due: whether it wants to hand records over.
             norm: of the last step's gradient in this process; None: it is not compared.
         """
-        norms = [0.0, 0.0, 0.0] if norm is None else [1.0, norm, norm * norm]
-        asked = [leave is Leave.YIELD, leave is Leave.STOP, is_due]
-        sums = torch.tensor([samples, *asked, *norms], dtype=torch.float64)
-        self._sent.append((sums, self._group.begin_sum(sums)))
         self.own += samples
+        yields, stops = int(leave is Leave.YIELD), int(leave is Leave.STOP)
+        known, size = int(norm is not None), norm or 0.0
+        mine = Sums(samples, yields, stops, int(is_due), known, size, size * size)
+        if self._group.gloo is None:
+            self._sums = mine if self._sums is _NOTHING else self._sums.plus(mine)
+            return
+        sums = torch.tensor(mine, dtype=torch.float64)
+        self._sent.append((sums, self._group.begin_sum(sums)))
 
     def take(self) -> Sums:
         """Return the sums since the last ``clear``; waits for those that are on their way."""
-        total = torch.zeros(len(Sums._fields), dtype=torch.float64)
-        for sums, work in self._sent:
+        sent, self._sent = self._sent, []
+        for sums, work in sent:
             if work is not None:
                 work.wait()
-            total += sums
-        self._sent = [(total, None)]
-        samples, yields, stops, dues, norms, norm, square = total.tolist()
-        return Sums(int(samples), int(yields), int(stops), int(dues), int(norms), norm, square)
+            samples, yields, stops, dues, norms, norm, square = sums.tolist()
+            theirs = Sums(int(samples), int(yields), int(stops), int(dues), int(norms), norm, square)
+            self._sums = theirs if self._sums is _NOTHING else self._sums.plus(theirs)
+        return self._sums
 
     def clear(self) -> None:
         """Begin the next step."""
-        self._sent, self.own = [], 0
+        self._sent, self._sums, self.own = [], _NOTHING, 0
+
+
+_NOTHING = Sums(0, 0, 0, 0, 0, 0.0, 0.0)

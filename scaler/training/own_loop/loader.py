@@ -60,7 +60,8 @@ def samples_of(batch: Any) -> int:
         >>> samples_of((images, targets))
         2
     """
-    found = _samples_of(batch)
+    first = batch[0] if isinstance(batch, list | tuple) and batch else batch
+    found = len(first) if isinstance(first, Tensor) and first.dim() else _samples_of(batch)
     if found is None:
         raise TrainingError(
             f"a batch is a {type(batch).__name__}, and its number of samples is not known.",

@@ -14,6 +14,7 @@ from scaler.training.own_loop.scheduled import Scheduled
 from scaler.training.run import PlannedStep
 
 Number = Tensor | float
+NO_NORM = torch.zeros(())
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,7 +31,7 @@ class OpenStep:
     first: Scheduled | None = None  # the optimizer that steps first in it; one of several may leave a step out
     planned: PlannedStep | None = None  # known when the first optimizer begins its step
     lr_used: float = 0.0
-    grad_norm: Tensor = field(default_factory=lambda: torch.zeros(()))
+    grad_norm: Tensor = NO_NORM
     is_taken: bool = False  # an optimizer has taken it
     is_due: bool = False  # records are handed over after it
 
