@@ -1,7 +1,5 @@
 """The run of one's own training loop: its folder, its records, and its end."""
 
-import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -17,7 +15,7 @@ from scaler.errors import RunError, ScalerError
 from scaler.job import Job, dump_job
 from scaler.masking import mask_text
 from scaler.metrics.background import BackgroundWriter
-from scaler.metrics.events import Event, Resumed, WorkerStarted
+from scaler.metrics.events import Event, Resumed
 from scaler.metrics.next_attempt import next_attempt
 from scaler.metrics.record import Record
 from scaler.plan import Plan
@@ -66,8 +64,8 @@ class OwnRun:
         Raises:
             RunError: the storage cannot be written.
         """
-        from scaler.training.device import describe_device
         from scaler.training.own_loop.mailbox import Mailbox
+        from scaler.training.process_context import worker_started
 
         found: tuple[str, int] | ScalerError | None = None
         if self.rank == 0:
@@ -83,16 +81,7 @@ class OwnRun:
         self.run_uri, self.attempt = made
         if self.world_size > 1:
             self._mailbox = Mailbox(self._group)
-        mine = WorkerStarted(
-            time=time(),
-            attempt=self.attempt,
-            rank=self.rank,
-            node=socket.gethostname(),
-            pid=os.getpid(),
-            world_size=self.world_size,
-            start_samples=from_samples or 0,
-            **describe_device(device),
-        )
+        mine = worker_started(self._group, attempt=self.attempt, start_samples=from_samples or 0, device=device)
         workers = self._group.gathered(mine)
         if self._files is not None:
             self._files.put([], workers)

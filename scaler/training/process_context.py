@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import time
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -23,6 +24,39 @@ from scaler.training.own_loop.mailbox import Mailbox
 from scaler.training.worker_context import Leave
 
 OnHandOver = Callable[[Sequence[Record], Sequence[Event]], None]
+
+
+class Place(Protocol):
+    """A process's place among the processes of a training."""
+
+    @property
+    def rank(self) -> int:
+        """This process's number, in [0, world_size)."""
+
+    @property
+    def world_size(self) -> int:
+        """Processes."""
+
+
+def worker_started(place: Place, *, attempt: int, start_samples: int, device: torch.device) -> WorkerStarted:
+    """Return the event of this process's start.
+
+    Args:
+        place: of this process.
+        attempt: that begins.
+        start_samples: samples in the weights, over all processes.
+        device: of the model.
+    """
+    return WorkerStarted(
+        time=time(),
+        attempt=attempt,
+        rank=place.rank,
+        node=socket.gethostname(),
+        pid=os.getpid(),
+        world_size=place.world_size,
+        start_samples=start_samples,
+        **describe_device(device),
+    )
 
 
 class InProcess:
@@ -64,16 +98,7 @@ class InProcess:
 
     def started(self, start_samples: int) -> None:
         """Report that the worker starts at ``start_samples``: those of its checkpoint, or 0."""
-        started = WorkerStarted(
-            time=time(),
-            attempt=self.attempt,
-            rank=self.rank,
-            node=socket.gethostname(),
-            pid=os.getpid(),
-            world_size=self.world_size,
-            start_samples=start_samples,
-            **describe_device(self.device),
-        )
+        started = worker_started(self, attempt=self.attempt, start_samples=start_samples, device=self.device)
         self.hand_over([], [started], samples_seen=start_samples)
 
     def note(self, event: Event) -> None:

@@ -46,7 +46,7 @@ class OwnLoop:
         clock = clock_for(torch.device("cpu"))  # until the device is known
         self._run = Run(job, plan, context, clock)
         self._activity = activity or Activity()
-        self._steps = LoopSteps(self._run, job, context, group, clock, self._activity)
+        self._steps = LoopSteps(self._run, job, context, group, clock, self._activity, self._begin)
         self._device: torch.device | None = None
         self._resumed: Mapping[str, Any] | None = None
         self._is_begun = self._is_finished = False
@@ -115,14 +115,14 @@ class OwnLoop:
 
         For loops without a loader; it may be left out. An optimizer's step before it is complete.
         """
-        self._steps.fetching(begin=self._begin)
+        self._steps.fetching()
 
     def count(self, samples: int) -> None:
         """Count samples of this process that the next optimizer step trains on, for loops without a loader.
 
         Call it in every process, before the forward of each micro-batch.
         """
-        self._steps.count(samples, begin=self._begin)
+        self._steps.count(samples)
 
     def record(self, *, loss: Number, weight: Number | None = None, **values: Number) -> None:
         """Record the loss of the last batch that was fetched, and other values. It does not wait for a GPU.
@@ -236,7 +236,7 @@ class OwnLoop:
             return get()
         if self.is_over:
             raise StopIteration
-        return self._steps.fetch(get, begin=self._begin)
+        return self._steps.fetch(get)
 
     def _begin(self) -> None:
         """Begin the attempt, before the first batch or evaluation."""

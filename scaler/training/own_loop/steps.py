@@ -41,6 +41,7 @@ class LoopSteps:
         group: of the processes.
         clock: of the device; replaced when the device is known.
         activity: updated with what this process is doing.
+        begin: called before each batch; it begins the attempt before the first one.
 
     Attributes:
         clock: of the device.
@@ -51,9 +52,16 @@ class LoopSteps:
     """
 
     def __init__(
-        self, run: Run, job: Job, context: LoopContext, group: LoopGroup, clock: Clock, activity: Activity
+        self,
+        run: Run,
+        job: Job,
+        context: LoopContext,
+        group: LoopGroup,
+        clock: Clock,
+        activity: Activity,
+        begin: Callable[[], None],
     ) -> None:
-        self._run, self._job, self._context, self._group = run, job, context, group
+        self._run, self._job, self._context, self._group, self._begin = run, job, context, group, begin
         self._activity = activity
         self.clock = clock
         self._counts = StepCounts(group)
@@ -98,14 +106,9 @@ class LoopSteps:
         self.optimizers.append(scheduled)
         return scheduled
 
-    def fetch(self, get: Callable[[], Any], *, begin: Callable[[], None]) -> Any:
-        """Return the next batch of a loader, and count it.
-
-        Args:
-            get: returns the batch.
-            begin: called before the first one.
-        """
-        asked = self._begin_fetch(begin)
+    def fetch(self, get: Callable[[], Any]) -> Any:
+        """Return the next batch of a loader, which ``get`` returns, and count it."""
+        asked = self._begin_fetch()
         try:
             batch = get()
         except StopIteration:
@@ -115,10 +118,10 @@ class LoopSteps:
         self._count(samples_of(batch))
         return batch
 
-    def fetching(self, *, begin: Callable[[], None]) -> None:
+    def fetching(self) -> None:
         """Begin a fetch that ``count`` ends."""
         self.forget_fetch()
-        self._asked = self._begin_fetch(begin)
+        self._asked = self._begin_fetch()
 
     def forget_fetch(self) -> None:
         """Begin the next step when its first batch is asked for again."""
@@ -126,13 +129,13 @@ class LoopSteps:
         if not self._counts.own:
             self.open.began = None
 
-    def count(self, samples: int, *, begin: Callable[[], None]) -> None:
+    def count(self, samples: int) -> None:
         """Count samples of this process for the next step, as ``fetch`` does."""
         asked, self._asked = self._asked, None
         if asked is not None:
             self.open.waits.append((asked, self.clock.mark()))
         else:
-            self._begin_fetch(begin)
+            self._begin_fetch()
         self._count(samples)
 
     def end(self) -> None:
@@ -169,12 +172,12 @@ class LoopSteps:
         if step.is_due:
             self._hand_over()
 
-    def _begin_fetch(self, begin: Callable[[], None]) -> Mark:
+    def _begin_fetch(self) -> Mark:
         """End the step before, if there is one, and return the moment at which the next batch is asked for."""
         self.end()
         if self._counts.own and self._counts.take().samples >= self._run.plan.global_batch_size:
             self._skip()
-        begin()
+        self._begin()
         self._activity.begin(LOADING)
         asked = self.clock.mark()
         if self.open.began is None:
