@@ -404,7 +404,8 @@ def submit_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
         ({"parts": "loss=0.5"}, 4, "bad_recipe:build: loss is a float.\n  loss must be a function.\n"),
         ({"parts": "evaluate=[]"}, 4, "bad_recipe:build: evaluate is a list.\n  evaluate must be a function.\n"),
         ({"parts": "loss=lambda m, b: m(b[0])"}, 4,
-         "loss(model, batch) returned a tensor of shape (2, 1).\n  Return a scalar tensor, (sum, weight), or a dict of these.\n"),
+         "loss(model, batch) returned a tensor of shape (2, 1).\n"
+         "  Return a scalar tensor, (sum, weight), or a dict of these.\n"),
         ({"parts": "loss=lambda m, b: 0.5"}, 4,
          "loss(model, batch) returned a float.\n  Return a scalar tensor, (sum, weight), or a dict of these.\n"),
         ({"parts": "loss=lambda m, b: m(b[0]).mean().detach()"}, 4,
