@@ -87,7 +87,7 @@ def train_in_process(
                 end = _train(job, plan, context, asked, recipe_folder=recipe_folder)
             except Exception as error:
                 if _lost_a_peer(error):
-                    raise _lost(context.others_end()) from error
+                    raise _lost(context.others_end(is_one_lost=True)) from error
                 raise
             if (failure := context.others_end()) is not None:
                 raise _lost(failure)

@@ -20,7 +20,7 @@ from scaler.runs import RunFolder, RunState
 from scaler.runs.control import StopRequest
 from scaler.training.device import describe_device
 from scaler.training.own_loop.group import LoopGroup
-from scaler.training.own_loop.mailbox import Mailbox
+from scaler.training.own_loop.mailbox import LONGEST_WAIT_S, LOST_WAIT_S, Mailbox
 from scaler.training.worker_context import Leave
 
 OnHandOver = Callable[[Sequence[Record], Sequence[Event]], None]
@@ -164,15 +164,19 @@ class InProcess:
             with suppress(dist.DistError):  # rank 0 is gone
                 self._mailbox.end(failure)
 
-    def others_end(self) -> str | None:
-        """Wait at rank 0 until the other workers have ended; return what ended the first that failed, or None."""
+    def others_end(self, *, is_one_lost: bool = False) -> str | None:
+        """Wait at rank 0 until the other workers have ended; return what ended those that failed, or None.
+
+        Args:
+            is_one_lost: whether one of them is gone: if it was killed, it sends no end.
+        """
         if self._mailbox is None:
             return None
-        failures, missing = self._mailbox.wait_for_ends()
+        failures, missing = self._mailbox.wait_for_ends(at_most_s=LOST_WAIT_S if is_one_lost else LONGEST_WAIT_S)
         self._take_others()
         if failures:
             return "\n".join(text for _, text in sorted(failures.items()))
-        return f"rank {missing[0]} has sent no end" if missing else None
+        return f"rank {missing[0]} is gone, and has sent no error." if missing else None
 
     def _take_others(self) -> None:
         """Write what the other workers have sent."""

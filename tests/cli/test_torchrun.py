@@ -10,16 +10,18 @@ from time import monotonic, sleep
 import scaler
 
 RECIPE = """
-import os, time, torch, scaler
+import os, signal, time, torch, scaler
 from torch.utils.data import TensorDataset
 
-def build(fail_at=None, sleep_s=0.0):
+def build(fail_at=None, kill_at=None, sleep_s=0.0):
     x = torch.linspace(0, 1, 96).unsqueeze(1)
     calls = 0
     def loss(model, batch):
         nonlocal calls
         calls += 1
         time.sleep(sleep_s)
+        if calls == kill_at and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
         if calls == fail_at and os.environ["RANK"] == "1":
             raise ValueError("the image is broken")
         return torch.nn.functional.mse_loss(model(batch[0]), batch[1])
@@ -82,6 +84,16 @@ def test_the_error_of_another_rank_is_the_run_s(tmp_path: Path) -> None:
     report = scaler.read_run("last", storage=tmp_path / "runs").report
     assert report.state == "failed"
     assert "rank 1 failed: ValueError: the image is broken" in str(report.failure)
+
+
+def test_a_process_that_is_killed_is_named_in_the_report(tmp_path: Path) -> None:
+    killed = command(tmp_path, "--set", "recipe_args.kill_at=12")
+    done = subprocess.run(
+        killed, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert done.returncode != 0
+    report = scaler.read_run("last", storage=tmp_path / "runs").report
+    assert (report.state, report.failure) == ("failed", "rank 1 is gone, and has sent no error.")
 
 
 def test_ctrl_c_saves_and_stops_all_processes(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from scaler.training.process_group import free_port_on, own_address
 
 POLL_S = 0.05
 LONGEST_WAIT_S = 60.0  # at the end, for the other processes' last records
+LOST_WAIT_S = 5.0  # for the error of a process that is gone; torchrun kills the others 30 s later
 
 
 class Mailbox:
@@ -63,13 +64,13 @@ class Mailbox:
                 self._taken[rank] += 1
                 yield [Record(*row) for row in rows], [parse_event(event) for event in events]
 
-    def wait_for_ends(self) -> tuple[dict[int, str], list[int]]:
-        """Wait at rank 0 until every other process has ended.
+    def wait_for_ends(self, *, at_most_s: float = LONGEST_WAIT_S) -> tuple[dict[int, str], list[int]]:
+        """Wait at rank 0 until every other process has ended, but for ``at_most_s`` seconds.
 
         Returns:
-            What ended each process that failed, by rank; and the ranks that have not ended after ``LONGEST_WAIT_S``.
+            What ended each process that failed, by rank; and the ranks that have not ended.
         """
-        until = monotonic() + LONGEST_WAIT_S
+        until = monotonic() + at_most_s
         missing = list(range(1, self._world_size))
         failures = {}
         while True:

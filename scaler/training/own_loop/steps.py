@@ -85,7 +85,7 @@ class LoopSteps:
         self._ready.watch(model)
 
     def schedule(self, optimizer: torch.optim.Optimizer) -> Scheduled:
-        """Write the learning rates of an optimizer from now on; one that is known already stays as it is.
+        """Write the learning rate of each of an optimizer's steps; an optimizer that was given before is not changed.
 
         Raises:
             PlanError: the optimizer is not the reference's, or a group's learning rate cannot be its.
