@@ -192,8 +192,7 @@ def process_of_its_own() -> Iterator[None]:
     os.environ |= single
     set_meeting_variables("127.0.0.1")
     try:
-        with init_finds_the_group():
-            yield
+        yield
     finally:
         if not had_group:
             leave_group()

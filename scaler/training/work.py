@@ -8,7 +8,6 @@ from scaler.plan import Plan
 from scaler.training.activity import Activity
 from scaler.training.loop import Training
 from scaler.training.own_loop.worker import InWorker
-from scaler.training.process_group import init_finds_the_group
 from scaler.training.recipe.check import checked_recipe
 from scaler.training.recipe.load import call_recipe
 from scaler.training.worker_context import AttemptEnd, WorkerContext
@@ -57,8 +56,7 @@ class Work:
         """
         job, path = self._job, self._job.recipe_function
         try:
-            with init_finds_the_group():
-                built = call_recipe(path, folder=self._recipe_folder, arguments=job.recipe_args, around=self._own)
+            built = call_recipe(path, folder=self._recipe_folder, arguments=job.recipe_args, around=self._own)
         except BaseException as error:
             if self._own.loop is not None:
                 self._own.loop.finish(error)

@@ -48,7 +48,9 @@ def call_recipe(path: str, *, folder: Path, arguments: Mapping[str, Any], source
         JobFileError: the module or function does not exist, or the function does not take ``arguments``.
         Exception: any exception of the recipe's own code, unchanged.
     """
-    with inside(around):
+    from scaler.training.process_group import init_finds_the_group  # loads torch
+
+    with inside(around), init_finds_the_group():
         build = import_recipe(path, folder=folder, source=source)
         require_arguments(build, arguments, path=path, source=source)
         return build(**arguments)
