@@ -1,7 +1,9 @@
 """How the workers of a group meet, and what they must agree on."""
 
+import faulthandler
 import os
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ import torch
 import torch.distributed as dist
 from groups import run_group
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from scaler.errors import ClusterError, RecipeError
+from scaler.training.own_loop.group import group_of_processes
 from scaler.training.process_group import MeetingPoint, leave_group
 from scaler.training.start_checks.same_model import require_same_model
 
@@ -178,3 +182,29 @@ def test_models_that_differ_between_workers_are_refused_on_all_of_them() -> None
 
 def test_a_worker_alone_has_nobody_to_differ_from() -> None:
     require_same_model(nn.Linear(1, 1), world_size=1)
+
+
+def test_a_script_that_frees_its_model_after_its_group_does_not_hang(tmp_path: Path) -> None:
+    """Without the reference of ``group_of_processes``, a process hangs within a hundred rounds."""
+    assert run_group(_end_groups, 2, str(tmp_path)) == ["ended", "ended"]
+
+
+def _end_groups(rank: int, world_size: int, folder: str) -> str:
+    dist.destroy_process_group()
+    faulthandler.dump_traceback_later(60, exit=True)
+    sys.setswitchinterval(100)  # seconds: gloo's threads wait for Python's lock
+    for number in range(100):
+        store = dist.FileStore(f"{folder}/{number}", world_size)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+        group = group_of_processes()
+        model = DistributedDataParallel(nn.Linear(3, 1))
+        for _ in range(8):
+            sum_of_ones = torch.ones(7)
+            on_its_way = group.begin_sum(sum_of_ones)
+            model(torch.ones(5, 3)).square().mean().backward()
+            assert on_its_way is not None
+            on_its_way.wait()
+        dist.destroy_process_group()
+        del model
+    faulthandler.cancel_dump_traceback_later()
+    return "ended"

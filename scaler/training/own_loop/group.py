@@ -11,6 +11,11 @@ from scaler.errors import TrainingError
 
 T = TypeVar("T")
 
+# torch's default group, kept until the next loop begins. A script destroys the group and then frees its DDP model. That
+# would free the group, too, in C++ and with Python's lock held, for which the group's threads may be waiting: the
+# process would hang (torch 2.13). If the last reference is in Python, torch releases the lock first.
+_kept: dist.ProcessGroup | None = None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopGroup:
@@ -53,7 +58,9 @@ def group_of_processes() -> LoopGroup:
     Raises:
         TrainingError: the environment announces several processes, and they have not met yet.
     """
+    global _kept
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        _kept = dist.group.WORLD
         return LoopGroup(
             rank=dist.get_rank(),
             world_size=dist.get_world_size(),
