@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from kept import Kept
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -17,10 +18,8 @@ from torch.utils.data import TensorDataset
 from scaler import Recipe
 from scaler.job import parse_job
 from scaler.plan import make_plan
-from scaler.runs import RunFolder
 from scaler.training.loop import Training
 from scaler.training.randomness import seed_everything
-from scaler.training.worker_context import Leave
 
 SEEDS = range(5)
 OPTIMIZERS: dict[str, tuple[float, dict[str, Any]]] = {
@@ -28,28 +27,6 @@ OPTIMIZERS: dict[str, tuple[float, dict[str, Any]]] = {
     "SGD, momentum 0.9": (0.005, {"name": "sgd", "momentum": 0.9}),
     "AdamW": (0.001, {"name": "adamw", "weight_decay": 0.0}),
 }
-
-
-class Quiet:
-    """A worker context of one worker that keeps nothing."""
-
-    rank, world_size, attempt, device = 0, 1, 0, torch.device("cpu")
-
-    def __init__(self, folder: str) -> None:
-        self.folder = RunFolder(folder)
-
-    def hand_over(self, *_: Any, **__: Any) -> None: ...
-
-    def secure(self, samples_seen: int) -> None: ...
-
-    def next_attempt(self) -> int:
-        return 1
-
-    def wanted_steps(self, steps: int) -> int:
-        return steps
-
-    def leave_requested(self) -> Leave:
-        return Leave.NOT
 
 
 def final_loss(samples: int, seed: int, lr: float, optimizer: dict[str, Any], last_batch: str) -> float:
@@ -78,7 +55,7 @@ def final_loss(samples: int, seed: int, lr: float, optimizer: dict[str, Any], la
         source="benchmark",
     )
     with TemporaryDirectory() as folder:
-        Training(recipe, job, make_plan(job, 1), Quiet(folder)).run()
+        Training(recipe, job, make_plan(job, 1), Kept(0, 1, folder)).run()
     with torch.no_grad():
         return float(nn.functional.cross_entropy(model(x), y))
 

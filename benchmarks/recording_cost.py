@@ -55,7 +55,7 @@ class WorkerContext:
     def next_attempt(self) -> int:
         return 1
 
-    def secure(self, samples_seen: int) -> None:
+    def secure(self, samples_seen: int, *, give_up: Any) -> None:
         """Save nothing."""
 
     def leave_requested(self) -> Leave:

@@ -26,6 +26,29 @@ def build() -> scaler.Recipe:
     )
 
 
+def digits(hidden: int = 64) -> scaler.Recipe:
+    """Return an MLP 64-hidden-hidden-10 with ReLU, evaluated on the held-out digits: the recipe of the experiments."""
+    data = load_digits()
+    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
+    images = torch.tensor(data.data / 16.0, dtype=torch.float32)[order]
+    labels = torch.tensor(data.target)[order]
+    return scaler.Recipe(
+        model=nn.Sequential(
+            nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 10)
+        ),
+        train_data=TensorDataset(images[:TRAIN_SIZE], labels[:TRAIN_SIZE]),
+        eval_data=TensorDataset(images[TRAIN_SIZE:], labels[TRAIN_SIZE:]),
+        loss=lambda model, batch: cross_entropy(model(batch[0]), batch[1]),
+        evaluate=evaluate,
+    )
+
+
+def evaluate(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the mean loss and accuracy of a batch."""
+    logits = model(batch[0])
+    return {"loss": cross_entropy(logits, batch[1]), "accuracy": (logits.argmax(1) == batch[1]).float().mean()}
+
+
 def held_out(model: nn.Module) -> float:
     """Return the accuracy on the held-out digits."""
     digits = load_digits()

@@ -2,10 +2,13 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # kept.py
 
 EPOCHS, SAMPLES = 20, 1280
 CHECKS = (4, 8, 12, 16, 20)  # epochs at which curves are compared
@@ -61,40 +64,14 @@ def job(
 def train(values: Job, seed: int, shift: float) -> Run:
     """Train one arm; it is compared ``shift`` epochs later than the reference."""
     import torch
+    from kept import Kept
     from recipe import build, held_out, noise_scale
 
     from scaler.job import parse_job
-    from scaler.metrics.events import Evaluated, Event, of_type
-    from scaler.metrics.record import Record
+    from scaler.metrics.events import Evaluated, of_type
     from scaler.plan import make_plan
-    from scaler.runs import RunFolder
     from scaler.training.loop import Training
     from scaler.training.randomness import seed_everything
-    from scaler.training.worker_context import Leave
-
-    class Kept:
-        """A worker context of one worker that keeps everything in memory."""
-
-        rank, world_size, attempt, device = 0, 1, 0, torch.device("cpu")
-
-        def __init__(self, folder: str) -> None:
-            self.folder, self.records, self.events = RunFolder(folder), list[Record](), list[Event]()
-
-        def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
-            self.records += records
-            self.events += events
-
-        def next_attempt(self) -> int:
-            return self.attempt + 1
-
-        def wanted_steps(self, steps: int) -> int:
-            return steps
-
-        def secure(self, samples_seen: int) -> None:
-            """Return at once: nothing is pending."""
-
-        def leave_requested(self) -> Leave:
-            return Leave.NOT
 
     torch.set_num_threads(1)
     parsed = parse_job({**values, "train": {**values["train"], "seed": seed}}, source="benchmark")
@@ -102,7 +79,7 @@ def train(values: Job, seed: int, shift: float) -> Run:
     recipe = build()
     plan = make_plan(parsed, 1, num_samples=len(recipe.train_data))  # type: ignore[arg-type]
     with TemporaryDirectory() as folder:
-        around = Kept(folder)
+        around = Kept(0, 1, folder)
         Training(recipe, parsed, plan, around).run()
     evaluations = of_type(around.events, Evaluated)
     if plan.is_measured:  # compared at equal progress, which adascale counts

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from groups import run_group
+from kept import NEVER_STOP, Kept
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -16,21 +17,19 @@ from scaler.job import Job, parse_job
 from scaler.metrics.events import Event
 from scaler.metrics.record import Record
 from scaler.plan import Plan, make_plan
-from scaler.runs import RunFolder
 from scaler.training.checkpoints.files import find_checkpoint
 from scaler.training.hand_over import HandOverInterval
 from scaler.training.loop import Training
 from scaler.training.model.names import named_parameters
 from scaler.training.process_group import is_lost_peer
 from scaler.training.randomness import seed_everything
-from scaler.training.worker_context import AttemptEnd, Leave
+from scaler.training.worker_context import AttemptEnd
 
 SAMPLES = 250  # no multiple of any batch
 TIMES = (
     "attempt", "step_time_s", "data_wait_s", "compute_s", "sync_wait_s", "evaluation_s", "checkpoint_s", "cpu_s",
     "peak_memory_gib",
 )  # fmt: skip
-NEVER_STOP = 10**9
 
 
 class EveryStep(HandOverInterval):
@@ -39,34 +38,6 @@ class EveryStep(HandOverInterval):
     def set_next(self, step_time_s: float, *, cost_s: float) -> None:
         super().set_next(step_time_s, cost_s=cost_s)
         self._due = 1
-
-
-class Kept:
-    """A worker context that keeps everything in memory."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, rank: int, world_size: int, folder: str, *, stop_after: int = NEVER_STOP) -> None:
-        self.rank, self.world_size, self.folder, self.attempt = rank, world_size, RunFolder(folder), 0
-        self.records: list[Record] = []
-        self.events: list[Event] = []
-        self._stop_after = stop_after
-
-    def hand_over(self, records: Sequence[Record], events: Sequence[Event], *, samples_seen: int) -> None:
-        self.records.extend(records)
-        self.events.extend(events)
-
-    def next_attempt(self) -> int:
-        return self.attempt + 1
-
-    def wanted_steps(self, steps: int) -> int:
-        return steps
-
-    def secure(self, samples_seen: int, *, give_up: Any) -> None:
-        """Everything that was handed over has arrived."""
-
-    def leave_requested(self) -> Leave:
-        return Leave.STOP if len(self.records) >= self._stop_after else Leave.NOT
 
 
 class Seen(Dataset[Any]):
