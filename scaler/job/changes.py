@@ -102,12 +102,12 @@ def _only_lr(change: Change) -> bool:
 
 
 def _to_or_from(word: str) -> Callable[[Change], bool]:
-    """Return a test of whether a key, or the ``name`` of a section, was or becomes this word."""
+    """Return a test of whether a key, or the ``name`` or ``up_to`` of a section, was or becomes this word."""
 
-    def name(value: Any) -> Any:
-        return value.get("name") if isinstance(value, Mapping) else value
+    def has(value: Any) -> bool:
+        return word in (value.get("name"), value.get("up_to")) if isinstance(value, Mapping) else value == word
 
-    return lambda change: word in (name(change.old), name(change.new))
+    return lambda change: has(change.old) or has(change.new)
 
 
 # Key -> when a change of it is refused, and why. Every other key may change: the plan is made again from the job, and
@@ -143,6 +143,10 @@ FIXED: Mapping[str, tuple[Callable[[Change], bool], str]] = {
         "with adascale, progress is counted in samples of the reference's training",
     ),
     "scale.batch_schedule": (
+        _to_or_from("noise_scale"),
+        "the growth of the batch is measured, and saved in checkpoints",
+    ),
+    "scale.batch_schedule.up_to": (
         _to_or_from("noise_scale"),
         "the growth of the batch is measured, and saved in checkpoints",
     ),

@@ -80,6 +80,29 @@ class GrowWithNoise(Section):
     )
 
 
+class GrowInsteadOfDecay(Section):
+    """A batch that grows where the schedule lowers the learning rate, so that the learning rate falls less or not."""
+
+    name: Literal["instead_of_decay"] = Field(description="instead_of_decay")
+    max_global_batch_size: int = Field(
+        ge=1,
+        le=MOST,
+        description="Largest batch, in samples. At this batch the learning rate falls as the schedule says.",
+    )
+    growth: float = Field(
+        2.0,
+        gt=1,
+        le=MOST_WORKERS,
+        description="Least factor from one batch to the next. Between two changes the learning rate falls with the "
+        "schedule.",
+    )
+    up_to: Literal["noise_scale"] | None = Field(
+        None,
+        description="noise_scale: the batch grows only up to the lower end of the 90 % interval of the measured "
+        "gradient noise scale, checked 100 times in the training. null: up to max_global_batch_size.",
+    )
+
+
 class Rewarmup(Length):
     """The climb from the old learning rate to the new one after a resize, in exactly one unit."""
 
@@ -139,7 +162,8 @@ class Scale(Section):
         Annotated[
             Annotated[GrowAtPoints, Tag("<points>")]
             | Annotated[GrowByDoubling, Tag("<doubling>")]
-            | Annotated[GrowWithNoise, Tag("<noise_scale>")],
+            | Annotated[GrowWithNoise, Tag("<noise_scale>")]
+            | Annotated[GrowInsteadOfDecay, Tag("<instead_of_decay>")],
             Discriminator(name_tag),
         ]
         | None
@@ -162,6 +186,14 @@ class Scale(Section):
     def is_elastic(self) -> bool:
         """Whether the number of workers may change during the run."""
         return not isinstance(self.num_workers, int)
+
+    @property
+    def batch_follows_noise(self) -> bool:
+        """Whether the batch grows with the gradient noise scale that is measured in training."""
+        growth = self.batch_schedule
+        return isinstance(growth, GrowWithNoise) or (
+            isinstance(growth, GrowInsteadOfDecay) and growth.up_to is not None
+        )
 
     @property
     def max_workers(self) -> int:

@@ -11,8 +11,9 @@ from scaler.core.schedules import Schedule
 from scaler.core.steps import last_step_start
 from scaler.errors import PlanError
 from scaler.job import Job
-from scaler.job.scale import GrowWithNoise
+from scaler.job.scale import GrowInsteadOfDecay, GrowWithNoise
 from scaler.plan.groups import make_groups
+from scaler.plan.instead_of_decay import phases_instead_of_decay
 from scaler.plan.lengths import Lengths
 from scaler.plan.model import SCHEMA_VERSION, Plan
 from scaler.plan.optimizers import make_optimizers
@@ -31,6 +32,7 @@ from scaler.plan.schedule import make_schedule
 from scaler.plan.warnings import find_warnings
 
 CURVE_POINTS = 200
+NOISE_CHECKS = 100  # of a batch that grows instead of the decay, up to the noise scale
 
 
 def make_plan(
@@ -80,7 +82,8 @@ def make_plan(
     schedule, warmup_reason, schedule_reason = make_schedule(
         job, scaled, lengths, last_step=last_start(phases, lengths), rises=_rises(job, scaled)
     )
-    growth, cadence, rewarmup = job.scale.batch_schedule, job.checkpoint.every, job.scale.rewarmup
+    phases += phases_instead_of_decay(job, first, schedule, world_size=world_size, lengths=lengths)
+    cadence, rewarmup = job.checkpoint.every, job.scale.rewarmup
     _require_measurable(job, rule, parts=world_size * batch.grad_accum_steps)
     _require_momentum(schedule, first.optimizer["name"])
     _require_a_step(job, phases, num_samples)
@@ -114,7 +117,7 @@ def make_plan(
         checkpoint_every_samples=lengths.cadence(cadence) if cadence.seconds is None else None,
         checkpoint_every_s=cadence.seconds,
         rewarmup_samples=lengths.cadence(rewarmup) if rewarmup is not None else 0,
-        grow_every_samples=lengths.stretch(growth.every) if isinstance(growth, GrowWithNoise) else None,
+        grow_every_samples=_grow_every(job, lengths),
         phases=phases,
         groups=make_groups(job, parameters or {}, peak_lr=first.peak_lr, lengths=lengths),
         optimizers=make_optimizers(job, schedule, phases),
@@ -162,6 +165,15 @@ def _rises(job: Job, scaled: Scaled) -> bool:
     return max(ratios) > 1.0
 
 
+def _grow_every(job: Job, lengths: Lengths) -> int | None:
+    """Return the samples between two comparisons of the noise scale with the batch; None: they are not compared."""
+    growth, total = job.scale.batch_schedule, lengths.total_samples
+    if isinstance(growth, GrowWithNoise):
+        return lengths.stretch(growth.every)
+    assert total is not None
+    return max(1, total // NOISE_CHECKS) if job.scale.batch_follows_noise else None
+
+
 def _require_a_step(job: Job, phases: Sequence[Phase], num_samples: int) -> None:
     """Refuse ``last_batch: drop`` when a batch, now or after it grows, is larger than the training set.
 
@@ -170,7 +182,7 @@ def _require_a_step(job: Job, phases: Sequence[Phase], num_samples: int) -> None
     """
     growth = job.scale.batch_schedule
     largest = max(phase.global_batch_size for phase in phases)
-    if isinstance(growth, GrowWithNoise):
+    if isinstance(growth, GrowWithNoise | GrowInsteadOfDecay) and job.scale.batch_follows_noise:
         largest = max(largest, growth.max_global_batch_size)
     if job.train.last_batch == "drop" and largest > num_samples:
         raise PlanError(
@@ -186,8 +198,9 @@ def _require_measurable(job: Job, rule: str, *, parts: int) -> None:
     Raises:
         PlanError: one worker with one micro-step, or no measurements (``train.noise_scale_every: null``).
     """
-    grows = isinstance(job.scale.batch_schedule, GrowWithNoise)
-    asked = "scale.rule = adascale" if rule == "adascale" else "scale.batch_schedule = noise_scale"
+    grows = job.scale.batch_follows_noise
+    key = "batch_schedule.up_to" if isinstance(job.scale.batch_schedule, GrowInsteadOfDecay) else "batch_schedule"
+    asked = "scale.rule = adascale" if rule == "adascale" else f"scale.{key} = noise_scale"
     if (rule == "adascale" or grows) and parts < 2:
         raise PlanError(
             f"{asked} compares the gradients of workers or micro-steps, and there is one worker with one micro-step.",
@@ -227,7 +240,7 @@ def _reacts(job: Job, rule: str) -> tuple[str, ...]:
     divergence = job.failures.divergence
     asked = {
         "adascale": rule == "adascale",
-        "noise_scale": isinstance(job.scale.batch_schedule, GrowWithNoise),
+        "noise_scale": job.scale.batch_follows_noise,
         "plateau": job.schedule.plateau is not None,
         "divergence": divergence is not None and divergence.then == "go_back",
     }

@@ -9,7 +9,8 @@ from scaler.core.scale import Scaled
 from scaler.core.steps import last_step_start, next_step_start
 from scaler.errors import PlanError
 from scaler.job import Job
-from scaler.job.scale import GrowAtPoints, GrowByDoubling, GrowWithNoise
+from scaler.job.scale import GrowAtPoints, GrowByDoubling, GrowInsteadOfDecay, GrowWithNoise
+from scaler.job.section import MOST
 from scaler.plan.lengths import Lengths
 from scaler.plan.model import Plan
 from scaler.plan.phase import Phase, Scaling, as_json, steps_to
@@ -75,7 +76,9 @@ def make_phase(job: Job, batch: Batch, *, start_samples: int, start_steps: int) 
 
 
 def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -> tuple[Phase, ...]:
-    """Return the phases that ``scale.batch_schedule`` plans after the first; none if it follows the noise scale.
+    """Return the phases that ``scale.batch_schedule`` plans after the first, at places that the job gives.
+
+    None if the batch follows the noise scale or the schedule (``plan.instead_of_decay``).
 
     Raises:
         PlanError: points that do not ascend, a largest batch below the first, or a batch at which the rule does not
@@ -100,12 +103,17 @@ def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -
         if start == before.start_samples:  # two changes in one step: the later one counts
             phases.pop()
         if size != phases[-1].global_batch_size:
-            phases.append(_grown(job, first, size, world_size=world_size, start=(start, steps)))
+            phases.append(grown_phase(job, first, size, world_size=world_size, start=(start, steps)))
         if len(phases) > MOST_PHASES:
-            raise PlanError(
-                f"scale.batch_schedule changes the batch more than {MOST_PHASES} times.", "Let it change less often."
-            )
+            raise too_many_phases()
     return tuple(phases[1:])
+
+
+def too_many_phases() -> PlanError:
+    """Return the error for a batch that changes too often."""
+    return PlanError(
+        f"scale.batch_schedule changes the batch more than {MOST_PHASES} times.", "Let it change less often."
+    )
 
 
 def last_start(phases: Sequence[Phase], lengths: Lengths) -> int:
@@ -124,7 +132,7 @@ def grow(plan: Plan, job: Job, *, samples_seen: int, global_batch_size: int) -> 
     """Return the plan with another global batch from ``samples_seen`` on, as a measured noise scale asks for."""
     first = plan.phases[0]
     start = (samples_seen, plan.steps(samples_seen))
-    phase = _grown(job, first, global_batch_size, world_size=plan.world_size, start=start)
+    phase = grown_phase(job, first, global_batch_size, world_size=plan.world_size, start=start)
     earlier = tuple(phase for phase in plan.phases if phase.start_samples < samples_seen)
     return replace(plan, phases=(*earlier, phase))
 
@@ -142,7 +150,7 @@ def never_grows_at(job: Job, phases: Sequence[Phase], lengths: Lengths) -> list[
             | GrowWithNoise(every=every, max_global_batch_size=most)
         ):
             places = [lengths.stretch(every)] if phases[0].global_batch_size < most else []
-        case None:
+        case GrowInsteadOfDecay() | None:
             places = []
     end = last_start(phases, lengths)
     return [place for place in places if place > end]
@@ -151,7 +159,7 @@ def never_grows_at(job: Job, phases: Sequence[Phase], lengths: Lengths) -> list[
 def _require_growth(job: Job, first: Phase) -> None:
     """Refuse a largest batch that is below the batch at the start of training."""
     growth = job.scale.batch_schedule
-    if not isinstance(growth, GrowByDoubling | GrowWithNoise):
+    if not isinstance(growth, GrowByDoubling | GrowWithNoise | GrowInsteadOfDecay):
         return
     most, size = growth.max_global_batch_size, first.global_batch_size
     if most < size:
@@ -172,11 +180,11 @@ def largest_measured(job: Job, first: Phase, *, world_size: int) -> Phase | None
         PlanError: the rule does not hold at this batch.
     """
     growth = job.scale.batch_schedule
-    if not isinstance(growth, GrowWithNoise):
+    if not isinstance(growth, GrowWithNoise | GrowInsteadOfDecay) or not job.scale.batch_follows_noise:
         return None
     most = growth.max_global_batch_size
     try:
-        return _grown(job, first, most, world_size=world_size, start=(first.start_samples, first.start_steps))
+        return grown_phase(job, first, most, world_size=world_size, start=(first.start_samples, first.start_steps))
     except PlanError as error:
         raise PlanError(
             f"scale.batch_schedule.max_global_batch_size = {most}: the batch may grow to this, and {error.problem}",
@@ -193,9 +201,9 @@ def regrow(plan: Plan, job: Job, growth: Iterable[tuple[int, float]]) -> Plan:
         growth: pairs of the samples seen where the batch grew, and its size over the first batch's.
     """
     wanted, first = job.scale.batch_schedule, plan.phases[0].global_batch_size
+    most = wanted.max_global_batch_size if isinstance(wanted, GrowWithNoise | GrowInsteadOfDecay) else MOST
     for at, factor in growth:
-        size = round(first * factor)
-        size = max(first, min(size, wanted.max_global_batch_size) if isinstance(wanted, GrowWithNoise) else size)
+        size = max(first, min(round(first * factor), most))
         plan = grow(plan, job, samples_seen=at, global_batch_size=size)
     return plan
 
@@ -230,13 +238,13 @@ def limit_micro_batches(plan: Plan, most: int) -> Plan:
     )
 
 
-def _grown(job: Job, first: Phase, size: int, *, world_size: int, start: tuple[int, int]) -> Phase:
+def grown_phase(job: Job, first: Phase, size: int, *, world_size: int, start: tuple[int, int]) -> Phase:
     """Return a phase at another batch, from ``start`` (samples, steps) on.
 
     Its micro-batches are no larger than those of the first phase, unless the job says that larger ones fit. A batch
     that follows the noise keeps its micro-steps: the noise is measured between them.
     """
-    most = None if isinstance(job.scale.batch_schedule, GrowWithNoise) else job.scale.most_per_worker
+    most = None if job.scale.batch_follows_noise else job.scale.most_per_worker
     batch = strong_batch(
         num_workers=world_size,
         global_batch_size=size,

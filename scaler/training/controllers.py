@@ -5,7 +5,7 @@ and is saved in the checkpoint. Each decision is an event.
 """
 
 from collections.abc import Mapping, Sequence
-from math import inf
+from math import floor, inf
 from typing import Any, NamedTuple
 
 from scaler.core.divergence import DivergenceGuard, DivergenceState
@@ -16,7 +16,7 @@ from scaler.core.rules import gain_exponent
 from scaler.errors import TrainingError
 from scaler.job import Job
 from scaler.job.model import Divergence
-from scaler.job.scale import GrowWithNoise
+from scaler.job.scale import GrowInsteadOfDecay, GrowWithNoise
 from scaler.plan import Plan
 
 
@@ -147,18 +147,33 @@ class Controllers:
         self._guard_factor = divergence.lr_factor**times
         self._guard_state = DivergenceState()
 
-    def next_batch(self, global_batch_size: int) -> int | None:
-        """Return the next global batch, if the noise scale's interval is above twice the present batch; else None.
+    def next_batch(self, global_batch_size: int, *, instead_of_decay: int) -> int | None:
+        """Return the next global batch, if the lower end of the noise scale's 90 % interval allows one; else None.
+
+        ``noise_scale``: twice the present batch, if the noise scale is above it. ``instead_of_decay``: the batch that
+        replaces the fall of the learning rate so far, or the noise scale if that is smaller.
+
+        Args:
+            global_batch_size: the present batch.
+            instead_of_decay: the batch that replaces the fall of the learning rate so far.
 
         Source: Merrill et al. 2025, https://arxiv.org/abs/2505.23971. They double the batch when the critical batch
         size is twice the batch, and measure it by branching. scaler takes the lower end of the noise scale's 90 %
         interval.
         """
         wanted, present = self._job.scale.batch_schedule, self.noise.present()
-        if not isinstance(wanted, GrowWithNoise) or present is None or present.lower <= 2 * global_batch_size:
+        if present is None:
             return None
-        size = min(2 * global_batch_size, wanted.max_global_batch_size)
-        return size if size > global_batch_size else None
+        match wanted:
+            case GrowWithNoise(max_global_batch_size=most):
+                size = min(2 * global_batch_size, most) if present.lower > 2 * global_batch_size else 0
+                least = global_batch_size + 1.0
+            case GrowInsteadOfDecay(max_global_batch_size=most, growth=growth):
+                size = min(instead_of_decay, floor(present.lower))
+                least = min(max(growth * global_batch_size, global_batch_size + 1), most)
+            case _:
+                return None
+        return size if global_batch_size < size and size >= least else None
 
     def _plateau_of(self) -> list[str] | None:
         """Return the metric and mode of the plateau's values."""

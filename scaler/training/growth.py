@@ -14,7 +14,9 @@ def grow_when_due(run: Run, start: int) -> bool:
     position = run.position
     if run.divergence is not None or not position.is_grow_check_due(start):
         return False
-    grown = run.controllers.next_batch(position.phase.global_batch_size)
+    grown = run.controllers.next_batch(
+        position.phase.global_batch_size, instead_of_decay=position.batch_instead_of_decay()
+    )
     if grown is None or not position.next_size():
         return False
     phase = position.grow(grown)

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from scaler.core.batch_growth import batch_instead_of_decay
 from scaler.core.resize_ramp import ResizeRamp, ramp_after
 from scaler.job import Job
-from scaler.job.scale import GrowWithNoise
+from scaler.job.scale import GrowInsteadOfDecay
 from scaler.plan import Phase, Plan, grow, limit_micro_batches, regrow
 from scaler.training.controllers import Controllers
 
@@ -85,6 +86,14 @@ class Position:
         every = self.plan.grow_every_samples
         return every is not None and start // every != self.samples_seen // every
 
+    def batch_instead_of_decay(self) -> int:
+        """Return the batch that replaces the fall of the learning rate so far; the present one if none does."""
+        growth = self._job.scale.batch_schedule
+        if not isinstance(growth, GrowInsteadOfDecay):
+            return self.phase.global_batch_size
+        first = self.plan.phases[0].global_batch_size
+        return batch_instead_of_decay(self.plan.schedule, self.progress, first=first, most=growth.max_global_batch_size)
+
     def grow(self, global_batch_size: int) -> Phase:
         """Let the batch be ``global_batch_size`` from the next step on; return its phase."""
         self.plan = grow(self.plan, self._job, samples_seen=self.samples_seen, global_batch_size=global_batch_size)
@@ -111,7 +120,7 @@ class Position:
         """Continue from a saved state, after the controllers have loaded theirs. The plan is this attempt's."""
         self.samples_seen, self.progress = state["samples_seen"], state["progress"]
         growth = self._controllers.growth
-        assert not growth or isinstance(self._job.scale.batch_schedule, GrowWithNoise)
+        assert not growth or self._job.scale.batch_follows_noise
         self.plan = regrow(self._first_plan, self._job, growth)
         self.phase = self.next_phase()
         self._controllers.add_measurement(None, batch_ratio=self.phase.batch_ratio)

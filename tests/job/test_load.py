@@ -467,7 +467,7 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         ),
         (  # a batch that grows
             "scale.batch_schedule={every: {epochs: 1}}",
-            "JOB: scale.batch_schedule.name = null is not one of points, doubling, noise_scale.\n"
+            "JOB: scale.batch_schedule.name = null is not one of points, doubling, noise_scale, instead_of_decay.\n"
             "  scale.batch_schedule: A global batch that changes during training; the learning rate follows by "
             "the rule. null: constant.",
         ),

@@ -69,8 +69,6 @@ def require_several(recipe: Recipe, job: "Job", plan: "Plan") -> None:
         RecipeError: ``reference.optimizers`` names an optimizer that the recipe does not have; or for a recipe with
             ``step``, a step has several micro-batches, or the job measures the gradient's noise.
     """
-    from scaler.job.scale import GrowWithNoise
-
     names = list(recipe.optimizers or ())
     for name in job.reference.optimizers:
         if name not in names:
@@ -87,7 +85,7 @@ def require_several(recipe: Recipe, job: "Job", plan: "Plan") -> None:
             "Use scale.grad_accum_steps: 1 and a per_worker_batch_size of at least a worker's share; step itself may "
             "divide the batch and call context.backward several times.",
         )
-    if plan.is_measured or isinstance(job.scale.batch_schedule, GrowWithNoise):
+    if plan.is_measured or job.scale.batch_follows_noise:
         raise RecipeError(
             "the recipe has step: the gradient's noise is not measured, because a step has no single gradient.",
             "Use a rule other than adascale, and a batch_schedule that does not follow the noise.",

@@ -20,7 +20,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from scaler.core.batch import share_bounds
 from scaler.errors import RecipeError
 from scaler.job import Job
-from scaler.job.scale import GrowWithNoise
 from scaler.metrics.mean import Mean
 from scaler.plan import Plan
 from scaler.training.device import is_out_of_memory
@@ -104,7 +103,7 @@ def _require_one_micro_batch(found: LossProbe, job: Job, plan: Plan) -> None:
     most = max(phase.grad_accum_steps for phase in plan.phases)
     if most > 1:
         raise several_micro_batches(most)
-    if plan.is_measured or isinstance(job.scale.batch_schedule, GrowWithNoise):
+    if plan.is_measured or job.scale.batch_follows_noise:
         raise RecipeError(
             "the loss is over the global batch: the workers' gradients are not independent samples of it, so their "
             "noise cannot be measured.",

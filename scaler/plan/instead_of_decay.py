@@ -1,0 +1,112 @@
+"""``batch_schedule: instead_of_decay``: the batch grows where the schedule lowers the learning rate."""
+
+from scaler.core.batch_growth import batch_instead_of_decay, next_growth
+from scaler.core.cycles import CosineRestarts, Cyclical, OneCycle
+from scaler.core.rules import Rule
+from scaler.core.schedules import Schedule
+from scaler.core.shapes import Constant
+from scaler.core.steps import next_step_start
+from scaler.errors import PlanError
+from scaler.job import Job
+from scaler.job.scale import GrowInsteadOfDecay
+from scaler.plan.lengths import Lengths
+from scaler.plan.optimizers import job_of
+from scaler.plan.phase import Phase, steps_to
+from scaler.plan.phases import MOST_PHASES, grown_phase, make_scaling, too_many_phases
+
+KEY = "scale.batch_schedule = instead_of_decay"
+
+
+def phases_instead_of_decay(
+    job: Job, first: Phase, schedule: Schedule, *, world_size: int, lengths: Lengths
+) -> tuple[Phase, ...]:
+    """Return the phases after the first, of a batch that grows where the schedule lowers the learning rate.
+
+    The result is empty for a job without this batch schedule, and for a batch that also follows the noise scale: that
+    one grows in training.
+
+    Args:
+        job: any job.
+        first: the phase at the start of training.
+        schedule: of the job; its warmup and shape decide where the batch changes.
+        world_size: number of workers.
+        lengths: of the training.
+
+    Raises:
+        PlanError: a schedule that does not only fall, a rule that does not raise the learning rate with the batch, or
+            a batch at which the rule does not hold.
+    """
+    settings = job.scale.batch_schedule
+    if not isinstance(settings, GrowInsteadOfDecay):
+        return ()
+    _require_fall(schedule)
+    _require_rule(job)
+    if settings.up_to is not None:
+        return ()
+    assert lengths.total_samples is not None
+    most, phases = settings.max_global_batch_size, [first]
+    while len(phases) <= MOST_PHASES:
+        before = phases[-1]
+        at = next_growth(
+            schedule,
+            batch=before.global_batch_size,
+            first=first.global_batch_size,
+            most=most,
+            growth=settings.growth,
+            start=before.start_samples,
+            stop=lengths.total_samples,
+        )
+        if at is None:
+            return tuple(phases[1:])
+        start = next_step_start(
+            at,
+            start=before.start_samples,
+            global_batch_size=before.global_batch_size,
+            num_samples=lengths.num_samples,
+            last_batch=lengths.last_batch,
+        )
+        if start >= lengths.total_samples:
+            return tuple(phases[1:])
+        steps = steps_to(start, before, num_samples=lengths.num_samples, last_batch=lengths.last_batch)
+        if start == before.start_samples:  # the schedule falls before the first step after the warmup
+            phases.pop()
+        size = batch_instead_of_decay(schedule, start, first=first.global_batch_size, most=most)
+        phases.append(grown_phase(job, first, size, world_size=world_size, start=(start, steps)))
+    raise too_many_phases()
+
+
+def _require_fall(schedule: Schedule) -> None:
+    """Refuse a schedule that stays at the peak or climbs after its warmup."""
+    name = schedule.shape.name
+    if isinstance(schedule.shape, Constant):
+        raise PlanError(
+            f"{KEY}: schedule.name = {name} never lowers the learning rate, so the batch would never grow.",
+            "Use a schedule that falls, such as schedule: {name: cosine}.",
+        )
+    if isinstance(schedule.shape, CosineRestarts | Cyclical | OneCycle):
+        raise PlanError(
+            f"{KEY}: schedule.name = {name} raises the learning rate after the warmup, and a batch can only replace "
+            "its fall.",
+            "Use a schedule that only falls, such as schedule: {name: cosine}.",
+        )
+
+
+def _require_rule(job: Job) -> None:
+    """Refuse rules that give a larger batch no larger learning rate."""
+    for name in (None, *job.reference.optimizers):
+        own = job if name is None else job_of(job, name)
+        rule = make_scaling(own).rule
+        if _raises_lr(rule):
+            continue
+        chosen = f"auto chose none for {own.reference.optimizer.name}" if own.scale.rule == "auto" else rule.name
+        exponent = f" with exponent = {rule.exponent:g}" if rule.exponent is not None else ""
+        of = f" (reference.optimizers.{name})" if name is not None else ""
+        raise PlanError(
+            f"{KEY}: scale.rule = {chosen}{exponent}{of} gives a larger batch no larger learning rate. The learning "
+            "rate would fall as far as without the larger batch, and not less.",
+            "Use rule: linear for SGD, or rule: sqrt for Adam.",
+        )
+
+
+def _raises_lr(rule: Rule) -> bool:
+    return rule.name != "none" and (rule.exponent is None or rule.exponent > 0)
