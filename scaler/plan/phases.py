@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from scaler.core.batch import Batch, strong_batch, weak_batch
 from scaler.core.rules import CoScale, Rule, choose_rule
-from scaler.core.scale import Scaled
 from scaler.core.steps import last_step_start, next_step_start
 from scaler.errors import PlanError
 from scaler.job import Job
@@ -44,17 +43,26 @@ def first_batch(job: Job, world_size: int) -> tuple[Batch, str]:
     return batch, f"{why}; {shared}{_micro_steps(batch.grad_accum_steps)}"
 
 
-def make_scaling(job: Job) -> Scaling:
-    """Return the job's reference and rule, for any batch size."""
+def make_scaling(job: Job, lengths: Lengths) -> Scaling:
+    """Return the job's reference and rule, for any batch size.
+
+    Args:
+        job: the job.
+        lengths: of the training; with ``scale.horizon`` the rule follows the training's length.
+    """
     reference, settings, ema = job.reference, job.scale, job.train.ema
     optimizer = reference.optimizer
-    name, _ = choose_rule(settings.rule, optimizer=optimizer.name)
+    name, _ = choose_rule(settings.rule, optimizer=optimizer.name, horizon=settings.horizon)
+    before = lengths.of_reference_training(reference) if settings.horizon else None
+    assert lengths.total_samples is not None
     return Scaling(
         rule=Rule(
             name=name,
             exponent=settings.exponent,
             noise_scale=settings.noise_scale,
             betas=settings.betas,
+            horizon_ratio=lengths.total_samples / before if before is not None else None,
+            beta2_range=settings.beta2_range,
             co_scale=CoScale(**settings.co_scale.model_dump()),
         ),
         reference_batch_size=reference.global_batch_size,
@@ -65,16 +73,7 @@ def make_scaling(job: Job) -> Scaling:
     )
 
 
-def make_phase(job: Job, batch: Batch, *, start_samples: int, start_steps: int) -> tuple[Phase, Scaled]:
-    """Return a phase at a batch, and the ratios and constants of that batch; always from the reference.
-
-    Raises:
-        PlanError: the rule does not hold at this batch, or the learning rate is not finite.
-    """
-    return make_scaling(job).phase(batch, start_samples=start_samples, start_steps=start_steps)
-
-
-def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -> tuple[Phase, ...]:
+def later_phases(job: Job, first: Phase, *, scaling: Scaling, world_size: int, lengths: Lengths) -> tuple[Phase, ...]:
     """Return the phases that ``scale.batch_schedule`` plans after the first; none if it follows the noise scale.
 
     Raises:
@@ -83,7 +82,7 @@ def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -
     """
     assert lengths.total_samples is not None
     _require_growth(job, first)
-    largest_measured(job, first, world_size=world_size)
+    largest_measured(job, first, scaling=scaling, world_size=world_size)
     phases = [first]
     for at, size in _changes(job, first, lengths):
         before = phases[-1]
@@ -100,7 +99,7 @@ def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -
         if start == before.start_samples:  # two changes in one step: the later one counts
             phases.pop()
         if size != phases[-1].global_batch_size:
-            phases.append(_grown(job, first, size, world_size=world_size, start=(start, steps)))
+            phases.append(_grown(job, first, size, scaling=scaling, world_size=world_size, start=(start, steps)))
         if len(phases) > MOST_PHASES:
             raise PlanError(
                 f"scale.batch_schedule changes the batch more than {MOST_PHASES} times.", "Let it change less often."
@@ -124,7 +123,7 @@ def grow(plan: Plan, job: Job, *, samples_seen: int, global_batch_size: int) -> 
     """Return the plan with another global batch from ``samples_seen`` on, as a measured noise scale asks for."""
     first = plan.phases[0]
     start = (samples_seen, plan.steps(samples_seen))
-    phase = _grown(job, first, global_batch_size, world_size=plan.world_size, start=start)
+    phase = _grown(job, first, global_batch_size, scaling=plan.scaling, world_size=plan.world_size, start=start)
     earlier = tuple(phase for phase in plan.phases if phase.start_samples < samples_seen)
     return replace(plan, phases=(*earlier, phase))
 
@@ -162,7 +161,7 @@ def _require_growth(job: Job, first: Phase) -> None:
         )
 
 
-def largest_measured(job: Job, first: Phase, *, world_size: int) -> Phase | None:
+def largest_measured(job: Job, first: Phase, *, scaling: Scaling, world_size: int) -> Phase | None:
     """Return the phase at the largest batch that a measured noise scale may lead to, or None.
 
     The result is None if the job's batch does not follow the noise scale. A rule that holds at the first batch and at
@@ -176,7 +175,8 @@ def largest_measured(job: Job, first: Phase, *, world_size: int) -> Phase | None
         return None
     most = growth.max_global_batch_size
     try:
-        return _grown(job, first, most, world_size=world_size, start=(first.start_samples, first.start_steps))
+        start = (first.start_samples, first.start_steps)
+        return _grown(job, first, most, scaling=scaling, world_size=world_size, start=start)
     except PlanError as error:
         raise PlanError(
             f"scale.batch_schedule.max_global_batch_size = {most}: the batch may grow to this, and {error.problem}",
@@ -230,7 +230,7 @@ def limit_micro_batches(plan: Plan, most: int) -> Plan:
     )
 
 
-def _grown(job: Job, first: Phase, size: int, *, world_size: int, start: tuple[int, int]) -> Phase:
+def _grown(job: Job, first: Phase, size: int, *, scaling: Scaling, world_size: int, start: tuple[int, int]) -> Phase:
     """Return a phase at another batch, from ``start`` (samples, steps) on.
 
     Its micro-batches are no larger than those of the first phase, unless the job says that larger ones fit. A batch
@@ -244,7 +244,7 @@ def _grown(job: Job, first: Phase, size: int, *, world_size: int, start: tuple[i
         grad_accum_steps=None,
     )
     samples, steps = start
-    return make_phase(job, batch, start_samples=samples, start_steps=steps)[0]
+    return scaling.phase(batch, start_samples=samples, start_steps=steps)[0]
 
 
 def _changes(job: Job, first: Phase, lengths: Lengths) -> Iterator[tuple[int, int]]:
