@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 from types import MappingProxyType
+from typing import Literal
 
 from scaler.core.nearest import did_you_mean
 from scaler.core.noise_scale import gain
@@ -29,6 +30,9 @@ SOURCES: Mapping[str, str] = MappingProxyType(
         "none": "no rule: the reference's learning rate at any batch",
     }
 )
+
+HORIZON_RULES = ("auto", "adam_sde")
+HORIZON_SOURCE = "square root of the batch over the length of the training (Mlodozeniec et al. 2025)"
 
 # For Adam and RMSprop the square root has a paper of its own. The papers on the gain are about SGD; AdaptDL
 # takes the square root of the gain for optimizers that divide by a running root.
@@ -51,11 +55,13 @@ class CoScale:
         ema: hold the memory of the average of the weights (``train.ema``) in samples.
         momentum: with the rule ``none`` only: raise the momentum instead of the learning rate. This holds the timescale
             of weight decay too.
+        beta2: ``half_life`` holds the half-life of the running mean of squares in samples; None: as in the reference.
     """
 
     weight_decay: bool = False
     ema: bool = False
     momentum: bool = False
+    beta2: Literal["half_life"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +74,9 @@ class Rule:
         noise_scale: ``gain`` only: the gradient noise scale in samples, > 0; infinite is the linear rule.
         betas: ``adam_sde`` only: ``sde`` (the paper's ``1 - batch_ratio * (1 - beta)``) or ``power``
             (``beta ** batch_ratio``, equal to first order and defined for every ratio).
+        horizon_ratio: ``adam_sde`` only: samples of the whole training over those of the reference's training. The rule
+            follows the length of the training too: see ``kappa``. None: it follows the batch only.
+        beta2_range: floor and ceiling of a scaled beta2 (RMSprop: alpha); None: no bounds.
         co_scale: what else is scaled.
     """
 
@@ -75,10 +84,19 @@ class Rule:
     exponent: float | None = None
     noise_scale: float | None = None
     betas: str = "sde"
+    horizon_ratio: float | None = None
+    beta2_range: tuple[float, float] | None = None
     co_scale: CoScale = CoScale()
 
+    def kappa(self, batch_ratio: float) -> float:
+        """Return the ratio that the rule scales with: ``batch_ratio``, over ``horizon_ratio`` if the rule has one.
 
-def choose_rule(rule: str, *, optimizer: str) -> tuple[str, str]:
+        With both, it is the share of the whole training that one step takes, over that share in the reference.
+        """
+        return batch_ratio if self.horizon_ratio is None else batch_ratio / self.horizon_ratio
+
+
+def choose_rule(rule: str, *, optimizer: str, horizon: bool = False) -> tuple[str, str]:
     """Return the rule to use and why.
 
     ``auto`` chooses by the optimizer's family (``scaler.core.optimizers``): linear for the SGD family, whose step is
@@ -89,12 +107,14 @@ def choose_rule(rule: str, *, optimizer: str) -> tuple[str, str]:
     Args:
         rule: one of ``RULES``.
         optimizer: the optimizer's name in the job file, or its import path as ``module:Class``.
+        horizon: whether the rule follows the length of the training too; ``auto`` is ``adam_sde`` then.
 
     Returns:
         ``(rule, reason)``.
 
     Raises:
-        PlanError: an unknown rule; ``auto`` with an optimizer of no known family.
+        PlanError: an unknown rule; ``auto`` with an optimizer of no known family; ``horizon`` with another rule than
+            ``auto`` and ``adam_sde``.
 
     Example:
         >>> choose_rule("auto", optimizer="adamw")
@@ -102,6 +122,10 @@ def choose_rule(rule: str, *, optimizer: str) -> tuple[str, str]:
     """
     if rule not in RULES:
         raise not_a_rule(rule)
+    if horizon:
+        if rule not in HORIZON_RULES:
+            raise no_horizon(rule)
+        return "adam_sde", f"{optimizer}: {HORIZON_SOURCE}, chosen by scale.horizon"
     if rule != "auto":
         return rule, f"{optimizer}: {_source(rule, optimizer)}, as requested"
     family = optimizer_facts(optimizer).family
@@ -112,6 +136,15 @@ def choose_rule(rule: str, *, optimizer: str) -> tuple[str, str]:
         )
     chosen = family.auto_rule
     return chosen, f"{optimizer}: {_source(chosen, optimizer)}, chosen by auto for {family.text}"
+
+
+def no_horizon(rule: str) -> PlanError:
+    """Return the error for a rule that does not follow the length of the training."""
+    return PlanError(
+        f"scale.horizon = true scales AdamW's learning rate, weight decay, betas and eps together, and rule: {rule} "
+        "gives another learning rate.",
+        "Use rule: auto, or leave scale.horizon out.",
+    )
 
 
 def not_a_rule(word: str) -> PlanError:
@@ -133,6 +166,7 @@ def lr_ratio(rule: Rule, *, batch_ratio: float, reference_batch_size: int, optim
     """Return the ratio of learning rates that the rule gives for ``batch_ratio`` (k); ``peak_lr = base_lr * lr_ratio``.
 
         linear: k                       sqrt, adam_sde, legw: k ** 0.5          power: k ** exponent
+        adam_sde with a horizon: kappa ** 0.5, with kappa = k / horizon_ratio
         none: 1                         gain: k (phi + m0) / (phi + k m0); its square root for adaptive optimizers
         adascale: 1, because the gain is measured in training and multiplies the learning rate there
 
@@ -152,7 +186,8 @@ def lr_ratio(rule: Rule, *, batch_ratio: float, reference_batch_size: int, optim
         linear: Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 2.1.
         sqrt: Krizhevsky 2014, https://arxiv.org/abs/1404.5997, for SGD; Malladi et al. 2022,
         https://arxiv.org/abs/2205.10287, for Adam and RMSprop.
-        adam_sde: Malladi et al. 2022, https://arxiv.org/abs/2205.10287.
+        adam_sde: Malladi et al. 2022, https://arxiv.org/abs/2205.10287; with a horizon Mlodozeniec et al. 2025,
+        https://arxiv.org/abs/2512.22382.
         gain: McCandlish et al. 2018, https://arxiv.org/abs/1812.06162; the square root for Adam is that of
         AdaptDL's ``AdamScale``.
         legw: You et al. 2019, https://arxiv.org/abs/1901.08256.
@@ -169,7 +204,7 @@ def lr_ratio(rule: Rule, *, batch_ratio: float, reference_batch_size: int, optim
         case "linear":
             return batch_ratio
         case "sqrt" | "adam_sde" | "legw":
-            return sqrt(batch_ratio)
+            return sqrt(rule.kappa(batch_ratio))
         case "power":
             assert rule.exponent is not None
             return float(batch_ratio**rule.exponent)

@@ -14,7 +14,7 @@ from scaler.errors import PlanError
 
 ANY_OPTIMIZER = ("linear", "sqrt", "power", "legw", "none")  # these rules are the same for every optimizer
 SCALED = ("betas", "alpha", "eps", "weight_decay", "momentum")  # the constants that a rule may change
-CO_SCALES = ("weight_decay", "momentum")  # the keys of ``co_scale`` that apply to an optimizer
+CO_SCALES = ("weight_decay", "momentum", "beta2")  # the keys of ``co_scale`` that apply to an optimizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +53,10 @@ def scale_lr(
     exponent: float | None = None,
     noise_scale: float | None = None,
     betas: str = "sde",
-    co_scale: Mapping[str, bool] | None = None,
+    co_scale: Mapping[str, bool | str] | None = None,
+    beta2_range: tuple[float, float] | None = None,
+    reference_samples: int | None = None,
+    total_samples: int | None = None,
 ) -> ScaledLR:
     """Return the learning rate and the optimizer's constants at ``global_batch_size``, always from the reference.
 
@@ -74,7 +77,12 @@ def scale_lr(
         exponent: of ``power``: ``lr_ratio = batch_ratio ** exponent``, in [-2, 2].
         noise_scale: of ``gain``: the gradient noise scale, in samples, > 0.
         betas: of ``adam_sde``: ``sde`` or ``power``, the way in which the betas are scaled.
-        co_scale: as in the job file: ``{"weight_decay": True}``, ``{"momentum": True}``.
+        co_scale: as in the job file: ``{"weight_decay": True}``, ``{"momentum": True}``, ``{"beta2": "half_life"}``.
+        beta2_range: floor and ceiling of a scaled beta2, such as ``(0.95, 0.9999)``.
+        reference_samples: length of the training that the reference was tuned in, in samples. With ``total_samples``,
+            the rule follows the length of the training too (``scale.horizon`` of the job file; ``rule`` is ``auto`` or
+            ``adam_sde``).
+        total_samples: length of this training, in samples.
 
     Raises:
         PlanError: a number out of range; an option that is missing, or that the rule does not take; a rule that does
@@ -103,7 +111,14 @@ def scale_lr(
     if optimizer is not None:
         _require_optimizer(optimizer)
     made, reason = make_rule(
-        rule, optimizer=optimizer, exponent=exponent, noise_scale=noise_scale, betas=betas, co_scale=co_scale
+        rule,
+        optimizer=optimizer,
+        exponent=exponent,
+        noise_scale=noise_scale,
+        betas=betas,
+        co_scale=co_scale,
+        beta2_range=beta2_range,
+        horizon=horizon(reference_samples=reference_samples, total_samples=total_samples),
     )
     given = dict(constants or {})
     _require_spelling(given, optimizer)
@@ -142,6 +157,29 @@ def batch_ratio(*, reference_batch_size: int, global_batch_size: int) -> float:
     return global_batch_size / reference_batch_size
 
 
+def horizon(*, reference_samples: int | None, total_samples: int | None) -> float | None:
+    """Return ``total_samples / reference_samples``, or None if neither is given.
+
+    Raises:
+        PlanError: one of them is missing, or below 1.
+
+    Example:
+        >>> horizon(reference_samples=1000, total_samples=8000)
+        8.0
+    """
+    lengths = {"reference_samples": reference_samples, "total_samples": total_samples}
+    given = {name: length for name, length in lengths.items() if length is not None}
+    for name, length in given.items():
+        if not length >= 1:
+            raise PlanError(f"{name} = {length} is below 1.", "It is the length of a training, in samples.")
+    if len(given) == 1:
+        (missing,) = lengths.keys() - given.keys()
+        raise PlanError(
+            f"{', '.join(given)} is given without {missing}.", f"Give {missing} too: the rule follows their ratio."
+        )
+    return given["total_samples"] / given["reference_samples"] if given else None
+
+
 def peak_lr(base_lr: float, lr_ratio: float) -> float:
     """Return ``base_lr * lr_ratio``.
 
@@ -165,7 +203,9 @@ def make_rule(
     exponent: float | None = None,
     noise_scale: float | None = None,
     betas: str = "sde",
-    co_scale: Mapping[str, bool] | None = None,
+    co_scale: Mapping[str, bool | str] | None = None,
+    beta2_range: tuple[float, float] | None = None,
+    horizon: float | None = None,
 ) -> tuple[Rule, str]:
     """Return a rule with its options, and why this rule.
 
@@ -175,7 +215,9 @@ def make_rule(
         exponent: as in ``Rule``, in [-2, 2].
         noise_scale: as in ``Rule``.
         betas: as in ``Rule``.
-        co_scale: as in the job file: ``weight_decay`` and ``momentum``, each True to scale it too.
+        co_scale: as in the job file: ``weight_decay`` and ``momentum``, each True to scale it too, and ``beta2``.
+        beta2_range: as in ``Rule``.
+        horizon: ``horizon_ratio`` of ``Rule``.
 
     Raises:
         PlanError: an unknown rule; no optimizer for a rule that depends on it; an option that is missing, that the rule
@@ -186,7 +228,7 @@ def make_rule(
         'adamw: power rule, as requested'
     """
     if optimizer is not None:
-        name, reason = choose_rule(rule, optimizer=optimizer)
+        name, reason = choose_rule(rule, optimizer=optimizer, horizon=horizon is not None)
     elif rule not in SOURCES:  # auto, or no rule at all
         raise _needs_optimizer(f"rule = {rule}") if rule in RULES else not_a_rule(rule)
     else:
@@ -209,7 +251,7 @@ def make_rule(
     if noise_scale is not None and not noise_scale > 0.0:
         raise PlanError(f"noise_scale = {noise_scale:g} is not above 0.", "It is measured in samples.")
     asked = dict(co_scale or {})
-    _require_co_scale(asked)
+    scaled_too = _co_scale(asked)
     if betas not in ("sde", "power"):
         raise PlanError(
             f"betas = {betas} is neither sde nor power, the ways to scale betas.",
@@ -219,24 +261,67 @@ def make_rule(
         raise PlanError(f"betas = {betas} has no effect with rule = {name}.", "Use rule = adam_sde.")
     if optimizer is None:
         depends = {f"rule = {name}": name not in ANY_OPTIMIZER}
-        depends |= {f"co_scale = {{'{key}': True}}": value for key, value in asked.items()}
+        depends |= {f"co_scale = {{'{key}': {value!r}}}": bool(value) for key, value in asked.items()}
         for what, does in depends.items():
             if does:
                 raise _needs_optimizer(what)
-    made = Rule(name=name, exponent=exponent, noise_scale=noise_scale, betas=betas, co_scale=CoScale(**asked))
+    made = Rule(
+        name=name,
+        exponent=exponent,
+        noise_scale=noise_scale,
+        betas=betas,
+        horizon_ratio=horizon,
+        beta2_range=beta2_range,
+        co_scale=scaled_too,
+    )
+    _require_scaled_once(made)
     return made, reason
 
 
-def _require_co_scale(asked: Mapping[str, bool]) -> None:
-    """Refuse a key that ``scale_lr`` does not scale, and a value that is not true or false."""
+def _require_scaled_once(rule: Rule) -> None:
+    """Refuse a constant that is scaled twice, and a range for a beta2 that nothing scales."""
+    if rule.horizon_ratio is not None and rule.co_scale.weight_decay:
+        raise PlanError(
+            "co_scale = {'weight_decay': True} scales weight decay, and the horizon scales it already.",
+            "Leave weight_decay out of co_scale.",
+        )
+    if rule.name == "adam_sde" and rule.co_scale.beta2 is not None:
+        raise PlanError(
+            "co_scale = {'beta2': 'half_life'} scales beta2, and the rule adam_sde scales it already.",
+            "Leave beta2 out of co_scale; betas = power holds the half-life.",
+        )
+    if rule.beta2_range is None:
+        return
+    low, high = rule.beta2_range
+    if not 0.0 <= low <= high < 1.0:
+        raise PlanError(
+            f"beta2_range = ({low:g}, {high:g}) is not a range in [0, 1).", "Such as beta2_range=(0.95, 0.9999)."
+        )
+    if rule.name != "adam_sde" and rule.co_scale.beta2 is None:
+        raise PlanError(
+            f"beta2_range = ({low:g}, {high:g}) has no effect, because nothing scales beta2.",
+            "Give co_scale={'beta2': 'half_life'}.",
+        )
+
+
+def _co_scale(asked: Mapping[str, bool | str]) -> CoScale:
+    """Return what else is scaled; refuse a key or a value that ``scale_lr`` does not know."""
     for key, value in asked.items():
         if key not in CO_SCALES:
             raise PlanError(
                 f"co_scale has the key {key}, which is not scaled here.",
                 f"{did_you_mean(key, CO_SCALES)}Keys: {', '.join(CO_SCALES)}.",
             )
-        if not isinstance(value, bool):
+        if key == "beta2":
+            if value not in (None, "half_life"):
+                raise PlanError(f"co_scale has beta2 = {value}.", "Give {'beta2': 'half_life'}.")
+        elif not isinstance(value, bool):
             raise PlanError(f"co_scale has {key} = {value}, which is not True or False.", f"Give {{'{key}': True}}.")
+    return CoScale(
+        weight_decay=asked.get("weight_decay") is True,
+        momentum=asked.get("momentum") is True,
+        beta2="half_life" if asked.get("beta2") else None,
+    )
 
 
 def _require_optimizer(name: str) -> None:

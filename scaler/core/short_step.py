@@ -29,6 +29,8 @@ def scale_short_step(
     gradient of a whole batch. Measured on the digits with 1,281 samples in steps of 256, AdamW: the final training loss
     is 0.85 without this weighting, and 0.38 with 1,280 samples (docs/decisions/0025).
 
+    Where ``beta2_range`` changes the beta2 of whole steps, the short step has its share of this beta2.
+
     With ``co_scale.momentum`` the learning rate of whole steps is constant, and a short step gets its share of this
     learning rate.
 
@@ -62,11 +64,18 @@ def scale_short_step(
     if rule.co_scale.momentum:
         own = replace(whole, batch_ratio=ratio, lr_ratio=whole.lr_ratio * share, constants={}, reasons={})
     else:
-        own = scale(rule, batch_ratio=ratio, **given)
+        own = scale(replace(rule, beta2_range=None), batch_ratio=ratio, **given)
     held = {**constants, **whole.constants}
-    averages = optimizer_facts(optimizer).averages
-    kept = {name: _to_the_power(held[name], share) for name in averages if held.get(name) is not None}
-    return replace(own, constants={**kept, **own.constants})
+    facts = optimizer_facts(optimizer)
+    kept = {name: _to_the_power(held[name], share) for name in facts.averages if held.get(name) is not None}
+    found = {**kept, **own.constants}
+    name = facts.sde_constant or "betas"
+    if isinstance(held.get(name), list | tuple) and name in own.constants:
+        first = own.constants[name][0] if rule.name == "adam_sde" or name not in kept else kept[name][0]
+        found[name] = (first, own.constants[name][1] if whole.unbounded_beta2 is None else held[name][1] ** share)
+    elif whole.unbounded_beta2 is not None:
+        found[name] = held[name] ** share
+    return replace(own, constants=found)
 
 
 def short_step_momentum(momentum: float, *, optimizer: str, share: float) -> float:

@@ -15,7 +15,7 @@ from scaler.job.resources import Resources
 from scaler.job.runtime_env import RuntimeEnv
 from scaler.job.scale import Scale
 from scaler.job.schedule import Constant, ReferenceWarmup, Schedule, schedule_tag
-from scaler.job.section import MOST, Length, Point, Section, file_name, problem
+from scaler.job.section import MOST, MOST_EPOCHS, Length, Point, Section, file_name, problem
 from scaler.job.tracking import Tracking
 
 
@@ -50,12 +50,36 @@ class Reference(Section):
         description="Warmup that the reference was tuned with. It is a part of every plan; schedule.warmup is the "
         "warmup that scaling adds. With rule: legw it is batch_ratio times as long. null: none.",
     )
+    total_samples: int | None = Field(
+        None,
+        ge=1,
+        le=MOST,
+        description="Length of the training that the reference was tuned in, in samples. A plan warns if its training "
+        "is much longer or shorter; scale.horizon needs it. null: not known.",
+    )
+    epochs: float | None = Field(
+        None, gt=0, le=MOST_EPOCHS, description="The same length in epochs of this job's training set."
+    )
     samples_per_s: float | None = Field(
         None,
         gt=0,
         description="Speed of one worker that trains alone, in samples per second. The report computes the scaling "
         "efficiency from it. null: not known.",
     )
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> Self:
+        if self.total_samples is not None and self.epochs is not None:
+            raise problem(
+                f"has total_samples: {self.total_samples} and epochs: {self.epochs:g}, which are the same length.",
+                "Leave one of them out.",
+            )
+        return self
+
+    @property
+    def has_length(self) -> bool:
+        """Whether the length of the reference's training is known."""
+        return self.total_samples is not None or self.epochs is not None
 
 
 class Ema(Section):
@@ -271,6 +295,11 @@ class Job(Section):
             )
         if self.scale.co_scale.ema and self.train.ema is None:
             raise problem("scale.co_scale.ema = true, and train.ema is missing.", "Give train.ema.")
+        if self.scale.horizon and not self.reference.has_length:
+            raise problem(
+                "scale.horizon = true, and the length of the reference's training is missing.",
+                "Give reference.total_samples, or reference.epochs.",
+            )
         return self
 
     @field_validator("name")

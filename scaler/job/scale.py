@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from scaler.core.rules import HORIZON_RULES
 from scaler.job.section import MOST, MOST_WORKERS, Length, Point, Section, name_tag, problem
 
 
@@ -37,6 +38,12 @@ class CoScale(Section):
         False,
         description="With rule: none, raise SGD's momentum instead of the learning rate: 1 - (1 - momentum) / "
         "batch_ratio. This holds the timescale of weight decay too.",
+    )
+    beta2: Literal["half_life"] | None = Field(
+        None,
+        description="half_life: beta2 ** batch_ratio, which holds the half-life of the running mean of squared "
+        "gradients in samples (for Adam and its variants; RMSprop's alpha). With any rule but adam_sde. null: as in "
+        "the reference.",
     )
 
 
@@ -155,6 +162,20 @@ class Scale(Section):
         description="adam_sde only: how betas are scaled. sde: 1 - batch_ratio * (1 - beta), which must stay above 0; "
         "power: beta ** batch_ratio.",
     )
+    horizon: bool = Field(
+        False,
+        description="Scale with the length of the training too, for AdamW. The rule is adam_sde with kappa = "
+        "batch_ratio * reference.total_samples / total_samples in place of batch_ratio, and weight decay is multiplied "
+        "by kappa ** 0.5. It needs reference.total_samples or reference.epochs.",
+    )
+    beta2_range: (
+        Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)]
+        | None
+    ) = Field(
+        None,
+        description="Floor and ceiling of a scaled beta2 (RMSprop: alpha), such as [0.95, 0.9999]. The plan warns "
+        "where it has an effect. null: no bounds.",
+    )
     co_scale: CoScale = Field(
         default_factory=CoScale, description="Values that are scaled in addition to the learning rate."
     )
@@ -247,8 +268,34 @@ class Scale(Section):
                 raise problem(f"has rule: {rule} and no {key}.", f"Give {key}: {what}")
             if self.rule != rule and value is not None:
                 raise problem(f"has {key} = {value:g}, which rule: {self.rule} does not take.", f"Use rule: {rule}.")
-        if self.betas != "sde" and self.rule != "adam_sde":
+        is_sde = self.rule == "adam_sde" or (self.horizon and self.rule in HORIZON_RULES)
+        if self.betas != "sde" and not is_sde:
             raise problem(f"has betas: power, which rule: {self.rule} does not take.", "Use rule: adam_sde.")
+        if self.horizon and not is_sde:
+            raise problem(
+                f"has horizon: true and rule: {self.rule}. The horizon goes with adam_sde: it scales the learning "
+                "rate, weight decay, betas and eps together.",
+                "Use rule: auto, or leave horizon out.",
+            )
+        if self.horizon and self.co_scale.weight_decay:
+            raise problem(
+                "has horizon: true and co_scale.weight_decay: true, and the horizon scales weight decay already.",
+                "Leave co_scale.weight_decay out.",
+            )
+        if is_sde and self.co_scale.beta2 is not None:
+            raise problem(
+                "has co_scale.beta2: half_life, and the rule adam_sde scales beta2 already.",
+                "Leave co_scale.beta2 out; betas: power holds the half-life.",
+            )
+        if self.beta2_range is not None:
+            low, high = self.beta2_range
+            if not (is_sde or self.co_scale.beta2):
+                raise problem(
+                    f"has beta2_range: [{low:g}, {high:g}], and nothing scales beta2.",
+                    "Give co_scale.beta2: half_life, or leave beta2_range out.",
+                )
+            if low > high:
+                raise problem(f"has beta2_range: [{low:g}, {high:g}].", f"Write [{high:g}, {low:g}].")
         if self.rule == "adascale" and self.batch_schedule is not None:
             raise problem(
                 "has rule: adascale and a batch_schedule.", "Leave one of them out: both follow the gradient noise."

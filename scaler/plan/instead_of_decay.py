@@ -11,14 +11,14 @@ from scaler.job import Job
 from scaler.job.scale import GrowInsteadOfDecay
 from scaler.plan.lengths import Lengths
 from scaler.plan.optimizers import job_of
-from scaler.plan.phase import Phase, steps_to
+from scaler.plan.phase import Phase, Scaling, steps_to
 from scaler.plan.phases import MOST_PHASES, grown_phase, make_scaling, too_many_phases
 
 KEY = "scale.batch_schedule = instead_of_decay"
 
 
 def phases_instead_of_decay(
-    job: Job, first: Phase, schedule: Schedule, *, world_size: int, lengths: Lengths
+    job: Job, first: Phase, schedule: Schedule, *, scaling: Scaling, world_size: int, lengths: Lengths
 ) -> tuple[Phase, ...]:
     """Return the phases after the first, of a batch that grows where the schedule lowers the learning rate.
 
@@ -29,6 +29,7 @@ def phases_instead_of_decay(
         job: any job.
         first: the phase at the start of training.
         schedule: of the job; its warmup and shape decide where the batch changes.
+        scaling: the job's reference and rule.
         world_size: number of workers.
         lengths: of the training.
 
@@ -40,7 +41,7 @@ def phases_instead_of_decay(
     if not isinstance(settings, GrowInsteadOfDecay):
         return ()
     _require_fall(schedule)
-    _require_rule(job)
+    _require_rule(job, lengths)
     if settings.up_to is not None:
         return ()
     assert lengths.total_samples is not None
@@ -71,7 +72,7 @@ def phases_instead_of_decay(
         if start == before.start_samples:  # the schedule falls before the first step after the warmup
             phases.pop()
         size = batch_instead_of_decay(schedule, start, first=first.global_batch_size, most=most)
-        phases.append(grown_phase(job, first, size, world_size=world_size, start=(start, steps)))
+        phases.append(grown_phase(job, first, size, scaling=scaling, world_size=world_size, start=(start, steps)))
     raise too_many_phases()
 
 
@@ -91,11 +92,11 @@ def _require_fall(schedule: Schedule) -> None:
         )
 
 
-def _require_rule(job: Job) -> None:
+def _require_rule(job: Job, lengths: Lengths) -> None:
     """Refuse rules that give a larger batch no larger learning rate."""
     for name in (None, *job.reference.optimizers):
         own = job if name is None else job_of(job, name)
-        rule = make_scaling(own).rule
+        rule = make_scaling(own, lengths).rule
         if _raises_lr(rule):
             continue
         chosen = f"auto chose none for {own.reference.optimizer.name}" if own.scale.rule == "auto" else rule.name

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from scaler.core.steps import LastBatch, samples_in
+from scaler.job.model import Reference
 from scaler.job.section import Length
 
 
@@ -57,6 +58,12 @@ class Lengths:
         """Return a length of the reference in samples, at least 1; a step has the reference's batch."""
         steps = length.steps
         return max(1, steps * self.reference_batch_size if steps is not None else self.samples(length))
+
+    def of_reference_training(self, reference: Reference) -> int | None:
+        """Return the length of the training that the reference was tuned in, in samples; None if it is not known."""
+        if reference.epochs is not None:
+            return max(1, round(reference.epochs * self.num_samples))
+        return reference.total_samples
 
     def cadence(self, length: Length) -> int:
         """Return the interval of an evaluation or a checkpoint in samples; a step has the planned batch."""

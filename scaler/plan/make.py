@@ -17,19 +17,19 @@ from scaler.plan.instead_of_decay import phases_instead_of_decay
 from scaler.plan.lengths import Lengths
 from scaler.plan.model import SCHEMA_VERSION, Plan
 from scaler.plan.optimizers import make_optimizers
-from scaler.plan.phase import Phase
+from scaler.plan.phase import Phase, Scaling
 from scaler.plan.phases import (
     first_batch,
     largest_measured,
     last_start,
     later_phases,
-    make_phase,
     make_scaling,
     never_grows_at,
 )
 from scaler.plan.reasons import number_reasons
 from scaler.plan.schedule import make_schedule
 from scaler.plan.warnings import find_warnings
+from scaler.plan.weight_decay import plan_decay
 
 CURVE_POINTS = 200
 NOISE_CHECKS = 100  # of a batch that grows instead of the decay, up to the noise scale
@@ -41,6 +41,7 @@ def make_plan(
     *,
     num_samples: int | None = None,
     parameters: Mapping[str, int] | None = None,
+    horizon_samples: int | None = None,
 ) -> Plan:
     """Return the plan of ``job`` on ``world_size`` workers, always from the reference.
 
@@ -50,6 +51,7 @@ def make_plan(
         num_samples: size of the training set, if the job does not give it (``train.num_samples`` wins).
         parameters: name -> number of elements of every parameter of the model; a job with ``groups`` or
             ``layer_decay`` needs them.
+        horizon_samples: length of the training that ``scale.horizon`` scales to, in samples; None: the plan's own.
 
     Raises:
         PlanError: numbers that do not fit together; names numbers that fit.
@@ -67,8 +69,7 @@ def make_plan(
             "Pass parameters: {name: parameter.numel() for name, parameter in model.named_parameters()}.",
         )
     batch, batch_reason = first_batch(job, world_size)
-    rule, rule_reason = choose_rule(job.scale.rule, optimizer=job.reference.optimizer.name)
-    first, scaled = make_phase(job, batch, start_samples=0, start_steps=0)
+    rule, rule_reason = choose_rule(job.scale.rule, optimizer=job.reference.optimizer.name, horizon=job.scale.horizon)
     lengths = Lengths(
         global_batch_size=batch.global_batch_size,
         reference_batch_size=job.reference.global_batch_size,
@@ -78,11 +79,14 @@ def make_plan(
     )
     total_samples = lengths.samples(job.train)
     lengths = replace(lengths, total_samples=total_samples)
-    phases = (first, *later_phases(job, first, world_size=world_size, lengths=lengths))
+    horizon = replace(lengths, total_samples=horizon_samples or total_samples)
+    scaling = make_scaling(job, horizon)
+    first, scaled = scaling.phase(batch, start_samples=0, start_steps=0)
+    phases = (first, *later_phases(job, first, scaling=scaling, world_size=world_size, lengths=lengths))
     schedule, warmup_reason, schedule_reason = make_schedule(
-        job, scaled, lengths, last_step=last_start(phases, lengths), rises=_rises(job, scaled)
+        job, scaled, lengths, last_step=last_start(phases, lengths), rises=_rises(job, scaling, scaled)
     )
-    phases += phases_instead_of_decay(job, first, schedule, world_size=world_size, lengths=lengths)
+    phases += phases_instead_of_decay(job, first, schedule, scaling=scaling, world_size=world_size, lengths=lengths)
     cadence, rewarmup = job.checkpoint.every, job.scale.rewarmup
     _require_measurable(job, rule, parts=world_size * batch.grad_accum_steps)
     _require_momentum(schedule, first.optimizer["name"])
@@ -103,7 +107,7 @@ def make_plan(
         lr_ratio=first.lr_ratio,
         peak_lr=first.peak_lr,
         optimizer=first.optimizer,
-        scaling=make_scaling(job),
+        scaling=scaling,
         schedule=schedule,
         warmup_samples=schedule.warmup_samples,
         warmup_steps=0,
@@ -111,6 +115,7 @@ def make_plan(
         last_batch=job.train.last_batch,
         total_samples=total_samples,
         total_steps=0,
+        reference_samples=lengths.of_reference_training(job.reference),
         stop_samples=lengths.samples(job.train.stop_after) if job.train.stop_after is not None else None,
         steps_per_epoch=0,
         eval_every_samples=lengths.cadence(job.train.eval_every),
@@ -120,7 +125,7 @@ def make_plan(
         grow_every_samples=_grow_every(job, lengths),
         phases=phases,
         groups=make_groups(job, parameters or {}, peak_lr=first.peak_lr, lengths=lengths),
-        optimizers=make_optimizers(job, schedule, phases),
+        optimizers=make_optimizers(job, schedule, phases, horizon),
         reacts=_reacts(job, rule),
         lr_curve=(),
         reasons={},
@@ -132,8 +137,10 @@ def make_plan(
         total_steps=plan.steps(last_start(phases, lengths)) + 1,
         steps_per_epoch=plan.steps(num_samples),
     )
+    decay = plan_decay(plan, job)
     return replace(
         plan,
+        weight_decay_timescale=decay.timescale(first) if decay is not None else None,
         lr_curve=tuple(_curve(plan)),
         reasons={
             "global_batch_size": batch_reason,
@@ -144,13 +151,13 @@ def make_plan(
         warnings=find_warnings(
             plan,
             job,
-            may_become=largest_measured(job, first, world_size=world_size),
+            may_become=largest_measured(job, first, scaling=scaling, world_size=world_size),
             never_grows_at=never_grows_at(job, phases, lengths),
         ),
     )
 
 
-def _rises(job: Job, scaled: Scaled) -> bool:
+def _rises(job: Job, scaling: Scaling, scaled: Scaled) -> bool:
     """Return whether the learning rate is scaled up at any number of workers that the job may get.
 
     The warmup must be the same at every number of workers, because the schedule's shape begins at its end.
@@ -159,7 +166,7 @@ def _rises(job: Job, scaled: Scaled) -> bool:
     if job.scale.is_elastic:
         for size in (job.scale.min_workers, job.scale.max_workers):
             try:
-                ratios.append(make_phase(job, first_batch(job, size)[0], start_samples=0, start_steps=0)[1].lr_ratio)
+                ratios.append(scaling.at(first_batch(job, size)[0].global_batch_size).lr_ratio)
             except PlanError:
                 continue  # ``require_every_size`` refuses this job and names the number of workers
     return max(ratios) > 1.0

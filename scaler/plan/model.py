@@ -95,7 +95,11 @@ class Plan:
     num_samples: int  # size of the training set in samples
     last_batch: LastBatch  # what happens to the rest of an epoch that is smaller than the batch
     total_samples: int  # samples of the whole training; with adascale, samples of the reference's training
+    # samples over which weight decay alone shrinks a weight to 1/e, at the peak learning rate of the start of training;
+    # None: there is none, or its speed is not known
+    weight_decay_timescale: float | None = None
     total_steps: int  # steps of the whole training; with adascale, the fewest possible
+    reference_samples: int | None = None  # samples of the training that the reference was tuned in; None: not known
     stop_samples: int | None = None  # where train.stop_after ends the run, counted as total_samples; None: at the end
     steps_per_epoch: int  # optimizer steps in an epoch
     eval_every_samples: int  # samples from one evaluation to the next

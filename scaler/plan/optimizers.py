@@ -5,24 +5,28 @@ from collections.abc import Sequence
 from scaler.core.schedules import Schedule
 from scaler.errors import PlanError
 from scaler.job import Job
+from scaler.plan.lengths import Lengths
 from scaler.plan.model import PlanOptimizer
 from scaler.plan.phase import Phase
 from scaler.plan.phases import make_scaling
 
 
-def make_optimizers(job: Job, schedule: Schedule, phases: Sequence[Phase]) -> tuple[PlanOptimizer, ...]:
+def make_optimizers(
+    job: Job, schedule: Schedule, phases: Sequence[Phase], lengths: Lengths
+) -> tuple[PlanOptimizer, ...]:
     """Return the optimizers of ``reference.optimizers``, each scaled from its own reference at the plan's batch.
 
     Args:
         job: the job.
         schedule: of the plan; it holds for every optimizer.
         phases: of the plan.
+        lengths: of the training.
 
     Raises:
         PlanError: the rule does not hold for one of them at the batch of a phase, or the job measures the gradient's
             noise or cycles the momentum, which several optimizers do not allow.
     """
-    return tuple(_made(job, name, schedule, phases) for name in job.reference.optimizers)
+    return tuple(_made(job, name, schedule, phases, lengths) for name in job.reference.optimizers)
 
 
 def job_of(job: Job, name: str) -> Job:
@@ -33,7 +37,7 @@ def job_of(job: Job, name: str) -> Job:
     return job.model_copy(update={"reference": reference})
 
 
-def _made(job: Job, name: str, schedule: Schedule, phases: Sequence[Phase]) -> PlanOptimizer:
+def _made(job: Job, name: str, schedule: Schedule, phases: Sequence[Phase], lengths: Lengths) -> PlanOptimizer:
     own_job = job_of(job, name)
     if job.scale.rule == "adascale":
         raise PlanError(
@@ -46,7 +50,7 @@ def _made(job: Job, name: str, schedule: Schedule, phases: Sequence[Phase]) -> P
             "Leave low_momentum and high_momentum out.",
         )
     try:
-        scaling = make_scaling(own_job)
+        scaling = make_scaling(own_job, lengths)
         made = PlanOptimizer(name=name, peak_lr=0.0, optimizer={}, scaling=scaling)
         first, *_ = [made.phase(phase) for phase in phases]
     except PlanError as error:

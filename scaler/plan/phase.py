@@ -6,8 +6,9 @@ from math import isfinite
 from typing import Any, Self
 
 from scaler.core.batch import Batch
+from scaler.core.betas import scale_beta
 from scaler.core.rules import CoScale, Rule
-from scaler.core.scale import Scaled, scale, scale_beta
+from scaler.core.scale import Scaled, scale
 from scaler.core.short_step import scale_short_step
 from scaler.core.steps import LastBatch, steps_between
 from scaler.errors import PlanError
@@ -106,11 +107,13 @@ class Scaling:
     def ema_at(self, global_batch_size: int) -> float | None:
         """Return the share of the averaged weights that a step of this batch size keeps.
 
-        With ``adascale`` it is the share that a step of the reference keeps; a step counts as ``gain`` such steps.
+        It holds the memory of the average in samples; with a horizon, as a share of the training. With ``adascale`` it
+        is the share that a step of the reference keeps; a step counts as ``gain`` such steps.
         """
         if self.ema_decay is None or not self.rule.co_scale.ema or self.rule.name == "adascale":
             return self.ema_decay
-        return scale_beta(self.ema_decay, batch_ratio=global_batch_size / self.reference_batch_size, form="power")
+        ratio = self.rule.kappa(global_batch_size / self.reference_batch_size)
+        return scale_beta(self.ema_decay, batch_ratio=ratio, form="power")
 
     def short_step(self, phase: Phase, samples: int) -> Phase:
         """Return the phase of one step that has fewer samples than its phase's batch: a batch of its own size.
@@ -148,6 +151,8 @@ class Scaling:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the scaling that ``dataclasses.asdict`` wrote."""
         rule = {**values["rule"], "co_scale": CoScale(**values["rule"]["co_scale"])}
+        if rule.get("beta2_range") is not None:
+            rule["beta2_range"] = tuple(rule["beta2_range"])
         return cls(**{**values, "rule": Rule(**rule)})
 
 

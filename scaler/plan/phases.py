@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from scaler.core.batch import Batch, strong_batch, weak_batch
 from scaler.core.rules import CoScale, Rule, choose_rule
-from scaler.core.scale import Scaled
 from scaler.core.steps import last_step_start, next_step_start
 from scaler.errors import PlanError
 from scaler.job import Job
@@ -45,17 +44,26 @@ def first_batch(job: Job, world_size: int) -> tuple[Batch, str]:
     return batch, f"{why}; {shared}{_micro_steps(batch.grad_accum_steps)}"
 
 
-def make_scaling(job: Job) -> Scaling:
-    """Return the job's reference and rule, for any batch size."""
+def make_scaling(job: Job, lengths: Lengths) -> Scaling:
+    """Return the job's reference and rule, for any batch size.
+
+    Args:
+        job: the job.
+        lengths: of the training; with ``scale.horizon`` the rule follows the training's length.
+    """
     reference, settings, ema = job.reference, job.scale, job.train.ema
     optimizer = reference.optimizer
-    name, _ = choose_rule(settings.rule, optimizer=optimizer.name)
+    name, _ = choose_rule(settings.rule, optimizer=optimizer.name, horizon=settings.horizon)
+    before = lengths.of_reference_training(reference) if settings.horizon else None
+    assert lengths.total_samples is not None
     return Scaling(
         rule=Rule(
             name=name,
             exponent=settings.exponent,
             noise_scale=settings.noise_scale,
             betas=settings.betas,
+            horizon_ratio=lengths.total_samples / before if before is not None else None,
+            beta2_range=settings.beta2_range,
             co_scale=CoScale(**settings.co_scale.model_dump()),
         ),
         reference_batch_size=reference.global_batch_size,
@@ -66,16 +74,7 @@ def make_scaling(job: Job) -> Scaling:
     )
 
 
-def make_phase(job: Job, batch: Batch, *, start_samples: int, start_steps: int) -> tuple[Phase, Scaled]:
-    """Return a phase at a batch, and the ratios and constants of that batch; always from the reference.
-
-    Raises:
-        PlanError: the rule does not hold at this batch, or the learning rate is not finite.
-    """
-    return make_scaling(job).phase(batch, start_samples=start_samples, start_steps=start_steps)
-
-
-def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -> tuple[Phase, ...]:
+def later_phases(job: Job, first: Phase, *, scaling: Scaling, world_size: int, lengths: Lengths) -> tuple[Phase, ...]:
     """Return the phases that ``scale.batch_schedule`` plans after the first, at places that the job gives.
 
     None if the batch follows the noise scale or the schedule (``plan.instead_of_decay``).
@@ -86,7 +85,7 @@ def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -
     """
     assert lengths.total_samples is not None
     _require_growth(job, first)
-    largest_measured(job, first, world_size=world_size)
+    largest_measured(job, first, scaling=scaling, world_size=world_size)
     phases = [first]
     for at, size in _changes(job, first, lengths):
         before = phases[-1]
@@ -103,7 +102,7 @@ def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -
         if start == before.start_samples:  # two changes in one step: the later one counts
             phases.pop()
         if size != phases[-1].global_batch_size:
-            phases.append(grown_phase(job, first, size, world_size=world_size, start=(start, steps)))
+            phases.append(grown_phase(job, first, size, scaling=scaling, world_size=world_size, start=(start, steps)))
         if len(phases) > MOST_PHASES:
             raise too_many_phases()
     return tuple(phases[1:])
@@ -132,7 +131,7 @@ def grow(plan: Plan, job: Job, *, samples_seen: int, global_batch_size: int) -> 
     """Return the plan with another global batch from ``samples_seen`` on, as a measured noise scale asks for."""
     first = plan.phases[0]
     start = (samples_seen, plan.steps(samples_seen))
-    phase = grown_phase(job, first, global_batch_size, world_size=plan.world_size, start=start)
+    phase = grown_phase(job, first, global_batch_size, scaling=plan.scaling, world_size=plan.world_size, start=start)
     earlier = tuple(phase for phase in plan.phases if phase.start_samples < samples_seen)
     return replace(plan, phases=(*earlier, phase))
 
@@ -170,7 +169,7 @@ def _require_growth(job: Job, first: Phase) -> None:
         )
 
 
-def largest_measured(job: Job, first: Phase, *, world_size: int) -> Phase | None:
+def largest_measured(job: Job, first: Phase, *, scaling: Scaling, world_size: int) -> Phase | None:
     """Return the phase at the largest batch that a measured noise scale may lead to, or None.
 
     The result is None if the job's batch does not follow the noise scale. A rule that holds at the first batch and at
@@ -184,7 +183,8 @@ def largest_measured(job: Job, first: Phase, *, world_size: int) -> Phase | None
         return None
     most = growth.max_global_batch_size
     try:
-        return grown_phase(job, first, most, world_size=world_size, start=(first.start_samples, first.start_steps))
+        start = (first.start_samples, first.start_steps)
+        return grown_phase(job, first, most, scaling=scaling, world_size=world_size, start=start)
     except PlanError as error:
         raise PlanError(
             f"scale.batch_schedule.max_global_batch_size = {most}: the batch may grow to this, and {error.problem}",
@@ -238,7 +238,9 @@ def limit_micro_batches(plan: Plan, most: int) -> Plan:
     )
 
 
-def grown_phase(job: Job, first: Phase, size: int, *, world_size: int, start: tuple[int, int]) -> Phase:
+def grown_phase(
+    job: Job, first: Phase, size: int, *, scaling: Scaling, world_size: int, start: tuple[int, int]
+) -> Phase:
     """Return a phase at another batch, from ``start`` (samples, steps) on.
 
     Its micro-batches are no larger than those of the first phase, unless the job says that larger ones fit. A batch
@@ -252,7 +254,7 @@ def grown_phase(job: Job, first: Phase, size: int, *, world_size: int, start: tu
         grad_accum_steps=None,
     )
     samples, steps = start
-    return make_phase(job, batch, start_samples=samples, start_steps=steps)[0]
+    return scaling.phase(batch, start_samples=samples, start_steps=steps)[0]
 
 
 def _changes(job: Job, first: Phase, lengths: Lengths) -> Iterator[tuple[int, int]]:

@@ -75,7 +75,14 @@ def require_range(*, lowest: float, highest: float) -> None:
 
 
 def range_plan(
-    job: Job, *, lowest: float, highest: float, spacing: str, num_samples: int, parameters: Mapping[str, int] | None
+    job: Job,
+    *,
+    lowest: float,
+    highest: float,
+    spacing: str,
+    num_samples: int,
+    parameters: Mapping[str, int] | None,
+    horizon_samples: int | None = None,
 ) -> Plan:
     """Return the plan of a range test, in which the learning rate climbs from ``lowest`` to ``highest``.
 
@@ -89,12 +96,13 @@ def range_plan(
         spacing: ``exponential`` or ``linear``.
         num_samples: size of the training set, where the job does not give it.
         parameters: as for ``make_plan``.
+        horizon_samples: length of the job's own training, in samples, which ``scale.horizon`` scales to.
 
     Raises:
         JobFileError: ``lowest`` is not above 0, or not below ``highest``.
     """
     require_range(lowest=lowest, highest=highest)
-    plan = make_plan(job, num_samples=num_samples, parameters=parameters)
+    plan = make_plan(job, num_samples=num_samples, parameters=parameters, horizon_samples=horizon_samples)
     assert job.train.steps is not None
     last = samples_in(
         max(job.train.steps - 1, 1),

@@ -4,6 +4,7 @@ from scaler.core.scale import Scaled
 from scaler.job import Job
 from scaler.plan.lengths import Lengths
 from scaler.plan.model import Plan
+from scaler.plan.weight_decay import decay_reason
 
 
 def number_reasons(plan: Plan, job: Job, scaled: Scaled, lengths: Lengths) -> dict[str, str]:
@@ -24,13 +25,34 @@ def number_reasons(plan: Plan, job: Job, scaled: Scaled, lengths: Lengths) -> di
         "total_samples": _total_reason(plan, job, lengths),
         **_ema_reason(plan, job),
         "batch_ratio": f"{plan.reference_batch_size} -> {plan.global_batch_size} samples, {_times(plan.batch_ratio)}",
-        "lr_ratio": f"{_times(plan.lr_ratio)}: {plan.rule_reason}",
+        "lr_ratio": f"{_times(plan.lr_ratio)}: {plan.rule_reason}{_horizon(plan)}",
+        **_decay_reason(plan, job),
         "peak_lr": f"{plan.base_lr:g} x {plan.lr_ratio:g}"
         + (f", times the measured gain of 1 to {plan.batch_ratio:.4g}" if plan.is_measured else ""),
         "steps_per_epoch": f"{plan.num_samples} samples in steps of {plan.global_batch_size}"
         + (", changing within the epoch" if grows_at_once else _rest_reason(plan)),
         "optimizer": changed or same,
     }
+
+
+def kappa_reason(plan: Plan) -> str:
+    """Return how ``scale.horizon`` makes kappa of the batch and the length of the training; empty without it."""
+    longer, before = plan.scaling.rule.horizon_ratio, plan.reference_samples
+    if longer is None or before is None:
+        return ""
+    return (
+        f"batch ratio {plan.batch_ratio:.4g} / length ratio {longer:.4g} ({before:,} -> {plan.total_samples:,} samples)"
+    )
+
+
+def _decay_reason(plan: Plan, job: Job) -> dict[str, str]:
+    reason = decay_reason(plan, job)
+    return {"weight_decay_timescale": reason} if reason else {}
+
+
+def _horizon(plan: Plan) -> str:
+    reason = kappa_reason(plan)
+    return f"; the root of {plan.scaling.rule.kappa(plan.batch_ratio):.4g} = {reason}" if reason else ""
 
 
 def _rest_reason(plan: Plan) -> str:
@@ -48,8 +70,10 @@ def _ema_reason(plan: Plan, job: Job) -> dict[str, str]:
         return {}
     if not job.scale.co_scale.ema:
         return {"ema_decay": "as in the reference, per step"}
-    power = "the measured gain" if plan.is_measured else f"{plan.batch_ratio:.4g}"
-    return {"ema_decay": f"{job.train.ema.decay:g} ** {power}: holds its memory in samples (Busbridge et al. 2023)"}
+    rule = plan.scaling.rule
+    power = "the measured gain" if plan.is_measured else f"{rule.kappa(plan.batch_ratio):.4g}"
+    held = "in samples (Busbridge et al. 2023)" if rule.horizon_ratio is None else "as a share of the training"
+    return {"ema_decay": f"{job.train.ema.decay:g} ** {power}: holds its memory {held}"}
 
 
 def _total_reason(plan: Plan, job: Job, lengths: Lengths) -> str:
@@ -65,6 +89,8 @@ def _total_reason(plan: Plan, job: Job, lengths: Lengths) -> str:
         asked += f", {plan.total_samples / plan.num_samples:.3g} epochs"
     if plan.is_measured:
         asked += f" of the reference's samples; at most {plan.most_samples} of data"
+    if plan.reference_samples is not None:
+        asked += f", {plan.total_samples / plan.reference_samples:.4g} times the reference's {plan.reference_samples:,}"
     return asked if plan.stop_samples is None else f"{asked}; this run stops after {plan.end_samples} samples of it"
 
 

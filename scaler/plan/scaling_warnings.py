@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from math import sqrt
 
 from scaler.core.optimizers import ADAPTIVE, SGD_FAMILY, optimizer_facts
-from scaler.core.timescales import average_memory, weight_decay_timescale
+from scaler.core.timescales import average_memory
 from scaler.job import Job
 from scaler.plan.model import Plan
 from scaler.plan.phase import Phase
+from scaler.plan.weight_decay import plan_decay
 
 LR_OFF = 1.4  # times: a usual search over learning rates has steps of a factor 2, and does not resolve half a step
-MOVED = 4.0  # times: a smaller change of a memory in samples, or of a clipped step, is not worth a warning
+MOVED = 4.0  # times: a smaller change of the memory of an average is not worth a warning
+DECAY_MOVED = CLIP_MOVED = 2.0  # times: the same, of the timescale of weight decay and of a clipped step
 SHORT_BETA1, SHORT_BETA2 = 0.5, 0.95  # below these, the averages cover fewer than 2 and 20 steps
 LONG_MOMENTUM = 0.99  # above it, the average covers more than 100 steps
 
@@ -81,6 +83,7 @@ def scaling_warnings(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
     yield from _of_weight_decay(plan, job, by_lr)
     yield from _of_clipping(plan, job, by_lr)
     yield from _of_averages(plan, job, reached)
+    yield from _of_beta2(plan, job, reached)
 
 
 def _of_the_lr(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
@@ -117,50 +120,72 @@ def _of_the_lr(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
 
 
 def _of_weight_decay(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
-    name = plan.optimizer["name"]
-    reference = job.reference.optimizer.with_defaults
-    own = [group.weight_decay for group in plan.groups if group.weight_decay]
-    decay = reference.get("weight_decay") or max(own, default=0.0)
-    before = weight_decay_timescale(
-        name,
-        constants={**reference, "weight_decay": decay},
-        lr=plan.base_lr,
-        global_batch_size=plan.reference_batch_size,
-    )
-    if not decay or before is None or plan.is_measured:
-        return
-
-    def timescale(phase: Phase) -> float:
-        constants = {**phase.optimizer, "weight_decay": decay * phase.weight_decay_ratio}
-        lr, batch = plan.base_lr * phase.lr_ratio, phase.global_batch_size
-        return weight_decay_timescale(name, constants=constants, lr=lr, global_batch_size=batch) or before
-
-    far = most(reached, lambda phase: _away(timescale(phase) / before), least=MOVED)
+    decay = plan_decay(plan, job)
+    if decay is None or plan.is_measured or job.scale.horizon:
+        return  # the horizon holds the timescale as a share of the training
+    far = most(reached, lambda phase: _away(decay.timescale(phase) / decay.reference), least=DECAY_MOVED)
     if far is not None:
-        after = timescale(far.phase)
+        after = decay.timescale(far.phase)
         yield (
             "weight_decay_timescale_moved",
-            f"At {far.times} the reference's batch{far.when} {name}'s weight decay has a timescale of {after:.4g} "
-            f"samples, {times(after / before)} the reference's. scale.co_scale.weight_decay: true holds it (Wang and "
-            "Aitchison 2024).",
+            f"At {far.times} the reference's batch{far.when} {decay.name}'s weight decay has a timescale of "
+            f"{after:.4g} samples, {times(after / decay.reference)} the reference's. scale.co_scale.weight_decay: "
+            "true holds it (Wang and Aitchison 2024).",
         )
 
 
 def _of_clipping(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
-    clip = job.train.clip_grad_norm
-    family = optimizer_facts(plan.optimizer["name"]).family
-    if clip is None or plan.rule not in ("linear", "gain", "adascale") or family is not SGD_FAMILY:
+    clip, name = job.train.clip_grad_norm, plan.optimizer["name"]
+    if clip is None or plan.rule == "none":
         return
-    far = most(reached, lambda phase: phase.batch_ratio if plan.is_measured else phase.lr_ratio, least=MOVED)
-    if far is not None:
-        longer = far.phase.batch_ratio if plan.is_measured else far.phase.lr_ratio
+
+    def longer(phase: Phase) -> float:
+        return phase.batch_ratio if plan.is_measured else phase.lr_ratio
+
+    far = most(reached, lambda phase: _away(longer(phase)), least=CLIP_MOVED)
+    if far is None:
+        return
+    facts, ratio = optimizer_facts(name), far.phase.batch_ratio
+    head = f"At {far.times} the reference's batch{far.when}"
+    clipped = "as many steps are clipped as in the reference"
+    if ratio != 1.0:
+        more, size = ("fewer", "smaller") if ratio > 1.0 else ("more", "larger")
+        clipped = f"{more} steps are clipped, because the gradient's norm is {size}"
+    look = "Look at the recorded gradient norms near this batch, and tune the clipping there."
+    if facts.family is SGD_FAMILY:
         up_to = "up to " if plan.is_measured else ""
+        text = (
+            f"{head} a step that train.clip_grad_norm = {clip:g} clips is {up_to}{longer(far.phase):.4g} times as "
+            f"long, and {clipped}. rule: {plan.rule} holds only for steps that are not clipped. {look}"
+        )
+    elif facts.family is not None or facts.averages:
+        text = (
+            f"{head} and train.clip_grad_norm = {clip:g}, {clipped}. {name} divides by the size of its gradients, so "
+            "the clip does not limit the length of a step: it lowers the weight of large gradients in the running "
+            f"averages. {look}"
+        )
+    else:
+        text = (
+            f"{head} and train.clip_grad_norm = {clip:g}, {clipped}. If the step of {name} is proportional to the "
+            f"gradient, a clipped step is {longer(far.phase):.4g} times as long. {look}"
+        )
+    yield "clipping_with_scaled_lr", text
+
+
+def _of_beta2(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
+    """Yield where ``scale.beta2_range`` changes the decay that the rule gives, and both numbers."""
+    bounds = job.scale.beta2_range
+    for one in reached:
+        scaled = plan.scaling.at(one.phase.global_batch_size)
+        if bounds is None or scaled.unbounded_beta2 is None:
+            continue
+        name = "alpha" if "alpha" in scaled.constants else "beta2"
+        used = scaled.constants["alpha"] if name == "alpha" else scaled.constants["betas"][1]
         yield (
-            "clipping_with_scaled_lr",
-            f"At {far.times} the reference's batch{far.when} a step that train.clip_grad_norm = {clip:g} clips is "
-            f"{up_to}{longer:.4g} times as long, and fewer steps are clipped, because the gradient's norm is smaller. "
-            f"rule: {plan.rule} holds only for steps that are not clipped. Look at the recorded gradient norms near "
-            "this batch, and tune the clipping there.",
+            "beta2_range_binds",
+            f"At {one.times} the reference's batch{one.when} {plan.optimizer['name']}'s {name} would be "
+            f"{scaled.unbounded_beta2:.6g}, and scale.beta2_range = [{bounds[0]:g}, {bounds[1]:g}] makes it {used:g}: "
+            "its half-life is not held.",
         )
 
 
@@ -198,13 +223,16 @@ def _short_averages(phase: Phase, plan: Plan, job: Job) -> list[str]:
     """Return texts of the phase's averages that are too short, and were not in the reference."""
     now, before = phase.optimizer, job.reference.optimizer.with_defaults
     decays: list[tuple[str, float, float, float]] = []
-    name = optimizer_facts(plan.optimizer["name"]).sde_constant
-    if plan.rule == "adam_sde" and name == "betas":
+    facts, is_sde = optimizer_facts(plan.optimizer["name"]), plan.rule == "adam_sde"
+    name = facts.sde_constant if is_sde else facts.sde_constant or "betas"
+    if not is_sde and job.scale.co_scale.beta2 is None:
+        pass
+    elif name == "betas":
         for beta, decay, given, least in zip(
             ("beta1", "beta2"), now["betas"], before["betas"], (SHORT_BETA1, SHORT_BETA2), strict=True
         ):
             decays.append((beta, decay, given, least))
-    elif plan.rule == "adam_sde" and name is not None:
+    elif name is not None:
         decays = [(name, now[name], before[name], SHORT_BETA2)]
     if job.train.ema is not None and phase.ema_decay is not None and job.scale.co_scale.ema and not plan.is_measured:
         decays.append(("train.ema's decay", phase.ema_decay, job.train.ema.decay, SHORT_BETA1))

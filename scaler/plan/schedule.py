@@ -53,7 +53,8 @@ def _reference_warmup(job: Job, scaled: Scaled, lengths: Lengths) -> tuple[Warmu
         other = ", or scale.rule: sqrt."
     else:
         legw, other = "scale.rule = legw multiplies the reference's warmup by batch_ratio", "."
-    legw_applies = choose_rule(job.scale.rule, optimizer=job.reference.optimizer.name)[0] == "legw"
+    name = job.reference.optimizer.name
+    legw_applies = choose_rule(job.scale.rule, optimizer=name, horizon=job.scale.horizon)[0] == "legw"
     if scaled.warmup_ratio != 1.0 and tuned is None:
         raise PlanError(
             f"{legw}, and reference.warmup is missing.",
@@ -73,8 +74,13 @@ def _reference_warmup(job: Job, scaled: Scaled, lengths: Lengths) -> tuple[Warmu
         )
     if tuned is None:
         return Warmup(), ""
-    samples = round(lengths.of_reference(tuned) * scaled.warmup_ratio)
-    times = f" x {scaled.warmup_ratio:.4g} by the rule" if scaled.warmup_ratio != 1.0 else ""
+    ratio, by = scaled.warmup_ratio, "the rule"
+    before = lengths.of_reference_training(job.reference) if job.scale.horizon else None
+    if before is not None and tuned.fraction is None:
+        assert lengths.total_samples is not None
+        ratio, by = lengths.total_samples / before, "the horizon"
+    samples = max(1, round(lengths.of_reference(tuned) * ratio))
+    times = f" x {ratio:.4g} by {by}" if ratio != 1.0 else ""
     form = "" if tuned.shape == "linear" else f", {tuned.shape}"
     text = f"the reference's {written(tuned)}{times}, from {tuned.start:g} of its learning rate{form}"
     return Warmup(samples=samples, start=tuned.start, shape=tuned.shape), text
@@ -82,8 +88,8 @@ def _reference_warmup(job: Job, scaled: Scaled, lengths: Lengths) -> tuple[Warmu
 
 def _require_one_momentum(wanted: asked.Schedule, scaled: Scaled) -> None:
     cycles = isinstance(wanted, CLIMBS_ITSELF) and wanted.low_momentum is not None
-    for name, who in (("betas", "scale.rule = adam_sde"), ("momentum", "scale.co_scale.momentum")):
-        if cycles and name in scaled.constants:
+    for name, who in (("eps", "scale.rule = adam_sde"), ("momentum", "scale.co_scale.momentum")):
+        if cycles and name in scaled.constants:  # adam_sde scales eps and the first beta
             raise PlanError(
                 f"schedule.low_momentum cycles the momentum, and {who} scales it.",
                 f"Leave out low_momentum and high_momentum, or {who}.",

@@ -9,11 +9,12 @@ from scaler.job import Job
 from scaler.plan.model import Plan, PlanWarning
 from scaler.plan.optimizers import job_of
 from scaler.plan.phase import Phase
-from scaler.plan.scaling_warnings import Reached, reached_phases, scaling_warnings
+from scaler.plan.scaling_warnings import Reached, reached_phases, scaling_warnings, times
 
 FEW_STEPS = 10
 LARGER = 1.4  # times the reference's batch: below it, the rule changes little
 FAR_RATIO = 64
+FAR_HORIZON = 3.0  # times the reference's length
 
 
 def find_warnings(
@@ -33,6 +34,7 @@ def find_warnings(
         *_of_points_after_the_end(plan, never_grows_at),
         *_of_the_batch(plan),
         *_of_the_ratio(reached),
+        *_of_the_horizon(plan, job),
         *((True, code, message) for code, message in scaling_warnings(plan, job, reached)),
         *_of_each_optimizer(plan, job),
     )
@@ -144,6 +146,22 @@ def _of_the_ratio(reached: Sequence[Reached]) -> Iterator[tuple[bool, str, str]]
             f"The batch{size} is {one.times} the reference's: no rule is known to hold at this ratio. Tune a reference "
             "with a batch size near it.",
         )
+
+
+def _of_the_horizon(plan: Plan, job: Job) -> Iterator[tuple[bool, str, str]]:
+    """Yield a warning if the training is much longer or shorter than the reference's, and the rule ignores it."""
+    before, total = plan.reference_samples, plan.total_samples
+    if before is None or job.scale.horizon:
+        return
+    law = "AdamW has a law for it: scale.horizon: true scales its learning rate and constants with the length too."
+    if job.reference.optimizer.name not in ("adamw", "torch.optim:AdamW") or plan.rule not in ("sqrt", "adam_sde"):
+        law = "Tune the reference at about this length."
+    yield (
+        not 1 / FAR_HORIZON <= total / before <= FAR_HORIZON,
+        "horizon_far_from_reference",
+        f"The training of {total:,} samples is {times(total / before)} the reference's {before:,}, and the best "
+        f"learning rate and weight decay depend on the length. {law}",
+    )
 
 
 def _batch(phase: Phase) -> int:

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from scaler.core.betas import scale_beta
 from scaler.core.optimizers import ADAPTIVE, NAMED_OPTIMIZERS, OPTIMIZERS, Family, OptimizerFacts, optimizer_facts
 from scaler.core.rules import RULES, SOURCES, CoScale, Rule, choose_rule, gain_exponent, lr_ratio
-from scaler.core.scale import Scaled, scale, scale_beta
+from scaler.core.scale import Scaled, scale
 from scaler.errors import PlanError
 
 REFERENCE = 16

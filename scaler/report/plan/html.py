@@ -191,6 +191,7 @@ def _rows(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
         ("rule", plan.rule, plan.rule_reason),
         ("lr_ratio", ratio(plan.lr_ratio), reasons["lr_ratio"]),
         ("peak_lr", option(plan.peak_lr), reasons["peak_lr"]),
+        *_weight_decay(plan),
         ("schedule", plan.schedule.shape.name, reasons["schedule"]),
         ("warmup_samples", _samples(plan, plan.warmup_samples, plan.warmup_steps), reasons["warmup_samples"]),
         ("num_samples", plural(plan.num_samples, "sample"), "the training set"),
@@ -204,6 +205,14 @@ def _rows(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
         ("optimizer", f"{plan.optimizer['name']}, {options}", reasons["optimizer"]),
         *((f"optimizers.{own.name}", *of_its_own(own)) for own in plan.optimizers),
     ]
+
+
+def _weight_decay(plan: Plan) -> list[tuple[str, str, str]]:
+    timescale = plan.weight_decay_timescale
+    if timescale is None:
+        return []
+    name = "weight_decay_timescale"
+    return [(name, f"{number(round(timescale))} samples", plan.reasons[name])]
 
 
 def _sizes(plan: Plan, job: Job | None) -> str:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from scaler.job import Job
 from scaler.plan import Phase, Plan
+from scaler.plan.reasons import kappa_reason
 from scaler.report.plan.estimate import PlanEstimate
 from scaler.report.plan.estimate_text import GOOD, estimate_rows, times_of
 from scaler.report.plan.format import (
@@ -116,6 +117,7 @@ def _numbers(plan: Plan, job: Job | None, estimate: PlanEstimate | None) -> Rend
         ("global batch", number(plan.global_batch_size), reasons["global_batch_size"]),
         ("batch ratio", ratio(plan.batch_ratio), reasons["batch_ratio"]),
         ("lr ratio", ratio(plan.lr_ratio), plan.rule_reason),
+        *_kappa(plan),
         ("peak lr", option(plan.peak_lr), reasons["peak_lr"]),
         ("warmup", plural(plan.warmup_steps, "step"), reasons["warmup_samples"]),
         ("schedule", plan.schedule.shape.name, reasons["schedule"]),
@@ -128,6 +130,9 @@ def _numbers(plan: Plan, job: Job | None, estimate: PlanEstimate | None) -> Rend
         ("optimizer", printable(_short(str(plan.optimizer["name"]))), printable(_optimizer(plan))),
         *((f"optimizer {own.name}", *of_its_own(own)) for own in plan.optimizers),
     ]
+    if plan.weight_decay_timescale is not None:
+        timescale = f"{number(round(plan.weight_decay_timescale))} samples"
+        rows.append(("weight decay", timescale, f"timescale: {reasons['weight_decay_timescale']}"))
     average = plan.phases[0].ema_decay
     if average is not None:
         rows.append(("average", option(average), average_reason(plan)))
@@ -139,6 +144,12 @@ def _numbers(plan: Plan, job: Job | None, estimate: PlanEstimate | None) -> Rend
         rows.append(("checkpoint", often, printable(which)))
     rows += [(name, value, printable(reason)) for name, value, reason in estimate_rows(estimate)]
     return Padding(_grid(rows), (0, 0, 0, 2))
+
+
+def _kappa(plan: Plan) -> list[tuple[str, str, str]]:
+    """The row of ``scale.horizon``: the ratio that the rule scales with."""
+    reason = kappa_reason(plan)
+    return [("kappa", ratio(plan.scaling.rule.kappa(plan.batch_ratio)), reason)] if reason else []
 
 
 def _optimizer(plan: Plan) -> str:

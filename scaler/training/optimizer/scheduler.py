@@ -9,7 +9,7 @@ from weakref import ref
 
 from scaler.core.optimizers import NAMED_OPTIMIZERS
 from scaler.core.scale import scale
-from scaler.core.scale_lr import batch_ratio, make_rule, peak_lr
+from scaler.core.scale_lr import batch_ratio, horizon, make_rule, peak_lr
 from scaler.core.schedules import Schedule
 from scaler.core.short_step import scale_short_step, short_step_momentum
 from scaler.errors import PlanError
@@ -81,6 +81,9 @@ class SampleScheduler:
         noise_scale: as in ``scaler.scale_lr``.
         betas: as in ``scaler.scale_lr``.
         co_scale: as in ``scaler.scale_lr``.
+        beta2_range: as in ``scaler.scale_lr``.
+        reference_samples: as in ``scaler.scale_lr``.
+        total_samples: as in ``scaler.scale_lr``.
 
     Attributes:
         samples_seen: samples before the step that the learning rate was written for; after a load, where to continue.
@@ -126,7 +129,10 @@ class SampleScheduler:
         exponent: float | None = None,
         noise_scale: float | None = None,
         betas: str = "sde",
-        co_scale: Mapping[str, bool] | None = None,
+        co_scale: Mapping[str, bool | str] | None = None,
+        beta2_range: tuple[float, float] | None = None,
+        reference_samples: int | None = None,
+        total_samples: int | None = None,
     ) -> None:
         if "_optimizer_step_post_hooks" not in vars(optimizer):
             raise PlanError(
@@ -138,7 +144,14 @@ class SampleScheduler:
         ratio = batch_ratio(reference_batch_size=reference_batch_size, global_batch_size=global_batch_size)
         name = _name_of(type(optimizer))
         self._rule, self.reason = make_rule(
-            rule, optimizer=name, exponent=exponent, noise_scale=noise_scale, betas=betas, co_scale=co_scale
+            rule,
+            optimizer=name,
+            exponent=exponent,
+            noise_scale=noise_scale,
+            betas=betas,
+            co_scale=co_scale,
+            beta2_range=beta2_range,
+            horizon=horizon(reference_samples=reference_samples, total_samples=total_samples),
         )
         self.optimizer_name = name
         self.optimizer = optimizer
@@ -309,9 +322,8 @@ class SampleScheduler:
         """Write the constants of a short step while the optimizer takes it, as ``step_settings`` does."""
         if self._short is None:
             return
-        moves = self._momentum() is not None
         for group, constants in zip(self.optimizer.param_groups, self._short.constants, strict=True):
-            set_group_constants(self.optimizer, group, _without_momentum(constants, group) if moves else constants)
+            self._set_constants(group, constants)
         self._inside.enter_context(
             short_momentum(
                 self.optimizer,
@@ -328,15 +340,21 @@ class SampleScheduler:
                 self.optimizer.param_groups, self._groups, self._short.constants, strict=True
             ):
                 whole = {**planned.all_constants, **planned.constants}
-                set_group_constants(self.optimizer, group, {key: whole[key] for key in short})
+                self._set_constants(group, {key: whole[key] for key in short})
 
     def _write(self) -> None:
         """Write learning rates and constants, which a load may have replaced. The next step counts as a whole one."""
         self._short, self._announced, self._stepped = None, False, False
         for group, planned in zip(self.optimizer.param_groups, self._groups, strict=True):
             group.update({f"initial_{key}": value for key, value in planned.reference.items()})
-            set_group_constants(self.optimizer, group, planned.constants)
+            self._set_constants(group, planned.constants)
         self._write_lrs()
+
+    def _set_constants(self, group: dict[str, Any], constants: Mapping[str, Any]) -> None:
+        """Write constants into a parameter group, except a momentum (for Adam: beta1) that the schedule moves."""
+        if self.schedule.momentum(0) is not None:
+            constants = _without_momentum(constants, group)
+        set_group_constants(self.optimizer, group, constants)
 
     def _momentum(self) -> float | None:
         momentum = self.schedule.momentum(self.samples_seen)

@@ -159,7 +159,8 @@ def require_free_momentum(group: Mapping[str, Any], scaled: Mapping[str, Any], o
     moved = "betas" if "betas" in group else "momentum"
     if moved not in group:
         raise PlanError(f"schedule.low_momentum moves the momentum, but {optimizer} has none.", "Leave it out.")
-    if moved in scaled:
+    only_second = moved == "betas" and "eps" not in scaled  # co_scale.beta2; adam_sde scales beta1 and eps too
+    if moved in scaled and not only_second:
         raise PlanError(f"schedule.low_momentum moves {moved}, but the rule scales it too.", "Leave one of them out.")
     if "train_mode" in group:
         raise PlanError(

@@ -62,6 +62,9 @@ class Scheduled:
             noise_scale=scale.noise_scale,
             betas=scale.betas,
             co_scale=scale.co_scale.model_dump(exclude={"ema"}),
+            beta2_range=scale.beta2_range,
+            reference_samples=plan.reference_samples if scale.horizon else None,
+            total_samples=plan.total_samples if scale.horizon else None,
         )
         optimizer.register_step_post_hook(lambda *_: self._stepped(after))
         self._reference_lr = job.reference.lr

@@ -1,0 +1,70 @@
+"""How long weight decay takes in a plan: its timescale in samples, and as a share of the training."""
+
+from dataclasses import dataclass
+
+from scaler.core.timescales import weight_decay_timescale
+from scaler.job import Job
+from scaler.plan.model import Plan
+from scaler.plan.phase import Phase
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanDecay:
+    """The weight decay of a plan that has a timescale: the optimizer's, or else the largest of a group.
+
+    Args:
+        name: of the optimizer.
+        weight_decay: at the reference's batch.
+        reference: timescale in samples in the reference.
+        base_lr: learning rate of the reference.
+    """
+
+    name: str
+    weight_decay: float
+    reference: float
+    base_lr: float
+
+    def timescale(self, phase: Phase) -> float:
+        """Return the timescale in samples, at the peak learning rate of a phase."""
+        constants = {**phase.optimizer, "weight_decay": self.weight_decay * phase.weight_decay_ratio}
+        lr, batch = self.base_lr * phase.lr_ratio, phase.global_batch_size
+        found = weight_decay_timescale(self.name, constants=constants, lr=lr, global_batch_size=batch)
+        assert found is not None  # its optimizer has one in the reference
+        return found
+
+
+def plan_decay(plan: Plan, job: Job) -> PlanDecay | None:
+    """Return the weight decay of a plan; None without weight decay, or if its timescale is not known.
+
+    See ``scaler.core.timescales``.
+    """
+    name, reference = plan.optimizer["name"], job.reference.optimizer.with_defaults
+    own = [group.weight_decay for group in plan.groups if group.weight_decay]
+    decay = reference.get("weight_decay") or max(own, default=0.0)
+    before = weight_decay_timescale(
+        name,
+        constants={**reference, "weight_decay": decay},
+        lr=plan.scaling.base_lr,
+        global_batch_size=plan.reference_batch_size,
+    )
+    if not decay or before is None:
+        return None
+    return PlanDecay(name=name, weight_decay=decay, reference=before, base_lr=plan.scaling.base_lr)
+
+
+def decay_reason(plan: Plan, job: Job) -> str:
+    """Return the timescale of weight decay as text, beside the reference's; empty without one.
+
+    With ``adascale`` it is the timescale at a gain of 1, because the gain is measured in training.
+    """
+    decay = plan_decay(plan, job)
+    if decay is None:
+        return ""
+    now, total, before = decay.timescale(plan.phases[0]), plan.total_samples, plan.reference_samples
+    share = f", {decay.reference / before:.3g} of its training" if before is not None else ""
+    gain = ", divided by the measured gain" if plan.is_measured else ""
+    return f"{now / total:.3g} of the training{gain}; in the reference {_samples(decay.reference)}{share}"
+
+
+def _samples(count: float) -> str:
+    return f"{count:,.0f} samples" if count >= 100 else f"{count:.3g} samples"
