@@ -33,6 +33,8 @@ SGD_FAMILY = Family(text="the SGD family", auto_rule="linear", gain_exponent=1.0
 ADAPTIVE = Family(text="adaptive optimizers", auto_rule="sqrt", gain_exponent=0.5)
 # Each layer has a learning rate of its own: the ratio of the norms of its weights and of its step.
 LAYERWISE = Family(text="layer-wise learning rates", auto_rule="legw")
+# The step is the gradient's nearest orthogonal matrix: its size does not depend on that of the gradient.
+ORTHOGONAL = Family(text="optimizers that orthogonalize the step", auto_rule="sqrt")
 # The optimizer estimates its learning rate in training.
 SELF_TUNED = Family(text="optimizers that find their own step", auto_rule="none")
 
@@ -60,6 +62,7 @@ class OptimizerFacts:
         has_momentum: whether it has a momentum that a schedule can cycle; True also where only the class can tell.
         averages_weights: whether the optimizer averages the weights itself (schedule-free); its momentum or first beta
             is the share of this average in the weights that are trained.
+        takes_matrices: whether it trains parameters with two dimensions only, and needs another optimizer beside it.
     """
 
     name: str
@@ -74,6 +77,7 @@ class OptimizerFacts:
     scales_momentum: bool = False
     has_momentum: bool = True
     averages_weights: bool = False
+    takes_matrices: bool = False
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -125,6 +129,17 @@ _TABLE = (
         sde_constant="alpha",
         has_running_squares=True,
         sums_gradients=True,
+    ),
+    OptimizerFacts(
+        name="muon",
+        path="torch.optim:Muon",
+        # adjust_lr_fn: original (also None) multiplies the learning rate by sqrt(max(1, rows / columns)),
+        # match_rms_adamw by 0.2 sqrt(max(rows, columns)).
+        options={"momentum": 0.95, "weight_decay": 0.1, "nesterov": True, "ns_steps": 5, "adjust_lr_fn": None},
+        family=ORTHOGONAL,
+        weight_decay="decoupled",
+        averages=("momentum",),
+        takes_matrices=True,
     ),
     OptimizerFacts(
         name="lars",
@@ -207,7 +222,6 @@ _TABLE = (
     ),
     OptimizerFacts(name="torch.optim:Adagrad", path="torch.optim:Adagrad", family=ADAPTIVE, has_momentum=False),
     OptimizerFacts(name="torch.optim:Adadelta", path="torch.optim:Adadelta", averages=("rho",)),
-    OptimizerFacts(name="torch.optim:Muon", path="torch.optim:Muon", weight_decay="decoupled", averages=("momentum",)),
 )
 
 OPTIMIZERS: Mapping[str, OptimizerFacts] = MappingProxyType({row.name: row for row in _TABLE})

@@ -14,7 +14,7 @@ from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
 from scaler.plan.groups import make_groups
 from scaler.plan.lengths import Lengths
-from scaler.plan.model import SCHEMA_VERSION, Plan
+from scaler.plan.model import SCHEMA_VERSION, Plan, PlanParameter
 from scaler.plan.optimizers import make_optimizers
 from scaler.plan.phase import Phase
 from scaler.plan.phases import (
@@ -28,6 +28,7 @@ from scaler.plan.phases import (
 )
 from scaler.plan.reasons import number_reasons
 from scaler.plan.schedule import make_schedule
+from scaler.plan.split import needs_parameters
 from scaler.plan.warnings import find_warnings
 
 CURVE_POINTS = 200
@@ -38,7 +39,7 @@ def make_plan(
     world_size: int | None = None,
     *,
     num_samples: int | None = None,
-    parameters: Mapping[str, int] | None = None,
+    parameters: Mapping[str, int | PlanParameter] | None = None,
 ) -> Plan:
     """Return the plan of ``job`` on ``world_size`` workers, always from the reference.
 
@@ -46,8 +47,9 @@ def make_plan(
         job: the job.
         world_size: workers, >= 1; None: the most that the job asks for.
         num_samples: size of the training set, if the job does not give it (``train.num_samples`` wins).
-        parameters: name -> number of elements of every parameter of the model; a job with ``groups`` or
-            ``layer_decay`` needs them.
+        parameters: name -> number of elements of every parameter of the model, for a job with ``groups`` or
+            ``layer_decay``; name -> ``PlanParameter`` for one that splits the parameters among several optimizers, or
+            whose optimizer takes matrices only. Not used for other jobs.
 
     Raises:
         PlanError: numbers that do not fit together; names numbers that fit.
@@ -59,11 +61,18 @@ def make_plan(
             "train.num_samples is missing, and the plan counts epochs in samples.",
             "Give the size of the training set: train.num_samples.",
         )
-    if parameters is None and (job.groups or job.layer_decay is not None):
+    if parameters is None and needs_parameters(job):
         raise PlanError(
-            "groups and layer_decay match the model's parameters, and the plan is made without a model.",
-            "Pass parameters: {name: parameter.numel() for name, parameter in model.named_parameters()}.",
+            "groups, layer_decay and several optimizers match the model's parameters, and the plan is made without a "
+            "model.",
+            "Pass parameters: {name: parameter.numel() for name, parameter in model.named_parameters()}; for several "
+            "optimizers PlanParameter instead of numbers.",
         )
+    known = {
+        name: each if isinstance(each, PlanParameter) else PlanParameter(size=each)
+        for name, each in (parameters or {}).items()
+        if needs_parameters(job)
+    }
     batch, batch_reason = first_batch(job, world_size)
     rule, rule_reason = choose_rule(job.scale.rule, optimizer=job.reference.optimizer.name)
     first, scaled = make_phase(job, batch, start_samples=0, start_steps=0)
@@ -84,6 +93,7 @@ def make_plan(
     _require_measurable(job, rule, parts=world_size * batch.grad_accum_steps)
     _require_momentum(schedule, first.optimizer["name"])
     _require_a_step(job, phases, num_samples)
+    optimizers = make_optimizers(job, schedule, phases, known)
     plan = Plan(
         schema_version=SCHEMA_VERSION,
         purpose="train",
@@ -116,8 +126,15 @@ def make_plan(
         rewarmup_samples=lengths.cadence(rewarmup) if rewarmup is not None else 0,
         grow_every_samples=lengths.stretch(growth.every) if isinstance(growth, GrowWithNoise) else None,
         phases=phases,
-        groups=make_groups(job, parameters or {}, peak_lr=first.peak_lr, lengths=lengths),
-        optimizers=make_optimizers(job, schedule, phases),
+        groups=make_groups(
+            job,
+            {name: each.size for name, each in known.items()},
+            peak_lr=first.peak_lr,
+            lengths=lengths,
+            optimizers=optimizers,
+        ),
+        optimizers=optimizers,
+        parameters=known,
         reacts=_reacts(job, rule),
         lr_curve=(),
         reasons={},
