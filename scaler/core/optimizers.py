@@ -17,13 +17,13 @@ class Family:
 
     Args:
         text: the family's name in messages.
-        auto_rule: the rule that ``scale.rule: auto`` chooses for it.
+        auto_rule: the rule that ``scale.rule: auto`` chooses for it; None: it is refused, because none is measured.
         gain_exponent: the learning rate is multiplied by the gain to this power (rules ``gain`` and ``adascale``);
             None: no source says how it follows the gain, and these rules are refused.
     """
 
     text: str
-    auto_rule: str
+    auto_rule: str | None
     gain_exponent: float | None = None
 
 
@@ -35,6 +35,8 @@ ADAPTIVE = Family(text="adaptive optimizers", auto_rule="sqrt", gain_exponent=0.
 LAYERWISE = Family(text="layer-wise learning rates", auto_rule="legw")
 # The step is the gradient's nearest orthogonal matrix: its size does not depend on that of the gradient.
 ORTHOGONAL = Family(text="optimizers that orthogonalize the step", auto_rule="sqrt")
+# The step is the sign of an average of gradients: its size does not depend on that of the gradient.
+SIGN = Family(text="sign methods", auto_rule=None)
 # The optimizer estimates its learning rate in training.
 SELF_TUNED = Family(text="optimizers that find their own step", auto_rule="none")
 
@@ -135,7 +137,15 @@ _TABLE = (
         path="torch.optim:Muon",
         # adjust_lr_fn: original (also None) multiplies the learning rate by sqrt(max(1, rows / columns)),
         # match_rms_adamw by 0.2 sqrt(max(rows, columns)).
-        options={"momentum": 0.95, "weight_decay": 0.1, "nesterov": True, "ns_steps": 5, "adjust_lr_fn": None},
+        options={
+            "weight_decay": 0.1,
+            "momentum": 0.95,
+            "nesterov": True,
+            "ns_coefficients": (3.4445, -4.775, 2.0315),
+            "eps": 1e-7,
+            "ns_steps": 5,
+            "adjust_lr_fn": None,
+        },
         family=ORTHOGONAL,
         weight_decay="decoupled",
         averages=("momentum",),
@@ -168,6 +178,7 @@ _TABLE = (
         name="lion",
         path="pytorch_optimizer:Lion",
         options={"betas": (0.9, 0.99), "weight_decay": 0},
+        family=SIGN,
         weight_decay="decoupled",
         averages=("betas",),
     ),
