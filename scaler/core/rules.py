@@ -82,9 +82,10 @@ def choose_rule(rule: str, *, optimizer: str) -> tuple[str, str]:
     """Return the rule to use and why.
 
     ``auto`` chooses by the optimizer's family (``scaler.core.optimizers``): linear for the SGD family, whose step is
-    proportional to the gradient; square root for optimizers that divide by a running root of its square; LEGW for LARS
-    and LAMB; none for Prodigy, which finds its own step; square root for Muon. Names are compared as a whole, and an
-    optimizer whose family is not known, or not measured (Lion), is refused. The reason calls ``gain`` and ``adascale`` experimental for adaptive optimizers.
+    proportional to the gradient; square root for optimizers that divide by a running root of its square, and for Muon;
+    LEGW for LARS and LAMB; none for Prodigy, which finds its own step. Names are compared as a whole, and an optimizer
+    whose family is not known, or not measured (Lion), is refused. The reason calls ``gain`` and ``adascale``
+    experimental for adaptive optimizers.
 
     Args:
         rule: one of ``RULES``.

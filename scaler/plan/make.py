@@ -61,12 +61,15 @@ def make_plan(
             "train.num_samples is missing, and the plan counts epochs in samples.",
             "Give the size of the training set: train.num_samples.",
         )
-    if parameters is None and needs_parameters(job):
+    if parameters is None and (job.groups or job.layer_decay is not None):
         raise PlanError(
-            "groups, layer_decay and several optimizers match the model's parameters, and the plan is made without a "
-            "model.",
-            "Pass parameters: {name: parameter.numel() for name, parameter in model.named_parameters()}; for several "
-            "optimizers PlanParameter instead of numbers.",
+            "groups and layer_decay match the model's parameters, and the plan is made without a model.",
+            "Pass parameters: {name: parameter.numel() for name, parameter in model.named_parameters()}.",
+        )
+    if parameters is None and job.reference.splits:
+        raise PlanError(
+            "several optimizers share the model's parameters, and the plan is made without a model.",
+            "Pass parameters: the name and scaler.plan.PlanParameter of each; scaler.plan_job does it.",
         )
     known = {
         name: each if isinstance(each, PlanParameter) else PlanParameter(size=each)

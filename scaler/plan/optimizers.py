@@ -46,7 +46,7 @@ def _made(job: Job, name: str, schedule: Schedule, phases: Sequence[Phase]) -> P
     own_job = job_of(job, name)
     if job.scale.rule == "adascale":
         raise PlanError(
-            f"scale.rule = adascale measures the gradient of one optimizer, and {place_of(job, name)} is another.",
+            f"scale.rule = adascale measures the gradient of one optimizer, and {place_of(job, name)} is a second.",
             "Use another rule.",
         )
     if schedule.momentum(0) is not None and own_job.reference.optimizer.name != job.reference.optimizer.name:
