@@ -17,13 +17,13 @@ class Family:
 
     Args:
         text: the family's name in messages.
-        auto_rule: the rule that ``scale.rule: auto`` chooses for it.
+        auto_rule: the rule that ``scale.rule: auto`` chooses for it; None: it is refused, because none is measured.
         gain_exponent: the learning rate is multiplied by the gain to this power (rules ``gain`` and ``adascale``);
             None: no source says how it follows the gain, and these rules are refused.
     """
 
     text: str
-    auto_rule: str
+    auto_rule: str | None
     gain_exponent: float | None = None
 
 
@@ -33,6 +33,10 @@ SGD_FAMILY = Family(text="the SGD family", auto_rule="linear", gain_exponent=1.0
 ADAPTIVE = Family(text="adaptive optimizers", auto_rule="sqrt", gain_exponent=0.5)
 # Each layer has a learning rate of its own: the ratio of the norms of its weights and of its step.
 LAYERWISE = Family(text="layer-wise learning rates", auto_rule="legw")
+# The step is the gradient's nearest orthogonal matrix: its size does not depend on that of the gradient.
+ORTHOGONAL = Family(text="optimizers that orthogonalize the step", auto_rule="sqrt")
+# The step is the sign of an average of gradients: its size does not depend on that of the gradient.
+SIGN = Family(text="sign methods", auto_rule=None)
 # The optimizer estimates its learning rate in training.
 SELF_TUNED = Family(text="optimizers that find their own step", auto_rule="none")
 
@@ -60,6 +64,7 @@ class OptimizerFacts:
         has_momentum: whether it has a momentum that a schedule can cycle; True also where only the class can tell.
         averages_weights: whether the optimizer averages the weights itself (schedule-free); its momentum or first beta
             is the share of this average in the weights that are trained.
+        takes_matrices: whether it trains parameters with two dimensions only, and needs another optimizer beside it.
     """
 
     name: str
@@ -74,6 +79,7 @@ class OptimizerFacts:
     scales_momentum: bool = False
     has_momentum: bool = True
     averages_weights: bool = False
+    takes_matrices: bool = False
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -127,6 +133,25 @@ _TABLE = (
         sums_gradients=True,
     ),
     OptimizerFacts(
+        name="muon",
+        path="torch.optim:Muon",
+        # adjust_lr_fn: original (also None) multiplies the learning rate by sqrt(max(1, rows / columns)),
+        # match_rms_adamw by 0.2 sqrt(max(rows, columns)).
+        options={
+            "weight_decay": 0.1,
+            "momentum": 0.95,
+            "nesterov": True,
+            "ns_coefficients": (3.4445, -4.775, 2.0315),
+            "eps": 1e-7,
+            "ns_steps": 5,
+            "adjust_lr_fn": None,
+        },
+        family=ORTHOGONAL,
+        weight_decay="decoupled",
+        averages=("momentum",),
+        takes_matrices=True,
+    ),
+    OptimizerFacts(
         name="lars",
         path="pytorch_optimizer:LARS",
         options={"momentum": 0.9, "weight_decay": 0, "trust_coefficient": 1e-3, "nesterov": False},
@@ -153,6 +178,7 @@ _TABLE = (
         name="lion",
         path="pytorch_optimizer:Lion",
         options={"betas": (0.9, 0.99), "weight_decay": 0},
+        family=SIGN,
         weight_decay="decoupled",
         averages=("betas",),
     ),
@@ -207,7 +233,6 @@ _TABLE = (
     ),
     OptimizerFacts(name="torch.optim:Adagrad", path="torch.optim:Adagrad", family=ADAPTIVE, has_momentum=False),
     OptimizerFacts(name="torch.optim:Adadelta", path="torch.optim:Adadelta", averages=("rho",)),
-    OptimizerFacts(name="torch.optim:Muon", path="torch.optim:Muon", weight_decay="decoupled", averages=("momentum",)),
 )
 
 OPTIMIZERS: Mapping[str, OptimizerFacts] = MappingProxyType({row.name: row for row in _TABLE})

@@ -13,7 +13,7 @@ from typing import Literal
 
 from scaler.core.nearest import did_you_mean
 from scaler.core.noise_scale import gain
-from scaler.core.optimizers import ADAPTIVE, names_where, optimizer_facts
+from scaler.core.optimizers import ADAPTIVE, ORTHOGONAL, names_where, optimizer_facts
 from scaler.errors import PlanError
 
 RULES = ("auto", "linear", "sqrt", "power", "adam_sde", "gain", "adascale", "legw", "none")
@@ -100,9 +100,10 @@ def choose_rule(rule: str, *, optimizer: str, horizon: bool = False) -> tuple[st
     """Return the rule to use and why.
 
     ``auto`` chooses by the optimizer's family (``scaler.core.optimizers``): linear for the SGD family, whose step is
-    proportional to the gradient; square root for optimizers that divide by a running root of its square; LEGW for LARS
-    and LAMB; none for Prodigy, which finds its own step. Names are compared as a whole, and an optimizer whose family
-    is not known is refused. The reason calls ``gain`` and ``adascale`` experimental for adaptive optimizers.
+    proportional to the gradient; square root for optimizers that divide by a running root of its square, and for Muon;
+    LEGW for LARS and LAMB; none for Prodigy, which finds its own step. Names are compared as a whole, and an optimizer
+    whose family is not known, or not measured (Lion), is refused. The reason calls ``gain`` and ``adascale``
+    experimental for adaptive optimizers.
 
     Args:
         rule: one of ``RULES``.
@@ -129,7 +130,7 @@ def choose_rule(rule: str, *, optimizer: str, horizon: bool = False) -> tuple[st
     if rule != "auto":
         return rule, f"{optimizer}: {_source(rule, optimizer)}, as requested"
     family = optimizer_facts(optimizer).family
-    if family is None:
+    if family is None or family.auto_rule is None:
         raise PlanError(
             f"scale.rule = auto does not know the optimizer {optimizer}.",
             "Choose a rule for it: rule: linear, rule: sqrt or rule: none.",
@@ -155,6 +156,8 @@ def not_a_rule(word: str) -> PlanError:
 def _source(rule: str, optimizer: str) -> str:
     """Return what a rule is, with the paper that gives it for this optimizer."""
     facts = optimizer_facts(optimizer)
+    if rule == "sqrt" and facts.family is ORTHOGONAL:
+        return "square-root rule, by bounds on its convergence at a fixed momentum (Shulgin et al. 2026)"
     if facts.family is not ADAPTIVE:
         return SOURCES[rule]
     if rule == "sqrt" and not facts.has_running_squares:
@@ -185,7 +188,9 @@ def lr_ratio(rule: Rule, *, batch_ratio: float, reference_batch_size: int, optim
     Sources:
         linear: Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 2.1.
         sqrt: Krizhevsky 2014, https://arxiv.org/abs/1404.5997, for SGD; Malladi et al. 2022,
-        https://arxiv.org/abs/2205.10287, for Adam and RMSprop.
+        https://arxiv.org/abs/2205.10287, for Adam and RMSprop; Shulgin et al. 2026, https://arxiv.org/abs/2603.15958,
+        for Muon: their bound a / (steps * lr) + b * lr + c / sqrt(batch) is least at an lr that is proportional to
+        sqrt(batch) if samples and momentum stay.
         adam_sde: Malladi et al. 2022, https://arxiv.org/abs/2205.10287; with a horizon Mlodozeniec et al. 2025,
         https://arxiv.org/abs/2512.22382.
         gain: McCandlish et al. 2018, https://arxiv.org/abs/1812.06162; the square root for Adam is that of

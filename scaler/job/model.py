@@ -4,13 +4,14 @@
 """
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from scaler.errors import JobFileError
 from scaler.job.acceleration import ActivationCheckpointing, CompileChoice
-from scaler.job.optimizer import LayerDecay, Optimizer, ParameterGroup
+from scaler.job.optimizer import LayerDecay, Optimizer, OwnRule, ParameterGroup, Patterns
 from scaler.job.resources import Resources
 from scaler.job.runtime_env import RuntimeEnv
 from scaler.job.scale import Scale
@@ -18,17 +19,27 @@ from scaler.job.schedule import Constant, ReferenceWarmup, Schedule, schedule_ta
 from scaler.job.section import MOST, MOST_EPOCHS, Length, Point, Section, file_name, problem
 from scaler.job.tracking import Tracking
 
+FALLBACK = "fallback"  # the name of ``reference.optimizer.fallback`` among several optimizers
+
 
 class NamedOptimizer(Section):
     """One of several optimizers, where it was tuned with another learning rate or another optimizer than the rest."""
 
+    match: Patterns | None = Field(
+        None,
+        description='Patterns for the names of the parameters that it trains, such as ["head.*"], in a recipe with one '
+        "loss. reference.optimizer trains the rest. null: the recipe says what it trains.",
+    )
     lr: float | None = Field(None, gt=0, description="Its learning rate in the reference; null: reference.lr.")
     optimizer: Optimizer | None = Field(None, description="Its optimizer; null: reference.optimizer.")
+    rule: OwnRule | None = Field(None, description="Its rule; null: scale.rule.")
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:
-        if self.lr is None and self.optimizer is None:
-            raise problem("changes nothing.", "Give lr or optimizer, or leave it out.")
+        if self.lr is None and self.optimizer is None and self.rule is None:
+            raise problem("changes nothing.", "Give lr, optimizer or rule, or leave it out.")
+        if self.optimizer is not None and self.optimizer.fallback is not None:
+            raise problem("has an optimizer with a fallback.", "Give the fallback to reference.optimizer.")
         return self
 
 
@@ -42,8 +53,9 @@ class Reference(Section):
     optimizer: Optimizer = Field(description="Optimizer that the reference was tuned with.")
     optimizers: dict[str, NamedOptimizer] = Field(
         default_factory=dict,
-        description="For a recipe with several optimizers: name -> what differs from lr and optimizer above, such as "
-        "{d: {lr: 0.0004}}. An optimizer of the recipe that is not here has lr and optimizer above.",
+        description="Several optimizers: name -> what differs from lr and optimizer above, such as {d: {lr: 0.0004}} "
+        'for the optimizer d of a recipe, or {head: {match: ["head.*"], lr: 0.001}} for parameters by their names. '
+        "Everything else has lr and optimizer above.",
     )
     warmup: ReferenceWarmup | None = Field(
         None,
@@ -80,6 +92,44 @@ class Reference(Section):
     def has_length(self) -> bool:
         """Whether the length of the reference's training is known."""
         return self.total_samples is not None or self.epochs is not None
+
+    @property
+    def several(self) -> Mapping[str, NamedOptimizer]:
+        """``optimizers``, and after them the fallback of ``optimizer``, under the name ``fallback``."""
+        beside = self.optimizer.beside
+        if beside is None:
+            return self.optimizers
+        optimizer = Optimizer(name=beside.name, **beside.options)
+        own = NamedOptimizer(match=beside.match, lr=beside.lr, optimizer=optimizer, rule=beside.rule)
+        return {**self.optimizers, FALLBACK: own}
+
+    @property
+    def splits(self) -> bool:
+        """Whether the parameters of a recipe with one loss are split among several optimizers."""
+        return self.optimizer.fallback is not None or any(own.match for own in self.optimizers.values())
+
+    @model_validator(mode="after")
+    def _optimizers_fit_together(self) -> Self:
+        matching = [name for name, own in self.optimizers.items() if own.match is not None]
+        if self.splits and len(matching) < len(self.optimizers):
+            name = next(name for name in self.optimizers if name not in matching)
+            raise problem(
+                f"has optimizers.{name} without match, and {matching[0] if matching else FALLBACK} splits the "
+                "parameters.",
+                f'Say what it trains, such as {name}: {{match: ["{name}.*"], ...}}.',
+            )
+        if FALLBACK in self.optimizers and self.optimizer.fallback is not None:
+            raise problem(f"has optimizers.{FALLBACK}, which is the name of optimizer.fallback.", "Use another name.")
+        for name, own in self.several.items() if self.splits else ():
+            other = own.optimizer or self.optimizer
+            if own.lr is None and other.has_lr_of_adam != self.optimizer.has_lr_of_adam:
+                where = "optimizer.fallback" if name == FALLBACK else f"optimizers.{name}"
+                raise problem(
+                    f"has {where} without lr, and a learning rate of {self.optimizer.name} is not one of {other.name}.",
+                    f"Give the learning rate that {other.name} was tuned with, such as {{name: {other.name}, "
+                    "lr: 0.001}; or adjust_lr_fn: match_rms_adamw, with which muon takes the steps of AdamW.",
+                )
+        return self
 
 
 class Ema(Section):

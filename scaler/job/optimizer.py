@@ -11,11 +11,12 @@ from scaler.core.optimizers import NAMED_OPTIMIZERS, optimizer_facts, optimizer_
 from scaler.job.section import Point, Section, problem
 
 SHARES = ("betas", "momentum", "alpha")  # the share of an average or a sum that a step keeps
+ADJUST_LR = ("original", "match_rms_adamw")  # of Muon: how the learning rate follows the shape of a matrix
 AT_LEAST_0 = ("eps", "weight_decay", "trust_coefficient")
 
 
-class Optimizer(Section):
-    """The reference's optimizer. Every key besides `name` is an option of the optimizer."""
+class OptimizerKeys(Section):
+    """The name of an optimizer and its options: every key that is not a field."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
@@ -41,7 +42,8 @@ class Optimizer(Section):
                 f"{optimizer_hint(self.name)}Use {names}, or an import path such as torch.optim:NAdam.",
             )
         for key in self.options:
-            if key not in (known or ()) and nearest(key, ["lr", *(known or ())]) == "lr":
+            is_lr = key not in (known or ()) and nearest(key, ["lr", *(known or ())]) == "lr"
+            if is_lr and "lr" not in type(self).model_fields:
                 hint = 'Did you mean "lr"? ' if key != "lr" else ""
                 raise problem(f"has the key {key}.", f"{hint}The learning rate is a key of its own: reference.lr.")
         for key, value in self.options.items():
@@ -64,12 +66,56 @@ class Optimizer(Section):
                 usual = 0.9 if key == "momentum" else default
                 raise problem(f"has {key} = {value}, which must be {wanted}.", f"Such as {key}: {_yaml(usual)}.")
         plain = not self.options.get("momentum") or self.options.get("dampening")
+        adjust = self.options.get("adjust_lr_fn")
+        if self.name == "muon" and adjust not in (None, *ADJUST_LR):
+            raise problem(f"has adjust_lr_fn = {adjust}, which muon does not know.", f"Use {' or '.join(ADJUST_LR)}.")
         if self.name == "sgd" and self.options.get("nesterov") and plain:
             raise problem(
                 "has nesterov = true, which needs momentum > 0 and dampening 0.",
                 "Give momentum: 0.9 without dampening, or leave nesterov out.",
             )
         return self
+
+
+Patterns = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False, min_length=1)]
+OwnRule = Literal["auto", "linear", "sqrt", "adam_sde", "none"]
+
+
+class Fallback(OptimizerKeys):
+    """The optimizer of what is not a matrix. Every other key is an option of the optimizer."""
+
+    lr: float | None = Field(None, gt=0, description="Its learning rate in the reference; null: reference.lr.")
+    match: Patterns | None = Field(
+        None, description='Patterns for names of matrices that it trains too: the output layer, such as ["lm_head.*"].'
+    )
+    rule: OwnRule | None = Field(None, description="Its rule; null: scale.rule.")
+
+
+class Optimizer(OptimizerKeys):
+    """The reference's optimizer. Every other key is an option of the optimizer."""
+
+    fallback: (
+        Annotated[
+            Annotated[str, Tag("<word>")] | Annotated[Fallback, Tag("<section>")],
+            Discriminator(lambda value: "<word>" if isinstance(value, str) else "<section>"),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="A second optimizer, which muon needs: for the parameters that are not matrices (biases, norms, "
+        "convolutions) and for embeddings. A name, or keys such as {name: adamw, lr: 0.001}. null: one optimizer "
+        "trains everything.",
+    )
+
+    @property
+    def beside(self) -> Fallback | None:
+        """The fallback with all its keys; None: there is none."""
+        return Fallback(name=self.fallback) if isinstance(self.fallback, str) else self.fallback
+
+    @property
+    def has_lr_of_adam(self) -> bool:
+        """Whether it takes steps as large as AdamW's at the same learning rate."""
+        return not optimizer_facts(self.name).takes_matrices or self.options.get("adjust_lr_fn") == "match_rms_adamw"
 
 
 class ParameterGroup(Section):

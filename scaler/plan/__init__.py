@@ -4,18 +4,21 @@
 """
 
 from scaler.plan.make import make_plan
-from scaler.plan.model import Plan, PlanGroup, PlanOptimizer, PlanWarning
+from scaler.plan.model import Plan, PlanGroup, PlanOptimizer, PlanParameter, PlanWarning
 from scaler.plan.phase import Phase
 from scaler.plan.phases import grow, limit_micro_batches, regrow
+from scaler.plan.split import needs_parameters
 
 __all__ = [
     "Phase",
     "Plan",
     "PlanGroup",
     "PlanOptimizer",
+    "PlanParameter",
     "PlanWarning",
     "grow",
     "limit_micro_batches",
     "make_plan",
+    "needs_parameters",
     "regrow",
 ]

@@ -10,19 +10,29 @@ from scaler.job import Job
 from scaler.job.optimizer import LayerDecay, ParameterGroup
 from scaler.job.section import Point
 from scaler.plan.lengths import Lengths
-from scaler.plan.model import PlanGroup
+from scaler.plan.model import PlanGroup, PlanOptimizer
 
 EVERYTHING_ELSE = "everything else"
 
 
-def make_groups(job: Job, parameters: Mapping[str, int], *, peak_lr: float, lengths: Lengths) -> tuple[PlanGroup, ...]:
+def make_groups(
+    job: Job,
+    parameters: Mapping[str, int],
+    *,
+    peak_lr: float,
+    lengths: Lengths,
+    optimizers: Sequence[PlanOptimizer] = (),
+) -> tuple[PlanGroup, ...]:
     """Return the groups of a job, in the order of their first parameter; empty if the job has none.
+
+    Parameters of different optimizers are in different groups.
 
     Args:
         job: with ``groups`` and ``layer_decay``.
         parameters: name -> number of elements of every parameter of the model.
         peak_lr: the peak learning rate of parameters with ratio 1.
         lengths: of the training.
+        optimizers: of the plan; those that know their tensors have a peak learning rate of their own.
 
     Raises:
         PlanError: a pattern that matches no parameter, a parameter in no layer, or no parameter left to train.
@@ -32,15 +42,21 @@ def make_groups(job: Job, parameters: Mapping[str, int], *, peak_lr: float, leng
         return ()
     for entry in wanted:
         if not any(fnmatchcase(name, entry.match) for name in parameters):
-            raise _no_match(entry.match, parameters, key="groups", field="match")
+            raise no_match(entry.match, parameters, key="groups", field="match")
     layers = _layer_ratios(job.layer_decay, parameters) if job.layer_decay is not None else {}
     members: dict[tuple[object, ...], list[str]] = {}
     made: dict[tuple[object, ...], PlanGroup] = {}
+    owners = {name: own for own in optimizers for name in own.tensors}
     for name in parameters:
         matching = [group for group in wanted if fnmatchcase(name, group.match)]
         layer, ratio = layers.get(name, ("", 1.0))
-        group = _merged(matching, layer, ratio, job, peak_lr=peak_lr, lengths=lengths)
-        key = (group.name, group.lr_ratio, group.weight_decay, group.frozen, group.unfreeze_at)
+        owner = owners.get(name)
+        group = _merged(
+            matching, layer, ratio, job, peak_lr=peak_lr if owner is None else owner.peak_lr, lengths=lengths
+        )
+        if owner is not None:
+            group = replace(group, optimizer=owner.name)
+        key = (group.name, group.lr_ratio, group.weight_decay, group.frozen, group.unfreeze_at, group.optimizer)
         made[key] = group
         members.setdefault(key, []).append(name)
     if all(group.frozen for group in made.values()):
@@ -111,7 +127,7 @@ def _layer_ratios(decay: LayerDecay, parameters: Mapping[str, int]) -> dict[str,
         places[name] = (index, tuple(map(int, match.groups())))
     for index, (pattern, shape) in enumerate(zip(decay.layers, shapes, strict=True)):
         if not any(shape.match(name) for name in parameters):
-            raise _no_match(pattern, parameters, key="layer_decay", field="layers")
+            raise no_match(pattern, parameters, key="layer_decay", field="layers")
         if all(index != place[0] for place in places.values()):
             raise PlanError(
                 f"layer_decay.layers: all parameters that match {pattern} match an earlier pattern too.",
@@ -132,7 +148,8 @@ def _numbered(pattern: str, numbers: Sequence[int]) -> str:
     return pattern
 
 
-def _no_match(pattern: str, parameters: Mapping[str, int], *, key: str, field: str) -> PlanError:
+def no_match(pattern: str, parameters: Mapping[str, int], *, key: str, field: str) -> PlanError:
+    """Return the error of a pattern that matches none of the parameters; it names the first of them."""
     some = ", ".join(list(parameters)[:4]) + (", ..." if len(parameters) > 4 else "")
     return PlanError(
         f"{key}: {field} = {pattern} matches none of the model's {len(parameters)} parameters.",

@@ -15,7 +15,7 @@ from scaler.job.scale import GrowInsteadOfDecay, GrowWithNoise
 from scaler.plan.groups import make_groups
 from scaler.plan.instead_of_decay import phases_instead_of_decay
 from scaler.plan.lengths import Lengths
-from scaler.plan.model import SCHEMA_VERSION, Plan
+from scaler.plan.model import SCHEMA_VERSION, Plan, PlanParameter
 from scaler.plan.optimizers import make_optimizers
 from scaler.plan.phase import Phase, Scaling
 from scaler.plan.phases import (
@@ -28,6 +28,7 @@ from scaler.plan.phases import (
 )
 from scaler.plan.reasons import number_reasons
 from scaler.plan.schedule import make_schedule
+from scaler.plan.split import needs_parameters
 from scaler.plan.warnings import find_warnings
 from scaler.plan.weight_decay import plan_decay
 
@@ -40,7 +41,7 @@ def make_plan(
     world_size: int | None = None,
     *,
     num_samples: int | None = None,
-    parameters: Mapping[str, int] | None = None,
+    parameters: Mapping[str, int | PlanParameter] | None = None,
     horizon_samples: int | None = None,
 ) -> Plan:
     """Return the plan of ``job`` on ``world_size`` workers, always from the reference.
@@ -49,8 +50,9 @@ def make_plan(
         job: the job.
         world_size: workers, >= 1; None: the most that the job asks for.
         num_samples: size of the training set, if the job does not give it (``train.num_samples`` wins).
-        parameters: name -> number of elements of every parameter of the model; a job with ``groups`` or
-            ``layer_decay`` needs them.
+        parameters: name -> number of elements of every parameter of the model, for a job with ``groups`` or
+            ``layer_decay``; name -> ``PlanParameter`` for one that splits the parameters among several optimizers, or
+            whose optimizer takes matrices only. Not used for other jobs.
         horizon_samples: length of the training that ``scale.horizon`` scales to, in samples; None: the plan's own.
 
     Raises:
@@ -68,6 +70,16 @@ def make_plan(
             "groups and layer_decay match the model's parameters, and the plan is made without a model.",
             "Pass parameters: {name: parameter.numel() for name, parameter in model.named_parameters()}.",
         )
+    if parameters is None and job.reference.splits:
+        raise PlanError(
+            "several optimizers share the model's parameters, and the plan is made without a model.",
+            "Pass parameters: the name and scaler.plan.PlanParameter of each; scaler.plan_job does it.",
+        )
+    known = {
+        name: each if isinstance(each, PlanParameter) else PlanParameter(size=each)
+        for name, each in (parameters or {}).items()
+        if needs_parameters(job)
+    }
     batch, batch_reason = first_batch(job, world_size)
     rule, rule_reason = choose_rule(job.scale.rule, optimizer=job.reference.optimizer.name, horizon=job.scale.horizon)
     lengths = Lengths(
@@ -91,6 +103,7 @@ def make_plan(
     _require_measurable(job, rule, parts=world_size * batch.grad_accum_steps)
     _require_momentum(schedule, first.optimizer["name"])
     _require_a_step(job, phases, num_samples)
+    optimizers = make_optimizers(job, schedule, phases, horizon, known)
     plan = Plan(
         schema_version=SCHEMA_VERSION,
         purpose="train",
@@ -124,8 +137,15 @@ def make_plan(
         rewarmup_samples=lengths.cadence(rewarmup) if rewarmup is not None else 0,
         grow_every_samples=_grow_every(job, lengths),
         phases=phases,
-        groups=make_groups(job, parameters or {}, peak_lr=first.peak_lr, lengths=lengths),
-        optimizers=make_optimizers(job, schedule, phases, horizon),
+        groups=make_groups(
+            job,
+            {name: each.size for name, each in known.items()},
+            peak_lr=first.peak_lr,
+            lengths=lengths,
+            optimizers=optimizers,
+        ),
+        optimizers=optimizers,
+        parameters=known,
         reacts=_reacts(job, rule),
         lr_curve=(),
         reasons={},

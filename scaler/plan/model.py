@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from math import ceil
 from operator import attrgetter
 from typing import Any, Literal, Self
@@ -42,16 +42,27 @@ class PlanGroup:
     unfreeze_at: int | None  # samples seen at which it is unfrozen; None: never
     num_parameters: int  # elements of all its tensors
     tensors: Mapping[str, int]  # number of elements by parameter name
+    optimizer: str | None = None  # which of ``optimizers`` trains it; None: ``optimizer``
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanParameter:
+    """One parameter of the model."""
+
+    size: int  # elements
+    kind: Literal["matrix", "embedding", "other"] = "other"  # matrix: two dimensions, and not an embedding's
+    other_names: tuple[str, ...] = ()  # of tied weights, which have several names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanOptimizer:
-    """One of several optimizers whose reference differs from the job's (``reference.optimizers``)."""
+    """One of several optimizers whose reference differs from the job's (``reference.optimizers``, ``fallback``)."""
 
-    name: str  # its name in the recipe
+    name: str  # its name in the recipe or in the job; fallback: that of reference.optimizer
     peak_lr: float  # its peak learning rate at the global batch of the start
     optimizer: Mapping[str, Any]  # name and options at the global batch of the start
     scaling: Scaling  # its reference and rule, for a step of any batch size
+    tensors: Mapping[str, int] = field(default_factory=dict)  # elements by parameter name; empty: the recipe has them
 
     def phase(self, phase: Phase) -> Phase:
         """Return a phase of the plan with this optimizer's learning rate and constants."""
@@ -111,6 +122,8 @@ class Plan:
     phases: tuple[Phase, ...]  # parts of training at one global batch size; most plans have one
     groups: tuple[PlanGroup, ...]  # groups of parameters with their own learning rate or weight decay
     optimizers: tuple[PlanOptimizer, ...] = ()  # of several optimizers, those with a reference of their own
+    # of the model that the plan was made for; empty unless groups or optimizers depend on them
+    parameters: Mapping[str, PlanParameter] = field(default_factory=dict)
     # what can change the learning rate or the batch in training: adascale, noise_scale, plateau, divergence
     reacts: tuple[str, ...]
     lr_curve: tuple[tuple[int, float], ...]  # points [samples_seen, learning rate] of the schedule, for drawing
@@ -140,9 +153,10 @@ class Plan:
         return ceil(self.end_samples * max(1.0, self.batch_ratio))
 
     @property
-    def parameters(self) -> Mapping[str, int]:
-        """Name -> number of elements of every parameter that the plan was made for; empty without groups."""
-        return {name: count for group in self.groups for name, count in group.tensors.items()}
+    def tensors(self) -> Mapping[str, int]:
+        """Elements of the tensors of ``optimizer``, by name; empty if the job does not split the parameters."""
+        owned = {name for own in self.optimizers for name in own.tensors}
+        return {name: each.size for name, each in self.parameters.items() if owned and name not in owned}
 
     def phase_at(self, samples_seen: int) -> Phase:
         """Return the phase of the step that starts after ``samples_seen`` samples."""
@@ -260,7 +274,7 @@ class Plan:
                 f"plan.json has schema version {version}, and this scaler reads version {SCHEMA_VERSION}.",
                 "Use the version of scaler that wrote it, or start a new run: scaler submit JOB.",
             )
-        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
         known["lr_curve"] = tuple((int(samples), float(lr)) for samples, lr in values["lr_curve"])
         known["schedule"] = Schedule.from_dict(values["schedule"])
         known["reacts"] = tuple(values["reacts"])
@@ -271,5 +285,9 @@ class Plan:
             PlanOptimizer(**{**own, "scaling": Scaling.from_dict(own["scaling"])})
             for own in values.get("optimizers", ())
         )
+        known["parameters"] = {
+            name: PlanParameter(**{**each, "other_names": tuple(each["other_names"])})
+            for name, each in values.get("parameters", {}).items()
+        }
         known["warnings"] = tuple(PlanWarning(**warning) for warning in values["warnings"])
         return cls(**known)

@@ -12,7 +12,7 @@ from scaler.errors import JobFileError
 from scaler.job import Job, parse_job
 from scaler.job.section import MOST
 from scaler.plan.make import make_plan
-from scaler.plan.model import Plan, PlanOptimizer
+from scaler.plan.model import Plan, PlanOptimizer, PlanParameter
 
 SUFFIX = "-find-lr"
 MOST_NAME = 100  # letters in a job's name
@@ -81,7 +81,7 @@ def range_plan(
     highest: float,
     spacing: str,
     num_samples: int,
-    parameters: Mapping[str, int] | None,
+    parameters: Mapping[str, int | PlanParameter] | None,
     horizon_samples: int | None = None,
 ) -> Plan:
     """Return the plan of a range test, in which the learning rate climbs from ``lowest`` to ``highest``.
@@ -123,7 +123,7 @@ def range_plan(
         optimizer=optimizer,
         scaling=replace(plan.scaling, base_lr=base_lr),
         phases=(replace(phase, peak_lr=peak_lr, optimizer=optimizer),),
-        groups=tuple(replace(group, peak_lr=peak_lr * group.lr_ratio) for group in plan.groups),
+        groups=tuple(replace(group, peak_lr=group.peak_lr * base_lr / plan.base_lr) for group in plan.groups),
         optimizers=tuple(_multiplied(own, base_lr / plan.base_lr) for own in plan.optimizers),
         schedule=Schedule(shape=shape),
         reasons={

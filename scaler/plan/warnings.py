@@ -10,6 +10,7 @@ from scaler.plan.model import Plan, PlanWarning
 from scaler.plan.optimizers import job_of
 from scaler.plan.phase import Phase
 from scaler.plan.scaling_warnings import Reached, reached_phases, scaling_warnings, times
+from scaler.plan.split import place_of
 
 FEW_STEPS = 10
 LARGER = 1.4  # times the reference's batch: below it, the rule changes little
@@ -49,7 +50,7 @@ def _of_each_optimizer(plan: Plan, job: Job) -> Iterator[tuple[bool, str, str]]:
             plan, rule=own.scaling.rule.name, optimizer=own.optimizer, scaling=own.scaling, phases=phases
         )  # what scaling_warnings reads
         for code, message in scaling_warnings(theirs, job_of(job, own.name), reached_phases(phases, None)):
-            yield True, code, f"reference.optimizers.{own.name}: {message}"
+            yield True, code, f"{place_of(job, own.name)}: {message}"
 
 
 def _of_lengths(plan: Plan) -> Iterator[tuple[bool, str, str]]:

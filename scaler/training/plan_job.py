@@ -12,7 +12,7 @@ from scaler.job import Job, parse_job
 from scaler.job.located import JobLike, locate_job
 from scaler.job.own_loop import require_own_loop_keys
 from scaler.job.runtime_env import job_environment
-from scaler.plan import Plan, make_plan
+from scaler.plan import Plan, PlanParameter, make_plan, needs_parameters
 
 
 def plan_job(
@@ -24,8 +24,8 @@ def plan_job(
 ) -> Plan:
     """Return the plan of a job: the one that ``scaler.submit`` runs with the same arguments.
 
-    Its recipe is built only where the plan needs it: with ``groups`` or ``layer_decay``, or without
-    ``train.num_samples``. Otherwise neither torch nor Ray is loaded.
+    Its recipe is built only where the plan needs it: with ``groups``, ``layer_decay`` or optimizers that share the
+    parameters of a recipe, or without ``train.num_samples``. Otherwise neither torch nor Ray is loaded.
 
     Args:
         job: the path of a job file, of a folder with a ``job.yaml``, or a ``Job``.
@@ -58,12 +58,12 @@ class RecipeFacts:
 
     Args:
         num_samples: size of the training set; None: the job file has it.
-        parameters: number of elements of each parameter, by its name; None: the plan does not need them.
+        parameters: size and kind of each parameter, by its name; None: the plan does not need them.
         groups: the parameter groups as the recipe gives them, not checked.
     """
 
     num_samples: int | None = None
-    parameters: Mapping[str, int] | None = None
+    parameters: Mapping[str, PlanParameter] | None = None
     groups: object = ()
 
 
@@ -78,10 +78,9 @@ def recipe_facts(job: Job, *, source: str, recipe_folder: Path) -> RecipeFacts:
     Raises:
         ScalerError: the recipe cannot be built.
     """
-    needs_model = bool(job.groups) or job.layer_decay is not None
-    if job.train.num_samples is not None and not needs_model:
+    if job.train.num_samples is not None and not needs_parameters(job):
         return RecipeFacts()
-    from scaler.training.model.names import named_parameters
+    from scaler.training.model.kinds import parameter_kinds
     from scaler.training.own_loop.around import LoopFound, Planning
     from scaler.training.process_group import process_of_its_own
     from scaler.training.recipe.check import checked_recipe
@@ -101,7 +100,7 @@ def recipe_facts(job: Job, *, source: str, recipe_folder: Path) -> RecipeFacts:
             recipe = checked_recipe(built, job.recipe_function)
             return RecipeFacts(
                 num_samples=len(recipe.train_data),  # type: ignore[arg-type]
-                parameters={name: parameter.numel() for name, parameter in named_parameters(recipe.model).items()},
+                parameters=parameter_kinds(recipe.model),
                 groups=recipe.groups,
             )
     except LoopFound as found:

@@ -31,6 +31,7 @@ from scaler.training.model.average import WeightAverage
 from scaler.training.model.buffers import broadcast_tensors
 from scaler.training.model.modes import Freezing, start_training
 from scaler.training.model.names import load_model_state, model_state, named_parameters
+from scaler.training.optimizer.joint import JointOptimizers
 from scaler.training.optimizer.preconditioner import Preconditioner
 from scaler.training.optimizer.scaled import ScaledOptimizer
 from scaler.training.optimizer.settings import set_mode
@@ -109,12 +110,13 @@ class Stepper:
                 self._device,
                 name=name,
             )
-            for name, names in trained_by(recipe).items()
+            for name, names in trained_by(recipe, plan).items()
         }
-        self._one = self.optimizers.get(None)
-        self._preconditioner = (
-            Preconditioner(self._one.optimizer) if plan.is_preconditioned and self._one is not None else None
-        )
+        # What steps after the gradient of the recipe's loss; None: the recipe has a step of its own.
+        self._one: ScaledOptimizer | JointOptimizers | None = self.optimizers.get(None)
+        if self._one is not None and len(self.optimizers) > 1:
+            self._one = JointOptimizers(self.optimizers, job, self._device)
+        self._preconditioner = Preconditioner(self.optimizers[None].optimizer) if plan.is_preconditioned else None
         self.average = WeightAverage(self.module) if job.train.ema is not None else None
         if job.train.activation_checkpointing is not None:  # the average above is only evaluated
             recompute_activations(self.module, job.train.activation_checkpointing)
@@ -229,14 +231,14 @@ class Stepper:
     def state_dict(self) -> dict[str, Any]:
         """Return the state of model, optimizer, loss scaler and average, for a checkpoint.
 
-        Of several optimizers, ``optimizer`` and ``scaler`` hold the states by name.
+        Of several optimizers, ``optimizer`` holds the states by name, and so does ``scaler`` if each scales its loss.
         """
-        states = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        optimizers, scalers = ({name: state[place] for name, state in states.items()} for place in (0, 1))
+        optimizers = {name: optimizer.optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        scalers = {name: optimizer.scaler.state_dict() for name, optimizer in self.optimizers.items()}
         return {
             "model": model_state(self.module),
-            "optimizer": optimizers if self._one is None else optimizers[None],
-            "scaler": scalers if self._one is None else scalers[None],
+            "optimizer": optimizers[None] if len(optimizers) == 1 and None in optimizers else optimizers,
+            "scaler": scalers if self._one is None else self._one.scaler.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
         }
 
@@ -248,18 +250,20 @@ class Stepper:
         """
         require_same_shapes(state["model"], model_state(self.module), samples_seen=samples_seen)
         load_model_state(self.module, state["model"])
-        optimizers, scalers = state["optimizer"], state["scaler"]
-        if self._one is not None:
-            optimizers, scalers = {None: optimizers}, {None: scalers}
+        optimizers, scaler = state["optimizer"], state["scaler"]
+        if "param_groups" in optimizers:  # the state of one
+            optimizers = {None: optimizers}
         if set(optimizers) != set(self.optimizers):
             raise RecipeError(
-                f"the checkpoint at {samples_seen} samples has the optimizers {', '.join(map(str, optimizers))}, and "
-                f"the recipe has {', '.join(map(str, self.optimizers))}.",
+                f"the checkpoint at {samples_seen} samples has the optimizers {_names(optimizers)}, and this "
+                f"training has {_names(self.optimizers)}.",
                 "A run keeps its optimizers; start a new run: scaler submit JOB.",
             )
         self._phase = phase
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(optimizers[name], scalers[name], phase)
+            optimizer.load_state_dict(optimizers[name], scaler[name] if self._one is None else {}, phase)
+        if self._one is not None and scaler:  # empty unless the precision was fp16
+            self._one.scaler.load_state_dict(scaler)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.freeze(samples_seen)
@@ -297,3 +301,7 @@ class Stepper:
         assert isinstance(self._gradient, GradientStep)
         whole = self._gradient.square_of(trained) if plan.is_measured else norm.double().square()
         return estimate_squares(parts.squares, parts.samples, total_square=float(whole), population=plan.num_samples)
+
+
+def _names(optimizers: Mapping[str | None, object]) -> str:
+    return ", ".join("reference.optimizer" if name is None else name for name in optimizers)

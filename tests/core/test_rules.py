@@ -500,7 +500,7 @@ def test_weights_without_gradient_shrink_as_much_over_the_same_samples(
             "adam",
             ADAM,
             "scale.co_scale.weight_decay holds a timescale that adam's weight decay does not have.\n"
-            "  It is for optimizers that shrink weights by lr * weight_decay a step: sgd, adamw, lion and "
+            "  It is for optimizers that shrink weights by lr * weight_decay a step: sgd, adamw, muon, lion and "
             "schedulefree_adamw.",
         ),
         (

@@ -303,7 +303,7 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
             "reference.optimizer.name=Adam",
             "JOB: reference.optimizer has the name Adam, which is not an optimizer.\n"
             '  Did you mean "adam"? '
-            "Use sgd, adam, adamw, rmsprop, lars, lamb, lion, prodigy, schedulefree_sgd, schedulefree_adamw, "
+            "Use sgd, adam, adamw, rmsprop, muon, lars, lamb, lion, prodigy, schedulefree_sgd, schedulefree_adamw, "
             "or an import path such as torch.optim:NAdam.",
         ),
         (

@@ -80,7 +80,7 @@ def test_each_optimizer_has_the_warnings_of_its_own_scaling(digits: Digits) -> N
     [
         (
             ("scale.rule=adascale",),
-            "scale.rule = adascale measures the gradient of one optimizer, and reference.optimizers has d.\n"
+            "scale.rule = adascale measures the gradient of one optimizer, and reference.optimizers.d is a second.\n"
             "  Use another rule.",
         ),
         (
@@ -106,4 +106,4 @@ def test_an_entry_that_changes_nothing_is_refused(digits: Digits) -> None:
     with pytest.raises(JobFileError) as caught:
         digits("reference.optimizers={d: {}}")
     assert "reference.optimizers.d changes nothing." in str(caught.value)
-    assert str(caught.value).endswith("Give lr or optimizer, or leave it out.")
+    assert str(caught.value).endswith("Give lr, optimizer or rule, or leave it out.")

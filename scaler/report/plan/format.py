@@ -18,6 +18,7 @@ REACTIONS: Mapping[str, str] = MappingProxyType(
 )
 
 
+TENSORS_SHOWN = 4
 PHASE_HEADS = ("from sample", "epoch", "global batch", "micro-steps", "batch ratio", "peak lr")
 GROUP_HEADS = ("parameters", "tensors", "lr ratio", "peak lr", "weight decay", "from sample")
 
@@ -39,6 +40,11 @@ def micro_steps(phase: Phase | Plan) -> str:
     return f"{phase.grad_accum_steps:,} x {phase.per_worker_batch_size:,}"
 
 
+def group_name(group: PlanGroup) -> str:
+    """Return the name of a group, with that of its optimizer if it is not ``reference.optimizer``."""
+    return group.name if group.optimizer is None else f"{group.name} ({group.optimizer})"
+
+
 def group_row(plan: Plan, group: PlanGroup) -> tuple[str, ...]:
     """Return the row of a group without its name; the columns are ``GROUP_HEADS``."""
     return (
@@ -55,7 +61,8 @@ def _weight_decay(plan: Plan, group: PlanGroup) -> str:
     """The weight decay of a group at the start; empty if the optimizer has none."""
     if group.weight_decay is not None:
         return option(group.weight_decay * plan.phases[0].weight_decay_ratio)
-    value = plan.optimizer.get("weight_decay")
+    own = next((own.optimizer for own in plan.optimizers if own.name == group.optimizer), plan.optimizer)
+    value = own.get("weight_decay")
     return "" if value is None else option(value)
 
 
@@ -70,7 +77,20 @@ def of_its_own(own: PlanOptimizer) -> tuple[str, str]:
     """Return the class of an optimizer with a reference of its own, and its learning rate, options and rule."""
     name = str(own.optimizer["name"]).rpartition(":")[2]
     parts = [f"peak lr {option(own.peak_lr)}", optimizer_options(own.optimizer), own.scaling.rule.name]
-    return printable(name), printable(", ".join(filter(None, parts)))
+    return printable(name), printable("\n".join(filter(None, (", ".join(filter(None, parts)), trains(own.tensors)))))
+
+
+def trains(tensors: Mapping[str, int]) -> str:
+    """Return how many parameters an optimizer trains, and the first of their names; empty if the plan has no names.
+
+    Example:
+        >>> trains({"a.weight": 1200, "a.bias": 30})
+        'trains 1,230 parameters in 2 tensors: a.weight, a.bias'
+    """
+    if not tensors:
+        return ""
+    names = ", ".join([*list(tensors)[:TENSORS_SHOWN], *(["..."] if len(tensors) > TENSORS_SHOWN else [])])
+    return f"trains {plural(sum(tensors.values()), 'parameter')} in {plural(len(tensors), 'tensor')}: {names}"
 
 
 def constants(phase: Phase) -> dict[str, str]:

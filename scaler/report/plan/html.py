@@ -19,6 +19,7 @@ from scaler.report.plan.format import (
     average_reason,
     can_resize,
     constants,
+    group_name,
     group_row,
     kept,
     micro_steps,
@@ -29,6 +30,7 @@ from scaler.report.plan.format import (
     resizes,
     rewarmup,
     steps_text,
+    trains,
     varying,
 )
 from scaler.report.plan.variants import Refused, among, curve_places, labels
@@ -202,7 +204,11 @@ def _rows(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
         *_rewarmup(plan, job),
         *([("ema_decay", option(average), average_reason(plan))] if average is not None else []),
         *(("reacts", name, reason) for name, reason in reactions(plan)),
-        ("optimizer", f"{plan.optimizer['name']}, {options}", reasons["optimizer"]),
+        (
+            "optimizer",
+            f"{plan.optimizer['name']}, {options}",
+            "; ".join(filter(None, (reasons["optimizer"], trains(plan.tensors)))),
+        ),
         *((f"optimizers.{own.name}", *of_its_own(own)) for own in plan.optimizers),
     ]
 
@@ -257,7 +263,7 @@ def _group_table(plan: Plan, id: str) -> Table:
         caption=f"{plural(total, 'parameter')} in groups. The parameters of a group share the learning rate, the "
         "weight decay and the sample from which they are trained. The peak lr is for the first batch size.",
         columns=(Column(title="name", is_text=True), *(Column(title=title) for title in GROUP_HEADS)),
-        rows=tuple((Cell(text=group.name, style="code"), *group_row(plan, group)) for group in plan.groups),
+        rows=tuple((Cell(text=group_name(group), style="code"), *group_row(plan, group)) for group in plan.groups),
     )
 
 

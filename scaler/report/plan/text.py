@@ -18,6 +18,7 @@ from scaler.report.plan.format import (
     average_reason,
     can_resize,
     constants,
+    group_name,
     group_row,
     kept,
     micro_steps,
@@ -28,6 +29,7 @@ from scaler.report.plan.format import (
     resizes,
     rewarmup,
     steps_text,
+    trains,
     varying,
 )
 from scaler.report.plan.variants import Case, Refused, among, curve_places, labels
@@ -156,6 +158,7 @@ def _optimizer(plan: Plan) -> str:
     """The optimizer's options, and below them the reason."""
     name = str(plan.optimizer["name"])
     parts = [name if name != _short(name) else "", optimizer_options(plan.optimizer), plan.reasons["optimizer"]]
+    parts.append(printable(trains(plan.tensors)))
     return "\n".join(filter(None, parts))
 
 
@@ -184,7 +187,7 @@ def _groups(plan: Plan) -> RenderableType:
     table.add_column("name", overflow="fold")
     _columns(table, *GROUP_HEADS)
     for group in plan.groups:
-        table.add_row(Text(printable(group.name)), *group_row(plan, group))
+        table.add_row(Text(printable(group_name(group))), *group_row(plan, group))
     return table
 
 

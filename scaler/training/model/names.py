@@ -27,19 +27,19 @@ def plain_name(name: str) -> str:
 
 def named_parameters(model: "nn.Module") -> "dict[str, nn.Parameter]":
     """Return all parameters by plain name."""
-    plain = _plain_names(model)
+    plain = plain_names(model)
     return {plain(name): parameter for name, parameter in model.named_parameters()}
 
 
 def named_buffers(model: "nn.Module") -> "dict[str, Tensor]":
     """Return all buffers by plain name."""
-    plain = _plain_names(model)
+    plain = plain_names(model)
     return {plain(name): buffer for name, buffer in model.named_buffers()}
 
 
 def model_state(model: "nn.Module") -> dict[str, Any]:
     """Return ``model.state_dict()`` with plain names."""
-    state, plain = model.state_dict(), _plain_names(model)
+    state, plain = model.state_dict(), plain_names(model)
     renamed = type(state)((plain(name), value) for name, value in state.items())
     metadata = getattr(state, "_metadata", None)  # torch's: the version of each module's state
     if metadata is not None:
@@ -50,7 +50,7 @@ def model_state(model: "nn.Module") -> dict[str, Any]:
 
 def load_model_state(model: "nn.Module", state: Mapping[str, Any]) -> None:
     """Load what ``model_state`` returned, whether or not the model is wrapped now or was wrapped then."""
-    plain = _plain_names(model)
+    plain = plain_names(model)
     own = {plain(name): name for name in model.state_dict()}
     renamed = type(state)((own.get(plain(name), name), value) for name, value in state.items())  # type: ignore[call-arg]
     metadata = getattr(state, "_metadata", None)
@@ -78,7 +78,7 @@ def _inside(module: "nn.Module") -> str | None:
     return _COMPILED[:-1] if _COMPILED[:-1] in module._modules else None
 
 
-def _plain_names(model: "nn.Module") -> Callable[[str], str]:
+def plain_names(model: "nn.Module") -> Callable[[str], str]:
     """Return a function from the names of a model's state to its plain names."""
     wrappers = [
         f"{name}.{inner}." if name else f"{inner}."

@@ -1,6 +1,7 @@
 """One optimizer of a recipe: what it trains, and its learning rate and constants in each step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -90,23 +91,30 @@ class ScaledOptimizer:
         """
         if self._most_norm is not None:
             clip(trained, norm, most=self._most_norm)
-        numbers, own_lr = step, lr
-        if self._own is not None:
-            is_whole = step is self._plan_phase
-            numbers = self._phase if is_whole else self._own.scaling.short_step(self._phase, step.global_batch_size)
-            own_lr = lr * numbers.peak_lr / step.peak_lr
+        with self.settings(step, lr=lr, momentum=momentum):
+            self.take(lambda: self.scaler.step(self.optimizer))
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        return self.used(step, lr=lr)
+
+    @contextmanager
+    def settings(self, step: Phase, *, lr: float, momentum: float | None) -> Iterator[None]:
+        """Let the optimizer take one step, inside a ``with`` block, with the numbers of ``step``, as in ``step``."""
+        numbers = self._own_numbers(step)
         with step_settings(
             self.optimizer,
             numbers,
             self._phase,
             self._groups,
-            lr=own_lr,
+            lr=self._own_lr(step, lr),
             momentum=momentum,
             cycles_momentum=self._cycles_momentum,
         ):
-            self._step()
-        self.scaler.update()
-        self.optimizer.zero_grad()
+            yield
+
+    def used(self, step: Phase, *, lr: float) -> float:
+        """Return the learning rate that the optimizer used, as one of the plan: ``lr`` if all is well."""
+        own_lr = self._own_lr(step, lr)
         used = used_lr(self.optimizer, planned=own_lr)  # read after the step: a hook of the recipe may change it
         if self._own is None:
             return used
@@ -129,13 +137,23 @@ class ScaledOptimizer:
     def _numbers(self, phase: Phase) -> Phase:
         return phase if self._own is None else self._own.phase(phase)
 
+    def _own_numbers(self, step: Phase) -> Phase:
+        """Return the numbers of a step of the plan for this optimizer."""
+        if self._own is None:
+            return step
+        is_whole = step is self._plan_phase
+        return self._phase if is_whole else self._own.scaling.short_step(self._phase, step.global_batch_size)
+
+    def _own_lr(self, step: Phase, lr: float) -> float:
+        return lr if self._own is None else lr * self._own_numbers(step).peak_lr / step.peak_lr
+
     def _set_constants(self) -> None:
         set_constants(self.optimizer, self._phase, self._groups, cycles_momentum=self._cycles_momentum)
 
-    def _step(self) -> None:
+    def take(self, step: Callable[[], object]) -> None:
         """Let the optimizer step; translate the error of torch optimizers that refuse sparse gradients."""
         try:
-            self.scaler.step(self.optimizer)
+            step()
         except (RuntimeError, NotImplementedError) as error:
             names = [name for name, p in self._named.items() if p.grad is not None and p.grad.is_sparse]
             if not names:

@@ -39,7 +39,7 @@ def require_planned(recipe: Recipe, job: "Job", plan: "Plan") -> None:
     require_several(recipe, job, plan)
     if recipe.groups and not job.groups:
         raise RecipeError("the recipe has parameter groups, but the job does not use them.", "Add groups: recipe.")
-    planned = plan.parameters
+    planned = {name: each.size for name, each in plan.parameters.items()}
     found = {name: parameter.numel() for name, parameter in named_parameters(recipe.model).items()}
     if planned and planned != found:
         other = min(set(planned.items()) ^ set(found.items()))[0]

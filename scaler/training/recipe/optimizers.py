@@ -51,10 +51,16 @@ def with_optimizers(recipe: Recipe, path: str) -> Recipe:
     return replace(recipe, optimizers=trained)
 
 
-def trained_by(recipe: Recipe) -> dict[str | None, list[str] | None]:
-    """Return the names of the parameters of each optimizer; for a recipe with one optimizer, ``{None: None}``."""
+def trained_by(recipe: Recipe, plan: "Plan") -> dict[str | None, list[str] | None]:
+    """Return the names of the parameters of each optimizer.
+
+    The name None is that of ``reference.optimizer``. It is the only one, with None for all parameters, if neither the
+    recipe nor the plan has several optimizers.
+    """
     if recipe.step is None:
-        return {None: None}
+        if not plan.tensors:
+            return {None: None}
+        return {None: list(plan.tensors), **{own.name: list(own.tensors) for own in plan.optimizers}}
     names = {id(parameter): name for name, parameter in named_parameters(recipe.model).items()}
     return {
         name: [names[id(parameter)] for parameter in _parameters(name, value, "recipe")]
@@ -70,10 +76,13 @@ def require_several(recipe: Recipe, job: "Job", plan: "Plan") -> None:
             ``step``, a step has several micro-batches, or the job measures the gradient's noise.
     """
     names = list(recipe.optimizers or ())
-    for name in job.reference.optimizers:
+    if job.reference.splits:
+        _require_split(recipe, job, plan)
+    for name in job.reference.optimizers if not job.reference.splits else ():
         if name not in names:
             hint = did_you_mean(name, names)
-            known = f"{hint}Known: {', '.join(names)}." if names else "Leave it out: the recipe has one optimizer."
+            alone = f'Say which parameters it trains, such as {name}: {{match: ["{name}.*"], ...}}; or leave it out.'
+            known = f"{hint}Known: {', '.join(names)}." if names else alone
             raise RecipeError(f"reference.optimizers.{name}: the recipe has no optimizer {name}.", known)
     if recipe.step is None:
         return
@@ -90,6 +99,24 @@ def require_several(recipe: Recipe, job: "Job", plan: "Plan") -> None:
             "the recipe has step: the gradient's noise is not measured, because a step has no single gradient.",
             "Use a rule other than adascale, and a batch_schedule that does not follow the noise.",
         )
+
+
+def _require_split(recipe: Recipe, job: "Job", plan: "Plan") -> None:
+    """Raise an error if the optimizers of a job cannot share the parameters of a recipe."""
+    if recipe.step is not None:
+        key = "optimizer.fallback" if job.reference.optimizer.fallback is not None else "optimizers has match, which"
+        raise RecipeError(
+            f"reference.{key} splits the parameters of a recipe with a loss, and the recipe has step.",
+            "Give its optimizers in the recipe: Recipe(optimizers={...}), and what differs in reference.optimizers.",
+        )
+    named = named_parameters(recipe.model)
+    for name, tensors in trained_by(recipe, plan).items():
+        if tensors is not None and not any(named[tensor].requires_grad for tensor in tensors):
+            place = "reference.optimizer" if name is None else f"the optimizer {name} of the job"
+            raise RecipeError(
+                f"{place} has no parameter to train: none of {', '.join(tensors[:3])} requires a gradient.",
+                "Let one require a gradient in build(), or change what the optimizer matches.",
+            )
 
 
 def _parameters(name: object, value: Any, path: str) -> "list[nn.Parameter]":
