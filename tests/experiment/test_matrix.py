@@ -117,8 +117,12 @@ def test_a_file_is_read_beside_its_job(tmp_path: Path) -> None:
     assert len(found.cells) == 4
 
 
-@pytest.mark.parametrize("path", sorted(DIGITS.parent.glob("*/*sc*.yaml")), ids=lambda path: path.name)
-def test_the_experiments_of_the_jobs_have_a_plan_for_each_cell(path: Path) -> None:
+RULES = DIGITS.parents[1] / "benchmarks/rules"
+EXPERIMENTS = [*sorted(DIGITS.parent.glob("*/*sc*.yaml")), *sorted(set(RULES.glob("*.yaml")) - {RULES / "digits.yaml"})]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
+def test_the_experiments_of_the_jobs_and_of_the_rules_have_a_plan_for_each_cell(path: Path) -> None:
     found = make_matrix(load_experiment(path), folder=path.parent, source=str(path))
     assert len(found.cells) > 20
     assert all(cell.plan is not None for cell in found.cells)
