@@ -59,11 +59,11 @@ def _rows() -> Iterator[dict[str, str]]:
 
 
 def _says(facts: OptimizerFacts) -> tuple[str, str]:
-    """Return the rule and the reason."""
+    """Return the rule and the reason, or why there is none."""
     try:
         rule, reason = choose_rule("auto", optimizer=facts.name)
     except PlanError as error:
-        return "refused", error.remedy
+        return "refused", facts.no_auto or error.remedy
     return f"`{rule}`", reason.removeprefix(f"{facts.name}: ")
 
 

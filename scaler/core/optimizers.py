@@ -65,6 +65,7 @@ class OptimizerFacts:
         averages_weights: whether the optimizer averages the weights itself (schedule-free); its momentum or first beta
             is the share of this average in the weights that are trained.
         takes_matrices: whether it trains parameters with two dimensions only, and needs another optimizer beside it.
+        no_auto: why ``rule: auto`` chooses nothing for it, as the end of a sentence; empty: it chooses by the family.
     """
 
     name: str
@@ -80,6 +81,7 @@ class OptimizerFacts:
     has_momentum: bool = True
     averages_weights: bool = False
     takes_matrices: bool = False
+    no_auto: str = ""
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -232,7 +234,35 @@ _TABLE = (
         averages=("betas",),
     ),
     OptimizerFacts(name="torch.optim:Adagrad", path="torch.optim:Adagrad", family=ADAPTIVE, has_momentum=False),
-    OptimizerFacts(name="torch.optim:Adadelta", path="torch.optim:Adadelta", averages=("rho",)),
+    OptimizerFacts(
+        name="torch.optim:Adadelta",
+        path="torch.optim:Adadelta",
+        averages=("rho",),
+        no_auto="the size of its step comes from its earlier steps, and no source says how it follows the batch",
+    ),
+    OptimizerFacts(
+        name="torch.optim:SparseAdam",  # Adam that leaves rows without a gradient as they are
+        path="torch.optim:SparseAdam",
+        family=ADAPTIVE,
+        averages=("betas",),
+    ),
+    OptimizerFacts(
+        name="torch.optim:Adafactor",
+        path="torch.optim:Adafactor",
+        no_auto="its step is min(lr, 1 / sqrt(steps)) times the size of the weights, which counts steps, not samples",
+    ),
+    OptimizerFacts(
+        name="torch.optim:Rprop",
+        path="torch.optim:Rprop",
+        has_momentum=False,
+        no_auto="it compares the signs of two gradients in a row, which must be those of all samples, not of a batch",
+    ),
+    OptimizerFacts(
+        name="torch.optim:LBFGS",
+        path="torch.optim:LBFGS",
+        has_momentum=False,
+        no_auto="it measures the curvature along its steps, which needs the gradient of all samples, not of a batch",
+    ),
 )
 
 OPTIMIZERS: Mapping[str, OptimizerFacts] = MappingProxyType({row.name: row for row in _TABLE})

@@ -129,10 +129,13 @@ def choose_rule(rule: str, *, optimizer: str, horizon: bool = False) -> tuple[st
         return "adam_sde", f"{optimizer}: {HORIZON_SOURCE}, chosen by scale.horizon"
     if rule != "auto":
         return rule, f"{optimizer}: {_source(rule, optimizer)}, as requested"
-    family = optimizer_facts(optimizer).family
+    facts = optimizer_facts(optimizer)
+    family = facts.family
     if family is None or family.auto_rule is None:
         raise PlanError(
-            f"scale.rule = auto does not know the optimizer {optimizer}.",
+            f"scale.rule = auto has no rule for {optimizer}: {facts.no_auto}."
+            if facts.no_auto
+            else f"scale.rule = auto does not know the optimizer {optimizer}.",
             "Choose a rule for it: rule: linear, rule: sqrt or rule: none.",
         )
     chosen = family.auto_rule
