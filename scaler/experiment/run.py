@@ -17,7 +17,7 @@ from scaler.experiment.cell_runs import find_cell_runs
 from scaler.experiment.folder import About, CellRow, ExperimentFolder
 from scaler.experiment.matrix import NOT_IN_A_MATRIX, Cell, Matrix, worker_group
 from scaler.experiment.search import cost_of, require_price
-from scaler.metrics.events import Evaluated, of_type
+from scaler.metrics.events import AttemptStarted, Evaluated, LeaveRequested, of_type
 from scaler.metrics.reader import read_events
 from scaler.report.experiment.cells import TRAIN_LOSS
 from scaler.runs import RunFolder, RunState
@@ -174,6 +174,7 @@ def run_cells(
                     write()
                     if run is not None and error is None:
                         require_metric(matrix, run)
+                        end_if_interrupted(run)
                     if run is not None and budget.cost is not None:
                         spent += cost_of(run.run_id, storage=about.storage)
 
@@ -196,6 +197,19 @@ def require_metric(matrix: Matrix, run: RunFolder) -> None:
             f"run {run.run_id} has no value {compare.metric}, which the experiment compares.",
             f"{hint}Its evaluation has: {', '.join(names) or 'nothing'}; and there is {TRAIN_LOSS}.",
         )
+
+
+def end_if_interrupted(run: RunFolder) -> None:
+    """End an experiment that got Ctrl-C in the last steps of a cell: its run asked the workers to stop, and finished.
+
+    Raises:
+        KeyboardInterrupt: the last attempt of the run was asked to stop.
+    """
+    events = read_events(run)
+    asked = [event for event in of_type(events, LeaveRequested) if event.why == "stop"]
+    attempts = of_type(events, AttemptStarted)
+    if asked and asked[-1].attempt == attempts[-1].attempt:
+        raise KeyboardInterrupt
 
 
 def _run_cell(

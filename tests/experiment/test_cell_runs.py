@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_events import make_event
 
 from scaler.api import experiment as api
 from scaler.errors import JobFileError, RunError
 from scaler.experiment import cell_runs
 from scaler.experiment.file import parse_experiment
 from scaler.experiment.matrix import Matrix, make_matrix
-from scaler.experiment.run import find_work, require_metric
+from scaler.experiment.run import end_if_interrupted, find_work, require_metric
 from scaler.job import Job, dump_job
 from scaler.job.load import edit_job
 from scaler.metrics.events import Evaluated, to_dict
@@ -126,3 +127,19 @@ def test_an_experiment_ends_when_a_run_lacks_the_value_that_it_compares(tmp_path
     with pytest.raises(JobFileError, match="run one-1 has no value acuracy, which the experiment compares") as caught:
         require_metric(matrix_of("acuracy"), folder)
     assert caught.value.remedy.startswith("Did you mean accuracy?")
+
+
+def test_an_interrupt_in_the_last_steps_of_a_cell_ends_the_experiment(tmp_path: Path) -> None:
+    """The run trained to its end before its workers could stop, so it succeeded."""
+    folder = RunFolder(f"{tmp_path}/one-1")
+
+    def add(*events: Any) -> None:
+        folder.append_json("events.jsonl", [to_dict(event) for event in events])
+
+    add(make_event("attempt_started", attempt=0))
+    end_if_interrupted(folder)
+    add(make_event("leave_requested", attempt=0, why="stop", detail="Ctrl-C"))
+    with pytest.raises(KeyboardInterrupt):
+        end_if_interrupted(folder)
+    add(make_event("attempt_started", attempt=1))  # it was resumed
+    end_if_interrupted(folder)
