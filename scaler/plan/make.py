@@ -17,7 +17,7 @@ from scaler.plan.instead_of_decay import phases_instead_of_decay
 from scaler.plan.lengths import Lengths
 from scaler.plan.model import SCHEMA_VERSION, Plan
 from scaler.plan.optimizers import make_optimizers
-from scaler.plan.phase import Phase
+from scaler.plan.phase import Phase, steps_to
 from scaler.plan.phases import (
     first_batch,
     largest_measured,
@@ -130,6 +130,7 @@ def make_plan(
         plan,
         warmup_steps=plan.steps(plan.warmup_samples),
         total_steps=plan.steps(last_start(phases, lengths)) + 1,
+        steps_at_first_batch=_steps_at(first, lengths) if len(phases) > 1 else None,
         steps_per_epoch=plan.steps(num_samples),
     )
     return replace(
@@ -163,6 +164,12 @@ def _rises(job: Job, scaled: Scaled) -> bool:
             except PlanError:
                 continue  # ``require_every_size`` refuses this job and names the number of workers
     return max(ratios) > 1.0
+
+
+def _steps_at(first: Phase, lengths: Lengths) -> int:
+    """Return the steps of a training whose batch stays that of the first phase."""
+    start = last_start((first,), lengths)
+    return steps_to(start, first, num_samples=lengths.num_samples, last_batch=lengths.last_batch) + 1
 
 
 def _grow_every(job: Job, lengths: Lengths) -> int | None:

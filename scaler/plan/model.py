@@ -96,6 +96,7 @@ class Plan:
     last_batch: LastBatch  # what happens to the rest of an epoch that is smaller than the batch
     total_samples: int  # samples of the whole training; with adascale, samples of the reference's training
     total_steps: int  # steps of the whole training; with adascale, the fewest possible
+    steps_at_first_batch: int | None = None  # total_steps if the batch did not change; None: no change is planned
     stop_samples: int | None = None  # where train.stop_after ends the run, counted as total_samples; None: at the end
     steps_per_epoch: int  # optimizer steps in an epoch
     eval_every_samples: int  # samples from one evaluation to the next
