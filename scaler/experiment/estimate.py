@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from shlex import quote
 from typing import Any
@@ -92,6 +93,7 @@ class Knowledge:
             time_s=time,
             train_s=train,
             other_s=other,
+            saved_s=_saved(plan, train, same) if train is not None else None,
             cost=_times(time, plan.world_size * price / 3600) if time is not None and price is not None else None,
             basis=basis,
             runs=tuple(run.plan.folder.run_id for run in used[:SHOWN_RUNS]),
@@ -168,6 +170,14 @@ def _from_runs(plan: Plan, runs: Sequence[KnownRun]) -> tuple[Estimate | None, S
     return total(*parts), used, f"from {plural(len(used), 'run')} with {workers} at batch {sizes}"
 
 
+def _saved(plan: Plan, train: Estimate, runs: Sequence[KnownRun]) -> Estimate | None:
+    """Return how much less time the steps take than at the constant batch of the start; None: it is not known."""
+    if len(plan.phases) == 1 or train.value is None:
+        return None
+    constant, _, _ = _from_runs(replace(plan, phases=plan.phases[:1]), runs)
+    return None if constant is None or constant.value is None else total(constant, _minus(train))
+
+
 def _from_law(plan: Plan, runs: Sequence[KnownRun]) -> tuple[Estimate | None, Sequence[KnownRun], str]:
     """Return the seconds in steps by a law of scaling from runs with other numbers of workers; None: no law holds."""
     known = [run for run in runs if run.step_s is not None]
@@ -233,6 +243,11 @@ def _range(values: Sequence[float]) -> Estimate:
 
 def _times(estimate: Estimate, factor: float) -> Estimate:
     ends = [None if end is None else end * factor for end in (estimate.value, estimate.low, estimate.high)]
+    return Estimate(value=ends[0], low=ends[1], high=ends[2])
+
+
+def _minus(estimate: Estimate) -> Estimate:
+    ends = [None if end is None else -end for end in (estimate.value, estimate.high, estimate.low)]
     return Estimate(value=ends[0], low=ends[1], high=ends[2])
 
 

@@ -17,7 +17,7 @@ from scaler.plan.instead_of_decay import phases_instead_of_decay
 from scaler.plan.lengths import Lengths
 from scaler.plan.model import SCHEMA_VERSION, Plan, PlanParameter
 from scaler.plan.optimizers import make_optimizers
-from scaler.plan.phase import Phase, Scaling
+from scaler.plan.phase import Phase, Scaling, steps_to
 from scaler.plan.phases import (
     first_batch,
     largest_measured,
@@ -155,6 +155,7 @@ def make_plan(
         plan,
         warmup_steps=plan.steps(plan.warmup_samples),
         total_steps=plan.steps(last_start(phases, lengths)) + 1,
+        steps_at_first_batch=_steps_at(first, lengths) if len(phases) > 1 else None,
         steps_per_epoch=plan.steps(num_samples),
     )
     decay = plan_decay(plan, job)
@@ -190,6 +191,12 @@ def _rises(job: Job, scaling: Scaling, scaled: Scaled) -> bool:
             except PlanError:
                 continue  # ``require_every_size`` refuses this job and names the number of workers
     return max(ratios) > 1.0
+
+
+def _steps_at(first: Phase, lengths: Lengths) -> int:
+    """Return the steps of a training whose batch stays that of the first phase."""
+    start = last_start((first,), lengths)
+    return steps_to(start, first, num_samples=lengths.num_samples, last_batch=lengths.last_batch) + 1
 
 
 def _grow_every(job: Job, lengths: Lengths) -> int | None:

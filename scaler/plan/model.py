@@ -110,6 +110,7 @@ class Plan:
     # None: there is none, or its speed is not known
     weight_decay_timescale: float | None = None
     total_steps: int  # steps of the whole training; with adascale, the fewest possible
+    steps_at_first_batch: int | None = None  # total_steps if the batch did not change; None: no change is planned
     reference_samples: int | None = None  # samples of the training that the reference was tuned in; None: not known
     stop_samples: int | None = None  # where train.stop_after ends the run, counted as total_samples; None: at the end
     steps_per_epoch: int  # optimizer steps in an epoch

@@ -23,6 +23,7 @@ def number_reasons(plan: Plan, job: Job, scaled: Scaled, lengths: Lengths) -> di
     same = "as in the reference; only the learning rate is scaled" if scales else "as in the reference"
     return {
         "total_samples": _total_reason(plan, job, lengths),
+        **_steps_reason(plan),
         **_ema_reason(plan, job),
         "batch_ratio": f"{plan.reference_batch_size} -> {plan.global_batch_size} samples, {_times(plan.batch_ratio)}",
         "lr_ratio": f"{_times(plan.lr_ratio)}: {plan.rule_reason}{_horizon(plan)}",
@@ -92,6 +93,15 @@ def _total_reason(plan: Plan, job: Job, lengths: Lengths) -> str:
     if plan.reference_samples is not None:
         asked += f", {plan.total_samples / plan.reference_samples:.4g} times the reference's {plan.reference_samples:,}"
     return asked if plan.stop_samples is None else f"{asked}; this run stops after {plan.end_samples} samples of it"
+
+
+def _steps_reason(plan: Plan) -> dict[str, str]:
+    """Return the steps at a constant batch, if the batch changes."""
+    before = plan.steps_at_first_batch
+    if before is None:
+        return {}
+    steps = "step" if before == 1 else "steps"
+    return {"total_steps": f"{before:,} {steps} at a constant batch of {plan.global_batch_size:,}"}
 
 
 def _times(ratio: float) -> str:

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from scaler.core.optimizers import ADAPTIVE, optimizer_facts
 from scaler.core.shapes import MultiStep
 from scaler.core.steps import steps_between
 from scaler.job import Job
+from scaler.job.scale import GrowInsteadOfDecay
 from scaler.plan.model import Plan, PlanWarning
 from scaler.plan.optimizers import job_of
 from scaler.plan.phase import Phase
@@ -33,6 +35,7 @@ def find_warnings(
     found = (
         *_of_lengths(plan),
         *_of_points_after_the_end(plan, never_grows_at),
+        *_of_growth_instead_of_decay(plan, job, may_become),
         *_of_the_batch(plan),
         *_of_the_ratio(reached),
         *_of_the_horizon(plan, job),
@@ -90,6 +93,30 @@ def _of_points_after_the_end(plan: Plan, never_grows_at: Sequence[int]) -> Itera
         bool(never_grows_at),
         "batch_grows_after_end",
         f"The batch would grow at {_samples(never_grows_at)}, and the training takes {total}: no step begins there.",
+    )
+
+
+def _of_growth_instead_of_decay(plan: Plan, job: Job, may_become: Phase | None) -> Iterator[tuple[bool, str, str]]:
+    """Yield warnings about a batch that grows where the schedule lowers the learning rate."""
+    growth = job.scale.batch_schedule
+    if not isinstance(growth, GrowInsteadOfDecay):
+        return
+    first, last = plan.phases[0], may_become or plan.phases[-1]
+    end = plan.schedule.factor(plan.total_samples - 1)
+    never = last is first and _batch(first) < growth.max_global_batch_size
+    yield (
+        never,
+        "batch_never_grows",
+        f"The batch never grows: it changes where it would be {growth.growth:g} times as large, and the learning rate "
+        f"ends at {end:.3g} of its peak. Lower scale.batch_schedule.growth.",
+    )
+    raised, grown = last.lr_ratio / first.lr_ratio, _batch(last) / _batch(first)
+    yield (
+        optimizer_facts(plan.optimizer["name"]).family is ADAPTIVE and raised > grown**0.5 * (1.0 + 1e-9),
+        "batch_grows_faster_than_lr_falls",
+        f"Where the batch is {grown:.4g} times as large, rule: {plan.rule} divides {plan.optimizer['name']}'s learning "
+        f"rate by {grown / raised:.4g}. Below the root, {grown**0.5:.4g}, training is not stable with adaptive "
+        "optimizers (Meterez et al. 2025): use rule: sqrt.",
     )
 
 

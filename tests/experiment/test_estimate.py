@@ -236,3 +236,22 @@ def test_the_report_of_a_real_run_has_what_an_estimate_reads(synthetic_run: Synt
     assert found.train_s is not None
     assert found.train_s.value is not None
     assert found.train_s.value > 0
+
+
+def test_a_batch_that_grows_says_what_time_it_saves(job: Callable[..., Job], tmp_path: Path) -> None:
+    points = "scale.batch_schedule={name: points, points: [{at: {epochs: 5}, factor: 4}]}"
+    put_run(tmp_path, job(64), day=1)
+    assert some(job(64, 2, points)).saved_s is None, "the time of a step is known at one batch only"
+    put_run(tmp_path, job(256), day=2)
+    assert some(job(64)).saved_s is None, "nothing changes"
+    grows, constant = some(job(64, 2, points)), some(job(64))
+    assert grows.saved_s is not None
+    assert grows.train_s is not None
+    assert constant.train_s is not None
+    ends = [(each.value, each.low, each.high) for each in (grows.saved_s, constant.train_s, grows.train_s)]
+    (saved, least, most), (before, *ends_before), (now, *ends_now) = ends
+    assert saved == pytest.approx((before or 0) - (now or 0))
+    assert least == pytest.approx((ends_before[0] or 0) - (ends_now[1] or 0))
+    assert most == pytest.approx((ends_before[1] or 0) - (ends_now[0] or 0))
+    whole = 1437 * 10 * (step_time(32) / 64 - step_time(128) / 256)  # of the last 10 epochs
+    assert saved == pytest.approx(whole * 1.1, rel=0.05), "the second half of the runs is 10 % slower"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scaler.errors import PlanError
 from scaler.job import Job, parse_job
-from scaler.job.scale import GrowByDoubling
+from scaler.job.scale import GrowByDoubling, GrowInsteadOfDecay
 from scaler.plan import Plan, grow, make_plan
 from scaler.plan.make import require_every_size
 
@@ -160,7 +160,7 @@ def test_nothing_but_the_learning_rate_follows_unless_asked_for(round_job: Digit
 def make_job(
     *, num_samples: int, total: int, micro: int, reference: int, workers: int, batch_schedule: Any, **scale: Any
 ) -> Job:
-    if batch_schedule is not None and batch_schedule["name"] == "doubling":  # a most below the start is refused
+    if batch_schedule is not None and "max_global_batch_size" in batch_schedule:  # a most below the start is refused
         start = workers * micro * scale.get("grad_accum_steps", 1)
         batch_schedule = {**batch_schedule, "max_global_batch_size": start + batch_schedule["max_global_batch_size"]}
     return parse_job(
@@ -193,6 +193,11 @@ doubling = st.builds(
     st.integers(1, 300),
     st.integers(1, 2000),
 )
+instead = st.builds(
+    lambda growth, most: {"name": "instead_of_decay", "growth": growth, "max_global_batch_size": most},
+    st.floats(1.01, 8),
+    st.integers(1, 2000),
+)
 jobs = st.builds(
     make_job,
     num_samples=st.integers(1, 200),
@@ -201,7 +206,7 @@ jobs = st.builds(
     reference=st.integers(1, 64),
     workers=st.integers(1, 5),
     grad_accum_steps=st.integers(1, 3),
-    batch_schedule=st.none() | points | doubling,
+    batch_schedule=st.none() | points | doubling | instead,
 )
 
 
@@ -270,7 +275,7 @@ def test_a_fixed_batch_changes_at_the_same_samples_on_any_number_of_workers(job:
     values = job.model_dump()
     values["scale"] |= {"global_batch_size": 24, "grad_accum_steps": None}
     growth = job.scale.batch_schedule
-    assume(not isinstance(growth, GrowByDoubling) or growth.max_global_batch_size >= 24)
+    assume(not isinstance(growth, GrowByDoubling | GrowInsteadOfDecay) or growth.max_global_batch_size >= 24)
     fixed = parse_job(values, source="here")
     one, other = make_plan(fixed, 1), make_plan(fixed, workers)
     assert [(p.start_samples, p.global_batch_size, p.peak_lr) for p in one.phases] == [

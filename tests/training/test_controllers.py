@@ -417,6 +417,44 @@ def test_a_grown_batch_stays_within_the_job_s_bound_on_more_workers(tmp_path: Pa
     assert max(sum(record.samples for record in step) for step in by_step(ranks)) == 32
 
 
+def test_instead_of_decay_the_batch_grows_only_as_far_as_the_noise_scale_surely_is(tmp_path: Path) -> None:
+    schedule = {"name": "linear", "warmup": {"epochs": 0}}
+    wanted = {"name": "instead_of_decay", "max_global_batch_size": 128, "growth": 1.25, "up_to": "noise_scale"}
+    job = make_job(
+        num_workers=2,
+        per_worker_batch_size=4,
+        batch_schedule=wanted,
+        schedule=schedule,
+        train={"noise_scale_every": 1, "epochs": 8},
+    )
+    plan, ranks = plan_of(job, 2), run(tmp_path, 2, job, noisy=True)
+    grown = {event.samples_seen: event for event in events_of(ranks[0], "batch_grown")}
+    history, batch, bounds = NoiseHistory(), 8, set()
+    every, total = plan.grow_every_samples, plan.total_samples
+    assert every == 20
+    for step in by_step(ranks):
+        first, size = step[0], sum(record.samples for record in step)
+        if first.grad_signal is not None and first.grad_variance is not None:
+            history = history.update(GradientSquares(signal=first.grad_signal, variance=first.grad_variance))
+        expected = 0.05 * size / 16 * (1 - first.samples_seen / total)
+        assert first.lr == first.lr_planned == pytest.approx(expected), "the rule's, times the schedule"
+        ended = first.samples_seen + size
+        present = history.present()
+        if ended // every == first.samples_seen // every or ended == total:
+            continue
+        schedule_asks = min(128, round(8 / (1 - ended / total)))
+        noise_allows = int(present.lower) if present is not None else 0
+        allowed = min(schedule_asks, noise_allows)
+        assert (ended in grown) == (allowed >= min(1.25 * batch, 128) and allowed > batch)
+        if ended in grown:
+            assert grown[ended].global_batch_size == allowed
+            batch = allowed
+            bounds.add("noise" if noise_allows < schedule_asks else "schedule")
+        elif schedule_asks >= 1.25 * batch:
+            bounds.add("waits for the noise")
+    assert {"schedule", "waits for the noise"} <= bounds, "else this shows less"
+
+
 TWO_MICRO_STEPS = {"per_worker_batch_size": 16, "grad_accum_steps": 2}
 NOISY = {"noise_scale_every": 1, "epochs": 3}
 RESUMED = {
@@ -450,6 +488,18 @@ RESUMED = {
         reference={"lr": 0.003, "optimizer": {"name": "adam"}},
         batch_schedule={"name": "doubling", "every": {"epochs": 1}, "max_global_batch_size": 64},
     ),
+    "instead of decay": make_job(
+        per_worker_batch_size=16,
+        batch_schedule={"name": "instead_of_decay", "max_global_batch_size": 64, "growth": 1.25},
+    ),
+    "instead of decay up to the noise": make_job(
+        per_worker_batch_size=2,
+        grad_accum_steps=4,
+        reference={"lr": 0.2},
+        schedule={"name": "linear", "warmup": {"epochs": 0}},
+        batch_schedule={"name": "instead_of_decay", "max_global_batch_size": 64, "up_to": "noise_scale"},
+        train={"noise_scale_every": 1, "epochs": 2},
+    ),
     "unfreezing": make_job(per_worker_batch_size=32, groups=[{"match": "0.*", "freeze": {"epochs": 1}}]),
 }
 
@@ -474,7 +524,9 @@ def test_stopped_after_every_step_it_is_the_run_that_was_never_stopped(tmp_path:
 def test_the_runs_above_do_react(tmp_path: Path) -> None:
     """Else they would show nothing."""
     assert events_of(run(tmp_path, 1, RESUMED["plateau"])[0], "lr_lowered")
-    assert events_of(run(tmp_path, 1, RESUMED["growth"])[0], "batch_grown")
+    for name in ("growth", "instead of decay up to the noise"):
+        assert events_of(run(tmp_path, 1, RESUMED[name])[0], "batch_grown")
+    assert len(plan_of(RESUMED["instead of decay"]).phases) > 3
     gains = {record.lr for record in records_of(run(tmp_path, 1, RESUMED["adascale"]))}
     assert len(gains) > 5
 

@@ -61,6 +61,41 @@ def test_the_lr_follows_the_batch_by_the_rule_and_the_schedule_by_the_samples(tm
         assert record.lr == record.lr_planned == pytest.approx(expected, rel=1e-12)
 
 
+INSTEAD = {"name": "instead_of_decay", "max_global_batch_size": 96, "growth": 1.5}
+
+
+def test_instead_of_decay_gives_the_same_weights_on_one_worker_and_on_two(tmp_path: Path) -> None:
+    jobs = [make_job(num_workers=n, per_worker_batch_size=24 // n, batch_schedule=INSTEAD) for n in (1, 2)]
+    plan = plan_of(jobs[0])
+    assert len(plan.phases) >= 4
+    one, two = (run(tmp_path, n, job, double=True) for n, job in enumerate(jobs, start=1))
+    assert two[0]["weights"] == two[1]["weights"]
+    assert two[0]["weights"] == pytest.approx(one[0]["weights"], abs=1e-12)
+    for way in (one, two):
+        for step in by_step(way):
+            record, size = step[0], sum(part.samples for part in step)
+            assert size == plan.step_size(record.samples_seen)
+            expected = 0.05 * size / 16 * plan.schedule.factor(record.samples_seen)
+            assert record.lr == record.lr_planned == pytest.approx(expected, rel=1e-12)
+    assert len(by_step(one)) == plan.total_steps < (plan.steps_at_first_batch or 0)
+
+
+def test_instead_of_decay_resumes_with_another_number_of_workers(tmp_path: Path) -> None:
+    """The batch is a function of the samples and the first batch, which here is the same with one worker and two."""
+
+    def job(workers: int) -> Job:
+        return make_job(num_workers=workers, global_batch_size=24, per_worker_batch_size=24, batch_schedule=INSTEAD)
+
+    folder = new_folder(tmp_path)
+    whole = run(tmp_path, 1, job(1), double=True)
+    before = run(tmp_path, 1, job(1), folder=folder, stop_after=len(whole[0]["records"]) - 8, double=True)
+    after = run(tmp_path, 2, job(2), folder=folder, double=True)
+    sizes = [[sum(record.samples for record in step) for step in by_step(way)] for way in (whole, before, after)]
+    assert sizes[0] == sizes[1] + sizes[2]
+    assert len(set(sizes[2])) > 1, "the batch grows after the resume, too"
+    assert after[0]["weights"] == pytest.approx(whole[0]["weights"], abs=1e-12)
+
+
 def test_adam_s_constants_and_its_count_of_steps_change_with_the_batch(tmp_path: Path) -> None:
     """``beta_new ** new = beta_old ** old``: the averages have forgotten the same share of their start."""
     points = {"name": "points", "points": [{"at": {"epochs": 1}, "factor": 4}]}

@@ -28,6 +28,8 @@ class PlanEstimate:
     time_s: Estimate | None  # from submission to the end, in seconds; None: not known
     train_s: Estimate | None  # in optimizer steps
     other_s: Estimate | None  # in start-up, evaluations, checkpoints and the end of the run
+    # less time in steps than at the constant batch of the start; None: the batch stays, or times of batches are missing
+    saved_s: Estimate | None = None
     cost: Estimate | None  # in the currency of resources.price_per_worker_hour; None: no price, or no time
     basis: str  # what the time is taken from; where it is not known, why
     runs: tuple[str, ...]  # ids of the runs that it is taken from, the newest first

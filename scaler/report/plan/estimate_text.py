@@ -18,6 +18,9 @@ def estimate_rows(estimate: PlanEstimate | None) -> list[tuple[str, str, str]]:
     if estimate.time_s is not None:
         value, span = time_texts(estimate.time_s)
         rows.append(("time", value, "; ".join(part for part in (span, estimate.basis) if part)))
+        if estimate.saved_s is not None:
+            value, span = _texts(estimate.saved_s, _signed)
+            rows.append(("saved", value, "; ".join(filter(None, (span, "against the constant batch of the start")))))
         if estimate.cost is not None:
             rows.append(("cost", *_texts(estimate.cost, money)))
     elif estimate.next:
@@ -70,6 +73,10 @@ def _texts(estimate: Estimate, shown: Callable[[float], str]) -> tuple[str, str]
         return span or "–", ""
     value = shown(estimate.value)
     return value, "" if span == value else span
+
+
+def _signed(value: float) -> str:
+    return seconds(value) if value >= 0 else f"-{seconds(-value)}"
 
 
 def times_of(estimates: Sequence[PlanEstimate | None]) -> list[str]:

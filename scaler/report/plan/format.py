@@ -181,6 +181,11 @@ def steps_text(plan: Plan) -> str:
     return number(plan.total_steps) + or_more(plan)
 
 
+def length_reason(plan: Plan, *parts: str) -> str:
+    """Return where the length of the training comes from, other parts, and the steps at a constant batch."""
+    return "; ".join(filter(None, (plan.reasons["total_samples"], *parts, plan.reasons.get("total_steps"))))
+
+
 def or_more(plan: Plan) -> str:
     """Return `` or more`` if the number of steps depends on measurements, else an empty text."""
     return " or more" if plan.is_measured else ""

@@ -22,6 +22,7 @@ from scaler.report.plan.format import (
     group_name,
     group_row,
     kept,
+    length_reason,
     micro_steps,
     of_its_own,
     or_more,
@@ -106,7 +107,7 @@ def _tiles(plan: Plan) -> list[Tile]:
         Tile(name="peak lr", value=option(plan.peak_lr), note=reasons["peak_lr"]),
         Tile(name="global batch", value=number(plan.global_batch_size), note=reasons["global_batch_size"]),
         Tile(name="warmup", value=plural(plan.warmup_steps, "step"), note=reasons["warmup_samples"]),
-        Tile(name="training", value=training, note=reasons["total_samples"]),
+        Tile(name="training", value=training, note=length_reason(plan)),
     ]
 
 

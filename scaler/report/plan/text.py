@@ -21,6 +21,7 @@ from scaler.report.plan.format import (
     group_name,
     group_row,
     kept,
+    length_reason,
     micro_steps,
     of_its_own,
     or_more,
@@ -126,7 +127,7 @@ def _numbers(plan: Plan, job: Job | None, estimate: PlanEstimate | None) -> Rend
         (
             "training",
             plural(plan.total_steps, "step") + or_more(plan),
-            f"{reasons['total_samples']}; {plural(plan.total_samples, 'sample')}",
+            length_reason(plan, plural(plan.total_samples, "sample")),
         ),
         ("epoch", plural(plan.steps_per_epoch, "step"), reasons["steps_per_epoch"]),
         ("optimizer", printable(_short(str(plan.optimizer["name"]))), printable(_optimizer(plan))),
