@@ -118,8 +118,8 @@ def message(plan: Plan, code: str) -> str:
         ),
         (
             "weight_decay_timescale_moved",
-            ["scale.rule=sqrt", "reference.optimizer={name: adamw}"],  # 16 times the batch, 4 times the learning rate
-            ["scale.rule=sqrt", "reference.optimizer={name: adamw}", "scale.per_worker_batch_size=127"],
+            ["scale.rule=sqrt", "reference.optimizer={name: adamw}", "scale.per_worker_batch_size=32"],
+            ["scale.rule=sqrt", "reference.optimizer={name: adamw}", "scale.per_worker_batch_size=31"],  # 1.97 times
         ),
         (
             "weight_decay_timescale_moved",
@@ -147,8 +147,8 @@ def message(plan: Plan, code: str) -> str:
         ),
         (
             "clipping_with_scaled_lr",
-            ["train.clip_grad_norm=1", "scale.per_worker_batch_size=32"],
-            ["train.clip_grad_norm=1", "scale.per_worker_batch_size=31"],
+            ["train.clip_grad_norm=1", "scale.per_worker_batch_size=16"],
+            ["train.clip_grad_norm=1", "scale.per_worker_batch_size=15"],
         ),
         (
             "clipping_with_scaled_lr",
