@@ -146,7 +146,7 @@ def _of_clipping(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
     if far is None:
         return
     facts, ratio = optimizer_facts(name), far.phase.batch_ratio
-    head = f"At {far.times} the reference's batch{far.when}"
+    head = f"At {'' if ratio == 1.0 else f'{far.times} '}the reference's batch{far.when}"
     clipped = "as many steps are clipped as in the reference"
     if ratio != 1.0:
         more, size = ("fewer", "smaller") if ratio > 1.0 else ("more", "larger")

@@ -353,9 +353,9 @@ FAR = ["reference.global_batch_size=16", "scale.per_worker_batch_size=512"]  # 6
         (
             ["train.clip_grad_norm=1", "scale.per_worker_batch_size=2"],  # a quarter of the reference's batch
             "clipping_with_scaled_lr",
-            "At 1/4 of the reference's batch a step that train.clip_grad_norm = 1 clips is 0.25 times as long, and more "
-            "steps are clipped, because the gradient's norm is larger. rule: linear holds only for steps that are not "
-            "clipped. Look at the recorded gradient norms near this batch, and tune the clipping there.",
+            "At 1/4 of the reference's batch a step that train.clip_grad_norm = 1 clips is 0.25 times as long, and "
+            "more steps are clipped, because the gradient's norm is larger. rule: linear holds only for steps that are "
+            "not clipped. Look at the recorded gradient norms near this batch, and tune the clipping there.",
         ),
         (
             ["train.clip_grad_norm=1", "reference.optimizer={name: adamw}", "scale.rule=sqrt"],
@@ -373,9 +373,9 @@ FAR = ["reference.global_batch_size=16", "scale.per_worker_batch_size=512"]  # 6
                 "reference.epochs=1",
             ],
             "clipping_with_scaled_lr",
-            "At 1 times the reference's batch and train.clip_grad_norm = 1, as many steps are clipped as in the "
-            "reference. adamw divides by the size of its gradients, so the clip does not limit the length of a step: it "
-            "lowers the weight of large gradients in the running averages. Look at the recorded gradient norms near "
+            "At the reference's batch and train.clip_grad_norm = 1, as many steps are clipped as in the "
+            "reference. adamw divides by the size of its gradients, so the clip does not limit the length of a step: "
+            "it lowers the weight of large gradients in the running averages. Look at the recorded gradient norms near "
             "this batch, and tune the clipping there.",
         ),
         (
