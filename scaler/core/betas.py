@@ -113,7 +113,8 @@ def scale_betas(
     else:
         scaled = {**betas, of_squares: scale_beta(betas[of_squares], batch_ratio=ratio, form="power")}
         own = {}
-        reasons = {name: f"{of_squares} ** {ratio:.4g}: holds its half-life in samples (Marek et al. 2025)"}
+        which = "beta2 " if name == "betas" else ""
+        reasons = {name: f"{which}to the power of {ratio:.4g}: holds its half-life in samples (Marek et al. 2025)"}
     wanted = scaled[of_squares]
     if rule.beta2_range is not None:
         scaled[of_squares] = min(max(wanted, rule.beta2_range[0]), rule.beta2_range[1])

@@ -61,6 +61,8 @@ def scale(
         (2.0, [0.6, 0.996], 5e-09)
     """
     ratio = lr_ratio(rule, batch_ratio=batch_ratio, reference_batch_size=reference_batch_size, optimizer=optimizer)
+    if rule.horizon_ratio is not None:
+        _require_horizon(rule, optimizer, constants)
     betas = scale_betas(
         rule,
         batch_ratio=batch_ratio,
@@ -75,8 +77,6 @@ def scale(
             f"1 - (1 - momentum) / {batch_ratio:.4g}: instead of the learning rate (Smith et al. 2018)"
         )
     decay_ratio = 1.0
-    if rule.horizon_ratio is not None and rule.name != "adam_sde":
-        raise no_horizon(rule.name)
     if rule.co_scale.weight_decay or rule.horizon_ratio is not None:
         decay_ratio, reason = _weight_decay_ratio(rule, batch_ratio, ratio, optimizer, constants)
         asks = "scale.co_scale.weight_decay" if rule.horizon_ratio is None else "scale.horizon"
@@ -97,6 +97,19 @@ def scale(
     )
 
 
+def _require_horizon(rule: Rule, optimizer: str, constants: Mapping[str, Any]) -> None:
+    """Refuse a horizon with another rule than ``adam_sde``, or with another optimizer than a kind of AdamW."""
+    if rule.name != "adam_sde":
+        raise no_horizon(rule.name)
+    if optimizer_facts(optimizer).sde_constant != "betas" or decay_form(optimizer, constants) != "decoupled":
+        known = names_where(lambda row: row.sde_constant == "betas" and row.weight_decay == "decoupled")
+        raise PlanError(
+            f"scale.horizon scales Adam's averages and a weight decay that is decoupled from the gradient, and "
+            f"{optimizer} does not have both.",
+            f"It is for {known}; without weight decay, use it with weight_decay: 0.",
+        )
+
+
 def _weight_decay_ratio(
     rule: Rule, batch_ratio: float, ratio: float, optimizer: str, constants: Mapping[str, Any]
 ) -> tuple[float, str]:
@@ -105,18 +118,9 @@ def _weight_decay_ratio(
     The timescale stays in samples; with a horizon, as a share of the training. A momentum that rises with the batch
     holds the timescale in samples already: batch * (1 - momentum) / lr stays.
     """
-    form = decay_form(optimizer, constants)
     if rule.horizon_ratio is not None:
-        if form != "decoupled":
-            known = names_where(
-                lambda row: row.sde_constant == "betas" and decay_form(row.name, row.defaults) is not None
-            )
-            raise PlanError(
-                f"scale.horizon scales a weight decay that is decoupled from the gradient, and {optimizer}'s is not.",
-                f"It is for {known}, also with weight_decay: 0.",
-            )
         return rule.kappa(batch_ratio) / ratio, "holds its timescale as a share of the training"
-    if form is None:
+    if decay_form(optimizer, constants) is None:
         known = names_where(lambda row: decay_form(row.name, row.defaults) is not None)
         raise PlanError(
             f"scale.co_scale.weight_decay holds a timescale that {optimizer}'s weight decay does not have.",

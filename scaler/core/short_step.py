@@ -68,13 +68,11 @@ def scale_short_step(
     held = {**constants, **whole.constants}
     facts = optimizer_facts(optimizer)
     kept = {name: _to_the_power(held[name], share) for name in facts.averages if held.get(name) is not None}
-    found = {**kept, **own.constants}
-    name = facts.sde_constant or "betas"
-    if isinstance(held.get(name), list | tuple) and name in own.constants:
-        first = own.constants[name][0] if rule.name == "adam_sde" or name not in kept else kept[name][0]
-        found[name] = (first, own.constants[name][1] if whole.unbounded_beta2 is None else held[name][1] ** share)
+    found, name = {**kept, **own.constants}, facts.sde_constant or "betas"
+    if rule.co_scale.beta2 is not None:  # the half-life in samples: the share of a whole step's decay
+        found[name] = kept.get(name) or (held[name][0], held[name][1] ** share)
     elif whole.unbounded_beta2 is not None:
-        found[name] = held[name] ** share
+        found[name] = (own.constants[name][0], kept[name][1]) if name == "betas" else kept[name]
     return replace(own, constants=found)
 
 

@@ -168,10 +168,7 @@ class Scale(Section):
         "batch_ratio * reference.total_samples / total_samples in place of batch_ratio, and weight decay is multiplied "
         "by kappa ** 0.5. It needs reference.total_samples or reference.epochs.",
     )
-    beta2_range: (
-        Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)]
-        | None
-    ) = Field(
+    beta2_range: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(strict=False)] | None = Field(
         None,
         description="Floor and ceiling of a scaled beta2 (RMSprop: alpha), such as [0.95, 0.9999]. The plan warns "
         "where it has an effect. null: no bounds.",
@@ -202,6 +199,11 @@ class Scale(Section):
         Rewarmup(steps=50),
         description="Climb of the learning rate after a resize that raises it; null: it jumps.",
     )
+
+    @property
+    def beta2_bounds(self) -> tuple[float, float] | None:
+        """The floor and the ceiling of ``beta2_range``."""
+        return None if self.beta2_range is None else (self.beta2_range[0], self.beta2_range[1])
 
     @property
     def is_elastic(self) -> bool:
@@ -288,14 +290,14 @@ class Scale(Section):
                 "Leave co_scale.beta2 out; betas: power holds the half-life.",
             )
         if self.beta2_range is not None:
-            low, high = self.beta2_range
+            shown = f"beta2_range: [{', '.join(f'{bound:g}' for bound in self.beta2_range)}]"
+            if len(self.beta2_range) != 2 or self.beta2_range[0] > self.beta2_range[1]:
+                raise problem(f"has {shown}, which is not a floor and a ceiling.", "Such as [0.95, 0.9999].")
             if not (is_sde or self.co_scale.beta2):
                 raise problem(
-                    f"has beta2_range: [{low:g}, {high:g}], and nothing scales beta2.",
+                    f"has {shown}, and nothing scales beta2.",
                     "Give co_scale.beta2: half_life, or leave beta2_range out.",
                 )
-            if low > high:
-                raise problem(f"has beta2_range: [{low:g}, {high:g}].", f"Write [{high:g}, {low:g}].")
         if self.rule == "adascale" and self.batch_schedule is not None:
             raise problem(
                 "has rule: adascale and a batch_schedule.", "Leave one of them out: both follow the gradient noise."

@@ -63,7 +63,7 @@ def make_scaling(job: Job, lengths: Lengths) -> Scaling:
             noise_scale=settings.noise_scale,
             betas=settings.betas,
             horizon_ratio=lengths.total_samples / before if before is not None else None,
-            beta2_range=settings.beta2_range,
+            beta2_range=settings.beta2_bounds,
             co_scale=CoScale(**settings.co_scale.model_dump()),
         ),
         reference_batch_size=reference.global_batch_size,

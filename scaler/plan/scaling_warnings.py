@@ -146,7 +146,7 @@ def _of_clipping(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
     if far is None:
         return
     facts, ratio = optimizer_facts(name), far.phase.batch_ratio
-    head = f"At {far.times} the reference's batch{far.when}"
+    head = f"At {'' if ratio == 1.0 else f'{far.times} '}the reference's batch{far.when}"
     clipped = "as many steps are clipped as in the reference"
     if ratio != 1.0:
         more, size = ("fewer", "smaller") if ratio > 1.0 else ("more", "larger")
@@ -173,20 +173,27 @@ def _of_clipping(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
 
 
 def _of_beta2(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
-    """Yield where ``scale.beta2_range`` changes the decay that the rule gives, and both numbers."""
-    bounds = job.scale.beta2_range
-    for one in reached:
-        scaled = plan.scaling.at(one.phase.global_batch_size)
-        if bounds is None or scaled.unbounded_beta2 is None:
-            continue
-        name = "alpha" if "alpha" in scaled.constants else "beta2"
-        used = scaled.constants["alpha"] if name == "alpha" else scaled.constants["betas"][1]
-        yield (
-            "beta2_range_binds",
-            f"At {one.times} the reference's batch{one.when} {plan.optimizer['name']}'s {name} would be "
-            f"{scaled.unbounded_beta2:.6g}, and scale.beta2_range = [{bounds[0]:g}, {bounds[1]:g}] makes it {used:g}: "
-            "its half-life is not held.",
-        )
+    """Yield where ``scale.beta2_range`` changes the decay that the rule gives most, at its floor and at its ceiling."""
+    bounds = job.scale.beta2_bounds
+    if bounds is None:
+        return
+
+    def wanted(phase: Phase) -> float | None:
+        return plan.scaling.at(phase.global_batch_size).unbounded_beta2
+
+    for used, is_floor in zip(bounds, (True, False), strict=True):
+        found = [
+            (beta, one) for one in reached if (beta := wanted(one.phase)) is not None and is_floor == (beta < used)
+        ]
+        if found:
+            beta, one = (min if is_floor else max)(found, key=lambda pair: pair[0])
+            optimizer = plan.optimizer["name"]
+            name = "beta2" if "betas" in one.phase.optimizer else "alpha"
+            yield (
+                "beta2_range_binds",
+                f"At {one.times} the reference's batch{one.when} the rule gives {optimizer} a {name} of {beta:.6g}, "
+                f"and scale.beta2_range = [{bounds[0]:g}, {bounds[1]:g}] makes it {used:g}.",
+            )
 
 
 def _of_averages(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:

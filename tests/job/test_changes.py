@@ -192,6 +192,8 @@ MAY_CHANGE = [
     "checkpoint={every: {seconds: 60}, keep: 3}",
     "failures={max_restarts: 0, hang_timeout_s: null, divergence: null}",
     "reference.samples_per_s=1000",
+    "reference.total_samples=10000",  # the plan is made again from the reference
+    "reference.epochs=3",
     'tracking={mlflow: {uri: "sqlite:///m.db"}, wandb: {project: digits}}',
 ]
 
@@ -300,6 +302,8 @@ def test_every_key_of_the_job_is_decided_one_way_or_the_other(digits: Digits) ->
         "scale.noise_scale": "scale.rule",
         "scale.betas": "scale.rule",
         "scale.co_scale": "scale.rule",  # constants are written anew
+        "scale.horizon": "scale.rule",
+        "scale.beta2_range": "scale.rule",
         "scale.global_batch_size": "scale",
         "recipe_args": "recipe_args.hidden",
     }

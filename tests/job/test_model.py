@@ -84,6 +84,7 @@ def test_the_smallest_job_has_the_documented_defaults() -> None:
             "per_worker_batch_size": 4,
             "rule": "auto",
             "betas": "sde",
+            "horizon": False,
             "co_scale": {"weight_decay": False, "ema": False, "momentum": False},
             "on_resize": "scale_with_batch",
             "rewarmup": {"above": 1.5, "steps": 50},

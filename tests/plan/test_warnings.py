@@ -118,8 +118,8 @@ def message(plan: Plan, code: str) -> str:
         ),
         (
             "weight_decay_timescale_moved",
-            ["scale.rule=sqrt", "reference.optimizer={name: adamw}"],  # 16 times the batch, 4 times the learning rate
-            ["scale.rule=sqrt", "reference.optimizer={name: adamw}", "scale.per_worker_batch_size=127"],
+            ["scale.rule=sqrt", "reference.optimizer={name: adamw}", "scale.per_worker_batch_size=32"],
+            ["scale.rule=sqrt", "reference.optimizer={name: adamw}", "scale.per_worker_batch_size=31"],  # 1.97 times
         ),
         (
             "weight_decay_timescale_moved",
@@ -147,8 +147,8 @@ def message(plan: Plan, code: str) -> str:
         ),
         (
             "clipping_with_scaled_lr",
-            ["train.clip_grad_norm=1", "scale.per_worker_batch_size=32"],
-            ["train.clip_grad_norm=1", "scale.per_worker_batch_size=31"],
+            ["train.clip_grad_norm=1", "scale.per_worker_batch_size=16"],
+            ["train.clip_grad_norm=1", "scale.per_worker_batch_size=15"],
         ),
         (
             "clipping_with_scaled_lr",
@@ -349,6 +349,41 @@ FAR = ["reference.global_batch_size=16", "scale.per_worker_batch_size=512"]  # 6
             "and fewer steps are clipped, because the gradient's norm is smaller. rule: linear holds only for "
             "steps that are not clipped. Look at the recorded gradient norms near this batch, and tune the "
             "clipping there.",
+        ),
+        (
+            ["train.clip_grad_norm=1", "scale.per_worker_batch_size=2"],  # a quarter of the reference's batch
+            "clipping_with_scaled_lr",
+            "At 1/4 of the reference's batch a step that train.clip_grad_norm = 1 clips is 0.25 times as long, and "
+            "more steps are clipped, because the gradient's norm is larger. rule: linear holds only for steps that are "
+            "not clipped. Look at the recorded gradient norms near this batch, and tune the clipping there.",
+        ),
+        (
+            ["train.clip_grad_norm=1", "reference.optimizer={name: adamw}", "scale.rule=sqrt"],
+            "clipping_with_scaled_lr",
+            "At 16 times the reference's batch and train.clip_grad_norm = 1, fewer steps are clipped, because the "
+            "gradient's norm is smaller. adamw divides by the size of its gradients, so the clip does not limit the "
+            "length of a step: it lowers the weight of large gradients in the running averages. Look at the recorded "
+            "gradient norms near this batch, and tune the clipping there.",
+        ),
+        (
+            [
+                "train.clip_grad_norm=1",
+                "reference.optimizer={name: adamw}",
+                "scale={horizon: true, num_workers: 1, per_worker_batch_size: 16}",  # the reference's own batch
+                "reference.epochs=1",
+            ],
+            "clipping_with_scaled_lr",
+            "At the reference's batch and train.clip_grad_norm = 1, as many steps are clipped as in the "
+            "reference. adamw divides by the size of its gradients, so the clip does not limit the length of a step: "
+            "it lowers the weight of large gradients in the running averages. Look at the recorded gradient norms near "
+            "this batch, and tune the clipping there.",
+        ),
+        (
+            ["train.clip_grad_norm=1", "reference.optimizer={name: 'my_pkg:Mine'}"],
+            "clipping_with_scaled_lr",
+            "At 16 times the reference's batch and train.clip_grad_norm = 1, fewer steps are clipped, because the "
+            "gradient's norm is smaller. If the step of my_pkg:Mine is proportional to the gradient, a clipped step is "
+            "16 times as long. Look at the recorded gradient norms near this batch, and tune the clipping there.",
         ),
         (
             [*FAR, "scale.rule=none", "scale.co_scale={momentum: true}"],

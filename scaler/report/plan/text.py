@@ -134,8 +134,8 @@ def _numbers(plan: Plan, job: Job | None, estimate: PlanEstimate | None) -> Rend
         *((f"optimizer {own.name}", *of_its_own(own)) for own in plan.optimizers),
     ]
     if plan.weight_decay_timescale is not None:
-        timescale = f"{number(round(plan.weight_decay_timescale))} samples"
-        rows.append(("weight decay", timescale, f"timescale: {reasons['weight_decay_timescale']}"))
+        timescale = number(round(plan.weight_decay_timescale))
+        rows.append(("wd timescale", timescale, f"samples, {reasons['weight_decay_timescale']}"))
     average = plan.phases[0].ema_decay
     if average is not None:
         rows.append(("average", option(average), average_reason(plan)))

@@ -62,7 +62,7 @@ class Scheduled:
             noise_scale=scale.noise_scale,
             betas=scale.betas,
             co_scale=scale.co_scale.model_dump(exclude={"ema"}),
-            beta2_range=scale.beta2_range,
+            beta2_range=scale.beta2_bounds,
             reference_samples=plan.reference_samples if scale.horizon else None,
             total_samples=plan.total_samples if scale.horizon else None,
         )
