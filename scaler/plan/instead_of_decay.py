@@ -99,12 +99,12 @@ def _require_rule(job: Job, lengths: Lengths) -> None:
         rule = make_scaling(own, lengths).rule
         if _raises_lr(rule):
             continue
-        chosen = f"auto chose none for {own.reference.optimizer.name}" if own.scale.rule == "auto" else rule.name
+        chosen = f"auto, which is none for {own.reference.optimizer.name}" if own.scale.rule == "auto" else rule.name
         exponent = f" with exponent = {rule.exponent:g}" if rule.exponent is not None else ""
         of = f" (reference.optimizers.{name})" if name is not None else ""
         raise PlanError(
-            f"{KEY}: scale.rule = {chosen}{exponent}{of} gives a larger batch no larger learning rate. The learning "
-            "rate would fall as far as without the larger batch, and not less.",
+            f"{KEY} and scale.rule = {chosen}{exponent}{of}: a larger batch has no larger learning rate, so the "
+            "learning rate would fall as far as at a constant batch.",
             "Use rule: linear for SGD, or rule: sqrt for Adam.",
         )
 

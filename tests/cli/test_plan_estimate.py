@@ -52,6 +52,18 @@ def test_a_plan_shows_its_time_cost_and_risk(made: Scaler) -> None:
     ]
 
 
+def test_a_plan_whose_batch_grows_shows_the_time_that_it_saves(made: Scaler, tmp_path: Path) -> None:
+    points = "scale.batch_schedule={name: points, points: [{at: {fraction: 0.5}, factor: 4}]}"
+    small = [option.replace("1024", "256") for option in BATCH]
+    put_run(tmp_path / "runs", load_job(tmp_path / "job.yaml", overrides=small[1::2]), day=3)
+    code, out, err = made("plan", "job.yaml", *small, "--set", points)
+    assert (code, err) == (0, "")
+    time, saved, cost = rows(out)[:3]
+    assert (time.split()[0], cost.split()[0]) == ("time", "cost")
+    assert saved.startswith("  saved ")
+    assert saved.endswith("; against the constant batch of the start")
+
+
 def test_the_json_has_the_estimate_beside_the_plan(made: Scaler) -> None:
     found = json.loads(made("plan", "job.yaml", *BATCH, "--json").out)
     without = json.loads(made("plan", "job.yaml", *BATCH, "--json", "--no-estimate").out)

@@ -107,6 +107,11 @@ REFUSED = [
         "growth of the batch is measured, and saved in checkpoints.",
     ),
     (
+        "scale.batch_schedule={name: instead_of_decay, max_global_batch_size: 512, up_to: noise_scale}",
+        "scale.batch_schedule: null -> {name: instead_of_decay, max_global_batch_size: 512, growth: 2, up_to: "
+        "noise_scale}: the growth of the batch is measured, and saved in checkpoints.",
+    ),
+    (
         'groups=[{match: "*", lr_ratio: 2}]',
         'groups: [] -> [{match: "*", lr_ratio: 2}]: the optimizer\'s state is saved by groups.',
     ),
@@ -143,6 +148,10 @@ def test_what_a_checkpoint_or_the_folder_holds_cannot_change(digits: Digits, ove
             ["scale.batch_schedule={name: doubling, every: {epochs: 1}, max_global_batch_size: 512}"],
         ),
         (
+            ["scale.batch_schedule={name: instead_of_decay, max_global_batch_size: 512, up_to: noise_scale}"],
+            ["scale.batch_schedule={name: instead_of_decay, max_global_batch_size: 512}"],
+        ),
+        (
             ['layer_decay={factor: 0.5, layers: ["0.*", "2.*"]}'],
             ['layer_decay={factor: 0.6, layers: ["0.*", "2.*"]}'],
         ),
@@ -170,6 +179,7 @@ MAY_CHANGE = [
     "scale.on_resize=hold_global_batch",
     "scale.rewarmup=null",
     "scale.batch_schedule={name: doubling, every: {epochs: 1}, max_global_batch_size: 512}",
+    "scale.batch_schedule={name: instead_of_decay, max_global_batch_size: 512}",
     "schedule={name: constant}",
     "schedule.plateau={metric: loss}",
     "train.epochs=30",

@@ -478,6 +478,12 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
             "  Write batch_schedule: {name: doubling, every: ..., max_global_batch_size: ...}.",
         ),
         (
+            "scale.batch_schedule={name: instead_of_decay, max_global_batch_size: 64, growth: 1}",
+            "JOB: scale.batch_schedule.growth = 1 must be > 1.\n"
+            "  scale.batch_schedule.growth: Least factor from one batch to the next. Between two changes the learning "
+            "rate falls with the schedule.",
+        ),
+        (
             "scale.batch_schedule={name: doubling, every: {epochs: 1}}",
             'JOB: the key "max_global_batch_size" is missing in scale.batch_schedule.\n'
             "  scale.batch_schedule.max_global_batch_size: Largest batch, in samples; it stops growing there.",

@@ -27,7 +27,7 @@ def changes(plan: Plan) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("alpha", [2.0, 4.0])
 def test_under_sqrt_it_is_seesaw(round_job: Digits, alpha: float) -> None:
-    """Meterez et al. 2025, algorithm 1: where a schedule divides lr by alpha, lr /= sqrt(alpha) and B *= alpha."""
+    """Meterez et al. 2025: where a schedule divides lr by alpha, Seesaw does lr /= sqrt(alpha) and B *= alpha."""
     steps = f"schedule={{name: step, every: {{epochs: 2}}, decay: {1 / alpha}, warmup: {{epochs: 0}}}}"
     plan = make_plan(round_job(ADAMW, SQRT, steps, INSTEAD.format(10**6)))
     lr, batch = plan.lr_at(0), plan.global_batch_size
@@ -41,7 +41,7 @@ def test_under_sqrt_it_is_seesaw(round_job: Digits, alpha: float) -> None:
 
 @pytest.mark.parametrize("factor", [2.0, 5.0])
 def test_under_linear_it_is_smith_s_schedule(round_job: Digits, factor: float) -> None:
-    """Smith et al. 2018, section 5.1: the learning rate stays, and the batch grows by the factor of the decay."""
+    """Smith et al. 2018: the learning rate stays, and the batch grows by the factor of the decay."""
     steps = f"schedule={{name: step, every: {{epochs: 2}}, decay: {1 / factor}, warmup: {{epochs: 0}}}}"
     plan = make_plan(round_job("scale.rule=linear", steps, INSTEAD.format(10**6)))
     assert [phase.global_batch_size for phase in plan.phases][:3] == [100, 100 * factor, 100 * factor**2]
@@ -142,6 +142,14 @@ def test_when_the_batch_changes(
     assert changes(make_plan(job)) == expected
 
 
+def test_legw_is_the_root_after_its_warmup(round_job: Digits) -> None:
+    lamb = ["reference.optimizer={name: lamb}", "reference.warmup={epochs: 0.5}", "scale.rule=auto"]
+    plan = make_plan(round_job("schedule={name: linear}", INSTEAD.format(400), *lamb))
+    assert (plan.rule, plan.warmup_samples) == ("legw", 2000)
+    assert [phase.lr_ratio for phase in plan.phases] == pytest.approx([2.0, (201 / 25) ** 0.5, 4.0])
+    assert plan.phases[1].start_samples >= 6000, "half of the way down from the warmup's end"
+
+
 def test_at_the_largest_batch_the_learning_rate_falls(round_job: Digits) -> None:
     plan = make_plan(round_job("schedule={name: linear, warmup: {epochs: 0}}", INSTEAD.format(200)))
     assert [plan.whole_step_lr_at(samples) for samples in (5000, 7500, 9000)] == pytest.approx([0.04, 0.02, 0.008])
@@ -201,15 +209,21 @@ def test_the_plan_says_how_many_steps_a_constant_batch_takes(round_job: Digits) 
         ),
         (
             ["schedule={name: linear}", "scale.rule=none"],
-            "scale.batch_schedule = instead_of_decay: scale.rule = none gives a larger batch no larger learning rate. "
-            "The learning rate would fall as far as without the larger batch, and not less.\n"
+            "scale.batch_schedule = instead_of_decay and scale.rule = none: a larger batch has no larger learning "
+            "rate, so the learning rate would fall as far as at a constant batch.\n"
             "  Use rule: linear for SGD, or rule: sqrt for Adam.",
         ),
         (
             ["schedule={name: linear}", "scale.rule=power", "scale.exponent=-0.5"],
-            "scale.batch_schedule = instead_of_decay: scale.rule = power with exponent = -0.5 gives a larger batch no "
-            "larger learning rate. The learning rate would fall as far as without the larger batch, and not less.\n"
+            "scale.batch_schedule = instead_of_decay and scale.rule = power with exponent = -0.5: a larger batch has "
+            "no larger learning rate, so the learning rate would fall as far as at a constant batch.\n"
             "  Use rule: linear for SGD, or rule: sqrt for Adam.",
+        ),
+        (  # of several optimizers, one without a rule
+            ["schedule={name: linear}", "scale.rule=auto", "reference.optimizers={d: {optimizer: {name: prodigy}}}"],
+            "scale.batch_schedule = instead_of_decay and scale.rule = auto, which is none for prodigy "
+            "(reference.optimizers.d): a larger batch has no larger learning rate, so the learning rate would fall as "
+            "far as at a constant batch.\n  Use rule: linear for SGD, or rule: sqrt for Adam.",
         ),
         (
             ["schedule={name: linear}", "scale.batch_schedule.max_global_batch_size=99"],
