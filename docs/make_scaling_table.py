@@ -28,7 +28,6 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     },
     "sgd": SGD,
     "lars": SGD,
-    "torch.optim:Muon": {"momentum": 0.95, "weight_decay": 0.1},
     "torch.optim:Adagrad": {"weight_decay": 0.01},
 }
 SCHEDULES: dict[str, dict[str, Any]] = {

@@ -104,7 +104,7 @@ def extras_of(job: Job) -> list[str]:
     """Return the extras of scaler that a job needs, in the order of the alphabet."""
     found = {STORAGE_EXTRAS.get(job.storage.partition("://")[0])} if is_remote(job.storage) else set()
     found |= {name for name in ("mlflow", "wandb") if getattr(job.tracking, name) is not None}
-    several = [own.optimizer for own in job.reference.optimizers.values() if own.optimizer is not None]
+    several = [own.optimizer for own in job.reference.several.values() if own.optimizer is not None]
     paths = [optimizer_facts(optimizer.name).path for optimizer in (job.reference.optimizer, *several)]
     found |= {"optimizers"} if any(path.startswith("pytorch_optimizer") for path in paths) else set()
     return sorted(extra for extra in found if extra)

@@ -96,9 +96,12 @@ def _switched(change: Change) -> bool:
 
 
 def _only_lr(change: Change) -> bool:
-    """Return whether a change of ``reference.optimizers`` is of a learning rate only: a key, or a whole entry."""
+    """Return whether a change of one of several optimizers is of learning rate or rule only: a key, or an entry."""
     entries = [value for value in (change.old, change.new) if isinstance(value, Mapping)]
-    return change.key.endswith(".lr") or (bool(entries) and all(value.get("optimizer") is None for value in entries))
+    other = ("optimizer", "match", "name")
+    return change.key.endswith((".lr", ".rule")) or (
+        bool(entries) and all(value.get(key) is None for value in entries for key in other)
+    )
 
 
 def _to_or_from(word: str) -> Callable[[Change], bool]:
@@ -187,8 +190,14 @@ def _why_not(change: Change, *, another_optimizer: bool) -> str | None:
         is_inside = change.key.startswith("layer_decay.") and key == "layer_decay"
         if (change.key == key or is_inside) and is_refused(change):
             return reason
-    if change.key.startswith("reference.optimizers.") and not _only_lr(change):
+    is_fallback = (change.key + ".").startswith("reference.optimizer.fallback.")
+    if (is_fallback or change.key.startswith("reference.optimizers.")) and not _only_lr(change):
         return "the saved state is of these optimizers"
-    if change.key.startswith("reference.optimizer.") and change.new is None and not another_optimizer:
+    if (
+        change.key.startswith("reference.optimizer.")
+        and not is_fallback
+        and change.new is None
+        and not another_optimizer
+    ):
         return "without the key, the saved value would stay; give its default"  # which scaler does not know
     return None

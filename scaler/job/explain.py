@@ -162,6 +162,8 @@ def _annotation(loc: Sequence[str]) -> Any:
     for part in loc:
         if part.startswith("<"):
             found = _tags(found)[part]
+        elif get_origin(found) is dict:  # the user chooses its keys
+            found = get_args(found)[1]
         elif not part.isdigit():
             found = _models_in(found)[0].model_fields[part].annotation
     return found

@@ -30,11 +30,22 @@ def require_own_loop_keys(job: Job, *, source: str) -> None:
                     f"{source}: {name}{key} is for scaler's own loop, and would be ignored by a loop of one's own.",
                     "Leave it out, and do it in the script.",
                 )
-    if job.reference.optimizers:
+    if job.reference.splits:
         raise JobFileError(
-            f"{source}: reference.optimizers is for recipes; a loop of one's own makes its optimizers itself.",
-            "Leave it out: give each optimizer of the script the learning rate that it was tuned with.",
+            f"{source}: reference.optimizer.fallback and match are for recipes; a loop of one's own gives each "
+            "optimizer its parameters.",
+            "Name the second optimizer only: optimizers: {rest: {lr: 0.001, optimizer: {name: adamw}}}.",
         )
+    names = [job.reference.optimizer.name]
+    for name, own in job.reference.optimizers.items():
+        other = own.optimizer.name if own.optimizer is not None else job.reference.optimizer.name
+        if other in names:
+            raise JobFileError(
+                f"{source}: reference.optimizers.{name} is a second {other}, and the optimizers of a loop of one's own "
+                "are told apart by their class.",
+                "Leave it out: give each optimizer of the script the learning rate that it was tuned with.",
+            )
+        names.append(other)
     if job.scale.batch_schedule is not None or job.scale.rule == "adascale":
         key = "batch_schedule" if job.scale.batch_schedule is not None else "rule = adascale"
         raise JobFileError(

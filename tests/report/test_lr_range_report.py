@@ -164,7 +164,7 @@ def test_the_learning_rates_of_other_optimizers_are_to_be_multiplied_too(find: F
     """Only those of their own: e has reference.lr."""
     found = find(falls, "reference.optimizers={d: {lr: 0.1}, e: {optimizer: {name: sgd, momentum: 0.5}}}")
     assert found.hints == (
-        "The test multiplied the learning rates of d in reference.optimizers by the same number as reference.lr. "
+        "The test multiplied the learning rates of d in reference by the same number as reference.lr. "
         "Multiply them in the job file, too.",
     )
 

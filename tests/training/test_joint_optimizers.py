@@ -22,11 +22,14 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 import scaler
+from scaler.errors import RecipeError
 from scaler.job import Job, parse_job
 from scaler.plan import Plan, make_plan
 from scaler.training.checkpoints.files import find_checkpoint
 from scaler.training.loop import Training
 from scaler.training.model.kinds import parameter_kinds
+from scaler.training.optimizer.joint import JointOptimizers
+from scaler.training.optimizer.scaled import ScaledOptimizer
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe.check import checked_recipe
 from scaler.training.worker_context import AttemptEnd
@@ -182,3 +185,130 @@ def test_a_resume_in_the_middle_continues_both_optimizers(tmp_path: Path, first:
     if first == then == 1:
         assert after[0]["weights"] == whole["weights"]
         assert after[0]["state"] == whole["state"]
+
+
+def test_one_gradient_that_is_not_finite_stops_both_optimizers() -> None:
+    """fp16 has one scale for one loss: an overflow in AdamW's gradient keeps Muon from stepping, too."""
+    job = muon_job(train={"precision": "fp16"})
+    recipe = make_recipe(torch.float32)
+    plan = plan_of(job, recipe)
+    named = dict(recipe.model.named_parameters())
+    device = torch.device("cpu")
+    several = {
+        name: ScaledOptimizer({key: named[key] for key in keys}, job, plan, device, name=name)
+        for name, keys in ((None, plan.tensors), ("fallback", plan.optimizers[0].tensors))
+    }
+    joint = JointOptimizers(several, job, device)
+    before = {name: parameter.detach().clone() for name, parameter in named.items()}
+    for is_finite in (False, True):
+        scale = joint.scaler.get_scale()
+        joint.scaler.scale(recipe.loss(recipe.model, recipe.train_data[:16])).backward()  # type: ignore[misc, no-untyped-call, union-attr]
+        if not is_finite:
+            named["head.bias"].grad[0] = float("inf")  # type: ignore[index]
+        trained, norm = joint.whole_gradient()
+        used = joint.step(trained, norm, plan.phases[0], lr=0.01, momentum=None)
+        assert used == 0.01
+        assert float(norm) == pytest.approx(0.9, abs=0.9) if is_finite else float(norm) == float("inf")
+        assert joint.scaler.get_scale() == (scale if is_finite else scale / 2)
+        steps = [not torch.equal(named[name], old) for name, old in before.items()]
+        assert steps == [is_finite] * len(named)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_two_optimizers_train_in_another_precision(tmp_path: Path, precision: str) -> None:
+    (full,) = run(tmp_path, 1, muon_job(train={"epochs": 1}), dtype=torch.float32)
+    half, *_ = run(tmp_path, 2, muon_job(train={"epochs": 1, "precision": precision}), dtype=torch.float32)
+    assert half["weights"] == pytest.approx(full["weights"], abs=0.05)
+    assert half["weights"] != full["weights"]
+    norms = [[record.grad_norm for record in records_of([rank])] for rank in (half, full)]
+    assert norms[0] == pytest.approx(norms[1], rel=0.2), "a gradient that is still scaled is 65536 times as long"
+
+
+def test_groups_apply_inside_each_optimizer(tmp_path: Path) -> None:
+    """The body at half the learning rate, and its first layer frozen for an epoch."""
+    groups = [{"match": "body.*", "lr_ratio": 0.5}, {"match": "body.0.*", "freeze": {"epochs": 1}}]
+    seen: list[Any] = []
+    torch.set_num_threads(1)
+
+    def note(model: nn.Module) -> None:
+        lrs = {
+            name: [group["lr"] for group in each.optimizer.param_groups]
+            for name, each in training._stepper.optimizers.items()
+        }
+        seen.append((lrs, model.body[0].weight.grad is not None, weights_of(model.body[0]) == first))  # type: ignore[index, union-attr]
+
+    recipe = make_recipe(after_step=note)
+    first = weights_of(recipe.model.body[0])  # type: ignore[index, union-attr]
+    job = muon_job(groups=groups)
+    plan = plan_of(job, recipe)
+    training = Training(recipe, job, plan, Kept(0, 1, str(tmp_path)))
+    training.run()
+    for lrs, *_ in seen:
+        whole = lrs["fallback"][0] / 0.003
+        assert lrs[None] == pytest.approx([0.02 * whole * 0.5] * 2)
+        assert lrs["fallback"] == pytest.approx([0.003 * whole * ratio for ratio in (1.0, 0.5, 0.5)])
+    assert [is_frozen for *_, is_frozen in seen] == [True] * 4 + [False] * 4
+
+
+def test_embeddings_are_found_by_their_module_and_tied_weights_have_both_names() -> None:
+    kinds = parameter_kinds(Words(tied=True))
+    assert (kinds["embed.weight"].kind, kinds["embed.weight"].other_names) == ("embedding", ("head.weight",))
+    assert "head.weight" not in kinds
+    assert kinds == parameter_kinds(nn.DataParallel(Words(tied=True)))
+    assert {name: kind.kind for name, kind in parameter_kinds(Words()).items()} == {
+        "embed.weight": "embedding",
+        "body.0.weight": "matrix",
+        "body.0.bias": "other",
+        "body.2.weight": "matrix",
+        "body.2.bias": "other",
+        "body.3.weight": "other",
+        "body.3.bias": "other",
+        "head.weight": "matrix",
+        "head.bias": "other",
+    }
+    assert parameter_kinds(nn.Conv2d(3, 4, 2))["weight"].kind == "other"
+
+
+def frozen_body() -> Words:
+    model = Words()
+    model.body.requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model": frozen_body()},
+            "reference.optimizer has no parameter to train: none of body.0.weight, body.2.weight requires a gradient.\n"
+            "  Let one require a gradient in build(), or change what the optimizer matches.",
+        ),
+        (
+            {"loss": None, "step": lambda context, batch: None, "optimizers": "all"},
+            "reference.optimizer.fallback and match split the parameters of a recipe with a loss, and the recipe has "
+            "step.\n  Give its optimizers in the recipe: Recipe(optimizers={...}), and what differs in "
+            "reference.optimizers.",
+        ),
+    ],
+)
+def test_a_recipe_whose_parameters_cannot_be_shared_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    if changes.get("optimizers"):
+        model = Words()
+        changes = {**changes, "model": model, "optimizers": {"all": model}}
+    recipe, job = make_recipe(**changes), muon_job()
+    with pytest.raises(RecipeError) as caught:
+        Training(recipe, job, plan_of(job, recipe), Kept(0, 1, str(tmp_path)))
+    assert str(caught.value) == message
+
+
+def test_a_checkpoint_of_other_optimizers_is_refused(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path)
+    run(tmp_path, 1, muon_job(), folder=folder, stop_after=3)
+    with pytest.raises(RecipeError) as caught:
+        run(tmp_path, 1, muon_job(reference={"optimizer": {"name": "sgd"}}), folder=folder)
+    assert str(caught.value).startswith(
+        "the checkpoint at 48 samples has the optimizers reference.optimizer, fallback, and this training has "
+        "reference.optimizer.\n"
+    )

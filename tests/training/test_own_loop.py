@@ -306,7 +306,14 @@ def test_another_kind_of_optimizer_is_refused(tmp_path: Path) -> None:
     [
         ({"train": {"epochs": 3, "clip_grad_norm": 1.0}}, "train.clip_grad_norm is for scaler's own loop"),
         ({"groups": [{"match": "*", "lr_ratio": 0.1}]}, "groups is for scaler's own loop"),
-        ({"reference": {**JOB["reference"], "optimizers": {"d": {"lr": 0.1}}}}, "reference.optimizers is for recipes"),
+        (
+            {"reference": {**JOB["reference"], "optimizers": {"d": {"lr": 0.1}}}},
+            r"reference.optimizers.d is a second sgd",
+        ),
+        (
+            {"reference": {**JOB["reference"], "optimizer": {"name": "sgd", "fallback": {"name": "adam", "lr": 0.1}}}},
+            r"reference.optimizer.fallback and match are for recipes",
+        ),
         (
             {
                 "scale": {
@@ -499,3 +506,32 @@ def _diverged(rank: int, world_size: int, storage: str) -> tuple[str, int]:
 def test_an_own_loop_cannot_go_back_to_a_checkpoint_of_scaler_s(tmp_path: Path) -> None:
     with pytest.raises(JobFileError, match="go_back needs scaler's checkpoints"):
         start(str(tmp_path), failures={"divergence": {"then": "go_back"}})
+
+
+def test_muon_and_adamw_each_follow_the_rule_and_the_reference_of_their_own(tmp_path: Path) -> None:
+    """Muon by the root and AdamW unscaled, prepared in any order; a last step of 10 of 16 samples."""
+    model = network()
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
+    muon = torch.optim.Muon(matrices, lr=0.02)
+    adamw = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.ndim != 2], lr=0.003)
+    rest = {"lr": 0.003, "optimizer": {"name": "adamw"}, "rule": "none"}
+    reference = {"global_batch_size": 8, "lr": 0.02, "optimizer": {"name": "muon"}, "optimizers": {"rest": rest}}
+    run = start(
+        str(tmp_path),
+        reference=reference,
+        scale={"per_worker_batch_size": 16, "rule": "auto"},
+        schedule={"name": "constant", "warmup": {"epochs": 0}},
+    )
+    *_, loader = run.prepare(model, adamw, muon, DataLoader(data(), batch_size=run.batch_size))
+    seen = []
+    for features, labels in loader:
+        mse_loss(model(features), labels).backward()
+        for optimizer in (adamw, muon):
+            optimizer.step()
+            optimizer.zero_grad()
+        seen.append((len(labels), muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"]))
+    for size, muon_lr, adamw_lr in seen:
+        assert (muon_lr, adamw_lr) == (pytest.approx(0.02 * (size / 8) ** 0.5), pytest.approx(0.003))
+    assert {size for size, *_ in seen} > {16}
+    audit = run.finish().lr_audit
+    assert (audit.as_planned, audit.max_abs_error) == (True, pytest.approx(0.0, abs=1e-15))

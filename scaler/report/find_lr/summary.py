@@ -136,12 +136,12 @@ def _hints(lrs: Sequence[float], found: RangeTest) -> list[str]:
 
 
 def _of_each_optimizer(plan: Plan) -> list[str]:
-    """What to do with the learning rates of ``reference.optimizers``."""
+    """What to do with the learning rates of ``reference.optimizers`` and ``fallback``."""
     own = [optimizer.name for optimizer in plan.optimizers if optimizer.scaling.base_lr != plan.base_lr]
     if not own:
         return []
     return [
-        f"The test multiplied the learning rates of {', '.join(own)} in reference.optimizers by the same number as "
+        f"The test multiplied the learning rates of {', '.join(own)} in reference by the same number as "
         "reference.lr. Multiply them in the job file, too."
     ]
 

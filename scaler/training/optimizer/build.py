@@ -36,6 +36,12 @@ def build_optimizer(
             f"groups and layer_decay give parameters a lr_ratio, but {name} has one learning rate for all.",
             "Leave lr_ratio and layer_decay out, or use another optimizer.",
         )
+    others = [key for key, parameter in parameters.items() if parameter.requires_grad and parameter.ndim != 2]
+    if optimizer_facts(name).takes_matrices and others:
+        raise JobFileError(
+            f"{name} trains matrices only, and {others[0]} has {parameters[others[0]].ndim} dimensions.",
+            "Train it with another optimizer: reference.optimizer.fallback, or one of the recipe's optimizers.",
+        )
     if groups:
         trained: Any = [
             {"params": [parameters[name] for name in group.tensors], "lr_ratio": group.lr_ratio} for group in groups

@@ -142,7 +142,7 @@ class SampleScheduler:
         if samples_seen < 0:
             raise PlanError(f"samples_seen = {samples_seen} is below 0.", "A training starts at 0.")
         ratio = batch_ratio(reference_batch_size=reference_batch_size, global_batch_size=global_batch_size)
-        name = _name_of(type(optimizer))
+        name = name_of_class(type(optimizer))
         self._rule, self.reason = make_rule(
             rule,
             optimizer=name,
@@ -382,7 +382,7 @@ def _without_momentum(constants: Mapping[str, Any], group: Mapping[str, Any]) ->
     return {**held, "betas": (group["betas"][0], *held["betas"][1:])} if "betas" in held else held
 
 
-def _name_of(kind: type[Optimizer]) -> str:
+def name_of_class(kind: type[Optimizer]) -> str:
     """Return a class's name in the job file, or else the shortest ``module:Class`` from which it can be imported."""
     parts = kind.__module__.split(".")
     modules = [".".join(parts[: length + 1]) for length in range(len(parts))]

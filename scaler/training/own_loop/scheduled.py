@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from scaler.core.optimizers import optimizer_facts
 from scaler.errors import PlanError
 from scaler.job import Job
-from scaler.plan import Plan
+from scaler.plan import Phase, Plan, PlanOptimizer
 from scaler.training.gradients.norm import total_norm
 from scaler.training.optimizer.scheduler import SampleScheduler
 
@@ -24,15 +24,16 @@ class Scheduled:
 
     Args:
         optimizer: as it was tuned at the reference.
-        job: says the rule.
+        job: says the rule, and the reference of this optimizer.
         plan: says the batch and the schedule.
+        own: of the plan, if the optimizer is one of ``reference.optimizers``.
         before: called with this object before each step of the optimizer; it calls ``write``.
         ready: called with this object when the gradients of a step are complete: before the step, or in it, after its
             closure.
         after: called with this object after each step.
 
     Attributes:
-        used_lr: in the last step, as a multiple of the reference's: of all groups the value farthest from the first's.
+        used_lr: in the last step, as a learning rate of the plan: of all groups the value farthest from the first's.
 
     Raises:
         PlanError: as ``SampleScheduler``.
@@ -44,6 +45,7 @@ class Scheduled:
         job: Job,
         plan: Plan,
         *,
+        own: PlanOptimizer | None = None,
         before: Callable[["Scheduled"], None],
         ready: Callable[["Scheduled"], None],
         after: Callable[["Scheduled"], None],
@@ -51,13 +53,14 @@ class Scheduled:
         scale = job.scale
         self.optimizer, self.used_lr = optimizer, 0.0
         self._before, self._ready = before, ready
+        self._plan, self._own, self._to_plan = plan, own, 1.0
         optimizer.register_step_pre_hook(self._begin_step)  # before the hooks of the scheduler
         self._scheduler = SampleScheduler(
             optimizer,
             reference_batch_size=plan.reference_batch_size,
             global_batch_size=plan.global_batch_size,
             schedule=plan.schedule,
-            rule=plan.rule,
+            rule=plan.rule if own is None else own.scaling.rule.name,
             exponent=scale.exponent,
             noise_scale=scale.noise_scale,
             betas=scale.betas,
@@ -67,17 +70,18 @@ class Scheduled:
             total_samples=plan.total_samples if scale.horizon else None,
         )
         optimizer.register_step_post_hook(lambda *_: self._stepped(after))
-        self._reference_lr = job.reference.lr
+        self._reference_lr = plan.base_lr
 
     @property
     def name(self) -> str:
         """The name of the optimizer's class in the job file, or ``module:Class``."""
         return self._scheduler.optimizer_name
 
-    def write(self, *, samples_seen: int, samples: int, share: float) -> None:
+    def write(self, step: Phase, *, samples_seen: int, samples: int, share: float) -> None:
         """Write the learning rate and constants of a step.
 
         Args:
+            step: the plan's phase of this step, at the step's own size.
             samples_seen: before the step, over all processes.
             samples: in the step, over all processes.
             share: of the peak learning rate.
@@ -85,6 +89,11 @@ class Scheduled:
         Raises:
             TrainingError: something else wrote the learning rate.
         """
+        if self._own is not None:
+            whole = self._own.phase(self._plan.phases[0])
+            is_whole = step.global_batch_size == whole.global_batch_size
+            own = whole if is_whole else self._own.scaling.short_step(whole, step.global_batch_size)
+            self._to_plan = step.lr_ratio / own.lr_ratio
         self._scheduler.follow(samples_seen=samples_seen, samples=samples, share=share)
 
     def grad_norm(self) -> Tensor:
@@ -120,7 +129,9 @@ class Scheduled:
     def _stepped(self, after: Callable[["Scheduled"], None]) -> None:
         groups = self.optimizer.param_groups
         lrs = [
-            float(group["lr"]) / (group["initial_lr"] / self._reference_lr) for group in groups if group["initial_lr"]
+            float(group["lr"]) / (group["initial_lr"] / self._reference_lr) * self._to_plan
+            for group in groups
+            if group["initial_lr"]
         ]
         self.used_lr = max(lrs, key=lambda lr: abs(lr - lrs[0])) if lrs else 0.0
         after(self)

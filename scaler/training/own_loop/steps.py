@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from scaler.errors import TrainingError
 from scaler.job import Job
 from scaler.metrics.events import COMPUTING, LOADING
+from scaler.plan.optimizers import job_of
 from scaler.training.activity import Activity
 from scaler.training.clock import Clock, Mark
 from scaler.training.hand_over import HAND_OVER_S
+from scaler.training.optimizer.scheduler import name_of_class
 from scaler.training.own_loop.context import LoopContext
 from scaler.training.own_loop.counts import StepCounts, Sums
 from scaler.training.own_loop.group import LoopGroup
@@ -93,16 +95,20 @@ class LoopSteps:
         for known in self.optimizers:
             if known.optimizer is optimizer:
                 return known
+        plan, name = self._run.plan, name_of_class(type(optimizer))
+        own = next((own for own in plan.optimizers if own.optimizer["name"] == name != plan.optimizer["name"]), None)
+        job = self._job if own is None else job_of(self._job, own.name)
         scheduled = Scheduled(
             optimizer,
-            self._job,
-            self._run.plan,
+            job,
+            plan,
+            own=own,
             before=self._before_update,
             ready=self._gradients_ready,
             after=self._after_update,
         )
-        if not self.optimizers:
-            require_reference(scheduled, self._job)
+        if own is not None or not self.optimizers:
+            require_reference(scheduled, job)
         self.optimizers.append(scheduled)
         return scheduled
 
@@ -197,7 +203,7 @@ class LoopSteps:
         sums = self._counts.take()
         self._require_samples(sums.samples)
         planned = self._run.planned_step(sums.samples)
-        scheduled.write(samples_seen=planned.samples_seen, samples=planned.samples, share=planned.share)
+        scheduled.write(planned.phase, samples_seen=planned.samples_seen, samples=planned.samples, share=planned.share)
         if self.open.first is None:
             self._require_equal_gradients(sums)
             step = self.open

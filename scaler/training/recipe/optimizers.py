@@ -104,9 +104,9 @@ def require_several(recipe: Recipe, job: "Job", plan: "Plan") -> None:
 def _require_split(recipe: Recipe, job: "Job", plan: "Plan") -> None:
     """Raise an error if the optimizers of a job cannot share the parameters of a recipe."""
     if recipe.step is not None:
-        key = "optimizer.fallback" if job.reference.optimizer.fallback is not None else "optimizers has match, which"
         raise RecipeError(
-            f"reference.{key} splits the parameters of a recipe with a loss, and the recipe has step.",
+            "reference.optimizer.fallback and match split the parameters of a recipe with a loss, and the recipe has "
+            "step.",
             "Give its optimizers in the recipe: Recipe(optimizers={...}), and what differs in reference.optimizers.",
         )
     named = named_parameters(recipe.model)
