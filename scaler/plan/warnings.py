@@ -114,9 +114,9 @@ def _of_growth_instead_of_decay(plan: Plan, job: Job, may_become: Phase | None) 
     yield (
         optimizer_facts(plan.optimizer["name"]).family is ADAPTIVE and raised > grown**0.5 * (1.0 + 1e-9),
         "batch_grows_faster_than_lr_falls",
-        f"Where the batch is {grown:.4g} times as large, rule: {plan.rule} divides {plan.optimizer['name']}'s learning "
-        f"rate by {grown / raised:.4g}. Below the root, {grown**0.5:.4g}, training is not stable with adaptive "
-        "optimizers (Meterez et al. 2025): use rule: sqrt.",
+        f"Where the batch is {grown:.4g} times as large, rule: {plan.rule} divides the learning rate of "
+        f"{plan.optimizer['name']} by {grown / raised:.4g}. Below the root, {grown**0.5:.4g}, training is not stable "
+        "with adaptive optimizers (Meterez et al. 2025): use rule: sqrt.",
     )
 
 

@@ -480,8 +480,8 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (
             "scale.batch_schedule={name: instead_of_decay, max_global_batch_size: 64, growth: 1}",
             "JOB: scale.batch_schedule.growth = 1 must be > 1.\n"
-            "  scale.batch_schedule.growth: Least factor from one batch to the next. Between two changes the learning "
-            "rate falls with the schedule.",
+            "  scale.batch_schedule.growth: Least factor from one batch to the next. Between two changes the "
+            "learning rate falls with the schedule.",
         ),
         (
             "scale.batch_schedule={name: doubling, every: {epochs: 1}}",

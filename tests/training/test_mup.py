@@ -79,7 +79,7 @@ def job_of(recipe: Recipe, optimizer: str = "adamw", *, lr: float = 0.01, **othe
     return make_job(reference=reference, **others)
 
 
-def rates(folder: Path, recipe: Recipe, job: Job) -> dict[str, tuple[float, float]]:
+def saved_lrs(folder: Path, recipe: Recipe, job: Job) -> dict[str, tuple[float, float]]:
     """Return the learning rate and the weight decay of each parameter in the newest checkpoint."""
     groups = make_plan(job, 1, parameters=shapes_of(recipe)).groups
     order = [name for group in groups for name in group.tensors] or list(shapes_of(recipe))
@@ -109,7 +109,7 @@ def test_the_rule_multiplies_mup_s_learning_rates(tmp_path: Path, optimizer: str
     job = job_of(recipe, optimizer, per_worker_batch_size=batch, train={"steps": 3})
     in_this_process(tmp_path, recipe, job)[0].run()
     lr = 0.01 * {"adamw": (batch / 16) ** 0.5, "sgd": batch / 16}[optimizer]  # auto: sqrt and linear
-    found, expected = rates(tmp_path, recipe, job), own(optimizer, width, lr)
+    found, expected = saved_lrs(tmp_path, recipe, job), own(optimizer, width, lr)
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         assert found[name] == pytest.approx(values, rel=1e-12)
@@ -139,7 +139,7 @@ def test_the_plan_lists_them_and_a_resume_keeps_them_while_the_batch_grows(tmp_p
         last = around.records[-1]
         assert last.lr == plan.lr_at(last.samples_seen)
         lrs.append(last.lr)
-        for name, (lr, _) in rates(folder, recipe, job).items():
+        for name, (lr, _) in saved_lrs(folder, recipe, job).items():
             assert lr == pytest.approx(last.lr * (0.25 if name == "hidden.weight" else 1.0), rel=1e-12)
     short = 0.005 * (58 / 64) ** 0.5  # the last step has 58 samples
     assert lrs == pytest.approx([0.01, 0.005, short]), "at four times the batch a quarter of twice the learning rate"
@@ -201,7 +201,7 @@ def test_the_learning_rates_are_those_of_the_mup_package(tmp_path: Path, optimiz
         for group in theirs.param_groups
         for parameter in group["params"]
     }
-    found = rates(tmp_path, recipe, job)
+    found = saved_lrs(tmp_path, recipe, job)
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         assert found[name] == pytest.approx(values, rel=1e-12)

@@ -199,6 +199,7 @@ def _rows(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
         ("warmup_samples", _samples(plan, plan.warmup_samples, plan.warmup_steps), reasons["warmup_samples"]),
         ("num_samples", plural(plan.num_samples, "sample"), "the training set"),
         ("total_samples", _samples(plan, plan.total_samples, plan.total_steps), reasons["total_samples"]),
+        *([("total_steps", steps_text(plan), reasons["total_steps"])] if "total_steps" in reasons else []),
         ("steps_per_epoch", plural(plan.steps_per_epoch, "step"), reasons["steps_per_epoch"]),
         ("eval_every_samples", plural(plan.eval_every_samples, "sample"), "between two evaluations"),
         _cadence(plan, job),
