@@ -18,9 +18,10 @@ from table import table  # noqa: E402
 
 INTRO = """# What `auto` chooses, and what stands behind it
 
-`make docs` writes this page from the table of optimizers that the plan uses, so the page says what the plan does. It has
-every optimizer of torch 2.13, and those of the extra `scaler[optimizers]` (the package pytorch_optimizer) that scaler
-knows. `auto` refuses every other class, because a guess would be silent: name a rule, and measure it with an experiment.
+`make docs` writes this page from the table of optimizers that the plan uses, so the page says what the plan does. It
+has every optimizer of torch 2.13, and those of the extra `scaler[optimizers]` (the package pytorch_optimizer) that
+scaler knows. `auto` refuses every other class, because a guess would be silent: name a rule, and measure it with an
+experiment.
 
 A rule that was not measured here rests on the paper or the analogy in the column "why" alone.
 
@@ -30,8 +31,8 @@ MEASURED: dict[str, str] = {
     "torch.optim:SGD": "[linear holds up to a sixteenth of the best learning rate](rules-measured.md), and "
     "[up to 8 times the batch for accuracy](measured/digits-scaling.md)",
     "torch.optim:Adam": "[sqrt with betas and eps tracks the reference from batch 1 to 8](rules-measured.md)",
-    "torch.optim:AdamW": "[a small GPT](measured/charlm-scaling.md): sqrt loses 0.05 nats at 4 times the batch, adam_sde "
-    "nothing",
+    "torch.optim:AdamW": "[a small GPT](measured/charlm-scaling.md): sqrt loses 0.05 nats at 4 times the batch, "
+    "adam_sde nothing",
 }
 
 

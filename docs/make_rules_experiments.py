@@ -12,11 +12,11 @@ PAGE = DOCS / "rules-experiments.md"
 
 INTRO = """# Today's rules, measured
 
-Each section is one experiment: `scaler experiment run benchmarks/rules/NAME.yaml` runs it again. Seeds, margins, endpoints
-and controls were committed in these files before the first run. Differences are to the baseline, paired by seed, and
-all intervals of a table together hold 90 % (Holm). "As good" means that the whole interval is inside the margin of 0.02
-nats of held-out loss. Each page behind a link has the sweep that shows the reference's learning rate to be the best
-inside the values that were tried.
+Each section is one experiment: `scaler experiment run benchmarks/rules/NAME.yaml` runs it again. Seeds, margins,
+endpoints and controls were committed in these files before the first run. Differences are to the baseline, paired by
+seed, and all intervals of a table together hold 90 % (Holm). "As good" means that the whole interval is inside the
+margin of 0.02 nats of held-out loss. Each page behind a link has the sweep that shows the reference's learning rate
+to be the best inside the values that were tried.
 
 `digits` is a multilayer perceptron with 9,000 parameters on 1,280 images, `charlm` a GPT with 2 layers of width 32 on
 characters of Python's help texts. Both are small: a rule that fails here may hold for a large model, and the other way

@@ -162,7 +162,7 @@ def gan_job(**given: Any) -> Job:
 
 
 class UsedLrs:
-    """Notes the learning lrs, with the constants, of each optimizer at each of its steps."""
+    """Notes the learning rates, with the constants, of each optimizer at each of its steps."""
 
     def __init__(self, training: Training) -> None:
         self.of: dict[str, list[tuple[float, Any]]] = {}
