@@ -17,7 +17,7 @@ class Family:
 
     Args:
         text: the family's name in messages.
-        auto_rule: the rule that ``scale.rule: auto`` chooses for it; None: it is refused, because none is measured.
+        auto_rule: the rule that ``scale.rule: auto`` chooses for it; None: no rule held for it, and it is refused.
         gain_exponent: the learning rate is multiplied by the gain to this power (rules ``gain`` and ``adascale``);
             None: no source says how it follows the gain, and these rules are refused.
     """
@@ -183,6 +183,7 @@ _TABLE = (
         family=SIGN,
         weight_decay="decoupled",
         averages=("betas",),
+        no_auto="sqrt, linear and none all lost at 8 times the batch, linear the least (docs/rules-experiments.md)",
     ),
     OptimizerFacts(
         name="prodigy",  # its averages estimate its learning rate: they are not in ``averages``
