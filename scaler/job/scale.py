@@ -275,8 +275,8 @@ class Scale(Section):
             raise problem(f"has betas: power, which rule: {self.rule} does not take.", "Use rule: adam_sde.")
         if self.horizon and not is_sde:
             raise problem(
-                f"has horizon: true and rule: {self.rule}. The horizon goes with adam_sde: it scales the "
-                "learning rate, weight decay, betas and eps together.",
+                f"has horizon: true and rule: {self.rule}. The horizon goes with adam_sde: it scales lr, "
+                "weight decay, betas and eps together.",
                 "Use rule: auto, or leave horizon out.",
             )
         if self.horizon and self.co_scale.weight_decay:

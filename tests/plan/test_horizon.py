@@ -180,7 +180,7 @@ def test_the_warning_says_what_to_type(round_job: Digits) -> None:
         ),
         (
             [*LAW, "scale.rule=sqrt"],
-            "scale has horizon: true and rule: sqrt. The horizon goes with adam_sde: it scales the learning rate, "
+            "scale has horizon: true and rule: sqrt. The horizon goes with adam_sde: it scales lr, "
             "weight decay, betas and eps together.\n  Use rule: auto, or leave horizon out.",
         ),
         (

@@ -58,7 +58,7 @@ def costs(report: Report) -> list[Fact]:
 
 
 def further_facts(report: Report) -> list[Fact]:
-    """Return facts of some runs only: work trained again, restarts, a growing batch, groups, a gain, a noise scale."""
+    """Return facts of some runs only: work trained again, restarts, a growing batch, weight decay, groups, noise."""
     plan, totals = report.plan, report.totals
     facts: list[Fact] = []
     if totals.redone_samples:
@@ -70,6 +70,9 @@ def further_facts(report: Report) -> list[Fact]:
         facts.append(("data order", ORDERS.get(report.data_order, report.data_order)))
     if len(plan["phases"]) > 1:
         facts.append(("planned batch", phase_text(plan["phases"])))
+    if (timescale := plan.get("weight_decay_timescale")) is not None:
+        reason = plan["reasons"]["weight_decay_timescale"]
+        facts.append(("wd timescale", f"{plural(round(timescale), 'sample')}, {reason}"))
     if plan["groups"]:
         facts.append(("peak lr", group_text(plan["groups"])))
     if report.gain is not None:
