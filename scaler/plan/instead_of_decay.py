@@ -69,8 +69,6 @@ def phases_instead_of_decay(
         if start >= lengths.total_samples:
             return tuple(phases[1:])
         steps = steps_to(start, before, num_samples=lengths.num_samples, last_batch=lengths.last_batch)
-        if start == before.start_samples:  # the schedule falls before the first step after the warmup
-            phases.pop()
         size = batch_instead_of_decay(schedule, start, first=first.global_batch_size, most=most)
         phases.append(grown_phase(job, first, size, scaling=scaling, world_size=world_size, start=(start, steps)))
     raise too_many_phases()

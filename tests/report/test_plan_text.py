@@ -146,7 +146,7 @@ def test_what_reacts_during_the_run_is_shown(digits: Digits) -> None:
     noisy = "scale.batch_schedule={name: noise_scale, every: {epochs: 2}, max_global_batch_size: 1024}"
     text = rendered(plan_text(make_plan(digits(noisy, "failures.divergence={then: go_back}"))), width=120)
     assert (
-        "reacts to     noise_scale  the batch doubles when the gradient noise scale allows it, "
+        "reacts to     noise_scale  the batch grows when the gradient noise scale allows it, "
         "checked every 2,874 samples\n" in text
     )
     assert "reacts to     divergence   after a divergence, training returns to a checkpoint with a lower lr\n" in text

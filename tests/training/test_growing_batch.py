@@ -96,6 +96,23 @@ def test_instead_of_decay_resumes_with_another_number_of_workers(tmp_path: Path)
     assert after[0]["weights"] == pytest.approx(whole[0]["weights"], abs=1e-12)
 
 
+def test_instead_of_decay_an_elastic_run_follows_the_plan_of_its_present_size(tmp_path: Path) -> None:
+    """Two workers have twice the first batch, so twice the batch at every place, up to the largest."""
+    job = make_job(num_workers={"min": 1, "max": 2}, per_worker_batch_size=12, batch_schedule=INSTEAD, rewarmup=None)
+    folder = new_folder(tmp_path)
+    before = run(tmp_path, 1, job, folder=folder, stop_after=35)
+    after = run(tmp_path, 2, job, folder=folder)
+    for workers, ranks in ((1, before), (2, after)):
+        plan = plan_of(job, workers)
+        for step in by_step(ranks):
+            seen = step[0].samples_seen
+            assert sum(record.samples for record in step) == plan.step_size(seen)
+            assert step[0].lr == step[0].lr_planned == plan.lr_at(seen)
+    starts = [record.samples_seen for record in records_of(after)]
+    assert min(starts) == sum(record.samples for record in records_of(before))
+    assert len({plan_of(job, 2).phase_at(seen).global_batch_size for seen in starts}) > 1
+
+
 def test_adam_s_constants_and_its_count_of_steps_change_with_the_batch(tmp_path: Path) -> None:
     """``beta_new ** new = beta_old ** old``: the averages have forgotten the same share of their start."""
     points = {"name": "points", "points": [{"at": {"epochs": 1}, "factor": 4}]}

@@ -11,7 +11,7 @@ from scaler.report.text.format import number, optimizer_options, option, plural,
 REACTIONS: Mapping[str, str] = MappingProxyType(
     {
         "adascale": "the learning rate is multiplied by the measured gain",
-        "noise_scale": "the batch doubles when the gradient noise scale allows it",
+        "noise_scale": "the batch grows when the gradient noise scale allows it",
         "plateau": "the learning rate falls when the evaluation no longer improves",
         "divergence": "after a divergence, training returns to a checkpoint with a lower lr",
     }
