@@ -20,7 +20,9 @@ class OptimizerKeys(Section):
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
-    name: str = Field(description="A name of the table of optimizers, or the import path of a torch optimizer: module:Class.")
+    name: str = Field(
+        description="A name of the table of optimizers, or the import path of a torch optimizer: module:Class."
+    )
 
     @property
     def options(self) -> dict[str, Any]:
