@@ -42,7 +42,7 @@ def require_own_loop_keys(job: Job, *, source: str) -> None:
         if other in names:
             raise JobFileError(
                 f"{source}: reference.optimizers.{name} is a second {other}, and the optimizers of a loop of one's own "
-                "are known by their class.",
+                "are distinguished by their class.",
                 "Leave it out: give each optimizer of the script the learning rate that it was tuned with.",
             )
         names.append(other)

@@ -103,4 +103,4 @@ def _require_matrices(job: Job, optimizer: str, tensors: Mapping[str, PlanParame
         else f"Leave them out of {place}.match."
     )
     some = ", ".join(others[:TENSORS_SHOWN])
-    raise PlanError(f"{place}: {optimizer} trains matrices only, and {some}{more} have not two dimensions.", remedy)
+    raise PlanError(f"{place}: {optimizer} trains matrices only, and {some}{more} do not have two dimensions.", remedy)

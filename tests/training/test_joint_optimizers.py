@@ -1,5 +1,6 @@
 """Optimizers that share the parameters of a recipe: torch's own, stepped together, on any number of workers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch.utils.data import TensorDataset
 
 import scaler
 from scaler.errors import RecipeError
-from scaler.job import Job, parse_job
+from scaler.job import Job, load_job, parse_job
 from scaler.plan import Plan, make_plan
 from scaler.training.checkpoints.files import find_checkpoint
 from scaler.training.loop import Training
@@ -34,6 +35,7 @@ from scaler.training.randomness import seed_everything
 from scaler.training.recipe.check import checked_recipe
 from scaler.training.worker_context import AttemptEnd
 
+JOBS = Path(__file__).parents[2] / "jobs"
 SAMPLES = 50  # in steps of 16: the last has 2
 MATRICES = ["body.0.weight", "body.2.weight"]
 
@@ -312,3 +314,33 @@ def test_a_checkpoint_of_other_optimizers_is_refused(tmp_path: Path) -> None:
         "the checkpoint at 48 samples has the optimizers reference.optimizer, fallback, and this training has "
         "reference.optimizer.\n"
     )
+
+
+def test_the_job_with_muon_says_what_each_optimizer_trains() -> None:
+    """scaler plan builds the recipe, and another number of workers is planned without it."""
+    plan = scaler.plan_job(JOBS / "charlm/muon.yaml")
+    (fallback,) = plan.optimizers
+    kinds = ("queries_keys_values", "mix", "perceptron.0", "perceptron.2")
+    assert list(plan.tensors) == [f"blocks.{block}.{kind}.weight" for block in (0, 1) for kind in kinds]
+    assert {"position", "token.weight", "head.weight", "blocks.0.mix.bias", "norm.weight"} < set(fallback.tensors)
+    alone = make_plan(load_job(JOBS / "charlm/muon.yaml"), 1, parameters=plan.parameters)
+    assert alone == scaler.plan_job(JOBS / "charlm/muon.yaml", workers=1)
+
+
+def test_the_general_form_of_the_page_plans() -> None:
+    """The example of docs/recipes.md, with the recipe of the language model."""
+    several = {
+        "tables": {"match": ["token.*", "position"], "lr": 0.1, "optimizer": {"name": "sgd"}},
+        "blocks": {
+            "match": ["blocks.*.mix.weight", "blocks.*.perceptron.*.weight"],
+            "lr": 0.02,
+            "optimizer": {"name": "muon"},
+            "rule": "sqrt",
+        },
+    }
+    reference = {"global_batch_size": 16, "lr": 0.002, "optimizer": {"name": "adamw"}, "optimizers": several}
+    plan = scaler.plan_job(JOBS / "charlm/muon.yaml", overrides=[f"reference={json.dumps(reference)}"])
+    assert [(own.name, len(own.tensors), own.scaling.rule.name) for own in plan.optimizers] == [
+        ("tables", 2, "linear"),
+        ("blocks", 6, "sqrt"),
+    ]
