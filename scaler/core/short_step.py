@@ -12,7 +12,7 @@ from scaler.core.scale import Scaled, scale
 def scale_short_step(
     rule: Rule,
     *,
-    samples: int,
+    samples: float,
     global_batch_size: int,
     reference_batch_size: int,
     optimizer: str,

@@ -17,6 +17,7 @@ from scaler.job.scale import Scale
 from scaler.job.schedule import Constant, ReferenceWarmup, Schedule, schedule_tag
 from scaler.job.section import MOST, Length, Point, Section, file_name, problem
 from scaler.job.tracking import Tracking
+from scaler.job.unit import require_unit
 
 
 class NamedOptimizer(Section):
@@ -64,9 +65,33 @@ class Ema(Section):
     decay: float = Field(ge=0, lt=1, description="Share of the average that one step of the reference keeps.")
 
 
+class SequenceLength(Section):
+    """A point of training from which samples have another number of tokens."""
+
+    at: Length = Field(description="The first step that starts at this point or after it has the new length.")
+    tokens_per_sample: int = Field(ge=1, le=MOST, description="Tokens of one sample from this point on.")
+
+
 class Train(Length):
     """The length of the training and its settings. With `rule: adascale`, lengths are samples of the reference."""
 
+    unit: Literal["samples", "tokens"] = Field(
+        "samples",
+        description="What the batch sizes of the job count. tokens: every global_batch_size, per_worker_batch_size, "
+        "max_global_batch_size and noise_scale is in tokens, and lengths may be given as {tokens: ...}; a sample is a "
+        "sequence of tokens_per_sample tokens.",
+    )
+    tokens_per_sample: int | None = Field(
+        None,
+        ge=1,
+        le=MOST,
+        description="unit: tokens: tokens of one sample, at the start of training. null: Recipe(tokens_per_sample=...).",
+    )
+    sequence_lengths: Annotated[tuple[SequenceLength, ...], Field(strict=False)] = Field(
+        (),
+        description="unit: tokens: points from which samples have another number of tokens, in ascending order. The "
+        "global batch keeps its tokens, and so does the learning rate.",
+    )
     num_samples: int | None = Field(
         None,
         ge=1,
@@ -152,7 +177,7 @@ class Cadence(Length):
 
     @classmethod
     def _units(cls) -> tuple[str, ...]:
-        return ("epochs", "steps", "samples", "seconds")
+        return ("epochs", "steps", "samples", "tokens", "seconds")
 
 
 class Best(Section):
@@ -271,6 +296,11 @@ class Job(Section):
             )
         if self.scale.co_scale.ema and self.train.ema is None:
             raise problem("scale.co_scale.ema = true, and train.ema is missing.", "Give train.ema.")
+        return self
+
+    @model_validator(mode="after")
+    def _counts_in_one_unit(self) -> Self:
+        require_unit(self)
         return self
 
     @field_validator("name")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
+from typing import Literal
 
 from scaler.core.optimizers import optimizer_facts
 from scaler.core.rules import choose_rule
@@ -12,22 +13,24 @@ from scaler.core.steps import last_step_start
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.job.scale import GrowWithNoise
+from scaler.job.section import Length
+from scaler.job.unit import in_samples
 from scaler.plan.groups import make_groups
 from scaler.plan.lengths import Lengths
 from scaler.plan.model import SCHEMA_VERSION, Plan
 from scaler.plan.optimizers import make_optimizers
-from scaler.plan.phase import Phase
+from scaler.plan.phase import Phase, units_of
 from scaler.plan.phases import (
     first_batch,
     largest_measured,
     last_start,
-    later_phases,
     make_phase,
     make_scaling,
     never_grows_at,
 )
 from scaler.plan.reasons import number_reasons
 from scaler.plan.schedule import make_schedule
+from scaler.plan.sequence_lengths import planned_phases
 from scaler.plan.warnings import find_warnings
 
 CURVE_POINTS = 200
@@ -52,6 +55,26 @@ def make_plan(
     Raises:
         PlanError: numbers that do not fit together; names numbers that fit.
     """
+    counted = in_samples(job)
+    try:
+        return _make(counted, world_size, unit=job.train.unit, num_samples=num_samples, parameters=parameters)
+    except PlanError as error:
+        if job.train.unit == "samples":
+            raise
+        tokens = f"{job.train.tokens_per_sample:,}"
+        note = f"This is in samples of {tokens} tokens; in the job, give batch sizes in tokens: {tokens} times as much."
+        raise PlanError(error.problem, f"{error.remedy}\n{note}") from None
+
+
+def _make(
+    job: Job,
+    world_size: int | None,
+    *,
+    unit: Literal["samples", "tokens"],
+    num_samples: int | None,
+    parameters: Mapping[str, int] | None,
+) -> Plan:
+    """Return the plan of a job whose batch sizes are in samples; ``unit`` is for its texts."""
     world_size = job.scale.max_workers if world_size is None else world_size
     num_samples = job.train.num_samples if job.train.num_samples is not None else num_samples
     if num_samples is None:
@@ -73,12 +96,13 @@ def make_plan(
         is_elastic=job.scale.is_elastic,
         num_samples=num_samples,
         last_batch=job.train.last_batch,
+        units=units_of([first]),
     )
-    total_samples = lengths.samples(job.train)
-    lengths = replace(lengths, total_samples=total_samples)
-    phases = (first, *later_phases(job, first, world_size=world_size, lengths=lengths))
+    phases, lengths, of_schedule = planned_phases(job, first, world_size=world_size, lengths=lengths)
+    total_samples = lengths.total_samples
+    assert total_samples is not None
     schedule, warmup_reason, schedule_reason = make_schedule(
-        job, scaled, lengths, last_step=last_start(phases, lengths), rises=_rises(job, scaled)
+        job, scaled, of_schedule, last_step=last_start(phases, lengths), rises=_rises(job, scaled)
     )
     growth, cadence, rewarmup = job.scale.batch_schedule, job.checkpoint.every, job.scale.rewarmup
     _require_measurable(job, rule, parts=world_size * batch.grad_accum_steps)
@@ -87,6 +111,8 @@ def make_plan(
     plan = Plan(
         schema_version=SCHEMA_VERSION,
         purpose="train",
+        unit=unit,
+        tokens_per_sample=job.train.tokens_per_sample,
         name=job.name,
         world_size=world_size,
         global_batch_size=first.global_batch_size,
@@ -112,6 +138,8 @@ def make_plan(
         steps_per_epoch=0,
         eval_every_samples=lengths.cadence(job.train.eval_every),
         checkpoint_every_samples=lengths.cadence(cadence) if cadence.seconds is None else None,
+        eval_every_tokens=_every_tokens(job, job.train.eval_every, first),
+        checkpoint_every_tokens=_every_tokens(job, cadence, first),
         checkpoint_every_s=cadence.seconds,
         rewarmup_samples=lengths.cadence(rewarmup) if rewarmup is not None else 0,
         grow_every_samples=lengths.stretch(growth.every) if isinstance(growth, GrowWithNoise) else None,
@@ -125,7 +153,7 @@ def make_plan(
     )
     plan = replace(
         plan,
-        warmup_steps=plan.steps(plan.warmup_samples),
+        warmup_steps=plan.steps(plan.samples_at(plan.warmup_samples)),
         total_steps=plan.steps(last_start(phases, lengths)) + 1,
         steps_per_epoch=plan.steps(num_samples),
     )
@@ -145,6 +173,15 @@ def make_plan(
             never_grows_at=never_grows_at(job, phases, lengths),
         ),
     )
+
+
+def _every_tokens(job: Job, cadence: Length, first: Phase) -> int | None:
+    """Return an interval in tokens, where ``train.sequence_lengths`` changes the samples in it; None: it has a unit
+    that counts samples."""
+    if not job.train.sequence_lengths or first.tokens_per_sample is None:
+        return None
+    step = first.global_batch_size * first.tokens_per_sample
+    return cadence.steps * step if cadence.steps is not None else cadence.tokens
 
 
 def _rises(job: Job, scaled: Scaled) -> bool:
@@ -238,7 +275,8 @@ def _curve(plan: Plan) -> Iterator[tuple[int, float]]:
     """Yield points of the learning rate for drawing: evenly, on both sides of each corner, and at short steps."""
     total = plan.total_samples
     points = {round(i * total / CURVE_POINTS) for i in range(CURVE_POINTS + 1)}
-    corners = {phase.start_samples for phase in plan.phases[1:]} | set(plan.schedule.corners(total))
+    corners = {phase.start_samples for phase in plan.phases[1:]}
+    corners |= {plan.samples_at(place) for place in plan.schedule.corners(ceil(plan.progress_at(total)))}
     points |= corners | {corner - 1 for corner in corners}
     curve = {point: plan.whole_step_lr_at(point) for point in points if 0 <= point <= total}
     curve |= {point: plan.lr_at(point) for point in _short_steps(plan)}

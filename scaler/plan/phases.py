@@ -10,6 +10,7 @@ from scaler.core.steps import last_step_start, next_step_start
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.job.scale import GrowAtPoints, GrowByDoubling, GrowWithNoise
+from scaler.job.unit import in_samples
 from scaler.plan.lengths import Lengths
 from scaler.plan.model import Plan
 from scaler.plan.phase import Phase, Scaling, as_json, steps_to
@@ -62,16 +63,21 @@ def make_scaling(job: Job) -> Scaling:
         optimizer=optimizer.name,
         constants=as_json(optimizer.with_defaults),
         ema_decay=ema.decay if ema is not None else None,
+        tokens_per_sample=job.train.tokens_per_sample,
     )
 
 
-def make_phase(job: Job, batch: Batch, *, start_samples: int, start_steps: int) -> tuple[Phase, Scaled]:
+def make_phase(
+    job: Job, batch: Batch, *, start_samples: int, start_steps: int, tokens_per_sample: int | None = None
+) -> tuple[Phase, Scaled]:
     """Return a phase at a batch, and the ratios and constants of that batch; always from the reference.
 
     Raises:
         PlanError: the rule does not hold at this batch, or the learning rate is not finite.
     """
-    return make_scaling(job).phase(batch, start_samples=start_samples, start_steps=start_steps)
+    return make_scaling(job).phase(
+        batch, start_samples=start_samples, start_steps=start_steps, tokens_per_sample=tokens_per_sample
+    )
 
 
 def later_phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -> tuple[Phase, ...]:
@@ -122,7 +128,7 @@ def last_start(phases: Sequence[Phase], lengths: Lengths) -> int:
 
 def grow(plan: Plan, job: Job, *, samples_seen: int, global_batch_size: int) -> Plan:
     """Return the plan with another global batch from ``samples_seen`` on, as a measured noise scale asks for."""
-    first = plan.phases[0]
+    job, first = in_samples(job), plan.phases[0]
     start = (samples_seen, plan.steps(samples_seen))
     phase = _grown(job, first, global_batch_size, world_size=plan.world_size, start=start)
     earlier = tuple(phase for phase in plan.phases if phase.start_samples < samples_seen)
@@ -192,6 +198,7 @@ def regrow(plan: Plan, job: Job, growth: Iterable[tuple[int, float]]) -> Plan:
         job: one that follows the noise scale.
         growth: pairs of the samples seen where the batch grew, and its size over the first batch's.
     """
+    job = in_samples(job)
     wanted, first = job.scale.batch_schedule, plan.phases[0].global_batch_size
     for at, factor in growth:
         size = round(first * factor)

@@ -17,6 +17,7 @@ from scaler.errors import TrainingError
 from scaler.job import Job
 from scaler.job.model import Divergence
 from scaler.job.scale import GrowWithNoise
+from scaler.job.unit import in_samples
 from scaler.plan import Plan
 
 
@@ -154,7 +155,7 @@ class Controllers:
         size is twice the batch, and measure it by branching. scaler takes the lower end of the noise scale's 90 %
         interval.
         """
-        wanted, present = self._job.scale.batch_schedule, self.noise.present()
+        wanted, present = in_samples(self._job).scale.batch_schedule, self.noise.present()
         if not isinstance(wanted, GrowWithNoise) or present is None or present.lower <= 2 * global_batch_size:
             return None
         size = min(2 * global_batch_size, wanted.max_global_batch_size)

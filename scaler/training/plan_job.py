@@ -60,9 +60,11 @@ class RecipeFacts:
         num_samples: size of the training set; None: the job file has it.
         parameters: number of elements of each parameter, by its name; None: the plan does not need them.
         groups: the parameter groups as the recipe gives them, not checked.
+        tokens_per_sample: of the recipe.
     """
 
     num_samples: int | None = None
+    tokens_per_sample: int | None = None
     parameters: Mapping[str, int] | None = None
     groups: object = ()
 
@@ -79,7 +81,8 @@ def recipe_facts(job: Job, *, source: str, recipe_folder: Path) -> RecipeFacts:
         ScalerError: the recipe cannot be built.
     """
     needs_model = bool(job.groups) or job.layer_decay is not None
-    if job.train.num_samples is not None and not needs_model:
+    needs_tokens = job.train.unit == "tokens" and job.train.tokens_per_sample is None
+    if job.train.num_samples is not None and not needs_model and not needs_tokens:
         return RecipeFacts()
     from scaler.training.model.names import named_parameters
     from scaler.training.own_loop.around import LoopFound, Planning
@@ -103,6 +106,7 @@ def recipe_facts(job: Job, *, source: str, recipe_folder: Path) -> RecipeFacts:
                 num_samples=len(recipe.train_data),  # type: ignore[arg-type]
                 parameters={name: parameter.numel() for name, parameter in named_parameters(recipe.model).items()},
                 groups=recipe.groups,
+                tokens_per_sample=recipe.tokens_per_sample,
             )
     except LoopFound as found:
         require_own_loop_keys(job, source=source)
@@ -121,7 +125,7 @@ def plan_with_recipe(
     world_size: int | None = None,
     facts: RecipeFacts | None = None,
 ) -> tuple[Job, Plan]:
-    """Return the job, with its recipe's groups in place of ``groups: recipe``, and its plan.
+    """Return the job, with its recipe's groups in place of ``groups: recipe`` and its tokens per sample, and its plan.
 
     Args:
         job: with every override in it.
@@ -136,6 +140,9 @@ def plan_with_recipe(
     """
     if facts is None:
         facts = recipe_facts(job, source=source, recipe_folder=recipe_folder)
+    if job.train.unit == "tokens" and job.train.tokens_per_sample is None:
+        train = job.train.model_copy(update={"tokens_per_sample": facts.tokens_per_sample})
+        job = job.model_copy(update={"train": train})
     if job.groups == "recipe":
         job = _with_groups(job, facts.groups, source=source)
     return job, make_plan(job, world_size, num_samples=facts.num_samples, parameters=facts.parameters)
