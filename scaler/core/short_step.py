@@ -13,7 +13,7 @@ def scale_short_step(
     rule: Rule,
     *,
     samples: float,
-    global_batch_size: int,
+    global_batch_size: float,
     reference_batch_size: int,
     optimizer: str,
     constants: Mapping[str, Any],

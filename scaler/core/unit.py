@@ -1,11 +1,13 @@
 """What a job counts: samples, or the tokens of samples that are sequences."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from scaler.errors import PlanError
 
 EXACT = 10_000  # from here on, three digits and a letter
 FOUR_DIGITS = 999.95  # from here on, four digits give 1,000
+N = TypeVar("N", int, float)
 LETTERS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
@@ -39,8 +41,8 @@ class Unit:
         """Return the tokens of a sample of the step that starts at ``samples_seen``; 1 if the unit is samples."""
         return next((length for start, length in reversed(self.lengths) if start <= samples_seen), 1)
 
-    def at(self, samples_seen: float) -> float:
-        """Return the place in training that ``samples_seen`` is, in this unit; an ``int`` of an ``int``.
+    def at(self, samples_seen: N) -> N:
+        """Return the place in training that ``samples_seen`` is, in this unit.
 
         Example:
             >>> unit = Unit(lengths=((0, 256), (100, 1024)))
@@ -90,9 +92,14 @@ class Unit:
         """
         return f"{self.number(samples, at=at)} {self.one if self.size(samples, at=at) == 1 else self.many}"
 
-    def size(self, samples: float, *, at: float = 0) -> float:
-        """Return some samples, all of the step that starts at ``at``, in this unit; an ``int`` of an ``int``."""
+    def size(self, samples: N, *, at: float = 0) -> N:
+        """Return some samples, all of the step that starts at ``at``, in this unit."""
         return samples * self.tokens_per_sample(at)
+
+
+def unit_with(tokens_per_sample: int | None) -> Unit:
+    """Return the unit whose samples have a constant number of tokens; None: samples."""
+    return Unit(lengths=() if tokens_per_sample is None else ((0, tokens_per_sample),))
 
 
 def shown(value: float) -> str:

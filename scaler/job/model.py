@@ -85,7 +85,8 @@ class Train(Length):
         None,
         ge=1,
         le=MOST,
-        description="unit: tokens: tokens of one sample, at the start of training. null: Recipe(tokens_per_sample=...).",
+        description="unit: tokens: tokens of one sample, at the start of training. null: those that the recipe gives, "
+        "Recipe(tokens_per_sample=...).",
     )
     sequence_lengths: Annotated[tuple[SequenceLength, ...], Field(strict=False)] = Field(
         (),

@@ -167,6 +167,11 @@ class Plan:
         return self.total_samples if self.stop_samples is None else min(self.stop_samples, self.total_samples)
 
     @property
+    def end_progress(self) -> float:
+        """The place in the schedule at which this run ends."""
+        return self.end_samples if self.is_measured else self.progress_at(self.end_samples)
+
+    @property
     def most_samples(self) -> int:
         """The most samples that this run may take; ``end_samples`` unless progress is measured."""
         if not self.is_measured:

@@ -7,6 +7,7 @@ from scaler.core.batch import Batch, strong_batch, weak_batch
 from scaler.core.rules import CoScale, Rule, choose_rule
 from scaler.core.scale import Scaled
 from scaler.core.steps import last_step_start, next_step_start
+from scaler.core.unit import unit_with
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.job.scale import GrowAtPoints, GrowByDoubling, GrowWithNoise
@@ -23,13 +24,15 @@ def first_batch(job: Job, world_size: int) -> tuple[Batch, str]:
     settings = job.scale
     held = settings.on_resize == "hold_global_batch" and not isinstance(settings.num_workers, int)
     fixed = settings.held_batch if held else settings.global_batch_size
+    unit = unit_with(job.train.tokens_per_sample)
     if fixed is None:
         assert settings.most_per_worker is not None  # the job's own check
         accum = settings.grad_accum_steps or 1
         batch = weak_batch(
             num_workers=world_size, per_worker_batch_size=settings.most_per_worker, grad_accum_steps=accum
         )
-        return batch, f"{_workers(world_size)} x {batch.per_worker_batch_size} samples x {_micro_steps(accum)}"
+        each = f"{unit.number(batch.per_worker_batch_size, form='')} {unit.many}"
+        return batch, f"{_workers(world_size)} x {each} x {_micro_steps(accum)}"
     batch = strong_batch(
         num_workers=world_size,
         global_batch_size=fixed,
@@ -41,7 +44,8 @@ def first_batch(job: Job, world_size: int) -> tuple[Batch, str]:
         if settings.global_batch_size
         else f"held, as on {_workers(settings.max_workers)}"
     )
-    shared = f"{_workers(world_size)}, each up to {batch.per_worker_batch_size} samples x "
+    each = f"{unit.number(batch.per_worker_batch_size, form='')} {unit.many}"
+    shared = f"{_workers(world_size)}, each up to {each} x "
     return batch, f"{why}; {shared}{_micro_steps(batch.grad_accum_steps)}"
 
 

@@ -67,7 +67,11 @@ def _reference_warmup(job: Job, scaled: Scaled, lengths: Lengths) -> tuple[Warmu
             "Use scale.on_resize: hold_global_batch, or scale.rule: sqrt.",
         )
     own = job.schedule.warmup
-    if scaled.warmup_ratio != 1.0 and isinstance(own, asked.Warmup) and any((own.epochs, own.steps, own.samples, own.tokens)):
+    if (
+        scaled.warmup_ratio != 1.0
+        and isinstance(own, asked.Warmup)
+        and any((own.epochs, own.steps, own.samples, own.tokens))
+    ):
         raise PlanError(
             f"{legw}, and schedule.warmup adds a second warmup.",
             "Leave schedule.warmup out, and keep reference.warmup.",
@@ -173,7 +177,11 @@ def _shape(wanted: asked.Schedule, warmup_samples: int, lengths: Lengths, last_s
                     "schedule.timescale is missing, and there is no warmup whose length it could be.",
                     "Give schedule.timescale or schedule.warmup, such as {steps: 4000}.",
                 )
-            after = f"{lengths.units.number(samples, form='')} {lengths.units.many}" if timescale is None else lengths.shown(timescale, is_stretch=True)
+            after = (
+                f"{lengths.units.number(samples, form='')} {lengths.units.many}"
+                if timescale is None
+                else lengths.shown(timescale, is_stretch=True)
+            )
             text = f"one over the root of the {lengths.units.many} after the warmup; 0.71 of the peak {after} after it"
             return InverseSqrt(timescale=samples), text
 

@@ -47,9 +47,9 @@ def _phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -> tup
         known = replace(lengths, units=units_of(phases))
         last, at = phases[-1], known.samples(later.at)
         if at <= before:
+            places = known.units.place(at), known.units.place(before)
             raise PlanError(
-                f"train.sequence_lengths.{place}.at is {known.units.place(at)} {known.units.many}, and the point before "
-                f"it is {known.units.place(before)}.",
+                f"train.sequence_lengths.{place}.at is {places[0]} {known.units.many}, the point before {places[1]}.",
                 "Write the points in ascending order.",
             )
         before = at
