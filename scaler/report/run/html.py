@@ -216,7 +216,8 @@ def _attempt_table(report: Report) -> Table:
         id="attempts",
         caption="Each start of the worker group. A crash, a resize or a return to a checkpoint starts the next "
         f"attempt, planned again from the reference. {report.unit.capitalize()} beyond the start of the next attempt "
-        "are trained again, and are in no other number. A restart lasts from an attempt's end to the next attempt's start.",
+        "are trained again, and are in no other number. A restart lasts from an attempt's end to the next attempt's "
+        "start.",
         columns=(*numbers, *texts, *costs),
         rows=tuple(
             (*attempt_row(row, report.unit)[:-1], no_restart)
@@ -246,9 +247,12 @@ def _decision_table(report: Report) -> Table:
 
 def _plan_table(plan: Mapping[str, Any]) -> Table:
     """The plan's numbers with their reasons; also a batch that grows, and groups of parameters."""
-    rows = [(name, _plan_value(name, plan), plan["reasons"].get(name)) for name in PLAN_NUMBERS]
+    unit = plan.get("unit", "samples")
+    rows = [
+        (name.replace("samples", unit), _plan_value(name, plan), plan["reasons"].get(name)) for name in PLAN_NUMBERS
+    ]
     if len(plan["phases"]) > 1:
-        rows.insert(1, ("phases", phase_text(plan["phases"], plan.get("unit", "samples")), "scale.batch_schedule"))
+        rows.insert(1, ("phases", phase_text(plan["phases"], unit), "scale.batch_schedule"))
     if plan["groups"]:
         rows.insert(-1, ("groups", group_text(plan["groups"]), "peak lr at the first batch"))
     no_reason = Cell(text="", unknown="the plan gives no reason")
