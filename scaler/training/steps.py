@@ -156,9 +156,5 @@ class Steps:
             seeds=indices.seeds(),
             seed=train.seed,
         )
-        return source if recipe.sequence_length is None else self._at_length(source)
-
-    def _at_length(self, source: Iterator[Any]) -> Iterator[Any]:
-        """Yield each batch with the tokens of the step that takes it, which may be loaded long before."""
-        for batch in source:
-            yield of_length(self._recipe, batch, self._run.position.phase)
+        # A batch gets the tokens of the step that takes it, which may be loaded long before.
+        return (of_length(recipe, batch, self._run.position.phase) for batch in source)

@@ -118,7 +118,7 @@ def summarize(
         final=Final(train_loss_mean=loss, eval=_last_eval(kept_events), train=_last_recorded(kept_events, plan)),
         data_order=data_order(events),
         attempts=attempts,
-        decisions=find_decisions(events, attempts, elapsed),
+        decisions=find_decisions(events, attempts, elapsed, plan.units),
         lr_audit=audited.audit,
         noise=noise,
         gain=find_gain(totals, plan),

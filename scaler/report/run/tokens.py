@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from scaler.core.unit import Unit
 from scaler.plan import Plan
-from scaler.report.run.model import Report, Series
+from scaler.report.run.model import Noise, Report, Series, WorkerRow
 from scaler.report.run.step_arrays import Columns
 
 
@@ -89,20 +89,25 @@ def in_unit(report: Report) -> Report:
             for row in report.attempts
         ),
         decisions=tuple(replace(one, samples_seen=at(one.samples_seen)) for one in report.decisions),
-        noise=noise
-        and replace(
-            noise,
-            noise_scale=_times(noise.noise_scale, size(1, at=end)),
-            lower=_times(noise.lower, size(1, at=end)),
-            upper=_times(noise.upper, size(1, at=end)),
-        ),
+        noise=noise and noise_in(noise, units, end),
         branched_from=report.branched_from
         and {**report.branched_from, "samples_seen": at(report.branched_from["samples_seen"])},
         series=_series(report.series, units),
     )
 
 
-def _share(row: Any) -> float:
+def noise_in(noise: Noise, units: Unit, samples_seen: int) -> Noise:
+    """Return a noise scale in the unit of the job, where samples have the tokens that they have at ``samples_seen``."""
+    tokens = units.tokens_per_sample(samples_seen)
+    return replace(
+        noise,
+        noise_scale=_times(noise.noise_scale, tokens),
+        lower=_times(noise.lower, tokens),
+        upper=_times(noise.upper, tokens),
+    )
+
+
+def _share(row: WorkerRow) -> float:
     """The tokens of a sample that a worker trained on, in the mean."""
     return (row.tokens or 0) / row.samples if row.samples else 0.0
 

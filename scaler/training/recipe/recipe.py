@@ -74,8 +74,9 @@ class Recipe:
         tokens_per_sample: tokens of one sample at the start of training, for a job with ``train.unit: tokens`` that
             does not give them.
         sequence_length: ``sequence_length(batch, tokens_per_sample)`` returns a training batch whose samples have so
-            many tokens, for a job with ``train.sequence_lengths``; which tokens of a longer sample it keeps, is its
-            choice. Evaluation batches get the tokens of the last length, at every point of the training.
+            many tokens, in a job with ``train.unit: tokens``. It is called for each batch of the training, before the
+            batch is copied to the device, and decides which tokens of a longer sample are kept. Evaluation sets are
+            used as they are, at every point of the training.
     """
 
     model: "nn.Module"

@@ -20,11 +20,6 @@ def require_tokens(recipe: Recipe, job: "Job", plan: "Plan") -> None:
         RecipeError: they differ; or the tokens of a sample change in training, and the recipe cannot change them.
     """
     planned, own, has_change = plan.tokens_per_sample, recipe.tokens_per_sample, recipe.sequence_length is not None
-    if has_change and planned is None:
-        raise RecipeError(
-            "the recipe has sequence_length, and the job counts samples.",
-            "Give train.unit: tokens and train.tokens_per_sample, and every batch size in tokens.",
-        )
     if planned is not None and own is not None and planned != own and not has_change:
         raise RecipeError(
             f"train.tokens_per_sample = {planned}, but the recipe has tokens_per_sample = {own}.",
@@ -39,15 +34,15 @@ def require_tokens(recipe: Recipe, job: "Job", plan: "Plan") -> None:
 
 def of_length(recipe: Recipe, batch: Any, phase: "Phase") -> Any:
     """Return a training batch with the tokens of a phase."""
-    assert recipe.sequence_length is not None
-    assert phase.tokens_per_sample is not None
+    if recipe.sequence_length is None or phase.tokens_per_sample is None:
+        return batch
     return recipe.sequence_length(batch, phase.tokens_per_sample)
 
 
 def with_length_of(recipe: Recipe, phase: "Phase") -> Recipe:
     """Return a recipe whose loss has the tokens of a phase, for the checks before the first step."""
     loss = recipe.loss
-    if recipe.sequence_length is None or loss is None:
+    if recipe.sequence_length is None or phase.tokens_per_sample is None or loss is None:
         return recipe
 
     def of_phase(model: "nn.Module", batch: Any) -> Any:
