@@ -65,7 +65,7 @@ class View:
         yield Group(*parts)
 
 
-def numbers_line(progress: Progress, unit: Unit) -> str:
+def numbers_line(progress: Progress, unit: Unit = Unit()) -> str:  # noqa: B008 (frozen)
     """Return one line with the loss, learning rate, speed and evaluations of some progress; ``unit`` of the job."""
     parts = [
         f"loss {number(progress.loss_mean)}",

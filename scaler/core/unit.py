@@ -116,13 +116,14 @@ def shown(value: float) -> str:
     return f"{rounded / size:.4g}{letter}"
 
 
-def require_whole(tokens: int, tokens_per_sample: int, *, key: str) -> int:
+def require_whole(tokens: int, tokens_per_sample: int, *, key: str, why: str = "") -> int:
     """Return a batch in tokens as a number of samples.
 
     Args:
         tokens: the batch.
         tokens_per_sample: tokens of one sample.
         key: of the batch, for errors.
+        why: a sample has so many tokens, for errors.
 
     Raises:
         PlanError: it is not a whole number of samples; names the nearest that are.
@@ -134,14 +135,14 @@ def require_whole(tokens: int, tokens_per_sample: int, *, key: str) -> int:
     samples, rest = divmod(tokens, tokens_per_sample)
     if not samples:
         raise PlanError(
-            f"{key} = {tokens} is below the {tokens_per_sample} tokens of one sample: with train.unit = tokens, batch "
-            "sizes are in tokens.",
+            f"{key} = {tokens} is below the {tokens_per_sample} tokens of one sample{why}: with train.unit = tokens, "
+            "batch sizes are in tokens.",
             f"For {tokens} samples, write {tokens * tokens_per_sample}.",
         )
     if rest:
         below = samples * tokens_per_sample
         raise PlanError(
-            f"{key} = {tokens} tokens is not a whole number of samples of {tokens_per_sample} tokens.",
+            f"{key} = {tokens} tokens is not a whole number of samples of {tokens_per_sample} tokens{why}.",
             f"The nearest are {below} and {below + tokens_per_sample}.",
         )
     return samples

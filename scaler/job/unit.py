@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from scaler.core.unit import require_whole, shown
+from scaler.core.unit import require_whole
 from scaler.errors import PlanError
 from scaler.job.section import Length, problem
 
@@ -125,11 +125,10 @@ def in_samples(job: "Job") -> "Job":
     if noise is not None:
         changes["scale"]["noise_scale"] = noise / tokens
     for place, later in enumerate(train.sequence_lengths):
-        key = f"train.sequence_lengths.{place}.tokens_per_sample = {shown(later.tokens_per_sample)} and "
-        batch, most = job.scale.global_batch_size, job.scale.most_per_worker
-        for name, size in (("global_batch_size", batch), ("per_worker_batch_size", most)):
+        why = f", which train.sequence_lengths.{place} gives them"
+        for name, size in (("global", job.scale.global_batch_size), ("per_worker", job.scale.most_per_worker)):
             if size is not None:
-                require_whole(size, later.tokens_per_sample, key=f"{key}scale.{name}")
+                require_whole(size, later.tokens_per_sample, key=f"scale.{name}_batch_size", why=why)
     return job.model_copy(
         update={
             "reference": job.reference.model_copy(update=changes["reference"]),

@@ -30,7 +30,7 @@ from scaler.plan.phases import (
 )
 from scaler.plan.reasons import number_reasons
 from scaler.plan.schedule import make_schedule
-from scaler.plan.sequence_lengths import planned_phases
+from scaler.plan.sequence_lengths import never_longer_at, planned_phases
 from scaler.plan.warnings import find_warnings
 
 CURVE_POINTS = 200
@@ -61,8 +61,8 @@ def make_plan(
     except PlanError as error:
         if job.train.unit == "samples":
             raise
-        tokens = f"{job.train.tokens_per_sample:,}"
-        note = f"This is in samples of {tokens} tokens; in the job, give batch sizes in tokens: {tokens} times as much."
+        tokens = f"{job.train.tokens_per_sample:,} tokens"
+        note = f"Batch sizes in this message are in samples of {tokens}; those of the job are in tokens."
         raise PlanError(error.problem, f"{error.remedy}\n{note}") from None
 
 
@@ -171,6 +171,7 @@ def _make(
             job,
             may_become=largest_measured(job, first, world_size=world_size),
             never_grows_at=never_grows_at(job, phases, lengths),
+            never_longer_at=never_longer_at(job, phases, lengths),
         ),
     )
 

@@ -1,5 +1,6 @@
 """The phases of a plan, where samples may change their number of tokens in training."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from scaler.core.batch import strong_batch
@@ -8,7 +9,7 @@ from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.plan.lengths import Lengths
 from scaler.plan.phase import Phase, steps_to, units_of
-from scaler.plan.phases import later_phases, make_phase
+from scaler.plan.phases import last_start, later_phases, make_phase
 
 
 def planned_phases(
@@ -37,6 +38,12 @@ def planned_phases(
     assert first.tokens_per_sample is not None
     of_schedule = replace(lengths, total_samples=round(of_training.units.at(total) / first.tokens_per_sample))
     return phases, replace(of_training, total_samples=total), of_schedule
+
+
+def never_longer_at(job: Job, phases: Sequence[Phase], lengths: Lengths) -> list[int]:
+    """Return the points of ``train.sequence_lengths``, in samples, that lie after the start of the last step."""
+    end = last_start(phases, lengths)
+    return [at for later in job.train.sequence_lengths if (at := lengths.samples(later.at)) > end]
 
 
 def _phases(job: Job, first: Phase, *, world_size: int, lengths: Lengths) -> tuple[Phase, ...]:

@@ -19,7 +19,12 @@ FAR_RATIO = 64
 
 
 def find_warnings(
-    plan: Plan, job: Job, *, may_become: Phase | None = None, never_grows_at: Sequence[int] = ()
+    plan: Plan,
+    job: Job,
+    *,
+    may_become: Phase | None = None,
+    never_grows_at: Sequence[int] = (),
+    never_longer_at: Sequence[int] = (),
 ) -> tuple[PlanWarning, ...]:
     """Return the warnings that apply to a plan; their codes are stable.
 
@@ -28,11 +33,12 @@ def find_warnings(
         job: the job that the plan was made from.
         may_become: the phase at the largest batch that a measured noise scale may lead to.
         never_grows_at: points at which the batch would grow, in samples, that training does not reach.
+        never_longer_at: points at which samples would get another length, that training does not reach.
     """
     reached = reached_phases(plan.phases, may_become)
     found = (
         *_of_lengths(plan),
-        *_of_points_after_the_end(plan, never_grows_at),
+        *_of_points_after_the_end(plan, never_grows_at, never_longer_at),
         *_of_the_batch(plan),
         *_of_the_ratio(plan, reached),
         *((True, code, message) for code, message in scaling_warnings(plan, job, reached)),
@@ -79,7 +85,9 @@ def _of_lengths(plan: Plan) -> Iterator[tuple[bool, str, str]]:
     )
 
 
-def _of_points_after_the_end(plan: Plan, never_grows_at: Sequence[int]) -> Iterator[tuple[bool, str, str]]:
+def _of_points_after_the_end(
+    plan: Plan, never_grows_at: Sequence[int], never_longer_at: Sequence[int]
+) -> Iterator[tuple[bool, str, str]]:
     total, units = plan.most_samples, plan.units
     takes = f"the training takes {units.place(total, form='')}"
     unfrozen = {group.unfreeze_at for group in plan.groups if group.unfreeze_at is not None}
@@ -93,6 +101,11 @@ def _of_points_after_the_end(plan: Plan, never_grows_at: Sequence[int]) -> Itera
         bool(never_grows_at),
         "batch_grows_after_end",
         f"The batch would grow at {_places(units, never_grows_at)}, and {takes}: no step begins there.",
+    )
+    yield (
+        bool(never_longer_at),
+        "longer_samples_after_end",
+        f"Samples would get another length at {_places(units, never_longer_at)}, and {takes}: no step begins there.",
     )
 
 

@@ -86,8 +86,10 @@ def further_facts(report: Report) -> list[Fact]:
         facts.append(("restarting", f"{seconds(totals.restart_s)} between attempts"))
     if report.data_order is not None:
         facts.append(("data order", ORDERS.get(report.data_order, report.data_order)))
-    if len(plan["phases"]) > 1:
+    if len({phase["global_batch_size"] for phase in plan["phases"]}) > 1:
         facts.append(("planned batch", phase_text(plan["phases"], report.unit)))
+    if len({phase.get("tokens_per_sample") for phase in plan["phases"]}) > 1:
+        facts.append(("tokens a sample", length_text(plan["phases"])))
     if plan["groups"]:
         facts.append(("peak lr", group_text(plan["groups"])))
     if report.gain is not None:
@@ -280,6 +282,21 @@ def phase_text(phases: Sequence[Mapping[str, Any]], unit: str = "samples") -> st
     ]
     first = f"{count(phases[0]['global_batch_size'], unit)} {unit}"
     return _with_rest([first, *shown], len(phases) - 1 - len(shown), "change")
+
+
+def length_text(phases: Sequence[Mapping[str, Any]]) -> str:
+    """Return the planned tokens of a sample and their first few changes.
+
+    Example:
+        >>> length_text([{"start_samples": 9 * 10**8 * i, "tokens_per_sample": 256 * 4**i} for i in range(2)])
+        '256, 1,024 from token 900M'
+    """
+    shown_phases = [
+        f"{number(phase['tokens_per_sample'])} from token {shown(phase['start_samples'])}"
+        for phase in phases[1:SHOWN_PHASES]
+    ]
+    first = number(phases[0]["tokens_per_sample"])
+    return _with_rest([first, *shown_phases], len(phases) - 1 - len(shown_phases), "change")
 
 
 def _with_rest(shown: Sequence[str], left: int, noun: str) -> str:

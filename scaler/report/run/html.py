@@ -21,6 +21,7 @@ from scaler.report.run.format import (
     group_text,
     heads,
     interval_text,
+    length_text,
     phase_text,
     preconditioned_text,
     real_tokens,
@@ -251,8 +252,10 @@ def _plan_table(plan: Mapping[str, Any]) -> Table:
     rows = [
         (name.replace("samples", unit), _plan_value(name, plan), plan["reasons"].get(name)) for name in PLAN_NUMBERS
     ]
-    if len(plan["phases"]) > 1:
+    if len({phase["global_batch_size"] for phase in plan["phases"]}) > 1:
         rows.insert(1, ("phases", phase_text(plan["phases"], unit), "scale.batch_schedule"))
+    if len({phase.get("tokens_per_sample") for phase in plan["phases"]}) > 1:
+        rows.insert(1, ("tokens_per_sample", length_text(plan["phases"]), "train.sequence_lengths"))
     if plan["groups"]:
         rows.insert(-1, ("groups", group_text(plan["groups"]), "peak lr at the first batch"))
     no_reason = Cell(text="", unknown="the plan gives no reason")

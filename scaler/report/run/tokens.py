@@ -1,6 +1,6 @@
 """The tokens of a run whose job counts tokens, and its report in tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +40,13 @@ def units_of_plan(plan: Mapping[str, Any]) -> Unit:
     """Return the unit of the job of a plan that is a mapping, as in a report."""
     lengths = ((phase["start_samples"], phase.get("tokens_per_sample")) for phase in plan["phases"])
     return Unit(lengths=tuple((start, tokens) for start, tokens in lengths if tokens is not None))
+
+
+def in_one_unit(reports: Sequence[Report]) -> tuple[list[Report], str]:
+    """Return reports in a unit that all of them have, and the unit: tokens if every job counts tokens, else samples."""
+    if reports and all(report.unit == "tokens" for report in reports):
+        return list(map(in_unit, reports)), "tokens"
+    return list(reports), "samples"
 
 
 def in_unit(report: Report) -> Report:

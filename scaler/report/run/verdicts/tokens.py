@@ -25,8 +25,8 @@ def tokens_off(totals: Totals, plan: Plan) -> Verdict | None:
             message=f"The losses counted {share:.4g} times the planned tokens: the batch is larger than the plan's.",
             evidence=evidence,
             next=f"A sample has more than the {planned:,} tokens of train.tokens_per_sample: correct it, "
-            "because the learning rate follows the planned batch. Or the weight that a loss returns is not the number of "
-            "its tokens.",
+            "because the learning rate follows the planned batch. Or the weight that a loss returns is not its "
+            "tokens.",
         )
     if share < FEW_REAL:
         return Verdict(
