@@ -125,7 +125,8 @@ def _target(report: ExperimentReport) -> Sheet:
         title=f"{report.unit.capitalize()}, time and cost to {report.metric} {number(report.target)}",
         note=f"Medians over seeds with {level} intervals; in brackets after the {report.unit}, how many runs reached "
         f"it. Statistical efficiency: the baseline's {report.unit} over these. Speed-up: the baseline's time over this "
-        "one, which is throughput times efficiency. Both are paired by seed. Time: from the first step, evaluations included.",
+        "one, which is throughput times efficiency. Both are paired by seed. Time: from the first step, evaluations "
+        "included.",
         head=(*head, "cost") if has_cost else head,
         rows=tuple(rows),
         droppable=3,

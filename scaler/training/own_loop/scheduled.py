@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 from scaler.core.optimizers import optimizer_facts
 from scaler.errors import PlanError
 from scaler.job import Job
+from scaler.job.unit import in_samples
 from scaler.plan import Plan
 from scaler.training.gradients.norm import total_norm
 from scaler.training.optimizer.scheduler import SampleScheduler
@@ -48,7 +49,7 @@ class Scheduled:
         ready: Callable[["Scheduled"], None],
         after: Callable[["Scheduled"], None],
     ) -> None:
-        scale = job.scale
+        scale = in_samples(job).scale
         self.optimizer, self.used_lr = optimizer, 0.0
         self._before, self._ready = before, ready
         optimizer.register_step_pre_hook(self._begin_step)  # before the hooks of the scheduler
