@@ -71,7 +71,7 @@ def test_the_same_report_in_markdown(padded: SyntheticRun, golden: Golden) -> No
 
 def test_the_page_of_a_run_in_tokens_speaks_tokens(padded: SyntheticRun) -> None:
     page = render_html(padded.report())
-    for text in ("tokens/s", "200k tokens", "tokens seen", "total_tokens", "75k, 38% of the planned", "from token"):
+    for text in ("tokens/s", "200k tokens", "tokens seen", "total_tokens", "38% of the planned", "from token"):
         assert text in page
     assert "samples/s" not in page.partition("<script")[0]
 
