@@ -18,6 +18,7 @@ from scaler.report.run.format import Fact, costs, results
 from scaler.report.run.model import Report
 from scaler.report.run.read import read_report
 from scaler.report.run.step_arrays import make_step_arrays
+from scaler.report.run.tokens import in_unit
 from scaler.report.text.format import number, plural
 from scaler.runs import RunFolder, find_run, list_runs
 from scaler.runs.lease import present_state
@@ -215,7 +216,8 @@ def read_runs(storage: str | os.PathLike[str] = "runs") -> "pd.DataFrame":
 
 def _facts(report: Report) -> list[Fact]:
     """Return the rows of the small table."""
-    facts = [("workers", number(report.plan["world_size"])), *results(report), *costs(report)]
+    shown = in_unit(report)
+    facts = [("workers", number(report.plan["world_size"])), *results(shown), *costs(shown)]
     if len(report.attempts) > 1:
         facts.append((ATTEMPTS.name, number(len(report.attempts))))
     return facts

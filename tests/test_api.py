@@ -88,6 +88,13 @@ def test_plan_job_asks_the_recipe_where_the_job_does_not_say(tmp_path: Path) -> 
         scaler.plan_job(job.model_copy(update={"recipe": "no_such_recipe:build"}), recipe_folder=tmp_path)
 
 
+def test_plan_job_asks_the_recipe_for_the_tokens_of_a_sample() -> None:
+    job = DIGITS.parent / "charlm" / "tokens.yaml"
+    given, asked = (scaler.plan_job(job, overrides=[f"train.tokens_per_sample={tokens}"]) for tokens in ("64", "null"))
+    assert asked == given
+    assert (asked.unit, asked.tokens_per_sample, asked.global_batch_size) == ("tokens", 64, 32)
+
+
 def test_submit_runs_a_job_and_reports_in_its_callbacks(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     calls: list[str] = []
     seen: list[int] = []

@@ -147,6 +147,6 @@ def test_what_cannot_be_branched_is_refused_before_a_folder_is_made(made: Made) 
         made.branch(made.first, FIRST, f"train.stop_after={{samples: {FIRST}}}")
     assert str(too_short.value) == (
         "the job ends at 512 samples, and the checkpoint has seen 512.\n"
-        "  Give a later end: train.stop_after, epochs, samples or steps."
+        "  Give a later end: train.stop_after, epochs, samples, tokens or steps."
     )
     assert sorted(Path(made.first.uri).parent.iterdir()) == before

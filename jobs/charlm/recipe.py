@@ -35,6 +35,8 @@ def build(context: int = 64, width: int = 64, layers: int = 2, heads: int = 4) -
         eval_data=_blocks(evaluation, numbers, context, most=EVAL_SIZE),
         loss=loss,
         evaluate=lambda model, batch: {"loss": loss(model, batch)},
+        tokens_per_sample=context,
+        sequence_length=shorter,
     )
 
 
@@ -44,6 +46,12 @@ def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor
     logits = model(characters)
     total = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET, reduction="sum")
     return total, (targets != NO_TARGET).sum()
+
+
+def shorter(batch: tuple[Tensor, Tensor], tokens: int) -> tuple[Tensor, Tensor]:
+    """Return the first characters of each block, and the characters that follow them."""
+    characters, targets = batch
+    return characters[:, :tokens], targets[:, :tokens]
 
 
 class GPT(nn.Module):
@@ -59,8 +67,8 @@ class GPT(nn.Module):
         nn.init.normal_(self.token.weight, std=0.02)
 
     def forward(self, characters: Tensor) -> Tensor:
-        """Return the logits of the next characters: (samples, context, alphabet) of (samples, context)."""
-        return self.head(self.norm(self.blocks(self.token(characters) + self.position)))
+        """Return the logits of the next characters: (samples, length, alphabet) of (samples, length <= context)."""
+        return self.head(self.norm(self.blocks(self.token(characters) + self.position[: characters.shape[1]])))
 
 
 class Block(nn.Module):

@@ -183,7 +183,9 @@ class _Files:
     def put(self, records: Sequence[Record], events: Sequence[Event]) -> None:
         self._writer.put(records, events)
         self._tracker.add(records, events)
-        self.control.show(partial(progress_dict, self._tracker.progress(), total_samples=self._plan.end_samples))
+        done, plan = self._tracker.progress(), self._plan
+        tokens = plan.tokens_per_sample
+        self.control.show(partial(progress_dict, done, total_samples=plan.end_progress, tokens_per_sample=tokens))
 
     def end(self, state: RunState, *, failure: str | None) -> Report:
         with self._open:

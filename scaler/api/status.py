@@ -40,6 +40,7 @@ class RunStatus:
     stop: StopRequest | None  # the request to stop the run; None: nobody asked for it
     waiting_for: str | None  # what the run waits for before it can train; None: it does not wait
     total_samples: float | None  # length of the run, in samples of the reference's training; None: not known yet
+    tokens_per_sample: int | None = None  # of a job that counts tokens, now; None: it counts samples
     left_s: float | None  # estimated seconds until the end, from the present throughput; None: not known
     progress: Progress | None  # what the workers have done; None: no worker has started yet
 
@@ -84,6 +85,7 @@ def read_status(folder: RunFolder) -> RunStatus:
             stop=stop_read.result(),
             waiting_for=done.waiting_for if done is not None and not state.is_end else None,
             total_samples=done.total_samples if done is not None else None,
+            tokens_per_sample=done.tokens_per_sample if done is not None else None,
             left_s=done.left_s if done is not None and state is RunState.RUNNING else None,
             progress=done.progress if done is not None else None,
         )

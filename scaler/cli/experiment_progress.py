@@ -10,7 +10,7 @@ from scaler.errors import ScalerError
 from scaler.experiment.matrix import Cell, Matrix
 from scaler.experiment.run import Watcher
 from scaler.report.experiment.labels import label
-from scaler.report.text.format import number, printable, seconds
+from scaler.report.text.format import count, number, printable, seconds
 from scaler.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -70,13 +70,14 @@ class ExperimentProgress:
     def _results(self, folder: RunFolder) -> str:
         from scaler.report.experiment.cells import TRAIN_LOSS, final_values, throughput
         from scaler.report.run.read import read_report
+        from scaler.report.run.tokens import in_unit
 
-        report = read_report(folder)
+        report = in_unit(read_report(folder))
         compare = self._matrix.experiment.compare
         name = TRAIN_LOSS if compare is None else compare.metric
         value = final_values(report).get(name)
         speed = throughput(report)
-        return f"{name} {number(value)}  {number(speed)} samples/s  {seconds(report.totals.wall_s)}"
+        return f"{name} {number(value)}  {count(speed, report.unit)} {report.unit}/s  {seconds(report.totals.wall_s)}"
 
     def _say(self, line: str) -> None:
         if self._live is not None:

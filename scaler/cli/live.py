@@ -14,6 +14,7 @@ from rich.live import Live as Screen
 
 from scaler.cli.live_view import View, eta_s, numbers_line, straggler_text
 from scaler.cluster.progress import Progress
+from scaler.core.unit import Unit, unit_with
 from scaler.plan import Plan
 from scaler.report.text.format import printable
 from scaler.runs import RunFolder
@@ -37,7 +38,7 @@ class Live:
         self._shown = Progress()
         self._reached: deque[tuple[float, float]] = deque()  # (seconds, samples) of recent progress
         self._first_attempt: int | None = None
-        self._view = View(total=plan.end_samples)
+        self._view = View(total=plan.end_progress)
         self._screen: Screen | None = None
         if console.is_terminal and not quiet:
             self._screen = Screen(
@@ -68,7 +69,8 @@ class Live:
     def begin_at(self, samples_seen: int) -> None:
         """Start the progress at the samples from which a run resumes."""
         if not self._plan.is_measured:
-            self._view = View(total=self._plan.end_samples, done=min(samples_seen, self._plan.end_samples))
+            done = self._plan.progress_at(min(samples_seen, self._plan.end_samples))
+            self._view = View(total=self._plan.end_progress, done=done)
 
     def show(self, progress: Progress) -> None:
         """Show the progress of the run."""
@@ -84,8 +86,8 @@ class Live:
             is_first or monotonic() - self._lined_at >= LINE_EVERY_S or self._is_over(progress)
         ):
             self._lined_at = monotonic()
-            share = min(1.0, progress.progress / self._plan.end_samples)
-            parts = [f"{share:4.0%}", numbers_line(progress)]
+            share = min(1.0, progress.progress / self._plan.end_progress)
+            parts = [f"{share:4.0%}", numbers_line(progress, self._unit(progress))]
             if progress.straggler is not None:
                 parts.append(f"({straggler_text(progress.straggler)})")
             self._console.print("  ".join(parts), soft_wrap=True)
@@ -94,7 +96,7 @@ class Live:
         """Return the panel for some progress; while a new attempt starts, the bar stays where the last one ended."""
         if self._first_attempt is None:
             self._first_attempt = progress.attempt
-        total = self._plan.end_samples
+        total = self._plan.end_progress
         if not progress.samples_seen:
             done, left_s = self._view.done, None
         else:
@@ -104,10 +106,15 @@ class Live:
                 self._reached.popleft()
             left_s = eta_s(self._reached, total=total)
         restarts = (progress.attempt or 0) - (self._first_attempt or 0)
-        return View(total=total, done=done, left_s=left_s, restarts=restarts, progress=progress)
+        unit = self._unit(progress)
+        return View(total=total, done=done, left_s=left_s, restarts=restarts, progress=progress, unit=unit)
+
+    def _unit(self, progress: Progress) -> Unit:
+        """Return the unit of the job, with the tokens that a sample has now."""
+        return unit_with(self._plan.phase_at(progress.samples_seen).tokens_per_sample)
 
     def _is_over(self, progress: Progress) -> bool:
-        return progress.progress >= self._plan.end_samples
+        return progress.progress >= self._plan.end_progress
 
 
 class FolderLive:

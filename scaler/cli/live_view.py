@@ -9,12 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from scaler.cluster.progress import CurrentStraggler, Progress, WorkerProgress
+from scaler.core.unit import Unit
 from scaler.report.text.format import number, plural, printable, seconds
 
 # Columns of the workers' table: heading, and the smallest terminal width that shows it. All columns fit into 80.
 COLUMNS = (
     ("rank", 0),
-    ("samples/s", 0),
+    ("speed", 0),
     ("step", 0),
     ("data", 44),
     ("compute", 54),
@@ -36,6 +37,7 @@ class View:
         left_s: estimated time left, in seconds; None: not known.
         restarts: number of restarts since this process began to run the run.
         progress: the newest progress.
+        unit: of the job, with the tokens that a sample has now.
         other_lines: lines that are printed above and below the panel, and must fit into the terminal with it.
     """
 
@@ -44,6 +46,7 @@ class View:
     left_s: float | None = None
     restarts: int = 0
     progress: Progress = field(default_factory=Progress)
+    unit: Unit = Unit()  # noqa: RUF009 (frozen)
     other_lines: int = 0
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -51,26 +54,31 @@ class View:
         width, progress = options.max_width, self.progress
         parts: list[Text | Table] = [_head(self, width)]
         if progress.samples_seen:
-            parts.append(_line(numbers_line(progress)))
+            parts.append(_line(numbers_line(progress, self.unit)))
         if progress.straggler is not None:
             text = f"{straggler_text(progress.straggler)}."
             short = f"others wait for rank {progress.straggler.rank}"
             parts.append(_line(text if len(text) <= width else short, style="yellow"))
         rows = console.size.height - 1 - len(parts) - 1 - self.other_lines  # 1 for the heading of the table
         if progress.workers and rows >= FEWEST_ROWS and (progress.world_size or 0) > 1:
-            parts += _workers(progress, max_rows=rows, width=width)
+            parts += _workers(progress, self.unit, max_rows=rows, width=width)
         yield Group(*parts)
 
 
-def numbers_line(progress: Progress) -> str:
-    """Return one line with the loss, learning rate, speed and evaluations of some progress."""
+def numbers_line(progress: Progress, unit: Unit = Unit()) -> str:  # noqa: B008 (frozen)
+    """Return one line with the loss, learning rate, speed and evaluations of some progress; ``unit`` of the job."""
     parts = [
         f"loss {number(progress.loss_mean)}",
         f"lr {number(progress.lr, 3)}",
-        f"{number(progress.samples_per_s, 3)} samples/s",
+        f"{_speed(progress.samples_per_s, unit)} {unit.many}/s",
         *(f"{printable(name)} {number(value)}" for name, value in progress.evals.items() if name != "loss"),
     ]
     return "  ".join(parts)
+
+
+def _speed(samples_per_s: float | None, unit: Unit) -> str:
+    """Return a speed in the unit of the job, without the unit's name."""
+    return number(samples_per_s, 3) if samples_per_s is None or not unit.is_tokens else unit.number(samples_per_s)
 
 
 def straggler_text(straggler: CurrentStraggler) -> str:
@@ -133,7 +141,7 @@ def _head(view: View, width: int) -> Table:
     return grid
 
 
-def _workers(progress: Progress, *, max_rows: int, width: int) -> list[Text | Table]:
+def _workers(progress: Progress, unit: Unit, *, max_rows: int, width: int) -> list[Text | Table]:
     """Return a table with a row for each worker, by rank; if not all fit, the slowest ones and the number of others."""
     workers, world_size = progress.workers, progress.world_size or 0
     shown = workers[:max_rows] if world_size <= max_rows else workers[: max(max_rows - 1, 0)]
@@ -141,10 +149,10 @@ def _workers(progress: Progress, *, max_rows: int, width: int) -> list[Text | Ta
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("", width=1)
     for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(f"{unit.many}/s" if name == "speed" else name, justify="right", no_wrap=True)
     worst = progress.straggler.rank if progress.straggler is not None else None
     for worker in sorted(shown, key=lambda worker: worker.rank):
-        cells = _cells(worker)
+        cells = _cells(worker, unit)
         is_worst = worker.rank == worst
         row = [">" if is_worst else "", *(cells[name] for name in names)]
         table.add_row(*row, style="bold yellow" if is_worst else "")
@@ -152,10 +160,10 @@ def _workers(progress: Progress, *, max_rows: int, width: int) -> list[Text | Ta
     return [table, *([_line(f"and {rest:,} more, faster ones", style="dim")] if rest else [])]
 
 
-def _cells(worker: WorkerProgress) -> dict[str, str]:
+def _cells(worker: WorkerProgress, unit: Unit) -> dict[str, str]:
     return {
         "rank": str(worker.rank),
-        "samples/s": number(worker.samples_per_s, 3),
+        "speed": _speed(worker.samples_per_s, unit),
         "step": seconds(worker.step_time_s),
         "data": seconds(worker.data_wait_s),
         "compute": seconds(worker.compute_s),

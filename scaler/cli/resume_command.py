@@ -115,6 +115,9 @@ def _storage_of(run: "RunFolder | RemoteRun") -> tuple[str, ...]:
 
 
 def _started(folder: RunFolder, plan: Plan, from_samples: int | None) -> str:
+    units = plan.units
     if from_samples is None:
         return f"Run {folder.run_id}: there is no checkpoint, starting at the first sample"
-    return f"Run {folder.run_id}: resuming at {from_samples:,} of {plan.end_samples:,} samples"
+    return (
+        f"Run {folder.run_id}: resuming at {units.place(from_samples)} of {units.place(plan.end_samples)} {units.many}"
+    )

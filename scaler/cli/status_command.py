@@ -64,12 +64,14 @@ def _show(status: "RunStatus", name: str, *, report: str, resume: str) -> None:
     """
     from scaler.cli.live_view import View, numbers_line
     from scaler.cli.terminal import show
+    from scaler.core.unit import unit_with
     from scaler.report.text.format import printable, seconds
     from scaler.runs import RunState
 
     progress, total, state = status.progress, status.total_samples, RunState(status.state)
     lines: list[str] = [f"{status.run_id}  {status.state}{_since(status)}"]
     panel: View | None = None
+    unit = unit_with(status.tokens_per_sample)
     if status.stop is not None and not state.is_end:
         lines.append(f"Asked to stop by {status.stop.by} {seconds(max(0.0, time() - status.stop.requested_at))} ago")
     if status.waiting_for:
@@ -77,9 +79,9 @@ def _show(status: "RunStatus", name: str, *, report: str, resume: str) -> None:
     if progress is not None and total:
         if state is RunState.RUNNING:
             done = min(progress.progress, total)
-            panel = View(total=total, done=done, left_s=status.left_s, progress=progress)
+            panel = View(total=total, done=done, left_s=status.left_s, progress=progress, unit=unit)
         elif progress.samples_seen:
-            lines.append(f"{min(1.0, progress.progress / total):.0%}  {numbers_line(progress)}")
+            lines.append(f"{min(1.0, progress.progress / total):.0%}  {numbers_line(progress, unit)}")
     after: list[str] = []
     if status.failure:
         after += status.failure.rstrip().splitlines()

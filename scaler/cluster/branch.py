@@ -111,10 +111,12 @@ def find_origin(source: RunFolder, samples_seen: int, job: Job, plan: Plan) -> O
             f"{source.run_id}.",
             "samples_seen counts passes over it. Use the same training set.",
         )
+    units = plan.units
     if samples_seen >= plan.end_samples and not plan.is_measured:
         raise JobFileError(
-            f"the job ends at {plan.end_samples:,} samples, and the checkpoint has seen {samples_seen:,}.",
-            "Give a later end: train.stop_after, epochs, samples or steps.",
+            f"the job ends at {units.place(plan.end_samples)} {units.many}, and the checkpoint has seen "
+            f"{units.place(samples_seen)}.",
+            "Give a later end: train.stop_after, epochs, samples, tokens or steps.",
         )
     earlier = Origin.of(source)
     reacts = {*before.reacts, *(earlier.reacts if earlier is not None else ())}

@@ -20,8 +20,9 @@ class ProgressFile:
 
     schema_version: int = 1  # version of these fields: 1
     written_at: float  # moment of this progress
-    total_samples: float  # length of the run, in samples of the reference's training
+    total_samples: float  # length of the run, in the samples that progress counts
     waiting_for: str | None = None  # what the run waits for before it can train; None: it does not wait
+    tokens_per_sample: int | None = None  # of a job that counts tokens, now; None: it counts samples
     progress: Progress  # what the workers have done; a loss that is not finite is null
 
     @property
@@ -38,9 +39,17 @@ class ProgressFile:
         return max(0.0, self.total_samples - self.progress.progress) * (seen / self.progress.progress) / speed
 
 
-def progress_dict(progress: Progress, *, total_samples: float, waiting_for: str | None = None) -> Mapping[str, Any]:
+def progress_dict(
+    progress: Progress, *, total_samples: float, tokens_per_sample: int | None = None, waiting_for: str | None = None
+) -> Mapping[str, Any]:
     """Return the content of ``progress.json``, with the present time."""
-    whole = ProgressFile(written_at=time(), total_samples=total_samples, waiting_for=waiting_for, progress=progress)
+    whole = ProgressFile(
+        written_at=time(),
+        total_samples=total_samples,
+        waiting_for=waiting_for,
+        tokens_per_sample=tokens_per_sample,
+        progress=progress,
+    )
     values: Mapping[str, Any] = _finite(asdict(whole))
     return values
 

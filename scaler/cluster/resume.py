@@ -222,10 +222,12 @@ def resume_plan(
 
 def _require_beyond(plan: Plan, from_samples: int | None) -> None:
     """Refuse a job that ends before the samples that the run has seen; with adascale, only the workers know its end."""
+    units = plan.units
     if from_samples is not None and from_samples > plan.end_samples and not plan.is_measured:
         raise JobFileError(
-            f"the job ends at {plan.end_samples:,} samples, and the run has seen {from_samples:,}.",
-            "Give a longer training: train.epochs, samples or steps.",
+            f"the job ends at {units.place(plan.end_samples)} {units.many}, and the run has seen "
+            f"{units.place(from_samples)}.",
+            "Give a longer training: train.epochs, samples, tokens or steps.",
         )
 
 

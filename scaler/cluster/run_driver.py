@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -108,7 +108,7 @@ def run_to_end(
         lease.require_held()
         if progress != shown:
             shown = progress
-            control.show(partial(progress_dict, progress, total_samples=plan.end_samples))
+            control.show(partial(progress_dict, progress, **_length(plan, progress)))
         if progress.attempt is not None and not is_running:
             with suppress(RunError):  # the storage may be away; the next call tries again
                 folder.set_state(RunState.RUNNING)
@@ -118,7 +118,7 @@ def run_to_end(
     def take_wait(what: str | None) -> None:
         if what is not None:
             on_notice(f"Waiting: {what}")
-        control.show(partial(progress_dict, shown, total_samples=plan.end_samples, waiting_for=what))
+        control.show(partial(progress_dict, shown, **_length(plan, shown), waiting_for=what))
 
     is_written = False
 
@@ -319,3 +319,9 @@ def _run_in_process(
             resumed=resumed,
             stop_requested=stop_requested,
         )
+
+
+def _length(plan: Plan, progress: Progress) -> Mapping[str, Any]:
+    """Return the length of a run, and the tokens that a sample has now, for ``progress.json``."""
+    now = plan.phase_at(progress.samples_seen)
+    return {"total_samples": plan.end_progress, "tokens_per_sample": now.tokens_per_sample}

@@ -64,7 +64,8 @@ def scale_lr(
 
     Args:
         lr: the learning rate that was tuned at ``reference_batch_size``, > 0.
-        reference_batch_size: samples per optimizer step of the reference, >= 1.
+        reference_batch_size: samples per optimizer step of the reference, >= 1. Both batch sizes, and
+            ``noise_scale``, may be in another unit, such as tokens, if it is the same for all.
         global_batch_size: samples per optimizer step now, over all workers and micro-steps, >= 1; not the number of
             workers.
         optimizer: ``sgd``, ``adamw`` or another name of the job file, or an import path such as ``torch.optim:NAdam``.

@@ -12,8 +12,8 @@ from scaler.core.scale import Scaled, scale
 def scale_short_step(
     rule: Rule,
     *,
-    samples: int,
-    global_batch_size: int,
+    samples: float,
+    global_batch_size: float,
     reference_batch_size: int,
     optimizer: str,
     constants: Mapping[str, Any],

@@ -131,6 +131,12 @@ def make_matrix(experiment: ExperimentFile, *, folder: Path, overrides: Sequence
     ]
     if search is not None:
         _require_space(search, cells, source=source)
+    units = {cell.plan.unit for cell in cells if cell.plan is not None}
+    if len(units) > 1:
+        raise JobFileError(
+            f"{source}: some cells count samples and some count tokens, and their batches cannot be compared.",
+            "Leave train.unit out of the matrix; train.tokens_per_sample may differ.",
+        )
     if all(cell.plan is None for cell in cells):
         raise JobFileError(f"{source}: no cell of the matrix has a plan.", f"The first one: {cells[0].problem}")
     return Matrix(
@@ -233,7 +239,9 @@ def make_cell(
     try:
         texts = as_texts({**overrides, SEED: seed})
         job = edit_job(values, overrides=texts, source=source)
-        about = json.dumps([job.recipe, job.recipe_args, str(job.groups), str(job.train.num_samples)], default=str)
+        unit = [job.train.unit, job.train.tokens_per_sample]
+        needs = [job.recipe, job.recipe_args, str(job.groups), str(job.train.num_samples), unit]
+        about = json.dumps(needs, default=str)
         if about not in facts:
             facts[about] = recipe_facts(job, source=source, recipe_folder=recipe_folder)
         job, plan = plan_with_recipe(job, source=source, recipe_folder=recipe_folder, facts=facts[about])

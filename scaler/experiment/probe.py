@@ -248,7 +248,8 @@ class _Probe:
         return known[-1] if known else None
 
     def _hints(self, places: Sequence[ProbedPlace]) -> list[str]:
-        setting = self._setting
+        setting, plan = self._setting, self._setting.plan
+        half = plan.units.size(max(1, plan.global_batch_size // 2))  # the key of the job is in its unit
         found = []
         if any(place.fails is None for place in places) and not setting.hints:
             wanted = 2 * setting.most * setting.plan.global_batch_size * FEWEST_STEPS
@@ -262,7 +263,7 @@ class _Probe:
         if all(place.noise_scale is None for place in places):
             found.append(
                 "The noise scale was not measured before any place: that needs two workers or two micro-steps "
-                f"(--workers 2, or --set scale.per_worker_batch_size={max(1, setting.plan.global_batch_size // 2)}), "
+                f"(--workers 2, or --set scale.per_worker_batch_size={half}), "
                 "and some hundred steps."
             )
         if setting.options.seeds == 1 and setting.options.tolerance is None:

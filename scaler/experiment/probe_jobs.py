@@ -26,6 +26,11 @@ def require_one_batch(job: Job, plan: Plan) -> None:
             "scale.rule = adascale measures progress, and a probe compares losses after the same samples.",
             "Probe with another rule: --set scale.rule=linear",
         )
+    if job.train.sequence_lengths:
+        raise JobFileError(
+            "train.sequence_lengths changes the samples of a batch, and a probe compares batches of one length.",
+            "Leave it out: --set train.sequence_lengths=[]",
+        )
     if job.scale.batch_schedule is not None:
         raise JobFileError(
             "the job has a batch_schedule, and a probe finds one.", "Leave it out: --set scale.batch_schedule=null"
@@ -53,7 +58,7 @@ def reference_job(job: Job, plan: Plan) -> tuple[Job, Plan]:
 def whole_job(job: Job, plan: Plan) -> Job:
     """Return the job with its length in samples, which do not depend on the batch, and without an early stop."""
     values = job.model_dump()
-    length = {"epochs": None, "steps": None, "samples": plan.total_samples, "stop_after": None}
+    length = {"epochs": None, "steps": None, "tokens": None, "samples": plan.total_samples, "stop_after": None}
     return parse_job({**values, "train": {**values["train"], **length}}, source="probe")
 
 

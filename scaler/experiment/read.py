@@ -1,5 +1,6 @@
 """Read an experiment: its cells, the reports of their runs, and what they show."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from scaler.report.experiment.model import CellInput, ExperimentReport, Question
 from scaler.report.experiment.summary import summarize_experiment
 from scaler.report.experiment.trials import SearchQuestion, TrialInput, summarize_search
 from scaler.report.run.read import read_report
+from scaler.report.run.tokens import in_one_unit
 from scaler.runs.find import run_with_id
 
 READERS = 8
@@ -51,10 +53,12 @@ def read_experiment(folder: ExperimentFolder) -> ExperimentReport:
             options=about.overrides,
             environment=about.environment,
         )
+    cells, unit = _in_one_unit(cells)
     report = summarize_experiment(
         experiment.name,
         cells,
         question_of(experiment),
+        unit=unit,
         labels={row.cell: label(row.overrides) for row in rows},
         job=about.job,
         options=about.overrides,
@@ -62,6 +66,13 @@ def read_experiment(folder: ExperimentFolder) -> ExperimentReport:
         order_seed=experiment.order_seed,
     )
     return with_job_file(folder, report)
+
+
+def _in_one_unit(cells: Sequence[CellInput]) -> tuple[list[CellInput], str]:
+    """Return the cells with the reports of their runs in one unit, and the unit: samples or tokens."""
+    reports, unit = in_one_unit([cell.report for cell in cells if cell.report is not None])
+    left = iter(reports)
+    return [cell if cell.report is None else replace(cell, report=next(left)) for cell in cells], unit
 
 
 def with_job_file(folder: ExperimentFolder, report: ExperimentReport) -> ExperimentReport:

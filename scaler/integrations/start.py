@@ -80,10 +80,13 @@ def start_run(
     Raises:
         JobFileError: as ``scaler.start``; or the job has another batch than the trainer.
     """
-    scale, source = _scale_of(job, overrides)
+    values, source = _values_of(job, overrides)
+    scale = _section(values, "scale")
+    tokens = _tokens_per_sample(_section(values, "train"), source)
+    counts = "samples" if tokens == 1 else f"tokens, in samples of {tokens} tokens,"
     known = {
-        "global_batch_size": (batch.of_step, f"{batch.trainer}'s steps have", "samples over all processes"),
-        "per_worker_batch_size": (batch.size, f"{batch.size_key} is", "samples in each process"),
+        "global_batch_size": (batch.of_step * tokens, f"{batch.trainer}'s steps have", f"{counts} over all processes"),
+        "per_worker_batch_size": (batch.size * tokens, f"{batch.size_key} is", f"{counts} in each process"),
         "grad_accum_steps": (batch.accumulation, f"{batch.accumulation_key} is", ""),
     }
     filled = []
@@ -99,8 +102,29 @@ def start_run(
     return start(job, num_samples=batch.num_samples, overrides=[*overrides, *filled], storage=storage)
 
 
-def _scale_of(job: JobLike, overrides: Sequence[str]) -> tuple[Mapping[str, Any], str]:
-    """Return what a job says in its section ``scale``, and the job's name in errors."""
+def _tokens_per_sample(train: Mapping[str, Any], source: str) -> int:
+    """Return the tokens of a sample, in which a job gives its batch sizes; 1: it gives them in samples.
+
+    Raises:
+        JobFileError: it counts tokens, and does not say how many a sample has.
+    """
+    if train.get("unit") != "tokens":
+        return 1
+    tokens = train.get("tokens_per_sample")
+    if not isinstance(tokens, int):
+        raise JobFileError(
+            f"{source}: train.unit = tokens, and the tokens of a sample are not known.", "Give train.tokens_per_sample."
+        )
+    return tokens
+
+
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = values.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _values_of(job: JobLike, overrides: Sequence[str]) -> tuple[Mapping[str, Any], str]:
+    """Return what a job says, and the job's name in errors."""
     if isinstance(job, Job):
         values: Mapping[str, Any] = job.model_dump()
         source = "the job"
@@ -108,5 +132,4 @@ def _scale_of(job: JobLike, overrides: Sequence[str]) -> tuple[Mapping[str, Any]
         path = job_file(Path(job))
         source = str(path)
         values = read_values(read_file(path), source=source)
-    scale = apply_overrides(values, overrides).get("scale")
-    return (scale if isinstance(scale, Mapping) else {}), source
+    return apply_overrides(values, overrides), source

@@ -18,7 +18,9 @@ from scaler.job.scale import Scale
 from scaler.job.schedule import Constant, ReferenceWarmup, Schedule, schedule_tag
 from scaler.job.section import MOST, MOST_EPOCHS, Length, Point, Section, file_name, problem
 from scaler.job.tracking import Tracking
+from scaler.job.unit import require_unit
 
+LENGTH_KEYS = ("total_samples", "total_tokens", "epochs")  # of the training that the reference was tuned in
 FALLBACK = "fallback"  # the name of ``reference.optimizer.fallback`` among several optimizers
 
 
@@ -69,6 +71,9 @@ class Reference(Section):
         description="Length of the training that the reference was tuned in, in samples. A plan warns if its training "
         "is much longer or shorter; scale.horizon needs it. null: not known.",
     )
+    total_tokens: int | None = Field(
+        None, ge=1, le=MOST, description="The same length in tokens, with train.unit: tokens."
+    )
     epochs: float | None = Field(
         None, gt=0, le=MOST_EPOCHS, description="The same length in epochs of this job's training set."
     )
@@ -81,17 +86,16 @@ class Reference(Section):
 
     @model_validator(mode="after")
     def _has_one_length(self) -> Self:
-        if self.total_samples is not None and self.epochs is not None:
-            raise problem(
-                f"has total_samples: {self.total_samples} and epochs: {self.epochs:g}, which are the same length.",
-                "Leave one of them out.",
-            )
+        given = {key: value for key in LENGTH_KEYS if (value := getattr(self, key)) is not None}
+        if len(given) > 1:
+            texts = " and ".join(f"{key}: {value:g}" for key, value in given.items())
+            raise problem(f"has {texts}, which are the same length.", "Give one of them.")
         return self
 
     @property
     def has_length(self) -> bool:
         """Whether the length of the reference's training is known."""
-        return self.total_samples is not None or self.epochs is not None
+        return any(getattr(self, key) is not None for key in LENGTH_KEYS)
 
     @property
     def several(self) -> Mapping[str, NamedOptimizer]:
@@ -138,9 +142,34 @@ class Ema(Section):
     decay: float = Field(ge=0, lt=1, description="Share of the average that one step of the reference keeps.")
 
 
+class SequenceLength(Section):
+    """A point of training from which samples have another number of tokens."""
+
+    at: Length = Field(description="The first step that starts at this point or after it has the new length.")
+    tokens_per_sample: int = Field(ge=1, le=MOST, description="Tokens of one sample from this point on.")
+
+
 class Train(Length):
     """The length of the training and its settings. With `rule: adascale`, lengths are samples of the reference."""
 
+    unit: Literal["samples", "tokens"] = Field(
+        "samples",
+        description="What the batch sizes of the job count. tokens: every global_batch_size, per_worker_batch_size, "
+        "max_global_batch_size and noise_scale is in tokens, and lengths may be given as {tokens: ...}; a sample is a "
+        "sequence of tokens_per_sample tokens.",
+    )
+    tokens_per_sample: int | None = Field(
+        None,
+        ge=1,
+        le=MOST,
+        description="unit: tokens: tokens of one sample, at the start of training. null: those that the recipe gives, "
+        "Recipe(tokens_per_sample=...).",
+    )
+    sequence_lengths: Annotated[tuple[SequenceLength, ...], Field(strict=False)] = Field(
+        (),
+        description="unit: tokens: points from which samples have another number of tokens, in ascending order. The "
+        "global batch keeps its tokens, and so does the learning rate.",
+    )
     num_samples: int | None = Field(
         None,
         ge=1,
@@ -226,7 +255,7 @@ class Cadence(Length):
 
     @classmethod
     def _units(cls) -> tuple[str, ...]:
-        return ("epochs", "steps", "samples", "seconds")
+        return ("epochs", "steps", "samples", "tokens", "seconds")
 
 
 class Best(Section):
@@ -348,8 +377,13 @@ class Job(Section):
         if self.scale.horizon and not self.reference.has_length:
             raise problem(
                 "scale.horizon = true, and the length of the reference's training is missing.",
-                "Give reference.total_samples, or reference.epochs.",
+                "Give reference.total_samples, reference.total_tokens or reference.epochs.",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _counts_in_one_unit(self) -> Self:
+        require_unit(self)
         return self
 
     @field_validator("name")

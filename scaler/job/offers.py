@@ -14,7 +14,14 @@ from scaler.job.section import Length
 
 MOST_OFFERS = 4
 TO_FILL_IN = "..."
-_UNITS = {"step": "steps", "epoch": "epochs", "sample": "samples", "second": "seconds", "s": "seconds"}
+_UNITS = {
+    "step": "steps",
+    "epoch": "epochs",
+    "sample": "samples",
+    "token": "tokens",
+    "second": "seconds",
+    "s": "seconds",
+}
 _AMOUNT = re.compile(r"\s*([0-9][0-9.eE+]*)\s*([a-zA-Z]+|%)?\s*")
 
 
@@ -109,7 +116,7 @@ def _amounts(model: type[Length], value: object) -> Iterator[tuple[str, int | fl
         return
     whole = int(amount) if amount == int(amount) else amount
     for known in model._units():
-        if unit in (None, known):
+        if unit == known or (unit is None and known != "tokens"):  # tokens are only for jobs that count them
             yield known, whole
 
 

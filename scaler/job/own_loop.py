@@ -9,7 +9,10 @@ _KEYS = (
     *("name", "recipe", "recipe_args", "reference", "scale", "schedule", "train", "checkpoint", "tracking", "storage"),
     *("failures", "resources", "runtime_env"),
 )
-_TRAIN_KEYS = ("epochs", "steps", "samples", "num_samples", "last_batch", "eval_every", "seed", "stop_after")
+_TRAIN_KEYS = (
+    *("epochs", "steps", "samples", "tokens", "unit", "tokens_per_sample", "num_samples", "last_batch", "eval_every"),
+    *("seed", "stop_after"),
+)
 
 
 def require_own_loop_keys(job: Job, *, source: str) -> None:

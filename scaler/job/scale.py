@@ -166,7 +166,7 @@ class Scale(Section):
         False,
         description="Scale with the length of the training too, for AdamW. The rule is adam_sde with kappa = "
         "batch_ratio * reference.total_samples / total_samples in place of batch_ratio, and weight decay is multiplied "
-        "by kappa ** 0.5. It needs reference.total_samples or reference.epochs.",
+        "by kappa ** 0.5. It needs reference.total_samples, total_tokens or epochs.",
     )
     beta2_range: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(strict=False)] | None = Field(
         None,

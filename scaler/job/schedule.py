@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from scaler.job.section import MOST, MOST_EPOCHS, Length, Point, Section, name_tag, problem
+from scaler.job.section import MOST, MOST_EPOCHS, TOKENS, Length, Point, Section, name_tag, problem
 
 STEPS = "Optimizer steps at the planned global batch size; in an elastic job, at the reference's."
 WARMUP_SHAPE = "linear: a straight line; constant: the start's learning rate, then a jump; cosine: half a cosine wave."
@@ -20,7 +20,7 @@ class ReferenceWarmup(Length):
 
     @classmethod
     def _units(cls) -> tuple[str, ...]:
-        return ("epochs", "steps", "samples", "fraction")
+        return ("epochs", "steps", "samples", "tokens", "fraction")
 
 
 class Warmup(Length):
@@ -29,6 +29,7 @@ class Warmup(Length):
     epochs: float | None = Field(None, ge=0, le=MOST_EPOCHS, description="Passes over the training set; 0: no warmup.")
     steps: int | None = Field(None, ge=0, le=MOST, description=STEPS)
     samples: int | None = Field(None, ge=0, le=MOST, description="Training samples, over all workers.")
+    tokens: int | None = Field(None, ge=0, le=MOST, description=TOKENS)
     fraction: float | None = Field(None, ge=0, le=1, description="Share of the whole training, in [0, 1].")
     start: Annotated[
         Annotated[Literal["base"], Tag("<word>")] | Annotated[float, Field(ge=0, le=1), Tag("<share>")],
@@ -38,7 +39,7 @@ class Warmup(Length):
 
     @classmethod
     def _units(cls) -> tuple[str, ...]:
-        return ("epochs", "steps", "samples", "fraction")
+        return ("epochs", "steps", "samples", "tokens", "fraction")
 
 
 class Plateau(Section):

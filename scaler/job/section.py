@@ -9,6 +9,8 @@ from pydantic_core import PydanticCustomError
 # No training is longer or wider. Above these, arithmetic in floats would lose samples.
 MOST_EPOCHS, MOST, MOST_WORKERS = 1e6, 10**15, 10**6
 
+TOKENS = "Tokens, over all workers; only with train.unit: tokens."
+
 
 def problem(text: str, remedy: str) -> PydanticCustomError:
     """Return a validation error with its own remedy; ``load`` turns it into a ``JobFileError``."""
@@ -49,6 +51,7 @@ class Length(Section):
     )
     steps: int | None = Field(None, ge=1, le=MOST, description="Optimizer steps at the planned global batch size.")
     samples: int | None = Field(None, ge=1, le=MOST, description="Training samples, over all workers.")
+    tokens: int | None = Field(None, ge=1, le=MOST, description=TOKENS)
 
     @model_validator(mode="after")
     def _exactly_one_unit(self) -> Self:
@@ -63,7 +66,7 @@ class Length(Section):
 
     @classmethod
     def _units(cls) -> tuple[str, ...]:
-        return ("epochs", "steps", "samples")
+        return ("epochs", "steps", "samples", "tokens")
 
 
 class Point(Length):
@@ -79,4 +82,4 @@ class Point(Length):
 
     @classmethod
     def _units(cls) -> tuple[str, ...]:
-        return ("epochs", "steps", "samples", "fraction")
+        return ("epochs", "steps", "samples", "tokens", "fraction")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from scaler.core.steps import LastBatch, samples_in
+from scaler.core.unit import Unit, shown
 from scaler.job.model import Reference
 from scaler.job.section import Length
 
@@ -21,6 +22,7 @@ class Lengths:
         num_samples: size of the training set, which is the length of an epoch.
         last_batch: how the last samples of an epoch are used when they are fewer than a batch.
         total_samples: length of the training, for fractions of it; None if it is not known yet.
+        units: of the job; they convert lengths in tokens, and this is the only place where those become samples.
     """
 
     global_batch_size: int
@@ -29,11 +31,14 @@ class Lengths:
     num_samples: int
     last_batch: LastBatch
     total_samples: int | None = None
+    units: Unit = Unit()  # noqa: RUF009 (frozen)
 
     def samples(self, length: Length) -> int:
         """Return a length in samples, 0 for a length of 0; steps are counted with their short last batches."""
         if length.samples is not None:
             return length.samples
+        if length.tokens is not None:
+            return max(1, round(self.units.samples_at(length.tokens))) if length.tokens else 0
         if length.steps is not None:
             if self.is_elastic:
                 return length.steps * self.reference_batch_size
@@ -91,11 +96,12 @@ class Lengths:
         steps = length.steps
         if steps is None or self.global_batch_size == self.reference_batch_size:
             return ""
-        planned = steps * self.global_batch_size if is_stretch or self.is_elastic else self.samples(length)
-        reference = steps * self.reference_batch_size
+        text, many = self.units.number, self.units.many
+        planned = text(steps * self.global_batch_size if is_stretch or self.is_elastic else self.samples(length))
+        reference, batch = text(steps * self.reference_batch_size), text(self.global_batch_size)
         if self.is_elastic:
-            return f" (steps of the reference: {reference:,} samples; of {self.global_batch_size:,}: {planned:,})"
-        return f" (steps of {self.global_batch_size:,}: {planned:,} samples; of the reference: {reference:,})"
+            return f" (steps of the reference: {reference} {many}; of {batch}: {planned})"
+        return f" (steps of {batch}: {planned} {many}; of the reference: {reference})"
 
     def _step_samples(self) -> int:
         return self.reference_batch_size if self.is_elastic else self.global_batch_size
@@ -109,8 +115,10 @@ def written(length: Length) -> str:
         >>> written(Length(epochs=2))
         '2 epochs'
     """
-    units = ("epochs", "steps", "samples", "fraction")
+    units = ("epochs", "steps", "samples", "tokens", "fraction")
     unit, value = next((unit, getattr(length, unit)) for unit in units if getattr(length, unit, None) is not None)
     if unit == "fraction":
         return f"{value:.4g} of the training"
+    if unit == "tokens":
+        return f"{shown(value)} tokens"
     return f"{value:g} {unit[:-1] if value == 1 else unit}"

@@ -3,15 +3,19 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
+from typing import Literal
 
 from scaler.core.optimizers import optimizer_facts
 from scaler.core.rules import choose_rule
 from scaler.core.scale import Scaled
 from scaler.core.schedules import Schedule
 from scaler.core.steps import last_step_start
+from scaler.core.unit import unit_with
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.job.scale import GrowInsteadOfDecay, GrowWithNoise
+from scaler.job.section import Length
+from scaler.job.unit import in_samples
 from scaler.plan.groups import make_groups
 from scaler.plan.instead_of_decay import phases_instead_of_decay
 from scaler.plan.lengths import Lengths
@@ -22,12 +26,12 @@ from scaler.plan.phases import (
     first_batch,
     largest_measured,
     last_start,
-    later_phases,
     make_scaling,
     never_grows_at,
 )
 from scaler.plan.reasons import number_reasons
 from scaler.plan.schedule import make_schedule
+from scaler.plan.sequence_lengths import never_longer_at, planned_phases
 from scaler.plan.split import needs_parameters
 from scaler.plan.warnings import find_warnings
 from scaler.plan.weight_decay import plan_decay
@@ -58,6 +62,34 @@ def make_plan(
     Raises:
         PlanError: numbers that do not fit together; names numbers that fit.
     """
+    counted = in_samples(job)
+    try:
+        return _make(
+            counted,
+            world_size,
+            unit=job.train.unit,
+            num_samples=num_samples,
+            parameters=parameters,
+            horizon_samples=horizon_samples,
+        )
+    except PlanError as error:
+        if job.train.unit == "samples":
+            raise
+        tokens = f"{job.train.tokens_per_sample:,} tokens"
+        note = f"Batch sizes in this message are in samples of {tokens}; those of the job are in tokens."
+        raise PlanError(error.problem, f"{error.remedy}\n{note}") from None
+
+
+def _make(
+    job: Job,
+    world_size: int | None,
+    *,
+    unit: Literal["samples", "tokens"],
+    num_samples: int | None,
+    parameters: Mapping[str, int | PlanParameter] | None,
+    horizon_samples: int | None,
+) -> Plan:
+    """Return the plan of a job whose batch sizes are in samples; ``unit`` is for its texts."""
     world_size = job.scale.max_workers if world_size is None else world_size
     num_samples = job.train.num_samples if job.train.num_samples is not None else num_samples
     if num_samples is None:
@@ -88,15 +120,16 @@ def make_plan(
         is_elastic=job.scale.is_elastic,
         num_samples=num_samples,
         last_batch=job.train.last_batch,
+        units=unit_with(job.train.tokens_per_sample),
     )
-    total_samples = lengths.samples(job.train)
-    lengths = replace(lengths, total_samples=total_samples)
-    horizon = replace(lengths, total_samples=horizon_samples or total_samples)
+    horizon = replace(lengths, total_samples=horizon_samples or lengths.samples(job.train))
     scaling = make_scaling(job, horizon)
     first, scaled = scaling.phase(batch, start_samples=0, start_steps=0)
-    phases = (first, *later_phases(job, first, scaling=scaling, world_size=world_size, lengths=lengths))
+    phases, lengths, of_schedule = planned_phases(job, first, scaling=scaling, world_size=world_size, lengths=lengths)
+    total_samples = lengths.total_samples
+    assert total_samples is not None
     schedule, warmup_reason, schedule_reason = make_schedule(
-        job, scaled, lengths, last_step=last_start(phases, lengths), rises=_rises(job, scaling, scaled)
+        job, scaled, of_schedule, last_step=last_start(phases, lengths), rises=_rises(job, scaling, scaled)
     )
     phases += phases_instead_of_decay(job, first, schedule, scaling=scaling, world_size=world_size, lengths=lengths)
     cadence, rewarmup = job.checkpoint.every, job.scale.rewarmup
@@ -107,6 +140,8 @@ def make_plan(
     plan = Plan(
         schema_version=SCHEMA_VERSION,
         purpose="train",
+        unit=unit,
+        tokens_per_sample=job.train.tokens_per_sample,
         name=job.name,
         world_size=world_size,
         global_batch_size=first.global_batch_size,
@@ -133,6 +168,8 @@ def make_plan(
         steps_per_epoch=0,
         eval_every_samples=lengths.cadence(job.train.eval_every),
         checkpoint_every_samples=lengths.cadence(cadence) if cadence.seconds is None else None,
+        eval_every_tokens=_every_tokens(job, job.train.eval_every, first),
+        checkpoint_every_tokens=_every_tokens(job, cadence, first),
         checkpoint_every_s=cadence.seconds,
         rewarmup_samples=lengths.cadence(rewarmup) if rewarmup is not None else 0,
         grow_every_samples=_grow_every(job, lengths),
@@ -153,7 +190,7 @@ def make_plan(
     )
     plan = replace(
         plan,
-        warmup_steps=plan.steps(plan.warmup_samples),
+        warmup_steps=plan.steps(plan.samples_at(plan.warmup_samples)),
         total_steps=plan.steps(last_start(phases, lengths)) + 1,
         steps_at_first_batch=_steps_at(first, lengths) if len(phases) > 1 else None,
         steps_per_epoch=plan.steps(num_samples),
@@ -174,8 +211,18 @@ def make_plan(
             job,
             may_become=largest_measured(job, first, scaling=scaling, world_size=world_size),
             never_grows_at=never_grows_at(job, phases, lengths),
+            never_longer_at=never_longer_at(job, phases, lengths),
         ),
     )
+
+
+def _every_tokens(job: Job, cadence: Length, first: Phase) -> int | None:
+    """Return an interval in tokens, where ``train.sequence_lengths`` changes the samples in it; None: it has a unit
+    that counts samples."""
+    if not job.train.sequence_lengths or first.tokens_per_sample is None:
+        return None
+    step = first.global_batch_size * first.tokens_per_sample
+    return cadence.steps * step if cadence.steps is not None else cadence.tokens
 
 
 def _rises(job: Job, scaling: Scaling, scaled: Scaled) -> bool:
@@ -285,7 +332,8 @@ def _curve(plan: Plan) -> Iterator[tuple[int, float]]:
     """Yield points of the learning rate for drawing: evenly, on both sides of each corner, and at short steps."""
     total = plan.total_samples
     points = {round(i * total / CURVE_POINTS) for i in range(CURVE_POINTS + 1)}
-    corners = {phase.start_samples for phase in plan.phases[1:]} | set(plan.schedule.corners(total))
+    corners = {phase.start_samples for phase in plan.phases[1:]}
+    corners |= {plan.samples_at(place) for place in plan.schedule.corners(ceil(plan.progress_at(total)))}
     points |= corners | {corner - 1 for corner in corners}
     curve = {point: plan.whole_step_lr_at(point) for point in points if 0 <= point <= total}
     curve |= {point: plan.lr_at(point) for point in _short_steps(plan)}

@@ -12,8 +12,9 @@ from scaler.core.rules import gain_exponent
 from scaler.core.schedules import Schedule
 from scaler.core.short_step import short_step_momentum
 from scaler.core.steps import LastBatch, next_step, step_size
+from scaler.core.unit import Unit
 from scaler.errors import RunError
-from scaler.plan.phase import Phase, Scaling, steps_to
+from scaler.plan.phase import Phase, Scaling, steps_to, units_of
 
 SCHEMA_VERSION = 4
 
@@ -71,7 +72,12 @@ class PlanOptimizer:
             per_worker_batch_size=phase.per_worker_batch_size,
             grad_accum_steps=phase.grad_accum_steps,
         )
-        return self.scaling.phase(batch, start_samples=phase.start_samples, start_steps=phase.start_steps)[0]
+        return self.scaling.phase(
+            batch,
+            start_samples=phase.start_samples,
+            start_steps=phase.start_steps,
+            tokens_per_sample=phase.tokens_per_sample,
+        )[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +92,9 @@ class Plan:
 
     schema_version: int  # version of these fields: 4
     purpose: Purpose  # train: a training; find_lr: a learning-rate range test
+    # what the job counts, for texts; batch sizes and lengths of the plan are in samples in both cases
+    unit: Literal["samples", "tokens"] = "samples"
+    tokens_per_sample: int | None = None  # tokens of one sample at the start of training; None: the unit is samples
     name: str  # name of the job
     world_size: int  # workers that the plan is for
     global_batch_size: int  # samples per optimizer step, over all workers
@@ -115,7 +124,9 @@ class Plan:
     stop_samples: int | None = None  # where train.stop_after ends the run, counted as total_samples; None: at the end
     steps_per_epoch: int  # optimizer steps in an epoch
     eval_every_samples: int  # samples from one evaluation to the next
+    eval_every_tokens: int | None = None  # instead, with lengths that change in training; None: by samples
     checkpoint_every_samples: int | None  # samples from one checkpoint to the next; None: by time
+    checkpoint_every_tokens: int | None = None  # as eval_every_tokens
     checkpoint_every_s: float | None  # seconds from one checkpoint to the next; None: by samples
     rewarmup_samples: int  # length of the rewarmup after a resize that raises the learning rate; 0: none
     # samples between two checks of whether the noise allows a larger batch; None: the batch does not follow the noise
@@ -130,6 +141,33 @@ class Plan:
     lr_curve: tuple[tuple[int, float], ...]  # points [samples_seen, learning rate] of the schedule, for drawing
     reasons: Mapping[str, str]  # the reason of each value, by the field's name
     warnings: tuple[PlanWarning, ...]  # to read before the run
+
+    @property
+    def units(self) -> Unit:
+        """The unit of the job, which converts samples of this plan for texts."""
+        return units_of(self.phases)
+
+    @property
+    def is_constant_length(self) -> bool:
+        """Whether samples have the same number of tokens in the whole training, or the unit is samples."""
+        return len(self.phases) == 1 or len({phase.tokens_per_sample for phase in self.phases}) == 1
+
+    def progress_at(self, samples_seen: int) -> float:
+        """Return the place in the schedule, in samples of the length that samples have at the start of training.
+
+        It is ``samples_seen``, unless ``train.sequence_lengths`` changes the tokens of a sample.
+        """
+        if self.is_constant_length:
+            return samples_seen
+        assert self.tokens_per_sample is not None
+        return self.units.at(samples_seen) / self.tokens_per_sample
+
+    def samples_at(self, progress: float) -> int:
+        """Return the samples seen at a place in the schedule: the inverse of ``progress_at``, in whole samples."""
+        if self.is_constant_length:
+            return round(progress)
+        assert self.tokens_per_sample is not None
+        return round(self.units.samples_at(progress * self.tokens_per_sample))
 
     @property
     def is_measured(self) -> bool:
@@ -147,6 +185,11 @@ class Plan:
         return self.total_samples if self.stop_samples is None else min(self.stop_samples, self.total_samples)
 
     @property
+    def end_progress(self) -> float:
+        """The place in the schedule at which this run ends."""
+        return self.end_samples if self.is_measured else self.progress_at(self.end_samples)
+
+    @property
     def most_samples(self) -> int:
         """The most samples that this run may take; ``end_samples`` unless progress is measured."""
         if not self.is_measured:
@@ -158,6 +201,20 @@ class Plan:
         """Elements of the tensors of ``optimizer``, by name; empty if the job does not split the parameters."""
         owned = {name for own in self.optimizers for name in own.tensors}
         return {name: each.size for name, each in self.parameters.items() if owned and name not in owned}
+
+    def is_eval_due(self, start: int, samples_seen: int) -> bool:
+        """Return whether an evaluation is due after the step that began at ``start`` samples."""
+        return self._is_due(start, samples_seen, samples=self.eval_every_samples, tokens=self.eval_every_tokens)
+
+    def is_checkpoint_due(self, start: int, samples_seen: int) -> bool:
+        """Return whether a checkpoint is due, by samples or tokens, after the step that began at ``start`` samples."""
+        every = self.checkpoint_every_samples
+        return self._is_due(start, samples_seen, samples=every, tokens=self.checkpoint_every_tokens)
+
+    def _is_due(self, start: int, samples_seen: int, *, samples: int | None, tokens: int | None) -> bool:
+        if tokens is not None:
+            return self.units.at(start) // tokens != self.units.at(samples_seen) // tokens
+        return samples is not None and start // samples != samples_seen // samples
 
     def phase_at(self, samples_seen: int) -> Phase:
         """Return the phase of the step that starts after ``samples_seen`` samples."""
@@ -201,7 +258,7 @@ class Plan:
         return self.phase_at(samples_seen).peak_lr * self._factor(samples_seen, progress)
 
     def _factor(self, samples_seen: int, progress: float | None) -> float:
-        return self.schedule.factor(samples_seen if progress is None else progress)
+        return self.schedule.factor(self.progress_at(samples_seen) if progress is None else progress)
 
     def momentum_at(self, progress: float) -> float | None:
         """Return the momentum (Adam: beta1) of a whole step by the schedule; None: the optimizer's own."""

@@ -1,6 +1,6 @@
 """A phase of training at one global batch, and how the reference and the rule give the numbers of any batch size."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, Self
@@ -11,6 +11,7 @@ from scaler.core.rules import CoScale, Rule
 from scaler.core.scale import Scaled, scale
 from scaler.core.short_step import scale_short_step
 from scaler.core.steps import LastBatch, steps_between
+from scaler.core.unit import Unit
 from scaler.errors import PlanError
 
 
@@ -29,6 +30,13 @@ class Phase:
     weight_decay_ratio: float  # multiplies the groups' own weight decay; ``optimizer`` has it already
     ema_decay: float | None  # of train.ema, per step; with adascale and co_scale.ema, per step of the reference
     optimizer: Mapping[str, Any]  # name and options of the optimizer at this global batch size
+    tokens_per_sample: int | None = None  # of a job that counts tokens; None: the job counts samples
+
+
+def units_of(phases: Sequence[Phase]) -> Unit:
+    """Return the unit of a plan's job, by the phases of the plan."""
+    lengths = ((phase.start_samples, phase.tokens_per_sample) for phase in phases)
+    return Unit(lengths=tuple((start, tokens) for start, tokens in lengths if tokens is not None))
 
 
 def steps_to(samples_seen: int, phase: Phase, *, num_samples: int, last_batch: LastBatch) -> int:
@@ -54,6 +62,7 @@ class Scaling:
         optimizer: its name in the job file, or ``module:Class``.
         constants: the reference's options of the optimizer.
         ema_decay: of ``train.ema``, per step of the reference; None without it.
+        tokens_per_sample: of the samples in ``reference_batch_size``; None in a job that counts samples.
     """
 
     rule: Rule
@@ -62,14 +71,25 @@ class Scaling:
     optimizer: str
     constants: Mapping[str, Any]
     ema_decay: float | None
+    tokens_per_sample: int | None = None
 
-    def phase(self, batch: Batch, *, start_samples: int, start_steps: int) -> tuple[Phase, Scaled]:
+    def phase(
+        self, batch: Batch, *, start_samples: int, start_steps: int, tokens_per_sample: int | None = None
+    ) -> tuple[Phase, Scaled]:
         """Return a phase at a batch, and the ratios and constants of that batch; always from the reference.
+
+        Args:
+            batch: of the phase, in its own samples.
+            start_samples: samples seen at its first step.
+            start_steps: optimizer steps before it.
+            tokens_per_sample: of the phase, where it is not the reference's.
 
         Raises:
             PlanError: the rule does not hold at this batch, or the learning rate is not finite.
         """
-        scaled = self.at(batch.global_batch_size)
+        tokens = self.tokens_per_sample if tokens_per_sample is None else tokens_per_sample
+        size = self._of_reference(batch.global_batch_size, tokens)
+        scaled = self.at(size)
         peak_lr = self.base_lr * scaled.lr_ratio
         if not isfinite(peak_lr):
             raise PlanError(
@@ -85,13 +105,25 @@ class Scaling:
             lr_ratio=scaled.lr_ratio,
             peak_lr=peak_lr,
             weight_decay_ratio=scaled.weight_decay_ratio,
-            ema_decay=self.ema_at(batch.global_batch_size),
+            ema_decay=self.ema_at(size),
             optimizer={"name": self.optimizer, "lr": peak_lr, **self.constants, **as_json(scaled.constants)},
+            tokens_per_sample=tokens,
         )
         return phase, scaled
 
-    def at(self, global_batch_size: int) -> Scaled:
+    def _of_reference(self, samples: int, tokens_per_sample: int | None) -> float:
+        """Return how many samples of the reference's length have the tokens of these samples."""
+        if tokens_per_sample == self.tokens_per_sample:
+            return samples
+        assert tokens_per_sample is not None
+        assert self.tokens_per_sample is not None
+        return samples * tokens_per_sample / self.tokens_per_sample
+
+    def at(self, global_batch_size: float) -> Scaled:
         """Return the ratios and constants that the rule gives for a batch size, from the reference.
+
+        Args:
+            global_batch_size: in samples of the reference's length.
 
         Raises:
             PlanError: the rule does not hold at this batch size; names the sizes that it holds at.
@@ -104,7 +136,7 @@ class Scaling:
             constants={**self.constants, "lr": self.base_lr},
         )
 
-    def ema_at(self, global_batch_size: int) -> float | None:
+    def ema_at(self, global_batch_size: float) -> float | None:
         """Return the share of the averaged weights that a step of this batch size keeps.
 
         It holds the memory of the average in samples; with a horizon, as a share of the training. With ``adascale`` it
@@ -125,17 +157,18 @@ class Scaling:
             samples: in the step, over all workers; below ``phase.global_batch_size``.
         """
         share = samples / phase.global_batch_size
+        size = self._of_reference(samples, phase.tokens_per_sample)
         scaled = scale_short_step(
             self.rule,
-            samples=samples,
-            global_batch_size=phase.global_batch_size,
+            samples=size,
+            global_batch_size=self._of_reference(phase.global_batch_size, phase.tokens_per_sample),
             reference_batch_size=self.reference_batch_size,
             optimizer=self.optimizer,
             constants={**self.constants, "lr": self.base_lr},
         )
         peak_lr = self.base_lr * scaled.lr_ratio
         is_scaled = self.rule.co_scale.ema
-        ema = self.ema_at(samples) if is_scaled else phase.ema_decay
+        ema = self.ema_at(size) if is_scaled else phase.ema_decay
         return replace(
             phase,
             global_batch_size=samples,

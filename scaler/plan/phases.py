@@ -6,10 +6,12 @@ from dataclasses import replace
 from scaler.core.batch import Batch, strong_batch, weak_batch
 from scaler.core.rules import CoScale, Rule, choose_rule
 from scaler.core.steps import last_step_start, next_step_start
+from scaler.core.unit import unit_with
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.job.scale import GrowAtPoints, GrowByDoubling, GrowInsteadOfDecay, GrowWithNoise
 from scaler.job.section import MOST
+from scaler.job.unit import in_samples
 from scaler.plan.lengths import Lengths
 from scaler.plan.model import Plan
 from scaler.plan.phase import Phase, Scaling, as_json, steps_to
@@ -22,13 +24,15 @@ def first_batch(job: Job, world_size: int) -> tuple[Batch, str]:
     settings = job.scale
     held = settings.on_resize == "hold_global_batch" and not isinstance(settings.num_workers, int)
     fixed = settings.held_batch if held else settings.global_batch_size
+    unit = unit_with(job.train.tokens_per_sample)
     if fixed is None:
         assert settings.most_per_worker is not None  # the job's own check
         accum = settings.grad_accum_steps or 1
         batch = weak_batch(
             num_workers=world_size, per_worker_batch_size=settings.most_per_worker, grad_accum_steps=accum
         )
-        return batch, f"{_workers(world_size)} x {batch.per_worker_batch_size} samples x {_micro_steps(accum)}"
+        each = f"{unit.number(batch.per_worker_batch_size, form='')} {unit.many}"
+        return batch, f"{_workers(world_size)} x {each} x {_micro_steps(accum)}"
     batch = strong_batch(
         num_workers=world_size,
         global_batch_size=fixed,
@@ -40,7 +44,8 @@ def first_batch(job: Job, world_size: int) -> tuple[Batch, str]:
         if settings.global_batch_size
         else f"held, as on {_workers(settings.max_workers)}"
     )
-    shared = f"{_workers(world_size)}, each up to {batch.per_worker_batch_size} samples x "
+    each = f"{unit.number(batch.per_worker_batch_size, form='')} {unit.many}"
+    shared = f"{_workers(world_size)}, each up to {each} x "
     return batch, f"{why}; {shared}{_micro_steps(batch.grad_accum_steps)}"
 
 
@@ -71,6 +76,7 @@ def make_scaling(job: Job, lengths: Lengths) -> Scaling:
         optimizer=optimizer.name,
         constants=as_json(optimizer.with_defaults),
         ema_decay=ema.decay if ema is not None else None,
+        tokens_per_sample=job.train.tokens_per_sample,
     )
 
 
@@ -129,7 +135,7 @@ def last_start(phases: Sequence[Phase], lengths: Lengths) -> int:
 
 def grow(plan: Plan, job: Job, *, samples_seen: int, global_batch_size: int) -> Plan:
     """Return the plan with another global batch from ``samples_seen`` on, as a measured noise scale asks for."""
-    first = plan.phases[0]
+    job, first = in_samples(job), plan.phases[0]
     start = (samples_seen, plan.steps(samples_seen))
     phase = grown_phase(job, first, global_batch_size, scaling=plan.scaling, world_size=plan.world_size, start=start)
     earlier = tuple(phase for phase in plan.phases if phase.start_samples < samples_seen)
@@ -200,6 +206,7 @@ def regrow(plan: Plan, job: Job, growth: Iterable[tuple[int, float]]) -> Plan:
         job: one that follows the noise scale.
         growth: pairs of the samples seen where the batch grew, and its size over the first batch's.
     """
+    job = in_samples(job)
     wanted, first = job.scale.batch_schedule, plan.phases[0].global_batch_size
     most = wanted.max_global_batch_size if isinstance(wanted, GrowWithNoise | GrowInsteadOfDecay) else MOST
     for at, factor in growth:

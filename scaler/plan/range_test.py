@@ -21,10 +21,10 @@ MOST_NAME = 100  # letters in a job's name
 def range_job(job: Job, *, steps: int) -> Job:
     """Return the job of a range test: ``steps`` steps at the first batch of training, without controllers.
 
-    The job's schedule, plateau, batch schedule, divergence guard, restarts and ``rule: adascale`` are left out. No
-    noise is measured, and there is one evaluation and one checkpoint, at the end. Every step has a whole batch: the
-    last samples of an epoch are carried into the next. Groups, clipping, precision and the optimizer's constants are
-    the job's.
+    The job's schedule, plateau, batch schedule, later lengths of samples, divergence guard, restarts and
+    ``rule: adascale`` are left out. No noise is measured, and there is one evaluation and one checkpoint, at the end.
+    Every step has a whole batch: the last samples of an epoch are carried into the next. Groups, clipping, precision
+    and the optimizer's constants are the job's.
 
     Raises:
         JobFileError: the job is elastic, and a range test has one batch size.
@@ -36,7 +36,7 @@ def range_job(job: Job, *, steps: int) -> Job:
     values = job.model_dump()
     never = {"samples": MOST}
     rule = {"rule": "none"} if job.scale.rule == "adascale" else {}
-    length = {"epochs": None, "samples": None, "steps": steps}
+    length = {"epochs": None, "samples": None, "tokens": None, "steps": steps, "sequence_lengths": ()}
     return parse_job(
         {
             **values,

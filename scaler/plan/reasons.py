@@ -1,6 +1,7 @@
 """The texts of ``Plan.reasons``: why each number of a plan has its value."""
 
 from scaler.core.scale import Scaled
+from scaler.core.unit import shown
 from scaler.job import Job
 from scaler.plan.lengths import Lengths
 from scaler.plan.model import Plan
@@ -16,6 +17,11 @@ def number_reasons(plan: Plan, job: Job, scaled: Scaled, lengths: Lengths) -> di
         scaled: the ratios and constants of the batch at the start of training.
         lengths: of the training.
     """
+    units = lengths.units
+
+    def text(samples: int) -> str:
+        return units.number(samples, form="")
+
     grows_at_once = any(0 < phase.start_samples < plan.num_samples for phase in plan.phases)
     changed = "; ".join(f"{name} {reason}" for name, reason in scaled.reasons.items())
     may_scale = plan.is_measured or ("noise_scale" in plan.reacts and plan.rule != "none")
@@ -25,12 +31,13 @@ def number_reasons(plan: Plan, job: Job, scaled: Scaled, lengths: Lengths) -> di
         "total_samples": _total_reason(plan, job, lengths),
         **_steps_reason(plan),
         **_ema_reason(plan, job),
-        "batch_ratio": f"{plan.reference_batch_size} -> {plan.global_batch_size} samples, {_times(plan.batch_ratio)}",
+        "batch_ratio": f"{text(plan.reference_batch_size)} -> {text(plan.global_batch_size)} {units.many}, "
+        f"{_times(plan.batch_ratio)}",
         "lr_ratio": f"{_times(plan.lr_ratio)}: {plan.rule_reason}{_horizon(plan)}",
         **_decay_reason(plan, job),
         "peak_lr": f"{plan.base_lr:g} x {plan.lr_ratio:g}"
         + (f", times the measured gain of 1 to {plan.batch_ratio:.4g}" if plan.is_measured else ""),
-        "steps_per_epoch": f"{plan.num_samples} samples in steps of {plan.global_batch_size}"
+        "steps_per_epoch": f"{text(plan.num_samples)} {units.many} in steps of {text(plan.global_batch_size)}"
         + (", changing within the epoch" if grows_at_once else _rest_reason(plan)),
         "optimizer": changed or same,
     }
@@ -42,7 +49,8 @@ def kappa_reason(plan: Plan) -> str:
     if longer is None or before is None:
         return ""
     return (
-        f"batch ratio {plan.batch_ratio:.4g} / length ratio {longer:.4g} ({before:,} -> {plan.total_samples:,} samples)"
+        f"batch ratio {plan.batch_ratio:.4g} / length ratio {longer:.4g} ({plan.units.number(before)} -> "
+        f"{plan.units.place(plan.total_samples)} {plan.units.many})"
     )
 
 
@@ -61,9 +69,10 @@ def _rest_reason(plan: Plan) -> str:
     rest = plan.num_samples % plan.global_batch_size
     if not rest:
         return ""
+    left = plan.units.number(rest, form="")
     if plan.last_batch == "scale":
-        return f", the last of {rest} at peak_lr {plan.scaling.short_step(plan.phases[0], rest).peak_lr:.4g}"
-    return f"; {rest} left out" if plan.last_batch == "drop" else f"; {rest} carried into the next epoch"
+        return f", the last of {left} at peak_lr {plan.scaling.short_step(plan.phases[0], rest).peak_lr:.4g}"
+    return f"; {left} left out" if plan.last_batch == "drop" else f"; {left} carried into the next epoch"
 
 
 def _ema_reason(plan: Plan, job: Job) -> dict[str, str]:
@@ -78,7 +87,7 @@ def _ema_reason(plan: Plan, job: Job) -> dict[str, str]:
 
 
 def _total_reason(plan: Plan, job: Job, lengths: Lengths) -> str:
-    train = job.train
+    train, units = job.train, lengths.units
     if train.epochs is not None:
         asked = f"epochs: {train.epochs:g}"
     else:
@@ -86,13 +95,17 @@ def _total_reason(plan: Plan, job: Job, lengths: Lengths) -> str:
             f"steps: {train.steps}{lengths.both_readings(train)}"
             if train.steps is not None
             else f"samples: {train.samples}"
+            if train.tokens is None
+            else f"tokens: {shown(train.tokens)}"
         )
         asked += f", {plan.total_samples / plan.num_samples:.3g} epochs"
     if plan.is_measured:
-        asked += f" of the reference's samples; at most {plan.most_samples} of data"
+        asked += f" of the reference's {units.many}; at most {units.place(plan.most_samples, form='')} of data"
     if plan.reference_samples is not None:
-        asked += f", {plan.total_samples / plan.reference_samples:.4g} times the reference's {plan.reference_samples:,}"
-    return asked if plan.stop_samples is None else f"{asked}; this run stops after {plan.end_samples} samples of it"
+        longer = units.at(plan.total_samples) / units.size(plan.reference_samples)
+        asked += f", {longer:.4g} times the reference's {units.number(plan.reference_samples)}"
+    end = f"{units.place(plan.end_samples, form='')} {units.many}"
+    return asked if plan.stop_samples is None else f"{asked}; this run stops after {end} of it"
 
 
 def _steps_reason(plan: Plan) -> dict[str, str]:

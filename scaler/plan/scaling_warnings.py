@@ -6,9 +6,10 @@ from math import sqrt
 
 from scaler.core.optimizers import ADAPTIVE, SGD_FAMILY, optimizer_facts
 from scaler.core.timescales import average_memory
+from scaler.core.unit import Unit, unit_with
 from scaler.job import Job
 from scaler.plan.model import Plan
-from scaler.plan.phase import Phase
+from scaler.plan.phase import Phase, units_of
 from scaler.plan.weight_decay import plan_decay
 
 LR_OFF = 1.4  # times: a usual search over learning rates has steps of a factor 2, and does not resolve half a step
@@ -26,13 +27,15 @@ class Reached:
 
     phase: Phase
     is_measured: bool  # reached only if the measured noise scale becomes so large
+    units: Unit = Unit()  # of the plan  # noqa: RUF009 (frozen)
 
     @property
     def when(self) -> str:
         """When it is reached, as a part of a sentence after the batch; empty at the start of training."""
         if self.is_measured:
             return ", if the noise scale lets it grow so far,"
-        return f", from sample {self.phase.start_samples} on," if self.phase.start_samples else ""
+        start = self.phase.start_samples
+        return f", from {self.units.one} {self.units.place(start, form='')} on," if start else ""
 
     @property
     def times(self) -> str:
@@ -47,10 +50,11 @@ def reached_phases(phases: Sequence[Phase], may_become: Phase | None) -> tuple[R
         phases: the planned ones.
         may_become: the phase at the largest batch that a measured noise scale may lead to.
     """
-    planned = tuple(Reached(phase=phase, is_measured=False) for phase in phases)
+    units = units_of(phases)
+    planned = tuple(Reached(phase=phase, is_measured=False, units=units) for phase in phases)
     if may_become is None or may_become.global_batch_size == phases[0].global_batch_size:
         return planned
-    return (*planned, Reached(phase=may_become, is_measured=True))
+    return (*planned, Reached(phase=may_become, is_measured=True, units=units))
 
 
 def most(reached: Sequence[Reached], amount: Callable[[Phase], float], *, least: float) -> Reached | None:
@@ -125,12 +129,12 @@ def _of_weight_decay(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
         return  # the horizon holds the timescale as a share of the training
     far = most(reached, lambda phase: _away(decay.timescale(phase) / decay.reference), least=DECAY_MOVED)
     if far is not None:
-        after = decay.timescale(far.phase)
+        after, unit = decay.timescale(far.phase), unit_with(plan.tokens_per_sample)
         yield (
             "weight_decay_timescale_moved",
             f"At {far.times} the reference's batch{far.when} {decay.name}'s weight decay has a timescale of "
-            f"{after:.4g} samples, {times(after / decay.reference)} the reference's. scale.co_scale.weight_decay: "
-            "true holds it (Wang and Aitchison 2024).",
+            f"{unit.number(after, form='.4g')} {unit.many}, {times(after / decay.reference)} the reference's. "
+            "scale.co_scale.weight_decay: true holds it (Wang and Aitchison 2024).",
         )
 
 
@@ -201,12 +205,13 @@ def _of_averages(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
     if ema is not None and not asked.ema:
         far = most(reached, lambda phase: _away(phase.batch_ratio), least=MOVED)
         if far is not None:
-            memory = average_memory(ema.decay, global_batch_size=far.phase.global_batch_size)
+            memory = average_memory(ema.decay, global_batch_size=_size(plan, far.phase))
+            unit = unit_with(plan.tokens_per_sample)
             yield (
                 "ema_not_scaled",
-                f"At {far.times} the reference's batch{far.when} train.ema remembers {memory:.4g} samples, {far.times} "
-                f"the reference's, because every step keeps {ema.decay:g} of the average. scale.co_scale.ema: true "
-                "holds its memory (Busbridge et al. 2023).",
+                f"At {far.times} the reference's batch{far.when} train.ema remembers {unit.number(memory, form='.4g')} "
+                f"{unit.many}, {far.times} the reference's, because every step keeps {ema.decay:g} of the average. "
+                "scale.co_scale.ema: true holds its memory (Busbridge et al. 2023).",
             )
     largest = max(reached, key=lambda one: one.phase.batch_ratio)
     short = _short_averages(largest.phase, plan, job)
@@ -249,6 +254,11 @@ def _short_averages(phase: Phase, plan: Plan, job: Job) -> list[str]:
         for name, decay, given, least in decays
         if decay < least <= given
     ]
+
+
+def _size(plan: Plan, phase: Phase) -> float:
+    """Return the batch of a phase in samples of the first length."""
+    return round(plan.reference_batch_size * phase.batch_ratio)
 
 
 def _away(ratio: float) -> float:

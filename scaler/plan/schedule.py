@@ -9,6 +9,7 @@ from scaler.core.scale import Scaled
 from scaler.core.schedules import Schedule, Warmup
 from scaler.core.shape import Shape
 from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Step
+from scaler.core.unit import shown
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.job import schedule as asked
@@ -67,7 +68,11 @@ def _reference_warmup(job: Job, scaled: Scaled, lengths: Lengths) -> tuple[Warmu
             "Use scale.on_resize: hold_global_batch, or scale.rule: sqrt.",
         )
     own = job.schedule.warmup
-    if scaled.warmup_ratio != 1.0 and isinstance(own, asked.Warmup) and any((own.epochs, own.steps, own.samples)):
+    if (
+        scaled.warmup_ratio != 1.0
+        and isinstance(own, asked.Warmup)
+        and any((own.epochs, own.steps, own.samples, own.tokens))
+    ):
         raise PlanError(
             f"{legw}, and schedule.warmup adds a second warmup.",
             "Leave schedule.warmup out, and keep reference.warmup.",
@@ -118,9 +123,11 @@ def _warmup(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths, *, rises: 
     else:
         where = "from base_lr" if warmup.start == "base" else f"from {start:g} of the peak"
     samples = lengths.samples(warmup)
-    unit = next(name for name in ("epochs", "steps", "samples", "fraction") if getattr(warmup, name) is not None)
+    units = ("epochs", "steps", "samples", "tokens", "fraction")
+    unit = next(name for name in units if getattr(warmup, name) is not None)
+    length = shown(warmup.tokens) if warmup.tokens is not None else f"{getattr(warmup, unit):g}"
     form = "" if warmup.shape == "linear" else f", {warmup.shape}"
-    reason = f"{unit}: {getattr(warmup, unit):g}{lengths.both_readings(warmup)}, {where}{form}"
+    reason = f"{unit}: {length}{lengths.both_readings(warmup)}, {where}{form}"
     return Warmup(samples=samples, start=start, shape=warmup.shape), reason
 
 
@@ -162,9 +169,10 @@ def _shape(wanted: asked.Schedule, warmup_samples: int, lengths: Lengths, last_s
             start = length - max(1, lengths.samples(tail_length))
             if start < 0:
                 raise PlanError(
-                    f"schedule.tail_length = {written(tail_length)} is {length - start} samples, and the warmup leaves "
-                    f"{length} of the training.",
-                    f"The most is {{samples: {length}}}.",
+                    f"schedule.tail_length = {written(tail_length)} is {lengths.units.number(length - start, form='')} "
+                    f"{lengths.units.many}, and the warmup leaves {lengths.units.number(length, form='')} of the "
+                    "training.",
+                    f"The most is {{{lengths.units.many}: {lengths.units.size(length)}}}.",
                 )
             text = f"the peak, then a fall in the last {lengths.shown(tail_length)} to {_share(final)} ({tail})"
             return Wsd(decay_start=start, length=length, tail=tail, final_fraction=final), text
@@ -175,8 +183,12 @@ def _shape(wanted: asked.Schedule, warmup_samples: int, lengths: Lengths, last_s
                     "schedule.timescale is missing, and there is no warmup whose length it could be.",
                     "Give schedule.timescale or schedule.warmup, such as {steps: 4000}.",
                 )
-            after = f"{samples} samples" if timescale is None else lengths.shown(timescale, is_stretch=True)
-            text = f"one over the root of the samples after the warmup; 0.71 of the peak {after} after it"
+            after = (
+                f"{lengths.units.number(samples, form='')} {lengths.units.many}"
+                if timescale is None
+                else lengths.shown(timescale, is_stretch=True)
+            )
+            text = f"one over the root of the {lengths.units.many} after the warmup; 0.71 of the peak {after} after it"
             return InverseSqrt(timescale=samples), text
 
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from scaler.core.optimizers import ADAPTIVE, optimizer_facts
 from scaler.core.shapes import MultiStep
 from scaler.core.steps import steps_between
+from scaler.core.unit import Unit, unit_with
 from scaler.job import Job
 from scaler.job.scale import GrowInsteadOfDecay
 from scaler.plan.model import Plan, PlanWarning
@@ -21,7 +23,12 @@ FAR_HORIZON = 3.0  # times the reference's length
 
 
 def find_warnings(
-    plan: Plan, job: Job, *, may_become: Phase | None = None, never_grows_at: Sequence[int] = ()
+    plan: Plan,
+    job: Job,
+    *,
+    may_become: Phase | None = None,
+    never_grows_at: Sequence[int] = (),
+    never_longer_at: Sequence[int] = (),
 ) -> tuple[PlanWarning, ...]:
     """Return the warnings that apply to a plan; their codes are stable.
 
@@ -30,14 +37,15 @@ def find_warnings(
         job: the job that the plan was made from.
         may_become: the phase at the largest batch that a measured noise scale may lead to.
         never_grows_at: points at which the batch would grow, in samples, that training does not reach.
+        never_longer_at: points at which samples would get another length, that training does not reach.
     """
     reached = reached_phases(plan.phases, may_become)
     found = (
         *_of_lengths(plan),
-        *_of_points_after_the_end(plan, never_grows_at),
+        *_of_points_after_the_end(plan, never_grows_at, never_longer_at),
         *_of_growth_instead_of_decay(plan, job, may_become),
         *_of_the_batch(plan),
-        *_of_the_ratio(reached),
+        *_of_the_ratio(plan, reached),
         *_of_the_horizon(plan, job),
         *((True, code, message) for code, message in scaling_warnings(plan, job, reached)),
         *_of_each_optimizer(plan, job),
@@ -57,12 +65,15 @@ def _of_each_optimizer(plan: Plan, job: Job) -> Iterator[tuple[bool, str, str]]:
 
 
 def _of_lengths(plan: Plan) -> Iterator[tuple[bool, str, str]]:
-    total, warmup, schedule = plan.total_samples, plan.warmup_samples, plan.schedule
+    total, warmup, schedule = round(plan.progress_at(plan.total_samples)), plan.warmup_samples, plan.schedule
+    unit = unit_with(plan.tokens_per_sample)  # the schedule counts samples of the first length
+    takes = f"the training takes {unit.number(total, form='')}"
     climbs = [part for part in (schedule.warmup, schedule.reference_warmup) if part.samples and part.start < 1.0]
     yield (
         any(climb.samples >= total for climb in climbs),
         "warmup_exceeds_training",
-        f"The warmup takes {warmup} samples and the training {total}: the peak learning rate is never reached.",
+        f"The warmup takes {unit.number(warmup, form='')} {unit.many} and the training {unit.number(total, form='')}: "
+        "the peak learning rate is never reached.",
     )
     places = plan.schedule.shape.at if isinstance(plan.schedule.shape, MultiStep) else ()
     early = [place for place in places if place < warmup]
@@ -70,29 +81,37 @@ def _of_lengths(plan: Plan) -> Iterator[tuple[bool, str, str]]:
     yield (
         bool(early),
         "milestone_in_warmup",
-        f"The schedule falls at {_samples(early)}, and the warmup takes {warmup}: "
+        f"The schedule falls at {_places(unit, early)}, and the warmup takes {unit.number(warmup, form='')}: "
         "it falls at the warmup's end, and the peak learning rate is never reached.",
     )
     yield (
         bool(late),
         "milestone_after_end",
-        f"The schedule falls at {_samples(late)}, and the training takes {total}: these falls are never reached.",
+        f"The schedule falls at {_places(unit, late)}, and {takes}: these falls are never reached.",
     )
 
 
-def _of_points_after_the_end(plan: Plan, never_grows_at: Sequence[int]) -> Iterator[tuple[bool, str, str]]:
-    total = plan.most_samples
+def _of_points_after_the_end(
+    plan: Plan, never_grows_at: Sequence[int], never_longer_at: Sequence[int]
+) -> Iterator[tuple[bool, str, str]]:
+    total, units = plan.most_samples, plan.units
+    takes = f"the training takes {units.place(total, form='')}"
     unfrozen = {group.unfreeze_at for group in plan.groups if group.unfreeze_at is not None}
     late = sorted(place for place in unfrozen if place >= total)
     yield (
         bool(late),
         "unfreezes_after_end",
-        f"Parameters are unfrozen at {_samples(late)}, and the training takes {total}: they are never trained.",
+        f"Parameters are unfrozen at {_places(units, late)}, and {takes}: they are never trained.",
     )
     yield (
         bool(never_grows_at),
         "batch_grows_after_end",
-        f"The batch would grow at {_samples(never_grows_at)}, and the training takes {total}: no step begins there.",
+        f"The batch would grow at {_places(units, never_grows_at)}, and {takes}: no step begins there.",
+    )
+    yield (
+        bool(never_longer_at),
+        "longer_samples_after_end",
+        f"Samples would get another length at {_places(units, never_longer_at)}, and {takes}: no step begins there.",
     )
 
 
@@ -122,12 +141,13 @@ def _of_growth_instead_of_decay(plan: Plan, job: Job, may_become: Phase | None) 
 
 def _of_the_batch(plan: Plan) -> Iterator[tuple[bool, str, str]]:
     """Yield warnings about the largest and the smallest planned batch."""
-    largest = max(plan.phases, key=_batch)
-    batch = largest.global_batch_size
+    largest, units = max(plan.phases, key=_batch), plan.units
+    batch, size = largest.global_batch_size, partial(units.number, form="")
     yield (
         batch > plan.num_samples,
         "batch_exceeds_data",
-        f"The global batch of {batch}{_from(largest)} is larger than the training set of {plan.num_samples} samples: "
+        f"The global batch of {size(batch, at=largest.start_samples)}{_from(units, largest)} is larger than the "
+        f"training set of {size(plan.num_samples, at=largest.start_samples)} {units.many}: "
         + {
             "scale": "each step takes all samples, at the learning rate for that number.",
             "carry": "a step takes some samples more than once.",
@@ -137,10 +157,13 @@ def _of_the_batch(plan: Plan) -> Iterator[tuple[bool, str, str]]:
     scaled = max((phase for phase in plan.phases if phase.batch_ratio >= LARGER), key=_batch, default=None)
     per_epoch = FEW_STEPS
     if scaled is not None:
-        size, samples = scaled.global_batch_size, plan.num_samples
-        per_epoch = steps_between(0, samples, global_batch_size=size, num_samples=samples, last_batch=plan.last_batch)
+        samples = plan.num_samples
+        per_epoch = steps_between(
+            0, samples, global_batch_size=scaled.global_batch_size, num_samples=samples, last_batch=plan.last_batch
+        )
     at_batch = (
-        f" at the global batch of {_batch(scaled)}, from sample {scaled.start_samples} on"
+        f" at the global batch of {size(_batch(scaled), at=scaled.start_samples)}, from {units.one} "
+        f"{units.place(scaled.start_samples, form='')} on"
         if scaled and scaled.start_samples
         else ""
     )
@@ -155,19 +178,20 @@ def _of_the_batch(plan: Plan) -> Iterator[tuple[bool, str, str]]:
     yield (
         idle > 0,
         "idle_workers",
-        f"The global batch of {smallest.global_batch_size}{_from(smallest)} leaves {idle} of {plan.world_size} "
-        "workers idle.",
+        f"The global batch of {size(_batch(smallest), at=smallest.start_samples)}{_from(units, smallest)} leaves "
+        f"{idle} of {plan.world_size} workers idle.",
     )
 
 
-def _of_the_ratio(reached: Sequence[Reached]) -> Iterator[tuple[bool, str, str]]:
+def _of_the_ratio(plan: Plan, reached: Sequence[Reached]) -> Iterator[tuple[bool, str, str]]:
     largest = max(reached, key=lambda one: one.phase.batch_ratio)
     smallest = min(reached, key=lambda one: one.phase.batch_ratio)
     for one, is_far in (
         (largest, largest.phase.batch_ratio > FAR_RATIO),
         (smallest, smallest.phase.batch_ratio < 1 / FAR_RATIO),
     ):
-        size = f" of {one.phase.global_batch_size}{one.when}" if one.when else ""
+        batch = plan.units.number(one.phase.global_batch_size, at=one.phase.start_samples, form="")
+        size = f" of {batch}{one.when}" if one.when else ""
         yield (
             is_far,
             "batch_ratio_beyond_64",
@@ -178,17 +202,22 @@ def _of_the_ratio(reached: Sequence[Reached]) -> Iterator[tuple[bool, str, str]]
 
 def _of_the_horizon(plan: Plan, job: Job) -> Iterator[tuple[bool, str, str]]:
     """Yield a warning if the training is much longer or shorter than the reference's, and the rule ignores it."""
-    before, total = plan.reference_samples, plan.total_samples
-    if before is None or job.scale.horizon:
+    if plan.reference_samples is None or job.scale.horizon:
         return
-    law = "AdamW has a law for it: scale.horizon: true scales its learning rate and constants with the length too."
-    if job.reference.optimizer.name not in ("adamw", "torch.optim:AdamW") or plan.rule not in ("sqrt", "adam_sde"):
-        law = "Tune the reference at about this length."
+    units = plan.units
+    total, before = units.at(plan.total_samples), units.size(plan.reference_samples)
+    law = ""
+    if job.reference.optimizer.name in ("adamw", "torch.optim:AdamW") and plan.rule in ("sqrt", "adam_sde"):
+        law = (
+            " scale.horizon: true applies a published law for AdamW; it lost in both experiments of "
+            "docs/rules-experiments.md."
+        )
     yield (
         not 1 / FAR_HORIZON <= total / before <= FAR_HORIZON,
         "horizon_far_from_reference",
-        f"The training of {total:,} samples is {times(total / before)} the reference's {before:,}, and the best "
-        f"learning rate and weight decay depend on the length. {law}",
+        f"The training of {units.place(plan.total_samples)} {units.many} is {times(total / before)} the reference's "
+        f"{units.number(plan.reference_samples)}, and the best learning rate and weight decay may depend on the "
+        f"length. Tune the reference at about this length.{law}",
     )
 
 
@@ -196,9 +225,10 @@ def _batch(phase: Phase) -> int:
     return phase.global_batch_size
 
 
-def _from(phase: Phase) -> str:
-    return f", from sample {phase.start_samples} on," if phase.start_samples else ""
+def _from(units: Unit, phase: Phase) -> str:
+    start = phase.start_samples
+    return f", from {units.one} {units.place(start, form='')} on," if start else ""
 
 
-def _samples(places: Sequence[int]) -> str:
-    return ", ".join(map(str, places)) + " samples"
+def _places(units: Unit, places: Sequence[int]) -> str:
+    return f"{', '.join(units.place(place, form='') for place in places)} {units.many}"

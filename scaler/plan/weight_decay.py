@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from scaler.core.timescales import weight_decay_timescale
+from scaler.core.unit import unit_with
 from scaler.job import Job
 from scaler.plan.model import Plan
 from scaler.plan.phase import Phase
@@ -15,19 +16,21 @@ class PlanDecay:
     Args:
         name: of the optimizer.
         weight_decay: at the reference's batch.
-        reference: timescale in samples in the reference.
+        reference: timescale in the reference, in samples of the first length.
         base_lr: learning rate of the reference.
+        reference_batch_size: of the reference.
     """
 
     name: str
     weight_decay: float
     reference: float
     base_lr: float
+    reference_batch_size: int
 
     def timescale(self, phase: Phase) -> float:
-        """Return the timescale in samples, at the peak learning rate of a phase."""
+        """Return the timescale in samples of the first length, at the peak learning rate of a phase."""
         constants = {**phase.optimizer, "weight_decay": self.weight_decay * phase.weight_decay_ratio}
-        lr, batch = self.base_lr * phase.lr_ratio, phase.global_batch_size
+        lr, batch = self.base_lr * phase.lr_ratio, round(self.reference_batch_size * phase.batch_ratio)
         found = weight_decay_timescale(self.name, constants=constants, lr=lr, global_batch_size=batch)
         assert found is not None  # its optimizer has one in the reference
         return found
@@ -49,7 +52,13 @@ def plan_decay(plan: Plan, job: Job) -> PlanDecay | None:
     )
     if not decay or before is None:
         return None
-    return PlanDecay(name=name, weight_decay=decay, reference=before, base_lr=plan.scaling.base_lr)
+    return PlanDecay(
+        name=name,
+        weight_decay=decay,
+        reference=before,
+        base_lr=plan.scaling.base_lr,
+        reference_batch_size=plan.reference_batch_size,
+    )
 
 
 def decay_reason(plan: Plan, job: Job) -> str:
@@ -63,8 +72,9 @@ def decay_reason(plan: Plan, job: Job) -> str:
     now, total, before = decay.timescale(plan.phases[0]), plan.total_samples, plan.reference_samples
     share = f", {decay.reference / before:.3g} of its training" if before is not None else ""
     gain = ", divided by the measured gain" if plan.is_measured else ""
-    return f"{now / total:.3g} of the training{gain}; in the reference {_samples(decay.reference)}{share}"
+    return f"{now / total:.3g} of the training{gain}; in the reference {_text(plan, decay.reference)}{share}"
 
 
-def _samples(count: float) -> str:
-    return f"{count:,.0f} samples" if count >= 100 else f"{count:.3g} samples"
+def _text(plan: Plan, samples: float) -> str:
+    unit = unit_with(plan.tokens_per_sample)
+    return f"{unit.number(samples, form=',.0f' if samples >= 100 else '.3g')} {unit.many}"

@@ -17,6 +17,7 @@ from scaler.errors import TrainingError
 from scaler.job import Job
 from scaler.job.model import Divergence
 from scaler.job.scale import GrowInsteadOfDecay, GrowWithNoise
+from scaler.job.unit import in_samples
 from scaler.plan import Plan
 
 
@@ -161,7 +162,7 @@ class Controllers:
         size is twice the batch, and measure it by branching. scaler takes the lower end of the noise scale's 90 %
         interval.
         """
-        wanted, present = self._job.scale.batch_schedule, self.noise.present()
+        wanted, present = in_samples(self._job).scale.batch_schedule, self.noise.present()
         if present is None:
             return None
         match wanted:

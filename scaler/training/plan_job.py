@@ -60,9 +60,11 @@ class RecipeFacts:
         num_samples: size of the training set; None: the job file has it.
         parameters: size and kind of each parameter, by its name; None: the plan does not need them.
         groups: the parameter groups as the recipe gives them, not checked.
+        tokens_per_sample: of the recipe.
     """
 
     num_samples: int | None = None
+    tokens_per_sample: int | None = None
     parameters: Mapping[str, PlanParameter] | None = None
     groups: object = ()
 
@@ -78,7 +80,8 @@ def recipe_facts(job: Job, *, source: str, recipe_folder: Path) -> RecipeFacts:
     Raises:
         ScalerError: the recipe cannot be built.
     """
-    if job.train.num_samples is not None and not needs_parameters(job):
+    needs_tokens = job.train.unit == "tokens" and job.train.tokens_per_sample is None
+    if job.train.num_samples is not None and not needs_parameters(job) and not needs_tokens:
         return RecipeFacts()
     from scaler.training.model.kinds import parameter_kinds
     from scaler.training.own_loop.around import LoopFound, Planning
@@ -102,6 +105,7 @@ def recipe_facts(job: Job, *, source: str, recipe_folder: Path) -> RecipeFacts:
                 num_samples=len(recipe.train_data),  # type: ignore[arg-type]
                 parameters=parameter_kinds(recipe.model),
                 groups=recipe.groups,
+                tokens_per_sample=recipe.tokens_per_sample,
             )
     except LoopFound as found:
         require_own_loop_keys(job, source=source)
@@ -120,7 +124,7 @@ def plan_with_recipe(
     world_size: int | None = None,
     facts: RecipeFacts | None = None,
 ) -> tuple[Job, Plan]:
-    """Return the job, with its recipe's groups in place of ``groups: recipe``, and its plan.
+    """Return the job, with its recipe's groups in place of ``groups: recipe`` and its tokens per sample, and its plan.
 
     Args:
         job: with every override in it.
@@ -135,6 +139,9 @@ def plan_with_recipe(
     """
     if facts is None:
         facts = recipe_facts(job, source=source, recipe_folder=recipe_folder)
+    if job.train.unit == "tokens" and job.train.tokens_per_sample is None:
+        train = job.train.model_copy(update={"tokens_per_sample": facts.tokens_per_sample})
+        job = job.model_copy(update={"train": train})
     if job.groups == "recipe":
         job = _with_groups(job, facts.groups, source=source)
     return job, make_plan(job, world_size, num_samples=facts.num_samples, parameters=facts.parameters)

@@ -23,7 +23,7 @@ class Position:
         plan: the plan, with the batches grown so far.
         phase: the phase of the last step, or of the first one before it.
         samples_seen: samples that have contributed to the weights.
-        progress: where the schedule is, in samples: ``samples_seen``, unless the plan measures progress.
+        progress: where the schedule is, in samples: ``Plan.progress_at``, unless the plan measures progress.
         ramp: the climb to a higher learning rate after a resize; None: there is no climb.
     """
 
@@ -37,7 +37,8 @@ class Position:
 
     def next_size(self) -> int:
         """Return the samples in the next step; 0 at the end."""
-        left = self.plan.end_samples - self.progress
+        done = self.progress if self.plan.is_measured else self.samples_seen
+        left = self.plan.end_samples - done
         return self.plan.step_size(self.samples_seen) if left > 1e-6 else 0  # progress is a rounded sum
 
     def next_phase(self) -> Phase:
@@ -72,7 +73,7 @@ class Position:
         if self.plan.is_measured:
             self.progress += worth * self.plan.reference_batch_size
         else:
-            self.progress = float(self.samples_seen)
+            self.progress = float(self.plan.progress_at(self.samples_seen))
 
     def halve_micro_batches(self) -> int:
         """Halve the largest micro-batch from the next step on; return its new size in samples."""

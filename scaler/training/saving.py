@@ -63,12 +63,8 @@ class Saving:
         """
         run, recorder = self._run, self._run.recorder
         is_end = run.position.next_size() == 0
-
-        def due(every: int | None) -> bool:
-            return is_end or (every is not None and start // every != run.samples_seen // every)
-
-        save = due(run.plan.checkpoint_every_samples) or now
-        evaluate = due(run.plan.eval_every_samples) and self._evaluation.is_there
+        save = is_end or now or run.plan.is_checkpoint_due(start, run.samples_seen)
+        evaluate = (is_end or run.plan.is_eval_due(start, run.samples_seen)) and self._evaluation.is_there
         if not (save or evaluate) or run.divergence is not None:
             return
         self._stepper.broadcast_buffers()

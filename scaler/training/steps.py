@@ -16,6 +16,7 @@ from scaler.training.data.stream import own_order
 from scaler.training.device import is_out_of_memory
 from scaler.training.gradients.gather import several_micro_batches
 from scaler.training.recipe import Recipe
+from scaler.training.recipe.tokens import of_length
 from scaler.training.run import Run
 from scaler.training.start_checks.batch_norm import is_single_sample_error, single_sample_error
 from scaler.training.stepper import Stepper, WholeGradient
@@ -146,7 +147,7 @@ class Steps:
             samples_seen=self._run.samples_seen,
             own_order=is_own,
         )
-        return batches(
+        source = batches(
             recipe,
             recipe.train_data,
             indices,
@@ -155,3 +156,5 @@ class Steps:
             seeds=indices.seeds(),
             seed=train.seed,
         )
+        # A batch gets the tokens of the step that takes it, which may be loaded long before.
+        return (of_length(recipe, batch, self._run.position.phase) for batch in source)

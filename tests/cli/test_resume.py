@@ -340,7 +340,7 @@ def test_an_edited_job_file_is_used(scaler_command: Scaler, job: Path) -> None:
             options("train.epochs=0.2"),
             2,
             "the job ends at 200 samples, and the run has seen 300.\n"
-            "  Give a longer training: train.epochs, samples or steps.\n",
+            "  Give a longer training: train.epochs, samples, tokens or steps.\n",
         ),
         (
             options("train.num_samples=null", "recipe_args.samples=900"),

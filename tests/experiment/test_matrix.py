@@ -64,6 +64,25 @@ def test_a_cell_without_a_plan_says_why() -> None:
     assert [cell.number for cell in found.in_running_order()] == [0]
 
 
+def test_cells_of_two_units_are_refused() -> None:
+    """Their batches and lengths are numbers of different things."""
+    tokens = {"unit": "tokens", "tokens_per_sample": 16, "epochs": 1, "num_samples": 1437}
+    with pytest.raises(JobFileError) as caught:
+        matrix(matrix={"train": [{"epochs": 1, "num_samples": 1437}, tokens]}, set={"scale.per_worker_batch_size": 64})
+    assert caught.value.problem == (
+        "study: some cells count samples and some count tokens, and their batches cannot be compared."
+    )
+
+
+def test_cells_whose_samples_have_other_lengths_are_one_experiment() -> None:
+    found = matrix(
+        matrix={"train.tokens_per_sample": [16, 8]},
+        set={"train.unit": "tokens", "scale.per_worker_batch_size": 64},
+    )
+    plans = [cell.plan for cell in found.cells if cell.plan is not None]
+    assert [(plan.global_batch_size, plan.batch_ratio) for plan in plans] == [(8, 8.0), (16, 8.0)]
+
+
 def test_the_order_is_random_and_one_group_of_workers_follows_the_other() -> None:
     seeds = list(range(6))
     first, again = (matrix(seeds=seeds).in_running_order() for _ in range(2))

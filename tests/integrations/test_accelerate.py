@@ -173,6 +173,15 @@ def test_a_batch_that_is_not_the_jobs_is_refused(tmp_path: Path) -> None:
         prepare(accelerator, job(scale={"per_worker_batch_size": 16}), *parts(accelerator), storage=tmp_path)
 
 
+def test_a_job_in_tokens_has_the_batch_of_the_loader_in_tokens(tmp_path: Path) -> None:
+    accelerator = Accelerator(cpu=True)
+    train = {"unit": "tokens", "tokens_per_sample": 100, "epochs": 1}
+    in_tokens = job(scale={"per_worker_batch_size": 800}, train=train)
+    message = "per_worker_batch_size is 800, and the loader's batch_size is 400 tokens, in samples of 100 tokens,"
+    with pytest.raises(JobFileError, match=re.escape(message)):
+        prepare(accelerator, in_tokens, *parts(accelerator), storage=tmp_path)
+
+
 def test_the_script_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()

@@ -82,6 +82,7 @@ REFUSED = [
         "train.num_samples=1000",
         "train.num_samples: 1437 -> 1000: samples_seen counts epochs of this many samples.",
     ),
+    ("train.unit=tokens", "train.unit: samples -> tokens: samples_seen and the batch are of this unit."),
     (
         "train.seed=1",
         "train.seed: 0 -> 1: it decides the order of the data: samples would be used twice in an epoch, or never.",
@@ -305,6 +306,9 @@ def test_every_key_of_the_job_is_decided_one_way_or_the_other(digits: Digits) ->
     known = {
         "train.steps": "train.epochs",
         "train.samples": "train.epochs",
+        "train.tokens": "train.epochs",
+        "train.tokens_per_sample": "train.unit",
+        "train.sequence_lengths": "train.unit",
         "schedule.name": "schedule",
         "schedule.warmup": "schedule",
         "schedule.final_fraction": "schedule",

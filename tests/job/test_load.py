@@ -115,7 +115,8 @@ JOB_KEYS = (
     "checkpoint, failures, tracking, storage."
 )
 TRAIN_KEYS = (
-    "epochs, steps, samples, num_samples, stop_after, last_batch, seed, precision, tf32, "
+    "epochs, steps, samples, tokens, unit, tokens_per_sample, sequence_lengths, num_samples, "
+    "stop_after, last_batch, seed, precision, tf32, "
     "compile, activation_checkpointing, channels_last, pin_memory, clip_grad_norm, ema, noise_scale_every, "
     "data_workers, check_data, eval_every."
 )
@@ -153,11 +154,11 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (  # unknown key below a choice of two kinds of value
             "schedule.warmup.epoch=1",
             'JOB: unknown key "epoch" in schedule.warmup.\n'
-            '  Did you mean "epochs"? Known keys: epochs, steps, samples, fraction, start, shape.',
+            '  Did you mean "epochs"? Known keys: epochs, steps, samples, tokens, fraction, start, shape.',
         ),
         (  # one level deeper
             "checkpoint={every: {minutes: 1}}",
-            'JOB: unknown key "minutes" in checkpoint.every.\n  Known keys: epochs, steps, samples, seconds.',
+            'JOB: unknown key "minutes" in checkpoint.every.\n  Known keys: epochs, steps, samples, tokens, seconds.',
         ),
         (  # a whole number where text is wanted
             "name=3",
@@ -272,16 +273,17 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (
             "train.steps=3",
             "JOB: train has epochs, steps: more than one unit.\n"
-            "  Give exactly one of epochs, steps, samples, such as {epochs: 1}.",
+            "  Give exactly one of epochs, steps, samples, tokens, such as {epochs: 1}.",
         ),
         (
             "train.eval_every={}",
-            "JOB: train.eval_every has no unit.\n  Give exactly one of epochs, steps, samples, such as {epochs: 1}.",
+            "JOB: train.eval_every has no unit.\n"
+            "  Give exactly one of epochs, steps, samples, tokens, such as {epochs: 1}.",
         ),
         (
             "schedule.warmup={epochs: 1, fraction: 0.1}",
             "JOB: schedule.warmup has epochs, fraction: more than one unit.\n"
-            "  Give exactly one of epochs, steps, samples, fraction, such as {epochs: 1}.",
+            "  Give exactly one of epochs, steps, samples, tokens, fraction, such as {epochs: 1}.",
         ),
         (
             "scale.per_worker_batch_size=null",
@@ -396,12 +398,12 @@ def refusal(folder: Path, content: str | bytes, *overrides: str) -> str:
         (
             "schedule={name: multi_step, at: [{epochs: 30}, {epoch: 60}]}",
             'JOB: unknown key "epoch" in schedule.at.1.\n'
-            '  Did you mean "epochs"? Known keys: epochs, steps, samples, fraction.',
+            '  Did you mean "epochs"? Known keys: epochs, steps, samples, tokens, fraction.',
         ),
         (
             "schedule={name: multi_step, at: [{epochs: 30, steps: 1}]}",
             "JOB: schedule.at.0 has epochs, steps: more than one unit.\n"
-            "  Give exactly one of epochs, steps, samples, fraction, such as {epochs: 1}.",
+            "  Give exactly one of epochs, steps, samples, tokens, fraction, such as {epochs: 1}.",
         ),
         (
             "schedule={name: step, every: {fraction: 0}}",

@@ -93,6 +93,8 @@ def test_the_smallest_job_has_the_documented_defaults() -> None:
         "schedule": {"name": "constant", "warmup": "auto"},
         "train": {
             "epochs": 1.0,
+            "unit": "samples",
+            "sequence_lengths": (),
             "last_batch": "scale",
             "seed": 0,
             "precision": "fp32",

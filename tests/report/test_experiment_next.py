@@ -211,7 +211,7 @@ def test_the_largest_batch_is_predicted_by_the_others(made: Callable[..., CellIn
     assert critical.held_out.is_inside
     assert critical.curve[0][0] == 16
     assert critical.curve[-1][0] == 256
-    text = critical_text(critical)
+    text = critical_text(critical, "samples")
     assert "Fitted without batch 256, it predicts " in text
     assert "inside the interval" in text
     assert f"Of the {len(public_workloads())} public workloads of MLPerf training, 3 have a smaller critical" in text

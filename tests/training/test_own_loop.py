@@ -111,6 +111,43 @@ def test_every_step_has_the_learning_rate_of_the_plan_and_every_sample_is_counte
     assert not report.verdicts
 
 
+@pytest.mark.parametrize("rule", [{"rule": "linear"}, {"rule": "gain", "noise_scale": 64.0}], ids=["linear", "gain"])
+def test_a_job_in_tokens_trains_as_the_same_job_in_samples(tmp_path: Path, rule: dict[str, Any]) -> None:
+    """The job is in tokens, of which a sample has 10; the script and its batches are in samples."""
+    samples = {"scale": {"global_batch_size": 16, **rule}}
+    in_tokens = {name: 10 * value if name == "noise_scale" else value for name, value in rule.items()}
+    tokens = {
+        "reference": {**JOB["reference"], "global_batch_size": 80},
+        "scale": {"global_batch_size": 160, **in_tokens},
+        "schedule": {"name": "cosine", "warmup": {"tokens": 10 * SAMPLES}},
+        "train": {"unit": "tokens", "tokens_per_sample": 10, "tokens": 30 * SAMPLES},
+    }
+    one, other = (train(0, 1, str(tmp_path), changes) for changes in (samples, tokens))
+    for name, weight in one["model"].items():
+        assert torch.equal(other["model"][name], weight)
+    report = report_of(other)
+    assert report.lr_audit.as_planned
+    assert (report.totals.samples_seen, report.totals.tokens_seen) == (3 * SAMPLES, 30 * SAMPLES)
+
+
+def test_a_step_that_counts_tokens_is_refused(tmp_path: Path) -> None:
+    run = start(
+        str(tmp_path),
+        reference={**JOB["reference"], "global_batch_size": 80},
+        scale={"global_batch_size": 160},
+        train={"unit": "tokens", "tokens_per_sample": 10, "epochs": 1},
+    )
+    model = network()
+    model, optimizer = run.prepare(model, sgd(model))
+    run.count(160)
+    model(torch.zeros(1, 4, dtype=torch.float64)).sum().backward()
+    with pytest.raises(
+        TrainingError, match=r"a step has 160 samples over 1 process, and the plan 16, of 10 tokens each"
+    ):
+        optimizer.step()
+    run.finish()
+
+
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     alone = train(0, 1, str(tmp_path), {})
     both = _train(2, tmp_path, {})

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from scaler.report.compare.model import Arm, ArmValues, Comparison, Difference, Measure, RunRow, Speedup
 from scaler.report.run.definitions import NUMBERS, evaluation
-from scaler.report.text.format import number, percent, plural, printable, seconds
+from scaler.report.text.format import amount, count, number, percent, plural, printable, seconds
 
 _NOT_JUDGED = {
     "no_repeats": "no repeats",
@@ -43,11 +43,11 @@ def measure_text(measure: Measure) -> str:
     what = curve_text(measure.name)
     match measure.kind:
         case "at_samples":
-            return f"{what} after {number(round(measure.at or 0))} samples"
+            return f"{what} after {count(round(measure.at or 0), measure.count)} {measure.count}"
         case "at_time":
             return f"{what} after {seconds(measure.at)}"
         case "reached":
-            return f"{'time' if measure.unit == 's' else 'samples'} to {what} {number(measure.at)}"
+            return f"{'time' if measure.unit == 's' else measure.unit} to {what} {number(measure.at)}"
         case _:
             return what
 
@@ -63,11 +63,11 @@ def value_text(value: float | None, unit: str) -> str:
         return "–"
     if unit == "s":
         return seconds(value)
-    if unit == "samples":
-        return number(round(value))
+    if unit in ("samples", "tokens"):
+        return count(round(value), unit)
     if unit in ("%", "GiB"):
         return f"{number(value)} {unit}"
-    return f"{number(value)}/s" if unit == "samples/s" else number(value)
+    return f"{count(value, unit.removesuffix('/s'))}/s" if unit in ("samples/s", "tokens/s") else number(value)
 
 
 def mean_text(values: ArmValues, unit: str) -> str:
@@ -230,10 +230,10 @@ def by_kind(measures: Sequence[Measure]) -> list[tuple[str, list[Measure]]]:
     return [(title, mine) for title, mine in found if mine]
 
 
-def run_text(run: RunRow) -> str:
-    """Return a run's state, workers, seed, length and verdicts."""
+def run_text(run: RunRow, unit: str) -> str:
+    """Return a run's state, workers, seed, length and verdicts; ``unit`` of the comparison."""
     parts = [run.state, plural(run.world_size, "worker") if run.world_size is not None else "no step"]
-    parts += [f"seed {run.seed}", plural(run.samples_seen, "sample")]
+    parts += [f"seed {run.seed}", amount(run.samples_seen, unit)]
     return ", ".join([*parts, *run.verdicts])
 
 
@@ -243,8 +243,8 @@ def arm_text(arm: Arm) -> str:
     return f"the base, {runs}" if arm.label == "A" else runs
 
 
-def speedup_text(speedup: Speedup, base: str) -> str:
-    """Return an arm's speed-up and efficiency against the base, as sentences."""
+def speedup_text(speedup: Speedup, base: str, unit: str) -> str:
+    """Return an arm's speed-up and efficiency against the base, as sentences; ``unit`` of the comparison."""
     text = (
         f"{plural(speedup.world_size, 'worker')}: {number(speedup.speedup, 3)} times the speed of arm {base}; "
         f"efficiency {percent(speedup.efficiency)} against arm {base}."
@@ -253,5 +253,5 @@ def speedup_text(speedup: Speedup, base: str) -> str:
         return text
     return (
         f"{text} From the first step on, it reached the common train loss {number(speedup.time_speedup, 3)} times as "
-        f"fast, with {number(speedup.samples_ratio, 3)} times the samples."
+        f"fast, with {number(speedup.samples_ratio, 3)} times the {unit}."
     )

@@ -1,6 +1,7 @@
 """Render a comparison as one HTML file: differences, arms, curves and numbers. It computes no number."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from scaler.report.compare.format import (
     arm_text,
@@ -28,7 +29,7 @@ from scaler.report.page.chart import (
 )
 from scaler.report.page.parts import Cell, Column, Heading, Table
 from scaler.report.page.shell import render_page
-from scaler.report.text.format import percent, plural
+from scaler.report.text.format import amount, percent, plural
 
 
 def render_comparison_html(comparison: Comparison) -> str:
@@ -48,10 +49,13 @@ def render_comparison_html(comparison: Comparison) -> str:
         base=base.label,
         arms=[(arm, styles[arm.label]) for arm in comparison.arms],
         headlines=[(arm, headline(comparison, arm)) for arm in others],
-        speedups=[f"Arm {speedup.arm}, {speedup_text(speedup, base.label)}" for speedup in comparison.speedups],
+        speedups=[
+            f"Arm {speedup.arm}, {speedup_text(speedup, base.label, comparison.unit)}"
+            for speedup in comparison.speedups
+        ],
         numbers=_table(comparison),
         arm_text=arm_text,
-        run_text=run_text,
+        run_text=partial(run_text, unit=comparison.unit),
     )
 
 
@@ -99,7 +103,7 @@ def _charts(comparison: Comparison) -> ChartSet:
     """A chart for each curve that has a value, with a line for each run in the style of its arm."""
     curves = {str(place): curve for place, curve in enumerate(comparison.curves)}
     names = dict.fromkeys(curve.name for curve in comparison.curves if any(v is not None for v in curve.values))
-    samples = samples_axis({clock: curve.samples_seen for clock, curve in curves.items()})
+    samples = samples_axis({clock: curve.samples_seen for clock, curve in curves.items()}, unit=comparison.unit)
     time = time_axis({clock: curve.elapsed_s for clock, curve in curves.items()}, since="the first step")
     return ChartSet(
         charts=tuple(
@@ -118,14 +122,15 @@ def _chart(id: str, curves: dict[str, Curve], comparison: Comparison) -> Chart:
         Line(label=f"{curve.arm}: {curve.run_id}", clock=clock, style=styles[curve.arm], values=curve.values)
         for clock, curve in curves.items()
     )
-    window = f"mean over the last {plural(comparison.window_samples, 'sample')}"
+    window, unit = f"mean over the last {amount(comparison.window_samples, comparison.unit)}", comparison.unit
     return Chart(
         id=id,
         title=curve_text(name),
         note=window if name == "train_loss" else "",
         lines=lines,
         sentences=tuple(
-            sentence(f"Arm {curve.arm}, {curve.run_id}", curve.samples_seen, curve.values) for curve in curves.values()
+            sentence(f"Arm {curve.arm}, {curve.run_id}", curve.samples_seen, curve.values, unit=unit)
+            for curve in curves.values()
         ),
         is_wide=True,
         is_logarithmic=are_positive(lines),

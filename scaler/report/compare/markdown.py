@@ -21,7 +21,10 @@ def render_comparison_markdown(comparison: Comparison) -> str:
     parts = [f"# {_title(comparison)}", *([as_text(comparison.finding)] if comparison.finding else [])]
     parts += [_arm(comparison, arm) for arm in comparison.arms]
     base = comparison.arms[0].label
-    speedups = [f"- arm {speedup.arm}, {as_text(speedup_text(speedup, base))}" for speedup in comparison.speedups]
+    speedups = [
+        f"- arm {speedup.arm}, {as_text(speedup_text(speedup, base, comparison.unit))}"
+        for speedup in comparison.speedups
+    ]
     notes = [f"- **{note.code}**: {as_text(note.message)} {as_text(note.next)}" for note in comparison.notes]
     parts += ["\n".join(lines) for lines in (speedups, notes) if lines]
     parts.append(_numbers(comparison))
@@ -38,7 +41,11 @@ def _arm(comparison: Comparison, arm: Arm) -> str:
         lines[0] += f". {as_text(headline(comparison, arm))}"
     lines.append("")
     lines += [f"- {as_text(f'{change.key}: {change.base} -> {change.value}')}" for change in arm.changes]
-    lines += [f"- {as_text(run.run_id)}: {as_text(run_text(run))}" for run in comparison.runs if run.arm == arm.label]
+    lines += [
+        f"- {as_text(run.run_id)}: {as_text(run_text(run, comparison.unit))}"
+        for run in comparison.runs
+        if run.arm == arm.label
+    ]
     return "\n".join(lines)
 
 

@@ -25,15 +25,15 @@ def end_measures(groups: Sequence[Group], *, evals: Sequence[str]) -> list[Measu
     ]
 
 
-def speed_measures(groups: Sequence[Group]) -> list[Measure]:
-    """Return the speeds, shares, memory and cost that at least one run has."""
+def speed_measures(groups: Sequence[Group], *, count: str) -> list[Measure]:
+    """Return the speeds, shares, memory and cost that at least one run has; ``count``: samples or tokens."""
     found = [
         make_measure(
             groups,
             number.key,
             number.read,
             kind="speed",
-            unit=number.unit,
+            unit=number.unit.replace("samples", count),
             follows_seed=False,
             grows_with_length=number in WHOLE_RUN,
         )
@@ -61,6 +61,7 @@ def make_measure(
     kind: Kind,
     at: float | None = None,
     unit: str = "",
+    count: str = "samples",
     follows_seed: bool,
     grows_with_length: bool = False,
 ) -> Measure:
@@ -73,6 +74,7 @@ def make_measure(
         kind: see ``Measure``.
         at: see ``Measure``.
         unit: see ``Measure``.
+        count: see ``Measure``.
         follows_seed: whether runs of one seed have the same value except for rounding. Then only runs of
             different seeds are repeats, and the runs of one seed count as one repeat with their mean.
         grows_with_length: whether the number can be judged only if all runs of both arms have one length in samples.
@@ -98,7 +100,14 @@ def make_measure(
     ]
     scale: Literal["log", "linear"] = "log" if is_log else "linear"
     return Measure(
-        name=name, kind=kind, at=at, unit=unit, scale=scale, arms=tuple(arms), differences=tuple(differences)
+        name=name,
+        kind=kind,
+        at=at,
+        unit=unit,
+        count=count,
+        scale=scale,
+        arms=tuple(arms),
+        differences=tuple(differences),
     )
 
 

@@ -83,7 +83,8 @@ class Measure:
     name: str  # train_loss, eval.<name>, samples_per_s, ...
     kind: Kind  # at the end, a speed, at samples or a time that all runs reached, or samples or seconds to a value
     at: float | None  # at_samples: samples; at_time: seconds since each run's first step; reached: the value; else None
-    unit: str  # s, samples, samples/s, GiB, %, or nothing
+    unit: str  # s, samples, samples/s, tokens, tokens/s, GiB, %, or nothing
+    count: str = "samples"  # what at counts in a measure at_samples: samples or tokens
     scale: Literal["linear", "log"]  # of means and differences; log for losses that are all above 0
     arms: tuple[ArmValues, ...]  # in the order of the arms
     differences: tuple[Difference, ...]  # one for each arm but the base
@@ -136,6 +137,8 @@ class Comparison:
     """A comparison of several runs. The arm of the first run is the base."""
 
     schema_version: int  # version of these fields: 1
+    # samples or tokens; with tokens, every count and speed of the comparison is in tokens, whatever the field's name
+    unit: str = "samples"
     finding: str  # the result, a sentence for each arm
     level: float  # of the intervals
     runs: tuple[RunRow, ...]  # in the order of the command line

@@ -10,7 +10,7 @@ from scaler.report.compare.model import LEVEL, Measure, Note
 from scaler.report.compare.partial_runs import is_whole
 from scaler.report.run.missing_data import find_missing_data
 from scaler.report.run.model import Report
-from scaler.report.text.format import number, percent, plural
+from scaler.report.text.format import count, number, percent, plural
 from scaler.runs import RunState
 
 SHOWN = 3  # runs that a note names
@@ -27,7 +27,7 @@ class Unreached:
 
 
 def find_notes(
-    groups: Sequence[Group], measures: Sequence[Measure], unreached: Sequence[Unreached], *, has_times: bool
+    groups: Sequence[Group], measures: Sequence[Measure], unreached: Sequence[Unreached], *, has_times: bool, unit: str
 ) -> tuple[Note, ...]:
     """Return the notes, the most serious first; empty if there is nothing to note.
 
@@ -36,19 +36,20 @@ def find_notes(
         measures: the numbers of the runs.
         unreached: losses without a common value to reach.
         has_times: whether the times of every run are known.
+        unit: of the comparison, samples or tokens.
     """
     found = [
         _records_missing(groups),
-        _without_steps(groups),
-        _unfinished(groups),
-        _lengths(groups),
+        _without_steps(groups, unit),
+        _unfinished(groups, unit),
+        _lengths(groups, unit),
         _recipes(groups),
         _without_repeats(groups),
         _too_few_repeats(groups, measures),
         _one_seed(groups),
         _sizes(groups),
         _evals_not_shared(groups),
-        *map(_no_common_loss, unreached),
+        *(_no_common_loss(loss, unit) for loss in unreached),
         None if has_times else _without_times(),
         _chance(measures),
     ]
@@ -68,18 +69,18 @@ def _records_missing(groups: Sequence[Group]) -> Note | None:
     )
 
 
-def _without_steps(groups: Sequence[Group]) -> Note | None:
+def _without_steps(groups: Sequence[Group], unit: str) -> Note | None:
     without = [report.run_id for report in _reports(groups) if is_whole(report) and not report.totals.steps]
     if not without:
         return None
     return Note(
         code="without_steps",
-        message=f"The runs have no common number of samples: {_named(without)} trained no step.",
+        message=f"The runs have no common number of {unit}: {_named(without)} trained no step.",
         next="Compare the other runs; scaler report shows what ended this one.",
     )
 
 
-def _unfinished(groups: Sequence[Group]) -> Note | None:
+def _unfinished(groups: Sequence[Group], unit: str) -> Note | None:
     states = {report.run_id: report.state for report in _reports(groups) if report.state != RunState.SUCCEEDED}
     if not states:
         return None
@@ -88,19 +89,20 @@ def _unfinished(groups: Sequence[Group]) -> Note | None:
     return Note(
         code="not_succeeded",
         message=f"{_listed(parts)}: the numbers are of the steps that were trained.",
-        next="Losses are compared at the samples that all runs have trained; scaler resume RUN continues a run.",
+        next=f"Losses are compared at the {unit} that all runs have trained; scaler resume RUN continues a run.",
     )
 
 
-def _lengths(groups: Sequence[Group]) -> Note | None:
+def _lengths(groups: Sequence[Group], unit: str) -> Note | None:
     ends = sorted({report.totals.samples_seen for report in _reports(groups) if is_whole(report)})
     if len(ends) < 2:
         return None
     return Note(
         code="different_lengths",
-        message=f"The runs trained for different numbers of samples, from {number(ends[0])} to {number(ends[-1])}: "
+        message=f"The runs trained for different numbers of {unit}, from {count(ends[0], unit)} to "
+        f"{count(ends[-1], unit)}: "
         f"numbers at their ends, and numbers that grow with the length, are judged only between arms of equal length.",
-        next=f"Read the losses at the {number(ends[0])} samples that all runs have trained.",
+        next=f"Read the losses at the {count(ends[0], unit)} {unit} that all runs have trained.",
     )
 
 
@@ -192,11 +194,11 @@ def _evals_not_shared(groups: Sequence[Group]) -> Note | None:
     )
 
 
-def _no_common_loss(loss: Unreached) -> Note:
+def _no_common_loss(loss: Unreached, unit: str) -> Note:
     return Note(
         code="no_common_loss",
         message=f"The lowest {curve_text(loss.name)} of run {loss.of} is {number(loss.target)}, and "
-        f"{_named(loss.already)} started at or below this loss: samples and time to a common loss cannot be compared.",
+        f"{_named(loss.already)} started at or below this loss: {unit} and time to a common loss cannot be compared.",
         next=f"Compare the other runs without run {loss.of}.",
     )
 

@@ -19,6 +19,7 @@ from scaler.report.compare.model import LEVEL, SCHEMA_VERSION, Comparison, Curve
 from scaler.report.compare.notes import Unreached, find_notes
 from scaler.report.compare.partial_runs import is_whole, known_part
 from scaler.report.run.model import Report
+from scaler.report.run.tokens import in_one_unit
 
 PLACES = (0.25, 0.5, 0.75, 1.0)  # shares of what all runs have trained
 WINDOW = 0.05  # share of what all runs have trained, over which a training loss is the mean
@@ -36,20 +37,23 @@ def compare_runs(members: Sequence[Member]) -> Comparison:
     Args:
         members: at least two runs, in the order of the output; the arm of the first is the base.
     """
+    reports, unit = in_one_unit([member.report for member in members])
+    members = [replace(member, report=report) for member, report in zip(members, reports, strict=True)]
     groups = find_groups([replace(member, report=known_part(member.report)) for member in members])
     common = min((member.report.totals.samples_seen for member in members if is_whole(member.report)), default=0)
     lines = _Lines(_reports(groups), window=max(1, round(WINDOW * common)))
     common_s = lines.common_elapsed_s
-    reached, unreached = _reached_measures(groups, lines)
+    reached, unreached = _reached_measures(groups, lines, unit=unit)
     measures = (
         *end_measures(groups, evals=lines.evals),
-        *speed_measures(groups),
-        *_at_common_samples(groups, lines, common=common),
+        *speed_measures(groups, count=unit),
+        *_at_common_samples(groups, lines, common=common, count=unit),
         *_at_common_times(groups, lines),
         *reached,
     )
     comparison = Comparison(
         schema_version=SCHEMA_VERSION,
+        unit=unit,
         finding="",
         level=LEVEL,
         runs=tuple(_run_row(groups, member) for member in members),
@@ -58,9 +62,9 @@ def compare_runs(members: Sequence[Member]) -> Comparison:
         common_elapsed_s=common_s,
         window_samples=lines.window,
         measures=measures,
-        speedups=_speedups(groups, reached),
+        speedups=_speedups(groups, reached, unit=unit),
         curves=tuple(_curves(groups, lines)),
-        notes=find_notes(groups, measures, unreached, has_times=common_s is not None),
+        notes=find_notes(groups, measures, unreached, has_times=common_s is not None, unit=unit),
     )
     return replace(comparison, finding=finding_text(comparison))
 
@@ -102,13 +106,12 @@ class _Lines:
         return self._clocks[report.run_id]
 
 
-def _at_common_samples(groups: Sequence[Group], lines: _Lines, *, common: int) -> Iterable[Measure]:
+def _at_common_samples(groups: Sequence[Group], lines: _Lines, *, common: int, count: str) -> Iterable[Measure]:
     """Every curve at ``PLACES`` of the samples that all runs have trained."""
     for name in lines.names if common else ():
         for place in sorted({float(round(share * common)) for share in PLACES}):
-            yield make_measure(
-                groups, name, _at_samples(lines, name, place), kind="at_samples", at=place, follows_seed=True
-            )
+            read = _at_samples(lines, name, place)
+            yield make_measure(groups, name, read, kind="at_samples", at=place, count=count, follows_seed=True)
 
 
 def _at_common_times(groups: Sequence[Group], lines: _Lines) -> Iterable[Measure]:
@@ -132,7 +135,7 @@ def _at_time(lines: _Lines, name: str, moment: float) -> Callable[[Report], floa
     return lambda report: lines.value(report, name, lines.clock(report).samples_at(moment))
 
 
-def _reached_measures(groups: Sequence[Group], lines: _Lines) -> tuple[list[Measure], list[Unreached]]:
+def _reached_measures(groups: Sequence[Group], lines: _Lines, *, unit: str) -> tuple[list[Measure], list[Unreached]]:
     """Samples and seconds to the lowest loss that all runs reached, and the losses without such a place."""
     reports = _reports(groups)
     found, unreached = [], []
@@ -152,7 +155,7 @@ def _reached_measures(groups: Sequence[Group], lines: _Lines) -> tuple[list[Meas
             run_id: first_reached(places, values, target, is_line=name == "train_loss")
             for run_id, (places, values) in points.items()
         }
-        found.append(_reached(groups, name, target, "samples", samples))
+        found.append(_reached(groups, name, target, unit, samples))
         seconds = {
             report.run_id: None if (at := samples[report.run_id]) is None else lines.clock(report).elapsed_at(at)
             for report in reports
@@ -191,7 +194,7 @@ def _rounded_up(target: float, *, below: float) -> float:
     return rounded if target <= rounded < below else target
 
 
-def _speedups(groups: Sequence[Group], reached: Sequence[Measure]) -> tuple[Speedup, ...]:
+def _speedups(groups: Sequence[Group], reached: Sequence[Measure], *, unit: str) -> tuple[Speedup, ...]:
     """The speed-ups of arms with other numbers of workers; empty if the runs of an arm have several numbers."""
     sizes = [size for size in map(_world_size, groups) if size is not None]
     if len(sizes) < len(groups) or len(set(sizes)) == 1:
@@ -201,7 +204,7 @@ def _speedups(groups: Sequence[Group], reached: Sequence[Measure]) -> tuple[Spee
     found = []
     for group, size, speed in zip(groups[1:], sizes[1:], speeds[1:], strict=True):
         label, speedup = group.arm.label, speed / speeds[0]
-        time, samples = (_ratio(to_loss.get(unit), label) for unit in ("s", "samples"))
+        time, samples = (_ratio(to_loss.get(name), label) for name in ("s", unit))
         found.append(
             Speedup(
                 arm=label,

@@ -29,7 +29,7 @@ def comparison_text(comparison: Comparison) -> RenderableType:
     parts: list[RenderableType] = [Text(comparison.finding, style="bold")] if comparison.finding else []
     parts += [_arm(comparison, arm) for arm in comparison.arms]
     for speedup in comparison.speedups:
-        parts.append(Text(f"{speedup.arm}  {speedup_text(speedup, comparison.arms[0].label)}"))
+        parts.append(Text(f"{speedup.arm}  {speedup_text(speedup, comparison.arms[0].label, comparison.unit)}"))
     parts += [_note(note) for note in comparison.notes]
     others = comparison.arms[1:]
     parts += [_table(comparison, arm) for arm in others] if others else [_own_table(comparison)]
@@ -40,7 +40,9 @@ def _arm(comparison: Comparison, arm: Arm) -> RenderableType:
     runs = [run for run in comparison.runs if run.arm == arm.label]
     lines: list[RenderableType] = [Text.assemble((f"arm {arm.label}", "bold"), f"  {arm_text(arm)}")]
     for run in runs[:SHOWN_RUNS]:
-        lines.append(Padding(Text(f"{printable(run.run_id)}: {printable(run_text(run))}"), (0, 0, 0, 2)))
+        lines.append(
+            Padding(Text(f"{printable(run.run_id)}: {printable(run_text(run, comparison.unit))}"), (0, 0, 0, 2))
+        )
     if len(runs) > SHOWN_RUNS:
         lines.append(Text(f"  and {len(runs) - SHOWN_RUNS} more"))
     lines += [

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from scaler.report.experiment.format import estimate_text
 from scaler.report.experiment.model import GroupResult, Question, Recommendation, SpeedRow
 from scaler.report.experiment.recommendation import faster_text, good_text
-from scaler.report.text.format import number, plural
+from scaler.report.text.format import count, number, plural
 
 NAMED = (
     "scale.num_workers",
@@ -22,6 +22,7 @@ def answer(
     recommendation: Recommendation | None,
     *,
     missing: int,
+    unit: str = "samples",
 ) -> str:
     """Return the two sentences that open the report.
 
@@ -31,13 +32,14 @@ def answer(
         question: what it asks; None: speed only.
         recommendation: the group to use.
         missing: cells that have not run.
+        unit: of the counts, samples or tokens.
     """
     waiting = (
         f" {plural(missing, 'cell')} of the matrix {'has' if missing == 1 else 'have'} not run." if missing else ""
     )
     if question is None:
         return (
-            _speed_sentence(speed) or "No runs differ in the number of workers alone, so there is no speed-up."
+            _speed_sentence(speed, unit) or "No runs differ in the number of workers alone, so there is no speed-up."
         ) + waiting
     base = next((group for group in groups if group.is_baseline), None)
     if base is None or not base.seeds:
@@ -51,7 +53,7 @@ def answer(
         f"No setting is shown to be as good as the baseline ({base.label}; {question.metric} "
         f"{number(base.final.value)}, {plural(len(base.seeds), 'seed')}) and faster."
         if best.is_baseline
-        else f"{_named(best)} is {good_text(best, question)} and {faster_text(best, question)}."
+        else f"{_named(best)} is {good_text(best, question)} and {faster_text(best, question, unit)}."
     )
     return f"{first} {_worse_sentence(groups, question)}".rstrip() + waiting
 
@@ -92,21 +94,21 @@ def _mean(group: GroupResult) -> float:
     return 0.0 if group.difference_to_baseline is None else group.difference_to_baseline.mean
 
 
-def _speed_sentence(speed: Sequence[SpeedRow]) -> str | None:
+def _speed_sentence(speed: Sequence[SpeedRow], unit: str) -> str | None:
     """Say what the largest number of workers brings that is not oversubscribed."""
     rows = [row for row in speed if row.num_workers > row.base_workers and not row.is_oversubscribed]
     if not rows:
         return None
     row = max(rows, key=lambda each: (each.num_workers, each.speed_up.value or 0.0))
-    base = plural(row.base_workers, "worker")
+    base, alone = plural(row.base_workers, "worker"), f"{count(row.base_samples_per_s, unit)} {unit}/s"
     if row.kind == "weak":
         return (
             f"{plural(row.num_workers, 'worker')} with {row.num_workers // row.base_workers} times the batch train "
-            f"{estimate_text(row.speed_up)} times the samples a second of {base} "
-            f"({number(row.base_samples_per_s)} samples/s): weak scaling, efficiency {estimate_text(row.efficiency)}."
+            f"{estimate_text(row.speed_up)} times the {unit} a second of {base} "
+            f"({alone}): weak scaling, efficiency {estimate_text(row.efficiency)}."
         )
     return (
         f"{plural(row.num_workers, 'worker')} with the same global batch are {estimate_text(row.speed_up)} times "
-        f"as fast as {base} ({number(row.base_samples_per_s)} samples/s): strong scaling, efficiency "
+        f"as fast as {base} ({alone}): strong scaling, efficiency "
         f"{estimate_text(row.efficiency)}."
     )

@@ -25,7 +25,7 @@ from scaler.report.experiment.spreads import (
     sentences_of,
 )
 from scaler.report.page.chart import SERIES, Chart, ChartSet, Line, Mark, are_positive
-from scaler.report.text.format import number, plural
+from scaler.report.text.format import count, number, plural
 
 BATCHES = ("scale.global_batch_size", "scale.per_worker_batch_size")
 CLOSE = 8.0  # margins: differences beyond are outside the picture until the reader asks for all values
@@ -34,7 +34,7 @@ ABOVE = 1.1  # times the largest measured value: where a chart ends, and its ide
 
 def experiment_charts(report: ExperimentReport) -> tuple[ChartSet, Mapping[str, Sequence[Chart]]]:
     """Return all charts, and the same by the section of the page: picture, far, scaling, lr and throughput."""
-    batch = ChartAxis("batch", "global batch size, samples", "at batch", logarithmic=True)
+    batch = ChartAxis("batch", f"global batch size, {report.unit}", "at batch", logarithmic=True)
     workers = ChartAxis("workers", "workers", "at workers", logarithmic=False)
     lr = ChartAxis("lr", "peak learning rate", "at", logarithmic=True)
     by_batch = _series(report, BATCHES, lambda group: group.global_batch_size)
@@ -172,7 +172,7 @@ def _far(report: ExperimentReport, axis: ChartAxis, series: Series) -> list[Char
     return [
         Chart(
             id="samples",
-            title=f"Samples to {report.metric} {number(report.target)}",
+            title=f"{report.unit.capitalize()} to {report.metric} {number(report.target)}",
             note=f"median, {level_text(report.level)} interval",
             lines=(*lines, *fitted),
             sentences=sentences_of(
@@ -203,7 +203,7 @@ def _scaling(report: ExperimentReport, axis: ChartAxis, kind: str) -> list[Chart
         clock = axis.clock(f"{kind} {name}", [float(row.num_workers) for row in rows])
         lines.append(line_of(name, clock, f"series-{place}", estimates, each))
         points = [f"{estimate_text(one, 2)} at {row.num_workers}" for one, row in zip(estimates, rows, strict=True)]
-        base = f"{number(rows[0].base_samples_per_s)} samples/s on {rows[0].base_workers}"
+        base = f"{count(rows[0].base_samples_per_s, report.unit)} {report.unit}/s on {rows[0].base_workers}"
         sentences.append(f"{name}: {', '.join(points)} workers; the base is {base}.")
     everywhere = sorted({float(row.num_workers) for rows in found.values() for row in rows})
     ideals = tuple(workers / everywhere[0] if is_strong else 1.0 for workers in everywhere)
@@ -261,7 +261,7 @@ def _throughput(report: ExperimentReport, axis: ChartAxis, series: Series) -> li
         Chart(
             id="speed",
             title="Throughput",
-            note=f"samples/s, harmonic mean, {level_text(report.level)} interval",
+            note=f"{report.unit}/s, harmonic mean, {level_text(report.level)} interval",
             lines=tuple(lines),
             sentences=sentences_of(series, lambda group: group.global_batch_size, lambda group: group.samples_per_s),
             is_logarithmic=are_positive(lines),

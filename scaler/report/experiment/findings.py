@@ -10,7 +10,7 @@ from scaler.report.experiment.model import (
     SpeedRow,
     SweepRow,
 )
-from scaler.report.text.format import number, plural
+from scaler.report.text.format import count, number, plural
 
 RULE = "scale.rule"
 SHOWN = 4  # settings that a finding names
@@ -24,8 +24,9 @@ def findings(
     question: Question | None,
     *,
     job: str,
+    unit: str = "samples",
 ) -> list[Finding]:
-    """Return what a reader must know before using the numbers."""
+    """Return what a reader must know before using the numbers; ``unit`` of the counts, samples or tokens."""
     found = []
     if question is not None and rules_need_sweep(groups, sweeps):
         lrs = {group.base_lr for group in groups if group.base_lr}
@@ -54,7 +55,7 @@ def findings(
                 Finding(
                     code="oversubscribed",
                     message=f"{row.num_workers} workers shared fewer CPUs: this is oversubscription, not scaling.",
-                    evidence=f"{row.series}: {number(row.samples_per_s.value)} samples/s",
+                    evidence=f"{row.series}: {count(row.samples_per_s.value, unit)} {unit}/s",
                     next="Run it on a machine or a cluster with a CPU for each worker.",
                 )
             )

@@ -36,7 +36,7 @@ def render_experiment_html(report: ExperimentReport) -> str:
     """Return an experiment as one HTML document, readable offline, on paper and without its scripts."""
     search = report.search
     charts, sections = experiment_charts(report) if search is None else trial_charts(search, report.metric or "")
-    rows, ticks = _strip(report.critical_batch)
+    rows, ticks = _strip(report.critical_batch if report.unit == "samples" else None)
     return render_page(
         "experiment.html.j2",
         kind="experiment",
@@ -49,7 +49,7 @@ def render_experiment_html(report: ExperimentReport) -> str:
         report=report,
         tiles=_tiles(report),
         tables=[(sheet, _table(sheet)) for sheet in sheets(report)],
-        critical=critical_text(report.critical_batch) if report.critical_batch is not None else "",
+        critical=critical_text(report.critical_batch, report.unit) if report.critical_batch is not None else "",
         strip=rows,
         ticks=ticks,
         next=next_text(report.next) if report.next is not None else "",
@@ -80,7 +80,7 @@ def _tiles(report: ExperimentReport) -> list[Tile]:
             Tile(
                 name="critical batch",
                 value=number(critical.value, 3) if critical.value is not None else "",
-                note=f"samples{interval if critical.value is not None else ''}",
+                note=f"{report.unit}{interval if critical.value is not None else ''}",
                 unknown=critical.refusal or "",
             )
         )

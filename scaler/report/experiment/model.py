@@ -275,6 +275,8 @@ class ExperimentReport:
 
     schema_version: int  # version of these fields: 1
     experiment_id: str  # its name
+    # samples or tokens; with tokens, every count and speed is in tokens, whatever the field's name
+    unit: str = "samples"
     answer: str  # two sentences
     metric: str | None  # what is compared; None: speed only
     mode: str | None  # max or min

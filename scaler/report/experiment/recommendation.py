@@ -7,13 +7,13 @@ from scaler.job.changes import shown
 from scaler.report.experiment.format import interval_text
 from scaler.report.experiment.groups import known
 from scaler.report.experiment.model import Alternative, GroupResult, Question, Recommendation
-from scaler.report.text.format import money, number, plural, seconds
+from scaler.report.text.format import count, money, number, plural, seconds
 
 MOST_ALTERNATIVES = 4
 
 
 def recommend(
-    groups: Sequence[GroupResult], question: Question, *, job: str, options: Sequence[str]
+    groups: Sequence[GroupResult], question: Question, *, job: str, options: Sequence[str], unit: str = "samples"
 ) -> Recommendation | None:
     """Return the fastest group that is as good as the baseline; None: no group is shown to be.
 
@@ -25,6 +25,7 @@ def recommend(
         question: what it asks.
         job: the job file, for the command.
         options: ``key.key=value`` texts that hold for every cell; the group's own win.
+        unit: of the counts, samples or tokens.
     """
     base = next((group for group in groups if group.is_baseline), None)
     if base is None or not base.seeds or base.final is None:
@@ -48,7 +49,7 @@ def recommend(
     return Recommendation(
         overrides=dict(best.overrides),
         label=best.label,
-        reason=_reason(best, question),
+        reason=_reason(best, question, unit),
         command=f"scaler submit {quote(job)} {settings}".rstrip(),
         file=None,
         time_s=time,
@@ -95,13 +96,13 @@ def good_text(group: GroupResult, question: Question) -> str:
     return f"{judged} the baseline ({question.metric} {interval_text(difference)}, {plural(difference.pairs, 'seed')})"
 
 
-def faster_text(best: GroupResult, question: Question) -> str:
+def faster_text(best: GroupResult, question: Question, unit: str = "samples") -> str:
     """Return how many times as fast as the baseline a group is, with its interval."""
     ratio = best.speed_up
     if ratio is None or ratio.value is None:
         time = known(best.time_to_target_s)
         if time is None:
-            speed = f"trains {number(known(best.samples_per_s))} samples/s"
+            speed = f"trains {count(known(best.samples_per_s), unit)} {unit}/s"
             return f"{speed}; its time to {question.metric} {number(question.target)} is not known"
         return f"reaches {question.metric} {number(question.target)}, which the baseline does not, in {seconds(time)}"
     what = f" to {question.metric} {number(question.target)}" if question.target is not None else ""
@@ -109,10 +110,10 @@ def faster_text(best: GroupResult, question: Question) -> str:
     return f"{number(ratio.value, 2)}x{bounds} as fast{what}"
 
 
-def _reason(best: GroupResult, question: Question) -> str:
+def _reason(best: GroupResult, question: Question, unit: str) -> str:
     if best.is_baseline:
         return "No other setting is shown to be as good as the baseline and faster."
-    return f"It is {good_text(best, question)} and {faster_text(best, question)}."
+    return f"It is {good_text(best, question)} and {faster_text(best, question, unit)}."
 
 
 def _price(group: GroupResult, question: Question) -> tuple[float | None, float | None]:

@@ -20,7 +20,7 @@ def _strong(report: ExperimentReport) -> Sheet:
         title="Strong scaling: more workers for the same global batch",
         note=f"Speed-up: times the throughput of the fewest workers, with {level_text(report.level)} intervals; ideal "
         "is the number of workers over theirs. Efficiency: speed-up over that ideal.",
-        head=("series", "workers", "runs", "samples/s", "speed-up", "efficiency"),
+        head=("series", "workers", "runs", f"{report.unit}/s", "speed-up", "efficiency"),
         rows=rows,
         droppable=3,
     )
@@ -34,7 +34,7 @@ def _weak(report: ExperimentReport) -> Sheet:
         note="The global batch grows with the workers, and a step ideally takes the same time. Throughput: times that "
         "of the fewest workers. Efficiency: the time of a step on the fewest workers over that on these, ideally 1. It "
         "does not say whether the larger batch trains as well: see quality.",
-        head=("series", "workers", "runs", "samples/s", "throughput", "efficiency"),
+        head=("series", "workers", "runs", f"{report.unit}/s", "throughput", "efficiency"),
         rows=rows,
         droppable=3,
     )

@@ -21,6 +21,7 @@ def summarize_experiment(
     cells: Sequence[CellInput],
     question: Question | None,
     *,
+    unit: str = "samples",
     labels: Mapping[int, str],
     job: str,
     options: Sequence[str] = (),
@@ -33,6 +34,7 @@ def summarize_experiment(
         name: of the experiment.
         cells: in the order of the matrix.
         question: what it asks; None: speed only.
+        unit: of the counts in the reports of the cells, samples or tokens.
         labels: a short text for the combination of each cell, by the cell's number.
         job: the path of the job file, for commands.
         options: ``key.key=value`` texts that hold for every cell.
@@ -48,7 +50,7 @@ def summarize_experiment(
     critical = (
         critical_batch(groups, results, level=level) if question is not None and question.target is not None else None
     )
-    recommendation = recommend(results, question, job=job, options=options) if question is not None else None
+    recommendation = recommend(results, question, job=job, options=options, unit=unit) if question is not None else None
     laws = law_results(groups, level=level, cpus=cpus)
     rows = tuple(member.result for group in groups for member in group.members)
     missing = sum(row.state == "waiting" for row in rows)
@@ -69,7 +71,8 @@ def summarize_experiment(
     return ExperimentReport(
         schema_version=SCHEMA_VERSION,
         experiment_id=name,
-        answer=answer(results, speed, question, recommendation, missing=missing),
+        unit=unit,
+        answer=answer(results, speed, question, recommendation, missing=missing, unit=unit),
         metric=question.metric if question is not None else None,
         mode=question.mode if question is not None else None,
         margin=question.margin if question is not None else None,
@@ -85,7 +88,7 @@ def summarize_experiment(
         equal=tuple(equal_budgets(groups, question, level=level)) if question is not None else (),
         recommendation=recommendation,
         next=next_ones,
-        verdicts=tuple(findings(results, speed, swept, critical, question, job=job)),
+        verdicts=tuple(findings(results, speed, swept, critical, question, job=job, unit=unit)),
         order_seed=order_seed,
         environment=dict(environment),
     )

@@ -92,7 +92,7 @@ def _quality(report: ExperimentReport) -> Sheet:
     seeds_head = () if len(counts) == 1 else ("seeds",)
     of_each = f" of {plural(len(report.groups[0].seeds), 'seed')}" if len(counts) == 1 and report.groups else ""
     lengths = {cell.total_samples for cell in report.cells if cell.total_samples is not None}
-    when = "after the same samples" if len(lengths) < 2 else "at the end of trainings of different lengths"
+    when = f"after the same {report.unit}" if len(lengths) < 2 else "at the end of trainings of different lengths"
     return Sheet(
         id="quality",
         title=f"Quality: {report.metric} {when}" if report.metric else "Quality",
@@ -118,14 +118,15 @@ def _target(report: ExperimentReport) -> Sheet:
         if has_cost:
             row.append(_cost(group.cost_to_target))
         rows.append(tuple(row))
-    head = ("setting", "samples", "efficiency", "time", "speed-up")
+    head = ("setting", report.unit, "efficiency", "time", "speed-up")
     level = level_text(report.level)
     return Sheet(
         id="target",
-        title=f"Samples, time and cost to {report.metric} {number(report.target)}",
-        note=f"Medians over seeds with {level} intervals; in brackets after the samples, how many runs reached it. "
-        "Statistical efficiency: the baseline's samples over these. Speed-up: the baseline's time over this one, which "
-        "is throughput times efficiency. Both are paired by seed. Time: from the first step, evaluations included.",
+        title=f"{report.unit.capitalize()}, time and cost to {report.metric} {number(report.target)}",
+        note=f"Medians over seeds with {level} intervals; in brackets after the {report.unit}, how many runs reached "
+        f"it. Statistical efficiency: the baseline's {report.unit} over these. Speed-up: the baseline's time over this "
+        "one, which is throughput times efficiency. Both are paired by seed. Time: from the first step, evaluations "
+        "included.",
         head=(*head, "cost") if has_cost else head,
         rows=tuple(rows),
         droppable=3,
@@ -167,7 +168,7 @@ def _throughput(report: ExperimentReport) -> Sheet:
         id="throughput",
         title="Throughput",
         note=f"Harmonic means with {level_text(report.level)} intervals, without the first tenth of each run.",
-        head=("setting", "runs", "samples/s"),
+        head=("setting", "runs", f"{report.unit}/s"),
         rows=tuple(rows),
     )
 

@@ -11,7 +11,7 @@ from scaler.report.experiment.scaling_tables import held_out_text
 from scaler.report.experiment.sheet import Sheet
 from scaler.report.experiment.tables import sheets
 from scaler.report.experiment.workloads import beside_public
-from scaler.report.text.format import number, plural, printable
+from scaler.report.text.format import count, number, plural, printable
 from scaler.report.text.markdown import as_code, as_table, as_text
 from scaler.report.text.number_table import NumberTable, Row
 
@@ -30,7 +30,7 @@ def experiment_text(report: ExperimentReport) -> RenderableType:
         parts.append(Group(*lines))
     parts += [_sheet(sheet) for sheet in sheets(report)]
     if report.critical_batch is not None:
-        parts.append(Group(Text("How far", style="bold"), Text(critical_text(report.critical_batch))))
+        parts.append(Group(Text("How far", style="bold"), Text(critical_text(report.critical_batch, report.unit))))
     if report.next is not None:
         parts.append(_next(report.next))
     parts += [
@@ -55,7 +55,7 @@ def experiment_markdown(report: ExperimentReport) -> str:
         rows = [[as_text(cell) for cell in row] for row in sheet.rows]
         parts += [f"## {as_text(sheet.title)}", as_text(sheet.note), as_table(sheet.head, rows)]
     if report.critical_batch is not None:
-        parts += ["## How far", as_text(critical_text(report.critical_batch))]
+        parts += ["## How far", as_text(critical_text(report.critical_batch, report.unit))]
     if report.next is not None:
         parts += [
             "## What to run next",
@@ -77,29 +77,35 @@ def command_text(recommendation: Recommendation) -> str:
     return recommendation.command.replace(" --set ", " \\\n    --set ")
 
 
-def critical_text(critical: CriticalBatchResult) -> str:
-    """Return the critical batch size as sentences."""
+def critical_text(critical: CriticalBatchResult, unit: str) -> str:
+    """Return the critical batch size as sentences; ``unit`` of the experiment."""
+
+    def text(value: float | None) -> str:
+        return count(value, unit) if unit == "tokens" else number(value, 3)
+
     noise = (
-        f" The measured noise scale is {number(critical.noise_scale)} samples."
+        f" The measured noise scale is {count(critical.noise_scale, unit)} {unit}."
         if critical.noise_scale is not None
         else ""
     )
     if critical.value is None:
         return f"The critical batch size is not identifiable: {critical.refusal}{noise}"
     interval = (
-        f" ({number(critical.low, 3)} to {number(critical.high, 3)})"
+        f" ({text(critical.low)} to {text(critical.high)})"
         if critical.low is not None and critical.high is not None
         else ""
     )
+    # The public ones count samples, of a language model sequences.
+    public = f" {beside_public(critical.value)}" if unit == "samples" else ""
     held_out = (
-        f" {held_out_text(critical.held_out, f'batch {critical.held_out.place:,}', number)}"
+        f" {held_out_text(critical.held_out, f'batch {count(critical.held_out.place, unit)}', number)}"
         if critical.held_out is not None
         else ""
     )
     return (
-        f"The critical batch size is {number(critical.value, 3)} samples{interval}: there, a run needs twice the "
-        f"{number(critical.fewest_samples, 3)} samples that a very small batch needs.{held_out}{noise} "
-        f"{beside_public(critical.value)}"
+        f"The critical batch size is {text(critical.value)} {unit}{interval}: there, a run needs twice the "
+        f"{text(critical.fewest_samples)} {unit} that a very small batch needs.{held_out}{noise}"
+        f"{public}"
     )
 
 

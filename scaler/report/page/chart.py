@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from scaler.report.text.format import number, plural
+from scaler.report.text.format import amount, number, plural
 
 Values = Sequence[float | None]
-Quantity = Literal["number", "samples", "seconds"]
+Quantity = Literal["number", "samples", "tokens", "seconds"]
 SERIES = 6
 """How many series styles, ``series-0`` to ``series-5``, the style sheet has; they differ in colour and dash."""
 
@@ -171,9 +171,10 @@ class ChartSet:
         }
 
 
-def samples_axis(places: Mapping[str, Values]) -> Axis:
-    """Return the axis of ``samples_seen``."""
-    return Axis(name="samples", label="samples seen", before="at", quantity="samples", places=places)
+def samples_axis(places: Mapping[str, Values], *, unit: str = "samples") -> Axis:
+    """Return the axis of ``samples_seen``; with the unit ``tokens``, ``places`` are in tokens."""
+    quantity: Quantity = "tokens" if unit == "tokens" else "samples"
+    return Axis(name="samples", label=f"{unit} seen", before="at", quantity=quantity, places=places)
 
 
 def time_axis(places: Mapping[str, Values], *, since: str) -> Axis:
@@ -187,14 +188,22 @@ def are_positive(lines: Sequence[Line]) -> bool:
     return bool(values) and min(values) > 0
 
 
-def sentence(label: str, places: Sequence[int], values: Values, *, say: Callable[[float], str] = number) -> str:
+def sentence(
+    label: str,
+    places: Sequence[int],
+    values: Values,
+    *,
+    say: Callable[[float], str] = number,
+    unit: str = "samples",
+) -> str:
     """Return a line as a sentence: its first, last, least and greatest value.
 
     Args:
         label: of the line.
-        places: of the values, in samples.
+        places: of the values, in ``unit``.
         values: one for each place; None: not known.
         say: writes a value.
+        unit: of the job, ``samples`` or ``tokens``.
 
     Example:
         >>> sentence("loss", [0, 16, 32], [2.5, None, 1.25])
@@ -206,7 +215,7 @@ def sentence(label: str, places: Sequence[int], values: Values, *, say: Callable
     least, greatest = min(points), max(points, key=lambda point: point[0])  # the first place of each
     return (
         f"{label}: from {say(points[0][0])} to {say(points[-1][0])}; least {say(least[0])} at "
-        f"{plural(least[1], 'sample')}, greatest {say(greatest[0])} at {plural(greatest[1], 'sample')}."
+        f"{amount(least[1], unit)}, greatest {say(greatest[0])} at {amount(greatest[1], unit)}."
     )
 
 

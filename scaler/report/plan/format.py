@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from scaler.core.unit import Unit
 from scaler.job import Job
 from scaler.job.section import Length
 from scaler.plan import Phase, Plan, PlanGroup, PlanOptimizer
-from scaler.report.text.format import number, optimizer_options, option, plural, printable, ratio, seconds
+from scaler.report.text.format import amount, number, optimizer_options, option, plural, printable, ratio, seconds
 
 REACTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -19,25 +20,37 @@ REACTIONS: Mapping[str, str] = MappingProxyType(
 
 
 TENSORS_SHOWN = 4
-PHASE_HEADS = ("from sample", "epoch", "global batch", "micro-steps", "batch ratio", "peak lr")
-GROUP_HEADS = ("parameters", "tensors", "lr ratio", "peak lr", "weight decay", "from sample")
+
+
+def phase_heads(plan: Plan) -> tuple[str, ...]:
+    """Return the heads of the table of phases, in the unit of the job."""
+    length = () if plan.is_constant_length else ("tokens a sample",)
+    return (f"from {plan.units.one}", "epoch", *length, "global batch", "micro-steps", "batch ratio", "peak lr")
+
+
+def group_heads(plan: Plan) -> tuple[str, ...]:
+    """Return the heads of the table of groups, in the unit of the job."""
+    return ("parameters", "tensors", "lr ratio", "peak lr", "weight decay", f"from {plan.units.one}")
 
 
 def phase_row(plan: Plan, phase: Phase) -> tuple[str, ...]:
-    """Return the row of a phase; the columns are ``PHASE_HEADS``."""
+    """Return the row of a phase; the columns are ``phase_heads``."""
+    units, start = plan.units, phase.start_samples
     return (
-        number(phase.start_samples),
-        number(phase.start_samples / plan.num_samples),
-        number(phase.global_batch_size),
-        micro_steps(phase),
+        units.place(start),
+        number(start / plan.num_samples),
+        *(() if plan.is_constant_length else (number(phase.tokens_per_sample),)),
+        units.number(phase.global_batch_size, at=start),
+        micro_steps(phase, units),
         ratio(phase.batch_ratio),
         option(phase.peak_lr),
     )
 
 
-def micro_steps(phase: Phase | Plan) -> str:
-    """Return the micro-steps of an optimizer step, and the samples in each."""
-    return f"{phase.grad_accum_steps:,} x {phase.per_worker_batch_size:,}"
+def micro_steps(phase: Phase | Plan, units: Unit) -> str:
+    """Return the micro-steps of an optimizer step, and the samples or tokens in each."""
+    start = phase.start_samples if isinstance(phase, Phase) else 0
+    return f"{phase.grad_accum_steps:,} x {units.number(phase.per_worker_batch_size, at=start)}"
 
 
 def group_name(group: PlanGroup) -> str:
@@ -46,14 +59,14 @@ def group_name(group: PlanGroup) -> str:
 
 
 def group_row(plan: Plan, group: PlanGroup) -> tuple[str, ...]:
-    """Return the row of a group without its name; the columns are ``GROUP_HEADS``."""
+    """Return the row of a group without its name; the columns are ``group_heads``."""
     return (
         number(group.num_parameters),
         number(len(group.tensors)),
         ratio(group.lr_ratio),
         option(group.peak_lr),
         _weight_decay(plan, group),
-        _trained_from(group),
+        _trained_from(group, plan.units),
     )
 
 
@@ -66,11 +79,11 @@ def _weight_decay(plan: Plan, group: PlanGroup) -> str:
     return "" if value is None else option(value)
 
 
-def _trained_from(group: PlanGroup) -> str:
-    """The sample from which a group is trained."""
+def _trained_from(group: PlanGroup, units: Unit) -> str:
+    """The sample or token from which a group is trained."""
     if not group.frozen:
         return "0"
-    return "never" if group.unfreeze_at is None else number(group.unfreeze_at)
+    return "never" if group.unfreeze_at is None else units.place(group.unfreeze_at)
 
 
 def of_its_own(own: PlanOptimizer) -> tuple[str, str]:
@@ -114,7 +127,7 @@ def average_reason(plan: Plan) -> str:
 
 def reactions(plan: Plan) -> list[tuple[str, str]]:
     """Return what may change the learning rate or the batch during the run, and how."""
-    every = f", checked every {plural(plan.grow_every_samples, 'sample')}" if plan.grow_every_samples else ""
+    every = f", checked every {plan.units.plural(plan.grow_every_samples)}" if plan.grow_every_samples else ""
     return [(name, REACTIONS.get(name, "") + (every if name == "noise_scale" else "")) for name in plan.reacts]
 
 
@@ -169,6 +182,8 @@ def _length(length: Length) -> str:
     """A length in the unit of the job file."""
     if length.epochs is not None:
         return f"{number(length.epochs)} {'epoch' if length.epochs == 1 else 'epochs'}"
+    if length.tokens is not None:
+        return amount(length.tokens, "tokens")
     return plural(length.steps, "step") if length.steps is not None else plural(length.samples or 0, "sample")
 
 

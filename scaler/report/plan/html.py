@@ -7,18 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from scaler.job import Job
-from scaler.plan import Plan
+from scaler.plan import Phase, Plan
 from scaler.report.page.chart import SERIES, Chart, ChartSet, Line, Mark, samples_axis, sentence
 from scaler.report.page.parts import Cell, Column, Table, Tile, explained
 from scaler.report.page.shell import render_page
 from scaler.report.plan.estimate import PlanEstimate
 from scaler.report.plan.estimate_text import estimate_rows
 from scaler.report.plan.format import (
-    GROUP_HEADS,
-    PHASE_HEADS,
     average_reason,
     can_resize,
     constants,
+    group_heads,
     group_name,
     group_row,
     kept,
@@ -26,6 +25,7 @@ from scaler.report.plan.format import (
     micro_steps,
     of_its_own,
     or_more,
+    phase_heads,
     phase_row,
     reactions,
     resizes,
@@ -35,7 +35,7 @@ from scaler.report.plan.format import (
     varying,
 )
 from scaler.report.plan.variants import Refused, among, curve_places, labels
-from scaler.report.text.format import number, optimizer_options, option, plural, ratio, seconds
+from scaler.report.text.format import amount, number, optimizer_options, option, plural, ratio, seconds
 
 CURVE_POINTS = 800  # shared by the curves of a page
 
@@ -105,7 +105,7 @@ def _tiles(plan: Plan) -> list[Tile]:
     training = f"{plural(plan.total_steps, 'step')}{or_more(plan)}"
     return [
         Tile(name="peak lr", value=option(plan.peak_lr), note=reasons["peak_lr"]),
-        Tile(name="global batch", value=number(plan.global_batch_size), note=reasons["global_batch_size"]),
+        Tile(name="global batch", value=plan.units.number(plan.global_batch_size), note=reasons["global_batch_size"]),
         Tile(name="warmup", value=plural(plan.warmup_steps, "step"), note=reasons["warmup_samples"]),
         Tile(name="training", value=training, note=length_reason(plan)),
     ]
@@ -117,7 +117,7 @@ def _tiles(plan: Plan) -> list[Tile]:
 def _outcomes(outcomes: Sequence[Plan | Refused], first: Plan) -> Table:
     """A row for each plan and each refused combination."""
     heads = ("global batch", "micro-steps", "batch ratio", "lr ratio", "peak lr", "warmup steps", "steps", "warnings")
-    reference = f"batch {number(first.reference_batch_size)}, learning rate {option(first.base_lr)}"
+    reference = f"batch {first.units.number(first.reference_batch_size)}, learning rate {option(first.base_lr)}"
     return Table(
         id="outcomes",
         caption=f"One job, each time planned from the same reference: {reference}.",
@@ -137,8 +137,8 @@ def _plan_row(plan: Plan) -> tuple[str, ...]:
     return (
         number(plan.world_size),
         plan.rule,
-        number(plan.global_batch_size),
-        micro_steps(plan),
+        plan.units.number(plan.global_batch_size),
+        micro_steps(plan, plan.units),
         ratio(plan.batch_ratio),
         ratio(plan.lr_ratio),
         option(plan.peak_lr),
@@ -158,11 +158,14 @@ def _refused_row(refused: Refused, *, span: int) -> tuple[Cell | str, ...]:
 
 
 def _part(plan: Plan, label: str, job: Job | None, estimate: PlanEstimate | None, index: int) -> PlanPart:
-    summary = f"batch {number(plan.global_batch_size)}, peak lr {option(plan.peak_lr)}"
+    summary = f"batch {plan.units.number(plan.global_batch_size)}, peak lr {option(plan.peak_lr)}"
     if plan.warnings:
         summary += f", {plural(len(plan.warnings), 'warning')}"
+    names = "those of scaler plan --json"
+    if plan.units.is_tokens:
+        names += f", which counts samples: of {plan.tokens_per_sample:,} tokens at the start"
     caption = f"The plan of the job on {plural(plan.world_size, 'worker')}, each number with its reason. The names are "
-    tables = [("Numbers", explained(f"numbers-{index}", f"{caption}those of scaler plan --json.", _rows(plan, job)))]
+    tables = [("Numbers", explained(f"numbers-{index}", f"{caption}{names}.", _rows(plan, job)))]
     known = estimate_rows(estimate)
     if known:
         about = "What finished runs and experiments of this job show."
@@ -178,17 +181,17 @@ def _rows(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
     """Every number, named as in ``plan --json``, with its reason; the optimizer, which is long, is last."""
     reasons = plan.reasons
     average = plan.phases[0].ema_decay
-    options = optimizer_options(plan.optimizer)
+    options, size = optimizer_options(plan.optimizer), plan.units.plural
     return [
         ("world_size", plural(plan.world_size, "worker"), _sizes(plan, job)),
-        ("global_batch_size", plural(plan.global_batch_size, "sample"), reasons["global_batch_size"]),
+        ("global_batch_size", size(plan.global_batch_size), reasons["global_batch_size"]),
         (
             "per_worker_batch_size",
-            plural(plan.per_worker_batch_size, "sample"),
+            size(plan.per_worker_batch_size),
             "at most, in one forward and backward of a worker",
         ),
         ("grad_accum_steps", number(plan.grad_accum_steps), "forwards and backwards in an optimizer step"),
-        ("reference_batch_size", plural(plan.reference_batch_size, "sample"), "the batch of the tuned learning rate"),
+        ("reference_batch_size", size(plan.reference_batch_size), "the batch of the tuned learning rate"),
         ("base_lr", option(plan.base_lr), "the tuned learning rate"),
         ("batch_ratio", ratio(plan.batch_ratio), reasons["batch_ratio"]),
         ("rule", plan.rule, plan.rule_reason),
@@ -196,12 +199,16 @@ def _rows(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
         ("peak_lr", option(plan.peak_lr), reasons["peak_lr"]),
         *_weight_decay(plan),
         ("schedule", plan.schedule.shape.name, reasons["schedule"]),
-        ("warmup_samples", _samples(plan, plan.warmup_samples, plan.warmup_steps), reasons["warmup_samples"]),
-        ("num_samples", plural(plan.num_samples, "sample"), "the training set"),
-        ("total_samples", _samples(plan, plan.total_samples, plan.total_steps), reasons["total_samples"]),
+        ("warmup_samples", _samples(plan, size(plan.warmup_samples), plan.warmup_steps), reasons["warmup_samples"]),
+        ("num_samples", size(plan.num_samples), "the training set"),
+        (
+            "total_samples",
+            _samples(plan, amount(plan.units.at(plan.total_samples), plan.unit), plan.total_steps),
+            reasons["total_samples"],
+        ),
         *([("total_steps", steps_text(plan), reasons["total_steps"])] if "total_steps" in reasons else []),
         ("steps_per_epoch", plural(plan.steps_per_epoch, "step"), reasons["steps_per_epoch"]),
-        ("eval_every_samples", plural(plan.eval_every_samples, "sample"), "between two evaluations"),
+        ("eval_every_samples", size(plan.eval_every_samples), "between two evaluations"),
         _cadence(plan, job),
         *_rewarmup(plan, job),
         *([("ema_decay", option(average), average_reason(plan))] if average is not None else []),
@@ -220,7 +227,7 @@ def _weight_decay(plan: Plan) -> list[tuple[str, str, str]]:
     if timescale is None:
         return []
     name = "weight_decay_timescale"
-    return [(name, f"{number(round(timescale))} samples", plan.reasons[name])]
+    return [(name, plan.units.plural(round(timescale)), plan.reasons[name])]
 
 
 def _sizes(plan: Plan, job: Job | None) -> str:
@@ -232,17 +239,17 @@ def _cadence(plan: Plan, job: Job | None) -> tuple[str, str, str]:
     which = kept(job)[1] if job is not None else "between two checkpoints"
     if plan.checkpoint_every_samples is None:
         return "checkpoint_every_s", seconds(plan.checkpoint_every_s), which
-    return "checkpoint_every_samples", plural(plan.checkpoint_every_samples, "sample"), which
+    return "checkpoint_every_samples", plan.units.plural(plan.checkpoint_every_samples), which
 
 
 def _rewarmup(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
     """The warmup after a resize that raises the learning rate."""
     climb = rewarmup(plan, job) if job is not None else None
-    return [("rewarmup_samples", plural(plan.rewarmup_samples, "sample"), climb[1])] if climb is not None else []
+    return [("rewarmup_samples", plan.units.plural(plan.rewarmup_samples), climb[1])] if climb is not None else []
 
 
-def _samples(plan: Plan, samples: int, steps: int) -> str:
-    return f"{plural(samples, 'sample')} ({plural(steps, 'step')}{or_more(plan) if samples else ''})"
+def _samples(plan: Plan, length: str, steps: int) -> str:
+    return f"{length} ({plural(steps, 'step')}{or_more(plan) if steps else ''})"
 
 
 def _phase_table(plan: Plan, id: str) -> Table:
@@ -251,8 +258,8 @@ def _phase_table(plan: Plan, id: str) -> Table:
     return Table(
         id=id,
         caption=f"{plural(len(plan.phases), 'batch size')}, each from the first step that begins at or after its "
-        "sample. The rule computes the learning rate and the constants, always from the reference.",
-        columns=tuple(Column(title=title) for title in (*PHASE_HEADS, *names)),
+        f"{plan.units.one}. The rule computes the learning rate and the constants, always from the reference.",
+        columns=tuple(Column(title=title) for title in (*phase_heads(plan), *names)),
         rows=tuple((*phase_row(plan, phase), *(constants(phase)[name] for name in names)) for phase in plan.phases),
     )
 
@@ -263,8 +270,8 @@ def _group_table(plan: Plan, id: str) -> Table:
     return Table(
         id=id,
         caption=f"{plural(total, 'parameter')} in groups. The parameters of a group share the learning rate, the "
-        "weight decay and the sample from which they are trained. The peak lr is for the first batch size.",
-        columns=(Column(title="name", is_text=True), *(Column(title=title) for title in GROUP_HEADS)),
+        f"weight decay and the {plan.units.one} from which they are trained. The peak lr is for the first batch size.",
+        columns=(Column(title="name", is_text=True), *(Column(title=title) for title in group_heads(plan))),
         rows=tuple((Cell(text=group_name(group), style="code"), *group_row(plan, group)) for group in plan.groups),
     )
 
@@ -282,7 +289,9 @@ def _charts(plans: Sequence[Plan]) -> ChartSet:
         (rule, mine[start : start + SERIES]) for rule, mine in by_rule.items() for start in range(0, len(mine), SERIES)
     ]
     charts = []
-    for id, title, read in (("lr", "Learning rate", Plan.whole_step_lr_at), ("momentum", "Momentum", Plan.momentum_at)):
+    units, unit = plans[0].units, plans[0].unit  # the plans of a page are of one job
+    places = [units.at(at) for at in clock]
+    for id, title, read in (("lr", "Learning rate", Plan.whole_step_lr_at), ("momentum", "Momentum", _momentum)):
         for index, (rule, part) in enumerate(parts):
             names = labels(part) if len(plans) > 1 else [title.lower()]
             lines = tuple(
@@ -290,20 +299,31 @@ def _charts(plans: Sequence[Plan]) -> ChartSet:
                 for place, (name, plan) in enumerate(zip(names, part, strict=True))
             )
             lines = tuple(line for line in lines if line.values[0] is not None)
-            charts.append(_chart(f"{id}-{index}", f"{title}, {rule}" if rule else title, lines, clock))
+            charts.append(_chart(f"{id}-{index}", f"{title}, {rule}" if rule else title, lines, places, unit))
     phases = plans[0].phases[1:] if len(plans) == 1 else ()
     return ChartSet(
         charts=tuple(chart for chart in charts if chart.lines),
-        axes=(samples_axis({"steps": clock}),),
+        axes=(samples_axis({"steps": places}, unit=unit),),
         marks=tuple(
-            Mark(at={"samples": phase.start_samples}, label=f"batch {number(phase.global_batch_size)}", style="dotted")
+            Mark(at={"samples": units.at(phase.start_samples)}, label=_mark(plans[0], phase), style="dotted")
             for phase in phases
         ),
     )
 
 
-def _chart(id: str, title: str, lines: tuple[Line, ...], clock: Sequence[int]) -> Chart:
-    sentences = tuple(sentence(line.label, clock, line.values) for line in lines)
+def _momentum(plan: Plan, samples_seen: int) -> float | None:
+    return plan.momentum_at(plan.progress_at(samples_seen))
+
+
+def _mark(plan: Plan, phase: Phase) -> str:
+    """What changes where a phase begins."""
+    if not plan.is_constant_length:
+        return f"{number(phase.tokens_per_sample)} tokens a sample"
+    return f"batch {plan.units.number(phase.global_batch_size, at=phase.start_samples)}"
+
+
+def _chart(id: str, title: str, lines: tuple[Line, ...], places: Sequence[int], unit: str) -> Chart:
+    sentences = tuple(sentence(line.label, places, line.values, unit=unit) for line in lines)
     return Chart(id=id, title=title, lines=lines, sentences=sentences, is_wide=True)
 
 

@@ -8,16 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from scaler.job import Job
-from scaler.plan import Phase, Plan
+from scaler.plan import Plan
 from scaler.plan.reasons import kappa_reason
 from scaler.report.plan.estimate import PlanEstimate
 from scaler.report.plan.estimate_text import GOOD, estimate_rows, times_of
 from scaler.report.plan.format import (
-    GROUP_HEADS,
-    PHASE_HEADS,
     average_reason,
     can_resize,
     constants,
+    group_heads,
     group_name,
     group_row,
     kept,
@@ -25,6 +24,7 @@ from scaler.report.plan.format import (
     micro_steps,
     of_its_own,
     or_more,
+    phase_heads,
     phase_row,
     reactions,
     resizes,
@@ -34,10 +34,10 @@ from scaler.report.plan.format import (
     varying,
 )
 from scaler.report.plan.variants import Case, Refused, among, curve_places, labels
-from scaler.report.text.format import number, optimizer_options, option, plural, printable, ratio
+from scaler.report.text.format import amount, number, optimizer_options, option, plural, printable, ratio
 
 CURVE_POINTS = 800  # four in each column of dots
-FEWEST_EPOCHS = 2.0  # a shorter training has an axis in samples
+FEWEST_EPOCHS = 2.0  # a shorter training has an axis in the unit of the job
 
 
 def plan_text(
@@ -56,7 +56,7 @@ def plan_text(
         parts.append(_titled(f"Batch, in {len(plan.phases):,} phases", _phases(plan)))
         names = varying(plan.phases)
         if names:
-            parts.append(_titled("Other numbers that follow the batch", _constants(plan.phases, names)))
+            parts.append(_titled("Other numbers that follow the batch", _constants(plan, names)))
     if plan.groups:
         total = sum(group.num_parameters for group in plan.groups)
         parts.append(_titled(f"Groups of {plural(total, 'parameter')}", _groups(plan)))
@@ -117,7 +117,7 @@ def _numbers(plan: Plan, job: Job | None, estimate: PlanEstimate | None) -> Rend
     sizes = resizes(job) if job is not None and can_resize(plan, job) else ""
     rows = [
         ("workers", number(plan.world_size), sizes),
-        ("global batch", number(plan.global_batch_size), reasons["global_batch_size"]),
+        ("global batch", plan.units.number(plan.global_batch_size), reasons["global_batch_size"]),
         ("batch ratio", ratio(plan.batch_ratio), reasons["batch_ratio"]),
         ("lr ratio", ratio(plan.lr_ratio), plan.rule_reason),
         *_kappa(plan),
@@ -127,15 +127,15 @@ def _numbers(plan: Plan, job: Job | None, estimate: PlanEstimate | None) -> Rend
         (
             "training",
             plural(plan.total_steps, "step") + or_more(plan),
-            length_reason(plan, plural(plan.total_samples, "sample")),
+            length_reason(plan, amount(plan.units.at(plan.total_samples), plan.unit)),
         ),
         ("epoch", plural(plan.steps_per_epoch, "step"), reasons["steps_per_epoch"]),
         ("optimizer", printable(_short(str(plan.optimizer["name"]))), printable(_optimizer(plan))),
         *((f"optimizer {own.name}", *of_its_own(own)) for own in plan.optimizers),
     ]
     if plan.weight_decay_timescale is not None:
-        timescale = number(round(plan.weight_decay_timescale))
-        rows.append(("wd timescale", timescale, f"samples, {reasons['weight_decay_timescale']}"))
+        timescale = plan.units.number(round(plan.weight_decay_timescale))
+        rows.append(("wd timescale", timescale, f"{plan.units.many}, {reasons['weight_decay_timescale']}"))
     average = plan.phases[0].ema_decay
     if average is not None:
         rows.append(("average", option(average), average_reason(plan)))
@@ -169,24 +169,24 @@ def _short(name: str) -> str:
 
 
 def _phases(plan: Plan) -> RenderableType:
-    table = _table(*PHASE_HEADS)
+    table = _table(*phase_heads(plan))
     for phase in plan.phases:
         table.add_row(*phase_row(plan, phase))
     return table
 
 
-def _constants(phases: Sequence[Phase], names: Sequence[str]) -> RenderableType:
-    table = _table("from sample", *names)
-    for phase in phases:
+def _constants(plan: Plan, names: Sequence[str]) -> RenderableType:
+    table = _table(f"from {plan.units.one}", *names)
+    for phase in plan.phases:
         values = constants(phase)
-        table.add_row(number(phase.start_samples), *(values[name] for name in names))
+        table.add_row(plan.units.place(phase.start_samples), *(values[name] for name in names))
     return table
 
 
 def _groups(plan: Plan) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # narrow, so that few names are folded
     table.add_column("name", overflow="fold")
-    _columns(table, *GROUP_HEADS)
+    _columns(table, *group_heads(plan))
     for group in plan.groups:
         table.add_row(Text(printable(group_name(group))), *group_row(plan, group))
     return table
@@ -197,8 +197,8 @@ def _groups(plan: Plan) -> RenderableType:
 
 def _row(plan: Plan) -> list[str]:
     return [
-        number(plan.global_batch_size),
-        micro_steps(plan),
+        plan.units.number(plan.global_batch_size),
+        micro_steps(plan, plan.units),
         ratio(plan.batch_ratio),
         option(plan.peak_lr),
         number(plan.warmup_steps),
@@ -243,13 +243,13 @@ def _curves(plans: Sequence[Plan], names: Sequence[str]) -> list[RenderableType]
     from scaler.report.text.curves import Curve, CurveChart
 
     in_epochs = all(plan.total_samples >= FEWEST_EPOCHS * plan.num_samples for plan in plans)
-    over = "epochs" if in_epochs else "samples"
+    over = "epochs" if in_epochs else plans[0].unit
     lrs, momenta = [], []
     for plan, name in zip(plans, names, strict=True):
-        unit = plan.num_samples if in_epochs else 1
-        places = curve_places(plan, CURVE_POINTS)
-        lrs.append(Curve(label=name, points=[(at / unit, plan.whole_step_lr_at(at)) for at in places]))
-        momentum = [(at / unit, plan.momentum_at(at)) for at in places]
+        samples = curve_places(plan, CURVE_POINTS)
+        places = [(at / plan.num_samples if in_epochs else plan.units.at(at), at) for at in samples]
+        lrs.append(Curve(label=name, points=[(place, plan.whole_step_lr_at(at)) for place, at in places]))
+        momentum = [(place, plan.momentum_at(plan.progress_at(at))) for place, at in places]
         momenta.append(Curve(label=name, points=[(at, value) for at, value in momentum if value is not None]))
     charts: list[RenderableType] = [CurveChart(title=f"Learning rate, over {over}", curves=lrs, low=0.0)]
     if all(curve.points for curve in momenta):

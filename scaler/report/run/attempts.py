@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scaler.core.unit import Unit
 from scaler.job import Job
 from scaler.metrics.events import (
     AttemptStarted,
@@ -23,7 +24,7 @@ from scaler.report.run.attempt_ends import DRIVER_GONE, AttemptEnd, events_by_at
 from scaler.report.run.elapsed import Elapsed, find_starts
 from scaler.report.run.model import AttemptRow, Decision
 from scaler.report.run.step_arrays import Columns, chosen
-from scaler.report.text.format import ended, number, plural
+from scaler.report.text.format import amount, ended, number
 from scaler.runs import RunState
 
 
@@ -227,8 +228,10 @@ def surviving_events(events: Sequence[Event], attempts: Sequence[AttemptRow]) ->
     ]
 
 
-def find_decisions(events: Sequence[Event], attempts: Sequence[AttemptRow], elapsed: Elapsed) -> tuple[Decision, ...]:
-    """Return the decisions of the controllers, in order."""
+def find_decisions(
+    events: Sequence[Event], attempts: Sequence[AttemptRow], elapsed: Elapsed, units: Unit
+) -> tuple[Decision, ...]:
+    """Return the decisions of the controllers, in order; ``units``: of the plan."""
     ends = {row.attempt: row.end_samples for row in attempts[:-1]}
     starts = {row.attempt: row.start_samples for row in attempts}
     found = []
@@ -242,7 +245,7 @@ def find_decisions(events: Sequence[Event], attempts: Sequence[AttemptRow], elap
                 elapsed_s=elapsed.at(event.attempt, at),
                 attempt=event.attempt,
                 kind=event.kind,
-                message=_message(event, starts.get(event.attempt + 1)),
+                message=_message(event, starts.get(event.attempt + 1), units),
                 # A checkpoint has the decisions before it; these two hold after any return.
                 undone=not isinstance(event, Diverged | MicroBatchHalved) and end is not None and at > end,
             )
@@ -250,19 +253,19 @@ def find_decisions(events: Sequence[Event], attempts: Sequence[AttemptRow], elap
     return tuple(found)
 
 
-def _message(event: LrLowered | Diverged | BatchGrown | MicroBatchHalved, next_start: int | None) -> str:
+def _message(event: LrLowered | Diverged | BatchGrown | MicroBatchHalved, next_start: int | None, units: Unit) -> str:
     """A decision as a sentence."""
     match event:
         case LrLowered():
             return f"The learning rate was lowered to {number(event.factor)} of the planned one: {ended(event.reason)}"
         case BatchGrown():
-            size, peak_lr = plural(event.global_batch_size, "sample"), number(event.peak_lr)
+            size, peak_lr = units.plural(event.global_batch_size, at=event.samples_seen), number(event.peak_lr)
             return f"The global batch grew to {size}, the peak learning rate to {peak_lr}."
         case MicroBatchHalved():
-            size = plural(event.per_worker_batch_size, "sample")
+            size = units.plural(event.per_worker_batch_size, at=event.samples_seen)
             return f"A worker ran out of memory: at most {size} in one forward/backward from here on."
         case Diverged() if not event.goes_back:
             return f"The training diverged and was stopped: {ended(event.reason)}"
         case Diverged():
-            where = f" at {plural(next_start, 'sample')}" if next_start is not None else ""
+            where = f" at {amount(units.at(next_start), units.many)}" if next_start is not None else ""
             return f"The training diverged and returned to the checkpoint{where}: {ended(event.reason)}"

@@ -1,6 +1,7 @@
 """The charts of a run's report, with their lines, sentences, axes and marks."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from scaler.report.page.chart import (
     Chart,
@@ -24,11 +25,11 @@ EDGES = ("low", "high")  # of a band: they have no sentence of their own
 
 def make_charts(report: Report) -> ChartSet:
     """Return the charts that have a value, in the order of the page."""
-    series = report.series
+    series, unit = report.series, report.unit
+    chart = partial(_chart, series, unit=unit)
     noise_of = preconditioned_text(report.noise) if report.noise is not None else ""
     evals = [
-        _chart(
-            series,
+        chart(
             f"eval-{index}",
             name,
             (Line(label=name, clock="evals", style="dotted", values=values),),
@@ -38,8 +39,7 @@ def make_charts(report: Report) -> ChartSet:
         if name != "loss"
     ]
     charts = (
-        _chart(
-            series,
+        chart(
             "loss",
             "Loss",
             _loss_lines(series),
@@ -48,8 +48,7 @@ def make_charts(report: Report) -> ChartSet:
             may_be_logarithmic=True,
         ),
         *evals,
-        _chart(
-            series,
+        chart(
             "lr",
             "Learning rate",
             (
@@ -57,8 +56,7 @@ def make_charts(report: Report) -> ChartSet:
                 _line(series.lr_planned, "planned", "dashed"),
             ),
         ),
-        _chart(
-            series,
+        chart(
             "speed",
             "Speed",
             (
@@ -66,11 +64,10 @@ def make_charts(report: Report) -> ChartSet:
                 _line(series.samples_per_s_min, "slowest step", "low"),
                 _line(series.samples_per_s_max, "fastest step", "high"),
             ),
-            note="samples/s",
+            note=f"{unit}/s",
             band="slowest to fastest step",
         ),
-        _chart(
-            series,
+        chart(
             "step",
             "Time of a step",
             (
@@ -83,8 +80,7 @@ def make_charts(report: Report) -> ChartSet:
             is_stacked=True,
             quantity="seconds",
         ),
-        _chart(
-            series,
+        chart(
             "memory",
             "Peak memory of a worker",
             (
@@ -93,8 +89,7 @@ def make_charts(report: Report) -> ChartSet:
             ),
             note="GiB",
         ),
-        _chart(
-            series,
+        chart(
             "gradient",
             "Gradient norm",
             (
@@ -103,16 +98,15 @@ def make_charts(report: Report) -> ChartSet:
             ),
             may_be_logarithmic=True,
         ),
-        _chart(
-            series,
+        chart(
             "noise",
             "Gradient noise scale",
             _noise_lines(series),
-            note=f"samples{noise_of}, an estimate",
+            note=f"{unit}{noise_of}, an estimate",
             may_be_logarithmic=True,
         ),
     )
-    samples, time = samples_axis(_samples(series)), time_axis(_times(series), since="submission")
+    samples, time = samples_axis(_samples(series), unit=unit), time_axis(_times(series), since="submission")
     return ChartSet(
         charts=tuple(chart for chart in charts if any(v is not None for line in chart.lines for v in line.values)),
         axes=(samples, time) if time.is_known else (samples,),
@@ -168,6 +162,7 @@ def _chart(
     is_stacked: bool = False,
     may_be_logarithmic: bool = False,
     quantity: Quantity = "number",
+    unit: str,
 ) -> Chart:
     samples, times = _samples(series), _times(series)
     say = seconds if quantity == "seconds" else number
@@ -177,7 +172,9 @@ def _chart(
         note=note,
         lines=lines,
         sentences=tuple(
-            sentence(line.label, samples[line.clock], line.values, say=say) for line in lines if line.style not in EDGES
+            sentence(line.label, samples[line.clock], line.values, say=say, unit=unit)
+            for line in lines
+            if line.style not in EDGES
         ),
         band=band,
         is_wide=is_wide,

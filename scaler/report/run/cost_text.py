@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaler.report.run.model import Budget, Cost, Flops, Scaling, WorkerRow
-from scaler.report.text.format import money, number, percent, printable, seconds
+from scaler.report.text.format import count, money, number, percent, printable, seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,19 +49,19 @@ def step_parts(worker: WorkerRow) -> tuple[Part, ...]:
     )
 
 
-def cost_text(cost: Cost) -> str:
+def cost_text(cost: Cost, unit: str = "samples") -> str:
     """Return what a run cost, for how many hours at which price.
 
     Example:
         >>> cost_text(Cost(price_per_worker_hour=2.5, worker_hours=8.0, total=20.0, per_million_samples=None))
         '20.00 for 8 worker-hours at 2.50 each'
     """
-    each = f"; {money(cost.per_million_samples)} a million samples" if cost.per_million_samples is not None else ""
+    each = f"; {money(cost.per_million_samples)} a million {unit}" if cost.per_million_samples is not None else ""
     hours = f"{number(cost.worker_hours, 3)} worker-hours at {money(cost.price_per_worker_hour)} each"
     return f"{money(cost.total)} for {hours}{each}"
 
 
-def scaling_text(scaling: Scaling) -> str | None:
+def scaling_text(scaling: Scaling, unit: str = "samples") -> str | None:
     """Return a worker's speed as a share of one worker alone; None if one worker alone was not measured.
 
     Example:
@@ -71,8 +71,9 @@ def scaling_text(scaling: Scaling) -> str | None:
     """
     if scaling.efficiency is None:
         return None
-    alone = f"{number(scaling.one_worker_samples_per_s)} of one alone ({printable(scaling.source or 'measured')})"
-    return f"{percent(scaling.efficiency)}: {number(scaling.worker_samples_per_s)} samples/s a worker, against {alone}"
+    alone = f"{count(scaling.one_worker_samples_per_s, unit)} of one alone ({printable(scaling.source or 'measured')})"
+    speed = f"{count(scaling.worker_samples_per_s, unit)} {unit}/s"
+    return f"{percent(scaling.efficiency)}: {speed} a worker, against {alone}"
 
 
 def flops_text(flops: Flops) -> str:

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaler.core.noise_history import FEWEST_MEASURED
+from scaler.core.unit import shown
 from scaler.report.run.cost_text import cost_text, flops_text, scaling_text
 from scaler.report.run.definitions import COST, EFFICIENCY, SPEED, TRAIN_LOSS, TRAIN_S, WALL_S, evaluation
 from scaler.report.run.model import AttemptRow, Decision, Gain, LrAudit, Noise, Report
-from scaler.report.text.format import ended, number, option, plural, printable, seconds
+from scaler.report.text.format import amount, count, ended, number, option, percent, plural, printable, seconds
 
 SHOWN_GROUPS = 3
 SHOWN_PHASES = 4
@@ -29,7 +30,8 @@ def results(report: Report) -> list[Fact]:
     """Return what a run trained, how fast, how long, and to which loss and evaluations."""
     return [
         ("trained", trained_text(report)),
-        (SPEED.name, f"{number(SPEED.read(report))} {SPEED.unit} over {seconds(TRAIN_S.read(report))} of training"),
+        (SPEED.name, f"{speed_text(report)} over {seconds(TRAIN_S.read(report))} of training"),
+        *real_tokens(report),
         (WALL_S.name, seconds(WALL_S.read(report))),
         (TRAIN_LOSS.name, f"{number(TRAIN_LOSS.read(report))} ({TRAIN_LOSS.of})"),
         *((f"train {name}", number(value)) for name, value in report.final.train.items()),
@@ -37,23 +39,39 @@ def results(report: Report) -> list[Fact]:
     ]
 
 
+def speed_text(report: Report) -> str:
+    """Return the speed of all workers, in the unit of the job."""
+    return f"{count(SPEED.read(report), report.unit)} {report.unit}/s"
+
+
+def real_tokens(report: Report) -> list[Fact]:
+    """Return the tokens that the losses counted, beside the planned ones; empty where they are not known."""
+    totals = report.totals
+    if totals.real_tokens is None or not totals.tokens_seen:
+        return []
+    share = f"{percent(totals.real_tokens / totals.tokens_seen)} of the planned"
+    speed = f", {shown(totals.real_tokens_per_s)}/s" if totals.real_tokens_per_s is not None else ""
+    return [("real tokens", f"{shown(totals.real_tokens)}, {share}{speed}")]
+
+
 def trained_text(report: Report) -> str:
-    """Return the samples and steps that a run trained, and where it began if not at its first sample."""
+    """Return the samples or tokens and the steps that a run trained, and where it began if not at its first sample."""
     totals, origin = report.totals, report.branched_from
     steps = plural(totals.steps, "step")
     if origin is None:
-        return f"{plural(totals.samples_seen, 'sample')} in {steps}"
+        return f"{amount(totals.samples_seen, report.unit)} in {steps}"
     own = totals.samples_seen - origin["samples_seen"]
-    return f"{plural(own, 'sample')} in {steps}, after {origin['samples_seen']:,} of run {origin['run_id']}"
+    before = count(origin["samples_seen"], report.unit)
+    return f"{amount(own, report.unit)} in {steps}, after {before} of run {origin['run_id']}"
 
 
 def costs(report: Report) -> list[Fact]:
     """Return a run's efficiency, computing speed and cost, where they are known."""
-    scaling = scaling_text(report.scaling) if report.scaling is not None else None
+    scaling = scaling_text(report.scaling, report.unit) if report.scaling is not None else None
     return [
         *([(EFFICIENCY.name, scaling)] if scaling is not None else []),
         *([("computing", flops_text(report.flops))] if report.flops is not None else []),
-        *([(COST.name, cost_text(report.cost))] if report.cost is not None else []),
+        *([(COST.name, cost_text(report.cost, report.unit))] if report.cost is not None else []),
     ]
 
 
@@ -62,23 +80,26 @@ def further_facts(report: Report) -> list[Fact]:
     plan, totals = report.plan, report.totals
     facts: list[Fact] = []
     if totals.redone_samples:
-        again = f"{plural(totals.redone_samples, 'sample')} in {seconds(totals.redone_s)}, after restarts"
+        again = f"{amount(totals.redone_samples, report.unit)} in {seconds(totals.redone_s)}, after restarts"
         facts.append(("trained again", again))
     if totals.restart_s:
         facts.append(("restarting", f"{seconds(totals.restart_s)} between attempts"))
     if report.data_order is not None:
         facts.append(("data order", ORDERS.get(report.data_order, report.data_order)))
-    if len(plan["phases"]) > 1:
-        facts.append(("planned batch", phase_text(plan["phases"])))
+    if len({phase["global_batch_size"] for phase in plan["phases"]}) > 1:
+        facts.append(("planned batch", phase_text(plan["phases"], report.unit)))
+    if len({phase.get("tokens_per_sample") for phase in plan["phases"]}) > 1:
+        facts.append(("tokens a sample", length_text(plan["phases"])))
     if (timescale := plan.get("weight_decay_timescale")) is not None:
         reason = plan["reasons"]["weight_decay_timescale"]
-        facts.append(("wd timescale", f"{plural(round(timescale), 'sample')}, {reason}"))
+        size = round(timescale * (plan.get("tokens_per_sample") or 1))
+        facts.append(("wd timescale", f"{amount(size, report.unit)}, {reason}"))
     if plan["groups"]:
         facts.append(("peak lr", group_text(plan["groups"])))
     if report.gain is not None:
         facts.append(("adascale gain", gain_text(report.gain)))
     if report.noise is not None:
-        facts.append(("gradient noise scale", noise_text(report.noise)))
+        facts.append(("gradient noise scale", noise_text(report.noise, report.unit)))
     return facts
 
 
@@ -104,7 +125,7 @@ def audit_text(audit: LrAudit) -> str:
 # The gradient noise scale
 
 
-def noise_text(noise: Noise) -> str:
+def noise_text(noise: Noise, unit: str = "samples") -> str:
     """Return the noise scale with its interval and the steps from which it was estimated.
 
     Example:
@@ -113,9 +134,9 @@ def noise_text(noise: Noise) -> str:
         '1,240 samples (90% 800 or more) at step 980, from the trend of 25 steps measured since step 500, an estimate'
     """
     if noise.lower is None:
-        return f"not known: {interval_text(noise)}"
-    value = "not known" if noise.noise_scale is None else f"{samples_text(noise.noise_scale)} samples"
-    return f"{value} ({interval_text(noise)}){preconditioned_text(noise)} {trend_text(noise)}, an estimate"
+        return f"not known: {interval_text(noise, unit)}"
+    value = "not known" if noise.noise_scale is None else f"{samples_text(noise.noise_scale, unit)} {unit}"
+    return f"{value} ({interval_text(noise, unit)}){preconditioned_text(noise)} {trend_text(noise)}, an estimate"
 
 
 def trend_text(noise: Noise) -> str:
@@ -132,17 +153,20 @@ def preconditioned_text(noise: Noise) -> str:
     return " of the preconditioned gradient" if noise.is_preconditioned else ""
 
 
-def interval_text(noise: Noise) -> str:
+def interval_text(noise: Noise, unit: str = "samples") -> str:
     """Return the noise scale's 90 % interval, or why it has none."""
     if noise.lower is None and noise.measured_steps < FEWEST_MEASURED:
         return f"measured in {plural(noise.measured_steps, 'step')}, {FEWEST_MEASURED} are needed"
     if noise.lower is None:
         return f"no steady trend within the last {FEWEST_MEASURED} of {number(noise.measured_steps)} measured steps"
-    return f"90% {samples_text(noise.lower)}" + (f"-{samples_text(noise.upper)}" if noise.upper else " or more")
+    lower, upper = samples_text(noise.lower, unit), samples_text(noise.upper, unit) if noise.upper else ""
+    return f"90% {lower}" + (f"-{upper}" if upper else " or more")
 
 
-def samples_text(value: float) -> str:
-    """Return an estimated number of samples: whole from 100 on, else with 3 significant digits."""
+def samples_text(value: float, unit: str = "samples") -> str:
+    """Return an estimated number of samples, or of tokens: whole from 100 on, else with 3 significant digits."""
+    if unit == "tokens":
+        return shown(round(value) if value >= 100 else value)
     return number(round(value)) if value >= 100 else number(value, 3)
 
 
@@ -160,23 +184,33 @@ def gain_text(gain: Gain) -> str:
 # Attempts and decisions
 
 
-ATTEMPT_NUMBERS = ("attempt", "workers", "global batch", "peak lr", "from sample", "to sample")
+ATTEMPT_NUMBERS = ("attempt", "workers", "global batch", "peak lr", "from {one}", "to {one}")
 ATTEMPT_TEXTS = ("ended by", "why")
 ATTEMPT_COSTS = ("trained again", "restart")
 
 
-def attempt_row(row: AttemptRow) -> tuple[str, ...]:
-    """Return the row of an attempt; the columns are ``ATTEMPT_NUMBERS``, ``ATTEMPT_TEXTS`` and ``ATTEMPT_COSTS``."""
+def heads(names: Sequence[str], unit: str) -> tuple[str, ...]:
+    """Return the heads of columns in the unit of the job.
+
+    Example:
+        >>> heads(("attempt", "from {one}"), "tokens")
+        ('attempt', 'from token')
+    """
+    return tuple(name.format(one=unit[:-1], many=unit) for name in names)
+
+
+def attempt_row(row: AttemptRow, unit: str = "samples") -> tuple[str, ...]:
+    """Return the row of an attempt; its heads are ``ATTEMPT_NUMBERS``, ``ATTEMPT_TEXTS`` and ``ATTEMPT_COSTS``."""
     return (
         str(row.attempt),
         number(row.world_size),
-        batch_text(row),
+        batch_text(row, unit),
         option(row.peak_lr),
-        number(row.start_samples),
-        number(row.end_samples),
+        count(row.start_samples, unit),
+        count(row.end_samples, unit),
         ended_text(row),
         row.cause or "",
-        number(row.redone_samples),
+        count(row.redone_samples, unit),
         seconds(row.restart_s),
     )
 
@@ -191,20 +225,20 @@ def ended_text(attempt: AttemptRow) -> str:
     return attempt.ended_by.replace("_", " ")
 
 
-def reached_text(attempt: AttemptRow) -> str:
+def reached_text(attempt: AttemptRow, unit: str = "samples") -> str:
     """Return the sample at which an attempt's work in the weights ends; if none is left, what was trained again."""
-    end = number(attempt.end_samples)
-    return f"{end} ({number(attempt.redone_samples)} lost)" if attempt.is_undone else end
+    end = count(attempt.end_samples, unit)
+    return f"{end} ({count(attempt.redone_samples, unit)} lost)" if attempt.is_undone else end
 
 
-def loss_text(attempt: AttemptRow) -> str:
+def loss_text(attempt: AttemptRow, unit: str = "samples") -> str:
     """Return why an attempt ended, what was trained again, and how long the restart took; empty if none is known."""
     parts = []
     if attempt.cause is not None:
         parts.append(f"{attempt.cause[:1].upper()}{ended(attempt.cause[1:])}")
     cost = []
     if attempt.redone_samples:
-        cost.append(f"{plural(attempt.redone_samples, 'sample')} trained again ({seconds(attempt.redone_s)})")
+        cost.append(f"{amount(attempt.redone_samples, unit)} trained again ({seconds(attempt.redone_s)})")
     if attempt.restart_s:
         cost.append(f"{seconds(attempt.restart_s)} to restart")
     if cost:
@@ -212,10 +246,10 @@ def loss_text(attempt: AttemptRow) -> str:
     return printable(" ".join(parts))
 
 
-def batch_text(attempt: AttemptRow) -> str:
+def batch_text(attempt: AttemptRow, unit: str = "samples") -> str:
     """Return an attempt's global batch; if it grew, its first and its last value."""
     first, last = attempt.global_batch_size, attempt.end_global_batch_size
-    return number(first) if first == last else f"{number(first)} -> {number(last)}"
+    return count(first, unit) if first == last else f"{count(first, unit)} -> {count(last, unit)}"
 
 
 # Parts of the plan in the report
@@ -239,7 +273,7 @@ def _stays_frozen(group: Mapping[str, Any]) -> bool:
     return bool(group["frozen"]) and group["unfreeze_at"] is None
 
 
-def phase_text(phases: Sequence[Mapping[str, Any]]) -> str:
+def phase_text(phases: Sequence[Mapping[str, Any]], unit: str = "samples") -> str:
     """Return the planned global batch and its first few changes.
 
     Example:
@@ -247,11 +281,26 @@ def phase_text(phases: Sequence[Mapping[str, Any]]) -> str:
         '64 samples, 128 from sample 1,000, 256 from sample 2,000'
     """
     shown = [
-        f"{number(phase['global_batch_size'])} from sample {number(phase['start_samples'])}"
+        f"{count(phase['global_batch_size'], unit)} from {unit[:-1]} {count(phase['start_samples'], unit)}"
         for phase in phases[1:SHOWN_PHASES]
     ]
-    first = f"{number(phases[0]['global_batch_size'])} samples"
+    first = f"{count(phases[0]['global_batch_size'], unit)} {unit}"
     return _with_rest([first, *shown], len(phases) - 1 - len(shown), "change")
+
+
+def length_text(phases: Sequence[Mapping[str, Any]]) -> str:
+    """Return the planned tokens of a sample and their first few changes.
+
+    Example:
+        >>> length_text([{"start_samples": 9 * 10**8 * i, "tokens_per_sample": 256 * 4**i} for i in range(2)])
+        '256, 1,024 from token 900M'
+    """
+    shown_phases = [
+        f"{number(phase['tokens_per_sample'])} from token {shown(phase['start_samples'])}"
+        for phase in phases[1:SHOWN_PHASES]
+    ]
+    first = number(phases[0]["tokens_per_sample"])
+    return _with_rest([first, *shown_phases], len(phases) - 1 - len(shown_phases), "change")
 
 
 def _with_rest(shown: Sequence[str], left: int, noun: str) -> str:

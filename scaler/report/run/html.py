@@ -19,15 +19,31 @@ from scaler.report.run.format import (
     audit_text,
     decision_text,
     group_text,
+    heads,
     interval_text,
+    length_text,
     phase_text,
     preconditioned_text,
+    real_tokens,
     samples_text,
+    speed_text,
     trained_text,
     trend_text,
 )
 from scaler.report.run.model import Flops, Noise, Report, Scaling, WorkerRow
-from scaler.report.text.format import money, number, optimizer_options, option, percent, plural, ratio, seconds
+from scaler.report.run.tokens import in_unit
+from scaler.report.text.format import (
+    amount,
+    count,
+    money,
+    number,
+    optimizer_options,
+    option,
+    percent,
+    plural,
+    ratio,
+    seconds,
+)
 
 HEADLINE_EVALS = 2  # the list below the headline has all of them
 ROWS_IN_VIEW = 12  # of the workers' table; more workers are sorted by their own time, the slowest first
@@ -54,6 +70,7 @@ def render_html(report: Report) -> str:
         A document of about 110 KB, of which 51 KB is the chart library; each place of the curves (at most 500) adds
         0.3 KB, and each worker 2 KB.
     """
+    report = in_unit(report)
     slowest = slowest_first(report.workers)
     return render_page(
         "report.html.j2",
@@ -84,7 +101,7 @@ def _headline(report: Report) -> str:
     totals, evals = report.totals, report.final.eval
     parts = [_world_sizes(report), trained_text(report)]
     if totals.samples_per_s is not None:
-        parts.append(f"{number(totals.samples_per_s)} {SPEED.unit}")
+        parts.append(speed_text(report))
     scores = [name for name in evals if name != "loss"][:HEADLINE_EVALS]
     if scores:
         parts += [f"{name} {number(evals[name])}" for name in scores]
@@ -121,29 +138,33 @@ def _tiles(report: Report) -> list[Tile]:
         for name, value in final.train.items()
     ]
     no_speed = "the run recorded no step"
-    tiles.append(_tile(SPEED.name, totals.samples_per_s, note=f"{SPEED.unit}, {SPEED.of}", unknown=no_speed))
+    speed = "" if totals.samples_per_s is None else count(totals.samples_per_s, report.unit)
+    tiles.append(Tile(name=SPEED.name, value=speed, note=f"{report.unit}/s, {SPEED.of}", unknown=no_speed))
+    tiles += [
+        Tile(name=name, value=text.split(",")[0], note=text.partition(", ")[2]) for name, text in real_tokens(report)
+    ]
     if report.scaling is not None:
-        tiles.append(_efficiency_tile(report.scaling))
+        tiles.append(_efficiency_tile(report.scaling, report.unit))
     if report.flops is not None:
         tiles.append(_flops_tile(report.flops))
     if report.cost is not None:
         cost = report.cost
         note = f"{number(cost.worker_hours, 3)} worker-hours at {money(cost.price_per_worker_hour)} each"
         if cost.per_million_samples is not None:
-            note += f"; {money(cost.per_million_samples)} a million samples"
+            note += f"; {money(cost.per_million_samples)} a million {report.unit}"
         tiles.append(Tile(name=COST.name, value=money(cost.total), note=note))
     if report.noise is not None:
-        tiles.append(_noise_tile(report.noise))
+        tiles.append(_noise_tile(report.noise, report.unit))
     if report.gain is not None:
         saved = (
             f"steps of the reference that a step is worth, mean; {number(round(report.gain.steps_saved))} steps saved"
         )
-        total = f"samples of the reference's training, of {number(report.plan['total_samples'])}"
+        total = f"{report.unit} of the reference's training, of {count(report.plan['total_samples'], report.unit)}"
         tiles.append(_tile("AdaScale gain", report.gain.mean, note=saved))
         tiles.append(_tile("progress", round(totals.progress), note=total))
     tiles.append(Tile(name=TRAIN_S.name, value=seconds(totals.train_s), note=TRAIN_S.of))
     if totals.redone_samples:
-        again = f"samples, {seconds(totals.redone_s)}, after restarts"
+        again = f"{report.unit}, {seconds(totals.redone_s)}, after restarts"
         tiles.append(_tile("trained again", totals.redone_samples, note=again))
     if totals.restart_s:
         tiles.append(Tile(name="restarting", value=seconds(totals.restart_s), note="between attempts"))
@@ -156,12 +177,12 @@ def _tile(name: str, value: float | None, *, note: str, unknown: str = "") -> Ti
     return Tile(name=name, value="" if value is None else number(value), note=note, unknown=unknown)
 
 
-def _efficiency_tile(scaling: Scaling) -> Tile:
-    note = f"{number(scaling.worker_samples_per_s)} samples/s a worker"
+def _efficiency_tile(scaling: Scaling, unit: str) -> Tile:
+    note = f"{count(scaling.worker_samples_per_s, unit)} {unit}/s a worker"
     if scaling.one_worker_samples_per_s is None:
         note += "; set reference.samples_per_s to compare with one alone"
     else:
-        note += f", against {number(scaling.one_worker_samples_per_s)} of one alone ({scaling.source})"
+        note += f", against {count(scaling.one_worker_samples_per_s, unit)} of one alone ({scaling.source})"
     value = "" if scaling.efficiency is None else percent(scaling.efficiency)
     return Tile(name=EFFICIENCY.name, value=value, note=note, unknown="one worker alone was not measured")
 
@@ -173,12 +194,12 @@ def _flops_tile(flops: Flops) -> Tile:
     return Tile(name=MFU.name, value=percent(flops.mfu), note=note)
 
 
-def _noise_tile(noise: Noise) -> Tile:
-    interval = interval_text(noise)
-    note = f"samples{preconditioned_text(noise)}, an estimate; {interval}"
+def _noise_tile(noise: Noise, unit: str) -> Tile:
+    interval = interval_text(noise, unit)
+    note = f"{unit}{preconditioned_text(noise)}, an estimate; {interval}"
     if noise.lower is None:
         return Tile(name="gradient noise scale", value="", note=note, unknown=interval)
-    value = "" if noise.noise_scale is None else samples_text(noise.noise_scale)
+    value = "" if noise.noise_scale is None else samples_text(noise.noise_scale, unit)
     note = f"{note}; {trend_text(noise)}"
     return Tile(name="gradient noise scale", value=value, note=note, unknown="the noise hides the gradient")
 
@@ -188,18 +209,21 @@ def _noise_tile(noise: Noise) -> Tile:
 
 def _attempt_table(report: Report) -> Table:
     numbers, texts, costs = (
-        [Column(title=title, is_text=titles is ATTEMPT_TEXTS) for title in titles]
+        [Column(title=title, is_text=titles is ATTEMPT_TEXTS) for title in heads(titles, report.unit)]
         for titles in (ATTEMPT_NUMBERS, ATTEMPT_TEXTS, ATTEMPT_COSTS)
     )
     no_restart = Cell(text="", unknown="no attempt followed, or the times were not recorded")
     return Table(
         id="attempts",
         caption="Each start of the worker group. A crash, a resize or a return to a checkpoint starts the next "
-        "attempt, planned again from the reference. Samples beyond the start of the next attempt are trained again, "
-        "and are in no other number. A restart lasts from an attempt's end to the next attempt's start.",
+        f"attempt, planned again from the reference. {report.unit.capitalize()} beyond the start of the next attempt "
+        "are trained again, and are in no other number. A restart lasts from an attempt's end to the next attempt's "
+        "start.",
         columns=(*numbers, *texts, *costs),
         rows=tuple(
-            (*attempt_row(row)[:-1], no_restart) if row.restart_s is None else attempt_row(row)
+            (*attempt_row(row, report.unit)[:-1], no_restart)
+            if row.restart_s is None
+            else attempt_row(row, report.unit)
             for row in report.attempts
         ),
     )
@@ -210,12 +234,12 @@ def _decision_table(report: Report) -> Table:
         id="decisions",
         caption="What changed the learning rate or the batch during the run, from measurements.",
         columns=(
-            Column(title="at sample", is_named=True),
+            Column(title=f"at {report.unit[:-1]}", is_named=True),
             Column(title="attempt", is_named=True),
             Column(title="decision", is_text=True),
         ),
         rows=tuple(
-            (number(decision.samples_seen), str(decision.attempt), decision_text(decision))
+            (count(decision.samples_seen, report.unit), str(decision.attempt), decision_text(decision))
             for decision in report.decisions
         ),
         kind="listed",
@@ -224,9 +248,14 @@ def _decision_table(report: Report) -> Table:
 
 def _plan_table(plan: Mapping[str, Any]) -> Table:
     """The plan's numbers with their reasons; also a batch that grows, and groups of parameters."""
-    rows = [(name, _plan_value(name, plan), plan["reasons"].get(name)) for name in PLAN_NUMBERS]
-    if len(plan["phases"]) > 1:
-        rows.insert(1, ("phases", phase_text(plan["phases"]), "scale.batch_schedule"))
+    unit = plan.get("unit", "samples")
+    rows = [
+        (name.replace("samples", unit), _plan_value(name, plan), plan["reasons"].get(name)) for name in PLAN_NUMBERS
+    ]
+    if len({phase["global_batch_size"] for phase in plan["phases"]}) > 1:
+        rows.insert(1, ("phases", phase_text(plan["phases"], unit), "scale.batch_schedule"))
+    if len({phase.get("tokens_per_sample") for phase in plan["phases"]}) > 1:
+        rows.insert(1, ("tokens_per_sample", length_text(plan["phases"]), "train.sequence_lengths"))
     if plan["groups"]:
         rows.insert(-1, ("groups", group_text(plan["groups"]), "peak lr at the first batch"))
     no_reason = Cell(text="", unknown="the plan gives no reason")
@@ -239,16 +268,16 @@ def _plan_table(plan: Mapping[str, Any]) -> Table:
 
 def _plan_value(name: str, plan: Mapping[str, Any]) -> str:
     """One of the plan's numbers with its unit."""
-    value = plan[name]
+    value, unit = plan[name], plan.get("unit", "samples")
     match name:
         case "batch_ratio" | "lr_ratio":
             return ratio(value)
         case "warmup_samples":
-            return f"{plural(value, 'sample')} ({plural(plan['warmup_steps'], 'step')})"
+            return f"{amount(value, unit)} ({plural(plan['warmup_steps'], 'step')})"
         case "total_samples":
-            return f"{plural(value, 'sample')} ({plural(plan['total_steps'], 'step')})"
+            return f"{amount(value, unit)} ({plural(plan['total_steps'], 'step')})"
         case "global_batch_size":
-            return plural(value, "sample")
+            return amount(value, unit)
         case "steps_per_epoch":
             return plural(value, "step")
         case "schedule":

@@ -12,10 +12,12 @@ from scaler.report.run.format import (
     costs,
     decision_text,
     further_facts,
+    heads,
     results,
 )
 from scaler.report.run.model import Report
-from scaler.report.text.format import ended, number, option, plural, printable, seconds
+from scaler.report.run.tokens import in_unit
+from scaler.report.text.format import amount, count, ended, number, option, plural, printable, seconds
 from scaler.report.text.markdown import as_code, as_table, as_text
 from scaler.report.text.sparkline import sparkline
 
@@ -24,13 +26,14 @@ MOST_WORKERS = 32  # of more workers, the slowest are shown
 
 def render_markdown(report: Report) -> str:
     """Return the report as Markdown; markup in names and messages is escaped."""
-    plan = report.plan
+    report = in_unit(report)
+    plan, unit = report.plan, report.unit
     parts = [f"# {as_text(report.run_id)}: {report.state}", _verdicts(report)]
     if report.failure:
         parts.append(as_code(printable(report.failure)))
     facts = [
         ("workers", number(plan["world_size"])),
-        ("global batch", f"{number(plan['global_batch_size'])} ({plan['reasons']['batch_ratio']})"),
+        ("global batch", f"{count(plan['global_batch_size'], unit)} ({plan['reasons']['batch_ratio']})"),
         ("peak lr", f"{option(plan['peak_lr'])} ({plan['rule_reason']})"),
         *results(report),
         ("lr used", audit_text(report.lr_audit)),
@@ -43,12 +46,12 @@ def render_markdown(report: Report) -> str:
     shown = report.workers if len(report.workers) <= MOST_WORKERS else slowest_first(report.workers)[:MOST_WORKERS]
     parts.append(
         as_table(
-            ("rank", "samples", "samples/s", "loss", "step p50", "step p95", "data wait", "sync wait", "GiB"),
+            ("rank", unit, f"{unit}/s", "loss", "step p50", "step p95", "data wait", "sync wait", "GiB"),
             [
                 (
                     str(row.rank),
-                    number(row.samples),
-                    number(row.worker_samples_per_s),
+                    count(row.samples, unit),
+                    count(row.worker_samples_per_s, unit),
                     number(row.loss_mean),
                     seconds(row.step_time_s.median),
                     seconds(row.step_time_s.p95),
@@ -79,13 +82,13 @@ def _budget(report: Report) -> list[Fact]:
 
 
 def _curves(report: Report) -> str:
-    """Small charts over the samples, each with its first, last, least and greatest value."""
+    """Small charts over the samples or tokens, each with its first, last, least and greatest value."""
     series = report.series
     curves = (
         (TRAIN_LOSS.name, series.loss_mean, max),  # keeps every spike
         *((evaluation(name).name, values, max) for name, values in series.evals.items()),
         ("learning rate", series.lr, max),
-        ("samples/s", series.samples_per_s, min),  # keeps every dip
+        (f"{report.unit}/s", series.samples_per_s, min),  # keeps every dip
     )
     rows = []
     for name, values, keep in curves:
@@ -93,17 +96,17 @@ def _curves(report: Report) -> str:
         if known:
             ends = (known[0], known[-1], min(known), max(known))
             rows.append((as_text(name), f"`{sparkline(values, keep=keep)}`", *(number(value) for value in ends)))
-    return as_table(("over samples", "curve", "first", "last", "least", "greatest"), rows) if rows else ""
+    return as_table((f"over {report.unit}", "curve", "first", "last", "least", "greatest"), rows) if rows else ""
 
 
 def _attempts(report: Report) -> str:
-    heads = (*ATTEMPT_NUMBERS, *ATTEMPT_TEXTS, *ATTEMPT_COSTS)
-    return as_table(heads, [[as_text(cell) for cell in attempt_row(row)] for row in report.attempts])
+    names = heads((*ATTEMPT_NUMBERS, *ATTEMPT_TEXTS, *ATTEMPT_COSTS), report.unit)
+    return as_table(names, [[as_text(cell) for cell in attempt_row(row, report.unit)] for row in report.attempts])
 
 
 def _decisions(report: Report) -> str:
     return "\n".join(
-        f"- at {plural(decision.samples_seen, 'sample')}: {as_text(decision_text(decision))}"
+        f"- at {amount(decision.samples_seen, report.unit)}: {as_text(decision_text(decision))}"
         for decision in report.decisions
     )
 

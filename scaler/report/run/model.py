@@ -35,6 +35,11 @@ class Totals:
     wall_s: float | None  # from submission to the end, without the time before a resume in which nothing ran
     train_s: float  # sum of step times, mean over ranks: without start-up, evaluations and checkpoints
     samples_per_s: float | None  # recorded samples over train_s; None without steps
+    # of a job that counts tokens; None: it counts samples
+    tokens_seen: int | None = None  # planned tokens in the final weights: those of samples_seen, padding included
+    tokens_per_s: float | None = None  # planned tokens of the recorded samples over train_s
+    real_tokens: float | None = None  # sum of the weights of the losses; None too where the loss returns no weight
+    real_tokens_per_s: float | None = None  # real_tokens over train_s
     redone_samples: int  # recorded samples that a later attempt trained again; part of no other number
     redone_s: float  # step time of these samples, mean over ranks; part of no other number
     restart_s: float  # sum over attempts of the time from an attempt's end to the next one's start, as far as known
@@ -59,6 +64,7 @@ class WorkerRow:
     pid: int | None  # process id in its newest attempt
     steps: int  # optimizer steps that it recorded
     samples: int  # samples that it trained on
+    tokens: int | None = None  # planned tokens that it trained on; None: the job counts samples
     loss_mean: float | None  # mean by weight over its samples of the last epoch
     worker_samples_per_s: float | None  # samples over the sum of its step times; None without steps
     step_time_s: StepTime  # times of its steps
@@ -294,6 +300,11 @@ class Report:
     failure: str | None  # the error that ended the run, with its traceback; None without one
     branched_from: Mapping[str, Any] | None  # the checkpoint of another run that it began from; None: it began at 0
     series: Series  # curves
+
+    @property
+    def unit(self) -> str:
+        """What the job counts: ``samples`` or ``tokens``."""
+        return str(self.plan.get("unit", "samples"))
 
     @property
     def is_uneven(self) -> bool:

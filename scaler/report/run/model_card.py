@@ -8,7 +8,8 @@ from scaler.job import Job
 from scaler.plan import Plan
 from scaler.report.run.format import audit_text, costs, further_facts, results
 from scaler.report.run.model import Report
-from scaler.report.text.format import number, optimizer_options, option, plural
+from scaler.report.run.tokens import in_unit
+from scaler.report.text.format import amount, number, optimizer_options, option, plural
 from scaler.report.text.markdown import as_code, as_table, as_text
 
 _LOAD = {
@@ -42,10 +43,10 @@ def model_card(report: Report, job: Job, manifest: Mapping[str, Any], file: Expo
         file: that was written.
     """
     plan, samples = Plan.from_dict(manifest["plan"]), manifest["samples_seen"]
-    epochs = samples / plan.num_samples
+    report, epochs, seen = in_unit(report), samples / plan.num_samples, plan.units.at(samples)
     parts = [
         f"# {as_text(job.name)}",
-        f"Weights of the run {as_text(report.run_id)} after {plural(samples, 'sample')} ({number(epochs)} epochs).",
+        f"Weights of the run {as_text(report.run_id)} after {amount(seen, plan.unit)} ({number(epochs)} epochs).",
         _table(
             ("file", file.name),
             ("format", file.format),
@@ -79,15 +80,16 @@ def _kind(file: ExportedFile) -> str:
 
 def _training(job: Job, plan: Plan) -> list[tuple[str, str]]:
     """Return how the checkpoint's attempt trained."""
-    reasons, optimizer = plan.reasons, plan.optimizer
+    reasons, optimizer, units = plan.reasons, plan.optimizer, plan.units
+    whole, batch = amount(units.at(plan.total_samples), plan.unit), units.number(plan.global_batch_size)
     return [
         ("recipe", job.recipe_function),
         *((f"recipe_args.{name}", option(value)) for name, value in job.recipe_args.items()),
         ("training set", plural(plan.num_samples, "sample")),
-        ("whole training", f"{plural(plan.total_samples, 'sample')} in {plural(plan.total_steps, 'step')}"),
+        ("whole training", f"{whole} in {plural(plan.total_steps, 'step')}"),
         ("workers", number(plan.world_size)),
-        ("global batch", f"{number(plan.global_batch_size)} ({reasons['batch_ratio']})"),
-        ("reference", f"batch {number(plan.reference_batch_size)}, lr {option(plan.base_lr)}"),
+        ("global batch", f"{batch} ({reasons['batch_ratio']})"),
+        ("reference", f"batch {units.number(plan.reference_batch_size)}, lr {option(plan.base_lr)}"),
         ("peak lr", f"{option(plan.peak_lr)} ({plan.rule_reason})"),
         ("schedule", f"{plan.schedule.shape.name}, warmup of {plural(plan.warmup_steps, 'step')}"),
         ("optimizer", ", ".join(part for part in (optimizer["name"], optimizer_options(optimizer)) if part)),

@@ -24,6 +24,7 @@ from scaler.report.run.model import SCHEMA_VERSION, AttemptRow, Final, Report, T
 from scaler.report.run.noise import find_gain, find_noise
 from scaler.report.run.series import make_series
 from scaler.report.run.step_arrays import Columns, Records, make_step_arrays
+from scaler.report.run.tokens import planned_tokens, real_tokens
 from scaler.report.run.verdicts import find_verdicts
 from scaler.report.run.verdicts.evidence import Evidence
 from scaler.report.run.workers import find_workers, last_epoch_loss
@@ -117,7 +118,7 @@ def summarize(
         final=Final(train_loss_mean=loss, eval=_last_eval(kept_events), train=_last_recorded(kept_events, plan)),
         data_order=data_order(events),
         attempts=attempts,
-        decisions=find_decisions(events, attempts, elapsed),
+        decisions=find_decisions(events, attempts, elapsed, plan.units),
         lr_audit=audited.audit,
         noise=noise,
         gain=find_gain(totals, plan),
@@ -133,6 +134,7 @@ def _totals(steps: Columns, attempts: Sequence[AttemptRow], status: Mapping[str,
     train_s = float(steps["own_s"].sum())
     started, ended = status.get("started_at"), status.get("ended_at")
     samples_seen = attempts[-1].end_samples if attempts else 0
+    tokens, real = planned_tokens(steps["samples_seen"], steps["samples"], plan), real_tokens(steps, plan)
     return Totals(
         samples_seen=recorded if plan.last_batch == "drop" else samples_seen,  # else it counts samples left out
         progress=_progress(steps, plan, samples_seen, is_over=status["state"] == RunState.SUCCEEDED),
@@ -140,6 +142,10 @@ def _totals(steps: Columns, attempts: Sequence[AttemptRow], status: Mapping[str,
         wall_s=ended - started - status.get("idle_s", 0.0) if started is not None and ended is not None else None,
         train_s=train_s,
         samples_per_s=recorded / train_s if train_s > 0 else None,
+        tokens_seen=tokens,
+        tokens_per_s=tokens / train_s if tokens is not None and train_s > 0 else None,
+        real_tokens=real,
+        real_tokens_per_s=real / train_s if real is not None and train_s > 0 else None,
         redone_samples=sum(row.redone_samples for row in attempts),
         redone_s=sum(row.redone_s for row in attempts),
         restart_s=sum(row.restart_s for row in attempts if row.restart_s is not None),

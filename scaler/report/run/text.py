@@ -11,25 +11,28 @@ from rich.text import Text
 
 from scaler.report.run.cost_text import Part, budget_parts, slowest_first
 from scaler.report.run.format import (
+    ATTEMPT_NUMBERS,
     audit_text,
     batch_text,
     costs,
     decision_text,
     ended_text,
     further_facts,
+    heads,
     loss_text,
     reached_text,
     results,
 )
 from scaler.report.run.model import Report, WorkerRow
-from scaler.report.text.format import number, option, percent, plural, printable, seconds
+from scaler.report.run.tokens import in_unit
+from scaler.report.text.format import amount, count, number, option, percent, plural, printable, seconds
 
 MOST_WORKERS = 16  # of more workers, the slowest are shown
 BAR_WIDTH = 78
 MARK = "<"  # beside a rank that has a verdict
 GAP = 2  # between two columns of the workers' table
-# The columns of the workers' table that a narrow terminal leaves out, the first one first.
-LEFT_OUT = ("samples", "p95", "GiB", "loss", "sync", "data", "step p50")
+# The columns of the workers' table that a narrow terminal leaves out after the counts, the first one first.
+LEFT_OUT = ("p95", "GiB", "loss", "sync", "data", "step p50")
 _BAR_STYLES = {
     "startup": "bright_black",
     "compute": "blue",
@@ -47,6 +50,7 @@ _STATE_STYLES = {"succeeded": "bold green", "failed": "bold red", "stopped": "bo
 
 def report_text(report: Report, *, with_failure: bool = True) -> RenderableType:
     """Return a run's report for a terminal; ``with_failure=False`` leaves out the error that ended the run."""
+    report = in_unit(report)
     title = Text.assemble(
         (printable(report.run_id), "bold"), "  ", (report.state, _STATE_STYLES.get(report.state, "bold"))
     )
@@ -61,7 +65,7 @@ def report_text(report: Report, *, with_failure: bool = True) -> RenderableType:
         parts.append(_decision_list(report))
     if report.is_uneven:
         parts.append(_attempt_table(report))
-        if any(loss_text(row) for row in report.attempts):
+        if any(loss_text(row, report.unit) for row in report.attempts):
             parts.append(_end_list(report))
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
 
@@ -137,16 +141,17 @@ def _decision_list(report: Report) -> RenderableType:
     table.add_column(style="dim", justify="right", no_wrap=True)
     table.add_column(overflow="fold")
     for decision in report.decisions:
-        table.add_row(Text(f"at {plural(decision.samples_seen, 'sample')}"), Text(decision_text(decision)))
+        table.add_row(Text(f"at {amount(decision.samples_seen, report.unit)}"), Text(decision_text(decision)))
     return Group(Text("Decisions in training", style="bold"), table)
 
 
 def _worker_table(report: Report, *, width: int) -> RenderableType:
-    names = ["rank", "samples", "samples/s", "loss", "step p50", "p95", "data", "sync", "GiB"]
+    unit = report.unit
+    names = ["rank", unit, f"{unit}/s", "loss", "step p50", "p95", "data", "sync", "GiB"]
     about = {verdict.rank for verdict in report.verdicts}
     shown = report.workers if len(report.workers) <= MOST_WORKERS else slowest_first(report.workers)[:MOST_WORKERS]
-    rows = [dict(zip(names, _worker_cells(row, is_marked=row.rank in about), strict=True)) for row in shown]
-    for name in LEFT_OUT:
+    rows = [dict(zip(names, _worker_cells(row, unit, is_marked=row.rank in about), strict=True)) for row in shown]
+    for name in (unit, *LEFT_OUT):
         if sum(max(len(cell) for cell in (each, *(row[each] for row in rows))) + GAP for each in names) - GAP <= width:
             break
         names.remove(name)
@@ -162,12 +167,12 @@ def _worker_table(report: Report, *, width: int) -> RenderableType:
     return Group(table, Text(rest, style="dim"))
 
 
-def _worker_cells(row: WorkerRow, *, is_marked: bool) -> tuple[str, ...]:
+def _worker_cells(row: WorkerRow, unit: str, *, is_marked: bool) -> tuple[str, ...]:
     busy = row.data_wait_s + row.compute_s + row.sync_wait_s + row.update_s
     return (
         f"{row.rank}{MARK if is_marked else ''}",
-        number(row.samples),
-        number(row.worker_samples_per_s),
+        count(row.samples, unit),
+        count(row.worker_samples_per_s, unit),
         number(row.loss_mean),
         seconds(row.step_time_s.median) if row.steps else "–",
         seconds(row.step_time_s.p95) if row.steps else "–",
@@ -179,16 +184,16 @@ def _worker_cells(row: WorkerRow, *, is_marked: bool) -> tuple[str, ...]:
 
 def _attempt_table(report: Report) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("attempt", "workers", "global batch", "peak lr", "from sample", "to sample", "ended by"):
+    for name in heads((*ATTEMPT_NUMBERS, "ended by"), report.unit):
         table.add_column(name, justify="right", no_wrap=name not in ("global batch", "ended by"))
     for row in report.attempts:
         table.add_row(
             str(row.attempt),
             str(row.world_size),
-            batch_text(row),
+            batch_text(row, report.unit),
             option(row.peak_lr),
-            number(row.start_samples),
-            reached_text(row),
+            count(row.start_samples, report.unit),
+            reached_text(row, report.unit),
             ended_text(row),
         )
     return table
@@ -199,6 +204,6 @@ def _end_list(report: Report) -> RenderableType:
     table.add_column(style="dim", justify="right", no_wrap=True)
     table.add_column(overflow="fold")
     for row in report.attempts:
-        if text := loss_text(row):
+        if text := loss_text(row, report.unit):
             table.add_row(Text(f"attempt {row.attempt}"), Text(text))
     return Group(Text("Why each attempt ended, what was trained again, and the time to restart", style="bold"), table)

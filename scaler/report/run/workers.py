@@ -11,6 +11,7 @@ from scaler.metrics.means import loss_sums, means_of
 from scaler.plan import Plan
 from scaler.report.run.model import AttemptRow, StepTime, WorkerRow
 from scaler.report.run.step_arrays import BETWEEN, StepArrays
+from scaler.report.run.tokens import planned_tokens
 
 SUMS = ("step_time_s", "data_wait_s", "compute_s", "sync_wait_s")
 
@@ -57,6 +58,7 @@ def _row(
         pid=started.pid if started is not None else None,
         steps=int(arrays.kept["steps"][steps].sum()),
         samples=samples,
+        tokens=planned_tokens(arrays.kept["samples_seen"][steps], mine["samples"], plan),
         loss_mean=last_epoch_loss(arrays.kept["samples_seen"][steps], mine["loss"], mine["weight"], plan),
         worker_samples_per_s=samples / busy if busy > 0 else None,
         step_time_s=_step_time(arrays, steps, mine["step_time_s"]),

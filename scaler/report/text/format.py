@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from scaler.core.unit import shown
+
 VAST = 1e15  # from here on, a power of ten replaces the digits
 GIVEN_DIGITS, DERIVED_DIGITS = 8, 6
 
@@ -111,6 +113,26 @@ def money(value: float) -> str:
 def plural(count: int, noun: str) -> str:
     """Return ``1 worker`` or ``2 workers``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def count(value: float | None, unit: str) -> str:
+    """Return a count in the unit of a job, or a speed: samples as ``number``, tokens with three digits and a letter.
+
+    Example:
+        >>> count(4194304, "tokens"), count(4194304, "samples"), count(None, "tokens")
+        ('4.19M', '4,194,304', '–')
+    """
+    return shown(value) if unit == "tokens" and value is not None else number(value)
+
+
+def amount(value: int, unit: str) -> str:
+    """Return a count with the unit of a job.
+
+    Example:
+        >>> amount(4194304, "tokens"), amount(1, "samples")
+        ('4.19M tokens', '1 sample')
+    """
+    return f"{count(value, unit)} tokens" if unit == "tokens" else plural(value, "sample")
 
 
 def ended(text: str) -> str:

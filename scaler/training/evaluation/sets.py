@@ -28,7 +28,9 @@ class EvalSet:
 
     def samples_of_a_batch(self, plan: Plan) -> int:
         """Return the samples in a forward pass."""
-        return self.batch_size or plan.per_worker_batch_size
+        if plan.is_constant_length:
+            return self.batch_size or plan.per_worker_batch_size
+        return self.batch_size or min(phase.per_worker_batch_size for phase in plan.phases)  # samples are whole here
 
     def named(self, values: Mapping[str, float]) -> dict[str, float]:
         """Return values under their names in reports: ``hard_loss`` for the loss of the set ``hard``."""

@@ -70,7 +70,8 @@ class SampleScheduler:
     Args:
         optimizer: as it was tuned at the reference: its learning rates and constants are those of
             ``reference_batch_size``.
-        reference_batch_size: samples per optimizer step of the reference, >= 1.
+        reference_batch_size: samples per optimizer step of the reference, >= 1. Batch sizes, ``noise_scale``, the
+            schedule and the arguments of ``step`` may all be in tokens instead.
         global_batch_size: samples per optimizer step now, over all workers and micro-steps, >= 1.
         schedule: the share of the peak learning rate at any sample, for this batch. A warmup from the reference's
             learning rate starts at ``min(1, 1 / lr_ratio)``; with ``legw`` it is ``warmup_ratio`` times as long (both

@@ -60,7 +60,7 @@ class OwnLoop:
 
     @property
     def batch_size(self) -> int:
-        """Samples in one forward and backward of this process: the batch size of its loader."""
+        """Samples in one forward and backward of this process: the batch size of its loader, also in a token job."""
         return self.plan.per_worker_batch_size
 
     @property
@@ -120,7 +120,8 @@ class OwnLoop:
     def count(self, samples: int) -> None:
         """Count samples of this process that the next optimizer step trains on, for loops without a loader.
 
-        Call it in every process, before the forward of each micro-batch.
+        Call it in every process, before the forward of each micro-batch. In a job with ``train.unit: tokens``, a sample
+        is a sequence of ``train.tokens_per_sample`` tokens.
         """
         self._steps.count(samples)
 

@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 from scaler.core.optimizers import optimizer_facts
 from scaler.errors import PlanError
 from scaler.job import Job
+from scaler.job.unit import in_samples
 from scaler.plan import Phase, Plan, PlanOptimizer
 from scaler.training.gradients.norm import total_norm
 from scaler.training.optimizer.scheduler import SampleScheduler
@@ -50,7 +51,7 @@ class Scheduled:
         ready: Callable[["Scheduled"], None],
         after: Callable[["Scheduled"], None],
     ) -> None:
-        scale = job.scale
+        scale = in_samples(job).scale
         self.optimizer, self.used_lr = optimizer, 0.0
         self._before, self._ready = before, ready
         self._plan, self._own, self._to_plan = plan, own, 1.0

@@ -255,11 +255,11 @@ class LoopSteps:
                 "an optimizer step without counted samples.",
                 "Iterate over the loader that run.prepare returns, or call run.count(samples) before each forward.",
             )
-        plan, processes = self._run.plan, self._group.world_size
+        plan, processes, tokens = self._run.plan, self._group.world_size, self._run.plan.tokens_per_sample
         if samples > plan.global_batch_size:
             raise TrainingError(
                 f"a step has {samples} samples over {processes} process{'' if processes == 1 else 'es'}, and the plan "
-                f"{plan.global_batch_size}.",
+                f"{plan.global_batch_size}{f', of {tokens} tokens each' if tokens is not None else ''}.",
                 f"Use batch_size=run.batch_size ({plan.per_worker_batch_size}) in the loader and step after "
                 f"run.accumulation ({plan.grad_accum_steps}) batches; or set scale.per_worker_batch_size in the job.",
             )

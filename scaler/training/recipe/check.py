@@ -15,6 +15,7 @@ from scaler.training.recipe.data import with_data
 from scaler.training.recipe.failures import describe_type
 from scaler.training.recipe.optimizers import require_several, with_optimizers
 from scaler.training.recipe.recipe import EVALUATE_OVER, LOSS_OVER, Recipe
+from scaler.training.recipe.tokens import require_tokens
 
 
 def require_planned(recipe: Recipe, job: "Job", plan: "Plan") -> None:
@@ -36,6 +37,7 @@ def require_planned(recipe: Recipe, job: "Job", plan: "Plan") -> None:
             f"train.data_workers = {job.train.data_workers}, but train_data is an iterable, which one process reads.",
             "Set train.data_workers to 1, or give train_data a method read_range(start, stop).",
         )
+    require_tokens(recipe, job, plan)
     require_several(recipe, job, plan)
     if recipe.groups and not job.groups:
         raise RecipeError("the recipe has parameter groups, but the job does not use them.", "Add groups: recipe.")
@@ -69,13 +71,17 @@ def checked_recipe(recipe: object, path: str) -> Recipe:
         raise RecipeError(f"{path}: model is {describe_type(recipe.model)}.", "It must be a torch.nn.Module.")
     functions = ("loss", recipe.loss), ("evaluate", recipe.evaluate), ("metrics", recipe.metrics)
     of_steps = ("step", recipe.step), ("after_step", recipe.after_step)
-    for name, part in (*functions, *of_steps, ("collate", recipe.collate)):
+    of_batches = ("collate", recipe.collate), ("sequence_length", recipe.sequence_length)
+    for name, part in (*functions, *of_steps, *of_batches):
         if not callable(part) and part is not None:
             raise RecipeError(f"{path}: {name} is {describe_type(part)}.", f"{name} must be a function.")
     if recipe.metrics is not None and recipe.evaluate is None:
         raise RecipeError(
             f"{path}: metrics is given without evaluate.", "metrics gets its arguments from evaluate: add evaluate."
         )
+    tokens = recipe.tokens_per_sample
+    if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1):
+        raise RecipeError(f"{path}: tokens_per_sample = {tokens!r}.", "It must be a number of tokens, 1 or more.")
     choices = ("loss_over", recipe.loss_over, LOSS_OVER), ("evaluate_over", recipe.evaluate_over, EVALUATE_OVER)
     for name, choice, known in choices:
         if choice not in known:

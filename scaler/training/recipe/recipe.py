@@ -71,6 +71,12 @@ class Recipe:
         flops_per_sample: floating-point operations of the forward and backward pass of one sample; for a transformer
             about 6 x parameters x tokens. The report computes the achieved FLOPs and the MFU from this number.
         num_samples: samples in an epoch of ``train_data`` or ``sampler``, if it has no ``len()``.
+        tokens_per_sample: tokens of one sample at the start of training, for a job with ``train.unit: tokens`` that
+            does not give them.
+        sequence_length: ``sequence_length(batch, tokens_per_sample)`` returns a training batch whose samples have so
+            many tokens, in a job with ``train.unit: tokens``. It is called for each batch of the training, before the
+            batch is copied to the device, and decides which tokens of a longer sample are kept. Evaluation sets are
+            used as they are, at every point of the training.
     """
 
     model: "nn.Module"
@@ -92,3 +98,5 @@ class Recipe:
     groups: Sequence[Mapping[str, Any]] = ()
     flops_per_sample: float | None = None
     num_samples: int | None = None
+    tokens_per_sample: int | None = None
+    sequence_length: Callable[[Any, int], Any] | None = None

@@ -11,6 +11,7 @@ from scaler.plan import Plan
 from scaler.training.activity import Activity
 from scaler.training.evaluation.evaluator import Evaluator
 from scaler.training.recipe import Recipe
+from scaler.training.recipe.tokens import with_length_of
 from scaler.training.start_checks.batch_norm import require_samples_for_norms
 from scaler.training.start_checks.data_digests import Digests, data_digests, require_data_of_run, require_same_data
 from scaler.training.start_checks.loss_probe import probe_loss
@@ -66,8 +67,9 @@ def check_start(
             attempt; the loss is not a mean over samples; or the evaluation cannot be used.
     """
     workers, is_start = job.train.data_workers, samples_seen == 0
+    at_length = with_length_of(recipe, plan.phase_at(samples_seen))
     require_samples_for_norms(
-        recipe, model, plan, samples_seen=samples_seen, device=context.device, data_workers=workers
+        at_length, model, plan, samples_seen=samples_seen, device=context.device, data_workers=workers
     )
     if job.train.check_data:
         found = data_digests(recipe, data_workers=workers)
@@ -78,7 +80,7 @@ def check_start(
     began = perf_counter()
     activity.begin(COMPUTING)
     with without_tf32(context.device):
-        loss = probe_loss(recipe, model, job, plan, context, is_start=is_start)
+        loss = probe_loss(at_length, model, job, plan, context, is_start=is_start)
         evaluation.check(job, plan, is_start=is_start)
     seconds = perf_counter() - began
     return Start(digests=digests, gathers=loss.gathers, seconds=seconds, loss_not_checked=loss.why_not)

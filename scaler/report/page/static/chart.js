@@ -9,6 +9,7 @@ const TIME_STEPS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, ...TIM
 const QUANTITIES = { // how values are written, how ticks are written, and the steps between ticks
   number: { say: format, unit: format, tick },
   samples: { say: format, unit: (value) => plural(value, "sample"), tick },
+  tokens: { say: format, unit: (value) => plural(value, "token"), tick },
   seconds: { say: seconds, unit: seconds, tick: secondsTick, steps: TIME_STEPS },
 };
 

@@ -29,6 +29,7 @@ from scaler.report.run.verdicts.stragglers import (
     slow_steps,
     straggler_verdicts,
 )
+from scaler.report.run.verdicts.tokens import tokens_off
 from scaler.report.run.verdicts.waiting import input_bound, low_efficiency, slow_startup, sync_bound
 
 Found = Verdict | None | Sequence[Verdict]
@@ -96,7 +97,7 @@ FINDERS: Mapping[str, Finder] = {
     ),
     "records_unreadable": lambda run: find_unreadable(run.evidence.unreadable),
     "not_finished": lambda run: not_finished(run.evidence),
-    "diverged": lambda run: diverged(run.evidence.of_type(Diverged)),
+    "diverged": lambda run: diverged(run.evidence.of_type(Diverged), run.evidence.plan.units),
     "worker_without_records": lambda run: worker_without_records(run.evidence),
     "lr_differs_from_plan": lambda run: lr_differs_from_plan(
         run.evidence.audit, run.evidence.plan, is_followed=run.evidence.is_followed
@@ -115,9 +116,11 @@ FINDERS: Mapping[str, Finder] = {
     "slow_node": lambda run: run.straggler_verdicts,
     "straggler": lambda run: run.straggler_verdicts,
     "slow_steps": lambda run: slow_steps(run.evidence.arrays),
+    "tokens_beyond_plan": lambda run: tokens_off(run.evidence.totals, run.evidence.plan),
+    "padded_tokens": lambda run: tokens_off(run.evidence.totals, run.evidence.plan),
     "input_bound": lambda run: input_bound(run.evidence),
     "sync_bound": lambda run: sync_bound(run.evidence, run.stragglers),
-    "low_efficiency": lambda run: low_efficiency(run.evidence.scaling, run.evidence.totals),
+    "low_efficiency": lambda run: low_efficiency(run.evidence.scaling, run.evidence.totals, run.evidence.plan.units),
     "slow_startup": lambda run: slow_startup(run.evidence),
     "tracking_failed": lambda run: tracking_failed(run.evidence.events),
     "records_thinned": lambda run: records_thinned(run.evidence.events),
@@ -133,7 +136,7 @@ FINDERS: Mapping[str, Finder] = {
         lambda run: lr_maybe_too_low(run.curve, run.jumps) if run.lr_trouble.verdict is None else None
     ),
     "batch_beyond_noise_scale": _not_in_range_test(
-        lambda run: batch_beyond_noise_scale(run.evidence.attempts, run.evidence.noise)
+        lambda run: batch_beyond_noise_scale(run.evidence.attempts, run.evidence.noise, run.evidence.plan.units)
     ),
 }
 """How each verdict is found, by code, the gravest first.

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from scaler.core.unit import unit_with
 from scaler.plan import Plan
 from scaler.report.run.lr_audit import highest_peak
 from scaler.report.run.model import LrAudit, Verdict
@@ -131,7 +132,8 @@ _LOWER = "Lower reference.lr; scaler find-lr shows where the loss begins to rise
 
 
 def _warmup_too_short(plan: Plan, curve: Curve, jumps: Sequence[Jump]) -> Verdict:
-    warmup = f"after a warmup of {plural(plan.warmup_samples, 'sample')}" if plan.warmup_samples else "without a warmup"
+    length = unit_with(plan.tokens_per_sample).plural(plan.warmup_samples)  # it counts samples of the first length
+    warmup = f"after a warmup of {length}" if plan.warmup_samples else "without a warmup"
     return Verdict(
         code="warmup_too_short",
         rank=None,

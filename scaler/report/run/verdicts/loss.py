@@ -10,7 +10,7 @@ from scaler.report.run.model import Verdict, WorkerRow
 from scaler.report.run.verdicts.curve import BLOCKS, FELL_SHARE, RARE, Curve, Jump
 from scaler.report.run.verdicts.evidence import Evidence
 from scaler.report.run.workers import in_last_epoch
-from scaler.report.text.format import joined, number, plural
+from scaler.report.text.format import amount, joined, number, plural
 from scaler.runs import RunState
 
 PLATEAU_PART = 0.5  # of the steps, at the end: where a plateau is looked for
@@ -48,11 +48,12 @@ def _without_weight(evidence: Evidence) -> set[int]:
 
 
 def _loss_not_finite(worker: WorkerRow) -> Verdict:
+    trained = f"{worker.samples} samples" if worker.tokens is None else amount(worker.tokens, "tokens")
     return Verdict(
         code="loss_not_finite",
         rank=worker.rank,
         message=f"The loss of rank {worker.rank} is not a finite number at the end.",
-        evidence=f"mean over its samples of the last epoch; {worker.samples} samples in all epochs",
+        evidence=f"mean over its samples of the last epoch; {trained} in all epochs",
         next="Lower reference.lr, warm up longer, or set train.clip_grad_norm.",
     )
 

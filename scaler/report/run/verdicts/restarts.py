@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 
+from scaler.core.unit import Unit
 from scaler.metrics.events import AttemptStarted, CheckpointFailed, CheckpointPassedOver, Event, of_type
 from scaler.report.run.model import AttemptRow, Verdict
 from scaler.report.run.verdicts.evidence import Evidence
-from scaler.report.text.format import joined, one_line, plural, seconds
+from scaler.report.text.format import amount, joined, one_line, plural, seconds
 
 SHOWN_ENDS = 3
 
 
 def restarts(evidence: Evidence) -> Verdict | None:
     """Return a verdict if a fault ended attempts that others followed; a resize, preemption or stop is no fault."""
-    attempts = evidence.attempts
+    attempts, units = evidence.attempts, evidence.plan.units
     lost = [attempt for attempt in attempts[:-1] if attempt.ended_by in _FAULTS]
     if not lost:
         return None
@@ -22,7 +23,7 @@ def restarts(evidence: Evidence) -> Verdict | None:
         f"{count} {_FAULTS[ended_by]}" if len(lost) > 1 else _FAULTS[ended_by] for ended_by, count in kinds.items()
     )
     ends = [
-        f"attempt {row.attempt} ended at {plural(row.end_samples + row.redone_samples, 'sample')}{_why(row)}"
+        f"attempt {row.attempt} ended at {_place(units, row.end_samples + row.redone_samples)}{_why(row)}"
         for row in lost[:SHOWN_ENDS]
     ]
     rest = [f"{len(lost) - SHOWN_ENDS} more"] if len(lost) > SHOWN_ENDS else []
@@ -30,7 +31,7 @@ def restarts(evidence: Evidence) -> Verdict | None:
         code="restarts",
         rank=None,
         message=f"The worker group was restarted {plural(len(lost), 'time')}{':' if len(lost) > 1 else ''} {whys}.",
-        evidence=joined(*ends, *rest, _cost(lost)),
+        evidence=joined(*ends, *rest, _cost(lost, units)),
         next=" ".join(_restart_advice(ended_by, evidence) for ended_by in kinds)
         + " In the final weights no sample is missing, and none is counted twice.",
     )
@@ -49,11 +50,18 @@ def _why(row: AttemptRow) -> str:
     return f": {row.cause}" if row.cause is not None else ""
 
 
-def _cost(rows: Sequence[AttemptRow]) -> str:
+def _place(units: Unit, samples_seen: int) -> str:
+    """Return a place in the training as text, in the unit of the job."""
+    return amount(units.at(samples_seen), units.many)
+
+
+def _cost(rows: Sequence[AttemptRow], units: Unit) -> str:
     """Return as text what restarts cost in all."""
-    again = sum(row.redone_samples for row in rows)
+    again = sum(units.size(row.redone_samples, at=row.end_samples) for row in rows)
     took = [row.restart_s for row in rows if row.restart_s is not None]
-    cost = [f"{plural(again, 'sample')} trained again in {seconds(sum(row.redone_s for row in rows))}"] if again else []
+    cost = (
+        [f"{amount(again, units.many)} trained again in {seconds(sum(row.redone_s for row in rows))}"] if again else []
+    )
     cost += [f"restarting took {seconds(sum(took))}"] if took else []
     return ", ".join(cost) or "no recorded work was trained again"
 

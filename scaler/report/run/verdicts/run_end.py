@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from scaler.core.unit import Unit
 from scaler.metrics.events import Diverged
 from scaler.report.run.model import Verdict
 from scaler.report.run.verdicts.evidence import Evidence
@@ -15,10 +16,11 @@ def not_finished(evidence: Evidence) -> Verdict | None:
     if state is RunState.SUCCEEDED:
         return None
     share = min(1.0, totals.progress / plan.end_samples)
-    done = f"{totals.samples_seen:,} of {plan.end_samples:,} samples"
+    units = plan.units
+    done = f"{units.place(totals.samples_seen)} of {units.place(plan.end_samples)} {units.many}"
     if plan.is_measured:
-        progress = f"{totals.progress:,.0f} of {plan.end_samples:,} samples of the reference's training"
-        done = f"{progress}, in {totals.samples_seen:,} samples"
+        progress = f"{units.place(totals.progress, form=',.0f')} of {units.place(plan.end_samples)} {units.many}"
+        done = f"{progress} of the reference's training, in {units.place(totals.samples_seen)} {units.many}"
     if state is RunState.LOST:
         return Verdict(
             code="not_finished",
@@ -39,8 +41,11 @@ def not_finished(evidence: Evidence) -> Verdict | None:
     )
 
 
-def diverged(divergences: Sequence[Diverged]) -> Verdict | None:
-    """Return a verdict if the divergence guard stopped the run, or returned it to a checkpoint."""
+def diverged(divergences: Sequence[Diverged], units: Unit) -> Verdict | None:
+    """Return a verdict if the divergence guard stopped the run, or returned it to a checkpoint.
+
+    ``units``: of the plan.
+    """
     if not divergences:
         return None
     times = sum(event.goes_back for event in divergences)
@@ -61,7 +66,7 @@ def diverged(divergences: Sequence[Diverged]) -> Verdict | None:
         code="diverged",
         rank=None,
         message=message,
-        evidence=f"at {divergences[-1].samples_seen:,} samples, {divergences[-1].reason}",
+        evidence=f"at {units.place(divergences[-1].samples_seen)} {units.many}, {divergences[-1].reason}",
         next=f"{advice}{more}.",
     )
 

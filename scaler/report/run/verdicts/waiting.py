@@ -4,12 +4,13 @@ from statistics import median
 
 import numpy as np
 
+from scaler.core.unit import Unit
 from scaler.metrics.events import OWN_LOOP, WorkerStarted, data_order, of_type
 from scaler.report.run.model import Scaling, Totals, Verdict
 from scaler.report.run.verdicts.evidence import Evidence
 from scaler.report.run.verdicts.step_times import WORTH_S, newest_step_times
 from scaler.report.run.verdicts.stragglers import StragglerFindings
-from scaler.report.text.format import number, plural, seconds
+from scaler.report.text.format import count, number, plural, seconds
 
 INPUT_BOUND = 0.2  # of the step time, on the rank that waits least: without the wait, training is 1.25 times as fast
 SYNC_BOUND = 0.3  # of the step time, mean over ranks, without what stragglers cost
@@ -114,19 +115,24 @@ def _link(mib_per_s: float, round_trip_s: float) -> str:
     return f"{number(mib_per_s)} MiB/s and {seconds(round_trip_s)} a round trip"
 
 
-def low_efficiency(scaling: Scaling | None, totals: Totals) -> Verdict | None:
-    """Return a verdict if a worker of the group is much slower than one worker alone."""
+def low_efficiency(scaling: Scaling | None, totals: Totals, units: Unit) -> Verdict | None:
+    """Return a verdict if a worker of the group is much slower than one worker alone; ``units``: of the plan."""
     if scaling is None or scaling.efficiency is None or scaling.one_worker_samples_per_s is None:
         return None
     lost_s = (1.0 - scaling.efficiency) * totals.train_s
     if scaling.world_size < 2 or scaling.efficiency >= LOW_EFFICIENCY or lost_s < WORTH_S:
         return None
+    speed, alone = scaling.worker_samples_per_s, scaling.one_worker_samples_per_s
+    unit = f"{units.many}/s"
+    if totals.tokens_seen is not None:
+        tokens = totals.tokens_seen / max(totals.samples_seen, 1)
+        speed, alone = speed * tokens, alone * tokens
     return Verdict(
         code="low_efficiency",
         rank=None,
         message=f"Each of the {scaling.world_size} workers is {scaling.efficiency:.0%} as fast as one worker alone.",
-        evidence=f"{number(scaling.worker_samples_per_s)} samples/s a worker against "
-        f"{number(scaling.one_worker_samples_per_s)} samples/s alone, from {scaling.source}",
+        evidence=f"{count(speed, units.many)} {unit} a worker against {count(alone, units.many)} {unit} alone, from "
+        f"{scaling.source}",
         next="See where the time of a step goes (data, compute, sync). Do more work in a step "
         "(scale.per_worker_batch_size), or run fewer workers on a machine.",
     )
