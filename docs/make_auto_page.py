@@ -30,9 +30,13 @@ A rule that was not measured here rests on the paper or the analogy in the colum
 MEASURED: dict[str, str] = {
     "torch.optim:SGD": "[linear holds up to a sixteenth of the best learning rate](rules-measured.md), and "
     "[up to 8 times the batch for accuracy](measured/digits-scaling.md)",
+    "torch.optim:Muon": "[sqrt loses less than none at 4 and 16 times the batch; linear loses less at 4 times, more "
+    "at 16](measured/rules-muon.md)",
+    "pytorch_optimizer:Lion": "[sqrt, linear and none all lose at 8 times the batch](measured/rules-lion.md)",
     "torch.optim:Adam": "[sqrt with betas and eps tracks the reference from batch 1 to 8](rules-measured.md)",
-    "torch.optim:AdamW": "[a small GPT](measured/charlm-scaling.md): sqrt loses 0.05 nats at 4 times the batch, "
-    "adam_sde nothing",
+    "torch.optim:AdamW": "[sqrt is as good as the reference at 8 times the batch on digits, adam_sde and linear are "
+    "worse](measured/rules-adam-constants.md); [a small GPT at 4 times](measured/charlm-scaling.md): sqrt loses 0.05 "
+    "nats, adam_sde nothing",
 }
 
 

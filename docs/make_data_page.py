@@ -57,13 +57,14 @@ A file is complete at any moment: documents are replaced as a whole, Parquet fil
 In JSON `null` means not known or not set; there is no NaN. A reader must ignore fields and kinds of events that it does
 not know: a newer scaler may add some.
 
-**Samples and tokens.** A job with `train.unit: tokens` gives its batch sizes in tokens. The files of its run count samples, as
-those of every run do: `plan.json`, events, records, `progress.json` and `report.json`. There `global_batch_size` is a number of
-samples, and so is every field whose name has `samples`; a number of tokens has `tokens` in its name. `plan.json` has `unit` and
-`tokens_per_sample`, and each phase has its own `tokens_per_sample`, so a batch in tokens is `global_batch_size *
-tokens_per_sample`. The column `weight` of the records is the real tokens of a step, without padding, if the loss returns
-`(sum, number of tokens)`. Comparisons and `experiment.json` are different, because runs whose samples have other lengths can
-be compared in tokens only: with `"unit": "tokens"` at their top, every count and speed in them is in tokens.
+**Samples and tokens.** A job with `train.unit: tokens` gives its batch sizes in tokens. The files of its run count
+samples, as those of every run do: `plan.json`, events, records, `progress.json` and `report.json`. There
+`global_batch_size` is a number of samples, and so is every field whose name has `samples`; a number of tokens has
+`tokens` in its name. `plan.json` has `unit` and `tokens_per_sample`, and each phase has its own `tokens_per_sample`,
+so a batch in tokens is `global_batch_size * tokens_per_sample`. The column `weight` of the records is the real tokens
+of a step, without padding, if the loss returns `(sum, number of tokens)`. Comparisons and `experiment.json` are
+different, because runs whose samples have other lengths can be compared in tokens only: with `"unit": "tokens"` at
+their top, every count and speed in them is in tokens.
 
 ## Read it
 

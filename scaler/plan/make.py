@@ -192,7 +192,9 @@ def _make(
         plan,
         warmup_steps=plan.steps(plan.samples_at(plan.warmup_samples)),
         total_steps=plan.steps(last_start(phases, lengths)) + 1,
-        steps_at_first_batch=_steps_at(first, lengths) if len(phases) > 1 else None,
+        steps_at_first_batch=_steps_at(first, lengths)
+        if any(phase.batch_ratio != first.batch_ratio for phase in phases)
+        else None,
         steps_per_epoch=plan.steps(num_samples),
     )
     decay = plan_decay(plan, job)

@@ -114,7 +114,7 @@ def _steps_reason(plan: Plan) -> dict[str, str]:
     if before is None:
         return {}
     steps = "step" if before == 1 else "steps"
-    return {"total_steps": f"{before:,} {steps} at a constant batch of {plan.global_batch_size:,}"}
+    return {"total_steps": f"{before:,} {steps} at a constant batch of {plan.units.number(plan.global_batch_size)}"}
 
 
 def _times(ratio: float) -> str:

@@ -307,6 +307,7 @@ def test_every_key_of_the_job_is_decided_one_way_or_the_other(digits: Digits) ->
         "train.steps": "train.epochs",
         "train.samples": "train.epochs",
         "train.tokens": "train.epochs",
+        "reference.total_tokens": "reference.total_samples",
         "train.tokens_per_sample": "train.unit",
         "train.sequence_lengths": "train.unit",
         "schedule.name": "schedule",

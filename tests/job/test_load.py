@@ -56,7 +56,7 @@ MEANT = [
         "reference.learning_rate=0.1",
         'JOB: unknown key "learning_rate" in reference.\n'
         '  Did you mean "lr"? Known keys: global_batch_size, lr, optimizer, optimizers, warmup, total_samples, '
-        "epochs, samples_per_s.",
+        "total_tokens, epochs, samples_per_s.",
     ),
     *(
         (

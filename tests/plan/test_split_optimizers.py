@@ -126,8 +126,8 @@ NARROW = {"a.weight": PlanParameter(size=4, kind="matrix"), "b.weight": PlanPara
         (
             ["reference.optimizer={name: 'torch.optim:Muon'}"],
             MODEL,
-            "reference.optimizer: torch.optim:Muon trains matrices only, and blocks.0.bias, blocks.1.bias do not have two "
-            "dimensions.\n  Add an optimizer for the others: fallback: {name: adamw, lr: 0.001}.",
+            "reference.optimizer: torch.optim:Muon trains matrices only, and blocks.0.bias, blocks.1.bias do not have "
+            "two dimensions.\n  Add an optimizer for the others: fallback: {name: adamw, lr: 0.001}.",
         ),
         (
             ["reference.optimizers={m: {match: ['blocks.*'], optimizer: {name: muon}, lr: 0.1}}"],
@@ -174,7 +174,8 @@ NARROW = {"a.weight": PlanParameter(size=4, kind="matrix"), "b.weight": PlanPara
         (
             ["reference.optimizer={name: muon, fallback: {name: lion, lr: 0.001}}"],
             MODEL,
-            "reference.optimizer.fallback: scale.rule = auto does not know the optimizer lion.\n"
+            "reference.optimizer.fallback: scale.rule = auto has no rule for lion: sqrt, linear and none all lost at 8 "
+            "times the batch, linear the least (docs/rules-experiments.md).\n"
             "  Choose a rule for it: rule: linear, rule: sqrt or rule: none.",
         ),
         (
