@@ -58,7 +58,10 @@ class Reference(Section):
         "is much longer or shorter; scale.horizon needs it. null: not known.",
     )
     epochs: float | None = Field(
-        None, gt=0, le=MOST_EPOCHS, description="The same length in epochs of this job's training set."
+        None,
+        gt=0,
+        le=MOST_EPOCHS,
+        description="The same length as total_samples, in epochs of this job's training set.",
     )
     samples_per_s: float | None = Field(
         None,
