@@ -187,11 +187,10 @@ def _require_memory(betas: Mapping[str, float], ratio: float, reference_batch_si
         and largest / reference_batch_size / longer * (1.0 - beta) >= NO_MEMORY
     ):
         largest -= 1
-    what, value, other = "batch_ratio", f"{ratio:g}", ", rule: sqrt"
+    what, other = "scale.rule = adam_sde needs batch_ratio", ", rule: sqrt"
     if rule.horizon_ratio is not None:
-        what, value, other = "batch_ratio / horizon_ratio", f"{ratio * longer:g} / {longer:.4g}", ""
+        what, other = "scale.horizon needs kappa", ""
     raise PlanError(
-        f"scale.rule = adam_sde needs {what} * (1 - {name}) < 1, "
-        f"but {value} * (1 - {beta:g}) = {ratio * (1.0 - beta):.4g}.",
+        f"{what} * (1 - {name}) < 1, but {ratio:g} * (1 - {beta:g}) = {ratio * (1.0 - beta):.4g}.",
         f"Use betas: power{other}, or a global batch of at most {largest} (reference {reference_batch_size}).",
     )

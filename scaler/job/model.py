@@ -75,7 +75,10 @@ class Reference(Section):
         None, ge=1, le=MOST, description="The same length in tokens, with train.unit: tokens."
     )
     epochs: float | None = Field(
-        None, gt=0, le=MOST_EPOCHS, description="The same length in epochs of this job's training set."
+        None,
+        gt=0,
+        le=MOST_EPOCHS,
+        description="The same length as total_samples, in epochs of this job's training set.",
     )
     samples_per_s: float | None = Field(
         None,

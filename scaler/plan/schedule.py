@@ -36,7 +36,7 @@ def make_schedule(
         PlanError: lengths that do not fit together, or a momentum that the rule and the shape both change.
     """
     wanted = job.schedule
-    _require_one_momentum(wanted, scaled)
+    _require_one_momentum(wanted, scaled, by="scale.horizon" if job.scale.horizon else "scale.rule = adam_sde")
     tuned, tuned_reason = _reference_warmup(job, scaled, lengths)
     warmup, own_reason = _warmup(wanted, scaled, lengths, rises=rises)
     both = Schedule(shape=Constant(), warmup=warmup, reference_warmup=tuned)
@@ -91,9 +91,9 @@ def _reference_warmup(job: Job, scaled: Scaled, lengths: Lengths) -> tuple[Warmu
     return Warmup(samples=samples, start=tuned.start, shape=tuned.shape), text
 
 
-def _require_one_momentum(wanted: asked.Schedule, scaled: Scaled) -> None:
+def _require_one_momentum(wanted: asked.Schedule, scaled: Scaled, *, by: str) -> None:
     cycles = isinstance(wanted, CLIMBS_ITSELF) and wanted.low_momentum is not None
-    for name, who in (("eps", "scale.rule = adam_sde"), ("momentum", "scale.co_scale.momentum")):
+    for name, who in (("eps", by), ("momentum", "scale.co_scale.momentum")):
         if cycles and name in scaled.constants:  # adam_sde scales eps and the first beta
             raise PlanError(
                 f"schedule.low_momentum cycles the momentum, and {who} scales it.",

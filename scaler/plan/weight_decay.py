@@ -70,9 +70,13 @@ def decay_reason(plan: Plan, job: Job) -> str:
     if decay is None:
         return ""
     now, total, before = decay.timescale(plan.phases[0]), plan.total_samples, plan.reference_samples
-    share = f", {decay.reference / before:.3g} of its training" if before is not None else ""
+    share = f", {_share(decay.reference / before)} its training" if before is not None else ""
     gain = ", divided by the measured gain" if plan.is_measured else ""
-    return f"{now / total:.3g} of the training{gain}; in the reference {_text(plan, decay.reference)}{share}"
+    return f"{_share(now / total)} the training{gain}; in the reference {_text(plan, decay.reference)}{share}"
+
+
+def _share(share: float) -> str:
+    return f"{share:.3g} {'of' if share < 1.0 else 'times'}"
 
 
 def _text(plan: Plan, samples: float) -> str:

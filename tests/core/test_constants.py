@@ -137,8 +137,8 @@ def test_a_short_step_has_the_numbers_of_its_own_size(batch: int, share: float) 
             law(0.5),
             "adamw",
             ADAMW,
-            "scale.rule = adam_sde needs batch_ratio / horizon_ratio * (1 - beta1) < 1, but 16 / 0.5 * (1 - 0.9) = "
-            "3.2.\n  Use betas: power, or a global batch of at most 319 (reference 64).",
+            "scale.horizon needs kappa * (1 - beta1) < 1, but 32 * (1 - 0.9) = 3.2.\n"
+            "  Use betas: power, or a global batch of at most 319 (reference 64).",
         ),
         (
             law(0.5, "power"),

@@ -228,17 +228,27 @@ def test_auto_names_the_optimizers_of_the_law(round_job: Digits) -> None:
 @pytest.mark.parametrize(
     ("overrides", "timescale", "reason"),
     [
-        ([ADAMW, "scale.rule=sqrt"], 50_000, "5 of the training; in the reference 25,000 samples"),
+        ([ADAMW, "scale.rule=sqrt"], 50_000, "5 times the training; in the reference 25,000 samples"),
         (
             [ADAMW, "scale.rule=sqrt", "reference.total_samples=5000"],
             50_000,
-            "5 of the training; in the reference 25,000 samples, 5 of its training",
+            "5 times the training; in the reference 25,000 samples, 5 times its training",
         ),
-        ([*LAW], 200_000, "20 of the training; in the reference 25,000 samples, 20 of its training"),
+        ([*LAW], 200_000, "20 times the training; in the reference 25,000 samples, 20 times its training"),
         (
             ["reference.optimizer={name: sgd, momentum: 0.9, weight_decay: 0.01}", "scale.rule=linear"],
             25_000,
-            "2.5 of the training; in the reference 25,000 samples",
+            "2.5 times the training; in the reference 25,000 samples",
+        ),
+        (
+            ["reference.optimizer={name: adamw, weight_decay: 1.0}", "scale.rule=linear"],
+            2_500,
+            "0.25 of the training; in the reference 2,500 samples",
+        ),
+        (
+            ["reference.optimizer={name: sgd, weight_decay: 0.1}", "scale.rule=adascale", "scale.num_workers=2"],
+            100_000,
+            "10 times the training, divided by the measured gain; in the reference 25,000 samples",
         ),
         (["reference.optimizer={name: adam, weight_decay: 0.01}"], None, None),  # coupled: it has none
         (["reference.optimizer={name: adamw, weight_decay: 0.0}"], None, None),
