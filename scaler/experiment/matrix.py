@@ -15,7 +15,7 @@ from scaler.job import Job
 from scaler.job.changes import shown
 from scaler.job.load import edit_job
 from scaler.job.located import LocatedJob, locate_job
-from scaler.plan import Plan
+from scaler.plan import Plan, needs_parameters
 from scaler.report.experiment.labels import matches
 from scaler.training.plan_job import RecipeFacts, plan_with_recipe, recipe_facts
 
@@ -233,7 +233,8 @@ def make_cell(
     try:
         texts = as_texts({**overrides, SEED: seed})
         job = edit_job(values, overrides=texts, source=source)
-        about = json.dumps([job.recipe, job.recipe_args, str(job.groups), str(job.train.num_samples)], default=str)
+        needs = [str(job.groups), str(job.train.num_samples), needs_parameters(job)]
+        about = json.dumps([job.recipe, job.recipe_args, *needs], default=str)
         if about not in facts:
             facts[about] = recipe_facts(job, source=source, recipe_folder=recipe_folder)
         job, plan = plan_with_recipe(job, source=source, recipe_folder=recipe_folder, facts=facts[about])

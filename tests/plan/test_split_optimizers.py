@@ -120,20 +120,20 @@ NARROW = {"a.weight": PlanParameter(size=4, kind="matrix"), "b.weight": PlanPara
         (
             ["reference.optimizer={name: muon}"],
             MODEL,
-            "reference.optimizer: muon trains matrices only, and blocks.0.bias, blocks.1.bias do not have two "
-            "dimensions.\n  Add an optimizer for the others: fallback: {name: adamw, lr: 0.001}.",
+            "reference.optimizer: muon trains matrices only, and blocks.0.bias, blocks.1.bias do not have "
+            "two dimensions.\n  Add an optimizer for the others: fallback: {name: adamw, lr: 0.001}.",
         ),
         (
             ["reference.optimizer={name: 'torch.optim:Muon'}"],
             MODEL,
-            "reference.optimizer: torch.optim:Muon trains matrices only, and blocks.0.bias, blocks.1.bias do not have two "
-            "dimensions.\n  Add an optimizer for the others: fallback: {name: adamw, lr: 0.001}.",
+            "reference.optimizer: torch.optim:Muon trains matrices only, and blocks.0.bias, blocks.1.bias do not have "
+            "two dimensions.\n  Add an optimizer for the others: fallback: {name: adamw, lr: 0.001}.",
         ),
         (
             ["reference.optimizers={m: {match: ['blocks.*'], optimizer: {name: muon}, lr: 0.1}}"],
             MODEL,
-            "reference.optimizers.m: muon trains matrices only, and blocks.0.bias, blocks.1.bias do not have two "
-            "dimensions.\n  Leave them out of reference.optimizers.m.match.",
+            "reference.optimizers.m: muon trains matrices only, and blocks.0.bias, blocks.1.bias do not have "
+            "two dimensions.\n  Leave them out of reference.optimizers.m.match.",
         ),
         (
             [MUON % ", match: ['haed.*']"],
