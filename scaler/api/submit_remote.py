@@ -10,7 +10,7 @@ from scaler.cluster.remote_submit import submit_remote
 from scaler.errors import RunError
 from scaler.job import Job
 from scaler.job.located import JOB_FILE, JobLike, job_file, locate_job
-from scaler.plan import make_plan
+from scaler.plan import make_plan, needs_parameters
 from scaler.plan.make import require_every_size
 from scaler.runs import RunFolder
 from scaler.runs.filesystems import inside
@@ -42,7 +42,7 @@ def start_remote(
     located = locate_job(job, overrides=overrides, workers=workers, storage=storage, recipe_folder=recipe_folder)
     planned = located.job
     # What only the recipe can tell is not asked here: its data and packages may be on the cluster only.
-    if planned.train.num_samples is not None and not planned.groups and planned.layer_decay is None:
+    if planned.train.num_samples is not None and not needs_parameters(planned):
         require_every_size(planned, make_plan(planned))
     remote = submit_remote(
         planned,

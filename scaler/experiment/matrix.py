@@ -15,7 +15,7 @@ from scaler.job import Job
 from scaler.job.changes import shown
 from scaler.job.load import edit_job
 from scaler.job.located import LocatedJob, locate_job
-from scaler.plan import Plan
+from scaler.plan import Plan, needs_parameters
 from scaler.report.experiment.labels import matches
 from scaler.training.plan_job import RecipeFacts, plan_with_recipe, recipe_facts
 
@@ -239,9 +239,9 @@ def make_cell(
     try:
         texts = as_texts({**overrides, SEED: seed})
         job = edit_job(values, overrides=texts, source=source)
+        needs = [str(job.groups), str(job.train.num_samples), needs_parameters(job)]
         unit = [job.train.unit, job.train.tokens_per_sample]
-        needs = [job.recipe, job.recipe_args, str(job.groups), str(job.train.num_samples), unit]
-        about = json.dumps(needs, default=str)
+        about = json.dumps([job.recipe, job.recipe_args, *needs, *unit], default=str)
         if about not in facts:
             facts[about] = recipe_facts(job, source=source, recipe_folder=recipe_folder)
         job, plan = plan_with_recipe(job, source=source, recipe_folder=recipe_folder, facts=facts[about])

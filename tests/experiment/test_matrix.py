@@ -212,3 +212,12 @@ def test_an_included_combination_may_have_seeds_of_its_own() -> None:
 def test_seeds_of_a_combination_are_whole_numbers(seeds: object) -> None:
     with pytest.raises(JobFileError, match="seeds"):
         matrix(include=[{"scale.num_workers": 1, "seeds": seeds}])
+
+
+def test_a_matrix_compares_muon_with_a_fallback_and_one_optimizer() -> None:
+    """One recipe, and only some of its plans need the model."""
+    muon = {"name": "muon", "fallback": {"name": "adamw", "lr": 0.004}}
+    found = matrix(matrix={"reference.optimizer": [{"name": "adamw"}, muon]})
+    assert [len(cell.plan.optimizers) for cell in found.cells if cell.plan is not None] == [0, 1]
+    assert found.cells[1].plan is not None
+    assert found.cells[1].plan.tensors

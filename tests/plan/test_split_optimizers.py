@@ -10,9 +10,11 @@ from rich.console import Console
 
 from scaler.errors import JobFileError, PlanError
 from scaler.job import Job
+from scaler.metrics.events import AttemptStarted
 from scaler.plan import Plan, PlanParameter, make_plan
 from scaler.plan.range_test import range_job, range_plan
 from scaler.report.plan.text import plan_text
+from scaler.report.run.attempts import plans_of_attempts
 
 Digits = Callable[..., Job]
 
@@ -120,8 +122,8 @@ NARROW = {"a.weight": PlanParameter(size=4, kind="matrix"), "b.weight": PlanPara
         (
             ["reference.optimizer={name: muon}"],
             MODEL,
-            "reference.optimizer: muon trains matrices only, and blocks.0.bias, blocks.1.bias do not have two "
-            "dimensions.\n  Add an optimizer for the others: fallback: {name: adamw, lr: 0.001}.",
+            "reference.optimizer: muon trains matrices only, and blocks.0.bias, blocks.1.bias do not have "
+            "two dimensions.\n  Add an optimizer for the others: fallback: {name: adamw, lr: 0.001}.",
         ),
         (
             ["reference.optimizer={name: 'torch.optim:Muon'}"],
@@ -132,8 +134,8 @@ NARROW = {"a.weight": PlanParameter(size=4, kind="matrix"), "b.weight": PlanPara
         (
             ["reference.optimizers={m: {match: ['blocks.*'], optimizer: {name: muon}, lr: 0.1}}"],
             MODEL,
-            "reference.optimizers.m: muon trains matrices only, and blocks.0.bias, blocks.1.bias do not have two "
-            "dimensions.\n  Leave them out of reference.optimizers.m.match.",
+            "reference.optimizers.m: muon trains matrices only, and blocks.0.bias, blocks.1.bias do not have "
+            "two dimensions.\n  Leave them out of reference.optimizers.m.match.",
         ),
         (
             [MUON % ", match: ['haed.*']"],
@@ -265,3 +267,18 @@ def test_a_job_that_makes_no_sense_is_refused(digits: Digits, overrides: list[st
 def test_muon_with_the_steps_of_adamw_shares_its_learning_rate(digits: Digits) -> None:
     plan = planned(digits, "reference.optimizer={name: muon, adjust_lr_fn: match_rms_adamw, fallback: adamw}")
     assert plan.optimizers[0].peak_lr == plan.peak_lr == 0.02 * 4
+
+
+def test_earlier_attempts_with_another_job_are_planned_with_the_same_parameters(digits: Digits) -> None:
+    """A run that was resumed with another learning rate has two jobs, and its report a plan for each."""
+    first, second = ("", "reference.optimizer.fallback.lr=0.002")
+    jobs = [digits("reference.lr=0.02", MUON % "", *filter(None, [change])) for change in (first, second)]
+    plan = make_plan(jobs[1], parameters=MODEL)
+    common = {"time": 0.0, "global_batch_size": 256, "per_worker_batch_size": 128, "peak_lr": 0.08, "ramp": None}
+    events = [
+        AttemptStarted(attempt=attempt, samples_seen=0, start_samples=0, world_size=2, flops_per_sample=None, **common)
+        for attempt in (0, 1)
+    ]
+    plans = plans_of_attempts(events, dict(enumerate(jobs)), plan)
+    assert [plans[attempt].optimizers[0].scaling.base_lr for attempt in (0, 1)] == [0.001, 0.002]
+    assert plans[0].tensors == plan.tensors

@@ -250,9 +250,19 @@ def test_the_job_s_options_are_the_class_s_with_its_own_defaults(name: str) -> N
     for key, value in NAMED_OPTIMIZERS[name].defaults.items():
         default = own[key] if key in own else known[key].default
         assert key in own or default == value, key
-    made = build_optimizer(parameters(), {"name": name, "lr": 0.1, **NAMED_OPTIMIZERS[name].defaults})
+    given = {key: parameter for key, parameter in parameters().items() if parameter.ndim == 2 or name != "muon"}
+    made = build_optimizer(given, {"name": name, "lr": 0.1, **NAMED_OPTIMIZERS[name].defaults})
     for key, value in NAMED_OPTIMIZERS[name].defaults.items():
         assert made.param_groups[0][key] == value
+
+
+def test_muon_is_not_built_for_what_is_no_matrix() -> None:
+    with pytest.raises(JobFileError) as caught:
+        build_optimizer(parameters(), {"name": "muon", "lr": 0.1})
+    assert str(caught.value) == (
+        "muon trains matrices only, and a has another shape: [2].\n"
+        "  Train it with another optimizer: reference.optimizer.fallback, or one of the recipe's optimizers."
+    )
 
 
 def trained(name: str, steps: int, **options: Any) -> tuple[list[nn.Parameter], list[torch.Tensor]]:

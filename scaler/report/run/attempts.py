@@ -35,7 +35,7 @@ def plans_of_attempts(events: Sequence[Event], jobs: Mapping[int, Job], plan: Pl
         events: of the run.
         jobs: each job of the run, by the first attempt that used it.
         plan: of the newest job and its number of workers. Others are made again from the reference, without groups of
-            parameters, whose names only the newest plan has: they do not change the learning rate of the plan.
+            parameters: they do not change the learning rate of the plan.
     """
     plans = {(max(jobs), plan.world_size): plan}
     found = {}
@@ -45,7 +45,7 @@ def plans_of_attempts(events: Sequence[Event], jobs: Mapping[int, Job], plan: Pl
             key = (since, event.world_size)
             if key not in plans:
                 job = jobs[since].model_copy(update={"groups": (), "layer_decay": None})
-                plans[key] = make_plan(job, key[1], num_samples=plan.num_samples)
+                plans[key] = make_plan(job, key[1], num_samples=plan.num_samples, parameters=plan.parameters or None)
             found[event.attempt] = plans[key]
     return found
 

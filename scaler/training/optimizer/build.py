@@ -39,7 +39,7 @@ def build_optimizer(
     others = [key for key, parameter in parameters.items() if parameter.requires_grad and parameter.ndim != 2]
     if optimizer_facts(name).takes_matrices and others:
         raise JobFileError(
-            f"{name} trains matrices only, and {others[0]} has {parameters[others[0]].ndim} dimensions.",
+            f"{name} trains matrices only, and {others[0]} has another shape: {list(parameters[others[0]].shape)}.",
             "Train it with another optimizer: reference.optimizer.fallback, or one of the recipe's optimizers.",
         )
     if groups:
