@@ -72,7 +72,7 @@ def _planned(cell: Cell, run_id: str | None, problem: str, *, is_to_run: bool, e
         is_to_run=is_to_run,
         problem=problem,
         world_size=plan.world_size if plan is not None else None,
-        global_batch_size=plan.global_batch_size if plan is not None else None,
+        global_batch_size=plan.units.size(plan.global_batch_size) if plan is not None else None,
         rule=plan.rule if plan is not None else None,
         peak_lr=plan.peak_lr if plan is not None else None,
         total_steps=plan.total_steps if plan is not None else None,

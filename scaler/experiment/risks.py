@@ -57,7 +57,7 @@ def find_risks(
     return sorted(found, key=lambda risk: ORDER.index(risk.verdict))
 
 
-def is_alike(plan: Plan, *, batch: int, rule: str, peak_lr: float) -> bool:
+def is_alike(plan: Plan, *, batch: float, rule: str, peak_lr: float) -> bool:
     """Return whether a batch, rule and peak lr are those of a plan; at the reference's batch, any rule is."""
     has_rule = rule == plan.rule or plan.batch_ratio == 1
     return batch == plan.global_batch_size and has_rule and math.isclose(peak_lr, plan.peak_lr, rel_tol=0.01)
@@ -87,9 +87,10 @@ def _of_experiment(plan: Plan, name: str, report: Mapping[str, Any], runs: Mappi
         return []
     ids = {cell["cell"]: cell["run_id"] for cell in report["cells"]}
     alike = []
+    tokens = plan.units.tokens_per_sample() if report.get("unit") == "tokens" else 1  # of a sample, in the report
     for group in report["groups"]:
         if group["peak_lr"] is None or not is_alike(
-            plan, batch=group["global_batch_size"], rule=group["rule"], peak_lr=group["peak_lr"]
+            plan, batch=group["global_batch_size"] / tokens, rule=group["rule"], peak_lr=group["peak_lr"]
         ):
             continue
         run = next((runs[ids[cell]] for cell in group["cells"] if ids[cell] in runs), None)
@@ -97,9 +98,10 @@ def _of_experiment(plan: Plan, name: str, report: Mapping[str, Any], runs: Mappi
             alike.append((group["world_size"] != plan.world_size, group, run))
     if not alike:
         return []
+    units = plan.units
     _, group, run = min(alike, key=lambda each: each[0])
     length = (
-        f", after {number(run.total_samples)} samples instead of {number(plan.total_samples)}"
+        f", after {units.place(run.total_samples)} {units.many} instead of {units.place(plan.total_samples)}"
         if run.total_samples != plan.total_samples
         else ""
     )
@@ -132,4 +134,4 @@ def _judged(group: Mapping[str, Any], report: Mapping[str, Any]) -> tuple[str, s
 
 
 def _setting(plan: Plan) -> str:
-    return f"batch {number(plan.global_batch_size)}, rule {plan.rule}, peak lr {option(plan.peak_lr)}"
+    return f"batch {plan.units.number(plan.global_batch_size)}, rule {plan.rule}, peak lr {option(plan.peak_lr)}"

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from shlex import quote
 from typing import Any
 
+from scaler.core.unit import unit_with
 from scaler.errors import JobFileError
 from scaler.job import Job
 from scaler.job.changes import shown
@@ -47,8 +48,8 @@ def require_same_lengths(before: Job, old: Plan, now: Job, new: Plan, *, with_au
         keep.append(f"--set {quote(f'schedule.warmup={{samples: {old.schedule.warmup.samples}}}')}")
     if lines:
         raise JobFileError(
-            f"the global batch is {new.global_batch_size:,} samples now and was {old.global_batch_size:,}, which would "
-            "change the schedule.",
+            f"the global batch is {new.units.plural(new.global_batch_size)} now and was "
+            f"{old.units.number(old.global_batch_size)}, which would change the schedule.",
             "\n".join([*lines, f"Keep it: {' '.join(keep)}"]),
         )
 
@@ -84,6 +85,7 @@ def _samples(value: Any, job: Job, plan: Plan) -> list[int]:
         num_samples=plan.num_samples,
         last_batch=plan.last_batch,
         total_samples=plan.total_samples,
+        units=unit_with(plan.tokens_per_sample),
     )
     found = [Length(steps=value)] if isinstance(value, int) else _lengths(value)
     if not found:  # groups

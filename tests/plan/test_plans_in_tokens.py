@@ -8,6 +8,7 @@ import pytest
 from scaler.errors import JobFileError, PlanError
 from scaler.job import Job, parse_job
 from scaler.plan import Plan, make_plan
+from scaler.plan.kept_lengths import require_same_lengths
 
 TOKENS = 64  # of a sample
 
@@ -86,6 +87,18 @@ def test_the_reasons_speak_tokens() -> None:
     assert reasons["global_batch_size"] == (
         "fixed by scale.global_batch_size; 2 workers, each up to 512 tokens x 2 micro-steps"
     )
+
+
+def test_a_resume_keeps_lengths_of_both_units() -> None:
+    at = [{"steps": 100}, {"tokens": 409_600}]
+    schedule = {"name": "multi_step", "at": at, "warmup": {"tokens": 0}}
+    before, now = (job_of(schedule=schedule, scale={"global_batch_size": batch * TOKENS}) for batch in (32, 16))
+    with pytest.raises(JobFileError) as caught:
+        require_same_lengths(before, make_plan(before), now, make_plan(now))
+    assert caught.value.problem == (
+        "the global batch is 1,024 tokens now and was 2,048, which would change the schedule."
+    )
+    assert "Keep it: --set 'schedule.at=[{samples: 3200}, {samples: 6400}]'" in caught.value.remedy
 
 
 # A number of tokens that changes in training

@@ -1,6 +1,6 @@
 """Batch sizes: the learning rates that were tried at each, and the critical batch size."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import geometric_mean, median
 
 from scaler.core.critical_batch import FEWEST_BATCHES, CriticalBatch, fit_critical_batch, predict_samples
@@ -73,6 +73,7 @@ def critical_batch(
     reports = [member.cell.report for _, group, _ in best.values() for member in group.done]
     noise = [each.noise.noise_scale for each in reports if each is not None and each.noise is not None]
     scales = [scale for scale in noise if scale is not None]
+    tokens = [each.plan.get("tokens_per_sample") or 1 for each in reports if each is not None]
     critical = fit.critical_batch
     whole = {batch: [value for value in samples_by_batch[batch] if value is not None] for batch in fit.batches}
     return CriticalBatchResult(
@@ -82,13 +83,24 @@ def critical_batch(
         fewest_samples=fit.fewest_samples.value if fit.fewest_samples is not None else None,
         batches=fit.batches,
         refusal=fit.refusal,
-        add=fit.add,
+        add=_whole(fit.add, tokens=max(tokens, default=1), tried=best),
         noise_scale=median(scales) if scales else None,
         samples=tuple(best[batch][2].samples_to_target for batch in fit.batches),
         each=tuple(tuple(whole[batch]) for batch in fit.batches),
         curve=_curve(fit),
         held_out=_held_out(whole, level=level),
     )
+
+
+def _whole(batches: Sequence[int], *, tokens: int, tried: Collection[int]) -> tuple[int, ...]:
+    """Return batch sizes in whole samples of ``tokens`` tokens (1: the unit is samples), without those that were tried.
+
+    Example:
+        >>> _whole([16, 100, 512], tokens=64, tried=[512]), _whole([16, 100], tokens=1, tried=[])
+        ((64,), (16, 100))
+    """
+    found = dict.fromkeys(batch - batch % tokens for batch in batches)
+    return tuple(batch for batch in found if batch and batch not in tried)
 
 
 def _curve(fit: CriticalBatch) -> tuple[tuple[float, float], ...]:

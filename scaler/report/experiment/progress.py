@@ -22,7 +22,7 @@ class PlannedCell:
         is_to_run: whether it would run.
         problem: why it cannot run; empty: it can.
         world_size: workers.
-        global_batch_size: samples a step.
+        global_batch_size: samples a step; of a job that counts tokens, tokens.
         rule: of ``scale.rule``.
         peak_lr: peak learning rate.
         total_steps: optimizer steps.
