@@ -1,8 +1,7 @@
 # make demo   install, then scaler submit jobs/digits/job.yaml on two local workers
 # make test   install, then the whole test suite; PROCESSES=2 takes fewer processes
 # make check  formatting, lint, types, import rules: what CI runs beside the tests
-# make docs   write docs/job-file.md, docs/numbers.md, docs/data.md, docs/scaling-table.md, docs/evidence.md, the files
-#             in docker and the pictures again
+# make docs   write the generated pages of docs, the files in docker and the pictures again
 # make wheel  build dist/scaler-VERSION-py3-none-any.whl, which the files in docker install
 # make lock   resolve all lock files again from pyproject.toml
 #
@@ -60,6 +59,8 @@ docs: $(VENV)/installed
 	$(BIN)/python docs/make_numbers_page.py
 	$(BIN)/python docs/make_data_page.py
 	$(BIN)/python docs/make_scaling_table.py
+	$(BIN)/python docs/make_auto_page.py
+	$(BIN)/python docs/make_rules_experiments.py
 	$(BIN)/python docs/make_evidence.py
 	$(BIN)/python docs/make_docker_files.py
 	$(BIN)/python docs/make_experiment_picture.py
@@ -68,10 +69,14 @@ docs: $(VENV)/installed
 wheel: $(VENV)/installed
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
+# tests/training/test_mup.py compares with it. Its dependencies, torchvision among them, are for its plots.
+MUP := mup==1.0.0
+
 # Other builds of torch need packages that the lock does not name, so pip may add to it; it never changes what is in it.
 $(VENV)/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps $(MUP)
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
