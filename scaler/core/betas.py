@@ -89,9 +89,9 @@ def scale_betas(
         >>> rule = Rule(name="sqrt", beta2_range=(0.9, 0.9999), co_scale=CoScale(beta2="half_life"))
         >>> for ratio in (0.0625, 4.0):
         ...     found = scale_betas(rule, batch_ratio=ratio, reference_batch_size=64, optimizer="adam", constants=adam)
-        ...     print([round(beta, 4) for beta in found.constants["betas"]], found.unbounded_beta2)
-        [0.9, 0.9968] None
-        [0.9, 0.9] 0.81450625
+        ...     print([round(beta, 4) for beta in found.constants["betas"]], round(found.unbounded_beta2 or 0.0, 4))
+        [0.9, 0.9968] 0.0
+        [0.9, 0.9] 0.8145
     """
     is_sde = rule.name == "adam_sde"
     if not is_sde and rule.co_scale.beta2 is None:
