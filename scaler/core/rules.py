@@ -160,7 +160,7 @@ def _source(rule: str, optimizer: str) -> str:
     """Return what a rule is, with the paper that gives it for this optimizer."""
     facts = optimizer_facts(optimizer)
     if rule == "sqrt" and facts.family is ORTHOGONAL:
-        return "square-root rule, by bounds on its convergence at a fixed momentum (Shulgin et al. 2026)"
+        return "square-root rule, by convergence bounds of steepest descent (Cesista 2025)"
     if facts.family is not ADAPTIVE:
         return SOURCES[rule]
     if rule == "sqrt" and not facts.has_running_squares:
@@ -191,9 +191,9 @@ def lr_ratio(rule: Rule, *, batch_ratio: float, reference_batch_size: int, optim
     Sources:
         linear: Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 2.1.
         sqrt: Krizhevsky 2014, https://arxiv.org/abs/1404.5997, for SGD; Malladi et al. 2022,
-        https://arxiv.org/abs/2205.10287, for Adam and RMSprop; Shulgin et al. 2026, https://arxiv.org/abs/2603.15958,
-        for Muon: their bound a / (steps * lr) + b * lr + c / sqrt(batch) is least at an lr that is proportional to
-        sqrt(batch) if samples and momentum stay.
+        https://arxiv.org/abs/2205.10287, for Adam and RMSprop; Cesista 2025,
+        https://leloykun.github.io/ponder/steepest-descent-crit-bz/, for Muon, which is steepest descent under the
+        spectral norm.
         adam_sde: Malladi et al. 2022, https://arxiv.org/abs/2205.10287; with a horizon Mlodozeniec et al. 2025,
         https://arxiv.org/abs/2512.22382.
         gain: McCandlish et al. 2018, https://arxiv.org/abs/1812.06162; the square root for Adam is that of
