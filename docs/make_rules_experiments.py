@@ -38,18 +38,19 @@ QUESTIONS = (
         name="horizon_digits",
         title="The horizon: tuned for 5 epochs, trained for 40 (digits, AdamW)",
         finding="`scale.horizon: true` divides the learning rate by 2.8, weight decay by 2.8 and 1 - beta by 8. **It "
-        "lost here.** The best learning rate of 40 epochs is that of 5 epochs, and the law's is worse than nothing. "
-        "The learning rate of the law alone, with weight decay and betas as they were, is as good as nothing. The "
-        "control, a learning rate 2.8 times higher, is worse.",
+        "lost here.** The best learning rate of 40 epochs is that of 5 epochs, and the law's is worse than "
+        "nothing. The learning rate of the law alone, with weight decay and betas as they were, is as good as "
+        "nothing. The control, a learning rate 2.8 times higher, is worse.",
     ),
     Question(
         name="horizon_charlm",
         title="The horizon: tuned for half an epoch, trained for 4 (charlm, AdamW)",
         finding="**The law lost by far**, and by more than its learning rate alone. Over 8 times the length the best "
-        "learning rate is twice as high, not 2.8 times lower; the control, 2.8 times higher, is as good as nothing. Half "
-        "an epoch is 200 steps, in which the model hardly leaves the first phase of its training; the law is derived for "
-        "trainings that are dominated by the gradient's noise. So nothing recommends `scale.horizon` here: `auto` never "
-        "chooses it, and the plan's warning says to tune the reference at about the length that you train for.",
+        "learning rate is twice as high, not 2.8 times lower; the control, 2.8 times higher, is as good as "
+        "nothing. Half an epoch is 200 steps, in which the model hardly leaves the first phase of its "
+        "training; the law is derived for trainings that are dominated by the gradient's noise. So nothing "
+        "recommends `scale.horizon` here: `auto` never chooses it, and the plan's warning says to tune the "
+        "reference at about the length that you train for.",
     ),
     Question(
         name="beta2",
@@ -60,49 +61,52 @@ QUESTIONS = (
         name="adam_constants",
         title="AdamW from batch 8 to 64: betas and eps with the square root, or not (digits)",
         finding="From the best learning rate, **the square root alone is as good as the reference; with betas and eps "
-        "scaled as `adam_sde` does, it is worse**, and linear (the control) is worse still. The betas of the reference "
-        "are 0.9 and 0.99, so `adam_sde` leaves a beta1 of 0.2. `none` is as good within the margin, too: on this task "
-        "8 times the batch needs hardly another learning rate. For the [GPT at 4 times the batch]"
-        "(measured/charlm-scaling.md) it was the other way round: there `adam_sde` was as good, and the square root "
-        "alone was not. So `auto` chooses the square root alone, and `adam_sde` must be tried.",
+        "scaled as `adam_sde` does, it is worse**, and linear (the control) is worse still. The betas of the "
+        "reference are 0.9 and 0.99, so `adam_sde` leaves a beta1 of 0.2. `none` is as good within the "
+        "margin, too: on this task 8 times the batch needs hardly another learning rate. For the [GPT at 4 "
+        "times the batch](measured/charlm-scaling.md) it was the other way round: there `adam_sde` was as "
+        "good, and the square root alone was not. So `auto` chooses the square root alone, and `adam_sde` "
+        "must be tried.",
     ),
     Question(
         name="muon",
         title="Muon at 4 and 16 times the batch (charlm)",
         finding="Muon trains the matrices of the blocks, AdamW the rest; one rule scales both. **No rule reaches the "
-        "reference.** At 4 times the batch linear loses least, at 16 times the square root; `none` loses most at both. "
-        "`auto` keeps the square root, which [convergence bounds](https://leloykun.github.io/ponder/steepest-descent-crit-bz/) "
-        "give too.",
+        "reference.** At 4 times the batch linear loses least, at 16 times the square root; `none` loses most "
+        "at both. `auto` keeps the square root, which [convergence "
+        "bounds](https://leloykun.github.io/ponder/steepest-descent-crit-bz/) give too.",
     ),
     Question(
         name="lion",
         title="Lion from batch 8 to 64 (digits)",
         finding="**All three rules lose**, linear least and `none` most. At batch 64 the best of the learning rates "
-        "that were tried without a rule is 4 times the reference's, between the square root and linear. So `auto` refuses "
-        "Lion: tune it at the batch that you train with.",
+        "that were tried without a rule is 4 times the reference's, between the square root and linear. So "
+        "`auto` refuses Lion: tune it at the batch that you train with.",
     ),
     Question(
         name="instead_sgd",
         title="The batch instead of the learning rate: SGD with momentum, linear (digits)",
         finding="**A batch that grows up to 16 times, where the cosine would lower the learning rate, is as good at "
-        "equal samples**, with 38 % fewer steps (1,992 instead of 3,200). The control with 16 times the batch from the "
-        "start and no rule is worse. The other control, a constant learning rate, is as good within the margin: this "
-        "task does not need the decay, so it shows that nothing is lost, not that something is gained.",
+        "equal samples**, with 38 % fewer steps (1,992 instead of 3,200). The control with 16 times the batch "
+        "from the start and no rule is worse. The other control, a constant learning rate, is as good within "
+        "the margin: this task does not need the decay, so it shows that nothing is lost, not that something "
+        "is gained.",
     ),
     Question(
         name="instead_adamw",
         title="The batch instead of the learning rate: AdamW, square root (digits)",
         finding="**The same for Seesaw's rule: as good at equal samples, with 38 % fewer steps.** Here the decay "
-        "matters: the control with a constant learning rate is worse. With the linear rule the learning rate does not "
-        "fall, which breaks Seesaw's condition; it did no harm here.",
+        "matters: the control with a constant learning rate is worse. With the linear rule the learning rate "
+        "does not fall, which breaks Seesaw's condition; it did no harm here.",
     ),
     Question(
         name="weight_decay",
         title="Weight decay at 8 times the batch, over 60 epochs (digits, AdamW)",
         finding="**Holding the timescale of weight decay is as good as leaving weight decay as it is**: 0.006 lower, "
         "with an interval that includes 0. The controls, no weight decay and 10 times as much, are worse. So "
-        "`co_scale.weight_decay` stays off by default, and a plan warns where the timescale moves more than twofold. "
-        "The reference lies on a flat part: twice its learning rate, and three times its weight decay, are as good.",
+        "`co_scale.weight_decay` stays off by default, and a plan warns where the timescale moves more than "
+        "twofold. The reference lies on a flat part: twice its learning rate, and three times its weight "
+        "decay, are as good.",
     ),
 )
 
