@@ -165,7 +165,7 @@ def _from_runs(plan: Plan, runs: Sequence[KnownRun]) -> tuple[Estimate | None, S
         parts.append(_times(found, samples / batch))
         needed |= {batch} if batch in measured else set(_around(sorted(measured), batch))
     used = [run for run in runs if run.plan.global_batch_size in needed]
-    sizes = ", ".join(f"{batch:,}" for batch in sorted(needed))
+    sizes = ", ".join(plan.units.number(batch) for batch in sorted(needed))
     workers = plural(plan.world_size, "worker")
     return total(*parts), used, f"from {plural(len(used), 'run')} with {workers} at batch {sizes}"
 

@@ -30,8 +30,9 @@ class FoundLrs:
     run_id: str
     name: str  # of the job that was tested
     world_size: int
-    global_batch_size: int
-    reference_batch_size: int
+    global_batch_size: int  # in the unit
+    reference_batch_size: int  # in the unit
+    unit: str = "samples"  # samples or tokens
     base_lr: float  # reference.lr of the job
     lr_ratio: float  # learning rate at the tested batch over the learning rate at the reference's batch
     rule_reason: str
@@ -91,8 +92,9 @@ def read_range(
         run_id=folder.run_id,
         name=name,
         world_size=plan.world_size,
-        global_batch_size=plan.global_batch_size,
-        reference_batch_size=plan.reference_batch_size,
+        global_batch_size=plan.units.size(plan.global_batch_size),
+        reference_batch_size=plan.units.size(plan.reference_batch_size),
+        unit=plan.unit,
         base_lr=base_lr,
         lr_ratio=lr_ratio,
         rule_reason=rule_reason,
