@@ -14,8 +14,9 @@ from scaler.core.optimizers import ADAPTIVE, LAYERWISE, SGD_FAMILY, optimizer_fa
 from scaler.core.rules import Rule, lr_ratio
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "benchmarks"))
+sys.path += [str(ROOT / "benchmarks"), str(ROOT / "docs")]
 
+from make_rules_experiments import QUESTIONS, measured  # noqa: E402
 from mlperf_rcp.tables import batch_rows, lr_rows, number  # noqa: E402
 from table import table  # noqa: E402
 
@@ -61,6 +62,15 @@ fitted to all batches of a benchmark: 1 is the linear rule and 0.5 the square ro
 with this p. `gain` is scaler's rule of that name with B_crit as the noise scale. "Closest" is the closest of the rules
 but `power`, which is fitted to the learning rates themselves. All intervals are at 90 %.
 
+"""
+EXPERIMENTS = """
+## The rules in experiments
+
+What practitioners tuned says which learning rates they liked, not what another one would have cost. The experiments of
+[rules-experiments.md](rules-experiments.md) compare the rules with each other, with seeds, margins and controls that
+were fixed before the first run:
+
+{experiments}
 """
 BATCHES = """## How far the batch can grow
 
@@ -135,7 +145,9 @@ def page() -> str:
     """Return the page."""
     workloads = json.loads(FACTS.read_text())["workloads"]
     newest = [workload for workload in workloads if workload["is_newest"]]
-    return INTRO + _batches(newest) + _learning_rates(newest) + _losses(newest)
+    parts = INTRO, _batches(newest), _learning_rates(newest), _losses(newest)
+    links = "\n".join(f"- [{question.title}](measured/{measured(question.name)})" for question in QUESTIONS)
+    return "".join(parts) + EXPERIMENTS.format(experiments=links)
 
 
 def _batches(newest: Sequence[Workload]) -> str:

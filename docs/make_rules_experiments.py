@@ -1,9 +1,10 @@
 """Write docs/rules-experiments.md: the experiments of benchmarks/rules, with the figures of their reports.
 
 `make docs` runs it. The figures are read from the pages in docs/measured, which `scaler experiment report --markdown`
-wrote; the findings are written here, and a test compares their numbers with the pages.
+wrote. The findings are written here, and their verdicts are compared with those of the pages.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class Question:
     name: str  # of the file in benchmarks/rules
     title: str
     finding: str  # a few sentences; Markdown
+    verdicts: Mapping[str, str]  # setting -> the verdict that the finding rests on
 
 
 QUESTIONS = (
@@ -41,6 +43,7 @@ QUESTIONS = (
         "lost here.** The best learning rate of 40 epochs is that of 5 epochs, and the law's is worse than "
         "nothing. The learning rate of the law alone, with weight decay and betas as they were, is as good as "
         "nothing. The control, a learning rate 2.8 times higher, is worse.",
+        verdicts={"horizon true": "worse", "horizon false, lr 0.00566": "as good", "horizon false, lr 0.045": "worse"},
     ),
     Question(
         name="horizon_charlm",
@@ -51,11 +54,13 @@ QUESTIONS = (
         "training; the law is derived for trainings that are dominated by the gradient's noise. So nothing "
         "recommends `scale.horizon` here: `auto` never chooses it, and the plan's warning says to tune the "
         "reference at about the length that you train for.",
+        verdicts={"horizon true": "worse", "horizon false, lr 0.00141": "worse", "horizon false, lr 0.0113": "as good"},
     ),
     Question(
         name="beta2",
         title="beta2 scaled down: from batch 64 to 4 (charlm, AdamW)",
         finding="BETA2",
+        verdicts={},
     ),
     Question(
         name="adam_constants",
@@ -67,6 +72,13 @@ QUESTIONS = (
         "times the batch](measured/charlm-scaling.md) it was the other way round: there `adam_sde` was as "
         "good, and the square root alone was not. So `auto` chooses the square root alone, and `adam_sde` "
         "must be tried.",
+        verdicts={
+            "batch 64, rule sqrt": "as good",
+            "batch 64, rule adam_sde": "worse",
+            "batch 64, rule adam_sde, betas power": "worse",
+            "batch 64, rule linear": "worse",
+            "batch 64, rule none": "as good",
+        },
     ),
     Question(
         name="muon",
@@ -75,6 +87,14 @@ QUESTIONS = (
         "reference.** At 4 times the batch linear loses least, at 16 times the square root; `none` loses most "
         "at both. `auto` keeps the square root, which [convergence "
         "bounds](https://leloykun.github.io/ponder/steepest-descent-crit-bz/) give too.",
+        verdicts={
+            "batch 32, rule sqrt": "worse",
+            "batch 32, rule linear": "worse",
+            "batch 32, rule none": "worse",
+            "batch 128, rule sqrt": "worse",
+            "batch 128, rule linear": "worse",
+            "batch 128, rule none": "worse",
+        },
     ),
     Question(
         name="lion",
@@ -82,6 +102,7 @@ QUESTIONS = (
         finding="**All three rules lose**, linear least and `none` most. At batch 64 the best of the learning rates "
         "that were tried without a rule is 4 times the reference's, between the square root and linear. So "
         "`auto` refuses Lion: tune it at the batch that you train with.",
+        verdicts={"batch 64, rule sqrt": "worse", "batch 64, rule linear": "worse", "batch 64, rule none": "worse"},
     ),
     Question(
         name="instead_sgd",
@@ -91,6 +112,11 @@ QUESTIONS = (
         "from the start and no rule is worse. The other control, a constant learning rate, is as good within "
         "the margin: this task does not need the decay, so it shows that nothing is lost, not that something "
         "is gained.",
+        verdicts={
+            "rule linear, batch_schedule instead_of_decay (max_global_batch_size 128)": "as good",
+            "rule linear, batch_schedule null, schedule constant (warmup {epochs: 0})": "as good",
+            "rule none, batch_schedule null, batch 128": "worse",
+        },
     ),
     Question(
         name="instead_adamw",
@@ -98,6 +124,11 @@ QUESTIONS = (
         finding="**The same for Seesaw's rule: as good at equal samples, with 38 % fewer steps.** Here the decay "
         "matters: the control with a constant learning rate is worse. With the linear rule the learning rate "
         "does not fall, which breaks Seesaw's condition; it did no harm here.",
+        verdicts={
+            "rule sqrt, batch_schedule instead_of_decay (max_global_batch_size 128)": "as good",
+            "rule sqrt, batch_schedule null, schedule constant (warmup {epochs: 0})": "worse",
+            "rule linear, batch_schedule instead_of_decay (max_global_batch_size 128)": "as good",
+        },
     ),
     Question(
         name="weight_decay",
@@ -107,6 +138,11 @@ QUESTIONS = (
         "`co_scale.weight_decay` stays off by default, and a plan warns where the timescale moves more than "
         "twofold. The reference lies on a flat part: twice its learning rate, and three times its weight "
         "decay, are as good.",
+        verdicts={
+            "batch 64, rule sqrt, weight_decay true": "as good",
+            "batch 64, rule sqrt, weight_decay false, weight_decay 0": "worse",
+            "batch 64, rule sqrt, weight_decay false, weight_decay 1": "worse",
+        },
     ),
 )
 
@@ -131,6 +167,10 @@ def measured(name: str) -> str:
 
 
 def _section(question: Question) -> str:
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in quality(question.name)]
+    found = {row[0].replace("\\", ""): row[-1] for row in cells}
+    for setting, verdict in question.verdicts.items():
+        assert found[setting] == verdict, f"{question.name}: {setting} is {found[setting]}, not {verdict}"
     links = f"[`benchmarks/rules/{question.name}.yaml`](../benchmarks/rules/{question.name}.yaml)"
     table = "\n".join(quality(question.name))
     report = f"[whole report](measured/{measured(question.name)})"

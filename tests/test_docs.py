@@ -137,6 +137,8 @@ def test_the_report_in_the_readme_has_the_lines_of_a_report() -> None:
         ("make_data_page", "data.md"),
         ("make_scaling_table", "scaling-table.md"),
         ("make_evidence", "evidence.md"),
+        ("make_auto_page", "auto.md"),
+        ("make_rules_experiments", "rules-experiments.md"),
     ],
 )
 def test_a_generated_page_is_fresh(script: str, page: str) -> None:
