@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from scaler.core.steps import LastBatch, samples_in
 from scaler.core.unit import Unit, shown
-from scaler.job.model import Reference
+from scaler.job.reference import Reference
 from scaler.job.section import Length
 
 

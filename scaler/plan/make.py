@@ -1,21 +1,20 @@
 """``make_plan``: the plan of a job for a number of workers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import ceil
 from typing import Literal
 
-from scaler.core.optimizers import optimizer_facts
 from scaler.core.rules import choose_rule
 from scaler.core.scale import Scaled
-from scaler.core.schedules import Schedule
 from scaler.core.steps import last_step_start
 from scaler.core.unit import unit_with
 from scaler.errors import PlanError
 from scaler.job import Job
-from scaler.job.scale import GrowInsteadOfDecay, GrowWithNoise
+from scaler.job.scale import GrowWithNoise
 from scaler.job.section import Length
 from scaler.job.unit import in_samples
+from scaler.plan.checks import require_a_step, require_measurable, require_momentum
 from scaler.plan.groups import make_groups
 from scaler.plan.instead_of_decay import phases_instead_of_decay
 from scaler.plan.lengths import Lengths
@@ -133,9 +132,9 @@ def _make(
     )
     phases += phases_instead_of_decay(job, first, schedule, scaling=scaling, world_size=world_size, lengths=lengths)
     cadence, rewarmup = job.checkpoint.every, job.scale.rewarmup
-    _require_measurable(job, rule, parts=world_size * batch.grad_accum_steps)
-    _require_momentum(schedule, first.optimizer["name"])
-    _require_a_step(job, phases, num_samples)
+    require_measurable(job, rule, parts=world_size * batch.grad_accum_steps)
+    require_momentum(schedule, first.optimizer["name"])
+    require_a_step(job, phases, num_samples)
     optimizers = make_optimizers(job, schedule, phases, horizon, known)
     plan = Plan(
         schema_version=SCHEMA_VERSION,
@@ -255,67 +254,6 @@ def _grow_every(job: Job, lengths: Lengths) -> int | None:
         return lengths.stretch(growth.every)
     assert total is not None
     return max(1, total // NOISE_CHECKS) if job.scale.batch_follows_noise else None
-
-
-def _require_a_step(job: Job, phases: Sequence[Phase], num_samples: int) -> None:
-    """Refuse ``last_batch: drop`` when a batch, now or after it grows, is larger than the training set.
-
-    Raises:
-        PlanError: no step could be taken.
-    """
-    growth = job.scale.batch_schedule
-    largest = max(phase.global_batch_size for phase in phases)
-    if isinstance(growth, GrowWithNoise | GrowInsteadOfDecay) and job.scale.batch_follows_noise:
-        largest = max(largest, growth.max_global_batch_size)
-    if job.train.last_batch == "drop" and largest > num_samples:
-        raise PlanError(
-            f"train.last_batch = drop leaves nothing of an epoch: it has {num_samples} samples, and the global batch "
-            f"has {largest}.",
-            "Use train.last_batch: carry, or a smaller batch.",
-        )
-
-
-def _require_measurable(job: Job, rule: str, *, parts: int) -> None:
-    """Refuse to follow a noise scale that is not measured.
-
-    Raises:
-        PlanError: one worker with one micro-step, or no measurements (``train.noise_scale_every: null``).
-    """
-    grows = job.scale.batch_follows_noise
-    key = "batch_schedule.up_to" if isinstance(job.scale.batch_schedule, GrowInsteadOfDecay) else "batch_schedule"
-    asked = "scale.rule = adascale" if rule == "adascale" else f"scale.{key} = noise_scale"
-    if (rule == "adascale" or grows) and parts < 2:
-        raise PlanError(
-            f"{asked} compares the gradients of workers or micro-steps, and there is one worker with one micro-step.",
-            "Use two workers, or scale.grad_accum_steps: 2.",
-        )
-    if grows and job.train.noise_scale_every is None:
-        raise PlanError(
-            f"{asked} follows the noise scale, and train.noise_scale_every = null turns its measurement off.",
-            "Leave train.noise_scale_every out.",
-        )
-
-
-def _require_momentum(schedule: Schedule, optimizer: str) -> None:
-    """Refuse to cycle a momentum that the optimizer does not have, or that must stay constant.
-
-    Whether an unknown class has a momentum is checked when the optimizer is built.
-
-    Raises:
-        PlanError: the schedule cycles the momentum, and the optimizer does not allow it.
-    """
-    if schedule.momentum(0) is None:
-        return
-    facts = optimizer_facts(optimizer)
-    why = None
-    if facts.averages_weights:
-        why = f"{optimizer} uses it to average its weights"
-    elif not facts.has_momentum:
-        why = f"{optimizer} has none"
-    if why is not None:
-        raise PlanError(
-            f"schedule.low_momentum cycles the momentum, and {why}.", "Leave low_momentum and high_momentum out."
-        )
 
 
 def _reacts(job: Job, rule: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from scaler.core.optimizers import optimizer_facts
 from scaler.errors import PlanError
 from scaler.job import Job
-from scaler.job.model import FALLBACK
+from scaler.job.reference import FALLBACK
 from scaler.plan.groups import no_match
 from scaler.plan.model import PlanParameter
 
