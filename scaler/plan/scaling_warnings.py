@@ -133,7 +133,7 @@ def _of_weight_decay(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
         yield (
             "weight_decay_timescale_moved",
             f"At {far.times} the reference's batch{far.when} {decay.name}'s weight decay has a timescale of "
-            f"{unit.number(after, form='.4g')} {unit.many}, {times(after / decay.reference)} the reference's. "
+            f"{unit.number(after, form=',.0f')} {unit.many}, {times(after / decay.reference)} the reference's. "
             "scale.co_scale.weight_decay: true holds it (Wang and Aitchison 2024).",
         )
 
@@ -209,7 +209,7 @@ def _of_averages(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
             unit = unit_with(plan.tokens_per_sample)
             yield (
                 "ema_not_scaled",
-                f"At {far.times} the reference's batch{far.when} train.ema remembers {unit.number(memory, form='.4g')} "
+                f"At {far.times} the reference's batch{far.when} train.ema remembers {unit.number(memory, form=',.0f')} "
                 f"{unit.many}, {far.times} the reference's, because every step keeps {ema.decay:g} of the average. "
                 "scale.co_scale.ema: true holds its memory (Busbridge et al. 2023).",
             )

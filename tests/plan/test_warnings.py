@@ -332,14 +332,14 @@ FAR = ["reference.global_batch_size=16", "scale.per_worker_batch_size=512"]  # 6
         (
             [*FAR, "train.ema={decay: 0.999}"],
             "ema_not_scaled",
-            "At 64 times the reference's batch train.ema remembers 1.023e+06 samples, 64 times the reference's, "
+            "At 64 times the reference's batch train.ema remembers 1,023,488 samples, 64 times the reference's, "
             "because every step keeps 0.999 of the average. scale.co_scale.ema: true holds its memory (Busbridge "
             "et al. 2023).",
         ),
         (
             [*FAR, "scale.rule=auto", "reference.lr=0.001", "reference.optimizer={name: adamw, weight_decay: 0.1}"],
             "weight_decay_timescale_moved",
-            "At 64 times the reference's batch adamw's weight decay has a timescale of 1.28e+06 samples, 8 times the "
+            "At 64 times the reference's batch adamw's weight decay has a timescale of 1,280,000 samples, 8 times the "
             "reference's. scale.co_scale.weight_decay: true holds it (Wang and Aitchison 2024).",
         ),
         (
