@@ -69,7 +69,8 @@ def decay_reason(plan: Plan, job: Job) -> str:
     decay = plan_decay(plan, job)
     if decay is None:
         return ""
-    now, total, before = decay.timescale(plan.phases[0]), plan.total_samples, plan.reference_samples
+    now, before = decay.timescale(plan.phases[0]), plan.reference_samples
+    total = plan.units.at(plan.total_samples) / plan.units.tokens_per_sample()  # in samples of the first length
     share = f", {_share(decay.reference / before)} its training" if before is not None else ""
     gain = ", divided by the measured gain" if plan.is_measured else ""
     return f"{_share(now / total)} the training{gain}; in the reference {_text(plan, decay.reference)}{share}"

@@ -271,3 +271,9 @@ def test_keys_that_do_not_fit_the_unit_are_refused(sections: dict[str, Any], tex
     with pytest.raises(JobFileError) as caught:
         job_of(**sections)
     assert str(caught.value) == text
+
+
+def test_the_timescale_of_weight_decay_is_a_share_of_the_trainings_tokens() -> None:
+    longer = {"sequence_lengths": [{"at": {"tokens": 400_000}, "tokens_per_sample": 128}]}
+    same, other = (make_plan(job_of(train=train)).reasons["weight_decay_timescale"] for train in ({}, longer))
+    assert same == other
