@@ -38,7 +38,7 @@ RETIRED = {
 # Ordinary uses of these words that mean something else.
 ALLOWED = re.compile(
     r"error rate|tbf rate|sample rate|frame rate|bit rate|rate limit|line ending|hard drive|(?<=\W)failure rate"
-    r"|half[-_]life|STRATEG|\"rate\": \(|required rate weight|rate: 1e-3"
+    r"|half\\?[-_]life|STRATEG|\"rate\": \(|required rate weight|rate: 1e-3"
 )
 
 

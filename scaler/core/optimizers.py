@@ -239,6 +239,7 @@ _TABLE = (
         name="torch.optim:Adadelta",
         path="torch.optim:Adadelta",
         averages=("rho",),
+        has_momentum=False,
         no_auto="the size of its step comes from its earlier steps, and no source says how it follows the batch",
     ),
     OptimizerFacts(
@@ -250,6 +251,7 @@ _TABLE = (
     OptimizerFacts(
         name="torch.optim:Adafactor",
         path="torch.optim:Adafactor",
+        has_momentum=False,
         no_auto="its step is min(lr, 1 / sqrt(steps)) times the size of the weights, which counts steps, not samples",
     ),
     OptimizerFacts(

@@ -432,13 +432,13 @@ def test_a_cycle_of_a_momentum_that_the_optimizer_lacks_is_refused(tmp_path: Pat
     job = make_job(
         per_worker_batch_size=16,
         schedule=schedule,
-        reference={"lr": 0.01, "optimizer": {"name": "torch.optim:Rprop"}},
+        reference={"lr": 0.01, "optimizer": {"name": "pytorch_optimizer:FTRL"}},
         rule="sqrt",
     )
     with pytest.raises(JobFileError) as caught:
         in_this_process(tmp_path, make_recipe(), job)
     assert str(caught.value) == (
-        "schedule.low_momentum moves the momentum, but torch.optim:Rprop has none.\n"
+        "schedule.low_momentum moves the momentum, but pytorch_optimizer:FTRL has none.\n"
         "  Leave out low_momentum and high_momentum, or use another optimizer."
     )
     has_one = make_job(
