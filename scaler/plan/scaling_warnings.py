@@ -210,7 +210,8 @@ def _of_averages(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
             yield (
                 "ema_not_scaled",
                 f"At {far.times} the reference's batch{far.when} train.ema remembers "
-                f"{unit.number(memory, form=',.0f')} {unit.many}, {far.times} the reference's, because every step keeps {ema.decay:g} of the average. "
+                f"{unit.number(memory, form=',.0f')} {unit.many}, {far.times} the reference's, because every "
+                f"step keeps {ema.decay:g} of the average. "
                 "scale.co_scale.ema: true holds its memory (Busbridge et al. 2023).",
             )
     largest = max(reached, key=lambda one: one.phase.batch_ratio)
