@@ -52,9 +52,9 @@ def end(folder: RunFolder, state: RunState, code: int, failure: str | None = Non
 
 
 @contextmanager
-def soon(act: Callable[[], None]) -> Iterator[None]:
+def soon(act: Callable[[], None], *, after_s: float = 0.1) -> Iterator[None]:
     """Act in another thread, a moment later."""
-    timer = threading.Timer(0.1, act)
+    timer = threading.Timer(after_s, act)
     timer.start()
     yield
     timer.join()
@@ -262,7 +262,7 @@ def test_logs_are_followed_until_the_run_has_ended(scaler_command: Scaler, made:
             file.write("zero c\nzero d")
         end(made, RunState.SUCCEEDED, 0)
 
-    with running(made), soon(go_on):
+    with running(made), soon(go_on, after_s=1.0):  # after the command has shown the ends of the logs
         out = scaler_command("logs", "last", "-f", "-n", "1").out
     assert out.splitlines() == [
         "rank 0 | zero b",
