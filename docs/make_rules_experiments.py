@@ -16,9 +16,10 @@ INTRO = """# Today's rules, measured
 Each section is one experiment; `scaler experiment run` with its file runs it again. Seeds, margins, endpoints and
 controls were committed in these files before the first run; where a first run showed that the reference was not the
 best of its sweep, the file says so, and has another reference and other seeds. Differences are to the baseline,
-paired by seed, and all intervals of a table together hold 90 % (Holm). "As good" means that the whole interval is
-inside the margin of 0.02 nats of held-out loss. Each page behind a link has the sweep that shows the reference's
-learning rate to be the best inside the values that were tried.
+paired by seed, and all intervals of a table together hold 90 % (Holm). "As good" means that the upper end of the
+interval is below the margin of 0.02 nats of held-out loss: not worse by more than that. Each page behind a link has
+the sweep of the reference's learning rate. It is the best of those that were tried, which lie on both sides of it;
+for weight decay, twice the learning rate and three times the decay are equal within the noise.
 
 `digits` is a multilayer perceptron with 9,000 parameters on 1,280 images, `charlm` a GPT with 2 layers of width 32 on
 characters of Python's help texts. Both are small: a rule that fails here may hold for a large model, and the other way

@@ -74,7 +74,7 @@ def find_lr(
         spacing="linear" if linear else "exponential",
         num_samples=plan.num_samples,
         parameters=plan.parameters or None,
-        horizon_samples=plan.total_samples,
+        horizon_samples=round(plan.progress_at(plan.total_samples)),
     )
     (on_plan or ignore)(test_job, test_plan)
     folder = submit_plan(

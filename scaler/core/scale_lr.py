@@ -279,6 +279,12 @@ def make_rule(
     return made, reason
 
 
+def _require_two_numbers(given: object) -> None:
+    are_two = isinstance(given, tuple | list) and len(given) == 2
+    if not are_two or not all(isinstance(number, int | float) for number in given):  # type: ignore[attr-defined]
+        raise PlanError(f"beta2_range = {given!r} is not two numbers.", "Such as beta2_range=(0.95, 0.9999).")
+
+
 def _require_scaled_once(rule: Rule) -> None:
     """Refuse a constant that is scaled twice, and a range for a beta2 that nothing scales."""
     if rule.horizon_ratio is not None and rule.co_scale.weight_decay:
@@ -293,6 +299,7 @@ def _require_scaled_once(rule: Rule) -> None:
         )
     if rule.beta2_range is None:
         return
+    _require_two_numbers(rule.beta2_range)
     low, high = rule.beta2_range
     if not 0.0 <= low <= high < 1.0:
         raise PlanError(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from scaler.core.nearest import nearest
-from scaler.core.optimizers import NAMED_OPTIMIZERS, optimizer_facts, optimizer_hint, option_hint
+from scaler.core.optimizers import ADAPTIVE, NAMED_OPTIMIZERS, optimizer_facts, optimizer_hint, option_hint
 from scaler.job.section import Point, Section, problem
 
 SHARES = ("betas", "momentum", "alpha")  # the share of an average or a sum that a step keeps
@@ -115,9 +115,10 @@ class Optimizer(OptimizerKeys):
         return Fallback(name=self.fallback) if isinstance(self.fallback, str) else self.fallback
 
     @property
-    def has_lr_of_adam(self) -> bool:
-        """Whether it takes steps as large as AdamW's at the same learning rate."""
-        return not optimizer_facts(self.name).takes_matrices or self.options.get("adjust_lr_fn") == "match_rms_adamw"
+    def step_kind(self) -> str:
+        """How large its steps are: optimizers of one kind take steps of about the same size at one learning rate."""
+        is_adaptive = optimizer_facts(self.name).family is ADAPTIVE
+        return "adam" if is_adaptive or self.options.get("adjust_lr_fn") == "match_rms_adamw" else self.name
 
 
 class ParameterGroup(Section):

@@ -118,11 +118,13 @@ class Reference(Section):
             raise problem(f"has optimizers.{FALLBACK}, which is the name of optimizer.fallback.", "Use another name.")
         for name, own in self.several.items() if self.splits else ():
             other = own.optimizer or self.optimizer
-            if own.lr is None and other.has_lr_of_adam != self.optimizer.has_lr_of_adam:
+            if own.lr is None and other.step_kind != self.optimizer.step_kind:
+                by_muon = "; or adjust_lr_fn: match_rms_adamw, with which muon takes the steps of AdamW"
+                has_muon = "muon" in (other.name, self.optimizer.name)
                 where = "optimizer.fallback" if name == FALLBACK else f"optimizers.{name}"
                 raise problem(
                     f"has {where} without lr, and a learning rate of {self.optimizer.name} is not one of {other.name}.",
                     f"Give the learning rate that {other.name} was tuned with, such as {{name: {other.name}, "
-                    "lr: 0.001}; or adjust_lr_fn: match_rms_adamw, with which muon takes the steps of AdamW.",
+                    f"lr: 0.001}}{by_muon if has_muon else ''}.",
                 )
         return self

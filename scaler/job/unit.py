@@ -75,6 +75,15 @@ def _require_planned_lengths(job: "Job") -> None:
             "scale.horizon compares the tokens of two trainings, and train.sequence_lengths changes those of an epoch.",
             "Give train.tokens.",
         )
+    points = [("train.stop_after", job.train.stop_after)] if job.train.stop_after is not None else []
+    for key, point in [*points, *_lengths(job.groups, "groups")]:
+        unit = next((unit for unit in ("steps", "fraction") if getattr(point, unit, None)), None)
+        if unit is not None:
+            raise problem(
+                f"{key} is in {unit if unit == 'steps' else 'fractions'}, and train.sequence_lengths changes the "
+                "samples of a step.",
+                "Give it in tokens, samples or epochs.",
+            )
     for key, length in lengths_of(job, of="schedule"):
         unit = next((unit for unit in ("epochs", "samples") if getattr(length, unit)), None)
         if unit is not None:

@@ -94,7 +94,7 @@ def _require_rule(job: Job, lengths: Lengths) -> None:
     """Refuse rules that give a larger batch no larger learning rate."""
     for name in (None, *job.reference.several):
         own = job if name is None else job_of(job, name)
-        rule = make_scaling(own, lengths).rule
+        rule = make_scaling(own, lengths, whole=job).rule
         if _raises_lr(rule):
             continue
         chosen = f"auto, which is none for {own.reference.optimizer.name}" if own.scale.rule == "auto" else rule.name

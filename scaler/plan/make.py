@@ -127,8 +127,9 @@ def _make(
     phases, lengths, of_schedule = planned_phases(job, first, scaling=scaling, world_size=world_size, lengths=lengths)
     total_samples = lengths.total_samples
     assert total_samples is not None
+    last = last_start(phases, lengths)
     schedule, warmup_reason, schedule_reason = make_schedule(
-        job, scaled, of_schedule, last_step=last_start(phases, lengths), rises=_rises(job, scaling, scaled)
+        job, scaled, of_schedule, last_step=_in_first_length(last, lengths), rises=_rises(job, scaling, scaled)
     )
     phases += phases_instead_of_decay(job, first, schedule, scaling=scaling, world_size=world_size, lengths=lengths)
     cadence, rewarmup = job.checkpoint.every, job.scale.rewarmup
@@ -239,6 +240,11 @@ def _rises(job: Job, scaling: Scaling, scaled: Scaled) -> bool:
             except PlanError:
                 continue  # ``require_every_size`` refuses this job and names the number of workers
     return max(ratios) > 1.0
+
+
+def _in_first_length(samples_seen: int, lengths: Lengths) -> int:
+    """Return a place in training in samples of the length that samples have at its start, as a schedule counts."""
+    return round(lengths.units.at(samples_seen) / lengths.units.tokens_per_sample())
 
 
 def _steps_at(first: Phase, lengths: Lengths) -> int:

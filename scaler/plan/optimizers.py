@@ -62,7 +62,7 @@ def _made(job: Job, name: str, schedule: Schedule, phases: Sequence[Phase], leng
             "Leave low_momentum and high_momentum out.",
         )
     try:
-        scaling = make_scaling(own_job, lengths)
+        scaling = make_scaling(own_job, lengths, whole=job)
         made = PlanOptimizer(name=name, peak_lr=0.0, optimizer={}, scaling=scaling)
         first, *_ = [made.phase(phase) for phase in phases]
     except PlanError as error:

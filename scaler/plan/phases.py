@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from scaler.core.batch import Batch, strong_batch, weak_batch
+from scaler.core.optimizers import optimizer_facts
 from scaler.core.rules import CoScale, Rule, choose_rule
 from scaler.core.steps import last_step_start, next_step_start
 from scaler.core.unit import unit_with
@@ -49,12 +50,13 @@ def first_batch(job: Job, world_size: int) -> tuple[Batch, str]:
     return batch, f"{why}; {shared}{_micro_steps(batch.grad_accum_steps)}"
 
 
-def make_scaling(job: Job, lengths: Lengths) -> Scaling:
+def make_scaling(job: Job, lengths: Lengths, *, whole: Job | None = None) -> Scaling:
     """Return the job's reference and rule, for any batch size.
 
     Args:
-        job: the job.
+        job: the job; of one of several optimizers, ``job_of``.
         lengths: of the training; with ``scale.horizon`` the rule follows the training's length.
+        whole: the job with all its optimizers; None: ``job``.
     """
     reference, settings, ema = job.reference, job.scale, job.train.ema
     optimizer = reference.optimizer
@@ -69,7 +71,7 @@ def make_scaling(job: Job, lengths: Lengths) -> Scaling:
             betas=settings.betas,
             horizon_ratio=lengths.total_samples / before if before is not None else None,
             beta2_range=settings.beta2_bounds,
-            co_scale=CoScale(**settings.co_scale.model_dump()),
+            co_scale=_co_scale(job, job if whole is None else whole),
         ),
         reference_batch_size=reference.global_batch_size,
         base_lr=reference.lr,
@@ -78,6 +80,15 @@ def make_scaling(job: Job, lengths: Lengths) -> Scaling:
         ema_decay=ema.decay if ema is not None else None,
         tokens_per_sample=job.train.tokens_per_sample,
     )
+
+
+def _co_scale(job: Job, whole: Job) -> CoScale:
+    """Return what is scaled besides the learning rate; of several optimizers, beta2 only of those that have one."""
+    asked, reference = CoScale(**job.scale.co_scale.model_dump()), whole.reference
+    given = [reference.optimizer, *(own.optimizer for own in reference.several.values() if own.optimizer is not None)]
+    has_squares = optimizer_facts(job.reference.optimizer.name).has_running_squares
+    is_of_others = not has_squares and any(optimizer_facts(each.name).has_running_squares for each in given)
+    return replace(asked, beta2=None) if is_of_others else asked
 
 
 def later_phases(job: Job, first: Phase, *, scaling: Scaling, world_size: int, lengths: Lengths) -> tuple[Phase, ...]:

@@ -183,7 +183,7 @@ def _of_beta2(plan: Plan, job: Job, reached: Sequence[Reached]) -> Found:
         return
 
     def wanted(phase: Phase) -> float | None:
-        return plan.scaling.at(phase.global_batch_size).unbounded_beta2
+        return plan.scaling.at(_size(plan, phase)).unbounded_beta2
 
     for used, is_floor in zip(bounds, (True, False), strict=True):
         found = [
@@ -238,7 +238,7 @@ def _short_averages(phase: Phase, plan: Plan, job: Job) -> list[str]:
     decays: list[tuple[str, float, float, float]] = []
     facts, is_sde = optimizer_facts(plan.optimizer["name"]), plan.rule == "adam_sde"
     name = facts.sde_constant if is_sde else facts.sde_constant or "betas"
-    if not is_sde and job.scale.co_scale.beta2 is None:
+    if not is_sde and plan.scaling.rule.co_scale.beta2 is None:
         pass
     elif name == "betas":
         for beta, decay, given, least in zip(

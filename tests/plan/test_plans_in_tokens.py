@@ -277,3 +277,34 @@ def test_the_timescale_of_weight_decay_is_a_share_of_the_trainings_tokens() -> N
     longer = {"sequence_lengths": [{"at": {"tokens": 400_000}, "tokens_per_sample": 128}]}
     same, other = (make_plan(job_of(train=train)).reasons["weight_decay_timescale"] for train in ({}, longer))
     assert same == other
+
+
+MIXED = {"sequence_lengths": [{"at": {"tokens": 400_000}, "tokens_per_sample": 128}]}
+
+
+def test_a_schedule_that_ends_with_the_last_step_follows_the_tokens() -> None:
+    one_cycle = {"name": "one_cycle"}
+    same, longer = (make_plan(job_of(schedule=one_cycle, train=train)) for train in ({}, MIXED))
+    ends = [round(plan.progress_at(plan.total_samples)) for plan in (same, longer)]
+    assert ends[0] == ends[1]
+    assert same.schedule == longer.schedule
+
+
+def test_a_range_of_beta2_is_held_against_the_tokens_of_a_batch() -> None:
+    scale = {"rule": "adam_sde", "beta2_range": [0.9, 0.9999], "global_batch_size": 4 * 4 * TOKENS}
+    shorter = {"sequence_lengths": [{"at": {"tokens": 400_000}, "tokens_per_sample": TOKENS // 4}]}
+    plan = make_plan(job_of(scale=scale, train=shorter))
+    assert [phase.batch_ratio for phase in plan.phases] == [4.0, 4.0]
+    assert "beta2_range_binds" not in [warning.code for warning in plan.warnings]
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"train": {**MIXED, "stop_after": {"steps": 100}}}, "train.stop_after is in steps"),
+        ({"train": MIXED, "groups": [{"match": "*", "freeze": {"fraction": 0.5}}]}, "groups.0.freeze is in fractions"),
+    ],
+)
+def test_points_that_count_samples_are_refused_where_their_tokens_change(changes: dict[str, Any], key: str) -> None:
+    with pytest.raises(JobFileError, match=key):
+        job_of(**changes)

@@ -62,7 +62,9 @@ def test_each_has_its_own_learning_rate_and_rule_at_every_batch(digits: Digits) 
 
 def test_any_number_of_optimizers_share_the_parameters_by_pattern(digits: Digits) -> None:
     """Tied weights match under each of their names, and the rest is of reference.optimizer."""
-    several = '{out: {match: ["out.*"], lr: 0.1}, top: {match: ["head.*"], optimizer: {name: adam}, rule: sqrt}}'
+    several = (
+        '{out: {match: ["out.*"], lr: 0.1}, top: {match: ["head.*"], lr: 0.02, optimizer: {name: adam}, rule: sqrt}}'
+    )
     plan = planned(digits, "reference.optimizer={name: sgd}", f"reference.optimizers={several}")
     out, top = plan.optimizers
     assert (list(out.tensors), list(top.tensors)) == (["embed.weight"], ["head.weight"])
@@ -110,7 +112,17 @@ def test_the_plan_says_what_each_optimizer_trains(digits: Digits) -> None:
     rows = [" ".join(line.split()) for line in out.getvalue().splitlines()]
     assert "trains 72 parameters in 3 tensors: blocks.0.weight, blocks.1.weight, head.weight" in rows
     assert "trains 48 parameters in 3 tensors: embed.weight, blocks.0.bias, blocks.1.bias" in rows
-    assert any(row.startswith("optimizer fallback adamw peak lr 0.001, ") and row.endswith(", none") for row in rows)
+    (row,) = (place for place, row in enumerate(rows) if row.startswith("optimizer fallback adamw peak lr 0.001, "))
+    assert ", none, wd timescale 25,600,000 samples trains" in " ".join(rows[row : row + 2])
+
+
+def test_beta2_is_that_of_the_optimizers_that_keep_running_squares(digits: Digits) -> None:
+    plan = planned(digits, MUON % ", betas: [0.9, 0.95]", "scale.co_scale.beta2=half_life")
+    (fallback,) = plan.optimizers
+    assert "betas" not in plan.optimizer
+    assert fallback.optimizer["betas"] == [0.9, pytest.approx(0.95**16)]
+    with pytest.raises(JobFileError, match="a learning rate of sgd is not one of adamw"):
+        digits("reference.optimizer={name: sgd, fallback: adamw}")
 
 
 NARROW = {"a.weight": PlanParameter(size=4, kind="matrix"), "b.weight": PlanParameter(size=4, kind="matrix")}

@@ -1,8 +1,10 @@
 """Parts of a plan as text. The terminal and the page show the same text."""
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from types import MappingProxyType
 
+from scaler.core.timescales import weight_decay_timescale
 from scaler.core.unit import Unit
 from scaler.job import Job
 from scaler.job.section import Length
@@ -86,10 +88,14 @@ def _trained_from(group: PlanGroup, units: Unit) -> str:
     return "never" if group.unfreeze_at is None else units.place(group.unfreeze_at)
 
 
-def of_its_own(own: PlanOptimizer) -> tuple[str, str]:
+def of_its_own(plan: Plan, own: PlanOptimizer) -> tuple[str, str]:
     """Return the class of an optimizer with a reference of its own, and its learning rate, options and rule."""
+    timescale = weight_decay_timescale(
+        own.optimizer["name"], constants=own.optimizer, lr=own.peak_lr, global_batch_size=plan.global_batch_size
+    )
+    decay = "" if timescale in (None, inf) else f"wd timescale {plan.units.plural(round(timescale or 0.0))}"
     name = str(own.optimizer["name"]).rpartition(":")[2]
-    parts = [f"peak lr {option(own.peak_lr)}", optimizer_options(own.optimizer), own.scaling.rule.name]
+    parts = [f"peak lr {option(own.peak_lr)}", optimizer_options(own.optimizer), own.scaling.rule.name, decay]
     return printable(name), printable("\n".join(filter(None, (", ".join(filter(None, parts)), trains(own.tensors)))))
 
 

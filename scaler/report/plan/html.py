@@ -218,7 +218,7 @@ def _rows(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
             f"{plan.optimizer['name']}, {options}",
             "; ".join(filter(None, (reasons["optimizer"], trains(plan.tensors)))),
         ),
-        *((f"optimizers.{own.name}", *of_its_own(own)) for own in plan.optimizers),
+        *((f"optimizers.{own.name}", *of_its_own(plan, own)) for own in plan.optimizers),
     ]
 
 

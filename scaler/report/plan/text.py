@@ -131,7 +131,7 @@ def _numbers(plan: Plan, job: Job | None, estimate: PlanEstimate | None) -> Rend
         ),
         ("epoch", plural(plan.steps_per_epoch, "step"), reasons["steps_per_epoch"]),
         ("optimizer", printable(_short(str(plan.optimizer["name"]))), printable(_optimizer(plan))),
-        *((f"optimizer {own.name}", *of_its_own(own)) for own in plan.optimizers),
+        *((f"optimizer {own.name}", *of_its_own(plan, own)) for own in plan.optimizers),
     ]
     if plan.weight_decay_timescale is not None:
         timescale = plan.units.number(round(plan.weight_decay_timescale))

@@ -1,6 +1,7 @@
 """One optimizer of one's own loop: its learning rate and constants are written right before each of its steps."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -10,7 +11,6 @@ from torch.distributed.tensor import DTensor
 from scaler.core.optimizers import optimizer_facts
 from scaler.errors import PlanError
 from scaler.job import Job
-from scaler.job.unit import in_samples
 from scaler.plan import Phase, Plan, PlanOptimizer
 from scaler.training.gradients.norm import total_norm
 from scaler.training.optimizer.scheduler import SampleScheduler
@@ -51,7 +51,8 @@ class Scheduled:
         ready: Callable[["Scheduled"], None],
         after: Callable[["Scheduled"], None],
     ) -> None:
-        scale = in_samples(job).scale
+        rule = plan.scaling.rule if own is None else own.scaling.rule
+        is_sde = rule.name == "adam_sde"
         self.optimizer, self.used_lr = optimizer, 0.0
         self._before, self._ready = before, ready
         self._plan, self._own, self._to_plan = plan, own, 1.0
@@ -61,14 +62,14 @@ class Scheduled:
             reference_batch_size=plan.reference_batch_size,
             global_batch_size=plan.global_batch_size,
             schedule=plan.schedule,
-            rule=plan.rule if own is None else own.scaling.rule.name,
-            exponent=scale.exponent,
-            noise_scale=scale.noise_scale,
-            betas=scale.betas,
-            co_scale=scale.co_scale.model_dump(exclude={"ema"}),
-            beta2_range=scale.beta2_bounds,
-            reference_samples=plan.reference_samples if scale.horizon else None,
-            total_samples=plan.total_samples if scale.horizon else None,
+            rule=rule.name,
+            exponent=rule.exponent if rule.name == "power" else None,
+            noise_scale=rule.noise_scale if rule.name == "gain" else None,
+            betas=rule.betas if is_sde else "sde",
+            co_scale={key: value for key, value in asdict(rule.co_scale).items() if key != "ema"},
+            beta2_range=rule.beta2_range if is_sde or rule.co_scale.beta2 is not None else None,
+            reference_samples=plan.reference_samples if job.scale.horizon else None,
+            total_samples=plan.total_samples if job.scale.horizon else None,
         )
         optimizer.register_step_post_hook(lambda *_: self._stepped(after))
         self._reference_lr = plan.base_lr
