@@ -344,6 +344,10 @@ def test_scale_lr_holds_the_half_life_within_a_range() -> None:
             {"co_scale": {"beta2": "half_life"}, "beta2_range": (0.99, 0.95)},
             "beta2_range = (0.99, 0.95) is not a range in [0, 1).\n  Such as beta2_range=(0.95, 0.9999).",
         ),
+        (
+            {"co_scale": {"beta2": "half_life"}, "beta2_range": 0.95},
+            "beta2_range = 0.95 is not two numbers.\n  Such as beta2_range=(0.95, 0.9999).",
+        ),
     ],
 )
 def test_what_scale_lr_refuses(options: dict[str, Any], text: str) -> None:

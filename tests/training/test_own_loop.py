@@ -572,3 +572,21 @@ def test_muon_and_adamw_each_follow_the_rule_and_the_reference_of_their_own(tmp_
     assert {size for size, *_ in seen} > {16}
     audit = run.finish().lr_audit
     assert (audit.as_planned, audit.max_abs_error) == (True, pytest.approx(0.0, abs=1e-15))
+
+
+def test_an_optimizer_with_a_rule_of_its_own_takes_no_options_of_the_job_s_rule(tmp_path: Path) -> None:
+    model = network()
+    first, *others = model.parameters()
+    rest = {"lr": 0.01, "optimizer": {"name": "rmsprop"}, "rule": "sqrt"}
+    adamw = {"name": "adamw", "betas": [0.9, 0.99]}
+    run = start(
+        str(tmp_path),
+        reference={"global_batch_size": 8, "lr": 0.003, "optimizer": adamw, "optimizers": {"rest": rest}},
+        scale={"per_worker_batch_size": 16, "rule": "adam_sde", "betas": "power", "beta2_range": [0.9, 0.9999]},
+        schedule={"name": "constant", "warmup": {"epochs": 0}},
+    )
+    adam = torch.optim.AdamW([first], lr=0.003, betas=(0.9, 0.99))
+    other = torch.optim.RMSprop(others, lr=0.01)
+    run.prepare(model, adam, other)
+    assert adam.param_groups[0]["betas"] == pytest.approx((0.9**2, 0.99**2))
+    assert (other.param_groups[0]["lr"], other.param_groups[0]["alpha"]) == (pytest.approx(0.01 * 2**0.5), 0.99)
