@@ -13,11 +13,7 @@ TRAIN_SIZE = 1280  # 517 are held out; the split is fixed
 
 def build() -> scaler.Recipe:
     """Return an MLP 64-32-10 with tanh, evaluated on its training data: the rules are about the training loss."""
-    digits = load_digits()
-    order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
-    images = torch.tensor(digits.data / 16.0, dtype=torch.float32)[order]
-    labels = torch.tensor(digits.target)[order]
-    train = TensorDataset(images[:TRAIN_SIZE], labels[:TRAIN_SIZE])
+    train, _ = _parts()
     return scaler.Recipe(
         model=nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10)),
         train_data=train,
@@ -28,16 +24,13 @@ def build() -> scaler.Recipe:
 
 def digits(hidden: int = 64) -> scaler.Recipe:
     """Return an MLP 64-hidden-hidden-10 with ReLU, evaluated on the held-out digits: the recipe of the experiments."""
-    data = load_digits()
-    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
-    images = torch.tensor(data.data / 16.0, dtype=torch.float32)[order]
-    labels = torch.tensor(data.target)[order]
+    train, test = _parts()
     return scaler.Recipe(
         model=nn.Sequential(
             nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 10)
         ),
-        train_data=TensorDataset(images[:TRAIN_SIZE], labels[:TRAIN_SIZE]),
-        eval_data=TensorDataset(images[TRAIN_SIZE:], labels[TRAIN_SIZE:]),
+        train_data=train,
+        eval_data=test,
         loss=lambda model, batch: cross_entropy(model(batch[0]), batch[1]),
         evaluate=evaluate,
     )
@@ -51,11 +44,9 @@ def evaluate(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> dict
 
 def held_out(model: nn.Module) -> float:
     """Return the accuracy on the held-out digits."""
-    digits = load_digits()
-    order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))[TRAIN_SIZE:]
+    _, test = _parts()
     with torch.no_grad():
-        logits = model(torch.tensor(digits.data / 16.0, dtype=torch.float32)[order])
-    return float((logits.argmax(1) == torch.tensor(digits.target)[order]).float().mean())
+        return float(evaluate(model, test.tensors)["accuracy"])
 
 
 def noise_scale(model: nn.Module) -> float:
@@ -70,3 +61,14 @@ def noise_scale(model: nn.Module) -> float:
     gradients = torch.cat([gradient.flatten(1) for gradient in found.values()], dim=1).double()
     signal = float(gradients.mean(0).square().sum())
     return float(gradients.square().sum(1).mean() - signal) / signal
+
+
+def _parts() -> tuple[TensorDataset, TensorDataset]:
+    """Return the images and labels for training, and those that are held out."""
+    data = load_digits()
+    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
+    images = torch.tensor(data.data / 16.0, dtype=torch.float32)[order]
+    labels = torch.tensor(data.target)[order]
+    return TensorDataset(images[:TRAIN_SIZE], labels[:TRAIN_SIZE]), TensorDataset(
+        images[TRAIN_SIZE:], labels[TRAIN_SIZE:]
+    )

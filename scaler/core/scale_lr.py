@@ -280,9 +280,9 @@ def make_rule(
 
 
 def _require_two_numbers(given: object) -> None:
-    are_two = isinstance(given, tuple | list) and len(given) == 2
-    if not are_two or not all(isinstance(number, int | float) for number in given):  # type: ignore[attr-defined]
-        raise PlanError(f"beta2_range = {given!r} is not two numbers.", "Such as beta2_range=(0.95, 0.9999).")
+    if isinstance(given, tuple | list) and [isinstance(number, int | float) for number in given] == [True, True]:
+        return
+    raise PlanError(f"beta2_range = {given!r} is not two numbers.", "Such as beta2_range=(0.95, 0.9999).")
 
 
 def _require_scaled_once(rule: Rule) -> None:

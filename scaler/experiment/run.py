@@ -17,7 +17,7 @@ from scaler.experiment.cell_runs import find_cell_runs
 from scaler.experiment.folder import About, CellRow, ExperimentFolder
 from scaler.experiment.matrix import NOT_IN_A_MATRIX, Cell, Matrix, worker_group
 from scaler.experiment.search import cost_of, require_price
-from scaler.metrics.events import AttemptStarted, Evaluated, LeaveRequested, of_type
+from scaler.metrics.events import AttemptStarted, Evaluated, Event, LeaveRequested, of_type
 from scaler.metrics.reader import read_events
 from scaler.report.experiment.cells import TRAIN_LOSS
 from scaler.runs import RunFolder, RunState
@@ -173,13 +173,14 @@ def run_cells(
                     order += 1
                     write()
                     if run is not None and error is None:
-                        require_metric(matrix, run)
-                        end_if_interrupted(run)
+                        events = read_events(run)
+                        require_metric(matrix, run, events)
+                        end_if_interrupted(events)
                     if run is not None and budget.cost is not None:
                         spent += cost_of(run.run_id, storage=about.storage)
 
 
-def require_metric(matrix: Matrix, run: RunFolder) -> None:
+def require_metric(matrix: Matrix, run: RunFolder, events: Sequence[Event]) -> None:
     """End an experiment whose runs do not have the value that it compares: each further one would lack it too.
 
     Raises:
@@ -188,7 +189,7 @@ def require_metric(matrix: Matrix, run: RunFolder) -> None:
     compare = matrix.experiment.compare
     if compare is None or compare.metric == TRAIN_LOSS:
         return
-    evaluations = of_type(read_events(run), Evaluated)
+    evaluations = of_type(events, Evaluated)
     names = sorted(evaluations[-1].values) if evaluations else []
     if compare.metric not in names:
         near = nearest(compare.metric, names)
@@ -199,13 +200,15 @@ def require_metric(matrix: Matrix, run: RunFolder) -> None:
         )
 
 
-def end_if_interrupted(run: RunFolder) -> None:
+def end_if_interrupted(events: Sequence[Event]) -> None:
     """End an experiment that got Ctrl-C in the last steps of a cell: its run asked the workers to stop, and finished.
+
+    Args:
+        events: of the run.
 
     Raises:
         KeyboardInterrupt: the last attempt of the run was asked to stop.
     """
-    events = read_events(run)
     asked = [event for event in of_type(events, LeaveRequested) if event.why == "stop"]
     attempts = of_type(events, AttemptStarted)
     if asked and asked[-1].attempt == attempts[-1].attempt:

@@ -5,14 +5,13 @@ from scaler.core.cycles import CosineRestarts, Cyclical, OneCycle
 from scaler.core.rules import Rule
 from scaler.core.schedules import Schedule
 from scaler.core.shapes import Constant
-from scaler.core.steps import next_step_start
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.job.scale import GrowInsteadOfDecay
 from scaler.plan.lengths import Lengths
 from scaler.plan.optimizers import job_of
-from scaler.plan.phase import Phase, Scaling, steps_to
-from scaler.plan.phases import MOST_PHASES, grown_phase, make_scaling, too_many_phases
+from scaler.plan.phase import Phase, Scaling
+from scaler.plan.phases import MOST_PHASES, first_step_at, grown_phase, make_scaling, too_many_phases
 
 KEY = "scale.batch_schedule = instead_of_decay"
 
@@ -59,16 +58,9 @@ def phases_instead_of_decay(
         )
         if at is None:
             return tuple(phases[1:])
-        start = next_step_start(
-            at,
-            start=before.start_samples,
-            global_batch_size=before.global_batch_size,
-            num_samples=lengths.num_samples,
-            last_batch=lengths.last_batch,
-        )
+        start, steps = first_step_at(at, before, lengths)
         if start >= lengths.total_samples:
             return tuple(phases[1:])
-        steps = steps_to(start, before, num_samples=lengths.num_samples, last_batch=lengths.last_batch)
         size = batch_instead_of_decay(schedule, start, first=first.global_batch_size, most=most)
         phases.append(grown_phase(job, first, size, scaling=scaling, world_size=world_size, start=(start, steps)))
     raise too_many_phases()

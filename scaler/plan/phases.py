@@ -106,16 +106,9 @@ def later_phases(job: Job, first: Phase, *, scaling: Scaling, world_size: int, l
     phases = [first]
     for at, size in _changes(job, first, lengths):
         before = phases[-1]
-        start = next_step_start(
-            at,
-            start=before.start_samples,
-            global_batch_size=before.global_batch_size,
-            num_samples=lengths.num_samples,
-            last_batch=lengths.last_batch,
-        )
+        start, steps = first_step_at(at, before, lengths)
         if start >= lengths.total_samples:
             break
-        steps = steps_to(start, before, num_samples=lengths.num_samples, last_batch=lengths.last_batch)
         if start == before.start_samples:  # two changes in one step: the later one counts
             phases.pop()
         if size != phases[-1].global_batch_size:
@@ -123,6 +116,24 @@ def later_phases(job: Job, first: Phase, *, scaling: Scaling, world_size: int, l
         if len(phases) > MOST_PHASES:
             raise too_many_phases()
     return tuple(phases[1:])
+
+
+def first_step_at(at: int, before: Phase, lengths: Lengths) -> tuple[int, int]:
+    """Return where the first step begins at or after ``at``, in samples, and the steps before it.
+
+    Args:
+        at: in samples, in ``before`` or at its end.
+        before: the phase up to this step.
+        lengths: of the training.
+    """
+    start = next_step_start(
+        at,
+        start=before.start_samples,
+        global_batch_size=before.global_batch_size,
+        num_samples=lengths.num_samples,
+        last_batch=lengths.last_batch,
+    )
+    return start, steps_to(start, before, num_samples=lengths.num_samples, last_batch=lengths.last_batch)
 
 
 def too_many_phases() -> PlanError:

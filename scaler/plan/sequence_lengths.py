@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from scaler.core.batch import strong_batch
-from scaler.core.steps import next_step_start
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.plan.lengths import Lengths
-from scaler.plan.phase import Phase, Scaling, steps_to, units_of
-from scaler.plan.phases import last_start, later_phases
+from scaler.plan.phase import Phase, Scaling, units_of
+from scaler.plan.phases import first_step_at, last_start, later_phases
 
 
 def planned_phases(
@@ -62,16 +61,9 @@ def _phases(job: Job, first: Phase, *, scaling: Scaling, world_size: int, length
                 "Write the points in ascending order.",
             )
         before = at
-        start = next_step_start(
-            at,
-            start=last.start_samples,
-            global_batch_size=last.global_batch_size,
-            num_samples=lengths.num_samples,
-            last_batch=lengths.last_batch,
-        )
+        start, steps = first_step_at(at, last, lengths)
         if start >= known.samples(job.train):
             break
-        steps = steps_to(start, last, num_samples=lengths.num_samples, last_batch=lengths.last_batch)
         if start == last.start_samples:  # two changes in one step: the later one counts
             phases.pop()
         tokens = later.tokens_per_sample

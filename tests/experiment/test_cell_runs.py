@@ -17,6 +17,7 @@ from scaler.experiment.run import end_if_interrupted, find_work, require_metric
 from scaler.job import Job, dump_job
 from scaler.job.load import edit_job
 from scaler.metrics.events import Evaluated, to_dict
+from scaler.metrics.reader import read_events
 from scaler.runs import RunFolder, RunState
 
 DIGITS = Path(__file__).parents[2] / "jobs/digits"
@@ -123,9 +124,9 @@ def test_an_experiment_ends_when_a_run_lacks_the_value_that_it_compares(tmp_path
     folder = RunFolder(f"{tmp_path}/one-1")
     folder.append_json("events.jsonl", [to_dict(event)])
     for known in ("loss", "accuracy", "train_loss"):
-        require_metric(matrix_of(known), folder)
+        require_metric(matrix_of(known), folder, read_events(folder))
     with pytest.raises(JobFileError, match="run one-1 has no value acuracy, which the experiment compares") as caught:
-        require_metric(matrix_of("acuracy"), folder)
+        require_metric(matrix_of("acuracy"), folder, read_events(folder))
     assert caught.value.remedy.startswith("Did you mean accuracy?")
 
 
@@ -137,9 +138,9 @@ def test_an_interrupt_in_the_last_steps_of_a_cell_ends_the_experiment(tmp_path: 
         folder.append_json("events.jsonl", [to_dict(event) for event in events])
 
     add(make_event("attempt_started", attempt=0))
-    end_if_interrupted(folder)
+    end_if_interrupted(read_events(folder))
     add(make_event("leave_requested", attempt=0, why="stop", detail="Ctrl-C"))
     with pytest.raises(KeyboardInterrupt):
-        end_if_interrupted(folder)
+        end_if_interrupted(read_events(folder))
     add(make_event("attempt_started", attempt=1))  # it was resumed
-    end_if_interrupted(folder)
+    end_if_interrupted(read_events(folder))
