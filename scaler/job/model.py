@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from scaler.errors import JobFileError
 from scaler.job.acceleration import ActivationCheckpointing, CompileChoice
+from scaler.job.fsdp import Fsdp
 from scaler.job.optimizer import LayerDecay, ParameterGroup
 from scaler.job.reference import Reference
 from scaler.job.resources import Resources
@@ -73,6 +74,12 @@ class Train(Length):
         "next epoch.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the initial weights, the data order and dropout.")
+    strategy: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="How the workers share the model. ddp: each has a copy of weights and optimizer. fsdp: each has a "
+        "part, and gathers the weights of one block at a time, for models that do not fit one worker.",
+    )
+    fsdp: Fsdp = Field(default_factory=Fsdp, description="strategy: fsdp: how the model is sharded.")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32",
         description="Precision of forward and backward; weights and optimizer are fp32. fp16: the loss is scaled, and "
