@@ -151,6 +151,7 @@ class Training:
             samples_seen=self.samples_seen,
             digests=self._saving.digests,
         )
+        self._stepper.after_evaluation()
         self._saving.digests, self._steps.gathers = start.digests, start.gathers
         self._stepper.compile()  # after the checks, whose many small batches would each be compiled
         return start
