@@ -152,7 +152,7 @@ class ScaledOptimizer:
         set_constants(self.optimizer, self._phase, self._groups, cycles_momentum=self._cycles_momentum)
 
     def take(self, step: Callable[[], object]) -> None:
-        """Let the optimizer step; translate the errors of optimizers that refuse sparse gradients or sharded weights."""
+        """Let the optimizer step; translate errors of optimizers that refuse sparse gradients or sharded weights."""
         try:
             step()
         except (RuntimeError, NotImplementedError, AssertionError) as error:
