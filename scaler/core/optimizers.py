@@ -66,6 +66,8 @@ class OptimizerFacts:
             is the share of this average in the weights that are trained.
         takes_matrices: whether it trains parameters with two dimensions only, and needs another optimizer beside it.
         no_auto: why ``rule: auto`` chooses nothing for it, as the end of a sentence; empty: it chooses by the family.
+        works_sharded: whether its step on sharded weights (``strategy: fsdp``) is that on whole weights; True also for
+            an unknown class.
     """
 
     name: str
@@ -82,6 +84,7 @@ class OptimizerFacts:
     averages_weights: bool = False
     takes_matrices: bool = False
     no_auto: str = ""
+    works_sharded: bool = True
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -159,6 +162,7 @@ _TABLE = (
         options={"momentum": 0.9, "weight_decay": 0, "trust_coefficient": 1e-3, "nesterov": False},
         family=LAYERWISE,
         sums_gradients=True,
+        works_sharded=False,
     ),
     OptimizerFacts(
         name="lamb",
@@ -175,6 +179,7 @@ _TABLE = (
         },
         family=LAYERWISE,
         averages=("betas",),
+        works_sharded=False,
     ),
     OptimizerFacts(
         name="lion",
@@ -190,6 +195,7 @@ _TABLE = (
         path="pytorch_optimizer:Prodigy",
         options={"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "d0": 1e-6, "d_coef": 1.0},
         family=SELF_TUNED,
+        works_sharded=False,
     ),
     OptimizerFacts(
         name="schedulefree_sgd",
@@ -247,24 +253,28 @@ _TABLE = (
         path="torch.optim:SparseAdam",
         family=ADAPTIVE,
         averages=("betas",),
+        works_sharded=False,
     ),
     OptimizerFacts(
         name="torch.optim:Adafactor",
         path="torch.optim:Adafactor",
         has_momentum=False,
         no_auto="its step is min(lr, 1 / sqrt(steps)) times the size of the weights, which counts steps, not samples",
+        works_sharded=False,
     ),
     OptimizerFacts(
         name="torch.optim:Rprop",
         path="torch.optim:Rprop",
         has_momentum=False,
         no_auto="it compares the signs of two gradients in a row, which must be those of all samples, not of a batch",
+        works_sharded=False,
     ),
     OptimizerFacts(
         name="torch.optim:LBFGS",
         path="torch.optim:LBFGS",
         has_momentum=False,
         no_auto="it measures the curvature along its steps, which needs the gradient of all samples, not of a batch",
+        works_sharded=False,
     ),
 )
 

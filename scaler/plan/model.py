@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any, Literal, Self
 
 from scaler.core.batch import Batch, micro_batch_bounds
+from scaler.core.mesh import DIMENSIONS
 from scaler.core.rules import gain_exponent
 from scaler.core.schedules import Schedule
 from scaler.core.short_step import short_step_momentum
@@ -97,6 +98,8 @@ class Plan:
     tokens_per_sample: int | None = None  # tokens of one sample at the start of training; None: the unit is samples
     name: str  # name of the job
     world_size: int  # workers that the plan is for
+    data_parallel_size: int  # workers with samples of their own, among which the batch is divided: replicate x shard
+    mesh: Mapping[str, int]  # workers in each dimension: replicate, shard, tensor, context, pipeline, expert
     global_batch_size: int  # samples per optimizer step, over all workers
     per_worker_batch_size: int  # samples in one forward/backward on one worker
     grad_accum_steps: int  # forward/backwards per optimizer step
@@ -307,10 +310,16 @@ class Plan:
         return steps_to(samples_seen, phase, num_samples=self.num_samples, last_batch=self.last_batch)
 
     def micro_batch_bounds(self, step_samples: int, *, rank: int, samples_seen: int) -> list[tuple[int, int]]:
-        """Return a worker's micro-batches of a step as bounds in the step's samples; empty if it has no samples."""
+        """Return a worker's micro-batches of a step as bounds in the step's samples; empty if it has no samples.
+
+        Args:
+            step_samples: samples in the step, over all workers.
+            rank: of the worker among those with samples of their own, in [0, ``data_parallel_size``).
+            samples_seen: before the step.
+        """
         return micro_batch_bounds(
             step_samples,
-            world_size=self.world_size,
+            world_size=self.data_parallel_size,
             rank=rank,
             grad_accum_steps=self.phase_at(samples_seen).grad_accum_steps,
         )
@@ -333,6 +342,9 @@ class Plan:
                 "Use the version of scaler that wrote it, or start a new run: scaler submit JOB.",
             )
         known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
+        size = values["world_size"]  # a plan without a mesh is of an older scaler, which had copies only
+        known |= {"data_parallel_size": values.get("data_parallel_size", size)}
+        known |= {"mesh": values.get("mesh", dict.fromkeys(DIMENSIONS, 1) | {"replicate": size})}
         known["lr_curve"] = tuple((int(samples), float(lr)) for samples, lr in values["lr_curve"])
         known["schedule"] = Schedule.from_dict(values["schedule"])
         known["reacts"] = tuple(values["reacts"])

@@ -6,6 +6,7 @@ This module computes no number.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from scaler.core.mesh import sizes_text
 from scaler.job import Job
 from scaler.plan import Phase, Plan
 from scaler.report.page.chart import SERIES, Chart, ChartSet, Line, Mark, samples_axis, sentence
@@ -184,6 +185,7 @@ def _rows(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
     options, size = optimizer_options(plan.optimizer), plan.units.plural
     return [
         ("world_size", plural(plan.world_size, "worker"), _sizes(plan, job)),
+        *([("mesh", sizes_text(plan.mesh), reasons["mesh"])] if "mesh" in reasons else []),
         ("global_batch_size", size(plan.global_batch_size), reasons["global_batch_size"]),
         (
             "per_worker_batch_size",
