@@ -1,11 +1,10 @@
 """The ``scale.mesh`` section: how the workers share the model, and which numbers of workers fit it."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from scaler.core.mesh import DIMENSIONS, mesh_step, mesh_text, nearest_multiples, resolve_mesh
+from scaler.core.mesh import mesh_step, mesh_text, nearest_multiples, resolve_mesh
 from scaler.errors import PlanError
 from scaler.job.section import MOST_WORKERS, Section, problem
 
@@ -69,23 +68,6 @@ def mesh_on(job: "Job", workers: int) -> dict[str, int]:
 def workers_step(job: "Job") -> int:
     """Return the number that the job's number of workers must be a multiple of."""
     return mesh_step(_asked(job))
-
-
-def with_mesh(job: "Job", sizes: Mapping[str, int]) -> "Job":
-    """Return the job with the mesh that a script has made.
-
-    Args:
-        job: of a loop of one's own.
-        sizes: by name, as in ``scale.mesh``; a missing one is 1.
-    """
-    whole = dict.fromkeys(DIMENSIONS, 1) | dict(sizes)
-    strategy = "fsdp" if whole["shard"] > 1 else job.train.strategy
-    return job.model_copy(
-        update={
-            "scale": job.scale.model_copy(update={"mesh": Mesh(**whole)}),
-            "train": job.train.model_copy(update={"strategy": strategy}),
-        }
-    )
 
 
 def require_mesh(job: "Job") -> None:
