@@ -20,6 +20,7 @@ from scaler.plan.checks import require_a_step, require_measurable, require_momen
 from scaler.plan.groups import make_groups
 from scaler.plan.instead_of_decay import phases_instead_of_decay
 from scaler.plan.lengths import Lengths
+from scaler.plan.memory import memory_reason, plan_memory
 from scaler.plan.mesh import make_mesh, mesh_reason
 from scaler.plan.model import SCHEMA_VERSION, Plan, PlanParameter
 from scaler.plan.optimizers import make_optimizers
@@ -58,7 +59,7 @@ def make_plan(
         num_samples: size of the training set, if the job does not give it (``train.num_samples`` wins).
         parameters: name -> number of elements of every parameter of the model, for a job with ``groups`` or
             ``layer_decay``; name -> ``PlanParameter`` for one that splits the parameters among several optimizers, or
-            whose optimizer takes matrices only. Not used for other jobs.
+            whose optimizer takes matrices only. For other jobs, only ``Plan.memory`` needs them.
         horizon_samples: length of the training that ``scale.horizon`` scales to, in samples; None: the plan's own.
 
     Raises:
@@ -207,6 +208,8 @@ def _make(
         steps_per_epoch=plan.steps(num_samples),
     )
     decay = plan_decay(plan, job)
+    sizes = {name: each if isinstance(each, int) else each.size for name, each in (parameters or {}).items()}
+    plan = replace(plan, memory=plan_memory(plan, job, sizes) if sizes else None)
     return replace(
         plan,
         weight_decay_timescale=decay.timescale(first) if decay is not None else None,
@@ -217,6 +220,7 @@ def _make(
             "warmup_samples": warmup_reason,
             "schedule": schedule_reason,
             **number_reasons(plan, job, scaled, lengths),
+            **memory_reason(plan, job),
         },
         warnings=find_warnings(
             plan,

@@ -82,6 +82,20 @@ class PlanOptimizer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PlanMemory:
+    """Memory that the training takes besides activations, gathered blocks and the work of the optimizer's step."""
+
+    num_parameters: int  # elements of all weights
+    weights_gib: float  # of the whole model
+    gradients_gib: float  # of all trained weights
+    optimizer_gib: float  # state of the optimizers
+    average_gib: float  # of train.ema; 0: none
+    worker_gib: float  # all of these, on each worker
+    ddp_gib: float  # on each worker with strategy: ddp
+    fsdp_gib: float  # on each worker with strategy: fsdp
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """A job with every number resolved for one world size; ``reasons`` has the reason of each number, by field name.
 
@@ -139,6 +153,7 @@ class Plan:
     optimizers: tuple[PlanOptimizer, ...] = ()  # of several optimizers, those with a reference of their own
     # of the model that the plan was made for; empty unless groups or optimizers depend on them
     parameters: Mapping[str, PlanParameter] = field(default_factory=dict)
+    memory: PlanMemory | None = None  # None: the plan was made without the model, or an optimizer's state is not known
     # what can change the learning rate or the batch in training: adascale, noise_scale, plateau, divergence
     reacts: tuple[str, ...]
     lr_curve: tuple[tuple[int, float], ...]  # points [samples_seen, learning rate] of the schedule, for drawing
@@ -359,5 +374,7 @@ class Plan:
             name: PlanParameter(**{**each, "other_names": tuple(each["other_names"])})
             for name, each in values.get("parameters", {}).items()
         }
+        if values.get("memory") is not None:
+            known["memory"] = PlanMemory(**values["memory"])
         known["warnings"] = tuple(PlanWarning(**warning) for warning in values["warnings"])
         return cls(**known)

@@ -23,6 +23,7 @@ from scaler.report.plan.format import (
     group_row,
     kept,
     length_reason,
+    memory,
     micro_steps,
     of_its_own,
     or_more,
@@ -214,6 +215,7 @@ def _rows(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
         _cadence(plan, job),
         *_rewarmup(plan, job),
         *([("ema_decay", option(average), average_reason(plan))] if average is not None else []),
+        *([("memory", *memory(plan))] if "memory" in reasons else []),
         *(("reacts", name, reason) for name, reason in reactions(plan)),
         (
             "optimizer",

@@ -22,6 +22,7 @@ from scaler.report.plan.format import (
     group_row,
     kept,
     length_reason,
+    memory,
     micro_steps,
     of_its_own,
     or_more,
@@ -141,6 +142,7 @@ def _numbers(plan: Plan, job: Job | None, estimate: PlanEstimate | None) -> Rend
     average = plan.phases[0].ema_decay
     if average is not None:
         rows.append(("average", option(average), average_reason(plan)))
+    rows += [("memory", *memory(plan))] if "memory" in reasons else []
     rows += [("reacts to", name, reason) for name, reason in reactions(plan)]
     if job is not None:
         climb = rewarmup(plan, job)
