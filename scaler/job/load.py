@@ -120,14 +120,15 @@ def with_mesh(job: Job, sizes: Mapping[str, int]) -> Job:
             workers with the same samples, which ``scale.mesh`` counts in ``tensor``.
 
     Raises:
-        JobFileError: an optimizer that cannot be sharded.
+        JobFileError: the job has a mesh for other numbers of workers, or an optimizer that cannot be sharded.
     """
     mesh = dict.fromkeys(DIMENSIONS, 1) | dict(sizes)
     mesh["tensor"] *= mesh["expert"]
     overrides = [f"scale.mesh={json.dumps(mesh)}"]
     overrides += ["train.strategy=fsdp"] if mesh["shard"] > 1 else []
     workers = prod(mesh[name] for name in (*DATA, *MODEL))
-    return edit_job(job.model_dump(), overrides=overrides, workers=workers, source="the job")
+    fixed = edit_job(job.model_dump(), workers=workers, source="the job")  # a mesh of fixed sizes is not elastic
+    return edit_job(fixed.model_dump(), overrides=overrides, source="the job")
 
 
 def parse_job(values: Mapping[str, Any], *, source: str) -> Job:

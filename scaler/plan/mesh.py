@@ -21,8 +21,8 @@ def make_mesh(job: Job, world_size: int) -> dict[str, int]:
         fits = [size for size in range(2, shard + 1) if shard % size == 0]
         near = sorted(sorted(fits, key=lambda size: abs(size - among))[:2])
         raise PlanError(
-            f"train.fsdp.reshard_after_forward = {among} does not divide the {shard} workers that share a copy of the "
-            "model.",
+            f"train.fsdp.reshard_after_forward = {among} does not divide the "
+            f"{f'{shard} workers that share' if shard > 1 else '1 worker that has'} a copy of the model.",
             f"Use {' or '.join([*map(str, near), 'true'])}.",
         )
     return mesh
