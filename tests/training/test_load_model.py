@@ -98,10 +98,8 @@ def copied(run: scaler.Run, tmp_path: Path) -> RunFolder:
 
 
 def saved(run: scaler.Run, samples: int) -> dict[str, Any]:
-    """Return a checkpoint's state as torch reads it."""
-    path = Path(run.folder.uri) / f"checkpoints/{samples:015d}.pt"
-    state: dict[str, Any] = torch.load(path, weights_only=True)
-    return state
+    """Return a checkpoint's state."""
+    return load_checkpoint(run.folder, samples)
 
 
 def require_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -366,10 +364,10 @@ def test_no_checkpoint_has_a_value_to_be_the_best(copied: RunFolder) -> None:
 
 
 def test_an_altered_checkpoint_is_not_used_and_not_set_aside(copied: RunFolder) -> None:
-    path = Path(copied.uri) / f"checkpoints/{180:015d}.pt"
+    path = Path(copied.uri) / f"checkpoints/{180:015d}/average-00000.bin"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert error_of(RunError, run=copied.uri, recipe=tied()) == (
-        f"run {copied.run_id}: checkpoint 180 was altered: its checksum does not match.\n"
+        f"run {copied.run_id}: checkpoint 180 was altered: the checksum of average-00000.bin does not match.\n"
         "  Use another one. It has checkpoints at these numbers of samples: 60, 120, 180."
     )
     assert path.exists()
