@@ -155,7 +155,7 @@ def test_checkpoints_are_kept_as_many_as_asked_for(tmp_path: Path) -> None:
     training, around = in_this_process(tmp_path, make_recipe(), job)
     training.run()
     assert around.folder.names("checkpoints") == [
-        f"{samples:015d}.{suffix}" for samples in (500, 750) for suffix in ("json", "pt")
+        f"{samples:015d}{suffix}" for samples in (500, 750) for suffix in ("", ".json")
     ]
 
 

@@ -85,6 +85,11 @@ def key_of(path: Path) -> str:
     return "/".join(quote(key, safe="._-") if isinstance(key, str) else f"[{key!r}]" for key in path)
 
 
+def bytes_of(tensor: Tensor) -> memoryview:
+    """Return the memory of a contiguous tensor on the CPU, as bytes."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Return whether a tensor is stored as its bytes."""
     if isinstance(tensor, DTensor):
@@ -96,7 +101,7 @@ def _local(tensor: Tensor) -> tuple[Tensor, torch.Size]:
     """Return this worker's part of a tensor, and the offsets of the part in it."""
     if not isinstance(tensor, DTensor):
         return tensor, torch.Size([0] * tensor.dim())
-    (chunk,) = tensor.__create_chunk_list__()  # type: ignore[attr-defined]
+    (chunk,) = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]
     return tensor.to_local(), chunk.offsets
 
 

@@ -53,7 +53,7 @@ class PassedOver(NamedTuple):
 class FileSum(NamedTuple):
     """What a manifest says of a file."""
 
-    bytes: int
+    size: int  # in bytes
     sha256: str
 
     @classmethod
@@ -82,7 +82,7 @@ class Checkpoint(NamedTuple):
             RunError: it cannot be read.
         """
         digest, expected = sha256(), self.files[file]
-        for block in self.folder.read_blocks(self.path(file), end=expected.bytes):
+        for block in self.folder.read_blocks(self.path(file), end=expected.size):
             digest.update(block)
             yield block
         if digest.hexdigest() != expected.sha256:
@@ -101,9 +101,10 @@ def write_manifest(folder: RunFolder, about: Mapping[str, Any], files: Mapping[s
         about: plain values for the manifest; its ``samples_seen`` names the checkpoint.
         files: of the checkpoint, by name.
     """
-    size = sum(file.bytes for file in files.values())
-    sums = {"bytes": size, "files": {name: file._asdict() for name, file in sorted(files.items())}}
-    folder.write_json(f"{_name(about['samples_seen'])}.json", {"schema_version": SCHEMA_VERSION, **about, **sums})
+    size = sum(file.size for file in files.values())
+    sums = {name: {"bytes": file.size, "sha256": file.sha256} for name, file in sorted(files.items())}
+    values = {"schema_version": SCHEMA_VERSION, **about, "bytes": size, "files": sums}
+    folder.write_json(f"{_name(about['samples_seen'])}.json", values)
     return size
 
 
@@ -145,8 +146,8 @@ def find_checkpoint(folder: RunFolder) -> tuple[int | None, list[PassedOver]]:
             f"run {folder.run_id}: none of its checkpoints can be used. {unusable[0][1].problem}",
             "Restore one from a copy, or submit the job again; scaler does not restart from 0 automatically.",
         )
-    for samples_seen, error in unusable:
-        if error.counted:
+    for samples_seen, why in unusable:
+        if why.counted:
             _set_aside(folder, samples_seen)
         else:  # what a killed writer left may be large, and nobody can use it
             remove_checkpoint(folder, samples_seen)
@@ -226,8 +227,8 @@ def open_files(folder: RunFolder, samples_seen: int) -> Checkpoint:
     for name, expected in files.items():
         if name not in sizes:
             raise UnusableError(f"{where} is incomplete: its file {name} is missing.")
-        if sizes[name] != expected.bytes:
-            raise UnusableError(f"{where} is incomplete: {name} has {sizes[name]:,} bytes of {expected.bytes:,}.")
+        if sizes[name] != expected.size:
+            raise UnusableError(f"{where} is incomplete: {name} has {sizes[name]:,} bytes of {expected.size:,}.")
     return Checkpoint(folder, samples_seen, about, files)
 
 

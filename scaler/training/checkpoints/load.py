@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import DefaultLoadPlanner
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.planner import ReadItem
 
 from scaler.errors import RunError
 from scaler.runs import RunFolder
 from scaler.training.checkpoints import index, plain
-from scaler.training.checkpoints.copies import Path, key_of
+from scaler.training.checkpoints.copies import Path, bytes_of, key_of
 from scaler.training.checkpoints.files import INDEX, PLAIN, THREADS, Checkpoint, open_files
 
 GAP_BYTES = 2**20  # so many bytes that nobody wants are read, rather than sending another request
@@ -29,7 +29,7 @@ class Saved(NamedTuple):
 
     files: Checkpoint
     state: dict[str, Any]  # with meta tensors
-    index: index.Index
+    tensors: index.Index
 
     def read(self, path: Path = (), *, place: PlaceTensor | None = None) -> Any:
         """Return a value of the state with its tensors.
@@ -62,12 +62,12 @@ class Saved(NamedTuple):
 
     def require_consistent(self) -> None:
         """Raise a ``ValueError`` unless the index has every tensor of the state, inside of the checkpoint's files."""
-        tensors = self.index.metadata.state_dict_metadata
+        tensors = self.tensors.metadata.state_dict_metadata
         missing = [name for name in self._names().values() if name not in tensors]
         if missing:
             raise ValueError(f"{INDEX} has no {missing[0]}")
-        for at, part in self.index.parts.items():
-            size = self.files.files[part.file].bytes if part.file in self.files.files else -1
+        for at, part in self.tensors.parts.items():
+            size = self.files.files[part.file].size if part.file in self.files.files else -1
             if not 0 <= part.start <= part.end <= size:
                 raise ValueError(f"{at.fqn} is outside of {part.file}")
 
@@ -129,7 +129,7 @@ class _Read(NamedTuple):
     def take(self, block: memoryview, start: int) -> None:
         """Take what belongs into the buffer of a block that begins at ``start`` in the file."""
         first, last = max(self.start, start), min(self.end, start + len(block))
-        into = memoryview(self.buffer.reshape(-1).view(torch.uint8).numpy())
+        into = bytes_of(self.buffer)
         into[first - self.start : last - self.start] = block[first - start : last - start]
         if last == self.end and self.buffer is not self.target:
             found = self.buffer
@@ -141,11 +141,11 @@ class _Read(NamedTuple):
 def _read_tensors(saved: Saved, targets: dict[str, Tensor]) -> None:
     """Read tensors, several files at a time."""
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-    planner.set_up_planner({name: tensor.detach() for name, tensor in targets.items()}, saved.index.metadata, True)
+    planner.set_up_planner({name: tensor.detach() for name, tensor in targets.items()}, saved.tensors.metadata, True)
     reads: dict[str, list[_Read]] = {}
     for item in planner.create_local_plan().items:
         if prod(item.lengths):
-            file, read = _planned(item, planner.resolve_tensor(item), saved.index)
+            file, read = _planned(item, planner.resolve_tensor(item), saved.tensors)
             reads.setdefault(file, []).append(read)
     with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(lambda file: _read_file(saved.files, file, reads[file]), reads))
@@ -169,7 +169,7 @@ def _planned(item: ReadItem, target: Tensor, known: index.Index) -> tuple[str, _
 
 def _read_file(files: Checkpoint, file: str, reads: list[_Read]) -> None:
     """Read what is wanted of a file, in its order."""
-    size = files.files[file].bytes
+    size = files.files[file].size
     reads.sort(key=lambda read: read.start)
     spans: list[list[int]] = [[0, 0]]
     for start, end in [*((read.start, read.end) for read in reads), (size, size)]:

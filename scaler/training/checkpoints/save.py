@@ -11,14 +11,14 @@ from hashlib import sha256
 from os import PathLike
 from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, TensorWriteData, WriteItem, WriteItemType
-from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from scaler.errors import RunError, ScalerError
@@ -26,7 +26,7 @@ from scaler.runs import RunFolder
 from scaler.runs.filesystems import patiently
 from scaler.runs.large_files import BLOCK_BYTES
 from scaler.training.checkpoints import index, plain
-from scaler.training.checkpoints.copies import Piece, StateCopy
+from scaler.training.checkpoints.copies import Piece, StateCopy, bytes_of
 from scaler.training.checkpoints.files import (
     FOLDER,
     INDEX,
@@ -59,7 +59,7 @@ def save_copy(copy: StateCopy, writer: "FolderWriter", group: dist.ProcessGroup 
     state = dict(copy.pieces)
     try:
         if group is not None:
-            dcp.save(state, storage_writer=writer, planner=planner, process_group=group)
+            save(state, storage_writer=writer, planner=planner, process_group=group)
             return
         planner.set_up_planner(state, is_coordinator=True)
         writer.set_up_storage_writer(True)
@@ -75,7 +75,7 @@ def save_copy(copy: StateCopy, writer: "FolderWriter", group: dist.ProcessGroup 
         raise
 
 
-class CopyPlanner(dcp.DefaultSavePlanner):
+class CopyPlanner(DefaultSavePlanner):
     """Plans to write the pieces of every worker; a piece that several workers have is written by one."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class CopyPlanner(dcp.DefaultSavePlanner):
         return piece.tensor
 
 
-class FolderWriter(dcp.StorageWriter):
+class FolderWriter(StorageWriter):
     """Writes one worker's part of a checkpoint into the run's folder; rank 0 also the rest.
 
     Args:
@@ -185,7 +185,7 @@ class FolderWriter(dcp.StorageWriter):
         def blocks() -> Iterator[memoryview]:
             nonlocal size
             for item in items:
-                data = _bytes_of(planner.resolve_data(item))
+                data = bytes_of(planner.resolve_data(item).contiguous())
                 places.append(WriteResult(item.index, len(data), (name, size)))
                 size += len(data)
                 for first in range(0, len(data), BLOCK_BYTES):
@@ -219,13 +219,8 @@ def _by_file(items: Sequence[WriteItem], rank: int) -> dict[str, list[WriteItem]
     return files
 
 
-def _bytes_of(tensor: Any) -> memoryview:
-    """Return the bytes of a tensor on the CPU, in row-major order."""
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else memoryview(b"")
-
-
 def _sum(name: str, found: FileSum) -> WriteResult:
-    return WriteResult(MetadataIndex(name), found.bytes, found)
+    return WriteResult(MetadataIndex(name), found.size, found)
 
 
 @contextmanager
