@@ -185,7 +185,9 @@ class FolderWriter(StorageWriter):
         def blocks() -> Iterator[memoryview]:
             nonlocal size
             for item in items:
-                data = bytes_of(planner.resolve_data(item).contiguous())
+                tensor = planner.resolve_data(item)
+                assert isinstance(tensor, Tensor)
+                data = bytes_of(tensor.contiguous())
                 places.append(WriteResult(item.index, len(data), (name, size)))
                 size += len(data)
                 for first in range(0, len(data), BLOCK_BYTES):
