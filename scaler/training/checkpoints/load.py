@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 
 from scaler.errors import RunError
@@ -48,7 +49,8 @@ class Saved(NamedTuple):
         value: Any = self.state
         for key in path:
             value = value[key]
-        names, made = self._names(), dict[str, Tensor]()
+        names = {id(tensor): name for tensor, name in self._named()}
+        made: dict[str, Tensor] = {}
 
         def target(tensor: Tensor, at: Path) -> Tensor:
             name = names[id(tensor)]
@@ -62,20 +64,24 @@ class Saved(NamedTuple):
 
     def require_consistent(self) -> None:
         """Raise a ``ValueError`` unless the index has every tensor of the state, inside of the checkpoint's files."""
-        tensors = self.tensors.metadata.state_dict_metadata
-        missing = [name for name in self._names().values() if name not in tensors]
-        if missing:
-            raise ValueError(f"{INDEX} has no {missing[0]}")
+        known = {
+            name: sum(prod(chunk.sizes) for chunk in about.chunks)
+            for name, about in self.tensors.metadata.state_dict_metadata.items()
+            if isinstance(about, TensorStorageMetadata)
+        }
+        for tensor, name in self._named():
+            if known.get(name) != tensor.numel():
+                raise ValueError(f"{INDEX} has {known.get(name, 0)} of {tensor.numel()} elements of {name}")
         for at, part in self.tensors.parts.items():
             size = self.files.files[part.file].size if part.file in self.files.files else -1
             if not 0 <= part.start <= part.end <= size:
                 raise ValueError(f"{at.fqn} is outside of {part.file}")
 
-    def _names(self) -> dict[int, str]:
-        """Return the name of each tensor in the index, by the id of its meta tensor."""
-        names: dict[int, str] = {}
-        _each_tensor(self.state, (), lambda tensor, at: names.setdefault(id(tensor), key_of(at)))
-        return names
+    def _named(self) -> list[tuple[Tensor, str]]:
+        """Return the meta tensors of the state, each once with its name in the index."""
+        named: dict[int, tuple[Tensor, str]] = {}
+        _each_tensor(self.state, (), lambda tensor, at: named.setdefault(id(tensor), (tensor, key_of(at))))
+        return list(named.values())
 
 
 def open_checkpoint(folder: RunFolder, samples_seen: int) -> Saved:
