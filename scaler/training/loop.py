@@ -59,7 +59,9 @@ class Training:
         self._run = run = Run(job, plan, context, clock)
         self._stepper = Stepper(recipe, job, plan, context, clock=clock, activity=activity, values=run.recorder.values)
         self._evaluation = Evaluator(recipe, context, self._stepper.module, self._stepper.average, activity)
-        self._checkpoints = checkpoints = CheckpointWriter(job, context, run.best)
+        self._checkpoints = checkpoints = CheckpointWriter(
+            job, context, run.best, is_sharded=self._stepper.parallel.is_sharded
+        )
         self._steps = Steps(recipe, job, run, context, self._stepper, clock)
         self._hand_over = HandOver(run, context, checkpoints, activity)
         self._saving = Saving(
