@@ -1,5 +1,7 @@
 """A small model of blocks, and its shards as ``strategy: fsdp`` makes them."""
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -10,10 +12,10 @@ from torch.distributed.fsdp import fully_shard
 class Net(nn.Module):
     """Two blocks and a head, of float64."""
 
-    def __init__(self, *inside: nn.Module, seed: int = 3) -> None:
+    def __init__(self, *inside: Callable[[], nn.Module], seed: int = 3) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(6, 6), nn.Tanh(), *inside) for _ in range(2)])
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(6, 6), nn.Tanh(), *(make() for make in inside)) for _ in range(2)])
         self.head = nn.Linear(6, 2)
         self.double()
 

@@ -1,5 +1,7 @@
 """What a sharded model needs around forward passes that no backward follows."""
 
+from contextlib import suppress
+
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
@@ -23,7 +25,8 @@ def shard_again(model: nn.Module) -> None:
         model: unless it is sharded, nothing is done.
     """
     if isinstance(model, FSDPModule):
-        model.reset_iter_state()
+        with suppress(AttributeError):  # torch 2.13, if the model has run no forward yet
+            model.reset_iter_state()
 
 
 def outside_forward(error: BaseException) -> RecipeError | None:

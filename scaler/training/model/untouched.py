@@ -27,7 +27,6 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
         device: its random state is restored too, beside the CPU's.
     """
     random_numbers = random_state(device)
-    shard_again(model)
     modules = list(model.modules())
     attributes = [_attributes(module) for module in modules]
     tensors = [*model.parameters(), *model.buffers()]
