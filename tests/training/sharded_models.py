@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+
+from scaler.job.fsdp import Fsdp
+from scaler.training.parallel.sharded import Sharded
 
 
 class Net(nn.Module):
@@ -15,7 +16,9 @@ class Net(nn.Module):
     def __init__(self, *inside: Callable[[], nn.Module], seed: int = 3) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(6, 6), nn.Tanh(), *(make() for make in inside)) for _ in range(2)])
+        self.blocks = nn.ModuleList(
+            [nn.Sequential(nn.Linear(6, 6), nn.Tanh(), *(make() for make in inside)) for _ in range(2)]
+        )
         self.head = nn.Linear(6, 2)
         self.double()
 
@@ -31,8 +34,5 @@ class Net(nn.Module):
 
 def sharded(model: Net) -> Net:
     """Return the model, sharded over torch's default process group."""
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("shard",))
-    for block in model.blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    Sharded(Fsdp(), shard=dist.get_world_size(), device=torch.device("cpu")).distribute(model)
     return model

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from scaler.training.model.sharding import outside_forward, shard_again
+from scaler.training.process_group import is_lost_peer
 
 WAIT = timedelta(seconds=30)  # for the slowest worker to get to its exception
 
@@ -37,7 +38,7 @@ def failing_together(model: nn.Module, *, is_sharded: bool, world_size: int) -> 
         world_size: workers in torch's default process group.
 
     Raises:
-        LoneFailure: another worker has no exception.
+        LoneFailure: another worker has no exception, or is gone.
         RecipeError: the exception says that the recipe uses a sharded model's weights outside ``forward``.
     """
     try:
@@ -45,7 +46,7 @@ def failing_together(model: nn.Module, *, is_sharded: bool, world_size: int) -> 
     except Exception as error:
         if not is_sharded:
             raise
-        if not _is_on_all_workers(world_size):
+        if is_lost_peer(error) or not _is_on_all_workers(world_size):
             raise LoneFailure(outside_forward(error) or error) from error
         shard_again(model)
         if (failure := outside_forward(error)) is not None:
