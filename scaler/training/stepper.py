@@ -32,6 +32,7 @@ from scaler.training.model.average import WeightAverage
 from scaler.training.model.buffers import broadcast_tensors
 from scaler.training.model.modes import Freezing, start_training
 from scaler.training.model.names import load_model_state, model_state, named_parameters
+from scaler.training.model.sharding import outside_forward
 from scaler.training.optimizer.joint import JointOptimizers
 from scaler.training.optimizer.preconditioner import Preconditioner
 from scaler.training.optimizer.scaled import ScaledOptimizer
@@ -278,10 +279,12 @@ class Stepper:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Translate errors of torch's compiler inside a ``with`` block."""
+        """Translate errors of torch's compiler, and those of a sharded model, inside a ``with`` block."""
         try:
             yield
         except Exception as error:
+            if self.parallel.is_sharded and (misuse := outside_forward(error)):
+                raise misuse from error
             if self._job.train.compile and (failure := compile_failure(error)):
                 raise failure from error
             raise
