@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from scaler.core.optimizers import optimizer_facts
@@ -99,19 +100,25 @@ class Scheduled:
         self._scheduler.follow(samples_seen=samples_seen, samples=samples, share=share)
 
     def grad_norm(self) -> Tensor:
-        """Return the norm of the gradient, over all groups."""
-        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = total_norm(gradients) if gradients else torch.zeros(())
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        """Return the norm of the gradient, over all groups; of a sharded gradient, that of the whole one.
+
+        With several meshes, such as that of experts and that of the rest, it is over all of them. The parameters that
+        only other processes have, such as those of another pipeline stage, are not in it.
+        """
+        meshes: dict[DeviceMesh | None, list[Tensor]] = {}
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                if (gradient := parameter.grad) is not None:
+                    mesh = gradient.device_mesh if isinstance(gradient, DTensor) else None
+                    meshes.setdefault(mesh, []).append(gradient)
+        norms = [_full(total_norm(gradients)) for gradients in meshes.values()]
+        if len(norms) == 1:
+            return norms[0]
+        return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 
     def device(self) -> torch.device | None:
         """Return the device of the first parameter."""
         return next((p.device for group in self.optimizer.param_groups for p in group["params"]), None)
-
-    def is_sharded(self) -> bool:
-        """Return whether each process holds a part of the gradient only."""
-        parameters: list[Any] = [p for group in self.optimizer.param_groups for p in group["params"]]
-        return any(isinstance(parameter, DTensor) for parameter in parameters)
 
     def _begin_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the arguments of the step, with a closure that says when its gradients are complete."""
@@ -137,6 +144,10 @@ class Scheduled:
         ]
         self.used_lr = max(lrs, key=lambda lr: abs(lr - lrs[0])) if lrs else 0.0
         after(self)
+
+
+def _full(norm: Tensor) -> Tensor:
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def require_reference(scheduled: Scheduled, job: Job) -> None:
