@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from scaler.training.optimizer.joint import JointOptimizers
 from scaler.training.optimizer.preconditioner import Preconditioner
 from scaler.training.optimizer.scaled import ScaledOptimizer
 from scaler.training.optimizer.settings import set_mode
+from scaler.training.parallel.make import make_parallel
 from scaler.training.recipe import Recipe
 from scaler.training.recipe.optimizers import trained_by
 from scaler.training.worker_context import WorkerContext
@@ -69,6 +71,7 @@ class Stepper:
         values: gets the values that the loss or the step records.
 
     Attributes:
+        parallel: how the workers share the model.
         module: the model, not wrapped, on its device.
         average: the average of its weights; None without ``train.ema``.
         optimizers: by their names in the recipe; under the name None, if it has one.
@@ -93,14 +96,18 @@ class Stepper:
         self._recipe, self._job = recipe, job
         self._clock, self._activity, self._values = clock, activity, values
         self._device, self._world_size = context.device, context.world_size
-        self.module: nn.Module = recipe.model.to(self._device)
+        self.parallel = make_parallel(recipe, job, context)
+        self.module: nn.Module = recipe.model
         if job.train.channels_last:
             use_channels_last(self.module)
         start_training(self.module, keep_modes=recipe.keep_modes)
-        if self._world_size > 1:
-            broadcast_tensors([*self.module.parameters(), *self.module.buffers()])
         self._freezing = Freezing(self.module, plan.groups)
         self._freezing.apply(0)
+        self.average = WeightAverage(self.module) if job.train.ema is not None else None
+        if job.train.activation_checkpointing is not None:  # the average above is only evaluated
+            recompute_activations(self.module, job.train.activation_checkpointing)
+        for model in (self.module, *([self.average.model] if self.average is not None else [])):
+            self.parallel.distribute(model)
         named = named_parameters(self.module)
         self.optimizers: dict[str | None, ScaledOptimizer] = {
             name: ScaledOptimizer(
@@ -117,9 +124,6 @@ class Stepper:
         if self._one is not None and len(self.optimizers) > 1:
             self._one = JointOptimizers(self.optimizers, job, self._device)
         self._preconditioner = Preconditioner(self.optimizers[None].optimizer) if plan.is_preconditioned else None
-        self.average = WeightAverage(self.module) if job.train.ema is not None else None
-        if job.train.activation_checkpointing is not None:  # the average above is only evaluated
-            recompute_activations(self.module, job.train.activation_checkpointing)
         self._phase = plan.phases[0]
         self._gradient = self._make_gradient()
         self._is_new = True  # no step has been taken yet
@@ -150,7 +154,7 @@ class Stepper:
 
     def can_measure_noise(self) -> bool:
         """Return whether a step has one gradient, with at least two parts (workers or micro-steps) to compare."""
-        if self._one is None or (self._world_size == 1 and self._phase.grad_accum_steps == 1):
+        if self._one is None or self.parallel.noise_parts(self._phase.grad_accum_steps) == 1:
             return False
         return self._preconditioner is None or self._preconditioner.is_ready()
 
@@ -166,7 +170,8 @@ class Stepper:
             step_samples: samples in the whole step, over all workers.
             measure: whether to measure the gradient's noise.
         """
-        gradient, steps = self._gradient, self._phase.grad_accum_steps
+        gradient = self._gradient
+        steps = min(self._phase.grad_accum_steps, ceil(step_samples / self._world_size))  # of the largest share
         if isinstance(gradient, OwnStep):
             loaded = gradient.load(source, sizes, step_samples=step_samples)
             return WholeGradient(measures=loaded.measures(), trained=(), norm=NO_NORM, squares=None, loaded=loaded)
@@ -223,10 +228,8 @@ class Stepper:
 
     def broken_weight(self) -> str | None:
         """Return a text that names a weight that is not finite, or None. No loss shows the newest weights yet."""
-        named = [
-            (name, tensor) for name, tensor in named_parameters(self.module).items() if not tensor.isfinite().all()
-        ]
-        return f"{named[0][0]} is not finite" if named else None
+        broken = self.parallel.broken_weight(named_parameters(self.module))
+        return f"{broken} is not finite" if broken is not None else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of model, optimizer, loss scaler and average, for a checkpoint.
@@ -288,11 +291,24 @@ class Stepper:
             "values": self._values,
         }
         if self._one is None:
+            if self.parallel.is_sharded:
+                raise RecipeError(
+                    "train.strategy = fsdp, and the recipe has a step of its own, whose gradients are of several "
+                    "optimizers.",
+                    "Use train.strategy: ddp, or write the loop yourself with scaler.start (docs/own-loop.md).",
+                )
             named = {name: optimizer for name, optimizer in self.optimizers.items() if name is not None}
             return OwnStep(self._recipe, self.module, named, **shared)
         assert self._recipe.loss is not None
         scaler, precondition = self._one.scaler, self._preconditioner
-        return GradientStep(self.module, self._recipe.loss, **shared, scaler=scaler, precondition=precondition)
+        return GradientStep(
+            self.module,
+            self._recipe.loss,
+            **shared,
+            parallel=self.parallel,
+            scaler=scaler,
+            precondition=precondition,
+        )
 
     def _estimate(
         self, parts: Parts, trained: Sequence[nn.Parameter], norm: Tensor, plan: Plan

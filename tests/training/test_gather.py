@@ -23,6 +23,7 @@ from scaler.training.gradients.gather import gathering
 from scaler.training.gradients.step import GradientStep
 from scaler.training.gradients.values import RecordedValues
 from scaler.training.loop import Training
+from scaler.training.parallel.replicated import Replicated
 from scaler.training.randomness import seed_everything
 
 
@@ -59,6 +60,7 @@ def gradient_of(rank: int, world_size: int, count: int) -> tuple[list[float], fl
     step = GradientStep(
         model,
         clip_loss,
+        parallel=Replicated(world_size=world_size, device=torch.device("cpu")),
         world_size=world_size,
         device=torch.device("cpu"),
         precision="fp32",

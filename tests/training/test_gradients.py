@@ -15,6 +15,7 @@ from scaler.training.activity import Activity
 from scaler.training.clock import CpuClock
 from scaler.training.gradients.step import GradientStep
 from scaler.training.gradients.values import RecordedValues
+from scaler.training.parallel.replicated import Replicated
 
 FEATURES = 5
 
@@ -61,6 +62,7 @@ def step_gradient(
     gradient = GradientStep(
         model,
         LOSSES[loss],
+        parallel=Replicated(world_size=world_size, device=torch.device("cpu")),
         world_size=world_size,
         device=torch.device("cpu"),
         precision="fp32",
@@ -294,6 +296,7 @@ def test_a_loss_that_no_step_can_use_is_refused(loss: Any, problem: str) -> None
     gradient = GradientStep(
         make_model(),
         loss,
+        parallel=Replicated(world_size=1, device=torch.device("cpu")),
         world_size=1,
         device=torch.device("cpu"),
         precision="fp32",
@@ -345,6 +348,7 @@ def make_step(model: nn.Module, loss: Any, world_size: int) -> GradientStep:
     return GradientStep(
         model,
         loss,
+        parallel=Replicated(world_size=world_size, device=torch.device("cpu")),
         world_size=world_size,
         device=torch.device("cpu"),
         precision="fp32",

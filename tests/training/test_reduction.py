@@ -322,14 +322,14 @@ def launched_early(rank: int, world_size: int) -> list[int]:
     """Return how many buckets were being summed when backward ended, in each step."""
     torch.manual_seed(1)
     step, found = make_step(Words(), forward_loss, world_size), []
-    assert step._sum is not None
-    start_rest = step._sum.start_rest
+    gradient_sum = step._reduction._sum
+    start_rest = gradient_sum.start_rest
 
     def note(*, counts: bool) -> None:
-        found.append(step._sum._launched)
+        found.append(gradient_sum._launched)
         start_rest(counts=counts)
 
-    step._sum.start_rest = note
+    gradient_sum.start_rest = note
     for _ in range(4):
         step(iter([torch.ones(2, 4)]), [2], step_samples=4)
     return found

@@ -15,7 +15,6 @@ from scaler.training.data.batches import to_device
 from scaler.training.gradients.gather import gathering
 from scaler.training.gradients.losses import LOSS, Value, read_values
 from scaler.training.gradients.norm import total_norm
-from scaler.training.gradients.reduction import sparse_parameters
 from scaler.training.gradients.step import StepMeasures
 from scaler.training.gradients.step_context import LoadedBatch, Numbers, Part, StepContext
 from scaler.training.gradients.values import RecordedValues
@@ -23,6 +22,7 @@ from scaler.training.model.buffers import Buffers
 from scaler.training.model.modes import norms_in_evaluation_mode
 from scaler.training.model.names import named_parameters
 from scaler.training.optimizer.scaled import ScaledOptimizer
+from scaler.training.parallel.gradient_sum import sparse_parameters
 from scaler.training.recipe import Recipe
 from scaler.training.recipe.failures import describe_type
 

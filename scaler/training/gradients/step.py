@@ -30,13 +30,13 @@ from scaler.training.gradients.losses import (
     weights_in_micro_batches,
     weights_over_workers,
 )
-from scaler.training.gradients.norm import coalesced, values_of
+from scaler.training.gradients.norm import values_of
 from scaler.training.gradients.parts import PartNorms, Parts, Precondition
-from scaler.training.gradients.reduction import GradientSum, sparse_parameters
 from scaler.training.gradients.values import RecordedValues
 from scaler.training.model.buffers import Buffers
 from scaler.training.model.modes import norms_in_evaluation_mode
 from scaler.training.model.names import named_parameters
+from scaler.training.parallel.strategy import Parallel
 from scaler.training.recipe.recipe import Loss
 
 
@@ -75,6 +75,7 @@ class GradientStep:
     Args:
         model: on its device, the same on every worker; the loss gets it unwrapped.
         loss: the recipe's.
+        parallel: how the workers share the model; it has distributed it.
         world_size: workers; if there are more than one, torch's default process group must exist.
         device: of the model.
         precision: ``fp32``, ``bf16`` or ``fp16``; the last two run forward under autocast.
@@ -90,6 +91,7 @@ class GradientStep:
         model: nn.Module,
         loss: Loss,
         *,
+        parallel: Parallel,
         world_size: int,
         device: torch.device,
         precision: str,
@@ -99,7 +101,8 @@ class GradientStep:
         values: RecordedValues,
         precondition: Precondition | None = None,
     ) -> None:
-        self._loss, self._device, self._world_size, self._activity = loss, device, world_size, activity
+        self._loss, self._parallel, self._device, self._activity = loss, parallel, device, activity
+        self._world_size = world_size
         self._scaler, self._clock, self._values = scaler, clock, values
         self._named = {name: p for name, p in named_parameters(model).items() if p.requires_grad}
         self._parameters = list(self._named.values())
@@ -107,11 +110,12 @@ class GradientStep:
         self._known = set(named_parameters(model))
         self._is_first = True  # whether the next step is the first
         self._model = model
-        self._norms = PartNorms(self._parameters, device=device, world_size=world_size, precondition=precondition)
-        self._sum: GradientSum | None = None
-        if world_size > 1:
-            self._buffers = Buffers(model)
-            self._sum = GradientSum(self._named, sparse=sparse_parameters(model))
+        # Parts of a sharded model's gradient are sums over all workers: each worker sees all of them.
+        self._sees_own = world_size > 1 and not parallel.is_sharded
+        seen_from = world_size if self._sees_own else 1
+        self._norms = PartNorms(self._parameters, device=device, world_size=seen_from, precondition=precondition)
+        self._reduction = parallel.reduction(model, self._named)
+        self._buffers = Buffers(model) if world_size > 1 else None
 
     def __call__(
         self,
@@ -130,22 +134,24 @@ class GradientStep:
                 weight 0.
             step_samples: samples in the whole step, over all workers.
             measure: whether to measure the norms of the gradient's parts; the same on every worker.
-            micro_steps: the largest number of micro-batches of a worker, the same on every worker; used if ``measure``.
+            micro_steps: the largest number of micro-batches of a worker in this step, the same on every worker.
         """
         waits, losses = [], []
         is_sum = False
-        steps = max(len(sizes), 1)
+        steps = self._parallel.micro_batches(len(sizes), most=micro_steps)
         self._norms.begin()
+        batch: Any = None
         for index in range(steps):
             asked = self._clock.mark()
-            self._activity.begin(LOADING)
-            batch = to_device(next(batches), self._device)
-            self._activity.begin(COMPUTING)
+            if index < max(len(sizes), 1):  # else the last batch is used again, with the weight 0
+                self._activity.begin(LOADING)
+                batch = to_device(next(batches), self._device)
+                self._activity.begin(COMPUTING)
             waits.append((asked, self._clock.mark()))
-            size = sizes[index] if sizes else 0
-            if self._sum is not None and index == 0:
+            size = sizes[index] if index < len(sizes) else 0
+            if self._buffers is not None and index == 0:
                 self._buffers.broadcast()
-            norms = nullcontext() if sizes else norms_in_evaluation_mode(self._model)
+            norms = nullcontext() if size else norms_in_evaluation_mode(self._model)
             with self._autocast(), norms, gathering(has_samples=bool(sizes), micro_batches=steps):
                 loss = read_loss(self._loss(self._model, batch))
             if loss.recorded:
@@ -154,32 +160,31 @@ class GradientStep:
             if len(loss.terms) > 1:
                 if steps > 1:
                     raise weights_in_micro_batches(steps)
-                own = [term.weight if sizes and term.weight is not None else 0.0 for term in loss.terms]
+                own = [term.weight if size and term.weight is not None else 0.0 for term in loss.terms]
                 weights = weights_over_workers(own, device=self._device, world_size=self._world_size)
                 value, weight = joined(loss.terms, weights, samples=size, step_samples=step_samples), None
             is_sum = weight is not None
             # A sum has the factor 1, or 0 for an empty share; a mean has its share of the step's samples.
             share = float(size > 0) if is_sum else size / step_samples
-            if self._sum is not None and sizes and index == steps - 1:
-                self._sum.begin(self._norms.note if measure else None)
+            is_last = index == steps - 1
+            self._reduction.before_backward(
+                is_last=is_last, counts=size > 0, on_part=self._norms.note if measure else None
+            )
             self._backward(value, share)
-            losses.append((value.detach(), size if weight is None else weight if sizes else 0.0))
-            if measure and steps > 1 and (index < steps - 1 or self._sum is None):  # otherwise note does it
-                self._norms.take_apart(is_last=index == steps - 1)
-        if self._sum is not None:
-            self._sum.start_rest(counts=bool(sizes))
-        else:
-            for parameter in self._parameters:
-                if parameter.grad is not None and parameter.grad.is_sparse:
-                    parameter.grad = coalesced(parameter.grad)
+            losses.append((value.detach(), size if weight is None else weight if size else 0.0))
+            if measure and steps > 1 and not (is_last and self._sees_own):  # then note does it
+                self._norms.take_apart(is_last=is_last)
+        self._reduction.after_backward(counts=bool(sizes))
         ready = self._clock.mark()
-        if self._sum is not None:
+        if self._world_size > 1:
             self._activity.begin(WAITING)
-            self._sum.wait()
+            self._reduction.wait()
             self._activity.begin(COMPUTING)
+        else:
+            self._reduction.wait()
         if self._is_first:
             self._require_used()
-        weights = [float(weight) for _, weight in losses] if measure else []
+        weights = self._parallel.part_weights([float(weight) for _, weight in losses]) if measure else []
         if is_sum:
             self._divide_by_weight([weight for _, weight in losses])
         synced = self._clock.mark()
@@ -204,8 +209,7 @@ class GradientStep:
 
     def close(self) -> None:
         """Remove the hooks from the model, so that another object can be created for it."""
-        if self._sum is not None:
-            self._sum.close()
+        self._reduction.close()
 
     def _require_used(self) -> None:
         """Raise an error, after the first step, if the loss does not use the parameters that are trained."""

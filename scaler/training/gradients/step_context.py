@@ -14,9 +14,9 @@ from scaler.training.activity import Activity
 from scaler.training.clock import Clock, Mark
 from scaler.training.gradients.losses import no_weight, read_term, weights_over_workers
 from scaler.training.gradients.norm import coalesced
-from scaler.training.gradients.reduction import GradientSum
 from scaler.training.gradients.step import StepMeasures
 from scaler.training.optimizer.scaled import ScaledOptimizer
+from scaler.training.parallel.gradient_sum import GradientSum
 
 
 class LoadedBatch(NamedTuple):

@@ -14,7 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from scaler.core.nearest import did_you_mean
 from scaler.errors import JobFileError, RecipeError, TrainingError
 from scaler.job.acceleration import Compile
+from scaler.training.model.blocks import class_names, modules_of_classes, outermost, repeated_modules
 from scaler.training.recipe.failures import error_text
+
+KEY = "train.activation_checkpointing"
 
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the dimensions of a weight
 
@@ -51,13 +54,19 @@ def recompute_activations(model: nn.Module, blocks: tuple[str, ...] | str) -> li
     Sources:
         Chen et al. 2016, https://arxiv.org/abs/1604.06174.
     """
-    wanted = _repeated(model) if blocks == "auto" else _of_classes(model, blocks)
-    found = _outermost(model, wanted)
+    wanted = repeated_modules(model) if blocks == "auto" else modules_of_classes(model, blocks, key=KEY)
+    if not wanted:
+        raise RecipeError(
+            f"{KEY} = auto, and the model has no blocks of one class that stand together in an nn.ModuleList or "
+            "nn.Sequential.",
+            f"Give class names. The model's classes: {', '.join(class_names(model))}.",
+        )
+    found = outermost(model, wanted)
     for name, block in found.items():
         norm = next((inner for inner in block.modules() if isinstance(inner, _BatchNorm) and _counts(inner)), None)
         if norm is not None:
             raise RecipeError(
-                f"train.activation_checkpointing: the block {name} has a {type(norm).__name__}, whose running "
+                f"{KEY}: the block {name} has a {type(norm).__name__}, whose running "
                 "statistics would count each batch twice.",
                 "Give class names of blocks without BatchNorm, or use GroupNorm or LayerNorm.",
             )
@@ -69,46 +78,6 @@ def recompute_activations(model: nn.Module, blocks: tuple[str, ...] | str) -> li
 
 def _counts(norm: _BatchNorm) -> bool:
     return norm.training and norm.track_running_stats
-
-
-def _repeated(model: nn.Module) -> set[nn.Module]:
-    found: set[nn.Module] = set()
-    for container in model.modules():
-        if isinstance(container, nn.ModuleList | nn.Sequential):
-            parts = [part for part in container if next(part.children(), None) is not None]
-            classes = [type(part) for part in parts]
-            found.update(part for part in parts if classes.count(type(part)) > 1)
-    if not found:
-        raise RecipeError(
-            "train.activation_checkpointing = auto, and the model has no blocks of one class that stand together in an "
-            "nn.ModuleList or nn.Sequential.",
-            f"Give class names. The model's classes: {', '.join(_class_names(model))}.",
-        )
-    return found
-
-
-def _of_classes(model: nn.Module, names: tuple[str, ...] | str) -> set[nn.Module]:
-    known = _class_names(model)
-    for name in names:
-        if name not in known:
-            raise RecipeError(
-                f"train.activation_checkpointing: the model has no module of the class {name}.",
-                f"{did_you_mean(name, known)}The model's classes: {', '.join(known)}.",
-            )
-    return {module for module in model.modules() if type(module).__name__ in names}
-
-
-def _class_names(model: nn.Module) -> list[str]:
-    return list(dict.fromkeys(type(module).__name__ for module in model.modules()))
-
-
-def _outermost(model: nn.Module, wanted: set[nn.Module]) -> dict[str, nn.Module]:
-    """Return the wanted modules that are not inside another one, by name; a module in two places has one name."""
-    found: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
-        if module in wanted and not any(name.startswith(f"{outer}." if outer else "") for outer in found):
-            found[name] = module
-    return found
 
 
 def compile_model(model: nn.Module, options: Compile) -> None:

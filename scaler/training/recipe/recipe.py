@@ -23,7 +23,7 @@ class Recipe:
     """The model, data and loss of a job.
 
     Args:
-        model: on the CPU; scaler moves it to the worker's device.
+        model: on the CPU, or on torch's meta device; scaler moves it to the worker's device.
         train_data: a map-style dataset. A ``TensorDataset`` is indexed once for a whole batch. A dataset with
             ``__getitems__`` is asked for a whole batch. Any other dataset is asked for one sample after the other.
             Or data in an order of their own: an object with ``read_range(start, stop)``, or an iterable of the samples
@@ -68,6 +68,9 @@ class Recipe:
             training mode.
         groups: parameter groups as the job file writes them (``{"match": "backbone.*", "lr_ratio": 0.1}``), for a job
             with ``groups: recipe``.
+        initialize: for a model on the meta device: ``initialize(module)`` sets the weights and buffers that a module
+            has itself, not those of its parts. It is called without gradients, for each such module. None: the
+            module's ``reset_parameters()`` is called.
         flops_per_sample: floating-point operations of the forward and backward pass of one sample; for a transformer
             about 6 x parameters x tokens. The report computes the achieved FLOPs and the MFU from this number.
         num_samples: samples in an epoch of ``train_data`` or ``sampler``, if it has no ``len()``.
@@ -96,6 +99,7 @@ class Recipe:
     sharded: bool = False
     keep_modes: bool | None = None
     groups: Sequence[Mapping[str, Any]] = ()
+    initialize: "Callable[[nn.Module], object] | None" = None
     flops_per_sample: float | None = None
     num_samples: int | None = None
     tokens_per_sample: int | None = None
