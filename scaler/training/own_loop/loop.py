@@ -79,12 +79,12 @@ class OwnLoop:
 
     @property
     def data_parallel_size(self) -> int:
-        """Processes, or groups of processes of a mesh, that train on different samples: ``num_replicas`` of a sampler."""
+        """Processes, or groups of them in a mesh, that train on different samples: ``num_replicas`` of a sampler."""
         return self._mesh.data_parallel_size
 
     @property
     def data_parallel_rank(self) -> int:
-        """The number of this process's group among them, from 0: ``rank`` of a sampler."""
+        """The number of this process, or of its group, among them, from 0: ``rank`` of a sampler."""
         return self._mesh.data_parallel_rank
 
     @property

@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
 from scaler.core.optimizers import optimizer_facts
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.plan import Phase, Plan, PlanOptimizer
 from scaler.training.gradients.norm import total_norm
+from scaler.training.optimizer.initialization import is_initialization
 from scaler.training.optimizer.scheduler import SampleScheduler
 
 Optimizer = torch.optim.Optimizer
@@ -22,7 +21,8 @@ Optimizer = torch.optim.Optimizer
 class Scheduled:
     """An optimizer whose learning rate nobody can forget to write: hooks of its step do it.
 
-    A step that a ``GradScaler`` skips calls no hook, and counts as none.
+    A step that a ``GradScaler`` skips calls no hook, and counts as none. The step of zeros with which
+    ``torch.distributed.checkpoint`` makes an optimizer's state counts as none, too.
 
     Args:
         optimizer: as it was tuned at the reference.
@@ -57,6 +57,7 @@ class Scheduled:
         self.optimizer, self.used_lr = optimizer, 0.0
         self._before, self._ready = before, ready
         self._plan, self._own, self._to_plan = plan, own, 1.0
+        self._trains = True  # whether the present step is one of the training
         optimizer.register_step_pre_hook(self._begin_step)  # before the hooks of the scheduler
         self._scheduler = SampleScheduler(
             optimizer,
@@ -102,19 +103,10 @@ class Scheduled:
     def grad_norm(self) -> Tensor:
         """Return the norm of the gradient, over all groups; of a sharded gradient, that of the whole one.
 
-        With several meshes, such as that of experts and that of the rest, it is over all of them. The parameters that
-        only other processes have, such as those of another pipeline stage, are not in it.
+        Parameters that only other processes have, such as those of another pipeline stage, are not in it.
         """
-        meshes: dict[DeviceMesh | None, list[Tensor]] = {}
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                if (gradient := parameter.grad) is not None:
-                    mesh = gradient.device_mesh if isinstance(gradient, DTensor) else None
-                    meshes.setdefault(mesh, []).append(gradient)
-        norms = [_full(total_norm(gradients)) for gradients in meshes.values()]
-        if len(norms) == 1:
-            return norms[0]
-        return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return total_norm(gradients) if gradients else torch.zeros(())
 
     def device(self) -> torch.device | None:
         """Return the device of the first parameter."""
@@ -122,6 +114,9 @@ class Scheduled:
 
     def _begin_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the arguments of the step, with a closure that says when its gradients are complete."""
+        self._trains = not is_initialization(optimizer)
+        if not self._trains:
+            return None
         self._before(self)
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
@@ -136,6 +131,8 @@ class Scheduled:
         return (args[0],), {**kwargs, "closure": computed}
 
     def _stepped(self, after: Callable[["Scheduled"], None]) -> None:
+        if not self._trains:
+            return
         groups = self.optimizer.param_groups
         lrs = [
             float(group["lr"]) / (group["initial_lr"] / self._reference_lr) * self._to_plan
@@ -144,10 +141,6 @@ class Scheduled:
         ]
         self.used_lr = max(lrs, key=lambda lr: abs(lr - lrs[0])) if lrs else 0.0
         after(self)
-
-
-def _full(norm: Tensor) -> Tensor:
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def require_reference(scheduled: Scheduled, job: Job) -> None:

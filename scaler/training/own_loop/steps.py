@@ -16,8 +16,8 @@ from scaler.training.activity import Activity
 from scaler.training.clock import Clock, Mark
 from scaler.training.hand_over import HAND_OVER_S
 from scaler.training.optimizer.scheduler import name_of_class
-from scaler.training.own_loop.context import LoopContext
 from scaler.training.own_loop.compare import COMPARED_EVERY, digest_of, require_equal_steps
+from scaler.training.own_loop.context import LoopContext
 from scaler.training.own_loop.counts import OfStep, StepCounts
 from scaler.training.own_loop.group import LoopGroup
 from scaler.training.own_loop.loader import samples_of
