@@ -106,11 +106,6 @@ class Sharded:
         """Return what decides when gradients are summed; torch sums them in backward."""
         return ShardedReduction(model, named, self._options, device=self._device, world_size=self._world_size)
 
-    def free_gathered(self, model: nn.Module) -> None:
-        """Free the gathered weights of all blocks, and of the rest of the model."""
-        for module in _sharded_modules(model):
-            module.reshard()
-
     def micro_batches(self, own: int, *, most: int) -> int:
         """Return the largest number of all workers: the others repeat a micro-batch with the weight 0."""
         return max(most, 1)
