@@ -9,6 +9,7 @@ import torch
 from groups import run_group
 from kept import NEVER_STOP, Kept
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset, TensorDataset
 
 from scaler import Recipe
@@ -140,7 +141,8 @@ def in_this_process(folder: Path, recipe: Recipe, job: Job, **options: Any) -> t
 
 
 def weights_of(model: nn.Module) -> list[float]:
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).tolist()
+    whole = [p.full_tensor() if isinstance(p, DTensor) else p for p in model.parameters()]
+    return torch.cat([parameter.detach().flatten() for parameter in whole]).tolist()
 
 
 def train(rank: int, world_size: int, folder: str, values: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
