@@ -9,9 +9,10 @@ from scaler.api.script_end import end_with_the_script
 from scaler.errors import TrainingError
 from scaler.job.located import JobLike, locate_job
 from scaler.job.own_loop import require_own_loop_keys
-from scaler.plan import make_plan
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from scaler.training.own_loop.loop import OwnLoop
 
 _active: "OwnLoop | None" = None
@@ -23,6 +24,8 @@ def start(
     num_samples: int | None = None,
     overrides: Sequence[str] = (),
     storage: str | os.PathLike[str] | None = None,
+    mesh: "DeviceMesh | None" = None,
+    data_dims: Sequence[str | int] | None = None,
 ) -> "OwnLoop":
     """Begin a training with a loop of one's own, in each of its processes.
 
@@ -39,10 +42,16 @@ def start(
         num_samples: samples in the training set over all processes, unless ``train.num_samples`` says it.
         overrides: ``key.key=value`` texts, the value in YAML; later ones win.
         storage: the folder or URI that gets the run, instead of the job's ``storage``.
+        mesh: of all processes, for a model that is parallel in other ways than by data. Processes that differ only in
+            dimensions such as ``tp``, ``cp`` or ``pp`` train on the same samples, which count once. None: each
+            process has samples of its own.
+        data_dims: names, or numbers, of the dimensions of ``mesh`` that multiply the batch; None: those named
+            ``replicate``, ``shard``, ``dp``, ``dp_replicate``, ``dp_shard``, ``fsdp``, ``data`` or ``batch``.
 
     Raises:
-        JobFileError: the job cannot be used, or has a key that only scaler's own loop follows.
-        TrainingError: the process group that the environment announces does not exist yet.
+        JobFileError: the job cannot be used, has a key that only scaler's own loop follows, or another mesh.
+        TrainingError: the process group that the environment announces does not exist yet, or it is not known which
+            dimensions of the mesh multiply the batch.
 
     Example:
         >>> import scaler, tempfile, torch
@@ -68,20 +77,23 @@ def start(
         >>> folder.cleanup()
     """
     global _active
-    from scaler.training.own_loop.around import what_is_around
+    from scaler.training.own_loop.around import Started, what_is_around
     from scaler.training.own_loop.group import group_of_processes
     from scaler.training.own_loop.loop import OwnLoop
+    from scaler.training.own_loop.mesh import read_mesh
+    from scaler.training.own_loop.planned_mesh import plan_for_mesh
 
     around = what_is_around()
     if around is not None:
-        _active = around.start(num_samples)
+        _active = around.start(Started(num_samples=num_samples, mesh=mesh, data_dims=data_dims))
         return _active
     located = locate_job(job, overrides=overrides, storage=storage)
     require_own_loop_keys(located.job, source=located.source)
     group = group_of_processes()
-    plan = make_plan(located.job, group.world_size, num_samples=num_samples)
-    run = OwnRun(located.job, plan, group)
-    loop = OwnLoop(located.job, plan, run, group)
+    place = read_mesh(mesh, rank=group.rank, world_size=group.world_size, data_dims=data_dims)
+    job, plan = plan_for_mesh(located.job, place, num_samples=num_samples)
+    run = OwnRun(job, plan, group)
+    loop = OwnLoop(job, plan, run, group, place)
     run.at_end(end_with_the_script(loop.finish))
     _active = loop
     return loop

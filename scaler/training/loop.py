@@ -58,8 +58,11 @@ class Training:
         self._activity = activity = activity or Activity()
         self._run = run = Run(job, plan, context, clock)
         self._stepper = Stepper(recipe, job, plan, context, clock=clock, activity=activity, values=run.recorder.values)
-        self._evaluation = Evaluator(recipe, context, self._stepper.module, self._stepper.average, activity)
-        self._checkpoints = checkpoints = CheckpointWriter(job, context, run.best)
+        is_sharded = self._stepper.parallel.is_sharded
+        self._evaluation = Evaluator(
+            recipe, context, self._stepper.module, self._stepper.average, activity, is_sharded=is_sharded
+        )
+        self._checkpoints = checkpoints = CheckpointWriter(job, context, run.best, is_sharded=is_sharded)
         self._steps = Steps(recipe, job, run, context, self._stepper, clock)
         self._hand_over = HandOver(run, context, checkpoints, activity)
         self._saving = Saving(
@@ -150,7 +153,9 @@ class Training:
             activity=self._activity,
             samples_seen=self.samples_seen,
             digests=self._saving.digests,
+            is_sharded=self._stepper.parallel.is_sharded,
         )
+        self._stepper.after_evaluation()
         self._saving.digests, self._steps.gathers = start.digests, start.gathers
         self._stepper.compile()  # after the checks, whose many small batches would each be compiled
         return start

@@ -32,6 +32,7 @@ from scaler.training.model.average import WeightAverage
 from scaler.training.model.buffers import broadcast_tensors
 from scaler.training.model.modes import Freezing, start_training
 from scaler.training.model.names import load_model_state, model_state, named_parameters
+from scaler.training.model.sharding import outside_forward
 from scaler.training.optimizer.joint import JointOptimizers
 from scaler.training.optimizer.preconditioner import Preconditioner
 from scaler.training.optimizer.scaled import ScaledOptimizer
@@ -101,13 +102,13 @@ class Stepper:
         if job.train.channels_last:
             use_channels_last(self.module)
         start_training(self.module, keep_modes=recipe.keep_modes)
-        self._freezing = Freezing(self.module, plan.groups)
-        self._freezing.apply(0)
         self.average = WeightAverage(self.module) if job.train.ema is not None else None
         if job.train.activation_checkpointing is not None:  # the average above is only evaluated
             recompute_activations(self.module, job.train.activation_checkpointing)
-        for model in (self.module, *([self.average.model] if self.average is not None else [])):
+        for model in self._models():
             self.parallel.distribute(model)
+        self._freezing = Freezing(self.module, plan.groups)
+        self._freezing.apply(0)
         named = named_parameters(self.module)
         self.optimizers: dict[str | None, ScaledOptimizer] = {
             name: ScaledOptimizer(
@@ -139,6 +140,11 @@ class Stepper:
             self._phase = phase
             for optimizer in self.optimizers.values():
                 optimizer.enter(phase)
+
+    def after_evaluation(self) -> None:
+        """Free what a forward without a backward has left: the gathered weights of a sharded model."""
+        for model in self._models():
+            self.parallel.free_gathered(model)
 
     def freeze(self, samples_seen: int) -> None:
         """Freeze and unfreeze parameters as the plan's groups say for this point of the training."""
@@ -273,13 +279,18 @@ class Stepper:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Translate errors of torch's compiler inside a ``with`` block."""
+        """Translate errors of torch's compiler, and those of a sharded model, inside a ``with`` block."""
         try:
             yield
         except Exception as error:
+            if self.parallel.is_sharded and (misuse := outside_forward(error)):
+                raise misuse from error
             if self._job.train.compile and (failure := compile_failure(error)):
                 raise failure from error
             raise
+
+    def _models(self) -> list[nn.Module]:
+        return [self.module, *([self.average.model] if self.average is not None else [])]
 
     def _make_gradient(self) -> GradientStep | OwnStep:
         shared: dict[str, Any] = {

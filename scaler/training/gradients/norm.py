@@ -42,7 +42,8 @@ def _sharded_norm(gradients: Sequence[Tensor]) -> Tensor:
             mesh, placements = sharding
             square = square.to(mesh.device_type)  # the shards may be kept on the CPU
             for dim, placement in enumerate(placements):
-                if placement.is_shard() and mesh.size(dim) > 1:
+                # Also a shard of a tensor-parallel shard, which is no Shard for torch.
+                if not placement.is_replicate() and mesh.size(dim) > 1:
                     dist.all_reduce(square, group=mesh.get_group(dim))
         squares.append(square)
     first = squares[0]

@@ -54,13 +54,13 @@ class StepMeasures(NamedTuple):
 
     def loss(self) -> tuple[float | None, float | None]:
         """Return the loss and the weight for a ``Record``: the mean over this worker's share. Waits for the device."""
-        if self.samples == 0:
-            return None, 0.0 if self.is_sum else None
         if self.is_sum:
             mean = Mean()
             for total, weight in self.losses:
                 mean.add_sum(float(total), float(weight))
             return mean.value, mean.weight
+        if self.samples == 0:
+            return None, None
         if len(self.losses) == 1:  # no arithmetic: exactly the loss
             return float(self.losses[0][0]), None
         mean = Mean()

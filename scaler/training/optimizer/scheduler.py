@@ -13,6 +13,7 @@ from scaler.core.scale_lr import batch_ratio, horizon, make_rule, peak_lr
 from scaler.core.schedules import Schedule
 from scaler.core.short_step import scale_short_step, short_step_momentum
 from scaler.errors import PlanError
+from scaler.training.optimizer.initialization import is_initialization
 from scaler.training.optimizer.scheduler_checks import (
     WRITTEN,
     require_free_momentum,
@@ -165,6 +166,7 @@ class SampleScheduler:
         self._inside = ExitStack()  # what to undo after a short step
         self._announced = False  # ``step`` was called for the next optimizer step
         self._stepped = False  # the optimizer has stepped since
+        self._trains = True  # whether the optimizer's present step is one of the training
         self._written: list[float] = []  # the learning rate of each group, read back after writing
         self._groups: list[_Group] = []
         self._share: float | None = None  # of the peak learning rate; None: the schedule's
@@ -302,10 +304,12 @@ class SampleScheduler:
 
         def begins(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             if (scheduler := me()) is not None:
-                scheduler._enter_short_step()
+                scheduler._trains = not is_initialization(optimizer)
+                if scheduler._trains:
+                    scheduler._enter_short_step()
 
         def stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            if (scheduler := me()) is not None:
+            if (scheduler := me()) is not None and scheduler._trains:
                 scheduler._used = [float(group["lr"]) for group in optimizer.param_groups]
                 scheduler._stepped = True
                 scheduler._leave_short_step()

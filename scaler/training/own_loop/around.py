@@ -3,21 +3,33 @@
 Without anything around it, ``scaler.start`` begins a run of its own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from scaler.errors import JobFileError
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from scaler.training.own_loop.loop import OwnLoop
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Started:
+    """What a script gives to ``scaler.start`` besides its job."""
+
+    num_samples: int | None
+    mesh: "DeviceMesh | None"
+    data_dims: Sequence[str | int] | None
 
 
 class Around(Protocol):
     """Answers a call of ``scaler.start``."""
 
-    def start(self, num_samples: int | None) -> "OwnLoop":
-        """Return the loop; ``num_samples`` is what the script says of its training set."""
+    def start(self, given: Started) -> "OwnLoop":
+        """Return the loop."""
 
 
 class LoopFound(BaseException):  # no ``Exception``: the script must not catch it
@@ -35,9 +47,9 @@ class LoopFound(BaseException):  # no ``Exception``: the script must not catch i
 class Planning:
     """Ends the script at ``scaler.start``: a plan needs nothing of what comes after it."""
 
-    def start(self, num_samples: int | None) -> NoReturn:
+    def start(self, given: Started) -> NoReturn:
         """Raise ``LoopFound``."""
-        raise LoopFound(num_samples)
+        raise LoopFound(given.num_samples)
 
 
 class RecipeOnly:
@@ -50,7 +62,7 @@ class RecipeOnly:
     def __init__(self, path: str) -> None:
         self._path = path
 
-    def start(self, num_samples: int | None) -> NoReturn:
+    def start(self, given: Started) -> NoReturn:
         """Raise an error.
 
         Raises:

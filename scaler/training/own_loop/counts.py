@@ -7,7 +7,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scaler.training.own_loop.group import LoopGroup
+from scaler.training.own_loop.mesh import LoopMesh
 from scaler.training.worker_context import Leave
+
+
+class OfStep(NamedTuple):
+    """What a process knows of a step that was taken, and sends to be compared with the others'."""
+
+    samples: int  # that it fetched
+    norm: float  # of the gradient
+    digest: float  # of the batches' first tensors; 0: it does not know
 
 
 class Sums(NamedTuple):
@@ -17,9 +26,6 @@ class Sums(NamedTuple):
     yields: int  # processes that were asked to leave, so that the group can start again
     stops: int  # processes that were asked to stop
     dues: int  # processes that want to hand records over
-    norms: int  # gradient norms that were sent
-    norm: float  # sum of these norms
-    square: float  # sum of their squares
 
     def plus(self, other: "Sums") -> "Sums":
         """Return the sums of both."""
@@ -28,9 +34,6 @@ class Sums(NamedTuple):
             yields=self.yields + other.yields,
             stops=self.stops + other.stops,
             dues=self.dues + other.dues,
-            norms=self.norms + other.norms,
-            norm=self.norm + other.norm,
-            square=self.square + other.square,
         )
 
     @property
@@ -43,39 +46,45 @@ class StepCounts:
     """Sums what each process counts, over all processes, through a gloo group.
 
     Every process must call ``add`` equally often, as often as it fetches a batch. Nothing is assumed of the data:
-    samplers that pad, batches of different sizes and frameworks that even out batches are counted as they are.
+    samplers that pad, batches of different sizes and frameworks that even out batches are counted as they are. Of the
+    processes that train on the same samples, one counts.
 
     Args:
         group: of the processes.
+        mesh: says which of them train on the same samples.
 
     Attributes:
         own: samples that this process has fetched since the last ``clear``.
     """
 
-    def __init__(self, group: LoopGroup) -> None:
-        self._group = group
+    def __init__(self, group: LoopGroup, mesh: LoopMesh) -> None:
+        self._group, self._counts_here = group, mesh.counts_samples
         self._sent: list[tuple[Tensor, dist.Work | None]] = []  # that ``take`` has not added up
         self._sums = _NOTHING
+        self._compared: tuple[Tensor, dist.Work | None] | None = None
         self.own = 0
 
-    def add(self, samples: int, *, leave: Leave, is_due: bool, norm: float | None) -> None:
+    def add(self, samples: int, *, leave: Leave, is_due: bool, compare: OfStep | None) -> None:
         """Count samples of this process for the step that comes next.
 
         Args:
             samples: in the batch that this process has fetched.
             leave: what this process was asked to do.
             is_due: whether it wants to hand records over.
-            norm: of the last step's gradient in this process; None: it is not compared.
+            compare: of the step before; None in every process: it is not compared.
         """
         self.own += samples
         yields, stops = int(leave is Leave.YIELD), int(leave is Leave.STOP)
-        known, size = int(norm is not None), norm or 0.0
-        mine = Sums(samples, yields, stops, int(is_due), known, size, size * size)
+        mine = Sums(samples if self._counts_here else 0, yields, stops, int(is_due))
         if self._group.gloo is None:
             self._sums = mine if self._sums is _NOTHING else self._sums.plus(mine)
             return
         sums = torch.tensor(mine, dtype=torch.float64)
         self._sent.append((sums, self._group.begin_sum(sums)))
+        if compare is not None:
+            rows = torch.zeros(self._group.world_size, len(compare), dtype=torch.float64)
+            rows[self._group.rank] = torch.tensor(compare, dtype=torch.float64)
+            self._compared = rows, self._group.begin_sum(rows)
 
     def take(self) -> Sums:
         """Return the sums since the last ``clear``; waits for those that are on their way."""
@@ -83,14 +92,22 @@ class StepCounts:
         for sums, work in sent:
             if work is not None:
                 work.wait()
-            samples, yields, stops, dues, norms, norm, square = sums.tolist()
-            theirs = Sums(int(samples), int(yields), int(stops), int(dues), int(norms), norm, square)
+            theirs = Sums(*map(int, sums.tolist()))
             self._sums = theirs if self._sums is _NOTHING else self._sums.plus(theirs)
         return self._sums
+
+    def take_compared(self) -> list[OfStep] | None:
+        """Return what every process knows of the step before, by rank; None: it is not compared."""
+        if self._compared is None:
+            return None
+        (rows, work), self._compared = self._compared, None
+        if work is not None:
+            work.wait()
+        return [OfStep(int(samples), norm, digest) for samples, norm, digest in rows.tolist()]
 
     def clear(self) -> None:
         """Begin the next step."""
         self._sent, self._sums, self.own = [], _NOTHING, 0
 
 
-_NOTHING = Sums(0, 0, 0, 0, 0, 0.0, 0.0)
+_NOTHING = Sums(0, 0, 0, 0)

@@ -17,6 +17,8 @@ from scaler.training.clock import clock_for
 from scaler.training.own_loop.context import LoopContext
 from scaler.training.own_loop.group import LoopGroup
 from scaler.training.own_loop.loader import CountedLoader
+from scaler.training.own_loop.mesh import LoopMesh
+from scaler.training.own_loop.model_mesh import require_data_parallel
 from scaler.training.own_loop.open_step import Number
 from scaler.training.own_loop.steps import LoopSteps
 from scaler.training.own_loop.torch_scheduler import LoopScheduler
@@ -36,17 +38,24 @@ class OwnLoop:
         plan: its plan, for the processes that there are.
         context: this process's.
         group: of the processes.
+        mesh: says which of them train on the same samples.
         activity: updated with what this process is doing, for a watchdog; None: nobody watches.
     """
 
     def __init__(
-        self, job: Job, plan: Plan, context: LoopContext, group: LoopGroup, activity: Activity | None = None
+        self,
+        job: Job,
+        plan: Plan,
+        context: LoopContext,
+        group: LoopGroup,
+        mesh: LoopMesh,
+        activity: Activity | None = None,
     ) -> None:
-        self._job, self._context = job, context
+        self._job, self._context, self._mesh = job, context, mesh
         clock = clock_for(torch.device("cpu"))  # until the device is known
         self._run = Run(job, plan, context, clock)
         self._activity = activity or Activity()
-        self._steps = LoopSteps(self._run, job, context, group, clock, self._activity, self._begin)
+        self._steps = LoopSteps(self._run, job, context, group, mesh, clock, self._activity, self._begin)
         self._device: torch.device | None = None
         self._resumed: Mapping[str, Any] | None = None
         self._is_begun = self._is_finished = False
@@ -67,6 +76,16 @@ class OwnLoop:
     def accumulation(self) -> int:
         """Forward and backwards of this process for one optimizer step; 1: no accumulation."""
         return self.plan.grad_accum_steps
+
+    @property
+    def data_parallel_size(self) -> int:
+        """Processes, or groups of them in a mesh, that train on different samples: ``num_replicas`` of a sampler."""
+        return self._mesh.data_parallel_size
+
+    @property
+    def data_parallel_rank(self) -> int:
+        """The number of this process, or of its group, among them, from 0: ``rank`` of a sampler."""
+        return self._mesh.data_parallel_rank
 
     @property
     def samples_seen(self) -> int:
@@ -94,6 +113,7 @@ class OwnLoop:
 
         Raises:
             PlanError: the optimizer is not the reference's, or a group's learning rate cannot be its.
+            TrainingError: a model is parallel in other ways than by data, and ``scaler.start`` got no mesh.
         """
         found = [self._prepared(each) for each in objects]
         return found[0] if len(found) == 1 else tuple(found)
@@ -221,6 +241,8 @@ class OwnLoop:
 
     def _prepared(self, each: Any) -> Any:
         if isinstance(each, nn.Module):
+            if not self._mesh.is_given:
+                require_data_parallel(each)
             self._steps.watch(each)
             self._device = self._device or next((p.device for p in each.parameters()), None)
             return each

@@ -10,6 +10,7 @@ from scaler.errors import TrainingError
 from scaler.training.clock import Mark
 from scaler.training.gradients.losses import Value
 from scaler.training.gradients.step import StepMeasures
+from scaler.training.own_loop.mesh import CONTEXT, LoopMesh
 from scaler.training.own_loop.scheduled import Scheduled
 from scaler.training.run import PlannedStep
 
@@ -57,17 +58,29 @@ class OpenStep:
             plain = value.detach() if isinstance(value, Tensor) else float(value)
             self.values.append(Value(name, plain * counts, counts))
 
-    def measures(self, *, samples: int, ready: Mark, synced: Mark) -> StepMeasures:
+    def measures(self, *, samples: int, mesh: LoopMesh, ready: Mark, synced: Mark) -> StepMeasures:
         """Return what this process measured.
+
+        Over the processes, samples and weights add up to those of the step: of processes that train on the same
+        samples, one has the samples in its record; a loss counts where it is recorded, but not twice for the same
+        tokens.
 
         Args:
             samples: of this process.
+            mesh: says which processes train on the same samples.
             ready: its own gradient was complete.
             synced: the gradient of all processes was complete.
         """
+        losses, is_sum = tuple(self.losses), self.is_weighted
+        if mesh.is_shared:
+            samples = samples if mesh.counts_samples else 0
+            share = 1 / mesh.sizes[CONTEXT]  # each process has the loss of a part of each sample
+            found = losses if mesh.records_losses else ()
+            losses = found if is_sum else tuple((mean * size * share, size * share) for mean, size in found)
+            is_sum = True
         return StepMeasures(
-            losses=tuple(self.losses),
-            is_sum=self.is_weighted,
+            losses=losses,
+            is_sum=is_sum,
             samples=samples,
             data_waits=tuple(self.waits),
             ready=ready,

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from scaler.core.optimizers import optimizer_facts
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.plan import Phase, Plan, PlanOptimizer
 from scaler.training.gradients.norm import total_norm
+from scaler.training.optimizer.initialization import is_initialization
 from scaler.training.optimizer.scheduler import SampleScheduler
 
 Optimizer = torch.optim.Optimizer
@@ -21,7 +21,8 @@ Optimizer = torch.optim.Optimizer
 class Scheduled:
     """An optimizer whose learning rate nobody can forget to write: hooks of its step do it.
 
-    A step that a ``GradScaler`` skips calls no hook, and counts as none.
+    A step that a ``GradScaler`` skips calls no hook, and counts as none. The step of zeros with which
+    ``torch.distributed.checkpoint`` makes an optimizer's state counts as none, too.
 
     Args:
         optimizer: as it was tuned at the reference.
@@ -56,6 +57,7 @@ class Scheduled:
         self.optimizer, self.used_lr = optimizer, 0.0
         self._before, self._ready = before, ready
         self._plan, self._own, self._to_plan = plan, own, 1.0
+        self._trains = True  # whether the present step is one of the training
         optimizer.register_step_pre_hook(self._begin_step)  # before the hooks of the scheduler
         self._scheduler = SampleScheduler(
             optimizer,
@@ -99,22 +101,22 @@ class Scheduled:
         self._scheduler.follow(samples_seen=samples_seen, samples=samples, share=share)
 
     def grad_norm(self) -> Tensor:
-        """Return the norm of the gradient, over all groups."""
+        """Return the norm of the gradient, over all groups; of a sharded gradient, that of the whole one.
+
+        Parameters that only other processes have, such as those of another pipeline stage, are not in it.
+        """
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = total_norm(gradients) if gradients else torch.zeros(())
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return total_norm(gradients) if gradients else torch.zeros(())
 
     def device(self) -> torch.device | None:
         """Return the device of the first parameter."""
         return next((p.device for group in self.optimizer.param_groups for p in group["params"]), None)
 
-    def is_sharded(self) -> bool:
-        """Return whether each process holds a part of the gradient only."""
-        parameters: list[Any] = [p for group in self.optimizer.param_groups for p in group["params"]]
-        return any(isinstance(parameter, DTensor) for parameter in parameters)
-
     def _begin_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the arguments of the step, with a closure that says when its gradients are complete."""
+        self._trains = not is_initialization(optimizer)
+        if not self._trains:
+            return None
         self._before(self)
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
@@ -129,6 +131,8 @@ class Scheduled:
         return (args[0],), {**kwargs, "closure": computed}
 
     def _stepped(self, after: Callable[["Scheduled"], None]) -> None:
+        if not self._trains:
+            return
         groups = self.optimizer.param_groups
         lrs = [
             float(group["lr"]) / (group["initial_lr"] / self._reference_lr) * self._to_plan

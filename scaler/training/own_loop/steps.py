@@ -16,18 +16,17 @@ from scaler.training.activity import Activity
 from scaler.training.clock import Clock, Mark
 from scaler.training.hand_over import HAND_OVER_S
 from scaler.training.optimizer.scheduler import name_of_class
+from scaler.training.own_loop.compare import COMPARED_EVERY, digest_of, require_equal_steps
 from scaler.training.own_loop.context import LoopContext
-from scaler.training.own_loop.counts import StepCounts, Sums
+from scaler.training.own_loop.counts import OfStep, StepCounts
 from scaler.training.own_loop.group import LoopGroup
 from scaler.training.own_loop.loader import samples_of
+from scaler.training.own_loop.mesh import LoopMesh
 from scaler.training.own_loop.open_step import OpenStep
 from scaler.training.own_loop.ready import GradientReady
 from scaler.training.own_loop.scheduled import Scheduled, require_reference
 from scaler.training.run import Run
 from scaler.training.worker_context import Leave
-
-COMPARED_EVERY = 100  # steps from one comparison of the processes' gradient norms to the next
-SAME_NORM = 1e-3  # relative difference of gradient norms that rounding explains
 
 
 class LoopSteps:
@@ -41,6 +40,7 @@ class LoopSteps:
         job: of the run.
         context: this process's.
         group: of the processes.
+        mesh: says which of them train on the same samples.
         clock: of the device; replaced when the device is known.
         activity: updated with what this process is doing.
         begin: called before each batch; it begins the attempt before the first one.
@@ -59,21 +59,23 @@ class LoopSteps:
         job: Job,
         context: LoopContext,
         group: LoopGroup,
+        mesh: LoopMesh,
         clock: Clock,
         activity: Activity,
         begin: Callable[[], None],
     ) -> None:
         self._run, self._job, self._context, self._group, self._begin = run, job, context, group, begin
-        self._activity = activity
+        self._activity, self._mesh = activity, mesh
         self.clock = clock
-        self._counts = StepCounts(group)
+        self._counts = StepCounts(group, mesh)
         self._ready = GradientReady(lambda: self.clock.mark())
         self.optimizers: list[Scheduled] = []
         self.open = OpenStep()
         self.left = Leave.NOT
         self._asked: Mark | None = None  # for the next batch, with ``fetching``
         self._taken = 0  # steps of this attempt
-        self._norm: Tensor | None = None  # of the last step's gradient, if it is to be compared
+        self._last: tuple[int, Tensor, float] | None = None  # ``OfStep`` of the last step, if it is to be compared
+        self._digest = 0.0  # of the open step's batches
         self._losses: tuple[Tensor, dist.Work | None] | None = None  # that the divergence guard gets next
         self._handed_over_at = self.ended_at = perf_counter()
 
@@ -81,6 +83,11 @@ class LoopSteps:
     def samples_seen(self) -> int:
         """Samples in the weights, over all processes."""
         return self._run.samples_seen + (self._counts.take().samples if self.open.is_taken else 0)
+
+    @property
+    def _is_compared(self) -> bool:
+        """Whether the processes compare the open step with one another."""
+        return self._taken % COMPARED_EVERY == 0
 
     def watch(self, model: nn.Module) -> None:
         """Note when the gradients of a model are complete."""
@@ -121,6 +128,8 @@ class LoopSteps:
             self.forget_fetch()
             raise
         self.open.waits.append((asked, self.clock.mark()))
+        if self._is_compared and self._mesh.is_shared:
+            self._digest += digest_of(batch)
         self._count(samples_of(batch))
         return batch
 
@@ -160,15 +169,15 @@ class LoopSteps:
         ready = self._ready.take(synced=synced)
         if self._group.world_size == 1:  # what comes after the gradient is no wait
             ready = synced
-        self._run.recorder.values.add(step.values, samples=1)
-        if self._taken % COMPARED_EVERY == 0 and not step.first.is_sharded():
-            self._norm = step.grad_norm
+        self._run.recorder.values.add(step.values if self._mesh.records_losses else (), samples=1)
+        if self._is_compared:
+            self._last, self._digest = (self._counts.own, step.grad_norm, self._digest), 0.0
         self._taken += 1
         self._run.end_step(
             step.planned,
             lr=step.lr_used,
             began=step.began,
-            measures=step.measures(samples=self._counts.own, ready=ready, synced=synced),
+            measures=step.measures(samples=self._counts.own, mesh=self._mesh, ready=ready, synced=synced),
             grad_norm=step.grad_norm,
         )
         self._counts.clear()
@@ -193,10 +202,11 @@ class LoopSteps:
     def _count(self, samples: int) -> None:
         self._activity.begin(COMPUTING)
         self.open.last_fetched = samples
-        norm, self._norm = (float(self._norm) if self._norm is not None else None), None
+        last, self._last = self._last, None
+        compare = None if last is None else OfStep(last[0], float(last[1]), last[2])
         is_due = perf_counter() - self._handed_over_at >= HAND_OVER_S
         leave = self._context.leave_requested() if is_due else Leave.NOT
-        self._counts.add(samples, leave=leave, is_due=is_due, norm=norm)
+        self._counts.add(samples, leave=leave, is_due=is_due, compare=compare)
 
     def _before_update(self, scheduled: Scheduled) -> None:
         """Write the learning rate of a step right before an optimizer takes it."""
@@ -205,7 +215,9 @@ class LoopSteps:
         planned = self._run.planned_step(sums.samples)
         scheduled.write(planned.phase, samples_seen=planned.samples_seen, samples=planned.samples, share=planned.share)
         if self.open.first is None:
-            self._require_equal_gradients(sums)
+            compared = self._counts.take_compared()
+            if compared is not None:
+                require_equal_steps(compared, self._mesh)
             step = self.open
             step.first, step.planned, step.is_due = scheduled, planned, sums.dues > 0
             self.left = max(self.left, sums.leave)
@@ -223,7 +235,7 @@ class LoopSteps:
         """Move on after a step that no optimizer took: a ``GradScaler`` found gradients that are not finite."""
         self._run.position.advance(self._counts.take().samples, worth=1.0)
         self._counts.clear()
-        self.open = OpenStep()
+        self.open, self._digest = OpenStep(), 0.0
 
     def _hand_over(self) -> None:
         """Hand records over; every process does at the same step, so that their losses can be summed."""
@@ -262,22 +274,4 @@ class LoopSteps:
                 f"{plan.global_batch_size}{f', of {tokens} tokens each' if tokens is not None else ''}.",
                 f"Use batch_size=run.batch_size ({plan.per_worker_batch_size}) in the loader and step after "
                 f"run.accumulation ({plan.grad_accum_steps}) batches; or set scale.per_worker_batch_size in the job.",
-            )
-
-    @staticmethod
-    def _require_equal_gradients(sums: Sums) -> None:
-        """Compare the gradient norms of all processes in an earlier step.
-
-        Raises:
-            TrainingError: they differ, so the processes train different models.
-        """
-        if sums.norms < 2:
-            return
-        mean = sums.norm / sums.norms
-        spread = max(sums.square / sums.norms - mean * mean, 0.0) ** 0.5
-        if spread > SAME_NORM * max(mean, 1e-30):
-            raise TrainingError(
-                f"the gradient norms of the {sums.norms} processes differ by {spread / mean:.0%}: nothing averages the "
-                "gradients, so each process trains a model of its own.",
-                "Wrap the model before training: DistributedDataParallel(model).",
             )

@@ -11,8 +11,11 @@ from scaler.metrics.events import Event
 from scaler.metrics.record import Record
 from scaler.plan import Plan
 from scaler.training.activity import Activity
+from scaler.training.own_loop.around import Started
 from scaler.training.own_loop.group import group_of_processes
 from scaler.training.own_loop.loop import OwnLoop
+from scaler.training.own_loop.mesh import read_mesh
+from scaler.training.own_loop.planned_mesh import require_planned_mesh
 from scaler.training.worker_context import AttemptEnd, Leave, WorkerContext
 
 
@@ -35,13 +38,15 @@ class InWorker:
         self._job, self._plan, self._context, self._on_start = job, plan, context, on_start
         self.loop: OwnLoop | None = None
 
-    def start(self, num_samples: int | None) -> OwnLoop:
+    def start(self, given: Started) -> OwnLoop:
         """Return the loop of this worker.
 
         Raises:
             RecipeError: the script has another number of samples than the plan, or has begun a loop before.
-            JobFileError: the job has a key that such a loop does not follow, or the run is a range test.
+            JobFileError: the job has a key that such a loop does not follow, or another mesh than the script, or the
+                run is a range test.
         """
+        num_samples = given.num_samples
         if self._plan.purpose != "train":
             raise JobFileError(
                 f"{self._job.recipe} calls scaler.start: it has a loop of its own, and a range test needs a recipe.",
@@ -58,7 +63,10 @@ class InWorker:
             )
         activity = Activity()
         self._on_start(activity)
-        self.loop = OwnLoop(self._job, self._plan, _LoopInWorker(self._context), group_of_processes(), activity)
+        group = group_of_processes()
+        mesh = read_mesh(given.mesh, rank=group.rank, world_size=group.world_size, data_dims=given.data_dims)
+        require_planned_mesh(mesh, self._plan)
+        self.loop = OwnLoop(self._job, self._plan, _LoopInWorker(self._context), group, mesh, activity)
         return self.loop
 
     def end(self, returned: object, *, path: str) -> AttemptEnd:

@@ -42,6 +42,9 @@ class Replicated:
             return _OneWorker(list(named.values()))
         return BucketReduction(named, sparse=sparse_parameters(model))
 
+    def free_gathered(self, model: nn.Module) -> None:
+        """Do nothing: every weight is whole."""
+
     def micro_batches(self, own: int, *, most: int) -> int:
         """Return this worker's micro-batches; with an empty share, it takes one with the weight 0."""
         return max(own, 1)

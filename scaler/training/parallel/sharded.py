@@ -24,11 +24,11 @@ from scaler.training.model.blocks import modules_that_match, outermost, repeated
 from scaler.training.model.buffers import broadcast_tensors
 from scaler.training.model.initial import Initialize, materialize
 from scaler.training.model.names import plain_names
+from scaler.training.model.sharding import DTYPES
 from scaler.training.parallel.gradient_sum import sparse_parameters
 from scaler.training.parallel.strategy import GradientReduction, OnPart
 from scaler.training.process_group import group_of_one
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 REPLICATE, SHARD = "replicate", "shard"
 
 
@@ -105,6 +105,11 @@ class Sharded:
     def reduction(self, model: nn.Module, named: Mapping[str, nn.Parameter]) -> GradientReduction:
         """Return what decides when gradients are summed; torch sums them in backward."""
         return ShardedReduction(model, named, self._options, device=self._device, world_size=self._world_size)
+
+    def free_gathered(self, model: nn.Module) -> None:
+        """Free the gathered weights of all blocks, and of the rest of the model."""
+        for module in _sharded_modules(model):
+            module.reshard()
 
     def micro_batches(self, own: int, *, most: int) -> int:
         """Return the largest number of all workers: the others repeat a micro-batch with the weight 0."""

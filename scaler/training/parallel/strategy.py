@@ -52,6 +52,9 @@ class Parallel(Protocol):
     def reduction(self, model: nn.Module, named: Mapping[str, nn.Parameter]) -> GradientReduction:
         """Return what sums the gradients of a distributed model's trained parameters, given by name."""
 
+    def free_gathered(self, model: nn.Module) -> None:
+        """Free the gathered weights that torch keeps after a forward without a backward."""
+
     def micro_batches(self, own: int, *, most: int) -> int:
         """Return how many forwards this worker runs in a step.
 
